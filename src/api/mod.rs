@@ -1,0 +1,1 @@
+//! The EventExport resource: spec, status, conditions, CEL rules. No I/O.

@@ -1,0 +1,1 @@
+//! The command line: arguments as typed become validated settings; one file per subcommand.

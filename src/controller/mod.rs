@@ -1,0 +1,1 @@
+//! EventExport ⇄ engine: observe, decide, act, status, finalizer, leader lease.

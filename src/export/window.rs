@@ -1,0 +1,318 @@
+//! Windows and cells: what a session is asked for, and what coverage is counted in. No I/O.
+//!
+//! A cell is one hour of one UTC day. A window is a whole day or one hour of it: one session, one object,
+//! one receipt. Coverage is a set of cells, so days and hours add up whichever way they were exported.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+
+/// All 24 hours of a day.
+const ALL_HOURS: u32 = (1 << 24) - 1;
+
+/// A whole UTC day, or one hour of it. Ordered by time; a day comes before its hours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Window {
+    day: Date,
+    hour: Option<u8>,
+}
+
+/// Not a window.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a day (2018-06-28) nor an hour of one (2018-06-28T07)")]
+pub struct NotAWindow(pub String);
+
+impl Window {
+    /// A whole UTC day.
+    pub const fn day(day: Date) -> Self {
+        Self { day, hour: None }
+    }
+
+    /// One hour of a day; `None` when the hour is past 23.
+    pub fn hour(day: Date, hour: u8) -> Option<Self> {
+        (hour < 24).then_some(Self {
+            day,
+            hour: Some(hour),
+        })
+    }
+
+    /// The UTC day.
+    pub const fn date(self) -> Date {
+        self.day
+    }
+
+    /// The hour, 0–23, when it is one.
+    pub const fn hour_of_day(self) -> Option<u8> {
+        self.hour
+    }
+
+    /// The hours it covers, as bits 0–23.
+    pub(crate) fn hours(self) -> u32 {
+        self.hour.map_or(ALL_HOURS, |hour| 1 << hour)
+    }
+
+    /// The first instant after it. Saturates at the end of the calendar.
+    pub fn end(self) -> Timestamp {
+        let start = self
+            .day
+            .to_zoned(TimeZone::UTC)
+            .map_or(Timestamp::MAX, |zoned| zoned.timestamp());
+        let hours = self.hour.map_or(24, |hour| i64::from(hour) + 1);
+        start.checked_add(hours.hours()).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The 24 hours of a day.
+    pub fn split(day: Date) -> impl Iterator<Item = Self> {
+        (0..24).map(move |hour| Self {
+            day,
+            hour: Some(hour),
+        })
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.hour {
+            None => write!(f, "{}", self.day),
+            Some(hour) => write!(f, "{}T{hour:02}", self.day),
+        }
+    }
+}
+
+impl FromStr for Window {
+    type Err = NotAWindow;
+
+    fn from_str(text: &str) -> Result<Self, NotAWindow> {
+        let wrong = || NotAWindow(text.to_owned());
+        let (day, hour) = match text.split_once('T') {
+            None => (text, None),
+            Some((day, hour)) if hour.len() == 2 => (day, Some(hour.parse::<u8>().map_err(|_| wrong())?)),
+            Some(_) => return Err(wrong()),
+        };
+        let day = parse_date(day).ok_or_else(wrong)?;
+        match hour {
+            None => Ok(Self::day(day)),
+            Some(hour) => Self::hour(day, hour).ok_or_else(wrong),
+        }
+    }
+}
+
+/// `YYYY-MM-DD`, exactly, and a day that the calendar has.
+pub fn parse_date(text: &str) -> Option<Date> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 10 || !text.is_ascii() {
+        return None;
+    }
+    let number =
+        |range: std::ops::Range<usize>| text.get(range)?.bytes().all(|b| b.is_ascii_digit()).then_some(());
+    number(0..4)?;
+    number(5..7)?;
+    number(8..10)?;
+    text.parse().ok()
+}
+
+/// A set of cells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cells(BTreeMap<Date, u32>);
+
+impl Cells {
+    /// Adds what a window covers.
+    pub fn insert(&mut self, window: Window) {
+        *self.0.entry(window.day).or_default() |= window.hours();
+    }
+
+    /// Whether every cell of the window is in.
+    pub fn contains(&self, window: Window) -> bool {
+        self.hours_of(window.day) & window.hours() == window.hours()
+    }
+
+    /// Whether any cell of the window is in.
+    pub fn touches(&self, window: Window) -> bool {
+        self.hours_of(window.day) & window.hours() != 0
+    }
+
+    /// The hours of a day that are in, as bits 0–23.
+    pub(crate) fn hours_of(&self, day: Date) -> u32 {
+        self.0.get(&day).copied().unwrap_or(0)
+    }
+
+    /// All that is in either.
+    pub fn union(&mut self, other: &Self) {
+        for (day, hours) in &other.0 {
+            *self.0.entry(*day).or_default() |= hours;
+        }
+    }
+
+    /// What is in this and not in the other.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let rest = self
+            .0
+            .iter()
+            .map(|(day, hours)| (*day, hours & !other.hours_of(*day)));
+        Self(rest.filter(|(_, hours)| *hours != 0).collect())
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let both = self
+            .0
+            .iter()
+            .map(|(day, hours)| (*day, hours & other.hours_of(*day)));
+        Self(both.filter(|(_, hours)| *hours != 0).collect())
+    }
+
+    /// The days that have a cell in, with their hours as bits 0–23, oldest first.
+    pub(crate) fn days(&self) -> impl DoubleEndedIterator<Item = (Date, u32)> + '_ {
+        self.0.iter().map(|(day, hours)| (*day, *hours))
+    }
+
+    /// Whether nothing is in.
+    pub fn is_empty(&self) -> bool {
+        self.0.values().all(|hours| *hours == 0)
+    }
+
+    /// How many cells.
+    pub fn len(&self) -> u64 {
+        self.0.values().map(|hours| u64::from(hours.count_ones())).sum()
+    }
+
+    /// Merged runs, as people write them: `2018-06-01/2018-06-30` for whole days (both inclusive),
+    /// `2018-06-01T07/2018-06-01T09` for hours; at most `max` runs, the oldest first, then one more text
+    /// that says how many were left out.
+    pub fn ranges(&self, max: usize) -> Vec<String> {
+        let mut runs: Vec<(Window, Window)> = Vec::new();
+        for (&day, &hours) in &self.0 {
+            for (first, last) in runs_of_day(day, hours) {
+                match runs.last_mut() {
+                    Some(run) if adjoins(run.1, first) => run.1 = last,
+                    _ => runs.push((first, last)),
+                }
+            }
+        }
+        let more = runs.len().saturating_sub(max);
+        let mut texts: Vec<String> = runs.iter().take(max).map(|run| run_text(*run)).collect();
+        if more > 0 {
+            texts.push(format!("and {more} more"));
+        }
+        texts
+    }
+}
+
+impl FromIterator<Window> for Cells {
+    fn from_iter<I: IntoIterator<Item = Window>>(windows: I) -> Self {
+        let mut cells = Self::default();
+        windows.into_iter().for_each(|window| cells.insert(window));
+        cells
+    }
+}
+
+/// A whole day as one run, or the runs of hours in it.
+fn runs_of_day(day: Date, hours: u32) -> Vec<(Window, Window)> {
+    if hours & ALL_HOURS == ALL_HOURS {
+        return vec![(Window::day(day), Window::day(day))];
+    }
+    let mut runs: Vec<(Window, Window)> = Vec::new();
+    for hour in (0..24u8).filter(|hour| hours & (1 << hour) != 0) {
+        let window = Window {
+            day,
+            hour: Some(hour),
+        };
+        match runs.last_mut() {
+            Some(run) if run.1.hour.is_some_and(|last| last + 1 == hour) => run.1 = window,
+            _ => runs.push((window, window)),
+        }
+    }
+    runs
+}
+
+/// Whole days that follow each other make one run; hours of different days do not.
+fn adjoins(last: Window, first: Window) -> bool {
+    last.hour.is_none() && first.hour.is_none() && last.day.tomorrow().is_ok_and(|next| next == first.day)
+}
+
+fn run_text((first, last): (Window, Window)) -> String {
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first}/{last}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+
+    #[test]
+    fn a_window_reads_back_as_it_was_written() {
+        for text in ["2018-06-28", "2018-06-28T07", "2016-02-29T23"] {
+            assert_eq!(text.parse::<Window>().unwrap().to_string(), text);
+        }
+        for text in [
+            "2018-02-30",
+            "2018-6-1",
+            "2018-06-28T24",
+            "2018-06-28T7",
+            "+018-06-28",
+            "2018-06-28T007",
+            "",
+        ] {
+            assert!(text.parse::<Window>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_window_ends_where_the_next_begins() {
+        assert_eq!(
+            Window::day(date(2018, 6, 28)).end().to_string(),
+            "2018-06-29T00:00:00Z"
+        );
+        assert_eq!(
+            Window::hour(date(2018, 6, 28), 23).unwrap().end().to_string(),
+            "2018-06-29T00:00:00Z"
+        );
+        assert_eq!(Window::day(Date::MAX).end(), Timestamp::MAX);
+    }
+
+    #[test]
+    fn twenty_four_hours_are_a_day() {
+        let day = date(2018, 6, 28);
+        let mut cells: Cells = Window::split(day).skip(1).collect();
+        assert!(!cells.contains(Window::day(day)));
+        assert!(cells.touches(Window::day(day)));
+        cells.insert(Window::hour(day, 0).unwrap());
+        assert!(cells.contains(Window::day(day)));
+        assert_eq!(cells.ranges(9), ["2018-06-28"]);
+    }
+
+    #[test]
+    fn ranges_merge_days_and_say_what_they_leave_out() {
+        let mut cells: Cells = [
+            date(2018, 6, 1),
+            date(2018, 6, 2),
+            date(2018, 6, 30),
+            date(2018, 7, 1),
+        ]
+        .map(Window::day)
+        .into_iter()
+        .collect();
+        cells.insert(Window::hour(date(2018, 6, 10), 3).unwrap());
+        cells.insert(Window::hour(date(2018, 6, 10), 4).unwrap());
+        cells.insert(Window::hour(date(2018, 6, 10), 9).unwrap());
+        assert_eq!(
+            cells.ranges(9),
+            [
+                "2018-06-01/2018-06-02",
+                "2018-06-10T03/2018-06-10T04",
+                "2018-06-10T09",
+                "2018-06-30/2018-07-01"
+            ]
+        );
+        assert_eq!(cells.ranges(1), ["2018-06-01/2018-06-02", "and 3 more"]);
+    }
+}

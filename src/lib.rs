@@ -1,0 +1,15 @@
+//! Keeps Activity Tracker events: sessions are opened, downloads streamed to object storage, proved,
+//! and the sessions deleted. One engine under an operator and a command line.
+//!
+//! Dependencies point down this list only:
+//! `cli`, `controller` → `export` → `tracker`, `storage` → `egress`. `api` is known to all.
+
+pub mod api;
+pub mod cli;
+pub mod controller;
+pub mod egress;
+pub mod export;
+pub mod simulator;
+pub mod storage;
+pub mod telemetry;
+pub mod tracker;

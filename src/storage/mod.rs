@@ -1,0 +1,351 @@
+//! Where bytes go: one trait, an S3 bucket and a directory behind it.
+//!
+//! A store gives the engine five promises: a key is created once when asked so, bytes are checked by a
+//! checksum on arrival, an upload is all or nothing, a listing shows every key, and time is the store's own.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+/// CRC-64/NVME of some bytes, as S3 computes it (`x-amz-checksum-crc64nvme`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Crc64(pub u64);
+
+/// Bytes in pieces that are never joined: reference-counted, cheap to clone, sent again on a retry.
+#[derive(Clone, Debug, Default)]
+pub struct Segments {
+    pieces: Vec<Bytes>,
+    len: u64,
+}
+
+/// What must hold for a key to be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Create or replace.
+    Overwrite,
+    /// Create; fail with [`StoreError::AlreadyExists`] when the key is there (`If-None-Match: *`).
+    IfAbsent,
+}
+
+/// How an object is to be stored.
+#[derive(Clone, Debug)]
+pub struct PutOptions {
+    /// Whether the key may exist.
+    pub condition: Condition,
+    /// The checksum of the whole body, verified by the store on arrival.
+    pub crc64: Crc64,
+    /// User metadata: lower-case names, ASCII values, at most 2 KiB in all (the limit of S3).
+    pub metadata: Vec<(String, String)>,
+    /// `Content-Type` of the object.
+    pub content_type: &'static str,
+    /// Whether object lock and storage class of the destination apply (events: yes; journal: no).
+    pub class: ObjectClass,
+}
+
+/// What kind of object is written: only evidence is locked and put in the asked storage class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectClass {
+    /// Events and receipts: object lock and storage class apply.
+    Evidence,
+    /// Journal entries that are deleted when spent: never locked.
+    Journal,
+}
+
+/// What the store says of a stored object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The store's opaque entity tag, where it gives one.
+    pub etag: Option<String>,
+    /// The version, where the bucket keeps versions.
+    pub version_id: Option<String>,
+}
+
+/// Facts of an object that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectFacts {
+    /// Bytes.
+    pub size: u64,
+    /// The store's opaque entity tag.
+    pub etag: Option<String>,
+    /// The version, where the bucket keeps versions.
+    pub version_id: Option<String>,
+    /// The checksum over the whole object that the store holds, where it does.
+    pub crc64: Option<Crc64>,
+    /// When the store took it.
+    pub last_modified: Option<Timestamp>,
+    /// User metadata, names in lower case.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// One row of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The full key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// The store's opaque entity tag.
+    pub etag: Option<String>,
+    /// When the store took it.
+    pub last_modified: Option<Timestamp>,
+}
+
+/// An upload in parts that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// The key it will become.
+    pub key: String,
+    /// The store's id of the upload.
+    pub id: String,
+}
+
+/// An upload that the store lists as neither completed nor aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// The upload.
+    pub upload: Upload,
+    /// When it began, by the store's clock.
+    pub initiated: Option<Timestamp>,
+}
+
+/// A part that the store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// 1–10,000.
+    pub number: u16,
+    /// The store's entity tag of the part.
+    pub etag: String,
+    /// Its checksum, as verified by the store.
+    pub crc64: Crc64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What went wrong at the store, worded for whoever must act.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The key is there and `IfAbsent` was asked.
+    #[error("{key} already exists in {store}")]
+    AlreadyExists {
+        /** store */
+        store: String,
+        /** key */
+        key: String,
+    },
+    /// A conditional completion met a concurrent writer (409): all parts have to be uploaded again.
+    #[error("another writer is completing {key} in {store} at the same time")]
+    Conflict {
+        /** store */
+        store: String,
+        /** key */
+        key: String,
+    },
+    /// The store does not know the operation or the condition (501, or 400 naming it).
+    #[error("{store} does not support {what}")]
+    Unsupported {
+        /** store */
+        store: String,
+        /** what */
+        what: String,
+    },
+    /// The bucket or directory is not there.
+    #[error("{store} does not exist: create it, or correct spec.destination")]
+    NoSuchBucket {
+        /** store */
+        store: String,
+    },
+    /// The upload is not there any more (aborted or completed by somebody).
+    #[error("the upload {id} of {key} in {store} is gone")]
+    NoSuchUpload {
+        /** store */
+        store: String,
+        /** key */
+        key: String,
+        /** id */
+        id: String,
+    },
+    /// The keys are wrong or unknown.
+    #[error(
+        "{store} refused the credentials ({code}): check the Secret of spec.destination.s3.credentialsSecretRef"
+    )]
+    Credentials {
+        /** store */
+        store: String,
+        /** S3 code */
+        code: String,
+    },
+    /// The credentials are right but may not do this.
+    #[error("{store} does not allow {action} on {key}: grant it in the bucket's policy")]
+    Forbidden {
+        /** store */
+        store: String,
+        /** IAM action */
+        action: String,
+        /** key */
+        key: String,
+    },
+    /// The bytes that arrived are not the bytes that were sent.
+    #[error("{store} found a wrong checksum for {key}: the bytes changed on the way")]
+    Corrupted {
+        /** store */
+        store: String,
+        /** key */
+        key: String,
+    },
+    /// No room.
+    #[error("{store} is full: {message}")]
+    Full {
+        /** store */
+        store: String,
+        /** its words */
+        message: String,
+    },
+    /// Ask again later; `after` when the store said when.
+    #[error("{store} asks to slow down")]
+    Throttled {
+        /** store */
+        store: String,
+        /** wait */
+        after: Option<std::time::Duration>,
+    },
+    /// No connection, a time-out, or a reply that broke off.
+    #[error("{store} could not be reached: {message}")]
+    Network {
+        /** store */
+        store: String,
+        /** cause */
+        message: String,
+    },
+    /// The host is outside the allow-list.
+    #[error("{0}")]
+    Egress(#[from] crate::egress::Denied),
+    /// Any other refusal by the store.
+    #[error("{store} answered {status} {code}: {message}")]
+    Refused {
+        /** store */
+        store: String,
+        /** HTTP status */
+        status: u16,
+        /** S3 code */
+        code: String,
+        /** its words, shortened */
+        message: String,
+    },
+}
+
+/// What to do about a [`StoreError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorClass {
+    /// Try again after a while.
+    Retry(Option<std::time::Duration>),
+    /// A person or another system has to change something; look again now and then.
+    Wait,
+    /// Not an error of the store but an answer: the caller decides (exists, conflict, gone, unsupported).
+    Answer,
+}
+
+/// An object store, as the engine sees it. Keys are full keys, below the bucket or directory.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug {
+    /// The store as a person names it: `s3://bucket` or a directory.
+    fn name(&self) -> &str;
+    /// Stores a small object in one request.
+    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<Stored, StoreError>;
+    /// Reads a whole object of at most `limit` bytes; `None` when it is not there.
+    async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError>;
+    /// Facts of an object; `None` when it is not there.
+    async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError>;
+    /// Every key that begins with `prefix`, in order (at most [`LIST_MAX`]; more is an error).
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError>;
+    /// Deletes keys; one that is not there counts as deleted. Returns the keys that were not deleted, with why.
+    async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError>;
+    /// Begins an upload in parts.
+    async fn begin_upload(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError>;
+    /// Sends one part. All parts but the last are of one size, at least 5 MiB.
+    async fn upload_part(
+        &self,
+        upload: &Upload,
+        number: u16,
+        body: Segments,
+        crc64: Crc64,
+    ) -> Result<Part, StoreError>;
+    /// Makes the parts one object, all or nothing, under the condition and whole-object checksum of `options`.
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[Part],
+        options: &PutOptions,
+    ) -> Result<Stored, StoreError>;
+    /// Throws an upload away; one that is gone is done.
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError>;
+    /// Uploads under `prefix` that are neither completed nor aborted.
+    async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
+    /// The time by the store's clock.
+    async fn now(&self) -> Result<Timestamp, StoreError>;
+}
+
+/// The most keys that one listing returns: 2,000,000 (some 200 years of hours).
+pub const LIST_MAX: usize = 2_000_000;
+
+impl Segments {
+    /// Adds a piece at the end.
+    pub fn push(&mut self, piece: Bytes) {
+        self.len += piece.len() as u64;
+        self.pieces.push(piece);
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The pieces, in order.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+}
+
+impl From<Bytes> for Segments {
+    fn from(piece: Bytes) -> Self {
+        Self {
+            len: piece.len() as u64,
+            pieces: vec![piece],
+        }
+    }
+}
+
+impl Crc64 {
+    /// Of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes))
+    }
+
+    /// Of all pieces together.
+    pub fn of_segments(body: &Segments) -> Self {
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+        for piece in &body.pieces {
+            digest.update(piece);
+        }
+        Self(digest.finalize())
+    }
+}
+
+impl fmt::Display for Crc64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Crc64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Crc64({self})")
+    }
+}

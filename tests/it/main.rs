@@ -1,0 +1,1 @@
+//! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
