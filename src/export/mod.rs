@@ -1,3 +1,8 @@
 //! The engine: windows → decide → transfer → receipt; the journal, the session budget, the proof.
 
+pub mod events;
+pub mod gzip;
+pub mod keys;
+pub mod record;
+pub mod verdict;
 pub mod window;

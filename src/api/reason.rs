@@ -1,0 +1,37 @@
+//! placeholder until the api branch lands
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Reason {
+    Accepted,
+    Exporting,
+    Complete,
+    Suspended,
+    InvalidSpec,
+    CredentialsMissing,
+    CredentialsRefused,
+    RoleMissing,
+    HostNotAllowed,
+    IdentityNotGranted,
+    BucketMissing,
+    BucketForbidden,
+    BucketFull,
+    DestinationWeak,
+    SpaceFull,
+    HeldBy,
+    NotSettled,
+    SourceUnreachable,
+    DestinationUnreachable,
+    Short,
+    Expired,
+    EmptyUnproved,
+    NotGzip,
+    NotWhole,
+    NotEvents,
+    RangeMismatch,
+    ForeignObject,
+    JournalMismatch,
+    SessionUnaccounted,
+    Throttled,
+    Failed,
+}

@@ -1,0 +1,312 @@
+//! Counts events in inflated bytes: one JSON object per line, or one array of objects. No I/O.
+//!
+//! The count is of top-level objects. A stream whose first line is exactly one object is counted by lines,
+//! with each line's first and last character checked; anything else goes through a scanner of JSON's
+//! structure. Bytes are never changed.
+
+/// The longest first line that is looked at to choose the way of counting: 1 MiB.
+const FIRST_LINE_MAX: usize = 1024 * 1024;
+
+/// Why the bytes are not events.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventsError {
+    /// Something else than an object, where an event should begin or end.
+    #[error("after {events} events comes something that is no JSON object")]
+    NotAnObject {
+        /// Events counted before it.
+        events: u64,
+    },
+    /// The data ends inside an event or inside the array.
+    #[error("the data ends inside an event, after {events} whole ones")]
+    Unfinished {
+        /// Whole events.
+        events: u64,
+    },
+}
+
+#[derive(Debug)]
+enum Mode {
+    /// Collecting the first line.
+    First(Vec<u8>),
+    Lines(Lines),
+    Structure(Structure),
+}
+
+/// The state of the count.
+#[derive(Debug)]
+pub struct Events {
+    mode: Mode,
+    error: Option<EventsError>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            mode: Mode::First(Vec::new()),
+            error: None,
+        }
+    }
+}
+
+impl Events {
+    /// Takes the next bytes. What is wrong is said at the end.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.error.is_none() {
+            if let Err(error) = self.try_push(bytes) {
+                self.error = Some(error);
+            }
+        }
+    }
+
+    /// The number of events, once all bytes were given.
+    pub fn finish(mut self) -> Result<u64, EventsError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        if let Mode::First(line) = &mut self.mode {
+            let line = std::mem::take(line);
+            let mut structure = Structure::default();
+            structure.push(&line)?;
+            self.mode = Mode::Structure(structure);
+        }
+        match self.mode {
+            Mode::Lines(lines) => lines.finish(),
+            Mode::Structure(structure) => structure.finish(),
+            Mode::First(_) => Ok(0),
+        }
+    }
+
+    fn try_push(&mut self, bytes: &[u8]) -> Result<(), EventsError> {
+        match &mut self.mode {
+            Mode::Lines(lines) => lines.push(bytes),
+            Mode::Structure(structure) => structure.push(bytes),
+            Mode::First(line) => {
+                let (head, rest) = match memchr::memchr(b'\n', bytes) {
+                    Some(at) => bytes.split_at(at + 1),
+                    None => (bytes, &[][..]),
+                };
+                line.extend_from_slice(head);
+                let ended = head.ends_with(b"\n");
+                if ended && line.iter().all(u8::is_ascii_whitespace) {
+                    line.clear();
+                } else if ended || line.len() > FIRST_LINE_MAX {
+                    let line = std::mem::take(line);
+                    self.choose(&line, ended)?;
+                }
+                if rest.is_empty() {
+                    Ok(())
+                } else {
+                    self.try_push(rest)
+                }
+            }
+        }
+    }
+
+    fn choose(&mut self, line: &[u8], ended: bool) -> Result<(), EventsError> {
+        let mut structure = Structure::default();
+        structure.push(line)?;
+        let one_object = ended && structure.events == 1 && structure.depth == 0 && !structure.array;
+        self.mode = if one_object {
+            Mode::Lines(Lines {
+                events: 1,
+                line: Line::default(),
+            })
+        } else {
+            Mode::Structure(structure)
+        };
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    first: Option<u8>,
+    last: u8,
+}
+
+#[derive(Debug)]
+struct Lines {
+    events: u64,
+    line: Line,
+}
+
+impl Lines {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), EventsError> {
+        let mut start = 0;
+        for at in memchr::memchr_iter(b'\n', bytes) {
+            self.part(bytes.get(start..at).unwrap_or_default());
+            self.end_line()?;
+            start = at + 1;
+        }
+        self.part(bytes.get(start..).unwrap_or_default());
+        Ok(())
+    }
+
+    fn part(&mut self, part: &[u8]) {
+        let mut visible = part.iter().copied();
+        let not_space = |byte: &u8| !byte.is_ascii_whitespace();
+        if self.line.first.is_none() {
+            self.line.first = visible.clone().find(not_space);
+        }
+        if let Some(last) = visible.rfind(not_space) {
+            self.line.last = last;
+        }
+    }
+
+    fn end_line(&mut self) -> Result<(), EventsError> {
+        match std::mem::take(&mut self.line) {
+            Line { first: None, .. } => Ok(()),
+            Line {
+                first: Some(b'{'),
+                last: b'}',
+            } => {
+                self.events += 1;
+                Ok(())
+            }
+            Line { .. } => Err(EventsError::NotAnObject { events: self.events }),
+        }
+    }
+
+    fn finish(mut self) -> Result<u64, EventsError> {
+        let events = self.events;
+        self.end_line().map_err(|_| EventsError::Unfinished { events })?;
+        Ok(self.events)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Structure {
+    events: u64,
+    depth: u64,
+    /// The data is one array of events.
+    array: bool,
+    array_ended: bool,
+    string: bool,
+    escaped: bool,
+}
+
+impl Structure {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), EventsError> {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            if self.string && !self.escaped {
+                // Inside a string only its end and an escape mean anything.
+                let rest = bytes.get(at..).unwrap_or_default();
+                match memchr::memchr2(b'"', b'\\', rest) {
+                    None => return Ok(()),
+                    Some(skip) => {
+                        at += skip;
+                        self.string = bytes.get(at) == Some(&b'\\');
+                        self.escaped = self.string;
+                    }
+                }
+            } else if self.escaped {
+                self.escaped = false;
+            } else {
+                self.structural(byte)?;
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    fn structural(&mut self, byte: u8) -> Result<(), EventsError> {
+        let top = u64::from(self.array && !self.array_ended);
+        let stray = Err(EventsError::NotAnObject { events: self.events });
+        match byte {
+            b'"' if self.depth > top => self.string = true,
+            b'{' if !self.array_ended => self.depth += 1,
+            b'[' if self.depth > top => self.depth += 1,
+            b'[' if self.depth == 0 && self.events == 0 && !self.array => {
+                self.array = true;
+                self.depth = 1;
+            }
+            b'}' if self.depth > top => {
+                self.depth -= 1;
+                self.events += u64::from(self.depth == top);
+            }
+            b']' if self.depth > top => self.depth -= 1,
+            b']' if self.array && self.depth == 1 => {
+                self.depth = 0;
+                self.array_ended = true;
+            }
+            b',' if self.depth >= 1 => {}
+            _ if byte.is_ascii_whitespace() || self.depth > top => {}
+            _ => return stray,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<u64, EventsError> {
+        if self.depth > 0 || self.string {
+            Err(EventsError::Unfinished { events: self.events })
+        } else {
+            Ok(self.events)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(text: &str) -> Result<u64, EventsError> {
+        let of_step = |step: usize| {
+            let mut events = Events::default();
+            text.as_bytes().chunks(step).for_each(|piece| events.push(piece));
+            events.finish()
+        };
+        let whole = of_step(usize::MAX);
+        for step in 1..12 {
+            assert_eq!(of_step(step), whole, "in pieces of {step}: {text}");
+        }
+        whole
+    }
+
+    #[test]
+    fn events_are_counted_in_every_shape_that_the_service_may_send() {
+        for (text, events) in [
+            ("", 0),
+            ("\n \n", 0),
+            ("{\"a\":1}\n{\"a\":2}\n", 2),
+            ("{\"a\":1}\r\n\r\n{\"a\":2}", 2),
+            ("\n{\"a\":\"}\\\"{\"}\n{}\n", 2),
+            ("{\"a\":1}{\"a\":2}\n{\"a\":3}", 3),
+            ("{\n \"a\": [1, {\"b\": 2}]\n}\n{\n}\n", 2),
+            ("[]", 0),
+            ("[{\"a\":1},\n {\"a\":[{}]}\n]\n", 2),
+            ("[{\"a\":\"]\\\\\"},{}]", 2),
+        ] {
+            assert_eq!(count(text), Ok(events), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_is_not_counted_as_one() {
+        for text in [
+            "<html>",
+            "null",
+            "[1,2]",
+            "{\"a\":1}\nerror\n",
+            "{\"a\":1",
+            "[{\"a\":1}",
+            "{\"a\":1}\n{\"a\":",
+            "[{}] {}",
+            "\"x\"",
+            "[{}]]",
+        ] {
+            assert!(count(text).is_err(), "{text}: {:?}", count(text));
+        }
+    }
+
+    #[test]
+    fn an_endless_first_line_is_counted_without_being_kept() {
+        let mut events = Events::default();
+        events.push(b"[");
+        for _ in 0..40_000 {
+            events.push(b"{\"key\":\"some text of an event that goes on and on\"},");
+        }
+        events.push(b"{}]");
+        assert_eq!(events.finish(), Ok(40_001));
+    }
+}

@@ -1,0 +1,326 @@
+//! Proof that a byte stream is whole gzip: every member's header, CRC-32 and length, and nothing behind the
+//! last (RFC 1952). Push parser, bounded memory, no I/O.
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+/// Bytes inflated at a time: 128 KiB.
+const INFLATE_BYTES: usize = 128 * 1024;
+
+/// Why a stream is not whole gzip.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GzipError {
+    /// The first bytes are not `1f 8b 08`.
+    #[error("the body does not begin as gzip")]
+    NotGzip,
+    /// The compressed data is broken.
+    #[error("the compressed data of member {member} is broken")]
+    Broken {
+        /// Which member, from 1.
+        member: u64,
+    },
+    /// CRC-32 or length of a member differ from its trailer.
+    #[error("member {member} fails its own checksum")]
+    Checksum {
+        /// Which member, from 1.
+        member: u64,
+    },
+    /// The stream ends inside a member.
+    #[error("the stream ends inside member {member}")]
+    Truncated {
+        /// Which member, from 1.
+        member: u64,
+    },
+    /// There are bytes behind the last member that are no member.
+    #[error("there are bytes behind the last member ({members} members)")]
+    Trailing {
+        /// Whole members before them.
+        members: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Fixed part of the header: so many of its 10 bytes seen.
+    Header(usize),
+    /// Length of the extra field: so many of its 2 bytes seen.
+    ExtraLength(usize),
+    /// So many bytes of the extra field to come.
+    Extra(usize),
+    /// A zero-terminated name or comment.
+    Text,
+    /// So many bytes of the header's CRC-16 to come.
+    HeaderCrc(usize),
+    Body,
+    /// So many of the trailer's 8 bytes seen.
+    Trailer(usize),
+}
+
+const FHCRC: u8 = 2;
+const FEXTRA: u8 = 4;
+const FNAME: u8 = 8;
+const FCOMMENT: u8 = 16;
+const RESERVED: u8 = 0xe0;
+
+/// The state of the proof.
+pub struct Gzip {
+    state: State,
+    flags: u8,
+    extra_length: usize,
+    inflater: Decompress,
+    out: Box<[u8]>,
+    crc: crc32fast::Hasher,
+    member_bytes: u64,
+    trailer: [u8; 8],
+    members: u64,
+    inflated: u64,
+}
+
+impl std::fmt::Debug for Gzip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gzip")
+            .field("state", &self.state)
+            .field("members", &self.members)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Gzip {
+    fn default() -> Self {
+        Self {
+            state: State::Header(0),
+            flags: 0,
+            extra_length: 0,
+            inflater: Decompress::new(false),
+            out: vec![0; INFLATE_BYTES].into_boxed_slice(),
+            crc: crc32fast::Hasher::new(),
+            member_bytes: 0,
+            trailer: [0; 8],
+            members: 0,
+            inflated: 0,
+        }
+    }
+}
+
+impl Gzip {
+    /// Takes the next bytes; what they inflate to goes to `sink`, piece by piece.
+    pub fn push(&mut self, mut input: &[u8], sink: &mut impl FnMut(&[u8])) -> Result<(), GzipError> {
+        while !input.is_empty() {
+            if self.state == State::Body {
+                let taken = self.inflate(input, sink)?;
+                input = input.get(taken..).unwrap_or_default();
+            } else if let [byte, rest @ ..] = input {
+                self.framing(*byte)?;
+                input = rest;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the stream: how many members it had, and how many bytes they inflate to.
+    pub fn finish(&self) -> Result<(u64, u64), GzipError> {
+        match self.state {
+            State::Header(0) if self.members > 0 => Ok((self.members, self.inflated)),
+            State::Header(0) => Err(GzipError::NotGzip),
+            State::Header(_) if self.members > 0 => Err(GzipError::Trailing {
+                members: self.members,
+            }),
+            _ => Err(GzipError::Truncated {
+                member: self.members + 1,
+            }),
+        }
+    }
+
+    fn inflate(&mut self, input: &[u8], sink: &mut impl FnMut(&[u8])) -> Result<usize, GzipError> {
+        let broken = GzipError::Broken {
+            member: self.members + 1,
+        };
+        let (before_in, before_out) = (self.inflater.total_in(), self.inflater.total_out());
+        let status = self
+            .inflater
+            .decompress(input, &mut self.out, FlushDecompress::None)
+            .map_err(|_| broken.clone())?;
+        // Differences of one call: both fit the slices given.
+        let taken = usize::try_from(self.inflater.total_in() - before_in).unwrap_or(0);
+        let made = usize::try_from(self.inflater.total_out() - before_out).unwrap_or(0);
+        let piece = self.out.get(..made).unwrap_or_default();
+        self.crc.update(piece);
+        self.member_bytes += made as u64;
+        self.inflated += made as u64;
+        sink(piece);
+        match status {
+            Status::StreamEnd => self.state = State::Trailer(0),
+            Status::Ok => {}
+            Status::BufError if taken == 0 && made == 0 => return Err(broken),
+            Status::BufError => {}
+        }
+        Ok(taken)
+    }
+
+    fn framing(&mut self, byte: u8) -> Result<(), GzipError> {
+        self.state = match self.state {
+            State::Header(at) => {
+                let fits = match at {
+                    0 => byte == 0x1f,
+                    1 => byte == 0x8b,
+                    2 => byte == 8,
+                    3 => {
+                        self.flags = byte;
+                        byte & RESERVED == 0
+                    }
+                    _ => true,
+                };
+                if !fits {
+                    return Err(match self.members {
+                        0 => GzipError::NotGzip,
+                        members => GzipError::Trailing { members },
+                    });
+                }
+                if at < 9 {
+                    State::Header(at + 1)
+                } else {
+                    self.after_header()
+                }
+            }
+            State::ExtraLength(0) => {
+                self.extra_length = usize::from(byte);
+                State::ExtraLength(1)
+            }
+            State::ExtraLength(_) => match self.extra_length + (usize::from(byte) << 8) {
+                0 => self.after_flag(FEXTRA),
+                length => State::Extra(length),
+            },
+            State::Extra(1) => self.after_flag(FEXTRA),
+            State::Extra(left) => State::Extra(left - 1),
+            State::Text if byte != 0 => State::Text,
+            State::Text => self.after_text(),
+            State::HeaderCrc(2) => State::HeaderCrc(1),
+            State::HeaderCrc(_) => self.after_flag(FHCRC),
+            State::Trailer(at) => {
+                if let Some(slot) = self.trailer.get_mut(at) {
+                    *slot = byte;
+                }
+                if at < 7 {
+                    State::Trailer(at + 1)
+                } else {
+                    self.end_member()?
+                }
+            }
+            State::Body => State::Body,
+        };
+        Ok(())
+    }
+
+    fn after_header(&self) -> State {
+        if self.flags & FEXTRA != 0 {
+            State::ExtraLength(0)
+        } else {
+            self.after_flag(FEXTRA)
+        }
+    }
+
+    /// What follows once the field of this flag is past; name and comment come in this order.
+    fn after_flag(&self, flag: u8) -> State {
+        if flag == FEXTRA && self.flags & (FNAME | FCOMMENT) != 0 {
+            State::Text
+        } else if flag != FHCRC && self.flags & FHCRC != 0 {
+            State::HeaderCrc(2)
+        } else {
+            State::Body
+        }
+    }
+
+    fn after_text(&mut self) -> State {
+        if self.flags & FNAME != 0 && self.flags & FCOMMENT != 0 {
+            self.flags &= !FNAME;
+            State::Text
+        } else {
+            self.after_flag(FCOMMENT)
+        }
+    }
+
+    fn end_member(&mut self) -> Result<State, GzipError> {
+        let [a, b, c, d, e, f, g, h] = self.trailer;
+        let crc = std::mem::take(&mut self.crc).finalize();
+        // The trailer holds the length modulo 2^32.
+        let length = u32::try_from(self.member_bytes & u64::from(u32::MAX)).unwrap_or(0);
+        if crc != u32::from_le_bytes([a, b, c, d]) || length != u32::from_le_bytes([e, f, g, h]) {
+            return Err(GzipError::Checksum {
+                member: self.members + 1,
+            });
+        }
+        self.members += 1;
+        self.member_bytes = 0;
+        self.inflater.reset(false);
+        Ok(State::Header(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn member(text: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn rich_member(text: &[u8]) -> Vec<u8> {
+        let builder = flate2::GzBuilder::new()
+            .filename("a.json")
+            .comment("c")
+            .extra(vec![7; 300]);
+        let mut encoder = builder.write(Vec::new(), flate2::Compression::best());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn prove(bytes: &[u8], step: usize) -> Result<(Vec<u8>, u64), GzipError> {
+        let mut gzip = Gzip::default();
+        let mut out = Vec::new();
+        for piece in bytes.chunks(step) {
+            gzip.push(piece, &mut |data| out.extend_from_slice(data))?;
+        }
+        let (members, inflated) = gzip.finish()?;
+        assert_eq!(inflated, out.len() as u64);
+        Ok((out, members))
+    }
+
+    #[test]
+    fn whole_members_are_proved_in_pieces_of_any_size() {
+        let text: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+        let bytes = [member(b""), rich_member(&text), member(b"end")].concat();
+        for step in [1, 7, 4096, usize::MAX] {
+            let (out, members) = prove(&bytes, step).unwrap();
+            assert_eq!(members, 3);
+            assert_eq!(out.len(), text.len() + 3);
+        }
+    }
+
+    #[test]
+    fn nothing_short_of_whole_is_proved() {
+        let one = member(b"hello hello hello");
+        let two = [one.clone(), one.clone()].concat();
+        for cut in 0..two.len() {
+            if cut != one.len() {
+                assert!(prove(&two[..cut], 5).is_err(), "cut at {cut}");
+            }
+        }
+        for at in 10..one.len() {
+            let mut flipped = one.clone();
+            flipped[at] ^= 0x10;
+            assert!(prove(&flipped, 5).is_err(), "flipped at {at}");
+        }
+        assert_eq!(
+            prove(&[&two[..], b"\0"].concat(), 5),
+            Err(GzipError::Trailing { members: 2 })
+        );
+        assert_eq!(
+            prove(&[&two[..], b"\x1f"].concat(), 5),
+            Err(GzipError::Trailing { members: 2 })
+        );
+        assert_eq!(prove(b"<html>", 5), Err(GzipError::NotGzip));
+        assert_eq!(prove(b"", 5), Err(GzipError::NotGzip));
+    }
+}

@@ -1,0 +1,232 @@
+//! The layout of the archive: which key means what. No I/O.
+//!
+//! The state of an export is in its keys, so that one listing shows it whole. The layout outlives every
+//! version of the resource; `docs/archive.md` describes it for readers of the archive.
+
+use std::fmt;
+
+use ulid::Ulid;
+
+use super::window::Window;
+
+/// The folder of everything that one space and scope has in a bucket: ends with `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Root(String);
+
+/// One attempt at a window: its keys belong to their writer alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId {
+    /// What it tries to export.
+    pub window: Window,
+    /// Which attempt, ordered by the time it began.
+    pub ulid: Ulid,
+}
+
+/// What a key below the root means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Events of a window.
+    Events(Window),
+    /// Stored and proved, or proved empty.
+    Receipt(Window),
+    /// The service no longer had the window when we asked.
+    Expired(Window),
+    /// The day is exported by the hour.
+    Split(Window),
+    /// A session is about to be opened.
+    Attempt(AttemptId),
+    /// This session is ours.
+    Session(AttemptId, String),
+    /// All facts of an upload that is about to be completed.
+    Prepared(AttemptId),
+    /// Not one of ours.
+    Other,
+}
+
+impl Root {
+    /// `<prefix>/space=<id>/scope=<space|account>/`; the id is percent-encoded outside `A–Z a–z 0–9 - _ . ~`.
+    pub fn new(prefix: &str, space: &str, scope: &str) -> Self {
+        let prefix = prefix.trim_matches('/');
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        Self(format!("{prefix}{slash}space={}/scope={scope}/", encode(space)))
+    }
+
+    /// The root as a key prefix, with its `/`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The full key of a meaning; `None` for [`Key::Other`].
+    pub fn key(&self, key: &Key) -> Option<String> {
+        let below = match key {
+            Key::Events(window) => match window.hour_of_day() {
+                None => format!("date={}/events.json.gz", window.date()),
+                Some(hour) => format!("date={}/events-h{hour:02}.json.gz", window.date()),
+            },
+            Key::Receipt(window) => format!("_journal/{window}.receipt.json"),
+            Key::Expired(window) => format!("_journal/{window}.expired.json"),
+            Key::Split(window) => format!("_journal/{window}.split.json"),
+            Key::Attempt(id) => format!("_journal/{id}.attempt.json"),
+            Key::Session(id, session) => format!("_journal/{id}.session.{}.json", encode(session)),
+            Key::Prepared(id) => format!("_journal/{id}.prepared.json"),
+            Key::Other => return None,
+        };
+        Some(format!("{}{below}", self.0))
+    }
+
+    /// Every journal key of a day and of its hours begins so.
+    pub fn journal_of_day(&self, window: Window) -> String {
+        format!("{}_journal/{}", self.0, window.date())
+    }
+
+    /// What a full key means.
+    pub fn parse(&self, key: &str) -> Key {
+        key.strip_prefix(&self.0)
+            .and_then(parse_below)
+            .unwrap_or(Key::Other)
+    }
+}
+
+fn parse_below(below: &str) -> Option<Key> {
+    if let Some(rest) = below.strip_prefix("date=") {
+        let (day, name) = rest.split_once('/')?;
+        let window = match name {
+            "events.json.gz" => day.parse().ok()?,
+            _ => {
+                let hour = name.strip_prefix("events-h")?.strip_suffix(".json.gz")?;
+                format!("{day}T{hour}").parse().ok()?
+            }
+        };
+        return Some(Key::Events(window));
+    }
+    let name = below.strip_prefix("_journal/")?.strip_suffix(".json")?;
+    let (window, rest) = name.split_once('.')?;
+    let window: Window = window.parse().ok()?;
+    match rest {
+        "receipt" => return Some(Key::Receipt(window)),
+        "expired" => return Some(Key::Expired(window)),
+        "split" if window.hour_of_day().is_none() => return Some(Key::Split(window)),
+        _ => {}
+    }
+    let (ulid, kind) = rest.split_once('.')?;
+    let id = AttemptId {
+        window,
+        ulid: Ulid::from_string(ulid).ok()?,
+    };
+    match kind.split_once('.') {
+        None if kind == "attempt" => Some(Key::Attempt(id)),
+        None if kind == "prepared" => Some(Key::Prepared(id)),
+        Some(("session", session)) => Some(Key::Session(id, decode(session)?)),
+        _ => None,
+    }
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.window, self.ulid)
+    }
+}
+
+/// Percent-encoding of all but the unreserved characters of RFC 3986, and of a leading dot: `.` and `..`
+/// are no names of a folder.
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, byte) in text.bytes().enumerate() {
+        let plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') || (byte == b'.' && at > 0);
+        if plain {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        if *first == b'%' {
+            let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = tail.get(2..)?;
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_reads_back_as_it_was_written() {
+        let root = Root::new("tracker", "c1234567-6d55-4193-a9de-378620d6fab5", "space");
+        let day: Window = "2018-06-28".parse().unwrap();
+        let hour: Window = "2018-06-28T07".parse().unwrap();
+        let id = AttemptId {
+            window: hour,
+            ulid: Ulid::from_parts(1_530_000_000_000, 7),
+        };
+        for key in [
+            Key::Events(day),
+            Key::Events(hour),
+            Key::Receipt(day),
+            Key::Receipt(hour),
+            Key::Expired(day),
+            Key::Split(day),
+            Key::Attempt(id),
+            Key::Session(id, "b08cb740-ff85-404f-a6eb-ffec5374c7c6".to_owned()),
+            Key::Session(id, "../odd id.%".to_owned()),
+            Key::Prepared(id),
+        ] {
+            assert_eq!(root.parse(&root.key(&key).unwrap()), key);
+        }
+    }
+
+    #[test]
+    fn keys_are_what_readers_of_hive_partitions_expect() {
+        let root = Root::new("/a/b/", "x", "account");
+        let key = root.key(&Key::Events("2018-06-28T07".parse().unwrap())).unwrap();
+        assert_eq!(
+            key,
+            "a/b/space=x/scope=account/date=2018-06-28/events-h07.json.gz"
+        );
+        assert_eq!(Root::new("", "x", "space").as_str(), "space=x/scope=space/");
+    }
+
+    #[test]
+    fn a_space_cannot_leave_its_folder() {
+        assert_eq!(
+            Root::new("p", "../../etc", "space").as_str(),
+            "p/space=%2E.%2F..%2Fetc/scope=space/"
+        );
+    }
+
+    #[test]
+    fn strangers_are_not_ours() {
+        let root = Root::new("p", "x", "space");
+        for below in [
+            "notes.txt",
+            "_journal/2018-06-28.json",
+            "_journal/2018-06-28.x.attempt.json",
+            "date=2018-02-30/events.json.gz",
+            "date=2018-06-28/part-0.json.gz",
+            "_journal/2018-06-28T07.split.json",
+        ] {
+            assert_eq!(
+                root.parse(&format!("p/space=x/scope=space/{below}")),
+                Key::Other,
+                "{below}"
+            );
+        }
+        assert_eq!(
+            root.parse("q/space=x/scope=space/date=2018-06-28/events.json.gz"),
+            Key::Other
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! What is known of an export at a moment: read by the operator for the status, by the command line for
+//! progress. Plain data, bounded. No I/O.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::failure::Trouble;
+use super::verdict::Verdict;
+use super::window::{Cells, Window};
+
+/// The most troubles that a snapshot carries; the count says how many there are in all.
+pub const TROUBLES_MAX: usize = 32;
+
+/// An export at a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Whether the bucket was listed at least once: before, nothing below is known.
+    pub observed: bool,
+    /// Wanted windows (days, or hours where an hour is asked for).
+    pub wanted: u64,
+    /// Wanted windows that receipts cover whole.
+    pub stored: u64,
+    /// Windows being exported now.
+    pub active: u64,
+    /// Windows that wait: for their day to be over, for a free session, for another holder.
+    pub waiting: u64,
+    /// Windows whose last try failed.
+    pub failed: u64,
+    /// Events of the wanted windows that are stored.
+    pub events: u64,
+    /// Bytes of them, as stored.
+    pub bytes: u64,
+    /// Cells that receipts cover.
+    pub covered: Cells,
+    /// Cells that are wanted, whose day is over, and that nothing covers (expired ones included).
+    pub missing: Cells,
+    /// Cells that the service no longer has and no person has accepted.
+    pub expired: Cells,
+    /// Sessions that are open, or may be, because of this export.
+    pub sessions: Vec<String>,
+    /// What is wrong or waited for, the worst first.
+    pub troubles: Vec<Trouble>,
+    /// All wanted cells are covered or accepted, the range has an end, and no session is left.
+    pub complete: bool,
+    /// When to look again; `None`: nothing will change by itself.
+    pub next_look: Option<Timestamp>,
+    /// What this process stored or found, by window.
+    pub windows: Arc<BTreeMap<Window, WindowFacts>>,
+    /// Transfers under way.
+    pub transfers: Vec<TransferFacts>,
+}
+
+/// A stored window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowFacts {
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// Events counted.
+    pub events: u64,
+    /// Events that the service reported, the later report first choice.
+    pub reported: Option<u64>,
+    /// How the count compares.
+    pub verdict: Verdict,
+    /// SHA-256 of the object; absent when the window was proved empty.
+    pub sha256: Option<String>,
+    /// Whether this process stored it, rather than found it.
+    pub stored_now: bool,
+}
+
+/// A transfer under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransferFacts {
+    /// What is transferred.
+    pub window: Window,
+    /// Bytes so far.
+    pub bytes: u64,
+    /// Bytes in all, where the service announced them.
+    pub announced: Option<u64>,
+}

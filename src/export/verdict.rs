@@ -1,0 +1,314 @@
+//! What a download proves: the verdict of its event count, and of an answer without events. No I/O.
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use super::window::Window;
+use crate::tracker::Day;
+
+/// How the counted events compare with what the service reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Between the reports before and after the download, both inclusive.
+    Matched,
+    /// More than the service reports: its listing lags, or the day grew.
+    Over,
+    /// Fewer than the service reports: not covered.
+    Short,
+    /// The service gives no count for this window: the transfer and the gzip alone are the proof.
+    Unknown,
+    /// No events, and the service's listing proves that there were none.
+    Empty,
+}
+
+/// Compares the counted events with the reports of before and after.
+pub fn of_count(events: u64, before: Option<u64>, after: Option<u64>) -> Verdict {
+    let (low, high) = match (before, after) {
+        (Some(before), Some(after)) => (before.min(after), before.max(after)),
+        (Some(one), None) | (None, Some(one)) => (one, one),
+        (None, None) => return Verdict::Unknown,
+    };
+    if events < low {
+        Verdict::Short
+    } else if events > high {
+        Verdict::Over
+    } else {
+        Verdict::Matched
+    }
+}
+
+/// The service's daily listing, asked over a range wider than the export's so that its edges mean something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    days: Vec<Day>,
+}
+
+/// What a listing says of one day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// The day is listed, with this count where it is a number.
+    Listed(Option<u64>),
+    /// Left out, between days that are listed.
+    Between,
+    /// Before the oldest day that is listed.
+    BeforeOldest(Date),
+    /// After the newest day that is listed.
+    AfterNewest(Date),
+    /// Nothing is listed at all.
+    Nothing,
+}
+
+impl Listing {
+    /// From rows in any order.
+    pub fn new(mut days: Vec<Day>) -> Self {
+        days.sort_by_key(|day| day.date);
+        Self { days }
+    }
+
+    /// What it says of a day.
+    pub fn says(&self, date: Date) -> Says {
+        if let Ok(at) = self.days.binary_search_by_key(&date, |day| day.date) {
+            return Says::Listed(self.days.get(at).and_then(|day| day.count));
+        }
+        match (self.days.first(), self.days.last()) {
+            (Some(first), _) if date < first.date => Says::BeforeOldest(first.date),
+            (_, Some(last)) if date > last.date => Says::AfterNewest(last.date),
+            (Some(_), Some(_)) => Says::Between,
+            _ => Says::Nothing,
+        }
+    }
+
+    /// The events reported for a window: days only, the service has no count of an hour.
+    pub fn count(&self, window: Window) -> Option<u64> {
+        if window.hour_of_day().is_some() {
+            return None;
+        }
+        match self.says(window.date()) {
+            Says::Listed(count) => count,
+            Says::Between => Some(0),
+            Says::BeforeOldest(_) | Says::AfterNewest(_) | Says::Nothing => None,
+        }
+    }
+
+    /// The events reported for a whole day, also when it is exported by the hour.
+    pub fn count_of_day(&self, date: Date) -> Option<u64> {
+        self.count(Window::day(date))
+    }
+
+    /// The service's SIZE of a day, a hint of unknown unit.
+    pub fn size_hint(&self, date: Date) -> Option<u64> {
+        let at = self.days.binary_search_by_key(&date, |day| day.date).ok()?;
+        self.days.get(at).and_then(|day| day.size)
+    }
+}
+
+/// How the service answered when it gave no events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EmptyAnswer {
+    /// `404` on the download.
+    NotFound,
+    /// `204`.
+    NoContent,
+    /// `200` without a byte.
+    ZeroBytes,
+    /// A whole gzip with no events in it.
+    GzipOfNothing,
+}
+
+/// What is known when an answer had no events.
+#[derive(Clone, Copy, Debug)]
+pub struct EmptyEvidence<'a> {
+    /// What was asked for.
+    pub window: Window,
+    /// How the service answered.
+    pub answer: EmptyAnswer,
+    /// Whether the session could still be read after the answer.
+    pub session_readable: bool,
+    /// The listing begun after the answer; `None` when the service refuses to list.
+    pub listing: Option<&'a Listing>,
+    /// The oldest day of which the service gave us events within the last hour.
+    pub oldest_served: Option<Date>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What an answer without events proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmptyVerdict {
+    /// There were no events.
+    Proved,
+    /// There were events, says the service: the answer is short by so many.
+    Short(u64),
+    /// The service no longer has the day, whose oldest is this.
+    Expired(Date),
+    /// Nothing is proved; the text says what is missing.
+    Unproved(&'static str),
+}
+
+/// The service keeps events for "a few days" at least: within these days a whole gzip of nothing counts as
+/// proof even when nothing is listed. 3 days.
+const SURELY_RETAINED_DAYS: i64 = 3;
+
+/// Judges an answer without events. A 404 alone never proves anything, nor does a day past retention.
+pub fn of_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
+    use EmptyVerdict::{Expired, Proved, Short, Unproved};
+    let date = evidence.window.date();
+    let says = evidence
+        .listing
+        .map_or(Says::Nothing, |listing| listing.says(date));
+    let by_hour = evidence.window.hour_of_day().is_some();
+    let unlisted =
+        evidence.answer == EmptyAnswer::GzipOfNothing && (recent(evidence) || younger_than_served(evidence));
+    match says {
+        Says::BeforeOldest(oldest) if !recent(evidence) => Expired(oldest),
+        Says::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
+        _ if !evidence.session_readable => Unproved("the session could not be read after the empty answer"),
+        // An hour without events in a day that the service has: the day's sum is compared when its hours are all in.
+        Says::Listed(Some(_)) | Says::Between => Proved,
+        Says::Listed(None) if evidence.answer == EmptyAnswer::GzipOfNothing => Proved,
+        Says::Listed(None) => Unproved("the service lists the day without a count"),
+        Says::BeforeOldest(_) | Says::AfterNewest(_) | Says::Nothing if unlisted => Proved,
+        Says::BeforeOldest(_) => Unproved("the day lies before the oldest that the service lists"),
+        Says::AfterNewest(_) => Unproved("the day lies after the newest that the service lists"),
+        Says::Nothing => Unproved("the service lists no days, so it may have lost this one"),
+    }
+}
+
+fn recent(evidence: &EmptyEvidence<'_>) -> bool {
+    evidence.now.duration_since(evidence.window.end()).as_hours() < SURELY_RETAINED_DAYS * 24
+}
+
+/// Retention moves forward by a day a day: what is two days younger than a day served within the hour is there.
+fn younger_than_served(evidence: &EmptyEvidence<'_>) -> bool {
+    let two_later = |day: Date| day.tomorrow().and_then(Date::tomorrow);
+    evidence
+        .oldest_served
+        .is_some_and(|served| two_later(served).is_ok_and(|sure| evidence.window.date() >= sure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+
+    fn listing(rows: &[(i8, Option<u64>)]) -> Listing {
+        let day = |&(day, count): &(i8, Option<u64>)| Day {
+            date: date(2018, 6, day),
+            count,
+            size: None,
+            types: None,
+            searchable: None,
+        };
+        Listing::new(rows.iter().map(day).collect())
+    }
+
+    #[test]
+    fn a_count_is_judged_by_both_reports() {
+        let table = [
+            (5, Some(5), Some(5), Verdict::Matched),
+            (6, Some(5), Some(7), Verdict::Matched),
+            (4, Some(5), Some(7), Verdict::Short),
+            (8, Some(5), Some(7), Verdict::Over),
+            (6, Some(7), Some(5), Verdict::Matched),
+            (5, None, Some(5), Verdict::Matched),
+            (4, Some(5), None, Verdict::Short),
+            (4, None, None, Verdict::Unknown),
+        ];
+        for (events, before, after, verdict) in table {
+            assert_eq!(
+                of_count(events, before, after),
+                verdict,
+                "{events} {before:?} {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn emptiness_needs_the_session_and_the_listing() {
+        let full = listing(&[(1, Some(9)), (3, Some(0)), (5, Some(4)), (7, None)]);
+        let none = Listing::default();
+        let old: Timestamp = "2018-07-20T00:00:00Z".parse().unwrap();
+        let judge = |day: i8, answer, readable, listing: Option<&Listing>| {
+            of_empty(&EmptyEvidence {
+                window: Window::day(date(2018, 6, day)),
+                answer,
+                session_readable: readable,
+                listing,
+                oldest_served: None,
+                now: old,
+            })
+        };
+        use EmptyAnswer::{GzipOfNothing, NotFound};
+        assert_eq!(judge(3, NotFound, true, Some(&full)), EmptyVerdict::Proved);
+        assert_eq!(judge(2, NotFound, true, Some(&full)), EmptyVerdict::Proved);
+        assert!(matches!(
+            judge(2, NotFound, false, Some(&full)),
+            EmptyVerdict::Unproved(_)
+        ));
+        assert_eq!(judge(5, GzipOfNothing, true, Some(&full)), EmptyVerdict::Short(4));
+        assert!(matches!(
+            judge(7, NotFound, true, Some(&full)),
+            EmptyVerdict::Unproved(_)
+        ));
+        assert!(matches!(
+            judge(9, GzipOfNothing, true, Some(&full)),
+            EmptyVerdict::Unproved(_)
+        ));
+        assert!(matches!(
+            judge(3, GzipOfNothing, true, Some(&none)),
+            EmptyVerdict::Unproved(_)
+        ));
+        assert!(matches!(
+            judge(3, GzipOfNothing, true, None),
+            EmptyVerdict::Unproved(_)
+        ));
+        let later = listing(&[(20, Some(1))]);
+        for answer in [NotFound, GzipOfNothing] {
+            assert_eq!(
+                judge(3, answer, true, Some(&later)),
+                EmptyVerdict::Expired(date(2018, 6, 20))
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_listing_only_a_day_surely_retained_is_empty() {
+        let window = Window::day(date(2018, 6, 3));
+        let evidence = EmptyEvidence {
+            window,
+            answer: EmptyAnswer::GzipOfNothing,
+            session_readable: true,
+            listing: None,
+            oldest_served: None,
+            now: "2018-06-05T00:00:00Z".parse().unwrap(),
+        };
+        assert_eq!(of_empty(&evidence), EmptyVerdict::Proved);
+        assert!(matches!(
+            of_empty(&EmptyEvidence {
+                answer: EmptyAnswer::NotFound,
+                ..evidence
+            }),
+            EmptyVerdict::Unproved(_)
+        ));
+        let late = EmptyEvidence {
+            now: "2018-07-05T00:00:00Z".parse().unwrap(),
+            ..evidence
+        };
+        assert!(matches!(of_empty(&late), EmptyVerdict::Unproved(_)));
+        assert_eq!(
+            of_empty(&EmptyEvidence {
+                oldest_served: Some(date(2018, 6, 1)),
+                ..late
+            }),
+            EmptyVerdict::Proved
+        );
+        assert!(matches!(
+            of_empty(&EmptyEvidence {
+                oldest_served: Some(date(2018, 6, 2)),
+                ..late
+            }),
+            EmptyVerdict::Unproved(_)
+        ));
+    }
+}

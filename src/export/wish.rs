@@ -1,0 +1,113 @@
+//! What an export wants: the validated form of a resource's spec, as the engine reads it. No I/O.
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+
+use super::keys::Root;
+use super::window::{Cells, Window};
+
+/// Whose events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Of one space.
+    Space,
+    /// Of the account, asked for through a space.
+    Account,
+}
+
+impl Scope {
+    /// As receipts say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Space => "Space",
+            Self::Account => "Account",
+        }
+    }
+
+    /// As keys say it.
+    pub const fn as_key(self) -> &'static str {
+        match self {
+            Self::Space => "space",
+            Self::Account => "account",
+        }
+    }
+}
+
+/// How long to go on when something fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// Until it is stored or a person decides (the operator).
+    Forever,
+    /// So many tries of each window, then the run ends (the command line).
+    Tries(u32),
+}
+
+/// One export, validated.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// How logs name it: `namespace/name`, or the file it came from.
+    pub name: String,
+    /// The space id.
+    pub space: String,
+    /// Whose events.
+    pub scope: Scope,
+    /// First UTC day.
+    pub start: Date,
+    /// Last UTC day, inclusive; `None`: continuous.
+    pub end: Option<Date>,
+    /// Only this hour of each day, 0–23.
+    pub hour: Option<u8>,
+    /// The source endpoint: the identity that receipts carry.
+    pub source: String,
+    /// Where it goes in the store.
+    pub root: Root,
+    /// Windows at a time, 1–30.
+    pub parallelism: usize,
+    /// How long after its end a window starts.
+    pub settle_after: SignedDuration,
+    /// Gaps that a person accepted: first and last day, both inclusive.
+    pub accepted: Vec<(Date, Date)>,
+    /// Who exports: stable over restarts, different for everyone else.
+    pub holder: String,
+    /// Whether a store that ignores `If-None-Match` may be written to: under a lease, or by a person's word.
+    pub single_writer: bool,
+    /// How long to go on.
+    pub persistence: Persistence,
+}
+
+impl Export {
+    /// The wanted windows up to and including the day of `now`, oldest first.
+    pub fn windows(&self, now: Timestamp) -> impl Iterator<Item = Window> + use<'_> {
+        let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let last = self.end.unwrap_or(today);
+        let mut next = Some(self.start);
+        std::iter::from_fn(move || {
+            let day = next.filter(|day| *day <= last)?;
+            next = day.tomorrow().ok();
+            self.window_of(day)
+        })
+    }
+
+    /// The wanted window of a day.
+    pub fn window_of(&self, day: Date) -> Option<Window> {
+        match self.hour {
+            None => Some(Window::day(day)),
+            Some(hour) => Window::hour(day, hour),
+        }
+    }
+
+    /// When a window may be exported: `settleAfter` past its end.
+    pub fn settled_at(&self, window: Window) -> Timestamp {
+        window.end().checked_add(self.settle_after).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The cells of accepted gaps.
+    pub fn accepted_cells(&self, wanted: &Cells) -> Cells {
+        wanted
+            .days()
+            .filter(|(day, _)| self.accepted.iter().any(|(start, end)| (start..=end).contains(&day)))
+            .map(|(day, _)| Window::day(day))
+            .collect::<Cells>()
+            .intersection(wanted)
+    }
+}
