@@ -211,7 +211,7 @@ mod tests {
                 CredentialsKey::Password,
                 " pw ",
             ),
-            (&[("refreshToken", "r\n")], CredentialsKey::RefreshToken, "r"),
+            (&[("refreshToken", "r-1\n")], CredentialsKey::RefreshToken, "r-1"),
             (&[("token", "t0")], CredentialsKey::Token, "t0"),
             (&[("token", "Bearer t0\n")], CredentialsKey::Token, "t0"),
         ] {
