@@ -365,3 +365,23 @@ async fn nothing_is_read_ahead() {
     // What the sockets of this machine hold, far from the whole.
     assert!(peer.written() < WHOLE as u64 / 2, "{}", peer.written());
 }
+
+#[tokio::test]
+async fn a_transfer_can_run_in_a_task_of_its_own() {
+    let peer = Peer::new(|seen, _| match seen.path.as_str() {
+        PATH => Answer::new(200, data()),
+        _ => Answer::new(200, r#"{"id":"id-1"}"#),
+    })
+    .await;
+    let tracker = tracker(&peer);
+    let task = tokio::spawn(async move {
+        let session = tracker.create_session(SPACE, &request()).await.unwrap();
+        let Opened::Body(mut download) = tracker.download(SPACE, &session.id).await.unwrap() else {
+            panic!()
+        };
+        while download.next().await.unwrap().is_some() {}
+        tracker.delete_session(SPACE, &session.id).await.unwrap();
+        download.received()
+    });
+    assert_eq!(task.await.unwrap(), 100_000);
+}
