@@ -63,17 +63,18 @@ pub(super) fn parse_url(text: &str) -> Option<Url> {
         None => (false, text.strip_prefix("http://")?),
     };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = match authority.strip_prefix('[') {
-        Some(inside) => {
-            let (address, port) = inside.split_once(']')?;
-            is_port(port).then_some(())?;
-            let address = ipv6(address)?;
-            secure || address == Ipv6Addr::LOCALHOST && inside.starts_with("::1]")
-        }
-        None => {
-            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-            is_port(port).then_some(())?;
-            if secure { is_host_name(host) || is_ipv4(host) } else { host == "localhost" || host == "127.0.0.1" }
+    let host = if let Some(inside) = authority.strip_prefix('[') {
+        let (address, port) = inside.split_once(']')?;
+        is_port(port).then_some(())?;
+        // Of the ways to write this machine's address, the usual one only.
+        is_ipv6(address) && (secure || address == "::1")
+    } else {
+        let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+        is_port(port).then_some(())?;
+        if secure {
+            is_host_name(host) || is_ipv4(host)
+        } else {
+            host == "localhost" || host == "127.0.0.1"
         }
     };
     let path_is_plain = path.bytes().all(|byte| byte == b'/' || is_path_byte(byte));
@@ -102,7 +103,9 @@ fn is_host_name(host: &str) -> bool {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     let last = host.rsplit('.').next().unwrap_or_default();
     host.split('.').all(label) && last.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -112,11 +115,10 @@ fn is_ipv4(host: &str) -> bool {
     host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// No zone, no IPv4 inside, as CEL's `isIP` has it.
-fn ipv6(text: &str) -> Option<Ipv6Addr> {
+/// Hexadecimal all through: no zone, no IPv4 notation.
+fn is_ipv6(text: &str) -> bool {
     let plain = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
-    let address: Ipv6Addr = plain.then(|| text.parse().ok())??;
-    address.to_ipv4_mapped().is_none().then_some(address)
+    plain && text.parse::<Ipv6Addr>().is_ok()
 }
 
 #[cfg(test)]
@@ -125,12 +127,22 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_this_machine_only() {
-        for text in ["http://127.0.0.1:8080", "http://[::1]:1/x", "http://localhost/", "https://a.b-c.net:65535/p/q"] {
+        for text in [
+            "http://127.0.0.1:8080",
+            "http://[::1]:1/x",
+            "http://localhost/",
+            "https://a.b-c.net:65535/p/q",
+        ] {
             assert!(parse_url(text).is_some(), "{text}");
         }
         for text in [
-            "http://127.0.0.2", "http://localhost.example.com", "http://127.0.0.1@example.com", "http://[::2]",
-            "http://127.0.0.1.example.com", "http://[0:0::1]", "HTTP://localhost",
+            "http://127.0.0.2",
+            "http://localhost.example.com",
+            "http://127.0.0.1@example.com",
+            "http://[::2]",
+            "http://127.0.0.1.example.com",
+            "http://[0:0::1]",
+            "HTTP://localhost",
         ] {
             assert!(parse_url(text).is_none(), "{text}");
         }
