@@ -63,22 +63,37 @@ pub struct Trouble {
 impl Failure {
     /// A failure of one window that is tried again.
     pub fn retry(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), remedy: Remedy::Retry(None), reach: Reach::Window, timed_out: false }
+        Self {
+            reason,
+            message: message.into(),
+            remedy: Remedy::Retry(None),
+            reach: Reach::Window,
+            timed_out: false,
+        }
     }
 
     /// A failure of one window that a person must look at.
     pub fn person(reason: Reason, message: impl Into<String>) -> Self {
-        Self { remedy: Remedy::Person, ..Self::retry(reason, message) }
+        Self {
+            remedy: Remedy::Person,
+            ..Self::retry(reason, message)
+        }
     }
 
     /// Something to wait for.
     pub fn wait(reason: Reason, message: impl Into<String>, until: Option<Timestamp>) -> Self {
-        Self { remedy: Remedy::Wait(until), ..Self::retry(reason, message) }
+        Self {
+            remedy: Remedy::Wait(until),
+            ..Self::retry(reason, message)
+        }
     }
 
     /// The same failure, concerning every window.
     #[must_use]
     pub fn of_export(self) -> Self {
-        Self { reach: Reach::Export, ..self }
+        Self {
+            reach: Reach::Export,
+            ..self
+        }
     }
 }
