@@ -156,6 +156,11 @@ async fn a_listing_reads_like_a_sentence() {
         &patch,
     ];
     cluster.kubectl(&args, None).await.success().unwrap();
+    let mut continuous = table::base();
+    continuous["dateRange"] = json!({ "start": "2018-06-01" });
+    let manifest = table::manifest("continuous", &continuous).to_string();
+    let create = ["create", "-n", &namespace, "-f", "-"];
+    cluster.kubectl(&create, Some(&manifest)).await.success().unwrap();
     let listing = cluster
         .kubectl(&["get", "eventexports", "-n", &namespace], None)
         .await
@@ -187,6 +192,9 @@ async fn a_listing_reads_like_a_sentence() {
         ],
         "{listing}"
     );
+    // Blank where there is no end, and before the operator looked.
+    assert_eq!(words[2][..3], ["continuous", "Space", "2018-06-01"], "{listing}");
+    assert_eq!(words[2].len(), 4, "{listing}");
 }
 
 /// The table of manifests: the server's verdict, the words it says, and that Rust agrees on both verdict and
