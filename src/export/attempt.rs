@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::commit::{Committed, commit_empty, commit_object};
+use super::commit::{ATTEMPT_METADATA, Committed, commit_empty, commit_object};
 use super::failure::Failure;
 use super::ground::{Ground, lock};
 use super::journal_io::{delete, put};
@@ -40,7 +40,9 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
     };
     let long_ago = Instant::now().checked_sub(BEFORE).unwrap_or_else(Instant::now);
     let before = ground.reports.since(long_ago).await?;
-    let hint = before.as_ref().and_then(|listing| listing.size_hint(window.date()));
+    let hint = before
+        .as_ref()
+        .and_then(|listing| listing.size_hint(window.date()));
     let part_bytes = ground.shared.pool.part_bytes(hint);
     // Room for one part before the session: who holds a session never waits for memory.
     let room = tokio::select! {
@@ -51,7 +53,12 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
         Opening::Opened(opened) => opened,
         Opening::Covered => return Ok(Outcome::Covered),
     };
-    let work = Work { ground, opened: &opened, before: before.as_deref(), part_bytes };
+    let work = Work {
+        ground,
+        opened: &opened,
+        before: before.as_deref(),
+        part_bytes,
+    };
     let outcome = work.download(room).await;
     lock(&ground.transfers).remove(&window);
     close(ground, *opened).await;
@@ -61,16 +68,35 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
 /// Deletes the session, then what the journal says of it. A failure here never hides the outcome: what
 /// stays in the journal is settled later.
 async fn close(ground: &Ground, opened: Opened<'_>) {
-    let Opened { id, session, started_at: _, support: _, live, busy } = opened;
-    let gone = ground.peers.tracker.delete_session(&ground.export.space, &session.id).await;
+    let Opened {
+        id,
+        session,
+        started_at: _,
+        support: _,
+        live,
+        busy,
+    } = opened;
+    let gone = ground
+        .peers
+        .tracker
+        .delete_session(&ground.export.space, &session.id)
+        .await;
     match gone {
         Ok(()) => {
+            lock(&ground.sessions).remove(&session.id);
             let spent = [Key::Session(id, session.id), Key::Prepared(id), Key::Attempt(id)];
-            if let Err(failure) = delete(&*ground.peers.store, &ground.export.root, &spent).await {
-                tracing::warn!(attempt = %id, message = failure.message, "spent journal keys stay until they are settled");
+            match delete(&*ground.peers.store, &ground.export.root, &spent).await {
+                Ok(()) => {
+                    lock(&ground.dirty).remove(&id.window);
+                }
+                Err(failure) => {
+                    tracing::warn!(attempt = %id, message = failure.message, "spent journal keys stay until they are settled");
+                }
             }
         }
-        Err(error) => tracing::warn!(session = session.id, %error, "a session could not be deleted: it is tried again"),
+        Err(error) => {
+            tracing::warn!(session = session.id, %error, "a session could not be deleted: it is tried again")
+        }
     }
     drop((live, busy));
 }
@@ -102,7 +128,11 @@ impl Work<'_> {
         let key = self.key();
         let announced = download.announced();
         let progress = |bytes| {
-            let facts = TransferFacts { window: self.window(), bytes, announced };
+            let facts = TransferFacts {
+                window: self.window(),
+                bytes,
+                announced,
+            };
             lock(&self.ground.transfers).insert(self.window(), facts);
         };
         let route = Route {
@@ -115,7 +145,9 @@ impl Work<'_> {
             options: self.options(Crc64::of(b"")),
         };
         let proof = self.ground.shared.proofs.begin();
-        let sent = transfer(download, proof, room, &route).await.map_err(|error| self.failed(error))?;
+        let sent = transfer(download, proof, room, &route)
+            .await
+            .map_err(|error| self.failed(error))?;
         self.judge(sent).await
     }
 
@@ -125,14 +157,24 @@ impl Work<'_> {
         let (session, window) = (&self.opened.session, self.window());
         let date = window.date();
         let range = session.range.is_none_or(|range| range == (date, date));
-        let account = session.account.is_none_or(|account| account == self.ground.account());
+        let account = session
+            .account
+            .is_none_or(|account| account == self.ground.account());
         let hour = session.hour.is_none_or(|hour| hour == window.hour_of_day());
         if range && account && hour {
             return Ok(());
         }
-        let shown = session.range.map_or_else(|| "an unknown range".to_owned(), |(start, end)| format!("{start} to {end}"));
-        let scope = session.account.map_or("an unknown scope", |account| if account { "the account" } else { "the space" });
-        let message = format!("asked for {window} of the {}, the service opened a session for {shown} of {scope}: nothing was stored", self.ground.export.scope.as_key());
+        let shown = session.range.map_or_else(
+            || "an unknown range".to_owned(),
+            |(start, end)| format!("{start} to {end}"),
+        );
+        let scope = session.account.map_or("an unknown scope", |account| {
+            if account { "the account" } else { "the space" }
+        });
+        let message = format!(
+            "asked for {window} of the {}, the service opened a session for {shown} of {scope}: nothing was stored",
+            self.ground.export.scope.as_key()
+        );
         Err(Failure::person(Reason::RangeMismatch, message))
     }
 
@@ -157,12 +199,17 @@ impl Work<'_> {
         if judged == Verdict::Short {
             self.discard(sent).await;
             let reported = before.into_iter().chain(after).max().unwrap_or(0);
-            let message = format!("{window}: downloaded {} events, the service reports {reported}", proof.events);
+            let message = format!(
+                "{window}: downloaded {} events, the service reports {reported}",
+                proof.events
+            );
             return Err(Failure::retry(Reason::Short, message));
         }
         if sent.end == TransferEnd::CloseUnconfirmed && judged != Verdict::Matched {
             self.discard(sent).await;
-            let message = format!("{window}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor counts its events");
+            let message = format!(
+                "{window}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor counts its events"
+            );
             return Err(Failure::retry(Reason::NotWhole, message));
         }
         match commit_object(self.ground, self.opened, sent, proof, (before, after, judged)).await? {
@@ -173,12 +220,20 @@ impl Work<'_> {
 
     /// An answer without events: stored as a receipt only when it is proved that there were none.
     async fn empty(&self, answer: EmptyAnswer, sent: Option<Sent>) -> Result<Outcome, Failure> {
-        let Ground { peers, export, shared, .. } = self.ground;
+        let Ground {
+            peers,
+            export,
+            shared,
+            ..
+        } = self.ground;
         let end = sent.as_ref().map(|sent| sent.end);
         if let Some(sent) = sent {
             self.discard(sent).await;
         }
-        let session = peers.tracker.session(&export.space, &self.opened.session.id).await;
+        let session = peers
+            .tracker
+            .session(&export.space, &self.opened.session.id)
+            .await;
         let session_readable = session.map_err(|error| Failure::from(&error))?.is_some();
         let listing = self.ground.reports.since(Instant::now()).await?;
         let evidence = EmptyEvidence {
@@ -194,10 +249,12 @@ impl Work<'_> {
             EmptyVerdict::Proved => {
                 let reported = |listing: Option<&Listing>| listing.and_then(|listing| listing.count(window));
                 let reports = (reported(self.before), reported(listing.as_deref()));
-                commit_empty(self.ground, self.opened, answer, end, reports).await.map(|committed| match committed {
-                    Committed::Ours(receipt) => Outcome::Stored(receipt),
-                    Committed::Others => Outcome::Covered,
-                })
+                commit_empty(self.ground, self.opened, answer, end, reports)
+                    .await
+                    .map(|committed| match committed {
+                        Committed::Ours(receipt) => Outcome::Stored(receipt),
+                        Committed::Others => Outcome::Covered,
+                    })
             }
             EmptyVerdict::Expired(oldest_listed) => {
                 let record = ExpiredRecord {
@@ -208,20 +265,30 @@ impl Work<'_> {
                     seen_at: self.opened.started_at,
                     software: SOFTWARE.to_owned(),
                 };
-                put(&*peers.store, &export.root, &Key::Expired(window), &record, Condition::Overwrite)
-                    .await
-                    .map_err(|error| Failure::from(&error))?;
+                put(
+                    &*peers.store,
+                    &export.root,
+                    &Key::Expired(window),
+                    &record,
+                    Condition::Overwrite,
+                )
+                .await
+                .map_err(|error| Failure::from(&error))?;
                 Ok(Outcome::Expired)
             }
-            EmptyVerdict::Short(reported) => {
-                Err(Failure::retry(Reason::Short, format!("{window}: downloaded no events, the service reports {reported}")))
-            }
+            EmptyVerdict::Short(reported) => Err(Failure::retry(
+                Reason::Short,
+                format!("{window}: downloaded no events, the service reports {reported}"),
+            )),
             // A session that is gone says nothing about the day: a new one may.
-            EmptyVerdict::Unproved(why) if !session_readable => {
-                Err(Failure::retry(Reason::EmptyUnproved, format!("{window}: the service gave no events ({answer:?}), and {why}")))
-            }
+            EmptyVerdict::Unproved(why) if !session_readable => Err(Failure::retry(
+                Reason::EmptyUnproved,
+                format!("{window}: the service gave no events ({answer:?}), and {why}"),
+            )),
             EmptyVerdict::Unproved(why) => {
-                let message = format!("{window}: the service gave no events ({answer:?}), and {why}: it is tried again, or accept the gap in spec.acceptedGaps");
+                let message = format!(
+                    "{window}: the service gave no events ({answer:?}), and {why}: it is tried again, or accept the gap in spec.acceptedGaps"
+                );
                 Err(Failure::person(Reason::EmptyUnproved, message))
             }
         }
@@ -244,18 +311,38 @@ impl Work<'_> {
             TransferError::Proof(error) => Failure::from_proof(window, &error),
             TransferError::TooLarge => Failure {
                 timed_out: true,
-                ..Failure::retry(Reason::Failed, format!("{window} has more bytes than a store takes in one object: it is split into hours"))
+                ..Failure::retry(
+                    Reason::Failed,
+                    format!(
+                        "{window} has more bytes than a store takes in one object: it is split into hours"
+                    ),
+                )
             },
             TransferError::Stopped => stopped(),
         }
     }
 
     fn key(&self) -> String {
-        self.ground.export.root.key(&Key::Events(self.window())).unwrap_or_default()
+        self.ground
+            .export
+            .root
+            .key(&Key::Events(self.window()))
+            .unwrap_or_default()
     }
 
     fn options(&self, crc64: Crc64) -> PutOptions {
-        let condition = if self.opened.support.complete { Condition::IfAbsent } else { Condition::Overwrite };
-        PutOptions { condition, crc64, metadata: Vec::new(), content_type: "application/gzip", class: ObjectClass::Evidence }
+        let condition = if self.opened.support.complete {
+            Condition::IfAbsent
+        } else {
+            Condition::Overwrite
+        };
+        let metadata = vec![(ATTEMPT_METADATA.to_owned(), self.opened.id.to_string())];
+        PutOptions {
+            condition,
+            crc64,
+            metadata,
+            content_type: "application/gzip",
+            class: ObjectClass::Evidence,
+        }
     }
 }

@@ -152,7 +152,7 @@ impl<'a> Plan<'a> {
                 _ => self.out.settle.push(*id),
             }
         }
-        let ours = journal.strangers().filter(|window| self.wanted.touches(*window));
+        let ours: Vec<Window> = journal.strangers().filter(|window| self.wanted.touches(*window)).collect();
         for window in ours {
             if memory.foreign.contains(&window) {
                 let key = export
@@ -356,7 +356,7 @@ impl<'a> Plan<'a> {
             .copied()
             .collect::<Cells>()
             .intersection(&tally.missing);
-        tally.covered = self.covered;
+        tally.covered = self.covered.clone();
         if !tally.expired.is_empty() {
             let ranges = tally.expired.ranges(8).join(", ");
             let message = format!("the service no longer has {ranges}: accept the gap in spec.acceptedGaps");

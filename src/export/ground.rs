@@ -50,6 +50,10 @@ pub(super) struct Ground {
     pub(super) user: OnceLock<String>,
     /// Attempts that this run is working on.
     pub(super) busy: Mutex<BTreeSet<AttemptId>>,
+    /// Sessions of this run that are not known to be deleted.
+    pub(super) sessions: Mutex<BTreeMap<String, Window>>,
+    /// Windows whose attempt may have left something in the journal.
+    pub(super) dirty: Mutex<BTreeSet<Window>>,
     /// Transfers under way.
     pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
     served: Mutex<Option<(Date, Instant)>>,
@@ -73,7 +77,12 @@ impl Drop for Busy<'_> {
 }
 
 impl Ground {
-    pub(super) fn new(export: Arc<Export>, peers: Peers, shared: Arc<Shared>, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        export: Arc<Export>,
+        peers: Peers,
+        shared: Arc<Shared>,
+        stop: CancellationToken,
+    ) -> Self {
         let space = shared.spaces.of(&export.source, &export.space);
         let today = (shared.now)().to_zoned(jiff::tz::TimeZone::UTC).date();
         let account = export.scope == super::wish::Scope::Account;
@@ -88,6 +97,8 @@ impl Ground {
             stop,
             user: OnceLock::new(),
             busy: Mutex::default(),
+            sessions: Mutex::default(),
+            dirty: Mutex::default(),
             transfers: Mutex::default(),
             served: Mutex::default(),
         }
@@ -111,7 +122,9 @@ impl Ground {
     /// The oldest day of which the service gave us events within the last hour.
     pub(super) fn oldest_served(&self) -> Option<Date> {
         let served = *lock(&self.served);
-        served.filter(|(_, at)| at.elapsed() < SERVED_PROVES).map(|(date, _)| date)
+        served
+            .filter(|(_, at)| at.elapsed() < SERVED_PROVES)
+            .map(|(date, _)| date)
     }
 
     pub(super) fn account(&self) -> bool {

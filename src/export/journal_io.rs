@@ -15,7 +15,10 @@ const READS: usize = 16;
 
 /// Lists all of a space and scope, and reads what decisions need.
 pub(super) async fn observe(store: &dyn Store, root: &Root) -> Result<Journal, Failure> {
-    let rows = store.list(root.as_str()).await.map_err(|error| Failure::from(&error))?;
+    let rows = store
+        .list(root.as_str())
+        .await
+        .map_err(|error| Failure::from(&error))?;
     let mut journal = Journal::from_listing(root, &rows);
     read(store, root, &mut journal).await?;
     Ok(journal)
@@ -40,7 +43,9 @@ pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) 
     let found: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
     for (window, receipt) in found {
         match receipt {
-            Some(receipt) => journal.receipts.insert(window, Some(ReceiptFacts::from(&receipt))),
+            Some(receipt) => journal
+                .receipts
+                .insert(window, Some(ReceiptFacts::from(&receipt))),
             // Deleted since the listing.
             None => journal.receipts.remove(&window),
         };
@@ -69,11 +74,14 @@ pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) 
 /// Reads one record; `None` when it is not there.
 pub(super) async fn get<R: Record>(store: &dyn Store, root: &Root, key: &Key) -> Result<Option<R>, Failure> {
     let Some(key) = root.key(key) else { return Ok(None) };
-    let bytes = store.get(&key, RECORD_MAX_BYTES).await.map_err(|error| Failure::from(&error))?;
+    let bytes = store
+        .get(&key, RECORD_MAX_BYTES)
+        .await
+        .map_err(|error| Failure::from(&error))?;
     let Some(bytes) = bytes else { return Ok(None) };
-    record::decode(&key, &bytes).map(Some).map_err(|error| {
-        Failure::person(crate::api::Reason::JournalMismatch, error.to_string()).of_export()
-    })
+    record::decode(&key, &bytes)
+        .map(Some)
+        .map_err(|error| Failure::person(crate::api::Reason::JournalMismatch, error.to_string()).of_export())
 }
 
 /// Writes one record.
@@ -86,18 +94,34 @@ pub(super) async fn put<R: Record>(
 ) -> Result<Stored, StoreError> {
     let key = root.key(key).unwrap_or_default();
     let body = Segments::from(Bytes::from(record::encode(record)));
-    store.put(&key, body.clone(), &record_options(condition, &body, class_of::<R>())).await
+    store
+        .put(
+            &key,
+            body.clone(),
+            &record_options(condition, &body, class_of::<R>()),
+        )
+        .await
 }
 
 /// How a record is stored.
 pub(super) fn record_options(condition: Condition, body: &Segments, class: ObjectClass) -> PutOptions {
     let crc64 = Crc64::of_segments(body);
-    PutOptions { condition, crc64, metadata: Vec::new(), content_type: "application/json", class }
+    PutOptions {
+        condition,
+        crc64,
+        metadata: Vec::new(),
+        content_type: "application/json",
+        class,
+    }
 }
 
 /// Receipts are evidence; everything else in the journal is deleted when spent.
 fn class_of<R: Record>() -> ObjectClass {
-    if R::SCHEMA == Receipt::SCHEMA { ObjectClass::Evidence } else { ObjectClass::Journal }
+    if R::SCHEMA == Receipt::SCHEMA {
+        ObjectClass::Evidence
+    } else {
+        ObjectClass::Journal
+    }
 }
 
 /// Deletes keys that are spent. Where deleting is forbidden they stay and mean nothing.

@@ -51,12 +51,16 @@ impl Memory {
     /// Notes a failure. `jitter` is between 0 and 1: the wait is between half and all of the backoff.
     pub fn failed(&mut self, window: Window, failure: Failure, now: Timestamp, jitter: f64) {
         match failure.reach {
-            Reach::Export => {
-                let tried = next(self.gate.as_ref(), failure, now, jitter);
-                self.gate = Some(tried);
-            }
+            Reach::Export => self.gated(failure, now, jitter),
             Reach::Window => {
-                let tried = next(self.windows.get(&window), failure, now, jitter);
+                // Whoever came so far shows that the gate is open again.
+                self.gate = self.gate.take().filter(|gate| gate.again > now);
+                let tried = next(
+                    self.windows.get(&window),
+                    stubborn(failure, self.windows.get(&window)),
+                    now,
+                    jitter,
+                );
                 self.windows.insert(window, tried);
             }
         }
@@ -68,9 +72,15 @@ impl Memory {
         self.gate = None;
     }
 
-    /// Notes what concerns the whole export, before any window is tried.
+    /// Notes what concerns the whole export. Windows that run into the same at the same time count once.
     pub fn gated(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
-        self.gate = Some(next(self.gate.as_ref(), failure, now, jitter));
+        let again = self
+            .gate
+            .as_ref()
+            .is_some_and(|gate| gate.again > now && gate.failure.reason == failure.reason);
+        if !again {
+            self.gate = Some(next(self.gate.as_ref(), failure, now, jitter));
+        }
     }
 
     /// Notes that a leftover attempt could not be settled.
@@ -99,6 +109,26 @@ impl Tried {
             (Persistence::Tries(_), Remedy::Wait(_)) => self.failure.reason != Reason::SpaceFull,
             (Persistence::Tries(max), Remedy::Retry(_)) => self.times >= max,
         }
+    }
+}
+
+/// Downloads that stay bad need a person: too few events twice, broken bytes five times.
+fn stubborn(failure: Failure, last: Option<&Tried>) -> Failure {
+    let same = last
+        .filter(|last| last.failure.reason == failure.reason)
+        .map_or(0, |last| last.times);
+    let patience = match failure.reason {
+        Reason::Short => 1,
+        Reason::NotGzip | Reason::NotWhole | Reason::NotEvents => 4,
+        _ => return failure,
+    };
+    if same >= patience {
+        Failure {
+            remedy: Remedy::Person,
+            ..failure
+        }
+    } else {
+        failure
     }
 }
 

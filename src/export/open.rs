@@ -44,13 +44,27 @@ pub(super) async fn open(ground: &Ground, window: Window) -> Result<Opening<'_>,
         return Err(stopped());
     }
     let export = &ground.export;
-    let open_before = ground.peers.tracker.sessions(&export.space).await.map_err(|error| Failure::from(&error))?;
+    let open_before = ground
+        .peers
+        .tracker
+        .sessions(&export.space)
+        .await
+        .map_err(|error| Failure::from(&error))?;
     room(ground, open_before.len())?;
 
-    let started_at = ground.peers.store.now().await.map_err(|error| Failure::from(&error))?;
-    let id = AttemptId { window, ulid: ulid_at(started_at) };
+    let started_at = ground
+        .peers
+        .store
+        .now()
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    let id = AttemptId {
+        window,
+        ulid: ulid_at(started_at),
+    };
     let busy = ground.busy(id);
-    let longest = SignedDuration::try_from(ground.shared.limits.attempt).unwrap_or(SignedDuration::from_hours(6));
+    let longest =
+        SignedDuration::try_from(ground.shared.limits.attempt).unwrap_or(SignedDuration::from_hours(6));
     let attempt = AttemptRecord {
         schema: AttemptRecord::SCHEMA.to_owned(),
         holder: export.holder.clone(),
@@ -60,13 +74,27 @@ pub(super) async fn open(ground: &Ground, window: Window) -> Result<Opening<'_>,
         tracker_user: ground.user.get().cloned(),
         open_before: open_before.into_iter().map(|session| session.id).collect(),
     };
-    put(&*ground.peers.store, &export.root, &Key::Attempt(id), &attempt, Condition::Overwrite)
-        .await
-        .map_err(|error| Failure::from(&error))?;
+    lock(&ground.dirty).insert(window);
+    put(
+        &*ground.peers.store,
+        &export.root,
+        &Key::Attempt(id),
+        &attempt,
+        Condition::Overwrite,
+    )
+    .await
+    .map_err(|error| Failure::from(&error))?;
     match begin(ground, id, &attempt).await {
         Ok(Some((session, support))) => {
             let live = ground.space.hold(&session.id);
-            Ok(Opening::Opened(Box::new(Opened { id, session, started_at, support, live, busy })))
+            Ok(Opening::Opened(Box::new(Opened {
+                id,
+                session,
+                started_at,
+                support,
+                live,
+                busy,
+            })))
         }
         Ok(None) => {
             forget(ground, id).await;
@@ -89,17 +117,26 @@ enum Executed {
 
 type Begun = Option<(Session, ConditionalSupport)>;
 
-async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Result<Begun, (Failure, Executed)> {
+async fn begin(
+    ground: &Ground,
+    id: AttemptId,
+    attempt: &AttemptRecord,
+) -> Result<Begun, (Failure, Executed)> {
     let (export, window) = (&ground.export, id.window);
     let not_sent = |failure: Failure| (failure, Executed::No);
     let support = support(ground, id, attempt).await.map_err(not_sent)?;
-    let seen = observe_day(&*ground.peers.store, &export.root, window).await.map_err(not_sent)?;
+    let seen = observe_day(&*ground.peers.store, &export.root, window)
+        .await
+        .map_err(not_sent)?;
     let taken = |other: &Window| overlap(*other, window);
     if seen.receipts.keys().any(taken) || seen.objects.keys().any(taken) {
         return Ok(None);
     }
     let others = seen.attempts.iter().filter(|(other, facts)| {
-        let live = facts.record.as_ref().is_some_and(|record| record.deadline > attempt.started_at);
+        let live = facts
+            .record
+            .as_ref()
+            .is_some_and(|record| record.deadline > attempt.started_at);
         **other != id && overlap(other.window, window) && live
     });
     for (other, facts) in others {
@@ -108,14 +145,27 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
         // Another run of the same holder in this process counts as somebody else; leftovers do not.
         if holder != export.holder || lock(&ground.busy).contains(other) {
             let until = record.map(|record| record.deadline);
-            return Err(not_sent(Failure::wait(Reason::HeldBy, format!("{holder} is exporting {window}"), until)));
+            return Err(not_sent(Failure::wait(
+                Reason::HeldBy,
+                format!("{holder} is exporting {window}"),
+                until,
+            )));
         }
     }
-    let ask = SessionRequest { start: window.date(), end: window.date(), hour: window.hour_of_day(), account: ground.account() };
+    let ask = SessionRequest {
+        start: window.date(),
+        end: window.date(),
+        hour: window.hour_of_day(),
+        account: ground.account(),
+    };
     let session = match ground.peers.tracker.create_session(&export.space, &ask).await {
         Ok(session) => session,
         Err(error) => {
-            let executed = if error.may_have_executed() { Executed::Perhaps } else { Executed::No };
+            let executed = if error.may_have_executed() {
+                Executed::Perhaps
+            } else {
+                Executed::No
+            };
             return Err((Failure::from(&error), executed));
         }
     };
@@ -123,6 +173,7 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
         // The first reply names the user; later ones say the same.
         let _ = ground.user.set(user.clone());
     }
+    lock(&ground.sessions).insert(session.id.clone(), window);
     let ours = SessionRecord {
         schema: SessionRecord::SCHEMA.to_owned(),
         session_id: session.id.clone(),
@@ -130,10 +181,29 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
         created_at: session.created,
     };
     let key = Key::Session(id, session.id.clone());
-    if let Err(error) = put(&*ground.peers.store, &export.root, &key, &ours, Condition::Overwrite).await {
+    if let Err(error) = put(
+        &*ground.peers.store,
+        &export.root,
+        &key,
+        &ours,
+        Condition::Overwrite,
+    )
+    .await
+    {
         // Without its key nobody would know that it is ours.
-        let gone = ground.peers.tracker.delete_session(&export.space, &session.id).await;
-        let executed = if gone.is_ok() { Executed::No } else { Executed::Perhaps };
+        let gone = ground
+            .peers
+            .tracker
+            .delete_session(&export.space, &session.id)
+            .await;
+        if gone.is_ok() {
+            lock(&ground.sessions).remove(&session.id);
+        }
+        let executed = if gone.is_ok() {
+            Executed::No
+        } else {
+            Executed::Perhaps
+        };
         return Err((Failure::from(&error), executed));
     }
     Ok(Some((session, support)))
@@ -143,14 +213,22 @@ fn room(ground: &Ground, open: usize) -> Result<(), Failure> {
     let space = &ground.export.space;
     let message = match ground.space.room(open, ground.shared.limits.sessions_per_space) {
         Room::Free => return Ok(()),
-        Room::Full => format!("{open} of 30 sessions are open in space {space}: waiting for a free one (see them with the service's session list)"),
-        Room::OwnLimit => format!("this process holds all the sessions that it may in space {space}: waiting for one of them"),
+        Room::Full => format!(
+            "{open} of 30 sessions are open in space {space}: waiting for a free one (see them with the service's session list)"
+        ),
+        Room::OwnLimit => format!(
+            "this process holds all the sessions that it may in space {space}: waiting for one of them"
+        ),
     };
     Err(Failure::wait(Reason::SpaceFull, message, None).of_export())
 }
 
 /// What the store supports, found out once with the attempt's own bytes.
-async fn support(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Result<ConditionalSupport, Failure> {
+async fn support(
+    ground: &Ground,
+    id: AttemptId,
+    attempt: &AttemptRecord,
+) -> Result<ConditionalSupport, Failure> {
     let store = &ground.peers.store;
     let known = lock(&ground.shared.support).get(store.name()).copied();
     let support = match known {
@@ -159,7 +237,9 @@ async fn support(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Res
             let body = Segments::from(bytes::Bytes::from(record::encode(attempt)));
             let key = ground.export.root.key(&Key::Attempt(id)).unwrap_or_default();
             let options = record_options(Condition::Overwrite, &body, ObjectClass::Journal);
-            let support = probe(&**store, &key, body, &options).await.map_err(|error| Failure::from(&error))?;
+            let support = probe(&**store, &key, body, &options)
+                .await
+                .map_err(|error| Failure::from(&error))?;
             lock(&ground.shared.support).insert(store.name().to_owned(), support);
             support
         }
@@ -167,7 +247,10 @@ async fn support(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Res
     if (support.put && support.complete) || ground.export.single_writer {
         return Ok(support);
     }
-    Err(Failure { remedy: Remedy::Person, ..weak(store.name()) })
+    Err(Failure {
+        remedy: Remedy::Person,
+        ..weak(store.name())
+    })
 }
 
 /// The store does not keep two writers apart.
@@ -180,8 +263,13 @@ pub(super) fn weak(store: &str) -> Failure {
 
 /// An attempt that opened nothing.
 async fn forget(ground: &Ground, id: AttemptId) {
-    if let Err(failure) = delete(&*ground.peers.store, &ground.export.root, &[Key::Attempt(id)]).await {
-        tracing::warn!(message = failure.message, attempt = %id, "a spent attempt stays in the journal until it is settled");
+    match delete(&*ground.peers.store, &ground.export.root, &[Key::Attempt(id)]).await {
+        Ok(()) => {
+            lock(&ground.dirty).remove(&id.window);
+        }
+        Err(failure) => {
+            tracing::warn!(message = failure.message, attempt = %id, "a spent attempt stays in the journal until it is settled");
+        }
     }
 }
 
