@@ -1,4 +1,5 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
 
+mod api;
 mod bed;
 mod export;
