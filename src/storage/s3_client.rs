@@ -35,7 +35,7 @@ use super::{S3Credentials, S3Settings, StoreError};
 use crate::egress::Denied;
 
 /// For how long a reply's `Date` and the time since tell the store's clock: a minute.
-const CLOCK_FRESH: Duration = Duration::from_secs(60);
+const CLOCK_FRESH: Duration = Duration::from_mins(1);
 
 /// Where the client may send requests: asked with the address of each request, and while a name is resolved.
 pub trait HostCheck: fmt::Debug + Send + Sync {
