@@ -3,3 +3,4 @@
 mod api;
 mod bed;
 mod export;
+mod storage;
