@@ -25,7 +25,7 @@ const CRUMB_BYTES: usize = 4 * 1024;
 
 /// What arrived at the store, not yet visible.
 #[derive(Debug)]
-pub struct Sent {
+pub(super) struct Sent {
     /// Bytes.
     pub bytes: u64,
     /// CRC-64/NVME of them all.
@@ -38,13 +38,13 @@ pub struct Sent {
     pub resumes: u32,
     /// Where the bytes are.
     pub body: Body,
-    /// Room in the pool that a small body still needs.
-    pub room: Option<PartRoom>,
+    /// Room in the pool that a small body still needs: given back once it is stored.
+    pub _room: Option<PartRoom>,
 }
 
 /// Where the bytes are.
 #[derive(Debug)]
-pub enum Body {
+pub(super) enum Body {
     /// In memory: less than one part.
     Small(Segments),
     /// At the store, in parts.
@@ -53,7 +53,7 @@ pub enum Body {
 
 /// Why a transfer ended early.
 #[derive(Debug)]
-pub enum TransferError {
+pub(super) enum TransferError {
     /// The download.
     Download(DownloadError),
     /// The store.
@@ -67,7 +67,7 @@ pub enum TransferError {
 }
 
 /// Where a transfer goes, and what it may use.
-pub struct Route<'a> {
+pub(super) struct Route<'a> {
     /// The store.
     pub store: &'a Arc<dyn Store>,
     /// The object's key.
@@ -85,7 +85,7 @@ pub struct Route<'a> {
 }
 
 /// Moves a download to the store, up to the commit. On any error the upload is aborted before it returns.
-pub async fn transfer(
+pub(super) async fn transfer(
     download: Download,
     proof: Proof,
     room: PartRoom,
@@ -164,7 +164,7 @@ impl Parts<'_> {
                 end,
                 resumes,
                 body: Body::Small(rest),
-                room,
+                _room: room,
             });
         }
         if !rest.is_empty() {
@@ -189,7 +189,7 @@ impl Parts<'_> {
             end,
             resumes,
             body: Body::Parts(upload, parts),
-            room: None,
+            _room: None,
         })
     }
 
@@ -199,10 +199,10 @@ impl Parts<'_> {
             if let Some(room) = self.spare.pop() {
                 return Ok(room);
             }
-            if self.flying.len() < PARTS_IN_FLIGHT {
-                if let Some(room) = self.route.pool.try_reserve(self.route.part_bytes) {
-                    return Ok(room);
-                }
+            if self.flying.len() < PARTS_IN_FLIGHT
+                && let Some(room) = self.route.pool.try_reserve(self.route.part_bytes)
+            {
+                return Ok(room);
             }
             self.land().await?;
         }
@@ -212,16 +212,15 @@ impl Parts<'_> {
         if self.next > PARTS_MAX {
             return Err(TransferError::TooLarge);
         }
-        let upload = match &self.upload {
-            Some(upload) => upload.clone(),
-            None => {
-                let begun = self
-                    .route
-                    .store
-                    .begin_upload(self.route.key, &self.route.options)
-                    .await;
-                self.upload.insert(begun.map_err(TransferError::Store)?).clone()
-            }
+        let upload = if let Some(upload) = &self.upload {
+            upload.clone()
+        } else {
+            let begun = self
+                .route
+                .store
+                .begin_upload(self.route.key, &self.route.options)
+                .await;
+            self.upload.insert(begun.map_err(TransferError::Store)?).clone()
         };
         let (store, number) = (Arc::clone(self.route.store), self.next);
         self.next += 1;
@@ -251,10 +250,10 @@ impl Parts<'_> {
 
     async fn abandon(&mut self) {
         self.flying.shutdown().await;
-        if let Some(upload) = self.upload.take() {
-            if let Err(error) = self.route.store.abort_upload(&upload).await {
-                tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
-            }
+        if let Some(upload) = self.upload.take()
+            && let Err(error) = self.route.store.abort_upload(&upload).await
+        {
+            tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
         }
     }
 }
