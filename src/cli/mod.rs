@@ -1,3 +1,4 @@
 //! The command line: arguments as typed become validated settings; one file per subcommand.
 
 pub mod crd;
+pub mod operator;
