@@ -1,3 +1,41 @@
-//! The EventExport resource: spec, status, conditions, CEL rules. No I/O.
+//! The `EventExport` resource: spec, status, conditions, the rules it must keep. No I/O.
+//!
+//! The rules exist twice: as schema and CEL, which the API server enforces, and in Rust
+//! ([`EventExportSpec::checked`]), because `eventexport run -f` has no API server and an old definition in a
+//! cluster may let through what today's refuses. A table of manifests holds both to the same verdicts.
+
+mod address;
+mod checked;
+mod condition;
+mod definition;
+mod duration;
+mod identity;
+mod manifest;
 pub mod reason;
+pub mod rules;
+mod schema;
+mod spec;
+mod status;
+
+pub use address::{Region, Uaa};
+pub use checked::{Checked, DateRange as CheckedRange, Gap, MAX_REPORTED_ERRORS};
+pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find, set};
+pub use definition::{CATEGORY, definition};
+pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
+pub use manifest::read;
 pub use reason::Reason;
+pub use spec::{
+    AcceptedGap, CaSecretRef, Checksum, DateRange, Destination, EncryptionType, EventExport, EventExportSpec,
+    LockMode, ObjectLock, S3Destination, Scope, SecretRef, ServerSideEncryption, Source,
+};
+pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};
+
+/// What is wrong with one field of a manifest. Never holds the value, so that it can be shown anywhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct FieldError {
+    /// Where, as the API server writes it: `spec.acceptedGaps[0].start`.
+    pub path: String,
+    /// What is wrong, and what to do.
+    pub problem: String,
+}

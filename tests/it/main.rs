@@ -1,1 +1,3 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
+
+mod bed;

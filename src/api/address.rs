@@ -1,0 +1,138 @@
+//! Addresses in the spec: the public regions, and the rule that an address must keep. No I/O.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// A public region of the service.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "kebab-case")]
+pub enum Region {
+    /// US South, by its old name.
+    Ng,
+    /// US South.
+    UsSouth,
+    /// Germany.
+    EuDe,
+    /// Sydney.
+    AuSyd,
+    /// United Kingdom.
+    EuGb,
+}
+
+impl Region {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Ng, Self::UsSouth, Self::EuDe, Self::AuSyd, Self::EuGb];
+
+    /// The region's label in host names: US South answers as `ng`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ng | Self::UsSouth => "ng",
+            Self::EuDe => "eu-de",
+            Self::AuSyd => "au-syd",
+            Self::EuGb => "eu-gb",
+        }
+    }
+
+    /// The host of the Activity Tracker, `activity-tracker.<region>.bluemix.net`.
+    pub fn tracker_host(self) -> String {
+        format!("activity-tracker.{}.bluemix.net", self.label())
+    }
+
+    /// The host whose `/v2/info` names the UAA, `api.<region>.bluemix.net`.
+    pub fn api_host(self) -> String {
+        format!("api.{}.bluemix.net", self.label())
+    }
+}
+
+/// Where tokens come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uaa {
+    /// The UAA itself; `/oauth/token` follows.
+    At(Url),
+    /// An address whose `/v2/info` names it.
+    DiscoveredFrom(Url),
+}
+
+/// The address, if it keeps the rule [`super::rules::URL`].
+pub(super) fn parse_url(text: &str) -> Option<Url> {
+    let (secure, rest) = match text.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix("http://")?),
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = match authority.strip_prefix('[') {
+        Some(inside) => {
+            let (address, port) = inside.split_once(']')?;
+            is_port(port).then_some(())?;
+            let address = ipv6(address)?;
+            secure || address == Ipv6Addr::LOCALHOST && inside.starts_with("::1]")
+        }
+        None => {
+            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            is_port(port).then_some(())?;
+            if secure { is_host_name(host) || is_ipv4(host) } else { host == "localhost" || host == "127.0.0.1" }
+        }
+    };
+    let path_is_plain = path.bytes().all(|byte| byte == b'/' || is_path_byte(byte));
+    // Last, as the client will: what it cannot read (a bad punycode label) is no address either.
+    (host && path_is_plain).then(|| Url::parse(text).ok())?
+}
+
+/// The signs that a URL path segment may hold unescaped (RFC 3986, `pchar` without `%`).
+pub(super) fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
+}
+
+/// Empty, or a colon and 1 to 65535 without leading zeros.
+fn is_port(text: &str) -> bool {
+    let Some(digits) = text.strip_prefix(':') else {
+        return text.is_empty();
+    };
+    !digits.starts_with('0')
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && digits.parse::<u16>().is_ok()
+}
+
+/// Labels of letters, digits and inner hyphens; the last begins with a letter, so that nothing takes it for a number.
+fn is_host_name(host: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host.split('.').all(label) && last.starts_with(|first: char| first.is_ascii_alphabetic())
+}
+
+fn is_ipv4(host: &str) -> bool {
+    host.parse::<Ipv4Addr>().is_ok()
+}
+
+/// No zone, no IPv4 inside, as CEL's `isIP` has it.
+fn ipv6(text: &str) -> Option<Ipv6Addr> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+    let address: Ipv6Addr = plain.then(|| text.parse().ok())??;
+    address.to_ipv4_mapped().is_none().then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        for text in ["http://127.0.0.1:8080", "http://[::1]:1/x", "http://localhost/", "https://a.b-c.net:65535/p/q"] {
+            assert!(parse_url(text).is_some(), "{text}");
+        }
+        for text in [
+            "http://127.0.0.2", "http://localhost.example.com", "http://127.0.0.1@example.com", "http://[::2]",
+            "http://127.0.0.1.example.com", "http://[0:0::1]", "HTTP://localhost",
+        ] {
+            assert!(parse_url(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A spec that keeps every rule, as values instead of texts: whoever holds a [`Checked`] need not ask again.
+//! Says in Rust what schema and CEL say to the API server, with the same words. No I/O.
+
+use jiff::SignedDuration;
+use jiff::civil::Date;
+use url::Url;
+
+use super::address::{self, Uaa};
+use super::duration::{MAX_SETTLE_AFTER, parse_duration};
+use super::rules::{self, Rule, limit};
+use super::schema::{self, SCHEMA};
+use super::spec::{
+    AcceptedGap, CaSecretRef, DateRange as WrittenRange, EncryptionType, EventExportSpec, S3Destination, SecretRef,
+    Source,
+};
+use super::FieldError;
+
+/// Most errors that one check reports; what is beyond would not be read.
+pub const MAX_REPORTED_ERRORS: usize = 100;
+
+/// What a valid spec says, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The days that are asked for.
+    pub range: DateRange,
+    /// How long after its end a window is left alone: 0 to [`MAX_SETTLE_AFTER`].
+    pub settle_after: SignedDuration,
+    /// Days that are no longer held against the export, as written: they may overlap.
+    pub gaps: Vec<Gap>,
+    /// The Activity Tracker, `/v3/…` follows.
+    pub tracker: Url,
+    /// Where tokens come from.
+    pub uaa: Uaa,
+    /// The store; `None`: AWS.
+    pub s3_endpoint: Option<Url>,
+}
+
+/// UTC days, both ends included, not inverted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DateRange {
+    /// First day.
+    pub start: Date,
+    /// Last day; `None`: continuous.
+    pub end: Option<Date>,
+    /// Only this hour of each day, 0–23.
+    pub hour: Option<u8>,
+}
+
+/// A gap that a person accepted: UTC days, both included, not inverted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// First day.
+    pub start: Date,
+    /// Last day.
+    pub end: Date,
+    /// Why.
+    pub reason: String,
+}
+
+impl EventExportSpec {
+    /// The verdict of schema and CEL, without a server: every rule that is broken, by path, at most
+    /// [`MAX_REPORTED_ERRORS`]. Not the rules about changes: see [`EventExportSpec::unchanged_identity`].
+    pub fn validate(&self) -> Result<(), Vec<FieldError>> {
+        self.checked().map(drop)
+    }
+
+    /// As [`EventExportSpec::validate`], with what the texts mean.
+    pub fn checked(&self) -> Result<Checked, Vec<FieldError>> {
+        let mut errors = Errors(Vec::new());
+        errors.structure(self);
+        let range = errors.range(&self.date_range);
+        let (tracker, uaa) = errors.source(&self.source);
+        errors.keeps("spec.space", rules::SPACE, is_space(&self.space));
+        let s3_endpoint = errors.s3(&self.destination.s3);
+        let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
+        errors.keeps("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
+        let gaps: Vec<Gap> = (0..).zip(&self.accepted_gaps).filter_map(|(index, gap)| errors.gap(index, gap)).collect();
+        match (errors.0.is_empty(), range, settle_after, tracker, uaa) {
+            (true, Some(range), Some(settle_after), Some(tracker), Some(uaa)) => {
+                Ok(Checked { range, settle_after, gaps, tracker, uaa, s3_endpoint })
+            }
+            _ => Err(errors.sorted()),
+        }
+    }
+}
+
+/// What is wrong so far.
+struct Errors(Vec<FieldError>);
+
+impl Errors {
+    /// Notes the rule as broken unless it is kept; says whether it is kept.
+    fn keeps(&mut self, path: &str, rule: Rule, kept: bool) -> bool {
+        if !kept {
+            let path = format!("{path}{}", rule.field);
+            self.0.push(FieldError { path, problem: rule.message.to_owned() });
+        }
+        kept
+    }
+
+    /// Types cannot be wrong any more, but bounds can.
+    fn structure(&mut self, spec: &EventExportSpec) {
+        let schema = SCHEMA.properties.as_ref().and_then(|fields| fields.get("spec"));
+        match (schema, serde_json::to_value(spec)) {
+            (Some(schema), Ok(value)) => schema::check(schema, &value, "spec", &mut self.0),
+            // A type of ours that is no JSON, or a definition without a spec: neither can be built.
+            _ => self.0.push(FieldError {
+                path: "spec".to_owned(),
+                problem: "cannot be compared with the schema: report this".to_owned(),
+            }),
+        }
+    }
+
+    fn range(&mut self, written: &WrittenRange) -> Option<DateRange> {
+        let WrittenRange { start, end, hour } = written;
+        let parsed_start = parse_date(start);
+        self.keeps("spec.dateRange.start", rules::START, parsed_start.is_some());
+        let parsed_end = end.as_deref().map(parse_date);
+        if let Some(day) = parsed_end {
+            self.keeps("spec.dateRange.end", rules::END, day.is_some());
+        }
+        // As texts, like CEL: an inverted range is said also where a date is impossible.
+        let ordered = end.as_ref().is_none_or(|end| start <= end);
+        self.keeps("spec.dateRange", rules::RANGE_ORDER, ordered);
+        let end = match parsed_end {
+            Some(day) => Some(day?),
+            None => None,
+        };
+        Some(DateRange { start: parsed_start?, end, hour: *hour })
+    }
+
+    fn gap(&mut self, index: usize, gap: &AcceptedGap) -> Option<Gap> {
+        let AcceptedGap { start, end, reason } = gap;
+        let path = format!("spec.acceptedGaps[{index}]");
+        let (first, last) = (parse_date(start), parse_date(end));
+        self.keeps(&format!("{path}.start"), rules::GAP_DATE, first.is_some());
+        self.keeps(&format!("{path}.end"), rules::GAP_DATE, last.is_some());
+        self.keeps(&path, rules::GAP_ORDER, start <= end);
+        // The white space and control characters of RE2's classes: ASCII only.
+        let said = reason.chars().any(|c| !matches!(c, '\t'..='\r' | ' '));
+        let one_line = !reason.chars().any(|c| c.is_ascii_control());
+        self.keeps(&format!("{path}.reason"), rules::GAP_REASON, said && one_line);
+        Some(Gap { start: first?, end: last?, reason: reason.clone() })
+    }
+
+    fn source(&mut self, source: &Source) -> (Option<Url>, Option<Uaa>) {
+        let Source { region, endpoint, uaa_endpoint, credentials_secret_ref, ca_secret_ref } = source;
+        self.keeps("spec.source", rules::REGION_OR_ENDPOINT, region.is_some() != endpoint.is_some());
+        self.secret("spec.source.credentialsSecretRef", credentials_secret_ref);
+        if let Some(reference) = ca_secret_ref {
+            self.ca("spec.source.caSecretRef", reference);
+        }
+        let given = |region: String| Url::parse(&format!("https://{region}")).ok();
+        let endpoint = self.url("spec.source.endpoint", endpoint.as_deref());
+        let uaa = self.url("spec.source.uaaEndpoint", uaa_endpoint.as_deref());
+        let tracker = endpoint.clone().or_else(|| region.and_then(|region| given(region.tracker_host())));
+        let discovery = || endpoint.or_else(|| region.and_then(|region| given(region.api_host())));
+        (tracker, uaa.map(Uaa::At).or_else(|| discovery().map(Uaa::DiscoveredFrom)))
+    }
+
+    fn s3(&mut self, s3: &S3Destination) -> Option<Url> {
+        let S3Destination {
+            bucket,
+            prefix,
+            region,
+            endpoint,
+            force_path_style: _,
+            credentials_secret_ref,
+            ca_secret_ref,
+            storage_class,
+            server_side_encryption,
+            // The schema says all about these.
+            object_lock: _,
+            checksum: _,
+        } = s3;
+        let at = |field: &str| format!("spec.destination.s3.{field}");
+        self.keeps(&at("bucket"), rules::BUCKET, is_bucket(bucket));
+        if let Some(prefix) = prefix {
+            let slashes = !prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//");
+            self.keeps(&at("prefix"), rules::PREFIX_SLASHES, slashes);
+            self.keeps(&at("prefix"), rules::PREFIX_COMPONENTS, prefix.split('/').all(is_component));
+            let reserved = |part: &str| ["space=", "scope=", "date="].iter().any(|name| part.starts_with(name));
+            self.keeps(&at("prefix"), rules::PREFIX_RESERVED, !prefix.split('/').any(reserved));
+        }
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let ends = region.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && region.ends_with(|c: char| c.is_ascii_alphanumeric());
+        self.keeps(&at("region"), rules::S3_REGION, ends && region.chars().all(inner));
+        if let Some(reference) = credentials_secret_ref {
+            self.secret(&at("credentialsSecretRef"), reference);
+        }
+        if let Some(reference) = ca_secret_ref {
+            self.ca(&at("caSecretRef"), reference);
+        }
+        if let Some(class) = storage_class {
+            self.keeps(&at("storageClass"), rules::STORAGE_CLASS, !class.is_empty() && class.chars().all(inner));
+        }
+        if let Some(encryption) = server_side_encryption {
+            let key = encryption.kms_key_id.as_deref();
+            let fits = key.is_none() || encryption.kind == EncryptionType::AwsKms;
+            self.keeps(&at("serverSideEncryption"), rules::KMS_KEY_ONLY_WITH_KMS, fits);
+            let plain = |c: char| c.is_ascii_alphanumeric() || ":/_.-".contains(c);
+            let named = key.is_none_or(|key| !key.is_empty() && key.chars().all(plain));
+            self.keeps(&at("serverSideEncryption.kmsKeyId"), rules::KMS_KEY, named);
+        }
+        self.url(&at("endpoint"), endpoint.as_deref())
+    }
+
+    fn url(&mut self, path: &str, text: Option<&str>) -> Option<Url> {
+        let parsed = text.map(address::parse_url);
+        self.keeps(path, rules::URL, !matches!(parsed, Some(None)));
+        parsed.flatten()
+    }
+
+    fn secret(&mut self, path: &str, SecretRef { name }: &SecretRef) {
+        self.keeps(&format!("{path}.name"), rules::SECRET_NAME, is_subdomain(name));
+    }
+
+    fn ca(&mut self, path: &str, CaSecretRef { name, key }: &CaSecretRef) {
+        self.keeps(&format!("{path}.name"), rules::SECRET_NAME, is_subdomain(name));
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        self.keeps(&format!("{path}.key"), rules::SECRET_KEY, !key.is_empty() && key.chars().all(plain));
+    }
+
+    fn sorted(mut self) -> Vec<FieldError> {
+        self.0.sort();
+        self.0.dedup();
+        self.0.truncate(MAX_REPORTED_ERRORS);
+        self.0
+    }
+}
+
+/// `YYYY-MM-DD`, exactly, a day that the calendar has, in [`limit::YEARS`].
+fn parse_date(text: &str) -> Option<Date> {
+    let shape = text.len() == limit::DATE_CHARS
+        && text.bytes().zip(b"0000-00-00").all(|(byte, form)| {
+            if *form == b'-' { byte == b'-' } else { byte.is_ascii_digit() }
+        });
+    let date: Date = shape.then(|| text.parse().ok())??;
+    (limit::YEARS.0..=limit::YEARS.1).contains(&date.year()).then_some(date)
+}
+
+fn is_space(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(address::is_path_byte) && id != "." && id != ".."
+}
+
+fn is_component(part: &str) -> bool {
+    // Empty ones are the matter of another rule.
+    part.bytes().all(address::is_path_byte) && !part.starts_with(['.', '_'])
+}
+
+fn is_bucket(name: &str) -> bool {
+    let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let numbers = name.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    name.len() >= 2
+        && name.starts_with(end)
+        && name.ends_with(end)
+        && name.chars().all(|c| end(c) || c == '-' || c == '.')
+        && !["..", ".-", "-."].iter().any(|pair| name.contains(pair))
+        && !(numbers && name.split('.').count() == 4)
+}
+
+/// RFC 1123, as Kubernetes has it.
+fn is_subdomain(name: &str) -> bool {
+    let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.split('.').all(|label| {
+        label.starts_with(end) && label.ends_with(end) && label.chars().all(|c| end(c) || c == '-')
+    })
+}

@@ -1,0 +1,126 @@
+//! Conditions, as Kubernetes keeps them. No I/O.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::Reason;
+
+/// Longest message of a condition; longer ones are cut, with an ellipsis. Kubernetes allows 32768.
+pub const MAX_MESSAGE_CHARS: usize = 1024;
+
+/// The conditions of an `EventExport`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    /// Accepted, credentials and bucket work, nothing overdue, short or lost.
+    Ready,
+    /// Every wanted cell is covered or an accepted gap, no session left open.
+    Complete,
+    /// The generation is not yet acted upon.
+    Reconciling,
+    /// A person is needed; the message says for what.
+    Stalled,
+}
+
+impl ConditionType {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::Complete, Self::Reconciling, Self::Stalled];
+
+    /// As it stands in a condition.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Complete => "Complete",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+        }
+    }
+}
+
+impl fmt::Display for ConditionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A condition that begins `now`. `status`: `None` is Unknown. The message is cut at [`MAX_MESSAGE_CHARS`].
+pub fn condition(
+    kind: ConditionType,
+    status: Option<bool>,
+    reason: Reason,
+    message: &str,
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let status = match status {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: cut(message),
+        observed_generation: Some(generation),
+        last_transition_time: Time(now),
+    }
+}
+
+/// Puts a condition in its place; the time of the last transition stays where the status did not change.
+pub fn set(conditions: &mut Vec<Condition>, mut new: Condition) {
+    match conditions.iter_mut().find(|old| old.type_ == new.type_) {
+        Some(old) => {
+            if old.status == new.status {
+                new.last_transition_time = old.last_transition_time.clone();
+            }
+            *old = new;
+        }
+        None => conditions.push(new),
+    }
+}
+
+/// The condition of that type, where there is one.
+pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == kind.as_str())
+}
+
+fn cut(message: &str) -> String {
+    if message.chars().count() <= MAX_MESSAGE_CHARS {
+        return message.to_owned();
+    }
+    let kept: String = message.chars().take(MAX_MESSAGE_CHARS - 1).collect();
+    kept + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_changes() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let ready = |status, reason, second| {
+            condition(ConditionType::Ready, Some(status), reason, "", 1, at(second))
+        };
+        let mut conditions = vec![];
+        set(&mut conditions, ready(false, Reason::Accepted, 1));
+        set(&mut conditions, ready(false, Reason::BucketMissing, 2));
+        let found = find(&conditions, ConditionType::Ready).unwrap();
+        assert_eq!((found.reason.as_str(), found.last_transition_time.0), ("BucketMissing", at(1)));
+        set(&mut conditions, ready(true, Reason::Complete, 3));
+        assert_eq!(conditions[0].last_transition_time.0, at(3));
+        assert_eq!(conditions.len(), 1);
+    }
+
+    #[test]
+    fn a_message_is_bounded() {
+        let long = "ü".repeat(MAX_MESSAGE_CHARS + 1);
+        let made = condition(ConditionType::Ready, None, Reason::Failed, &long, 1, Timestamp::UNIX_EPOCH);
+        assert_eq!(made.message.chars().count(), MAX_MESSAGE_CHARS);
+        assert_eq!(made.status, "Unknown");
+    }
+}

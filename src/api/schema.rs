@@ -1,0 +1,128 @@
+//! The structural half of the rules in Rust: a value against the very schema that goes to the API server, so that
+//! types, bounds and names cannot come to differ. Knows only the keywords that our schema uses. No I/O.
+
+use std::sync::LazyLock;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use serde_json::{Map, Value};
+
+use super::{FieldError, definition};
+
+/// The schema of the one version. Computed once: it is a constant that Rust cannot spell.
+pub(super) static SCHEMA: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
+    let mut versions = definition().spec.versions;
+    let schema = versions.pop().and_then(|version| version.schema);
+    schema.and_then(|schema| schema.open_api_v3_schema).unwrap_or_default()
+});
+
+/// Takes away what is null, as the API server does with fields that are not nullable: null is left out.
+pub(super) fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
+/// Adds what is wrong with the value, and with what is in it.
+pub(super) fn check(schema: &JSONSchemaProps, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let kind = schema.type_.as_deref().unwrap_or("object");
+    let mut wrong = |problem: String| errors.push(FieldError { path: path.to_owned(), problem });
+    match (kind, value) {
+        ("object", Value::Object(fields)) => check_object(schema, fields, path, errors),
+        ("array", Value::Array(items)) => check_array(schema, items, path, errors),
+        ("string", Value::String(text)) => check_string(schema, text, &mut wrong),
+        ("integer", Value::Number(number)) if number.is_i64() || number.is_u64() => {
+            check_number(schema, number.as_f64().unwrap_or(f64::MAX), &mut wrong);
+        }
+        ("boolean", Value::Bool(_)) => {}
+        _ => wrong(format!("must be of type {kind}, not {}", type_name(value))),
+    }
+}
+
+fn check_object(schema: &JSONSchemaProps, fields: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+    for name in schema.required.iter().flatten().filter(|name| !fields.contains_key(*name)) {
+        errors.push(FieldError { path: below(path, name), problem: "is required: add it".to_owned() });
+    }
+    // An object without described fields is free, such as metadata.
+    let Some(properties) = &schema.properties else {
+        return;
+    };
+    for (name, field) in fields {
+        match properties.get(name) {
+            Some(schema) => check(schema, field, &below(path, name), errors),
+            None => errors.push(FieldError {
+                path: below(path, name),
+                problem: format!("is not a field: look for a slip of the pen; there are {}", names(properties.keys())),
+            }),
+        }
+    }
+}
+
+fn check_array(schema: &JSONSchemaProps, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+    if let Some(max) = exceeds(schema.max_items, items.len()) {
+        errors.push(FieldError { path: path.to_owned(), problem: format!("must have at most {max} items") });
+        // What is within is not looked at, as on the server: it has no bound.
+        return;
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(schema)) = &schema.items {
+        for (index, item) in items.iter().enumerate() {
+            check(schema, item, &format!("{path}[{index}]"), errors);
+        }
+    }
+}
+
+fn check_string(schema: &JSONSchemaProps, text: &str, wrong: &mut impl FnMut(String)) {
+    let length = text.chars().count();
+    if let Some(max) = exceeds(schema.max_length, length) {
+        wrong(format!("must be at most {max} characters long"));
+    }
+    if let Some(min) = schema.min_length.filter(|min| usize::try_from(*min).is_ok_and(|min| length < min)) {
+        wrong(format!("must be at least {min} characters long"));
+    }
+    let Some(allowed) = &schema.enum_ else {
+        return;
+    };
+    if !allowed.iter().any(|JSON(allowed)| allowed.as_str() == Some(text)) {
+        wrong(format!("must be one of {}", names(allowed.iter().filter_map(|JSON(allowed)| allowed.as_str()))));
+    }
+}
+
+fn check_number(schema: &JSONSchemaProps, number: f64, wrong: &mut impl FnMut(String)) {
+    let outside = schema.minimum.is_some_and(|min| number < min) || schema.maximum.is_some_and(|max| number > max);
+    match (schema.minimum, schema.maximum) {
+        (Some(min), Some(max)) if outside => wrong(format!("must be from {min} to {max}")),
+        (Some(min), None) if outside => wrong(format!("must be {min} or more")),
+        (None, Some(max)) if outside => wrong(format!("must be {max} or less")),
+        _ => {}
+    }
+}
+
+fn exceeds(max: Option<i64>, length: usize) -> Option<i64> {
+    max.filter(|max| usize::try_from(*max).is_ok_and(|max| length > max))
+}
+
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn names(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let names: Vec<_> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
+    names.join(", ")
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}

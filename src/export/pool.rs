@@ -1,0 +1,92 @@
+//! Memory for parts: one pool for the process, so that any number of transfers stays within it. No I/O.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::queue::{Place, Queue};
+
+/// Bytes in a MiB.
+const MIB: u64 = 1024 * 1024;
+
+/// The smallest part: 8 MiB.
+const PART_MIB_MIN: u32 = 8;
+
+/// Stores take at most 10,000 parts; a hint of the size is stretched to stay well below.
+const PARTS_AIM: u64 = 5_000;
+
+/// The pool. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PartPool {
+    permits: Arc<Semaphore>,
+    mib: u32,
+}
+
+/// Room for one part; dropping it gives it back.
+#[derive(Debug)]
+pub struct PartRoom(#[allow(dead_code)] OwnedSemaphorePermit);
+
+impl PartPool {
+    /// Of so many MiB, at least one part.
+    pub fn new(mib: u32) -> Self {
+        let mib = mib.max(PART_MIB_MIN);
+        Self {
+            permits: Arc::new(Semaphore::new(mib as usize)),
+            mib,
+        }
+    }
+
+    /// The size of the parts of a transfer, in bytes: 8 MiB, more where the service's size says that
+    /// 5,000 parts would not do, never more than the whole pool.
+    pub fn part_bytes(&self, size_hint: Option<u64>) -> u64 {
+        let wanted = size_hint.unwrap_or(0).div_ceil(PARTS_AIM).div_ceil(MIB);
+        let mib = u32::try_from(wanted)
+            .unwrap_or(u32::MAX)
+            .clamp(PART_MIB_MIN, self.mib.max(PART_MIB_MIN));
+        u64::from(mib) * MIB
+    }
+
+    /// Waits for room: only before a session is opened, so that no one who holds a session waits here.
+    pub async fn reserve(&self, part_bytes: u64) -> Option<PartRoom> {
+        let permits = Arc::clone(&self.permits)
+            .acquire_many_owned(permits_of(part_bytes))
+            .await;
+        permits.ok().map(PartRoom)
+    }
+
+    /// Room for a further part, if there is some now.
+    pub fn try_reserve(&self, part_bytes: u64) -> Option<PartRoom> {
+        Arc::clone(&self.permits)
+            .try_acquire_many_owned(permits_of(part_bytes))
+            .ok()
+            .map(PartRoom)
+    }
+}
+
+fn permits_of(part_bytes: u64) -> u32 {
+    u32::try_from(part_bytes.div_ceil(MIB)).unwrap_or(u32::MAX)
+}
+
+/// Windows at a time over all exports, the oldest first.
+pub type WindowPlaces = Queue<super::window::Window>;
+
+/// A place for a window.
+pub type WindowPlace = Place<super::window::Window>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn parts_stay_within_the_pool_and_below_ten_thousand() {
+        let pool = PartPool::new(20);
+        assert_eq!(pool.part_bytes(None), 8 * MIB);
+        assert_eq!(pool.part_bytes(Some(60 * 1024 * MIB)), 13 * MIB);
+        assert_eq!(pool.part_bytes(Some(u64::MAX)), 20 * MIB);
+        let one = pool.reserve(8 * MIB).await.unwrap();
+        let two = pool.try_reserve(8 * MIB).unwrap();
+        assert!(pool.try_reserve(8 * MIB).is_none());
+        drop((one, two));
+        assert!(pool.try_reserve(20 * MIB).is_some());
+    }
+}

@@ -1,0 +1,207 @@
+//! The proof of a transfer: SHA-256, whole gzip and the event count, computed while bytes pass.
+//!
+//! The same reference-counted pieces that are uploaded pass here, in batches, on the blocking threads of the
+//! runtime; a pool of as many permits as processors keeps proofs from crowding out everything else. A
+//! transfer has at most one batch being proved and one being filled, so a slow processor slows the download.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::events::{Events, EventsError};
+use super::gzip::{Gzip, GzipError};
+
+/// Bytes of a batch: 512 KiB, some milliseconds of work.
+const BATCH_BYTES: usize = 512 * 1024;
+
+/// What was proved of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProofFacts {
+    /// SHA-256 of the bytes, hexadecimal.
+    pub sha256: String,
+    /// Members of the gzip.
+    pub members: u64,
+    /// Bytes after decompression.
+    pub decompressed: u64,
+    /// Events counted.
+    pub events: u64,
+}
+
+/// Why a stream is no proof.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// Not whole gzip.
+    #[error(transparent)]
+    Gzip(#[from] GzipError),
+    /// Not events.
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// The proving thread ended without a result: the process is stopping, or a defect of ours.
+    #[error("the proof was interrupted")]
+    Interrupted,
+}
+
+/// The processors that proofs may use.
+#[derive(Clone, Debug)]
+pub struct ProofPool(Arc<Semaphore>);
+
+impl ProofPool {
+    /// As many proofs at a time as there are processors.
+    pub fn new(processors: usize) -> Self {
+        Self(Arc::new(Semaphore::new(processors.max(1))))
+    }
+
+    /// Begins a proof.
+    pub fn begin(&self) -> Proof {
+        Proof {
+            pool: self.clone(),
+            state: Some(Box::default()),
+            running: None,
+            batch: Vec::new(),
+            filled: 0,
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    sha: Sha256,
+    gzip: Gzip,
+    events: Events,
+}
+
+impl State {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), ProofError> {
+        self.sha.update(bytes);
+        let Self { gzip, events, .. } = self;
+        gzip.push(bytes, &mut |data| events.push(data))?;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<ProofFacts, ProofError> {
+        let (members, decompressed) = self.gzip.finish()?;
+        let events = self.events.finish()?;
+        let sha256 = self
+            .sha
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Ok(ProofFacts {
+            sha256,
+            members,
+            decompressed,
+            events,
+        })
+    }
+}
+
+/// A proof under way. Exactly one of `state` and `running` is there between calls.
+pub struct Proof {
+    pool: ProofPool,
+    state: Option<Box<State>>,
+    running: Option<JoinHandle<Result<Box<State>, ProofError>>>,
+    batch: Vec<Bytes>,
+    filled: usize,
+}
+
+impl Proof {
+    /// Takes the next bytes; waits while an earlier batch is still being proved and this one is full.
+    pub async fn push(&mut self, bytes: Bytes) -> Result<(), ProofError> {
+        self.filled += bytes.len();
+        self.batch.push(bytes);
+        if self.filled >= BATCH_BYTES {
+            self.send().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The facts, once every byte has passed.
+    pub async fn finish(mut self) -> Result<ProofFacts, ProofError> {
+        self.send().await?;
+        self.settle().await?;
+        self.state.take().ok_or(ProofError::Interrupted)?.finish()
+    }
+
+    async fn settle(&mut self) -> Result<(), ProofError> {
+        if let Some(running) = self.running.take() {
+            self.state = Some(running.await.map_err(|_| ProofError::Interrupted)??);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), ProofError> {
+        self.settle().await?;
+        let mut state = self.state.take().ok_or(ProofError::Interrupted)?;
+        let batch = std::mem::take(&mut self.batch);
+        self.filled = 0;
+        let permit = self
+            .pool
+            .0
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| ProofError::Interrupted)?;
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            batch.iter().try_for_each(|bytes| state.push(bytes))?;
+            Ok(state)
+        }));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_proof_counts_and_hashes_what_passed() {
+        let lines: String = (0..50_000)
+            .map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}\n", n * 7919))
+            .collect();
+        let bytes = [gzip(lines.as_bytes()), gzip(b"{\"n\":0}\n")].concat();
+        let mut proof = ProofPool::new(2).begin();
+        for piece in bytes.chunks(10_000) {
+            proof.push(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        let facts = proof.finish().await.unwrap();
+        let sha256: String = Sha256::digest(&bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let expected = ProofFacts {
+            sha256,
+            members: 2,
+            decompressed: lines.len() as u64 + 8,
+            events: 50_001,
+        };
+        assert_eq!(facts, expected);
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_said_while_it_passes() {
+        let mut bytes = gzip(&vec![b'\n'; 4_000_000]);
+        bytes.extend(std::iter::repeat_n(0u8, 3 * BATCH_BYTES));
+        let mut proof = ProofPool::new(1).begin();
+        let mut outcome = Ok(());
+        for piece in bytes.chunks(100_000) {
+            outcome = proof.push(Bytes::copy_from_slice(piece)).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        assert_eq!(outcome, Err(ProofError::Gzip(GzipError::Trailing { members: 1 })));
+    }
+}

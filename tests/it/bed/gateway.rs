@@ -1,0 +1,181 @@
+//! An S3 store: versitygw over a temporary folder, with versioning, object lock, checksums,
+//! conditional writes and accounts. Credentials are random per instance.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use axum::body::Bytes;
+use axum::http::{Method, Request};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use super::watchdog::{Program, Watchdog};
+use super::{PORT_TAKEN, free_ports, http_client, program, signature};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+const NAME: &str = "versitygw";
+
+pub(crate) struct Gateway {
+    watchdog: Watchdog,
+    program: Program,
+    port: u16,
+    access_key: String,
+    secret_key: String,
+    process_id: u32,
+}
+
+impl Gateway {
+    /// The region to sign for.
+    pub(crate) const REGION: &'static str = signature::REGION;
+
+    /// The gateway of this test process, started by whoever asks first. Tests keep apart by
+    /// bucket; one that stops it starts a gateway of its own.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Gateway> = OnceCell::const_new();
+        SHARED
+            .get_or_init(async || {
+                Self::start()
+                    .await
+                    .unwrap_or_else(|error| panic!("no S3 gateway: {error:#}"))
+            })
+            .await
+    }
+
+    /// A gateway of its own; gone when dropped.
+    pub(crate) async fn start() -> Result<Self> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match Self::try_start().await {
+                Err(error) if attempts < 3 && error.to_string().contains(PORT_TAKEN) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_start() -> Result<Self> {
+        let path = program(NAME)?;
+        let [port] = free_ports()?;
+        let watchdog = Watchdog::new("gateway")?;
+        // Neither name may begin with the other, or the gateway takes one folder for the other.
+        let [objects, versions, accounts] =
+            ["objects", "versions", "accounts"].map(|name| watchdog.folder().join(name));
+        for folder in [&objects, &versions, &accounts] {
+            fs::create_dir(folder)?;
+        }
+        let access_key = format!("root{:016x}", rand::random::<u64>());
+        let secret_key = format!("{:032x}", rand::random::<u128>());
+        let program = Program {
+            name: NAME,
+            path,
+            args: vec![
+                "--port".into(),
+                format!("127.0.0.1:{port}"),
+                "--region".into(),
+                signature::REGION.into(),
+                "--iam-dir".into(),
+                accounts.display().to_string(),
+                "--quiet".into(),
+                "posix".into(),
+                "--versioning-dir".into(),
+                versions.display().to_string(),
+                objects.display().to_string(),
+            ],
+            env: vec![
+                ("ROOT_ACCESS_KEY", access_key.clone()),
+                ("ROOT_SECRET_KEY", secret_key.clone()),
+            ],
+        };
+        let mut gateway = Self {
+            watchdog,
+            program,
+            port,
+            access_key,
+            secret_key,
+            process_id: 0,
+        };
+        gateway.resume().await?;
+        Ok(gateway)
+    }
+
+    /// `http://127.0.0.1:…`, to be used with path-style addressing.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Of the account that may do everything.
+    pub(crate) fn access_key(&self) -> &str {
+        &self.access_key
+    }
+
+    pub(crate) fn secret_key(&self) -> &str {
+        &self.secret_key
+    }
+
+    /// Where it keeps everything, in case a test wants to look or to spoil something.
+    pub(crate) fn folder(&self) -> &Path {
+        self.watchdog.folder()
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process_id
+    }
+
+    /// Kills the gateway: its port refuses connections until [`resume`](Self::resume).
+    pub(crate) fn stop(&self) -> Result<()> {
+        self.watchdog.stop(NAME)
+    }
+
+    /// Starts the gateway again on the same port, with the same keys and everything stored.
+    pub(crate) async fn resume(&mut self) -> Result<()> {
+        self.process_id = self.watchdog.start(&self.program)?;
+        let address = ("127.0.0.1", self.port);
+        self.watchdog
+            .ready(NAME, START_LIMIT, async || {
+                TcpStream::connect(address).await.is_ok()
+            })
+            .await
+    }
+
+    /// Makes a bucket. Its name needs three letters or more, as S3 has it.
+    pub(crate) async fn create_bucket(&self, name: &str) -> Result<()> {
+        let mut request = Request::builder()
+            .method(Method::PUT)
+            .uri(format!("{}/{name}", self.endpoint()))
+            .body(Bytes::new())?;
+        signature::sign(&mut request, &self.access_key, &self.secret_key)?;
+        let response = http_client()?.execute(request.try_into()?).await?;
+        let status = response.status();
+        ensure!(
+            status.is_success(),
+            "no bucket {name}: {status} {}",
+            response.text().await?
+        );
+        Ok(())
+    }
+
+    /// Adds an account. As `user` it may do nothing in buckets that it neither owns nor was
+    /// granted by a bucket policy; `userplus` may make buckets too; `admin` may do everything.
+    pub(crate) async fn add_user(&self, access: &str, secret: &str, role: &str) -> Result<()> {
+        let output = Command::new(&self.program.path)
+            .args(["admin", "create-user", "--access", access])
+            .args(["--secret", secret, "--role", role])
+            .env("ADMIN_ACCESS_KEY_ID", &self.access_key)
+            .env("ADMIN_SECRET_ACCESS_KEY", &self.secret_key)
+            .env("ADMIN_REGION", signature::REGION)
+            .env("ADMIN_ENDPOINT_URL", self.endpoint())
+            .output()
+            .await
+            .context("cannot run versitygw admin")?;
+        ensure!(
+            output.status.success(),
+            "no user {access}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+}
