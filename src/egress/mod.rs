@@ -1,4 +1,17 @@
-//! Where requests may go: the allow-list of hosts, checked again after name resolution.
+//! Where requests may go: the allow-list of hosts, checked again after name resolution, and whom TLS trusts.
+//!
+//! The list is the operator's: a tenant names endpoints, the operator says which of them may be spoken to.
+
+mod allow;
+mod proxy;
+mod resolver;
+mod tls;
+
+pub use allow::{BadEntry, HostPolicy, PUBLIC_REGIONS};
+pub use resolver::CheckedResolver;
+pub use tls::{CaError, ca_certificates, check_ca};
+
+pub(crate) use allow::is_loopback;
 
 /// A request that the allow-list forbids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,445 @@
+//! The allow-list itself: which hosts, ports and addresses. Pure, no I/O.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use url::{Host, Url};
+
+use super::Denied;
+
+/// Hosts of the public service: the tracker, the API that names the UAA, and the UAA, in each region.
+pub const PUBLIC_REGIONS: [&str; 16] = [
+    "activity-tracker.ng.bluemix.net",
+    "api.ng.bluemix.net",
+    "login.ng.bluemix.net",
+    "uaa.ng.bluemix.net",
+    "activity-tracker.eu-de.bluemix.net",
+    "api.eu-de.bluemix.net",
+    "login.eu-de.bluemix.net",
+    "uaa.eu-de.bluemix.net",
+    "activity-tracker.au-syd.bluemix.net",
+    "api.au-syd.bluemix.net",
+    "login.au-syd.bluemix.net",
+    "uaa.au-syd.bluemix.net",
+    "activity-tracker.eu-gb.bluemix.net",
+    "api.eu-gb.bluemix.net",
+    "login.eu-gb.bluemix.net",
+    "uaa.eu-gb.bluemix.net",
+];
+
+/// Metadata services of clouds that sit outside the link-local ranges: they hand out credentials.
+const METADATA: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+];
+
+/// Which hosts may be spoken to. Cheap to clone.
+#[derive(Clone)]
+pub struct HostPolicy(Arc<Rules>);
+
+enum Rules {
+    Any,
+    Allow(Vec<Entry>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    host: Pattern,
+    /// `None`: every port.
+    port: Option<u16>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Pattern {
+    Name(String),
+    /// With its leading dot, so that `*.example.com` does not match `badexample.com` or `example.com`.
+    Suffix(String),
+    Address(IpAddr),
+}
+
+/// An entry of the allow-list that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{entry:?} is no entry of the allow-list: {why}; write host, host:port, *.suffix or an IP address, without a scheme"
+)]
+pub struct BadEntry {
+    /// The entry as given.
+    pub entry: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+impl HostPolicy {
+    /// Any host, as the command line allows: whoever runs it speaks for themselves.
+    pub fn any() -> Self {
+        Self(Arc::new(Rules::Any))
+    }
+
+    /// Only these: `host`, `host:port`, `*.suffix` (one label or more in front), or an IP address. An entry
+    /// without a port allows every port; an empty list allows nothing.
+    pub fn allow(entries: &[String]) -> Result<Self, BadEntry> {
+        let entries = entries
+            .iter()
+            .map(|entry| {
+                Entry::parse(entry).map_err(|why| BadEntry {
+                    entry: entry.clone(),
+                    why,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(Rules::Allow(entries))))
+    }
+
+    /// May this URL be asked? It must be `https` (plain `http` only to this machine), carry no credentials, and
+    /// name an allowed host and port. An IP address is judged here and never reaches a resolver.
+    pub fn check_url(&self, url: &Url) -> Result<(), Denied> {
+        let Some(host) = url.host() else {
+            return Err(denied(url.scheme(), "the URL names no host"));
+        };
+        let shown = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_string(),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(denied(
+                &shown,
+                "a URL must not carry a user or password; put them in the Secret",
+            ));
+        }
+        match url.scheme() {
+            "https" => {}
+            "http" if is_loopback(url) => {}
+            "http" => return Err(denied(&shown, "plain http is only for this machine; use https")),
+            _ => return Err(denied(&shown, "only https is spoken")),
+        }
+        match &*self.0 {
+            Rules::Any => Ok(()),
+            Rules::Allow(entries) => entries
+                .iter()
+                .any(|entry| {
+                    entry.admits(&host) && entry.port.is_none_or(|p| url.port_or_known_default() == Some(p))
+                })
+                .then_some(())
+                .ok_or_else(|| denied(&shown, NOT_LISTED)),
+        }
+    }
+
+    /// May a connection for `host`, a name or an address, go to `address`? Under an allow-list a name never leads
+    /// to this machine, a link-local or metadata address, or a multicast one, whatever DNS says; `localhost` may
+    /// be this machine where the list says `localhost`. Private ranges are fine.
+    pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Denied> {
+        let Rules::Allow(entries) = &*self.0 else {
+            return Ok(());
+        };
+        let name = bare(host);
+        if let Ok(literal) = name.parse::<IpAddr>() {
+            let listed = entries
+                .iter()
+                .any(|entry| entry.host == Pattern::Address(literal.to_canonical()));
+            return (listed && literal.to_canonical() == address.to_canonical())
+                .then_some(())
+                .ok_or_else(|| denied(host, NOT_LISTED));
+        }
+        let parsed = Host::Domain(name.as_str());
+        if !entries.iter().any(|entry| entry.admits(&parsed)) {
+            return Err(denied(host, NOT_LISTED));
+        }
+        let address = address.to_canonical();
+        if name == "localhost" && address.is_loopback() {
+            return Ok(());
+        }
+        match reserved(address) {
+            None => Ok(()),
+            Some(what) => Err(denied(
+                host,
+                &format!(
+                    "it resolves to {address}, {what}; if that is meant, the operator must allow the address itself"
+                ),
+            )),
+        }
+    }
+}
+
+const NOT_LISTED: &str =
+    "it is not on the operator's list of hosts; ask whoever runs the operator to add it (--allow-host)";
+
+fn denied(host: &str, why: &str) -> Denied {
+    Denied {
+        host: host.to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+/// Lower case, without the root's dot and without the brackets of an IPv6 address.
+fn bare(host: &str) -> String {
+    let host = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+/// Is the URL's host this machine, by literal or as `localhost`?
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => bare(name) == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).to_canonical().is_loopback(),
+        None => false,
+    }
+}
+
+/// Why a name must not lead to this address; `None` when it may.
+fn reserved(address: IpAddr) -> Option<&'static str> {
+    if METADATA.contains(&address) {
+        return Some("a cloud's metadata service");
+    }
+    match address {
+        IpAddr::V4(v4) => reserved_v4(v4),
+        IpAddr::V6(v6) => {
+            if v6.is_unspecified() {
+                Some("the unspecified address")
+            } else if v6.is_loopback() {
+                Some("this machine")
+            } else if v6.is_unicast_link_local() {
+                Some("a link-local address")
+            } else if v6.is_multicast() {
+                Some("a multicast address")
+            } else {
+                embedded(v6).and_then(reserved_v4)
+            }
+        }
+    }
+}
+
+fn reserved_v4(address: Ipv4Addr) -> Option<&'static str> {
+    if address.is_loopback() {
+        Some("this machine")
+    } else if address.octets().starts_with(&[0]) {
+        Some("the unspecified network")
+    } else if address.is_link_local() {
+        Some("a link-local address, where clouds keep their metadata")
+    } else if address.is_multicast() || address.is_broadcast() {
+        Some("a multicast or broadcast address")
+    } else {
+        None
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: IPv4-compatible (RFC 4291 § 2.5.5.1), NAT64 (RFC 6052) and 6to4
+/// (RFC 3056). IPv4-mapped addresses are canonical before they come here.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let low = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, g, h] | [0x64, 0xff9b, 0, 0, 0, 0, g, h] => Some(low(g, h)),
+        [0x2002, b, c, ..] => Some(low(b, c)),
+        _ => None,
+    }
+}
+
+impl Entry {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err("it is empty");
+        }
+        if text.contains(['/', '@', ' ']) {
+            return Err("it is more than a host");
+        }
+        // A bare IPv6 address has colons of its own.
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self {
+                host: Pattern::Address(address.to_canonical()),
+                port: None,
+            });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                let port = port
+                    .parse::<u16>()
+                    .ok()
+                    .filter(|port| *port > 0)
+                    .ok_or("its port is not 1–65535")?;
+                (host, Some(port))
+            }
+            _ => (text, None),
+        };
+        let (suffix, name) = match host.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, host),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if name.contains('*') {
+            return Err("a star stands only for the first labels, as in *.example.com");
+        }
+        let host = match Host::parse(name).map_err(|_| "its host is malformed")? {
+            Host::Domain(name) if suffix => Pattern::Suffix(format!(".{name}")),
+            Host::Domain(name) => Pattern::Name(name),
+            Host::Ipv4(_) | Host::Ipv6(_) if suffix => return Err("a star does not go with an address"),
+            Host::Ipv4(address) => Pattern::Address(IpAddr::V4(address)),
+            Host::Ipv6(address) => Pattern::Address(IpAddr::V6(address).to_canonical()),
+        };
+        Ok(Self { host, port })
+    }
+
+    fn admits<S: AsRef<str>>(&self, host: &Host<S>) -> bool {
+        match (&self.host, host) {
+            (Pattern::Name(name), Host::Domain(asked)) => *name == bare(asked.as_ref()),
+            (Pattern::Suffix(suffix), Host::Domain(asked)) => {
+                let asked = bare(asked.as_ref());
+                asked.len() > suffix.len() && asked.ends_with(suffix.as_str())
+            }
+            (Pattern::Address(address), Host::Ipv4(asked)) => *address == IpAddr::V4(*asked),
+            (Pattern::Address(address), Host::Ipv6(asked)) => *address == IpAddr::V6(*asked).to_canonical(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Pattern::Name(name) => f.write_str(name)?,
+            Pattern::Suffix(suffix) => write!(f, "*{suffix}")?,
+            Pattern::Address(address) => write!(f, "{address}")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl fmt::Debug for HostPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Rules::Any => f.write_str("HostPolicy(any)"),
+            Rules::Allow(entries) => f
+                .debug_list()
+                .entries(entries.iter().map(ToString::to_string))
+                .finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allow(entries: &[&str]) -> HostPolicy {
+        HostPolicy::allow(&entries.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn a_url_is_judged_by_scheme_host_and_port() {
+        let policy = allow(&[
+            "a.example",
+            "b.example:8443",
+            "*.c.example",
+            "192.0.2.7",
+            "[::1]:90",
+            "localhost",
+        ]);
+        for (url, allowed) in [
+            ("https://a.example/x", true),
+            ("https://A.EXAMPLE./x", true),
+            ("https://a.example:444/", true),
+            ("http://a.example/", false),
+            ("ftp://a.example/", false),
+            ("https://x.a.example/", false),
+            ("https://user:pw@a.example/", false),
+            ("https://b.example:8443/", true),
+            ("https://b.example/", false),
+            ("https://x.y.c.example/", true),
+            ("https://c.example/", false),
+            ("https://badc.example/", false),
+            ("https://192.0.2.7/", true),
+            ("https://0xc0.0.2.7/", true),
+            ("https://[::ffff:192.0.2.7]/", true),
+            ("http://192.0.2.7/", false),
+            ("http://[::1]:90/", true),
+            ("http://[::1]:91/", false),
+            ("http://127.0.0.1/", false),
+            ("http://localhost:5000/", true),
+            ("https://169.254.169.254/latest/meta-data", false),
+            ("https://2852039166/latest/meta-data", false),
+        ] {
+            assert_eq!(policy.check_url(&url.parse().unwrap()).is_ok(), allowed, "{url}");
+        }
+        let any = HostPolicy::any();
+        assert!(
+            any.check_url(&"https://whatever.example".parse().unwrap())
+                .is_ok()
+        );
+        assert!(any.check_url(&"http://127.0.0.1:1".parse().unwrap()).is_ok());
+        assert!(
+            any.check_url(&"http://whatever.example".parse().unwrap())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_name_never_leads_to_this_machine_or_to_metadata() {
+        let policy = allow(&["a.example", "localhost", "127.0.0.1"]);
+        for (host, address, allowed) in [
+            ("a.example", "203.0.113.9", true),
+            ("a.example", "10.1.2.3", true),
+            ("a.example", "fd12::1", true),
+            ("a.example", "127.0.0.1", false),
+            ("a.example", "0.0.0.0", false),
+            ("a.example", "169.254.169.254", false),
+            ("a.example", "224.0.0.1", false),
+            ("a.example", "255.255.255.255", false),
+            ("a.example", "100.100.100.200", false),
+            ("a.example", "::1", false),
+            ("a.example", "::", false),
+            ("a.example", "fe80::1", false),
+            ("a.example", "ff02::1", false),
+            ("a.example", "fd00:ec2::254", false),
+            ("a.example", "::ffff:169.254.169.254", false),
+            ("a.example", "64:ff9b::a9fe:a9fe", false),
+            ("a.example", "2002:7f00:1::", false),
+            ("a.example", "::127.0.0.1", false),
+            ("b.example", "203.0.113.9", false),
+            ("localhost", "127.0.0.1", true),
+            ("localhost", "::1", true),
+            ("localhost", "169.254.169.254", false),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.2", "127.0.0.2", false),
+        ] {
+            assert_eq!(
+                policy.check_address(host, address.parse().unwrap()).is_ok(),
+                allowed,
+                "{host} {address}"
+            );
+        }
+        assert!(
+            HostPolicy::any()
+                .check_address("a.example", "127.0.0.1".parse().unwrap())
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_named() {
+        for entry in [
+            "",
+            "https://a.example",
+            "a.example:0",
+            "a.example:70000",
+            "*",
+            "a.*.example",
+            "*.192.0.2.1",
+            "a b",
+        ] {
+            let error = HostPolicy::allow(&[entry.to_owned()]).unwrap_err();
+            assert_eq!(error.entry, entry);
+        }
+    }
+
+    #[test]
+    fn the_public_regions_are_entries() {
+        allow(&PUBLIC_REGIONS);
+    }
+}

@@ -1,0 +1,51 @@
+//! Which hosts are the operator's own proxies, as the standard variables name them. Reads the environment.
+
+use url::Url;
+
+/// The variables that reqwest and the AWS SDK read too, in either case.
+const VARIABLES: [&str; 6] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// Host names of the proxies in force, in lower case.
+pub(super) fn hosts_from_environment() -> Vec<String> {
+    VARIABLES
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .filter_map(|value| host_of(&value))
+        .collect()
+}
+
+/// The host of a proxy setting, which may come without a scheme.
+fn host_of(value: &str) -> Option<String> {
+    let value = value.trim();
+    let with_scheme = if value.contains("://") {
+        value.to_owned()
+    } else {
+        format!("http://{value}")
+    };
+    let host = Url::parse(&with_scheme).ok()?.host_str()?.to_ascii_lowercase();
+    Some(host.strip_suffix('.').map_or(host.clone(), str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_of;
+
+    #[test]
+    fn a_proxy_is_known_by_its_host() {
+        for (value, host) in [
+            ("http://proxy.example:3128", Some("proxy.example")),
+            ("proxy.example:3128", Some("proxy.example")),
+            ("http://user:secret@Proxy.example./", Some("proxy.example")),
+            ("", None),
+        ] {
+            assert_eq!(host_of(value).as_deref(), host, "{value}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Name resolution that keeps to the allow-list, for reqwest and for the AWS SDK. Asks the system's resolver.
+//!
+//! The addresses that pass are the ones that are connected to, so a name cannot change between check and use.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::{Denied, HostPolicy, proxy};
+
+/// Resolves names and keeps only the addresses that the policy allows; [`Denied`] when none is left. The hosts of
+/// the standard proxy variables are exempt: they are the operator's own configuration.
+#[derive(Clone, Debug)]
+pub struct CheckedResolver {
+    policy: HostPolicy,
+    proxies: Arc<[String]>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("the name {0} cannot be resolved: {1}")]
+    Lookup(String, #[source] io::Error),
+}
+
+impl CheckedResolver {
+    /// A resolver under this policy; reads the proxy variables once.
+    pub fn new(policy: HostPolicy) -> Self {
+        Self {
+            policy,
+            proxies: proxy::hosts_from_environment().into(),
+        }
+    }
+
+    async fn lookup(&self, name: &str) -> Result<Vec<SocketAddr>, Failed> {
+        let found = tokio::net::lookup_host((name, 0))
+            .await
+            .map_err(|error| Failed::Lookup(name.to_owned(), error))?;
+        Ok(self.screen(name, found.collect())?)
+    }
+
+    /// The addresses that may be used.
+    fn screen(&self, name: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Denied> {
+        let asked = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        if self.proxies.contains(&asked) {
+            return Ok(found);
+        }
+        let mut refused = None;
+        found.retain(|address| match self.policy.check_address(name, address.ip()) {
+            Ok(()) => true,
+            Err(denied) => {
+                refused.get_or_insert(denied);
+                false
+            }
+        });
+        match refused {
+            Some(denied) if found.is_empty() => Err(denied),
+            _ => Ok(found),
+        }
+    }
+}
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.clone();
+        Box::pin(async move {
+            match resolver.lookup(name.as_str()).await {
+                Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
+                // Unwrapped, so that whoever walks the causes finds the refusal itself.
+                Err(Failed::Denied(denied)) => Err(denied.into()),
+                Err(failed @ Failed::Lookup(..)) => Err(failed.into()),
+            }
+        })
+    }
+}
+
+impl ResolveDns for CheckedResolver {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            match self.lookup(name).await {
+                Ok(found) => Ok(found.iter().map(SocketAddr::ip).collect::<Vec<IpAddr>>()),
+                Err(Failed::Denied(denied)) => Err(ResolveDnsError::new(denied)),
+                Err(failed @ Failed::Lookup(..)) => Err(ResolveDnsError::new(failed)),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolver(entries: &[&str], proxies: &[&str]) -> CheckedResolver {
+        let entries: Vec<_> = entries.iter().map(ToString::to_string).collect();
+        CheckedResolver {
+            policy: HostPolicy::allow(&entries).unwrap(),
+            proxies: proxies.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn denied_addresses_are_dropped_and_none_left_is_denied() {
+        let resolver = resolver(&["a.example"], &[]);
+        let good: SocketAddr = "203.0.113.9:0".parse().unwrap();
+        let bad: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        assert_eq!(resolver.screen("a.example", vec![bad, good]).unwrap(), [good]);
+        assert!(
+            resolver
+                .screen("a.example", vec![bad])
+                .unwrap_err()
+                .why
+                .contains("127.0.0.1")
+        );
+        assert!(resolver.screen("b.example", vec![good]).is_err());
+    }
+
+    #[test]
+    fn the_operators_proxy_is_exempt() {
+        let resolver = resolver(&["a.example"], &["proxy.local"]);
+        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        assert!(resolver.screen("Proxy.local.", vec![address]).is_ok());
+    }
+
+    #[tokio::test]
+    async fn both_clients_hear_the_refusal() {
+        let resolver = resolver(&["a.example"], &[]);
+        let error = resolver
+            .resolve("localhost".parse().unwrap())
+            .await
+            .err()
+            .unwrap();
+        assert!(error.is::<Denied>());
+        let error = resolver.resolve_dns("localhost").await.unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().is::<Denied>());
+    }
+}
