@@ -1,0 +1,233 @@
+//! Compressed blocks of events, and what is kept of them. No I/O; compresses on the caller's thread.
+//!
+//! A block is raw deflate that ends in a full flush: it is byte-aligned and refers to nothing before it, so
+//! any blocks in any order make one valid gzip member, whose CRC is combined from theirs (RFC 1951, 1952).
+//! That is how a body of any size is made from few bytes: each hour has a block of its own events, and
+//! volume comes from two template blocks that are compressed once and sent many times without a copy.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use flate2::{Compress, Compression, FlushCompress};
+
+use super::events::{BlockKey, SMALL_BLOCK, own_text, template_text};
+use super::settings::JsonShape;
+
+/// Decompressed bytes that a large template block has at least.
+const LARGE_BLOCK_BYTES: u64 = 1 << 20;
+/// Compressed bytes of own blocks that are kept for the next request.
+const KEPT_BYTES: usize = 8 << 20;
+/// Blocks whose size and sum are remembered; more, and all are forgotten.
+const KEPT_FACTS: usize = 50_000;
+
+/// A CRC-32 and the length of what it is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) crc: u32,
+    /// Decompressed bytes.
+    pub(super) raw: u64,
+}
+
+impl Sum {
+    fn of(text: &[u8]) -> Self {
+        Self {
+            crc: crc32fast::hash(text),
+            raw: text.len() as u64,
+        }
+    }
+
+    /// The sum of this and then that.
+    pub(super) fn then(self, next: Self) -> Self {
+        let mut sum = crc32fast::Hasher::new_with_initial_len(self.crc, self.raw);
+        sum.combine(&crc32fast::Hasher::new_with_initial_len(next.crc, next.raw));
+        Self {
+            crc: sum.finalize(),
+            raw: self.raw.wrapping_add(next.raw),
+        }
+    }
+
+    /// The sum of `times` of this, in as many steps as `times` has bits.
+    pub(super) fn repeated(self, mut times: u64) -> Self {
+        let (mut all, mut power) = (Self::default(), self);
+        while times > 0 {
+            if times & 1 == 1 {
+                all = all.then(power);
+            }
+            power = power.then(power);
+            times >>= 1;
+        }
+        all
+    }
+}
+
+/// Some events, compressed.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub(super) sum: Sum,
+    pub(super) deflate: Bytes,
+}
+
+impl Block {
+    /// Compresses a text. Level 0 stores it.
+    pub(super) fn of(text: &[u8], level: u8) -> Self {
+        let mut deflate = Vec::with_capacity(text.len() + text.len() / 64 + 256);
+        let mut compress = Compress::new(Compression::new(u32::from(level.min(9))), false);
+        loop {
+            let done = usize::try_from(compress.total_in()).unwrap_or(text.len());
+            let rest = text.get(done..).unwrap_or_default();
+            // With room to spare, an error is only "nothing left to do".
+            if compress.compress_vec(rest, &mut deflate, FlushCompress::Full).is_err() {
+                break;
+            }
+            let all_in = compress.total_in() == text.len() as u64;
+            if all_in && deflate.len() < deflate.capacity() {
+                break;
+            }
+            deflate.reserve(text.len() / 8 + 256);
+        }
+        Self {
+            sum: Sum::of(text),
+            deflate: deflate.into(),
+        }
+    }
+}
+
+/// The blocks that give volume.
+#[derive(Debug)]
+pub(super) struct Templates {
+    pub(super) small: Block,
+    pub(super) large: Block,
+    /// Events of the large one, a multiple of [`SMALL_BLOCK`].
+    pub(super) large_events: u64,
+}
+
+/// What is remembered of an hour's own block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub(super) sum: Sum,
+    /// Compressed bytes.
+    pub(super) len: u64,
+}
+
+/// How blocks are written: JSON shape and compression level.
+pub(super) type Writing = (JsonShape, u8);
+
+/// Makes blocks, and keeps some.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    seed: u64,
+    bytes_per_event: usize,
+    templates: Mutex<HashMap<Writing, Arc<Templates>>>,
+    kept: Mutex<Kept>,
+    facts: Mutex<HashMap<(BlockKey, Writing), Facts>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    blocks: HashMap<(BlockKey, Writing), Block>,
+    order: VecDeque<(BlockKey, Writing)>,
+    bytes: usize,
+}
+
+impl Blocks {
+    pub(super) fn new(seed: u64, bytes_per_event: usize) -> Self {
+        Self {
+            seed,
+            bytes_per_event,
+            templates: Mutex::default(),
+            kept: Mutex::default(),
+            facts: Mutex::default(),
+        }
+    }
+
+    /// Events of the large template: enough for [`LARGE_BLOCK_BYTES`].
+    pub(super) fn large_events(&self) -> u64 {
+        let small = SMALL_BLOCK * (self.bytes_per_event.max(600) as u64);
+        SMALL_BLOCK * LARGE_BLOCK_BYTES.div_ceil(small)
+    }
+
+    /// The templates, made at their first use.
+    pub(super) fn templates(&self, writing: Writing) -> Arc<Templates> {
+        let mut all = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+        let templates = all.entry(writing).or_insert_with(|| {
+            let (json, level) = writing;
+            let large_events = self.large_events();
+            let block = |events| Block::of(&template_text(self.seed, events, self.bytes_per_event, json), level);
+            Arc::new(Templates {
+                small: block(SMALL_BLOCK),
+                large: block(large_events),
+                large_events,
+            })
+        });
+        Arc::clone(templates)
+    }
+
+    /// An hour's own block, made now unless it was kept.
+    pub(super) fn own(&self, key: &BlockKey, writing: Writing) -> Block {
+        let wanted = (key.clone(), writing);
+        {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(block) = kept.blocks.get(&wanted) {
+                return block.clone();
+            }
+        }
+        let (json, level) = writing;
+        let block = Block::of(&own_text(self.seed, key, self.bytes_per_event, json), level);
+        self.keep(wanted, &block);
+        block
+    }
+
+    /// Size and sum of an hour's own block.
+    pub(super) fn facts(&self, key: &BlockKey, writing: Writing) -> Facts {
+        let wanted = (key.clone(), writing);
+        if let Some(facts) = self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(&wanted) {
+            return *facts;
+        }
+        let block = self.own(key, writing);
+        let facts = Facts {
+            sum: block.sum,
+            len: block.deflate.len() as u64,
+        };
+        let mut all = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= KEPT_FACTS {
+            all.clear();
+        }
+        all.insert(wanted, facts);
+        facts
+    }
+
+    fn keep(&self, key: (BlockKey, Writing), block: &Block) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.blocks.insert(key.clone(), block.clone()).is_none() {
+            kept.bytes += block.deflate.len();
+            kept.order.push_back(key);
+        }
+        while kept.bytes > KEPT_BYTES {
+            let Some(oldest) = kept.order.pop_front() else { break };
+            if let Some(block) = kept.blocks.remove(&oldest) {
+                kept.bytes = kept.bytes.saturating_sub(block.deflate.len());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_parts_are_the_sum_of_the_whole() {
+        let sum = Sum::of(b"abc").then(Sum::of(b"de").repeated(5));
+        assert_eq!(sum, Sum::of(b"abcdedededede"));
+        assert_eq!(Sum::of(b"x").repeated(0), Sum::default());
+    }
+
+    #[test]
+    fn events_compress_about_sixfold() {
+        let text = template_text(1, 1500, 700, JsonShape::Lines);
+        let block = Block::of(&text, 6);
+        let ratio = text.len() / block.deflate.len();
+        assert!((5..=8).contains(&ratio), "{ratio}, {} bytes per event", text.len() / 1500);
+    }
+}

@@ -1,0 +1,58 @@
+//! Numbers from a seed, the same on every machine and in every version (`SplitMix64`, public domain). No I/O.
+
+/// A stream of numbers that depends on its seed only.
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    /// A stream for a seed and whatever tells it from its neighbours.
+    pub(super) fn new(seed: u64, apart: &[u64]) -> Self {
+        let mut random = Self(seed);
+        for part in apart {
+            random.0 = random.next() ^ part.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        }
+        random.next();
+        random
+    }
+
+    /// The next number.
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`; 0 when `end` is 0.
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        // The high half of the product: no division, and a bias below 2⁻³² for the small ends used here.
+        u64::try_from((u128::from(self.next()) * u128::from(end)) >> 64).unwrap_or(0)
+    }
+
+    /// One of them; the empty text when there is none.
+    pub(super) fn of(&mut self, choices: &[&'static str]) -> &'static str {
+        let index = usize::try_from(self.below(choices.len() as u64)).unwrap_or(0);
+        choices.get(index).copied().unwrap_or("")
+    }
+
+    /// An id in the shape of a UUID of version 4.
+    pub(super) fn uuid(&mut self) -> String {
+        let (a, b) = (self.next(), self.next());
+        format!(
+            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+            a >> 32,
+            (a >> 16) & 0xFFFF,
+            a & 0xFFF,
+            0x8000 | ((b >> 48) & 0x3FFF),
+            b & 0xFFFF_FFFF_FFFF
+        )
+    }
+}
+
+/// A number for a text (FNV-1a, 64 bits).
+pub(super) fn number_of(text: &str) -> u64 {
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    })
+}
