@@ -3,11 +3,37 @@
 //! A store gives the engine five promises: a key is created once when asked so, bytes are checked by a
 //! checksum on arrival, an upload is all or nothing, a listing shows every key, and time is the store's own.
 
+pub mod conditional;
+mod directory;
+mod directory_facts;
+mod directory_files;
+mod directory_upload;
+mod error;
+mod s3;
+mod s3_body;
+mod s3_checksum;
+mod s3_client;
+mod s3_errors;
+mod s3_list;
+mod s3_read;
+mod s3_retry;
+mod s3_settings;
+mod s3_write;
+
 use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+
+pub use self::conditional::{ConditionalSupport, probe};
+pub use self::directory::DirectoryStore;
+pub use self::error::{StoreError, StoreErrorClass};
+pub use self::s3::S3Store;
+pub use self::s3_client::{AnyHost, HostCheck};
+pub use self::s3_settings::{
+    ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Timeouts, Sse,
+};
 
 /// CRC-64/NVME of some bytes, as S3 computes it (`x-amz-checksum-crc64nvme`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,130 +147,6 @@ pub struct Part {
     pub crc64: Crc64,
     /// Bytes.
     pub size: u64,
-}
-
-/// What went wrong at the store, worded for whoever must act.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The key is there and `IfAbsent` was asked.
-    #[error("{key} already exists in {store}")]
-    AlreadyExists {
-        /** store */
-        store: String,
-        /** key */
-        key: String,
-    },
-    /// A conditional completion met a concurrent writer (409): all parts have to be uploaded again.
-    #[error("another writer is completing {key} in {store} at the same time")]
-    Conflict {
-        /** store */
-        store: String,
-        /** key */
-        key: String,
-    },
-    /// The store does not know the operation or the condition (501, or 400 naming it).
-    #[error("{store} does not support {what}")]
-    Unsupported {
-        /** store */
-        store: String,
-        /** what */
-        what: String,
-    },
-    /// The bucket or directory is not there.
-    #[error("{store} does not exist: create it, or correct spec.destination")]
-    NoSuchBucket {
-        /** store */
-        store: String,
-    },
-    /// The upload is not there any more (aborted or completed by somebody).
-    #[error("the upload {id} of {key} in {store} is gone")]
-    NoSuchUpload {
-        /** store */
-        store: String,
-        /** key */
-        key: String,
-        /** id */
-        id: String,
-    },
-    /// The keys are wrong or unknown.
-    #[error(
-        "{store} refused the credentials ({code}): check the Secret of spec.destination.s3.credentialsSecretRef"
-    )]
-    Credentials {
-        /** store */
-        store: String,
-        /** S3 code */
-        code: String,
-    },
-    /// The credentials are right but may not do this.
-    #[error("{store} does not allow {action} on {key}: grant it in the bucket's policy")]
-    Forbidden {
-        /** store */
-        store: String,
-        /** IAM action */
-        action: String,
-        /** key */
-        key: String,
-    },
-    /// The bytes that arrived are not the bytes that were sent.
-    #[error("{store} found a wrong checksum for {key}: the bytes changed on the way")]
-    Corrupted {
-        /** store */
-        store: String,
-        /** key */
-        key: String,
-    },
-    /// No room.
-    #[error("{store} is full: {message}")]
-    Full {
-        /** store */
-        store: String,
-        /** its words */
-        message: String,
-    },
-    /// Ask again later; `after` when the store said when.
-    #[error("{store} asks to slow down")]
-    Throttled {
-        /** store */
-        store: String,
-        /** wait */
-        after: Option<std::time::Duration>,
-    },
-    /// No connection, a time-out, or a reply that broke off.
-    #[error("{store} could not be reached: {message}")]
-    Network {
-        /** store */
-        store: String,
-        /** cause */
-        message: String,
-    },
-    /// The host is outside the allow-list.
-    #[error("{0}")]
-    Egress(#[from] crate::egress::Denied),
-    /// Any other refusal by the store.
-    #[error("{store} answered {status} {code}: {message}")]
-    Refused {
-        /** store */
-        store: String,
-        /** HTTP status */
-        status: u16,
-        /** S3 code */
-        code: String,
-        /** its words, shortened */
-        message: String,
-    },
-}
-
-/// What to do about a [`StoreError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreErrorClass {
-    /// Try again after a while.
-    Retry(Option<std::time::Duration>),
-    /// A person or another system has to change something; look again now and then.
-    Wait,
-    /// Not an error of the store but an answer: the caller decides (exists, conflict, gone, unsupported).
-    Answer,
 }
 
 /// An object store, as the engine sees it. Keys are full keys, below the bucket or directory.

@@ -1,0 +1,140 @@
+//! A request body over pieces that are never joined, and what tells a slow request from a dead one.
+//! No I/O of its own.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::Segments;
+
+/// Bytes that are handed to the connection at once, so that progress is seen within a large piece: 256 KiB.
+const FRAME: usize = 256 << 10;
+
+/// How many bytes of a request or reply have moved.
+#[derive(Debug, Default)]
+pub(super) struct Progress(AtomicU64);
+
+/// Nothing moved for as long as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stalled(pub(super) Duration);
+
+impl Progress {
+    pub(super) fn moved(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a request as long as it moves; gives up between one and two `idle` after it stopped.
+    pub(super) async fn watch<T>(
+        &self,
+        idle: Duration,
+        request: impl Future<Output = T>,
+    ) -> Result<T, Stalled> {
+        let mut request = pin!(request);
+        loop {
+            let before = self.so_far();
+            match tokio::time::timeout(idle, &mut request).await {
+                Ok(reply) => return Ok(reply),
+                Err(_) if self.so_far() != before => {}
+                Err(_) => return Err(Stalled(idle)),
+            }
+        }
+    }
+}
+
+/// A fresh body for one try. Its length is known; its bytes are not copied.
+pub(super) fn stream(segments: &Segments, progress: &Arc<Progress>) -> ByteStream {
+    ByteStream::new(SdkBody::from_body_1_x(SegmentsBody {
+        pieces: segments.pieces().to_vec().into_iter(),
+        current: Bytes::new(),
+        left: segments.len(),
+        progress: Arc::clone(progress),
+    }))
+}
+
+struct SegmentsBody {
+    pieces: std::vec::IntoIter<Bytes>,
+    current: Bytes,
+    left: u64,
+    progress: Arc<Progress>,
+}
+
+impl Body for SegmentsBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        while self.current.is_empty() {
+            match self.pieces.next() {
+                Some(piece) => self.current = piece,
+                None => return Poll::Ready(None),
+            }
+        }
+        let length = self.current.len().min(FRAME);
+        let frame = self.current.split_to(length);
+        self.left -= length as u64;
+        self.progress.moved(length);
+        Poll::Ready(Some(Ok(Frame::data(frame))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_has_its_bytes_in_order_and_its_length_before() {
+        let mut segments = Segments::default();
+        let large = Bytes::from(vec![7u8; FRAME + 3]);
+        for piece in [
+            Bytes::from_static(b"ab"),
+            Bytes::new(),
+            large.clone(),
+            Bytes::from_static(b"c"),
+        ] {
+            segments.push(piece);
+        }
+        let progress = Arc::new(Progress::default());
+        let body = stream(&segments, &progress);
+        assert_eq!(body.size_hint(), (segments.len(), Some(segments.len())));
+        let all = body.collect().await.unwrap().into_bytes();
+        assert_eq!(all, [b"ab", &large[..], b"c"].concat());
+        assert_eq!(progress.so_far(), segments.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_may_take_long_as_long_as_it_moves() {
+        let progress = Progress::default();
+        let moving = async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                progress.moved(1);
+            }
+        };
+        assert_eq!(progress.watch(Duration::from_secs(60), moving).await, Ok(()));
+        let idle = Duration::from_secs(60);
+        let dead = std::future::pending::<()>();
+        assert_eq!(progress.watch(idle, dead).await, Err(Stalled(idle)));
+    }
+}

@@ -1,0 +1,141 @@
+//! Which checksums travel with a body, in the words of S3. No I/O.
+
+use aws_smithy_types::base64;
+use crc_fast::CrcAlgorithm::{Crc32Iscsi, Crc64Nvme};
+use sha2::{Digest as _, Sha256};
+
+use super::{ChecksumMode, Crc64, Part, Segments};
+
+/// What a request says about its body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    /// `x-amz-checksum-crc64nvme`
+    pub(super) crc64: Option<String>,
+    /// `x-amz-checksum-crc32c`
+    pub(super) crc32c: Option<String>,
+    /// `x-amz-content-sha256`, in hexadecimal
+    pub(super) sha256: Option<String>,
+}
+
+/// Of one body; `None` when the store would not find out that `crc64` is wrong, and it is.
+pub(super) fn of_body(mode: ChecksumMode, body: &Segments, crc64: Crc64) -> Option<Sums> {
+    match mode {
+        ChecksumMode::Crc64Nvme => Some(Sums {
+            crc64: Some(crc64_text(crc64)),
+            ..Sums::default()
+        }),
+        ChecksumMode::Crc32c => (Crc64::of_segments(body) == crc64).then(|| Sums {
+            crc32c: Some(crc32c_text(crc32c(body))),
+            ..Sums::default()
+        }),
+        ChecksumMode::None => (Crc64::of_segments(body) == crc64).then(|| Sums {
+            sha256: Some(sha256(body)),
+            ..Sums::default()
+        }),
+    }
+}
+
+/// The checksum of all parts in order, from their own.
+pub(super) fn crc64_of_parts(parts: &[Part]) -> Crc64 {
+    Crc64(parts.iter().fold(0, |sum, part| {
+        crc_fast::checksum_combine(Crc64Nvme, sum, part.crc64.0, part.size)
+    }))
+}
+
+/// The CRC-32C of all parts in order, from theirs and their sizes in bytes.
+pub(super) fn crc32c_of_parts(parts: &[(u32, u64)]) -> u32 {
+    let sum = parts.iter().fold(0, |sum, (part, size)| {
+        crc_fast::checksum_combine(Crc32Iscsi, sum, u64::from(*part), *size)
+    });
+    low_half(sum)
+}
+
+pub(super) fn crc64_text(sum: Crc64) -> String {
+    base64::encode(sum.0.to_be_bytes())
+}
+
+pub(super) fn crc32c_text(sum: u32) -> String {
+    base64::encode(sum.to_be_bytes())
+}
+
+/// Reads what a store says; `None` for a checksum of checksums (`…-12`), which is another thing.
+pub(super) fn read_crc64(text: &str) -> Option<Crc64> {
+    let bytes = base64::decode(text).ok()?;
+    Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+pub(super) fn read_crc32c(text: &str) -> Option<u32> {
+    let bytes = base64::decode(text).ok()?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+fn crc32c(body: &Segments) -> u32 {
+    let mut digest = crc_fast::Digest::new(Crc32Iscsi);
+    for piece in body.pieces() {
+        digest.update(piece);
+    }
+    low_half(digest.finalize())
+}
+
+/// The library returns 32-bit checksums in the low half of 64 bits.
+#[allow(clippy::cast_possible_truncation)]
+const fn low_half(sum: u64) -> u32 {
+    sum as u32
+}
+
+fn sha256(body: &Segments) -> String {
+    use std::fmt::Write as _;
+    let mut digest = Sha256::new();
+    for piece in body.pieces() {
+        digest.update(piece);
+    }
+    let mut text = String::with_capacity(64);
+    for byte in digest.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn checksums_are_written_as_s3_has_them() {
+        // The check values of the two algorithms for "123456789", and the SHA-256 of the same.
+        let body = Segments::from(Bytes::from_static(b"123456789"));
+        let crc64 = Crc64(0xae8b_1486_0a79_9888);
+        assert_eq!(Crc64::of_segments(&body), crc64);
+        let of = |mode| of_body(mode, &body, crc64).unwrap();
+        assert_eq!(of(ChecksumMode::Crc64Nvme).crc64.as_deref(), Some("rosUhgp5mIg="));
+        assert_eq!(read_crc64("rosUhgp5mIg="), Some(crc64));
+        assert_eq!(read_crc64("rosUhgp5mIg=-2"), None);
+        assert_eq!(of(ChecksumMode::Crc32c).crc32c.as_deref(), Some("4waSgw=="));
+        assert_eq!(read_crc32c("4waSgw=="), Some(0xe306_9283));
+        assert_eq!(
+            of(ChecksumMode::None).sha256.as_deref(),
+            Some("15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225")
+        );
+        assert_eq!(of_body(ChecksumMode::None, &body, Crc64(1)), None);
+    }
+
+    #[test]
+    fn the_whole_is_known_from_the_parts() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        let pieces = [&bytes[..300], &bytes[300..300], &bytes[300..]];
+        let parts: Vec<Part> = (1..)
+            .zip(pieces)
+            .map(|(number, piece)| Part {
+                number,
+                etag: String::new(),
+                crc64: Crc64::of(piece),
+                size: piece.len() as u64,
+            })
+            .collect();
+        assert_eq!(crc64_of_parts(&parts), Crc64::of(&bytes));
+        let of = |piece: &[u8]| crc32c(&Segments::from(Bytes::copy_from_slice(piece)));
+        let sums = pieces.map(|piece| (of(piece), piece.len() as u64));
+        assert_eq!(crc32c_of_parts(&sums), of(&bytes));
+    }
+}
