@@ -77,7 +77,10 @@ impl Block {
             let done = usize::try_from(compress.total_in()).unwrap_or(text.len());
             let rest = text.get(done..).unwrap_or_default();
             // With room to spare, an error is only "nothing left to do".
-            if compress.compress_vec(rest, &mut deflate, FlushCompress::Full).is_err() {
+            if compress
+                .compress_vec(rest, &mut deflate, FlushCompress::Full)
+                .is_err()
+            {
                 break;
             }
             let all_in = compress.total_in() == text.len() as u64;
@@ -143,7 +146,7 @@ impl Blocks {
 
     /// Events of the large template: enough for [`LARGE_BLOCK_BYTES`].
     pub(super) fn large_events(&self) -> u64 {
-        let small = SMALL_BLOCK * (self.bytes_per_event.max(600) as u64);
+        let small = SMALL_BLOCK * (self.bytes_per_event.max(850) as u64);
         SMALL_BLOCK * LARGE_BLOCK_BYTES.div_ceil(small)
     }
 
@@ -153,7 +156,12 @@ impl Blocks {
         let templates = all.entry(writing).or_insert_with(|| {
             let (json, level) = writing;
             let large_events = self.large_events();
-            let block = |events| Block::of(&template_text(self.seed, events, self.bytes_per_event, json), level);
+            let block = |events| {
+                Block::of(
+                    &template_text(self.seed, events, self.bytes_per_event, json),
+                    level,
+                )
+            };
             Arc::new(Templates {
                 small: block(SMALL_BLOCK),
                 large: block(large_events),
@@ -181,7 +189,12 @@ impl Blocks {
     /// Size and sum of an hour's own block.
     pub(super) fn facts(&self, key: &BlockKey, writing: Writing) -> Facts {
         let wanted = (key.clone(), writing);
-        if let Some(facts) = self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(&wanted) {
+        if let Some(facts) = self
+            .facts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&wanted)
+        {
             return *facts;
         }
         let block = self.own(key, writing);
@@ -204,7 +217,9 @@ impl Blocks {
             kept.order.push_back(key);
         }
         while kept.bytes > KEPT_BYTES {
-            let Some(oldest) = kept.order.pop_front() else { break };
+            let Some(oldest) = kept.order.pop_front() else {
+                break;
+            };
             if let Some(block) = kept.blocks.remove(&oldest) {
                 kept.bytes = kept.bytes.saturating_sub(block.deflate.len());
             }
@@ -228,6 +243,10 @@ mod tests {
         let text = template_text(1, 1500, 700, JsonShape::Lines);
         let block = Block::of(&text, 6);
         let ratio = text.len() / block.deflate.len();
-        assert!((5..=8).contains(&ratio), "{ratio}, {} bytes per event", text.len() / 1500);
+        assert!(
+            (5..=8).contains(&ratio),
+            "{ratio}, {} bytes per event",
+            text.len() / 1500
+        );
     }
 }

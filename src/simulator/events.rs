@@ -16,7 +16,9 @@ pub(super) const SMALL_BLOCK: u64 = 256;
 /// Up to this many events an hour is made of its own events only, without templates.
 const OWN_EVENTS: u64 = 2 * SMALL_BLOCK;
 /// How busy the hours of a day are, relative to each other.
-const HOUR_WEIGHTS: [u64; 24] = [4, 3, 3, 3, 3, 4, 6, 9, 14, 17, 18, 17, 14, 16, 18, 17, 16, 13, 10, 8, 7, 6, 5, 4];
+const HOUR_WEIGHTS: [u64; 24] = [
+    4, 3, 3, 3, 3, 4, 6, 9, 14, 17, 18, 17, 14, 16, 18, 17, 16, 13, 10, 8, 7, 6, 5, 4,
+];
 
 /// Which block of own events: the whole input of its text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +69,12 @@ pub(super) fn events_of_day(volume: &Volume, account: bool, date: Date) -> u64 {
     let factor = if account { Volume::ACCOUNT_FACTOR } else { 1 };
     let quiet = volume.quiet.contains(&date.weekday());
     let usual = if quiet { 0 } else { volume.events_per_day };
-    volume.days.get(&date).copied().unwrap_or(usual).saturating_mul(factor)
+    volume
+        .days
+        .get(&date)
+        .copied()
+        .unwrap_or(usual)
+        .saturating_mul(factor)
 }
 
 /// The part of a day's `total` that falls into an hour: 24 of them are the total, exactly.
@@ -83,8 +90,8 @@ pub(super) fn share_of_hour(total: u64, hour: u8) -> u64 {
 /// The text of an hour's own events, in order of time: those that came late stand between the others.
 pub(super) fn own_text(seed: u64, key: &BlockKey, bytes_per_event: usize, json: JsonShape) -> Vec<u8> {
     let scope = key.space.as_deref().map_or(0, number_of);
-    let day = u64::from(key.date.day_of_year().unsigned_abs())
-        + u64::from(key.date.year().unsigned_abs()) * 1000;
+    let day =
+        u64::from(key.date.day_of_year().unsigned_abs()) + u64::from(key.date.year().unsigned_abs()) * 1000;
     let mut events: Vec<(u64, u64, u64)> = Vec::new();
     for (revision, &count) in key.counts.iter().enumerate() {
         let revision = revision as u64;
@@ -121,7 +128,15 @@ pub(super) fn template_text(seed: u64, events: u64, bytes_per_event: usize, json
             hour: 0,
             micros: index * (3_600_000_000 / events.max(1)),
         };
-        write_event(&mut text, &mut random, &when, "template", bytes_per_event, json, false);
+        write_event(
+            &mut text,
+            &mut random,
+            &when,
+            "template",
+            bytes_per_event,
+            json,
+            false,
+        );
     }
     text
 }
@@ -165,10 +180,14 @@ fn write_event(
     let (action, kind) = ACTIONS.get(which).copied().unwrap_or(("unknown", "unknown"));
     let name = random.of(&NAMES);
     let failed = random.below(20) == 0;
-    let (outcome, code, level) = if failed { ("failure", 403, "warning") } else { ("success", 200, "normal") };
+    let (outcome, code, level) = if failed {
+        ("failure", 403, "warning")
+    } else {
+        ("success", 200, "normal")
+    };
     let (seconds, micros) = (when.micros / 1_000_000, when.micros % 1_000_000);
     let (id, target, octet) = (random.uuid(), random.uuid(), random.below(256));
-    let (request, device) = (random.uuid(), random.next());
+    let (request, device, trace) = (random.uuid(), random.next(), (random.next(), random.next()));
     // Writing to a vector cannot fail.
     let _ = write!(
         text,
@@ -176,13 +195,15 @@ fn write_event(
          \"eventTime\":\"{date}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z\",\"eventType\":\"activity\",\
          \"action\":\"{action}\",\"outcome\":\"{outcome}\",\"severity\":\"{level}\",\
          \"initiator\":{{\"id\":\"IBMid-{name}\",\"name\":\"{name}@example.com\",\
-         \"typeURI\":\"service/security/account/user\",\"credential\":{{\"type\":\"token\",\"id\":\"{device:016x}\"}},\
+         \"typeURI\":\"service/security/account/user\",\"credential\":{{\"type\":\"token\",\"id\":\"{device:016x}{:016x}{:016x}\"}},\
          \"host\":{{\"agent\":\"example-client/2.1\",\"address\":\"192.0.2.{octet}\"}}}},\
          \"target\":{{\"id\":\"crn:v1:example:public:{kind}:us-south:s/{space}::{target}\",\
          \"name\":\"{kind}\",\"typeURI\":\"{kind}\"}},\"observer\":{{\"name\":\"ActivityTracker\"}},\
          \"reason\":{{\"reasonCode\":{code},\"reasonType\":\"{outcome}\"}},\
          \"requestId\":\"{request}\"}},\
          \"meta\":{{\"serviceProviderName\":\"{kind}\",\"userSpaceId\":\"{space}\",\"userAccountIds\":[\"a1\"]}}",
+        trace.0,
+        trace.1,
         date = when.date,
         hour = when.hour,
         minute = seconds / 60,
@@ -217,7 +238,10 @@ mod tests {
     fn blocks_add_up_to_the_events_and_own_events_stay_few() {
         for events in [0, 1, 511, 512, 513, 1025, 4096, 123_457] {
             let makeup = Makeup::of(events, 2048);
-            assert_eq!(makeup.own + makeup.small * SMALL_BLOCK + makeup.large * 2048, events);
+            assert_eq!(
+                makeup.own + makeup.small * SMALL_BLOCK + makeup.large * 2048,
+                events
+            );
             assert!(makeup.own <= OWN_EVENTS && (events == 0 || makeup.own > 0));
         }
     }
@@ -233,7 +257,11 @@ mod tests {
         };
         let text = |counts: &[u64]| {
             let text = own_text(1, &key(counts), 700, JsonShape::Lines);
-            String::from_utf8(text).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+            String::from_utf8(text)
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let (before, after) = (text(&[20]), text(&[20, 9]));
         assert_eq!(after.len(), 29);

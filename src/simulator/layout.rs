@@ -17,7 +17,7 @@ const DEFLATE_END: [u8; 2] = [3, 0];
 
 /// How many events an hour has: at first, then each time that some came late.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hour {
+pub(super) struct HourEvents {
     pub(super) date: Date,
     pub(super) hour: u8,
     pub(super) counts: Vec<u64>,
@@ -66,7 +66,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// The body of some hours, in this order.
-    pub(super) fn new(blocks: &Blocks, space: Option<&Arc<str>>, hours: &[Hour], shape: Shape) -> Self {
+    pub(super) fn new(blocks: &Blocks, space: Option<&Arc<str>>, hours: &[HourEvents], shape: Shape) -> Self {
         let mut writer = Writer {
             layout: Self {
                 runs: Vec::new(),
@@ -82,7 +82,10 @@ impl Layout {
             writer.text(b"[");
         }
         let mut first = true;
-        for hour in hours.iter().filter(|hour| hour.counts.iter().any(|count| *count > 0)) {
+        for hour in hours
+            .iter()
+            .filter(|hour| hour.counts.iter().any(|count| *count > 0))
+        {
             writer.hour(blocks, space, hour, first);
             first = false;
         }
@@ -94,7 +97,12 @@ impl Layout {
         }
         writer.close();
         if shape.trailing > 0 {
-            let garbage: Vec<u8> = b"trailing ".iter().copied().cycle().take(shape.trailing).collect();
+            let garbage: Vec<u8> = b"trailing "
+                .iter()
+                .copied()
+                .cycle()
+                .take(shape.trailing)
+                .collect();
             writer.push(What::Bytes(garbage.into()), shape.trailing as u64, 1, false);
         }
         writer.layout
@@ -193,10 +201,13 @@ impl Writer {
         self.boundary(&[Members::Hours, Members::Blocks]);
     }
 
-    fn hour(&mut self, blocks: &Blocks, space: Option<&Arc<str>>, hour: &Hour, first: bool) {
+    fn hour(&mut self, blocks: &Blocks, space: Option<&Arc<str>>, hour: &HourEvents, first: bool) {
         let large_events = blocks.large_events();
-        let makeups: Vec<Makeup> =
-            hour.counts.iter().map(|count| Makeup::of(*count, large_events)).collect();
+        let makeups: Vec<Makeup> = hour
+            .counts
+            .iter()
+            .map(|count| Makeup::of(*count, large_events))
+            .collect();
         let key = BlockKey {
             space: space.cloned(),
             date: hour.date,
@@ -228,7 +239,12 @@ impl Writer {
             let len = member.len() as u64;
             self.push(What::Bytes(member), len, times, true);
         } else {
-            self.push(What::Bytes(block.deflate.clone()), block.deflate.len() as u64, times, false);
+            self.push(
+                What::Bytes(block.deflate.clone()),
+                block.deflate.len() as u64,
+                times,
+                false,
+            );
             self.add(block.sum.repeated(times));
         }
     }
@@ -253,7 +269,9 @@ fn footer(sum: Sum) -> Bytes {
 
 /// A block as a member of its own.
 fn member(block: &Block, mtime: u32) -> Bytes {
-    [header(mtime), block.deflate.clone(), footer(block.sum)].concat().into()
+    [header(mtime), block.deflate.clone(), footer(block.sum)]
+        .concat()
+        .into()
 }
 
 /// A range of a body, piece by piece.
@@ -328,8 +346,8 @@ mod tests {
         trailing: 0,
     };
 
-    fn day(counts: &[u64]) -> Vec<Hour> {
-        let hour = |(hour, count): (usize, &u64)| Hour {
+    fn day(counts: &[u64]) -> Vec<HourEvents> {
+        let hour = |(hour, count): (usize, &u64)| HourEvents {
             date: date(2018, 6, 28),
             hour: u8::try_from(hour).unwrap(),
             counts: vec![*count],
@@ -338,7 +356,10 @@ mod tests {
     }
 
     fn body(layout: &Arc<Layout>, blocks: &Arc<Blocks>, from: u64, to: u64) -> Vec<u8> {
-        layout.pieces(blocks, from, to).flat_map(|piece| piece.to_vec()).collect()
+        layout
+            .pieces(blocks, from, to)
+            .flat_map(|piece| piece.to_vec())
+            .collect()
     }
 
     #[test]
@@ -347,7 +368,12 @@ mod tests {
         for members in [Members::One, Members::Hours, Members::Blocks] {
             for json in [JsonShape::Lines, JsonShape::Array] {
                 for level in [0, 6] {
-                    let shape = Shape { json, level, members, ..SHAPE };
+                    let shape = Shape {
+                        json,
+                        level,
+                        members,
+                        ..SHAPE
+                    };
                     let hours = day(&[0, 3, 0, 5000, 1]);
                     let layout = Arc::new(Layout::new(&blocks, Some(&"s".into()), &hours, shape));
                     let bytes = body(&layout, &blocks, 0, u64::MAX);
@@ -360,9 +386,10 @@ mod tests {
                     };
                     let events: Vec<serde_json::Value> = match json {
                         JsonShape::Array => serde_json::from_str(&text).unwrap(),
-                        JsonShape::Lines => {
-                            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-                        }
+                        JsonShape::Lines => text
+                            .lines()
+                            .map(|line| serde_json::from_str(line).unwrap())
+                            .collect(),
                     };
                     assert_eq!(events.len(), 5004, "{shape:?}");
                 }
@@ -378,7 +405,14 @@ mod tests {
             let layout = Arc::new(Layout::new(&blocks, None, &hours, Shape { members, ..SHAPE }));
             let whole = body(&layout, &blocks, 0, u64::MAX);
             let len = layout.bytes;
-            for (from, to) in [(0, 1), (9, 11), (len / 3, len / 2), (len - 1, len), (len, len), (5, u64::MAX)] {
+            for (from, to) in [
+                (0, 1),
+                (9, 11),
+                (len / 3, len / 2),
+                (len - 1, len),
+                (len, len),
+                (5, u64::MAX),
+            ] {
                 let wanted = &whole[usize::try_from(from).unwrap()..usize::try_from(to.min(len)).unwrap()];
                 assert_eq!(body(&layout, &blocks, from, to), wanted, "{from}..{to}");
             }
@@ -389,7 +423,15 @@ mod tests {
     fn a_body_cut_at_a_members_end_decompresses_and_lacks_events() {
         let blocks = Arc::new(Blocks::new(1, 700));
         let hours = day(&[3, 3, 3]);
-        let layout = Arc::new(Layout::new(&blocks, None, &hours, Shape { members: Members::Hours, ..SHAPE }));
+        let layout = Arc::new(Layout::new(
+            &blocks,
+            None,
+            &hours,
+            Shape {
+                members: Members::Hours,
+                ..SHAPE
+            },
+        ));
         let mut text = String::new();
         let part = body(&layout, &blocks, 0, layout.member_end(2));
         MultiGzDecoder::new(&part[..]).read_to_string(&mut text).unwrap();
@@ -403,7 +445,9 @@ mod tests {
         let layout = Arc::new(Layout::new(&blocks, None, &day(&[0, 0]), SHAPE));
         assert_eq!(layout.bytes, 20);
         let mut text = String::new();
-        GzDecoder::new(&body(&layout, &blocks, 0, 20)[..]).read_to_string(&mut text).unwrap();
+        GzDecoder::new(&body(&layout, &blocks, 0, 20)[..])
+            .read_to_string(&mut text)
+            .unwrap();
         assert_eq!(text, "");
     }
 }

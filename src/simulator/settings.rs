@@ -110,7 +110,9 @@ impl User {
 
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,7 +121,7 @@ impl fmt::Debug for User {
 pub struct Volume {
     /// Events of a day in the space scope; the account scope has [`Volume::ACCOUNT_FACTOR`] times as many.
     pub events_per_day: u64,
-    /// Decompressed bytes of an event, about; below 600 has no effect.
+    /// Decompressed bytes of an event, about; below 900 has no effect.
     pub bytes_per_event: usize,
     /// Days with another number of events, in the space scope.
     pub days: BTreeMap<Date, u64>,
@@ -136,7 +138,7 @@ impl Default for Volume {
     fn default() -> Self {
         Self {
             events_per_day: 240,
-            bytes_per_event: 700,
+            bytes_per_event: 900,
             days: BTreeMap::new(),
             quiet: vec![Weekday::Saturday, Weekday::Sunday],
         }

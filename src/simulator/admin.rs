@@ -1,0 +1,107 @@
+//! Reading and changing a running simulator over HTTP, for tests in another process. No I/O.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /simulator/ledger` | | the ledger |
+//! | `GET /simulator/sessions` | | all open sessions |
+//! | `GET /simulator/presets` | | names and meanings of the faults |
+//! | `PUT /simulator/faults` | `["cut@2018-06-03x2", {"effect":…}]` replaces all | how many |
+//! | `POST /simulator/sessions` | `{"user","space","count"}` opens sessions as a person | their ids |
+//! | `POST /simulator/grow` | `{"date","events"}` lets events come late | |
+//! | `POST /simulator/age` | `{"seconds"}` moves every session's times back | |
+
+use jiff::civil::Date;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::fault::Fault;
+use super::presets::presets;
+use super::router::json_answer;
+use super::service::Service;
+use super::wire::{Answer, Request};
+
+/// Sessions that one request opens at most.
+const MAX_SESSIONS: usize = 1000;
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Given {
+    Preset(String),
+    Fault(Box<Fault>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpenAs {
+    user: String,
+    space: String,
+    count: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grow {
+    date: Date,
+    events: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Age {
+    seconds: i64,
+}
+
+/// Answers such a request.
+pub(super) fn admin(service: &Service, request: &Request) -> Answer {
+    match answer(service, request) {
+        Ok(value) => json_answer(200, &value),
+        Err(message) => json_answer(400, &json!({"message": message})),
+    }
+}
+
+fn answer(service: &Service, request: &Request) -> Result<Value, String> {
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/simulator/ledger") => Ok(json!(service.ledger())),
+        ("GET", "/simulator/sessions") => Ok(json!(service.open_sessions())),
+        ("GET", "/simulator/presets") => Ok(presets()
+            .into_iter()
+            .map(|(name, about)| json!({"name": name, "about": about}))
+            .collect()),
+        ("PUT", "/simulator/faults") => {
+            let mut faults = Vec::new();
+            for given in body::<Vec<Given>>(request)? {
+                match given {
+                    Given::Preset(text) => {
+                        let preset = Fault::preset(&text).map_err(|error| error.to_string())?;
+                        faults.extend(preset);
+                    }
+                    Given::Fault(fault) => faults.push(*fault),
+                }
+            }
+            let count = faults.len();
+            service.state().faults.set(faults);
+            Ok(json!({"faults": count}))
+        }
+        ("POST", "/simulator/sessions") => {
+            let OpenAs { user, space, count } = body(request)?;
+            Ok(json!(service.open_as(&user, &space, count.min(MAX_SESSIONS))))
+        }
+        ("POST", "/simulator/grow") => {
+            let Grow { date, events } = body(request)?;
+            service.grow(date, events);
+            Ok(json!({}))
+        }
+        ("POST", "/simulator/age") => {
+            let Age { seconds } = body(request)?;
+            service.age(seconds);
+            Ok(json!({}))
+        }
+        (method, path) => Err(format!("there is no {method} {path}")),
+    }
+}
+
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, String> {
+    serde_json::from_slice(&request.body)
+        .map_err(|error| format!("the body does not fit {}: {error}", request.path))
+}

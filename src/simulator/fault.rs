@@ -1,0 +1,503 @@
+//! What may be wrong with a simulated service, and when: each behaviour that the protocol's sources leave
+//! open, as a value. No I/O.
+
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use super::settings::{Framing, JsonShape, Members};
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// `GET /v2/info`.
+    Info,
+    /// `POST /oauth/token` with a password or an API key.
+    Login,
+    /// `POST /oauth/token` with a refresh token.
+    Refresh,
+    /// `POST /v3/sessions`.
+    Create,
+    /// `GET /v3/sessions`.
+    List,
+    /// `GET /v3/sessions/{id}`.
+    Show,
+    /// `GET /v3/events/download`.
+    Download,
+    /// `DELETE /v3/sessions/{id}`.
+    Delete,
+    /// `GET /v3/events`.
+    Events,
+    /// `/simulator/…`.
+    Admin,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// A request of the Activity Tracker, with a token.
+    pub const fn is_tracker(self) -> bool {
+        matches!(
+            self,
+            Self::Create | Self::List | Self::Show | Self::Download | Self::Delete | Self::Events
+        )
+    }
+}
+
+/// One misbehaviour: an effect, and the requests that it befalls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Fault {
+    /// How the ledger calls it.
+    #[serde(default = "unnamed")]
+    pub name: String,
+    /// What happens.
+    pub effect: Effect,
+    /// The kinds of requests; empty: all of the tracker.
+    #[serde(default)]
+    pub on: Vec<Kind>,
+    /// Only sessions that touch this UTC day, or only this row of the listing.
+    #[serde(default)]
+    pub date: Option<Date>,
+    /// Only sessions of this hour, 0–23.
+    #[serde(default)]
+    pub hour: Option<u8>,
+    /// Only sessions of whole days, or only those of an hour.
+    #[serde(default)]
+    pub windows: Windows,
+    /// The first occurrence that is befallen, from 1.
+    #[serde(default = "first")]
+    pub nth: u64,
+    /// How many are befallen; `None`: all from then on.
+    #[serde(default)]
+    pub times: Option<u64>,
+}
+
+fn unnamed() -> String {
+    "unnamed".to_owned()
+}
+
+const fn first() -> u64 {
+    1
+}
+
+impl Fault {
+    /// An effect on these kinds of requests, always.
+    pub fn new(name: &str, effect: Effect, on: &[Kind]) -> Self {
+        Self {
+            name: name.to_owned(),
+            effect,
+            on: on.to_vec(),
+            date: None,
+            hour: None,
+            windows: Windows::Any,
+            nth: 1,
+            times: None,
+        }
+    }
+
+    /// Only this many times.
+    #[must_use]
+    pub fn times(self, times: u64) -> Self {
+        Self {
+            times: Some(times),
+            ..self
+        }
+    }
+
+    /// Only from this occurrence on, counted from 1.
+    #[must_use]
+    pub fn from_nth(self, nth: u64) -> Self {
+        Self { nth, ..self }
+    }
+
+    /// Only where this UTC day is concerned.
+    #[must_use]
+    pub fn on_date(self, date: Date) -> Self {
+        Self {
+            date: Some(date),
+            ..self
+        }
+    }
+}
+
+/// Which sessions a fault befalls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Windows {
+    /// All.
+    #[default]
+    Any,
+    /// Those of whole days.
+    Days,
+    /// Those of one hour.
+    Hours,
+}
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum Effect {
+    /// The answer comes late.
+    Delay {
+        /// Milliseconds.
+        millis: u64,
+    },
+    /// No answer at all.
+    NoReply {
+        /// The request is carried out all the same.
+        done: bool,
+        /// What happens to the connection.
+        how: Silence,
+    },
+    /// An error instead of the answer; the request is not carried out.
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// Seconds for `Retry-After`.
+        #[serde(default)]
+        retry_after: Option<u64>,
+        /// The words.
+        message: String,
+    },
+    /// A redirect; the ledger notes a violation if a token follows it to another host.
+    Redirect {
+        /// The HTTP status, 301–308.
+        status: u16,
+        /// To `localhost` instead of the address; otherwise to the same host, where it is answered.
+        other_host: bool,
+    },
+    /// The token of the request is no longer known: 401.
+    ExpireToken,
+    /// The session of the request is gone: 404.
+    SessionGone,
+    /// How every error is worded.
+    ErrorsAs {
+        /// The form.
+        form: ErrorForm,
+    },
+    /// How a full space is told.
+    CapacityAs {
+        /// The HTTP status.
+        status: u16,
+        /// Seconds for `Retry-After`.
+        #[serde(default)]
+        retry_after: Option<u64>,
+    },
+    /// Objects of a JSON answer have other fields.
+    Fields {
+        /// Adds fields that nobody documented.
+        #[serde(default)]
+        add: bool,
+        /// Leaves these out.
+        #[serde(default)]
+        drop: Vec<String>,
+        /// Sends these as null.
+        #[serde(default)]
+        null: Vec<String>,
+        /// Field names in lower case.
+        #[serde(default)]
+        lowercase: bool,
+        /// Numbers as strings.
+        #[serde(default)]
+        number_strings: bool,
+    },
+    /// How a list is sent.
+    ListAs {
+        /// The form.
+        form: ListForm,
+    },
+    /// The created session's date range differs from what was asked.
+    AnswerShifted {
+        /// Days added to both ends.
+        days: i8,
+        /// The download follows the answer, not the request.
+        data: bool,
+    },
+    /// The session list names the sessions of every user of the space.
+    WholeSpace,
+    /// A session's access-time does not move.
+    AccessTimeFrozen,
+    /// The listing's counts are wrong.
+    CountAs {
+        /// Percent of the right count: below 100 rounded down, above rounded up.
+        percent: u64,
+    },
+    /// The listing leaves days out.
+    LeaveOutDays,
+    /// The listing has kept days without events, as zero.
+    ZeroDays,
+    /// The listing has every kept day, whatever was asked.
+    IgnoreFields,
+    /// How a `Range` is answered.
+    ResumeAs {
+        /// The way.
+        how: Resume,
+    },
+    /// The connection ends before the body does.
+    Cut {
+        /// Where.
+        at: At,
+        /// With a reset instead of a clean close.
+        #[serde(default)]
+        reset: bool,
+        /// The session is gone after that.
+        #[serde(default)]
+        vanish: bool,
+    },
+    /// The body ends early, and HTTP says that it is complete.
+    EndEarly {
+        /// Where.
+        at: At,
+    },
+    /// The body stops coming, and the connection stays.
+    Stall {
+        /// Where.
+        at: At,
+    },
+    /// The body comes slowly.
+    Trickle {
+        /// Bytes per second.
+        bytes_per_second: u64,
+    },
+    /// How the end of the body is told.
+    FramingAs {
+        /// The way.
+        framing: Framing,
+    },
+    /// Where gzip members end.
+    MembersAs {
+        /// The way.
+        members: Members,
+    },
+    /// How events are put together.
+    JsonAs {
+        /// The way.
+        json: JsonShape,
+    },
+    /// `Content-Encoding: gzip` on the body.
+    EncodingLabel,
+    /// Bytes behind the last gzip member.
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+    /// The CRC of the first gzip member is wrong.
+    WrongCrc,
+    /// The same events in other bytes, at every download anew.
+    OtherBytes,
+    /// A login page in HTML, with status 200.
+    LoginPage,
+    /// How a range without events is answered.
+    EmptyAs {
+        /// The way.
+        how: Nothing,
+    },
+    /// How a range past retention is answered.
+    ExpiredAs {
+        /// The way.
+        how: Nothing,
+    },
+    /// How another whole download in one session is answered.
+    SecondDownloadAs {
+        /// The way; never seen: the same bytes again.
+        how: Second,
+    },
+    /// A refresh token is good for one use, and the answer has the next.
+    RotateRefreshTokens,
+}
+
+/// What a connection does instead of answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Silence {
+    /// Closes.
+    Close,
+    /// Resets.
+    Reset,
+    /// Stays open and silent.
+    Hang,
+}
+
+/// How an error is worded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorForm {
+    /// `{"message":…}`.
+    Json,
+    /// Plain text.
+    Text,
+    /// A page of a gateway.
+    Html,
+}
+
+/// How a list is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListForm {
+    /// An array.
+    Array,
+    /// An object that holds an array.
+    Object,
+    /// `null`.
+    Null,
+}
+
+/// A place in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum At {
+    /// This many bytes of the whole body.
+    Byte(u64),
+    /// This many thousandths of the whole body.
+    Permille(u64),
+    /// The end of this gzip member, from 1, if more follow.
+    MemberEnd(u64),
+    /// This many bytes of this answer.
+    Answer(u64),
+}
+
+/// How a `Range: bytes=N-` is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resume {
+    /// `206` at N.
+    Right,
+    /// `206` at another offset, and it says so.
+    WrongOffset,
+    /// `206` that says N and sends from another offset.
+    Lie,
+    /// `200` with the whole body.
+    Whole,
+    /// `200` with the remainder only.
+    Remainder,
+    /// This status.
+    Status(u16),
+}
+
+/// How nothing is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nothing {
+    /// `404`.
+    NotFound,
+    /// `204`.
+    NoContent,
+    /// `200` and zero bytes.
+    ZeroLength,
+    /// `200` and a gzip of nothing.
+    GzipOfNothing,
+}
+
+/// How another whole download in one session is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Second {
+    /// `409`.
+    Refused,
+    /// `200` and zero bytes.
+    Empty,
+}
+
+/// The faults of a service, with how often each was met.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<(Fault, u64)>);
+
+/// What a request concerns, as far as faults ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Concern {
+    pub(super) kind: Kind,
+    /// First and last day, and the hour, of its session.
+    pub(super) window: Option<(Date, Date, Option<u8>)>,
+}
+
+impl Faults {
+    pub(super) fn set(&mut self, faults: Vec<Fault>) {
+        self.0 = faults.into_iter().map(|fault| (fault, 0)).collect();
+    }
+
+    pub(super) fn add(&mut self, fault: Fault) {
+        self.0.push((fault, 0));
+    }
+
+    /// The first fault of this kind of effect that befalls the request, counted as met. `pick` gives what is
+    /// wanted of an effect, or `None` if it does not apply here.
+    pub(super) fn take<T>(
+        &mut self,
+        concern: Concern,
+        pick: impl Fn(&Effect) -> Option<T>,
+    ) -> Option<(String, T)> {
+        for (fault, met) in &mut self.0 {
+            if !fault.concerns(concern) {
+                continue;
+            }
+            let Some(wanted) = pick(&fault.effect) else {
+                continue;
+            };
+            *met += 1;
+            let last = fault.times.map_or(u64::MAX, |times| {
+                fault.nth.saturating_sub(1).saturating_add(times)
+            });
+            if *met >= fault.nth && *met <= last {
+                return Some((fault.name.clone(), wanted));
+            }
+        }
+        None
+    }
+}
+
+impl Fault {
+    fn concerns(&self, concern: Concern) -> bool {
+        let kind = if self.on.is_empty() {
+            concern.kind.is_tracker()
+        } else {
+            self.on.contains(&concern.kind)
+        };
+        let Some((start, end, hour)) = concern.window else {
+            return kind && self.date.is_none() && self.hour.is_none() && self.windows == Windows::Any;
+        };
+        let windows = match self.windows {
+            Windows::Any => true,
+            Windows::Days => hour.is_none(),
+            Windows::Hours => hour.is_some(),
+        };
+        kind && windows
+            && self.date.is_none_or(|date| start <= date && date <= end)
+            && self.hour.is_none_or(|wanted| hour == Some(wanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+
+    #[test]
+    fn a_fault_befalls_the_occurrences_it_names_and_no_other() {
+        let mut faults = Faults::default();
+        let day = date(2018, 6, 3);
+        faults.add(
+            Fault::new("x", Effect::SessionGone, &[Kind::Show])
+                .on_date(day)
+                .from_nth(2)
+                .times(2),
+        );
+        let mut met = |kind, date| {
+            let concern = Concern {
+                kind,
+                window: Some((date, date, None)),
+            };
+            faults
+                .take(concern, |effect| (*effect == Effect::SessionGone).then_some(()))
+                .is_some()
+        };
+        assert!(!met(Kind::Show, day));
+        assert!(!met(Kind::Delete, day) && !met(Kind::Show, date(2018, 6, 4)));
+        assert!(met(Kind::Show, day) && met(Kind::Show, day));
+        assert!(!met(Kind::Show, day));
+    }
+}

@@ -1,0 +1,316 @@
+//! The state of a simulated service: sessions, tokens, days, faults, ledger. No I/O but the clock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+
+use super::block::Blocks;
+use super::events::{events_of_day, share_of_hour};
+use super::fault::{Concern, Effect, Faults};
+use super::layout::{HourEvents, Layout, Shape};
+use super::ledger::Ledger;
+use super::random::Random;
+use super::settings::{READY_REFRESH_TOKEN, READY_TOKEN, Settings, User};
+
+/// The hour of day at which a service with a fixed day stands still.
+const NOON: u8 = 12;
+
+/// What a session gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Selection {
+    pub(super) space: Arc<str>,
+    pub(super) account: bool,
+    pub(super) start: Date,
+    pub(super) end: Date,
+    pub(super) hour: Option<u8>,
+}
+
+impl Selection {
+    /// Its name in the ledger.
+    pub(super) fn label(&self) -> String {
+        let scope = if self.account { "account" } else { "space" };
+        let mut label = format!("{}/{scope}/{}", self.space, self.start);
+        if self.end != self.start {
+            let _ = write!(label, "/{}", self.end);
+        }
+        if let Some(hour) = self.hour {
+            let _ = write!(label, "T{hour:02}");
+        }
+        label
+    }
+}
+
+/// An open session.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) username: String,
+    /// What was asked for.
+    pub(super) asked: Selection,
+    /// What a download gives.
+    pub(super) given: Selection,
+    /// What the session says it is for.
+    pub(super) said: (Date, Date),
+    pub(super) created: Timestamp,
+    pub(super) accessed: Timestamp,
+    /// Opened by the test, as a person's.
+    pub(super) of_a_person: bool,
+    /// Whole downloads so far.
+    pub(super) completed: u64,
+}
+
+/// An open session, as tests see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionView {
+    /// Its id.
+    pub id: String,
+    /// The space.
+    pub space: String,
+    /// Who opened it.
+    pub username: String,
+    /// First day asked for.
+    pub start: Date,
+    /// Last day asked for.
+    pub end: Date,
+    /// The hour asked for.
+    pub hour: Option<u8>,
+    /// The account scope.
+    pub account: bool,
+    /// Opened by the test, as a person's.
+    pub of_a_person: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) sessions: BTreeMap<String, Open>,
+    pub(super) faults: Faults,
+    pub(super) ledger: Ledger,
+    /// Access tokens: the user, and until when.
+    pub(super) tokens: HashMap<String, (String, Option<Instant>)>,
+    pub(super) refresh_tokens: HashMap<String, String>,
+    /// Events that came late, by day and revision.
+    growth: BTreeMap<Date, Vec<u64>>,
+    pub(super) ids: Random,
+}
+
+/// A simulated service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) settings: Settings,
+    pub(super) blocks: Arc<Blocks>,
+    /// `127.0.0.1:PORT`.
+    pub(super) authority: String,
+    state: Mutex<State>,
+}
+
+impl Service {
+    pub(super) fn new(settings: Settings, authority: String) -> Self {
+        let owner = settings.users.first().map(|user| user.name.clone());
+        let state = State {
+            sessions: BTreeMap::new(),
+            faults: Faults::default(),
+            ledger: Ledger::default(),
+            tokens: owner
+                .iter()
+                .map(|user| (READY_TOKEN.to_owned(), (user.clone(), None)))
+                .collect(),
+            refresh_tokens: owner
+                .iter()
+                .map(|user| (READY_REFRESH_TOKEN.to_owned(), user.clone()))
+                .collect(),
+            growth: BTreeMap::new(),
+            ids: Random::new(settings.seed, &[0x5E55]),
+        };
+        Self {
+            blocks: Arc::new(Blocks::new(settings.seed, settings.volume.bytes_per_event)),
+            settings,
+            authority,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a fault befalls this request; if so, it is in the ledger.
+    pub(super) fn fault<T>(&self, concern: Concern, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+        let mut state = self.state();
+        let (name, wanted) = state.faults.take(concern, pick)?;
+        *state.ledger.faults.entry(name).or_default() += 1;
+        Some(wanted)
+    }
+
+    pub(super) fn user(&self, name: &str) -> Option<&User> {
+        self.settings.users.iter().find(|user| user.name == name)
+    }
+
+    /// The service's day, and the hour that is not over yet.
+    pub(super) fn now(&self) -> (Date, u8) {
+        if let Some(today) = self.settings.today {
+            return (today, NOON);
+        }
+        let now = Timestamp::now().to_zoned(TimeZone::UTC);
+        (now.date(), now.hour().unsigned_abs())
+    }
+
+    /// The oldest day that is kept.
+    pub(super) fn oldest(&self) -> Date {
+        let before = i32::from(self.settings.retention_days.max(1)) - 1;
+        self.now().0.checked_sub(before.days()).unwrap_or(Date::MIN)
+    }
+
+    /// Lets events of a day come late, in every space.
+    pub(super) fn grow(&self, date: Date, extra: u64) {
+        self.state().growth.entry(date).or_default().push(extra);
+    }
+
+    /// The hours of a selection that are kept and over, with their events.
+    pub(super) fn hours(&self, selection: &Selection) -> Vec<HourEvents> {
+        let (today, now) = self.now();
+        let growth = self.state().growth.clone();
+        let mut hours = Vec::new();
+        let mut date = selection.start.max(self.oldest());
+        while date <= selection.end.min(today) {
+            let total = events_of_day(&self.settings.volume, selection.account, date);
+            let late = growth.get(&date).map_or(&[][..], Vec::as_slice);
+            for hour in (0..24).filter(|hour| selection.hour.is_none_or(|wanted| wanted == *hour)) {
+                if date == today && hour >= now {
+                    break;
+                }
+                let totals = std::iter::once(&total).chain(late);
+                hours.push(HourEvents {
+                    date,
+                    hour,
+                    counts: totals.map(|total| share_of_hour(*total, hour)).collect(),
+                });
+            }
+            let Ok(next) = date.tomorrow() else { break };
+            date = next;
+        }
+        hours
+    }
+
+    /// The body of a selection. Compresses: minutes of CPU for thousands of days that were never asked for.
+    pub(super) fn layout(&self, selection: &Selection, shape: Shape) -> Layout {
+        let space = (!selection.account).then_some(&selection.space);
+        Layout::new(&self.blocks, space, &self.hours(selection), shape)
+    }
+
+    /// The shape of a body without faults.
+    pub(super) fn shape(&self) -> Shape {
+        Shape {
+            json: self.settings.json,
+            level: self.settings.gzip.level,
+            members: self.settings.gzip.members,
+            mtime: 0,
+            wrong_crc: false,
+            trailing: 0,
+        }
+    }
+
+    /// The ledger as of now.
+    pub(super) fn ledger(&self) -> Ledger {
+        let state = self.state();
+        let people = state.sessions.values().filter(|open| open.of_a_person).count() as u64;
+        Ledger {
+            open_now: state.sessions.len() as u64 - people,
+            people_open: people,
+            ..state.ledger.clone()
+        }
+    }
+
+    /// The open sessions, by id.
+    pub(super) fn open_sessions(&self) -> Vec<SessionView> {
+        let state = self.state();
+        let view = |(id, open): (&String, &Open)| SessionView {
+            id: id.clone(),
+            space: open.asked.space.to_string(),
+            username: open.username.clone(),
+            start: open.asked.start,
+            end: open.asked.end,
+            hour: open.asked.hour,
+            account: open.asked.account,
+            of_a_person: open.of_a_person,
+        };
+        state.sessions.iter().map(view).collect()
+    }
+
+    /// Moves every session's times back.
+    pub(super) fn age(&self, seconds: i64) {
+        for open in self.state().sessions.values_mut() {
+            for time in [&mut open.created, &mut open.accessed] {
+                *time = time.checked_sub(seconds.seconds()).unwrap_or(Timestamp::MIN);
+            }
+        }
+    }
+
+    /// Opens sessions as a person would: of today, in the space scope, past the limit if need be.
+    pub(super) fn open_as(&self, user: &str, space: &str, count: usize) -> Vec<String> {
+        let (today, _) = self.now();
+        let selection = Selection {
+            space: space.into(),
+            account: false,
+            start: today,
+            end: today,
+            hour: None,
+        };
+        let mut state = self.state();
+        (0..count)
+            .map(|_| state.open(user, selection.clone(), selection.clone(), (today, today), true))
+            .collect()
+    }
+}
+
+impl State {
+    /// Sessions that are open in a space, of all users.
+    pub(super) fn open_in(&self, space: &str) -> usize {
+        self.sessions
+            .values()
+            .filter(|open| *open.asked.space == *space)
+            .count()
+    }
+
+    /// Opens a session and tells its id.
+    pub(super) fn open(
+        &mut self,
+        user: &str,
+        asked: Selection,
+        given: Selection,
+        said: (Date, Date),
+        of_a_person: bool,
+    ) -> String {
+        let id = self.ids.uuid();
+        let now = Timestamp::now();
+        let space = Arc::clone(&asked.space);
+        let open = Open {
+            username: user.to_owned(),
+            asked,
+            given,
+            said,
+            created: now,
+            accessed: now,
+            of_a_person,
+            completed: 0,
+        };
+        self.sessions.insert(id.clone(), open);
+        let open_now = self.open_in(&space) as u64;
+        self.ledger.max_open = self.ledger.max_open.max(open_now);
+        if !of_a_person {
+            self.ledger.opened += 1;
+        }
+        id
+    }
+
+    /// Removes a session by a fault.
+    pub(super) fn vanish(&mut self, id: &str) {
+        if self.sessions.remove(id).is_some() {
+            self.ledger.vanished += 1;
+        }
+    }
+}

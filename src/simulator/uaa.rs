@@ -1,0 +1,241 @@
+//! The UAA: logins, refreshes, and whose token a request carries. No I/O but the clock.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::fault::{Concern, Effect, Kind};
+use super::router::{Caller, Refusal, header};
+use super::service::{Service, State};
+use super::wire::Request;
+
+/// Basic authentication of the user `cf` with an empty password.
+const CF_CLIENT: &str = "Basic Y2Y6";
+/// The user name that stands for an API key.
+const API_KEY_USER: &str = "apikey";
+
+/// `GET /v2/info`: this service is its own UAA.
+pub(super) fn info(service: &Service) -> Value {
+    let url = format!("http://{}", service.authority);
+    json!({
+        "name": "simulator",
+        "authorization_endpoint": url,
+        "token_endpoint": url,
+        "api_version": "2.92.0",
+    })
+}
+
+/// Whether the form asks for a refresh.
+pub(super) fn is_refresh(request: &Request) -> bool {
+    url::form_urlencoded::parse(&request.body)
+        .any(|(name, value)| name == "grant_type" && value == "refresh_token")
+}
+
+/// `POST /oauth/token`.
+pub(super) fn token(service: &Service, request: &Request, concern: Concern) -> Result<Value, Refusal> {
+    if header(request, "authorization")? != Some(CF_CLIENT) {
+        return Err(Refusal::violation(
+            401,
+            "basic authentication is not that of user cf with an empty password",
+        ));
+    }
+    let media = header(request, "content-type")?.unwrap_or("");
+    if !media.starts_with("application/x-www-form-urlencoded") {
+        return Err(Refusal::violation(
+            415,
+            format!("Content-Type is {media:?}, not a form"),
+        ));
+    }
+    let form: Vec<(String, String)> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+    let wanted: &[&str] = if concern.kind == Kind::Refresh {
+        &["grant_type", "refresh_token"]
+    } else {
+        &["grant_type", "password", "username"]
+    };
+    let mut names: Vec<&str> = form.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    if names != wanted {
+        return Err(Refusal::violation(
+            400,
+            format!("the form has the fields {names:?}, not {wanted:?}"),
+        ));
+    }
+    let field = |name: &str| {
+        form.iter()
+            .find(|(known, _)| known == name)
+            .map_or("", |(_, value)| value.as_str())
+    };
+    if concern.kind == Kind::Refresh {
+        return refresh(service, field("refresh_token"), concern);
+    }
+    if field("grant_type") != "password" {
+        return Err(Refusal::violation(
+            400,
+            "grant_type is neither password nor refresh_token",
+        ));
+    }
+    let (name, password) = (field("username"), field("password"));
+    let bad = || Refusal::new(401, "Bad credentials");
+    let user = if name == API_KEY_USER {
+        service
+            .settings
+            .users
+            .iter()
+            .find(|user| user.api_key.as_deref() == Some(password))
+            .ok_or_else(bad)?
+    } else {
+        let user = service
+            .user(name)
+            .ok_or_else(|| Refusal::violation(401, format!("there is no user {name:?}")))?;
+        if user.password == password {
+            user
+        } else {
+            return Err(bad());
+        }
+    };
+    let mut state = service.state();
+    state.ledger.logins += 1;
+    let refresh_token = state.issue_refresh(&user.name);
+    let access_token = state.issue(service, &user.name);
+    Ok(granted(service, &access_token, &refresh_token))
+}
+
+fn refresh(service: &Service, token: &str, concern: Concern) -> Result<Value, Refusal> {
+    let rotate = service
+        .fault(concern, |effect| {
+            (*effect == Effect::RotateRefreshTokens).then_some(())
+        })
+        .is_some();
+    let mut state = service.state();
+    let user = state
+        .refresh_tokens
+        .get(token)
+        .cloned()
+        .ok_or_else(|| Refusal::new(401, "invalid refresh token"))?;
+    let refresh_token = if rotate {
+        state.refresh_tokens.remove(token);
+        state.issue_refresh(&user)
+    } else {
+        token.to_owned()
+    };
+    state.ledger.refreshes += 1;
+    let access_token = state.issue(service, &user);
+    Ok(granted(service, &access_token, &refresh_token))
+}
+
+fn granted(service: &Service, access_token: &str, refresh_token: &str) -> Value {
+    json!({
+        "access_token": access_token,
+        "refresh_token": refresh_token,
+        "token_type": "bearer",
+        "expires_in": service.settings.token_lifetime.as_secs(),
+        "scope": "openid",
+        "jti": "simulated",
+    })
+}
+
+impl State {
+    fn issue_refresh(&mut self, user: &str) -> String {
+        let token = format!("{}-r", self.ids.uuid());
+        self.refresh_tokens.insert(token.clone(), user.to_owned());
+        token
+    }
+
+    /// A token in the shape of a JWT, as UAA gives them; those that ended are forgotten.
+    pub(super) fn issue(&mut self, service: &Service, user: &str) -> String {
+        let now = Instant::now();
+        self.tokens
+            .retain(|_, (_, until)| until.is_none_or(|until| until > now));
+        let lifetime = service.settings.token_lifetime;
+        let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + lifetime;
+        let claims = json!({
+            "jti": self.ids.uuid(), "user_name": user, "email": user, "client_id": "cf", "exp": expires.as_secs(),
+        });
+        let header = base64url(br#"{"alg":"none","typ":"JWT"}"#);
+        let token = format!(
+            "{header}.{}.c2ltdWxhdGVk",
+            base64url(claims.to_string().as_bytes())
+        );
+        self.tokens
+            .insert(token.clone(), (user.to_owned(), now.checked_add(lifetime)));
+        token
+    }
+}
+
+/// Base64 for URLs, without padding (RFC 4648, 5).
+fn base64url(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits =
+            three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for place in 0..=three.len() {
+            let letter = (bits >> (18 - 6 * place)) & 63;
+            text.extend(
+                usize::try_from(letter)
+                    .ok()
+                    .and_then(|at| LETTERS.get(at))
+                    .map(|byte| char::from(*byte)),
+            );
+        }
+    }
+    text
+}
+
+fn token_of(request: &Request) -> Result<&str, Refusal> {
+    let value = header(request, "x-auth-token")?
+        .ok_or_else(|| Refusal::violation(401, "header X-Auth-Token is missing"))?;
+    match value.split_once(' ') {
+        Some((word, token)) if word.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
+            Ok(token.trim())
+        }
+        _ => Err(Refusal::violation(
+            401,
+            "header X-Auth-Token does not carry the word bearer and a token",
+        )),
+    }
+}
+
+/// Makes the request's token unknown, whatever its lifetime.
+pub(super) fn forget(service: &Service, request: &Request) {
+    if let Ok(token) = token_of(request) {
+        service.state().tokens.remove(token);
+    }
+}
+
+/// Who asks, if token, space and role are in order.
+pub(super) fn caller(service: &Service, request: &Request) -> Result<Caller, Refusal> {
+    let token = token_of(request)?;
+    let known = service.state().tokens.get(token).cloned();
+    let user = match known {
+        Some((user, until)) if until.is_none_or(|until| until > Instant::now()) => user,
+        _ => return Err(Refusal::new(401, "the token is unknown or has expired")),
+    };
+    let space = header(request, "x-auth-project-id")?
+        .filter(|space| !space.is_empty())
+        .ok_or_else(|| Refusal::violation(400, "header X-Auth-Project-Id is missing"))?;
+    if !service.settings.spaces.is_empty() && !service.settings.spaces.iter().any(|known| known == space) {
+        return Err(Refusal::violation(403, format!("there is no space {space:?}")));
+    }
+    let Some(rights) = service.user(&user).filter(|user| user.developer) else {
+        return Err(Refusal::new(
+            403,
+            format!("{user} does not have the developer role in the space"),
+        ));
+    };
+    Ok(Caller {
+        account: rights.account,
+        user,
+        space: space.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64url_is_that_of_the_rfc() {
+        let texts =
+            ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| super::base64url(text.as_bytes()));
+        assert_eq!(texts, ["", "Zg", "Zm8", "Zm9v", "Zm9vYg", "Zm9vYmE", "Zm9vYmFy"]);
+    }
+}
