@@ -129,7 +129,7 @@ mod tests {
     use crate::api::Reason;
     use crate::cli::outcome::{self, tests as given};
     use crate::export::failure::Remedy;
-    use crate::export::snapshot::Snapshot;
+    use crate::export::snapshot::{SessionFacts, Snapshot};
     use crate::export::window::Window;
     use jiff::civil::date;
 
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn what_is_left_names_days_sessions_and_the_way_on() {
         let snapshot = Snapshot {
-            sessions: vec!["b08cb740".to_owned()],
+            sessions: vec![SessionFacts { id: "b08cb740".to_owned(), window: Window::day(date(2018, 6, 2)) }],
             troubles: vec![Trouble {
                 reason: Reason::RoleMissing,
                 message: "xxx@ibm.com lacks the developer role".to_owned(),

@@ -144,7 +144,7 @@ pub fn of(export: &Export, snapshot: &Snapshot, now: Timestamp) -> Outcome {
     Outcome {
         rows,
         totals,
-        sessions: snapshot.sessions.clone(),
+        sessions: snapshot.sessions.iter().map(|session| session.id.clone()).collect(),
         troubles: snapshot.troubles.clone(),
         observed: snapshot.observed,
         next_look: snapshot.next_look,
@@ -152,9 +152,12 @@ pub fn of(export: &Export, snapshot: &Snapshot, now: Timestamp) -> Outcome {
 }
 
 impl Outcome {
-    /// 0 only where all that is due is stored or accepted, and no session is left.
+    /// 0 only where all that is due is stored or accepted, no session is left, and nothing is wrong that a person
+    /// must know (a wait for the next day to be over is not wrong).
     pub fn exit(&self) -> Exit {
-        if self.observed && self.totals.missing == 0 && self.sessions.is_empty() { Exit::Done } else { Exit::Failed }
+        let fine = self.troubles.iter().all(|trouble| matches!(trouble.remedy, Remedy::Wait(_)));
+        let done = self.observed && self.totals.missing == 0 && self.sessions.is_empty() && fine;
+        if done { Exit::Done } else { Exit::Failed }
     }
 
     /// What is due and missing, as merged ranges, at most `max`.
@@ -298,6 +301,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::export::keys::Root;
+    use crate::export::snapshot::SessionFacts;
     use crate::export::wish::{Persistence, Scope};
 
     pub(crate) fn export(days: i8) -> Export {
@@ -358,8 +362,11 @@ pub(crate) mod tests {
         assert_eq!(outcome.exit(), Exit::Done);
         assert_eq!((outcome.totals.stored_now, outcome.totals.already_there, outcome.totals.empty), (1, 1, 1));
 
-        let open = Snapshot { sessions: vec!["id".to_owned()], ..all.clone() };
+        let session = SessionFacts { id: "id".to_owned(), window: day(1) };
+        let open = Snapshot { sessions: vec![session], ..all.clone() };
         assert_eq!(of(&export(2), &open, later()).exit(), Exit::Failed);
+        let short = Snapshot { troubles: vec![trouble(Reason::Short, Some(day(1)), Remedy::Person)], ..all.clone() };
+        assert_eq!(of(&export(2), &short, later()).exit(), Exit::Failed);
         assert_eq!(of(&export(3), &all, later()).exit(), Exit::Failed);
         assert_eq!(of(&export(2), &Snapshot::default(), later()).exit(), Exit::Failed);
     }
