@@ -1,6 +1,32 @@
 //! The Activity Tracker v3 client: tokens, sessions, the daily listing, and downloads that resume.
 //! Knows nothing of S3 or Kubernetes.
 
+mod client;
+mod config;
+mod credentials;
+mod days;
+mod download;
+mod error;
+mod http;
+mod refusal;
+mod reply;
+mod resume;
+mod retry;
+mod said;
+mod sessions;
+mod uaa;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::Tracker;
+pub use config::{Timeouts, TrackerConfig, Uaa, endpoint_of_region};
+pub use credentials::{Credentials, CredentialsError, CredentialsKey};
+pub use download::{Download, Opened};
+pub use error::{Class, DownloadError, TrackerError};
+pub use retry::RetryPolicy;
+pub use uaa::TokenCache;
+
 use jiff::{Timestamp, civil::Date};
 
 /// What a session is asked for.

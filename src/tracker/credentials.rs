@@ -1,0 +1,240 @@
+//! Who asks: one of four kinds of credentials, read from the keys of a Secret. Pure, no I/O.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+/// Credentials of an Activity Tracker user. `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// An API key of the platform.
+    ApiKey(SecretString),
+    /// A user with a password.
+    Password {
+        /// The IBM id.
+        username: String,
+        /// Its password.
+        password: SecretString,
+    },
+    /// A refresh token of an earlier login.
+    RefreshToken(SecretString),
+    /// A ready access token, without the word `bearer`. It cannot be renewed.
+    Token(SecretString),
+}
+
+/// The keys of the Secret that hold the credentials, as a person knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialsKey {
+    /// `apiKey`
+    ApiKey,
+    /// `username` and `password`
+    Password,
+    /// `refreshToken`
+    RefreshToken,
+    /// `token`
+    Token,
+}
+
+impl fmt::Display for CredentialsKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ApiKey => "apiKey",
+            Self::Password => "username and password",
+            Self::RefreshToken => "refreshToken",
+            Self::Token => "token",
+        })
+    }
+}
+
+/// A Secret that does not hold exactly one kind of credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsError {
+    /// None of the known keys.
+    #[error(
+        "the Secret holds no credentials: give it one of apiKey, username and password, refreshToken, or token"
+    )]
+    Missing,
+    /// One half of a pair.
+    #[error("the Secret has the key {has} but not {lacks}: both are needed")]
+    Half {
+        /// The key that is there.
+        has: &'static str,
+        /// The key that is not.
+        lacks: &'static str,
+    },
+    /// More than one kind.
+    #[error("the Secret holds several kinds of credentials ({keys}): keep one of them")]
+    Several {
+        /// The keys found.
+        keys: String,
+    },
+    /// A value that cannot be used.
+    #[error("the Secret's key {key} {why}")]
+    Unusable {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value; never the value.
+        why: &'static str,
+    },
+}
+
+impl Credentials {
+    /// Reads a Secret's data: exactly one of `apiKey`, `username` with `password`, `refreshToken`, `token`. Other
+    /// keys are ignored, one newline at a value's end is dropped, a token may come with the word `bearer`.
+    pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, CredentialsError> {
+        let has = |key: &str| data.contains_key(key);
+        let kinds = [
+            ("apiKey", has("apiKey")),
+            ("username and password", has("username") || has("password")),
+            ("refreshToken", has("refreshToken")),
+            ("token", has("token")),
+        ];
+        let found: Vec<_> = kinds
+            .iter()
+            .filter(|(_, there)| *there)
+            .map(|(key, _)| *key)
+            .collect();
+        match found.as_slice() {
+            [] => Err(CredentialsError::Missing),
+            ["apiKey"] => Ok(Self::ApiKey(secret(data, "apiKey")?)),
+            ["refreshToken"] => Ok(Self::RefreshToken(secret(data, "refreshToken")?)),
+            ["token"] => {
+                let text = value(data, "token")?;
+                let token = match text.split_once(char::is_whitespace) {
+                    Some((word, rest)) if word.eq_ignore_ascii_case("bearer") => rest.trim(),
+                    _ => text.trim(),
+                };
+                if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return Err(CredentialsError::Unusable {
+                        key: "token",
+                        why: "is no token: it must be one line of visible ASCII",
+                    });
+                }
+                Ok(Self::Token(token.into()))
+            }
+            [_] if !has("username") => Err(CredentialsError::Half {
+                has: "password",
+                lacks: "username",
+            }),
+            [_] if !has("password") => Err(CredentialsError::Half {
+                has: "username",
+                lacks: "password",
+            }),
+            [_] => Ok(Self::Password {
+                username: value(data, "username")?.to_owned(),
+                password: secret(data, "password")?,
+            }),
+            several => Err(CredentialsError::Several {
+                keys: several.join(", "),
+            }),
+        }
+    }
+
+    /// Which keys of the Secret these came from.
+    pub fn key(&self) -> CredentialsKey {
+        match self {
+            Self::ApiKey(_) => CredentialsKey::ApiKey,
+            Self::Password { .. } => CredentialsKey::Password,
+            Self::RefreshToken(_) => CredentialsKey::RefreshToken,
+            Self::Token(_) => CredentialsKey::Token,
+        }
+    }
+
+    /// What must never be shown.
+    pub(super) fn secret(&self) -> &SecretString {
+        match self {
+            Self::ApiKey(secret) | Self::RefreshToken(secret) | Self::Token(secret) => secret,
+            Self::Password {
+                username: _,
+                password,
+            } => password,
+        }
+    }
+
+    /// Tells credentials apart without keeping them.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let username = match self {
+            Self::Password { username, .. } => username.as_str(),
+            Self::ApiKey(_) | Self::RefreshToken(_) | Self::Token(_) => "",
+        };
+        let mut hash = Sha256::new();
+        for part in [&self.key().to_string(), username, self.secret().expose_secret()] {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+}
+
+fn value<'a>(data: &'a BTreeMap<String, Vec<u8>>, key: &'static str) -> Result<&'a str, CredentialsError> {
+    let unusable = |why| CredentialsError::Unusable { key, why };
+    let text = std::str::from_utf8(data.get(key).map_or(&[][..], Vec::as_slice))
+        .map_err(|_| unusable("is not UTF-8 text"))?;
+    let text = text
+        .strip_suffix('\n')
+        .map_or(text, |rest| rest.strip_suffix('\r').unwrap_or(rest));
+    if text.trim().is_empty() {
+        return Err(unusable("is empty"));
+    }
+    Ok(text)
+}
+
+fn secret(data: &BTreeMap<String, Vec<u8>>, key: &'static str) -> Result<SecretString, CredentialsError> {
+    Ok(value(data, key)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Credentials, CredentialsError> {
+        Credentials::from_secret(
+            &pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_secret_is_read_by_its_keys() {
+        for (pairs, key, secret) in [
+            (
+                &[("apiKey", "k-1\n"), ("other", "x")][..],
+                CredentialsKey::ApiKey,
+                "k-1",
+            ),
+            (
+                &[("username", "a@b"), ("password", " pw \r\n")],
+                CredentialsKey::Password,
+                " pw ",
+            ),
+            (&[("refreshToken", "r-1\n")], CredentialsKey::RefreshToken, "r-1"),
+            (&[("token", "t0")], CredentialsKey::Token, "t0"),
+            (&[("token", "Bearer t0\n")], CredentialsKey::Token, "t0"),
+        ] {
+            let read = read(pairs).unwrap();
+            assert_eq!(read.key(), key);
+            assert_eq!(read.secret().expose_secret(), secret);
+            assert!(!format!("{read:?}").contains(secret), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_not_one_kind_names_its_keys() {
+        for (pairs, said) in [
+            (&[][..], "apiKey, username and password, refreshToken, or token"),
+            (&[("apiKey", "a"), ("token", "b")], "apiKey, token"),
+            (&[("username", "a")], "not password"),
+            (&[("password", "a")], "not username"),
+            (&[("apiKey", "\n")], "apiKey is empty"),
+            (&[("token", "bearer ")], "token is no token"),
+            (&[("token", "a\nb")], "token is no token"),
+        ] {
+            let error = read(pairs).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The daily listing: which days the service has, and how many events it counts. Speaks over the network.
+
+use ::http::{Method, StatusCode};
+use jiff::civil::Date;
+use serde_json::json;
+
+use super::client::Call;
+use super::refusal::Purpose;
+use super::sessions::call;
+use super::{Day, Tracker, TrackerError, reply};
+
+impl Tracker {
+    /// The days that the service lists for the range, both ends included: sorted, one row a day. The service may
+    /// ignore the range, lag behind, or leave days out; [`TrackerError::ListingRefused`] means that there is no
+    /// listing to be had.
+    pub async fn days(
+        &self,
+        space: &str,
+        start: Date,
+        end: Date,
+        account: bool,
+    ) -> Result<Vec<Day>, TrackerError> {
+        // The fields of a session's request: the sources do not name the listing's own.
+        let body = json!({"start": start.to_string(), "end": end.to_string(), "AtAccountLevel": account});
+        let call = Call {
+            body: Some(body.to_string().into()),
+            ..call(Purpose::Days, Method::GET, &["v3", "events"], space)
+        };
+        let reply = self.repeatedly(&call).await?;
+        if reply.status == StatusCode::NO_CONTENT {
+            return Ok(Vec::new());
+        }
+        reply::days(&reply.body).map_err(|why| self.bad_reply(Purpose::Days, why))
+    }
+}

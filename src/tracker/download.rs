@@ -1,0 +1,537 @@
+//! A download that takes itself up again: every byte once and in order, read only when asked for. Speaks over the
+//! network; what a reply means is decided in `resume`.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use ::http::{Method, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
+use tokio::time::{sleep, timeout};
+
+use super::client::{Call, Patience};
+use super::http::{causes, find};
+use super::refusal::{Purpose, from_router, retry_after};
+use super::resume::{ContentRange, Framing, Head, Standing, Step, head, judge, last_byte_is_last};
+use super::said::excerpt;
+use super::{Class, DownloadError, Tracker, TrackerError, TransferEnd};
+
+/// Every gzip member begins so (RFC 1952 § 2.3.1).
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Characters of a body that is not gzip that are shown.
+const MAX_EXCERPT_CHARS: usize = 120;
+/// Bytes that those are taken from.
+const MAX_EXCERPT_BYTES: usize = 512;
+
+/// The first reply to a download.
+#[derive(Debug)]
+pub enum Opened {
+    /// The bytes.
+    Body(Download),
+    /// 204: nothing. No proof that there were no events.
+    NoContent,
+    /// 404: no events, or no session. No proof of either.
+    NotFound,
+}
+
+/// The bytes of a session, as the service sends them. Dropping it ends the transfer.
+pub struct Download {
+    tracker: Tracker,
+    space: String,
+    session: String,
+    body: Option<Body>,
+    /// The first byte, when it came alone.
+    held: Bytes,
+    received: u64,
+    /// CRC-64/NVME of what was delivered, to recognise it when it is sent again.
+    crc: Digest,
+    announced: Option<u64>,
+    total: Option<u64>,
+    end: Option<TransferEnd>,
+    failed: Option<DownloadError>,
+    stop: Stop,
+    resumes: u32,
+    asked: u32,
+    asked_in_vain: u32,
+}
+
+/// The body of one reply.
+struct Body {
+    response: reqwest::Response,
+    framing: Framing,
+    /// The offset of the next byte in the whole.
+    at: u64,
+    /// The offset after the last one, where the reply says so.
+    until: Option<u64>,
+    /// What was delivered before, on its way again.
+    compare: Option<Digest>,
+    /// Whether it only was to confirm the end.
+    confirming: bool,
+    content_type: Option<String>,
+}
+
+/// Why there is no body to read from.
+#[derive(Clone, Debug)]
+struct Stop {
+    why: String,
+    timed_out: bool,
+    /// The connection closed where nothing says whether it was the end.
+    confirming: bool,
+    /// The service sent less than the whole on purpose: go on without a pause.
+    partial: bool,
+    after: Option<Duration>,
+}
+
+impl Tracker {
+    /// Begins the download of a session; the head of the reply must come within the idle time-out, the whole may
+    /// take as long as it likes.
+    pub async fn download(&self, space: &str, id: &str) -> Result<Opened, TrackerError> {
+        self.check_id(id)?;
+        let call = call(space, id, 0);
+        let mut patience = Patience::new();
+        loop {
+            let error = match self.respond(&call).await {
+                Ok((response, deadline)) => match response.status() {
+                    StatusCode::NO_CONTENT => return Ok(Opened::NoContent),
+                    StatusCode::NOT_FOUND if !from_router(response.headers()) => return Ok(Opened::NotFound),
+                    StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
+                        return Download::begin(self, space, id, response).map(Opened::Body);
+                    }
+                    _ => self.refusal(response, &call, deadline).await,
+                },
+                Err(error) => error,
+            };
+            patience.after(error, self.retry()).await?;
+        }
+    }
+}
+
+impl Download {
+    fn begin(
+        tracker: &Tracker,
+        space: &str,
+        id: &str,
+        response: reqwest::Response,
+    ) -> Result<Self, TrackerError> {
+        let head = head_of(&response);
+        let span = head
+            .range
+            .and_then(|range| range.span)
+            .filter(|_| head.status == StatusCode::PARTIAL_CONTENT);
+        if head.status == StatusCode::PARTIAL_CONTENT && span.is_none_or(|(first, _)| first != 0) {
+            return Err(tracker.bad_reply(
+                Purpose::Download,
+                "it is a part (206) that nobody asked for".to_owned(),
+            ));
+        }
+        let mut download = Self {
+            tracker: tracker.clone(),
+            space: space.to_owned(),
+            session: id.to_owned(),
+            body: None,
+            held: Bytes::new(),
+            received: 0,
+            crc: Digest::new(CrcAlgorithm::Crc64Nvme),
+            announced: match head.framing {
+                Framing::Length(length) => Some(length),
+                Framing::Chunked | Framing::Close => None,
+            },
+            total: None,
+            end: None,
+            failed: None,
+            stop: Stop {
+                why: String::new(),
+                timed_out: false,
+                confirming: false,
+                partial: false,
+                after: None,
+            },
+            resumes: 0,
+            asked: 0,
+            asked_in_vain: 0,
+        };
+        download.read_from(response, &head, false);
+        Ok(download)
+    }
+
+    /// The next bytes; `None` at the end, when [`Download::end`] says how it ended. Takes the transfer up again
+    /// where it was cut. After an error it gives the same error again. A call that is dropped loses no byte.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, DownloadError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.advance().await;
+        if let Err(error) = &result {
+            self.body = None;
+            self.failed = Some(error.clone());
+        }
+        result
+    }
+
+    /// Bytes delivered so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// How the transfer ended; `None` while it has not.
+    pub fn end(&self) -> Option<TransferEnd> {
+        self.end
+    }
+
+    /// How often it was cut and went on.
+    pub fn resumes(&self) -> u32 {
+        self.resumes
+    }
+
+    /// `Content-Length` of the first reply.
+    pub fn announced(&self) -> Option<u64> {
+        self.announced
+    }
+
+    async fn advance(&mut self) -> Result<Option<Bytes>, DownloadError> {
+        loop {
+            if self.end.is_some() {
+                return Ok(None);
+            }
+            let Some(body) = &mut self.body else {
+                self.go_on().await?;
+                continue;
+            };
+            match timeout(self.tracker.timeouts().idle_read, body.response.chunk()).await {
+                Ok(Ok(Some(chunk))) => {
+                    if let Some(bytes) = self.take(chunk).await? {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Ok(Ok(None)) => self.body_ended()?,
+                // A close without TLS's goodbye is a close: whether it was the end is asked either way.
+                Ok(Err(error)) if body.framing == Framing::Close && is_unexpected_eof(&error) => {
+                    self.body_ended()?
+                }
+                Ok(Err(error)) => {
+                    let why = causes(&error.without_url()).join(": ");
+                    self.cut(why, false);
+                }
+                Err(_) => {
+                    let seconds = self.tracker.timeouts().idle_read.as_secs_f64();
+                    self.cut(format!("nothing came for {seconds} s"), true);
+                }
+            }
+        }
+    }
+
+    /// Compares what is known, delivers what is new.
+    async fn take(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>, DownloadError> {
+        let at = self.received;
+        let Some(body) = &mut self.body else {
+            return Ok(None);
+        };
+        body.at = body
+            .at
+            .saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        if body.until.is_some_and(|until| body.at > until) {
+            return Err(self.cannot("the service sent more bytes than it announced"));
+        }
+        if let Some(compared) = &mut body.compare {
+            let known = match usize::try_from(body.at.saturating_sub(at)) {
+                Ok(new) if new <= chunk.len() => chunk.split_to(chunk.len() - new),
+                // More is new than this chunk holds: cannot be while comparing.
+                _ => Bytes::new(),
+            };
+            compared.update(&known);
+            if body.at < at {
+                return Ok(None);
+            }
+            if compared.finalize() != self.crc.finalize() {
+                return Err(self.cannot("the service sent other bytes than before"));
+            }
+            body.compare = None;
+        }
+        if self.received == 0 {
+            return self.deliver_first(chunk).await;
+        }
+        Ok(self.deliver(chunk))
+    }
+
+    /// The first bytes must be those of gzip.
+    async fn deliver_first(&mut self, chunk: Bytes) -> Result<Option<Bytes>, DownloadError> {
+        let chunk = if self.held.is_empty() {
+            chunk
+        } else {
+            [&self.held[..], &chunk[..]].concat().into()
+        };
+        self.held = Bytes::new();
+        if chunk.starts_with(&GZIP_MAGIC) {
+            return Ok(self.deliver(chunk));
+        }
+        if chunk.len() < GZIP_MAGIC.len() && GZIP_MAGIC.starts_with(&chunk) {
+            self.held = chunk;
+            return Ok(None);
+        }
+        let content_type = self.body.as_ref().and_then(|body| body.content_type.clone());
+        let mut shown = BytesMut::from(chunk.get(..MAX_EXCERPT_BYTES).unwrap_or(&chunk));
+        // Said before the wait for more, so that a caller who drops it does not read on in a broken body.
+        self.failed = Some(self.not_gzip(&shown, content_type.as_deref()));
+        while let Some(body) = self.body.as_mut().filter(|_| shown.len() < MAX_EXCERPT_BYTES) {
+            match timeout(self.tracker.timeouts().idle_read, body.response.chunk()).await {
+                Ok(Ok(Some(more))) => shown.extend_from_slice(more.get(..MAX_EXCERPT_BYTES).unwrap_or(&more)),
+                _ => break,
+            }
+        }
+        Err(self.not_gzip(&shown, content_type.as_deref()))
+    }
+
+    fn deliver(&mut self, chunk: Bytes) -> Option<Bytes> {
+        if chunk.is_empty() {
+            return None;
+        }
+        self.crc.update(&chunk);
+        self.received = self
+            .received
+            .saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        self.asked_in_vain = 0;
+        Some(chunk)
+    }
+
+    /// The body ended as its framing says; whether the whole did is another question.
+    fn body_ended(&mut self) -> Result<(), DownloadError> {
+        let Some(body) = self.body.take() else {
+            return Ok(());
+        };
+        if !self.held.is_empty() {
+            return Err(self.not_gzip(&self.held, body.content_type.as_deref()));
+        }
+        if let Some(until) = body.until.filter(|until| body.at < *until) {
+            self.cut(
+                format!("the connection closed {} bytes before the end", until - body.at),
+                false,
+            );
+            return Ok(());
+        }
+        if body.compare.is_some() && body.at < self.received {
+            if body.confirming {
+                let nothing = body.at == 0;
+                self.end = Some(if nothing {
+                    TransferEnd::CloseConfirmed
+                } else {
+                    TransferEnd::CloseUnconfirmed
+                });
+                return Ok(());
+            }
+            return Err(self.cannot("the service sent a body that is shorter than what was already there"));
+        }
+        match (self.total, body.framing) {
+            (Some(total), _) if self.received > total => {
+                return Err(self.cannot("more bytes came than the whole has"));
+            }
+            (Some(total), _) if self.received < total => {
+                self.cut(format!("only {} of {total} bytes came", self.received), false);
+                self.stop.partial = true;
+            }
+            (Some(_), Framing::Chunked) => self.end = Some(TransferEnd::Chunked),
+            (Some(_), Framing::Length(_) | Framing::Close) => self.end = Some(TransferEnd::Length),
+            (None, Framing::Chunked) if body.until.is_none() => self.end = Some(TransferEnd::Chunked),
+            (None, Framing::Length(_)) if body.until.is_none() => self.end = Some(TransferEnd::Length),
+            (None, _) if body.confirming && self.asked_in_vain > 0 => {
+                self.end = Some(TransferEnd::CloseConfirmed);
+            }
+            // Closed, or a part (206) of a whole of unknown length.
+            (None, _) => {
+                self.cut(
+                    "the connection closed without saying whether that was the end".to_owned(),
+                    false,
+                );
+                self.stop.confirming = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, why: String, timed_out: bool) {
+        // Whether the end is only to be confirmed stays what it was: no byte came since.
+        let confirming = self.body.take().is_some_and(|body| body.confirming) && self.asked_in_vain > 0;
+        self.held = Bytes::new();
+        self.stop = Stop {
+            why,
+            timed_out,
+            confirming,
+            partial: false,
+            after: None,
+        };
+    }
+
+    /// Asks for the rest.
+    async fn go_on(&mut self) -> Result<(), DownloadError> {
+        let policy = *self.tracker.retry();
+        if self.asked_in_vain >= policy.resumes_without_progress || self.asked >= policy.resumes {
+            if self.stop.confirming {
+                self.end = Some(TransferEnd::CloseUnconfirmed);
+                return Ok(());
+            }
+            let Stop { why, timed_out, .. } = self.stop.clone();
+            return Err(DownloadError::Cut {
+                at: self.received,
+                why,
+                timed_out,
+            });
+        }
+        self.asked += 1;
+        self.asked_in_vain += 1;
+        if !(self.stop.partial && self.asked_in_vain == 1) {
+            sleep(policy.jittered(self.asked_in_vain, self.stop.after.take(), rand::random())).await;
+        }
+        let standing = Standing {
+            at: self.received,
+            total: self.total,
+            confirming: self.stop.confirming,
+        };
+        tracing::debug!(session = %self.session, at = standing.at, why = %self.stop.why, "asking for the rest of a download");
+        let Some(response) = self.ask_from(self.received).await? else {
+            return Ok(());
+        };
+        let head = head_of(&response);
+        match judge(&head, standing) {
+            Step::GoOn | Step::CompareFromStart => {
+                if !standing.confirming {
+                    self.resumes += 1;
+                }
+                self.read_from(response, &head, standing.confirming);
+            }
+            Step::Ended(end) => self.end = Some(end),
+            Step::AskForLastByte => {
+                let last = self.ask_from(self.received.saturating_sub(1)).await?;
+                if let Some(last) = last {
+                    let proved = last_byte_is_last(&head_of(&last), self.received);
+                    self.end = Some(if proved {
+                        TransferEnd::CloseConfirmed
+                    } else {
+                        TransferEnd::CloseUnconfirmed
+                    });
+                }
+            }
+            Step::Gone => {
+                return Err(DownloadError::SessionGone {
+                    session: self.session.clone(),
+                    at: self.received,
+                });
+            }
+            Step::AskAgain => {
+                self.stop.why = format!("the service answered with status {}", head.status.as_u16());
+                self.stop.after = retry_after(response.headers(), jiff::Timestamp::now());
+            }
+            Step::Cannot(why) => {
+                return Err(self.cannot(&format!("{why} (status {})", head.status.as_u16())));
+            }
+        }
+        Ok(())
+    }
+
+    /// The head of the reply; `None` when there was none and it is worth asking again.
+    async fn ask_from(&mut self, from: u64) -> Result<Option<reqwest::Response>, DownloadError> {
+        let error = match self
+            .tracker
+            .respond(&call(&self.space, &self.session, from))
+            .await
+        {
+            Ok((response, _)) => return Ok(Some(response)),
+            Err(error) => error,
+        };
+        match error.class() {
+            Class::Retry { after } => {
+                self.stop.timed_out = matches!(error, TrackerError::Timeout { .. });
+                self.stop.why = error.to_string();
+                self.stop.after = after;
+                Ok(None)
+            }
+            Class::Wait | Class::Terminal if self.stop.confirming => {
+                self.end = Some(TransferEnd::CloseUnconfirmed);
+                Ok(None)
+            }
+            Class::Wait | Class::Terminal => Err(error.into()),
+        }
+    }
+
+    /// Reads on from this reply, which begins at what is there already or at the start.
+    fn read_from(&mut self, response: reqwest::Response, head: &Head, confirming: bool) {
+        let part = head.range.filter(|_| head.status == StatusCode::PARTIAL_CONTENT);
+        let (at, until) = match part.and_then(|range| range.span) {
+            Some((first, end)) => (first, Some(end)),
+            None => (0, None),
+        };
+        let whole = match (part, head.framing) {
+            (Some(ContentRange { total, .. }), _) => total.or(self.total),
+            (None, Framing::Length(length)) => Some(length),
+            // The same bytes, sent without a length this time: what was announced before still binds.
+            (None, Framing::Chunked | Framing::Close) => self.total,
+        };
+        self.total = whole;
+        let content_type = response.headers().get(header::CONTENT_TYPE);
+        let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        self.body = Some(Body {
+            framing: head.framing,
+            at,
+            until,
+            compare: (at < self.received).then(|| Digest::new(CrcAlgorithm::Crc64Nvme)),
+            confirming,
+            content_type,
+            response,
+        });
+    }
+
+    fn cannot(&self, why: &str) -> DownloadError {
+        DownloadError::CannotResume {
+            at: self.received,
+            why: why.to_owned(),
+        }
+    }
+
+    fn not_gzip(&self, first: &[u8], content_type: Option<&str>) -> DownloadError {
+        let show = |text: &str| {
+            self.tracker
+                .with_secrets(|secrets| excerpt(text, MAX_EXCERPT_CHARS, secrets))
+        };
+        DownloadError::NotGzip {
+            excerpt: show(&String::from_utf8_lossy(first)),
+            content_type: content_type.map(show),
+        }
+    }
+}
+
+fn is_unexpected_eof(error: &reqwest::Error) -> bool {
+    find::<io::Error>(error).is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+}
+
+fn call<'a>(space: &'a str, id: &'a str, from: u64) -> Call<'a> {
+    Call {
+        purpose: Purpose::Download,
+        method: Method::GET,
+        path: &["v3", "events", "download"],
+        space,
+        session: Some(id),
+        from,
+        body: None,
+    }
+}
+
+/// A router's own 404 is a failure, not the end of a session.
+fn head_of(response: &reqwest::Response) -> Head {
+    let head = head(response.version(), response.status(), response.headers());
+    if from_router(response.headers()) && head.status == StatusCode::NOT_FOUND {
+        return Head {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            ..head
+        };
+    }
+    head
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Download")
+            .field("session", &self.session)
+            .field("received", &self.received)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,253 @@
+//! One HTTP request to the tracker, its UAA or its API: allowed hosts only, bounded replies, redirects on the same
+//! host only. Speaks over the network; decides nothing about trying again.
+
+use std::error::Error;
+use std::io;
+
+use ::http::{HeaderMap, Method, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::said::MAX_ERROR_PAGE_BYTES;
+use super::{Timeouts, TrackerError};
+use crate::egress::{CheckedResolver, Denied, HostPolicy, ca_certificates, is_loopback};
+
+/// Bytes of a JSON reply at most.
+pub(super) const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
+/// Redirects of one GET at most.
+const MAX_REDIRECTS: u32 = 3;
+/// Causes below an error that are looked at.
+const MAX_CAUSES: usize = 16;
+/// What the error about the CA names.
+const CA_FIELD: &str = "spec.source.caSecretRef";
+
+/// A client with its policy.
+#[derive(Debug)]
+pub(super) struct Wire {
+    client: reqwest::Client,
+    hosts: HostPolicy,
+}
+
+/// A request as it goes out.
+pub(super) struct Ask {
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub body: Option<Bytes>,
+}
+
+/// A reply read to its end.
+pub(super) struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Wire {
+    /// HTTP/1.1 only: one connection per download, so that a slow bucket holds up no other transfer, and the end of
+    /// a body is told by length or chunks. Where every configured URL is this machine, neither a proxy nor the
+    /// system's certificates have a say.
+    pub(super) fn new(
+        urls: &[&Url],
+        hosts: HostPolicy,
+        ca_pem: Option<&[u8]>,
+        timeouts: &Timeouts,
+    ) -> Result<Self, TrackerError> {
+        for url in urls {
+            hosts.check_url(url)?;
+        }
+        let mut builder = reqwest::Client::builder()
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(timeouts.connect)
+            .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(CheckedResolver::new(hosts.clone()));
+        if urls.iter().all(|url| is_loopback(url)) {
+            builder = builder.no_proxy();
+        }
+        builder = match ca_pem {
+            Some(pem) => builder.tls_certs_merge(ca_certificates(pem, CA_FIELD)?),
+            None if urls.iter().all(|url| url.scheme() == "http") => builder.tls_certs_only([]),
+            None => builder,
+        };
+        let client = builder.build().map_err(|error| TrackerError::Config {
+            field: "TLS for spec.source",
+            why: causes(&error).join(": "),
+        })?;
+        Ok(Self { client, hosts })
+    }
+
+    /// Sends a request and gives the head of the reply, whatever its status; the head must come by `deadline`.
+    pub(super) async fn send(&self, ask: &Ask, deadline: Instant) -> Result<reqwest::Response, TrackerError> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            self.hosts.check_url(&url)?;
+            let mut request = self
+                .client
+                .request(ask.method.clone(), url.clone())
+                .headers(ask.headers.clone());
+            if let Some(body) = &ask.body {
+                request = request.body(body.clone());
+            }
+            let response = timeout_at(deadline, request.send())
+                .await
+                .map_err(|_| TrackerError::Timeout {
+                    host: host_of(&url),
+                    sent: true,
+                })?
+                .map_err(|error| transport(error, &url))?;
+            let Some(target) = redirect_target(&response, &url) else {
+                return Ok(response);
+            };
+            if ask.method != Method::GET || !same_place(&url, &target) {
+                return Err(TrackerError::Redirected {
+                    host: host_of(&url),
+                    to_host: host_of(&target),
+                });
+            }
+            url = target;
+        }
+        Err(TrackerError::Redirected {
+            host: host_of(&ask.url),
+            to_host: host_of(&url),
+        })
+    }
+
+    /// Sends a request and reads the reply, all by `deadline`.
+    pub(super) async fn exchange(
+        &self,
+        ask: &Ask,
+        what: &'static str,
+        deadline: Instant,
+    ) -> Result<Reply, TrackerError> {
+        let response = self.send(ask, deadline).await?;
+        read(response, what, deadline).await
+    }
+}
+
+/// Reads a reply: a success must be whole and below [`MAX_REPLY_BYTES`], of an error page the beginning is enough.
+pub(super) async fn read(
+    mut response: reqwest::Response,
+    what: &'static str,
+    deadline: Instant,
+) -> Result<Reply, TrackerError> {
+    let (status, headers, url) = (
+        response.status(),
+        response.headers().clone(),
+        response.url().clone(),
+    );
+    let success = status.is_success();
+    let limit = if success {
+        MAX_REPLY_BYTES
+    } else {
+        MAX_ERROR_PAGE_BYTES
+    };
+    let mut body = BytesMut::new();
+    loop {
+        match timeout_at(deadline, response.chunk()).await {
+            Ok(Ok(Some(chunk))) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
+            Ok(Ok(Some(_))) if success => {
+                let why = format!("it is longer than {limit} bytes");
+                return Err(TrackerError::BadReply {
+                    host: host_of(&url),
+                    what,
+                    why,
+                });
+            }
+            Ok(Ok(None)) => break,
+            _ if !success => break,
+            Ok(Ok(Some(_))) => break,
+            Ok(Err(error)) => return Err(transport(error, &url)),
+            Err(_) => {
+                return Err(TrackerError::Timeout {
+                    host: host_of(&url),
+                    sent: true,
+                });
+            }
+        }
+    }
+    Ok(Reply {
+        status,
+        headers,
+        body: body.freeze(),
+    })
+}
+
+/// Where a redirect points; `None` when the reply is none.
+fn redirect_target(response: &reqwest::Response, asked: &Url) -> Option<Url> {
+    if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
+        return None;
+    }
+    let location = response.headers().get(header::LOCATION)?;
+    asked.join(std::str::from_utf8(location.as_bytes()).ok()?).ok()
+}
+
+/// The same scheme, host and port: where a token may follow.
+fn same_place(one: &Url, other: &Url) -> bool {
+    one.scheme() == other.scheme()
+        && one.host() == other.host()
+        && one.port_or_known_default() == other.port_or_known_default()
+}
+
+/// Host, and port where it is not the usual one, for errors.
+pub(super) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// What a failure below HTTP is.
+pub(super) fn transport(error: reqwest::Error, url: &Url) -> TrackerError {
+    let host = host_of(url);
+    let sent = !(error.is_connect() || error.is_dns() || error.is_builder());
+    let error = error.without_url();
+    if let Some(denied) = find::<Denied>(&error) {
+        return denied.clone().into();
+    }
+    if let Some(tls) = find::<rustls::Error>(&error) {
+        return TrackerError::Tls {
+            host,
+            why: tls.to_string(),
+        };
+    }
+    if error.is_timeout() {
+        return TrackerError::Timeout { host, sent };
+    }
+    TrackerError::Network {
+        host,
+        why: causes(&error).join(": "),
+        sent,
+    }
+}
+
+/// The causes of an error, outermost first, without repetitions.
+pub(super) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next.filter(|_| words.len() < MAX_CAUSES) {
+        let text = error.to_string();
+        if words.last() != Some(&text) {
+            words.push(text);
+        }
+        next = below(error);
+    }
+    words
+}
+
+/// The first cause of a kind.
+pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(error), |error| below(*error))
+        .take(MAX_CAUSES)
+        .find_map(|error| error.downcast_ref())
+}
+
+/// The next cause; an `io::Error` hides the one it was made of behind `get_ref`.
+fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}

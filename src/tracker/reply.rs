@@ -1,0 +1,372 @@
+//! What the service's JSON means, whatever its shape: lists as arrays or in objects, keys in any case, numbers as
+//! strings. Pure, no I/O.
+//!
+//! What is absent stays `None`; what cannot be understood is an error, because a session or a day that is
+//! overlooked would look deleted or empty.
+
+use jiff::{Timestamp, civil::Date};
+use serde_json::{Map, Value};
+
+use super::{Day, Session};
+
+/// Characters of a session id at most; it becomes a header, a path segment and part of a key.
+const MAX_ID_CHARS: usize = 256;
+/// What a list is called inside an object.
+const LIST_KEYS: [&str; 7] = [
+    "sessions",
+    "events",
+    "days",
+    "status",
+    "data",
+    "items",
+    "resources",
+];
+
+/// The session in the reply to a POST or to a GET of one.
+pub(super) fn session(body: &[u8]) -> Result<Session, String> {
+    match parse(body)? {
+        Value::Object(map) if has(&map, "id") => one_session(&map),
+        Value::Object(map) => match map
+            .values()
+            .filter_map(Value::as_object)
+            .find(|inner| has(inner, "id"))
+        {
+            Some(inner) => one_session(inner),
+            None => Err("it has no id".to_owned()),
+        },
+        Value::Array(list) => match list.as_slice() {
+            [Value::Object(map)] => one_session(map),
+            _ => Err("it is a list where one session was expected".to_owned()),
+        },
+        _ => Err("it is no session".to_owned()),
+    }
+}
+
+/// The sessions in a list.
+pub(super) fn sessions(body: &[u8]) -> Result<Vec<Session>, String> {
+    rows(parse(body)?)?.iter().map(one_session).collect()
+}
+
+/// The days in a listing: sorted, one row a day.
+pub(super) fn days(body: &[u8]) -> Result<Vec<Day>, String> {
+    let mut days = rows(parse(body)?)?
+        .iter()
+        .map(one_day)
+        .collect::<Result<Vec<_>, _>>()?;
+    days.sort_by_key(|day| day.date);
+    days.dedup_by(|later, kept| later.date == kept.date && merge(kept, later));
+    Ok(days)
+}
+
+fn parse(body: &[u8]) -> Result<Value, String> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err("it is empty".to_owned());
+    }
+    // serde_json's words name a position, not the text.
+    serde_json::from_slice(body).map_err(|error| format!("it is no JSON ({error})"))
+}
+
+/// The objects of a list: an array, an object that holds one (or null in its place), or null.
+fn rows(json: Value) -> Result<Vec<Map<String, Value>>, String> {
+    let list = match json {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(list) => list,
+        Value::Object(map) => {
+            let named = || LIST_KEYS.iter().find_map(|key| map.get(*key));
+            let arrays: Vec<_> = map.values().filter_map(Value::as_array).collect();
+            match (named(), arrays.as_slice()) {
+                (Some(Value::Array(list)), _) | (_, &[list]) => list.clone(),
+                (_, [_, _, ..]) => return Err("it holds several lists".to_owned()),
+                (_, []) if has(&map, "id") || has(&map, "date") => vec![Value::Object(map)],
+                (Some(Value::Null), []) => return Ok(Vec::new()),
+                (_, []) => return Err("it holds no list".to_owned()),
+            }
+        }
+        _ => return Err("it is no list".to_owned()),
+    };
+    list.into_iter()
+        .map(|row| match row {
+            Value::Object(map) => Ok(map),
+            _ => Err("a row of it is no object".to_owned()),
+        })
+        .collect()
+}
+
+fn one_session(map: &Map<String, Value>) -> Result<Session, String> {
+    let id = text(field(map, "id"))
+        .filter(|id| is_id(id))
+        .ok_or("it has a session without a usable id")?;
+    let range = field(map, "daterange").and_then(object);
+    let edge = |key| {
+        range
+            .as_ref()
+            .and_then(|range| text(field(range, key)))
+            .and_then(|text| date(&text))
+    };
+    let types = field(map, "types")
+        .or_else(|| field(map, "typeaccount"))
+        .and_then(object);
+    let hour = match text(field(map, "searchtime")) {
+        None => None,
+        Some(text) if text.trim().is_empty() => Some(None),
+        // What is no hour is unknown, not a whole day.
+        Some(text) => text.trim().parse::<u8>().ok().filter(|hour| *hour < 24).map(Some),
+    };
+    Ok(Session {
+        id,
+        space: text(field(map, "space")),
+        username: text(field(map, "username")),
+        created: time(map, "createtime"),
+        accessed: time(map, "accesstime"),
+        range: edge("start").zip(edge("end")),
+        account: types
+            .as_ref()
+            .and_then(|types| flag(field(types, "ataccountlevel"))),
+        hour,
+    })
+}
+
+fn one_day(map: &Map<String, Value>) -> Result<Day, String> {
+    let date = text(field(map, "date"))
+        .and_then(|text| date(&text))
+        .ok_or("it has a row without a usable DATE")?;
+    Ok(Day {
+        date,
+        count: number(field(map, "count")),
+        size: number(field(map, "size")),
+        types: words(field(map, "types")),
+        searchable: words(field(map, "searchable")),
+    })
+}
+
+/// Joins a second row of the same day: rows of other types add up, repetitions do not.
+fn merge(kept: &mut Day, later: &Day) -> bool {
+    let both = |one: Option<u64>, other: Option<u64>, join: fn(u64, u64) -> u64| match (one, other) {
+        (Some(one), Some(other)) => Some(join(one, other)),
+        (one, other) => one.or(other),
+    };
+    let join = if kept.types == later.types {
+        u64::max
+    } else {
+        u64::saturating_add
+    };
+    kept.count = both(kept.count, later.count, join);
+    kept.size = both(kept.size, later.size, join);
+    if kept.types != later.types {
+        let types: Vec<_> = [kept.types.take(), later.types.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
+        kept.types = Some(types.join(", "));
+    }
+    true
+}
+
+/// May this be put in a header and, escaped, in a path?
+pub(super) fn is_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= MAX_ID_CHARS
+        && id != "."
+        && id != ".."
+        && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The value under a key, in any case and with or without dashes; null is absent.
+fn field<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    let same = |name: &str| {
+        let name = name.chars().filter(|c| !matches!(c, '-' | '_' | ' '));
+        name.flat_map(char::to_lowercase).eq(key.chars())
+    };
+    map.iter()
+        .find(|(name, value)| same(name) && !value.is_null())
+        .map(|(_, value)| value)
+}
+
+fn has(map: &Map<String, Value>, key: &str) -> bool {
+    field(map, key).is_some()
+}
+
+fn text(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// Text of anything, for people.
+fn words(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::Array(list) => Some(
+            list.iter()
+                .filter_map(|item| words(Some(item)))
+                .collect::<Vec<_>>()
+                .join(", "),
+        ),
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// A whole number, also as a string or with a fraction of zero.
+fn number(value: Option<&Value>) -> Option<u64> {
+    let text = text(value)?;
+    let whole = match text.trim().split_once('.') {
+        Some((whole, fraction)) if fraction.bytes().all(|byte| byte == b'0') => whole.to_owned(),
+        Some(_) => return None,
+        None => text.trim().to_owned(),
+    };
+    whole.parse().ok()
+}
+
+fn flag(value: Option<&Value>) -> Option<bool> {
+    match value? {
+        Value::Bool(flag) => Some(*flag),
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
+
+/// An object, also as JSON in a string, as the command line of 2017 shows the range.
+fn object(value: &Value) -> Option<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Some(map.clone()),
+        Value::String(text) => serde_json::from_str(text).ok(),
+        _ => None,
+    }
+}
+
+/// A date, also as the beginning of a time.
+fn date(text: &str) -> Option<Date> {
+    text.trim().get(..10)?.parse().ok()
+}
+
+fn time(map: &Map<String, Value>, key: &str) -> Option<Timestamp> {
+    text(field(map, key))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The API page's own example of 2019.
+    const EXAMPLE: &str = r#"{"id":"b08cb740-ff85-404f-a6eb-ffec5374c7c6","space":"c1234567-6d55-4193-a9de-378620d6fab5","username":"xxx@ibm.com","create-time":"2018-06-28T12:50:36.012383445Z","access-time":"2018-06-28T12:50:36.012383445Z","date-range":{"Start":"2018-06-27","End":"2018-06-27"},"types":{"Type":"ActivityTracker","AtAccountLevel":true},"search-time":""}"#;
+
+    #[test]
+    fn the_documented_session_is_read_whole() {
+        let read = session(EXAMPLE.as_bytes()).unwrap();
+        let day: Date = "2018-06-27".parse().unwrap();
+        let at: Timestamp = "2018-06-28T12:50:36.012383445Z".parse().unwrap();
+        assert_eq!(
+            read,
+            Session {
+                id: "b08cb740-ff85-404f-a6eb-ffec5374c7c6".to_owned(),
+                space: Some("c1234567-6d55-4193-a9de-378620d6fab5".to_owned()),
+                username: Some("xxx@ibm.com".to_owned()),
+                created: Some(at),
+                accessed: Some(at),
+                range: Some((day, day)),
+                account: Some(true),
+                hour: Some(None),
+            }
+        );
+    }
+
+    #[test]
+    fn field_names_may_be_unknown_missing_or_null() {
+        let bare =
+            session(br#"{"id":"a","new":{"x":[1]},"space":null,"types":null,"date-range":{"Start":"soon"}}"#)
+                .unwrap();
+        assert_eq!(
+            (bare.space, bare.range, bare.account, bare.hour),
+            (None, None, None, None)
+        );
+        let other = session(
+            br#"{"session":{"ID":7,"CreateTime":"x","date_range":"{\"End\":\"2017-07-25\",\"Start\":\"2017-07-24\"}","type-account":{"AtAccountLevel":"false"},"search-time":"7"}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (other.id.as_str(), other.created, other.hour),
+            ("7", None, Some(Some(7)))
+        );
+        assert_eq!(
+            other.range.map(|(start, end)| (start.day(), end.day())),
+            Some((24, 25))
+        );
+        assert_eq!(other.account, Some(false));
+        for bad in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            r#"{"id":""}"#,
+            r#"{"id":".."}"#,
+            r#"{"id":"a b"}"#,
+            "<html>",
+            r#"{"message":"ok"}"#,
+        ] {
+            assert!(session(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_list_comes_as_an_array_in_an_object_or_null() {
+        for (body, ids) in [
+            (r#"[{"id":"a"},{"id":"b"}]"#, &["a", "b"][..]),
+            (r#"{"sessions":[{"id":"a"}],"total":1,"errors":[]}"#, &["a"]),
+            (r#"{"found":[{"id":"a"}]}"#, &["a"]),
+            (r#"{"id":"a"}"#, &["a"]),
+            ("null", &[]),
+            ("[]", &[]),
+            (r#"{"sessions":null,"total":0}"#, &[]),
+        ] {
+            let read = sessions(body.as_bytes()).unwrap();
+            assert_eq!(
+                read.iter().map(|session| session.id.as_str()).collect::<Vec<_>>(),
+                ids,
+                "{body}"
+            );
+        }
+        // Never mistaken for an empty list: a session that is not listed counts as deleted.
+        for bad in [
+            "",
+            "{}",
+            r#"{"message":"x"}"#,
+            "[1]",
+            r#"[{"space":"s"}]"#,
+            r#"{"a":[],"b":[]}"#,
+            "<html>",
+            "true",
+        ] {
+            assert!(sessions(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn days_come_in_any_shape_and_leave_sorted_and_single() {
+        let body = r#"{"status":[
+            {"DATE":"2017-07-25","COUNT":"1224","SIZE":76115.0,"TYPES":["ActivityTracker"],"SEARCHABLE":"All"},
+            {"date":"2017-07-24T00:00:00Z","count":16,"size":null},
+            {"Date":"2017-07-25","Count":1224,"Types":"ActivityTracker"},
+            {"Date":"2017-07-25","Count":6,"Types":"Other"},
+            {"Date":"2017-07-26","Count":-1,"size":"many"}]}"#;
+        let read = days(body.as_bytes()).unwrap();
+        let brief: Vec<_> = read
+            .iter()
+            .map(|day| (day.date.day(), day.count, day.size))
+            .collect();
+        assert_eq!(
+            brief,
+            [
+                (24, Some(16), None),
+                (25, Some(1230), Some(76115)),
+                (26, None, None)
+            ]
+        );
+        assert_eq!(read[1].types.as_deref(), Some("ActivityTracker, Other"));
+        assert_eq!(days(b"null").unwrap(), []);
+        // A day that is overlooked would look empty.
+        assert!(days(br#"[{"DATE":"2018-02-30","COUNT":1}]"#).is_err());
+    }
+}

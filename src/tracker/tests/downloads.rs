@@ -1,0 +1,365 @@
+//! Downloads: how a body ends, how a cut one goes on, and what is not taken for events.
+
+use super::peer::{Answer, Seen};
+use super::*;
+
+const PATH: &str = "/v3/events/download";
+const CUT: usize = 40_000;
+
+/// Bytes that begin as gzip does and repeat nowhere.
+fn data() -> Vec<u8> {
+    let mut state = 7_u32;
+    let mut bytes = vec![0x1f, 0x8b];
+    bytes.extend(
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(99_998),
+    );
+    bytes
+}
+
+/// All bytes, and how it went.
+async fn run(
+    script: impl Fn(&Seen, usize) -> Answer + Send + Sync + 'static,
+) -> (Vec<u8>, Result<Download, DownloadError>) {
+    let peer = Peer::new(script).await;
+    let tracker = tracker(&peer);
+    let Opened::Body(mut download) = tracker.download(SPACE, "id-1").await.unwrap() else {
+        panic!("no body")
+    };
+    let mut bytes = Vec::new();
+    loop {
+        match download.next().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => return (bytes, Ok(download)),
+            Err(error) => {
+                assert_eq!(download.next().await.unwrap_err(), error);
+                return (bytes, Err(error));
+            }
+        }
+    }
+}
+
+/// A body cut at [`CUT`], then what `rest` says of every further request, which is given N.
+async fn resumed(
+    rest: impl Fn(usize, usize) -> Answer + Send + Sync + 'static,
+) -> (Vec<u8>, Result<Download, DownloadError>) {
+    run(move |seen, number| match number {
+        0 => Answer::new(200, data()).cut(CUT),
+        _ => rest(seen.from().unwrap(), number),
+    })
+    .await
+}
+
+/// The same, of a body that merely closes at [`CUT`].
+async fn closed(
+    rest: impl Fn(usize, usize) -> Answer + Send + Sync + 'static,
+) -> (Vec<u8>, Result<Download, DownloadError>) {
+    run(move |seen, number| match number {
+        0 => Answer::close(200, &data()[..CUT]),
+        _ => rest(seen.from().unwrap(), number),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn end_of_the_body_by_length_chunks_or_close() {
+    let (bytes, download) = run(|_, _| Answer::new(200, data())).await;
+    let download = download.unwrap();
+    assert!(bytes == data());
+    assert_eq!(
+        (download.end(), download.announced()),
+        (Some(TransferEnd::Length), Some(100_000))
+    );
+    assert_eq!((download.received(), download.resumes()), (100_000, 0));
+
+    let (bytes, download) = run(|_, _| Answer::chunked(200, &data(), true)).await;
+    assert!(bytes == data());
+    assert_eq!(download.unwrap().end(), Some(TransferEnd::Chunked));
+
+    let (bytes, download) = run(|_, number| match number {
+        0 => Answer::close(200, data()),
+        _ => Answer::new(416, "").with("Content-Range", "bytes */100000"),
+    })
+    .await;
+    assert!(bytes == data());
+    assert_eq!(download.unwrap().end(), Some(TransferEnd::CloseConfirmed));
+}
+
+#[tokio::test]
+async fn resume_answered_by_206_at_n() {
+    let (bytes, download) = resumed(|n, number| match number {
+        1 => Answer::part(&data(), n).cut(20_000),
+        _ => Answer::part(&data(), n),
+    })
+    .await;
+    assert!(bytes == data());
+    let download = download.unwrap();
+    assert_eq!(
+        (download.end(), download.resumes()),
+        (Some(TransferEnd::Length), 2)
+    );
+}
+
+#[tokio::test]
+async fn resume_of_a_chunked_body() {
+    let (bytes, download) = run(|seen, number| match number {
+        0 => Answer::chunked(200, &data()[..CUT], false),
+        _ => Answer::part(&data(), seen.from().unwrap()),
+    })
+    .await;
+    assert!(bytes == data());
+    assert_eq!(download.unwrap().end(), Some(TransferEnd::Length));
+}
+
+#[tokio::test]
+async fn resume_answered_by_206_at_another_offset() {
+    for (first, whole) in [(0, true), (10, false), (CUT + 10, false)] {
+        let (bytes, download) = resumed(move |_, _| Answer::part(&data(), first)).await;
+        assert_eq!(bytes == data(), whole);
+        assert_eq!(download.is_ok(), whole);
+        assert!(data().starts_with(&bytes));
+    }
+}
+
+#[tokio::test]
+async fn resume_answered_by_200_with_the_whole_body() {
+    let (bytes, download) = resumed(|_, _| Answer::chunked(200, &data(), true)).await;
+    assert!(bytes == data());
+    assert_eq!(download.unwrap().resumes(), 1);
+
+    let (bytes, download) = resumed(|_, _| {
+        let mut other = data();
+        other[100] ^= 1;
+        Answer::new(200, other)
+    })
+    .await;
+    assert!(data().starts_with(&bytes));
+    assert!(matches!(
+        download,
+        Err(DownloadError::CannotResume { at: 40_000, .. })
+    ));
+}
+
+#[tokio::test]
+async fn resume_answered_by_200_with_the_remainder_only() {
+    let (bytes, download) = resumed(|n, _| Answer::new(200, &data()[n..])).await;
+    assert_eq!(bytes.len(), CUT);
+    assert!(matches!(download, Err(DownloadError::CannotResume { .. })));
+}
+
+#[tokio::test]
+async fn resume_answered_by_416() {
+    for total in [None, Some("bytes */100000")] {
+        let (_, download) = resumed(move |_, _| match total {
+            Some(total) => Answer::new(416, "").with("Content-Range", total),
+            None => Answer::new(416, ""),
+        })
+        .await;
+        assert!(matches!(download, Err(DownloadError::CannotResume { .. })));
+    }
+    // All of a chunked body but its final chunk came.
+    let (bytes, download) = run(|_, number| match number {
+        0 => Answer::chunked(200, &data(), false),
+        _ => Answer::new(416, "").with("Content-Range", "bytes */100000"),
+    })
+    .await;
+    assert!(bytes == data());
+    assert_eq!(download.unwrap().end(), Some(TransferEnd::CloseConfirmed));
+}
+
+#[tokio::test]
+async fn resume_answered_by_an_error() {
+    let (bytes, download) = resumed(|n, number| match number {
+        1 => Answer::new(503, "busy").with("Retry-After", "0"),
+        2 => Answer::new(404, "no route").with("X-Cf-RouterError", "unknown_route"),
+        3 => Answer::new(502, "<html>"),
+        _ => Answer::part(&data(), n),
+    })
+    .await;
+    assert!(bytes == data() && download.is_ok());
+
+    let (_, download) = resumed(|_, _| Answer::new(404, "")).await;
+    assert!(matches!(
+        download,
+        Err(DownloadError::SessionGone { at: 40_000, .. })
+    ));
+    let (_, download) = resumed(|_, _| Answer::new(403, "no")).await;
+    assert!(matches!(download, Err(DownloadError::CannotResume { .. })));
+    let (_, download) = resumed(|_, _| Answer::new(500, "no")).await;
+    assert!(matches!(
+        download,
+        Err(DownloadError::Cut { timed_out: false, .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_close_without_length_is_confirmed_or_said_to_be_unconfirmed() {
+    use TransferEnd::{CloseConfirmed, CloseUnconfirmed, Length};
+    let all = |data: Vec<u8>| data[..CUT].to_vec();
+    type Rest = fn(usize) -> Answer;
+    let cases: [(&str, Rest, TransferEnd, bool); 9] = [
+        (
+            "416 with the total",
+            |n| Answer::new(416, "").with("Content-Range", &format!("bytes */{n}")),
+            CloseConfirmed,
+            false,
+        ),
+        (
+            "416 to everything",
+            |_| Answer::new(416, ""),
+            CloseUnconfirmed,
+            false,
+        ),
+        ("204", |_| Answer::close(204, ""), CloseConfirmed, false),
+        ("empty", |_| Answer::new(200, ""), CloseConfirmed, false),
+        ("empty, closed", |_| Answer::close(200, ""), CloseConfirmed, false),
+        (
+            "the same again",
+            |_| Answer::close(200, &data()[..CUT]),
+            CloseConfirmed,
+            false,
+        ),
+        ("404", |_| Answer::new(404, ""), CloseUnconfirmed, false),
+        ("500", |_| Answer::new(500, ""), CloseUnconfirmed, false),
+        ("more", |n| Answer::part(&data(), n), Length, true),
+    ];
+    for (name, rest, end, whole) in cases {
+        let (bytes, download) = closed(move |n, _| rest(n)).await;
+        assert!(
+            if whole {
+                bytes == data()
+            } else {
+                bytes == all(data())
+            },
+            "{name}"
+        );
+        assert_eq!(download.unwrap().end(), Some(end), "{name}");
+    }
+    // A bare 416 is believed where the last byte is given when asked for.
+    let (_, download) = run(|seen, number| match (number, seen.from()) {
+        (0, _) => Answer::close(200, &data()[..CUT]),
+        (_, Some(CUT)) => Answer::new(416, ""),
+        (_, n) => Answer::part(&data()[..CUT], n.unwrap()),
+    })
+    .await;
+    assert_eq!(download.unwrap().end(), Some(CloseConfirmed));
+}
+
+#[tokio::test]
+async fn a_silent_service_times_out_and_is_asked_again() {
+    let (bytes, download) = run(|seen, number| match number {
+        0 => Answer::new(200, data()).cut(CUT).hang(),
+        _ => Answer::part(&data(), seen.from().unwrap()),
+    })
+    .await;
+    assert!(bytes == data() && download.is_ok());
+    let (bytes, download) = resumed(|n, _| Answer::part(&data(), n).cut(0).hang()).await;
+    assert_eq!(bytes.len(), CUT);
+    assert!(matches!(
+        download,
+        Err(DownloadError::Cut {
+            timed_out: true,
+            at: 40_000,
+            ..
+        })
+    ));
+}
+
+#[tokio::test]
+async fn gzip_in_transit_is_stored_as_it_comes() {
+    let peer = Peer::new(|_, _| Answer::new(200, data()).with("Content-Encoding", "gzip")).await;
+    let Opened::Body(mut download) = tracker(&peer).download(SPACE, "id-1").await.unwrap() else {
+        panic!()
+    };
+    let mut bytes = Vec::new();
+    while let Some(chunk) = download.next().await.unwrap() {
+        bytes.extend_from_slice(&chunk);
+    }
+    assert!(bytes == data());
+    let asked = peer.seen().into_iter().find(|seen| seen.is("GET", PATH)).unwrap();
+    assert_eq!(asked.headers["accept-encoding"], "gzip");
+    assert_eq!(asked.headers["sessionid"], "id-1");
+    assert_eq!(asked.headers["x-auth-project-id"], SPACE);
+    assert_eq!(asked.token(), "bearer token-1");
+    assert!(!asked.headers.contains_key("range"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_gzip_is_not_events() {
+    let (bytes, download) = run(|_, _| {
+        Answer::new(200, "<html>please log in, bearer token-1</html>").with("Content-Type", "text/html")
+    })
+    .await;
+    let error = download.unwrap_err().to_string();
+    assert!(
+        bytes.is_empty() && error.contains("please log in") && error.contains("text/html"),
+        "{error}"
+    );
+    assert!(!error.contains("token-1"), "{error}");
+    for body in [&[0x1f_u8][..], &[0x1f, 0x8c], b"{"] {
+        let (bytes, download) = run(move |_, _| Answer::new(200, body)).await;
+        assert!(bytes.is_empty() && matches!(download, Err(DownloadError::NotGzip { .. })));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_range_is_404_or_204_or_zero_bytes() {
+    let peer = Peer::new(|_, number| match number {
+        0 => Answer::new(404, r#"{"message":"no events"}"#),
+        _ => Answer::close(204, ""),
+    })
+    .await;
+    let tracker = tracker(&peer);
+    assert!(matches!(
+        tracker.download(SPACE, "id").await,
+        Ok(Opened::NotFound)
+    ));
+    assert!(matches!(
+        tracker.download(SPACE, "id").await,
+        Ok(Opened::NoContent)
+    ));
+    for (answer, end) in [
+        (Answer::new(200, ""), TransferEnd::Length),
+        (Answer::chunked(200, b"", true), TransferEnd::Chunked),
+        (Answer::close(200, ""), TransferEnd::CloseConfirmed),
+    ] {
+        let (bytes, download) = run(move |_, _| answer.clone()).await;
+        let download = download.unwrap();
+        assert_eq!(
+            (bytes.len(), download.received(), download.end()),
+            (0, 0, Some(end))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_401_in_the_middle_refreshes_once() {
+    let peer = Peer::new(|seen, number| match number {
+        0 => Answer::new(200, data()).cut(CUT),
+        _ if seen.token() == "bearer token-1" => Answer::new(401, "expired"),
+        _ => Answer::part(&data(), seen.from().unwrap()),
+    })
+    .await;
+    let Opened::Body(mut download) = tracker(&peer).download(SPACE, "id-1").await.unwrap() else {
+        panic!()
+    };
+    while download.next().await.unwrap().is_some() {}
+    assert_eq!(download.received(), 100_000);
+    assert_eq!(peer.count("POST", "/oauth/token"), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_read_ahead() {
+    const WHOLE: usize = 64 * 1024 * 1024;
+    let peer = Peer::new(|_, _| Answer::new(200, [&[0x1f, 0x8b][..], &vec![0; WHOLE]].concat())).await;
+    let Opened::Body(mut download) = tracker(&peer).download(SPACE, "id-1").await.unwrap() else {
+        panic!()
+    };
+    download.next().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    // What the sockets of this machine hold, far from the whole.
+    assert!(peer.written() < WHOLE as u64 / 2, "{}", peer.written());
+}

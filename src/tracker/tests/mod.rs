@@ -1,0 +1,52 @@
+//! The client against a scripted peer on 127.0.0.1: one test for each point that the protocol leaves open.
+
+mod downloads;
+mod peer;
+mod requests;
+mod tls;
+mod tokens;
+
+use std::time::Duration;
+
+use peer::Peer;
+
+use super::*;
+use crate::egress::HostPolicy;
+
+const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+const KEY: &str = "the-api-key-that-nobody-may-see";
+
+fn config(peer: &Peer) -> TrackerConfig {
+    TrackerConfig {
+        endpoint: peer.url(),
+        uaa: Uaa::Endpoint(peer.url()),
+        credentials: Credentials::ApiKey(KEY.into()),
+        ca_pem: None,
+        hosts: HostPolicy::any(),
+        timeouts: Timeouts {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(5),
+            idle_read: Duration::from_millis(300),
+        },
+        retry: RetryPolicy {
+            base: Duration::from_millis(2),
+            cap: Duration::from_millis(5),
+            retry_after_cap: Duration::from_millis(50),
+            ..RetryPolicy::default()
+        },
+    }
+}
+
+fn tracker(peer: &Peer) -> Tracker {
+    Tracker::new(config(peer), &TokenCache::new()).unwrap()
+}
+
+fn request() -> SessionRequest {
+    let day = "2018-06-28".parse().unwrap();
+    SessionRequest {
+        start: day,
+        end: day,
+        hour: None,
+        account: true,
+    }
+}
