@@ -22,7 +22,9 @@ const MAX_ID: usize = 64;
 #[derive(Debug)]
 pub(super) enum Outcome {
     Answer(Answer),
-    /// A download, to be noted when it ended: the session, the window's name, the offset, the last byte is in it.
+    /// Not of the service: not in the ledger.
+    Admin(Answer),
+    /// A download, to be noted when it ended.
     Download(Answer, download::Note),
     Silence(Silence),
 }
@@ -102,7 +104,7 @@ pub(super) async fn route(service: &Arc<Service>, request: &Request) -> Outcome 
     let classified = classify(request);
     let mut kind = classified.as_ref().map_or(Kind::Other, |(kind, _)| *kind);
     if kind == Kind::Admin {
-        return Outcome::Answer(admin::admin(service, request));
+        return Outcome::Admin(admin::admin(service, request));
     }
     if kind == Kind::Login && uaa::is_refresh(request) {
         kind = Kind::Refresh;

@@ -75,6 +75,7 @@ async fn exchange(service: &Arc<Service>, connection: &mut Connection) -> io::Re
         }
     };
     match route(service, &request).await {
+        Outcome::Admin(answer) => connection.answer(Some(&request), answer, &mut 0).await,
         Outcome::Answer(answer) => {
             connection
                 .answer(Some(&request), noted(service, answer), &mut 0)

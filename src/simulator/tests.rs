@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
+use futures::StreamExt as _;
 use jiff::civil::{Date, date};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::*;
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 /// A Thursday.
 const DAY: Date = date(2018, 6, 28);
-const PATIENCE: Duration = Duration::from_millis(1500);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn settings() -> Settings {
     Settings {
@@ -31,9 +32,13 @@ struct Client {
 
 impl Client {
     async fn new(settings: Settings) -> Self {
+        Self::patient(settings, PATIENCE).await
+    }
+
+    async fn patient(settings: Settings, patience: Duration) -> Self {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(patience)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();
@@ -563,31 +568,37 @@ async fn rounds(client: &Client) {
         let _ = send(client.download(&id).header("Range", "bytes=900-")).await;
         let _ = send(client.download(&id)).await;
         let _ = send(client.request(Method::DELETE, &format!("/v3/sessions/{id}"))).await;
+        let _ = send(client.request(Method::DELETE, &format!("/v3/sessions/{id}"))).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_preset_befalls_a_request_of_an_exporter() {
-    let tasks = presets().into_iter().map(|(name, _)| {
-        tokio::spawn(async move {
-            let client = Client::new(settings()).await;
-            if name.starts_with("capacity-") {
-                client
-                    .simulator
-                    .open_sessions_as(DEFAULT_PERSON, SPACE, SESSION_LIMIT);
+    const AT_ONCE: usize = 12;
+    let each = |(name, _): (&'static str, _)| async move {
+        let mut small = settings();
+        small.volume.events_per_day = 48;
+        let client = Client::patient(small, Duration::from_millis(700)).await;
+        if name.starts_with("capacity-") {
+            client
+                .simulator
+                .open_sessions_as(DEFAULT_PERSON, SPACE, SESSION_LIMIT);
+        }
+        client.simulator.add_preset(name).unwrap();
+        // On a busy machine a request may run out of time before its fault: another round.
+        for _ in 0..4 {
+            rounds(&client).await;
+            if client.simulator.ledger().faults.contains_key(name) {
+                break;
             }
-            client.simulator.add_preset(name).unwrap();
-            tokio::time::timeout(Duration::from_secs(60), rounds(&client))
-                .await
-                .expect(name);
-            let ledger = client.simulator.ledger();
-            assert!(ledger.faults.contains_key(name), "{name}: {:?}", ledger.faults);
-            assert_eq!(ledger.violations, Vec::<String>::new(), "{name}");
-        })
-    });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
+        }
+        let ledger = client.simulator.ledger();
+        assert!(ledger.faults.contains_key(name), "{name}: {:?}", ledger.faults);
+        assert_eq!(ledger.violations, Vec::<String>::new(), "{name}");
+    };
+    futures::stream::iter(presets())
+        .for_each_concurrent(AT_ONCE, each)
+        .await;
 }
 
 /// What each way to break a body looks like from outside: status, bytes, and whether HTTP calls it whole.
@@ -607,7 +618,7 @@ async fn bodies_break_as_their_faults_say() {
         ("stall", 200, Some(half), false),
     ];
     for (name, status, bytes, ended_well) in cases {
-        let client = Client::new(settings()).await;
+        let client = Client::patient(settings(), Duration::from_millis(1500)).await;
         client.simulator.add_preset(name).unwrap();
         let id = client.session(DAY, "").await;
         let mut reply = client.download(&id).send().await.unwrap();
