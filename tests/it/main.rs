@@ -1,3 +1,4 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
 
 mod bed;
+mod storage;

@@ -1,0 +1,317 @@
+//! What a real S3 store does when something is wrong, and what only it can do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use bytes::Bytes;
+use eventexport::egress::Denied;
+use eventexport::storage::{
+    AnyHost, ChecksumMode, Condition, HostCheck, ObjectClass, ObjectLock, ObjectLockMode, PutOptions,
+    S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError, probe,
+};
+use url::Url;
+
+use super::conformance::{self, bytes, options, put, segments};
+use crate::bed::{Gateway, StripHeader};
+
+/// With the root keys of the gateway.
+fn settings(gateway: &Gateway, bucket: &str) -> S3Settings {
+    S3Settings {
+        bucket: bucket.into(),
+        region: Gateway::REGION.into(),
+        endpoint: Some(gateway.endpoint().parse().unwrap()),
+        force_path_style: true,
+        credentials: keys(gateway.access_key(), gateway.secret_key()),
+        ca_pem: None,
+        storage_class: None,
+        server_side_encryption: None,
+        object_lock: None,
+        checksum: ChecksumMode::default(),
+        timeouts: S3Timeouts::default(),
+        hosts: Arc::new(AnyHost),
+    }
+}
+
+fn keys(access_key_id: &str, secret_access_key: &str) -> S3Credentials {
+    S3Credentials::Static {
+        access_key_id: access_key_id.into(),
+        secret_access_key: secret_access_key.to_owned().into(),
+        session_token: None,
+    }
+}
+
+async fn fresh_bucket(gateway: &Gateway) -> String {
+    let name = format!("bucket-{:016x}", rand::random::<u64>());
+    gateway.create_bucket(&name).await.unwrap();
+    name
+}
+
+/// A store over a bucket of its own.
+pub(super) async fn open() -> (S3Store, ()) {
+    let gateway = Gateway::shared().await;
+    let bucket = fresh_bucket(gateway).await;
+    (S3Store::connect(settings(gateway, &bucket)).await.unwrap(), ())
+}
+
+/// What the store itself does not offer.
+fn sdk(gateway: &Gateway) -> aws_sdk_s3::Client {
+    let keys = Credentials::new(gateway.access_key(), gateway.secret_key(), None, None, "test");
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .credentials_provider(keys)
+        .region(Region::new(Gateway::REGION))
+        .endpoint_url(gateway.endpoint())
+        .force_path_style(true);
+    aws_sdk_s3::Client::from_conf(config.build())
+}
+
+/// Every kind of request, for stores that must refuse all of them.
+async fn refusals(store: &S3Store) -> Vec<StoreError> {
+    let body = bytes(1, 10);
+    let once = options(Condition::IfAbsent, &body);
+    vec![
+        put(store, "key", Condition::IfAbsent, &body).await.unwrap_err(),
+        store.get("key", 10).await.unwrap_err(),
+        store.head("key").await.unwrap_err(),
+        store.list("").await.unwrap_err(),
+        store.begin_upload("key", &once).await.unwrap_err(),
+        store.uploads("").await.unwrap_err(),
+    ]
+}
+
+#[tokio::test]
+async fn wrong_keys_are_told_as_such() {
+    let gateway = Gateway::shared().await;
+    let bucket = fresh_bucket(gateway).await;
+    let unknown = keys("AKIDNOBODY", "not-the-secret");
+    let wrong = keys(gateway.access_key(), "not-the-secret");
+    for (credentials, code) in [(unknown, "InvalidAccessKeyId"), (wrong, "SignatureDoesNotMatch")] {
+        let mut settings = settings(gateway, &bucket);
+        settings.credentials = credentials;
+        let store = S3Store::connect(settings).await.unwrap();
+        for error in refusals(&store).await {
+            assert!(matches!(error, StoreError::Credentials { .. }), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains(code) && text.contains(&bucket), "{text}");
+            assert!(
+                !text.contains("not-the-secret") && !text.contains("AKIDNOBODY"),
+                "{text}"
+            );
+        }
+        assert!(store.now().await.is_ok(), "a refusal tells the time as well");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_bucket_is_told_as_such() {
+    let gateway = Gateway::shared().await;
+    let store = S3Store::connect(settings(gateway, "no-such-bucket"))
+        .await
+        .unwrap();
+    for error in refusals(&store).await {
+        assert!(matches!(error, StoreError::NoSuchBucket { .. }), "{error:?}");
+        assert!(error.to_string().contains("s3://no-such-bucket"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_told_by_its_name() {
+    let gateway = Gateway::shared().await;
+    let bucket = fresh_bucket(gateway).await;
+    gateway
+        .add_user("stranger", "strangers-secret", "user")
+        .await
+        .unwrap();
+    let mut settings = settings(gateway, &bucket);
+    settings.credentials = keys("stranger", "strangers-secret");
+    let store = S3Store::connect(settings).await.unwrap();
+    for error in refusals(&store).await {
+        assert!(matches!(error, StoreError::Forbidden { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("s3:") && text.contains(&bucket), "{text}");
+    }
+    let kept = store.delete(&["a".into(), "b".into()]).await.unwrap();
+    assert_eq!(kept.len(), 2);
+    assert!(
+        kept.iter()
+            .all(|(_, why)| why.to_string().contains("s3:DeleteObject")),
+        "{kept:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_bucket_that_vanishes_midway_is_told_as_such() {
+    let gateway = Gateway::shared().await;
+    let bucket = fresh_bucket(gateway).await;
+    let store = S3Store::connect(settings(gateway, &bucket)).await.unwrap();
+    let body = bytes(1, 10);
+    let once = options(Condition::IfAbsent, &body);
+    put(&store, "key", Condition::IfAbsent, &body).await.unwrap();
+    let upload = store.begin_upload("up", &once).await.unwrap();
+    let part = store
+        .upload_part(&upload, 1, segments(&body), once.crc64)
+        .await
+        .unwrap();
+    assert!(store.delete(&["key".into()]).await.unwrap().is_empty());
+    store.abort_upload(&upload).await.unwrap();
+    sdk(gateway).delete_bucket().bucket(&bucket).send().await.unwrap();
+
+    let mut told = refusals(&store).await;
+    told.push(
+        store
+            .upload_part(&upload, 1, segments(&body), once.crc64)
+            .await
+            .unwrap_err(),
+    );
+    told.push(store.complete_upload(&upload, &[part], &once).await.unwrap_err());
+    for error in told {
+        assert!(matches!(error, StoreError::NoSuchBucket { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_the_condition_is_found_out() -> Result<()> {
+    let gateway = Gateway::shared().await;
+    let proxy = StripHeader::start(gateway).await?;
+    let bucket = fresh_bucket(gateway).await;
+    let mut settings = settings(gateway, &bucket);
+    settings.endpoint = Some(proxy.endpoint().parse()?);
+    let store = S3Store::connect(settings).await?;
+    let body = bytes(1, 700);
+    let once = options(Condition::IfAbsent, &body);
+    store.put("attempt", segments(&body), &once).await?;
+    let support = probe(&store, "attempt", segments(&body), &once).await?;
+    assert!(!support.put && !support.complete, "{support:?}");
+    assert_eq!(store.get("attempt", 1000).await?, Some(body));
+    assert!(store.uploads("").await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn other_checksums_keep_the_same_promises() {
+    let gateway = Gateway::shared().await;
+    for checksum in [ChecksumMode::Crc32c, ChecksumMode::None] {
+        let bucket = fresh_bucket(gateway).await;
+        let mut settings = settings(gateway, &bucket);
+        settings.checksum = checksum;
+        let store = S3Store::connect(settings).await.unwrap();
+        conformance::bytes_that_changed_on_the_way_are_refused(&store).await;
+        conformance::a_key_is_created_once_by_any_checksum(&store).await;
+        conformance::an_upload_is_whole_by_any_checksum(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn only_evidence_is_locked() -> Result<()> {
+    let gateway = Gateway::shared().await;
+    let bucket = format!("locked-{:016x}", rand::random::<u64>());
+    let sdk = sdk(gateway);
+    sdk.create_bucket()
+        .bucket(&bucket)
+        .object_lock_enabled_for_bucket(true)
+        .send()
+        .await?;
+    let mut settings = settings(gateway, &bucket);
+    settings.object_lock = Some(ObjectLock {
+        mode: ObjectLockMode::Governance,
+        retain_days: 3,
+    });
+    let store = S3Store::connect(settings).await?;
+    let body = bytes(1, 700);
+    let evidence = PutOptions {
+        class: ObjectClass::Evidence,
+        ..options(Condition::IfAbsent, &body)
+    };
+    let now = store.now().await?.as_second();
+    store.put("evidence", segments(&body), &evidence).await?;
+    let upload = store.begin_upload("evidence-in-parts", &evidence).await?;
+    let part = store
+        .upload_part(&upload, 1, segments(&body), evidence.crc64)
+        .await?;
+    store.complete_upload(&upload, &[part], &evidence).await?;
+    put(&store, "journal", Condition::IfAbsent, &body).await?;
+
+    for (key, locked) in [
+        ("evidence", true),
+        ("evidence-in-parts", true),
+        ("journal", false),
+    ] {
+        let head = sdk.head_object().bucket(&bucket).key(key).send().await?;
+        let until = head.object_lock_retain_until_date.map(|until| until.secs() - now);
+        let days = until.map(|seconds| (seconds + 3600) / 86_400);
+        assert_eq!(days, locked.then_some(3), "{key}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_comes_back_in_time_is_waited_for() {
+    let mut gateway = Gateway::start().await.unwrap();
+    let bucket = fresh_bucket(&gateway).await;
+    let store = S3Store::connect(settings(&gateway, &bucket)).await.unwrap();
+    let body = bytes(1, 6 << 20);
+    put(&store, "before", Condition::IfAbsent, &body).await.unwrap();
+
+    gateway.stop().unwrap();
+    let (outcome, ()) = tokio::join!(put(&store, "during", Condition::Overwrite, &body), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        gateway.resume().await.unwrap();
+    });
+    // Whether five tries reach past the restart is chance; that an error is one of the network is not.
+    if let Err(error) = outcome {
+        assert!(matches!(error, StoreError::Network { .. }), "{error:?}");
+    }
+    put(&store, "after", Condition::IfAbsent, &body).await.unwrap();
+
+    gateway.stop().unwrap();
+    let error = put(&store, "never", Condition::IfAbsent, &body)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Network { .. }), "{error:?}");
+    assert!(error.to_string().contains(&bucket), "{error}");
+}
+
+/// Lets requests go to one host only.
+#[derive(Debug)]
+struct Only(&'static str);
+
+impl HostCheck for Only {
+    fn check_url(&self, url: &Url) -> Result<(), Denied> {
+        match url.host_str() {
+            Some(host) if host == self.0 => Ok(()),
+            host => Err(Denied {
+                host: host.unwrap_or_default().to_owned(),
+                why: "not on the list".into(),
+            }),
+        }
+    }
+
+    fn resolver(&self) -> Option<aws_smithy_runtime_api::client::dns::SharedDnsResolver> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn no_request_goes_to_a_host_that_is_not_allowed() {
+    let gateway = Gateway::shared().await;
+    let mut elsewhere = settings(gateway, "bucket");
+    elsewhere.hosts = Arc::new(Only("s3.example"));
+    let refused = S3Store::connect(elsewhere).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Egress(_)), "{refused:?}");
+
+    // The SDK puts the bucket before the host; that host is asked about.
+    let mut before = settings(gateway, "bucket");
+    before.endpoint = Some("http://s3.example:1".parse().unwrap());
+    before.force_path_style = false;
+    before.hosts = Arc::new(Only("s3.example"));
+    let store = S3Store::connect(before).await.unwrap();
+    let refused = put(&store, "key", Condition::IfAbsent, &Bytes::new())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Egress(denied) if denied.host == "bucket.s3.example"),
+        "{refused:?}"
+    );
+}
