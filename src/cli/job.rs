@@ -14,7 +14,7 @@ use crate::egress::HostPolicy;
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::Peers;
 use crate::export::wish::{Export, Persistence};
-use crate::storage::{DirectoryStore, Store};
+use crate::storage::{DirectoryStore, Store as _};
 use crate::tracker::TokenCache;
 
 /// How often a window is tried before `run` gives it up: 5 times.
