@@ -73,7 +73,11 @@ pub(super) fn parse_url(text: &str) -> Option<Url> {
         None => {
             let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
             is_port(port).then_some(())?;
-            if secure { is_host_name(host) || is_ipv4(host) } else { host == "localhost" || host == "127.0.0.1" }
+            if secure {
+                is_host_name(host) || is_ipv4(host)
+            } else {
+                host == "localhost" || host == "127.0.0.1"
+            }
         }
     };
     let path_is_plain = path.bytes().all(|byte| byte == b'/' || is_path_byte(byte));
@@ -102,7 +106,9 @@ fn is_host_name(host: &str) -> bool {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     let last = host.rsplit('.').next().unwrap_or_default();
     host.split('.').all(label) && last.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -125,12 +131,22 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_this_machine_only() {
-        for text in ["http://127.0.0.1:8080", "http://[::1]:1/x", "http://localhost/", "https://a.b-c.net:65535/p/q"] {
+        for text in [
+            "http://127.0.0.1:8080",
+            "http://[::1]:1/x",
+            "http://localhost/",
+            "https://a.b-c.net:65535/p/q",
+        ] {
             assert!(parse_url(text).is_some(), "{text}");
         }
         for text in [
-            "http://127.0.0.2", "http://localhost.example.com", "http://127.0.0.1@example.com", "http://[::2]",
-            "http://127.0.0.1.example.com", "http://[0:0::1]", "HTTP://localhost",
+            "http://127.0.0.2",
+            "http://localhost.example.com",
+            "http://127.0.0.1@example.com",
+            "http://[::2]",
+            "http://127.0.0.1.example.com",
+            "http://[0:0::1]",
+            "HTTP://localhost",
         ] {
             assert!(parse_url(text).is_none(), "{text}");
         }

@@ -5,15 +5,15 @@ use jiff::SignedDuration;
 use jiff::civil::Date;
 use url::Url;
 
+use super::FieldError;
 use super::address::{self, Uaa};
 use super::duration::{MAX_SETTLE_AFTER, parse_duration};
 use super::rules::{self, Rule, limit};
 use super::schema::{self, SCHEMA};
 use super::spec::{
-    AcceptedGap, CaSecretRef, DateRange as WrittenRange, EncryptionType, EventExportSpec, S3Destination, SecretRef,
-    Source,
+    AcceptedGap, CaSecretRef, DateRange as WrittenRange, EncryptionType, EventExportSpec, S3Destination,
+    SecretRef, Source,
 };
-use super::FieldError;
 
 /// Most errors that one check reports; what is beyond would not be read.
 pub const MAX_REPORTED_ERRORS: usize = 100;
@@ -74,11 +74,19 @@ impl EventExportSpec {
         let s3_endpoint = errors.s3(&self.destination.s3);
         let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
         errors.keeps("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
-        let gaps: Vec<Gap> = (0..).zip(&self.accepted_gaps).filter_map(|(index, gap)| errors.gap(index, gap)).collect();
+        let gaps: Vec<Gap> = (0..)
+            .zip(&self.accepted_gaps)
+            .filter_map(|(index, gap)| errors.gap(index, gap))
+            .collect();
         match (errors.0.is_empty(), range, settle_after, tracker, uaa) {
-            (true, Some(range), Some(settle_after), Some(tracker), Some(uaa)) => {
-                Ok(Checked { range, settle_after, gaps, tracker, uaa, s3_endpoint })
-            }
+            (true, Some(range), Some(settle_after), Some(tracker), Some(uaa)) => Ok(Checked {
+                range,
+                settle_after,
+                gaps,
+                tracker,
+                uaa,
+                s3_endpoint,
+            }),
             _ => Err(errors.sorted()),
         }
     }
@@ -92,7 +100,10 @@ impl Errors {
     fn keeps(&mut self, path: &str, rule: Rule, kept: bool) -> bool {
         if !kept {
             let path = format!("{path}{}", rule.field);
-            self.0.push(FieldError { path, problem: rule.message.to_owned() });
+            self.0.push(FieldError {
+                path,
+                problem: rule.message.to_owned(),
+            });
         }
         kept
     }
@@ -125,7 +136,11 @@ impl Errors {
             Some(day) => Some(day?),
             None => None,
         };
-        Some(DateRange { start: parsed_start?, end, hour: *hour })
+        Some(DateRange {
+            start: parsed_start?,
+            end,
+            hour: *hour,
+        })
     }
 
     fn gap(&mut self, index: usize, gap: &AcceptedGap) -> Option<Gap> {
@@ -139,12 +154,26 @@ impl Errors {
         let said = reason.chars().any(|c| !matches!(c, '\t'..='\r' | ' '));
         let one_line = !reason.chars().any(|c| c.is_ascii_control());
         self.keeps(&format!("{path}.reason"), rules::GAP_REASON, said && one_line);
-        Some(Gap { start: first?, end: last?, reason: reason.clone() })
+        Some(Gap {
+            start: first?,
+            end: last?,
+            reason: reason.clone(),
+        })
     }
 
     fn source(&mut self, source: &Source) -> (Option<Url>, Option<Uaa>) {
-        let Source { region, endpoint, uaa_endpoint, credentials_secret_ref, ca_secret_ref } = source;
-        self.keeps("spec.source", rules::REGION_OR_ENDPOINT, region.is_some() != endpoint.is_some());
+        let Source {
+            region,
+            endpoint,
+            uaa_endpoint,
+            credentials_secret_ref,
+            ca_secret_ref,
+        } = source;
+        self.keeps(
+            "spec.source",
+            rules::REGION_OR_ENDPOINT,
+            region.is_some() != endpoint.is_some(),
+        );
         self.secret("spec.source.credentialsSecretRef", credentials_secret_ref);
         if let Some(reference) = ca_secret_ref {
             self.ca("spec.source.caSecretRef", reference);
@@ -152,9 +181,14 @@ impl Errors {
         let given = |region: String| Url::parse(&format!("https://{region}")).ok();
         let endpoint = self.url("spec.source.endpoint", endpoint.as_deref());
         let uaa = self.url("spec.source.uaaEndpoint", uaa_endpoint.as_deref());
-        let tracker = endpoint.clone().or_else(|| region.and_then(|region| given(region.tracker_host())));
+        let tracker = endpoint
+            .clone()
+            .or_else(|| region.and_then(|region| given(region.tracker_host())));
         let discovery = || endpoint.or_else(|| region.and_then(|region| given(region.api_host())));
-        (tracker, uaa.map(Uaa::At).or_else(|| discovery().map(Uaa::DiscoveredFrom)))
+        (
+            tracker,
+            uaa.map(Uaa::At).or_else(|| discovery().map(Uaa::DiscoveredFrom)),
+        )
     }
 
     fn s3(&mut self, s3: &S3Destination) -> Option<Url> {
@@ -177,9 +211,21 @@ impl Errors {
         if let Some(prefix) = prefix {
             let slashes = !prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//");
             self.keeps(&at("prefix"), rules::PREFIX_SLASHES, slashes);
-            self.keeps(&at("prefix"), rules::PREFIX_COMPONENTS, prefix.split('/').all(is_component));
-            let reserved = |part: &str| ["space=", "scope=", "date="].iter().any(|name| part.starts_with(name));
-            self.keeps(&at("prefix"), rules::PREFIX_RESERVED, !prefix.split('/').any(reserved));
+            self.keeps(
+                &at("prefix"),
+                rules::PREFIX_COMPONENTS,
+                prefix.split('/').all(is_component),
+            );
+            let reserved = |part: &str| {
+                ["space=", "scope=", "date="]
+                    .iter()
+                    .any(|name| part.starts_with(name))
+            };
+            self.keeps(
+                &at("prefix"),
+                rules::PREFIX_RESERVED,
+                !prefix.split('/').any(reserved),
+            );
         }
         let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let ends = region.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -192,7 +238,11 @@ impl Errors {
             self.ca(&at("caSecretRef"), reference);
         }
         if let Some(class) = storage_class {
-            self.keeps(&at("storageClass"), rules::STORAGE_CLASS, !class.is_empty() && class.chars().all(inner));
+            self.keeps(
+                &at("storageClass"),
+                rules::STORAGE_CLASS,
+                !class.is_empty() && class.chars().all(inner),
+            );
         }
         if let Some(encryption) = server_side_encryption {
             let key = encryption.kms_key_id.as_deref();
@@ -218,7 +268,11 @@ impl Errors {
     fn ca(&mut self, path: &str, CaSecretRef { name, key }: &CaSecretRef) {
         self.keeps(&format!("{path}.name"), rules::SECRET_NAME, is_subdomain(name));
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        self.keeps(&format!("{path}.key"), rules::SECRET_KEY, !key.is_empty() && key.chars().all(plain));
+        self.keeps(
+            &format!("{path}.key"),
+            rules::SECRET_KEY,
+            !key.is_empty() && key.chars().all(plain),
+        );
     }
 
     fn sorted(mut self) -> Vec<FieldError> {
@@ -233,10 +287,16 @@ impl Errors {
 fn parse_date(text: &str) -> Option<Date> {
     let shape = text.len() == limit::DATE_CHARS
         && text.bytes().zip(b"0000-00-00").all(|(byte, form)| {
-            if *form == b'-' { byte == b'-' } else { byte.is_ascii_digit() }
+            if *form == b'-' {
+                byte == b'-'
+            } else {
+                byte.is_ascii_digit()
+            }
         });
     let date: Date = shape.then(|| text.parse().ok())??;
-    (limit::YEARS.0..=limit::YEARS.1).contains(&date.year()).then_some(date)
+    (limit::YEARS.0..=limit::YEARS.1)
+        .contains(&date.year())
+        .then_some(date)
 }
 
 fn is_space(id: &str) -> bool {
@@ -250,7 +310,9 @@ fn is_component(part: &str) -> bool {
 
 fn is_bucket(name: &str) -> bool {
     let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let numbers = name.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    let numbers = name
+        .split('.')
+        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
     name.len() >= 2
         && name.starts_with(end)
         && name.ends_with(end)

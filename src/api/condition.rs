@@ -103,14 +103,16 @@ mod tests {
     #[test]
     fn a_condition_keeps_its_time_until_its_status_changes() {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
-        let ready = |status, reason, second| {
-            condition(ConditionType::Ready, Some(status), reason, "", 1, at(second))
-        };
+        let ready =
+            |status, reason, second| condition(ConditionType::Ready, Some(status), reason, "", 1, at(second));
         let mut conditions = vec![];
         set(&mut conditions, ready(false, Reason::Accepted, 1));
         set(&mut conditions, ready(false, Reason::BucketMissing, 2));
         let found = find(&conditions, ConditionType::Ready).unwrap();
-        assert_eq!((found.reason.as_str(), found.last_transition_time.0), ("BucketMissing", at(1)));
+        assert_eq!(
+            (found.reason.as_str(), found.last_transition_time.0),
+            ("BucketMissing", at(1))
+        );
         set(&mut conditions, ready(true, Reason::Complete, 3));
         assert_eq!(conditions[0].last_transition_time.0, at(3));
         assert_eq!(conditions.len(), 1);
@@ -119,7 +121,14 @@ mod tests {
     #[test]
     fn a_message_is_bounded() {
         let long = "ü".repeat(MAX_MESSAGE_CHARS + 1);
-        let made = condition(ConditionType::Ready, None, Reason::Failed, &long, 1, Timestamp::UNIX_EPOCH);
+        let made = condition(
+            ConditionType::Ready,
+            None,
+            Reason::Failed,
+            &long,
+            1,
+            Timestamp::UNIX_EPOCH,
+        );
         assert_eq!(made.message.chars().count(), MAX_MESSAGE_CHARS);
         assert_eq!(made.status, "Unknown");
     }

@@ -17,10 +17,17 @@ const KNOWN_FORMATS: [&str; 3] = ["int32", "int64", "date-time"];
 /// What goes to the API server.
 pub fn definition() -> CustomResourceDefinition {
     let mut crd = EventExport::crd();
-    let schemas = crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut());
+    let schemas = crd
+        .spec
+        .versions
+        .iter_mut()
+        .filter_map(|version| version.schema.as_mut());
     for root in schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut()) {
         each(root, &mut tidy);
-        let status = root.properties.as_mut().and_then(|fields| fields.get_mut("status"));
+        let status = root
+            .properties
+            .as_mut()
+            .and_then(|fields| fields.get_mut("status"));
         if let Some(status) = status {
             // kstatus and `kubectl wait` take an object whose status is of another generation as unfinished.
             status.default = Some(JSON(json!({ "observedGeneration": -1 })));
@@ -33,7 +40,11 @@ pub fn definition() -> CustomResourceDefinition {
 /// know. The API server then drops nulls by itself.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
-    if schema.format.as_deref().is_some_and(|format| !KNOWN_FORMATS.contains(&format)) {
+    if schema
+        .format
+        .as_deref()
+        .is_some_and(|format| !KNOWN_FORMATS.contains(&format))
+    {
         schema.format = None;
     }
     // The lines of a doc comment are one text.
@@ -44,7 +55,11 @@ fn tidy(schema: &mut JSONSchemaProps) {
 
 fn each(schema: &mut JSONSchemaProps, act: &mut impl FnMut(&mut JSONSchemaProps)) {
     act(schema);
-    for field in schema.properties.iter_mut().flat_map(|fields| fields.values_mut()) {
+    for field in schema
+        .properties
+        .iter_mut()
+        .flat_map(|fields| fields.values_mut())
+    {
         each(field, act);
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
@@ -61,27 +76,36 @@ mod tests {
         let mut unexplained = Vec::new();
         let mut unbounded = Vec::new();
         let crd = definition();
-        let root = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+        let root = crd.spec.versions[0]
+            .schema
+            .clone()
+            .unwrap()
+            .open_api_v3_schema
+            .unwrap();
         for part in ["spec", "status"] {
-            walk(&root.properties.as_ref().unwrap()[part], part, &mut |path, schema| {
-                if schema.description.as_deref().is_none_or(|text| text.len() < 10) {
-                    unexplained.push(path.to_owned());
-                }
-                // Conditions are Kubernetes' own.
-                if path.starts_with("status.conditions[].") {
-                    return;
-                }
-                let bounded = match schema.type_.as_deref() {
-                    Some("string") => {
-                        schema.max_length.is_some() || schema.enum_.is_some() || schema.format.is_some()
+            walk(
+                &root.properties.as_ref().unwrap()[part],
+                part,
+                &mut |path, schema| {
+                    if schema.description.as_deref().is_none_or(|text| text.len() < 10) {
+                        unexplained.push(path.to_owned());
                     }
-                    Some("array") => schema.max_items.is_some(),
-                    _ => true,
-                };
-                if !bounded {
-                    unbounded.push(path.to_owned());
-                }
-            });
+                    // Conditions are Kubernetes' own.
+                    if path.starts_with("status.conditions[].") {
+                        return;
+                    }
+                    let bounded = match schema.type_.as_deref() {
+                        Some("string") => {
+                            schema.max_length.is_some() || schema.enum_.is_some() || schema.format.is_some()
+                        }
+                        Some("array") => schema.max_items.is_some(),
+                        _ => true,
+                    };
+                    if !bounded {
+                        unbounded.push(path.to_owned());
+                    }
+                },
+            );
         }
         assert!(unexplained.is_empty(), "without description: {unexplained:?}");
         assert!(unbounded.is_empty(), "without maximum: {unbounded:?}");

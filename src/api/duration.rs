@@ -42,9 +42,17 @@ pub fn parse_duration(text: &str) -> Option<SignedDuration> {
 /// As [`parse_duration`] reads it back, without zero units: `1h30m`, `0s`. Negative ones are shown as `0s`.
 pub fn format_duration(duration: SignedDuration) -> String {
     let millis = duration.as_millis().max(0);
-    let parts = [(millis / 3_600_000, "h"), (millis / 60_000 % 60, "m"), (millis / 1000 % 60, "s"), (millis % 1000, "ms")];
-    let text: String =
-        parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    let parts = [
+        (millis / 3_600_000, "h"),
+        (millis / 60_000 % 60, "m"),
+        (millis / 1000 % 60, "s"),
+        (millis % 1000, "ms"),
+    ];
+    let text: String = parts
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, unit)| format!("{n}{unit}"))
+        .collect();
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
@@ -55,11 +63,36 @@ mod tests {
 
     #[test]
     fn durations_are_those_of_kubernetes() {
-        for (text, seconds) in [("6h", 21_600), ("1h30m", 5400), ("0s", 0), ("90s", 90), ("720h", 2_592_000), ("1m1h", 3660)] {
-            assert_eq!(parse_duration(text), Some(SignedDuration::from_secs(seconds)), "{text}");
+        for (text, seconds) in [
+            ("6h", 21_600),
+            ("1h30m", 5400),
+            ("0s", 0),
+            ("90s", 90),
+            ("720h", 2_592_000),
+            ("1m1h", 3660),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Some(SignedDuration::from_secs(seconds)),
+                "{text}"
+            );
         }
         assert_eq!(parse_duration("5ms"), Some(SignedDuration::from_millis(5)));
-        for text in ["", "6", "h", "1d", "-1h", "+1h", "1.5h", "6 h", "100000h", "1h1h1h1h1h", "1H", "1h ", "٣h"] {
+        for text in [
+            "",
+            "6",
+            "h",
+            "1d",
+            "-1h",
+            "+1h",
+            "1.5h",
+            "6 h",
+            "100000h",
+            "1h1h1h1h1h",
+            "1H",
+            "1h ",
+            "٣h",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }

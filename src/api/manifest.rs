@@ -10,16 +10,27 @@ use super::{EventExport, FieldError};
 /// The resource that the document holds: of our kind, without unknown fields (as `kubectl apply` has it), with
 /// defaults filled in, every rule kept.
 pub fn read(mut document: Value) -> Result<EventExport, Vec<FieldError>> {
-    let of = |path: &str, problem: String| vec![FieldError { path: path.to_owned(), problem }];
+    let of = |path: &str, problem: String| {
+        vec![FieldError {
+            path: path.to_owned(),
+            problem,
+        }]
+    };
     schema::without_nulls(&mut document);
-    for (field, wanted) in [("apiVersion", EventExport::api_version(&())), ("kind", EventExport::kind(&()))] {
+    for (field, wanted) in [
+        ("apiVersion", EventExport::api_version(&())),
+        ("kind", EventExport::kind(&())),
+    ] {
         if document.get(field).and_then(Value::as_str) != Some(&wanted) {
             return Err(of(field, format!("must be {wanted}")));
         }
     }
     let named = document.pointer("/metadata/name").and_then(Value::as_str);
     if named.is_none_or(str::is_empty) {
-        return Err(of("metadata.name", "is required: give the export a name".to_owned()));
+        return Err(of(
+            "metadata.name",
+            "is required: give the export a name".to_owned(),
+        ));
     }
     let mut errors = Vec::new();
     schema::check(&SCHEMA, &document, "", &mut errors);
@@ -28,8 +39,8 @@ pub fn read(mut document: Value) -> Result<EventExport, Vec<FieldError>> {
         return Err(errors);
     }
     // Only metadata can still be of a wrong shape: our schema says nothing of it, as the server knows it.
-    let export: EventExport =
-        serde_json::from_value(document).map_err(|error| of("metadata", format!("cannot be read: {error}")))?;
+    let export: EventExport = serde_json::from_value(document)
+        .map_err(|error| of("metadata", format!("cannot be read: {error}")))?;
     export.spec.validate()?;
     Ok(export)
 }

@@ -123,8 +123,14 @@ mod tests {
         for reason in Reason::ALL {
             let text = reason.as_str();
             // The pattern of metav1.Condition.reason, as narrow as our names are.
-            assert!(text.chars().all(|c| c.is_ascii_alphanumeric()) && text.len() <= 64, "{text}");
-            assert!(reason.meaning().ends_with('.') && reason.remedy().ends_with('.'), "{text}");
+            assert!(
+                text.chars().all(|c| c.is_ascii_alphanumeric()) && text.len() <= 64,
+                "{text}"
+            );
+            assert!(
+                reason.meaning().ends_with('.') && reason.remedy().ends_with('.'),
+                "{text}"
+            );
             assert_eq!(text.parse(), Ok(*reason));
         }
     }

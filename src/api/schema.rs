@@ -14,7 +14,9 @@ use super::{FieldError, definition};
 pub(super) static SCHEMA: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
     let mut versions = definition().spec.versions;
     let schema = versions.pop().and_then(|version| version.schema);
-    schema.and_then(|schema| schema.open_api_v3_schema).unwrap_or_default()
+    schema
+        .and_then(|schema| schema.open_api_v3_schema)
+        .unwrap_or_default()
 });
 
 /// Takes away what is null, as the API server does with fields that are not nullable: null is left out.
@@ -32,7 +34,12 @@ pub(super) fn without_nulls(value: &mut Value) {
 /// Adds what is wrong with the value, and with what is in it.
 pub(super) fn check(schema: &JSONSchemaProps, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let kind = schema.type_.as_deref().unwrap_or("object");
-    let mut wrong = |problem: String| errors.push(FieldError { path: path.to_owned(), problem });
+    let mut wrong = |problem: String| {
+        errors.push(FieldError {
+            path: path.to_owned(),
+            problem,
+        })
+    };
     match (kind, value) {
         ("object", Value::Object(fields)) => check_object(schema, fields, path, errors),
         ("array", Value::Array(items)) => check_array(schema, items, path, errors),
@@ -45,9 +52,22 @@ pub(super) fn check(schema: &JSONSchemaProps, value: &Value, path: &str, errors:
     }
 }
 
-fn check_object(schema: &JSONSchemaProps, fields: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
-    for name in schema.required.iter().flatten().filter(|name| !fields.contains_key(*name)) {
-        errors.push(FieldError { path: below(path, name), problem: "is required: add it".to_owned() });
+fn check_object(
+    schema: &JSONSchemaProps,
+    fields: &Map<String, Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    for name in schema
+        .required
+        .iter()
+        .flatten()
+        .filter(|name| !fields.contains_key(*name))
+    {
+        errors.push(FieldError {
+            path: below(path, name),
+            problem: "is required: add it".to_owned(),
+        });
     }
     // An object without described fields is free, such as metadata.
     let Some(properties) = &schema.properties else {
@@ -58,7 +78,10 @@ fn check_object(schema: &JSONSchemaProps, fields: &Map<String, Value>, path: &st
             Some(schema) => check(schema, field, &below(path, name), errors),
             None => errors.push(FieldError {
                 path: below(path, name),
-                problem: format!("is not a field: look for a slip of the pen; there are {}", names(properties.keys())),
+                problem: format!(
+                    "is not a field: look for a slip of the pen; there are {}",
+                    names(properties.keys())
+                ),
             }),
         }
     }
@@ -66,7 +89,10 @@ fn check_object(schema: &JSONSchemaProps, fields: &Map<String, Value>, path: &st
 
 fn check_array(schema: &JSONSchemaProps, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
     if let Some(max) = exceeds(schema.max_items, items.len()) {
-        errors.push(FieldError { path: path.to_owned(), problem: format!("must have at most {max} items") });
+        errors.push(FieldError {
+            path: path.to_owned(),
+            problem: format!("must have at most {max} items"),
+        });
         // What is within is not looked at, as on the server: it has no bound.
         return;
     }
@@ -82,19 +108,26 @@ fn check_string(schema: &JSONSchemaProps, text: &str, wrong: &mut impl FnMut(Str
     if let Some(max) = exceeds(schema.max_length, length) {
         wrong(format!("must be at most {max} characters long"));
     }
-    if let Some(min) = schema.min_length.filter(|min| usize::try_from(*min).is_ok_and(|min| length < min)) {
+    if let Some(min) = schema
+        .min_length
+        .filter(|min| usize::try_from(*min).is_ok_and(|min| length < min))
+    {
         wrong(format!("must be at least {min} characters long"));
     }
     let Some(allowed) = &schema.enum_ else {
         return;
     };
     if !allowed.iter().any(|JSON(allowed)| allowed.as_str() == Some(text)) {
-        wrong(format!("must be one of {}", names(allowed.iter().filter_map(|JSON(allowed)| allowed.as_str()))));
+        wrong(format!(
+            "must be one of {}",
+            names(allowed.iter().filter_map(|JSON(allowed)| allowed.as_str()))
+        ));
     }
 }
 
 fn check_number(schema: &JSONSchemaProps, number: f64, wrong: &mut impl FnMut(String)) {
-    let outside = schema.minimum.is_some_and(|min| number < min) || schema.maximum.is_some_and(|max| number > max);
+    let outside =
+        schema.minimum.is_some_and(|min| number < min) || schema.maximum.is_some_and(|max| number > max);
     match (schema.minimum, schema.maximum) {
         (Some(min), Some(max)) if outside => wrong(format!("must be from {min} to {max}")),
         (Some(min), None) if outside => wrong(format!("must be {min} or more")),
@@ -108,7 +141,11 @@ fn exceeds(max: Option<i64>, length: usize) -> Option<i64> {
 }
 
 fn below(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 fn names(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {

@@ -26,21 +26,97 @@ use super::status::EventExportStatus;
     status = "EventExportStatus",
     derive = "PartialEq",
     doc = "Exports the audit events of an Activity Tracker space or account to object storage, with proof that nothing is missing.",
-    printcolumn(name = "Scope", type_ = "string", json_path = ".spec.scope", description = "Events of the space or of the account"),
-    printcolumn(name = "From", type_ = "string", json_path = ".spec.dateRange.start", description = "First UTC day"),
-    printcolumn(name = "To", type_ = "string", json_path = ".spec.dateRange.end", description = "Last UTC day; none: continuous"),
-    printcolumn(name = "Stored", type_ = "integer", json_path = ".status.windows.stored", description = "Windows (days or hours) that are stored and proved"),
-    printcolumn(name = "Of", type_ = "integer", json_path = ".status.windows.wanted", description = "Windows (days or hours) that the range asks for until now"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Accepted and healthy"),
-    printcolumn(name = "Complete", type_ = "string", json_path = ".status.conditions[?(@.type==\"Complete\")].status", description = "Everything that was asked for is stored, proved or an accepted gap"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is, or is not, ready"),
+    printcolumn(
+        name = "Scope",
+        type_ = "string",
+        json_path = ".spec.scope",
+        description = "Events of the space or of the account"
+    ),
+    printcolumn(
+        name = "From",
+        type_ = "string",
+        json_path = ".spec.dateRange.start",
+        description = "First UTC day"
+    ),
+    printcolumn(
+        name = "To",
+        type_ = "string",
+        json_path = ".spec.dateRange.end",
+        description = "Last UTC day; none: continuous"
+    ),
+    printcolumn(
+        name = "Stored",
+        type_ = "integer",
+        json_path = ".status.windows.stored",
+        description = "Windows (days or hours) that are stored and proved"
+    ),
+    printcolumn(
+        name = "Of",
+        type_ = "integer",
+        json_path = ".status.windows.wanted",
+        description = "Windows (days or hours) that the range asks for until now"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Accepted and healthy"
+    ),
+    printcolumn(
+        name = "Complete",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Complete\")].status",
+        description = "Everything that was asked for is stored, proved or an accepted gap"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is, or is not, ready"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Space", type_ = "string", json_path = ".spec.space", description = "Id of the space", priority = 1),
-    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.destination.s3.bucket", description = "Where the events go", priority = 1),
-    printcolumn(name = "Events", type_ = "integer", json_path = ".status.events", description = "Events stored", priority = 1),
-    printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.bytes", description = "Bytes stored, compressed", priority = 1),
-    printcolumn(name = "Next run", type_ = "string", json_path = ".status.nextRunTime", description = "When the next window is due", priority = 1),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What is happening, or what to do", priority = 1)
+    printcolumn(
+        name = "Space",
+        type_ = "string",
+        json_path = ".spec.space",
+        description = "Id of the space",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Bucket",
+        type_ = "string",
+        json_path = ".spec.destination.s3.bucket",
+        description = "Where the events go",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Events",
+        type_ = "integer",
+        json_path = ".status.events",
+        description = "Events stored",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Bytes",
+        type_ = "integer",
+        json_path = ".status.bytes",
+        description = "Bytes stored, compressed",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Next run",
+        type_ = "string",
+        json_path = ".status.nextRunTime",
+        description = "When the next window is due",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        description = "What is happening, or what to do",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EventExportSpec {

@@ -4,6 +4,7 @@
 
 mod allow;
 mod proxy;
+mod reserved;
 mod resolver;
 mod tls;
 

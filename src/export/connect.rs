@@ -1,13 +1,20 @@
 //! From a resource's spec to an export and its peers: the one place where spec, Secrets and the process's
-//! surroundings meet. Builds clients; sends nothing.
+//! surroundings meet. Builds clients; asks nobody.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::engine::Peers;
 use super::failure::Failure;
-use super::wish::{Export, Persistence};
+use super::keys::Root;
+use super::wish::{Export, Persistence, Scope};
+use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
 use crate::egress::HostPolicy;
-use crate::tracker::TokenCache;
+use crate::storage::{
+    ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Store, S3Timeouts,
+    Sse, Store,
+};
+use crate::tracker::{Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa};
 
 /// Secrets by name, each with its keys.
 #[derive(Clone, Default)]
@@ -32,6 +39,185 @@ pub struct Surroundings {
     pub persistence: Persistence,
 }
 
-// pub fn secret_names(spec: &EventExportSpec) -> Vec<String>;
-// pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, Failure>;
-// pub fn peers(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings) -> Result<Peers, Failure>;
+/// The Secrets that a spec refers to, each once.
+pub fn secret_names(spec: &EventExportSpec) -> Vec<String> {
+    let s3 = &spec.destination.s3;
+    let mut names = vec![spec.source.credentials_secret_ref.name.clone()];
+    names.extend(s3.credentials_secret_ref.iter().map(|secret| secret.name.clone()));
+    names.extend(
+        spec.source
+            .ca_secret_ref
+            .iter()
+            .chain(&s3.ca_secret_ref)
+            .map(|secret| secret.name.clone()),
+    );
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// What the spec wants, validated.
+pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, Failure> {
+    let checked = checked(spec)?;
+    let scope = match spec.scope {
+        api::Scope::Space => Scope::Space,
+        api::Scope::Account => Scope::Account,
+    };
+    let prefix = spec.destination.s3.prefix.as_deref().unwrap_or_default();
+    Ok(Export {
+        name: around.name.clone(),
+        space: spec.space.clone(),
+        scope,
+        start: checked.range.start,
+        end: checked.range.end,
+        hour: checked.range.hour,
+        source: checked.tracker.as_str().trim_end_matches('/').to_owned(),
+        root: Root::new(prefix, &spec.space, scope.as_key()),
+        parallelism: usize::from(spec.parallelism),
+        settle_after: checked.settle_after,
+        accepted: checked.gaps.iter().map(|gap| (gap.start, gap.end)).collect(),
+        holder: around.holder.clone(),
+        single_writer: around.single_writer,
+        persistence: around.persistence,
+    })
+}
+
+/// The two peers of a spec.
+pub async fn peers(
+    spec: &EventExportSpec,
+    secrets: &Secrets,
+    around: &Surroundings,
+) -> Result<Peers, Failure> {
+    let tracker = tracker(spec, secrets, around)?;
+    let store = s3(spec, secrets, around).await?;
+    Ok(Peers { tracker, store })
+}
+
+/// The client of the service.
+pub fn tracker(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings) -> Result<Tracker, Failure> {
+    let checked = checked(spec)?;
+    let field = "spec.source.credentialsSecretRef";
+    let reference = &spec.source.credentials_secret_ref;
+    let credentials = Credentials::from_secret(secret(secrets, reference, field)?)
+        .map_err(|error| missing(format!("{field} ({}): {error}", reference.name)))?;
+    let config = TrackerConfig {
+        endpoint: checked.tracker,
+        uaa: match checked.uaa {
+            api::Uaa::At(url) => Uaa::Endpoint(url),
+            api::Uaa::DiscoveredFrom(api) => Uaa::Discover { api },
+        },
+        credentials,
+        ca_pem: ca(
+            secrets,
+            spec.source.ca_secret_ref.as_ref(),
+            "spec.source.caSecretRef",
+        )?,
+        hosts: around.hosts.clone(),
+        timeouts: Timeouts::default(),
+        retry: RetryPolicy::default(),
+    };
+    Tracker::new(config, &around.tokens).map_err(|error| Failure::from(&error).of_export())
+}
+
+/// The store of a spec.
+pub async fn s3(
+    spec: &EventExportSpec,
+    secrets: &Secrets,
+    around: &Surroundings,
+) -> Result<Arc<dyn Store>, Failure> {
+    let checked = checked(spec)?;
+    let S3Destination {
+        bucket,
+        prefix: _,
+        region,
+        endpoint,
+        force_path_style,
+        credentials_secret_ref,
+        ca_secret_ref,
+        storage_class,
+        server_side_encryption,
+        object_lock,
+        checksum,
+    } = &spec.destination.s3;
+    let field = "spec.destination.s3.credentialsSecretRef";
+    let credentials = match credentials_secret_ref {
+        Some(reference) => S3Credentials::from_secret(secret(secrets, reference, field)?)
+            .map_err(|error| missing(format!("{field} ({}): {error}", reference.name)))?,
+        None if around.pod_identity => S3Credentials::PodIdentity,
+        None => {
+            let message = format!(
+                "{field} is absent, and the operator does not grant its own identity to this namespace for bucket {bucket}: name a Secret, or have it granted (--grant-identity)"
+            );
+            return Err(Failure::wait(api::Reason::IdentityNotGranted, message, None).of_export());
+        }
+    };
+    let settings = S3Settings {
+        bucket: bucket.clone(),
+        region: region.clone(),
+        endpoint: checked.s3_endpoint,
+        force_path_style: force_path_style.unwrap_or(endpoint.is_some()),
+        credentials,
+        ca_pem: ca(secrets, ca_secret_ref.as_ref(), "spec.destination.s3.caSecretRef")?,
+        storage_class: storage_class.clone(),
+        server_side_encryption: server_side_encryption.as_ref().map(|sse| Sse {
+            kind: match sse.kind {
+                api::EncryptionType::Aes256 => Encryption::Aes256,
+                api::EncryptionType::AwsKms => Encryption::AwsKms,
+            },
+            kms_key_id: sse.kms_key_id.clone(),
+        }),
+        object_lock: object_lock.as_ref().map(|lock| ObjectLock {
+            mode: match lock.mode {
+                api::LockMode::Governance => ObjectLockMode::Governance,
+                api::LockMode::Compliance => ObjectLockMode::Compliance,
+            },
+            retain_days: lock.retain_days,
+        }),
+        checksum: match checksum {
+            api::Checksum::Crc64Nvme => ChecksumMode::Crc64Nvme,
+            api::Checksum::Crc32c => ChecksumMode::Crc32c,
+            api::Checksum::Sha256 => ChecksumMode::None,
+        },
+        timeouts: S3Timeouts::default(),
+        hosts: Arc::new(around.hosts.clone()),
+    };
+    let store = S3Store::connect(settings)
+        .await
+        .map_err(|error| Failure::from(&error).of_export())?;
+    Ok(Arc::new(store))
+}
+
+fn checked(spec: &EventExportSpec) -> Result<Checked, Failure> {
+    spec.checked().map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Failure::person(api::Reason::InvalidSpec, errors.join("; ")).of_export()
+    })
+}
+
+fn secret<'a>(
+    secrets: &'a Secrets,
+    reference: &SecretRef,
+    field: &str,
+) -> Result<&'a BTreeMap<String, Vec<u8>>, Failure> {
+    secrets.0.get(&reference.name).ok_or_else(|| {
+        missing(format!(
+            "{field}: there is no Secret {}: create it",
+            reference.name
+        ))
+    })
+}
+
+fn ca(secrets: &Secrets, reference: Option<&CaSecretRef>, field: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let Some(CaSecretRef { name, key }) = reference else {
+        return Ok(None);
+    };
+    let reference = SecretRef { name: name.clone() };
+    let pem = secret(secrets, &reference, field)?.get(key);
+    pem.cloned()
+        .map(Some)
+        .ok_or_else(|| missing(format!("{field}: the Secret {name} has no key {key}: add it")))
+}
+
+fn missing(message: String) -> Failure {
+    Failure::wait(api::Reason::CredentialsMissing, message, None).of_export()
+}

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Spaces;
+use super::ground::{Clock, Ground, Shared};
+use super::pool::{PartPool, WindowPlaces};
+use super::proof::ProofPool;
+use super::run::Run;
 use super::snapshot::Snapshot;
 use super::wish::Export;
 use crate::storage::Store;
@@ -27,6 +31,18 @@ pub struct Limits {
     pub attempt: Duration,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pool_mib: 96,
+            windows: 32,
+            sessions_per_space: 28,
+            session_quiet: Duration::from_secs(600),
+            attempt: Duration::from_secs(6 * 3600),
+        }
+    }
+}
+
 /// The two peers of an export.
 #[derive(Clone, Debug)]
 pub struct Peers {
@@ -41,18 +57,32 @@ pub struct Peers {
 pub struct Released {
     /// Sessions that are provably ours and could not be deleted, with why.
     pub left: Vec<(String, String)>,
-    /// What could not be found out: the bucket or the service did not answer.
+    /// What could not be found out: the bucket or the service did not answer, or it is too early to tell.
     pub unknown: Option<String>,
 }
 
 /// What all exports of a process share: memory, processors, free sessions.
 #[derive(Clone)]
-pub struct Engine;
+pub struct Engine {
+    shared: Arc<Shared>,
+}
 
 impl Engine {
     /// With these bounds; `now` is the clock.
-    pub fn new(_limits: Limits, _now: Arc<dyn Fn() -> Timestamp + Send + Sync>) -> Self {
-        Self
+    pub fn new(limits: Limits, now: Clock) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let shared = Shared {
+            limits,
+            now,
+            pool: PartPool::new(limits.pool_mib),
+            proofs: ProofPool::new(processors),
+            places: WindowPlaces::new(limits.windows.max(1)),
+            spaces: Spaces::default(),
+            support: std::sync::Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Exports until nothing can be done before [`Snapshot::next_look`] (complete, or continuous and up to
@@ -61,17 +91,30 @@ impl Engine {
     /// Dropping the future instead leaves that to the next run. Publishes what changes, at most once a second.
     pub async fn run(
         &self,
-        _export: Arc<Export>,
-        _peers: Peers,
-        _out: &watch::Sender<Arc<Snapshot>>,
-        _stop: CancellationToken,
+        export: Arc<Export>,
+        peers: Peers,
+        out: &watch::Sender<Arc<Snapshot>>,
+        stop: CancellationToken,
     ) -> Arc<Snapshot> {
-        Arc::default()
+        let ground = Ground::new(export, peers, Arc::clone(&self.shared), stop);
+        Run::new(Arc::new(ground)).go(out).await
     }
 
-    /// Deletes every session that is provably this export's, and aborts its uploads: for the finalizer, and
-    /// for the end of a run. What is left is named.
-    pub async fn release(&self, _export: &Export, _peers: &Peers) -> Released {
-        Released::default()
+    /// Deletes every session that is provably this export's, and aborts its uploads: for the finalizer. What
+    /// is left is named.
+    pub async fn release(&self, export: &Export, peers: &Peers) -> Released {
+        let stop = CancellationToken::new();
+        let ground = Ground::new(
+            Arc::new(export.clone()),
+            peers.clone(),
+            Arc::clone(&self.shared),
+            stop,
+        );
+        super::release::release(&ground).await
+    }
+
+    /// Sessions that this process holds open now, over all spaces.
+    pub fn open_sessions(&self) -> usize {
+        self.shared.spaces.open()
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::gzip::GzipError;
+use super::proof::ProofError;
 use super::window::Window;
 use crate::api::Reason;
 use crate::storage::{StoreError, StoreErrorClass};
@@ -63,22 +65,153 @@ pub struct Trouble {
 impl Failure {
     /// A failure of one window that is tried again.
     pub fn retry(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), remedy: Remedy::Retry(None), reach: Reach::Window, timed_out: false }
+        Self {
+            reason,
+            message: message.into(),
+            remedy: Remedy::Retry(None),
+            reach: Reach::Window,
+            timed_out: false,
+        }
     }
 
     /// A failure of one window that a person must look at.
     pub fn person(reason: Reason, message: impl Into<String>) -> Self {
-        Self { remedy: Remedy::Person, ..Self::retry(reason, message) }
+        Self {
+            remedy: Remedy::Person,
+            ..Self::retry(reason, message)
+        }
     }
 
     /// Something to wait for.
     pub fn wait(reason: Reason, message: impl Into<String>, until: Option<Timestamp>) -> Self {
-        Self { remedy: Remedy::Wait(until), ..Self::retry(reason, message) }
+        Self {
+            remedy: Remedy::Wait(until),
+            ..Self::retry(reason, message)
+        }
     }
 
     /// The same failure, concerning every window.
     #[must_use]
     pub fn of_export(self) -> Self {
-        Self { reach: Reach::Export, ..self }
+        Self {
+            reach: Reach::Export,
+            ..self
+        }
+    }
+}
+
+/// What a failure of the tracker means for an export.
+impl From<&TrackerError> for Failure {
+    fn from(error: &TrackerError) -> Self {
+        let reason = match error {
+            TrackerError::Unauthorized { .. } | TrackerError::CredentialsRefused { .. } => {
+                Reason::CredentialsRefused
+            }
+            TrackerError::Forbidden { .. } => Reason::RoleMissing,
+            TrackerError::Capacity { .. } => Reason::SpaceFull,
+            TrackerError::Throttled { .. } => Reason::Throttled,
+            TrackerError::Egress(_) => Reason::HostNotAllowed,
+            TrackerError::NoToken(cause) => {
+                return Self {
+                    message: error.to_string(),
+                    ..Self::from(&**cause)
+                };
+            }
+            TrackerError::Config { .. } | TrackerError::Ca(_) => Reason::InvalidSpec,
+            TrackerError::Server { .. }
+            | TrackerError::ListingRefused { .. }
+            | TrackerError::NotFound { .. }
+            | TrackerError::Refused { .. }
+            | TrackerError::Network { .. }
+            | TrackerError::Timeout { .. }
+            | TrackerError::Redirected { .. }
+            | TrackerError::BadReply { .. }
+            | TrackerError::Tls { .. } => Reason::SourceUnreachable,
+        };
+        let remedy = match error.class() {
+            Class::Retry { after } => Remedy::Retry(after),
+            Class::Wait => Remedy::Wait(None),
+            Class::Terminal => Remedy::Person,
+        };
+        let timed_out = matches!(error, TrackerError::Timeout { .. });
+        // What is wrong with one request of one window passes with it; the rest concerns all.
+        let reach = if matches!(remedy, Remedy::Retry(_)) {
+            Reach::Window
+        } else {
+            Reach::Export
+        };
+        Self {
+            reason,
+            message: error.to_string(),
+            remedy,
+            reach,
+            timed_out,
+        }
+    }
+}
+
+/// What a failure of the store means for an export.
+impl From<&StoreError> for Failure {
+    fn from(error: &StoreError) -> Self {
+        let reason = match error {
+            StoreError::NoSuchBucket { .. } => Reason::BucketMissing,
+            StoreError::Credentials { .. } => Reason::CredentialsRefused,
+            StoreError::Forbidden { .. } => Reason::BucketForbidden,
+            StoreError::Full { .. } => Reason::BucketFull,
+            StoreError::Throttled { .. } => Reason::Throttled,
+            StoreError::Egress(_) => Reason::HostNotAllowed,
+            StoreError::Unsupported { .. } => Reason::DestinationWeak,
+            StoreError::Settings { .. } => Reason::InvalidSpec,
+            StoreError::AlreadyExists { .. } => Reason::ForeignObject,
+            StoreError::Conflict { .. }
+            | StoreError::NoSuchUpload { .. }
+            | StoreError::Corrupted { .. }
+            | StoreError::Network { .. }
+            | StoreError::Io { .. }
+            | StoreError::InvalidKey { .. }
+            | StoreError::TooMuch { .. }
+            | StoreError::Refused { .. } => Reason::DestinationUnreachable,
+        };
+        let (remedy, reach) = match error.class() {
+            StoreErrorClass::Retry(after) => (Remedy::Retry(after), Reach::Window),
+            StoreErrorClass::Wait => (Remedy::Wait(None), Reach::Export),
+            StoreErrorClass::Answer => (Remedy::Retry(None), Reach::Window),
+        };
+        Self {
+            reason,
+            message: error.to_string(),
+            remedy,
+            reach,
+            timed_out: false,
+        }
+    }
+}
+
+impl Failure {
+    /// A download that ended early.
+    pub fn from_download(window: Window, error: &DownloadError) -> Self {
+        let (reason, timed_out) = match error {
+            DownloadError::NotGzip { .. } => (Reason::NotGzip, false),
+            DownloadError::CannotResume { .. } | DownloadError::SessionGone { .. } => {
+                (Reason::NotWhole, false)
+            }
+            DownloadError::Cut { timed_out, .. } => (Reason::NotWhole, *timed_out),
+            DownloadError::Tracker(error) => return Self::from(error),
+        };
+        Self {
+            timed_out,
+            ..Self::retry(reason, format!("{window}: {error}"))
+        }
+    }
+
+    /// A download that is no proof: it is tried again, since damage on the way looks the same.
+    pub fn from_proof(window: Window, error: &ProofError) -> Self {
+        let reason = match error {
+            ProofError::Gzip(GzipError::NotGzip) => Reason::NotGzip,
+            ProofError::Gzip(_) => Reason::NotWhole,
+            ProofError::Events(_) => Reason::NotEvents,
+            ProofError::Interrupted => Reason::Failed,
+        };
+        Self::retry(reason, format!("{window}: {error}; nothing was stored"))
     }
 }

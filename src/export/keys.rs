@@ -79,6 +79,11 @@ impl Root {
         format!("{}_journal/{}", self.0, window.date())
     }
 
+    /// Every object of a day and of its hours begins so.
+    pub fn objects_of_day(&self, window: Window) -> String {
+        format!("{}date={}/", self.0, window.date())
+    }
+
     /// What a full key means.
     pub fn parse(&self, key: &str) -> Key {
         key.strip_prefix(&self.0)

@@ -15,7 +15,7 @@ pub struct Queue<P: Ord> {
 }
 
 #[derive(Debug)]
-struct Inner<P> {
+struct Inner<P: Ord> {
     free: usize,
     arrivals: u64,
     waiting: BTreeMap<(P, u64), oneshot::Sender<Place<P>>>,

@@ -39,7 +39,7 @@ pub struct Snapshot {
     /// Cells that the service no longer has and no person has accepted.
     pub expired: Cells,
     /// Sessions that are open, or may be, because of this export.
-    pub sessions: Vec<String>,
+    pub sessions: Vec<SessionFacts>,
     /// What is wrong or waited for, the worst first.
     pub troubles: Vec<Trouble>,
     /// All wanted cells are covered or accepted, the range has an end, and no session is left.
@@ -67,6 +67,15 @@ pub struct WindowFacts {
     pub sha256: Option<String>,
     /// Whether this process stored it, rather than found it.
     pub stored_now: bool,
+}
+
+/// A session that is open, or may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionFacts {
+    /// Its id.
+    pub id: String,
+    /// What it downloads.
+    pub window: Window,
 }
 
 /// A transfer under way.

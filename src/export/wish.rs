@@ -98,14 +98,21 @@ impl Export {
 
     /// When a window may be exported: `settleAfter` past its end.
     pub fn settled_at(&self, window: Window) -> Timestamp {
-        window.end().checked_add(self.settle_after).unwrap_or(Timestamp::MAX)
+        window
+            .end()
+            .checked_add(self.settle_after)
+            .unwrap_or(Timestamp::MAX)
     }
 
     /// The cells of accepted gaps.
     pub fn accepted_cells(&self, wanted: &Cells) -> Cells {
         wanted
             .days()
-            .filter(|(day, _)| self.accepted.iter().any(|(start, end)| (start..=end).contains(&day)))
+            .filter(|(day, _)| {
+                self.accepted
+                    .iter()
+                    .any(|(start, end)| (start..=end).contains(&day))
+            })
             .map(|(day, _)| Window::day(day))
             .collect::<Cells>()
             .intersection(wanted)

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::fault::Fault;
 use super::presets::presets;
-use super::router::json_answer;
+use super::reply::json_answer;
 use super::service::Service;
 use super::wire::{Answer, Request};
 

@@ -12,7 +12,6 @@ use super::{Fault, Framing, Gzip, JsonShape, Members, Settings, Simulator, Volum
 
 /// Serve an Activity Tracker and its UAA that behave as documented, and misbehave on demand.
 #[derive(Debug, clap::Args)]
-#[allow(missing_docs)] // each is documented by its help
 pub struct SimulateArgs {
     /// Where to listen; a loopback address. Port 0: any free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8030")]

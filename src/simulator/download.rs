@@ -5,12 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::fault::{At, Concern, Effect, Nothing, Resume, Second};
+use super::effect::{At, Effect, Nothing, Resume, Second};
+use super::fault::Concern;
 use super::layout::{Layout, Shape};
-use super::router::{Caller, Outcome, Refusal, header};
+use super::reply::Refusal;
+use super::router::{Caller, Outcome};
 use super::service::{Open, Service};
 use super::sessions::owned;
 use super::settings::Framing;
+use super::sound::header;
 use super::wire::{Answer, Body, End, Request, Transfer};
 
 /// What is noted when a download ended.

@@ -15,6 +15,8 @@ use super::settings::{JsonShape, Volume};
 pub(super) const SMALL_BLOCK: u64 = 256;
 /// Up to this many events an hour is made of its own events only, without templates.
 const OWN_EVENTS: u64 = 2 * SMALL_BLOCK;
+/// Events of a day at most, in each scope and revision: lengths stay far below 2⁶⁴.
+pub(super) const MAX_EVENTS: u64 = 1_000_000_000_000;
 /// How busy the hours of a day are, relative to each other.
 const HOUR_WEIGHTS: [u64; 24] = [
     4, 3, 3, 3, 3, 4, 6, 9, 14, 17, 18, 17, 14, 16, 18, 17, 16, 13, 10, 8, 7, 6, 5, 4,
@@ -69,12 +71,8 @@ pub(super) fn events_of_day(volume: &Volume, account: bool, date: Date) -> u64 {
     let factor = if account { Volume::ACCOUNT_FACTOR } else { 1 };
     let quiet = volume.quiet.contains(&date.weekday());
     let usual = if quiet { 0 } else { volume.events_per_day };
-    volume
-        .days
-        .get(&date)
-        .copied()
-        .unwrap_or(usual)
-        .saturating_mul(factor)
+    let events = volume.days.get(&date).copied().unwrap_or(usual);
+    events.saturating_mul(factor).min(MAX_EVENTS)
 }
 
 /// The part of a day's `total` that falls into an hour: 24 of them are the total, exactly.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::fault::{Concern, Effect};
-use super::router::{Caller, Refusal, json_body};
+use super::effect::Effect;
+use super::fault::Concern;
+use super::reply::Refusal;
+use super::router::Caller;
 use super::service::{Selection, Service};
 use super::sessions::{account_field, dates};
+use super::sound::json_body;
 use super::wire::Request;
 
 /// Days until which a day can be searched, and not only downloaded.

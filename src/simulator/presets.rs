@@ -4,7 +4,8 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::fault::{At, Effect, ErrorForm, Fault, Kind, ListForm, Nothing, Resume, Second, Silence, Windows};
+use super::effect::{At, Effect, ErrorForm, ListForm, Nothing, Resume, Second, Silence};
+use super::fault::{Fault, Kind, Windows};
 use super::settings::{Framing, JsonShape, Members};
 
 /// A text that names no fault.

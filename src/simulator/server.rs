@@ -8,8 +8,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Silence;
-use super::router::{Outcome, json_answer, route};
+use super::effect::Silence;
+use super::reply::json_answer;
+use super::router::{Outcome, route};
 use super::service::Service;
 use super::wire::{Answer, Connection, Fate, Incoming};
 

@@ -10,8 +10,9 @@ use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use super::block::Blocks;
-use super::events::{events_of_day, share_of_hour};
-use super::fault::{Concern, Effect, Faults};
+use super::effect::Effect;
+use super::events::{MAX_EVENTS, events_of_day, share_of_hour};
+use super::fault::{Concern, Faults};
 use super::layout::{HourEvents, Layout, Shape};
 use super::ledger::Ledger;
 use super::random::Random;
@@ -19,6 +20,9 @@ use super::settings::{READY_REFRESH_TOKEN, READY_TOKEN, Settings, User};
 
 /// The hour of day at which a service with a fixed day stands still.
 const NOON: u8 = 12;
+
+/// Times that events of one day may come late; further times are ignored.
+const MAX_REVISIONS: usize = 100;
 
 /// What a session gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +171,11 @@ impl Service {
 
     /// Lets events of a day come late, in every space.
     pub(super) fn grow(&self, date: Date, extra: u64) {
-        self.state().growth.entry(date).or_default().push(extra);
+        let mut state = self.state();
+        let revisions = state.growth.entry(date).or_default();
+        if revisions.len() < MAX_REVISIONS {
+            revisions.push(extra.min(MAX_EVENTS));
+        }
     }
 
     /// The hours of a selection that are kept and over, with their events.

@@ -4,9 +4,12 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 
-use super::fault::{Concern, Effect};
-use super::router::{Caller, Refusal, json_body};
+use super::effect::Effect;
+use super::fault::Concern;
+use super::reply::Refusal;
+use super::router::Caller;
 use super::service::{Open, Selection, Service};
+use super::sound::json_body;
 use super::wire::Request;
 
 /// Days that a session may have (API page).

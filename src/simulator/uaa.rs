@@ -4,9 +4,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::fault::{Concern, Effect, Kind};
-use super::router::{Caller, Refusal, header};
+use super::effect::Effect;
+use super::fault::{Concern, Kind};
+use super::reply::Refusal;
+use super::router::Caller;
 use super::service::{Service, State};
+use super::sound::header;
 use super::wire::Request;
 
 /// Basic authentication of the user `cf` with an empty password.

@@ -283,3 +283,15 @@ mod tests {
         }
     }
 }
+
+impl HostCheck for crate::egress::HostPolicy {
+    fn check_url(&self, url: &Url) -> Result<(), Denied> {
+        Self::check_url(self, url)
+    }
+
+    fn resolver(&self) -> Option<SharedDnsResolver> {
+        Some(SharedDnsResolver::new(crate::egress::CheckedResolver::new(
+            self.clone(),
+        )))
+    }
+}

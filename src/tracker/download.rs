@@ -5,17 +5,18 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use ::http::{Method, StatusCode, header};
+use ::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::client::{Call, Patience};
+use super::client::Patience;
 use super::http::{causes, find};
-use super::refusal::{Purpose, from_router, retry_after};
-use super::resume::{ContentRange, Framing, Head, Standing, Step, head, judge, last_byte_is_last};
+use super::refusal::{Purpose, from_router};
+use super::rest::{call, head_of};
+use super::resume::Framing;
 use super::said::excerpt;
-use super::{Class, DownloadError, Tracker, TrackerError, TransferEnd};
+use super::{DownloadError, Tracker, TrackerError, TransferEnd};
 
 /// Every gzip member begins so (RFC 1952 § 2.3.1).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -28,7 +29,7 @@ const MAX_EXCERPT_BYTES: usize = 512;
 #[derive(Debug)]
 pub enum Opened {
     /// The bytes.
-    Body(Download),
+    Body(Box<Download>),
     /// 204: nothing. No proof that there were no events.
     NoContent,
     /// 404: no events, or no session. No proof of either.
@@ -37,50 +38,50 @@ pub enum Opened {
 
 /// The bytes of a session, as the service sends them. Dropping it ends the transfer.
 pub struct Download {
-    tracker: Tracker,
-    space: String,
-    session: String,
-    body: Option<Body>,
+    pub(super) tracker: Tracker,
+    pub(super) space: String,
+    pub(super) session: String,
+    pub(super) body: Option<Body>,
     /// The first byte, when it came alone.
     held: Bytes,
-    received: u64,
+    pub(super) received: u64,
     /// CRC-64/NVME of what was delivered, to recognise it when it is sent again.
     crc: Digest,
     announced: Option<u64>,
-    total: Option<u64>,
-    end: Option<TransferEnd>,
+    pub(super) total: Option<u64>,
+    pub(super) end: Option<TransferEnd>,
     failed: Option<DownloadError>,
-    stop: Stop,
-    resumes: u32,
-    asked: u32,
-    asked_in_vain: u32,
+    pub(super) stop: Stop,
+    pub(super) resumes: u32,
+    pub(super) asked: u32,
+    pub(super) asked_in_vain: u32,
 }
 
 /// The body of one reply.
-struct Body {
-    response: reqwest::Response,
-    framing: Framing,
+pub(super) struct Body {
+    pub(super) response: reqwest::Response,
+    pub(super) framing: Framing,
     /// The offset of the next byte in the whole.
-    at: u64,
+    pub(super) at: u64,
     /// The offset after the last one, where the reply says so.
-    until: Option<u64>,
+    pub(super) until: Option<u64>,
     /// What was delivered before, on its way again.
-    compare: Option<Digest>,
+    pub(super) compare: Option<Digest>,
     /// Whether it only was to confirm the end.
-    confirming: bool,
-    content_type: Option<String>,
+    pub(super) confirming: bool,
+    pub(super) content_type: Option<String>,
 }
 
 /// Why there is no body to read from.
 #[derive(Clone, Debug)]
-struct Stop {
-    why: String,
-    timed_out: bool,
+pub(super) struct Stop {
+    pub(super) why: String,
+    pub(super) timed_out: bool,
     /// The connection closed where nothing says whether it was the end.
-    confirming: bool,
+    pub(super) confirming: bool,
     /// The service sent less than the whole on purpose: go on without a pause.
-    partial: bool,
-    after: Option<Duration>,
+    pub(super) partial: bool,
+    pub(super) after: Option<Duration>,
 }
 
 impl Tracker {
@@ -96,7 +97,8 @@ impl Tracker {
                     StatusCode::NO_CONTENT => return Ok(Opened::NoContent),
                     StatusCode::NOT_FOUND if !from_router(response.headers()) => return Ok(Opened::NotFound),
                     StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
-                        return Download::begin(self, space, id, response).map(Opened::Body);
+                        return Download::begin(self, space, id, response)
+                            .map(|download| Opened::Body(Box::new(download)));
                     }
                     _ => self.refusal(response, &call, deadline).await,
                 },
@@ -207,7 +209,7 @@ impl Download {
                 Ok(Ok(None)) => self.body_ended()?,
                 // A close without TLS's goodbye is a close: whether it was the end is asked either way.
                 Ok(Err(error)) if body.framing == Framing::Close && is_unexpected_eof(&error) => {
-                    self.body_ended()?
+                    self.body_ended()?;
                 }
                 Ok(Err(error)) => {
                     let why = causes(&error.without_url()).join(": ");
@@ -361,125 +363,7 @@ impl Download {
         };
     }
 
-    /// Asks for the rest.
-    async fn go_on(&mut self) -> Result<(), DownloadError> {
-        let policy = *self.tracker.retry();
-        if self.asked_in_vain >= policy.resumes_without_progress || self.asked >= policy.resumes {
-            if self.stop.confirming {
-                self.end = Some(TransferEnd::CloseUnconfirmed);
-                return Ok(());
-            }
-            let Stop { why, timed_out, .. } = self.stop.clone();
-            return Err(DownloadError::Cut {
-                at: self.received,
-                why,
-                timed_out,
-            });
-        }
-        self.asked += 1;
-        self.asked_in_vain += 1;
-        if !(self.stop.partial && self.asked_in_vain == 1) {
-            sleep(policy.jittered(self.asked_in_vain, self.stop.after.take(), rand::random())).await;
-        }
-        let standing = Standing {
-            at: self.received,
-            total: self.total,
-            confirming: self.stop.confirming,
-        };
-        tracing::debug!(session = %self.session, at = standing.at, why = %self.stop.why, "asking for the rest of a download");
-        let Some(response) = self.ask_from(self.received).await? else {
-            return Ok(());
-        };
-        let head = head_of(&response);
-        match judge(&head, standing) {
-            Step::GoOn | Step::CompareFromStart => {
-                if !standing.confirming {
-                    self.resumes += 1;
-                }
-                self.read_from(response, &head, standing.confirming);
-            }
-            Step::Ended(end) => self.end = Some(end),
-            Step::AskForLastByte => {
-                let last = self.ask_from(self.received.saturating_sub(1)).await?;
-                if let Some(last) = last {
-                    let proved = last_byte_is_last(&head_of(&last), self.received);
-                    self.end = Some(if proved {
-                        TransferEnd::CloseConfirmed
-                    } else {
-                        TransferEnd::CloseUnconfirmed
-                    });
-                }
-            }
-            Step::Gone => {
-                return Err(DownloadError::SessionGone {
-                    session: self.session.clone(),
-                    at: self.received,
-                });
-            }
-            Step::AskAgain => {
-                self.stop.why = format!("the service answered with status {}", head.status.as_u16());
-                self.stop.after = retry_after(response.headers(), jiff::Timestamp::now());
-            }
-            Step::Cannot(why) => {
-                return Err(self.cannot(&format!("{why} (status {})", head.status.as_u16())));
-            }
-        }
-        Ok(())
-    }
-
-    /// The head of the reply; `None` when there was none and it is worth asking again.
-    async fn ask_from(&mut self, from: u64) -> Result<Option<reqwest::Response>, DownloadError> {
-        let error = match self
-            .tracker
-            .respond(&call(&self.space, &self.session, from))
-            .await
-        {
-            Ok((response, _)) => return Ok(Some(response)),
-            Err(error) => error,
-        };
-        match error.class() {
-            Class::Retry { after } => {
-                self.stop.timed_out = matches!(error, TrackerError::Timeout { .. });
-                self.stop.why = error.to_string();
-                self.stop.after = after;
-                Ok(None)
-            }
-            Class::Wait | Class::Terminal if self.stop.confirming => {
-                self.end = Some(TransferEnd::CloseUnconfirmed);
-                Ok(None)
-            }
-            Class::Wait | Class::Terminal => Err(error.into()),
-        }
-    }
-
-    /// Reads on from this reply, which begins at what is there already or at the start.
-    fn read_from(&mut self, response: reqwest::Response, head: &Head, confirming: bool) {
-        let part = head.range.filter(|_| head.status == StatusCode::PARTIAL_CONTENT);
-        let (at, until) = match part.and_then(|range| range.span) {
-            Some((first, end)) => (first, Some(end)),
-            None => (0, None),
-        };
-        let whole = match (part, head.framing) {
-            (Some(ContentRange { total, .. }), _) => total.or(self.total),
-            (None, Framing::Length(length)) => Some(length),
-            // The same bytes, sent without a length this time: what was announced before still binds.
-            (None, Framing::Chunked | Framing::Close) => self.total,
-        };
-        self.total = whole;
-        let content_type = response.headers().get(header::CONTENT_TYPE);
-        let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        self.body = Some(Body {
-            framing: head.framing,
-            at,
-            until,
-            compare: (at < self.received).then(|| Digest::new(CrcAlgorithm::Crc64Nvme)),
-            confirming,
-            content_type,
-            response,
-        });
-    }
-
-    fn cannot(&self, why: &str) -> DownloadError {
+    pub(super) fn cannot(&self, why: &str) -> DownloadError {
         DownloadError::CannotResume {
             at: self.received,
             why: why.to_owned(),
@@ -500,30 +384,6 @@ impl Download {
 
 fn is_unexpected_eof(error: &reqwest::Error) -> bool {
     find::<io::Error>(error).is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
-}
-
-fn call<'a>(space: &'a str, id: &'a str, from: u64) -> Call<'a> {
-    Call {
-        purpose: Purpose::Download,
-        method: Method::GET,
-        path: &["v3", "events", "download"],
-        space,
-        session: Some(id),
-        from,
-        body: None,
-    }
-}
-
-/// A router's own 404 is a failure, not the end of a session.
-fn head_of(response: &reqwest::Response) -> Head {
-    let head = head(response.version(), response.status(), response.headers());
-    if from_router(response.headers()) && head.status == StatusCode::NOT_FOUND {
-        return Head {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            ..head
-        };
-    }
-    head
 }
 
 impl fmt::Debug for Download {

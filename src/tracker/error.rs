@@ -104,7 +104,10 @@ pub enum TrackerError {
         said: String,
     },
     /// 404 where it means that the address is wrong.
-    #[error("{host} knows no {what}{}; check the endpoint", quoted(said))]
+    #[error(
+        "{host} answers a request for {what} with “not found” (404){}; check the endpoint",
+        quoted(said)
+    )]
     NotFound {
         /// Who was asked.
         host: String,
@@ -248,7 +251,10 @@ impl TrackerError {
                 sent: false,
             },
             Self::Timeout { host, .. } => Self::Timeout { host, sent: false },
-            Self::Server { .. } | Self::BadReply { .. } => Self::NoToken(Box::new(self)),
+            // A UAA that is not found must not look like a session that is gone.
+            Self::Server { .. } | Self::BadReply { .. } | Self::NotFound { .. } | Self::Refused { .. } => {
+                Self::NoToken(Box::new(self))
+            }
             other => other,
         }
     }

@@ -62,6 +62,9 @@ impl Wire {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            // A pooled connection that the peer just closed makes a POST's outcome unclear, and the session that it
+            // may have opened costs far more than a handshake.
+            .pool_max_idle_per_host(0)
             .connect_timeout(timeouts.connect)
             .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(CheckedResolver::new(hosts.clone()));

@@ -10,10 +10,12 @@ mod error;
 mod http;
 mod refusal;
 mod reply;
+mod rest;
 mod resume;
 mod retry;
 mod said;
 mod sessions;
+mod token_cache;
 mod uaa;
 
 #[cfg(test)]
@@ -25,7 +27,7 @@ pub use credentials::{Credentials, CredentialsError, CredentialsKey};
 pub use download::{Download, Opened};
 pub use error::{Class, DownloadError, TrackerError};
 pub use retry::RetryPolicy;
-pub use uaa::TokenCache;
+pub use token_cache::TokenCache;
 
 use jiff::{Timestamp, civil::Date};
 

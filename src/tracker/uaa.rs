@@ -1,9 +1,7 @@
 //! Tokens from the Cloud Foundry UAA: one login at a time for the same credentials, kept until shortly before they
 //! expire. Speaks over the network; secrets stay in memory.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderValue, Method, header};
@@ -25,22 +23,10 @@ const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
 const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
 /// How long refused credentials are not tried again: a UAA locks a user after a few wrong passwords.
 const REFUSAL_KEPT: Duration = Duration::from_secs(30);
-/// Different credentials that are remembered at once.
-const MAX_ACCOUNTS: usize = 256;
 /// Tokens, old and new, that are kept out of errors.
 const MAX_REMEMBERED_TOKENS: usize = 8;
 /// `cf:`, the public client of the Cloud Foundry command line, in base64.
 const CF_CLIENT: HeaderValue = HeaderValue::from_static("Basic Y2Y6");
-
-/// Tokens of all exports, shared by those with the same UAA and credentials. Cheap to clone, one per process.
-#[derive(Clone, Default)]
-pub struct TokenCache(Arc<Mutex<HashMap<AccountKey, (Arc<Account>, Instant)>>>);
-
-#[derive(PartialEq, Eq, Hash)]
-struct AccountKey {
-    uaa: Uaa,
-    fingerprint: [u8; 32],
-}
 
 /// One set of credentials at one UAA.
 pub(super) struct Account {
@@ -83,40 +69,16 @@ struct Granted {
     expires_in: Option<f64>,
 }
 
-impl TokenCache {
-    /// An empty cache.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    pub(super) fn account(&self, uaa: &Uaa, credentials: &Credentials) -> Arc<Account> {
-        let key = AccountKey {
-            uaa: uaa.clone(),
-            fingerprint: credentials.fingerprint(),
-        };
-        let now = Instant::now();
-        // A panic while the lock was held cannot have left the map half changed.
-        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((account, used)) = accounts.get_mut(&key) {
-            *used = now;
-            return account.clone();
-        }
-        if accounts.len() >= MAX_ACCOUNTS {
-            let oldest = accounts.values().map(|(_, used)| *used).min();
-            accounts.retain(|_, (_, used)| Some(*used) != oldest);
-        }
-        let account = Arc::new(Account {
-            uaa: uaa.clone(),
-            credentials: credentials.clone(),
+impl Account {
+    pub(super) fn new(uaa: Uaa, credentials: Credentials) -> Self {
+        Self {
+            uaa,
+            credentials,
             state: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
-        });
-        accounts.insert(key, (account.clone(), now));
-        account
+        }
     }
-}
 
-impl Account {
     pub(super) fn credentials(&self) -> &Credentials {
         &self.credentials
     }
@@ -381,11 +343,4 @@ fn refresh_form(refresh: &SecretString) -> String {
         .append_pair("grant_type", "refresh_token")
         .append_pair("refresh_token", refresh.expose_secret())
         .finish()
-}
-
-impl fmt::Debug for TokenCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let accounts = self.0.lock().map_or(0, |accounts| accounts.len());
-        write!(f, "TokenCache({accounts} accounts)")
-    }
 }

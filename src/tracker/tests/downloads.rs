@@ -6,6 +6,9 @@ use super::*;
 const PATH: &str = "/v3/events/download";
 const CUT: usize = 40_000;
 
+/// What further requests are answered, given N.
+type Rest = fn(usize) -> Answer;
+
 /// Bytes that begin as gzip does and repeat nowhere.
 fn data() -> Vec<u8> {
     let mut state = 7_u32;
@@ -23,7 +26,7 @@ fn data() -> Vec<u8> {
 /// All bytes, and how it went.
 async fn run(
     script: impl Fn(&Seen, usize) -> Answer + Send + Sync + 'static,
-) -> (Vec<u8>, Result<Download, DownloadError>) {
+) -> (Vec<u8>, Result<Box<Download>, DownloadError>) {
     let peer = Peer::new(script).await;
     let tracker = tracker(&peer);
     let Opened::Body(mut download) = tracker.download(SPACE, "id-1").await.unwrap() else {
@@ -45,7 +48,7 @@ async fn run(
 /// A body cut at [`CUT`], then what `rest` says of every further request, which is given N.
 async fn resumed(
     rest: impl Fn(usize, usize) -> Answer + Send + Sync + 'static,
-) -> (Vec<u8>, Result<Download, DownloadError>) {
+) -> (Vec<u8>, Result<Box<Download>, DownloadError>) {
     run(move |seen, number| match number {
         0 => Answer::new(200, data()).cut(CUT),
         _ => rest(seen.from().unwrap(), number),
@@ -56,7 +59,7 @@ async fn resumed(
 /// The same, of a body that merely closes at [`CUT`].
 async fn closed(
     rest: impl Fn(usize, usize) -> Answer + Send + Sync + 'static,
-) -> (Vec<u8>, Result<Download, DownloadError>) {
+) -> (Vec<u8>, Result<Box<Download>, DownloadError>) {
     run(move |seen, number| match number {
         0 => Answer::close(200, &data()[..CUT]),
         _ => rest(seen.from().unwrap(), number),
@@ -199,7 +202,6 @@ async fn resume_answered_by_an_error() {
 async fn a_close_without_length_is_confirmed_or_said_to_be_unconfirmed() {
     use TransferEnd::{CloseConfirmed, CloseUnconfirmed, Length};
     let all = |data: Vec<u8>| data[..CUT].to_vec();
-    type Rest = fn(usize) -> Answer;
     let cases: [(&str, Rest, TransferEnd, bool); 9] = [
         (
             "416 with the total",
@@ -362,4 +364,24 @@ async fn nothing_is_read_ahead() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     // What the sockets of this machine hold, far from the whole.
     assert!(peer.written() < WHOLE as u64 / 2, "{}", peer.written());
+}
+
+#[tokio::test]
+async fn a_transfer_can_run_in_a_task_of_its_own() {
+    let peer = Peer::new(|seen, _| match seen.path.as_str() {
+        PATH => Answer::new(200, data()),
+        _ => Answer::new(200, r#"{"id":"id-1"}"#),
+    })
+    .await;
+    let tracker = tracker(&peer);
+    let task = tokio::spawn(async move {
+        let session = tracker.create_session(SPACE, &request()).await.unwrap();
+        let Opened::Body(mut download) = tracker.download(SPACE, &session.id).await.unwrap() else {
+            panic!()
+        };
+        while download.next().await.unwrap().is_some() {}
+        tracker.delete_session(SPACE, &session.id).await.unwrap();
+        download.received()
+    });
+    assert_eq!(task.await.unwrap(), 100_000);
 }

@@ -2,6 +2,7 @@
 
 mod downloads;
 mod peer;
+mod proxy;
 mod requests;
 mod tls;
 mod tokens;

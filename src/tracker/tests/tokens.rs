@@ -1,5 +1,7 @@
 //! Tokens: one login for all, renewed once, and shown to nobody.
 
+use std::fmt::Write;
+
 use super::peer::{Answer, granted};
 use super::*;
 
@@ -245,6 +247,20 @@ async fn a_uaa_that_fails_is_asked_again_and_sends_no_session_request() {
 }
 
 #[tokio::test]
+async fn a_uaa_that_is_not_found_is_not_a_session_gone() {
+    let peer = Peer::bare(|_| Answer::new(404, "")).await;
+    let tracker = tracker(&peer);
+    for error in [
+        tracker.delete_session(SPACE, "id").await.unwrap_err(),
+        tracker.session(SPACE, "id").await.unwrap_err(),
+        tracker.download(SPACE, "id").await.unwrap_err(),
+    ] {
+        assert!(matches!(error, TrackerError::NoToken(_)), "{error:?}");
+    }
+    assert_eq!(peer.count("DELETE", "/v3/sessions/id"), 0);
+}
+
+#[tokio::test]
 async fn no_secret_is_in_any_error_or_debug() {
     let peer =
         Peer::new(|seen, _| Answer::new(400, format!("echo: {} {KEY} {:?}", seen.token(), seen.headers)))
@@ -258,7 +274,7 @@ async fn no_secret_is_in_any_error_or_debug() {
         tracker.create_session(SPACE, &request()).await.unwrap_err(),
         tracker.download(SPACE, "id").await.unwrap_err(),
     ] {
-        shown.push_str(&format!("{error} {error:?}"));
+        let _ = write!(shown, "{error} {error:?}");
     }
     assert!(
         shown.contains("echo") && !shown.contains(KEY) && !shown.contains("token-1"),

@@ -1,0 +1,60 @@
+//! Addresses that a name must never lead to: this machine, its neighbours, a cloud's metadata. Pure, no I/O.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Metadata services of clouds that sit outside the link-local ranges: they hand out credentials.
+const METADATA: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+];
+
+/// Why a name must not lead to this address; `None` when it may.
+pub(super) fn reserved(address: IpAddr) -> Option<&'static str> {
+    if METADATA.contains(&address) {
+        return Some("a cloud's metadata service");
+    }
+    match address {
+        IpAddr::V4(v4) => reserved_v4(v4),
+        IpAddr::V6(v6) => {
+            if v6.is_unspecified() {
+                Some("the unspecified address")
+            } else if v6.is_loopback() {
+                Some("this machine")
+            } else if v6.is_unicast_link_local() {
+                Some("a link-local address")
+            } else if v6.is_multicast() {
+                Some("a multicast address")
+            } else {
+                embedded(v6).and_then(reserved_v4)
+            }
+        }
+    }
+}
+
+fn reserved_v4(address: Ipv4Addr) -> Option<&'static str> {
+    if address.is_loopback() {
+        Some("this machine")
+    } else if address.octets().starts_with(&[0]) {
+        Some("the unspecified network")
+    } else if address.is_link_local() {
+        Some("a link-local address, where clouds keep their metadata")
+    } else if address.is_multicast() || address.is_broadcast() {
+        Some("a multicast or broadcast address")
+    } else {
+        None
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: IPv4-compatible (RFC 4291 § 2.5.5.1), NAT64 (RFC 6052) and 6to4
+/// (RFC 3056). IPv4-mapped addresses are canonical before they come here.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let low = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, g, h] | [0x64, 0xff9b, 0, 0, 0, 0, g, h] => Some(low(g, h)),
+        [0x2002, b, c, ..] => Some(low(b, c)),
+        _ => None,
+    }
+}

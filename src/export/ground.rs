@@ -1,0 +1,133 @@
+//! What the steps of one run stand on: the export, its peers, what the process shares, the stop signal.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::budget::{Space, Spaces};
+use super::engine::{Limits, Peers};
+use super::keys::AttemptId;
+use super::pool::{PartPool, WindowPlaces};
+use super::proof::ProofPool;
+use super::reports::Reports;
+use super::snapshot::TransferFacts;
+use super::window::Window;
+use super::wish::Export;
+use crate::storage::conditional::ConditionalSupport;
+
+/// The clock of a process.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// A day that the service gave us events of proves what it retains for so long: 1 h.
+const SERVED_PROVES: Duration = Duration::from_secs(3600);
+
+/// What all exports of a process share.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) now: Clock,
+    pub(super) pool: PartPool,
+    pub(super) proofs: ProofPool,
+    pub(super) places: WindowPlaces,
+    pub(super) spaces: Spaces,
+    /// What each store was found to support, by its name.
+    pub(super) support: Mutex<HashMap<String, ConditionalSupport>>,
+}
+
+/// What one run stands on.
+pub(super) struct Ground {
+    pub(super) export: Arc<Export>,
+    pub(super) peers: Peers,
+    pub(super) shared: Arc<Shared>,
+    pub(super) space: Space,
+    pub(super) reports: Reports,
+    pub(super) stop: CancellationToken,
+    /// The tracker user, once a reply named it.
+    pub(super) user: OnceLock<String>,
+    /// Attempts that this run is working on.
+    pub(super) busy: Mutex<BTreeSet<AttemptId>>,
+    /// Sessions of this run that are not known to be deleted.
+    pub(super) sessions: Mutex<BTreeMap<String, Window>>,
+    /// Windows whose attempt may have left something in the journal.
+    pub(super) dirty: Mutex<BTreeSet<Window>>,
+    /// Transfers under way.
+    pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
+    served: Mutex<Option<(Date, Instant)>>,
+}
+
+/// Plain data, valid after any panic elsewhere.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Marks an attempt as worked on for as long as it lives.
+pub(super) struct Busy<'a> {
+    ground: &'a Ground,
+    id: AttemptId,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        lock(&self.ground.busy).remove(&self.id);
+    }
+}
+
+impl Ground {
+    pub(super) fn new(
+        export: Arc<Export>,
+        peers: Peers,
+        shared: Arc<Shared>,
+        stop: CancellationToken,
+    ) -> Self {
+        let space = shared.spaces.of(&export.source, &export.space);
+        let today = (shared.now)().to_zoned(jiff::tz::TimeZone::UTC).date();
+        let account = export.scope == super::wish::Scope::Account;
+        let last = export.end.unwrap_or(today).max(export.start);
+        let reports = Reports::new(peers.tracker.clone(), &export.space, account, export.start, last);
+        Self {
+            export,
+            peers,
+            shared,
+            space,
+            reports,
+            stop,
+            user: OnceLock::new(),
+            busy: Mutex::default(),
+            sessions: Mutex::default(),
+            dirty: Mutex::default(),
+            transfers: Mutex::default(),
+            served: Mutex::default(),
+        }
+    }
+
+    pub(super) fn busy(&self, id: AttemptId) -> Busy<'_> {
+        lock(&self.busy).insert(id);
+        Busy { ground: self, id }
+    }
+
+    /// Notes that the service gave us events of a day.
+    pub(super) fn served(&self, date: Date) {
+        let mut served = lock(&self.served);
+        let now = Instant::now();
+        let keep = served.filter(|(oldest, at)| *oldest <= date && now.duration_since(*at) < SERVED_PROVES);
+        if keep.is_none() {
+            *served = Some((date, now));
+        }
+    }
+
+    /// The oldest day of which the service gave us events within the last hour.
+    pub(super) fn oldest_served(&self) -> Option<Date> {
+        let served = *lock(&self.served);
+        served
+            .filter(|(_, at)| at.elapsed() < SERVED_PROVES)
+            .map(|(date, _)| date)
+    }
+
+    pub(super) fn account(&self) -> bool {
+        self.export.scope == super::wish::Scope::Account
+    }
+}

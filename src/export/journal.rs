@@ -1,0 +1,354 @@
+//! The journal as one listing shows it, and what an export concludes from it. No I/O: `journal_io` reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::keys::{AttemptId, Key, Root};
+use super::record::{AttemptRecord, Receipt};
+use super::snapshot::WindowFacts;
+use super::window::{Cells, Window};
+use crate::storage::Listed;
+
+/// What the bucket says about one space and scope.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    /// Objects with events, with their size.
+    pub objects: BTreeMap<Window, u64>,
+    /// Windows with a receipt: what it says, once it is read.
+    pub receipts: BTreeMap<Window, Option<ReceiptFacts>>,
+    /// Windows that the service no longer had when it was asked.
+    pub expired: BTreeSet<Window>,
+    /// Days that are exported by the hour.
+    pub splits: BTreeSet<Window>,
+    /// Attempts that left keys behind.
+    pub attempts: BTreeMap<AttemptId, AttemptFacts>,
+}
+
+/// What a receipt says, as far as decisions need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiptFacts {
+    /// The source endpoint.
+    pub source: String,
+    /// For people.
+    pub facts: WindowFacts,
+}
+
+/// What an attempt left in the journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttemptFacts {
+    /// Its record, once it is read; `None` also when only later keys of it are left.
+    pub record: Option<AttemptRecord>,
+    /// Whether the attempt key is there.
+    pub begun: bool,
+    /// The sessions that it opened and that may still be open.
+    pub sessions: Vec<String>,
+    /// Whether an upload was about to be completed.
+    pub prepared: bool,
+}
+
+/// Why a receipt does not cover its window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It is about events of another service.
+    Source(String),
+    /// Its object is not there.
+    ObjectMissing,
+    /// Its object has another size.
+    ObjectSize {
+        /// Bytes that the receipt states.
+        stated: u64,
+        /// Bytes that the store has.
+        found: u64,
+    },
+}
+
+impl Journal {
+    /// From the rows of a listing. Keys that are not ours are left out.
+    pub fn from_listing(root: &Root, rows: &[Listed]) -> Self {
+        let mut journal = Self::default();
+        for row in rows {
+            journal.insert(root.parse(&row.key), row.size);
+        }
+        journal
+    }
+
+    fn insert(&mut self, key: Key, size: u64) {
+        match key {
+            Key::Events(window) => {
+                self.objects.insert(window, size);
+            }
+            Key::Receipt(window) => {
+                self.receipts.entry(window).or_default();
+            }
+            Key::Expired(window) => {
+                self.expired.insert(window);
+            }
+            Key::Split(window) => {
+                self.splits.insert(window);
+            }
+            Key::Attempt(id) => self.attempts.entry(id).or_default().begun = true,
+            Key::Session(id, session) => self.attempts.entry(id).or_default().sessions.push(session),
+            Key::Prepared(id) => self.attempts.entry(id).or_default().prepared = true,
+            Key::Other => {}
+        }
+    }
+
+    /// Puts what a newer listing says of one day in the place of what is known of it. Receipts that were
+    /// read stay read, and so do attempts.
+    pub fn replace_day(&mut self, of: Window, newer: Self) {
+        let date = of.date();
+        let old = std::mem::take(self);
+        let (old_day, mut rest) = old.split_day(date);
+        rest.expired.extend(newer.expired);
+        rest.splits.extend(newer.splits);
+        rest.objects.extend(newer.objects);
+        for window in newer.receipts.into_keys() {
+            let read = old_day.receipts.get(&window).cloned().flatten();
+            rest.receipts.insert(window, read);
+        }
+        for (id, mut facts) in newer.attempts {
+            facts.record = old_day.attempts.get(&id).and_then(|known| known.record.clone());
+            rest.attempts.insert(id, facts);
+        }
+        *self = rest;
+    }
+
+    fn split_day(self, date: jiff::civil::Date) -> (Self, Self) {
+        let of_day = |window: &Window| window.date() == date;
+        let (mut day, mut rest) = (Self::default(), Self::default());
+        for (window, size) in self.objects {
+            let side = if of_day(&window) { &mut day } else { &mut rest };
+            side.objects.insert(window, size);
+        }
+        for (window, facts) in self.receipts {
+            let side = if of_day(&window) { &mut day } else { &mut rest };
+            side.receipts.insert(window, facts);
+        }
+        for (id, facts) in self.attempts {
+            let side = if of_day(&id.window) { &mut day } else { &mut rest };
+            side.attempts.insert(id, facts);
+        }
+        for window in self.expired {
+            let side = if of_day(&window) { &mut day } else { &mut rest };
+            side.expired.insert(window);
+        }
+        for window in self.splits {
+            let side = if of_day(&window) { &mut day } else { &mut rest };
+            side.splits.insert(window);
+        }
+        (day, rest)
+    }
+
+    /// Receipts whose content is not known yet.
+    pub fn unread_receipts(&self) -> Vec<Window> {
+        self.receipts
+            .iter()
+            .filter(|(_, facts)| facts.is_none())
+            .map(|(window, _)| *window)
+            .collect()
+    }
+
+    /// Attempts whose record is not known yet.
+    pub fn unread_attempts(&self) -> Vec<AttemptId> {
+        let unread = self
+            .attempts
+            .iter()
+            .filter(|(_, facts)| facts.begun && facts.record.is_none());
+        unread.map(|(id, _)| *id).collect()
+    }
+
+    /// What receipts from this source cover. A receipt whose object is gone or changed covers nothing.
+    pub fn covered(&self, source: &str) -> Cells {
+        let good = self.receipts.iter().filter(|(window, facts)| {
+            facts
+                .as_ref()
+                .is_some_and(|facts| self.mismatch(**window, facts, source).is_none())
+        });
+        good.map(|(window, _)| *window).collect()
+    }
+
+    /// Receipts that cover nothing, with why.
+    pub fn mismatches<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (Window, Mismatch)> + 'a {
+        let read = self
+            .receipts
+            .iter()
+            .filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
+        read.filter_map(move |(window, facts)| Some((window, self.mismatch(window, facts, source)?)))
+    }
+
+    fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<Mismatch> {
+        if receipt.source != source {
+            return Some(Mismatch::Source(receipt.source.clone()));
+        }
+        receipt.facts.sha256.as_ref()?;
+        match self.objects.get(&window) {
+            None => Some(Mismatch::ObjectMissing),
+            Some(size) if *size != receipt.facts.bytes => Some(Mismatch::ObjectSize {
+                stated: receipt.facts.bytes,
+                found: *size,
+            }),
+            Some(_) => None,
+        }
+    }
+
+    /// Objects that neither a receipt nor an attempt explains.
+    pub fn strangers(&self) -> impl Iterator<Item = Window> + '_ {
+        let explained = |window: &Window| {
+            self.receipts.contains_key(window) || self.attempts.keys().any(|id| id.window == *window)
+        };
+        self.objects
+            .keys()
+            .copied()
+            .filter(move |window| !explained(window))
+    }
+
+    /// Attempts at a day or its hours that somebody else may still be working on.
+    pub fn rivals<'a>(
+        &'a self,
+        window: Window,
+        holder: &'a str,
+        store_now: Timestamp,
+    ) -> impl Iterator<Item = (&'a AttemptId, &'a AttemptRecord)> + 'a {
+        let of_window = self
+            .attempts
+            .range(..)
+            .filter(move |(id, _)| overlap(id.window, window));
+        of_window
+            .filter_map(|(id, facts)| Some((id, facts.record.as_ref()?)))
+            .filter(move |(_, record)| record.holder != holder && record.deadline > store_now)
+    }
+
+    /// Sessions that an attempt says it opened.
+    pub fn sessions(&self) -> impl Iterator<Item = &String> {
+        self.attempts.values().flat_map(|facts| &facts.sessions)
+    }
+}
+
+/// Whether two windows share a cell.
+pub fn overlap(one: Window, other: Window) -> bool {
+    one.date() == other.date() && one.hours() & other.hours() != 0
+}
+
+impl From<&Receipt> for ReceiptFacts {
+    fn from(receipt: &Receipt) -> Self {
+        let facts = WindowFacts {
+            bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
+            events: receipt.events,
+            reported: receipt.reported_after.or(receipt.reported_before),
+            verdict: receipt.verdict,
+            sha256: receipt.object.as_ref().map(|object| object.sha256.clone()),
+            stored_now: false,
+        };
+        Self {
+            source: receipt.source.clone(),
+            facts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::verdict::Verdict;
+    use ulid::Ulid;
+
+    fn window(text: &str) -> Window {
+        text.parse().unwrap()
+    }
+
+    fn journal(keys: &[(Key, u64)]) -> Journal {
+        let root = Root::new("p", "x", "space");
+        let row = |(key, size): &(Key, u64)| Listed {
+            key: root.key(key).unwrap(),
+            size: *size,
+            etag: None,
+            last_modified: None,
+        };
+        Journal::from_listing(&root, &keys.iter().map(row).collect::<Vec<_>>())
+    }
+
+    fn facts(bytes: u64, sha256: Option<&str>) -> ReceiptFacts {
+        let facts = WindowFacts {
+            bytes,
+            events: 1,
+            reported: None,
+            verdict: Verdict::Matched,
+            sha256: sha256.map(str::to_owned),
+            stored_now: false,
+        };
+        ReceiptFacts {
+            source: "https://a".to_owned(),
+            facts,
+        }
+    }
+
+    #[test]
+    fn a_receipt_covers_only_what_is_there_and_from_this_source() {
+        let day = window("2018-06-28");
+        let mut seen = journal(&[(Key::Receipt(day), 9), (Key::Events(day), 100)]);
+        assert!(
+            seen.covered("https://a").is_empty(),
+            "unread receipts cover nothing"
+        );
+        seen.receipts.insert(day, Some(facts(100, Some("f"))));
+        assert!(seen.covered("https://a").contains(day));
+        assert!(seen.covered("https://b").is_empty());
+        seen.objects.insert(day, 99);
+        assert_eq!(
+            seen.mismatches("https://a").collect::<Vec<_>>(),
+            [(
+                day,
+                Mismatch::ObjectSize {
+                    stated: 100,
+                    found: 99
+                }
+            )]
+        );
+        seen.objects.clear();
+        assert_eq!(
+            seen.mismatches("https://a").collect::<Vec<_>>(),
+            [(day, Mismatch::ObjectMissing)]
+        );
+        seen.receipts.insert(day, Some(facts(0, None)));
+        assert!(
+            seen.covered("https://a").contains(day),
+            "proved empty needs no object"
+        );
+    }
+
+    #[test]
+    fn an_object_that_nothing_explains_is_a_stranger() {
+        let (one, two, three) = (window("2018-06-01"), window("2018-06-02"), window("2018-06-03"));
+        let id = AttemptId {
+            window: two,
+            ulid: Ulid::from_parts(1, 1),
+        };
+        let seen = journal(&[
+            (Key::Events(one), 1),
+            (Key::Events(two), 1),
+            (Key::Attempt(id), 1),
+            (Key::Events(three), 1),
+            (Key::Receipt(three), 1),
+        ]);
+        assert_eq!(seen.strangers().collect::<Vec<_>>(), [one]);
+    }
+
+    #[test]
+    fn a_newer_listing_of_a_day_replaces_that_day_only() {
+        let (one, two) = (window("2018-06-01"), window("2018-06-02T03"));
+        let id = |window| AttemptId {
+            window,
+            ulid: Ulid::from_parts(1, 1),
+        };
+        let mut seen = journal(&[
+            (Key::Attempt(id(one)), 1),
+            (Key::Attempt(id(two)), 1),
+            (Key::Receipt(one), 1),
+        ]);
+        seen.receipts.insert(one, Some(facts(0, None)));
+        seen.replace_day(window("2018-06-02"), journal(&[(Key::Receipt(two), 1)]));
+        assert_eq!(seen.attempts.keys().copied().collect::<Vec<_>>(), [id(one)]);
+        assert_eq!(seen.unread_receipts(), [two]);
+    }
+}

@@ -1,0 +1,142 @@
+//! Reads and writes the journal: listings, records, keys. I/O with the store only.
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::failure::Failure;
+use super::journal::{Journal, ReceiptFacts};
+use super::keys::{Key, Root};
+use super::record::{self, AttemptRecord, RECORD_MAX_BYTES, Receipt, Record};
+use super::window::Window;
+use crate::storage::{Condition, Crc64, ObjectClass, PutOptions, Segments, Store, StoreError, Stored};
+
+/// Records read at a time.
+const READS: usize = 16;
+
+/// Lists all of a space and scope, and reads what decisions need.
+pub(super) async fn observe(store: &dyn Store, root: &Root) -> Result<Journal, Failure> {
+    let rows = store
+        .list(root.as_str())
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    let mut journal = Journal::from_listing(root, &rows);
+    read(store, root, &mut journal).await?;
+    Ok(journal)
+}
+
+/// Lists one day anew.
+pub(super) async fn observe_day(store: &dyn Store, root: &Root, window: Window) -> Result<Journal, Failure> {
+    let fail = |error: StoreError| Failure::from(&error);
+    let mut rows = store.list(&root.journal_of_day(window)).await.map_err(fail)?;
+    rows.extend(store.list(&root.objects_of_day(window)).await.map_err(fail)?);
+    let mut journal = Journal::from_listing(root, &rows);
+    read(store, root, &mut journal).await?;
+    Ok(journal)
+}
+
+/// Reads the receipts and attempts that are not known yet.
+pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) -> Result<(), Failure> {
+    let receipts = journal.unread_receipts();
+    let reads = stream::iter(receipts.into_iter().map(|window| async move {
+        Ok::<_, Failure>((window, get::<Receipt>(store, root, &Key::Receipt(window)).await?))
+    }));
+    let found: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
+    for (window, receipt) in found {
+        match receipt {
+            Some(receipt) => journal
+                .receipts
+                .insert(window, Some(ReceiptFacts::from(&receipt))),
+            // Deleted since the listing.
+            None => journal.receipts.remove(&window),
+        };
+    }
+    let attempts = journal.unread_attempts();
+    let reads = stream::iter(attempts.into_iter().map(|id| async move {
+        Ok::<_, Failure>((id, get::<AttemptRecord>(store, root, &Key::Attempt(id)).await?))
+    }));
+    let found: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
+    for (id, record) in found {
+        match record {
+            Some(record) => {
+                if let Some(facts) = journal.attempts.get_mut(&id) {
+                    facts.record = Some(record);
+                }
+            }
+            // Its writer finished since the listing.
+            None => {
+                journal.attempts.remove(&id);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads one record; `None` when it is not there.
+pub(super) async fn get<R: Record>(store: &dyn Store, root: &Root, key: &Key) -> Result<Option<R>, Failure> {
+    let Some(key) = root.key(key) else { return Ok(None) };
+    let bytes = store
+        .get(&key, RECORD_MAX_BYTES)
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    record::decode(&key, &bytes)
+        .map(Some)
+        .map_err(|error| Failure::person(crate::api::Reason::JournalMismatch, error.to_string()).of_export())
+}
+
+/// Writes one record.
+pub(super) async fn put<R: Record>(
+    store: &dyn Store,
+    root: &Root,
+    key: &Key,
+    record: &R,
+    condition: Condition,
+) -> Result<Stored, StoreError> {
+    let key = root.key(key).unwrap_or_default();
+    let body = Segments::from(Bytes::from(record::encode(record)));
+    store
+        .put(
+            &key,
+            body.clone(),
+            &record_options(condition, &body, class_of::<R>()),
+        )
+        .await
+}
+
+/// How a record is stored.
+pub(super) fn record_options(condition: Condition, body: &Segments, class: ObjectClass) -> PutOptions {
+    let crc64 = Crc64::of_segments(body);
+    PutOptions {
+        condition,
+        crc64,
+        metadata: Vec::new(),
+        content_type: "application/json",
+        class,
+    }
+}
+
+/// Receipts are evidence; everything else in the journal is deleted when spent.
+fn class_of<R: Record>() -> ObjectClass {
+    if R::SCHEMA == Receipt::SCHEMA {
+        ObjectClass::Evidence
+    } else {
+        ObjectClass::Journal
+    }
+}
+
+/// Deletes keys that are spent. Where deleting is forbidden they stay and mean nothing.
+pub(super) async fn delete(store: &dyn Store, root: &Root, keys: &[Key]) -> Result<(), Failure> {
+    let keys: Vec<String> = keys.iter().filter_map(|key| root.key(key)).collect();
+    let kept = match store.delete(&keys).await {
+        Ok(kept) => kept,
+        Err(error) => keys.into_iter().map(|key| (key, error.clone())).collect(),
+    };
+    for (key, error) in kept {
+        if matches!(error, StoreError::Forbidden { .. }) {
+            tracing::info!(key, %error, "a spent journal key stays: it means nothing any more");
+        } else {
+            return Err(Failure::from(&error));
+        }
+    }
+    Ok(())
+}

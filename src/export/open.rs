@@ -1,0 +1,283 @@
+//! Opens a session for a window: the attempt is journalled first, the session right after. I/O.
+
+use jiff::{SignedDuration, Timestamp};
+use ulid::Ulid;
+
+use super::budget::{Live, Room};
+use super::failure::{Failure, Remedy};
+use super::ground::{Busy, Ground, lock};
+use super::journal::overlap;
+use super::journal_io::{delete, observe_day, put, record_options};
+use super::keys::{AttemptId, Key};
+use super::record::{self, AttemptRecord, Record, SessionRecord};
+use super::window::Window;
+use crate::api::Reason;
+use crate::storage::conditional::{ConditionalSupport, probe};
+use crate::storage::{Condition, ObjectClass, Segments};
+use crate::tracker::{Session, SessionRequest};
+
+/// A session that is ours, journalled as such.
+pub(super) struct Opened<'a> {
+    pub(super) id: AttemptId,
+    pub(super) session: Session,
+    pub(super) started_at: Timestamp,
+    pub(super) support: ConditionalSupport,
+    pub(super) live: Live,
+    pub(super) busy: Busy<'a>,
+}
+
+/// What came of the wish to open a session.
+pub(super) enum Opening<'a> {
+    /// It is open.
+    Opened(Box<Opened<'a>>),
+    /// Somebody stored the window, or part of it, meanwhile: look again.
+    Covered,
+}
+
+/// Opens a session, one at a time in each space, the oldest window first.
+pub(super) async fn open(ground: &Ground, window: Window) -> Result<Opening<'_>, Failure> {
+    let _turn = tokio::select! {
+        turn = ground.space.turn(window) => turn,
+        () = ground.stop.cancelled() => return Err(stopped()),
+    };
+    if ground.stop.is_cancelled() {
+        return Err(stopped());
+    }
+    let export = &ground.export;
+    let open_before = ground
+        .peers
+        .tracker
+        .sessions(&export.space)
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    room(ground, open_before.len())?;
+
+    let started_at = ground
+        .peers
+        .store
+        .now()
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    let id = AttemptId {
+        window,
+        ulid: ulid_at(started_at),
+    };
+    let busy = ground.busy(id);
+    let longest =
+        SignedDuration::try_from(ground.shared.limits.attempt).unwrap_or(SignedDuration::from_hours(6));
+    let attempt = AttemptRecord {
+        schema: AttemptRecord::SCHEMA.to_owned(),
+        holder: export.holder.clone(),
+        source: export.source.clone(),
+        started_at,
+        deadline: started_at.saturating_add(longest).unwrap_or(Timestamp::MAX),
+        tracker_user: ground.user.get().cloned(),
+        open_before: open_before.into_iter().map(|session| session.id).collect(),
+    };
+    lock(&ground.dirty).insert(window);
+    put(
+        &*ground.peers.store,
+        &export.root,
+        &Key::Attempt(id),
+        &attempt,
+        Condition::Overwrite,
+    )
+    .await
+    .map_err(|error| Failure::from(&error))?;
+    match begin(ground, id, &attempt).await {
+        Ok(Some((session, support))) => {
+            let live = ground.space.hold(&session.id);
+            Ok(Opening::Opened(Box::new(Opened {
+                id,
+                session,
+                started_at,
+                support,
+                live,
+                busy,
+            })))
+        }
+        Ok(None) => {
+            forget(ground, id).await;
+            Ok(Opening::Covered)
+        }
+        Err((failure, Executed::No)) => {
+            forget(ground, id).await;
+            Err(failure)
+        }
+        // The attempt stays in the journal: whoever settles it looks for the session.
+        Err((failure, Executed::Perhaps)) => Err(failure),
+    }
+}
+
+/// Whether a session may exist that nobody knows the id of.
+enum Executed {
+    No,
+    Perhaps,
+}
+
+type Begun = Option<(Session, ConditionalSupport)>;
+
+async fn begin(
+    ground: &Ground,
+    id: AttemptId,
+    attempt: &AttemptRecord,
+) -> Result<Begun, (Failure, Executed)> {
+    let (export, window) = (&ground.export, id.window);
+    let not_sent = |failure: Failure| (failure, Executed::No);
+    let support = support(ground, id, attempt).await.map_err(not_sent)?;
+    let seen = observe_day(&*ground.peers.store, &export.root, window)
+        .await
+        .map_err(not_sent)?;
+    let taken = |other: &Window| overlap(*other, window);
+    if seen.receipts.keys().any(taken) || seen.objects.keys().any(taken) {
+        return Ok(None);
+    }
+    let others = seen.attempts.iter().filter(|(other, facts)| {
+        let live = facts
+            .record
+            .as_ref()
+            .is_some_and(|record| record.deadline > attempt.started_at);
+        **other != id && overlap(other.window, window) && live
+    });
+    for (other, facts) in others {
+        let record = facts.record.as_ref();
+        let holder = record.map_or("somebody", |record| record.holder.as_str());
+        // Another run of the same holder in this process counts as somebody else; leftovers do not.
+        if holder != export.holder || lock(&ground.busy).contains(other) {
+            let until = record.map(|record| record.deadline);
+            return Err(not_sent(Failure::wait(
+                Reason::HeldBy,
+                format!("{holder} is exporting {window}"),
+                until,
+            )));
+        }
+    }
+    let ask = SessionRequest {
+        start: window.date(),
+        end: window.date(),
+        hour: window.hour_of_day(),
+        account: ground.account(),
+    };
+    let session = match ground.peers.tracker.create_session(&export.space, &ask).await {
+        Ok(session) => session,
+        Err(error) => {
+            let executed = if error.may_have_executed() {
+                Executed::Perhaps
+            } else {
+                Executed::No
+            };
+            return Err((Failure::from(&error), executed));
+        }
+    };
+    if let Some(user) = &session.username {
+        // The first reply names the user; later ones say the same.
+        let _ = ground.user.set(user.clone());
+    }
+    lock(&ground.sessions).insert(session.id.clone(), window);
+    let ours = SessionRecord {
+        schema: SessionRecord::SCHEMA.to_owned(),
+        session_id: session.id.clone(),
+        tracker_user: session.username.clone(),
+        created_at: session.created,
+    };
+    let key = Key::Session(id, session.id.clone());
+    if let Err(error) = put(
+        &*ground.peers.store,
+        &export.root,
+        &key,
+        &ours,
+        Condition::Overwrite,
+    )
+    .await
+    {
+        // Without its key nobody would know that it is ours.
+        let gone = ground
+            .peers
+            .tracker
+            .delete_session(&export.space, &session.id)
+            .await;
+        if gone.is_ok() {
+            lock(&ground.sessions).remove(&session.id);
+        }
+        let executed = if gone.is_ok() {
+            Executed::No
+        } else {
+            Executed::Perhaps
+        };
+        return Err((Failure::from(&error), executed));
+    }
+    Ok(Some((session, support)))
+}
+
+fn room(ground: &Ground, open: usize) -> Result<(), Failure> {
+    let space = &ground.export.space;
+    let message = match ground.space.room(open, ground.shared.limits.sessions_per_space) {
+        Room::Free => return Ok(()),
+        Room::Full => format!(
+            "{open} of 30 sessions are open in space {space}: waiting for a free one (see them with the service's session list)"
+        ),
+        Room::OwnLimit => format!(
+            "this process holds all the sessions that it may in space {space}: waiting for one of them"
+        ),
+    };
+    Err(Failure::wait(Reason::SpaceFull, message, None).of_export())
+}
+
+/// What the store supports, found out once with the attempt's own bytes.
+async fn support(
+    ground: &Ground,
+    id: AttemptId,
+    attempt: &AttemptRecord,
+) -> Result<ConditionalSupport, Failure> {
+    let store = &ground.peers.store;
+    let known = lock(&ground.shared.support).get(store.name()).copied();
+    let support = match known {
+        Some(support) => support,
+        None => {
+            let body = Segments::from(bytes::Bytes::from(record::encode(attempt)));
+            let key = ground.export.root.key(&Key::Attempt(id)).unwrap_or_default();
+            let options = record_options(Condition::Overwrite, &body, ObjectClass::Journal);
+            let support = probe(&**store, &key, body, &options)
+                .await
+                .map_err(|error| Failure::from(&error))?;
+            lock(&ground.shared.support).insert(store.name().to_owned(), support);
+            support
+        }
+    };
+    if (support.put && support.complete) || ground.export.single_writer {
+        return Ok(support);
+    }
+    Err(Failure {
+        remedy: Remedy::Person,
+        ..weak(store.name())
+    })
+}
+
+/// The store does not keep two writers apart.
+pub(super) fn weak(store: &str) -> Failure {
+    let message = format!(
+        "{store} ignores If-None-Match, so two writers could overwrite each other: use a store that honours it, or make sure that nothing else writes there (run --single-writer)"
+    );
+    Failure::wait(Reason::DestinationWeak, message, None).of_export()
+}
+
+/// An attempt that opened nothing.
+async fn forget(ground: &Ground, id: AttemptId) {
+    match delete(&*ground.peers.store, &ground.export.root, &[Key::Attempt(id)]).await {
+        Ok(()) => {
+            lock(&ground.dirty).remove(&id.window);
+        }
+        Err(failure) => {
+            tracing::warn!(message = failure.message, attempt = %id, "a spent attempt stays in the journal until it is settled");
+        }
+    }
+}
+
+pub(super) fn stopped() -> Failure {
+    Failure::retry(Reason::Failed, "stopped before it was done")
+}
+
+fn ulid_at(time: Timestamp) -> Ulid {
+    let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
+    Ulid::from_parts(millis, rand::random())
+}

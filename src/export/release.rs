@@ -1,0 +1,48 @@
+//! Lets go of everything an export may have open, for the finalizer. I/O.
+
+use super::engine::Released;
+use super::ground::Ground;
+use super::journal_io::observe;
+use super::settle::settle;
+
+/// Settles every attempt that is ours or past its deadline, and names what is left.
+pub(super) async fn release(ground: &Ground) -> Released {
+    let mut released = Released::default();
+    let store = &*ground.peers.store;
+    let (journal, now) = match (observe(store, &ground.export.root).await, store.now().await) {
+        (Ok(journal), Ok(now)) => (journal, now),
+        (Err(failure), _) => {
+            return Released {
+                unknown: Some(failure.message),
+                ..released
+            };
+        }
+        (_, Err(error)) => {
+            return Released {
+                unknown: Some(error.to_string()),
+                ..released
+            };
+        }
+    };
+    for (id, facts) in &journal.attempts {
+        let theirs = facts
+            .record
+            .as_ref()
+            .is_some_and(|record| record.holder != ground.export.holder && record.deadline > now);
+        if theirs {
+            continue;
+        }
+        if let Err(failure) = settle(ground, *id, facts).await {
+            released.left.extend(
+                facts
+                    .sessions
+                    .iter()
+                    .map(|session| (session.clone(), failure.message.clone())),
+            );
+            if facts.sessions.is_empty() {
+                released.unknown = Some(failure.message);
+            }
+        }
+    }
+    released
+}

@@ -1,0 +1,95 @@
+//! What the service reports of each day, shared by the windows of an export: asked again only when an
+//! answer must have begun after some moment. Asks the service.
+
+use std::sync::Arc;
+
+use jiff::ToSpan;
+use jiff::civil::Date;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use super::verdict::Listing;
+use crate::tracker::{Tracker, TrackerError};
+
+/// The listing is asked for so many days more on both sides, so that its edges mean retention and not the
+/// range that was asked for: 45 days, longer than the service keeps events.
+const MARGIN_DAYS: i64 = 45;
+
+/// After so many failures in a row the service counts as giving no listing, so that exports go on.
+const FAILURES_MAX: u32 = 3;
+
+/// The reports of one export's days.
+#[derive(Debug)]
+pub struct Reports {
+    tracker: Tracker,
+    space: String,
+    account: bool,
+    range: (Date, Date),
+    latest: Mutex<Latest>,
+}
+
+#[derive(Debug, Default)]
+struct Latest {
+    /// When the request was begun, and what it gave; `None`: the service refuses to list.
+    answer: Option<(Instant, Option<Arc<Listing>>)>,
+    failures: u32,
+}
+
+impl Reports {
+    /// Of these days.
+    pub fn new(tracker: Tracker, space: &str, account: bool, first: Date, last: Date) -> Self {
+        let margin = MARGIN_DAYS.days();
+        let range = (first.saturating_sub(margin), last.saturating_add(margin));
+        Self {
+            tracker,
+            space: space.to_owned(),
+            account,
+            range,
+            latest: Mutex::default(),
+        }
+    }
+
+    /// A listing begun at or after `since`; `None` when the service gives none. Callers that wait at the
+    /// same time share one request.
+    pub async fn since(&self, since: Instant) -> Result<Option<Arc<Listing>>, Failure> {
+        let mut latest = self.latest.lock().await;
+        if let Some((begun, listing)) = &latest.answer {
+            if *begun >= since {
+                return Ok(listing.clone());
+            }
+        }
+        let begun = Instant::now();
+        let listing = match self
+            .tracker
+            .days(&self.space, self.range.0, self.range.1, self.account)
+            .await
+        {
+            Ok(days) => Some(Arc::new(Listing::new(days))),
+            Err(TrackerError::ListingRefused { .. }) => None,
+            Err(error) if latest.failures + 1 < FAILURES_MAX => {
+                latest.failures += 1;
+                return Err(Failure::from(&error));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the service keeps failing to list its days: exporting without its counts");
+                None
+            }
+        };
+        if listing.is_some() {
+            latest.failures = 0;
+        }
+        latest.answer = Some((begun, listing.clone()));
+        Ok(listing)
+    }
+
+    /// The latest listing, however old.
+    pub async fn latest(&self) -> Option<Arc<Listing>> {
+        self.latest
+            .lock()
+            .await
+            .answer
+            .as_ref()
+            .and_then(|(_, listing)| listing.clone())
+    }
+}

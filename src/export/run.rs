@@ -1,0 +1,474 @@
+//! The loop of a run: observe, decide, act, tell, wait. Effects are tasks; decisions are `decide`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+
+use super::attempt::{Outcome, export_window};
+use super::decide::{Decision, Observation, decide};
+use super::failure::{Failure, Remedy, Trouble};
+use super::ground::{Ground, lock};
+use super::journal::{Journal, ReceiptFacts};
+use super::journal_io::{observe, observe_day, put};
+use super::keys::{AttemptId, Key};
+use super::memory::Memory;
+use super::open::weak;
+use super::record::{Record, SplitRecord};
+use super::settle::{adopt, settle};
+use super::snapshot::{SessionFacts, Snapshot, TROUBLES_MAX};
+use super::window::Window;
+use crate::api::Reason;
+use crate::storage::{Condition, StoreError};
+
+/// Progress is told this often while transfers run: 1 s.
+const TELL: Duration = Duration::from_secs(1);
+/// The longest that a stopping run waits for its sessions to be deleted: 20 s.
+const STOP: Duration = Duration::from_secs(20);
+/// The longest sleep, so that a clock that was set does not make a run oversleep: 10 min.
+const SLEEP: Duration = Duration::from_secs(600);
+
+/// A run.
+pub(super) struct Run {
+    ground: Arc<Ground>,
+    /// `None`: not listed yet, or to be listed anew.
+    journal: Option<Journal>,
+    memory: Memory,
+    tasks: JoinSet<Done>,
+    jobs: HashMap<Id, Job>,
+    stored_now: BTreeSet<Window>,
+    /// The store's clock less ours.
+    store_ahead: SignedDuration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Window(Window),
+    Settle(AttemptId),
+    Adopt(Window),
+}
+
+enum Done {
+    Window(Window, Result<Outcome, Failure>),
+    Settle(AttemptId, Result<(), Failure>),
+    Adopt(Window, Result<bool, Failure>),
+}
+
+impl Run {
+    pub(super) fn new(ground: Arc<Ground>) -> Self {
+        Self {
+            ground,
+            journal: None,
+            memory: Memory::default(),
+            tasks: JoinSet::new(),
+            jobs: HashMap::new(),
+            stored_now: BTreeSet::new(),
+            store_ahead: SignedDuration::ZERO,
+        }
+    }
+
+    /// Runs to its end; the last snapshot is published and returned.
+    pub(super) async fn go(mut self, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
+        loop {
+            if self.ground.stop.is_cancelled() {
+                return self.stop(out).await;
+            }
+            self.look().await;
+            let decision = self.decide().await;
+            let rest = decision.rest;
+            let wake = decision.wake;
+            let changed = self.act(decision.clone()).await;
+            let snapshot = self.tell(&decision, out).await;
+            if rest && !changed {
+                return snapshot;
+            }
+            if !changed {
+                self.wait(wake).await;
+            }
+        }
+    }
+
+    /// Lists the bucket, unless that is done.
+    async fn look(&mut self) {
+        if self.journal.is_some()
+            || self
+                .memory
+                .gate
+                .as_ref()
+                .is_some_and(|gate| gate.again > self.now())
+        {
+            return;
+        }
+        let store = &*self.ground.peers.store;
+        match observe(store, &self.ground.export.root).await {
+            Ok(journal) => self.journal = Some(journal),
+            Err(failure) => {
+                let now = self.now();
+                self.memory.gated(failure.of_export(), now, rand::random());
+                return;
+            }
+        }
+        if let Ok(store_now) = store.now().await {
+            self.store_ahead = store_now.duration_since(self.now());
+        }
+    }
+
+    async fn decide(&self) -> Decision {
+        let Some(journal) = &self.journal else {
+            return self.blind();
+        };
+        let listing = self.ground.reports.latest().await;
+        let (active, busy) = (self.active(), self.busy());
+        let now = self.now();
+        decide(&Observation {
+            export: &self.ground.export,
+            journal,
+            active: &active,
+            busy: &busy,
+            memory: &self.memory,
+            listing: listing.as_deref(),
+            now,
+            store_now: now.checked_add(self.store_ahead).unwrap_or(now),
+        })
+    }
+
+    /// Before the bucket was listed nothing can be decided but when to try again.
+    fn blind(&self) -> Decision {
+        let persistence = self.ground.export.persistence;
+        let Some(gate) = &self.memory.gate else {
+            return Decision::default();
+        };
+        let given_up = gate.given_up(persistence);
+        let Failure {
+            reason,
+            message,
+            remedy,
+            ..
+        } = gate.failure.clone();
+        let again = (!given_up).then_some(gate.again);
+        let troubles = vec![Trouble {
+            reason,
+            message,
+            window: None,
+            remedy,
+            again,
+        }];
+        Decision {
+            troubles,
+            wake: again,
+            rest: given_up,
+            ..Decision::default()
+        }
+    }
+
+    /// Does what was decided; returns whether something changed at once, so that the next decision is due.
+    async fn act(&mut self, decision: Decision) -> bool {
+        let mut changed = false;
+        for day in decision.split {
+            changed |= self.split(day).await;
+        }
+        for id in decision.settle {
+            let facts = self
+                .journal
+                .as_ref()
+                .and_then(|journal| journal.attempts.get(&id))
+                .cloned()
+                .unwrap_or_default();
+            self.spawn(Job::Settle(id), move |ground| async move {
+                Done::Settle(id, settle(&ground, id, &facts).await)
+            });
+        }
+        for window in decision.adopt {
+            self.spawn(Job::Adopt(window), move |ground| async move {
+                Done::Adopt(window, adopt(&ground, window).await)
+            });
+        }
+        for window in decision.start {
+            self.spawn(Job::Window(window), move |ground| async move {
+                Done::Window(window, export_window(&ground, window).await)
+            });
+        }
+        changed
+    }
+
+    fn spawn<F>(&mut self, job: Job, work: impl FnOnce(Arc<Ground>) -> F)
+    where
+        F: Future<Output = Done> + Send + 'static,
+    {
+        if self.jobs.values().any(|running| *running == job) {
+            return;
+        }
+        let handle = self.tasks.spawn(work(Arc::clone(&self.ground)));
+        self.jobs.insert(handle.id(), job);
+    }
+
+    async fn split(&mut self, day: Window) -> bool {
+        let why = self
+            .memory
+            .windows
+            .get(&day)
+            .map_or_else(String::new, |tried| tried.failure.message.clone());
+        tracing::info!(%day, why, "the day is exported by the hour from now on");
+        let record = SplitRecord {
+            schema: SplitRecord::SCHEMA.to_owned(),
+            why,
+            at: self.now(),
+        };
+        let root = &self.ground.export.root;
+        let written = put(
+            &*self.ground.peers.store,
+            root,
+            &Key::Split(day),
+            &record,
+            Condition::IfAbsent,
+        )
+        .await;
+        match written {
+            Ok(_) | Err(StoreError::AlreadyExists { .. }) => {
+                self.memory.windows.remove(&day);
+                if let Some(journal) = &mut self.journal {
+                    journal.splits.insert(day);
+                }
+                true
+            }
+            Err(error) => {
+                let now = self.now();
+                self.memory
+                    .gated(Failure::from(&error).of_export(), now, rand::random());
+                false
+            }
+        }
+    }
+
+    /// Waits for something to happen, and takes in what did.
+    async fn wait(&mut self, wake: Option<Timestamp>) {
+        let until = wake.map_or(SLEEP, |at| {
+            Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
+        });
+        let transferring = !lock(&self.ground.transfers).is_empty();
+        let sleep = until
+            .min(SLEEP)
+            .min(if transferring { TELL } else { SLEEP })
+            .max(Duration::from_millis(1));
+        let stop = self.ground.stop.clone();
+        let done = tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(sleep) => return,
+            Some(done) = self.tasks.join_next_with_id() => done,
+        };
+        self.take_in(done).await;
+        while let Some(done) = self.tasks.try_join_next_with_id() {
+            self.take_in(done).await;
+        }
+    }
+
+    async fn take_in(&mut self, done: Result<(Id, Done), JoinError>) {
+        let now = self.now();
+        match done {
+            Ok((id, done)) => {
+                self.jobs.remove(&id);
+                match done {
+                    Done::Window(window, outcome) => self.window_done(window, outcome, now).await,
+                    Done::Settle(id, outcome) => self.settle_done(id, outcome, now).await,
+                    Done::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, export = self.ground.export.name, "a defect: a task of the export ended unexpectedly");
+                let failure = Failure::retry(
+                    Reason::Failed,
+                    "a defect in eventexport ended this task: see its log, and report it",
+                );
+                match self.jobs.remove(&error.id()) {
+                    Some(Job::Settle(id)) => self.memory.unsettled(id, failure, now, rand::random()),
+                    Some(Job::Window(window) | Job::Adopt(window)) => {
+                        lock(&self.ground.busy).retain(|id| id.window != window);
+                        lock(&self.ground.transfers).remove(&window);
+                        self.memory.failed(window, failure, now, rand::random());
+                        self.refresh(window).await;
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    async fn window_done(&mut self, window: Window, outcome: Result<Outcome, Failure>, now: Timestamp) {
+        let mut look_again = lock(&self.ground.dirty).remove(&window);
+        match outcome {
+            Ok(Outcome::Stored(receipt)) => {
+                self.memory.succeeded(window);
+                self.stored_now.insert(window);
+                if let Some(journal) = &mut self.journal {
+                    let facts = ReceiptFacts::from(&*receipt);
+                    if receipt.object.is_some() {
+                        journal.objects.insert(window, facts.facts.bytes);
+                    }
+                    journal.receipts.insert(window, Some(facts));
+                }
+            }
+            Ok(Outcome::Covered) => {
+                self.memory.succeeded(window);
+                look_again = true;
+            }
+            Ok(Outcome::Expired) => {
+                self.memory.succeeded(window);
+                if let Some(journal) = &mut self.journal {
+                    journal.expired.insert(window);
+                }
+            }
+            Err(failure) => {
+                if !self.ground.stop.is_cancelled() {
+                    tracing::info!(%window, reason = %failure.reason, message = failure.message, "not exported");
+                }
+                self.memory.failed(window, failure, now, rand::random());
+            }
+        }
+        if look_again {
+            self.refresh(window).await;
+        }
+    }
+
+    async fn settle_done(&mut self, id: AttemptId, outcome: Result<(), Failure>, now: Timestamp) {
+        match outcome {
+            Ok(()) => {
+                self.memory.unsettled.remove(&id);
+                self.refresh(id.window).await;
+                // Where keys may not be deleted they stay, and mean nothing.
+                if let Some(journal) = &mut self.journal {
+                    journal.attempts.remove(&id);
+                }
+            }
+            Err(failure) => {
+                tracing::info!(attempt = %id, reason = %failure.reason, message = failure.message, "not settled");
+                self.memory.unsettled(id, failure, now, rand::random());
+            }
+        }
+    }
+
+    async fn adopt_done(&mut self, window: Window, outcome: Result<bool, Failure>, now: Timestamp) {
+        match outcome {
+            Ok(true) => self.refresh(window).await,
+            Ok(false) => {
+                self.memory.foreign.insert(window);
+            }
+            Err(failure) => self.memory.failed(window, failure, now, rand::random()),
+        }
+    }
+
+    /// Lists one day anew; if that fails, all of it later.
+    async fn refresh(&mut self, window: Window) {
+        let newer = observe_day(&*self.ground.peers.store, &self.ground.export.root, window).await;
+        match (newer, &mut self.journal) {
+            (Ok(newer), Some(journal)) => journal.replace_day(window, newer),
+            (Err(failure), _) => {
+                tracing::debug!(message = failure.message, "the journal is listed anew later");
+                self.journal = None;
+            }
+            (Ok(_), None) => {}
+        }
+    }
+
+    async fn stop(mut self, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
+        let finish = async {
+            while let Some(done) = self.tasks.join_next_with_id().await {
+                self.take_in(done).await;
+            }
+        };
+        if tokio::time::timeout(STOP, finish).await.is_err() {
+            tracing::warn!(
+                export = self.ground.export.name,
+                "stopped before every session was deleted: the next run settles them"
+            );
+        }
+        let decision = self.decide().await;
+        self.tell(&decision, out).await
+    }
+
+    async fn tell(&self, decision: &Decision, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
+        let snapshot = Arc::new(self.snapshot(decision));
+        out.send_replace(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    fn snapshot(&self, decision: &Decision) -> Snapshot {
+        let empty = Journal::default();
+        let journal = self.journal.as_ref().unwrap_or(&empty);
+        let tally = &decision.tally;
+        let mut windows = BTreeMap::new();
+        for (window, receipt) in &journal.receipts {
+            if let Some(receipt) = receipt.as_ref().filter(|_| tally.covered.contains(*window)) {
+                let mut facts = receipt.facts.clone();
+                facts.stored_now = self.stored_now.contains(window);
+                windows.insert(*window, facts);
+            }
+        }
+        let mut sessions: BTreeMap<String, Window> = lock(&self.ground.sessions).clone();
+        for (id, facts) in &journal.attempts {
+            sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
+        }
+        let mut troubles = decision.troubles.clone();
+        let known = lock(&self.ground.shared.support)
+            .get(self.ground.peers.store.name())
+            .copied();
+        if known.is_some_and(|support| !(support.put && support.complete)) && self.ground.export.single_writer
+        {
+            let Failure { reason, message, .. } = weak(self.ground.peers.store.name());
+            troubles.push(Trouble {
+                reason,
+                message,
+                window: None,
+                remedy: Remedy::Wait(None),
+                again: None,
+            });
+        }
+        troubles.truncate(TROUBLES_MAX);
+        Snapshot {
+            observed: self.journal.is_some(),
+            wanted: tally.wanted,
+            stored: tally.stored,
+            active: self.active().len() as u64,
+            waiting: tally.waiting,
+            failed: tally.failed,
+            events: windows.values().map(|facts| facts.events).sum(),
+            bytes: windows.values().map(|facts| facts.bytes).sum(),
+            covered: tally.covered.clone(),
+            missing: tally.missing.clone(),
+            expired: tally.expired.clone(),
+            sessions: sessions
+                .into_iter()
+                .map(|(id, window)| SessionFacts { id, window })
+                .collect(),
+            troubles,
+            complete: decision.complete,
+            next_look: decision.wake,
+            windows: Arc::new(windows),
+            transfers: lock(&self.ground.transfers).values().cloned().collect(),
+        }
+    }
+
+    fn active(&self) -> BTreeSet<Window> {
+        let windows = self.jobs.values().filter_map(|job| match job {
+            Job::Window(window) => Some(*window),
+            Job::Settle(_) | Job::Adopt(_) => None,
+        });
+        windows.collect()
+    }
+
+    /// Attempts that are worked on, here or by the windows' own tasks.
+    fn busy(&self) -> BTreeSet<AttemptId> {
+        let mut busy = lock(&self.ground.busy).clone();
+        busy.extend(self.jobs.values().filter_map(|job| match job {
+            Job::Settle(id) => Some(*id),
+            Job::Window(_) | Job::Adopt(_) => None,
+        }));
+        busy
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.ground.shared.now)()
+    }
+}

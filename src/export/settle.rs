@@ -1,0 +1,290 @@
+//! Settles what a crash left: objects are adopted or left alone, sessions deleted, uploads aborted, spent
+//! keys removed. Idempotent; what is gone is done. I/O.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::commit::{Committed, RECEIPT_METADATA, is_same, write_receipt};
+use super::failure::Failure;
+use super::ground::{Ground, lock};
+use super::journal::AttemptFacts;
+use super::journal_io::{delete, get};
+use super::keys::{AttemptId, Key};
+use super::record::{AttemptRecord, PreparedRecord, Receipt};
+use super::window::Window;
+use crate::api::Reason;
+use crate::storage::{Condition, Crc64, ObjectFacts, Upload};
+use crate::tracker::Session;
+
+/// How far the clocks of the service and of the store may be apart: 5 min.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(5);
+
+/// Settles one leftover attempt. When it returns, nothing of it is left to do, and the journal says no more
+/// of it than the store keeps against our will.
+pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts) -> Result<(), Failure> {
+    let _busy = ground.busy(id);
+    let export = &ground.export;
+    let store = &*ground.peers.store;
+    if facts.prepared {
+        finish_upload(ground, id).await?;
+    } else {
+        adopt(ground, id.window).await?;
+    }
+    for session in &facts.sessions {
+        if ground.space.holds(session) {
+            return Err(Failure::wait(
+                Reason::SessionUnaccounted,
+                format!("session {session} is in use by this process"),
+                None,
+            ));
+        }
+        ground
+            .peers
+            .tracker
+            .delete_session(&export.space, session)
+            .await
+            .map_err(|error| Failure::from(&error))?;
+    }
+    if facts.sessions.is_empty() && !facts.prepared {
+        if let Some(record) = &facts.record {
+            find_orphan(ground, id, record).await?;
+        }
+    }
+    abort_uploads(ground, id.window).await?;
+    let mut spent: Vec<Key> = facts
+        .sessions
+        .iter()
+        .map(|session| Key::Session(id, session.clone()))
+        .collect();
+    spent.extend([Key::Prepared(id), Key::Attempt(id)]);
+    delete(store, &export.root, &spent).await
+}
+
+/// An upload that was about to be completed: its object gets its receipt, or there is nothing to keep.
+async fn finish_upload(ground: &Ground, id: AttemptId) -> Result<(), Failure> {
+    let (store, root) = (&*ground.peers.store, &ground.export.root);
+    let Some(prepared) = get::<PreparedRecord>(store, root, &Key::Prepared(id)).await? else {
+        return Ok(());
+    };
+    let key = root.key(&Key::Events(id.window)).unwrap_or_default();
+    let mut receipt = prepared.receipt;
+    let Some(object) = receipt.object.as_mut() else {
+        return Ok(());
+    };
+    let found = store.head(&key).await.map_err(|error| Failure::from(&error))?;
+    let crc64 = u64::from_str_radix(&object.crc64nvme, 16).map(Crc64);
+    let ours = found.filter(|found| crc64.is_ok_and(|crc64| is_same(found, object.bytes, crc64, id)));
+    if let Some(found) = ours {
+        object.version_id = found.version_id;
+        return seal(ground, id.window, receipt).await;
+    }
+    if !prepared.upload_id.is_empty() {
+        let upload = Upload {
+            key,
+            id: prepared.upload_id,
+        };
+        store
+            .abort_upload(&upload)
+            .await
+            .map_err(|error| Failure::from(&error))?;
+    }
+    Ok(())
+}
+
+/// An object that carries its own receipt gets it. Returns whether there is nothing unexplained.
+pub(super) async fn adopt(ground: &Ground, window: Window) -> Result<bool, Failure> {
+    let (store, root) = (&*ground.peers.store, &ground.export.root);
+    let key = root.key(&Key::Events(window)).unwrap_or_default();
+    let Some(found) = store.head(&key).await.map_err(|error| Failure::from(&error))? else {
+        return Ok(true);
+    };
+    let Some(mut receipt) = carried(&found) else {
+        return Ok(get::<Receipt>(store, root, &Key::Receipt(window))
+            .await?
+            .is_some());
+    };
+    let export = &ground.export;
+    let object = receipt.object.as_mut().filter(|object| {
+        object.bytes == found.size
+            && found
+                .crc64
+                .is_none_or(|crc64| crc64.to_string() == object.crc64nvme)
+    });
+    let Some(object) = object else { return Ok(false) };
+    object.version_id = found.version_id;
+    let same = receipt.window == window.to_string()
+        && receipt.space == export.space
+        && receipt.scope == export.scope.as_str();
+    if !same {
+        return Ok(false);
+    }
+    seal(ground, window, receipt).await.map(|()| true)
+}
+
+fn carried(found: &ObjectFacts) -> Option<Receipt> {
+    let (_, json) = found.metadata.iter().find(|(name, _)| name == RECEIPT_METADATA)?;
+    super::record::decode(RECEIPT_METADATA, json.as_bytes()).ok()
+}
+
+async fn seal(ground: &Ground, window: Window, receipt: Receipt) -> Result<(), Failure> {
+    let support = lock(&ground.shared.support)
+        .get(ground.peers.store.name())
+        .copied();
+    let condition = if support.is_some_and(|support| !support.put) {
+        Condition::Overwrite
+    } else {
+        Condition::IfAbsent
+    };
+    let written = write_receipt(
+        &*ground.peers.store,
+        &ground.export.root,
+        &Key::Receipt(window),
+        receipt,
+        condition,
+    )
+    .await?;
+    if let Committed::Ours(_) = written {
+        tracing::info!(%window, "an object that a crash left without its receipt was adopted");
+    }
+    Ok(())
+}
+
+/// Looks for a session that was opened, but whose reply never came. It is deleted only when it is provably
+/// ours; else a person is told, and nothing is touched.
+async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Result<(), Failure> {
+    let export = &ground.export;
+    let store_now = ground
+        .peers
+        .store
+        .now()
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    let quiet = SignedDuration::try_from(ground.shared.limits.session_quiet).unwrap_or(SignedDuration::MAX);
+    let open = ground
+        .peers
+        .tracker
+        .sessions(&export.space)
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    let user = attempt
+        .tracker_user
+        .as_deref()
+        .or_else(|| ground.user.get().map(String::as_str));
+    let known: Vec<&String> = attempt.open_before.iter().collect();
+    let candidates: Vec<&Session> = open
+        .iter()
+        .filter(|session| !known.contains(&&session.id) && !ground.space.holds(&session.id))
+        .filter(|session| may_be_of(session, id.window, ground.account(), user, attempt))
+        .collect();
+    let quiet_until = attempt.started_at.saturating_add(quiet).unwrap_or(Timestamp::MAX);
+    match candidates.as_slice() {
+        // A request that was under way may still arrive: only after the quiet time nothing means nothing.
+        [] if store_now >= quiet_until => Ok(()),
+        [] => Err(unsettled(
+            format!(
+                "whether {} opened a session is known only after {quiet_until}",
+                id.window
+            ),
+            quiet_until,
+        )),
+        [session] => {
+            let used = session
+                .accessed
+                .into_iter()
+                .chain(session.created)
+                .max()
+                .unwrap_or(attempt.started_at);
+            let free_at = used
+                .saturating_add(quiet)
+                .unwrap_or(Timestamp::MAX)
+                .max(quiet_until);
+            if user.is_none() && session.username.is_some() {
+                return Err(unaccounted(
+                    id.window,
+                    &[session.id.as_str()],
+                    "whose user is not known to be ours",
+                ));
+            }
+            if store_now < free_at {
+                return Err(unsettled(
+                    format!(
+                        "session {} may be ours: it is deleted when it was quiet until {free_at}",
+                        session.id
+                    ),
+                    free_at,
+                ));
+            }
+            tracing::info!(session = session.id, window = %id.window, "deleting a session that a crash left");
+            ground
+                .peers
+                .tracker
+                .delete_session(&export.space, &session.id)
+                .await
+                .map_err(|error| Failure::from(&error))
+        }
+        several => {
+            let ids: Vec<&str> = several.iter().map(|session| session.id.as_str()).collect();
+            Err(unaccounted(id.window, &ids, "of which only one can be ours"))
+        }
+    }
+}
+
+/// New since the attempt's list, of the same user, scope and hour, opened about then, its range within a day.
+fn may_be_of(
+    session: &Session,
+    window: Window,
+    account: bool,
+    user: Option<&str>,
+    attempt: &AttemptRecord,
+) -> bool {
+    let date = window.date();
+    let near = |day: jiff::civil::Date| {
+        let apart = date
+            .since(day)
+            .map_or(i64::MAX, |span| i64::from(span.get_days()).abs());
+        apart <= 1
+    };
+    let user = session
+        .username
+        .as_deref()
+        .is_none_or(|theirs| user.is_none_or(|ours| ours == theirs));
+    let scope = session.account.is_none_or(|theirs| theirs == account);
+    let hour = session.hour.is_none_or(|hour| hour == window.hour_of_day());
+    let range = session.range.is_none_or(|(start, end)| near(start) && near(end));
+    let then = session.created.is_none_or(|created| {
+        let since = created.duration_since(attempt.started_at);
+        since >= -CLOCKS_APART && since <= CLOCKS_APART
+    });
+    user && scope && hour && range && then
+}
+
+fn unsettled(message: String, until: Timestamp) -> Failure {
+    Failure::wait(Reason::SessionUnaccounted, message, Some(until))
+}
+
+fn unaccounted(window: Window, ids: &[&str], why: &str) -> Failure {
+    let ids = ids.join(", ");
+    let message = format!(
+        "after a crash while {window} was being opened, these sessions are open {why}: {ids}: delete those that nobody needs"
+    );
+    Failure::person(Reason::SessionUnaccounted, message)
+}
+
+/// Uploads of the window's object that nobody will complete: only this software writes below the root, and
+/// no other attempt at the window is under way.
+async fn abort_uploads(ground: &Ground, window: Window) -> Result<(), Failure> {
+    let active = lock(&ground.busy).iter().filter(|id| id.window == window).count() > 1;
+    if active {
+        return Ok(());
+    }
+    let store = &*ground.peers.store;
+    let key = ground.export.root.key(&Key::Events(window)).unwrap_or_default();
+    for open in store.uploads(&key).await.map_err(|error| Failure::from(&error))? {
+        if open.upload.key == key {
+            store
+                .abort_upload(&open.upload)
+                .await
+                .map_err(|error| Failure::from(&error))?;
+        }
+    }
+    Ok(())
+}

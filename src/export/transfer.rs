@@ -1,0 +1,371 @@
+//! The byte path: a download becomes the parts of an upload, or one small body, and its proof.
+//!
+//! Pieces are reference-counted: the same bytes are uploaded and proved, none is copied (but crumbs, which
+//! are joined so that a trickle does not cost more memory than it brings). Memory is what the pool gave.
+
+use bytes::{Bytes, BytesMut};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use std::sync::Arc;
+
+use super::pool::{PartPool, PartRoom};
+use super::proof::{Proof, ProofError, ProofFacts};
+use crate::storage::{Crc64, Part, PutOptions, Segments, Store, StoreError, Upload};
+use crate::tracker::{Download, DownloadError, TransferEnd};
+
+/// Parts of one transfer that are on their way at a time.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// The most parts that stores take.
+const PARTS_MAX: u16 = 10_000;
+
+/// Pieces smaller than this are joined: 4 KiB.
+const CRUMB_BYTES: usize = 4 * 1024;
+
+/// What arrived at the store, not yet visible.
+#[derive(Debug)]
+pub struct Sent {
+    /// Bytes.
+    pub bytes: u64,
+    /// CRC-64/NVME of them all.
+    pub crc64: Crc64,
+    /// What was proved while they passed; `None` when there was no byte.
+    pub proof: Option<ProofFacts>,
+    /// How the transfer ended.
+    pub end: TransferEnd,
+    /// How often it was cut and went on.
+    pub resumes: u32,
+    /// Where the bytes are.
+    pub body: Body,
+    /// Room in the pool that a small body still needs.
+    pub room: Option<PartRoom>,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub enum Body {
+    /// In memory: less than one part.
+    Small(Segments),
+    /// At the store, in parts.
+    Parts(Upload, Vec<Part>),
+}
+
+/// Why a transfer ended early.
+#[derive(Debug)]
+pub enum TransferError {
+    /// The download.
+    Download(DownloadError),
+    /// The store.
+    Store(StoreError),
+    /// The proof.
+    Proof(ProofError),
+    /// More parts than stores take: the day has to be split into hours.
+    TooLarge,
+    /// Asked to stop.
+    Stopped,
+}
+
+/// Where a transfer goes, and what it may use.
+pub struct Route<'a> {
+    /// The store.
+    pub store: &'a Arc<dyn Store>,
+    /// The object's key.
+    pub key: &'a str,
+    /// Bytes of a part.
+    pub part_bytes: u64,
+    /// Room for further parts.
+    pub pool: &'a PartPool,
+    /// Told how many bytes have arrived so far.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Asks to stop.
+    pub stop: &'a CancellationToken,
+    /// How the object is to be stored; its checksum is filled in by the transfer.
+    pub options: PutOptions,
+}
+
+/// Moves a download to the store, up to the commit. On any error the upload is aborted before it returns.
+pub async fn transfer(
+    download: Download,
+    proof: Proof,
+    room: PartRoom,
+    route: &Route<'_>,
+) -> Result<Sent, TransferError> {
+    let mut parts = Parts {
+        route,
+        upload: None,
+        flying: JoinSet::new(),
+        done: Vec::new(),
+        spare: Vec::new(),
+        next: 1,
+    };
+    let moved = parts.move_all(download, proof, room).await;
+    if moved.is_err() {
+        parts.abandon().await;
+    }
+    moved
+}
+
+struct Parts<'a> {
+    route: &'a Route<'a>,
+    upload: Option<Upload>,
+    flying: JoinSet<(Result<Part, StoreError>, PartRoom)>,
+    done: Vec<Part>,
+    spare: Vec<PartRoom>,
+    next: u16,
+}
+
+impl Parts<'_> {
+    async fn move_all(
+        &mut self,
+        mut download: Download,
+        mut proof: Proof,
+        room: PartRoom,
+    ) -> Result<Sent, TransferError> {
+        let route = self.route;
+        let mut filling = Filling::default();
+        let mut room = Some(room);
+        loop {
+            let piece = tokio::select! {
+                biased;
+                () = route.stop.cancelled() => return Err(TransferError::Stopped),
+                piece = download.next() => piece.map_err(TransferError::Download)?,
+            };
+            let Some(piece) = piece else { break };
+            (route.progress)(download.received());
+            proof.push(piece.clone()).await.map_err(TransferError::Proof)?;
+            filling.push(piece);
+            while filling.len() >= route.part_bytes {
+                let part = filling.take(route.part_bytes);
+                let own = match room.take() {
+                    Some(own) => own,
+                    None => self.room().await?,
+                };
+                self.send(part, own).await?;
+                room = Some(self.room().await?);
+            }
+        }
+        // The download says how it ended once it gave its last byte.
+        let end = download.end().unwrap_or(TransferEnd::CloseUnconfirmed);
+        let (bytes, resumes) = (download.received(), download.resumes());
+        drop(download);
+        let rest = filling.into_segments();
+        let proof = if bytes == 0 {
+            None
+        } else {
+            Some(proof.finish().await.map_err(TransferError::Proof)?)
+        };
+        if self.upload.is_none() {
+            let crc64 = Crc64::of_segments(&rest);
+            return Ok(Sent {
+                bytes,
+                crc64,
+                proof,
+                end,
+                resumes,
+                body: Body::Small(rest),
+                room,
+            });
+        }
+        if !rest.is_empty() {
+            let own = match room.take() {
+                Some(own) => own,
+                None => self.room().await?,
+            };
+            self.send(rest, own).await?;
+        }
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
+        let (Some(upload), mut parts) = (self.upload.clone(), std::mem::take(&mut self.done)) else {
+            return Err(TransferError::Stopped);
+        };
+        parts.sort_by_key(|part| part.number);
+        let crc64 = combine(&parts);
+        Ok(Sent {
+            bytes,
+            crc64,
+            proof,
+            end,
+            resumes,
+            body: Body::Parts(upload, parts),
+            room: None,
+        })
+    }
+
+    /// Room for the next part: left over, free in the pool, or given back by a part that has landed.
+    async fn room(&mut self) -> Result<PartRoom, TransferError> {
+        loop {
+            if let Some(room) = self.spare.pop() {
+                return Ok(room);
+            }
+            if self.flying.len() < PARTS_IN_FLIGHT {
+                if let Some(room) = self.route.pool.try_reserve(self.route.part_bytes) {
+                    return Ok(room);
+                }
+            }
+            self.land().await?;
+        }
+    }
+
+    async fn send(&mut self, body: Segments, room: PartRoom) -> Result<(), TransferError> {
+        if self.next > PARTS_MAX {
+            return Err(TransferError::TooLarge);
+        }
+        let upload = match &self.upload {
+            Some(upload) => upload.clone(),
+            None => {
+                let begun = self
+                    .route
+                    .store
+                    .begin_upload(self.route.key, &self.route.options)
+                    .await;
+                self.upload.insert(begun.map_err(TransferError::Store)?).clone()
+            }
+        };
+        let (store, number) = (Arc::clone(self.route.store), self.next);
+        self.next += 1;
+        self.flying.spawn(async move {
+            let crc64 = Crc64::of_segments(&body);
+            (store.upload_part(&upload, number, body, crc64).await, room)
+        });
+        Ok(())
+    }
+
+    /// Waits for one part to be at the store.
+    async fn land(&mut self) -> Result<(), TransferError> {
+        let landed = tokio::select! {
+            () = self.route.stop.cancelled() => return Err(TransferError::Stopped),
+            landed = self.flying.join_next() => landed,
+        };
+        match landed {
+            Some(Ok((part, room))) => {
+                self.done.push(part.map_err(TransferError::Store)?);
+                self.spare.push(room);
+                Ok(())
+            }
+            // A part's task cannot end otherwise than by the process stopping.
+            Some(Err(_)) | None => Err(TransferError::Stopped),
+        }
+    }
+
+    async fn abandon(&mut self) {
+        self.flying.shutdown().await;
+        if let Some(upload) = self.upload.take() {
+            if let Err(error) = self.route.store.abort_upload(&upload).await {
+                tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
+            }
+        }
+    }
+}
+
+/// The checksum of all parts in order, from theirs.
+fn combine(parts: &[Part]) -> Crc64 {
+    let algorithm = crc_fast::CrcAlgorithm::Crc64Nvme;
+    let mut parts = parts.iter();
+    let first = parts.next().map_or(Crc64::of(b""), |part| part.crc64);
+    Crc64(parts.fold(first.0, |sum, part| {
+        crc_fast::checksum_combine(algorithm, sum, part.crc64.0, part.size)
+    }))
+}
+
+/// The part that is being filled.
+#[derive(Default)]
+struct Filling {
+    body: Segments,
+    crumbs: BytesMut,
+}
+
+impl Filling {
+    fn len(&self) -> u64 {
+        self.body.len() + self.crumbs.len() as u64
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if piece.len() < CRUMB_BYTES {
+            self.crumbs.extend_from_slice(&piece);
+            if self.crumbs.len() >= CRUMB_BYTES {
+                self.sweep();
+            }
+        } else {
+            self.sweep();
+            self.body.push(piece);
+        }
+    }
+
+    fn sweep(&mut self) {
+        if !self.crumbs.is_empty() {
+            self.body.push(self.crumbs.split().freeze());
+        }
+    }
+
+    /// The first `bytes` of what is there, exactly; the rest stays.
+    fn take(&mut self, bytes: u64) -> Segments {
+        self.sweep();
+        let whole = std::mem::take(&mut self.body);
+        let mut part = Segments::default();
+        for piece in whole.pieces() {
+            let missing = usize::try_from(bytes - part.len()).unwrap_or(usize::MAX);
+            let at = missing.min(piece.len());
+            if at > 0 {
+                part.push(piece.slice(..at));
+            }
+            if at < piece.len() {
+                self.body.push(piece.slice(at..));
+            }
+        }
+        part
+    }
+
+    fn into_segments(mut self) -> Segments {
+        self.sweep();
+        self.body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_cut_exactly_and_lose_nothing() {
+        let mut filling = Filling::default();
+        let mut expected = Vec::new();
+        for n in 0..100usize {
+            let piece = vec![u8::try_from(n).unwrap(); n * 97];
+            expected.extend_from_slice(&piece);
+            filling.push(Bytes::from(piece));
+        }
+        let mut found = Vec::new();
+        while filling.len() >= 10_000 {
+            let part = filling.take(10_000);
+            assert_eq!(part.len(), 10_000);
+            part.pieces()
+                .iter()
+                .for_each(|piece| found.extend_from_slice(piece));
+        }
+        filling
+            .into_segments()
+            .pieces()
+            .iter()
+            .for_each(|piece| found.extend_from_slice(piece));
+        assert!(found == expected);
+    }
+
+    #[test]
+    fn the_checksum_of_the_whole_is_that_of_its_parts() {
+        let bytes: Vec<u8> = (0..30_001u32).map(|n| (n % 251) as u8).collect();
+        let part = |number: u16, bytes: &[u8]| Part {
+            number,
+            etag: String::new(),
+            crc64: Crc64::of(bytes),
+            size: bytes.len() as u64,
+        };
+        let parts = [
+            part(1, &bytes[..10_000]),
+            part(2, &bytes[10_000..20_000]),
+            part(3, &bytes[20_000..]),
+        ];
+        assert_eq!(combine(&parts), Crc64::of(&bytes));
+    }
+}

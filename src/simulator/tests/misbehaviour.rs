@@ -1,0 +1,141 @@
+//! Every fault is met, and looks from outside as it says.
+
+use futures::StreamExt as _;
+
+use super::*;
+
+/// Makes every request once, as an exporter would, and again where that gives a fault its chance.
+async fn rounds(client: &Client) {
+    let send = |request: RequestBuilder| async move {
+        let mut reply = request.send().await.ok()?;
+        let (status, mut body) = (reply.status(), Vec::new());
+        while let Ok(Some(chunk)) = reply.chunk().await {
+            body.extend_from_slice(&chunk);
+        }
+        Some((status.as_u16(), body))
+    };
+    let _ = send(client.bare(Method::GET, "/v2/info")).await;
+    let _ = client
+        .login(&[
+            ("grant_type", "password"),
+            ("username", "apikey"),
+            ("password", DEFAULT_API_KEY),
+        ])
+        .await;
+    let _ = client
+        .login(&[
+            ("grant_type", "refresh_token"),
+            ("refresh_token", READY_REFRESH_TOKEN),
+        ])
+        .await;
+    let _ = client.listing().await;
+    let quiet = date(2018, 6, 23);
+    let gone = date(2018, 1, 4);
+    for day in [DAY, quiet, gone] {
+        let created = send(client.create(&asked(day, day, ""))).await;
+        // Where the reply was lost, the session is known all the same.
+        let open = client.simulator.open_sessions();
+        let Some(id) = open
+            .iter()
+            .find(|open| open.start == day)
+            .map(|open| open.id.clone())
+        else {
+            assert!(created.is_none_or(|(status, _)| status >= 300));
+            continue;
+        };
+        let _ = send(client.request(Method::GET, "/v3/sessions")).await;
+        let _ = send(client.request(Method::GET, &format!("/v3/sessions/{id}"))).await;
+        let _ = send(client.download(&id)).await;
+        let _ = send(client.download(&id).header("Range", "bytes=900-")).await;
+        let _ = send(client.download(&id)).await;
+        let _ = send(client.request(Method::DELETE, &format!("/v3/sessions/{id}"))).await;
+        let _ = send(client.request(Method::DELETE, &format!("/v3/sessions/{id}"))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_preset_befalls_a_request_of_an_exporter() {
+    const AT_ONCE: usize = 12;
+    let each = |(name, _): (&'static str, _)| async move {
+        let mut small = settings();
+        small.volume.events_per_day = 48;
+        let client = Client::patient(small, Duration::from_millis(700)).await;
+        if name.starts_with("capacity-") {
+            client
+                .simulator
+                .open_sessions_as(DEFAULT_PERSON, SPACE, SESSION_LIMIT);
+        }
+        client.simulator.add_preset(name).unwrap();
+        // On a busy machine a request may run out of time before its fault: another round.
+        for _ in 0..4 {
+            rounds(&client).await;
+            if client.simulator.ledger().faults.contains_key(name) {
+                break;
+            }
+        }
+        let ledger = client.simulator.ledger();
+        assert!(ledger.faults.contains_key(name), "{name}: {:?}", ledger.faults);
+        assert_eq!(ledger.violations, Vec::<String>::new(), "{name}");
+    };
+    futures::stream::iter(presets())
+        .for_each_concurrent(AT_ONCE, each)
+        .await;
+}
+
+/// What each way to break a body looks like from outside: status, bytes, and whether HTTP calls it whole.
+#[tokio::test]
+async fn bodies_break_as_their_faults_say() {
+    let reference = Simulator::start(settings()).await.unwrap();
+    let half = whole(&reference, None).len() / 2;
+    let cases: [(&str, u16, Option<usize>, bool); 9] = [
+        ("cut", 200, Some(half), false),
+        ("cut-at-start", 200, Some(0), false),
+        ("cut-always", 200, Some(512), false),
+        ("cut-chunked", 200, Some(half), false),
+        ("cut-close-delimited", 200, Some(half), true),
+        ("end-early", 200, Some(half), true),
+        ("chunked", 200, Some(half * 2), true),
+        ("not-gzip", 200, None, true),
+        ("stall", 200, Some(half), false),
+    ];
+    for (name, status, bytes, ended_well) in cases {
+        let client = Client::patient(settings(), Duration::from_millis(1500)).await;
+        client.simulator.add_preset(name).unwrap();
+        let id = client.session(DAY, "").await;
+        let mut reply = client.download(&id).send().await.unwrap();
+        assert_eq!(reply.status(), status, "{name}");
+        let mut body = Vec::new();
+        let ended = loop {
+            match reply.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        assert_eq!(ended, ended_well, "{name}");
+        if let Some(bytes) = bytes {
+            assert!(
+                body.len().abs_diff(bytes) <= 1,
+                "{name}: {} of {bytes}",
+                body.len()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_leaves_its_session_and_a_redirect_betrays_a_token() {
+    let client = Client::new(settings()).await;
+    client.simulator.add_preset("create-reply-lost").unwrap();
+    assert!(client.create(&asked(DAY, DAY, "")).send().await.is_err());
+    assert_eq!(client.simulator.ledger().open_now, 1);
+
+    client.simulator.add_preset("redirect").unwrap();
+    let reply = client.request(Method::GET, "/v3/sessions").send().await.unwrap();
+    let there = reply.headers()["location"].to_str().unwrap().to_owned();
+    assert!(there.starts_with("http://localhost:"), "{there}");
+    let mark = there.split_once('?').unwrap().1;
+    let followed = client.request(Method::GET, &format!("/v3/sessions?{mark}"));
+    assert_eq!(followed.send().await.unwrap().status(), 400);
+    assert_eq!(client.simulator.ledger().violation_count, 1);
+}

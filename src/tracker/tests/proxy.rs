@@ -1,0 +1,78 @@
+//! The standard proxy variables. They belong to a process, so the client runs in a child of the test.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use super::*;
+
+/// Runs [`ask_by_the_environment`] in a process with these variables.
+async fn child(variables: &[(&str, &str)]) {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            "tracker::tests::proxy::ask_by_the_environment",
+        ])
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .envs(variables.iter().copied())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.await.unwrap().success());
+}
+
+#[tokio::test]
+async fn the_proxy_variables_are_honoured() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // A name that leads to this machine: denied for a target, fine for the operator's own proxy.
+    let proxy = format!("http://localhost:{}", listener.local_addr().unwrap().port());
+    let seen = Arc::new(Mutex::new(String::new()));
+    let log = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 4096];
+            let length = stream.read(&mut head).await.unwrap_or(0);
+            log.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&head[..length]));
+        }
+    });
+    child(&[("HTTPS_PROXY", &proxy), ("NO_PROXY", "tracker.invalid")]).await;
+    assert_eq!(*seen.lock().unwrap(), "");
+    child(&[("HTTPS_PROXY", &proxy)]).await;
+    let seen = seen.lock().unwrap();
+    assert!(seen.starts_with("CONNECT tracker.invalid:443 "), "{seen}");
+    assert!(!seen.contains("ready-token"), "{seen}");
+}
+
+#[tokio::test]
+#[ignore = "run by the test above, with proxy variables"]
+async fn ask_by_the_environment() {
+    let endpoint: url::Url = "https://tracker.invalid".parse().unwrap();
+    let config = TrackerConfig {
+        endpoint: endpoint.clone(),
+        uaa: Uaa::Endpoint(endpoint),
+        credentials: Credentials::Token("ready-token".into()),
+        ca_pem: None,
+        hosts: HostPolicy::allow(&["tracker.invalid".to_owned()]).unwrap(),
+        timeouts: Timeouts::default(),
+        retry: RetryPolicy {
+            attempts: 1,
+            ..RetryPolicy::default()
+        },
+    };
+    let error = Tracker::new(config, &TokenCache::new())
+        .unwrap()
+        .sessions(SPACE)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, TrackerError::Network { sent: false, .. }),
+        "{error:?}"
+    );
+}

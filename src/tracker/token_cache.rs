@@ -1,0 +1,61 @@
+//! Accounts shared by all exports with the same credentials, so that they share one token. No I/O.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+use super::uaa::Account;
+use super::{Credentials, Uaa};
+
+/// Different credentials that are remembered at once.
+const MAX_ACCOUNTS: usize = 256;
+
+/// Tokens of all exports, shared by those with the same UAA and credentials. Cheap to clone, one per process.
+#[derive(Clone, Default)]
+pub struct TokenCache(Arc<Mutex<Accounts>>);
+
+/// Each with the time of its last use.
+type Accounts = HashMap<AccountKey, (Arc<Account>, Instant)>;
+
+#[derive(PartialEq, Eq, Hash)]
+struct AccountKey {
+    uaa: Uaa,
+    fingerprint: [u8; 32],
+}
+
+impl TokenCache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn account(&self, uaa: &Uaa, credentials: &Credentials) -> Arc<Account> {
+        let key = AccountKey {
+            uaa: uaa.clone(),
+            fingerprint: credentials.fingerprint(),
+        };
+        let now = Instant::now();
+        // A panic while the lock was held cannot have left the map half changed.
+        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((account, used)) = accounts.get_mut(&key) {
+            *used = now;
+            return account.clone();
+        }
+        if accounts.len() >= MAX_ACCOUNTS {
+            let oldest = accounts.values().map(|(_, used)| *used).min();
+            accounts.retain(|_, (_, used)| Some(*used) != oldest);
+        }
+        let account = Arc::new(Account::new(uaa.clone(), credentials.clone()));
+        accounts.insert(key, (account.clone(), now));
+        account
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let accounts = self.0.lock().map_or(0, |accounts| accounts.len());
+        write!(f, "TokenCache({accounts} accounts)")
+    }
+}
