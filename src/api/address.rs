@@ -63,21 +63,18 @@ pub(super) fn parse_url(text: &str) -> Option<Url> {
         None => (false, text.strip_prefix("http://")?),
     };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = match authority.strip_prefix('[') {
-        Some(inside) => {
-            let (address, port) = inside.split_once(']')?;
-            is_port(port).then_some(())?;
-            let address = ipv6(address)?;
-            secure || address == Ipv6Addr::LOCALHOST && inside.starts_with("::1]")
-        }
-        None => {
-            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-            is_port(port).then_some(())?;
-            if secure {
-                is_host_name(host) || is_ipv4(host)
-            } else {
-                host == "localhost" || host == "127.0.0.1"
-            }
+    let host = if let Some(inside) = authority.strip_prefix('[') {
+        let (address, port) = inside.split_once(']')?;
+        is_port(port).then_some(())?;
+        // Of the ways to write this machine's address, the usual one only.
+        is_ipv6(address) && (secure || address == "::1")
+    } else {
+        let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+        is_port(port).then_some(())?;
+        if secure {
+            is_host_name(host) || is_ipv4(host)
+        } else {
+            host == "localhost" || host == "127.0.0.1"
         }
     };
     let path_is_plain = path.bytes().all(|byte| byte == b'/' || is_path_byte(byte));
@@ -118,11 +115,10 @@ fn is_ipv4(host: &str) -> bool {
     host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// No zone, no IPv4 inside, as CEL's `isIP` has it.
-fn ipv6(text: &str) -> Option<Ipv6Addr> {
+/// Hexadecimal all through: no zone, no IPv4 notation.
+fn is_ipv6(text: &str) -> bool {
     let plain = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
-    let address: Ipv6Addr = plain.then(|| text.parse().ok())??;
-    address.to_ipv4_mapped().is_none().then_some(address)
+    plain && text.parse::<Ipv6Addr>().is_ok()
 }
 
 #[cfg(test)]

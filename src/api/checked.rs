@@ -7,13 +7,13 @@ use url::Url;
 
 use super::FieldError;
 use super::address::{self, Uaa};
+use super::destination::{EncryptionType, S3Destination};
 use super::duration::{MAX_SETTLE_AFTER, parse_duration};
-use super::rules::{self, Rule, limit};
+use super::rules::{self, Rule};
 use super::schema::{self, SCHEMA};
-use super::spec::{
-    AcceptedGap, CaSecretRef, DateRange as WrittenRange, EncryptionType, EventExportSpec, S3Destination,
-    SecretRef, Source,
-};
+use super::source::{CaSecretRef, SecretRef, Source};
+use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec};
+use super::syntax;
 
 /// Most errors that one check reports; what is beyond would not be read.
 pub const MAX_REPORTED_ERRORS: usize = 100;
@@ -70,7 +70,7 @@ impl EventExportSpec {
         errors.structure(self);
         let range = errors.range(&self.date_range);
         let (tracker, uaa) = errors.source(&self.source);
-        errors.keeps("spec.space", rules::SPACE, is_space(&self.space));
+        errors.keeps("spec.space", rules::SPACE, syntax::is_space(&self.space));
         let s3_endpoint = errors.s3(&self.destination.s3);
         let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
         errors.keeps("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
@@ -123,9 +123,9 @@ impl Errors {
 
     fn range(&mut self, written: &WrittenRange) -> Option<DateRange> {
         let WrittenRange { start, end, hour } = written;
-        let parsed_start = parse_date(start);
+        let parsed_start = syntax::parse_date(start);
         self.keeps("spec.dateRange.start", rules::START, parsed_start.is_some());
-        let parsed_end = end.as_deref().map(parse_date);
+        let parsed_end = end.as_deref().map(syntax::parse_date);
         if let Some(day) = parsed_end {
             self.keeps("spec.dateRange.end", rules::END, day.is_some());
         }
@@ -146,14 +146,15 @@ impl Errors {
     fn gap(&mut self, index: usize, gap: &AcceptedGap) -> Option<Gap> {
         let AcceptedGap { start, end, reason } = gap;
         let path = format!("spec.acceptedGaps[{index}]");
-        let (first, last) = (parse_date(start), parse_date(end));
+        let (first, last) = (syntax::parse_date(start), syntax::parse_date(end));
         self.keeps(&format!("{path}.start"), rules::GAP_DATE, first.is_some());
         self.keeps(&format!("{path}.end"), rules::GAP_DATE, last.is_some());
         self.keeps(&path, rules::GAP_ORDER, start <= end);
-        // The white space and control characters of RE2's classes: ASCII only.
-        let said = reason.chars().any(|c| !matches!(c, '\t'..='\r' | ' '));
-        let one_line = !reason.chars().any(|c| c.is_ascii_control());
-        self.keeps(&format!("{path}.reason"), rules::GAP_REASON, said && one_line);
+        self.keeps(
+            &format!("{path}.reason"),
+            rules::GAP_REASON,
+            syntax::is_reason(reason),
+        );
         Some(Gap {
             start: first?,
             end: last?,
@@ -207,30 +208,22 @@ impl Errors {
             checksum: _,
         } = s3;
         let at = |field: &str| format!("spec.destination.s3.{field}");
-        self.keeps(&at("bucket"), rules::BUCKET, is_bucket(bucket));
+        self.keeps(&at("bucket"), rules::BUCKET, syntax::is_bucket(bucket));
         if let Some(prefix) = prefix {
             let slashes = !prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//");
             self.keeps(&at("prefix"), rules::PREFIX_SLASHES, slashes);
             self.keeps(
                 &at("prefix"),
                 rules::PREFIX_COMPONENTS,
-                prefix.split('/').all(is_component),
+                prefix.split('/').all(syntax::is_component),
             );
-            let reserved = |part: &str| {
-                ["space=", "scope=", "date="]
-                    .iter()
-                    .any(|name| part.starts_with(name))
-            };
             self.keeps(
                 &at("prefix"),
                 rules::PREFIX_RESERVED,
-                !prefix.split('/').any(reserved),
+                !prefix.split('/').any(syntax::is_reserved),
             );
         }
-        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let ends = region.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && region.ends_with(|c: char| c.is_ascii_alphanumeric());
-        self.keeps(&at("region"), rules::S3_REGION, ends && region.chars().all(inner));
+        self.keeps(&at("region"), rules::S3_REGION, syntax::is_s3_region(region));
         if let Some(reference) = credentials_secret_ref {
             self.secret(&at("credentialsSecretRef"), reference);
         }
@@ -241,15 +234,14 @@ impl Errors {
             self.keeps(
                 &at("storageClass"),
                 rules::STORAGE_CLASS,
-                !class.is_empty() && class.chars().all(inner),
+                syntax::is_plain(class, "-_"),
             );
         }
         if let Some(encryption) = server_side_encryption {
             let key = encryption.kms_key_id.as_deref();
             let fits = key.is_none() || encryption.kind == EncryptionType::AwsKms;
             self.keeps(&at("serverSideEncryption"), rules::KMS_KEY_ONLY_WITH_KMS, fits);
-            let plain = |c: char| c.is_ascii_alphanumeric() || ":/_.-".contains(c);
-            let named = key.is_none_or(|key| !key.is_empty() && key.chars().all(plain));
+            let named = key.is_none_or(|key| syntax::is_plain(key, ":/_.-"));
             self.keeps(&at("serverSideEncryption.kmsKeyId"), rules::KMS_KEY, named);
         }
         self.url(&at("endpoint"), endpoint.as_deref())
@@ -262,16 +254,23 @@ impl Errors {
     }
 
     fn secret(&mut self, path: &str, SecretRef { name }: &SecretRef) {
-        self.keeps(&format!("{path}.name"), rules::SECRET_NAME, is_subdomain(name));
+        self.keeps(
+            &format!("{path}.name"),
+            rules::SECRET_NAME,
+            syntax::is_subdomain(name),
+        );
     }
 
     fn ca(&mut self, path: &str, CaSecretRef { name, key }: &CaSecretRef) {
-        self.keeps(&format!("{path}.name"), rules::SECRET_NAME, is_subdomain(name));
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        self.keeps(
+            &format!("{path}.name"),
+            rules::SECRET_NAME,
+            syntax::is_subdomain(name),
+        );
         self.keeps(
             &format!("{path}.key"),
             rules::SECRET_KEY,
-            !key.is_empty() && key.chars().all(plain),
+            syntax::is_plain(key, "._-"),
         );
     }
 
@@ -281,50 +280,4 @@ impl Errors {
         self.0.truncate(MAX_REPORTED_ERRORS);
         self.0
     }
-}
-
-/// `YYYY-MM-DD`, exactly, a day that the calendar has, in [`limit::YEARS`].
-fn parse_date(text: &str) -> Option<Date> {
-    let shape = text.len() == limit::DATE_CHARS
-        && text.bytes().zip(b"0000-00-00").all(|(byte, form)| {
-            if *form == b'-' {
-                byte == b'-'
-            } else {
-                byte.is_ascii_digit()
-            }
-        });
-    let date: Date = shape.then(|| text.parse().ok())??;
-    (limit::YEARS.0..=limit::YEARS.1)
-        .contains(&date.year())
-        .then_some(date)
-}
-
-fn is_space(id: &str) -> bool {
-    !id.is_empty() && id.bytes().all(address::is_path_byte) && id != "." && id != ".."
-}
-
-fn is_component(part: &str) -> bool {
-    // Empty ones are the matter of another rule.
-    part.bytes().all(address::is_path_byte) && !part.starts_with(['.', '_'])
-}
-
-fn is_bucket(name: &str) -> bool {
-    let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let numbers = name
-        .split('.')
-        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
-    name.len() >= 2
-        && name.starts_with(end)
-        && name.ends_with(end)
-        && name.chars().all(|c| end(c) || c == '-' || c == '.')
-        && !["..", ".-", "-."].iter().any(|pair| name.contains(pair))
-        && !(numbers && name.split('.').count() == 4)
-}
-
-/// RFC 1123, as Kubernetes has it.
-fn is_subdomain(name: &str) -> bool {
-    let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    name.split('.').all(|label| {
-        label.starts_with(end) && label.ends_with(end) && label.chars().all(|c| end(c) || c == '-')
-    })
 }

@@ -88,7 +88,8 @@ pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition>
         .find(|condition| condition.type_ == kind.as_str())
 }
 
-fn cut(message: &str) -> String {
+/// At most [`MAX_MESSAGE_CHARS`].
+pub(super) fn cut(message: &str) -> String {
     if message.chars().count() <= MAX_MESSAGE_CHARS {
         return message.to_owned();
     }

@@ -48,11 +48,10 @@ pub fn format_duration(duration: SignedDuration) -> String {
         (millis / 1000 % 60, "s"),
         (millis % 1000, "ms"),
     ];
-    let text: String = parts
-        .iter()
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, unit)| format!("{n}{unit}"))
-        .collect();
+    let written = parts.iter().filter(|(number, _)| *number > 0);
+    let text = written.fold(String::new(), |text, (number, unit)| {
+        text + &number.to_string() + unit
+    });
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 

@@ -5,29 +5,35 @@
 //! cluster may let through what today's refuses. A table of manifests holds both to the same verdicts.
 
 mod address;
+#[cfg(test)]
+mod agreement;
 mod checked;
 mod condition;
 mod definition;
+mod destination;
 mod duration;
 mod identity;
 mod manifest;
 pub mod reason;
 pub mod rules;
 mod schema;
+mod source;
 mod spec;
 mod status;
+mod syntax;
 
 pub use address::{Region, Uaa};
 pub use checked::{Checked, DateRange as CheckedRange, Gap, MAX_REPORTED_ERRORS};
 pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find, set};
 pub use definition::{CATEGORY, definition};
+pub use destination::{
+    Checksum, Destination, EncryptionType, LockMode, ObjectLock, S3Destination, ServerSideEncryption,
+};
 pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
 pub use manifest::read;
 pub use reason::Reason;
-pub use spec::{
-    AcceptedGap, CaSecretRef, Checksum, DateRange, Destination, EncryptionType, EventExport, EventExportSpec,
-    LockMode, ObjectLock, S3Destination, Scope, SecretRef, ServerSideEncryption, Source,
-};
+pub use source::{CaSecretRef, SecretRef, Source};
+pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, Scope};
 pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};
 
 /// What is wrong with one field of a manifest. Never holds the value, so that it can be shown anywhere.

@@ -38,7 +38,7 @@ pub(super) fn check(schema: &JSONSchemaProps, value: &Value, path: &str, errors:
         errors.push(FieldError {
             path: path.to_owned(),
             problem,
-        })
+        });
     };
     match (kind, value) {
         ("object", Value::Object(fields)) => check_object(schema, fields, path, errors),

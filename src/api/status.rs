@@ -8,6 +8,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Reason;
+use super::condition::{MAX_MESSAGE_CHARS, cut};
+
 /// Most texts in each of `covered`, `missing` and `expired`, the closing "and N more" included.
 pub const MAX_RANGES: usize = 64;
 
@@ -134,12 +137,23 @@ pub struct LastError {
     #[schemars(length(max = 64))]
     pub reason: String,
     /// What happened, and what to do.
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = MAX_MESSAGE_CHARS))]
     pub message: String,
     /// The window it happened to, where it was one: 2018-06-28 or 2018-06-28T07.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub window: Option<String>,
+}
+
+impl LastError {
+    /// Made to fit the schema: the message is cut at [`MAX_MESSAGE_CHARS`].
+    pub fn new(reason: Reason, message: &str, window: Option<String>) -> Self {
+        Self {
+            reason: reason.as_str().to_owned(),
+            message: cut(message),
+            window,
+        }
+    }
 }
 
 fn not_observed() -> i64 {

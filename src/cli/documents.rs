@@ -50,7 +50,11 @@ pub enum DocumentError {
 impl Origin {
     /// From what was typed.
     pub fn of(path: &Path) -> Self {
-        if path.as_os_str() == "-" { Self::StandardInput } else { Self::File(path.to_owned()) }
+        if path.as_os_str() == "-" {
+            Self::StandardInput
+        } else {
+            Self::File(path.to_owned())
+        }
     }
 
     /// As a person names it.
@@ -63,7 +67,10 @@ impl Origin {
 
     /// All documents in it; empty ones are left out.
     pub fn documents(&self) -> Result<Vec<Value>, DocumentError> {
-        let unreadable = |cause| DocumentError::Unreadable { origin: self.name(), cause };
+        let unreadable = |cause| DocumentError::Unreadable {
+            origin: self.name(),
+            cause,
+        };
         let mut bytes = Vec::new();
         let limit = MANIFEST_MAX_BYTES + 1;
         match self {
@@ -75,7 +82,10 @@ impl Origin {
             return Err(DocumentError::TooLarge(self.name()));
         }
         let text = String::from_utf8(bytes).map_err(|_| DocumentError::NotText(self.name()))?;
-        parse(&text).map_err(|message| DocumentError::Syntax { origin: self.name(), message })
+        parse(&text).map_err(|message| DocumentError::Syntax {
+            origin: self.name(),
+            message,
+        })
     }
 }
 
@@ -89,7 +99,11 @@ pub fn parse(text: &str) -> Result<Vec<Value>, String> {
     } else {
         yaml(text)?
     };
-    Ok(values.into_iter().flat_map(items).filter(|value| !value.is_null()).collect())
+    Ok(values
+        .into_iter()
+        .flat_map(items)
+        .filter(|value| !value.is_null())
+        .collect())
 }
 
 fn json(text: &str) -> Result<Vec<Value>, String> {
@@ -157,7 +171,10 @@ mod tests {
     fn an_alias_bomb_is_refused() {
         let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
         for (this, last) in ('b'..='l').zip('a'..) {
-            text.push_str(&format!("{this}: &{this} [{}]\n", vec![format!("*{last}"); 10].join(",")));
+            text.push_str(&format!(
+                "{this}: &{this} [{}]\n",
+                vec![format!("*{last}"); 10].join(",")
+            ));
         }
         assert!(parse(&text).is_err());
     }

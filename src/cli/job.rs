@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use super::exit::Fault;
 use super::manifest::{Manifest, ManifestError, Resource};
-use super::secrets;
+use super::secrets::{self, Purpose};
 use super::simulation::{SOURCE, Simulation};
-use crate::api::FieldError;
+use crate::api::{FieldError, Reason};
 use crate::egress::HostPolicy;
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::Peers;
+use crate::export::failure::Failure;
 use crate::export::wish::{Export, Persistence};
-use crate::storage::{DirectoryStore, Store as _};
+use crate::storage::{DirectoryStore, Store};
 use crate::tracker::TokenCache;
 
 /// How often a window is tried before `run` gives it up: 5 times.
@@ -66,7 +67,7 @@ pub fn adjusted(resource: &Resource, wishes: &Wishes<'_>, simulation: Option<&Si
 
 /// The wish of an adjusted resource.
 pub fn export(resource: &Resource, around: &Surroundings, simulated: bool) -> Result<Export, Fault> {
-    let mut export = connect::export(&resource.spec, around).map_err(|failure| at_fault(resource, &failure.message))?;
+    let mut export = connect::export(&resource.spec, around).map_err(|failure| failed(resource, &failure))?;
     if simulated {
         SOURCE.clone_into(&mut export.source);
     }
@@ -74,7 +75,12 @@ pub fn export(resource: &Resource, around: &Surroundings, simulated: bool) -> Re
 }
 
 /// What a process adds to a resource's spec.
-pub fn surroundings(resource: &Resource, holder: &str, tokens: &TokenCache, wishes: &Wishes<'_>) -> Surroundings {
+pub fn surroundings(
+    resource: &Resource,
+    holder: &str,
+    tokens: &TokenCache,
+    wishes: &Wishes<'_>,
+) -> Surroundings {
     Surroundings {
         name: resource.full_name(),
         hosts: HostPolicy::any(),
@@ -97,41 +103,56 @@ pub async fn all(
     let mut jobs = Vec::new();
     for resource in &manifest.exports {
         if resource.spec.suspend {
-            return Err(at_fault(resource, "spec.suspend is true: set it to false to export"));
+            return Err(at_fault(
+                resource,
+                "spec.suspend is true: set it to false to export",
+            ));
         }
         let resource = adjusted(resource, wishes, simulation);
         let secrets = match simulation {
             Some(_) => Simulation::secrets(),
-            None => secrets_of(&resource, manifest)?,
+            None => secrets_of(&resource, manifest, &[Purpose::Source, Purpose::Bucket])?,
         };
         let around = surroundings(&resource, holder, &tokens, wishes);
         let export = export(&resource, &around, simulation.is_some())?;
-        let peers = peers(&resource, &secrets, &around, wishes.to).await?;
-        jobs.push(Job { export: Arc::new(export), peers });
+        let tracker = connect::tracker(&resource.spec, &secrets, &around)
+            .map_err(|failure| failed(&resource, &failure))?;
+        let store = match wishes.to {
+            Some(folder) => directory(folder)?,
+            None => bucket(&resource, &secrets, &around).await?,
+        };
+        jobs.push(Job {
+            export: Arc::new(export),
+            peers: Peers { tracker, store },
+        });
     }
     Ok(jobs)
 }
 
-/// The two peers of an adjusted resource.
-pub async fn peers(
+/// The bucket of an adjusted resource.
+pub async fn bucket(
     resource: &Resource,
     secrets: &Secrets,
     around: &Surroundings,
-    to: Option<&Path>,
-) -> Result<Peers, Fault> {
-    let built = connect::peers(&resource.spec, secrets, around).await;
-    let mut peers = built.map_err(|failure| at_fault(resource, &failure.message))?;
-    if let Some(folder) = to {
-        let store = DirectoryStore::open(folder).map_err(|error| Fault::usage(format!("--to: {error}")))?;
-        peers.store = Arc::new(store);
-    }
-    Ok(peers)
+) -> Result<Arc<dyn Store>, Fault> {
+    connect::s3(&resource.spec, secrets, around)
+        .await
+        .map_err(|failure| failed(resource, &failure))
 }
 
-/// The Secrets of an adjusted resource, from the manifest or the environment.
-pub fn secrets_of(resource: &Resource, manifest: &Manifest) -> Result<Secrets, Fault> {
-    secrets::of(resource, manifest, &secrets::environment).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(|error| format!("{}: {error}", resource.full_name())).collect();
+/// The directory of `--to`, made where it is missing.
+fn directory(folder: &Path) -> Result<Arc<dyn Store>, Fault> {
+    let store = DirectoryStore::open(folder).map_err(|error| Fault::usage(format!("--to: {error}")))?;
+    Ok(Arc::new(store))
+}
+
+/// The Secrets of an adjusted resource for these purposes, from the manifest or the environment.
+pub fn secrets_of(resource: &Resource, manifest: &Manifest, purposes: &[Purpose]) -> Result<Secrets, Fault> {
+    secrets::of(resource, manifest, purposes, &secrets::environment).map_err(|errors| {
+        let lines: Vec<String> = errors
+            .iter()
+            .map(|error| format!("{}: {error}", resource.full_name()))
+            .collect();
         Fault::usage(lines.join("\n"))
     })
 }
@@ -145,6 +166,18 @@ pub fn groups(jobs: &[Job]) -> Vec<(String, Vec<usize>)> {
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, numbers)| numbers.first().copied());
     groups
+}
+
+/// What cannot be meant is for the person who typed it; what fails now may work later.
+fn failed(resource: &Resource, failure: &Failure) -> Fault {
+    match failure.reason {
+        Reason::InvalidSpec | Reason::CredentialsMissing => at_fault(resource, &failure.message),
+        reason => Fault::from(anyhow::anyhow!(
+            "EventExport {}: {reason}: {}",
+            resource.full_name(),
+            failure.message
+        )),
+    }
 }
 
 fn at_fault(resource: &Resource, message: &str) -> Fault {

@@ -20,9 +20,14 @@ pub fn start(screen: &MultiProgress) -> Result<(), Fault> {
         Err(_) => EnvFilter::try_new(DEFAULT_FILTER),
     };
     let filter = filter.map_err(|error| {
-        Fault::usage(format!("{FILTER_VARIABLE}: {error}; write for example info,eventexport::export=debug"))
+        Fault::usage(format!(
+            "{FILTER_VARIABLE}: {error}; write for example info,eventexport::export=debug"
+        ))
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Above(screen.clone()));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(Above(screen.clone()));
     // A second start keeps the first log.
     let _ = lines.try_init();
     Ok(())

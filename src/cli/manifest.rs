@@ -56,7 +56,10 @@ pub fn read(documents: Vec<Value>) -> Result<Manifest, Vec<ManifestError>> {
     for (index, document) in documents.into_iter().enumerate() {
         let object = describe(index + 1, &document);
         if let Err(problems) = manifest.add(&object, document) {
-            errors.extend(problems.into_iter().map(|problem| ManifestError { object: object.clone(), problem }));
+            errors.extend(problems.into_iter().map(|problem| ManifestError {
+                object: object.clone(),
+                problem,
+            }));
         }
     }
     if errors.is_empty() && manifest.exports.is_empty() {
@@ -66,7 +69,11 @@ pub fn read(documents: Vec<Value>) -> Result<Manifest, Vec<ManifestError>> {
                 .to_owned(),
         });
     }
-    if errors.is_empty() { Ok(manifest) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(manifest)
+    } else {
+        Err(errors)
+    }
 }
 
 impl Manifest {
@@ -88,33 +95,59 @@ impl Manifest {
     }
 
     fn add_export(&mut self, document: Value) -> Result<(), Vec<String>> {
-        let export =
-            api::read(document).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let namespace = export.metadata.namespace.filter(|namespace| !namespace.is_empty());
+        let export = api::read(document)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let namespace = export
+            .metadata
+            .namespace
+            .filter(|namespace| !namespace.is_empty());
         let name = export.metadata.name.unwrap_or_default();
-        if self.exports.iter().any(|other| other.namespace == namespace && other.name == name) {
-            return Err(vec!["metadata.name: another EventExport of the file has this name: change one".to_owned()]);
+        if self
+            .exports
+            .iter()
+            .any(|other| other.namespace == namespace && other.name == name)
+        {
+            return Err(vec![
+                "metadata.name: another EventExport of the file has this name: change one".to_owned(),
+            ]);
         }
-        self.exports.push(Resource { namespace, name, spec: export.spec });
+        self.exports.push(Resource {
+            namespace,
+            name,
+            spec: export.spec,
+        });
         Ok(())
     }
 
     fn add_secret(&mut self, mut document: Value) -> Result<(), String> {
-        let known = ["apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData"];
+        let known = [
+            "apiVersion",
+            "kind",
+            "metadata",
+            "type",
+            "immutable",
+            "data",
+            "stringData",
+        ];
         let fields = document.as_object().into_iter().flat_map(serde_json::Map::keys);
         if let Some(unknown) = fields.into_iter().find(|field| !known.contains(&field.as_str())) {
-            return Err(format!("{unknown}: is no field of a Secret: the values go into data or stringData"));
+            return Err(format!(
+                "{unknown}: is no field of a Secret: the values go into data or stringData"
+            ));
         }
         let meta = |field: &str| {
-            let value = document.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+            let value = document
+                .pointer(&format!("/metadata/{field}"))
+                .and_then(Value::as_str);
             value.filter(|text| !text.is_empty()).map(str::to_owned)
         };
         let name = meta("name").ok_or("metadata.name: is required")?;
         let namespace = meta("namespace");
         let mut data = BTreeMap::new();
         for (key, value) in entries(document.get_mut("data"), "data")? {
-            let ByteString(bytes) = serde_json::from_value(value)
-                .map_err(|_| format!("data.{key}: is not base64: encode it, or write it plainly below stringData"))?;
+            let ByteString(bytes) = serde_json::from_value(value).map_err(|_| {
+                format!("data.{key}: is not base64: encode it, or write it plainly below stringData")
+            })?;
             data.insert(key, bytes);
         }
         for (key, value) in entries(document.get_mut("stringData"), "stringData")? {
@@ -205,11 +238,23 @@ spec:
     #[test]
     fn what_is_wrong_is_named_by_object_and_field() {
         let typed_wrong = EXPORT.replace("dateRange:", "daterange:");
-        assert!(problems(&typed_wrong).contains("spec.daterange"), "{}", problems(&typed_wrong));
+        assert!(
+            problems(&typed_wrong).contains("spec.daterange"),
+            "{}",
+            problems(&typed_wrong)
+        );
         let inverted = EXPORT.replace("end: 2018-06-30", "end: 2018-05-30");
-        assert!(problems(&inverted).contains("spec.dateRange.end"), "{}", problems(&inverted));
+        assert!(
+            problems(&inverted).contains("spec.dateRange.end"),
+            "{}",
+            problems(&inverted)
+        );
         let version = EXPORT.replace("v1alpha1", "v9");
-        assert!(problems(&version).contains("apiVersion"), "{}", problems(&version));
+        assert!(
+            problems(&version).contains("apiVersion"),
+            "{}",
+            problems(&version)
+        );
         let kind = EXPORT.replace("kind: EventExport", "kind: EventExprt");
         assert!(problems(&kind).contains("kind"), "{}", problems(&kind));
         assert!(problems("a: 1").contains("document 1: apiVersion: is required"));
@@ -228,7 +273,10 @@ spec:
             ("data: hunter2", "data"),
         ] {
             let said = problems(&format!("{secret}{rest}"));
-            assert!(said.contains(field) && !said.contains("hunter2") && !said.contains("123456"), "{said}");
+            assert!(
+                said.contains(field) && !said.contains("hunter2") && !said.contains("123456"),
+                "{said}"
+            );
         }
     }
 }

@@ -87,7 +87,11 @@ pub fn print_crd() -> ExitCode {
     use std::io::Write as _;
     let written = std::io::stdout().lock().write_all(crd::crd().as_bytes());
     // Whoever stopped reading, as `head` does, has what it wanted.
-    if written.is_ok() { Exit::Done.into() } else { Exit::Failed.into() }
+    if written.is_ok() {
+        Exit::Done.into()
+    } else {
+        Exit::Failed.into()
+    }
 }
 
 fn tell(fault: &Fault) -> ExitCode {

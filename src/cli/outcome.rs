@@ -138,13 +138,21 @@ pub fn of(export: &Export, snapshot: &Snapshot, now: Timestamp) -> Outcome {
                 None => (None, unstored(export, window, snapshot, now)),
             };
             totals.add(stored.as_ref(), &state);
-            Row { window, stored, state }
+            Row {
+                window,
+                stored,
+                state,
+            }
         })
         .collect();
     Outcome {
         rows,
         totals,
-        sessions: snapshot.sessions.iter().map(|session| session.id.clone()).collect(),
+        sessions: snapshot
+            .sessions
+            .iter()
+            .map(|session| session.id.clone())
+            .collect(),
         troubles: snapshot.troubles.clone(),
         observed: snapshot.observed,
         next_look: snapshot.next_look,
@@ -155,7 +163,10 @@ impl Outcome {
     /// 0 only where all that is due is stored or accepted, no session is left, and nothing is wrong that a person
     /// must know (a wait for the next day to be over is not wrong).
     pub fn exit(&self) -> Exit {
-        let fine = self.troubles.iter().all(|trouble| matches!(trouble.remedy, Remedy::Wait(_)));
+        let fine = self
+            .troubles
+            .iter()
+            .all(|trouble| matches!(trouble.remedy, Remedy::Wait(_)));
         let done = self.observed && self.totals.missing == 0 && self.sessions.is_empty() && fine;
         if done { Exit::Done } else { Exit::Failed }
     }
@@ -174,10 +185,18 @@ fn stored(window: Window, snapshot: &Snapshot) -> Option<(Option<StoredFacts>, b
         return None;
     }
     let day = Window::day(window.date());
-    if let Some(facts) = snapshot.windows.get(&window).or_else(|| snapshot.windows.get(&day)) {
+    if let Some(facts) = snapshot
+        .windows
+        .get(&window)
+        .or_else(|| snapshot.windows.get(&day))
+    {
         return Some((Some(StoredFacts::from(facts)), facts.stored_now));
     }
-    let hours = snapshot.windows.iter().filter(|(part, _)| part.date() == window.date()).map(|(_, facts)| facts);
+    let hours = snapshot
+        .windows
+        .iter()
+        .filter(|(part, _)| part.date() == window.date())
+        .map(|(_, facts)| facts);
     let mut sum: Option<StoredFacts> = None;
     let mut now = false;
     for facts in hours {
@@ -212,8 +231,22 @@ fn unstored(export: &Export, window: Window, snapshot: &Snapshot, now: Timestamp
 
 impl From<&WindowFacts> for StoredFacts {
     fn from(facts: &WindowFacts) -> Self {
-        let WindowFacts { bytes, events, reported, verdict, sha256, stored_now: _ } = facts.clone();
-        Self { events, reported, bytes, verdict, sha256, receipts: 1 }
+        let WindowFacts {
+            bytes,
+            events,
+            reported,
+            verdict,
+            sha256,
+            stored_now: _,
+        } = facts.clone();
+        Self {
+            events,
+            reported,
+            bytes,
+            verdict,
+            sha256,
+            receipts: 1,
+        }
     }
 }
 
@@ -221,9 +254,16 @@ impl StoredFacts {
     fn and(self, other: &WindowFacts) -> Self {
         Self {
             events: self.events.saturating_add(other.events),
-            reported: self.reported.zip(other.reported).map(|(one, two)| one.saturating_add(two)),
+            reported: self
+                .reported
+                .zip(other.reported)
+                .map(|(one, two)| one.saturating_add(two)),
             bytes: self.bytes.saturating_add(other.bytes),
-            verdict: if weakness(other.verdict) > weakness(self.verdict) { other.verdict } else { self.verdict },
+            verdict: if weakness(other.verdict) > weakness(self.verdict) {
+                other.verdict
+            } else {
+                self.verdict
+            },
             sha256: None,
             receipts: self.receipts + 1,
         }
@@ -328,7 +368,11 @@ pub(crate) mod tests {
             bytes: events * 10,
             events,
             reported: Some(events),
-            verdict: if events == 0 { Verdict::Empty } else { Verdict::Matched },
+            verdict: if events == 0 {
+                Verdict::Empty
+            } else {
+                Verdict::Matched
+            },
             sha256: (events > 0).then(|| "ab".repeat(32)),
             stored_now,
         }
@@ -352,7 +396,13 @@ pub(crate) mod tests {
     }
 
     fn trouble(reason: Reason, window: Option<Window>, remedy: Remedy) -> Trouble {
-        Trouble { reason, message: "why".to_owned(), window, remedy, again: None }
+        Trouble {
+            reason,
+            message: "why".to_owned(),
+            window,
+            remedy,
+            again: None,
+        }
     }
 
     #[test]
@@ -360,12 +410,28 @@ pub(crate) mod tests {
         let all = snapshot(vec![(day(1), facts(5, true)), (day(2), facts(0, false))]);
         let outcome = of(&export(2), &all, later());
         assert_eq!(outcome.exit(), Exit::Done);
-        assert_eq!((outcome.totals.stored_now, outcome.totals.already_there, outcome.totals.empty), (1, 1, 1));
+        assert_eq!(
+            (
+                outcome.totals.stored_now,
+                outcome.totals.already_there,
+                outcome.totals.empty
+            ),
+            (1, 1, 1)
+        );
 
-        let session = SessionFacts { id: "id".to_owned(), window: day(1) };
-        let open = Snapshot { sessions: vec![session], ..all.clone() };
+        let session = SessionFacts {
+            id: "id".to_owned(),
+            window: day(1),
+        };
+        let open = Snapshot {
+            sessions: vec![session],
+            ..all.clone()
+        };
         assert_eq!(of(&export(2), &open, later()).exit(), Exit::Failed);
-        let short = Snapshot { troubles: vec![trouble(Reason::Short, Some(day(1)), Remedy::Person)], ..all.clone() };
+        let short = Snapshot {
+            troubles: vec![trouble(Reason::Short, Some(day(1)), Remedy::Person)],
+            ..all.clone()
+        };
         assert_eq!(of(&export(2), &short, later()).exit(), Exit::Failed);
         assert_eq!(of(&export(3), &all, later()).exit(), Exit::Failed);
         assert_eq!(of(&export(2), &Snapshot::default(), later()).exit(), Exit::Failed);
@@ -403,13 +469,17 @@ pub(crate) mod tests {
 
     #[test]
     fn a_day_stored_by_the_hour_is_one_row_with_the_weakest_verdict() {
-        let mut hours: Vec<(Window, WindowFacts)> =
-            Window::split(date(2018, 6, 1)).map(|hour| (hour, facts(2, true))).collect();
+        let mut hours: Vec<(Window, WindowFacts)> = Window::split(date(2018, 6, 1))
+            .map(|hour| (hour, facts(2, true)))
+            .collect();
         hours[3].1.verdict = Verdict::Unknown;
         hours[3].1.reported = None;
         let outcome = of(&export(1), &snapshot(hours), later());
         let row = outcome.rows[0].stored.clone().unwrap();
-        assert_eq!((row.events, row.receipts, row.verdict), (48, 24, Verdict::Unknown));
+        assert_eq!(
+            (row.events, row.receipts, row.verdict),
+            (48, 24, Verdict::Unknown)
+        );
         assert_eq!((row.reported, row.sha256), (None, None));
         assert_eq!(outcome.exit(), Exit::Done);
     }

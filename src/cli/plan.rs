@@ -12,6 +12,7 @@ use super::job::{self, Wishes};
 use super::load;
 use super::manifest::{Manifest, Resource};
 use super::run::Output;
+use super::secrets::Purpose;
 use super::size;
 use crate::export::keys::{Key, Root};
 use crate::export::window::{Cells, Window};
@@ -116,7 +117,11 @@ pub async fn run(args: PlanArgs) -> Result<Exit, Fault> {
     let manifest = load::manifest(&args.files)?;
     let mut objects = Vec::new();
     for resource in &manifest.exports {
-        let wishes = Wishes { to: args.to.as_deref(), parallelism: None, single_writer: false };
+        let wishes = Wishes {
+            to: args.to.as_deref(),
+            parallelism: None,
+            single_writer: false,
+        };
         let adjusted = job::adjusted(resource, &wishes, None);
         let around = job::surroundings(&adjusted, "plan", &TokenCache::new(), &wishes);
         let export = job::export(&adjusted, &around, false)?;
@@ -135,7 +140,10 @@ pub async fn run(args: PlanArgs) -> Result<Exit, Fault> {
         }
     }
     if args.output == Output::Json {
-        println!("{}", json!({"schema": "eventexport.io/plan/v1", "exports": objects}));
+        println!(
+            "{}",
+            json!({"schema": "eventexport.io/plan/v1", "exports": objects})
+        );
     }
     Ok(Exit::Done)
 }
@@ -158,15 +166,15 @@ async fn look_at_folder(folder: &Path, root: &Root) -> (String, Seen) {
 }
 
 async fn look_at_bucket(resource: &Resource, manifest: &Manifest, wishes: &Wishes<'_>, root: &Root) -> Seen {
-    let nothing = |fault: Fault| Seen::Nothing(fault.to_string());
-    let secrets = match job::secrets_of(resource, manifest) {
-        Ok(secrets) => secrets,
-        Err(fault) => return nothing(fault),
-    };
+    // Only the bucket is asked, so only its keys are needed.
     let around = job::surroundings(resource, "plan", &TokenCache::new(), wishes);
-    match job::peers(resource, &secrets, &around, None).await {
-        Ok(peers) => look(&*peers.store, root).await,
-        Err(fault) => nothing(fault),
+    let store = match job::secrets_of(resource, manifest, &[Purpose::Bucket]) {
+        Ok(secrets) => job::bucket(resource, &secrets, &around).await,
+        Err(fault) => Err(fault),
+    };
+    match store {
+        Ok(store) => look(&*store, root).await,
+        Err(fault) => Seen::Nothing(fault.to_string()),
     }
 }
 
@@ -185,10 +193,35 @@ pub fn plan(export: &Export, seen: &Seen, now: Timestamp) -> Plan {
         Seen::Nothing(_) => &[],
     };
     let cells = |of: fn(&Key) -> Option<Window>| keys.iter().filter_map(of).collect::<Cells>();
-    let covered = cells(|key| if let Key::Receipt(window) = key { Some(*window) } else { None });
-    let expired = cells(|key| if let Key::Expired(window) = key { Some(*window) } else { None });
-    let objects = cells(|key| if let Key::Events(window) = key { Some(*window) } else { None }).minus(&covered);
-    let split = cells(|key| if let Key::Split(window) = key { Some(*window) } else { None });
+    let covered = cells(|key| {
+        if let Key::Receipt(window) = key {
+            Some(*window)
+        } else {
+            None
+        }
+    });
+    let expired = cells(|key| {
+        if let Key::Expired(window) = key {
+            Some(*window)
+        } else {
+            None
+        }
+    });
+    let objects = cells(|key| {
+        if let Key::Events(window) = key {
+            Some(*window)
+        } else {
+            None
+        }
+    })
+    .minus(&covered);
+    let split = cells(|key| {
+        if let Key::Split(window) = key {
+            Some(*window)
+        } else {
+            None
+        }
+    });
     let wanted: Cells = export.windows(now).collect();
     let mut settled = export.accepted_cells(&wanted);
     settled.union(&covered);
@@ -211,7 +244,12 @@ pub fn plan(export: &Export, seen: &Seen, now: Timestamp) -> Plan {
         0 => 0,
         number => REQUESTS_PER_RUN + REQUESTS_PER_WINDOW * number,
     };
-    Plan { windows, at_once: sessions.len().min(export.parallelism), requests, sessions }
+    Plan {
+        windows,
+        at_once: sessions.len().min(export.parallelism),
+        requests,
+        sessions,
+    }
 }
 
 /// One session for a whole window; for a day that is stored in part, or was split, one for each missing hour.
@@ -219,22 +257,46 @@ fn pieces(window: Window, covered: &Cells, split: &Cells) -> Vec<Window> {
     if window.hour_of_day().is_some() || !(covered.touches(window) || split.contains(window)) {
         return vec![window];
     }
-    Window::split(window.date()).filter(|hour| !covered.contains(*hour)).collect()
+    Window::split(window.date())
+        .filter(|hour| !covered.contains(*hour))
+        .collect()
 }
 
 fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
     let of = |wanted: fn(&Fate) -> bool| {
-        plan.windows.iter().filter(|(_, fate)| wanted(fate)).map(|(window, _)| *window).collect::<Vec<_>>()
+        plan.windows
+            .iter()
+            .filter(|(_, fate)| wanted(fate))
+            .map(|(window, _)| *window)
+            .collect::<Vec<_>>()
     };
-    let ranges = |windows: &[Window]| windows.iter().copied().collect::<Cells>().ranges(RANGES_SHOWN).join(", ");
+    let ranges = |windows: &[Window]| {
+        windows
+            .iter()
+            .copied()
+            .collect::<Cells>()
+            .ranges(RANGES_SHOWN)
+            .join(", ")
+    };
     let mut lines = vec![
-        format!("{}: {} {} → {place}/{}", export.name, export.scope.as_key(), export.space, export.root.as_str()),
+        format!(
+            "{}: {} {} → {place}/{}",
+            export.name,
+            export.scope.as_key(),
+            export.space,
+            export.root.as_str()
+        ),
         format!("  source        {}", export.source),
     ];
     if let Seen::Nothing(why) = seen {
-        lines.push(format!("  destination   not looked at, so nothing counts as stored: {why}"));
+        lines.push(format!(
+            "  destination   not looked at, so nothing counts as stored: {why}"
+        ));
     }
-    lines.push(format!("  windows       {}", size::count(plan.windows.len() as u64)));
+    lines.push(format!(
+        "  windows       {}",
+        size::count(plan.windows.len() as u64)
+    ));
     for (label, windows) in [
         ("to export", of(|fate| *fate == Fate::Export)),
         ("stored", of(|fate| *fate == Fate::Stored)),
@@ -244,11 +306,19 @@ fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
         ("object without receipt", of(|fate| *fate == Fate::Adopt)),
     ] {
         if !windows.is_empty() {
-            lines.push(format!("    {label}: {} ({})", size::count(windows.len() as u64), ranges(&windows)));
+            lines.push(format!(
+                "    {label}: {} ({})",
+                size::count(windows.len() as u64),
+                ranges(&windows)
+            ));
         }
     }
     let sessions = plan.sessions.len() as u64;
-    lines.push(format!("  sessions      {}, at most {} open at once", size::count(sessions), plan.at_once));
+    lines.push(format!(
+        "  sessions      {}, at most {} open at once",
+        size::count(sessions),
+        plan.at_once
+    ));
     lines.push(format!(
         "  requests      about {} to the service, when nothing fails ({REQUESTS_PER_RUN} for the run, \
          {REQUESTS_PER_WINDOW} for each session)",
@@ -341,11 +411,18 @@ mod tests {
         let plan = plan(&export(3), &seen, later());
         assert_eq!(plan.sessions, [day(1), day(2), day(3)]);
         let text = text(&export(3), "s3://audit", &seen, &plan);
-        for words in ["no answer", "to export: 3 (2018-06-01/2018-06-03)", "about 18 to the service"] {
+        for words in [
+            "no answer",
+            "to export: 3 (2018-06-01/2018-06-03)",
+            "about 18 to the service",
+        ] {
             assert!(text.contains(words), "{words} is not in:\n{text}");
         }
         let object = object(&export(3), "s3://audit", &seen, &plan);
         assert_eq!(object["destinationSeen"], false);
-        assert_eq!(object["windows"][2], json!({"window": "2018-06-03", "plan": "Export"}));
+        assert_eq!(
+            object["windows"][2],
+            json!({"window": "2018-06-03", "plan": "Export"})
+        );
     }
 }

@@ -103,18 +103,32 @@ async fn export(args: RunArgs) -> Result<Exit, Fault> {
     logs::start(&screen)?;
     let mode = Mode::of(args.output == Output::Json, args.quiet);
     let manifest = load::manifest(&args.files)?;
-    let state = StateFolder::open(args.state_dir.as_deref()).map_err(|error| Fault::usage(error.to_string()))?;
+    let state =
+        StateFolder::open(args.state_dir.as_deref()).map_err(|error| Fault::usage(error.to_string()))?;
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = simulation(&args, &manifest.exports).await?;
-    let wishes =
-        Wishes { to: args.to.as_deref(), parallelism: args.parallelism, single_writer: args.single_writer };
+    let wishes = Wishes {
+        to: args.to.as_deref(),
+        parallelism: args.parallelism,
+        single_writer: args.single_writer,
+    };
     let jobs = job::all(&manifest, &wishes, simulation.as_ref(), state.holder()).await?;
 
-    let mut progress = Progress::new(mode, jobs.iter().map(|job| job.export.name.clone()).collect(), &screen);
+    let mut progress = Progress::new(
+        mode,
+        jobs.iter().map(|job| job.export.name.clone()).collect(),
+        &screen,
+    );
     if let Some(simulation) = &simulation {
         progress.remark(&simulation.announcement());
     }
-    let run = Run { jobs: &jobs, state: &state, stop: &stop, progress: Mutex::new(progress), seen: watches(&jobs) };
+    let run = Run {
+        jobs: &jobs,
+        state: &state,
+        stop: &stop,
+        progress: Mutex::new(progress),
+        seen: watches(&jobs),
+    };
     let ended = run.to_the_end().await;
     let exit = summary::print(&summary::Closing {
         ended: &ended,
@@ -130,11 +144,17 @@ async fn export(args: RunArgs) -> Result<Exit, Fault> {
     Ok(exit)
 }
 
-async fn simulation(args: &RunArgs, exports: &[super::manifest::Resource]) -> Result<Option<Simulation>, Fault> {
+async fn simulation(
+    args: &RunArgs,
+    exports: &[super::manifest::Resource],
+) -> Result<Option<Simulation>, Fault> {
     if !args.simulate {
         return Ok(None);
     }
-    let ranges = exports.iter().map(job::range).collect::<Result<Vec<_>, Fault>>()?;
+    let ranges = exports
+        .iter()
+        .map(job::range)
+        .collect::<Result<Vec<_>, Fault>>()?;
     let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     Simulation::start(&ranges, today).await.map(Some)
 }
@@ -170,14 +190,20 @@ impl Run<'_> {
             _ = all => {}
         }
         self.view(Progress::finish);
-        self.jobs.iter().zip(&self.seen).map(|(job, (_, seen))| self.ended(job, &seen.borrow())).collect()
+        self.jobs
+            .iter()
+            .zip(&self.seen)
+            .map(|(job, (_, seen))| self.ended(job, &seen.borrow()))
+            .collect()
     }
 
     /// Says once that the signal was heard; never ends by itself.
     async fn told_to_stop(&self) {
         self.stop.orderly.cancelled().await;
         self.view(|progress| {
-            progress.remark("Stopping: transfers are given up and sessions deleted. Ctrl-C again leaves at once.");
+            progress.remark(
+                "Stopping: transfers are given up and sessions deleted. Ctrl-C again leaves at once.",
+            );
         });
         std::future::pending().await
     }
@@ -209,8 +235,12 @@ impl Run<'_> {
         out: &watch::Sender<Arc<Snapshot>>,
         mut seen: watch::Receiver<Arc<Snapshot>>,
     ) {
-        let mut run =
-            std::pin::pin!(engine.run(job.export.clone(), job.peers.clone(), out, self.stop.orderly.clone()));
+        let mut run = std::pin::pin!(engine.run(
+            job.export.clone(),
+            job.peers.clone(),
+            out,
+            self.stop.orderly.clone()
+        ));
         let last = loop {
             tokio::select! {
                 last = &mut run => break last,
@@ -234,8 +264,16 @@ impl Run<'_> {
             && released.unknown.is_none()
         {
             let left = |id: &String| released.left.iter().any(|(other, _)| other == id);
-            let sessions = last.sessions.iter().filter(|session| left(&session.id)).cloned().collect();
-            out.send_replace(Arc::new(Snapshot { sessions, ..last.clone() }));
+            let sessions = last
+                .sessions
+                .iter()
+                .filter(|session| left(&session.id))
+                .cloned()
+                .collect();
+            out.send_replace(Arc::new(Snapshot {
+                sessions,
+                ..last.clone()
+            }));
         }
     }
 

@@ -34,8 +34,18 @@ const BUCKET_KEYS: &[KeyNames] = &[
     ("sessionToken", "SESSION_TOKEN", "AWS_SESSION_TOKEN"),
 ];
 
+/// What a Secret is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// `spec.source`.
+    Source,
+    /// `spec.destination.s3`.
+    Bucket,
+}
+
 /// A Secret that the spec names.
 struct Reference<'a> {
+    purpose: Purpose,
     path: &'static str,
     name: &'a str,
     keys: Vec<(String, String, Option<&'static str>)>,
@@ -61,43 +71,80 @@ pub fn environment(variable: &str) -> Result<Option<Vec<u8>>, String> {
     Ok(Some(bytes))
 }
 
-/// Every Secret that the resource names, or which are nowhere and where they could be given.
-pub fn of(resource: &Resource, manifest: &Manifest, lookup: Lookup<'_>) -> Result<Secrets, Vec<String>> {
+/// Every Secret that the resource names for these purposes, or which are nowhere and where they could be given.
+pub fn of(
+    resource: &Resource,
+    manifest: &Manifest,
+    purposes: &[Purpose],
+    lookup: Lookup<'_>,
+) -> Result<Secrets, Vec<String>> {
     let mut secrets = Secrets::default();
     let mut errors = Vec::new();
-    for reference in references(resource) {
-        match find(&reference, resource, manifest, lookup) {
-            Ok(data) => secrets.0.entry(reference.name.to_owned()).or_default().extend(data),
+    for reference in references(resource)
+        .iter()
+        .filter(|reference| purposes.contains(&reference.purpose))
+    {
+        match find(reference, resource, manifest, lookup) {
+            Ok(data) => secrets
+                .0
+                .entry(reference.name.to_owned())
+                .or_default()
+                .extend(data),
             Err(error) => errors.push(format!("{}: {error}", reference.path)),
         }
     }
-    if errors.is_empty() { Ok(secrets) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(secrets)
+    } else {
+        Err(errors)
+    }
 }
 
 fn references(resource: &Resource) -> Vec<Reference<'_>> {
     let source = &resource.spec.source;
     let s3 = &resource.spec.destination.s3;
-    let mut all = vec![Reference::new("spec.source.credentialsSecretRef", &source.credentials_secret_ref.name, SOURCE_KEYS)];
+    let tracker = &source.credentials_secret_ref;
+    let mut all = vec![Reference::new(
+        Purpose::Source,
+        "spec.source.credentialsSecretRef",
+        &tracker.name,
+        SOURCE_KEYS,
+    )];
     if let Some(bucket) = &s3.credentials_secret_ref {
-        all.push(Reference::new("spec.destination.s3.credentialsSecretRef", &bucket.name, BUCKET_KEYS));
+        let path = "spec.destination.s3.credentialsSecretRef";
+        all.push(Reference::new(Purpose::Bucket, path, &bucket.name, BUCKET_KEYS));
     }
     let authorities = [
-        ("spec.source.caSecretRef", &source.ca_secret_ref),
-        ("spec.destination.s3.caSecretRef", &s3.ca_secret_ref),
+        (Purpose::Source, "spec.source.caSecretRef", &source.ca_secret_ref),
+        (
+            Purpose::Bucket,
+            "spec.destination.s3.caSecretRef",
+            &s3.ca_secret_ref,
+        ),
     ];
-    for (path, reference) in authorities {
+    for (purpose, path, reference) in authorities {
         if let Some(ca) = reference {
             let keys = vec![(ca.key.clone(), variable_part(&ca.key), None)];
-            all.push(Reference { path, name: &ca.name, keys });
+            all.push(Reference {
+                purpose,
+                path,
+                name: &ca.name,
+                keys,
+            });
         }
     }
     all
 }
 
 impl<'a> Reference<'a> {
-    fn new(path: &'static str, name: &'a str, keys: &[KeyNames]) -> Self {
+    fn new(purpose: Purpose, path: &'static str, name: &'a str, keys: &[KeyNames]) -> Self {
         let owned = |&(key, part, general): &KeyNames| (key.to_owned(), part.to_owned(), Some(general));
-        Self { path, name, keys: keys.iter().map(owned).collect() }
+        Self {
+            purpose,
+            path,
+            name,
+            keys: keys.iter().map(owned).collect(),
+        }
     }
 
     /// `EVENTEXPORT_SECRET_<NAME>_<KEY>`.
@@ -117,14 +164,24 @@ fn find(
     if let Some(SecretData(data)) = manifest.secrets.get(&name) {
         return Ok(data.clone());
     }
-    let own = reference.keys.iter().map(|(key, part, _)| (key, Some(reference.variable(part))));
+    let own = reference
+        .keys
+        .iter()
+        .map(|(key, part, _)| (key, Some(reference.variable(part))));
     let own = gather(own, lookup)?;
     if !own.is_empty() {
         return Ok(own);
     }
-    let general = reference.keys.iter().map(|(key, _, general)| (key, general.map(str::to_owned)));
+    let general = reference
+        .keys
+        .iter()
+        .map(|(key, _, general)| (key, general.map(str::to_owned)));
     let general = gather(general, lookup)?;
-    if general.is_empty() { Err(missing(reference, resource, manifest)) } else { Ok(general) }
+    if general.is_empty() {
+        Err(missing(reference, resource, manifest))
+    } else {
+        Ok(general)
+    }
 }
 
 fn gather<'k>(
@@ -146,10 +203,19 @@ fn missing(reference: &Reference<'_>, resource: &Resource, manifest: &Manifest) 
         None => "in the manifest (without a namespace, as the EventExport)".to_owned(),
     };
     let elsewhere = manifest.secrets.keys().any(|(_, name)| name == reference.name);
-    let elsewhere = if elsewhere { " (one of that name is in another namespace)" } else { "" };
+    let elsewhere = if elsewhere {
+        " (one of that name is in another namespace)"
+    } else {
+        ""
+    };
     let first = reference.keys.first();
-    let general = first.and_then(|(_, _, general)| *general).map(|variable| format!("{variable} or ")).unwrap_or_default();
-    let own = first.map(|(_, part, _)| reference.variable(part)).unwrap_or_default();
+    let general = first
+        .and_then(|(_, _, general)| *general)
+        .map(|variable| format!("{variable} or "))
+        .unwrap_or_default();
+    let own = first
+        .map(|(_, part, _)| reference.variable(part))
+        .unwrap_or_default();
     format!(
         "there is no Secret {} {place}{elsewhere}: add it as a further document, or set {general}{own} in the environment \
          (docs/cli.md lists the variables)",
@@ -159,7 +225,15 @@ fn missing(reference: &Reference<'_>, resource: &Resource, manifest: &Manifest) 
 
 /// Upper case, and `_` for what no variable may hold.
 fn variable_part(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -184,7 +258,12 @@ spec:
             let value = variables.iter().find(|(variable, _)| *variable == name);
             Ok(value.map(|(_, value)| value.as_bytes().to_vec()))
         };
-        of(&manifest.exports[0], &manifest, &lookup)
+        of(
+            &manifest.exports[0],
+            &manifest,
+            &[Purpose::Source, Purpose::Bucket],
+            &lookup,
+        )
     }
 
     #[test]
@@ -198,21 +277,34 @@ spec:
         assert_eq!(secrets["tracker.ng"]["apiKey"], b"common");
         assert_eq!(secrets["bucket"].len(), 2);
 
-        let own = [common.as_slice(), &[("EVENTEXPORT_SECRET_TRACKER_NG_TOKEN", "own")]].concat();
+        let own = [
+            common.as_slice(),
+            &[("EVENTEXPORT_SECRET_TRACKER_NG_TOKEN", "own")],
+        ]
+        .concat();
         let secrets = resolve(MANIFEST, &own).ok().unwrap().0;
-        assert_eq!(secrets["tracker.ng"], BTreeMap::from([("token".to_owned(), b"own".to_vec())]));
+        assert_eq!(
+            secrets["tracker.ng"],
+            BTreeMap::from([("token".to_owned(), b"own".to_vec())])
+        );
 
         let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tracker.ng, namespace: audit}\n\
                       stringData: {apiKey: written}\n";
         let secrets = resolve(&format!("{MANIFEST}{secret}"), &own).ok().unwrap().0;
-        assert_eq!(secrets["tracker.ng"], BTreeMap::from([("apiKey".to_owned(), b"written".to_vec())]));
+        assert_eq!(
+            secrets["tracker.ng"],
+            BTreeMap::from([("apiKey".to_owned(), b"written".to_vec())])
+        );
     }
 
     #[test]
     fn a_secret_of_another_namespace_is_not_taken_and_the_way_out_is_named() {
         let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tracker.ng, namespace: other}\n\
                       stringData: {apiKey: hunter2}\n";
-        let errors = resolve(&format!("{MANIFEST}{secret}"), &[]).err().unwrap().join("\n");
+        let errors = resolve(&format!("{MANIFEST}{secret}"), &[])
+            .err()
+            .unwrap()
+            .join("\n");
         for words in [
             "spec.source.credentialsSecretRef",
             "another namespace",

@@ -38,7 +38,8 @@ impl Simulation {
         let settings = settings(ranges, real_today);
         let today = settings.today.unwrap_or(real_today);
         let started = Simulator::start(settings).await;
-        let simulator = started.map_err(|error| anyhow::anyhow!("the simulator cannot listen on 127.0.0.1: {error}"))?;
+        let simulator =
+            started.map_err(|error| anyhow::anyhow!("the simulator cannot listen on 127.0.0.1: {error}"))?;
         Ok(Self { simulator, today })
     }
 
@@ -57,7 +58,9 @@ impl Simulation {
             region: None,
             endpoint: Some(self.simulator.url().as_str().trim_end_matches('/').to_owned()),
             uaa_endpoint: None,
-            credentials_secret_ref: SecretRef { name: SECRET.to_owned() },
+            credentials_secret_ref: SecretRef {
+                name: SECRET.to_owned(),
+            },
             ca_secret_ref: None,
         };
     }
@@ -76,7 +79,11 @@ impl Simulation {
     /// What happened to its sessions.
     pub fn sessions(&self) -> SessionCount {
         let ledger = self.simulator.ledger();
-        SessionCount { opened: ledger.opened, deleted: ledger.deleted, open: ledger.open_now }
+        SessionCount {
+            opened: ledger.opened,
+            deleted: ledger.deleted,
+            open: ledger.open_now,
+        }
     }
 
     /// Ends it.
@@ -88,11 +95,17 @@ impl Simulation {
 /// First and last days of the ranges decide the service's today and what it keeps.
 fn settings(ranges: &[(Date, Option<Date>)], real_today: Date) -> Settings {
     let later = |day: Date| day.saturating_add(jiff::Span::new().days(DAYS_AFTER));
-    let last = ranges.iter().map(|(_, end)| end.map_or(real_today, later)).max().unwrap_or(real_today);
+    let last = ranges
+        .iter()
+        .map(|(_, end)| end.map_or(real_today, later))
+        .max()
+        .unwrap_or(real_today);
     let today = last.min(real_today);
     let first = ranges.iter().map(|(start, _)| *start).min().unwrap_or(today);
     let span = first.until(today).map_or(0, |span| span.get_days().max(0));
-    let kept = u16::try_from(span).unwrap_or(u16::MAX).saturating_add(1 + DAYS_BEFORE);
+    let kept = u16::try_from(span)
+        .unwrap_or(u16::MAX)
+        .saturating_add(1 + DAYS_BEFORE);
     let defaults = Settings::default();
     Settings {
         // A range that reaches into the present keeps the real clock, so that tomorrow's run goes on.
@@ -114,9 +127,18 @@ mod tests {
         let old = settings(&[(date(2018, 6, 1), Some(date(2018, 6, 7)))], now);
         assert_eq!(old.today, Some(date(2018, 7, 12)));
         assert!(old.retention_days > 41);
-        let continuous = settings(&[(date(2018, 6, 1), None), (date(2019, 1, 1), Some(date(2019, 1, 2)))], now);
+        let continuous = settings(
+            &[
+                (date(2018, 6, 1), None),
+                (date(2019, 1, 1), Some(date(2019, 1, 2))),
+            ],
+            now,
+        );
         assert_eq!(continuous.today, None);
         assert!(i32::from(continuous.retention_days) > date(2018, 6, 1).until(now).unwrap().get_days());
-        assert_eq!(settings(&[(date(2026, 1, 1), Some(date(2026, 2, 1)))], now).today, None);
+        assert_eq!(
+            settings(&[(date(2026, 1, 1), Some(date(2026, 2, 1)))], now).today,
+            None
+        );
     }
 }

@@ -55,7 +55,13 @@ mod tests {
         ] {
             assert_eq!(bytes(number), text);
         }
-        assert_eq!([count(0), count(999), count(1000), count(12_345_678)], ["0", "999", "1,000", "12,345,678"]);
-        assert_eq!((of(1, "day"), of(2000, "day")), ("1 day".to_owned(), "2,000 days".to_owned()));
+        assert_eq!(
+            [count(0), count(999), count(1000), count(12_345_678)],
+            ["0", "999", "1,000", "12,345,678"]
+        );
+        assert_eq!(
+            (of(1, "day"), of(2000, "day")),
+            ("1 day".to_owned(), "2,000 days".to_owned())
+        );
     }
 }

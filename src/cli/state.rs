@@ -39,7 +39,9 @@ pub enum StateError {
         cause: io::Error,
     },
     /// Another process is at it.
-    #[error("{what} is being exported by another process of this state folder ({path}): wait for it, or stop it")]
+    #[error(
+        "{what} is being exported by another process of this state folder ({path}): wait for it, or stop it"
+    )]
     Busy {
         /// Which export.
         what: String,
@@ -52,14 +54,25 @@ impl StateFolder {
     /// The folder that was asked for, or `$XDG_STATE_HOME/eventexport`, or `~/.local/state/eventexport`.
     /// Made when it is not there, for this user alone.
     pub fn open(asked: Option<&Path>) -> Result<Self, StateError> {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let path = asked
             .map(Path::to_owned)
             .or_else(|| variable("XDG_STATE_HOME").map(|state| state.join("eventexport")))
             .or_else(|| variable("HOME").map(|home| home.join(".local/state/eventexport")))
             .ok_or(StateError::Nowhere)?;
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path).and_then(|()| path.canonicalize());
-        let path = made.map_err(|cause| StateError::Unusable { path: path.display().to_string(), cause })?;
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .and_then(|()| path.canonicalize());
+        let path = made.map_err(|cause| StateError::Unusable {
+            path: path.display().to_string(),
+            cause,
+        })?;
         let holder = format!("run:{}/{}/{}", host(), user(), path.display());
         Ok(Self { path, holder })
     }
@@ -74,31 +87,52 @@ impl StateFolder {
         let digest = Sha256::digest(identity.as_bytes());
         let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let path = self.path.join(format!("{name}.lock"));
-        let unusable = |cause| StateError::Unusable { path: path.display().to_string(), cause };
-        let mut file = File::options().create(true).truncate(false).write(true).open(&path).map_err(unusable)?;
+        let unusable = |cause| StateError::Unusable {
+            path: path.display().to_string(),
+            cause,
+        };
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(StateError::Busy { what: what.to_owned(), path: path.display().to_string() });
+                return Err(StateError::Busy {
+                    what: what.to_owned(),
+                    path: path.display().to_string(),
+                });
             }
             Err(TryLockError::Error(cause)) => return Err(unusable(cause)),
         }
         // For a person who wonders what the file is; the lock is what counts.
         let note = format!("{identity}\nprocess {}\n", std::process::id());
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(note.as_bytes()));
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(note.as_bytes()));
         written.map_err(unusable)?;
         Ok(Claim { _file: file })
     }
 }
 
 fn host() -> String {
-    let name = hostname::get().ok().map(|name| name.to_string_lossy().trim().to_owned());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown-host".to_owned())
+    let name = hostname::get()
+        .ok()
+        .map(|name| name.to_string_lossy().trim().to_owned());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown-host".to_owned())
 }
 
 fn user() -> String {
-    let named = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    named.filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown-user".to_owned())
+    let named = ["USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok());
+    named
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown-user".to_owned())
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ pub struct Stop {
 
 /// Listens from now on, in a task of the runtime.
 pub fn listen() -> io::Result<Stop> {
-    let stop = Stop { orderly: CancellationToken::new(), at_once: CancellationToken::new() };
+    let stop = Stop {
+        orderly: CancellationToken::new(),
+        at_once: CancellationToken::new(),
+    };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let heard = stop.clone();

@@ -47,8 +47,15 @@ pub struct Closing<'a> {
 
 /// Prints the end, and says how the command ends.
 pub fn print(closing: &Closing<'_>) -> Exit {
-    let done = closing.ended.iter().all(|ended| ended.outcome.exit() == Exit::Done);
-    let exit = if done && !closing.at_once { Exit::Done } else { Exit::Failed };
+    let done = closing
+        .ended
+        .iter()
+        .all(|ended| ended.outcome.exit() == Exit::Done);
+    let exit = if done && !closing.at_once {
+        Exit::Done
+    } else {
+        Exit::Failed
+    };
     match closing.mode {
         Mode::Json => events::print(object(closing, exit)),
         Mode::Bars | Mode::Lines => people(closing),
@@ -75,7 +82,10 @@ pub fn refused(message: &str) -> Snapshot {
         remedy: Remedy::Wait(None),
         again: None,
     };
-    Snapshot { troubles: vec![trouble], ..Snapshot::default() }
+    Snapshot {
+        troubles: vec![trouble],
+        ..Snapshot::default()
+    }
 }
 
 fn people(closing: &Closing<'_>) {
@@ -87,7 +97,12 @@ fn people(closing: &Closing<'_>) {
         let Ended { outcome, left } = ended;
         let export = &job.export;
         let whose = format!("{} {}", export.scope.as_key(), export.space);
-        text.push_str(&format!("\n{}: {whose} → {}/{}\n", export.name, job.peers.store.name(), export.root.as_str()));
+        text.push_str(&format!(
+            "\n{}: {whose} → {}/{}\n",
+            export.name,
+            job.peers.store.name(),
+            export.root.as_str()
+        ));
         text.push_str(&table::render(outcome, colour));
         text.push('\n');
         text.push_str(&closing::sentence(&outcome.totals, export.hour.is_some()));
@@ -109,9 +124,16 @@ fn people(closing: &Closing<'_>) {
 }
 
 fn object(closing: &Closing<'_>, exit: Exit) -> Value {
-    let exports: Vec<Value> =
-        closing.ended.iter().zip(closing.jobs).map(|(ended, job)| export(&ended.outcome, job)).collect();
-    let all = closing.ended.iter().fold(Totals::default(), |sum, ended| sum.plus(&ended.outcome.totals));
+    let exports: Vec<Value> = closing
+        .ended
+        .iter()
+        .zip(closing.jobs)
+        .map(|(ended, job)| export(&ended.outcome, job))
+        .collect();
+    let all = closing
+        .ended
+        .iter()
+        .fold(Totals::default(), |sum, ended| sum.plus(&ended.outcome.totals));
     let mut object = json!({
         "event": "summary",
         "exitCode": exit.code(),
@@ -120,7 +142,11 @@ fn object(closing: &Closing<'_>, exit: Exit) -> Value {
         "exports": exports,
     });
     if let Some(simulation) = closing.simulation {
-        let SessionCount { opened, deleted, open } = simulation.sessions();
+        let SessionCount {
+            opened,
+            deleted,
+            open,
+        } = simulation.sessions();
         events::merge(
             &mut object,
             json!({"simulatedSessions": {"opened": opened, "deleted": deleted, "open": open}}),

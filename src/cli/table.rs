@@ -22,7 +22,9 @@ const SHA_SHOWN: usize = 12;
 pub fn render(outcome: &Outcome, colour: bool) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["DATE", "EVENTS", "REPORTED", "BYTES", "VERDICT", "SHA-256", "STATE"]);
+    table.set_header([
+        "DATE", "EVENTS", "REPORTED", "BYTES", "VERDICT", "SHA-256", "STATE",
+    ]);
     for column in 1..=3 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -67,7 +69,12 @@ impl Hidden {
     }
 
     fn close(&mut self, table: &mut Table) {
-        let Self { rows, events, bytes, stored } = std::mem::take(self);
+        let Self {
+            rows,
+            events,
+            bytes,
+            stored,
+        } = std::mem::take(self);
         if rows > 0 {
             let what = if stored { "stored" } else { "like the one above" };
             table.add_row([
@@ -104,7 +111,9 @@ fn shown(rows: &[Row]) -> Vec<bool> {
 
 /// Stored, with less proof than the best.
 fn weak(row: &Row) -> bool {
-    row.stored.as_ref().is_some_and(|facts| matches!(facts.verdict, Verdict::Over | Verdict::Short))
+    row.stored
+        .as_ref()
+        .is_some_and(|facts| matches!(facts.verdict, Verdict::Over | Verdict::Short))
 }
 
 fn cells(row: &Row, colour: bool) -> Vec<Cell> {
@@ -148,10 +157,18 @@ fn state(state: &State) -> (String, Color) {
 
 fn totals(outcome: &Outcome) -> Vec<String> {
     let totals = &outcome.totals;
-    let all_reported = outcome.rows.iter().filter_map(|row| row.stored.as_ref()).map(|facts| facts.reported);
+    let all_reported = outcome
+        .rows
+        .iter()
+        .filter_map(|row| row.stored.as_ref())
+        .map(|facts| facts.reported);
     let reported = all_reported.sum::<Option<u64>>();
     vec![
-        format!("{} of {}", size::count(totals.stored()), size::count(totals.wanted)),
+        format!(
+            "{} of {}",
+            size::count(totals.stored()),
+            size::count(totals.wanted)
+        ),
         size::count(totals.events),
         reported.map_or_else(|| "-".to_owned(), size::count),
         size::bytes(totals.bytes),
@@ -218,7 +235,15 @@ mod tests {
         export.end = Some(next.yesterday().unwrap());
         let text = render(&outcome::of(&export, &given::snapshot(windows), later()), false);
         assert!(text.lines().count() < 30, "{text}");
-        for words in ["2018-01-10", "… 90 more", "2018-04-11", "not stored", "… 94 more", "199 of 200", "1,990"] {
+        for words in [
+            "2018-01-10",
+            "… 90 more",
+            "2018-04-11",
+            "not stored",
+            "… 94 more",
+            "199 of 200",
+            "1,990",
+        ] {
             assert!(text.contains(words), "{words} is not in:\n{text}");
         }
         assert!(!text.contains("2018-01-11"), "{text}");

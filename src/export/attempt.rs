@@ -145,7 +145,7 @@ impl Work<'_> {
             options: self.options(Crc64::of(b"")),
         };
         let proof = self.ground.shared.proofs.begin();
-        let sent = transfer(download, proof, room, &route)
+        let sent = transfer(*download, proof, room, &route)
             .await
             .map_err(|error| self.failed(error))?;
         self.judge(sent).await

@@ -152,7 +152,10 @@ impl<'a> Plan<'a> {
                 _ => self.out.settle.push(*id),
             }
         }
-        let ours: Vec<Window> = journal.strangers().filter(|window| self.wanted.touches(*window)).collect();
+        let ours: Vec<Window> = journal
+            .strangers()
+            .filter(|window| self.wanted.touches(*window))
+            .collect();
         for window in ours {
             if memory.foreign.contains(&window) {
                 let key = export

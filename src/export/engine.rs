@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Spaces;
-use super::ground::{Clock, Ground, Shared};
+use super::ground::{Ground, Shared};
 use super::pool::{PartPool, WindowPlaces};
 use super::proof::ProofPool;
 use super::run::Run;
@@ -15,6 +16,9 @@ use super::snapshot::Snapshot;
 use super::wish::Export;
 use crate::storage::Store;
 use crate::tracker::Tracker;
+
+/// The clock of a process.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Bounds of a process.
 #[derive(Clone, Copy, Debug)]

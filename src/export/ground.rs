@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Space, Spaces};
-use super::engine::{Limits, Peers};
+use super::engine::{Clock, Limits, Peers};
 use super::keys::AttemptId;
 use super::pool::{PartPool, WindowPlaces};
 use super::proof::ProofPool;
@@ -19,9 +18,6 @@ use super::snapshot::TransferFacts;
 use super::window::Window;
 use super::wish::Export;
 use crate::storage::conditional::ConditionalSupport;
-
-/// The clock of a process.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// A day that the service gave us events of proves what it retains for so long: 1 h.
 const SERVED_PROVES: Duration = Duration::from_secs(3600);

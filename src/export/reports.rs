@@ -21,7 +21,7 @@ const FAILURES_MAX: u32 = 3;
 
 /// The reports of one export's days.
 #[derive(Debug)]
-pub struct Reports {
+pub(super) struct Reports {
     tracker: Tracker,
     space: String,
     account: bool,
@@ -38,7 +38,7 @@ struct Latest {
 
 impl Reports {
     /// Of these days.
-    pub fn new(tracker: Tracker, space: &str, account: bool, first: Date, last: Date) -> Self {
+    pub(super) fn new(tracker: Tracker, space: &str, account: bool, first: Date, last: Date) -> Self {
         let margin = MARGIN_DAYS.days();
         let range = (first.saturating_sub(margin), last.saturating_add(margin));
         Self {
@@ -52,7 +52,7 @@ impl Reports {
 
     /// A listing begun at or after `since`; `None` when the service gives none. Callers that wait at the
     /// same time share one request.
-    pub async fn since(&self, since: Instant) -> Result<Option<Arc<Listing>>, Failure> {
+    pub(super) async fn since(&self, since: Instant) -> Result<Option<Arc<Listing>>, Failure> {
         let mut latest = self.latest.lock().await;
         if let Some((begun, listing)) = &latest.answer {
             if *begun >= since {
@@ -84,7 +84,7 @@ impl Reports {
     }
 
     /// The latest listing, however old.
-    pub async fn latest(&self) -> Option<Arc<Listing>> {
+    pub(super) async fn latest(&self) -> Option<Arc<Listing>> {
         self.latest
             .lock()
             .await

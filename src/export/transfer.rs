@@ -25,7 +25,7 @@ const CRUMB_BYTES: usize = 4 * 1024;
 
 /// What arrived at the store, not yet visible.
 #[derive(Debug)]
-pub struct Sent {
+pub(super) struct Sent {
     /// Bytes.
     pub bytes: u64,
     /// CRC-64/NVME of them all.
@@ -38,13 +38,13 @@ pub struct Sent {
     pub resumes: u32,
     /// Where the bytes are.
     pub body: Body,
-    /// Room in the pool that a small body still needs.
-    pub room: Option<PartRoom>,
+    /// Room in the pool that a small body still needs: given back once it is stored.
+    pub _room: Option<PartRoom>,
 }
 
 /// Where the bytes are.
 #[derive(Debug)]
-pub enum Body {
+pub(super) enum Body {
     /// In memory: less than one part.
     Small(Segments),
     /// At the store, in parts.
@@ -53,7 +53,7 @@ pub enum Body {
 
 /// Why a transfer ended early.
 #[derive(Debug)]
-pub enum TransferError {
+pub(super) enum TransferError {
     /// The download.
     Download(DownloadError),
     /// The store.
@@ -67,7 +67,7 @@ pub enum TransferError {
 }
 
 /// Where a transfer goes, and what it may use.
-pub struct Route<'a> {
+pub(super) struct Route<'a> {
     /// The store.
     pub store: &'a Arc<dyn Store>,
     /// The object's key.
@@ -85,7 +85,7 @@ pub struct Route<'a> {
 }
 
 /// Moves a download to the store, up to the commit. On any error the upload is aborted before it returns.
-pub async fn transfer(
+pub(super) async fn transfer(
     download: Download,
     proof: Proof,
     room: PartRoom,
@@ -164,7 +164,7 @@ impl Parts<'_> {
                 end,
                 resumes,
                 body: Body::Small(rest),
-                room,
+                _room: room,
             });
         }
         if !rest.is_empty() {
@@ -189,7 +189,7 @@ impl Parts<'_> {
             end,
             resumes,
             body: Body::Parts(upload, parts),
-            room: None,
+            _room: None,
         })
     }
 

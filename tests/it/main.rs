@@ -1,4 +1,6 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
 
+mod api;
 mod bed;
+mod export;
 mod storage;

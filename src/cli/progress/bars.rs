@@ -40,14 +40,22 @@ impl Bars {
             .take(EXPORTS_SHOWN)
             .map(|name| {
                 let whole = screen.add(ProgressBar::new(0));
-                whole.set_style(style("{prefix} [{elapsed_precise}] {bar:30} {pos}/{len} windows {msg}"));
+                whole.set_style(style(
+                    "{prefix} [{elapsed_precise}] {bar:30} {pos}/{len} windows {msg}",
+                ));
                 whole.set_prefix(name.clone());
                 whole.set_message("looking at the destination");
                 whole.enable_steady_tick(TICK);
-                ExportBars { whole, transfers: Vec::new() }
+                ExportBars {
+                    whole,
+                    transfers: Vec::new(),
+                }
             })
             .collect();
-        Self { screen: screen.clone(), exports }
+        Self {
+            screen: screen.clone(),
+            exports,
+        }
     }
 
     /// Draws how an export stands, and prints what matters above.
@@ -58,7 +66,9 @@ impl Bars {
                 self.remark(&format!("{name}: {text}"));
             }
         }
-        let Some(bars) = self.exports.get_mut(number) else { return };
+        let Some(bars) = self.exports.get_mut(number) else {
+            return;
+        };
         bars.whole.set_length(snapshot.wanted);
         bars.whole.set_position(snapshot.stored);
         bars.whole.set_message(summary(snapshot));
@@ -89,12 +99,15 @@ impl ExportBars {
         }
         while self.transfers.len() < shown {
             let after = self.transfers.last().unwrap_or(&self.whole);
-            self.transfers.push(screen.insert_after(after, ProgressBar::no_length()));
+            self.transfers
+                .push(screen.insert_after(after, ProgressBar::no_length()));
         }
         for (bar, transfer) in self.transfers.iter().zip(&snapshot.transfers) {
             match transfer.announced {
                 Some(bytes) => {
-                    bar.set_style(style("  {prefix} {bar:24} {binary_bytes} of {binary_total_bytes}"));
+                    bar.set_style(style(
+                        "  {prefix} {bar:24} {binary_bytes} of {binary_total_bytes}",
+                    ));
                     bar.set_length(bytes);
                 }
                 None => bar.set_style(style("  {prefix} {binary_bytes}")),
@@ -109,7 +122,11 @@ fn summary(snapshot: &Snapshot) -> String {
     if !snapshot.observed {
         return "looking at the destination".to_owned();
     }
-    let mut text = format!("{}, {}", size::of(snapshot.events, "event"), size::bytes(snapshot.bytes));
+    let mut text = format!(
+        "{}, {}",
+        size::of(snapshot.events, "event"),
+        size::bytes(snapshot.bytes)
+    );
     let hidden = snapshot.transfers.len().saturating_sub(TRANSFERS_SHOWN);
     for (number, words) in [
         (hidden as u64, "more under way"),
@@ -125,7 +142,9 @@ fn summary(snapshot: &Snapshot) -> String {
 
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants; the tests draw each of them.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 #[cfg(test)]
@@ -191,7 +210,13 @@ mod tests {
                 announced: (day == 1).then_some(4096),
             })
             .collect();
-        let snapshot = Snapshot { observed: true, wanted: 30, stored: 3, transfers, ..Snapshot::default() };
+        let snapshot = Snapshot {
+            observed: true,
+            wanted: 30,
+            stored: 3,
+            transfers,
+            ..Snapshot::default()
+        };
         // Drawing is rationed to some 20 a second.
         for _ in 0..10 {
             bars.update(0, "audit", &snapshot, &[]);
@@ -199,7 +224,13 @@ mod tests {
         }
         bars.finish();
         let drawn = paper.0.lock().unwrap().clone();
-        for words in ["3/30 windows", "3 more under way", "2018-06-01", "2.00 KiB of 4.00 KiB", "2018-06-06"] {
+        for words in [
+            "3/30 windows",
+            "3 more under way",
+            "2018-06-01",
+            "2.00 KiB of 4.00 KiB",
+            "2018-06-06",
+        ] {
             assert!(drawn.contains(words), "{words} is not in:\n{drawn}");
         }
         assert!(!drawn.contains("2018-06-07"), "{drawn}");

@@ -37,7 +37,10 @@ impl Seen {
         let mut changes = Vec::new();
         if snapshot.observed && !self.observed {
             self.observed = true;
-            changes.push(Change::Observed { wanted: snapshot.wanted, stored: snapshot.stored });
+            changes.push(Change::Observed {
+                wanted: snapshot.wanted,
+                stored: snapshot.stored,
+            });
         }
         for (window, facts) in snapshot.windows.iter() {
             if self.windows.insert(*window) {
@@ -45,7 +48,10 @@ impl Seen {
             }
         }
         let key = |trouble: &Trouble| (trouble.reason, trouble.window);
-        let fresh = snapshot.troubles.iter().filter(|trouble| !self.troubles.contains(&key(trouble)));
+        let fresh = snapshot
+            .troubles
+            .iter()
+            .filter(|trouble| !self.troubles.contains(&key(trouble)));
         changes.extend(fresh.map(Change::Trouble));
         self.troubles = snapshot.troubles.iter().map(key).collect();
         changes
@@ -71,7 +77,10 @@ mod tests {
             again: None,
         };
         let calm = snapshot(vec![(window, facts(3, true))]);
-        let troubled = Snapshot { troubles: vec![trouble.clone()], ..calm.clone() };
+        let troubled = Snapshot {
+            troubles: vec![trouble.clone()],
+            ..calm.clone()
+        };
         let mut seen = Seen::default();
         assert!(seen.changes(&Snapshot::default()).is_empty());
         assert_eq!(

@@ -53,13 +53,26 @@ fn event(name: &str, snapshot: &Snapshot, change: &Change<'_>) -> Value {
 
 /// The fields of a stored window.
 pub fn facts(facts: &WindowFacts) -> Value {
-    let WindowFacts { bytes, events, reported, verdict, sha256, stored_now: _ } = facts;
+    let WindowFacts {
+        bytes,
+        events,
+        reported,
+        verdict,
+        sha256,
+        stored_now: _,
+    } = facts;
     json!({"events": events, "reported": reported, "bytes": bytes, "verdict": verdict, "sha256": sha256})
 }
 
 /// The fields of a trouble.
 pub fn trouble(trouble: &Trouble) -> Value {
-    let Trouble { reason, message, window, remedy: _, again } = trouble;
+    let Trouble {
+        reason,
+        message,
+        window,
+        remedy: _,
+        again,
+    } = trouble;
     json!({
         "reason": reason.as_str(),
         "message": message,

@@ -50,12 +50,17 @@ impl Lines {
 /// What a person reads of a change; windows that were found are summed up by the first line.
 pub fn told(change: &Change<'_>) -> Option<String> {
     match change {
-        Change::Observed { wanted, stored } => {
-            Some(format!("{} wanted, {} already stored", size::of(*wanted, "window"), size::count(*stored)))
-        }
+        Change::Observed { wanted, stored } => Some(format!(
+            "{} wanted, {} already stored",
+            size::of(*wanted, "window"),
+            size::count(*stored)
+        )),
         Change::Window(window, facts) => facts.stored_now.then(|| stored(*window, facts)),
         Change::Trouble(trouble) => {
-            let place = trouble.window.map(|window| format!("{window}: ")).unwrap_or_default();
+            let place = trouble
+                .window
+                .map(|window| format!("{window}: "))
+                .unwrap_or_default();
             Some(format!("{place}{}: {}", trouble.reason, trouble.message))
         }
     }
@@ -70,13 +75,22 @@ fn stored(window: Window, facts: &WindowFacts) -> String {
         None => "without a count by the service".to_owned(),
     };
     let events = size::of(facts.events, "event");
-    format!("{window}: stored {events} {reported}, {}, {:?}", size::bytes(facts.bytes), facts.verdict)
+    format!(
+        "{window}: stored {events} {reported}, {}, {:?}",
+        size::bytes(facts.bytes),
+        facts.verdict
+    )
 }
 
 fn under_way(snapshot: &Snapshot) -> String {
     let bytes = snapshot.transfers.iter().map(|transfer| transfer.bytes).sum();
     let transfers = size::of(snapshot.transfers.len() as u64, "transfer");
-    format!("{transfers} under way, {} so far; {} of {} stored", size::bytes(bytes), snapshot.stored, snapshot.wanted)
+    format!(
+        "{transfers} under way, {} so far; {} of {} stored",
+        size::bytes(bytes),
+        snapshot.stored,
+        snapshot.wanted
+    )
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ pub enum Mode {
 impl Mode {
     /// What fits: JSON where it was asked for, bars where standard error is a terminal that can move.
     pub fn of(json: bool, quiet: bool) -> Self {
-        let moves = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let moves =
+            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         match (json, quiet) {
             (true, _) => Self::Json,
             (false, true) => Self::Quiet,
@@ -73,7 +74,9 @@ impl Progress {
 
     /// Shows how the export of this number stands. To be called at every change and about once a second.
     pub fn update(&mut self, number: usize, snapshot: &Snapshot) {
-        let (Some(name), Some(seen)) = (self.names.get(number), self.seen.get_mut(number)) else { return };
+        let (Some(name), Some(seen)) = (self.names.get(number), self.seen.get_mut(number)) else {
+            return;
+        };
         let changes = seen.changes(snapshot);
         match &mut self.view {
             View::Bars(bars) => bars.update(number, name, snapshot, &changes),

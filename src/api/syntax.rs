@@ -1,0 +1,82 @@
+//! How the texts of a spec are written, one predicate per rule of [`super::rules`]. No I/O.
+
+use jiff::civil::Date;
+
+use super::address::is_path_byte;
+use super::rules::limit;
+
+/// `YYYY-MM-DD`, exactly, a day that the calendar has, in [`limit::YEARS`].
+pub(super) fn parse_date(text: &str) -> Option<Date> {
+    let shape = text.len() == limit::DATE_CHARS
+        && text.bytes().zip(b"0000-00-00").all(|(byte, form)| {
+            if *form == b'-' {
+                byte == b'-'
+            } else {
+                byte.is_ascii_digit()
+            }
+        });
+    let date: Date = shape.then(|| text.parse().ok())??;
+    (limit::YEARS.0..=limit::YEARS.1)
+        .contains(&date.year())
+        .then_some(date)
+}
+
+/// The signs that a URL path segment may hold unescaped, and no folder of its own.
+pub(super) fn is_space(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(is_path_byte) && id != "." && id != ".."
+}
+
+/// A folder of the prefix, that no query engine skips.
+pub(super) fn is_component(part: &str) -> bool {
+    // Empty ones are the matter of another rule.
+    part.bytes().all(is_path_byte) && !part.starts_with(['.', '_'])
+}
+
+/// The naming rules of S3, but for the length.
+pub(super) fn is_bucket(name: &str) -> bool {
+    let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let numbers = name
+        .split('.')
+        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    name.len() >= 2
+        && name.starts_with(end)
+        && name.ends_with(end)
+        && name.chars().all(|c| end(c) || c == '-' || c == '.')
+        && !["..", ".-", "-."].iter().any(|pair| name.contains(pair))
+        && !(numbers && name.split('.').count() == 4)
+}
+
+/// RFC 1123, as Kubernetes has it.
+pub(super) fn is_subdomain(name: &str) -> bool {
+    let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.split('.').all(|label| {
+        label.starts_with(end) && label.ends_with(end) && label.chars().all(|c| end(c) || c == '-')
+    })
+}
+
+/// A folder of the prefix that is one of our own, below it.
+pub(super) fn is_reserved(part: &str) -> bool {
+    ["space=", "scope=", "date="]
+        .iter()
+        .any(|name| part.starts_with(name))
+}
+
+/// Letters, digits, inner hyphens and underscores.
+pub(super) fn is_s3_region(name: &str) -> bool {
+    let end = |c: char| c.is_ascii_alphanumeric();
+    name.starts_with(end) && name.ends_with(end) && is_plain(name, "-_")
+}
+
+/// One line that says something. White space and control characters are those of RE2's classes: ASCII.
+pub(super) fn is_reason(text: &str) -> bool {
+    let said = text.chars().any(|c| !matches!(c, '\t'..='\r' | ' '));
+    said && !text.chars().any(|c| c.is_ascii_control())
+}
+
+/// ASCII letters, digits and these signs, at least one.
+pub(super) fn is_plain(text: &str, signs: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
+}

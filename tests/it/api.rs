@@ -1,0 +1,268 @@
+//! The resource before a real API server: what is accepted and what is refused, with which words, and that Rust
+//! comes to the same verdict without a server.
+
+// What kubectl and serde say here is known; if it is not, the test must stop.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod cases;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use eventexport::{api, cli};
+use serde_json::{Value, json};
+
+use crate::bed::Cluster;
+
+/// What `eventexport crd` prints, as it is in Git.
+const DEFINITION: &str = "crds/eventexports.yaml";
+
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Whether generated files are to be written anew instead of compared.
+fn updates() -> bool {
+    std::env::var_os("UPDATE_DOCS").is_some()
+}
+
+/// A generated file that is in Git says what is generated today.
+fn assert_generated(path: &str, text: &str) {
+    let there = fs::read_to_string(file(path)).unwrap_or_default();
+    if there == text {
+        return;
+    }
+    assert!(
+        updates(),
+        "{path} is not what would be generated: run the tests with UPDATE_DOCS=1"
+    );
+    fs::write(file(path), text).unwrap();
+}
+
+/// The shared cluster with our definition, as a person applies it: without one warning.
+async fn cluster() -> &'static Cluster {
+    // Before the cluster starts, as it takes the definition from there.
+    assert_generated(DEFINITION, &cli::crd::crd());
+    let cluster = Cluster::shared().await;
+    let path = file(DEFINITION);
+    let applied = cluster
+        .kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()], None)
+        .await;
+    assert_eq!(applied.stderr, "", "the definition is refused, or warned of");
+    cluster.apply_crd(&path).await.unwrap();
+    cluster
+}
+
+#[test]
+fn the_definition_in_git_is_the_one_of_the_types() {
+    assert_generated(DEFINITION, &cli::crd::crd());
+}
+
+#[tokio::test]
+async fn every_example_is_accepted() {
+    let cluster = cluster().await;
+    let namespace = cluster.namespace("examples").await;
+    let mut count = 0;
+    for entry in fs::read_dir(file("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let args = [
+            "create",
+            "--dry-run=server",
+            "-n",
+            &namespace,
+            "-f",
+            path.to_str().unwrap(),
+        ];
+        cluster
+            .kubectl(&args, None)
+            .await
+            .success()
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text = fs::read_to_string(&path).unwrap();
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        for document in documents
+            .into_iter()
+            .filter(|document| document["kind"] == "EventExport")
+        {
+            api::read(document).unwrap_or_else(|errors| panic!("{}: {errors:?}", path.display()));
+            count += 1;
+        }
+    }
+    assert!(count >= 4);
+}
+
+/// kstatus takes a resource whose status is of another generation as unfinished; without the default, a wait
+/// that starts before the operator looked would pass.
+#[tokio::test]
+async fn a_new_export_counts_as_not_looked_at() {
+    let cluster = cluster().await;
+    let namespace = cluster.namespace("fresh").await;
+    let manifest = table::manifest("fresh", &table::base()).to_string();
+    let create = ["create", "-n", &namespace, "-f", "-", "-o", "json"];
+    let made = cluster.kubectl(&create, Some(&manifest)).await.success().unwrap();
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["status"], json!({ "observedGeneration": -1 }));
+    let export: api::EventExport = serde_json::from_value(made).unwrap();
+    assert_eq!(export.status, Some(api::EventExportStatus::default()));
+}
+
+#[tokio::test]
+async fn a_listing_reads_like_a_sentence() {
+    let cluster = cluster().await;
+    let namespace = cluster.namespace("listing").await;
+    let manifest = table::manifest("audit-2018", &table::base()).to_string();
+    cluster
+        .kubectl(&["create", "-n", &namespace, "-f", "-"], Some(&manifest))
+        .await
+        .success()
+        .unwrap();
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let mut status = api::EventExportStatus {
+        observed_generation: 1,
+        ..Default::default()
+    };
+    status.windows = Some(api::WindowCounts {
+        wanted: 30,
+        stored: 12,
+        active: 4,
+        waiting: 14,
+        failed: 0,
+    });
+    for (kind, value) in [
+        (api::ConditionType::Ready, true),
+        (api::ConditionType::Complete, false),
+    ] {
+        let made = api::condition(
+            kind,
+            Some(value),
+            api::Reason::Exporting,
+            "12 of 30 days are stored",
+            1,
+            now,
+        );
+        api::set(&mut status.conditions, made);
+    }
+    let patch = json!({ "status": status }).to_string();
+    let args = [
+        "patch",
+        "ee",
+        "audit-2018",
+        "-n",
+        &namespace,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &patch,
+    ];
+    cluster.kubectl(&args, None).await.success().unwrap();
+    let mut continuous = table::base();
+    continuous["dateRange"] = json!({ "start": "2018-06-01" });
+    let manifest = table::manifest("continuous", &continuous).to_string();
+    let create = ["create", "-n", &namespace, "-f", "-"];
+    cluster.kubectl(&create, Some(&manifest)).await.success().unwrap();
+    let listing = cluster
+        .kubectl(&["get", "eventexports", "-n", &namespace], None)
+        .await
+        .success()
+        .unwrap();
+    let words: Vec<Vec<&str>> = listing
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        words[0],
+        [
+            "NAME", "SCOPE", "FROM", "TO", "STORED", "OF", "READY", "COMPLETE", "REASON", "AGE"
+        ],
+        "{listing}"
+    );
+    assert_eq!(
+        words[1][..9],
+        [
+            "audit-2018",
+            "Space",
+            "2018-06-01",
+            "2018-06-30",
+            "12",
+            "30",
+            "True",
+            "False",
+            "Exporting"
+        ],
+        "{listing}"
+    );
+    // Blank where there is no end, and before the operator looked.
+    assert_eq!(words[2][..3], ["continuous", "Space", "2018-06-01"], "{listing}");
+    assert_eq!(words[2].len(), 4, "{listing}");
+}
+
+/// The table of manifests: the server's verdict, the words it says, and that Rust agrees on both verdict and
+/// field. What is refused is pasted into the documentation.
+#[tokio::test]
+async fn the_api_server_and_rust_agree_on_every_manifest() {
+    let cluster = cluster().await;
+    let namespace = cluster.namespace("table").await;
+    let outcomes = table::judge_all(cluster, &namespace, cases::all()).await;
+    let wrong: Vec<String> = outcomes.iter().filter_map(table::Outcome::disagreement).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {} cases:\n{}",
+        wrong.len(),
+        outcomes.len(),
+        wrong.join("\n")
+    );
+    assert_generated("docs/validation.md", &table::document(&outcomes));
+}
+
+/// The first and the last day of every month are dates, the day after the last is none: as the server's
+/// regular expression says it, and as the calendar does.
+#[tokio::test]
+async fn the_calendar_of_the_rules_is_the_calendar() {
+    let cluster = cluster().await;
+    let namespace = cluster.namespace("calendar").await;
+    let months: Vec<(i16, i8)> = (1970..=2099)
+        .flat_map(|year| (1..=12).map(move |month| (year, month)))
+        .collect();
+    for months in months.chunks(780) {
+        let gap = |start: String, end: String| json!({ "start": start, "end": end, "reason": "r" });
+        let last = |year, month| jiff::civil::date(year, month, 1).days_in_month();
+        let real: Vec<Value> = months
+            .iter()
+            .map(|&(year, month)| {
+                let day = |day: i8| format!("{year}-{month:02}-{day:02}");
+                gap(day(1), day(last(year, month)))
+            })
+            .collect();
+        let unreal: Vec<Value> = months
+            .iter()
+            .map(|&(year, month)| {
+                let day = |day: i8| format!("{year}-{month:02}-{day:02}");
+                gap(day(0), day(last(year, month) + 1))
+            })
+            .collect();
+        let manifest = |gaps: Vec<Value>| {
+            let mut spec = table::base();
+            spec["acceptedGaps"] = Value::Array(gaps);
+            table::manifest("calendar", &spec)
+        };
+        let create = ["create", "--dry-run=server", "-n", &namespace, "-f", "-"];
+        let real = manifest(real);
+        cluster
+            .kubectl(&create, Some(&real.to_string()))
+            .await
+            .success()
+            .unwrap();
+        api::read(real).unwrap();
+        let unreal = manifest(unreal);
+        let refused = cluster.kubectl(&create, Some(&unreal.to_string())).await;
+        for (index, month) in months.iter().enumerate() {
+            for field in ["start", "end"] {
+                let path = format!("spec.acceptedGaps[{index}].{field}: ");
+                assert!(refused.stderr.contains(&path), "{path} {month:?}");
+            }
+        }
+        let spec: api::EventExportSpec = serde_json::from_value(unreal["spec"].clone()).unwrap();
+        assert!(spec.validate().unwrap_err().len() == api::MAX_REPORTED_ERRORS);
+    }
+}

@@ -1,0 +1,106 @@
+//! Manifests that are accepted.
+
+use serde_json::{Value, json};
+
+use super::{endpoint, gap, yes};
+use crate::api::table::Case;
+use crate::api::table::Edit::{Remove, Set};
+
+pub(super) fn accepted() -> Vec<Case> {
+    vec![
+        yes("the least that is needed", vec![]),
+        yes(
+            "everything",
+            vec![
+                Set("/scope", "Account".into()),
+                Set("/dateRange/hour", 23.into()),
+                Set("/source/caSecretRef", json!({ "name": "ca" })),
+                Set("/source/uaaEndpoint", "https://uaa.example.com:8443/uaa".into()),
+                Set(
+                    "/destination/s3",
+                    json!({
+                        "bucket": "audit.example-1", "prefix": "tracker/production=1", "region": "eu-central-1",
+                        "endpoint": "https://[2001:db8::1]:9000", "forcePathStyle": false,
+                        "credentialsSecretRef": { "name": "bucket" }, "caSecretRef": { "name": "ca.example", "key": "store_ca.pem" },
+                        "storageClass": "STANDARD_IA", "checksum": "SHA256",
+                        "serverSideEncryption": { "type": "aws:kms", "kmsKeyId": "arn:aws:kms:eu-central-1:1:key/a-b" },
+                        "objectLock": { "mode": "Governance", "retainDays": 36500 },
+                    }),
+                ),
+                Set("/parallelism", 30.into()),
+                Set("/settleAfter", "720h".into()),
+                Set("/suspend", true.into()),
+                Set(
+                    "/acceptedGaps",
+                    gap("2018-06-03", "2018-06-04", "source expired before we began — ä"),
+                ),
+            ],
+        ),
+        yes("no end: a continuous export", vec![Remove("/dateRange/end")]),
+        yes("one day", vec![Set("/dateRange/end", "2018-06-01".into())]),
+        yes(
+            "a space that is not hexadecimal, as the CLI page has it",
+            vec![Set("/space", "66fe4565-abab-46c9-cdcd-qf4565342345".into())],
+        ),
+        yes(
+            "a space of 200 unusual signs",
+            vec![Set("/space", "~!$&'()*+,;=:@-._".repeat(12)[..200].into())],
+        ),
+        yes("a leap day", vec![Set("/dateRange/start", "2000-02-29".into())]),
+        yes(
+            "first and last day that can be asked for",
+            vec![Set(
+                "/dateRange",
+                json!({ "start": "1970-01-01", "end": "2099-12-31", "hour": 0 }),
+            )],
+        ),
+        yes("no prefix", vec![Remove("/destination/s3/prefix")]),
+        yes("plain http to 127.0.0.1", endpoint("http://127.0.0.1:8080")),
+        yes("plain http to ::1", endpoint("http://[::1]:8080/base")),
+        yes("plain http to localhost", endpoint("http://localhost")),
+        yes("an address by number", endpoint("https://192.0.2.255:65535/")),
+        yes(
+            "region US South by its old name, with a UAA of its own",
+            vec![
+                Set("/source/region", "ng".into()),
+                Set("/source/uaaEndpoint", "http://localhost:1".into()),
+            ],
+        ),
+        yes("settled at once", vec![Set("/settleAfter", "0s".into())]),
+        yes(
+            "a duration of several numbers",
+            vec![Set("/settleAfter", "1h30m5s10ms".into())],
+        ),
+        yes(
+            "a duration in minutes",
+            vec![Set("/settleAfter", "43200m".into())],
+        ),
+        yes(
+            "null, which is left out",
+            vec![
+                Set("/scope", Value::Null),
+                Set("/parallelism", Value::Null),
+                Set("/dateRange/hour", Value::Null),
+                Set("/source/endpoint", Value::Null),
+                Set("/destination/s3/checksum", Value::Null),
+            ],
+        ),
+        yes(
+            "encryption by the store's own keys",
+            vec![Set(
+                "/destination/s3/serverSideEncryption",
+                json!({ "type": "AES256" }),
+            )],
+        ),
+        yes(
+            "a thousand gaps with the longest reasons",
+            vec![Set(
+                "/acceptedGaps",
+                Value::Array(vec![
+                    json!({ "start": "2018-06-03", "end": "2018-06-04", "reason": "ö".repeat(512) });
+                    1000
+                ]),
+            )],
+        ),
+    ]
+}

@@ -1,0 +1,160 @@
+//! Destinations.
+
+use serde_json::json;
+
+use super::bad;
+use crate::api::table::Case;
+
+const SLASHES: &str = "must not begin or end with a slash";
+const FOLDERS: &str = "must be folders of letters, digits";
+const RESERVED: &str = "these are the export's own";
+
+pub(super) fn s3() -> Vec<Case> {
+    let bucket = |name, value: &str| {
+        bad(
+            name,
+            "/destination/s3/bucket",
+            value,
+            ("spec.destination.s3.bucket", "must be a bucket's name"),
+        )
+    };
+    let prefix = |name, value: &str, words| {
+        bad(
+            name,
+            "/destination/s3/prefix",
+            value,
+            ("spec.destination.s3.prefix", words),
+        )
+    };
+    vec![
+        bad(
+            "a bucket of two letters",
+            "/destination/s3/bucket",
+            "ab",
+            ("spec.destination.s3.bucket", "at least 3 chars long"),
+        ),
+        bad(
+            "a bucket of 64 letters",
+            "/destination/s3/bucket",
+            "a".repeat(64),
+            ("spec.destination.s3.bucket", "more than 63"),
+        ),
+        bucket("a bucket with capitals", "Audit"),
+        bucket("a bucket with an underscore", "audit_logs"),
+        bucket("a bucket that begins with a hyphen", "-audit"),
+        bucket("a bucket that ends with a dot", "audit."),
+        bucket("a bucket with two dots", "audit..logs"),
+        bucket("a bucket with a dot beside a hyphen", "audit.-logs"),
+        bucket("a bucket that is an IP address", "192.168.5.4"),
+        bucket("a bucket with a slash", "audit/logs"),
+        bucket("a bucket with a line break", "audit\n"),
+        prefix("an empty prefix", "", "at least 1 chars long"),
+        prefix("a prefix with a leading slash", "/tracker", SLASHES),
+        prefix("a prefix with a trailing slash", "tracker/", SLASHES),
+        prefix("a prefix with two slashes", "tracker//production", SLASHES),
+        prefix("a prefix with ..", "tracker/../other", FOLDERS),
+        prefix("a prefix with .", "./tracker", FOLDERS),
+        prefix("a prefix with a control character", "tracker\u{7}", FOLDERS),
+        prefix("a prefix with a blank", "my tracker", FOLDERS),
+        prefix("a prefix with a per cent sign", "tracker%2f..", FOLDERS),
+        prefix("a prefix with a backslash", "tracker\\..\\other", FOLDERS),
+        prefix("a prefix beyond ASCII", "prüfung", FOLDERS),
+        prefix("a prefix that query engines skip", "tracker/_logs", FOLDERS),
+        prefix(
+            "a prefix within another export",
+            "tracker/space=a/scope=space",
+            RESERVED,
+        ),
+        prefix("a prefix that looks like a day", "date=2018-06-01", RESERVED),
+        bad(
+            "a prefix of 513 characters",
+            "/destination/s3/prefix",
+            "a".repeat(513),
+            ("spec.destination.s3.prefix", "may not be more than 512"),
+        ),
+        bad(
+            "a region with a dot",
+            "/destination/s3/region",
+            "us.east",
+            ("spec.destination.s3.region", "such as us-east-1"),
+        ),
+        bad(
+            "an empty region of the bucket",
+            "/destination/s3/region",
+            "",
+            ("spec.destination.s3.region", "at least 1 chars long"),
+        ),
+        bad(
+            "a storage class with a blank",
+            "/destination/s3/storageClass",
+            "STANDARD IA",
+            ("spec.destination.s3.storageClass", "must be a storage class"),
+        ),
+        bad(
+            "a key without a key service",
+            "/destination/s3/serverSideEncryption",
+            json!({ "type": "AES256", "kmsKeyId": "alias/audit" }),
+            (
+                "spec.destination.s3.serverSideEncryption.kmsKeyId",
+                "is only for type aws:kms",
+            ),
+        ),
+        bad(
+            "a key with a line break",
+            "/destination/s3/serverSideEncryption",
+            json!({ "type": "aws:kms", "kmsKeyId": "a\nb" }),
+            (
+                "spec.destination.s3.serverSideEncryption.kmsKeyId",
+                "must be the id, alias or ARN",
+            ),
+        ),
+        bad(
+            "an unknown encryption",
+            "/destination/s3/serverSideEncryption",
+            json!({ "type": "ROT13" }),
+            (
+                "spec.destination.s3.serverSideEncryption.type",
+                "supported values: \"AES256\", \"aws:kms\"",
+            ),
+        ),
+        bad(
+            "an unknown lock",
+            "/destination/s3/objectLock",
+            json!({ "mode": "COMPLIANCE", "retainDays": 1 }),
+            (
+                "spec.destination.s3.objectLock.mode",
+                "supported values: \"Governance\", \"Compliance\"",
+            ),
+        ),
+        bad(
+            "a lock of no days",
+            "/destination/s3/objectLock",
+            json!({ "mode": "Compliance", "retainDays": 0 }),
+            (
+                "spec.destination.s3.objectLock.retainDays",
+                "greater than or equal to 1",
+            ),
+        ),
+        bad(
+            "a lock of more than a hundred years",
+            "/destination/s3/objectLock",
+            json!({ "mode": "Compliance", "retainDays": 36501 }),
+            (
+                "spec.destination.s3.objectLock.retainDays",
+                "less than or equal to 36500",
+            ),
+        ),
+        bad(
+            "a lock without a time",
+            "/destination/s3/objectLock",
+            json!({ "mode": "Compliance" }),
+            ("spec.destination.s3.objectLock.retainDays", "Required value"),
+        ),
+        bad(
+            "an unknown checksum",
+            "/destination/s3/checksum",
+            "MD5",
+            ("spec.destination.s3.checksum", "supported values"),
+        ),
+    ]
+}

@@ -1,0 +1,222 @@
+//! Fields that are missing, of another type, or out of bounds.
+
+use serde_json::{Value, json};
+
+use super::{DAY, SETTLE, bad, gap, no};
+use crate::api::table::Case;
+use crate::api::table::Edit::Remove;
+
+const SIGNS: &str = "must be the id of the space";
+
+pub(super) fn shape() -> Vec<Case> {
+    vec![
+        no(
+            "no space",
+            vec![Remove("/space")],
+            ("spec.space", "Required value"),
+        ),
+        no(
+            "no date range",
+            vec![Remove("/dateRange")],
+            ("spec.dateRange", "Required value"),
+        ),
+        no(
+            "no first day",
+            vec![Remove("/dateRange/start")],
+            ("spec.dateRange.start", "Required value"),
+        ),
+        no(
+            "no source",
+            vec![Remove("/source")],
+            ("spec.source", "Required value"),
+        ),
+        no(
+            "no credentials for the source",
+            vec![Remove("/source/credentialsSecretRef")],
+            ("spec.source.credentialsSecretRef", "Required value"),
+        ),
+        no(
+            "no destination",
+            vec![Remove("/destination")],
+            ("spec.destination", "Required value"),
+        ),
+        no(
+            "a destination without a bucket",
+            vec![Remove("/destination/s3/bucket")],
+            ("spec.destination.s3.bucket", "Required value"),
+        ),
+        bad(
+            "null where something is needed",
+            "/space",
+            Value::Null,
+            ("spec.space", "Required value"),
+        ),
+        bad(
+            "a slip of the pen",
+            "/setleAfter",
+            "6h",
+            ("spec.setleAfter", "unknown field"),
+        ),
+        bad(
+            "a slip of the pen within",
+            "/dateRange/stop",
+            "2018-06-30",
+            ("spec.dateRange.stop", "unknown field"),
+        ),
+        bad(
+            "a number where a text is needed",
+            "/space",
+            7,
+            ("spec.space", "must be of type string"),
+        ),
+        bad(
+            "a text where a number is needed",
+            "/dateRange/hour",
+            "7",
+            ("spec.dateRange.hour", "must be of type integer"),
+        ),
+        bad(
+            "a fraction",
+            "/parallelism",
+            1.5,
+            ("spec.parallelism", "must be of type integer"),
+        ),
+        bad(
+            "yes",
+            "/suspend",
+            "yes",
+            ("spec.suspend", "must be of type boolean"),
+        ),
+        bad(
+            "a list where an object is needed",
+            "/source",
+            json!([]),
+            ("spec.source", "must be of type object"),
+        ),
+    ]
+}
+
+pub(super) fn space() -> Vec<Case> {
+    let at = |words| ("spec.space", words);
+    vec![
+        bad(
+            "an empty space",
+            "/space",
+            "",
+            at("should be at least 1 chars long"),
+        ),
+        bad(
+            "a space of 201 characters",
+            "/space",
+            "a".repeat(201),
+            at("may not be more than 200"),
+        ),
+        bad("a space with a slash", "/space", "a/b", at(SIGNS)),
+        bad("a space with a blank", "/space", "my space", at(SIGNS)),
+        bad("a space with a line break", "/space", "a\n", at(SIGNS)),
+        bad("a space beyond ASCII", "/space", "räume", at(SIGNS)),
+        bad("a space that is a folder's parent", "/space", "..", at(SIGNS)),
+        bad("a space that is a folder itself", "/space", ".", at(SIGNS)),
+        bad(
+            "another scope",
+            "/scope",
+            "Organization",
+            ("spec.scope", "supported values: \"Space\", \"Account\""),
+        ),
+    ]
+}
+
+pub(super) fn rest() -> Vec<Case> {
+    let settle = |name, value: &str| bad(name, "/settleAfter", value, ("spec.settleAfter", SETTLE));
+    vec![
+        bad(
+            "parallelism 0",
+            "/parallelism",
+            0,
+            ("spec.parallelism", "greater than or equal to 1"),
+        ),
+        bad(
+            "parallelism 31",
+            "/parallelism",
+            31,
+            ("spec.parallelism", "less than or equal to 30"),
+        ),
+        bad(
+            "parallelism 1000",
+            "/parallelism",
+            1000,
+            ("spec.parallelism", "less than or equal to 30"),
+        ),
+        settle("a duration without a unit", "6"),
+        settle("a duration in days", "2d"),
+        settle("a negative duration", "-6h"),
+        settle("a fraction of an hour", "1.5h"),
+        settle("a duration in words", "six hours"),
+        settle("more than 30 days", "720h0m1s"),
+        settle("more than 30 days in minutes", "43201m"),
+        settle("a duration with a line break", "6h\n"),
+        bad(
+            "an empty duration",
+            "/settleAfter",
+            "",
+            ("spec.settleAfter", "at least 1 chars long"),
+        ),
+        bad(
+            "an inverted gap",
+            "/acceptedGaps",
+            gap("2018-06-04", "2018-06-03", "r"),
+            ("spec.acceptedGaps[0].end", "is before the gap's start"),
+        ),
+        bad(
+            "an impossible day in a gap",
+            "/acceptedGaps",
+            gap("2018-06-31", "2018-07-01", "r"),
+            ("spec.acceptedGaps[0].start", DAY),
+        ),
+        bad(
+            "an impossible last day of a gap",
+            "/acceptedGaps",
+            gap("2018-06-30", "2018-06-31", "r"),
+            ("spec.acceptedGaps[0].end", DAY),
+        ),
+        bad(
+            "a gap without an end",
+            "/acceptedGaps",
+            json!([{ "start": "2018-06-30", "reason": "r" }]),
+            ("spec.acceptedGaps[0].end", "Required value"),
+        ),
+        bad(
+            "a gap without a reason",
+            "/acceptedGaps",
+            gap("2018-06-03", "2018-06-04", ""),
+            ("spec.acceptedGaps[0].reason", "at least 1 chars long"),
+        ),
+        bad(
+            "a gap with a blank reason",
+            "/acceptedGaps",
+            gap("2018-06-03", "2018-06-04", " \u{b}"),
+            ("spec.acceptedGaps[0].reason", "must say in one line why"),
+        ),
+        bad(
+            "a reason of several lines",
+            "/acceptedGaps",
+            gap("2018-06-03", "2018-06-04", "a\nb"),
+            ("spec.acceptedGaps[0].reason", "must say in one line why"),
+        ),
+        bad(
+            "a reason of 513 characters",
+            "/acceptedGaps",
+            gap("2018-06-03", "2018-06-04", &"a".repeat(513)),
+            ("spec.acceptedGaps[0].reason", "may not be more than 512"),
+        ),
+        bad(
+            "more than a thousand gaps",
+            "/acceptedGaps",
+            Value::Array(vec![
+                json!({ "start": "2018-06-03", "end": "2018-06-04", "reason": "r" });
+                1001
+            ]),
+            ("spec.acceptedGaps", "must have at most 1000 items"),
+        ),
+    ]
+}

@@ -1,0 +1,192 @@
+//! Manifests and verdicts: what a case is, how the API server and Rust judge it, and how that is written down.
+
+// What kubectl and serde say here is known; if it is not, the test must stop.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fmt::Write as _;
+
+use eventexport::api::{self, FieldError};
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+
+use crate::bed::Cluster;
+
+/// kubectl processes at once.
+const AT_ONCE: usize = 4;
+
+/// One manifest, as edits of the base, and what becomes of it.
+pub(crate) struct Case {
+    /// What is special about it, for people.
+    pub(crate) name: &'static str,
+    /// The edits that make the object that is there already, for a change; `None`: the manifest is new.
+    pub(crate) before: Option<Vec<Edit>>,
+    /// The edits that make the manifest, of the spec of [`base`].
+    pub(crate) edits: Vec<Edit>,
+    /// The field at fault and words of the server's message; `None`: it is accepted.
+    pub(crate) refused: Option<(&'static str, &'static str)>,
+}
+
+/// One edit of a spec; paths are JSON pointers.
+#[derive(Clone)]
+pub(crate) enum Edit {
+    /// Puts a value there, also null.
+    Set(&'static str, Value),
+    /// Takes the field away.
+    Remove(&'static str),
+}
+
+/// What was said of a case.
+pub(crate) struct Outcome {
+    case: Case,
+    /// The server's answer: the object as it would be stored, or what kubectl printed.
+    server: Result<Value, String>,
+    /// Ours.
+    rust: Result<Value, Vec<FieldError>>,
+}
+
+/// A valid spec.
+pub(crate) fn base() -> Value {
+    json!({
+        "space": "c1234567-6d55-4193-a9de-378620d6fab5",
+        "dateRange": { "start": "2018-06-01", "end": "2018-06-30" },
+        "source": { "region": "us-south", "credentialsSecretRef": { "name": "tracker" } },
+        "destination": { "s3": { "bucket": "audit", "prefix": "tracker" } },
+    })
+}
+
+/// A manifest with that spec.
+pub(crate) fn manifest(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "eventexport.io/v1alpha1",
+        "kind": "EventExport",
+        "metadata": { "name": name },
+        "spec": spec,
+    })
+}
+
+fn edited(edits: &[Edit]) -> Value {
+    let mut spec = base();
+    for edit in edits {
+        let (Edit::Set(pointer, _) | Edit::Remove(pointer)) = edit;
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        let parent = spec
+            .pointer_mut(parent)
+            .unwrap_or_else(|| panic!("{pointer}: no parent"));
+        let parent = parent.as_object_mut().unwrap();
+        match edit {
+            Edit::Set(_, value) => parent.insert(field.to_owned(), value.clone()),
+            Edit::Remove(_) => parent.remove(field),
+        };
+    }
+    spec
+}
+
+/// Judges all, in their order.
+pub(crate) async fn judge_all(cluster: &Cluster, namespace: &str, cases: Vec<Case>) -> Vec<Outcome> {
+    futures::stream::iter(cases.into_iter().enumerate())
+        .map(|(index, case)| judge(cluster, namespace, format!("case-{index}"), case))
+        .buffered(AT_ONCE)
+        .collect()
+        .await
+}
+
+async fn judge(cluster: &Cluster, namespace: &str, name: String, case: Case) -> Outcome {
+    let document = manifest(&name, &edited(&case.edits));
+    let mut rust = api::read(document.clone());
+    let verb = match &case.before {
+        None => "create",
+        Some(before) => {
+            let before = manifest(&name, &edited(before));
+            let create = ["create", "-n", namespace, "-f", "-"];
+            cluster
+                .kubectl(&create, Some(&before.to_string()))
+                .await
+                .success()
+                .unwrap();
+            let before = api::read(before).unwrap();
+            rust = rust.and_then(|export| export.spec.unchanged_identity(&before.spec).map(|()| export));
+            "replace"
+        }
+    };
+    let args = [verb, "--dry-run=server", "-n", namespace, "-f", "-", "-o", "json"];
+    let output = cluster.kubectl(&args, Some(&document.to_string())).await;
+    let server = match output.success() {
+        Ok(stored) => Ok(serde_json::from_str::<Value>(&stored).unwrap()["spec"].clone()),
+        Err(error) => Err(error
+            .to_string()
+            .replace(&name, "audit")
+            .replace("kubectl: exit status: 1: ", "")),
+    };
+    let rust = rust.map(|export| serde_json::to_value(export.spec).unwrap());
+    Outcome { case, server, rust }
+}
+
+impl Outcome {
+    /// What is not as the case says, or not the same on both sides.
+    pub(crate) fn disagreement(&self) -> Option<String> {
+        let Self { case, server, rust } = self;
+        let told = |what: &str| {
+            Some(format!(
+                "{}: {what}\n  server: {server:?}\n  rust: {rust:?}",
+                case.name
+            ))
+        };
+        match (case.refused, server, rust) {
+            (None, Ok(stored), Ok(read)) if stored == read => None,
+            (None, Ok(_), Ok(_)) => told("defaults differ"),
+            (Some((path, words)), Err(message), Err(errors)) => {
+                let server_names = message.contains(path) && message.contains(words);
+                let rust_names = errors.iter().any(|error| error.path == path);
+                (!server_names || !rust_names).then(|| told("another field or other words"))?
+            }
+            _ => told("another verdict"),
+        }
+    }
+}
+
+/// The refused manifests with what a person sees, as Markdown.
+pub(crate) fn document(outcomes: &[Outcome]) -> String {
+    let mut text = String::from(
+        "# What is refused at apply time\n\n\
+         Generated by `UPDATE_DOCS=1 cargo test --test it api::` from a real API server: do not edit.\n\
+         `eventexport run -f` refuses the same manifests, naming the same fields; what can only be known later\n\
+         (a missing bucket, wrong credentials) becomes a condition with a reason instead. Where a\n\
+         field is missing or of a wrong type, the server does not look at the other rules before that is mended.\n",
+    );
+    for (title, changes) in [("New manifests", false), ("Changes of what is there", true)] {
+        let _ = write!(
+            text,
+            "\n## {title}\n\n| manifest | the API server says |\n|---|---|\n"
+        );
+        for outcome in outcomes
+            .iter()
+            .filter(|outcome| outcome.case.before.is_some() == changes)
+        {
+            if let Err(message) = &outcome.server {
+                let _ = writeln!(text, "| {} | {} |", cell(outcome.case.name), cell(&said(message)));
+            }
+        }
+    }
+    text
+}
+
+/// Without what kubectl puts around it, and without the server's remark that it stopped looking; in a fixed
+/// order, as the server's varies.
+fn said(message: &str) -> String {
+    let reasons = message
+        .strip_prefix("The EventExport \"audit\" is invalid: ")
+        .unwrap_or(message);
+    let lines = reasons.lines().map(|line| line.trim_start_matches("* ").trim());
+    let mut lines: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("<nil>: "))
+        .collect();
+    lines.sort_unstable();
+    lines.join("<br>")
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+        .replace("<br>", "\u{0}")
+        .replace('<', "&lt;")
+        .replace('\u{0}', "<br>")
+}

@@ -1,0 +1,154 @@
+//! One export against the simulator, into a directory: the shortest way to try the engine whole.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventexport::egress::HostPolicy;
+use eventexport::export::engine::{Engine, Limits, Peers};
+use eventexport::export::keys::Root;
+use eventexport::export::snapshot::Snapshot;
+use eventexport::export::wish::{Export, Persistence, Scope};
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::storage::{DirectoryStore, Store};
+use eventexport::tracker::{Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa};
+use jiff::civil::{Date, date};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The space that the tests export.
+pub const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+
+/// The simulator, a directory, and the engine between them.
+pub struct Bench {
+    pub simulator: Simulator,
+    pub folder: tempfile::TempDir,
+    pub limits: Limits,
+    pub export: Export,
+}
+
+/// June 2018, seen from the day after its first week; every day has events.
+pub fn settings() -> Settings {
+    let mut settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    settings.volume.quiet.clear();
+    settings
+}
+
+impl Bench {
+    /// With these days wanted, both inclusive.
+    pub async fn start(settings: Settings, start: Date, end: Date) -> Self {
+        let simulator = Simulator::start(settings).await.expect("the simulator starts");
+        let export = Export {
+            name: "tests/bench".to_owned(),
+            space: SPACE.to_owned(),
+            scope: Scope::Space,
+            start,
+            end: Some(end),
+            hour: None,
+            source: "http://simulator.invalid".to_owned(),
+            root: Root::new("tracker", SPACE, "space"),
+            parallelism: 4,
+            settle_after: SignedDuration::from_hours(6),
+            accepted: Vec::new(),
+            holder: "tests/one".to_owned(),
+            single_writer: false,
+            persistence: Persistence::Tries(4),
+        };
+        let limits = Limits {
+            session_quiet: Duration::from_secs(1),
+            ..Limits::default()
+        };
+        Self {
+            simulator,
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            limits,
+            export,
+        }
+    }
+
+    /// The directory as a store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::new(DirectoryStore::open(self.folder.path()).expect("the directory opens"))
+    }
+
+    /// The peers of the export.
+    pub fn peers(&self, store: Arc<dyn Store>) -> Peers {
+        let config = TrackerConfig {
+            endpoint: self.simulator.url().clone(),
+            uaa: Uaa::Discover {
+                api: self.simulator.url().clone(),
+            },
+            credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
+            ca_pem: None,
+            hosts: HostPolicy::any(),
+            timeouts: Timeouts {
+                connect: Duration::from_secs(5),
+                request: Duration::from_secs(3),
+                idle_read: Duration::from_secs(2),
+            },
+            retry: RetryPolicy {
+                attempts: 3,
+                total: Duration::from_secs(5),
+                base: Duration::from_millis(20),
+                cap: Duration::from_millis(200),
+                retry_after_cap: Duration::from_secs(1),
+                ..RetryPolicy::default()
+            },
+        };
+        let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
+        Peers { tracker, store }
+    }
+
+    /// Runs to the end.
+    pub async fn run(&self) -> Arc<Snapshot> {
+        self.run_with(self.peers(self.store()), CancellationToken::new())
+            .await
+    }
+
+    /// Runs with other peers, or until stopped.
+    pub async fn run_with(&self, peers: Peers, stop: CancellationToken) -> Arc<Snapshot> {
+        let engine = Engine::new(self.limits, Arc::new(Timestamp::now));
+        let (out, _) = watch::channel(Arc::default());
+        let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
+        tokio::time::timeout(Duration::from_secs(90), run)
+            .await
+            .expect("the run ends")
+    }
+
+    /// The folder of the space and scope.
+    pub fn root(&self) -> std::path::PathBuf {
+        self.folder.path().join(self.export.root.as_str())
+    }
+
+    /// Every file below the root, sorted, as keys.
+    pub fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        walk(&self.root(), "", &mut files);
+        files.sort();
+        files
+    }
+
+    /// The bytes that the simulator serves for a day.
+    pub fn served(&self, day: Date) -> Vec<u8> {
+        let body = self.simulator.body_of(SPACE, false, day, None);
+        body.flat_map(|piece| piece.to_vec()).collect()
+    }
+}
+
+fn walk(folder: &Path, below: &str, files: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = format!("{below}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            walk(&entry.path(), &format!("{name}/"), files);
+        } else {
+            files.push(name);
+        }
+    }
+}
