@@ -1,5 +1,7 @@
 //! The last words of a run: what was stored and proved, what is missing and what to do. No I/O.
 
+use std::fmt::Write as _;
+
 use super::outcome::{Outcome, Totals};
 use super::size;
 use crate::export::failure::Trouble;
@@ -33,10 +35,11 @@ pub fn sentence(totals: &Totals, by_hour: bool) -> String {
         size::bytes(totals.bytes)
     );
     if totals.already_there > 0 {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             " ({} stored now, {} found)",
             totals.stored_now, totals.already_there
-        ));
+        );
     }
     text.push_str(". Each has a receipt");
     let with_object = stored - totals.empty;
@@ -46,10 +49,11 @@ pub fn sentence(totals: &Totals, by_hour: bool) -> String {
         if counted == with_object {
             text.push_str(", with no fewer events than the service reports");
         } else if counted > 0 {
-            text.push_str(&format!(
+            let _ = write!(
+                text,
                 ", with no fewer events than the service reports; for {} it reports no count",
                 size::of(totals.uncounted, window)
-            ));
+            );
         } else {
             text.push_str("; the service reports no counts to compare with");
         }
@@ -65,7 +69,7 @@ pub fn sentence(totals: &Totals, by_hour: bool) -> String {
         (totals.not_due, "not due yet"),
     ] {
         if number > 0 {
-            text.push_str(&format!(" {}: {words}.", size::of(number, window)));
+            let _ = write!(text, " {}: {words}.", size::of(number, window));
         }
     }
     text
@@ -74,10 +78,11 @@ pub fn sentence(totals: &Totals, by_hour: bool) -> String {
 /// What is left, and what to do about it; nothing where nothing is.
 pub fn left(outcome: &Outcome, stopped: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    if !outcome.observed && !stopped && outcome.troubles.is_empty() {
-        lines.push("The destination could not be looked at, so nothing is known.".to_owned());
-    }
-    if outcome.totals.missing > 0 {
+    if !outcome.observed {
+        lines.push(
+            "The destination was not looked at, so nothing is known of what is stored there.".to_owned(),
+        );
+    } else if outcome.totals.missing > 0 {
         lines.push(format!("Missing: {}.", outcome.missing(NAMED).join(", ")));
     }
     if outcome.totals.expired > 0 {

@@ -125,10 +125,9 @@ fn first_line(message: &str) -> String {
 
 fn items(mut document: Value) -> Vec<Value> {
     let kind = document.get("kind").and_then(Value::as_str);
-    if document.get("apiVersion").and_then(Value::as_str) == Some("v1") && kind == Some("List") {
-        if let Some(Value::Array(items)) = document.get_mut("items").map(Value::take) {
-            return items;
-        }
+    let list = document.get("apiVersion").and_then(Value::as_str) == Some("v1") && kind == Some("List");
+    if list && let Some(Value::Array(items)) = document.get_mut("items").map(Value::take) {
+        return items;
     }
     vec![document]
 }

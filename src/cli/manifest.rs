@@ -1,4 +1,4 @@
-//! What a manifest holds: EventExports and their Secrets, checked as `kubectl apply` would check them. No I/O.
+//! What a manifest holds: exports and their Secrets, checked as `kubectl apply` would check them. No I/O.
 
 use std::collections::BTreeMap;
 

@@ -38,16 +38,14 @@ pub struct Arguments {
     pub command: Command,
 }
 
-/// The subcommands.
+/// The subcommands. Those with arguments are told about beside these, for `--help` as for readers.
 #[derive(Debug, clap::Subcommand)]
+#[allow(missing_docs)]
 pub enum Command {
-    /// Export what a manifest asks for, once, without a cluster.
     Run(run::RunArgs),
-    /// Show what a run would do, without opening any session.
     Plan(plan::PlanArgs),
-    /// Print the CustomResourceDefinition, for `kubectl apply -f -`.
+    /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     Crd,
-    /// Serve an Activity Tracker that behaves as documented, and misbehaves on demand.
     Simulate(crate::simulator::SimulateArgs),
 }
 

@@ -11,13 +11,15 @@ use super::exit::{Exit, Fault};
 use super::job::{self, Wishes};
 use super::load;
 use super::manifest::{Manifest, Resource};
+use super::progress::events;
 use super::run::Output;
 use super::secrets::Purpose;
 use super::size;
 use crate::export::keys::{Key, Root};
+use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
 use crate::export::window::{Cells, Window};
 use crate::export::wish::Export;
-use crate::storage::{DirectoryStore, Store};
+use crate::storage::{DirectoryStore, Store, StoreError};
 use crate::tracker::TokenCache;
 
 /// The longest that the destination is waited for: 20 s.
@@ -39,7 +41,7 @@ const REQUESTS_PER_WINDOW: u64 = 5;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PlanArgs {
-    /// Manifest with EventExports and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
+    /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Look at this directory instead of the bucket of the manifest
@@ -64,7 +66,12 @@ Examples:
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// Its keys.
-    Keys(Vec<Key>),
+    Keys {
+        /// All below the root.
+        keys: Vec<Key>,
+        /// The source that its newest receipt names.
+        source: Option<String>,
+    },
     /// Nothing, and why.
     Nothing(String),
 }
@@ -156,7 +163,13 @@ async fn look_at_folder(folder: &Path, root: &Root) -> (String, Seen) {
     let place = folder.display().to_string();
     if !folder.exists() {
         // A look must not make it.
-        return (place, Seen::Keys(Vec::new()));
+        return (
+            place,
+            Seen::Keys {
+                keys: Vec::new(),
+                source: None,
+            },
+        );
     }
     let seen = match DirectoryStore::open(folder) {
         Ok(store) => look(&store, root).await,
@@ -179,17 +192,49 @@ async fn look_at_bucket(resource: &Resource, manifest: &Manifest, wishes: &Wishe
 }
 
 async fn look(store: &dyn Store, root: &Root) -> Seen {
-    match tokio::time::timeout(LOOK_MAX, store.list(root.as_str())).await {
-        Ok(Ok(listed)) => Seen::Keys(listed.iter().map(|object| root.parse(&object.key)).collect()),
+    let looked = async {
+        let listed = store.list(root.as_str()).await?;
+        let keys: Vec<Key> = listed.iter().map(|object| root.parse(&object.key)).collect();
+        let newest = keys
+            .iter()
+            .rev()
+            .find(|key| matches!(key, Key::Receipt(_)))
+            .and_then(|key| root.key(key));
+        let source = match newest {
+            None => None,
+            Some(key) => store.get(&key, RECORD_MAX_BYTES).await?.and_then(|bytes| {
+                let receipt = record::decode::<Receipt>(&key, &bytes);
+                receipt.ok().map(|receipt| receipt.source)
+            }),
+        };
+        Ok::<Seen, StoreError>(Seen::Keys { keys, source })
+    };
+    match tokio::time::timeout(LOOK_MAX, looked).await {
+        Ok(Ok(seen)) => seen,
         Ok(Err(error)) => Seen::Nothing(error.to_string()),
         Err(_) => Seen::Nothing(format!("{} did not answer within 20 s", store.name())),
     }
 }
 
-/// What a run at `now` does, as far as keys tell: that a receipt is of this source, only a run reads.
+impl Seen {
+    /// What is to be said of a destination that counts for less than it seems.
+    fn doubt(&self, export: &Export) -> Option<String> {
+        match self {
+            Self::Nothing(why) => Some(format!("not looked at, so nothing counts as stored: {why}")),
+            Self::Keys {
+                source: Some(source), ..
+            } if *source != export.source => Some(format!(
+                "its receipts are about {source}: a run does not count them (JournalMismatch)"
+            )),
+            Self::Keys { .. } => None,
+        }
+    }
+}
+
+/// What a run at `now` does, as far as keys tell.
 pub fn plan(export: &Export, seen: &Seen, now: Timestamp) -> Plan {
     let keys: &[Key] = match seen {
-        Seen::Keys(keys) => keys,
+        Seen::Keys { keys, .. } => keys,
         Seen::Nothing(_) => &[],
     };
     let cells = |of: fn(&Key) -> Option<Window>| keys.iter().filter_map(of).collect::<Cells>();
@@ -288,10 +333,8 @@ fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
         ),
         format!("  source        {}", export.source),
     ];
-    if let Seen::Nothing(why) = seen {
-        lines.push(format!(
-            "  destination   not looked at, so nothing counts as stored: {why}"
-        ));
+    if let Some(doubt) = seen.doubt(export) {
+        lines.push(format!("  destination   {doubt}"));
     }
     lines.push(format!(
         "  windows       {}",
@@ -331,13 +374,9 @@ fn object(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> Value {
     let window = |(window, fate): &(Window, Fate)| {
         let mut object = json!({"window": window.to_string(), "plan": fate.as_str()});
         if let Fate::NotDue(due) = fate {
-            object["dueAt"] = json!(due);
+            events::merge(&mut object, json!({"dueAt": due}));
         }
         object
-    };
-    let unseen = match seen {
-        Seen::Keys(_) => None,
-        Seen::Nothing(why) => Some(why),
     };
     json!({
         "export": export.name,
@@ -346,8 +385,8 @@ fn object(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> Value {
         "source": export.source,
         "destination": place,
         "root": export.root.as_str(),
-        "destinationSeen": unseen.is_none(),
-        "destinationError": unseen,
+        "destinationSeen": matches!(seen, Seen::Keys { .. }),
+        "destinationDoubt": seen.doubt(export),
         "windows": plan.windows.iter().map(window).collect::<Vec<_>>(),
         "sessions": plan.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "sessionsAtOnce": plan.at_once,
@@ -384,7 +423,7 @@ mod tests {
             Key::Other,
         ];
         let now: Timestamp = "2018-06-08T07:00:00Z".parse().unwrap();
-        let plan = plan(&export, &Seen::Keys(keys), now);
+        let plan = plan(&export, &Seen::Keys { keys, source: None }, now);
         let fates: Vec<Fate> = plan.windows.iter().map(|(_, fate)| *fate).collect();
         let due = Fate::NotDue("2018-06-09T06:00:00Z".parse().unwrap());
         assert_eq!(

@@ -40,7 +40,7 @@ const RELEASE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
-    /// Manifest with EventExports and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
+    /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Store below this directory instead of the bucket of the manifest, under the same keys
@@ -62,7 +62,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=30))]
     pub parallelism: Option<u8>,
     /// Folder that stands for this user on this machine, so that a run after a crash knows its own leftovers
-    /// [default: $XDG_STATE_HOME/eventexport or ~/.local/state/eventexport]
+    /// \[default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`\]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }
@@ -205,7 +205,7 @@ impl Run<'_> {
                 "Stopping: transfers are given up and sessions deleted. Ctrl-C again leaves at once.",
             );
         });
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Exports of one store and root, one after the other: with one holder they would meet in the journal.
@@ -241,6 +241,8 @@ impl Run<'_> {
             out,
             self.stop.orderly.clone()
         ));
+        // What fails after the signal fails because of it.
+        let mut troubles = Vec::new();
         let last = loop {
             tokio::select! {
                 last = &mut run => break last,
@@ -248,7 +250,18 @@ impl Run<'_> {
                 () = tokio::time::sleep(LOOK) => {}
             }
             let snapshot = seen.borrow_and_update().clone();
-            self.view(|progress| progress.update(number, &snapshot));
+            if !self.stop.orderly.is_cancelled() {
+                troubles.clone_from(&snapshot.troubles);
+                self.view(|progress| progress.update(number, &snapshot));
+            }
+        };
+        let last = if self.stop.orderly.is_cancelled() {
+            Arc::new(Snapshot {
+                troubles,
+                ..Snapshot::clone(&last)
+            })
+        } else {
+            last
         };
         out.send_replace(last.clone());
         self.view(|progress| progress.update(number, &last));

@@ -3,12 +3,16 @@
 //! The holder of a window must be the same after a crash and different for everyone else, so it is named by
 //! host, user and folder, and a lock lets one process at a time hold one export with it.
 
+use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+
+/// Bytes of a digest that name a lock: 16, more than enough to tell exports apart.
+const LOCK_NAME_BYTES: usize = 16;
 
 /// The folder below `$XDG_STATE_HOME`, or the one that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +89,13 @@ impl StateFolder {
     /// Claims one export: `identity` names its store and root, `what` is for people.
     pub fn claim(&self, identity: &str, what: &str) -> Result<Claim, StateError> {
         let digest = Sha256::digest(identity.as_bytes());
-        let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name = digest
+            .iter()
+            .take(LOCK_NAME_BYTES)
+            .fold(String::new(), |mut name, byte| {
+                let _ = write!(name, "{byte:02x}");
+                name
+            });
         let path = self.path.join(format!("{name}.lock"));
         let unusable = |cause| StateError::Unusable {
             path: path.display().to_string(),

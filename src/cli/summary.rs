@@ -1,6 +1,7 @@
 //! The end of a run, printed: table and sentence for people, one object for programs. Writes to standard output;
 //! what is missing goes to standard error where standard output is not for people.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 
 use serde_json::{Value, json};
@@ -97,21 +98,24 @@ fn people(closing: &Closing<'_>) {
         let Ended { outcome, left } = ended;
         let export = &job.export;
         let whose = format!("{} {}", export.scope.as_key(), export.space);
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\n{}: {whose} → {}/{}\n",
             export.name,
             job.peers.store.name(),
             export.root.as_str()
-        ));
-        text.push_str(&table::render(outcome, colour));
-        text.push('\n');
-        text.push_str(&closing::sentence(&outcome.totals, export.hour.is_some()));
-        text.push('\n');
+        );
+        if outcome.observed {
+            text.push_str(&table::render(outcome, colour));
+            text.push('\n');
+            text.push_str(&closing::sentence(&outcome.totals, export.hour.is_some()));
+            text.push('\n');
+        }
         for line in left {
             text.push_str(line);
             text.push('\n');
         }
-        if closing.at_once && outcome.sessions.is_empty() && outcome.totals.missing > 0 {
+        if closing.at_once && outcome.exit() == Exit::Failed {
             text.push_str("Left at once: a session that was just being opened may still be open; the next run deletes it.\n");
         }
     }

@@ -1,6 +1,8 @@
 //! The closing table: what was stored and what is proved of it, window by window, as many rows as a person
 //! reads. No I/O.
 
+use std::mem::{Discriminant, discriminant};
+
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Color, Table};
 
@@ -12,7 +14,8 @@ use crate::export::verdict::Verdict;
 const FIRST_SHOWN: usize = 10;
 const LAST_SHOWN: usize = 5;
 
-/// Windows that are not stored that are shown: the first 40, all told with their sum.
+/// Windows that are not stored that are shown: the first 3 of a run of the same state, 40 in all.
+const ALIKE_SHOWN: usize = 3;
 const OTHERS_SHOWN: usize = 40;
 
 /// Characters of a SHA-256 that are shown; the receipt has all 64.
@@ -36,7 +39,7 @@ pub fn render(outcome: &Outcome, colour: bool) -> String {
             hidden.close(&mut table);
             table.add_row(cells(row, colour));
         } else {
-            hidden.add(row);
+            hidden.add(row, &mut table);
         }
     }
     hidden.close(&mut table);
@@ -49,19 +52,27 @@ pub fn render(outcome: &Outcome, colour: bool) -> String {
     table.to_string()
 }
 
-/// Rows that were left out, summed up where they stood.
+/// Rows of one kind that were left out, summed up where they stood.
 #[derive(Default)]
 struct Hidden {
     rows: u64,
     events: u64,
     bytes: u64,
-    stored: bool,
+    what: String,
 }
 
 impl Hidden {
-    fn add(&mut self, row: &Row) {
+    fn add(&mut self, row: &Row, table: &mut Table) {
+        let what = match &row.state {
+            State::StoredNow | State::AlreadyThere => "stored".to_owned(),
+            State::NotDue(_) => "not due yet".to_owned(),
+            other => state(other).0,
+        };
+        if what != self.what {
+            self.close(table);
+            self.what = what;
+        }
         self.rows += 1;
-        self.stored = row.stored.is_some();
         if let Some(facts) = &row.stored {
             self.events = self.events.saturating_add(facts.events);
             self.bytes = self.bytes.saturating_add(facts.bytes);
@@ -73,18 +84,19 @@ impl Hidden {
             rows,
             events,
             bytes,
-            stored,
+            what,
         } = std::mem::take(self);
         if rows > 0 {
-            let what = if stored { "stored" } else { "like the one above" };
+            let stored = bytes > 0 || what == "stored";
+            let number = |text: String| if stored { text } else { "-".to_owned() };
             table.add_row([
                 format!("… {} more", size::count(rows)),
-                size::count(events),
+                number(size::count(events)),
                 String::new(),
-                size::bytes(bytes),
+                number(size::bytes(bytes)),
                 String::new(),
                 String::new(),
-                what.to_owned(),
+                what,
             ]);
         }
     }
@@ -95,16 +107,23 @@ fn shown(rows: &[Row]) -> Vec<bool> {
     let fine = |row: &Row| matches!(row.state, State::StoredNow | State::AlreadyThere) && !weak(row);
     let all = rows.iter().filter(|row| fine(row)).count();
     let (mut seen, mut others) = (0, 0);
+    let mut alike: Option<(Discriminant<State>, usize)> = None;
     rows.iter()
         .map(|row| {
             if fine(row) {
+                alike = None;
                 seen += 1;
                 // One hidden row would take as much room as the line that stands for it.
-                all <= FIRST_SHOWN + LAST_SHOWN + 1 || seen <= FIRST_SHOWN || seen > all - LAST_SHOWN
-            } else {
-                others += 1;
-                others <= OTHERS_SHOWN
+                return all <= FIRST_SHOWN + LAST_SHOWN + 1 || seen <= FIRST_SHOWN || seen > all - LAST_SHOWN;
             }
+            let state = discriminant(&row.state);
+            let so_far = alike
+                .filter(|(last, _)| *last == state)
+                .map_or(0, |(_, number)| number);
+            alike = Some((state, so_far + 1));
+            let shown = so_far < ALIKE_SHOWN && others < OTHERS_SHOWN;
+            others += usize::from(shown);
+            shown
         })
         .collect()
 }

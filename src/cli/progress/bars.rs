@@ -1,6 +1,7 @@
 //! Progress as bars on a terminal: one for each export, a few for its transfers, lines above for what matters.
 //! Draws on standard error.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -134,7 +135,7 @@ fn summary(snapshot: &Snapshot) -> String {
         (snapshot.failed, "to be tried again"),
     ] {
         if number > 0 {
-            text.push_str(&format!(", {number} {words}"));
+            let _ = write!(text, ", {number} {words}");
         }
     }
     text
