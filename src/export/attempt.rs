@@ -19,7 +19,7 @@ use crate::storage::{Condition, Crc64, ObjectClass, PutOptions};
 use crate::tracker::{Opened as Answer, TransferEnd};
 
 /// A listing counts as "before" the download for so long: 10 min.
-const BEFORE: std::time::Duration = std::time::Duration::from_secs(600);
+const BEFORE: std::time::Duration = std::time::Duration::from_mins(10);
 
 /// What came of a window.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ async fn close(ground: &Ground, opened: Opened<'_>) {
             }
         }
         Err(error) => {
-            tracing::warn!(session = session.id, %error, "a session could not be deleted: it is tried again")
+            tracing::warn!(session = session.id, %error, "a session could not be deleted: it is tried again");
         }
     }
     drop((live, busy));
@@ -296,10 +296,10 @@ impl Work<'_> {
 
     /// What was sent to the store and will not be committed.
     async fn discard(&self, sent: Sent) {
-        if let Body::Parts(upload, _) = sent.body {
-            if let Err(error) = self.ground.peers.store.abort_upload(&upload).await {
-                tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
-            }
+        if let Body::Parts(upload, _) = sent.body
+            && let Err(error) = self.ground.peers.store.abort_upload(&upload).await
+        {
+            tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
         }
     }
 

@@ -1,5 +1,7 @@
 //! The commit: the object becomes visible, then its receipt is written, both once. I/O with the store.
 
+use std::fmt::Write;
+
 use super::failure::Failure;
 use super::ground::Ground;
 use super::journal_io::put;
@@ -167,9 +169,10 @@ fn metadata_of(receipt: &Receipt) -> Vec<(String, String)> {
             ascii.push(unit);
         } else {
             let mut units = [0u16; 2];
-            unit.encode_utf16(&mut units)
-                .iter()
-                .for_each(|unit| ascii.push_str(&format!("\\u{unit:04x}")));
+            for unit in unit.encode_utf16(&mut units) {
+                // Writing to a String cannot fail.
+                let _ = write!(ascii, "\\u{unit:04x}");
+            }
         }
     }
     if ascii.is_empty() || ascii.len() > METADATA_MAX {
@@ -206,10 +209,8 @@ async fn make_visible(
         class: ObjectClass::Evidence,
     };
     let size = sent.bytes;
-    if !honoured {
-        if let Some(found) = store.head(key).await.map_err(|error| Failure::from(&error))? {
-            return same(&found, size, crc64, opened.id, key);
-        }
+    if !honoured && let Some(found) = store.head(key).await.map_err(|error| Failure::from(&error))? {
+        return same(&found, size, crc64, opened.id, key);
     }
     let committed = match &sent.body {
         Body::Small(body) => store.put(key, body.clone(), &options).await,
@@ -236,10 +237,10 @@ async fn make_visible(
 }
 
 async fn abandon(store: &dyn Store, body: &Body) {
-    if let Body::Parts(upload, _) = body {
-        if let Err(error) = store.abort_upload(upload).await {
-            tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
-        }
+    if let Body::Parts(upload, _) = body
+        && let Err(error) = store.abort_upload(upload).await
+    {
+        tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
     }
 }
 
@@ -293,23 +294,23 @@ pub(super) async fn write_receipt(
     receipt: Receipt,
     condition: Condition,
 ) -> Result<Committed, Failure> {
-    if condition == Condition::Overwrite {
-        if let Some(there) = super::journal_io::get::<Receipt>(store, root, key).await? {
-            return Ok(whose(there, receipt));
-        }
+    if condition == Condition::Overwrite
+        && let Some(there) = super::journal_io::get::<Receipt>(store, root, key).await?
+    {
+        return Ok(whose(&there, receipt));
     }
     match put(store, root, key, &receipt, condition).await {
         Ok(_) => Ok(Committed::Ours(Box::new(receipt))),
         Err(StoreError::AlreadyExists { .. }) => {
             let there = super::journal_io::get::<Receipt>(store, root, key).await?;
-            Ok(there.map_or(Committed::Others, |there| whose(there, receipt)))
+            Ok(there.map_or(Committed::Others, |there| whose(&there, receipt)))
         }
         Err(error) => Err(Failure::from(&error)),
     }
 }
 
-fn whose(there: Receipt, ours: Receipt) -> Committed {
-    if there == ours {
+fn whose(there: &Receipt, ours: Receipt) -> Committed {
+    if *there == ours {
         Committed::Ours(Box::new(ours))
     } else {
         Committed::Others

@@ -142,7 +142,9 @@ impl<'a> Plan<'a> {
                 None => (true, None),
             };
             if !ours && deadline.is_some_and(|deadline| deadline > self.seen.store_now) {
-                deadline.into_iter().for_each(|deadline| self.wake_at(deadline));
+                if let Some(deadline) = deadline {
+                    self.wake_at(deadline);
+                }
                 continue;
             }
             match memory.unsettled.get(id) {
@@ -390,7 +392,9 @@ impl<'a> Plan<'a> {
                 .any(|trouble| trouble.again.is_some() && trouble.reason != Reason::NotSettled),
             Persistence::Tries(_) => self.retries_left(),
         };
-        again.into_iter().for_each(|at| self.wake_at(at));
+        if let Some(at) = again {
+            self.wake_at(at);
+        }
         self.out.rest = idle && !pending;
         self.out
             .troubles

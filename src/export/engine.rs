@@ -41,8 +41,8 @@ impl Default for Limits {
             pool_mib: 96,
             windows: 32,
             sessions_per_space: 28,
-            session_quiet: Duration::from_secs(600),
-            attempt: Duration::from_secs(6 * 3600),
+            session_quiet: Duration::from_mins(10),
+            attempt: Duration::from_hours(6),
         }
     }
 }

@@ -51,10 +51,10 @@ impl Default for Events {
 impl Events {
     /// Takes the next bytes. What is wrong is said at the end.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.error.is_none() {
-            if let Err(error) = self.try_push(bytes) {
-                self.error = Some(error);
-            }
+        if self.error.is_none()
+            && let Err(error) = self.try_push(bytes)
+        {
+            self.error = Some(error);
         }
     }
 

@@ -20,7 +20,7 @@ use super::wish::Export;
 use crate::storage::conditional::ConditionalSupport;
 
 /// A day that the service gave us events of proves what it retains for so long: 1 h.
-const SERVED_PROVES: Duration = Duration::from_secs(3600);
+const SERVED_PROVES: Duration = Duration::from_hours(1);
 
 /// What all exports of a process share.
 pub(super) struct Shared {

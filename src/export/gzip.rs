@@ -149,9 +149,8 @@ impl Gzip {
         sink(piece);
         match status {
             Status::StreamEnd => self.state = State::Trailer(0),
-            Status::Ok => {}
             Status::BufError if taken == 0 && made == 0 => return Err(broken),
-            Status::BufError => {}
+            Status::Ok | Status::BufError => {}
         }
         Ok(taken)
     }
@@ -239,11 +238,11 @@ impl Gzip {
     }
 
     fn end_member(&mut self) -> Result<State, GzipError> {
-        let [a, b, c, d, e, f, g, h] = self.trailer;
         let crc = std::mem::take(&mut self.crc).finalize();
         // The trailer holds the length modulo 2^32.
         let length = u32::try_from(self.member_bytes & u64::from(u32::MAX)).unwrap_or(0);
-        if crc != u32::from_le_bytes([a, b, c, d]) || length != u32::from_le_bytes([e, f, g, h]) {
+        let stated = u64::from_le_bytes(self.trailer);
+        if u64::from(crc) | u64::from(length) << 32 != stated {
             return Err(GzipError::Checksum {
                 member: self.members + 1,
             });

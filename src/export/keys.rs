@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ulid::Ulid;
 
 use super::window::Window;
@@ -95,12 +96,11 @@ impl Root {
 fn parse_below(below: &str) -> Option<Key> {
     if let Some(rest) = below.strip_prefix("date=") {
         let (day, name) = rest.split_once('/')?;
-        let window = match name {
-            "events.json.gz" => day.parse().ok()?,
-            _ => {
-                let hour = name.strip_prefix("events-h")?.strip_suffix(".json.gz")?;
-                format!("{day}T{hour}").parse().ok()?
-            }
+        let window = if name == "events.json.gz" {
+            day.parse().ok()?
+        } else {
+            let hour = name.strip_prefix("events-h")?.strip_suffix(".json.gz")?;
+            format!("{day}T{hour}").parse().ok()?
         };
         return Some(Key::Events(window));
     }
@@ -132,36 +132,21 @@ impl fmt::Display for AttemptId {
     }
 }
 
-/// Percent-encoding of all but the unreserved characters of RFC 3986, and of a leading dot: `.` and `..`
-/// are no names of a folder.
+/// All but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// Percent-encoding, also of a leading dot: `.` and `..` are no names of a folder.
 fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for (at, byte) in text.bytes().enumerate() {
-        let plain =
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') || (byte == b'.' && at > 0);
-        if plain {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+    let (dot, rest) = text.strip_prefix('.').map_or(("", text), |rest| ("%2E", rest));
+    format!("{dot}{}", utf8_percent_encode(rest, RESERVED))
 }
 
 fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        if *first == b'%' {
-            let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = tail.get(2..)?;
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).ok()
+    percent_decode_str(text).decode_utf8().ok().map(Into::into)
 }
 
 #[cfg(test)]

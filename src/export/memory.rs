@@ -13,11 +13,11 @@ use super::wish::Persistence;
 use crate::api::Reason;
 
 /// Backoff of a failure that is tried again by itself: 2 s, doubled each time, at most 10 min.
-const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(10));
 /// Backoff of what waits for something outside: 20 s, doubled, at most 5 min.
-const WAIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(300));
+const WAIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_mins(5));
 /// Backoff of what needs a person: 10 min, doubled, at most 6 h (events expire while nobody looks).
-const PERSON: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(6 * 3600));
+const PERSON: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(6));
 /// Time-outs of a day after which it is exported by the hour.
 const TIMEOUTS_MAX: u32 = 2;
 
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(&waits[..4], [2, 4, 8, 16]);
         assert_eq!(waits[11], 600);
         let asked = Failure {
-            remedy: Remedy::Retry(Some(Duration::from_secs(3_000))),
+            remedy: Remedy::Retry(Some(Duration::from_mins(50))),
             ..Failure::retry(Reason::Throttled, "x")
         };
         memory.failed(window, asked, now, 0.0);

@@ -231,18 +231,17 @@ async fn support(
 ) -> Result<ConditionalSupport, Failure> {
     let store = &ground.peers.store;
     let known = lock(&ground.shared.support).get(store.name()).copied();
-    let support = match known {
-        Some(support) => support,
-        None => {
-            let body = Segments::from(bytes::Bytes::from(record::encode(attempt)));
-            let key = ground.export.root.key(&Key::Attempt(id)).unwrap_or_default();
-            let options = record_options(Condition::Overwrite, &body, ObjectClass::Journal);
-            let support = probe(&**store, &key, body, &options)
-                .await
-                .map_err(|error| Failure::from(&error))?;
-            lock(&ground.shared.support).insert(store.name().to_owned(), support);
-            support
-        }
+    let support = if let Some(support) = known {
+        support
+    } else {
+        let body = Segments::from(bytes::Bytes::from(record::encode(attempt)));
+        let key = ground.export.root.key(&Key::Attempt(id)).unwrap_or_default();
+        let options = record_options(Condition::Overwrite, &body, ObjectClass::Journal);
+        let support = probe(&**store, &key, body, &options)
+            .await
+            .map_err(|error| Failure::from(&error))?;
+        lock(&ground.shared.support).insert(store.name().to_owned(), support);
+        support
     };
     if (support.put && support.complete) || ground.export.single_writer {
         return Ok(support);

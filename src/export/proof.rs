@@ -84,12 +84,7 @@ impl State {
     fn finish(self) -> Result<ProofFacts, ProofError> {
         let (members, decompressed) = self.gzip.finish()?;
         let events = self.events.finish()?;
-        let sha256 = self
-            .sha
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = hex(&self.sha.finalize());
         Ok(ProofFacts {
             sha256,
             members,
@@ -97,6 +92,15 @@ impl State {
             events,
         })
     }
+}
+
+/// Lower-case hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
 }
 
 /// A proof under way. Exactly one of `state` and `running` is there between calls.
@@ -158,7 +162,8 @@ impl Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::fmt::Write as _;
+    use std::io::Write as _;
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -168,19 +173,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_proof_counts_and_hashes_what_passed() {
-        let lines: String = (0..50_000)
-            .map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}\n", n * 7919))
-            .collect();
+        let mut lines = String::new();
+        for n in 0..50_000 {
+            writeln!(lines, "{{\"n\":{n},\"x\":\"{}\"}}", n * 7919).unwrap();
+        }
         let bytes = [gzip(lines.as_bytes()), gzip(b"{\"n\":0}\n")].concat();
         let mut proof = ProofPool::new(2).begin();
         for piece in bytes.chunks(10_000) {
             proof.push(Bytes::copy_from_slice(piece)).await.unwrap();
         }
         let facts = proof.finish().await.unwrap();
-        let sha256: String = Sha256::digest(&bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = hex(&Sha256::digest(&bytes));
         let expected = ProofFacts {
             sha256,
             members: 2,

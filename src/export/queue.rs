@@ -82,12 +82,11 @@ impl<P: Ord> Drop for Place<P> {
         loop {
             let next = {
                 let mut inner = lock(&mutex);
-                match inner.waiting.pop_first() {
-                    Some((_, next)) => next,
-                    None => {
-                        inner.free += 1;
-                        return;
-                    }
+                if let Some((_, next)) = inner.waiting.pop_first() {
+                    next
+                } else {
+                    inner.free += 1;
+                    return;
                 }
             };
             // A waiter that went away leaves its place to the next one.

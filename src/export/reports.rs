@@ -54,10 +54,10 @@ impl Reports {
     /// same time share one request.
     pub(super) async fn since(&self, since: Instant) -> Result<Option<Arc<Listing>>, Failure> {
         let mut latest = self.latest.lock().await;
-        if let Some((begun, listing)) = &latest.answer {
-            if *begun >= since {
-                return Ok(listing.clone());
-            }
+        if let Some((begun, listing)) = &latest.answer
+            && *begun >= since
+        {
+            return Ok(listing.clone());
         }
         let begun = Instant::now();
         let listing = match self

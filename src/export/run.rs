@@ -29,7 +29,7 @@ const TELL: Duration = Duration::from_secs(1);
 /// The longest that a stopping run waits for its sessions to be deleted: 20 s.
 const STOP: Duration = Duration::from_secs(20);
 /// The longest sleep, so that a clock that was set does not make a run oversleep: 10 min.
-const SLEEP: Duration = Duration::from_secs(600);
+const SLEEP: Duration = Duration::from_mins(10);
 
 /// A run.
 pub(super) struct Run {
@@ -81,7 +81,7 @@ impl Run {
             let rest = decision.rest;
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
-            let snapshot = self.tell(&decision, out).await;
+            let snapshot = self.tell(&decision, out);
             if rest && !changed {
                 return snapshot;
             }
@@ -385,10 +385,10 @@ impl Run {
             );
         }
         let decision = self.decide().await;
-        self.tell(&decision, out).await
+        self.tell(&decision, out)
     }
 
-    async fn tell(&self, decision: &Decision, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
+    fn tell(&self, decision: &Decision, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
         let snapshot = Arc::new(self.snapshot(decision));
         out.send_replace(Arc::clone(&snapshot));
         snapshot

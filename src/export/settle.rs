@@ -44,10 +44,11 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
             .await
             .map_err(|error| Failure::from(&error))?;
     }
-    if facts.sessions.is_empty() && !facts.prepared {
-        if let Some(record) = &facts.record {
-            find_orphan(ground, id, record).await?;
-        }
+    if facts.sessions.is_empty()
+        && !facts.prepared
+        && let Some(record) = &facts.record
+    {
+        find_orphan(ground, id, record).await?;
     }
     abort_uploads(ground, id.window).await?;
     let mut spent: Vec<Key> = facts
@@ -187,13 +188,13 @@ async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) ->
             quiet_until,
         )),
         [session] => {
-            let used = session
+            let last_use = session
                 .accessed
                 .into_iter()
                 .chain(session.created)
                 .max()
                 .unwrap_or(attempt.started_at);
-            let free_at = used
+            let free_at = last_use
                 .saturating_add(quiet)
                 .unwrap_or(Timestamp::MAX)
                 .max(quiet_until);

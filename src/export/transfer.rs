@@ -199,10 +199,10 @@ impl Parts<'_> {
             if let Some(room) = self.spare.pop() {
                 return Ok(room);
             }
-            if self.flying.len() < PARTS_IN_FLIGHT {
-                if let Some(room) = self.route.pool.try_reserve(self.route.part_bytes) {
-                    return Ok(room);
-                }
+            if self.flying.len() < PARTS_IN_FLIGHT
+                && let Some(room) = self.route.pool.try_reserve(self.route.part_bytes)
+            {
+                return Ok(room);
             }
             self.land().await?;
         }
@@ -212,16 +212,15 @@ impl Parts<'_> {
         if self.next > PARTS_MAX {
             return Err(TransferError::TooLarge);
         }
-        let upload = match &self.upload {
-            Some(upload) => upload.clone(),
-            None => {
-                let begun = self
-                    .route
-                    .store
-                    .begin_upload(self.route.key, &self.route.options)
-                    .await;
-                self.upload.insert(begun.map_err(TransferError::Store)?).clone()
-            }
+        let upload = if let Some(upload) = &self.upload {
+            upload.clone()
+        } else {
+            let begun = self
+                .route
+                .store
+                .begin_upload(self.route.key, &self.route.options)
+                .await;
+            self.upload.insert(begun.map_err(TransferError::Store)?).clone()
         };
         let (store, number) = (Arc::clone(self.route.store), self.next);
         self.next += 1;
@@ -251,10 +250,10 @@ impl Parts<'_> {
 
     async fn abandon(&mut self) {
         self.flying.shutdown().await;
-        if let Some(upload) = self.upload.take() {
-            if let Err(error) = self.route.store.abort_upload(&upload).await {
-                tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
-            }
+        if let Some(upload) = self.upload.take()
+            && let Err(error) = self.route.store.abort_upload(&upload).await
+        {
+            tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
         }
     }
 }

@@ -226,6 +226,7 @@ mod tests {
 
     #[test]
     fn emptiness_needs_the_session_and_the_listing() {
+        use EmptyAnswer::{GzipOfNothing, NotFound};
         let full = listing(&[(1, Some(9)), (3, Some(0)), (5, Some(4)), (7, None)]);
         let none = Listing::default();
         let old: Timestamp = "2018-07-20T00:00:00Z".parse().unwrap();
@@ -239,7 +240,6 @@ mod tests {
                 now: old,
             })
         };
-        use EmptyAnswer::{GzipOfNothing, NotFound};
         assert_eq!(judge(3, NotFound, true, Some(&full)), EmptyVerdict::Proved);
         assert_eq!(judge(2, NotFound, true, Some(&full)), EmptyVerdict::Proved);
         assert!(matches!(

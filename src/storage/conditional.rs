@@ -6,9 +6,9 @@ use super::{Condition, PutOptions, Segments, Store, StoreError, Stored};
 /// Which conditional writes of a store can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConditionalSupport {
-    /// PutObject.
+    /// `PutObject`.
     pub put: bool,
-    /// CompleteMultipartUpload.
+    /// `CompleteMultipartUpload`.
     pub complete: bool,
 }
 

@@ -15,6 +15,7 @@ use ulid::Ulid;
 
 use super::Crc64;
 use super::directory_files::{Files, crc64_of, sync_folder};
+use super::s3_checksum::hexadecimal;
 
 /// An object up to this size that has no metadata needs no facts, as its checksum is soon computed: 1 MiB.
 const SMALL: u64 = 1 << 20;
@@ -134,8 +135,7 @@ impl Files {
 
     /// Named by a hash, so that no key meets another's folder or is too long.
     fn facts_folder(&self, key: &str) -> PathBuf {
-        let hash = Sha256::digest(key);
-        let name: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name = hexadecimal(&Sha256::digest(key));
         self.own("facts").join(name)
     }
 }

@@ -12,18 +12,17 @@ use ulid::Ulid;
 
 use super::directory::OWN_FOLDER;
 use super::directory_facts::Facts;
+use super::directory_faults::is_missing;
 use super::{Condition, Crc64, LIST_MAX, Listed, ObjectFacts, PutOptions, Segments, StoreError, Stored};
 
 /// What a write that was cut off has left is removed when it is older than this: a day.
-const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+const LEFT_BEHIND: Duration = Duration::from_hours(24);
 /// The longest key, as S3 has it: 1,024 bytes.
 const KEY_MAX: usize = 1024;
 /// Folders within folders that a listing follows. A link that leads back up ends here.
 const DEPTH_MAX: usize = 64;
 /// Bytes that are read at once to compute a checksum: 1 MiB.
 const READ_AT_ONCE: usize = 1 << 20;
-/// "Operation not permitted", which Linux answers where a file system has no hard links.
-const EPERM: i32 = 1;
 
 /// A root folder and the files below it.
 #[derive(Clone, Debug)]
@@ -124,7 +123,7 @@ impl Files {
             .and_then(|file| {
                 let facts = Facts::of(&file, options.crc64, options.metadata.clone())
                     .map_err(|error| self.fault(key, "reading back", &error))?;
-                self.publish(&temporary, key, options.condition, facts)
+                self.publish(&temporary, key, options.condition, &facts)
             });
         if outcome.is_err() {
             // It would be swept; the cause matters more than a failure here.
@@ -139,7 +138,7 @@ impl Files {
         temporary: &Path,
         key: &str,
         condition: Condition,
-        facts: Facts,
+        facts: &Facts,
     ) -> Result<Stored, StoreError> {
         let target = self.object(key)?;
         let parent = target.parent().unwrap_or(&self.root);
@@ -150,15 +149,12 @@ impl Files {
         }
         let etag = facts.etag();
         let aside = self
-            .keep_facts(key, &facts)
+            .keep_facts(key, facts)
             .map_err(|error| self.fault(key, "writing its metadata", &error))?;
         let outcome = match condition {
-            Condition::IfAbsent => fs::hard_link(temporary, &target).map_err(|error| match error.kind() {
-                ErrorKind::AlreadyExists => self.exists(key),
-                ErrorKind::Unsupported => self.without_links(),
-                _ if error.raw_os_error() == Some(EPERM) => self.without_links(),
-                _ => self.fault(key, "linking", &error),
-            }),
+            Condition::IfAbsent => {
+                fs::hard_link(temporary, &target).map_err(|error| self.link_fault(key, &error))
+            }
             Condition::Overwrite => {
                 fs::rename(temporary, &target).map_err(|error| self.fault(key, "renaming", &error))
             }
@@ -344,68 +340,6 @@ impl Files {
         }
         Ok(())
     }
-
-    /// What the file system says, for whoever must act.
-    pub(super) fn fault(&self, key: &str, action: &str, error: &io::Error) -> StoreError {
-        let store = self.name.to_string();
-        match error.kind() {
-            ErrorKind::PermissionDenied => StoreError::Forbidden {
-                store,
-                action: action.to_owned(),
-                key: key.to_owned(),
-            },
-            ErrorKind::ReadOnlyFilesystem => StoreError::Forbidden {
-                store,
-                action: format!("{action} (it is read-only)"),
-                key: key.to_owned(),
-            },
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => StoreError::Full {
-                store,
-                message: format!("{action} {key}: {error}"),
-            },
-            ErrorKind::NotADirectory | ErrorKind::AlreadyExists if key.is_empty() => StoreError::Settings {
-                store,
-                message: "it is not a directory: name another one".into(),
-            },
-            ErrorKind::NotADirectory => self.invalid(key, "a part of it is a file there"),
-            ErrorKind::IsADirectory => self.invalid(key, "a folder of that name is there"),
-            ErrorKind::InvalidFilename => self.invalid(key, "a part of it is too long for the file system"),
-            _ => StoreError::Io {
-                store,
-                key: key.to_owned(),
-                message: format!("{action}: {error}"),
-            },
-        }
-    }
-
-    fn invalid(&self, key: &str, why: &'static str) -> StoreError {
-        StoreError::InvalidKey {
-            store: self.name.to_string(),
-            key: key.to_owned(),
-            why,
-        }
-    }
-
-    fn exists(&self, key: &str) -> StoreError {
-        StoreError::AlreadyExists {
-            store: self.name.to_string(),
-            key: key.to_owned(),
-        }
-    }
-
-    pub(super) fn corrupted(&self, key: &str) -> StoreError {
-        StoreError::Corrupted {
-            store: self.name.to_string(),
-            key: key.to_owned(),
-        }
-    }
-
-    fn without_links(&self) -> StoreError {
-        StoreError::Unsupported {
-            store: self.name.to_string(),
-            what: "hard links, by which an object is created once: choose another file system".into(),
-        }
-    }
 }
 
 fn write_new(path: &Path, body: &Segments) -> io::Result<File> {
@@ -437,11 +371,6 @@ pub(super) fn crc64_of(mut file: &File) -> io::Result<Crc64> {
 /// A name is on the disk only when its folder is.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
-}
-
-/// Not there, also where a part of the path is a file.
-pub(super) fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 fn modified(metadata: &Metadata) -> Option<Timestamp> {

@@ -17,7 +17,8 @@ use ulid::Ulid;
 
 use super::directory::DirectoryStore;
 use super::directory_facts::Facts;
-use super::directory_files::{crc64_of, is_missing};
+use super::directory_faults::is_missing;
+use super::directory_files::crc64_of;
 use super::s3_checksum::crc64_of_parts;
 use super::{Crc64, OpenUpload, Part, PutOptions, Segments, StoreError, Stored, Upload};
 
@@ -186,7 +187,7 @@ impl DirectoryStore {
             }
             file.sync_all().map_err(fault)?;
             let facts = Facts::of(&file, options.crc64, note.metadata).map_err(fault)?;
-            self.files.publish(&whole, &note.key, options.condition, facts)
+            self.files.publish(&whole, &note.key, options.condition, &facts)
         })();
         if outcome.is_ok() {
             // What stays is a listed upload, to be swept as such.

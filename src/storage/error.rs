@@ -174,7 +174,11 @@ impl StoreError {
             | Self::Conflict { .. }
             | Self::Unsupported { .. }
             | Self::NoSuchUpload { .. } => StoreErrorClass::Answer,
-            Self::NoSuchBucket { .. }
+            Self::Corrupted { .. } | Self::Network { .. } | Self::Io { .. } => StoreErrorClass::Retry(None),
+            Self::Throttled { after, .. } => StoreErrorClass::Retry(*after),
+            Self::Refused { status, code, .. } if passes(*status, code) => StoreErrorClass::Retry(None),
+            Self::Refused { .. }
+            | Self::NoSuchBucket { .. }
             | Self::Credentials { .. }
             | Self::Forbidden { .. }
             | Self::Full { .. }
@@ -182,10 +186,6 @@ impl StoreError {
             | Self::InvalidKey { .. }
             | Self::TooMuch { .. }
             | Self::Settings { .. } => StoreErrorClass::Wait,
-            Self::Corrupted { .. } | Self::Network { .. } | Self::Io { .. } => StoreErrorClass::Retry(None),
-            Self::Throttled { after, .. } => StoreErrorClass::Retry(*after),
-            Self::Refused { status, code, .. } if passes(*status, code) => StoreErrorClass::Retry(None),
-            Self::Refused { .. } => StoreErrorClass::Wait,
         }
     }
 }

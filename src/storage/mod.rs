@@ -6,6 +6,7 @@
 pub mod conditional;
 mod directory;
 mod directory_facts;
+mod directory_faults;
 mod directory_files;
 mod directory_upload;
 mod error;

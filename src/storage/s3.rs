@@ -33,7 +33,7 @@ pub struct S3Store {
     pub(super) settings: S3Settings,
     pub(super) clock: Arc<StoreClock>,
     unspeakable: Unspeakable,
-    /// The store has refused DeleteObjects: keys are deleted one by one.
+    /// The store has refused `DeleteObjects`: keys are deleted one by one.
     pub(super) deletes_singly: AtomicBool,
 }
 

@@ -132,8 +132,8 @@ mod tests {
                 progress.moved(1);
             }
         };
-        assert_eq!(progress.watch(Duration::from_secs(60), moving).await, Ok(()));
-        let idle = Duration::from_secs(60);
+        assert_eq!(progress.watch(Duration::from_mins(1), moving).await, Ok(()));
+        let idle = Duration::from_mins(1);
         let dead = std::future::pending::<()>();
         assert_eq!(progress.watch(idle, dead).await, Err(Stalled(idle)));
     }

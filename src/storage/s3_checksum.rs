@@ -84,16 +84,19 @@ const fn low_half(sum: u64) -> u32 {
 }
 
 fn sha256(body: &Segments) -> String {
-    use std::fmt::Write as _;
     let mut digest = Sha256::new();
     for piece in body.pieces() {
         digest.update(piece);
     }
-    let mut text = String::with_capacity(64);
-    for byte in digest.finalize() {
+    hexadecimal(&digest.finalize())
+}
+
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
-    }
-    text
+        text
+    })
 }
 
 #[cfg(test)]

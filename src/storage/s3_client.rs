@@ -26,16 +26,14 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::dns::SharedDnsResolver;
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
 use jiff::Timestamp;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
 use super::{S3Credentials, S3Settings, StoreError};
-use crate::egress::Denied;
+use crate::egress::{CheckedResolver, Denied, HostPolicy, check_ca};
 
 /// For how long a reply's `Date` and the time since tell the store's clock: a minute.
-const CLOCK_FRESH: Duration = Duration::from_secs(60);
+const CLOCK_FRESH: Duration = Duration::from_mins(1);
 
 /// Where the client may send requests: asked with the address of each request, and while a name is resolved.
 pub trait HostCheck: fmt::Debug + Send + Sync {
@@ -56,6 +54,16 @@ impl HostCheck for AnyHost {
 
     fn resolver(&self) -> Option<SharedDnsResolver> {
         None
+    }
+}
+
+impl HostCheck for HostPolicy {
+    fn check_url(&self, url: &Url) -> Result<(), Denied> {
+        Self::check_url(self, url)
+    }
+
+    fn resolver(&self) -> Option<SharedDnsResolver> {
+        Some(SharedDnsResolver::new(CheckedResolver::new(self.clone())))
     }
 }
 
@@ -151,7 +159,8 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
     // System certificates take a while to read, and a machine need not have any.
     let mut trust = TrustStore::empty().with_native_roots(!plain);
     if let Some(pem) = &settings.ca_pem {
-        check_certificates(pem)?;
+        // The TLS library of the SDK panics on certificates that it cannot read, so they are read before.
+        check_ca(pem, "spec.destination.s3.caSecretRef").map_err(|error| error.to_string())?;
         trust = trust.with_pem_certificate(pem.clone());
     }
     let context = TlsContext::builder()
@@ -172,21 +181,6 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
         None => connector.build(),
     });
     Ok(http_client_fn(move |_, _| connector.clone()))
-}
-
-/// The TLS library of the SDK panics on certificates that it cannot read, so they are read before.
-fn check_certificates(pem: &[u8]) -> Result<(), String> {
-    let fault =
-        |why: String| format!("the certificates of spec.destination.s3.caSecretRef are unusable: {why}");
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-        roots.add(certificate).map_err(|error| fault(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(fault("no PEM certificate in it".into()));
-    }
-    Ok(())
 }
 
 /// Sees each request before it leaves and each reply as it comes.
@@ -268,30 +262,5 @@ mod tests {
         clock.set(told);
         let now = clock.now().unwrap();
         assert!(now >= told && now.as_second() - told.as_second() < 30);
-    }
-
-    #[test]
-    fn unusable_certificates_are_told_and_do_not_panic() {
-        for pem in [
-            &b""[..],
-            b"hello",
-            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            b"-----BEGIN CERTIFICATE-----\n!\n",
-        ] {
-            let fault = check_certificates(pem).unwrap_err();
-            assert!(fault.contains("caSecretRef"), "{fault}");
-        }
-    }
-}
-
-impl HostCheck for crate::egress::HostPolicy {
-    fn check_url(&self, url: &Url) -> Result<(), Denied> {
-        Self::check_url(self, url)
-    }
-
-    fn resolver(&self) -> Option<SharedDnsResolver> {
-        Some(SharedDnsResolver::new(crate::egress::CheckedResolver::new(
-            self.clone(),
-        )))
     }
 }

@@ -60,21 +60,21 @@ const FULL: &[&str] = &[
 /// One kind of request, for its IAM action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
-    /// PutObject, UploadPart, CompleteMultipartUpload
+    /// `PutObject`, `UploadPart`, `CompleteMultipartUpload`
     Write,
-    /// PutObject and CreateMultipartUpload with retention
+    /// `PutObject` and `CreateMultipartUpload` with retention
     WriteLocked,
-    /// GetObject, HeadObject
+    /// `GetObject`, `HeadObject`
     Read,
-    /// ListObjectsV2, HeadBucket
+    /// `ListObjectsV2`, `HeadBucket`
     List,
-    /// DeleteObject, DeleteObjects
+    /// `DeleteObject`, `DeleteObjects`
     Delete,
-    /// AbortMultipartUpload
+    /// `AbortMultipartUpload`
     Abort,
-    /// ListMultipartUploads
+    /// `ListMultipartUploads`
     ListUploads,
-    /// ListParts
+    /// `ListParts`
     ListParts,
 }
 

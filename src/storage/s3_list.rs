@@ -1,4 +1,4 @@
-//! The requests about many keys of a bucket: ListObjectsV2, ListMultipartUploads, ListParts, DeleteObjects.
+//! The requests about many keys of a bucket: `ListObjectsV2`, `ListMultipartUploads`, `ListParts`, `DeleteObjects`.
 //! Does I/O.
 
 use std::borrow::Cow;
@@ -13,9 +13,9 @@ use super::s3_errors::{Operation, Refusal, refused};
 use super::s3_read::timestamp;
 use super::{LIST_MAX, Listed, OpenUpload, Part, StoreError, Upload};
 
-/// Keys in one DeleteObjects, the limit of S3.
+/// Keys in one `DeleteObjects`, the limit of S3.
 const BATCH: usize = 1000;
-/// DeleteObject requests at once, where a store does not take batches.
+/// `DeleteObject` requests at once, where a store does not take batches.
 const SINGLE_AT_ONCE: usize = 16;
 /// Pages of one listing; a store that gives more gives them in circles.
 const PAGES_MAX: usize = LIST_MAX / 100;

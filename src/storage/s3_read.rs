@@ -1,4 +1,4 @@
-//! The requests that read one thing from a bucket: GetObject, HeadObject, HeadBucket. Does I/O.
+//! The requests that read one thing from a bucket: `GetObject`, `HeadObject`, `HeadBucket`. Does I/O.
 //!
 //! A reply to HEAD has no body and hence no S3 code, so what its status alone cannot tell is asked again.
 

@@ -10,14 +10,14 @@ use super::{StoreError, StoreErrorClass};
 /// Tries of one request, the first included.
 const MAX_TRIES: u32 = 5;
 /// No try begins later than this after the first failure: two minutes.
-const WINDOW: Duration = Duration::from_secs(120);
+const WINDOW: Duration = Duration::from_mins(2);
 /// The longest pause after the first failure; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause that we choose ourselves. A store may ask for more, within the window.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
-/// What is to be repeated, and how long the store asks to wait first.
-pub(super) type Passing = fn(&StoreError) -> Option<Option<Duration>>;
+/// Tells what is to be repeated: all that it calls [`StoreErrorClass::Retry`].
+pub(super) type Passing = fn(&StoreError) -> StoreErrorClass;
 
 /// Repeats a request while it fails in a way that passes by itself; the last error is the outcome.
 pub(super) async fn retry<T, F>(passing: Passing, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
@@ -32,8 +32,9 @@ where
             Err(error) => error,
         };
         tries += 1;
-        let Some(asked) = passing(&error).filter(|_| tries < MAX_TRIES) else {
-            return Err(error);
+        let asked = match passing(&error) {
+            StoreErrorClass::Retry(asked) if tries < MAX_TRIES => asked,
+            _ => return Err(error),
         };
         let pause = pause(tries, asked, rand::random());
         let now = Instant::now();
@@ -45,24 +46,21 @@ where
     }
 }
 
-/// What passes by itself. A wrong checksum is told at once: the same bytes would be wrong again.
-pub(super) fn passing(error: &StoreError) -> Option<Option<Duration>> {
-    match error.class() {
-        StoreErrorClass::Retry(_) if matches!(error, StoreError::Corrupted { .. }) => None,
-        // The upload has lost a part: only sending it again would help.
-        StoreErrorClass::Retry(_) if matches!(error, StoreError::Refused { code, .. } if code == "InvalidPart") => {
-            None
-        }
-        StoreErrorClass::Retry(after) => Some(after),
-        StoreErrorClass::Wait | StoreErrorClass::Answer => None,
+/// What passes by itself. Bytes that arrived wrong, and an upload that has lost a part, are told at once: the
+/// same request would fail again.
+pub(super) fn passing(error: &StoreError) -> StoreErrorClass {
+    match error {
+        StoreError::Corrupted { .. } => StoreErrorClass::Answer,
+        StoreError::Refused { code, .. } if code == "InvalidPart" => StoreErrorClass::Answer,
+        other => other.class(),
     }
 }
 
-/// For PutObject, whose conflict with a concurrent writer is to be repeated: the repetition meets the winner.
+/// For `PutObject`, whose conflict with a concurrent writer is to be repeated: the repetition meets the winner.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>
-pub(super) fn passing_or_conflict(error: &StoreError) -> Option<Option<Duration>> {
+pub(super) fn passing_or_conflict(error: &StoreError) -> StoreErrorClass {
     match error {
-        StoreError::Conflict { .. } => Some(None),
+        StoreError::Conflict { .. } => StoreErrorClass::Retry(None),
         other => passing(other),
     }
 }

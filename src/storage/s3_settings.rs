@@ -133,8 +133,8 @@ impl Default for S3Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
-            complete: Duration::from_secs(600),
+            idle: Duration::from_mins(1),
+            complete: Duration::from_mins(10),
         }
     }
 }

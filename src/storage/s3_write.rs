@@ -1,4 +1,4 @@
-//! The requests that write to a bucket: PutObject, and uploads in parts. Does I/O.
+//! The requests that write to a bucket: `PutObject`, and uploads in parts. Does I/O.
 
 use std::collections::HashMap;
 

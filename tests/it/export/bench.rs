@@ -1,5 +1,7 @@
 //! One export against the simulator, into a directory: the shortest way to try the engine whole.
 
+#![allow(clippy::expect_used)] // a test that cannot be set up says why and ends
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +20,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The space that the tests export.
-pub const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// The simulator, a directory, and the engine between them.
-pub struct Bench {
+pub(crate) struct Bench {
     pub simulator: Simulator,
     pub folder: tempfile::TempDir,
     pub limits: Limits,
@@ -29,7 +31,7 @@ pub struct Bench {
 }
 
 /// June 2018, seen from the day after its first week; every day has events.
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let mut settings = Settings {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
@@ -40,7 +42,7 @@ pub fn settings() -> Settings {
 
 impl Bench {
     /// With these days wanted, both inclusive.
-    pub async fn start(settings: Settings, start: Date, end: Date) -> Self {
+    pub(crate) async fn start(settings: Settings, start: Date, end: Date) -> Self {
         let simulator = Simulator::start(settings).await.expect("the simulator starts");
         let export = Export {
             name: "tests/bench".to_owned(),
@@ -71,12 +73,12 @@ impl Bench {
     }
 
     /// The directory as a store.
-    pub fn store(&self) -> Arc<dyn Store> {
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::new(DirectoryStore::open(self.folder.path()).expect("the directory opens"))
     }
 
     /// The peers of the export.
-    pub fn peers(&self, store: Arc<dyn Store>) -> Peers {
+    pub(crate) fn peers(&self, store: Arc<dyn Store>) -> Peers {
         let config = TrackerConfig {
             endpoint: self.simulator.url().clone(),
             uaa: Uaa::Discover {
@@ -104,13 +106,13 @@ impl Bench {
     }
 
     /// Runs to the end.
-    pub async fn run(&self) -> Arc<Snapshot> {
+    pub(crate) async fn run(&self) -> Arc<Snapshot> {
         self.run_with(self.peers(self.store()), CancellationToken::new())
             .await
     }
 
     /// Runs with other peers, or until stopped.
-    pub async fn run_with(&self, peers: Peers, stop: CancellationToken) -> Arc<Snapshot> {
+    pub(crate) async fn run_with(&self, peers: Peers, stop: CancellationToken) -> Arc<Snapshot> {
         let engine = Engine::new(self.limits, Arc::new(Timestamp::now));
         let (out, _) = watch::channel(Arc::default());
         let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
@@ -120,12 +122,12 @@ impl Bench {
     }
 
     /// The folder of the space and scope.
-    pub fn root(&self) -> std::path::PathBuf {
+    pub(crate) fn root(&self) -> std::path::PathBuf {
         self.folder.path().join(self.export.root.as_str())
     }
 
     /// Every file below the root, sorted, as keys.
-    pub fn files(&self) -> Vec<String> {
+    pub(crate) fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         walk(&self.root(), "", &mut files);
         files.sort();
@@ -133,7 +135,7 @@ impl Bench {
     }
 
     /// The bytes that the simulator serves for a day.
-    pub fn served(&self, day: Date) -> Vec<u8> {
+    pub(crate) fn served(&self, day: Date) -> Vec<u8> {
         let body = self.simulator.body_of(SPACE, false, day, None);
         body.flat_map(|piece| piece.to_vec()).collect()
     }

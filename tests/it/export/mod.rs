@@ -1,6 +1,6 @@
 //! The engine against the simulator.
 
-pub mod bench;
+pub(crate) mod bench;
 
 use bench::{Bench, settings};
 use eventexport::export::record::{Receipt, decode};

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::conformance::{bytes, options, put, segments};
 
-pub(super) async fn open() -> (DirectoryStore, TempDir) {
+pub(super) fn open() -> (DirectoryStore, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     // Made on opening, with its parents.
     let store = DirectoryStore::open(folder.path().join("a/b")).unwrap();
@@ -17,7 +17,7 @@ pub(super) async fn open() -> (DirectoryStore, TempDir) {
 
 #[tokio::test]
 async fn no_key_leads_out_of_the_directory() {
-    let (store, folder) = open().await;
+    let (store, folder) = open();
     let body = bytes(1, 10);
     let long = "x".repeat(2000);
     for key in [
@@ -67,7 +67,7 @@ async fn no_key_leads_out_of_the_directory() {
 
 #[tokio::test]
 async fn objects_are_plain_files() {
-    let (store, _folder) = open().await;
+    let (store, _folder) = open();
     let body = bytes(1, 1000);
     put(
         &store,
@@ -83,7 +83,7 @@ async fn objects_are_plain_files() {
 
 #[tokio::test]
 async fn a_directory_that_vanishes_is_told_and_not_made_again() {
-    let (store, _folder) = open().await;
+    let (store, _folder) = open();
     let body = bytes(1, 10);
     put(&store, "a/key", Condition::IfAbsent, &body).await.unwrap();
     let once = options(Condition::IfAbsent, &body);
@@ -115,7 +115,7 @@ async fn a_directory_that_vanishes_is_told_and_not_made_again() {
 
 #[tokio::test]
 async fn another_process_completes_an_upload_and_proves_its_bytes() {
-    let (store, _folder) = open().await;
+    let (store, _folder) = open();
     let pieces: Vec<Bytes> = [(1, 9000), (2, 9000), (3, 100)]
         .map(|(seed, size)| bytes(seed, size))
         .into();
@@ -158,7 +158,7 @@ async fn another_process_completes_an_upload_and_proves_its_bytes() {
 
 #[tokio::test]
 async fn facts_outlive_a_copy_of_the_directory_and_never_fit_other_bytes() {
-    let (store, _folder) = open().await;
+    let (store, _folder) = open();
     let body = bytes(1, 1000);
     let facts = PutOptions {
         metadata: vec![("window".into(), "2018-06-28".into())],

@@ -1,0 +1,50 @@
+# The front door: `make help` lists what there is. Needs Rust, Go, a C compiler and make; all else is built.
+
+CARGO ?= cargo
+# cargo-deny is a tool of the checks, not of the product: it is built once into the bed's folder.
+DENY_VERSION := 0.20.2
+DENY := .bed/tools/bin/cargo-deny
+
+.DEFAULT_GOAL := help
+.PHONY: help build bed test quickstart lint format generated check-generated deny ci clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the program for release: target/release/eventexport
+	$(CARGO) build --release --locked
+
+quickstart: ## Run the main job on embedded defaults: simulator in, ./export out
+	$(CARGO) run --release --locked -- run -f examples/quickstart.yaml --simulate --to ./export
+
+bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
+	$(MAKE) -C tests/bed
+
+test: bed ## Pass all tests on the real parts of the test bed
+	$(CARGO) test --locked
+
+lint: ## Check formatting and lints; warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+
+format: ## Format the sources
+	$(CARGO) fmt
+
+generated: bed ## Write the generated files anew: crds/ and parts of docs/
+	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- generated
+
+check-generated: ## Check that crds/ is what `eventexport crd` prints
+	@$(CARGO) run --quiet --locked -- crd | diff -u crds/eventexports.yaml - \
+	  && echo 'crds/eventexports.yaml is up to date'
+
+$(DENY):
+	$(CARGO) install --quiet --locked --root .bed/tools cargo-deny --version $(DENY_VERSION)
+
+deny: $(DENY) ## Check licences, sources and duplicates of the dependencies
+	$(DENY) --locked check bans licenses sources
+
+ci: lint check-generated deny test ## All that CI runs
+
+clean: ## Remove build results and the test bed
+	$(CARGO) clean
+	$(MAKE) -C tests/bed clean

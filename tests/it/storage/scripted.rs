@@ -1,0 +1,352 @@
+//! Answers that a store may give and our gateway does not: each test writes down the replies, and looks at
+//! the requests that came.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use eventexport::storage::{
+    AnyHost, ChecksumMode, Condition, Encryption, ObjectClass, ObjectLock, ObjectLockMode, Part, PutOptions,
+    S3Credentials, S3Settings, S3Store, S3Timeouts, Sse, Store as _, StoreError, Upload,
+};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::conformance::{bytes, options, segments};
+
+/// What a request was.
+#[derive(Debug)]
+struct Seen {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// A reply: status, one more header, body.
+type Reply = (u16, Option<(&'static str, &'static str)>, &'static str);
+
+#[derive(Default)]
+struct Script {
+    replies: Mutex<VecDeque<Reply>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+struct Scripted {
+    store: S3Store,
+    script: Arc<Script>,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Scripted {
+    async fn start(replies: &[Reply], change: impl FnOnce(&mut S3Settings)) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let script = Arc::new(Script::default());
+        script.replies.lock().unwrap().extend(replies);
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&script));
+        let server = tokio::spawn(async move {
+            let _ = axum::serve(listener, router).await;
+        });
+        let mut settings = S3Settings {
+            bucket: "audit".into(),
+            region: "us-east-1".into(),
+            endpoint: Some(endpoint.parse().unwrap()),
+            force_path_style: true,
+            credentials: S3Credentials::Static {
+                access_key_id: "AKID".into(),
+                secret_access_key: "the-secret".to_owned().into(),
+                session_token: Some("the-token".to_owned().into()),
+            },
+            ca_pem: None,
+            storage_class: None,
+            server_side_encryption: None,
+            object_lock: None,
+            checksum: ChecksumMode::default(),
+            timeouts: S3Timeouts::default(),
+            hosts: Arc::new(AnyHost),
+        };
+        change(&mut settings);
+        let store = S3Store::connect(settings).await.unwrap();
+        Self {
+            store,
+            script,
+            server,
+        }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.script.seen.lock().unwrap())
+    }
+
+    async fn put(&self) -> Result<(), StoreError> {
+        let body = bytes(1, 1000);
+        let once = options(Condition::IfAbsent, &body);
+        self.store.put("key", segments(&body), &once).await.map(drop)
+    }
+
+    async fn complete(&self) -> Result<(), StoreError> {
+        let body = bytes(1, 1000);
+        let once = options(Condition::IfAbsent, &body);
+        let upload = Upload {
+            key: "key".into(),
+            id: "u1".into(),
+        };
+        let part = Part {
+            number: 1,
+            etag: "\"e\"".into(),
+            crc64: once.crc64,
+            size: 1000,
+        };
+        self.store
+            .complete_upload(&upload, &[part], &once)
+            .await
+            .map(drop)
+    }
+}
+
+async fn answer(State(script): State<Arc<Script>>, request: Request<Body>) -> Response {
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, 64 << 20).await.unwrap();
+    script.seen.lock().unwrap().push(Seen {
+        method: head.method,
+        path: head.uri.to_string(),
+        headers: head.headers,
+        body,
+    });
+    let Some((status, header, body)) = script.replies.lock().unwrap().pop_front() else {
+        // The script is over: a reply that never comes.
+        return std::future::pending().await;
+    };
+    let mut reply = (StatusCode::from_u16(status).unwrap(), body).into_response();
+    if let Some((name, value)) = header {
+        reply.headers_mut().insert(name, value.parse().unwrap());
+    }
+    reply
+}
+
+const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>";
+const INTERNAL: &str = "<Error><Code>InternalError</Code><Message>We failed</Message></Error>";
+const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"e\"</ETag></CompleteMultipartUploadResult>";
+const OK: Reply = (200, Some(("etag", "\"e\"")), "");
+
+#[tokio::test]
+async fn a_store_that_asks_to_slow_down_is_asked_again_when_it_says() {
+    let replies = [
+        (503, Some(("retry-after", "1")), SLOW_DOWN),
+        (500, None, INTERNAL),
+        OK,
+    ];
+    let scripted = Scripted::start(&replies, |_| {}).await;
+    let begun = Instant::now();
+    scripted.put().await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    let seen = scripted.seen();
+    assert_eq!(seen.len(), 3);
+    assert!(
+        seen.iter().all(|request| request.body == bytes(1, 1000)),
+        "the body is sent whole each time"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_repeated() {
+    let denied = "<Error><Code>AccessDenied</Code><Message>AKID with the-token may not</Message></Error>";
+    let strange = "<Error><Code>InvalidRequest</Code><Message>AKID, the-token, the-secret</Message></Error>";
+    for reply in [(403, None, denied), (400, None, strange), (412, None, "")] {
+        let scripted = Scripted::start(&[reply], |_| {}).await;
+        let text = scripted.put().await.unwrap_err().to_string();
+        assert_eq!(scripted.seen().len(), 1, "{text}");
+        for secret in ["AKID", "the-token", "the-secret"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_completion_fails_in_all_the_ways_of_s3() {
+    let gone = "<Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>";
+    let conflict = "<Error><Code>ConditionalRequestConflict</Code><Message>both</Message></Error>";
+    let exists = "<Error><Code>PreconditionFailed</Code><Message>there</Message></Error>";
+    let unknown = "<Error><Code>NotImplemented</Code><Message>If-None-Match</Message></Error>";
+    let digest = "<Error><Code>BadDigest</Code><Message>other bytes</Message></Error>";
+    let table: &[(&[Reply], &str)] = &[
+        (&[(200, None, INTERNAL), (200, None, COMPLETED)], "Ok"),
+        (&[(200, None, exists)], "Err(AlreadyExists"),
+        // The reply to the first was lost.
+        (&[(500, None, INTERNAL), (404, None, gone)], "Err(NoSuchUpload"),
+        (&[(500, None, INTERNAL), (412, None, exists)], "Err(AlreadyExists"),
+        (&[(409, None, conflict)], "Err(Conflict"),
+        (&[(501, None, unknown)], "Err(Unsupported"),
+        (&[(400, None, digest)], "Err(Corrupted"),
+    ];
+    for (replies, wanted) in table {
+        let scripted = Scripted::start(replies, |_| {}).await;
+        let outcome = format!("{:?}", scripted.complete().await);
+        assert!(outcome.starts_with(wanted), "{outcome}, wanted {wanted}");
+        assert_eq!(scripted.seen().len(), replies.len());
+    }
+}
+
+#[tokio::test]
+async fn requests_say_what_the_destination_asks_for() {
+    let scripted = Scripted::start(&[OK, OK, (200, None, COMPLETED)], |settings| {
+        settings.storage_class = Some("STANDARD_IA".into());
+        settings.server_side_encryption = Some(Sse {
+            kind: Encryption::AwsKms,
+            kms_key_id: Some("key-1".into()),
+        });
+        settings.object_lock = Some(ObjectLock {
+            mode: ObjectLockMode::Compliance,
+            retain_days: 1,
+        });
+    })
+    .await;
+    // The first reply is to a question for the time; then evidence; then a completion.
+    let body = bytes(1, 1000);
+    let evidence = PutOptions {
+        class: ObjectClass::Evidence,
+        metadata: vec![("window".into(), "2018-06-28".into())],
+        ..options(Condition::IfAbsent, &body)
+    };
+    scripted
+        .store
+        .put("a=1/b c", segments(&body), &evidence)
+        .await
+        .unwrap();
+    scripted.complete().await.unwrap();
+    let seen = scripted.seen();
+    assert_eq!(seen[0].method, Method::HEAD);
+    let header = |request: usize, name: &str| {
+        let value = seen[request].headers.get(name);
+        value
+            .map(|value| value.to_str().unwrap().to_owned())
+            .unwrap_or_default()
+    };
+    assert_eq!(seen[1].path, "/audit/a%3D1/b%20c?x-id=PutObject");
+    for (name, value) in [
+        ("content-length", "1000"),
+        ("content-type", "application/octet-stream"),
+        ("if-none-match", "*"),
+        ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
+        ("x-amz-storage-class", "STANDARD_IA"),
+        ("x-amz-server-side-encryption", "aws:kms"),
+        ("x-amz-server-side-encryption-aws-kms-key-id", "key-1"),
+        ("x-amz-object-lock-mode", "COMPLIANCE"),
+        ("x-amz-meta-window", "2018-06-28"),
+        ("content-encoding", ""),
+        ("x-amz-trailer", ""),
+        ("x-amz-sdk-checksum-algorithm", ""),
+    ] {
+        assert_eq!(header(1, name), value, "{name}");
+    }
+    assert!(header(1, "x-amz-checksum-crc64nvme").ends_with('='));
+    assert!(
+        header(1, "authorization").contains("x-amz-checksum-crc64nvme"),
+        "what is checked is signed"
+    );
+    for (name, value) in [
+        ("if-none-match", "*"),
+        ("x-amz-checksum-type", "FULL_OBJECT"),
+        ("x-amz-mp-object-size", "1000"),
+    ] {
+        assert_eq!(header(2, name), value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_batches_is_asked_to_delete_one_by_one() {
+    let md5 =
+        "<Error><Code>InvalidRequest</Code><Message>Missing required header: Content-MD5</Message></Error>";
+    let replies = [
+        (400, None, md5),
+        (204, None, ""),
+        (204, None, ""),
+        (204, None, ""),
+    ];
+    let scripted = Scripted::start(&replies, |_| {}).await;
+    let kept = scripted.store.delete(&["a".into(), "b".into()]).await.unwrap();
+    assert!(kept.is_empty(), "{kept:?}");
+    let kept = scripted.store.delete(&["c".into()]).await.unwrap();
+    assert!(kept.is_empty(), "{kept:?}");
+    let methods: Vec<Method> = scripted
+        .seen()
+        .into_iter()
+        .map(|request| request.method)
+        .collect();
+    assert_eq!(
+        methods,
+        [Method::POST, Method::DELETE, Method::DELETE, Method::DELETE]
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_be_deleted_is_named_with_why() {
+    let kept = "<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>locked</Message></Error></DeleteResult>";
+    let scripted = Scripted::start(&[(200, None, kept)], |_| {}).await;
+    let kept = scripted.store.delete(&["a".into(), "b".into()]).await.unwrap();
+    assert_eq!(kept.len(), 1);
+    let (key, why) = &kept[0];
+    assert_eq!(key, "b");
+    assert!(
+        why.to_string().contains("s3:DeleteObject (AccessDenied) on b"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn a_listing_goes_on_to_its_end_and_decodes_keys() {
+    let first = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
+        <NextContinuationToken>t</NextContinuationToken>\
+        <Contents><Key>b%3D1+x%01</Key><Size>3</Size></Contents></ListBucketResult>";
+    let second = "<ListBucketResult><IsTruncated>false</IsTruncated>\
+        <Contents><Key>a+b</Key><Size>4</Size></Contents></ListBucketResult>";
+    let scripted = Scripted::start(&[(200, None, first), (200, None, second)], |_| {}).await;
+    let listed = scripted.store.list("").await.unwrap();
+    let rows: Vec<(&str, u64)> = listed.iter().map(|row| (row.key.as_str(), row.size)).collect();
+    assert_eq!(rows, [("a+b", 4), ("b=1 x\u{1}", 3)]);
+    assert!(scripted.seen()[1].path.contains("continuation-token=t"));
+}
+
+#[tokio::test]
+async fn a_store_that_says_nothing_is_given_up() {
+    let scripted = Scripted::start(&[], |settings| settings.timeouts.idle = Duration::from_millis(50)).await;
+    let error = scripted.put().await.unwrap_err();
+    assert!(matches!(error, StoreError::Network { .. }), "{error:?}");
+    assert_eq!(scripted.seen().len(), 5);
+}
+
+#[tokio::test]
+async fn the_time_is_the_stores() {
+    let told = (200, Some(("date", "Thu, 28 Jun 2018 07:00:00 GMT")), "");
+    let scripted = Scripted::start(&[told], |_| {}).await;
+    for _ in 0..2 {
+        let now = scripted.store.now().await.unwrap().to_string();
+        assert!(now.starts_with("2018-06-28T07:00:"), "{now}");
+    }
+    assert_eq!(scripted.seen().len(), 1, "a fresh reply is enough");
+}
+
+#[tokio::test]
+async fn a_wrong_region_is_told_with_the_right_one() {
+    let moved = "<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>";
+    let reply = (301, Some(("x-amz-bucket-region", "eu-west-1")), moved);
+    let scripted = Scripted::start(&[reply], |_| {}).await;
+    let text = scripted.put().await.unwrap_err().to_string();
+    assert!(
+        text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),
+        "{text}"
+    );
+}
