@@ -7,8 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::exit::Fault;
-/// What says what is logged, in the syntax of `RUST_LOG`.
-const FILTER_VARIABLE: &str = "EVENTEXPORT_LOG";
+use crate::telemetry::logs::FILTER_VARIABLE;
 
 /// What is logged unless `EVENTEXPORT_LOG` says otherwise: what goes wrong is told by progress and table.
 const DEFAULT_FILTER: &str = "error";

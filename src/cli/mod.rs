@@ -8,6 +8,7 @@ pub mod job;
 pub mod load;
 pub mod logs;
 pub mod manifest;
+pub mod operator;
 pub mod outcome;
 pub mod plan;
 pub mod progress;
@@ -42,6 +43,7 @@ pub struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 #[allow(missing_docs)]
 pub enum Command {
+    Operator(operator::OperatorArgs),
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
@@ -54,6 +56,7 @@ Examples:
   eventexport run -f examples/quickstart.yaml --simulate --to ./export
   eventexport plan -f audit.yaml
   eventexport crd | kubectl apply -f -
+  eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
 
 Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug; NO_COLOR turns colours off;
@@ -71,6 +74,12 @@ pub fn to_the_end(command: impl Future<Output = Result<Exit, Fault>>) -> ExitCod
         Ok(exit) => exit.into(),
         Err(fault) => tell(&fault),
     }
+}
+
+/// `eventexport operator`: operates until it is told to stop, or loses its lease.
+pub async fn operate(args: operator::OperatorArgs) -> Result<Exit, Fault> {
+    operator::operator(args).await?;
+    Ok(Exit::Done)
 }
 
 /// `eventexport simulate`: serves until it is told to stop.

@@ -1,1 +1,245 @@
-//! EventExport ⇄ engine: observe, decide, act, status, finalizer, leader lease.
+//! `EventExport` ⇄ engine: observe, decide, act, status, finalizer, leader lease.
+//!
+//! Pure: [`decide`], [`judge`], [`status`], [`election`], [`grants`]. With effects: [`reconcile`] and what it calls,
+//! [`lease`], and this file, which puts the parts together.
+
+mod act;
+mod config;
+mod context;
+pub mod decide;
+pub mod election;
+mod entry;
+pub mod events;
+mod exporter;
+mod finalizer;
+pub mod grants;
+pub mod judge;
+mod lease;
+mod reconcile;
+mod runs;
+mod secret_watch;
+mod secrets;
+pub mod status;
+mod supervise;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::runtime::controller::{self, Controller};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt as _, reflector};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig};
+pub use entry::FINALIZER;
+pub use exporter::{EngineExporter, Exporter, Job, Owner};
+pub use lease::LeaseSettings;
+pub use reconcile::FIELD_MANAGER;
+
+use crate::api::EventExport;
+use crate::telemetry::Observatory;
+use context::Context;
+use events::Announcer;
+use lease::{Candidate, Leadership};
+use runs::Runs;
+
+/// How long is kept back of the time until another may lead, for cutting off what has not stopped.
+const FENCE_MARGIN: Duration = Duration::from_secs(1);
+
+/// How long to wait before the API server is asked again at the start.
+const START_RETRY: Duration = Duration::from_secs(2);
+
+/// How long one request may take at the start.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs the operator until `shutdown`: then exports are stopped, their sessions deleted, and the lease given back.
+/// An error: the lease was lost, and everything was stopped before another could lead; or it cannot begin. The
+/// process should end then, and be started again.
+pub async fn operate(
+    config: OperatorConfig,
+    observatory: Observatory,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let client =
+        Client::try_from(config.kubernetes.clone()).context("no client for the Kubernetes API server")?;
+    let alone = lease::client(config.kubernetes.clone(), &config.lease.times)
+        .context("no client for the lease at the Kubernetes API server")?;
+    let Some(cluster) = cluster_name(&config, &client, &observatory, &shutdown).await? else {
+        return Ok(());
+    };
+    let host = std::env::var("HOSTNAME").ok();
+    let me = lease::identity(host.as_deref());
+    observatory.health.set_ready(true);
+    let candidate = Candidate::new(alone, &config.lease, me.clone());
+    let Some(leadership) = candidate.lead(&observatory.health, &shutdown).await else {
+        return Ok(());
+    };
+    observatory.metrics.leader.set(1);
+    let outcome = lead(&config, client, cluster, me, &observatory, &leadership, &shutdown).await;
+    observatory.metrics.leader.set(0);
+    observatory.health.set_ready(false);
+    if outcome.is_ok() {
+        leadership.resign().await;
+        info!("stopped; the lease is given back");
+    }
+    outcome
+}
+
+/// Leads until `shutdown`, or until the lease is lost.
+async fn lead(
+    config: &OperatorConfig,
+    client: Client,
+    cluster: String,
+    me: String,
+    observatory: &Observatory,
+    leadership: &Leadership,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = observatory.metrics.clone();
+    let (runs, woken) = Runs::new(metrics.clone(), Timestamp::now);
+    let context = Arc::new(Context {
+        client: client.clone(),
+        runs: runs.clone(),
+        exporter: (config.exporter)(cluster),
+        announcer: Announcer::new(client.clone(), me, metrics.clone()),
+        metrics,
+        now: Timestamp::now,
+    });
+    let end = CancellationToken::new();
+    let looking = tokio::spawn(look_at_all(
+        config.clone(),
+        client.clone(),
+        context,
+        woken,
+        end.clone(),
+    ));
+    let namespace = config.namespace.clone();
+    let secrets = {
+        let runs = runs.clone();
+        tokio::spawn(async move { secret_watch::watch(client, namespace.as_deref(), runs).await })
+    };
+    let lost = tokio::select! {
+        () = shutdown.cancelled() => false,
+        () = leadership.lost().cancelled() => true,
+    };
+    // First no new work, then the end of what is under way.
+    end.cancel();
+    secrets.abort();
+    looking.abort();
+    let limit = if lost {
+        leadership.time_left().saturating_sub(FENCE_MARGIN)
+    } else {
+        config.stop_within
+    };
+    info!(?limit, lost, "stopping exports and deleting their sessions");
+    tokio::select! {
+        () = runs.stop_all(limit) => {}
+        // Stopping takes longer than a lease: it may be lost only now.
+        () = leadership.lost().cancelled(), if !lost => {
+            runs.stop_all(leadership.time_left().saturating_sub(FENCE_MARGIN)).await;
+            bail!("the lease was lost while exports were being stopped");
+        }
+    }
+    if lost {
+        bail!("the lease was lost: all exports are stopped, and another process may lead");
+    }
+    Ok(())
+}
+
+/// Looks at every resource when it changes, when it is due, and when its work has something to say.
+async fn look_at_all(
+    config: OperatorConfig,
+    client: Client,
+    context: Arc<Context>,
+    woken: mpsc::Receiver<reflector::ObjectRef<EventExport>>,
+    end: CancellationToken,
+) {
+    let api: Api<EventExport> = match &config.namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    let (reader, writer) = reflector::store();
+    let existing = Mutex::new(HashSet::new());
+    let runs = context.runs.clone();
+    let objects = watcher(api, watcher::Config::default())
+        .default_backoff()
+        // Half of a resource's bytes, and of no use here.
+        .modify(|object| object.metadata.managed_fields = None)
+        .inspect(move |event| match event {
+            Ok(event) => keep_in_step(&runs, &existing, event),
+            Err(error) => warn!(%error, "EventExports cannot be watched (is crds/ applied?); trying again"),
+        })
+        .reflect(writer)
+        .applied_objects();
+    let settings = controller::Config::default()
+        .concurrency(config.concurrency)
+        .debounce(config.debounce);
+    let woken = stream::unfold(woken, |mut woken| async {
+        woken.recv().await.map(|object| (object, woken))
+    });
+    Controller::for_stream(objects, reader)
+        .with_config(settings)
+        .reconcile_on(woken)
+        .graceful_shutdown_on(end.cancelled_owned())
+        .run(reconcile::reconcile, reconcile::after_error, context)
+        // What failed was logged, and the watch logs its own errors.
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+/// What is deleted is forgotten, also what was deleted while nobody watched.
+fn keep_in_step(runs: &Runs, existing: &Mutex<HashSet<String>>, event: &Event<EventExport>) {
+    let mut existing = existing.lock().unwrap_or_else(PoisonError::into_inner);
+    match event {
+        Event::Init => existing.clear(),
+        Event::InitApply(object) => existing.extend(object.uid()),
+        Event::InitDone => runs.forget_others(&std::mem::take(&mut *existing)),
+        Event::Apply(_) => {}
+        Event::Delete(object) => runs.forget(&object.uid().unwrap_or_default()),
+    }
+}
+
+/// What tells this cluster from others, in the journals of buckets: asked until it is known or `shutdown`.
+async fn cluster_name(
+    config: &OperatorConfig,
+    client: &Client,
+    observatory: &Observatory,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<String>> {
+    if let Some(cluster) = &config.cluster {
+        return Ok(Some(cluster.clone()));
+    }
+    let api: Api<Namespace> = Api::all(client.clone());
+    loop {
+        observatory.health.beat();
+        let asked = tokio::time::timeout(START_LIMIT, api.get("kube-system")).await;
+        match asked {
+            Ok(Ok(namespace)) => {
+                return namespace
+                    .uid()
+                    .map(Some)
+                    .context("the namespace kube-system has no UID");
+            }
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => bail!(
+                "the UID of the namespace kube-system, which names this cluster in journals, cannot be read: {} ({}); \
+                 grant `get` on it, or name the cluster with --cluster-id",
+                status.message,
+                status.code
+            ),
+            Ok(Err(error)) => warn!(%error, "the API server does not answer; trying again"),
+            Err(_) => warn!("the API server does not answer in time; trying again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(START_RETRY) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}

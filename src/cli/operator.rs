@@ -1,0 +1,288 @@
+//! `eventexport operator`: arguments as typed become the operator's settings, and the operator runs until a signal.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::api::parse_duration;
+use crate::controller::election::Times;
+use crate::controller::grants::{Grant, grants_of};
+use crate::controller::{
+    CONCURRENCY, DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig, operate,
+};
+use crate::egress::{HostPolicy, PUBLIC_REGIONS};
+use crate::export::engine::{Engine, Limits};
+use crate::telemetry::{Health, LogFormat, Metrics, Observatory, logs};
+use crate::tracker::TokenCache;
+
+/// Watches EventExport resources and exports what they ask for, until it is told to stop.
+///
+/// Reaches the API server as its pod's service account, or by a kubeconfig. Several may run at once: one of them
+/// is active, by a Lease, and the others stand by. When the active one loses its Lease it stops all exports and
+/// exits with 1, to be started again as a candidate.
+#[derive(clap::Args, Clone, Debug)]
+pub struct OperatorArgs {
+    /// Only EventExports of this namespace; without it, those of all namespaces
+    #[arg(long, env = "EVENTEXPORT_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Host that exports may speak to, once per host: the tracker, its UAA (also one that it names) and the store.
+    /// HOST, HOST:PORT, *.SUFFIX, an IP address, or public-regions for the service's public regions and AWS S3,
+    /// which is also what is allowed without it
+    #[arg(
+        long,
+        env = "EVENTEXPORT_ALLOW_HOST",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub allow_host: Vec<String>,
+
+    /// Lends the operator's own bucket identity, once per grant: NAMESPACE=BUCKET, NAMESPACE=BUCKET/PREFIX, or
+    /// NAMESPACE=BUCKET/PREFIX@https://HOST for a store other than AWS. Without it, to nobody
+    #[arg(
+        long,
+        env = "EVENTEXPORT_GRANT_IDENTITY",
+        value_name = "GRANT",
+        value_delimiter = ','
+    )]
+    pub grant_identity: Vec<Grant>,
+
+    /// File with further grants, one per line
+    #[arg(long, env = "EVENTEXPORT_GRANT_IDENTITY_FILE", value_name = "FILE")]
+    pub grant_identity_file: Option<PathBuf>,
+
+    /// Address for /livez, /readyz and /metrics
+    #[arg(
+        long,
+        env = "EVENTEXPORT_METRICS_LISTEN",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub metrics_listen: SocketAddr,
+
+    /// How log lines look; what is logged is set by EVENTEXPORT_LOG, in the syntax of RUST_LOG
+    #[arg(long, env = "EVENTEXPORT_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// Kubeconfig to use. Without it: KUBECONFIG, ~/.kube/config, or the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig. Without it, its current one
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// Name of this cluster in the journals of buckets; the same for ever. Without it, the UID of kube-system
+    #[arg(long, env = "EVENTEXPORT_CLUSTER_ID", value_name = "ID")]
+    pub cluster_id: Option<String>,
+
+    /// Name of the Lease that makes one process the active one. Without it: eventexport-operator, with the
+    /// namespace added if there is --namespace
+    #[arg(
+        long,
+        env = "EVENTEXPORT_LEASE_NAME",
+        value_name = "NAME",
+        help_heading = "Fine tuning"
+    )]
+    pub lease_name: Option<String>,
+
+    /// Namespace of the Lease. Without it, the pod's own
+    #[arg(
+        long,
+        env = "EVENTEXPORT_LEASE_NAMESPACE",
+        value_name = "NAME",
+        help_heading = "Fine tuning"
+    )]
+    pub lease_namespace: Option<String>,
+
+    /// How long others wait for an active process that says nothing, in whole seconds
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration, help_heading = "Fine tuning")]
+    pub lease_duration: Duration,
+
+    /// How long the active process tries to renew its Lease before it stops
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "Fine tuning")]
+    pub lease_deadline: Duration,
+
+    /// How often the Lease is renewed
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, help_heading = "Fine tuning")]
+    pub lease_renew: Duration,
+
+    /// How long exports may take to stop and delete their sessions after SIGTERM; keep it below the pod's
+    /// terminationGracePeriodSeconds
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, help_heading = "Fine tuning")]
+    pub stop_within: Duration,
+
+    /// Resources looked at at once
+    #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Fine tuning")]
+    pub concurrency: u16,
+
+    /// Memory for data on its way, in MiB, over all exports
+    #[arg(long, env = "EVENTEXPORT_POOL_MIB", value_name = "MIB", default_value_t = Limits::default().pool_mib, value_parser = clap::value_parser!(u32).range(8..=1_048_576), help_heading = "Fine tuning")]
+    pub pool_mib: u32,
+
+    /// Windows (days or hours) transferred at once, over all exports
+    #[arg(long, env = "EVENTEXPORT_WINDOWS", value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=10_000), help_heading = "Fine tuning")]
+    pub windows: u16,
+
+    /// Sessions that this operator holds at most in one space, of the 30 that the service allows everyone together
+    #[arg(long, value_name = "N", default_value_t = 28, value_parser = clap::value_parser!(u8).range(1..=29), help_heading = "Fine tuning")]
+    pub sessions_per_space: u8,
+
+    /// How long a session must have been untouched before it may be taken for a leftover of a crash
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Fine tuning")]
+    pub session_quiet: Duration,
+
+    /// The longest that one window may take
+    #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = duration, help_heading = "Fine tuning")]
+    pub attempt: Duration,
+}
+
+/// A duration as resources write it: `10m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| "write hours, minutes and seconds, such as 10m or 1h30m".to_owned())
+}
+
+/// Runs the operator until SIGTERM or SIGINT (exit code 0), or until it loses its Lease (1).
+pub async fn operator(args: OperatorArgs) -> Result<ExitCode> {
+    logs::start(args.log_format)?;
+    let kubernetes = kubernetes(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
+    let config = config(&args, kubernetes)?;
+    let shutdown = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+        }
+        told.cancel();
+    });
+
+    let listener = TcpListener::bind(args.metrics_listen).await.with_context(|| {
+        format!(
+            "--metrics-listen {}: the address cannot be listened on",
+            args.metrics_listen
+        )
+    })?;
+    info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
+    let patience = Duration::from_mins(1).max(config.lease.times.duration * 4);
+    let observatory = Observatory {
+        health: Health::new(patience),
+        metrics: Metrics::default(),
+    };
+    // Until the very end, so that the shutdown can be watched.
+    let serving = tokio::spawn(observatory.clone().serve(listener, CancellationToken::new()));
+    let ended = operate(config, observatory, shutdown).await;
+    serving.abort();
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// The settings that the arguments mean.
+fn config(args: &OperatorArgs, kubernetes: kube::Config) -> Result<OperatorConfig> {
+    let times = Times {
+        duration: args.lease_duration,
+        deadline: args.lease_deadline,
+        renew: args.lease_renew,
+    };
+    let times = times
+        .checked()
+        .context("--lease-duration, --lease-deadline, --lease-renew")?;
+    ensure!(
+        !args.stop_within.is_zero(),
+        "--stop-within must be longer than nothing: sessions are deleted in that time"
+    );
+    let default_name = match &args.namespace {
+        Some(namespace) => format!("eventexport-operator-{namespace}"),
+        None => "eventexport-operator".to_owned(),
+    };
+    let hosts = hosts(&args.allow_host)?;
+    let grants = grants(args)?;
+    let limits = Limits {
+        pool_mib: args.pool_mib,
+        windows: usize::from(args.windows),
+        sessions_per_space: usize::from(args.sessions_per_space),
+        session_quiet: args.session_quiet,
+        attempt: args.attempt,
+    };
+    let (engine, tokens) = (
+        Engine::new(limits, Arc::new(Timestamp::now)),
+        TokenCache::default(),
+    );
+    let exporter = move |cluster: String| -> Arc<dyn Exporter> {
+        let (engine, hosts, tokens, grants) = (engine.clone(), hosts.clone(), tokens.clone(), grants.clone());
+        Arc::new(EngineExporter {
+            engine,
+            hosts,
+            tokens,
+            grants,
+            cluster,
+        })
+    };
+    Ok(OperatorConfig {
+        kubernetes,
+        namespace: args.namespace.clone(),
+        lease: LeaseSettings {
+            name: args.lease_name.clone().unwrap_or(default_name),
+            namespace: args.lease_namespace.clone(),
+            times,
+        },
+        concurrency: args.concurrency,
+        debounce: DEBOUNCE,
+        stop_within: args.stop_within,
+        exporter: Arc::new(exporter),
+        cluster: args.cluster_id.clone(),
+    })
+}
+
+async fn kubernetes(file: Option<&Path>, context: Option<&str>) -> Result<kube::Config> {
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
+    let config = match (file, context) {
+        (Some(file), _) => {
+            let kubeconfig =
+                Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {}", file.display()))?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?
+        }
+        (None, Some(_)) => kube::Config::from_kubeconfig(&options).await?,
+        (None, None) => kube::Config::infer().await?,
+    };
+    Ok(config)
+}
+
+/// Stands for the public regions of the service, and AWS S3, in `--allow-host`.
+const PUBLIC: &str = "public-regions";
+
+/// Where S3 is when a spec names no endpoint.
+const AWS: &str = "*.amazonaws.com";
+
+fn hosts(allowed: &[String]) -> Result<HostPolicy> {
+    let mut hosts: Vec<String> = allowed.iter().filter(|host| *host != PUBLIC).cloned().collect();
+    if allowed.is_empty() || hosts.len() < allowed.len() {
+        hosts.extend(PUBLIC_REGIONS.into_iter().chain([AWS]).map(str::to_owned));
+    }
+    HostPolicy::allow(&hosts).context("--allow-host")
+}
+
+fn grants(args: &OperatorArgs) -> Result<Vec<Grant>> {
+    let mut grants = args.grant_identity.clone();
+    if let Some(file) = &args.grant_identity_file {
+        let named = || format!("--grant-identity-file {}", file.display());
+        let text = std::fs::read_to_string(file).with_context(named)?;
+        grants.extend(grants_of(&text).with_context(named)?);
+    }
+    Ok(grants)
+}

@@ -1,0 +1,184 @@
+//! Does what was decided for one resource. Reads its Secrets, writes its finalizer, begins and ends work.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::context::{Context, owner};
+use super::decide::Deed;
+use super::entry::{Kind, State, has_finalizer, spec_digest};
+use super::exporter::{Job, Owner};
+use super::secrets::{self, Fetched};
+use super::{events, finalizer};
+use crate::api::{ConditionType, EventExport, find};
+use crate::export::failure::Failure;
+
+/// Does it.
+pub(super) async fn act(context: &Context, object: &EventExport, deed: Deed) -> kube::Result<()> {
+    let owner = owner(object);
+    match deed {
+        Deed::Leave => Ok(()),
+        Deed::Start => start(context, object, &owner).await,
+        Deed::CompareSecrets => compare_secrets(context, object, &owner).await,
+        Deed::Stop => {
+            info!(export = %named(&owner), "stopping: its spec changed, or it is suspended or deleted");
+            context.runs.stop(&owner.uid);
+            Ok(())
+        }
+        Deed::Release => release(context, object, &owner).await,
+        Deed::LetGo => finalizer::take_away(&context.api(object), object).await,
+        Deed::GiveUp => give_up(context, object, &owner).await,
+    }
+}
+
+fn named(owner: &Owner) -> String {
+    format!("{}/{}", owner.namespace, owner.name)
+}
+
+/// Reads the Secrets, after it was noted which, so that no change is missed.
+async fn read_secrets(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<Fetched> {
+    let references = secrets::references(&object.spec);
+    let names: HashSet<&str> = references.iter().map(|reference| reference.name).collect();
+    context.runs.uses(&owner.uid, &owner.namespace, &names);
+    secrets::fetch(&context.client, &owner.namespace, &references).await
+}
+
+/// The export with its peers, or what a person has to do first.
+async fn prepare(
+    context: &Context,
+    object: &EventExport,
+    owner: &Owner,
+    fetched: Fetched,
+) -> Result<Arc<dyn Job>, Failure> {
+    match fetched.missing {
+        Some(missing) => Err(missing),
+        None => {
+            context
+                .exporter
+                .prepare(&object.spec, &fetched.secrets, owner)
+                .await
+        }
+    }
+}
+
+async fn start(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+    let fetched = read_secrets(context, object, owner).await?;
+    context.runs.read(&owner.uid, &fetched);
+    let spec = spec_digest(&object.spec);
+    let job = match prepare(context, object, owner, fetched).await {
+        Ok(job) => job,
+        Err(failure) => {
+            warn!(export = %named(owner), reason = %failure.reason, message = failure.message, "cannot begin");
+            context.runs.blocked(&owner.uid, spec, failure);
+            return Ok(());
+        }
+    };
+    // What was complete is only looked at; should there be something to do after all, it is put on then.
+    if !is_complete(object)
+        && !has_finalizer(object)
+        && !finalizer::put_on(&context.api(object), object).await?
+    {
+        // Deleted meanwhile: its deletion wakes us, or it is gone.
+        return Ok(());
+    }
+    context.runs.with(&owner.uid, |entry| {
+        entry.sessions = Some(has_finalizer(object) || !is_complete(object));
+    });
+    info!(export = %named(owner), "begins");
+    context.runs.begin(&owner.uid, Kind::Export, spec, job);
+    Ok(())
+}
+
+fn is_complete(object: &EventExport) -> bool {
+    object.status.as_ref().is_some_and(|status| {
+        Some(status.observed_generation) == object.metadata.generation
+            && find(&status.conditions, ConditionType::Complete)
+                .is_some_and(|complete| complete.status == "True")
+    })
+}
+
+/// A Secret has another version: only other contents are a reason to begin again.
+async fn compare_secrets(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+    let fetched = read_secrets(context, object, owner).await?;
+    let other = context.runs.with(&owner.uid, |entry| {
+        let other = fetched.missing.is_some() || entry.secrets.digest != fetched.digest;
+        entry.afresh |= other;
+        other
+    });
+    context.runs.read(&owner.uid, &fetched);
+    if other == Some(true) {
+        info!(export = %named(owner), "its Secrets have other contents; beginning again");
+        context.runs.stop(&owner.uid);
+    }
+    Ok(())
+}
+
+/// Deletes sessions: with credentials that are still in memory, or else with those of the Secrets.
+async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+    let spec = spec_digest(&object.spec);
+    let kept = context.runs.with(&owner.uid, |entry| entry.job.clone()).flatten();
+    let job = match kept {
+        Some(job) => job,
+        None => {
+            let fetched = read_secrets(context, object, owner).await?;
+            context.runs.read(&owner.uid, &fetched);
+            match prepare(context, object, owner, fetched).await {
+                Ok(job) => job,
+                Err(failure) => {
+                    warn!(export = %named(owner), message = failure.message, "its sessions cannot be released");
+                    context.runs.unreleasable(&owner.uid, spec, failure.message);
+                    return Ok(());
+                }
+            }
+        }
+    };
+    info!(export = %named(owner), "deleting its sessions");
+    context.runs.begin(&owner.uid, Kind::Release, spec, job);
+    Ok(())
+}
+
+/// Lets a deleted resource go although sessions may be open, and says so in every place where somebody may look.
+async fn give_up(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+    let left = context.runs.with(&owner.uid, |entry| {
+        let (mut ids, why) = finalizer::remainder(entry.left.as_deref());
+        if let State::Live(live) = &entry.state {
+            ids.extend(
+                live.seen
+                    .borrow()
+                    .sessions
+                    .iter()
+                    .map(|session| session.id.clone()),
+            );
+        }
+        if let Some((snapshot, _)) = &entry.last {
+            ids.extend(snapshot.sessions.iter().map(|session| session.id.clone()));
+        }
+        (ids, why)
+    });
+    let (ids, why) = left.unwrap_or_else(|| finalizer::remainder(None));
+    let known = object
+        .status
+        .iter()
+        .flat_map(|status| &status.sessions)
+        .map(|session| session.id.clone());
+    let mut ids: Vec<String> = ids.into_iter().chain(known).collect();
+    ids.sort();
+    ids.dedup();
+    context.runs.cut_off(&owner.uid);
+    warn!(export = %named(owner), sessions = ?ids, why, "deleted, but sessions may be left open at the service");
+    let note = events::sessions_left(&ids, &why);
+    // Before the finalizer goes: afterwards there is nothing to tell about. Not again if that write fails.
+    let first = context
+        .runs
+        .with(&owner.uid, |entry| !std::mem::replace(&mut entry.told_left, true));
+    if first == Some(true) {
+        context.metrics.releases_given_up.inc();
+        context
+            .metrics
+            .sessions_left
+            .inc_by(u64::try_from(ids.len()).unwrap_or(u64::MAX));
+        context.announcer.tell(object, vec![note], || true).await;
+    }
+    finalizer::take_away(&context.api(object), object).await
+}

@@ -1,0 +1,35 @@
+//! What the operator is told, validated. No I/O.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exporter::Exporter;
+use super::lease::LeaseSettings;
+
+/// How the operator works.
+#[derive(Clone)]
+pub struct OperatorConfig {
+    /// The API server, and as whom.
+    pub kubernetes: kube::Config,
+    /// Only resources of this namespace; `None`: all.
+    pub namespace: Option<String>,
+    /// How one of several processes is the active one.
+    pub lease: LeaseSettings,
+    /// Looks at resources at once, 1–1,000. Default 16.
+    pub concurrency: u16,
+    /// How long changes of one resource are gathered before it is looked at. Default 200 ms.
+    pub debounce: Duration,
+    /// How long exports may take to end and to delete their sessions at shutdown: below the pod's
+    /// `terminationGracePeriodSeconds`. Default 25 s.
+    pub stop_within: Duration,
+    /// What makes exports, once the name of the cluster is known.
+    pub exporter: Arc<dyn Fn(String) -> Arc<dyn Exporter> + Send + Sync>,
+    /// What tells this cluster from others; `None`: the UID of the namespace `kube-system`.
+    pub cluster: Option<String>,
+}
+
+/// Defaults of [`OperatorConfig::concurrency`].
+pub const CONCURRENCY: u16 = 16;
+
+/// Default of [`OperatorConfig::debounce`].
+pub const DEBOUNCE: Duration = Duration::from_millis(200);

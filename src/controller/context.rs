@@ -1,0 +1,37 @@
+//! What every look at a resource needs.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::{Api, Client, ResourceExt as _};
+
+use super::events::Announcer;
+use super::exporter::{Exporter, Owner};
+use super::runs::Runs;
+use crate::api::EventExport;
+use crate::telemetry::Metrics;
+
+/// What every look at a resource needs.
+pub(super) struct Context {
+    pub(super) client: Client,
+    pub(super) runs: Arc<Runs>,
+    pub(super) exporter: Arc<dyn Exporter>,
+    pub(super) announcer: Announcer,
+    pub(super) metrics: Metrics,
+    pub(super) now: fn() -> Timestamp,
+}
+
+impl Context {
+    pub(super) fn api(&self, object: &EventExport) -> Api<EventExport> {
+        // The kind is namespaced: the API server gives none without.
+        Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default())
+    }
+}
+
+pub(super) fn owner(object: &EventExport) -> Owner {
+    Owner {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+    }
+}

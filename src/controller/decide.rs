@@ -1,0 +1,456 @@
+//! What the operator does with one resource, given what it knows of it. Pure: no I/O and no clock.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How long sessions of a deleted resource are tried to be released, from its deletion on.
+pub const RELEASE_LIMIT: SignedDuration = SignedDuration::from_mins(10);
+
+/// The longest that a resource is left alone: then its bucket is listed again.
+pub const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// How often an export that is under way is looked at when it says nothing.
+pub const WATCH: SignedDuration = SignedDuration::from_hours(1);
+
+/// What is known of a resource at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The moment.
+    pub now: Timestamp,
+    /// Since when it is being deleted.
+    pub deleting: Option<Timestamp>,
+    /// Whether our finalizer is on it.
+    pub finalizer: bool,
+    /// Whether a person suspended it.
+    pub suspended: bool,
+    /// What its spec asks for, as a digest; `suspend` does not count.
+    pub wanted: u64,
+    /// Whether its Secrets may have other contents than those in use.
+    pub secrets_stale: bool,
+    /// Whether sessions may be open because of it.
+    pub sessions: bool,
+    /// Whether its status is not what this process wrote, or the work has to begin again for another reason.
+    pub afresh: bool,
+    /// What this process does, or did, for it.
+    pub work: Work,
+}
+
+/// What this process does, or did, for a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing yet.
+    Fresh,
+    /// It exports, by the spec of this digest.
+    Exporting {
+        /// The digest.
+        spec: u64,
+        /// Whether it was told to stop.
+        stopping: bool,
+    },
+    /// It deletes sessions.
+    Releasing,
+    /// It did something, which ended.
+    Ended {
+        /// What it did was by the spec of this digest.
+        spec: u64,
+        /// How it ended.
+        end: End,
+    },
+}
+
+/// How work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// There is nothing to do before that time.
+    Rested(Timestamp),
+    /// It could not begin, or broke down: not again before that time.
+    Failed(Timestamp),
+    /// Sessions could not be deleted: not again before that time.
+    NotReleased(Timestamp),
+    /// Sessions cannot be deleted, and trying again would not help.
+    Unreleasable,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Nothing.
+    Leave,
+    /// Begin to export.
+    Start,
+    /// Compare the contents of the Secrets with those in use; where they differ, begin again.
+    CompareSecrets,
+    /// Tell the export to stop; its end wakes us.
+    Stop,
+    /// Delete the sessions.
+    Release,
+    /// Take our finalizer away: no session is open.
+    LetGo,
+    /// Take our finalizer away although sessions may be open, and say so.
+    GiveUp,
+}
+
+/// What is to be done now, and when to look again at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What is to be done now.
+    pub deed: Deed,
+    /// When to look again, should nothing wake us before; `None`: something will.
+    pub again: Option<Timestamp>,
+}
+
+impl Decision {
+    const fn now(deed: Deed) -> Self {
+        Self { deed, again: None }
+    }
+
+    const fn wait(until: Timestamp) -> Self {
+        Self {
+            deed: Deed::Leave,
+            again: Some(until),
+        }
+    }
+
+    /// How long to wait from `now`, at least a second.
+    pub fn pause(&self, now: Timestamp) -> Option<Duration> {
+        let pause = Duration::try_from(self.again?.duration_since(now)).unwrap_or_default();
+        Some(pause.max(Duration::from_secs(1)))
+    }
+}
+
+/// What to do.
+pub fn decide(seen: &Observation) -> Decision {
+    match seen.deleting {
+        Some(since) => delete(seen, since),
+        None if seen.suspended => suspend(seen),
+        None => export(seen),
+    }
+}
+
+fn export(seen: &Observation) -> Decision {
+    let (spec, end) = match seen.work {
+        Work::Fresh => return Decision::now(Deed::Start),
+        Work::Releasing | Work::Exporting { stopping: true, .. } => return Decision::now(Deed::Leave),
+        Work::Exporting { spec, .. } if spec != seen.wanted => return Decision::now(Deed::Stop),
+        Work::Exporting { .. } if seen.secrets_stale => return Decision::now(Deed::CompareSecrets),
+        // What waits may become overdue without anything else happening.
+        Work::Exporting { .. } => {
+            return Decision::wait(seen.now.saturating_add(WATCH).unwrap_or(Timestamp::MAX));
+        }
+        Work::Ended { spec, end } => (spec, end),
+    };
+    if spec != seen.wanted || seen.afresh {
+        return Decision::now(Deed::Start);
+    }
+    match end {
+        End::Rested(_) if seen.secrets_stale => Decision::now(Deed::CompareSecrets),
+        _ if seen.secrets_stale => Decision::now(Deed::Start),
+        End::Rested(next) | End::Failed(next) if next > seen.now && seen.finalizer && !seen.sessions => {
+            Decision {
+                deed: Deed::LetGo,
+                again: Some(next),
+            }
+        }
+        // A resource that was suspended may have ended so; it is no more.
+        End::Unreleasable => Decision::now(Deed::Start),
+        End::Rested(next) | End::Failed(next) | End::NotReleased(next) if next > seen.now => {
+            Decision::wait(next)
+        }
+        End::Rested(_) | End::Failed(_) | End::NotReleased(_) => Decision::now(Deed::Start),
+    }
+}
+
+fn suspend(seen: &Observation) -> Decision {
+    match seen.work {
+        Work::Exporting { stopping: false, .. } => Decision::now(Deed::Stop),
+        Work::Exporting { .. } | Work::Releasing => Decision::now(Deed::Leave),
+        _ if !seen.finalizer => Decision::now(Deed::Leave),
+        _ if !seen.sessions => Decision::now(Deed::LetGo),
+        Work::Ended {
+            end: End::NotReleased(next) | End::Failed(next),
+            ..
+        } if next > seen.now => Decision::wait(next),
+        // Only a person can help; a change of the Secret or the spec wakes us, and a day's time.
+        Work::Ended {
+            end: End::Unreleasable,
+            ..
+        } if !seen.secrets_stale && !seen.afresh => {
+            Decision::wait(seen.now.saturating_add(LOOK_AGAIN).unwrap_or(Timestamp::MAX))
+        }
+        Work::Fresh | Work::Ended { .. } => Decision::now(Deed::Release),
+    }
+}
+
+fn delete(seen: &Observation, since: Timestamp) -> Decision {
+    let limit = since.saturating_add(RELEASE_LIMIT).unwrap_or(Timestamp::MAX);
+    let late = seen.now >= limit;
+    if !seen.finalizer {
+        // Somebody else's finalizer keeps it, or a person took ours away.
+        return match seen.work {
+            Work::Exporting { stopping: false, .. } => Decision::now(Deed::Stop),
+            _ => Decision::now(Deed::Leave),
+        };
+    }
+    match seen.work {
+        Work::Exporting { stopping: false, .. } => Decision {
+            deed: Deed::Stop,
+            again: Some(limit),
+        },
+        Work::Exporting { .. } | Work::Releasing if late => Decision::now(Deed::GiveUp),
+        Work::Exporting { .. } | Work::Releasing => Decision::wait(limit),
+        _ if !seen.sessions => Decision::now(Deed::LetGo),
+        _ if late => Decision::now(Deed::GiveUp),
+        Work::Ended {
+            end: End::Unreleasable,
+            ..
+        } => Decision::now(Deed::GiveUp),
+        Work::Ended {
+            end: End::NotReleased(next),
+            ..
+        } if next > seen.now => Decision::wait(next.min(limit)),
+        Work::Fresh | Work::Ended { .. } => Decision::now(Deed::Release),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn seen(work: Work) -> Observation {
+        Observation {
+            now: at(1_000_000),
+            deleting: None,
+            finalizer: true,
+            suspended: false,
+            wanted: 1,
+            secrets_stale: false,
+            sessions: true,
+            afresh: false,
+            work,
+        }
+    }
+
+    const SOON: i64 = 1_000_060;
+    const PAST: i64 = 999_999;
+
+    fn ended(end: End) -> Work {
+        Work::Ended { spec: 1, end }
+    }
+
+    const RUNNING: Work = Work::Exporting {
+        spec: 1,
+        stopping: false,
+    };
+    const STOPPING: Work = Work::Exporting {
+        spec: 1,
+        stopping: true,
+    };
+
+    #[test]
+    fn an_export_is_started_kept_stopped_and_started_again() {
+        let quiet = |work| Observation {
+            finalizer: false,
+            sessions: false,
+            ..seen(work)
+        };
+        let rested = |second| ended(End::Rested(at(second)));
+        let failed = |second| ended(End::Failed(at(second)));
+        let leave = Decision::now(Deed::Leave);
+        for (seen, expected) in [
+            (quiet(Work::Fresh), Decision::now(Deed::Start)),
+            (seen(RUNNING), Decision::wait(at(1_000_000) + WATCH)),
+            (seen(STOPPING), leave),
+            (
+                Observation {
+                    wanted: 2,
+                    ..seen(RUNNING)
+                },
+                Decision::now(Deed::Stop),
+            ),
+            (
+                Observation {
+                    wanted: 2,
+                    ..seen(STOPPING)
+                },
+                leave,
+            ),
+            (
+                Observation {
+                    wanted: 2,
+                    ..quiet(rested(SOON))
+                },
+                Decision::now(Deed::Start),
+            ),
+            (
+                Observation {
+                    secrets_stale: true,
+                    ..seen(RUNNING)
+                },
+                Decision::now(Deed::CompareSecrets),
+            ),
+            (
+                Observation {
+                    secrets_stale: true,
+                    ..quiet(rested(SOON))
+                },
+                Decision::now(Deed::CompareSecrets),
+            ),
+            (
+                Observation {
+                    secrets_stale: true,
+                    ..quiet(failed(SOON))
+                },
+                Decision::now(Deed::Start),
+            ),
+            (
+                Observation {
+                    afresh: true,
+                    ..quiet(rested(SOON))
+                },
+                Decision::now(Deed::Start),
+            ),
+            (quiet(rested(SOON)), Decision::wait(at(SOON))),
+            (quiet(rested(PAST)), Decision::now(Deed::Start)),
+            (quiet(failed(SOON)), Decision::wait(at(SOON))),
+            (quiet(failed(PAST)), Decision::now(Deed::Start)),
+            (seen(Work::Releasing), leave),
+        ] {
+            assert_eq!(decide(&seen), expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn the_finalizer_stays_while_sessions_may_be_open_and_no_longer() {
+        let rested = ended(End::Rested(at(SOON)));
+        let done = Observation {
+            sessions: false,
+            ..seen(rested)
+        };
+        assert_eq!(
+            decide(&done),
+            Decision {
+                deed: Deed::LetGo,
+                again: Some(at(SOON))
+            }
+        );
+        assert_eq!(decide(&seen(rested)).deed, Deed::Leave);
+        assert_eq!(
+            decide(&Observation {
+                finalizer: false,
+                ..done
+            })
+            .deed,
+            Deed::Leave
+        );
+    }
+
+    #[test]
+    fn a_suspended_export_stops_releases_and_rests() {
+        let suspended = |work| Observation {
+            suspended: true,
+            ..seen(work)
+        };
+        for (seen, expected) in [
+            (suspended(RUNNING), Deed::Stop),
+            (suspended(STOPPING), Deed::Leave),
+            (suspended(Work::Fresh), Deed::Release),
+            (suspended(ended(End::NotReleased(at(SOON)))), Deed::Leave),
+            (suspended(ended(End::NotReleased(at(PAST)))), Deed::Release),
+            (suspended(ended(End::Unreleasable)), Deed::Leave),
+            (
+                Observation {
+                    sessions: false,
+                    ..suspended(ended(End::Rested(at(SOON))))
+                },
+                Deed::LetGo,
+            ),
+            (
+                Observation {
+                    finalizer: false,
+                    ..suspended(Work::Fresh)
+                },
+                Deed::Leave,
+            ),
+        ] {
+            assert_eq!(decide(&seen).deed, expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_deleted_export_releases_its_sessions_or_gives_up_in_ten_minutes() {
+        let young = |work| Observation {
+            deleting: Some(at(PAST)),
+            ..seen(work)
+        };
+        let old = |work| Observation {
+            deleting: Some(at(1_000_000 - 600)),
+            ..seen(work)
+        };
+        for (seen, expected) in [
+            (young(RUNNING), Deed::Stop),
+            (young(STOPPING), Deed::Leave),
+            (old(STOPPING), Deed::GiveUp),
+            (young(Work::Fresh), Deed::Release),
+            (young(Work::Releasing), Deed::Leave),
+            (old(Work::Releasing), Deed::GiveUp),
+            (young(ended(End::NotReleased(at(SOON)))), Deed::Leave),
+            (young(ended(End::NotReleased(at(PAST)))), Deed::Release),
+            (old(ended(End::NotReleased(at(SOON)))), Deed::GiveUp),
+            (young(ended(End::Unreleasable)), Deed::GiveUp),
+            (young(ended(End::Rested(at(SOON)))), Deed::Release),
+            (
+                Observation {
+                    sessions: false,
+                    ..young(ended(End::Rested(at(SOON))))
+                },
+                Deed::LetGo,
+            ),
+            (
+                Observation {
+                    sessions: false,
+                    ..old(Work::Fresh)
+                },
+                Deed::LetGo,
+            ),
+            (
+                Observation {
+                    finalizer: false,
+                    ..young(Work::Fresh)
+                },
+                Deed::Leave,
+            ),
+            (
+                Observation {
+                    finalizer: false,
+                    ..young(RUNNING)
+                },
+                Deed::Stop,
+            ),
+        ] {
+            assert_eq!(decide(&seen).deed, expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_deleted_export_is_looked_at_again_no_later_than_its_limit() {
+        let at_work = [
+            RUNNING,
+            STOPPING,
+            Work::Releasing,
+            ended(End::NotReleased(at(2_000_000))),
+        ];
+        for work in at_work {
+            let since = at(PAST);
+            let decision = decide(&Observation {
+                deleting: Some(since),
+                ..seen(work)
+            });
+            assert_eq!(decision.again, Some(since + RELEASE_LIMIT), "{work:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What this process remembers of one resource. Small: a resource that rests costs no more than its entry.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::decide::{End, Observation, Work};
+use super::events::Allowance;
+use super::exporter::Job;
+use crate::api::{EventExport, EventExportSpec, EventExportStatus};
+use crate::export::engine::Released;
+use crate::export::failure::Failure;
+use crate::export::snapshot::Snapshot;
+use crate::export::wish::Export;
+
+/// Our finalizer: on a resource while sessions may be open because of it.
+pub const FINALIZER: &str = "eventexport.io/sessions";
+
+/// What is remembered of one resource.
+pub(super) struct Entry {
+    pub(super) object: ObjectRef<EventExport>,
+    pub(super) state: State,
+    /// Whether sessions may be open; `None`: this process does not know, the finalizer does.
+    pub(super) sessions: Option<bool>,
+    /// The export with its credentials, while it runs or sessions may be open.
+    pub(super) job: Option<Arc<dyn Job>>,
+    pub(super) secrets: SecretsInUse,
+    /// The work has to begin again, whatever else is the case.
+    pub(super) afresh: bool,
+    /// It was suspended when it was last looked at.
+    pub(super) suspended: bool,
+    /// Failures in a row, of runs and of releases.
+    pub(super) failures: u32,
+    /// Errors of the API server in a row.
+    pub(super) errors: u32,
+    /// Why it could not begin or broke down.
+    pub(super) failure: Option<Failure>,
+    /// What a run left, until the status says so.
+    pub(super) last: Option<(Arc<Snapshot>, Arc<Export>)>,
+    /// What a release left.
+    pub(super) left: Option<Box<Released>>,
+    /// It was told that sessions are left.
+    pub(super) told_left: bool,
+    pub(super) written: Written,
+    pub(super) allowance: Allowance,
+}
+
+/// The contents of Secrets that are in use.
+#[derive(Default)]
+pub(super) struct SecretsInUse {
+    /// The version of each; `None`: it was not there.
+    pub(super) versions: BTreeMap<String, Option<String>>,
+    pub(super) digest: u64,
+    /// A version was seen that is not the one in use.
+    pub(super) stale: bool,
+}
+
+/// What this process wrote to the status.
+#[derive(Default)]
+pub(super) struct Written {
+    /// What was written last, and over which version of the resource: until another version is seen, that write is
+    /// on its way back.
+    pub(super) last: Option<(u64, Option<String>)>,
+    pub(super) at: Option<Instant>,
+    /// The status of a resource that rests; another one is not ours.
+    pub(super) resting: Option<u64>,
+}
+
+pub(super) enum State {
+    Fresh,
+    Live(Live),
+    Ended { spec: u64, end: End },
+}
+
+/// Work under way.
+pub(super) struct Live {
+    /// Tells this work from what came before it.
+    pub(super) serial: u64,
+    pub(super) kind: Kind,
+    pub(super) spec: u64,
+    pub(super) stop: CancellationToken,
+    pub(super) abort: AbortHandle,
+    pub(super) seen: watch::Receiver<Arc<Snapshot>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Export,
+    Release,
+}
+
+impl Entry {
+    pub(super) fn new(object: ObjectRef<EventExport>) -> Self {
+        Self {
+            object,
+            state: State::Fresh,
+            sessions: None,
+            job: None,
+            secrets: SecretsInUse::default(),
+            afresh: false,
+            suspended: false,
+            failures: 0,
+            errors: 0,
+            failure: None,
+            last: None,
+            left: None,
+            told_left: false,
+            written: Written::default(),
+            allowance: Allowance::full(Instant::now()),
+        }
+    }
+
+    /// What the decision needs to know.
+    pub(super) fn observe(&mut self, object: &EventExport, now: Timestamp) -> Observation {
+        let finalizer = has_finalizer(object);
+        let resumed = self.suspended && !object.spec.suspend;
+        self.suspended |= object.spec.suspend;
+        Observation {
+            now,
+            deleting: object.metadata.deletion_timestamp.as_ref().map(|at| at.0),
+            finalizer,
+            suspended: object.spec.suspend,
+            wanted: spec_digest(&object.spec),
+            secrets_stale: self.secrets.stale,
+            sessions: self.sessions.unwrap_or(finalizer),
+            afresh: self.afresh || resumed || self.is_estranged(object),
+            work: match &self.state {
+                State::Fresh => Work::Fresh,
+                State::Live(live) => match live.kind {
+                    Kind::Export => Work::Exporting {
+                        spec: live.spec,
+                        stopping: live.stop.is_cancelled(),
+                    },
+                    Kind::Release => Work::Releasing,
+                },
+                State::Ended { spec, end } => Work::Ended {
+                    spec: *spec,
+                    end: *end,
+                },
+            },
+        }
+    }
+
+    /// Whether the resource rests and its status is not the one that this process left there: then nobody here knows
+    /// what it should say, and the bucket is asked.
+    fn is_estranged(&self, object: &EventExport) -> bool {
+        matches!(
+            self.state,
+            State::Ended {
+                end: End::Rested(_),
+                ..
+            }
+        ) && self.last.is_none()
+            && self
+                .written
+                .resting
+                .is_some_and(|ours| ours != status_digest(object.status.as_ref()))
+    }
+}
+
+/// Whether our finalizer is on it.
+pub(super) fn has_finalizer(object: &EventExport) -> bool {
+    object
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|name| name == FINALIZER)
+}
+
+/// Tells specs apart that want different work, within this process.
+pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
+    digest(&EventExportSpec {
+        suspend: false,
+        ..spec.clone()
+    })
+}
+
+/// Tells statuses apart, within this process.
+pub(super) fn status_digest(status: Option<&EventExportStatus>) -> u64 {
+    digest(&status)
+}
+
+fn digest(value: &impl Serialize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // Our own types have string keys only and are always JSON.
+    serde_json::to_vec(value).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,308 @@
+//! Kubernetes Events: what a person sees at the end of `kubectl describe`. The decision which ones a change of
+//! status deserves is pure; [`Announcer`] sends them, at a bounded rate, and never fails anyone's work.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource as _};
+use tracing::{debug, warn};
+
+use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find};
+use crate::telemetry::Metrics;
+
+/// How many Events one export may have in a row. The bounds of client-go's spam filter (`defaultSpamBurst`).
+const BURST: u32 = 25;
+
+/// How long it takes until it may have one more (client-go's `defaultSpamQPS`).
+const REFILL: Duration = Duration::from_mins(5);
+
+/// Longest note, in bytes: the API's bound for `note` is 1 kB.
+const NOTE_BYTES: usize = 1000;
+
+/// One thing to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether somebody should look.
+    pub warning: bool,
+    /// What was being done, in PascalCase.
+    pub action: &'static str,
+    /// Why, as conditions name it.
+    pub reason: String,
+    /// For a person.
+    pub note: String,
+}
+
+/// What a change of status deserves to be told.
+pub fn notes(before: &EventExportStatus, after: &EventExportStatus) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let became = |kind, wanted: &str| {
+        let now = find(&after.conditions, kind).filter(|now| now.status == wanted)?;
+        let was = find(&before.conditions, kind);
+        was.is_none_or(|was| was.status != now.status || (wanted == "True" && was.reason != now.reason))
+            .then_some(now)
+    };
+    let acted = |status: &EventExportStatus| {
+        find(&status.conditions, ConditionType::Reconciling)
+            .filter(|now| now.status == "False" && now.reason == Reason::Accepted.as_str())
+            .map(|_| status.observed_generation)
+    };
+    let stalled = became(ConditionType::Stalled, "True");
+    if stalled.is_none() && acted(after).is_some_and(|now| acted(before) != Some(now)) {
+        let note = format!("generation {} is accepted", after.observed_generation);
+        notes.push(note_of(false, "Accept", Reason::Accepted.as_str(), note));
+    }
+    if let Some(now) = stalled {
+        notes.push(note_of(true, "Export", &now.reason, now.message.clone()));
+    }
+    if let Some(error) = &after.last_error {
+        let known = before
+            .last_error
+            .as_ref()
+            .is_some_and(|was| was.reason == error.reason && was.window == error.window);
+        if !known && stalled.is_none_or(|now| now.reason != error.reason) {
+            let window = error
+                .window
+                .as_ref()
+                .map(|window| format!("{window}: "))
+                .unwrap_or_default();
+            notes.push(note_of(
+                true,
+                "Export",
+                &error.reason,
+                format!("{window}{}", error.message),
+            ));
+        }
+    }
+    if let Some(now) = became(ConditionType::Complete, "True") {
+        notes.push(note_of(
+            false,
+            "Export",
+            Reason::Complete.as_str(),
+            now.message.clone(),
+        ));
+    }
+    let suspended = |status: &EventExportStatus| {
+        find(&status.conditions, ConditionType::Ready)
+            .is_some_and(|now| now.reason == Reason::Suspended.as_str())
+    };
+    if suspended(after) && !suspended(before) {
+        notes.push(note_of(
+            false,
+            "Suspend",
+            Reason::Suspended.as_str(),
+            "spec.suspend is true".to_owned(),
+        ));
+    }
+    notes
+}
+
+/// That a deleted export was let go with sessions that may be open.
+pub fn sessions_left(ids: &[String], why: &str) -> Note {
+    let which = if ids.is_empty() {
+        "which ones is not known".to_owned()
+    } else {
+        ids.join(", ")
+    };
+    let note = format!(
+        "sessions may be left open at the service ({which}): {why}; delete them by hand (`eventexport session delete`)"
+    );
+    note_of(true, "Delete", "SessionsLeft", note)
+}
+
+fn note_of(warning: bool, action: &'static str, reason: &str, note: String) -> Note {
+    Note {
+        warning,
+        action,
+        reason: reason.to_owned(),
+        note,
+    }
+}
+
+/// How many Events an export may still have.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    /// A full one.
+    pub fn full(now: Instant) -> Self {
+        Self {
+            left: BURST,
+            since: now,
+        }
+    }
+
+    /// Whether one more may be sent; counts it.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let refills = now.saturating_duration_since(self.since).as_secs() / REFILL.as_secs();
+        if refills > 0 {
+            let refills = u32::try_from(refills).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(refills).min(BURST);
+            self.since = now;
+        }
+        let one = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        one
+    }
+}
+
+/// Sends Events.
+pub(super) struct Announcer {
+    recorder: Recorder,
+    metrics: Metrics,
+}
+
+impl Announcer {
+    pub(super) fn new(client: Client, instance: String, metrics: Metrics) -> Self {
+        let reporter = Reporter {
+            controller: "eventexport.io/operator".to_owned(),
+            instance: Some(instance),
+        };
+        Self {
+            recorder: Recorder::new(client, reporter),
+            metrics,
+        }
+    }
+
+    /// Sends what the allowance permits. What cannot be sent is logged: an Event is a courtesy.
+    pub(super) async fn tell(
+        &self,
+        about: &EventExport,
+        notes: Vec<Note>,
+        mut allowed: impl FnMut() -> bool,
+    ) {
+        // Without its version, or the recorder would take each version for another object and never merge.
+        let reference = ObjectReference {
+            resource_version: None,
+            ..about.object_ref(&())
+        };
+        for note in notes {
+            if !allowed() {
+                self.metrics.events_suppressed.inc();
+                debug!(
+                    reason = note.reason,
+                    "an Event was not sent: too many of this export"
+                );
+                continue;
+            }
+            let event = Event {
+                type_: if note.warning {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
+                reason: note.reason,
+                note: Some(within(note.note, NOTE_BYTES)),
+                action: note.action.to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = self.recorder.publish(&event, &reference).await {
+                warn!(reason = event.reason, %error, "an Event could not be sent");
+            }
+        }
+    }
+}
+
+/// At most so many bytes, whole characters.
+fn within(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        let end = (0..=bytes)
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::api::{LastError, condition, set};
+
+    fn with(
+        mut status: EventExportStatus,
+        kind: ConditionType,
+        is: bool,
+        reason: Reason,
+    ) -> EventExportStatus {
+        set(
+            &mut status.conditions,
+            condition(kind, Some(is), reason, "why", 1, Timestamp::UNIX_EPOCH),
+        );
+        EventExportStatus {
+            observed_generation: 1,
+            ..status
+        }
+    }
+
+    fn reasons(before: &EventExportStatus, after: &EventExportStatus) -> Vec<String> {
+        notes(before, after).into_iter().map(|note| note.reason).collect()
+    }
+
+    #[test]
+    fn each_turn_of_an_export_is_told_once() {
+        let new = EventExportStatus::default();
+        let accepted = with(new.clone(), ConditionType::Reconciling, false, Reason::Accepted);
+        assert_eq!(reasons(&new, &accepted), ["Accepted"]);
+        assert!(reasons(&accepted, &accepted).is_empty());
+        let complete = with(accepted.clone(), ConditionType::Complete, true, Reason::Complete);
+        assert_eq!(reasons(&accepted, &complete), ["Complete"]);
+        assert!(reasons(&complete, &complete).is_empty());
+        let suspended = with(accepted.clone(), ConditionType::Ready, false, Reason::Suspended);
+        assert_eq!(reasons(&accepted, &suspended), ["Suspended"]);
+        assert!(reasons(&suspended, &suspended).is_empty());
+    }
+
+    #[test]
+    fn an_error_is_told_once_and_not_twice_when_it_also_stalls() {
+        let calm = with(
+            EventExportStatus::default(),
+            ConditionType::Reconciling,
+            false,
+            Reason::Accepted,
+        );
+        let failed = |reason: Reason, window: &str| EventExportStatus {
+            last_error: Some(LastError {
+                reason: reason.to_string(),
+                message: "again".to_owned(),
+                window: Some(window.to_owned()),
+            }),
+            ..calm.clone()
+        };
+        let once = failed(Reason::NotWhole, "2018-06-28");
+        assert_eq!(reasons(&calm, &once), ["NotWhole"]);
+        assert!(reasons(&once, &once).is_empty());
+        assert_eq!(
+            reasons(&once, &failed(Reason::NotWhole, "2018-06-29")),
+            ["NotWhole"]
+        );
+        let stalled = with(
+            failed(Reason::Short, "2018-06-28"),
+            ConditionType::Stalled,
+            true,
+            Reason::Short,
+        );
+        assert_eq!(reasons(&calm, &stalled), ["Short"]);
+    }
+
+    #[test]
+    fn events_are_bounded_per_export() {
+        let start = Instant::now();
+        let mut allowance = Allowance::full(start);
+        assert_eq!((0..100).filter(|_| allowance.take(start)).count(), 25);
+        assert!(allowance.take(start + REFILL));
+        assert!(!allowance.take(start + REFILL));
+    }
+
+    #[test]
+    fn a_note_is_cut_between_characters() {
+        assert_eq!(within("aü".to_owned(), 2), "a");
+        assert_eq!(within("aü".to_owned(), 3), "aü");
+    }
+}

@@ -1,0 +1,119 @@
+//! The seam between controller and engine: what the controller asks for, so that its own tests need neither a
+//! service nor a bucket. The real one builds clients and sends nothing until it is run.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::grants::{Grant, granted};
+use crate::api::EventExportSpec;
+use crate::egress::HostPolicy;
+use crate::export::connect::{self, Secrets, Surroundings};
+use crate::export::engine::{Engine, Peers, Released};
+use crate::export::failure::Failure;
+use crate::export::snapshot::Snapshot;
+use crate::export::wish::{Export, Persistence};
+use crate::tracker::TokenCache;
+
+/// Whose export it is.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+}
+
+/// Makes exports out of specs.
+#[async_trait]
+pub trait Exporter: Send + Sync + 'static {
+    /// The export that a spec and its Secrets describe, or what a person has to change.
+    async fn prepare(
+        &self,
+        spec: &EventExportSpec,
+        secrets: &Secrets,
+        owner: &Owner,
+    ) -> Result<Arc<dyn Job>, Failure>;
+}
+
+/// One export with its peers. Holds credentials: kept only while it is needed.
+#[async_trait]
+pub trait Job: Send + Sync + 'static {
+    /// What it wants.
+    fn export(&self) -> &Arc<Export>;
+
+    /// As [`Engine::run`].
+    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot>;
+
+    /// As [`Engine::release`].
+    async fn release(&self) -> Released;
+}
+
+/// The real one.
+pub struct EngineExporter {
+    /// What all exports of the process share.
+    pub engine: Engine,
+    /// Where requests may go.
+    pub hosts: HostPolicy,
+    /// Tokens of all exports.
+    pub tokens: TokenCache,
+    /// To whom the operator's own bucket identity is lent.
+    pub grants: Vec<Grant>,
+    /// What tells this cluster from others.
+    pub cluster: String,
+}
+
+struct EngineJob {
+    engine: Engine,
+    export: Arc<Export>,
+    peers: Peers,
+}
+
+#[async_trait]
+impl Exporter for EngineExporter {
+    async fn prepare(
+        &self,
+        spec: &EventExportSpec,
+        secrets: &Secrets,
+        owner: &Owner,
+    ) -> Result<Arc<dyn Job>, Failure> {
+        let around = Surroundings {
+            name: format!("{}/{}", owner.namespace, owner.name),
+            hosts: self.hosts.clone(),
+            tokens: self.tokens.clone(),
+            pod_identity: granted(&self.grants, &owner.namespace, &spec.destination.s3),
+            holder: format!("{}/{}", self.cluster, owner.uid),
+            // Only the holder of the lease runs exports.
+            single_writer: true,
+            persistence: Persistence::Forever,
+        };
+        let export = Arc::new(connect::export(spec, &around)?);
+        let peers = connect::peers(spec, secrets, &around).await?;
+        Ok(Arc::new(EngineJob {
+            engine: self.engine.clone(),
+            export,
+            peers,
+        }))
+    }
+}
+
+#[async_trait]
+impl Job for EngineJob {
+    fn export(&self) -> &Arc<Export> {
+        &self.export
+    }
+
+    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot> {
+        self.engine
+            .run(self.export.clone(), self.peers.clone(), out, stop)
+            .await
+    }
+
+    async fn release(&self) -> Released {
+        self.engine.release(&self.export, &self.peers).await
+    }
+}

@@ -1,0 +1,143 @@
+//! The finalizer: put on a resource before sessions may be opened because of it, taken away when none is left, or
+//! when ten minutes, or the bucket, or the service, or the credentials are gone. Writes the metadata of resources.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use jiff::SignedDuration;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+use tracing::debug;
+
+use super::entry::{FINALIZER, has_finalizer};
+use crate::api::EventExport;
+use crate::export::engine::Released;
+
+/// How often a write is tried that meets a newer version of the resource.
+const CONFLICTS: usize = 4;
+
+/// Whether it is there afterwards: not if the resource is gone or being deleted.
+pub(super) async fn put_on(api: &Api<EventExport>, object: &EventExport) -> kube::Result<bool> {
+    write(
+        api,
+        object,
+        |names| names.push(FINALIZER.to_owned()),
+        |object| has_finalizer(object) || object.metadata.deletion_timestamp.is_some(),
+    )
+    .await
+    .map(|now| now.is_some_and(|now| has_finalizer(&now)))
+}
+
+/// Takes it away; a resource that is gone has none.
+pub(super) async fn take_away(api: &Api<EventExport>, object: &EventExport) -> kube::Result<()> {
+    write(
+        api,
+        object,
+        |names| names.retain(|name| name != FINALIZER),
+        |object| !has_finalizer(object),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Changes the list of finalizers, of which others own parts: only over the version that was read.
+async fn write(
+    api: &Api<EventExport>,
+    object: &EventExport,
+    change: impl Fn(&mut Vec<String>),
+    done: impl Fn(&EventExport) -> bool,
+) -> kube::Result<Option<EventExport>> {
+    let name = object.name_any();
+    let mut read = object.clone();
+    for _ in 1..CONFLICTS {
+        if done(&read) {
+            return Ok(Some(read));
+        }
+        match patch(api, &name, &read, &change).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                debug!(name, "a newer version of the resource is there; reading it");
+                match api.get_opt(&name).await? {
+                    Some(newer) if newer.metadata.uid == object.metadata.uid => read = newer,
+                    _ => return Ok(None),
+                }
+            }
+            written => return written.map(Some),
+        }
+    }
+    if done(&read) {
+        Ok(Some(read))
+    } else {
+        patch(api, &name, &read, &change).await.map(Some)
+    }
+}
+
+async fn patch(
+    api: &Api<EventExport>,
+    name: &str,
+    read: &EventExport,
+    change: impl Fn(&mut Vec<String>),
+) -> kube::Result<EventExport> {
+    let mut names = read.metadata.finalizers.clone().unwrap_or_default();
+    change(&mut names);
+    let body = json!({ "metadata": {
+        "uid": read.metadata.uid,
+        "resourceVersion": read.metadata.resource_version,
+        "finalizers": names,
+    }});
+    api.patch(name, &PatchParams::default(), &Patch::Merge(&body))
+        .await
+}
+
+/// Whether trying again would not help: the bucket or the service is gone, or refuses us for good.
+pub(super) fn is_hopeless(_released: &Released) -> bool {
+    false
+}
+
+/// The sessions that a release left, and why, in words.
+pub(super) fn remainder(released: Option<&Released>) -> (Vec<String>, String) {
+    let Some(Released { left, unknown }) = released else {
+        return (Vec::new(), "they could not be released in time".to_owned());
+    };
+    let ids = left.iter().map(|(id, _)| id.clone()).collect();
+    let why = unknown
+        .clone()
+        .or_else(|| left.first().map(|(_, why)| why.clone()));
+    (
+        ids,
+        why.unwrap_or_else(|| "they could not be released in time".to_owned()),
+    )
+}
+
+/// Between three quarters and all of `most`, the same for one resource at every time: spreads many resources without
+/// a die.
+pub(super) fn jittered(most: SignedDuration, uid: &str) -> SignedDuration {
+    const STEPS: u64 = 1 << 16;
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    let share = i128::from(hasher.finish() % STEPS);
+    let quarter = most.as_millis() / 4;
+    let extra = quarter * share / i128::from(STEPS);
+    SignedDuration::from_millis(i64::try_from(quarter * 3 + extra).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn daily_looks_are_spread_over_a_quarter_of_the_day() {
+        let day = SignedDuration::from_hours(24);
+        let looks: Vec<_> = (0..1000).map(|n| jittered(day, &n.to_string())).collect();
+        assert!(
+            looks
+                .iter()
+                .all(|look| (SignedDuration::from_hours(18)..day).contains(look))
+        );
+        let early = looks
+            .iter()
+            .filter(|look| **look < SignedDuration::from_hours(21))
+            .count();
+        assert!((400..600).contains(&early), "{early}");
+    }
+}

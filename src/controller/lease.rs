@@ -1,0 +1,353 @@
+//! One active leader by a `coordination.k8s.io/v1` Lease. Reads and writes that one object; the decision is in
+//! [`super::election`].
+//!
+//! Every write carries the `resourceVersion` that was read, so that of two candidates one is refused. Its client has
+//! no retries and a time limit well below the deadline: a slow API server must not make a leader believe
+//! that it leads longer than it does.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::PostParams;
+use kube::{Api, Client, Config};
+use rand::RngExt as _;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::election::{self, Hold, Record, Renewal, Step, Times};
+use crate::telemetry::Health;
+
+/// Where the lease is, and how it is kept.
+#[derive(Clone, Debug)]
+pub struct LeaseSettings {
+    /// Name of the Lease.
+    pub name: String,
+    /// Namespace of the Lease; `None`: that of the pod, or of the kubeconfig's context.
+    pub namespace: Option<String>,
+    /// Its times.
+    pub times: Times,
+}
+
+/// A client for the lease alone: a connection of its own, no retries, limits on every step.
+pub(super) fn client(mut config: Config, times: &Times) -> kube::Result<Client> {
+    config.default_retry = false;
+    config.connect_timeout = Some(times.request());
+    config.read_timeout = Some(times.request());
+    config.write_timeout = Some(times.request());
+    config.reset_reader_on_write = true;
+    Client::try_from(config)
+}
+
+/// A name that no other process has: the host's, and 64 random bits.
+pub(super) fn identity(host: Option<&str>) -> String {
+    format!(
+        "{}_{:016x}",
+        host.unwrap_or("eventexport"),
+        rand::rng().random::<u64>()
+    )
+}
+
+/// A process that wants to lead.
+pub(super) struct Candidate {
+    api: Api<Lease>,
+    name: String,
+    me: String,
+    times: Times,
+}
+
+/// The right to lead, until [`Leadership::lost`].
+pub(super) struct Leadership {
+    lost: CancellationToken,
+    resign: CancellationToken,
+    /// Until when nobody else can lead.
+    until: Arc<Mutex<Instant>>,
+    renewing: JoinHandle<()>,
+}
+
+/// The lease as this process last saw it.
+struct Watched {
+    lease: Option<Lease>,
+    since: Instant,
+}
+
+impl Candidate {
+    pub(super) fn new(client: Client, settings: &LeaseSettings, me: String) -> Self {
+        let api = match &settings.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::default_namespaced(client),
+        };
+        Self {
+            api,
+            name: settings.name.clone(),
+            me,
+            times: settings.times,
+        }
+    }
+
+    /// Waits until this process leads; `None`: `stop` came first. Errors of the API server are waited out.
+    pub(super) async fn lead(self, health: &Health, stop: &CancellationToken) -> Option<Leadership> {
+        let mut watched = Watched {
+            lease: None,
+            since: Instant::now(),
+        };
+        let mut told: Option<String> = None;
+        loop {
+            health.beat();
+            let wait = match self.try_once(&mut watched).await {
+                Ok(Ok((lease, sent))) => {
+                    info!(lease = self.name, identity = self.me, "this process leads");
+                    return Some(self.start_renewing(lease, sent, health.clone()));
+                }
+                Ok(Err(wait)) => {
+                    let holder = watched.lease.as_ref().and_then(|lease| record(lease).holder);
+                    if holder.is_some() && holder != told {
+                        info!(lease = self.name, holder, "another process leads; standing by");
+                        told = holder;
+                    }
+                    wait
+                }
+                Err(error) => {
+                    let error = plain(&error);
+                    warn!(
+                        lease = self.name,
+                        error, "the lease cannot be read or written; trying again"
+                    );
+                    self.times.retry()
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return None,
+            }
+        }
+    }
+
+    /// One look and, where it may be, one write: the lease with the time when the write was sent, or how long to wait.
+    async fn try_once(&self, watched: &mut Watched) -> kube::Result<Result<(Lease, Instant), Duration>> {
+        let lease = limited(&self.times, self.api.get_opt(&self.name)).await?;
+        if version(lease.as_ref()) != version(watched.lease.as_ref()) || lease.is_none() {
+            *watched = Watched {
+                lease,
+                since: Instant::now(),
+            };
+        }
+        let seen = watched.lease.as_ref().map(record);
+        let sent = Instant::now();
+        let write = match election::step(&self.me, seen.as_ref(), watched.since.elapsed(), &self.times) {
+            Step::Wait(wait) => return Ok(Err(wait)),
+            Step::Create => {
+                limited(
+                    &self.times,
+                    self.api.create(&PostParams::default(), &self.fresh()),
+                )
+                .await
+            }
+            Step::Take | Step::Renew => {
+                let Some(lease) = &watched.lease else {
+                    return Ok(Err(self.times.retry()));
+                };
+                self.replace(lease, &self.me).await
+            }
+        };
+        match write {
+            Ok(lease) => Ok(Ok((lease, sent))),
+            // Another was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(self.times.retry())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fresh(&self) -> Lease {
+        let mut lease = Lease::default();
+        lease.metadata.name = Some(self.name.clone());
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(self.me.clone()),
+            lease_duration_seconds: seconds(self.times.duration),
+            acquire_time: Some(MicroTime(Timestamp::now())),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            lease_transitions: Some(0),
+            ..LeaseSpec::default()
+        });
+        lease
+    }
+
+    /// Writes the record as held by `holder`, only if it still is what was read.
+    async fn replace(&self, read: &Lease, holder: &str) -> kube::Result<Lease> {
+        let mut lease = read.clone();
+        let now = MicroTime(Timestamp::now());
+        let spec = lease.spec.get_or_insert_default();
+        let resigns = holder.is_empty();
+        if spec.holder_identity.as_deref() != Some(holder) && !resigns {
+            spec.acquire_time = Some(now.clone());
+            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
+        }
+        spec.holder_identity = Some(holder.to_owned());
+        spec.lease_duration_seconds = if resigns {
+            Some(1)
+        } else {
+            seconds(self.times.duration)
+        };
+        spec.renew_time = Some(now);
+        limited(
+            &self.times,
+            self.api.replace(&self.name, &PostParams::default(), &lease),
+        )
+        .await
+    }
+
+    fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {
+        let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
+        let until = Arc::new(Mutex::new(sent + self.times.duration));
+        let renewing =
+            tokio::spawn(self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone()));
+        Leadership {
+            lost,
+            resign,
+            until,
+            renewing,
+        }
+    }
+
+    async fn renew(
+        self,
+        mut lease: Lease,
+        mut renewed: Instant,
+        health: Health,
+        lost: CancellationToken,
+        resign: CancellationToken,
+        until: Arc<Mutex<Instant>>,
+    ) {
+        // Whatever ends this task, nobody goes on leading without it.
+        let _lost = lost.drop_guard();
+        let mut wait = self.times.renew;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = resign.cancelled() => {
+                    if let Err(error) = self.replace(&lease, "").await {
+                        warn!(error = plain(&error), "the lease could not be given back; it runs out by itself");
+                    }
+                    return;
+                }
+            }
+            // However slow the answers are, the loop is back at the deadline.
+            let left = self.times.deadline.saturating_sub(renewed.elapsed());
+            let attempt = self.renew_once(&mut lease);
+            let (renewal, sent) = tokio::time::timeout(left, attempt)
+                .await
+                .unwrap_or_else(|_| (Renewal::Unknown, Instant::now()));
+            if renewal == Renewal::Done {
+                renewed = sent;
+                *until.lock().unwrap_or_else(PoisonError::into_inner) = sent + self.times.duration;
+            }
+            match election::hold(renewal, renewed.elapsed(), &self.times) {
+                Hold::Keep(next) => {
+                    health.beat();
+                    wait = next;
+                }
+                Hold::Lost(_) => {
+                    warn!(
+                        lease = self.name,
+                        taken = renewal == Renewal::Taken,
+                        "this process no longer leads"
+                    );
+                    if renewal == Renewal::Taken {
+                        *until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One renewal, and when it was sent.
+    async fn renew_once(&self, lease: &mut Lease) -> (Renewal, Instant) {
+        let sent = Instant::now();
+        let renewal = match self.replace(lease, &self.me).await {
+            Ok(new) => {
+                *lease = new;
+                Renewal::Done
+            }
+            Err(error) => {
+                warn!(
+                    lease = self.name,
+                    error = plain(&error),
+                    "the lease was not renewed"
+                );
+                self.look(lease).await
+            }
+        };
+        (renewal, sent)
+    }
+
+    /// After a failed renewal: whose is it? Ours with another version is renewed at the next try.
+    async fn look(&self, lease: &mut Lease) -> Renewal {
+        match limited(&self.times, self.api.get_opt(&self.name)).await {
+            Ok(Some(now)) if record(&now).holder.as_deref() == Some(&self.me) => {
+                *lease = now;
+                Renewal::Unknown
+            }
+            Ok(_) => Renewal::Taken,
+            Err(_) => Renewal::Unknown,
+        }
+    }
+}
+
+impl Leadership {
+    /// Cancelled when this process no longer leads.
+    pub(super) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// How long it is certain that nobody else leads.
+    pub(super) fn time_left(&self) -> Duration {
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.saturating_duration_since(Instant::now())
+    }
+
+    /// Gives the lease back, so that another need not wait.
+    pub(super) async fn resign(self) {
+        self.resign.cancel();
+        // A panic in there was logged, and the lease then runs out by itself.
+        let _ = self.renewing.await;
+    }
+}
+
+/// A limit over the whole request, whatever the connection does meanwhile.
+async fn limited<T>(times: &Times, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let limit = times.request();
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
+        let what = format!("no answer from the API server within {} ms", limit.as_millis());
+        Err(kube::Error::Service(what.into()))
+    })
+}
+
+fn record(lease: &Lease) -> Record {
+    let spec = lease.spec.clone().unwrap_or_default();
+    let duration = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
+    Record {
+        holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
+        duration: Duration::from_secs(duration),
+        version: version(Some(lease)).unwrap_or_default().to_owned(),
+    }
+}
+
+fn version(lease: Option<&Lease>) -> Option<&str> {
+    lease?.metadata.resource_version.as_deref()
+}
+
+fn seconds(duration: Duration) -> Option<i32> {
+    i32::try_from(duration.as_secs()).ok()
+}
+
+/// An error of the API server as one line.
+fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
+}

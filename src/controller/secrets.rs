@@ -1,0 +1,169 @@
+//! The Secrets of one export: read when it begins, from its own namespace only, and never kept.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+
+use crate::api::{EventExportSpec, Reason};
+use crate::export::connect::Secrets;
+use crate::export::failure::Failure;
+
+/// A Secret that a spec names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reference<'a> {
+    /// The field that names it.
+    pub(super) field: &'static str,
+    /// Its name.
+    pub(super) name: &'a str,
+}
+
+/// The Secrets that a spec names, in the order of its fields; one may be named twice.
+pub(super) fn references(spec: &EventExportSpec) -> Vec<Reference<'_>> {
+    let (source, s3) = (&spec.source, &spec.destination.s3);
+    let named = [
+        (
+            "spec.source.credentialsSecretRef",
+            Some(&source.credentials_secret_ref.name),
+        ),
+        (
+            "spec.source.caSecretRef",
+            source.ca_secret_ref.as_ref().map(|secret| &secret.name),
+        ),
+        (
+            "spec.destination.s3.credentialsSecretRef",
+            s3.credentials_secret_ref.as_ref().map(|secret| &secret.name),
+        ),
+        (
+            "spec.destination.s3.caSecretRef",
+            s3.ca_secret_ref.as_ref().map(|secret| &secret.name),
+        ),
+    ];
+    named
+        .into_iter()
+        .filter_map(|(field, name)| Some(Reference { field, name: name? }))
+        .collect()
+}
+
+/// What was read.
+#[derive(Default)]
+pub(super) struct Fetched {
+    /// The contents.
+    pub(super) secrets: Secrets,
+    /// The version of each Secret that is named; `None`: it is not there.
+    pub(super) versions: BTreeMap<String, Option<String>>,
+    /// Tells contents apart, within this process.
+    pub(super) digest: u64,
+    /// What a person has to do before the contents are whole.
+    pub(super) missing: Option<Failure>,
+}
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetched")
+            .field("versions", &self.versions)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads the Secrets. What is not there, or may not be read, is a matter for a person; other errors are the API
+/// server's.
+pub(super) async fn fetch(
+    client: &Client,
+    namespace: &str,
+    named: &[Reference<'_>],
+) -> kube::Result<Fetched> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut fetched = Fetched::default();
+    for Reference { field, name } in named {
+        if fetched.versions.contains_key(*name) {
+            continue;
+        }
+        let (secret, refused) = match api.get_opt(name).await {
+            Ok(secret) => (secret, false),
+            Err(kube::Error::Api(status)) if status.code == 403 => (None, true),
+            Err(error) => return Err(error),
+        };
+        let version = secret
+            .as_ref()
+            .map(|secret| secret.metadata.resource_version.clone().unwrap_or_default());
+        fetched.versions.insert((*name).to_owned(), version);
+        match secret {
+            Some(secret) => {
+                let keys = secret
+                    .data
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(key, value)| (key, value.0))
+                    .collect();
+                fetched.secrets.0.insert((*name).to_owned(), keys);
+            }
+            None => {
+                fetched
+                    .missing
+                    .get_or_insert_with(|| missing(namespace, name, field, refused));
+            }
+        }
+    }
+    fetched.digest = digest(&fetched.secrets);
+    Ok(fetched)
+}
+
+fn missing(namespace: &str, name: &str, field: &str, refused: bool) -> Failure {
+    let message = if refused {
+        format!(
+            "the operator may not read Secret {name} in namespace {namespace}, which {field} names: bind its role there"
+        )
+    } else {
+        format!("Secret {name}, which {field} names, does not exist in namespace {namespace}: make it there")
+    };
+    Failure::wait(Reason::CredentialsMissing, message, None).of_export()
+}
+
+fn digest(secrets: &Secrets) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    secrets.0.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_secrets_of_a_spec_are_found_with_the_field_that_names_them() {
+        let spec: EventExportSpec = serde_json::from_value(serde_json::json!({
+            "space": "s", "dateRange": {"start": "2018-06-01"},
+            "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}, "caSecretRef": {"name": "ca"}},
+            "destination": {"s3": {"bucket": "audit", "caSecretRef": {"name": "ca"}}},
+        }))
+        .unwrap();
+        let found: Vec<_> = references(&spec)
+            .into_iter()
+            .map(|found| (found.field, found.name))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("spec.source.credentialsSecretRef", "tracker"),
+                ("spec.source.caSecretRef", "ca"),
+                ("spec.destination.s3.caSecretRef", "ca"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_missing_secret_is_named_and_nothing_is_shown_of_one_that_is_there() {
+        let failure = missing("audit", "tracker", "spec.source.credentialsSecretRef", false);
+        assert_eq!(failure.reason, Reason::CredentialsMissing);
+        assert!(failure.message.contains("Secret tracker") && failure.message.contains("namespace audit"));
+        let mut fetched = Fetched::default();
+        fetched.secrets.0.insert(
+            "tracker".to_owned(),
+            BTreeMap::from([("apiKey".to_owned(), b"hush".to_vec())]),
+        );
+        assert!(!format!("{fetched:?}").contains("hush"));
+    }
+}
