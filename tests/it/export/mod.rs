@@ -1,6 +1,8 @@
 //! The engine against the simulator.
 
 pub(crate) mod bench;
+mod crashes;
+mod saboteur;
 
 use bench::{Bench, settings};
 use eventexport::export::record::{Receipt, decode};
