@@ -128,7 +128,7 @@ impl Work<'_> {
             answer = peers.tracker.download(&export.space, &self.opened.session.id) => answer,
             () = self.ground.stop.cancelled() => return Err(stopped()),
         };
-        let download = match answer.map_err(|error| Failure::from(&error))? {
+        let download = match answer.map_err(|error| Failure::from_begin(&error))? {
             Answer::NotFound => return self.empty(EmptyAnswer::NotFound, None).await,
             Answer::NoContent => return self.empty(EmptyAnswer::NoContent, None).await,
             Answer::Body(download) => download,

@@ -144,36 +144,67 @@ impl<'a> Plan<'a> {
         gaps.any(|(start, end)| (*start..=*end).contains(&window.date()))
     }
 
-    /// Attempts of ours that nobody works on, or whose deadline has passed.
+    /// Attempts of ours that nobody works on, or whose deadline has passed; objects that nothing explains.
     fn leftovers(&mut self) {
+        self.attempts();
+        self.strangers();
+    }
+
+    fn attempts(&mut self) {
         let Observation {
             journal,
-            memory,
+            active,
             busy,
             export,
             ..
         } = *self.seen;
+        let mut seeking: Vec<AttemptId> = Vec::new();
         for (id, facts) in &journal.attempts {
+            // Its session is not known: it is looked for among those that are open.
+            let seeks = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
             if busy.contains(id) {
-                continue;
-            }
-            let (ours, deadline) = match &facts.record {
-                Some(record) => (record.holder == export.holder, Some(record.deadline)),
-                None => (true, None),
-            };
-            if !ours && deadline.is_some_and(|deadline| deadline > self.seen.store_now) {
-                if let Some(deadline) = deadline {
-                    self.wake_at(self.by_our_clock(deadline));
+                if seeks && !active.contains(&id.window) {
+                    seeking.push(*id);
                 }
                 continue;
             }
-            match memory.unsettled.get(id) {
-                Some(tried) if tried.again > self.seen.now || tried.given_up(export.persistence) => {
-                    self.trouble(Some(id.window), tried);
-                }
-                _ => self.out.settle.push(*id),
+            if let Some(record) = &facts.record
+                && record.holder != export.holder
+                && record.deadline > self.seen.store_now
+            {
+                self.wake_at(self.by_our_clock(record.deadline));
+            } else if seeks {
+                seeking.push(*id);
+            } else {
+                self.settle(*id);
             }
         }
+        // The latest first, one at a time: what it is found to have opened is no candidate for earlier ones.
+        let latest = seeking.into_iter().max_by_key(|id| id.ulid);
+        if let Some(id) = latest.filter(|id| !busy.contains(id)) {
+            self.settle(id);
+        }
+    }
+
+    fn settle(&mut self, id: AttemptId) {
+        let Observation {
+            memory, export, now, ..
+        } = *self.seen;
+        match memory.unsettled.get(&id) {
+            Some(tried) if tried.again > now || tried.given_up(export.persistence) => {
+                self.trouble(Some(id.window), tried);
+            }
+            _ => self.out.settle.push(id),
+        }
+    }
+
+    fn strangers(&mut self) {
+        let Observation {
+            journal,
+            memory,
+            export,
+            ..
+        } = *self.seen;
         let ours: Vec<Window> = journal
             .strangers()
             .filter(|window| self.wanted.touches(*window) && !self.is_accepted(*window))

@@ -29,6 +29,7 @@ pub(crate) struct Bench {
     pub(crate) limits: Limits,
     pub(crate) export: Export,
     pub(crate) timeouts: Timeouts,
+    pub(crate) retry: RetryPolicy,
     pub(crate) clock: Clock,
 }
 
@@ -76,6 +77,14 @@ impl Bench {
                 request: Duration::from_secs(3),
                 idle_read: Duration::from_secs(2),
             },
+            retry: RetryPolicy {
+                attempts: 3,
+                total: Duration::from_secs(5),
+                base: Duration::from_millis(20),
+                cap: Duration::from_millis(200),
+                retry_after_cap: Duration::from_secs(1),
+                ..RetryPolicy::default()
+            },
             clock: Arc::new(Timestamp::now),
         }
     }
@@ -96,14 +105,7 @@ impl Bench {
             ca_pem: None,
             hosts: HostPolicy::any(),
             timeouts: self.timeouts,
-            retry: RetryPolicy {
-                attempts: 3,
-                total: Duration::from_secs(5),
-                base: Duration::from_millis(20),
-                cap: Duration::from_millis(200),
-                retry_after_cap: Duration::from_secs(1),
-                ..RetryPolicy::default()
-            },
+            retry: self.retry,
         };
         let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
         Peers { tracker, store }

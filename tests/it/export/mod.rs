@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod crashes;
+mod misbehaviour;
 mod saboteur;
 
 use bench::{Bench, settings};
