@@ -7,7 +7,7 @@ mod properties;
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, Reach, Remedy, Trouble};
 use super::journal::{Journal, overlap};
@@ -18,6 +18,10 @@ use super::window::{Cells, Window};
 use super::wish::{Export, Persistence};
 use crate::api::Reason;
 use found::short_days;
+
+/// How often the bucket is listed anew while others hold windows, who may be done long before their
+/// deadline: 5 min.
+pub const HELD_LOOK: SignedDuration = SignedDuration::from_mins(5);
 
 /// All that a decision is made from.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +36,8 @@ pub struct Observation<'a> {
     pub busy: &'a BTreeSet<AttemptId>,
     /// What is remembered.
     pub memory: &'a Memory,
+    /// When the whole bucket was listed last.
+    pub listed: Timestamp,
     /// Now.
     pub now: Timestamp,
     /// Now, by the store's clock.
@@ -247,7 +253,13 @@ impl<'a> Plan<'a> {
                     "{} is exporting {window}, until {} at the latest",
                     rival.holder, rival.deadline
                 );
-                let at = self.by_our_clock(rival.deadline);
+                let deadline = self.by_our_clock(rival.deadline);
+                let look = self.seen.listed.checked_add(HELD_LOOK).unwrap_or(deadline);
+                let at = if look > self.seen.now {
+                    look.min(deadline)
+                } else {
+                    deadline
+                };
                 self.pending |= export.persistence == Persistence::Forever;
                 self.say(
                     Reason::HeldBy,
