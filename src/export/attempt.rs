@@ -150,17 +150,14 @@ impl Work<'_> {
             pool: &self.ground.shared.pool,
             progress: &progress,
             stop: &self.ground.stop,
+            loose: &self.opened.loose,
             options: self.options(Crc64::of(b"")),
         };
         let proof = self.ground.shared.proofs.begin();
-        match transfer(*download, proof, room, &route).await {
-            Ok(sent) => self.judge(sent).await,
-            Err(error) => {
-                // Whatever the store was asked last may have been done.
-                self.opened.loose.store(true, Ordering::Relaxed);
-                Err(self.failed(error))
-            }
-        }
+        let sent = transfer(*download, proof, room, &route)
+            .await
+            .map_err(|error| self.failed(error))?;
+        self.judge(sent).await
     }
 
     /// The service may answer another range than was asked for; another day's events are never stored under

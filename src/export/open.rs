@@ -164,8 +164,8 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
     });
     for (other, facts) in others {
         let Some(record) = &facts.record else { continue };
-        // Another run of the same holder in this process counts as somebody else; leftovers do not.
-        if record.holder != export.holder || lock(&ground.busy).contains(other) {
+        // Leftovers of our own are settled, perhaps at this moment; they hold nothing.
+        if record.holder != export.holder {
             let (holder, until) = (&record.holder, record.deadline);
             let message = format!("{holder} is exporting {window}, until {until} at the latest");
             // Of two who begin at once each may see the other: the elder tries again, the younger waits.

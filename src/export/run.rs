@@ -16,7 +16,7 @@ use super::journal::{Journal, ReceiptFacts};
 use super::journal_io::{observe, observe_day, put};
 use super::keys::{AttemptId, Key};
 use super::memory::Memory;
-use super::open::weak;
+use super::open::{stopped, weak};
 use super::record::{Record, SplitRecord};
 use super::settle::{adopt, settle};
 use super::snapshot::{SessionFacts, Snapshot, TROUBLES_MAX};
@@ -351,10 +351,10 @@ impl Run {
                     journal.expired.insert(window);
                 }
             }
+            // Being stopped is no failure of the window.
+            Err(failure) if self.ground.stop.is_cancelled() && failure == stopped() => {}
             Err(failure) => {
-                if !self.ground.stop.is_cancelled() {
-                    tracing::info!(%window, reason = %failure.reason, message = failure.message, "not exported");
-                }
+                tracing::info!(%window, reason = %failure.reason, message = failure.message, "not exported");
                 self.memory.failed(window, failure, now, rand::random());
             }
         }

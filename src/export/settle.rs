@@ -155,6 +155,8 @@ async fn seal(ground: &Ground, window: Window, receipt: Receipt) -> Result<(), F
 /// ours; else a person is told, and nothing is touched.
 async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Result<(), Failure> {
     let export = &ground.export;
+    // No session of this process is between its opening and its key in the journal meanwhile.
+    let _turn = ground.space.turn(id.window).await;
     let store_now = ground
         .peers
         .store

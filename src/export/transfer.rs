@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pool::{PartPool, PartRoom};
 use super::proof::{Proof, ProofError, ProofFacts};
@@ -80,11 +81,14 @@ pub(super) struct Route<'a> {
     pub progress: &'a (dyn Fn(u64) + Sync),
     /// Asks to stop.
     pub stop: &'a CancellationToken,
+    /// Set when an upload may be left that could not be aborted.
+    pub loose: &'a AtomicBool,
     /// How the object is to be stored; its checksum is filled in by the transfer.
     pub options: PutOptions,
 }
 
-/// Moves a download to the store, up to the commit. On any error the upload is aborted before it returns.
+/// Moves a download to the store, up to the commit. On any error the upload is aborted before it returns, or
+/// [`Route::loose`] says that it could not be.
 pub(super) async fn transfer(
     download: Download,
     proof: Proof,
@@ -215,12 +219,14 @@ impl Parts<'_> {
         let upload = if let Some(upload) = &self.upload {
             upload.clone()
         } else {
-            let begun = self
-                .route
-                .store
-                .begin_upload(self.route.key, &self.route.options)
-                .await;
-            self.upload.insert(begun.map_err(TransferError::Store)?).clone()
+            let route = self.route;
+            let begun = route.store.begin_upload(route.key, &route.options).await;
+            let begun = begun.map_err(|error| {
+                // Its reply may have been lost, and its id with it.
+                route.loose.store(true, Ordering::Relaxed);
+                TransferError::Store(error)
+            })?;
+            self.upload.insert(begun).clone()
         };
         let (store, number) = (Arc::clone(self.route.store), self.next);
         self.next += 1;
@@ -253,6 +259,7 @@ impl Parts<'_> {
         if let Some(upload) = self.upload.take()
             && let Err(error) = self.route.store.abort_upload(&upload).await
         {
+            self.route.loose.store(true, Ordering::Relaxed);
             tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
         }
     }

@@ -1,7 +1,5 @@
 //! One export against the simulator, into a directory: the shortest way to try the engine whole.
 
-#![allow(clippy::expect_used)] // a test that cannot be set up says why and ends
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,10 +125,8 @@ impl Bench {
         let engine = self.engine();
         let (out, seen) = watch::channel(Arc::default());
         let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
-        match tokio::time::timeout(Duration::from_secs(90), run).await {
-            Ok(snapshot) => snapshot,
-            Err(_) => panic!("the run does not end: {:#?}", seen.borrow()),
-        }
+        let ended = tokio::time::timeout(Duration::from_secs(90), run).await;
+        ended.unwrap_or_else(|_| panic!("the run does not end: {:#?}", seen.borrow()))
     }
 
     /// The folder of the space and scope.

@@ -1,12 +1,14 @@
 //! A crash, a refusal or a lost reply at every single call of the store: whatever the moment, going on
 //! completes the export, with every object and receipt created once, and leaves nothing open.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventexport::api::Reason;
 use eventexport::simulator::{Effect, Fault, Silence};
 use eventexport::storage::Store;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::civil::date;
 use tokio_util::sync::CancellationToken;
 
@@ -98,8 +100,10 @@ async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> 
     let store = Saboteur::repeatedly(bench.store(), &created, at, times, strike);
     let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
     let mut complete = false;
+    // A defect outside of a window's task ends the run, as a crash does.
+    let run = AssertUnwindSafe(bench.run_with(peers, CancellationToken::new())).catch_unwind();
     tokio::select! {
-        snapshot = bench.run_with(peers, CancellationToken::new()) => complete = snapshot.complete,
+        ended = run => complete = ended.is_ok_and(|snapshot| snapshot.complete),
         () = store.died.notified() => {}
     }
     let mut runs = vec![format!("{complete}")];
@@ -160,7 +164,7 @@ async fn whatever_call_of_the_store_is_struck_going_on_completes_the_export_once
         faults.is_empty(),
         "{} of {}:\n{}",
         faults.len(),
-        calls * 6,
+        calls * 7,
         faults.join("\n")
     );
 }
@@ -283,6 +287,51 @@ async fn whatever_request_of_the_tracker_goes_wrong_going_on_completes_the_expor
     let faults: Vec<Vec<String>> = futures::stream::iter(moments)
         .map(|(nth, times, mishap)| befall(nth, times, mishap))
         .buffer_unordered(2 * AT_ONCE)
+        .collect()
+        .await;
+    let faults = faults.concat();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whenever_it_is_asked_to_stop_it_lets_go_of_everything_first() {
+    let stopped = |at: usize| async move {
+        let mut settings = settings();
+        settings.latency = Duration::from_millis(20);
+        settings.gzip.level = 0;
+        settings.volume.days.insert(date(2018, 6, 2), 10_000);
+        let bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
+        let created = Arc::new(Created::default());
+        let store = Saboteur::new(bench.store(), &created, at, Strike::Tell);
+        let stop = CancellationToken::new();
+        let run = bench.run_with(bench.peers(Arc::clone(&store) as Arc<dyn Store>), stop.clone());
+        tokio::pin!(run);
+        let snapshot = tokio::select! {
+            snapshot = &mut run => snapshot,
+            () = store.died.notified() => {
+                stop.cancel();
+                tokio::time::timeout(Duration::from_secs(10), run).await.expect("it stops")
+            }
+        };
+        let mut faults = faults_of(&bench, &created).await;
+        if snapshot
+            .troubles
+            .iter()
+            .any(|trouble| trouble.reason == Reason::Failed)
+        {
+            faults.push(format!("the stop looks like a failure: {:?}", snapshot.troubles));
+        }
+        if !bench.run().await.complete {
+            faults.push("cannot go on".to_owned());
+        }
+        faults
+            .into_iter()
+            .map(|fault| format!("stopped at call {at}: {fault}"))
+            .collect::<Vec<_>>()
+    };
+    let faults: Vec<Vec<String>> = futures::stream::iter(1..=60)
+        .map(stopped)
+        .buffer_unordered(AT_ONCE)
         .collect()
         .await;
     let faults = faults.concat();

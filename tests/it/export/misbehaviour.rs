@@ -299,6 +299,32 @@ fn judge(bench: &Bench, day: Date, outcome: Outcome, snapshot: &Snapshot) -> Opt
     (!fine).then_some(facts)
 }
 
+/// What is wrong with the numbers of a snapshot after the run.
+fn counts(snapshot: &Snapshot, outcome: Outcome, hit: usize) -> Option<String> {
+    let missing = match outcome {
+        Refused(_) | Waits(_) => hit as u64,
+        Exported | SameEvents | ByTheHour | Empty | Unnoticed => 0,
+    };
+    // An expired day is neither tried again nor waited for.
+    let expired = u64::from(outcome == Refused(Reason::Expired));
+    let Snapshot {
+        wanted,
+        stored,
+        active,
+        waiting,
+        failed,
+        ..
+    } = *snapshot;
+    let fine = wanted == 3
+        && stored + missing == wanted
+        && active == 0
+        && waiting + failed + expired == missing
+        && snapshot.missing.len() == 24 * missing
+        && snapshot.expired.len() == 24 * expired
+        && snapshot.covered.len() == 24 * stored;
+    (!fine).then(|| format!("counts: {snapshot:?}"))
+}
+
 /// Runs to the end, or until it says what it waits for.
 async fn run(bench: &Bench, created: &Arc<Created>, outcome: Outcome) -> Option<Arc<Snapshot>> {
     let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
@@ -343,6 +369,7 @@ async fn hold(row: &str, outcome: Outcome) -> Vec<String> {
         let wanted = if hit.contains(&day) { outcome } else { Exported };
         faults.extend(judge(&bench, day, wanted, &snapshot));
     }
+    faults.extend(counts(&snapshot, outcome, hit.len()));
     let met = bench.simulator.ledger().faults;
     for part in names(row) {
         // The exporter downloads once in a session, and a token of an API key is not refreshed by itself.

@@ -27,11 +27,21 @@ pub(crate) enum Strike {
     DieBefore,
     /// Carried out, and nothing is ever answered again.
     DieAfter,
+    /// A defect: the task ends there.
+    Panic,
+    /// Carried out as if nothing were, and told.
+    Tell,
 }
 
 impl Strike {
     /// All that a process may go on from by itself, or die of.
-    pub(crate) const ALL: [Self; 4] = [Self::Refuse, Self::LoseReply, Self::DieBefore, Self::DieAfter];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Refuse,
+        Self::LoseReply,
+        Self::DieBefore,
+        Self::DieAfter,
+        Self::Panic,
+    ];
 }
 
 /// What was created, by key: survives the process.
@@ -69,7 +79,7 @@ pub(crate) struct Saboteur {
     flying: AtomicU64,
     /// The most bytes of parts that were on their way at a time.
     pub(crate) most_flying: AtomicU64,
-    /// Told when the process dies.
+    /// Told when the process dies, or is told.
     pub(crate) died: Notify,
     /// Every call in words, for the message of a test that fails.
     pub(crate) log: Mutex<Vec<String>>,
@@ -135,6 +145,11 @@ impl Saboteur {
             Strike::LoseReply => {
                 let _ = work.await;
                 Err(self.lost())
+            }
+            Strike::Panic => panic!("sabotage at {what}"),
+            Strike::Tell => {
+                self.died.notify_one();
+                work.await
             }
             Strike::DieBefore | Strike::DieAfter => {
                 if self.strike == Strike::DieAfter && call == self.at {
