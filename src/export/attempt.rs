@@ -342,15 +342,16 @@ impl Work<'_> {
             TransferError::Download(error) => Failure::from_download(window, &error),
             TransferError::Store(error) => Failure::from(&error),
             TransferError::Proof(error) => Failure::from_proof(window, &error),
-            TransferError::TooLarge => Failure {
-                timed_out: true,
-                ..Failure::retry(
-                    Reason::Failed,
-                    format!(
-                        "{window} has more bytes than a store takes in one object: it is split into hours"
-                    ),
-                )
-            },
+            TransferError::TooLarge if window.hour_of_day().is_none() => Failure::retry(
+                Reason::TooLarge,
+                format!("{window} has more bytes than a store takes in one object: it is split into hours"),
+            ),
+            TransferError::TooLarge => Failure::person(
+                Reason::TooLarge,
+                format!(
+                    "{window} has more bytes than a store takes in one object, and an hour is the least that can be asked for"
+                ),
+            ),
             TransferError::Stopped => stopped(),
         }
     }

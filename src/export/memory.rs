@@ -89,13 +89,12 @@ impl Memory {
         self.unsettled.insert(id, tried);
     }
 
-    /// Whether a day kept timing out, so that its hours are to be tried instead.
+    /// Whether a day kept timing out, or is too large for one object, so that its hours are to be tried instead.
     pub fn too_slow(&self, window: Window) -> bool {
         window.hour_of_day().is_none()
-            && self
-                .windows
-                .get(&window)
-                .is_some_and(|tried| tried.timeouts >= TIMEOUTS_MAX)
+            && self.windows.get(&window).is_some_and(|tried| {
+                tried.timeouts >= TIMEOUTS_MAX || tried.failure.reason == Reason::TooLarge
+            })
     }
 }
 
@@ -212,5 +211,9 @@ mod tests {
         assert!(!memory.too_slow(window));
         memory.failed(window, slow(), Timestamp::UNIX_EPOCH, 0.0);
         assert!(memory.too_slow(window));
+        let other: Window = "2018-06-29".parse().unwrap();
+        let large = Failure::retry(Reason::TooLarge, "x");
+        memory.failed(other, large, Timestamp::UNIX_EPOCH, 0.0);
+        assert!(memory.too_slow(other), "downloading it again would not help");
     }
 }

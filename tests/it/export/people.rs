@@ -94,3 +94,16 @@ async fn a_full_space_is_said_and_waited_for() {
         ledger.requests
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_holds_no_more_sessions_than_it_may() {
+    let mut bench = june().await;
+    bench.export.end = Some(date(2018, 6, 8));
+    bench.export.parallelism = 8;
+    bench.limits.sessions_per_space = 2;
+    let snapshot = bench.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.troubles);
+    let ledger = bench.simulator.ledger();
+    assert_eq!((ledger.opened, ledger.open_now), (8, 0));
+    assert!(ledger.max_open <= 2, "{} at once", ledger.max_open);
+}
