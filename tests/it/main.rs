@@ -3,4 +3,5 @@
 mod api;
 mod bed;
 mod export;
+mod operator;
 mod storage;
