@@ -1,4 +1,107 @@
 //! The command line: arguments as typed become validated settings; one file per subcommand.
 
+pub mod closing;
 pub mod crd;
+pub mod documents;
+pub mod exit;
+pub mod job;
+pub mod load;
+pub mod logs;
+pub mod manifest;
 pub mod operator;
+pub mod outcome;
+pub mod plan;
+pub mod progress;
+pub mod run;
+pub mod secrets;
+pub mod simulation;
+pub mod size;
+pub mod state;
+pub mod stop;
+pub mod summary;
+pub mod table;
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub use exit::{Exit, Fault};
+
+/// How long the process waits at its end for work that nobody waits for any more: 1 s.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// Keep Activity Tracker events: export them to object storage, with proof that nothing is missing.
+#[derive(Debug, clap::Parser)]
+#[command(name = "eventexport", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands. Those with arguments are told about beside these, for `--help` as for readers.
+#[derive(Debug, clap::Subcommand)]
+#[allow(missing_docs)]
+pub enum Command {
+    Operator(operator::OperatorArgs),
+    Run(run::RunArgs),
+    Plan(plan::PlanArgs),
+    /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
+    Crd,
+    Simulate(crate::simulator::SimulateArgs),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  eventexport run -f examples/quickstart.yaml --simulate --to ./export
+  eventexport plan -f audit.yaml
+  eventexport crd | kubectl apply -f -
+  eventexport operator --namespace audit
+  eventexport simulate --listen 127.0.0.1:8030
+
+Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug; NO_COLOR turns colours off;
+HTTPS_PROXY and NO_PROXY are honoured. Secrets are never arguments: see docs/cli.md.";
+
+/// Runs a command to its end, and tells on standard error why it failed.
+pub fn to_the_end(command: impl Future<Output = Result<Exit, Fault>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tell(&Fault::from(anyhow::Error::from(error))),
+    };
+    let ended = runtime.block_on(command);
+    runtime.shutdown_timeout(SHUTDOWN);
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(fault) => tell(&fault),
+    }
+}
+
+/// `eventexport operator`: operates until it is told to stop, or loses its lease.
+pub async fn operate(args: operator::OperatorArgs) -> Result<Exit, Fault> {
+    operator::operator(args).await?;
+    Ok(Exit::Done)
+}
+
+/// `eventexport simulate`: serves until it is told to stop.
+pub async fn simulate(args: crate::simulator::SimulateArgs) -> Result<Exit, Fault> {
+    let stop = stop::listen().map_err(anyhow::Error::from)?;
+    crate::simulator::simulate(args, async move { stop.orderly.cancelled().await }).await?;
+    Ok(Exit::Done)
+}
+
+/// `eventexport crd`.
+pub fn print_crd() -> ExitCode {
+    use std::io::Write as _;
+    let written = std::io::stdout().lock().write_all(crd::crd().as_bytes());
+    // Whoever stopped reading, as `head` does, has what it wanted.
+    if written.is_ok() {
+        Exit::Done.into()
+    } else {
+        Exit::Failed.into()
+    }
+}
+
+fn tell(fault: &Fault) -> ExitCode {
+    eprintln!("eventexport: {fault}");
+    fault.exit().into()
+}

@@ -1,0 +1,180 @@
+//! The text of a manifest as documents: YAML or JSON, one or several. Reads a file or standard input.
+//!
+//! Manifests hold Secrets, so no error here repeats a line of the text.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// The largest manifest that is read, in bytes: 16 MiB (etcd's own limit of one object is 1.5 MiB).
+pub const MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Where a manifest comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `-f -`.
+    StandardInput,
+    /// A file.
+    File(PathBuf),
+}
+
+/// A manifest that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// Not there, or not readable.
+    #[error("{origin} cannot be read: {cause}")]
+    Unreadable {
+        /// As the person named it.
+        origin: String,
+        /// The system's words.
+        cause: io::Error,
+    },
+    /// Larger than [`MANIFEST_MAX_BYTES`].
+    #[error("{0} is larger than 16 MiB: split it")]
+    TooLarge(String),
+    /// Not UTF-8.
+    #[error("{0} is not UTF-8 text")]
+    NotText(String),
+    /// Neither YAML nor JSON.
+    #[error("{origin} is not valid YAML or JSON: {message}")]
+    Syntax {
+        /// As the person named it.
+        origin: String,
+        /// What is wrong, and where.
+        message: String,
+    },
+}
+
+impl Origin {
+    /// From what was typed.
+    pub fn of(path: &Path) -> Self {
+        if path.as_os_str() == "-" {
+            Self::StandardInput
+        } else {
+            Self::File(path.to_owned())
+        }
+    }
+
+    /// As a person names it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::StandardInput => "standard input".to_owned(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+
+    /// All documents in it; empty ones are left out.
+    pub fn documents(&self) -> Result<Vec<Value>, DocumentError> {
+        let unreadable = |cause| DocumentError::Unreadable {
+            origin: self.name(),
+            cause,
+        };
+        let mut bytes = Vec::new();
+        let limit = MANIFEST_MAX_BYTES + 1;
+        match self {
+            Self::StandardInput => io::stdin().lock().take(limit).read_to_end(&mut bytes),
+            Self::File(path) => File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)),
+        }
+        .map_err(unreadable)?;
+        if bytes.len() as u64 > MANIFEST_MAX_BYTES {
+            return Err(DocumentError::TooLarge(self.name()));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| DocumentError::NotText(self.name()))?;
+        parse(&text).map_err(|message| DocumentError::Syntax {
+            origin: self.name(),
+            message,
+        })
+    }
+}
+
+/// Documents of a text: JSON values one after the other, or YAML documents between `---`. The items of a
+/// `List`, as `kubectl get -o yaml` prints several objects, stand for themselves.
+pub fn parse(text: &str) -> Result<Vec<Value>, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    let values = if text.trim_start().starts_with('{') {
+        // A text that begins like JSON may still be YAML in flow style.
+        json(text).or_else(|error| yaml(text).map_err(|_| error))?
+    } else {
+        yaml(text)?
+    };
+    Ok(values
+        .into_iter()
+        .flat_map(items)
+        .filter(|value| !value.is_null())
+        .collect())
+}
+
+fn json(text: &str) -> Result<Vec<Value>, String> {
+    serde_json::Deserializer::from_str(text)
+        .into_iter()
+        .collect::<Result<_, serde_json::Error>>()
+        .map_err(|error| error.to_string())
+}
+
+fn yaml(text: &str) -> Result<Vec<Value>, String> {
+    // A snippet of the text could show a Secret.
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+fn items(mut document: Value) -> Vec<Value> {
+    let kind = document.get("kind").and_then(Value::as_str);
+    let list = document.get("apiVersion").and_then(Value::as_str) == Some("v1") && kind == Some("List");
+    if list && let Some(Value::Array(items)) = document.get_mut("items").map(Value::take) {
+        return items;
+    }
+    vec![document]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn yaml_documents_json_values_and_lists_read_alike() {
+        let wanted = vec![json!({"a": 1}), json!({"b": "2018-06-01"})];
+        for text in [
+            "---\na: 1\n---\n---\n# nothing\n---\nb: 2018-06-01\n",
+            "{\"a\":1}\n{\"b\":\"2018-06-01\"}",
+            "{a: 1}\n---\nb: 2018-06-01",
+            "\u{feff}apiVersion: v1\nkind: List\nitems: [{a: 1}, {b: 2018-06-01}]",
+        ] {
+            assert_eq!(parse(text).unwrap(), wanted, "{text}");
+        }
+        assert_eq!(parse("").unwrap(), Vec::<Value>::new());
+    }
+
+    #[test]
+    fn a_syntax_error_says_where_and_never_repeats_the_text() {
+        let text = "stringData:\n  apiKey: hunter2-is-secret\n  token: [hunter2-is-secret\n";
+        let error = parse(text).unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(error.contains("line"), "{error}");
+        let error = parse("{\"apiKey\": \"hunter2-is-secret\" \"x\"}").unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_key_given_twice_is_refused() {
+        assert!(parse("a: 1\na: 2\n").is_err());
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
+        for (this, last) in ('b'..='l').zip('a'..) {
+            text.push_str(&format!(
+                "{this}: &{this} [{}]\n",
+                vec![format!("*{last}"); 10].join(",")
+            ));
+        }
+        assert!(parse(&text).is_err());
+    }
+}

@@ -1,0 +1,54 @@
+//! The log of a command at a terminal: lines go to standard error, above the bars. Sets the subscriber.
+
+use std::io::{self, Write};
+
+use indicatif::MultiProgress;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::exit::Fault;
+use crate::telemetry::logs::FILTER_VARIABLE;
+
+/// What is logged unless `EVENTEXPORT_LOG` says otherwise: what goes wrong is told by progress and table.
+const DEFAULT_FILTER: &str = "error";
+
+/// Starts the log, above the bars of `screen`.
+pub fn start(screen: &MultiProgress) -> Result<(), Fault> {
+    let filter = match std::env::var(FILTER_VARIABLE) {
+        Ok(text) => EnvFilter::try_new(text),
+        Err(_) => EnvFilter::try_new(DEFAULT_FILTER),
+    };
+    let filter = filter.map_err(|error| {
+        Fault::usage(format!(
+            "{FILTER_VARIABLE}: {error}; write for example info,eventexport::export=debug"
+        ))
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(Above(screen.clone()));
+    // A second start keeps the first log.
+    let _ = lines.try_init();
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+struct Above(MultiProgress);
+
+impl<'a> MakeWriter<'a> for Above {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Above {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

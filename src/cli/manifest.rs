@@ -1,0 +1,282 @@
+//! What a manifest holds: exports and their Secrets, checked as `kubectl apply` would check them. No I/O.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use serde_json::Value;
+
+use crate::api::{self, EventExportSpec};
+
+/// The group of our kinds.
+const GROUP: &str = "eventexport.io/";
+
+/// An `EventExport` of the manifest.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// The namespace that it names, if any.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// What it asks for; every rule is kept.
+    pub spec: EventExportSpec,
+}
+
+/// The keys of a Secret. `Debug` names the keys only.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretData(pub BTreeMap<String, Vec<u8>>);
+
+/// Namespace, where one is named, and name of an object.
+pub type ObjectName = (Option<String>, String);
+
+/// A manifest, read and checked.
+#[derive(Debug, Default)]
+pub struct Manifest {
+    /// In the order of the file.
+    pub exports: Vec<Resource>,
+    /// By namespace and name.
+    pub secrets: BTreeMap<ObjectName, SecretData>,
+    /// Objects of other kinds, which a cluster would make and a command line has no use for.
+    pub others: Vec<String>,
+}
+
+/// One thing that is wrong with a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {problem}")]
+pub struct ManifestError {
+    /// The object at fault: its place in the file, kind and name.
+    pub object: String,
+    /// The field, what is wrong with it, and what to do.
+    pub problem: String,
+}
+
+/// Everything that documents hold, or everything that is wrong with them.
+pub fn read(documents: Vec<Value>) -> Result<Manifest, Vec<ManifestError>> {
+    let mut manifest = Manifest::default();
+    let mut errors = Vec::new();
+    for (index, document) in documents.into_iter().enumerate() {
+        let object = describe(index + 1, &document);
+        if let Err(problems) = manifest.add(&object, document) {
+            errors.extend(problems.into_iter().map(|problem| ManifestError {
+                object: object.clone(),
+                problem,
+            }));
+        }
+    }
+    if errors.is_empty() && manifest.exports.is_empty() {
+        errors.push(ManifestError {
+            object: "the manifest".to_owned(),
+            problem: "holds no EventExport: add a document with apiVersion eventexport.io/v1alpha1 and kind EventExport"
+                .to_owned(),
+        });
+    }
+    if errors.is_empty() {
+        Ok(manifest)
+    } else {
+        Err(errors)
+    }
+}
+
+impl Manifest {
+    fn add(&mut self, object: &str, document: Value) -> Result<(), Vec<String>> {
+        let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if version.is_empty() || kind.is_empty() {
+            let field = if version.is_empty() { "apiVersion" } else { "kind" };
+            return Err(vec![format!("{field}: is required")]);
+        }
+        if version.starts_with(GROUP) || kind.eq_ignore_ascii_case("EventExport") {
+            return self.add_export(document);
+        }
+        if (version, kind) == ("v1", "Secret") {
+            return self.add_secret(document).map_err(|problem| vec![problem]);
+        }
+        self.others.push(object.to_owned());
+        Ok(())
+    }
+
+    fn add_export(&mut self, document: Value) -> Result<(), Vec<String>> {
+        let export = api::read(document)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let namespace = export
+            .metadata
+            .namespace
+            .filter(|namespace| !namespace.is_empty());
+        let name = export.metadata.name.unwrap_or_default();
+        if self
+            .exports
+            .iter()
+            .any(|other| other.namespace == namespace && other.name == name)
+        {
+            return Err(vec![
+                "metadata.name: another EventExport of the file has this name: change one".to_owned(),
+            ]);
+        }
+        self.exports.push(Resource {
+            namespace,
+            name,
+            spec: export.spec,
+        });
+        Ok(())
+    }
+
+    fn add_secret(&mut self, mut document: Value) -> Result<(), String> {
+        let known = [
+            "apiVersion",
+            "kind",
+            "metadata",
+            "type",
+            "immutable",
+            "data",
+            "stringData",
+        ];
+        let fields = document.as_object().into_iter().flat_map(serde_json::Map::keys);
+        if let Some(unknown) = fields.into_iter().find(|field| !known.contains(&field.as_str())) {
+            return Err(format!(
+                "{unknown}: is no field of a Secret: the values go into data or stringData"
+            ));
+        }
+        let meta = |field: &str| {
+            let value = document
+                .pointer(&format!("/metadata/{field}"))
+                .and_then(Value::as_str);
+            value.filter(|text| !text.is_empty()).map(str::to_owned)
+        };
+        let name = meta("name").ok_or("metadata.name: is required")?;
+        let namespace = meta("namespace");
+        let mut data = BTreeMap::new();
+        for (key, value) in entries(document.get_mut("data"), "data")? {
+            let ByteString(bytes) = serde_json::from_value(value).map_err(|_| {
+                format!("data.{key}: is not base64: encode it, or write it plainly below stringData")
+            })?;
+            data.insert(key, bytes);
+        }
+        for (key, value) in entries(document.get_mut("stringData"), "stringData")? {
+            let Value::String(text) = value else {
+                return Err(format!("stringData.{key}: is not a text: put it in quotes"));
+            };
+            data.insert(key, text.into_bytes());
+        }
+        if self.secrets.insert((namespace, name), SecretData(data)).is_some() {
+            return Err("metadata.name: another Secret of the file has this name: remove one".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn entries(field: Option<&mut Value>, name: &str) -> Result<serde_json::Map<String, Value>, String> {
+    match field.map(Value::take) {
+        None | Some(Value::Null) => Ok(serde_json::Map::new()),
+        Some(Value::Object(entries)) => Ok(entries),
+        Some(_) => Err(format!("{name}: must be a map of keys to values")),
+    }
+}
+
+/// `document 2 (Secret tracker)`.
+fn describe(number: usize, document: &Value) -> String {
+    let kind = document.get("kind").and_then(Value::as_str);
+    let name = document.pointer("/metadata/name").and_then(Value::as_str);
+    match (kind, name) {
+        (Some(kind), Some(name)) => format!("document {number} ({kind} {name})"),
+        (Some(kind), None) => format!("document {number} ({kind})"),
+        _ => format!("document {number}"),
+    }
+}
+
+impl Resource {
+    /// `namespace/name`, or the name alone where no namespace is named.
+    pub fn full_name(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{namespace}/{}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+impl std::fmt::Debug for SecretData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::documents::parse;
+    use super::*;
+
+    const EXPORT: &str = "
+apiVersion: eventexport.io/v1alpha1
+kind: EventExport
+metadata: {name: audit-2018, namespace: audit}
+spec:
+  space: c1234567-6d55-4193-a9de-378620d6fab5
+  dateRange: {start: 2018-06-01, end: 2018-06-30}
+  source: {region: us-south, credentialsSecretRef: {name: tracker}}
+  destination: {s3: {bucket: audit}}
+";
+
+    fn problems(text: &str) -> String {
+        let errors = read(parse(text).unwrap()).unwrap_err();
+        errors.iter().map(|error| format!("{error}\n")).collect()
+    }
+
+    #[test]
+    fn a_file_brings_exports_with_their_secrets_and_names_what_it_skips() {
+        let text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: audit}}\n---{EXPORT}---\n\
+             apiVersion: v1\nkind: Secret\nmetadata: {{name: tracker, namespace: audit}}\n\
+             data: {{apiKey: aHVzaA==}}\nstringData: {{note: plain}}\n"
+        );
+        let manifest = read(parse(&text).unwrap()).unwrap();
+        assert_eq!(manifest.exports[0].full_name(), "audit/audit-2018");
+        let secret = &manifest.secrets[&(Some("audit".to_owned()), "tracker".to_owned())];
+        assert_eq!(secret.0["apiKey"], b"hush");
+        assert_eq!(secret.0["note"], b"plain");
+        assert!(!format!("{manifest:?}").contains("hush"));
+        assert_eq!(manifest.others, ["document 1 (Namespace audit)"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_object_and_field() {
+        let typed_wrong = EXPORT.replace("dateRange:", "daterange:");
+        assert!(
+            problems(&typed_wrong).contains("spec.daterange"),
+            "{}",
+            problems(&typed_wrong)
+        );
+        let inverted = EXPORT.replace("end: 2018-06-30", "end: 2018-05-30");
+        assert!(
+            problems(&inverted).contains("spec.dateRange.end"),
+            "{}",
+            problems(&inverted)
+        );
+        let version = EXPORT.replace("v1alpha1", "v9");
+        assert!(
+            problems(&version).contains("apiVersion"),
+            "{}",
+            problems(&version)
+        );
+        let kind = EXPORT.replace("kind: EventExport", "kind: EventExprt");
+        assert!(problems(&kind).contains("kind"), "{}", problems(&kind));
+        assert!(problems("a: 1").contains("document 1: apiVersion: is required"));
+        assert!(problems("apiVersion: v1\nkind: ConfigMap\n").contains("holds no EventExport"));
+        let twice = format!("{EXPORT}---{EXPORT}");
+        assert!(problems(&twice).contains("document 2 (EventExport audit-2018): metadata.name"));
+    }
+
+    #[test]
+    fn a_bad_secret_is_told_without_its_value() {
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+        for (rest, field) in [
+            ("data: {apiKey: 'hunter2!!'}", "data.apiKey"),
+            ("stringData: {pin: 123456}", "stringData.pin"),
+            ("stringdata: {apiKey: hunter2}", "stringdata"),
+            ("data: hunter2", "data"),
+        ] {
+            let said = problems(&format!("{secret}{rest}"));
+            assert!(
+                said.contains(field) && !said.contains("hunter2") && !said.contains("123456"),
+                "{said}"
+            );
+        }
+    }
+}

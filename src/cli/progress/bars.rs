@@ -1,0 +1,239 @@
+//! Progress as bars on a terminal: one for each export, a few for its transfers, lines above for what matters.
+//! Draws on standard error.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::changes::Change;
+use super::lines::told;
+use crate::cli::size;
+use crate::export::snapshot::Snapshot;
+
+/// Transfers that are drawn per export; the rest are counted.
+const TRANSFERS_SHOWN: usize = 6;
+
+/// Exports that are drawn; the rest run unseen until the closing table.
+const EXPORTS_SHOWN: usize = 4;
+
+/// How often the elapsed time moves.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Draws bars.
+#[derive(Debug)]
+pub struct Bars {
+    screen: MultiProgress,
+    exports: Vec<ExportBars>,
+}
+
+#[derive(Debug)]
+struct ExportBars {
+    whole: ProgressBar,
+    transfers: Vec<ProgressBar>,
+}
+
+impl Bars {
+    /// Bars for exports with these names.
+    pub fn new(names: &[String], screen: &MultiProgress) -> Self {
+        let exports = names
+            .iter()
+            .take(EXPORTS_SHOWN)
+            .map(|name| {
+                let whole = screen.add(ProgressBar::new(0));
+                whole.set_style(style(
+                    "{prefix} [{elapsed_precise}] {bar:30} {pos}/{len} windows {msg}",
+                ));
+                whole.set_prefix(name.clone());
+                whole.set_message("looking at the destination");
+                whole.enable_steady_tick(TICK);
+                ExportBars {
+                    whole,
+                    transfers: Vec::new(),
+                }
+            })
+            .collect();
+        Self {
+            screen: screen.clone(),
+            exports,
+        }
+    }
+
+    /// Draws how an export stands, and prints what matters above.
+    pub fn update(&mut self, number: usize, name: &str, snapshot: &Snapshot, changes: &[Change<'_>]) {
+        for change in changes {
+            // Stored windows show in the bar and in the closing table.
+            if let (Change::Trouble(_), Some(text)) = (change, told(change)) {
+                self.remark(&format!("{name}: {text}"));
+            }
+        }
+        let Some(bars) = self.exports.get_mut(number) else {
+            return;
+        };
+        bars.whole.set_length(snapshot.wanted);
+        bars.whole.set_position(snapshot.stored);
+        bars.whole.set_message(summary(snapshot));
+        bars.draw_transfers(&self.screen, snapshot);
+    }
+
+    /// Prints a line above the bars.
+    pub fn remark(&self, text: &str) {
+        // A terminal that is gone cannot be told.
+        let _ = self.screen.println(text);
+    }
+
+    /// Takes the bars off the screen.
+    pub fn finish(&mut self) {
+        for bars in self.exports.drain(..) {
+            bars.transfers.iter().for_each(ProgressBar::finish_and_clear);
+            bars.whole.finish_and_clear();
+        }
+    }
+}
+
+impl ExportBars {
+    fn draw_transfers(&mut self, screen: &MultiProgress, snapshot: &Snapshot) {
+        let shown = snapshot.transfers.len().min(TRANSFERS_SHOWN);
+        for gone in self.transfers.drain(shown.min(self.transfers.len())..) {
+            gone.finish_and_clear();
+            screen.remove(&gone);
+        }
+        while self.transfers.len() < shown {
+            let after = self.transfers.last().unwrap_or(&self.whole);
+            self.transfers
+                .push(screen.insert_after(after, ProgressBar::no_length()));
+        }
+        for (bar, transfer) in self.transfers.iter().zip(&snapshot.transfers) {
+            match transfer.announced {
+                Some(bytes) => {
+                    bar.set_style(style(
+                        "  {prefix} {bar:24} {binary_bytes} of {binary_total_bytes}",
+                    ));
+                    bar.set_length(bytes);
+                }
+                None => bar.set_style(style("  {prefix} {binary_bytes}")),
+            }
+            bar.set_prefix(transfer.window.to_string());
+            bar.set_position(transfer.bytes);
+        }
+    }
+}
+
+fn summary(snapshot: &Snapshot) -> String {
+    if !snapshot.observed {
+        return "looking at the destination".to_owned();
+    }
+    let mut text = format!(
+        "{}, {}",
+        size::of(snapshot.events, "event"),
+        size::bytes(snapshot.bytes)
+    );
+    let hidden = snapshot.transfers.len().saturating_sub(TRANSFERS_SHOWN);
+    for (number, words) in [
+        (hidden as u64, "more under way"),
+        (snapshot.waiting, "waiting"),
+        (snapshot.failed, "to be tried again"),
+    ] {
+        if number > 0 {
+            let _ = write!(text, ", {number} {words}");
+        }
+    }
+    text
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants; the tests draw each of them.
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::{ProgressDrawTarget, TermLike};
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::export::snapshot::TransferFacts;
+    use crate::export::window::Window;
+
+    /// Keeps what is drawn.
+    #[derive(Clone, Debug, Default)]
+    struct Paper(Arc<Mutex<String>>);
+
+    impl TermLike for Paper {
+        fn width(&self) -> u16 {
+            120
+        }
+        fn height(&self) -> u16 {
+            24
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)?;
+            self.write_str("\n")
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_bounded_number_of_transfers_is_drawn() {
+        let paper = Paper::default();
+        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(paper.clone())));
+        let mut bars = Bars::new(&["audit".to_owned()], &screen);
+        let transfers = (1..=9)
+            .map(|day| TransferFacts {
+                window: Window::day(date(2018, 6, day)),
+                bytes: 2048,
+                announced: (day == 1).then_some(4096),
+            })
+            .collect();
+        let snapshot = Snapshot {
+            observed: true,
+            wanted: 30,
+            stored: 3,
+            transfers,
+            ..Snapshot::default()
+        };
+        // Drawing is rationed to some 20 a second.
+        for _ in 0..10 {
+            bars.update(0, "audit", &snapshot, &[]);
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        bars.finish();
+        let drawn = paper.0.lock().unwrap().clone();
+        for words in [
+            "3/30 windows",
+            "3 more under way",
+            "2018-06-01",
+            "2.00 KiB of 4.00 KiB",
+            "2018-06-06",
+        ] {
+            assert!(drawn.contains(words), "{words} is not in:\n{drawn}");
+        }
+        assert!(!drawn.contains("2018-06-07"), "{drawn}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Progress as lines, for a pipe or a log: one when something happened, one now and then while nothing does.
+//! Writes to standard error.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::changes::Change;
+use crate::cli::size;
+use crate::export::snapshot::{Snapshot, WindowFacts};
+use crate::export::verdict::Verdict;
+use crate::export::window::Window;
+
+/// After so long without a line, one says that the work goes on: 30 s.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Prints lines.
+#[derive(Debug)]
+pub struct Lines {
+    last: Instant,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { last: Instant::now() }
+    }
+}
+
+impl Lines {
+    /// Prints what happened.
+    pub fn update(&mut self, name: &str, snapshot: &Snapshot, changes: &[Change<'_>]) {
+        for text in changes.iter().filter_map(told) {
+            self.remark(&format!("{name}: {text}"));
+        }
+        if self.last.elapsed() >= HEARTBEAT && !snapshot.transfers.is_empty() {
+            self.remark(&format!("{name}: {}", under_way(snapshot)));
+        }
+    }
+
+    /// Prints a line with the time.
+    pub fn remark(&mut self, text: &str) {
+        self.last = Instant::now();
+        let now = Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
+        // Nobody to tell that nobody listens.
+        let _ = writeln!(std::io::stderr().lock(), "{now} {text}");
+    }
+}
+
+/// What a person reads of a change; windows that were found are summed up by the first line.
+pub fn told(change: &Change<'_>) -> Option<String> {
+    match change {
+        Change::Observed { wanted, stored } => Some(format!(
+            "{} wanted, {} already stored",
+            size::of(*wanted, "window"),
+            size::count(*stored)
+        )),
+        Change::Window(window, facts) => facts.stored_now.then(|| stored(*window, facts)),
+        Change::Trouble(trouble) => {
+            let place = trouble
+                .window
+                .map(|window| format!("{window}: "))
+                .unwrap_or_default();
+            Some(format!("{place}{}: {}", trouble.reason, trouble.message))
+        }
+    }
+}
+
+fn stored(window: Window, facts: &WindowFacts) -> String {
+    if facts.verdict == Verdict::Empty {
+        return format!("{window}: proved empty");
+    }
+    let reported = match facts.reported {
+        Some(reported) => format!("of {} reported", size::count(reported)),
+        None => "without a count by the service".to_owned(),
+    };
+    let events = size::of(facts.events, "event");
+    format!(
+        "{window}: stored {events} {reported}, {}, {:?}",
+        size::bytes(facts.bytes),
+        facts.verdict
+    )
+}
+
+fn under_way(snapshot: &Snapshot) -> String {
+    let bytes = snapshot.transfers.iter().map(|transfer| transfer.bytes).sum();
+    let transfers = size::of(snapshot.transfers.len() as u64, "transfer");
+    format!(
+        "{transfers} under way, {} so far; {} of {} stored",
+        size::bytes(bytes),
+        snapshot.stored,
+        snapshot.wanted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::cli::outcome::tests::facts;
+
+    #[test]
+    fn a_line_says_what_was_stored_and_what_was_proved() {
+        let window = Window::day(date(2018, 6, 1));
+        let line = |facts: &WindowFacts| told(&Change::Window(window, facts));
+        assert_eq!(
+            line(&facts(1224, true)).unwrap(),
+            "2018-06-01: stored 1,224 events of 1,224 reported, 11.9 KiB, Matched"
+        );
+        assert_eq!(line(&facts(0, true)).unwrap(), "2018-06-01: proved empty");
+        assert_eq!(line(&facts(1224, false)), None);
+    }
+}

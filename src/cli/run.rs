@@ -1,0 +1,303 @@
+//! `eventexport run`: exports what a manifest asks for, once, without a cluster. Does everything that has
+//! effects through the engine; itself only shows progress and listens to signals.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use indicatif::MultiProgress;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::closing;
+use super::exit::{Exit, Fault};
+use super::job::{self, Job, Wishes};
+use super::outcome::{self, Outcome};
+use super::progress::{Mode, Progress};
+use super::simulation::Simulation;
+use super::state::StateFolder;
+use super::stop::{self, Stop};
+use super::summary::{self, Ended};
+use super::{load, logs};
+use crate::export::engine::{Engine, Limits};
+use crate::export::snapshot::Snapshot;
+
+/// Exports of a manifest that run together: 4. Their windows share the engine's bounds anyway.
+const EXPORTS_AT_ONCE: usize = 4;
+
+/// How often the view is brought up to date while nothing changes.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The longest that the clean-up after an export may take: 30 s.
+const RELEASE_MAX: Duration = Duration::from_secs(30);
+
+/// Export what a manifest asks for, once, without a cluster.
+///
+/// Takes the very file that `kubectl apply` takes. What is stored already is not downloaded again: run it again
+/// after a failure or an interruption, and it goes on where it left off. Exit code 0: all that is due is stored
+/// and proved; 1: something is missing; 2: the arguments or the manifest cannot be used.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RunArgs {
+    /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Store below this directory instead of the bucket of the manifest, under the same keys
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Ask a bundled, made-up Activity Tracker instead of the source of the manifest
+    #[arg(long, requires = "to")]
+    pub simulate: bool,
+    /// What is printed: text for people, json for programs (one object per line on standard output)
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+    pub output: Output,
+    /// Print nothing but what is missing and what to do
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write to a store that cannot create an object only if it is absent: nobody else exports to this prefix
+    #[arg(long)]
+    pub single_writer: bool,
+    /// Windows at a time, instead of `spec.parallelism`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=30))]
+    pub parallelism: Option<u8>,
+    /// Folder that stands for this user on this machine, so that a run after a crash knows its own leftovers
+    /// \[default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`\]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Try it without service, bucket or cluster:
+    eventexport run -f examples/quickstart.yaml --simulate --to ./export
+  Export to the bucket of the manifest, with the API key from the environment:
+    EVENTEXPORT_API_KEY=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… eventexport run -f audit.yaml
+  The same for a program:
+    eventexport run -f audit.yaml --output json
+
+Secrets are never arguments: they are further documents of the manifest, or in the environment (docs/cli.md).
+Ctrl-C deletes the open sessions and says what is left; a second Ctrl-C leaves at once.";
+
+/// Runs the command; whatever ends it early is told to programs too.
+pub async fn run(args: RunArgs) -> Result<Exit, Fault> {
+    let json = args.output == Output::Json;
+    let ended = export(args).await;
+    if let (Err(fault), true) = (&ended, json) {
+        summary::print_fault(fault);
+    }
+    ended
+}
+
+async fn export(args: RunArgs) -> Result<Exit, Fault> {
+    let screen = MultiProgress::new();
+    logs::start(&screen)?;
+    let mode = Mode::of(args.output == Output::Json, args.quiet);
+    let manifest = load::manifest(&args.files)?;
+    let state =
+        StateFolder::open(args.state_dir.as_deref()).map_err(|error| Fault::usage(error.to_string()))?;
+    let stop = stop::listen().map_err(anyhow::Error::from)?;
+    let simulation = simulation(&args, &manifest.exports).await?;
+    let wishes = Wishes {
+        to: args.to.as_deref(),
+        parallelism: args.parallelism,
+        single_writer: args.single_writer,
+    };
+    let jobs = job::all(&manifest, &wishes, simulation.as_ref(), state.holder()).await?;
+
+    let mut progress = Progress::new(
+        mode,
+        jobs.iter().map(|job| job.export.name.clone()).collect(),
+        &screen,
+    );
+    if let Some(simulation) = &simulation {
+        progress.remark(&simulation.announcement());
+    }
+    let run = Run {
+        jobs: &jobs,
+        state: &state,
+        stop: &stop,
+        progress: Mutex::new(progress),
+        seen: watches(&jobs),
+    };
+    let ended = run.to_the_end().await;
+    let exit = summary::print(&summary::Closing {
+        ended: &ended,
+        jobs: &jobs,
+        simulation: simulation.as_ref(),
+        stopped: stop.orderly.is_cancelled(),
+        at_once: stop.at_once.is_cancelled(),
+        mode,
+    });
+    if let Some(simulation) = simulation {
+        simulation.stop().await;
+    }
+    Ok(exit)
+}
+
+async fn simulation(
+    args: &RunArgs,
+    exports: &[super::manifest::Resource],
+) -> Result<Option<Simulation>, Fault> {
+    if !args.simulate {
+        return Ok(None);
+    }
+    let ranges = exports
+        .iter()
+        .map(job::range)
+        .collect::<Result<Vec<_>, Fault>>()?;
+    let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    Simulation::start(&ranges, today).await.map(Some)
+}
+
+/// The latest of each export, readable also when the run is left at once.
+type Watch = (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>);
+
+fn watches(jobs: &[Job]) -> Vec<Watch> {
+    jobs.iter().map(|_| watch::channel(Arc::default())).collect()
+}
+
+struct Run<'a> {
+    jobs: &'a [Job],
+    state: &'a StateFolder,
+    stop: &'a Stop,
+    progress: Mutex<Progress>,
+    seen: Vec<Watch>,
+}
+
+impl Run<'_> {
+    /// Until every export is at its end, or a person wants to leave at once.
+    async fn to_the_end(&self) -> Vec<Ended> {
+        let engine = Engine::new(Limits::default(), Arc::new(Timestamp::now));
+        let groups = job::groups(self.jobs);
+        let all = futures::stream::iter(groups)
+            .map(|(identity, numbers)| self.group(&engine, identity, numbers))
+            .buffer_unordered(EXPORTS_AT_ONCE)
+            .collect::<Vec<_>>();
+        tokio::select! {
+            biased;
+            () = self.stop.at_once.cancelled() => {}
+            () = self.told_to_stop() => {}
+            _ = all => {}
+        }
+        self.view(Progress::finish);
+        self.jobs
+            .iter()
+            .zip(&self.seen)
+            .map(|(job, (_, seen))| self.ended(job, &seen.borrow()))
+            .collect()
+    }
+
+    /// Says once that the signal was heard; never ends by itself.
+    async fn told_to_stop(&self) {
+        self.stop.orderly.cancelled().await;
+        self.view(|progress| {
+            progress.remark(
+                "Stopping: transfers are given up and sessions deleted. Ctrl-C again leaves at once.",
+            );
+        });
+        std::future::pending::<()>().await;
+    }
+
+    /// Exports of one store and root, one after the other: with one holder they would meet in the journal.
+    async fn group(&self, engine: &Engine, identity: String, numbers: Vec<usize>) {
+        for (number, job, (out, seen)) in numbers
+            .into_iter()
+            .filter_map(|number| Some((number, self.jobs.get(number)?, self.seen.get(number)?)))
+        {
+            if self.stop.orderly.is_cancelled() {
+                return;
+            }
+            match self.state.claim(&identity, &job.export.name) {
+                Ok(_claim) => self.one(engine, number, job, out, seen.clone()).await,
+                Err(error) => {
+                    out.send_replace(Arc::new(summary::refused(&error.to_string())));
+                    self.view(|progress| progress.update(number, &out.borrow()));
+                }
+            }
+        }
+    }
+
+    async fn one(
+        &self,
+        engine: &Engine,
+        number: usize,
+        job: &Job,
+        out: &watch::Sender<Arc<Snapshot>>,
+        mut seen: watch::Receiver<Arc<Snapshot>>,
+    ) {
+        let mut run = std::pin::pin!(engine.run(
+            job.export.clone(),
+            job.peers.clone(),
+            out,
+            self.stop.orderly.clone()
+        ));
+        // What fails after the signal fails because of it.
+        let mut troubles = Vec::new();
+        let last = loop {
+            tokio::select! {
+                last = &mut run => break last,
+                _ = seen.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let snapshot = seen.borrow_and_update().clone();
+            if !self.stop.orderly.is_cancelled() {
+                troubles.clone_from(&snapshot.troubles);
+                self.view(|progress| progress.update(number, &snapshot));
+            }
+        };
+        let last = if self.stop.orderly.is_cancelled() {
+            Arc::new(Snapshot {
+                troubles,
+                ..Snapshot::clone(&last)
+            })
+        } else {
+            last
+        };
+        out.send_replace(last.clone());
+        self.view(|progress| progress.update(number, &last));
+        if !last.sessions.is_empty() {
+            self.release(engine, job, out, &last).await;
+        }
+    }
+
+    /// Tries once more to delete what is open, and keeps the truth about what is left.
+    async fn release(&self, engine: &Engine, job: &Job, out: &watch::Sender<Arc<Snapshot>>, last: &Snapshot) {
+        let released = tokio::time::timeout(RELEASE_MAX, engine.release(&job.export, &job.peers)).await;
+        if let Ok(released) = released
+            && released.unknown.is_none()
+        {
+            let left = |id: &String| released.left.iter().any(|(other, _)| other == id);
+            let sessions = last
+                .sessions
+                .iter()
+                .filter(|session| left(&session.id))
+                .cloned()
+                .collect();
+            out.send_replace(Arc::new(Snapshot {
+                sessions,
+                ..last.clone()
+            }));
+        }
+    }
+
+    fn view(&self, show: impl FnOnce(&mut Progress)) {
+        // Drawing keeps no promise that a panic elsewhere could have broken.
+        show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn ended(&self, job: &Job, snapshot: &Snapshot) -> Ended {
+        let outcome: Outcome = outcome::of(&job.export, snapshot, Timestamp::now());
+        let left = closing::left(&outcome, self.stop.orderly.is_cancelled());
+        Ended { outcome, left }
+    }
+}

@@ -1,0 +1,320 @@
+//! The Secrets of an export without a cluster: from the manifest, or from the environment, never from
+//! arguments. Decides purely; [`environment`] reads variables and the files that they name.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+
+use super::manifest::{Manifest, Resource, SecretData};
+use crate::export::connect::Secrets;
+
+/// The largest file that a `…_FILE` variable may name, in bytes: 1 MiB, as a Secret.
+pub const SECRET_FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// Reads one variable.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, String>;
+
+/// A key of a Secret, the end of the variable that stands for it, and the variable that holds it for all
+/// Secrets of this purpose.
+type KeyNames = (&'static str, &'static str, &'static str);
+
+/// Keys of `spec.source.credentialsSecretRef`.
+const SOURCE_KEYS: &[KeyNames] = &[
+    ("apiKey", "API_KEY", "EVENTEXPORT_API_KEY"),
+    ("username", "USERNAME", "EVENTEXPORT_USERNAME"),
+    ("password", "PASSWORD", "EVENTEXPORT_PASSWORD"),
+    ("refreshToken", "REFRESH_TOKEN", "EVENTEXPORT_REFRESH_TOKEN"),
+    ("token", "TOKEN", "EVENTEXPORT_TOKEN"),
+];
+
+/// Keys of `spec.destination.s3.credentialsSecretRef`.
+const BUCKET_KEYS: &[KeyNames] = &[
+    ("accessKeyId", "ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"),
+    ("secretAccessKey", "SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"),
+    ("sessionToken", "SESSION_TOKEN", "AWS_SESSION_TOKEN"),
+];
+
+/// What a Secret is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// `spec.source`.
+    Source,
+    /// `spec.destination.s3`.
+    Bucket,
+}
+
+/// A Secret that the spec names.
+struct Reference<'a> {
+    purpose: Purpose,
+    path: &'static str,
+    name: &'a str,
+    keys: Vec<(String, String, Option<&'static str>)>,
+}
+
+/// A variable, or the contents of the file that `<variable>_FILE` names. An empty one counts as not set.
+pub fn environment(variable: &str) -> Result<Option<Vec<u8>>, String> {
+    use std::os::unix::ffi::OsStringExt as _;
+    if let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
+        return Ok(Some(value.into_vec()));
+    }
+    let by_file = format!("{variable}_FILE");
+    let Some(path) = std::env::var_os(&by_file).filter(|path| !path.is_empty()) else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(SECRET_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("{by_file}: {} cannot be read: {error}", path.display()))?;
+    if bytes.len() as u64 > SECRET_FILE_MAX_BYTES {
+        return Err(format!("{by_file}: {} is larger than 1 MiB", path.display()));
+    }
+    Ok(Some(bytes))
+}
+
+/// Every Secret that the resource names for these purposes, or which are nowhere and where they could be given.
+pub fn of(
+    resource: &Resource,
+    manifest: &Manifest,
+    purposes: &[Purpose],
+    lookup: Lookup<'_>,
+) -> Result<Secrets, Vec<String>> {
+    let mut secrets = Secrets::default();
+    let mut errors = Vec::new();
+    for reference in references(resource)
+        .iter()
+        .filter(|reference| purposes.contains(&reference.purpose))
+    {
+        match find(reference, resource, manifest, lookup) {
+            Ok(data) => secrets
+                .0
+                .entry(reference.name.to_owned())
+                .or_default()
+                .extend(data),
+            Err(error) => errors.push(format!("{}: {error}", reference.path)),
+        }
+    }
+    if errors.is_empty() {
+        Ok(secrets)
+    } else {
+        Err(errors)
+    }
+}
+
+fn references(resource: &Resource) -> Vec<Reference<'_>> {
+    let source = &resource.spec.source;
+    let s3 = &resource.spec.destination.s3;
+    let tracker = &source.credentials_secret_ref;
+    let mut all = vec![Reference::new(
+        Purpose::Source,
+        "spec.source.credentialsSecretRef",
+        &tracker.name,
+        SOURCE_KEYS,
+    )];
+    if let Some(bucket) = &s3.credentials_secret_ref {
+        let path = "spec.destination.s3.credentialsSecretRef";
+        all.push(Reference::new(Purpose::Bucket, path, &bucket.name, BUCKET_KEYS));
+    }
+    let authorities = [
+        (Purpose::Source, "spec.source.caSecretRef", &source.ca_secret_ref),
+        (
+            Purpose::Bucket,
+            "spec.destination.s3.caSecretRef",
+            &s3.ca_secret_ref,
+        ),
+    ];
+    for (purpose, path, reference) in authorities {
+        if let Some(ca) = reference {
+            let keys = vec![(ca.key.clone(), variable_part(&ca.key), None)];
+            all.push(Reference {
+                purpose,
+                path,
+                name: &ca.name,
+                keys,
+            });
+        }
+    }
+    all
+}
+
+impl<'a> Reference<'a> {
+    fn new(purpose: Purpose, path: &'static str, name: &'a str, keys: &[KeyNames]) -> Self {
+        let owned = |&(key, part, general): &KeyNames| (key.to_owned(), part.to_owned(), Some(general));
+        Self {
+            purpose,
+            path,
+            name,
+            keys: keys.iter().map(owned).collect(),
+        }
+    }
+
+    /// `EVENTEXPORT_SECRET_<NAME>_<KEY>`.
+    fn variable(&self, part: &str) -> String {
+        format!("EVENTEXPORT_SECRET_{}_{part}", variable_part(self.name))
+    }
+}
+
+/// One place gives the whole Secret: mixing two users' keys would be worse than asking.
+fn find(
+    reference: &Reference<'_>,
+    resource: &Resource,
+    manifest: &Manifest,
+    lookup: Lookup<'_>,
+) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let name = (resource.namespace.clone(), reference.name.to_owned());
+    if let Some(SecretData(data)) = manifest.secrets.get(&name) {
+        return Ok(data.clone());
+    }
+    let own = reference
+        .keys
+        .iter()
+        .map(|(key, part, _)| (key, Some(reference.variable(part))));
+    let own = gather(own, lookup)?;
+    if !own.is_empty() {
+        return Ok(own);
+    }
+    let general = reference
+        .keys
+        .iter()
+        .map(|(key, _, general)| (key, general.map(str::to_owned)));
+    let general = gather(general, lookup)?;
+    if general.is_empty() {
+        Err(missing(reference, resource, manifest))
+    } else {
+        Ok(general)
+    }
+}
+
+fn gather<'k>(
+    variables: impl Iterator<Item = (&'k String, Option<String>)>,
+    lookup: Lookup<'_>,
+) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let mut found = BTreeMap::new();
+    for (key, variable) in variables {
+        if let Some(value) = variable.map_or(Ok(None), |variable| lookup(&variable))? {
+            found.insert(key.clone(), value);
+        }
+    }
+    Ok(found)
+}
+
+fn missing(reference: &Reference<'_>, resource: &Resource, manifest: &Manifest) -> String {
+    let place = match &resource.namespace {
+        Some(namespace) => format!("in namespace {namespace} of the manifest"),
+        None => "in the manifest (without a namespace, as the EventExport)".to_owned(),
+    };
+    let elsewhere = manifest.secrets.keys().any(|(_, name)| name == reference.name);
+    let elsewhere = if elsewhere {
+        " (one of that name is in another namespace)"
+    } else {
+        ""
+    };
+    let first = reference.keys.first();
+    let general = first
+        .and_then(|(_, _, general)| *general)
+        .map(|variable| format!("{variable} or "))
+        .unwrap_or_default();
+    let own = first
+        .map(|(_, part, _)| reference.variable(part))
+        .unwrap_or_default();
+    format!(
+        "there is no Secret {} {place}{elsewhere}: add it as a further document, or set {general}{own} in the environment \
+         (docs/cli.md lists the variables)",
+        reference.name
+    )
+}
+
+/// Upper case, and `_` for what no variable may hold.
+fn variable_part(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{documents, manifest};
+    use super::*;
+
+    const MANIFEST: &str = "
+apiVersion: eventexport.io/v1alpha1
+kind: EventExport
+metadata: {name: a, namespace: audit}
+spec:
+  space: s
+  dateRange: {start: 2018-06-01, end: 2018-06-30}
+  source: {region: us-south, credentialsSecretRef: {name: tracker.ng}}
+  destination: {s3: {bucket: audit, credentialsSecretRef: {name: bucket}}}
+";
+
+    fn resolve(text: &str, variables: &[(&str, &str)]) -> Result<Secrets, Vec<String>> {
+        let manifest = manifest::read(documents::parse(text).unwrap()).unwrap();
+        let lookup = |name: &str| {
+            let value = variables.iter().find(|(variable, _)| *variable == name);
+            Ok(value.map(|(_, value)| value.as_bytes().to_vec()))
+        };
+        of(
+            &manifest.exports[0],
+            &manifest,
+            &[Purpose::Source, Purpose::Bucket],
+            &lookup,
+        )
+    }
+
+    #[test]
+    fn the_manifest_comes_first_then_the_secrets_own_variables_then_the_common_ones() {
+        let common = [
+            ("EVENTEXPORT_API_KEY", "common"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "key"),
+        ];
+        let secrets = resolve(MANIFEST, &common).ok().unwrap().0;
+        assert_eq!(secrets["tracker.ng"]["apiKey"], b"common");
+        assert_eq!(secrets["bucket"].len(), 2);
+
+        let own = [
+            common.as_slice(),
+            &[("EVENTEXPORT_SECRET_TRACKER_NG_TOKEN", "own")],
+        ]
+        .concat();
+        let secrets = resolve(MANIFEST, &own).ok().unwrap().0;
+        assert_eq!(
+            secrets["tracker.ng"],
+            BTreeMap::from([("token".to_owned(), b"own".to_vec())])
+        );
+
+        let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tracker.ng, namespace: audit}\n\
+                      stringData: {apiKey: written}\n";
+        let secrets = resolve(&format!("{MANIFEST}{secret}"), &own).ok().unwrap().0;
+        assert_eq!(
+            secrets["tracker.ng"],
+            BTreeMap::from([("apiKey".to_owned(), b"written".to_vec())])
+        );
+    }
+
+    #[test]
+    fn a_secret_of_another_namespace_is_not_taken_and_the_way_out_is_named() {
+        let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tracker.ng, namespace: other}\n\
+                      stringData: {apiKey: hunter2}\n";
+        let errors = resolve(&format!("{MANIFEST}{secret}"), &[])
+            .err()
+            .unwrap()
+            .join("\n");
+        for words in [
+            "spec.source.credentialsSecretRef",
+            "another namespace",
+            "EVENTEXPORT_API_KEY",
+            "EVENTEXPORT_SECRET_TRACKER_NG_API_KEY",
+            "spec.destination.s3.credentialsSecretRef",
+            "AWS_ACCESS_KEY_ID",
+        ] {
+            assert!(errors.contains(words), "{words} is not in: {errors}");
+        }
+        assert!(!errors.contains("hunter2"));
+    }
+}

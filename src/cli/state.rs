@@ -1,0 +1,164 @@
+//! Who exports, without a cluster: a folder that stands for this user on this machine. Touches the disk.
+//!
+//! The holder of a window must be the same after a crash and different for everyone else, so it is named by
+//! host, user and folder, and a lock lets one process at a time hold one export with it.
+
+use std::fmt::Write as _;
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+/// Bytes of a digest that name a lock: 16, more than enough to tell exports apart.
+const LOCK_NAME_BYTES: usize = 16;
+
+/// The folder below `$XDG_STATE_HOME`, or the one that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateFolder {
+    path: PathBuf,
+    holder: String,
+}
+
+/// While it lives, no other process exports the same with this folder. Freed by the system when the process
+/// dies, however it dies.
+#[derive(Debug)]
+pub struct Claim {
+    _file: File,
+}
+
+/// Why there is no claim.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Neither asked for nor to be found out.
+    #[error("no state folder: set HOME or XDG_STATE_HOME, or give --state-dir")]
+    Nowhere,
+    /// The disk says no.
+    #[error("the state folder {path} cannot be used: {cause}; give another by --state-dir")]
+    Unusable {
+        /// The folder.
+        path: String,
+        /// The system's words.
+        cause: io::Error,
+    },
+    /// Another process is at it.
+    #[error(
+        "{what} is being exported by another process of this state folder ({path}): wait for it, or stop it"
+    )]
+    Busy {
+        /// Which export.
+        what: String,
+        /// The lock file.
+        path: String,
+    },
+}
+
+impl StateFolder {
+    /// The folder that was asked for, or `$XDG_STATE_HOME/eventexport`, or `~/.local/state/eventexport`.
+    /// Made when it is not there, for this user alone.
+    pub fn open(asked: Option<&Path>) -> Result<Self, StateError> {
+        let variable = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let path = asked
+            .map(Path::to_owned)
+            .or_else(|| variable("XDG_STATE_HOME").map(|state| state.join("eventexport")))
+            .or_else(|| variable("HOME").map(|home| home.join(".local/state/eventexport")))
+            .ok_or(StateError::Nowhere)?;
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .and_then(|()| path.canonicalize());
+        let path = made.map_err(|cause| StateError::Unusable {
+            path: path.display().to_string(),
+            cause,
+        })?;
+        let holder = format!("run:{}/{}/{}", host(), user(), path.display());
+        Ok(Self { path, holder })
+    }
+
+    /// `run:host/user/folder`, as the journal names this user on this machine.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// Claims one export: `identity` names its store and root, `what` is for people.
+    pub fn claim(&self, identity: &str, what: &str) -> Result<Claim, StateError> {
+        let digest = Sha256::digest(identity.as_bytes());
+        let name = digest
+            .iter()
+            .take(LOCK_NAME_BYTES)
+            .fold(String::new(), |mut name, byte| {
+                let _ = write!(name, "{byte:02x}");
+                name
+            });
+        let path = self.path.join(format!("{name}.lock"));
+        let unusable = |cause| StateError::Unusable {
+            path: path.display().to_string(),
+            cause,
+        };
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StateError::Busy {
+                    what: what.to_owned(),
+                    path: path.display().to_string(),
+                });
+            }
+            Err(TryLockError::Error(cause)) => return Err(unusable(cause)),
+        }
+        // For a person who wonders what the file is; the lock is what counts.
+        let note = format!("{identity}\nprocess {}\n", std::process::id());
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(note.as_bytes()));
+        written.map_err(unusable)?;
+        Ok(Claim { _file: file })
+    }
+}
+
+fn host() -> String {
+    let name = hostname::get()
+        .ok()
+        .map(|name| name.to_string_lossy().trim().to_owned());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown-host".to_owned())
+}
+
+fn user() -> String {
+    let named = ["USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok());
+    named
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown-user".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_export_is_claimed_once_and_another_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(Some(&folder.path().join("new"))).unwrap();
+        assert!(state.holder().starts_with("run:") && state.holder().ends_with("/new"));
+        let first = state.claim("s3://a space=1", "audit").unwrap();
+        let error = state.claim("s3://a space=1", "audit").unwrap_err();
+        assert!(matches!(error, StateError::Busy { .. }) && error.to_string().contains("audit"));
+        state.claim("s3://a space=2", "other").unwrap();
+        drop(first);
+        state.claim("s3://a space=1", "audit").unwrap();
+    }
+}

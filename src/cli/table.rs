@@ -1,0 +1,270 @@
+//! The closing table: what was stored and what is proved of it, window by window, as many rows as a person
+//! reads. No I/O.
+
+use std::mem::{Discriminant, discriminant};
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Cell, CellAlignment, Color, Table};
+
+use super::outcome::{Outcome, Row, State, StoredFacts};
+use super::size;
+use crate::export::verdict::Verdict;
+
+/// Stored windows that are shown: the first and the last of them, 10 and 5.
+const FIRST_SHOWN: usize = 10;
+const LAST_SHOWN: usize = 5;
+
+/// Windows that are not stored that are shown: the first 3 of a run of the same state, 40 in all.
+const ALIKE_SHOWN: usize = 3;
+const OTHERS_SHOWN: usize = 40;
+
+/// Characters of a SHA-256 that are shown; the receipt has all 64.
+const SHA_SHOWN: usize = 12;
+
+/// The table of an outcome; `colour` for a terminal that has it.
+pub fn render(outcome: &Outcome, colour: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header([
+        "DATE", "EVENTS", "REPORTED", "BYTES", "VERDICT", "SHA-256", "STATE",
+    ]);
+    for column in 1..=3 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut hidden = Hidden::default();
+    for (row, shown) in outcome.rows.iter().zip(shown(&outcome.rows)) {
+        if shown {
+            hidden.close(&mut table);
+            table.add_row(cells(row, colour));
+        } else {
+            hidden.add(row, &mut table);
+        }
+    }
+    hidden.close(&mut table);
+    table.add_row(totals(outcome));
+    if colour {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    table.to_string()
+}
+
+/// Rows of one kind that were left out, summed up where they stood.
+#[derive(Default)]
+struct Hidden {
+    rows: u64,
+    events: u64,
+    bytes: u64,
+    what: String,
+}
+
+impl Hidden {
+    fn add(&mut self, row: &Row, table: &mut Table) {
+        let what = match &row.state {
+            State::StoredNow | State::AlreadyThere => "stored".to_owned(),
+            State::NotDue(_) => "not due yet".to_owned(),
+            other => state(other).0,
+        };
+        if what != self.what {
+            self.close(table);
+            self.what = what;
+        }
+        self.rows += 1;
+        if let Some(facts) = &row.stored {
+            self.events = self.events.saturating_add(facts.events);
+            self.bytes = self.bytes.saturating_add(facts.bytes);
+        }
+    }
+
+    fn close(&mut self, table: &mut Table) {
+        let Self {
+            rows,
+            events,
+            bytes,
+            what,
+        } = std::mem::take(self);
+        if rows > 0 {
+            let stored = bytes > 0 || what == "stored";
+            let number = |text: String| if stored { text } else { "-".to_owned() };
+            table.add_row([
+                format!("… {} more", size::count(rows)),
+                number(size::count(events)),
+                String::new(),
+                number(size::bytes(bytes)),
+                String::new(),
+                String::new(),
+                what,
+            ]);
+        }
+    }
+}
+
+/// Which rows are shown: the first and last of the stored ones, and those that are not.
+fn shown(rows: &[Row]) -> Vec<bool> {
+    let fine = |row: &Row| matches!(row.state, State::StoredNow | State::AlreadyThere) && !weak(row);
+    let all = rows.iter().filter(|row| fine(row)).count();
+    let (mut seen, mut others) = (0, 0);
+    let mut alike: Option<(Discriminant<State>, usize)> = None;
+    rows.iter()
+        .map(|row| {
+            if fine(row) {
+                alike = None;
+                seen += 1;
+                // One hidden row would take as much room as the line that stands for it.
+                return all <= FIRST_SHOWN + LAST_SHOWN + 1 || seen <= FIRST_SHOWN || seen > all - LAST_SHOWN;
+            }
+            let state = discriminant(&row.state);
+            let so_far = alike
+                .filter(|(last, _)| *last == state)
+                .map_or(0, |(_, number)| number);
+            alike = Some((state, so_far + 1));
+            let shown = so_far < ALIKE_SHOWN && others < OTHERS_SHOWN;
+            others += usize::from(shown);
+            shown
+        })
+        .collect()
+}
+
+/// Stored, with less proof than the best.
+fn weak(row: &Row) -> bool {
+    row.stored
+        .as_ref()
+        .is_some_and(|facts| matches!(facts.verdict, Verdict::Over | Verdict::Short))
+}
+
+fn cells(row: &Row, colour: bool) -> Vec<Cell> {
+    let dash = || "-".to_owned();
+    let stored = row.stored.as_ref();
+    let number = |of: &dyn Fn(&StoredFacts) -> String| stored.map_or_else(dash, of);
+    let (state, tint) = state(&row.state);
+    let state = Cell::new_owned(state);
+    vec![
+        Cell::new(row.window),
+        Cell::new_owned(number(&|facts| size::count(facts.events))),
+        Cell::new_owned(number(&|facts| facts.reported.map_or_else(dash, size::count))),
+        Cell::new_owned(number(&|facts| size::bytes(facts.bytes))),
+        Cell::new_owned(number(&|facts| format!("{:?}", facts.verdict))),
+        Cell::new_owned(number(&digest)),
+        if colour { state.fg(tint) } else { state },
+    ]
+}
+
+fn digest(facts: &StoredFacts) -> String {
+    match &facts.sha256 {
+        Some(digest) => digest.chars().take(SHA_SHOWN).collect(),
+        None if facts.receipts > 1 => format!("{} by hour", facts.receipts),
+        None => "-".to_owned(),
+    }
+}
+
+/// A state in words, and whether it is good (green), expected (grey), or not (red).
+fn state(state: &State) -> (String, Color) {
+    match state {
+        State::StoredNow => ("stored now".to_owned(), Color::Green),
+        State::AlreadyThere => ("already there".to_owned(), Color::Green),
+        State::Accepted => ("accepted gap".to_owned(), Color::DarkGrey),
+        State::NotDue(due) => (format!("not due before {due}"), Color::DarkGrey),
+        State::Expired => ("EXPIRED at the service".to_owned(), Color::Red),
+        State::Waits(reason) => (format!("waits: {reason}"), Color::Yellow),
+        State::Failed(reason) => (format!("FAILED: {reason}"), Color::Red),
+        State::Untouched => ("not stored".to_owned(), Color::Yellow),
+    }
+}
+
+fn totals(outcome: &Outcome) -> Vec<String> {
+    let totals = &outcome.totals;
+    let all_reported = outcome
+        .rows
+        .iter()
+        .filter_map(|row| row.stored.as_ref())
+        .map(|facts| facts.reported);
+    let reported = all_reported.sum::<Option<u64>>();
+    vec![
+        format!(
+            "{} of {}",
+            size::count(totals.stored()),
+            size::count(totals.wanted)
+        ),
+        size::count(totals.events),
+        reported.map_or_else(|| "-".to_owned(), size::count),
+        size::bytes(totals.bytes),
+        String::new(),
+        String::new(),
+        format!("{} stored now", size::count(totals.stored_now)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::api::Reason;
+    use crate::cli::outcome::{self, tests as given};
+    use crate::export::failure::{Remedy, Trouble};
+    use crate::export::window::Window;
+
+    fn later() -> Timestamp {
+        "2019-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn a_short_range_is_shown_whole_with_what_is_not_fine() {
+        let day = |day| Window::day(date(2018, 6, day));
+        let mut snapshot = given::snapshot(vec![
+            (day(1), given::facts(1224, true)),
+            (day(2), given::facts(0, false)),
+        ]);
+        snapshot.troubles.push(Trouble {
+            reason: Reason::Short,
+            message: "m".to_owned(),
+            window: Some(day(3)),
+            remedy: Remedy::Person,
+            again: None,
+        });
+        let text = render(&outcome::of(&given::export(3), &snapshot, later()), false);
+        for words in [
+            "│ 2018-06-01 ┆  1,224 ┆    1,224 ┆ 12.0 KiB ┆ Matched ┆ abababababab ┆ stored now",
+            "│ 2018-06-02 ┆      0 ┆        0 ┆      0 B ┆ Empty   ┆ -            ┆ already there",
+            "FAILED: Short",
+            "2 of 3",
+        ] {
+            let words = words.replace("12.0 KiB", &size::bytes(12_240));
+            assert!(text.contains(&words), "{words} is not in:\n{text}");
+        }
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn a_long_range_is_bounded_and_sums_what_it_leaves_out() {
+        let mut windows = Vec::new();
+        let mut next = date(2018, 1, 1);
+        for number in 0..200 {
+            if number != 100 {
+                windows.push((Window::day(next), given::facts(10, true)));
+            }
+            next = next.tomorrow().unwrap();
+        }
+        let mut export = given::export(1);
+        export.start = date(2018, 1, 1);
+        export.end = Some(next.yesterday().unwrap());
+        let text = render(&outcome::of(&export, &given::snapshot(windows), later()), false);
+        assert!(text.lines().count() < 30, "{text}");
+        for words in [
+            "2018-01-10",
+            "… 90 more",
+            "2018-04-11",
+            "not stored",
+            "… 94 more",
+            "199 of 200",
+            "1,990",
+        ] {
+            assert!(text.contains(words), "{words} is not in:\n{text}");
+        }
+        assert!(!text.contains("2018-01-11"), "{text}");
+    }
+}
