@@ -3,5 +3,6 @@
 mod api;
 mod bed;
 mod export;
+mod kill;
 mod operator;
 mod storage;

@@ -87,6 +87,9 @@ async fn who_loses_the_lease_stops_everything_and_ends() -> Result<()> {
     )
     .await?;
     let script = Arc::clone(&first.script);
-    ensure!(first.ended().await.is_err(), "the process ends with an error, to be started again");
+    ensure!(
+        first.ended().await.is_err(),
+        "the process ends with an error, to be started again"
+    );
     eventually("nothing runs", async || Ok(script.seen("june").running == 0)).await
 }
