@@ -21,7 +21,7 @@ pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 pub(super) const ROOT: &str = "tracker/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space/";
 
 /// Long, because a machine that also compiles is slow.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Scene {
     pub(super) cluster: &'static Cluster,

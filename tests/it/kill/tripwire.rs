@@ -15,6 +15,7 @@ use axum::extract::State;
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::{Stream, StreamExt as _, stream};
+use http_body::Body as _;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
 use tokio::process::Child;
@@ -263,6 +264,8 @@ impl Shared {
                     reqwest::Body::wrap_stream(cut(pieces, bytes, pull(touched)))
                 })
             }
+            // A stream without a known length would be sent in chunks, even if it is nothing.
+            _ if request.body().is_end_stream() => request.map(|_| reqwest::Body::default()),
             _ => request.map(|body| reqwest::Body::wrap_stream(body.into_data_stream())),
         };
         let reply = self.client.execute(request.try_into()?).await?;
