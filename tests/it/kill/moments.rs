@@ -267,7 +267,7 @@ fn did(source: &[Seen], store: &[Seen]) -> String {
         (count(source, &["POST /v3/sessions"]), "opened"),
         (count(source, &["GET /v3/events/download"]), "downloaded"),
         (count(source, &["DELETE /v3/sessions/"]), "deleted"),
-        (count(store, &["DELETE ", "uploadId="]), "aborted"),
+        (count(store, &["DELETE ", "date=", "uploadId="]), "aborted"),
         (count(store, &["PUT ", ".receipt.json"]), "receipts"),
     ];
     let mut text = String::new();
