@@ -25,7 +25,7 @@ const NOTE_BYTES: usize = 1000;
 pub struct Note {
     /// Whether somebody should look.
     pub warning: bool,
-    /// What was being done, in PascalCase.
+    /// What was being done, in `PascalCase`.
     pub action: &'static str,
     /// Why, as conditions name it.
     pub reason: String,
