@@ -76,29 +76,28 @@ impl Events {
         }
     }
 
-    fn try_push(&mut self, bytes: &[u8]) -> Result<(), EventsError> {
+    fn try_push(&mut self, mut bytes: &[u8]) -> Result<(), EventsError> {
+        // Blank lines before the first event are passed over one by one, as many as there are.
+        while let Mode::First(line) = &mut self.mode {
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
+            let (head, rest) = bytes.split_at(end);
+            bytes = rest;
+            line.extend_from_slice(head);
+            let ended = head.ends_with(b"\n");
+            if ended && line.iter().all(u8::is_ascii_whitespace) {
+                line.clear();
+            } else if ended || line.len() > FIRST_LINE_MAX {
+                let line = std::mem::take(line);
+                self.choose(&line, ended)?;
+            }
+        }
         match &mut self.mode {
             Mode::Lines(lines) => lines.push(bytes),
             Mode::Structure(structure) => structure.push(bytes),
-            Mode::First(line) => {
-                let (head, rest) = match memchr::memchr(b'\n', bytes) {
-                    Some(at) => bytes.split_at(at + 1),
-                    None => (bytes, &[][..]),
-                };
-                line.extend_from_slice(head);
-                let ended = head.ends_with(b"\n");
-                if ended && line.iter().all(u8::is_ascii_whitespace) {
-                    line.clear();
-                } else if ended || line.len() > FIRST_LINE_MAX {
-                    let line = std::mem::take(line);
-                    self.choose(&line, ended)?;
-                }
-                if rest.is_empty() {
-                    Ok(())
-                } else {
-                    self.try_push(rest)
-                }
-            }
+            Mode::First(_) => Ok(()),
         }
     }
 
@@ -297,6 +296,14 @@ mod tests {
         ] {
             assert!(count(text).is_err(), "{text}: {:?}", count(text));
         }
+    }
+
+    #[test]
+    fn blank_lines_without_end_are_no_events_and_cost_no_stack() {
+        let mut events = Events::default();
+        events.push(&vec![b'\n'; 4_000_000]);
+        events.push(b"{}\n");
+        assert_eq!(events.finish(), Ok(1));
     }
 
     #[test]
