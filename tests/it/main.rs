@@ -2,5 +2,6 @@
 
 mod api;
 mod bed;
+mod docs;
 mod export;
 mod storage;
