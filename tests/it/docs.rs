@@ -21,7 +21,11 @@ fn help(commands: &[&str]) -> String {
         let command = program.find_subcommand_mut(name).unwrap();
         let help = command.render_long_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-        let _ = write!(text, "```text\n$ eventexport {name} --help\n{}\n```\n", lines.join("\n").trim_end());
+        let _ = write!(
+            text,
+            "```text\n$ eventexport {name} --help\n{}\n```\n",
+            lines.join("\n").trim_end()
+        );
     }
     text
 }
@@ -30,7 +34,12 @@ fn reasons() -> String {
     let mut text = "| reason | means | what to do | person |\n|---|---|---|---|\n".to_owned();
     for reason in Reason::ALL {
         let person = if needs_person(*reason) { "yes" } else { "" };
-        let _ = writeln!(text, "| `{reason}` | {} | {} | {person} |", reason.meaning(), reason.remedy());
+        let _ = writeln!(
+            text,
+            "| `{reason}` | {} | {} | {person} |",
+            reason.meaning(),
+            reason.remedy()
+        );
     }
     text
 }
@@ -46,7 +55,9 @@ fn faults() -> String {
 /// Puts `part` between its marks.
 fn with_part(text: &str, name: &str, part: &str) -> String {
     let (begin, end) = (format!("<!-- generated: {name} -->\n"), "<!-- end -->");
-    let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no place for {name}"));
+    let (before, rest) = text
+        .split_once(&begin)
+        .unwrap_or_else(|| panic!("no place for {name}"));
     let (_, after) = rest.split_once(end).unwrap_or_else(|| panic!("no end of {name}"));
     format!("{before}{begin}{part}{end}{after}")
 }
@@ -66,7 +77,10 @@ fn generated_parts_are_what_the_program_says() {
         let wanted = with_part(&text, name, &part);
         if text != wanted {
             let update = std::env::var_os("UPDATE_DOCS").is_some();
-            assert!(update, "{file}: {name} is not what would be generated: run `make generated`");
+            assert!(
+                update,
+                "{file}: {name} is not what would be generated: run `make generated`"
+            );
             fs::write(&path, wanted).unwrap();
         }
     }
@@ -77,7 +91,9 @@ fn every_link_within_the_documentation_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
     for folder in ["docs", "docs/adr"] {
-        let entries = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let entries = fs::read_dir(root.join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
         files.extend(entries.filter(|path| path.extension().is_some_and(|ext| ext == "md")));
     }
     for file in files {
