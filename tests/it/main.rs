@@ -2,5 +2,7 @@
 
 mod api;
 mod bed;
+mod cli;
+mod docs;
 mod export;
 mod storage;
