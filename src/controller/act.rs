@@ -123,7 +123,9 @@ async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube
         None => {
             let fetched = read_secrets(context, object, owner).await?;
             context.runs.read(&owner.uid, &fetched);
-            match prepare(context, object, owner, fetched).await {
+            let prepared = prepare(context, object, owner, fetched).await;
+            context.runs.with(&owner.uid, |entry| entry.rebuilt = true);
+            match prepared {
                 Ok(job) => job,
                 Err(failure) => {
                     warn!(export = %named(owner), message = failure.message, "its sessions cannot be released");

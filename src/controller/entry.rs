@@ -47,6 +47,8 @@ pub(super) struct Entry {
     pub(super) last: Option<(Arc<Snapshot>, Arc<Export>)>,
     /// What a release left.
     pub(super) left: Option<Box<Released>>,
+    /// The job was made anew for a release, from what the Secrets hold.
+    pub(super) rebuilt: bool,
     /// It was told that sessions are left.
     pub(super) told_left: bool,
     pub(super) written: Written,
@@ -112,6 +114,7 @@ impl Entry {
             failure: None,
             last: None,
             left: None,
+            rebuilt: false,
             told_left: false,
             written: Written::default(),
             allowance: Allowance::full(Instant::now()),
