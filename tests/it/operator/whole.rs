@@ -212,3 +212,24 @@ async fn sigterm_deletes_the_sessions_and_a_restart_completes() -> Result<()> {
     ensure!(whole.simulator.open_sessions().is_empty());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_bucket_that_vanished_keeps_no_deleted_export() -> Result<()> {
+    let whole = Whole::start("vanished", &["hang-download@2018-06-05x1"]).await?;
+    eventually("the session is in the status", async || {
+        let object = get(whole.cluster, &whole.namespace, "june")
+            .await?
+            .unwrap_or_default();
+        let hangs = !whole.simulator.ledger().faults.is_empty();
+        Ok(hangs && object["status"]["sessions"][0]["window"] == "2018-06-05")
+    })
+    .await?;
+    let bucket = whole.gateway.folder().join("objects").join(&whole.namespace);
+    std::fs::remove_dir_all(&bucket).with_context(|| bucket.display().to_string())?;
+    whole.delete().await?;
+    ensure!(
+        whole.simulator.open_sessions().is_empty(),
+        "the service was there, so the session is not left"
+    );
+    Ok(())
+}
