@@ -7,6 +7,7 @@
 mod deletion;
 mod leader;
 mod life;
+mod reading;
 mod script;
 mod whole;
 

@@ -16,16 +16,16 @@ use crate::bed::{Cluster, Gateway};
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// One namespace with its service, its bucket and its operator.
-struct Whole {
-    cluster: &'static Cluster,
+pub(super) struct Whole {
+    pub(super) cluster: &'static Cluster,
     gateway: &'static Gateway,
     simulator: Simulator,
-    namespace: String,
+    pub(super) namespace: String,
     operator: Child,
 }
 
 impl Whole {
-    async fn start(name: &str, faults: &[&str]) -> Result<Self> {
+    pub(super) async fn start(name: &str, faults: &[&str]) -> Result<Self> {
         let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
         let namespace = cluster.namespace(name).await;
         gateway.create_bucket(&namespace).await?;
@@ -81,12 +81,12 @@ impl Whole {
         apply(self.cluster, &export).await
     }
 
-    async fn complete(&self) -> Result<Value> {
+    pub(super) async fn complete(&self) -> Result<Value> {
         let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
         becomes(self.cluster, &self.namespace, "june", states).await
     }
 
-    async fn without_finalizer(&self) -> Result<()> {
+    pub(super) async fn without_finalizer(&self) -> Result<()> {
         eventually("the finalizer goes", async || {
             let object = get(self.cluster, &self.namespace, "june").await?;
             Ok(!has_finalizer(&object.context("it is gone")?))
