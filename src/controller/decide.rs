@@ -152,12 +152,13 @@ fn export(seen: &Observation) -> Decision {
                 again: Some(next),
             }
         }
-        // A resource that was suspended may have ended so; it is no more.
-        End::Unreleasable => Decision::now(Deed::Start),
         End::Rested(next) | End::Failed(next) | End::NotReleased(next) if next > seen.now => {
             Decision::wait(next)
         }
-        End::Rested(_) | End::Failed(_) | End::NotReleased(_) => Decision::now(Deed::Start),
+        // What cannot be released was suspended when that was found out; it no longer is.
+        End::Rested(_) | End::Failed(_) | End::NotReleased(_) | End::Unreleasable => {
+            Decision::now(Deed::Start)
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! One window, from a free place to its receipt: the steps in order. I/O.
 
+use std::sync::atomic::Ordering;
+
 use tokio::time::Instant;
 
-use super::commit::{ATTEMPT_METADATA, Committed, commit_empty, commit_object};
+use super::commit::{ATTEMPT_METADATA, Committed, Judged, commit_empty, commit_object};
 use super::failure::Failure;
 use super::ground::{Ground, lock};
 use super::journal_io::{delete, put};
@@ -69,6 +71,7 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
 /// stays in the journal is settled later.
 async fn close(ground: &Ground, opened: Opened<'_>) {
     let Opened {
+        loose,
         id,
         session,
         started_at: _,
@@ -84,6 +87,11 @@ async fn close(ground: &Ground, opened: Opened<'_>) {
     match gone {
         Ok(()) => {
             lock(&ground.sessions).remove(&session.id);
+            lock(&ground.sessionless).insert(id);
+            if loose.into_inner() {
+                drop((live, busy));
+                return;
+            }
             let spent = [Key::Session(id, session.id), Key::Prepared(id), Key::Attempt(id)];
             match delete(&*ground.peers.store, &ground.export.root, &spent).await {
                 Ok(()) => {
@@ -120,7 +128,7 @@ impl Work<'_> {
             answer = peers.tracker.download(&export.space, &self.opened.session.id) => answer,
             () = self.ground.stop.cancelled() => return Err(stopped()),
         };
-        let download = match answer.map_err(|error| Failure::from(&error))? {
+        let download = match answer.map_err(|error| Failure::from_begin(&error))? {
             Answer::NotFound => return self.empty(EmptyAnswer::NotFound, None).await,
             Answer::NoContent => return self.empty(EmptyAnswer::NoContent, None).await,
             Answer::Body(download) => download,
@@ -145,10 +153,14 @@ impl Work<'_> {
             options: self.options(Crc64::of(b"")),
         };
         let proof = self.ground.shared.proofs.begin();
-        let sent = transfer(*download, proof, room, &route)
-            .await
-            .map_err(|error| self.failed(error))?;
-        self.judge(sent).await
+        match transfer(*download, proof, room, &route).await {
+            Ok(sent) => self.judge(sent).await,
+            Err(error) => {
+                // Whatever the store was asked last may have been done.
+                self.opened.loose.store(true, Ordering::Relaxed);
+                Err(self.failed(error))
+            }
+        }
     }
 
     /// The service may answer another range than was asked for; another day's events are never stored under
@@ -193,28 +205,51 @@ impl Work<'_> {
                 return Err(failure);
             }
         };
-        let reported = |listing: Option<&Listing>| listing.and_then(|listing| listing.count(window));
-        let (before, after) = (reported(self.before), reported(after.as_deref()));
-        let judged = verdict::of_count(proof.events, before, after);
-        if judged == Verdict::Short {
+        let judged = self.compare(Some(proof.events), after.as_deref());
+        if judged.verdict == Verdict::Short {
             self.discard(sent).await;
-            let reported = before.into_iter().chain(after).max().unwrap_or(0);
+            let reported = judged.before.into_iter().chain(judged.after).max().unwrap_or(0);
             let message = format!(
                 "{window}: downloaded {} events, the service reports {reported}",
                 proof.events
             );
             return Err(Failure::retry(Reason::Short, message));
         }
-        if sent.end == TransferEnd::CloseUnconfirmed && judged != Verdict::Matched {
+        if sent.end == TransferEnd::CloseUnconfirmed && judged.verdict != Verdict::Matched {
             self.discard(sent).await;
             let message = format!(
                 "{window}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor counts its events"
             );
             return Err(Failure::retry(Reason::NotWhole, message));
         }
-        match commit_object(self.ground, self.opened, sent, proof, (before, after, judged)).await? {
-            Committed::Ours(receipt) => Ok(Outcome::Stored(receipt)),
-            Committed::Others => Ok(Outcome::Covered),
+        match commit_object(self.ground, self.opened, sent, proof, judged).await {
+            Ok(Committed::Ours(receipt)) => Ok(Outcome::Stored(receipt)),
+            Ok(Committed::Others) => Ok(Outcome::Covered),
+            Err(failure) => {
+                // The object may be there without its receipt.
+                self.opened.loose.store(true, Ordering::Relaxed);
+                Err(failure)
+            }
+        }
+    }
+
+    /// The reports of before and after, and what they say of the counted events; `None`: proved empty.
+    fn compare(&self, events: Option<u64>, after: Option<&Listing>) -> Judged {
+        let window = self.window();
+        let count = |listing: Option<&Listing>| listing.and_then(|listing| listing.count(window));
+        let of_day =
+            |listing: Option<&Listing>| listing.and_then(|listing| listing.count_of_day(window.date()));
+        let by_hour = window.hour_of_day().is_some();
+        let (before, after, of_day) = (
+            count(self.before),
+            count(after),
+            of_day(self.before).max(of_day(after)).filter(|_| by_hour),
+        );
+        Judged {
+            before,
+            after,
+            of_day,
+            verdict: events.map_or(Verdict::Empty, |events| verdict::of_count(events, before, after)),
         }
     }
 
@@ -241,15 +276,15 @@ impl Work<'_> {
             answer,
             session_readable,
             listing: listing.as_deref(),
+            summed_up: export.hour.is_none(),
             oldest_served: self.ground.oldest_served(),
             now: (shared.now)(),
         };
         let window = self.window();
         match verdict::of_empty(&evidence) {
             EmptyVerdict::Proved => {
-                let reported = |listing: Option<&Listing>| listing.and_then(|listing| listing.count(window));
-                let reports = (reported(self.before), reported(listing.as_deref()));
-                commit_empty(self.ground, self.opened, answer, end, reports)
+                let judged = self.compare(None, listing.as_deref());
+                commit_empty(self.ground, self.opened, answer, end, judged)
                     .await
                     .map(|committed| match committed {
                         Committed::Ours(receipt) => Outcome::Stored(receipt),
@@ -299,6 +334,7 @@ impl Work<'_> {
         if let Body::Parts(upload, _) = sent.body
             && let Err(error) = self.ground.peers.store.abort_upload(&upload).await
         {
+            self.opened.loose.store(true, Ordering::Relaxed);
             tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
         }
     }

@@ -1,6 +1,7 @@
 //! The commit: the object becomes visible, then its receipt is written, both once. I/O with the store.
 
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 
 use super::failure::Failure;
 use super::ground::Ground;
@@ -32,8 +33,15 @@ pub(super) enum Committed {
     Others,
 }
 
-/// Reports before and after, and the verdict.
-pub(super) type Judged = (Option<u64>, Option<u64>, Verdict);
+/// What the service reports, and how the count compares.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    pub(super) before: Option<u64>,
+    pub(super) after: Option<u64>,
+    /// Of an hour: the report of its day, the higher one.
+    pub(super) of_day: Option<u64>,
+    pub(super) verdict: Verdict,
+}
 
 /// Commits a window with events.
 pub(super) async fn commit_object(
@@ -105,11 +113,10 @@ pub(super) async fn commit_empty(
     opened: &Opened<'_>,
     answer: EmptyAnswer,
     end: Option<TransferEnd>,
-    (before, after): (Option<u64>, Option<u64>),
+    judged: Judged,
 ) -> Result<Committed, Failure> {
     let store = &*ground.peers.store;
     let stored_at = store.now().await.map_err(|error| Failure::from(&error))?;
-    let judged = (before, after, Verdict::Empty);
     let receipt = Receipt {
         empty_answer: Some(answer),
         stored_at,
@@ -118,12 +125,13 @@ pub(super) async fn commit_empty(
     put_receipt(store, ground, opened, receipt).await
 }
 
-fn blank(
-    ground: &Ground,
-    opened: &Opened<'_>,
-    end: Option<TransferEnd>,
-    (before, after, verdict): Judged,
-) -> Receipt {
+fn blank(ground: &Ground, opened: &Opened<'_>, end: Option<TransferEnd>, judged: Judged) -> Receipt {
+    let Judged {
+        before,
+        after,
+        of_day,
+        verdict,
+    } = judged;
     let window = opened.id.window;
     let session = &opened.session;
     let asked = RangeRecord {
@@ -150,6 +158,7 @@ fn blank(
         events: 0,
         reported_before: before,
         reported_after: after,
+        reported_of_day: of_day,
         verdict,
         transfer_end: end.map(|end| format!("{end:?}")),
         resumes: 0,
@@ -229,17 +238,18 @@ async fn make_visible(
         _ => None,
     };
     if let Some(found) = found {
-        abandon(store, &sent.body).await;
+        abandon(store, opened, &sent.body).await;
         return same(&found, size, crc64, opened.id, key);
     }
-    abandon(store, &sent.body).await;
+    abandon(store, opened, &sent.body).await;
     Err(Failure::from(&error))
 }
 
-async fn abandon(store: &dyn Store, body: &Body) {
+async fn abandon(store: &dyn Store, opened: &Opened<'_>, body: &Body) {
     if let Body::Parts(upload, _) = body
         && let Err(error) = store.abort_upload(upload).await
     {
+        opened.loose.store(true, Ordering::Relaxed);
         tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
     }
 }

@@ -10,7 +10,7 @@ use super::failure::{Failure, Reach, Remedy, Trouble};
 use super::journal::{Journal, Mismatch, overlap};
 use super::keys::AttemptId;
 use super::memory::{Memory, Tried};
-use super::verdict::Listing;
+use super::record::AttemptRecord;
 use super::window::{Cells, Window};
 use super::wish::{Export, Persistence};
 use crate::api::Reason;
@@ -28,8 +28,6 @@ pub struct Observation<'a> {
     pub busy: &'a BTreeSet<AttemptId>,
     /// What is remembered.
     pub memory: &'a Memory,
-    /// The latest listing of the service, where it gives one.
-    pub listing: Option<&'a Listing>,
     /// Now.
     pub now: Timestamp,
     /// Now, by the store's clock.
@@ -97,12 +95,18 @@ struct Plan<'a> {
     /// Cells that are not over yet, or not settled.
     future: Cells,
     gated: bool,
+    /// Whether a window is due that the gate keeps from starting, or would.
+    due: bool,
+    /// Whether this run tries something again, and not only a later one.
+    pending: bool,
 }
 
 impl<'a> Plan<'a> {
     fn new(seen: &'a Observation<'a>) -> Self {
         let wanted: Cells = seen.export.windows(seen.now).collect();
-        let covered = seen.journal.covered(&seen.export.source).intersection(&wanted);
+        let short: Cells = short_days(seen).into_keys().map(Window::day).collect();
+        let covered = seen.journal.covered(&seen.export.source);
+        let covered = covered.intersection(&wanted).minus(&short);
         let accepted = seen.export.accepted_cells(&wanted).minus(&covered);
         let gated = seen
             .memory
@@ -117,48 +121,102 @@ impl<'a> Plan<'a> {
             out: Decision::default(),
             future: Cells::default(),
             gated,
+            due: false,
+            pending: false,
         }
     }
 
+    /// What has passed wakes nobody: what waited for it is among what is done now.
     fn wake_at(&mut self, at: Timestamp) {
-        self.out.wake = Some(self.out.wake.map_or(at, |wake| wake.min(at)));
+        if at > self.seen.now {
+            self.out.wake = Some(self.out.wake.map_or(at, |wake| wake.min(at)));
+        }
     }
 
-    /// Attempts of ours that nobody works on, or whose deadline has passed.
+    /// A time of the store's clock by ours.
+    fn by_our_clock(&self, at: Timestamp) -> Timestamp {
+        let ahead = self.seen.store_now.duration_since(self.seen.now);
+        at.checked_sub(ahead).unwrap_or(at)
+    }
+
+    fn is_accepted(&self, window: Window) -> bool {
+        let mut gaps = self.seen.export.accepted.iter();
+        gaps.any(|(start, end)| (*start..=*end).contains(&window.date()))
+    }
+
+    /// Attempts of ours that nobody works on, or whose deadline has passed; objects that nothing explains.
     fn leftovers(&mut self) {
+        self.attempts();
+        self.strangers();
+    }
+
+    fn attempts(&mut self) {
         let Observation {
             journal,
-            memory,
+            active,
             busy,
             export,
             ..
         } = *self.seen;
+        let mut seeking: Vec<AttemptId> = Vec::new();
         for (id, facts) in &journal.attempts {
+            // Its session is not known: it is looked for among those that are open.
+            let seeks = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
             if busy.contains(id) {
-                continue;
-            }
-            let (ours, deadline) = match &facts.record {
-                Some(record) => (record.holder == export.holder, Some(record.deadline)),
-                None => (true, None),
-            };
-            if !ours && deadline.is_some_and(|deadline| deadline > self.seen.store_now) {
-                if let Some(deadline) = deadline {
-                    self.wake_at(deadline);
+                if seeks && !active.contains(&id.window) {
+                    seeking.push(*id);
                 }
                 continue;
             }
-            match memory.unsettled.get(id) {
-                Some(tried) if tried.again > self.seen.now || tried.given_up(export.persistence) => {
-                    self.trouble(Some(id.window), tried);
-                }
-                _ => self.out.settle.push(*id),
+            if let Some(record) = &facts.record
+                && record.holder != export.holder
+                && record.deadline > self.seen.store_now
+            {
+                self.wake_at(self.by_our_clock(record.deadline));
+            } else if seeks {
+                seeking.push(*id);
+            } else {
+                self.settle(*id);
             }
         }
+        // The latest first, one at a time: what it is found to have opened is no candidate for earlier ones.
+        let latest = seeking.into_iter().max_by_key(|id| id.ulid);
+        if let Some(id) = latest.filter(|id| !busy.contains(id)) {
+            self.settle(id);
+        }
+    }
+
+    fn settle(&mut self, id: AttemptId) {
+        let Observation {
+            memory, export, now, ..
+        } = *self.seen;
+        match memory.unsettled.get(&id) {
+            Some(tried) if tried.again > now || tried.given_up(export.persistence) => {
+                self.trouble(Some(id.window), tried);
+            }
+            _ => self.out.settle.push(id),
+        }
+    }
+
+    fn strangers(&mut self) {
+        let Observation {
+            journal,
+            memory,
+            export,
+            ..
+        } = *self.seen;
         let ours: Vec<Window> = journal
             .strangers()
-            .filter(|window| self.wanted.touches(*window))
+            .filter(|window| self.wanted.touches(*window) && !self.is_accepted(*window))
             .collect();
         for window in ours {
+            if self.waits_for_another_try(window) {
+                continue;
+            }
+            if self.gated {
+                self.due = true;
+                continue;
+            }
             if memory.foreign.contains(&window) {
                 let key = export
                     .root
@@ -180,9 +238,6 @@ impl<'a> Plan<'a> {
     fn windows(&mut self) {
         let Observation { export, active, .. } = *self.seen;
         let mut free = export.parallelism.saturating_sub(active.len());
-        if let Some(gate) = self.seen.memory.gate.as_ref() {
-            self.trouble(None, gate);
-        }
         let mut next_settled: Option<(Window, Timestamp)> = None;
         let days: Vec<Window> = export.windows(self.seen.now).collect();
         for day in days {
@@ -191,7 +246,7 @@ impl<'a> Plan<'a> {
                 self.out.tally.stored += 1;
                 continue;
             }
-            if self.accepted.contains(day) && !active.iter().any(|window| overlap(*window, day)) {
+            if self.is_accepted(day) {
                 continue;
             }
             let settled = export.settled_at(day);
@@ -205,7 +260,10 @@ impl<'a> Plan<'a> {
             }
             self.due(day, &mut free);
         }
-        if let Some((window, at)) = next_settled {
+        if let Some(gate) = self.seen.memory.gate.as_ref().filter(|_| self.due) {
+            self.trouble(None, gate);
+        }
+        if let Some((window, at)) = next_settled.or_else(|| self.next_of_continuous()) {
             self.wake_at(at);
             let message = format!("{window} is exported once it is over and settled (spec.settleAfter)");
             self.say(
@@ -218,29 +276,53 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The first window of a continuous export that is still to come.
+    fn next_of_continuous(&self) -> Option<(Window, Timestamp)> {
+        let Observation { export, now, .. } = *self.seen;
+        if export.end.is_some() {
+            return None;
+        }
+        let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let next = export.window_of(today.tomorrow().ok()?.max(export.start))?;
+        Some((next, export.settled_at(next)))
+    }
+
+    /// Says so when the last try of a window failed and the next is not due, or not to be.
+    fn waits_for_another_try(&mut self, window: Window) -> bool {
+        let Observation {
+            memory, export, now, ..
+        } = *self.seen;
+        let tried = memory.windows.get(&window);
+        let tried = tried.filter(|tried| tried.again > now || tried.given_up(export.persistence));
+        if let Some(tried) = tried {
+            self.trouble(Some(window), tried);
+        }
+        tried.is_some()
+    }
+
     /// A wanted window that is due and not covered: starts what is missing of it, or says why not.
     fn due(&mut self, day: Window, free: &mut usize) {
         let Observation {
             export,
             active,
+            busy,
             memory,
             journal,
             ..
         } = *self.seen;
         if memory.too_slow(day) && !journal.splits.contains(&day) {
-            self.out.split.push(day);
+            self.due = true;
+            if self.gated {
+                self.out.tally.waiting += 1;
+            } else {
+                self.out.split.push(day);
+            }
             return;
         }
         let (mut failed, mut waits) = (false, false);
         for window in self.pieces(day) {
             if active.iter().any(|running| overlap(*running, window)) {
-                continue;
-            }
-            if journal.objects.contains_key(&window)
-                || self.out.settle.iter().any(|id| overlap(id.window, window))
-            {
-                // Adopted, foreign, or settled first: never downloaded beside what is there.
-                waits = true;
+                self.due = true;
                 continue;
             }
             if journal.expired.contains(&window) {
@@ -252,22 +334,35 @@ impl<'a> Plan<'a> {
                     "{} is exporting {window}, until {} at the latest",
                     rival.holder, rival.deadline
                 );
-                let until = Remedy::Wait(Some(rival.deadline));
-                self.say(Reason::HeldBy, message, Some(window), until, Some(rival.deadline));
+                let at = self.by_our_clock(rival.deadline);
+                self.pending |= export.persistence == Persistence::Forever;
+                self.say(
+                    Reason::HeldBy,
+                    message,
+                    Some(window),
+                    Remedy::Wait(Some(at)),
+                    Some(at),
+                );
                 continue;
             }
-            match memory.windows.get(&window) {
-                Some(tried) if tried.again > self.seen.now || tried.given_up(export.persistence) => {
-                    failed |= !matches!(tried.failure.remedy, Remedy::Wait(_));
-                    waits |= matches!(tried.failure.remedy, Remedy::Wait(_));
-                    self.trouble(Some(window), tried);
-                }
-                _ if self.gated => waits = true,
-                _ if *free > 0 => {
-                    *free -= 1;
-                    self.out.start.push(window);
-                }
-                _ => waits = true,
+            let there = journal.objects.keys().chain(journal.receipts.keys());
+            let unsettled = self.out.settle.iter().chain(busy).map(|id| &id.window);
+            if there.chain(unsettled).any(|other| overlap(*other, window)) {
+                // Adopted, foreign, mismatched or settled first: never downloaded beside what is there.
+                waits = true;
+                continue;
+            }
+            self.due = true;
+            if self.waits_for_another_try(window) {
+                let tried = memory.windows.get(&window);
+                let wait = tried.is_some_and(|tried| matches!(tried.failure.remedy, Remedy::Wait(_)));
+                failed |= !wait;
+                waits |= wait;
+            } else if !self.gated && *free > 0 {
+                *free -= 1;
+                self.out.start.push(window);
+            } else {
+                waits = true;
             }
         }
         self.out.tally.failed += u64::from(failed);
@@ -288,24 +383,9 @@ impl<'a> Plan<'a> {
 
     /// Days exported by the hour whose hours add up to fewer events than the service reports.
     fn shortfalls(&mut self) {
-        let (Some(listing), None) = (self.seen.listing, self.seen.export.hour) else {
-            return;
-        };
-        let receipts = self
-            .seen
-            .journal
-            .receipts
-            .iter()
-            .filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
-        let mut sums: BTreeMap<Date, u64> = BTreeMap::new();
-        for (window, receipt) in receipts.filter(|(window, _)| window.hour_of_day().is_some()) {
-            *sums.entry(window.date()).or_default() += receipt.facts.events;
-        }
-        for (date, events) in sums {
+        for (date, (events, reported)) in short_days(self.seen) {
             let day = Window::day(date);
-            let whole_day = self.seen.journal.receipts.contains_key(&day);
-            let reported = listing.count_of_day(date).unwrap_or(0);
-            if self.covered.contains(day) && !whole_day && events < reported {
+            if self.wanted.contains(day) && !self.is_accepted(day) {
                 let message =
                     format!("the hours of {date} have {events} events, the service reports {reported}");
                 self.say(Reason::Short, message, Some(day), Remedy::Person, None);
@@ -316,7 +396,7 @@ impl<'a> Plan<'a> {
     fn mismatches(&mut self) {
         let Observation { journal, export, .. } = *self.seen;
         for (window, mismatch) in journal.mismatches(&export.source) {
-            if !self.wanted.touches(window) {
+            if !self.wanted.touches(window) || self.is_accepted(window) {
                 continue;
             }
             let message = match mismatch {
@@ -373,7 +453,15 @@ impl<'a> Plan<'a> {
                 again: None,
             });
         }
-        let nothing_open = journal.attempts.is_empty() && active.is_empty() && busy.is_empty();
+        let rival = |id: &AttemptId, record: &AttemptRecord| {
+            record.holder != export.holder && record.deadline > self.seen.store_now && !busy.contains(id)
+        };
+        let nothing_open = active.is_empty()
+            && busy.is_empty()
+            && journal
+                .attempts
+                .iter()
+                .all(|(id, facts)| facts.record.as_ref().is_some_and(|record| rival(id, record)));
         let all_in = self.out.tally.missing.is_empty() && self.future.is_empty();
         self.out.complete = export.end.is_some() && all_in && nothing_open;
         let now = &self.out;
@@ -383,43 +471,15 @@ impl<'a> Plan<'a> {
             && now.settle.is_empty()
             && now.split.is_empty()
             && now.adopt.is_empty();
-        let again = now.troubles.iter().filter_map(|trouble| trouble.again).min();
-        let pending = match export.persistence {
-            // Waiting for days to be over is the caller's; all else is tried again by this run.
-            Persistence::Forever => now
-                .troubles
-                .iter()
-                .any(|trouble| trouble.again.is_some() && trouble.reason != Reason::NotSettled),
-            Persistence::Tries(_) => self.retries_left(),
-        };
-        if let Some(at) = again {
+        let again: Vec<Timestamp> = now.troubles.iter().filter_map(|trouble| trouble.again).collect();
+        for at in again {
             self.wake_at(at);
         }
-        self.out.rest = idle && !pending;
+        self.out.rest = idle && !self.pending;
         self.out
             .troubles
             .sort_by_key(|trouble| (severity(trouble), trouble.window));
         self.out
-    }
-
-    /// Whether anything that failed is still to be tried under a bounded persistence.
-    fn retries_left(&self) -> bool {
-        let Observation { export, memory, .. } = *self.seen;
-        let left = |tried: &Tried| !tried.given_up(export.persistence);
-        let gate_open = memory.gate.as_ref().is_none_or(left);
-        let wanted_left = |window: &Window| self.out.tally.missing.touches(*window);
-        let gated =
-            memory.gate.is_some() && !self.out.tally.missing.minus(&self.out.tally.expired).is_empty();
-        gate_open
-            && (gated
-                || memory
-                    .windows
-                    .iter()
-                    .any(|(window, tried)| wanted_left(window) && left(tried)))
-            || memory
-                .unsettled
-                .iter()
-                .any(|(id, tried)| self.seen.journal.attempts.contains_key(id) && left(tried))
     }
 
     fn trouble(&mut self, window: Option<Window>, tried: &Tried) {
@@ -431,6 +491,7 @@ impl<'a> Plan<'a> {
             timed_out: _,
         } = tried.failure.clone();
         let again = (!tried.given_up(self.seen.export.persistence)).then_some(tried.again);
+        self.pending |= again.is_some_and(|at| at > self.seen.now);
         let window = window.filter(|_| reach == Reach::Window);
         self.say(reason, message, window, remedy, again);
     }
@@ -451,6 +512,24 @@ impl<'a> Plan<'a> {
             again,
         });
     }
+}
+
+/// Days whose hours are all in and have fewer events than the service reports of the day: both numbers.
+fn short_days(seen: &Observation<'_>) -> BTreeMap<Date, (u64, u64)> {
+    let journal = seen.journal;
+    let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
+    let mut hours = Cells::default();
+    for (window, facts) in &journal.receipts {
+        let Some(facts) = facts.as_ref().filter(|_| window.hour_of_day().is_some()) else {
+            continue;
+        };
+        let (events, reported) = sums.entry(window.date()).or_default();
+        *events += facts.facts.events;
+        *reported = (*reported).max(facts.day_reported.unwrap_or(0));
+        hours.insert(*window);
+    }
+    sums.retain(|date, (events, reported)| hours.contains(Window::day(*date)) && events < reported);
+    sums
 }
 
 /// Persons first, then what is tried again, then what waits.

@@ -43,7 +43,7 @@ pub struct Failure {
     pub remedy: Remedy,
     /// What it concerns.
     pub reach: Reach,
-    /// Whether the service was too slow: repeated, the day is split into hours.
+    /// Whether the service was too slow with a download: repeated, the day is split into hours.
     pub timed_out: bool,
 }
 
@@ -133,7 +133,6 @@ impl From<&TrackerError> for Failure {
             Class::Wait => Remedy::Wait(None),
             Class::Terminal => Remedy::Person,
         };
-        let timed_out = matches!(error, TrackerError::Timeout { .. });
         // What is wrong with one request of one window passes with it; the rest concerns all.
         let reach = if matches!(remedy, Remedy::Retry(_)) {
             Reach::Window
@@ -145,7 +144,7 @@ impl From<&TrackerError> for Failure {
             message: error.to_string(),
             remedy,
             reach,
-            timed_out,
+            timed_out: false,
         }
     }
 }
@@ -188,6 +187,14 @@ impl From<&StoreError> for Failure {
 }
 
 impl Failure {
+    /// A download that did not begin. Only downloads count as too slow: hours are no faster to list.
+    pub fn from_begin(error: &TrackerError) -> Self {
+        Self {
+            timed_out: matches!(error, TrackerError::Timeout { .. }),
+            ..Self::from(error)
+        }
+    }
+
     /// A download that ended early.
     pub fn from_download(window: Window, error: &DownloadError) -> Self {
         let (reason, timed_out) = match error {

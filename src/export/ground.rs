@@ -48,6 +48,8 @@ pub(super) struct Ground {
     pub(super) busy: Mutex<BTreeSet<AttemptId>>,
     /// Sessions of this run that are not known to be deleted.
     pub(super) sessions: Mutex<BTreeMap<String, Window>>,
+    /// Attempts of this run that certainly have no session open: never asked for, or deleted.
+    pub(super) sessionless: Mutex<BTreeSet<AttemptId>>,
     /// Windows whose attempt may have left something in the journal.
     pub(super) dirty: Mutex<BTreeSet<Window>>,
     /// Transfers under way.
@@ -94,6 +96,7 @@ impl Ground {
             user: OnceLock::new(),
             busy: Mutex::default(),
             sessions: Mutex::default(),
+            sessionless: Mutex::default(),
             dirty: Mutex::default(),
             transfers: Mutex::default(),
             served: Mutex::default(),

@@ -30,6 +30,8 @@ pub struct Journal {
 pub struct ReceiptFacts {
     /// The source endpoint.
     pub source: String,
+    /// Of an hour: the events that the service reported of its whole day.
+    pub day_reported: Option<u64>,
     /// For people.
     pub facts: WindowFacts,
 }
@@ -103,12 +105,13 @@ impl Journal {
         rest.expired.extend(newer.expired);
         rest.splits.extend(newer.splits);
         rest.objects.extend(newer.objects);
-        for window in newer.receipts.into_keys() {
+        for (window, found) in newer.receipts {
             let read = old_day.receipts.get(&window).cloned().flatten();
-            rest.receipts.insert(window, read);
+            rest.receipts.insert(window, found.or(read));
         }
         for (id, mut facts) in newer.attempts {
-            facts.record = old_day.attempts.get(&id).and_then(|known| known.record.clone());
+            let known = || old_day.attempts.get(&id).and_then(|known| known.record.clone());
+            facts.record = facts.record.or_else(known);
             rest.attempts.insert(id, facts);
         }
         *self = rest;
@@ -242,6 +245,7 @@ impl From<&Receipt> for ReceiptFacts {
         };
         Self {
             source: receipt.source.clone(),
+            day_reported: receipt.reported_of_day,
             facts,
         }
     }
@@ -250,6 +254,7 @@ impl From<&Receipt> for ReceiptFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::record::Record;
     use crate::export::verdict::Verdict;
     use ulid::Ulid;
 
@@ -279,6 +284,7 @@ mod tests {
         };
         ReceiptFacts {
             source: "https://a".to_owned(),
+            day_reported: None,
             facts,
         }
     }
@@ -350,5 +356,30 @@ mod tests {
         seen.replace_day(window("2018-06-02"), journal(&[(Key::Receipt(two), 1)]));
         assert_eq!(seen.attempts.keys().copied().collect::<Vec<_>>(), [id(one)]);
         assert_eq!(seen.unread_receipts(), [two]);
+    }
+
+    #[test]
+    fn what_a_newer_listing_has_read_is_kept() {
+        let day = window("2018-06-01");
+        let id = AttemptId {
+            window: day,
+            ulid: Ulid::from_parts(1, 1),
+        };
+        let mut newer = journal(&[(Key::Attempt(id), 1), (Key::Receipt(day), 1)]);
+        newer.receipts.insert(day, Some(facts(0, None)));
+        let record = AttemptRecord {
+            schema: AttemptRecord::SCHEMA.to_owned(),
+            holder: "somebody".to_owned(),
+            source: "https://a".to_owned(),
+            started_at: Timestamp::UNIX_EPOCH,
+            deadline: Timestamp::MAX,
+            tracker_user: None,
+            open_before: Vec::new(),
+        };
+        newer.attempts.get_mut(&id).unwrap().record = Some(record);
+        let mut seen = Journal::default();
+        seen.replace_day(day, newer);
+        assert!(seen.covered("https://a").contains(day));
+        assert_eq!(seen.rivals(day, "we", Timestamp::UNIX_EPOCH).count(), 1);
     }
 }

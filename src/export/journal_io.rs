@@ -1,5 +1,7 @@
 //! Reads and writes the journal: listings, records, keys. I/O with the store only.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -32,6 +34,15 @@ pub(super) async fn observe_day(store: &dyn Store, root: &Root, window: Window) 
     let mut journal = Journal::from_listing(root, &rows);
     read(store, root, &mut journal).await?;
     Ok(journal)
+}
+
+/// The sessions that the journal names, of all windows and holders.
+pub(super) async fn session_keys(store: &dyn Store, root: &Root) -> Result<BTreeSet<String>, Failure> {
+    let rows = store
+        .list(&root.journal())
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    Ok(Journal::from_listing(root, &rows).sessions().cloned().collect())
 }
 
 /// Reads the receipts and attempts that are not known yet.

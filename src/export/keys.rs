@@ -75,6 +75,11 @@ impl Root {
         Some(format!("{}{below}", self.0))
     }
 
+    /// Every journal key begins so.
+    pub fn journal(&self) -> String {
+        format!("{}_journal/", self.0)
+    }
+
     /// Every journal key of a day and of its hours begins so.
     pub fn journal_of_day(&self, window: Window) -> String {
         format!("{}_journal/{}", self.0, window.date())

@@ -1,5 +1,7 @@
 //! Opens a session for a window: the attempt is journalled first, the session right after. I/O.
 
+use std::sync::atomic::AtomicBool;
+
 use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
 
@@ -13,11 +15,14 @@ use super::record::{self, AttemptRecord, Record, SessionRecord};
 use super::window::Window;
 use crate::api::Reason;
 use crate::storage::conditional::{ConditionalSupport, probe};
-use crate::storage::{Condition, ObjectClass, Segments};
+use crate::storage::{Condition, ObjectClass, OpenUpload, Segments, Store};
 use crate::tracker::{Session, SessionRequest};
 
 /// A session that is ours, journalled as such.
 pub(super) struct Opened<'a> {
+    /// Whether the store may have something of this attempt that is neither evidence nor thrown away: then
+    /// its keys stay, and it is settled like one that a crash left.
+    pub(super) loose: AtomicBool,
     pub(super) id: AttemptId,
     pub(super) session: Session,
     pub(super) started_at: Timestamp,
@@ -75,19 +80,24 @@ pub(super) async fn open(ground: &Ground, window: Window) -> Result<Opening<'_>,
         open_before: open_before.into_iter().map(|session| session.id).collect(),
     };
     lock(&ground.dirty).insert(window);
-    put(
+    let written = put(
         &*ground.peers.store,
         &export.root,
         &Key::Attempt(id),
         &attempt,
         Condition::Overwrite,
     )
-    .await
-    .map_err(|error| Failure::from(&error))?;
+    .await;
+    if let Err(error) = written {
+        // Its reply may have been lost.
+        forget(ground, id, None).await;
+        return Err(Failure::from(&error));
+    }
     match begin(ground, id, &attempt).await {
         Ok(Some((session, support))) => {
             let live = ground.space.hold(&session.id);
             Ok(Opening::Opened(Box::new(Opened {
+                loose: AtomicBool::new(false),
                 id,
                 session,
                 started_at,
@@ -97,34 +107,47 @@ pub(super) async fn open(ground: &Ground, window: Window) -> Result<Opening<'_>,
             })))
         }
         Ok(None) => {
-            forget(ground, id).await;
+            forget(ground, id, None).await;
             Ok(Opening::Covered)
         }
-        Err((failure, Executed::No)) => {
-            forget(ground, id).await;
+        Err((failure, Trace::None)) => {
+            forget(ground, id, None).await;
             Err(failure)
         }
-        // The attempt stays in the journal: whoever settles it looks for the session.
-        Err((failure, Executed::Perhaps)) => Err(failure),
+        Err((failure, Trace::Deleted(session))) => {
+            forget(ground, id, Some(session)).await;
+            Err(failure)
+        }
+        // The attempt stays in the journal, to be settled: whoever does sweeps its uploads,
+        Err((failure, Trace::Upload)) => {
+            lock(&ground.sessionless).insert(id);
+            Err(failure)
+        }
+        // and looks for its session.
+        Err((failure, Trace::Perhaps)) => Err(failure),
     }
 }
 
-/// Whether a session may exist that nobody knows the id of.
-enum Executed {
-    No,
+/// What is left of the wish for a session.
+enum Trace {
+    /// Nothing.
+    None,
+    /// It was opened and deleted; its key may be in the journal.
+    Deleted(String),
+    /// No session, but an upload of the probe that could not be thrown away.
+    Upload,
+    /// A session may be open that nobody knows the id of, or that could not be deleted.
     Perhaps,
 }
 
 type Begun = Option<(Session, ConditionalSupport)>;
 
-async fn begin(
-    ground: &Ground,
-    id: AttemptId,
-    attempt: &AttemptRecord,
-) -> Result<Begun, (Failure, Executed)> {
+async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Result<Begun, (Failure, Trace)> {
     let (export, window) = (&ground.export, id.window);
-    let not_sent = |failure: Failure| (failure, Executed::No);
-    let support = support(ground, id, attempt).await.map_err(not_sent)?;
+    let not_sent = |failure: Failure| (failure, Trace::None);
+    let support = support(ground, id, attempt)
+        .await
+        .map_err(|failure| (failure, Trace::Upload))?;
     let seen = observe_day(&*ground.peers.store, &export.root, window)
         .await
         .map_err(not_sent)?;
@@ -161,12 +184,12 @@ async fn begin(
     let session = match ground.peers.tracker.create_session(&export.space, &ask).await {
         Ok(session) => session,
         Err(error) => {
-            let executed = if error.may_have_executed() {
-                Executed::Perhaps
+            let trace = if error.may_have_executed() {
+                Trace::Perhaps
             } else {
-                Executed::No
+                Trace::None
             };
-            return Err((Failure::from(&error), executed));
+            return Err((Failure::from(&error), trace));
         }
     };
     if let Some(user) = &session.username {
@@ -196,15 +219,11 @@ async fn begin(
             .tracker
             .delete_session(&export.space, &session.id)
             .await;
-        if gone.is_ok() {
-            lock(&ground.sessions).remove(&session.id);
+        if gone.is_err() {
+            return Err((Failure::from(&error), Trace::Perhaps));
         }
-        let executed = if gone.is_ok() {
-            Executed::No
-        } else {
-            Executed::Perhaps
-        };
-        return Err((Failure::from(&error), executed));
+        lock(&ground.sessions).remove(&session.id);
+        return Err((Failure::from(&error), Trace::Deleted(session.id)));
     }
     Ok(Some((session, support)))
 }
@@ -237,9 +256,10 @@ async fn support(
         let body = Segments::from(bytes::Bytes::from(record::encode(attempt)));
         let key = ground.export.root.key(&Key::Attempt(id)).unwrap_or_default();
         let options = record_options(Condition::Overwrite, &body, ObjectClass::Journal);
-        let support = probe(&**store, &key, body, &options)
-            .await
-            .map_err(|error| Failure::from(&error))?;
+        let probed = probe(&**store, &key, body, &options).await;
+        // An upload of the probe whose reply was lost has nobody else to throw it away.
+        sweep(&**store, &key, |_| true).await?;
+        let support = probed.map_err(|error| Failure::from(&error))?;
         lock(&ground.shared.support).insert(store.name().to_owned(), support);
         support
     };
@@ -260,9 +280,32 @@ pub(super) fn weak(store: &str) -> Failure {
     Failure::wait(Reason::DestinationWeak, message, None).of_export()
 }
 
-/// An attempt that opened nothing.
-async fn forget(ground: &Ground, id: AttemptId) {
-    match delete(&*ground.peers.store, &ground.export.root, &[Key::Attempt(id)]).await {
+/// Aborts the uploads of a key that `which` names.
+pub(super) async fn sweep(
+    store: &dyn Store,
+    key: &str,
+    which: impl Fn(&OpenUpload) -> bool,
+) -> Result<(), Failure> {
+    let open = store.uploads(key).await.map_err(|error| Failure::from(&error))?;
+    for open in open.iter().filter(|open| open.upload.key == key && which(open)) {
+        store
+            .abort_upload(&open.upload)
+            .await
+            .map_err(|error| Failure::from(&error))?;
+    }
+    Ok(())
+}
+
+/// An attempt that has no session open. What cannot be deleted of it now is settled later.
+async fn forget(ground: &Ground, id: AttemptId, session: Option<String>) {
+    lock(&ground.sessionless).insert(id);
+    let store = &*ground.peers.store;
+    let mut spent: Vec<Key> = session
+        .map(|session| Key::Session(id, session))
+        .into_iter()
+        .collect();
+    spent.push(Key::Attempt(id));
+    match delete(store, &ground.export.root, &spent).await {
         Ok(()) => {
             lock(&ground.dirty).remove(&id.window);
         }

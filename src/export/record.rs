@@ -179,6 +179,9 @@ pub struct Receipt {
     pub reported_before: Option<u64>,
     /// Events that the service reported after it.
     pub reported_after: Option<u64>,
+    /// Of an hour: events that the service reported of its whole day, which the hours are summed up against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_of_day: Option<u64>,
     /// How the count compares.
     pub verdict: Verdict,
     /// How the transfer ended: `Length`, `Chunked`, `CloseConfirmed`, `CloseUnconfirmed`.

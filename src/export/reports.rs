@@ -82,14 +82,4 @@ impl Reports {
         latest.answer = Some((begun, listing.clone()));
         Ok(listing)
     }
-
-    /// The latest listing, however old.
-    pub(super) async fn latest(&self) -> Option<Arc<Listing>> {
-        self.latest
-            .lock()
-            .await
-            .answer
-            .as_ref()
-            .and_then(|(_, listing)| listing.clone())
-    }
 }

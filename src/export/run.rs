@@ -28,6 +28,8 @@ use crate::storage::{Condition, StoreError};
 const TELL: Duration = Duration::from_secs(1);
 /// The longest that a stopping run waits for its sessions to be deleted: 20 s.
 const STOP: Duration = Duration::from_secs(20);
+/// The shortest sleep, so that a clock that stands still or goes back does not make a run spin: 50 ms.
+const PAUSE: Duration = Duration::from_millis(50);
 /// The longest sleep, so that a clock that was set does not make a run oversleep: 10 min.
 const SLEEP: Duration = Duration::from_mins(10);
 
@@ -40,6 +42,10 @@ pub(super) struct Run {
     tasks: JoinSet<Done>,
     jobs: HashMap<Id, Job>,
     stored_now: BTreeSet<Window>,
+    /// Whether the gate is there because the bucket could not be listed.
+    blinded: bool,
+    /// Whether the tracker user was known when sessions were last looked for.
+    user_known: bool,
     /// The store's clock less ours.
     store_ahead: SignedDuration,
 }
@@ -66,6 +72,8 @@ impl Run {
             tasks: JoinSet::new(),
             jobs: HashMap::new(),
             stored_now: BTreeSet::new(),
+            blinded: false,
+            user_known: false,
             store_ahead: SignedDuration::ZERO,
         }
     }
@@ -77,7 +85,7 @@ impl Run {
                 return self.stop(out).await;
             }
             self.look().await;
-            let decision = self.decide().await;
+            let decision = self.decide();
             let rest = decision.rest;
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
@@ -104,9 +112,15 @@ impl Run {
         }
         let store = &*self.ground.peers.store;
         match observe(store, &self.ground.export.root).await {
-            Ok(journal) => self.journal = Some(journal),
+            Ok(journal) => {
+                self.journal = Some(journal);
+                if std::mem::take(&mut self.blinded) {
+                    self.memory.gate = None;
+                }
+            }
             Err(failure) => {
                 let now = self.now();
+                self.blinded = true;
                 self.memory.gated(failure.of_export(), now, rand::random());
                 return;
             }
@@ -116,11 +130,10 @@ impl Run {
         }
     }
 
-    async fn decide(&self) -> Decision {
+    fn decide(&self) -> Decision {
         let Some(journal) = &self.journal else {
             return self.blind();
         };
-        let listing = self.ground.reports.latest().await;
         let (active, busy) = (self.active(), self.busy());
         let now = self.now();
         decide(&Observation {
@@ -129,7 +142,6 @@ impl Run {
             active: &active,
             busy: &busy,
             memory: &self.memory,
-            listing: listing.as_deref(),
             now,
             store_now: now.checked_add(self.store_ahead).unwrap_or(now),
         })
@@ -159,7 +171,8 @@ impl Run {
         Decision {
             troubles,
             wake: again,
-            rest: given_up,
+            // Sessions may be open as long as anything is under way.
+            rest: given_up && self.jobs.is_empty(),
             ..Decision::default()
         }
     }
@@ -252,7 +265,7 @@ impl Run {
         let sleep = until
             .min(SLEEP)
             .min(if transferring { TELL } else { SLEEP })
-            .max(Duration::from_millis(1));
+            .max(PAUSE);
         let stop = self.ground.stop.clone();
         let done = tokio::select! {
             () = stop.cancelled() => return,
@@ -298,6 +311,13 @@ impl Run {
 
     async fn window_done(&mut self, window: Window, outcome: Result<Outcome, Failure>, now: Timestamp) {
         let mut look_again = lock(&self.ground.dirty).remove(&window);
+        if !self.user_known && self.ground.user.get().is_some() {
+            self.user_known = true;
+            // Whose user was unknown may be known now.
+            self.memory
+                .unsettled
+                .retain(|_, tried| tried.failure.reason != Reason::SessionUnaccounted);
+        }
         match outcome {
             Ok(Outcome::Stored(receipt)) => {
                 self.memory.succeeded(window);
@@ -384,7 +404,7 @@ impl Run {
                 "stopped before every session was deleted: the next run settles them"
             );
         }
-        let decision = self.decide().await;
+        let decision = self.decide();
         self.tell(&decision, out)
     }
 
@@ -407,7 +427,12 @@ impl Run {
             }
         }
         let mut sessions: BTreeMap<String, Window> = lock(&self.ground.sessions).clone();
-        for (id, facts) in &journal.attempts {
+        let holder = &self.ground.export.holder;
+        let ours = journal.attempts.iter().filter(|(_, facts)| {
+            let record = facts.record.as_ref();
+            record.is_none_or(|record| record.holder == *holder)
+        });
+        for (id, facts) in ours {
             sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
         }
         let mut troubles = decision.troubles.clone();

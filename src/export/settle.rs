@@ -7,8 +7,9 @@ use super::commit::{Committed, RECEIPT_METADATA, is_same, write_receipt};
 use super::failure::Failure;
 use super::ground::{Ground, lock};
 use super::journal::AttemptFacts;
-use super::journal_io::{delete, get};
+use super::journal_io::{delete, get, observe_day, session_keys};
 use super::keys::{AttemptId, Key};
+use super::open::sweep;
 use super::record::{AttemptRecord, PreparedRecord, Receipt};
 use super::window::Window;
 use crate::api::Reason;
@@ -46,11 +47,12 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
     }
     if facts.sessions.is_empty()
         && !facts.prepared
+        && !lock(&ground.sessionless).contains(&id)
         && let Some(record) = &facts.record
     {
         find_orphan(ground, id, record).await?;
     }
-    abort_uploads(ground, id.window).await?;
+    abort_uploads(ground, id).await?;
     let mut spent: Vec<Key> = facts
         .sessions
         .iter()
@@ -166,14 +168,17 @@ async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) ->
         .sessions(&export.space)
         .await
         .map_err(|error| Failure::from(&error))?;
-    let user = attempt
-        .tracker_user
-        .as_deref()
-        .or_else(|| ground.user.get().map(String::as_str));
-    let known: Vec<&String> = attempt.open_before.iter().collect();
+    // Listed after the sessions: what an attempt of anybody has opened meanwhile is no orphan.
+    let journalled = session_keys(&*ground.peers.store, &export.root).await?;
+    let user = user_of(ground, id.window, attempt).await?;
+    let user = user.as_deref();
     let candidates: Vec<&Session> = open
         .iter()
-        .filter(|session| !known.contains(&&session.id) && !ground.space.holds(&session.id))
+        .filter(|session| {
+            !attempt.open_before.contains(&session.id)
+                && !journalled.contains(&session.id)
+                && !ground.space.holds(&session.id)
+        })
         .filter(|session| may_be_of(session, id.window, ground.account(), user, attempt))
         .collect();
     let quiet_until = attempt.started_at.saturating_add(quiet).unwrap_or(Timestamp::MAX);
@@ -229,6 +234,23 @@ async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) ->
     }
 }
 
+/// The tracker user: as the attempt knew it, as this run has learnt it, or as the window's receipt names it.
+async fn user_of(
+    ground: &Ground,
+    window: Window,
+    attempt: &AttemptRecord,
+) -> Result<Option<String>, Failure> {
+    let known = attempt.tracker_user.as_ref().or_else(|| ground.user.get());
+    if let Some(user) = known {
+        return Ok(Some(user.clone()));
+    }
+    let (store, root) = (&*ground.peers.store, &ground.export.root);
+    let receipt = get::<Receipt>(store, root, &Key::Receipt(window)).await?;
+    Ok(receipt
+        .filter(|receipt| receipt.source == attempt.source)
+        .and_then(|receipt| receipt.tracker_user))
+}
+
 /// New since the attempt's list, of the same user, scope and hour, opened about then, its range within a day.
 fn may_be_of(
     session: &Session,
@@ -270,22 +292,42 @@ fn unaccounted(window: Window, ids: &[&str], why: &str) -> Failure {
     Failure::person(Reason::SessionUnaccounted, message)
 }
 
-/// Uploads of the window's object that nobody will complete: only this software writes below the root, and
-/// no other attempt at the window is under way.
-async fn abort_uploads(ground: &Ground, window: Window) -> Result<(), Failure> {
-    let active = lock(&ground.busy).iter().filter(|id| id.window == window).count() > 1;
-    if active {
+/// Uploads of the attempt that nobody will complete. Only this software writes below the root, so an upload
+/// of the window's object is this attempt's, an earlier one's, or that of a later attempt that is under way.
+async fn abort_uploads(ground: &Ground, id: AttemptId) -> Result<(), Failure> {
+    let (store, root) = (&*ground.peers.store, &ground.export.root);
+    // The probe of conditional writes uploads over the attempt's own key.
+    let probed = root.key(&Key::Attempt(id)).unwrap_or_default();
+    sweep(store, &probed, |_| true).await?;
+    let key = root.key(&Key::Events(id.window)).unwrap_or_default();
+    let open = store.uploads(&key).await.map_err(|error| Failure::from(&error))?;
+    if open.is_empty() {
         return Ok(());
     }
+    let later = first_under_way(ground, id).await?;
+    sweep(store, &key, |open| {
+        later.is_none_or(|later| open.initiated.is_some_and(|begun| begun < later))
+    })
+    .await
+}
+
+/// When the first other attempt at the window began that is under way, here or elsewhere; in whole seconds,
+/// as S3 tells when an upload began.
+async fn first_under_way(ground: &Ground, id: AttemptId) -> Result<Option<Timestamp>, Failure> {
     let store = &*ground.peers.store;
-    let key = ground.export.root.key(&Key::Events(window)).unwrap_or_default();
-    for open in store.uploads(&key).await.map_err(|error| Failure::from(&error))? {
-        if open.upload.key == key {
-            store
-                .abort_upload(&open.upload)
-                .await
-                .map_err(|error| Failure::from(&error))?;
-        }
-    }
-    Ok(())
+    let now = store.now().await.map_err(|error| Failure::from(&error))?;
+    let seen = observe_day(store, &ground.export.root, id.window).await?;
+    let busy = lock(&ground.busy).clone();
+    let under_way = seen.attempts.iter().filter(|(other, facts)| {
+        let theirs = facts
+            .record
+            .as_ref()
+            .is_some_and(|record| record.holder != ground.export.holder && record.deadline > now);
+        **other != id && other.window == id.window && (theirs || busy.contains(other))
+    });
+    let began = under_way.filter_map(|(other, _)| {
+        let seconds = i64::try_from(other.ulid.timestamp_ms() / 1000).ok()?;
+        Timestamp::from_second(seconds).ok()
+    });
+    Ok(began.min())
 }

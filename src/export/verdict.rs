@@ -127,6 +127,8 @@ pub struct EmptyEvidence<'a> {
     pub session_readable: bool,
     /// The listing begun after the answer; `None` when the service refuses to list.
     pub listing: Option<&'a Listing>,
+    /// Of an hour: whether all hours of its day are exported, so that their sum is compared with the report.
+    pub summed_up: bool,
     /// The oldest day of which the service gave us events within the last hour.
     pub oldest_served: Option<Date>,
     /// Now.
@@ -162,9 +164,15 @@ pub fn of_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
         evidence.answer == EmptyAnswer::GzipOfNothing && (recent(evidence) || younger_than_served(evidence));
     match says {
         Says::BeforeOldest(oldest) if !recent(evidence) => Expired(oldest),
-        Says::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
         _ if !evidence.session_readable => Unproved("the session could not be read after the empty answer"),
-        // An hour without events in a day that the service has: the day's sum is compared when its hours are all in.
+        Says::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
+        // The day has events, and the service has no count of an hour: either the hours are summed up in the
+        // end, or the service has to say positively that this one has none.
+        Says::Listed(Some(count))
+            if count > 0 && !evidence.summed_up && evidence.answer != EmptyAnswer::GzipOfNothing =>
+        {
+            Unproved("the day has events, and the service counts none of its hours")
+        }
         Says::Listed(Some(_)) | Says::Between => Proved,
         Says::Listed(None) if evidence.answer == EmptyAnswer::GzipOfNothing => Proved,
         Says::Listed(None) => Unproved("the service lists the day without a count"),
@@ -236,6 +244,7 @@ mod tests {
                 answer,
                 session_readable: readable,
                 listing,
+                summed_up: false,
                 oldest_served: None,
                 now: old,
             })
@@ -263,12 +272,41 @@ mod tests {
             judge(3, GzipOfNothing, true, None),
             EmptyVerdict::Unproved(_)
         ));
+        assert!(matches!(
+            judge(5, GzipOfNothing, false, Some(&full)),
+            EmptyVerdict::Unproved(_)
+        ));
         let later = listing(&[(20, Some(1))]);
         for answer in [NotFound, GzipOfNothing] {
             assert_eq!(
                 judge(3, answer, true, Some(&later)),
                 EmptyVerdict::Expired(date(2018, 6, 20))
             );
+        }
+    }
+
+    #[test]
+    fn an_hour_of_a_day_with_events_is_empty_by_a_whole_answer_or_by_the_sum() {
+        let listing = listing(&[(5, Some(4))]);
+        let judge = |answer, summed_up| {
+            of_empty(&EmptyEvidence {
+                window: "2018-06-05T07".parse().unwrap(),
+                answer,
+                session_readable: true,
+                listing: Some(&listing),
+                summed_up,
+                oldest_served: None,
+                now: "2018-06-07T00:00:00Z".parse().unwrap(),
+            })
+        };
+        assert_eq!(judge(EmptyAnswer::GzipOfNothing, false), EmptyVerdict::Proved);
+        assert_eq!(judge(EmptyAnswer::NotFound, true), EmptyVerdict::Proved);
+        for answer in [
+            EmptyAnswer::NotFound,
+            EmptyAnswer::NoContent,
+            EmptyAnswer::ZeroBytes,
+        ] {
+            assert!(matches!(judge(answer, false), EmptyVerdict::Unproved(_)));
         }
     }
 
@@ -280,6 +318,7 @@ mod tests {
             answer: EmptyAnswer::GzipOfNothing,
             session_readable: true,
             listing: None,
+            summed_up: false,
             oldest_served: None,
             now: "2018-06-05T00:00:00Z".parse().unwrap(),
         };

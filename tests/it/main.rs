@@ -2,6 +2,8 @@
 
 mod api;
 mod bed;
+mod cli;
+mod docs;
 mod export;
 mod kill;
 mod operator;

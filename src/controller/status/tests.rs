@@ -7,7 +7,7 @@ use super::*;
 use crate::export::failure::{Remedy, Trouble};
 use crate::export::keys::Root;
 use crate::export::snapshot::SessionFacts;
-use crate::export::window::Window;
+use crate::export::window::{Cells, Window};
 use crate::export::wish::{Persistence, Scope};
 
 const DAY: Window = Window::day(date(2018, 6, 28));
@@ -93,7 +93,7 @@ fn conditions_say_what_a_snapshot_means() {
     let complete = Snapshot {
         stored: 30,
         complete: true,
-        missing: Default::default(),
+        missing: Cells::default(),
         ..snapshot()
     };
     let expired = Snapshot {
@@ -109,7 +109,7 @@ fn conditions_say_what_a_snapshot_means() {
         window: DAY,
     };
     let open = Snapshot {
-        missing: Default::default(),
+        missing: Cells::default(),
         sessions: vec![left],
         ..snapshot()
     };
@@ -130,7 +130,7 @@ fn conditions_say_what_a_snapshot_means() {
         (snapshot(), "TFFF", "Exporting"),
         (
             Snapshot {
-                missing: Default::default(),
+                missing: Cells::default(),
                 ..snapshot()
             },
             "TFFF",
@@ -235,7 +235,7 @@ fn a_continuous_export_is_ready_when_it_caught_up() {
     };
     let next = "2018-07-11T06:00:00.25Z".parse().unwrap();
     let caught_up = Snapshot {
-        missing: Default::default(),
+        missing: Cells::default(),
         next_look: Some(next),
         ..snapshot()
     };
@@ -256,7 +256,7 @@ fn a_restart_changes_nothing_until_the_bucket_was_seen() {
     let complete = seen(&Snapshot {
         complete: true,
         stored: 30,
-        missing: Default::default(),
+        missing: Cells::default(),
         ..snapshot()
     });
     let unseen = Snapshot::default();
@@ -283,7 +283,7 @@ fn what_cannot_begin_says_for_what_a_person_is_needed() {
     let before = seen(&Snapshot {
         complete: true,
         stored: 30,
-        missing: Default::default(),
+        missing: Cells::default(),
         ..snapshot()
     });
     for (before, states) in [(EventExportStatus::default(), "FFFT"), (before, "FTFT")] {
@@ -343,7 +343,7 @@ fn times_are_kept_until_what_they_time_changes() {
     let done = Snapshot {
         complete: true,
         stored: 30,
-        missing: Default::default(),
+        missing: Cells::default(),
         ..snapshot()
     };
     let complete = status(later, Phase::Seen(&done, &export()), &going);

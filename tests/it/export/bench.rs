@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventexport::egress::HostPolicy;
-use eventexport::export::engine::{Engine, Limits, Peers};
+use eventexport::export::engine::{Clock, Engine, Limits, Peers};
 use eventexport::export::keys::Root;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::wish::{Export, Persistence, Scope};
@@ -24,10 +24,13 @@ pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// The simulator, a directory, and the engine between them.
 pub(crate) struct Bench {
-    pub simulator: Simulator,
-    pub folder: tempfile::TempDir,
-    pub limits: Limits,
-    pub export: Export,
+    pub(crate) simulator: Simulator,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) limits: Limits,
+    pub(crate) export: Export,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) clock: Clock,
 }
 
 /// June 2018, seen from the day after its first week; every day has events.
@@ -69,6 +72,20 @@ impl Bench {
             folder: tempfile::tempdir().expect("a temporary folder"),
             limits,
             export,
+            timeouts: Timeouts {
+                connect: Duration::from_secs(5),
+                request: Duration::from_secs(3),
+                idle_read: Duration::from_secs(2),
+            },
+            retry: RetryPolicy {
+                attempts: 3,
+                total: Duration::from_secs(5),
+                base: Duration::from_millis(20),
+                cap: Duration::from_millis(200),
+                retry_after_cap: Duration::from_secs(1),
+                ..RetryPolicy::default()
+            },
+            clock: Arc::new(Timestamp::now),
         }
     }
 
@@ -87,22 +104,16 @@ impl Bench {
             credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
             ca_pem: None,
             hosts: HostPolicy::any(),
-            timeouts: Timeouts {
-                connect: Duration::from_secs(5),
-                request: Duration::from_secs(3),
-                idle_read: Duration::from_secs(2),
-            },
-            retry: RetryPolicy {
-                attempts: 3,
-                total: Duration::from_secs(5),
-                base: Duration::from_millis(20),
-                cap: Duration::from_millis(200),
-                retry_after_cap: Duration::from_secs(1),
-                ..RetryPolicy::default()
-            },
+            timeouts: self.timeouts,
+            retry: self.retry,
         };
         let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
         Peers { tracker, store }
+    }
+
+    /// A process of its own.
+    pub(crate) fn engine(&self) -> Engine {
+        Engine::new(self.limits, Arc::clone(&self.clock))
     }
 
     /// Runs to the end.
@@ -113,12 +124,13 @@ impl Bench {
 
     /// Runs with other peers, or until stopped.
     pub(crate) async fn run_with(&self, peers: Peers, stop: CancellationToken) -> Arc<Snapshot> {
-        let engine = Engine::new(self.limits, Arc::new(Timestamp::now));
-        let (out, _) = watch::channel(Arc::default());
+        let engine = self.engine();
+        let (out, seen) = watch::channel(Arc::default());
         let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
-        tokio::time::timeout(Duration::from_secs(90), run)
-            .await
-            .expect("the run ends")
+        match tokio::time::timeout(Duration::from_secs(90), run).await {
+            Ok(snapshot) => snapshot,
+            Err(_) => panic!("the run does not end: {:#?}", seen.borrow()),
+        }
     }
 
     /// The folder of the space and scope.

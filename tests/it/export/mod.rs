@@ -1,6 +1,9 @@
 //! The engine against the simulator.
 
 pub(crate) mod bench;
+mod crashes;
+mod misbehaviour;
+mod saboteur;
 
 use bench::{Bench, settings};
 use eventexport::export::record::{Receipt, decode};

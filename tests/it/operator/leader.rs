@@ -93,3 +93,41 @@ async fn who_loses_the_lease_stops_everything_and_ends() -> Result<()> {
     );
     eventually("nothing runs", async || Ok(script.seen("june").running == 0)).await
 }
+
+/// The API server answers nobody, as behind a broken network: others may lead when the lease ran out, and by then
+/// nothing may run here, not even what does not stop when it is told to.
+#[tokio::test]
+async fn who_cannot_renew_stops_everything_before_another_may_lead() -> Result<()> {
+    let cluster = &Cluster::start().await?;
+    let namespace = &cluster.namespace("unreachable").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    apply(cluster, &manifest(namespace, "june", "busy")).await?;
+    apply(cluster, &manifest(namespace, "july", "deaf")).await?;
+    let operator = Operator::start(cluster, namespace).await?;
+    for name in ["june", "july"] {
+        becomes(cluster, namespace, name, ["True/Exporting", "", "", ""]).await?;
+    }
+    let [_, api_server, ..] = cluster.process_ids() else {
+        anyhow::bail!("there is no API server");
+    };
+    let signal = async |signal: &str| {
+        let kill = tokio::process::Command::new("kill")
+            .args([signal, &api_server.to_string()])
+            .status()
+            .await?;
+        ensure!(kill.success());
+        anyhow::Ok(())
+    };
+    signal("-STOP").await?;
+    let silent = Instant::now();
+    let script = Arc::clone(&operator.script);
+    let ended = operator.ended().await;
+    let took = silent.elapsed();
+    signal("-CONT").await?;
+    ensure!(ended.is_err());
+    // The lease lasts 5 s from its last renewal, which was before the silence.
+    ensure!(took < Duration::from_secs(5), "{took:?}");
+    ensure!((script.seen("june").stopped, script.seen("june").running) == (1, 0));
+    ensure!(script.seen("july").running == 0, "it was cut off");
+    Ok(())
+}

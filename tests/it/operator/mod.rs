@@ -1,10 +1,15 @@
 //! The operator on a real API server with real controllers. Its exports are scripted, so that each test has the
 //! trouble that it is about.
 
+// Also outside of the functions that clippy takes for tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 mod deletion;
 mod leader;
 mod life;
+mod reading;
 mod script;
+mod whole;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +28,7 @@ use self::script::Script;
 use crate::bed::Cluster;
 
 /// Long, because a machine that also compiles is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An operator in this process, for one namespace.
 struct Operator {

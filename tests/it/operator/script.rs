@@ -111,9 +111,8 @@ impl Job for ScriptedJob {
             seen.begun.push(self.key.clone());
             seen.running += 1;
         });
-        let snapshot = self.play(out, stop).await;
-        self.script.note(&self.name, |seen| seen.running -= 1);
-        Arc::new(snapshot)
+        let _running = Running(self);
+        Arc::new(self.play(out, stop).await)
     }
 
     async fn release(&self) -> Released {
@@ -131,6 +130,15 @@ impl Job for ScriptedJob {
             },
             _ => Released::default(),
         }
+    }
+}
+
+/// Also where the run is cut off or panics.
+struct Running<'a>(&'a ScriptedJob);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.script.note(&self.0.name, |seen| seen.running -= 1);
     }
 }
 
@@ -164,6 +172,9 @@ impl ScriptedJob {
                 };
                 out.send_replace(Arc::new(busy.clone()));
                 stop.cancelled().await;
+                if kept == "deaf" {
+                    std::future::pending::<()>().await;
+                }
                 self.script.note(&self.name, |seen| seen.stopped += 1);
                 let left = matches!(kept, "unreleasable" | "hopeless" | "leaves");
                 if left {

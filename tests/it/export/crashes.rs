@@ -1,0 +1,158 @@
+//! A crash, a refusal or a lost reply at every single call of the store: whatever the moment, going on
+//! completes the export, with every object and receipt created once, and leaves nothing open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventexport::storage::Store;
+use futures::StreamExt as _;
+use jiff::civil::date;
+use tokio_util::sync::CancellationToken;
+
+use super::bench::{Bench, settings};
+use super::saboteur::{Created, Saboteur, Strike};
+
+/// Exports at a time: they wait for timers more than they work.
+const AT_ONCE: usize = 24;
+/// Runs after the crash within which all must be settled.
+const RUNS: usize = 4;
+
+/// Two days, the second of which goes in parts; one window at a time, so that calls come in a known order.
+async fn two_days() -> Bench {
+    let mut settings = settings();
+    settings.gzip.level = 0;
+    settings.volume.days.insert(date(2018, 6, 2), 10_000);
+    let mut bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
+    bench.export.parallelism = 1;
+    bench
+}
+
+/// What is not as it must be after all runs; nothing is the hope.
+pub(super) async fn faults_of(bench: &Bench, created: &Created) -> Vec<String> {
+    let mut faults = Vec::new();
+    let ledger = bench.simulator.ledger();
+    faults.extend(
+        ledger
+            .violations
+            .iter()
+            .map(|words| format!("violation: {words}")),
+    );
+    if ledger.open_now > 0 {
+        faults.push(format!("{} sessions are open", ledger.open_now));
+    }
+    if ledger.opened != ledger.deleted + ledger.vanished {
+        faults.push(format!("{} opened, {} deleted", ledger.opened, ledger.deleted));
+    }
+    if ledger.people_deleted > 0 {
+        faults.push("a session of a person was deleted".to_owned());
+    }
+    faults.extend(created.doubled().into_iter().map(|key| format!("doubled: {key}")));
+    let uploads = bench.store().uploads("").await.expect("uploads are listed");
+    faults.extend(
+        uploads
+            .into_iter()
+            .map(|open| format!("upload left: {}", open.upload.key)),
+    );
+    let spent = |name: &String| {
+        name.starts_with("_journal/")
+            && ![".receipt.json", ".expired.json", ".split.json"]
+                .iter()
+                .any(|kept| name.ends_with(kept))
+    };
+    faults.extend(
+        bench
+            .files()
+            .into_iter()
+            .filter(spent)
+            .map(|key| format!("left: {key}")),
+    );
+    let temporary = bench.folder.path().join(".eventexport-tmp/put");
+    let temporary = std::fs::read_dir(temporary).map_or(0, Iterator::count);
+    if temporary > 0 {
+        faults.push(format!("{temporary} temporary files left"));
+    }
+    faults
+}
+
+/// Strikes the first process at a call, then goes on with others until it is complete.
+async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> Vec<String> {
+    let bench = two_days().await;
+    let created = Arc::new(Created::default());
+    let store = Saboteur::repeatedly(bench.store(), &created, at, times, strike);
+    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let mut complete = false;
+    tokio::select! {
+        snapshot = bench.run_with(peers, CancellationToken::new()) => complete = snapshot.complete,
+        () = store.died.notified() => {}
+    }
+    let mut runs = vec![format!("{complete}")];
+    for _ in 0..RUNS {
+        if complete && matches!(strike, Strike::Refuse | Strike::LoseReply) {
+            break;
+        }
+        // A session that nobody knows the id of may be deleted once it was quiet.
+        tokio::time::sleep(Duration::from_millis(1_050)).await;
+        let store = Saboteur::new(bench.store(), &created, 0, strike);
+        let snapshot = bench.run_with(bench.peers(store), CancellationToken::new()).await;
+        runs.push(format!("{} {:?}", snapshot.complete, snapshot.troubles));
+        complete = snapshot.complete;
+        if complete {
+            break;
+        }
+    }
+    let mut faults = faults_of(&bench, &created).await;
+    if !complete {
+        faults.push("never complete".to_owned());
+    }
+    for (served, day) in served.iter().zip(1..) {
+        let stored = std::fs::read(bench.root().join(format!("date=2018-06-0{day}/events.json.gz")));
+        if !stored.is_ok_and(|stored| stored == *served) {
+            faults.push(format!("day {day} is not stored as served"));
+        }
+    }
+    if faults.is_empty() {
+        return faults;
+    }
+    let log = store.log.lock().unwrap().clone();
+    let call = log.get(at - 1).cloned().unwrap_or_default();
+    vec![format!(
+        "{strike:?} ×{times} at {call}: {faults:?}; runs: {runs:?}"
+    )]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_call_of_the_store_is_struck_going_on_completes_the_export_once() {
+    let bench = two_days().await;
+    let created = Arc::new(Created::default());
+    let store = Saboteur::new(bench.store(), &created, 0, Strike::Refuse);
+    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
+    assert_eq!(faults_of(&bench, &created).await, Vec::<String>::new());
+    let calls = store.calls();
+    let log = store.log.lock().unwrap().join("\n");
+    assert!(log.contains("part 2 of"), "the second day goes in parts:\n{log}");
+
+    // A store that is away for longer is away for what would mend the first failure, too.
+    let moments = (1..=calls).flat_map(|at| {
+        let once = Strike::ALL.map(|strike| (at, 1, strike));
+        let longer = [2, 3]
+            .into_iter()
+            .flat_map(move |times| [Strike::Refuse, Strike::LoseReply].map(|strike| (at, times, strike)));
+        once.into_iter().chain(longer)
+    });
+    let served = [1, 2].map(|day| bench.served(date(2018, 6, day)));
+    let served = &served;
+    let faults: Vec<Vec<String>> = futures::stream::iter(moments)
+        .map(|(at, times, how)| async move { strike(served, at, times, how).await })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let faults = faults.concat();
+    assert!(
+        faults.is_empty(),
+        "{} of {}:\n{}",
+        faults.len(),
+        calls * 6,
+        faults.join("\n")
+    );
+}

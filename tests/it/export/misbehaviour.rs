@@ -1,0 +1,450 @@
+//! Every misbehaviour of the simulator with its outcome: exported, or a reason that says what is wrong.
+//! `docs/misbehaviour.md` is made from the table: `UPDATE_DOCS=1 cargo test --test it export::misbehaviour`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventexport::api::Reason;
+use eventexport::export::record::{Receipt, decode};
+use eventexport::export::snapshot::Snapshot;
+use eventexport::export::verdict::Verdict;
+use eventexport::export::window::Window;
+use eventexport::export::wish::Persistence;
+use eventexport::simulator::{DEFAULT_PERSON, SESSION_LIMIT, presets};
+use futures::StreamExt as _;
+use jiff::civil::{Date, date};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::bench::{Bench, SPACE, settings};
+use super::crashes::faults_of;
+use super::saboteur::{Created, Saboteur, Strike};
+
+/// Exports at a time.
+const AT_ONCE: usize = 32;
+
+/// What comes of the days that a misbehaviour befalls; the others are always exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Byte for byte as served.
+    Exported,
+    /// The same events, in the bytes that came.
+    SameEvents,
+    /// In hours instead of a day.
+    ByTheHour,
+    /// A receipt without an object.
+    Empty,
+    /// Stored without all its events, and nothing can tell.
+    Unnoticed,
+    /// Nothing is stored, and the run ends with this reason.
+    Refused(Reason),
+    /// Nothing is stored, and it goes on waiting with this reason.
+    Waits(Reason),
+}
+
+use Outcome::{ByTheHour, Empty, Exported, Refused, SameEvents, Unnoticed, Waits};
+
+/// Preset, with `@` for "on one day only", `x` before how often, `+` before what comes with it; and the
+/// outcome.
+const TABLE: &[(&str, Outcome)] = &[
+    ("resume-wrong-offset@", Exported),
+    ("resume-lie@", Exported),
+    ("resume-whole@", Exported),
+    ("resume-remainder@", Exported),
+    ("resume-416@", Exported),
+    ("resume-error@", Exported),
+    ("resume-other-bytes@", SameEvents),
+    ("cut@", Exported),
+    ("cut-always@", Exported),
+    ("cut-at-start@", Refused(Reason::NotWhole)),
+    ("cut-at-start@x1", Exported),
+    ("cut-reset@", Exported),
+    ("cut-at-member-end@", SameEvents),
+    ("cut-close-delimited@", Exported),
+    ("cut-close-delimited-at-member-end@", SameEvents),
+    ("cut-chunked@", Exported),
+    ("end-early@", Refused(Reason::NotWhole)),
+    ("end-early-at-member-end@", Refused(Reason::Short)),
+    ("end-early-at-member-end@+events-403", Unnoticed),
+    ("session-vanishes@", Exported),
+    ("stall@", Exported),
+    ("stall-days@", ByTheHour),
+    ("hang-download@", Exported),
+    ("hang", Refused(Reason::SourceUnreachable)),
+    ("trickle@", Exported),
+    ("slow", Exported),
+    ("chunked@", Exported),
+    ("close-delimited@", Exported),
+    ("encoding-label@", Exported),
+    ("trailing-bytes@", Refused(Reason::NotWhole)),
+    ("members@", SameEvents),
+    ("not-gzip@", Refused(Reason::NotGzip)),
+    ("wrong-crc@", Refused(Reason::NotWhole)),
+    ("other-bytes@", SameEvents),
+    ("json-array@", SameEvents),
+    ("empty-404@", Empty),
+    ("empty-204@", Empty),
+    ("empty-zero-length@", Empty),
+    ("empty-gzip@", Empty),
+    ("empty-404@+events-403", Refused(Reason::EmptyUnproved)),
+    ("empty-204@+events-403", Refused(Reason::EmptyUnproved)),
+    ("empty-zero-length@+events-null", Refused(Reason::EmptyUnproved)),
+    (
+        "empty-404@+session-gone-on-show@x99",
+        Refused(Reason::EmptyUnproved),
+    ),
+    ("expired-404@", Refused(Reason::Expired)),
+    ("expired-204@", Refused(Reason::Expired)),
+    ("expired-zero-length@", Refused(Reason::Expired)),
+    ("expired-gzip@", Refused(Reason::Expired)),
+    ("expired-404@+events-403", Refused(Reason::EmptyUnproved)),
+    ("expired-204@+events-403", Refused(Reason::EmptyUnproved)),
+    ("expired-zero-length@+events-403", Refused(Reason::EmptyUnproved)),
+    ("expired-gzip@+events-403", Refused(Reason::EmptyUnproved)),
+    ("expired-gzip@+events-null", Refused(Reason::EmptyUnproved)),
+    ("download-404@", Refused(Reason::Short)),
+    ("download-404@+events-403", Refused(Reason::EmptyUnproved)),
+    ("download-404@+events-null", Refused(Reason::EmptyUnproved)),
+    ("second-refused@", Exported),
+    ("second-empty@", Exported),
+    ("capacity-429", Waits(Reason::SpaceFull)),
+    ("capacity-403", Waits(Reason::SpaceFull)),
+    ("capacity-409", Waits(Reason::SpaceFull)),
+    ("capacity-500", Waits(Reason::SpaceFull)),
+    ("full", Waits(Reason::SpaceFull)),
+    ("create-403", Waits(Reason::SpaceFull)),
+    ("create-500@", Refused(Reason::SourceUnreachable)),
+    ("create-reply-lost@", Exported),
+    ("create-reply-hangs@", Exported),
+    ("delete-reply-lost@", Exported),
+    ("delete-500@", Exported),
+    ("list-500", Refused(Reason::SourceUnreachable)),
+    ("errors-text+events-403", Exported),
+    ("errors-html+events-403", Exported),
+    ("http-500", Refused(Reason::SourceUnreachable)),
+    ("http-502", Refused(Reason::SourceUnreachable)),
+    ("http-503", Refused(Reason::SourceUnreachable)),
+    ("connection-closed", Refused(Reason::SourceUnreachable)),
+    ("connection-reset", Refused(Reason::SourceUnreachable)),
+    ("forbidden", Refused(Reason::RoleMissing)),
+    ("token-expires", Exported),
+    ("token-expires-mid-download@", Exported),
+    ("unauthorized", Refused(Reason::CredentialsRefused)),
+    ("session-gone@", Exported),
+    ("session-gone-on-show@+empty-404", Empty),
+    ("session-gone-on-delete@", Exported),
+    ("session-fields-added", Exported),
+    ("session-fields-missing", Exported),
+    ("session-fields-null", Exported),
+    ("session-id-missing@", Refused(Reason::SourceUnreachable)),
+    ("range-differs@", Refused(Reason::RangeMismatch)),
+    ("range-differs-in-name@", Refused(Reason::RangeMismatch)),
+    ("list-whole-space", Exported),
+    ("list-object", Exported),
+    ("list-null", Exported),
+    ("access-time-frozen", Exported),
+    ("events-403", Exported),
+    ("events-400", Exported),
+    ("events-500", Exported),
+    ("events-ignores-fields", Exported),
+    ("events-lag@", Exported),
+    ("events-over@", Refused(Reason::Short)),
+    ("events-left-out@", Exported),
+    ("events-zero@+empty-404", Empty),
+    ("events-zero-wrong@", Exported),
+    ("events-no-counts", Exported),
+    ("events-strings", Exported),
+    ("events-lowercase", Exported),
+    ("events-object", Exported),
+    ("events-null", Exported),
+    ("redirect", Refused(Reason::SourceUnreachable)),
+    ("redirect-download@", Refused(Reason::SourceUnreachable)),
+    ("redirect-same-host@", Exported),
+    ("redirect-uaa", Refused(Reason::SourceUnreachable)),
+    ("uaa-401", Refused(Reason::CredentialsRefused)),
+    ("uaa-500", Refused(Reason::SourceUnreachable)),
+    ("uaa-html", Refused(Reason::SourceUnreachable)),
+    ("uaa-hang", Refused(Reason::SourceUnreachable)),
+    ("uaa-rotates", Exported),
+    ("refresh-refused", Exported),
+    ("info-500", Refused(Reason::SourceUnreachable)),
+];
+
+/// The days of the export, and the one that a fault on one day befalls.
+const DAYS: [Date; 3] = [date(2018, 6, 2), date(2018, 6, 3), date(2018, 6, 4)];
+const HIT: Date = date(2018, 6, 3);
+
+/// The presets of a row.
+fn names(row: &str) -> impl Iterator<Item = &str> {
+    row.split('+')
+        .map(|part| part.split_once('@').map_or(part, |(name, _)| name))
+}
+
+/// A day past retention is the first; else the one in the middle, or all.
+fn befallen(row: &str) -> Vec<Date> {
+    if row.starts_with("expired-") {
+        vec![DAYS[0]]
+    } else if row.contains('@') {
+        vec![HIT]
+    } else {
+        DAYS.to_vec()
+    }
+}
+
+async fn bench_of(row: &str) -> Bench {
+    let mut settings = settings();
+    settings.volume.events_per_day = 48;
+    if row.contains("empty-4") || row.contains("empty-2") || row.starts_with("empty-") {
+        settings.volume.days.insert(HIT, 0);
+    }
+    if row.starts_with("expired-") {
+        // The oldest of seven days, up to the 9th, is the 3rd.
+        settings.retention_days = 7;
+    }
+    if row.starts_with("stall-days") {
+        settings.volume.events_per_day = 480;
+    }
+    let mut bench = Bench::start(settings, DAYS[0], DAYS[2]).await;
+    bench.export.persistence = Persistence::Tries(3);
+    if row.starts_with("slow") {
+        bench.timeouts.idle_read = Duration::from_secs(4);
+    } else {
+        bench.timeouts.request = Duration::from_secs(1);
+        bench.retry.attempts = 2;
+        bench.timeouts.idle_read = Duration::from_secs(1);
+    }
+    if row.starts_with("stall-days") {
+        bench.timeouts.idle_read = Duration::from_millis(400);
+        bench.retry.resumes = 3;
+    }
+    if row.starts_with("capacity-") {
+        bench
+            .simulator
+            .open_sessions_as(DEFAULT_PERSON, SPACE, SESSION_LIMIT);
+    }
+    for part in row.split('+') {
+        let day = befallen(row)[0];
+        let preset = part.replace('@', &format!("@{day}"));
+        bench.simulator.add_preset(&preset).expect("a preset");
+    }
+    bench
+}
+
+fn stored(bench: &Bench, window: &str) -> Option<Vec<u8>> {
+    let window: Window = window.parse().expect("a window");
+    let name = window.hour_of_day().map_or("events.json.gz".to_owned(), |hour| {
+        format!("events-h{hour:02}.json.gz")
+    });
+    std::fs::read(bench.root().join(format!("date={}/{name}", window.date()))).ok()
+}
+
+fn receipt(bench: &Bench, window: &str) -> Option<Receipt> {
+    let bytes = std::fs::read(bench.root().join(format!("_journal/{window}.receipt.json"))).ok()?;
+    Some(decode("receipt", &bytes).expect("a receipt"))
+}
+
+/// The events of a body, whatever its members and its JSON.
+fn events(gzip: &[u8]) -> Vec<Value> {
+    let mut text = String::new();
+    flate2::read::MultiGzDecoder::new(gzip)
+        .read_to_string(&mut text)
+        .expect("whole gzip");
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str(&text).expect("an array");
+    }
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    lines
+        .map(|line| serde_json::from_str(line).expect("an event"))
+        .collect()
+}
+
+/// What is wrong with a day, given what should have come of it.
+fn judge(bench: &Bench, day: Date, outcome: Outcome, snapshot: &Snapshot) -> Option<String> {
+    let (name, served) = (day.to_string(), bench.served(day));
+    let (object, receipt_of) = (stored(bench, &name), receipt(bench, &name));
+    let verdict = receipt_of.as_ref().map(|receipt| receipt.verdict);
+    let shown = object.as_ref().map(Vec::len);
+    let facts = format!("{day}: {shown:?} bytes, {verdict:?}, {:?}", snapshot.troubles);
+    let fine = match outcome {
+        Exported => {
+            object.is_some_and(|object| object == served)
+                && matches!(verdict, Some(Verdict::Matched | Verdict::Over | Verdict::Unknown))
+        }
+        SameEvents => {
+            object.is_some_and(|object| object != served && events(&object) == events(&served))
+                && verdict.is_some()
+        }
+        ByTheHour => {
+            let hours: Vec<Value> = (0..24)
+                .filter_map(|hour| stored(bench, &format!("{day}T{hour:02}")))
+                .flat_map(|object| events(&object))
+                .collect();
+            object.is_none() && verdict.is_none() && hours == events(&served)
+        }
+        Empty => object.is_none() && verdict == Some(Verdict::Empty),
+        Unnoticed => {
+            object.is_some_and(|object| events(&object).len() < events(&served).len())
+                && verdict == Some(Verdict::Unknown)
+        }
+        Refused(reason) | Waits(reason) => {
+            let said = snapshot.troubles.iter().any(|trouble| trouble.reason == reason);
+            let missing = snapshot.missing.contains(Window::day(day)) && !snapshot.complete;
+            object.is_none() && receipt_of.is_none() && said && missing
+        }
+    };
+    (!fine).then_some(facts)
+}
+
+/// Runs to the end, or until it says what it waits for.
+async fn run(bench: &Bench, created: &Arc<Created>, outcome: Outcome) -> Option<Arc<Snapshot>> {
+    let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
+    let (out, mut seen) = watch::channel(Arc::<Snapshot>::default());
+    let stop = CancellationToken::new();
+    let export = Arc::new(bench.export.clone());
+    let engine = bench.engine();
+    let run = engine.run(export, bench.peers(store), &out, stop.clone());
+    let said = async {
+        let Waits(reason) = outcome else {
+            return std::future::pending().await;
+        };
+        let said = |snapshot: &Arc<Snapshot>| {
+            snapshot.active == 0 && snapshot.troubles.iter().any(|trouble| trouble.reason == reason)
+        };
+        let said = seen.wait_for(said).await.expect("the run is there").clone();
+        stop.cancel();
+        said
+    };
+    let both = async {
+        tokio::pin!(run);
+        tokio::select! {
+            snapshot = &mut run => snapshot,
+            said = said => {
+                run.await;
+                said
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(80), both).await.ok()
+}
+
+async fn hold(row: &str, outcome: Outcome) -> Vec<String> {
+    let bench = bench_of(row).await;
+    let created = Arc::new(Created::default());
+    let Some(snapshot) = run(&bench, &created, outcome).await else {
+        return vec![format!("{row}: the run does not end")];
+    };
+    let mut faults = Vec::new();
+    let hit = befallen(row);
+    for day in DAYS {
+        let wanted = if hit.contains(&day) { outcome } else { Exported };
+        faults.extend(judge(&bench, day, wanted, &snapshot));
+    }
+    let met = bench.simulator.ledger().faults;
+    for part in names(row) {
+        // The exporter downloads once in a session, and a token of an API key is not refreshed by itself.
+        let never = part.starts_with("second-") || matches!(part, "uaa-rotates" | "refresh-refused");
+        if !never && !met.contains_key(part) {
+            faults.push(format!("{part} befell nothing"));
+        }
+    }
+    // What was left because the service misbehaved is settled once it behaves.
+    bench.simulator.set_faults(Vec::new());
+    let mut last = snapshot;
+    for _ in 0..3 {
+        if bench.simulator.ledger().open_now == 0 && faults_of(&bench, &created).await.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        match run(&bench, &created, outcome).await {
+            Some(snapshot) => last = snapshot,
+            None => faults.push("the second run does not end".to_owned()),
+        }
+    }
+    faults.extend(faults_of(&bench, &created).await);
+    let ledger = bench.simulator.ledger();
+    if ledger.max_open > 30 {
+        faults.push(format!("{} sessions at once", ledger.max_open));
+    }
+    faults
+        .into_iter()
+        .map(|fault| format!("{row}: {fault}; last: {:?}", last.troubles))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_misbehaviour_ends_in_an_export_or_in_a_reason() {
+    let only = std::env::var("ONLY").ok();
+    let rows = TABLE
+        .iter()
+        .filter(|(row, _)| only.as_ref().is_none_or(|only| row.contains(only.as_str())));
+    let faults: Vec<Vec<String>> = futures::stream::iter(rows)
+        .map(|(row, outcome)| hold(row, *outcome))
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let faults = faults.concat();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+fn words(outcome: Outcome) -> String {
+    match outcome {
+        Exported => "Exported, byte for byte.".to_owned(),
+        SameEvents => "Exported: all events, in the bytes that came.".to_owned(),
+        ByTheHour => "Exported by the hour, and the sum compared.".to_owned(),
+        Empty => "Proved empty: a receipt without an object.".to_owned(),
+        Unnoticed => "**Stored as it came**, with verdict `Unknown`: nothing can tell.".to_owned(),
+        Refused(reason) => format!("Nothing stored, and `{reason}` is said."),
+        Waits(reason) => format!("Nothing stored; it says `{reason}` and waits."),
+    }
+}
+
+fn often(row: &str) -> &'static str {
+    match row.rsplit_once('x') {
+        Some((_, "1")) => ", once",
+        Some((_, "99")) => ", again and again",
+        _ => "",
+    }
+}
+
+fn page() -> String {
+    let mut page = include_str!("misbehaviour.md").to_owned();
+    page.push_str("\n| misbehaviour | what the service does | outcome |\n|---|---|---|\n");
+    let about = |name: &str| {
+        let found = presets().into_iter().find(|(known, _)| *known == name);
+        found.expect("a preset").1
+    };
+    for (row, outcome) in TABLE {
+        let names: Vec<&str> = names(row).collect();
+        let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        let what: Vec<&str> = names.iter().map(|name| about(name)).collect();
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} |",
+            format!("{}{}", quoted.join(" with "), often(row)),
+            what.join("; and ").replace('|', "\\|"),
+            words(*outcome)
+        );
+    }
+    page
+}
+
+#[test]
+fn every_misbehaviour_has_its_outcome_in_the_table_and_in_the_documentation() {
+    let rows: BTreeSet<&str> = TABLE.iter().filter_map(|(row, _)| names(row).next()).collect();
+    let known: BTreeSet<&str> = presets().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(rows, known, "one row for each preset");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/misbehaviour.md");
+    let page = page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &page).expect("the page is written");
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        found == page,
+        "docs/misbehaviour.md is not as the table says: run this test with UPDATE_DOCS=1"
+    );
+}
