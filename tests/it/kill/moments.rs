@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::{Gzip, Settings};
 use futures::{StreamExt as _, stream};
+use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
 use super::scene::{PATIENCE, ROOT, Scene, Wish};
@@ -45,6 +46,8 @@ struct Moment {
     at: At,
     /// The window that was cut off.
     day: Date,
+    /// The last day of the export; its first is 4 June.
+    end: Date,
     /// What the crash leaves of it.
     left: &'static [&'static str],
     /// How often it is downloaded in all.
@@ -56,39 +59,41 @@ const MIB: usize = 1 << 20;
 #[rustfmt::skip]
 const MOMENTS: &[Moment] = &[
     Moment { name: "before the first session is opened", peer: Peer::Source, request: (&["POST /v3/sessions"], 1), at: At::Before,
-        day: FIRST, left: &["attempt"], downloads: 1 },
+        day: FIRST, end: LAST, left: &["attempt"], downloads: 1 },
     Moment { name: "the first session is opened, its reply lost", peer: Peer::Source, request: (&["POST /v3/sessions"], 1), at: At::After,
-        day: FIRST, left: &["attempt", "open"], downloads: 1 },
+        day: FIRST, end: LAST, left: &["attempt", "open"], downloads: 1 },
+    Moment { name: "the only session is opened, its reply lost", peer: Peer::Source, request: (&["POST /v3/sessions"], 1), at: At::After,
+        day: FIRST, end: FIRST, left: &["attempt", "open"], downloads: 1 },
     Moment { name: "a later session is opened, its reply lost", peer: Peer::Source, request: (&["POST /v3/sessions"], 2), at: At::After,
-        day: LARGE, left: &["attempt", "open"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "open"], downloads: 1 },
     Moment { name: "before the session's key", peer: Peer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), at: At::Before,
-        day: LARGE, left: &["attempt", "open"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "open"], downloads: 1 },
     Moment { name: "after the session's key", peer: Peer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), at: At::After,
-        day: LARGE, left: &["attempt", "open", "session"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "open", "session"], downloads: 1 },
     Moment { name: "in the middle of the download", peer: Peer::Source, request: (&["GET /v3/events/download"], 2), at: At::Receiving(12 * MIB, "partNumber=1"),
-        day: LARGE, left: &["attempt", "open", "session", "upload"], downloads: 2 },
+        day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
     Moment { name: "an upload is begun, its reply lost", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), at: At::After,
-        day: LARGE, left: &["attempt", "open", "session", "upload"], downloads: 2 },
+        day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
     Moment { name: "in the middle of a part", peer: Peer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), at: At::Sending(MIB),
-        day: LARGE, left: &["attempt", "open", "session", "upload"], downloads: 2 },
+        day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
     Moment { name: "before the upload is completed", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), at: At::Before,
-        day: LARGE, left: &["attempt", "open", "prepared", "session", "upload"], downloads: 2 },
+        day: LARGE, end: LAST, left: &["attempt", "open", "prepared", "session", "upload"], downloads: 2 },
     Moment { name: "the upload is completed, its reply lost", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), at: At::After,
-        day: LARGE, left: &["attempt", "object", "open", "prepared", "session"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "session"], downloads: 1 },
     Moment { name: "a small object is stored, its reply lost", peer: Peer::Store, request: (&["PUT ", "date=2018-06-04/"], 1), at: At::After,
-        day: FIRST, left: &["attempt", "object", "open", "session"], downloads: 1 },
+        day: FIRST, end: LAST, left: &["attempt", "object", "open", "session"], downloads: 1 },
     Moment { name: "before the receipt", peer: Peer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), at: At::Before,
-        day: LARGE, left: &["attempt", "object", "open", "prepared", "session"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "session"], downloads: 1 },
     Moment { name: "after the receipt", peer: Peer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), at: At::After,
-        day: LARGE, left: &["attempt", "object", "open", "prepared", "receipt", "session"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "receipt", "session"], downloads: 1 },
     Moment { name: "before the session is deleted", peer: Peer::Source, request: (&["DELETE /v3/sessions/"], 2), at: At::Before,
-        day: LARGE, left: &["attempt", "object", "open", "prepared", "receipt", "session"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "receipt", "session"], downloads: 1 },
     Moment { name: "the session is deleted, the reply lost", peer: Peer::Source, request: (&["DELETE /v3/sessions/"], 2), at: At::After,
-        day: LARGE, left: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
     Moment { name: "before the spent keys are deleted", peer: Peer::Store, request: (&["POST ", "?delete"], 2), at: At::Before,
-        day: LARGE, left: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
     Moment { name: "after the spent keys are deleted", peer: Peer::Store, request: (&["POST ", "?delete"], 2), at: At::After,
-        day: LARGE, left: &["object", "receipt"], downloads: 1 },
+        day: LARGE, end: LAST, left: &["object", "receipt"], downloads: 1 },
 ];
 
 fn settings() -> Settings {
@@ -155,7 +160,7 @@ impl Moment {
         });
         let wish = Wish {
             start: "2018-06-04",
-            end: "2018-06-06",
+            end: &self.end.to_string(),
             parallelism: 1,
             source: &source.endpoint(),
             store: &store.endpoint(),
@@ -164,6 +169,7 @@ impl Moment {
         let killed = tokio::time::timeout(PATIENCE, killed)
             .await
             .with_context(|| format!("the request never came; {}", scene.log()))???;
+        let killed = killed.replace(&format!("/{}/{ROOT}", scene.namespace()), "…/");
         let left = self.left(&scene).await?;
         let expected: BTreeSet<_> = self.left.iter().copied().collect();
         ensure!(
@@ -179,9 +185,10 @@ impl Moment {
             .await
             .with_context(|| format!("killed {killed}"))?;
         let took = restarted.elapsed();
-        let whole = scene.is_whole(&[FIRST, LARGE, LAST]).await;
+        let days: Vec<Date> = FIRST.series(1.day()).take_while(|day| *day <= self.end).collect();
+        let whole = scene.is_whole(&days).await;
         whole.with_context(|| format!("killed {killed}"))?;
-        created_once(&store.seen())?;
+        created_once(&days, &store.seen())?;
         let downloads = scene
             .simulator
             .ledger()
@@ -234,8 +241,8 @@ impl Moment {
 }
 
 /// The store was asked successfully once only to make each object and each receipt visible.
-fn created_once(seen: &[Seen]) -> Result<()> {
-    for day in [FIRST, LARGE, LAST] {
+fn created_once(days: &[Date], seen: &[Seen]) -> Result<()> {
+    for day in days {
         let object = format!("date={day}/events.json.gz");
         let receipt = format!("{day}.receipt.json");
         let created = |seen: &&Seen| {
