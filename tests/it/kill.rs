@@ -1,9 +1,7 @@
 //! The operator, as the process that people run, killed and started again; and what must be the same whichever way an
 //! export is run.
 
-// A test that cannot be set up says why and ends.
-#![allow(clippy::expect_used)]
-
+mod again;
 mod bucket;
 mod full;
 mod moments;

@@ -35,7 +35,7 @@ enum At {
     Before,
     After,
     Sending(usize),
-    Receiving(usize, &'static str),
+    Receiving(usize, &'static [&'static str]),
 }
 
 struct Moment {
@@ -70,7 +70,7 @@ const MOMENTS: &[Moment] = &[
         day: LARGE, end: LAST, left: &["attempt", "open"], downloads: 1 },
     Moment { name: "after the session's key", peer: Peer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), at: At::After,
         day: LARGE, end: LAST, left: &["attempt", "open", "session"], downloads: 1 },
-    Moment { name: "in the middle of the download", peer: Peer::Source, request: (&["GET /v3/events/download"], 2), at: At::Receiving(12 * MIB, "partNumber=1"),
+    Moment { name: "in the middle of the download", peer: Peer::Source, request: (&["GET /v3/events/download"], 2), at: At::Receiving(12 * MIB, &["PUT ", "date=2018-06-05/", "partNumber=1"]),
         day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
     Moment { name: "an upload is begun, its reply lost", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), at: At::After,
         day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
@@ -199,7 +199,7 @@ impl Moment {
             "{} was downloaded {downloads} times",
             self.day
         );
-        let did = did(&source.seen()[before.0..], &store.seen()[before.1..]);
+        let did = did(&since(&source, before.0), &since(&store, before.1));
         let left: Vec<_> = left.into_iter().collect();
         Ok(format!(
             "killed {killed}; left {}; then {did} in {}",
@@ -261,6 +261,11 @@ fn created_once(days: &[Date], seen: &[Seen]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a peer was asked after the first `before` requests.
+fn since(peer: &Tripwire, before: usize) -> Vec<Seen> {
+    peer.seen().split_off(before)
 }
 
 /// What the restart did, in words.

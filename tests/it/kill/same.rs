@@ -45,9 +45,8 @@ fn add(archive: &mut Archive, key: &str, bytes: Vec<u8>) -> Result<()> {
             let value = receipt.as_object_mut().and_then(|fields| fields.remove(own));
             ensure!(value.is_some(), "{key} has no {own}");
         }
-        if let Some(object) = receipt["object"].as_object_mut() {
-            object.remove("versionId");
-        }
+        let object = receipt.get_mut("object").and_then(Value::as_object_mut);
+        object.map(|fields| fields.remove("versionId"));
         serde_json::to_vec_pretty(&receipt)?
     } else {
         bytes
@@ -91,17 +90,12 @@ fn same(one: &Archive, other: &Archive) -> Result<()> {
         keys(other)
     );
     for (key, bytes) in one {
-        let text = |archive: &Archive| String::from_utf8_lossy(&archive[key]).into_owned();
-        let receipt = key.ends_with(".json");
-        ensure!(
-            Some(bytes) == other.get(key),
-            "{key} differs{}",
-            if receipt {
-                format!(":\n{}\n{}", text(one), text(other))
-            } else {
-                String::new()
-            }
-        );
+        let theirs = other.get(key).map_or(&[][..], Vec::as_slice);
+        let [ours, theirs_as_text] = [bytes, theirs].map(|bytes| match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => format!("{} bytes", bytes.len()),
+        });
+        ensure!(bytes == theirs, "{key} is\n{ours}\nand\n{theirs_as_text}");
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 pub(super) const ROOT: &str = "tracker/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space/";
 
 /// Long, because a machine that also compiles is slow.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) struct Scene {
     pub(super) cluster: &'static Cluster,
@@ -150,8 +150,8 @@ impl Scene {
 
     pub(super) async fn status(&self) -> Result<Value> {
         let get = ["get", "eventexport", "june", "-n", self.namespace(), "-o", "json"];
-        let object: Value = serde_json::from_str(&self.kubectl(&get, None).await?)?;
-        Ok(object["status"].clone())
+        let mut object: Value = serde_json::from_str(&self.kubectl(&get, None).await?)?;
+        Ok(object.get_mut("status").map(Value::take).unwrap_or_default())
     }
 
     /// The bytes that the service gives for a day.

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 const REPLY_MAX: usize = 1 << 20;
 
 /// How long a reply that is cut in its middle is held until the operator has done what it is waited for.
-const HOLD_MAX: Duration = Duration::from_secs(60);
+const HOLD_MAX: Duration = Duration::from_mins(1);
 
 /// A process to be killed.
 pub(super) struct Victim(tokio::sync::Mutex<Child>);
@@ -57,7 +57,7 @@ pub(super) enum When {
     /// The peer got so many bytes of the body, and no more.
     Sending(usize),
     /// The operator got so many bytes of the reply, and has since got an answer to such a request of another peer.
-    Receiving(usize, Arc<Tripwire>, &'static str),
+    Receiving(usize, Arc<Tripwire>, &'static [&'static str]),
 }
 
 impl fmt::Display for When {
@@ -183,15 +183,11 @@ impl Tripwire {
         told
     }
 
-    /// Waits for an answer to a request whose line has this in it.
-    async fn answered(&self, part: &str) -> Result<()> {
+    /// Waits for an answer to a request whose line has these parts.
+    async fn answered(&self, parts: &[&str]) -> Result<()> {
         let start = Instant::now();
-        while !self
-            .seen()
-            .iter()
-            .any(|seen| seen.is(&[part]) && seen.succeeded())
-        {
-            ensure!(start.elapsed() < HOLD_MAX, "no answer to {part}");
+        while !self.seen().iter().any(|seen| seen.is(parts) && seen.succeeded()) {
+            ensure!(start.elapsed() < HOLD_MAX, "no answer to {parts:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
@@ -276,31 +272,31 @@ impl Shared {
             }
         };
         note(status);
-        let (mut head, body) = axum::http::Response::from(reply).into_parts();
+        let (mut reply, body) = axum::http::Response::from(reply).into_parts();
         // Of this connection, not of the reply.
-        head.headers.remove(header::CONNECTION);
-        head.headers.remove(header::TRANSFER_ENCODING);
+        reply.headers.remove(header::CONNECTION);
+        reply.headers.remove(header::TRANSFER_ENCODING);
         match when {
             Some(When::After) => {
                 to_bytes(Body::new(body), REPLY_MAX).await.context("the reply")?;
                 pull(touched).await;
                 anyhow::bail!("the reply is lost");
             }
-            Some(When::Receiving(bytes, other, part)) => {
+            Some(When::Receiving(bytes, other, parts)) => {
                 let held = async move {
                     // That it never came is seen in what is left behind.
-                    let _ = other.answered(part).await;
+                    let _ = other.answered(parts).await;
                     pull(touched).await;
                 };
                 let pieces = Body::new(body)
                     .into_data_stream()
                     .map(|piece| piece.map_err(io::Error::other));
                 Ok(Response::from_parts(
-                    head,
+                    reply,
                     Body::from_stream(cut(pieces, bytes, held)),
                 ))
             }
-            _ => Ok(Response::from_parts(head, Body::new(body))),
+            _ => Ok(Response::from_parts(reply, Body::new(body))),
         }
     }
 }
