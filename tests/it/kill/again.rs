@@ -1,5 +1,5 @@
 //! Several windows at a time, and an operator that is killed over and over: each crash finds the leftovers of those
-//! before it.
+//! before it. Where it dies is not the same in each run: the days overlap.
 
 use anyhow::{Context as _, Result};
 use eventexport::simulator::Settings;
@@ -52,9 +52,6 @@ async fn an_operator_killed_over_and_over_gets_there() -> Result<()> {
     }
     let _operator = scene.operator()?;
     scene.complete().await?;
-    let days = date(2018, 6, 4).series(1.day()).take(12);
-    let days: Vec<Date> = days
-        .filter(|day| day.weekday().to_monday_one_offset() < 6)
-        .collect();
+    let days: Vec<Date> = date(2018, 6, 4).series(1.day()).take(12).collect();
     scene.is_whole(&days).await
 }

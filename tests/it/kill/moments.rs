@@ -1,7 +1,8 @@
 //! `kill -9` at each moment that matters, then a restart: complete, nothing doubled, no session and no upload left.
 //!
 //! One window at a time, so that the n-th request is the same in every run: 4 June is small, 5 June has three parts,
-//! 6 June is small.
+//! 6 June is small. `MOMENT=receipt cargo test … kill::moments -- --nocapture` tries those with that word in their name,
+//! and prints what happened.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
