@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use eventexport::simulator::{Settings, Simulator};
+use eventexport::simulator::{Kind, Settings, Simulator};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -69,13 +69,12 @@ async fn simulator() -> Simulator {
     .unwrap()
 }
 
-/// Waits until sessions are open and bytes are flowing.
+/// Waits until four sessions are open, each with its download begun: then the journal names them all.
 async fn in_transfer(simulator: &Simulator) {
     let flowing = async {
-        while simulator.ledger().open_now < 4 {
+        while simulator.ledger().requests_of(Kind::Download) < 4 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
     };
     tokio::time::timeout(PATIENCE, flowing).await.unwrap();
 }
