@@ -129,7 +129,7 @@ impl Bench {
         let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
         match tokio::time::timeout(Duration::from_secs(90), run).await {
             Ok(snapshot) => snapshot,
-            Err(_) => panic!("the run does not end: {:#?}", seen.borrow()),
+            Err(_elapsed) => panic!("the run does not end: {:#?}", seen.borrow()),
         }
     }
 
