@@ -127,10 +127,10 @@ impl Bench {
         let engine = self.engine();
         let (out, seen) = watch::channel(Arc::default());
         let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
-        match tokio::time::timeout(Duration::from_secs(90), run).await {
-            Ok(snapshot) => snapshot,
-            Err(_elapsed) => panic!("the run does not end: {:#?}", seen.borrow()),
-        }
+        let Ok(snapshot) = tokio::time::timeout(Duration::from_secs(90), run).await else {
+            panic!("the run does not end: {:#?}", seen.borrow());
+        };
+        snapshot
     }
 
     /// The folder of the space and scope.
