@@ -1,19 +1,27 @@
 //! The decision: from what is seen and remembered to what is done next. Pure: no I/O, no clock, no
 //! randomness, so that tables and properties can hold it to its promises.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod found;
+#[cfg(test)]
+mod properties;
 
-use jiff::Timestamp;
-use jiff::civil::Date;
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, Reach, Remedy, Trouble};
-use super::journal::{Journal, Mismatch, overlap};
+use super::journal::{Journal, overlap};
 use super::keys::AttemptId;
 use super::memory::{Memory, Tried};
 use super::record::AttemptRecord;
 use super::window::{Cells, Window};
 use super::wish::{Export, Persistence};
 use crate::api::Reason;
+use found::short_days;
+
+/// How often the bucket is listed anew while others hold windows, who may be done long before their
+/// deadline: 5 min.
+pub const HELD_LOOK: SignedDuration = SignedDuration::from_mins(5);
 
 /// All that a decision is made from.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +36,8 @@ pub struct Observation<'a> {
     pub busy: &'a BTreeSet<AttemptId>,
     /// What is remembered.
     pub memory: &'a Memory,
+    /// When the whole bucket was listed last.
+    pub listed: Timestamp,
     /// Now.
     pub now: Timestamp,
     /// Now, by the store's clock.
@@ -144,97 +154,6 @@ impl<'a> Plan<'a> {
         gaps.any(|(start, end)| (*start..=*end).contains(&window.date()))
     }
 
-    /// Attempts of ours that nobody works on, or whose deadline has passed; objects that nothing explains.
-    fn leftovers(&mut self) {
-        self.attempts();
-        self.strangers();
-    }
-
-    fn attempts(&mut self) {
-        let Observation {
-            journal,
-            active,
-            busy,
-            export,
-            ..
-        } = *self.seen;
-        let mut seeking: Vec<AttemptId> = Vec::new();
-        for (id, facts) in &journal.attempts {
-            // Its session is not known: it is looked for among those that are open.
-            let seeks = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
-            if busy.contains(id) {
-                if seeks && !active.contains(&id.window) {
-                    seeking.push(*id);
-                }
-                continue;
-            }
-            if let Some(record) = &facts.record
-                && record.holder != export.holder
-                && record.deadline > self.seen.store_now
-            {
-                self.wake_at(self.by_our_clock(record.deadline));
-            } else if seeks {
-                seeking.push(*id);
-            } else {
-                self.settle(*id);
-            }
-        }
-        // The latest first, one at a time: what it is found to have opened is no candidate for earlier ones.
-        let latest = seeking.into_iter().max_by_key(|id| id.ulid);
-        if let Some(id) = latest.filter(|id| !busy.contains(id)) {
-            self.settle(id);
-        }
-    }
-
-    fn settle(&mut self, id: AttemptId) {
-        let Observation {
-            memory, export, now, ..
-        } = *self.seen;
-        match memory.unsettled.get(&id) {
-            Some(tried) if tried.again > now || tried.given_up(export.persistence) => {
-                self.trouble(Some(id.window), tried);
-            }
-            _ => self.out.settle.push(id),
-        }
-    }
-
-    fn strangers(&mut self) {
-        let Observation {
-            journal,
-            memory,
-            export,
-            ..
-        } = *self.seen;
-        let ours: Vec<Window> = journal
-            .strangers()
-            .filter(|window| self.wanted.touches(*window) && !self.is_accepted(*window))
-            .collect();
-        for window in ours {
-            if self.waits_for_another_try(window) {
-                continue;
-            }
-            if self.gated {
-                self.due = true;
-                continue;
-            }
-            if memory.foreign.contains(&window) {
-                let key = export
-                    .root
-                    .key(&super::keys::Key::Events(window))
-                    .unwrap_or_default();
-                self.say(
-                    Reason::ForeignObject,
-                    format!("{key} has no receipt and was not written by this software: move it away, or accept the gap in spec.acceptedGaps"),
-                    Some(window),
-                    Remedy::Person,
-                    None,
-                );
-            } else {
-                self.out.adopt.push(window);
-            }
-        }
-    }
-
     fn windows(&mut self) {
         let Observation { export, active, .. } = *self.seen;
         let mut free = export.parallelism.saturating_sub(active.len());
@@ -334,7 +253,13 @@ impl<'a> Plan<'a> {
                     "{} is exporting {window}, until {} at the latest",
                     rival.holder, rival.deadline
                 );
-                let at = self.by_our_clock(rival.deadline);
+                let deadline = self.by_our_clock(rival.deadline);
+                let look = self.seen.listed.checked_add(HELD_LOOK).unwrap_or(deadline);
+                let at = if look > self.seen.now {
+                    look.min(deadline)
+                } else {
+                    deadline
+                };
                 self.pending |= export.persistence == Persistence::Forever;
                 self.say(
                     Reason::HeldBy,
@@ -379,46 +304,6 @@ impl<'a> Plan<'a> {
         Window::split(day.date())
             .filter(|hour| !self.covered.contains(*hour))
             .collect()
-    }
-
-    /// Days exported by the hour whose hours add up to fewer events than the service reports.
-    fn shortfalls(&mut self) {
-        for (date, (events, reported)) in short_days(self.seen) {
-            let day = Window::day(date);
-            if self.wanted.contains(day) && !self.is_accepted(day) {
-                let message =
-                    format!("the hours of {date} have {events} events, the service reports {reported}");
-                self.say(Reason::Short, message, Some(day), Remedy::Person, None);
-            }
-        }
-    }
-
-    fn mismatches(&mut self) {
-        let Observation { journal, export, .. } = *self.seen;
-        for (window, mismatch) in journal.mismatches(&export.source) {
-            if !self.wanted.touches(window) || self.is_accepted(window) {
-                continue;
-            }
-            let message = match mismatch {
-                Mismatch::Source(source) => format!(
-                    "the receipt of {window} is about events of {source}, not of {}: use another prefix",
-                    export.source
-                ),
-                Mismatch::ObjectMissing => format!(
-                    "the receipt of {window} states an object that is not there: restore it, or remove the receipt to export it again"
-                ),
-                Mismatch::ObjectSize { stated, found } => format!(
-                    "the object of {window} has {found} bytes, its receipt states {stated}: restore it"
-                ),
-            };
-            self.say(
-                Reason::JournalMismatch,
-                message,
-                Some(window),
-                Remedy::Person,
-                None,
-            );
-        }
     }
 
     fn close(mut self) -> Decision {
@@ -512,24 +397,6 @@ impl<'a> Plan<'a> {
             again,
         });
     }
-}
-
-/// Days whose hours are all in and have fewer events than the service reports of the day: both numbers.
-fn short_days(seen: &Observation<'_>) -> BTreeMap<Date, (u64, u64)> {
-    let journal = seen.journal;
-    let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
-    let mut hours = Cells::default();
-    for (window, facts) in &journal.receipts {
-        let Some(facts) = facts.as_ref().filter(|_| window.hour_of_day().is_some()) else {
-            continue;
-        };
-        let (events, reported) = sums.entry(window.date()).or_default();
-        *events += facts.facts.events;
-        *reported = (*reported).max(facts.day_reported.unwrap_or(0));
-        hours.insert(*window);
-    }
-    sums.retain(|date, (events, reported)| hours.contains(Window::day(*date)) && events < reported);
-    sums
 }
 
 /// Persons first, then what is tried again, then what waits.

@@ -163,16 +163,17 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
         **other != id && overlap(other.window, window) && live
     });
     for (other, facts) in others {
-        let record = facts.record.as_ref();
-        let holder = record.map_or("somebody", |record| record.holder.as_str());
+        let Some(record) = &facts.record else { continue };
         // Another run of the same holder in this process counts as somebody else; leftovers do not.
-        if holder != export.holder || lock(&ground.busy).contains(other) {
-            let until = record.map(|record| record.deadline);
-            return Err(not_sent(Failure::wait(
-                Reason::HeldBy,
-                format!("{holder} is exporting {window}"),
-                until,
-            )));
+        if record.holder != export.holder || lock(&ground.busy).contains(other) {
+            let (holder, until) = (&record.holder, record.deadline);
+            let message = format!("{holder} is exporting {window}, until {until} at the latest");
+            // Of two who begin at once each may see the other: the elder tries again, the younger waits.
+            return Err(not_sent(if other.ulid > id.ulid {
+                Failure::retry(Reason::HeldBy, message)
+            } else {
+                Failure::wait(Reason::HeldBy, message, None)
+            }));
         }
     }
     let ask = SessionRequest {

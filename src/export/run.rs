@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::attempt::{Outcome, export_window};
-use super::decide::{Decision, Observation, decide};
+use super::decide::{Decision, HELD_LOOK, Observation, decide};
 use super::failure::{Failure, Remedy, Trouble};
 use super::ground::{Ground, lock};
 use super::journal::{Journal, ReceiptFacts};
@@ -46,6 +46,9 @@ pub(super) struct Run {
     blinded: bool,
     /// Whether the tracker user was known when sessions were last looked for.
     user_known: bool,
+    /// When the bucket was listed last, and whether another holder was found then or later.
+    listed: Timestamp,
+    held: bool,
     /// The store's clock less ours.
     store_ahead: SignedDuration,
 }
@@ -74,6 +77,8 @@ impl Run {
             stored_now: BTreeSet::new(),
             blinded: false,
             user_known: false,
+            listed: Timestamp::UNIX_EPOCH,
+            held: false,
             store_ahead: SignedDuration::ZERO,
         }
     }
@@ -86,6 +91,8 @@ impl Run {
             }
             self.look().await;
             let decision = self.decide();
+            let mut troubles = decision.troubles.iter();
+            self.held = troubles.any(|trouble| trouble.reason == Reason::HeldBy);
             let rest = decision.rest;
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
@@ -101,7 +108,9 @@ impl Run {
 
     /// Lists the bucket, unless that is done.
     async fn look(&mut self) {
-        if self.journal.is_some()
+        let age = self.now().duration_since(self.listed);
+        let stale = self.held && age >= HELD_LOOK;
+        if self.journal.is_some() && !stale
             || self
                 .memory
                 .gate
@@ -114,6 +123,7 @@ impl Run {
         match observe(store, &self.ground.export.root).await {
             Ok(journal) => {
                 self.journal = Some(journal);
+                self.listed = self.now();
                 if std::mem::take(&mut self.blinded) {
                     self.memory.gate = None;
                 }
@@ -142,6 +152,7 @@ impl Run {
             active: &active,
             busy: &busy,
             memory: &self.memory,
+            listed: self.listed,
             now,
             store_now: now.checked_add(self.store_ahead).unwrap_or(now),
         })

@@ -151,6 +151,12 @@ impl Bench {
         let body = self.simulator.body_of(SPACE, false, day, None);
         body.flat_map(|piece| piece.to_vec()).collect()
     }
+
+    /// The bytes that the simulator serves for an hour.
+    pub(crate) fn served_hour(&self, day: Date, hour: u8) -> Vec<u8> {
+        let body = self.simulator.body_of(SPACE, false, day, Some(hour));
+        body.flat_map(|piece| piece.to_vec()).collect()
+    }
 }
 
 fn walk(folder: &Path, below: &str, files: &mut Vec<String>) {

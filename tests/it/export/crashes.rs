@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventexport::simulator::{Effect, Fault, Silence};
 use eventexport::storage::Store;
 use futures::StreamExt as _;
 use jiff::civil::date;
@@ -74,6 +75,22 @@ pub(super) async fn faults_of(bench: &Bench, created: &Created) -> Vec<String> {
     faults
 }
 
+/// Goes on with new processes until it is complete; tells what each ended with.
+async fn go_on(bench: &Bench, created: &Arc<Created>) -> (bool, Vec<String>) {
+    let mut runs = Vec::new();
+    for _ in 0..RUNS {
+        // A session that nobody knows the id of may be deleted once it was quiet.
+        tokio::time::sleep(Duration::from_millis(1_050)).await;
+        let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
+        let snapshot = bench.run_with(bench.peers(store), CancellationToken::new()).await;
+        runs.push(format!("{} {:?}", snapshot.complete, snapshot.troubles));
+        if snapshot.complete {
+            return (true, runs);
+        }
+    }
+    (false, runs)
+}
+
 /// Strikes the first process at a call, then goes on with others until it is complete.
 async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> Vec<String> {
     let bench = two_days().await;
@@ -86,19 +103,10 @@ async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> 
         () = store.died.notified() => {}
     }
     let mut runs = vec![format!("{complete}")];
-    for _ in 0..RUNS {
-        if complete && matches!(strike, Strike::Refuse | Strike::LoseReply) {
-            break;
-        }
-        // A session that nobody knows the id of may be deleted once it was quiet.
-        tokio::time::sleep(Duration::from_millis(1_050)).await;
-        let store = Saboteur::new(bench.store(), &created, 0, strike);
-        let snapshot = bench.run_with(bench.peers(store), CancellationToken::new()).await;
-        runs.push(format!("{} {:?}", snapshot.complete, snapshot.troubles));
-        complete = snapshot.complete;
-        if complete {
-            break;
-        }
+    if !complete {
+        let more;
+        (complete, more) = go_on(&bench, &created).await;
+        runs.extend(more);
     }
     let mut faults = faults_of(&bench, &created).await;
     if !complete {
@@ -155,4 +163,118 @@ async fn whatever_call_of_the_store_is_struck_going_on_completes_the_export_once
         calls * 6,
         faults.join("\n")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_for_a_while_at_any_moment_keeps_no_session_open() {
+    /// Calls in a row that fail: more than any one window makes.
+    const AWAY: usize = 15;
+    let away = |at: usize| async move {
+        let mut settings = settings();
+        settings.volume.events_per_day = 48;
+        let bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
+        let created = Arc::new(Created::default());
+        let store = Saboteur::repeatedly(bench.store(), &created, at, AWAY, Strike::Refuse);
+        let peers = bench.peers(store);
+        let snapshot = bench.run_with(peers, CancellationToken::new()).await;
+        let mut faults = Vec::new();
+        if bench.simulator.ledger().open_now > 0 {
+            faults.push(format!("open after the run: {:?}", snapshot.troubles));
+        }
+        let mut complete = snapshot.complete;
+        if !complete {
+            let runs;
+            (complete, runs) = go_on(&bench, &created).await;
+            if !complete {
+                faults.extend(runs);
+            }
+        }
+        faults.extend(faults_of(&bench, &created).await);
+        faults
+            .into_iter()
+            .map(|fault| format!("away from call {at}: {fault}"))
+            .collect::<Vec<_>>()
+    };
+    let faults: Vec<Vec<String>> = futures::stream::iter(1..=50)
+        .map(away)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let faults = faults.concat();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What happens to one request of the tracker.
+fn mishaps() -> Vec<(&'static str, Effect)> {
+    let silent = |done, how| Effect::NoReply { done, how };
+    let status = |status| Effect::Status {
+        status,
+        retry_after: None,
+        message: "no".to_owned(),
+    };
+    vec![
+        ("done, and no reply", silent(true, Silence::Close)),
+        ("not done, and no reply", silent(false, Silence::Reset)),
+        ("500", status(500)),
+        ("403", status(403)),
+        ("the token expires", Effect::ExpireToken),
+        ("done, and the process dies", silent(true, Silence::Hang)),
+        ("not done, and the process dies", silent(false, Silence::Hang)),
+    ]
+}
+
+/// Lets a mishap befall the `nth` request and those after it, then goes on.
+async fn befall(nth: u64, times: u64, (words, effect): (&str, Effect)) -> Vec<String> {
+    let mut settings = settings();
+    settings.volume.events_per_day = 48;
+    let mut bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
+    bench.export.parallelism = 1;
+    let created = Arc::new(Created::default());
+    let fault = Fault::new(words, effect, &[]).from_nth(nth).times(times);
+    bench.simulator.add_fault(fault);
+    let store = Saboteur::new(bench.store(), &created, 0, Strike::Refuse);
+    let peers = bench.peers(store);
+    let dies = words.ends_with("dies");
+    let death = async {
+        while !dies || bench.simulator.ledger().faults.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // What is carried out all the same has time to be.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let mut complete = false;
+    tokio::select! {
+        snapshot = bench.run_with(peers, CancellationToken::new()) => complete = snapshot.complete,
+        () = death => {}
+    }
+    let mut runs = Vec::new();
+    if !complete {
+        (complete, runs) = go_on(&bench, &created).await;
+    }
+    let mut faults = faults_of(&bench, &created).await;
+    if !complete {
+        faults.extend(runs);
+    }
+    faults
+        .into_iter()
+        .map(|fault| format!("{words}, at request {nth} ×{times}: {fault}"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_request_of_the_tracker_goes_wrong_going_on_completes_the_export_once() {
+    /// Two days are six requests each: list days, list sessions, create, download, list days, delete.
+    const REQUESTS: u64 = 12;
+    let moments = (1..=REQUESTS).flat_map(|nth| {
+        // Once, and longer than a request is tried.
+        let times = [1, 4].into_iter();
+        times.flat_map(move |times| mishaps().into_iter().map(move |mishap| (nth, times, mishap)))
+    });
+    let faults: Vec<Vec<String>> = futures::stream::iter(moments)
+        .map(|(nth, times, mishap)| befall(nth, times, mishap))
+        .buffer_unordered(2 * AT_ONCE)
+        .collect()
+        .await;
+    let faults = faults.concat();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

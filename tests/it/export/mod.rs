@@ -1,9 +1,14 @@
 //! The engine against the simulator.
 
 pub(crate) mod bench;
+mod calendar;
 mod crashes;
+mod evidence;
+mod holders;
 mod misbehaviour;
+mod people;
 mod saboteur;
+mod volume;
 
 use bench::{Bench, settings};
 use eventexport::export::record::{Receipt, decode};

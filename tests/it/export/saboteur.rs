@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -63,6 +63,9 @@ pub(crate) struct Saboteur {
     times: usize,
     strike: Strike,
     calls: AtomicUsize,
+    flying: AtomicU64,
+    /// The most bytes of parts that were on their way at a time.
+    pub(crate) most_flying: AtomicU64,
     /// Told when the process dies.
     pub(crate) died: Notify,
     /// Every call in words, for the message of a test that fails.
@@ -89,6 +92,8 @@ impl Saboteur {
             times,
             strike,
             calls: AtomicUsize::new(0),
+            flying: AtomicU64::new(0),
+            most_flying: AtomicU64::new(0),
             died: Notify::new(),
             log: Mutex::default(),
         })
@@ -192,8 +197,14 @@ impl Store for Saboteur {
         crc64: Crc64,
     ) -> Result<Part, StoreError> {
         let what = format!("part {number} of {}", short(&upload.key));
-        self.call(what, self.inner.upload_part(upload, number, body, crc64))
-            .await
+        let size = body.len();
+        let flying = self.flying.fetch_add(size, Ordering::SeqCst) + size;
+        self.most_flying.fetch_max(flying, Ordering::SeqCst);
+        let part = self
+            .call(what, self.inner.upload_part(upload, number, body, crc64))
+            .await;
+        self.flying.fetch_sub(size, Ordering::SeqCst);
+        part
     }
 
     async fn complete_upload(

@@ -1,0 +1,56 @@
+//! Days of many parts: bytes as served, memory within the pool.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use eventexport::storage::Store;
+use jiff::civil::date;
+use tokio_util::sync::CancellationToken;
+
+use super::bench::{Bench, settings};
+use super::crashes::faults_of;
+use super::saboteur::{Created, Saboteur, Strike};
+
+/// Bytes in a MiB.
+const MIB: u64 = 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_days_and_hours_go_in_parts_within_the_memory_that_there_is() {
+    let mut settings = settings();
+    settings.gzip.level = 0;
+    settings.volume.days.insert(date(2018, 6, 1), 30_000);
+    settings.volume.days.insert(date(2018, 6, 2), 45_000);
+    settings.volume.days.insert(date(2018, 6, 3), 60_000);
+    for (pool_mib, at_once) in [(8, 8), (20, 16), (96, 96)] {
+        let mut bench = Bench::start(settings.clone(), date(2018, 6, 1), date(2018, 6, 3)).await;
+        bench.limits.pool_mib = pool_mib;
+        let created = Arc::new(Created::default());
+        let store = Saboteur::new(bench.store(), &created, 0, Strike::Refuse);
+        let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+        let snapshot = bench.run_with(peers, CancellationToken::new()).await;
+        assert!(snapshot.complete, "{pool_mib} MiB: {:?}", snapshot.troubles);
+        let most = store.most_flying.load(Ordering::SeqCst);
+        assert!(
+            most > 0 && most <= at_once * MIB,
+            "{most} bytes of parts at a time in {pool_mib} MiB"
+        );
+        for day in 1..=3 {
+            let stored =
+                std::fs::read(bench.root().join(format!("date=2018-06-0{day}/events.json.gz"))).unwrap();
+            assert!(stored.len() as u64 > 24 * MIB);
+            assert!(
+                stored == bench.served(date(2018, 6, day)),
+                "{pool_mib} MiB, day {day}"
+            );
+        }
+        assert_eq!(faults_of(&bench, &created).await, Vec::<String>::new());
+    }
+
+    settings.volume.days.insert(date(2018, 6, 3), 300_000);
+    let mut bench = Bench::start(settings, date(2018, 6, 3), date(2018, 6, 3)).await;
+    bench.export.hour = Some(7);
+    assert!(bench.run().await.complete);
+    let stored = std::fs::read(bench.root().join("date=2018-06-03/events-h07.json.gz")).unwrap();
+    assert!(stored.len() as u64 > 8 * MIB, "{}", stored.len());
+    assert!(stored == bench.served_hour(date(2018, 6, 3), 7));
+}
