@@ -490,16 +490,13 @@ proptest! {
             let ended: Vec<Window> = std::mem::take(&mut world.active).into_iter().collect();
             let settled = std::mem::take(&mut world.busy);
             for window in ended {
-                match mishaps.next() {
-                    Some(remedy) => {
-                        let failure = Failure { remedy, ..Failure::retry(Reason::NotWhole, "x") };
-                        world.memory.failed(window, failure, world.now, 0.5);
-                    }
-                    None => {
-                        *stored.entry(window).or_default() += 1;
-                        world.memory.succeeded(window);
-                        world.add(0, window, Found::Stored);
-                    }
+                if let Some(remedy) = mishaps.next() {
+                    let failure = Failure { remedy, ..Failure::retry(Reason::NotWhole, "x") };
+                    world.memory.failed(window, failure, world.now, 0.5);
+                } else {
+                    *stored.entry(window).or_default() += 1;
+                    world.memory.succeeded(window);
+                    world.add(0, window, Found::Stored);
                 }
             }
             for id in settled {
