@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 pub(crate) enum Strike {
     /// Not carried out, and an error.
     Refuse,
+    /// Not carried out, and a person would have to allow it.
+    Forbid,
     /// Carried out, and an error instead of its reply.
     LoseReply,
     /// Not carried out, and nothing is ever answered again.
@@ -28,6 +30,7 @@ pub(crate) enum Strike {
 }
 
 impl Strike {
+    /// All that a process may go on from by itself, or die of.
     pub(crate) const ALL: [Self; 4] = [Self::Refuse, Self::LoseReply, Self::DieBefore, Self::DieAfter];
 }
 
@@ -124,6 +127,11 @@ impl Saboteur {
         }
         match self.strike {
             Strike::Refuse => Err(self.lost()),
+            Strike::Forbid => Err(StoreError::Forbidden {
+                store: self.inner.name().to_owned(),
+                action: "s3:Any".to_owned(),
+                key: what,
+            }),
             Strike::LoseReply => {
                 let _ = work.await;
                 Err(self.lost())
