@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::outcome::{Outcome, Totals};
+use super::outcome::Outcome;
 use super::size;
+use super::totals::Totals;
 use crate::export::failure::Trouble;
 
 /// Ranges, sessions and troubles that are named; the rest are counted.
@@ -79,9 +80,7 @@ pub fn sentence(totals: &Totals, by_hour: bool) -> String {
 pub fn left(outcome: &Outcome, stopped: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if !outcome.observed {
-        lines.push(
-            "The destination was not looked at, so nothing is known of what is stored there.".to_owned(),
-        );
+        lines.push("The destination was not seen, so nothing is known of what is stored there.".to_owned());
     } else if outcome.totals.missing > 0 {
         lines.push(format!("Missing: {}.", outcome.missing(NAMED).join(", ")));
     }
@@ -136,12 +135,23 @@ fn trouble(trouble: &Trouble) -> String {
         .window
         .map(|window| format!("{window}: "))
         .unwrap_or_default();
+    let remedy = of_a_run(trouble.reason.remedy());
     format!(
-        "{place}{}: {} What to do: {}",
+        "{place}{}: {} What to do: {remedy}",
         trouble.reason,
-        ended(&trouble.message),
-        trouble.reason.remedy()
+        ended(&trouble.message)
     )
+}
+
+/// What a person does, without the promise that it goes on by itself: a run has ended.
+fn of_a_run(remedy: &str) -> String {
+    let clauses = remedy.trim_end_matches('.').split("; ");
+    let kept: Vec<&str> = clauses.filter(|clause| !clause.contains("by itself")).collect();
+    if kept.is_empty() {
+        remedy.to_owned()
+    } else {
+        format!("{}.", kept.join("; "))
+    }
 }
 
 fn ended(message: &str) -> String {

@@ -134,6 +134,8 @@ fn items(mut document: Value) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
     use serde_json::json;
 
@@ -170,10 +172,11 @@ mod tests {
     fn an_alias_bomb_is_refused() {
         let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
         for (this, last) in ('b'..='l').zip('a'..) {
-            text.push_str(&format!(
-                "{this}: &{this} [{}]\n",
+            let _ = writeln!(
+                text,
+                "{this}: &{this} [{}]",
                 vec![format!("*{last}"); 10].join(",")
-            ));
+            );
         }
         assert!(parse(&text).is_err());
     }

@@ -216,7 +216,11 @@ spec:
 
     fn problems(text: &str) -> String {
         let errors = read(parse(text).unwrap()).unwrap_err();
-        errors.iter().map(|error| format!("{error}\n")).collect()
+        errors
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]

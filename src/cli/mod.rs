@@ -4,6 +4,7 @@ pub mod closing;
 pub mod crd;
 pub mod documents;
 pub mod exit;
+pub mod forecast;
 pub mod job;
 pub mod load;
 pub mod logs;
@@ -20,6 +21,7 @@ pub mod state;
 pub mod stop;
 pub mod summary;
 pub mod table;
+pub mod totals;
 
 use std::future::Future;
 use std::process::ExitCode;

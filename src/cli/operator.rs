@@ -1,5 +1,7 @@
 //! `eventexport operator`: arguments as typed become the operator's settings, and the operator runs until a signal.
 
+#![allow(clippy::doc_markdown)] // the doc comments are help texts, where backticks would be noise
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
 //! `eventexport plan`: what a run would do, without opening a session. Asks the destination at most; decides
-//! purely in [`plan`].
+//! purely in [`forecast`](super::forecast).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Fault};
+use super::forecast::{Fate, Plan, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, Seen, plan};
 use super::job::{self, Wishes};
 use super::load;
 use super::manifest::{Manifest, Resource};
@@ -27,12 +28,6 @@ const LOOK_MAX: Duration = Duration::from_secs(20);
 
 /// Ranges that are printed for people; programs get every window.
 const RANGES_SHOWN: usize = 12;
-
-/// Requests to the service once in a run: its description, a token, the listing of its days.
-const REQUESTS_PER_RUN: u64 = 3;
-
-/// Requests for each window: list the sessions, open one, download, list the days again, delete the session.
-const REQUESTS_PER_WINDOW: u64 = 5;
 
 /// Show what a run would do, without opening any session.
 ///
@@ -61,63 +56,6 @@ Examples:
     eventexport plan -f audit.yaml
   As JSON, with every window, without asking the bucket:
     eventexport plan -f audit.yaml --offline --output json";
-
-/// What is known of the destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// Its keys.
-    Keys {
-        /// All below the root.
-        keys: Vec<Key>,
-        /// The source that its newest receipt names.
-        source: Option<String>,
-    },
-    /// Nothing, and why.
-    Nothing(String),
-}
-
-/// What a run would do for one export.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Every wanted window with what is to be done about it.
-    pub windows: Vec<(Window, Fate)>,
-    /// Windows of sessions to open: days, or hours of days that are stored in part or were split.
-    pub sessions: Vec<Window>,
-    /// Sessions that are open at once at most.
-    pub at_once: usize,
-    /// Requests to the service, when all goes well: about.
-    pub requests: u64,
-}
-
-/// What a run does about a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Exports it, or what is missing of it.
-    Export,
-    /// Nothing: it has a receipt.
-    Stored,
-    /// Nothing: a person accepted the gap.
-    Accepted,
-    /// Nothing before then.
-    NotDue(Timestamp),
-    /// Nothing: the service was found not to have it any more.
-    Expired,
-    /// Looks whether the object that lies there is its own.
-    Adopt,
-}
-
-impl Fate {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Export => "Export",
-            Self::Stored => "Stored",
-            Self::Accepted => "AcceptedGap",
-            Self::NotDue(_) => "NotDue",
-            Self::Expired => "Expired",
-            Self::Adopt => "ObjectWithoutReceipt",
-        }
-    }
-}
 
 /// Prints the plan.
 pub async fn run(args: PlanArgs) -> Result<Exit, Fault> {
@@ -216,97 +154,6 @@ async fn look(store: &dyn Store, root: &Root) -> Seen {
     }
 }
 
-impl Seen {
-    /// What is to be said of a destination that counts for less than it seems.
-    fn doubt(&self, export: &Export) -> Option<String> {
-        match self {
-            Self::Nothing(why) => Some(format!("not looked at, so nothing counts as stored: {why}")),
-            Self::Keys {
-                source: Some(source), ..
-            } if *source != export.source => Some(format!(
-                "its receipts are about {source}: a run does not count them (JournalMismatch)"
-            )),
-            Self::Keys { .. } => None,
-        }
-    }
-}
-
-/// What a run at `now` does, as far as keys tell.
-pub fn plan(export: &Export, seen: &Seen, now: Timestamp) -> Plan {
-    let keys: &[Key] = match seen {
-        Seen::Keys { keys, .. } => keys,
-        Seen::Nothing(_) => &[],
-    };
-    let cells = |of: fn(&Key) -> Option<Window>| keys.iter().filter_map(of).collect::<Cells>();
-    let covered = cells(|key| {
-        if let Key::Receipt(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    });
-    let expired = cells(|key| {
-        if let Key::Expired(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    });
-    let objects = cells(|key| {
-        if let Key::Events(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    })
-    .minus(&covered);
-    let split = cells(|key| {
-        if let Key::Split(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    });
-    let wanted: Cells = export.windows(now).collect();
-    let mut settled = export.accepted_cells(&wanted);
-    settled.union(&covered);
-
-    let fate = |window: Window| match window {
-        window if covered.contains(window) => Fate::Stored,
-        window if settled.contains(window) => Fate::Accepted,
-        window if export.settled_at(window) > now => Fate::NotDue(export.settled_at(window)),
-        window if expired.touches(window) => Fate::Expired,
-        window if objects.touches(window) => Fate::Adopt,
-        _ => Fate::Export,
-    };
-    let windows: Vec<(Window, Fate)> = export.windows(now).map(|window| (window, fate(window))).collect();
-    let sessions: Vec<Window> = windows
-        .iter()
-        .filter(|(_, fate)| *fate == Fate::Export)
-        .flat_map(|(window, _)| pieces(*window, &covered, &split))
-        .collect();
-    let requests = match sessions.len() as u64 {
-        0 => 0,
-        number => REQUESTS_PER_RUN + REQUESTS_PER_WINDOW * number,
-    };
-    Plan {
-        windows,
-        at_once: sessions.len().min(export.parallelism),
-        requests,
-        sessions,
-    }
-}
-
-/// One session for a whole window; for a day that is stored in part, or was split, one for each missing hour.
-fn pieces(window: Window, covered: &Cells, split: &Cells) -> Vec<Window> {
-    if window.hour_of_day().is_some() || !(covered.touches(window) || split.contains(window)) {
-        return vec![window];
-    }
-    Window::split(window.date())
-        .filter(|hour| !covered.contains(*hour))
-        .collect()
-}
-
 fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
     let of = |wanted: fn(&Fate) -> bool| {
         plan.windows
@@ -356,10 +203,13 @@ fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
             ));
         }
     }
-    let sessions = plan.sessions.len() as u64;
+    if plan.sessions.is_empty() {
+        lines.push("  sessions      none: nothing is to be done".to_owned());
+        return lines.join("\n") + "\n";
+    }
+    let sessions = size::count(plan.sessions.len() as u64);
     lines.push(format!(
-        "  sessions      {}, at most {} open at once",
-        size::count(sessions),
+        "  sessions      {sessions}, at most {} open at once",
         plan.at_once
     ));
     lines.push(format!(
@@ -407,41 +257,6 @@ mod tests {
 
     fn later() -> Timestamp {
         "2019-01-01T00:00:00Z".parse().unwrap()
-    }
-
-    #[test]
-    fn what_is_stored_accepted_expired_or_not_due_opens_no_session() {
-        let mut export = export(8);
-        export.accepted = vec![(date(2018, 6, 3), date(2018, 6, 3))];
-        let hour = Window::hour(date(2018, 6, 5), 0).unwrap();
-        let keys = vec![
-            Key::Receipt(day(1)),
-            Key::Events(day(1)),
-            Key::Expired(day(2)),
-            Key::Events(day(4)),
-            Key::Receipt(hour),
-            Key::Other,
-        ];
-        let now: Timestamp = "2018-06-08T07:00:00Z".parse().unwrap();
-        let plan = plan(&export, &Seen::Keys { keys, source: None }, now);
-        let fates: Vec<Fate> = plan.windows.iter().map(|(_, fate)| *fate).collect();
-        let due = Fate::NotDue("2018-06-09T06:00:00Z".parse().unwrap());
-        assert_eq!(
-            fates,
-            [
-                Fate::Stored,
-                Fate::Expired,
-                Fate::Accepted,
-                Fate::Adopt,
-                Fate::Export,
-                Fate::Export,
-                Fate::Export,
-                due
-            ]
-        );
-        // The 23 other hours of the fifth, and two days.
-        assert_eq!((plan.sessions.len(), plan.at_once), (25, 4));
-        assert_eq!(plan.requests, 3 + 25 * 5);
     }
 
     #[test]

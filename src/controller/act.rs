@@ -118,18 +118,19 @@ async fn compare_secrets(context: &Context, object: &EventExport, owner: &Owner)
 async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
     let spec = spec_digest(&object.spec);
     let kept = context.runs.with(&owner.uid, |entry| entry.job.clone()).flatten();
-    let job = match kept {
-        Some(job) => job,
-        None => {
-            let fetched = read_secrets(context, object, owner).await?;
-            context.runs.read(&owner.uid, &fetched);
-            match prepare(context, object, owner, fetched).await {
-                Ok(job) => job,
-                Err(failure) => {
-                    warn!(export = %named(owner), message = failure.message, "its sessions cannot be released");
-                    context.runs.unreleasable(&owner.uid, spec, failure.message);
-                    return Ok(());
-                }
+    let job = if let Some(job) = kept {
+        job
+    } else {
+        let fetched = read_secrets(context, object, owner).await?;
+        context.runs.read(&owner.uid, &fetched);
+        let prepared = prepare(context, object, owner, fetched).await;
+        context.runs.with(&owner.uid, |entry| entry.rebuilt = true);
+        match prepared {
+            Ok(job) => job,
+            Err(failure) => {
+                warn!(export = %named(owner), message = failure.message, "its sessions cannot be released");
+                context.runs.unreleasable(&owner.uid, spec, failure.message);
+                return Ok(());
             }
         }
     };

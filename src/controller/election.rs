@@ -143,7 +143,7 @@ pub fn hold(renewal: Renewal, since: Duration, times: &Times) -> Hold {
         Renewal::Done => Hold::Keep(times.renew),
         Renewal::Taken => Hold::Lost(Duration::ZERO),
         Renewal::Unknown if since >= times.deadline => Hold::Lost(times.duration.saturating_sub(since)),
-        Renewal::Unknown => Hold::Keep(times.retry().min(times.deadline - since)),
+        Renewal::Unknown => Hold::Keep(times.retry().min(times.deadline.saturating_sub(since))),
     }
 }
 

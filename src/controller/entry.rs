@@ -47,6 +47,8 @@ pub(super) struct Entry {
     pub(super) last: Option<(Arc<Snapshot>, Arc<Export>)>,
     /// What a release left.
     pub(super) left: Option<Box<Released>>,
+    /// The job was made anew for a release, from what the Secrets hold.
+    pub(super) rebuilt: bool,
     /// It was told that sessions are left.
     pub(super) told_left: bool,
     pub(super) written: Written,
@@ -112,6 +114,7 @@ impl Entry {
             failure: None,
             last: None,
             left: None,
+            rebuilt: false,
             told_left: false,
             written: Written::default(),
             allowance: Allowance::full(Instant::now()),
@@ -194,4 +197,15 @@ fn digest(value: &impl Serialize) -> u64 {
     // Our own types have string keys only and are always JSON.
     serde_json::to_vec(value).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rests_costs_little_memory() {
+        // Beside it: two names, a UID, and the versions of at most four Secrets, below 1 KiB together.
+        assert!(size_of::<Entry>() <= 1024, "{}", size_of::<Entry>());
+    }
 }

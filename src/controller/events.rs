@@ -25,7 +25,7 @@ const NOTE_BYTES: usize = 1000;
 pub struct Note {
     /// Whether somebody should look.
     pub warning: bool,
-    /// What was being done, in PascalCase.
+    /// What was being done, in `PascalCase`.
     pub action: &'static str,
     /// Why, as conditions name it.
     pub reason: String,
@@ -105,7 +105,7 @@ pub fn sessions_left(ids: &[String], why: &str) -> Note {
         ids.join(", ")
     };
     let note = format!(
-        "sessions may be left open at the service ({which}): {why}; delete them by hand (`eventexport session delete`)"
+        "sessions may be left open at the service ({which}): {why}; delete them by hand (`DELETE /v3/sessions/ID`)"
     );
     note_of(true, "Delete", "SessionsLeft", note)
 }

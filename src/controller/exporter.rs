@@ -86,7 +86,8 @@ impl Exporter for EngineExporter {
             hosts: self.hosts.clone(),
             tokens: self.tokens.clone(),
             pod_identity: granted(&self.grants, &owner.namespace, &spec.destination.s3),
-            holder: format!("{}/{}", self.cluster, owner.uid),
+            // Not the UID: a resource that was removed by force and made again goes on at once.
+            holder: format!("{}/{}/{}", self.cluster, owner.namespace, owner.name),
             // Only the holder of the lease runs exports.
             single_writer: true,
             persistence: Persistence::Forever,

@@ -89,14 +89,14 @@ async fn patch(
         .await
 }
 
-/// Whether trying again would not help: the bucket or the service is gone, or refuses us for good.
-pub(super) fn is_hopeless(_released: &Released) -> bool {
-    false
-}
-
 /// The sessions that a release left, and why, in words.
 pub(super) fn remainder(released: Option<&Released>) -> (Vec<String>, String) {
-    let Some(Released { left, unknown }) = released else {
+    let Some(Released {
+        left,
+        unknown,
+        hopeless: _,
+    }) = released
+    else {
         return (Vec::new(), "they could not be released in time".to_owned());
     };
     let ids = left.iter().map(|(id, _)| id.clone()).collect();

@@ -93,7 +93,10 @@ fn weigh(trouble: &Trouble) -> Weight {
         Remedy::Person => Weight::Person,
         // A reason that needs a person is one whether the engine waits for them or tries again; but a single window
         // that is downloaded once more is not yet short, nor its emptiness beyond proof.
-        Remedy::Wait(_) if needs_person(trouble.reason) => Weight::Person,
+        // What ends at a known time needs nobody, and a weak store is allowed under the operator's lease.
+        Remedy::Wait(None) if needs_person(trouble.reason) && trouble.reason != Reason::DestinationWeak => {
+            Weight::Person
+        }
         Remedy::Retry(_) if trouble.window.is_none() && needs_person(trouble.reason) => Weight::Person,
         Remedy::Retry(_) if trouble.window.is_none() => Weight::Ill,
         Remedy::Wait(_) if is_unreachable(trouble.reason) => Weight::Ill,
@@ -249,6 +252,16 @@ fn progress(snapshot: &Snapshot, export: &Export) -> Said {
             reason,
             format!("{counts}; the rest is not over or has not settled{next}"),
         )
+    };
+    let weak = snapshot
+        .troubles
+        .iter()
+        .find(|trouble| trouble.reason == Reason::DestinationWeak);
+    let message = match weak {
+        Some(weak) if !message.contains(&weak.message) => {
+            format!("{message}. {}: {}", weak.reason, weak.message)
+        }
+        _ => message,
     };
     Said { reason, message }
 }

@@ -14,8 +14,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::PostParams;
 use kube::{Api, Client, Config};
 use rand::RngExt as _;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::election::{self, Hold, Record, Renewal, Step, Times};
@@ -65,7 +65,7 @@ pub(super) struct Leadership {
     resign: CancellationToken,
     /// Until when nobody else can lead.
     until: Arc<Mutex<Instant>>,
-    renewing: JoinHandle<()>,
+    renewing: AbortOnDropHandle<()>,
 }
 
 /// The lease as this process last saw it.
@@ -202,8 +202,8 @@ impl Candidate {
     fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
         let until = Arc::new(Mutex::new(sent + self.times.duration));
-        let renewing =
-            tokio::spawn(self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone()));
+        let renew = self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone());
+        let renewing = AbortOnDropHandle::new(tokio::spawn(renew));
         Leadership {
             lost,
             resign,

@@ -36,6 +36,7 @@ use kube::runtime::{WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig};
@@ -114,17 +115,20 @@ async fn lead(
         now: Timestamp::now,
     });
     let end = CancellationToken::new();
-    let looking = tokio::spawn(look_at_all(
+    let _cut_off = CutOff(runs.clone());
+    let looking = AbortOnDropHandle::new(tokio::spawn(look_at_all(
         config.clone(),
         client.clone(),
         context,
         woken,
         end.clone(),
-    ));
+    )));
     let namespace = config.namespace.clone();
     let secrets = {
         let runs = runs.clone();
-        tokio::spawn(async move { secret_watch::watch(client, namespace.as_deref(), runs).await })
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            secret_watch::watch(client, namespace.as_deref(), runs).await;
+        }))
     };
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
@@ -152,6 +156,15 @@ async fn lead(
         bail!("the lease was lost: all exports are stopped, and another process may lead");
     }
     Ok(())
+}
+
+/// Whoever drops the future of [`operate`] leaves no work behind that nobody leads.
+struct CutOff(Arc<Runs>);
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.0.cut_off_all();
+    }
 }
 
 /// Looks at every resource when it changes, when it is due, and when its work has something to say.

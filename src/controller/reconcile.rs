@@ -71,6 +71,7 @@ pub(super) async fn reconcile(object: Arc<EventExport>, context: Arc<Context>) -
 }
 
 /// What happens after a look that failed.
+#[allow(clippy::needless_pass_by_value)] // as kube calls it
 pub(super) fn after_error(object: Arc<EventExport>, error: &LookError, context: Arc<Context>) -> Action {
     let uid = object.uid().unwrap_or_default();
     let errors = context.runs.with(&uid, |entry| {
@@ -143,18 +144,16 @@ fn known(entry: &Entry, object: &EventExport) -> Known {
     match &entry.state {
         State::Live(_) if object.spec.suspend => Known::Suspended { stopping: true },
         _ if object.spec.suspend => Known::Suspended { stopping: false },
-        State::Fresh => Known::Begins,
         State::Live(live) if live.kind == Kind::Export && live.spec == wanted => match &entry.job {
             Some(job) => Known::Seen(live.seen.borrow().clone(), job.export().clone()),
             None => Known::Begins,
         },
-        State::Live(_) => Known::Begins,
-        State::Ended { spec, .. } if *spec != wanted => Known::Begins,
-        State::Ended { .. } => match (&entry.failure, &entry.last) {
+        State::Ended { spec, .. } if *spec == wanted => match (&entry.failure, &entry.last) {
             (Some(failure), _) => Known::Blocked(failure.clone()),
             (None, Some((snapshot, export))) => Known::Seen(snapshot.clone(), export.clone()),
             (None, None) => Known::Nothing,
         },
+        State::Fresh | State::Live(_) | State::Ended { .. } => Known::Begins,
     }
 }
 

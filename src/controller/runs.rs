@@ -222,7 +222,7 @@ impl Runs {
         entry.failure = None;
         if kind == Kind::Export {
             (entry.afresh, entry.suspended) = (false, false);
-            (entry.last, entry.left) = (None, None);
+            (entry.last, entry.left, entry.rebuilt) = (None, None, false);
         }
     }
 
@@ -304,24 +304,29 @@ impl Runs {
 
     /// Stops all work, each deleting its sessions, and cuts off what has not ended after `limit`.
     pub(super) async fn stop_all(&self, limit: Duration) {
-        let stop = |cut_off: bool| {
-            for entry in self.lock().by_uid.values() {
-                if let State::Live(live) = &entry.state {
-                    live.stop.cancel();
-                    if cut_off {
-                        live.abort.abort();
-                    }
-                }
-            }
-        };
         self.tasks.close();
-        stop(false);
+        for entry in self.lock().by_uid.values() {
+            if let State::Live(live) = &entry.state {
+                live.stop.cancel();
+            }
+        }
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+            let left = self.tasks.len();
             warn!(
-                left = self.tasks.len(),
+                left,
                 "exports did not end in time and are cut off; the next start cleans up"
             );
-            stop(true);
+            self.cut_off_all();
+        }
+    }
+
+    /// Cuts all work off where it stands.
+    pub(super) fn cut_off_all(&self) {
+        for entry in self.lock().by_uid.values() {
+            if let State::Live(live) = &entry.state {
+                live.stop.cancel();
+                live.abort.abort();
+            }
         }
     }
 }
@@ -348,8 +353,13 @@ fn released_end(entry: &mut Entry, released: Released, now: Timestamp) -> End {
         (entry.sessions, entry.left, entry.failures) = (Some(false), None, 0);
         return End::Rested(now);
     }
-    let hopeless = finalizer::is_hopeless(&released);
+    let hopeless = released.hopeless;
     entry.left = Some(Box::new(released));
+    if hopeless && !entry.rebuilt {
+        // With credentials from memory. Perhaps the Secrets have better ones by now: that is tried, once.
+        entry.job = None;
+        return End::NotReleased(now);
+    }
     let pause = backoff(entry.failures, RELEASE_MOST);
     entry.failures = entry.failures.saturating_add(1);
     if hopeless {

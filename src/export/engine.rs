@@ -63,6 +63,8 @@ pub struct Released {
     pub left: Vec<(String, String)>,
     /// What could not be found out: the bucket or the service did not answer, or it is too early to tell.
     pub unknown: Option<String>,
+    /// Trying again would not help: the bucket is gone, or a peer refuses the credentials.
+    pub hopeless: bool,
 }
 
 /// What all exports of a process share: memory, processors, free sessions.

@@ -1,9 +1,11 @@
 //! Lets go of everything an export may have open, for the finalizer. I/O.
 
 use super::engine::Released;
+use super::failure::{Failure, Remedy};
 use super::ground::Ground;
 use super::journal_io::observe;
 use super::settle::settle;
+use crate::api::Reason;
 
 /// Settles every attempt that is ours or past its deadline, and names what is left.
 pub(super) async fn release(ground: &Ground) -> Released {
@@ -13,17 +15,20 @@ pub(super) async fn release(ground: &Ground) -> Released {
         (Ok(journal), Ok(now)) => (journal, now),
         (Err(failure), _) => {
             return Released {
+                hopeless: is_hopeless(&failure),
                 unknown: Some(failure.message),
                 ..released
             };
         }
         (_, Err(error)) => {
             return Released {
+                hopeless: is_hopeless(&Failure::from(&error)),
                 unknown: Some(error.to_string()),
                 ..released
             };
         }
     };
+    let mut hope = false;
     for (id, facts) in &journal.attempts {
         let theirs = facts
             .record
@@ -33,6 +38,7 @@ pub(super) async fn release(ground: &Ground) -> Released {
             continue;
         }
         if let Err(failure) = settle(ground, *id, facts).await {
+            hope |= !is_hopeless(&failure);
             released.left.extend(
                 facts
                     .sessions
@@ -44,5 +50,19 @@ pub(super) async fn release(ground: &Ground) -> Released {
             }
         }
     }
+    released.hopeless = !hope && (!released.left.is_empty() || released.unknown.is_some());
     released
+}
+
+/// Whether that does not pass by itself: a peer is gone, or refuses us.
+fn is_hopeless(failure: &Failure) -> bool {
+    !matches!(failure.remedy, Remedy::Retry(_))
+        && matches!(
+            failure.reason,
+            Reason::BucketMissing
+                | Reason::BucketForbidden
+                | Reason::CredentialsRefused
+                | Reason::RoleMissing
+                | Reason::HostNotAllowed
+        )
 }

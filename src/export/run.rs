@@ -1,25 +1,27 @@
 //! The loop of a run: observe, decide, act, tell, wait. Effects are tasks; decisions are `decide`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod outcome;
+mod tell;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 
 use super::attempt::{Outcome, export_window};
 use super::decide::{Decision, HELD_LOOK, Observation, decide};
-use super::failure::{Failure, Remedy, Trouble};
+use super::failure::{Failure, Trouble};
 use super::ground::{Ground, lock};
-use super::journal::{Journal, ReceiptFacts};
-use super::journal_io::{observe, observe_day, put};
+use super::journal::Journal;
+use super::journal_io::{observe, put};
 use super::keys::{AttemptId, Key};
 use super::memory::Memory;
-use super::open::{stopped, weak};
 use super::record::{Record, SplitRecord};
 use super::settle::{adopt, settle};
-use super::snapshot::{SessionFacts, Snapshot, TROUBLES_MAX};
+use super::snapshot::Snapshot;
 use super::window::Window;
 use crate::api::Reason;
 use crate::storage::{Condition, StoreError};
@@ -289,120 +291,6 @@ impl Run {
         }
     }
 
-    async fn take_in(&mut self, done: Result<(Id, Done), JoinError>) {
-        let now = self.now();
-        match done {
-            Ok((id, done)) => {
-                self.jobs.remove(&id);
-                match done {
-                    Done::Window(window, outcome) => self.window_done(window, outcome, now).await,
-                    Done::Settle(id, outcome) => self.settle_done(id, outcome, now).await,
-                    Done::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, export = self.ground.export.name, "a defect: a task of the export ended unexpectedly");
-                let failure = Failure::retry(
-                    Reason::Failed,
-                    "a defect in eventexport ended this task: see its log, and report it",
-                );
-                match self.jobs.remove(&error.id()) {
-                    Some(Job::Settle(id)) => self.memory.unsettled(id, failure, now, rand::random()),
-                    Some(Job::Window(window) | Job::Adopt(window)) => {
-                        lock(&self.ground.busy).retain(|id| id.window != window);
-                        lock(&self.ground.transfers).remove(&window);
-                        self.memory.failed(window, failure, now, rand::random());
-                        self.refresh(window).await;
-                    }
-                    None => {}
-                }
-            }
-        }
-    }
-
-    async fn window_done(&mut self, window: Window, outcome: Result<Outcome, Failure>, now: Timestamp) {
-        let mut look_again = lock(&self.ground.dirty).remove(&window);
-        if !self.user_known && self.ground.user.get().is_some() {
-            self.user_known = true;
-            // Whose user was unknown may be known now.
-            self.memory
-                .unsettled
-                .retain(|_, tried| tried.failure.reason != Reason::SessionUnaccounted);
-        }
-        match outcome {
-            Ok(Outcome::Stored(receipt)) => {
-                self.memory.succeeded(window);
-                self.stored_now.insert(window);
-                if let Some(journal) = &mut self.journal {
-                    let facts = ReceiptFacts::from(&*receipt);
-                    if receipt.object.is_some() {
-                        journal.objects.insert(window, facts.facts.bytes);
-                    }
-                    journal.receipts.insert(window, Some(facts));
-                }
-            }
-            Ok(Outcome::Covered) => {
-                self.memory.succeeded(window);
-                look_again = true;
-            }
-            Ok(Outcome::Expired) => {
-                self.memory.succeeded(window);
-                if let Some(journal) = &mut self.journal {
-                    journal.expired.insert(window);
-                }
-            }
-            // Being stopped is no failure of the window.
-            Err(failure) if self.ground.stop.is_cancelled() && failure == stopped() => {}
-            Err(failure) => {
-                tracing::info!(%window, reason = %failure.reason, message = failure.message, "not exported");
-                self.memory.failed(window, failure, now, rand::random());
-            }
-        }
-        if look_again {
-            self.refresh(window).await;
-        }
-    }
-
-    async fn settle_done(&mut self, id: AttemptId, outcome: Result<(), Failure>, now: Timestamp) {
-        match outcome {
-            Ok(()) => {
-                self.memory.unsettled.remove(&id);
-                self.refresh(id.window).await;
-                // Where keys may not be deleted they stay, and mean nothing.
-                if let Some(journal) = &mut self.journal {
-                    journal.attempts.remove(&id);
-                }
-            }
-            Err(failure) => {
-                tracing::info!(attempt = %id, reason = %failure.reason, message = failure.message, "not settled");
-                self.memory.unsettled(id, failure, now, rand::random());
-            }
-        }
-    }
-
-    async fn adopt_done(&mut self, window: Window, outcome: Result<bool, Failure>, now: Timestamp) {
-        match outcome {
-            Ok(true) => self.refresh(window).await,
-            Ok(false) => {
-                self.memory.foreign.insert(window);
-            }
-            Err(failure) => self.memory.failed(window, failure, now, rand::random()),
-        }
-    }
-
-    /// Lists one day anew; if that fails, all of it later.
-    async fn refresh(&mut self, window: Window) {
-        let newer = observe_day(&*self.ground.peers.store, &self.ground.export.root, window).await;
-        match (newer, &mut self.journal) {
-            (Ok(newer), Some(journal)) => journal.replace_day(window, newer),
-            (Err(failure), _) => {
-                tracing::debug!(message = failure.message, "the journal is listed anew later");
-                self.journal = None;
-            }
-            (Ok(_), None) => {}
-        }
-    }
-
     async fn stop(mut self, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
         let finish = async {
             while let Some(done) = self.tasks.join_next_with_id().await {
@@ -417,73 +305,6 @@ impl Run {
         }
         let decision = self.decide();
         self.tell(&decision, out)
-    }
-
-    fn tell(&self, decision: &Decision, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
-        let snapshot = Arc::new(self.snapshot(decision));
-        out.send_replace(Arc::clone(&snapshot));
-        snapshot
-    }
-
-    fn snapshot(&self, decision: &Decision) -> Snapshot {
-        let empty = Journal::default();
-        let journal = self.journal.as_ref().unwrap_or(&empty);
-        let tally = &decision.tally;
-        let mut windows = BTreeMap::new();
-        for (window, receipt) in &journal.receipts {
-            if let Some(receipt) = receipt.as_ref().filter(|_| tally.covered.contains(*window)) {
-                let mut facts = receipt.facts.clone();
-                facts.stored_now = self.stored_now.contains(window);
-                windows.insert(*window, facts);
-            }
-        }
-        let mut sessions: BTreeMap<String, Window> = lock(&self.ground.sessions).clone();
-        let holder = &self.ground.export.holder;
-        let ours = journal.attempts.iter().filter(|(_, facts)| {
-            let record = facts.record.as_ref();
-            record.is_none_or(|record| record.holder == *holder)
-        });
-        for (id, facts) in ours {
-            sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
-        }
-        let mut troubles = decision.troubles.clone();
-        let known = lock(&self.ground.shared.support)
-            .get(self.ground.peers.store.name())
-            .copied();
-        if known.is_some_and(|support| !(support.put && support.complete)) && self.ground.export.single_writer
-        {
-            let Failure { reason, message, .. } = weak(self.ground.peers.store.name());
-            troubles.push(Trouble {
-                reason,
-                message,
-                window: None,
-                remedy: Remedy::Wait(None),
-                again: None,
-            });
-        }
-        troubles.truncate(TROUBLES_MAX);
-        Snapshot {
-            observed: self.journal.is_some(),
-            wanted: tally.wanted,
-            stored: tally.stored,
-            active: self.active().len() as u64,
-            waiting: tally.waiting,
-            failed: tally.failed,
-            events: windows.values().map(|facts| facts.events).sum(),
-            bytes: windows.values().map(|facts| facts.bytes).sum(),
-            covered: tally.covered.clone(),
-            missing: tally.missing.clone(),
-            expired: tally.expired.clone(),
-            sessions: sessions
-                .into_iter()
-                .map(|(id, window)| SessionFacts { id, window })
-                .collect(),
-            troubles,
-            complete: decision.complete,
-            next_look: decision.wake,
-            windows: Arc::new(windows),
-            transfers: lock(&self.ground.transfers).values().cloned().collect(),
-        }
     }
 
     fn active(&self) -> BTreeSet<Window> {

@@ -66,6 +66,11 @@ async fn every_example_is_accepted() {
     let mut count = 0;
     for entry in fs::read_dir(file("examples")).unwrap() {
         let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        if !text.contains("kind: EventExport\n") {
+            // The operator's own manifest is applied by the tests that run it.
+            continue;
+        }
         let args = [
             "create",
             "--dry-run=server",
@@ -79,7 +84,6 @@ async fn every_example_is_accepted() {
             .await
             .success()
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let text = fs::read_to_string(&path).unwrap();
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         for document in documents
             .into_iter()

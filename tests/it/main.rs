@@ -2,5 +2,16 @@
 
 mod api;
 mod bed;
+mod cli;
+mod docs;
+// Also outside of the functions that clippy takes for tests: a test that cannot go on must stop.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 mod export;
+mod kill;
+mod operator;
 mod storage;

@@ -491,10 +491,7 @@ proptest! {
             let settled = std::mem::take(&mut world.busy);
             for window in ended {
                 if let Some(remedy) = mishaps.next() {
-                    let failure = Failure {
-                        remedy,
-                        ..Failure::retry(Reason::NotWhole, "x")
-                    };
+                    let failure = Failure { remedy, ..Failure::retry(Reason::NotWhole, "x") };
                     world.memory.failed(window, failure, world.now, 0.5);
                 } else {
                     *stored.entry(window).or_default() += 1;

@@ -1,5 +1,7 @@
 //! One export against the simulator, into a directory: the shortest way to try the engine whole.
 
+#![allow(clippy::expect_used)] // a test that cannot be set up says why and ends
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,8 +127,10 @@ impl Bench {
         let engine = self.engine();
         let (out, seen) = watch::channel(Arc::default());
         let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
-        let ended = tokio::time::timeout(Duration::from_secs(90), run).await;
-        ended.unwrap_or_else(|_| panic!("the run does not end: {:#?}", seen.borrow()))
+        let Ok(snapshot) = tokio::time::timeout(Duration::from_secs(90), run).await else {
+            panic!("the run does not end: {:#?}", seen.borrow());
+        };
+        snapshot
     }
 
     /// The folder of the space and scope.

@@ -22,7 +22,7 @@ async fn process(bench: &Bench, export: &Export, created: &Arc<Created>) -> Arc<
     let export = Arc::new(export.clone());
     let engine = bench.engine();
     let run = engine.run(export, bench.peers(store), &out, CancellationToken::new());
-    let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+    let ended = tokio::time::timeout(Duration::from_mins(1), run).await;
     ended.expect("the run ends")
 }
 

@@ -450,8 +450,9 @@ fn page() -> String {
         let what: Vec<&str> = names.iter().map(|name| about(name)).collect();
         let _ = writeln!(
             page,
-            "| {} | {} | {} |",
-            format!("{}{}", quoted.join(" with "), often(row)),
+            "| {}{} | {} | {} |",
+            quoted.join(" with "),
+            often(row),
             what.join("; and ").replace('|', "\\|"),
             words(*outcome)
         );

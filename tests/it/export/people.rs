@@ -76,7 +76,7 @@ async fn a_full_space_is_said_and_waited_for() {
         peers.tracker.delete_session(SPACE, &theirs[0]).await.unwrap();
         asked
     };
-    let both = tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(run, free_one) });
+    let both = tokio::time::timeout(Duration::from_mins(1), async { tokio::join!(run, free_one) });
     let (snapshot, asked) = both.await.expect("it goes on when there is room");
     assert!(snapshot.complete, "{:?}", snapshot.troubles);
     let ledger = bench.simulator.ledger();

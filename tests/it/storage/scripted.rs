@@ -322,7 +322,10 @@ async fn a_listing_goes_on_to_its_end_and_decodes_keys() {
 
 #[tokio::test]
 async fn a_store_that_says_nothing_is_given_up() {
-    let scripted = Scripted::start(&[], |settings| settings.timeouts.idle = Duration::from_millis(50)).await;
+    let scripted = Scripted::start(&[], |settings| {
+        settings.timeouts.idle = Duration::from_millis(400);
+    })
+    .await;
     let error = scripted.put().await.unwrap_err();
     assert!(matches!(error, StoreError::Network { .. }), "{error:?}");
     assert_eq!(scripted.seen().len(), 5);

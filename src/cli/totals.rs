@@ -1,0 +1,87 @@
+//! Sums over the windows of an export, or of several. No I/O.
+
+use super::outcome::{State, StoredFacts};
+use crate::export::verdict::Verdict;
+
+/// Sums over the stored windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Wanted windows.
+    pub wanted: u64,
+    /// Stored by this run.
+    pub stored_now: u64,
+    /// Stored before.
+    pub already_there: u64,
+    /// Of the stored: proved to have no events.
+    pub empty: u64,
+    /// Of the stored: those for which the service gave no count.
+    pub uncounted: u64,
+    /// Of the stored: those with more events than the service counts.
+    pub over: u64,
+    /// Accepted gaps.
+    pub accepted: u64,
+    /// Not due yet.
+    pub not_due: u64,
+    /// Due, and neither stored nor accepted.
+    pub missing: u64,
+    /// Of the missing: those that the service no longer has.
+    pub expired: u64,
+    /// Events counted.
+    pub events: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Of the bytes: those that this run stored.
+    pub bytes_now: u64,
+}
+
+impl Totals {
+    /// Counts a window.
+    pub(super) fn add(&mut self, stored: Option<&StoredFacts>, state: &State) {
+        self.wanted += 1;
+        match state {
+            State::StoredNow => self.stored_now += 1,
+            State::AlreadyThere => self.already_there += 1,
+            State::Accepted => self.accepted += 1,
+            State::NotDue(_) => self.not_due += 1,
+            State::Expired | State::Waits(_) | State::Failed(_) | State::Untouched => self.missing += 1,
+        }
+        self.expired += u64::from(*state == State::Expired);
+        let Some(facts) = stored else { return };
+        self.events = self.events.saturating_add(facts.events);
+        self.bytes = self.bytes.saturating_add(facts.bytes);
+        if *state == State::StoredNow {
+            self.bytes_now = self.bytes_now.saturating_add(facts.bytes);
+        }
+        match facts.verdict {
+            Verdict::Empty => self.empty += 1,
+            Verdict::Unknown => self.uncounted += 1,
+            Verdict::Over => self.over += 1,
+            Verdict::Matched | Verdict::Short => {}
+        }
+    }
+
+    /// Windows that are stored, now or before.
+    pub const fn stored(&self) -> u64 {
+        self.stored_now + self.already_there
+    }
+
+    /// The sums of several exports.
+    #[must_use]
+    pub const fn plus(self, other: &Self) -> Self {
+        Self {
+            wanted: self.wanted + other.wanted,
+            stored_now: self.stored_now + other.stored_now,
+            already_there: self.already_there + other.already_there,
+            empty: self.empty + other.empty,
+            uncounted: self.uncounted + other.uncounted,
+            over: self.over + other.over,
+            accepted: self.accepted + other.accepted,
+            not_due: self.not_due + other.not_due,
+            missing: self.missing + other.missing,
+            expired: self.expired + other.expired,
+            events: self.events.saturating_add(other.events),
+            bytes: self.bytes.saturating_add(other.bytes),
+            bytes_now: self.bytes_now.saturating_add(other.bytes_now),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The program as a person starts it: exit codes, what it prints, and what it leaves behind.
+
+// A test that cannot go on must stop.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use eventexport::simulator::{Kind, Settings, Simulator};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+/// The longest that a run of these tests may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
+    command
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("XDG_STATE_HOME", folder.join("state"))
+        .env("EVENTEXPORT_API_KEY", "simulated-api-key")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn output(child: Child) -> Output {
+    tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+async fn run(folder: &Path, arguments: &[&str]) -> Output {
+    output(program(folder, arguments).spawn().unwrap()).await
+}
+
+fn last_object(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+/// A manifest of seven days at a simulator.
+fn manifest(folder: &Path, simulator: &Simulator) -> String {
+    let path = folder.join("audit.yaml");
+    let text = format!(
+        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
+         space: c1\n  dateRange: {{start: 2018-06-01, end: 2018-06-07}}\n  \
+         source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
+         destination: {{s3: {{bucket: audit}}}}\n",
+        simulator.url().as_str().trim_end_matches('/')
+    );
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+async fn simulator() -> Simulator {
+    let today = "2018-07-01".parse().ok();
+    Simulator::start(Settings {
+        today,
+        ..Settings::default()
+    })
+    .await
+    .unwrap()
+}
+
+/// Waits until four sessions are open, each with its download begun: then the journal names them all.
+async fn in_transfer(simulator: &Simulator) {
+    let flowing = async {
+        while simulator.ledger().requests_of(Kind::Download) < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, flowing).await.unwrap();
+}
+
+async fn signal(child: &Child, name: &str) {
+    let id = child.id().unwrap().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-s", name, &id])
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
+}
+
+#[tokio::test]
+async fn the_quickstart_is_stored_and_proved_and_not_downloaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("export");
+    let arguments = [
+        "run",
+        "-f",
+        "examples/quickstart.yaml",
+        "--simulate",
+        "--to",
+        to.to_str().unwrap(),
+        "--output",
+        "json",
+    ];
+    let first = run(folder.path(), &arguments).await;
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    let summary = last_object(&first);
+    assert_eq!(summary["totals"]["storedNow"], 7);
+    assert_eq!(summary["totals"]["empty"], 2);
+    assert_eq!(summary["totals"]["events"], 1200);
+    assert_eq!(
+        summary["simulatedSessions"],
+        serde_json::json!({"opened": 7, "deleted": 7, "open": 0})
+    );
+
+    let second = run(folder.path(), &arguments).await;
+    assert_eq!(second.status.code(), Some(0));
+    let summary = last_object(&second);
+    assert_eq!(
+        (
+            summary["totals"]["storedNow"].as_u64(),
+            summary["totals"]["alreadyThere"].as_u64()
+        ),
+        (Some(0), Some(7))
+    );
+    assert_eq!(summary["simulatedSessions"]["opened"], 0);
+
+    let table = run(folder.path(), &arguments[..6]).await;
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(
+        table.contains("7 of 7 days stored and proved: 1,200 events"),
+        "{table}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_deletes_the_sessions_and_the_next_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    simulator.add_preset("trickle").unwrap();
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    let arguments = ["run", "-f", &manifest, "--to", to.to_str().unwrap()];
+
+    let child = program(folder.path(), &arguments).spawn().unwrap();
+    in_transfer(&simulator).await;
+    signal(&child, "INT").await;
+    let stopped = output(child).await;
+    assert_eq!(stopped.status.code(), Some(1));
+    assert_eq!(simulator.ledger().open_now, 0);
+    let said = String::from_utf8(stopped.stdout).unwrap();
+    assert!(
+        said.contains("Missing: 2018-06-01") && said.contains("goes on where it left off"),
+        "{said}"
+    );
+    assert!(!said.contains("Failed"), "the signal is no failure: {said}");
+
+    simulator.set_faults(Vec::new());
+    let opened = simulator.ledger().opened;
+    let again = run(folder.path(), &arguments).await;
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    // The week-end was proved empty before the signal.
+    assert_eq!(simulator.ledger().opened - opened, 5);
+    assert_eq!(simulator.ledger().open_now, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_leaves_nothing_behind_after_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    simulator.add_preset("trickle").unwrap();
+    let person = simulator.open_sessions_as("person@example.com", "c1", 3);
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    let arguments = [
+        "run",
+        "-f",
+        &manifest,
+        "--to",
+        to.to_str().unwrap(),
+        "--output",
+        "json",
+    ];
+
+    let mut child = program(folder.path(), &arguments).spawn().unwrap();
+    in_transfer(&simulator).await;
+    child.kill().await.unwrap();
+    assert_eq!(simulator.ledger().open_now, 4);
+
+    simulator.set_faults(Vec::new());
+    let again = run(folder.path(), &arguments).await;
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    assert_eq!(last_object(&again)["totals"]["stored"], 7);
+    let ledger = simulator.ledger();
+    assert_eq!(
+        (ledger.open_now, ledger.people_open, ledger.people_deleted),
+        (0, person.len() as u64, 0)
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_ends_with_2_and_names_the_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wrong.yaml");
+    let quickstart = fs::read_to_string("examples/quickstart.yaml").unwrap();
+    let table = [
+        ("  dateRange:", "  daterange:", "spec.daterange"),
+        ("end: \"2018-06-07\"", "end: \"2018-05-07\"", "spec.dateRange.end"),
+        ("kind: EventExport", "kind: EventExpot", "kind"),
+        ("v1alpha1", "v1", "apiVersion"),
+        ("apiKey: simulated-api-key", "apiKey: 12345", "stringData.apiKey"),
+        (
+            "      name: tracker",
+            "      name: traker",
+            "spec.source.credentialsSecretRef",
+        ),
+        ("metadata:\n  name: quickstart", "metadata: [", "not valid YAML"),
+    ];
+    for (right, wrong, named) in table {
+        assert!(quickstart.contains(right), "{right}");
+        fs::write(&path, quickstart.replace(right, wrong)).unwrap();
+        let mut command = program(folder.path(), &["run", "-f", path.to_str().unwrap()]);
+        command.env_remove("EVENTEXPORT_API_KEY");
+        let ended = output(command.spawn().unwrap()).await;
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{wrong}: {said}");
+        assert!(said.contains(named), "{wrong}: {said}");
+        assert!(
+            !said.contains("simulated-api-key") && !said.contains("simulated-secret-key"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_plan_opens_nothing_and_counts_what_a_run_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    let arguments = [
+        "plan",
+        "-f",
+        &manifest,
+        "--to",
+        to.to_str().unwrap(),
+        "--output",
+        "json",
+    ];
+    let planned = last_object(&run(folder.path(), &arguments).await);
+    assert_eq!(
+        planned["exports"][0]["sessions"].as_array().map(Vec::len),
+        Some(7)
+    );
+    assert!(!to.exists(), "a plan makes nothing");
+    assert_eq!(simulator.ledger().requests.values().sum::<u64>(), 0);
+
+    let ran = run(
+        folder.path(),
+        &["run", "-f", &manifest, "--to", to.to_str().unwrap()],
+    )
+    .await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let taken = simulator.ledger().requests.values().sum::<u64>();
+    let expected = planned["exports"][0]["requests"].as_u64().unwrap();
+    assert!(
+        taken.abs_diff(expected) <= 7,
+        "planned {expected} requests, a run took {taken}"
+    );
+    let planned = last_object(&run(folder.path(), &arguments).await);
+    assert_eq!(planned["exports"][0]["requests"], 0);
+}

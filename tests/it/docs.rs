@@ -1,0 +1,112 @@
+//! The parts of the documentation that the program knows best are written by it, and compared here.
+
+// A test that cannot go on must stop.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use clap::CommandFactory as _;
+use eventexport::api::Reason;
+use eventexport::cli::Arguments;
+use eventexport::controller::judge::needs_person;
+use eventexport::simulator::presets;
+
+/// Columns of the help in the documentation.
+const COLUMNS: usize = 110;
+
+fn help(commands: &[&str]) -> String {
+    let mut text = String::new();
+    for name in commands {
+        let mut program = Arguments::command().term_width(COLUMNS);
+        program.build();
+        let command = program.find_subcommand_mut(name).unwrap();
+        let help = command.render_long_help().to_string();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let _ = write!(
+            text,
+            "```text\n$ eventexport {name} --help\n{}\n```\n",
+            lines.join("\n").trim_end()
+        );
+    }
+    text
+}
+
+fn reasons() -> String {
+    let mut text = "| reason | means | what to do | person |\n|---|---|---|---|\n".to_owned();
+    for reason in Reason::ALL {
+        let person = if needs_person(*reason) { "yes" } else { "" };
+        let _ = writeln!(
+            text,
+            "| `{reason}` | {} | {} | {person} |",
+            reason.meaning(),
+            reason.remedy()
+        );
+    }
+    text
+}
+
+fn faults() -> String {
+    let mut text = "| fault | what happens |\n|---|---|\n".to_owned();
+    for (name, about) in presets() {
+        let _ = writeln!(text, "| `{name}` | {about} |");
+    }
+    text
+}
+
+/// Puts `part` between its marks.
+fn with_part(text: &str, name: &str, part: &str) -> String {
+    let (begin, end) = (format!("<!-- generated: {name} -->\n"), "<!-- end -->");
+    let (before, rest) = text
+        .split_once(&begin)
+        .unwrap_or_else(|| panic!("no place for {name}"));
+    let (_, after) = rest.split_once(end).unwrap_or_else(|| panic!("no end of {name}"));
+    format!("{before}{begin}{part}{end}{after}")
+}
+
+#[test]
+fn generated_parts_are_what_the_program_says() {
+    let parts = [
+        ("docs/cli.md", "help", help(&["run", "plan"])),
+        ("docs/operator.md", "reasons", reasons()),
+        ("docs/operator.md", "help", help(&["operator"])),
+        ("docs/simulator.md", "faults", faults()),
+        ("docs/simulator.md", "help", help(&["simulate"])),
+    ];
+    for (file, name, part) in parts {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        let wanted = with_part(&text, name, &part);
+        if text != wanted {
+            let update = std::env::var_os("UPDATE_DOCS").is_some();
+            assert!(
+                update,
+                "{file}: {name} is not what would be generated: run `make generated`"
+            );
+            fs::write(&path, wanted).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_link_within_the_documentation_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    for folder in ["docs", "docs/adr"] {
+        let entries = fs::read_dir(root.join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        files.extend(entries.filter(|path| path.extension().is_some_and(|ext| ext == "md")));
+    }
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = target.split('#').next().unwrap_or_default();
+            if !target.is_empty() && !target.contains("://") {
+                let there = file.parent().unwrap().join(target).exists();
+                assert!(there, "{} links to {target}, which is not there", file.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The operator, as the process that people run, killed and started again; and what must be the same whichever way an
+//! export is run.
+
+mod again;
+mod bucket;
+mod full;
+mod moments;
+mod same;
+mod scene;
+mod tripwire;
+mod weak;

@@ -1,0 +1,158 @@
+//! The same manifest by the operator, by `run`, and by `run --to`: the same objects, byte for byte, and receipts that
+//! differ in what cannot be the same only.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::Settings;
+use jiff::civil::date;
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::bucket::Bucket;
+use super::scene::{Scene, Wish};
+
+/// What two receipts of the same window may differ in: who downloaded it when, and where the bucket keeps it.
+const OWN: [&str; 3] = ["sessionId", "startedAt", "storedAt"];
+
+/// `eventexport run` with a manifest, as a person types it.
+pub(super) async fn run(scene: &Scene, manifest: &str, more: &[&str]) -> Result<Output> {
+    let folder = scene.folder.path();
+    let file = folder.join("manifest.yaml");
+    std::fs::write(&file, manifest)?;
+    let output = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+        .args(["run", "-f"])
+        .arg(&file)
+        .arg("--state-dir")
+        .arg(folder.join("state"))
+        .args(more)
+        .env("NO_COLOR", "1")
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    Ok(output)
+}
+
+/// Objects as they are; receipts without what is their own.
+type Archive = BTreeMap<String, Vec<u8>>;
+
+fn add(archive: &mut Archive, key: &str, bytes: Vec<u8>) -> Result<()> {
+    let bytes = if key.ends_with(".receipt.json") {
+        let mut receipt: Value = serde_json::from_slice(&bytes)?;
+        for own in OWN {
+            let value = receipt.as_object_mut().and_then(|fields| fields.remove(own));
+            ensure!(value.is_some(), "{key} has no {own}");
+        }
+        let object = receipt.get_mut("object").and_then(Value::as_object_mut);
+        object.map(|fields| fields.remove("versionId"));
+        serde_json::to_vec_pretty(&receipt)?
+    } else {
+        bytes
+    };
+    archive.insert(key.to_owned(), bytes);
+    Ok(())
+}
+
+async fn in_bucket(bucket: &Bucket) -> Result<Archive> {
+    let mut archive = Archive::new();
+    for key in bucket.keys().await? {
+        add(&mut archive, &key, bucket.get(&key).await?)?;
+    }
+    Ok(archive)
+}
+
+/// All below the prefix: what a directory keeps beside it, a bucket keeps where nobody sees it.
+fn in_folder(root: &Path) -> Result<Archive> {
+    let mut archive = Archive::new();
+    let mut folders: Vec<PathBuf> = vec![root.join("tracker")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let key = path.strip_prefix(root)?.to_str().context("not UTF-8")?.to_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                add(&mut archive, &key, std::fs::read(&path)?)?;
+            }
+        }
+    }
+    Ok(archive)
+}
+
+fn same(one: &Archive, other: &Archive) -> Result<()> {
+    let keys = |archive: &Archive| archive.keys().cloned().collect::<Vec<_>>();
+    ensure!(
+        keys(one) == keys(other),
+        "{:#?}\nis not\n{:#?}",
+        keys(one),
+        keys(other)
+    );
+    for (key, bytes) in one {
+        let theirs = other.get(key).map_or(&[][..], Vec::as_slice);
+        let [ours, theirs_as_text] = [bytes, theirs].map(|bytes| match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => format!("{} bytes", bytes.len()),
+        });
+        ensure!(bytes == theirs, "{key} is\n{ours}\nand\n{theirs_as_text}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_manifest_gives_the_same_archive_whichever_way_it_is_run() -> Result<()> {
+    let mut settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    // In two parts; and 2 and 3 June are a week-end without events.
+    settings.gzip.level = 0;
+    settings.volume.days.insert(date(2018, 6, 5), 10_000);
+    let scene = Scene::start("same", settings).await?;
+    let source = scene.simulator.url().to_string();
+    let wish = Wish {
+        start: "2018-06-01",
+        end: "2018-06-05",
+        parallelism: 3,
+        source: source.trim_end_matches('/'),
+        store: &scene.gateway.endpoint(),
+    };
+    scene.apply(&wish).await?;
+    let _operator = scene.operator()?;
+    scene.complete().await?;
+    let operated = in_bucket(&scene.bucket).await?;
+    ensure!(operated.len() == 5 + 3, "{:?}", operated.keys());
+
+    let name = format!("{}-run", scene.namespace());
+    let bucket = Bucket::create(scene.gateway, &name).await?;
+    let ran = run(&scene, &scene.manifest(&wish, &name), &[]).await?;
+    ensure!(ran.status.success(), "{ran:?}");
+    same(&operated, &in_bucket(&bucket).await?)?;
+
+    let folder = scene.folder.path().join("archive");
+    let to = folder.to_str().context("not UTF-8")?;
+    let ran = run(&scene, &scene.manifest(&wish, &name), &["--to", to]).await?;
+    ensure!(ran.status.success(), "{ran:?}");
+    same(&operated, &in_folder(&folder)?)?;
+
+    // Nobody downloads again what is there, though the resource is another and so is the way it is run.
+    let opened = scene.simulator.ledger().opened;
+    ensure!(opened == 15, "{opened} sessions for five days, three times");
+    let delete = [
+        "delete",
+        "eventexport",
+        "june",
+        "-n",
+        scene.namespace(),
+        "--timeout=60s",
+    ];
+    scene.kubectl(&delete, None).await?;
+    scene.apply(&wish).await?;
+    scene.complete().await?;
+    let ran = run(&scene, &scene.manifest(&wish, scene.namespace()), &[]).await?;
+    ensure!(ran.status.success(), "{ran:?}");
+    ensure!(scene.simulator.ledger().opened == opened, "downloaded again");
+    ensure!(in_bucket(&scene.bucket).await? == operated);
+    scene.no_session_is_left()
+}

@@ -1,0 +1,272 @@
+//! The operator on a real API server with real controllers. Its exports are scripted, so that each test has the
+//! trouble that it is about.
+
+// Also outside of the functions that clippy takes for tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod deletion;
+mod leader;
+mod life;
+mod reading;
+mod script;
+mod whole;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::controller::election::Times;
+use eventexport::controller::{CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, operate};
+use eventexport::telemetry::{Health, Metrics, Observatory};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::script::Script;
+use crate::bed::Cluster;
+
+/// Long, because a machine that also compiles is slow.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// An operator in this process, for one namespace.
+struct Operator {
+    script: Arc<Script>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<()>>,
+    /// Its own, so that it can be killed whole.
+    runtime: Option<Runtime>,
+}
+
+impl Operator {
+    async fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
+        Self::start_with(cluster, namespace, Arc::default()).await
+    }
+
+    async fn start_with(cluster: &Cluster, namespace: &str, script: Arc<Script>) -> Result<Self> {
+        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
+        let kubernetes =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let times = Times {
+            duration: Duration::from_secs(5),
+            deadline: Duration::from_secs(3),
+            renew: Duration::from_secs(1),
+        };
+        let exports = script.clone();
+        let config = OperatorConfig {
+            kubernetes,
+            namespace: Some(namespace.to_owned()),
+            lease: LeaseSettings {
+                name: format!("lease-{namespace}"),
+                namespace: Some("default".to_owned()),
+                times: times.checked()?,
+            },
+            concurrency: CONCURRENCY,
+            debounce: DEBOUNCE,
+            stop_within: Duration::from_secs(5),
+            exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
+            cluster: None,
+        };
+        let metrics = Metrics::default();
+        let observatory = Observatory {
+            health: Health::new(PATIENCE),
+            metrics: metrics.clone(),
+        };
+        let shutdown = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let task = runtime.spawn(operate(config, observatory, shutdown.clone()));
+        Ok(Self {
+            script,
+            metrics,
+            shutdown,
+            task,
+            runtime: Some(runtime),
+        })
+    }
+
+    fn leads(&self) -> bool {
+        self.metrics.leader.get() == 1
+    }
+
+    /// As SIGTERM does.
+    async fn stop(mut self) -> Result<()> {
+        self.shutdown.cancel();
+        (&mut self.task).await?
+    }
+
+    /// How it ends by itself.
+    async fn ended(mut self) -> Result<()> {
+        let ended = tokio::time::timeout(PATIENCE, &mut self.task).await;
+        ended.context("it goes on")??
+    }
+
+    /// As `kill -9` does.
+    fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Waits until it holds.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let last = holds().await;
+        if matches!(last, Ok(true)) {
+            return Ok(());
+        }
+        if start.elapsed() > PATIENCE {
+            last.with_context(|| format!("not within {PATIENCE:?}: {what}"))?;
+            anyhow::bail!("not within {PATIENCE:?}: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What the script takes the space for decides what happens.
+fn manifest(namespace: &str, name: &str, space: &str) -> Value {
+    json!({
+        "apiVersion": "eventexport.io/v1alpha1",
+        "kind": "EventExport",
+        "metadata": { "namespace": namespace, "name": name },
+        "spec": {
+            "space": space,
+            "dateRange": { "start": "2018-06-01", "end": "2018-06-30" },
+            "source": {
+                "endpoint": "http://127.0.0.1:1",
+                "credentialsSecretRef": { "name": "tracker" },
+            },
+            "destination": { "s3": { "bucket": "audit", "credentialsSecretRef": { "name": "tracker" } } },
+        },
+    })
+}
+
+fn secret(namespace: &str, value: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": { "namespace": namespace, "name": "tracker" },
+        "stringData": { "apiKey": value },
+    })
+}
+
+async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {
+    let said = cluster
+        .kubectl(&["apply", "-f", "-"], Some(&manifest.to_string()))
+        .await;
+    said.success().map(drop)
+}
+
+/// `None`: there is none.
+async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Value>> {
+    let args = [
+        "get",
+        "eventexport",
+        name,
+        "-n",
+        namespace,
+        "-o",
+        "json",
+        "--ignore-not-found",
+    ];
+    let text = cluster.kubectl(&args, None).await.success()?;
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&text)?))
+}
+
+/// A condition as `True/Reason`.
+fn condition(object: &Value, kind: &str) -> String {
+    let conditions = object["status"]["conditions"].as_array();
+    let found = conditions.into_iter().flatten().find(|one| one["type"] == kind);
+    let text = |field: &str| found.and_then(|one| one[field].as_str()).unwrap_or("-");
+    format!("{}/{}", text("status"), text("reason"))
+}
+
+/// Waits until the conditions `Ready`, `Complete`, `Reconciling` and `Stalled` are these, as [`condition`] has them;
+/// an empty text stands for any.
+async fn becomes(cluster: &Cluster, namespace: &str, name: &str, wanted: [&str; 4]) -> Result<Value> {
+    let mut last = Value::Null;
+    let what = format!("{namespace}/{name} becomes {wanted:?}");
+    let outcome = eventually(&what, async || {
+        last = get(cluster, namespace, name).await?.context("it is gone")?;
+        let kinds = ["Ready", "Complete", "Reconciling", "Stalled"];
+        Ok(kinds
+            .iter()
+            .zip(wanted)
+            .all(|(kind, wanted)| condition(&last, kind).starts_with(wanted)))
+    })
+    .await;
+    outcome.with_context(|| format!("last seen: {}", last["status"]))?;
+    Ok(last)
+}
+
+fn has_finalizer(object: &Value) -> bool {
+    let names = object["metadata"]["finalizers"].as_array();
+    names
+        .into_iter()
+        .flatten()
+        .any(|name| name == eventexport::controller::FINALIZER)
+}
+
+async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {
+    cluster.kubectl(args, None).await.success()
+}
+
+/// The reasons of the Events about a resource.
+async fn told(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
+    let field = format!("regarding.name={name}");
+    let args = [
+        "get",
+        "events.events.k8s.io",
+        "-n",
+        namespace,
+        "--field-selector",
+        &field,
+        "-o",
+        "json",
+    ];
+    let events: Value = serde_json::from_str(&kubectl(cluster, &args).await?)?;
+    let items = events["items"].as_array().context("no items")?;
+    Ok(items
+        .iter()
+        .map(|event| event["reason"].as_str().unwrap_or_default().to_owned())
+        .collect())
+}
+
+async fn patch(cluster: &Cluster, namespace: &str, name: &str, patch: &Value) -> Result<()> {
+    let text = patch.to_string();
+    let args = [
+        "patch",
+        "eventexport",
+        name,
+        "-n",
+        namespace,
+        "--type=merge",
+        "-p",
+        &text,
+    ];
+    kubectl(cluster, &args).await.map(drop)
+}
+
+fn ensure_contains(text: &str, parts: &[&str]) -> Result<()> {
+    for part in parts {
+        ensure!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Exports without an engine: the space says what happens, and everything that happened is written down.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use eventexport::api::{EventExportSpec, Reason};
+use eventexport::controller::{Exporter, Job, Owner};
+use eventexport::export::connect::Secrets;
+use eventexport::export::engine::Released;
+use eventexport::export::failure::Failure;
+use eventexport::export::keys::Root;
+use eventexport::export::snapshot::{SessionFacts, Snapshot};
+use eventexport::export::window::Window;
+use eventexport::export::wish::{Export, Persistence, Scope};
+use jiff::SignedDuration;
+use jiff::civil::date;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const DAY: Window = Window::day(date(2018, 6, 28));
+
+/// What was asked for, by the name of the export.
+#[derive(Clone, Default)]
+pub(super) struct Script {
+    seen: Arc<Mutex<BTreeMap<String, Seen>>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// The API key that each run began with.
+    pub(super) begun: Vec<String>,
+    /// Runs under way now.
+    pub(super) running: usize,
+    /// Runs that were asked to stop, and did.
+    pub(super) stopped: usize,
+    /// Releases.
+    pub(super) released: usize,
+}
+
+struct ScriptedJob {
+    script: Script,
+    name: String,
+    space: String,
+    key: String,
+    export: Arc<Export>,
+}
+
+impl Script {
+    pub(super) fn seen(&self, name: &str) -> Seen {
+        self.lock().get(name).cloned().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
+        self.seen.lock().unwrap()
+    }
+
+    fn note(&self, name: &str, note: impl FnOnce(&mut Seen)) {
+        note(self.lock().entry(name.to_owned()).or_default());
+    }
+}
+
+#[async_trait]
+impl Exporter for Script {
+    async fn prepare(
+        &self,
+        spec: &EventExportSpec,
+        secrets: &Secrets,
+        owner: &Owner,
+    ) -> Result<Arc<dyn Job>, Failure> {
+        let name = &spec.source.credentials_secret_ref.name;
+        let key = secrets.0.get(name).and_then(|keys| keys.get("apiKey"));
+        let Some(key) = key.map(|key| String::from_utf8_lossy(key).into_owned()) else {
+            let message = format!("Secret {name} has no key apiKey");
+            return Err(Failure::wait(Reason::CredentialsMissing, message, None).of_export());
+        };
+        let export = Export {
+            name: owner.name.clone(),
+            space: spec.space.clone(),
+            scope: Scope::Space,
+            start: date(2018, 6, 1),
+            end: Some(date(2018, 6, 30)),
+            hour: None,
+            source: "http://127.0.0.1:1".to_owned(),
+            root: Root::new("", &spec.space, "space"),
+            parallelism: 1,
+            settle_after: SignedDuration::ZERO,
+            accepted: Vec::new(),
+            holder: format!("cluster/{}", owner.uid),
+            single_writer: true,
+            persistence: Persistence::Forever,
+        };
+        Ok(Arc::new(ScriptedJob {
+            script: self.clone(),
+            name: owner.name.clone(),
+            space: spec.space.clone(),
+            key,
+            export: Arc::new(export),
+        }))
+    }
+}
+
+#[async_trait]
+impl Job for ScriptedJob {
+    fn export(&self) -> &Arc<Export> {
+        &self.export
+    }
+
+    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot> {
+        self.script.note(&self.name, |seen| {
+            seen.begun.push(self.key.clone());
+            seen.running += 1;
+        });
+        let _running = Running(self);
+        Arc::new(self.play(out, stop).await)
+    }
+
+    async fn release(&self) -> Released {
+        self.script.note(&self.name, |seen| seen.released += 1);
+        match self.space.as_str() {
+            "unreleasable" => Released {
+                left: vec![("session-7".to_owned(), "the service does not answer".to_owned())],
+                unknown: None,
+                hopeless: false,
+            },
+            "hopeless" => Released {
+                unknown: Some("the bucket audit does not exist".to_owned()),
+                hopeless: true,
+                ..Released::default()
+            },
+            _ => Released::default(),
+        }
+    }
+}
+
+/// Also where the run is cut off or panics.
+struct Running<'a>(&'a ScriptedJob);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.script.note(&self.0.name, |seen| seen.running -= 1);
+    }
+}
+
+impl ScriptedJob {
+    async fn play(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Snapshot {
+        let seen = Snapshot {
+            observed: true,
+            wanted: 30,
+            stored: 29,
+            missing: [DAY].into_iter().collect(),
+            ..Snapshot::default()
+        };
+        match self.space.as_str() {
+            "complete" => Snapshot {
+                stored: 30,
+                missing: [].into_iter().collect(),
+                complete: true,
+                ..seen
+            },
+            "panics" => panic!("as the script says"),
+            // All others are at work, with a session, until they are told to stop.
+            kept => {
+                let session = SessionFacts {
+                    id: "session-7".to_owned(),
+                    window: DAY,
+                };
+                let busy = Snapshot {
+                    active: 1,
+                    sessions: vec![session],
+                    ..seen.clone()
+                };
+                out.send_replace(Arc::new(busy.clone()));
+                stop.cancelled().await;
+                if kept == "deaf" {
+                    std::future::pending::<()>().await;
+                }
+                self.script.note(&self.name, |seen| seen.stopped += 1);
+                let left = matches!(kept, "unreleasable" | "hopeless" | "leaves");
+                if left {
+                    Snapshot { active: 0, ..busy }
+                } else {
+                    seen
+                }
+            }
+        }
+    }
+}
