@@ -42,7 +42,7 @@ impl World {
             busy: &self.busy,
             memory: &self.memory,
             // Of this moment, or of long ago.
-            listed: self.now.min(at(60)),
+            listed: self.now.min(at(-25)),
             now: self.now,
             store_now: self.store_now,
         })
