@@ -1,8 +1,5 @@
 //! The engine against the simulator.
 
-// A test that cannot be set up, or reads what is not there, says so and ends.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
-
 pub(crate) mod bench;
 mod calendar;
 mod crashes;
