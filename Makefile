@@ -6,7 +6,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build bed test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build bed bed-charts test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ quickstart: ## Run the main job on embedded defaults: simulator in, ./export out
 
 bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
 	$(MAKE) -C tests/bed
+
+bed-charts: ## Build what installs and judges the chart (helm, helm-unittest, kubeconform, kube-score, helm-docs); cached
+	$(MAKE) -C tests/bed charts
 
 test: bed ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
