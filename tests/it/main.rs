@@ -13,5 +13,6 @@ mod docs;
 )]
 mod export;
 mod kill;
+mod node;
 mod operator;
 mod storage;

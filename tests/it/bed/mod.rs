@@ -12,6 +12,7 @@ mod certificates;
 mod cluster;
 mod control_plane;
 mod gateway;
+mod node;
 mod selftest;
 mod signature;
 mod strip_header;
@@ -26,6 +27,7 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use self::{
     cluster::{Cluster, Output},
     gateway::Gateway,
+    node::Node,
     strip_header::StripHeader,
 };
 

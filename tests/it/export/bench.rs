@@ -9,6 +9,7 @@ use std::time::Duration;
 use eventexport::egress::HostPolicy;
 use eventexport::export::engine::{Clock, Engine, Limits, Peers};
 use eventexport::export::keys::Root;
+use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::wish::{Export, Persistence, Scope};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
@@ -56,6 +57,7 @@ impl Bench {
             hour: None,
             source: "http://simulator.invalid".to_owned(),
             root: Root::new("tracker", SPACE, "space"),
+            shard: Shard::WHOLE,
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
             accepted: Vec::new(),
