@@ -78,7 +78,7 @@ impl Node {
             forwarders: Vec::new(),
         };
         node.write(cluster, &bin)?;
-        node.watchdog.start(&node.scheduler(cluster)?)?;
+        node.watchdog.start(&scheduler(cluster)?)?;
         node.watchdog.start(&node.program(&bin))?;
         node.watchdog
             .ready("node", START_LIMIT, async || is_ready(cluster).await)
@@ -172,20 +172,6 @@ impl Node {
         }
     }
 
-    fn scheduler(&self, cluster: &Cluster) -> Result<Program> {
-        let kubeconfig = cluster.kubeconfig_path().display().to_string();
-        Ok(Program {
-            name: "kube-scheduler",
-            path: program("kube-scheduler")?,
-            args: vec![
-                format!("--kubeconfig={kubeconfig}"),
-                "--leader-elect=false".into(),
-                "--secure-port=0".into(),
-            ],
-            env: vec![],
-        })
-    }
-
     /// All files that the node is started with.
     fn write(&self, cluster: &Cluster, bin: &Path) -> Result<()> {
         let folder = self.folder();
@@ -224,6 +210,20 @@ impl Drop for Node {
             forwarder.abort();
         }
     }
+}
+
+fn scheduler(cluster: &Cluster) -> Result<Program> {
+    let kubeconfig = cluster.kubeconfig_path().display().to_string();
+    Ok(Program {
+        name: "kube-scheduler",
+        path: program("kube-scheduler")?,
+        args: vec![
+            format!("--kubeconfig={kubeconfig}"),
+            "--leader-elect=false".into(),
+            "--secure-port=0".into(),
+        ],
+        env: vec![],
+    })
 }
 
 /// Carries what two ends say to each other until one is gone.

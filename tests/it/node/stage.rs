@@ -142,7 +142,8 @@ impl Stage {
         let mut found = Vec::new();
         files(&self.root(prefix), &mut found)?;
         found.retain(|path| !path.to_string_lossy().contains("_manifests/"));
-        (found.sort(), wanted.sort());
+        found.sort();
+        wanted.sort();
         ensure!(
             found == wanted,
             "the archive holds {found:#?}, not just {wanted:#?}"
@@ -211,6 +212,19 @@ impl Stage {
         self.simulator.ledger().requests_of(Kind::Download)
     }
 
+    /// Answers to downloads of these days of June, of all exports.
+    pub(super) fn downloads_of(&self, days: (i8, i8)) -> u64 {
+        let ledger = self.simulator.ledger();
+        let of = |day| {
+            let window = format!("{SPACE}/space/{}", date(2018, 6, day));
+            ledger
+                .downloads
+                .get(&window)
+                .map_or(0, |download| download.answers)
+        };
+        (days.0..=days.1).map(of).sum()
+    }
+
     pub(super) async fn apply(&self, object: &Value) -> Result<()> {
         let apply = ["apply", "--server-side", "-f", "-"];
         let output = self.cluster.kubectl(&apply, Some(&object.to_string())).await;
@@ -230,7 +244,7 @@ impl Stage {
         Ok(printed)
     }
 
-    /// A part of an object, by a JSONPath.
+    /// A part of an object, by a `JSONPath`.
     pub(super) async fn part(&self, of: &[&str], path: &str) -> Result<String> {
         let output = format!("jsonpath={path}");
         self.kubectl(&[&["get"], of, &["-o", &output]].concat()).await
@@ -340,16 +354,15 @@ impl Stage {
 }
 
 fn image_archive() -> Result<PathBuf> {
-    let path = match std::env::var_os("E2E_IMAGE") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let architecture = match std::env::consts::ARCH {
-                "aarch64" => "arm64",
-                _ => "amd64",
-            };
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/image/eventexport-{architecture}.tar"))
-        }
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
     };
+    let built = format!("target/image/eventexport-{architecture}.tar");
+    let path = std::env::var_os("E2E_IMAGE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(built),
+        PathBuf::from,
+    );
     ensure!(
         path.is_file(),
         "there is no image {}: run `make image` first (`make e2e` does), or name one by E2E_IMAGE",
