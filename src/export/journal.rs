@@ -92,7 +92,7 @@ impl Journal {
             Key::Attempt(id) => self.attempts.entry(id).or_default().begun = true,
             Key::Session(id, session) => self.attempts.entry(id).or_default().sessions.push(session),
             Key::Prepared(id) => self.attempts.entry(id).or_default().prepared = true,
-            Key::Other => {}
+            Key::Manifest(_) | Key::Signature(_) | Key::Other => {}
         }
     }
 
