@@ -9,6 +9,7 @@ pub mod exit;
 pub mod forecast;
 pub mod job;
 pub mod load;
+pub mod location;
 pub mod logs;
 pub mod manifest;
 pub mod operator;

@@ -52,6 +52,12 @@ impl Root {
         Self(format!("{prefix}{slash}space={}/scope={scope}/", encode(space)))
     }
 
+    /// The same root below a further prefix, which is empty or ends with `/`.
+    #[must_use]
+    pub fn below(&self, prefix: &str) -> Self {
+        Self(format!("{prefix}{}", self.0))
+    }
+
     /// The root as a key prefix, with its `/`.
     pub fn as_str(&self) -> &str {
         &self.0
