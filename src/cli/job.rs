@@ -110,8 +110,16 @@ pub async fn all(
         }
         let resource = adjusted(resource, wishes, simulation);
         let secrets = match simulation {
-            Some(_) => Simulation::secrets(),
-            None => secrets_of(&resource, manifest, &[Purpose::Source, Purpose::Bucket])?,
+            Some(_) => {
+                let mut secrets = secrets_of(&resource, manifest, &[Purpose::Signing])?;
+                secrets.0.extend(Simulation::secrets().0);
+                secrets
+            }
+            None => secrets_of(
+                &resource,
+                manifest,
+                &[Purpose::Source, Purpose::Bucket, Purpose::Signing],
+            )?,
         };
         let around = surroundings(&resource, holder, &tokens, wishes);
         let export = export(&resource, &around, simulation.is_some())?;
@@ -123,7 +131,11 @@ pub async fn all(
         };
         jobs.push(Job {
             export: Arc::new(export),
-            peers: Peers { tracker, store },
+            peers: Peers {
+                tracker,
+                store,
+                signing: connect::signing(&resource.spec, &secrets),
+            },
         });
     }
     Ok(jobs)

@@ -151,6 +151,17 @@ pub struct GapEntry {
     pub reason: String,
 }
 
+impl GapEntry {
+    /// From the first to the last day, both included.
+    pub fn new(start: Date, end: Date, reason: impl Into<String>) -> Self {
+        Self {
+            start,
+            end,
+            reason: reason.into(),
+        }
+    }
+}
+
 /// Sums over the period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -76,6 +76,7 @@ impl Run {
                 .collect(),
             troubles,
             complete: decision.complete,
+            sealing: decision.sealing,
             next_look: decision.wake,
             windows: Arc::new(windows),
             transfers: lock(&self.ground.transfers).values().cloned().collect(),
