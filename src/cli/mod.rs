@@ -1,7 +1,9 @@
 //! The command line: arguments as typed become validated settings; one file per subcommand.
 
 pub mod closing;
+pub mod config;
 pub mod crd;
+pub mod credentials;
 pub mod documents;
 pub mod exit;
 pub mod forecast;
@@ -11,12 +13,14 @@ pub mod logs;
 pub mod manifest;
 pub mod operator;
 pub mod outcome;
+pub mod output;
 pub mod plan;
 pub mod progress;
 pub mod run;
 pub mod secrets;
 pub mod simulation;
 pub mod size;
+pub mod source;
 pub mod state;
 pub mod stop;
 pub mod summary;

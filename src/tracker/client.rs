@@ -14,7 +14,7 @@ use super::config::{below, source_name};
 use super::http::{Ask, Reply, Wire, host_of, read};
 use super::refusal::{Purpose, Refusal, retry_after};
 use super::said::said;
-use super::uaa::{Account, Means};
+use super::uaa::{Account, Means, user_of};
 use super::{Class, RetryPolicy, Timeouts, TokenCache, TrackerConfig, TrackerError, Uaa};
 
 /// A client of one tracker with one set of credentials. Cheap to clone.
@@ -83,6 +83,13 @@ impl Tracker {
     /// the first request does that.
     pub async fn login(&self) -> Result<(), TrackerError> {
         self.0.account.token(&self.means()).await.map(|_| ())
+    }
+
+    /// The user, where the token says who that is, as those of a UAA do (the claim `user_name` of a JSON web token).
+    /// Logs in if need be. Nothing is proved by it: the service alone judges the token.
+    pub async fn user(&self) -> Result<Option<String>, TrackerError> {
+        let token = self.0.account.token(&self.means()).await?;
+        Ok(user_of(token.expose_secret()))
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {

@@ -330,6 +330,23 @@ impl Account {
     }
 }
 
+/// The claim `user_name` of a JSON web token (RFC 7519, in the compact form of RFC 7515).
+pub(super) fn user_of(token: &str) -> Option<String> {
+    let claims = token
+        .split('.')
+        .nth(1)
+        .filter(|_| token.split('.').count() == 3)?;
+    // From the alphabet for URLs, without padding, to the usual one.
+    let mut usual = claims.replace('-', "+").replace('_', "/");
+    while !usual.len().is_multiple_of(4) {
+        usual.push('=');
+    }
+    let claims = aws_smithy_types::base64::decode(usual).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    let name = claims.get("user_name")?.as_str()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
 fn password_form(username: &str, password: &SecretString) -> String {
     url::form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", "password")
@@ -343,4 +360,25 @@ fn refresh_form(refresh: &SecretString) -> String {
         .append_pair("grant_type", "refresh_token")
         .append_pair("refresh_token", refresh.expose_secret())
         .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_a_uaa_says_whose_it_is() {
+        // {"user_name":"a?>@b","x":"ü"}
+        let claims = "eyJ1c2VyX25hbWUiOiJhPz5AYiIsIngiOiLDvCJ9";
+        assert_eq!(user_of(&format!("e30.{claims}.c2ln")), Some("a?>@b".to_owned()));
+        for other in [
+            "opaque",
+            "a.b.c",
+            &format!("{claims}.{claims}"),
+            "e30.e30.c2ln",
+            "",
+        ] {
+            assert_eq!(user_of(other), None, "{other}");
+        }
+    }
 }
