@@ -159,9 +159,14 @@ impl Proof {
     /// The facts of one of several streams that stand one behind the other: it is whole, and the next begins. The
     /// hash is of everything since the beginning.
     pub async fn divide(&mut self) -> Result<ProofFacts, ProofError> {
-        self.send().await?;
-        self.settle().await?;
+        self.flush().await?;
         self.state.as_mut().ok_or(ProofError::Interrupted)?.divide()
+    }
+
+    /// Waits until all that was given has passed.
+    pub async fn flush(&mut self) -> Result<(), ProofError> {
+        self.send().await?;
+        self.settle().await
     }
 
     async fn settle(&mut self) -> Result<(), ProofError> {

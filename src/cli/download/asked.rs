@@ -121,12 +121,27 @@ pub fn difference(asked: &SessionRequest, answered: &Session) -> Option<String> 
     if let Some(other) = answered.hour
         && other != hour
     {
-        let name = |hour: Option<u8>| hour.map_or_else(|| "the whole day".to_owned(), |hour| format!("hour {hour}"));
-        return Some(format!("asked for {}, the service answered {}", name(hour), name(other)));
+        let name =
+            |hour: Option<u8>| hour.map_or_else(|| "the whole day".to_owned(), |hour| format!("hour {hour}"));
+        return Some(format!(
+            "asked for {}, the service answered {}",
+            name(hour),
+            name(other)
+        ));
     }
     let other = answered.account.filter(|other| *other != account)?;
-    let name = |account| if account { "the account's events" } else { "the space's events" };
-    Some(format!("asked for {}, the service answered {}", name(account), name(other)))
+    let name = |account| {
+        if account {
+            "the account's events"
+        } else {
+            "the space's events"
+        }
+    };
+    Some(format!(
+        "asked for {}, the service answered {}",
+        name(account),
+        name(other)
+    ))
 }
 
 /// The windows of days, one for each.

@@ -47,7 +47,9 @@ pub fn judge(section: &Section, before: &Counts, after: Option<&Listing>, now: T
         // The service counts no hours.
         if section.hour.is_some() { None } else { days.sum() }
     };
-    let later = after.map(|listing| counts(listing, start, end)).unwrap_or_default();
+    let later = after
+        .map(|listing| counts(listing, start, end))
+        .unwrap_or_default();
     let (before, after_count) = (reported(before), reported(&later));
     let days = asked::days(start, end, section.hour);
     let empty = |answer| {
@@ -71,7 +73,9 @@ pub fn judge(section: &Section, before: &Counts, after: Option<&Listing>, now: T
     };
     if section.events == 0 {
         let answer = section.empty.unwrap_or(EmptyAnswer::GzipOfNothing);
-        let doubts: Vec<_> = empty(answer).filter_map(|(day, verdict)| doubt(day, &verdict)).collect();
+        let doubts: Vec<_> = empty(answer)
+            .filter_map(|(day, verdict)| doubt(day, &verdict))
+            .collect();
         if doubts.is_empty() {
             judged.verdict = Verdict::Empty;
         }
@@ -193,23 +197,41 @@ mod tests {
         assert_eq!(judged(23, (1, 4)), (Verdict::Over, String::new()));
         let (verdict, doubts) = judged(21, (1, 4));
         assert_eq!(verdict, Verdict::Short);
-        assert!(doubts.contains("21 events came, the service reports 22"), "{doubts}");
+        assert!(
+            doubts.contains("21 events came, the service reports 22"),
+            "{doubts}"
+        );
         // The day grew in between.
-        assert_eq!(of(&section(6, (2, 2)), &[(2, 5)], Some(&[(2, 8)])).0, Verdict::Matched);
-        assert_eq!(of(&section(6, (2, 2)), &[], None), (Verdict::Unknown, String::new()));
+        assert_eq!(
+            of(&section(6, (2, 2)), &[(2, 5)], Some(&[(2, 8)])).0,
+            Verdict::Matched
+        );
+        assert_eq!(
+            of(&section(6, (2, 2)), &[], None),
+            (Verdict::Unknown, String::new())
+        );
     }
 
     #[test]
     fn no_events_are_believed_where_the_listing_says_so_only() {
         let rows: &[_] = &[(1, 10), (4, 7)];
-        assert_eq!(of(&section(0, (2, 3)), rows, Some(rows)), (Verdict::Empty, String::new()));
+        assert_eq!(
+            of(&section(0, (2, 3)), rows, Some(rows)),
+            (Verdict::Empty, String::new())
+        );
         let (_, doubts) = of(&section(0, (3, 4)), rows, Some(rows));
-        assert!(doubts.contains("2018-06-04: nothing came, the service reports 7"), "{doubts}");
+        assert!(
+            doubts.contains("2018-06-04: nothing came, the service reports 7"),
+            "{doubts}"
+        );
         let (_, doubts) = of(&section(0, (2, 2)), rows, None);
         assert!(doubts.contains("nothing proves"), "{doubts}");
         let late: &[_] = &[(20, 3)];
         let (_, doubts) = of(&section(0, (1, 9)), late, Some(late));
-        assert!(doubts.contains("no day before 2018-06-20") && doubts.contains("4 more days"), "{doubts}");
+        assert!(
+            doubts.contains("no day before 2018-06-20") && doubts.contains("4 more days"),
+            "{doubts}"
+        );
     }
 
     #[test]
@@ -217,7 +239,10 @@ mod tests {
         let rows: &[_] = &[(3, 10), (4, 7)];
         let (verdict, doubts) = of(&section(17, (1, 4)), rows, Some(rows));
         assert_eq!(verdict, Verdict::Unknown);
-        assert!(doubts.contains("2018-06-01") && doubts.contains("2018-06-02"), "{doubts}");
+        assert!(
+            doubts.contains("2018-06-01") && doubts.contains("2018-06-02"),
+            "{doubts}"
+        );
         assert!(!doubts.contains("2018-06-03: "), "{doubts}");
     }
 
@@ -227,7 +252,10 @@ mod tests {
             end: End::CloseUnconfirmed,
             ..section(5, (2, 2))
         };
-        assert_eq!(of(&unconfirmed, &[(2, 5)], Some(&[(2, 5)])), (Verdict::Matched, String::new()));
+        assert_eq!(
+            of(&unconfirmed, &[(2, 5)], Some(&[(2, 5)])),
+            (Verdict::Matched, String::new())
+        );
         assert!(of(&unconfirmed, &[], None).1.contains("neither confirmed"));
     }
 }

@@ -76,6 +76,8 @@ pub struct Current {
     pub session: String,
     /// First and last day, where the service said so.
     pub range: Option<(Date, Date)>,
+    /// The hour of each day, where it is of only one.
+    pub hour: Option<u8>,
     /// Whether it was opened for this download, and is to be deleted with it.
     pub ours: bool,
     /// Bytes of the whole, once announced.

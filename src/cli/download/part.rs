@@ -91,7 +91,10 @@ impl Part {
             _ => {}
         }
         let data = locked(&names.part)?;
-        let length = data.metadata().map_err(|error| io_error(&names.part, "read", error))?.len();
+        let length = data
+            .metadata()
+            .map_err(|error| io_error(&names.part, "read", error))?
+            .len();
         let found = match read_note(&names.note)? {
             Found::Note(note) => Some(*note),
             Found::Nothing => None,
@@ -277,7 +280,12 @@ fn locked(path: &Path) -> Result<File, PartError> {
 /// Gives the contents a second name, only if it is free; where the file system knows no links, checks and renames.
 fn link(contents: &Path, file: &Path) -> io::Result<()> {
     match fs::hard_link(contents, file) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+            ) =>
+        {
             if fs::symlink_metadata(file).is_ok() {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -331,11 +339,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
         let mut part = Part::open(&file, false, identity("a")).unwrap();
-        assert!(matches!(Part::open(&file, false, identity("a")), Err(PartError::Busy(_))));
+        assert!(matches!(
+            Part::open(&file, false, identity("a")),
+            Err(PartError::Busy(_))
+        ));
         part.writer().unwrap().write_all(b"half").unwrap();
         let current = Current {
             session: "a".to_owned(),
             range: None,
+            hour: None,
             ours: false,
             total: Some(8),
         };
@@ -343,13 +355,24 @@ mod tests {
         drop(part);
 
         let again = Part::open(&file, false, identity("a")).unwrap();
-        assert_eq!((again.bytes().unwrap(), again.note().current.clone()), (4, Some(current)));
+        assert_eq!(
+            (again.bytes().unwrap(), again.note().current.clone()),
+            (4, Some(current))
+        );
         drop(again);
         let other = Part::open(&file, false, identity("b")).unwrap_err();
-        assert!(matches!(&other, PartError::Foreign { of, .. } if of.contains("session a")), "{other}");
+        assert!(
+            matches!(&other, PartError::Foreign { of, .. } if of.contains("session a")),
+            "{other}"
+        );
         let forced = Part::open(&file, true, identity("b")).unwrap();
         assert_eq!(forced.bytes().unwrap(), 0);
-        assert!(forced.thrown_away.as_ref().is_some_and(|note| note.current.is_some()));
+        assert!(
+            forced
+                .thrown_away
+                .as_ref()
+                .is_some_and(|note| note.current.is_some())
+        );
     }
 
     #[test]
@@ -357,9 +380,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
         fs::write(beside(&file, ".part"), "mine").unwrap();
-        assert!(matches!(Part::open(&file, false, identity("a")), Err(PartError::Unknown(_))));
+        assert!(matches!(
+            Part::open(&file, false, identity("a")),
+            Err(PartError::Unknown(_))
+        ));
         fs::write(beside(&file, ".part.json"), "{}").unwrap();
-        assert!(matches!(Part::open(&file, false, identity("a")), Err(PartError::Unknown(_))));
+        assert!(matches!(
+            Part::open(&file, false, identity("a")),
+            Err(PartError::Unknown(_))
+        ));
         assert_eq!(fs::read(beside(&file, ".part")).unwrap(), b"mine");
         assert!(Part::open(&file, true, identity("a")).is_ok());
     }
@@ -379,7 +408,10 @@ mod tests {
         part.commit().unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(matches!(Part::open(&file, false, identity("a")), Err(PartError::Exists(_))));
+        assert!(matches!(
+            Part::open(&file, false, identity("a")),
+            Err(PartError::Exists(_))
+        ));
         write(true, b"two").commit().unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
 
