@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use eventexport::cli::{self, Arguments, Command, plan, run};
+use eventexport::cli::{self, Arguments, Command, download, plan, run};
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::to_the_end(run::run(args)),
         Command::Plan(args) => cli::to_the_end(plan::run(args)),
         Command::Crd => cli::print_crd(),
+        Command::Download(args) => cli::to_the_end(download::run(args)),
         Command::Simulate(args) => cli::to_the_end(cli::simulate(args)),
     }
 }

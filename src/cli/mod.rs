@@ -5,6 +5,7 @@ pub mod config;
 pub mod crd;
 pub mod credentials;
 pub mod documents;
+pub mod download;
 pub mod exit;
 pub mod forecast;
 pub mod job;
@@ -55,6 +56,7 @@ pub enum Command {
     Plan(plan::PlanArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     Crd,
+    Download(download::DownloadArgs),
     Simulate(crate::simulator::SimulateArgs),
 }
 
