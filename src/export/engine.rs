@@ -106,7 +106,8 @@ impl Engine {
         stop: CancellationToken,
     ) -> Arc<Snapshot> {
         let ground = Ground::new(export, peers, Arc::clone(&self.shared), stop);
-        Run::new(Arc::new(ground)).go(out).await
+        // On the heap: callers hold it beside others.
+        Box::pin(Run::new(Arc::new(ground)).go(out)).await
     }
 
     /// Deletes every session that is provably this export's, and aborts its uploads: for the finalizer. What
