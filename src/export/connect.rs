@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::keys::Root;
 use super::manifest::document::GapEntry;
 use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
+use super::shard::Shard;
 use super::wish::{Export, Persistence, Scope};
 use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
 use crate::egress::HostPolicy;
@@ -39,6 +40,8 @@ pub struct Surroundings {
     pub single_writer: bool,
     /// How long to go on.
     pub persistence: Persistence,
+    /// The part of the export that this process does.
+    pub shard: Shard,
 }
 
 /// The Secrets that a spec refers to, each once.
@@ -81,6 +84,7 @@ pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, F
         hour: checked.range.hour,
         source: checked.tracker.as_str().trim_end_matches('/').to_owned(),
         root: Root::new(prefix, &spec.space, scope.as_key()),
+        shard: around.shard,
         parallelism: usize::from(spec.parallelism),
         settle_after: checked.settle_after,
         accepted: checked.gaps.into_iter().map(accepted).collect(),

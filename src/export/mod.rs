@@ -28,6 +28,7 @@ mod release;
 mod reports;
 mod run;
 mod settle;
+pub mod shard;
 pub mod snapshot;
 mod transfer;
 pub mod verdict;

@@ -53,6 +53,8 @@ pub(super) struct Run {
     /// When the bucket was listed last, and whether another holder was found then or later.
     listed: Timestamp,
     held: bool,
+    /// Whether a shard at its end has looked at what the others did.
+    looked_for_others: bool,
     /// The store's clock less ours.
     store_ahead: SignedDuration,
 }
@@ -85,6 +87,7 @@ impl Run {
             user_known: false,
             listed: Timestamp::UNIX_EPOCH,
             held: false,
+            looked_for_others: false,
             store_ahead: SignedDuration::ZERO,
         }
     }
@@ -103,13 +106,25 @@ impl Run {
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
             let snapshot = self.tell(&decision, out);
-            if rest && !changed {
+            if rest && !changed && !self.look_for_others() {
                 return snapshot;
             }
             if !changed {
                 self.wait(wake).await;
             }
         }
+    }
+
+    /// A shard that stored something lists the bucket once more before it ends: whichever ends last sees the whole
+    /// covered and writes its manifest.
+    fn look_for_others(&mut self) -> bool {
+        let first = !self.ground.export.shard.is_whole()
+            && !self.stored_now.is_empty()
+            && !std::mem::replace(&mut self.looked_for_others, true);
+        if first {
+            self.journal = None;
+        }
+        first
     }
 
     /// Lists the bucket, unless that is done.

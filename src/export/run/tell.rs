@@ -34,10 +34,10 @@ impl Run {
             }
         }
         let mut sessions: BTreeMap<String, Window> = lock(&self.ground.sessions).clone();
-        let holder = &self.ground.export.holder;
-        let ours = journal.attempts.iter().filter(|(_, facts)| {
+        let export = &self.ground.export;
+        let ours = journal.attempts.iter().filter(|(id, facts)| {
             let record = facts.record.as_ref();
-            record.is_none_or(|record| record.holder == *holder)
+            export.shard.has(id.window.date()) && record.is_none_or(|record| record.holder == export.holder)
         });
         for (id, facts) in ours {
             sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
