@@ -6,7 +6,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build bed test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build bed bed-prometheus test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ quickstart: ## Run the main job on embedded defaults: simulator in, ./export out
 bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
 	$(MAKE) -C tests/bed
 
-test: bed ## Pass all tests on the real parts of the test bed
+bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
+	$(MAKE) -C tests/bed prometheus
+
+test: bed bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
 
 lint: ## Check formatting and lints; warnings are errors

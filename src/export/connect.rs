@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::keys::Root;
 use super::wish::{Export, Persistence, Scope};
 use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
     ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Store, S3Timeouts,
     Sse, Store,
@@ -27,6 +27,8 @@ pub struct Surroundings {
     pub name: String,
     /// Where requests may go.
     pub hosts: HostPolicy,
+    /// How requests leave.
+    pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
     pub tokens: TokenCache,
     /// Whether this export may use the identity of the process for its bucket.
@@ -115,6 +117,7 @@ pub fn tracker(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings)
         hosts: around.hosts.clone(),
         timeouts: Timeouts::default(),
         retry: RetryPolicy::default(),
+        traffic: around.traffic.clone(),
     };
     Tracker::new(config, &around.tokens).map_err(|error| Failure::from(&error).of_export())
 }
@@ -180,6 +183,7 @@ pub async fn s3(
         },
         timeouts: S3Timeouts::default(),
         hosts: Arc::new(around.hosts.clone()),
+        traffic: around.traffic.clone(),
     };
     let store = S3Store::connect(settings)
         .await

@@ -32,6 +32,8 @@ pub struct ReceiptFacts {
     pub source: String,
     /// Of an hour: the events that the service reported of its whole day.
     pub day_reported: Option<u64>,
+    /// When the object was stored, by the store's clock.
+    pub stored_at: Timestamp,
     /// For people.
     pub facts: WindowFacts,
 }
@@ -246,6 +248,7 @@ impl From<&Receipt> for ReceiptFacts {
         Self {
             source: receipt.source.clone(),
             day_reported: receipt.reported_of_day,
+            stored_at: receipt.stored_at,
             facts,
         }
     }
@@ -285,6 +288,7 @@ mod tests {
         ReceiptFacts {
             source: "https://a".to_owned(),
             day_reported: None,
+            stored_at: Timestamp::UNIX_EPOCH,
             facts,
         }
     }

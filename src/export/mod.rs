@@ -18,6 +18,7 @@ pub mod journal;
 mod journal_io;
 pub mod keys;
 pub mod memory;
+pub mod observer;
 mod open;
 pub mod pool;
 pub mod proof;

@@ -106,6 +106,7 @@ impl Bench {
             hosts: HostPolicy::any(),
             timeouts: self.timeouts,
             retry: self.retry,
+            traffic: eventexport::egress::Traffic::default(),
         };
         let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
         Peers { tracker, store }
