@@ -151,6 +151,7 @@ async fn lead(
         }
     };
     observatory.health.controls_no_more();
+    observatory.health.set_ready(false);
     // First no new work, then the end of what is under way.
     end.cancel();
     secrets.abort();

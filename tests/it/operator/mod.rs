@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod deletion;
+mod handover;
 mod leader;
 mod life;
+mod process;
 mod reading;
 mod script;
 mod whole;
