@@ -13,6 +13,7 @@ use crate::egress::HostPolicy;
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::{Engine, Peers, Released};
 use crate::export::failure::Failure;
+use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 use crate::export::wish::{Export, Persistence};
 use crate::tracker::TokenCache;
@@ -91,6 +92,7 @@ impl Exporter for EngineExporter {
             // Only the holder of the lease runs exports.
             single_writer: true,
             persistence: Persistence::Forever,
+            shard: Shard::WHOLE,
         };
         let export = Arc::new(connect::export(spec, &around)?);
         let peers = connect::peers(spec, secrets, &around).await?;

@@ -280,6 +280,7 @@ fn facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
         sessions,
         troubles: _,
         complete,
+        sealing: _,
         next_look,
         windows: _,
         transfers: _,

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Spaces;
 use super::ground::{Ground, Shared};
+use super::manifest::sign::Signing;
 use super::pool::{PartPool, WindowPlaces};
 use super::proof::ProofPool;
 use super::run::Run;
@@ -47,13 +48,15 @@ impl Default for Limits {
     }
 }
 
-/// The two peers of an export.
+/// The two peers of an export, and what its manifests are signed with.
 #[derive(Clone, Debug)]
 pub struct Peers {
     /// Where events come from.
     pub tracker: Tracker,
     /// Where they go.
     pub store: Arc<dyn Store>,
+    /// Whether and how its manifests are signed.
+    pub signing: Signing,
 }
 
 /// What is left after sessions were released.
@@ -103,7 +106,8 @@ impl Engine {
         stop: CancellationToken,
     ) -> Arc<Snapshot> {
         let ground = Ground::new(export, peers, Arc::clone(&self.shared), stop);
-        Run::new(Arc::new(ground)).go(out).await
+        // On the heap: callers hold it beside others.
+        Box::pin(Run::new(Arc::new(ground)).go(out)).await
     }
 
     /// Deletes every session that is provably this export's, and aborts its uploads: for the finalizer. What

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::{Space, Spaces};
 use super::engine::{Clock, Limits, Peers};
 use super::keys::AttemptId;
+use super::manifest::write::Links;
 use super::pool::{PartPool, WindowPlaces};
 use super::proof::ProofPool;
 use super::reports::Reports;
@@ -54,6 +55,8 @@ pub(super) struct Ground {
     pub(super) dirty: Mutex<BTreeSet<Window>>,
     /// Transfers under way.
     pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
+    /// Manifests that this run has read or written.
+    pub(super) links: Mutex<Links>,
     served: Mutex<Option<(Date, Instant)>>,
 }
 
@@ -99,6 +102,7 @@ impl Ground {
             sessionless: Mutex::default(),
             dirty: Mutex::default(),
             transfers: Mutex::default(),
+            links: Mutex::default(),
             served: Mutex::default(),
         }
     }

@@ -42,8 +42,11 @@ pub struct Snapshot {
     pub sessions: Vec<SessionFacts>,
     /// What is wrong or waited for, the worst first.
     pub troubles: Vec<Trouble>,
-    /// All wanted cells are covered or accepted, the range has an end, and no session is left.
+    /// All wanted cells are covered or accepted, the range has an end, no session is left, and the manifest
+    /// is there.
     pub complete: bool,
+    /// A manifest is due that is not there yet.
+    pub sealing: bool,
     /// When to look again; `None`: nothing will change by itself.
     pub next_look: Option<Timestamp>,
     /// What this process stored or found, by window.

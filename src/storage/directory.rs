@@ -41,6 +41,14 @@ impl DirectoryStore {
         Ok(store)
     }
 
+    /// Opens a directory that is there, only to read: nothing in it is made, changed or swept.
+    pub fn open_to_read(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Ok(Self {
+            files: Files::open_to_read(path.as_ref())?,
+            begun: Arc::default(),
+        })
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         self.files.root()

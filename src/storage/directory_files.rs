@@ -62,6 +62,24 @@ impl Files {
         Ok(files)
     }
 
+    /// A folder that is there; nothing is made in it.
+    pub(super) fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let mut files = Self {
+            name: path.display().to_string().into(),
+            root: path.into(),
+            owned: false,
+        };
+        files.is_there()?;
+        files.root = path
+            .canonicalize()
+            .map_err(|error| files.fault("", "opening the directory", &error))?
+            .into();
+        if !files.root.is_dir() {
+            return Err(files.invalid("", "it is a file, and a directory is needed"));
+        }
+        Ok(files)
+    }
+
     pub(super) fn root(&self) -> &Path {
         &self.root
     }

@@ -34,10 +34,10 @@ impl Run {
             }
         }
         let mut sessions: BTreeMap<String, Window> = lock(&self.ground.sessions).clone();
-        let holder = &self.ground.export.holder;
-        let ours = journal.attempts.iter().filter(|(_, facts)| {
+        let export = &self.ground.export;
+        let ours = journal.attempts.iter().filter(|(id, facts)| {
             let record = facts.record.as_ref();
-            record.is_none_or(|record| record.holder == *holder)
+            export.shard.has(id.window.date()) && record.is_none_or(|record| record.holder == export.holder)
         });
         for (id, facts) in ours {
             sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
@@ -76,6 +76,7 @@ impl Run {
                 .collect(),
             troubles,
             complete: decision.complete,
+            sealing: decision.sealing,
             next_look: decision.wake,
             windows: Arc::new(windows),
             transfers: lock(&self.ground.transfers).values().cloned().collect(),

@@ -4,9 +4,12 @@
 // Also outside of the functions that clippy takes for tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod chart;
 mod deletion;
+mod helm;
 mod leader;
 mod life;
+mod manifests;
 mod reading;
 mod script;
 mod whole;
