@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use eventexport::cli::{self, Arguments, Command, plan, run};
+use eventexport::cli::{self, Arguments, Command, plan, run, verify};
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
@@ -12,5 +12,6 @@ fn main() -> ExitCode {
         Command::Plan(args) => cli::to_the_end(plan::run(args)),
         Command::Crd => cli::print_crd(),
         Command::Simulate(args) => cli::to_the_end(cli::simulate(args)),
+        Command::Verify(args) => cli::to_the_end(verify::run(args)),
     }
 }

@@ -27,6 +27,8 @@ pub mod stop;
 pub mod summary;
 pub mod table;
 pub mod totals;
+pub mod verify;
+pub mod verify_text;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -56,6 +58,7 @@ pub enum Command {
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     Crd,
     Simulate(crate::simulator::SimulateArgs),
+    Verify(verify::VerifyArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -65,6 +68,7 @@ Examples:
   eventexport crd | kubectl apply -f -
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
+  eventexport verify s3://audit/tracker --public-key exporter.pem
 
 Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug; NO_COLOR turns colours off;
 HTTPS_PROXY and NO_PROXY are honoured. Secrets are never arguments: see docs/cli.md.";
