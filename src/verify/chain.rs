@@ -129,7 +129,9 @@ pub fn judge(contents: &Contents, manifests: &Manifests, receipts: &Receipts, si
     }
     if signed && contents.manifests.is_empty() {
         let missing = Finding::new(Kind::SignatureMissing, contents.root.manifests());
-        chain.findings.push(missing.expected("a signed manifest").found("no manifest"));
+        chain
+            .findings
+            .push(missing.expected("a signed manifest").found("no manifest"));
     }
     chain.findings.reverse();
     chain.periods.reverse();
