@@ -12,6 +12,7 @@ mod certificates;
 mod cluster;
 mod control_plane;
 mod gateway;
+mod prometheus;
 mod selftest;
 mod signature;
 mod strip_header;
@@ -27,6 +28,7 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use self::{
     cluster::{Cluster, Output},
     gateway::Gateway,
+    prometheus::{Prometheus, promtool},
     strip_header::StripHeader,
     wiretap::{Said, Wiretap},
 };

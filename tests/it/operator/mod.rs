@@ -14,6 +14,8 @@ mod manifests;
 mod process;
 mod reading;
 mod script;
+mod traces;
+mod watching;
 mod whole;
 
 use std::sync::Arc;
@@ -36,10 +38,14 @@ use crate::bed::Cluster;
 /// Long, because a machine that also compiles is slow.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How late a sign of life may be: shorter than an operator has it, and long for a machine that also compiles.
+const LATE: Duration = Duration::from_secs(8);
+
 /// An operator in this process, for one namespace.
 struct Operator {
     script: Arc<Script>,
     metrics: Metrics,
+    health: Health,
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
     /// Its own, so that it can be killed whole.
@@ -78,8 +84,9 @@ impl Operator {
             cluster: None,
         };
         let metrics = Metrics::default();
+        let health = Health::new(LATE);
         let observatory = Observatory {
-            health: Health::new(PATIENCE),
+            health: health.clone(),
             metrics: metrics.clone(),
         };
         let shutdown = CancellationToken::new();
@@ -91,6 +98,7 @@ impl Operator {
         Ok(Self {
             script,
             metrics,
+            health,
             shutdown,
             task,
             runtime: Some(runtime),
