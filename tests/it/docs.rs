@@ -91,7 +91,7 @@ fn metrics() -> String {
 }
 
 /// Puts `part` between its marks.
-fn with_part(text: &str, name: &str, part: &str) -> String {
+pub(crate) fn with_part(text: &str, name: &str, part: &str) -> String {
     let (begin, end) = (format!("<!-- generated: {name} -->\n"), "<!-- end -->");
     let (before, rest) = text
         .split_once(&begin)

@@ -13,6 +13,13 @@ mod download;
     clippy::panic
 )]
 mod export;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod gitops;
 mod kill;
 mod operator;
 mod storage;

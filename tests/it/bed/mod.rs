@@ -11,6 +11,7 @@
 mod certificates;
 mod cluster;
 mod control_plane;
+mod flux;
 mod gateway;
 mod prometheus;
 mod selftest;
@@ -27,6 +28,7 @@ use anyhow::{Context, Result, ensure};
 #[allow(unused_imports)]
 pub(crate) use self::{
     cluster::{Cluster, Output},
+    flux::Flux,
     gateway::Gateway,
     prometheus::{Prometheus, promtool},
     strip_header::StripHeader,
