@@ -10,7 +10,9 @@ mod helm;
 mod leader;
 mod life;
 mod manifests;
+mod pod;
 mod reading;
+mod rights;
 mod script;
 mod whole;
 
