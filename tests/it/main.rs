@@ -1,6 +1,7 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
 
 mod api;
+mod auditor;
 mod bed;
 mod cli;
 mod docs;
