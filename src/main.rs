@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use eventexport::cli::{self, Arguments, Command, plan, run, verify};
+use eventexport::cli::{self, Arguments, Command, inspect, plan, run, verify};
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::to_the_end(run::run(args)),
         Command::Plan(args) => cli::to_the_end(plan::run(args)),
         Command::Crd => cli::print_crd(),
+        Command::Inspect(args) => cli::to_the_end(inspect::run(args)),
         Command::Simulate(args) => cli::to_the_end(cli::simulate(args)),
         Command::Verify(args) => cli::to_the_end(verify::run(args)),
     }

@@ -103,6 +103,8 @@ pub struct Location {
     pub name: String,
     /// What a manifest wants there; the prefix is its root then.
     pub export: Option<Export>,
+    /// The resource that wants it, and the manifest with its Secrets.
+    pub declared: Option<(Resource, Arc<Manifest>)>,
 }
 
 impl LocationArgs {
@@ -123,7 +125,7 @@ impl LocationArgs {
             })?;
             return Ok(vec![place.open_to_read(&self.s3).await?]);
         }
-        let manifest = load::manifest(&self.files)?;
+        let manifest = Arc::new(load::manifest(&self.files)?);
         let mut locations = Vec::new();
         for resource in &manifest.exports {
             locations.push(self.of_resource(resource, &manifest, place).await?);
@@ -134,7 +136,7 @@ impl LocationArgs {
     async fn of_resource(
         &self,
         resource: &Resource,
-        manifest: &Manifest,
+        manifest: &Arc<Manifest>,
         place: Option<&Place>,
     ) -> Result<Location, Fault> {
         let wishes = Wishes {
@@ -162,6 +164,7 @@ impl LocationArgs {
             prefix: export.root.as_str().to_owned(),
             name: format!("{name}/{}", export.root.as_str().trim_end_matches('/')),
             export: Some(export),
+            declared: Some((resource, Arc::clone(manifest))),
         })
     }
 }
@@ -190,6 +193,7 @@ impl Place {
                     prefix: String::new(),
                     name: path.display().to_string(),
                     export: None,
+                    declared: None,
                 })
             }
             Self::Bucket { bucket, prefix } => {
@@ -205,6 +209,7 @@ impl Place {
                         if prefix.is_empty() { "" } else { "/" }
                     ),
                     export: None,
+                    declared: None,
                 })
             }
         }

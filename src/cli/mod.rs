@@ -7,6 +7,7 @@ pub mod credentials;
 pub mod documents;
 pub mod exit;
 pub mod forecast;
+pub mod inspect;
 pub mod job;
 pub mod load;
 pub mod location;
@@ -57,6 +58,7 @@ pub enum Command {
     Plan(plan::PlanArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     Crd,
+    Inspect(inspect::InspectArgs),
     Simulate(crate::simulator::SimulateArgs),
     Verify(verify::VerifyArgs),
 }
