@@ -8,7 +8,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-node prerequisites e2e chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-node bed-prometheus prerequisites e2e chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ prerequisites:
 e2e: image bed bed-charts bed-node ## Run image and chart on a real node; needs root (CONTRIBUTING.md)
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact node::a_release_lives_on_a_real_node_and_loses_nothing
 
-test: bed bed-charts ## Pass all tests on the real parts of the test bed
+bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
+	$(MAKE) -C tests/bed prometheus
+
+test: bed bed-charts bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
 
 chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
@@ -48,7 +51,7 @@ chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: li
 	tests/chart/check
 
 chart-test: chart-check ## Check the chart and install it on a real API server
-	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::whole
+	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::rights operator::whole
 
 lint: ## Check formatting and lints; warnings are errors
 	$(CARGO) fmt --check
@@ -57,8 +60,9 @@ lint: ## Check formatting and lints; warnings are errors
 format: ## Format the sources
 	$(CARGO) fmt
 
-generated: bed ## Write the generated files anew: crds/ and the generated parts of docs/
+generated: bed bed-charts ## Write the generated files anew: crds/, the generated parts of docs/, the chart's, deploy/
 	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: docs:: export::misbehaviour operator::reading
+	tests/chart/generate
 
 check-generated: ## Check that crds/ is what `eventexport crd` prints
 	@$(CARGO) run --quiet --locked -- crd | diff -u crds/eventexports.yaml - \

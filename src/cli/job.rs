@@ -10,7 +10,7 @@ use super::manifest::{Manifest, ManifestError, Resource};
 use super::secrets::{self, Purpose};
 use super::simulation::{SOURCE, Simulation};
 use crate::api::{FieldError, Reason};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
@@ -35,6 +35,19 @@ pub struct Wishes<'a> {
     pub sessions: u8,
     /// Whether a store that ignores `If-None-Match` may be written to.
     pub single_writer: bool,
+}
+
+impl<'a> Wishes<'a> {
+    /// Of who only looks at an archive.
+    pub const fn to_look(to: Option<&'a Path>) -> Self {
+        Self {
+            to,
+            parallelism: None,
+            shard: Shard::WHOLE,
+            sessions: 1,
+            single_writer: false,
+        }
+    }
 }
 
 /// One export, ready to run.
@@ -90,6 +103,7 @@ pub fn surroundings(
     Surroundings {
         name: resource.full_name(),
         hosts: HostPolicy::any(),
+        traffic: Traffic::default(),
         tokens: tokens.clone(),
         pod_identity: true,
         holder: holder.to_owned(),
@@ -117,8 +131,16 @@ pub async fn all(
         }
         let resource = adjusted(resource, wishes, simulation);
         let secrets = match simulation {
-            Some(_) => Simulation::secrets(),
-            None => secrets_of(&resource, manifest, &[Purpose::Source, Purpose::Bucket])?,
+            Some(_) => {
+                let mut secrets = secrets_of(&resource, manifest, &[Purpose::Signing])?;
+                secrets.0.extend(Simulation::secrets().0);
+                secrets
+            }
+            None => secrets_of(
+                &resource,
+                manifest,
+                &[Purpose::Source, Purpose::Bucket, Purpose::Signing],
+            )?,
         };
         let around = surroundings(&resource, holder, &tokens, wishes);
         let export = export(&resource, &around, simulation.is_some())?;
@@ -130,7 +152,11 @@ pub async fn all(
         };
         jobs.push(Job {
             export: Arc::new(export),
-            peers: Peers { tracker, store },
+            peers: Peers {
+                tracker,
+                store,
+                signing: connect::signing(&resource.spec, &secrets),
+            },
         });
     }
     Ok(jobs)

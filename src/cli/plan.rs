@@ -12,8 +12,8 @@ use super::forecast::{Fate, Plan, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, Seen, p
 use super::job::{self, Wishes};
 use super::load;
 use super::manifest::{Manifest, Resource};
+use super::output::Output;
 use super::progress::events;
-use super::run::Output;
 use super::secrets::Purpose;
 use super::size;
 use super::summary;

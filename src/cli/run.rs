@@ -14,6 +14,7 @@ use super::closing;
 use super::exit::{Exit, Fault};
 use super::job::{self, Job, Wishes};
 use super::outcome::{self, Outcome};
+use super::output::Output;
 use super::progress::{Mode, Progress};
 use super::simulation::Simulation;
 use super::state::Holder;
@@ -56,6 +57,9 @@ pub struct RunArgs {
     /// Print nothing but what is missing and what to do
     #[arg(short, long)]
     pub quiet: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub verbosity: logs::Verbosity,
     /// Write to a store that cannot create an object only if it is absent: nobody else exports to this prefix
     #[arg(long)]
     pub single_writer: bool,
@@ -77,15 +81,6 @@ pub struct RunArgs {
     /// \[default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`\]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-}
-
-/// What is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 const EXAMPLES: &str = "\
@@ -112,7 +107,7 @@ pub async fn run(args: RunArgs) -> Result<Exit, Fault> {
 
 async fn export(args: RunArgs) -> Result<Exit, Fault> {
     let screen = MultiProgress::new();
-    logs::start(&screen)?;
+    logs::start(&screen, args.verbosity)?;
     let mode = Mode::of(args.output == Output::Json, args.quiet);
     let manifest = load::manifest(&args.files)?;
     let holder = Holder::open(args.holder.as_deref(), args.state_dir.as_deref(), args.shard)

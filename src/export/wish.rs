@@ -4,6 +4,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::keys::Root;
+use super::manifest::document::GapEntry;
 use super::shard::{SHARDS_MAX, Shard};
 use super::window::{Cells, Window};
 
@@ -71,8 +72,8 @@ pub struct Export {
     pub parallelism: usize,
     /// How long after its end a window starts.
     pub settle_after: SignedDuration,
-    /// Gaps that a person accepted: first and last day, both inclusive.
-    pub accepted: Vec<(Date, Date)>,
+    /// Gaps that a person accepted.
+    pub accepted: Vec<GapEntry>,
     /// Who exports: stable over restarts, different for everyone else.
     pub holder: String,
     /// Whether a store that ignores `If-None-Match` may be written to: under a lease, or by a person's word.
@@ -118,15 +119,17 @@ impl Export {
             .unwrap_or(Timestamp::MAX)
     }
 
+    /// Whether a day lies in an accepted gap.
+    pub fn accepts(&self, day: Date) -> bool {
+        let mut gaps = self.accepted.iter();
+        gaps.any(|gap| (gap.start..=gap.end).contains(&day))
+    }
+
     /// The cells of accepted gaps.
     pub fn accepted_cells(&self, wanted: &Cells) -> Cells {
         wanted
             .days()
-            .filter(|(day, _)| {
-                self.accepted
-                    .iter()
-                    .any(|(start, end)| (start..=end).contains(&day))
-            })
+            .filter(|(day, _)| self.accepts(*day))
             .map(|(day, _)| Window::day(day))
             .collect::<Cells>()
             .intersection(wanted)

@@ -214,7 +214,11 @@ fn what_waits_for_a_day_without_moving_is_overdue() {
         "TFFF"
     );
     let accepted = Export {
-        accepted: vec![(date(2018, 6, 28), date(2018, 6, 28))],
+        accepted: vec![crate::export::manifest::document::GapEntry::new(
+            date(2018, 6, 28),
+            date(2018, 6, 28),
+            "lost",
+        )],
         ..export()
     };
     let subject = Subject {

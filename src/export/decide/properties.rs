@@ -11,8 +11,11 @@ use proptest::sample::Index;
 use ulid::Ulid;
 
 use super::*;
-use crate::export::journal::{AttemptFacts, ReceiptFacts};
+use crate::export::journal::{AttemptFacts, ReceiptFacts, ReceiptProof};
 use crate::export::keys::Root;
+use crate::export::manifest::document::GapEntry;
+use crate::export::manifest::periods::periods;
+use crate::export::manifest::statement::state;
 use crate::export::record::Record as _;
 use crate::export::shard::Shard;
 use crate::export::snapshot::WindowFacts;
@@ -29,6 +32,7 @@ struct World {
     journal: Journal,
     active: BTreeSet<Window>,
     busy: BTreeSet<AttemptId>,
+    sealing: bool,
     memory: Memory,
     now: Timestamp,
     store_now: Timestamp,
@@ -41,6 +45,7 @@ impl World {
             journal: &self.journal,
             active: &self.active,
             busy: &self.busy,
+            sealing: self.sealing,
             memory: &self.memory,
             // Of this moment, or of long ago.
             listed: self.now.min(at(-25)),
@@ -74,7 +79,9 @@ fn receipt(bytes: u64, events: u64, source: &str, day_reported: Option<u64>) -> 
     ReceiptFacts {
         source: source.to_owned(),
         day_reported,
+        stored_at: Timestamp::UNIX_EPOCH,
         facts,
+        proof: ReceiptProof::default(),
     }
 }
 
@@ -160,7 +167,11 @@ fn exports() -> impl Strategy<Value = Export> {
                     settle_after: SignedDuration::from_hours(settle),
                     accepted: gaps
                         .into_iter()
-                        .map(|(from, more)| (day(from), day(from + more)))
+                        .map(|(from, more)| GapEntry {
+                            start: day(from),
+                            end: day(from + more),
+                            reason: "x".to_owned(),
+                        })
                         .collect(),
                     holder: "we".to_owned(),
                     single_writer: false,
@@ -294,6 +305,8 @@ prop_compose! {
         found in vec((windows(), found()), 0..10),
         failed in vec((windows(), tried()), 0..6),
         gate in proptest::option::weighted(0.3, tried()),
+        seal in proptest::option::weighted(0.2, tried()),
+        sealing in proptest::bool::weighted(0.1),
         running in vec(any::<Index>(), 0..3),
     ) -> World {
         let now = at(now);
@@ -302,6 +315,7 @@ prop_compose! {
             journal: Journal::default(),
             active: BTreeSet::new(),
             busy: BTreeSet::new(),
+            sealing,
             memory: Memory::default(),
             now,
             store_now: now.checked_add(SignedDuration::from_mins(ahead)).unwrap(),
@@ -319,6 +333,7 @@ prop_compose! {
         }
         world.memory.windows.extend(failed);
         world.memory.gate = gate;
+        world.memory.seal = seal;
         world
     }
 }
@@ -384,8 +399,7 @@ proptest! {
             prop_assert!(cells([*window]).minus(&wanted).is_empty(), "{window} is not wanted");
             prop_assert!(!covered.touches(*window), "{window} is covered");
             prop_assert!(export.settled_at(*window) <= world.now, "{window} is not settled");
-            let date = window.date();
-            prop_assert!(!export.accepted.iter().any(|(start, end)| (*start..=*end).contains(&date)));
+            prop_assert!(!export.accepts(window.date()));
             let there = journal.receipts.keys().chain(journal.objects.keys());
             let settled = decision.settle.iter().chain(busy).map(|id| &id.window);
             let beside = there.chain(settled).find(|other| overlap(**other, *window));
@@ -437,11 +451,12 @@ proptest! {
     #[test]
     fn there_is_always_progress_or_a_time_or_a_rest_with_its_reason(world in worlds()) {
         let decision = world.decide();
-        let under_way = !world.active.is_empty() || !world.busy.is_empty();
+        let under_way = !world.active.is_empty() || !world.busy.is_empty() || world.sealing;
         let does = !(decision.start.is_empty()
             && decision.split.is_empty()
             && decision.settle.is_empty()
-            && decision.adopt.is_empty());
+            && decision.adopt.is_empty()
+            && decision.seal.is_none());
         if let Some(wake) = decision.wake {
             prop_assert!(wake > world.now, "woken for what has passed");
         }
@@ -476,7 +491,22 @@ proptest! {
             });
             prop_assert_eq!(ours.count(), 0);
             prop_assert!(decision.start.is_empty() && decision.settle.is_empty());
+            let mut periods = periods(&world.export, world.now).into_iter();
+            prop_assert!(periods.all(|period| world.memory.sealed.contains(&period)), "no manifest");
         }
+    }
+
+    #[test]
+    fn what_is_to_be_sealed_can_be_stated_and_is_not_called_complete(world in worlds()) {
+        let decision = world.decide();
+        if let Some(period) = decision.seal {
+            prop_assert!(decision.sealing && !decision.complete && !decision.rest && !world.sealing);
+            prop_assert!(state(&world.export, &world.journal, period).is_some(), "{period:?}");
+        }
+        let ours = |id: &AttemptId| !world.journal.rivals(id.window, "we", world.store_now).any(|(other, _)| other == id);
+        let finite = world.export.end.is_some();
+        let open = world.journal.attempts.keys().any(ours) || !world.active.is_empty();
+        prop_assert!(!(finite && open && decision.sealing), "sessions may be open");
     }
 
     /// Deciding and doing in turns: whatever was there at first, when nothing more fails the run comes to rest,
@@ -501,7 +531,8 @@ proptest! {
             let nothing = decision.start.is_empty()
                 && decision.split.is_empty()
                 && decision.settle.is_empty()
-                && decision.adopt.is_empty();
+                && decision.adopt.is_empty()
+                && decision.seal.is_none();
             // What is under way ends before the next is done.
             let ended: Vec<Window> = std::mem::take(&mut world.active).into_iter().collect();
             let settled = std::mem::take(&mut world.busy);
@@ -527,6 +558,10 @@ proptest! {
             }
             for window in decision.adopt {
                 world.memory.foreign.insert(window);
+            }
+            world.sealing = false;
+            if let Some(period) = decision.seal {
+                world.memory.sealed(period);
             }
             world.active = decision.start.into_iter().collect();
             if nothing && world.active.is_empty()
