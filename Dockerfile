@@ -5,7 +5,7 @@
 #   docker buildx build --platform linux/amd64,linux/arm64 …        cross-compiled: nothing is emulated
 #   make image                                                      without a daemon (docs/image.md)
 #
-# `make image` builds the program outside and takes the part from `FROM scratch` on, so both ways end in the same image.
+# `make image` builds the program outside and takes the part from `FROM scratch` on, so both ways hold the same.
 
 # Give a digest (rust:…@sha256:…) to build the same bytes next year.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
