@@ -6,6 +6,7 @@ pub mod documents;
 pub mod exit;
 pub mod forecast;
 pub mod job;
+mod kubernetes;
 pub mod load;
 pub mod logs;
 pub mod manifest;
