@@ -12,6 +12,7 @@ pub mod exit;
 pub mod forecast;
 pub mod inspect;
 pub mod job;
+mod kubernetes;
 pub mod load;
 pub mod location;
 pub mod logs;
