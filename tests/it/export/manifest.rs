@@ -88,10 +88,15 @@ async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
         .iter()
         .map(|day| (day.date, day.hours, day.wanted, day.statement))
         .collect();
-    use DayStatement::{Empty, Matched};
     assert_eq!(
         days,
-        [(1, Matched), (2, Empty), (3, Matched), (4, Matched)].map(|(day, said)| (june(day), 24, 24, said))
+        [
+            (1, DayStatement::Matched),
+            (2, DayStatement::Empty),
+            (3, DayStatement::Matched),
+            (4, DayStatement::Matched)
+        ]
+        .map(|(day, said)| (june(day), 24, 24, said))
     );
     assert_eq!((first.totals.windows, first.totals.objects), (4, 3));
     assert_eq!(
@@ -225,11 +230,11 @@ async fn writers_that_race_make_one_chain_without_a_fork() {
         assert!(bench.run().await.complete);
         std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
         let created = Arc::new(Created::default());
-        // Three that say the same, and five that each say something of their own.
+        // Four that say the same, and four that each say something of their own.
         let writers = (0..8).map(|n: i8| {
             let mut export = bench.export.clone();
             export.holder = format!("tests/{n}");
-            export.end = Some(june(5 - (n - 3).max(0).min(3)));
+            export.end = Some(june(5 - (n - 3).clamp(0, 3)));
             export.accepted = (n == 7).then(|| gap(june(1), june(1))).into_iter().collect();
             process(&bench, export, &created)
         });

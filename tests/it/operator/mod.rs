@@ -9,6 +9,7 @@ mod leader;
 mod life;
 mod reading;
 mod script;
+mod signing;
 mod whole;
 
 use std::sync::Arc;
