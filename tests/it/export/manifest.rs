@@ -209,6 +209,35 @@ async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
     assert_eq!(faults(&bench), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_range_is_stated_by_the_calendar_year_when_all_of_it_is_in() {
+    let mut bench = Bench::start(settings(), date(2016, 12, 30), june(3)).await;
+    bench.export.accepted = vec![gap(date(2016, 12, 30), june(1))];
+    let snapshot = bench.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.troubles);
+    bench.run().await;
+    let stated: Vec<_> = manifests(&bench.root())
+        .iter()
+        .map(|manifest| {
+            let period = manifest.period;
+            (
+                format!("{}/{}", period.start, period.end),
+                manifest.days.len(),
+                manifest.windows.len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        stated,
+        [
+            ("2016-12-30/2016-12-31".to_owned(), 2, 0),
+            ("2017-01-01/2017-12-31".to_owned(), 365, 0),
+            ("2018-01-01/2018-06-03".to_owned(), 154, 2),
+        ]
+    );
+    assert_eq!(faults(&bench), Vec::<String>::new());
+}
+
 async fn process(bench: &Bench, export: Export, created: &Arc<Created>) -> Arc<Snapshot> {
     let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
     let (out, _) = watch::channel(Arc::default());
