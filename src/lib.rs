@@ -2,7 +2,7 @@
 //! and the sessions deleted. One engine under an operator and a command line.
 //!
 //! Dependencies point down this list only:
-//! `cli`, `controller` → `verify` → `export` → `tracker`, `storage` → `egress`. `api` is known to all.
+//! `cli`, `controller` → `telemetry`, `verify` → `export` → `tracker`, `storage` → `egress`. `api` is known to all.
 
 pub mod api;
 pub mod cli;

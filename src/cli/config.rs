@@ -10,10 +10,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use toml_edit::{DocumentMut, Item, Table, value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
 use super::exit::Fault;
+use super::location::Place;
 use super::secrets::Lookup;
+use crate::api;
+use crate::tracker::endpoint_of_region;
 
 /// The variable that names another config file.
 pub const FILE_VARIABLE: &str = "EVENTEXPORT_CONFIG";
@@ -32,6 +35,16 @@ const MODE: u32 = 0o600;
 
 /// Permissions that nobody but the user may have.
 const OF_OTHERS: u32 = 0o077;
+
+/// What people might put in, though it must not be there.
+const SECRET_FIELDS: [&str; 6] = [
+    "api-key",
+    "apikey",
+    "apiKey",
+    "password",
+    "refresh-token",
+    "token",
+];
 
 /// The config file as it says itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -81,6 +94,45 @@ pub struct Context {
     pub s3_path_style: Option<bool>,
     /// Further certificate authorities of the store, PEM.
     pub s3_ca_file: Option<PathBuf>,
+}
+
+impl Context {
+    /// Whether the values can be meant; names the field, never the value.
+    fn check(&self) -> Result<(), String> {
+        let addresses = [
+            ("endpoint", &self.endpoint),
+            ("uaa-endpoint", &self.uaa_endpoint),
+            ("s3-endpoint", &self.s3_endpoint),
+        ];
+        for (field, value) in addresses {
+            if value
+                .as_deref()
+                .is_some_and(|text| api::parse_url(text).is_none())
+            {
+                return Err(format!(
+                    "{field} must be an address as https://tracker.example.com (plain http only to 127.0.0.1, [::1] or \
+                     localhost), without user, query or fragment"
+                ));
+            }
+        }
+        if self
+            .region
+            .as_deref()
+            .is_some_and(|region| endpoint_of_region(region).is_none())
+        {
+            return Err("region is none of us-south (or ng), eu-de, au-syd, eu-gb".to_owned());
+        }
+        if self.space.as_deref().is_some_and(|space| !api::is_space(space)) {
+            return Err(
+                "space must be the id of the space, as `cf space NAME --guid` prints it, not its name"
+                    .to_owned(),
+            );
+        }
+        if let Some(Err(error)) = self.to.as_deref().map(str::parse::<Place>) {
+            return Err(format!("to: {error}"));
+        }
+        Ok(())
+    }
 }
 
 /// A config file that was read, and can be written again with its comments kept.
@@ -150,11 +202,34 @@ impl ConfigFile {
     }
 
     fn parse(path: PathBuf, text: &str) -> Result<Self, String> {
-        let wrong = |error: &dyn std::fmt::Display| format!("is not as it must be: {error}");
-        let document: DocumentMut = text.parse().map_err(|error| wrong(&error))?;
-        let config: Config = toml_edit::de::from_str(text).map_err(|error| wrong(&error))?;
+        // The library's own words would quote the line, and what a person wrote there may be a secret.
+        let wrong = |message: &str, span: Option<std::ops::Range<usize>>| {
+            let line = span
+                .and_then(|span| text.get(..span.start))
+                .map(|before| before.matches('\n').count() + 1);
+            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            let advice = if SECRET_FIELDS
+                .iter()
+                .any(|field| message.contains(&format!("`{field}`")))
+            {
+                "; secrets do not belong in it: name a file, as with api-key-file"
+            } else {
+                ""
+            };
+            format!("{line}{message}{advice}")
+        };
+        let document: DocumentMut = text
+            .parse()
+            .map_err(|error: toml_edit::TomlError| wrong(error.message(), error.span()))?;
+        let config: Config =
+            toml_edit::de::from_str(text).map_err(|error| wrong(error.message(), error.span()))?;
         if let Some(name) = config.contexts.keys().find(|name| !is_name(name)) {
             return Err(format!("[contexts.{name:?}]: {}", name_rule()));
+        }
+        for (name, context) in &config.contexts {
+            context
+                .check()
+                .map_err(|why| format!("[contexts.{name}]: {why}"))?;
         }
         if config.contexts.len() > CONTEXTS_MAX {
             return Err(format!("has more than {CONTEXTS_MAX} contexts"));
@@ -194,11 +269,7 @@ impl ConfigFile {
         self.config.current_context = name.map(str::to_owned);
         match name {
             Some(name) => {
-                if let Some(item) = self.document.get_mut("current-context") {
-                    *item = value(name);
-                } else {
-                    self.document.insert("current-context", value(name));
-                }
+                put(self.document.as_table_mut(), "current-context", name.into());
             }
             None => {
                 self.document.remove("current-context");
@@ -207,9 +278,9 @@ impl ConfigFile {
     }
 
     /// Writes keys of a context, which is made where it is not there; `None` removes a key. Whether it was made.
-    pub fn set(&mut self, name: &str, keys: &[(&str, Option<toml_edit::Value>)]) -> Result<bool, Fault> {
+    pub fn set(&mut self, name: &str, keys: &[(&str, Option<Value>)]) -> Result<bool, Fault> {
         if !is_name(name) {
-            return Err(Fault::usage(format!("NAME: {}", name_rule())));
+            return Err(bad_name());
         }
         let made = !self.config.contexts.contains_key(name);
         // What was read as a table is one.
@@ -232,9 +303,7 @@ impl ConfigFile {
         let context = context.ok_or(odd)?;
         for (key, new) in keys {
             match new {
-                Some(new) => {
-                    context.insert(key, Item::Value(new.clone()));
-                }
+                Some(new) => put(context, key, new.clone()),
                 None => {
                     context.remove(key);
                 }
@@ -315,6 +384,21 @@ impl ConfigFile {
     }
 }
 
+/// Puts a value where one was, with the comments around it, or adds it.
+fn put(table: &mut dyn TableLike, key: &str, mut new: Value) {
+    match table.get_mut(key) {
+        Some(item) => {
+            if let Some(old) = item.as_value() {
+                *new.decor_mut() = old.decor().clone();
+            }
+            *item = Item::Value(new);
+        }
+        None => {
+            table.insert(key, Item::Value(new));
+        }
+    }
+}
+
 fn cannot_write(path: &Path, error: &io::Error) -> Fault {
     Fault::Failed(anyhow::anyhow!(
         "config file {} cannot be written: {error}",
@@ -341,6 +425,11 @@ pub fn is_name(name: &str) -> bool {
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+}
+
+/// What is said of a name that cannot be one.
+pub fn bad_name() -> Fault {
+    Fault::usage(format!("NAME: {}", name_rule()))
 }
 
 fn name_rule() -> String {
@@ -386,11 +475,19 @@ mod tests {
             ("[contexts.a]\nspaec = 1\n", "spaec"),
             ("current = 1\n", "current"),
             ("[contexts.\"a b\"]\n", "a b"),
-            ("[contexts.a]\napi-key = \"k\"\n", "api-key"),
+            (
+                "[contexts.a]\napi-key = \"hunter2\"\n",
+                "line 2: unknown field `api-key`",
+            ),
+            (
+                "[contexts.a]\nendpoint = \"https://a:hunter2@b\"\n",
+                "endpoint must be",
+            ),
+            ("[contexts.a]\nregion = \"mars\"\n", "region"),
             ("[contexts.a\n", "line 1"),
         ] {
             let error = parsed(text).unwrap_err();
-            assert!(error.contains(named), "{error}");
+            assert!(error.contains(named) && !error.contains("hunter2"), "{error}");
         }
     }
 }

@@ -10,10 +10,11 @@ use super::manifest::{Manifest, ManifestError, Resource};
 use super::secrets::{self, Purpose};
 use super::simulation::{SOURCE, Simulation};
 use crate::api::{FieldError, Reason};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
+use crate::export::shard::Shard;
 use crate::export::wish::{Export, Persistence};
 use crate::storage::{DirectoryStore, Store};
 use crate::tracker::TokenCache;
@@ -28,8 +29,25 @@ pub struct Wishes<'a> {
     pub to: Option<&'a Path>,
     /// Windows at a time, in the place of `spec.parallelism`.
     pub parallelism: Option<u8>,
+    /// The part of each export that is done.
+    pub shard: Shard,
+    /// Sessions that may be held in one space, 1–29: no more windows at a time than that.
+    pub sessions: u8,
     /// Whether a store that ignores `If-None-Match` may be written to.
     pub single_writer: bool,
+}
+
+impl<'a> Wishes<'a> {
+    /// Of who only looks at an archive.
+    pub const fn to_look(to: Option<&'a Path>) -> Self {
+        Self {
+            to,
+            parallelism: None,
+            shard: Shard::WHOLE,
+            sessions: 1,
+            single_writer: false,
+        }
+    }
 }
 
 /// One export, ready to run.
@@ -62,6 +80,7 @@ pub fn adjusted(resource: &Resource, wishes: &Wishes<'_>, simulation: Option<&Si
     if let Some(parallelism) = wishes.parallelism {
         resource.spec.parallelism = parallelism;
     }
+    resource.spec.parallelism = resource.spec.parallelism.min(wishes.sessions);
     resource
 }
 
@@ -84,11 +103,13 @@ pub fn surroundings(
     Surroundings {
         name: resource.full_name(),
         hosts: HostPolicy::any(),
+        traffic: Traffic::default(),
         tokens: tokens.clone(),
         pod_identity: true,
         holder: holder.to_owned(),
         single_writer: wishes.single_writer,
         persistence: Persistence::Tries(TRIES),
+        shard: wishes.shard,
     }
 }
 

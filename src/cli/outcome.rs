@@ -264,6 +264,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::export::keys::Root;
+    use crate::export::shard::Shard;
     use crate::export::snapshot::SessionFacts;
     use crate::export::wish::{Persistence, Scope};
 
@@ -277,6 +278,7 @@ pub(crate) mod tests {
             hour: None,
             source: "http://simulator.invalid".to_owned(),
             root: Root::new("", "s", "space"),
+            shard: Shard::WHOLE,
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
             accepted: Vec::new(),

@@ -8,9 +8,10 @@ use url::Url;
 use super::config::{self, ConfigFile, Context};
 use super::credentials::{self, Found};
 use super::exit::Fault;
+use super::location::{Place, S3Args};
 use super::secrets::{self, Lookup};
 use crate::api;
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::tracker::{
     Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError, Uaa,
     endpoint_of_region,
@@ -119,6 +120,7 @@ impl SourceArgs {
             hosts: HostPolicy::any(),
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
+            traffic: Traffic::default(),
         };
         let tracker = Tracker::new(config, &TokenCache::new())
             .map_err(|error| Fault::usage(worded(&error, &origin)))?;
@@ -166,6 +168,35 @@ impl Source {
     /// nothing tells.
     pub async fn user(&self) -> Result<Option<String>, TrackerError> {
         Ok(self.tracker.user().await?.or_else(|| self.username.clone()))
+    }
+
+    /// The archive that the context names, and how its bucket is reached: what was typed wins.
+    pub fn archive(&self, typed: &S3Args) -> Result<(Option<Place>, S3Args), Fault> {
+        let mut s3 = typed.clone();
+        let Some((name, context, file)) = &self.context else {
+            return Ok((None, s3));
+        };
+        let wrong = |field: &str, why: &dyn std::fmt::Display| {
+            Fault::usage(format!("{field} of context {name}: {why}"))
+        };
+        let place = context.to.as_deref().map(str::parse::<Place>).transpose();
+        let place = place
+            .map_err(|error| wrong("to", &error))?
+            .map(|place| match place {
+                Place::Directory(path) => Place::Directory(file.resolved(&path)),
+                bucket @ Place::Bucket { .. } => bucket,
+            });
+        if s3.endpoint.is_none()
+            && let Some(text) = &context.s3_endpoint
+        {
+            s3.endpoint = Some(text.parse().map_err(|error| wrong("s3-endpoint", &error))?);
+        }
+        s3.region = s3.region.or_else(|| context.s3_region.clone());
+        s3.path_style = s3.path_style.or(context.s3_path_style);
+        s3.ca_file = s3
+            .ca_file
+            .or_else(|| context.s3_ca_file.as_deref().map(|path| file.resolved(path)));
+        Ok((place, s3))
     }
 
     /// An error of the service, in the words of the command line.

@@ -9,9 +9,10 @@ use super::failure::Failure;
 use super::keys::Root;
 use super::manifest::document::GapEntry;
 use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
+use super::shard::Shard;
 use super::wish::{Export, Persistence, Scope};
 use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
     ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Store, S3Timeouts,
     Sse, Store,
@@ -29,6 +30,8 @@ pub struct Surroundings {
     pub name: String,
     /// Where requests may go.
     pub hosts: HostPolicy,
+    /// How requests leave.
+    pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
     pub tokens: TokenCache,
     /// Whether this export may use the identity of the process for its bucket.
@@ -39,6 +42,8 @@ pub struct Surroundings {
     pub single_writer: bool,
     /// How long to go on.
     pub persistence: Persistence,
+    /// The part of the export that this process does.
+    pub shard: Shard,
 }
 
 /// The Secrets that a spec refers to, each once.
@@ -81,6 +86,7 @@ pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, F
         hour: checked.range.hour,
         source: checked.tracker.as_str().trim_end_matches('/').to_owned(),
         root: Root::new(prefix, &spec.space, scope.as_key()),
+        shard: around.shard,
         parallelism: usize::from(spec.parallelism),
         settle_after: checked.settle_after,
         accepted: checked.gaps.into_iter().map(accepted).collect(),
@@ -153,6 +159,7 @@ pub fn tracker(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings)
         hosts: around.hosts.clone(),
         timeouts: Timeouts::default(),
         retry: RetryPolicy::default(),
+        traffic: around.traffic.clone(),
     };
     Tracker::new(config, &around.tokens).map_err(|error| Failure::from(&error).of_export())
 }
@@ -218,6 +225,7 @@ pub async fn s3(
         },
         timeouts: S3Timeouts::default(),
         hosts: Arc::new(around.hosts.clone()),
+        traffic: around.traffic.clone(),
     };
     let store = S3Store::connect(settings)
         .await

@@ -208,7 +208,8 @@ impl<'a> Plan<'a> {
             return None;
         }
         let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-        let next = export.window_of(today.tomorrow().ok()?.max(export.start))?;
+        let next = export.next_day(today.tomorrow().ok()?.max(export.start))?;
+        let next = export.window_of(next)?;
         Some((next, export.settled_at(next)))
     }
 
@@ -345,12 +346,13 @@ impl<'a> Plan<'a> {
                 again: None,
             });
         }
-        let nothing_open = active.is_empty()
-            && busy.is_empty()
-            && journal
-                .attempts
-                .iter()
-                .all(|(id, facts)| self.is_rivals(id, facts));
+        // Of a shard, the leftovers of its own days only: others clean up after themselves.
+        let mut own = journal
+            .attempts
+            .iter()
+            .filter(|(id, _)| export.shard.has(id.window.date()));
+        let nothing_open =
+            active.is_empty() && busy.is_empty() && own.all(|(id, facts)| self.is_rivals(id, facts));
         let all_in = self.out.tally.missing.is_empty() && self.future.is_empty();
         self.out.complete = export.end.is_some() && all_in && nothing_open;
         self.manifests();
@@ -394,8 +396,11 @@ impl<'a> Plan<'a> {
             reach,
             timed_out: _,
         } = tried.failure.clone();
-        let again = (!tried.given_up(self.seen.export.persistence)).then_some(tried.again);
-        self.pending |= again.is_some_and(|at| at > self.seen.now);
+        // What was to be tried again before now is tried at this moment, or held back by something else.
+        let again = (!tried.given_up(self.seen.export.persistence))
+            .then_some(tried.again)
+            .filter(|at| *at > self.seen.now);
+        self.pending |= again.is_some();
         let window = window.filter(|_| reach == Reach::Window);
         self.say(reason, message, window, remedy, again);
     }

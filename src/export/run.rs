@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
+use tracing::Instrument as _;
 
 use super::attempt::{Outcome, export_window};
 use super::decide::{Decision, HELD_LOOK, Observation, decide};
@@ -53,6 +54,8 @@ pub(super) struct Run {
     /// When the bucket was listed last, and whether another holder was found then or later.
     listed: Timestamp,
     held: bool,
+    /// Whether a shard at its end has looked at what the others did.
+    looked_for_others: bool,
     /// The store's clock less ours.
     store_ahead: SignedDuration,
 }
@@ -85,6 +88,7 @@ impl Run {
             user_known: false,
             listed: Timestamp::UNIX_EPOCH,
             held: false,
+            looked_for_others: false,
             store_ahead: SignedDuration::ZERO,
         }
     }
@@ -103,13 +107,25 @@ impl Run {
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
             let snapshot = self.tell(&decision, out);
-            if rest && !changed {
+            if rest && !changed && !self.look_for_others() {
                 return snapshot;
             }
             if !changed {
                 self.wait(wake).await;
             }
         }
+    }
+
+    /// A shard that stored something lists the bucket once more before it ends: whichever ends last sees the whole
+    /// covered and writes its manifest.
+    fn look_for_others(&mut self) -> bool {
+        let first = !self.ground.export.shard.is_whole()
+            && !self.stored_now.is_empty()
+            && !std::mem::replace(&mut self.looked_for_others, true);
+        if first {
+            self.journal = None;
+        }
+        first
     }
 
     /// Lists the bucket, unless that is done.
@@ -210,12 +226,14 @@ impl Run {
                 .cloned()
                 .unwrap_or_default();
             self.spawn(Job::Settle(id), move |ground| async move {
-                Done::Settle(id, settle(&ground, id, &facts).await)
+                let span = ground.settle_span(id);
+                Done::Settle(id, settle(&ground, id, &facts).instrument(span).await)
             });
         }
         for window in decision.adopt {
             self.spawn(Job::Adopt(window), move |ground| async move {
-                Done::Adopt(window, adopt(&ground, window).await)
+                let span = ground.window_span(window);
+                Done::Adopt(window, adopt(&ground, window).instrument(span).await)
             });
         }
         if let Some(period) = decision.seal {
@@ -236,7 +254,7 @@ impl Run {
         if self.jobs.values().any(|running| *running == job) {
             return;
         }
-        let handle = self.tasks.spawn(work(Arc::clone(&self.ground)));
+        let handle = self.tasks.spawn(work(Arc::clone(&self.ground)).in_current_span());
         self.jobs.insert(handle.id(), job);
     }
 

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::keys::Root;
 use super::manifest::document::GapEntry;
+use super::shard::{SHARDS_MAX, Shard};
 use super::window::{Cells, Window};
 
 /// Whose events.
@@ -34,6 +35,9 @@ impl Scope {
     }
 }
 
+/// Days in which every part has one of its own: two rounds of the deal.
+const DAYS_TO_NEXT: usize = 2 * SHARDS_MAX as usize;
+
 /// How long to go on when something fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
@@ -62,6 +66,8 @@ pub struct Export {
     pub source: String,
     /// Where it goes in the store.
     pub root: Root,
+    /// The part of it that this process does.
+    pub shard: Shard,
     /// Windows at a time, 1–30.
     pub parallelism: usize,
     /// How long after its end a window starts.
@@ -77,16 +83,24 @@ pub struct Export {
 }
 
 impl Export {
-    /// The wanted windows up to and including the day of `now`, oldest first.
+    /// The wanted windows of this process's part up to and including the day of `now`, oldest first.
     pub fn windows(&self, now: Timestamp) -> impl Iterator<Item = Window> + use<'_> {
         let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let last = self.end.unwrap_or(today);
         let mut next = Some(self.start);
-        std::iter::from_fn(move || {
+        let days = std::iter::from_fn(move || {
             let day = next.filter(|day| *day <= last)?;
             next = day.tomorrow().ok();
-            self.window_of(day)
-        })
+            Some(day)
+        });
+        days.filter(|day| self.shard.has(*day))
+            .filter_map(|day| self.window_of(day))
+    }
+
+    /// The first day of this process's part that is not before `day`.
+    pub fn next_day(&self, day: Date) -> Option<Date> {
+        let days = std::iter::successors(Some(day), |day| day.tomorrow().ok());
+        days.take(DAYS_TO_NEXT).find(|day| self.shard.has(*day))
     }
 
     /// The wanted window of a day.

@@ -1,9 +1,11 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
 
 mod api;
+mod auditor;
 mod bed;
 mod cli;
 mod docs;
+mod download;
 // Also outside of the functions that clippy takes for tests: a test that cannot go on must stop.
 #[allow(
     clippy::unwrap_used,
@@ -12,6 +14,13 @@ mod docs;
     clippy::panic
 )]
 mod export;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod gitops;
 mod kill;
 mod operator;
 mod storage;

@@ -6,6 +6,7 @@ use jiff::civil::date;
 use super::*;
 use crate::export::failure::{Remedy, Trouble};
 use crate::export::keys::Root;
+use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
 use crate::export::window::{Cells, Window};
 use crate::export::wish::{Persistence, Scope};
@@ -31,6 +32,7 @@ fn export() -> Export {
         hour: None,
         source: "https://tracker.example".to_owned(),
         root: Root::new("tracker", "space", "space"),
+        shard: Shard::WHOLE,
         parallelism: 4,
         settle_after: SignedDuration::from_hours(6),
         accepted: Vec::new(),

@@ -28,7 +28,12 @@ impl Plan<'_> {
             ..
         } = *self.seen;
         let mut seeking: Vec<AttemptId> = Vec::new();
-        for (id, facts) in &journal.attempts {
+        // Leftovers of another part are that part's to settle.
+        let own = journal
+            .attempts
+            .iter()
+            .filter(|(id, _)| export.shard.has(id.window.date()));
+        for (id, facts) in own {
             // Its session is not known: it is looked for among those that are open.
             let seeks = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
             if busy.contains(id) {

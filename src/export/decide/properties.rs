@@ -17,6 +17,7 @@ use crate::export::manifest::document::GapEntry;
 use crate::export::manifest::periods::periods;
 use crate::export::manifest::statement::state;
 use crate::export::record::Record as _;
+use crate::export::shard::Shard;
 use crate::export::snapshot::WindowFacts;
 use crate::export::verdict::Verdict;
 use crate::export::wish::Scope;
@@ -78,6 +79,7 @@ fn receipt(bytes: u64, events: u64, source: &str, day_reported: Option<u64>) -> 
     ReceiptFacts {
         source: source.to_owned(),
         day_reported,
+        stored_at: Timestamp::UNIX_EPOCH,
         facts,
         proof: ReceiptProof::default(),
     }
@@ -146,33 +148,37 @@ fn exports() -> impl Strategy<Value = Export> {
         gaps,
         1usize..4,
         0i64..30,
+        prop_oneof![3 => Just((0, 1)), 1 => (0u64..2).prop_map(|index| (index, 2))],
     )
-        .prop_map(|(days, ends, hour, persistence, gaps, parallelism, settle)| {
-            let day = |n: i64| FIRST.checked_add(n.days()).unwrap();
-            Export {
-                name: "x".to_owned(),
-                space: "s".to_owned(),
-                scope: Scope::Space,
-                start: FIRST,
-                end: ends.then(|| day(days)),
-                hour,
-                source: SOURCE.to_owned(),
-                root: Root::new("p", "s", "space"),
-                parallelism,
-                settle_after: SignedDuration::from_hours(settle),
-                accepted: gaps
-                    .into_iter()
-                    .map(|(from, more)| GapEntry {
-                        start: day(from),
-                        end: day(from + more),
-                        reason: "x".to_owned(),
-                    })
-                    .collect(),
-                holder: "we".to_owned(),
-                single_writer: false,
-                persistence,
-            }
-        })
+        .prop_map(
+            |(days, ends, hour, persistence, gaps, parallelism, settle, (index, of))| {
+                let day = |n: i64| FIRST.checked_add(n.days()).unwrap();
+                Export {
+                    name: "x".to_owned(),
+                    space: "s".to_owned(),
+                    scope: Scope::Space,
+                    start: FIRST,
+                    end: ends.then(|| day(days)),
+                    hour,
+                    source: SOURCE.to_owned(),
+                    root: Root::new("p", "s", "space"),
+                    shard: Shard::new(index, of).unwrap(),
+                    parallelism,
+                    settle_after: SignedDuration::from_hours(settle),
+                    accepted: gaps
+                        .into_iter()
+                        .map(|(from, more)| GapEntry {
+                            start: day(from),
+                            end: day(from + more),
+                            reason: "x".to_owned(),
+                        })
+                        .collect(),
+                    holder: "we".to_owned(),
+                    single_writer: false,
+                    persistence,
+                }
+            },
+        )
 }
 
 /// What may be found of a window.
@@ -423,6 +429,16 @@ proptest! {
     }
 
     #[test]
+    fn a_shard_touches_no_day_of_another(world in worlds()) {
+        let decision = world.decide();
+        let settled = decision.settle.iter().map(|id| &id.window);
+        let touched = decision.start.iter().chain(&decision.split).chain(&decision.adopt).chain(settled);
+        for window in touched {
+            prop_assert!(world.export.shard.has(window.date()), "{window}: {}", world.export.shard);
+        }
+    }
+
+    #[test]
     fn never_more_at_a_time_than_allowed(world in worlds()) {
         let decision = world.decide();
         let at_once = world.active.len() + decision.start.len();
@@ -468,9 +484,10 @@ proptest! {
             let covered = world.journal.covered(SOURCE);
             prop_assert!(wanted.minus(&covered).minus(&accepted).is_empty());
             prop_assert!(world.export.end.is_some() && world.active.is_empty() && world.busy.is_empty());
-            let ours = world.journal.attempts.values().filter(|facts| {
+            let ours = world.journal.attempts.iter().filter(|(id, facts)| {
                 let record = facts.record.as_ref().unwrap();
-                record.holder == "we" || record.deadline <= world.store_now
+                let loose = record.holder == "we" || record.deadline <= world.store_now;
+                loose && world.export.shard.has(id.window.date())
             });
             prop_assert_eq!(ours.count(), 0);
             prop_assert!(decision.start.is_empty() && decision.settle.is_empty());

@@ -2,11 +2,13 @@
 
 use super::super::manifest::periods::{days, periods, touches};
 use super::super::record::RangeRecord;
-use super::Plan;
+use super::super::window::{Cells, Window};
+use super::{Plan, short_days};
 
 impl Plan<'_> {
     /// The first period that is closed and whose manifest is not known to be there. A finite export states its
-    /// periods when all of it is in and nothing is open; a continuous one each month by itself.
+    /// periods when all of it is in and nothing is open; a continuous one each month by itself. A shard states
+    /// the whole, or nothing: what the others lack is theirs to wait for.
     pub(super) fn manifests(&mut self) {
         let super::Observation {
             export,
@@ -20,7 +22,8 @@ impl Plan<'_> {
             return;
         }
         let due = periods(export, now).into_iter().find(|period| {
-            !memory.sealed.contains(period) && (finite || self.is_closed(*period) && self.is_at_rest(*period))
+            !memory.sealed.contains(period)
+                && (finite && export.shard.is_whole() || self.is_closed(*period) && self.is_at_rest(*period))
         });
         let Some(period) = due else { return };
         self.out.complete = false;
@@ -42,11 +45,15 @@ impl Plan<'_> {
         }
     }
 
+    /// Whether every day of the period is covered or accepted, whichever shard it belongs to.
     fn is_closed(&self, period: RangeRecord) -> bool {
-        let mut windows = days(period).filter_map(|day| self.seen.export.window_of(day));
+        let super::Observation { export, journal, .. } = *self.seen;
+        let short: Cells = short_days(journal).into_keys().map(Window::day).collect();
+        let covered = journal.covered(&export.source).minus(&short);
+        let mut windows = days(period).filter_map(|day| export.window_of(day));
         windows.all(|window| {
-            let settled = self.covered.hours_of(window.date()) | self.accepted.hours_of(window.date());
-            settled & window.hours() == window.hours()
+            export.accepts(window.date())
+                || covered.hours_of(window.date()) & window.hours() == window.hours()
         })
     }
 
