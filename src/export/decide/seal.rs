@@ -52,7 +52,8 @@ impl Plan<'_> {
         let covered = journal.covered(&export.source).minus(&short);
         let mut windows = days(period).filter_map(|day| export.window_of(day));
         windows.all(|window| {
-            export.accepts(window.date()) || covered.hours_of(window.date()) & window.hours() == window.hours()
+            export.accepts(window.date())
+                || covered.hours_of(window.date()) & window.hours() == window.hours()
         })
     }
 

@@ -11,6 +11,7 @@
 mod certificates;
 mod cluster;
 mod control_plane;
+mod elasticsearch;
 mod gateway;
 mod selftest;
 mod signature;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, ensure};
 #[allow(unused_imports)]
 pub(crate) use self::{
     cluster::{Cluster, Output},
+    elasticsearch::Elasticsearch,
     gateway::Gateway,
     strip_header::StripHeader,
 };
