@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use eventexport::cli::{self, Command, context, download, plan, plugin, run, session, shell, status};
+use eventexport::cli::{self, Command, context, download, plan, plugin, run, session, shell, status, verify};
 
 fn main() -> ExitCode {
     match plugin::arguments().command {
@@ -17,5 +17,6 @@ fn main() -> ExitCode {
         Command::Simulate(args) => cli::to_the_end(cli::simulate(args)),
         Command::Completions(args) => cli::ended(shell::completions(&args)),
         Command::Man(args) => cli::ended(shell::man(&args)),
+        Command::Verify(args) => cli::to_the_end(verify::run(args)),
     }
 }

@@ -10,7 +10,7 @@ use super::manifest::{Manifest, ManifestError, Resource};
 use super::secrets::{self, Purpose};
 use super::simulation::{SOURCE, Simulation};
 use crate::api::{FieldError, Reason};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
@@ -90,6 +90,7 @@ pub fn surroundings(
     Surroundings {
         name: resource.full_name(),
         hosts: HostPolicy::any(),
+        traffic: Traffic::default(),
         tokens: tokens.clone(),
         pod_identity: true,
         holder: holder.to_owned(),

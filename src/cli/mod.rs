@@ -34,6 +34,8 @@ pub mod stop;
 pub mod summary;
 pub mod table;
 pub mod totals;
+pub mod verify;
+pub mod verify_text;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -70,6 +72,7 @@ pub enum Command {
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
+    Verify(verify::VerifyArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -82,6 +85,7 @@ Examples:
   eventexport crd | kubectl apply -f -
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
+  eventexport verify s3://audit/tracker --public-key exporter.pem
 
 Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug; NO_COLOR turns colours off;
 HTTPS_PROXY and NO_PROXY are honoured. Secrets are never arguments: see docs/cli.md.";

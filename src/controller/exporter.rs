@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::grants::{Grant, granted};
 use crate::api::EventExportSpec;
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::{Engine, Peers, Released};
 use crate::export::failure::Failure;
@@ -60,6 +60,8 @@ pub struct EngineExporter {
     pub engine: Engine,
     /// Where requests may go.
     pub hosts: HostPolicy,
+    /// How requests leave.
+    pub traffic: Traffic,
     /// Tokens of all exports.
     pub tokens: TokenCache,
     /// To whom the operator's own bucket identity is lent.
@@ -85,6 +87,7 @@ impl Exporter for EngineExporter {
         let around = Surroundings {
             name: format!("{}/{}", owner.namespace, owner.name),
             hosts: self.hosts.clone(),
+            traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
             pod_identity: granted(&self.grants, &owner.namespace, &spec.destination.s3),
             // Not the UID: a resource that was removed by force and made again goes on at once.

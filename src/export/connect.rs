@@ -12,7 +12,7 @@ use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
 use super::shard::Shard;
 use super::wish::{Export, Persistence, Scope};
 use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
     ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Store, S3Timeouts,
     Sse, Store,
@@ -30,6 +30,8 @@ pub struct Surroundings {
     pub name: String,
     /// Where requests may go.
     pub hosts: HostPolicy,
+    /// How requests leave.
+    pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
     pub tokens: TokenCache,
     /// Whether this export may use the identity of the process for its bucket.
@@ -157,6 +159,7 @@ pub fn tracker(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings)
         hosts: around.hosts.clone(),
         timeouts: Timeouts::default(),
         retry: RetryPolicy::default(),
+        traffic: around.traffic.clone(),
     };
     Tracker::new(config, &around.tokens).map_err(|error| Failure::from(&error).of_export())
 }
@@ -222,6 +225,7 @@ pub async fn s3(
         },
         timeouts: S3Timeouts::default(),
         hosts: Arc::new(around.hosts.clone()),
+        traffic: around.traffic.clone(),
     };
     let store = S3Store::connect(settings)
         .await

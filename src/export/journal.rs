@@ -36,6 +36,8 @@ pub struct ReceiptFacts {
     pub source: String,
     /// Of an hour: the events that the service reported of its whole day.
     pub day_reported: Option<u64>,
+    /// When the object was stored, by the store's clock.
+    pub stored_at: Timestamp,
     /// For people.
     pub facts: WindowFacts,
     /// For the manifest.
@@ -284,6 +286,7 @@ impl ReceiptFacts {
         Self {
             source: receipt.source.clone(),
             day_reported: receipt.reported_of_day,
+            stored_at: receipt.stored_at,
             facts,
             proof,
         }
@@ -324,6 +327,7 @@ mod tests {
         ReceiptFacts {
             source: "https://a".to_owned(),
             day_reported: None,
+            stored_at: Timestamp::UNIX_EPOCH,
             facts,
             proof: ReceiptProof::default(),
         }

@@ -19,6 +19,7 @@ mod journal_io;
 pub mod keys;
 pub mod manifest;
 pub mod memory;
+pub mod observer;
 mod open;
 pub mod pool;
 pub mod proof;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
+use tracing::Instrument as _;
 
 use super::attempt::{Outcome, export_window};
 use super::decide::{Decision, HELD_LOOK, Observation, decide};
@@ -225,12 +226,14 @@ impl Run {
                 .cloned()
                 .unwrap_or_default();
             self.spawn(Job::Settle(id), move |ground| async move {
-                Done::Settle(id, settle(&ground, id, &facts).await)
+                let span = ground.settle_span(id);
+                Done::Settle(id, settle(&ground, id, &facts).instrument(span).await)
             });
         }
         for window in decision.adopt {
             self.spawn(Job::Adopt(window), move |ground| async move {
-                Done::Adopt(window, adopt(&ground, window).await)
+                let span = ground.window_span(window);
+                Done::Adopt(window, adopt(&ground, window).instrument(span).await)
             });
         }
         if let Some(period) = decision.seal {
@@ -251,7 +254,7 @@ impl Run {
         if self.jobs.values().any(|running| *running == job) {
             return;
         }
-        let handle = self.tasks.spawn(work(Arc::clone(&self.ground)));
+        let handle = self.tasks.spawn(work(Arc::clone(&self.ground)).in_current_span());
         self.jobs.insert(handle.id(), job);
     }
 

@@ -16,3 +16,11 @@ mod export;
 mod kill;
 mod operator;
 mod storage;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod verify;

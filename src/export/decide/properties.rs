@@ -79,6 +79,7 @@ fn receipt(bytes: u64, events: u64, source: &str, day_reported: Option<u64>) -> 
     ReceiptFacts {
         source: source.to_owned(),
         day_reported,
+        stored_at: Timestamp::UNIX_EPOCH,
         facts,
         proof: ReceiptProof::default(),
     }

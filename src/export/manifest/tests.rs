@@ -16,6 +16,7 @@ use crate::export::journal::{Journal, ReceiptFacts, ReceiptProof};
 use crate::export::keys::Root;
 use crate::export::proof::hex;
 use crate::export::record::{RangeRecord, encode};
+use crate::export::shard::Shard;
 use crate::export::snapshot::WindowFacts;
 use crate::export::verdict::Verdict;
 use crate::export::window::{Cells, Window};
@@ -34,6 +35,7 @@ pub(super) fn export(last: i8) -> Export {
         hour: None,
         source: SOURCE.to_owned(),
         root: Root::new("p", "s", "space"),
+        shard: Shard::WHOLE,
         parallelism: 1,
         settle_after: SignedDuration::from_hours(6),
         accepted: Vec::new(),
@@ -85,6 +87,7 @@ impl Stored {
         let facts = ReceiptFacts {
             source: self.source.to_owned(),
             day_reported: self.of_day.filter(|_| self.window.hour_of_day().is_some()),
+            stored_at: Timestamp::UNIX_EPOCH,
             facts,
             proof,
         };

@@ -11,7 +11,7 @@ use crate::export::failure::{Failure, Remedy, Trouble};
 use crate::export::ground::lock;
 use crate::export::journal::Journal;
 use crate::export::open::weak;
-use crate::export::snapshot::{SessionFacts, Snapshot, TROUBLES_MAX};
+use crate::export::snapshot::{Retained, SessionFacts, Snapshot, TROUBLES_MAX};
 use crate::export::window::Window;
 
 impl Run {
@@ -21,14 +21,22 @@ impl Run {
         snapshot
     }
 
+    fn retained(&self) -> Option<Retained> {
+        let (oldest, ago) = self.ground.reports.oldest()?;
+        let at = self.now().checked_sub(ago).ok()?;
+        Some(Retained { oldest, at })
+    }
+
     fn snapshot(&self, decision: &Decision) -> Snapshot {
         let empty = Journal::default();
         let journal = self.journal.as_ref().unwrap_or(&empty);
         let tally = &decision.tally;
         let mut windows = BTreeMap::new();
+        let mut last_stored = None;
         for (window, receipt) in &journal.receipts {
             if let Some(receipt) = receipt.as_ref().filter(|_| tally.covered.contains(*window)) {
                 let mut facts = receipt.facts.clone();
+                last_stored = last_stored.max(Some(receipt.stored_at));
                 facts.stored_now = self.stored_now.contains(window);
                 windows.insert(*window, facts);
             }
@@ -80,6 +88,8 @@ impl Run {
             next_look: decision.wake,
             windows: Arc::new(windows),
             transfers: lock(&self.ground.transfers).values().cloned().collect(),
+            last_stored,
+            retained: self.retained(),
         }
     }
 }

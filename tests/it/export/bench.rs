@@ -11,6 +11,7 @@ use eventexport::export::engine::{Clock, Engine, Limits, Peers};
 use eventexport::export::keys::Root;
 use eventexport::export::manifest::document::GapEntry;
 use eventexport::export::manifest::sign::Signing;
+use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::wish::{Export, Persistence, Scope};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
@@ -59,6 +60,7 @@ impl Bench {
             hour: None,
             source: "http://simulator.invalid".to_owned(),
             root: Root::new("tracker", SPACE, "space"),
+            shard: Shard::WHOLE,
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
             accepted: Vec::new(),
@@ -110,6 +112,7 @@ impl Bench {
             hosts: HostPolicy::any(),
             timeouts: self.timeouts,
             retry: self.retry,
+            traffic: eventexport::egress::Traffic::default(),
         };
         let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
         Peers {
