@@ -105,6 +105,8 @@ pub struct Location {
     pub name: String,
     /// What a manifest wants there; the prefix is its root then.
     pub export: Option<Export>,
+    /// The resource that wants it, and the manifest with its Secrets.
+    pub declared: Option<(Resource, Arc<Manifest>)>,
 }
 
 impl LocationArgs {
@@ -125,7 +127,7 @@ impl LocationArgs {
             })?;
             return Ok(vec![place.open_to_read(&self.s3).await?]);
         }
-        let manifest = load::manifest(&self.files)?;
+        let manifest = Arc::new(load::manifest(&self.files)?);
         let mut locations = Vec::new();
         for resource in &manifest.exports {
             locations.push(self.of_resource(resource, &manifest, place).await?);
@@ -136,7 +138,7 @@ impl LocationArgs {
     async fn of_resource(
         &self,
         resource: &Resource,
-        manifest: &Manifest,
+        manifest: &Arc<Manifest>,
         place: Option<&Place>,
     ) -> Result<Location, Fault> {
         let wishes = Wishes {
@@ -166,6 +168,7 @@ impl LocationArgs {
             prefix: export.root.as_str().to_owned(),
             name: format!("{name}/{}", export.root.as_str().trim_end_matches('/')),
             export: Some(export),
+            declared: Some((resource, Arc::clone(manifest))),
         })
     }
 }
@@ -194,6 +197,7 @@ impl Place {
                     prefix: String::new(),
                     name: path.display().to_string(),
                     export: None,
+                    declared: None,
                 })
             }
             Self::Bucket { bucket, prefix } => {
@@ -209,6 +213,7 @@ impl Place {
                         if prefix.is_empty() { "" } else { "/" }
                     ),
                     export: None,
+                    declared: None,
                 })
             }
         }

@@ -10,6 +10,7 @@ pub mod documents;
 pub mod download;
 pub mod exit;
 pub mod forecast;
+pub mod inspect;
 pub mod job;
 pub mod load;
 pub mod location;
@@ -62,17 +63,18 @@ pub enum Command {
     Operator(operator::OperatorArgs),
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
+    Verify(verify::VerifyArgs),
+    Inspect(inspect::InspectArgs),
+    Status(Box<status::StatusArgs>),
     #[command(visible_alias = "sessions")]
     Session(session::SessionArgs),
-    Status(Box<status::StatusArgs>),
+    Download(download::DownloadArgs),
     Context(context::ContextArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     Crd,
-    Download(download::DownloadArgs),
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
-    Verify(verify::VerifyArgs),
 }
 
 const EXAMPLES: &str = "\

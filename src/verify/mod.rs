@@ -10,6 +10,7 @@ pub mod chain;
 pub mod contents;
 pub mod coverage;
 pub mod finding;
+pub mod inspect;
 pub mod judge;
 pub mod object;
 pub mod receipts;

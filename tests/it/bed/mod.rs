@@ -12,6 +12,7 @@ mod certificates;
 mod cluster;
 mod control_plane;
 mod elasticsearch;
+mod flux;
 mod gateway;
 mod prometheus;
 mod selftest;
@@ -29,6 +30,7 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use self::{
     cluster::{Cluster, Output},
     elasticsearch::Elasticsearch,
+    flux::Flux,
     gateway::Gateway,
     prometheus::{Prometheus, promtool},
     strip_header::StripHeader,

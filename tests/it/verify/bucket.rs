@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use eventexport::egress::Traffic;
 use eventexport::storage::{
     AnyHost, ChecksumMode, Condition, Crc64, ObjectClass, PutOptions, S3Credentials, S3Settings, S3Store,
     S3Timeouts, Store,
@@ -38,6 +39,7 @@ impl Bucket {
             server_side_encryption: None,
             object_lock: None,
             checksum: ChecksumMode::default(),
+            traffic: Traffic::default(),
             timeouts: S3Timeouts::default(),
             hosts: Arc::new(AnyHost),
         })
