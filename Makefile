@@ -6,7 +6,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build bed bed-charts bed-prometheus chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build bed bed-charts consumers bed-prometheus chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ bed-charts: ## Build what installs and judges the chart (helm, helm-unittest, ku
 
 bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
 	$(MAKE) -C tests/bed prometheus
+
+consumers: ## Fetch what consumes events in the tests (Elasticsearch, through Maven); says loudly what cannot be had
+	tests/bed/elasticsearch
 
 test: bed bed-charts bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked

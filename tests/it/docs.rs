@@ -103,7 +103,7 @@ pub(crate) fn with_part(text: &str, name: &str, part: &str) -> String {
 #[test]
 fn generated_parts_are_what_the_program_says() {
     let parts = [
-        ("docs/cli.md", "help", help(&["run", "plan"])),
+        ("docs/cli.md", "help", help(&["run", "plan", "download"])),
         ("docs/operator.md", "reasons", reasons()),
         ("docs/operator.md", "help", help(&["operator"])),
         ("docs/metrics.md", "metrics", metrics()),
