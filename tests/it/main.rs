@@ -21,4 +21,11 @@ mod export;
 mod gitops;
 mod kill;
 mod operator;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod second_day;
 mod storage;

@@ -113,7 +113,10 @@ impl Flux {
         archive: &Path,
     ) -> Result<()> {
         let bytes = std::fs::read(archive).with_context(|| archive.display().to_string())?;
-        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = Sha256::digest(&bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let path = format!("{namespace}/{name}/{digest}.tar.gz");
         let artifact = json!({
             "url": format!("{}/{path}", self.address), "path": path, "revision": revision,
@@ -128,12 +131,22 @@ impl Flux {
             "metadata": { "namespace": namespace, "name": name }, "spec": {},
         });
         let apply = ["apply", "-f", "-"];
-        cluster.kubectl(&apply, Some(&object.to_string())).await.success()?;
+        cluster
+            .kubectl(&apply, Some(&object.to_string()))
+            .await
+            .success()?;
         let now = jiff::Timestamp::now().to_string();
         let ready = json!({ "type": "Ready", "status": "True", "reason": "Succeeded", "message": "published",
             "lastTransitionTime": now });
         let status = json!({ "status": { "artifact": artifact, "conditions": [ready] } }).to_string();
-        let patch = ["patch", "externalartifact", name, "-n", namespace, "--subresource=status"];
+        let patch = [
+            "patch",
+            "externalartifact",
+            name,
+            "-n",
+            namespace,
+            "--subresource=status",
+        ];
         let patch = [&patch[..], &["--type=merge", "-p", &status]].concat();
         cluster.kubectl(&patch, None).await.success().map(drop)
     }

@@ -116,7 +116,10 @@ async fn stays(cluster: &Cluster, way: Way, manifest: &Value) -> Result<()> {
         Ok(!has_finalizer(&before))
     })
     .await?;
-    ensure!(before["metadata"]["generation"] == 1, "the operator changed the spec");
+    ensure!(
+        before["metadata"]["generation"] == 1,
+        "the operator changed the spec"
+    );
     kept(&manifest["spec"], &before["spec"], "spec")?;
 
     // The same again: no difference, nothing written. kubectl diff ends with 1 where there is one.
@@ -144,13 +147,13 @@ async fn stays(cluster: &Cluster, way: Way, manifest: &Value) -> Result<()> {
         let applied = other.run(cluster, "apply", manifest).await;
         let warned = applied.stderr.clone();
         applied.success().with_context(|| name.to_owned())?;
-        ensure!(
-            !warned.contains("conflict"),
-            "{name}: {warned}"
-        );
+        ensure!(!warned.contains("conflict"), "{name}: {warned}");
     }
     let last = get(cluster, namespace, name).await?.context("it is gone")?;
-    ensure!(last["metadata"]["generation"] == 1 && last["spec"] == before["spec"], "{last}");
+    ensure!(
+        last["metadata"]["generation"] == 1 && last["spec"] == before["spec"],
+        "{last}"
+    );
     not_out_of_sync(manifest, &last).await
 }
 
@@ -170,16 +173,37 @@ fn kept(written: &Value, there: &Value, path: &str) -> Result<()> {
 
 /// Who owns what: the spec is of whoever applied it, the status of the operator, and of each only that.
 async fn owners(cluster: &Cluster, namespace: &str, name: &str) -> Result<()> {
-    let args = ["get", "eventexport", name, "-n", namespace, "-o", "json", "--show-managed-fields"];
+    let args = [
+        "get",
+        "eventexport",
+        name,
+        "-n",
+        namespace,
+        "-o",
+        "json",
+        "--show-managed-fields",
+    ];
     let object: Value = serde_json::from_str(&cluster.kubectl(&args, None).await.success()?)?;
-    let entries = object["metadata"]["managedFields"].as_array().context("nobody owns anything")?;
-    ensure!(entries.iter().any(|entry| entry["manager"] == eventexport::controller::FIELD_MANAGER));
+    let entries = object["metadata"]["managedFields"]
+        .as_array()
+        .context("nobody owns anything")?;
+    ensure!(
+        entries
+            .iter()
+            .any(|entry| entry["manager"] == eventexport::controller::FIELD_MANAGER)
+    );
     for entry in entries {
         let fields = entry["fieldsV1"].as_object().context("no fields")?;
         let of_operator = entry["manager"] == eventexport::controller::FIELD_MANAGER;
         let part = |field| fields.contains_key(field);
-        ensure!(!of_operator || !part("f:spec"), "the operator owns fields of the spec: {entry}");
-        ensure!(of_operator || !part("f:status"), "somebody else owns the status: {entry}");
+        ensure!(
+            !of_operator || !part("f:spec"),
+            "the operator owns fields of the spec: {entry}"
+        );
+        ensure!(
+            of_operator || !part("f:status"),
+            "somebody else owns the status: {entry}"
+        );
     }
     Ok(())
 }
@@ -222,7 +246,8 @@ async fn argo_cd_sees_what_does_differ() -> Result<()> {
 /// The full manifests name every field that the definition has, so that a new field is tried as well.
 #[test]
 fn the_full_manifests_are_full() -> Result<()> {
-    let definition: Value = serde_saphyr::from_str(&std::fs::read_to_string(file("crds/eventexports.yaml"))?)?;
+    let definition: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(file("crds/eventexports.yaml"))?)?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let mut wanted = BTreeSet::new();
     described(schema, "spec", &mut wanted);
@@ -230,7 +255,11 @@ fn the_full_manifests_are_full() -> Result<()> {
     for by_region in [true, false] {
         named(&full("audit", "full", by_region)["spec"], "spec", &mut written);
     }
-    ensure!(wanted == written, "{:?}", wanted.symmetric_difference(&written).collect::<Vec<_>>());
+    ensure!(
+        wanted == written,
+        "{:?}",
+        wanted.symmetric_difference(&written).collect::<Vec<_>>()
+    );
     Ok(())
 }
 

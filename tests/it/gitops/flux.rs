@@ -41,6 +41,8 @@ impl Fleet {
         gateway.create_bucket(&bucket).await?;
         let settings = Settings {
             today: Some(date(2018, 6, 9)),
+            // A day takes a while, so that Flux finds the export under way.
+            bandwidth: Some(2000),
             ..Settings::default()
         };
         Ok(Self {
@@ -69,7 +71,8 @@ impl Fleet {
 
     async fn secret(&self, name: &str, data: Value) -> Result<()> {
         let metadata = json!({ "namespace": TENANT, "name": name });
-        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
+        let secret =
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
         apply(&self.cluster, &secret).await
     }
 
@@ -109,19 +112,30 @@ impl Fleet {
     }
 
     /// Waits until a Flux object says so of the revision, and returns its message.
-    async fn says(&self, kind: &str, namespace: &str, name: &str, ready: &str, words: &[&str]) -> Result<()> {
+    async fn says(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        ready_is: &str,
+        words: &[&str],
+    ) -> Result<()> {
         let mut last = Value::Null;
-        let what = format!("{kind}/{name}: Ready is {ready}, saying {words:?}");
+        let what = format!("{kind}/{name}: Ready is {ready_is}, saying {words:?}");
         let outcome = eventually(&what, async || {
             let args = ["get", kind, name, "-n", namespace, "-o", "json"];
             last = serde_json::from_str(&kubectl(&self.cluster, &args).await?)?;
-            let current = last["status"]["observedGeneration"] == last["metadata"]["generation"];
             let conditions = last["status"]["conditions"].as_array();
-            let ready = conditions.into_iter().flatten().any(|one| {
+            let ready = conditions
+                .into_iter()
+                .flatten()
+                .find(|one| one["type"] == "Ready");
+            Ok(ready.is_some_and(|one| {
                 let message = one["message"].as_str().unwrap_or_default();
-                one["type"] == "Ready" && one["status"] == ready && words.iter().all(|word| message.contains(word))
-            });
-            Ok(current && ready)
+                one["status"] == ready_is
+                    && one["observedGeneration"] == last["metadata"]["generation"]
+                    && words.iter().all(|word| message.contains(word))
+            }))
         })
         .await;
         let log = match kind {
@@ -134,7 +148,15 @@ impl Fleet {
     /// What `flux reconcile` does.
     async fn reconcile(&self) -> Result<()> {
         let now = format!("reconcile.fluxcd.io/requestedAt={}", jiff::Timestamp::now());
-        let args = ["annotate", "kustomization", "audit-exports", "-n", TENANT, "--overwrite", &now];
+        let args = [
+            "annotate",
+            "kustomization",
+            "audit-exports",
+            "-n",
+            TENANT,
+            "--overwrite",
+            &now,
+        ];
         kubectl(&self.cluster, &args).await.map(drop)
     }
 
@@ -144,7 +166,10 @@ impl Fleet {
         let deployment: Value = serde_json::from_str(&kubectl(&self.cluster, &args).await?)?;
         let pod = &deployment["spec"]["template"]["spec"];
         let account = pod["serviceAccountName"].as_str().context("no service account")?;
-        let kubeconfig = self.cluster.kubeconfig_for_service_account(SYSTEM, account).await?;
+        let kubeconfig = self
+            .cluster
+            .kubeconfig_for_service_account(SYSTEM, account)
+            .await?;
         let given = pod["containers"][0]["args"].as_array().context("no arguments")?;
         let given = given.iter().filter_map(Value::as_str);
         let given = given
@@ -168,7 +193,11 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     // The chart, by the example's HelmRelease.
     let folder = text(fleet.folder.path())?;
     let helm = program("helm")?;
-    run(text(&helm)?, &["package", text(&file("charts/eventexport"))?, "-d", folder]).await?;
+    run(
+        text(&helm)?,
+        &["package", text(&file("charts/eventexport"))?, "-d", folder],
+    )
+    .await?;
     let archive = one_file(fleet.folder.path(), "tgz")?;
     kubectl(cluster, &["create", "namespace", SYSTEM]).await?;
     fleet
@@ -186,12 +215,15 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
             }
         })
         .await?;
-    fleet.says("helmrelease", SYSTEM, "eventexport", "True", &[]).await?;
+    fleet
+        .says("helmrelease", SYSTEM, "eventexport", "True", &[])
+        .await?;
     let _operator = fleet.operator().await?;
 
     // The export, by the example's Kustomization. It stalls: nobody made the tracker's Secret.
     kubectl(cluster, &["create", "namespace", TENANT]).await?;
-    let keys = json!({ "accessKeyId": fleet.gateway.access_key(), "secretAccessKey": fleet.gateway.secret_key() });
+    let keys =
+        json!({ "accessKeyId": fleet.gateway.access_key(), "secretAccessKey": fleet.gateway.secret_key() });
     fleet.secret("bucket", keys).await?;
     fleet.commit("1", &[("june.yaml", fleet.export())]).await?;
     fleet
@@ -209,14 +241,16 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .await?;
 
     // Mended, the wait passes by itself, while the export is still under way.
-    fleet.simulator.add_preset("hang-download@2018-06-05x1")?;
-    fleet.secret("tracker", json!({ "apiKey": DEFAULT_API_KEY })).await?;
+    fleet
+        .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
+        .await?;
     kustomization("True", &["main@sha1:1"]).await?;
     let busy = get(cluster, TENANT, "june").await?.context("it is gone")?;
     ensure!(busy["status"]["windows"]["wanted"] == 5, "{}", busy["status"]);
     let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
     becomes(cluster, TENANT, "june", states).await?;
-    let generation = get(cluster, TENANT, "june").await?.context("it is gone")?["metadata"]["generation"].clone();
+    let generation =
+        get(cluster, TENANT, "june").await?.context("it is gone")?["metadata"]["generation"].clone();
 
     // Applied again and again, nothing drifts: Flux finds nothing to correct.
     fleet.reconcile().await?;
@@ -232,25 +266,49 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     fleet
         .says("kustomization", TENANT, "audit-exports", "False", &stalled)
         .await?;
-    fleet.secret("tracker", json!({ "apiKey": DEFAULT_API_KEY })).await?;
+    fleet
+        .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
+        .await?;
     kustomization("True", &["main@sha1:2"]).await?;
     becomes(cluster, TENANT, "june", states).await?;
 
     // Taken out of Git, it goes, and leaves no session behind; the data stay.
     fleet.commit("3", &[]).await?;
     kustomization("True", &["main@sha1:3"]).await?;
-    eventually("the export is pruned", async || Ok(get(cluster, TENANT, "june").await?.is_none())).await?;
+    eventually("the export is pruned", async || {
+        Ok(get(cluster, TENANT, "june").await?.is_none())
+    })
+    .await?;
     ensure!(fleet.simulator.open_sessions().is_empty());
-    let stored = fleet.gateway.folder().join("objects").join(&fleet.bucket).join("tracker");
+    let stored = fleet
+        .gateway
+        .folder()
+        .join("objects")
+        .join(&fleet.bucket)
+        .join("tracker");
     ensure!(stored.is_dir(), "{} is gone", stored.display());
 
     // So does the operator when its release goes, but not what people declared.
     fleet.commit("4", &[("june.yaml", widened)]).await?;
     kustomization("True", &["main@sha1:4"]).await?;
-    kubectl(cluster, &["delete", "helmrelease", "eventexport", "-n", SYSTEM, "--timeout=60s"]).await?;
+    kubectl(
+        cluster,
+        &[
+            "delete",
+            "helmrelease",
+            "eventexport",
+            "-n",
+            SYSTEM,
+            "--timeout=60s",
+        ],
+    )
+    .await?;
     let left = ["get", "deployment", "-n", SYSTEM, "-o", "name"];
     ensure!(kubectl(cluster, &left).await?.is_empty());
-    ensure!(get(cluster, TENANT, "june").await?.is_some(), "the release took the exports with it");
+    ensure!(
+        get(cluster, TENANT, "june").await?.is_some(),
+        "the release took the exports with it"
+    );
     Ok(())
 }
 
@@ -277,5 +335,7 @@ fn one_file(folder: &Path, extension: &str) -> Result<PathBuf> {
     let mut found = std::fs::read_dir(folder)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|ext| ext == extension));
-    found.next().with_context(|| format!("no .{extension} in {}", folder.display()))
+    found
+        .next()
+        .with_context(|| format!("no .{extension} in {}", folder.display()))
 }

@@ -60,7 +60,8 @@ impl Scene {
 
     async fn secret(&self, name: &str, data: Value) -> Result<()> {
         let metadata = json!({ "namespace": self.namespace, "name": name });
-        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
+        let secret =
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
         apply(self.cluster, &secret).await
     }
 
@@ -145,7 +146,11 @@ async fn a_wait_passes_when_the_export_is_healthy_and_fails_when_a_person_is_nee
     scene.is("still", "InProgress", &["not looked"]).await?;
 
     scene.operator = Some(operator(scene.cluster, &scene.namespace).await?);
-    let missing = ["CredentialsMissing", "tracker", "spec.source.credentialsSecretRef"];
+    let missing = [
+        "CredentialsMissing",
+        "tracker",
+        "spec.source.credentialsSecretRef",
+    ];
     scene.is("no Secret", "Failed", &missing).await?;
     let (flux, _) = scene.verdicts().await?;
     ensure!(
@@ -156,7 +161,8 @@ async fn a_wait_passes_when_the_export_is_healthy_and_fails_when_a_person_is_nee
     scene
         .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
         .await?;
-    let keys = json!({ "accessKeyId": scene.gateway.access_key(), "secretAccessKey": scene.gateway.secret_key() });
+    let keys =
+        json!({ "accessKeyId": scene.gateway.access_key(), "secretAccessKey": scene.gateway.secret_key() });
     scene.secret("bucket", keys).await?;
     let bucket = scene.namespace.clone();
     scene

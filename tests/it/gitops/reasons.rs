@@ -9,6 +9,7 @@ use eventexport::api::Reason;
 use eventexport::controller::judge::needs_person;
 use eventexport::export::failure::{Failure, Remedy, Trouble};
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{agree, argo_health, file, kstatus};
@@ -47,7 +48,21 @@ fn play(reason: Reason) -> Option<Play> {
             complete: true,
             ..settled
         },
-        Reason::CaughtUp | Reason::NotSettled | Reason::Suspended => settled,
+        Reason::Suspended => settled,
+        // Of a range without an end and with one: the next day is waited for.
+        Reason::CaughtUp | Reason::NotSettled => {
+            let waits = trouble(Remedy::Wait(Some(Timestamp::MAX)), Some(DAY)).troubles;
+            Snapshot {
+                troubles: waits
+                    .into_iter()
+                    .map(|one| Trouble {
+                        reason: Reason::NotSettled,
+                        ..one
+                    })
+                    .collect(),
+                ..settled
+            }
+        }
         Reason::Exporting => Snapshot {
             active: 1,
             waiting: 0,
@@ -141,7 +156,11 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
     let operator = Operator::start_with(cluster, namespace, script).await?;
 
     let (mut shown, mut seen) = (vec![], vec![]);
-    for reason in Reason::ALL.iter().copied().filter(|reason| play(*reason).is_some()) {
+    for reason in Reason::ALL
+        .iter()
+        .copied()
+        .filter(|reason| play(*reason).is_some())
+    {
         // The word, to its end: Complete is not CompleteNot.
         let wanted = ["True", "False", "Unknown"].map(|status| format!("{status}/{reason}"));
         let mut last = Value::Null;
@@ -164,11 +183,18 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
                      |---|---|---|---|---|---|\n"
         .to_owned();
     for (((reason, object), flux), argo) in shown.iter().zip(&seen).zip(&flux).zip(&argo) {
-        let status = |kind| condition(object, kind).split('/').next().unwrap_or_default().to_owned();
+        let status = |kind| {
+            condition(object, kind)
+                .split('/')
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        };
         let (ready, stalled) = (status("Ready"), status("Stalled"));
         ensure!(agree(&flux.status, &argo.status), "{reason}: {flux:?} {argo:?}");
         ensure!(
-            (flux.status == "Failed") == (stalled == "True") && (flux.status == "Current") == (ready == "True"),
+            (flux.status == "Failed") == (stalled == "True")
+                && (flux.status == "Current") == (ready == "True"),
             "{reason}: {flux:?} {}",
             object["status"]
         );

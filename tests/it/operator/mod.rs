@@ -200,7 +200,12 @@ pub(crate) fn condition(object: &Value, kind: &str) -> String {
 
 /// Waits until the conditions `Ready`, `Complete`, `Reconciling` and `Stalled` are these, as [`condition`] has them;
 /// an empty text stands for any.
-pub(crate) async fn becomes(cluster: &Cluster, namespace: &str, name: &str, wanted: [&str; 4]) -> Result<Value> {
+pub(crate) async fn becomes(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    wanted: [&str; 4],
+) -> Result<Value> {
     let mut last = Value::Null;
     let what = format!("{namespace}/{name} becomes {wanted:?}");
     let outcome = eventually(&what, async || {
