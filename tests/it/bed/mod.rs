@@ -32,13 +32,13 @@ pub(crate) use self::{
 };
 
 /// The built program of that name, or an error that says how to build it.
-fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join(".bed/bin")
         .join(name);
     ensure!(
         path.is_file(),
-        "the test bed's {name} is missing: run `make -C tests/bed` first ({} does not exist)",
+        "the test bed's {name} is missing: run `make bed bed-charts` first ({} does not exist)",
         path.display()
     );
     Ok(path)

@@ -4,10 +4,15 @@
 // Also outside of the functions that clippy takes for tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod chart;
 mod deletion;
+mod helm;
 mod leader;
 mod life;
+mod manifests;
+mod pod;
 mod reading;
+mod rights;
 pub(crate) mod script;
 pub(crate) mod whole;
 
