@@ -6,7 +6,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build bed bed-charts chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build bed bed-charts bed-prometheus chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,10 @@ bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) 
 bed-charts: ## Build what installs and judges the chart (helm, helm-unittest, kubeconform, kube-score, helm-docs); cached
 	$(MAKE) -C tests/bed charts
 
-test: bed bed-charts ## Pass all tests on the real parts of the test bed
+bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
+	$(MAKE) -C tests/bed prometheus
+
+test: bed bed-charts bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
 
 chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/

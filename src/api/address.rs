@@ -57,7 +57,7 @@ pub enum Uaa {
 }
 
 /// The address, if it keeps the rule [`super::rules::URL`].
-pub(super) fn parse_url(text: &str) -> Option<Url> {
+pub fn parse_url(text: &str) -> Option<Url> {
     let (secure, rest) = match text.strip_prefix("https://") {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix("http://")?),

@@ -22,7 +22,7 @@ mod spec;
 mod status;
 mod syntax;
 
-pub use address::{Region, Uaa};
+pub use address::{Region, Uaa, parse_url};
 pub use checked::{Checked, DateRange as CheckedRange, Gap, MAX_REPORTED_ERRORS};
 pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find, set};
 pub use definition::{CATEGORY, definition};
@@ -33,8 +33,9 @@ pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
 pub use manifest::read;
 pub use reason::Reason;
 pub use source::{CaSecretRef, SecretRef, Source};
-pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, Scope};
+pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
 pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};
+pub use syntax::is_space;
 
 /// What is wrong with one field of a manifest. Never holds the value, so that it can be shown anywhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]

@@ -22,7 +22,7 @@ pub(super) fn parse_date(text: &str) -> Option<Date> {
 }
 
 /// The signs that a URL path segment may hold unescaped, and no folder of its own.
-pub(super) fn is_space(id: &str) -> bool {
+pub fn is_space(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(is_path_byte) && id != "." && id != ".."
 }
 

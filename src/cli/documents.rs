@@ -11,6 +11,9 @@ use serde_json::Value;
 /// The largest manifest that is read, in bytes: 16 MiB (etcd's own limit of one object is 1.5 MiB).
 pub const MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The largest file of certificates or keys that is read, in bytes: 1 MiB.
+const SMALL_MAX_BYTES: u64 = 1024 * 1024;
+
 /// Where a manifest comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -87,6 +90,18 @@ impl Origin {
             message,
         })
     }
+}
+
+/// A file of at most 1 MiB, as certificates and keys are; the text of an error names it.
+pub fn small_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(SMALL_MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    if bytes.len() as u64 > SMALL_MAX_BYTES {
+        return Err(format!("{} is larger than 1 MiB", path.display()));
+    }
+    Ok(bytes)
 }
 
 /// Documents of a text: JSON values one after the other, or YAML documents between `---`. The items of a

@@ -12,11 +12,32 @@ use crate::telemetry::logs::FILTER_VARIABLE;
 /// What is logged unless `EVENTEXPORT_LOG` says otherwise: what goes wrong is told by progress and table.
 const DEFAULT_FILTER: &str = "error";
 
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Verbosity {
+    /// Log more to standard error: what is done; -vv: also why; -vvv: also every request. Wins over `EVENTEXPORT_LOG`
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+impl Verbosity {
+    /// The filter that was asked for, if any.
+    const fn filter(self) -> Option<&'static str> {
+        match self.verbose {
+            0 => None,
+            1 => Some("warn,eventexport=info"),
+            2 => Some("warn,eventexport=debug"),
+            3.. => Some("info,eventexport=trace,hyper_util=debug,reqwest=debug"),
+        }
+    }
+}
+
 /// Starts the log, above the bars of `screen`.
-pub fn start(screen: &MultiProgress) -> Result<(), Fault> {
-    let filter = match std::env::var(FILTER_VARIABLE) {
-        Ok(text) => EnvFilter::try_new(text),
-        Err(_) => EnvFilter::try_new(DEFAULT_FILTER),
+pub fn start(screen: &MultiProgress, verbosity: Verbosity) -> Result<(), Fault> {
+    let filter = match (verbosity.filter(), std::env::var(FILTER_VARIABLE)) {
+        (Some(text), _) => EnvFilter::try_new(text),
+        (None, Ok(text)) => EnvFilter::try_new(text),
+        (None, Err(_)) => EnvFilter::try_new(DEFAULT_FILTER),
     };
     let filter = filter.map_err(|error| {
         Fault::usage(format!(

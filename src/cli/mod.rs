@@ -1,27 +1,42 @@
 //! The command line: arguments as typed become validated settings; one file per subcommand.
 
+pub mod archived;
 pub mod closing;
+pub mod config;
+pub mod context;
 pub mod crd;
+pub mod credentials;
 pub mod documents;
+pub mod download;
 pub mod exit;
 pub mod forecast;
+pub mod inspect;
 pub mod job;
 pub mod load;
+pub mod location;
 pub mod logs;
 pub mod manifest;
 pub mod operator;
 pub mod outcome;
+pub mod output;
 pub mod plan;
+pub mod plugin;
 pub mod progress;
 pub mod run;
 pub mod secrets;
+pub mod session;
+pub mod shell;
 pub mod simulation;
 pub mod size;
+pub mod source;
 pub mod state;
+pub mod status;
 pub mod stop;
 pub mod summary;
 pub mod table;
 pub mod totals;
+pub mod verify;
+pub mod verify_text;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -48,18 +63,31 @@ pub enum Command {
     Operator(operator::OperatorArgs),
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
+    Verify(verify::VerifyArgs),
+    Inspect(inspect::InspectArgs),
+    Status(Box<status::StatusArgs>),
+    #[command(visible_alias = "sessions")]
+    Session(session::SessionArgs),
+    Download(download::DownloadArgs),
+    Context(context::ContextArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     Crd,
     Simulate(crate::simulator::SimulateArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   eventexport run -f examples/quickstart.yaml --simulate --to ./export
   eventexport plan -f audit.yaml
+  eventexport context set prod --region us-south --space ID --api-key-file prod.key
+  eventexport status --to s3://audit/tracker
+  eventexport session list
   eventexport crd | kubectl apply -f -
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
+  eventexport verify s3://audit/tracker --public-key exporter.pem
 
 Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug; NO_COLOR turns colours off;
 HTTPS_PROXY and NO_PROXY are honoured. Secrets are never arguments: see docs/cli.md.";
@@ -70,12 +98,9 @@ pub fn to_the_end(command: impl Future<Output = Result<Exit, Fault>>) -> ExitCod
         Ok(runtime) => runtime,
         Err(error) => return tell(&Fault::from(anyhow::Error::from(error))),
     };
-    let ended = runtime.block_on(command);
+    let result = runtime.block_on(command);
     runtime.shutdown_timeout(SHUTDOWN);
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(fault) => tell(&fault),
-    }
+    ended(result)
 }
 
 /// `eventexport operator`: operates until it is told to stop, or loses its lease.
@@ -89,6 +114,14 @@ pub async fn simulate(args: crate::simulator::SimulateArgs) -> Result<Exit, Faul
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     crate::simulator::simulate(args, async move { stop.orderly.cancelled().await }).await?;
     Ok(Exit::Done)
+}
+
+/// Ends a command that needs no runtime, and tells on standard error why it failed.
+pub fn ended(ended: Result<Exit, Fault>) -> ExitCode {
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(fault) => tell(&fault),
+    }
 }
 
 /// `eventexport crd`.

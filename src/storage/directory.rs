@@ -41,6 +41,14 @@ impl DirectoryStore {
         Ok(store)
     }
 
+    /// Opens a directory that is there, only to read: nothing in it is made, changed or swept.
+    pub fn open_to_read(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Ok(Self {
+            files: Files::open_to_read(path.as_ref())?,
+            begun: Arc::default(),
+        })
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         self.files.root()
@@ -87,6 +95,27 @@ impl Store for DirectoryStore {
     async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
         let key = key.to_owned();
         self.blocking(move |store| store.files.head(&key)).await
+    }
+
+    async fn recorded(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+        let key = key.to_owned();
+        self.blocking(move |store| store.files.recorded(&key)).await
+    }
+
+    async fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let (key, etag) = (key.to_owned(), etag.map(str::to_owned));
+        self.blocking(move |store| store.files.read(&key, offset, limit, etag.as_deref()))
+            .await
+    }
+
+    fn local(&self, key: &str) -> Option<PathBuf> {
+        self.file(key).ok()
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {

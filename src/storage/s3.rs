@@ -98,7 +98,7 @@ impl S3Store {
         E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
-        retry(passing, || async {
+        retry(passing, &self.settings.traffic, || async {
             let progress = Arc::new(Progress::default());
             // Requests of the SDK are large, and many wait at once.
             let request = Box::pin(send(Arc::clone(&progress)));
@@ -127,6 +127,16 @@ impl Store for S3Store {
 
     async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
         self.head_object(key).await
+    }
+
+    async fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.get_range(key, offset, limit, etag).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {

@@ -14,8 +14,9 @@ use super::config::{below, source_name};
 use super::http::{Ask, Reply, Wire, host_of, read};
 use super::refusal::{Purpose, Refusal, retry_after};
 use super::said::said;
-use super::uaa::{Account, Means};
+use super::uaa::{Account, Means, user_of};
 use super::{Class, RetryPolicy, Timeouts, TokenCache, TrackerConfig, TrackerError, Uaa};
+use crate::egress::Peer;
 
 /// A client of one tracker with one set of credentials. Cheap to clone.
 #[derive(Clone)]
@@ -57,12 +58,19 @@ impl Tracker {
             hosts,
             timeouts,
             retry,
+            traffic,
         } = config;
         let name = source_name(&endpoint)?;
         let uaa_url = match &uaa {
             Uaa::Discover { api: url } | Uaa::Endpoint(url) => url,
         };
-        let wire = Wire::new(&[&endpoint, uaa_url], hosts, ca_pem.as_deref(), &timeouts)?;
+        let wire = Wire::new(
+            &[&endpoint, uaa_url],
+            hosts,
+            ca_pem.as_deref(),
+            &timeouts,
+            traffic,
+        )?;
         let account = tokens.account(&uaa, &credentials);
         Ok(Self(Arc::new(Inner {
             endpoint,
@@ -83,6 +91,13 @@ impl Tracker {
     /// the first request does that.
     pub async fn login(&self) -> Result<(), TrackerError> {
         self.0.account.token(&self.means()).await.map(|_| ())
+    }
+
+    /// The user, where the token says who that is, as those of a UAA do (the claim `user_name` of a JSON web token).
+    /// Logs in if need be. Nothing is proved by it: the service alone judges the token.
+    pub async fn user(&self) -> Result<Option<String>, TrackerError> {
+        let token = self.0.account.token(&self.means()).await?;
+        Ok(user_of(token.expose_secret()))
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
@@ -163,9 +178,17 @@ impl Tracker {
         loop {
             match self.once(call).await {
                 Ok(reply) => return Ok(reply),
-                Err(error) => patience.after(error, self.retry()).await?,
+                Err(error) => {
+                    patience.after(error, self.retry()).await?;
+                    self.repeated();
+                }
             }
         }
+    }
+
+    /// Notes that a request is repeated.
+    pub(super) fn repeated(&self) {
+        self.0.wire.repeated(Peer::Tracker);
     }
 
     /// The error that a reply without success is; reads a little of its body.
@@ -236,6 +259,7 @@ impl Tracker {
             headers.insert(header::RANGE, range);
         }
         Ok(Ask {
+            asked: call.purpose.asked(),
             method: call.method.clone(),
             url: below(&self.0.endpoint, call.path),
             headers,

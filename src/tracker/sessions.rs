@@ -64,6 +64,11 @@ impl Tracker {
 
     /// Ends a session; one that is gone already is fine.
     pub async fn delete_session(&self, space: &str, id: &str) -> Result<(), TrackerError> {
+        self.delete_session_if_there(space, id).await.map(drop)
+    }
+
+    /// Ends a session; whether it was there.
+    pub async fn delete_session_if_there(&self, space: &str, id: &str) -> Result<bool, TrackerError> {
         self.check_id(id)?;
         match self
             .repeatedly(&call(
@@ -74,7 +79,8 @@ impl Tracker {
             ))
             .await
         {
-            Ok(_) | Err(TrackerError::NotFound { .. }) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(TrackerError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

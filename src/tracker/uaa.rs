@@ -16,6 +16,7 @@ use super::http::{Ask, Reply, Wire, host_of};
 use super::refusal::{from_router, retry_after};
 use super::said::said;
 use super::{Class, Credentials, RetryPolicy, Timeouts, TrackerError, Uaa};
+use crate::egress::{Asked, Peer};
 
 /// How long before its end a token is no longer used, at most.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
@@ -208,6 +209,7 @@ impl Account {
             ),
         ]);
         let ask = Ask {
+            asked: asked("Login"),
             method: Method::POST,
             url: url.clone(),
             headers,
@@ -256,6 +258,7 @@ impl Account {
         };
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
         let ask = Ask {
+            asked: asked("Discover"),
             method: Method::GET,
             url: below(api, &["v2", "info"]),
             headers,
@@ -293,6 +296,7 @@ impl Account {
                 return Err(error);
             };
             sleep(pause).await;
+            means.wire.repeated(Peer::Uaa);
         }
     }
 
@@ -330,6 +334,30 @@ impl Account {
     }
 }
 
+/// The claim `user_name` of a JSON web token (RFC 7519, in the compact form of RFC 7515).
+pub(super) fn user_of(token: &str) -> Option<String> {
+    let claims = token
+        .split('.')
+        .nth(1)
+        .filter(|_| token.split('.').count() == 3)?;
+    // From the alphabet for URLs, without padding, to the usual one.
+    let mut usual = claims.replace('-', "+").replace('_', "/");
+    while !usual.len().is_multiple_of(4) {
+        usual.push('=');
+    }
+    let claims = aws_smithy_types::base64::decode(usual).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    let name = claims.get("user_name")?.as_str()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+const fn asked(operation: &'static str) -> Asked {
+    Asked {
+        peer: Peer::Uaa,
+        operation,
+    }
+}
+
 fn password_form(username: &str, password: &SecretString) -> String {
     url::form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", "password")
@@ -343,4 +371,25 @@ fn refresh_form(refresh: &SecretString) -> String {
         .append_pair("grant_type", "refresh_token")
         .append_pair("refresh_token", refresh.expose_secret())
         .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_a_uaa_says_whose_it_is() {
+        // {"user_name":"a?>@b","x":"ü"}
+        let claims = "eyJ1c2VyX25hbWUiOiJhPz5AYiIsIngiOiLDvCJ9";
+        assert_eq!(user_of(&format!("e30.{claims}.c2ln")), Some("a?>@b".to_owned()));
+        for other in [
+            "opaque",
+            "a.b.c",
+            &format!("{claims}.{claims}"),
+            "e30.e30.c2ln",
+            "",
+        ] {
+            assert_eq!(user_of(other), None, "{other}");
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
 
 mod api;
+mod auditor;
 mod bed;
 mod cli;
 mod docs;
+mod download;
 // Also outside of the functions that clippy takes for tests: a test that cannot go on must stop.
 #[allow(
     clippy::unwrap_used,
@@ -29,3 +31,11 @@ mod operator;
 )]
 mod second_day;
 mod storage;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod verify;

@@ -13,10 +13,12 @@ mod cluster;
 mod control_plane;
 mod flux;
 mod gateway;
+mod prometheus;
 mod selftest;
 mod signature;
 mod strip_header;
 mod watchdog;
+mod wiretap;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -28,7 +30,9 @@ pub(crate) use self::{
     cluster::{Cluster, Output},
     flux::Flux,
     gateway::Gateway,
+    prometheus::{Prometheus, promtool},
     strip_header::StripHeader,
+    wiretap::{Said, Wiretap},
 };
 
 /// The built program of that name, or an error that says how to build it.
@@ -63,7 +67,7 @@ const PORT_TAKEN: &str = "address already in use";
 
 /// An HTTP client for one use. Not shared: a connection pool belongs to the runtime that made it,
 /// and each test has its own. It loads no root certificates, as all it speaks to is plain HTTP.
-fn http_client() -> Result<reqwest::Client> {
+pub(crate) fn http_client() -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .no_proxy()
         .tls_certs_only([])

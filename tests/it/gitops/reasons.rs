@@ -93,6 +93,13 @@ fn play(reason: Reason) -> Option<Play> {
         | Reason::LockRefused
         | Reason::JournalMismatch
         | Reason::SessionUnaccounted => trouble(Remedy::Wait(None), None),
+        // All is stored, and its manifest cannot be signed.
+        Reason::SigningKeyInvalid => Snapshot {
+            sealing: true,
+            missing: settled.missing,
+            waiting: 0,
+            ..trouble(Remedy::Person, None)
+        },
         // What is found before it begins.
         Reason::InvalidSpec | Reason::CredentialsMissing | Reason::IdentityNotGranted => {
             return Some(Play::Cannot(

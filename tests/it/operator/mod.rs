@@ -6,14 +6,18 @@
 
 mod chart;
 mod deletion;
+mod handover;
 mod helm;
 mod leader;
 mod life;
 mod manifests;
 mod pod;
+mod process;
 mod reading;
 mod rights;
 pub(crate) mod script;
+mod traces;
+mod watching;
 pub(crate) mod whole;
 
 use std::sync::Arc;
@@ -22,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use eventexport::controller::election::Times;
 use eventexport::controller::{CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, operate};
+use eventexport::egress::Traffic;
 use eventexport::telemetry::{Health, Metrics, Observatory};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -35,10 +40,14 @@ use crate::bed::Cluster;
 /// Long, because a machine that also compiles is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How late a sign of life may be: shorter than an operator has it, and long for a machine that also compiles.
+const LATE: Duration = Duration::from_secs(8);
+
 /// An operator in this process, for one namespace.
 pub(crate) struct Operator {
     script: Arc<Script>,
     metrics: Metrics,
+    health: Health,
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
     /// Its own, so that it can be killed whole.
@@ -72,11 +81,14 @@ impl Operator {
             debounce: DEBOUNCE,
             stop_within: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
+            traffic: Traffic::default(),
+            retention: None,
             cluster: None,
         };
         let metrics = Metrics::default();
+        let health = Health::new(LATE);
         let observatory = Observatory {
-            health: Health::new(PATIENCE),
+            health: health.clone(),
             metrics: metrics.clone(),
         };
         let shutdown = CancellationToken::new();
@@ -88,6 +100,7 @@ impl Operator {
         Ok(Self {
             script,
             metrics,
+            health,
             shutdown,
             task,
             runtime: Some(runtime),

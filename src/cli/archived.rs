@@ -1,0 +1,299 @@
+//! What an archive holds of some days, in the words of its receipts: read for [`status`](super::status), decided purely
+//! in [`of_day`]. Reads the store; writes nothing.
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde_json::{Value, json};
+
+use super::location::{Location, worded};
+use super::size;
+use crate::export::journal::{Journal, Mismatch, ReceiptFacts};
+use crate::export::keys::{Key, Root};
+use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
+use crate::export::verdict::Verdict;
+use crate::export::window::{Cells, Window};
+
+/// Receipts that are read at a time.
+const READS: usize = 16;
+
+/// Hours that are shown for a day that is held in part.
+const RANGES_SHOWN: usize = 3;
+
+/// What an archive holds of one day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// How much of it.
+    pub state: State,
+    /// Events counted, of all receipts that cover it.
+    pub events: u64,
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// The weakest verdict of its receipts.
+    pub verdict: Option<Verdict>,
+}
+
+/// How much of a day is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// All 24 hours.
+    Whole,
+    /// Some hours: these are missing, as merged ranges.
+    Part(Vec<String>),
+    /// None, and the day is over.
+    Missing,
+    /// None, and the day is not over.
+    NotOver,
+    /// None, and the service no longer had the day when it was asked.
+    Expired,
+    /// There is something that does not count, and why.
+    Doubtful(String),
+}
+
+impl State {
+    /// As programs read it.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Whole => "Whole",
+            Self::Part(_) => "Part",
+            Self::Missing => "Missing",
+            Self::NotOver => "NotOver",
+            Self::Expired => "Expired",
+            Self::Doubtful(_) => "Doubtful",
+        }
+    }
+}
+
+/// Lists what is below the root, and reads the receipts of the days from `start` to `end`.
+pub async fn read(location: &Location, root: &Root, start: Date, end: Date) -> Result<Journal, String> {
+    let store = &location.store;
+    let rows = store.list(root.as_str()).await.map_err(|error| worded(&error))?;
+    let mut journal = Journal::from_listing(root, &rows);
+    let wanted: Vec<Window> = journal
+        .unread_receipts()
+        .into_iter()
+        .filter(|window| (start..=end).contains(&window.date()))
+        .collect();
+    let found: Vec<(Window, Option<ReceiptFacts>)> = stream::iter(wanted)
+        .map(|window| async move {
+            let Some(key) = root.key(&Key::Receipt(window)) else {
+                return Ok((window, None));
+            };
+            let bytes = store
+                .get(&key, RECORD_MAX_BYTES)
+                .await
+                .map_err(|error| worded(&error))?;
+            let Some(bytes) = bytes else {
+                return Ok((window, None));
+            };
+            let receipt = record::decode::<Receipt>(&key, &bytes).map_err(|error| error.to_string())?;
+            Ok::<_, String>((window, Some(ReceiptFacts::new(&receipt, &bytes))))
+        })
+        .buffer_unordered(READS)
+        .try_collect()
+        .await?;
+    for (window, facts) in found {
+        journal.receipts.insert(window, facts);
+    }
+    Ok(journal)
+}
+
+/// What the journal holds of a day of this source.
+pub fn of_day(journal: &Journal, source: &str, day: Date, now: Timestamp) -> Held {
+    let whole = Window::day(day);
+    let covered = journal.covered(source);
+    let mut held = Held {
+        state: State::Missing,
+        events: 0,
+        bytes: 0,
+        verdict: None,
+    };
+    let of_day = journal
+        .receipts
+        .iter()
+        .filter(|(window, _)| window.date() == day && covered.contains(**window));
+    for facts in of_day.filter_map(|(_, facts)| facts.as_ref()) {
+        held.events = held.events.saturating_add(facts.facts.events);
+        held.bytes = held.bytes.saturating_add(facts.facts.bytes);
+        held.verdict = held.verdict.max_by_weakness(facts.facts.verdict);
+    }
+    held.state = if covered.contains(whole) {
+        State::Whole
+    } else if let Some((_, mismatch)) = journal
+        .mismatches(source)
+        .find(|(window, _)| window.date() == day)
+    {
+        State::Doubtful(match mismatch {
+            Mismatch::Source(other) => format!("its receipt is about {other}"),
+            Mismatch::ObjectMissing => "its object is missing".to_owned(),
+            Mismatch::ObjectSize { stated, found } => format!(
+                "its object has {}, its receipt says {}",
+                size::of(found, "byte"),
+                size::of(stated, "byte")
+            ),
+        })
+    } else if covered.touches(whole) {
+        let missing = Cells::from_iter([whole]).minus(&covered);
+        State::Part(missing.ranges(RANGES_SHOWN))
+    } else if journal.expired.iter().any(|window| window.date() == day) {
+        State::Expired
+    } else if journal.strangers().any(|window| window.date() == day) {
+        State::Doubtful("an object without a receipt".to_owned())
+    } else if whole.end() > now {
+        State::NotOver
+    } else {
+        State::Missing
+    };
+    held
+}
+
+/// The weaker of two verdicts.
+trait Weakest {
+    fn max_by_weakness(self, other: Verdict) -> Self;
+}
+
+impl Weakest for Option<Verdict> {
+    fn max_by_weakness(self, other: Verdict) -> Self {
+        let weakness = |verdict: Verdict| match verdict {
+            Verdict::Empty => 0,
+            Verdict::Matched => 1,
+            Verdict::Over => 2,
+            Verdict::Unknown => 3,
+            Verdict::Short => 4,
+        };
+        Some(match self {
+            Some(one) if weakness(one) >= weakness(other) => one,
+            _ => other,
+        })
+    }
+}
+
+impl Held {
+    /// In a cell of a table; `listed` are the events that the service reports now.
+    pub fn text(&self, listed: Option<u64>) -> String {
+        let events = size::count(self.events);
+        let verdict = self
+            .verdict
+            .map(|verdict| format!(" {verdict:?}"))
+            .unwrap_or_default();
+        match &self.state {
+            State::Whole => match listed.map(|listed| listed.saturating_sub(self.events)) {
+                Some(more @ 1..) => format!("{events}{verdict}; {} more now", size::count(more)),
+                _ => format!("{events}{verdict}"),
+            },
+            State::Part(missing) => format!("{events} in part; missing {}", missing.join(", ")),
+            State::Missing => "missing".to_owned(),
+            State::NotOver => "not over".to_owned(),
+            State::Expired => "EXPIRED".to_owned(),
+            State::Doubtful(why) => format!("DOUBTFUL: {why}"),
+        }
+    }
+
+    /// For programs.
+    pub fn object(&self, listed: Option<u64>) -> Value {
+        let (missing, why) = match &self.state {
+            State::Part(missing) => (missing.as_slice(), None),
+            State::Doubtful(why) => (&[][..], Some(why)),
+            _ => (&[][..], None),
+        };
+        json!({
+            "state": self.state.as_str(),
+            "events": self.events,
+            "bytes": self.bytes,
+            "verdict": self.verdict,
+            "missingHours": missing,
+            "why": why,
+            "moreNow": listed.map(|listed| listed.saturating_sub(self.events)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::export::journal::ReceiptProof;
+    use crate::export::snapshot::WindowFacts;
+
+    const SOURCE: &str = "https://a";
+
+    fn receipt(source: &str, events: u64, verdict: Verdict, object: bool) -> Option<ReceiptFacts> {
+        Some(ReceiptFacts {
+            source: source.to_owned(),
+            day_reported: None,
+            stored_at: Timestamp::UNIX_EPOCH,
+            proof: ReceiptProof::default(),
+            facts: WindowFacts {
+                bytes: if object { 10 * events } else { 0 },
+                events,
+                reported: None,
+                verdict,
+                sha256: object.then(|| "ab".to_owned()),
+                stored_now: false,
+            },
+        })
+    }
+
+    #[test]
+    fn a_day_is_held_whole_in_part_or_not_and_says_why() {
+        let now: Timestamp = "2018-06-09T12:00:00Z".parse().unwrap();
+        let day = |day| Window::day(date(2018, 6, day));
+        let mut journal = Journal::default();
+        let mut stored = |window: Window, facts: Option<ReceiptFacts>| {
+            if let Some(bytes) = facts
+                .as_ref()
+                .map(|facts| facts.facts.bytes)
+                .filter(|bytes| *bytes > 0)
+            {
+                journal.objects.insert(window, bytes);
+            }
+            journal.receipts.insert(window, facts);
+        };
+        stored(day(1), receipt(SOURCE, 5, Verdict::Matched, true));
+        stored(day(2), receipt(SOURCE, 0, Verdict::Empty, false));
+        for hour in 0..20 {
+            let window = Window::hour(date(2018, 6, 3), hour).unwrap();
+            stored(
+                window,
+                receipt(
+                    SOURCE,
+                    2,
+                    if hour == 7 {
+                        Verdict::Over
+                    } else {
+                        Verdict::Matched
+                    },
+                    true,
+                ),
+            );
+        }
+        stored(day(4), receipt("https://b", 5, Verdict::Matched, true));
+        stored(day(5), receipt(SOURCE, 5, Verdict::Matched, true));
+        journal.objects.insert(day(5), 49);
+        journal.objects.insert(day(6), 7);
+        journal.expired.insert(day(7));
+        for (number, listed, wanted) in [
+            (1, Some(5), "5 Matched"),
+            (1, Some(9), "5 Matched; 4 more now"),
+            (2, None, "0 Empty"),
+            (3, Some(60), "40 in part; missing 2018-06-03T20/2018-06-03T23"),
+            (4, None, "DOUBTFUL: its receipt is about https://b"),
+            (
+                5,
+                None,
+                "DOUBTFUL: its object has 49 bytes, its receipt says 50 bytes",
+            ),
+            (6, None, "DOUBTFUL: an object without a receipt"),
+            (7, None, "EXPIRED"),
+            (8, Some(3), "missing"),
+            (9, Some(3), "not over"),
+        ] {
+            let held = of_day(&journal, SOURCE, date(2018, 6, number), now);
+            assert_eq!(held.text(listed), wanted, "day {number}");
+            if number == 3 {
+                assert_eq!(held.verdict, Some(Verdict::Over));
+            }
+        }
+    }
+}

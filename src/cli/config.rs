@@ -1,0 +1,493 @@
+//! The config file of named contexts: where it is, what it may hold, and how it is read and written. Touches the disk.
+//!
+//! It names the files that hold secrets, never a secret; its mode is enforced all the same, because it says whom this
+//! user speaks to and with what.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
+
+use super::exit::Fault;
+use super::location::Place;
+use super::secrets::Lookup;
+use crate::api;
+use crate::tracker::endpoint_of_region;
+
+/// The variable that names another config file.
+pub const FILE_VARIABLE: &str = "EVENTEXPORT_CONFIG";
+
+/// The largest config file that is read: 1 MiB.
+const FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// Most contexts of one file.
+const CONTEXTS_MAX: usize = 256;
+
+/// The longest name of a context, in characters.
+const NAME_MAX_CHARS: usize = 63;
+
+/// The permissions of the file: read and written by its user alone.
+const MODE: u32 = 0o600;
+
+/// Permissions that nobody but the user may have.
+const OF_OTHERS: u32 = 0o077;
+
+/// What people might put in, though it must not be there.
+const SECRET_FIELDS: [&str; 6] = [
+    "api-key",
+    "apikey",
+    "apiKey",
+    "password",
+    "refresh-token",
+    "token",
+];
+
+/// The config file as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The context that is used where none is named.
+    pub current_context: Option<String>,
+    /// All of them, by name.
+    #[serde(default)]
+    pub contexts: BTreeMap<String, Context>,
+}
+
+/// A named context: where events come from, whose credentials, where they go. Every field is optional, and each can be
+/// overruled by the environment or a flag.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Context {
+    /// The space's id.
+    pub space: Option<String>,
+    /// A public region; or `endpoint`.
+    pub region: Option<String>,
+    /// The service's address; or `region`.
+    pub endpoint: Option<String>,
+    /// The address of the UAA, where `/v2/info` does not name it.
+    pub uaa_endpoint: Option<String>,
+    /// Further certificate authorities, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Events of the account instead of the space.
+    pub account: Option<bool>,
+    /// The user's name, for `password-file`, and to know which sessions are this user's.
+    pub username: Option<String>,
+    /// File with the API key.
+    pub api_key_file: Option<PathBuf>,
+    /// File with the password of `username`.
+    pub password_file: Option<PathBuf>,
+    /// File with a refresh token.
+    pub refresh_token_file: Option<PathBuf>,
+    /// File with a ready token.
+    pub token_file: Option<PathBuf>,
+    /// The archive: a directory, or `s3://bucket/prefix`.
+    pub to: Option<String>,
+    /// The store's address, where it is not AWS.
+    pub s3_endpoint: Option<String>,
+    /// The bucket's region.
+    pub s3_region: Option<String>,
+    /// Whether the bucket's name goes into the path.
+    pub s3_path_style: Option<bool>,
+    /// Further certificate authorities of the store, PEM.
+    pub s3_ca_file: Option<PathBuf>,
+}
+
+impl Context {
+    /// Whether the values can be meant; names the field, never the value.
+    fn check(&self) -> Result<(), String> {
+        let addresses = [
+            ("endpoint", &self.endpoint),
+            ("uaa-endpoint", &self.uaa_endpoint),
+            ("s3-endpoint", &self.s3_endpoint),
+        ];
+        for (field, value) in addresses {
+            if value
+                .as_deref()
+                .is_some_and(|text| api::parse_url(text).is_none())
+            {
+                return Err(format!(
+                    "{field} must be an address as https://tracker.example.com (plain http only to 127.0.0.1, [::1] or \
+                     localhost), without user, query or fragment"
+                ));
+            }
+        }
+        if self
+            .region
+            .as_deref()
+            .is_some_and(|region| endpoint_of_region(region).is_none())
+        {
+            return Err("region is none of us-south (or ng), eu-de, au-syd, eu-gb".to_owned());
+        }
+        if self.space.as_deref().is_some_and(|space| !api::is_space(space)) {
+            return Err(
+                "space must be the id of the space, as `cf space NAME --guid` prints it, not its name"
+                    .to_owned(),
+            );
+        }
+        if let Some(Err(error)) = self.to.as_deref().map(str::parse::<Place>) {
+            return Err(format!("to: {error}"));
+        }
+        Ok(())
+    }
+}
+
+/// A config file that was read, and can be written again with its comments kept.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    /// Where it is, or would be.
+    pub path: PathBuf,
+    /// What it says; empty where there is no file.
+    pub config: Config,
+    document: DocumentMut,
+}
+
+/// Held while a config file is read, changed and written, so that no change is lost.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Where the config file is: `$EVENTEXPORT_CONFIG`, or below `$XDG_CONFIG_HOME`, or below `~/.config`. `None` where no
+/// variable tells.
+pub fn path(lookup: Lookup<'_>) -> Result<Option<PathBuf>, Fault> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let variable = |name: &str| -> Result<Option<PathBuf>, Fault> {
+        let found = lookup(name).map_err(Fault::usage)?;
+        Ok(found.map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes))))
+    };
+    if let Some(path) = variable(FILE_VARIABLE)? {
+        return Ok(Some(path));
+    }
+    // The XDG base directory specification: a relative path is to be ignored.
+    if let Some(folder) = variable("XDG_CONFIG_HOME")?.filter(|folder| folder.is_absolute()) {
+        return Ok(Some(folder.join("eventexport/config.toml")));
+    }
+    Ok(variable("HOME")?.map(|home| home.join(".config/eventexport/config.toml")))
+}
+
+impl ConfigFile {
+    /// Reads the file; one that is not there is empty. Refused when others may read or write it.
+    pub fn read(path: PathBuf) -> Result<Self, Fault> {
+        let fault = |why: String| Fault::usage(format!("config file {}: {why}", path.display()));
+        let mut text = String::new();
+        match File::open(&path) {
+            Ok(file) => {
+                let mode = file
+                    .metadata()
+                    .map_err(|error| fault(format!("cannot be read: {error}")))?
+                    .permissions()
+                    .mode();
+                if mode & OF_OTHERS != 0 {
+                    return Err(fault(format!(
+                        "its mode is {:04o}, so that others could read or change it: run `chmod 600 {}`",
+                        mode & 0o7777,
+                        path.display()
+                    )));
+                }
+                file.take(FILE_MAX_BYTES + 1)
+                    .read_to_string(&mut text)
+                    .map_err(|error| fault(format!("cannot be read: {error}")))?;
+                if text.len() as u64 > FILE_MAX_BYTES {
+                    return Err(fault("is larger than 1 MiB".to_owned()));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fault(format!("cannot be read: {error}"))),
+        }
+        Self::parse(path.clone(), &text).map_err(fault)
+    }
+
+    fn parse(path: PathBuf, text: &str) -> Result<Self, String> {
+        // The library's own words would quote the line, and what a person wrote there may be a secret.
+        let wrong = |message: &str, span: Option<std::ops::Range<usize>>| {
+            let line = span
+                .and_then(|span| text.get(..span.start))
+                .map(|before| before.matches('\n').count() + 1);
+            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            let advice = if SECRET_FIELDS
+                .iter()
+                .any(|field| message.contains(&format!("`{field}`")))
+            {
+                "; secrets do not belong in it: name a file, as with api-key-file"
+            } else {
+                ""
+            };
+            format!("{line}{message}{advice}")
+        };
+        let document: DocumentMut = text
+            .parse()
+            .map_err(|error: toml_edit::TomlError| wrong(error.message(), error.span()))?;
+        let config: Config =
+            toml_edit::de::from_str(text).map_err(|error| wrong(error.message(), error.span()))?;
+        if let Some(name) = config.contexts.keys().find(|name| !is_name(name)) {
+            return Err(format!("[contexts.{name:?}]: {}", name_rule()));
+        }
+        for (name, context) in &config.contexts {
+            context
+                .check()
+                .map_err(|why| format!("[contexts.{name}]: {why}"))?;
+        }
+        if config.contexts.len() > CONTEXTS_MAX {
+            return Err(format!("has more than {CONTEXTS_MAX} contexts"));
+        }
+        Ok(Self {
+            path,
+            config,
+            document,
+        })
+    }
+
+    /// The context of this name.
+    pub fn context(&self, name: &str) -> Result<&Context, Fault> {
+        self.config.contexts.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.config.contexts.keys().map(String::as_str).collect();
+            let known = if names.is_empty() {
+                "it has none; make one with `eventexport context set`".to_owned()
+            } else {
+                format!("it has {}", names.join(", "))
+            };
+            Fault::usage(format!(
+                "there is no context {name:?} in {}: {known}",
+                self.path.display()
+            ))
+        })
+    }
+
+    /// A path that the file names, which is relative to the file's own folder.
+    pub fn resolved(&self, path: &Path) -> PathBuf {
+        self.path
+            .parent()
+            .map_or_else(|| path.to_owned(), |folder| folder.join(path))
+    }
+
+    /// Makes a context the current one; `None`: none is.
+    pub fn use_context(&mut self, name: Option<&str>) {
+        self.config.current_context = name.map(str::to_owned);
+        match name {
+            Some(name) => {
+                put(self.document.as_table_mut(), "current-context", name.into());
+            }
+            None => {
+                self.document.remove("current-context");
+            }
+        }
+    }
+
+    /// Writes keys of a context, which is made where it is not there; `None` removes a key. Whether it was made.
+    pub fn set(&mut self, name: &str, keys: &[(&str, Option<Value>)]) -> Result<bool, Fault> {
+        if !is_name(name) {
+            return Err(bad_name());
+        }
+        let made = !self.config.contexts.contains_key(name);
+        // What was read as a table is one.
+        let odd = self.unwritable("contexts is no table");
+        let contexts = self
+            .document
+            .entry("contexts")
+            .or_insert_with(|| {
+                let mut table = Table::new();
+                table.set_implicit(true);
+                Item::Table(table)
+            })
+            .as_table_like_mut();
+        let context = contexts.and_then(|contexts| {
+            contexts
+                .entry(name)
+                .or_insert_with(|| Item::Table(Table::new()))
+                .as_table_like_mut()
+        });
+        let context = context.ok_or(odd)?;
+        for (key, new) in keys {
+            match new {
+                Some(new) => put(context, key, new.clone()),
+                None => {
+                    context.remove(key);
+                }
+            }
+        }
+        self.again()?;
+        Ok(made)
+    }
+
+    /// Takes a context out; the current one leaves none current. Whether it was there.
+    pub fn delete(&mut self, name: &str) -> Result<bool, Fault> {
+        let contexts = self
+            .document
+            .get_mut("contexts")
+            .and_then(Item::as_table_like_mut);
+        let was = contexts.and_then(|contexts| contexts.remove(name)).is_some();
+        if self.config.current_context.as_deref() == Some(name) {
+            self.use_context(None);
+        }
+        self.again()?;
+        Ok(was)
+    }
+
+    /// What the changed document means.
+    fn again(&mut self) -> Result<(), Fault> {
+        let again = Self::parse(self.path.clone(), &self.document.to_string());
+        *self = again.map_err(|why| self.unwritable(&why))?;
+        Ok(())
+    }
+
+    fn unwritable(&self, why: &str) -> Fault {
+        Fault::usage(format!("config file {}: {why}", self.path.display()))
+    }
+
+    /// Waits until no other process changes the file. Makes its folder, for this user alone.
+    pub fn lock(path: &Path) -> Result<Lock, Fault> {
+        let folder = folder(path);
+        let locked = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .and_then(|()| {
+                let file = File::options()
+                    .create(true)
+                    .truncate(false)
+                    .write(true)
+                    .mode(MODE)
+                    .open(beside(path, "lock"))?;
+                // Held for milliseconds by whoever has it, and freed by the system when a process dies.
+                file.lock().map(|()| file)
+            });
+        let file = locked.map_err(|error| cannot_write(path, &error))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Writes the file whole or not at all, readable by this user alone.
+    pub fn write(&self, _lock: &Lock) -> Result<(), Fault> {
+        // A link to a file that is kept elsewhere stays a link.
+        let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let draft = beside(&target, "new");
+        let written = File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(MODE)
+            .open(&draft)
+            .and_then(|mut file| {
+                file.set_permissions(std::fs::Permissions::from_mode(MODE))?;
+                file.write_all(self.document.to_string().as_bytes())?;
+                file.sync_all()
+            })
+            .and_then(|()| std::fs::rename(&draft, &target));
+        written.map_err(|error| {
+            // What is left of the draft is in nobody's way.
+            let _ = std::fs::remove_file(&draft);
+            cannot_write(&self.path, &error)
+        })
+    }
+}
+
+/// Puts a value where one was, with the comments around it, or adds it.
+fn put(table: &mut dyn TableLike, key: &str, mut new: Value) {
+    match table.get_mut(key) {
+        Some(item) => {
+            if let Some(old) = item.as_value() {
+                *new.decor_mut() = old.decor().clone();
+            }
+            *item = Item::Value(new);
+        }
+        None => {
+            table.insert(key, Item::Value(new));
+        }
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Fault {
+    Fault::Failed(anyhow::anyhow!(
+        "config file {} cannot be written: {error}",
+        path.display()
+    ))
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// A hidden file in the same folder.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    folder(path).join(format!(".{name}.{what}"))
+}
+
+/// Letters, digits, dots, dashes and underscores, beginning with a letter or digit.
+pub fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.chars().count() <= NAME_MAX_CHARS
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+}
+
+/// What is said of a name that cannot be one.
+pub fn bad_name() -> Fault {
+    Fault::usage(format!("NAME: {}", name_rule()))
+}
+
+fn name_rule() -> String {
+    format!(
+        "the name of a context has 1 to {NAME_MAX_CHARS} letters, digits, dots, dashes and underscores, and begins with a letter or digit"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "# whose\ncurrent-context = \"prod\" # mine\n\n[contexts.prod]\n# the audit space\nspace = \"c1\"\nregion = \"eu-de\"\n";
+
+    fn parsed(text: &str) -> Result<ConfigFile, String> {
+        ConfigFile::parse(PathBuf::from("/x/config.toml"), text)
+    }
+
+    #[test]
+    fn a_change_keeps_what_a_person_wrote_around_it() {
+        let mut file = parsed(FILE).unwrap();
+        assert!(
+            !file
+                .set("prod", &[("space", Some("c2".into())), ("region", None)])
+                .unwrap()
+        );
+        assert!(file.set("test", &[("account", Some(true.into()))]).unwrap());
+        let text = file.document.to_string();
+        assert_eq!(
+            text,
+            "# whose\ncurrent-context = \"prod\" # mine\n\n[contexts.prod]\n# the audit space\nspace = \"c2\"\n\n[contexts.test]\naccount = true\n"
+        );
+        assert_eq!(file.config.contexts["test"].account, Some(true));
+        assert!(file.delete("prod").unwrap());
+        assert!(!file.delete("prod").unwrap());
+        assert_eq!(file.config.current_context, None);
+        assert_eq!(parsed(&file.document.to_string()).unwrap().config, file.config);
+    }
+
+    #[test]
+    fn what_is_misspelt_is_named() {
+        for (text, named) in [
+            ("[contexts.a]\nspaec = 1\n", "spaec"),
+            ("current = 1\n", "current"),
+            ("[contexts.\"a b\"]\n", "a b"),
+            (
+                "[contexts.a]\napi-key = \"hunter2\"\n",
+                "line 2: unknown field `api-key`",
+            ),
+            (
+                "[contexts.a]\nendpoint = \"https://a:hunter2@b\"\n",
+                "endpoint must be",
+            ),
+            ("[contexts.a]\nregion = \"mars\"\n", "region"),
+            ("[contexts.a\n", "line 1"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.contains(named) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

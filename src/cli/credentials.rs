@@ -1,0 +1,272 @@
+//! The credentials of a command: from the environment, the files that a context names, or a prompt; never from
+//! arguments. Reads variables and files; asks on a terminal.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{IsTerminal as _, Read as _};
+use std::path::Path;
+
+use console::Term;
+
+use super::config::{ConfigFile, Context};
+use super::exit::Fault;
+use super::secrets::{Lookup, SECRET_FILE_MAX_BYTES};
+use crate::tracker::Credentials;
+
+/// Keys as a Secret names them, the variable of each, and the context's field.
+const KEYS: [(&str, &str, &str); 5] = [
+    ("apiKey", "EVENTEXPORT_API_KEY", "api-key-file"),
+    ("username", "EVENTEXPORT_USERNAME", "username"),
+    ("password", "EVENTEXPORT_PASSWORD", "password-file"),
+    ("refreshToken", "EVENTEXPORT_REFRESH_TOKEN", "refresh-token-file"),
+    ("token", "EVENTEXPORT_TOKEN", "token-file"),
+];
+
+/// Credentials, and where they came from in words that go behind "the".
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Themselves.
+    pub credentials: Credentials,
+    /// Such as `API key of EVENTEXPORT_API_KEY`.
+    pub origin: String,
+}
+
+/// Asks a person for a secret; `None` where nobody is there to be asked.
+pub type Ask<'a> = &'a dyn Fn(&str) -> Option<std::io::Result<String>>;
+
+/// The first that is there: the environment, the context, a person.
+pub fn find(
+    lookup: Lookup<'_>,
+    context: Option<(&str, &Context, &ConfigFile)>,
+    ask: Ask<'_>,
+) -> Result<Found, Fault> {
+    let mut given = BTreeMap::new();
+    for (key, variable, _) in KEYS {
+        if let Some(bytes) = lookup(variable).map_err(Fault::usage)? {
+            given.insert(key.to_owned(), bytes);
+        }
+    }
+    let mut place = Place::Environment;
+    if given.is_empty()
+        && let Some((name, context, file)) = context
+    {
+        given = of_context(name, context, file)?;
+        place = Place::Context(name);
+    }
+    // A user alone, be it only to know whose sessions are ours, goes with a password or with an API key.
+    if !given.keys().any(|key| key != "username") {
+        place = Place::Prompt;
+        given = prompted(given, ask)?;
+    }
+    let kinds: Vec<&str> = KEYS
+        .iter()
+        .filter(|(key, _, _)| given.contains_key(*key))
+        .map(|(key, _, _)| *key)
+        .collect();
+    // The context's username also says whose sessions are ours, beside any kind of credentials.
+    if matches!(place, Place::Context(_)) && !given.contains_key("password") {
+        given.remove("username");
+    }
+    let credentials = Credentials::from_secret(&given).map_err(|error| place.wrong(&kinds, &error))?;
+    Ok(Found {
+        credentials,
+        origin: place.origin(&kinds),
+    })
+}
+
+/// Asks on the terminal without showing what is typed. Only where both ends are a terminal: a person who sees the
+/// question can answer it.
+pub fn ask_on_terminal(question: &str) -> Option<std::io::Result<String>> {
+    let term = Term::stderr();
+    if !term.is_term() || !std::io::stdin().is_terminal() {
+        return None;
+    }
+    let asked = term.write_str(question).and_then(|()| term.read_secure_line());
+    Some(asked)
+}
+
+fn of_context(name: &str, context: &Context, file: &ConfigFile) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
+    let files = [
+        ("apiKey", &context.api_key_file, "api-key-file"),
+        ("password", &context.password_file, "password-file"),
+        ("refreshToken", &context.refresh_token_file, "refresh-token-file"),
+        ("token", &context.token_file, "token-file"),
+    ];
+    let mut given = BTreeMap::new();
+    for (key, path, field) in files {
+        if let Some(path) = path {
+            let bytes = read(&file.resolved(path))
+                .map_err(|why| Fault::usage(format!("{field} of context {name}: {why}")))?;
+            given.insert(key.to_owned(), bytes);
+        }
+    }
+    if let Some(username) = &context.username {
+        given.insert("username".to_owned(), username.clone().into_bytes());
+    }
+    Ok(given)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(SECRET_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    if bytes.len() as u64 > SECRET_FILE_MAX_BYTES {
+        return Err(format!("{} is larger than 1 MiB", path.display()));
+    }
+    Ok(bytes)
+}
+
+fn prompted(mut given: BTreeMap<String, Vec<u8>>, ask: Ask<'_>) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
+    let (key, question) = match given.get("username") {
+        Some(username) => (
+            "password",
+            format!("Password of {}: ", String::from_utf8_lossy(username)),
+        ),
+        None => ("apiKey", "API key: ".to_owned()),
+    };
+    match ask(&question) {
+        Some(Ok(secret)) if secret.trim().is_empty() => Err(missing()),
+        Some(Ok(secret)) => {
+            given.insert(key.to_owned(), secret.into_bytes());
+            Ok(given)
+        }
+        Some(Err(error)) => Err(Fault::Failed(anyhow::anyhow!(
+            "the answer cannot be read from the terminal: {error}"
+        ))),
+        None => Err(missing()),
+    }
+}
+
+fn missing() -> Fault {
+    Fault::usage(
+        "no credentials: set EVENTEXPORT_API_KEY, or EVENTEXPORT_USERNAME and EVENTEXPORT_PASSWORD, or \
+         EVENTEXPORT_REFRESH_TOKEN, or EVENTEXPORT_TOKEN, each also as …_FILE with the path of a file; or name a file in a \
+         context (`eventexport context set NAME --api-key-file FILE`); on a terminal you are asked",
+    )
+}
+
+/// Where the credentials are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place<'a> {
+    Environment,
+    Context(&'a str),
+    Prompt,
+}
+
+impl Place<'_> {
+    fn origin(self, kinds: &[&str]) -> String {
+        let (kind, variable, field) = if kinds.contains(&"apiKey") {
+            ("API key", "EVENTEXPORT_API_KEY", "api-key-file")
+        } else if kinds.contains(&"password") {
+            (
+                "user and password",
+                "EVENTEXPORT_USERNAME and EVENTEXPORT_PASSWORD",
+                "username and password-file",
+            )
+        } else if kinds.contains(&"refreshToken") {
+            ("refresh token", "EVENTEXPORT_REFRESH_TOKEN", "refresh-token-file")
+        } else {
+            ("token", "EVENTEXPORT_TOKEN", "token-file")
+        };
+        match self {
+            Self::Environment => format!("{kind} of {variable}"),
+            Self::Context(name) => format!("{kind} of context {name} ({field})"),
+            Self::Prompt => format!("{kind} that was typed"),
+        }
+    }
+
+    /// Credentials that cannot be used, with the names that the person gave them by.
+    fn wrong(self, kinds: &[&str], error: &crate::tracker::CredentialsError) -> Fault {
+        use crate::tracker::CredentialsError as Error;
+        let name = |wanted: &str| {
+            let known = KEYS.iter().find(|(key, _, _)| *key == wanted);
+            known.map_or_else(
+                || wanted.to_owned(),
+                |(_, variable, field)| match self {
+                    Self::Environment => (*variable).to_owned(),
+                    Self::Context(context) => format!("{field} of context {context}"),
+                    Self::Prompt => "what was typed".to_owned(),
+                },
+            )
+        };
+        match error {
+            Error::Missing => missing(),
+            Error::Half { has, lacks } => Fault::usage(format!(
+                "{} is given but not {}: both are needed",
+                name(has),
+                name(lacks)
+            )),
+            Error::Several { keys: _ } => {
+                let all: Vec<String> = kinds.iter().map(|kind| name(kind)).collect();
+                Fault::usage(format!(
+                    "several kinds of credentials are given ({}): keep one of them",
+                    all.join(", ")
+                ))
+            }
+            Error::Unusable { key, why } => Fault::usage(format!("{} {why}", name(key))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)], typed: Option<&str>) -> Result<Found, String> {
+        let lookup = |name: &str| {
+            let value = variables.iter().find(|(variable, _)| *variable == name);
+            Ok(value.map(|(_, value)| value.as_bytes().to_vec()))
+        };
+        let ask = |_: &str| typed.map(|text| Ok(text.to_owned()));
+        find(&lookup, None, &ask).map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn credentials_say_where_they_came_from_and_never_what_they_are() {
+        for (variables, typed, origin) in [
+            (
+                &[("EVENTEXPORT_API_KEY", "hunter2")][..],
+                None,
+                "API key of EVENTEXPORT_API_KEY",
+            ),
+            (
+                &[("EVENTEXPORT_TOKEN", "hunter2")],
+                None,
+                "token of EVENTEXPORT_TOKEN",
+            ),
+            (&[], Some("hunter2"), "API key that was typed"),
+            (
+                &[("EVENTEXPORT_USERNAME", "a@b")],
+                Some("hunter2"),
+                "user and password that was typed",
+            ),
+        ] {
+            let found = found(variables, typed).unwrap();
+            assert_eq!(found.origin, origin);
+            assert!(!format!("{found:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_named_as_the_person_gave_it() {
+        for (variables, typed, named) in [
+            (&[][..], None, "EVENTEXPORT_API_KEY"),
+            (&[], Some(" "), "EVENTEXPORT_API_KEY"),
+            (
+                &[("EVENTEXPORT_PASSWORD", "p")],
+                None,
+                "EVENTEXPORT_PASSWORD is given but not EVENTEXPORT_USERNAME",
+            ),
+            (
+                &[("EVENTEXPORT_API_KEY", "k"), ("EVENTEXPORT_TOKEN", "t")],
+                None,
+                "EVENTEXPORT_API_KEY, EVENTEXPORT_TOKEN",
+            ),
+            (&[("EVENTEXPORT_TOKEN", "a b")], None, "EVENTEXPORT_TOKEN"),
+        ] {
+            let error = found(variables, typed).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

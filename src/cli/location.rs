@@ -1,0 +1,373 @@
+//! Where an archive lies, as typed: a directory, `s3://bucket/prefix`, or the destination of a manifest. Builds
+//! clients and looks whether a directory is there; writes nothing, and needs no right to write.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+use secrecy::SecretString;
+use url::Url;
+
+use super::exit::Fault;
+use super::job::{self, Wishes};
+use super::manifest::{Manifest, Resource};
+use super::secrets::{self, Purpose};
+use super::{documents, load};
+use crate::egress::Traffic;
+use crate::export::shard::Shard;
+use crate::export::wish::Export;
+use crate::storage::{
+    AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
+};
+use crate::tracker::TokenCache;
+
+/// The region that requests are signed for where none is given; stores with an endpoint of their own ignore it.
+const REGION: &str = "us-east-1";
+
+/// Where the archive lies.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct LocationArgs {
+    /// The archive: a directory, or `s3://bucket/prefix`
+    #[arg(long, value_name = "DIR|S3-URL", value_parser = Place::parser())]
+    pub to: Option<Place>,
+    /// Manifest with `EventExport` resources and their Secrets, whose destination is the archive; `-` reads
+    /// standard input; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// How the bucket of an `s3://` URL is reached.
+    #[command(flatten)]
+    pub s3: S3Args,
+}
+
+/// How the bucket of an `s3://` URL is reached. Keys are `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or what the
+/// AWS SDK finds.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "S3 (with s3:// only; keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")]
+pub struct S3Args {
+    /// Address of an S3-compatible store \[default: AWS\]
+    #[arg(long = "s3-endpoint", value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
+    pub endpoint: Option<Url>,
+    /// Region of the bucket \[default: `AWS_DEFAULT_REGION` or us-east-1\]
+    #[arg(long = "s3-region", value_name = "REGION", env = "AWS_REGION")]
+    pub region: Option<String>,
+    /// Put the bucket's name into the path instead of the host name \[default: true with an endpoint\]
+    #[arg(
+        long = "s3-path-style",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub path_style: Option<bool>,
+    /// Certificates to trust besides the system's, PEM
+    #[arg(long = "s3-ca-file", value_name = "FILE", env = "AWS_CA_BUNDLE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A place as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A directory.
+    Directory(PathBuf),
+    /// A bucket, and a prefix without slashes at its ends, which may be empty.
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// Keys of the archive are below it.
+        prefix: String,
+    },
+}
+
+/// Not a place; the text says what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAPlace {
+    /// Nothing was typed.
+    #[error("it is empty: give a directory or s3://bucket/prefix")]
+    Empty,
+    /// `s3://` without a usable bucket.
+    #[error("{0} names no bucket: write s3://bucket/prefix")]
+    NoBucket(String),
+    /// Another scheme.
+    #[error("{0}:// is not read: give a directory or s3://bucket/prefix")]
+    Scheme(String),
+}
+
+/// An archive that can be read.
+#[derive(Clone, Debug)]
+pub struct Location {
+    /// What holds it. It was opened to be read.
+    pub store: Arc<dyn Store>,
+    /// Every key of the archive begins so: empty, or with `/` at its end.
+    pub prefix: String,
+    /// As a person names it: `s3://audit/tracker`, `export`.
+    pub name: String,
+    /// What a manifest wants there; the prefix is its root then.
+    pub export: Option<Export>,
+    /// The resource that wants it, and the manifest with its Secrets.
+    pub declared: Option<(Resource, Arc<Manifest>)>,
+}
+
+impl LocationArgs {
+    /// Every archive that is named: by a positional argument, `--to`, or `-f` with one for each of its exports (in
+    /// the bucket of the manifest, or under the same keys below `--to`).
+    pub async fn open_to_read(&self, positional: Option<&Place>) -> Result<Vec<Location>, Fault> {
+        let place = match (positional, &self.to) {
+            (Some(_), Some(_)) => {
+                return Err(Fault::usage(
+                    "--to: the archive is named twice: leave one of the two out",
+                ));
+            }
+            (one, other) => one.or(other.as_ref()),
+        };
+        if self.files.is_empty() {
+            let place = place.ok_or_else(|| {
+                Fault::usage("no archive is named: give --to DIR, --to s3://bucket/prefix or -f FILE")
+            })?;
+            return Ok(vec![place.open_to_read(&self.s3).await?]);
+        }
+        let manifest = Arc::new(load::manifest(&self.files)?);
+        let mut locations = Vec::new();
+        for resource in &manifest.exports {
+            locations.push(self.of_resource(resource, &manifest, place).await?);
+        }
+        Ok(locations)
+    }
+
+    async fn of_resource(
+        &self,
+        resource: &Resource,
+        manifest: &Arc<Manifest>,
+        place: Option<&Place>,
+    ) -> Result<Location, Fault> {
+        let wishes = Wishes {
+            to: place.map(|_| std::path::Path::new("")),
+            parallelism: None,
+            shard: Shard::WHOLE,
+            sessions: 1,
+            single_writer: false,
+        };
+        let resource = job::adjusted(resource, &wishes, None);
+        let around = job::surroundings(&resource, "reader", &TokenCache::new(), &wishes);
+        let mut export = job::export(&resource, &around, false)?;
+        let (store, name) = if let Some(place) = place {
+            let Location {
+                store, prefix, name, ..
+            } = place.open_to_read(&self.s3).await?;
+            export.root = export.root.below(&prefix);
+            (store, name)
+        } else {
+            let secrets = job::secrets_of(&resource, manifest, &[Purpose::Bucket])?;
+            let store = job::bucket(&resource, &secrets, &around).await?;
+            let name = store.name().to_owned();
+            (store, name)
+        };
+        Ok(Location {
+            store,
+            prefix: export.root.as_str().to_owned(),
+            name: format!("{name}/{}", export.root.as_str().trim_end_matches('/')),
+            export: Some(export),
+            declared: Some((resource, Arc::clone(manifest))),
+        })
+    }
+}
+
+impl Place {
+    /// Reads what was typed, also a path that is not UTF-8.
+    pub fn parser() -> ValueParser {
+        OsStringValueParser::new().try_map(Self::of).into()
+    }
+
+    fn of(typed: OsString) -> Result<Self, NotAPlace> {
+        match typed.to_str() {
+            Some(text) => text.parse(),
+            None => Ok(Self::Directory(typed.into())),
+        }
+    }
+
+    /// Opens it. A directory that is not there is an error, and is not made.
+    pub async fn open_to_read(&self, s3: &S3Args) -> Result<Location, Fault> {
+        match self {
+            Self::Directory(path) => {
+                let store =
+                    DirectoryStore::open_to_read(path).map_err(|error| Fault::usage(worded(&error)))?;
+                Ok(Location {
+                    store: Arc::new(store),
+                    prefix: String::new(),
+                    name: path.display().to_string(),
+                    export: None,
+                    declared: None,
+                })
+            }
+            Self::Bucket { bucket, prefix } => {
+                let store = S3Store::connect(s3.settings(bucket)?)
+                    .await
+                    .map_err(|error| Fault::usage(worded(&error)))?;
+                let slash = if prefix.is_empty() { "" } else { "/" };
+                Ok(Location {
+                    store: Arc::new(store),
+                    prefix: format!("{prefix}{slash}"),
+                    name: format!(
+                        "s3://{bucket}{}{prefix}",
+                        if prefix.is_empty() { "" } else { "/" }
+                    ),
+                    export: None,
+                    declared: None,
+                })
+            }
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = NotAPlace;
+
+    fn from_str(text: &str) -> Result<Self, NotAPlace> {
+        if text.is_empty() {
+            return Err(NotAPlace::Empty);
+        }
+        if let Some(rest) = text.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.is_empty() || bucket.contains(|c: char| c.is_whitespace() || c == '@' || c == ':') {
+                return Err(NotAPlace::NoBucket(text.to_owned()));
+            }
+            return Ok(Self::Bucket {
+                bucket: bucket.to_owned(),
+                prefix: prefix.trim_matches('/').to_owned(),
+            });
+        }
+        match text.split_once("://") {
+            Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
+                Err(NotAPlace::Scheme(scheme.to_owned()))
+            }
+            _ => Ok(Self::Directory(text.into())),
+        }
+    }
+}
+
+impl S3Args {
+    fn settings(&self, bucket: &str) -> Result<S3Settings, Fault> {
+        let endpoint = match &self.endpoint {
+            Some(endpoint) => Some(endpoint.clone()),
+            None => variable("AWS_ENDPOINT_URL")?
+                .map(|text| {
+                    text.parse().map_err(|error| {
+                        Fault::usage(format!("AWS_ENDPOINT_URL: {text} is no address: {error}"))
+                    })
+                })
+                .transpose()?,
+        };
+        let region = match &self.region {
+            Some(region) => region.clone(),
+            None => variable("AWS_DEFAULT_REGION")?.unwrap_or_else(|| REGION.to_owned()),
+        };
+        let ca_pem = self.ca_file.as_deref().map(documents::small_file).transpose();
+        Ok(S3Settings {
+            bucket: bucket.to_owned(),
+            region,
+            force_path_style: self.path_style.unwrap_or(endpoint.is_some()),
+            endpoint,
+            credentials: credentials()?,
+            ca_pem: ca_pem.map_err(|error| Fault::usage(format!("--s3-ca-file: {error}")))?,
+            storage_class: None,
+            server_side_encryption: None,
+            object_lock: None,
+            checksum: ChecksumMode::default(),
+            timeouts: S3Timeouts::default(),
+            hosts: Arc::new(AnyHost),
+            traffic: Traffic::default(),
+        })
+    }
+}
+
+/// Keys of the environment, also by `…_FILE`; else what the SDK finds.
+fn credentials() -> Result<S3Credentials, Fault> {
+    let id = variable("AWS_ACCESS_KEY_ID")?;
+    let key = variable("AWS_SECRET_ACCESS_KEY")?;
+    match (id, key) {
+        (Some(access_key_id), Some(key)) => Ok(S3Credentials::Static {
+            access_key_id,
+            secret_access_key: SecretString::from(key),
+            session_token: variable("AWS_SESSION_TOKEN")?.map(SecretString::from),
+        }),
+        (None, None) => Ok(S3Credentials::PodIdentity),
+        (Some(_), None) => Err(Fault::usage(
+            "AWS_SECRET_ACCESS_KEY is not set, though AWS_ACCESS_KEY_ID is: set both",
+        )),
+        (None, Some(_)) => Err(Fault::usage(
+            "AWS_ACCESS_KEY_ID is not set, though AWS_SECRET_ACCESS_KEY is: set both",
+        )),
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>, Fault> {
+    let Some(bytes) = secrets::environment(name).map_err(Fault::usage)? else {
+        return Ok(None);
+    };
+    String::from_utf8(bytes)
+        .map(|text| Some(text.trim().to_owned()))
+        .map_err(|_| Fault::usage(format!("{name} is not UTF-8 text: correct the value")))
+}
+
+/// What a store says, for who named it by flags instead of a resource.
+pub fn worded(error: &StoreError) -> String {
+    match error {
+        StoreError::NoSuchBucket { store } => {
+            format!("{store} does not exist: correct the location of the archive")
+        }
+        StoreError::Credentials { store, code } => format!(
+            "{store} refused the credentials ({code}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with -f: \
+             the Secret of spec.destination.s3.credentialsSecretRef), --s3-endpoint and --s3-region"
+        ),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_directory_or_a_bucket_and_nothing_else() {
+        let bucket = |bucket: &str, prefix: &str| Place::Bucket {
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+        };
+        for (text, place) in [
+            ("s3://audit", bucket("audit", "")),
+            ("s3://audit/a/b/", bucket("audit", "a/b")),
+            ("./export", Place::Directory("./export".into())),
+            ("a:b", Place::Directory("a:b".into())),
+        ] {
+            assert_eq!(text.parse::<Place>(), Ok(place), "{text}");
+        }
+        assert_eq!("".parse::<Place>(), Err(NotAPlace::Empty));
+        assert!(matches!("s3:///x".parse::<Place>(), Err(NotAPlace::NoBucket(_))));
+        assert!(
+            matches!("https://h/b".parse::<Place>(), Err(NotAPlace::Scheme(scheme)) if scheme == "https")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_missing_directory_is_said_and_not_made_and_a_present_one_gets_nothing_added() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("none");
+        let open = async |path: &std::path::Path| {
+            let args = LocationArgs {
+                to: Some(Place::Directory(path.to_owned())),
+                ..LocationArgs::default()
+            };
+            args.open_to_read(None).await
+        };
+        let error = open(&missing).await.unwrap_err();
+        assert!(
+            matches!(&error, Fault::Usage(text) if text.contains("none does not exist")),
+            "{error}"
+        );
+        assert!(!missing.exists());
+        let there = open(folder.path()).await.unwrap().remove(0);
+        assert!(there.store.list("").await.unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

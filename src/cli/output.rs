@@ -1,0 +1,96 @@
+//! What a command prints: text for people, JSON for programs, and how much of it. Writes to standard output.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use comfy_table::presets::ASCII_FULL_CONDENSED;
+use comfy_table::{ContentArrangement, Table};
+use indicatif::MultiProgress;
+use serde_json::{Value, json};
+
+use super::exit::{Exit, Fault};
+use super::logs::{self, Verbosity};
+use super::progress::events;
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The options of every command that prints.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct OutputArgs {
+    /// What is printed: text for people, json for programs
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
+    pub output: Output,
+    /// Print no remarks, only results and what is wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub verbosity: Verbosity,
+}
+
+impl OutputArgs {
+    /// Whether a program reads.
+    pub const fn json(&self) -> bool {
+        matches!(self.output, Output::Json)
+    }
+
+    /// Starts the log, on standard error.
+    pub fn start_log(&self) -> Result<(), Fault> {
+        logs::start(&MultiProgress::new(), self.verbosity)
+    }
+
+    /// A remark for people, on standard error. Programs find the same in the document.
+    pub fn remark(&self, text: impl Display) {
+        if !self.quiet && !self.json() {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Prints the document where a program reads, else the text. Whoever stopped reading, as `head` does, has what it
+    /// wanted.
+    pub fn print(&self, schema: &str, document: Value, text: impl FnOnce() -> String) {
+        let mut out = io::stdout().lock();
+        let _ = if self.json() {
+            let mut whole = json!({"schema": schema});
+            events::merge(&mut whole, document);
+            writeln!(out, "{whole}")
+        } else {
+            let text = text();
+            writeln!(out, "{}", text.trim_end_matches('\n'))
+        };
+    }
+
+    /// The end of a command: where a program reads, why it failed is a document too.
+    pub fn ended(&self, schema: &str, ended: Result<Exit, Fault>) -> Result<Exit, Fault> {
+        if let (Err(fault), true) = (&ended, self.json()) {
+            let document = json!({"error": {"message": fault.to_string(), "exitCode": fault.exit().code()}});
+            self.print(schema, document, String::new);
+        }
+        ended
+    }
+}
+
+/// A table as the service's own command line drew them, no wider than the terminal; as wide as it must be where standard
+/// output is none, so that `grep` finds what it looks for in one line.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(ASCII_FULL_CONDENSED);
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table.set_header(header.iter().copied());
+    table
+}
+
+/// Whether colour is welcome on standard output: a terminal, and `NO_COLOR` is not set (no-color.org).
+pub fn colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

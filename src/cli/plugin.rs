@@ -1,0 +1,183 @@
+//! The names that the program goes by: `eventexport`, the kubectl plugin `kubectl-eventexport`, and
+//! `kubectl_complete-eventexport`, which kubectl asks for completions of its plugin. Reads the process's arguments.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use super::Arguments;
+
+/// The program.
+pub const NAME: &str = "eventexport";
+
+/// The program as `kubectl` starts it, and as a person types it then.
+const PLUGIN: (&str, &str) = ("kubectl-eventexport", "kubectl eventexport");
+
+/// The program as kubectl starts it to complete a line (KEP-2379).
+const COMPLETER: &str = "kubectl_complete-eventexport";
+
+/// What the shell is told behind the candidates: complete no files of its own (cobra's `ShellCompDirectiveNoFileComp`).
+const NO_FILES: &str = ":4";
+/// The same, where a file may follow (cobra's `ShellCompDirectiveDefault`).
+const FILES: &str = ":0";
+
+/// The arguments as typed; ends the process where they are wrong or ask for help.
+pub fn arguments() -> Arguments {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    let name = typed.first().map(Path::new).and_then(Path::file_stem);
+    let name = name
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    if name == COMPLETER {
+        let words: Vec<String> = typed
+            .iter()
+            .skip(1)
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        println!("{}", candidates(&definition(true), &words).join("\n"));
+        std::process::exit(0);
+    }
+    let mut definition = definition(name == PLUGIN.0);
+    let matches = definition.get_matches_mut();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut definition).exit())
+}
+
+/// The commands; as a plugin their usage and examples are what a person types to kubectl.
+pub fn definition(as_plugin: bool) -> clap::Command {
+    let command = Arguments::command();
+    if as_plugin {
+        named(command.bin_name(PLUGIN.1))
+    } else {
+        command.bin_name(NAME)
+    }
+}
+
+fn named(command: clap::Command) -> clap::Command {
+    let examples = command.get_after_help().map(|help| {
+        let plain = help.to_string();
+        plain.replace("eventexport ", &format!("{} ", PLUGIN.1))
+    });
+    let command = match examples {
+        Some(examples) => command.after_help(examples),
+        None => command,
+    };
+    command.mut_subcommands(named)
+}
+
+/// What may stand in the place of the last word, and whether a file may; the words are those behind the program's name.
+fn candidates(definition: &clap::Command, words: &[String]) -> Vec<String> {
+    let mut command = definition.clone();
+    command.build();
+    let (last, before) = match words {
+        [before @ .., last] => (last.as_str(), before),
+        [] => ("", &[][..]),
+    };
+    let mut previous: Option<&str> = None;
+    for word in before {
+        match command.find_subcommand(word) {
+            Some(inner) if !word.starts_with('-') => {
+                command = inner.clone();
+                previous = None;
+            }
+            _ => previous = Some(word),
+        }
+    }
+    let of_flag = previous.and_then(|flag| {
+        command
+            .get_arguments()
+            .find(|arg| names(arg).iter().any(|name| name == flag))
+            .filter(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set())
+            .cloned()
+    });
+    let mut found: Vec<String> = Vec::new();
+    let mut files = false;
+    if let Some(arg) = of_flag {
+        found.extend(values(&arg));
+        files = found.is_empty();
+    } else if last.starts_with('-') {
+        let arguments = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        found.extend(arguments.flat_map(|arg| {
+            let about = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            names(arg)
+                .into_iter()
+                .filter(|name| name.starts_with("--"))
+                .map(move |name| described(&name, &about))
+        }));
+    } else {
+        let inner = command.get_subcommands().filter(|inner| !inner.is_hide_set());
+        found.extend(inner.map(|inner| {
+            let about = inner.get_about().map(ToString::to_string).unwrap_or_default();
+            described(inner.get_name(), &about)
+        }));
+        for positional in command.get_positionals() {
+            found.extend(values(positional));
+        }
+    }
+    found.retain(|candidate| candidate.starts_with(last));
+    found.push(if files { FILES } else { NO_FILES }.to_owned());
+    found
+}
+
+fn names(arg: &clap::Arg) -> Vec<String> {
+    let long = arg.get_long().map(|long| format!("--{long}"));
+    let short = arg.get_short().map(|short| format!("-{short}"));
+    long.into_iter().chain(short).collect()
+}
+
+fn values(arg: &clap::Arg) -> Vec<String> {
+    let values = arg.get_possible_values();
+    values.iter().map(|value| value.get_name().to_owned()).collect()
+}
+
+/// A candidate with its first line of help, as cobra writes them.
+fn described(name: &str, about: &str) -> String {
+    match about.lines().next().filter(|line| !line.is_empty()) {
+        Some(line) => format!("{name}\t{line}"),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        definition(false).debug_assert();
+        definition(true).debug_assert();
+    }
+
+    #[test]
+    fn a_plugin_is_told_about_as_it_is_typed() {
+        let mut command = definition(true);
+        command.build();
+        let list = command
+            .find_subcommand_mut("session")
+            .and_then(|session| session.find_subcommand_mut("list"))
+            .unwrap();
+        let help = list.render_long_help().to_string();
+        assert!(help.contains("Usage: kubectl eventexport session list"), "{help}");
+        assert!(help.contains("  kubectl eventexport session list"), "{help}");
+        assert!(!help.contains("  eventexport"), "{help}");
+    }
+
+    #[test]
+    fn kubectl_gets_commands_flags_and_values() {
+        let complete = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+            candidates(&definition(true), &words)
+        };
+        let names = |words: &[&str]| -> Vec<String> {
+            let found = complete(words);
+            let name = |line: &String| line.split('\t').next().map(str::to_owned);
+            found.iter().filter_map(name).collect()
+        };
+        assert_eq!(names(&["ses"]), ["session", ":4"]);
+        assert_eq!(names(&["session", "cr"]), ["create", ":4"]);
+        assert_eq!(names(&["session", "create", "--ho"]), ["--hour", ":4"]);
+        assert_eq!(names(&["status", "--output", ""]), ["text", "json", ":4"]);
+        assert_eq!(names(&["run", "-f", ""]), [":0"]);
+        assert_eq!(names(&["completions", "z"]), ["zsh", ":4"]);
+    }
+}

@@ -1,0 +1,161 @@
+//! A session as people and programs read it. No I/O.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::super::exit::Fault;
+use super::super::output::table;
+use super::super::source::Source;
+use crate::tracker::{Session, TrackerError};
+
+/// A session as programs read it; what the service left out is null.
+pub fn object(session: &Session) -> Value {
+    let Session {
+        id,
+        space,
+        username,
+        created,
+        accessed,
+        range,
+        account,
+        hour,
+    } = session;
+    json!({
+        "id": id,
+        "space": space,
+        "username": username,
+        "createTime": created,
+        "accessTime": accessed,
+        "dateRange": range.map(|(start, end)| json!({"start": start, "end": end})),
+        "account": account,
+        "hour": hour.flatten(),
+    })
+}
+
+/// The table of `cf at session create` and `show`: the same rows, and what the service answers today besides.
+pub fn name_and_value(session: &Session) -> String {
+    let dash = || "-".to_owned();
+    let mut rows = table(&["Name", "Value"]);
+    let kind = match session.account {
+        Some(account) => json!({"Type": "ActivityTracker", "AtAccountLevel": account}),
+        None => json!({"Type": "ActivityTracker"}),
+    };
+    rows.add_row([
+        "username".to_owned(),
+        session.username.clone().unwrap_or_else(dash),
+    ]);
+    rows.add_row(["create-time".to_owned(), time(session.created)]);
+    rows.add_row(["access-time".to_owned(), time(session.accessed)]);
+    let range = session
+        .range
+        .map(|(start, end)| json!({"Start": start, "End": end}).to_string());
+    rows.add_row(["date-range".to_owned(), range.unwrap_or_else(dash)]);
+    if let Some(Some(hour)) = session.hour {
+        rows.add_row(["search-time".to_owned(), hour.to_string()]);
+    }
+    rows.add_row(["type-account".to_owned(), kind.to_string()]);
+    rows.add_row(["id".to_owned(), session.id.clone()]);
+    rows.add_row(["space".to_owned(), session.space.clone().unwrap_or_else(dash)]);
+    rows.to_string()
+}
+
+/// A row of the list.
+pub fn row(session: &Session) -> Vec<String> {
+    let dash = || "-".to_owned();
+    vec![
+        session.id.clone(),
+        session.space.clone().unwrap_or_else(dash),
+        session.username.clone().unwrap_or_else(dash),
+        time(session.created),
+        time(session.accessed),
+        range(session),
+        match session.account {
+            Some(true) => "account".to_owned(),
+            Some(false) => "space".to_owned(),
+            None => dash(),
+        },
+    ]
+}
+
+/// The days, and the hour where it is one.
+pub fn range(session: &Session) -> String {
+    let Some((start, end)) = session.range else {
+        return "-".to_owned();
+    };
+    let days = if start == end {
+        start.to_string()
+    } else {
+        format!("{start}/{end}")
+    };
+    match session.hour {
+        Some(Some(hour)) => format!("{days} T{hour:02}"),
+        _ => days,
+    }
+}
+
+fn time(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| at.to_string())
+}
+
+/// An error about one session: a refusal may mean that it is somebody else's.
+pub fn of_one(source: &Source, id: &str, error: &TrackerError) -> Fault {
+    match error {
+        TrackerError::Forbidden { .. } => {
+            Fault::Failed(anyhow::anyhow!("{}", of_one_worded(source, id, error)))
+        }
+        TrackerError::Config { .. } => Fault::usage(of_one_worded(source, id, error)),
+        other => source.fault(other),
+    }
+}
+
+/// The same as text.
+pub fn of_one_worded(source: &Source, id: &str, error: &TrackerError) -> String {
+    match error {
+        TrackerError::Forbidden { host, space, said } => {
+            let said = if said.is_empty() {
+                String::new()
+            } else {
+                format!(", saying “{said}”")
+            };
+            format!(
+                "{host} forbids this for session {id} in space {space}{said}: it is another user's or of another space, or \
+                 you lack the developer role in the space"
+            )
+        }
+        TrackerError::Config { .. } => format!(
+            "ID: {id:?} cannot be the id of a session: `eventexport session list` shows those that are open"
+        ),
+        other => source.worded(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_the_rows_of_the_old_command() {
+        let session = Session {
+            id: "32c657c5".to_owned(),
+            space: Some("66fe4565".to_owned()),
+            username: Some("xxx@yyy.com".to_owned()),
+            created: "2017-07-25T10:29:28.541092735Z".parse().ok(),
+            accessed: None,
+            range: Some((jiff::civil::date(2017, 7, 25), jiff::civil::date(2017, 7, 25))),
+            account: None,
+            hour: Some(None),
+        };
+        let text = name_and_value(&session);
+        for row in [
+            "| username     | xxx@yyy.com                               |",
+            "| create-time  | 2017-07-25T10:29:28.541092735Z            |",
+            "| access-time  | -                                         |",
+            "| date-range   | {\"End\":\"2017-07-25\",\"Start\":\"2017-07-25\"} |",
+            "| type-account | {\"Type\":\"ActivityTracker\"}                |",
+            "| id           | 32c657c5                                  |",
+            "| space        | 66fe4565                                  |",
+        ] {
+            assert!(text.contains(row), "{row} is not in:\n{text}");
+        }
+    }
+}

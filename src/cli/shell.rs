@@ -1,0 +1,94 @@
+//! `eventexport completions` and `eventexport man`: scripts and pages from the definitions of the commands themselves.
+//! Writes to standard output, or into a folder.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap_complete::Shell;
+
+use super::exit::{Exit, Fault};
+use super::plugin;
+
+/// Print the completions of a shell.
+#[derive(Debug, clap::Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+/// Print the manual page of a command, or write those of all commands into a folder.
+#[derive(Debug, clap::Args)]
+#[command(after_help = MAN_EXAMPLES)]
+pub struct ManArgs {
+    /// The command, as `session create` \[default: eventexport itself\]
+    #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+    pub command: Vec<String>,
+    /// Write one page for each command into this folder, which is made where it is not there
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  bash, for this user:
+    eventexport completions bash > ~/.local/share/bash-completion/completions/eventexport
+  zsh, in a folder of $fpath:
+    eventexport completions zsh > ~/.zfunc/_eventexport
+  fish:
+    eventexport completions fish > ~/.config/fish/completions/eventexport.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  Read one:
+    eventexport man session create | man -l -
+  Install all of them for this user:
+    eventexport man --dir ~/.local/share/man/man1";
+
+/// Prints completions.
+pub fn completions(args: &CompletionsArgs) -> Result<Exit, Fault> {
+    let mut script = Vec::new();
+    clap_complete::generate(
+        args.shell,
+        &mut plugin::definition(false),
+        plugin::NAME,
+        &mut script,
+    );
+    written(io::stdout().lock().write_all(&script))
+}
+
+/// Prints or writes manual pages.
+pub fn man(args: &ManArgs) -> Result<Exit, Fault> {
+    if let Some(dir) = &args.dir {
+        let made = std::fs::create_dir_all(dir)
+            .and_then(|()| clap_mangen::generate_to(plugin::definition(false), dir));
+        made.map_err(|error| anyhow::anyhow!("--dir: {} cannot be written: {error}", dir.display()))?;
+        return Ok(Exit::Done);
+    }
+    let mut command = plugin::definition(false).disable_help_subcommand(true);
+    command.build();
+    for name in &args.command {
+        let found = command.find_subcommand(name).cloned();
+        command = found.ok_or_else(|| {
+            Fault::usage(format!(
+                "COMMAND: there is no {} (in `{}`)",
+                name,
+                args.command.join(" ")
+            ))
+        })?;
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command)
+        .render(&mut page)
+        .map_err(anyhow::Error::from)?;
+    written(io::stdout().lock().write_all(&page))
+}
+
+/// Whoever stopped reading, as `head` does, has what it wanted.
+fn written(result: io::Result<()>) -> Result<Exit, Fault> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Fault::Failed(error.into())),
+        _ => Ok(Exit::Done),
+    }
+}

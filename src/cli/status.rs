@@ -1,0 +1,411 @@
+//! `eventexport status`: which days the service has, and beside it what the archive holds. Asks the service and the
+//! store; changes nothing.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use comfy_table::CellAlignment;
+use jiff::civil::Date;
+use jiff::{Span, Timestamp};
+use serde_json::{Value, json};
+
+use super::archived::{self, Held};
+use super::exit::{Exit, Fault};
+use super::location::{Location, LocationArgs, Place, S3Args};
+use super::output::{OutputArgs, table};
+use super::session::create::{date, today};
+use super::size;
+use super::source::{Source, SourceArgs};
+use crate::export::journal::Journal;
+use crate::export::keys::Root;
+use crate::tracker::Day;
+
+const SCHEMA: &str = "eventexport.io/status/v1";
+
+/// Days that are shown unless the range is given: two weeks, as `cf at status`.
+const DAYS: i32 = 14;
+
+/// Most days at a time: a leap year.
+const DAYS_MAX: i32 = 366;
+
+/// Show which days the service has events of, and which of them the archive holds.
+///
+/// The table of `cf at status` for the last two weeks, or the days that are given. Where an archive is named (--to, -f, or
+/// the context's), the column ARCHIVED says beside each day what is stored and proved of it, or what is missing. COUNT,
+/// SIZE, TYPES and SEARCHABLE are the service's own words; the unit of SIZE is not known.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct StatusArgs {
+    /// First UTC day \[default: 13 days before the last\]
+    #[arg(long, value_name = "DATE", alias = "start", value_parser = date)]
+    pub from: Option<Date>,
+    /// Last UTC day \[default: the current one\], or the archive to compare with: a directory or `s3://bucket/prefix`; may
+    /// be given once as each. A directory that is named like a day is ./2018-06-28
+    #[arg(long, value_name = "DATE|DIR|S3-URL", alias = "end", value_parser = Towards::from_str)]
+    pub to: Vec<Towards>,
+    /// Manifest with `EventExport` resources and their Secrets, whose destination is the archive; `-` reads standard
+    /// input; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub s3: S3Args,
+}
+
+/// What `--to` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Towards {
+    /// The last day.
+    Day(Date),
+    /// The archive.
+    Archive(Place),
+}
+
+impl FromStr for Towards {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A day that the calendar does not have is a slip, not a folder.
+        let like_a_day = text.len() == 10
+            && text.bytes().enumerate().all(|(at, byte)| {
+                if matches!(at, 4 | 7) {
+                    byte == b'-'
+                } else {
+                    byte.is_ascii_digit()
+                }
+            });
+        if like_a_day {
+            return date(text).map(Self::Day);
+        }
+        let place = text.parse::<Place>();
+        place.map(Self::Archive).map_err(|error| error.to_string())
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  The last two weeks, as `cf at status`:
+    eventexport status
+  Some days of the account, and what the archive holds of them:
+    eventexport status --from 2018-06-01 --to 2018-06-30 --account --to s3://audit/tracker
+  Days that are missing in the archive, for a script:
+    eventexport status --to ./export --output json | jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
+
+/// A row of the table.
+struct Row {
+    date: Date,
+    day: Option<Day>,
+    held: Option<Held>,
+}
+
+/// The archive as far as it could be read.
+struct Archive {
+    name: String,
+    root: Root,
+    journal: Result<Journal, String>,
+}
+
+/// Runs `eventexport status`.
+pub async fn run(args: StatusArgs) -> Result<Exit, Fault> {
+    args.output.ended(SCHEMA, status(&args).await)
+}
+
+async fn status(args: &StatusArgs) -> Result<Exit, Fault> {
+    args.output.start_log()?;
+    let (last, place) = towards(&args.to)?;
+    let (start, end) = range(args.from, last, today())?;
+    let source = args.source.connect()?;
+    let archive = match location(args, place, &source).await? {
+        Some(location) => {
+            let root = root(&location, &source);
+            Some(Archive {
+                name: location.name.clone(),
+                journal: archived::read(&location, &root, start, end).await,
+                root,
+            })
+        }
+        None => None,
+    };
+    let listed = source
+        .tracker
+        .days(&source.space, start, end, source.account)
+        .await;
+    let listed = listed.map(|days| {
+        let in_range = |day: &Day| (start..=end).contains(&day.date);
+        days.into_iter().filter(in_range).collect::<Vec<_>>()
+    });
+    let (days, doubt) = match listed {
+        Ok(days) => (days, None),
+        // What the archive holds is worth a table of its own.
+        Err(error) if archive.is_some() => (Vec::new(), Some(source.worded(&error))),
+        Err(error) => return Err(source.fault(&error)),
+    };
+    let rows = rows(days, archive.as_ref(), (start, end), source.tracker.endpoint());
+    let document = document(&source, (start, end), &rows, archive.as_ref(), doubt.as_deref());
+    args.output.print(SCHEMA, document, || {
+        text(&rows, archive.as_ref(), doubt.is_some(), (start, end))
+    });
+    if !rows.is_empty() && doubt.is_none() {
+        args.output
+            .remark("COUNT and SIZE are what the service says; it does not say in which unit SIZE is.");
+    }
+    let unread = archive
+        .as_ref()
+        .and_then(|archive| archive.journal.as_ref().err());
+    if !args.output.json() {
+        for why in doubt.iter().chain(unread) {
+            eprintln!("eventexport: {why}");
+        }
+    }
+    Ok(if doubt.is_some() || unread.is_some() {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
+}
+
+/// The day and the archive of `--to`.
+fn towards(given: &[Towards]) -> Result<(Option<Date>, Option<Place>), Fault> {
+    let (mut day, mut place) = (None, None);
+    for one in given {
+        let before = match one {
+            Towards::Day(date) => day.replace(*date).is_some(),
+            Towards::Archive(archive) => place.replace(archive.clone()).is_some(),
+        };
+        if before {
+            return Err(Fault::usage(
+                "--to: may be given twice, once with the last day and once with the archive",
+            ));
+        }
+    }
+    Ok((day, place))
+}
+
+fn range(from: Option<Date>, to: Option<Date>, today: Date) -> Result<(Date, Date), Fault> {
+    let end = to.unwrap_or(today);
+    let start = from.unwrap_or_else(|| end.saturating_sub(Span::new().days(DAYS - 1)));
+    if end < start {
+        return Err(Fault::usage(format!("--to: {end} is before --from {start}")));
+    }
+    let days = (end - start).get_days() + 1;
+    if days > DAYS_MAX {
+        return Err(Fault::usage(format!(
+            "--from: {start} to {end} are {days} days, and at most {DAYS_MAX} are shown at a time"
+        )));
+    }
+    Ok((start, end))
+}
+
+/// The archive that is named: by flags, else by the context.
+async fn location(
+    args: &StatusArgs,
+    place: Option<Place>,
+    source: &Source,
+) -> Result<Option<Location>, Fault> {
+    let (context_place, s3) = source.archive(&args.s3)?;
+    let named = LocationArgs {
+        to: if args.files.is_empty() {
+            place.or(context_place)
+        } else {
+            place
+        },
+        files: args.files.clone(),
+        s3,
+    };
+    if named.to.is_none() && named.files.is_empty() {
+        return Ok(None);
+    }
+    let mut found = named.open_to_read(None).await?;
+    if named.files.is_empty() {
+        return Ok(found.pop());
+    }
+    let fits = |location: &Location| {
+        location
+            .export
+            .as_ref()
+            .is_some_and(|export| export.space == source.space && export.scope.as_key() == source.scope())
+    };
+    found.into_iter().find(fits).map(Some).ok_or_else(|| {
+        Fault::usage(format!(
+            "-f: no EventExport of it is about {} {}: name its space and scope, or another manifest",
+            source.scope(),
+            source.space
+        ))
+    })
+}
+
+/// Where the space and scope are in the archive.
+fn root(location: &Location, source: &Source) -> Root {
+    match &location.export {
+        Some(export) => export.root.clone(),
+        None => Root::new(&location.prefix, &source.space, source.scope()),
+    }
+}
+
+/// With an archive every day of the range, so that what is missing on both sides is seen; without, what is listed.
+fn rows(days: Vec<Day>, archive: Option<&Archive>, (start, end): (Date, Date), source: &str) -> Vec<Row> {
+    let Some(archive) = archive else {
+        let row = |day: Day| Row {
+            date: day.date,
+            day: Some(day),
+            held: None,
+        };
+        return days.into_iter().map(row).collect();
+    };
+    let now = Timestamp::now();
+    let journal = archive.journal.as_ref().ok();
+    let mut days = days.into_iter().peekable();
+    let mut rows = Vec::new();
+    let mut next = Some(start);
+    while let Some(date) = next.filter(|date| *date <= end) {
+        rows.push(Row {
+            date,
+            day: days.next_if(|day| day.date == date),
+            held: journal.map(|journal| archived::of_day(journal, source, date, now)),
+        });
+        next = date.tomorrow().ok();
+    }
+    rows
+}
+
+fn text(rows: &[Row], archive: Option<&Archive>, unlisted: bool, (start, end): (Date, Date)) -> String {
+    if rows.is_empty() {
+        return format!("The service lists no events from {start} to {end}.");
+    }
+    let mut header = vec!["DATE", "COUNT", "SIZE", "TYPES", "SEARCHABLE"];
+    header.extend(archive.map(|_| "ARCHIVED"));
+    let mut table = table(&header);
+    for column in 1..=2 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for Row { date, day, held } in rows {
+        let nothing = if unlisted { "?" } else { "-" };
+        let number = |of: fn(&Day) -> Option<u64>| {
+            let number = day
+                .as_ref()
+                .map(|day| of(day).map_or("?".to_owned(), |number| number.to_string()));
+            number.unwrap_or_else(|| nothing.to_owned())
+        };
+        let words = |of: fn(&Day) -> Option<&String>| {
+            day.as_ref()
+                .and_then(of)
+                .cloned()
+                .unwrap_or_else(|| nothing.to_owned())
+        };
+        let mut cells = vec![
+            date.to_string(),
+            number(|day| day.count),
+            number(|day| day.size),
+            words(|day| day.types.as_ref()),
+            words(|day| day.searchable.as_ref()),
+        ];
+        if archive.is_some() {
+            let listed = day.as_ref().and_then(|day| day.count);
+            cells.push(held.as_ref().map_or("?".to_owned(), |held| held.text(listed)));
+        }
+        table.add_row(cells);
+    }
+    let mut text = table.to_string();
+    if let Some(archive) = archive
+        && archive.journal.is_ok()
+    {
+        let whole = rows.iter().filter(|row| is(row, &archived::State::Whole)).count() as u64;
+        let held = rows.iter().filter_map(|row| row.held.as_ref());
+        let events: u64 = held.fold(0, |sum, held| sum.saturating_add(held.events));
+        text.push_str(&format!(
+            "\n{}: {} of {} whole, {}",
+            archive.name,
+            size::count(whole),
+            size::of(rows.len() as u64, "day"),
+            size::of(events, "event")
+        ));
+    }
+    text
+}
+
+fn is(row: &Row, state: &archived::State) -> bool {
+    row.held.as_ref().is_some_and(|held| held.state == *state)
+}
+
+fn document(
+    source: &Source,
+    (start, end): (Date, Date),
+    rows: &[Row],
+    archive: Option<&Archive>,
+    doubt: Option<&str>,
+) -> Value {
+    let row = |row: &Row| {
+        let listed = row.day.as_ref().and_then(|day| day.count);
+        json!({
+            "date": row.date,
+            "listed": if doubt.is_some() { None } else { Some(row.day.is_some()) },
+            "count": listed,
+            "size": row.day.as_ref().and_then(|day| day.size),
+            "types": row.day.as_ref().and_then(|day| day.types.clone()),
+            "searchable": row.day.as_ref().and_then(|day| day.searchable.clone()),
+            "archived": row.held.as_ref().map(|held| held.object(listed)),
+        })
+    };
+    let archive = archive.map(|archive| {
+        json!({
+            "location": archive.name,
+            "root": archive.root.as_str(),
+            "doubt": archive.journal.as_ref().err(),
+        })
+    });
+    json!({
+        "space": source.space,
+        "scope": source.scope(),
+        "source": source.tracker.endpoint(),
+        "start": start,
+        "end": end,
+        "listingDoubt": doubt,
+        "archive": archive,
+        "days": rows.iter().map(row).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+
+    #[test]
+    fn to_is_a_day_and_an_archive_once_each() {
+        let read = |texts: &[&str]| {
+            let given: Result<Vec<Towards>, _> = texts.iter().map(|text| text.parse()).collect();
+            given.and_then(|given| towards(&given).map_err(|fault| fault.to_string()))
+        };
+        let (day, place) = read(&["2018-06-28", "./2018-06-28"]).unwrap();
+        assert_eq!(day, Some(date(2018, 6, 28)));
+        assert_eq!(place, Some(Place::Directory("./2018-06-28".into())));
+        for wrong in [
+            &["2018-06-31"][..],
+            &["2018-06-01", "2018-06-02"],
+            &["a", "b"],
+            &["http://x"],
+        ] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn two_weeks_are_shown_unless_days_are_given() {
+        let today = date(2018, 7, 1);
+        assert_eq!(range(None, None, today).ok(), Some((date(2018, 6, 18), today)));
+        let to = date(2018, 6, 14);
+        assert_eq!(range(None, Some(to), today).ok(), Some((date(2018, 6, 1), to)));
+        assert_eq!(range(Some(to), None, today).ok(), Some((to, today)));
+        assert!(range(Some(today), Some(to), today).is_err());
+        assert!(range(Some(date(2017, 1, 1)), None, today).is_err());
+    }
+}
