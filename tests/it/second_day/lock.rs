@@ -35,8 +35,8 @@ async fn locked_evidence_outlives_whoever_owns_the_bucket() -> Result<()> {
         .iter()
         .filter_map(|object| object.key())
         .collect();
-    // Two days: events and receipts, and no working papers, which are never locked.
-    ensure!(keys.len() == 4, "{keys:?}");
+    // Two days: events and receipts, and a manifest; and no working papers, which are never locked.
+    ensure!(keys.len() == 5, "{keys:?}");
     for key in keys {
         let head = scene.s3.head_object().bucket(bucket).key(key).send().await?;
         ensure!(
