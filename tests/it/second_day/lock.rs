@@ -23,6 +23,14 @@ async fn locked_evidence_outlives_whoever_owns_the_bucket() -> Result<()> {
             }
         })
         .await?;
+    // A bucket that was made without it says so, before anything is stored unprotected.
+    let plain = format!("{bucket}-plain");
+    scene.gateway.create_bucket(&plain).await?;
+    scene.grant(&plain, &account, |_| ()).await?;
+    let mut export = scene.export("plain", &plain, "bucket");
+    export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
+    apply(scene.cluster, &export).await?;
+
     let mut export = scene.export("june", bucket, "bucket");
     export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
     apply(scene.cluster, &export).await?;
@@ -60,5 +68,11 @@ async fn locked_evidence_outlives_whoever_owns_the_bucket() -> Result<()> {
         let still = scene.s3.get_object().bucket(bucket).key(key).version_id(version);
         still.send().await.with_context(|| format!("{key} is gone"))?;
     }
+    let states = ["False/LockRefused", "False", "False", "True/LockRefused"];
+    becomes(scene.cluster, &scene.namespace, "plain", states).await?;
+    let listed = scene.s3.list_objects_v2().bucket(&plain).send().await?;
+    let evidence = listed.contents().iter().filter_map(|object| object.key());
+    let evidence: Vec<&str> = evidence.filter(|key| key.ends_with("events.json.gz")).collect();
+    ensure!(evidence.is_empty(), "stored without the lock: {evidence:?}");
     Ok(())
 }
