@@ -138,11 +138,7 @@ async fn listing(
             "--ask-service: give the manifest that names the service by -f FILE",
         ));
     };
-    let wishes = Wishes {
-        to: None,
-        parallelism: None,
-        single_writer: false,
-    };
+    let wishes = Wishes::to_look(None);
     let secrets = job::secrets_of(resource, manifest, &[Purpose::Source])?;
     let around = job::surroundings(resource, "reader", &TokenCache::new(), &wishes);
     let tracker = connect::tracker(&resource.spec, &secrets, &around)

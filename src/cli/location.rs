@@ -16,7 +16,6 @@ use super::manifest::{Manifest, Resource};
 use super::secrets::{self, Purpose};
 use super::{documents, load};
 use crate::egress::Traffic;
-use crate::export::shard::Shard;
 use crate::export::wish::Export;
 use crate::storage::{
     AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
@@ -141,13 +140,7 @@ impl LocationArgs {
         manifest: &Arc<Manifest>,
         place: Option<&Place>,
     ) -> Result<Location, Fault> {
-        let wishes = Wishes {
-            to: place.map(|_| std::path::Path::new("")),
-            parallelism: None,
-            shard: Shard::WHOLE,
-            sessions: 1,
-            single_writer: false,
-        };
+        let wishes = Wishes::to_look(place.map(|_| std::path::Path::new("")));
         let resource = job::adjusted(resource, &wishes, None);
         let around = job::surroundings(&resource, "reader", &TokenCache::new(), &wishes);
         let mut export = job::export(&resource, &around, false)?;
