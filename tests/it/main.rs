@@ -23,6 +23,13 @@ mod export;
 mod gitops;
 mod kill;
 mod operator;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod second_day;
 mod storage;
 // As above.
 #[allow(

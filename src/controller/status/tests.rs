@@ -252,10 +252,11 @@ fn a_continuous_export_is_ready_when_it_caught_up() {
         ..export()
     };
     let next = "2018-07-11T06:00:00.25Z".parse().unwrap();
+    // As the decision words it: the next day is waited for.
     let caught_up = Snapshot {
         missing: Cells::default(),
         next_look: Some(next),
-        ..snapshot()
+        ..with(trouble(Reason::NotSettled, Some(DAY), Remedy::Wait(Some(next))))
     };
     let status = status(
         subject(),

@@ -132,7 +132,7 @@ pub(super) fn documents(
 /// With the rights of deploy/operator.yaml, which is made from the chart.
 pub(crate) async fn operator(cluster: &Cluster, namespace: &str) -> Result<Child> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/operator.yaml");
-    kubectl(cluster, &["apply", "-f", manifest]).await?;
+    kubectl(cluster, &["apply", "--server-side", "-f", manifest]).await?;
     let kubeconfig = cluster
         .kubeconfig_for_service_account("eventexport-system", "eventexport")
         .await?;
