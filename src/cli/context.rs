@@ -66,7 +66,7 @@ pub struct NameArgs {
 /// Arguments of `context show`.
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// Name of the context \[default: the current one\]
+    /// Name of the context (default: the current one)
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
     #[command(flatten)]
@@ -117,7 +117,7 @@ pub struct SetArgs {
     /// The archive: a directory, or `s3://bucket/prefix`
     #[arg(long, value_name = "DIR|S3-URL")]
     pub to: Option<String>,
-    /// Address of an S3-compatible store \[default: AWS\]
+    /// Address of an S3-compatible store (default: AWS)
     #[arg(long, value_name = "URL")]
     pub s3_endpoint: Option<String>,
     /// Region of the bucket

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::presets::ASCII_FULL_CONDENSED;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ContentArrangement, LineStyle, Table};
 use indicatif::MultiProgress;
 use serde_json::{Value, json};
 
@@ -82,7 +82,7 @@ impl OutputArgs {
 /// output is none, so that `grep` finds what it looks for in one line.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(ASCII_FULL_CONDENSED);
+    table.load_style(ASCII_FULL_CONDENSED.header_separator(LineStyle::new('+', '-', '+', '+')));
     if io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }

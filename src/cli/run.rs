@@ -66,7 +66,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=30))]
     pub parallelism: Option<u8>,
     /// Folder that stands for this user on this machine, so that a run after a crash knows its own leftovers
-    /// \[default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`\]
+    /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }

@@ -7,9 +7,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory as _;
 use eventexport::api::Reason;
-use eventexport::cli::Arguments;
+use eventexport::cli::plugin::definition;
 use eventexport::controller::judge::needs_person;
 use eventexport::simulator::presets;
 
@@ -19,9 +18,11 @@ const COLUMNS: usize = 110;
 fn help(commands: &[&str]) -> String {
     let mut text = String::new();
     for name in commands {
-        let mut program = Arguments::command().term_width(COLUMNS);
+        let mut program = definition(false).term_width(COLUMNS);
         program.build();
-        let command = program.find_subcommand_mut(name).unwrap();
+        let command = name
+            .split(' ')
+            .fold(&mut program, |command, name| command.find_subcommand_mut(name).unwrap());
         let help = command.render_long_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
         let _ = write!(
