@@ -6,7 +6,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build bed test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build bed bed-charts bed-prometheus chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +20,23 @@ quickstart: ## Run the main job on embedded defaults: simulator in, ./export out
 bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
 	$(MAKE) -C tests/bed
 
-test: bed ## Pass all tests on the real parts of the test bed
+bed-charts: ## Build what installs and judges the chart (helm, helm-unittest, kubeconform, kube-score, helm-docs); cached
+	$(MAKE) -C tests/bed charts
+
+bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
+	$(MAKE) -C tests/bed prometheus
+
+test: bed bed-charts bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
+
+chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
+	tests/chart/generate
+
+chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, habits
+	tests/chart/check
+
+chart-test: chart-check ## Check the chart and install it on a real API server
+	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::whole
 
 lint: ## Check formatting and lints; warnings are errors
 	$(CARGO) fmt --check
@@ -43,7 +58,7 @@ $(DENY):
 deny: $(DENY) ## Check licences, sources and duplicates of the dependencies
 	$(DENY) --locked check bans licenses sources
 
-ci: lint check-generated deny test ## All that CI runs
+ci: lint check-generated deny chart-check test ## All that CI runs
 
 clean: ## Remove build results and the test bed
 	$(CARGO) clean

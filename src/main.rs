@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use eventexport::cli::{self, Command, context, plan, plugin, run, session, shell, status};
+use eventexport::cli::{self, Command, context, download, plan, plugin, run, session, shell, status};
 
 fn main() -> ExitCode {
     match plugin::arguments().command {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Status(args) => cli::to_the_end(status::run(*args)),
         Command::Context(args) => cli::ended(context::run(args)),
         Command::Crd => cli::print_crd(),
+        Command::Download(args) => cli::to_the_end(download::run(args)),
         Command::Simulate(args) => cli::to_the_end(cli::simulate(args)),
         Command::Completions(args) => cli::ended(shell::completions(&args)),
         Command::Man(args) => cli::ended(shell::man(&args)),

@@ -72,6 +72,13 @@ impl EventExportSpec {
         let (tracker, uaa) = errors.source(&self.source);
         errors.keeps("spec.space", rules::SPACE, syntax::is_space(&self.space));
         let s3_endpoint = errors.s3(&self.destination.s3);
+        let signing = self
+            .manifest
+            .as_ref()
+            .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
+        if let Some(reference) = signing {
+            errors.secret("spec.manifest.signingKeySecretRef", reference);
+        }
         let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
         errors.keeps("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
         let gaps: Vec<Gap> = (0..)

@@ -33,7 +33,7 @@ pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
 pub use manifest::read;
 pub use reason::Reason;
 pub use source::{CaSecretRef, SecretRef, Source};
-pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, Scope};
+pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
 pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};
 pub use syntax::is_space;
 

@@ -66,6 +66,7 @@ reasons! {
     RoleMissing: "The user lacks the developer role in the space, or may not see the account's events.", "Give the user the role, or set another user's credentials.";
     HostNotAllowed: "The operator may not speak to a host that the spec or a discovery names.", "Have the host added to the operator's --allow-host, or correct the address.";
     IdentityNotGranted: "The spec has no credentials for the bucket, and the operator's own identity is not granted to this namespace for it.", "Set destination.s3.credentialsSecretRef, or have the grant added to the operator's configuration.";
+    SigningKeyInvalid: "The key that manifests are to be signed with is not there, or is not an Ed25519 key in PEM; events are stored all the same.", "Put a key into the Secret that the message names: `openssl genpkey -algorithm ed25519` prints one. The manifest is then written by itself.";
     // It waits for a person: the bucket.
     BucketMissing: "The bucket does not exist, or not in this region.", "Make the bucket, or correct destination.s3.region; the name cannot be changed.";
     BucketForbidden: "The credentials may not do in the bucket what is needed.", "Grant the action that the message names, below the prefix.";

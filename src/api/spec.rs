@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::destination::Destination;
 use super::rules::{self, limit};
-use super::source::Source;
+use super::source::{SecretRef, Source};
 use super::status::EventExportStatus;
 
 /// The export of the audit events of one Activity Tracker space, or of its account, over a range of UTC days
@@ -152,6 +152,10 @@ pub struct EventExportSpec {
     /// Where the events are stored.
     pub destination: Destination,
 
+    /// How the archive states what it holds: its manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<ManifestSettings>,
+
     /// How many windows (days or hours) of this export are transferred at once, 1 to 30. The service allows 30
     /// open sessions per space, shared with everyone who uses it. Default: 4.
     #[serde(default = "default_parallelism")]
@@ -208,6 +212,18 @@ pub struct DateRange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = limit::HOUR.0, max = limit::HOUR.1))]
     pub hour: Option<u8>,
+}
+
+/// How manifests are written: when a finite export is complete, and for each month of a continuous one that is over,
+/// the archive gets a document that holds the digest of every receipt, and of the manifest before it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestSettings {
+    /// Secret of this namespace with the key `signingKey`: an Ed25519 private key in PEM (PKCS#8), as
+    /// `openssl genpkey -algorithm ed25519` prints it. Manifests are then signed with it. It may be changed: later
+    /// manifests are signed with the new key, earlier signatures stay. Left out, manifests are not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key_secret_ref: Option<SecretRef>,
 }
 
 /// Days that are known to be lost.

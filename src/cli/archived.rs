@@ -83,11 +83,11 @@ pub async fn read(location: &Location, root: &Root, start: Date, end: Date) -> R
                 .get(&key, RECORD_MAX_BYTES)
                 .await
                 .map_err(|error| worded(&error))?;
-            let receipt = bytes
-                .map(|bytes| record::decode::<Receipt>(&key, &bytes))
-                .transpose();
-            let receipt = receipt.map_err(|error| error.to_string())?;
-            Ok::<_, String>((window, receipt.as_ref().map(ReceiptFacts::from)))
+            let Some(bytes) = bytes else {
+                return Ok((window, None));
+            };
+            let receipt = record::decode::<Receipt>(&key, &bytes).map_err(|error| error.to_string())?;
+            Ok::<_, String>((window, Some(ReceiptFacts::new(&receipt, &bytes))))
         })
         .buffer_unordered(READS)
         .try_collect()
@@ -213,6 +213,7 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::export::journal::ReceiptProof;
     use crate::export::snapshot::WindowFacts;
 
     const SOURCE: &str = "https://a";
@@ -221,6 +222,8 @@ mod tests {
         Some(ReceiptFacts {
             source: source.to_owned(),
             day_reported: None,
+            stored_at: Timestamp::UNIX_EPOCH,
+            proof: ReceiptProof::default(),
             facts: WindowFacts {
                 bytes: if object { 10 * events } else { 0 },
                 events,

@@ -1,4 +1,4 @@
-//! How a command ends: three exit codes, and errors that say which of them they are. No I/O.
+//! How a command ends: exit codes, and errors that say which of them they are. No I/O.
 
 use std::process::ExitCode;
 
@@ -11,6 +11,8 @@ pub enum Exit {
     Failed,
     /// 2: the arguments or the manifest cannot be used; nothing was attempted.
     Usage,
+    /// 141: nobody reads standard output any more. As the shell tells of a program that SIGPIPE ended, such as `cat`.
+    PipeClosed,
 }
 
 /// Why a command ends early.
@@ -46,6 +48,7 @@ impl Exit {
             Self::Done => 0,
             Self::Failed => 1,
             Self::Usage => 2,
+            Self::PipeClosed => 141,
         }
     }
 }

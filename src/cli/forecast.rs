@@ -175,7 +175,11 @@ mod tests {
     #[test]
     fn what_is_stored_accepted_expired_or_not_due_opens_no_session() {
         let mut export = export(8);
-        export.accepted = vec![(date(2018, 6, 3), date(2018, 6, 3))];
+        export.accepted = vec![crate::export::manifest::document::GapEntry::new(
+            date(2018, 6, 3),
+            date(2018, 6, 3),
+            "lost",
+        )];
         let hour = Window::hour(date(2018, 6, 5), 0).unwrap();
         let keys = vec![
             Key::Receipt(day(1)),

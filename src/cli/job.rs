@@ -10,10 +10,11 @@ use super::manifest::{Manifest, ManifestError, Resource};
 use super::secrets::{self, Purpose};
 use super::simulation::{SOURCE, Simulation};
 use crate::api::{FieldError, Reason};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
+use crate::export::shard::Shard;
 use crate::export::wish::{Export, Persistence};
 use crate::storage::{DirectoryStore, Store};
 use crate::tracker::TokenCache;
@@ -28,6 +29,10 @@ pub struct Wishes<'a> {
     pub to: Option<&'a Path>,
     /// Windows at a time, in the place of `spec.parallelism`.
     pub parallelism: Option<u8>,
+    /// The part of each export that is done.
+    pub shard: Shard,
+    /// Sessions that may be held in one space, 1–29: no more windows at a time than that.
+    pub sessions: u8,
     /// Whether a store that ignores `If-None-Match` may be written to.
     pub single_writer: bool,
 }
@@ -62,6 +67,7 @@ pub fn adjusted(resource: &Resource, wishes: &Wishes<'_>, simulation: Option<&Si
     if let Some(parallelism) = wishes.parallelism {
         resource.spec.parallelism = parallelism;
     }
+    resource.spec.parallelism = resource.spec.parallelism.min(wishes.sessions);
     resource
 }
 
@@ -84,11 +90,13 @@ pub fn surroundings(
     Surroundings {
         name: resource.full_name(),
         hosts: HostPolicy::any(),
+        traffic: Traffic::default(),
         tokens: tokens.clone(),
         pod_identity: true,
         holder: holder.to_owned(),
         single_writer: wishes.single_writer,
         persistence: Persistence::Tries(TRIES),
+        shard: wishes.shard,
     }
 }
 
@@ -110,8 +118,16 @@ pub async fn all(
         }
         let resource = adjusted(resource, wishes, simulation);
         let secrets = match simulation {
-            Some(_) => Simulation::secrets(),
-            None => secrets_of(&resource, manifest, &[Purpose::Source, Purpose::Bucket])?,
+            Some(_) => {
+                let mut secrets = secrets_of(&resource, manifest, &[Purpose::Signing])?;
+                secrets.0.extend(Simulation::secrets().0);
+                secrets
+            }
+            None => secrets_of(
+                &resource,
+                manifest,
+                &[Purpose::Source, Purpose::Bucket, Purpose::Signing],
+            )?,
         };
         let around = surroundings(&resource, holder, &tokens, wishes);
         let export = export(&resource, &around, simulation.is_some())?;
@@ -123,7 +139,11 @@ pub async fn all(
         };
         jobs.push(Job {
             export: Arc::new(export),
-            peers: Peers { tracker, store },
+            peers: Peers {
+                tracker,
+                store,
+                signing: connect::signing(&resource.spec, &secrets),
+            },
         });
     }
     Ok(jobs)

@@ -15,6 +15,8 @@ use super::job::{self, Wishes};
 use super::manifest::{Manifest, Resource};
 use super::secrets::{self, Purpose};
 use super::{documents, load};
+use crate::egress::Traffic;
+use crate::export::shard::Shard;
 use crate::export::wish::Export;
 use crate::storage::{
     AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
@@ -140,6 +142,8 @@ impl LocationArgs {
         let wishes = Wishes {
             to: place.map(|_| std::path::Path::new("")),
             parallelism: None,
+            shard: Shard::WHOLE,
+            sessions: 1,
             single_writer: false,
         };
         let resource = job::adjusted(resource, &wishes, None);
@@ -267,6 +271,7 @@ impl S3Args {
             checksum: ChecksumMode::default(),
             timeouts: S3Timeouts::default(),
             hosts: Arc::new(AnyHost),
+            traffic: Traffic::default(),
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod context;
 pub mod crd;
 pub mod credentials;
 pub mod documents;
+pub mod download;
 pub mod exit;
 pub mod forecast;
 pub mod job;
@@ -66,6 +67,7 @@ pub enum Command {
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     #[command(after_help = CRD_EXAMPLES)]
     Crd,
+    Download(download::DownloadArgs),
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use url::Url;
 
 use crate::api::parse_duration;
 use crate::controller::election::Times;
@@ -22,7 +23,7 @@ use crate::controller::grants::{Grant, grants_of};
 use crate::controller::{
     CONCURRENCY, DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig, operate,
 };
-use crate::egress::{HostPolicy, PUBLIC_REGIONS};
+use crate::egress::{Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
 use crate::export::engine::{Engine, Limits};
 use crate::telemetry::{Health, LogFormat, Metrics, Observatory, logs};
 use crate::tracker::TokenCache;
@@ -71,6 +72,11 @@ pub struct OperatorArgs {
     #[arg(long, env = "EVENTEXPORT_GRANT_IDENTITY_FILE", value_name = "FILE")]
     pub grant_identity_file: Option<PathBuf>,
 
+    /// How many days the service keeps events, by the plan of the space: for the metric of the time that is left
+    /// before a day is deleted. Without it, that is told from the days that the service lists
+    #[arg(long, env = "EVENTEXPORT_SOURCE_RETENTION_DAYS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub source_retention_days: Option<u16>,
+
     /// Address for /livez, /readyz and /metrics
     #[arg(
         long,
@@ -83,6 +89,10 @@ pub struct OperatorArgs {
     /// How log lines look; what is logged is set by EVENTEXPORT_LOG, in the syntax of RUST_LOG
     #[arg(long, env = "EVENTEXPORT_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+
+    /// OTLP collector that traces are sent to, by HTTP; /v1/traces is put behind it. Without it, traces are not made
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<Url>,
 
     /// Kubeconfig to use. Without it: KUBECONFIG, ~/.kube/config, or the pod's service account
     #[arg(long, value_name = "FILE")]
@@ -166,9 +176,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs the operator until SIGTERM or SIGINT (exit code 0), or until it loses its Lease (1).
 pub async fn operator(args: OperatorArgs) -> Result<ExitCode> {
-    logs::start(args.log_format)?;
+    let traces = logs::start(args.log_format, args.otlp_endpoint.as_ref())?;
     let kubernetes = kubernetes(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
-    let config = config(&args, kubernetes)?;
+    let metrics = Metrics::default();
+    let config = config(&args, kubernetes, &metrics)?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let told = shutdown.clone();
@@ -190,17 +201,21 @@ pub async fn operator(args: OperatorArgs) -> Result<ExitCode> {
     let patience = Duration::from_mins(1).max(config.lease.times.duration * 4);
     let observatory = Observatory {
         health: Health::new(patience),
-        metrics: Metrics::default(),
+        metrics,
     };
     // Until the very end, so that the shutdown can be watched.
     let serving = tokio::spawn(observatory.clone().serve(listener, CancellationToken::new()));
     let ended = operate(config, observatory, shutdown).await;
+    if let Err(error) = &ended {
+        tracing::error!(error = format!("{error:#}"), "the operator ends");
+    }
+    traces.end().await;
     serving.abort();
     ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// The settings that the arguments mean.
-fn config(args: &OperatorArgs, kubernetes: kube::Config) -> Result<OperatorConfig> {
+fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> Result<OperatorConfig> {
     let times = Times {
         duration: args.lease_duration,
         deadline: args.lease_deadline,
@@ -227,14 +242,20 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config) -> Result<OperatorConfi
         attempt: args.attempt,
     };
     let (engine, tokens) = (
-        Engine::new(limits, Arc::new(Timestamp::now)),
+        Engine::observed(limits, Arc::new(Timestamp::now), metrics.work.clone()),
         TokenCache::default(),
     );
+    let traffic = Traffic::new(metrics.work.clone(), Fence::default());
+    let loaded = engine.clone();
+    metrics.load.ask(move || loaded.load());
+    let outgoing = traffic.clone();
     let exporter = move |cluster: String| -> Arc<dyn Exporter> {
         let (engine, hosts, tokens, grants) = (engine.clone(), hosts.clone(), tokens.clone(), grants.clone());
+        let traffic = outgoing.clone();
         Arc::new(EngineExporter {
             engine,
             hosts,
+            traffic,
             tokens,
             grants,
             cluster,
@@ -252,6 +273,10 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config) -> Result<OperatorConfi
         debounce: DEBOUNCE,
         stop_within: args.stop_within,
         exporter: Arc::new(exporter),
+        traffic,
+        retention: args
+            .source_retention_days
+            .map(|days| SignedDuration::from_hours(24 * i64::from(days))),
         cluster: args.cluster_id.clone(),
     })
 }

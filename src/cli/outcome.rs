@@ -24,6 +24,8 @@ pub struct Outcome {
     pub troubles: Vec<Trouble>,
     /// Whether the destination was seen at all.
     pub observed: bool,
+    /// Whether a manifest is due that is not there.
+    pub sealing: bool,
     /// When a continuous export has something to do again.
     pub next_look: Option<Timestamp>,
 }
@@ -125,19 +127,21 @@ pub fn of(export: &Export, snapshot: &Snapshot, now: Timestamp) -> Outcome {
             .collect(),
         troubles: snapshot.troubles.clone(),
         observed: snapshot.observed,
+        sealing: snapshot.sealing,
         next_look: snapshot.next_look,
     }
 }
 
 impl Outcome {
-    /// 0 only where all that is due is stored or accepted, no session is left, and nothing is wrong that a person
-    /// must know (a wait for the next day to be over is not wrong).
+    /// 0 only where all that is due is stored or accepted, no session is left, every manifest that is due is there,
+    /// and nothing is wrong that a person must know (a wait for the next day to be over is not wrong).
     pub fn exit(&self) -> Exit {
         let fine = self
             .troubles
             .iter()
             .all(|trouble| matches!(trouble.remedy, Remedy::Wait(_)));
-        let done = self.observed && self.totals.missing == 0 && self.sessions.is_empty() && fine;
+        let stored = self.totals.missing == 0 && self.sessions.is_empty();
+        let done = self.observed && stored && !self.sealing && fine;
         if done { Exit::Done } else { Exit::Failed }
     }
 
@@ -260,6 +264,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::export::keys::Root;
+    use crate::export::shard::Shard;
     use crate::export::snapshot::SessionFacts;
     use crate::export::wish::{Persistence, Scope};
 
@@ -273,6 +278,7 @@ pub(crate) mod tests {
             hour: None,
             source: "http://simulator.invalid".to_owned(),
             root: Root::new("", "s", "space"),
+            shard: Shard::WHOLE,
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
             accepted: Vec::new(),
@@ -365,7 +371,11 @@ pub(crate) mod tests {
             trouble(Reason::SpaceFull, None, Remedy::Wait(None)),
         ];
         let mut export = export(7);
-        export.accepted = vec![(date(2018, 6, 4), date(2018, 6, 4))];
+        export.accepted = vec![crate::export::manifest::document::GapEntry::new(
+            date(2018, 6, 4),
+            date(2018, 6, 4),
+            "lost",
+        )];
         let now: Timestamp = "2018-06-07T05:00:00Z".parse().unwrap();
         let outcome = of(&export, &seen, now);
         let states: Vec<State> = outcome.rows.iter().map(|row| row.state.clone()).collect();

@@ -16,8 +16,10 @@ use super::output::Output;
 use super::progress::events;
 use super::secrets::Purpose;
 use super::size;
+use super::summary;
 use crate::export::keys::{Key, Root};
 use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
+use crate::export::shard::Shard;
 use crate::export::window::{Cells, Window};
 use crate::export::wish::Export;
 use crate::storage::{DirectoryStore, Store, StoreError};
@@ -45,6 +47,9 @@ pub struct PlanArgs {
     /// Do not look at the destination: plan as if nothing were stored
     #[arg(long)]
     pub offline: bool,
+    /// Plan one part of several only, as `run --shard` would do it: part I of N, counted from 0
+    #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::WHOLE, hide_default_value = true)]
+    pub shard: Shard,
     /// What is printed: text for people, json for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
     pub output: Output,
@@ -66,6 +71,8 @@ pub async fn run(args: PlanArgs) -> Result<Exit, Fault> {
             to: args.to.as_deref(),
             parallelism: None,
             single_writer: false,
+            shard: args.shard,
+            sessions: super::run::sessions(args.shard, None),
         };
         let adjusted = job::adjusted(resource, &wishes, None);
         let around = job::surroundings(&adjusted, "plan", &TokenCache::new(), &wishes);
@@ -172,8 +179,9 @@ fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
     };
     let mut lines = vec![
         format!(
-            "{}: {} {} → {place}/{}",
+            "{}{}: {} {} → {place}/{}",
             export.name,
+            summary::part(export),
             export.scope.as_key(),
             export.space,
             export.root.as_str()
@@ -232,6 +240,7 @@ fn object(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> Value {
         "export": export.name,
         "space": export.space,
         "scope": export.scope.as_str(),
+        "shard": (!export.shard.is_whole()).then(|| export.shard.to_string()),
         "source": export.source,
         "destination": place,
         "root": export.root.as_str(),

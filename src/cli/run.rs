@@ -17,11 +17,12 @@ use super::outcome::{self, Outcome};
 use super::output::Output;
 use super::progress::{Mode, Progress};
 use super::simulation::Simulation;
-use super::state::StateFolder;
+use super::state::Holder;
 use super::stop::{self, Stop};
 use super::summary::{self, Ended};
 use super::{load, logs};
 use crate::export::engine::{Engine, Limits};
+use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 
 /// Exports of a manifest that run together: 4. Their windows share the engine's bounds anyway.
@@ -65,6 +66,17 @@ pub struct RunArgs {
     /// Windows at a time, instead of `spec.parallelism`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=30))]
     pub parallelism: Option<u8>,
+    /// Do one part of several only, as one of several processes that share the work: part I of N, counted from 0
+    #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::WHOLE, hide_default_value = true)]
+    pub shard: Shard,
+    /// Sessions held at most in one space, of the 30 that the service allows everyone together \[default: 28, or with
+    /// --shard an even share of them\]
+    #[arg(long, env = "EVENTEXPORT_SESSIONS_PER_SPACE", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=29))]
+    pub sessions_per_space: Option<u8>,
+    /// Name in the journal instead of one for this user on this machine: the same after a restart, and nobody else's.
+    /// With it the state folder is used only where --state-dir names it. The shard is added to it
+    #[arg(long, env = "EVENTEXPORT_HOLDER", value_name = "NAME")]
+    pub holder: Option<String>,
     /// Folder that stands for this user on this machine, so that a run after a crash knows its own leftovers
     /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
@@ -98,16 +110,18 @@ async fn export(args: RunArgs) -> Result<Exit, Fault> {
     logs::start(&screen, args.verbosity)?;
     let mode = Mode::of(args.output == Output::Json, args.quiet);
     let manifest = load::manifest(&args.files)?;
-    let state =
-        StateFolder::open(args.state_dir.as_deref()).map_err(|error| Fault::usage(error.to_string()))?;
+    let holder = Holder::open(args.holder.as_deref(), args.state_dir.as_deref(), args.shard)
+        .map_err(|error| Fault::usage(error.to_string()))?;
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = simulation(&args, &manifest.exports).await?;
     let wishes = Wishes {
         to: args.to.as_deref(),
         parallelism: args.parallelism,
         single_writer: args.single_writer,
+        shard: args.shard,
+        sessions: sessions(args.shard, args.sessions_per_space),
     };
-    let jobs = job::all(&manifest, &wishes, simulation.as_ref(), state.holder()).await?;
+    let jobs = job::all(&manifest, &wishes, simulation.as_ref(), holder.name()).await?;
 
     let mut progress = Progress::new(
         mode,
@@ -119,7 +133,11 @@ async fn export(args: RunArgs) -> Result<Exit, Fault> {
     }
     let run = Run {
         jobs: &jobs,
-        state: &state,
+        holder: &holder,
+        limits: Limits {
+            sessions_per_space: usize::from(wishes.sessions),
+            ..Limits::default()
+        },
         stop: &stop,
         progress: Mutex::new(progress),
         seen: watches(&jobs),
@@ -137,6 +155,13 @@ async fn export(args: RunArgs) -> Result<Exit, Fault> {
         simulation.stop().await;
     }
     Ok(exit)
+}
+
+/// Sessions that one process may hold in a space: what was asked for, or an even share of what one alone takes.
+/// More than 28 processes take one each, and wait for each other when the space is full.
+pub(super) fn sessions(shard: Shard, asked: Option<u8>) -> u8 {
+    let share = shard.share(Limits::default().sessions_per_space);
+    asked.unwrap_or_else(|| u8::try_from(share).unwrap_or(u8::MAX))
 }
 
 async fn simulation(
@@ -163,7 +188,8 @@ fn watches(jobs: &[Job]) -> Vec<Watch> {
 
 struct Run<'a> {
     jobs: &'a [Job],
-    state: &'a StateFolder,
+    holder: &'a Holder,
+    limits: Limits,
     stop: &'a Stop,
     progress: Mutex<Progress>,
     seen: Vec<Watch>,
@@ -172,7 +198,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Until every export is at its end, or a person wants to leave at once.
     async fn to_the_end(&self) -> Vec<Ended> {
-        let engine = Engine::new(Limits::default(), Arc::new(Timestamp::now));
+        let engine = Engine::new(self.limits, Arc::new(Timestamp::now));
         let groups = job::groups(self.jobs);
         let all = futures::stream::iter(groups)
             .map(|(identity, numbers)| self.group(&engine, identity, numbers))
@@ -212,7 +238,7 @@ impl Run<'_> {
             if self.stop.orderly.is_cancelled() {
                 return;
             }
-            match self.state.claim(&identity, &job.export.name) {
+            match self.holder.claim(&identity, &job.export.name) {
                 Ok(_claim) => self.one(engine, number, job, out, seen.clone()).await,
                 Err(error) => {
                     out.send_replace(Arc::new(summary::refused(&error.to_string())));

@@ -7,6 +7,7 @@ use std::io::Read;
 
 use super::manifest::{Manifest, Resource, SecretData};
 use crate::export::connect::Secrets;
+use crate::export::manifest::sign::SIGNING_KEY;
 
 /// The largest file that a `…_FILE` variable may name, in bytes: 1 MiB, as a Secret.
 pub const SECRET_FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -34,6 +35,9 @@ const BUCKET_KEYS: &[KeyNames] = &[
     ("sessionToken", "SESSION_TOKEN", "AWS_SESSION_TOKEN"),
 ];
 
+/// Keys of `spec.manifest.signingKeySecretRef`.
+const SIGNING_KEYS: &[KeyNames] = &[(SIGNING_KEY, "SIGNING_KEY", "EVENTEXPORT_SIGNING_KEY")];
+
 /// What a Secret is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -41,6 +45,8 @@ pub enum Purpose {
     Source,
     /// `spec.destination.s3`.
     Bucket,
+    /// `spec.manifest`.
+    Signing,
 }
 
 /// A Secret that the spec names.
@@ -113,6 +119,16 @@ fn references(resource: &Resource) -> Vec<Reference<'_>> {
     if let Some(bucket) = &s3.credentials_secret_ref {
         let path = "spec.destination.s3.credentialsSecretRef";
         all.push(Reference::new(Purpose::Bucket, path, &bucket.name, BUCKET_KEYS));
+    }
+    let signing = resource.spec.manifest.as_ref();
+    if let Some(signing) = signing.and_then(|manifest| manifest.signing_key_secret_ref.as_ref()) {
+        let path = "spec.manifest.signingKeySecretRef";
+        all.push(Reference::new(
+            Purpose::Signing,
+            path,
+            &signing.name,
+            SIGNING_KEYS,
+        ));
     }
     let authorities = [
         (Purpose::Source, "spec.source.caSecretRef", &source.ca_secret_ref),
@@ -250,6 +266,7 @@ spec:
   dateRange: {start: 2018-06-01, end: 2018-06-30}
   source: {region: us-south, credentialsSecretRef: {name: tracker.ng}}
   destination: {s3: {bucket: audit, credentialsSecretRef: {name: bucket}}}
+  manifest: {signingKeySecretRef: {name: signing}}
 ";
 
     fn resolve(text: &str, variables: &[(&str, &str)]) -> Result<Secrets, Vec<String>> {
@@ -261,7 +278,7 @@ spec:
         of(
             &manifest.exports[0],
             &manifest,
-            &[Purpose::Source, Purpose::Bucket],
+            &[Purpose::Source, Purpose::Bucket, Purpose::Signing],
             &lookup,
         )
     }
@@ -272,10 +289,12 @@ spec:
             ("EVENTEXPORT_API_KEY", "common"),
             ("AWS_ACCESS_KEY_ID", "id"),
             ("AWS_SECRET_ACCESS_KEY", "key"),
+            ("EVENTEXPORT_SIGNING_KEY", "pem"),
         ];
         let secrets = resolve(MANIFEST, &common).ok().unwrap().0;
         assert_eq!(secrets["tracker.ng"]["apiKey"], b"common");
         assert_eq!(secrets["bucket"].len(), 2);
+        assert_eq!(secrets["signing"]["signingKey"], b"pem");
 
         let own = [
             common.as_slice(),
@@ -312,6 +331,9 @@ spec:
             "EVENTEXPORT_SECRET_TRACKER_NG_API_KEY",
             "spec.destination.s3.credentialsSecretRef",
             "AWS_ACCESS_KEY_ID",
+            "spec.manifest.signingKeySecretRef",
+            "EVENTEXPORT_SIGNING_KEY",
+            "EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY",
         ] {
             assert!(errors.contains(words), "{words} is not in: {errors}");
         }

@@ -11,7 +11,7 @@ use super::exit::Fault;
 use super::location::{Place, S3Args};
 use super::secrets::{self, Lookup};
 use crate::api;
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::tracker::{
     Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError, Uaa,
     endpoint_of_region,
@@ -125,6 +125,7 @@ impl SourceArgs {
             hosts: HostPolicy::any(),
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
+            traffic: Traffic::default(),
         };
         let tracker = Tracker::new(config, &TokenCache::new())
             .map_err(|error| Fault::usage(worded(&error, &origin)))?;

@@ -11,8 +11,20 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::export::shard::Shard;
+
 /// Bytes of a digest that name a lock: 16, more than enough to tell exports apart.
 const LOCK_NAME_BYTES: usize = 16;
+
+/// Characters of a name that was given, at most: 200. It is in every record of the journal.
+const NAME_MAX: usize = 200;
+
+/// Who exports, as the journal names it: the same after a crash, different for everyone else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    name: String,
+    folder: Option<StateFolder>,
+}
 
 /// The folder below `$XDG_STATE_HOME`, or the one that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +43,11 @@ pub struct Claim {
 /// Why there is no claim.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
+    /// A name that cannot be one.
+    #[error(
+        "--holder {0:?} cannot be a name in the journal: give 1 to {NAME_MAX} printable characters, no spaces"
+    )]
+    Name(String),
     /// Neither asked for nor to be found out.
     #[error("no state folder: set HOME or XDG_STATE_HOME, or give --state-dir")]
     Nowhere,
@@ -52,6 +69,44 @@ pub enum StateError {
         /// The lock file.
         path: String,
     },
+}
+
+impl Holder {
+    /// By the name that was given, which somebody else has to keep to one process at a time, as a Job does; else
+    /// by a folder of this user on this machine. Each shard is a holder of its own.
+    pub fn open(named: Option<&str>, folder: Option<&Path>, shard: Shard) -> Result<Self, StateError> {
+        if let Some(name) = named {
+            let printable = |c: char| !c.is_control() && !c.is_whitespace();
+            if name.is_empty() || name.chars().count() > NAME_MAX || !name.chars().all(printable) {
+                return Err(StateError::Name(name.chars().take(NAME_MAX).collect()));
+            }
+        }
+        let folder = match (named, folder) {
+            (Some(_), None) => None,
+            (_, asked) => Some(StateFolder::open(asked)?),
+        };
+        let name = named.or(folder.as_ref().map(StateFolder::holder));
+        let mut name = name.ok_or(StateError::Nowhere)?.to_owned();
+        if !shard.is_whole() {
+            let _ = write!(name, "#{shard}");
+        }
+        Ok(Self { name, folder })
+    }
+
+    /// As the journal has it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Claims one export, where there is a folder to do it in: `identity` names its store and root, `what` is for
+    /// people.
+    pub fn claim(&self, identity: &str, what: &str) -> Result<Option<Claim>, StateError> {
+        let claimed = self.folder.as_ref().map(|folder| {
+            // Another name may export the same: the journal keeps them apart.
+            folder.claim(&format!("{} {identity}", self.name), what)
+        });
+        claimed.transpose()
+    }
 }
 
 impl StateFolder {
@@ -148,6 +203,25 @@ fn user() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shards_are_holders_of_their_own_and_a_given_name_needs_no_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = |text: &str| Holder::open(None, Some(folder.path()), text.parse().unwrap()).unwrap();
+        let (one, two) = (part("0/2"), part("1/2"));
+        assert!(one.name().ends_with("#0/2") && two.name().ends_with("#1/2"));
+        let _one = one.claim("s3://a space=1", "audit").unwrap().unwrap();
+        let _two = two.claim("s3://a space=1", "audit").unwrap().unwrap();
+        assert!(part("0/2").claim("s3://a space=1", "audit").is_err());
+
+        let pod = Holder::open(Some("job:audit/long"), None, "3/8".parse().unwrap()).unwrap();
+        assert_eq!(pod.name(), "job:audit/long#3/8");
+        assert!(pod.claim("s3://a space=1", "audit").unwrap().is_none());
+        for wrong in ["", "two words", "line\nbreak", &"x".repeat(201)] {
+            let error = Holder::open(Some(wrong), None, Shard::WHOLE).unwrap_err();
+            assert!(error.to_string().starts_with("--holder"), "{error}");
+        }
+    }
 
     #[test]
     fn one_export_is_claimed_once_and_another_beside_it() {

@@ -17,6 +17,7 @@ use super::totals::Totals;
 use crate::api::Reason;
 use crate::export::failure::{Remedy, Trouble};
 use crate::export::snapshot::Snapshot;
+use crate::export::wish::Export;
 
 /// Missing ranges that the summary for programs lists; one more text counts the rest.
 const RANGES_LISTED: usize = 100;
@@ -90,6 +91,14 @@ pub fn refused(message: &str) -> Snapshot {
     }
 }
 
+/// Behind the name of an export: `, shard 2 of 8`, or nothing where it is the whole.
+pub fn part(export: &Export) -> String {
+    if export.shard.is_whole() {
+        return String::new();
+    }
+    format!(", {}", export.shard.words())
+}
+
 fn people(closing: &Closing<'_>) {
     let mut out = std::io::stdout().lock();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -101,8 +110,9 @@ fn people(closing: &Closing<'_>) {
         let whose = format!("{} {}", export.scope.as_key(), export.space);
         let _ = write!(
             text,
-            "\n{}: {whose} → {}/{}\n",
+            "\n{}{}: {whose} → {}/{}\n",
             export.name,
+            part(export),
             job.peers.store.name(),
             export.root.as_str()
         );
@@ -110,6 +120,9 @@ fn people(closing: &Closing<'_>) {
             text.push_str(&table::render(outcome, colour));
             text.push('\n');
             text.push_str(&closing::sentence(&outcome.totals, export.hour.is_some()));
+            if !export.shard.is_whole() {
+                text.push_str(" This is one part of the export: the others' days are not looked at.");
+            }
             text.push('\n');
         }
         for line in left {
@@ -166,6 +179,7 @@ fn export(outcome: &Outcome, job: &Job) -> Value {
         "export": export.name,
         "space": export.space,
         "scope": export.scope.as_str(),
+        "shard": (!export.shard.is_whole()).then(|| export.shard.to_string()),
         "source": export.source,
         "destination": job.peers.store.name(),
         "root": export.root.as_str(),

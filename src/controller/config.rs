@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::exporter::Exporter;
 use super::lease::LeaseSettings;
+use crate::egress::Traffic;
 
 /// How the operator works.
 #[derive(Clone)]
@@ -24,6 +27,10 @@ pub struct OperatorConfig {
     pub stop_within: Duration,
     /// What makes exports, once the name of the cluster is known.
     pub exporter: Arc<dyn Fn(String) -> Arc<dyn Exporter> + Send + Sync>,
+    /// How requests leave; its fence is closed when the lease runs out.
+    pub traffic: Traffic,
+    /// How long the service keeps events, where that is known: for a metric only.
+    pub retention: Option<SignedDuration>,
     /// What tells this cluster from others; `None`: the UID of the namespace `kube-system`.
     pub cluster: Option<String>,
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::events::Announcer;
 use super::exporter::{Exporter, Owner};
 use super::runs::Runs;
 use crate::api::EventExport;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Health, Metrics};
 
 /// What every look at a resource needs.
 pub(super) struct Context {
@@ -18,6 +18,9 @@ pub(super) struct Context {
     pub(super) exporter: Arc<dyn Exporter>,
     pub(super) announcer: Announcer,
     pub(super) metrics: Metrics,
+    pub(super) health: Health,
+    /// How long the service keeps events, as the operator was told.
+    pub(super) retention: Option<SignedDuration>,
     pub(super) now: fn() -> Timestamp,
 }
 

@@ -34,8 +34,9 @@ pub enum BadTimes {
 /// Longest duration of a lease: longer, and a crashed leader is missed for too long.
 const DURATION_MAX: Duration = Duration::from_mins(10);
 
-/// How often a candidate looks, and a leader repeats a renewal that failed.
-pub const RETRY: Duration = Duration::from_secs(2);
+/// How often a candidate looks, and a leader repeats a renewal that failed: what a handover takes beyond the end of
+/// the old leader.
+pub const RETRY: Duration = Duration::from_secs(1);
 
 impl Default for Times {
     fn default() -> Self {
@@ -171,13 +172,13 @@ mod tests {
             (Some(record(None, 15)), s(0), Step::Take),
             (Some(record(Some(""), 1)), s(0), Step::Take),
             (Some(record(Some("me"), 15)), s(0), Step::Renew),
-            (Some(record(Some("other"), 15)), s(0), Step::Wait(s(2))),
+            (Some(record(Some("other"), 15)), s(0), Step::Wait(s(1))),
             (Some(record(Some("other"), 15)), s(14), Step::Wait(s(1))),
             (Some(record(Some("other"), 15)), s(15), Step::Take),
             // A leader with a longer duration than ours is given its own; one with a shorter, ours.
             (Some(record(Some("other"), 60)), s(59), Step::Wait(s(1))),
             (Some(record(Some("other"), 60)), s(60), Step::Take),
-            (Some(record(Some("other"), 0)), s(3), Step::Wait(s(2))),
+            (Some(record(Some("other"), 0)), s(3), Step::Wait(s(1))),
             // A nonsensical record does not lock everyone out for ever.
             (Some(record(Some("other"), 1_000_000)), s(600), Step::Take),
         ] {
@@ -195,7 +196,7 @@ mod tests {
         for (renewal, since, expected) in [
             (Renewal::Done, s(0), Hold::Keep(s(5))),
             (Renewal::Taken, s(1), Hold::Lost(s(0))),
-            (Renewal::Unknown, s(5), Hold::Keep(s(2))),
+            (Renewal::Unknown, s(5), Hold::Keep(s(1))),
             (Renewal::Unknown, s(9), Hold::Keep(s(1))),
             (Renewal::Unknown, s(10), Hold::Lost(s(5))),
             (Renewal::Unknown, s(16), Hold::Lost(s(0))),

@@ -20,6 +20,7 @@ use crate::export::engine::Released;
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
 use crate::export::wish::Export;
+use crate::telemetry::metrics::ResourceFacts;
 
 /// Our finalizer: on a resource while sessions may be open because of it.
 pub const FINALIZER: &str = "eventexport.io/sessions";
@@ -52,6 +53,8 @@ pub(super) struct Entry {
     /// It was told that sessions are left.
     pub(super) told_left: bool,
     pub(super) written: Written,
+    /// What metrics show of it; `None`: it was not looked at yet.
+    pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) allowance: Allowance,
 }
 
@@ -117,6 +120,7 @@ impl Entry {
             rebuilt: false,
             told_left: false,
             written: Written::default(),
+            facts: None,
             allowance: Allowance::full(Instant::now()),
         }
     }
@@ -205,7 +209,9 @@ mod tests {
 
     #[test]
     fn what_rests_costs_little_memory() {
-        // Beside it: two names, a UID, and the versions of at most four Secrets, below 1 KiB together.
-        assert!(size_of::<Entry>() <= 1024, "{}", size_of::<Entry>());
+        // Beside it: two names, a UID, and the versions of at most four Secrets, below 1 KiB together,
+        // and what metrics show of it.
+        let size = size_of::<Entry>() + size_of::<ResourceFacts>();
+        assert!(size <= 1280, "{size}");
     }
 }

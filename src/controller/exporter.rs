@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::grants::{Grant, granted};
 use crate::api::EventExportSpec;
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::{Engine, Peers, Released};
 use crate::export::failure::Failure;
+use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 use crate::export::wish::{Export, Persistence};
 use crate::tracker::TokenCache;
@@ -59,6 +60,8 @@ pub struct EngineExporter {
     pub engine: Engine,
     /// Where requests may go.
     pub hosts: HostPolicy,
+    /// How requests leave.
+    pub traffic: Traffic,
     /// Tokens of all exports.
     pub tokens: TokenCache,
     /// To whom the operator's own bucket identity is lent.
@@ -84,6 +87,7 @@ impl Exporter for EngineExporter {
         let around = Surroundings {
             name: format!("{}/{}", owner.namespace, owner.name),
             hosts: self.hosts.clone(),
+            traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
             pod_identity: granted(&self.grants, &owner.namespace, &spec.destination.s3),
             // Not the UID: a resource that was removed by force and made again goes on at once.
@@ -91,6 +95,7 @@ impl Exporter for EngineExporter {
             // Only the holder of the lease runs exports.
             single_writer: true,
             persistence: Persistence::Forever,
+            shard: Shard::WHOLE,
         };
         let export = Arc::new(connect::export(spec, &around)?);
         let peers = connect::peers(spec, secrets, &around).await?;

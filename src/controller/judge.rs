@@ -55,6 +55,7 @@ pub const fn needs_person(reason: Reason) -> bool {
         | Reason::Expired
         | Reason::ForeignObject
         | Reason::JournalMismatch
+        | Reason::SigningKeyInvalid
         | Reason::SessionUnaccounted => true,
         Reason::Complete
         | Reason::CaughtUp
@@ -205,6 +206,7 @@ fn progress(snapshot: &Snapshot, export: &Export) -> Said {
         active,
         waiting,
         failed,
+        sealing,
         ..
     } = snapshot;
     let counts = format!("{stored} of {wanted} windows are stored and proved");
@@ -224,6 +226,16 @@ fn progress(snapshot: &Snapshot, export: &Export) -> Said {
         (
             Reason::Exporting,
             format!("{counts}, {active} in transfer, {waiting} waiting{failed}"),
+        )
+    } else if *sealing
+        && snapshot
+            .troubles
+            .iter()
+            .all(|trouble| trouble.reason == Reason::NotSettled)
+    {
+        (
+            Reason::Exporting,
+            format!("{counts}; their manifest is being written"),
         )
     } else if let Some(trouble) = snapshot.troubles.first() {
         let Said { reason, message } = said(trouble);

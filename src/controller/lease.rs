@@ -19,6 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::election::{self, Hold, Record, Renewal, Step, Times};
+use super::{FENCE_MARGIN, metered};
+use crate::egress::{Fence, Traffic};
 use crate::telemetry::Health;
 
 /// Where the lease is, and how it is kept.
@@ -33,13 +35,13 @@ pub struct LeaseSettings {
 }
 
 /// A client for the lease alone: a connection of its own, no retries, limits on every step.
-pub(super) fn client(mut config: Config, times: &Times) -> kube::Result<Client> {
+pub(super) fn client(mut config: Config, times: &Times, traffic: &Traffic) -> kube::Result<Client> {
     config.default_retry = false;
     config.connect_timeout = Some(times.request());
     config.read_timeout = Some(times.request());
     config.write_timeout = Some(times.request());
     config.reset_reader_on_write = true;
-    Client::try_from(config)
+    metered::client(config, traffic)
 }
 
 /// A name that no other process has: the host's, and 64 random bits.
@@ -57,6 +59,7 @@ pub(super) struct Candidate {
     name: String,
     me: String,
     times: Times,
+    fence: Fence,
 }
 
 /// The right to lead, until [`Leadership::lost`].
@@ -75,7 +78,8 @@ struct Watched {
 }
 
 impl Candidate {
-    pub(super) fn new(client: Client, settings: &LeaseSettings, me: String) -> Self {
+    /// `fence` is closed when the lease runs out, or is given back.
+    pub(super) fn new(client: Client, settings: &LeaseSettings, me: String, fence: Fence) -> Self {
         let api = match &settings.namespace {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::default_namespaced(client),
@@ -85,6 +89,7 @@ impl Candidate {
             name: settings.name.clone(),
             me,
             times: settings.times,
+            fence,
         }
     }
 
@@ -202,6 +207,7 @@ impl Candidate {
     fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
         let until = Arc::new(Mutex::new(sent + self.times.duration));
+        self.fence.closes_at(sent + self.times.duration - FENCE_MARGIN);
         let renew = self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone());
         let renewing = AbortOnDropHandle::new(tokio::spawn(renew));
         Leadership {
@@ -228,6 +234,7 @@ impl Candidate {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = resign.cancelled() => {
+                    self.fence.closes_at(Instant::now());
                     if let Err(error) = self.replace(&lease, "").await {
                         warn!(error = plain(&error), "the lease could not be given back; it runs out by itself");
                     }
@@ -243,6 +250,7 @@ impl Candidate {
             if renewal == Renewal::Done {
                 renewed = sent;
                 *until.lock().unwrap_or_else(PoisonError::into_inner) = sent + self.times.duration;
+                self.fence.closes_at(sent + self.times.duration - FENCE_MARGIN);
             }
             match election::hold(renewal, renewed.elapsed(), &self.times) {
                 Hold::Keep(next) => {
@@ -257,6 +265,7 @@ impl Candidate {
                     );
                     if renewal == Renewal::Taken {
                         *until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                        self.fence.closes_at(Instant::now());
                     }
                     return;
                 }

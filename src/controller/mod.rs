@@ -1,6 +1,6 @@
 //! `EventExport` ⇄ engine: observe, decide, act, status, finalizer, leader lease.
 //!
-//! Pure: [`decide`], [`judge`], [`status`], [`election`], [`grants`]. With effects: [`reconcile`] and what it calls,
+//! Pure: [`decide`], [`judge`], [`status`], [`election`], [`gauges`], [`grants`]. With effects: [`reconcile`] and what it calls,
 //! [`lease`], and this file, which puts the parts together.
 
 mod act;
@@ -12,9 +12,11 @@ mod entry;
 pub mod events;
 mod exporter;
 mod finalizer;
+mod gauges;
 pub mod grants;
 pub mod judge;
 mod lease;
+mod metered;
 mod reconcile;
 mod runs;
 mod secret_watch;
@@ -47,6 +49,7 @@ pub use reconcile::FIELD_MANAGER;
 
 use crate::api::EventExport;
 use crate::telemetry::Observatory;
+use crate::telemetry::metrics::Resources;
 use context::Context;
 use events::Announcer;
 use lease::{Candidate, Leadership};
@@ -54,6 +57,9 @@ use runs::Runs;
 
 /// How long is kept back of the time until another may lead, for cutting off what has not stopped.
 const FENCE_MARGIN: Duration = Duration::from_secs(1);
+
+/// How often the controller gives a sign of life.
+const PULSE: Duration = Duration::from_secs(5);
 
 /// How long to wait before the API server is asked again at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
@@ -69,9 +75,10 @@ pub async fn operate(
     observatory: Observatory,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client =
-        Client::try_from(config.kubernetes.clone()).context("no client for the Kubernetes API server")?;
-    let alone = lease::client(config.kubernetes.clone(), &config.lease.times)
+    let client = metered::client(config.kubernetes.clone(), &config.traffic)
+        .context("no client for the Kubernetes API server")?;
+    let unfenced = config.traffic.unfenced();
+    let alone = lease::client(config.kubernetes.clone(), &config.lease.times, &unfenced)
         .context("no client for the lease at the Kubernetes API server")?;
     let Some(cluster) = cluster_name(&config, &client, &observatory, &shutdown).await? else {
         return Ok(());
@@ -79,7 +86,7 @@ pub async fn operate(
     let host = std::env::var("HOSTNAME").ok();
     let me = lease::identity(host.as_deref());
     observatory.health.set_ready(true);
-    let candidate = Candidate::new(alone, &config.lease, me.clone());
+    let candidate = Candidate::new(alone, &config.lease, me.clone(), config.traffic.fence().clone());
     let Some(leadership) = candidate.lead(&observatory.health, &shutdown).await else {
         return Ok(());
     };
@@ -111,12 +118,16 @@ async fn lead(
         runs: runs.clone(),
         exporter: (config.exporter)(cluster),
         announcer: Announcer::new(client.clone(), me, metrics.clone()),
-        metrics,
+        metrics: metrics.clone(),
+        health: observatory.health.clone(),
+        retention: config.retention,
         now: Timestamp::now,
     });
+    let known: Arc<dyn Resources> = runs.clone();
+    metrics.resources.ask(Arc::downgrade(&known));
     let end = CancellationToken::new();
     let _cut_off = CutOff(runs.clone());
-    let looking = AbortOnDropHandle::new(tokio::spawn(look_at_all(
+    let mut looking = AbortOnDropHandle::new(tokio::spawn(look_at_all(
         config.clone(),
         client.clone(),
         context,
@@ -133,7 +144,14 @@ async fn lead(
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
         () = leadership.lost().cancelled() => true,
+        // It ends only when it is told to.
+        ended = &mut looking => {
+            runs.stop_all(config.stop_within).await;
+            bail!("a defect: the controller ended by itself ({ended:?}); report it with the lines above")
+        }
     };
+    observatory.health.controls_no_more();
+    observatory.health.set_ready(false);
     // First no new work, then the end of what is under way.
     end.cancel();
     secrets.abort();
@@ -196,8 +214,20 @@ async fn look_at_all(
         .concurrency(config.concurrency)
         .debounce(config.debounce);
     let woken = stream::unfold(woken, |mut woken| async {
-        woken.recv().await.map(|object| (object, woken))
+        woken.recv().await.map(|object| (Some(object), woken))
     });
+    // Polled by the controller like everything that wakes it, so that it gives its sign of life only while it goes
+    // round. While all places for looks are taken it may not: then the looks are watched.
+    let health = context.health.clone();
+    let pulse = stream::unfold(tokio::time::interval(PULSE), move |mut interval| {
+        let health = health.clone();
+        async move {
+            interval.tick().await;
+            health.controls(PULSE + reconcile::LIMIT);
+            Some((None, interval))
+        }
+    });
+    let woken = stream::select(woken, pulse).filter_map(std::future::ready);
     Controller::for_stream(objects, reader)
         .with_config(settings)
         .reconcile_on(woken)

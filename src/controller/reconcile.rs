@@ -15,7 +15,7 @@ use super::act::act;
 use super::context::Context;
 use super::decide::{Deed, decide};
 use super::entry::{Entry, Kind, State, has_finalizer, spec_digest, status_digest};
-use super::{events, finalizer, status};
+use super::{events, finalizer, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -23,7 +23,7 @@ use crate::export::wish::Export;
 use crate::telemetry::metrics::Outcome;
 
 /// The longest that one look may take; then it is an error and tried again.
-const LIMIT: Duration = Duration::from_mins(1);
+pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
 /// The least time between two writes of one status, unless a condition changes.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
@@ -53,6 +53,8 @@ pub(super) enum LookError {
 
 /// One look.
 pub(super) async fn reconcile(object: Arc<EventExport>, context: Arc<Context>) -> Result<Action, LookError> {
+    let began = Instant::now();
+    let _busy = context.health.busy(LIMIT);
     let looked = tokio::time::timeout(LIMIT, look(&object, &context))
         .await
         .unwrap_or(Err(LookError::TimedOut));
@@ -61,7 +63,7 @@ pub(super) async fn reconcile(object: Arc<EventExport>, context: Arc<Context>) -
     } else {
         Outcome::error
     };
-    context.metrics.reconciled(outcome);
+    context.metrics.reconciled(outcome, began.elapsed());
     if looked.is_ok()
         && let Some(uid) = object.uid()
     {
@@ -181,6 +183,15 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
     };
     let before = object.status.clone().unwrap_or_default();
     let after = status::status(subject, phase, &before);
+    let seen = match &known {
+        Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
+        _ => None,
+    };
+    context.runs.with(uid, |entry| {
+        let last = entry.facts.as_deref();
+        let facts = gauges::facts(&after, object.spec.suspend, seen, last, context.retention);
+        entry.facts = Some(Box::new(facts));
+    });
     if after == before {
         context.runs.with(uid, |entry| settle(entry, object));
         return Ok(None);

@@ -21,6 +21,7 @@ use crate::export::engine::Released;
 use crate::export::failure::{Failure, Remedy};
 use crate::export::snapshot::Snapshot;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Named, Resources};
 
 /// Exports whose bucket is being listed for the first time, at once: a restart with thousands of resources must not
 /// ask everything of everyone in one second.
@@ -328,6 +329,17 @@ impl Runs {
                 live.abort.abort();
             }
         }
+    }
+}
+
+impl Resources for Runs {
+    fn all(&self) -> Vec<Named> {
+        let named = |entry: &Entry| {
+            let (namespace, name) = (entry.object.namespace.clone(), entry.object.name.clone());
+            let facts = entry.facts.as_deref().cloned();
+            (namespace.unwrap_or_default(), name, facts.unwrap_or_default())
+        };
+        self.lock().by_uid.values().map(named).collect()
     }
 }
 

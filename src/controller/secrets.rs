@@ -18,6 +18,8 @@ pub(super) struct Reference<'a> {
     pub(super) field: &'static str,
     /// Its name.
     pub(super) name: &'a str,
+    /// Whether nothing can begin without it. Without the key of manifests, events are stored all the same.
+    pub(super) needed: bool,
 }
 
 /// The Secrets that a spec names, in the order of its fields; one may be named twice.
@@ -41,10 +43,21 @@ pub(super) fn references(spec: &EventExportSpec) -> Vec<Reference<'_>> {
             s3.ca_secret_ref.as_ref().map(|secret| &secret.name),
         ),
     ];
-    named
-        .into_iter()
-        .filter_map(|(field, name)| Some(Reference { field, name: name? }))
-        .collect()
+    let signing = spec
+        .manifest
+        .as_ref()
+        .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
+    let signing = signing.map(|secret| Reference {
+        field: "spec.manifest.signingKeySecretRef",
+        name: &secret.name,
+        needed: false,
+    });
+    let needed = true;
+    let named = named.into_iter().filter_map(|(field, name)| {
+        let name = name?;
+        Some(Reference { field, name, needed })
+    });
+    named.chain(signing).collect()
 }
 
 /// What was read.
@@ -77,7 +90,7 @@ pub(super) async fn fetch(
 ) -> kube::Result<Fetched> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut fetched = Fetched::default();
-    for Reference { field, name } in named {
+    for Reference { field, name, needed } in named {
         if fetched.versions.contains_key(*name) {
             continue;
         }
@@ -100,6 +113,7 @@ pub(super) async fn fetch(
                     .collect();
                 fetched.secrets.0.insert((*name).to_owned(), keys);
             }
+            None if !needed => {}
             None => {
                 fetched
                     .missing
@@ -138,18 +152,20 @@ mod tests {
             "space": "s", "dateRange": {"start": "2018-06-01"},
             "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}, "caSecretRef": {"name": "ca"}},
             "destination": {"s3": {"bucket": "audit", "caSecretRef": {"name": "ca"}}},
+            "manifest": {"signingKeySecretRef": {"name": "signing"}},
         }))
         .unwrap();
         let found: Vec<_> = references(&spec)
             .into_iter()
-            .map(|found| (found.field, found.name))
+            .map(|found| (found.field, found.name, found.needed))
             .collect();
         assert_eq!(
             found,
             [
-                ("spec.source.credentialsSecretRef", "tracker"),
-                ("spec.source.caSecretRef", "ca"),
-                ("spec.destination.s3.caSecretRef", "ca"),
+                ("spec.source.credentialsSecretRef", "tracker", true),
+                ("spec.source.caSecretRef", "ca", true),
+                ("spec.destination.s3.caSecretRef", "ca", true),
+                ("spec.manifest.signingKeySecretRef", "signing", false),
             ]
         );
     }

@@ -280,9 +280,12 @@ fn facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
         sessions,
         troubles: _,
         complete,
+        sealing: _,
         next_look,
         windows: _,
         transfers: _,
+        last_stored: _,
+        retained: _,
     } = snapshot;
     let small = |count: &u64| u32::try_from(*count).unwrap_or(u32::MAX);
     let large = |count: &u64| Some(i64::try_from(*count).unwrap_or(i64::MAX));

@@ -1,4 +1,5 @@
-//! Where requests may go: the allow-list of hosts, checked again after name resolution, and whom TLS trusts.
+//! Where requests may go: the allow-list of hosts, checked again after name resolution, and whom TLS trusts; and how
+//! they leave: counted, and held back by a fence.
 //!
 //! The list is the operator's: a tenant names endpoints, the operator says which of them may be spoken to.
 
@@ -7,10 +8,12 @@ mod proxy;
 mod reserved;
 mod resolver;
 mod tls;
+mod traffic;
 
 pub use allow::{BadEntry, HostPolicy, PUBLIC_REGIONS};
 pub use resolver::CheckedResolver;
 pub use tls::{CaError, ca_certificates, check_ca};
+pub use traffic::{Asked, Fence, Meter, Peer, Traffic};
 
 pub(crate) use allow::is_loopback;
 

@@ -3,12 +3,15 @@
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::commit::{ATTEMPT_METADATA, Committed, Judged, commit_empty, commit_object};
 use super::failure::Failure;
 use super::ground::{Ground, lock};
 use super::journal_io::{delete, put};
 use super::keys::Key;
+use super::observer::WindowEnd;
 use super::open::{Opened, Opening, open, stopped};
 use super::pool::PartRoom;
 use super::record::{ExpiredRecord, Receipt, Record, SOFTWARE};
@@ -34,12 +37,32 @@ pub(super) enum Outcome {
     Expired,
 }
 
-/// Exports one window.
+/// Exports one window, once it has a place, and tells what came of it.
 pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Outcome, Failure> {
     let _place = tokio::select! {
         place = ground.shared.places.place(window) => place,
         () = ground.stop.cancelled() => return Err(stopped()),
     };
+    let (span, began) = (ground.window_span(window), Instant::now());
+    let outcome = steps(ground, window).instrument(span).await;
+    let end = match &outcome {
+        Ok(Outcome::Stored(receipt)) => match &receipt.object {
+            Some(object) => WindowEnd::Stored {
+                events: receipt.events,
+                bytes: object.bytes,
+            },
+            None => WindowEnd::Empty,
+        },
+        Ok(Outcome::Covered) => WindowEnd::Covered,
+        Ok(Outcome::Expired) => WindowEnd::Expired,
+        Err(failure) if *failure == stopped() => WindowEnd::Stopped,
+        Err(failure) => WindowEnd::Failed(failure.reason),
+    };
+    ground.shared.observer.window_ended(end, began.elapsed());
+    outcome
+}
+
+async fn steps(ground: &Ground, window: Window) -> Result<Outcome, Failure> {
     let long_ago = Instant::now().checked_sub(BEFORE).unwrap_or_else(Instant::now);
     let before = ground.reports.since(long_ago).await?;
     let hint = before
@@ -51,10 +74,12 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
         room = ground.shared.pool.reserve(part_bytes) => room.ok_or_else(stopped)?,
         () = ground.stop.cancelled() => return Err(stopped()),
     };
-    let opened = match open(ground, window).await? {
+    let span = tracing::info_span!("session", attempt = Empty);
+    let opened = match open(ground, window).instrument(span).await? {
         Opening::Opened(opened) => opened,
         Opening::Covered => return Ok(Outcome::Covered),
     };
+    tracing::Span::current().record("attempt", opened.id.ulid.to_string());
     let work = Work {
         ground,
         opened: &opened,
@@ -63,7 +88,8 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
     };
     let outcome = work.download(room).await;
     lock(&ground.transfers).remove(&window);
-    close(ground, *opened).await;
+    let span = tracing::info_span!("close");
+    close(ground, *opened).instrument(span).await;
     outcome
 }
 
@@ -141,7 +167,12 @@ impl Work<'_> {
                 bytes,
                 announced,
             };
-            lock(&self.ground.transfers).insert(self.window(), facts);
+            let before = lock(&self.ground.transfers).insert(self.window(), facts);
+            let before = before.map_or(0, |before| before.bytes);
+            self.ground
+                .shared
+                .observer
+                .downloaded(bytes.saturating_sub(before));
         };
         let route = Route {
             store: &peers.store,
@@ -155,6 +186,7 @@ impl Work<'_> {
         };
         let proof = self.ground.shared.proofs.begin();
         let sent = transfer(*download, proof, room, &route)
+            .instrument(tracing::info_span!("download"))
             .await
             .map_err(|error| self.failed(error))?;
         self.judge(sent).await
@@ -219,7 +251,9 @@ impl Work<'_> {
             );
             return Err(Failure::retry(Reason::NotWhole, message));
         }
-        match commit_object(self.ground, self.opened, sent, proof, judged).await {
+        let span = tracing::info_span!("commit", events = proof.events, bytes = sent.bytes);
+        let committed = commit_object(self.ground, self.opened, sent, proof, judged);
+        match committed.instrument(span).await {
             Ok(Committed::Ours(receipt)) => Ok(Outcome::Stored(receipt)),
             Ok(Committed::Others) => Ok(Outcome::Covered),
             Err(failure) => {

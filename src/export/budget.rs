@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::observer::SpaceLoad;
 use super::queue::{Place, Queue};
 use super::window::Window;
 
@@ -19,6 +20,8 @@ pub struct Spaces(Arc<Mutex<HashMap<(String, String), Space>>>);
 pub struct Space {
     turn: Queue<Window>,
     live: Arc<Mutex<BTreeSet<String>>>,
+    /// How many sessions of everybody were open when they were last listed.
+    listed: Arc<Mutex<Option<usize>>>,
 }
 
 /// A session that this process holds; dropped when it is deleted or left to the journal.
@@ -55,8 +58,26 @@ impl Spaces {
             .or_insert_with(|| Space {
                 turn: Queue::new(1),
                 live: Arc::default(),
+                listed: Arc::default(),
             })
             .clone()
+    }
+
+    /// Every space, and how many wait for their turn in any of them. `budget`: as many sessions as may be held.
+    pub fn load(&self, budget: usize) -> (Vec<SpaceLoad>, usize) {
+        let spaces = lock(&self.0);
+        let used = spaces
+            .iter()
+            .filter(|(_, space)| Arc::strong_count(&space.live) > 1);
+        let load = |((source, id), space): (&(String, String), &Space)| SpaceLoad {
+            source: source.clone(),
+            space: id.clone(),
+            held: lock(&space.live).len(),
+            budget,
+            listed: *lock(&space.listed),
+        };
+        let waiting = spaces.values().map(|space| space.turn.load().waiting).sum();
+        (used.map(load).collect(), waiting)
     }
 
     /// Sessions that this process holds, over all spaces.
@@ -74,6 +95,7 @@ impl Space {
     /// Whether a further session may be opened when `open` are open in the space. The last free one is
     /// left to people, unless we would have none at all.
     pub fn room(&self, open: usize, own_limit: usize) -> Room {
+        *lock(&self.listed) = Some(open);
         let own = lock(&self.live).len();
         if own >= own_limit {
             Room::OwnLimit
@@ -112,6 +134,7 @@ mod tests {
     #[test]
     fn the_last_free_session_is_left_to_people_unless_we_have_none() {
         let spaces = Spaces::default();
+        let again = spaces.clone();
         let space = spaces.of("e", "s");
         assert_eq!(space.room(29, 28), Room::Free);
         assert_eq!(space.room(30, 28), Room::Full);
@@ -120,7 +143,10 @@ mod tests {
         assert_eq!(space.room(28, 28), Room::Free);
         assert_eq!(space.room(29, 28), Room::Full);
         assert_eq!(space.room(5, 1), Room::OwnLimit);
+        let (spaces, waiting) = spaces.load(28);
+        assert_eq!((spaces[0].held, spaces[0].listed, waiting), (1, Some(5), 0));
         drop(one);
+        let spaces = &again;
         assert_eq!((space.room(29, 28), spaces.open()), (Room::Free, 0));
     }
 }

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use super::engine::Peers;
 use super::failure::Failure;
 use super::keys::Root;
+use super::manifest::document::GapEntry;
+use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
+use super::shard::Shard;
 use super::wish::{Export, Persistence, Scope};
 use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
     ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Store, S3Timeouts,
     Sse, Store,
@@ -27,6 +30,8 @@ pub struct Surroundings {
     pub name: String,
     /// Where requests may go.
     pub hosts: HostPolicy,
+    /// How requests leave.
+    pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
     pub tokens: TokenCache,
     /// Whether this export may use the identity of the process for its bucket.
@@ -37,6 +42,8 @@ pub struct Surroundings {
     pub single_writer: bool,
     /// How long to go on.
     pub persistence: Persistence,
+    /// The part of the export that this process does.
+    pub shard: Shard,
 }
 
 /// The Secrets that a spec refers to, each once.
@@ -51,6 +58,11 @@ pub fn secret_names(spec: &EventExportSpec) -> Vec<String> {
             .chain(&s3.ca_secret_ref)
             .map(|secret| secret.name.clone()),
     );
+    let signing = spec
+        .manifest
+        .as_ref()
+        .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
+    names.extend(signing.map(|secret| secret.name.clone()));
     names.sort();
     names.dedup();
     names
@@ -64,6 +76,7 @@ pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, F
         api::Scope::Account => Scope::Account,
     };
     let prefix = spec.destination.s3.prefix.as_deref().unwrap_or_default();
+    let accepted = |api::Gap { start, end, reason }| GapEntry { start, end, reason };
     Ok(Export {
         name: around.name.clone(),
         space: spec.space.clone(),
@@ -73,9 +86,10 @@ pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, F
         hour: checked.range.hour,
         source: checked.tracker.as_str().trim_end_matches('/').to_owned(),
         root: Root::new(prefix, &spec.space, scope.as_key()),
+        shard: around.shard,
         parallelism: usize::from(spec.parallelism),
         settle_after: checked.settle_after,
-        accepted: checked.gaps.iter().map(|gap| (gap.start, gap.end)).collect(),
+        accepted: checked.gaps.into_iter().map(accepted).collect(),
         holder: around.holder.clone(),
         single_writer: around.single_writer,
         persistence: around.persistence,
@@ -90,7 +104,37 @@ pub async fn peers(
 ) -> Result<Peers, Failure> {
     let tracker = tracker(spec, secrets, around)?;
     let store = s3(spec, secrets, around).await?;
-    Ok(Peers { tracker, store })
+    Ok(Peers {
+        tracker,
+        store,
+        signing: signing(spec, secrets),
+    })
+}
+
+/// Whether and how manifests are signed. A key that cannot be used keeps no event from being stored.
+pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
+    let reference = spec.manifest.as_ref();
+    let Some(SecretRef { name }) = reference.and_then(|manifest| manifest.signing_key_secret_ref.as_ref())
+    else {
+        return Signing::Unwanted;
+    };
+    let field = "spec.manifest.signingKeySecretRef";
+    let wrong = |what: String| {
+        let message = format!(
+            "{field}: {what}: no manifest is signed or written until it has one, made by `openssl genpkey -algorithm ed25519`"
+        );
+        Signing::Impossible(Failure::person(api::Reason::SigningKeyInvalid, message).of_export())
+    };
+    let Some(data) = secrets.0.get(name) else {
+        return wrong(format!(
+            "there is no Secret {name} that may be read: make it, with the key {SIGNING_KEY}"
+        ));
+    };
+    match data.get(SIGNING_KEY).map(|pem| SigningKey::from_pem(pem)) {
+        Some(Ok(key)) => Signing::With(Arc::new(key)),
+        Some(Err(error)) => wrong(format!("the key {SIGNING_KEY} of the Secret {name} {error}")),
+        None => wrong(format!("the Secret {name} has no key {SIGNING_KEY}")),
+    }
 }
 
 /// The client of the service.
@@ -115,6 +159,7 @@ pub fn tracker(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings)
         hosts: around.hosts.clone(),
         timeouts: Timeouts::default(),
         retry: RetryPolicy::default(),
+        traffic: around.traffic.clone(),
     };
     Tracker::new(config, &around.tokens).map_err(|error| Failure::from(&error).of_export())
 }
@@ -180,6 +225,7 @@ pub async fn s3(
         },
         timeouts: S3Timeouts::default(),
         hosts: Arc::new(around.hosts.clone()),
+        traffic: around.traffic.clone(),
     };
     let store = S3Store::connect(settings)
         .await

@@ -4,20 +4,21 @@
 mod found;
 #[cfg(test)]
 mod properties;
+mod seal;
 
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, Reach, Remedy, Trouble};
-use super::journal::{Journal, overlap};
+use super::journal::{AttemptFacts, Journal, overlap};
 use super::keys::AttemptId;
 use super::memory::{Memory, Tried};
-use super::record::AttemptRecord;
+use super::record::{AttemptRecord, RangeRecord};
 use super::window::{Cells, Window};
 use super::wish::{Export, Persistence};
 use crate::api::Reason;
-use found::short_days;
+pub(super) use found::short_days;
 
 /// How often the bucket is listed anew while others hold windows, who may be done long before their
 /// deadline: 5 min.
@@ -34,6 +35,8 @@ pub struct Observation<'a> {
     pub active: &'a BTreeSet<Window>,
     /// Attempts that this process is working on, or settling.
     pub busy: &'a BTreeSet<AttemptId>,
+    /// Whether this process is writing a manifest.
+    pub sealing: bool,
     /// What is remembered.
     pub memory: &'a Memory,
     /// When the whole bucket was listed last.
@@ -55,11 +58,15 @@ pub struct Decision {
     pub settle: Vec<AttemptId>,
     /// Objects without a receipt to look at now.
     pub adopt: Vec<Window>,
+    /// The period whose manifest is to be written now.
+    pub seal: Option<RangeRecord>,
+    /// Whether a manifest is due that is not known to be there.
+    pub sealing: bool,
     /// What is wrong or waited for, the worst first.
     pub troubles: Vec<Trouble>,
     /// When something changes by itself; `None`: never.
     pub wake: Option<Timestamp>,
-    /// All is stored or accepted, the range has an end, and nothing is left open.
+    /// All is stored or accepted, the range has an end, nothing is left open, and the manifest is there.
     pub complete: bool,
     /// Nothing is under way, and nothing is to be tried again soon: the run may end.
     pub rest: bool,
@@ -114,7 +121,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(seen: &'a Observation<'a>) -> Self {
         let wanted: Cells = seen.export.windows(seen.now).collect();
-        let short: Cells = short_days(seen).into_keys().map(Window::day).collect();
+        let short: Cells = short_days(seen.journal).into_keys().map(Window::day).collect();
         let covered = seen.journal.covered(&seen.export.source);
         let covered = covered.intersection(&wanted).minus(&short);
         let accepted = seen.export.accepted_cells(&wanted).minus(&covered);
@@ -150,8 +157,7 @@ impl<'a> Plan<'a> {
     }
 
     fn is_accepted(&self, window: Window) -> bool {
-        let mut gaps = self.seen.export.accepted.iter();
-        gaps.any(|(start, end)| (*start..=*end).contains(&window.date()))
+        self.seen.export.accepts(window.date())
     }
 
     fn windows(&mut self) {
@@ -202,7 +208,8 @@ impl<'a> Plan<'a> {
             return None;
         }
         let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-        let next = export.window_of(today.tomorrow().ok()?.max(export.start))?;
+        let next = export.next_day(today.tomorrow().ok()?.max(export.start))?;
+        let next = export.window_of(next)?;
         Some((next, export.settled_at(next)))
     }
 
@@ -312,6 +319,7 @@ impl<'a> Plan<'a> {
             journal,
             active,
             busy,
+            sealing,
             ..
         } = *self.seen;
         let tally = &mut self.out.tally;
@@ -338,19 +346,20 @@ impl<'a> Plan<'a> {
                 again: None,
             });
         }
-        let rival = |id: &AttemptId, record: &AttemptRecord| {
-            record.holder != export.holder && record.deadline > self.seen.store_now && !busy.contains(id)
-        };
-        let nothing_open = active.is_empty()
-            && busy.is_empty()
-            && journal
-                .attempts
-                .iter()
-                .all(|(id, facts)| facts.record.as_ref().is_some_and(|record| rival(id, record)));
+        // Of a shard, the leftovers of its own days only: others clean up after themselves.
+        let mut own = journal
+            .attempts
+            .iter()
+            .filter(|(id, _)| export.shard.has(id.window.date()));
+        let nothing_open =
+            active.is_empty() && busy.is_empty() && own.all(|(id, facts)| self.is_rivals(id, facts));
         let all_in = self.out.tally.missing.is_empty() && self.future.is_empty();
         self.out.complete = export.end.is_some() && all_in && nothing_open;
+        self.manifests();
         let now = &self.out;
         let idle = active.is_empty()
+            && !sealing
+            && now.seal.is_none()
             && busy.is_empty()
             && now.start.is_empty()
             && now.settle.is_empty()
@@ -367,6 +376,18 @@ impl<'a> Plan<'a> {
         self.out
     }
 
+    /// Whether an attempt is somebody else's, who may still be working on it.
+    fn is_rivals(&self, id: &AttemptId, facts: &AttemptFacts) -> bool {
+        let Observation {
+            export,
+            busy,
+            store_now,
+            ..
+        } = *self.seen;
+        let rival = |record: &AttemptRecord| record.holder != export.holder && record.deadline > store_now;
+        facts.record.as_ref().is_some_and(rival) && !busy.contains(id)
+    }
+
     fn trouble(&mut self, window: Option<Window>, tried: &Tried) {
         let Failure {
             reason,
@@ -375,8 +396,11 @@ impl<'a> Plan<'a> {
             reach,
             timed_out: _,
         } = tried.failure.clone();
-        let again = (!tried.given_up(self.seen.export.persistence)).then_some(tried.again);
-        self.pending |= again.is_some_and(|at| at > self.seen.now);
+        // What was to be tried again before now is tried at this moment, or held back by something else.
+        let again = (!tried.given_up(self.seen.export.persistence))
+            .then_some(tried.again)
+            .filter(|at| *at > self.seen.now);
+        self.pending |= again.is_some();
         let window = window.filter(|_| reach == Reach::Window);
         self.say(reason, message, window, remedy, again);
     }

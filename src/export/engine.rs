@@ -6,9 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::budget::Spaces;
 use super::ground::{Ground, Shared};
+use super::manifest::sign::Signing;
+use super::observer::{Load, Observer, Unobserved};
 use super::pool::{PartPool, WindowPlaces};
 use super::proof::ProofPool;
 use super::run::Run;
@@ -47,13 +50,15 @@ impl Default for Limits {
     }
 }
 
-/// The two peers of an export.
+/// The two peers of an export, and what its manifests are signed with.
 #[derive(Clone, Debug)]
 pub struct Peers {
     /// Where events come from.
     pub tracker: Tracker,
     /// Where they go.
     pub store: Arc<dyn Store>,
+    /// Whether and how its manifests are signed.
+    pub signing: Signing,
 }
 
 /// What is left after sessions were released.
@@ -76,6 +81,11 @@ pub struct Engine {
 impl Engine {
     /// With these bounds; `now` is the clock.
     pub fn new(limits: Limits, now: Clock) -> Self {
+        Self::observed(limits, now, Arc::new(Unobserved))
+    }
+
+    /// The same, telling `observer` what comes of its work.
+    pub fn observed(limits: Limits, now: Clock, observer: Arc<dyn Observer>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Shared {
             limits,
@@ -85,6 +95,7 @@ impl Engine {
             places: WindowPlaces::new(limits.windows.max(1)),
             spaces: Spaces::default(),
             support: std::sync::Mutex::default(),
+            observer,
         };
         Self {
             shared: Arc::new(shared),
@@ -103,7 +114,11 @@ impl Engine {
         stop: CancellationToken,
     ) -> Arc<Snapshot> {
         let ground = Ground::new(export, peers, Arc::clone(&self.shared), stop);
-        Run::new(Arc::new(ground)).go(out).await
+        let span = ground.span();
+        // On the heap: callers hold it beside others.
+        Box::pin(Run::new(Arc::new(ground)).go(out))
+            .instrument(span)
+            .await
     }
 
     /// Deletes every session that is provably this export's, and aborts its uploads: for the finalizer. What
@@ -116,7 +131,26 @@ impl Engine {
             Arc::clone(&self.shared),
             stop,
         );
-        super::release::release(&ground).await
+        let span = tracing::error_span!("release", export = export.name, run = %ground.id);
+        super::release::release(&ground).instrument(span).await
+    }
+
+    /// How busy this process is now.
+    pub fn load(&self) -> Load {
+        let shared = &self.shared;
+        let places = shared.places.load();
+        let (pool_bytes, pool_taken_bytes, wait_for_memory) = shared.pool.load();
+        let (spaces, wait_for_turn) = shared.spaces.load(shared.limits.sessions_per_space);
+        Load {
+            places: places.places,
+            placed: places.taken,
+            wait_for_place: places.waiting,
+            wait_for_memory,
+            wait_for_turn,
+            pool_bytes,
+            pool_taken_bytes,
+            spaces,
+        }
     }
 
     /// Sessions that this process holds open now, over all spaces.

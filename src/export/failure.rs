@@ -217,7 +217,7 @@ impl Failure {
             ProofError::Gzip(GzipError::NotGzip) => Reason::NotGzip,
             ProofError::Gzip(_) => Reason::NotWhole,
             ProofError::Events(_) => Reason::NotEvents,
-            ProofError::Interrupted => Reason::Failed,
+            ProofError::Interrupted | ProofError::Unread => Reason::Failed,
         };
         Self::retry(reason, format!("{window}: {error}; nothing was stored"))
     }

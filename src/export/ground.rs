@@ -7,10 +7,14 @@ use std::time::Duration;
 use jiff::civil::Date;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
+use ulid::Ulid;
 
 use super::budget::{Space, Spaces};
 use super::engine::{Clock, Limits, Peers};
 use super::keys::AttemptId;
+use super::manifest::write::Links;
+use super::observer::Observer;
 use super::pool::{PartPool, WindowPlaces};
 use super::proof::ProofPool;
 use super::reports::Reports;
@@ -32,10 +36,14 @@ pub(super) struct Shared {
     pub(super) spaces: Spaces,
     /// What each store was found to support, by its name.
     pub(super) support: Mutex<HashMap<String, ConditionalSupport>>,
+    /// Who is told what comes of the work.
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 /// What one run stands on.
 pub(super) struct Ground {
+    /// Names the run in logs and traces.
+    pub(super) id: Ulid,
     pub(super) export: Arc<Export>,
     pub(super) peers: Peers,
     pub(super) shared: Arc<Shared>,
@@ -54,6 +62,8 @@ pub(super) struct Ground {
     pub(super) dirty: Mutex<BTreeSet<Window>>,
     /// Transfers under way.
     pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
+    /// Manifests that this run has read or written.
+    pub(super) links: Mutex<Links>,
     served: Mutex<Option<(Date, Instant)>>,
 }
 
@@ -87,6 +97,7 @@ impl Ground {
         let last = export.end.unwrap_or(today).max(export.start);
         let reports = Reports::new(peers.tracker.clone(), &export.space, account, export.start, last);
         Self {
+            id: Ulid::generate(),
             export,
             peers,
             shared,
@@ -99,8 +110,28 @@ impl Ground {
             sessionless: Mutex::default(),
             dirty: Mutex::default(),
             transfers: Mutex::default(),
+            links: Mutex::default(),
             served: Mutex::default(),
         }
+    }
+
+    // Spans that say what a line of the log is about are of the highest level, so that no filter takes them away.
+
+    /// Around the run.
+    pub(super) fn span(&self) -> Span {
+        tracing::error_span!("run", export = self.export.name, run = %self.id)
+    }
+
+    /// Around one window: a trace of its own, since a run may go on for months.
+    pub(super) fn window_span(&self, window: Window) -> Span {
+        let attempt = tracing::field::Empty;
+        tracing::error_span!(parent: None, "window", export = self.export.name, run = %self.id, %window, attempt)
+    }
+
+    /// Around the settling of what an attempt left: a trace of its own, too.
+    pub(super) fn settle_span(&self, id: AttemptId) -> Span {
+        let (window, attempt) = (id.window, id.ulid);
+        tracing::error_span!(parent: None, "settle", export = self.export.name, run = %self.id, %window, %attempt)
     }
 
     pub(super) fn busy(&self, id: AttemptId) -> Busy<'_> {

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 use super::keys::{AttemptId, Key, Root};
+use super::manifest::Chain;
 use super::record::{AttemptRecord, Receipt};
 use super::snapshot::WindowFacts;
 use super::window::{Cells, Window};
@@ -23,6 +25,8 @@ pub struct Journal {
     pub splits: BTreeSet<Window>,
     /// Attempts that left keys behind.
     pub attempts: BTreeMap<AttemptId, AttemptFacts>,
+    /// Manifests.
+    pub chain: Chain,
 }
 
 /// What a receipt says, as far as decisions need it.
@@ -32,8 +36,27 @@ pub struct ReceiptFacts {
     pub source: String,
     /// Of an hour: the events that the service reported of its whole day.
     pub day_reported: Option<u64>,
+    /// When the object was stored, by the store's clock.
+    pub stored_at: Timestamp,
     /// For people.
     pub facts: WindowFacts,
+    /// For the manifest.
+    pub proof: ReceiptProof,
+}
+
+/// What a manifest says of a receipt beside its facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReceiptProof {
+    /// SHA-256 of the receipt's bytes.
+    pub sha256: [u8; 32],
+    /// Events that the service reported before the download.
+    pub reported_before: Option<u64>,
+    /// Events that the service reported after it.
+    pub reported_after: Option<u64>,
+    /// Bytes after decompression.
+    pub decompressed_bytes: u64,
+    /// The version of the object, where the bucket keeps versions.
+    pub version_id: Option<String>,
 }
 
 /// What an attempt left in the journal.
@@ -92,6 +115,7 @@ impl Journal {
             Key::Attempt(id) => self.attempts.entry(id).or_default().begun = true,
             Key::Session(id, session) => self.attempts.entry(id).or_default().sessions.push(session),
             Key::Prepared(id) => self.attempts.entry(id).or_default().prepared = true,
+            Key::Manifest(_) | Key::Signature(_) => self.chain.insert(&key),
             Key::Other => {}
         }
     }
@@ -120,6 +144,7 @@ impl Journal {
     fn split_day(self, date: jiff::civil::Date) -> (Self, Self) {
         let of_day = |window: &Window| window.date() == date;
         let (mut day, mut rest) = (Self::default(), Self::default());
+        rest.chain = self.chain;
         for (window, size) in self.objects {
             let side = if of_day(&window) { &mut day } else { &mut rest };
             side.objects.insert(window, size);
@@ -169,6 +194,12 @@ impl Journal {
                 .is_some_and(|facts| self.mismatch(**window, facts, source).is_none())
         });
         good.map(|(window, _)| *window).collect()
+    }
+
+    /// The receipt of a window, if it covers it.
+    pub fn good_receipt(&self, window: Window, source: &str) -> Option<&ReceiptFacts> {
+        let facts = self.receipts.get(&window)?.as_ref()?;
+        self.mismatch(window, facts, source).is_none().then_some(facts)
     }
 
     /// Receipts that cover nothing, with why.
@@ -233,8 +264,17 @@ pub fn overlap(one: Window, other: Window) -> bool {
     one.date() == other.date() && one.hours() & other.hours() != 0
 }
 
-impl From<&Receipt> for ReceiptFacts {
-    fn from(receipt: &Receipt) -> Self {
+impl ReceiptFacts {
+    /// Of a receipt, and of the bytes that it is stored as.
+    pub fn new(receipt: &Receipt, bytes: &[u8]) -> Self {
+        let object = receipt.object.as_ref();
+        let proof = ReceiptProof {
+            sha256: Sha256::digest(bytes).into(),
+            reported_before: receipt.reported_before,
+            reported_after: receipt.reported_after,
+            decompressed_bytes: object.map_or(0, |object| object.decompressed_bytes),
+            version_id: object.and_then(|object| object.version_id.clone()),
+        };
         let facts = WindowFacts {
             bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
             events: receipt.events,
@@ -246,7 +286,9 @@ impl From<&Receipt> for ReceiptFacts {
         Self {
             source: receipt.source.clone(),
             day_reported: receipt.reported_of_day,
+            stored_at: receipt.stored_at,
             facts,
+            proof,
         }
     }
 }
@@ -285,7 +327,9 @@ mod tests {
         ReceiptFacts {
             source: "https://a".to_owned(),
             day_reported: None,
+            stored_at: Timestamp::UNIX_EPOCH,
             facts,
+            proof: ReceiptProof::default(),
         }
     }
 

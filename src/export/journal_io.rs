@@ -49,14 +49,16 @@ pub(super) async fn session_keys(store: &dyn Store, root: &Root) -> Result<BTree
 pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) -> Result<(), Failure> {
     let receipts = journal.unread_receipts();
     let reads = stream::iter(receipts.into_iter().map(|window| async move {
-        Ok::<_, Failure>((window, get::<Receipt>(store, root, &Key::Receipt(window)).await?))
+        let read = get_with_bytes::<Receipt>(store, root, &Key::Receipt(window)).await?;
+        Ok::<_, Failure>((window, read))
     }));
     let found: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
     for (window, receipt) in found {
         match receipt {
-            Some(receipt) => journal
-                .receipts
-                .insert(window, Some(ReceiptFacts::from(&receipt))),
+            Some((receipt, bytes)) => {
+                let facts = ReceiptFacts::new(&receipt, &bytes);
+                journal.receipts.insert(window, Some(facts))
+            }
             // Deleted since the listing.
             None => journal.receipts.remove(&window),
         };
@@ -84,6 +86,15 @@ pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) 
 
 /// Reads one record; `None` when it is not there.
 pub(super) async fn get<R: Record>(store: &dyn Store, root: &Root, key: &Key) -> Result<Option<R>, Failure> {
+    let read = get_with_bytes(store, root, key).await?;
+    Ok(read.map(|(record, _)| record))
+}
+
+async fn get_with_bytes<R: Record>(
+    store: &dyn Store,
+    root: &Root,
+    key: &Key,
+) -> Result<Option<(R, Bytes)>, Failure> {
     let Some(key) = root.key(key) else { return Ok(None) };
     let bytes = store
         .get(&key, RECORD_MAX_BYTES)
@@ -91,7 +102,7 @@ pub(super) async fn get<R: Record>(store: &dyn Store, root: &Root, key: &Key) ->
         .map_err(|error| Failure::from(&error))?;
     let Some(bytes) = bytes else { return Ok(None) };
     record::decode(&key, &bytes)
-        .map(Some)
+        .map(|record| Some((record, bytes)))
         .map_err(|error| Failure::person(crate::api::Reason::JournalMismatch, error.to_string()).of_export())
 }
 

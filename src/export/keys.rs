@@ -40,6 +40,10 @@ pub enum Key {
     Session(AttemptId, String),
     /// All facts of an upload that is about to be completed.
     Prepared(AttemptId),
+    /// What a period holds: its number in the chain, from 1.
+    Manifest(u64),
+    /// The signature of the manifest of that number.
+    Signature(u64),
     /// Not one of ours.
     Other,
 }
@@ -65,20 +69,7 @@ impl Root {
 
     /// The full key of a meaning; `None` for [`Key::Other`].
     pub fn key(&self, key: &Key) -> Option<String> {
-        let below = match key {
-            Key::Events(window) => match window.hour_of_day() {
-                None => format!("date={}/events.json.gz", window.date()),
-                Some(hour) => format!("date={}/events-h{hour:02}.json.gz", window.date()),
-            },
-            Key::Receipt(window) => format!("_journal/{window}.receipt.json"),
-            Key::Expired(window) => format!("_journal/{window}.expired.json"),
-            Key::Split(window) => format!("_journal/{window}.split.json"),
-            Key::Attempt(id) => format!("_journal/{id}.attempt.json"),
-            Key::Session(id, session) => format!("_journal/{id}.session.{}.json", encode(session)),
-            Key::Prepared(id) => format!("_journal/{id}.prepared.json"),
-            Key::Other => return None,
-        };
-        Some(format!("{}{below}", self.0))
+        Some(format!("{}{}", self.0, key.below()?))
     }
 
     /// Every journal key begins so.
@@ -89,6 +80,11 @@ impl Root {
     /// Every journal key of a day and of its hours begins so.
     pub fn journal_of_day(&self, window: Window) -> String {
         format!("{}_journal/{}", self.0, window.date())
+    }
+
+    /// Every manifest and signature begins so.
+    pub fn manifests(&self) -> String {
+        format!("{}_manifests/", self.0)
     }
 
     /// Every object of a day and of its hours begins so.
@@ -104,6 +100,27 @@ impl Root {
     }
 }
 
+impl Key {
+    /// The key below the root, as documents name it; `None` for [`Key::Other`].
+    pub fn below(&self) -> Option<String> {
+        Some(match self {
+            Self::Events(window) => match window.hour_of_day() {
+                None => format!("date={}/events.json.gz", window.date()),
+                Some(hour) => format!("date={}/events-h{hour:02}.json.gz", window.date()),
+            },
+            Self::Receipt(window) => format!("_journal/{window}.receipt.json"),
+            Self::Expired(window) => format!("_journal/{window}.expired.json"),
+            Self::Split(window) => format!("_journal/{window}.split.json"),
+            Self::Attempt(id) => format!("_journal/{id}.attempt.json"),
+            Self::Session(id, session) => format!("_journal/{id}.session.{}.json", encode(session)),
+            Self::Prepared(id) => format!("_journal/{id}.prepared.json"),
+            Self::Manifest(number) => format!("_manifests/{number:08}.json"),
+            Self::Signature(number) => format!("_manifests/{number:08}.json.sig"),
+            Self::Other => return None,
+        })
+    }
+}
+
 fn parse_below(below: &str) -> Option<Key> {
     if let Some(rest) = below.strip_prefix("date=") {
         let (day, name) = rest.split_once('/')?;
@@ -114,6 +131,12 @@ fn parse_below(below: &str) -> Option<Key> {
             format!("{day}T{hour}").parse().ok()?
         };
         return Some(Key::Events(window));
+    }
+    if let Some(name) = below.strip_prefix("_manifests/") {
+        return match name.strip_suffix(".sig") {
+            Some(name) => Some(Key::Signature(number(name)?)),
+            None => Some(Key::Manifest(number(name)?)),
+        };
     }
     let name = below.strip_prefix("_journal/")?.strip_suffix(".json")?;
     let (window, rest) = name.split_once('.')?;
@@ -135,6 +158,13 @@ fn parse_below(below: &str) -> Option<Key> {
         Some(("session", session)) => Some(Key::Session(id, decode(session)?)),
         _ => None,
     }
+}
+
+/// The number of a manifest: eight decimal digits, so that keys sort as numbers do.
+fn number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".json")?;
+    let plain = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|number| plain && *number > 0)
 }
 
 impl fmt::Display for AttemptId {
@@ -184,6 +214,8 @@ mod tests {
             Key::Session(id, "b08cb740-ff85-404f-a6eb-ffec5374c7c6".to_owned()),
             Key::Session(id, "../odd id.%".to_owned()),
             Key::Prepared(id),
+            Key::Manifest(1),
+            Key::Signature(99_999_999),
         ] {
             assert_eq!(root.parse(&root.key(&key).unwrap()), key);
         }
@@ -218,6 +250,10 @@ mod tests {
             "date=2018-02-30/events.json.gz",
             "date=2018-06-28/part-0.json.gz",
             "_journal/2018-06-28T07.split.json",
+            "_manifests/00000000.json",
+            "_manifests/1.json",
+            "_manifests/+0000001.json",
+            "_manifests/00000001.json.sig.sig",
         ] {
             assert_eq!(
                 root.parse(&format!("p/space=x/scope=space/{below}")),

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, Reach, Remedy};
 use super::keys::AttemptId;
+use super::record::RangeRecord;
 use super::window::Window;
 use super::wish::Persistence;
 use crate::api::Reason;
@@ -32,6 +33,10 @@ pub struct Memory {
     pub unsettled: BTreeMap<AttemptId, Tried>,
     /// Objects without a receipt that were looked at and are not ours.
     pub foreign: BTreeSet<Window>,
+    /// Periods whose manifest is there, and says what the journal says.
+    pub sealed: BTreeSet<RangeRecord>,
+    /// Why the last manifest could not be written.
+    pub seal: Option<Tried>,
 }
 
 /// A failure, how often, and when to try again.
@@ -87,6 +92,17 @@ impl Memory {
     pub fn unsettled(&mut self, id: AttemptId, failure: Failure, now: Timestamp, jitter: f64) {
         let tried = next(self.unsettled.get(&id), failure, now, jitter);
         self.unsettled.insert(id, tried);
+    }
+
+    /// Notes that a manifest is there.
+    pub fn sealed(&mut self, period: RangeRecord) {
+        self.seal = None;
+        self.sealed.insert(period);
+    }
+
+    /// Notes that a manifest could not be written.
+    pub fn unsealed(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
+        self.seal = Some(next(self.seal.as_ref(), failure, now, jitter));
     }
 
     /// Whether a day kept timing out, or is too large for one object, so that its hours are to be tried instead.

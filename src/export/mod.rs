@@ -2,7 +2,7 @@
 //!
 //! Read it in this order: `window`, `keys`, `record` (what there is), `verdict`, `journal`, `memory`,
 //! `decide` (what is concluded, without I/O), `run` (the loop), `attempt` with `open`, `transfer`, `commit`
-//! (one window), `settle` (after a crash), `engine` (the entrance).
+//! (one window), `settle` (after a crash), `manifest` (what it all adds up to), `engine` (the entrance).
 
 mod attempt;
 pub mod budget;
@@ -17,7 +17,9 @@ pub mod gzip;
 pub mod journal;
 mod journal_io;
 pub mod keys;
+pub mod manifest;
 pub mod memory;
+pub mod observer;
 mod open;
 pub mod pool;
 pub mod proof;
@@ -27,6 +29,7 @@ mod release;
 mod reports;
 mod run;
 mod settle;
+pub mod shard;
 pub mod snapshot;
 mod transfer;
 pub mod verdict;

@@ -67,6 +67,7 @@ pub(super) async fn open(ground: &Ground, window: Window) -> Result<Opening<'_>,
         window,
         ulid: ulid_at(started_at),
     };
+    tracing::Span::current().record("attempt", id.ulid.to_string());
     let busy = ground.busy(id);
     let longest =
         SignedDuration::try_from(ground.shared.limits.attempt).unwrap_or(SignedDuration::from_hours(6));

@@ -1,6 +1,7 @@
 //! Memory for parts: one pool for the process, so that any number of transfers stays within it. No I/O.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -20,6 +21,7 @@ const PARTS_AIM: u64 = 5_000;
 pub struct PartPool {
     permits: Arc<Semaphore>,
     mib: u32,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Room for one part; dropping it gives it back.
@@ -33,6 +35,7 @@ impl PartPool {
         Self {
             permits: Arc::new(Semaphore::new(mib as usize)),
             mib,
+            waiting: Arc::default(),
         }
     }
 
@@ -46,8 +49,20 @@ impl PartPool {
         u64::from(mib) * MIB
     }
 
+    /// Bytes of the pool, bytes of it that are taken, and how many wait for room.
+    pub fn load(&self) -> (u64, u64, usize) {
+        let free = u64::try_from(self.permits.available_permits()).unwrap_or(u64::MAX) * MIB;
+        let all = u64::from(self.mib) * MIB;
+        (
+            all,
+            all.saturating_sub(free),
+            self.waiting.load(Ordering::Relaxed),
+        )
+    }
+
     /// Waits for room: only before a session is opened, so that no one who holds a session waits here.
     pub async fn reserve(&self, part_bytes: u64) -> Option<PartRoom> {
+        let _waits = Waits::begin(&self.waiting);
         let permits = Arc::clone(&self.permits)
             .acquire_many_owned(permits_of(part_bytes))
             .await;
@@ -60,6 +75,22 @@ impl PartPool {
             .try_acquire_many_owned(permits_of(part_bytes))
             .ok()
             .map(PartRoom)
+    }
+}
+
+/// Counts who waits, for as long as it lives.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -85,6 +116,7 @@ mod tests {
         assert_eq!(pool.part_bytes(Some(u64::MAX)), 20 * MIB);
         let one = pool.reserve(8 * MIB).await.unwrap();
         let two = pool.try_reserve(8 * MIB).unwrap();
+        assert_eq!(pool.load(), (20 * MIB, 16 * MIB, 0));
         assert!(pool.try_reserve(8 * MIB).is_none());
         drop((one, two));
         assert!(pool.try_reserve(20 * MIB).is_some());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::events::{Events, EventsError};
@@ -42,6 +42,9 @@ pub enum ProofError {
     /// The proving thread ended without a result: the process is stopping, or a defect of ours.
     #[error("the proof was interrupted")]
     Interrupted,
+    /// Whoever was to read the decompressed bytes has gone.
+    #[error("nobody reads the decompressed bytes any more")]
+    Unread,
 }
 
 /// The processors that proofs may use.
@@ -56,9 +59,18 @@ impl ProofPool {
 
     /// Begins a proof.
     pub fn begin(&self) -> Proof {
+        self.begin_into(None)
+    }
+
+    /// Begins a proof that gives what it inflates to a reader, who slows it down by being slow.
+    pub fn begin_into(&self, inflated: Option<mpsc::Sender<Bytes>>) -> Proof {
+        let state = State {
+            inflated,
+            ..State::default()
+        };
         Proof {
             pool: self.clone(),
-            state: Some(Box::default()),
+            state: Some(Box::new(state)),
             running: None,
             batch: Vec::new(),
             filled: 0,
@@ -71,20 +83,35 @@ struct State {
     sha: Sha256,
     gzip: Gzip,
     events: Events,
+    /// Who reads what comes out.
+    inflated: Option<mpsc::Sender<Bytes>>,
 }
 
 impl State {
+    /// On a blocking thread: waits for the reader.
     fn push(&mut self, bytes: &[u8]) -> Result<(), ProofError> {
         self.sha.update(bytes);
-        let Self { gzip, events, .. } = self;
-        gzip.push(bytes, &mut |data| events.push(data))?;
-        Ok(())
+        let Self {
+            gzip,
+            events,
+            inflated,
+            ..
+        } = self;
+        let mut unread = false;
+        gzip.push(bytes, &mut |data| {
+            events.push(data);
+            if let Some(reader) = inflated.as_ref().filter(|_| !unread && !data.is_empty()) {
+                unread = reader.blocking_send(Bytes::copy_from_slice(data)).is_err();
+            }
+        })?;
+        if unread { Err(ProofError::Unread) } else { Ok(()) }
     }
 
-    fn finish(self) -> Result<ProofFacts, ProofError> {
-        let (members, decompressed) = self.gzip.finish()?;
-        let events = self.events.finish()?;
-        let sha256 = hex(&self.sha.finalize());
+    /// The facts of what passed since the last division; the hash is of everything.
+    fn divide(&mut self) -> Result<ProofFacts, ProofError> {
+        let (members, decompressed) = std::mem::take(&mut self.gzip).finish()?;
+        let events = std::mem::take(&mut self.events).finish()?;
+        let sha256 = hex(&self.sha.clone().finalize());
         Ok(ProofFacts {
             sha256,
             members,
@@ -95,7 +122,7 @@ impl State {
 }
 
 /// Lower-case hexadecimal.
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
     bytes
         .iter()
@@ -126,9 +153,20 @@ impl Proof {
 
     /// The facts, once every byte has passed.
     pub async fn finish(mut self) -> Result<ProofFacts, ProofError> {
+        self.divide().await
+    }
+
+    /// The facts of one of several streams that stand one behind the other: it is whole, and the next begins. The
+    /// hash is of everything since the beginning.
+    pub async fn divide(&mut self) -> Result<ProofFacts, ProofError> {
+        self.flush().await?;
+        self.state.as_mut().ok_or(ProofError::Interrupted)?.divide()
+    }
+
+    /// Waits until all that was given has passed.
+    pub async fn flush(&mut self) -> Result<(), ProofError> {
         self.send().await?;
-        self.settle().await?;
-        self.state.take().ok_or(ProofError::Interrupted)?.finish()
+        self.settle().await
     }
 
     async fn settle(&mut self) -> Result<(), ProofError> {

@@ -16,6 +16,7 @@ pub struct Queue<P: Ord> {
 
 #[derive(Debug)]
 struct Inner<P: Ord> {
+    places: usize,
     free: usize,
     arrivals: u64,
     waiting: BTreeMap<(P, u64), oneshot::Sender<Place<P>>>,
@@ -25,6 +26,17 @@ struct Inner<P: Ord> {
 #[derive(Debug)]
 pub struct Place<P: Ord> {
     inner: Option<Arc<Mutex<Inner<P>>>>,
+}
+
+/// How a queue is used at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLoad {
+    /// Places in all.
+    pub places: usize,
+    /// Of those, taken.
+    pub taken: usize,
+    /// Who waits for one.
+    pub waiting: usize,
 }
 
 impl<P: Ord> Clone for Queue<P> {
@@ -45,10 +57,25 @@ impl<P: Ord> Queue<P> {
     pub fn new(places: usize) -> Self {
         Self {
             inner: Arc::new(Mutex::new(Inner {
+                places,
                 free: places,
                 arrivals: 0,
                 waiting: BTreeMap::new(),
             })),
+        }
+    }
+
+    /// How many places there are, are taken, and are waited for.
+    pub fn load(&self) -> QueueLoad {
+        let inner = lock(&self.inner);
+        QueueLoad {
+            places: inner.places,
+            taken: inner.places.saturating_sub(inner.free),
+            waiting: inner
+                .waiting
+                .values()
+                .filter(|waiter| !waiter.is_closed())
+                .count(),
         }
     }
 
@@ -122,8 +149,10 @@ mod tests {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!((queue.load().taken, queue.load().waiting), (1, 4));
         tasks[1].abort();
         tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(queue.load().waiting, 3);
         drop(first);
         for task in tasks {
             let _ = task.await;

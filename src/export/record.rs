@@ -113,8 +113,8 @@ pub struct SessionRecord {
     pub created_at: Option<Timestamp>,
 }
 
-/// A range as asked or answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A range as asked or answered; what a manifest is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RangeRecord {
     /// First UTC day.
     pub start: Date,

@@ -34,7 +34,7 @@ pub(super) async fn release(ground: &Ground) -> Released {
             .record
             .as_ref()
             .is_some_and(|record| record.holder != ground.export.holder && record.deadline > now);
-        if theirs {
+        if theirs || !ground.export.shard.has(id.window.date()) {
             continue;
         }
         if let Err(failure) = settle(ground, *id, facts).await {

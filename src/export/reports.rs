@@ -2,6 +2,7 @@
 //! answer must have begun after some moment. Asks the service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -9,6 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::failure::Failure;
+use super::ground::lock;
 use super::verdict::Listing;
 use crate::tracker::{Tracker, TrackerError};
 
@@ -27,6 +29,8 @@ pub(super) struct Reports {
     account: bool,
     range: (Date, Date),
     latest: Mutex<Latest>,
+    /// The oldest day of the newest listing, and when it was asked for: read while a listing is under way, too.
+    oldest: std::sync::Mutex<Option<(Date, Instant)>>,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +51,14 @@ impl Reports {
             account,
             range,
             latest: Mutex::default(),
+            oldest: std::sync::Mutex::default(),
         }
+    }
+
+    /// The oldest day that the service listed, and how long ago it was asked.
+    pub(super) fn oldest(&self) -> Option<(Date, Duration)> {
+        let oldest = *lock(&self.oldest);
+        oldest.map(|(oldest, asked)| (oldest, asked.elapsed()))
     }
 
     /// A listing begun at or after `since`; `None` when the service gives none. Callers that wait at the
@@ -76,8 +87,9 @@ impl Reports {
                 None
             }
         };
-        if listing.is_some() {
+        if let Some(listing) = &listing {
             latest.failures = 0;
+            *lock(&self.oldest) = listing.oldest().map(|oldest| (oldest, begun));
         }
         latest.answer = Some((begun, listing.clone()));
         Ok(listing)

@@ -1,6 +1,7 @@
 //! The loop of a run: observe, decide, act, tell, wait. Effects are tasks; decisions are `decide`.
 
 mod outcome;
+mod seal;
 mod tell;
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
+use tracing::Instrument as _;
 
 use super::attempt::{Outcome, export_window};
 use super::decide::{Decision, HELD_LOOK, Observation, decide};
@@ -18,8 +20,9 @@ use super::ground::{Ground, lock};
 use super::journal::Journal;
 use super::journal_io::{observe, put};
 use super::keys::{AttemptId, Key};
+use super::manifest::Chain;
 use super::memory::Memory;
-use super::record::{Record, SplitRecord};
+use super::record::{RangeRecord, Record, SplitRecord};
 use super::settle::{adopt, settle};
 use super::snapshot::Snapshot;
 use super::window::Window;
@@ -51,6 +54,8 @@ pub(super) struct Run {
     /// When the bucket was listed last, and whether another holder was found then or later.
     listed: Timestamp,
     held: bool,
+    /// Whether a shard at its end has looked at what the others did.
+    looked_for_others: bool,
     /// The store's clock less ours.
     store_ahead: SignedDuration,
 }
@@ -60,12 +65,14 @@ enum Job {
     Window(Window),
     Settle(AttemptId),
     Adopt(Window),
+    Seal(RangeRecord),
 }
 
 enum Done {
     Window(Window, Result<Outcome, Failure>),
     Settle(AttemptId, Result<(), Failure>),
     Adopt(Window, Result<bool, Failure>),
+    Seal(RangeRecord, Result<Chain, Failure>),
 }
 
 impl Run {
@@ -81,6 +88,7 @@ impl Run {
             user_known: false,
             listed: Timestamp::UNIX_EPOCH,
             held: false,
+            looked_for_others: false,
             store_ahead: SignedDuration::ZERO,
         }
     }
@@ -99,13 +107,25 @@ impl Run {
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
             let snapshot = self.tell(&decision, out);
-            if rest && !changed {
+            if rest && !changed && !self.look_for_others() {
                 return snapshot;
             }
             if !changed {
                 self.wait(wake).await;
             }
         }
+    }
+
+    /// A shard that stored something lists the bucket once more before it ends: whichever ends last sees the whole
+    /// covered and writes its manifest.
+    fn look_for_others(&mut self) -> bool {
+        let first = !self.ground.export.shard.is_whole()
+            && !self.stored_now.is_empty()
+            && !std::mem::replace(&mut self.looked_for_others, true);
+        if first {
+            self.journal = None;
+        }
+        first
     }
 
     /// Lists the bucket, unless that is done.
@@ -125,6 +145,7 @@ impl Run {
         match observe(store, &self.ground.export.root).await {
             Ok(journal) => {
                 self.journal = Some(journal);
+                self.memory.sealed.clear();
                 self.listed = self.now();
                 if std::mem::take(&mut self.blinded) {
                     self.memory.gate = None;
@@ -153,6 +174,7 @@ impl Run {
             journal,
             active: &active,
             busy: &busy,
+            sealing: self.jobs.values().any(|job| matches!(job, Job::Seal(_))),
             memory: &self.memory,
             listed: self.listed,
             now,
@@ -204,13 +226,18 @@ impl Run {
                 .cloned()
                 .unwrap_or_default();
             self.spawn(Job::Settle(id), move |ground| async move {
-                Done::Settle(id, settle(&ground, id, &facts).await)
+                let span = ground.settle_span(id);
+                Done::Settle(id, settle(&ground, id, &facts).instrument(span).await)
             });
         }
         for window in decision.adopt {
             self.spawn(Job::Adopt(window), move |ground| async move {
-                Done::Adopt(window, adopt(&ground, window).await)
+                let span = ground.window_span(window);
+                Done::Adopt(window, adopt(&ground, window).instrument(span).await)
             });
+        }
+        if let Some(period) = decision.seal {
+            self.seal(period);
         }
         for window in decision.start {
             self.spawn(Job::Window(window), move |ground| async move {
@@ -227,7 +254,7 @@ impl Run {
         if self.jobs.values().any(|running| *running == job) {
             return;
         }
-        let handle = self.tasks.spawn(work(Arc::clone(&self.ground)));
+        let handle = self.tasks.spawn(work(Arc::clone(&self.ground)).in_current_span());
         self.jobs.insert(handle.id(), job);
     }
 
@@ -310,7 +337,7 @@ impl Run {
     fn active(&self) -> BTreeSet<Window> {
         let windows = self.jobs.values().filter_map(|job| match job {
             Job::Window(window) => Some(*window),
-            Job::Settle(_) | Job::Adopt(_) => None,
+            Job::Settle(_) | Job::Adopt(_) | Job::Seal(_) => None,
         });
         windows.collect()
     }
@@ -320,7 +347,7 @@ impl Run {
         let mut busy = lock(&self.ground.busy).clone();
         busy.extend(self.jobs.values().filter_map(|job| match job {
             Job::Settle(id) => Some(*id),
-            Job::Window(_) | Job::Adopt(_) => None,
+            Job::Window(_) | Job::Adopt(_) | Job::Seal(_) => None,
         }));
         busy
     }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Trouble;
 use super::verdict::Verdict;
@@ -42,14 +43,41 @@ pub struct Snapshot {
     pub sessions: Vec<SessionFacts>,
     /// What is wrong or waited for, the worst first.
     pub troubles: Vec<Trouble>,
-    /// All wanted cells are covered or accepted, the range has an end, and no session is left.
+    /// All wanted cells are covered or accepted, the range has an end, no session is left, and the manifest
+    /// is there.
     pub complete: bool,
+    /// A manifest is due that is not there yet.
+    pub sealing: bool,
     /// When to look again; `None`: nothing will change by itself.
     pub next_look: Option<Timestamp>,
     /// What this process stored or found, by window.
     pub windows: Arc<BTreeMap<Window, WindowFacts>>,
     /// Transfers under way.
     pub transfers: Vec<TransferFacts>,
+    /// When a wanted window was stored last, by the store's clock; `None`: none is stored.
+    pub last_stored: Option<Timestamp>,
+    /// What the service was last seen to retain; `None`: it was not asked, or does not list its days.
+    pub retained: Option<Retained>,
+}
+
+/// The oldest day that the service listed, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// The oldest day that it listed.
+    pub oldest: Date,
+    /// When it was asked.
+    pub at: Timestamp,
+}
+
+impl Retained {
+    /// The earliest moment at which the service may delete a day: what it lists moves on by a day a day, so a day
+    /// that is `n` days younger than the oldest is there for `n` days at least. Where events are kept for longer than
+    /// the space has had any, that is too early, never too late.
+    pub fn kept_until(&self, day: Date) -> Timestamp {
+        let younger = day.since(self.oldest).map_or(0, |span| span.get_days());
+        let kept = SignedDuration::from_hours(24 * i64::from(younger.max(0)));
+        self.at.checked_add(kept).unwrap_or(Timestamp::MAX)
+    }
 }
 
 /// A stored window.
@@ -87,4 +115,26 @@ pub struct TransferFacts {
     pub bytes: u64,
     /// Bytes in all, where the service announced them.
     pub announced: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+
+    #[test]
+    fn a_day_is_kept_at_least_as_long_as_it_is_younger_than_the_oldest_that_is_listed() {
+        let at: Timestamp = "2018-06-30T06:00:00Z".parse().unwrap();
+        let retained = Retained {
+            oldest: date(2018, 6, 23),
+            at,
+        };
+        let kept = |day| {
+            retained
+                .kept_until(date(2018, 6, day))
+                .duration_since(at)
+                .as_hours()
+        };
+        assert_eq!([kept(1), kept(23), kept(24), kept(30)], [0, 0, 24, 7 * 24]);
+    }
 }

@@ -6,6 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -230,10 +231,12 @@ impl Parts<'_> {
         };
         let (store, number) = (Arc::clone(self.route.store), self.next);
         self.next += 1;
-        self.flying.spawn(async move {
+        let span = tracing::info_span!("upload", part = number, bytes = body.len());
+        let landing = async move {
             let crc64 = Crc64::of_segments(&body);
             (store.upload_part(&upload, number, body, crc64).await, room)
-        });
+        };
+        self.flying.spawn(landing.instrument(span));
         Ok(())
     }
 

@@ -66,6 +66,11 @@ impl Listing {
         Self { days }
     }
 
+    /// The oldest day that it lists.
+    pub fn oldest(&self) -> Option<Date> {
+        self.days.first().map(|day| day.date)
+    }
+
     /// What it says of a day.
     pub fn says(&self, date: Date) -> Says {
         if let Ok(at) = self.days.binary_search_by_key(&date, |day| day.date) {

@@ -11,6 +11,9 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 
 /// All 24 hours of a day.
+/// Ranges that are read back from a status at most: more than it holds.
+const RANGES_READ: usize = 1_000;
+
 const ALL_HOURS: u32 = (1 << 24) - 1;
 
 /// A whole UTC day, or one hour of it. Ordered by time; a day comes before its hours.
@@ -203,6 +206,28 @@ impl Cells {
     }
 }
 
+impl Cells {
+    /// What [`Cells::ranges`] said; what it left out and what is no range is left out here.
+    pub fn from_ranges(texts: &[String]) -> Self {
+        let mut cells = Self::default();
+        for text in texts.iter().take(RANGES_READ) {
+            let (first, last) = text.split_once('/').unwrap_or((text, text));
+            let (Ok(first), Ok(last)) = (first.parse::<Window>(), last.parse::<Window>()) else {
+                continue;
+            };
+            let mut day = Some(first.day);
+            while let Some(date) = day.filter(|day| *day <= last.day) {
+                let begin = first.hour.filter(|_| date == first.day).unwrap_or(0);
+                let end = last.hour.filter(|_| date == last.day).unwrap_or(23);
+                let hours = (begin..=end).filter_map(|hour| Window::hour(date, hour));
+                hours.for_each(|hour| cells.insert(hour));
+                day = date.tomorrow().ok();
+            }
+        }
+        cells
+    }
+}
+
 impl FromIterator<Window> for Cells {
     fn from_iter<I: IntoIterator<Item = Window>>(windows: I) -> Self {
         let mut cells = Self::default();
@@ -314,5 +339,7 @@ mod tests {
             ]
         );
         assert_eq!(cells.ranges(1), ["2018-06-01/2018-06-02", "and 3 more"]);
+        assert_eq!(Cells::from_ranges(&cells.ranges(9)), cells);
+        assert_eq!(Cells::from_ranges(&cells.ranges(1)).len(), 48);
     }
 }

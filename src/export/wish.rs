@@ -4,6 +4,8 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::keys::Root;
+use super::manifest::document::GapEntry;
+use super::shard::{SHARDS_MAX, Shard};
 use super::window::{Cells, Window};
 
 /// Whose events.
@@ -33,6 +35,9 @@ impl Scope {
     }
 }
 
+/// Days in which every part has one of its own: two rounds of the deal.
+const DAYS_TO_NEXT: usize = 2 * SHARDS_MAX as usize;
+
 /// How long to go on when something fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
@@ -61,12 +66,14 @@ pub struct Export {
     pub source: String,
     /// Where it goes in the store.
     pub root: Root,
+    /// The part of it that this process does.
+    pub shard: Shard,
     /// Windows at a time, 1–30.
     pub parallelism: usize,
     /// How long after its end a window starts.
     pub settle_after: SignedDuration,
-    /// Gaps that a person accepted: first and last day, both inclusive.
-    pub accepted: Vec<(Date, Date)>,
+    /// Gaps that a person accepted.
+    pub accepted: Vec<GapEntry>,
     /// Who exports: stable over restarts, different for everyone else.
     pub holder: String,
     /// Whether a store that ignores `If-None-Match` may be written to: under a lease, or by a person's word.
@@ -76,16 +83,24 @@ pub struct Export {
 }
 
 impl Export {
-    /// The wanted windows up to and including the day of `now`, oldest first.
+    /// The wanted windows of this process's part up to and including the day of `now`, oldest first.
     pub fn windows(&self, now: Timestamp) -> impl Iterator<Item = Window> + use<'_> {
         let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let last = self.end.unwrap_or(today);
         let mut next = Some(self.start);
-        std::iter::from_fn(move || {
+        let days = std::iter::from_fn(move || {
             let day = next.filter(|day| *day <= last)?;
             next = day.tomorrow().ok();
-            self.window_of(day)
-        })
+            Some(day)
+        });
+        days.filter(|day| self.shard.has(*day))
+            .filter_map(|day| self.window_of(day))
+    }
+
+    /// The first day of this process's part that is not before `day`.
+    pub fn next_day(&self, day: Date) -> Option<Date> {
+        let days = std::iter::successors(Some(day), |day| day.tomorrow().ok());
+        days.take(DAYS_TO_NEXT).find(|day| self.shard.has(*day))
     }
 
     /// The wanted window of a day.
@@ -104,15 +119,17 @@ impl Export {
             .unwrap_or(Timestamp::MAX)
     }
 
+    /// Whether a day lies in an accepted gap.
+    pub fn accepts(&self, day: Date) -> bool {
+        let mut gaps = self.accepted.iter();
+        gaps.any(|gap| (gap.start..=gap.end).contains(&day))
+    }
+
     /// The cells of accepted gaps.
     pub fn accepted_cells(&self, wanted: &Cells) -> Cells {
         wanted
             .days()
-            .filter(|(day, _)| {
-                self.accepted
-                    .iter()
-                    .any(|(start, end)| (start..=end).contains(&day))
-            })
+            .filter(|(day, _)| self.accepts(*day))
             .map(|(day, _)| Window::day(day))
             .collect::<Cells>()
             .intersection(wanted)

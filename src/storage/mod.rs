@@ -16,6 +16,7 @@ mod s3_checksum;
 mod s3_client;
 mod s3_errors;
 mod s3_list;
+mod s3_metered;
 mod s3_read;
 mod s3_retry;
 mod s3_settings;

@@ -98,7 +98,7 @@ impl S3Store {
         E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
-        retry(passing, || async {
+        retry(passing, &self.settings.traffic, || async {
             let progress = Arc::new(Progress::default());
             // Requests of the SDK are large, and many wait at once.
             let request = Box::pin(send(Arc::clone(&progress)));

@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
+use super::s3_metered::Metered;
 use super::{S3Credentials, S3Settings, StoreError};
 use crate::egress::{CheckedResolver, Denied, HostPolicy, check_ca};
 
@@ -180,7 +181,11 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
         Some(resolver) => connector.build_with_resolver(resolver),
         None => connector.build(),
     });
-    Ok(http_client_fn(move |_, _| connector.clone()))
+    let metered = SharedHttpConnector::new(Metered {
+        inner: connector,
+        traffic: settings.traffic.clone(),
+    });
+    Ok(http_client_fn(move |_, _| metered.clone()))
 }
 
 /// Sees each request before it leaves and each reply as it comes.

@@ -22,7 +22,7 @@ const FIRST_ROOM: u64 = 1 << 20;
 impl S3Store {
     /// A reply that breaks off begins anew, within the one boundary for repetitions.
     pub(super) async fn get_object(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
-        retry(passing, || async {
+        retry(passing, &self.settings.traffic, || async {
             match self.get_once(key, None).await {
                 Ok(reply) => self.read_body(key, limit, reply).await.map(Some),
                 Err(StoreError::Refused { status: 404, .. }) => Ok(None),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{StoreError, StoreErrorClass};
+use crate::egress::{Peer, Traffic};
 
 /// Tries of one request, the first included.
 const MAX_TRIES: u32 = 5;
@@ -20,7 +21,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 pub(super) type Passing = fn(&StoreError) -> StoreErrorClass;
 
 /// Repeats a request while it fails in a way that passes by itself; the last error is the outcome.
-pub(super) async fn retry<T, F>(passing: Passing, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
+pub(super) async fn retry<T, F>(
+    passing: Passing,
+    traffic: &Traffic,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -43,6 +48,7 @@ where
         }
         tracing::debug!(%error, tries, ?pause, "the request will be repeated");
         tokio::time::sleep(pause).await;
+        traffic.repeated(Peer::S3);
     }
 }
 
@@ -89,7 +95,7 @@ mod tests {
     async fn tries(error: StoreError) -> (u32, Duration) {
         let begun = Instant::now();
         let count = Cell::new(0);
-        let outcome: Result<(), _> = retry(passing, || {
+        let outcome: Result<(), _> = retry(passing, &Traffic::default(), || {
             count.set(count.get() + 1);
             let error = error.clone();
             async { Err(error) }

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::s3_client::HostCheck;
+use crate::egress::Traffic;
 
 /// All that an [`S3Store`](super::S3Store) needs to know.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct S3Settings {
     pub timeouts: S3Timeouts,
     /// Where requests may go.
     pub hosts: Arc<dyn HostCheck>,
+    /// How requests leave.
+    pub traffic: Traffic,
 }
 
 /// How an [`S3Store`](super::S3Store) proves who it is.

@@ -1,9 +1,15 @@
 //! The tracing subscriber: the one global thing of a process. Writes to standard error, so that standard output
-//! stays for results.
+//! stays for results, and sends spans to an OTLP collector where one is named.
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
+use url::Url;
+
+use super::json::JsonLines;
+use super::traces::{self, Traces, TracesError};
 
 /// The environment variable that says what is logged, in the syntax of `RUST_LOG`:
 /// `info,eventexport::export=debug`.
@@ -34,22 +40,36 @@ pub enum LogsError {
     /// There is a subscriber already.
     #[error("logs were set up before")]
     Twice,
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
 }
 
-/// Starts logging for the whole process, once.
-pub fn start(format: LogFormat) -> Result<(), LogsError> {
+/// Starts logging for the whole process, once. Spans go to the collector at `otlp`, where one is named; what is
+/// returned sends the last of them.
+pub fn start(format: LogFormat, otlp: Option<&Url>) -> Result<Traces, LogsError> {
     let filter = match std::env::var(FILTER_VARIABLE) {
         Ok(text) => EnvFilter::try_new(text)?,
         Err(std::env::VarError::NotPresent) => EnvFilter::try_new(DEFAULT_FILTER)?,
         Err(std::env::VarError::NotUnicode(_)) => return Err(LogsError::NotText),
     };
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    }
-    .map_err(|_| LogsError::Twice)
+    let lines = match format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines
+            .with_ansi(false)
+            .fmt_fields(fmt::format::JsonFields::new())
+            .event_format(JsonLines)
+            .with_filter(filter)
+            .boxed(),
+    };
+    let (traces, spans) = traces::layer::<Registry>(otlp)?;
+    let layers = spans.into_iter().chain([lines]).collect::<Vec<_>>();
+    tracing_subscriber::registry()
+        .with(layers)
+        .try_init()
+        .map_err(|_| LogsError::Twice)?;
+    Ok(traces)
 }

@@ -1,14 +1,30 @@
 //! The numbers of a process, in the text format of Prometheus. Each says exactly what it counts; labels are from
-//! closed lists, so that the number of series is bounded. No I/O.
+//! closed lists, but for the names of resources and spaces, so that the number of series is bounded. No I/O, but for
+//! the process's own numbers, which the kernel is asked for at each scrape.
+
+mod load;
+mod process;
+mod resources;
+mod work;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+pub use load::Loads;
+pub use resources::{Named, ResourceFacts, ResourceSeries, Resources, SERIES_OF_RESOURCE};
+pub use work::Work;
+
+/// Bounds of the histogram of looks at a resource, in seconds.
+const LOOK_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 
 /// How something ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -31,8 +47,15 @@ pub struct ByOutcome {
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    /// Requests, windows and bytes: what peers and the engine tell.
+    pub work: Arc<Work>,
+    /// Who knows how busy the engine is, asked at each scrape.
+    pub load: Loads,
+    /// Who knows each resource, asked at each scrape.
+    pub resources: ResourceSeries,
     /// Looks at a resource by the operator.
-    pub reconciles: Family<ByOutcome, Counter>,
+    reconciles: Family<ByOutcome, Counter>,
+    reconcile_duration: Histogram,
     /// Statuses written to the API server.
     pub status_writes: Counter,
     /// Runs under way in this process.
@@ -53,27 +76,51 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("eventexport");
+        let mut all = Registry::default();
+        all.register_collector(Box::new(process::Process::new()));
+        let registry = all.sub_registry_with_prefix("eventexport");
         let reconciles = Family::default();
+        let reconcile_duration = Histogram::new(LOOK_SECONDS);
         let (status_writes, run_panics, sessions_left) =
             (Counter::default(), Counter::default(), Counter::default());
         let (releases_given_up, events_suppressed) = (Counter::default(), Counter::default());
         let (runs, sessions_open, leader) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register(
+            "build",
+            "The software that answers",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register("leader", "1 while this process is the active one", leader.clone());
+        registry.register(
             "reconciles",
             "Looks at a resource, by outcome",
             reconciles.clone(),
+        );
+        registry.register_with_unit(
+            "reconcile_duration",
+            "How long a look at a resource took",
+            Unit::Seconds,
+            reconcile_duration.clone(),
         );
         registry.register(
             "status_writes",
             "Statuses written to the API server",
             status_writes.clone(),
         );
+        registry.register(
+            "events_suppressed",
+            "Kubernetes Events not sent: too many of one resource",
+            events_suppressed.clone(),
+        );
         registry.register("runs", "Exports under way in this process", runs.clone());
-        registry.register("run_panics", "Runs that ended in a panic", run_panics.clone());
+        registry.register(
+            "run_panics",
+            "Runs that ended in a panic: a defect, report it",
+            run_panics.clone(),
+        );
         registry.register(
             "sessions_open",
-            "Sessions that this process may hold open",
+            "Sessions that this process may hold open, over all spaces",
             sessions_open.clone(),
         );
         registry.register(
@@ -86,15 +133,17 @@ impl Default for Metrics {
             "Deleted resources let go without knowing that no session is left",
             releases_given_up.clone(),
         );
-        registry.register("leader", "1 while this process is the active one", leader.clone());
-        registry.register(
-            "events_suppressed",
-            "Kubernetes Events not sent: too many",
-            events_suppressed.clone(),
-        );
+        let work = Arc::new(Work::new(registry));
+        let (load, resources) = (Loads::default(), ResourceSeries::default());
+        registry.register_collector(Box::new(load.clone()));
+        registry.register_collector(Box::new(resources.clone()));
         Self {
-            registry: Arc::new(registry),
+            registry: Arc::new(all),
+            work,
+            load,
+            resources,
             reconciles,
+            reconcile_duration,
             status_writes,
             runs,
             run_panics,
@@ -117,8 +166,19 @@ impl Metrics {
     }
 
     /// Counts a look at a resource.
-    pub fn reconciled(&self, outcome: Outcome) {
+    pub fn reconciled(&self, outcome: Outcome, took: Duration) {
         self.reconciles.get_or_create(&ByOutcome { outcome }).inc();
+        self.reconcile_duration.observe(took.as_secs_f64());
+    }
+
+    /// One series of everything there is, made up: for the documentation, which lists names, types and labels.
+    pub fn sample() -> Self {
+        let metrics = Self::default();
+        metrics.reconciled(Outcome::ok, Duration::ZERO);
+        metrics.work.sample();
+        metrics.load.sample();
+        metrics.resources.sample();
+        metrics
     }
 }
 
@@ -176,15 +236,19 @@ mod tests {
     }
 
     #[test]
-    fn counters_end_in_total() {
-        let metrics = Metrics::default();
-        metrics.reconciled(Outcome::ok);
-        assert!(
-            metrics
-                .text()
-                .contains("eventexport_reconciles_total{outcome=\"ok\"} 1\n"),
-            "{}",
-            metrics.text()
-        );
+    fn names_are_those_that_prometheus_users_expect() {
+        let text = Metrics::sample().text();
+        for line in [
+            "eventexport_reconciles_total{outcome=\"ok\"} 1\n",
+            "eventexport_reconcile_duration_seconds_count 1\n",
+            "eventexport_requests_total{peer=\"tracker\",operation=\"Download\",code=\"200\"} 1\n",
+            "eventexport_windows_total{outcome=\"stored\"} 1\n",
+            "eventexport_resource_ready{namespace=\"audit\",name=\"june\"} 1.0\n",
+            "process_resident_memory_bytes ",
+            "eventexport_build_info{version=\"",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -1,9 +1,12 @@
-//! Logs, metrics and health endpoints: what a process tells about itself.
+//! Logs, traces, metrics and health endpoints: what a process tells about itself.
 
 pub mod health;
+mod json;
 pub mod logs;
 pub mod metrics;
+pub mod traces;
 
 pub use health::{Health, Observatory};
 pub use logs::LogFormat;
 pub use metrics::Metrics;
+pub use traces::Traces;

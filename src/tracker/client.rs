@@ -16,6 +16,7 @@ use super::refusal::{Purpose, Refusal, retry_after};
 use super::said::said;
 use super::uaa::{Account, Means, user_of};
 use super::{Class, RetryPolicy, Timeouts, TokenCache, TrackerConfig, TrackerError, Uaa};
+use crate::egress::Peer;
 
 /// A client of one tracker with one set of credentials. Cheap to clone.
 #[derive(Clone)]
@@ -57,12 +58,19 @@ impl Tracker {
             hosts,
             timeouts,
             retry,
+            traffic,
         } = config;
         let name = source_name(&endpoint)?;
         let uaa_url = match &uaa {
             Uaa::Discover { api: url } | Uaa::Endpoint(url) => url,
         };
-        let wire = Wire::new(&[&endpoint, uaa_url], hosts, ca_pem.as_deref(), &timeouts)?;
+        let wire = Wire::new(
+            &[&endpoint, uaa_url],
+            hosts,
+            ca_pem.as_deref(),
+            &timeouts,
+            traffic,
+        )?;
         let account = tokens.account(&uaa, &credentials);
         Ok(Self(Arc::new(Inner {
             endpoint,
@@ -170,9 +178,17 @@ impl Tracker {
         loop {
             match self.once(call).await {
                 Ok(reply) => return Ok(reply),
-                Err(error) => patience.after(error, self.retry()).await?,
+                Err(error) => {
+                    patience.after(error, self.retry()).await?;
+                    self.repeated();
+                }
             }
         }
+    }
+
+    /// Notes that a request is repeated.
+    pub(super) fn repeated(&self) {
+        self.0.wire.repeated(Peer::Tracker);
     }
 
     /// The error that a reply without success is; reads a little of its body.
@@ -243,6 +259,7 @@ impl Tracker {
             headers.insert(header::RANGE, range);
         }
         Ok(Ask {
+            asked: call.purpose.asked(),
             method: call.method.clone(),
             url: below(&self.0.endpoint, call.path),
             headers,

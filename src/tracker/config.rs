@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::{Credentials, RetryPolicy, TrackerError};
-use crate::egress::HostPolicy;
+use crate::egress::{HostPolicy, Traffic};
 
 /// Everything that a [`super::Tracker`] needs.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct TrackerConfig {
     pub timeouts: Timeouts,
     /// How often to ask again.
     pub retry: RetryPolicy,
+    /// How requests leave.
+    pub traffic: Traffic,
 }
 
 /// Where tokens come from.

@@ -46,7 +46,7 @@ pub struct Download {
     held: Bytes,
     pub(super) received: u64,
     /// CRC-64/NVME of what was delivered, to recognise it when it is sent again.
-    crc: Digest,
+    pub(super) crc: Digest,
     announced: Option<u64>,
     pub(super) total: Option<u64>,
     pub(super) end: Option<TransferEnd>,
@@ -110,6 +110,32 @@ impl Tracker {
 }
 
 impl Download {
+    pub(super) fn new(tracker: &Tracker, space: &str, id: &str) -> Self {
+        Self {
+            tracker: tracker.clone(),
+            space: space.to_owned(),
+            session: id.to_owned(),
+            body: None,
+            held: Bytes::new(),
+            received: 0,
+            crc: Digest::new(CrcAlgorithm::Crc64Nvme),
+            announced: None,
+            total: None,
+            end: None,
+            failed: None,
+            stop: Stop {
+                why: String::new(),
+                timed_out: false,
+                confirming: false,
+                partial: false,
+                after: None,
+            },
+            resumes: 0,
+            asked: 0,
+            asked_in_vain: 0,
+        }
+    }
+
     fn begin(
         tracker: &Tracker,
         space: &str,
@@ -128,30 +154,11 @@ impl Download {
             ));
         }
         let mut download = Self {
-            tracker: tracker.clone(),
-            space: space.to_owned(),
-            session: id.to_owned(),
-            body: None,
-            held: Bytes::new(),
-            received: 0,
-            crc: Digest::new(CrcAlgorithm::Crc64Nvme),
             announced: match head.framing {
                 Framing::Length(length) => Some(length),
                 Framing::Chunked | Framing::Close => None,
             },
-            total: None,
-            end: None,
-            failed: None,
-            stop: Stop {
-                why: String::new(),
-                timed_out: false,
-                confirming: false,
-                partial: false,
-                after: None,
-            },
-            resumes: 0,
-            asked: 0,
-            asked_in_vain: 0,
+            ..Self::new(tracker, space, id)
         };
         download.read_from(response, &head, false);
         Ok(download)
@@ -171,7 +178,7 @@ impl Download {
         result
     }
 
-    /// Bytes delivered so far.
+    /// Bytes of the whole so far: those delivered, and those that were held before.
     pub fn received(&self) -> u64 {
         self.received
     }
@@ -189,6 +196,11 @@ impl Download {
     /// `Content-Length` of the first reply.
     pub fn announced(&self) -> Option<u64> {
         self.announced
+    }
+
+    /// Bytes of the whole, where a reply has told.
+    pub fn total(&self) -> Option<u64> {
+        self.total
     }
 
     async fn advance(&mut self) -> Result<Option<Bytes>, DownloadError> {

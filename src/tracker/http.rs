@@ -11,7 +11,9 @@ use url::Url;
 
 use super::said::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
-use crate::egress::{CheckedResolver, Denied, HostPolicy, ca_certificates, is_loopback};
+use crate::egress::{
+    Asked, CheckedResolver, Denied, HostPolicy, Peer, Traffic, ca_certificates, is_loopback,
+};
 
 /// Bytes of a JSON reply at most.
 pub(super) const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -27,10 +29,13 @@ const CA_FIELD: &str = "spec.source.caSecretRef";
 pub(super) struct Wire {
     client: reqwest::Client,
     hosts: HostPolicy,
+    traffic: Traffic,
 }
 
 /// A request as it goes out.
 pub(super) struct Ask {
+    /// As it is counted.
+    pub asked: Asked,
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
@@ -53,6 +58,7 @@ impl Wire {
         hosts: HostPolicy,
         ca_pem: Option<&[u8]>,
         timeouts: &Timeouts,
+        traffic: Traffic,
     ) -> Result<Self, TrackerError> {
         for url in urls {
             hosts.check_url(url)?;
@@ -80,7 +86,11 @@ impl Wire {
             field: "TLS for spec.source",
             why: causes(&error).join(": "),
         })?;
-        Ok(Self { client, hosts })
+        Ok(Self {
+            client,
+            hosts,
+            traffic,
+        })
     }
 
     /// Sends a request and gives the head of the reply, whatever its status; the head must come by `deadline`.
@@ -95,7 +105,13 @@ impl Wire {
             if let Some(body) = &ask.body {
                 request = request.body(body.clone());
             }
-            let response = timeout_at(deadline, request.send())
+            let status = |reply: &Result<reqwest::Result<reqwest::Response>, _>| {
+                let reply = reply.as_ref().ok()?.as_ref().ok()?;
+                Some(reply.status().as_u16())
+            };
+            let response = self
+                .traffic
+                .send(ask.asked, timeout_at(deadline, request.send()), status)
                 .await
                 .map_err(|_| TrackerError::Timeout {
                     host: host_of(&url),
@@ -119,6 +135,11 @@ impl Wire {
             host: host_of(&ask.url),
             to_host: host_of(&url),
         })
+    }
+
+    /// Notes that a request is repeated.
+    pub(super) fn repeated(&self, peer: Peer) {
+        self.traffic.repeated(peer);
     }
 
     /// Sends a request and reads the reply, all by `deadline`.

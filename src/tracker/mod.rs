@@ -7,6 +7,7 @@ mod credentials;
 mod days;
 mod download;
 mod error;
+mod held;
 mod http;
 mod refusal;
 mod reply;
@@ -26,6 +27,7 @@ pub use config::{Timeouts, TrackerConfig, Uaa, endpoint_of_region};
 pub use credentials::{Credentials, CredentialsError, CredentialsKey};
 pub use download::{Download, Opened};
 pub use error::{Class, DownloadError, TrackerError};
+pub use held::Held;
 pub use retry::RetryPolicy;
 pub use token_cache::TokenCache;
 

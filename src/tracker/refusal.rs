@@ -6,6 +6,7 @@ use ::http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 
 use super::{CredentialsKey, TrackerError};
+use crate::egress::{Asked, Peer};
 
 /// What is asked of the tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,22 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
+    /// As it is counted.
+    pub(super) const fn asked(self) -> Asked {
+        let operation = match self {
+            Self::Create => "CreateSession",
+            Self::Sessions => "ListSessions",
+            Self::Session => "ShowSession",
+            Self::Delete => "DeleteSession",
+            Self::Days => "ListDays",
+            Self::Download => "Download",
+        };
+        Asked {
+            peer: Peer::Tracker,
+            operation,
+        }
+    }
+
     /// In words, for errors.
     pub(super) fn what(self) -> &'static str {
         match self {

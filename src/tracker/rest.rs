@@ -28,6 +28,7 @@ impl Download {
         }
         self.asked += 1;
         self.asked_in_vain += 1;
+        self.tracker.repeated();
         if !(self.stop.partial && self.asked_in_vain == 1) {
             sleep(policy.jittered(self.asked_in_vain, self.stop.after.take(), rand::random())).await;
         }

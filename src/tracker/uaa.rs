@@ -16,6 +16,7 @@ use super::http::{Ask, Reply, Wire, host_of};
 use super::refusal::{from_router, retry_after};
 use super::said::said;
 use super::{Class, Credentials, RetryPolicy, Timeouts, TrackerError, Uaa};
+use crate::egress::{Asked, Peer};
 
 /// How long before its end a token is no longer used, at most.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
@@ -208,6 +209,7 @@ impl Account {
             ),
         ]);
         let ask = Ask {
+            asked: asked("Login"),
             method: Method::POST,
             url: url.clone(),
             headers,
@@ -256,6 +258,7 @@ impl Account {
         };
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
         let ask = Ask {
+            asked: asked("Discover"),
             method: Method::GET,
             url: below(api, &["v2", "info"]),
             headers,
@@ -293,6 +296,7 @@ impl Account {
                 return Err(error);
             };
             sleep(pause).await;
+            means.wire.repeated(Peer::Uaa);
         }
     }
 
@@ -345,6 +349,13 @@ pub(super) fn user_of(token: &str) -> Option<String> {
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
     let name = claims.get("user_name")?.as_str()?;
     (!name.is_empty()).then(|| name.to_owned())
+}
+
+const fn asked(operation: &'static str) -> Asked {
+    Asked {
+        peer: Peer::Uaa,
+        operation,
+    }
 }
 
 fn password_form(username: &str, password: &SecretString) -> String {

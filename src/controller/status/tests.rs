@@ -6,6 +6,7 @@ use jiff::civil::date;
 use super::*;
 use crate::export::failure::{Remedy, Trouble};
 use crate::export::keys::Root;
+use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
 use crate::export::window::{Cells, Window};
 use crate::export::wish::{Persistence, Scope};
@@ -31,6 +32,7 @@ fn export() -> Export {
         hour: None,
         source: "https://tracker.example".to_owned(),
         root: Root::new("tracker", "space", "space"),
+        shard: Shard::WHOLE,
         parallelism: 4,
         settle_after: SignedDuration::from_hours(6),
         accepted: Vec::new(),
@@ -212,7 +214,11 @@ fn what_waits_for_a_day_without_moving_is_overdue() {
         "TFFF"
     );
     let accepted = Export {
-        accepted: vec![(date(2018, 6, 28), date(2018, 6, 28))],
+        accepted: vec![crate::export::manifest::document::GapEntry::new(
+            date(2018, 6, 28),
+            date(2018, 6, 28),
+            "lost",
+        )],
         ..export()
     };
     let subject = Subject {

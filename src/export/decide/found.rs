@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 
 use super::super::failure::Remedy;
-use super::super::journal::Mismatch;
+use super::super::journal::{Journal, Mismatch};
 use super::super::keys::{AttemptId, Key};
 use super::super::window::{Cells, Window};
 use super::{Observation, Plan};
@@ -28,7 +28,12 @@ impl Plan<'_> {
             ..
         } = *self.seen;
         let mut seeking: Vec<AttemptId> = Vec::new();
-        for (id, facts) in &journal.attempts {
+        // Leftovers of another part are that part's to settle.
+        let own = journal
+            .attempts
+            .iter()
+            .filter(|(id, _)| export.shard.has(id.window.date()));
+        for (id, facts) in own {
             // Its session is not known: it is looked for among those that are open.
             let seeks = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
             if busy.contains(id) {
@@ -95,7 +100,7 @@ impl Plan<'_> {
 
     /// Days exported by the hour whose hours add up to fewer events than the service reports.
     pub(super) fn shortfalls(&mut self) {
-        for (date, (events, reported)) in short_days(self.seen) {
+        for (date, (events, reported)) in short_days(self.seen.journal) {
             let day = Window::day(date);
             if self.wanted.touches(day) && !self.is_accepted(day) {
                 let message =
@@ -135,8 +140,7 @@ impl Plan<'_> {
 }
 
 /// Days whose hours are all in and have fewer events than the service reports of the day: both numbers.
-pub(super) fn short_days(seen: &Observation<'_>) -> BTreeMap<Date, (u64, u64)> {
-    let journal = seen.journal;
+pub(in crate::export) fn short_days(journal: &Journal) -> BTreeMap<Date, (u64, u64)> {
     let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
     let mut hours = Cells::default();
     for (window, facts) in &journal.receipts {

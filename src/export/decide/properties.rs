@@ -11,9 +11,13 @@ use proptest::sample::Index;
 use ulid::Ulid;
 
 use super::*;
-use crate::export::journal::{AttemptFacts, ReceiptFacts};
+use crate::export::journal::{AttemptFacts, ReceiptFacts, ReceiptProof};
 use crate::export::keys::Root;
+use crate::export::manifest::document::GapEntry;
+use crate::export::manifest::periods::periods;
+use crate::export::manifest::statement::state;
 use crate::export::record::Record as _;
+use crate::export::shard::Shard;
 use crate::export::snapshot::WindowFacts;
 use crate::export::verdict::Verdict;
 use crate::export::wish::Scope;
@@ -28,6 +32,7 @@ struct World {
     journal: Journal,
     active: BTreeSet<Window>,
     busy: BTreeSet<AttemptId>,
+    sealing: bool,
     memory: Memory,
     now: Timestamp,
     store_now: Timestamp,
@@ -40,6 +45,7 @@ impl World {
             journal: &self.journal,
             active: &self.active,
             busy: &self.busy,
+            sealing: self.sealing,
             memory: &self.memory,
             // Of this moment, or of long ago.
             listed: self.now.min(at(-25)),
@@ -73,7 +79,9 @@ fn receipt(bytes: u64, events: u64, source: &str, day_reported: Option<u64>) -> 
     ReceiptFacts {
         source: source.to_owned(),
         day_reported,
+        stored_at: Timestamp::UNIX_EPOCH,
         facts,
+        proof: ReceiptProof::default(),
     }
 }
 
@@ -140,29 +148,37 @@ fn exports() -> impl Strategy<Value = Export> {
         gaps,
         1usize..4,
         0i64..30,
+        prop_oneof![3 => Just((0, 1)), 1 => (0u64..2).prop_map(|index| (index, 2))],
     )
-        .prop_map(|(days, ends, hour, persistence, gaps, parallelism, settle)| {
-            let day = |n: i64| FIRST.checked_add(n.days()).unwrap();
-            Export {
-                name: "x".to_owned(),
-                space: "s".to_owned(),
-                scope: Scope::Space,
-                start: FIRST,
-                end: ends.then(|| day(days)),
-                hour,
-                source: SOURCE.to_owned(),
-                root: Root::new("p", "s", "space"),
-                parallelism,
-                settle_after: SignedDuration::from_hours(settle),
-                accepted: gaps
-                    .into_iter()
-                    .map(|(from, more)| (day(from), day(from + more)))
-                    .collect(),
-                holder: "we".to_owned(),
-                single_writer: false,
-                persistence,
-            }
-        })
+        .prop_map(
+            |(days, ends, hour, persistence, gaps, parallelism, settle, (index, of))| {
+                let day = |n: i64| FIRST.checked_add(n.days()).unwrap();
+                Export {
+                    name: "x".to_owned(),
+                    space: "s".to_owned(),
+                    scope: Scope::Space,
+                    start: FIRST,
+                    end: ends.then(|| day(days)),
+                    hour,
+                    source: SOURCE.to_owned(),
+                    root: Root::new("p", "s", "space"),
+                    shard: Shard::new(index, of).unwrap(),
+                    parallelism,
+                    settle_after: SignedDuration::from_hours(settle),
+                    accepted: gaps
+                        .into_iter()
+                        .map(|(from, more)| GapEntry {
+                            start: day(from),
+                            end: day(from + more),
+                            reason: "x".to_owned(),
+                        })
+                        .collect(),
+                    holder: "we".to_owned(),
+                    single_writer: false,
+                    persistence,
+                }
+            },
+        )
 }
 
 /// What may be found of a window.
@@ -289,6 +305,8 @@ prop_compose! {
         found in vec((windows(), found()), 0..10),
         failed in vec((windows(), tried()), 0..6),
         gate in proptest::option::weighted(0.3, tried()),
+        seal in proptest::option::weighted(0.2, tried()),
+        sealing in proptest::bool::weighted(0.1),
         running in vec(any::<Index>(), 0..3),
     ) -> World {
         let now = at(now);
@@ -297,6 +315,7 @@ prop_compose! {
             journal: Journal::default(),
             active: BTreeSet::new(),
             busy: BTreeSet::new(),
+            sealing,
             memory: Memory::default(),
             now,
             store_now: now.checked_add(SignedDuration::from_mins(ahead)).unwrap(),
@@ -314,6 +333,7 @@ prop_compose! {
         }
         world.memory.windows.extend(failed);
         world.memory.gate = gate;
+        world.memory.seal = seal;
         world
     }
 }
@@ -379,8 +399,7 @@ proptest! {
             prop_assert!(cells([*window]).minus(&wanted).is_empty(), "{window} is not wanted");
             prop_assert!(!covered.touches(*window), "{window} is covered");
             prop_assert!(export.settled_at(*window) <= world.now, "{window} is not settled");
-            let date = window.date();
-            prop_assert!(!export.accepted.iter().any(|(start, end)| (*start..=*end).contains(&date)));
+            prop_assert!(!export.accepts(window.date()));
             let there = journal.receipts.keys().chain(journal.objects.keys());
             let settled = decision.settle.iter().chain(busy).map(|id| &id.window);
             let beside = there.chain(settled).find(|other| overlap(**other, *window));
@@ -410,6 +429,16 @@ proptest! {
     }
 
     #[test]
+    fn a_shard_touches_no_day_of_another(world in worlds()) {
+        let decision = world.decide();
+        let settled = decision.settle.iter().map(|id| &id.window);
+        let touched = decision.start.iter().chain(&decision.split).chain(&decision.adopt).chain(settled);
+        for window in touched {
+            prop_assert!(world.export.shard.has(window.date()), "{window}: {}", world.export.shard);
+        }
+    }
+
+    #[test]
     fn never_more_at_a_time_than_allowed(world in worlds()) {
         let decision = world.decide();
         let at_once = world.active.len() + decision.start.len();
@@ -422,11 +451,12 @@ proptest! {
     #[test]
     fn there_is_always_progress_or_a_time_or_a_rest_with_its_reason(world in worlds()) {
         let decision = world.decide();
-        let under_way = !world.active.is_empty() || !world.busy.is_empty();
+        let under_way = !world.active.is_empty() || !world.busy.is_empty() || world.sealing;
         let does = !(decision.start.is_empty()
             && decision.split.is_empty()
             && decision.settle.is_empty()
-            && decision.adopt.is_empty());
+            && decision.adopt.is_empty()
+            && decision.seal.is_none());
         if let Some(wake) = decision.wake {
             prop_assert!(wake > world.now, "woken for what has passed");
         }
@@ -454,13 +484,29 @@ proptest! {
             let covered = world.journal.covered(SOURCE);
             prop_assert!(wanted.minus(&covered).minus(&accepted).is_empty());
             prop_assert!(world.export.end.is_some() && world.active.is_empty() && world.busy.is_empty());
-            let ours = world.journal.attempts.values().filter(|facts| {
+            let ours = world.journal.attempts.iter().filter(|(id, facts)| {
                 let record = facts.record.as_ref().unwrap();
-                record.holder == "we" || record.deadline <= world.store_now
+                let loose = record.holder == "we" || record.deadline <= world.store_now;
+                loose && world.export.shard.has(id.window.date())
             });
             prop_assert_eq!(ours.count(), 0);
             prop_assert!(decision.start.is_empty() && decision.settle.is_empty());
+            let mut periods = periods(&world.export, world.now).into_iter();
+            prop_assert!(periods.all(|period| world.memory.sealed.contains(&period)), "no manifest");
         }
+    }
+
+    #[test]
+    fn what_is_to_be_sealed_can_be_stated_and_is_not_called_complete(world in worlds()) {
+        let decision = world.decide();
+        if let Some(period) = decision.seal {
+            prop_assert!(decision.sealing && !decision.complete && !decision.rest && !world.sealing);
+            prop_assert!(state(&world.export, &world.journal, period).is_some(), "{period:?}");
+        }
+        let ours = |id: &AttemptId| !world.journal.rivals(id.window, "we", world.store_now).any(|(other, _)| other == id);
+        let finite = world.export.end.is_some();
+        let open = world.journal.attempts.keys().any(ours) || !world.active.is_empty();
+        prop_assert!(!(finite && open && decision.sealing), "sessions may be open");
     }
 
     /// Deciding and doing in turns: whatever was there at first, when nothing more fails the run comes to rest,
@@ -485,7 +531,8 @@ proptest! {
             let nothing = decision.start.is_empty()
                 && decision.split.is_empty()
                 && decision.settle.is_empty()
-                && decision.adopt.is_empty();
+                && decision.adopt.is_empty()
+                && decision.seal.is_none();
             // What is under way ends before the next is done.
             let ended: Vec<Window> = std::mem::take(&mut world.active).into_iter().collect();
             let settled = std::mem::take(&mut world.busy);
@@ -511,6 +558,10 @@ proptest! {
             }
             for window in decision.adopt {
                 world.memory.foreign.insert(window);
+            }
+            world.sealing = false;
+            if let Some(period) = decision.seal {
+                world.memory.sealed(period);
             }
             world.active = decision.start.into_iter().collect();
             if nothing && world.active.is_empty()

@@ -11,7 +11,9 @@ use crate::export::ground::lock;
 use crate::export::journal::ReceiptFacts;
 use crate::export::journal_io::observe_day;
 use crate::export::keys::AttemptId;
+use crate::export::manifest::periods::touches;
 use crate::export::open::stopped;
+use crate::export::record::encode;
 use crate::export::window::Window;
 
 impl Run {
@@ -24,6 +26,7 @@ impl Run {
                     Done::Window(window, outcome) => self.window_done(window, outcome, now).await,
                     Done::Settle(id, outcome) => self.settle_done(id, outcome, now).await,
                     Done::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
+                    Done::Seal(period, outcome) => self.seal_done(period, outcome, now),
                 }
             }
             Err(error) => {
@@ -40,6 +43,7 @@ impl Run {
                         self.memory.failed(window, failure, now, rand::random());
                         self.refresh(window).await;
                     }
+                    Some(Job::Seal(_)) => self.memory.unsealed(failure, now, rand::random()),
                     None => {}
                 }
             }
@@ -60,7 +64,7 @@ impl Run {
                 self.memory.succeeded(window);
                 self.stored_now.insert(window);
                 if let Some(journal) = &mut self.journal {
-                    let facts = ReceiptFacts::from(&*receipt);
+                    let facts = ReceiptFacts::new(&receipt, &encode(&*receipt));
                     if receipt.object.is_some() {
                         journal.objects.insert(window, facts.facts.bytes);
                     }
@@ -120,7 +124,10 @@ impl Run {
     pub(super) async fn refresh(&mut self, window: Window) {
         let newer = observe_day(&*self.ground.peers.store, &self.ground.export.root, window).await;
         match (newer, &mut self.journal) {
-            (Ok(newer), Some(journal)) => journal.replace_day(window, newer),
+            (Ok(newer), Some(journal)) => {
+                journal.replace_day(window, newer);
+                self.memory.sealed.retain(|period| !touches(*period, window));
+            }
             (Err(failure), _) => {
                 tracing::debug!(message = failure.message, "the journal is listed anew later");
                 self.journal = None;

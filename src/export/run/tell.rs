@@ -11,7 +11,7 @@ use crate::export::failure::{Failure, Remedy, Trouble};
 use crate::export::ground::lock;
 use crate::export::journal::Journal;
 use crate::export::open::weak;
-use crate::export::snapshot::{SessionFacts, Snapshot, TROUBLES_MAX};
+use crate::export::snapshot::{Retained, SessionFacts, Snapshot, TROUBLES_MAX};
 use crate::export::window::Window;
 
 impl Run {
@@ -21,23 +21,31 @@ impl Run {
         snapshot
     }
 
+    fn retained(&self) -> Option<Retained> {
+        let (oldest, ago) = self.ground.reports.oldest()?;
+        let at = self.now().checked_sub(ago).ok()?;
+        Some(Retained { oldest, at })
+    }
+
     fn snapshot(&self, decision: &Decision) -> Snapshot {
         let empty = Journal::default();
         let journal = self.journal.as_ref().unwrap_or(&empty);
         let tally = &decision.tally;
         let mut windows = BTreeMap::new();
+        let mut last_stored = None;
         for (window, receipt) in &journal.receipts {
             if let Some(receipt) = receipt.as_ref().filter(|_| tally.covered.contains(*window)) {
                 let mut facts = receipt.facts.clone();
+                last_stored = last_stored.max(Some(receipt.stored_at));
                 facts.stored_now = self.stored_now.contains(window);
                 windows.insert(*window, facts);
             }
         }
         let mut sessions: BTreeMap<String, Window> = lock(&self.ground.sessions).clone();
-        let holder = &self.ground.export.holder;
-        let ours = journal.attempts.iter().filter(|(_, facts)| {
+        let export = &self.ground.export;
+        let ours = journal.attempts.iter().filter(|(id, facts)| {
             let record = facts.record.as_ref();
-            record.is_none_or(|record| record.holder == *holder)
+            export.shard.has(id.window.date()) && record.is_none_or(|record| record.holder == export.holder)
         });
         for (id, facts) in ours {
             sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
@@ -76,9 +84,12 @@ impl Run {
                 .collect(),
             troubles,
             complete: decision.complete,
+            sealing: decision.sealing,
             next_look: decision.wake,
             windows: Arc::new(windows),
             transfers: lock(&self.ground.transfers).values().cloned().collect(),
+            last_stored,
+            retained: self.retained(),
         }
     }
 }

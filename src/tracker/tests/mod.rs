@@ -23,6 +23,7 @@ fn config(peer: &Peer) -> TrackerConfig {
         uaa: Uaa::Endpoint(peer.url()),
         credentials: Credentials::ApiKey(KEY.into()),
         ca_pem: None,
+        traffic: crate::egress::Traffic::default(),
         hosts: HostPolicy::any(),
         timeouts: Timeouts {
             connect: Duration::from_secs(5),

@@ -59,6 +59,7 @@ async fn ask_by_the_environment() {
         uaa: Uaa::Endpoint(endpoint),
         credentials: Credentials::Token("ready-token".into()),
         ca_pem: None,
+        traffic: crate::egress::Traffic::default(),
         hosts: HostPolicy::allow(&["tracker.invalid".to_owned()]).unwrap(),
         timeouts: Timeouts::default(),
         retry: RetryPolicy {

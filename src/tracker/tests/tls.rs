@@ -47,6 +47,7 @@ async fn a_custom_ca_is_trusted_and_needed() {
         uaa: Uaa::Endpoint(endpoint.clone()),
         credentials: Credentials::Token("t".into()),
         ca_pem,
+        traffic: crate::egress::Traffic::default(),
         hosts: HostPolicy::allow(&["localhost".to_owned()]).unwrap(),
         timeouts: Timeouts::default(),
         retry: RetryPolicy::default(),

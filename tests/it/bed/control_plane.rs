@@ -25,7 +25,21 @@ pub(super) fn write_identities(folder: &Path, authority: &Authority, port: u16) 
     fs::write(folder.join("service-account.pub"), token.public)?;
     fs::write(folder.join("service-account.key"), token.private)?;
     fs::write(folder.join("admin.kubeconfig"), kubeconfig(folder, port, &admin)?)?;
+    fs::write(folder.join("audit.json"), audit_policy().to_string())?;
     Ok(())
+}
+
+/// What service accounts ask for is written to `audit.log`, so that a test can tell which rights are used.
+fn audit_policy() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "Metadata", "userGroups": ["system:serviceaccounts"] },
+            { "level": "None" },
+        ],
+    })
 }
 
 /// Writes a client's certificate and key and returns the user that a kubeconfig names them by.
@@ -94,6 +108,8 @@ pub(super) fn api_server(folder: &Path, etcd_port: u16, port: u16) -> Result<Pro
             ),
             "--service-cluster-ip-range=10.96.0.0/24".into(),
             "--authorization-mode=Node,RBAC".into(),
+            format!("--audit-policy-file={}", file("audit.json")),
+            format!("--audit-log-path={}", file("audit.log")),
             "--profiling=false".into(),
         ],
         env: vec![],

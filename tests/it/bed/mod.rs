@@ -16,6 +16,7 @@ mod selftest;
 mod signature;
 mod strip_header;
 mod watchdog;
+mod wiretap;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -27,16 +28,17 @@ pub(crate) use self::{
     cluster::{Cluster, Output},
     gateway::Gateway,
     strip_header::StripHeader,
+    wiretap::{Said, Wiretap},
 };
 
 /// The built program of that name, or an error that says how to build it.
-fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join(".bed/bin")
         .join(name);
     ensure!(
         path.is_file(),
-        "the test bed's {name} is missing: run `make -C tests/bed` first ({} does not exist)",
+        "the test bed's {name} is missing: run `make bed bed-charts` first ({} does not exist)",
         path.display()
     );
     Ok(path)
@@ -61,7 +63,7 @@ const PORT_TAKEN: &str = "address already in use";
 
 /// An HTTP client for one use. Not shared: a connection pool belongs to the runtime that made it,
 /// and each test has its own. It loads no root certificates, as all it speaks to is plain HTTP.
-fn http_client() -> Result<reqwest::Client> {
+pub(crate) fn http_client() -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .no_proxy()
         .tls_certs_only([])

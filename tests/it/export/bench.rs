@@ -9,6 +9,9 @@ use std::time::Duration;
 use eventexport::egress::HostPolicy;
 use eventexport::export::engine::{Clock, Engine, Limits, Peers};
 use eventexport::export::keys::Root;
+use eventexport::export::manifest::document::GapEntry;
+use eventexport::export::manifest::sign::Signing;
+use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::wish::{Export, Persistence, Scope};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
@@ -31,6 +34,7 @@ pub(crate) struct Bench {
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: RetryPolicy,
     pub(crate) clock: Clock,
+    pub(crate) signing: Signing,
 }
 
 /// June 2018, seen from the day after its first week; every day has events.
@@ -56,6 +60,7 @@ impl Bench {
             hour: None,
             source: "http://simulator.invalid".to_owned(),
             root: Root::new("tracker", SPACE, "space"),
+            shard: Shard::WHOLE,
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
             accepted: Vec::new(),
@@ -86,6 +91,7 @@ impl Bench {
                 ..RetryPolicy::default()
             },
             clock: Arc::new(Timestamp::now),
+            signing: Signing::Unwanted,
         }
     }
 
@@ -106,9 +112,14 @@ impl Bench {
             hosts: HostPolicy::any(),
             timeouts: self.timeouts,
             retry: self.retry,
+            traffic: eventexport::egress::Traffic::default(),
         };
         let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
-        Peers { tracker, store }
+        Peers {
+            tracker,
+            store,
+            signing: self.signing.clone(),
+        }
     }
 
     /// A process of its own.
@@ -157,6 +168,11 @@ impl Bench {
         let body = self.simulator.body_of(SPACE, false, day, Some(hour));
         body.flat_map(|piece| piece.to_vec()).collect()
     }
+}
+
+/// A gap that a person accepted.
+pub(crate) fn gap(start: Date, end: Date) -> GapEntry {
+    GapEntry::new(start, end, "known to be lost")
 }
 
 fn walk(folder: &Path, below: &str, files: &mut Vec<String>) {

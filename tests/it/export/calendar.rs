@@ -10,7 +10,7 @@ use eventexport::simulator::Kind;
 use jiff::Timestamp;
 use jiff::civil::{Date, date};
 
-use super::bench::{Bench, settings};
+use super::bench::{Bench, gap, settings};
 
 fn june(day: i8) -> Date {
     date(2018, 6, day)
@@ -81,7 +81,7 @@ async fn a_range_without_an_end_takes_each_new_day_and_says_when_it_looks_again(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_gap_is_not_asked_for_and_keeps_nothing_from_being_complete() {
     let mut bench = Bench::start(settings(), june(2), june(4)).await;
-    bench.export.accepted = vec![(june(3), june(3))];
+    bench.export.accepted = vec![gap(june(3), june(3))];
     let snapshot = bench.run().await;
     assert!(
         snapshot.complete && snapshot.missing.is_empty(),
@@ -97,7 +97,7 @@ async fn an_accepted_gap_is_not_asked_for_and_keeps_nothing_from_being_complete(
     bench.run().await;
     let opened = bench.simulator.ledger().opened;
     bench.export.hour = None;
-    bench.export.accepted = vec![(june(1), june(9))];
+    bench.export.accepted = vec![gap(june(1), june(9))];
     assert!(bench.run().await.complete);
     assert_eq!(bench.simulator.ledger().opened, opened);
 }
@@ -162,7 +162,7 @@ async fn hours_of_a_split_day_that_add_up_to_less_are_short_for_good() {
         again.troubles
     );
     assert_eq!(bench.simulator.ledger().requests_of(Kind::Download), downloads);
-    bench.export.accepted = vec![(june(3), june(3))];
+    bench.export.accepted = vec![gap(june(3), june(3))];
     let accepted = bench.run().await;
     assert!(
         accepted.complete && accepted.troubles.is_empty(),

@@ -12,7 +12,8 @@ use futures::{FutureExt as _, StreamExt as _};
 use jiff::civil::date;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, settings};
+use super::bench::{Bench, gap, settings};
+use super::chain::{faults_of_chain, faults_of_statements, manifests, signing};
 use super::saboteur::{Created, Saboteur, Strike};
 
 /// Exports at a time: they wait for timers more than they work.
@@ -20,13 +21,22 @@ const AT_ONCE: usize = 24;
 /// Runs after the crash within which all must be settled.
 const RUNS: usize = 4;
 
-/// Two days, the second of which goes in parts; one window at a time, so that calls come in a known order.
+/// Two days, the second of which goes in parts, after a manifest of another; one window at a time, so that calls
+/// come in a known order.
 async fn two_days() -> Bench {
     let mut settings = settings();
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 2), 10_000);
     let mut bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
     bench.export.parallelism = 1;
+    bench.signing = signing();
+    // What is stated first, of a day that is lost: the chain goes on from there.
+    let export = bench.export.clone();
+    let day = date(2018, 5, 31);
+    (bench.export.start, bench.export.end) = (day, Some(day));
+    bench.export.accepted = vec![gap(day, day)];
+    assert!(bench.run().await.complete);
+    bench.export = export;
     bench
 }
 
@@ -69,6 +79,7 @@ pub(super) async fn faults_of(bench: &Bench, created: &Created) -> Vec<String> {
             .filter(spent)
             .map(|key| format!("left: {key}")),
     );
+    faults.extend(faults_of_chain(&bench.root()));
     let temporary = bench.folder.path().join(".eventexport-tmp/put");
     let temporary = std::fs::read_dir(temporary).map_or(0, Iterator::count);
     if temporary > 0 {
@@ -116,6 +127,11 @@ async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> 
     if !complete {
         faults.push("never complete".to_owned());
     }
+    faults.extend(faults_of_statements(&bench.root()));
+    let stated = manifests(&bench.root()).len();
+    if stated != 2 || !bench.root().join("_manifests/00000002.json.sig").exists() {
+        faults.push(format!("{stated} manifests"));
+    }
     for (served, day) in served.iter().zip(1..) {
         let stored = std::fs::read(bench.root().join(format!("date=2018-06-0{day}/events.json.gz")));
         if !stored.is_ok_and(|stored| stored == *served) {
@@ -143,6 +159,10 @@ async fn whatever_call_of_the_store_is_struck_going_on_completes_the_export_once
     let calls = store.calls();
     let log = store.log.lock().unwrap().join("\n");
     assert!(log.contains("part 2 of"), "the second day goes in parts:\n{log}");
+    assert!(
+        log.contains("put _manifests/00000002.json.sig"),
+        "a manifest is written and signed:\n{log}"
+    );
 
     // A store that is away for longer is away for what would mend the first failure, too.
     let moments = (1..=calls).flat_map(|at| {

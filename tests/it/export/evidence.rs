@@ -13,7 +13,7 @@ use jiff::civil::date;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, settings};
+use super::bench::{Bench, gap, settings};
 use super::crashes::faults_of;
 use super::saboteur::{Created, Saboteur, Strike};
 
@@ -88,7 +88,7 @@ async fn an_object_of_somebody_else_is_neither_overwritten_nor_downloaded_beside
         assert_eq!((snapshot.stored, snapshot.waiting), (2, 1));
         assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
         assert_eq!(bench.simulator.ledger().opened, 2);
-        bench.export.accepted = vec![(date(2018, 6, 3), date(2018, 6, 3))];
+        bench.export.accepted = vec![gap(date(2018, 6, 3), date(2018, 6, 3))];
         let accepted = run(&bench).await;
         assert!(
             accepted.complete && accepted.troubles.is_empty(),

@@ -2,9 +2,11 @@
 
 pub(crate) mod bench;
 mod calendar;
+mod chain;
 mod crashes;
 mod evidence;
 mod holders;
+mod manifest;
 mod misbehaviour;
 mod patience;
 mod people;
@@ -23,6 +25,7 @@ async fn a_range_becomes_proven_objects_once_and_no_session_is_left() {
     assert!(snapshot.complete, "{:#?}", snapshot.troubles);
     let expected: Vec<String> = (1..=7)
         .map(|day| format!("_journal/2018-06-0{day}.receipt.json"))
+        .chain(["_manifests/00000001.json".to_owned()])
         .chain((1..=7).map(|day| format!("date=2018-06-0{day}/events.json.gz")))
         .collect();
     assert_eq!(bench.files(), expected);

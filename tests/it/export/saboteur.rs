@@ -60,7 +60,8 @@ impl Created {
     }
 
     fn count(&self, key: &str) {
-        if key.ends_with(".json.gz") || key.ends_with(".receipt.json") {
+        let evidence = [".json.gz", ".receipt.json"].iter().any(|end| key.ends_with(end));
+        if evidence || key.contains("/_manifests/") {
             *self.0.lock().unwrap().entry(key.to_owned()).or_default() += 1;
         }
     }

@@ -95,6 +95,10 @@ const MOMENTS: &[Moment] = &[
         day: LARGE, end: LAST, left: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
     Moment { name: "after the spent keys are deleted", peer: Peer::Store, request: (&["POST ", "?delete"], 2), at: At::After,
         day: LARGE, end: LAST, left: &["object", "receipt"], downloads: 1 },
+    Moment { name: "before the manifest", peer: Peer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), at: At::Before,
+        day: LAST, end: LAST, left: &["object", "receipt"], downloads: 1 },
+    Moment { name: "the manifest is written, its reply lost", peer: Peer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), at: At::After,
+        day: LAST, end: LAST, left: &["manifest", "object", "receipt"], downloads: 1 },
 ];
 
 fn settings() -> Settings {
@@ -215,7 +219,9 @@ impl Moment {
         let journal = format!("{ROOT}_journal/{}.", self.day);
         let object = format!("{ROOT}date={}/events.json.gz", self.day);
         for key in scene.bucket.keys().await? {
-            if key == object {
+            if key.contains("/_manifests/") {
+                left.insert("manifest");
+            } else if key == object {
                 left.insert("object");
             } else if let Some(rest) = key.strip_prefix(&journal) {
                 let kinds = ["receipt", "attempt", "session", "prepared"];
@@ -261,6 +267,13 @@ fn created_once(days: &[Date], seen: &[Seen]) -> Result<()> {
             "{receipt} was created more than once, or never"
         );
     }
+    let manifests = seen
+        .iter()
+        .filter(|seen| seen.succeeded() && seen.is(&["PUT ", "_manifests/"]));
+    ensure!(
+        manifests.count() == 1,
+        "a manifest was created more than once, or never"
+    );
     Ok(())
 }
 
@@ -282,6 +295,7 @@ fn did(source: &[Seen], store: &[Seen]) -> String {
         (count(source, &["DELETE /v3/sessions/"]), "deleted"),
         (count(store, &["DELETE ", "date=", "uploadId="]), "aborted"),
         (count(store, &["PUT ", ".receipt.json"]), "receipts"),
+        (count(store, &["PUT ", "_manifests/"]), "manifests"),
     ];
     let mut text = String::new();
     for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {

@@ -161,14 +161,20 @@ impl Scene {
         body.flat_map(|piece| piece.to_vec()).collect()
     }
 
-    /// A receipt for each of these days, and an object where it has events; nothing doubled, nothing overwritten, no
+    /// A receipt for each of these days, an object where it has events, and one manifest; nothing doubled, nothing overwritten, no
     /// session open, no upload left, nothing but receipts in the journal.
     pub(super) async fn is_whole(&self, days: &[Date]) -> Result<()> {
         let receipt = |day: &Date| format!("{ROOT}_journal/{day}.receipt.json");
         let object = |day: &Date| format!("{ROOT}date={day}/events.json.gz");
         let is_busy = |day: &&Date| !self.simulator.body_of(SPACE, false, **day, None).is_empty();
         let busy = || days.iter().filter(is_busy);
-        let wanted: BTreeSet<String> = days.iter().map(receipt).chain(busy().map(object)).collect();
+        let manifest = format!("{ROOT}_manifests/00000001.json");
+        let keys = days
+            .iter()
+            .map(receipt)
+            .chain(busy().map(object))
+            .chain([manifest]);
+        let wanted: BTreeSet<String> = keys.collect();
         let start = Instant::now();
         loop {
             let keys = self.bucket.keys().await?;

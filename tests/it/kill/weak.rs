@@ -66,6 +66,6 @@ async fn a_weak_store_is_named_by_the_operator_and_refused_by_run() -> Result<()
 
     let alone = run(&scene, &scene.manifest(&wish, &name), &["--single-writer"]).await?;
     ensure!(alone.status.success(), "{alone:?}");
-    ensure!(bucket.keys().await?.len() == 6, "{:?}", bucket.keys().await?);
+    ensure!(bucket.keys().await?.len() == 7, "{:?}", bucket.keys().await?);
     scene.no_session_is_left()
 }

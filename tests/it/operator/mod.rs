@@ -4,9 +4,14 @@
 // Also outside of the functions that clippy takes for tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod chart;
 mod deletion;
+mod handover;
+mod helm;
 mod leader;
 mod life;
+mod manifests;
+mod process;
 mod reading;
 mod script;
 mod whole;
@@ -17,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use eventexport::controller::election::Times;
 use eventexport::controller::{CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, operate};
+use eventexport::egress::Traffic;
 use eventexport::telemetry::{Health, Metrics, Observatory};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -67,6 +73,8 @@ impl Operator {
             debounce: DEBOUNCE,
             stop_within: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
+            traffic: Traffic::default(),
+            retention: None,
             cluster: None,
         };
         let metrics = Metrics::default();

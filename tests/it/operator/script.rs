@@ -10,6 +10,7 @@ use eventexport::export::connect::Secrets;
 use eventexport::export::engine::Released;
 use eventexport::export::failure::Failure;
 use eventexport::export::keys::Root;
+use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
 use eventexport::export::window::Window;
 use eventexport::export::wish::{Export, Persistence, Scope};
@@ -83,6 +84,7 @@ impl Exporter for Script {
             hour: None,
             source: "http://127.0.0.1:1".to_owned(),
             root: Root::new("", &spec.space, "space"),
+            shard: Shard::WHOLE,
             parallelism: 1,
             settle_after: SignedDuration::ZERO,
             accepted: Vec::new(),

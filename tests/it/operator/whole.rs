@@ -1,4 +1,4 @@
-//! The whole: `eventexport operator` as a process with the rights of examples/operator.yaml and no others, between the
+//! The whole: `eventexport operator` as a process with the rights of deploy/operator.yaml and no others, between the
 //! real API server, a real S3 store and the simulator.
 
 use std::process::Stdio;
@@ -30,11 +30,7 @@ impl Whole {
         let namespace = cluster.namespace(name).await;
         gateway.create_bucket(&namespace).await?;
         let operator = operator(cluster, &namespace).await?;
-        let settings = Settings {
-            today: Some(date(2018, 6, 9)),
-            ..Settings::default()
-        };
-        let simulator = Simulator::start(settings).await?;
+        let simulator = simulator().await?;
         for fault in faults {
             simulator.add_preset(fault)?;
         }
@@ -50,35 +46,10 @@ impl Whole {
     }
 
     async fn apply(&self) -> Result<()> {
-        let metadata = |name: &str| json!({ "namespace": self.namespace, "name": name });
-        let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata(name), "stringData": data });
-        let (key, hidden) = (self.gateway.access_key(), self.gateway.secret_key());
-        apply(
-            self.cluster,
-            &secret("tracker", json!({ "apiKey": DEFAULT_API_KEY })),
-        )
-        .await?;
-        apply(
-            self.cluster,
-            &secret("bucket", json!({ "accessKeyId": key, "secretAccessKey": hidden })),
-        )
-        .await?;
-        let url = self.simulator.url().as_str().trim_end_matches('/');
-        let export = json!({
-            "apiVersion": "eventexport.io/v1alpha1",
-            "kind": "EventExport",
-            "metadata": metadata("june"),
-            "spec": {
-                "space": SPACE,
-                "dateRange": { "start": "2018-06-03", "end": "2018-06-07" },
-                "source": { "endpoint": url, "credentialsSecretRef": { "name": "tracker" } },
-                "destination": { "s3": {
-                    "bucket": self.namespace, "prefix": "tracker", "endpoint": self.gateway.endpoint(),
-                    "credentialsSecretRef": { "name": "bucket" },
-                }},
-            },
-        });
-        apply(self.cluster, &export).await
+        for document in &documents(&self.namespace, &self.namespace, self.gateway, &self.simulator) {
+            apply(self.cluster, document).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn complete(&self) -> Result<Value> {
@@ -111,12 +82,53 @@ impl Whole {
     }
 }
 
-/// With the rights of examples/operator.yaml.
+/// A service of the days around the export's.
+pub(super) async fn simulator() -> Result<Simulator> {
+    let settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    Ok(Simulator::start(settings).await?)
+}
+
+/// An export of five days and its Secrets.
+pub(super) fn documents(
+    namespace: &str,
+    bucket: &str,
+    gateway: &Gateway,
+    simulator: &Simulator,
+) -> [Value; 3] {
+    let metadata = |name: &str| json!({ "namespace": namespace, "name": name });
+    let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata(name), "stringData": data });
+    let (key, hidden) = (gateway.access_key(), gateway.secret_key());
+    let url = simulator.url().as_str().trim_end_matches('/');
+    let export = json!({
+        "apiVersion": "eventexport.io/v1alpha1",
+        "kind": "EventExport",
+        "metadata": metadata("june"),
+        "spec": {
+            "space": SPACE,
+            "dateRange": { "start": "2018-06-03", "end": "2018-06-07" },
+            "source": { "endpoint": url, "credentialsSecretRef": { "name": "tracker" } },
+            "destination": { "s3": {
+                "bucket": bucket, "prefix": "tracker", "endpoint": gateway.endpoint(),
+                "credentialsSecretRef": { "name": "bucket" },
+            }},
+        },
+    });
+    [
+        secret("tracker", json!({ "apiKey": DEFAULT_API_KEY })),
+        secret("bucket", json!({ "accessKeyId": key, "secretAccessKey": hidden })),
+        export,
+    ]
+}
+
+/// With the rights of deploy/operator.yaml, which is made from the chart.
 async fn operator(cluster: &Cluster, namespace: &str) -> Result<Child> {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/operator.yaml");
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/operator.yaml");
     kubectl(cluster, &["apply", "-f", manifest]).await?;
     let kubeconfig = cluster
-        .kubeconfig_for_service_account("eventexport-system", "eventexport-operator")
+        .kubeconfig_for_service_account("eventexport-system", "eventexport")
         .await?;
     // The name of the lease is part of the rights, so each test's operator holds it in a namespace of its own.
     let rights = kubectl(

@@ -29,6 +29,7 @@ fn settings(gateway: &Gateway, bucket: &str) -> S3Settings {
         checksum: ChecksumMode::default(),
         timeouts: S3Timeouts::default(),
         hosts: Arc::new(AnyHost),
+        traffic: eventexport::egress::Traffic::default(),
     }
 }
 

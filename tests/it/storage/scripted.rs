@@ -77,6 +77,7 @@ impl Scripted {
             checksum: ChecksumMode::default(),
             timeouts: S3Timeouts::default(),
             hosts: Arc::new(AnyHost),
+            traffic: eventexport::egress::Traffic::default(),
         };
         change(&mut settings);
         let store = S3Store::connect(settings).await.unwrap();

@@ -1,0 +1,86 @@
+{{/* Names and labels that several templates share. */}}
+
+{{- define "eventexport.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* 52 characters at most: further parts are added to it, and label values end at 63. */}}
+{{- define "eventexport.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "eventexport.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "eventexport.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "eventexport.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "eventexport.leaseName" -}}
+{{- if .Values.leaderElection.leaseName -}}
+{{- .Values.leaderElection.leaseName -}}
+{{- else if .Values.watchNamespace -}}
+{{- printf "eventexport-operator-%s" .Values.watchNamespace -}}
+{{- else -}}
+eventexport-operator
+{{- end -}}
+{{- end -}}
+
+{{- define "eventexport.image" -}}
+{{- $image := .Values.image -}}
+{{- if not $image.repository -}}
+{{- fail "image.repository: say where the image is, such as registry.example.com/audit/eventexport; there is no public one" -}}
+{{- end -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What never changes in the life of a release: selectors cannot. */}}
+{{- define "eventexport.selector" -}}
+app.kubernetes.io/name: {{ include "eventexport.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{/* The labels of a resource; takes (dict "root" $ "labels" …), what is further said about it. */}}
+{{- define "eventexport.labels" -}}
+{{- $labels := dict
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace "+" "_") | trunc 63 | trimSuffix "-")
+  "app.kubernetes.io/version" (.root.Chart.AppVersion | trunc 63)
+  "app.kubernetes.io/part-of" "eventexport"
+  "app.kubernetes.io/managed-by" .root.Release.Service
+-}}
+{{- $selector := include "eventexport.selector" .root | fromYaml -}}
+{{- toYaml (mergeOverwrite (dict) .root.Values.commonLabels (default (dict) .labels) $labels $selector) -}}
+{{- end -}}
+
+{{/*
+The labels of Pods. Not the chart's version: a change of the chart alone is no reason to stop exports.
+*/}}
+{{- define "eventexport.podLabels" -}}
+{{- $labels := include "eventexport.labels" (dict "root" . "labels" .Values.podLabels) | fromYaml -}}
+{{- toYaml (omit $labels "helm.sh/chart" "app.kubernetes.io/managed-by") -}}
+{{- end -}}
+
+{{/* `labels` and `annotations` of a resource; takes (dict "root" $ "labels" … "annotations" …). */}}
+{{- define "eventexport.metadata" -}}
+labels:
+  {{- include "eventexport.labels" . | nindent 2 }}
+{{- with mergeOverwrite (dict) .root.Values.commonAnnotations (default (dict) .annotations) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

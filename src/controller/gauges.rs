@@ -1,0 +1,177 @@
+//! What metrics show of a resource: from its status and the newest snapshot of its bucket. Pure.
+//!
+//! The status is there before the bucket was listed, so a new leader shows what the last one knew, and the bucket
+//! then says it anew.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::api::{ConditionType, EventExportStatus, Reason, find};
+use crate::export::snapshot::Snapshot;
+use crate::export::window::{Cells, Window};
+use crate::export::wish::Export;
+use crate::telemetry::metrics::ResourceFacts;
+
+/// What is shown after a look that left `status`, and saw `seen` if anything. `retention`: what the operator was told
+/// of how long the service keeps events.
+pub(super) fn facts(
+    status: &EventExportStatus,
+    suspended: bool,
+    seen: Option<(&Snapshot, &Export)>,
+    before: Option<&ResourceFacts>,
+    retention: Option<SignedDuration>,
+) -> ResourceFacts {
+    let ready = find(&status.conditions, ConditionType::Ready);
+    let reason = ready.and_then(|ready| ready.reason.parse::<Reason>().ok());
+    let number = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok());
+    let mut facts = ResourceFacts {
+        ready: ready.and_then(truth),
+        complete: find(&status.conditions, ConditionType::Complete).and_then(truth),
+        stalled: find(&status.conditions, ConditionType::Stalled).and_then(truth),
+        reason: reason.map(Reason::as_str),
+        suspended,
+        windows: status.windows.as_ref().map(|windows| {
+            [
+                windows.wanted,
+                windows.stored,
+                windows.active,
+                windows.waiting,
+                windows.failed,
+            ]
+            .map(u64::from)
+        }),
+        expired: None,
+        events: number(status.events),
+        bytes: number(status.bytes),
+        sessions: status.sessions.len() as u64,
+        last_success: None,
+        oldest_missing: None,
+        deleted_from: None,
+    };
+    match (seen.filter(|(snapshot, _)| snapshot.observed), before) {
+        (Some((snapshot, export)), _) => {
+            let open = snapshot.missing.minus(&snapshot.expired);
+            let open = open.minus(&export.accepted_cells(&open));
+            let oldest = oldest(&open).map(|day| export.window_of(day.date()).unwrap_or(day));
+            facts.expired = Some(snapshot.expired.days().count() as u64);
+            facts.last_success = snapshot.last_stored;
+            facts.oldest_missing = oldest.map(Window::end);
+            facts.deleted_from = oldest.and_then(|window| deleted_from(window, snapshot, retention));
+        }
+        (None, Some(before)) => {
+            facts.expired = before.expired;
+            facts.last_success = before.last_success;
+            facts.oldest_missing = before.oldest_missing;
+            facts.deleted_from = before.deleted_from;
+        }
+        (None, None) => {
+            let expired = Cells::from_ranges(&status.expired);
+            let oldest = oldest(&Cells::from_ranges(&status.missing).minus(&expired));
+            facts.expired = status.windows.as_ref().map(|_| expired.days().count() as u64);
+            facts.oldest_missing = oldest.map(Window::end);
+            facts.deleted_from =
+                oldest.and_then(|window| deleted_from(window, &Snapshot::default(), retention));
+        }
+    }
+    facts
+}
+
+fn truth(condition: &Condition) -> Option<bool> {
+    match condition.status.as_str() {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn oldest(cells: &Cells) -> Option<Window> {
+    cells.days().next().map(|(day, _)| Window::day(day))
+}
+
+/// When the service may delete a window: by the plan's retention where the operator was told it, else by what the
+/// service lists. What it no longer lists may be gone since it was asked.
+fn deleted_from(window: Window, snapshot: &Snapshot, retention: Option<SignedDuration>) -> Option<Timestamp> {
+    let seen = snapshot.retained;
+    let day = Window::day(window.date());
+    let begin = day.end().checked_sub(SignedDuration::from_hours(24)).ok()?;
+    match (retention, seen) {
+        (Some(_), Some(seen)) if seen.oldest > window.date() => Some(seen.at),
+        (Some(retention), _) => begin.checked_add(retention).ok(),
+        (None, Some(seen)) => Some(seen.kept_until(window.date())),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::WindowCounts;
+    use crate::export::snapshot::Retained;
+    use jiff::civil::date;
+
+    fn status() -> EventExportStatus {
+        EventExportStatus {
+            windows: Some(WindowCounts {
+                wanted: 30,
+                stored: 27,
+                ..WindowCounts::default()
+            }),
+            missing: vec!["2018-06-01/2018-06-03".to_owned()],
+            expired: vec!["2018-06-01".to_owned()],
+            ..EventExportStatus::default()
+        }
+    }
+
+    fn at(text: &str) -> Option<Timestamp> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_new_leader_shows_what_the_status_says_until_the_bucket_was_listed() {
+        let facts = facts(
+            &status(),
+            false,
+            None,
+            None,
+            Some(SignedDuration::from_hours(24 * 30)),
+        );
+        assert_eq!(facts.windows, Some([30, 27, 0, 0, 0]));
+        assert_eq!(facts.expired, Some(1));
+        assert_eq!(facts.oldest_missing, at("2018-06-03T00:00:00Z"));
+        assert_eq!(facts.deleted_from, at("2018-07-02T00:00:00Z"));
+        assert_eq!(facts.last_success, None);
+    }
+
+    #[test]
+    fn what_was_seen_is_shown_until_it_is_seen_again() {
+        let before = ResourceFacts {
+            last_success: at("2018-06-29T07:00:00Z"),
+            oldest_missing: at("2018-06-20T00:00:00Z"),
+            ..ResourceFacts::default()
+        };
+        let facts = facts(&status(), true, None, Some(&before), None);
+        assert_eq!(facts.oldest_missing, before.oldest_missing);
+        assert_eq!(facts.last_success, before.last_success);
+        assert!(facts.suspended);
+    }
+
+    #[test]
+    fn a_day_may_be_deleted_by_the_plan_or_else_by_what_the_service_lists() {
+        let asked = "2018-06-10T00:00:00Z";
+        let seen = |oldest| Snapshot {
+            retained: Some(Retained {
+                oldest: date(2018, 6, oldest),
+                at: asked.parse().unwrap(),
+            }),
+            ..Snapshot::default()
+        };
+        let window = Window::day(date(2018, 6, 5));
+        let week = Some(SignedDuration::from_hours(24 * 7));
+        let nothing = Snapshot::default();
+        assert_eq!(deleted_from(window, &nothing, None), None);
+        assert_eq!(deleted_from(window, &nothing, week), at("2018-06-12T00:00:00Z"));
+        assert_eq!(deleted_from(window, &seen(3), None), at("2018-06-12T00:00:00Z"));
+        assert_eq!(deleted_from(window, &seen(3), week), at("2018-06-12T00:00:00Z"));
+        assert_eq!(deleted_from(window, &seen(7), week), at(asked));
+    }
+}

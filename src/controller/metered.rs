@@ -1,0 +1,86 @@
+//! Requests to the API server on their way out: counted, and held back by the fence like those to other peers. A layer
+//! of the Kubernetes client.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Method, Request, Response};
+use kube::client::ClientBuilder;
+use kube::{Client, Config};
+use tower::{Layer, Service};
+
+use crate::egress::{Asked, Peer, Traffic};
+
+/// A client whose requests leave that way.
+pub(super) fn client(config: Config, traffic: &Traffic) -> kube::Result<Client> {
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&Metered(traffic.clone()))
+        .build())
+}
+
+#[derive(Clone)]
+struct Metered(Traffic);
+
+impl<S> Layer<S> for Metered {
+    type Service = MeteredService<S>;
+
+    fn layer(&self, inner: S) -> MeteredService<S> {
+        MeteredService {
+            inner,
+            traffic: self.0.clone(),
+        }
+    }
+}
+
+struct MeteredService<S> {
+    inner: S,
+    traffic: Traffic,
+}
+
+impl<S, Sent, Answer> Service<Request<Sent>> for MeteredService<S>
+where
+    S: Service<Request<Sent>, Response = Response<Answer>>,
+    S::Future: Send + 'static,
+    S::Error: Send,
+    Answer: Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Sent>) -> Self::Future {
+        let watches = request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch="));
+        let asked = Asked {
+            peer: Peer::Kubernetes,
+            operation: operation(request.method(), watches),
+        };
+        let traffic = self.traffic.clone();
+        // A request is sent when its future is first polled, which the fence decides.
+        let request = self.inner.call(request);
+        Box::pin(async move {
+            let status = |reply: &Result<Response<Answer>, S::Error>| {
+                reply.as_ref().ok().map(|reply| reply.status().as_u16())
+            };
+            traffic.send(asked, request, status).await
+        })
+    }
+}
+
+fn operation(method: &Method, watches: bool) -> &'static str {
+    match *method {
+        Method::GET if watches => "Watch",
+        Method::GET => "Get",
+        Method::POST => "Create",
+        Method::PATCH => "Patch",
+        Method::PUT => "Replace",
+        Method::DELETE => "Delete",
+        _ => "Other",
+    }
+}

@@ -1,0 +1,191 @@
+//! How requests leave: counted and timed, and held back while this process may not send. Waits; sends nothing itself.
+//!
+//! Tracker and store send through it, so that whoever counts need not be known to them, and so that a process that
+//! was asleep past its lease sends nothing when it wakes up.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::Instrument as _;
+
+/// How often a closed fence is looked at.
+const FENCE_LOOK: Duration = Duration::from_millis(100);
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// The Activity Tracker.
+    Tracker,
+    /// Its UAA, and the API that names it.
+    Uaa,
+    /// The store.
+    S3,
+    /// The Kubernetes API server.
+    Kubernetes,
+}
+
+impl Peer {
+    /// As metrics and logs name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tracker => "tracker",
+            Self::Uaa => "uaa",
+            Self::S3 => "s3",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+}
+
+/// A request, as far as it is counted. `operation` is from a closed list, never of the peer's or a tenant's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asked {
+    /// Who.
+    pub peer: Peer,
+    /// What for.
+    pub operation: &'static str,
+}
+
+/// Counts requests.
+pub trait Meter: fmt::Debug + Send + Sync {
+    /// A request was answered with this status, or not at all, after so long.
+    fn answered(&self, asked: Asked, status: Option<u16>, took: Duration);
+    /// A request is about to be repeated, or a download to be taken up again.
+    fn repeated(&self, peer: Peer);
+}
+
+/// Counts nothing.
+#[derive(Clone, Copy, Debug)]
+struct Unmetered;
+
+impl Meter for Unmetered {
+    fn answered(&self, _: Asked, _: Option<u16>, _: Duration) {}
+    fn repeated(&self, _: Peer) {}
+}
+
+/// Whether this process may send: until a moment of its own monotonic clock, which runs on while the process is
+/// stopped. Open until it is closed for the first time. Cheap to clone; clones are one fence.
+#[derive(Clone, Debug, Default)]
+pub struct Fence(Arc<Mutex<Option<Instant>>>);
+
+impl Fence {
+    /// Closes it at that moment, which may be moved on later.
+    pub fn closes_at(&self, at: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// Whether requests may leave now.
+    pub fn is_open(&self) -> bool {
+        let closes = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        closes.is_none_or(|at| Instant::now() < at)
+    }
+
+    /// Waits until it is open: for ever, where nobody opens it again. Whoever closes it for good drops those who wait.
+    pub async fn pass(&self) {
+        while !self.is_open() {
+            tokio::time::sleep(FENCE_LOOK).await;
+        }
+    }
+}
+
+/// The way out of a process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    meter: Arc<dyn Meter>,
+    fence: Fence,
+}
+
+impl Default for Traffic {
+    /// Never held back, and not counted.
+    fn default() -> Self {
+        Self::new(Arc::new(Unmetered), Fence::default())
+    }
+}
+
+impl Traffic {
+    /// Counted there, and held back there.
+    pub fn new(meter: Arc<dyn Meter>, fence: Fence) -> Self {
+        Self { meter, fence }
+    }
+
+    /// Counted the same, and never held back: for what the fence itself depends on.
+    #[must_use]
+    pub fn unfenced(&self) -> Self {
+        Self::new(Arc::clone(&self.meter), Fence::default())
+    }
+
+    /// What holds requests back.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Sends one request, once the fence is open. `status` is what the answer says, `None` where there was none. A
+    /// request that is given up by dropping it counts as one without an answer.
+    pub async fn send<T>(
+        &self,
+        asked: Asked,
+        request: impl Future<Output = T>,
+        status: impl FnOnce(&T) -> Option<u16>,
+    ) -> T {
+        self.fence.pass().await;
+        let mut sent = Sent {
+            meter: &*self.meter,
+            asked,
+            began: Instant::now(),
+            status: None,
+        };
+        let span = tracing::info_span!(
+            "request",
+            peer = asked.peer.as_str(),
+            operation = asked.operation,
+            code = tracing::field::Empty
+        );
+        let answer = request.instrument(span.clone()).await;
+        sent.status = status(&answer);
+        if let Some(code) = sent.status {
+            span.record("code", code);
+        }
+        answer
+    }
+
+    /// Notes that a request is repeated.
+    pub fn repeated(&self, peer: Peer) {
+        self.meter.repeated(peer);
+    }
+}
+
+/// A request under way; counted when it is dropped.
+struct Sent<'a> {
+    meter: &'a dyn Meter,
+    asked: Asked,
+    began: Instant,
+    status: Option<u16>,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.meter.answered(self.asked, self.status, self.began.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: Asked = Asked {
+        peer: Peer::S3,
+        operation: "PutObject",
+    };
+
+    #[tokio::test]
+    async fn a_closed_fence_lets_nothing_through_until_it_is_opened_again() {
+        let traffic = Traffic::default();
+        let send = || traffic.send(ASKED, async { 7 }, |_| None);
+        assert_eq!(send().await, 7);
+        traffic.fence().closes_at(Instant::now());
+        let held = tokio::time::timeout(Duration::from_millis(250), send()).await;
+        assert!(held.is_err(), "it was sent");
+        traffic.fence().closes_at(Instant::now() + Duration::from_mins(1));
+        assert_eq!(send().await, 7);
+    }
+}

@@ -1,0 +1,116 @@
+//! Which periods an export's manifests are about, and when one is closed. Pure.
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+
+use crate::export::record::RangeRecord;
+use crate::export::window::Window;
+use crate::export::wish::Export;
+
+/// The most days of a manifest. A finite range that is longer has one manifest for each calendar year, so that
+/// no document outgrows what a reader takes.
+pub const PERIOD_MAX_DAYS: i32 = 366;
+
+/// The periods of an export, in order of time: of a finite one its whole range, or the calendar years of a
+/// range of more than [`PERIOD_MAX_DAYS`]; of a continuous one the months whose last window is due.
+pub fn periods(export: &Export, now: Timestamp) -> Vec<RangeRecord> {
+    let mut periods = Vec::new();
+    let mut next = Some(export.start);
+    while let Some(start) = next {
+        let end = match export.end {
+            Some(end) if days_between(start, end) < PERIOD_MAX_DAYS && periods.is_empty() => end,
+            Some(end) => start.last_of_year().min(end),
+            None => start.last_of_month(),
+        };
+        let due = |window| export.settled_at(window) <= now;
+        let within = match export.end {
+            Some(last) => start <= last,
+            None => export.window_of(end).is_some_and(due),
+        };
+        if !within {
+            break;
+        }
+        periods.push(RangeRecord {
+            start,
+            end,
+            hour: export.hour,
+        });
+        next = end.tomorrow().ok();
+    }
+    periods
+}
+
+fn days_between(start: Date, end: Date) -> i32 {
+    start.until(end).map_or(i32::MAX, |span| span.get_days())
+}
+
+/// The days of a period.
+pub fn days(period: RangeRecord) -> impl Iterator<Item = Date> {
+    let mut next = Some(period.start);
+    std::iter::from_fn(move || {
+        let day = next.filter(|day| *day <= period.end)?;
+        next = day.tomorrow().ok();
+        Some(day)
+    })
+}
+
+/// Whether a window lies in a period, whichever its hour.
+pub fn touches(period: RangeRecord, window: Window) -> bool {
+    (period.start..=period.end).contains(&window.date())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::export::manifest::tests::export;
+
+    fn texts(export: &Export, now: Date) -> Vec<String> {
+        let now = Window::day(now).end();
+        let text = |period: RangeRecord| format!("{}/{}", period.start, period.end);
+        periods(export, now).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_finite_range_is_one_period_and_a_long_one_is_cut_by_calendar_years() {
+        let mut export = export(30);
+        // Whatever the time: it is decided by the range alone.
+        assert_eq!(texts(&export, date(2018, 6, 2)), ["2018-06-01/2018-06-30"]);
+        export.end = Some(date(2019, 6, 1));
+        assert_eq!(
+            texts(&export, date(2018, 6, 2)),
+            ["2018-06-01/2019-06-01"],
+            "366 days"
+        );
+        export.end = Some(date(2020, 2, 1));
+        assert_eq!(
+            texts(&export, date(2018, 6, 2)),
+            [
+                "2018-06-01/2018-12-31",
+                "2019-01-01/2019-12-31",
+                "2020-01-01/2020-02-01"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_month_of_a_continuous_export_is_due_with_its_last_window() {
+        let mut export = export(30);
+        (export.start, export.end) = (date(2018, 6, 20), None);
+        // Six hours past the end of a day it has settled.
+        assert_eq!(texts(&export, date(2018, 6, 30)), Vec::<String>::new());
+        assert_eq!(texts(&export, date(2018, 7, 1)), ["2018-06-20/2018-06-30"]);
+        assert_eq!(
+            texts(&export, date(2018, 8, 1)),
+            ["2018-06-20/2018-06-30", "2018-07-01/2018-07-31"]
+        );
+        export.hour = Some(3);
+        let june = RangeRecord {
+            start: date(2018, 6, 20),
+            end: date(2018, 6, 30),
+            hour: Some(3),
+        };
+        assert_eq!(periods(&export, Window::day(date(2018, 6, 30)).end()), [june]);
+    }
+}

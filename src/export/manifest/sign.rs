@@ -1,0 +1,111 @@
+//! Signing of manifests: an Ed25519 key from a Secret. No I/O. The key is never shown, in no error either.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::document::SIGNATURE_BYTES;
+use crate::export::failure::Failure;
+
+/// The key in the Secret.
+pub const SIGNING_KEY: &str = "signingKey";
+
+/// A private key.
+pub struct SigningKey(Ed25519KeyPair);
+
+/// Whether manifests are to be signed.
+#[derive(Clone, Debug, Default)]
+pub enum Signing {
+    /// Nobody asked for it.
+    #[default]
+    Unwanted,
+    /// With this key.
+    With(Arc<SigningKey>),
+    /// With a key that is not there or not usable: events are stored all the same, manifests wait.
+    Impossible(Failure),
+}
+
+/// What is wrong with a signing key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SigningKeyError {
+    /// No PEM block of the right kind.
+    #[error("is not a PEM file with a `BEGIN PRIVATE KEY` block (PKCS#8, not encrypted)")]
+    NotPem,
+    /// A key of another algorithm, or damaged.
+    #[error("is not an Ed25519 key")]
+    NotEd25519,
+}
+
+impl SigningKey {
+    /// From the text of a PEM file, as `openssl genpkey -algorithm ed25519` prints it.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, SigningKeyError> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| SigningKeyError::NotPem)?;
+        let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der());
+        pair.map(Self).map_err(|_| SigningKeyError::NotEd25519)
+    }
+
+    /// The signature of a message (RFC 8032, pure Ed25519); `None`: the library failed.
+    pub fn sign(&self, message: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
+        let signature = self.0.try_sign(message).ok()?;
+        signature.as_ref().try_into().ok()
+    }
+
+    /// The public key, 32 bytes.
+    pub fn public_key(&self) -> &[u8] {
+        self.0.public_key().as_ref()
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+
+    use super::*;
+
+    /// As `openssl genpkey -algorithm ed25519` printed it, for tests only.
+    const PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
+                       MC4CAQAwBQYDK2VwBCIEIEJpXzWNmyyCQ9/vb5Mfhd9SWKAwEq6QyuZTMLTkLDbN\n\
+                       -----END PRIVATE KEY-----\n";
+
+    #[test]
+    fn a_signature_is_64_bytes_that_the_public_key_verifies() {
+        let key = SigningKey::from_pem(PEM.as_bytes()).unwrap();
+        let signature = key.sign(b"text").unwrap();
+        let public = UnparsedPublicKey::new(&ED25519, key.public_key());
+        assert!(public.verify(b"text", &signature).is_ok());
+        assert!(public.verify(b"test", &signature).is_err());
+    }
+
+    #[test]
+    fn a_bad_key_is_refused_in_words_and_a_good_one_is_never_shown() {
+        for (pem, wanted) in [
+            ("", SigningKeyError::NotPem),
+            ("hunter2", SigningKeyError::NotPem),
+            (
+                "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+                SigningKeyError::NotPem,
+            ),
+            (
+                "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n",
+                SigningKeyError::NotEd25519,
+            ),
+        ] {
+            let error = SigningKey::from_pem(pem.as_bytes()).unwrap_err();
+            assert_eq!(error, wanted, "{pem}");
+            assert!(!error.to_string().contains("hunter2"));
+        }
+        let key = SigningKey::from_pem(PEM.as_bytes()).unwrap();
+        assert_eq!(format!("{key:?}"), "SigningKey");
+        let signing = Signing::With(Arc::new(key));
+        assert_eq!(format!("{signing:?}"), "With(SigningKey)");
+    }
+}

@@ -1,0 +1,84 @@
+//! Every request to S3 on its way out: held back by the fence, and counted by what it asks for. What that is tells
+//! the request itself, so that no caller can forget to say it. Sends what it is given.
+
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+
+use crate::egress::{Asked, Peer, Traffic};
+
+/// A connector whose requests are counted.
+#[derive(Debug)]
+pub(super) struct Metered {
+    pub(super) inner: SharedHttpConnector,
+    pub(super) traffic: Traffic,
+}
+
+impl HttpConnector for Metered {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let asked = Asked {
+            peer: Peer::S3,
+            operation: operation(request.method(), request.uri()),
+        };
+        let (inner, traffic) = (self.inner.clone(), self.traffic.clone());
+        HttpConnectorFuture::new(async move {
+            // Called only when it may leave.
+            let sent = async { inner.call(request).await };
+            traffic
+                .send(asked, sent, |reply| {
+                    reply.as_ref().ok().map(|reply| reply.status().as_u16())
+                })
+                .await
+        })
+    }
+}
+
+/// The operation that a request asks for, as the API reference names it.
+fn operation(method: &str, uri: &str) -> &'static str {
+    let query = uri.split_once('?').map_or("", |(_, query)| query);
+    let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    match method {
+        "PUT" if has("partNumber") => "UploadPart",
+        "PUT" => "PutObject",
+        "POST" if has("uploads") => "CreateMultipartUpload",
+        "POST" if has("uploadId") => "CompleteMultipartUpload",
+        "POST" if has("delete") => "DeleteObjects",
+        "DELETE" if has("uploadId") => "AbortMultipartUpload",
+        "DELETE" => "DeleteObject",
+        "GET" if has("list-type") => "ListObjectsV2",
+        "GET" if has("uploads") => "ListMultipartUploads",
+        "GET" if has("uploadId") => "ListParts",
+        "GET" => "GetObject",
+        "HEAD" => "HeadObject",
+        _ => "Other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_as_what_it_asks_for() {
+        for (method, uri, wanted) in [
+            ("PUT", "http://s/b/k?x-id=PutObject", "PutObject"),
+            ("PUT", "http://s/b/k?partNumber=1&uploadId=u", "UploadPart"),
+            ("POST", "http://s/b/k?uploads", "CreateMultipartUpload"),
+            ("POST", "http://s/b/k?uploadId=uploads", "CompleteMultipartUpload"),
+            ("POST", "http://s/b?delete", "DeleteObjects"),
+            ("DELETE", "http://s/b/k?uploadId=u", "AbortMultipartUpload"),
+            ("DELETE", "http://s/b/uploadId=1", "DeleteObject"),
+            ("GET", "http://s/b?list-type=2&prefix=uploads", "ListObjectsV2"),
+            (
+                "GET",
+                "http://s/b?uploads&prefix=list-type",
+                "ListMultipartUploads",
+            ),
+            ("GET", "http://s/b/k?uploadId=u", "ListParts"),
+            ("GET", "http://s/b/k", "GetObject"),
+            ("HEAD", "http://s/b/k", "HeadObject"),
+            ("PATCH", "http://s/b/k", "Other"),
+        ] {
+            assert_eq!(operation(method, uri), wanted, "{method} {uri}");
+        }
+    }
+}

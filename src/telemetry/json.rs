@@ -1,0 +1,158 @@
+//! Log lines for programs: one flat JSON object per line. The fields of the spans around it (`export`, `run`,
+//! `window`, `attempt`, …) stand beside those of the line itself, so that one filter finds all lines of a window;
+//! with traces there are `trace_id` and `span_id`, as the W3C writes them. Formats; writes nothing itself.
+
+use std::fmt::{self, Debug};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormattedFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::traces::ids_of;
+
+/// One JSON object per line.
+pub(super) struct JsonLines;
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Map::new();
+        let spans = context
+            .event_scope()
+            .into_iter()
+            .flat_map(|scope| scope.from_root());
+        for span in spans {
+            // The formatter of fields is the subscriber's own for JSON; what it recorded is an object.
+            let extensions = span.extensions();
+            let text = extensions.get::<FormattedFields<N>>();
+            let text = text.map_or("", |recorded| recorded.fields.as_str());
+            if let Ok(Value::Object(of_span)) = serde_json::from_str(text) {
+                fields.extend(of_span);
+            }
+        }
+        if let Some(span) = context.lookup_current()
+            && let Some((trace, span)) = ids_of(&span.id())
+        {
+            fields.insert("trace_id".to_owned(), trace.into());
+            fields.insert("span_id".to_owned(), span.into());
+        }
+        event.record(&mut Fields(&mut fields));
+        let message = fields.remove("message").unwrap_or_default();
+        let meta = event.metadata();
+        let head = [
+            ("timestamp", Value::from(Timestamp::now().to_string())),
+            ("level", Value::from(meta.level().as_str())),
+            ("target", Value::from(meta.target())),
+            ("message", message),
+        ];
+        let mut before = "{";
+        for (name, value) in head {
+            write!(writer, "{before}\"{name}\":{value}")?;
+            before = ",";
+        }
+        for (name, value) in fields {
+            write!(writer, ",{}:{value}", Value::from(name))?;
+        }
+        writeln!(writer, "}}")
+    }
+}
+
+/// Takes the fields of a line.
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl Fields<'_> {
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use tracing_subscriber::fmt::format::JsonFields;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_the_spans_around_it_also_those_recorded_later() {
+        let written = Shared::default();
+        let out = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLines)
+            .with_writer(move || out.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let attempt = tracing::field::Empty;
+            let span = tracing::error_span!("window", export = "audit/june", window = %"2018-06-05", attempt);
+            span.record("attempt", "01AB");
+            let _in = span.enter();
+            tracing::warn!(count = 3, window = "its own", "said \"so\"");
+        });
+        let written = written.0.lock().unwrap().clone();
+        let line: Value = serde_json::from_slice(&written).unwrap();
+        let text = String::from_utf8(written).unwrap();
+        assert!(
+            text.starts_with("{\"timestamp\":\"") && text.ends_with("}\n"),
+            "{text}"
+        );
+        assert_eq!(line["message"], "said \"so\"");
+        assert_eq!((&line["level"], &line["count"]), (&"WARN".into(), &3.into()));
+        assert_eq!(
+            (&line["export"], &line["attempt"]),
+            (&"audit/june".into(), &"01AB".into())
+        );
+        assert_eq!(line["window"], "its own");
+    }
+}

@@ -1,0 +1,138 @@
+//! How busy the engine is: asked at each scrape, so that no number can be left behind by what ended otherwise.
+
+use std::fmt::{self, Debug, Formatter};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+use crate::export::observer::{Load, SpaceLoad};
+
+type Ask = Box<dyn Fn() -> Load + Send + Sync>;
+
+/// Who knows how busy the engine is.
+#[derive(Clone, Default)]
+pub struct Loads(Arc<Mutex<Option<Ask>>>);
+
+impl Loads {
+    /// From now on that one is asked.
+    pub fn ask(&self, engine: impl Fn() -> Load + Send + Sync + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(engine));
+    }
+
+    pub(super) fn sample(&self) {
+        self.ask(|| Load {
+            spaces: vec![SpaceLoad {
+                source: "https://activity-tracker.example".to_owned(),
+                space: "c1".to_owned(),
+                held: 1,
+                budget: 28,
+                listed: Some(2),
+            }],
+            ..Load::default()
+        });
+    }
+}
+
+impl Debug for Loads {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loads").finish_non_exhaustive()
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // counts of things that fit in memory
+fn number(count: usize) -> f64 {
+    count as f64
+}
+
+#[allow(clippy::cast_precision_loss)] // bytes of a machine's memory
+fn bytes(count: u64) -> f64 {
+    count as f64
+}
+
+impl Collector for Loads {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let load = match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(ask) => ask(),
+            None => return Ok(()),
+        };
+        let Load {
+            places,
+            placed,
+            wait_for_place,
+            wait_for_memory,
+            wait_for_turn,
+            pool_bytes,
+            pool_taken_bytes,
+            spaces,
+        } = load;
+        let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: f64| {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)
+        };
+        gauge(
+            "windows_active",
+            "Windows that are worked on",
+            None,
+            number(placed),
+        )?;
+        gauge(
+            "windows_limit",
+            "Windows that may be worked on at once (--windows)",
+            None,
+            number(places),
+        )?;
+        let unit = Some(&Unit::Bytes);
+        gauge(
+            "pool_size",
+            "Memory for data on its way (--pool-mib)",
+            unit,
+            bytes(pool_bytes),
+        )?;
+        gauge("pool_used", "Of that, in use", unit, bytes(pool_taken_bytes))?;
+        let mut queue = encoder.encode_descriptor(
+            "windows_waiting",
+            "Windows that wait: for a place among those worked on, for memory, for their turn to open a session",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (what, count) in [
+            ("place", wait_for_place),
+            ("memory", wait_for_memory),
+            ("session", wait_for_turn),
+        ] {
+            let gauge = ConstGauge::new(number(count));
+            gauge.encode(queue.encode_family(&[("for", what)])?)?;
+        }
+        let about: [(&str, &str, fn(&SpaceLoad) -> Option<usize>); 3] = [
+            (
+                "space_sessions_held",
+                "Sessions that this process holds open in a space",
+                |space| Some(space.held),
+            ),
+            (
+                "space_sessions_budget",
+                "Sessions that this process may hold in a space at most (--sessions-per-space), of the 30 of everybody",
+                |space| Some(space.budget),
+            ),
+            (
+                "space_sessions_listed",
+                "Sessions of everybody that the service listed in a space when it was last asked",
+                |space| space.listed,
+            ),
+        ];
+        for (name, help, value) in about {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for space in &spaces {
+                let labels = [("source", space.source.as_str()), ("space", space.space.as_str())];
+                if let Some(value) = value(space) {
+                    ConstGauge::new(number(value)).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! Traces by OTLP (HTTP, protobuf): every window is a trace. Sends to the collector that the operator names and to
+//! nobody else; no context is sent on to the service or the store.
+//!
+//! The collector's own settings are those of every program that speaks OTLP: `OTEL_EXPORTER_OTLP_HEADERS`,
+//! `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`.
+
+use tracing_subscriber::Layer;
+use tracing_subscriber::registry::LookupSpan;
+use url::Url;
+
+/// A layer of the subscriber.
+type Spans<S> = Box<dyn Layer<S> + Send + Sync>;
+
+/// Traces cannot be sent as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TracesError {
+    /// The address is none.
+    #[error(
+        "--otlp-endpoint {0}: write the address of an OTLP collector, such as http://otel-collector:4318"
+    )]
+    Address(Url),
+    /// A setting of the exporter is wrong.
+    #[error("traces cannot be sent to {endpoint}: {why}")]
+    Setting {
+        /// Where to.
+        endpoint: Url,
+        /// Why.
+        why: String,
+    },
+    /// Built without them.
+    #[error("--otlp-endpoint: this program was built without traces; build it with the feature `otlp`")]
+    NotBuilt,
+}
+
+#[cfg(feature = "otlp")]
+pub use with::Traces;
+#[cfg(feature = "otlp")]
+pub(super) use with::{ids_of, layer};
+#[cfg(not(feature = "otlp"))]
+pub use without::Traces;
+#[cfg(not(feature = "otlp"))]
+pub(super) use without::{ids_of, layer};
+
+#[cfg(feature = "otlp")]
+mod with {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+    use opentelemetry_http::{HttpClient, HttpError};
+    use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+    use opentelemetry_sdk::Resource;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tokio::runtime::Handle;
+    use tracing::{Subscriber, span};
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+
+    use super::{Layer, LookupSpan, Spans, TracesError, Url};
+
+    /// How long the last spans may take at the end.
+    const FLUSH: Duration = Duration::from_secs(2);
+
+    /// How long one request to the collector may take.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// The way of spans to the collector; ended by [`Traces::end`].
+    pub struct Traces(Option<SdkTracerProvider>);
+
+    impl Traces {
+        /// Sends what is left. Waits for two seconds at most.
+        pub async fn end(self) {
+            let Some(provider) = self.0 else { return };
+            // It blocks, and what it waits for runs here.
+            let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH)).await;
+            if let Ok(Err(error)) = flushed {
+                tracing::warn!(%error, "the last spans did not reach the collector");
+            }
+        }
+    }
+
+    /// The layer that sends spans, where there is a collector. Needs the runtime.
+    pub(in crate::telemetry) fn layer<S>(
+        endpoint: Option<&Url>,
+    ) -> Result<(Traces, Option<Spans<S>>), TracesError>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    {
+        let Some(endpoint) = endpoint else {
+            return Ok((Traces(None), None));
+        };
+        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host().is_none() {
+            return Err(TracesError::Address(endpoint.clone()));
+        }
+        let setting = |why: String| TracesError::Setting {
+            endpoint: endpoint.clone(),
+            why,
+        };
+        let mut client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(LIMIT);
+        if endpoint.scheme() == "http" {
+            client = client.tls_certs_only([]);
+        }
+        let client = client.build().map_err(|error| setting(error.to_string()))?;
+        // The path of the signal, below the address of the collector.
+        // <https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp>
+        let address = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(Post(client, Handle::current()))
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(address)
+            .build()
+            .map_err(|error| setting(error.to_string()))?;
+        let mut resource = Resource::builder();
+        if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
+            resource = resource.with_service_name("eventexport");
+        }
+        let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource.with_attribute(version).build())
+            .with_batch_exporter(exporter)
+            .build();
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("eventexport"))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(Targets::new().with_target("eventexport", LevelFilter::INFO));
+        Ok((Traces(Some(provider)), Some(spans.boxed())))
+    }
+
+    /// The ids of a span's trace and of the span, in hexadecimal; `None`: it is not traced.
+    pub(in crate::telemetry) fn ids_of(span: &span::Id) -> Option<(String, String)> {
+        let context =
+            tracing::dispatcher::get_default(|now| tracing_opentelemetry::get_otel_context(span, now))?;
+        let context = context.span().span_context().clone();
+        let ids = || (context.trace_id().to_string(), context.span_id().to_string());
+        context.is_valid().then(ids)
+    }
+
+    /// Sends for the exporter, whose own thread is none of the runtime's.
+    #[derive(Debug)]
+    struct Post(reqwest::Client, Handle);
+
+    #[async_trait]
+    impl HttpClient for Post {
+        async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+            let request = reqwest::Request::try_from(request)?;
+            let client = self.0.clone();
+            let sent = async move {
+                let response = client.execute(request).await?;
+                let (status, headers) = (response.status(), response.headers().clone());
+                Ok::<_, reqwest::Error>((status, headers, response.bytes().await?))
+            };
+            let (status, headers, body) = self.1.spawn(sent).await??;
+            let mut response = Response::new(body);
+            (*response.status_mut(), *response.headers_mut()) = (status, headers);
+            Ok(response)
+        }
+    }
+}
+
+#[cfg(not(feature = "otlp"))]
+mod without {
+    use tracing::span;
+
+    use super::{LookupSpan, Spans, TracesError, Url};
+
+    /// No traces.
+    pub struct Traces;
+
+    impl Traces {
+        /// Nothing is left.
+        pub async fn end(self) {}
+    }
+
+    pub(in crate::telemetry) fn layer<S>(
+        endpoint: Option<&Url>,
+    ) -> Result<(Traces, Option<Spans<S>>), TracesError>
+    where
+        S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    {
+        match endpoint {
+            None => Ok((Traces, None)),
+            Some(_) => Err(TracesError::NotBuilt),
+        }
+    }
+
+    pub(in crate::telemetry) fn ids_of(_: &span::Id) -> Option<(String, String)> {
+        None
+    }
+}

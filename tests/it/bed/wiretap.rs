@@ -1,0 +1,171 @@
+//! A TCP forwarder that notes which process sends which request when, and can be cut like a cable. Who sends is the
+//! kernel's word (`/proc`), not the sender's.
+
+// A test that cannot go on must stop.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often a cut cable is looked at.
+const CUT_LOOK: Duration = Duration::from_millis(20);
+
+/// A request that was seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) at: Instant,
+    /// The process that sent it; `None`: none of those that are watched.
+    pub(crate) process: Option<u32>,
+    /// Its first line.
+    pub(crate) line: String,
+}
+
+#[derive(Default)]
+struct Shared {
+    said: Mutex<Vec<Said>>,
+    processes: Mutex<Vec<u32>>,
+    cut: AtomicBool,
+}
+
+pub(crate) struct Wiretap {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl Wiretap {
+    /// Before that port of this machine.
+    pub(crate) async fn before(port: u16) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::<Shared>::default();
+        let accepting = tokio::spawn(accept(listener, address.port(), port, shared.clone()));
+        Ok(Self {
+            address,
+            shared,
+            _accepting: AbortOnDropHandle::new(accepting),
+        })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on that process is told from others.
+    pub(crate) fn watch(&self, process: u32) {
+        self.shared.processes.lock().unwrap().push(process);
+    }
+
+    /// Nothing passes any more, in either direction; connections stay open.
+    pub(crate) fn cut(&self) {
+        self.shared.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// All requests of plain HTTP so far.
+    pub(crate) fn said(&self) -> Vec<Said> {
+        self.shared.said.lock().unwrap().clone()
+    }
+
+    pub(crate) fn said_by(&self, process: u32) -> Vec<Said> {
+        let mut said = self.said();
+        said.retain(|said| said.process == Some(process));
+        said
+    }
+}
+
+async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<Shared>) {
+    let mut cables = tokio::task::JoinSet::new();
+    while let Ok((near, peer)) = listener.accept().await {
+        let watched = shared.processes.lock().unwrap().clone();
+        let process = owner(peer.port(), own, &watched).unwrap_or(None);
+        let shared = shared.clone();
+        cables.spawn(async move {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", to)).await else {
+                return;
+            };
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            let up = carry(near_in, far_out, &shared, Some(process));
+            let down = carry(far_in, near_out, &shared, None);
+            tokio::join!(up, down);
+        });
+    }
+}
+
+/// Carries bytes one way; `from`: they are requests of that process, to be noted.
+async fn carry(
+    mut source: OwnedReadHalf,
+    mut sink: OwnedWriteHalf,
+    shared: &Shared,
+    from: Option<Option<u32>>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let Ok(count) = source.read(&mut buffer).await else {
+            return;
+        };
+        let bytes = &buffer[..count];
+        if let Some(process) = from
+            && let Some(line) = request_line(bytes)
+        {
+            let at = Instant::now();
+            shared.said.lock().unwrap().push(Said { at, process, line });
+        }
+        while shared.cut.load(Ordering::SeqCst) {
+            tokio::time::sleep(CUT_LOOK).await;
+        }
+        if count == 0 {
+            let _ = sink.shutdown().await;
+            return;
+        }
+        if sink.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The first line, where bytes begin a request: what a client sends in one go begins with it.
+fn request_line(bytes: &[u8]) -> Option<String> {
+    let methods: [&[u8]; 6] = [b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ", b"PATCH "];
+    if !methods.iter().any(|method| bytes.starts_with(method)) {
+        return None;
+    }
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\r')
+        .unwrap_or(bytes.len());
+    Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+}
+
+/// Which of the watched processes holds the connection from `port` to `to`.
+fn owner(port: u16, to: u16, watched: &[u32]) -> Result<Option<u32>> {
+    let wanted = (format!("0100007F:{port:04X}"), format!("0100007F:{to:04X}"));
+    let table = fs::read_to_string("/proc/net/tcp")?;
+    let row = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|row| row.len() > 9 && row[1] == wanted.0 && row[2] == wanted.1)
+        .context("the connection is gone")?;
+    let socket = format!("socket:[{}]", row[9]);
+    let holds = |process: &u32| {
+        let files = fs::read_dir(format!("/proc/{process}/fd"));
+        files
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|file| fs::read_link(file.path()).is_ok_and(|target| target.to_string_lossy() == socket))
+    };
+    Ok(watched.iter().copied().find(holds))
+}

@@ -1,0 +1,103 @@
+//! The chain of manifests of an archive, checked as somebody would who has only the files: for tests of the engine.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use eventexport::export::manifest::document::{FileDigest, Manifest, read};
+use eventexport::export::manifest::sign::{Signing, SigningKey};
+use sha2::{Digest as _, Sha256};
+
+/// Signing with a key that nobody has.
+pub(crate) fn signing() -> Signing {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+    let key = SigningKey::from_pem(pair.serialize_pem().as_bytes()).expect("it is one of ours");
+    Signing::With(Arc::new(key))
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            use std::fmt::Write as _;
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// The manifests below a root, by number.
+pub(crate) fn manifests(root: &Path) -> Vec<Manifest> {
+    let mut all = Vec::new();
+    for number in 1.. {
+        let key = format!("_manifests/{number:08}.json");
+        let Ok(bytes) = std::fs::read(root.join(&key)) else {
+            break;
+        };
+        all.push(read(&key, number, &bytes).expect("a manifest reads back"));
+    }
+    all
+}
+
+/// What is wrong with the chain; nothing is the hope.
+pub(crate) fn faults_of_chain(root: &Path) -> Vec<String> {
+    let mut faults = Vec::new();
+    let all = manifests(root);
+    let there = std::fs::read_dir(root.join("_manifests")).map_or(0, |entries| {
+        let names = entries.flatten().map(|entry| entry.file_name());
+        names
+            .filter(|name| name.to_string_lossy().ends_with(".json"))
+            .count()
+    });
+    if there != all.len() {
+        faults.push(format!(
+            "{there} manifests, numbered without a gap up to {}",
+            all.len()
+        ));
+    }
+    let mut previous = None;
+    let mut statements = BTreeMap::new();
+    for manifest in &all {
+        let key = format!("_manifests/{:08}.json", manifest.sequence);
+        if manifest.previous != previous {
+            faults.push(format!(
+                "{key} says that {:?} is before it, not {previous:?}",
+                manifest.previous
+            ));
+        }
+        let sha256 = sha256(&std::fs::read(root.join(&key)).unwrap_or_default());
+        if manifest.root != manifest.computed_root() || manifest.totals != manifest.computed_totals() {
+            faults.push(format!("{key} does not add up"));
+        }
+        let statement = (
+            manifest.period,
+            manifest.root.digest.clone(),
+            manifest.accepted_gaps.clone(),
+        );
+        if let Some(other) = statements.insert(statement, manifest.sequence) {
+            faults.push(format!("{other} and {} say the same", manifest.sequence));
+        }
+        previous = Some(FileDigest { key, sha256 });
+    }
+    faults
+}
+
+/// What differs from what the newest manifest of each period says.
+pub(crate) fn faults_of_statements(root: &Path) -> Vec<String> {
+    let mut faults = Vec::new();
+    let all = manifests(root);
+    let newest: BTreeMap<_, _> = all.iter().map(|manifest| (manifest.period, manifest)).collect();
+    for manifest in newest.values() {
+        for window in &manifest.windows {
+            let receipt = std::fs::read(root.join(&window.receipt.key)).unwrap_or_default();
+            let object = window.object.as_ref();
+            let bytes = object.map(|object| std::fs::read(root.join(&object.key)).unwrap_or_default());
+            let whole = object.zip(bytes).is_none_or(|(object, bytes)| {
+                object.bytes == bytes.len() as u64 && object.sha256 == self::sha256(&bytes)
+            });
+            if window.receipt.sha256 != self::sha256(&receipt) || !whole {
+                faults.push(format!("{} of {} is another", window.window, manifest.sequence));
+            }
+        }
+    }
+    faults
+}

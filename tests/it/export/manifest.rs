@@ -1,0 +1,346 @@
+//! The manifests of an archive: one for each statement, in one chain, whoever writes them and whatever happens.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eventexport::api::Reason;
+use eventexport::export::failure::Failure;
+use eventexport::export::manifest::document::{DayStatement, GapEntry};
+use eventexport::export::manifest::sign::{Signing, SigningKey};
+use eventexport::export::snapshot::Snapshot;
+use eventexport::export::wish::Export;
+use eventexport::storage::{Condition, Crc64, ObjectClass, PutOptions, Segments, Store};
+use jiff::Timestamp;
+use jiff::civil::{Date, Weekday, date};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::bench::{Bench, gap, settings};
+use super::chain::{faults_of_chain, faults_of_statements, manifests, sha256};
+use super::saboteur::{Created, Saboteur, Strike};
+
+fn june(day: i8) -> Date {
+    date(2018, 6, day)
+}
+
+fn in_chain(bench: &Bench) -> Vec<String> {
+    let files = bench.files();
+    files
+        .into_iter()
+        .filter(|name| name.starts_with("_manifests/"))
+        .collect()
+}
+
+fn faults(bench: &Bench) -> Vec<String> {
+    let root = bench.root();
+    [faults_of_chain(&root), faults_of_statements(&root)].concat()
+}
+
+/// A key as `openssl` makes it, and its public half in a file.
+fn key(folder: &Path, name: &str) -> (Signing, std::path::PathBuf) {
+    let (private, public) = (folder.join(name), folder.join(format!("{name}.pub")));
+    let openssl = |args: &[&str]| {
+        let done = Command::new("openssl").args(args).output().expect("openssl runs");
+        assert!(done.status.success(), "{done:?}");
+    };
+    let private_name = private.to_str().unwrap();
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", private_name]);
+    openssl(&[
+        "pkey",
+        "-in",
+        private_name,
+        "-pubout",
+        "-out",
+        public.to_str().unwrap(),
+    ]);
+    let key = SigningKey::from_pem(&std::fs::read(&private).unwrap()).unwrap();
+    (Signing::With(Arc::new(key)), public)
+}
+
+/// Whether `openssl` accepts the signature of a manifest.
+fn is_signed_by(bench: &Bench, number: u64, public: &Path) -> bool {
+    let manifest = bench.root().join(format!("_manifests/{number:08}.json"));
+    let verified = Command::new("openssl")
+        .args(["pkeyutl", "-verify", "-pubin", "-rawin", "-inkey"])
+        .arg(public)
+        .arg("-sigfile")
+        .arg(manifest.with_extension("json.sig"))
+        .arg("-in")
+        .arg(manifest)
+        .output()
+        .expect("openssl runs");
+    verified.status.success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
+    let mut settings = settings();
+    settings.volume.quiet.push(Weekday::Saturday);
+    let mut bench = Bench::start(settings, june(1), june(4)).await;
+    assert!(bench.run().await.complete);
+    assert_eq!(in_chain(&bench), ["_manifests/00000001.json"]);
+    let first = manifests(&bench.root()).remove(0);
+    assert_eq!(faults(&bench), Vec::<String>::new());
+    let days: Vec<_> = first
+        .days
+        .iter()
+        .map(|day| (day.date, day.hours, day.wanted, day.statement))
+        .collect();
+    use DayStatement::{Empty, Matched};
+    assert_eq!(
+        days,
+        [(1, Matched), (2, Empty), (3, Matched), (4, Matched)].map(|(day, said)| (june(day), 24, 24, said))
+    );
+    assert_eq!((first.totals.windows, first.totals.objects), (4, 3));
+    assert_eq!(
+        first.totals.days_without_count,
+        first.days.iter().filter(|day| day.reported.is_none()).count() as u64
+    );
+    assert!(first.windows[1].object.is_none());
+    assert_eq!((first.previous.clone(), first.sequence), (None, 1));
+
+    // Again, by somebody else, and by a part of it that was stored before manifests were written.
+    bench.run().await;
+    bench.export.holder = "tests/two".to_owned();
+    bench.run().await;
+    assert_eq!(in_chain(&bench).len(), 1);
+    std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
+    let opened = bench.simulator.ledger().opened;
+    assert!(bench.run().await.complete);
+    let again = manifests(&bench.root()).remove(0);
+    assert_eq!((again.root, again.days), (first.root.clone(), first.days));
+    assert_eq!(
+        bench.simulator.ledger().opened,
+        opened,
+        "nothing is downloaded for it"
+    );
+
+    // A longer range is another statement, after the first.
+    bench.export.end = Some(june(5));
+    assert!(bench.run().await.complete);
+    bench.export.end = Some(june(4));
+    assert!(bench.run().await.complete);
+    let all = manifests(&bench.root());
+    assert_eq!(all.len(), 2);
+    let file = std::fs::read(bench.root().join("_manifests/00000001.json")).unwrap();
+    assert_eq!(all[1].previous.as_ref().unwrap().sha256, sha256(&file));
+    assert_eq!(faults(&bench), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_stated_and_so_is_what_becomes_of_it() {
+    let mut bench = Bench::start(settings(), june(2), june(4)).await;
+    bench.export.accepted = vec![gap(june(3), june(3))];
+    assert!(bench.run().await.complete);
+    bench.export.accepted = vec![GapEntry::new(june(3), june(3), "asked the service: lost")];
+    assert!(bench.run().await.complete);
+    // It was not lost after all.
+    bench.export.accepted.clear();
+    assert!(bench.run().await.complete);
+    assert!(bench.run().await.complete);
+    let all = manifests(&bench.root());
+    let said: Vec<_> = all
+        .iter()
+        .map(|manifest| {
+            let day = &manifest.days[1];
+            (
+                day.hours,
+                day.statement,
+                manifest.accepted_gaps.len(),
+                manifest.windows.len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (0, DayStatement::AcceptedGap, 1, 2),
+            (0, DayStatement::AcceptedGap, 1, 2),
+            (24, DayStatement::Matched, 0, 3)
+        ]
+    );
+    assert_eq!(all[1].accepted_gaps[0].reason, "asked the service: lost");
+    assert_eq!(faults(&bench), Vec::<String>::new());
+}
+
+/// Lets the time of the process be this now, and go on.
+fn run_clock_from(bench: &mut Bench, now: &str) {
+    let now: Timestamp = now.parse().unwrap();
+    let started = Instant::now();
+    bench.clock = Arc::new(move || now.checked_add(started.elapsed()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
+    let mut settings = settings();
+    settings.today = Some(date(2018, 7, 3));
+    settings.volume.events_per_day = 24;
+    let mut bench = Bench::start(settings, june(28), june(28)).await;
+    bench.export.end = None;
+    run_clock_from(&mut bench, "2018-06-30T12:00:00Z");
+    let early = bench.run().await;
+    assert_eq!((early.stored, in_chain(&bench).len()), (2, 0));
+
+    // The last day of June cannot be stored at first, and July goes on all the same.
+    run_clock_from(&mut bench, "2018-07-02T12:00:00Z");
+    bench.simulator.add_preset("download-404@2018-06-30").unwrap();
+    let without = bench.run().await;
+    assert_eq!(
+        (without.stored, in_chain(&bench).len()),
+        (3, 0),
+        "{:?}",
+        without.troubles
+    );
+    bench.simulator.set_faults(Vec::new());
+    let with = bench.run().await;
+    assert!(with.stored == 4 && !with.sealing, "{:?}", with.troubles);
+    bench.run().await;
+    let all = manifests(&bench.root());
+    assert_eq!(all.len(), 1);
+    assert_eq!((all[0].period.start, all[0].period.end), (june(28), june(30)));
+    assert_eq!(all[0].totals.windows, 3);
+    assert_eq!(faults(&bench), Vec::<String>::new());
+}
+
+async fn process(bench: &Bench, export: Export, created: &Arc<Created>) -> Arc<Snapshot> {
+    let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
+    let (out, _) = watch::channel(Arc::default());
+    let engine = bench.engine();
+    let run = engine.run(
+        Arc::new(export),
+        bench.peers(store),
+        &out,
+        CancellationToken::new(),
+    );
+    let ended = tokio::time::timeout(Duration::from_mins(1), run).await;
+    ended.expect("the run ends")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_race_make_one_chain_without_a_fork() {
+    for round in 0..6 {
+        let bench = Bench::start(settings(), june(1), june(5)).await;
+        assert!(bench.run().await.complete);
+        std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
+        let created = Arc::new(Created::default());
+        // Three that say the same, and five that each say something of their own.
+        let writers = (0..8).map(|n: i8| {
+            let mut export = bench.export.clone();
+            export.holder = format!("tests/{n}");
+            export.end = Some(june(5 - (n - 3).max(0).min(3)));
+            export.accepted = (n == 7).then(|| gap(june(1), june(1))).into_iter().collect();
+            process(&bench, export, &created)
+        });
+        let ends = futures::future::join_all(writers).await;
+        for end in &ends {
+            assert!(end.complete, "round {round}: {:?}", end.troubles);
+        }
+        assert_eq!(faults(&bench), Vec::<String>::new(), "round {round}");
+        assert_eq!(created.doubled(), Vec::<String>::new(), "round {round}");
+        // To the 5th, the 4th, the 3rd and the 2nd; and the last once more, with its gap.
+        assert_eq!(manifests(&bench.root()).len(), 5, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_signed_by_the_key_of_its_day_and_one_without_gets_its_signature() {
+    let mut bench = Bench::start(settings(), june(2), june(3)).await;
+    assert!(bench.run().await.complete);
+    assert_eq!(in_chain(&bench), ["_manifests/00000001.json"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (one, one_public) = key(folder.path(), "one");
+    let (two, two_public) = key(folder.path(), "two");
+    bench.signing = one;
+    assert!(bench.run().await.complete);
+    assert_eq!(
+        in_chain(&bench),
+        ["_manifests/00000001.json", "_manifests/00000001.json.sig"]
+    );
+    assert!(is_signed_by(&bench, 1, &one_public) && !is_signed_by(&bench, 1, &two_public));
+    // Another key signs what comes later, and leaves what is signed.
+    bench.signing = two;
+    assert!(bench.run().await.complete);
+    bench.export.end = Some(june(4));
+    assert!(bench.run().await.complete);
+    assert!(is_signed_by(&bench, 1, &one_public) && is_signed_by(&bench, 2, &two_public));
+    assert_eq!(in_chain(&bench).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_usable_key_events_are_stored_and_only_completion_waits() {
+    let mut bench = Bench::start(settings(), june(2), june(3)).await;
+    let reason = Reason::SigningKeyInvalid;
+    bench.signing = Signing::Impossible(Failure::person(reason, "the Secret signing has no key"));
+    let waits = bench.run().await;
+    assert!(!waits.complete && waits.sealing && waits.stored == 2);
+    assert_eq!(
+        waits
+            .troubles
+            .iter()
+            .map(|trouble| trouble.reason)
+            .collect::<Vec<_>>(),
+        [reason]
+    );
+    assert_eq!(in_chain(&bench), Vec::<String>::new());
+    let folder = tempfile::tempdir().unwrap();
+    let (signing, public) = key(folder.path(), "one");
+    bench.signing = signing;
+    assert!(bench.run().await.complete);
+    assert!(is_signed_by(&bench, 1, &public));
+    // What is there and signed needs no key.
+    bench.signing = Signing::Impossible(Failure::person(reason, "gone again"));
+    assert!(bench.run().await.complete);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_cannot_be_written_or_read_is_named_and_nothing_is_called_complete() {
+    let bench = Bench::start(settings(), june(2), june(2)).await;
+    let counted = Saboteur::new(bench.store(), &Arc::default(), 0, Strike::Refuse);
+    let peers = bench.peers(Arc::clone(&counted) as Arc<dyn Store>);
+    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
+    std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
+    // The last call of a look at what is stored is the one that writes it.
+    let store = Saboteur::new(bench.store(), &Arc::default(), 0, Strike::Refuse);
+    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
+    let log = store.log.lock().unwrap().clone();
+    let at = 1 + log
+        .iter()
+        .position(|line| line.contains("put _manifests/"))
+        .expect("it is written");
+    std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
+    let store = Saboteur::new(bench.store(), &Arc::default(), at, Strike::Forbid);
+    let forbidden = bench.run_with(bench.peers(store), CancellationToken::new()).await;
+    assert!(!forbidden.complete && forbidden.stored == 1);
+    let trouble = &forbidden.troubles[0];
+    assert_eq!(trouble.reason, Reason::BucketForbidden);
+    assert!(
+        trouble.message.contains("_manifests/00000001.json"),
+        "{}",
+        trouble.message
+    );
+
+    // Somebody's file in its place is not overwritten, and not built upon.
+    let body = Segments::from(bytes::Bytes::from_static(
+        b"{\"schema\":\"eventexport.io/manifest/v9\"}",
+    ));
+    let options = PutOptions {
+        condition: Condition::Overwrite,
+        crc64: Crc64::of_segments(&body),
+        metadata: Vec::new(),
+        content_type: "application/json",
+        class: ObjectClass::Evidence,
+    };
+    let name = format!("{}_manifests/00000001.json", bench.export.root.as_str());
+    bench.store().put(&name, body, &options).await.unwrap();
+    let newer = bench.run().await;
+    assert!(!newer.complete && newer.troubles[0].reason == Reason::JournalMismatch);
+    let message = &newer.troubles[0].message;
+    assert!(
+        message.contains("00000001.json") && message.contains("upgrade"),
+        "{message}"
+    );
+    assert_eq!(in_chain(&bench).len(), 1);
+}

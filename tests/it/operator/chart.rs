@@ -1,0 +1,396 @@
+//! The life of a release: the real helm installs the chart, the operator runs with the rights, arguments and
+//! environment that the chart gives its Pods, and whatever helm does, no EventExport and nothing stored is lost.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use eventexport::simulator::{Kind, Simulator};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::helm::{CHART, Helm};
+use super::{apply, becomes, eventually, get, kubectl, patch, told, whole};
+use crate::bed::{Cluster, Gateway};
+
+const NAMESPACE: &str = "eventexport-system";
+const DEFINITION: &str = "eventexports.eventexport.io";
+const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
+
+/// A cluster with a release of the chart, and an export in a namespace of its own.
+struct Scene {
+    cluster: Cluster,
+    helm: Helm,
+    simulator: Simulator,
+    /// An older version of the chart.
+    previous: TempDir,
+}
+
+impl Scene {
+    async fn start() -> Result<Self> {
+        let cluster = Cluster::start().await?;
+        let helm = Helm::new(&cluster)?;
+        let simulator = whole::simulator().await?;
+        let gateway = Gateway::shared().await;
+        gateway.create_bucket("released").await?;
+        for name in [NAMESPACE, "audit"] {
+            kubectl(&cluster, &["create", "namespace", name]).await?;
+        }
+        for document in &whole::documents("audit", "released", gateway, &simulator) {
+            apply(&cluster, document).await?;
+        }
+        let previous = previous_chart()?;
+        Ok(Self {
+            cluster,
+            helm,
+            simulator,
+            previous,
+        })
+    }
+
+    /// `helm install` or `helm upgrade`, with what a test's operator needs to be told.
+    async fn helm(&self, verb: &str, release: &str, chart: &Path, more: &[&str]) -> Result<String> {
+        let chart = chart.display().to_string();
+        let args = [
+            verb,
+            release,
+            &chart,
+            "--namespace",
+            NAMESPACE,
+            "--set",
+            "image.repository=registry.example.com/eventexport,allowHosts={127.0.0.1}",
+        ];
+        self.helm.run(&[&args, more].concat()).await
+    }
+
+    async fn uninstall(&self, release: &str) -> Result<String> {
+        let args = [
+            "uninstall",
+            release,
+            "--namespace",
+            NAMESPACE,
+            "--wait",
+            "--timeout=60s",
+        ];
+        self.helm.run(&args).await
+    }
+
+    /// A process as the Deployment's Pods would be.
+    async fn operator(&self) -> Result<Child> {
+        let text = kubectl(
+            &self.cluster,
+            &["get", "deployment", "eventexport", "-n", NAMESPACE, "-o", "json"],
+        )
+        .await?;
+        let deployment: Value = serde_json::from_str(&text)?;
+        let pod = &deployment["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let account = pod["serviceAccountName"].as_str().context("no account")?;
+        let kubeconfig = self
+            .cluster
+            .kubeconfig_for_service_account(NAMESPACE, account)
+            .await?;
+        let args = container["args"].as_array().context("no arguments")?;
+        let args =
+            args.iter()
+                .filter_map(Value::as_str)
+                .map(|arg| match arg.strip_prefix("--metrics-listen=") {
+                    Some(_) => "--metrics-listen=127.0.0.1:0".to_owned(),
+                    None => arg.replace("$(POD_NAMESPACE)", NAMESPACE),
+                });
+        let env = container["env"].as_array().into_iter().flatten();
+        let env = env.filter_map(|one| Some((one["name"].as_str()?, one["value"].as_str()?)));
+        let child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+            .args(args)
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .envs(env)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(child)
+    }
+
+    /// The export as it is once it is complete and nothing was done to it: its UID and what it covers.
+    async fn complete(&self) -> Result<(Value, Value)> {
+        let export = becomes(&self.cluster, "audit", "june", COMPLETE).await?;
+        Ok((
+            export["metadata"]["uid"].clone(),
+            export["status"]["covered"].clone(),
+        ))
+    }
+
+    /// Whether the definition is the older one.
+    async fn definition_is_previous(&self) -> Result<bool> {
+        let text = kubectl(&self.cluster, &["get", "crd", DEFINITION, "-o", "json"]).await?;
+        Ok(!text.contains(REASON_COLUMN))
+    }
+
+    fn downloads(&self) -> u64 {
+        self.simulator.ledger().requests_of(Kind::Download)
+    }
+
+    /// What kubectl says to a person of these rights in the namespace of the export.
+    async fn may(&self, who: &str, verb: &str, what: &str) -> bool {
+        let args = ["auth", "can-i", verb, what, "-n", "audit", "--as", who];
+        self.cluster.kubectl(&args, None).await.status.success()
+    }
+}
+
+/// What only today's definition has.
+const REASON_COLUMN: &str = "Why it is, or is not, ready";
+
+/// The chart as an older version might have been: another version, and a definition with a column less.
+fn previous_chart() -> Result<TempDir> {
+    let folder = tempfile::tempdir()?;
+    let copied = std::process::Command::new("cp")
+        .arg("-R")
+        .arg(format!("{CHART}/."))
+        .arg(folder.path())
+        .status()?;
+    ensure!(copied.success(), "cp: {copied}");
+    let rewrite = |name: &str, change: &dyn Fn(&str) -> Result<String>| -> Result<()> {
+        let path = folder.path().join(name);
+        fs::write(&path, change(&fs::read_to_string(&path)?)?)?;
+        Ok(())
+    };
+    rewrite("Chart.yaml", &|text| {
+        Ok(text
+            .replace("\nversion: ", "\nversion: 0.0.1 # ")
+            .replace("\nappVersion: ", "\nappVersion: 0.0.1 # "))
+    })?;
+    rewrite("files/crds/eventexports.yaml", &|text| {
+        let column = format!("    - description: {REASON_COLUMN}\n");
+        let (before, rest) = text.split_once(&column).context("no such column")?;
+        let (_, after) = rest.split_once("    - ").context("no column behind it")?;
+        Ok(format!("{before}    - {after}"))
+    })?;
+    Ok(folder)
+}
+
+async fn stop(mut operator: Child) -> Result<()> {
+    let id = operator.id().context("it ended")?.to_string();
+    Command::new("kill").args(["-TERM", &id]).status().await?;
+    let ended = operator.wait().await?;
+    ensure!(ended.success(), "{ended}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost() -> Result<()> {
+    let scene = Scene::start().await?;
+    let (cluster, current) = (&scene.cluster, Path::new(CHART));
+
+    // The definition is there already, and not helm's: it is not taken over unasked.
+    let Err(said) = scene
+        .helm("install", "eventexport", scene.previous.path(), &[])
+        .await
+    else {
+        bail!("a definition of others was taken over");
+    };
+    ensure!(said.to_string().contains("ownership"), "{said}");
+    scene
+        .helm(
+            "install",
+            "eventexport",
+            scene.previous.path(),
+            &["--take-ownership", "--force-conflicts"],
+        )
+        .await?;
+    ensure!(scene.definition_is_previous().await?);
+
+    // For all namespaces, with the rights of the chart: an export elsewhere completes.
+    let operator = scene.operator().await?;
+    let (uid, covered) = scene.complete().await?;
+    let downloads = scene.downloads();
+    // The same told twice, so that the right to count repetitions is used too.
+    for suspend in [true, false, true, false] {
+        patch(
+            cluster,
+            "audit",
+            "june",
+            &json!({ "spec": { "suspend": suspend } }),
+        )
+        .await?;
+        let ready = if suspend {
+            "False/Suspended"
+        } else {
+            "True/Complete"
+        };
+        becomes(cluster, "audit", "june", [ready, "", "", ""]).await?;
+    }
+    ensure!(
+        told(cluster, "audit", "june")
+            .await?
+            .contains(&"Suspended".to_owned())
+    );
+    stop(operator).await?;
+    let unused = unused_rights(cluster).await?;
+    ensure!(unused.is_empty(), "granted and never used: {unused:?}");
+
+    // Upgrade, to a release that may read only the Secrets that it is told of.
+    scene
+        .helm(
+            "upgrade",
+            "eventexport",
+            current,
+            &["--set", "rbac.secretNames={tracker,bucket}"],
+        )
+        .await?;
+    ensure!(!scene.definition_is_previous().await?);
+    let operator = scene.operator().await?;
+    patch(cluster, "audit", "june", &json!({ "spec": { "parallelism": 2 } })).await?;
+    eventually("the new process has acted upon the new generation", async || {
+        let export = get(cluster, "audit", "june").await?.context("it is gone")?;
+        Ok(export["status"]["observedGeneration"] == export["metadata"]["generation"])
+    })
+    .await?;
+    ensure!(scene.complete().await? == (uid.clone(), covered.clone()));
+    stop(operator).await?;
+
+    people_have_the_rights_of_their_roles(&scene).await?;
+
+    let args = ["rollback", "eventexport", "1", "--namespace", NAMESPACE];
+    scene.helm.run(&args).await?;
+    ensure!(scene.definition_is_previous().await?);
+    ensure!(scene.complete().await? == (uid.clone(), covered.clone()));
+
+    // Uninstalled: only what nobody asked to delete is left.
+    scene.uninstall("eventexport").await?;
+    let mine = [
+        "get",
+        "deployment,service,serviceaccount,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,crd",
+        "--all-namespaces",
+        "-l",
+        "app.kubernetes.io/instance=eventexport",
+        "-o",
+        "name",
+    ];
+    let left = kubectl(cluster, &mine).await?;
+    ensure!(
+        left.trim() == format!("customresourcedefinition.apiextensions.k8s.io/{DEFINITION}"),
+        "{left}"
+    );
+    ensure!(scene.complete().await? == (uid.clone(), covered.clone()));
+
+    // The same release takes up what it left, and asks the service for nothing.
+    scene.helm("install", "eventexport", current, &[]).await?;
+    ensure!(!scene.definition_is_previous().await?);
+    let operator = scene.operator().await?;
+    patch(
+        cluster,
+        "audit",
+        "june",
+        &json!({ "status": null, "spec": { "parallelism": 3 } }),
+    )
+    .await?;
+    eventually("the reinstalled operator has acted", async || {
+        let export = get(cluster, "audit", "june").await?.context("it is gone")?;
+        Ok(export["status"]["observedGeneration"] == export["metadata"]["generation"])
+    })
+    .await?;
+    ensure!(scene.complete().await? == (uid.clone(), covered));
+    ensure!(
+        scene.downloads() == downloads,
+        "what is stored was downloaded again"
+    );
+    stop(operator).await?;
+    scene.uninstall("eventexport").await?;
+
+    // A release of another name has to say that it means it.
+    let Err(said) = scene.helm("install", "other", current, &[]).await else {
+        bail!("a definition of another release was taken over");
+    };
+    ensure!(said.to_string().contains("ownership"), "{said}");
+    let take = ["--take-ownership", "--set", "crds.keep=false"];
+    scene.helm("install", "other", current, &take).await?;
+    ensure!(get(cluster, "audit", "june").await?.context("it is gone")?["metadata"]["uid"] == uid);
+
+    // Asked to, helm deletes the definition.
+    scene.uninstall("other").await?;
+    let gone = kubectl(
+        cluster,
+        &["get", "crd", DEFINITION, "--ignore-not-found", "-o", "name"],
+    )
+    .await?;
+    ensure!(gone.trim().is_empty(), "{gone}");
+    Ok(())
+}
+
+/// Bound to the cluster's own roles, people may do with exports what they may do with everything else.
+async fn people_have_the_rights_of_their_roles(scene: &Scene) -> Result<()> {
+    for role in ["view", "edit", "admin"] {
+        let (clusterrole, user) = (format!("--clusterrole={role}"), format!("--user={role}er"));
+        kubectl(
+            &scene.cluster,
+            &["create", "rolebinding", role, "-n", "audit", &clusterrole, &user],
+        )
+        .await?;
+    }
+    eventually("the roles are put together", async || {
+        Ok(scene.may("viewer", "get", "eventexports").await
+            && scene.may("editer", "create", "eventexports").await
+            && scene.may("adminer", "delete", "eventexports").await)
+    })
+    .await?;
+    ensure!(!scene.may("viewer", "create", "eventexports").await);
+    for who in ["viewer", "editer", "adminer"] {
+        ensure!(
+            !scene.may(who, "patch", "eventexports/status").await,
+            "{who} may write the status"
+        );
+    }
+    Ok(())
+}
+
+/// The rights of the operator's roles that its requests until now had no need of, by the API server's audit log.
+async fn unused_rights(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    let mut used = BTreeSet::new();
+    for line in fs::read_to_string(cluster.folder().join("audit.log"))?.lines() {
+        let event: Value = serde_json::from_str(line)?;
+        if event["user"]["username"] == format!("system:serviceaccount:{NAMESPACE}:eventexport") {
+            let (verb, object) = (&event["verb"], &event["objectRef"]);
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let mut resource = text(&object["resource"]);
+            if let Some(part) = object["subresource"].as_str() {
+                resource = format!("{resource}/{part}");
+            }
+            used.insert(format!("{} {resource}", text(verb)));
+        }
+    }
+    ensure!(!used.is_empty(), "the audit log names nothing of the operator");
+    // Only after a conflict.
+    used.insert("get eventexports".to_owned());
+    let args = [
+        "get",
+        "clusterrole/eventexport",
+        "role/eventexport-lease",
+        "-n",
+        NAMESPACE,
+        "-o",
+        "json",
+    ];
+    let roles: Value = serde_json::from_str(&kubectl(cluster, &args).await?)?;
+    let rules = roles["items"].as_array().context("no roles")?;
+    let rules = rules
+        .iter()
+        .flat_map(|role| role["rules"].as_array().into_iter().flatten());
+    let granted = rules.flat_map(|rule| {
+        let list = |field: &str| rule[field].as_array().cloned().unwrap_or_default();
+        let verbs = list("verbs");
+        list("resources").into_iter().flat_map(move |resource| {
+            let verbs = verbs.clone();
+            verbs.into_iter().map(move |verb| {
+                format!(
+                    "{} {}",
+                    verb.as_str().unwrap_or_default(),
+                    resource.as_str().unwrap_or_default()
+                )
+            })
+        })
+    });
+    Ok(granted.filter(|right| !used.contains(right)).collect())
+}

@@ -1,0 +1,183 @@
+//! One active process by a Lease: what the old one and the new one really send, as seen on the lines to service and
+//! store, whatever befalls the old one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::Settings;
+use jiff::civil::date;
+use serde_json::json;
+
+use super::process::{Process, SHORT, Scene};
+use super::{becomes, eventually};
+use crate::bed::{Said, Wiretap};
+
+/// Long exports of a service that takes its time, so that the old one is always about to send something.
+async fn scene(name: &str) -> Result<Scene> {
+    let settings = Settings {
+        today: Some(date(2018, 8, 1)),
+        latency: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let scene = Scene::start(name, settings).await?;
+    scene
+        .export("june", ["2018-06-01", "2018-06-30"], &json!({ "parallelism": 4 }))
+        .await?;
+    Ok(scene)
+}
+
+/// Two processes, of which the first leads and has begun to transfer.
+async fn pair(scene: &Scene, lease: &[&str]) -> Result<(Process, Process)> {
+    let first = scene.operator(lease, &[]).await?;
+    eventually("the first leads", async || Ok(first.leads().await)).await?;
+    let second = scene.operator(lease, &[]).await?;
+    stands_by(&second).await?;
+    busy(scene, &first).await?;
+    Ok((first, second))
+}
+
+async fn stands_by(process: &Process) -> Result<()> {
+    eventually("who stands by is ready", async || {
+        Ok(process.get("/readyz").await?.0 == 200)
+    })
+    .await?;
+    ensure!(!process.leads().await, "only one may lead");
+    Ok(())
+}
+
+async fn busy(scene: &Scene, process: &Process) -> Result<()> {
+    eventually("it has stored a day", async || {
+        let puts = |said: &Said| said.line.starts_with("PUT ") && said.line.contains("receipt.json");
+        Ok(scene.store.said_by(process.id).iter().any(puts))
+    })
+    .await
+}
+
+/// Everything on both lines: nothing of the old one after the first of the new one.
+fn ensure_no_overlap(scene: &Scene, old: u32, new: u32) -> Result<()> {
+    let begun = first_of(scene, new).context("the new one sent nothing")?;
+    for line in [&scene.tracker, &scene.store] {
+        ensure!(!line.said_by(old).is_empty(), "the old one was not seen at all");
+        for said in line.said_by(old) {
+            ensure!(
+                said.at < begun,
+                "{} was sent {:?} after the new one began",
+                said.line,
+                said.at - begun
+            );
+        }
+        let strangers = line.said().into_iter().filter(|said| said.process.is_none());
+        let strangers: Vec<_> = strangers.map(|said| said.line).collect();
+        ensure!(strangers.is_empty(), "nobody knows who sent {strangers:?}");
+    }
+    Ok(())
+}
+
+fn first_of(scene: &Scene, process: u32) -> Option<Instant> {
+    let lines = [&scene.tracker, &scene.store];
+    let said = lines.into_iter().flat_map(|line: &Wiretap| line.said_by(process));
+    said.map(|said| said.at).min()
+}
+
+#[tokio::test]
+async fn who_slept_past_its_lease_sends_nothing_when_it_wakes_up() -> Result<()> {
+    let scene = scene("asleep").await?;
+    let (mut first, second) = pair(&scene, &SHORT).await?;
+    first.signal("-STOP").await?;
+    eventually("the second exports", async || {
+        Ok(first_of(&scene, second.id).is_some())
+    })
+    .await?;
+    // Replies wait for it, its timers have run out, and it believes that it leads.
+    first.signal("-CONT").await?;
+    let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
+    ensure!(ended.code() == Some(1), "to be started again: {ended}");
+    busy(&scene, &second).await?;
+    ensure_no_overlap(&scene, first.id, second.id)
+}
+
+#[tokio::test]
+async fn who_cannot_reach_the_api_server_has_stopped_before_another_begins() -> Result<()> {
+    let scene = scene("cut-off").await?;
+    let port = scene.cluster.server_url();
+    let port = port.rsplit(':').next().unwrap_or_default().parse()?;
+    let cable = Wiretap::before(port).await?;
+    let kubeconfig = std::fs::read_to_string(scene.cluster.kubeconfig_path())?;
+    let through = kubeconfig.replace(&format!(":{port}"), &format!(":{}", cable.port()));
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("kubeconfig");
+    std::fs::write(&path, through)?;
+
+    let mut first = scene.operator_by(&path, &SHORT, &[]).await?;
+    eventually("the first leads", async || Ok(first.leads().await)).await?;
+    let second = scene.operator(&SHORT, &[]).await?;
+    stands_by(&second).await?;
+    busy(&scene, &first).await?;
+    cable.cut();
+    let cut = Instant::now();
+    let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
+    let took = cut.elapsed();
+    ensure!(ended.code() == Some(1), "to be started again: {ended}");
+    // The lease lasts 6 s from its last renewal, which was before the cut.
+    ensure!(took < Duration::from_secs(6), "{took:?}");
+    busy(&scene, &second).await?;
+    ensure_no_overlap(&scene, first.id, second.id)
+}
+
+/// With the times that operators have by default.
+#[tokio::test]
+async fn an_orderly_end_hands_over_within_five_seconds_with_nothing_left_open() -> Result<()> {
+    let scene = scene("orderly").await?;
+    let (mut first, second) = pair(&scene, &[]).await?;
+    let begun = Instant::now();
+    first.signal("-TERM").await?;
+    while !second.leads().await {
+        ensure!(begun.elapsed() < Duration::from_mins(1), "nobody leads");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let took = begun.elapsed();
+    println!("from SIGTERM to the other's leadership: {took:?}");
+    ensure!(took < Duration::from_secs(5), "{took:?}");
+    let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
+    ensure!(ended.success(), "{ended}");
+    busy(&scene, &second).await?;
+    ensure_no_overlap(&scene, first.id, second.id)?;
+    // The new one had nothing to clean up.
+    let deletes = |process: u32, before: Instant| {
+        let said = scene.tracker.said_by(process).into_iter();
+        said.filter(|said| said.at < before && said.line.starts_with("DELETE /v3/sessions"))
+            .count()
+    };
+    let creates = |process: u32| {
+        let said = scene.tracker.said_by(process).into_iter();
+        said.filter(|said| said.line.starts_with("POST /v3/sessions"))
+            .count()
+    };
+    let end = Instant::now();
+    ensure!(
+        deletes(first.id, end) >= creates(first.id),
+        "a session was left open"
+    );
+    Ok(())
+}
+
+/// With the times that operators have by default.
+#[tokio::test]
+async fn a_crash_is_noticed_within_the_lease_and_its_sessions_are_deleted() -> Result<()> {
+    let scene = scene("crashed").await?;
+    let (first, second) = pair(&scene, &[]).await?;
+    let begun = Instant::now();
+    first.signal("-KILL").await?;
+    while !second.leads().await {
+        ensure!(begun.elapsed() < Duration::from_mins(2), "nobody leads");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = begun.elapsed();
+    println!("from SIGKILL to the other's leadership: {took:?}");
+    // 15 s from what the second saw of the last renewal, up to a look before and one after; and a busy machine.
+    ensure!(took < Duration::from_secs(25), "{took:?}");
+    let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
+    becomes(scene.cluster, &scene.namespace, "june", states).await?;
+    ensure!(scene.simulator.open_sessions().is_empty(), "sessions are left");
+    ensure_no_overlap(&scene, first.id, second.id)
+}

@@ -1,0 +1,63 @@
+//! The real helm, for one cluster.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use tokio::process::Command;
+
+use crate::bed::{Cluster, program};
+
+/// Where the chart is.
+pub(super) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/eventexport");
+
+pub(super) struct Helm {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    home: PathBuf,
+}
+
+impl Helm {
+    pub(super) fn new(cluster: &Cluster) -> Result<Self> {
+        Ok(Self {
+            program: program("helm")?,
+            kubeconfig: cluster.kubeconfig_path(),
+            home: cluster.folder().join("helm"),
+        })
+    }
+
+    /// What it printed, or an error with what it complained about.
+    pub(super) async fn run(&self, args: &[&str]) -> Result<String> {
+        let output = Command::new(&self.program)
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HELM_CACHE_HOME", self.home.join("cache"))
+            .env("HELM_CONFIG_HOME", self.home.join("config"))
+            .env("HELM_DATA_HOME", self.home.join("data"))
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "helm {args:?}: {}: {}",
+            output.status,
+            error.trim_end()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The manifests of the chart with these values.
+    pub(super) async fn template(&self, values: &Path, more: &[&str]) -> Result<String> {
+        let values = values.display().to_string();
+        let args = [
+            "template",
+            "eventexport",
+            CHART,
+            "--namespace",
+            "eventexport-system",
+            "--values",
+            &values,
+        ];
+        self.run(&[&args, more].concat()).await
+    }
+}

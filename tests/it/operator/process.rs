@@ -1,0 +1,215 @@
+//! `eventexport operator` as processes, between the real API server, a real S3 store and the simulator, with taps on
+//! the lines to service and store.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{apply, eventually};
+use crate::bed::{Cluster, Gateway, Wiretap, http_client};
+
+const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+
+/// A lease that is short enough for tests, and long enough for a busy machine.
+pub(super) const SHORT: [&str; 6] = [
+    "--lease-duration",
+    "6s",
+    "--lease-deadline",
+    "4s",
+    "--lease-renew",
+    "1s",
+];
+
+/// One namespace with its service and its bucket.
+pub(super) struct Scene {
+    pub(super) cluster: &'static Cluster,
+    gateway: &'static Gateway,
+    pub(super) simulator: Simulator,
+    pub(super) namespace: String,
+    pub(super) tracker: Wiretap,
+    pub(super) store: Wiretap,
+}
+
+impl Scene {
+    pub(super) async fn start(name: &str, settings: Settings) -> Result<Self> {
+        let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
+        let namespace = cluster.namespace(name).await;
+        gateway.create_bucket(&namespace).await?;
+        let simulator = Simulator::start(settings).await?;
+        let port = simulator.url().port().context("the simulator has no port")?;
+        let tracker = Wiretap::before(port).await?;
+        let endpoint = gateway.endpoint();
+        let (_, port) = endpoint.rsplit_once(':').context("the gateway has no port")?;
+        let store = Wiretap::before(port.parse()?).await?;
+        let scene = Self {
+            cluster,
+            gateway,
+            simulator,
+            namespace,
+            tracker,
+            store,
+        };
+        scene
+            .secret("tracker", &json!({ "apiKey": DEFAULT_API_KEY }))
+            .await?;
+        let (key, hidden) = (gateway.access_key(), gateway.secret_key());
+        scene
+            .secret(
+                "bucket",
+                &json!({ "accessKeyId": key, "secretAccessKey": hidden }),
+            )
+            .await?;
+        Ok(scene)
+    }
+
+    async fn secret(&self, name: &str, data: &Value) -> Result<()> {
+        let metadata = json!({ "namespace": self.namespace, "name": name });
+        let secret =
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
+        apply(self.cluster, &secret).await
+    }
+
+    /// Makes an export of these days; `change` is merged over its spec.
+    pub(super) async fn export(&self, name: &str, days: [&str; 2], change: &Value) -> Result<()> {
+        let mut range = json!({ "start": days[0] });
+        if !days[1].is_empty() {
+            range["end"] = days[1].into();
+        }
+        let mut spec = json!({
+            "space": SPACE,
+            "dateRange": range,
+            "source": {
+                "endpoint": self.tracker.url(), "uaaEndpoint": self.tracker.url(),
+                "credentialsSecretRef": { "name": "tracker" },
+            },
+            "destination": { "s3": {
+                "bucket": self.namespace, "prefix": name, "endpoint": self.store.url(),
+                "credentialsSecretRef": { "name": "bucket" },
+            }},
+        });
+        for (field, value) in change.as_object().into_iter().flatten() {
+            spec[field] = value.clone();
+        }
+        let export = json!({
+            "apiVersion": "eventexport.io/v1alpha1",
+            "kind": "EventExport",
+            "metadata": { "namespace": self.namespace, "name": name },
+            "spec": spec,
+        });
+        apply(self.cluster, &export).await
+    }
+
+    /// An operator of this namespace, with these further arguments and variables.
+    pub(super) async fn operator(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
+        self.operator_by(&self.cluster.kubeconfig_path(), args, env).await
+    }
+
+    /// The same, that finds the API server by that kubeconfig.
+    pub(super) async fn operator_by(
+        &self,
+        kubeconfig: &Path,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<Process> {
+        let own = ["operator", "--namespace", &self.namespace];
+        let lease = [
+            "--lease-namespace",
+            &self.namespace,
+            "--lease-name",
+            "eventexport",
+        ];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+            .args(own)
+            .args(lease)
+            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
+            .args(["--log-format", "json", "--session-quiet", "1s", "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(args)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let errors = child.stderr.take().context("it has no standard error")?;
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let kept = lines.clone();
+        tokio::spawn(async move {
+            let mut errors = BufReader::new(errors).lines();
+            while let Ok(Some(line)) = errors.next_line().await {
+                // Shown where the test fails.
+                eprintln!("{line}");
+                kept.lock().unwrap().push(line);
+            }
+        });
+        let mut process = Process {
+            id: child.id().context("it ended at once")?,
+            child,
+            lines,
+            address: String::new(),
+        };
+        self.tracker.watch(process.id);
+        self.store.watch(process.id);
+        eventually("it says where it can be watched", async || {
+            let lines = process.lines();
+            let address = lines.iter().find_map(|line| line["address"].as_str());
+            Ok(address.is_some())
+        })
+        .await?;
+        let lines = process.lines();
+        let address = lines.iter().find_map(|line| line["address"].as_str());
+        address.unwrap_or_default().clone_into(&mut process.address);
+        Ok(process)
+    }
+}
+
+/// A running operator.
+pub(super) struct Process {
+    pub(super) id: u32,
+    pub(super) child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Where it can be watched.
+    pub(super) address: String,
+}
+
+impl Process {
+    /// What it has logged, where it is JSON.
+    pub(super) fn lines(&self) -> Vec<Value> {
+        let lines = self.lines.lock().unwrap();
+        lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let response = http_client()?
+            .get(format!("http://{}{path}", self.address))
+            .timeout(Duration::from_secs(5))
+            .send()
+            .await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    pub(super) async fn metrics(&self) -> Result<String> {
+        Ok(self.get("/metrics").await?.1)
+    }
+
+    pub(super) async fn leads(&self) -> bool {
+        let metrics = self.metrics().await.unwrap_or_default();
+        metrics.contains("\neventexport_leader 1\n")
+    }
+
+    pub(super) async fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.id.to_string();
+        let kill = Command::new("kill").args([signal, &id]).status().await?;
+        ensure!(kill.success(), "kill {signal}: {kill}");
+        Ok(())
+    }
+}
