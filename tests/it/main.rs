@@ -4,6 +4,7 @@ mod api;
 mod bed;
 mod cli;
 mod docs;
+mod download;
 // Also outside of the functions that clippy takes for tests: a test that cannot go on must stop.
 #[allow(
     clippy::unwrap_used,

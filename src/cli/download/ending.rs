@@ -92,14 +92,14 @@ pub async fn finish(place: Place, told: &Told, decompress: bool) -> Result<(), T
 /// It ended early: what is there is kept where it is of use, and a person is told what to do. `there` are the bytes that
 /// are in the part, or that standard output has seen.
 pub fn leave(place: Place, trouble: &Trouble, there: u64) -> String {
-    let bytes = size::bytes(there);
     let Place::File(part) = place else {
         return if there > 0 {
-            format!("{trouble}; standard output has seen {bytes} that are not the whole: do not use them")
+            format!("{trouble}; what standard output has seen is not the whole: do not use it")
         } else {
             trouble.to_string()
         };
     };
+    let bytes = size::bytes(there);
     match trouble {
         Trouble::Proof { .. } => match part.set_aside() {
             Ok(broken) => format!(

@@ -141,7 +141,10 @@ fn shortened(mut doubts: Vec<String>) -> Vec<String> {
     let more = doubts.len().saturating_sub(NAMED);
     doubts.truncate(NAMED);
     if more > 0 {
-        doubts.push(format!("the same of {} more", size::of(more as u64, "day")));
+        doubts.push(format!(
+            "and the like of {}",
+            size::of(more as u64, "further day")
+        ));
     }
     doubts
 }
@@ -229,7 +232,7 @@ mod tests {
         let late: &[_] = &[(20, 3)];
         let (_, doubts) = of(&section(0, (1, 9)), late, Some(late));
         assert!(
-            doubts.contains("no day before 2018-06-20") && doubts.contains("4 more days"),
+            doubts.contains("no day before 2018-06-20") && doubts.contains("4 further days"),
             "{doubts}"
         );
     }

@@ -66,10 +66,13 @@ pub struct DownloadArgs {
     #[arg(long, value_name = "DATE")]
     pub start: Option<Date>,
     /// Last UTC day, inclusive \[default: the first\]
-    #[arg(long, value_name = "DATE", requires = "start")]
+    #[arg(long, value_name = "DATE", requires = "start", conflicts_with = "session")]
     pub end: Option<Date>,
     /// Only this hour of each day, 0–23
-    #[arg(long, value_name = "HOUR", requires = "start", value_parser = clap::value_parser!(u8).range(0..24))]
+    #[arg(
+        long, value_name = "HOUR", requires = "start", conflicts_with = "session",
+        value_parser = clap::value_parser!(u8).range(0..24)
+    )]
     pub hour: Option<u8>,
     /// Replace FILE if it exists, and throw away a part of another download
     #[arg(long)]
@@ -78,11 +81,12 @@ pub struct DownloadArgs {
     #[arg(long)]
     pub decompress: bool,
     /// Leave the sessions of --start open: an interrupted download can be gone on with, and another file be filled
-    #[arg(long, requires = "start")]
+    #[arg(long, requires = "start", conflicts_with = "session")]
     pub keep_session: bool,
     /// Days of a session at most; fewer where long downloads time out
     #[arg(
-        long, value_name = "DAYS", requires = "start", default_value_t = asked::SESSION_DAYS_MAX,
+        long, value_name = "DAYS", requires = "start", conflicts_with = "session",
+        default_value_t = asked::SESSION_DAYS_MAX,
         value_parser = clap::value_parser!(u8).range(1..=i64::from(asked::SESSION_DAYS_MAX))
     )]
     pub days_per_session: u8,

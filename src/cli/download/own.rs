@@ -76,8 +76,9 @@ impl Flow<'_> {
             )),
         };
         self.opened(None);
-        if let Some(why) = why {
-            self.left.push((id, why));
+        match why {
+            None => self.meter.remark(&format!("Session {id} deleted.")),
+            Some(why) => self.left.push((id, why)),
         }
     }
 

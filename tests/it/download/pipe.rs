@@ -1,0 +1,191 @@
+//! Into other programs, through a real shell, from a simulator that is a process of its own.
+
+use std::process::Stdio;
+
+use jiff::civil::date;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::scene::{PATIENCE, PROGRAM, Said, Scene, said, settings, speak_to};
+
+/// `eventexport simulate` as a process.
+pub(super) struct Process {
+    child: Child,
+    pub(super) url: String,
+    pub(super) folder: tempfile::TempDir,
+}
+
+impl Process {
+    pub(super) async fn start(more: &[&str]) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args([
+                "simulate",
+                "--listen",
+                "127.0.0.1:0",
+                "--today",
+                "2018-07-02",
+                "--weekends",
+            ])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let url = tokio::time::timeout(PATIENCE, lines.next_line())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        Self {
+            child,
+            url: url.trim_end_matches('/').to_owned(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(super) async fn shell(&self, line: &str) -> Said {
+        let mut command = Command::new("bash");
+        speak_to(&mut command, &self.url, self.folder.path());
+        command.args(["-c", line]).env("E", PROGRAM);
+        said(command.spawn().unwrap()).await
+    }
+
+    pub(super) async fn stop(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_days_go_through_gunzip_into_jq() {
+    let service = Process::start(&["--events-per-day", "500"]).await;
+    let days = "--start 2018-06-20 --end 2018-06-26";
+    let line = format!(
+        "set -o pipefail; \"$E\" download {days} | gunzip | jq -r '.payload.eventTime[:10]' | sort | uniq -c"
+    );
+    let counted = service.shell(&line).await.ended(0);
+    let rows: Vec<Vec<String>> = counted
+        .text()
+        .lines()
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect();
+    let expected: Vec<Vec<String>> = (20..=26)
+        .map(|day| vec!["500".to_owned(), format!("2018-06-{day}")])
+        .collect();
+    assert_eq!(rows, expected);
+    assert!(
+        counted.err.contains("3,500 events") && counted.err.contains("Matched"),
+        "{}",
+        counted.err
+    );
+
+    let line = format!(
+        "set -o pipefail; \"$E\" download {days} --decompress -o - | jq -r .payload.id | sort -u | wc -l"
+    );
+    assert_eq!(service.shell(&line).await.ended(0).text().trim(), "3500");
+    let open = service
+        .shell("curl -s $EVENTEXPORT_ENDPOINT/simulator/ledger | jq .openNow")
+        .await;
+    assert_eq!(open.ended(0).text().trim(), "0");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_ends_it_quietly_as_it_ends_cat() {
+    let scene = Scene::new(settings()).await;
+    for more in ["", "--decompress"] {
+        let line = format!(
+            "\"$E\" download --start 2018-06-01 --end 2018-06-28 {more} | head -c 100 >/dev/null; \
+             echo \"${{PIPESTATUS[0]}}\"; cat /dev/zero | head -c 100 >/dev/null; echo \"${{PIPESTATUS[0]}}\""
+        );
+        let ended = scene.shell(&line).await.ended(0);
+        let codes: Vec<_> = ended.text().lines().map(str::to_owned).collect();
+        assert_eq!(codes[0], codes[1], "{}", ended.err);
+        assert!(
+            !ended.err.contains("panic") && !ended.err.contains("eventexport: "),
+            "{}",
+            ended.err
+        );
+    }
+    assert_eq!(
+        (scene.simulator.ledger().opened, scene.simulator.ledger().open_now),
+        (2, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_into_a_pipe_and_is_not_whole_is_said() {
+    let scene = Scene::new(settings()).await;
+    for preset in [
+        "trailing-bytes",
+        "wrong-crc",
+        "end-early",
+        "resume-lie",
+        "resume-remainder",
+    ] {
+        for more in ["", "--decompress"] {
+            scene.misbehave(&[preset]);
+            let line = format!(
+                "\"$E\" download --start 2018-06-28 {more} | cat >/dev/null; exit \"${{PIPESTATUS[0]}}\""
+            );
+            let ended = scene.shell(&line).await.ended(1);
+            assert!(
+                ended.err.contains("what standard output has seen is not the whole"),
+                "{preset}: {}",
+                ended.err
+            );
+        }
+    }
+    scene.misbehave(&["resume-whole"]);
+    let line = "set -o pipefail; \"$E\" download --start 2018-06-28 | cat";
+    assert!(scene.shell(line).await.ended(0).out == scene.served(date(2018, 6, 28)));
+    assert_eq!(scene.simulator.ledger().open_now, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_is_on_standard_error_where_the_events_are_on_standard_output() {
+    let scene = Scene::new(settings()).await;
+    let ended = scene
+        .download(&["--start", "2018-06-28", "--output", "json"])
+        .await
+        .ended(0);
+    assert!(ended.out == scene.served(date(2018, 6, 28)));
+    let told: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!(
+        (&told["events"], &told["file"]),
+        (&240.into(), &serde_json::Value::Null)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gzip_is_not_written_to_a_terminal_and_the_bar_says_how_long_it_takes() {
+    let mut slow = settings();
+    slow.bandwidth = Some(30_000);
+    let scene = Scene::new(slow).await;
+    let terminal = |line: &str| format!("TERM=xterm script -qec '{line}' /dev/null </dev/null");
+    let ended = scene
+        .shell(&terminal("\"$E\" download --start 2018-06-28"))
+        .await
+        .ended(2);
+    assert!(
+        ended.text().contains("standard output is a terminal"),
+        "{}",
+        ended.text()
+    );
+    assert_eq!(scene.simulator.ledger().opened, 0);
+
+    let ended = scene
+        .shell(&terminal("\"$E\" download --start 2018-06-28 -o events.json.gz"))
+        .await
+        .ended(0);
+    let drawn = ended.text();
+    for words in ["KiB of 4", "/s, ", "s left", "240 events"] {
+        assert!(drawn.contains(words), "{words} is not in: {drawn}");
+    }
+    let plain = scene
+        .shell(&terminal("\"$E\" download --start 2018-06-28 --decompress"))
+        .await
+        .ended(0);
+    assert!(plain.text().contains("{\"payload\":"), "{}", plain.text());
+}

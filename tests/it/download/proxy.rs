@@ -1,0 +1,128 @@
+//! A TCP proxy that cuts: after certain numbers of bytes from the service, all connections together, it closes the one
+//! that is under way, or holds it still until it is told to go on.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Bytes that are passed on at a time.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What happens after so many bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// Bytes from the service, of all connections since the start.
+    pub(super) after: u64,
+    /// Whether the connection stands still, and the test is told, instead of being closed.
+    pub(super) hold: bool,
+}
+
+struct Shared {
+    to: SocketAddr,
+    passed: AtomicU64,
+    cuts: Mutex<VecDeque<Cut>>,
+    held: mpsc::UnboundedSender<()>,
+}
+
+/// Runs until it is dropped.
+pub(super) struct Proxy {
+    pub(super) url: String,
+    /// One message for each connection that stands still.
+    pub(super) held: mpsc::UnboundedReceiver<()>,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub(super) async fn start(to: SocketAddr, cuts: Vec<Cut>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (told, held) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            to,
+            passed: AtomicU64::new(0),
+            cuts: Mutex::new(cuts.into()),
+            held: told,
+        });
+        let serving = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = Arc::clone(&serving);
+                tokio::spawn(async move {
+                    let _ = pass(client, &shared).await;
+                });
+            }
+        });
+        Self {
+            url,
+            held,
+            shared,
+            task,
+        }
+    }
+
+    /// Bytes that came from the service.
+    pub(super) fn passed(&self) -> u64 {
+        self.shared.passed.load(Ordering::SeqCst)
+    }
+
+    /// Cuts that are still to come.
+    pub(super) fn left(&self) -> usize {
+        self.shared.cuts.lock().unwrap().len()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn pass(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let mut service = TcpStream::connect(shared.to).await?;
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_service, mut to_service) = service.split();
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_service).await?;
+        // A client that leaves ends the transfer.
+        Ok::<_, std::io::Error>(())
+    };
+    let down = async {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let read = from_service.read(&mut piece).await?;
+            if read == 0 {
+                return to_client.shutdown().await;
+            }
+            let before = shared.passed.fetch_add(read as u64, Ordering::SeqCst);
+            let due = {
+                let mut cuts = shared.cuts.lock().unwrap();
+                let due = cuts.front().is_some_and(|cut| cut.after < before + read as u64);
+                due.then(|| cuts.pop_front().unwrap())
+            };
+            let Some(cut) = due else {
+                to_client.write_all(&piece[..read]).await?;
+                continue;
+            };
+            let up_to = usize::try_from(cut.after.saturating_sub(before))
+                .unwrap()
+                .min(read);
+            to_client.write_all(&piece[..up_to]).await?;
+            if cut.hold {
+                let _ = shared.held.send(());
+                std::future::pending::<()>().await;
+            }
+            return Ok(());
+        }
+    };
+    tokio::select! {
+        ended = up => ended,
+        ended = down => ended,
+    }
+}

@@ -1,0 +1,141 @@
+//! A large download, cut and killed at random places: whole in the end, and hardly a byte twice.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use jiff::civil::date;
+use sha2::{Digest as _, Sha256};
+
+use super::proxy::{Cut, Proxy};
+use super::scene::{SPACE, Scene, said, settings};
+
+const FILE: &str = "events.json.gz";
+const MIB: u64 = 1024 * 1024;
+
+/// Bytes that may be on their way when a connection is cut, in buffers of the sockets and the proxy: they are sent
+/// again.
+const ON_THE_WAY: u64 = 16 * MIB;
+
+/// Bytes between two cuts at least.
+const APART: u64 = 256 * 1024;
+
+/// The longest that all may take.
+const PATIENCE: Duration = Duration::from_mins(15);
+
+/// Numbers from a seed (SplitMix64), so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+/// Downloads at least so many bytes through ten cuts, of which every third is a `kill -9`.
+async fn cut_ten_times(bytes: u64) {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random::<u64>);
+    println!("SEED={seed} repeats this");
+    let day = date(2018, 6, 28);
+    let mut settings = settings();
+    // Stored, not compressed: as many bytes as events, about 900 for each.
+    settings.gzip.level = 0;
+    settings.volume.days.insert(day, bytes / 900);
+    let mut scene = Scene::new(settings).await;
+    let body = scene.simulator.body_of(SPACE, false, day, None);
+    let (whole, events) = (body.len(), body.events());
+    assert!(whole >= bytes, "{whole}");
+    let mut sum = Sha256::new();
+    body.for_each(|piece| sum.update(&piece));
+    let expected = sum.finalize();
+
+    let mut random = Random(seed);
+    let mut places = BTreeSet::new();
+    while places.len() < 10 {
+        let place = APART + random.below(whole - 2 * APART);
+        // No cut falls into what a process asks before it goes on with the download.
+        if places.iter().all(|other: &u64| other.abs_diff(place) > APART) {
+            places.insert(place);
+        }
+    }
+    let cuts: Vec<_> = places
+        .into_iter()
+        .enumerate()
+        .map(|(number, after)| Cut {
+            after,
+            hold: number % 3 == 2,
+        })
+        .collect();
+    println!("{whole} bytes, {events} events, cuts: {cuts:?}");
+    let kills = cuts.iter().filter(|cut| cut.hold).count();
+    let to = scene.simulator.url().socket_addrs(|| None).unwrap()[0];
+    let mut proxy = Proxy::start(to, cuts).await;
+    scene.endpoint = Some(proxy.url.clone());
+
+    let id = scene.session(day).await;
+    let arguments = ["-o", FILE, &id, "--output", "json"];
+    let begun = Instant::now();
+    for _ in 0..kills {
+        let mut child = scene.command(&arguments).spawn().unwrap();
+        let held = tokio::time::timeout(PATIENCE, proxy.held.recv());
+        tokio::select! {
+            held = held => assert!(held.unwrap().is_some()),
+            ended = child.wait() => panic!("it ended before it was killed: {ended:?}"),
+        }
+        child.kill().await.unwrap();
+    }
+    let told = said(scene.command(&arguments).spawn().unwrap())
+        .await
+        .ended(0)
+        .document();
+    println!(
+        "{:.1} s, {} bytes passed",
+        begun.elapsed().as_secs_f64(),
+        proxy.passed()
+    );
+
+    assert_eq!(proxy.left(), 0, "every cut came to pass");
+    let mut file = File::open(scene.path(FILE)).unwrap();
+    let (mut sum, mut piece) = (Sha256::new(), vec![0; 1024 * 1024]);
+    loop {
+        let read = file.read(&mut piece).unwrap();
+        if read == 0 {
+            break;
+        }
+        sum.update(&piece[..read]);
+    }
+    assert!(sum.finalize() == expected, "the file is what the source has");
+    assert_eq!((&told["events"], &told["bytes"]), (&events.into(), &whole.into()));
+    assert_eq!(told["sessions"][0]["verdict"], "Matched");
+    let downloads = scene.simulator.ledger().downloads_of("2018-06-28");
+    assert_eq!(
+        (downloads.answers, downloads.resumed),
+        (11, 10),
+        "each cut is resumed"
+    );
+    let most = whole + 10 * ON_THE_WAY;
+    assert!(
+        downloads.bytes <= most && proxy.passed() <= most,
+        "{} sent, {} passed of {whole}",
+        downloads.bytes,
+        proxy.passed()
+    );
+    assert_eq!(scene.simulator.ledger().violations, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_download_cut_ten_times_is_resumed_ten_times() {
+    cut_ten_times(192 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes; CONTRIBUTING.md has the command"]
+async fn a_download_of_2_gib_cut_ten_times_is_resumed_ten_times() {
+    cut_ten_times(2048 * MIB).await;
+}
