@@ -46,7 +46,7 @@ format: ## Format the sources
 	$(CARGO) fmt
 
 generated: bed ## Write the generated files anew: crds/ and the generated parts of docs/
-	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: docs:: export::misbehaviour operator::reading
+	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: cli::tutorial docs:: export::misbehaviour operator::reading
 
 check-generated: ## Check that crds/ is what `eventexport crd` prints
 	@$(CARGO) run --quiet --locked -- crd | diff -u crds/eventexports.yaml - \

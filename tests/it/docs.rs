@@ -20,9 +20,9 @@ fn help(commands: &[&str]) -> String {
     for name in commands {
         let mut program = definition(false).term_width(COLUMNS);
         program.build();
-        let command = name
-            .split(' ')
-            .fold(&mut program, |command, name| command.find_subcommand_mut(name).unwrap());
+        let command = name.split(' ').fold(&mut program, |command, name| {
+            command.find_subcommand_mut(name).unwrap()
+        });
         let help = command.render_long_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
         let _ = write!(
@@ -32,6 +32,22 @@ fn help(commands: &[&str]) -> String {
         );
     }
     text
+}
+
+/// The help of the commands that speak to the service.
+fn service_help() -> String {
+    help(&[
+        "context",
+        "context set",
+        "session",
+        "session create",
+        "session list",
+        "session show",
+        "session delete",
+        "status",
+        "completions",
+        "man",
+    ])
 }
 
 fn reasons() -> String {
@@ -70,6 +86,11 @@ fn with_part(text: &str, name: &str, part: &str) -> String {
 fn generated_parts_are_what_the_program_says() {
     let parts = [
         ("docs/cli.md", "help", help(&["run", "plan"])),
+        (
+            "docs/cli.md",
+            "help of contexts, sessions and status",
+            service_help(),
+        ),
         ("docs/operator.md", "reasons", reasons()),
         ("docs/operator.md", "help", help(&["operator"])),
         ("docs/simulator.md", "faults", faults()),

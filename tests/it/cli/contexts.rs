@@ -45,7 +45,11 @@ async fn a_context_stands_in_the_place_of_login_and_target() {
     let account = ["context", "set", "account", "--account", "--space", "c9"];
     assert_eq!(scene.bare(&account).await.code, Some(0));
     assert_eq!(scene.bare(&["context", "use", "account"]).await.code, Some(0));
-    assert!(fs::read_to_string(scene.config()).unwrap().starts_with("# mine\n"));
+    assert!(
+        fs::read_to_string(scene.config())
+            .unwrap()
+            .starts_with("# mine\n")
+    );
     let listed = scene.bare(&["context", "list", "--output", "json"]).await.json();
     assert_eq!(listed["currentContext"], "account");
     assert_eq!(listed["contexts"][0]["account"], true);
@@ -93,10 +97,10 @@ async fn what_is_missing_or_wrong_in_the_connection_is_named_with_what_to_do() {
         .failed_with(2, &["no service", "--region", "--endpoint"]);
     let connected = ["session", "list", "--space", "c1", "--endpoint", &scene.url];
     // Nobody can be asked here, so there is no prompt.
-    scene
-        .bare(&connected)
-        .await
-        .failed_with(2, &["no credentials", "EVENTEXPORT_API_KEY", "_FILE", "--api-key-file"]);
+    scene.bare(&connected).await.failed_with(
+        2,
+        &["no credentials", "EVENTEXPORT_API_KEY", "_FILE", "--api-key-file"],
+    );
     for (variable, value, words) in [
         (
             "EVENTEXPORT_API_KEY",
@@ -140,11 +144,17 @@ async fn what_is_missing_or_wrong_in_the_connection_is_named_with_what_to_do() {
     for (flag, value, words) in [
         ("--space", "my space", "--space: must be the id"),
         ("--region", "mars", "--region: \"mars\""),
-        ("--endpoint", "http://tracker.example.com", "--endpoint: must be an address"),
+        (
+            "--endpoint",
+            "http://tracker.example.com",
+            "--endpoint: must be an address",
+        ),
         ("--ca-file", "none.pem", "--ca-file: none.pem cannot be read"),
     ] {
         let mut command = scene.command(&["session", "list", flag, value]);
-        command.env("EVENTEXPORT_API_KEY", KEY).env("EVENTEXPORT_SPACE", "c1");
+        command
+            .env("EVENTEXPORT_API_KEY", KEY)
+            .env("EVENTEXPORT_SPACE", "c1");
         if flag != "--region" && flag != "--endpoint" {
             command.env("EVENTEXPORT_ENDPOINT", &scene.url);
         }

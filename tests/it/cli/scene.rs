@@ -92,7 +92,10 @@ impl Scene {
     pub fn surround(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy().into_owned();
-            if ["EVENTEXPORT_", "AWS_", "XDG_"].iter().any(|prefix| text.starts_with(prefix)) {
+            if ["EVENTEXPORT_", "AWS_", "XDG_"]
+                .iter()
+                .any(|prefix| text.starts_with(prefix))
+            {
                 command.env_remove(name);
             }
         }
@@ -139,7 +142,11 @@ impl Scene {
 
     /// How many sessions are open.
     pub async fn open_now(&self) -> usize {
-        self.admin("GET", "sessions", Value::Null).await.as_array().unwrap().len()
+        self.admin("GET", "sessions", Value::Null)
+            .await
+            .as_array()
+            .unwrap()
+            .len()
     }
 
     async fn admin(&self, method: &str, what: &str, body: Value) -> Value {
@@ -172,7 +179,9 @@ pub fn write(path: &Path, text: &str, mode: u32) -> PathBuf {
 /// Runs a command to its end.
 pub async fn ended(mut command: Command) -> Ended {
     let child = command.spawn().unwrap();
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap();
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .unwrap();
     let output = output.unwrap();
     Ended {
         code: output.status.code(),

@@ -31,10 +31,22 @@ async fn a_session_is_made_shown_listed_and_deleted() {
         assert!(shown.out.contains(row), "{row} is not in {shown:?}");
     }
     let listed = scene.run(&["sessions", "ls"]).await;
-    assert!(listed.out.contains(id) && listed.out.contains("2018-06-28/2018-06-29"), "{listed:?}");
+    assert!(
+        listed.out.contains(id) && listed.out.contains("2018-06-28/2018-06-29"),
+        "{listed:?}"
+    );
 
     let hour = scene
-        .run(&["session", "create", "--start", "2018-06-28", "--hour", "7", "--output", "json"])
+        .run(&[
+            "session",
+            "create",
+            "--start",
+            "2018-06-28",
+            "--hour",
+            "7",
+            "--output",
+            "json",
+        ])
         .await
         .json();
     assert_eq!(hour["session"]["hour"], 7);
@@ -61,12 +73,20 @@ async fn a_session_is_made_shown_listed_and_deleted() {
 #[tokio::test]
 async fn without_dates_a_session_is_of_the_current_utc_day() {
     let scene = Scene::start(&[]).await;
-    let day = || jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    let day = || {
+        jiff::Timestamp::now()
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .date()
+            .to_string()
+    };
     let before = day();
     let made = scene.run(&["session", "create", "--output", "json"]).await.json();
     let range = &made["session"]["dateRange"];
     assert_eq!(range["start"], range["end"]);
-    assert!([before, day()].iter().any(|day| range["start"] == **day), "{made}");
+    assert!(
+        [before, day()].iter().any(|day| range["start"] == **day),
+        "{made}"
+    );
 }
 
 #[tokio::test]
@@ -75,7 +95,10 @@ async fn dates_that_cannot_be_meant_are_refused_before_anything_is_sent() {
     for (arguments, words) in [
         (&["--start", "2018-02-30"][..], "--start"),
         (&["--start", "30.06.2018"], "no day as 2018-06-28"),
-        (&["--start", "2018-06-30", "--end", "2018-06-28"], "--end: 2018-06-28 is before"),
+        (
+            &["--start", "2018-06-30", "--end", "2018-06-28"],
+            "--end: 2018-06-28 is before",
+        ),
         (&["--start", "2018-06-01", "--end", "2018-06-16"], "16 days"),
         (&["--hour", "24"], "--hour"),
     ] {
@@ -83,17 +106,16 @@ async fn dates_that_cannot_be_meant_are_refused_before_anything_is_sent() {
         made.failed_with(2, &[words]);
     }
     assert_eq!(scene.open_now().await, 0);
-    scene
-        .run(&["session", "delete", "a b"])
-        .await
-        .failed_with(1, &[]);
+    scene.run(&["session", "delete", "a b"]).await.failed_with(1, &[]);
     scene.run(&["session", "delete"]).await.failed_with(2, &["ID"]);
 }
 
 #[tokio::test]
 async fn an_answer_about_other_days_is_told() {
     let scene = Scene::start(&["--today", "2018-07-02", "--fault", "range-differs"]).await;
-    let made = scene.run(&["session", "create", "--start", "2018-06-28", "-q"]).await;
+    let made = scene
+        .run(&["session", "create", "--start", "2018-06-28", "-q"])
+        .await;
     assert_eq!(made.code, Some(0));
     assert!(
         made.err.contains("warning") && made.err.contains("answered 2018-06-27"),
@@ -134,12 +156,19 @@ async fn what_is_not_provably_ours_old_and_idle_is_never_deleted() {
 
     // Without a terminal nobody can confirm it; what would go is shown all the same.
     let asked = scene.run(&all).await;
-    asked.failed_with(2, &["2 sessions would be deleted", "--yes", &ours[0], "another user's"]);
-    let dry = scene.run(&[&all[..], &["--dry-run", "--output", "json"]].concat()).await;
+    asked.failed_with(
+        2,
+        &["2 sessions would be deleted", "--yes", &ours[0], "another user's"],
+    );
+    let dry = scene
+        .run(&[&all[..], &["--dry-run", "--output", "json"]].concat())
+        .await;
     assert_eq!(dry.json()["wouldDelete"].as_array().map(Vec::len), Some(2));
     assert_eq!(scene.open_now().await, 5);
 
-    let done = scene.run(&[&all[..], &["--yes", "--output", "json"]].concat()).await;
+    let done = scene
+        .run(&[&all[..], &["--yes", "--output", "json"]].concat())
+        .await;
     assert_eq!(done.code, Some(0), "{done:?}");
     assert_eq!(done.json()["results"].as_array().map(Vec::len), Some(2));
     let left = scene.run(&["session", "list", "--output", "json"]).await.json();
@@ -177,7 +206,9 @@ async fn a_session_that_was_just_used_is_told_and_left_alone() {
     assert_eq!(told.code, Some(0));
     assert!(told.err.contains("may be downloading"), "{told:?}");
     assert_eq!(scene.open_now().await, 1);
-    let too = scene.run(&[&all[..], &["--including-touched", "--yes"]].concat()).await;
+    let too = scene
+        .run(&[&all[..], &["--including-touched", "--yes"]].concat())
+        .await;
     assert_eq!(too.code, Some(0));
     assert_eq!(scene.open_now().await, 0);
 }

@@ -24,7 +24,12 @@ async fn every_shell_and_every_manual_page_comes_from_the_same_definitions() {
 
     let pages = scene.bare(&["man", "--dir", "man"]).await;
     assert_eq!(pages.code, Some(0), "{pages:?}");
-    for page in ["eventexport", "eventexport-session-delete", "eventexport-context-set", "eventexport-man"] {
+    for page in [
+        "eventexport",
+        "eventexport-session-delete",
+        "eventexport-context-set",
+        "eventexport-man",
+    ] {
         let text = std::fs::read_to_string(scene.path(&format!("man/{page}.1"))).unwrap();
         assert!(text.starts_with(".ie") || text.contains(".TH"), "{page}");
     }
@@ -47,8 +52,14 @@ async fn the_program_is_a_plugin_of_kubectl_by_its_name() {
     help.args(["session", "create", "--help"]);
     scene.surround(&mut help);
     let help = ended(help).await;
-    assert!(help.out.contains("Usage: kubectl eventexport session create"), "{help:?}");
-    assert!(help.out.contains("    kubectl eventexport session create"), "{help:?}");
+    assert!(
+        help.out.contains("Usage: kubectl eventexport session create"),
+        "{help:?}"
+    );
+    assert!(
+        help.out.contains("    kubectl eventexport session create"),
+        "{help:?}"
+    );
 
     let kubectl = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".bed/bin/kubectl");
     let mut through = Command::new(&kubectl);
@@ -80,9 +91,15 @@ async fn every_command_says_how_it_is_used_with_examples() {
     use clap::CommandFactory as _;
 
     fn walk(command: &clap::Command, path: &str, without: &mut Vec<String>) {
-        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+        for inner in command
+            .get_subcommands()
+            .filter(|inner| inner.get_name() != "help")
+        {
             let path = format!("{path} {}", inner.get_name());
-            let examples = inner.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = inner
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             if !examples.contains("Examples:") || !examples.contains(&format!("eventexport{path}")) {
                 without.push(path.clone());
             }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::scene::{Scene, ended, KEY};
+use super::scene::{KEY, Scene, ended};
 
 /// A manifest of some days at the scene's service.
 fn manifest(scene: &Scene) -> String {
@@ -13,7 +13,11 @@ fn manifest(scene: &Scene) -> String {
          destination: {{s3: {{bucket: audit, prefix: deep}}}}\n",
         scene.url
     );
-    scene.write("audit.yaml", &text, 0o644).to_str().unwrap().to_owned()
+    scene
+        .write("audit.yaml", &text, 0o644)
+        .to_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -22,7 +26,14 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
     let days = ["status", "--from", "2018-06-28", "--to", "2018-07-02"];
     let table = scene.run(&days).await;
     assert_eq!(table.code, Some(0), "{table:?}");
-    let header: Vec<&str> = table.out.lines().nth(1).unwrap().split('|').map(str::trim).collect();
+    let header: Vec<&str> = table
+        .out
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split('|')
+        .map(str::trim)
+        .collect();
     assert_eq!(header, ["", "DATE", "COUNT", "SIZE", "TYPES", "SEARCHABLE", ""]);
     assert!(table.out.contains("| 2018-06-28 |   240 |"), "{table:?}");
     assert!(!table.out.contains("2018-06-30"), "a Saturday without events");
@@ -35,7 +46,15 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
     fs::remove_file(scene.path(&format!("{root}/date=2018-06-27/events.json.gz"))).unwrap();
     fs::remove_file(scene.path(&format!("{root}/_journal/2018-06-28.receipt.json"))).unwrap();
 
-    let archive = ["status", "--from", "2018-06-26", "--to", "2018-07-02", "--to", "export/deep"];
+    let archive = [
+        "status",
+        "--from",
+        "2018-06-26",
+        "--to",
+        "2018-07-02",
+        "--to",
+        "export/deep",
+    ];
     let both = scene.run(&archive).await;
     assert_eq!(both.code, Some(0), "{both:?}");
     for (day, held) in [
@@ -47,11 +66,17 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
         ("2018-07-01", "missing"),
     ] {
         let row = both.out.lines().find(|line| line.contains(day));
-        assert!(row.is_some_and(|row| row.contains(held)), "{day} is not {held}: {both:?}");
+        assert!(
+            row.is_some_and(|row| row.contains(held)),
+            "{day} is not {held}: {both:?}"
+        );
     }
     assert!(both.out.contains("3 of 7 days whole, 480 events"), "{both:?}");
 
-    let json = scene.run(&[&archive[..], &["--output", "json"]].concat()).await.json();
+    let json = scene
+        .run(&[&archive[..], &["--output", "json"]].concat())
+        .await
+        .json();
     assert_eq!(json["schema"], "eventexport.io/status/v1");
     assert_eq!(json["days"][4]["archived"]["state"], "Whole");
     assert_eq!(json["days"][4]["listed"], false);
@@ -59,10 +84,30 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
 
     // The same place by the manifest, and by a context.
     let by_manifest = scene
-        .run(&["status", "--from", "2018-06-26", "--to", "2018-07-02", "--to", "export", "-f", &audit])
+        .run(&[
+            "status",
+            "--from",
+            "2018-06-26",
+            "--to",
+            "2018-07-02",
+            "--to",
+            "export",
+            "-f",
+            &audit,
+        ])
         .await;
     assert!(by_manifest.out.contains("3 of 7 days whole"), "{by_manifest:?}");
-    let set = ["context", "set", "c", "--to", "export/deep", "--space", "c1", "--endpoint", &scene.url];
+    let set = [
+        "context",
+        "set",
+        "c",
+        "--to",
+        "export/deep",
+        "--space",
+        "c1",
+        "--endpoint",
+        &scene.url,
+    ];
     assert_eq!(scene.bare(&set).await.code, Some(0));
     let mut by_context = scene.command(&["status", "--from", "2018-06-26", "--to", "2018-07-02"]);
     by_context.env("EVENTEXPORT_API_KEY", KEY);
