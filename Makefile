@@ -36,7 +36,7 @@ chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: li
 	tests/chart/check
 
 chart-test: chart-check ## Check the chart and install it on a real API server
-	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::whole
+	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::rights operator::whole
 
 lint: ## Check formatting and lints; warnings are errors
 	$(CARGO) fmt --check
@@ -45,8 +45,9 @@ lint: ## Check formatting and lints; warnings are errors
 format: ## Format the sources
 	$(CARGO) fmt
 
-generated: bed ## Write the generated files anew: crds/ and the generated parts of docs/
+generated: bed bed-charts ## Write the generated files anew: crds/, the generated parts of docs/, the chart's, deploy/
 	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: cli::tutorial docs:: export::misbehaviour operator::reading
+	tests/chart/generate
 
 check-generated: ## Check that crds/ is what `eventexport crd` prints
 	@$(CARGO) run --quiet --locked -- crd | diff -u crds/eventexports.yaml - \

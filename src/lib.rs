@@ -2,7 +2,7 @@
 //! and the sessions deleted. One engine under an operator and a command line.
 //!
 //! Dependencies point down this list only:
-//! `cli`, `controller` → `export` → `tracker`, `storage` → `egress`. `api` is known to all.
+//! `cli`, `controller` → `telemetry`, `verify` → `export` → `tracker`, `storage` → `egress`. `api` is known to all.
 
 pub mod api;
 pub mod cli;
@@ -13,3 +13,4 @@ pub mod simulator;
 pub mod storage;
 pub mod telemetry;
 pub mod tracker;
+pub mod verify;

@@ -95,6 +95,9 @@ pub fn left(outcome: &Outcome, stopped: bool) -> Vec<String> {
     if more > 0 {
         lines.push(format!("… and {more} more of the kind."));
     }
+    if outcome.sealing {
+        lines.push("A manifest is due that is not written: what is stored has its receipts, but nothing states it as a whole.".to_owned());
+    }
     if !outcome.sessions.is_empty() {
         lines.push(open_sessions(&outcome.sessions));
     }

@@ -37,6 +37,19 @@ pub struct Wishes<'a> {
     pub single_writer: bool,
 }
 
+impl<'a> Wishes<'a> {
+    /// Of who only looks at an archive.
+    pub const fn to_look(to: Option<&'a Path>) -> Self {
+        Self {
+            to,
+            parallelism: None,
+            shard: Shard::WHOLE,
+            sessions: 1,
+            single_writer: false,
+        }
+    }
+}
+
 /// One export, ready to run.
 #[derive(Debug)]
 pub struct Job {

@@ -16,7 +16,6 @@ use super::manifest::{Manifest, Resource};
 use super::secrets::{self, Purpose};
 use super::{documents, load};
 use crate::egress::Traffic;
-use crate::export::shard::Shard;
 use crate::export::wish::Export;
 use crate::storage::{
     AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
@@ -105,6 +104,8 @@ pub struct Location {
     pub name: String,
     /// What a manifest wants there; the prefix is its root then.
     pub export: Option<Export>,
+    /// The resource that wants it, and the manifest with its Secrets.
+    pub declared: Option<(Resource, Arc<Manifest>)>,
 }
 
 impl LocationArgs {
@@ -125,7 +126,7 @@ impl LocationArgs {
             })?;
             return Ok(vec![place.open_to_read(&self.s3).await?]);
         }
-        let manifest = load::manifest(&self.files)?;
+        let manifest = Arc::new(load::manifest(&self.files)?);
         let mut locations = Vec::new();
         for resource in &manifest.exports {
             locations.push(self.of_resource(resource, &manifest, place).await?);
@@ -136,16 +137,10 @@ impl LocationArgs {
     async fn of_resource(
         &self,
         resource: &Resource,
-        manifest: &Manifest,
+        manifest: &Arc<Manifest>,
         place: Option<&Place>,
     ) -> Result<Location, Fault> {
-        let wishes = Wishes {
-            to: place.map(|_| std::path::Path::new("")),
-            parallelism: None,
-            shard: Shard::WHOLE,
-            sessions: 1,
-            single_writer: false,
-        };
+        let wishes = Wishes::to_look(place.map(|_| std::path::Path::new("")));
         let resource = job::adjusted(resource, &wishes, None);
         let around = job::surroundings(&resource, "reader", &TokenCache::new(), &wishes);
         let mut export = job::export(&resource, &around, false)?;
@@ -166,6 +161,7 @@ impl LocationArgs {
             prefix: export.root.as_str().to_owned(),
             name: format!("{name}/{}", export.root.as_str().trim_end_matches('/')),
             export: Some(export),
+            declared: Some((resource, Arc::clone(manifest))),
         })
     }
 }
@@ -194,6 +190,7 @@ impl Place {
                     prefix: String::new(),
                     name: path.display().to_string(),
                     export: None,
+                    declared: None,
                 })
             }
             Self::Bucket { bucket, prefix } => {
@@ -209,6 +206,7 @@ impl Place {
                         if prefix.is_empty() { "" } else { "/" }
                     ),
                     export: None,
+                    declared: None,
                 })
             }
         }

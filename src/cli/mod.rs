@@ -10,6 +10,7 @@ pub mod documents;
 pub mod download;
 pub mod exit;
 pub mod forecast;
+pub mod inspect;
 pub mod job;
 pub mod load;
 pub mod location;
@@ -34,6 +35,8 @@ pub mod stop;
 pub mod summary;
 pub mod table;
 pub mod totals;
+pub mod verify;
+pub mod verify_text;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -60,14 +63,16 @@ pub enum Command {
     Operator(operator::OperatorArgs),
     Run(run::RunArgs),
     Plan(plan::PlanArgs),
+    Verify(verify::VerifyArgs),
+    Inspect(inspect::InspectArgs),
+    Status(Box<status::StatusArgs>),
     #[command(visible_alias = "sessions")]
     Session(session::SessionArgs),
-    Status(Box<status::StatusArgs>),
+    Download(download::DownloadArgs),
     Context(context::ContextArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
     #[command(after_help = CRD_EXAMPLES)]
     Crd,
-    Download(download::DownloadArgs),
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -83,6 +88,7 @@ Examples:
   eventexport crd | kubectl apply -f -
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
+  eventexport verify s3://audit/tracker --public-key exporter.pem
 
 Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug.
 NO_COLOR turns colours off. HTTPS_PROXY and NO_PROXY are honoured.

@@ -186,6 +186,7 @@ fn export(outcome: &Outcome, job: &Job) -> Value {
         "exitCode": outcome.exit().code(),
         "totals": totals(&outcome.totals),
         "missing": outcome.missing(RANGES_LISTED),
+        "manifestDue": outcome.sealing,
         "sessionsLeft": outcome.sessions,
         "troubles": outcome.troubles.iter().map(events::trouble).collect::<Vec<_>>(),
         "nextDueAt": outcome.next_look,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
@@ -15,6 +16,9 @@ use super::runs::Runs;
 
 /// Nobody's credentials for us, and in many clusters most of all Secrets.
 const NOT_OURS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
+
+/// How long until it is tried again where it is forbidden: that may be meant, and a role is seldom changed.
+const FORBIDDEN_PAUSE: Duration = Duration::from_mins(10);
 
 /// Watches until it is dropped.
 pub(super) async fn watch(client: Client, namespace: Option<&str>, runs: Arc<Runs>) {
@@ -42,9 +46,23 @@ pub(super) async fn watch(client: Client, namespace: Option<&str>, runs: Arc<Run
             Ok(Event::Delete(secret)) => wake(&runs, &secret, false).await,
             Err(error) => {
                 warn!(%error, "Secrets cannot be watched: a change of credentials is noticed late; trying again");
+                if is_forbidden(&error) {
+                    tokio::time::sleep(FORBIDDEN_PAUSE).await;
+                }
             }
         }
     }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let refused = match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => error,
+        watcher::Error::WatchError(status) => return status.code == 403,
+        watcher::Error::NoResourceVersion => return false,
+    };
+    matches!(refused, kube::Error::Api(status) if status.code == 403)
 }
 
 async fn wake(runs: &Runs, secret: &PartialObjectMeta<Secret>, there: bool) {

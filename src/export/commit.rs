@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
+use tracing::Instrument as _;
+
 use super::failure::Failure;
 use super::ground::Ground;
 use super::journal_io::put;
@@ -222,7 +224,10 @@ async fn make_visible(
         return same(&found, size, crc64, opened.id, key);
     }
     let committed = match &sent.body {
-        Body::Small(body) => store.put(key, body.clone(), &options).await,
+        Body::Small(body) => {
+            let span = tracing::info_span!("upload", bytes = size);
+            store.put(key, body.clone(), &options).instrument(span).await
+        }
         Body::Parts(upload, parts) => store.complete_upload(upload, parts, &options).await,
     };
     let error = match committed {

@@ -56,6 +56,33 @@ impl Root {
         Self(format!("{prefix}{slash}space={}/scope={scope}/", encode(space)))
     }
 
+    /// The root that is this very prefix of keys, which is empty or ends with `/`: also that of a copy that lies
+    /// elsewhere than a root should.
+    pub fn at(prefix: &str) -> Self {
+        Self(prefix.to_owned())
+    }
+
+    /// The root that a key lies below: up to and with the last folder `scope=…` that is in one `space=…`.
+    pub fn of_key(key: &str) -> Option<Self> {
+        let (mut end, mut at, mut space) = (None, 0, false);
+        for folder in key.split_inclusive('/') {
+            at += folder.len();
+            if space && folder.starts_with("scope=") && folder.ends_with('/') {
+                end = Some(at);
+            }
+            space = folder.starts_with("space=");
+        }
+        end.and_then(|end| key.get(..end)).map(Self::at)
+    }
+
+    /// Space id and scope (`space` or `account`) as its last two folders name them.
+    pub fn names(&self) -> Option<(String, String)> {
+        let mut folders = self.0.trim_end_matches('/').rsplit('/');
+        let scope = folders.next()?.strip_prefix("scope=")?;
+        let space = folders.next()?.strip_prefix("space=")?;
+        Some((decode(space)?, scope.to_owned()))
+    }
+
     /// The same root below a further prefix, which is empty or ends with `/`.
     #[must_use]
     pub fn below(&self, prefix: &str) -> Self {

@@ -97,6 +97,27 @@ impl Store for DirectoryStore {
         self.blocking(move |store| store.files.head(&key)).await
     }
 
+    async fn recorded(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+        let key = key.to_owned();
+        self.blocking(move |store| store.files.recorded(&key)).await
+    }
+
+    async fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let (key, etag) = (key.to_owned(), etag.map(str::to_owned));
+        self.blocking(move |store| store.files.read(&key, offset, limit, etag.as_deref()))
+            .await
+    }
+
+    fn local(&self, key: &str) -> Option<PathBuf> {
+        self.file(key).ok()
+    }
+
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         let prefix = prefix.to_owned();
         self.blocking(move |store| store.files.list(&prefix)).await

@@ -104,6 +104,13 @@ impl Files {
         ))
     }
 
+    /// What was kept when this very file was written.
+    pub(super) fn kept_for(&self, key: &str, metadata: &Metadata) -> Option<Facts> {
+        let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        let own = |facts: &Facts| facts.size == metadata.len() && facts.modified == nanoseconds(metadata);
+        self.kept_facts(key).iter().filter_map(read).find(own)
+    }
+
     /// Removes facts of a key; what cannot be removed does no harm, as it fits no object.
     pub(super) fn drop_facts(&self, key: &str, which: impl Fn(&Path) -> bool) {
         for path in self.kept_facts(key).into_iter().filter(|path| which(path)) {

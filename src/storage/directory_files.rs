@@ -230,9 +230,49 @@ impl Files {
             etag: Some(facts.etag()),
             version_id: None,
             crc64: Some(facts.crc64()),
+            sha256: None,
             last_modified: modified(&metadata),
             metadata: facts.metadata,
         }))
+    }
+
+    /// As [`head`](Self::head), with the checksum only where it was kept when this very file was written.
+    pub(super) fn recorded(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+        let Some((_, metadata)) = self.look(key)? else {
+            return Ok(None);
+        };
+        let facts = self.kept_for(key, &metadata);
+        Ok(Some(ObjectFacts {
+            size: metadata.len(),
+            etag: Some(Facts::etag_of(&metadata)),
+            version_id: None,
+            crc64: facts.as_ref().map(Facts::crc64),
+            sha256: None,
+            last_modified: modified(&metadata),
+            metadata: facts.map(|facts| facts.metadata).unwrap_or_default(),
+        }))
+    }
+
+    pub(super) fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        use std::io::Seek as _;
+        let fault = |error: io::Error| self.fault(key, "reading", &error);
+        let Some((mut file, metadata)) = self.look(key)? else {
+            return Ok(None);
+        };
+        if etag.is_some_and(|etag| etag != Facts::etag_of(&metadata)) {
+            return Err(self.fault(key, "reading", &io::Error::other("it has changed meanwhile")));
+        }
+        let rest = metadata.len().saturating_sub(offset).min(limit);
+        let mut bytes = Vec::with_capacity(usize::try_from(rest).unwrap_or(0));
+        file.seek(io::SeekFrom::Start(offset)).map_err(fault)?;
+        file.take(limit).read_to_end(&mut bytes).map_err(fault)?;
+        Ok(Some(bytes.into()))
     }
 
     /// Opens an object; a folder is none.

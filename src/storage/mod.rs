@@ -23,6 +23,7 @@ mod s3_settings;
 mod s3_write;
 
 use std::fmt;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -101,6 +102,8 @@ pub struct ObjectFacts {
     pub version_id: Option<String>,
     /// The checksum over the whole object that the store holds, where it does.
     pub crc64: Option<Crc64>,
+    /// SHA-256 over the whole object that the store holds, where it does: 64 hexadecimal digits.
+    pub sha256: Option<String>,
     /// When the store took it.
     pub last_modified: Option<Timestamp>,
     /// User metadata, names in lower case.
@@ -162,6 +165,23 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError>;
     /// Facts of an object; `None` when it is not there.
     async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError>;
+    /// As [`head`](Store::head), but with such checksums only as are on record, so that no data is read.
+    async fn recorded(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+        self.head(key).await
+    }
+    /// Reads at most `limit` bytes of an object from `offset` on, which must lie within it; `None` when it is not
+    /// there. With an entity tag, an object that is another by now is an error.
+    async fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError>;
+    /// The plain file that holds an object, where there is one, to be read without detours.
+    fn local(&self, _key: &str) -> Option<PathBuf> {
+        None
+    }
     /// Every key that begins with `prefix`, in order (at most [`LIST_MAX`]; more is an error).
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError>;
     /// Deletes keys; one that is not there counts as deleted. Returns the keys that were not deleted, with why.

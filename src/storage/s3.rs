@@ -129,6 +129,16 @@ impl Store for S3Store {
         self.head_object(key).await
     }
 
+    async fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.get_range(key, offset, limit, etag).await
+    }
+
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         self.list_objects(prefix).await
     }

@@ -64,6 +64,12 @@ pub(super) fn read_crc64(text: &str) -> Option<Crc64> {
     Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
 }
 
+/// As hexadecimal; `None` for a checksum of checksums.
+pub(super) fn read_sha256(text: &str) -> Option<String> {
+    let bytes = base64::decode(text).ok()?;
+    (bytes.len() == 32).then(|| hexadecimal(&bytes))
+}
+
 pub(super) fn read_crc32c(text: &str) -> Option<u32> {
     let bytes = base64::decode(text).ok()?;
     Some(u32::from_be_bytes(bytes.try_into().ok()?))

@@ -23,7 +23,27 @@ impl S3Store {
     /// A reply that breaks off begins anew, within the one boundary for repetitions.
     pub(super) async fn get_object(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
         retry(passing, &self.settings.traffic, || async {
-            match self.get_once(key, None).await {
+            match self.get_once(key, None, None).await {
+                Ok(reply) => self.read_body(key, limit, reply).await.map(Some),
+                Err(StoreError::Refused { status: 404, .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// A piece of an object. A store that ignores the range gives too much, which is an error.
+    pub(super) async fn get_range(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let last = offset.saturating_add(limit).saturating_sub(1);
+        let range = format!("bytes={offset}-{last}");
+        retry(passing, &self.settings.traffic, || async {
+            match self.get_once(key, Some(&range), etag).await {
                 Ok(reply) => self.read_body(key, limit, reply).await.map(Some),
                 Err(StoreError::Refused { status: 404, .. }) => Ok(None),
                 Err(error) => Err(error),
@@ -51,7 +71,7 @@ impl S3Store {
                 | StoreError::Refused {
                     status: 300..=499, ..
                 }),
-            ) => match self.get_once(key, Some("bytes=0-0")).await {
+            ) => match self.get_once(key, Some("bytes=0-0"), None).await {
                 Err(told) => Err(told),
                 Ok(_) => Err(error),
             },
@@ -95,7 +115,12 @@ impl S3Store {
     }
 
     /// One try, whose reply has come as far as its headers.
-    async fn get_once(&self, key: &str, range: Option<&str>) -> Result<GetObjectOutput, StoreError> {
+    async fn get_once(
+        &self,
+        key: &str,
+        range: Option<&str>,
+        etag: Option<&str>,
+    ) -> Result<GetObjectOutput, StoreError> {
         let subject = self.subject(Operation::Read, key);
         let request = self
             .client
@@ -103,6 +128,7 @@ impl S3Store {
             .bucket(&self.settings.bucket)
             .key(key)
             .set_range(range.map(Into::into))
+            .set_if_match(etag.map(Into::into))
             // A part of an object has no checksum.
             .set_checksum_mode(self.ask().filter(|_| range.is_none()))
             .send();
@@ -169,6 +195,10 @@ fn facts(reply: HeadObjectOutput) -> ObjectFacts {
             .checksum_crc64_nvme
             .as_deref()
             .and_then(s3_checksum::read_crc64),
+        sha256: reply
+            .checksum_sha256
+            .as_deref()
+            .and_then(s3_checksum::read_sha256),
         last_modified: reply.last_modified.and_then(timestamp),
         metadata,
     }

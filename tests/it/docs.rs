@@ -3,6 +3,7 @@
 // A test that cannot go on must stop.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -11,6 +12,7 @@ use eventexport::api::Reason;
 use eventexport::cli::plugin::definition;
 use eventexport::controller::judge::needs_person;
 use eventexport::simulator::presets;
+use eventexport::telemetry::Metrics;
 
 /// Columns of the help in the documentation.
 const COLUMNS: usize = 110;
@@ -72,8 +74,41 @@ fn faults() -> String {
     text
 }
 
+/// Every metric, as an operator that has one of everything shows it.
+fn metrics() -> String {
+    let text = Metrics::sample().text();
+    let mut table = "| metric | type | labels | means |\n|---|---|---|---|\n".to_owned();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some((name, means)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else {
+            continue;
+        };
+        let mut kind = "";
+        let mut labels = BTreeSet::new();
+        let mut shown = name.to_owned();
+        while let Some(line) = lines.next_if(|line| !line.starts_with("# HELP ") && *line != "# EOF") {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                kind = rest.split_once(' ').unwrap().1;
+            } else if !line.starts_with('#') {
+                let (series, rest) = line.split_once(['{', ' ']).unwrap();
+                if matches!(kind, "counter" | "info") {
+                    series.clone_into(&mut shown);
+                }
+                let of_line = rest.split_once('}').map_or("", |(labels, _)| labels);
+                let names = of_line.split(',').filter_map(|label| label.split_once("=\""));
+                labels.extend(names.map(|(name, _)| format!("`{name}`")));
+            }
+        }
+        labels.remove("`le`");
+        let labels: Vec<_> = labels.into_iter().collect();
+        let means = means.trim_end_matches('.');
+        let _ = writeln!(table, "| `{shown}` | {kind} | {} | {means} |", labels.join(", "));
+    }
+    table
+}
+
 /// Puts `part` between its marks.
-fn with_part(text: &str, name: &str, part: &str) -> String {
+pub(crate) fn with_part(text: &str, name: &str, part: &str) -> String {
     let (begin, end) = (format!("<!-- generated: {name} -->\n"), "<!-- end -->");
     let (before, rest) = text
         .split_once(&begin)
@@ -93,6 +128,7 @@ fn generated_parts_are_what_the_program_says() {
         ),
         ("docs/operator.md", "reasons", reasons()),
         ("docs/operator.md", "help", help(&["operator"])),
+        ("docs/metrics.md", "metrics", metrics()),
         ("docs/simulator.md", "faults", faults()),
         ("docs/simulator.md", "help", help(&["simulate"])),
     ];
@@ -114,7 +150,9 @@ fn generated_parts_are_what_the_program_says() {
 #[test]
 fn every_link_within_the_documentation_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    let mut files = ["README.md", "CONTRIBUTING.md", "charts/eventexport/README.md"]
+        .map(|name| root.join(name))
+        .to_vec();
     for folder in ["docs", "docs/adr"] {
         let entries = fs::read_dir(root.join(folder))
             .unwrap()

@@ -1,6 +1,7 @@
 //! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
 
 mod api;
+mod auditor;
 mod bed;
 mod cli;
 mod docs;
@@ -13,6 +14,21 @@ mod download;
     clippy::panic
 )]
 mod export;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod gitops;
 mod kill;
 mod operator;
 mod storage;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod verify;

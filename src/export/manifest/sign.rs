@@ -71,14 +71,15 @@ mod tests {
 
     use super::*;
 
-    /// As `openssl genpkey -algorithm ed25519` printed it, for tests only.
-    const PEM: &str = "-----BEGIN PRIVATE KEY-----\n\
-                       MC4CAQAwBQYDK2VwBCIEIEJpXzWNmyyCQ9/vb5Mfhd9SWKAwEq6QyuZTMLTkLDbN\n\
-                       -----END PRIVATE KEY-----\n";
+    fn pem() -> String {
+        rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+            .unwrap()
+            .serialize_pem()
+    }
 
     #[test]
     fn a_signature_is_64_bytes_that_the_public_key_verifies() {
-        let key = SigningKey::from_pem(PEM.as_bytes()).unwrap();
+        let key = SigningKey::from_pem(pem().as_bytes()).unwrap();
         let signature = key.sign(b"text").unwrap();
         let public = UnparsedPublicKey::new(&ED25519, key.public_key());
         assert!(public.verify(b"text", &signature).is_ok());
@@ -103,7 +104,7 @@ mod tests {
             assert_eq!(error, wanted, "{pem}");
             assert!(!error.to_string().contains("hunter2"));
         }
-        let key = SigningKey::from_pem(PEM.as_bytes()).unwrap();
+        let key = SigningKey::from_pem(pem().as_bytes()).unwrap();
         assert_eq!(format!("{key:?}"), "SigningKey");
         let signing = Signing::With(Arc::new(key));
         assert_eq!(format!("{signing:?}"), "With(SigningKey)");

@@ -11,7 +11,9 @@
 mod certificates;
 mod cluster;
 mod control_plane;
+mod flux;
 mod gateway;
+mod prometheus;
 mod selftest;
 mod signature;
 mod strip_header;
@@ -26,7 +28,9 @@ use anyhow::{Context, Result, ensure};
 #[allow(unused_imports)]
 pub(crate) use self::{
     cluster::{Cluster, Output},
+    flux::Flux,
     gateway::Gateway,
+    prometheus::{Prometheus, promtool},
     strip_header::StripHeader,
     wiretap::{Said, Wiretap},
 };

@@ -135,7 +135,7 @@ impl Watchdog {
         }
     }
 
-    fn log_tail(&self, name: &str) -> String {
+    pub(super) fn log_tail(&self, name: &str) -> String {
         let path = self.folder.join(format!("{name}.log"));
         let bytes = fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);

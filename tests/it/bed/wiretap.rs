@@ -27,6 +27,8 @@ pub(crate) struct Said {
     pub(crate) process: Option<u32>,
     /// Its first line.
     pub(crate) line: String,
+    /// What came with it: its headers, and perhaps some of its body.
+    pub(crate) head: String,
 }
 
 #[derive(Default)]
@@ -121,7 +123,14 @@ async fn carry(
             && let Some(line) = request_line(bytes)
         {
             let at = Instant::now();
-            shared.said.lock().unwrap().push(Said { at, process, line });
+            let head = String::from_utf8_lossy(bytes).into_owned();
+            let said = Said {
+                at,
+                process,
+                line,
+                head,
+            };
+            shared.said.lock().unwrap().push(said);
         }
         while shared.cut.load(Ordering::SeqCst) {
             tokio::time::sleep(CUT_LOOK).await;

@@ -131,7 +131,9 @@ async fn what_went_into_a_pipe_and_is_not_whole_is_said() {
             );
             let ended = scene.shell(&line).await.ended(1);
             assert!(
-                ended.err.contains("what standard output has seen is not the whole"),
+                ended
+                    .err
+                    .contains("what standard output has seen is not the whole"),
                 "{preset}: {}",
                 ended.err
             );

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use eventexport::egress::HostPolicy;
+use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use eventexport::tracker::{
     Credentials, RetryPolicy, SessionRequest, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa,
@@ -137,6 +137,7 @@ impl Scene {
             hosts: HostPolicy::any(),
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
+            traffic: Traffic::default(),
         };
         Tracker::new(config, &TokenCache::new()).unwrap()
     }

@@ -194,6 +194,17 @@ impl Store for Saboteur {
             .await
     }
 
+    async fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let work = self.inner.read(key, offset, limit, etag);
+        self.call(format!("read {}", short(key)), work).await
+    }
+
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         self.call(format!("list {}", short(prefix)), self.inner.list(prefix))
             .await

@@ -17,10 +17,16 @@ pub(super) struct Helm {
 }
 
 impl Helm {
+    /// With all rights.
     pub(super) fn new(cluster: &Cluster) -> Result<Self> {
+        Self::with(cluster, cluster.kubeconfig_path())
+    }
+
+    /// With the rights of a kubeconfig.
+    pub(super) fn with(cluster: &Cluster, kubeconfig: PathBuf) -> Result<Self> {
         Ok(Self {
             program: program("helm")?,
-            kubeconfig: cluster.kubeconfig_path(),
+            kubeconfig,
             home: cluster.folder().join("helm"),
         })
     }
@@ -46,7 +52,7 @@ impl Helm {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The manifests of the chart with these values.
+    /// The manifests of the chart with these values, in a namespace that no other test installs to.
     pub(super) async fn template(&self, values: &Path, more: &[&str]) -> Result<String> {
         let values = values.display().to_string();
         let args = [
@@ -54,7 +60,7 @@ impl Helm {
             "eventexport",
             CHART,
             "--namespace",
-            "eventexport-system",
+            "judged",
             "--values",
             &values,
         ];

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Operator, apply, becomes, eventually, kubectl, manifest, secret};
+use super::{LATE, Operator, apply, becomes, eventually, kubectl, manifest, secret};
 use crate::bed::Cluster;
 
 async fn pair(cluster: &Cluster, namespace: &str) -> Result<(Operator, Operator)> {
@@ -104,6 +104,9 @@ async fn who_cannot_renew_stops_everything_before_another_may_lead() -> Result<(
     apply(cluster, &manifest(namespace, "june", "busy")).await?;
     apply(cluster, &manifest(namespace, "july", "deaf")).await?;
     let operator = Operator::start(cluster, namespace).await?;
+    eventually("it leads", async || Ok(operator.leads())).await?;
+    let waiting = Operator::start(cluster, namespace).await?;
+    eventually("the other stands by", async || Ok(waiting.health.ready())).await?;
     for name in ["june", "july"] {
         becomes(cluster, namespace, name, ["True/Exporting", "", "", ""]).await?;
     }
@@ -123,6 +126,11 @@ async fn who_cannot_renew_stops_everything_before_another_may_lead() -> Result<(
     let script = Arc::clone(&operator.script);
     let ended = operator.ended().await;
     let took = silent.elapsed();
+    // Restarting who waits would mend nothing.
+    while silent.elapsed() < 2 * LATE {
+        ensure!(waiting.health.alive() == Ok(()), "{:?}", waiting.health.alive());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     signal("-CONT").await?;
     ensure!(ended.is_err());
     // The lease lasts 5 s from its last renewal, which was before the silence.
@@ -130,4 +138,18 @@ async fn who_cannot_renew_stops_everything_before_another_may_lead() -> Result<(
     ensure!((script.seen("june").stopped, script.seen("june").running) == (1, 0));
     ensure!(script.seen("july").running == 0, "it was cut off");
     Ok(())
+}
+
+#[tokio::test]
+async fn who_stands_still_is_not_alive() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("wedged").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    apply(cluster, &manifest(namespace, "june", "busy")).await?;
+    let operator = Operator::start(cluster, namespace).await?;
+    becomes(cluster, namespace, "june", ["True/Exporting", "", "", ""]).await?;
+    ensure!(operator.health.alive() == Ok(()));
+    ensure!(operator.health.ready());
+    apply(cluster, &manifest(namespace, "july", "wedges")).await?;
+    eventually("kubelet is told", async || Ok(operator.health.alive().is_err())).await
 }

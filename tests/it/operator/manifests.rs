@@ -11,7 +11,8 @@ use super::helm::{CHART, Helm};
 use super::{apply, kubectl};
 use crate::bed::Cluster;
 
-const NAMESPACES: [&str; 3] = ["eventexport-system", "eventexport", "audit"];
+/// Of the plain manifests, of kustomize's and of the chart's values.
+const NAMESPACES: [&str; 4] = ["eventexport-system", "eventexport", "judged", "audit"];
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

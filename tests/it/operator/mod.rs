@@ -11,10 +11,14 @@ mod helm;
 mod leader;
 mod life;
 mod manifests;
+mod pod;
 mod process;
 mod reading;
-mod script;
-mod whole;
+mod rights;
+pub(crate) mod script;
+mod traces;
+mod watching;
+pub(crate) mod whole;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,12 +38,16 @@ use self::script::Script;
 use crate::bed::Cluster;
 
 /// Long, because a machine that also compiles is slow.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How late a sign of life may be: shorter than an operator has it, and long for a machine that also compiles.
+const LATE: Duration = Duration::from_secs(8);
 
 /// An operator in this process, for one namespace.
-struct Operator {
+pub(crate) struct Operator {
     script: Arc<Script>,
     metrics: Metrics,
+    health: Health,
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
     /// Its own, so that it can be killed whole.
@@ -47,11 +55,11 @@ struct Operator {
 }
 
 impl Operator {
-    async fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
+    pub(crate) async fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
         Self::start_with(cluster, namespace, Arc::default()).await
     }
 
-    async fn start_with(cluster: &Cluster, namespace: &str, script: Arc<Script>) -> Result<Self> {
+    pub(crate) async fn start_with(cluster: &Cluster, namespace: &str, script: Arc<Script>) -> Result<Self> {
         let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
         let kubernetes =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
@@ -78,8 +86,9 @@ impl Operator {
             cluster: None,
         };
         let metrics = Metrics::default();
+        let health = Health::new(LATE);
         let observatory = Observatory {
-            health: Health::new(PATIENCE),
+            health: health.clone(),
             metrics: metrics.clone(),
         };
         let shutdown = CancellationToken::new();
@@ -91,6 +100,7 @@ impl Operator {
         Ok(Self {
             script,
             metrics,
+            health,
             shutdown,
             task,
             runtime: Some(runtime),
@@ -102,7 +112,7 @@ impl Operator {
     }
 
     /// As SIGTERM does.
-    async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         self.shutdown.cancel();
         (&mut self.task).await?
     }
@@ -130,7 +140,7 @@ impl Drop for Operator {
 }
 
 /// Waits until it holds.
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     loop {
         let last = holds().await;
@@ -146,7 +156,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) ->
 }
 
 /// What the script takes the space for decides what happens.
-fn manifest(namespace: &str, name: &str, space: &str) -> Value {
+pub(crate) fn manifest(namespace: &str, name: &str, space: &str) -> Value {
     json!({
         "apiVersion": "eventexport.io/v1alpha1",
         "kind": "EventExport",
@@ -163,7 +173,7 @@ fn manifest(namespace: &str, name: &str, space: &str) -> Value {
     })
 }
 
-fn secret(namespace: &str, value: &str) -> Value {
+pub(crate) fn secret(namespace: &str, value: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -172,7 +182,7 @@ fn secret(namespace: &str, value: &str) -> Value {
     })
 }
 
-async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {
+pub(crate) async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {
     let said = cluster
         .kubectl(&["apply", "-f", "-"], Some(&manifest.to_string()))
         .await;
@@ -180,7 +190,7 @@ async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {
 }
 
 /// `None`: there is none.
-async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Value>> {
+pub(crate) async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Value>> {
     let args = [
         "get",
         "eventexport",
@@ -199,7 +209,7 @@ async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Va
 }
 
 /// A condition as `True/Reason`.
-fn condition(object: &Value, kind: &str) -> String {
+pub(crate) fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array();
     let found = conditions.into_iter().flatten().find(|one| one["type"] == kind);
     let text = |field: &str| found.and_then(|one| one[field].as_str()).unwrap_or("-");
@@ -208,7 +218,12 @@ fn condition(object: &Value, kind: &str) -> String {
 
 /// Waits until the conditions `Ready`, `Complete`, `Reconciling` and `Stalled` are these, as [`condition`] has them;
 /// an empty text stands for any.
-async fn becomes(cluster: &Cluster, namespace: &str, name: &str, wanted: [&str; 4]) -> Result<Value> {
+pub(crate) async fn becomes(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    wanted: [&str; 4],
+) -> Result<Value> {
     let mut last = Value::Null;
     let what = format!("{namespace}/{name} becomes {wanted:?}");
     let outcome = eventually(&what, async || {
@@ -224,7 +239,7 @@ async fn becomes(cluster: &Cluster, namespace: &str, name: &str, wanted: [&str; 
     Ok(last)
 }
 
-fn has_finalizer(object: &Value) -> bool {
+pub(crate) fn has_finalizer(object: &Value) -> bool {
     let names = object["metadata"]["finalizers"].as_array();
     names
         .into_iter()
@@ -232,7 +247,7 @@ fn has_finalizer(object: &Value) -> bool {
         .any(|name| name == eventexport::controller::FINALIZER)
 }
 
-async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {
+pub(crate) async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> {
     cluster.kubectl(args, None).await.success()
 }
 
@@ -257,7 +272,7 @@ async fn told(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<Stri
         .collect())
 }
 
-async fn patch(cluster: &Cluster, namespace: &str, name: &str, patch: &Value) -> Result<()> {
+pub(crate) async fn patch(cluster: &Cluster, namespace: &str, name: &str, patch: &Value) -> Result<()> {
     let text = patch.to_string();
     let args = [
         "patch",

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::{apply, becomes, eventually, get, has_finalizer, kubectl, told};
 use crate::bed::{Cluster, Gateway};
 
-const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// One namespace with its service, its bucket and its operator.
 pub(super) struct Whole {
@@ -124,7 +124,7 @@ pub(super) fn documents(
 }
 
 /// With the rights of deploy/operator.yaml, which is made from the chart.
-async fn operator(cluster: &Cluster, namespace: &str) -> Result<Child> {
+pub(crate) async fn operator(cluster: &Cluster, namespace: &str) -> Result<Child> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/operator.yaml");
     kubectl(cluster, &["apply", "-f", manifest]).await?;
     let kubeconfig = cluster

@@ -31,6 +31,10 @@ pub(super) fn accepted() -> Vec<Case> {
                 Set("/settleAfter", "720h".into()),
                 Set("/suspend", true.into()),
                 Set(
+                    "/manifest",
+                    json!({ "signingKeySecretRef": { "name": "signing.2018" } }),
+                ),
+                Set(
                     "/acceptedGaps",
                     gap("2018-06-03", "2018-06-04", "source expired before we began — ä"),
                 ),
@@ -66,6 +70,7 @@ pub(super) fn accepted() -> Vec<Case> {
                 Set("/source/uaaEndpoint", "http://localhost:1".into()),
             ],
         ),
+        yes("manifests that are not signed", vec![Set("/manifest", json!({}))]),
         yes("settled at once", vec![Set("/settleAfter", "0s".into())]),
         yes(
             "a duration of several numbers",

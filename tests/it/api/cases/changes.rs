@@ -26,6 +26,10 @@ pub(super) fn changes() -> Vec<Case> {
                 Set("/parallelism", 1.into()),
                 Set("/settleAfter", "1h".into()),
                 Set("/suspend", true.into()),
+                Set(
+                    "/manifest",
+                    json!({ "signingKeySecretRef": { "name": "signing" } }),
+                ),
                 Set("/source/credentialsSecretRef/name", "other".into()),
                 Set("/source/uaaEndpoint", "https://uaa.example.com".into()),
                 Set("/destination/s3/region", "eu-west-1".into()),

@@ -147,6 +147,27 @@ pub(super) fn rest() -> Vec<Case> {
             1000,
             ("spec.parallelism", "less than or equal to 30"),
         ),
+        bad(
+            "a signing key without a name",
+            "/manifest",
+            json!({ "signingKeySecretRef": {} }),
+            ("spec.manifest.signingKeySecretRef.name", "Required value"),
+        ),
+        bad(
+            "a signing key of another namespace",
+            "/manifest",
+            json!({ "signingKeySecretRef": { "name": "other/signing" } }),
+            (
+                "spec.manifest.signingKeySecretRef.name",
+                "must be the name of a Secret",
+            ),
+        ),
+        bad(
+            "a signing key in the manifest",
+            "/manifest",
+            json!({ "signingKey": "-" }),
+            ("spec.manifest.signingKey", "unknown field"),
+        ),
         settle("a duration without a unit", "6"),
         settle("a duration in days", "2d"),
         settle("a negative duration", "-6h"),

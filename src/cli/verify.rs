@@ -1,0 +1,222 @@
+//! `eventexport verify`: proves an archive from itself. Reads it through [`crate::verify`]; itself only shows
+//! progress and prints.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde_json::{Value, json};
+
+use super::documents;
+use super::exit::{Exit, Fault};
+use super::location::{Location, LocationArgs, Place, worded};
+use super::logs;
+use super::output::OutputArgs;
+use super::progress::{Mode, events};
+use super::size;
+use super::verify_text;
+use crate::export::window::parse_date;
+use crate::verify::archive::{self, Ask, Tally};
+use crate::verify::report::Report;
+use crate::verify::signature::PublicKey;
+
+/// How often bars move.
+const TICK: Duration = Duration::from_millis(200);
+/// How often a line is printed where bars cannot move.
+const LINE: Duration = Duration::from_secs(30);
+
+/// Name and version of the JSON document.
+pub const SCHEMA: &str = "eventexport.io/verify/v1";
+
+/// Prove an archive: every object, receipt and manifest, without the service and without trusting who wrote it.
+///
+/// Checks that every object that a receipt names is there with its size, SHA-256 and CRC-64/NVME, is whole gzip, and
+/// holds as many events as stated; that no window of the range is missing and nothing is there without a receipt; that
+/// the receipts are those of the manifests, and the manifests a whole chain, signed if wanted. It reads only. Works on
+/// a copy in another bucket or folder, on one space or many. Exit code 0: proved; 1: something is wrong; 2: the
+/// arguments cannot be used.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct VerifyArgs {
+    /// The archive: a directory, or `s3://bucket/prefix`
+    #[arg(value_name = "DIR|S3-URL", value_parser = Place::parser())]
+    pub archive: Option<Place>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub location: LocationArgs,
+    /// Compare by checksums that the store holds, without reading the objects
+    #[arg(long)]
+    pub quick: bool,
+    /// Ed25519 public key (PEM) that must verify the signatures of the manifests; may be repeated for changed keys
+    #[arg(long = "public-key", value_name = "FILE")]
+    pub public_keys: Vec<PathBuf>,
+    /// Every manifest must have a signature, and there must be one
+    #[arg(long)]
+    pub require_signature: bool,
+    /// Only windows of this UTC day and later
+    #[arg(long, value_name = "DAY", value_parser = day)]
+    pub since: Option<Date>,
+    /// Only windows of this UTC day and earlier
+    #[arg(long, value_name = "DAY", value_parser = day)]
+    pub until: Option<Date>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  A directory, or a copy of one:
+    eventexport verify ./export
+  A bucket, with the exporter's public key:
+    AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… \\
+    eventexport verify s3://audit/tracker --public-key exporter.pem --require-signature
+  The destination of a manifest, with the range that it wants:
+    eventexport verify -f audit.yaml
+  Every night, without reading the data, for a program:
+    eventexport verify -f audit.yaml --quick --output json";
+
+/// `YYYY-MM-DD`.
+pub fn day(text: &str) -> Result<Date, String> {
+    parse_date(text).ok_or_else(|| "is no UTC day: write it as 2018-06-30".to_owned())
+}
+
+/// Verifies every archive that is named.
+pub async fn run(args: VerifyArgs) -> Result<Exit, Fault> {
+    let ended = verify(&args).await;
+    args.output.ended(SCHEMA, ended)
+}
+
+async fn verify(args: &VerifyArgs) -> Result<Exit, Fault> {
+    let screen = MultiProgress::new();
+    logs::start(&screen, args.output.verbosity)?;
+    let keys = public_keys(&args.public_keys)?;
+    if let (Some(since), Some(until)) = (args.since, args.until)
+        && since > until
+    {
+        return Err(Fault::usage(format!(
+            "--since: {since} is later than --until {until}"
+        )));
+    }
+    let mut reports = Vec::new();
+    for location in args.location.open_to_read(args.archive.as_ref()).await? {
+        let ask = Ask {
+            store: Arc::clone(&location.store),
+            prefix: location.prefix.clone(),
+            export: location.export.clone(),
+            quick: args.quick,
+            keys: keys.clone(),
+            signed: args.require_signature,
+            since: args.since,
+            until: args.until,
+            now: Timestamp::now(),
+        };
+        let tally = Arc::new(Tally::default());
+        let watching = watch(args, &location, &screen, Arc::clone(&tally));
+        let report = tokio::select! {
+            report = archive::verify(&ask, &tally) => report,
+            () = watching => continue,
+        };
+        let report = report.map_err(|error| anyhow::anyhow!("{}: {}", location.name, worded(&error)))?;
+        reports.push((location, report));
+    }
+    let proved = reports
+        .iter()
+        .all(|(_, report)| report.is_proved() && !report.roots.is_empty());
+    let exit = if proved { Exit::Done } else { Exit::Failed };
+    args.output.print(SCHEMA, document(args, &reports, exit), || {
+        let texts = reports.iter().map(|(location, report)| {
+            verify_text::text(&location.name, report, args.quick, args.output.quiet)
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    });
+    Ok(exit)
+}
+
+fn public_keys(files: &[PathBuf]) -> Result<Vec<PublicKey>, Fault> {
+    let read = |file: &PathBuf| {
+        let pem =
+            documents::small_file(file).map_err(|error| Fault::usage(format!("--public-key: {error}")))?;
+        PublicKey::from_pem(&pem)
+            .map_err(|error| Fault::usage(format!("--public-key: {} {error}", file.display())))
+    };
+    files.iter().map(read).collect()
+}
+
+fn document(args: &VerifyArgs, reports: &[(Location, Report)], exit: Exit) -> Value {
+    let archives: Vec<Value> = reports
+        .iter()
+        .map(|(location, report)| {
+            let mut archive = json!({
+                "location": location.name,
+                "export": location.export.as_ref().map(|export| &export.name),
+            });
+            events::merge(&mut archive, report.json());
+            archive
+        })
+        .collect();
+    json!({
+        "quick": args.quick,
+        "proved": exit == Exit::Done,
+        "exitCode": exit.code(),
+        "archives": archives,
+    })
+}
+
+/// Shows how far it is; never ends by itself.
+async fn watch(args: &VerifyArgs, location: &Location, screen: &MultiProgress, tally: Arc<Tally>) {
+    let read = || {
+        let load = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
+        (
+            (load(&tally.objects_done), load(&tally.objects)),
+            (load(&tally.bytes_done), load(&tally.bytes)),
+        )
+    };
+    match Mode::of(args.output.json(), args.output.quiet) {
+        Mode::Json | Mode::Quiet => std::future::pending().await,
+        Mode::Lines => loop {
+            tokio::time::sleep(LINE).await;
+            let ((done, all), (bytes, of)) = read();
+            eprintln!(
+                "{}: {} of {} objects, {} of {}",
+                location.name,
+                size::count(done),
+                size::count(all),
+                size::bytes(bytes),
+                size::bytes(of)
+            );
+        },
+        Mode::Bars => {
+            let bar = screen
+                .add(ProgressBar::new(0))
+                .with_message(location.name.clone());
+            if let Ok(style) = ProgressStyle::with_template(
+                "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+            ) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            let bar = Cleared(bar);
+            loop {
+                tokio::time::sleep(TICK).await;
+                let ((done, all), (bytes, of)) = read();
+                // Checksums of the store are asked for by object.
+                let (at, end) = if args.quick { (done, all) } else { (bytes, of) };
+                bar.0.set_length(end);
+                bar.0.set_position(at);
+            }
+        }
+    }
+}
+
+/// A bar that goes when nobody watches any more.
+struct Cleared(ProgressBar);
+
+impl Drop for Cleared {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

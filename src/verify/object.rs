@@ -1,0 +1,183 @@
+//! Proof of one object's bytes: SHA-256, CRC-64/NVME, whole gzip, events. Bounded memory whatever the object's size,
+//! and bounded work on a gzip that inflates to far more than stated. Reads files, else no I/O.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::export::events::Events;
+use crate::export::gzip::Gzip;
+use crate::export::proof::hex;
+use crate::storage::Crc64;
+
+/// Bytes that are inflated between two looks at how much came out: 64 KiB, which inflate to 66 MiB at most.
+const STEP: usize = 64 * 1024;
+
+/// Bytes that are read of a file at once: 256 KiB, which stay in the processor's cache.
+const READ_AT_ONCE: usize = 256 * 1024;
+
+/// What is in a whole gzip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Members of the gzip.
+    pub members: u64,
+    /// Bytes after decompression.
+    pub decompressed: u64,
+    /// Events.
+    pub events: u64,
+}
+
+/// What was found out of an object by reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proved {
+    /// Bytes.
+    pub bytes: u64,
+    /// SHA-256 of them, hexadecimal.
+    pub sha256: String,
+    /// CRC-64/NVME of them.
+    pub crc64: Crc64,
+    /// What it inflates to, or why it is no whole gzip of events.
+    pub counted: Result<Counted, String>,
+}
+
+/// The state of a proof.
+pub struct Prover {
+    sha: Sha256,
+    crc: crc_fast::Digest,
+    bytes: u64,
+    gzip: Gzip,
+    events: Events,
+    /// Bytes that may come out.
+    limit: u64,
+    out: u64,
+    fault: Option<String>,
+}
+
+impl Prover {
+    /// Of an object that should inflate to `limit` bytes at most; what inflates to more is given up.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            sha: Sha256::new(),
+            crc: crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme),
+            bytes: 0,
+            gzip: Gzip::default(),
+            events: Events::default(),
+            limit,
+            out: 0,
+            fault: None,
+        }
+    }
+
+    /// Takes the next bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.sha.update(bytes);
+        self.crc.update(bytes);
+        for step in bytes.chunks(STEP) {
+            if self.fault.is_some() {
+                return;
+            }
+            self.inflate(step);
+        }
+    }
+
+    fn inflate(&mut self, bytes: &[u8]) {
+        let Self {
+            gzip, events, out, ..
+        } = self;
+        let inflated = gzip.push(bytes, &mut |data| {
+            *out += data.len() as u64;
+            events.push(data);
+        });
+        if let Err(error) = inflated {
+            self.fault = Some(error.to_string());
+        } else if self.out > self.limit {
+            self.fault = Some(format!(
+                "it inflates to more than the {} bytes stated",
+                self.limit
+            ));
+        }
+    }
+
+    /// What was found out, once all bytes were given.
+    pub fn finish(self) -> Proved {
+        let counted =
+            match self.fault {
+                Some(fault) => Err(fault),
+                None => self.gzip.finish().map_err(|error| error.to_string()).and_then(
+                    |(members, decompressed)| {
+                        let events = self.events.finish().map_err(|error| error.to_string())?;
+                        Ok(Counted {
+                            members,
+                            decompressed,
+                            events,
+                        })
+                    },
+                ),
+            };
+        Proved {
+            bytes: self.bytes,
+            sha256: hex(&self.sha.finalize()),
+            crc64: Crc64(self.crc.finalize()),
+            counted,
+        }
+    }
+}
+
+/// Reads a file and proves it; `tick` is told of the bytes that were read.
+pub fn of_file(path: &Path, limit: u64, tick: &mut dyn FnMut(u64)) -> io::Result<Proved> {
+    let mut file = File::open(path)?;
+    let mut prover = Prover::new(limit);
+    let mut buffer = vec![0; READ_AT_ONCE];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(prover.finish()),
+            Ok(read) => {
+                prover.push(buffer.get(..read).unwrap_or_default());
+                tick(read as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl std::fmt::Debug for Prover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prover")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_bomb_is_given_up_and_its_digest_still_told() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        for _ in 0..64 {
+            encoder.write_all(&vec![b'\n'; 1 << 20]).unwrap();
+        }
+        let bomb = encoder.finish().unwrap();
+        let mut prover = Prover::new(1000);
+        prover.push(&bomb);
+        let proved = prover.finish();
+        assert!(
+            proved
+                .counted
+                .unwrap_err()
+                .contains("more than the 1000 bytes stated")
+        );
+        assert_eq!(proved.sha256, hex(&Sha256::digest(&bomb)));
+        assert_eq!(
+            (proved.bytes, proved.crc64),
+            (bomb.len() as u64, Crc64::of(&bomb))
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! What must lie in a root, by its receipts and, where one of these is gone or was changed, by the manifest. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::chain::{Chain, Document, Entry, Receipts};
+use super::contents::Contents;
+use super::finding::{Finding, Kind};
+use crate::export::keys::Key;
+use crate::export::record::Receipt;
+use crate::export::verdict::{Verdict, of_count};
+use crate::export::window::{Cells, Window};
+
+/// An object that must be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Whose events.
+    pub window: Window,
+    /// The full key.
+    pub key: String,
+    /// The full key of the document that says so: a receipt, or a manifest in its place.
+    pub by: String,
+    /// Whether it is a receipt.
+    pub by_receipt: bool,
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// SHA-256 of them.
+    pub sha256: String,
+    /// CRC-64/NVME of them, 16 hexadecimal digits.
+    pub crc64: Option<String>,
+    /// Members of the gzip.
+    pub members: Option<u64>,
+    /// Bytes after decompression.
+    pub decompressed: u64,
+    /// Events.
+    pub events: u64,
+}
+
+/// What follows from the receipts of a root.
+#[derive(Clone, Debug, Default)]
+pub struct Expectations {
+    /// What is wrong with the receipts, and objects without one.
+    pub findings: Vec<Finding>,
+    /// Objects that must be there, in time order.
+    pub objects: Vec<Expected>,
+    /// Cells that receipts cover.
+    pub covered: Cells,
+    /// Cells that are not covered for a reason that is told otherwise.
+    pub explained: Cells,
+    /// Receipts that are as they should be.
+    pub windows: u64,
+    /// Of these, windows that were proved empty.
+    pub empty: u64,
+    /// Events that they name.
+    pub events: u64,
+    /// Endpoints that they name.
+    pub sources: BTreeSet<String>,
+    /// Windows whose receipt no manifest names.
+    pub not_in_manifest: BTreeSet<Window>,
+}
+
+/// Judges the receipts of a root, and says what must be there because of them.
+pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain) -> Expectations {
+    let mut out = Expectations::default();
+    for (window, document) in receipts {
+        out.receipt(contents, *window, document, chain);
+    }
+    for (window, entry) in &chain.ledger {
+        if !receipts.contains_key(window) {
+            out.findings.push(
+                Finding::new(Kind::ReceiptMissing, contents.key(&Key::Receipt(*window)))
+                    .of(*window)
+                    .expected(format!(
+                        "sha256 {}, as {} names it",
+                        entry.entry.receipt.sha256, entry.manifest
+                    )),
+            );
+            out.explained.insert(*window);
+            out.objects.extend(by_entry(contents, *window, entry));
+        }
+    }
+    out.objects.sort_by_key(|expected| expected.window);
+    let known: BTreeSet<Window> = out.objects.iter().map(|expected| expected.window).collect();
+    // Where the receipt itself was accused, its object is not.
+    let accused: BTreeSet<Window> = out.findings.iter().filter_map(|finding| finding.window).collect();
+    for (window, listed) in &contents.objects {
+        if accused.contains(window) {
+            continue;
+        }
+        if !known.contains(window) {
+            let finding = Finding::new(Kind::ObjectWithoutReceipt, listed.key.clone()).of(*window);
+            out.findings.push(match receipts.get(window) {
+                None => finding.expected(contents.key(&Key::Receipt(*window))),
+                Some(_) => finding.expected("no object: the receipt says that the window was empty"),
+            });
+            out.explained.insert(*window);
+        }
+    }
+    for listed in &contents.strays {
+        out.findings
+            .push(Finding::new(Kind::StrayFile, listed.key.clone()));
+    }
+    out.days_in_hours(contents, receipts);
+    out
+}
+
+impl Expectations {
+    fn receipt(&mut self, contents: &Contents, window: Window, document: &Document<Receipt>, chain: &Chain) {
+        let key = contents.key(&Key::Receipt(window));
+        if !chain.named.contains(&window) {
+            self.not_in_manifest.insert(window);
+        }
+        if let Some(entry) = chain.ledger.get(&window)
+            && entry.entry.receipt.sha256 != document.sha256
+        {
+            let why = document.read.as_ref().err();
+            let changed = Finding::new(Kind::ReceiptChanged, key)
+                .of(window)
+                .expected(format!(
+                    "sha256 {}, as {} names it",
+                    entry.entry.receipt.sha256, entry.manifest
+                ))
+                .found(match why {
+                    None => format!("sha256 {}", document.sha256),
+                    Some(why) => format!("sha256 {} ({why})", document.sha256),
+                });
+            self.findings.push(changed);
+            self.explained.insert(window);
+            self.objects.extend(by_entry(contents, window, entry));
+            return;
+        }
+        let receipt = match &document.read {
+            Ok(receipt) => receipt,
+            Err(why) => {
+                let finding = Finding::new(Kind::ReceiptUnreadable, key)
+                    .of(window)
+                    .found(why.clone());
+                self.findings.push(finding);
+                self.explained.insert(window);
+                return;
+            }
+        };
+        if let Some((expected, found)) = misplaced(contents, window, receipt) {
+            let finding = Finding::new(Kind::ReceiptMisplaced, key).of(window);
+            self.findings.push(finding.expected(expected).found(found));
+            self.explained.insert(window);
+            return;
+        }
+        if let Some((expected, found)) = contradiction(window, receipt) {
+            let finding = Finding::new(Kind::ReceiptInconsistent, key.clone()).of(window);
+            self.findings.push(finding.expected(expected).found(found));
+        }
+        self.windows += 1;
+        self.events = self.events.saturating_add(receipt.events);
+        self.covered.insert(window);
+        self.sources.insert(receipt.source.clone());
+        let Some(object) = &receipt.object else {
+            self.empty += 1;
+            return;
+        };
+        self.objects.push(Expected {
+            window,
+            key: contents.key(&Key::Events(window)),
+            by: key,
+            by_receipt: true,
+            bytes: object.bytes,
+            sha256: object.sha256.to_ascii_lowercase(),
+            crc64: Some(object.crc64nvme.to_ascii_lowercase()),
+            members: Some(object.gzip_members),
+            decompressed: object.decompressed_bytes,
+            events: receipt.events,
+        });
+    }
+
+    /// Days that are stored by the hour: the sum of their hours against what the service reported of the day.
+    fn days_in_hours(&mut self, contents: &Contents, receipts: &Receipts) {
+        let mut sums: BTreeMap<_, (u32, u64, Option<u64>)> = BTreeMap::new();
+        for (window, receipt) in receipts {
+            if let (Some(_), Ok(receipt)) = (window.hour_of_day(), &receipt.read) {
+                let (hours, events, reported) = sums.entry(window.date()).or_default();
+                *hours |= window.hours();
+                *events = events.saturating_add(receipt.events);
+                *reported = (*reported).max(receipt.reported_of_day);
+            }
+        }
+        for (date, (hours, events, reported)) in sums {
+            let day = Window::day(date);
+            if let Some(reported) = reported.filter(|reported| hours == day.hours() && events < *reported) {
+                self.findings.push(
+                    Finding::new(Kind::DayShort, contents.root.objects_of_day(day))
+                        .of(day)
+                        .expected(format!("{reported} events, as the service reported of the day"))
+                        .found(format!("{events} events in its hours")),
+                );
+            }
+        }
+    }
+}
+
+fn by_entry(contents: &Contents, window: Window, entry: &Entry) -> Option<Expected> {
+    let object = entry.entry.object.as_ref()?;
+    Some(Expected {
+        window,
+        key: contents.key(&Key::Events(window)),
+        by: entry.manifest.clone(),
+        by_receipt: false,
+        bytes: object.bytes,
+        sha256: object.sha256.to_ascii_lowercase(),
+        crc64: None,
+        members: None,
+        decompressed: entry.entry.decompressed_bytes,
+        events: entry.entry.events,
+    })
+}
+
+/// What the key says, and what the receipt says instead.
+fn misplaced(contents: &Contents, window: Window, receipt: &Receipt) -> Option<(String, String)> {
+    if receipt.window != window.to_string() {
+        return Some((format!("window {window}"), format!("window {}", receipt.window)));
+    }
+    let (space, scope) = contents.root.names()?;
+    if receipt.space != space {
+        return Some((format!("space {space}"), format!("space {}", receipt.space)));
+    }
+    if receipt.scope.to_lowercase() != scope {
+        return Some((format!("scope {scope}"), format!("scope {}", receipt.scope)));
+    }
+    None
+}
+
+/// What a receipt that this software wrote would say, and what it says.
+fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> {
+    let said = |expected: &str, found: String| Some((expected.to_owned(), found));
+    match &receipt.object {
+        None if receipt.events > 0 => {
+            said("0 events without an object", format!("{} events", receipt.events))
+        }
+        None if receipt.verdict != Verdict::Empty => said(
+            "verdict Empty without an object",
+            format!("verdict {:?}", receipt.verdict),
+        ),
+        None => None,
+        Some(object) if object.key != Key::Events(window).below().unwrap_or_default() => Some((
+            format!("object {}", Key::Events(window).below().unwrap_or_default()),
+            format!("object {}", object.key),
+        )),
+        Some(_) => {
+            let verdict = of_count(receipt.events, receipt.reported_before, receipt.reported_after);
+            if verdict == receipt.verdict || receipt.verdict == Verdict::Empty && receipt.events == 0 {
+                return (verdict == Verdict::Short).then(|| {
+                    let reports = [receipt.reported_before, receipt.reported_after];
+                    let least = reports.into_iter().flatten().min().unwrap_or_default();
+                    (
+                        format!("at least {least} events"),
+                        format!("{} events", receipt.events),
+                    )
+                });
+            }
+            Some((
+                format!("verdict {verdict:?}, by its counts"),
+                format!(
+                    "verdict {:?} of {} events, reported {:?} before and {:?} after",
+                    receipt.verdict, receipt.events, receipt.reported_before, receipt.reported_after
+                ),
+            ))
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Public keys, and what a signature says of a manifest (Ed25519, RFC 8032). No I/O.
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject as _;
+
+/// What stands before the 32 bytes of an Ed25519 key in its DER (RFC 8410, section 4).
+const SPKI: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+/// A public key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey([u8; 32]);
+
+/// What is wrong with a file that should hold a public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublicKeyError {
+    /// No PEM block of the right kind.
+    #[error("is not a PEM file with a `BEGIN PUBLIC KEY` block: `openssl pkey -in KEY -pubout` prints one")]
+    NotPem,
+    /// A key of another algorithm, or damaged.
+    #[error("is not an Ed25519 public key")]
+    NotEd25519,
+}
+
+/// What is known of a manifest's signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// There is none.
+    Absent,
+    /// There is one, and no key to check it.
+    Unchecked,
+    /// One of the keys verifies it.
+    Valid,
+    /// None does.
+    Invalid,
+}
+
+impl PublicKey {
+    /// From the text of a PEM file.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, PublicKeyError> {
+        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| PublicKeyError::NotPem)?;
+        der.strip_prefix(&SPKI)
+            .and_then(|key| key.try_into().ok())
+            .map(Self)
+            .ok_or(PublicKeyError::NotEd25519)
+    }
+}
+
+/// Judges the signature over a manifest's bytes by the keys that were given.
+pub fn of(manifest: &[u8], signature: Option<&[u8]>, keys: &[PublicKey]) -> Signature {
+    let Some(signature) = signature else {
+        return Signature::Absent;
+    };
+    let verifies = |PublicKey(key): &PublicKey| {
+        UnparsedPublicKey::new(&ED25519, key)
+            .verify(manifest, signature)
+            .is_ok()
+    };
+    if keys.is_empty() {
+        Signature::Unchecked
+    } else if keys.iter().any(verifies) {
+        Signature::Valid
+    } else {
+        Signature::Invalid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `openssl pkey -pubout` printed it, of the key in RFC 8410, section 10.3.
+    const PEM: &[u8] =
+        b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
+                         -----END PUBLIC KEY-----\n";
+
+    #[test]
+    fn a_public_key_is_read_or_refused_in_words() {
+        assert!(PublicKey::from_pem(PEM).is_ok());
+        assert_eq!(PublicKey::from_pem(b"no"), Err(PublicKeyError::NotPem));
+        let other = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+        assert_eq!(PublicKey::from_pem(other), Err(PublicKeyError::NotEd25519));
+        let key = [PublicKey::from_pem(PEM).unwrap()];
+        assert_eq!(of(b"text", None, &key), Signature::Absent);
+        assert_eq!(of(b"text", Some(&[0; 64]), &[]), Signature::Unchecked);
+        assert_eq!(of(b"text", Some(&[0; 64]), &key), Signature::Invalid);
+        assert_eq!(of(b"text", Some(b"short"), &key), Signature::Invalid);
+    }
+}

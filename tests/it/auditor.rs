@@ -1,0 +1,259 @@
+//! The commands of docs/auditor.md, as they stand there, in an archive that the program made, and in damaged copies.
+
+// A test that cannot go on must stop.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A command of the page, with the name that it has there.
+struct Step {
+    name: String,
+    script: String,
+}
+
+/// All commands that the page says are checked.
+fn steps() -> Vec<Step> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/auditor.md")).unwrap();
+    let mut steps = Vec::new();
+    for part in page.split("<!-- checked: ").skip(1) {
+        let (name, rest) = part.split_once(" -->\n```sh\n").unwrap();
+        let (script, _) = rest.split_once("\n```").unwrap();
+        steps.push(Step {
+            name: name.to_owned(),
+            script: script.to_owned(),
+        });
+    }
+    steps
+}
+
+fn sh(folder: &Path, public_key: &Path, script: &str) -> Output {
+    Command::new("sh")
+        .args(["-u", "-c", script])
+        .current_dir(folder)
+        .env("PUBLIC_KEY", public_key)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap()
+}
+
+/// The names of the steps that do not pass, with what they say.
+fn failing(folder: &Path, public_key: &Path) -> Vec<(String, String)> {
+    let run = |step: Step| {
+        let output = sh(folder, public_key, &step.script);
+        let said = [output.stdout, output.stderr].concat();
+        (!output.status.success()).then(|| (step.name, String::from_utf8_lossy(&said).into_owned()))
+    };
+    steps().into_iter().filter_map(run).collect()
+}
+
+fn openssl(args: &[&str]) {
+    let done = Command::new("openssl").args(args).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+/// Three manifests over a week that has a week-end without events, and a gap.
+fn archive(folder: &Path) -> PathBuf {
+    let file = folder.join("audit.yaml");
+    let key = folder.join("signing.pem");
+    for name in ["signing", "other"] {
+        let private = folder.join(format!("{name}.pem"));
+        let public = folder.join(format!("{name}.pub.pem"));
+        let (private, public) = (private.to_str().unwrap(), public.to_str().unwrap());
+        openssl(&["genpkey", "-algorithm", "ed25519", "-out", private]);
+        openssl(&["pkey", "-in", private, "-pubout", "-out", public]);
+    }
+    for last in 3..=5 {
+        let text = format!(
+            "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
+             space: c1\n  dateRange: {{start: 2018-06-01, end: 2018-06-0{last}}}\n  \
+             source: {{region: us-south, credentialsSecretRef: {{name: tracker}}}}\n  \
+             destination: {{s3: {{bucket: audit, prefix: tracker}}}}\n  \
+             acceptedGaps: [{{start: 2018-06-01, end: 2018-06-01, reason: before we began}}]\n  \
+             manifest: {{signingKeySecretRef: {{name: signing}}}}\n"
+        );
+        fs::write(&file, text).unwrap();
+        let ran = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+            .args(["run", "--simulate", "-f"])
+            .arg(&file)
+            .arg("--to")
+            .arg(folder.join("export"))
+            .arg("--state-dir")
+            .arg(folder.join("state"))
+            .env("EVENTEXPORT_SIGNING_KEY_FILE", &key)
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    }
+    folder.join("export/tracker/space=c1/scope=space")
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{} has no {from}: {text}", path.display());
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let there = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &there);
+        } else {
+            fs::copy(entry.path(), there).unwrap();
+        }
+    }
+}
+
+type Damage = fn(&Path);
+
+/// What may be done to an archive, and the step that finds it out.
+const DAMAGES: &[(&str, &str, Damage)] = &[
+    ("a byte of an object flipped", "objects", |root| {
+        let path = root.join("date=2018-06-05/events.json.gz");
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }),
+    ("an object cut short", "events", |root| {
+        let path = root.join("date=2018-06-05/events.json.gz");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 9]).unwrap();
+    }),
+    ("an object removed", "objects", |root| {
+        fs::remove_file(root.join("date=2018-06-05/events.json.gz")).unwrap();
+    }),
+    ("an object added", "nothing else", |root| {
+        let from = root.join("date=2018-06-05/events.json.gz");
+        fs::copy(from, root.join("date=2018-06-05/events-h07.json.gz")).unwrap();
+    }),
+    ("two days swapped", "objects", |root| {
+        let days = [4, 5].map(|day| root.join(format!("date=2018-06-0{day}/events.json.gz")));
+        let bytes = days.clone().map(|day| fs::read(day).unwrap());
+        fs::write(&days[0], &bytes[1]).unwrap();
+        fs::write(&days[1], &bytes[0]).unwrap();
+    }),
+    ("a receipt edited", "receipts", |root| {
+        edit(
+            &root.join("_journal/2018-06-05.receipt.json"),
+            "\"resumes\":0",
+            "\"resumes\":1",
+        );
+    }),
+    ("a receipt removed", "receipts", |root| {
+        fs::remove_file(root.join("_journal/2018-06-05.receipt.json")).unwrap();
+    }),
+    ("a receipt removed with its object", "receipts", |root| {
+        fs::remove_file(root.join("_journal/2018-06-05.receipt.json")).unwrap();
+        fs::remove_dir_all(root.join("date=2018-06-05")).unwrap();
+    }),
+    ("a manifest edited", "signatures", |root| {
+        edit(
+            &root.join("_manifests/00000003.json"),
+            "before we began",
+            "it never was",
+        );
+    }),
+    ("a manifest's day left out", "completeness", |root| {
+        edit(
+            &root.join("_manifests/00000003.json"),
+            "\"end\":\"2018-06-05\"",
+            "\"end\":\"2018-06-06\"",
+        );
+    }),
+    ("a manifest's numbers edited", "facts", |root| {
+        edit(
+            &root.join("_manifests/00000003.json"),
+            "\"reportedBefore\":",
+            "\"reportedBefore\":1",
+        );
+    }),
+    ("a manifest's root digest edited", "root", |root| {
+        edit(
+            &root.join("_manifests/00000003.json"),
+            "\"digest\":\"",
+            "\"digest\":\"0",
+        );
+    }),
+    ("an earlier manifest edited", "chain", |root| {
+        edit(
+            &root.join("_manifests/00000001.json"),
+            "before we began",
+            "it never was",
+        );
+    }),
+    ("a manifest removed", "chain", |root| {
+        fs::remove_file(root.join("_manifests/00000002.json")).unwrap();
+        fs::remove_file(root.join("_manifests/00000002.json.sig")).unwrap();
+    }),
+    ("a signature removed", "signatures", |root| {
+        fs::remove_file(root.join("_manifests/00000002.json.sig")).unwrap();
+    }),
+    ("two signatures swapped", "signatures", |root| {
+        let signatures = [1, 2].map(|number| root.join(format!("_manifests/0000000{number}.json.sig")));
+        fs::copy(&signatures[0], &signatures[1]).unwrap();
+    }),
+];
+
+#[test]
+fn the_commands_for_auditors_pass_a_good_archive_and_find_out_a_bad_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = archive(folder.path());
+    let public = folder.path().join("signing.pub.pem");
+    assert_eq!(failing(&root, &public), []);
+    let said = |name: &str| {
+        let step = steps().into_iter().find(|step| step.name == name).unwrap();
+        let output = sh(&root, &public, &step.script);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(said("gaps"), "2018-06-01 to 2018-06-01: before we began\n");
+    assert!(
+        said("periods").starts_with("1: 2018-06-01 to 2018-06-03, "),
+        "{}",
+        said("periods")
+    );
+    assert!(
+        said("table").contains("2018-06-01\t0/24\t0\tno count\tAcceptedGap"),
+        "{}",
+        said("table")
+    );
+    assert!(
+        said("table").contains("2018-06-02\t24/24\t0\t"),
+        "{}",
+        said("table")
+    );
+
+    let wrong_key = failing(&root, &folder.path().join("other.pub.pem"));
+    assert_eq!(wrong_key.len(), 1, "{wrong_key:?}");
+    assert_eq!(wrong_key[0].0, "signatures");
+
+    let mut found = BTreeSet::new();
+    for (words, step, damage) in DAMAGES {
+        let damaged = tempfile::tempdir().unwrap();
+        copy(&root, damaged.path());
+        damage(damaged.path());
+        let failing = failing(damaged.path(), &public);
+        assert!(
+            failing.iter().any(|(name, _)| name == step),
+            "{words}, not found by {step}: {failing:?}"
+        );
+        assert!(
+            failing.iter().all(|(_, said)| !said.is_empty()),
+            "{words}: {failing:?}"
+        );
+        found.insert(*step);
+    }
+    // What only prints finds nothing out.
+    let only_prints = ["table", "gaps", "periods"];
+    let checks = steps().into_iter().map(|step| step.name);
+    for check in checks.filter(|name| !only_prints.contains(&name.as_str())) {
+        assert!(
+            found.contains(check.as_str()),
+            "nothing shows that {check} can fail"
+        );
+    }
+}

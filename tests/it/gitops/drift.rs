@@ -1,0 +1,284 @@
+//! No field drifts: what was applied is what is there, whoever applies it, before and after the operator acted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{file, tool};
+use crate::bed::{Cluster, Output};
+use crate::operator::script::Script;
+use crate::operator::{Operator, apply, becomes, eventually, get, has_finalizer, manifest, secret};
+
+/// Every field of the spec, each with a value that a server which normalises would rewrite.
+fn full(namespace: &str, name: &str, by_region: bool) -> Value {
+    let mut made = manifest(namespace, name, "complete");
+    let at = if by_region {
+        json!({ "region": "us-south" })
+    } else {
+        json!({ "endpoint": "https://127.0.0.1:1/" })
+    };
+    made["spec"] = json!({
+        "space": "complete",
+        "scope": "Space",
+        "dateRange": { "start": "2018-06-01", "end": "2018-06-30", "hour": 7 },
+        "source": {
+            "uaaEndpoint": "https://UAA.example.com:443/",
+            "credentialsSecretRef": { "name": "tracker" },
+            "caSecretRef": { "name": "tracker", "key": "ca.crt" },
+        },
+        "destination": { "s3": {
+            "bucket": "audit",
+            "prefix": "tracker/production",
+            "region": "eu-central-1",
+            "endpoint": "https://S3.example.com:443",
+            "forcePathStyle": true,
+            "credentialsSecretRef": { "name": "tracker" },
+            "caSecretRef": { "name": "tracker", "key": "store.pem" },
+            "storageClass": "STANDARD_IA",
+            "serverSideEncryption": { "type": "aws:kms", "kmsKeyId": "alias/audit" },
+            "objectLock": { "mode": "Compliance", "retainDays": 2555 },
+            "checksum": "CRC64NVME",
+        }},
+        "parallelism": 4,
+        "settleAfter": "0h90m0s",
+        "suspend": false,
+        "acceptedGaps": [
+            { "start": "2018-06-03", "end": "2018-06-04", "reason": "source expired before we began" },
+            { "start": "2018-06-01", "end": "2018-06-01", "reason": "  as  it was  " },
+        ],
+    });
+    for (key, value) in at.as_object().into_iter().flatten() {
+        made["spec"]["source"][key] = value.clone();
+    }
+    made
+}
+
+/// How somebody applies: kubectl's own way, or the API server's as Flux and Argo CD can do it.
+#[derive(Clone, Copy)]
+enum Way {
+    Client,
+    Server(&'static str),
+}
+
+impl Way {
+    fn arguments(self, verb: &'static str) -> Vec<&'static str> {
+        match self {
+            Self::Client => vec![verb, "-f", "-"],
+            Self::Server(manager) => vec![verb, "--server-side", "--field-manager", manager, "-f", "-"],
+        }
+    }
+
+    async fn run(self, cluster: &Cluster, verb: &'static str, manifest: &Value) -> Output {
+        cluster
+            .kubectl(&self.arguments(verb), Some(&manifest.to_string()))
+            .await
+    }
+}
+
+#[tokio::test]
+async fn what_was_applied_is_what_is_there_whoever_applies_it_again() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("drift").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    let operator = Operator::start_with(cluster, namespace, Arc::new(Script::default())).await?;
+
+    let ways = [
+        ("client", Way::Client),
+        ("flux", Way::Server("kustomize-controller")),
+        ("argo", Way::Server("argocd-controller")),
+    ];
+    for (name, way) in ways {
+        let minimal = manifest(namespace, &format!("{name}-minimal"), "complete");
+        for manifest in [
+            minimal,
+            full(namespace, &format!("{name}-region"), true),
+            full(namespace, &format!("{name}-endpoint"), false),
+        ] {
+            stays(cluster, way, &manifest).await?;
+        }
+    }
+    operator.stop().await
+}
+
+/// Applied, acted upon, and applied again.
+async fn stays(cluster: &Cluster, way: Way, manifest: &Value) -> Result<()> {
+    let text = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default();
+    let (namespace, name) = (text("namespace"), text("name"));
+    way.run(cluster, "apply", manifest).await.success()?;
+    let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
+    becomes(cluster, namespace, name, states).await?;
+    let mut before = Value::Null;
+    eventually("the operator has done all it does", async || {
+        before = get(cluster, namespace, name).await?.context("it is gone")?;
+        Ok(!has_finalizer(&before))
+    })
+    .await?;
+    ensure!(
+        before["metadata"]["generation"] == 1,
+        "the operator changed the spec"
+    );
+    kept(&manifest["spec"], &before["spec"], "spec")?;
+
+    // The same again: no difference, nothing written. kubectl diff ends with 1 where there is one.
+    let both = [
+        way,
+        Way::Client,
+        Way::Server("kustomize-controller"),
+        Way::Server("another"),
+    ];
+    way.run(cluster, "diff", manifest)
+        .await
+        .success()
+        .with_context(|| name.to_owned())?;
+    way.run(cluster, "apply", manifest).await.success()?;
+    let after = get(cluster, namespace, name).await?.context("it is gone")?;
+    ensure!(
+        before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"],
+        "{name}: applying it again wrote"
+    );
+    owners(cluster, namespace, name).await?;
+    not_out_of_sync(manifest, &after).await?;
+
+    // Whoever comes later with the same manifest has no conflict, and changes nothing.
+    for other in both {
+        let applied = other.run(cluster, "apply", manifest).await;
+        let warned = applied.stderr.clone();
+        applied.success().with_context(|| name.to_owned())?;
+        ensure!(!warned.contains("conflict"), "{name}: {warned}");
+    }
+    let last = get(cluster, namespace, name).await?.context("it is gone")?;
+    ensure!(
+        last["metadata"]["generation"] == 1 && last["spec"] == before["spec"],
+        "{last}"
+    );
+    not_out_of_sync(manifest, &last).await
+}
+
+/// What was written is there in the same letters; what is there besides are defaults.
+fn kept(written: &Value, there: &Value, path: &str) -> Result<()> {
+    match (written, there) {
+        (Value::Object(written), Value::Object(there)) => {
+            for (key, value) in written {
+                let found = there.get(key).with_context(|| format!("{path}.{key} is gone"))?;
+                kept(value, found, &format!("{path}.{key}"))?;
+            }
+        }
+        _ => ensure!(written == there, "{path}: {written} became {there}"),
+    }
+    Ok(())
+}
+
+/// Who owns what: the spec is of whoever applied it, the status of the operator, and of each only that.
+async fn owners(cluster: &Cluster, namespace: &str, name: &str) -> Result<()> {
+    let args = [
+        "get",
+        "eventexport",
+        name,
+        "-n",
+        namespace,
+        "-o",
+        "json",
+        "--show-managed-fields",
+    ];
+    let object: Value = serde_json::from_str(&cluster.kubectl(&args, None).await.success()?)?;
+    let entries = object["metadata"]["managedFields"]
+        .as_array()
+        .context("nobody owns anything")?;
+    ensure!(
+        entries
+            .iter()
+            .any(|entry| entry["manager"] == eventexport::controller::FIELD_MANAGER)
+    );
+    for entry in entries {
+        let fields = entry["fieldsV1"].as_object().context("no fields")?;
+        let of_operator = entry["manager"] == eventexport::controller::FIELD_MANAGER;
+        let part = |field| fields.contains_key(field);
+        ensure!(
+            !of_operator || !part("f:spec"),
+            "the operator owns fields of the spec: {entry}"
+        );
+        ensure!(
+            of_operator || !part("f:status"),
+            "somebody else owns the status: {entry}"
+        );
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Difference {
+    modified: bool,
+    live: Value,
+    predicted: Value,
+}
+
+/// By Argo CD's own comparison of what Git has with what is there.
+async fn not_out_of_sync(manifest: &Value, live: &Value) -> Result<()> {
+    let pair = json!({ "git": manifest, "live": live });
+    let differences: Vec<Difference> = tool("argocd", &["diff"], &[pair]).await?;
+    for Difference {
+        modified,
+        live,
+        predicted,
+    } in differences
+    {
+        ensure!(!modified, "Argo CD says OutOfSync:\n{live}\n{predicted}");
+    }
+    Ok(())
+}
+
+/// The comparison does see a difference, so that its silence means something.
+#[tokio::test]
+async fn argo_cd_sees_what_does_differ() -> Result<()> {
+    let git = manifest("audit", "june", "complete");
+    let mut live = git.clone();
+    live["spec"]["parallelism"] = json!(9);
+    let pair = json!({ "git": { "spec": { "parallelism": 4 }, "apiVersion": git["apiVersion"], "kind": git["kind"],
+        "metadata": git["metadata"] }, "live": live });
+    let differences: Vec<Difference> = tool("argocd", &["diff"], &[pair]).await?;
+    ensure!(differences.iter().all(|one| one.modified));
+    Ok(())
+}
+
+/// The full manifests name every field that the definition has, so that a new field is tried as well.
+#[test]
+fn the_full_manifests_are_full() -> Result<()> {
+    let definition: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(file("crds/eventexports.yaml"))?)?;
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut wanted = BTreeSet::new();
+    described(schema, "spec", &mut wanted);
+    let mut written = BTreeSet::new();
+    for by_region in [true, false] {
+        named(&full("audit", "full", by_region)["spec"], "spec", &mut written);
+    }
+    ensure!(
+        wanted == written,
+        "{:?}",
+        wanted.symmetric_difference(&written).collect::<Vec<_>>()
+    );
+    Ok(())
+}
+
+fn described(schema: &Value, path: &str, into: &mut BTreeSet<String>) {
+    into.insert(path.to_owned());
+    for (key, field) in schema["properties"].as_object().into_iter().flatten() {
+        described(field, &format!("{path}.{key}"), into);
+    }
+    if schema["items"].is_object() {
+        described(&schema["items"], &format!("{path}[]"), into);
+    }
+}
+
+fn named(value: &Value, path: &str, into: &mut BTreeSet<String>) {
+    into.insert(path.to_owned());
+    for (key, field) in value.as_object().into_iter().flatten() {
+        named(field, &format!("{path}.{key}"), into);
+    }
+    for item in value.as_array().into_iter().flatten() {
+        named(item, &format!("{path}[]"), into);
+    }
+}

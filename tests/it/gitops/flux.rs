@@ -1,0 +1,331 @@
+//! A real Flux deploys the chart and an export, waits for it, fails when it stalls, recovers, and prunes it.
+//!
+//! There is no node here, so the chart's Pods do not run: the release asks for none, and the operator is a process with
+//! the rights of the chart's service account and the arguments of the chart's Deployment.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use jiff::civil::date;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::{file, program};
+use crate::bed::{Cluster, Flux, Gateway};
+use crate::operator::whole::SPACE;
+use crate::operator::{apply, becomes, eventually, get, kubectl};
+
+const SYSTEM: &str = "eventexport-system";
+const TENANT: &str = "audit";
+
+struct Fleet {
+    cluster: Cluster,
+    flux: Flux,
+    gateway: &'static Gateway,
+    simulator: Simulator,
+    bucket: String,
+    folder: TempDir,
+}
+
+impl Fleet {
+    async fn start() -> Result<Self> {
+        let cluster = Cluster::start().await?;
+        // It is the chart's to bring.
+        kubectl(&cluster, &["delete", "crd", "eventexports.eventexport.io"]).await?;
+        let flux = Flux::start(&cluster).await?;
+        let gateway = Gateway::shared().await;
+        let bucket = format!("fleet-{:08x}", rand::random::<u32>());
+        gateway.create_bucket(&bucket).await?;
+        let settings = Settings {
+            today: Some(date(2018, 6, 9)),
+            ..Settings::default()
+        };
+        Ok(Self {
+            cluster,
+            flux,
+            gateway,
+            simulator: Simulator::start(settings).await?,
+            bucket,
+            folder: TempDir::new()?,
+        })
+    }
+
+    /// What examples/flux/ says, with our artifacts in the place of registry and repository.
+    async fn apply_example(&self, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
+        let text = std::fs::read_to_string(file("examples/flux").join(name))?;
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+        for mut document in documents {
+            if document["kind"] == "OCIRepository" {
+                continue;
+            }
+            change(&mut document);
+            apply(&self.cluster, &document).await?;
+        }
+        Ok(())
+    }
+
+    async fn secret(&self, name: &str, data: Value) -> Result<()> {
+        let metadata = json!({ "namespace": TENANT, "name": name });
+        let secret =
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
+        apply(&self.cluster, &secret).await
+    }
+
+    /// The next commit of the tenant's folder.
+    async fn commit(&self, revision: &str, files: &[(&str, Value)]) -> Result<()> {
+        let folder = self.folder.path().join(revision);
+        std::fs::create_dir_all(folder.join("audit/exports"))?;
+        // A folder without manifests is a mistake to Flux; a team's folder holds more than exports.
+        let team = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "team", "namespace": TENANT } });
+        for (name, value) in files.iter().chain([&("team.yaml", team)]) {
+            std::fs::write(folder.join("audit/exports").join(name), value.to_string())?;
+        }
+        let archive = self.folder.path().join(format!("{revision}.tar.gz"));
+        run("tar", &["-czf", text(&archive)?, "-C", text(&folder)?, "audit"]).await?;
+        let revision = format!("main@sha1:{revision}");
+        self.flux
+            .publish(&self.cluster, "flux-system", "fleet", &revision, &archive)
+            .await
+    }
+
+    fn export(&self) -> Value {
+        let url = self.simulator.url().as_str().trim_end_matches('/').to_owned();
+        json!({
+            "apiVersion": "eventexport.io/v1alpha1",
+            "kind": "EventExport",
+            "metadata": { "namespace": TENANT, "name": "june" },
+            "spec": {
+                "space": SPACE,
+                "dateRange": { "start": "2018-06-03", "end": "2018-06-07" },
+                "source": { "endpoint": url, "credentialsSecretRef": { "name": "tracker" } },
+                "destination": { "s3": {
+                    "bucket": self.bucket, "prefix": "tracker", "endpoint": self.gateway.endpoint(),
+                    "credentialsSecretRef": { "name": "bucket" },
+                }},
+            },
+        })
+    }
+
+    /// Waits until a Flux object says so of the revision, and returns its message.
+    async fn says(&self, kind: &str, namespace: &str, name: &str, ready: &str, words: &[&str]) -> Result<()> {
+        let mut last = Value::Null;
+        let what = format!("{kind}/{name}: Ready is {ready}, saying {words:?}");
+        let outcome = eventually(&what, async || {
+            let args = ["get", kind, name, "-n", namespace, "-o", "json"];
+            last = serde_json::from_str(&kubectl(&self.cluster, &args).await?)?;
+            let current = last["status"]["observedGeneration"] == last["metadata"]["generation"];
+            let conditions = last["status"]["conditions"].as_array();
+            let ready = conditions.into_iter().flatten().any(|one| {
+                let message = one["message"].as_str().unwrap_or_default();
+                one["type"] == "Ready"
+                    && one["status"] == ready
+                    && words.iter().all(|word| message.contains(word))
+            });
+            Ok(current && ready)
+        })
+        .await;
+        let log = match kind {
+            "helmrelease" => "helm-controller",
+            _ => "kustomize-controller",
+        };
+        outcome.with_context(|| format!("{}\n{}", last["status"], self.flux.log(log)))
+    }
+
+    /// What `flux reconcile` does.
+    async fn reconcile(&self) -> Result<()> {
+        let now = format!("reconcile.fluxcd.io/requestedAt={}", jiff::Timestamp::now());
+        let args = [
+            "annotate",
+            "kustomization",
+            "audit-exports",
+            "-n",
+            TENANT,
+            "--overwrite",
+            &now,
+        ];
+        kubectl(&self.cluster, &args).await.map(drop)
+    }
+
+    /// With the rights, and the arguments, that the chart gave it.
+    async fn operator(&self) -> Result<Child> {
+        let args = ["get", "deployment", "eventexport", "-n", SYSTEM, "-o", "json"];
+        let deployment: Value = serde_json::from_str(&kubectl(&self.cluster, &args).await?)?;
+        let pod = &deployment["spec"]["template"]["spec"];
+        let account = pod["serviceAccountName"].as_str().context("no service account")?;
+        let kubeconfig = self
+            .cluster
+            .kubeconfig_for_service_account(SYSTEM, account)
+            .await?;
+        let given = pod["containers"][0]["args"].as_array().context("no arguments")?;
+        let given = given.iter().filter_map(Value::as_str);
+        let given = given
+            .filter(|argument| !argument.starts_with("--metrics-listen"))
+            .map(|argument| argument.replace("$(POD_NAMESPACE)", SYSTEM));
+        Ok(Command::new(env!("CARGO_BIN_EXE_eventexport"))
+            .args(given)
+            .args(["--metrics-listen", "127.0.0.1:0", "--kubeconfig"])
+            .arg(kubeconfig)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?)
+    }
+}
+
+#[tokio::test]
+async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
+    let fleet = Fleet::start().await?;
+    let cluster = &fleet.cluster;
+
+    // The chart, by the example's HelmRelease.
+    let folder = text(fleet.folder.path())?;
+    let helm = program("helm")?;
+    run(
+        text(&helm)?,
+        &["package", text(&file("charts/eventexport"))?, "-d", folder],
+    )
+    .await?;
+    let archive = one_file(fleet.folder.path(), "tgz")?;
+    kubectl(cluster, &["create", "namespace", SYSTEM]).await?;
+    fleet
+        .flux
+        .publish(cluster, SYSTEM, "eventexport", "0.1.0", &archive)
+        .await?;
+    fleet
+        .apply_example("operator.yaml", |document| {
+            if document["kind"] == "HelmRelease" {
+                document["spec"]["chartRef"]["kind"] = json!("ExternalArtifact");
+                // No node runs Pods here, and everything is on this machine.
+                document["spec"]["values"]["replicas"] = json!(0);
+                document["spec"]["values"]["allowHosts"] = json!(["127.0.0.1"]);
+                document["spec"]["values"]["limits"] = json!({ "sessionQuiet": "1s" });
+            }
+        })
+        .await?;
+    fleet
+        .says("helmrelease", SYSTEM, "eventexport", "True", &[])
+        .await?;
+    let _operator = fleet.operator().await?;
+
+    // The export, by the example's Kustomization. It stalls: nobody made the tracker's Secret.
+    kubectl(cluster, &["create", "namespace", TENANT]).await?;
+    let keys =
+        json!({ "accessKeyId": fleet.gateway.access_key(), "secretAccessKey": fleet.gateway.secret_key() });
+    fleet.secret("bucket", keys).await?;
+    fleet.commit("1", &[("june.yaml", fleet.export())]).await?;
+    fleet
+        .apply_example("exports.yaml", |document| {
+            document["spec"]["sourceRef"]["kind"] = json!("ExternalArtifact");
+            document["spec"]["retryInterval"] = json!("2s");
+        })
+        .await?;
+    let stalled = ["stalled resources", "EventExport/audit/june status: 'Failed'"];
+    let kustomization = |ready: &'static str, words: &'static [&'static str]| {
+        fleet.says("kustomization", TENANT, "audit-exports", ready, words)
+    };
+    fleet
+        .says("kustomization", TENANT, "audit-exports", "False", &stalled)
+        .await?;
+
+    // Mended, the wait passes by itself, while the export is still under way.
+    fleet.simulator.add_preset("hang-download@2018-06-05x1")?;
+    fleet
+        .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
+        .await?;
+    kustomization("True", &["main@sha1:1"]).await?;
+    let busy = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    ensure!(busy["status"]["windows"]["wanted"] == 5, "{}", busy["status"]);
+    let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
+    becomes(cluster, TENANT, "june", states).await?;
+    let generation =
+        get(cluster, TENANT, "june").await?.context("it is gone")?["metadata"]["generation"].clone();
+
+    // Applied again and again, nothing drifts: Flux finds nothing to correct.
+    fleet.reconcile().await?;
+    kustomization("True", &["main@sha1:1"]).await?;
+    ensure!(generation == 1, "something changed the spec: {generation}");
+
+    // It stalls once more, later: the next look tells.
+    let more = json!({ "dateRange": { "start": "2018-06-02", "end": "2018-06-07" } });
+    let mut widened = fleet.export();
+    widened["spec"]["dateRange"] = more["dateRange"].clone();
+    kubectl(cluster, &["delete", "secret", "tracker", "-n", TENANT]).await?;
+    fleet.commit("2", &[("june.yaml", widened.clone())]).await?;
+    fleet
+        .says("kustomization", TENANT, "audit-exports", "False", &stalled)
+        .await?;
+    fleet
+        .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
+        .await?;
+    kustomization("True", &["main@sha1:2"]).await?;
+    becomes(cluster, TENANT, "june", states).await?;
+
+    // Taken out of Git, it goes, and leaves no session behind; the data stay.
+    fleet.commit("3", &[]).await?;
+    kustomization("True", &["main@sha1:3"]).await?;
+    eventually("the export is pruned", async || {
+        Ok(get(cluster, TENANT, "june").await?.is_none())
+    })
+    .await?;
+    ensure!(fleet.simulator.open_sessions().is_empty());
+    let stored = fleet
+        .gateway
+        .folder()
+        .join("objects")
+        .join(&fleet.bucket)
+        .join("tracker");
+    ensure!(stored.is_dir(), "{} is gone", stored.display());
+
+    // So does the operator when its release goes, but not what people declared.
+    fleet.commit("4", &[("june.yaml", widened)]).await?;
+    kustomization("True", &["main@sha1:4"]).await?;
+    kubectl(
+        cluster,
+        &[
+            "delete",
+            "helmrelease",
+            "eventexport",
+            "-n",
+            SYSTEM,
+            "--timeout=60s",
+        ],
+    )
+    .await?;
+    let left = ["get", "deployment", "-n", SYSTEM, "-o", "name"];
+    ensure!(kubectl(cluster, &left).await?.is_empty());
+    ensure!(
+        get(cluster, TENANT, "june").await?.is_some(),
+        "the release took the exports with it"
+    );
+    Ok(())
+}
+
+async fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .with_context(|| program.to_owned())?;
+    ensure!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("the path is not UTF-8")
+}
+
+fn one_file(folder: &Path, extension: &str) -> Result<PathBuf> {
+    let mut found = std::fs::read_dir(folder)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|ext| ext == extension));
+    found
+        .next()
+        .with_context(|| format!("no .{extension} in {}", folder.display()))
+}

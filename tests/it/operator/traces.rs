@@ -1,0 +1,219 @@
+//! Traces by OTLP, as a real receiver gets them, and the log lines that belong to them.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result, ensure};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use eventexport::simulator::{DEFAULT_API_KEY, Settings};
+use jiff::civil::date;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::process::{SHORT, Scene};
+use super::{becomes, eventually};
+
+#[derive(Clone, Default)]
+struct Received {
+    spans: Arc<Mutex<Vec<Span>>>,
+    resources: Arc<Mutex<Vec<KeyValue>>>,
+}
+
+impl Received {
+    fn spans(&self) -> Vec<Span> {
+        self.spans.lock().unwrap().clone()
+    }
+}
+
+/// Takes what the protocol allows and nothing else.
+async fn receive(State(received): State<Received>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let kind = headers.get("content-type").map(|kind| kind.as_bytes().to_vec());
+    let (true, Ok(request)) = (
+        kind.as_deref() == Some(b"application/x-protobuf"),
+        ExportTraceServiceRequest::decode(body),
+    ) else {
+        return StatusCode::BAD_REQUEST;
+    };
+    for of_resource in request.resource_spans {
+        let attributes = of_resource.resource.unwrap_or_default().attributes;
+        received.resources.lock().unwrap().extend(attributes);
+        for of_scope in of_resource.scope_spans {
+            received.spans.lock().unwrap().extend(of_scope.spans);
+        }
+    }
+    StatusCode::OK
+}
+
+async fn collector() -> Result<(String, Received, AbortOnDropHandle<()>)> {
+    let received = Received::default();
+    let routes = Router::new()
+        .route("/v1/traces", post(receive))
+        .with_state(received.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let serving = tokio::spawn(async move {
+        let _ = axum::serve(listener, routes).await;
+    });
+    Ok((url, received, AbortOnDropHandle::new(serving)))
+}
+
+/// An attribute as text.
+fn attribute(span: &Span, name: &str) -> String {
+    let found = span.attributes.iter().find(|one| one.key == name);
+    let value = found.and_then(|one| one.value.as_ref()?.value.as_ref());
+    value.map_or_else(String::new, |value| format!("{value:?}"))
+}
+
+fn hexadecimal(id: &[u8]) -> String {
+    use std::fmt::Write as _;
+    id.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[tokio::test]
+async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
+    let settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    let scene = Scene::start("traces", settings).await?;
+    // So that there is something to log.
+    scene.simulator.add_preset("cut@2018-06-05x1")?;
+    scene
+        .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
+        .await?;
+    let (url, received, _serving) = collector().await?;
+    let args = [&SHORT[..], &["--otlp-endpoint", &url]].concat();
+    let log = ("EVENTEXPORT_LOG", "warn,eventexport=debug");
+    let mut operator = scene.operator(&args, &[log]).await?;
+    becomes(
+        scene.cluster,
+        &scene.namespace,
+        "june",
+        ["True/Complete", "", "", ""],
+    )
+    .await?;
+    operator.signal("-TERM").await?;
+    operator.child.wait().await?;
+
+    let name = format!("{}/june", scene.namespace);
+    let spans = received.spans();
+    let of_day = |day: &str| {
+        let ours = |span: &&Span| span.name == "window" && attribute(span, "window").contains(day);
+        spans
+            .iter()
+            .find(ours)
+            .with_context(|| format!("no trace of {day}"))
+    };
+    for day in ["2018-06-04", "2018-06-05", "2018-06-06", "2018-06-07"] {
+        let window = of_day(day)?;
+        ensure!(window.parent_span_id.is_empty(), "a trace of its own");
+        ensure!(attribute(window, "export").contains(&name), "{window:?}");
+        ensure!(attribute(window, "attempt").len() > 26, "{window:?}");
+        let trace: Vec<&Span> = spans
+            .iter()
+            .filter(|span| span.trace_id == window.trace_id)
+            .collect();
+        for step in ["session", "download", "upload", "commit", "close"] {
+            ensure!(trace.iter().any(|span| span.name == step), "{day}: no {step}");
+        }
+        for operation in ["CreateSession", "Download", "PutObject", "DeleteSession"] {
+            let asks = |span: &&&Span| attribute(span, "operation").contains(operation);
+            let request = trace.iter().find(asks);
+            let request = request.with_context(|| format!("{day}: no request {operation}"))?;
+            ensure!(
+                request.name == "request" && attribute(request, "code").contains("20"),
+                "{request:?}"
+            );
+            ensure!(request.end_time_unix_nano >= request.start_time_unix_nano);
+        }
+    }
+    let services = received.resources.lock().unwrap().clone();
+    let service = services.iter().find(|one| one.key == "service.name");
+    ensure!(format!("{service:?}").contains("\"eventexport\""), "{service:?}");
+
+    let cut = of_day("2018-06-05")?;
+    let lines = operator.lines();
+    let resumed = lines.iter().find(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("asking for the rest of a download")
+    });
+    let resumed = resumed.context("the cut download went on without a word")?;
+    ensure!(
+        resumed["export"] == name.as_str() && resumed["window"] == "2018-06-05",
+        "{resumed}"
+    );
+    ensure!(
+        resumed["run"].is_string() && resumed["attempt"].is_string(),
+        "{resumed}"
+    );
+    ensure!(
+        resumed["trace_id"] == hexadecimal(&cut.trace_id).as_str(),
+        "{resumed}"
+    );
+    let of_engine = lines.iter().filter(|line| {
+        let target = line["target"].as_str().unwrap_or_default();
+        [
+            "eventexport::export",
+            "eventexport::tracker",
+            "eventexport::storage",
+        ]
+        .iter()
+        .any(|module| target.starts_with(module))
+    });
+    for line in of_engine {
+        ensure!(
+            line["export"] == name.as_str() && line["run"].is_string(),
+            "{line}"
+        );
+    }
+
+    // Nothing secret went to the collector, and nothing of the traces to the audited service.
+    ensure!(!format!("{spans:?}").contains(DEFAULT_API_KEY));
+    for said in scene.tracker.said() {
+        ensure!(
+            !said.head.to_ascii_lowercase().contains("traceparent"),
+            "{}",
+            said.line
+        );
+    }
+    eventually("the sessions are gone", async || {
+        Ok(scene.simulator.open_sessions().is_empty())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_collector_that_is_not_there_holds_up_nothing() -> Result<()> {
+    let settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    let scene = Scene::start("untraced", settings).await?;
+    scene
+        .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
+        .await?;
+    let args = [&SHORT[..], &["--otlp-endpoint", "http://127.0.0.1:1"]].concat();
+    let mut operator = scene.operator(&args, &[]).await?;
+    becomes(
+        scene.cluster,
+        &scene.namespace,
+        "june",
+        ["True/Complete", "", "", ""],
+    )
+    .await?;
+    operator.signal("-TERM").await?;
+    let ended = tokio::time::timeout(std::time::Duration::from_mins(1), operator.child.wait()).await??;
+    ensure!(ended.success(), "{ended}");
+    Ok(())
+}

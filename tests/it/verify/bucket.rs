@@ -1,0 +1,178 @@
+//! The same on a real S3, with and without reading the data.
+
+use std::fs;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eventexport::egress::Traffic;
+use eventexport::storage::{
+    AnyHost, ChecksumMode, Condition, Crc64, ObjectClass, PutOptions, S3Credentials, S3Settings, S3Store,
+    S3Timeouts, Store,
+};
+
+use super::scene::{Ended, SPACE, Scene, simulator, text};
+use crate::bed::Gateway;
+
+struct Bucket {
+    gateway: &'static Gateway,
+    name: String,
+    store: S3Store,
+}
+
+impl Bucket {
+    async fn make() -> Self {
+        let gateway = Gateway::shared().await;
+        let name = format!("verify-{:016x}", rand::random::<u64>());
+        gateway.create_bucket(&name).await.unwrap();
+        let store = S3Store::connect(S3Settings {
+            bucket: name.clone(),
+            region: Gateway::REGION.into(),
+            endpoint: Some(gateway.endpoint().parse().unwrap()),
+            force_path_style: true,
+            credentials: S3Credentials::Static {
+                access_key_id: gateway.access_key().into(),
+                secret_access_key: gateway.secret_key().to_owned().into(),
+                session_token: None,
+            },
+            ca_pem: None,
+            storage_class: None,
+            server_side_encryption: None,
+            object_lock: None,
+            checksum: ChecksumMode::default(),
+            traffic: Traffic::default(),
+            timeouts: S3Timeouts::default(),
+            hosts: Arc::new(AnyHost),
+        })
+        .await
+        .unwrap();
+        Self { gateway, name, store }
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) {
+        let options = PutOptions {
+            condition: Condition::Overwrite,
+            crc64: Crc64::of(&bytes),
+            metadata: Vec::new(),
+            content_type: "application/gzip",
+            class: ObjectClass::Evidence,
+        };
+        self.store.put(key, bytes.into(), &options).await.unwrap();
+    }
+
+    async fn get(&self, key: &str) -> Bytes {
+        self.store.get(key, 1 << 20).await.unwrap().unwrap()
+    }
+
+    fn keys(&self) -> [(&'static str, &'static str); 4] {
+        [
+            ("AWS_ACCESS_KEY_ID", self.gateway.access_key()),
+            ("AWS_SECRET_ACCESS_KEY", self.gateway.secret_key()),
+            ("AWS_REGION", Gateway::REGION),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ]
+    }
+
+    async fn verify(&self, scene: &Scene, more: &[&str]) -> Ended {
+        let (place, endpoint) = (format!("s3://{}/t", self.name), self.gateway.endpoint());
+        let public = scene.key("public");
+        let mut arguments = vec!["verify", &place, "--s3-endpoint", &endpoint, "--output", "json"];
+        arguments.extend(["--public-key", text(&public)]);
+        arguments.extend(more);
+        scene.program(&arguments, &self.keys()).await
+    }
+}
+
+fn accused(kind: &str, keys: &[&str]) -> Vec<(String, String)> {
+    keys.iter()
+        .map(|key| (kind.to_owned(), format!("{SPACE}{key}")))
+        .collect()
+}
+
+#[tokio::test]
+async fn an_archive_in_a_bucket_is_proved_and_quick_sees_what_the_store_knows() {
+    let scene = Scene::shared().await;
+    let bucket = Bucket::make().await;
+    let simulator = simulator().await;
+    let destination = format!(
+        "s3: {{bucket: {}, prefix: t, region: {}, endpoint: '{}', credentialsSecretRef: {{name: bucket}}}}",
+        bucket.name,
+        Gateway::REGION,
+        bucket.gateway.endpoint()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.yaml");
+    let exports = [("Space", "2018-06-04", "2018-06-06")];
+    fs::write(&file, scene.manifest(&simulator, &destination, &exports)).unwrap();
+    let ended = scene.program(&["run", "-f", text(&file)], &bucket.keys()).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+
+    assert_eq!(bucket.verify(scene, &[]).await.accused(), []);
+    let quick = bucket.verify(scene, &["--quick"]).await;
+    assert_eq!(quick.accused(), []);
+    let root = &quick.json()["archives"][0]["roots"][0];
+    assert_eq!(root["checkedBy"], serde_json::json!({"StoredCrc64Nvme": 3}));
+    let by_file = ["verify", "-f", text(&file), "--output", "json"];
+    assert_eq!(scene.program(&by_file, &bucket.keys()).await.accused(), []);
+
+    let [one, other] = ["date=2018-06-04/events.json.gz", "date=2018-06-05/events.json.gz"];
+    let [key, other_key] = [one, other].map(|key| format!("{SPACE}{key}"));
+    let (good, other_good) = (bucket.get(&key).await, bucket.get(&other_key).await);
+
+    let mut flipped = good.to_vec();
+    flipped[100] ^= 1;
+    bucket.put(&key, flipped.into()).await;
+    for arguments in [&[][..], &["--quick"]] {
+        let ended = bucket.verify(scene, arguments).await;
+        assert_eq!(ended.accused(), accused("ObjectChanged", &[one]));
+    }
+
+    bucket.put(&key, other_good.clone()).await;
+    bucket.put(&other_key, good.clone()).await;
+    for arguments in [&[][..], &["--quick"]] {
+        let ended = bucket.verify(scene, arguments).await;
+        assert_eq!(ended.accused(), accused("ObjectSwapped", &[one, other]));
+    }
+
+    bucket.put(&key, good.slice(..good.len() - 3)).await;
+    bucket.put(&other_key, other_good).await;
+    for arguments in [&[][..], &["--quick"]] {
+        let ended = bucket.verify(scene, arguments).await;
+        assert_eq!(ended.accused(), accused("ObjectSize", &[one]));
+    }
+
+    assert!(
+        bucket
+            .store
+            .delete(std::slice::from_ref(&key))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        bucket.verify(scene, &["--quick"]).await.accused(),
+        accused("ObjectMissing", &[one])
+    );
+    bucket.put(&key, good).await;
+    assert_eq!(bucket.verify(scene, &[]).await.accused(), []);
+}
+
+#[tokio::test]
+async fn wrong_keys_and_a_missing_bucket_are_told_by_what_was_typed() {
+    let scene = Scene::shared().await;
+    let bucket = Bucket::make().await;
+    let mut keys = bucket.keys();
+    keys[1].1 = "hunter2";
+    let (place, endpoint) = (format!("s3://{}/t", bucket.name), bucket.gateway.endpoint());
+    let arguments = ["verify", &place, "--s3-endpoint", &endpoint];
+    let ended = scene.program(&arguments, &keys).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.err.contains("AWS_SECRET_ACCESS_KEY") && !ended.err.contains("hunter2"),
+        "{ended:?}"
+    );
+
+    let arguments = ["verify", "s3://no-such-bucket/t", "--s3-endpoint", &endpoint];
+    let ended = scene.program(&arguments, &bucket.keys()).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("s3://no-such-bucket"), "{ended:?}");
+}

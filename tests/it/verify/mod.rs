@@ -1,0 +1,6 @@
+//! An archive that a real export made, damaged in every way that matters: `verify` names what was done, and accuses
+//! nothing else.
+
+mod bucket;
+mod damage;
+mod scene;
