@@ -14,6 +14,7 @@ mod control_plane;
 mod elasticsearch;
 mod flux;
 mod gateway;
+mod node;
 mod prometheus;
 mod selftest;
 mod signature;
@@ -32,6 +33,7 @@ pub(crate) use self::{
     elasticsearch::Elasticsearch,
     flux::Flux,
     gateway::Gateway,
+    node::Node,
     prometheus::{Prometheus, promtool},
     strip_header::StripHeader,
     wiretap::{Said, Wiretap},
