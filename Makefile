@@ -26,8 +26,9 @@ bed-charts: ## Build what installs and judges the chart (helm, helm-unittest, ku
 bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
 	$(MAKE) -C tests/bed prometheus
 
-consumers: ## Fetch what consumes events in the tests (Elasticsearch, through Maven); says loudly what cannot be had
+consumers: ## Fetch what consumes events in the tests (Elasticsearch by Maven, DuckDB by pip); says loudly what cannot be had
 	tests/bed/elasticsearch
+	tests/bed/duckdb
 
 test: bed bed-charts bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
