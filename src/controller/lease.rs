@@ -207,7 +207,8 @@ impl Candidate {
     fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
         let until = Arc::new(Mutex::new(sent + self.times.duration));
-        self.fence.closes_at(sent + self.times.duration - FENCE_MARGIN);
+        self.fence
+            .closes_at(sent + self.times.duration.saturating_sub(FENCE_MARGIN));
         let renew = self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone());
         let renewing = AbortOnDropHandle::new(tokio::spawn(renew));
         Leadership {
@@ -250,7 +251,8 @@ impl Candidate {
             if renewal == Renewal::Done {
                 renewed = sent;
                 *until.lock().unwrap_or_else(PoisonError::into_inner) = sent + self.times.duration;
-                self.fence.closes_at(sent + self.times.duration - FENCE_MARGIN);
+                self.fence
+                    .closes_at(sent + self.times.duration.saturating_sub(FENCE_MARGIN));
             }
             match election::hold(renewal, renewed.elapsed(), &self.times) {
                 Hold::Keep(next) => {

@@ -22,6 +22,7 @@ mod export;
 )]
 mod gitops;
 mod kill;
+mod node;
 mod operator;
 #[allow(
     clippy::unwrap_used,

@@ -115,6 +115,16 @@ fn conditions_say_what_a_snapshot_means() {
         sessions: vec![left],
         ..snapshot()
     };
+    let sealing = Snapshot {
+        stored: 30,
+        sealing: true,
+        missing: Cells::default(),
+        ..snapshot()
+    };
+    let unsigned = Snapshot {
+        troubles: vec![trouble(Reason::SigningKeyInvalid, None, Remedy::Person)],
+        ..sealing.clone()
+    };
     let blind = Snapshot {
         observed: false,
         ..with(trouble(Reason::DestinationUnreachable, None, soon))
@@ -139,6 +149,8 @@ fn conditions_say_what_a_snapshot_means() {
             "NotSettled",
         ),
         (open, "TFFF", "SessionsOpen"),
+        (sealing, "TFFF", "Exporting"),
+        (unsigned, "FFFT", "SigningKeyInvalid"),
         // Waiting for others is no illness, until it takes too long.
         (with(trouble(Reason::SpaceFull, None, wait)), "TFFF", "SpaceFull"),
         (with(trouble(Reason::HeldBy, Some(DAY), wait)), "TFFF", "HeldBy"),

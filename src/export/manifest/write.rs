@@ -82,7 +82,9 @@ async fn list(ground: &Ground) -> Result<Chain, Failure> {
     let rows = ground.peers.store.list(&prefix).await;
     let rows = rows.map_err(|error| failed(&prefix, "listed", &error))?;
     let mut chain = Chain::default();
-    rows.iter().for_each(|row| chain.insert(&root.parse(&row.key)));
+    for row in &rows {
+        chain.insert(&root.parse(&row.key));
+    }
     Ok(chain)
 }
 

@@ -38,6 +38,22 @@ struct Shared {
     cut: AtomicBool,
 }
 
+impl Shared {
+    /// Notes a request, if these bytes begin one.
+    fn note(&self, process: Option<u32>, bytes: &[u8]) {
+        let at = Instant::now();
+        if let Some(line) = request_line(bytes) {
+            let head = String::from_utf8_lossy(bytes).into_owned();
+            self.said.lock().unwrap().push(Said {
+                at,
+                process,
+                line,
+                head,
+            });
+        }
+    }
+}
+
 pub(crate) struct Wiretap {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -99,40 +115,23 @@ async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<Shared>) {
                 return;
             };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            let up = carry(near_in, far_out, &shared, Some(process));
-            let down = carry(far_in, near_out, &shared, None);
+            let up = carry(near_in, far_out, &shared.cut, |bytes| shared.note(process, bytes));
+            let down = carry(far_in, near_out, &shared.cut, |_| ());
             tokio::join!(up, down);
         });
     }
 }
 
-/// Carries bytes one way; `from`: they are requests of that process, to be noted.
-async fn carry(
-    mut source: OwnedReadHalf,
-    mut sink: OwnedWriteHalf,
-    shared: &Shared,
-    from: Option<Option<u32>>,
-) {
+/// Carries bytes one way, while the cable is not cut.
+async fn carry(mut source: OwnedReadHalf, mut sink: OwnedWriteHalf, cut: &AtomicBool, note: impl Fn(&[u8])) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(count) = source.read(&mut buffer).await else {
             return;
         };
         let bytes = &buffer[..count];
-        if let Some(process) = from
-            && let Some(line) = request_line(bytes)
-        {
-            let at = Instant::now();
-            let head = String::from_utf8_lossy(bytes).into_owned();
-            let said = Said {
-                at,
-                process,
-                line,
-                head,
-            };
-            shared.said.lock().unwrap().push(said);
-        }
-        while shared.cut.load(Ordering::SeqCst) {
+        note(bytes);
+        while cut.load(Ordering::SeqCst) {
             tokio::time::sleep(CUT_LOOK).await;
         }
         if count == 0 {

@@ -88,10 +88,15 @@ async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
         .iter()
         .map(|day| (day.date, day.hours, day.wanted, day.statement))
         .collect();
-    use DayStatement::{Empty, Matched};
     assert_eq!(
         days,
-        [(1, Matched), (2, Empty), (3, Matched), (4, Matched)].map(|(day, said)| (june(day), 24, 24, said))
+        [
+            (1, DayStatement::Matched),
+            (2, DayStatement::Empty),
+            (3, DayStatement::Matched),
+            (4, DayStatement::Matched)
+        ]
+        .map(|(day, said)| (june(day), 24, 24, said))
     );
     assert_eq!((first.totals.windows, first.totals.objects), (4, 3));
     assert_eq!(
@@ -204,6 +209,35 @@ async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
     assert_eq!(faults(&bench), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_range_is_stated_by_the_calendar_year_when_all_of_it_is_in() {
+    let mut bench = Bench::start(settings(), date(2016, 12, 30), june(3)).await;
+    bench.export.accepted = vec![gap(date(2016, 12, 30), june(1))];
+    let snapshot = bench.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.troubles);
+    bench.run().await;
+    let stated: Vec<_> = manifests(&bench.root())
+        .iter()
+        .map(|manifest| {
+            let period = manifest.period;
+            (
+                format!("{}/{}", period.start, period.end),
+                manifest.days.len(),
+                manifest.windows.len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        stated,
+        [
+            ("2016-12-30/2016-12-31".to_owned(), 2, 0),
+            ("2017-01-01/2017-12-31".to_owned(), 365, 0),
+            ("2018-01-01/2018-06-03".to_owned(), 154, 2),
+        ]
+    );
+    assert_eq!(faults(&bench), Vec::<String>::new());
+}
+
 async fn process(bench: &Bench, export: Export, created: &Arc<Created>) -> Arc<Snapshot> {
     let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
     let (out, _) = watch::channel(Arc::default());
@@ -225,11 +259,11 @@ async fn writers_that_race_make_one_chain_without_a_fork() {
         assert!(bench.run().await.complete);
         std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
         let created = Arc::new(Created::default());
-        // Three that say the same, and five that each say something of their own.
+        // Four that say the same, and four that each say something of their own.
         let writers = (0..8).map(|n: i8| {
             let mut export = bench.export.clone();
             export.holder = format!("tests/{n}");
-            export.end = Some(june(5 - (n - 3).max(0).min(3)));
+            export.end = Some(june(5 - (n - 3).clamp(0, 3)));
             export.accepted = (n == 7).then(|| gap(june(1), june(1))).into_iter().collect();
             process(&bench, export, &created)
         });

@@ -57,6 +57,12 @@ impl Whole {
         becomes(self.cluster, &self.namespace, "june", states).await
     }
 
+    /// Where the gateway keeps the objects of the space.
+    pub(super) fn folder(&self) -> std::path::PathBuf {
+        let bucket = self.gateway.folder().join("objects").join(&self.namespace);
+        bucket.join("tracker").join(format!("space={SPACE}"))
+    }
+
     pub(super) async fn without_finalizer(&self) -> Result<()> {
         eventually("the finalizer goes", async || {
             let object = get(self.cluster, &self.namespace, "june").await?;
