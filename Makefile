@@ -67,7 +67,7 @@ format: ## Format the sources
 	$(CARGO) fmt
 
 generated: bed bed-charts bed-gitops ## Write the generated files anew: crds/, the generated parts of docs/, the chart's, deploy/
-	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: docs:: export::misbehaviour operator::reading gitops::reasons second_day::policy
+	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: cli::tutorial docs:: export::misbehaviour operator::reading gitops::reasons second_day::policy
 	tests/chart/generate
 
 check-generated: ## Check that crds/ is what `eventexport crd` prints
