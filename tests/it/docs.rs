@@ -120,7 +120,11 @@ pub(crate) fn with_part(text: &str, name: &str, part: &str) -> String {
 #[test]
 fn generated_parts_are_what_the_program_says() {
     let parts = [
-        ("docs/cli.md", "help", help(&["run", "plan"])),
+        (
+            "docs/cli.md",
+            "help",
+            help(&["run", "plan", "download", "verify", "inspect"]),
+        ),
         (
             "docs/cli.md",
             "help of contexts, sessions and status",
