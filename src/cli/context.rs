@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::{self, ConfigFile, Context};
 use super::exit::{Exit, Fault};
-use super::output::{OutputArgs, table};
+use super::output::{OutputArgs, at_home, table};
 use super::secrets;
 
 /// Manage the named contexts of the config file: which service, space and archive commands are about.
@@ -66,7 +66,7 @@ pub struct NameArgs {
 /// Arguments of `context show`.
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// Name of the context \[default: the current one\]
+    /// Name of the context (default: the current one)
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
     #[command(flatten)]
@@ -117,7 +117,7 @@ pub struct SetArgs {
     /// The archive: a directory, or `s3://bucket/prefix`
     #[arg(long, value_name = "DIR|S3-URL")]
     pub to: Option<String>,
-    /// Address of an S3-compatible store \[default: AWS\]
+    /// Address of an S3-compatible store (default: AWS)
     #[arg(long, value_name = "URL")]
     pub s3_endpoint: Option<String>,
     /// Region of the bucket
@@ -247,7 +247,7 @@ fn list(output: &OutputArgs) -> Result<Exit, Fault> {
         if file.config.contexts.is_empty() {
             return format!(
                 "No contexts in {}: make one with `eventexport context set NAME --region REGION --space ID`.",
-                file.path.display()
+                at_home(&file.path)
             );
         }
         let mut rows = table(&[
@@ -266,7 +266,10 @@ fn list(output: &OutputArgs) -> Result<Exit, Fault> {
                 context.space.clone().unwrap_or_else(dash),
                 scope(context).to_owned(),
                 secret_of(context).unwrap_or("-").to_owned(),
-                context.to.clone().unwrap_or_else(dash),
+                context
+                    .to
+                    .as_deref()
+                    .map_or_else(dash, |to| at_home(Path::new(to))),
             ]);
         }
         rows.to_string()
@@ -307,10 +310,11 @@ fn show(args: &ShowArgs) -> Result<Exit, Fault> {
         .print("eventexport.io/context/v1", object(&file, &name, context), || {
             let mut rows = table(&["Name", "Value"]);
             rows.add_row(["context", &name]);
-            rows.add_row(["file", &file.path.display().to_string()]);
+            rows.add_row(["file", &at_home(&file.path)]);
             for (field, value) in fields(context) {
-                let mut text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                if field.ends_with("-file") && !file.resolved(Path::new(&text)).is_file() {
+                let plain = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let mut text = at_home(Path::new(&plain));
+                if field.ends_with("-file") && !file.resolved(Path::new(&plain)).is_file() {
                     text.push_str(" (no such file)");
                 }
                 rows.add_row([field, text]);
@@ -347,7 +351,7 @@ fn set(args: &SetArgs) -> Result<Exit, Fault> {
             "Context {} {} in {}.{also}",
             args.name,
             change.to_lowercase(),
-            file.path.display()
+            at_home(&file.path)
         )
     });
     Ok(Exit::Done)

@@ -73,6 +73,7 @@ pub enum Command {
     Download(download::DownloadArgs),
     Context(context::ContextArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
+    #[command(after_help = CRD_EXAMPLES)]
     Crd,
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
@@ -91,8 +92,13 @@ Examples:
   eventexport simulate --listen 127.0.0.1:8030
   eventexport verify s3://audit/tracker --public-key exporter.pem
 
-Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug; NO_COLOR turns colours off;
-HTTPS_PROXY and NO_PROXY are honoured. Secrets are never arguments: see docs/cli.md.";
+Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug.
+NO_COLOR turns colours off. HTTPS_PROXY and NO_PROXY are honoured.
+Secrets are never arguments: they are in the environment or in files (docs/cli.md).";
+
+const CRD_EXAMPLES: &str = "\
+Examples:
+  eventexport crd | kubectl apply -f -";
 
 /// Runs a command to its end, and tells on standard error why it failed.
 pub fn to_the_end(command: impl Future<Output = Result<Exit, Fault>>) -> ExitCode {

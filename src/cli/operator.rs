@@ -28,12 +28,20 @@ use crate::export::engine::{Engine, Limits};
 use crate::telemetry::{Health, LogFormat, Metrics, Observatory, logs};
 use crate::tracker::TokenCache;
 
+const EXAMPLES: &str = "\
+Examples:
+  All namespaces, the public regions and AWS S3:
+    eventexport operator
+  One namespace, and a store of your own:
+    eventexport operator --namespace audit --allow-host public-regions,minio.example.com";
+
 /// Watches EventExport resources and exports what they ask for, until it is told to stop.
 ///
 /// Reaches the API server as its pod's service account, or by a kubeconfig. Several may run at once: one of them
 /// is active, by a Lease, and the others stand by. When the active one loses its Lease it stops all exports and
 /// exits with 1, to be started again as a candidate.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct OperatorArgs {
     /// Only EventExports of this namespace; without it, those of all namespaces
     #[arg(long, env = "EVENTEXPORT_NAMESPACE", value_name = "NAME")]

@@ -78,7 +78,7 @@ pub struct RunArgs {
     #[arg(long, env = "EVENTEXPORT_HOLDER", value_name = "NAME")]
     pub holder: Option<String>,
     /// Folder that stands for this user on this machine, so that a run after a crash knows its own leftovers
-    /// \[default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`\]
+    /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }

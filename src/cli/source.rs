@@ -20,35 +20,40 @@ use crate::tracker::{
 /// The largest file of certificates: 1 MiB.
 const CA_MAX_BYTES: u64 = 1024 * 1024;
 
-/// Where events come from.
+/// Where events come from. The ids of the flags are the source's own: a store beside it has a region and an endpoint too.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Source (a flag wins over its variable, and that over the context)")]
 pub struct SourceArgs {
-    /// Named context of the config file, instead of the current one \[env: `EVENTEXPORT_CONTEXT`\]
+    /// Named context of the config file, instead of the current one (or `EVENTEXPORT_CONTEXT`)
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// The space's id, as `cf space NAME --guid` prints it \[env: `EVENTEXPORT_SPACE`\]
+    /// The space's id, as `cf space NAME --guid` prints it (or `EVENTEXPORT_SPACE`)
     #[arg(long, value_name = "ID")]
     pub space: Option<String>,
     /// Events of the account instead of the space; --account=false where a context says otherwise
-    /// \[env: `EVENTEXPORT_ACCOUNT`\]
+    /// (or `EVENTEXPORT_ACCOUNT`)
     #[arg(
         short = 'a', long, alias = "at-account-level", value_name = "BOOL",
         num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true
     )]
     pub account: Option<bool>,
-    /// Public region of the service: us-south (or ng), eu-de, au-syd, eu-gb \[env: `EVENTEXPORT_REGION`\]
-    #[arg(long, value_name = "REGION", conflicts_with = "endpoint")]
+    /// Public region of the service: us-south (or ng), eu-de, au-syd, eu-gb (or `EVENTEXPORT_REGION`)
+    #[arg(
+        id = "source_region",
+        long = "region",
+        value_name = "REGION",
+        conflicts_with = "source_endpoint"
+    )]
     pub region: Option<String>,
-    /// Address of the service, where it is not a public region \[env: `EVENTEXPORT_ENDPOINT`\]
-    #[arg(long, value_name = "URL")]
+    /// Address of the service, where it is not a public region (or `EVENTEXPORT_ENDPOINT`)
+    #[arg(id = "source_endpoint", long = "endpoint", value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Address of the UAA, where the service's `/v2/info` does not name it \[env: `EVENTEXPORT_UAA_ENDPOINT`\]
+    /// Address of the UAA, where the service's `/v2/info` does not name it (or `EVENTEXPORT_UAA_ENDPOINT`)
     #[arg(long, value_name = "URL")]
     pub uaa_endpoint: Option<String>,
     /// PEM file with the certificate authority of the service, where it is not a public one
-    /// \[env: `EVENTEXPORT_CA_FILE`\]
-    #[arg(long, value_name = "FILE")]
+    /// (or `EVENTEXPORT_CA_FILE`)
+    #[arg(id = "source_ca_file", long = "ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -221,7 +226,7 @@ fn worded(error: &TrackerError, origin: &str) -> String {
     };
     match error {
         TrackerError::Unauthorized { host, key: _, said } => format!(
-            "{host} does not accept the token of the {origin}{}; check that the credentials are of this region and still valid",
+            "{host} does not accept the {origin}{}; check that the credentials are of this region and still valid",
             saying(said)
         ),
         TrackerError::CredentialsRefused { host, key: _, said } => {

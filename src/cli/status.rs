@@ -36,10 +36,10 @@ const DAYS_MAX: i32 = 366;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StatusArgs {
-    /// First UTC day \[default: 13 days before the last\]
+    /// First UTC day (default: 13 days before the last)
     #[arg(long, value_name = "DATE", alias = "start", value_parser = date)]
     pub from: Option<Date>,
-    /// Last UTC day \[default: the current one\], or the archive to compare with: a directory or `s3://bucket/prefix`; may
+    /// Last UTC day (default: the current one), or the archive to compare with: a directory or `s3://bucket/prefix`; may
     /// be given once as each. A directory that is named like a day is ./2018-06-28
     #[arg(long, value_name = "DATE|DIR|S3-URL", alias = "end", value_parser = Towards::from_str)]
     pub to: Vec<Towards>,
@@ -95,7 +95,8 @@ Examples:
   Some days of the account, and what the archive holds of them:
     eventexport status --from 2018-06-01 --to 2018-06-30 --account --to s3://audit/tracker
   Days that are missing in the archive, for a script:
-    eventexport status --to ./export --output json | jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
+    eventexport status --to ./export --output json |
+      jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
 
 /// A row of the table.
 struct Row {

@@ -3,6 +3,13 @@
 // A test that cannot go on must stop.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+mod contexts;
+mod scene;
+mod sessions;
+mod shells;
+mod status;
+mod tutorial;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Output, Stdio};

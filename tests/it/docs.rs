@@ -8,9 +8,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory as _;
 use eventexport::api::Reason;
-use eventexport::cli::Arguments;
+use eventexport::cli::plugin::definition;
 use eventexport::controller::judge::needs_person;
 use eventexport::simulator::presets;
 use eventexport::telemetry::Metrics;
@@ -21,9 +20,11 @@ const COLUMNS: usize = 110;
 fn help(commands: &[&str]) -> String {
     let mut text = String::new();
     for name in commands {
-        let mut program = Arguments::command().term_width(COLUMNS);
+        let mut program = definition(false).term_width(COLUMNS);
         program.build();
-        let command = program.find_subcommand_mut(name).unwrap();
+        let command = name.split(' ').fold(&mut program, |command, name| {
+            command.find_subcommand_mut(name).unwrap()
+        });
         let help = command.render_long_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
         let _ = write!(
@@ -33,6 +34,22 @@ fn help(commands: &[&str]) -> String {
         );
     }
     text
+}
+
+/// The help of the commands that speak to the service.
+fn service_help() -> String {
+    help(&[
+        "context",
+        "context set",
+        "session",
+        "session create",
+        "session list",
+        "session show",
+        "session delete",
+        "status",
+        "completions",
+        "man",
+    ])
 }
 
 fn reasons() -> String {
@@ -110,6 +127,16 @@ pub(crate) fn with_part(text: &str, name: &str, part: &str) -> String {
 fn generated_parts_are_what_the_program_says() {
     let parts = [
         ("docs/cli.md", "help", help(&["run", "plan", "download"])),
+        (
+            "docs/cli.md",
+            "help of contexts, sessions and status",
+            service_help(),
+        ),
+        (
+            "docs/cli.md",
+            "help of verify and inspect",
+            help(&["verify", "inspect"]),
+        ),
         ("docs/operator.md", "reasons", reasons()),
         ("docs/operator.md", "help", help(&["operator"])),
         ("docs/metrics.md", "metrics", metrics()),

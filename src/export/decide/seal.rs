@@ -48,7 +48,10 @@ impl Plan<'_> {
     /// Whether every day of the period is covered or accepted, whichever shard it belongs to.
     fn is_closed(&self, period: RangeRecord) -> bool {
         let super::Observation { export, journal, .. } = *self.seen;
-        let short: Cells = short_days(journal).into_keys().map(Window::day).collect();
+        let short: Cells = short_days(journal, &export.source)
+            .into_keys()
+            .map(Window::day)
+            .collect();
         let covered = journal.covered(&export.source).minus(&short);
         let mut windows = days(period).filter_map(|day| export.window_of(day));
         windows.all(|window| {

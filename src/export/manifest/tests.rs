@@ -195,7 +195,7 @@ proptest! {
     fn it_is_stated_when_every_wanted_cell_is_covered_once_or_an_accepted_gap((export, stored) in worlds()) {
         let journal = journal(&stored);
         let wanted: Cells = days(period(&export)).filter_map(|day| export.window_of(day)).collect();
-        let short: Cells = short_days(&journal).into_keys().map(Window::day).collect();
+        let short: Cells = short_days(&journal, SOURCE).into_keys().map(Window::day).collect();
         let open = wanted.minus(&journal.covered(SOURCE).minus(&short)).minus(&export.accepted_cells(&wanted));
         let manifest = manifest(&export, &journal);
         prop_assert_eq!(manifest.is_some(), open.is_empty(), "{:?}", open);

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use aws_sdk_s3::types::ObjectLockMode;
 use eventexport::simulator::Settings;
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Scene;
 use crate::operator::{apply, becomes};
@@ -16,18 +16,25 @@ async fn locked_evidence_outlives_whoever_owns_the_bucket() -> Result<()> {
     let create = scene.s3.create_bucket().bucket(bucket);
     create.object_lock_enabled_for_bucket(true).send().await?;
     let account = scene.account("bucket").await?;
-    scene
-        .grant(bucket, &account, |actions| {
-            if actions.contains(&json!("s3:PutObject")) {
-                actions.push(json!("s3:PutObjectRetention"));
-            }
-        })
-        .await?;
+    let with_retention = |actions: &mut Vec<Value>| {
+        if actions.contains(&json!("s3:PutObject")) {
+            actions.push(json!("s3:PutObjectRetention"));
+        }
+    };
+    scene.grant(bucket, &account, with_retention).await?;
     // A bucket that was made without it says so, before anything is stored unprotected.
     let plain = format!("{bucket}-plain");
     scene.gateway.create_bucket(&plain).await?;
-    scene.grant(&plain, &account, |_| ()).await?;
+    scene.grant(&plain, &account, with_retention).await?;
     let mut export = scene.export("plain", &plain, "bucket");
+    export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
+    apply(scene.cluster, &export).await?;
+    // And one whose policy does not grant it says that.
+    let forbidden = format!("{bucket}-forbidden");
+    let create = scene.s3.create_bucket().bucket(&forbidden);
+    create.object_lock_enabled_for_bucket(true).send().await?;
+    scene.grant(&forbidden, &account, |_| ()).await?;
+    let mut export = scene.export("forbidden", &forbidden, "bucket");
     export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
     apply(scene.cluster, &export).await?;
 
@@ -70,6 +77,10 @@ async fn locked_evidence_outlives_whoever_owns_the_bucket() -> Result<()> {
     }
     let states = ["False/LockRefused", "False", "False", "True/LockRefused"];
     becomes(scene.cluster, &scene.namespace, "plain", states).await?;
+    let states = ["False/BucketForbidden", "False", "False", "True/BucketForbidden"];
+    let object = becomes(scene.cluster, &scene.namespace, "forbidden", states).await?;
+    let message = object["status"]["lastError"]["message"].to_string();
+    ensure!(message.contains("s3:PutObjectRetention"), "{message}");
     let listed = scene.s3.list_objects_v2().bucket(&plain).send().await?;
     let evidence = listed.contents().iter().filter_map(|object| object.key());
     let evidence: Vec<&str> = evidence.filter(|key| key.ends_with("events.json.gz")).collect();
