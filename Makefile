@@ -44,8 +44,9 @@ e2e: image bed bed-charts bed-node ## Run image and chart on a real node; needs 
 bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
 	$(MAKE) -C tests/bed prometheus
 
-consumers: ## Fetch what consumes events in the tests (Elasticsearch, through Maven); says loudly what cannot be had
+consumers: ## Fetch what consumes events in the tests (Elasticsearch by Maven, DuckDB by pip); says loudly what cannot be had
 	tests/bed/elasticsearch
+	tests/bed/duckdb
 
 test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked

@@ -1,7 +1,7 @@
 //! `eventexport status`: which days the service has, and beside it what the archive holds. Asks the service and the
 //! store; changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use comfy_table::CellAlignment;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::archived::{self, Held};
 use super::exit::{Exit, Fault};
 use super::location::{Location, LocationArgs, Place, S3Args};
-use super::output::{OutputArgs, table};
+use super::output::{OutputArgs, at_home, table};
 use super::session::create::{date, today};
 use super::size;
 use super::source::{Source, SourceArgs};
@@ -323,7 +323,7 @@ fn text(rows: &[Row], archive: Option<&Archive>, unlisted: bool, (start, end): (
         let events: u64 = held.fold(0, |sum, held| sum.saturating_add(held.events));
         text.push_str(&format!(
             "\n{}: {} of {} whole, {}",
-            archive.name,
+            at_home(Path::new(&archive.name)),
             size::count(whole),
             size::of(rows.len() as u64, "day"),
             size::of(events, "event")

@@ -13,34 +13,34 @@ use tokio::process::{Child, Command};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The simulator's user, to whom its API key belongs.
-pub const USER: &str = "operator@example.com";
+pub(super) const USER: &str = "operator@example.com";
 /// Its API key.
-pub const KEY: &str = "simulated-api-key";
+pub(super) const KEY: &str = "simulated-api-key";
 
 /// A home, and a service.
-pub struct Scene {
+pub(super) struct Scene {
     folder: TempDir,
     /// The service's address, without a slash at its end.
-    pub url: String,
+    pub(super) url: String,
     _simulator: Child,
 }
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(super) struct Ended {
+    pub(super) code: Option<i32>,
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
 impl Ended {
     /// The document on standard output.
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(self.out.trim()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// Checks the exit code, and that the words are on standard error.
-    pub fn failed_with(&self, code: i32, words: &[&str]) {
+    pub(super) fn failed_with(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         for words in words {
             assert!(self.err.contains(words), "{words:?} is not in {self:?}");
@@ -51,7 +51,7 @@ impl Ended {
 
 impl Scene {
     /// Starts the service with these arguments besides a free port.
-    pub async fn start(arguments: &[&str]) -> Self {
+    pub(super) async fn start(arguments: &[&str]) -> Self {
         let mut simulator = Command::new(env!("CARGO_BIN_EXE_eventexport"))
             .args(["simulate", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -71,17 +71,17 @@ impl Scene {
     }
 
     /// A path in the home.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The config file.
-    pub fn config(&self) -> PathBuf {
+    pub(super) fn config(&self) -> PathBuf {
         self.path(".config/eventexport/config.toml")
     }
 
     /// The program, in this home and with nothing of the test's own surroundings that it would heed.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
         command.args(arguments);
         self.surround(&mut command);
@@ -89,7 +89,7 @@ impl Scene {
     }
 
     /// Puts a process into this home.
-    pub fn surround(&self, command: &mut Command) {
+    pub(super) fn surround(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy().into_owned();
             if ["EVENTEXPORT_", "AWS_", "XDG_"]
@@ -109,7 +109,7 @@ impl Scene {
     }
 
     /// Runs the program with space, service and key from the environment.
-    pub async fn run(&self, arguments: &[&str]) -> Ended {
+    pub(super) async fn run(&self, arguments: &[&str]) -> Ended {
         let mut command = self.command(arguments);
         command
             .env("EVENTEXPORT_SPACE", "c1")
@@ -119,29 +119,29 @@ impl Scene {
     }
 
     /// Runs the program with nothing from the environment.
-    pub async fn bare(&self, arguments: &[&str]) -> Ended {
+    pub(super) async fn bare(&self, arguments: &[&str]) -> Ended {
         ended(self.command(arguments)).await
     }
 
     /// Lets the service misbehave; replaces what was said before.
-    pub async fn faults(&self, names: &[&str]) {
+    pub(super) async fn faults(&self, names: &[&str]) {
         self.admin("PUT", "faults", json!(names)).await;
     }
 
     /// Opens sessions as a person would.
-    pub async fn open(&self, user: &str, count: usize) -> Vec<String> {
+    pub(super) async fn open(&self, user: &str, count: usize) -> Vec<String> {
         let body = json!({"user": user, "space": "c1", "count": count});
         let ids = self.admin("POST", "sessions", body).await;
         serde_json::from_value(ids).unwrap()
     }
 
     /// Moves the times of all sessions back.
-    pub async fn age(&self, seconds: u64) {
+    pub(super) async fn age(&self, seconds: u64) {
         self.admin("POST", "age", json!({"seconds": seconds})).await;
     }
 
     /// How many sessions are open.
-    pub async fn open_now(&self) -> usize {
+    pub(super) async fn open_now(&self) -> usize {
         self.admin("GET", "sessions", Value::Null)
             .await
             .as_array()
@@ -162,13 +162,13 @@ impl Scene {
     }
 
     /// Writes a file of the home with this mode.
-    pub fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+    pub(super) fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
         write(&self.path(name), text, mode)
     }
 }
 
 /// Writes a file with this mode, and the folders above it.
-pub fn write(path: &Path, text: &str, mode: u32) -> PathBuf {
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();
@@ -177,7 +177,7 @@ pub fn write(path: &Path, text: &str, mode: u32) -> PathBuf {
 }
 
 /// Runs a command to its end.
-pub async fn ended(mut command: Command) -> Ended {
+pub(super) async fn ended(mut command: Command) -> Ended {
     let child = command.spawn().unwrap();
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
         .await

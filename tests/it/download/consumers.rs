@@ -40,13 +40,13 @@ async fn elasticsearch_gets_every_event_of_several_days_once() {
         return;
     };
     // More than goes in one request, and below 512 an hour, where every event has an id of its own.
-    let service = Process::start(&["--events-per-day", "7000"]).await;
+    let service = Process::start(&["--events-per-day", "6000"]).await;
     let target = format!("{}/audit", elasticsearch.url());
     let line = documented("elasticsearch");
     for _ in 0..2 {
         let ended = run(&service, &line, &target).await.ended(0);
         assert!(
-            ended.err.contains("21,000 events") && ended.err.contains("Matched"),
+            ended.err.contains("18,000 events") && ended.err.contains("Matched"),
             "{}",
             ended.err
         );
@@ -55,7 +55,7 @@ async fn elasticsearch_gets_every_event_of_several_days_once() {
             .ended(0);
         assert_eq!(
             counted.text().trim(),
-            "21000",
+            "18000",
             "as many as were downloaded, also after the second time"
         );
     }
@@ -70,7 +70,7 @@ async fn elasticsearch_gets_every_event_of_several_days_once() {
             (name, day["doc_count"].as_u64().unwrap())
         })
         .collect();
-    let expected = [25, 26, 27].map(|day| (format!("2018-06-{day}"), 7000));
+    let expected = [25, 26, 27].map(|day| (format!("2018-06-{day}"), 6000));
     assert_eq!(days, expected);
 
     // What Elasticsearch refuses is not passed over.

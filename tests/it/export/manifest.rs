@@ -134,6 +134,50 @@ async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
     assert_eq!(faults(&bench), Vec::<String>::new());
 }
 
+/// The calls of a run that are about manifests.
+async fn calls(bench: &Bench) -> Vec<String> {
+    let store = Saboteur::new(bench.store(), &Arc::default(), 0, Strike::Refuse);
+    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
+    let log = store.log.lock().unwrap();
+    let of_manifests = log
+        .iter()
+        .filter_map(|line| line.split_once(' ').map(|(_, call)| call));
+    let of_manifests = of_manifests.filter(|call| call.contains("_manifests/"));
+    of_manifests.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_what_is_stated_reads_no_more_manifests_than_it_must() {
+    let mut bench = Bench::start(settings(), june(2), june(2)).await;
+    // Whoever stored something in the same run knows the store, and need not read again what it wrote.
+    assert_eq!(
+        calls(&bench).await,
+        ["list _manifests/", "put _manifests/00000001.json"]
+    );
+    assert_eq!(calls(&bench).await, ["get _manifests/00000001.json"]);
+    bench.export.end = Some(june(3));
+    let wrote = [
+        "get _manifests/00000001.json",
+        "list _manifests/",
+        "put _manifests/00000002.json",
+    ];
+    assert_eq!(calls(&bench).await, wrote);
+    // The newest is the likeliest, and each is read once.
+    assert_eq!(calls(&bench).await, ["get _manifests/00000002.json"]);
+    bench.export.end = Some(june(2));
+    let both = ["get _manifests/00000002.json", "get _manifests/00000001.json"];
+    assert_eq!(calls(&bench).await, both);
+    // Who stores nothing does not know the store.
+    bench.export.accepted = vec![gap(june(2), june(2))];
+    let tried = [
+        "list _manifests/",
+        "put _manifests/00000003.json",
+        "get _manifests/00000003.json",
+    ];
+    assert_eq!(calls(&bench).await, [&both[..], &tried].concat());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_is_stated_and_so_is_what_becomes_of_it() {
     let mut bench = Bench::start(settings(), june(2), june(4)).await;
@@ -300,6 +344,43 @@ async fn a_manifest_is_signed_by_the_key_of_its_day_and_one_without_gets_its_sig
     assert!(bench.run().await.complete);
     assert!(is_signed_by(&bench, 1, &one_public) && is_signed_by(&bench, 2, &two_public));
     assert_eq!(in_chain(&bench).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_a_signature_for_a_manifest_that_was_edited() {
+    for (from, to) in [
+        ("\"statement\":\"Matched\"", "\"statement\":\"Over\""),
+        ("\"software\":", "\"note\":\"all is well\",\"software\":"),
+        (
+            "\"previous\":null",
+            "\"previous\":{\"key\":\"_manifests/00000000.json\",\"sha256\":\"00\"}",
+        ),
+    ] {
+        let mut bench = Bench::start(settings(), june(2), june(3)).await;
+        assert!(bench.run().await.complete);
+        let path = bench.root().join("_manifests/00000001.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let public;
+        (bench.signing, public) = key(folder.path(), "one");
+        assert!(bench.run().await.complete);
+        assert!(bench.run().await.complete);
+        let second = [
+            "_manifests/00000001.json",
+            "_manifests/00000002.json",
+            "_manifests/00000002.json.sig",
+        ];
+        assert_eq!(in_chain(&bench), second, "{to}");
+        assert!(is_signed_by(&bench, 2, &public), "{to}");
+        let all = manifests(&bench.root());
+        assert_eq!(
+            (&all[1].days[0].statement, &all[1].root),
+            (&DayStatement::Matched, &all[0].root),
+            "{to}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
