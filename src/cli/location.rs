@@ -46,23 +46,39 @@ pub struct LocationArgs {
 #[command(next_help_heading = "S3 (with s3:// only; keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")]
 pub struct S3Args {
     /// Address of an S3-compatible store \[default: AWS\]
-    #[arg(long = "s3-endpoint", value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
-    pub s3_endpoint: Option<Url>,
+    #[arg(
+        id = "s3-endpoint",
+        long = "s3-endpoint",
+        value_name = "URL",
+        env = "AWS_ENDPOINT_URL_S3"
+    )]
+    pub endpoint: Option<Url>,
     /// Region of the bucket \[default: `AWS_DEFAULT_REGION` or us-east-1\]
-    #[arg(long = "s3-region", value_name = "REGION", env = "AWS_REGION")]
-    pub s3_region: Option<String>,
+    #[arg(
+        id = "s3-region",
+        long = "s3-region",
+        value_name = "REGION",
+        env = "AWS_REGION"
+    )]
+    pub region: Option<String>,
     /// Put the bucket's name into the path instead of the host name \[default: true with an endpoint\]
     #[arg(
+        id = "s3-path-style",
         long = "s3-path-style",
         value_name = "BOOL",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true"
     )]
-    pub s3_path_style: Option<bool>,
+    pub path_style: Option<bool>,
     /// Certificates to trust besides the system's, PEM
-    #[arg(long = "s3-ca-file", value_name = "FILE", env = "AWS_CA_BUNDLE")]
-    pub s3_ca_file: Option<PathBuf>,
+    #[arg(
+        id = "s3-ca-file",
+        long = "s3-ca-file",
+        value_name = "FILE",
+        env = "AWS_CA_BUNDLE"
+    )]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// A place as typed.
@@ -241,7 +257,7 @@ impl FromStr for Place {
 
 impl S3Args {
     fn settings(&self, bucket: &str) -> Result<S3Settings, Fault> {
-        let endpoint = match &self.s3_endpoint {
+        let endpoint = match &self.endpoint {
             Some(endpoint) => Some(endpoint.clone()),
             None => variable("AWS_ENDPOINT_URL")?
                 .map(|text| {
@@ -251,15 +267,15 @@ impl S3Args {
                 })
                 .transpose()?,
         };
-        let region = match &self.s3_region {
+        let region = match &self.region {
             Some(region) => region.clone(),
             None => variable("AWS_DEFAULT_REGION")?.unwrap_or_else(|| REGION.to_owned()),
         };
-        let ca_pem = self.s3_ca_file.as_deref().map(documents::small_file).transpose();
+        let ca_pem = self.ca_file.as_deref().map(documents::small_file).transpose();
         Ok(S3Settings {
             bucket: bucket.to_owned(),
             region,
-            force_path_style: self.s3_path_style.unwrap_or(endpoint.is_some()),
+            force_path_style: self.path_style.unwrap_or(endpoint.is_some()),
             endpoint,
             credentials: credentials()?,
             ca_pem: ca_pem.map_err(|error| Fault::usage(format!("--s3-ca-file: {error}")))?,
