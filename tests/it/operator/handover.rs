@@ -88,7 +88,9 @@ async fn who_slept_past_its_lease_sends_nothing_when_it_wakes_up() -> Result<()>
     let (mut first, second) = pair(&scene, &SHORT).await?;
     // At rest, but for answers that it waits for: nothing of it is on its way when it is stopped.
     let lines = [&scene.tracker, &scene.store];
-    lines.iter().for_each(|line| line.hold_answers(true));
+    for line in lines {
+        line.hold_answers(true);
+    }
     let said = || {
         let count = |line: &&Wiretap| line.said_by(first.id).len();
         lines.iter().map(count).sum::<usize>()
@@ -102,7 +104,9 @@ async fn who_slept_past_its_lease_sends_nothing_when_it_wakes_up() -> Result<()>
     })
     .await?;
     first.signal("-STOP").await?;
-    lines.iter().for_each(|line| line.hold_answers(false));
+    for line in lines {
+        line.hold_answers(false);
+    }
     eventually("the second exports", async || {
         Ok(first_of(&scene, second.id).is_some())
     })
