@@ -87,6 +87,7 @@ Examples:
   eventexport context set prod --region us-south --space ID --api-key-file prod.key
   eventexport status --to s3://audit/tracker
   eventexport session list
+  eventexport download --start 2018-06-30 --end 2018-07-02 --account -o events.json.gz
   eventexport crd | kubectl apply -f -
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
