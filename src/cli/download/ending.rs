@@ -79,7 +79,7 @@ pub async fn finish(place: Place, told: &Told, decompress: bool) -> Result<(), T
         return Err(Trouble::Nothing);
     }
     match place {
-        Place::File(part) => Ok(whole::commit(part, decompress).await?),
+        Place::File(part) => Ok(whole::commit(*part, decompress).await?),
         Place::Pipe(mut pipe) => {
             let mut written = Ok(());
             if nothing && !decompress {

@@ -192,7 +192,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<Told>, Fault> {
                 space: source.space.clone(),
                 asked: asked.clone(),
             };
-            Place::File(Part::open(file, args.force, identity).map_err(refused)?)
+            Place::File(Box::new(Part::open(file, args.force, identity).map_err(refused)?))
         }
         None => Place::standard_output(args.decompress).map_err(anyhow::Error::from)?,
     };

@@ -116,7 +116,7 @@ impl Elasticsearch {
     }
 }
 
-/// Where the `java` of the PATH is at home, or what JAVA_HOME says.
+/// Where the `java` of the PATH is at home, or what `JAVA_HOME` says.
 fn java_home() -> Option<PathBuf> {
     if let Some(home) = std::env::var_os("JAVA_HOME").map(PathBuf::from)
         && home.join("bin/java").is_file()
