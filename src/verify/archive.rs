@@ -112,7 +112,7 @@ pub async fn verify(ask: &Ask, tally: &Arc<Tally>) -> Result<Report, StoreError>
         let seen = observe(ask, &contents, &expectations.objects, tally).await;
         report
             .roots
-            .push(judged(ask, &contents, chain, expectations, &seen));
+            .push(conclude(ask, &contents, &chain, expectations, &seen));
     }
     Ok(report)
 }

@@ -105,7 +105,14 @@ pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain, source: O
 }
 
 impl Expectations {
-    fn receipt(&mut self, contents: &Contents, window: Window, document: &Document<Receipt>, chain: &Chain) {
+    fn receipt(
+        &mut self,
+        contents: &Contents,
+        window: Window,
+        document: &Document<Receipt>,
+        chain: &Chain,
+        source: Option<&str>,
+    ) {
         let key = contents.key(&Key::Receipt(window));
         if !chain.named.contains(&window) {
             self.not_in_manifest.insert(window);

@@ -8,6 +8,7 @@ use crate::export::keys::Key;
 use crate::export::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry, root_of};
 use crate::export::manifest::periods::days;
 use crate::export::record::{RangeRecord, Receipt};
+use crate::export::verdict::Verdict;
 use crate::export::window::{Cells, Window};
 
 /// What follows from the rest of a manifest or from receipts, and what it says instead.
@@ -182,7 +183,7 @@ fn wrong_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, 
         } else if hours < wanted.hours().count_ones() && day.statement != DayStatement::AcceptedGap {
             let found = format!("{:?} with {hours} hours", day.statement);
             wrong.push((window, "all hours, or an accepted gap".to_owned(), found));
-        } else if let Some(reported) = reported(&manifest.period, entries, receipts)
+        } else if let Ok(reported) = reported(&manifest.period, entries, receipts)
             && reported != day.reported
         {
             let words = |reported: Option<u64>| format!("reported {}", text(reported.as_ref()));
@@ -192,25 +193,30 @@ fn wrong_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, 
     wrong
 }
 
-/// What the service reported of a day, by its receipts; `None` where one of them is not to be had as it was.
+/// A receipt is not to be had as it was.
+struct Changed;
+
+/// What the service reported of a day, by its receipts.
 fn reported(
     period: &RangeRecord,
     entries: &[(Window, &WindowEntry)],
     receipts: &Receipts,
-) -> Option<Option<u64>> {
+) -> Result<Option<u64>, Changed> {
     let split = period.hour.is_none() && entries.iter().any(|(window, _)| window.hour_of_day().is_some());
     if !split {
         let first = entries.first().map(|(_, entry)| entry);
-        return Some(first.and_then(|entry| entry.reported_after.or(entry.reported_before)));
+        return Ok(first.and_then(|entry| entry.reported_after.or(entry.reported_before)));
     }
     let mut most = None;
     for (window, entry) in entries {
         let document = receipts
             .get(window)
-            .filter(|there| there.sha256 == entry.receipt.sha256)?;
-        most = most.max(document.read.as_ref().ok()?.reported_of_day);
+            .filter(|there| there.sha256 == entry.receipt.sha256)
+            .ok_or(Changed)?;
+        let receipt = document.read.as_ref().map_err(|_| Changed)?;
+        most = most.max(receipt.reported_of_day);
     }
-    Some(most)
+    Ok(most)
 }
 
 /// What a manifest repeats of a receipt, in words.
@@ -221,7 +227,7 @@ fn said_by(receipt: &Receipt) -> String {
         receipt.events,
         object.map_or(0, |object| object.decompressed_bytes),
         (receipt.reported_before, receipt.reported_after),
-        format!("{:?}", receipt.verdict),
+        receipt.verdict,
     )
 }
 
@@ -232,7 +238,7 @@ fn said_of(entry: &WindowEntry) -> String {
         entry.events,
         entry.decompressed_bytes,
         (entry.reported_before, entry.reported_after),
-        format!("{:?}", entry.verdict),
+        entry.verdict,
     )
 }
 
@@ -241,13 +247,13 @@ fn words(
     events: u64,
     decompressed: u64,
     (before, after): (Option<u64>, Option<u64>),
-    verdict: String,
+    verdict: Verdict,
 ) -> String {
     let object = object.map_or("no object".to_owned(), |(key, bytes, sha256)| {
         format!("{key}, {bytes} bytes, sha256 {sha256}")
     });
     format!(
-        "{object}, {decompressed} bytes decompressed, {events} events, reported {} and {}, {verdict}",
+        "{object}, {decompressed} bytes decompressed, {events} events, reported {} and {}, {verdict:?}",
         text(before.as_ref()),
         text(after.as_ref())
     )
