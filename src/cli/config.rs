@@ -171,10 +171,10 @@ pub fn path(lookup: Lookup<'_>) -> Result<Option<PathBuf>, Fault> {
 
 impl ConfigFile {
     /// Reads the file; one that is not there is empty. Refused when others may read or write it.
-    pub fn read(path: PathBuf) -> Result<Self, Fault> {
+    pub fn read(path: &Path) -> Result<Self, Fault> {
         let fault = |why: String| Fault::usage(format!("config file {}: {why}", path.display()));
         let mut text = String::new();
-        match File::open(&path) {
+        match File::open(path) {
             Ok(file) => {
                 let mode = file
                     .metadata()
@@ -198,7 +198,7 @@ impl ConfigFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(fault(format!("cannot be read: {error}"))),
         }
-        Self::parse(path.clone(), &text).map_err(fault)
+        Self::parse(path.to_owned(), &text).map_err(fault)
     }
 
     fn parse(path: PathBuf, text: &str) -> Result<Self, String> {

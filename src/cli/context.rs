@@ -213,7 +213,7 @@ pub fn run(args: ContextArgs) -> Result<Exit, Fault> {
     match args.command {
         ContextCommand::List(args) => args
             .output
-            .ended("eventexport.io/context-list/v1", list(&args.output)),
+            .ended("eventexport.io/context-list/v1", list(args.output)),
         ContextCommand::Use(args) => args.output.ended(CHANGE, use_context(&args)),
         ContextCommand::Show(args) => args.output.ended("eventexport.io/context/v1", show(&args)),
         ContextCommand::Set(args) => args.output.ended(CHANGE, set(&args)),
@@ -233,8 +233,8 @@ fn path() -> Result<PathBuf, Fault> {
     })
 }
 
-fn list(output: &OutputArgs) -> Result<Exit, Fault> {
-    let file = ConfigFile::read(path()?)?;
+fn list(output: OutputArgs) -> Result<Exit, Fault> {
+    let file = ConfigFile::read(&path()?)?;
     let current = file.config.current_context.as_deref();
     let contexts: Vec<Value> = file
         .config
@@ -280,9 +280,9 @@ fn list(output: &OutputArgs) -> Result<Exit, Fault> {
 fn use_context(args: &NameArgs) -> Result<Exit, Fault> {
     let path = path()?;
     // Looks first, so that nothing is made for a name that is not there.
-    ConfigFile::read(path.clone())?.context(&args.name)?;
+    ConfigFile::read(&path)?.context(&args.name)?;
     let lock = ConfigFile::lock(&path)?;
-    let mut file = ConfigFile::read(path)?;
+    let mut file = ConfigFile::read(&path)?;
     file.context(&args.name)?;
     file.use_context(Some(&args.name));
     file.write(&lock)?;
@@ -294,7 +294,7 @@ fn use_context(args: &NameArgs) -> Result<Exit, Fault> {
 }
 
 fn show(args: &ShowArgs) -> Result<Exit, Fault> {
-    let file = ConfigFile::read(path()?)?;
+    let file = ConfigFile::read(&path()?)?;
     let name = args
         .name
         .clone()
@@ -330,9 +330,9 @@ fn set(args: &SetArgs) -> Result<Exit, Fault> {
         return Err(config::bad_name());
     }
     let path = path()?;
-    ConfigFile::read(path.clone())?;
+    ConfigFile::read(&path)?;
     let lock = ConfigFile::lock(&path)?;
-    let mut file = ConfigFile::read(path)?;
+    let mut file = ConfigFile::read(&path)?;
     let made = file.set(&args.name, &changes)?;
     let current = args.make_current || (made && file.config.current_context.is_none());
     if current {
@@ -359,9 +359,9 @@ fn set(args: &SetArgs) -> Result<Exit, Fault> {
 
 fn delete(args: &NameArgs) -> Result<Exit, Fault> {
     let path = path()?;
-    ConfigFile::read(path.clone())?.context(&args.name)?;
+    ConfigFile::read(&path)?.context(&args.name)?;
     let lock = ConfigFile::lock(&path)?;
-    let mut file = ConfigFile::read(path)?;
+    let mut file = ConfigFile::read(&path)?;
     let was_current = file.config.current_context.as_ref() == Some(&args.name);
     file.delete(&args.name)?;
     file.write(&lock)?;

@@ -1,7 +1,7 @@
 //! The connection to the service that a command speaks through: flags over environment over context become a client, a
 //! space and a scope. Reads variables and files, may ask on a terminal; sends nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
@@ -120,7 +120,7 @@ impl SourceArgs {
             endpoint: settled.endpoint,
             uaa: settled.uaa,
             credentials,
-            ca_pem: settled.ca.map(certificates).transpose()?,
+            ca_pem: settled.ca.as_deref().map(certificates).transpose()?,
             // Whoever runs the command speaks for themselves.
             hosts: HostPolicy::any(),
             timeouts: Timeouts::default(),
@@ -154,7 +154,7 @@ impl SourceArgs {
                 ))),
             };
         };
-        let file = ConfigFile::read(path)?;
+        let file = ConfigFile::read(&path)?;
         let Some(name) = named.or_else(|| file.config.current_context.clone()) else {
             return Ok(None);
         };
@@ -403,11 +403,11 @@ fn address(said: &Said) -> Result<Url, Fault> {
     })
 }
 
-fn certificates(path: PathBuf) -> Result<Vec<u8>, Fault> {
+fn certificates(path: &Path) -> Result<Vec<u8>, Fault> {
     use std::io::Read as _;
     let fault = |why: String| Fault::usage(format!("--ca-file: {} {why}", path.display()));
     let mut bytes = Vec::new();
-    std::fs::File::open(&path)
+    std::fs::File::open(path)
         .and_then(|file| file.take(CA_MAX_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| fault(format!("cannot be read: {error}")))?;
     if bytes.len() as u64 > CA_MAX_BYTES {
@@ -429,7 +429,7 @@ mod tests {
             let value = variables.iter().find(|(variable, _)| *variable == name);
             Ok(value.map(|(_, value)| value.as_bytes().to_vec()))
         };
-        let file = || ConfigFile::read("/nowhere/config.toml".into()).ok().unwrap();
+        let file = || ConfigFile::read("/nowhere/config.toml".as_ref()).ok().unwrap();
         let context = context.map(|context| ("prod".to_owned(), context, file()));
         settle(args, &lookup, context.as_ref()).map_err(|fault| fault.to_string())
     }

@@ -1,6 +1,7 @@
 //! `eventexport status`: which days the service has, and beside it what the archive holds. Asks the service and the
 //! store; changes nothing.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -114,7 +115,7 @@ struct Archive {
 
 /// Runs `eventexport status`.
 pub async fn run(args: StatusArgs) -> Result<Exit, Fault> {
-    args.output.ended(SCHEMA, status(&args).await)
+    args.output.ended(SCHEMA, Box::pin(status(&args)).await)
 }
 
 async fn status(args: &StatusArgs) -> Result<Exit, Fault> {
@@ -321,13 +322,14 @@ fn text(rows: &[Row], archive: Option<&Archive>, unlisted: bool, (start, end): (
         let whole = rows.iter().filter(|row| is(row, &archived::State::Whole)).count() as u64;
         let held = rows.iter().filter_map(|row| row.held.as_ref());
         let events: u64 = held.fold(0, |sum, held| sum.saturating_add(held.events));
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\n{}: {} of {} whole, {}",
             at_home(Path::new(&archive.name)),
             size::count(whole),
             size::of(rows.len() as u64, "day"),
             size::of(events, "event")
-        ));
+        );
     }
     text
 }

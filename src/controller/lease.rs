@@ -102,7 +102,12 @@ impl Candidate {
         let mut told: Option<String> = None;
         loop {
             health.beat();
-            let wait = match self.try_once(&mut watched).await {
+            let tried = self.try_once(&mut watched).await;
+            if tried.is_ok() {
+                // It can read and write the Lease: it leads, or can as soon as it may.
+                health.set_ready(true);
+            }
+            let wait = match tried {
                 Ok(Ok((lease, sent))) => {
                     info!(lease = self.name, identity = self.me, "this process leads");
                     return Some(self.start_renewing(lease, sent, health.clone()));

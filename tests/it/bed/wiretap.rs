@@ -36,6 +36,7 @@ struct Shared {
     said: Mutex<Vec<Said>>,
     processes: Mutex<Vec<u32>>,
     cut: AtomicBool,
+    held: AtomicBool,
 }
 
 impl Shared {
@@ -92,6 +93,11 @@ impl Wiretap {
         self.shared.cut.store(true, Ordering::SeqCst);
     }
 
+    /// Answers are held back, or let go.
+    pub(crate) fn hold_answers(&self, hold: bool) {
+        self.shared.held.store(hold, Ordering::SeqCst);
+    }
+
     /// All requests of plain HTTP so far.
     pub(crate) fn said(&self) -> Vec<Said> {
         self.shared.said.lock().unwrap().clone()
@@ -115,15 +121,22 @@ async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<Shared>) {
                 return;
             };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            let up = carry(near_in, far_out, &shared.cut, |bytes| shared.note(process, bytes));
-            let down = carry(far_in, near_out, &shared.cut, |_| ());
+            let cut = || shared.cut.load(Ordering::SeqCst);
+            let held = || cut() || shared.held.load(Ordering::SeqCst);
+            let up = carry(near_in, far_out, cut, |bytes| shared.note(process, bytes));
+            let down = carry(far_in, near_out, held, |_| ());
             tokio::join!(up, down);
         });
     }
 }
 
-/// Carries bytes one way, while the cable is not cut.
-async fn carry(mut source: OwnedReadHalf, mut sink: OwnedWriteHalf, cut: &AtomicBool, note: impl Fn(&[u8])) {
+/// Carries bytes one way, while they are not held.
+async fn carry(
+    mut source: OwnedReadHalf,
+    mut sink: OwnedWriteHalf,
+    held: impl Fn() -> bool,
+    note: impl Fn(&[u8]),
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(count) = source.read(&mut buffer).await else {
@@ -131,7 +144,7 @@ async fn carry(mut source: OwnedReadHalf, mut sink: OwnedWriteHalf, cut: &Atomic
         };
         let bytes = &buffer[..count];
         note(bytes);
-        while cut.load(Ordering::SeqCst) {
+        while held() {
             tokio::time::sleep(CUT_LOOK).await;
         }
         if count == 0 {

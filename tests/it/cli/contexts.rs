@@ -24,8 +24,8 @@ async fn a_context_stands_in_the_place_of_login_and_target() {
         .await;
     assert_eq!(made.code, Some(0), "{made:?}");
     assert!(made.out.contains("It is the current one."), "{made:?}");
-    let mode = fs::metadata(scene.config()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let permissions = fs::metadata(scene.config()).unwrap().permissions().mode();
+    assert_eq!(permissions & 0o777, 0o600);
 
     let listed = scene.bare(&["session", "list", "--output", "json"]).await;
     assert_eq!(listed.json()["space"], "c1");

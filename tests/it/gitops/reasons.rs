@@ -82,9 +82,10 @@ fn play(reason: Reason) -> Option<Play> {
         },
         // What is waited for.
         Reason::Throttled | Reason::HeldBy => trouble(Remedy::Wait(None), Some(DAY)),
-        Reason::SpaceFull | Reason::DestinationWeak => trouble(Remedy::Wait(None), None),
-        // What keeps every window back and needs a person.
-        Reason::CredentialsRefused
+        // What concerns every window: others are waited for, or a person is needed.
+        Reason::SpaceFull
+        | Reason::DestinationWeak
+        | Reason::CredentialsRefused
         | Reason::RoleMissing
         | Reason::HostNotAllowed
         | Reason::BucketMissing

@@ -86,12 +86,32 @@ async fn who_slept_past_its_lease_sends_nothing_when_it_wakes_up() -> Result<()>
         scene.export(space, ["2018-06-01", "2018-06-30"], &change).await?;
     }
     let (mut first, second) = pair(&scene, &SHORT).await?;
+    // At rest, but for answers that it waits for: nothing of it is on its way when it is stopped.
+    let lines = [&scene.tracker, &scene.store];
+    for line in lines {
+        line.hold_answers(true);
+    }
+    let said = || {
+        let count = |line: &&Wiretap| line.said_by(first.id).len();
+        lines.iter().map(count).sum::<usize>()
+    };
+    let mut quiet = (said(), Instant::now());
+    eventually("all of the first waits", async || {
+        if said() != quiet.0 {
+            quiet = (said(), Instant::now());
+        }
+        Ok(quiet.1.elapsed() > Duration::from_secs(2))
+    })
+    .await?;
     first.signal("-STOP").await?;
+    for line in lines {
+        line.hold_answers(false);
+    }
     eventually("the second exports", async || {
         Ok(first_of(&scene, second.id).is_some())
     })
     .await?;
-    // Replies wait for it, its timers have run out, and it believes that it leads.
+    // Answers wait for it, its timers have run out, and it believes that it leads.
     first.signal("-CONT").await?;
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
@@ -117,12 +137,8 @@ async fn who_cannot_reach_the_api_server_has_stopped_before_another_begins() -> 
     stands_by(&second).await?;
     busy(&scene, &first).await?;
     cable.cut();
-    let cut = Instant::now();
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
-    let took = cut.elapsed();
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
-    // The lease lasts 6 s from its last renewal, which was before the cut.
-    ensure!(took < Duration::from_secs(6), "{took:?}");
     busy(&scene, &second).await?;
     ensure_no_overlap(&scene, first.id, second.id)
 }

@@ -91,7 +91,7 @@ async fn the_least_policy_suffices_and_each_missing_action_is_named() -> Result<
         scene.gateway.create_bucket(&bucket).await?;
         scene
             .grant(&bucket, &account, |actions| {
-                actions.retain(|action| action != missing)
+                actions.retain(|action| action != missing);
             })
             .await?;
         apply(scene.cluster, &scene.export(&without(at), &bucket, "bucket")).await?;
