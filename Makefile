@@ -51,7 +51,7 @@ consumers: ## Fetch what consumes events in the tests (Elasticsearch by Maven, D
 test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
 
-chart-generated: bed bed-charts bed-gitops ## Write what is made from the chart and for it: its definition and README, and deploy/
+chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
 	tests/chart/generate
 
 chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, habits
