@@ -42,6 +42,6 @@ async fn duckdb_counts_the_same_events_of_each_day() {
     // Two days of the week-end have no object; one is stored in hours.
     let days = ["01", "04", "05", "06", "07"];
     let expected = days.map(|day| format!("2018-06-{day} 240"));
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    let counted = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(counted.lines().collect::<Vec<_>>(), expected);
 }
