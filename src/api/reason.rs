@@ -47,9 +47,9 @@ macro_rules! reasons {
 
 reasons! {
     // It goes well.
-    Complete: "Everything that was asked for is stored and proved, or an accepted gap.", "Nothing.";
+    Complete: "Everything that was asked for is stored and proved, or an accepted gap, and a manifest says so.", "Nothing.";
     CaughtUp: "A continuous export has stored every day that is over and has settled.", "Nothing; the next run is in status.nextRunTime.";
-    Exporting: "Windows are being transferred.", "Nothing; wait.";
+    Exporting: "Windows are being transferred, or their manifest is being written.", "Nothing; wait.";
     Accepted: "The spec is valid and the work is about to begin.", "Nothing; wait.";
     NewGeneration: "The spec changed and was not acted upon yet.", "Nothing; wait.";
     // It waits for time, or for others.

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod forecast;
 pub mod inspect;
 pub mod job;
+mod kubernetes;
 pub mod load;
 pub mod location;
 pub mod logs;
@@ -58,7 +59,8 @@ pub struct Arguments {
 
 /// The subcommands. Those with arguments are told about beside these, for `--help` as for readers.
 #[derive(Debug, clap::Subcommand)]
-#[allow(missing_docs)]
+// There is one of them, once.
+#[allow(missing_docs, clippy::large_enum_variant)]
 pub enum Command {
     Operator(operator::OperatorArgs),
     Run(run::RunArgs),
@@ -85,6 +87,7 @@ Examples:
   eventexport context set prod --region us-south --space ID --api-key-file prod.key
   eventexport status --to s3://audit/tracker
   eventexport session list
+  eventexport download --start 2018-06-30 --end 2018-07-02 --account -o events.json.gz
   eventexport crd | kubectl apply -f -
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030

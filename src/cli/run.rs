@@ -160,8 +160,8 @@ async fn export(args: RunArgs) -> Result<Exit, Fault> {
 /// Sessions that one process may hold in a space: what was asked for, or an even share of what one alone takes.
 /// More than 28 processes take one each, and wait for each other when the space is full.
 pub(super) fn sessions(shard: Shard, asked: Option<u8>) -> u8 {
-    let share = shard.share(Limits::default().sessions_per_space);
-    asked.unwrap_or_else(|| u8::try_from(share).unwrap_or(u8::MAX))
+    let even = shard.share(Limits::default().sessions_per_space);
+    asked.unwrap_or_else(|| u8::try_from(even).unwrap_or(u8::MAX))
 }
 
 async fn simulation(

@@ -107,7 +107,11 @@ impl Run {
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
             let snapshot = self.tell(&decision, out);
-            if rest && !changed && !self.look_for_others() {
+            if rest && !changed {
+                if self.look_for_others() {
+                    // At once: there is nothing to wait for.
+                    continue;
+                }
                 return snapshot;
             }
             if !changed {

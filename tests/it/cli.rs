@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use eventexport::simulator::{Kind, Settings, Simulator};
+use eventexport::simulator::{Kind, Settings, Simulator, Volume};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -68,8 +68,14 @@ fn manifest(folder: &Path, simulator: &Simulator) -> String {
 
 async fn simulator() -> Simulator {
     let today = "2018-07-01".parse().ok();
+    // A day without events would be over at once, and another one begun.
+    let volume = Volume {
+        quiet: Vec::new(),
+        ..Volume::default()
+    };
     Simulator::start(Settings {
         today,
+        volume,
         ..Settings::default()
     })
     .await
@@ -144,6 +150,59 @@ async fn the_quickstart_is_stored_and_proved_and_not_downloaded_again() {
     );
 }
 
+#[tokio::test]
+async fn a_signing_key_that_is_none_keeps_no_event_from_being_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.yaml");
+    let text = "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {name: audit}\nspec:\n  \
+                space: c1\n  dateRange: {start: 2018-06-01, end: 2018-06-01}\n  \
+                source: {region: us-south, credentialsSecretRef: {name: tracker}}\n  \
+                destination: {s3: {bucket: audit}}\n  manifest: {signingKeySecretRef: {name: signing}}\n";
+    fs::write(&file, text).unwrap();
+    let to = folder.path().join("export");
+    let [file, to] = [&file, &to].map(|path| path.to_str().unwrap());
+    let arguments = ["run", "-f", file, "--simulate", "--to", to, "--output", "json"];
+    let said = |output: &Output| {
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+    };
+
+    let none = run(folder.path(), &arguments).await;
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    assert!(
+        said(&none).contains("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY"),
+        "{}",
+        said(&none)
+    );
+
+    let mut wrong = program(folder.path(), &arguments);
+    wrong.env("EVENTEXPORT_SIGNING_KEY", "hunter2");
+    let wrong = output(wrong.spawn().unwrap()).await;
+    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    let summary = last_object(&wrong);
+    assert_eq!(summary["totals"]["storedNow"], 1);
+    let export = &summary["exports"][0];
+    assert_eq!(
+        (export["manifestDue"].as_bool(), &export["troubles"][0]["reason"]),
+        (Some(true), &"SigningKeyInvalid".into())
+    );
+    assert!(
+        said(&wrong).contains("openssl genpkey") && !said(&wrong).contains("hunter2"),
+        "{}",
+        said(&wrong)
+    );
+
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+        .unwrap()
+        .serialize_pem();
+    let mut right = program(folder.path(), &arguments);
+    right.env("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY", &key);
+    let right = output(right.spawn().unwrap()).await;
+    assert_eq!(right.status.code(), Some(0), "{right:?}");
+    assert_eq!(last_object(&right)["totals"]["alreadyThere"], 1);
+    let manifests = Path::new(to).join("space=c1/scope=space/_manifests");
+    assert_eq!(fs::read(manifests.join("00000001.json.sig")).unwrap().len(), 64);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_deletes_the_sessions_and_the_next_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,8 +229,7 @@ async fn a_signal_deletes_the_sessions_and_the_next_run_goes_on() {
     let opened = simulator.ledger().opened;
     let again = run(folder.path(), &arguments).await;
     assert_eq!(again.status.code(), Some(0), "{again:?}");
-    // The week-end was proved empty before the signal.
-    assert_eq!(simulator.ledger().opened - opened, 5);
+    assert_eq!(simulator.ledger().opened - opened, 7);
     assert_eq!(simulator.ledger().open_now, 0);
 }
 
@@ -280,4 +338,117 @@ async fn a_plan_opens_nothing_and_counts_what_a_run_takes() {
     );
     let planned = last_object(&run(folder.path(), &arguments).await);
     assert_eq!(planned["exports"][0]["requests"], 0);
+}
+
+/// Days below a folder that have a receipt.
+fn stored_days(to: &Path) -> Vec<String> {
+    let journal = to.join("space=c1/scope=space/_journal");
+    let names = fs::read_dir(journal)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut days: Vec<String> = names
+        .filter_map(|name| name.to_str()?.strip_suffix(".receipt.json").map(str::to_owned))
+        .collect();
+    days.sort();
+    days
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_store_the_whole_together_and_no_day_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    let with = |shard: &'static str| {
+        let arguments = [
+            "run",
+            "-f",
+            &manifest,
+            "--to",
+            to.to_str().unwrap(),
+            "--output",
+            "json",
+            "--shard",
+            shard,
+        ];
+        program(folder.path(), &arguments).spawn().unwrap()
+    };
+    // At the same time, with one state folder.
+    let (one, two) = tokio::join!(output(with("0/2")), output(with("1/2")));
+    for (ended, shard) in [(one, "0/2"), (two, "1/2")] {
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let summary = last_object(&ended);
+        assert_eq!(summary["exports"][0]["shard"], shard);
+        let (wanted, stored) = (&summary["totals"]["wanted"], &summary["totals"]["storedNow"]);
+        assert!(
+            wanted == stored && [3, 4].contains(&stored.as_u64().unwrap()),
+            "{summary}"
+        );
+    }
+    let june: Vec<String> = (1..=7).map(|day| format!("2018-06-{day:02}")).collect();
+    assert_eq!(stored_days(&to), june);
+    let ledger = simulator.ledger();
+    assert_eq!((ledger.opened, ledger.deleted, ledger.violation_count), (7, 7, 0));
+    assert!(ledger.downloads.values().all(|download| download.answers <= 1));
+
+    let arguments = [
+        "run",
+        "-f",
+        &manifest,
+        "--to",
+        to.to_str().unwrap(),
+        "--output",
+        "json",
+    ];
+    let whole = last_object(&run(folder.path(), &arguments).await);
+    assert_eq!(
+        (&whole["totals"]["alreadyThere"], &whole["exports"][0]["shard"]),
+        (&7.into(), &Value::Null)
+    );
+    assert_eq!(simulator.ledger().opened, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_replaces_a_killed_shard_goes_by_its_name_and_leaves_no_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    simulator.add_preset("trickle").unwrap();
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    // Four windows, all at once. The disk for a state folder may not be there, as in a container.
+    let arguments = [
+        "run",
+        "-f",
+        &manifest,
+        "--to",
+        to.to_str().unwrap(),
+        "--shard",
+        "1/2",
+        "--holder",
+        "job:audit/long",
+        "--output",
+        "json",
+    ];
+    let pod = || {
+        let mut pod = program(folder.path(), &arguments);
+        pod.env_remove("XDG_STATE_HOME").env_remove("HOME");
+        pod
+    };
+    let mut child = pod().spawn().unwrap();
+    in_transfer(&simulator).await;
+    child.kill().await.unwrap();
+    simulator.set_faults(Vec::new());
+
+    let next = output(pod().spawn().unwrap()).await;
+    assert_eq!(next.status.code(), Some(0), "{next:?}");
+    let summary = last_object(&next);
+    assert_eq!(summary["totals"]["wanted"], summary["totals"]["stored"]);
+    assert!(simulator.open_sessions().is_empty());
+
+    let told = run(folder.path(), &["run", "-f", &manifest, "--shard", "2/2"]).await;
+    assert_eq!(told.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&told.stderr).contains("from 0 to 1"),
+        "{told:?}"
+    );
 }

@@ -49,7 +49,7 @@ impl Authority {
     /// For a server on this machine.
     pub(super) fn serving(&self) -> Result<Identity> {
         // A name that is an IP address becomes an IP SAN.
-        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"];
         let mut params = CertificateParams::new(names.map(String::from))?;
         params
             .distinguished_name

@@ -1,5 +1,5 @@
-//! One Kubernetes control plane: etcd, kube-apiserver and kube-controller-manager. There is no
-//! node, so Pods stay Pending; everything that controllers do (owner references, Jobs, tokens,
+//! One Kubernetes control plane: etcd, kube-apiserver and kube-controller-manager. Unless a [`Node`](super::Node)
+//! joins it there is none, so Pods stay Pending; everything that controllers do (owner references, Jobs, tokens,
 //! finalizers, namespaces) is real.
 
 use std::fs;
@@ -166,9 +166,20 @@ impl Cluster {
         format!("https://127.0.0.1:{}", self.port)
     }
 
+    /// The port of 127.0.0.1 that the API server listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The certificate that the server's own is signed with, as PEM.
     pub(crate) fn ca_path(&self) -> PathBuf {
         self.watchdog.folder().join("ca.crt")
+    }
+
+    /// A certificate and its key, both PEM, for a server of this machine; [`Self::ca_path`] vouches for it.
+    pub(crate) fn serving_identity(&self) -> Result<(String, String)> {
+        let identity = self.authority.serving()?;
+        Ok((identity.certificate, identity.key))
     }
 
     /// Where it keeps everything, logs included.

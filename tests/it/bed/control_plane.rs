@@ -108,6 +108,10 @@ pub(super) fn api_server(folder: &Path, etcd_port: u16, port: u16) -> Result<Pro
             ),
             "--service-cluster-ip-range=10.96.0.0/24".into(),
             "--authorization-mode=Node,RBAC".into(),
+            // For the logs of Pods, where there is a node.
+            format!("--kubelet-client-certificate={}", file("admin.crt")),
+            format!("--kubelet-client-key={}", file("admin.key")),
+            "--kubelet-preferred-address-types=Hostname".into(),
             format!("--audit-policy-file={}", file("audit.json")),
             format!("--audit-log-path={}", file("audit.log")),
             "--profiling=false".into(),

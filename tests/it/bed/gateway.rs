@@ -106,6 +106,11 @@ impl Gateway {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// The port of 127.0.0.1 that it listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Of the account that may do everything.
     pub(crate) fn access_key(&self) -> &str {
         &self.access_key

@@ -11,8 +11,10 @@
 mod certificates;
 mod cluster;
 mod control_plane;
+mod elasticsearch;
 mod flux;
 mod gateway;
+mod node;
 mod prometheus;
 mod selftest;
 mod signature;
@@ -28,8 +30,10 @@ use anyhow::{Context, Result, ensure};
 #[allow(unused_imports)]
 pub(crate) use self::{
     cluster::{Cluster, Output},
+    elasticsearch::Elasticsearch,
     flux::Flux,
     gateway::Gateway,
+    node::Node,
     prometheus::{Prometheus, promtool},
     strip_header::StripHeader,
     wiretap::{Said, Wiretap},

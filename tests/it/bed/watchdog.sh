@@ -37,6 +37,8 @@ stop() {
 
 finish() {
 	for name in $running; do stop "$name"; done
+	# What a program did that does not end with it, it undoes by this script.
+	[ ! -f "$folder/cleanup.sh" ] || sh "$folder/cleanup.sh"
 	[ "$keep" = keep ] || rm -rf "$folder"
 }
 

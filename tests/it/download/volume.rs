@@ -24,7 +24,7 @@ const APART: u64 = 256 * 1024;
 /// The longest that all may take.
 const PATIENCE: Duration = Duration::from_mins(15);
 
-/// Numbers from a seed (SplitMix64), so that a failure can be repeated.
+/// Numbers from a seed (`SplitMix64`), so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {

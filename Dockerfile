@@ -1,0 +1,59 @@
+# syntax=docker/dockerfile:1
+# The image: one static program, the certificate authorities it trusts, and the list of what it is made of.
+#
+#   docker build --build-arg VERSION=0.1.0 --tag registry.example.com/eventexport:0.1.0 .
+#   docker buildx build --platform linux/amd64,linux/arm64 …        cross-compiled: nothing is emulated
+#   make image                                                      without a daemon (docs/image.md)
+#
+# `make image` builds the program outside and takes the part from `FROM scratch` on, so both ways end in the same image.
+
+# Give a digest (rust:…@sha256:…) to build the same bytes next year.
+ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
+
+FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
+ARG TARGETARCH
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates musl-tools python3-pip \
+ && python3 -m pip install --no-cache-dir --break-system-packages ziglang==0.17.1 \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY image/tools image/
+RUN sh image/tools /usr/local
+COPY Cargo.toml Cargo.lock LICENSE ./
+COPY image image
+COPY src src
+# Cargo looks for the test that Cargo.toml names, though it is not built.
+RUN mkdir -p tests/it && touch tests/it/main.rs \
+ && sh image/rootfs "${TARGETARCH:-$(dpkg --print-architecture)}" /rootfs
+
+FROM scratch` on, so both ways end in the same image.
+
+# Give a digest (rust:…@sha256:…) to build the same bytes next year.
+ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
+
+FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
+ARG TARGETARCH
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates musl-tools gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY image/tools image/
+RUN sh image/tools /usr/local
+COPY rust-toolchain.tom[l] Cargo.toml Cargo.lock LICENSE ./
+COPY image image
+COPY src src
+COPY benches* benches
+RUN sh image/rootfs "${TARGETARCH:-$(dpkg --print-architecture)}" /rootfs
+
+FROM scratch
+ARG VERSION=0.1.0
+ARG REVISION=
+LABEL org.opencontainers.image.title="eventexport" \
+      org.opencontainers.image.description="Keeps Activity Tracker events: exports audit events to object storage, with proof that nothing is missing" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /rootfs/ /
+# A number, so that the kubelet can see that it is not root. Nothing is written: the root may be read-only.
+USER 65532:65532
+ENTRYPOINT ["/eventexport"]

@@ -1,0 +1,142 @@
+//! The Indexed Job of `examples/job.yaml`, with a Pod killed in the middle.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::stage::{AUDIT, IMAGE, Stage};
+
+/// Shards, and Pods at a time.
+const SHARDS: usize = 3;
+
+/// Days of June: four for each shard, two of them without events.
+const DAYS: (i8, i8) = (4, 15);
+
+const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/job.yaml");
+
+pub(super) async fn export_by_a_job(stage: &Stage) -> Result<()> {
+    stage
+        .transcript
+        .part("Shards: an Indexed Job without access to Kubernetes, a Pod killed in the middle");
+    let before = stage.dawdle()?;
+    let objects = stage
+        .kubectl(&["create", "--dry-run=client", "-o", "json", "-n", AUDIT, "-f", JOB])
+        .await?;
+    for object in serde_json::Deserializer::from_str(&objects).into_iter::<Value>() {
+        stage.apply(&adapted(stage, object?)?).await?;
+    }
+    stage
+        .eventually("every day is being downloaded", async || {
+            Ok(stage.downloads() >= before + 12)
+        })
+        .await?;
+    stage
+        .show(&[
+            "get",
+            "pods",
+            "-n",
+            AUDIT,
+            "-o",
+            "wide",
+            "-L",
+            "batch.kubernetes.io/job-completion-index",
+        ])
+        .await?;
+    let open = stage.simulator.open_sessions().len();
+    stage.transcript.say(&format!("{open} sessions are open"));
+
+    let pod = stage
+        .part(
+            &[
+                "pods",
+                "-n",
+                AUDIT,
+                "-l",
+                "batch.kubernetes.io/job-completion-index=1",
+            ],
+            "{.items[0].metadata.name}",
+        )
+        .await?;
+    stage.kill(AUDIT, &pod).await?;
+    stage.hurry();
+    stage
+        .kubectl(&[
+            "wait",
+            "-n",
+            AUDIT,
+            "job/audit-2018",
+            "--for=condition=Complete",
+            "--timeout=180s",
+        ])
+        .await?;
+    stage
+        .show(&[
+            "get",
+            "pods",
+            "-n",
+            AUDIT,
+            "-o",
+            "wide",
+            "-L",
+            "batch.kubernetes.io/job-completion-index",
+        ])
+        .await?;
+    let status = stage
+        .part(
+            &["job", "audit-2018", "-n", AUDIT],
+            "{.status.succeeded} {.status.failed} {.status.completedIndexes}",
+        )
+        .await?;
+    ensure!(status == "3 1 0-2", "succeeded, failed, indexes: {status}");
+    let events = stage.prove("sharded", DAYS)?;
+    stage.transcript.say(&format!(
+        "12 days, {events} events: complete, nothing doubled, nothing left in the journal"
+    ));
+    stage.nothing_open().await?;
+    let pods = stage
+        .part(
+            &["pods", "-n", AUDIT, "-l", "app.kubernetes.io/component=shard"],
+            "{range .items[*]}{.metadata.name} {end}",
+        )
+        .await?;
+    for pod in pods.split_whitespace() {
+        stage.show(&["logs", "-n", AUDIT, pod]).await?;
+    }
+    Ok(())
+}
+
+/// The example with this machine's image, service, bucket and number of shards.
+fn adapted(stage: &Stage, mut object: Value) -> Result<Value> {
+    object["metadata"]["namespace"] = json!(AUDIT);
+    if object["kind"] == "ConfigMap" {
+        let mut export = stage.export("sharded", DAYS);
+        // A manifest of a file knows no namespace.
+        export["metadata"] = json!({"name": "sharded"});
+        object["data"]["export.yaml"] = json!(export.to_string());
+        return Ok(object);
+    }
+    object["spec"]["completions"] = json!(SHARDS);
+    object["spec"]["parallelism"] = json!(SHARDS);
+    object["spec"]["maxFailedIndexes"] = json!(SHARDS);
+    let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+    container["image"] = json!(format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION")));
+    container["imagePullPolicy"] = json!("Never");
+    let shard = container["args"].as_array_mut().context("no args")?;
+    for argument in shard {
+        *argument = json!(
+            argument
+                .as_str()
+                .context("an argument")?
+                .replace("/8", &format!("/{SHARDS}"))
+        );
+    }
+    let env = container["env"].as_array_mut().context("no env")?;
+    // The authority of this stage; its users' stores have public ones.
+    env.push(json!({"name": "EVENTEXPORT_SECRET_AUTHORITY_CA_CRT_FILE", "value": "/etc/eventexport/authority/ca.crt"}));
+    let mounts = container["volumeMounts"].as_array_mut().context("no mounts")?;
+    mounts.push(json!({"name": "authority", "mountPath": "/etc/eventexport/authority", "readOnly": true}));
+    let volumes = object["spec"]["template"]["spec"]["volumes"]
+        .as_array_mut()
+        .context("no volumes")?;
+    volumes.push(json!({"name": "authority", "secret": {"secretName": "authority", "defaultMode": 0o440}}));
+    Ok(object)
+}

@@ -1,0 +1,58 @@
+//! What happened, as it happens: printed, and kept in `target/e2e/transcript.md` for whoever was not there.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+pub(super) struct Transcript {
+    began: Instant,
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Transcript {
+    pub(super) fn create() -> Result<Self> {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/e2e");
+        fs::create_dir_all(&folder).context("target/e2e")?;
+        let path = folder.join("transcript.md");
+        let transcript = Self {
+            began: Instant::now(),
+            file: Mutex::new(File::create(&path)?),
+            path,
+        };
+        transcript.write("# The image and the chart on a real node\n");
+        Ok(transcript)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// Begins a part.
+    pub(super) fn part(&self, title: &str) {
+        self.write(&format!("\n## {title}\n"));
+    }
+
+    /// A sentence, with the time since the beginning.
+    pub(super) fn say(&self, text: &str) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.write(&format!("\n[{seconds:5.1} s] {text}"));
+    }
+
+    /// A command and what it printed.
+    pub(super) fn show(&self, command: &str, printed: &str) {
+        self.write(&format!("\n```\n$ {command}\n{}\n```", printed.trim_end()));
+    }
+
+    fn write(&self, text: &str) {
+        println!("{text}");
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its loss must not hide what the test has to say.
+        let _ = writeln!(file, "{text}").and_then(|()| file.flush());
+    }
+}
