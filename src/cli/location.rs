@@ -45,7 +45,7 @@ pub struct LocationArgs {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "S3 (with s3:// only; keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")]
 pub struct S3Args {
-    /// Address of an S3-compatible store \[default: AWS\]
+    /// Address of an S3-compatible store (default: AWS)
     #[arg(
         id = "s3-endpoint",
         long = "s3-endpoint",
@@ -53,7 +53,7 @@ pub struct S3Args {
         env = "AWS_ENDPOINT_URL_S3"
     )]
     pub endpoint: Option<Url>,
-    /// Region of the bucket \[default: `AWS_DEFAULT_REGION` or us-east-1\]
+    /// Region of the bucket (default: `AWS_DEFAULT_REGION` or us-east-1)
     #[arg(
         id = "s3-region",
         long = "s3-region",
@@ -61,7 +61,7 @@ pub struct S3Args {
         env = "AWS_REGION"
     )]
     pub region: Option<String>,
-    /// Put the bucket's name into the path instead of the host name \[default: true with an endpoint\]
+    /// Put the bucket's name into the path instead of the host name (default: true with an endpoint)
     #[arg(
         id = "s3-path-style",
         long = "s3-path-style",
