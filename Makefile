@@ -8,7 +8,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-node bed-prometheus prerequisites e2e chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) 
 bed-charts: ## Build what installs and judges the chart (helm, helm-unittest, kubeconform, kube-score, helm-docs); cached
 	$(MAKE) -C tests/bed charts
 
+bed-gitops: ## Build what deploys and judges resources from Git (Flux's controllers, Argo CD's health, kstatus); cached
+	$(MAKE) -C tests/bed gitops
+
 bed-node: prerequisites ## Build what makes this machine a node that runs Pods (kubelet, containerd, runc, …); cached
 	$(MAKE) -C tests/bed node
 
@@ -41,7 +44,11 @@ e2e: image bed bed-charts bed-node ## Run image and chart on a real node; needs 
 bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
 	$(MAKE) -C tests/bed prometheus
 
-test: bed bed-charts bed-prometheus ## Pass all tests on the real parts of the test bed
+consumers: ## Fetch what consumes events in the tests (Elasticsearch by Maven, DuckDB by pip); says loudly what cannot be had
+	tests/bed/elasticsearch
+	tests/bed/duckdb
+
+test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
 
 chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
@@ -60,8 +67,8 @@ lint: ## Check formatting and lints; warnings are errors
 format: ## Format the sources
 	$(CARGO) fmt
 
-generated: bed bed-charts ## Write the generated files anew: crds/, the generated parts of docs/, the chart's, deploy/
-	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: docs:: export::misbehaviour operator::reading
+generated: bed bed-charts bed-gitops ## Write the generated files anew: crds/, the generated parts of docs/, the chart's, deploy/
+	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: cli::tutorial docs:: export::misbehaviour operator::reading gitops::reasons second_day::policy
 	tests/chart/generate
 
 check-generated: ## Check that crds/ is what `eventexport crd` prints

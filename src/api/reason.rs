@@ -47,16 +47,16 @@ macro_rules! reasons {
 
 reasons! {
     // It goes well.
-    Complete: "Everything that was asked for is stored and proved, or an accepted gap.", "Nothing.";
+    Complete: "Everything that was asked for is stored and proved, or an accepted gap, and a manifest says so.", "Nothing.";
     CaughtUp: "A continuous export has stored every day that is over and has settled.", "Nothing; the next run is in status.nextRunTime.";
-    Exporting: "Windows are being transferred.", "Nothing; wait.";
+    Exporting: "Windows are being transferred, or their manifest is being written.", "Nothing; wait.";
     Accepted: "The spec is valid and the work is about to begin.", "Nothing; wait.";
     NewGeneration: "The spec changed and was not acted upon yet.", "Nothing; wait.";
     // It waits for time, or for others.
     NotSettled: "The day is not over, or spec.settleAfter has not passed since its end.", "Nothing; wait, or shorten spec.settleAfter.";
     Suspended: "spec.suspend is true.", "Set spec.suspend to false to go on.";
     Throttled: "The service or the store asks for fewer requests.", "Nothing at first; if it lasts, lower spec.parallelism.";
-    SpaceFull: "All 30 sessions of the space are open, or too few are left for this export.", "Delete sessions that nobody needs (`GET /v3/sessions` lists them), or wait until others have ended theirs.";
+    SpaceFull: "All 30 sessions of the space are open, or too few are left for this export.", "Delete sessions that nobody needs (`eventexport session list` shows them, `eventexport session delete` ends them), or wait until others have ended theirs.";
     HeldBy: "Another process holds the window: another cluster, a run of the command, or a Pod.", "Nothing if that process is meant to run; else stop it, or wait until its deadline passed.";
     SessionsOpen: "All is stored, but a session is not deleted yet.", "Nothing; wait. If it lasts, delete the session that status.sessions names.";
     // It waits for a person: the manifest and its permissions.
@@ -83,12 +83,12 @@ reasons! {
     RangeMismatch: "The service opened a session for other days, another hour or another scope than was asked.", "Report it to the service; nothing was stored under the wrong day.";
     TooLarge: "One hour's events exceed what one object can hold.", "Report it: the store's limit of 10,000 parts is reached.";
     Short: "Fewer events arrived than the service counts for that day, twice.", "Report it to the service; accept the gap in spec.acceptedGaps if it cannot be mended.";
-    EmptyUnproved: "The service sent no events, but nothing proves that there were none.", "Look at the service's daily listing (`GET /v3/events`); accept the gap if the day is known to be empty.";
+    EmptyUnproved: "The service sent no events, but nothing proves that there were none.", "Look at the service's daily listing (`eventexport status`); accept the gap if the day is known to be empty.";
     Expired: "The service no longer has events of that day: a gap.", "Accept the gap in spec.acceptedGaps with a reason; nothing brings the events back.";
     // What lies in the bucket is not what was written.
     ForeignObject: "An object is where this export would write, and no journal entry says that it wrote it.", "Find out who wrote it, and move it away; it is not overwritten.";
     JournalMismatch: "The journal below the prefix belongs to another source, or to a newer version.", "Use another prefix, or the source that the journal names.";
-    SessionUnaccounted: "A session is open that may be ours but cannot be proved to be; it is not deleted.", "Find out whose it is, and delete it by hand if nobody's (`DELETE /v3/sessions/ID`).";
+    SessionUnaccounted: "A session is open that may be ours but cannot be proved to be; it is not deleted.", "Find out whose it is, and delete it by hand if nobody's (`eventexport session delete ID`).";
     Failed: "An error that has no reason of its own.", "Read the message and the log; report it if it is not clear.";
 }
 

@@ -101,7 +101,7 @@ impl Default for EventExportStatus {
     }
 }
 
-/// Windows (days or hours) by state; a continuous export wants those that are over and have settled.
+/// Windows (days or hours) by state; a continuous export wants those until today, which waits until it is over.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WindowCounts {

@@ -218,8 +218,8 @@ mod tests {
 
     const SOURCE: &str = "https://a";
 
-    fn receipt(source: &str, events: u64, verdict: Verdict, object: bool) -> Option<ReceiptFacts> {
-        Some(ReceiptFacts {
+    fn receipt(source: &str, events: u64, verdict: Verdict, object: bool) -> ReceiptFacts {
+        ReceiptFacts {
             source: source.to_owned(),
             day_reported: None,
             stored_at: Timestamp::UNIX_EPOCH,
@@ -232,7 +232,7 @@ mod tests {
                 sha256: object.then(|| "ab".to_owned()),
                 stored_now: false,
             },
-        })
+        }
     }
 
     #[test]
@@ -240,15 +240,11 @@ mod tests {
         let now: Timestamp = "2018-06-09T12:00:00Z".parse().unwrap();
         let day = |day| Window::day(date(2018, 6, day));
         let mut journal = Journal::default();
-        let mut stored = |window: Window, facts: Option<ReceiptFacts>| {
-            if let Some(bytes) = facts
-                .as_ref()
-                .map(|facts| facts.facts.bytes)
-                .filter(|bytes| *bytes > 0)
-            {
-                journal.objects.insert(window, bytes);
+        let mut stored = |window: Window, facts: ReceiptFacts| {
+            if facts.facts.bytes > 0 {
+                journal.objects.insert(window, facts.facts.bytes);
             }
-            journal.receipts.insert(window, facts);
+            journal.receipts.insert(window, Some(facts));
         };
         stored(day(1), receipt(SOURCE, 5, Verdict::Matched, true));
         stored(day(2), receipt(SOURCE, 0, Verdict::Empty, false));

@@ -45,14 +45,25 @@ pub struct LocationArgs {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "S3 (with s3:// only; keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")]
 pub struct S3Args {
-    /// Address of an S3-compatible store \[default: AWS\]
-    #[arg(long = "s3-endpoint", value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
-    pub endpoint: Option<Url>,
-    /// Region of the bucket \[default: `AWS_DEFAULT_REGION` or us-east-1\]
-    #[arg(long = "s3-region", value_name = "REGION", env = "AWS_REGION")]
-    pub region: Option<String>,
-    /// Put the bucket's name into the path instead of the host name \[default: true with an endpoint\]
+    /// Address of an S3-compatible store (default: AWS)
     #[arg(
+        id = "s3-endpoint",
+        long = "s3-endpoint",
+        value_name = "URL",
+        env = "AWS_ENDPOINT_URL_S3"
+    )]
+    pub endpoint: Option<Url>,
+    /// Region of the bucket (default: `AWS_DEFAULT_REGION` or us-east-1)
+    #[arg(
+        id = "s3-region",
+        long = "s3-region",
+        value_name = "REGION",
+        env = "AWS_REGION"
+    )]
+    pub region: Option<String>,
+    /// Put the bucket's name into the path instead of the host name (default: true with an endpoint)
+    #[arg(
+        id = "s3-path-style",
         long = "s3-path-style",
         value_name = "BOOL",
         num_args = 0..=1,
@@ -61,7 +72,12 @@ pub struct S3Args {
     )]
     pub path_style: Option<bool>,
     /// Certificates to trust besides the system's, PEM
-    #[arg(long = "s3-ca-file", value_name = "FILE", env = "AWS_CA_BUNDLE")]
+    #[arg(
+        id = "s3-ca-file",
+        long = "s3-ca-file",
+        value_name = "FILE",
+        env = "AWS_CA_BUNDLE"
+    )]
     pub ca_file: Option<PathBuf>,
 }
 

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod forecast;
 pub mod inspect;
 pub mod job;
+mod kubernetes;
 pub mod load;
 pub mod location;
 pub mod logs;
@@ -58,7 +59,8 @@ pub struct Arguments {
 
 /// The subcommands. Those with arguments are told about beside these, for `--help` as for readers.
 #[derive(Debug, clap::Subcommand)]
-#[allow(missing_docs)]
+// There is one of them, once.
+#[allow(missing_docs, clippy::large_enum_variant)]
 pub enum Command {
     Operator(operator::OperatorArgs),
     Run(run::RunArgs),
@@ -71,6 +73,7 @@ pub enum Command {
     Download(download::DownloadArgs),
     Context(context::ContextArgs),
     /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
+    #[command(after_help = CRD_EXAMPLES)]
     Crd,
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
@@ -84,13 +87,19 @@ Examples:
   eventexport context set prod --region us-south --space ID --api-key-file prod.key
   eventexport status --to s3://audit/tracker
   eventexport session list
+  eventexport download --start 2018-06-30 --end 2018-07-02 --account -o events.json.gz
   eventexport crd | kubectl apply -f -
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
   eventexport verify s3://audit/tracker --public-key exporter.pem
 
-Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug; NO_COLOR turns colours off;
-HTTPS_PROXY and NO_PROXY are honoured. Secrets are never arguments: see docs/cli.md.";
+Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug.
+NO_COLOR turns colours off. HTTPS_PROXY and NO_PROXY are honoured.
+Secrets are never arguments: they are in the environment or in files (docs/cli.md).";
+
+const CRD_EXAMPLES: &str = "\
+Examples:
+  eventexport crd | kubectl apply -f -";
 
 /// Runs a command to its end, and tells on standard error why it failed.
 pub fn to_the_end(command: impl Future<Output = Result<Exit, Fault>>) -> ExitCode {

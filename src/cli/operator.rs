@@ -3,20 +3,20 @@
 #![allow(clippy::doc_markdown)] // the doc comments are help texts, where backticks would be noise
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use url::Url;
 
+use super::kubernetes::kubernetes;
 use crate::api::parse_duration;
 use crate::controller::election::Times;
 use crate::controller::grants::{Grant, grants_of};
@@ -28,12 +28,20 @@ use crate::export::engine::{Engine, Limits};
 use crate::telemetry::{Health, LogFormat, Metrics, Observatory, logs};
 use crate::tracker::TokenCache;
 
+const EXAMPLES: &str = "\
+Examples:
+  All namespaces, the public regions and AWS S3:
+    eventexport operator
+  One namespace, and a store of your own:
+    eventexport operator --namespace audit --allow-host public-regions,minio.example.com";
+
 /// Watches EventExport resources and exports what they ask for, until it is told to stop.
 ///
 /// Reaches the API server as its pod's service account, or by a kubeconfig. Several may run at once: one of them
 /// is active, by a Lease, and the others stand by. When the active one loses its Lease it stops all exports and
 /// exits with 1, to be started again as a candidate.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct OperatorArgs {
     /// Only EventExports of this namespace; without it, those of all namespaces
     #[arg(long, env = "EVENTEXPORT_NAMESPACE", value_name = "NAME")]
@@ -271,23 +279,6 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
             .map(|days| SignedDuration::from_hours(24 * i64::from(days))),
         cluster: args.cluster_id.clone(),
     })
-}
-
-async fn kubernetes(file: Option<&Path>, context: Option<&str>) -> Result<kube::Config> {
-    let options = KubeConfigOptions {
-        context: context.map(str::to_owned),
-        ..KubeConfigOptions::default()
-    };
-    let config = match (file, context) {
-        (Some(file), _) => {
-            let kubeconfig =
-                Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {}", file.display()))?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?
-        }
-        (None, Some(_)) => kube::Config::from_kubeconfig(&options).await?,
-        (None, None) => kube::Config::infer().await?,
-    };
-    Ok(config)
 }
 
 /// Stands for the public regions of the service, and AWS S3, in `--allow-host`.

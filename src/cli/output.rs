@@ -2,9 +2,10 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 
 use comfy_table::presets::ASCII_FULL_CONDENSED;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table};
 use indicatif::MultiProgress;
 use serde_json::{Value, json};
 
@@ -82,15 +83,28 @@ impl OutputArgs {
 /// output is none, so that `grep` finds what it looks for in one line.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(ASCII_FULL_CONDENSED);
+    table.load_style(ASCII_FULL_CONDENSED.header_separator(LineStyle::new('+', '-', '+', '+')));
     if io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table.set_header(header.iter().copied());
+    // An id that is broken over lines cannot be copied.
+    if let Some(first) = table.column_mut(0) {
+        first.set_constraint(ColumnConstraint::ContentWidth);
+    }
     table
 }
 
 /// Whether colour is welcome on standard output: a terminal, and `NO_COLOR` is not set (no-color.org).
 pub fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A path as people write it: `~` for their home.
+pub fn at_home(path: &Path) -> String {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    match home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
+        Some(below) => format!("~/{}", below.display()),
+        None => path.display().to_string(),
+    }
 }

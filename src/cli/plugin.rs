@@ -45,12 +45,19 @@ pub fn arguments() -> Arguments {
 
 /// The commands; as a plugin their usage and examples are what a person types to kubectl.
 pub fn definition(as_plugin: bool) -> clap::Command {
-    let command = Arguments::command();
+    let command = without_values(Arguments::command());
     if as_plugin {
         named(command.bin_name(PLUGIN.1))
     } else {
         command.bin_name(NAME)
     }
+}
+
+/// Help names the variables, not what they hold: that is nobody else's business.
+fn without_values(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| arg.hide_env_values(true))
+        .mut_subcommands(without_values)
 }
 
 fn named(command: clap::Command) -> clap::Command {

@@ -69,8 +69,8 @@ pub struct RunArgs {
     /// Do one part of several only, as one of several processes that share the work: part I of N, counted from 0
     #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::WHOLE, hide_default_value = true)]
     pub shard: Shard,
-    /// Sessions held at most in one space, of the 30 that the service allows everyone together \[default: 28, or with
-    /// --shard an even share of them\]
+    /// Sessions held at most in one space, of the 30 that the service allows everyone together (default: 28, or with
+    /// --shard an even share of them)
     #[arg(long, env = "EVENTEXPORT_SESSIONS_PER_SPACE", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=29))]
     pub sessions_per_space: Option<u8>,
     /// Name in the journal instead of one for this user on this machine: the same after a restart, and nobody else's.
@@ -78,7 +78,7 @@ pub struct RunArgs {
     #[arg(long, env = "EVENTEXPORT_HOLDER", value_name = "NAME")]
     pub holder: Option<String>,
     /// Folder that stands for this user on this machine, so that a run after a crash knows its own leftovers
-    /// \[default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`\]
+    /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }

@@ -2,12 +2,14 @@
 //! Writes to standard output, or into a folder.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use super::exit::{Exit, Fault};
 use super::plugin;
+use crate::export::record::SOFTWARE;
 
 /// Print the completions of a shell.
 #[derive(Debug, clap::Args)]
@@ -22,7 +24,7 @@ pub struct CompletionsArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = MAN_EXAMPLES)]
 pub struct ManArgs {
-    /// The command, as `session create` \[default: eventexport itself\]
+    /// The command, as `session create` (default: eventexport itself)
     #[arg(value_name = "COMMAND", conflicts_with = "dir")]
     pub command: Vec<String>,
     /// Write one page for each command into this folder, which is made where it is not there
@@ -61,8 +63,9 @@ pub fn completions(args: &CompletionsArgs) -> Result<Exit, Fault> {
 /// Prints or writes manual pages.
 pub fn man(args: &ManArgs) -> Result<Exit, Fault> {
     if let Some(dir) = &args.dir {
-        let made = std::fs::create_dir_all(dir)
-            .and_then(|()| clap_mangen::generate_to(plugin::definition(false), dir));
+        let mut command = plugin::definition(false).disable_help_subcommand(true);
+        command.build();
+        let made = std::fs::create_dir_all(dir).and_then(|()| pages(&command, dir));
         made.map_err(|error| anyhow::anyhow!("--dir: {} cannot be written: {error}", dir.display()))?;
         return Ok(Exit::Done);
     }
@@ -79,10 +82,22 @@ pub fn man(args: &ManArgs) -> Result<Exit, Fault> {
         })?;
     }
     let mut page = Vec::new();
-    clap_mangen::Man::new(command)
-        .render(&mut page)
-        .map_err(anyhow::Error::from)?;
+    manual(&command).render(&mut page).map_err(anyhow::Error::from)?;
     written(io::stdout().lock().write_all(&page))
+}
+
+/// The page of a command, and those of the commands in it.
+fn pages(command: &clap::Command, dir: &Path) -> io::Result<()> {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        pages(inner, dir)?;
+    }
+    manual(command).generate_to(dir).map(drop)
+}
+
+fn manual(command: &clap::Command) -> Man {
+    Man::new(command.clone())
+        .manual("eventexport")
+        .source(SOFTWARE.replace('/', " "))
 }
 
 /// Whoever stopped reading, as `head` does, has what it wanted.

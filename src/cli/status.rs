@@ -1,22 +1,21 @@
 //! `eventexport status`: which days the service has, and beside it what the archive holds. Asks the service and the
 //! store; changes nothing.
 
+mod view;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use comfy_table::CellAlignment;
+use jiff::Span;
 use jiff::civil::Date;
-use jiff::{Span, Timestamp};
-use serde_json::{Value, json};
 
-use super::archived::{self, Held};
+use self::view::{Archive, document, rows, text};
+use super::archived;
 use super::exit::{Exit, Fault};
 use super::location::{Location, LocationArgs, Place, S3Args};
-use super::output::{OutputArgs, table};
+use super::output::OutputArgs;
 use super::session::create::{date, today};
-use super::size;
 use super::source::{Source, SourceArgs};
-use crate::export::journal::Journal;
 use crate::export::keys::Root;
 use crate::tracker::Day;
 
@@ -36,10 +35,10 @@ const DAYS_MAX: i32 = 366;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StatusArgs {
-    /// First UTC day \[default: 13 days before the last\]
+    /// First UTC day (default: 13 days before the last)
     #[arg(long, value_name = "DATE", alias = "start", value_parser = date)]
     pub from: Option<Date>,
-    /// Last UTC day \[default: the current one\], or the archive to compare with: a directory or `s3://bucket/prefix`; may
+    /// Last UTC day (default: the current one), or the archive to compare with: a directory or `s3://bucket/prefix`; may
     /// be given once as each. A directory that is named like a day is ./2018-06-28
     #[arg(long, value_name = "DATE|DIR|S3-URL", alias = "end", value_parser = Towards::from_str)]
     pub to: Vec<Towards>,
@@ -95,25 +94,12 @@ Examples:
   Some days of the account, and what the archive holds of them:
     eventexport status --from 2018-06-01 --to 2018-06-30 --account --to s3://audit/tracker
   Days that are missing in the archive, for a script:
-    eventexport status --to ./export --output json | jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
-
-/// A row of the table.
-struct Row {
-    date: Date,
-    day: Option<Day>,
-    held: Option<Held>,
-}
-
-/// The archive as far as it could be read.
-struct Archive {
-    name: String,
-    root: Root,
-    journal: Result<Journal, String>,
-}
+    eventexport status --to ./export --output json |
+      jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
 
 /// Runs `eventexport status`.
 pub async fn run(args: StatusArgs) -> Result<Exit, Fault> {
-    args.output.ended(SCHEMA, status(&args).await)
+    args.output.ended(SCHEMA, Box::pin(status(&args)).await)
 }
 
 async fn status(args: &StatusArgs) -> Result<Exit, Fault> {
@@ -246,131 +232,6 @@ fn root(location: &Location, source: &Source) -> Root {
         Some(export) => export.root.clone(),
         None => Root::new(&location.prefix, &source.space, source.scope()),
     }
-}
-
-/// With an archive every day of the range, so that what is missing on both sides is seen; without, what is listed.
-fn rows(days: Vec<Day>, archive: Option<&Archive>, (start, end): (Date, Date), source: &str) -> Vec<Row> {
-    let Some(archive) = archive else {
-        let row = |day: Day| Row {
-            date: day.date,
-            day: Some(day),
-            held: None,
-        };
-        return days.into_iter().map(row).collect();
-    };
-    let now = Timestamp::now();
-    let journal = archive.journal.as_ref().ok();
-    let mut days = days.into_iter().peekable();
-    let mut rows = Vec::new();
-    let mut next = Some(start);
-    while let Some(date) = next.filter(|date| *date <= end) {
-        rows.push(Row {
-            date,
-            day: days.next_if(|day| day.date == date),
-            held: journal.map(|journal| archived::of_day(journal, source, date, now)),
-        });
-        next = date.tomorrow().ok();
-    }
-    rows
-}
-
-fn text(rows: &[Row], archive: Option<&Archive>, unlisted: bool, (start, end): (Date, Date)) -> String {
-    if rows.is_empty() {
-        return format!("The service lists no events from {start} to {end}.");
-    }
-    let mut header = vec!["DATE", "COUNT", "SIZE", "TYPES", "SEARCHABLE"];
-    header.extend(archive.map(|_| "ARCHIVED"));
-    let mut table = table(&header);
-    for column in 1..=2 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    for Row { date, day, held } in rows {
-        let nothing = if unlisted { "?" } else { "-" };
-        let number = |of: fn(&Day) -> Option<u64>| {
-            let number = day
-                .as_ref()
-                .map(|day| of(day).map_or("?".to_owned(), |number| number.to_string()));
-            number.unwrap_or_else(|| nothing.to_owned())
-        };
-        let words = |of: fn(&Day) -> Option<&String>| {
-            day.as_ref()
-                .and_then(of)
-                .cloned()
-                .unwrap_or_else(|| nothing.to_owned())
-        };
-        let mut cells = vec![
-            date.to_string(),
-            number(|day| day.count),
-            number(|day| day.size),
-            words(|day| day.types.as_ref()),
-            words(|day| day.searchable.as_ref()),
-        ];
-        if archive.is_some() {
-            let listed = day.as_ref().and_then(|day| day.count);
-            cells.push(held.as_ref().map_or("?".to_owned(), |held| held.text(listed)));
-        }
-        table.add_row(cells);
-    }
-    let mut text = table.to_string();
-    if let Some(archive) = archive
-        && archive.journal.is_ok()
-    {
-        let whole = rows.iter().filter(|row| is(row, &archived::State::Whole)).count() as u64;
-        let held = rows.iter().filter_map(|row| row.held.as_ref());
-        let events: u64 = held.fold(0, |sum, held| sum.saturating_add(held.events));
-        text.push_str(&format!(
-            "\n{}: {} of {} whole, {}",
-            archive.name,
-            size::count(whole),
-            size::of(rows.len() as u64, "day"),
-            size::of(events, "event")
-        ));
-    }
-    text
-}
-
-fn is(row: &Row, state: &archived::State) -> bool {
-    row.held.as_ref().is_some_and(|held| held.state == *state)
-}
-
-fn document(
-    source: &Source,
-    (start, end): (Date, Date),
-    rows: &[Row],
-    archive: Option<&Archive>,
-    doubt: Option<&str>,
-) -> Value {
-    let row = |row: &Row| {
-        let listed = row.day.as_ref().and_then(|day| day.count);
-        json!({
-            "date": row.date,
-            "listed": if doubt.is_some() { None } else { Some(row.day.is_some()) },
-            "count": listed,
-            "size": row.day.as_ref().and_then(|day| day.size),
-            "types": row.day.as_ref().and_then(|day| day.types.clone()),
-            "searchable": row.day.as_ref().and_then(|day| day.searchable.clone()),
-            "archived": row.held.as_ref().map(|held| held.object(listed)),
-        })
-    };
-    let archive = archive.map(|archive| {
-        json!({
-            "location": archive.name,
-            "root": archive.root.as_str(),
-            "doubt": archive.journal.as_ref().err(),
-        })
-    });
-    json!({
-        "space": source.space,
-        "scope": source.scope(),
-        "source": source.tracker.endpoint(),
-        "start": start,
-        "end": end,
-        "listingDoubt": doubt,
-        "archive": archive,
-        "days": rows.iter().map(row).collect::<Vec<_>>(),
-    })
 }
 
 #[cfg(test)]

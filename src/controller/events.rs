@@ -105,7 +105,7 @@ pub fn sessions_left(ids: &[String], why: &str) -> Note {
         ids.join(", ")
     };
     let note = format!(
-        "sessions may be left open at the service ({which}): {why}; delete them by hand (`DELETE /v3/sessions/ID`)"
+        "sessions may be left open at the service ({which}): {why}; delete them by hand (`eventexport session delete ID`)"
     );
     note_of(true, "Delete", "SessionsLeft", note)
 }

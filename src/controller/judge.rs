@@ -239,6 +239,12 @@ fn progress(snapshot: &Snapshot, export: &Export) -> Said {
         )
     } else if let Some(trouble) = snapshot.troubles.first() {
         let Said { reason, message } = said(trouble);
+        // What a continuous export waits for, when nothing else is left, is only the next day.
+        let caught_up = reason == Reason::NotSettled
+            && export.end.is_none()
+            && snapshot.missing.is_empty()
+            && snapshot.sessions.is_empty();
+        let reason = if caught_up { Reason::CaughtUp } else { reason };
         (reason, format!("{counts}; {message}"))
     } else if !snapshot.missing.is_empty() {
         (Reason::Exporting, format!("{counts}, {waiting} waiting"))

@@ -102,7 +102,12 @@ impl Candidate {
         let mut told: Option<String> = None;
         loop {
             health.beat();
-            let wait = match self.try_once(&mut watched).await {
+            let tried = self.try_once(&mut watched).await;
+            if tried.is_ok() {
+                // It can read and write the Lease: it leads, or can as soon as it may.
+                health.set_ready(true);
+            }
+            let wait = match tried {
                 Ok(Ok((lease, sent))) => {
                     info!(lease = self.name, identity = self.me, "this process leads");
                     return Some(self.start_renewing(lease, sent, health.clone()));
@@ -207,7 +212,8 @@ impl Candidate {
     fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
         let until = Arc::new(Mutex::new(sent + self.times.duration));
-        self.fence.closes_at(sent + self.times.duration - FENCE_MARGIN);
+        self.fence
+            .closes_at(sent + self.times.duration.saturating_sub(FENCE_MARGIN));
         let renew = self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone());
         let renewing = AbortOnDropHandle::new(tokio::spawn(renew));
         Leadership {
@@ -250,7 +256,8 @@ impl Candidate {
             if renewal == Renewal::Done {
                 renewed = sent;
                 *until.lock().unwrap_or_else(PoisonError::into_inner) = sent + self.times.duration;
-                self.fence.closes_at(sent + self.times.duration - FENCE_MARGIN);
+                self.fence
+                    .closes_at(sent + self.times.duration.saturating_sub(FENCE_MARGIN));
             }
             match election::hold(renewal, renewed.elapsed(), &self.times) {
                 Hold::Keep(next) => {

@@ -85,7 +85,6 @@ pub async fn operate(
     };
     let host = std::env::var("HOSTNAME").ok();
     let me = lease::identity(host.as_deref());
-    observatory.health.set_ready(true);
     let candidate = Candidate::new(alone, &config.lease, me.clone(), config.traffic.fence().clone());
     let Some(leadership) = candidate.lead(&observatory.health, &shutdown).await else {
         return Ok(());

@@ -4,7 +4,10 @@
 //! was asleep past its lease sends nothing when it wakes up.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tracing::Instrument as _;
@@ -80,6 +83,18 @@ impl Fence {
         closes.is_none_or(|at| Instant::now() < at)
     }
 
+    /// Ends at once where it is closed. Wakes nobody when it closes: whoever is woken anyway looks again.
+    async fn closed(&self) {
+        let look = |_: &mut Context<'_>| {
+            if self.is_open() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        };
+        poll_fn(look).await;
+    }
+
     /// Waits until it is open: for ever, where nobody opens it again. Whoever closes it for good drops those who wait.
     pub async fn pass(&self) {
         while !self.is_open() {
@@ -140,7 +155,15 @@ impl Traffic {
             operation = asked.operation,
             code = tracing::field::Empty
         );
-        let answer = request.instrument(span.clone()).await;
+        let mut request = pin!(request.instrument(span.clone()));
+        // Before each step towards sending, since a connection takes its time: a process may be frozen meanwhile.
+        let answer = loop {
+            tokio::select! {
+                biased;
+                () = self.fence.closed() => self.fence.pass().await,
+                answer = &mut request => break answer,
+            }
+        };
         sent.status = status(&answer);
         if let Some(code) = sent.status {
             span.record("code", code);
@@ -187,5 +210,28 @@ mod tests {
         assert!(held.is_err(), "it was sent");
         traffic.fence().closes_at(Instant::now() + Duration::from_mins(1));
         assert_eq!(send().await, 7);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_not_sent_yet_when_the_fence_closes_is_not_sent() {
+        let traffic = Traffic::default();
+        let (connected, connects) = tokio::sync::oneshot::channel::<()>();
+        let sent = std::sync::atomic::AtomicBool::new(false);
+        let request = traffic.send(
+            ASKED,
+            async {
+                connects.await.unwrap();
+                sent.store(true, std::sync::atomic::Ordering::Relaxed);
+            },
+            |()| None,
+        );
+        let frozen = async {
+            tokio::task::yield_now().await;
+            traffic.fence().closes_at(Instant::now());
+            connected.send(()).unwrap();
+        };
+        let both = async { tokio::join!(request, frozen) };
+        let held = tokio::time::timeout(Duration::from_millis(250), both).await;
+        assert!(held.is_err() && !sent.load(std::sync::atomic::Ordering::Relaxed));
     }
 }

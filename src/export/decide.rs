@@ -121,7 +121,10 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(seen: &'a Observation<'a>) -> Self {
         let wanted: Cells = seen.export.windows(seen.now).collect();
-        let short: Cells = short_days(seen.journal).into_keys().map(Window::day).collect();
+        let short: Cells = short_days(seen.journal, &seen.export.source)
+            .into_keys()
+            .map(Window::day)
+            .collect();
         let covered = seen.journal.covered(&seen.export.source);
         let covered = covered.intersection(&wanted).minus(&short);
         let accepted = seen.export.accepted_cells(&wanted).minus(&covered);

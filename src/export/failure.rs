@@ -153,7 +153,8 @@ impl From<&TrackerError> for Failure {
 impl From<&StoreError> for Failure {
     fn from(error: &StoreError) -> Self {
         let reason = match error {
-            StoreError::NoSuchBucket { .. } => Reason::BucketMissing,
+            StoreError::NoSuchBucket { .. } | StoreError::Elsewhere { .. } => Reason::BucketMissing,
+            StoreError::NotTaken { .. } => Reason::LockRefused,
             StoreError::Credentials { .. } => Reason::CredentialsRefused,
             StoreError::Forbidden { .. } => Reason::BucketForbidden,
             StoreError::Full { .. } => Reason::BucketFull,

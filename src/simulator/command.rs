@@ -12,6 +12,7 @@ use super::{Fault, Framing, Gzip, JsonShape, Members, Settings, Simulator, Volum
 
 /// Serve an Activity Tracker and its UAA that behave as documented, and misbehave on demand.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct SimulateArgs {
     /// Where to listen; a loopback address. Port 0: any free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8030")]
@@ -56,6 +57,16 @@ pub struct SimulateArgs {
     #[arg(long)]
     pub list_faults: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  A service whose today is a day of 2018:
+    eventexport simulate --today 2018-07-02
+  One that cuts the first download of a day, and has much of another:
+    eventexport simulate --today 2018-07-02 --fault cut@2018-06-28 --day 2018-06-29=1000000
+  Speak to it:
+    export EVENTEXPORT_ENDPOINT=http://127.0.0.1:8030 EVENTEXPORT_SPACE=test
+    EVENTEXPORT_API_KEY=simulated-api-key eventexport session list";
 
 fn day(text: &str) -> Result<(Date, u64), String> {
     let wrong = || format!("{text:?} is not like 2018-06-03=100000");

@@ -36,6 +36,27 @@ pub enum StoreError {
         /** store */
         store: String,
     },
+    /// The bucket is there, but not where it is asked for.
+    #[error("{store} is in the region {region}: correct spec.destination.s3.region")]
+    Elsewhere {
+        /** store */
+        store: String,
+        /** its region */
+        region: String,
+    },
+    /// The bucket does not take objects on these terms.
+    #[error(
+        "{store} does not take objects as spec.destination.s3 asks (objectLock, serverSideEncryption or storageClass; \
+         {code}): {message}: make the bucket with object lock, or correct the spec"
+    )]
+    NotTaken {
+        /** store */
+        store: String,
+        /** S3 code */
+        code: String,
+        /** its words */
+        message: String,
+    },
     /// The upload is not there any more (aborted or completed by somebody).
     #[error("the upload {id} of {key} in {store} is gone")]
     NoSuchUpload {
@@ -179,6 +200,8 @@ impl StoreError {
             Self::Refused { status, code, .. } if passes(*status, code) => StoreErrorClass::Retry(None),
             Self::Refused { .. }
             | Self::NoSuchBucket { .. }
+            | Self::Elsewhere { .. }
+            | Self::NotTaken { .. }
             | Self::Credentials { .. }
             | Self::Forbidden { .. }
             | Self::Full { .. }

@@ -57,6 +57,18 @@ const FULL: &[&str] = &[
     "XMinioStorageFull",
 ];
 
+/// Codes of an encryption or storage class that the bucket does not take; those of the key management service begin
+/// with [`KMS`].
+const NOT_TAKEN: &[&str] = &[
+    "InvalidStorageClass",
+    "InvalidEncryptionAlgorithmError",
+    "InvalidBucketState",
+    "MissingObjectLockConfiguration",
+    "ObjectLockConfigurationNotFoundError",
+];
+/// How the codes of a key management service begin.
+const KMS: &str = "KMS.";
+
 /// One kind of request, for its IAM action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -230,6 +242,11 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         return StoreError::AlreadyExists { store, key };
     }
     let writes = matches!(subject.operation, Operation::Write | Operation::WriteLocked);
+    if not_taken(subject.operation, status, code, message) {
+        let message = unspeakable.clean(message);
+        let code = code.to_owned();
+        return StoreError::NotTaken { store, code, message };
+    }
     if is(&["ConditionalRequestConflict"]) || (status == 409 && writes) {
         return StoreError::Conflict { store, key };
     }
@@ -255,9 +272,10 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         let action = format!("{} ({code})", subject.operation.action());
         return StoreError::Forbidden { store, action, key };
     }
-    let elsewhere = bucket_region
-        .filter(|_| matches!(status, 301 | 307 | 400))
-        .map(|region| format!("; the bucket is in {region}: correct spec.destination.s3.region"));
+    if let Some(region) = bucket_region.filter(|_| matches!(status, 301 | 307 | 400)) {
+        let region = unspeakable.clean(region);
+        return StoreError::Elsewhere { store, region };
+    }
     StoreError::Refused {
         store,
         status,
@@ -266,8 +284,18 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         } else {
             code.to_owned()
         },
-        message: unspeakable.clean(message) + &elsewhere.unwrap_or_default(),
+        message: unspeakable.clean(message),
     }
+}
+
+/// Whether the bucket does not take the lock, encryption or storage class that was asked for. A bucket without object
+/// lock has no code of its own.
+fn not_taken(operation: Operation, status: u16, code: &str, message: &str) -> bool {
+    let lock = operation == Operation::WriteLocked
+        && status == 400
+        && code == "InvalidRequest"
+        && message.to_ascii_lowercase().contains("lock");
+    lock || NOT_TAKEN.contains(&code) || code.starts_with(KMS)
 }
 
 /// Whether the store does not know what it was asked for: an operation, or a condition.
@@ -354,6 +382,14 @@ mod tests {
                 "Unsupported",
             ),
             (400, "InvalidArgument", "no", "Refused"),
+            (400, "InvalidStorageClass", "", "NotTaken"),
+            (400, "KMS.NotFoundException", "", "NotTaken"),
+            (
+                400,
+                "InvalidRequest",
+                "Bucket is missing Object Lock Configuration",
+                "Refused",
+            ),
             (503, "SlowDown", "", "Throttled"),
             (200, "SlowDown", "", "Throttled"),
             (500, "InternalError", "", "Refused"),
@@ -366,6 +402,23 @@ mod tests {
                 "{status} {code}: {error:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_bucket_without_lock_is_told_by_a_write_that_asks_for_one() {
+        let subject = Subject {
+            operation: Operation::WriteLocked,
+            ..SUBJECT
+        };
+        let refusal = Refusal {
+            status: 400,
+            code: "InvalidRequest",
+            message: "Bucket is missing Object Lock Configuration",
+            ..Refusal::default()
+        };
+        let error = refused(subject, &Unspeakable::default(), refusal);
+        assert!(matches!(error, StoreError::NotTaken { .. }), "{error:?}");
+        assert!(error.to_string().contains("objectLock"), "{error}");
     }
 
     #[test]

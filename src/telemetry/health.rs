@@ -166,7 +166,12 @@ async fn readyz(State(seen): State<Observatory>) -> Response {
 
 async fn metrics(State(seen): State<Observatory>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], seen.metrics.text()).into_response()
+    // With thousands of resources this is work for a moment, which nobody else should wait for.
+    let text = tokio::task::spawn_blocking(move || seen.metrics.text()).await;
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 fn answer(good: Result<(), &'static str>) -> Response {

@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 use super::traces::ids_of;
 
@@ -29,10 +29,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut fields = Map::new();
-        let spans = context
-            .event_scope()
-            .into_iter()
-            .flat_map(|scope| scope.from_root());
+        let spans = context.event_scope().into_iter().flat_map(Scope::from_root);
         for span in spans {
             // The formatter of fields is the subscriber's own for JSON; what it recorded is an object.
             let extensions = span.extensions();

@@ -55,7 +55,7 @@ impl Tracker {
         let Held { bytes, crc, total } = held;
         let mut download = Download::new(self, space, id);
         download.received = *bytes;
-        download.crc = crc.clone();
+        download.crc = *crc;
         download.total = *total;
         download.end = (*total == Some(*bytes)).then_some(TransferEnd::Length);
         "it was interrupted".clone_into(&mut download.stop.why);

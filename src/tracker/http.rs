@@ -118,6 +118,8 @@ impl Wire {
                     sent: true,
                 })?
                 .map_err(|error| transport(error, &url))?;
+            // Neither a header nor a body is told: they hold tokens.
+            tracing::trace!(method = %ask.method, host = %host_of(&url), path = url.path(), status = response.status().as_u16(), "asked");
             let Some(target) = redirect_target(&response, &url) else {
                 return Ok(response);
             };

@@ -1,7 +1,6 @@
 //! Reads an archive and has it judged: one listing, every receipt and manifest, then every object, several at a time.
 //! Does I/O, reading only. Memory is bounded by the documents and a few pieces of the objects in flight.
 
-use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,19 +12,18 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::chain::{self, Document, Manifests, Receipts};
+use super::conclude::conclude;
 use super::contents::{self, Contents};
-use super::coverage;
 use super::finding::{Finding, Kind};
-use super::judge::{Book, Means, Observation, judge};
+use super::judge::Observation;
 use super::object::{Proved, Prover};
-use super::receipts::{self, Expectations, Expected};
-use super::report::{Checked, ManifestTotals, Report, RootReport, Totals};
+use super::receipts::{self, Expected};
+use super::report::Report;
 use super::signature::{self, PublicKey};
 use crate::export::keys::Root;
 use crate::export::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::export::proof::hex;
 use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
-use crate::export::window::{Cells, Window};
 use crate::export::wish::Export;
 use crate::storage::{Listed, Store, StoreError};
 
@@ -33,11 +31,9 @@ use crate::storage::{Listed, Store, StoreError};
 const DOCUMENTS_AT_ONCE: usize = 32;
 /// Objects of a bucket that are in flight: as many for each processor, and never more than the second.
 const OBJECTS_PER_CPU: usize = 4;
-const OBJECTS_MAX: usize = 32;
+const OBJECTS_MAX: usize = 16;
 /// Bytes that are asked of a bucket in one request: 4 MiB. An object in flight holds three such pieces at most.
 const PIECE: u64 = 4 << 20;
-/// Merged runs that are reported of a range: 1,000; then how many more there are.
-const RUNS_MAX: usize = 1000;
 /// The largest signature that is read; more than one is long is no signature.
 const SIGNATURE_MAX_BYTES: u64 = 1024;
 
@@ -101,7 +97,7 @@ pub async fn verify(ask: &Ask, tally: &Arc<Tally>) -> Result<Report, StoreError>
         receipts.retain(|window, _| ask.within(window.date()));
         let mut chain = chain;
         chain.ledger.retain(|window, _| ask.within(window.date()));
-        let expectations = receipts::expect(&contents, &receipts, &chain);
+        let expectations = receipts::expect(&contents, &receipts, &chain, ask.source());
         let there = expectations
             .objects
             .iter()
@@ -116,7 +112,7 @@ pub async fn verify(ask: &Ask, tally: &Arc<Tally>) -> Result<Report, StoreError>
         let seen = observe(ask, &contents, &expectations.objects, tally).await;
         report
             .roots
-            .push(judged(ask, &contents, chain, expectations, &seen));
+            .push(conclude(ask, &contents, &chain, expectations, &seen));
     }
     Ok(report)
 }
@@ -140,6 +136,11 @@ pub async fn look(ask: &Ask) -> Result<(Vec<Contents>, Vec<Finding>), StoreError
 }
 
 impl Ask {
+    /// The source whose receipts count, where a resource says which.
+    pub fn source(&self) -> Option<&str> {
+        self.export.as_ref().map(|export| export.source.as_str())
+    }
+
     fn within(&self, day: Date) -> bool {
         self.since.is_none_or(|since| day >= since) && self.until.is_none_or(|until| day <= until)
     }
@@ -306,116 +307,4 @@ async fn prove(
         .await
         .map(Some)
         .map_err(|error| broken(format!("the proof was cut off: {error}")))
-}
-
-/// Everything about a root, judged.
-fn judged(
-    ask: &Ask,
-    contents: &Contents,
-    chain: chain::Chain,
-    expectations: Expectations,
-    seen: &[Option<Result<Observation, StoreError>>],
-) -> RootReport {
-    let book = Book::of(&expectations.objects);
-    let mut findings = chain.findings.clone();
-    findings.extend(expectations.findings);
-    let (mut checked, mut bytes, mut good) = (Vec::new(), 0u64, 0);
-    for (expected, seen) in expectations.objects.iter().zip(seen) {
-        let (means, size, wrong) = match seen {
-            None => {
-                let missing = Finding::new(Kind::ObjectMissing, expected.key.clone()).of(expected.window);
-                let stated = format!("{} bytes, as {} says", expected.bytes, expected.by);
-                (Means::Nothing, 0, vec![missing.expected(stated)])
-            }
-            Some(Err(error)) => {
-                let unreadable =
-                    Finding::new(Kind::ObjectUnreadable, expected.key.clone()).of(expected.window);
-                (Means::Nothing, 0, vec![unreadable.found(error.to_string())])
-            }
-            Some(Ok(seen)) => (seen.means, seen.bytes, judge(expected, seen, &book)),
-        };
-        bytes = bytes.saturating_add(size);
-        good += u64::from(wrong.is_empty());
-        checked.push(Checked {
-            key: expected.key.clone(),
-            window: expected.window,
-            means,
-            bytes: size,
-            good: wrong.is_empty(),
-        });
-        findings.extend(wrong);
-    }
-    let mut range = coverage::range(ask.export.as_ref(), ask.now, &chain, &expectations.covered);
-    range.restrict(ask.since, ask.until);
-    findings.extend(range.gaps(contents, &expectations.covered, &expectations.explained));
-    findings.extend(remarks(
-        contents,
-        &chain,
-        &expectations.not_in_manifest,
-        &expectations.sources,
-    ));
-    let (space, scope) = contents.root.names().unzip();
-    RootReport {
-        root: contents.root.as_str().to_owned(),
-        space,
-        scope,
-        basis: range.basis,
-        wanted: range.wanted.ranges(RUNS_MAX),
-        missing: range.missing(&expectations.covered).ranges(RUNS_MAX),
-        accepted: range.accepted.ranges(RUNS_MAX),
-        totals: Totals {
-            windows: expectations.windows,
-            empty: expectations.empty,
-            objects: checked.len() as u64,
-            good,
-            events: expectations.events,
-            bytes,
-            decompressed: expectations
-                .objects
-                .iter()
-                .fold(0, |sum, one| sum.saturating_add(one.decompressed)),
-        },
-        manifests: ManifestTotals {
-            manifests: chain.manifests,
-            sound: chain.sound,
-            signatures: chain.signatures,
-            verified: chain.verified,
-            receipts_not_in_one: expectations.not_in_manifest.len() as u64,
-        },
-        sources: expectations.sources,
-        objects: checked,
-        findings,
-    }
-}
-
-fn remarks(
-    contents: &Contents,
-    chain: &chain::Chain,
-    not_in_manifest: &BTreeSet<Window>,
-    sources: &BTreeSet<String>,
-) -> Vec<Finding> {
-    let mut remarks = Vec::new();
-    if !not_in_manifest.is_empty() {
-        let how = if chain.manifests == 0 {
-            "there is no manifest yet".to_owned()
-        } else {
-            let cells: Cells = not_in_manifest.iter().copied().collect();
-            cells.ranges(8).join(", ")
-        };
-        remarks.push(Finding::new(Kind::NotInManifest, contents.root.as_str()).found(how));
-    }
-    for (id, session, key) in &contents.sessions {
-        remarks.push(
-            Finding::new(Kind::SessionOpen, key.clone())
-                .of(id.window)
-                .found(format!("session {session}")),
-        );
-    }
-    if sources.len() > 1 {
-        let all: Vec<&str> = sources.iter().map(String::as_str).collect();
-        remarks.push(Finding::new(Kind::SeveralSources, contents.root.as_str()).found(all.join(", ")));
-    }
-    let foreign = contents.foreign.iter();
-    remarks.extend(foreign.map(|listed| Finding::new(Kind::ForeignFile, listed.key.clone())));
-    remarks
 }

@@ -95,7 +95,7 @@ fn first_to_last(covered: &Cells, from: Option<Date>) -> Cells {
         return Cells::default();
     };
     let (last, last_hours) = days.next_back().unwrap_or((first, first_hours));
-    let one_hour = first_hours.count_ones() == 1 && covered.days().all(|(_, hours)| hours == first_hours);
+    let one_hour = first_hours.is_power_of_two() && covered.days().all(|(_, hours)| hours == first_hours);
     let mut wanted = Cells::default();
     let mut day = from.unwrap_or(first).min(first);
     loop {
@@ -119,7 +119,7 @@ const fn lowest(hours: u32) -> u32 {
 }
 
 const fn highest(hours: u32) -> u32 {
-    1 << (31 - hours.leading_zeros())
+    1 << hours.ilog2()
 }
 
 impl Range {

@@ -173,7 +173,7 @@ impl Kind {
                 "nothing but the receipts themselves shows whether they were changed: a manifest is written when the \
                  export completes, or the month is over"
             }
-            Self::SeveralSources => "receipts of another source do not cover windows of an export",
+            Self::SeveralSources => "with -f, receipts of another source than the spec's cover no window",
             Self::ForeignFile => "it is outside of date= folders, so queries do not read it",
         }
     }

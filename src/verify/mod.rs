@@ -2,11 +2,12 @@
 //! manifests against each other, without the service and without what wrote the archive.
 //!
 //! Reading and judging are apart. `archive` reads (a listing, documents, objects) and is the entrance; `contents`
-//! sorts keys, `chain` judges manifests, `receipts` says what to expect of each object, `object` proves bytes,
-//! `judge` compares, `coverage` looks for gaps: all pure. What is wrong is a [`finding::Finding`].
+//! sorts keys, `chain` and `statement` judge manifests, `receipts` says what to expect of each object, `object` proves bytes,
+//! `judge` compares, `coverage` looks for gaps, `conclude` sums up: all pure. What is wrong is a [`finding::Finding`].
 
 pub mod archive;
 pub mod chain;
+pub mod conclude;
 pub mod contents;
 pub mod coverage;
 pub mod finding;
@@ -16,3 +17,4 @@ pub mod object;
 pub mod receipts;
 pub mod report;
 pub mod signature;
+mod statement;

@@ -167,17 +167,10 @@ mod tests {
         let bomb = encoder.finish().unwrap();
         let mut prover = Prover::new(1000);
         prover.push(&bomb);
-        let proved = prover.finish();
-        assert!(
-            proved
-                .counted
-                .unwrap_err()
-                .contains("more than the 1000 bytes stated")
-        );
-        assert_eq!(proved.sha256, hex(&Sha256::digest(&bomb)));
-        assert_eq!(
-            (proved.bytes, proved.crc64),
-            (bomb.len() as u64, Crc64::of(&bomb))
-        );
+        let found = prover.finish();
+        let why = found.counted.unwrap_err();
+        assert!(why.contains("more than the 1000 bytes stated"), "{why}");
+        assert_eq!(found.sha256, hex(&Sha256::digest(&bomb)));
+        assert_eq!((found.bytes, found.crc64), (bomb.len() as u64, Crc64::of(&bomb)));
     }
 }

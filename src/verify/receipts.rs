@@ -58,11 +58,12 @@ pub struct Expectations {
     pub not_in_manifest: BTreeSet<Window>,
 }
 
-/// Judges the receipts of a root, and says what must be there because of them.
-pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain) -> Expectations {
+/// Judges the receipts of a root, and says what must be there because of them. Where a source is named, receipts of
+/// others cover nothing.
+pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain, source: Option<&str>) -> Expectations {
     let mut out = Expectations::default();
     for (window, document) in receipts {
-        out.receipt(contents, *window, document, chain);
+        out.receipt(contents, *window, document, chain, source);
     }
     for (window, entry) in &chain.ledger {
         if !receipts.contains_key(window) {
@@ -104,7 +105,14 @@ pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain) -> Expect
 }
 
 impl Expectations {
-    fn receipt(&mut self, contents: &Contents, window: Window, document: &Document<Receipt>, chain: &Chain) {
+    fn receipt(
+        &mut self,
+        contents: &Contents,
+        window: Window,
+        document: &Document<Receipt>,
+        chain: &Chain,
+        source: Option<&str>,
+    ) {
         let key = contents.key(&Key::Receipt(window));
         if !chain.named.contains(&window) {
             self.not_in_manifest.insert(window);
@@ -151,7 +159,9 @@ impl Expectations {
         }
         self.windows += 1;
         self.events = self.events.saturating_add(receipt.events);
-        self.covered.insert(window);
+        if source.is_none_or(|source| source == receipt.source) {
+            self.covered.insert(window);
+        }
         self.sources.insert(receipt.source.clone());
         let Some(object) = &receipt.object else {
             self.empty += 1;

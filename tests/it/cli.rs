@@ -3,6 +3,13 @@
 // A test that cannot go on must stop.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+mod contexts;
+mod scene;
+mod sessions;
+mod shells;
+mod status;
+mod tutorial;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -140,6 +147,59 @@ async fn the_quickstart_is_stored_and_proved_and_not_downloaded_again() {
         table.contains("7 of 7 days stored and proved: 1,200 events"),
         "{table}"
     );
+}
+
+#[tokio::test]
+async fn a_signing_key_that_is_none_keeps_no_event_from_being_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.yaml");
+    let text = "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {name: audit}\nspec:\n  \
+                space: c1\n  dateRange: {start: 2018-06-01, end: 2018-06-01}\n  \
+                source: {region: us-south, credentialsSecretRef: {name: tracker}}\n  \
+                destination: {s3: {bucket: audit}}\n  manifest: {signingKeySecretRef: {name: signing}}\n";
+    fs::write(&file, text).unwrap();
+    let to = folder.path().join("export");
+    let [file, to] = [&file, &to].map(|path| path.to_str().unwrap());
+    let arguments = ["run", "-f", file, "--simulate", "--to", to, "--output", "json"];
+    let said = |output: &Output| {
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+    };
+
+    let none = run(folder.path(), &arguments).await;
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    assert!(
+        said(&none).contains("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY"),
+        "{}",
+        said(&none)
+    );
+
+    let mut wrong = program(folder.path(), &arguments);
+    wrong.env("EVENTEXPORT_SIGNING_KEY", "hunter2");
+    let wrong = output(wrong.spawn().unwrap()).await;
+    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    let summary = last_object(&wrong);
+    assert_eq!(summary["totals"]["storedNow"], 1);
+    let export = &summary["exports"][0];
+    assert_eq!(
+        (export["manifestDue"].as_bool(), &export["troubles"][0]["reason"]),
+        (Some(true), &"SigningKeyInvalid".into())
+    );
+    assert!(
+        said(&wrong).contains("openssl genpkey") && !said(&wrong).contains("hunter2"),
+        "{}",
+        said(&wrong)
+    );
+
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+        .unwrap()
+        .serialize_pem();
+    let mut right = program(folder.path(), &arguments);
+    right.env("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY", &key);
+    let right = output(right.spawn().unwrap()).await;
+    assert_eq!(right.status.code(), Some(0), "{right:?}");
+    assert_eq!(last_object(&right)["totals"]["alreadyThere"], 1);
+    let manifests = Path::new(to).join("space=c1/scope=space/_manifests");
+    assert_eq!(fs::read(manifests.join("00000001.json.sig")).unwrap().len(), 64);
 }
 
 #[tokio::test(flavor = "multi_thread")]

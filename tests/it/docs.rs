@@ -8,9 +8,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory as _;
 use eventexport::api::Reason;
-use eventexport::cli::Arguments;
+use eventexport::cli::plugin::definition;
 use eventexport::controller::judge::needs_person;
 use eventexport::simulator::presets;
 use eventexport::telemetry::Metrics;
@@ -21,9 +20,11 @@ const COLUMNS: usize = 110;
 fn help(commands: &[&str]) -> String {
     let mut text = String::new();
     for name in commands {
-        let mut program = Arguments::command().term_width(COLUMNS);
+        let mut program = definition(false).term_width(COLUMNS);
         program.build();
-        let command = program.find_subcommand_mut(name).unwrap();
+        let command = name.split(' ').fold(&mut program, |command, name| {
+            command.find_subcommand_mut(name).unwrap()
+        });
         let help = command.render_long_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
         let _ = write!(
@@ -33,6 +34,22 @@ fn help(commands: &[&str]) -> String {
         );
     }
     text
+}
+
+/// The help of the commands that speak to the service.
+fn service_help() -> String {
+    help(&[
+        "context",
+        "context set",
+        "session",
+        "session create",
+        "session list",
+        "session show",
+        "session delete",
+        "status",
+        "completions",
+        "man",
+    ])
 }
 
 fn reasons() -> String {
@@ -60,7 +77,7 @@ fn faults() -> String {
 /// Every metric, as an operator that has one of everything shows it.
 fn metrics() -> String {
     let text = Metrics::sample().text();
-    let mut table = "| metric | type | labels | means |\n|---|---|---|---|\n".to_owned();
+    let mut table = "| metric | type | unit | labels | means |\n|---|---|---|---|---|\n".to_owned();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let Some((name, means)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else {
@@ -85,7 +102,13 @@ fn metrics() -> String {
         labels.remove("`le`");
         let labels: Vec<_> = labels.into_iter().collect();
         let means = means.trim_end_matches('.');
-        let _ = writeln!(table, "| `{shown}` | {kind} | {} | {means} |", labels.join(", "));
+        let labels = labels.join(", ");
+        let units = ["seconds", "bytes"];
+        let unit = units
+            .into_iter()
+            .find(|unit| name.ends_with(unit))
+            .unwrap_or_default();
+        let _ = writeln!(table, "| `{shown}` | {kind} | {unit} | {labels} | {means} |");
     }
     table
 }
@@ -103,7 +126,17 @@ pub(crate) fn with_part(text: &str, name: &str, part: &str) -> String {
 #[test]
 fn generated_parts_are_what_the_program_says() {
     let parts = [
-        ("docs/cli.md", "help", help(&["run", "plan"])),
+        ("docs/cli.md", "help", help(&["run", "plan", "download"])),
+        (
+            "docs/cli.md",
+            "help of contexts, sessions and status",
+            service_help(),
+        ),
+        (
+            "docs/cli.md",
+            "help of verify and inspect",
+            help(&["verify", "inspect"]),
+        ),
         ("docs/operator.md", "reasons", reasons()),
         ("docs/operator.md", "help", help(&["operator"])),
         ("docs/metrics.md", "metrics", metrics()),

@@ -24,6 +24,13 @@ mod gitops;
 mod kill;
 mod node;
 mod operator;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod second_day;
 mod storage;
 // As above.
 #[allow(

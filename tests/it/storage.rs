@@ -4,7 +4,7 @@
 // Also outside of the functions that clippy takes for tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-mod bucket;
+pub(crate) mod bucket;
 mod conformance;
 mod directory;
 mod scripted;

@@ -1,6 +1,6 @@
 //! What a download is asked for: a session of somebody's, or days, which become sessions of at most fifteen. No I/O.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use jiff::ToSpan as _;
 use jiff::civil::Date;
@@ -93,10 +93,11 @@ impl fmt::Display for Asked {
 pub fn days(start: Date, end: Date, hour: Option<u8>) -> String {
     let mut text = start.to_string();
     if end != start {
-        text.push_str(&format!(" to {end}"));
+        // Writing to a string cannot fail.
+        let _ = write!(text, " to {end}");
     }
     if let Some(hour) = hour {
-        text.push_str(&format!(", hour {hour}"));
+        let _ = write!(text, ", hour {hour}");
     }
     text
 }

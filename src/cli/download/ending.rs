@@ -21,13 +21,17 @@ impl Flow<'_> {
             .thrown_away
             .take()
             .and_then(|note| Some((note.current?, note.identity)));
-        if let Some((current, identity)) = thrown
-            && current.ours
-            && identity.endpoint == self.source.tracker.endpoint()
-            && identity.space == self.source.space
-        {
+        let Some((current, identity)) = thrown.filter(|(current, _)| current.ours) else {
+            return;
+        };
+        let source = self.source;
+        if (identity.endpoint.as_str(), &identity.space) == (source.tracker.endpoint(), &source.space) {
             self.opened(Some(current.session));
             self.let_go().await;
+        } else {
+            let place = format!("space {} at {}", identity.space, identity.endpoint);
+            let why = format!("it was opened for the part that --force threw away, in {place}");
+            self.left.push((current.session, why));
         }
     }
 
@@ -75,7 +79,7 @@ pub async fn finish(place: Place, told: &Told, decompress: bool) -> Result<(), T
         return Err(Trouble::Nothing);
     }
     match place {
-        Place::File(part) => Ok(whole::commit(part, decompress).await?),
+        Place::File(part) => Ok(whole::commit(*part, decompress).await?),
         Place::Pipe(mut pipe) => {
             let mut written = Ok(());
             if nothing && !decompress {

@@ -4,12 +4,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::ToSpan as _;
-use jiff::civil::Date;
-
 use super::asked::{Asked, days};
 use super::fetch::{FetchError, Fetched, Origin, Target, fetch};
-use super::judge::{self, Counts};
+use super::judge::Counts;
 use super::meter::Meter;
 use super::note::{Current, End, Section};
 use super::place::Place;
@@ -20,15 +17,11 @@ use crate::cli::size;
 use crate::cli::source::Source;
 use crate::cli::stop::Stop;
 use crate::export::proof::{Proof, ProofError, ProofFacts, ProofPool};
-use crate::export::verdict::{EmptyAnswer, Listing};
+use crate::export::verdict::EmptyAnswer;
 use crate::tracker::{Held, SessionRequest};
 
 /// How often a session's bytes are fetched from their start: 3 times.
 const TRIES: u32 = 3;
-
-/// The listing is asked for so many days more on both sides, so that its edges mean what the service keeps and not what
-/// was asked for: 45 days.
-const MARGIN_DAYS: i64 = 45;
 
 /// The longest that deleting a session may take when the download ends: 30 s.
 pub const DELETE_MAX: Duration = Duration::from_secs(30);
@@ -348,43 +341,6 @@ impl Flow<'_> {
         found
             .map(|session| session.is_some())
             .map_err(|error| Trouble::Service(self.source.worded(&error)))
-    }
-
-    /// What the service reports of the days before the first byte comes.
-    async fn list_before(&mut self, range: Option<(Date, Date)>) -> Result<(), Trouble> {
-        let Some((start, end)) = range.filter(|_| self.before.is_empty()) else {
-            return Ok(());
-        };
-        let Some(listing) = self.listing(start, end).await else {
-            return Ok(());
-        };
-        self.before = judge::counts(&listing, start, end);
-        if let Place::File(part) = &mut self.place {
-            let before = self.before.clone();
-            part.noted(|note| note.before = before)?;
-        }
-        Ok(())
-    }
-
-    /// What the service reports now; a service that gives no listing stops nobody.
-    pub async fn listing(&self, start: Date, end: Date) -> Option<Listing> {
-        let source = self.source;
-        let (first, last) = (
-            start.saturating_sub(MARGIN_DAYS.days()),
-            end.saturating_add(MARGIN_DAYS.days()),
-        );
-        tokio::select! {
-            biased;
-            () = self.stop.orderly.cancelled() => None,
-            days = source.tracker.days(&source.space, first, last, self.account) => match days {
-                Ok(days) => Some(Listing::new(days)),
-                Err(error) => {
-                    let why = source.worded(&error);
-                    self.meter.remark(&format!("Without counts to compare with: {why}."));
-                    None
-                }
-            },
-        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod part;
 pub mod place;
 pub mod pour;
 pub mod replay;
+pub mod reports;
 pub mod told;
 pub mod trouble;
 pub mod whole;
@@ -65,7 +66,7 @@ pub struct DownloadArgs {
     /// First UTC day
     #[arg(long, value_name = "DATE")]
     pub start: Option<Date>,
-    /// Last UTC day, inclusive \[default: the first\]
+    /// Last UTC day, inclusive (default: the first)
     #[arg(long, value_name = "DATE", requires = "start", conflicts_with = "session")]
     pub end: Option<Date>,
     /// Only this hour of each day, 0–23
@@ -92,10 +93,10 @@ pub struct DownloadArgs {
     pub days_per_session: u8,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub source: SourceArgs,
+    pub printed: OutputArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub printed: OutputArgs,
+    pub source: SourceArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -192,7 +193,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<Told>, Fault> {
                 space: source.space.clone(),
                 asked: asked.clone(),
             };
-            Place::File(Part::open(file, args.force, identity).map_err(refused)?)
+            Place::File(Box::new(Part::open(file, args.force, identity).map_err(refused)?))
         }
         None => Place::standard_output(args.decompress).map_err(anyhow::Error::from)?,
     };

@@ -18,7 +18,7 @@ pub const EMPTY_GZIP: [u8; 20] = [
 #[derive(Debug)]
 pub enum Place {
     /// A file, partial until it is whole.
-    File(Part),
+    File(Box<Part>),
     /// Standard output.
     Pipe(Pipe),
 }

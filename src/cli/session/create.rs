@@ -21,10 +21,10 @@ pub const DAYS_MAX: i32 = 15;
 /// Arguments of `session create`.
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
-    /// First UTC day, as 2018-06-28 \[default: --end, or the current UTC day\]
+    /// First UTC day, as 2018-06-28 (default: --end, or the current UTC day)
     #[arg(short, long, value_name = "DATE", value_parser = date)]
     pub start: Option<Date>,
-    /// Last UTC day, inclusive \[default: --start, or the current UTC day\]
+    /// Last UTC day, inclusive (default: --start, or the current UTC day)
     #[arg(short, long, value_name = "DATE", value_parser = date)]
     pub end: Option<Date>,
     /// Only this hour of the day, 0 to 23 (UTC)

@@ -201,7 +201,7 @@ async fn choose(args: &DeleteArgs, source: &Source, age: SignedDuration) -> Resu
             _ => chosen.kept.push((session, what)),
         }
     }
-    if !args.output.json() {
+    if !args.output.json() && rows.row_count() > 0 {
         // What is asked about, or done, is shown first, wherever the result goes.
         eprintln!("{rows}");
     }

@@ -94,7 +94,8 @@ pub fn range(session: &Session) -> String {
 }
 
 fn time(at: Option<Timestamp>) -> String {
-    at.map_or_else(|| "-".to_owned(), |at| at.to_string())
+    // Always nine digits, as the service writes them, so that columns keep their width.
+    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.9}"))
 }
 
 /// An error about one session: a refusal may mean that it is somebody else's.

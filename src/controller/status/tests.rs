@@ -115,6 +115,16 @@ fn conditions_say_what_a_snapshot_means() {
         sessions: vec![left],
         ..snapshot()
     };
+    let sealing = Snapshot {
+        stored: 30,
+        sealing: true,
+        missing: Cells::default(),
+        ..snapshot()
+    };
+    let unsigned = Snapshot {
+        troubles: vec![trouble(Reason::SigningKeyInvalid, None, Remedy::Person)],
+        ..sealing.clone()
+    };
     let blind = Snapshot {
         observed: false,
         ..with(trouble(Reason::DestinationUnreachable, None, soon))
@@ -139,6 +149,8 @@ fn conditions_say_what_a_snapshot_means() {
             "NotSettled",
         ),
         (open, "TFFF", "SessionsOpen"),
+        (sealing, "TFFF", "Exporting"),
+        (unsigned, "FFFT", "SigningKeyInvalid"),
         // Waiting for others is no illness, until it takes too long.
         (with(trouble(Reason::SpaceFull, None, wait)), "TFFF", "SpaceFull"),
         (with(trouble(Reason::HeldBy, Some(DAY), wait)), "TFFF", "HeldBy"),
@@ -240,10 +252,11 @@ fn a_continuous_export_is_ready_when_it_caught_up() {
         ..export()
     };
     let next = "2018-07-11T06:00:00.25Z".parse().unwrap();
+    // As the decision words it: the next day is waited for.
     let caught_up = Snapshot {
         missing: Cells::default(),
         next_look: Some(next),
-        ..snapshot()
+        ..with(trouble(Reason::NotSettled, Some(DAY), Remedy::Wait(Some(next))))
     };
     let status = status(
         subject(),

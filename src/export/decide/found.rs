@@ -100,7 +100,7 @@ impl Plan<'_> {
 
     /// Days exported by the hour whose hours add up to fewer events than the service reports.
     pub(super) fn shortfalls(&mut self) {
-        for (date, (events, reported)) in short_days(self.seen.journal) {
+        for (date, (events, reported)) in short_days(self.seen.journal, &self.seen.export.source) {
             let day = Window::day(date);
             if self.wanted.touches(day) && !self.is_accepted(day) {
                 let message =
@@ -140,11 +140,15 @@ impl Plan<'_> {
 }
 
 /// Days whose hours are all in and have fewer events than the service reports of the day: both numbers.
-pub(in crate::export) fn short_days(journal: &Journal) -> BTreeMap<Date, (u64, u64)> {
+pub(in crate::export) fn short_days(journal: &Journal, source: &str) -> BTreeMap<Date, (u64, u64)> {
     let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
     let mut hours = Cells::default();
-    for (window, facts) in &journal.receipts {
-        let Some(facts) = facts.as_ref().filter(|_| window.hour_of_day().is_some()) else {
+    for window in journal
+        .receipts
+        .keys()
+        .filter(|window| window.hour_of_day().is_some())
+    {
+        let Some(facts) = journal.good_receipt(*window, source) else {
             continue;
         };
         let (events, reported) = sums.entry(window.date()).or_default();
@@ -154,7 +158,7 @@ pub(in crate::export) fn short_days(journal: &Journal) -> BTreeMap<Date, (u64, u
     }
     sums.retain(|date, (events, reported)| {
         let day = Window::day(*date);
-        hours.contains(day) && !journal.receipts.contains_key(&day) && events < reported
+        hours.contains(day) && journal.good_receipt(day, source).is_none() && events < reported
     });
     sums
 }

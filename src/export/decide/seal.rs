@@ -21,9 +21,12 @@ impl Plan<'_> {
         if finite && !self.out.complete {
             return;
         }
+        let mut covered = None;
         let due = periods(export, now).into_iter().find(|period| {
             !memory.sealed.contains(period)
-                && (finite && export.shard.is_whole() || self.is_closed(*period) && self.is_at_rest(*period))
+                && (finite && export.shard.is_whole()
+                    || self.is_closed(*period, covered.get_or_insert_with(|| self.covered_by_all()))
+                        && self.is_at_rest(*period))
         });
         let Some(period) = due else { return };
         self.out.complete = false;
@@ -45,11 +48,16 @@ impl Plan<'_> {
         }
     }
 
-    /// Whether every day of the period is covered or accepted, whichever shard it belongs to.
-    fn is_closed(&self, period: RangeRecord) -> bool {
+    /// What is covered, whichever shard it belongs to.
+    fn covered_by_all(&self) -> Cells {
         let super::Observation { export, journal, .. } = *self.seen;
-        let short: Cells = short_days(journal).into_keys().map(Window::day).collect();
-        let covered = journal.covered(&export.source).minus(&short);
+        let short = short_days(journal, &export.source).into_keys().map(Window::day);
+        journal.covered(&export.source).minus(&short.collect())
+    }
+
+    /// Whether every day of the period is covered or accepted.
+    fn is_closed(&self, period: RangeRecord, covered: &Cells) -> bool {
+        let export = self.seen.export;
         let mut windows = days(period).filter_map(|day| export.window_of(day));
         windows.all(|window| {
             export.accepts(window.date())
@@ -57,15 +65,16 @@ impl Plan<'_> {
         })
     }
 
-    /// Whether no session of the period is open that is for us to close.
+    /// Whether no session of the period, or of a finite export at all, is open that is for us to close.
     fn is_at_rest(&self, period: RangeRecord) -> bool {
         let super::Observation {
+            export,
             active,
             busy,
             journal,
             ..
         } = *self.seen;
-        let within = |window| touches(period, window);
+        let within = |window| export.end.is_some() || touches(period, window);
         let mut attempts = journal.attempts.iter();
         !active.iter().any(|window| within(*window))
             && !busy.iter().any(|id| within(id.window))

@@ -42,7 +42,7 @@ pub struct Identity([u8; 32]);
 
 /// What the journal lets an export state of a period; `None` while a day is neither covered nor in an accepted gap.
 pub fn state(export: &Export, journal: &Journal, period: RangeRecord) -> Option<Statement> {
-    let short = short_days(journal);
+    let short = short_days(journal, &export.source);
     let (mut windows, mut days_said) = (Vec::new(), Vec::new());
     for date in days(period) {
         let receipts = chosen(export, journal, date);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::document::{self, FileDigest, MANIFEST_MAX_BYTES, ManifestHead};
+use super::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest, ManifestHead};
 use super::sign::Signing;
 use super::statement::{Identity, Statement};
 use crate::api::Reason;
@@ -22,6 +22,9 @@ use crate::storage::{Condition, ObjectClass, PutOptions, Segments, Store, StoreE
 
 /// How often the next number may be somebody else's before it is left for later.
 const ROUNDS: usize = 16;
+
+/// The longest version in the name of the software that wrote a manifest.
+const VERSION_CHARS: usize = 40;
 
 /// The last number that a key can name.
 const LAST: u64 = 99_999_999;
@@ -53,21 +56,21 @@ pub(in crate::export) async fn seal(
     mut chain: Chain,
 ) -> Result<Chain, Failure> {
     for _ in 0..ROUNDS {
-        if let Some(number) = find(ground, &statement, &mut chain).await? {
-            sign(ground, number, None, &mut chain).await?;
+        if let Some((number, bytes)) = find(ground, &statement, &mut chain).await? {
+            sign(ground, number, bytes, &mut chain).await?;
             return Ok(chain);
         }
         // The listing may be of hours ago: look once more before something is written.
         chain = list(ground).await?;
-        if let Some(number) = find(ground, &statement, &mut chain).await? {
-            sign(ground, number, None, &mut chain).await?;
+        if let Some((number, bytes)) = find(ground, &statement, &mut chain).await? {
+            sign(ground, number, bytes, &mut chain).await?;
             return Ok(chain);
         }
         // Who cannot sign does not begin.
         signer(ground)?;
         if let Some((number, bytes)) = write(ground, &statement, &chain).await? {
             chain.manifests.insert(number);
-            sign(ground, number, Some(bytes), &mut chain).await?;
+            sign(ground, number, bytes, &mut chain).await?;
             return Ok(chain);
         }
     }
@@ -82,7 +85,9 @@ async fn list(ground: &Ground) -> Result<Chain, Failure> {
     let rows = ground.peers.store.list(&prefix).await;
     let rows = rows.map_err(|error| failed(&prefix, "listed", &error))?;
     let mut chain = Chain::default();
-    rows.iter().for_each(|row| chain.insert(&root.parse(&row.key)));
+    for row in &rows {
+        chain.insert(&root.parse(&row.key));
+    }
     Ok(chain)
 }
 
@@ -97,12 +102,33 @@ impl Chain {
     }
 }
 
-/// The number of the manifest that says the same, the newest first; each is read once in a run.
-async fn find(ground: &Ground, statement: &Statement, chain: &mut Chain) -> Result<Option<u64>, Failure> {
+/// The manifest that says the same, the newest first; each is read once in a run. With its bytes, where they
+/// are to be signed: then it must be what we would write, to the byte, since a signature vouches for all of it.
+async fn find(
+    ground: &Ground,
+    statement: &Statement,
+    chain: &mut Chain,
+) -> Result<Option<(u64, Bytes)>, Failure> {
     let wanted = statement.identity();
+    let signs = matches!(ground.peers.signing, Signing::With(_));
     for number in chain.manifests.clone().into_iter().rev() {
         match link(ground, number).await? {
-            Some(link) if link.identity == wanted => return Ok(Some(number)),
+            Some(link) if link.identity == wanted => {
+                if !signs || chain.signatures.contains(&number) {
+                    return Ok(Some((number, Bytes::new())));
+                }
+                let (key, bytes) = read(ground, number).await?;
+                let previous = previous(ground, chain, number).await?;
+                if let Some(bytes) = bytes
+                    && is_ours(statement, &key, number, previous, &bytes)
+                {
+                    return Ok(Some((number, bytes)));
+                }
+                tracing::warn!(
+                    key,
+                    "not signed: it is not what its receipts say; another one is written"
+                );
+            }
             Some(_) => {}
             // Deleted since the listing.
             None => {
@@ -111,6 +137,42 @@ async fn find(ground: &Ground, statement: &Statement, chain: &mut Chain) -> Resu
         }
     }
     Ok(None)
+}
+
+/// Whether a manifest is to the byte what the statement gives at its place in the chain.
+fn is_ours(
+    statement: &Statement,
+    key: &str,
+    number: u64,
+    previous: Option<FileDigest>,
+    bytes: &[u8],
+) -> bool {
+    let Ok(there) = document::read::<Manifest>(key, number, bytes) else {
+        return false;
+    };
+    // All but when and by which version it was written follows from the receipts.
+    let version = there.software.strip_prefix("eventexport/");
+    let version = version.filter(|version| version.len() <= VERSION_CHARS);
+    if !version.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return false;
+    }
+    let ours = Manifest {
+        software: there.software,
+        ..statement.manifest(number, previous, there.written_at)
+    };
+    record::encode(&ours) == bytes
+}
+
+/// The manifest before a number, as the next one names it.
+async fn previous(ground: &Ground, chain: &Chain, number: u64) -> Result<Option<FileDigest>, Failure> {
+    let Some(last) = chain.manifests.range(..number).next_back().copied() else {
+        return Ok(None);
+    };
+    let Some(Link { sha256, .. }) = link(ground, last).await? else {
+        return Ok(None);
+    };
+    let key = Key::Manifest(last).below().unwrap_or_default();
+    Ok(Some(FileDigest { key, sha256 }))
 }
 
 async fn link(ground: &Ground, number: u64) -> Result<Option<Link>, Failure> {
@@ -148,16 +210,11 @@ async fn write(
     let last = chain.manifests.last().copied();
     let number = last.unwrap_or(0) + 1;
     let key = full(&ground.export.root, &Key::Manifest(number));
-    let previous = match last {
-        None => None,
-        Some(last) => {
-            let Some(Link { sha256, .. }) = link(ground, last).await? else {
-                return Ok(None);
-            };
-            let key = Key::Manifest(last).below().unwrap_or_default();
-            Some(FileDigest { key, sha256 })
-        }
-    };
+    let previous = previous(ground, chain, number).await?;
+    if previous.is_none() && last.is_some() {
+        // Deleted since the listing.
+        return Ok(None);
+    }
     let now = store
         .now()
         .await
@@ -187,20 +244,16 @@ async fn write(
     Ok(Some((number, bytes)))
 }
 
-/// Adds the signature of a manifest, if one is wanted and missing.
-async fn sign(ground: &Ground, number: u64, bytes: Option<Bytes>, chain: &mut Chain) -> Result<(), Failure> {
+/// Adds the signature of a manifest with these bytes, if one is wanted and missing.
+async fn sign(ground: &Ground, number: u64, bytes: Bytes, chain: &mut Chain) -> Result<(), Failure> {
     if matches!(ground.peers.signing, Signing::Unwanted) || chain.signatures.contains(&number) {
         return Ok(());
     }
     let Some(signer) = signer(ground)? else {
         return Ok(());
     };
-    let bytes = match bytes {
-        Some(bytes) => Some(bytes),
-        None => read(ground, number).await?.1,
-    };
     let key = full(&ground.export.root, &Key::Signature(number));
-    let Some(signature) = bytes.and_then(|bytes| signer.sign(&bytes)) else {
+    let Some(signature) = signer.sign(&bytes) else {
         return Err(Failure::retry(
             Reason::Failed,
             format!("{key} could not be computed"),

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Done, Job, Run};
+use crate::api::Reason;
 use crate::export::failure::Failure;
 use crate::export::manifest::Chain;
 use crate::export::manifest::statement::state;
@@ -14,7 +15,10 @@ impl Run {
     pub(super) fn seal(&mut self, period: RangeRecord) {
         let Some(journal) = &self.journal else { return };
         let Some(statement) = state(&self.ground.export, journal, period) else {
-            return;
+            let what = "a defect in eventexport: a closed period cannot be stated; report it";
+            let failure = Failure::retry(Reason::Failed, what);
+            let now = self.now();
+            return self.memory.unsealed(failure, now, rand::random());
         };
         let chain = journal.chain.clone();
         self.spawn(Job::Seal(period), move |ground| async move {

@@ -11,6 +11,8 @@ use prometheus_client::registry::Unit;
 
 use crate::export::observer::{Load, SpaceLoad};
 
+type OfSpace = fn(&SpaceLoad) -> Option<usize>;
+
 type Ask = Box<dyn Fn() -> Load + Send + Sync>;
 
 /// Who knows how busy the engine is.
@@ -107,7 +109,7 @@ impl Collector for Loads {
             let gauge = ConstGauge::new(number(count));
             gauge.encode(queue.encode_family(&[("for", what)])?)?;
         }
-        let about: [(&str, &str, fn(&SpaceLoad) -> Option<usize>); 3] = [
+        let about: [(&str, &str, OfSpace); 3] = [
             (
                 "space_sessions_held",
                 "Sessions that this process holds open in a space",

@@ -199,6 +199,58 @@ async fn resume_answered_by_an_error() {
 }
 
 #[tokio::test]
+async fn a_download_of_an_earlier_process_is_gone_on_with_as_one_that_was_cut() {
+    let cases: [(&str, Option<u64>, Rest, bool, usize); 6] = [
+        ("206 at N", Some(100_000), |n| Answer::part(&data(), n), true, 1),
+        ("206, size unknown", None, |n| Answer::part(&data(), n), true, 1),
+        ("200, the whole", None, |_| Answer::new(200, data()), true, 1),
+        (
+            "200, the remainder",
+            None,
+            |n| Answer::new(200, &data()[n..]),
+            false,
+            1,
+        ),
+        (
+            "another size",
+            Some(99_999),
+            |n| Answer::part(&data(), n),
+            false,
+            1,
+        ),
+        (
+            "all is there",
+            Some(CUT as u64),
+            |_| Answer::new(500, ""),
+            true,
+            0,
+        ),
+    ];
+    for (name, total, rest, whole, requests) in cases {
+        let peer = Peer::new(move |seen, _| rest(seen.from().unwrap())).await;
+        let mut held = Held::of(total);
+        data()[..CUT].chunks(1000).for_each(|piece| held.push(piece));
+        let mut download = tracker(&peer).take_up(SPACE, "id-1", &held).unwrap();
+        let mut bytes = data()[..CUT].to_vec();
+        let ended = loop {
+            match download.next().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        assert_eq!(ended.is_ok(), whole, "{name}: {ended:?}");
+        let expected = if requests == 0 {
+            &data()[..CUT]
+        } else {
+            &data()[..]
+        };
+        assert!(!whole || bytes == expected, "{name}");
+        assert_eq!(peer.count("GET", PATH), requests, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_close_without_length_is_confirmed_or_said_to_be_unconfirmed() {
     use TransferEnd::{CloseConfirmed, CloseUnconfirmed, Length};
     let all = |data: Vec<u8>| data[..CUT].to_vec();

@@ -3,6 +3,7 @@
 //! own interface for other sources.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -113,19 +114,17 @@ impl Flux {
         archive: &Path,
     ) -> Result<()> {
         let bytes = std::fs::read(archive).with_context(|| archive.display().to_string())?;
-        let digest: String = Sha256::digest(&bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let path = format!("{namespace}/{name}/{digest}.tar.gz");
+        let digest = hex(&Sha256::digest(&bytes));
+        let file = format!("{namespace}/{name}/{digest}.tar.gz");
         let artifact = json!({
-            "url": format!("{}/{path}", self.address), "path": path, "revision": revision,
+            "url": format!("{}/{file}", self.address), "path": file, "revision": revision,
             "digest": format!("sha256:{digest}"), "size": bytes.len(),
             "lastUpdateTime": jiff::Timestamp::now().to_string(),
         });
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.insert(format!("/{path}"), bytes);
-        drop(files);
+        self.files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(format!("/{file}"), bytes);
         let object = json!({
             "apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "ExternalArtifact",
             "metadata": { "namespace": namespace, "name": name }, "spec": {},
@@ -150,6 +149,13 @@ impl Flux {
         let patch = [&patch[..], &["--type=merge", "-p", &status]].concat();
         cluster.kubectl(&patch, None).await.success().map(drop)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 async fn serve(State(files): State<Files>, uri: Uri) -> Result<Vec<u8>, StatusCode> {

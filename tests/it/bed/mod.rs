@@ -11,6 +11,7 @@
 mod certificates;
 mod cluster;
 mod control_plane;
+mod elasticsearch;
 mod flux;
 mod gateway;
 mod node;
@@ -29,6 +30,7 @@ use anyhow::{Context, Result, ensure};
 #[allow(unused_imports)]
 pub(crate) use self::{
     cluster::{Cluster, Output},
+    elasticsearch::Elasticsearch,
     flux::Flux,
     gateway::Gateway,
     node::Node,

@@ -36,6 +36,23 @@ struct Shared {
     said: Mutex<Vec<Said>>,
     processes: Mutex<Vec<u32>>,
     cut: AtomicBool,
+    held: AtomicBool,
+}
+
+impl Shared {
+    /// Notes a request, if these bytes begin one.
+    fn note(&self, process: Option<u32>, bytes: &[u8]) {
+        let at = Instant::now();
+        if let Some(line) = request_line(bytes) {
+            let head = String::from_utf8_lossy(bytes).into_owned();
+            self.said.lock().unwrap().push(Said {
+                at,
+                process,
+                line,
+                head,
+            });
+        }
+    }
 }
 
 pub(crate) struct Wiretap {
@@ -76,6 +93,11 @@ impl Wiretap {
         self.shared.cut.store(true, Ordering::SeqCst);
     }
 
+    /// Answers are held back, or let go.
+    pub(crate) fn hold_answers(&self, hold: bool) {
+        self.shared.held.store(hold, Ordering::SeqCst);
+    }
+
     /// All requests of plain HTTP so far.
     pub(crate) fn said(&self) -> Vec<Said> {
         self.shared.said.lock().unwrap().clone()
@@ -99,19 +121,21 @@ async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<Shared>) {
                 return;
             };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            let up = carry(near_in, far_out, &shared, Some(process));
-            let down = carry(far_in, near_out, &shared, None);
+            let cut = || shared.cut.load(Ordering::SeqCst);
+            let held = || cut() || shared.held.load(Ordering::SeqCst);
+            let up = carry(near_in, far_out, cut, |bytes| shared.note(process, bytes));
+            let down = carry(far_in, near_out, held, |_| ());
             tokio::join!(up, down);
         });
     }
 }
 
-/// Carries bytes one way; `from`: they are requests of that process, to be noted.
+/// Carries bytes one way, while they are not held.
 async fn carry(
     mut source: OwnedReadHalf,
     mut sink: OwnedWriteHalf,
-    shared: &Shared,
-    from: Option<Option<u32>>,
+    held: impl Fn() -> bool,
+    note: impl Fn(&[u8]),
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -119,20 +143,8 @@ async fn carry(
             return;
         };
         let bytes = &buffer[..count];
-        if let Some(process) = from
-            && let Some(line) = request_line(bytes)
-        {
-            let at = Instant::now();
-            let head = String::from_utf8_lossy(bytes).into_owned();
-            let said = Said {
-                at,
-                process,
-                line,
-                head,
-            };
-            shared.said.lock().unwrap().push(said);
-        }
-        while shared.cut.load(Ordering::SeqCst) {
+        note(bytes);
+        while held() {
             tokio::time::sleep(CUT_LOOK).await;
         }
         if count == 0 {

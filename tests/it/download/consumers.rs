@@ -1,0 +1,80 @@
+//! Into real consumers, by the very commands of docs/consumers.md.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::pipe::Process;
+use super::scene::{PROGRAM, Said, said, speak_to};
+use crate::bed::Elasticsearch;
+
+/// A command of the documentation: the block behind this mark.
+fn documented(mark: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/consumers.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = text
+        .split_once(&format!("<!-- tested: {mark} -->\n```sh\n"))
+        .unwrap_or_else(|| panic!("docs/consumers.md has no command {mark}"));
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+/// Runs a command of the documentation, with the program on the PATH.
+async fn run(service: &Process, line: &str, target: &str) -> Said {
+    let mut command = Command::new("bash");
+    speak_to(&mut command, &service.url, service.folder.path());
+    let path = std::env::var("PATH").unwrap();
+    let folder = Path::new(PROGRAM).parent().unwrap().display();
+    command
+        .args(["-c", line])
+        .env("PATH", format!("{folder}:{path}"))
+        .env("ES", target);
+    said(command.spawn().unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn elasticsearch_gets_every_event_of_several_days_once() {
+    let started =
+        Elasticsearch::start("download::consumers::elasticsearch_gets_every_event_of_several_days_once");
+    let Some(elasticsearch) = started.await.unwrap() else {
+        return;
+    };
+    // More than goes in one request, and below 512 an hour, where every event has an id of its own.
+    let service = Process::start(&["--events-per-day", "6000"]).await;
+    let target = format!("{}/audit", elasticsearch.url());
+    let line = documented("elasticsearch");
+    for _ in 0..2 {
+        let ended = run(&service, &line, &target).await.ended(0);
+        assert!(
+            ended.err.contains("18,000 events") && ended.err.contains("Matched"),
+            "{}",
+            ended.err
+        );
+        let counted = run(&service, &documented("elasticsearch count"), &target)
+            .await
+            .ended(0);
+        assert_eq!(
+            counted.text().trim(),
+            "18000",
+            "as many as were downloaded, also after the second time"
+        );
+    }
+    let by_day = "curl -s -H 'Content-Type: application/json' $ES/_search?size=0 -d \
+                  '{\"aggs\":{\"day\":{\"date_histogram\":{\"field\":\"payload.eventTime\",\"calendar_interval\":\"day\"}}}}'";
+    let found: Value = serde_json::from_slice(&run(&service, by_day, &target).await.ended(0).out).unwrap();
+    let days = found["aggregations"]["day"]["buckets"].as_array().unwrap();
+    let days: Vec<(String, u64)> = days
+        .iter()
+        .map(|day| {
+            let name = day["key_as_string"].as_str().unwrap()[..10].to_owned();
+            (name, day["doc_count"].as_u64().unwrap())
+        })
+        .collect();
+    let expected = [25, 26, 27].map(|day| (format!("2018-06-{day}"), 6000));
+    assert_eq!(days, expected);
+
+    // What Elasticsearch refuses is not passed over.
+    let refused = run(&service, &line, &format!("{}/_not_a_name", elasticsearch.url())).await;
+    assert!(!refused.status.success(), "{}", refused.err);
+    service.stop().await;
+}

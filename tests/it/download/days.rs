@@ -239,6 +239,45 @@ async fn a_killed_command_is_gone_on_with_in_its_session_and_whole_sessions_stay
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_keeps_the_sessions_that_are_whole_and_force_begins_anew() {
+    let mut slow = settings();
+    slow.bandwidth = Some(60_000);
+    let scene = Scene::new(slow).await;
+    let arguments = with(&["--days-per-session", "1"]);
+    let first = scene.served(date(2018, 6, 25)).len() as u64;
+    let child = scene.command(&arguments).spawn().unwrap();
+    scene.until("events.json.gz.part", first + 8_000).await;
+    signal(&child, "INT").await;
+    said(child).await.ended(1);
+    assert_eq!(scene.simulator.ledger().open_now, 0);
+    let kept = fs::metadata(scene.path("events.json.gz.part")).unwrap().len();
+    assert_eq!(kept, first, "the session that was cut short is gone");
+
+    let mut child = scene.command(&arguments).spawn().unwrap();
+    scene.until("events.json.gz.part", first + 8_000).await;
+    child.kill().await.unwrap();
+    assert_eq!(scene.simulator.ledger().open_now, 1);
+    let other = ["--start", "2018-06-28", "-o", FILE];
+    let refused = scene.download(&other).await.ended(2);
+    assert!(
+        refused.err.contains("2018-06-25 to 2018-06-27"),
+        "{}",
+        refused.err
+    );
+    scene
+        .download(&[&other[..], &["--force"]].concat())
+        .await
+        .ended(0);
+    assert!(fs::read(scene.path(FILE)).unwrap() == scene.served(date(2018, 6, 28)));
+    let ledger = scene.simulator.ledger();
+    assert_eq!(
+        (ledger.downloads_of("2018-06-25").answers, ledger.open_now),
+        (1, 0),
+        "the session of the part that was thrown away is deleted with it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn days_without_events_are_a_gzip_of_nothing_where_the_listing_proves_it() {
     for preset in ["empty-404", "empty-204", "empty-zero-length", "empty-gzip"] {
         let mut quiet = settings();

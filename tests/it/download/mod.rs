@@ -9,6 +9,7 @@
     clippy::panic
 )]
 
+mod consumers;
 mod days;
 mod file;
 mod pipe;

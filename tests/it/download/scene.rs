@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// The longest that one command may take, on a machine that is busy with everything else.
-pub(super) const PATIENCE: Duration = Duration::from_mins(3);
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The simulator, and where files go.
 pub(super) struct Scene {

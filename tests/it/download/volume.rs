@@ -24,7 +24,7 @@ const APART: u64 = 256 * 1024;
 /// The longest that all may take.
 const PATIENCE: Duration = Duration::from_mins(15);
 
-/// Numbers from a seed (SplitMix64), so that a failure can be repeated.
+/// Numbers from a seed (`SplitMix64`), so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -130,12 +130,6 @@ async fn cut_ten_times(bytes: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_download_cut_ten_times_is_resumed_ten_times() {
-    cut_ten_times(192 * MIB).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes; CONTRIBUTING.md has the command"]
 async fn a_download_of_2_gib_cut_ten_times_is_resumed_ten_times() {
     cut_ten_times(2048 * MIB).await;
 }

@@ -88,10 +88,15 @@ async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
         .iter()
         .map(|day| (day.date, day.hours, day.wanted, day.statement))
         .collect();
-    use DayStatement::{Empty, Matched};
     assert_eq!(
         days,
-        [(1, Matched), (2, Empty), (3, Matched), (4, Matched)].map(|(day, said)| (june(day), 24, 24, said))
+        [
+            (1, DayStatement::Matched),
+            (2, DayStatement::Empty),
+            (3, DayStatement::Matched),
+            (4, DayStatement::Matched)
+        ]
+        .map(|(day, said)| (june(day), 24, 24, said))
     );
     assert_eq!((first.totals.windows, first.totals.objects), (4, 3));
     assert_eq!(
@@ -127,6 +132,50 @@ async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
     let file = std::fs::read(bench.root().join("_manifests/00000001.json")).unwrap();
     assert_eq!(all[1].previous.as_ref().unwrap().sha256, sha256(&file));
     assert_eq!(faults(&bench), Vec::<String>::new());
+}
+
+/// The calls of a run that are about manifests.
+async fn calls(bench: &Bench) -> Vec<String> {
+    let store = Saboteur::new(bench.store(), &Arc::default(), 0, Strike::Refuse);
+    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
+    let log = store.log.lock().unwrap();
+    let of_manifests = log
+        .iter()
+        .filter_map(|line| line.split_once(' ').map(|(_, call)| call));
+    let of_manifests = of_manifests.filter(|call| call.contains("_manifests/"));
+    of_manifests.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_what_is_stated_reads_no_more_manifests_than_it_must() {
+    let mut bench = Bench::start(settings(), june(2), june(2)).await;
+    // Whoever stored something in the same run knows the store, and need not read again what it wrote.
+    assert_eq!(
+        calls(&bench).await,
+        ["list _manifests/", "put _manifests/00000001.json"]
+    );
+    assert_eq!(calls(&bench).await, ["get _manifests/00000001.json"]);
+    bench.export.end = Some(june(3));
+    let wrote = [
+        "get _manifests/00000001.json",
+        "list _manifests/",
+        "put _manifests/00000002.json",
+    ];
+    assert_eq!(calls(&bench).await, wrote);
+    // The newest is the likeliest, and each is read once.
+    assert_eq!(calls(&bench).await, ["get _manifests/00000002.json"]);
+    bench.export.end = Some(june(2));
+    let both = ["get _manifests/00000002.json", "get _manifests/00000001.json"];
+    assert_eq!(calls(&bench).await, both);
+    // Who stores nothing does not know the store.
+    bench.export.accepted = vec![gap(june(2), june(2))];
+    let tried = [
+        "list _manifests/",
+        "put _manifests/00000003.json",
+        "get _manifests/00000003.json",
+    ];
+    assert_eq!(calls(&bench).await, [&both[..], &tried].concat());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,6 +253,35 @@ async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
     assert_eq!(faults(&bench), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_range_is_stated_by_the_calendar_year_when_all_of_it_is_in() {
+    let mut bench = Bench::start(settings(), date(2016, 12, 30), june(3)).await;
+    bench.export.accepted = vec![gap(date(2016, 12, 30), june(1))];
+    let snapshot = bench.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.troubles);
+    bench.run().await;
+    let stated: Vec<_> = manifests(&bench.root())
+        .iter()
+        .map(|manifest| {
+            let period = manifest.period;
+            (
+                format!("{}/{}", period.start, period.end),
+                manifest.days.len(),
+                manifest.windows.len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        stated,
+        [
+            ("2016-12-30/2016-12-31".to_owned(), 2, 0),
+            ("2017-01-01/2017-12-31".to_owned(), 365, 0),
+            ("2018-01-01/2018-06-03".to_owned(), 154, 2),
+        ]
+    );
+    assert_eq!(faults(&bench), Vec::<String>::new());
+}
+
 async fn process(bench: &Bench, export: Export, created: &Arc<Created>) -> Arc<Snapshot> {
     let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
     let (out, _) = watch::channel(Arc::default());
@@ -225,11 +303,11 @@ async fn writers_that_race_make_one_chain_without_a_fork() {
         assert!(bench.run().await.complete);
         std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
         let created = Arc::new(Created::default());
-        // Three that say the same, and five that each say something of their own.
+        // Four that say the same, and four that each say something of their own.
         let writers = (0..8).map(|n: i8| {
             let mut export = bench.export.clone();
             export.holder = format!("tests/{n}");
-            export.end = Some(june(5 - (n - 3).max(0).min(3)));
+            export.end = Some(june(5 - (n - 3).clamp(0, 3)));
             export.accepted = (n == 7).then(|| gap(june(1), june(1))).into_iter().collect();
             process(&bench, export, &created)
         });
@@ -266,6 +344,43 @@ async fn a_manifest_is_signed_by_the_key_of_its_day_and_one_without_gets_its_sig
     assert!(bench.run().await.complete);
     assert!(is_signed_by(&bench, 1, &one_public) && is_signed_by(&bench, 2, &two_public));
     assert_eq!(in_chain(&bench).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_a_signature_for_a_manifest_that_was_edited() {
+    for (from, to) in [
+        ("\"statement\":\"Matched\"", "\"statement\":\"Over\""),
+        ("\"software\":", "\"note\":\"all is well\",\"software\":"),
+        (
+            "\"previous\":null",
+            "\"previous\":{\"key\":\"_manifests/00000000.json\",\"sha256\":\"00\"}",
+        ),
+    ] {
+        let mut bench = Bench::start(settings(), june(2), june(3)).await;
+        assert!(bench.run().await.complete);
+        let path = bench.root().join("_manifests/00000001.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let public;
+        (bench.signing, public) = key(folder.path(), "one");
+        assert!(bench.run().await.complete);
+        assert!(bench.run().await.complete);
+        let second = [
+            "_manifests/00000001.json",
+            "_manifests/00000002.json",
+            "_manifests/00000002.json.sig",
+        ];
+        assert_eq!(in_chain(&bench), second, "{to}");
+        assert!(is_signed_by(&bench, 2, &public), "{to}");
+        let all = manifests(&bench.root());
+        assert_eq!(
+            (&all[1].days[0].statement, &all[1].root),
+            (&DayStatement::Matched, &all[0].root),
+            "{to}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

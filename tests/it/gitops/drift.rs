@@ -42,6 +42,7 @@ fn full(namespace: &str, name: &str, by_region: bool) -> Value {
             "objectLock": { "mode": "Compliance", "retainDays": 2555 },
             "checksum": "CRC64NVME",
         }},
+        "manifest": { "signingKeySecretRef": { "name": "tracker" } },
         "parallelism": 4,
         "settleAfter": "0h90m0s",
         "suspend": false,

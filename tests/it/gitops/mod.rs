@@ -46,7 +46,8 @@ async fn tool<T: for<'a> Deserialize<'a>>(name: &str, args: &[&str], values: &[V
         .kill_on_drop(true)
         .spawn()?;
     let mut pipe = child.stdin.take().context("no standard input")?;
-    let input: String = values.iter().map(|value| format!("{value}\n")).collect();
+    let input: Vec<String> = values.iter().map(Value::to_string).collect();
+    let input = input.join("\n");
     let feed = async move {
         let _ = pipe.write_all(input.as_bytes()).await;
         drop(pipe);

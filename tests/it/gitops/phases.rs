@@ -177,6 +177,12 @@ async fn a_wait_passes_when_the_export_is_healthy_and_fails_when_a_person_is_nee
         .is("accepted and exporting", "Current", &["Exporting"])
         .await?;
 
+    // It hangs once only, so what begins again below does not.
+    eventually("a download hangs", async || {
+        Ok(!scene.simulator.ledger().faults.is_empty())
+    })
+    .await?;
+
     // The operator is slow to see a change: until then, no verdict on the old spec counts.
     scene.signal("-STOP").await?;
     let other = json!({ "spec": { "parallelism": 2 } });

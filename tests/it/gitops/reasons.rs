@@ -9,6 +9,7 @@ use eventexport::api::Reason;
 use eventexport::controller::judge::needs_person;
 use eventexport::export::failure::{Failure, Remedy, Trouble};
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{agree, argo_health, file, kstatus};
@@ -47,7 +48,21 @@ fn play(reason: Reason) -> Option<Play> {
             complete: true,
             ..settled
         },
-        Reason::CaughtUp | Reason::NotSettled | Reason::Suspended => settled,
+        Reason::Suspended => settled,
+        // Of a range without an end and with one: the next day is waited for.
+        Reason::CaughtUp | Reason::NotSettled => {
+            let waits = trouble(Remedy::Wait(Some(Timestamp::MAX)), Some(DAY)).troubles;
+            Snapshot {
+                troubles: waits
+                    .into_iter()
+                    .map(|one| Trouble {
+                        reason: Reason::NotSettled,
+                        ..one
+                    })
+                    .collect(),
+                ..settled
+            }
+        }
         Reason::Exporting => Snapshot {
             active: 1,
             waiting: 0,
@@ -67,9 +82,10 @@ fn play(reason: Reason) -> Option<Play> {
         },
         // What is waited for.
         Reason::Throttled | Reason::HeldBy => trouble(Remedy::Wait(None), Some(DAY)),
-        Reason::SpaceFull | Reason::DestinationWeak => trouble(Remedy::Wait(None), None),
-        // What keeps every window back and needs a person.
-        Reason::CredentialsRefused
+        // What concerns every window: others are waited for, or a person is needed.
+        Reason::SpaceFull
+        | Reason::DestinationWeak
+        | Reason::CredentialsRefused
         | Reason::RoleMissing
         | Reason::HostNotAllowed
         | Reason::BucketMissing

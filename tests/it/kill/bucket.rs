@@ -91,6 +91,12 @@ impl Bucket {
             .collect())
     }
 
+    pub(super) async fn delete(&self, key: &str) -> Result<()> {
+        let delete = self.client.delete_object().bucket(&self.name).key(key);
+        delete.send().await?;
+        Ok(())
+    }
+
     pub(super) async fn get(&self, key: &str) -> Result<Vec<u8>> {
         let object = self.client.get_object().bucket(&self.name).key(key);
         let object = object.send().await.with_context(|| key.to_owned())?;

@@ -6,7 +6,7 @@ use jiff::civil::date;
 
 use super::bucket::Bucket;
 use super::same::run;
-use super::scene::{Scene, Wish};
+use super::scene::{ROOT, Scene, Wish};
 use crate::bed::StripHeader;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,5 +67,15 @@ async fn a_weak_store_is_named_by_the_operator_and_refused_by_run() -> Result<()
     let alone = run(&scene, &scene.manifest(&wish, &name), &["--single-writer"]).await?;
     ensure!(alone.status.success(), "{alone:?}");
     ensure!(bucket.keys().await?.len() == 7, "{:?}", bucket.keys().await?);
+
+    // Who only looks at what is whole tries nothing out, and writes what is due all the same, once.
+    let manifest = format!("{ROOT}_manifests/00000001.json");
+    bucket.delete(&manifest).await?;
+    for _ in 0..2 {
+        let looks = run(&scene, &scene.manifest(&wish, &name), &[]).await?;
+        ensure!(looks.status.success(), "{looks:?}");
+    }
+    let versions = bucket.versions().await?;
+    ensure!(versions.get(&manifest) == Some(&3), "{versions:#?}");
     scene.no_session_is_left()
 }

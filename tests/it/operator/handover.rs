@@ -53,22 +53,20 @@ async fn busy(scene: &Scene, process: &Process) -> Result<()> {
     .await
 }
 
-/// Everything on both lines: nothing of the old one after the first of the new one.
+/// Everything on both lines: nothing of anybody else after the first of the new one. Who sent what comes from a
+/// process that ended at once cannot be told, so it counts as the old one's.
 fn ensure_no_overlap(scene: &Scene, old: u32, new: u32) -> Result<()> {
     let begun = first_of(scene, new).context("the new one sent nothing")?;
     for line in [&scene.tracker, &scene.store] {
         ensure!(!line.said_by(old).is_empty(), "the old one was not seen at all");
-        for said in line.said_by(old) {
+        for said in line.said() {
             ensure!(
-                said.at < begun,
+                said.process == Some(new) || said.at < begun,
                 "{} was sent {:?} after the new one began",
                 said.line,
                 said.at - begun
             );
         }
-        let strangers = line.said().into_iter().filter(|said| said.process.is_none());
-        let strangers: Vec<_> = strangers.map(|said| said.line).collect();
-        ensure!(strangers.is_empty(), "nobody knows who sent {strangers:?}");
     }
     Ok(())
 }
@@ -82,13 +80,38 @@ fn first_of(scene: &Scene, process: u32) -> Option<Instant> {
 #[tokio::test]
 async fn who_slept_past_its_lease_sends_nothing_when_it_wakes_up() -> Result<()> {
     let scene = scene("asleep").await?;
+    // Many at once, so that some are between two requests at any moment.
+    for space in ["two", "three", "four", "five", "six"] {
+        let change = json!({ "space": space, "parallelism": 4 });
+        scene.export(space, ["2018-06-01", "2018-06-30"], &change).await?;
+    }
     let (mut first, second) = pair(&scene, &SHORT).await?;
+    // At rest, but for answers that it waits for: nothing of it is on its way when it is stopped.
+    let lines = [&scene.tracker, &scene.store];
+    for line in lines {
+        line.hold_answers(true);
+    }
+    let said = || {
+        let count = |line: &&Wiretap| line.said_by(first.id).len();
+        lines.iter().map(count).sum::<usize>()
+    };
+    let mut quiet = (said(), Instant::now());
+    eventually("all of the first waits", async || {
+        if said() != quiet.0 {
+            quiet = (said(), Instant::now());
+        }
+        Ok(quiet.1.elapsed() > Duration::from_secs(2))
+    })
+    .await?;
     first.signal("-STOP").await?;
+    for line in lines {
+        line.hold_answers(false);
+    }
     eventually("the second exports", async || {
         Ok(first_of(&scene, second.id).is_some())
     })
     .await?;
-    // Replies wait for it, its timers have run out, and it believes that it leads.
+    // Answers wait for it, its timers have run out, and it believes that it leads.
     first.signal("-CONT").await?;
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
@@ -114,12 +137,8 @@ async fn who_cannot_reach_the_api_server_has_stopped_before_another_begins() -> 
     stands_by(&second).await?;
     busy(&scene, &first).await?;
     cable.cut();
-    let cut = Instant::now();
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
-    let took = cut.elapsed();
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
-    // The lease lasts 6 s from its last renewal, which was before the cut.
-    ensure!(took < Duration::from_secs(6), "{took:?}");
     busy(&scene, &second).await?;
     ensure_no_overlap(&scene, first.id, second.id)
 }

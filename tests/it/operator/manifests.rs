@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser as _;
+use eventexport::cli::Arguments;
 use serde_json::{Value, json};
 
 use super::helm::{CHART, Helm};
@@ -50,6 +52,14 @@ fn pods(manifests: &str) -> Result<Vec<Value>> {
         Ok(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"] }))
     };
     deployments.map(pod).collect()
+}
+
+/// The program understands what its Pods are told.
+fn takes_its_arguments(pod: &Value) -> Result<()> {
+    let args = pod["spec"]["containers"][0]["args"].as_array();
+    let args = args.into_iter().flatten().filter_map(Value::as_str);
+    Arguments::try_parse_from(std::iter::once("eventexport").chain(args))?;
+    Ok(())
 }
 
 /// Every way to install: its name and its manifests.
@@ -104,6 +114,7 @@ async fn the_api_server_takes_every_way_to_install_without_a_warning() -> Result
     for (name, manifests) in ways {
         judged(cluster, &manifests).await.with_context(|| name.clone())?;
         for pod in pods(&manifests)? {
+            takes_its_arguments(&pod).with_context(|| name.clone())?;
             judged(cluster, &pod.to_string())
                 .await
                 .with_context(|| format!("a Pod of {name}"))?;

@@ -16,6 +16,7 @@ mod process;
 mod reading;
 mod rights;
 pub(crate) mod script;
+mod signing;
 mod traces;
 mod watching;
 pub(crate) mod whole;

@@ -30,7 +30,6 @@ pub(super) const SHORT: [&str; 6] = [
 /// One namespace with its service and its bucket.
 pub(super) struct Scene {
     pub(super) cluster: &'static Cluster,
-    gateway: &'static Gateway,
     pub(super) simulator: Simulator,
     pub(super) namespace: String,
     pub(super) tracker: Wiretap,
@@ -50,7 +49,6 @@ impl Scene {
         let store = Wiretap::before(port.parse()?).await?;
         let scene = Self {
             cluster,
-            gateway,
             simulator,
             namespace,
             tracker,

@@ -57,6 +57,12 @@ impl Whole {
         becomes(self.cluster, &self.namespace, "june", states).await
     }
 
+    /// Where the gateway keeps the objects of the space.
+    pub(super) fn folder(&self) -> std::path::PathBuf {
+        let bucket = self.gateway.folder().join("objects").join(&self.namespace);
+        bucket.join("tracker").join(format!("space={SPACE}"))
+    }
+
     pub(super) async fn without_finalizer(&self) -> Result<()> {
         eventually("the finalizer goes", async || {
             let object = get(self.cluster, &self.namespace, "june").await?;
@@ -126,7 +132,7 @@ pub(super) fn documents(
 /// With the rights of deploy/operator.yaml, which is made from the chart.
 pub(crate) async fn operator(cluster: &Cluster, namespace: &str) -> Result<Child> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/operator.yaml");
-    kubectl(cluster, &["apply", "-f", manifest]).await?;
+    kubectl(cluster, &["apply", "--server-side", "-f", manifest]).await?;
     let kubeconfig = cluster
         .kubeconfig_for_service_account("eventexport-system", "eventexport")
         .await?;

@@ -55,7 +55,7 @@ pub(super) async fn open() -> (S3Store, ()) {
 }
 
 /// What the store itself does not offer.
-fn sdk(gateway: &Gateway) -> aws_sdk_s3::Client {
+pub(crate) fn sdk(gateway: &Gateway) -> aws_sdk_s3::Client {
     let keys = Credentials::new(gateway.access_key(), gateway.secret_key(), None, None, "test");
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())

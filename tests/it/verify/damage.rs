@@ -171,7 +171,7 @@ const CASES: &[Case] = &[
                 MANIFEST_2,
                 "\"totals\":{\"windows\":2",
                 "\"totals\":{\"windows\":3",
-            )
+            );
         },
         &[
             ("ManifestInconsistent", MANIFEST_2),

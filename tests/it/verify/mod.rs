@@ -3,4 +3,6 @@
 
 mod bucket;
 mod damage;
+mod duckdb;
+mod inspect;
 mod scene;

@@ -1,0 +1,112 @@
+//! What shells, manuals and kubectl get from the definitions of the commands.
+
+use std::os::unix::fs::symlink;
+
+use tokio::process::Command;
+
+use super::scene::{Scene, ended};
+
+#[tokio::test]
+async fn every_shell_and_every_manual_page_comes_from_the_same_definitions() {
+    let scene = Scene::start(&[]).await;
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = scene.bare(&["completions", shell]).await;
+        assert_eq!(script.code, Some(0));
+        assert!(script.out.contains("all-mine-older-than"), "{shell}");
+    }
+    // The script of the shell that is here is one that it can read.
+    let script = scene.bare(&["completions", "bash"]).await.out;
+    let path = scene.write("completions.bash", &script, 0o600);
+    let mut bash = Command::new("bash");
+    bash.arg("-n").arg(&path);
+    scene.surround(&mut bash);
+    assert_eq!(ended(bash).await.code, Some(0));
+
+    let pages = scene.bare(&["man", "--dir", "man"]).await;
+    assert_eq!(pages.code, Some(0), "{pages:?}");
+    for page in [
+        "eventexport",
+        "eventexport-session-delete",
+        "eventexport-context-set",
+        "eventexport-man",
+    ] {
+        let text = std::fs::read_to_string(scene.path(&format!("man/{page}.1"))).unwrap();
+        assert!(text.starts_with(".ie") || text.contains(".TH"), "{page}");
+    }
+    let one = scene.bare(&["man", "session", "create"]).await;
+    assert!(one.out.contains("eventexport session create"), "{one:?}");
+    scene
+        .bare(&["man", "sesion"])
+        .await
+        .failed_with(2, &["there is no sesion"]);
+}
+
+#[tokio::test]
+async fn the_program_is_a_plugin_of_kubectl_by_its_name() {
+    let scene = Scene::start(&[]).await;
+    let program = env!("CARGO_BIN_EXE_eventexport");
+    for name in ["kubectl-eventexport", "kubectl_complete-eventexport"] {
+        symlink(program, scene.path(name)).unwrap();
+    }
+    let mut help = Command::new(scene.path("kubectl-eventexport"));
+    help.args(["session", "create", "--help"]);
+    scene.surround(&mut help);
+    let help = ended(help).await;
+    assert!(
+        help.out.contains("Usage: kubectl eventexport session create"),
+        "{help:?}"
+    );
+    assert!(
+        help.out.contains("    kubectl eventexport session create"),
+        "{help:?}"
+    );
+
+    let kubectl = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".bed/bin/kubectl");
+    let mut through = Command::new(&kubectl);
+    through.args(["eventexport", "session", "list"]);
+    scene.surround(&mut through);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", scene.path("").display());
+    through
+        .env("PATH", &path)
+        .env("EVENTEXPORT_SPACE", "c1")
+        .env("EVENTEXPORT_ENDPOINT", &scene.url)
+        .env("EVENTEXPORT_API_KEY", super::scene::KEY);
+    let listed = ended(through).await;
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    assert!(listed.out.contains("| Id "), "{listed:?}");
+
+    // As kubectl's own completion script asks.
+    let mut complete = Command::new(&kubectl);
+    complete.args(["__complete", "eventexport", "session", "de"]);
+    scene.surround(&mut complete);
+    complete.env("PATH", &path);
+    let candidates = ended(complete).await;
+    assert!(candidates.out.starts_with("delete"), "{candidates:?}");
+    assert!(candidates.out.contains(":4"), "{candidates:?}");
+}
+
+#[tokio::test]
+async fn every_command_says_how_it_is_used_with_examples() {
+    use clap::CommandFactory as _;
+
+    fn walk(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+        for inner in command
+            .get_subcommands()
+            .filter(|inner| inner.get_name() != "help")
+        {
+            let path = format!("{path} {}", inner.get_name());
+            let examples = inner
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            if !examples.contains("Examples:") || !examples.contains(&format!("eventexport{path}")) {
+                without.push(path.clone());
+            }
+            walk(inner, &path, without);
+        }
+    }
+    let mut without = Vec::new();
+    walk(&eventexport::cli::Arguments::command(), "", &mut without);
+    assert_eq!(without, Vec::<String>::new());
+}

@@ -1,0 +1,139 @@
+//! What the service has, beside what the archive holds.
+
+use std::fs;
+
+use super::scene::{KEY, Scene, ended};
+
+/// A manifest of some days at the scene's service.
+fn manifest(scene: &Scene) -> String {
+    let text = format!(
+        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
+         space: c1\n  dateRange: {{start: 2018-06-25, end: 2018-06-30}}\n  \
+         source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
+         destination: {{s3: {{bucket: audit, prefix: deep}}}}\n",
+        scene.url
+    );
+    scene
+        .write("audit.yaml", &text, 0o644)
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
+    let scene = Scene::start(&["--today", "2018-07-02"]).await;
+    let days = ["status", "--from", "2018-06-28", "--to", "2018-07-02"];
+    let table = scene.run(&days).await;
+    assert_eq!(table.code, Some(0), "{table:?}");
+    let header: Vec<&str> = table
+        .out
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split('|')
+        .map(str::trim)
+        .collect();
+    assert_eq!(header, ["", "DATE", "COUNT", "SIZE", "TYPES", "SEARCHABLE", ""]);
+    assert!(table.out.contains("| 2018-06-28 |   240 |"), "{table:?}");
+    assert!(!table.out.contains("2018-06-30"), "a Saturday without events");
+    assert!(table.err.contains("in which unit SIZE is"), "{table:?}");
+
+    let audit = manifest(&scene);
+    let run = scene.run(&["run", "-f", &audit, "--to", "export", "-q"]).await;
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let root = "export/deep/space=c1/scope=space";
+    fs::remove_file(scene.path(&format!("{root}/date=2018-06-27/events.json.gz"))).unwrap();
+    fs::remove_file(scene.path(&format!("{root}/_journal/2018-06-28.receipt.json"))).unwrap();
+
+    let archive = [
+        "status",
+        "--from",
+        "2018-06-26",
+        "--to",
+        "2018-07-02",
+        "--to",
+        "export/deep",
+    ];
+    let both = scene.run(&archive).await;
+    assert_eq!(both.code, Some(0), "{both:?}");
+    for (day, held) in [
+        ("2018-06-26", "240 Matched"),
+        ("2018-06-27", "DOUBTFUL: its object is missing"),
+        ("2018-06-28", "DOUBTFUL: an object without a receipt"),
+        ("2018-06-29", "240 Matched"),
+        ("2018-06-30", "0 Empty"),
+        ("2018-07-01", "missing"),
+    ] {
+        let row = both.out.lines().find(|line| line.contains(day));
+        assert!(
+            row.is_some_and(|row| row.contains(held)),
+            "{day} is not {held}: {both:?}"
+        );
+    }
+    assert!(both.out.contains("3 of 7 days whole, 480 events"), "{both:?}");
+
+    let json = scene
+        .run(&[&archive[..], &["--output", "json"]].concat())
+        .await
+        .json();
+    assert_eq!(json["schema"], "eventexport.io/status/v1");
+    assert_eq!(json["days"][4]["archived"]["state"], "Whole");
+    assert_eq!(json["days"][4]["listed"], false);
+    assert_eq!(json["days"][0]["archived"]["verdict"], "Matched");
+
+    // The same place by the manifest, and by a context.
+    let by_manifest = scene
+        .run(&[
+            "status",
+            "--from",
+            "2018-06-26",
+            "--to",
+            "2018-07-02",
+            "--to",
+            "export",
+            "-f",
+            &audit,
+        ])
+        .await;
+    assert!(by_manifest.out.contains("3 of 7 days whole"), "{by_manifest:?}");
+    let set = [
+        "context",
+        "set",
+        "c",
+        "--to",
+        "export/deep",
+        "--space",
+        "c1",
+        "--endpoint",
+        &scene.url,
+    ];
+    assert_eq!(scene.bare(&set).await.code, Some(0));
+    let mut by_context = scene.command(&["status", "--from", "2018-06-26", "--to", "2018-07-02"]);
+    by_context.env("EVENTEXPORT_API_KEY", KEY);
+    let by_context = ended(by_context).await;
+    assert!(by_context.out.contains("3 of 7 days whole"), "{by_context:?}");
+}
+
+#[tokio::test]
+async fn a_listing_or_an_archive_that_cannot_be_had_is_told_and_looks_like_neither() {
+    let scene = Scene::start(&["--today", "2018-07-02", "--fault", "events-403"]).await;
+    let days = ["status", "--from", "2018-06-28", "--to", "2018-07-02"];
+    scene.run(&days).await.failed_with(1, &["gives no daily listing"]);
+    fs::create_dir(scene.path("export")).unwrap();
+    let beside = scene.run(&[&days[..], &["--to", "export"]].concat()).await;
+    beside.failed_with(1, &["gives no daily listing"]);
+    assert!(beside.out.contains("| 2018-06-28 |     ? |"), "{beside:?}");
+    scene
+        .run(&[&days[..], &["--to", "none"]].concat())
+        .await
+        .failed_with(2, &["none does not exist"]);
+    scene
+        .run(&["status", "--from", "2018-06-31"])
+        .await
+        .failed_with(2, &["--from"]);
+    scene
+        .run(&["status", "--to", "2018-06-31"])
+        .await
+        .failed_with(2, &["--to"]);
+}

@@ -1,0 +1,195 @@
+//! The tutorial is a transcript: every command of it is run against a simulator, and its output compared. Times are
+//! masked, and ids are followed: where the page names the id of a session, the run uses the one that it got itself.
+//! `UPDATE_DOCS=1` writes the outputs anew.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+
+use regex::Regex;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::scene::Scene;
+
+/// The page.
+const PAGE: &str = "docs/tutorial.md";
+/// The service in it.
+const PORT: &str = "127.0.0.1:8030";
+/// The service's day in it, which stands for the real one too.
+const DAY: &str = "2018-07-02";
+/// Ports that are tried for a simulator with an address as long as the page's, so that tables have the same width.
+const PORTS_TRIED: u16 = 200;
+
+/// A step: what is typed, and what it prints.
+struct Step {
+    command: String,
+    output: String,
+}
+
+#[tokio::test]
+async fn every_command_of_the_tutorial_prints_what_it_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
+    let page = std::fs::read_to_string(&path).unwrap();
+    let served = format!("eventexport simulate --listen {PORT} --today {DAY}");
+    assert!(
+        page.contains(&served),
+        "the page begins another service than its test: {served}"
+    );
+    let scene = Scene::start(&[]).await;
+    let (_simulator, address) = simulator().await;
+    std::fs::create_dir(scene.path("bin")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_eventexport"), scene.path("bin/eventexport")).unwrap();
+
+    let mut written = String::new();
+    let mut ids: HashMap<String, String> = HashMap::new();
+    for (text, steps) in blocks(&page) {
+        written.push_str(&text);
+        if steps.is_empty() {
+            continue;
+        }
+        written.push_str("```console\n");
+        for step in steps {
+            let shown = followed(&step.command, &ids);
+            let typed = shown.replace(PORT, &address);
+            let (code, output) = bash(&scene, &typed).await;
+            assert_eq!(code, Some(0), "$ {}\n{output}", step.command);
+            let output = masked(&output, &address);
+            ids.extend(uuids(&step.output).into_iter().zip(uuids(&output)));
+            let _ = write!(written, "$ {}\n{output}", shown.replace('\n', "\n> "));
+        }
+        written.push_str("```\n");
+    }
+    let (was, is) = (comparable(&page), comparable(&written));
+    if was == is {
+        return;
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, written).unwrap();
+        return;
+    }
+    let differs = was.lines().zip(is.lines()).find(|(one, other)| one != other);
+    panic!("{PAGE} is not what its commands print: run `make generated`; first: {differs:#?}");
+}
+
+/// A simulator whose address has as many characters as the page's.
+async fn simulator() -> (Child, String) {
+    for _ in 0..PORTS_TRIED {
+        let port: u16 = 2000 + rand::random::<u16>() % 8000;
+        let address = format!("127.0.0.1:{port}");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+            .args(["simulate", "--listen", &address, "--today", DAY])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        if lines.next_line().await.unwrap().is_some() {
+            return (child, address);
+        }
+    }
+    panic!("no port is free");
+}
+
+/// Runs what is typed, with both outputs as a person sees them.
+async fn bash(scene: &Scene, typed: &str) -> (Option<i32>, String) {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("exec 2>&1; set -o pipefail; {typed}")]);
+    scene.surround(&mut command);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", scene.path("bin").display()));
+    let ended = super::scene::ended(command).await;
+    (ended.code, ended.out)
+}
+
+/// The page's text, with the steps of the transcript that follows it; the last has none.
+fn blocks(page: &str) -> Vec<(String, Vec<Step>)> {
+    let mut blocks = Vec::new();
+    let mut rest = page;
+    while let Some((text, after)) = rest.split_once("```console\n") {
+        let (block, after) = after.split_once("```\n").unwrap();
+        blocks.push((text.to_owned(), steps(block)));
+        rest = after;
+    }
+    blocks.push((rest.to_owned(), Vec::new()));
+    blocks
+}
+
+fn steps(block: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut open = false;
+    for line in block.lines() {
+        if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step {
+                command: command.to_owned(),
+                output: String::new(),
+            });
+            open = true;
+        } else if let (true, Some(more)) = (open, line.strip_prefix("> ")) {
+            let step = steps.last_mut().unwrap();
+            step.command.push('\n');
+            step.command.push_str(more);
+        } else {
+            open = false;
+            let step = steps.last_mut().unwrap();
+            step.output.push_str(line);
+            step.output.push('\n');
+        }
+    }
+    steps
+}
+
+/// What differs from run to run, as the page has it.
+fn masked(output: &str, address: &str) -> String {
+    let today = jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date()
+        .to_string();
+    let mut text = output.replace(address, PORT);
+    let time = Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z").unwrap();
+    text = time
+        .replace_all(&text, "2018-07-02T10:29:28.541092735Z")
+        .into_owned();
+    text.replace(&today, DAY)
+}
+
+/// The text without what no reader cares about: ids, which depend on how often the service was asked before, and sizes,
+/// checksums and widths, which depend on how this machine's processor lets the simulator compress.
+fn comparable(text: &str) -> String {
+    let mut text = uuid().replace_all(text, "id").into_owned();
+    for (pattern, plain) in [
+        (r"[0-9a-f]{64}", "digest"),
+        (r"[\d.,]+ (KiB|bytes)", "size"),
+        (r"\| +\d+ \| ActivityTracker", "| size | ActivityTracker"),
+        (r" +", " "),
+        (r"-+", "-"),
+    ] {
+        text = Regex::new(pattern)
+            .unwrap()
+            .replace_all(&text, plain)
+            .into_owned();
+    }
+    text
+}
+
+/// The page's ids replaced by those of this run.
+fn followed(text: &str, ids: &HashMap<String, String>) -> String {
+    let ours =
+        |found: &regex::Captures<'_>| ids.get(&found[0]).cloned().unwrap_or_else(|| found[0].to_owned());
+    uuid().replace_all(text, ours).into_owned()
+}
+
+fn uuid() -> Regex {
+    Regex::new(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap()
+}
+
+fn uuids(text: &str) -> Vec<String> {
+    uuid()
+        .find_iter(text)
+        .map(|found| found.as_str().to_owned())
+        .collect()
+}

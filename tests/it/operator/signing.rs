@@ -1,0 +1,91 @@
+//! Manifests of the operator, signed with a key that a Secret gives, sooner or later.
+
+use std::process::Command as Process;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::whole::Whole;
+use super::{apply, becomes, ensure_contains, patch};
+
+fn openssl(args: &[&str]) -> Result<Vec<u8>> {
+    let done = Process::new("openssl").args(args).output()?;
+    ensure!(done.status.success(), "{done:?}");
+    Ok(done.stdout)
+}
+
+fn message(object: &Value, kind: &str) -> String {
+    let conditions = object["status"]["conditions"].as_array();
+    let found = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == kind);
+    found.map_or_else(String::new, |found| {
+        found["message"].as_str().unwrap_or_default().to_owned()
+    })
+}
+
+#[tokio::test]
+async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<()> {
+    let whole = Whole::start("signing", &[]).await?;
+    let (cluster, namespace) = (whole.cluster, whole.namespace.as_str());
+    let wanted = json!({ "spec": {
+        "dateRange": { "start": "2018-06-04", "end": "2018-06-07" },
+        "manifest": { "signingKeySecretRef": { "name": "signing" } },
+    }});
+    whole.complete().await?;
+    patch(cluster, namespace, "june", &wanted).await?;
+    let waits = [
+        "False/SigningKeyInvalid",
+        "False",
+        "False",
+        "True/SigningKeyInvalid",
+    ];
+    let without = becomes(cluster, namespace, "june", waits).await?;
+    ensure!(
+        without["status"]["windows"]["stored"] == 4,
+        "{}",
+        without["status"]
+    );
+    let secret = "spec.manifest.signingKeySecretRef";
+    ensure_contains(
+        &message(&without, "Stalled"),
+        &[secret, "Secret signing", "openssl genpkey"],
+    )?;
+
+    let secret = |value: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": "signing" },
+            "stringData": { "signingKey": value },
+        })
+    };
+    apply(cluster, &secret("hunter2")).await?;
+    let said = async || {
+        let object = super::get(cluster, namespace, "june").await?;
+        Ok::<_, anyhow::Error>(message(&object.context("it is gone")?, "Stalled"))
+    };
+    super::eventually("it says what is wrong with the key", async || {
+        Ok(said().await?.contains("is not a PEM file"))
+    })
+    .await?;
+    ensure!(!said().await?.contains("hunter2"), "{}", said().await?);
+
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", &path("key")])?;
+    openssl(&["pkey", "-in", &path("key"), "-pubout", "-out", &path("public")])?;
+    apply(cluster, &secret(&std::fs::read_to_string(path("key"))?)).await?;
+    whole.complete().await?;
+
+    // The first stands for what was asked at first; the second, of another range, is signed.
+    let manifests = whole.folder().join("scope=space/_manifests");
+    let name = |name: &str| manifests.join(name).display().to_string();
+    ensure!(!manifests.join("00000001.json.sig").exists());
+    let (manifest, signature) = (name("00000002.json"), name("00000002.json.sig"));
+    let public = path("public");
+    openssl(&[
+        "pkeyutl", "-verify", "-pubin", "-inkey", &public, "-rawin", "-in", &manifest, "-sigfile", &signature,
+    ])?;
+    ensure!(!manifests.join("00000003.json").exists());
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What `inspect` shows: coverage, and counts that need a look.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::scene::{SPACE, Scene, simulator, text};
+
+async fn root(scene: &Scene, arguments: &[&str], code: i32) -> Value {
+    let mut all = vec!["inspect", "--output", "json"];
+    all.extend(arguments);
+    let ended = scene.program(&all, &[]).await;
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    let document = ended.json();
+    assert_eq!(document["schema"], "eventexport.io/inspect/v1");
+    let roots = document["archives"][0]["roots"].as_array().unwrap().clone();
+    roots.into_iter().find(|root| root["root"] == SPACE).unwrap()
+}
+
+#[tokio::test]
+async fn coverage_is_shown_in_merged_ranges_and_a_spec_says_what_is_missing() {
+    let scene = Scene::shared().await;
+    let copy = scene.copy();
+    let archive = text(copy.path());
+    let all = root(scene, &[archive], 0).await;
+    assert_eq!(all["range"]["covered"], json!(["2018-06-01/2018-06-07"]));
+    assert_eq!(all["range"]["missing"], json!([]));
+    assert_eq!(all["splitDays"], json!(["2018-06-04"]));
+    assert_eq!((&all["windows"], &all["empty"]), (&json!(30), &json!(2)));
+    assert_eq!(all["events"], 5 * 240);
+    // The events are of 2018 and were stored now.
+    assert_eq!(all["late"].as_array().unwrap().len(), 30);
+    let patient = root(scene, &[archive, "--late-after", "1000000"], 0).await;
+    assert_eq!(patient["late"], json!([]));
+    assert_eq!(patient["disagreeing"], json!([]));
+
+    let file = fs::read_to_string(scene.file()).unwrap();
+    let more = copy.path().join("more.yaml");
+    let file = file.replacen("end: 2018-06-05", "end: 2018-06-09", 1);
+    fs::write(&more, file).unwrap();
+    fs::remove_file(
+        copy.path()
+            .join(SPACE)
+            .join("_journal/2018-06-04T05.receipt.json"),
+    )
+    .unwrap();
+    let wanted = root(scene, &["-f", text(&more), "--to", archive], 1).await;
+    assert_eq!(
+        wanted["range"]["missing"],
+        json!(["2018-06-04T05", "2018-06-08/2018-06-09"])
+    );
+    assert_eq!(wanted["range"]["from"], "Spec");
+}
+
+#[tokio::test]
+async fn counts_that_disagree_are_shown_and_days_that_have_grown_since() {
+    let scene = Scene::shared().await;
+    let simulator = simulator().await;
+    simulator.add_preset("events-lag").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.yaml");
+    let exports = [("Space", "2018-06-04", "2018-06-05")];
+    let destination = "s3: {bucket: audit, prefix: t}";
+    fs::write(&file, scene.manifest(&simulator, destination, &exports)).unwrap();
+    let to = folder.path().join("archive");
+    let run = scene
+        .program(&["run", "-f", text(&file), "--to", text(&to)], &[])
+        .await;
+    assert_eq!(run.code, Some(0), "{run:?}");
+
+    let arguments = ["-f", text(&file), "--to", text(&to), "--ask-service"];
+    let seen = root(scene, &arguments, 0).await;
+    let over = &seen["disagreeing"][1];
+    assert_eq!(over["window"], "2018-06-05");
+    assert_eq!(
+        (&over["why"], &over["events"], &over["reportedAfter"]),
+        (&json!("Over"), &json!(240), &json!(120))
+    );
+    assert_eq!(seen["grown"], json!([]));
+
+    simulator.set_faults(Vec::new());
+    simulator.grow_day("2018-06-05".parse().unwrap(), 7);
+    let seen = root(scene, &arguments, 1).await;
+    assert_eq!(
+        seen["grown"],
+        json!([{"date": "2018-06-05", "stored": 240, "reported": 247}])
+    );
+}
