@@ -8,7 +8,7 @@
 # `make image` builds the program outside and takes the part from `FROM scratch` on, so both ways hold the same.
 
 # Give a digest (rust:…@sha256:…) to build the same bytes next year.
-ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
+ARG RUST_IMAGE=rust:1.95-bookworm
 
 FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
 ARG TARGETARCH
@@ -25,25 +25,6 @@ COPY src src
 # Cargo looks for the test that Cargo.toml names, though it is not built.
 RUN mkdir -p tests/it && touch tests/it/main.rs \
  && sh image/rootfs "${TARGETARCH:-$(dpkg --print-architecture)}" /rootfs
-
-FROM scratch` on, so both ways end in the same image.
-
-# Give a digest (rust:…@sha256:…) to build the same bytes next year.
-ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
-
-FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
-ARG TARGETARCH
-RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates musl-tools gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
- && rm -rf /var/lib/apt/lists/*
-WORKDIR /src
-COPY image/tools image/
-RUN sh image/tools /usr/local
-COPY rust-toolchain.tom[l] Cargo.toml Cargo.lock LICENSE ./
-COPY image image
-COPY src src
-COPY benches* benches
-RUN sh image/rootfs "${TARGETARCH:-$(dpkg --print-architecture)}" /rootfs
 
 FROM scratch
 ARG VERSION=0.1.0

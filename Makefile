@@ -54,7 +54,7 @@ test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real par
 chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
 	tests/chart/generate
 
-chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, habits
+chart-check: bed bed-charts bed-gitops ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, habits
 	tests/chart/check
 
 chart-test: chart-check ## Check the chart and install it on a real API server
