@@ -241,9 +241,7 @@ impl Candidate {
                 () = tokio::time::sleep(wait) => {}
                 () = resign.cancelled() => {
                     self.fence.closes_at(Instant::now());
-                    if let Err(error) = self.replace(&lease, "").await {
-                        warn!(error = plain(&error), "the lease could not be given back; it runs out by itself");
-                    }
+                    self.give_back(lease).await;
                     return;
                 }
             }
@@ -278,6 +276,22 @@ impl Candidate {
                 }
             }
         }
+    }
+
+    /// Gives the lease back, in at most two tries: a renewal whose answer was lost has changed the version.
+    async fn give_back(&self, mut lease: Lease) {
+        let Err(first) = self.replace(&lease, "").await else {
+            return;
+        };
+        let renewal = self.look(&mut lease).await;
+        if renewal == Renewal::Taken || self.replace(&lease, "").await.is_ok() {
+            return;
+        }
+        warn!(
+            lease = self.name,
+            error = plain(&first),
+            "the lease could not be given back; it runs out by itself"
+        );
     }
 
     /// One renewal, and when it was sent.
