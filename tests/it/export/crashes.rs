@@ -330,7 +330,7 @@ async fn whenever_it_is_asked_to_stop_it_lets_go_of_everything_first() {
             snapshot = &mut run => snapshot,
             () = store.died.notified() => {
                 stop.cancel();
-                tokio::time::timeout(Duration::from_secs(10), run).await.expect("it stops")
+                tokio::time::timeout(Duration::from_secs(30), run).await.expect("it stops")
             }
         };
         let mut faults = faults_of(&bench, &created).await;
