@@ -1,21 +1,17 @@
 //! What an archive holds of some days, in the words of its receipts: read for [`status`](super::status), decided purely
 //! in [`of_day`]. Reads the store; writes nothing.
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::location::{Location, worded};
 use super::size;
-use crate::export::journal::{Journal, Mismatch, ReceiptFacts};
-use crate::export::keys::{Key, Root};
-use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
+use crate::export::journal::{Journal, Mismatch};
+use crate::export::journal_io::{Unread, read_receipts};
+use crate::export::keys::Root;
 use crate::export::verdict::Verdict;
 use crate::export::window::{Cells, Window};
-
-/// Receipts that are read at a time.
-const READS: usize = 16;
 
 /// Hours that are shown for a day that is held in part.
 const RANGES_SHOWN: usize = 3;
@@ -69,32 +65,13 @@ pub async fn read(location: &Location, root: &Root, start: Date, end: Date) -> R
     let store = &location.store;
     let rows = store.list(root.as_str()).await.map_err(|error| worded(&error))?;
     let mut journal = Journal::from_listing(root, &rows);
-    let wanted: Vec<Window> = journal
-        .unread_receipts()
-        .into_iter()
-        .filter(|window| (start..=end).contains(&window.date()))
-        .collect();
-    let found: Vec<(Window, Option<ReceiptFacts>)> = stream::iter(wanted)
-        .map(|window| async move {
-            let Some(key) = root.key(&Key::Receipt(window)) else {
-                return Ok((window, None));
-            };
-            let bytes = store
-                .get(&key, RECORD_MAX_BYTES)
-                .await
-                .map_err(|error| worded(&error))?;
-            let Some(bytes) = bytes else {
-                return Ok((window, None));
-            };
-            let receipt = record::decode::<Receipt>(&key, &bytes).map_err(|error| error.to_string())?;
-            Ok::<_, String>((window, Some(ReceiptFacts::new(&receipt, &bytes))))
-        })
-        .buffer_unordered(READS)
-        .try_collect()
-        .await?;
-    for (window, facts) in found {
-        journal.receipts.insert(window, facts);
-    }
+    let within = |window: Window| (start..=end).contains(&window.date());
+    read_receipts(store.as_ref(), root, &mut journal, within)
+        .await
+        .map_err(|why| match why {
+            Unread::Store(error) => worded(&error),
+            Unread::Record(error) => error.to_string(),
+        })?;
     Ok(journal)
 }
 
@@ -213,7 +190,7 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::export::journal::ReceiptProof;
+    use crate::export::journal::{ReceiptFacts, ReceiptProof};
     use crate::export::snapshot::WindowFacts;
 
     const SOURCE: &str = "https://a";

@@ -217,10 +217,7 @@ impl Place {
                 Ok(Location {
                     store: Arc::new(store),
                     prefix: format!("{prefix}{slash}"),
-                    name: format!(
-                        "s3://{bucket}{}{prefix}",
-                        if prefix.is_empty() { "" } else { "/" }
-                    ),
+                    name: format!("s3://{bucket}{slash}{prefix}"),
                     export: None,
                     declared: None,
                 })

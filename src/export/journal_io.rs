@@ -8,12 +8,33 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::failure::Failure;
 use super::journal::{Journal, ReceiptFacts};
 use super::keys::{Key, Root};
-use super::record::{self, AttemptRecord, RECORD_MAX_BYTES, Receipt, Record};
+use super::record::{self, AttemptRecord, RECORD_MAX_BYTES, Receipt, Record, RecordError};
 use super::window::Window;
+use crate::api::Reason;
 use crate::storage::{Condition, Crc64, ObjectClass, PutOptions, Segments, Store, StoreError, Stored};
 
 /// Records read at a time.
 const READS: usize = 16;
+
+/// Why a document of the journal could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unread {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is there, and is not what it should be.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl From<Unread> for Failure {
+    fn from(why: Unread) -> Self {
+        match why {
+            Unread::Store(error) => Self::from(&error),
+            Unread::Record(error) => Self::person(Reason::JournalMismatch, error.to_string()).of_export(),
+        }
+    }
+}
 
 /// Lists all of a space and scope, and reads what decisions need.
 pub(super) async fn observe(store: &dyn Store, root: &Root) -> Result<Journal, Failure> {
@@ -47,22 +68,7 @@ pub(super) async fn session_keys(store: &dyn Store, root: &Root) -> Result<BTree
 
 /// Reads the receipts and attempts that are not known yet.
 pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) -> Result<(), Failure> {
-    let receipts = journal.unread_receipts();
-    let reads = stream::iter(receipts.into_iter().map(|window| async move {
-        let read = get_with_bytes::<Receipt>(store, root, &Key::Receipt(window)).await?;
-        Ok::<_, Failure>((window, read))
-    }));
-    let found: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
-    for (window, receipt) in found {
-        match receipt {
-            Some((receipt, bytes)) => {
-                let facts = ReceiptFacts::new(&receipt, &bytes);
-                journal.receipts.insert(window, Some(facts))
-            }
-            // Deleted since the listing.
-            None => journal.receipts.remove(&window),
-        };
-    }
+    read_receipts(store, root, journal, |_| true).await?;
     let attempts = journal.unread_attempts();
     let reads = stream::iter(attempts.into_iter().map(|id| async move {
         Ok::<_, Failure>((id, get::<AttemptRecord>(store, root, &Key::Attempt(id)).await?))
@@ -84,6 +90,38 @@ pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) 
     Ok(())
 }
 
+/// Reads the receipts of these windows that are not known yet.
+pub(crate) async fn read_receipts(
+    store: &dyn Store,
+    root: &Root,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), Unread> {
+    let windows = journal
+        .unread_receipts()
+        .into_iter()
+        .filter(|window| wanted(*window));
+    let reads = windows.map(|window| async move {
+        let read = get_with_bytes::<Receipt>(store, root, &Key::Receipt(window)).await?;
+        Ok::<_, Unread>((window, read))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READS)
+        .try_collect()
+        .await?;
+    for (window, receipt) in found {
+        match receipt {
+            Some((receipt, bytes)) => {
+                let facts = ReceiptFacts::new(&receipt, &bytes);
+                journal.receipts.insert(window, Some(facts))
+            }
+            // Deleted since the listing.
+            None => journal.receipts.remove(&window),
+        };
+    }
+    Ok(())
+}
+
 /// Reads one record; `None` when it is not there.
 pub(super) async fn get<R: Record>(store: &dyn Store, root: &Root, key: &Key) -> Result<Option<R>, Failure> {
     let read = get_with_bytes(store, root, key).await?;
@@ -94,16 +132,12 @@ async fn get_with_bytes<R: Record>(
     store: &dyn Store,
     root: &Root,
     key: &Key,
-) -> Result<Option<(R, Bytes)>, Failure> {
+) -> Result<Option<(R, Bytes)>, Unread> {
     let Some(key) = root.key(key) else { return Ok(None) };
-    let bytes = store
-        .get(&key, RECORD_MAX_BYTES)
-        .await
-        .map_err(|error| Failure::from(&error))?;
-    let Some(bytes) = bytes else { return Ok(None) };
-    record::decode(&key, &bytes)
-        .map(|record| Some((record, bytes)))
-        .map_err(|error| Failure::person(crate::api::Reason::JournalMismatch, error.to_string()).of_export())
+    let Some(bytes) = store.get(&key, RECORD_MAX_BYTES).await? else {
+        return Ok(None);
+    };
+    Ok(Some((record::decode(&key, &bytes)?, bytes)))
 }
 
 /// Writes one record.

@@ -15,7 +15,7 @@ pub mod failure;
 mod ground;
 pub mod gzip;
 pub mod journal;
-mod journal_io;
+pub(crate) mod journal_io;
 pub mod keys;
 pub mod manifest;
 pub mod memory;

@@ -16,7 +16,7 @@ use crate::bed::{Cluster, Gateway};
 use crate::operator::whole::{SPACE, operator};
 use crate::operator::{apply, secret};
 
-/// A namespace whose operator is a process with the rights of examples/operator.yaml, with its service and its store.
+/// A namespace whose operator is a process with the rights of deploy/operator.yaml, with its service and its store.
 struct Scene {
     cluster: &'static Cluster,
     gateway: &'static Gateway,

@@ -3,9 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar};
 
 use crate::cli::progress::Mode;
+use crate::cli::progress::bars::style;
 use crate::cli::size;
 
 /// With the size of the whole known: how much, how fast, and how long it will still take.
@@ -93,15 +94,10 @@ impl Meter {
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    // The templates are constants; the test draws both.
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ")
-}
-
 #[cfg(test)]
 mod tests {
+    use indicatif::ProgressStyle;
+
     use super::*;
 
     #[test]

@@ -141,8 +141,8 @@ fn summary(snapshot: &Snapshot) -> String {
     text
 }
 
-fn style(template: &str) -> ProgressStyle {
-    // The templates are constants; the tests draw each of them.
+/// Of a bar. Its template is a constant, and a test beside it draws it.
+pub(in crate::cli) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
