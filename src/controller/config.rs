@@ -22,6 +22,8 @@ pub struct OperatorConfig {
     pub concurrency: u16,
     /// How long changes of one resource are gathered before it is looked at. Default 200 ms.
     pub debounce: Duration,
+    /// How long a watch goes on before everything is listed again. Default 12 h.
+    pub relist: Duration,
     /// How long exports may take to end and to delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
     pub stop_within: Duration,
@@ -40,3 +42,6 @@ pub const CONCURRENCY: u16 = 16;
 
 /// Default of [`OperatorConfig::debounce`].
 pub const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// Default of [`OperatorConfig::relist`].
+pub const RELIST: Duration = Duration::from_hours(12);

@@ -26,7 +26,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::controller::election::Times;
-use eventexport::controller::{CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, operate};
+use eventexport::controller::{
+    CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, RELIST, operate,
+};
 use eventexport::egress::Traffic;
 use eventexport::telemetry::{Health, Metrics, Observatory};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -80,6 +82,7 @@ impl Operator {
             },
             concurrency: CONCURRENCY,
             debounce: DEBOUNCE,
+            relist: RELIST,
             stop_within: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
