@@ -7,5 +7,4 @@ mod full;
 mod moments;
 mod same;
 mod scene;
-mod tripwire;
 mod weak;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::bucket::Bucket;
-use super::tripwire::Victim;
 use crate::bed::{Cluster, Gateway};
+use crate::faults::Victim;
 
 pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
