@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, RELIST};
+pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, Watching};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, Exporter, Job, Owner};
 pub use lease::LeaseSettings;
@@ -76,7 +76,7 @@ pub async fn operate(
     observatory: Observatory,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = watching::client(config.kubernetes.clone(), &config.traffic)
+    let client = watching::client(config.kubernetes.clone(), config.watching, &config.traffic)
         .context("no client for the Kubernetes API server")?;
     let unfenced = config.traffic.unfenced();
     let alone = lease::client(config.kubernetes.clone(), &config.lease.times, &unfenced)
@@ -136,9 +136,9 @@ async fn lead(
     )));
     let namespace = config.namespace.clone();
     let secrets = {
-        let (runs, relist) = (runs.clone(), config.relist);
+        let (runs, times) = (runs.clone(), config.watching);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            secret_watch::watch(client, namespace.as_deref(), relist, runs).await;
+            secret_watch::watch(client, namespace.as_deref(), times, runs).await;
         }))
     };
     let lost = tokio::select! {
@@ -200,7 +200,7 @@ async fn look_at_all(
     let (reader, writer) = reflector::store();
     let existing = Mutex::new(HashSet::new());
     let runs = context.runs.clone();
-    let objects = watching::watching(api, watcher::Config::default(), config.relist)
+    let objects = watching::watching(api, watcher::Config::default(), config.watching)
         .default_backoff()
         // Half of a resource's bytes, and of no use here.
         .modify(|object| object.metadata.managed_fields = None)

@@ -12,6 +12,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use tracing::warn;
 
+use super::config::Watching;
 use super::runs::Runs;
 use super::watching::watching;
 
@@ -22,13 +23,13 @@ const NOT_OURS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-acc
 const FORBIDDEN_PAUSE: Duration = Duration::from_mins(10);
 
 /// Watches until it is dropped.
-pub(super) async fn watch(client: Client, namespace: Option<&str>, relist: Duration, runs: Arc<Runs>) {
+pub(super) async fn watch(client: Client, namespace: Option<&str>, times: Watching, runs: Arc<Runs>) {
     let api: Api<PartialObjectMeta<Secret>> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
     let config = watcher::Config::default().fields(NOT_OURS);
-    let mut events = watching(api, config, relist).default_backoff().boxed();
+    let mut events = watching(api, config, times).default_backoff().boxed();
     // Of a complete list, those that somebody uses and that were not seen yet.
     let mut unseen = HashSet::new();
     while let Some(event) = events.next().await {

@@ -16,19 +16,16 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::config::Watching;
 use super::metered;
 use crate::egress::Traffic;
 
-/// How long the API server is asked to keep a watch open, in seconds. What a dead connection hides comes to light when
-/// it is over.
-const WATCH_SECONDS: u32 = 60;
-
-/// How long an answer may say nothing: as long as a watch, and what the watcher itself waits longer.
-const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// How much longer than a watch an answer may say nothing: as the watcher itself waits.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A client whose answers may not stand still.
-pub(super) fn client(mut config: Config, traffic: &Traffic) -> kube::Result<Client> {
-    config.read_timeout = Some(SILENCE);
+pub(super) fn client(mut config: Config, times: Watching, traffic: &Traffic) -> kube::Result<Client> {
+    config.read_timeout = Some(Duration::from_secs(times.seconds.into()) + SILENCE);
     // Counted from the request, not from when the connection was last used.
     config.reset_reader_on_write = true;
     metered::client(config, traffic)
@@ -43,16 +40,16 @@ struct Watch<K, B> {
     anew: Option<Instant>,
 }
 
-/// As [`watcher`], for ever. Everything is listed again at least every `relist`.
+/// As [`watcher`], for ever.
 pub(super) fn watching<K>(
     api: Api<K>,
     config: watcher::Config,
-    relist: Duration,
+    times: Watching,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = config.timeout(WATCH_SECONDS);
+    let config = config.timeout(times.seconds);
     let begin = move || -> Events<K> { watcher(api.clone(), config.clone()).boxed() };
     let watch = Watch {
         events: begin(),
@@ -75,7 +72,7 @@ where
             };
             match &event {
                 Ok(Event::Init) => watch.anew = None,
-                Ok(Event::InitDone) => watch.anew = Some(Instant::now() + relist),
+                Ok(Event::InitDone) => watch.anew = Some(Instant::now() + times.relist),
                 Err(error) if is_outdated(error) => {
                     debug!(%error, "listing anew");
                     watch.events = (watch.begin)();

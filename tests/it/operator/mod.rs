@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use eventexport::controller::election::Times;
 use eventexport::controller::{
-    CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, RELIST, operate,
+    CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, Watching, operate,
 };
 use eventexport::egress::Traffic;
 use eventexport::telemetry::{Health, Metrics, Observatory};
@@ -66,6 +66,16 @@ impl Operator {
         let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
         let kubernetes =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Self::start_by(kubernetes, namespace, script, Watching::default())
+    }
+
+    /// One that finds the API server there, and watches it in that way.
+    pub(crate) fn start_by(
+        kubernetes: kube::Config,
+        namespace: &str,
+        script: Arc<Script>,
+        watching: Watching,
+    ) -> Result<Self> {
         let times = Times {
             duration: Duration::from_secs(5),
             deadline: Duration::from_secs(3),
@@ -82,7 +92,7 @@ impl Operator {
             },
             concurrency: CONCURRENCY,
             debounce: DEBOUNCE,
-            relist: RELIST,
+            watching,
             stop_within: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
