@@ -78,21 +78,30 @@ async fn start(context: &Context, object: &EventExport, owner: &Owner) -> kube::
             return Ok(None);
         }
     };
-    // What was complete is only looked at; should there be something to do after all, it is put on then.
-    let mut now = None;
-    if !is_complete(object) && !has_finalizer(object) {
-        now = finalizer::put_on(&context.api(object), object).await?;
-        if now.is_none() {
-            // Deleted meanwhile: its deletion wakes us, or it is gone.
-            return Ok(None);
-        }
-    }
+    // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
+    // complete is only looked at; should there be something to do after all, the finalizer is put on then.
+    let api = context.api(object);
+    let now = if is_complete(object) || has_finalizer(object) {
+        api.get_opt(&owner.name).await?
+    } else {
+        finalizer::put_on(&api, object).await?
+    };
+    let Some(now) = now.filter(|now| is_current(object, now)) else {
+        // Its change or deletion wakes us, or it is gone.
+        return Ok(None);
+    };
     context.runs.with(&owner.uid, |entry| {
         entry.sessions = Some(has_finalizer(object) || !is_complete(object));
     });
     info!(export = %named(owner), "begins");
     context.runs.begin(&owner.uid, Kind::Export, spec, job);
-    Ok(now)
+    Ok(Some(now))
+}
+
+/// Whether a resource asks for the same as when it was watched.
+fn is_current(watched: &EventExport, now: &EventExport) -> bool {
+    let (watched, now) = (&watched.metadata, &now.metadata);
+    watched.uid == now.uid && watched.generation == now.generation && now.deletion_timestamp.is_none()
 }
 
 fn is_complete(object: &EventExport) -> bool {

@@ -115,6 +115,8 @@ async fn look(object: &EventExport, context: &Context) -> Result<Action, LookErr
         .runs
         .with(&uid, |entry| decide(&entry.observe(object, now)));
     let next = next.and_then(|next| match next.deed {
+        // What could not be done is the matter of a newer version, which wakes us: unless the watch lags behind.
+        Deed::Start | Deed::GiveUp if next.deed == decision.deed => Some(WRITE_EVERY),
         Deed::Start | Deed::GiveUp => Some(SOON),
         _ => next.pause(now),
     });

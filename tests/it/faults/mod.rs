@@ -5,7 +5,9 @@ mod body;
 mod fault;
 mod proxy;
 mod refusal;
+mod relay;
 mod request;
+mod watches;
 
 pub(crate) use self::board::{Board, Plan, Told, Victim, Wanted, within};
 pub(crate) use self::fault::{Fault, Refusal};

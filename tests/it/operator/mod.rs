@@ -266,7 +266,7 @@ pub(crate) async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> 
 }
 
 /// The reasons of the Events about a resource.
-async fn told(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
+pub(crate) async fn told(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
     let field = format!("regarding.name={name}");
     let args = [
         "get",
