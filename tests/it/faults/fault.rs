@@ -119,13 +119,6 @@ impl Fault {
     /// Why it makes no sense for such a request, whose reply's body has so many bytes, if it does not.
     pub(crate) fn not_for(self, request: &Request, reply_bytes: u64) -> Option<&'static str> {
         match self {
-            Self::KillBefore
-            | Self::KillAfter
-            | Self::KillSending(_)
-            | Self::KillReceiving(..)
-            | Self::DropBefore
-            | Self::LoseReply
-            | Self::Hang => None,
             Self::CutBody | Self::TrickleBody => {
                 (reply_bytes < 2).then_some("the reply has no body, or none that can be cut")
             }
@@ -138,7 +131,14 @@ impl Fault {
                     "that a session is not there means that it is deleted: a lie that nobody can see through",
                 )
             }
-            Self::Answer(
+            Self::KillBefore
+            | Self::KillAfter
+            | Self::KillSending(_)
+            | Self::KillReceiving(..)
+            | Self::DropBefore
+            | Self::LoseReply
+            | Self::Hang
+            | Self::Answer(
                 Refusal::Unauthorized
                 | Refusal::Forbidden
                 | Refusal::TooMany
