@@ -1,12 +1,13 @@
 //! What all proxies of one operator share: the list of all requests, and the faults that wait for theirs. No I/O but
 //! the kill of the operator.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 use super::fault::Fault;
@@ -31,6 +32,19 @@ impl Victim {
         let ended = child.wait().await?;
         ensure!(ended.signal() == Some(9), "it ended by itself: {ended}");
         Ok(())
+    }
+
+    /// SIGTERM; whether it ended well and within `limit`. If not in time, it is killed.
+    pub(crate) async fn stop(&self, limit: Duration) -> Result<bool> {
+        let mut child = self.0.lock().await;
+        let Some(id) = child.id() else { return Ok(false) };
+        let told = Command::new("kill").arg(id.to_string()).status().await?;
+        ensure!(told.success(), "kill: {told}");
+        if let Ok(ended) = tokio::time::timeout(limit, child.wait()).await {
+            return Ok(ended?.success());
+        }
+        child.kill().await?;
+        Ok(false)
     }
 
     /// Whether it still runs.
@@ -78,6 +92,8 @@ struct Armed {
     plan: Plan,
     matched: usize,
     tell: oneshot::Sender<Result<String>>,
+    /// Those that wait until this one befell its request.
+    then: VecDeque<Armed>,
 }
 
 /// A fault that befalls a request now.
@@ -112,6 +128,7 @@ pub(crate) struct Board {
     seen: Mutex<Vec<Seen>>,
     armed: Mutex<Vec<Armed>>,
     victim: Mutex<Option<Arc<Victim>>>,
+    secrets: Mutex<BTreeSet<String>>,
 }
 
 impl Board {
@@ -127,13 +144,29 @@ impl Board {
     /// Lets a fault wait for its request. Several may wait; each befalls one request, and where two wait for the same,
     /// the one that was armed first.
     pub(crate) fn arm(&self, plan: Plan) -> Told {
-        let (tell, told) = oneshot::channel();
-        lock(&self.armed).push(Armed {
-            plan,
-            matched: 0,
-            tell,
-        });
+        let (armed, told) = armed(plan);
+        lock(&self.armed).push(armed);
         told
+    }
+
+    /// Lets faults wait one after the other: each is armed at the moment when the one before it befell its request.
+    pub(crate) fn arm_in_turn(&self, plans: Vec<Plan>) -> Vec<Told> {
+        let (mut queue, told): (VecDeque<_>, Vec<_>) = plans.into_iter().map(armed).unzip();
+        if let Some(mut first) = queue.pop_front() {
+            first.then = queue;
+            lock(&self.armed).push(first);
+        }
+        told
+    }
+
+    /// Notes what no log may show.
+    pub(super) fn hide(&self, secret: &str) {
+        lock(&self.secrets).insert(secret.to_owned());
+    }
+
+    /// The tokens that passed by.
+    pub(crate) fn secrets(&self) -> BTreeSet<String> {
+        lock(&self.secrets).clone()
     }
 
     /// All requests so far, of all peers, in the order in which they came.
@@ -174,11 +207,17 @@ impl Board {
                 now = Some(place);
             }
         }
-        let struck = now.map(|place| armed.remove(place)).map(|one| Struck {
-            fault: one.plan.fault,
-            line: line.to_owned(),
-            victim: lock(&self.victim).clone(),
-            tell: one.tell,
+        let struck = now.map(|place| armed.remove(place)).map(|mut one| {
+            if let Some(mut next) = one.then.pop_front() {
+                next.then = one.then;
+                armed.push(next);
+            }
+            Struck {
+                fault: one.plan.fault,
+                line: line.to_owned(),
+                victim: lock(&self.victim).clone(),
+                tell: one.tell,
+            }
         });
         let number = seen.len();
         seen.push(Seen {
@@ -198,6 +237,17 @@ impl Board {
             learn(seen);
         }
     }
+}
+
+fn armed(plan: Plan) -> (Armed, Told) {
+    let (tell, told) = oneshot::channel();
+    let armed = Armed {
+        plan,
+        matched: 0,
+        tell,
+        then: VecDeque::new(),
+    };
+    (armed, told)
 }
 
 /// Waits for the request that a fault was armed for.

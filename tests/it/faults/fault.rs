@@ -119,26 +119,38 @@ impl Fault {
     /// Why it makes no sense for such a request, whose reply's body has so many bytes, if it does not.
     pub(crate) fn not_for(self, request: &Request, reply_bytes: u64) -> Option<&'static str> {
         match self {
-            Self::KillBefore
-            | Self::KillAfter
-            | Self::KillSending(_)
-            | Self::KillReceiving(..)
-            | Self::DropBefore
-            | Self::LoseReply
-            | Self::Hang => None,
+            Self::KillAfter | Self::LoseReply | Self::Hang | Self::CutBody | Self::TrickleBody
+                if request.watches() =>
+            {
+                Some(
+                    "a watch goes on telling, and has no reply that could be lost as a whole: see watches.rs",
+                )
+            }
             Self::CutBody | Self::TrickleBody => {
                 (reply_bytes < 2).then_some("the reply has no body, or none that can be cut")
             }
             Self::Answer(Refusal::Conflict) => request
                 .only_reads()
                 .then_some("a request that changes nothing conflicts with nothing"),
+            Self::Answer(Refusal::NotFound | Refusal::Gone)
+                if request.peer == Peer::Cluster && request.name.contains("/secrets/") =>
+            {
+                Some("the API server alone knows whether a Secret is there: then a person has to make it")
+            }
             // The session would stay open, and nobody could know.
             Self::Answer(Refusal::NotFound | Refusal::Gone) => {
                 (request.peer == Peer::Tracker && request.method() == "DELETE").then_some(
                     "that a session is not there means that it is deleted: a lie that nobody can see through",
                 )
             }
-            Self::Answer(
+            Self::KillBefore
+            | Self::KillAfter
+            | Self::KillSending(_)
+            | Self::KillReceiving(..)
+            | Self::DropBefore
+            | Self::LoseReply
+            | Self::Hang
+            | Self::Answer(
                 Refusal::Unauthorized
                 | Refusal::Forbidden
                 | Refusal::TooMany

@@ -64,15 +64,7 @@ impl Proxy {
 
     /// Before the API server, which knows the proxy as a client with all rights.
     pub(crate) async fn cluster(cluster: &Cluster, board: &Arc<Board>) -> Result<Self> {
-        let read = |name: &str| std::fs::read(cluster.folder().join(name)).with_context(|| name.to_owned());
-        let authority = reqwest::Certificate::from_pem(&std::fs::read(cluster.ca_path())?)?;
-        let identity = [read("admin.crt")?, read("admin.key")?].join(&b'\n');
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([authority])
-            .identity(reqwest::Identity::from_pem(&identity)?)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
+        let client = cluster.http_client()?;
         Self::before(Peer::Cluster, &cluster.server_url(), client, None, board).await
     }
 
@@ -130,6 +122,10 @@ impl Line {
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let (number, struck) = self.board.note(self.peer, &line(request.method().as_str(), path));
+        if let Some(token) = request.headers().get("x-auth-token") {
+            let token = token.to_str().unwrap_or_default();
+            self.board.hide(token.trim_start_matches("bearer "));
+        }
         let fault = struck.as_ref().map(|struck| struck.fault);
         match fault {
             Some(Fault::KillBefore | Fault::DropBefore) => {
@@ -204,6 +200,15 @@ impl Line {
         reply.headers.remove(header::CONNECTION);
         reply.headers.remove(header::TRANSFER_ENCODING);
         let mut body = Body::new(body);
+        if self.peer == Peer::Uaa {
+            let said = to_bytes(body, REPLY_MAX).await?;
+            let tokens: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+            for token in ["access_token", "refresh_token"].map(|name| tokens.get(name)) {
+                let token = token.and_then(serde_json::Value::as_str);
+                token.into_iter().for_each(|token| self.board.hide(token));
+            }
+            body = Body::from(said);
+        }
         if discovers && let Some((own, told)) = &self.told {
             let text = String::from_utf8(to_bytes(body, REPLY_MAX).await?.to_vec())?;
             body = Body::from(text.replace(own, told));

@@ -1,9 +1,11 @@
 //! A request as a proxy sees it, and the names by which it is known again in another run. No I/O.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use anyhow::{Context as _, Result};
 use axum::http::StatusCode;
 use percent_encoding::percent_decode_str;
 use regex::Regex;
@@ -112,6 +114,11 @@ impl Request {
         self.name.split(' ').next().unwrap_or_default()
     }
 
+    /// Whether the peer is asked to go on telling what changes.
+    pub(crate) fn watches(&self) -> bool {
+        self.peer == Peer::Cluster && self.name.contains("watch=")
+    }
+
     /// Whether the peer is asked to change nothing.
     pub(crate) fn only_reads(&self) -> bool {
         matches!(self.method(), "GET" | "HEAD")
@@ -178,6 +185,20 @@ impl Request {
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.peer, self.name)
+    }
+}
+
+impl FromStr for Request {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (peer, name) = text.split_once(": ").context("write PEER: METHOD /PATH")?;
+        let peers = [Peer::Cluster, Peer::Tracker, Peer::Uaa, Peer::Store];
+        let peer = peers.into_iter().find(|known| known.to_string() == peer);
+        Ok(Self {
+            peer: peer.context("the peers are API server, tracker, UAA and store")?,
+            name: name.to_owned(),
+        })
     }
 }
 
