@@ -87,9 +87,8 @@ impl Scene {
         ];
         kubectl(self.cluster, &delete).await?;
         let unfinalized = json!({ "metadata": { "finalizers": null } });
-        if get(self.cluster, &self.namespace, name).await?.is_some() {
-            patch(self.cluster, &self.namespace, name, &unfinalized).await?;
-        }
+        // It may be gone already.
+        let _ = patch(self.cluster, &self.namespace, name, &unfinalized).await;
         eventually("it is gone", async || {
             Ok(get(self.cluster, &self.namespace, name).await?.is_none())
         })
