@@ -21,7 +21,7 @@ use crate::api::parse_duration;
 use crate::controller::election::Times;
 use crate::controller::grants::{Grant, grants_of};
 use crate::controller::{
-    CONCURRENCY, DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig, operate,
+    CONCURRENCY, DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig, Watching, operate,
 };
 use crate::egress::{Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
 use crate::export::engine::{Engine, Limits};
@@ -271,6 +271,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         },
         concurrency: args.concurrency,
         debounce: DEBOUNCE,
+        watching: Watching::default(),
         stop_within: args.stop_within,
         exporter: Arc::new(exporter),
         traffic,

@@ -14,22 +14,26 @@ use super::{events, finalizer};
 use crate::api::{ConditionType, EventExport, find};
 use crate::export::failure::Failure;
 
-/// Does it.
-pub(super) async fn act(context: &Context, object: &EventExport, deed: Deed) -> kube::Result<()> {
+/// Does it; returns the resource as it is since then, where that changed it.
+pub(super) async fn act(
+    context: &Context,
+    object: &EventExport,
+    deed: Deed,
+) -> kube::Result<Option<EventExport>> {
     let owner = owner(object);
     match deed {
-        Deed::Leave => Ok(()),
-        Deed::Start => start(context, object, &owner).await,
-        Deed::CompareSecrets => compare_secrets(context, object, &owner).await,
+        Deed::Leave => {}
+        Deed::Start => return start(context, object, &owner).await,
+        Deed::CompareSecrets => compare_secrets(context, object, &owner).await?,
         Deed::Stop => {
             info!(export = %named(&owner), "stopping: its spec changed, or it is suspended or deleted");
             context.runs.stop(&owner.uid);
-            Ok(())
         }
-        Deed::Release => release(context, object, &owner).await,
-        Deed::LetGo => finalizer::take_away(&context.api(object), object).await,
-        Deed::GiveUp => give_up(context, object, &owner).await,
+        Deed::Release => release(context, object, &owner).await?,
+        Deed::LetGo => return finalizer::take_away(&context.api(object), object).await,
+        Deed::GiveUp => return give_up(context, object, &owner).await,
     }
+    Ok(None)
 }
 
 fn named(owner: &Owner) -> String {
@@ -62,7 +66,7 @@ async fn prepare(
     }
 }
 
-async fn start(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+async fn start(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<Option<EventExport>> {
     let fetched = read_secrets(context, object, owner).await?;
     context.runs.read(&owner.uid, &fetched);
     let spec = spec_digest(&object.spec);
@@ -71,23 +75,33 @@ async fn start(context: &Context, object: &EventExport, owner: &Owner) -> kube::
         Err(failure) => {
             warn!(export = %named(owner), reason = %failure.reason, message = failure.message, "cannot begin");
             context.runs.blocked(&owner.uid, spec, failure);
-            return Ok(());
+            return Ok(None);
         }
     };
-    // What was complete is only looked at; should there be something to do after all, it is put on then.
-    if !is_complete(object)
-        && !has_finalizer(object)
-        && !finalizer::put_on(&context.api(object), object).await?
-    {
-        // Deleted meanwhile: its deletion wakes us, or it is gone.
-        return Ok(());
-    }
+    // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
+    // complete is only looked at; should there be something to do after all, the finalizer is put on then.
+    let api = context.api(object);
+    let now = if is_complete(object) || has_finalizer(object) {
+        api.get_opt(&owner.name).await?
+    } else {
+        finalizer::put_on(&api, object).await?
+    };
+    let Some(now) = now.filter(|now| is_current(object, now)) else {
+        // Its change or deletion wakes us, or it is gone.
+        return Ok(None);
+    };
     context.runs.with(&owner.uid, |entry| {
         entry.sessions = Some(has_finalizer(object) || !is_complete(object));
     });
     info!(export = %named(owner), "begins");
     context.runs.begin(&owner.uid, Kind::Export, spec, job);
-    Ok(())
+    Ok(Some(now))
+}
+
+/// Whether a resource asks for the same as when it was watched.
+fn is_current(watched: &EventExport, now: &EventExport) -> bool {
+    let (watched, now) = (&watched.metadata, &now.metadata);
+    watched.uid == now.uid && watched.generation == now.generation && now.deletion_timestamp.is_none()
 }
 
 fn is_complete(object: &EventExport) -> bool {
@@ -140,7 +154,11 @@ async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube
 }
 
 /// Lets a deleted resource go although sessions may be open, and says so in every place where somebody may look.
-async fn give_up(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+async fn give_up(
+    context: &Context,
+    object: &EventExport,
+    owner: &Owner,
+) -> kube::Result<Option<EventExport>> {
     let left = context.runs.with(&owner.uid, |entry| {
         let (mut ids, why) = finalizer::remainder(entry.left.as_deref());
         if let State::Live(live) = &entry.state {

@@ -1,6 +1,7 @@
 //! One look at one resource: observe, decide, act, and write back what is known. Bounded in time; work runs
 //! elsewhere.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
 /// The least time between two writes of one status, unless a condition changes.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
+
+/// How often a status is tried to be written in one look: over what was watched, and over what is newest.
+const WRITES: usize = 2;
 
 /// First pause after an error of the API server; it doubles.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -98,17 +102,21 @@ async fn look(object: &EventExport, context: &Context) -> Result<Action, LookErr
         .enter(&uid, object, |entry| entry.observe(object, now));
     let decision = decide(&seen);
     debug!(name = object.name_any(), ?seen, ?decision, "looked");
-    act(context, object, decision.deed).await?;
+    let mut read = act(context, object, decision.deed).await?;
     let mut pause = None;
     if seen.deleting.is_none() {
-        put_finalizer_late(object, &uid, context).await?;
-        pause = write_back(object, &uid, context).await?;
+        if let Some(finalized) = put_finalizer_late(object, &uid, context).await? {
+            read = Some(finalized);
+        }
+        pause = write_back(object, read, &uid, context).await?;
     }
     // What is left to do, and until when to wait, after what was just done.
     let next = context
         .runs
         .with(&uid, |entry| decide(&entry.observe(object, now)));
     let next = next.and_then(|next| match next.deed {
+        // What could not be done is the matter of a newer version, which wakes us: unless the watch lags behind.
+        Deed::Start | Deed::GiveUp if next.deed == decision.deed => Some(WRITE_EVERY),
         Deed::Start | Deed::GiveUp => Some(SOON),
         _ => next.pause(now),
     });
@@ -117,7 +125,11 @@ async fn look(object: &EventExport, context: &Context) -> Result<Action, LookErr
 }
 
 /// An export that was complete and is only looked at has no finalizer; it gets one as soon as sessions are opened.
-async fn put_finalizer_late(object: &EventExport, uid: &str, context: &Context) -> kube::Result<()> {
+async fn put_finalizer_late(
+    object: &EventExport,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Option<EventExport>> {
     let opens = context.runs.with(uid, |entry| match &entry.state {
         State::Live(live) if live.kind == Kind::Export => {
             let snapshot = live.seen.borrow();
@@ -127,9 +139,9 @@ async fn put_finalizer_late(object: &EventExport, uid: &str, context: &Context) 
     });
     if opens == Some(true) && !has_finalizer(object) {
         context.runs.with(uid, |entry| entry.sessions = Some(true));
-        finalizer::put_on(&context.api(object), object).await?;
+        return finalizer::put_on(&context.api(object), object).await;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What is to be said, as far as it is known here.
@@ -159,14 +171,52 @@ fn known(entry: &Entry, object: &EventExport) -> Known {
     }
 }
 
-/// Writes the status if it says something else than the one that is there; says when to come back to do so.
-async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube::Result<Option<Duration>> {
-    let known = context
-        .runs
-        .with(uid, |entry| known(entry, object))
-        .unwrap_or(Known::Nothing);
-    let phase = match &known {
-        Known::Nothing => return Ok(None),
+/// Writes the status if it says something else than the one that is there; says when to come back to do so. Only over
+/// the version of the resource that was `read`, or else over the newest, and only while that asks for what was acted
+/// upon: a watch that lags behind must not take a status back.
+async fn write_back(
+    object: &EventExport,
+    read: Option<EventExport>,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Option<Duration>> {
+    let known = context.runs.with(uid, |entry| known(entry, object));
+    let known = known.unwrap_or(Known::Nothing);
+    let mut read = read.map_or(Cow::Borrowed(object), Cow::Owned);
+    for _ in 0..WRITES {
+        if (&read.metadata.uid, read.metadata.generation)
+            != (&object.metadata.uid, object.metadata.generation)
+        {
+            // Its arrival wakes us.
+            return Ok(None);
+        }
+        if let Written::Settled(pause) = write_over(&read, object, &known, uid, context).await? {
+            return Ok(pause);
+        }
+        match context.api(object).get_opt(&object.name_any()).await? {
+            Some(newest) => read = Cow::Owned(newest),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(WRITE_EVERY))
+}
+
+enum Written {
+    /// There is nothing more to write now; when to come back.
+    Settled(Option<Duration>),
+    /// Not over what was read: the resource has another version, or is gone.
+    Outdated,
+}
+
+async fn write_over(
+    read: &EventExport,
+    object: &EventExport,
+    known: &Known,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Written> {
+    let phase = match known {
+        Known::Nothing => return Ok(Written::Settled(None)),
         Known::Begins => status::Phase::Begins,
         Known::Suspended { stopping } => status::Phase::Suspended { stopping: *stopping },
         Known::Blocked(failure) => status::Phase::Blocked(failure),
@@ -181,9 +231,9 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
             .map_or(Timestamp::MIN, |at| at.0),
         now: (context.now)(),
     };
-    let before = object.status.clone().unwrap_or_default();
+    let before = read.status.clone().unwrap_or_default();
     let after = status::status(subject, phase, &before);
-    let seen = match &known {
+    let seen = match known {
         Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
         _ => None,
     };
@@ -192,14 +242,19 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
         let facts = gauges::facts(&after, object.spec.suspend, seen, last, context.retention);
         entry.facts = Some(Box::new(facts));
     });
+    // Of what the watch brought last: what it brings next is that write.
+    let digest = status_digest(Some(&after));
+    let version = object.metadata.resource_version.clone();
     if after == before {
-        context.runs.with(uid, |entry| settle(entry, object));
-        return Ok(None);
+        context.runs.with(uid, |entry| {
+            if read.metadata.resource_version == version {
+                settle(entry, object);
+            } else {
+                entry.written.last = Some((digest, version));
+            }
+        });
+        return Ok(Written::Settled(None));
     }
-    let (digest, version) = (
-        status_digest(Some(&after)),
-        object.metadata.resource_version.clone(),
-    );
     let wait = context.runs.with(uid, |entry| {
         let last = entry.written.last.as_ref();
         if last.is_some_and(|last| last.1 == version) && last.is_some_and(|last| last.0 == digest) {
@@ -210,10 +265,10 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
         early.map(|since| Some(WRITE_EVERY.saturating_sub(since)))
     });
     if let Some(wait) = wait.flatten() {
-        return Ok(wait);
+        return Ok(Written::Settled(wait));
     }
-    if !apply(object, context, &after).await? {
-        return Ok(None);
+    if !apply(read, context, &after).await? {
+        return Ok(Written::Outdated);
     }
     context.metrics.status_writes.inc();
     context.runs.with(uid, |entry| {
@@ -228,7 +283,7 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
             .unwrap_or(false)
     };
     context.announcer.tell(object, notes, allowed).await;
-    Ok(None)
+    Ok(Written::Settled(None))
 }
 
 /// The status in the cluster says what there is to say: a resource that rests needs no more memory of it.
@@ -250,13 +305,17 @@ fn same_conditions(before: &EventExportStatus, after: &EventExportStatus) -> boo
     before.observed_generation == after.observed_generation && states(before) == states(after)
 }
 
-/// Whether it was written: not if the resource is gone, or is another one of that name.
+/// Whether it was written: not if the resource is gone, has changed, or is another one of that name.
 async fn apply(object: &EventExport, context: &Context, status: &EventExportStatus) -> kube::Result<bool> {
     let name = object.name_any();
     let body = json!({
         "apiVersion": "eventexport.io/v1alpha1",
         "kind": "EventExport",
-        "metadata": { "name": name, "uid": object.metadata.uid },
+        "metadata": {
+            "name": name,
+            "uid": object.metadata.uid,
+            "resourceVersion": object.metadata.resource_version,
+        },
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();

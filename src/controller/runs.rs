@@ -289,6 +289,24 @@ impl Runs {
         });
     }
 
+    /// Another resource of the same name is there: what is remembered of the one before is forgotten, even if nobody
+    /// said that it was deleted.
+    pub(super) fn replace_namesake(&self, object: &EventExport) {
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        let gone: Vec<_> = {
+            let entries = self.lock();
+            if entries.by_uid.contains_key(uid) {
+                return;
+            }
+            let known = ObjectRef::from_obj(object);
+            let namesakes = entries.by_uid.iter().filter(|(_, entry)| entry.object == known);
+            namesakes.map(|(uid, _)| uid.clone()).collect()
+        };
+        for uid in gone {
+            self.forget(&uid);
+        }
+    }
+
     /// Only these resources exist: what is remembered of others is forgotten.
     pub(super) fn forget_others(&self, existing: &HashSet<String>) {
         let gone: Vec<_> = self

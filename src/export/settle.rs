@@ -44,6 +44,7 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
             .delete_session(&export.space, session)
             .await
             .map_err(|error| Failure::from(&error))?;
+        lock(&ground.sessions).remove(session);
     }
     if facts.sessions.is_empty()
         && !facts.prepared
@@ -227,7 +228,9 @@ async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) ->
                 .tracker
                 .delete_session(&export.space, &session.id)
                 .await
-                .map_err(|error| Failure::from(&error))
+                .map_err(|error| Failure::from(&error))?;
+            lock(&ground.sessions).remove(&session.id);
+            Ok(())
         }
         several => {
             let ids: Vec<&str> = several.iter().map(|session| session.id.as_str()).collect();

@@ -14,6 +14,7 @@ mod download;
     clippy::panic
 )]
 mod export;
+mod faults;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,

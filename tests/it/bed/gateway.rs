@@ -162,6 +162,13 @@ impl Gateway {
         Ok(())
     }
 
+    /// Removes a bucket and all that was ever in it from the disk, past S3.
+    pub(crate) fn forget_bucket(&self, name: &str) {
+        for folder in ["objects", "versions"] {
+            let _ = fs::remove_dir_all(self.folder().join(folder).join(name));
+        }
+    }
+
     /// Adds an account. As `user` it may do nothing in buckets that it neither owns nor was
     /// granted by a bucket policy; `userplus` may make buckets too; `admin` may do everything.
     pub(crate) async fn add_user(&self, access: &str, secret: &str, role: &str) -> Result<()> {
