@@ -12,6 +12,7 @@ use super::location::{Location, LocationArgs, Place, worded};
 use super::output::OutputArgs;
 use super::secrets::Purpose;
 use super::size;
+use crate::egress::printable;
 use crate::export::connect;
 use crate::export::verdict::Listing;
 use crate::export::wish::Scope;
@@ -198,7 +199,7 @@ fn text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> String {
         } else {
             root.clone()
         });
-        let mut line = |label: &str, words: String| lines.push(format!("  {label:13} {words}"));
+        let mut line = |label: &str, words: String| lines.push(format!("  {label:13} {}", printable(&words)));
         line(
             "range",
             format!("{} ({})", some(&seen.wanted), seen.basis.words()),

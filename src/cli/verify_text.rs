@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::size;
+use crate::egress::printable;
 use crate::verify::finding::Finding;
 use crate::verify::judge::Means;
 use crate::verify::report::{Report, RootReport};
@@ -63,14 +64,14 @@ pub fn text(name: &str, report: &Report, quick: bool, quiet: bool) -> String {
 
 fn findings(text: &mut String, findings: &[&Finding], shown: usize) {
     for finding in findings.iter().take(shown) {
-        let _ = writeln!(text, "{}  {}", finding.kind.as_str(), finding.key);
+        let _ = writeln!(text, "{}  {}", finding.kind.as_str(), printable(&finding.key));
         for (label, words) in [
             ("expected", finding.expected.as_deref()),
             ("found", finding.found.as_deref()),
             ("means", Some(finding.kind.means())),
         ] {
             if let Some(words) = words {
-                let _ = writeln!(text, "  {label:9} {words}");
+                let _ = writeln!(text, "  {label:9} {}", printable(words));
             }
         }
     }
@@ -92,9 +93,9 @@ fn summary(text: &mut String, root: &RootReport, quick: bool) {
         text,
         "{}",
         if root.root.is_empty() {
-            "(the root itself)"
+            "(the root itself)".to_owned()
         } else {
-            &root.root
+            printable(&root.root)
         }
     );
     let mut line = |label: &str, words: String| {
@@ -102,7 +103,7 @@ fn summary(text: &mut String, root: &RootReport, quick: bool) {
     };
     let sources: Vec<&str> = root.sources.iter().map(String::as_str).collect();
     if !sources.is_empty() {
-        line("source", sources.join(", "));
+        line("source", printable(&sources.join(", ")));
     }
     line(
         "range",

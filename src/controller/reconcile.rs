@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tracing::{debug, warn};
 
 use super::act::act;
@@ -319,13 +319,33 @@ async fn apply(object: &EventExport, context: &Context, status: &EventExportStat
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    match context
-        .api(object)
-        .patch_status(&name, &params, &Patch::Apply(&body))
-        .await
+    let api = context.api(object);
+    let mut written = api.patch_status(&name, &params, &Patch::Apply(&body)).await;
+    if let Ok(now) = &written
+        && let Some(others) = foreign(now.status.as_ref(), status, object.metadata.uid.as_deref())
     {
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        written = api.patch_status(&name, &params, &Patch::Merge(&others)).await;
+    }
+    match written {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// What takes away the fields that somebody else has put into the status: applying ours leaves those alone, and a
+/// status that anybody can add to says nothing. `None`: there are none.
+fn foreign(now: Option<&EventExportStatus>, ours: &EventExportStatus, uid: Option<&str>) -> Option<Value> {
+    let (now, ours) = (serde_json::to_value(now).ok()?, serde_json::to_value(ours).ok()?);
+    let others: Map<String, Value> = now
+        .as_object()?
+        .keys()
+        .filter(|field| ours.get(field.as_str()).is_none())
+        .map(|field| (field.clone(), Value::Null))
+        .collect();
+    (!others.is_empty()).then(|| json!({ "metadata": { "uid": uid }, "status": others }))
 }

@@ -182,7 +182,10 @@ fn parse_below(below: &str) -> Option<Key> {
     match kind.split_once('.') {
         None if kind == "attempt" => Some(Key::Attempt(id)),
         None if kind == "prepared" => Some(Key::Prepared(id)),
-        Some(("session", session)) => Some(Key::Session(id, decode(session)?)),
+        // As every id of the service is: what somebody else wrote there is none, and is shown nowhere.
+        Some(("session", session)) => decode(session)
+            .filter(|session| !session.is_empty() && session.bytes().all(|byte| byte.is_ascii_graphic()))
+            .map(|session| Key::Session(id, session)),
         _ => None,
     }
 }
@@ -239,7 +242,7 @@ mod tests {
             Key::Split(day),
             Key::Attempt(id),
             Key::Session(id, "b08cb740-ff85-404f-a6eb-ffec5374c7c6".to_owned()),
-            Key::Session(id, "../odd id.%".to_owned()),
+            Key::Session(id, "../odd-id.%".to_owned()),
             Key::Prepared(id),
             Key::Manifest(1),
             Key::Signature(99_999_999),

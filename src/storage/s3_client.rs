@@ -119,7 +119,8 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
         settings
             .endpoint
             .as_ref()
-            .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+            // With its slash: the SDK puts the bucket's name right behind a path.
+            .map(|url| format!("{}/", url.as_str().trim_end_matches('/'))),
     );
     Ok(Client::from_conf(config.build()))
 }

@@ -277,3 +277,26 @@ fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
         None => error.source(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_follows_to_the_same_scheme_host_and_port_only() {
+        let asked: Url = "https://t.example/v3/sessions".parse().unwrap();
+        for (target, same) in [
+            ("https://t.example/moved", true),
+            ("https://T.EXAMPLE:443/moved", true),
+            ("http://t.example/moved", false),
+            ("http://t.example:443/moved", false),
+            ("https://t.example:8443/moved", false),
+            ("https://t.example.evil.example/", false),
+            ("https://x.t.example/", false),
+            ("https://t.example@evil.example/", false),
+            ("https://evil.example/https://t.example/", false),
+        ] {
+            assert_eq!(same_place(&asked, &target.parse().unwrap()), same, "{target}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use jiff::{Timestamp, civil::Date};
 use serde_json::{Map, Value};
 
 use super::{Day, Session};
+use crate::egress::printable;
 
 /// Characters of a session id at most; it becomes a header, a path segment and part of a key.
 const MAX_ID_CHARS: usize = 256;
@@ -114,8 +115,8 @@ fn one_session(map: &Map<String, Value>) -> Result<Session, String> {
     };
     Ok(Session {
         id,
-        space: text(field(map, "space")),
-        username: text(field(map, "username")),
+        space: text(field(map, "space")).map(|space| printable(&space)),
+        username: text(field(map, "username")).map(|name| printable(&name)),
         created: time(map, "createtime"),
         accessed: time(map, "accesstime"),
         range: edge("start").zip(edge("end")),
@@ -134,8 +135,8 @@ fn one_day(map: &Map<String, Value>) -> Result<Day, String> {
         date,
         count: number(field(map, "count")),
         size: number(field(map, "size")),
-        types: words(field(map, "types")),
-        searchable: words(field(map, "searchable")),
+        types: words(field(map, "types")).map(|types| printable(&types)),
+        searchable: words(field(map, "searchable")).map(|words| printable(&words)),
     })
 }
 

@@ -16,7 +16,7 @@ use super::http::{Ask, Reply, Wire, host_of};
 use super::refusal::{from_router, retry_after};
 use super::said::said;
 use super::{Class, Credentials, RetryPolicy, Timeouts, TrackerError, Uaa};
-use crate::egress::{Asked, Peer};
+use crate::egress::{Asked, Peer, printable};
 
 /// How long before its end a token is no longer used, at most.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
@@ -348,7 +348,8 @@ pub(super) fn user_of(token: &str) -> Option<String> {
     let claims = aws_smithy_types::base64::decode(usual).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
     let name = claims.get("user_name")?.as_str()?;
-    (!name.is_empty()).then(|| name.to_owned())
+    let name = printable(name);
+    (!name.is_empty()).then_some(name)
 }
 
 const fn asked(operation: &'static str) -> Asked {

@@ -32,6 +32,13 @@ mod operator;
     clippy::panic
 )]
 mod second_day;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod security;
 mod storage;
 // As above.
 #[allow(

@@ -12,12 +12,12 @@ mod leader;
 mod life;
 mod manifests;
 mod pod;
-mod process;
+pub(crate) mod process;
 mod reading;
 mod rights;
 pub(crate) mod script;
 mod signing;
-mod traces;
+pub(crate) mod traces;
 mod watching;
 pub(crate) mod whole;
 
