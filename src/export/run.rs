@@ -141,7 +141,7 @@ impl Run {
                 .memory
                 .gate
                 .as_ref()
-                .is_some_and(|gate| gate.again > self.now())
+                .is_some_and(|gate| gate.waits(self.now()))
         {
             return;
         }
