@@ -196,6 +196,7 @@ impl Runs {
                 end: End::Unreleasable,
             };
             entry.secrets.stale = false;
+            entry.afresh = false;
             entry.left.get_or_insert_default().unknown = Some(why);
         }
     }
@@ -221,8 +222,9 @@ impl Runs {
         entry.state = State::Live(live);
         entry.job = Some(job);
         entry.failure = None;
+        entry.afresh = false;
         if kind == Kind::Export {
-            (entry.afresh, entry.suspended) = (false, false);
+            entry.suspended = false;
             (entry.last, entry.left, entry.rebuilt) = (None, None, false);
         }
     }
