@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::decide::{End, Observation, Work};
 use super::events::Allowance;
 use super::exporter::Job;
+use super::status::own;
 use crate::api::{EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::Released;
 use crate::export::failure::Failure;
@@ -71,12 +72,29 @@ pub(super) struct SecretsInUse {
 /// What this process wrote to the status.
 #[derive(Default)]
 pub(super) struct Written {
-    /// What was written last, and over which version of the resource: until another version is seen, that write is
-    /// on its way back.
-    pub(super) last: Option<(u64, Option<String>)>,
+    /// What was written last, until it is seen.
+    pub(super) last: Option<Box<Sent>>,
     pub(super) at: Option<Instant>,
     /// The status of a resource that rests; another one is not ours.
     pub(super) resting: Option<u64>,
+}
+
+/// A status on its way to the watch.
+pub(super) struct Sent {
+    pub(super) status: EventExportStatus,
+    /// The version of the resource that it was written over.
+    pub(super) over: Option<String>,
+    /// The version that came of it.
+    pub(super) made: Option<String>,
+}
+
+impl Sent {
+    /// Whether this version of the resource is older than the write. Versions are numbers that grow (KEP-5504).
+    pub(super) fn is_later_than(&self, seen: Option<&str>) -> bool {
+        let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+        seen == self.over.as_deref()
+            || matches!((number(seen), number(self.made.as_deref())), (Some(seen), Some(made)) if seen < made)
+    }
 }
 
 pub(super) enum State {
@@ -191,9 +209,9 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
     })
 }
 
-/// Tells statuses apart, within this process.
+/// Tells statuses apart, within this process; conditions of others do not count.
 pub(super) fn status_digest(status: Option<&EventExportStatus>) -> u64 {
-    digest(&status)
+    digest(&status.map(own))
 }
 
 fn digest(value: &impl Serialize) -> u64 {

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::act::act;
 use super::context::Context;
 use super::decide::{Deed, decide};
-use super::entry::{Entry, Kind, State, has_finalizer, spec_digest, status_digest};
+use super::entry::{Entry, Kind, Sent, State, has_finalizer, spec_digest, status_digest};
 use super::{events, finalizer, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
@@ -181,7 +181,16 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
             .map_or(Timestamp::MIN, |at| at.0),
         now: (context.now)(),
     };
-    let before = object.status.clone().unwrap_or_default();
+    let version = object.metadata.resource_version.as_deref();
+    // What was written and has not come back yet is what is there.
+    let sent = context.runs.with(uid, |entry| {
+        let last = entry.written.last.as_ref();
+        last.filter(|sent| sent.is_later_than(version))
+            .map(|sent| sent.status.clone())
+    });
+    let sent = sent.flatten();
+    let is_back = sent.is_none();
+    let before = sent.unwrap_or_else(|| object.status.as_ref().map(status::own).unwrap_or_default());
     let after = status::status(subject, phase, &before);
     let seen = match &known {
         Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
@@ -193,34 +202,32 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
         entry.facts = Some(Box::new(facts));
     });
     if after == before {
-        context.runs.with(uid, |entry| settle(entry, object));
+        if is_back {
+            context.runs.with(uid, |entry| settle(entry, object));
+        }
         return Ok(None);
     }
-    let (digest, version) = (
-        status_digest(Some(&after)),
-        object.metadata.resource_version.clone(),
-    );
     let wait = context.runs.with(uid, |entry| {
-        let last = entry.written.last.as_ref();
-        if last.is_some_and(|last| last.1 == version) && last.is_some_and(|last| last.0 == digest) {
-            return Some(None); // on its way back
-        }
         let since = entry.written.at.map(|at| at.elapsed());
         let early = since.filter(|since| *since < WRITE_EVERY && same_conditions(&before, &after));
-        early.map(|since| Some(WRITE_EVERY.saturating_sub(since)))
+        early.map(|since| WRITE_EVERY.saturating_sub(since))
     });
     if let Some(wait) = wait.flatten() {
-        return Ok(wait);
+        return Ok(Some(wait));
     }
-    if !apply(object, context, &after).await? {
+    let Some(made) = apply(object, context, &after).await? else {
         return Ok(None);
-    }
+    };
     context.metrics.status_writes.inc();
+    let notes = events::notes(&before, &after);
     context.runs.with(uid, |entry| {
-        entry.written.last = Some((digest, version));
+        entry.written.last = Some(Box::new(Sent {
+            status: after,
+            over: object.metadata.resource_version.clone(),
+            made: made.metadata.resource_version,
+        }));
         entry.written.at = Some(Instant::now());
     });
-    let notes = events::notes(&before, &after);
     let allowed = || {
         context
             .runs
@@ -250,9 +257,13 @@ fn same_conditions(before: &EventExportStatus, after: &EventExportStatus) -> boo
     before.observed_generation == after.observed_generation && states(before) == states(after)
 }
 
-/// Whether it was written: not if the resource is gone, or is another one of that name.
-async fn apply(object: &EventExport, context: &Context, status: &EventExportStatus) -> kube::Result<bool> {
-    let name = object.name_any();
+/// The resource with what was written; `None`: it is gone, or is another one of that name.
+async fn apply(
+    object: &EventExport,
+    context: &Context,
+    status: &EventExportStatus,
+) -> kube::Result<Option<EventExport>> {
+    let (api, name) = (context.api(object), object.name_any());
     let body = json!({
         "apiVersion": "eventexport.io/v1alpha1",
         "kind": "EventExport",
@@ -260,13 +271,29 @@ async fn apply(object: &EventExport, context: &Context, status: &EventExportStat
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    match context
-        .api(object)
-        .patch_status(&name, &params, &Patch::Apply(&body))
-        .await
-    {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
-        Err(error) => Err(error),
+    let Some(written) = unless_gone(api.patch_status(&name, &params, &Patch::Apply(&body)).await)? else {
+        return Ok(None);
+    };
+    let there = written.status.as_ref().map(status::own);
+    let Some(strays) = status::strays(&json!(status), &json!(there)) else {
+        return Ok(Some(written));
+    };
+    warn!(name, %strays, "somebody else wrote to the status; taking that away");
+    let metadata =
+        json!({ "uid": written.metadata.uid, "resourceVersion": written.metadata.resource_version });
+    let body = json!({ "metadata": metadata, "status": strays });
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let cleaned = unless_gone(api.patch_status(&name, &params, &Patch::Merge(&body)).await)?;
+    // Changed meanwhile: that version is seen, and compared again.
+    Ok(Some(cleaned.unwrap_or(written)))
+}
+
+fn unless_gone<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
+    match outcome {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        outcome => outcome.map(Some),
     }
 }
