@@ -5,14 +5,14 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::{End, Observation, Work};
+use super::decide::{End, Observation, Work, deleting_since};
 use super::events::Allowance;
 use super::exporter::Job;
 use super::status::own;
@@ -51,6 +51,8 @@ pub(super) struct Entry {
     pub(super) left: Option<Box<Released>>,
     /// The job was made anew for a release, from what the Secrets hold.
     pub(super) rebuilt: bool,
+    /// Since when this process has known that it is being deleted.
+    pub(super) deleting: Option<Instant>,
     /// It was told that sessions are left.
     pub(super) told_left: bool,
     pub(super) written: Written,
@@ -136,6 +138,7 @@ impl Entry {
             last: None,
             left: None,
             rebuilt: false,
+            deleting: None,
             told_left: false,
             written: Written::default(),
             facts: None,
@@ -148,9 +151,14 @@ impl Entry {
         let finalizer = has_finalizer(object);
         let resumed = self.suspended && !object.spec.suspend;
         self.suspended |= object.spec.suspend;
+        let deleting = object.metadata.deletion_timestamp.as_ref().map(|at| {
+            let known = self.deleting.get_or_insert_with(Instant::now).elapsed();
+            let known = SignedDuration::try_from(known).unwrap_or(SignedDuration::MAX);
+            deleting_since(now, at.0, known)
+        });
         Observation {
             now,
-            deleting: object.metadata.deletion_timestamp.as_ref().map(|at| at.0),
+            deleting,
             finalizer,
             suspended: object.spec.suspend,
             wanted: spec_digest(&object.spec),
