@@ -22,6 +22,14 @@ mod export;
 )]
 mod gitops;
 mod kill;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod motion;
 mod node;
 mod operator;
 #[allow(

@@ -12,7 +12,7 @@ mod leader;
 mod life;
 mod manifests;
 mod pod;
-mod process;
+pub(crate) mod process;
 mod reading;
 mod rights;
 pub(crate) mod script;
