@@ -27,6 +27,8 @@ pub(super) async fn act(
         Deed::CompareSecrets => compare_secrets(context, object, &owner).await?,
         Deed::Stop => {
             info!(export = %named(&owner), "stopping: its spec changed, or it is suspended or deleted");
+            // Also if the change is taken back before it has stopped.
+            context.runs.with(&owner.uid, |entry| entry.afresh = true);
             context.runs.stop(&owner.uid);
         }
         Deed::Release => release(context, object, &owner).await?,

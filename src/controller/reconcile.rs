@@ -1,7 +1,6 @@
 //! One look at one resource: observe, decide, act, and write back what is known. Bounded in time; work runs
 //! elsewhere.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,13 +8,13 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tracing::{debug, warn};
 
 use super::act::act;
 use super::context::Context;
 use super::decide::{Deed, decide};
-use super::entry::{Entry, Kind, State, has_finalizer, spec_digest, status_digest};
+use super::entry::{Entry, Kind, Sent, State, has_finalizer, spec_digest, status_digest};
 use super::{events, finalizer, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
@@ -171,6 +170,39 @@ fn known(entry: &Entry, object: &EventExport) -> Known {
     }
 }
 
+/// A version of a resource that its status is written over.
+struct Base {
+    version: Option<String>,
+    generation: Option<i64>,
+    /// What it says, without what others say in it.
+    status: EventExportStatus,
+    /// Whether it is what the watch brought.
+    is_seen: bool,
+}
+
+impl Base {
+    fn of(read: &EventExport, object: &EventExport) -> Self {
+        Self {
+            version: read.metadata.resource_version.clone(),
+            generation: read.metadata.generation,
+            status: read.status.as_ref().map(status::own).unwrap_or_default(),
+            is_seen: read.metadata.resource_version == object.metadata.resource_version,
+        }
+    }
+
+    /// What was written and has not come back yet is what is there.
+    fn sent(entry: &Entry, object: &EventExport) -> Option<Self> {
+        let last = entry.written.last.as_ref();
+        let sent = last.filter(|sent| sent.is_later_than(object.metadata.resource_version.as_deref()))?;
+        Some(Self {
+            version: sent.made.clone(),
+            generation: object.metadata.generation,
+            status: sent.status.clone(),
+            is_seen: false,
+        })
+    }
+}
+
 /// Writes the status if it says something else than the one that is there; says when to come back to do so. Only over
 /// the version of the resource that was `read`, or else over the newest, and only while that asks for what was acted
 /// upon: a watch that lags behind must not take a status back.
@@ -182,19 +214,27 @@ async fn write_back(
 ) -> kube::Result<Option<Duration>> {
     let known = context.runs.with(uid, |entry| known(entry, object));
     let known = known.unwrap_or(Known::Nothing);
-    let mut read = read.map_or(Cow::Borrowed(object), Cow::Owned);
+    let sent = || {
+        context
+            .runs
+            .with(uid, |entry| Base::sent(entry, object))
+            .flatten()
+    };
+    let mut base = match read {
+        Some(read) => Base::of(&read, object),
+        None => sent().unwrap_or_else(|| Base::of(object, object)),
+    };
     for _ in 0..WRITES {
-        if (&read.metadata.uid, read.metadata.generation)
-            != (&object.metadata.uid, object.metadata.generation)
-        {
+        if base.generation != object.metadata.generation {
             // Its arrival wakes us.
             return Ok(None);
         }
-        if let Written::Settled(pause) = write_over(&read, object, &known, uid, context).await? {
+        if let Written::Settled(pause) = write_over(base, object, &known, uid, context).await? {
             return Ok(pause);
         }
-        match context.api(object).get_opt(&object.name_any()).await? {
-            Some(newest) => read = Cow::Owned(newest),
+        let newest = context.api(object).get_opt(&object.name_any()).await?;
+        match newest.filter(|newest| newest.metadata.uid == object.metadata.uid) {
+            Some(newest) => base = Base::of(&newest, object),
             None => return Ok(None),
         }
     }
@@ -209,7 +249,7 @@ enum Written {
 }
 
 async fn write_over(
-    read: &EventExport,
+    base: Base,
     object: &EventExport,
     known: &Known,
     uid: &str,
@@ -231,8 +271,8 @@ async fn write_over(
             .map_or(Timestamp::MIN, |at| at.0),
         now: (context.now)(),
     };
-    let before = read.status.clone().unwrap_or_default();
-    let after = status::status(subject, phase, &before);
+    let before = &base.status;
+    let after = status::status(subject, phase, before);
     let seen = match known {
         Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
         _ => None,
@@ -242,40 +282,42 @@ async fn write_over(
         let facts = gauges::facts(&after, object.spec.suspend, seen, last, context.retention);
         entry.facts = Some(Box::new(facts));
     });
-    // Of what the watch brought last: what it brings next is that write.
-    let digest = status_digest(Some(&after));
-    let version = object.metadata.resource_version.clone();
-    if after == before {
+    let over = object.metadata.resource_version.clone();
+    if after == *before {
         context.runs.with(uid, |entry| {
-            if read.metadata.resource_version == version {
+            if base.is_seen {
                 settle(entry, object);
             } else {
-                entry.written.last = Some((digest, version));
+                entry.written.last = Some(Box::new(Sent {
+                    status: after,
+                    over,
+                    made: base.version,
+                }));
             }
         });
         return Ok(Written::Settled(None));
     }
     let wait = context.runs.with(uid, |entry| {
-        let last = entry.written.last.as_ref();
-        if last.is_some_and(|last| last.1 == version) && last.is_some_and(|last| last.0 == digest) {
-            return Some(None); // on its way back
-        }
         let since = entry.written.at.map(|at| at.elapsed());
-        let early = since.filter(|since| *since < WRITE_EVERY && same_conditions(&before, &after));
-        early.map(|since| Some(WRITE_EVERY.saturating_sub(since)))
+        let early = since.filter(|since| *since < WRITE_EVERY && same_conditions(before, &after));
+        early.map(|since| WRITE_EVERY.saturating_sub(since))
     });
     if let Some(wait) = wait.flatten() {
-        return Ok(Written::Settled(wait));
+        return Ok(Written::Settled(Some(wait)));
     }
-    if !apply(read, context, &after).await? {
+    let Some(made) = apply(&base, object, context, &after).await? else {
         return Ok(Written::Outdated);
-    }
+    };
     context.metrics.status_writes.inc();
+    let notes = events::notes(before, &after);
     context.runs.with(uid, |entry| {
-        entry.written.last = Some((digest, version));
+        entry.written.last = Some(Box::new(Sent {
+            status: after,
+            over,
+            made: made.metadata.resource_version,
+        }));
         entry.written.at = Some(Instant::now());
     });
-    let notes = events::notes(&before, &after);
     let allowed = || {
         context
             .runs
@@ -305,47 +347,44 @@ fn same_conditions(before: &EventExportStatus, after: &EventExportStatus) -> boo
     before.observed_generation == after.observed_generation && states(before) == states(after)
 }
 
-/// Whether it was written: not if the resource is gone, has changed, or is another one of that name.
-async fn apply(object: &EventExport, context: &Context, status: &EventExportStatus) -> kube::Result<bool> {
-    let name = object.name_any();
+/// The resource with what was written; `None`: it is gone, has changed, or is another one of that name.
+async fn apply(
+    base: &Base,
+    object: &EventExport,
+    context: &Context,
+    status: &EventExportStatus,
+) -> kube::Result<Option<EventExport>> {
+    let (api, name) = (context.api(object), object.name_any());
     let body = json!({
         "apiVersion": "eventexport.io/v1alpha1",
         "kind": "EventExport",
-        "metadata": {
-            "name": name,
-            "uid": object.metadata.uid,
-            "resourceVersion": object.metadata.resource_version,
-        },
+        "metadata": { "name": name, "uid": object.metadata.uid, "resourceVersion": base.version },
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    let api = context.api(object);
-    let mut written = api.patch_status(&name, &params, &Patch::Apply(&body)).await;
-    if let Ok(now) = &written
-        && let Some(others) = foreign(now.status.as_ref(), status, object.metadata.uid.as_deref())
-    {
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        written = api.patch_status(&name, &params, &Patch::Merge(&others)).await;
-    }
-    match written {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
-        Err(error) => Err(error),
-    }
+    let Some(written) = unless_gone(api.patch_status(&name, &params, &Patch::Apply(&body)).await)? else {
+        return Ok(None);
+    };
+    let there = written.status.as_ref().map(status::own);
+    let Some(strays) = status::strays(&json!(status), &json!(there)) else {
+        return Ok(Some(written));
+    };
+    warn!(name, %strays, "somebody else wrote to the status; taking that away");
+    let metadata =
+        json!({ "uid": written.metadata.uid, "resourceVersion": written.metadata.resource_version });
+    let body = json!({ "metadata": metadata, "status": strays });
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let cleaned = unless_gone(api.patch_status(&name, &params, &Patch::Merge(&body)).await)?;
+    // Changed meanwhile: that version is seen, and compared again.
+    Ok(Some(cleaned.unwrap_or(written)))
 }
 
-/// What takes away the fields that somebody else has put into the status: applying ours leaves those alone, and a
-/// status that anybody can add to says nothing. `None`: there are none.
-fn foreign(now: Option<&EventExportStatus>, ours: &EventExportStatus, uid: Option<&str>) -> Option<Value> {
-    let (now, ours) = (serde_json::to_value(now).ok()?, serde_json::to_value(ours).ok()?);
-    let others: Map<String, Value> = now
-        .as_object()?
-        .keys()
-        .filter(|field| ours.get(field.as_str()).is_none())
-        .map(|field| (field.clone(), Value::Null))
-        .collect();
-    (!others.is_empty()).then(|| json!({ "metadata": { "uid": uid }, "status": others }))
+fn unless_gone<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
+    match outcome {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        outcome => outcome.map(Some),
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::decide::{End, LOOK_AGAIN};
+use super::decide::{End, FAILED_MOST, LOOK_AGAIN, RELEASE_MOST};
 use super::entry::{Entry, Kind, State};
 use super::exporter::Job;
 use super::secrets::Fetched;
@@ -32,12 +32,6 @@ const WAKE_UPS: usize = 1024;
 
 /// First pause after a failure; it doubles.
 const BACKOFF_FIRST: SignedDuration = SignedDuration::from_secs(5);
-
-/// Longest pause after a failure that may go away by itself, or for which nothing tells that a person mended it.
-const BACKOFF_MOST: SignedDuration = SignedDuration::from_mins(10);
-
-/// Longest pause between two tries to release sessions: there are ten minutes in all.
-const RELEASE_MOST: SignedDuration = SignedDuration::from_mins(1);
 
 /// Shortest rest, whatever the engine says: a defect there must not keep a processor busy.
 const REST_LEAST: SignedDuration = SignedDuration::from_secs(5);
@@ -174,8 +168,8 @@ impl Runs {
         let now = (self.now)();
         if let Some(entry) = self.lock().by_uid.get_mut(uid) {
             let pause = match failure.remedy {
-                Remedy::Retry(_) => backoff(entry.failures, BACKOFF_MOST),
-                Remedy::Wait(_) | Remedy::Person => BACKOFF_MOST,
+                Remedy::Retry(_) => backoff(entry.failures, FAILED_MOST),
+                Remedy::Wait(_) | Remedy::Person => FAILED_MOST,
             };
             entry.failures = entry.failures.saturating_add(1);
             entry.state = State::Ended {
@@ -196,6 +190,7 @@ impl Runs {
                 end: End::Unreleasable,
             };
             entry.secrets.stale = false;
+            entry.afresh = false;
             entry.left.get_or_insert_default().unknown = Some(why);
         }
     }
@@ -221,8 +216,9 @@ impl Runs {
         entry.state = State::Live(live);
         entry.job = Some(job);
         entry.failure = None;
+        entry.afresh = false;
         if kind == Kind::Export {
-            (entry.afresh, entry.suspended) = (false, false);
+            entry.suspended = false;
             (entry.last, entry.left, entry.rebuilt) = (None, None, false);
         }
     }
@@ -402,7 +398,7 @@ fn released_end(entry: &mut Entry, released: Released, now: Timestamp) -> End {
 fn broke(entry: &mut Entry, now: Timestamp) -> End {
     let message = "the export broke down (a defect of the operator, its log says more); it is tried again";
     entry.failure = Some(Failure::retry(crate::api::Reason::Failed, message).of_export());
-    let pause = backoff(entry.failures, BACKOFF_MOST);
+    let pause = backoff(entry.failures, FAILED_MOST);
     entry.failures = entry.failures.saturating_add(1);
     End::Failed(later(now, pause))
 }

@@ -199,6 +199,7 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
         let _ = ground.user.set(user.clone());
     }
     lock(&ground.sessions).insert(session.id.clone(), window);
+    ground.opened.notify_one();
     let ours = SessionRecord {
         schema: SessionRecord::SCHEMA.to_owned(),
         session_id: session.id.clone(),

@@ -19,6 +19,9 @@ use crate::tracker::Session;
 /// How far the clocks of the service and of the store may be apart: 5 min.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(5);
 
+/// When to look again at a session that is in use by this process: 5 s.
+const IN_USE_LOOK: SignedDuration = SignedDuration::from_secs(5);
+
 /// Settles one leftover attempt. When it returns, nothing of it is left to do, and the journal says no more
 /// of it than the store keeps against our will.
 pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts) -> Result<(), Failure> {
@@ -32,10 +35,11 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
     }
     for session in &facts.sessions {
         if ground.space.holds(session) {
-            return Err(Failure::wait(
-                Reason::SessionUnaccounted,
-                format!("session {session} is in use by this process"),
-                None,
+            // Of a resource of this name that was removed by force, and whose run has not ended yet.
+            let now = (ground.shared.now)();
+            return Err(unsettled(
+                format!("session {session} is in use by this process, which is about to end it"),
+                now.saturating_add(IN_USE_LOOK).unwrap_or(now),
             ));
         }
         end(ground, id, facts, session).await?;

@@ -274,7 +274,8 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         let action = format!("{} ({code})", subject.operation.action());
         return StoreError::Forbidden { store, action, key };
     }
-    if let Some(region) = bucket_region.filter(|_| matches!(status, 301 | 307 | 400)) {
+    let elsewhere = bucket_region.filter(|_| matches!(status, 301 | 307 | 400));
+    if let Some(region) = elsewhere.or_else(|| expected_region(code, message)) {
         let region = unspeakable.clean(region);
         return StoreError::Elsewhere { store, region };
     }
@@ -288,6 +289,16 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         },
         message: unspeakable.clean(message),
     }
+}
+
+/// The region that a request has to be signed for, as S3 words it where the bucket's is no header: "the region 'a' is
+/// wrong; expecting 'b'".
+fn expected_region<'a>(code: &str, message: &'a str) -> Option<&'a str> {
+    if code != "AuthorizationHeaderMalformed" {
+        return None;
+    }
+    let (_, expected) = message.split_once("expecting ")?;
+    expected.split(['\'', '"']).find(|word| !word.is_empty())
 }
 
 /// Whether the bucket does not take the lock, encryption or storage class that was asked for. A bucket without object
@@ -447,5 +458,18 @@ mod tests {
             text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),
             "{text}"
         );
+        // Some say it in words only.
+        for quote in ['\'', '"'] {
+            let message =
+                format!("the region {quote}us-east-1{quote} is wrong; expecting {quote}eu-west-1{quote}");
+            let refusal = Refusal {
+                status: 400,
+                code: "AuthorizationHeaderMalformed",
+                message: &message,
+                ..Refusal::default()
+            };
+            let told = refused(SUBJECT, &Unspeakable::default(), refusal).to_string();
+            assert_eq!(told, text);
+        }
     }
 }

@@ -23,6 +23,14 @@ mod faults;
 )]
 mod gitops;
 mod kill;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod motion;
 mod node;
 mod operator;
 #[allow(

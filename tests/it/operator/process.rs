@@ -34,6 +34,8 @@ pub(crate) struct Scene {
     pub(crate) namespace: String,
     pub(crate) tracker: Wiretap,
     pub(crate) store: Wiretap,
+    /// Where its operators hold their lease: in the namespace itself, unless a test deletes that.
+    pub(crate) lease_namespace: String,
 }
 
 impl Scene {
@@ -50,6 +52,7 @@ impl Scene {
         let scene = Self {
             cluster,
             simulator,
+            lease_namespace: namespace.clone(),
             namespace,
             tracker,
             store,
@@ -117,12 +120,8 @@ impl Scene {
         env: &[(&str, &str)],
     ) -> Result<Process> {
         let own = ["operator", "--namespace", &self.namespace];
-        let lease = [
-            "--lease-namespace",
-            &self.namespace,
-            "--lease-name",
-            "eventexport",
-        ];
+        let name = format!("eventexport-{}", self.namespace);
+        let lease = ["--lease-namespace", &self.lease_namespace, "--lease-name", &name];
         let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
             .args(own)
             .args(lease)
