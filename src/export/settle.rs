@@ -43,7 +43,7 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
             ));
         }
         end(ground, id, facts, session).await?;
-            lock(&ground.sessions).remove(session);
+        lock(&ground.sessions).remove(session);
     }
     if facts.sessions.is_empty()
         && !facts.prepared
