@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
 use bytes::{Bytes, BytesMut};
@@ -19,6 +20,10 @@ use crate::egress::{
 pub(super) const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 /// Redirects of one GET at most.
 const MAX_REDIRECTS: u32 = 3;
+/// How long after its last reply a connection is used again: peers close idle ones after 5 s or more.
+const IDLE: Duration = Duration::from_secs(2);
+/// Connections that are kept for that long, for each host: as many as there are sessions in a space.
+const MAX_IDLE: usize = 30;
 /// Causes below an error that are looked at.
 const MAX_CAUSES: usize = 16;
 /// What the error about the CA names.
@@ -68,9 +73,10 @@ impl Wire {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            // A pooled connection that the peer just closed makes a POST's outcome unclear, and the session that it
-            // may have opened costs far more than a handshake.
-            .pool_max_idle_per_host(0)
+            // Only connections that answered a moment ago: one that the peer is about to close makes a POST's outcome
+            // unclear, and the session that it may have opened costs far more than a handshake. See docs/adr/0015.
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(MAX_IDLE)
             .connect_timeout(timeouts.connect)
             .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(CheckedResolver::new(hosts.clone()));

@@ -56,3 +56,11 @@ mod storage;
     clippy::panic
 )]
 mod verify;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod windows;

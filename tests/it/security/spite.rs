@@ -45,7 +45,7 @@ async fn answer(mut stream: TcpStream, seen: &Mutex<String>, elsewhere: &str) ->
             }
         }
     };
-    seen.lock().unwrap().push_str(&format!("{head}\n{body}\n"));
+    seen.lock().unwrap().extend([head.as_str(), "\n", &body, "\n"]);
     let mut first = head.lines().next()?.split(' ');
     let (method, path) = (first.next()?, first.next()?);
     let mut folders = path.trim_start_matches('/').splitn(2, '/');
