@@ -227,10 +227,11 @@ fn a_deleted_export_is_looked_at_again_no_later_than_its_limit() {
         RUNNING,
         STOPPING,
         Work::Releasing,
-        ended(End::NotReleased(at(2_000_000))),
+        ended(End::NotReleased(at(SOON))),
     ];
     for work in at_work {
-        let since = at(PAST);
+        // Ten minutes are over before a pause is.
+        let since = at(SOON - 1) - RELEASE_LIMIT;
         let decision = decide(&Observation {
             deleting: Some(since),
             ..seen(work)
