@@ -322,8 +322,8 @@ const FOR_PROGRAMMERS: [&str; 16] = [
 ];
 
 /// Fields by which a line names what it is about.
-const NAMES: [&str; 9] = [
-    "export", "lease", "session", "sessions", "attempt", "key", "upload", "window", "reason",
+const NAMES: [&str; 10] = [
+    "export", "exports", "lease", "session", "sessions", "attempt", "key", "upload", "window", "reason",
 ];
 
 /// Whether a person could act upon a line of the log; or why not. Lines that only tell are not judged.
