@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::s3_body::Stalled;
 use super::{S3Credentials, StoreError};
+use crate::api::{is_shown, shown};
 use crate::egress::Denied;
 
 /// The most of a store's own words that is passed on, in characters.
@@ -145,7 +146,11 @@ impl Unspeakable {
         for secret in &self.0 {
             words = words.replace(secret.expose_secret(), "…");
         }
-        let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+        let pieces = words.split(|c: char| c.is_whitespace() || !is_shown(c));
+        let line = pieces
+            .filter(|piece| !piece.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ");
         match line.char_indices().nth(WORDS_MAX) {
             Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
             None => line,
@@ -224,6 +229,7 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     let store = subject.store.to_owned();
     let key = subject.key.to_owned();
     let is = |codes: &[&str]| codes.contains(&code);
+    let shown_code = || shown(&unspeakable.clean(code)).into_owned();
     if is(&["NoSuchBucket"]) {
         return StoreError::NoSuchBucket { store };
     }
@@ -232,7 +238,7 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         return StoreError::NoSuchUpload { store, key, id };
     }
     if is(BAD_CREDENTIALS) {
-        let code = code.to_owned();
+        let code = shown_code();
         return StoreError::Credentials { store, code };
     }
     if is(BAD_CHECKSUM) {
@@ -244,7 +250,7 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     let writes = matches!(subject.operation, Operation::Write | Operation::WriteLocked);
     if not_taken(subject.operation, status, code, message) {
         let message = unspeakable.clean(message);
-        let code = code.to_owned();
+        let code = shown_code();
         return StoreError::NotTaken { store, code, message };
     }
     if is(&["ConditionalRequestConflict"]) || (status == 409 && writes) {
@@ -260,15 +266,20 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     }
     if unsupported(status, code, message) {
         let what = format!(
-            "{} as asked ({code}): {}",
+            "{} as asked ({}): {}",
             subject.operation.action(),
+            shown_code(),
             unspeakable.clean(message)
         );
         return StoreError::Unsupported { store, what };
     }
     // A clock that is wrong comes as 403 as well, and is no matter of permission.
     if status == 403 && code != "RequestTimeTooSkewed" {
-        let code = if code.is_empty() { "403" } else { code };
+        let code = if code.is_empty() {
+            "403".to_owned()
+        } else {
+            shown_code()
+        };
         let action = format!("{} ({code})", subject.operation.action());
         return StoreError::Forbidden { store, action, key };
     }
@@ -282,7 +293,7 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         code: if code.is_empty() {
             "no code".into()
         } else {
-            code.to_owned()
+            shown_code()
         },
         message: unspeakable.clean(message),
     }
