@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use crate::api::is_shown;
+
 /// Bytes of an error page that are read at most.
 pub(super) const MAX_ERROR_PAGE_BYTES: usize = 64 * 1024;
 /// Characters of it that are kept.
@@ -58,7 +60,7 @@ pub(super) fn excerpt(text: &str, limit: usize, secrets: &[&str]) -> String {
         }
     }
     let words = text
-        .split(|c: char| c.is_whitespace() || c.is_control())
+        .split(|c: char| c.is_whitespace() || !is_shown(c))
         .filter(|word| !word.is_empty())
         .map(|word| if looks_like_a_token(word) { REDACTED } else { word })
         .collect::<Vec<_>>()
