@@ -17,7 +17,7 @@ pub use tls::{CaError, ca_certificates, check_ca};
 pub use traffic::{Asked, Fence, Meter, Peer, Traffic};
 
 pub(crate) use allow::is_loopback;
-pub(crate) use words::{REDACTED, printable, without_tokens};
+pub(crate) use words::{REDACTED, without_tokens};
 
 /// A request that the allow-list forbids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

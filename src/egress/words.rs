@@ -1,26 +1,23 @@
 //! A peer's words made fit to be shown: no control characters, nothing that turns the direction of text, no tokens.
 //! Pure, no I/O.
 
+use crate::api::is_shown;
+
 /// What stands in the place of a secret.
 pub(crate) const REDACTED: &str = "[redacted]";
 /// The longest run of the base64 alphabet that is no token: session tokens of clouds have hundreds.
 const MAX_PLAIN_RUN: usize = 128;
 
-/// The words on one line, blanks joined: terminals and readers of logs obey what is left out (control characters, C0
-/// and C1; line and paragraph separators; marks of direction, of no width, of the byte order).
-pub(crate) fn printable(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || c.is_whitespace()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    let words = text.split(hidden).filter(|word| !word.is_empty());
+/// The words on one line, blanks joined: terminals and readers of logs obey what is left out ([`is_shown`]).
+fn on_one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || !is_shown(c));
+    let words = words.filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The same, with whatever looks like a token replaced, also one that nobody here has seen before.
+/// The words on one line, with whatever looks like a token replaced, also one that nobody here has seen before.
 pub(crate) fn without_tokens(text: &str) -> String {
-    let words = printable(text);
+    let words = on_one_line(text);
     if !words.split(' ').any(looks_like_a_token) {
         return words;
     }
@@ -54,7 +51,7 @@ mod tests {
             ("a\u{2028}b\u{85}c", "a b c"),
             ("tenant-ü €", "tenant-ü €"),
         ] {
-            assert_eq!(printable(text), shown, "{text:?}");
+            assert_eq!(on_one_line(text), shown, "{text:?}");
         }
     }
 

@@ -121,8 +121,11 @@ impl Root {
 
     /// What a full key means.
     pub fn parse(&self, key: &str) -> Key {
-        key.strip_prefix(&self.0)
+        let below = key.strip_prefix(&self.0);
+        below
             .and_then(parse_below)
+            // A key that is written otherwise than ours is not ours: deleting or reading it would meet another.
+            .filter(|meaning| meaning.below().as_deref() == below)
             .unwrap_or(Key::Other)
     }
 }

@@ -15,6 +15,7 @@ mod s3_body;
 mod s3_checksum;
 mod s3_client;
 mod s3_errors;
+mod s3_limited;
 mod s3_list;
 mod s3_metered;
 mod s3_read;

@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
+use super::s3_limited::Limited;
 use super::s3_metered::Metered;
 use super::{S3Credentials, S3Settings, StoreError};
 use crate::egress::{CheckedResolver, Denied, HostPolicy, check_ca};
@@ -183,7 +184,7 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
         None => connector.build(),
     });
     let metered = SharedHttpConnector::new(Metered {
-        inner: connector,
+        inner: SharedHttpConnector::new(Limited(connector)),
         traffic: settings.traffic.clone(),
     });
     Ok(http_client_fn(move |_, _| metered.clone()))

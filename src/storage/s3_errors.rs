@@ -262,15 +262,20 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     }
     if unsupported(status, code, message) {
         let what = format!(
-            "{} as asked ({code}): {}",
+            "{} as asked ({}): {}",
             subject.operation.action(),
+            code.to_owned(),
             unspeakable.clean(message)
         );
         return StoreError::Unsupported { store, what };
     }
     // A clock that is wrong comes as 403 as well, and is no matter of permission.
     if status == 403 && code != "RequestTimeTooSkewed" {
-        let code = if code.is_empty() { "403" } else { code };
+        let code = if code.is_empty() {
+            "403".to_owned()
+        } else {
+            code.to_owned()
+        };
         let action = format!("{} ({code})", subject.operation.action());
         return StoreError::Forbidden { store, action, key };
     }

@@ -20,11 +20,14 @@ use super::{
     ChecksumMode, Condition, Crc64, Encryption, ObjectClass, ObjectLockMode, Part, PutOptions, Segments,
     StoreError, Stored, Upload,
 };
+use crate::api::is_shown;
 
 /// `If-None-Match: *`: only where nothing is.
 const NOTHING_THERE: &str = "*";
 /// A body from this size on is hashed on a thread of its own, where hashing is slow: 256 KiB.
 const HASHED_ASIDE: u64 = 256 << 10;
+/// Bytes of what a store calls a version, an upload or a part's state at most: S3's own are at most 1024.
+const NAME_MAX_BYTES: usize = 1024;
 
 /// How an object is kept, in the words of the SDK.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +81,7 @@ impl S3Store {
             .await?;
         Ok(Stored {
             etag: reply.e_tag,
-            version_id: reply.version_id,
+            version_id: reply.version_id.filter(|id| is_name(id)),
         })
     }
 
@@ -116,7 +119,8 @@ impl S3Store {
             .await?;
         let id = reply
             .upload_id
-            .ok_or_else(|| self.senseless(subject, "an upload without an id"))?;
+            .filter(|id| is_name(id))
+            .ok_or_else(|| self.senseless(subject, "an upload without a usable id"))?;
         Ok(Upload {
             key: key.to_owned(),
             id,
@@ -154,7 +158,8 @@ impl S3Store {
             .await?;
         let etag = reply
             .e_tag
-            .ok_or_else(|| self.senseless(subject, "a part without an entity tag"))?;
+            .filter(|etag| is_name(etag))
+            .ok_or_else(|| self.senseless(subject, "a part without a usable entity tag"))?;
         Ok(Part {
             number,
             etag,
@@ -219,7 +224,7 @@ impl S3Store {
         }
         Ok(Stored {
             etag: reply.e_tag,
-            version_id: reply.version_id,
+            version_id: reply.version_id.filter(|id| is_name(id)),
         })
     }
 
@@ -297,6 +302,12 @@ impl S3Store {
             message: format!("{what}, for {}", subject.key),
         }
     }
+}
+
+/// Whether this can be what a store calls a version, an upload or the state of a part: it is kept for each part, and
+/// written into records that are read back up to a size.
+pub(super) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= NAME_MAX_BYTES && text.chars().all(is_shown)
 }
 
 impl Keeping {

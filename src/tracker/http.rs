@@ -12,12 +12,14 @@ use url::Url;
 
 use super::said::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
+use crate::api::shown;
 use crate::egress::{
     Asked, CheckedResolver, Denied, HostPolicy, Peer, Traffic, ca_certificates, is_loopback,
 };
 
-/// Bytes of a JSON reply at most.
-pub(super) const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of a JSON reply at most: 2 MiB. A session has less than 1 KiB and a day of the listing less than 200 bytes, and
+/// parsed JSON may take thirty times the room of its text.
+pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
 /// Redirects of one GET at most.
 const MAX_REDIRECTS: u32 = 3;
 /// How long after its last reply a connection is used again: peers close idle ones after 5 s or more.
@@ -226,9 +228,10 @@ fn same_place(one: &Url, other: &Url) -> bool {
 
 /// Host, and port where it is not the usual one, for errors.
 pub(super) fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
+    // A redirect may name whatever fits a header.
+    let host = shown(url.host_str().unwrap_or_default());
     url.port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
 }
 
 /// What a failure below HTTP is.
