@@ -8,7 +8,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e faults motion chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ bed-prometheus: ## Build Prometheus and promtool, which watch the operator in th
 consumers: ## Fetch what consumes events in the tests (Elasticsearch by Maven, DuckDB by pip); says loudly what cannot be had
 	tests/bed/elasticsearch
 	tests/bed/duckdb
+
+bench: build bed ## Measure the byte path beside its peers (15 min, machine at rest; BENCH=--quick: 3 min) into bench/RESULTS.md
+	sh bench/prepare
+	bench/bytes $(BENCH)
+	.bed/bench/venv/bin/python bench/report
 
 test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
