@@ -24,6 +24,7 @@ mod gitops;
 mod kill;
 mod node;
 mod operator;
+mod scale;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,
