@@ -25,6 +25,7 @@ use crate::controller::{
 };
 use crate::egress::{Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
 use crate::export::engine::{Engine, Limits};
+use crate::telemetry::metrics::RESOURCES_IN_FULL;
 use crate::telemetry::{Health, LogFormat, Metrics, Observatory, logs};
 use crate::tracker::TokenCache;
 
@@ -85,6 +86,11 @@ pub struct OperatorArgs {
         default_value = "127.0.0.1:8080"
     )]
     pub metrics_listen: SocketAddr,
+
+    /// How many EventExports have all their metrics, those that need somebody first; others have ready, complete and
+    /// reason only
+    #[arg(long, env = "EVENTEXPORT_METRICS_RESOURCES", value_name = "N", default_value_t = RESOURCES_IN_FULL)]
+    pub metrics_resources: usize,
 
     /// How log lines look; what is logged is set by EVENTEXPORT_LOG, in the syntax of RUST_LOG
     #[arg(long, env = "EVENTEXPORT_LOG_FORMAT", value_enum, default_value_t)]
@@ -179,6 +185,7 @@ pub async fn operator(args: OperatorArgs) -> Result<ExitCode> {
     let traces = logs::start(args.log_format, args.otlp_endpoint.as_ref())?;
     let kubernetes = kubernetes(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
     let metrics = Metrics::default();
+    metrics.resources.in_full(args.metrics_resources);
     let config = config(&args, kubernetes, &metrics)?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -2,28 +2,31 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::{info, warn};
 
 use super::context::{Context, owner};
 use super::decide::Deed;
-use super::entry::{Kind, State, has_finalizer, spec_digest};
+use super::entry::{State, has_finalizer, spec_digest};
 use super::exporter::{Job, Owner};
 use super::secrets::{self, Fetched};
-use super::{events, finalizer};
+use super::supervise::{Prepare, Task, Turn};
+use super::{events, finalizer, runs};
 use crate::api::{ConditionType, EventExport, find};
 use crate::export::failure::Failure;
+use crate::telemetry::metrics::Outcome;
 
 /// Does it; returns the resource as it is since then, where that changed it.
 pub(super) async fn act(
-    context: &Context,
-    object: &EventExport,
+    context: &Arc<Context>,
+    object: &Arc<EventExport>,
     deed: Deed,
 ) -> kube::Result<Option<EventExport>> {
     let owner = owner(object);
     match deed {
         Deed::Leave => {}
-        Deed::Start => return start(context, object, &owner).await,
+        Deed::Start => start(context, object, owner),
         Deed::CompareSecrets => compare_secrets(context, object, &owner).await?,
         Deed::Stop => {
             info!(export = %named(&owner), "stopping: its spec changed, or it is suspended or deleted");
@@ -68,36 +71,60 @@ async fn prepare(
     }
 }
 
-async fn start(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<Option<EventExport>> {
-    let fetched = read_secrets(context, object, owner).await?;
-    context.runs.read(&owner.uid, &fetched);
-    let spec = spec_digest(&object.spec);
-    let job = match prepare(context, object, owner, fetched).await {
-        Ok(job) => job,
-        Err(failure) => {
-            warn!(export = %named(owner), reason = %failure.reason, message = failure.message, "cannot begin");
-            context.runs.blocked(&owner.uid, spec, failure);
-            return Ok(None);
-        }
+/// Begins in a task: with thousands of resources, each waits for its turn before it costs anything.
+fn start(context: &Arc<Context>, object: &Arc<EventExport>, owner: Owner) {
+    let turn = if is_complete(object) {
+        Turn::AfterOthers
+    } else {
+        Turn::Now
     };
+    let (uid, spec) = (owner.uid.clone(), spec_digest(&object.spec));
+    let (runs, context, object) = (context.runs.clone(), context.clone(), object.clone());
+    let prepare: Prepare =
+        Box::new(move || Box::pin(async move { set_out(&context, &object, &owner).await }));
+    runs.begin(&uid, spec, Task::Export(turn, prepare));
+}
+
+/// All that comes before an export: its Secrets, its job, its finalizer.
+async fn set_out(
+    context: &Context,
+    object: &EventExport,
+    owner: &Owner,
+) -> Result<Arc<dyn Job>, runs::Outcome> {
+    let (export, began) = (named(owner), Instant::now());
+    let not_begun = |error: kube::Error| {
+        warn!(export, %error, "the API server did not answer: it begins later");
+        context.metrics.reconciled(Outcome::error, began.elapsed());
+        runs::Outcome::NotBegun
+    };
+    let fetched = read_secrets(context, object, owner).await.map_err(not_begun)?;
+    context.runs.read(&owner.uid, &fetched);
+    let job = prepare(context, object, owner, fetched)
+        .await
+        .map_err(|failure| {
+            warn!(export, reason = %failure.reason, message = failure.message, "cannot begin");
+            runs::Outcome::Blocked(failure)
+        })?;
     // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
     // complete is only looked at; should there be something to do after all, the finalizer is put on then.
-    let api = context.api(object);
-    let now = if is_complete(object) || has_finalizer(object) {
-        api.get_opt(&owner.name).await?
+    let (api, looks_only) = (context.api(object), is_complete(object));
+    let now = if looks_only || has_finalizer(object) {
+        api.get_opt(&owner.name).await
     } else {
-        finalizer::put_on(&api, object).await?
+        finalizer::put_on(&api, object).await
     };
-    let Some(now) = now.filter(|now| is_current(object, now)) else {
+    if !now
+        .map_err(not_begun)?
+        .is_some_and(|now| is_current(object, &now))
+    {
         // Its change or deletion wakes us, or it is gone.
-        return Ok(None);
-    };
+        return Err(runs::Outcome::NotBegun);
+    }
     context.runs.with(&owner.uid, |entry| {
-        entry.sessions = Some(has_finalizer(object) || !is_complete(object));
+        entry.sessions = Some(has_finalizer(object) || !looks_only);
     });
-    info!(export = %named(owner), "begins");
-    context.runs.begin(&owner.uid, Kind::Export, spec, job);
-    Ok(Some(now))
+    info!(export, "begins");
+    Ok(job)
 }
 
 /// Whether a resource asks for the same as when it was watched.
@@ -151,7 +178,7 @@ async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube
         }
     };
     info!(export = %named(owner), "deleting its sessions");
-    context.runs.begin(&owner.uid, Kind::Release, spec, job);
+    context.runs.begin(&owner.uid, spec, Task::Release(job));
     Ok(())
 }
 

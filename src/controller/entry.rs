@@ -1,6 +1,6 @@
 //! What this process remembers of one resource. Small: a resource that rests costs no more than its entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,6 +64,8 @@ pub(super) struct Entry {
 /// The contents of Secrets that are in use.
 #[derive(Default)]
 pub(super) struct SecretsInUse {
+    /// Their names, also before they were read.
+    pub(super) named: BTreeSet<Box<str>>,
     /// The version of each; `None`: it was not there.
     pub(super) versions: BTreeMap<String, Option<String>>,
     pub(super) digest: u64,

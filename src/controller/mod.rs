@@ -62,6 +62,9 @@ const FENCE_MARGIN: Duration = Duration::from_secs(1);
 /// How often the controller gives a sign of life.
 const PULSE: Duration = Duration::from_secs(5);
 
+/// Where `kubectl apply` keeps the manifest.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// How long to wait before the API server is asked again at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
 
@@ -202,8 +205,7 @@ async fn look_at_all(
     let runs = context.runs.clone();
     let objects = watching::watching(api, watcher::Config::default(), config.watching)
         .default_backoff()
-        // Half of a resource's bytes, and of no use here.
-        .modify(|object| object.metadata.managed_fields = None)
+        .modify(strip)
         .inspect(move |event| match event {
             Ok(event) => keep_in_step(&runs, &existing, event),
             Err(error) => warn!(%error, "EventExports cannot be watched (is crds/ applied?); trying again"),
@@ -236,6 +238,13 @@ async fn look_at_all(
         // What failed was logged, and the watch logs its own errors.
         .for_each(|_| std::future::ready(()))
         .await;
+}
+
+/// Takes away what is of no use here: most of a resource's bytes.
+fn strip(object: &mut EventExport) {
+    object.metadata.managed_fields = None;
+    let notes = object.metadata.annotations.as_mut();
+    notes.and_then(|notes| notes.remove(LAST_APPLIED));
 }
 
 /// What is deleted is forgotten, also what was deleted while nobody watched.

@@ -91,7 +91,7 @@ pub(super) fn after_error(object: Arc<EventExport>, error: &LookError, context: 
     Action::requeue(pause)
 }
 
-async fn look(object: &EventExport, context: &Context) -> Result<Action, LookError> {
+async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Action, LookError> {
     let Some(uid) = object.uid() else {
         return Ok(Action::await_change());
     };

@@ -39,8 +39,13 @@ pub(super) enum Outcome {
 
 /// Exports one window, once it has a place, and tells what came of it.
 pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Outcome, Failure> {
-    let _place = tokio::select! {
-        place = ground.shared.places.place(window) => place,
+    // First a session of the space, so that who waits for one takes no place from other spaces.
+    let places = async {
+        let own = ground.space.own(window).await;
+        (own, ground.shared.places.place(window).await)
+    };
+    let _places = tokio::select! {
+        places = places => places,
         () = ground.stop.cancelled() => return Err(stopped()),
     };
     let (span, began) = (ground.window_span(window), Instant::now());

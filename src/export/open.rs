@@ -1,6 +1,7 @@
 //! Opens a session for a window: the attempt is journalled first, the session right after. I/O.
 
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
@@ -233,7 +234,7 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
 
 fn room(ground: &Ground, open: usize) -> Result<(), Failure> {
     let space = &ground.export.space;
-    let message = match ground.space.room(open, ground.shared.limits.sessions_per_space) {
+    let message = match ground.space.room(open, Instant::now()) {
         Room::Free => return Ok(()),
         Room::Full => format!(
             "{open} of 30 sessions are open in space {space}: waiting for a free one (see them with the service's session list)"

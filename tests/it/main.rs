@@ -33,6 +33,7 @@ mod kill;
 mod motion;
 mod node;
 mod operator;
+mod scale;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,
