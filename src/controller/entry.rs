@@ -29,6 +29,8 @@ pub const FINALIZER: &str = "eventexport.io/sessions";
 /// What is remembered of one resource.
 pub(super) struct Entry {
     pub(super) object: ObjectRef<EventExport>,
+    /// The newest version of it that was looked at.
+    newest: u64,
     pub(super) state: State,
     /// Whether sessions may be open; `None`: this process does not know, the finalizer does.
     pub(super) sessions: Option<bool>,
@@ -92,10 +94,18 @@ pub(super) struct Sent {
     pub(super) made: Option<String>,
 }
 
+/// The version of a resource. Versions are numbers that grow (KEP-5504).
+fn version(object: &EventExport) -> Option<u64> {
+    number(object.metadata.resource_version.as_deref())
+}
+
+fn number(version: Option<&str>) -> Option<u64> {
+    version?.parse().ok()
+}
+
 impl Sent {
-    /// Whether this version of the resource is older than the write. Versions are numbers that grow (KEP-5504).
+    /// Whether this version of the resource is older than the write.
     pub(super) fn is_later_than(&self, seen: Option<&str>) -> bool {
-        let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
         // A write that changed nothing never comes.
         let is_coming = seen == self.over.as_deref() && self.made != self.over;
         is_coming
@@ -130,6 +140,7 @@ impl Entry {
     pub(super) fn new(object: ObjectRef<EventExport>) -> Self {
         Self {
             object,
+            newest: 0,
             state: State::Fresh,
             sessions: None,
             job: None,
@@ -148,6 +159,26 @@ impl Entry {
             facts: None,
             allowance: Allowance::full(Instant::now()),
         }
+    }
+
+    /// Whether nothing newer of it was looked at; from now on nothing older is.
+    pub(super) fn is_news(&mut self, object: &EventExport) -> bool {
+        let version = version(object).unwrap_or(self.newest);
+        let is_news = version >= self.newest;
+        if is_news {
+            self.newest = version;
+        }
+        is_news
+    }
+
+    /// What is there now is the newest, also where its number is lower: a cluster may be restored from a backup.
+    pub(super) fn begin_anew_from(&mut self, object: &EventExport) {
+        self.newest = version(object).unwrap_or_default();
+    }
+
+    /// Whether that is older than what was looked at of this one.
+    pub(super) fn outlives(&self, object: &EventExport) -> bool {
+        version(object).is_some_and(|version| version < self.newest)
     }
 
     /// What the decision needs to know.

@@ -95,6 +95,12 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
     let Some(uid) = object.uid() else {
         return Ok(Action::await_change());
     };
+    let newest = match newest(object, &uid, context).await? {
+        Some(newest) => newest,
+        // Its deletion is on its way.
+        None => return Ok(Action::requeue(WRITE_EVERY)),
+    };
+    let object = &newest;
     let now = (context.now)();
     let seen = context
         .runs
@@ -121,6 +127,24 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
     });
     let pause = [pause, decision.pause(now), next].into_iter().flatten().min();
     Ok(pause.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// The resource as it was watched; or as it is, where a newer version was looked at before: a watch may show the past
+/// again. `None`: it is gone.
+async fn newest(
+    object: &Arc<EventExport>,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Option<Arc<EventExport>>> {
+    if context.runs.enter(uid, object, |entry| entry.is_news(object)) {
+        return Ok(Some(object.clone()));
+    }
+    let read = context.api(object).get_opt(&object.name_any()).await?;
+    let read = read.filter(|read| read.metadata.uid == object.metadata.uid);
+    if let Some(read) = &read {
+        context.runs.with(uid, |entry| entry.begin_anew_from(read));
+    }
+    Ok(read.map(Arc::new))
 }
 
 /// An export that was complete and is only looked at has no finalizer; it gets one as soon as sessions are opened.

@@ -303,7 +303,7 @@ impl Runs {
     }
 
     /// Another resource of the same name is there: what is remembered of the one before is forgotten, even if nobody
-    /// said that it was deleted.
+    /// said that it was deleted. Not if the watch shows the past.
     pub(super) fn replace_namesake(&self, object: &EventExport) {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let gone: Vec<_> = {
@@ -312,7 +312,10 @@ impl Runs {
                 return;
             }
             let known = ObjectRef::from_obj(object);
-            let namesakes = entries.by_uid.iter().filter(|(_, entry)| entry.object == known);
+            let namesakes = entries
+                .by_uid
+                .iter()
+                .filter(|(_, entry)| entry.object == known && !entry.outlives(object));
             namesakes.map(|(uid, _)| uid.clone()).collect()
         };
         for uid in gone {
