@@ -6,7 +6,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Reason;
 use super::condition::{MAX_MESSAGE_CHARS, cut};
@@ -26,58 +27,86 @@ pub struct EventExportStatus {
     pub observed_generation: i64,
 
     /// Ready, Complete, Reconciling and Stalled.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
     /// Windows (days or hours) by state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub windows: Option<WindowCounts>,
 
     /// Events stored and counted, over all covered windows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub events: Option<i64>,
 
     /// Bytes stored, compressed as the service sent them, over all covered windows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub bytes: Option<i64>,
 
     /// What is stored and proved, as merged ranges, oldest first: 2018-06-01/2018-06-30 for days (both included),
     /// 2018-06-01T07/2018-06-01T09 for hours.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RANGES), inner(length(max = 64)))]
     pub covered: Vec<String>,
 
     /// What is asked for, over, and not stored, in the same form.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RANGES), inner(length(max = 64)))]
     pub missing: Vec<String>,
 
     /// What the service no longer has, in the same form: gaps, until they are accepted in `spec.acceptedGaps`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RANGES), inner(length(max = 64)))]
     pub expired: Vec<String>,
 
     /// Sessions that this export holds open at the service now.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_SESSIONS))]
     pub sessions: Vec<OpenSession>,
 
     /// When the first transfer began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub start_time: Option<Time>,
 
     /// When everything that was asked for was stored. Empty while something is missing, and for a continuous export.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub completion_time: Option<Time>,
 
     /// When the export will act again by itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub next_run_time: Option<Time>,
 
     /// The last thing that went wrong and was not made good yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub last_error: Option<LastError>,
 }
 
@@ -156,6 +185,35 @@ impl LastError {
     }
 }
 
+/// What cannot be read counts as absent: a status that somebody else spoilt must not keep its resource, nor all the
+/// others in the same list, from being seen.
+fn readable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Default,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
 fn not_observed() -> i64 {
     -1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_of_a_status_counts_as_absent_and_the_rest_is_read() {
+        let spoilt = serde_json::json!({
+            "observedGeneration": 3,
+            "windows": { "wanted": 1_u64 << 40, "stored": 0, "active": 0, "waiting": 0, "failed": 0 },
+            "nextRunTime": "2018-06-01T00:00:00+99:99",
+            "covered": ["2018-06-01/2018-06-30"],
+        });
+        let read: EventExportStatus = serde_json::from_value(spoilt).unwrap();
+        assert_eq!((read.windows, read.next_run_time), (None, None));
+        assert_eq!((read.observed_generation, read.covered.len()), (3, 1));
+    }
 }

@@ -17,25 +17,28 @@ use crate::api::{ConditionType, EventExport, find};
 use crate::export::failure::Failure;
 use crate::telemetry::metrics::Outcome;
 
-/// Does it.
-pub(super) async fn act(context: &Arc<Context>, object: &Arc<EventExport>, deed: Deed) -> kube::Result<()> {
+/// Does it; returns the resource as it is since then, where that changed it.
+pub(super) async fn act(
+    context: &Arc<Context>,
+    object: &Arc<EventExport>,
+    deed: Deed,
+) -> kube::Result<Option<EventExport>> {
     let owner = owner(object);
     match deed {
-        Deed::Leave => Ok(()),
-        Deed::Start => {
-            start(context, object, owner);
-            Ok(())
-        }
-        Deed::CompareSecrets => compare_secrets(context, object, &owner).await,
+        Deed::Leave => {}
+        Deed::Start => start(context, object, owner),
+        Deed::CompareSecrets => compare_secrets(context, object, &owner).await?,
         Deed::Stop => {
             info!(export = %named(&owner), "stopping: its spec changed, or it is suspended or deleted");
+            // Also if the change is taken back before it has stopped.
+            context.runs.with(&owner.uid, |entry| entry.afresh = true);
             context.runs.stop(&owner.uid);
-            Ok(())
         }
-        Deed::Release => release(context, object, &owner).await,
-        Deed::LetGo => finalizer::take_away(&context.api(object), object).await,
-        Deed::GiveUp => give_up(context, object, &owner).await,
+        Deed::Release => release(context, object, &owner).await?,
+        Deed::LetGo => return finalizer::take_away(&context.api(object), object).await,
+        Deed::GiveUp => return give_up(context, object, &owner).await,
     }
+    Ok(None)
 }
 
 fn named(owner: &Owner) -> String {
@@ -102,20 +105,31 @@ async fn set_out(
             warn!(export, reason = %failure.reason, message = failure.message, "cannot begin");
             runs::Outcome::Blocked(failure)
         })?;
-    // What was complete is only looked at; should there be something to do after all, it is put on then.
-    let looks_only = is_complete(object);
-    if !looks_only && !has_finalizer(object) {
-        let put_on = finalizer::put_on(&context.api(object), object).await;
-        if !put_on.map_err(not_begun)? {
-            // Deleted meanwhile: its deletion wakes us, or it is gone.
-            return Err(runs::Outcome::NotBegun);
-        }
+    // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
+    // complete is only looked at; should there be something to do after all, the finalizer is put on then.
+    let (api, looks_only) = (context.api(object), is_complete(object));
+    let mut now = api.get_opt(&owner.name).await.map_err(not_begun)?;
+    if let Some(there) = now.as_ref().filter(|now| is_current(object, now))
+        && !looks_only
+        && !has_finalizer(there)
+    {
+        now = finalizer::put_on(&api, there).await.map_err(not_begun)?;
     }
+    let Some(now) = now.filter(|now| is_current(object, now)) else {
+        // Its change or deletion wakes us, or it is gone.
+        return Err(runs::Outcome::NotBegun);
+    };
     context.runs.with(&owner.uid, |entry| {
-        entry.sessions = Some(has_finalizer(object) || !looks_only);
+        entry.sessions = Some(has_finalizer(&now) || !looks_only);
     });
     info!(export, "begins");
     Ok(job)
+}
+
+/// Whether a resource asks for the same as when it was watched.
+fn is_current(watched: &EventExport, now: &EventExport) -> bool {
+    let (watched, now) = (&watched.metadata, &now.metadata);
+    watched.uid == now.uid && watched.generation == now.generation && now.deletion_timestamp.is_none()
 }
 
 fn is_complete(object: &EventExport) -> bool {
@@ -168,7 +182,11 @@ async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube
 }
 
 /// Lets a deleted resource go although sessions may be open, and says so in every place where somebody may look.
-async fn give_up(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+async fn give_up(
+    context: &Context,
+    object: &EventExport,
+    owner: &Owner,
+) -> kube::Result<Option<EventExport>> {
     let left = context.runs.with(&owner.uid, |entry| {
         let (mut ids, why) = finalizer::remainder(entry.left.as_deref());
         if let State::Live(live) = &entry.state {

@@ -7,6 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 /// How long sessions of a deleted resource are tried to be released, from its deletion on.
 pub const RELEASE_LIMIT: SignedDuration = SignedDuration::from_mins(10);
 
+/// How long this process tries that at least, also if it comes late.
+const RELEASE_LEAST: SignedDuration = SignedDuration::from_mins(1);
+
+/// Longest pause after a failure that may go away by itself, or for which nothing tells that a person mended it.
+pub const FAILED_MOST: SignedDuration = SignedDuration::from_mins(10);
+
+/// Longest pause between two tries to release sessions: there are ten minutes in all.
+pub const RELEASE_MOST: SignedDuration = SignedDuration::from_mins(1);
+
 /// The longest that a resource is left alone: then its bucket is listed again.
 pub const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 
@@ -70,6 +79,27 @@ pub enum End {
     NotReleased(Timestamp),
     /// Sessions cannot be deleted, and trying again would not help.
     Unreleasable,
+}
+
+impl End {
+    /// When to go on, if that is still to come. A time further away than any pause is not: the clock was set back.
+    fn pauses_until(self, now: Timestamp) -> Option<Timestamp> {
+        let (next, most) = match self {
+            Self::Rested(next) => (next, LOOK_AGAIN),
+            Self::Failed(next) => (next, FAILED_MOST),
+            Self::NotReleased(next) => (next, RELEASE_MOST),
+            Self::Unreleasable => return None,
+        };
+        (next > now && next.duration_since(now) <= most).then_some(next)
+    }
+}
+
+/// Since when a resource counts as being deleted, of which this process has known for `known`. The API server's word
+/// alone would not do: its clock may be another, and this process may have been away.
+pub fn deleting_since(now: Timestamp, by_api_server: Timestamp, known: SignedDuration) -> Timestamp {
+    let longest = known.saturating_add(RELEASE_LIMIT).saturating_sub(RELEASE_LEAST);
+    let age = now.duration_since(by_api_server).max(known).min(longest);
+    now.saturating_sub(age).unwrap_or(Timestamp::MIN)
 }
 
 /// What is to be done.
@@ -146,32 +176,35 @@ fn export(seen: &Observation) -> Decision {
     match end {
         End::Rested(_) if seen.secrets_stale => Decision::now(Deed::CompareSecrets),
         _ if seen.secrets_stale => Decision::now(Deed::Start),
-        End::Rested(next) | End::Failed(next) if next > seen.now && seen.finalizer && !seen.sessions => {
-            Decision {
+        _ => match end.pauses_until(seen.now) {
+            Some(next) if seen.finalizer && !seen.sessions => Decision {
                 deed: Deed::LetGo,
                 again: Some(next),
-            }
-        }
-        End::Rested(next) | End::Failed(next) | End::NotReleased(next) if next > seen.now => {
-            Decision::wait(next)
-        }
-        // What cannot be released was suspended when that was found out; it no longer is.
-        End::Rested(_) | End::Failed(_) | End::NotReleased(_) | End::Unreleasable => {
-            Decision::now(Deed::Start)
-        }
+            },
+            Some(next) => Decision::wait(next),
+            // What cannot be released was suspended when that was found out; it no longer is.
+            None => Decision::now(Deed::Start),
+        },
     }
 }
 
 fn suspend(seen: &Observation) -> Decision {
+    let pause = match seen.work {
+        Work::Ended {
+            end: end @ (End::NotReleased(_) | End::Failed(_)),
+            ..
+        } => end.pauses_until(seen.now),
+        _ => None,
+    };
     match seen.work {
         Work::Exporting { stopping: false, .. } => Decision::now(Deed::Stop),
         Work::Exporting { .. } | Work::Releasing => Decision::now(Deed::Leave),
         _ if !seen.finalizer => Decision::now(Deed::Leave),
         _ if !seen.sessions => Decision::now(Deed::LetGo),
-        Work::Ended {
-            end: End::NotReleased(next) | End::Failed(next),
-            ..
-        } if next > seen.now => Decision::wait(next),
+        _ if pause.is_some() => Decision {
+            deed: Deed::Leave,
+            again: pause,
+        },
         // Only a person can help; a change of the Secret or the spec wakes us, and a day's time.
         Work::Ended {
             end: End::Unreleasable,
@@ -207,9 +240,11 @@ fn delete(seen: &Observation, since: Timestamp) -> Decision {
             ..
         } => Decision::now(Deed::GiveUp),
         Work::Ended {
-            end: End::NotReleased(next),
+            end: end @ End::NotReleased(_),
             ..
-        } if next > seen.now => Decision::wait(next.min(limit)),
+        } if end.pauses_until(seen.now).is_some() => {
+            Decision::wait(end.pauses_until(seen.now).map_or(limit, |next| next.min(limit)))
+        }
         Work::Fresh | Work::Ended { .. } => Decision::now(Deed::Release),
     }
 }

@@ -5,16 +5,17 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::{End, Observation, Work};
+use super::decide::{End, Observation, Work, deleting_since};
 use super::events::Allowance;
 use super::exporter::Job;
+use super::status::own;
 use crate::api::{EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::Released;
 use crate::export::failure::Failure;
@@ -50,6 +51,8 @@ pub(super) struct Entry {
     pub(super) left: Option<Box<Released>>,
     /// The job was made anew for a release, from what the Secrets hold.
     pub(super) rebuilt: bool,
+    /// Since when this process has known that it is being deleted.
+    pub(super) deleting: Option<Instant>,
     /// It was told that sessions are left.
     pub(super) told_left: bool,
     pub(super) written: Written,
@@ -73,12 +76,31 @@ pub(super) struct SecretsInUse {
 /// What this process wrote to the status.
 #[derive(Default)]
 pub(super) struct Written {
-    /// What was written last, and over which version of the resource: until another version is seen, that write is
-    /// on its way back.
-    pub(super) last: Option<(u64, Option<String>)>,
+    /// What was written last, until it is seen.
+    pub(super) last: Option<Box<Sent>>,
     pub(super) at: Option<Instant>,
     /// The status of a resource that rests; another one is not ours.
     pub(super) resting: Option<u64>,
+}
+
+/// A status on its way to the watch.
+pub(super) struct Sent {
+    pub(super) status: EventExportStatus,
+    /// The version of the resource that it was written over.
+    pub(super) over: Option<String>,
+    /// The version that came of it.
+    pub(super) made: Option<String>,
+}
+
+impl Sent {
+    /// Whether this version of the resource is older than the write. Versions are numbers that grow (KEP-5504).
+    pub(super) fn is_later_than(&self, seen: Option<&str>) -> bool {
+        let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+        // A write that changed nothing never comes.
+        let is_coming = seen == self.over.as_deref() && self.made != self.over;
+        is_coming
+            || matches!((number(seen), number(self.made.as_deref())), (Some(seen), Some(made)) if seen < made)
+    }
 }
 
 pub(super) enum State {
@@ -120,6 +142,7 @@ impl Entry {
             last: None,
             left: None,
             rebuilt: false,
+            deleting: None,
             told_left: false,
             written: Written::default(),
             facts: None,
@@ -132,9 +155,14 @@ impl Entry {
         let finalizer = has_finalizer(object);
         let resumed = self.suspended && !object.spec.suspend;
         self.suspended |= object.spec.suspend;
+        let deleting = object.metadata.deletion_timestamp.as_ref().map(|at| {
+            let known = self.deleting.get_or_insert_with(Instant::now).elapsed();
+            let known = SignedDuration::try_from(known).unwrap_or(SignedDuration::MAX);
+            deleting_since(now, at.0, known)
+        });
         Observation {
             now,
-            deleting: object.metadata.deletion_timestamp.as_ref().map(|at| at.0),
+            deleting,
             finalizer,
             suspended: object.spec.suspend,
             wanted: spec_digest(&object.spec),
@@ -193,9 +221,9 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
     })
 }
 
-/// Tells statuses apart, within this process.
+/// Tells statuses apart, within this process; conditions of others do not count.
 pub(super) fn status_digest(status: Option<&EventExportStatus>) -> u64 {
-    digest(&status)
+    digest(&status.map(own))
 }
 
 fn digest(value: &impl Serialize) -> u64 {

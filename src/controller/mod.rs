@@ -23,6 +23,7 @@ mod secret_watch;
 mod secrets;
 pub mod status;
 mod supervise;
+mod watching;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +34,7 @@ use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig};
+pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, Watching};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, Exporter, Job, Owner};
 pub use lease::LeaseSettings;
@@ -78,7 +79,7 @@ pub async fn operate(
     observatory: Observatory,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = metered::client(config.kubernetes.clone(), &config.traffic)
+    let client = watching::client(config.kubernetes.clone(), config.watching, &config.traffic)
         .context("no client for the Kubernetes API server")?;
     let unfenced = config.traffic.unfenced();
     let alone = lease::client(config.kubernetes.clone(), &config.lease.times, &unfenced)
@@ -138,9 +139,9 @@ async fn lead(
     )));
     let namespace = config.namespace.clone();
     let secrets = {
-        let runs = runs.clone();
+        let (runs, times) = (runs.clone(), config.watching);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            secret_watch::watch(client, namespace.as_deref(), runs).await;
+            secret_watch::watch(client, namespace.as_deref(), times, runs).await;
         }))
     };
     let lost = tokio::select! {
@@ -202,7 +203,7 @@ async fn look_at_all(
     let (reader, writer) = reflector::store();
     let existing = Mutex::new(HashSet::new());
     let runs = context.runs.clone();
-    let objects = watcher(api, watcher::Config::default())
+    let objects = watching::watching(api, watcher::Config::default(), config.watching)
         .default_backoff()
         .modify(strip)
         .inspect(move |event| match event {
@@ -253,7 +254,7 @@ fn keep_in_step(runs: &Runs, existing: &Mutex<HashSet<String>>, event: &Event<Ev
         Event::Init => existing.clear(),
         Event::InitApply(object) => existing.extend(object.uid()),
         Event::InitDone => runs.forget_others(&std::mem::take(&mut *existing)),
-        Event::Apply(_) => {}
+        Event::Apply(object) => runs.replace_namesake(object),
         Event::Delete(object) => runs.forget(&object.uid().unwrap_or_default()),
     }
 }

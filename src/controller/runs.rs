@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::decide::{End, LOOK_AGAIN};
+use super::decide::{End, FAILED_MOST, LOOK_AGAIN, RELEASE_MOST};
 use super::entry::{Entry, Kind, State};
 use super::exporter::Job;
 use super::secrets::Fetched;
@@ -35,23 +35,20 @@ const WAKE_UPS: usize = 1024;
 /// First pause after a failure; it doubles.
 const BACKOFF_FIRST: SignedDuration = SignedDuration::from_secs(5);
 
-/// Longest pause after a failure that may go away by itself, or for which nothing tells that a person mended it.
-const BACKOFF_MOST: SignedDuration = SignedDuration::from_mins(10);
-
 /// First pause after the API server did not answer; it doubles.
 const NOT_BEGUN_FIRST: SignedDuration = SignedDuration::from_secs(1);
 
 /// Longest pause after the API server did not answer.
 const NOT_BEGUN_MOST: SignedDuration = SignedDuration::from_mins(5);
 
-/// Longest pause between two tries to release sessions: there are ten minutes in all.
-const RELEASE_MOST: SignedDuration = SignedDuration::from_mins(1);
-
 /// Shortest rest, whatever the engine says: a defect there must not keep a processor busy.
 const REST_LEAST: SignedDuration = SignedDuration::from_secs(5);
 
 /// Rest of an export that ended without having seen its bucket.
 const REST_BLIND: SignedDuration = SignedDuration::from_mins(1);
+
+/// So many exports are named in one line of the log at most.
+const NAMED_MOST: usize = 10;
 
 /// What wakes the controller for one resource.
 pub(super) type WakeUps = mpsc::Sender<ObjectRef<EventExport>>;
@@ -69,6 +66,7 @@ pub(super) struct Runs {
 #[derive(Default)]
 struct Entries {
     by_uid: HashMap<Arc<str>, Entry>,
+    by_name: HashMap<ObjectRef<EventExport>, Arc<str>>,
     by_secret: Users,
     serial: u64,
 }
@@ -125,10 +123,13 @@ impl Runs {
     /// Reads or changes what is remembered of a resource, which is remembered from now on.
     pub(super) fn enter<T>(&self, uid: &str, object: &EventExport, f: impl FnOnce(&mut Entry) -> T) -> T {
         let mut entries = self.lock();
-        f(entries
-            .by_uid
-            .entry(uid.into())
-            .or_insert_with(|| Entry::new(ObjectRef::from_obj(object))))
+        let Entries { by_uid, by_name, .. } = &mut *entries;
+        let entry = by_uid.entry(uid.into()).or_insert_with_key(|uid| {
+            let object = ObjectRef::from_obj(object);
+            by_name.insert(object.clone(), uid.clone());
+            Entry::new(object)
+        });
+        f(entry)
     }
 
     /// Reads or changes what is remembered of a resource; `None`: it is gone meanwhile.
@@ -206,6 +207,7 @@ impl Runs {
                 end: End::Unreleasable,
             };
             entry.secrets.stale = false;
+            entry.afresh = false;
             entry.left.get_or_insert_default().unknown = Some(why);
         }
     }
@@ -219,8 +221,9 @@ impl Runs {
         let Some(entry) = entries.by_uid.get_mut(uid) else {
             return;
         };
+        entry.afresh = false;
         if task.kind() == Kind::Export {
-            (entry.afresh, entry.suspended) = (false, false);
+            entry.suspended = false;
             (entry.last, entry.left, entry.rebuilt) = (None, None, false);
         }
         if let Task::Release(job) = &task {
@@ -297,9 +300,26 @@ impl Runs {
         if let State::Live(live) = &entry.state {
             live.stop.cancel();
         }
+        if entries
+            .by_name
+            .get(&entry.object)
+            .is_some_and(|known| **known == *uid)
+        {
+            entries.by_name.remove(&entry.object);
+        }
         let namespace = entry.object.namespace.unwrap_or_default();
         for name in &entry.secrets.named {
             uses_no_more(&mut entries.by_secret, uid, &namespace, name);
+        }
+    }
+
+    /// Another resource of the same name is there: what is remembered of the one before is forgotten, even if nobody
+    /// said that it was deleted.
+    pub(super) fn replace_namesake(&self, object: &EventExport) {
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        let known = self.lock().by_name.get(&ObjectRef::from_obj(object)).cloned();
+        if let Some(known) = known.filter(|known| **known != *uid) {
+            self.forget(&known);
         }
     }
 
@@ -327,12 +347,27 @@ impl Runs {
         }
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
             let left = self.tasks.len();
+            let exports = self.unended();
             warn!(
                 left,
-                "exports did not end in time and are cut off; the next start cleans up"
+                exports, "exports did not end in time and are cut off; the next start cleans up"
             );
             self.cut_off_all();
         }
+    }
+
+    /// The names of exports whose work has not ended, as far as a line of the log holds them.
+    fn unended(&self) -> String {
+        let work = self.lock();
+        let live = work.by_uid.values().filter(|entry| match &entry.state {
+            State::Live(live) => !live.abort.is_finished(),
+            _ => false,
+        });
+        let names: Vec<String> = live
+            .take(NAMED_MOST)
+            .map(|entry| entry.object.to_string())
+            .collect();
+        names.join(", ")
     }
 
     /// Cuts all work off where it stands.
@@ -376,8 +411,8 @@ fn rested(entry: &mut Entry, uid: &str, snapshot: Arc<Snapshot>, now: Timestamp)
 
 fn blocked(entry: &mut Entry, failure: Failure, now: Timestamp) -> End {
     let pause = match failure.remedy {
-        Remedy::Retry(_) => backoff(entry.failures, BACKOFF_MOST),
-        Remedy::Wait(_) | Remedy::Person => BACKOFF_MOST,
+        Remedy::Retry(_) => backoff(entry.failures, FAILED_MOST),
+        Remedy::Wait(_) | Remedy::Person => FAILED_MOST,
     };
     entry.failures = entry.failures.saturating_add(1);
     entry.failure = Some(failure);
@@ -414,7 +449,7 @@ fn released_end(entry: &mut Entry, released: Released, now: Timestamp) -> End {
 fn broke(entry: &mut Entry, now: Timestamp) -> End {
     let message = "the export broke down (a defect of the operator, its log says more); it is tried again";
     entry.failure = Some(Failure::retry(crate::api::Reason::Failed, message).of_export());
-    let pause = backoff(entry.failures, BACKOFF_MOST);
+    let pause = backoff(entry.failures, FAILED_MOST);
     entry.failures = entry.failures.saturating_add(1);
     End::Failed(later(now, pause))
 }

@@ -6,6 +6,8 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use serde_json::{Map, Value};
+
 use super::judge::{self, Judgement, Said};
 use crate::api::{
     ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OpenSession,
@@ -43,6 +45,34 @@ pub enum Phase<'a> {
     },
     /// It exports, or rests until there is something to do.
     Seen(&'a Snapshot, &'a Export),
+}
+
+/// The status without conditions of others, which are theirs to keep.
+pub fn own(status: &EventExportStatus) -> EventExportStatus {
+    let mut own = status.clone();
+    own.conditions.retain(|condition| {
+        ConditionType::ALL
+            .iter()
+            .any(|kind| kind.as_str() == condition.type_)
+    });
+    own
+}
+
+/// What somebody else put in a status and is not in ours, as the merge patch that takes it away: applying ours leaves
+/// it there. Lists are wholly ours or wholly theirs.
+pub fn strays(ours: &Value, there: &Value) -> Option<Value> {
+    let (Value::Object(ours), Value::Object(there)) = (ours, there) else {
+        return None;
+    };
+    let mut stray = Map::new();
+    for (field, value) in there {
+        let found = match ours.get(field) {
+            None => Some(Value::Null),
+            Some(own) => strays(own, value),
+        };
+        stray.extend(found.map(|found| (field.clone(), found)));
+    }
+    (!stray.is_empty()).then_some(Value::Object(stray))
 }
 
 /// The status that says so. Facts that are not known now stay as they were.

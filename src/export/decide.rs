@@ -132,7 +132,7 @@ impl<'a> Plan<'a> {
             .memory
             .gate
             .as_ref()
-            .is_some_and(|gate| gate.again > seen.now || gate.given_up(seen.export.persistence));
+            .is_some_and(|gate| gate.waits(seen.now) || gate.given_up(seen.export.persistence));
         Self {
             seen,
             covered,
@@ -222,7 +222,7 @@ impl<'a> Plan<'a> {
             memory, export, now, ..
         } = *self.seen;
         let tried = memory.windows.get(&window);
-        let tried = tried.filter(|tried| tried.again > now || tried.given_up(export.persistence));
+        let tried = tried.filter(|tried| tried.waits(now) || tried.given_up(export.persistence));
         if let Some(tried) = tried {
             self.trouble(Some(window), tried);
         }
@@ -400,9 +400,8 @@ impl<'a> Plan<'a> {
             timed_out: _,
         } = tried.failure.clone();
         // What was to be tried again before now is tried at this moment, or held back by something else.
-        let again = (!tried.given_up(self.seen.export.persistence))
-            .then_some(tried.again)
-            .filter(|at| *at > self.seen.now);
+        let waits = !tried.given_up(self.seen.export.persistence) && tried.waits(self.seen.now);
+        let again = waits.then_some(tried.again);
         self.pending |= again.is_some();
         let window = window.filter(|_| reach == Reach::Window);
         self.say(reason, message, window, remedy, again);

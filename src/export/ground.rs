@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::civil::Date;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -56,6 +57,8 @@ pub(super) struct Ground {
     pub(super) busy: Mutex<BTreeSet<AttemptId>>,
     /// Sessions of this run that are not known to be deleted.
     pub(super) sessions: Mutex<BTreeMap<String, Window>>,
+    /// A session was opened, which is to be told.
+    pub(super) opened: Notify,
     /// Attempts of this run that certainly have no session open: never asked for, or deleted.
     pub(super) sessionless: Mutex<BTreeSet<AttemptId>>,
     /// Windows whose attempt may have left something in the journal.
@@ -107,6 +110,7 @@ impl Ground {
             user: OnceLock::new(),
             busy: Mutex::default(),
             sessions: Mutex::default(),
+            opened: Notify::new(),
             sessionless: Mutex::default(),
             dirty: Mutex::default(),
             transfers: Mutex::default(),

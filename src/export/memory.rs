@@ -48,6 +48,8 @@ pub struct Tried {
     pub timeouts: u32,
     /// The last failure.
     pub failure: Failure,
+    /// When that was.
+    pub since: Timestamp,
     /// Not before.
     pub again: Timestamp,
 }
@@ -59,7 +61,7 @@ impl Memory {
             Reach::Export => self.gated(failure, now, jitter),
             Reach::Window => {
                 // Whoever came so far shows that the gate is open again.
-                self.gate = self.gate.take().filter(|gate| gate.again > now);
+                self.gate = self.gate.take().filter(|gate| gate.waits(now));
                 let tried = next(
                     self.windows.get(&window),
                     stubborn(failure, self.windows.get(&window)),
@@ -82,7 +84,7 @@ impl Memory {
         let again = self
             .gate
             .as_ref()
-            .is_some_and(|gate| gate.again > now && gate.failure.reason == failure.reason);
+            .is_some_and(|gate| gate.waits(now) && gate.failure.reason == failure.reason);
         if !again {
             self.gate = Some(next(self.gate.as_ref(), failure, now, jitter));
         }
@@ -115,6 +117,11 @@ impl Memory {
 }
 
 impl Tried {
+    /// Whether it is too early to try again. A failure that is yet to come is of a clock that was set back since.
+    pub fn waits(&self, now: Timestamp) -> bool {
+        self.since <= now && now < self.again
+    }
+
     /// Whether it is not tried again under this persistence: it failed often enough, or something outside
     /// has to change first. A full space empties by itself, so that is waited for.
     pub fn given_up(&self, persistence: Persistence) -> bool {
@@ -127,13 +134,13 @@ impl Tried {
     }
 }
 
-/// Downloads that stay bad need a person: too few events twice, broken bytes five times.
+/// Downloads that stay bad need a person: too few events twice, none without proof twice, broken bytes five times.
 fn stubborn(failure: Failure, last: Option<&Tried>) -> Failure {
     let same = last
         .filter(|last| last.failure.reason == failure.reason)
         .map_or(0, |last| last.times);
     let patience = match failure.reason {
-        Reason::Short => 1,
+        Reason::Short | Reason::EmptyUnproved => 1,
         Reason::NotGzip | Reason::NotWhole | Reason::NotEvents => 4,
         _ => return failure,
     };
@@ -170,6 +177,7 @@ fn next(last: Option<&Tried>, failure: Failure, now: Timestamp, jitter: f64) -> 
         times,
         timeouts,
         failure,
+        since: now,
         again,
     }
 }

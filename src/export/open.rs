@@ -10,7 +10,7 @@ use super::budget::{Live, Room};
 use super::failure::{Failure, Remedy};
 use super::ground::{Busy, Ground, lock};
 use super::journal::overlap;
-use super::journal_io::{delete, observe_day, put, record_options};
+use super::journal_io::{delete, glance, put, record_options};
 use super::keys::{AttemptId, Key};
 use super::record::{self, AttemptRecord, Record, SessionRecord};
 use super::window::Window;
@@ -150,7 +150,7 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
     let support = support(ground, id, attempt)
         .await
         .map_err(|failure| (failure, Trace::Upload))?;
-    let seen = observe_day(&*ground.peers.store, &export.root, window)
+    let seen = glance(&*ground.peers.store, &export.root, id)
         .await
         .map_err(not_sent)?;
     let taken = |other: &Window| overlap(*other, window);
@@ -200,6 +200,7 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
         let _ = ground.user.set(user.clone());
     }
     lock(&ground.sessions).insert(session.id.clone(), window);
+    ground.opened.notify_one();
     let ours = SessionRecord {
         schema: SessionRecord::SCHEMA.to_owned(),
         session_id: session.id.clone(),

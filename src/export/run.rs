@@ -141,7 +141,7 @@ impl Run {
                 .memory
                 .gate
                 .as_ref()
-                .is_some_and(|gate| gate.again > self.now())
+                .is_some_and(|gate| gate.waits(self.now()))
         {
             return;
         }
@@ -314,6 +314,7 @@ impl Run {
         let done = tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(sleep) => return,
+            () = self.ground.opened.notified() => return,
             Some(done) = self.tasks.join_next_with_id() => done,
         };
         self.take_in(done).await;

@@ -19,6 +19,9 @@ use crate::tracker::Session;
 /// How far the clocks of the service and of the store may be apart: 5 min.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(5);
 
+/// When to look again at a session that is in use by this process: 5 s.
+const IN_USE_LOOK: SignedDuration = SignedDuration::from_secs(5);
+
 /// Settles one leftover attempt. When it returns, nothing of it is left to do, and the journal says no more
 /// of it than the store keeps against our will.
 pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts) -> Result<(), Failure> {
@@ -32,18 +35,15 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
     }
     for session in &facts.sessions {
         if ground.space.holds(session) {
-            return Err(Failure::wait(
-                Reason::SessionUnaccounted,
-                format!("session {session} is in use by this process"),
-                None,
+            // Of a resource of this name that was removed by force, and whose run has not ended yet.
+            let now = (ground.shared.now)();
+            return Err(unsettled(
+                format!("session {session} is in use by this process, which is about to end it"),
+                now.saturating_add(IN_USE_LOOK).unwrap_or(now),
             ));
         }
-        ground
-            .peers
-            .tracker
-            .delete_session(&export.space, session)
-            .await
-            .map_err(|error| Failure::from(&error))?;
+        end(ground, id, facts, session).await?;
+        lock(&ground.sessions).remove(session);
     }
     if facts.sessions.is_empty()
         && !facts.prepared
@@ -60,6 +60,34 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
         .collect();
     spent.extend([Key::Prepared(id), Key::Attempt(id)]);
     delete(store, &export.root, &spent).await
+}
+
+/// Deletes a session that the journal says is this attempt's. Whoever can write below the prefix can say so of any
+/// session whose id they know, so one that is plainly for something else is left alone.
+async fn end(ground: &Ground, id: AttemptId, facts: &AttemptFacts, session: &str) -> Result<(), Failure> {
+    let (tracker, space) = (&ground.peers.tracker, &ground.export.space);
+    let user = facts
+        .record
+        .as_ref()
+        .and_then(|record| record.tracker_user.as_deref());
+    let shown = tracker
+        .session(space, session)
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    if let Some(shown) = shown
+        && !is_for(&shown, id.window, ground.account(), user)
+    {
+        return Err(unaccounted(
+            id.window,
+            &[session],
+            "that the journal names, but that were opened for something else",
+        ));
+    }
+    // Also one that is not shown: a service may show less than it keeps.
+    tracker
+        .delete_session(space, session)
+        .await
+        .map_err(|error| Failure::from(&error))
 }
 
 /// An upload that was about to be completed: its object gets its receipt, or there is nothing to keep.
@@ -84,6 +112,7 @@ async fn finish_upload(ground: &Ground, id: AttemptId) -> Result<(), Failure> {
         let upload = Upload {
             key,
             id: prepared.upload_id,
+            repeated: false,
         };
         store
             .abort_upload(&upload)
@@ -227,7 +256,9 @@ async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) ->
                 .tracker
                 .delete_session(&export.space, &session.id)
                 .await
-                .map_err(|error| Failure::from(&error))
+                .map_err(|error| Failure::from(&error))?;
+            lock(&ground.sessions).remove(&session.id);
+            Ok(())
         }
         several => {
             let ids: Vec<&str> = several.iter().map(|session| session.id.as_str()).collect();
@@ -261,6 +292,15 @@ fn may_be_of(
     user: Option<&str>,
     attempt: &AttemptRecord,
 ) -> bool {
+    let then = session.created.is_none_or(|created| {
+        let since = created.duration_since(attempt.started_at);
+        since >= -CLOCKS_APART && since <= CLOCKS_APART
+    });
+    then && is_for(session, window, account, user)
+}
+
+/// Of that user, scope and hour, its range within a day of the window's; what is not known fits.
+fn is_for(session: &Session, window: Window, account: bool, user: Option<&str>) -> bool {
     let date = window.date();
     let near = |day: jiff::civil::Date| {
         let apart = date
@@ -275,11 +315,7 @@ fn may_be_of(
     let scope = session.account.is_none_or(|theirs| theirs == account);
     let hour = session.hour.is_none_or(|hour| hour == window.hour_of_day());
     let range = session.range.is_none_or(|(start, end)| near(start) && near(end));
-    let then = session.created.is_none_or(|created| {
-        let since = created.duration_since(attempt.started_at);
-        since >= -CLOCKS_APART && since <= CLOCKS_APART
-    });
-    user && scope && hour && range && then
+    user && scope && hour && range
 }
 
 fn unsettled(message: String, until: Timestamp) -> Failure {

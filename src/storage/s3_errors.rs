@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::s3_body::Stalled;
 use super::{S3Credentials, StoreError};
-use crate::egress::Denied;
+use crate::egress::{Denied, without_tokens};
 
 /// The most of a store's own words that is passed on, in characters.
 const WORDS_MAX: usize = 300;
@@ -145,7 +145,7 @@ impl Unspeakable {
         for secret in &self.0 {
             words = words.replace(secret.expose_secret(), "…");
         }
-        let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = without_tokens(&words);
         match line.char_indices().nth(WORDS_MAX) {
             Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
             None => line,
@@ -223,6 +223,8 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     } = refusal;
     let store = subject.store.to_owned();
     let key = subject.key.to_owned();
+    // Codes are the store's words too.
+    let code = &*unspeakable.clean(code);
     let is = |codes: &[&str]| codes.contains(&code);
     if is(&["NoSuchBucket"]) {
         return StoreError::NoSuchBucket { store };
@@ -260,19 +262,25 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     }
     if unsupported(status, code, message) {
         let what = format!(
-            "{} as asked ({code}): {}",
+            "{} as asked ({}): {}",
             subject.operation.action(),
+            code.to_owned(),
             unspeakable.clean(message)
         );
         return StoreError::Unsupported { store, what };
     }
     // A clock that is wrong comes as 403 as well, and is no matter of permission.
     if status == 403 && code != "RequestTimeTooSkewed" {
-        let code = if code.is_empty() { "403" } else { code };
+        let code = if code.is_empty() {
+            "403".to_owned()
+        } else {
+            code.to_owned()
+        };
         let action = format!("{} ({code})", subject.operation.action());
         return StoreError::Forbidden { store, action, key };
     }
-    if let Some(region) = bucket_region.filter(|_| matches!(status, 301 | 307 | 400)) {
+    let elsewhere = bucket_region.filter(|_| matches!(status, 301 | 307 | 400));
+    if let Some(region) = elsewhere.or_else(|| expected_region(code, message)) {
         let region = unspeakable.clean(region);
         return StoreError::Elsewhere { store, region };
     }
@@ -286,6 +294,16 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         },
         message: unspeakable.clean(message),
     }
+}
+
+/// The region that a request has to be signed for, as S3 words it where the bucket's is no header: "the region 'a' is
+/// wrong; expecting 'b'".
+fn expected_region<'a>(code: &str, message: &'a str) -> Option<&'a str> {
+    if code != "AuthorizationHeaderMalformed" {
+        return None;
+    }
+    let (_, expected) = message.split_once("expecting ")?;
+    expected.split(['\'', '"']).find(|word| !word.is_empty())
 }
 
 /// Whether the bucket does not take the lock, encryption or storage class that was asked for. A bucket without object
@@ -445,5 +463,18 @@ mod tests {
             text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),
             "{text}"
         );
+        // Some say it in words only.
+        for quote in ['\'', '"'] {
+            let message =
+                format!("the region {quote}us-east-1{quote} is wrong; expecting {quote}eu-west-1{quote}");
+            let refusal = Refusal {
+                status: 400,
+                code: "AuthorizationHeaderMalformed",
+                message: &message,
+                ..Refusal::default()
+            };
+            let told = refused(SUBJECT, &Unspeakable::default(), refusal).to_string();
+            assert_eq!(told, text);
+        }
     }
 }

@@ -14,6 +14,7 @@ mod download;
     clippy::panic
 )]
 mod export;
+mod faults;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +23,14 @@ mod export;
 )]
 mod gitops;
 mod kill;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod motion;
 mod node;
 mod operator;
 mod scale;
@@ -32,6 +41,13 @@ mod scale;
     clippy::panic
 )]
 mod second_day;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod security;
 mod storage;
 // As above.
 #[allow(
@@ -41,3 +57,11 @@ mod storage;
     clippy::panic
 )]
 mod verify;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod windows;

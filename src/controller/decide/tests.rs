@@ -227,14 +227,67 @@ fn a_deleted_export_is_looked_at_again_no_later_than_its_limit() {
         RUNNING,
         STOPPING,
         Work::Releasing,
-        ended(End::NotReleased(at(2_000_000))),
+        ended(End::NotReleased(at(SOON))),
     ];
     for work in at_work {
-        let since = at(PAST);
+        // Ten minutes are over before a pause is.
+        let since = at(SOON - 1) - RELEASE_LIMIT;
         let decision = decide(&Observation {
             deleting: Some(since),
             ..seen(work)
         });
         assert_eq!(decision.again, Some(since + RELEASE_LIMIT), "{work:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_holds_nothing_up() {
+    let hours = 1_000_000 + 3 * 3600;
+    let idle = |work| Observation {
+        finalizer: false,
+        sessions: false,
+        ..seen(work)
+    };
+    let suspended = |work| Observation {
+        suspended: true,
+        ..seen(work)
+    };
+    let deleted = |work| Observation {
+        deleting: Some(at(999_990)),
+        ..seen(work)
+    };
+    let start = Decision::now(Deed::Start);
+    let release = Decision::now(Deed::Release);
+    for (seen, expected) in [
+        (idle(ended(End::Failed(at(hours)))), start),
+        (idle(ended(End::Rested(at(hours)))), Decision::wait(at(hours))),
+        (idle(ended(End::Rested(at(hours + 86_400)))), start),
+        (suspended(ended(End::NotReleased(at(hours)))), release),
+        (deleted(ended(End::NotReleased(at(hours)))), release),
+    ] {
+        assert_eq!(decide(&seen), expected, "{seen:?}");
+    }
+}
+
+#[test]
+fn ten_minutes_are_ten_minutes_whatever_the_clocks_say_and_one_is_always_tried() {
+    let now = at(1_000_000);
+    let minutes = SignedDuration::from_mins;
+    let hours = SignedDuration::from_hours;
+    for (by_api_server, known, age) in [
+        (now - minutes(4), minutes(4), minutes(4)),
+        (now - minutes(4), minutes(0), minutes(4)),
+        // The operator was away, or its clock is ahead.
+        (now - hours(3), minutes(0), minutes(9)),
+        (now - hours(3), minutes(1), minutes(10)),
+        // Its clock is behind.
+        (now + hours(3), minutes(2), minutes(2)),
+        (now + hours(3), minutes(10), minutes(10)),
+    ] {
+        assert_eq!(
+            deleting_since(now, by_api_server, known),
+            now - age,
+            "{by_api_server} {known:?}"
+        );
     }
 }

@@ -65,7 +65,7 @@ impl Plan<'_> {
             memory, export, now, ..
         } = *self.seen;
         match memory.unsettled.get(&id) {
-            Some(tried) if tried.again > now || tried.given_up(export.persistence) => {
+            Some(tried) if tried.waits(now) || tried.given_up(export.persistence) => {
                 self.trouble(Some(id.window), tried);
             }
             _ => self.out.settle.push(id),

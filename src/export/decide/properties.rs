@@ -126,6 +126,7 @@ fn tried() -> impl Strategy<Value = Tried> {
     (remedies(), reasons, 1u32..5, 0u32..4, -30i64..200).prop_map(
         |(remedy, reason, times, timeouts, again)| Tried {
             times,
+            since: Timestamp::MIN,
             timeouts,
             again: at(again),
             failure: Failure {

@@ -35,7 +35,7 @@ impl Plan<'_> {
             return;
         }
         let failed = memory.seal.as_ref();
-        let failed = failed.filter(|tried| tried.again > now || tried.given_up(export.persistence));
+        let failed = failed.filter(|tried| tried.waits(now) || tried.given_up(export.persistence));
         if self.gated {
             // Said already where a window waits for it too.
             if let Some(gate) = memory.gate.as_ref().filter(|_| !self.due) {
