@@ -8,7 +8,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e soak bench faults motion chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -103,7 +103,7 @@ fn summary(text: &mut String, root: &RootReport, quick: bool) {
     };
     let sources: Vec<&str> = root.sources.iter().map(String::as_str).collect();
     if !sources.is_empty() {
-        line("source", visible(&sources.join(", ")));
+        line("source", sources.join(", "));
     }
     line(
         "range",
