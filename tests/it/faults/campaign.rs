@@ -265,7 +265,7 @@ async fn a_sample_of_faults_at_the_api_server_leaves_no_trace() -> Result<()> {
     let mut random = StdRng::seed_from_u64(setting("EVENTEXPORT_FAULTS_SEED", SEED)?);
     let sample: Vec<Case> = cases.sample(&mut random, SAMPLE_OF_CLUSTER).cloned().collect();
     let mut table = Table::default();
-    campaign.run(&sample, &mut table).await?;
+    campaign.run(sample, &mut table).await?;
     ensure!(table.is_clean(), "{}", table.line());
     Ok(())
 }
