@@ -136,7 +136,7 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
     }
     let many = Many {
         stage,
-        start: day(if state == State::Complete { 4 } else { 2 }),
+        start: day(if state == State::Complete { 3 } else { 2 }),
         end: (state == State::Complete).then(|| day(3)),
         suspend: state == State::Suspended,
     };
@@ -222,7 +222,7 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
 
 /// An idle hour: what is spent in some seconds, times as many as an hour has.
 async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &Operator) -> Result<()> {
-    let seconds: u64 = setting("EVENTEXPORT_BENCH_IDLE", 40);
+    let seconds: u64 = setting("EVENTEXPORT_BENCH_IDLE", 30);
     sleep(REST).await;
     let before = operator.numbers().await?;
     // After the scrape, which costs more than an idle minute.
