@@ -59,7 +59,7 @@ bench: build bed ## Measure the byte path beside its peers (15 min, machine at r
 	bench/bytes $(BENCH)
 	.bed/bench/venv/bin/python bench/report
 
-# Numbers of it: EVENTEXPORT_SOAK_EXPORTS (2000), _SPACES (4), _SECONDS of killing (600), _LIFE of a process (20), _ROUNDS (4).
+# Numbers of it: EVENTEXPORT_SOAK_EXPORTS (2000), _SPACES (4), _SECONDS of killing (600), _LIFE of a leader (14), _ROUNDS (4).
 soak: bed ## Pass 2,000 exports through faults of service and store, and kills of the operator: 15 to 25 minutes
 	$(CARGO) build --release --locked
 	mkdir -p bench/results
