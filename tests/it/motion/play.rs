@@ -52,7 +52,7 @@ impl<'a> Play<'a> {
             }},
         });
         merge(&mut spec, &own);
-        merge(&mut spec, &phase.spec(&stage.days));
+        merge(&mut spec, &phase.spec(stage.days));
         let mut play = Self {
             stage,
             row,
@@ -243,7 +243,7 @@ impl<'a> Play<'a> {
             }
             Deed::Unfinalize => {
                 self.change(&json!({ "metadata": { "finalizers": null } }))
-                    .await?
+                    .await?;
             }
             Deed::Wipe => stage.patch_status(name, &json!({ "status": null })).await?,
             Deed::WipePart => {
@@ -362,7 +362,7 @@ impl<'a> Play<'a> {
             }
         }
         let spec = self.spec_now().await?;
-        if let Some(patch) = self.phase.release(&self.stage.days, &spec)
+        if let Some(patch) = self.phase.release(self.stage.days, &spec)
             && !(self.row.what == "spec.settleAfter" && self.phase == Phase::Settling)
         {
             self.change(&json!({ "spec": patch })).await?;
