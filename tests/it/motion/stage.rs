@@ -24,7 +24,7 @@ use crate::bed::{Cluster, Gateway};
 use crate::operator::process::{Process, Scene};
 
 /// Very long, because very many resources are in motion at once, on a machine that also compiles.
-pub(super) const PATIENCE: Duration = Duration::from_mins(3);
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 
 /// A lease that outlasts a machine which is very busy: who leads is not the question here.
 pub(super) const PATIENT: [&str; 6] = [
