@@ -399,12 +399,14 @@ impl<'a> Play<'a> {
             _ => return Ok(None),
         };
         let ready = format!("False/{reason}");
-        let blocked = |live: Option<&Value>| live.is_some_and(|live| condition(live, "Ready") == ready);
-        let what = format!("Ready is {ready}");
-        let live = self.stage.history.until(&self.name, &what, blocked).await?;
-        let live = live.unwrap_or_default();
-        let said = live["status"]["conditions"].to_string();
-        ensure!(said.contains(words), "{words} is not in {said}");
+        // The reason may be the same as before, for another thing.
+        let blocked = |live: Option<&Value>| {
+            live.is_some_and(|live| {
+                condition(live, "Ready") == ready && live["status"]["conditions"].to_string().contains(words)
+            })
+        };
+        let what = format!("Ready is {ready}, saying {words}");
+        self.stage.history.until(&self.name, &what, blocked).await?;
         self.change(&json!({ "spec": patch })).await?;
         Ok(Some(reason))
     }
