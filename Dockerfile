@@ -22,8 +22,8 @@ RUN sh image/tools /usr/local
 COPY Cargo.toml Cargo.lock LICENSE ./
 COPY image image
 COPY src src
-# Cargo looks for the test that Cargo.toml names, though it is not built.
-RUN mkdir -p tests/it && touch tests/it/main.rs \
+# Cargo looks for the test and the benchmark that Cargo.toml names, though they are not built.
+RUN mkdir -p tests/it bench && touch tests/it/main.rs bench/parts.rs \
  && sh image/rootfs "${TARGETARCH:-$(dpkg --print-architecture)}" /rootfs
 
 FROM scratch

@@ -8,7 +8,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e motion chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,12 +44,27 @@ e2e: image bed bed-charts bed-node ## Run image and chart on a real node; needs 
 motion: bed ## Play every change at every phase of a resource's life, and set the operator's clock; needs Debian's faketime
 	$(CARGO) test --locked --test it -- --ignored --nocapture --test-threads 1 motion::
 
+faults: bed ## Put every fault at every request of an export, and pairs of them; half an hour to two (docs/faults.md)
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact faults::campaign::every_fault_at_every_request_leaves_no_trace
+
 bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
 	$(MAKE) -C tests/bed prometheus
 
 consumers: ## Fetch what consumes events in the tests (Elasticsearch by Maven, DuckDB by pip); says loudly what cannot be had
 	tests/bed/elasticsearch
 	tests/bed/duckdb
+
+bench: build bed ## Measure the byte path beside its peers (15 min, machine at rest; BENCH=--quick: 3 min) into bench/RESULTS.md
+	sh bench/prepare
+	bench/bytes $(BENCH)
+	.bed/bench/venv/bin/python bench/report
+
+# Numbers of it: EVENTEXPORT_SOAK_EXPORTS (2000), _SPACES (4), _SECONDS of killing (600), _LIFE of a process (20), _ROUNDS (4).
+soak: bed ## Pass 2,000 exports through faults of service and store, and kills of the operator: 15 to 25 minutes
+	$(CARGO) build --release --locked
+	mkdir -p bench/results
+	EVENTEXPORT_PROGRAM=$(CURDIR)/target/release/eventexport EVENTEXPORT_BENCH_CSV=$(CURDIR)/bench/results/soak.csv \
+	  $(CARGO) test --locked --test it -- --ignored --nocapture --exact scale::soak::thousands_of_exports_get_through_kills_and_faults
 
 test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked

@@ -5,7 +5,7 @@ use kube::Resource as _;
 use serde_json::Value;
 
 use super::schema::{self, SCHEMA};
-use super::{EventExport, FieldError};
+use super::{EventExport, FieldError, shown};
 
 /// The resource that the document holds: of our kind, without unknown fields (as `kubectl apply` has it), with
 /// defaults filled in, every rule kept.
@@ -48,8 +48,12 @@ pub fn read(mut document: Value) -> Result<EventExport, Vec<FieldError>> {
         return Err(errors);
     }
     // Only metadata can still be of a wrong shape: our schema says nothing of it, as the server knows it.
-    let export: EventExport = serde_json::from_value(document)
-        .map_err(|error| of("metadata", format!("cannot be read: {error}")))?;
+    let export: EventExport = serde_json::from_value(document).map_err(|error| {
+        of(
+            "metadata",
+            format!("cannot be read: {}", shown(&error.to_string())),
+        )
+    })?;
     export.spec.validate()?;
     Ok(export)
 }

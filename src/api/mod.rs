@@ -17,6 +17,7 @@ mod manifest;
 pub mod reason;
 pub mod rules;
 mod schema;
+mod shown;
 mod source;
 mod spec;
 mod status;
@@ -32,6 +33,7 @@ pub use destination::{
 pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
 pub use manifest::read;
 pub use reason::Reason;
+pub use shown::{SHOWN_CHARS, is_shown, shown, visible};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
 pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};

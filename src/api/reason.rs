@@ -76,6 +76,9 @@ reasons! {
     // A peer cannot be reached.
     SourceUnreachable: "The Activity Tracker or its UAA does not answer, or fails.", "Check the address, proxy, certificate authority and network policy; it is tried again by itself.";
     DestinationUnreachable: "The store does not answer, or fails.", "Check the address, proxy, certificate authority and network policy; it is tried again by itself.";
+    // A peer answers, and says no.
+    SourceRefused: "The Activity Tracker or its UAA refuses a request in a way that has no reason of its own here.", "Read what the message quotes; check the endpoint, and proxies and gateways on the way. It is tried again after minutes, later after hours.";
+    DestinationRefused: "The store refuses a request in a way that has no reason of its own here.", "Read what the message quotes; check the clock, the bucket's policy and what lies between. It is tried again after minutes.";
     // What was downloaded is not good.
     NotGzip: "The body of a download does not begin as gzip does: an error page, or something unpacked it on the way.", "Check proxies and gateways between the operator and the service; nothing was stored.";
     NotWhole: "A download ended early, or its gzip is damaged or followed by other bytes.", "Nothing at first, it is downloaded again; if it lasts, report it to the service.";

@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::{Map, Value};
 
-use super::{FieldError, definition};
+use super::{FieldError, MAX_REPORTED_ERRORS, definition, shown};
 
 /// The schema of the one version. Computed once: it is a constant that Rust cannot spell.
 pub(super) static SCHEMA: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
@@ -74,6 +74,10 @@ fn check_object(
         return;
     };
     for (name, field) in fields {
+        // More are not told either, and a document may have a million.
+        if errors.len() > MAX_REPORTED_ERRORS {
+            return;
+        }
         match properties.get(name) {
             Some(schema) => check(schema, field, &below(path, name), errors),
             None => errors.push(FieldError {
@@ -141,8 +145,9 @@ fn exceeds(max: Option<i64>, length: usize) -> Option<i64> {
 }
 
 fn below(path: &str, name: &str) -> String {
+    let name = shown(name);
     if path.is_empty() {
-        name.to_owned()
+        name.into_owned()
     } else {
         format!("{path}.{name}")
     }

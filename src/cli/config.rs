@@ -15,6 +15,7 @@ use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 pub use self::fields::{Config, Context};
 use super::exit::Fault;
 use super::secrets::Lookup;
+use crate::api::shown;
 
 /// The variable that names another config file.
 pub const FILE_VARIABLE: &str = "EVENTEXPORT_CONFIG";
@@ -110,7 +111,7 @@ impl ConfigFile {
         Self::parse(path.to_owned(), &text).map_err(fault)
     }
 
-    fn parse(path: PathBuf, text: &str) -> Result<Self, String> {
+    pub(super) fn parse(path: PathBuf, text: &str) -> Result<Self, String> {
         // The library's own words would quote the line, and what a person wrote there may be a secret.
         let wrong = |message: &str, span: Option<std::ops::Range<usize>>| {
             let line = span
@@ -125,7 +126,7 @@ impl ConfigFile {
             } else {
                 ""
             };
-            format!("{line}{message}{advice}")
+            format!("{line}{}{advice}", plain(message))
         };
         let document: DocumentMut = text
             .parse()
@@ -133,7 +134,7 @@ impl ConfigFile {
         let config: Config =
             toml_edit::de::from_str(text).map_err(|error| wrong(error.message(), error.span()))?;
         if let Some(name) = config.contexts.keys().find(|name| !is_name(name)) {
-            return Err(format!("[contexts.{name:?}]: {}", name_rule()));
+            return Err(format!("[contexts.\"{}\"]: {}", shown(name), name_rule()));
         }
         for (name, context) in &config.contexts {
             context
@@ -160,7 +161,8 @@ impl ConfigFile {
                 format!("it has {}", names.join(", "))
             };
             Fault::usage(format!(
-                "there is no context {name:?} in {}: {known}",
+                "there is no context \"{}\" in {}: {known}",
+                shown(name),
                 self.path.display()
             ))
         })
@@ -308,6 +310,17 @@ fn put(table: &mut dyn TableLike, key: &str, mut new: Value) {
     }
 }
 
+/// The library's message without the value that it quotes where a field is of another kind than it should be.
+fn plain(message: &str) -> String {
+    let wrong_kind = ["invalid type: ", "invalid value: "]
+        .iter()
+        .any(|start| message.starts_with(start));
+    match message.rsplit_once(", expected ").filter(|_| wrong_kind) {
+        Some((_, expected)) => format!("a value of another kind than this field has: expected {expected}"),
+        None => shown(message).into_owned(),
+    }
+}
+
 fn cannot_write(path: &Path, error: &io::Error) -> Fault {
     Fault::Failed(anyhow::anyhow!(
         "config file {} cannot be written: {error}",
@@ -394,6 +407,10 @@ mod tests {
             ),
             ("[contexts.a]\nregion = \"mars\"\n", "region"),
             ("[contexts.a\n", "line 1"),
+            (
+                "[contexts.a]\naccount = \"hunter2, expected x\"\n",
+                "line 2: a value of another kind than this field has: expected a boolean",
+            ),
         ] {
             let error = parsed(text).unwrap_err();
             assert!(error.contains(named) && !error.contains("hunter2"), "{error}");

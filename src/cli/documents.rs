@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::api::shown;
+
 /// The largest manifest that is read, in bytes: 16 MiB (etcd's own limit of one object is 1.5 MiB).
 pub const MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -135,7 +137,7 @@ fn yaml(text: &str) -> Result<Vec<Value>, String> {
 }
 
 fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().to_owned()
+    shown(message.lines().next().unwrap_or_default()).into_owned()
 }
 
 fn items(mut document: Value) -> Vec<Value> {

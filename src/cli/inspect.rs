@@ -12,6 +12,7 @@ use super::location::{Location, LocationArgs, Place, worded};
 use super::output::OutputArgs;
 use super::secrets::Purpose;
 use super::size;
+use crate::api::visible;
 use crate::export::connect;
 use crate::export::verdict::Listing;
 use crate::export::wish::Scope;
@@ -196,9 +197,9 @@ fn text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> String {
         lines.push(if root.is_empty() {
             "(the root itself)".to_owned()
         } else {
-            root.clone()
+            visible(root).into_owned()
         });
-        let mut line = |label: &str, words: String| lines.push(format!("  {label:13} {words}"));
+        let mut line = |label: &str, words: String| lines.push(format!("  {label:13} {}", visible(&words)));
         line(
             "range",
             format!("{} ({})", some(&seen.wanted), seen.basis.words()),

@@ -103,6 +103,7 @@ pub fn surroundings(
     Surroundings {
         name: resource.full_name(),
         hosts: HostPolicy::any(),
+        store_hosts: HostPolicy::any(),
         traffic: Traffic::default(),
         tokens: tokens.clone(),
         pod_identity: true,

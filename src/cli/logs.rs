@@ -3,11 +3,14 @@
 use std::io::{self, Write};
 
 use indicatif::MultiProgress;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::exit::Fault;
-use crate::telemetry::logs::FILTER_VARIABLE;
+use crate::telemetry::logs::{FILTER_VARIABLE, is_discreet};
 
 /// What is logged unless `EVENTEXPORT_LOG` says otherwise: what goes wrong is told by progress and table.
 const DEFAULT_FILTER: &str = "error";
@@ -44,12 +47,12 @@ pub fn start(screen: &MultiProgress, verbosity: Verbosity) -> Result<(), Fault> 
             "{FILTER_VARIABLE}: {error}; write for example info,eventexport::export=debug"
         ))
     })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(Above(screen.clone()));
+        .with_writer(Above(screen.clone()))
+        .with_filter(filter.and(filter_fn(is_discreet)));
     // A second start keeps the first log.
-    let _ = lines.try_init();
+    let _ = tracing_subscriber::registry().with(lines).try_init();
     Ok(())
 }
 

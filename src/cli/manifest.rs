@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use serde_json::Value;
 
-use crate::api::{self, EventExportSpec};
+use crate::api::{self, EventExportSpec, shown};
 
 /// The group of our kinds.
 const GROUP: &str = "eventexport.io/";
@@ -132,7 +132,8 @@ impl Manifest {
         let fields = document.as_object().into_iter().flat_map(serde_json::Map::keys);
         if let Some(unknown) = fields.into_iter().find(|field| !known.contains(&field.as_str())) {
             return Err(format!(
-                "{unknown}: is no field of a Secret: the values go into data or stringData"
+                "{}: is no field of a Secret: the values go into data or stringData",
+                shown(unknown)
             ));
         }
         let meta = |field: &str| {
@@ -146,13 +147,19 @@ impl Manifest {
         let mut data = BTreeMap::new();
         for (key, value) in entries(document.get_mut("data"), "data")? {
             let ByteString(bytes) = serde_json::from_value(value).map_err(|_| {
-                format!("data.{key}: is not base64: encode it, or write it plainly below stringData")
+                format!(
+                    "data.{}: is not base64: encode it, or write it plainly below stringData",
+                    shown(&key)
+                )
             })?;
             data.insert(key, bytes);
         }
         for (key, value) in entries(document.get_mut("stringData"), "stringData")? {
             let Value::String(text) = value else {
-                return Err(format!("stringData.{key}: is not a text: put it in quotes"));
+                return Err(format!(
+                    "stringData.{}: is not a text: put it in quotes",
+                    shown(&key)
+                ));
             };
             data.insert(key, text.into_bytes());
         }
@@ -173,8 +180,11 @@ fn entries(field: Option<&mut Value>, name: &str) -> Result<serde_json::Map<Stri
 
 /// `document 2 (Secret tracker)`.
 fn describe(number: usize, document: &Value) -> String {
-    let kind = document.get("kind").and_then(Value::as_str);
-    let name = document.pointer("/metadata/name").and_then(Value::as_str);
+    let kind = document.get("kind").and_then(Value::as_str).map(shown);
+    let name = document
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .map(shown);
     match (kind, name) {
         (Some(kind), Some(name)) => format!("document {number} ({kind} {name})"),
         (Some(kind), None) => format!("document {number} ({kind})"),

@@ -21,10 +21,11 @@ use crate::api::parse_duration;
 use crate::controller::election::Times;
 use crate::controller::grants::{Grant, grants_of};
 use crate::controller::{
-    CONCURRENCY, DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig, operate,
+    CONCURRENCY, DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig, Watching, operate,
 };
 use crate::egress::{Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
 use crate::export::engine::{Engine, Limits};
+use crate::telemetry::metrics::RESOURCES_IN_FULL;
 use crate::telemetry::{Health, LogFormat, Metrics, Observatory, logs};
 use crate::tracker::TokenCache;
 
@@ -85,6 +86,11 @@ pub struct OperatorArgs {
         default_value = "127.0.0.1:8080"
     )]
     pub metrics_listen: SocketAddr,
+
+    /// How many EventExports have all their metrics, those that need somebody first; others have ready, complete and
+    /// reason only
+    #[arg(long, env = "EVENTEXPORT_METRICS_RESOURCES", value_name = "N", default_value_t = RESOURCES_IN_FULL)]
+    pub metrics_resources: usize,
 
     /// How log lines look; what is logged is set by EVENTEXPORT_LOG, in the syntax of RUST_LOG
     #[arg(long, env = "EVENTEXPORT_LOG_FORMAT", value_enum, default_value_t)]
@@ -179,6 +185,7 @@ pub async fn operator(args: OperatorArgs) -> Result<ExitCode> {
     let traces = logs::start(args.log_format, args.otlp_endpoint.as_ref())?;
     let kubernetes = kubernetes(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
     let metrics = Metrics::default();
+    metrics.resources.in_full(args.metrics_resources);
     let config = config(&args, kubernetes, &metrics)?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -232,7 +239,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         Some(namespace) => format!("eventexport-operator-{namespace}"),
         None => "eventexport-operator".to_owned(),
     };
-    let hosts = hosts(&args.allow_host)?;
+    let (hosts, store_hosts) = hosts(&args.allow_host)?;
     let grants = grants(args)?;
     let limits = Limits {
         pool_mib: args.pool_mib,
@@ -250,11 +257,13 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
     metrics.load.ask(move || loaded.load());
     let outgoing = traffic.clone();
     let exporter = move |cluster: String| -> Arc<dyn Exporter> {
-        let (engine, hosts, tokens, grants) = (engine.clone(), hosts.clone(), tokens.clone(), grants.clone());
+        let (engine, tokens, grants) = (engine.clone(), tokens.clone(), grants.clone());
+        let (hosts, store_hosts) = (hosts.clone(), store_hosts.clone());
         let traffic = outgoing.clone();
         Arc::new(EngineExporter {
             engine,
             hosts,
+            store_hosts,
             traffic,
             tokens,
             grants,
@@ -271,6 +280,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         },
         concurrency: args.concurrency,
         debounce: DEBOUNCE,
+        watching: Watching::default(),
         stop_within: args.stop_within,
         exporter: Arc::new(exporter),
         traffic,
@@ -287,12 +297,18 @@ const PUBLIC: &str = "public-regions";
 /// Where S3 is when a spec names no endpoint.
 const AWS: &str = "*.amazonaws.com";
 
-fn hosts(allowed: &[String]) -> Result<HostPolicy> {
-    let mut hosts: Vec<String> = allowed.iter().filter(|host| *host != PUBLIC).cloned().collect();
-    if allowed.is_empty() || hosts.len() < allowed.len() {
-        hosts.extend(PUBLIC_REGIONS.into_iter().chain([AWS]).map(str::to_owned));
-    }
-    HostPolicy::allow(&hosts).context("--allow-host")
+/// Where trackers and UAAs may be, and where stores. What is named holds for both; of what stands for the public service,
+/// the regions are for the one and AWS for the other: anybody can have a host below amazonaws.com, and a service that
+/// names one as its UAA must not be sent an API key there.
+fn hosts(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
+    let named: Vec<String> = allowed.iter().filter(|host| *host != PUBLIC).cloned().collect();
+    let public = allowed.is_empty() || named.len() < allowed.len();
+    let policy = |public_hosts: &[&str]| {
+        let public_hosts = public_hosts.iter().filter(|_| public).map(ToString::to_string);
+        let hosts: Vec<String> = named.iter().cloned().chain(public_hosts).collect();
+        HostPolicy::allow(&hosts).context("--allow-host")
+    };
+    Ok((policy(&PUBLIC_REGIONS)?, policy(&[AWS])?))
 }
 
 fn grants(args: &OperatorArgs) -> Result<Vec<Grant>> {
@@ -303,4 +319,27 @@ fn grants(args: &OperatorArgs) -> Result<Vec<Grant>> {
         grants.extend(grants_of(&text).with_context(named)?);
     }
     Ok(grants)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_anybody_can_have_is_no_uaa_by_default() {
+        for allowed in [&[][..], &[PUBLIC.to_owned(), "uaa.example.com".to_owned()]] {
+            let (service, stores) = hosts(allowed).unwrap();
+            let check = |policy: &HostPolicy, url: &str| policy.check_url(&url.parse().unwrap()).is_ok();
+            let anybodys = "https://x.execute-api.us-east-1.amazonaws.com/oauth/token";
+            assert!(!check(&service, anybodys));
+            assert!(check(&service, "https://login.ng.bluemix.net"));
+            assert!(check(&stores, "https://audit.s3.eu-central-1.amazonaws.com"));
+            assert!(!check(&stores, "https://login.ng.bluemix.net"));
+            let named = "https://uaa.example.com";
+            assert_eq!(
+                (check(&service, named), check(&stores, named)),
+                (!allowed.is_empty(), !allowed.is_empty())
+            );
+        }
+    }
 }

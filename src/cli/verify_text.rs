@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::size;
+use crate::api::visible;
 use crate::verify::finding::Finding;
 use crate::verify::judge::Means;
 use crate::verify::report::{Report, RootReport};
@@ -63,14 +64,14 @@ pub fn text(name: &str, report: &Report, quick: bool, quiet: bool) -> String {
 
 fn findings(text: &mut String, findings: &[&Finding], shown: usize) {
     for finding in findings.iter().take(shown) {
-        let _ = writeln!(text, "{}  {}", finding.kind.as_str(), finding.key);
+        let _ = writeln!(text, "{}  {}", finding.kind.as_str(), visible(&finding.key));
         for (label, words) in [
             ("expected", finding.expected.as_deref()),
             ("found", finding.found.as_deref()),
             ("means", Some(finding.kind.means())),
         ] {
             if let Some(words) = words {
-                let _ = writeln!(text, "  {label:9} {words}");
+                let _ = writeln!(text, "  {label:9} {}", visible(words));
             }
         }
     }
@@ -92,13 +93,13 @@ fn summary(text: &mut String, root: &RootReport, quick: bool) {
         text,
         "{}",
         if root.root.is_empty() {
-            "(the root itself)"
+            "(the root itself)".into()
         } else {
-            &root.root
+            visible(&root.root)
         }
     );
     let mut line = |label: &str, words: String| {
-        let _ = writeln!(text, "  {label:13} {words}");
+        let _ = writeln!(text, "  {label:13} {}", visible(&words));
     };
     let sources: Vec<&str> = root.sources.iter().map(String::as_str).collect();
     if !sources.is_empty() {

@@ -2,36 +2,43 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::{info, warn};
 
 use super::context::{Context, owner};
 use super::decide::Deed;
-use super::entry::{Kind, State, has_finalizer, spec_digest};
+use super::entry::{State, has_finalizer, spec_digest};
 use super::exporter::{Job, Owner};
 use super::secrets::{self, Fetched};
-use super::{events, finalizer};
+use super::supervise::{Prepare, Task, Turn};
+use super::{events, finalizer, runs};
 use crate::api::{ConditionType, EventExport, find};
 use crate::export::failure::Failure;
+use crate::telemetry::metrics::Outcome;
 
-/// Does it.
-pub(super) async fn act(context: &Context, object: &EventExport, deed: Deed) -> kube::Result<()> {
+/// Does it; returns the resource as it is since then, where that changed it.
+pub(super) async fn act(
+    context: &Arc<Context>,
+    object: &Arc<EventExport>,
+    deed: Deed,
+) -> kube::Result<Option<EventExport>> {
     let owner = owner(object);
     match deed {
-        Deed::Leave => Ok(()),
-        Deed::Start => start(context, object, &owner).await,
-        Deed::CompareSecrets => compare_secrets(context, object, &owner).await,
+        Deed::Leave => {}
+        Deed::Start => start(context, object, owner),
+        Deed::CompareSecrets => compare_secrets(context, object, &owner).await?,
         Deed::Stop => {
             info!(export = %named(&owner), "stopping: its spec changed, or it is suspended or deleted");
             // Also if the change is taken back before it has stopped.
             context.runs.with(&owner.uid, |entry| entry.afresh = true);
             context.runs.stop(&owner.uid);
-            Ok(())
         }
-        Deed::Release => release(context, object, &owner).await,
-        Deed::LetGo => finalizer::take_away(&context.api(object), object).await,
-        Deed::GiveUp => give_up(context, object, &owner).await,
+        Deed::Release => release(context, object, &owner).await?,
+        Deed::LetGo => return finalizer::take_away(&context.api(object), object).await,
+        Deed::GiveUp => return give_up(context, object, &owner).await,
     }
+    Ok(None)
 }
 
 fn named(owner: &Owner) -> String {
@@ -64,32 +71,66 @@ async fn prepare(
     }
 }
 
-async fn start(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
-    let fetched = read_secrets(context, object, owner).await?;
-    context.runs.read(&owner.uid, &fetched);
-    let spec = spec_digest(&object.spec);
-    let job = match prepare(context, object, owner, fetched).await {
-        Ok(job) => job,
-        Err(failure) => {
-            warn!(export = %named(owner), reason = %failure.reason, message = failure.message, "cannot begin");
-            context.runs.blocked(&owner.uid, spec, failure);
-            return Ok(());
-        }
+/// Begins in a task: with thousands of resources, each waits for its turn before it costs anything.
+fn start(context: &Arc<Context>, object: &Arc<EventExport>, owner: Owner) {
+    let turn = if is_complete(object) {
+        Turn::AfterOthers
+    } else {
+        Turn::Now
     };
-    // What was complete is only looked at; should there be something to do after all, it is put on then.
-    if !is_complete(object)
-        && !has_finalizer(object)
-        && !finalizer::put_on(&context.api(object), object).await?
+    let (uid, spec) = (owner.uid.clone(), spec_digest(&object.spec));
+    let (runs, context, object) = (context.runs.clone(), context.clone(), object.clone());
+    let prepare: Prepare =
+        Box::new(move || Box::pin(async move { set_out(&context, &object, &owner).await }));
+    runs.begin(&uid, spec, Task::Export(turn, prepare));
+}
+
+/// All that comes before an export: its Secrets, its job, its finalizer.
+async fn set_out(
+    context: &Context,
+    object: &EventExport,
+    owner: &Owner,
+) -> Result<Arc<dyn Job>, runs::Outcome> {
+    let (export, began) = (named(owner), Instant::now());
+    let not_begun = |error: kube::Error| {
+        warn!(export, %error, "the API server did not answer: it begins later");
+        context.metrics.reconciled(Outcome::error, began.elapsed());
+        runs::Outcome::NotBegun
+    };
+    let fetched = read_secrets(context, object, owner).await.map_err(not_begun)?;
+    context.runs.read(&owner.uid, &fetched);
+    let job = prepare(context, object, owner, fetched)
+        .await
+        .map_err(|failure| {
+            warn!(export, reason = %failure.reason, message = failure.message, "cannot begin");
+            runs::Outcome::Blocked(failure)
+        })?;
+    // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
+    // complete is only looked at; should there be something to do after all, the finalizer is put on then.
+    let (api, looks_only) = (context.api(object), is_complete(object));
+    let now = if looks_only || has_finalizer(object) {
+        api.get_opt(&owner.name).await
+    } else {
+        finalizer::put_on(&api, object).await
+    };
+    if !now
+        .map_err(not_begun)?
+        .is_some_and(|now| is_current(object, &now))
     {
-        // Deleted meanwhile: its deletion wakes us, or it is gone.
-        return Ok(());
+        // Its change or deletion wakes us, or it is gone.
+        return Err(runs::Outcome::NotBegun);
     }
     context.runs.with(&owner.uid, |entry| {
-        entry.sessions = Some(has_finalizer(object) || !is_complete(object));
+        entry.sessions = Some(has_finalizer(object) || !looks_only);
     });
-    info!(export = %named(owner), "begins");
-    context.runs.begin(&owner.uid, Kind::Export, spec, job);
-    Ok(())
+    info!(export, "begins");
+    Ok(job)
+}
+
+/// Whether a resource asks for the same as when it was watched.
+fn is_current(watched: &EventExport, now: &EventExport) -> bool {
+    let (watched, now) = (&watched.metadata, &now.metadata);
+    watched.uid == now.uid && watched.generation == now.generation && now.deletion_timestamp.is_none()
 }
 
 fn is_complete(object: &EventExport) -> bool {
@@ -137,12 +178,16 @@ async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube
         }
     };
     info!(export = %named(owner), "deleting its sessions");
-    context.runs.begin(&owner.uid, Kind::Release, spec, job);
+    context.runs.begin(&owner.uid, spec, Task::Release(job));
     Ok(())
 }
 
 /// Lets a deleted resource go although sessions may be open, and says so in every place where somebody may look.
-async fn give_up(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+async fn give_up(
+    context: &Context,
+    object: &EventExport,
+    owner: &Owner,
+) -> kube::Result<Option<EventExport>> {
     let left = context.runs.with(&owner.uid, |entry| {
         let (mut ids, why) = finalizer::remainder(entry.left.as_deref());
         if let State::Live(live) = &entry.state {

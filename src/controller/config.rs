@@ -22,6 +22,8 @@ pub struct OperatorConfig {
     pub concurrency: u16,
     /// How long changes of one resource are gathered before it is looked at. Default 200 ms.
     pub debounce: Duration,
+    /// How changes are watched for.
+    pub watching: Watching,
     /// How long exports may take to end and to delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
     pub stop_within: Duration,
@@ -40,3 +42,22 @@ pub const CONCURRENCY: u16 = 16;
 
 /// Default of [`OperatorConfig::debounce`].
 pub const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// How changes in the cluster are watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watching {
+    /// How long the API server is asked to keep a watch open, in seconds: what a dead connection hides comes to light at
+    /// most 5 s after that. Default 60.
+    pub seconds: u32,
+    /// How long until everything is listed again, should events have been lost on the way. Default 12 h.
+    pub relist: Duration,
+}
+
+impl Default for Watching {
+    fn default() -> Self {
+        Self {
+            seconds: 60,
+            relist: Duration::from_hours(12),
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What this process remembers of one resource. Small: a resource that rests costs no more than its entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,6 +64,8 @@ pub(super) struct Entry {
 /// The contents of Secrets that are in use.
 #[derive(Default)]
 pub(super) struct SecretsInUse {
+    /// Their names, also before they were read.
+    pub(super) named: BTreeSet<Box<str>>,
     /// The version of each; `None`: it was not there.
     pub(super) versions: BTreeMap<String, Option<String>>,
     pub(super) digest: u64,
@@ -94,7 +96,9 @@ impl Sent {
     /// Whether this version of the resource is older than the write. Versions are numbers that grow (KEP-5504).
     pub(super) fn is_later_than(&self, seen: Option<&str>) -> bool {
         let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
-        seen == self.over.as_deref()
+        // A write that changed nothing never comes.
+        let is_coming = seen == self.over.as_deref() && self.made != self.over;
+        is_coming
             || matches!((number(seen), number(self.made.as_deref())), (Some(seen), Some(made)) if seen < made)
     }
 }

@@ -1,6 +1,7 @@
 //! Kubernetes Events: what a person sees at the end of `kubectl describe`. The decision which ones a change of
 //! status deserves is pure; [`Announcer`] sends them, at a bounded rate, and never fails anyone's work.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -16,6 +17,9 @@ const BURST: u32 = 25;
 
 /// How long it takes until it may have one more (client-go's `defaultSpamQPS`).
 const REFILL: Duration = Duration::from_mins(5);
+
+/// How many Events are remembered, to be counted up when they come again: each new one is compared with all of them.
+const REMEMBERED: usize = 512;
 
 /// Longest note, in bytes: the API's bound for `note` is 1 kB.
 const NOTE_BYTES: usize = 1000;
@@ -151,7 +155,10 @@ impl Allowance {
 
 /// Sends Events.
 pub(super) struct Announcer {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
+    /// With how many Events it was given.
+    recorder: Mutex<(Recorder, usize)>,
     metrics: Metrics,
 }
 
@@ -162,9 +169,22 @@ impl Announcer {
             instance: Some(instance),
         };
         Self {
-            recorder: Recorder::new(client, reporter),
+            recorder: Mutex::new((Recorder::new(client.clone(), reporter.clone()), 0)),
+            client,
+            reporter,
             metrics,
         }
+    }
+
+    /// A recorder never forgets while nothing happens, and looks at all that it remembers when something does: with
+    /// thousands of exports it is begun anew now and then.
+    fn recorder(&self) -> Recorder {
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorder.1 >= REMEMBERED {
+            *recorder = (Recorder::new(self.client.clone(), self.reporter.clone()), 0);
+        }
+        recorder.1 += 1;
+        recorder.0.clone()
     }
 
     /// Sends what the allowance permits. What cannot be sent is logged: an Event is a courtesy.
@@ -199,7 +219,7 @@ impl Announcer {
                 action: note.action.to_owned(),
                 secondary: None,
             };
-            if let Err(error) = self.recorder.publish(&event, &reference).await {
+            if let Err(error) = self.recorder().publish(&event, &reference).await {
                 warn!(reason = event.reason, %error, "an Event could not be sent");
             }
         }

@@ -58,8 +58,10 @@ pub trait Job: Send + Sync + 'static {
 pub struct EngineExporter {
     /// What all exports of the process share.
     pub engine: Engine,
-    /// Where requests may go.
+    /// Where requests to trackers and their UAAs may go.
     pub hosts: HostPolicy,
+    /// Where requests to stores may go.
+    pub store_hosts: HostPolicy,
     /// How requests leave.
     pub traffic: Traffic,
     /// Tokens of all exports.
@@ -87,6 +89,7 @@ impl Exporter for EngineExporter {
         let around = Surroundings {
             name: format!("{}/{}", owner.namespace, owner.name),
             hosts: self.hosts.clone(),
+            store_hosts: self.store_hosts.clone(),
             traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
             pod_identity: granted(&self.grants, &owner.namespace, &spec.destination.s3),

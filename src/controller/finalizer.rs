@@ -16,8 +16,11 @@ use crate::export::engine::Released;
 /// How often a write is tried that meets a newer version of the resource.
 const CONFLICTS: usize = 4;
 
-/// Whether it is there afterwards: not if the resource is gone or being deleted.
-pub(super) async fn put_on(api: &Api<EventExport>, object: &EventExport) -> kube::Result<bool> {
+/// The resource with it; `None`: it is gone, or being deleted.
+pub(super) async fn put_on(
+    api: &Api<EventExport>,
+    object: &EventExport,
+) -> kube::Result<Option<EventExport>> {
     write(
         api,
         object,
@@ -25,19 +28,21 @@ pub(super) async fn put_on(api: &Api<EventExport>, object: &EventExport) -> kube
         |object| has_finalizer(object) || object.metadata.deletion_timestamp.is_some(),
     )
     .await
-    .map(|now| now.is_some_and(|now| has_finalizer(&now)))
+    .map(|now| now.filter(has_finalizer))
 }
 
-/// Takes it away; a resource that is gone has none.
-pub(super) async fn take_away(api: &Api<EventExport>, object: &EventExport) -> kube::Result<()> {
+/// The resource without it; `None`: it is gone.
+pub(super) async fn take_away(
+    api: &Api<EventExport>,
+    object: &EventExport,
+) -> kube::Result<Option<EventExport>> {
     write(
         api,
         object,
         |names| names.retain(|name| name != FINALIZER),
         |object| !has_finalizer(object),
     )
-    .await?;
-    Ok(())
+    .await
 }
 
 /// Changes the list of finalizers, of which others own parts: only over the version that was read.

@@ -5,6 +5,8 @@
 
 use std::str::FromStr;
 
+use url::Url;
+
 use crate::api::S3Destination;
 
 /// One line of the configuration: this namespace may write there with the operator's identity.
@@ -85,8 +87,10 @@ pub fn granted(grants: &[Grant], namespace: &str, destination: &S3Destination) -
     grants.iter().any(|grant| grant.covers(namespace, destination))
 }
 
+/// Host names have no case, and the usual port need not be said; paths are as they are.
 fn plain(endpoint: &str) -> String {
-    endpoint.trim_end_matches('/').to_ascii_lowercase()
+    let read = Url::parse(endpoint).map_or_else(|_| endpoint.to_owned(), String::from);
+    read.trim_end_matches('/').to_owned()
 }
 
 /// The grants of a file: one per line; empty lines and what follows `#` at a line's beginning do not count.
@@ -110,7 +114,7 @@ mod tests {
     #[test]
     fn the_identity_is_lent_only_where_it_is_granted() {
         let grants = grants_of(
-            "# who may write with our rights\naudit=archive/tracker\n\nops=archive\nlab=box/a@b@https://S3.example.com/\n",
+            "# who may write with our rights\naudit=archive/tracker\n\nops=archive\nlab=box/a@b@https://S3.example.com/\nlab=path@https://s3.example.com/One\n",
         )
         .unwrap();
         let s3 = Some("https://s3.example.com");
@@ -127,6 +131,33 @@ mod tests {
             ("ops", "archive", Some("anything"), None, true),
             ("lab", "box", Some("a@b"), s3, true),
             ("lab", "box", Some("a@b"), None, false),
+            (
+                "lab",
+                "box",
+                Some("a@b"),
+                Some("https://s3.example.com:443"),
+                true,
+            ),
+            (
+                "lab",
+                "box",
+                Some("a@b"),
+                Some("https://s3.example.com:8443"),
+                false,
+            ),
+            (
+                "lab",
+                "box",
+                Some("a@b"),
+                Some("https://s3.example.com/one"),
+                false,
+            ),
+            ("lab", "path", None, Some("https://S3.EXAMPLE.com/One"), true),
+            ("lab", "path", None, Some("https://s3.example.com/one"), false),
+            ("audit", "archive", Some("tracker-evil"), None, false),
+            ("audit", "archive", Some("Tracker"), None, false),
+            ("audit", "archive", Some("trackerx/tracker"), None, false),
+            ("audit", "Archive", Some("tracker"), None, false),
         ] {
             let asked = destination(bucket, prefix, endpoint);
             assert_eq!(

@@ -56,6 +56,8 @@ pub const fn needs_person(reason: Reason) -> bool {
         | Reason::ForeignObject
         | Reason::JournalMismatch
         | Reason::SigningKeyInvalid
+        | Reason::SourceRefused
+        | Reason::DestinationRefused
         | Reason::SessionUnaccounted => true,
         Reason::Complete
         | Reason::CaughtUp

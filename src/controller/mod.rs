@@ -23,6 +23,7 @@ mod secret_watch;
 mod secrets;
 pub mod status;
 mod supervise;
+mod watching;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +34,7 @@ use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig};
+pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, Watching};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, Exporter, Job, Owner};
 pub use lease::LeaseSettings;
@@ -61,6 +62,9 @@ const FENCE_MARGIN: Duration = Duration::from_secs(1);
 /// How often the controller gives a sign of life.
 const PULSE: Duration = Duration::from_secs(5);
 
+/// Where `kubectl apply` keeps the manifest.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// How long to wait before the API server is asked again at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
 
@@ -75,7 +79,7 @@ pub async fn operate(
     observatory: Observatory,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = metered::client(config.kubernetes.clone(), &config.traffic)
+    let client = watching::client(config.kubernetes.clone(), config.watching, &config.traffic)
         .context("no client for the Kubernetes API server")?;
     let unfenced = config.traffic.unfenced();
     let alone = lease::client(config.kubernetes.clone(), &config.lease.times, &unfenced)
@@ -135,9 +139,9 @@ async fn lead(
     )));
     let namespace = config.namespace.clone();
     let secrets = {
-        let runs = runs.clone();
+        let (runs, times) = (runs.clone(), config.watching);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            secret_watch::watch(client, namespace.as_deref(), runs).await;
+            secret_watch::watch(client, namespace.as_deref(), times, runs).await;
         }))
     };
     let lost = tokio::select! {
@@ -199,10 +203,9 @@ async fn look_at_all(
     let (reader, writer) = reflector::store();
     let existing = Mutex::new(HashSet::new());
     let runs = context.runs.clone();
-    let objects = watcher(api, watcher::Config::default())
+    let objects = watching::watching(api, watcher::Config::default(), config.watching)
         .default_backoff()
-        // Half of a resource's bytes, and of no use here.
-        .modify(|object| object.metadata.managed_fields = None)
+        .modify(strip)
         .inspect(move |event| match event {
             Ok(event) => keep_in_step(&runs, &existing, event),
             Err(error) => warn!(%error, "EventExports cannot be watched (is crds/ applied?); trying again"),
@@ -237,6 +240,13 @@ async fn look_at_all(
         .await;
 }
 
+/// Takes away what is of no use here: most of a resource's bytes.
+fn strip(object: &mut EventExport) {
+    object.metadata.managed_fields = None;
+    let notes = object.metadata.annotations.as_mut();
+    notes.and_then(|notes| notes.remove(LAST_APPLIED));
+}
+
 /// What is deleted is forgotten, also what was deleted while nobody watched.
 fn keep_in_step(runs: &Runs, existing: &Mutex<HashSet<String>>, event: &Event<EventExport>) {
     let mut existing = existing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +254,7 @@ fn keep_in_step(runs: &Runs, existing: &Mutex<HashSet<String>>, event: &Event<Ev
         Event::Init => existing.clear(),
         Event::InitApply(object) => existing.extend(object.uid()),
         Event::InitDone => runs.forget_others(&std::mem::take(&mut *existing)),
-        Event::Apply(_) => {}
+        Event::Apply(object) => runs.replace_namesake(object),
         Event::Delete(object) => runs.forget(&object.uid().unwrap_or_default()),
     }
 }

@@ -28,6 +28,9 @@ pub(super) const LIMIT: Duration = Duration::from_mins(1);
 /// The least time between two writes of one status, unless a condition changes.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
 
+/// How often a status is tried to be written in one look: over what was watched, and over what is newest.
+const WRITES: usize = 2;
+
 /// First pause after an error of the API server; it doubles.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 
@@ -88,7 +91,7 @@ pub(super) fn after_error(object: Arc<EventExport>, error: &LookError, context: 
     Action::requeue(pause)
 }
 
-async fn look(object: &EventExport, context: &Context) -> Result<Action, LookError> {
+async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Action, LookError> {
     let Some(uid) = object.uid() else {
         return Ok(Action::await_change());
     };
@@ -98,17 +101,21 @@ async fn look(object: &EventExport, context: &Context) -> Result<Action, LookErr
         .enter(&uid, object, |entry| entry.observe(object, now));
     let decision = decide(&seen);
     debug!(name = object.name_any(), ?seen, ?decision, "looked");
-    act(context, object, decision.deed).await?;
+    let mut read = act(context, object, decision.deed).await?;
     let mut pause = None;
     if seen.deleting.is_none() {
-        put_finalizer_late(object, &uid, context).await?;
-        pause = write_back(object, &uid, context).await?;
+        if let Some(finalized) = put_finalizer_late(object, &uid, context).await? {
+            read = Some(finalized);
+        }
+        pause = write_back(object, read, &uid, context).await?;
     }
     // What is left to do, and until when to wait, after what was just done.
     let next = context
         .runs
         .with(&uid, |entry| decide(&entry.observe(object, now)));
     let next = next.and_then(|next| match next.deed {
+        // What could not be done is the matter of a newer version, which wakes us: unless the watch lags behind.
+        Deed::Start | Deed::GiveUp if next.deed == decision.deed => Some(WRITE_EVERY),
         Deed::Start | Deed::GiveUp => Some(SOON),
         _ => next.pause(now),
     });
@@ -117,7 +124,11 @@ async fn look(object: &EventExport, context: &Context) -> Result<Action, LookErr
 }
 
 /// An export that was complete and is only looked at has no finalizer; it gets one as soon as sessions are opened.
-async fn put_finalizer_late(object: &EventExport, uid: &str, context: &Context) -> kube::Result<()> {
+async fn put_finalizer_late(
+    object: &EventExport,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Option<EventExport>> {
     let opens = context.runs.with(uid, |entry| match &entry.state {
         State::Live(live) if live.kind == Kind::Export => {
             let snapshot = live.seen.borrow();
@@ -127,9 +138,9 @@ async fn put_finalizer_late(object: &EventExport, uid: &str, context: &Context) 
     });
     if opens == Some(true) && !has_finalizer(object) {
         context.runs.with(uid, |entry| entry.sessions = Some(true));
-        finalizer::put_on(&context.api(object), object).await?;
+        return finalizer::put_on(&context.api(object), object).await;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What is to be said, as far as it is known here.
@@ -159,14 +170,93 @@ fn known(entry: &Entry, object: &EventExport) -> Known {
     }
 }
 
-/// Writes the status if it says something else than the one that is there; says when to come back to do so.
-async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube::Result<Option<Duration>> {
-    let known = context
-        .runs
-        .with(uid, |entry| known(entry, object))
-        .unwrap_or(Known::Nothing);
-    let phase = match &known {
-        Known::Nothing => return Ok(None),
+/// A version of a resource that its status is written over.
+struct Base {
+    version: Option<String>,
+    generation: Option<i64>,
+    /// What it says, without what others say in it.
+    status: EventExportStatus,
+    /// Whether it is what the watch brought.
+    is_seen: bool,
+}
+
+impl Base {
+    fn of(read: &EventExport, object: &EventExport) -> Self {
+        Self {
+            version: read.metadata.resource_version.clone(),
+            generation: read.metadata.generation,
+            status: read.status.as_ref().map(status::own).unwrap_or_default(),
+            is_seen: read.metadata.resource_version == object.metadata.resource_version,
+        }
+    }
+
+    /// What was written and has not come back yet is what is there.
+    fn sent(entry: &Entry, object: &EventExport) -> Option<Self> {
+        let last = entry.written.last.as_ref();
+        let sent = last.filter(|sent| sent.is_later_than(object.metadata.resource_version.as_deref()))?;
+        Some(Self {
+            version: sent.made.clone(),
+            generation: object.metadata.generation,
+            status: sent.status.clone(),
+            is_seen: false,
+        })
+    }
+}
+
+/// Writes the status if it says something else than the one that is there; says when to come back to do so. Only over
+/// the version of the resource that was `read`, or else over the newest, and only while that asks for what was acted
+/// upon: a watch that lags behind must not take a status back.
+async fn write_back(
+    object: &EventExport,
+    read: Option<EventExport>,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Option<Duration>> {
+    let known = context.runs.with(uid, |entry| known(entry, object));
+    let known = known.unwrap_or(Known::Nothing);
+    let sent = || {
+        context
+            .runs
+            .with(uid, |entry| Base::sent(entry, object))
+            .flatten()
+    };
+    let mut base = match read {
+        Some(read) => Base::of(&read, object),
+        None => sent().unwrap_or_else(|| Base::of(object, object)),
+    };
+    for _ in 0..WRITES {
+        if base.generation != object.metadata.generation {
+            // Its arrival wakes us.
+            return Ok(None);
+        }
+        if let Written::Settled(pause) = write_over(base, object, &known, uid, context).await? {
+            return Ok(pause);
+        }
+        let newest = context.api(object).get_opt(&object.name_any()).await?;
+        match newest.filter(|newest| newest.metadata.uid == object.metadata.uid) {
+            Some(newest) => base = Base::of(&newest, object),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(WRITE_EVERY))
+}
+
+enum Written {
+    /// There is nothing more to write now; when to come back.
+    Settled(Option<Duration>),
+    /// Not over what was read: the resource has another version, or is gone.
+    Outdated,
+}
+
+async fn write_over(
+    base: Base,
+    object: &EventExport,
+    known: &Known,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Written> {
+    let phase = match known {
+        Known::Nothing => return Ok(Written::Settled(None)),
         Known::Begins => status::Phase::Begins,
         Known::Suspended { stopping } => status::Phase::Suspended { stopping: *stopping },
         Known::Blocked(failure) => status::Phase::Blocked(failure),
@@ -181,18 +271,9 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
             .map_or(Timestamp::MIN, |at| at.0),
         now: (context.now)(),
     };
-    let version = object.metadata.resource_version.as_deref();
-    // What was written and has not come back yet is what is there.
-    let sent = context.runs.with(uid, |entry| {
-        let last = entry.written.last.as_ref();
-        last.filter(|sent| sent.is_later_than(version))
-            .map(|sent| sent.status.clone())
-    });
-    let sent = sent.flatten();
-    let is_back = sent.is_none();
-    let before = sent.unwrap_or_else(|| object.status.as_ref().map(status::own).unwrap_or_default());
-    let after = status::status(subject, phase, &before);
-    let seen = match &known {
+    let before = &base.status;
+    let after = status::status(subject, phase, before);
+    let seen = match known {
         Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
         _ => None,
     };
@@ -201,29 +282,38 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
         let facts = gauges::facts(&after, object.spec.suspend, seen, last, context.retention);
         entry.facts = Some(Box::new(facts));
     });
-    if after == before {
-        if is_back {
-            context.runs.with(uid, |entry| settle(entry, object));
-        }
-        return Ok(None);
+    let over = object.metadata.resource_version.clone();
+    if after == *before {
+        context.runs.with(uid, |entry| {
+            if base.is_seen {
+                settle(entry, object);
+            } else {
+                entry.written.last = Some(Box::new(Sent {
+                    status: after,
+                    over,
+                    made: base.version,
+                }));
+            }
+        });
+        return Ok(Written::Settled(None));
     }
     let wait = context.runs.with(uid, |entry| {
         let since = entry.written.at.map(|at| at.elapsed());
-        let early = since.filter(|since| *since < WRITE_EVERY && same_conditions(&before, &after));
+        let early = since.filter(|since| *since < WRITE_EVERY && same_conditions(before, &after));
         early.map(|since| WRITE_EVERY.saturating_sub(since))
     });
     if let Some(wait) = wait.flatten() {
-        return Ok(Some(wait));
+        return Ok(Written::Settled(Some(wait)));
     }
-    let Some(made) = apply(object, context, &after).await? else {
-        return Ok(None);
+    let Some(made) = apply(&base, object, context, &after).await? else {
+        return Ok(Written::Outdated);
     };
     context.metrics.status_writes.inc();
-    let notes = events::notes(&before, &after);
+    let notes = events::notes(before, &after);
     context.runs.with(uid, |entry| {
         entry.written.last = Some(Box::new(Sent {
             status: after,
-            over: object.metadata.resource_version.clone(),
+            over,
             made: made.metadata.resource_version,
         }));
         entry.written.at = Some(Instant::now());
@@ -235,7 +325,7 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
             .unwrap_or(false)
     };
     context.announcer.tell(object, notes, allowed).await;
-    Ok(None)
+    Ok(Written::Settled(None))
 }
 
 /// The status in the cluster says what there is to say: a resource that rests needs no more memory of it.
@@ -257,8 +347,9 @@ fn same_conditions(before: &EventExportStatus, after: &EventExportStatus) -> boo
     before.observed_generation == after.observed_generation && states(before) == states(after)
 }
 
-/// The resource with what was written; `None`: it is gone, or is another one of that name.
+/// The resource with what was written; `None`: it is gone, has changed, or is another one of that name.
 async fn apply(
+    base: &Base,
     object: &EventExport,
     context: &Context,
     status: &EventExportStatus,
@@ -267,7 +358,7 @@ async fn apply(
     let body = json!({
         "apiVersion": "eventexport.io/v1alpha1",
         "kind": "EventExport",
-        "metadata": { "name": name, "uid": object.metadata.uid },
+        "metadata": { "name": name, "uid": object.metadata.uid, "resourceVersion": base.version },
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -15,10 +15,12 @@ use super::decide::{End, FAILED_MOST, LOOK_AGAIN, RELEASE_MOST};
 use super::entry::{Entry, Kind, State};
 use super::exporter::Job;
 use super::secrets::Fetched;
+use super::supervise::{Task, Turn};
 use super::{finalizer, supervise};
 use crate::api::EventExport;
 use crate::export::engine::Released;
 use crate::export::failure::{Failure, Remedy};
+use crate::export::queue::Queue;
 use crate::export::snapshot::Snapshot;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Named, Resources};
@@ -33,11 +35,20 @@ const WAKE_UPS: usize = 1024;
 /// First pause after a failure; it doubles.
 const BACKOFF_FIRST: SignedDuration = SignedDuration::from_secs(5);
 
+/// First pause after the API server did not answer; it doubles.
+const NOT_BEGUN_FIRST: SignedDuration = SignedDuration::from_secs(1);
+
+/// Longest pause after the API server did not answer.
+const NOT_BEGUN_MOST: SignedDuration = SignedDuration::from_mins(5);
+
 /// Shortest rest, whatever the engine says: a defect there must not keep a processor busy.
 const REST_LEAST: SignedDuration = SignedDuration::from_secs(5);
 
 /// Rest of an export that ended without having seen its bucket.
 const REST_BLIND: SignedDuration = SignedDuration::from_mins(1);
+
+/// So many exports are named in one line of the log at most.
+const NAMED_MOST: usize = 10;
 
 /// What wakes the controller for one resource.
 pub(super) type WakeUps = mpsc::Sender<ObjectRef<EventExport>>;
@@ -46,7 +57,7 @@ pub(super) type WakeUps = mpsc::Sender<ObjectRef<EventExport>>;
 pub(super) struct Runs {
     entries: Mutex<Entries>,
     pub(super) tasks: TaskTracker,
-    pub(super) looks: Arc<Semaphore>,
+    pub(super) looks: Queue<Turn>,
     pub(super) wake_ups: WakeUps,
     pub(super) metrics: Metrics,
     pub(super) now: fn() -> Timestamp,
@@ -55,15 +66,31 @@ pub(super) struct Runs {
 #[derive(Default)]
 struct Entries {
     by_uid: HashMap<Arc<str>, Entry>,
-    /// Who uses a Secret, by namespace and name.
-    by_secret: HashMap<(String, String), BTreeSet<Arc<str>>>,
+    by_secret: Users,
     serial: u64,
+}
+
+/// Who uses a Secret, by namespace and name.
+type Users = HashMap<(String, String), BTreeSet<Arc<str>>>;
+
+fn uses_no_more(by_secret: &mut Users, uid: &str, namespace: &str, name: &str) {
+    let key = (namespace.to_owned(), name.to_owned());
+    if let Some(users) = by_secret.get_mut(&key) {
+        users.remove(uid);
+        if users.is_empty() {
+            by_secret.remove(&key);
+        }
+    }
 }
 
 /// How work in a task ended.
 pub(super) enum Outcome {
     Ran(Arc<Snapshot>),
     Released(Released),
+    /// It could not begin, until somebody does something.
+    Blocked(Failure),
+    /// It could not begin: the API server did not answer, or the resource is gone.
+    NotBegun,
     /// It panicked, or was cut off.
     Broke,
 }
@@ -75,7 +102,7 @@ impl Runs {
         now: fn() -> Timestamp,
     ) -> (Arc<Self>, mpsc::Receiver<ObjectRef<EventExport>>) {
         let (wake_ups, woken) = mpsc::channel(WAKE_UPS);
-        let (tasks, looks) = (TaskTracker::new(), Arc::new(Semaphore::new(LOOKS)));
+        let (tasks, looks) = (TaskTracker::new(), Queue::new(LOOKS));
         let runs = Self {
             entries: Mutex::default(),
             tasks,
@@ -109,15 +136,20 @@ impl Runs {
     /// The Secrets that a resource uses from now on: said before they are read, so that no change is missed.
     pub(super) fn uses(&self, uid: &str, namespace: &str, names: &HashSet<&str>) {
         let mut entries = self.lock();
-        entries.by_secret.retain(|(of, name), users| {
-            if of == namespace && !names.contains(name.as_str()) {
-                users.remove(uid);
-            }
-            !users.is_empty()
-        });
-        for name in names {
-            let key = (namespace.to_owned(), (*name).to_owned());
-            entries.by_secret.entry(key).or_default().insert(uid.into());
+        let Entries {
+            by_uid, by_secret, ..
+        } = &mut *entries;
+        let Some(entry) = by_uid.get_mut(uid) else {
+            return;
+        };
+        let names = names.iter().map(|name| (*name).into()).collect();
+        let before = std::mem::replace(&mut entry.secrets.named, names);
+        for name in before.difference(&entry.secrets.named) {
+            uses_no_more(by_secret, uid, namespace, name);
+        }
+        for name in &entry.secrets.named {
+            let key = (namespace.to_owned(), name.to_string());
+            by_secret.entry(key).or_default().insert(uid.into());
         }
     }
 
@@ -163,25 +195,6 @@ impl Runs {
         self.lock().by_secret.keys().cloned().collect()
     }
 
-    /// It could not begin.
-    pub(super) fn blocked(&self, uid: &str, spec: u64, failure: Failure) {
-        let now = (self.now)();
-        if let Some(entry) = self.lock().by_uid.get_mut(uid) {
-            let pause = match failure.remedy {
-                Remedy::Retry(_) => backoff(entry.failures, FAILED_MOST),
-                Remedy::Wait(_) | Remedy::Person => FAILED_MOST,
-            };
-            entry.failures = entry.failures.saturating_add(1);
-            entry.state = State::Ended {
-                spec,
-                end: End::Failed(later(now, pause)),
-            };
-            entry.failure = Some(failure);
-            (entry.afresh, entry.suspended) = (false, false);
-            entry.last = None;
-        }
-    }
-
     /// Sessions cannot be released, for a reason that trying again does not mend.
     pub(super) fn unreleasable(&self, uid: &str, spec: u64, why: String) {
         if let Some(entry) = self.lock().by_uid.get_mut(uid) {
@@ -196,7 +209,7 @@ impl Runs {
     }
 
     /// Begins work in a task of its own.
-    pub(super) fn begin(self: &Arc<Self>, uid: &str, kind: Kind, spec: u64, job: Arc<dyn Job>) {
+    pub(super) fn begin(self: &Arc<Self>, uid: &str, spec: u64, task: Task) {
         let mut entries = self.lock();
         entries.serial += 1;
         let serial = entries.serial;
@@ -204,22 +217,25 @@ impl Runs {
         let Some(entry) = entries.by_uid.get_mut(uid) else {
             return;
         };
-        let live = supervise::start(
-            self,
-            uid.into(),
-            entry.object.clone(),
-            serial,
-            kind,
-            spec,
-            job.clone(),
-        );
-        entry.state = State::Live(live);
-        entry.job = Some(job);
-        entry.failure = None;
         entry.afresh = false;
-        if kind == Kind::Export {
+        if task.kind() == Kind::Export {
             entry.suspended = false;
             (entry.last, entry.left, entry.rebuilt) = (None, None, false);
+        }
+        if let Task::Release(job) = &task {
+            entry.job = Some(job.clone());
+        }
+        entry.failure = None;
+        let live = supervise::start(self, uid.into(), entry.object.clone(), serial, spec, task);
+        entry.state = State::Live(live);
+    }
+
+    /// The work has its job, and the credentials of what came before it are needed no more.
+    pub(super) fn prepared(&self, uid: &str, serial: u64, job: &Arc<dyn Job>) {
+        if let Some(entry) = self.lock().by_uid.get_mut(uid)
+            && matches!(&entry.state, State::Live(live) if live.serial == serial)
+        {
+            entry.job = Some(job.clone());
         }
     }
 
@@ -261,6 +277,8 @@ impl Runs {
         let end = match outcome {
             Outcome::Ran(snapshot) => rested(entry, uid, snapshot, now),
             Outcome::Released(released) => released_end(entry, released, now),
+            Outcome::Blocked(failure) => blocked(entry, failure, now),
+            Outcome::NotBegun => not_begun(entry, now),
             Outcome::Broke => broke(entry, now),
         };
         entry.state = State::Ended { spec, end };
@@ -272,17 +290,34 @@ impl Runs {
     /// The resource is gone: its work stops by itself, and nothing is remembered.
     pub(super) fn forget(&self, uid: &str) {
         let mut entries = self.lock();
-        if let Some(Entry {
-            state: State::Live(live),
-            ..
-        }) = entries.by_uid.remove(uid)
-        {
+        let Some(entry) = entries.by_uid.remove(uid) else {
+            return;
+        };
+        if let State::Live(live) = &entry.state {
             live.stop.cancel();
         }
-        entries.by_secret.retain(|_, users| {
-            users.remove(uid);
-            !users.is_empty()
-        });
+        let namespace = entry.object.namespace.unwrap_or_default();
+        for name in &entry.secrets.named {
+            uses_no_more(&mut entries.by_secret, uid, &namespace, name);
+        }
+    }
+
+    /// Another resource of the same name is there: what is remembered of the one before is forgotten, even if nobody
+    /// said that it was deleted.
+    pub(super) fn replace_namesake(&self, object: &EventExport) {
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        let gone: Vec<_> = {
+            let entries = self.lock();
+            if entries.by_uid.contains_key(uid) {
+                return;
+            }
+            let known = ObjectRef::from_obj(object);
+            let namesakes = entries.by_uid.iter().filter(|(_, entry)| entry.object == known);
+            namesakes.map(|(uid, _)| uid.clone()).collect()
+        };
+        for uid in gone {
+            self.forget(&uid);
+        }
     }
 
     /// Only these resources exist: what is remembered of others is forgotten.
@@ -309,12 +344,27 @@ impl Runs {
         }
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
             let left = self.tasks.len();
+            let exports = self.unended();
             warn!(
                 left,
-                "exports did not end in time and are cut off; the next start cleans up"
+                exports, "exports did not end in time and are cut off; the next start cleans up"
             );
             self.cut_off_all();
         }
+    }
+
+    /// The names of exports whose work has not ended, as far as a line of the log holds them.
+    fn unended(&self) -> String {
+        let work = self.lock();
+        let live = work.by_uid.values().filter(|entry| match &entry.state {
+            State::Live(live) => !live.abort.is_finished(),
+            _ => false,
+        });
+        let names: Vec<String> = live
+            .take(NAMED_MOST)
+            .map(|entry| entry.object.to_string())
+            .collect();
+        names.join(", ")
     }
 
     /// Cuts all work off where it stands.
@@ -354,6 +404,22 @@ fn rested(entry: &mut Entry, uid: &str, snapshot: Arc<Snapshot>, now: Timestamp)
     let export = entry.job.as_ref().map(|job| job.export().clone());
     entry.last = export.map(|export| (snapshot, export));
     End::Rested(next.max(later(now, REST_LEAST)))
+}
+
+fn blocked(entry: &mut Entry, failure: Failure, now: Timestamp) -> End {
+    let pause = match failure.remedy {
+        Remedy::Retry(_) => backoff(entry.failures, FAILED_MOST),
+        Remedy::Wait(_) | Remedy::Person => FAILED_MOST,
+    };
+    entry.failures = entry.failures.saturating_add(1);
+    entry.failure = Some(failure);
+    End::Failed(later(now, pause))
+}
+
+fn not_begun(entry: &mut Entry, now: Timestamp) -> End {
+    let pause = NOT_BEGUN_FIRST.saturating_mul(1 << entry.failures.min(16));
+    entry.failures = entry.failures.saturating_add(1);
+    End::Failed(later(now, pause.min(NOT_BEGUN_MOST)))
 }
 
 fn released_end(entry: &mut Entry, released: Released, now: Timestamp) -> End {

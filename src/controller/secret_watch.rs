@@ -8,11 +8,13 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use tracing::warn;
 
+use super::config::Watching;
 use super::runs::Runs;
+use super::watching::watching;
 
 /// Nobody's credentials for us, and in many clusters most of all Secrets.
 const NOT_OURS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
@@ -21,13 +23,13 @@ const NOT_OURS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-acc
 const FORBIDDEN_PAUSE: Duration = Duration::from_mins(10);
 
 /// Watches until it is dropped.
-pub(super) async fn watch(client: Client, namespace: Option<&str>, runs: Arc<Runs>) {
+pub(super) async fn watch(client: Client, namespace: Option<&str>, times: Watching, runs: Arc<Runs>) {
     let api: Api<PartialObjectMeta<Secret>> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
     let config = watcher::Config::default().fields(NOT_OURS);
-    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut events = watching(api, config, times).default_backoff().boxed();
     // Of a complete list, those that somebody uses and that were not seen yet.
     let mut unseen = HashSet::new();
     while let Some(event) = events.next().await {

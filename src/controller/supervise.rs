@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use super::entry::{Kind, Live};
 use super::exporter::Job;
 use super::runs::{Outcome, Runs};
 use crate::api::EventExport;
+use crate::export::queue::Place;
 use crate::export::snapshot::Snapshot;
 use crate::telemetry::metrics::Share;
 
@@ -24,20 +26,55 @@ pub(super) const WAKE_EVERY: Duration = Duration::from_secs(3);
 /// How long an export may keep its place among those that list their bucket for the first time.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// Who gets a place among those that list their bucket for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Turn {
+    /// At first what has something to do, as far as is known.
+    Now,
+    /// What was complete, and is looked at only to make sure.
+    AfterOthers,
+}
+
+/// Makes the job of an export, asked once there is a place for it: the clients of thousands that wait would fill the
+/// memory. The outcome, if it cannot begin.
+pub(super) type Prepare = Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn Job>, Outcome>> + Send>;
+
+/// What is to be done.
+pub(super) enum Task {
+    Export(Turn, Prepare),
+    Release(Arc<dyn Job>),
+}
+
+impl Task {
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Export(..) => Kind::Export,
+            Self::Release(_) => Kind::Release,
+        }
+    }
+}
+
 /// Begins work; what it needs from the registry is only its queues, so that the caller may hold its lock.
 pub(super) fn start(
     runs: &Arc<Runs>,
     uid: Arc<str>,
     object: ObjectRef<EventExport>,
     serial: u64,
-    kind: Kind,
     spec: u64,
-    job: Arc<dyn Job>,
+    task: Task,
 ) -> Live {
     let (out, seen) = watch::channel(Arc::<Snapshot>::default());
     let (admit, admitted) = oneshot::channel();
-    let stop = CancellationToken::new();
-    let work = tokio::spawn(work(kind, job, out, stop.clone(), runs.clone(), admit));
+    let (stop, kind) = (CancellationToken::new(), task.kind());
+    let work = tokio::spawn(work(
+        task,
+        uid.clone(),
+        serial,
+        out,
+        stop.clone(),
+        runs.clone(),
+        admit,
+    ));
     let live = Live {
         serial,
         kind,
@@ -52,29 +89,34 @@ pub(super) fn start(
 }
 
 async fn work(
-    kind: Kind,
-    job: Arc<dyn Job>,
+    task: Task,
+    uid: Arc<str>,
+    serial: u64,
     out: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
     runs: Arc<Runs>,
-    admit: oneshot::Sender<OwnedSemaphorePermit>,
+    admit: oneshot::Sender<Place<Turn>>,
 ) -> Outcome {
-    match kind {
-        Kind::Release => Outcome::Released(job.release().await),
-        Kind::Export => {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Outcome::Ran(Arc::default()),
-                place = runs.looks.clone().acquire_owned() => {
-                    // The semaphore is never closed, and a supervisor that is gone needs no place.
-                    if let Ok(place) = place {
-                        let _ = admit.send(place);
-                    }
-                }
-            }
-            Outcome::Ran(job.run(&out, stop).await)
+    let (turn, prepare) = match task {
+        Task::Release(job) => return Outcome::Released(job.release().await),
+        Task::Export(turn, prepare) => (turn, prepare),
+    };
+    let begins = async {
+        let place = runs.looks.place(turn).await;
+        // A supervisor that is gone needs no place.
+        let _ = admit.send(place);
+        prepare().await
+    };
+    let job = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Outcome::Ran(Arc::default()),
+        begins = begins => match begins {
+            Ok(job) => job,
+            Err(outcome) => return outcome,
         }
-    }
+    };
+    runs.prepared(&uid, serial, &job);
+    Outcome::Ran(job.run(&out, stop).await)
 }
 
 async fn watch_over(
@@ -84,14 +126,14 @@ async fn watch_over(
     serial: u64,
     mut work: JoinHandle<Outcome>,
     mut seen: watch::Receiver<Arc<Snapshot>>,
-    mut admitted: oneshot::Receiver<OwnedSemaphorePermit>,
+    mut admitted: oneshot::Receiver<Place<Turn>>,
 ) {
     let (mut running, mut sessions) = (
         Share::of(&runs.metrics.runs),
         Share::of(&runs.metrics.sessions_open),
     );
     running.set(1);
-    let mut place: Option<OwnedSemaphorePermit> = None;
+    let mut place: Option<Place<Turn>> = None;
     let (mut waits, mut changed) = (true, false);
     let (mut quiet_until, mut place_until) = (Instant::now(), Instant::now());
     let outcome = loop {

@@ -3,9 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Metadata services of clouds that sit outside the link-local ranges: they hand out credentials.
-const METADATA: [IpAddr; 2] = [
+const METADATA: [IpAddr; 7] = [
+    // Alibaba Cloud; Azure's wire server; Oracle Cloud Classic.
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    // AWS: instances, the identities of Pods, the time and resolver beside them; Google Cloud.
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0023)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0253)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
 ];
 
 /// Why a name must not lead to this address; `None` when it may.
@@ -25,7 +32,7 @@ pub(super) fn reserved(address: IpAddr) -> Option<&'static str> {
             } else if v6.is_multicast() {
                 Some("a multicast address")
             } else {
-                embedded(v6).and_then(reserved_v4)
+                embedded(v6).and_then(|inner| reserved(IpAddr::V4(inner)))
             }
         }
     }
@@ -45,15 +52,17 @@ fn reserved_v4(address: Ipv4Addr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 address inside an IPv6 one: IPv4-compatible (RFC 4291 § 2.5.5.1), NAT64 (RFC 6052) and 6to4
-/// (RFC 3056). IPv4-mapped addresses are canonical before they come here.
+/// The IPv4 address inside an IPv6 one: IPv4-compatible (RFC 4291 § 2.5.5.1), IPv4-translated (RFC 2765 § 2.1), NAT64
+/// (RFC 6052, and RFC 8215 as a /96), 6to4 (RFC 3056). IPv4-mapped addresses are canonical before they come here.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let low = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Ipv4Addr::new(a, b, c, d)
     };
     match address.segments() {
-        [0, 0, 0, 0, 0, 0, g, h] | [0x64, 0xff9b, 0, 0, 0, 0, g, h] => Some(low(g, h)),
+        [0, 0, 0, 0, 0 | 0xffff, 0, g, h]
+        | [0x64, 0xff9b, 0, 0, 0, 0, g, h]
+        | [0x64, 0xff9b, 1, _, _, _, g, h] => Some(low(g, h)),
         [0x2002, b, c, ..] => Some(low(b, c)),
         _ => None,
     }

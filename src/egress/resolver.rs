@@ -119,6 +119,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_was_good_once_is_judged_at_every_answer() {
+        let resolver = resolver(&["*.example"], &[]);
+        for (address, good) in [
+            ("203.0.113.9", true),
+            ("169.254.169.254", false),
+            ("203.0.113.9", true),
+            ("::1", false),
+        ] {
+            let found = vec![SocketAddr::new(address.parse().unwrap(), 0)];
+            assert_eq!(
+                resolver.screen("rebound.example", found).is_ok(),
+                good,
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
     fn the_operators_proxy_is_exempt() {
         let resolver = resolver(&["a.example"], &["proxy.local"]);
         let address: SocketAddr = "127.0.0.1:0".parse().unwrap();

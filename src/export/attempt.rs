@@ -39,8 +39,13 @@ pub(super) enum Outcome {
 
 /// Exports one window, once it has a place, and tells what came of it.
 pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Outcome, Failure> {
-    let _place = tokio::select! {
-        place = ground.shared.places.place(window) => place,
+    // First a session of the space, so that who waits for one takes no place from other spaces.
+    let places = async {
+        let own = ground.space.own(window).await;
+        (own, ground.shared.places.place(window).await)
+    };
+    let _places = tokio::select! {
+        places = places => places,
         () = ground.stop.cancelled() => return Err(stopped()),
     };
     let (span, began) = (ground.window_span(window), Instant::now());
@@ -346,16 +351,12 @@ impl Work<'_> {
                 Reason::Short,
                 format!("{window}: downloaded no events, the service reports {reported}"),
             )),
-            // A session that is gone says nothing about the day: a new one may.
-            EmptyVerdict::Unproved(why) if !session_readable => Err(Failure::retry(
-                Reason::EmptyUnproved,
-                format!("{window}: the service gave no events ({answer:?}), and {why}"),
-            )),
+            // A session that is gone says nothing about the day, nor does one refusal of the listing: a new try may.
             EmptyVerdict::Unproved(why) => {
                 let message = format!(
                     "{window}: the service gave no events ({answer:?}), and {why}: it is tried again, or accept the gap in spec.acceptedGaps"
                 );
-                Err(Failure::person(Reason::EmptyUnproved, message))
+                Err(Failure::retry(Reason::EmptyUnproved, message))
             }
         }
     }

@@ -28,8 +28,10 @@ pub struct Secrets(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
 pub struct Surroundings {
     /// How logs name the export.
     pub name: String,
-    /// Where requests may go.
+    /// Where requests with tokens of the service may go: the tracker, and whatever host it names as its UAA.
     pub hosts: HostPolicy,
+    /// Where requests to stores may go.
+    pub store_hosts: HostPolicy,
     /// How requests leave.
     pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
@@ -224,7 +226,7 @@ pub async fn s3(
             api::Checksum::Sha256 => ChecksumMode::None,
         },
         timeouts: S3Timeouts::default(),
-        hosts: Arc::new(around.hosts.clone()),
+        hosts: Arc::new(around.store_hosts.clone()),
         traffic: around.traffic.clone(),
     };
     let store = S3Store::connect(settings)

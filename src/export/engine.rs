@@ -93,7 +93,7 @@ impl Engine {
             pool: PartPool::new(limits.pool_mib),
             proofs: ProofPool::new(processors),
             places: WindowPlaces::new(limits.windows.max(1)),
-            spaces: Spaces::default(),
+            spaces: Spaces::new(limits.sessions_per_space),
             support: std::sync::Mutex::default(),
             observer,
         };
@@ -140,7 +140,7 @@ impl Engine {
         let shared = &self.shared;
         let places = shared.places.load();
         let (pool_bytes, pool_taken_bytes, wait_for_memory) = shared.pool.load();
-        let (spaces, wait_for_turn) = shared.spaces.load(shared.limits.sessions_per_space);
+        let (spaces, wait_for_turn) = shared.spaces.load();
         Load {
             places: places.places,
             placed: places.taken,

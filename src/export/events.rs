@@ -77,8 +77,11 @@ impl Events {
     }
 
     fn try_push(&mut self, mut bytes: &[u8]) -> Result<(), EventsError> {
-        // Blank lines before the first event are passed over one by one, as many as there are.
         while let Mode::First(line) = &mut self.mode {
+            // White space before the first event is passed over at once, as much as there is.
+            if line.is_empty() {
+                bytes = bytes.trim_ascii_start();
+            }
             if bytes.is_empty() {
                 return Ok(());
             }

@@ -118,10 +118,10 @@ impl From<&TrackerError> for Failure {
                 };
             }
             TrackerError::Config { .. } | TrackerError::Ca(_) => Reason::InvalidSpec,
-            TrackerError::Server { .. }
-            | TrackerError::ListingRefused { .. }
+            TrackerError::ListingRefused { .. }
             | TrackerError::NotFound { .. }
-            | TrackerError::Refused { .. }
+            | TrackerError::Refused { .. } => Reason::SourceRefused,
+            TrackerError::Server { .. }
             | TrackerError::Network { .. }
             | TrackerError::Timeout { .. }
             | TrackerError::Redirected { .. }
@@ -163,13 +163,15 @@ impl From<&StoreError> for Failure {
             StoreError::Unsupported { .. } => Reason::DestinationWeak,
             StoreError::Settings { .. } => Reason::InvalidSpec,
             StoreError::AlreadyExists { .. } => Reason::ForeignObject,
+            StoreError::Refused { .. } if error.class() == StoreErrorClass::Wait => {
+                Reason::DestinationRefused
+            }
+            StoreError::InvalidKey { .. } | StoreError::TooMuch { .. } => Reason::DestinationRefused,
             StoreError::Conflict { .. }
             | StoreError::NoSuchUpload { .. }
             | StoreError::Corrupted { .. }
             | StoreError::Network { .. }
             | StoreError::Io { .. }
-            | StoreError::InvalidKey { .. }
-            | StoreError::TooMuch { .. }
             | StoreError::Refused { .. } => Reason::DestinationUnreachable,
         };
         let (remedy, reach) = match error.class() {
@@ -221,5 +223,37 @@ impl Failure {
             ProofError::Interrupted | ProofError::Unread => Reason::Failed,
         };
         Self::retry(reason, format!("{window}: {error}; nothing was stored"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_not_said_to_be_silence() {
+        let refused = TrackerError::Refused {
+            host: "t.example".to_owned(),
+            what: "the end of a session",
+            status: 422,
+            said: String::new(),
+        };
+        let failure = Failure::from(&refused);
+        assert_eq!(
+            (failure.reason, failure.remedy),
+            (Reason::SourceRefused, Remedy::Person)
+        );
+
+        let answered = |status: u16| {
+            Failure::from(&StoreError::Refused {
+                store: "s3://b".to_owned(),
+                status,
+                code: "X".to_owned(),
+                message: String::new(),
+            })
+            .reason
+        };
+        assert_eq!(answered(400), Reason::DestinationRefused);
+        assert_eq!(answered(500), Reason::DestinationUnreachable);
     }
 }

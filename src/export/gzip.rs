@@ -18,7 +18,7 @@ pub enum GzipError {
         /// Which member, from 1.
         member: u64,
     },
-    /// CRC-32 or length of a member differ from its trailer.
+    /// CRC-32 or length of a member differ from its trailer, or the CRC-16 of its header from what it is.
     #[error("member {member} fails its own checksum")]
     Checksum {
         /// Which member, from 1.
@@ -69,6 +69,9 @@ pub struct Gzip {
     inflater: Decompress,
     out: Box<[u8]>,
     crc: crc32fast::Hasher,
+    /// Of the header, for its CRC-16.
+    header_crc: crc32fast::Hasher,
+    header_stated: u16,
     member_bytes: u64,
     trailer: [u8; 8],
     members: u64,
@@ -93,6 +96,8 @@ impl Default for Gzip {
             inflater: Decompress::new(false),
             out: vec![0; INFLATE_BYTES].into_boxed_slice(),
             crc: crc32fast::Hasher::new(),
+            header_crc: crc32fast::Hasher::new(),
+            header_stated: 0,
             member_bytes: 0,
             trailer: [0; 8],
             members: 0,
@@ -156,6 +161,15 @@ impl Gzip {
     }
 
     fn framing(&mut self, byte: u8) -> Result<(), GzipError> {
+        // Where a header has no CRC, its flags are not known before its fourth byte.
+        let headed = match self.state {
+            State::Header(at) => at < 4 || self.flags & FHCRC != 0,
+            State::ExtraLength(_) | State::Extra(_) | State::Text => self.flags & FHCRC != 0,
+            State::HeaderCrc(_) | State::Body | State::Trailer(_) => false,
+        };
+        if headed {
+            self.header_crc.update(&[byte]);
+        }
         self.state = match self.state {
             State::Header(at) => {
                 let fits = match at {
@@ -192,8 +206,20 @@ impl Gzip {
             State::Extra(left) => State::Extra(left - 1),
             State::Text if byte != 0 => State::Text,
             State::Text => self.after_text(),
-            State::HeaderCrc(2) => State::HeaderCrc(1),
-            State::HeaderCrc(_) => self.after_flag(FHCRC),
+            State::HeaderCrc(2) => {
+                self.header_stated = u16::from(byte);
+                State::HeaderCrc(1)
+            }
+            State::HeaderCrc(_) => {
+                let stated = self.header_stated | u16::from(byte) << 8;
+                let crc = std::mem::take(&mut self.header_crc).finalize();
+                if crc & u32::from(u16::MAX) != u32::from(stated) {
+                    return Err(GzipError::Checksum {
+                        member: self.members + 1,
+                    });
+                }
+                self.after_flag(FHCRC)
+            }
             State::Trailer(at) => {
                 if let Some(slot) = self.trailer.get_mut(at) {
                     *slot = byte;
@@ -249,6 +275,7 @@ impl Gzip {
         }
         self.members += 1;
         self.member_bytes = 0;
+        self.header_crc.reset();
         self.inflater.reset(false);
         Ok(State::Header(0))
     }

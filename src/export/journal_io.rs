@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::Failure;
-use super::journal::{Journal, ReceiptFacts};
-use super::keys::{Key, Root};
+use super::journal::{Journal, ReceiptFacts, overlap};
+use super::keys::{AttemptId, Key, Root};
 use super::record::{self, AttemptRecord, RECORD_MAX_BYTES, Receipt, Record, RecordError};
 use super::window::Window;
 use crate::api::Reason;
@@ -57,6 +57,22 @@ pub(super) async fn observe_day(store: &dyn Store, root: &Root, window: Window) 
     Ok(journal)
 }
 
+/// What stands against opening a session for a window: the keys of its day, and the records of others' attempts at it.
+/// Both listings at once: an attempt goes only after its receipt is there, so that the journal shows one of them.
+pub(super) async fn glance(store: &dyn Store, root: &Root, own: AttemptId) -> Result<Journal, Failure> {
+    let window = own.window;
+    let (journal, objects) = (root.journal_of_day(window), root.objects_of_day(window));
+    let rows = tokio::try_join!(store.list(&journal), store.list(&objects));
+    let (mut rows, objects) = rows.map_err(|error| Failure::from(&error))?;
+    rows.extend(objects);
+    let mut journal = Journal::from_listing(root, &rows);
+    read_attempts(store, root, &mut journal, |id| {
+        id != own && overlap(id.window, window)
+    })
+    .await?;
+    Ok(journal)
+}
+
 /// The sessions that the journal names, of all windows and holders.
 pub(super) async fn session_keys(store: &dyn Store, root: &Root) -> Result<BTreeSet<String>, Failure> {
     let rows = store
@@ -69,8 +85,17 @@ pub(super) async fn session_keys(store: &dyn Store, root: &Root) -> Result<BTree
 /// Reads the receipts and attempts that are not known yet.
 pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) -> Result<(), Failure> {
     read_receipts(store, root, journal, |_| true).await?;
-    let attempts = journal.unread_attempts();
-    let reads = stream::iter(attempts.into_iter().map(|id| async move {
+    read_attempts(store, root, journal, |_| true).await
+}
+
+async fn read_attempts(
+    store: &dyn Store,
+    root: &Root,
+    journal: &mut Journal,
+    wanted: impl Fn(AttemptId) -> bool,
+) -> Result<(), Failure> {
+    let attempts = journal.unread_attempts().into_iter().filter(|id| wanted(*id));
+    let reads = stream::iter(attempts.collect::<Vec<_>>().into_iter().map(|id| async move {
         Ok::<_, Failure>((id, get::<AttemptRecord>(store, root, &Key::Attempt(id)).await?))
     }));
     let found: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;

@@ -121,8 +121,11 @@ impl Root {
 
     /// What a full key means.
     pub fn parse(&self, key: &str) -> Key {
-        key.strip_prefix(&self.0)
+        let below = key.strip_prefix(&self.0);
+        below
             .and_then(parse_below)
+            // A key that is written otherwise than ours is not ours: deleting or reading it would meet another.
+            .filter(|meaning| meaning.below().as_deref() == below)
             .unwrap_or(Key::Other)
     }
 }
@@ -182,7 +185,10 @@ fn parse_below(below: &str) -> Option<Key> {
     match kind.split_once('.') {
         None if kind == "attempt" => Some(Key::Attempt(id)),
         None if kind == "prepared" => Some(Key::Prepared(id)),
-        Some(("session", session)) => Some(Key::Session(id, decode(session)?)),
+        // As every id of the service is: what somebody else wrote there is none, and is shown nowhere.
+        Some(("session", session)) => decode(session)
+            .filter(|session| !session.is_empty() && session.bytes().all(|byte| byte.is_ascii_graphic()))
+            .map(|session| Key::Session(id, session)),
         _ => None,
     }
 }
@@ -239,7 +245,7 @@ mod tests {
             Key::Split(day),
             Key::Attempt(id),
             Key::Session(id, "b08cb740-ff85-404f-a6eb-ffec5374c7c6".to_owned()),
-            Key::Session(id, "../odd id.%".to_owned()),
+            Key::Session(id, "../odd-id.%".to_owned()),
             Key::Prepared(id),
             Key::Manifest(1),
             Key::Signature(99_999_999),

@@ -1,6 +1,7 @@
 //! Opens a session for a window: the attempt is journalled first, the session right after. I/O.
 
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
@@ -9,7 +10,7 @@ use super::budget::{Live, Room};
 use super::failure::{Failure, Remedy};
 use super::ground::{Busy, Ground, lock};
 use super::journal::overlap;
-use super::journal_io::{delete, observe_day, put, record_options};
+use super::journal_io::{delete, glance, put, record_options};
 use super::keys::{AttemptId, Key};
 use super::record::{self, AttemptRecord, Record, SessionRecord};
 use super::window::Window;
@@ -149,7 +150,7 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
     let support = support(ground, id, attempt)
         .await
         .map_err(|failure| (failure, Trace::Upload))?;
-    let seen = observe_day(&*ground.peers.store, &export.root, window)
+    let seen = glance(&*ground.peers.store, &export.root, id)
         .await
         .map_err(not_sent)?;
     let taken = |other: &Window| overlap(*other, window);
@@ -233,7 +234,7 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
 
 fn room(ground: &Ground, open: usize) -> Result<(), Failure> {
     let space = &ground.export.space;
-    let message = match ground.space.room(open, ground.shared.limits.sessions_per_space) {
+    let message = match ground.space.room(open, Instant::now()) {
         Room::Free => return Ok(()),
         Room::Full => format!(
             "{open} of 30 sessions are open in space {space}: waiting for a free one (see them with the service's session list)"

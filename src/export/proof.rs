@@ -3,6 +3,7 @@
 //! The same reference-counted pieces that are uploaded pass here, in batches, on the blocking threads of the
 //! runtime; a pool of as many permits as processors keeps proofs from crowding out everything else. A
 //! transfer has at most one batch being proved and one being filled, so a slow processor slows the download.
+//! While a processor is to spare, a batch is hashed on it beside being inflated; else one after the other.
 
 use std::sync::Arc;
 
@@ -64,8 +65,12 @@ impl ProofPool {
 
     /// Begins a proof that gives what it inflates to a reader, who slows it down by being slow.
     pub fn begin_into(&self, inflated: Option<mpsc::Sender<Bytes>>) -> Proof {
-        let state = State {
+        let contents = Contents {
             inflated,
+            ..Contents::default()
+        };
+        let state = State {
+            contents,
             ..State::default()
         };
         Proof {
@@ -81,21 +86,25 @@ impl ProofPool {
 #[derive(Default)]
 struct State {
     sha: Sha256,
+    contents: Contents,
+}
+
+/// What is in the bytes.
+#[derive(Default)]
+struct Contents {
     gzip: Gzip,
     events: Events,
     /// Who reads what comes out.
     inflated: Option<mpsc::Sender<Bytes>>,
 }
 
-impl State {
+impl Contents {
     /// On a blocking thread: waits for the reader.
     fn push(&mut self, bytes: &[u8]) -> Result<(), ProofError> {
-        self.sha.update(bytes);
         let Self {
             gzip,
             events,
             inflated,
-            ..
         } = self;
         let mut unread = false;
         gzip.push(bytes, &mut |data| {
@@ -106,11 +115,13 @@ impl State {
         })?;
         if unread { Err(ProofError::Unread) } else { Ok(()) }
     }
+}
 
+impl State {
     /// The facts of what passed since the last division; the hash is of everything.
     fn divide(&mut self) -> Result<ProofFacts, ProofError> {
-        let (members, decompressed) = std::mem::take(&mut self.gzip).finish()?;
-        let events = std::mem::take(&mut self.events).finish()?;
+        let (members, decompressed) = std::mem::take(&mut self.contents.gzip).finish()?;
+        let events = std::mem::take(&mut self.contents.events).finish()?;
         let sha256 = hex(&self.sha.clone().finalize());
         Ok(ProofFacts {
             sha256,
@@ -119,6 +130,14 @@ impl State {
             events,
         })
     }
+}
+
+/// A batch that is being proved.
+struct Running {
+    /// The contents, and the hash unless it is made aside.
+    state: JoinHandle<Result<Box<State>, ProofError>>,
+    /// The hash, on a processor of its own.
+    aside: Option<JoinHandle<Sha256>>,
 }
 
 /// Lower-case hexadecimal.
@@ -134,7 +153,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub struct Proof {
     pool: ProofPool,
     state: Option<Box<State>>,
-    running: Option<JoinHandle<Result<Box<State>, ProofError>>>,
+    running: Option<Running>,
     batch: Vec<Bytes>,
     filled: usize,
 }
@@ -171,7 +190,11 @@ impl Proof {
 
     async fn settle(&mut self) -> Result<(), ProofError> {
         if let Some(running) = self.running.take() {
-            self.state = Some(running.await.map_err(|_| ProofError::Interrupted)??);
+            let mut state = running.state.await.map_err(|_| ProofError::Interrupted)??;
+            if let Some(aside) = running.aside {
+                state.sha = aside.await.map_err(|_| ProofError::Interrupted)?;
+            }
+            self.state = Some(state);
         }
         Ok(())
     }
@@ -181,18 +204,31 @@ impl Proof {
         let mut state = self.state.take().ok_or(ProofError::Interrupted)?;
         let batch = std::mem::take(&mut self.batch);
         self.filled = 0;
-        let permit = self
-            .pool
-            .0
-            .clone()
+        let pool = || Arc::clone(&self.pool.0);
+        let permit = pool()
             .acquire_owned()
             .await
             .map_err(|_| ProofError::Interrupted)?;
-        self.running = Some(tokio::task::spawn_blocking(move || {
+        let aside = pool().try_acquire_owned().ok().map(|permit| {
+            let (batch, mut sha) = (batch.clone(), std::mem::take(&mut state.sha));
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                batch.iter().for_each(|bytes| sha.update(bytes));
+                sha
+            })
+        });
+        let hashed = aside.is_some();
+        let state = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            batch.iter().try_for_each(|bytes| state.push(bytes))?;
+            for bytes in &batch {
+                if !hashed {
+                    state.sha.update(bytes);
+                }
+                state.contents.push(bytes)?;
+            }
             Ok(state)
-        }));
+        });
+        self.running = Some(Running { state, aside });
         Ok(())
     }
 }
@@ -216,11 +252,6 @@ mod tests {
             writeln!(lines, "{{\"n\":{n},\"x\":\"{}\"}}", n * 7919).unwrap();
         }
         let bytes = [gzip(lines.as_bytes()), gzip(b"{\"n\":0}\n")].concat();
-        let mut proof = ProofPool::new(2).begin();
-        for piece in bytes.chunks(10_000) {
-            proof.push(Bytes::copy_from_slice(piece)).await.unwrap();
-        }
-        let facts = proof.finish().await.unwrap();
         let sha256 = hex(&Sha256::digest(&bytes));
         let expected = ProofFacts {
             sha256,
@@ -228,7 +259,18 @@ mod tests {
             decompressed: lines.len() as u64 + 8,
             events: 50_001,
         };
-        assert_eq!(facts, expected);
+        // With one processor the hash is made in turn, with more beside.
+        for processors in [1, 2] {
+            let mut proof = ProofPool::new(processors).begin();
+            for piece in bytes.chunks(10_000) {
+                proof.push(Bytes::copy_from_slice(piece)).await.unwrap();
+            }
+            assert_eq!(
+                proof.finish().await.as_ref(),
+                Ok(&expected),
+                "{processors} processors"
+            );
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::{EmptyAnswer, Verdict};
+use crate::api::shown;
 
 /// The software that writes, for receipts: `eventexport/0.1.0`.
 pub const SOFTWARE: &str = concat!("eventexport/", env!("CARGO_PKG_VERSION"));
@@ -66,14 +67,14 @@ pub fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, RecordError> {
     let unreadable = |error: serde_json::Error| RecordError::Unreadable {
         key: key.to_owned(),
         schema: R::SCHEMA,
-        message: error.to_string(),
+        message: shown(&error.to_string()).into_owned(),
     };
     let head: Head = serde_json::from_slice(bytes).map_err(unreadable)?;
     if head.schema != R::SCHEMA {
         return Err(RecordError::Version {
             key: key.to_owned(),
             schema: R::SCHEMA,
-            found: head.schema,
+            found: shown(&head.schema).into_owned(),
         });
     }
     serde_json::from_slice(bytes).map_err(unreadable)

@@ -42,12 +42,8 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
                 now.saturating_add(IN_USE_LOOK).unwrap_or(now),
             ));
         }
-        ground
-            .peers
-            .tracker
-            .delete_session(&export.space, session)
-            .await
-            .map_err(|error| Failure::from(&error))?;
+        end(ground, id, facts, session).await?;
+        lock(&ground.sessions).remove(session);
     }
     if facts.sessions.is_empty()
         && !facts.prepared
@@ -64,6 +60,34 @@ pub(super) async fn settle(ground: &Ground, id: AttemptId, facts: &AttemptFacts)
         .collect();
     spent.extend([Key::Prepared(id), Key::Attempt(id)]);
     delete(store, &export.root, &spent).await
+}
+
+/// Deletes a session that the journal says is this attempt's. Whoever can write below the prefix can say so of any
+/// session whose id they know, so one that is plainly for something else is left alone.
+async fn end(ground: &Ground, id: AttemptId, facts: &AttemptFacts, session: &str) -> Result<(), Failure> {
+    let (tracker, space) = (&ground.peers.tracker, &ground.export.space);
+    let user = facts
+        .record
+        .as_ref()
+        .and_then(|record| record.tracker_user.as_deref());
+    let shown = tracker
+        .session(space, session)
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    if let Some(shown) = shown
+        && !is_for(&shown, id.window, ground.account(), user)
+    {
+        return Err(unaccounted(
+            id.window,
+            &[session],
+            "that the journal names, but that were opened for something else",
+        ));
+    }
+    // Also one that is not shown: a service may show less than it keeps.
+    tracker
+        .delete_session(space, session)
+        .await
+        .map_err(|error| Failure::from(&error))
 }
 
 /// An upload that was about to be completed: its object gets its receipt, or there is nothing to keep.
@@ -88,6 +112,7 @@ async fn finish_upload(ground: &Ground, id: AttemptId) -> Result<(), Failure> {
         let upload = Upload {
             key,
             id: prepared.upload_id,
+            repeated: false,
         };
         store
             .abort_upload(&upload)
@@ -231,7 +256,9 @@ async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) ->
                 .tracker
                 .delete_session(&export.space, &session.id)
                 .await
-                .map_err(|error| Failure::from(&error))
+                .map_err(|error| Failure::from(&error))?;
+            lock(&ground.sessions).remove(&session.id);
+            Ok(())
         }
         several => {
             let ids: Vec<&str> = several.iter().map(|session| session.id.as_str()).collect();
@@ -265,6 +292,15 @@ fn may_be_of(
     user: Option<&str>,
     attempt: &AttemptRecord,
 ) -> bool {
+    let then = session.created.is_none_or(|created| {
+        let since = created.duration_since(attempt.started_at);
+        since >= -CLOCKS_APART && since <= CLOCKS_APART
+    });
+    then && is_for(session, window, account, user)
+}
+
+/// Of that user, scope and hour, its range within a day of the window's; what is not known fits.
+fn is_for(session: &Session, window: Window, account: bool, user: Option<&str>) -> bool {
     let date = window.date();
     let near = |day: jiff::civil::Date| {
         let apart = date
@@ -279,11 +315,7 @@ fn may_be_of(
     let scope = session.account.is_none_or(|theirs| theirs == account);
     let hour = session.hour.is_none_or(|hour| hour == window.hour_of_day());
     let range = session.range.is_none_or(|(start, end)| near(start) && near(end));
-    let then = session.created.is_none_or(|created| {
-        let since = created.duration_since(attempt.started_at);
-        since >= -CLOCKS_APART && since <= CLOCKS_APART
-    });
-    user && scope && hour && range && then
+    user && scope && hour && range
 }
 
 fn unsettled(message: String, until: Timestamp) -> Failure {

@@ -10,10 +10,14 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 
-/// All 24 hours of a day.
 /// Ranges that are read back from a status at most: more than it holds.
 const RANGES_READ: usize = 1_000;
 
+/// Days of them at most, more than two centuries: whoever may write a status could name the whole calendar a thousand
+/// times.
+const DAYS_READ: usize = 100_000;
+
+/// All 24 hours of a day.
 const ALL_HOURS: u32 = (1 << 24) - 1;
 
 /// A whole UTC day, or one hour of it. Ordered by time; a day comes before its hours.
@@ -92,7 +96,10 @@ impl FromStr for Window {
         let wrong = || NotAWindow(text.to_owned());
         let (day, hour) = match text.split_once('T') {
             None => (text, None),
-            Some((day, hour)) if hour.len() == 2 => (day, Some(hour.parse::<u8>().map_err(|_| wrong())?)),
+            // The parser of numbers would take a sign as well.
+            Some((day, hour)) if hour.len() == 2 && hour.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (day, Some(hour.parse::<u8>().map_err(|_| wrong())?))
+            }
             Some(_) => return Err(wrong()),
         };
         let day = parse_date(day).ok_or_else(wrong)?;
@@ -210,17 +217,21 @@ impl Cells {
     /// What [`Cells::ranges`] said; what it left out and what is no range is left out here.
     pub fn from_ranges(texts: &[String]) -> Self {
         let mut cells = Self::default();
+        let mut left = DAYS_READ;
         for text in texts.iter().take(RANGES_READ) {
             let (first, last) = text.split_once('/').unwrap_or((text, text));
             let (Ok(first), Ok(last)) = (first.parse::<Window>(), last.parse::<Window>()) else {
                 continue;
             };
             let mut day = Some(first.day);
-            while let Some(date) = day.filter(|day| *day <= last.day) {
+            while let Some(date) = day.filter(|day| *day <= last.day && left > 0) {
+                left -= 1;
                 let begin = first.hour.filter(|_| date == first.day).unwrap_or(0);
                 let end = last.hour.filter(|_| date == last.day).unwrap_or(23);
-                let hours = (begin..=end).filter_map(|hour| Window::hour(date, hour));
-                hours.for_each(|hour| cells.insert(hour));
+                let hours = (begin..=end).fold(0, |hours, hour| hours | 1 << hour);
+                if hours != 0 {
+                    *cells.0.entry(date).or_default() |= hours;
+                }
                 day = date.tomorrow().ok();
             }
         }
@@ -283,6 +294,7 @@ mod tests {
             "2018-6-1",
             "2018-06-28T24",
             "2018-06-28T7",
+            "2018-06-28T+7",
             "+018-06-28",
             "2018-06-28T007",
             "",
@@ -341,5 +353,7 @@ mod tests {
         assert_eq!(cells.ranges(1), ["2018-06-01/2018-06-02", "and 3 more"]);
         assert_eq!(Cells::from_ranges(&cells.ranges(9)), cells);
         assert_eq!(Cells::from_ranges(&cells.ranges(1)).len(), 48);
+        let calendar = vec!["0000-01-01/9999-12-31".to_owned(); RANGES_READ];
+        assert_eq!(Cells::from_ranges(&calendar).len(), 24 * DAYS_READ as u64);
     }
 }

@@ -70,6 +70,9 @@ pub struct Fault {
     /// How many are befallen; `None`: all from then on.
     #[serde(default)]
     pub times: Option<u64>,
+    /// Of those, only the first of so many in a row, at least 1: 10 befalls one in ten.
+    #[serde(default = "first")]
+    pub every: u64,
 }
 
 fn unnamed() -> String {
@@ -92,6 +95,7 @@ impl Fault {
             windows: Windows::Any,
             nth: 1,
             times: None,
+            every: 1,
         }
     }
 
@@ -108,6 +112,12 @@ impl Fault {
     #[must_use]
     pub fn from_nth(self, nth: u64) -> Self {
         Self { nth, ..self }
+    }
+
+    /// Only one in so many.
+    #[must_use]
+    pub fn every(self, every: u64) -> Self {
+        Self { every, ..self }
     }
 
     /// Only where this UTC day is concerned.
@@ -172,7 +182,8 @@ impl Faults {
             let last = fault.times.map_or(u64::MAX, |times| {
                 fault.nth.saturating_sub(1).saturating_add(times)
             });
-            if *met >= fault.nth && *met <= last {
+            let since = met.checked_sub(fault.nth);
+            if *met <= last && since.is_some_and(|since| since.is_multiple_of(fault.every.max(1))) {
                 return Some((fault.name.clone(), wanted));
             }
         }
@@ -229,5 +240,25 @@ mod tests {
         assert!(!met(Kind::Delete, day) && !met(Kind::Show, date(2018, 6, 4)));
         assert!(met(Kind::Show, day) && met(Kind::Show, day));
         assert!(!met(Kind::Show, day));
+    }
+
+    #[test]
+    fn one_in_so_many_is_befallen() {
+        let mut faults = Faults::default();
+        faults.add(
+            Fault::new("x", Effect::SessionGone, &[Kind::Show])
+                .from_nth(3)
+                .every(10),
+        );
+        let concern = Concern {
+            kind: Kind::Show,
+            window: None,
+        };
+        let mut met = || {
+            let taken = faults.take(concern, |effect| (*effect == Effect::SessionGone).then_some(()));
+            taken.is_some()
+        };
+        let befallen: Vec<usize> = (1..=30).filter(|_| met()).collect();
+        assert_eq!(befallen, [3, 13, 23]);
     }
 }

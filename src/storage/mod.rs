@@ -15,6 +15,7 @@ mod s3_body;
 mod s3_checksum;
 mod s3_client;
 mod s3_errors;
+mod s3_limited;
 mod s3_list;
 mod s3_metered;
 mod s3_read;
@@ -130,6 +131,8 @@ pub struct Upload {
     pub key: String,
     /// The store's id of the upload.
     pub id: String,
+    /// Whether it was asked for more than once: then another of its key may be open, whose id was lost with the reply.
+    pub repeated: bool,
 }
 
 /// An upload that the store lists as neither completed nor aborted.

@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
+use super::s3_limited::Limited;
 use super::s3_metered::Metered;
 use super::{S3Credentials, S3Settings, StoreError};
 use crate::egress::{CheckedResolver, Denied, HostPolicy, check_ca};
@@ -119,7 +120,8 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
         settings
             .endpoint
             .as_ref()
-            .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+            // With its slash: the SDK puts the bucket's name right behind a path.
+            .map(|url| format!("{}/", url.as_str().trim_end_matches('/'))),
     );
     Ok(Client::from_conf(config.build()))
 }
@@ -182,7 +184,7 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
         None => connector.build(),
     });
     let metered = SharedHttpConnector::new(Metered {
-        inner: connector,
+        inner: SharedHttpConnector::new(Limited(connector)),
         traffic: settings.traffic.clone(),
     });
     Ok(http_client_fn(move |_, _| metered.clone()))

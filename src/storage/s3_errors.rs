@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::s3_body::Stalled;
 use super::{S3Credentials, StoreError};
-use crate::egress::Denied;
+use crate::egress::{Denied, without_tokens};
 
 /// The most of a store's own words that is passed on, in characters.
 const WORDS_MAX: usize = 300;
@@ -145,7 +145,7 @@ impl Unspeakable {
         for secret in &self.0 {
             words = words.replace(secret.expose_secret(), "…");
         }
-        let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = without_tokens(&words);
         match line.char_indices().nth(WORDS_MAX) {
             Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
             None => line,
@@ -223,6 +223,8 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     } = refusal;
     let store = subject.store.to_owned();
     let key = subject.key.to_owned();
+    // Codes are the store's words too.
+    let code = &*unspeakable.clean(code);
     let is = |codes: &[&str]| codes.contains(&code);
     if is(&["NoSuchBucket"]) {
         return StoreError::NoSuchBucket { store };
@@ -260,15 +262,20 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     }
     if unsupported(status, code, message) {
         let what = format!(
-            "{} as asked ({code}): {}",
+            "{} as asked ({}): {}",
             subject.operation.action(),
+            code.to_owned(),
             unspeakable.clean(message)
         );
         return StoreError::Unsupported { store, what };
     }
     // A clock that is wrong comes as 403 as well, and is no matter of permission.
     if status == 403 && code != "RequestTimeTooSkewed" {
-        let code = if code.is_empty() { "403" } else { code };
+        let code = if code.is_empty() {
+            "403".to_owned()
+        } else {
+            code.to_owned()
+        };
         let action = format!("{} ({code})", subject.operation.action());
         return StoreError::Forbidden { store, action, key };
     }

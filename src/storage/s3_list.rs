@@ -11,8 +11,11 @@ use super::s3::S3Store;
 use super::s3_checksum;
 use super::s3_errors::{Operation, Refusal, refused};
 use super::s3_read::timestamp;
+use super::s3_write::is_name;
 use super::{LIST_MAX, Listed, OpenUpload, Part, StoreError, Upload};
 
+/// Bytes of a key at most, the limit of S3.
+const KEY_MAX_BYTES: usize = 1024;
 /// Keys in one `DeleteObjects`, the limit of S3.
 const BATCH: usize = 1000;
 /// `DeleteObject` requests at once, where a store does not take batches.
@@ -40,13 +43,17 @@ impl S3Store {
                 .await?;
             let encoded = page.encoding_type == Some(EncodingType::Url);
             for object in page.contents.unwrap_or_default() {
-                let key = object
-                    .key
-                    .ok_or_else(|| self.senseless(subject, "a listed object without a key"))?;
+                let key = object.key.map(|key| decode(key, encoded));
+                let key = key
+                    .filter(|key| key.len() <= KEY_MAX_BYTES)
+                    .ok_or_else(|| self.senseless(subject, "a listed object without a usable key"))?;
+                let size = object.size.unwrap_or(0);
+                let size = u64::try_from(size)
+                    .map_err(|_| self.senseless(subject, "a listed object of less than no bytes"))?;
                 all.push(Listed {
-                    key: decode(key, encoded),
-                    size: object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-                    etag: object.e_tag,
+                    key,
+                    size,
+                    etag: object.e_tag.filter(|etag| is_name(etag)),
                     last_modified: object.last_modified.and_then(timestamp),
                 });
             }
@@ -82,15 +89,20 @@ impl S3Store {
                 .await?;
             let encoded = page.encoding_type == Some(EncodingType::Url);
             for upload in page.uploads.unwrap_or_default() {
-                let (Some(key), Some(id)) = (upload.key, upload.upload_id) else {
-                    return Err(self.senseless(subject, "a listed upload without key or id"));
+                let key = upload.key.map(|key| decode(key, encoded));
+                let key = key.filter(|key| key.len() <= KEY_MAX_BYTES);
+                let (Some(key), Some(id)) = (key, upload.upload_id.filter(|id| is_name(id))) else {
+                    return Err(self.senseless(subject, "a listed upload without usable key and id"));
                 };
-                let key = decode(key, encoded);
                 // MinIO takes a prefix for a whole key.
                 if key.starts_with(prefix) {
                     let initiated = upload.initiated.and_then(timestamp);
                     all.push(OpenUpload {
-                        upload: Upload { key, id },
+                        upload: Upload {
+                            key,
+                            id,
+                            repeated: false,
+                        },
                         initiated,
                     });
                 }
@@ -269,7 +281,7 @@ fn tells_nothing_of_keys(error: &StoreError) -> bool {
 }
 
 /// Undoes `encoding-type=url`, in which a space is a `+`. A store that did not encode says so.
-fn decode(key: String, encoded: bool) -> String {
+pub(super) fn decode(key: String, encoded: bool) -> String {
     if !encoded {
         return key;
     }

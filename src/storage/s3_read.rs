@@ -2,22 +2,29 @@
 //!
 //! A reply to HEAD has no body and hence no S3 code, so what its status alone cannot tell is asked again.
 
+use std::time::Duration;
+
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::ChecksumMode as Ask;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
+use tokio::time::{Instant, timeout_at};
 
 use super::s3::S3Store;
 use super::s3_body::Progress;
 use super::s3_checksum;
 use super::s3_errors::{Operation, stalled};
 use super::s3_retry::{passing, retry};
+use super::s3_write::is_name;
 use super::{ChecksumMode, ObjectFacts, StoreError};
 
 /// Room that is made for an object before its bytes come: 1 MiB at most.
 const FIRST_ROOM: u64 = 1 << 20;
+/// Bytes a second that the body of an object has to come at, on the whole: 16 KiB. Each is small, and a process waits
+/// for it.
+const SLOWEST: u64 = 16 << 10;
 
 impl S3Store {
     /// A reply that breaks off begins anew, within the one boundary for repetitions.
@@ -153,10 +160,17 @@ impl S3Store {
         let room = usize::try_from(told.unwrap_or(0).min(FIRST_ROOM)).unwrap_or(0);
         let mut bytes = BytesMut::with_capacity(room);
         let mut body = reply.body;
+        let idle = self.settings.timeouts.idle;
+        let longest = idle
+            .saturating_mul(2)
+            .saturating_add(Duration::from_secs(limit / SLOWEST));
+        let slow = || self.senseless(subject, "the reply came slower than 16 KiB a second");
+        let end = Instant::now().checked_add(longest).ok_or_else(slow)?;
         loop {
-            let next = Progress::default()
-                .watch(self.settings.timeouts.idle, body.next())
-                .await;
+            let progress = Progress::default();
+            let next = timeout_at(end, progress.watch(idle, body.next()))
+                .await
+                .map_err(|_| slow())?;
             let Some(piece) = next.map_err(|idle| stalled(subject, idle))? else {
                 break;
             };
@@ -190,7 +204,7 @@ fn facts(reply: HeadObjectOutput) -> ObjectFacts {
             .and_then(|length| u64::try_from(length).ok())
             .unwrap_or(0),
         etag: reply.e_tag,
-        version_id: reply.version_id,
+        version_id: reply.version_id.filter(|id| is_name(id)),
         crc64: reply
             .checksum_crc64_nvme
             .as_deref()

@@ -1,6 +1,7 @@
 //! The requests that write to a bucket: `PutObject`, and uploads in parts. Does I/O.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{
@@ -19,11 +20,14 @@ use super::{
     ChecksumMode, Condition, Crc64, Encryption, ObjectClass, ObjectLockMode, Part, PutOptions, Segments,
     StoreError, Stored, Upload,
 };
+use crate::api::is_shown;
 
 /// `If-None-Match: *`: only where nothing is.
 const NOTHING_THERE: &str = "*";
 /// A body from this size on is hashed on a thread of its own, where hashing is slow: 256 KiB.
 const HASHED_ASIDE: u64 = 256 << 10;
+/// Bytes of what a store calls a version, an upload or a part's state at most: S3's own are at most 1024.
+const NAME_MAX_BYTES: usize = 1024;
 
 /// How an object is kept, in the words of the SDK.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +81,7 @@ impl S3Store {
             .await?;
         Ok(Stored {
             etag: reply.e_tag,
-            version_id: reply.version_id,
+            version_id: reply.version_id.filter(|id| is_name(id)),
         })
     }
 
@@ -93,8 +97,10 @@ impl S3Store {
             ChecksumMode::Crc32c => Some(ChecksumAlgorithm::Crc32C),
             ChecksumMode::None => None,
         };
+        let tries = AtomicU32::new(0);
         let reply = self
             .call(subject, |_| {
+                tries.fetch_add(1, Ordering::Relaxed);
                 self.client
                     .create_multipart_upload()
                     .bucket(&self.settings.bucket)
@@ -113,10 +119,12 @@ impl S3Store {
             .await?;
         let id = reply
             .upload_id
-            .ok_or_else(|| self.senseless(subject, "an upload without an id"))?;
+            .filter(|id| is_name(id))
+            .ok_or_else(|| self.senseless(subject, "an upload without a usable id"))?;
         Ok(Upload {
             key: key.to_owned(),
             id,
+            repeated: tries.into_inner() > 1,
         })
     }
 
@@ -150,7 +158,8 @@ impl S3Store {
             .await?;
         let etag = reply
             .e_tag
-            .ok_or_else(|| self.senseless(subject, "a part without an entity tag"))?;
+            .filter(|etag| is_name(etag))
+            .ok_or_else(|| self.senseless(subject, "a part without a usable entity tag"))?;
         Ok(Part {
             number,
             etag,
@@ -215,7 +224,7 @@ impl S3Store {
         }
         Ok(Stored {
             etag: reply.e_tag,
-            version_id: reply.version_id,
+            version_id: reply.version_id.filter(|id| is_name(id)),
         })
     }
 
@@ -293,6 +302,12 @@ impl S3Store {
             message: format!("{what}, for {}", subject.key),
         }
     }
+}
+
+/// Whether this can be what a store calls a version, an upload or the state of a part: it is kept for each part, and
+/// written into records that are read back up to a size.
+pub(super) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= NAME_MAX_BYTES && text.chars().all(is_shown)
 }
 
 impl Keeping {

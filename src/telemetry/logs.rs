@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal as _;
 
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
@@ -15,8 +16,10 @@ use super::traces::{self, Traces, TracesError};
 /// `info,eventexport::export=debug`.
 pub const FILTER_VARIABLE: &str = "EVENTEXPORT_LOG";
 
-/// What is logged when the variable is absent. The Kubernetes client repeats at `info` what our own lines say.
-const DEFAULT_FILTER: &str = "info,kube=warn,kube_client=warn,kube_runtime=warn";
+/// What is logged when the variable is absent. The Kubernetes client repeats at `info` what our own lines say, and each
+/// request that failed at `error`, without saying what is to be done.
+const DEFAULT_FILTER: &str =
+    "info,kube=warn,kube_client=warn,kube_client::client::builder=off,kube_runtime=warn";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -26,6 +29,12 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line, for programs.
     Json,
+}
+
+/// Whether a line may be logged, whatever the filter says: the client of S3 writes requests with session tokens and the
+/// bodies of replies below `info`.
+pub fn is_discreet(metadata: &tracing::Metadata<'_>) -> bool {
+    !metadata.target().starts_with("aws") || *metadata.level() <= tracing::Level::INFO
 }
 
 /// Logs cannot be set up as asked.
@@ -57,12 +66,12 @@ pub fn start(format: LogFormat, otlp: Option<&Url>) -> Result<Traces, LogsError>
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let lines = match format {
-        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Text => lines.with_filter(filter.and(filter_fn(is_discreet))).boxed(),
         LogFormat::Json => lines
             .with_ansi(false)
             .fmt_fields(fmt::format::JsonFields::new())
             .event_format(JsonLines)
-            .with_filter(filter)
+            .with_filter(filter.and(filter_fn(is_discreet)))
             .boxed(),
     };
     let (traces, spans) = traces::layer::<Registry>(otlp)?;

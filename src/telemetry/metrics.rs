@@ -20,7 +20,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use load::Loads;
-pub use resources::{Named, ResourceFacts, ResourceSeries, Resources, SERIES_OF_RESOURCE};
+pub use resources::{
+    Named, RESOURCES_IN_FULL, ResourceFacts, ResourceSeries, Resources, SERIES_IN_BRIEF, SERIES_OF_RESOURCE,
+};
 pub use work::Work;
 
 /// Bounds of the histogram of looks at a resource, in seconds.

@@ -13,7 +13,7 @@ pub enum Class {
         /// What `Retry-After` asked for.
         after: Option<Duration>,
     },
-    /// Something outside must change first: credentials, a role, room for a session, the list of hosts.
+    /// Something outside must change first: credentials, a role, room for a session, the list of hosts, a gateway.
     Wait,
     /// Asking again cannot help.
     Terminal,
@@ -208,14 +208,14 @@ impl TrackerError {
             | Self::CredentialsRefused { .. }
             | Self::Forbidden { .. }
             | Self::Capacity { .. }
+            // A gateway that has lost its service for a moment says the same as a wrong address.
+            | Self::NotFound { .. }
+            | Self::Refused { .. }
             | Self::Redirected { .. }
             | Self::Egress(_)
             | Self::Tls { .. }
             | Self::Ca(_) => Class::Wait,
-            Self::ListingRefused { .. }
-            | Self::NotFound { .. }
-            | Self::Refused { .. }
-            | Self::Config { .. } => Class::Terminal,
+            Self::ListingRefused { .. } | Self::Config { .. } => Class::Terminal,
         }
     }
 

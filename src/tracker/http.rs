@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
 use bytes::{Bytes, BytesMut};
@@ -11,14 +12,20 @@ use url::Url;
 
 use super::said::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
+use crate::api::shown;
 use crate::egress::{
     Asked, CheckedResolver, Denied, HostPolicy, Peer, Traffic, ca_certificates, is_loopback,
 };
 
-/// Bytes of a JSON reply at most.
-pub(super) const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of a JSON reply at most: 2 MiB. A session has less than 1 KiB and a day of the listing less than 200 bytes, and
+/// parsed JSON may take thirty times the room of its text.
+pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
 /// Redirects of one GET at most.
 const MAX_REDIRECTS: u32 = 3;
+/// How long after its last reply a connection is used again: peers close idle ones after 5 s or more.
+const IDLE: Duration = Duration::from_secs(2);
+/// Connections that are kept for that long, for each host: as many as there are sessions in a space.
+const MAX_IDLE: usize = 30;
 /// Causes below an error that are looked at.
 const MAX_CAUSES: usize = 16;
 /// What the error about the CA names.
@@ -68,9 +75,10 @@ impl Wire {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            // A pooled connection that the peer just closed makes a POST's outcome unclear, and the session that it
-            // may have opened costs far more than a handshake.
-            .pool_max_idle_per_host(0)
+            // Only connections that answered a moment ago: one that the peer is about to close makes a POST's outcome
+            // unclear, and the session that it may have opened costs far more than a handshake. See docs/adr/0015.
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(MAX_IDLE)
             .connect_timeout(timeouts.connect)
             .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(CheckedResolver::new(hosts.clone()));
@@ -220,9 +228,10 @@ fn same_place(one: &Url, other: &Url) -> bool {
 
 /// Host, and port where it is not the usual one, for errors.
 pub(super) fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
+    // A redirect may name whatever fits a header.
+    let host = shown(url.host_str().unwrap_or_default());
     url.port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
 }
 
 /// What a failure below HTTP is.
@@ -275,5 +284,28 @@ fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
         None => error.source(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_follows_to_the_same_scheme_host_and_port_only() {
+        let asked: Url = "https://t.example/v3/sessions".parse().unwrap();
+        for (target, same) in [
+            ("https://t.example/moved", true),
+            ("https://T.EXAMPLE:443/moved", true),
+            ("http://t.example/moved", false),
+            ("http://t.example:443/moved", false),
+            ("https://t.example:8443/moved", false),
+            ("https://t.example.evil.example/", false),
+            ("https://x.t.example/", false),
+            ("https://t.example@evil.example/", false),
+            ("https://evil.example/https://t.example/", false),
+        ] {
+            assert_eq!(same_place(&asked, &target.parse().unwrap()), same, "{target}");
+        }
     }
 }

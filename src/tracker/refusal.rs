@@ -189,6 +189,18 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_without_a_known_meaning_is_asked_again_by_itself() {
+        for (purpose, status) in [
+            (Purpose::Create, 404),
+            (Purpose::Sessions, 404),
+            (Purpose::Sessions, 410),
+            (Purpose::Session, 400),
+        ] {
+            assert_eq!(error(purpose, status, "").class(), Class::Wait, "{status}");
+        }
+    }
+
+    #[test]
     fn a_failed_create_may_have_opened_a_session() {
         for (status, said) in [
             (500, "session store: connection reset"),

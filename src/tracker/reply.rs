@@ -8,9 +8,18 @@ use jiff::{Timestamp, civil::Date};
 use serde_json::{Map, Value};
 
 use super::{Day, Session};
+use crate::api::{is_shown, shown};
 
 /// Characters of a session id at most; it becomes a header, a path segment and part of a key.
 const MAX_ID_CHARS: usize = 256;
+/// Characters of a user's or space's name at most: they go into documents that are read back up to a size.
+const MAX_NAME_CHARS: usize = 256;
+/// Sessions of one list at most: the service has 30 of a space, and an attempt is journalled with all their ids.
+const MAX_SESSIONS: usize = 1000;
+/// Items of one TYPES or SEARCHABLE that are shown at most.
+const MAX_WORDS: usize = 64;
+/// Rows of one listing at most, of all days and types.
+const MAX_ROWS: usize = 100_000;
 /// What a list is called inside an object.
 const LIST_KEYS: [&str; 7] = [
     "sessions",
@@ -44,12 +53,15 @@ pub(super) fn session(body: &[u8]) -> Result<Session, String> {
 
 /// The sessions in a list.
 pub(super) fn sessions(body: &[u8]) -> Result<Vec<Session>, String> {
-    rows(parse(body)?)?.iter().map(one_session).collect()
+    rows(parse(body)?, MAX_SESSIONS)?
+        .iter()
+        .map(one_session)
+        .collect()
 }
 
 /// The days in a listing: sorted, one row a day.
 pub(super) fn days(body: &[u8]) -> Result<Vec<Day>, String> {
-    let mut days = rows(parse(body)?)?
+    let mut days = rows(parse(body)?, MAX_ROWS)?
         .iter()
         .map(one_day)
         .collect::<Result<Vec<_>, _>>()?;
@@ -67,7 +79,8 @@ fn parse(body: &[u8]) -> Result<Value, String> {
 }
 
 /// The objects of a list: an array, an object that holds one (or null in its place), or null.
-fn rows(json: Value) -> Result<Vec<Map<String, Value>>, String> {
+fn rows(json: Value, max: usize) -> Result<Vec<Map<String, Value>>, String> {
+    let too_many = |list: &[Value]| (list.len() > max).then(|| format!("it has more than {max} rows"));
     let list = match json {
         Value::Null => return Ok(Vec::new()),
         Value::Array(list) => list,
@@ -75,7 +88,10 @@ fn rows(json: Value) -> Result<Vec<Map<String, Value>>, String> {
             let named = || LIST_KEYS.iter().find_map(|key| map.get(*key));
             let arrays: Vec<_> = map.values().filter_map(Value::as_array).collect();
             match (named(), arrays.as_slice()) {
-                (Some(Value::Array(list)), _) | (_, &[list]) => list.clone(),
+                (Some(Value::Array(list)), _) | (_, &[list]) => match too_many(list) {
+                    None => list.clone(),
+                    Some(why) => return Err(why),
+                },
                 (_, [_, _, ..]) => return Err("it holds several lists".to_owned()),
                 (_, []) if has(&map, "id") || has(&map, "date") => vec![Value::Object(map)],
                 (Some(Value::Null), []) => return Ok(Vec::new()),
@@ -84,6 +100,9 @@ fn rows(json: Value) -> Result<Vec<Map<String, Value>>, String> {
         }
         _ => return Err("it is no list".to_owned()),
     };
+    if let Some(why) = too_many(&list) {
+        return Err(why);
+    }
     list.into_iter()
         .map(|row| match row {
             Value::Object(map) => Ok(map),
@@ -114,8 +133,8 @@ fn one_session(map: &Map<String, Value>) -> Result<Session, String> {
     };
     Ok(Session {
         id,
-        space: text(field(map, "space")),
-        username: text(field(map, "username")),
+        space: name(field(map, "space")),
+        username: name(field(map, "username")),
         created: time(map, "createtime"),
         accessed: time(map, "accesstime"),
         range: edge("start").zip(edge("end")),
@@ -157,7 +176,7 @@ fn merge(kept: &mut Day, later: &Day) -> bool {
             .into_iter()
             .flatten()
             .collect();
-        kept.types = Some(types.join(", "));
+        kept.types = Some(shown(&types.join(", ")).into_owned());
     }
     true
 }
@@ -194,18 +213,22 @@ fn text(value: Option<&Value>) -> Option<String> {
     }
 }
 
+/// The name of somebody or something; what cannot be one is as good as left out.
+pub(super) fn name(value: Option<&Value>) -> Option<String> {
+    text(value).filter(|name| name.chars().all(is_shown) && name.chars().nth(MAX_NAME_CHARS).is_none())
+}
+
 /// Text of anything, for people.
 fn words(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::Array(list) => Some(
-            list.iter()
-                .filter_map(|item| words(Some(item)))
-                .collect::<Vec<_>>()
-                .join(", "),
-        ),
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    }
+    let text = match value? {
+        Value::Array(list) => {
+            let items = list.iter().take(MAX_WORDS).filter_map(|item| words(Some(item)));
+            items.collect::<Vec<_>>().join(", ")
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    Some(shown(&text).into_owned())
 }
 
 /// A whole number, also as a string or with a fraction of zero.

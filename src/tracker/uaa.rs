@@ -14,6 +14,7 @@ use url::Url;
 use super::config::below;
 use super::http::{Ask, Reply, Wire, host_of};
 use super::refusal::{from_router, retry_after};
+use super::reply::name;
 use super::said::said;
 use super::{Class, Credentials, RetryPolicy, Timeouts, TrackerError, Uaa};
 use crate::egress::{Asked, Peer};
@@ -24,6 +25,8 @@ const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
 const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
 /// How long refused credentials are not tried again: a UAA locks a user after a few wrong passwords.
 const REFUSAL_KEPT: Duration = Duration::from_secs(30);
+/// Bytes of a token at most: servers refuse headers that are much longer.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// Tokens, old and new, that are kept out of errors.
 const MAX_REMEMBERED_TOKENS: usize = 8;
 /// `cf:`, the public client of the Cloud Foundry command line, in base64.
@@ -63,11 +66,34 @@ pub(super) struct Means<'a> {
     pub retry: &'a RetryPolicy,
 }
 
+/// The reply to a log-in.
 #[derive(Deserialize)]
-struct Granted {
-    access_token: String,
+pub(super) struct Granted {
+    pub(super) access_token: String,
     refresh_token: Option<String>,
     expires_in: Option<f64>,
+}
+
+impl Granted {
+    /// Reads it, or says what is wrong with it without a word of it.
+    pub(super) fn read(body: &[u8]) -> Result<Self, &'static str> {
+        // serde's own words could quote the reply, and with it the token.
+        let granted: Self = serde_json::from_slice(body).map_err(|_| "it is no JSON with an access_token")?;
+        let token = &granted.access_token;
+        if token.is_empty() || token.len() > MAX_TOKEN_BYTES || HeaderValue::from_str(token).is_err() {
+            return Err("its access_token cannot be put in a header");
+        }
+        Ok(granted)
+    }
+
+    /// For how long the token is used: a little less than it lives.
+    pub(super) fn lifetime(&self) -> Duration {
+        let told = self.expires_in;
+        let lifetime = told
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .unwrap_or(DEFAULT_LIFETIME);
+        lifetime.saturating_sub(EXPIRY_MARGIN.min(lifetime / 5))
+    }
 }
 
 impl Account {
@@ -222,21 +248,11 @@ impl Account {
             what: "a token",
             why: why.to_owned(),
         };
-        // serde's own words could quote the reply, and with it the token.
-        let granted: Granted =
-            serde_json::from_slice(&reply.body).map_err(|_| bad("it is no JSON with an access_token"))?;
-        if granted.access_token.is_empty() || HeaderValue::from_str(&granted.access_token).is_err() {
-            return Err(bad("its access_token cannot be put in a header"));
-        }
-        let lifetime = granted
-            .expires_in
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-            .unwrap_or(DEFAULT_LIFETIME);
-        let margin = EXPIRY_MARGIN.min(lifetime / 5);
-        let token = SecretString::from(granted.access_token);
+        let granted = Granted::read(&reply.body).map_err(bad)?;
         let good_until = began
-            .checked_add(lifetime.saturating_sub(margin))
+            .checked_add(granted.lifetime())
             .unwrap_or(began + DEFAULT_LIFETIME);
+        let token = SecretString::from(granted.access_token);
         self.never_show(&token);
         state.token = Some(Held {
             token: token.clone(),
@@ -266,15 +282,11 @@ impl Account {
         };
         let what = "the address of the UAA (/v2/info)";
         let reply = self.ask(means, &ask, what).await?;
-        let info: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-        info.get("authorization_endpoint")
-            .and_then(serde_json::Value::as_str)
-            .and_then(|text| Url::parse(text).ok())
-            .ok_or_else(|| TrackerError::BadReply {
-                host: host_of(api),
-                what,
-                why: "it has no authorization_endpoint; name the UAA in spec.source.uaaEndpoint".to_owned(),
-            })
+        authorization_endpoint(&reply.body).ok_or_else(|| TrackerError::BadReply {
+            host: host_of(api),
+            what,
+            why: "it has no authorization_endpoint; name the UAA in spec.source.uaaEndpoint".to_owned(),
+        })
     }
 
     /// One request to UAA or API, tried again as the policy says. A login that ran twice does no harm.
@@ -334,6 +346,12 @@ impl Account {
     }
 }
 
+/// The address of the UAA in the reply to `GET /v2/info`.
+pub(super) fn authorization_endpoint(body: &[u8]) -> Option<Url> {
+    let info: serde_json::Value = serde_json::from_slice(body).ok()?;
+    Url::parse(info.get("authorization_endpoint")?.as_str()?).ok()
+}
+
 /// The claim `user_name` of a JSON web token (RFC 7519, in the compact form of RFC 7515).
 pub(super) fn user_of(token: &str) -> Option<String> {
     let claims = token
@@ -347,8 +365,7 @@ pub(super) fn user_of(token: &str) -> Option<String> {
     }
     let claims = aws_smithy_types::base64::decode(usual).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    let name = claims.get("user_name")?.as_str()?;
-    (!name.is_empty()).then(|| name.to_owned())
+    name(claims.get("user_name")).filter(|name| !name.is_empty())
 }
 
 const fn asked(operation: &'static str) -> Asked {

@@ -161,9 +161,14 @@ fn generated_parts_are_what_the_program_says() {
 #[test]
 fn every_link_within_the_documentation_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = ["README.md", "CONTRIBUTING.md", "charts/eventexport/README.md"]
-        .map(|name| root.join(name))
-        .to_vec();
+    let mut files = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "charts/eventexport/README.md",
+    ]
+    .map(|name| root.join(name))
+    .to_vec();
     for folder in ["docs", "docs/adr"] {
         let entries = fs::read_dir(root.join(folder))
             .unwrap()
@@ -180,4 +185,62 @@ fn every_link_within_the_documentation_leads_somewhere() {
             }
         }
     }
+}
+
+/// Every test of the project, by its name.
+fn tests() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("tests/it")];
+    let mut found = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let attributes = text
+                    .split("#[test]")
+                    .skip(1)
+                    .chain(text.split("#[tokio::test").skip(1));
+                let named = attributes.filter_map(|rest| rest.split_once("fn ")?.1.split_once('('));
+                found.extend(named.map(|(name, _)| name.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
+    let there = tests();
+    let named = |text: &str| -> Vec<String> {
+        let quoted = text.split('`').skip(1).step_by(2);
+        let is_test = |name: &&str| name.matches('_').count() >= 3 && !name.contains(' ');
+        quoted.filter(is_test).map(str::to_owned).collect()
+    };
+    let missing: Vec<String> = named(&text)
+        .into_iter()
+        .filter(|name| !there.contains(name))
+        .collect();
+    assert_eq!(
+        missing,
+        Vec::<String>::new(),
+        "docs/security.md names tests that are not there"
+    );
+    let threats = text.lines().filter(|line| {
+        let cell = line.split('|').nth(1).unwrap_or_default().trim();
+        cell.len() >= 2
+            && cell.starts_with(|c| "STRIDE".contains(c))
+            && cell[1..].bytes().all(|byte| byte.is_ascii_digit())
+    });
+    let mut count = 0;
+    for line in threats {
+        count += 1;
+        assert!(
+            !named(line).is_empty() || line.contains("none here: "),
+            "no test tries {line}"
+        );
+    }
+    assert!(count > 20, "{count} threats were found in the tables");
 }

@@ -2,10 +2,9 @@
 //! export is run.
 
 mod again;
-mod bucket;
+pub(crate) mod bucket;
 mod full;
 mod moments;
-mod same;
+pub(crate) mod same;
 mod scene;
-mod tripwire;
 mod weak;

@@ -14,6 +14,7 @@ mod download;
     clippy::panic
 )]
 mod export;
+mod faults;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -32,6 +33,7 @@ mod kill;
 mod motion;
 mod node;
 mod operator;
+mod scale;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,6 +41,13 @@ mod operator;
     clippy::panic
 )]
 mod second_day;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod security;
 mod storage;
 // As above.
 #[allow(
@@ -48,3 +57,11 @@ mod storage;
     clippy::panic
 )]
 mod verify;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod windows;

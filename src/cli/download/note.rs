@@ -123,8 +123,15 @@ impl Note {
         }
     }
 
+    /// Reads a note; `None` where the bytes are none of this version.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let note: Self = serde_json::from_slice(bytes).ok()?;
+        (note.schema == Self::SCHEMA).then_some(note)
+    }
+
     /// Where the bytes of the session in transfer begin.
     pub fn boundary(&self) -> u64 {
-        self.sections.iter().map(|section| section.bytes).sum()
+        let bytes = self.sections.iter().map(|section| section.bytes);
+        bytes.fold(0, u64::saturating_add)
     }
 }

@@ -247,10 +247,10 @@ fn read_note(path: &Path) -> Result<Found, PartError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(io_error(path, "read", error)),
     }
-    match serde_json::from_slice::<Note>(&bytes) {
-        Ok(note) if note.schema == Note::SCHEMA => Ok(Found::Note(Box::new(note))),
-        _ => Ok(Found::Unreadable),
-    }
+    Ok(match Note::read(&bytes) {
+        Some(note) => Found::Note(Box::new(note)),
+        None => Found::Unreadable,
+    })
 }
 
 /// Opens and locks the file of this name: a process that finishes it takes the name away.

@@ -11,6 +11,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::api::shown;
 use crate::export::proof::hex;
 use crate::export::record::{self, RangeRecord, Record, RecordError};
 use crate::export::verdict::Verdict;
@@ -249,9 +250,9 @@ pub fn read<M: Record + Sequenced>(key: &str, sequence: u64, bytes: &[u8]) -> Re
         )));
     }
     if manifest.algorithm() != ROOT_ALGORITHM {
-        let found = manifest.algorithm();
+        let found = shown(manifest.algorithm());
         return Err(unreadable(format!(
-            "its root digest is of the unknown algorithm {found:?}"
+            "its root digest is of the unknown algorithm \"{found}\""
         )));
     }
     Ok(manifest)

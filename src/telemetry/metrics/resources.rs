@@ -1,9 +1,13 @@
 //! What is known of each resource: asked at each scrape of whoever knows it, so that a resource that is gone has no
 //! series, and one that is there has its own from the first look on.
 //!
-//! Bounded by the resources: at most [`SERIES_OF_RESOURCE`] series each, with the labels `namespace` and `name`.
+//! Bounded: a resource has at most [`SERIES_OF_RESOURCE`] series, with the labels `namespace` and `name`. Where there are
+//! many resources, so many have them, those that need somebody first, and the others [`SERIES_IN_BRIEF`]. Totals count
+//! all of them.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Formatter};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use jiff::Timestamp;
@@ -15,6 +19,12 @@ use prometheus_client::registry::Unit;
 
 /// Series that one resource has at most.
 pub const SERIES_OF_RESOURCE: usize = 17;
+
+/// Series that one of many has.
+pub const SERIES_IN_BRIEF: usize = 3;
+
+/// Resources that have all series, if nothing else is said.
+pub const RESOURCES_IN_FULL: usize = 1000;
 
 /// What is known of a resource. Small: it is kept for each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,6 +57,29 @@ pub struct ResourceFacts {
     pub deleted_from: Option<Timestamp>,
 }
 
+impl ResourceFacts {
+    /// Who is shown first where not all are: what needs a person, what fails, what works, what rests.
+    fn rank(&self) -> u8 {
+        match self {
+            Self {
+                stalled: Some(true), ..
+            } => 0,
+            Self {
+                ready: Some(false),
+                suspended: false,
+                ..
+            } => 1,
+            _ if self.complete == Some(true) || self.suspended => 4,
+            Self {
+                oldest_missing: None,
+                ready: Some(true),
+                ..
+            } => 3,
+            _ => 2,
+        }
+    }
+}
+
 /// A resource by name, with what is known of it.
 pub type Named = (String, String, ResourceFacts);
 
@@ -57,8 +90,22 @@ pub trait Resources: Send + Sync {
 }
 
 /// The series of resources.
-#[derive(Clone, Default)]
-pub struct ResourceSeries(Arc<Mutex<Source>>);
+#[derive(Clone)]
+pub struct ResourceSeries(Arc<Shared>);
+
+struct Shared {
+    source: Mutex<Source>,
+    full: AtomicUsize,
+}
+
+impl Default for ResourceSeries {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            source: Mutex::default(),
+            full: AtomicUsize::new(RESOURCES_IN_FULL),
+        }))
+    }
+}
 
 #[derive(Default)]
 enum Source {
@@ -71,11 +118,20 @@ enum Source {
 impl ResourceSeries {
     /// From now on that one is asked, until it is gone.
     pub fn ask(&self, resources: Weak<dyn Resources>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Source::Whoever(resources);
+        *self.source() = Source::Whoever(resources);
+    }
+
+    /// How many resources have all series.
+    pub fn in_full(&self, resources: usize) {
+        self.0.full.store(resources, Ordering::Relaxed);
+    }
+
+    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
+        self.0.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all(&self) -> Vec<Named> {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.source() {
             Source::Nobody => Vec::new(),
             Source::Whoever(resources) => resources.upgrade().map(|all| all.all()).unwrap_or_default(),
             Source::Sample(all) => all.clone(),
@@ -85,9 +141,9 @@ impl ResourceSeries {
     pub(super) fn sample(&self) {
         let facts = ResourceFacts {
             ready: Some(true),
-            complete: Some(true),
+            complete: Some(false),
             stalled: Some(false),
-            reason: Some("Complete"),
+            reason: Some("Exporting"),
             suspended: false,
             windows: Some([1; 5]),
             expired: Some(0),
@@ -99,7 +155,7 @@ impl ResourceSeries {
             deleted_from: Some(Timestamp::UNIX_EPOCH),
         };
         let all = vec![("audit".to_owned(), "june".to_owned(), facts)];
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Source::Sample(all);
+        *self.source() = Source::Sample(all);
     }
 }
 
@@ -110,6 +166,9 @@ impl Debug for ResourceSeries {
 }
 
 type Value = fn(&ResourceFacts) -> Option<f64>;
+
+/// Gauges at the beginning of [`GAUGES`] that each resource has; the third series is its reason.
+const IN_BRIEF: usize = SERIES_IN_BRIEF - 1;
 
 /// A gauge of each resource: name, meaning, unit, value.
 const GAUGES: [(&str, &str, Option<Unit>, Value); 11] = [
@@ -196,29 +255,77 @@ fn seconds(at: Timestamp) -> f64 {
     at.as_duration().as_secs_f64()
 }
 
+/// What all resources come to, whether or not they have series of their own.
+fn encode_totals(all: &[Named], full: usize, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let sum = |value: fn(&ResourceFacts) -> Option<u64>| -> u64 {
+        all.iter().filter_map(|(_, _, facts)| value(facts)).sum()
+    };
+    let totals = [
+        (
+            "resources",
+            "Resources that this process knows: 0 unless it is the active one",
+            None,
+            all.len() as u64,
+        ),
+        (
+            "resources_in_brief",
+            "Of those, how many have the series of ready, complete and reason only (--metrics-resources)",
+            None,
+            (all.len() - full) as u64,
+        ),
+        (
+            "resources_stored_events",
+            "Events of the wanted windows of all resources that are stored",
+            None,
+            sum(|facts| facts.events),
+        ),
+        (
+            "resources_stored",
+            "Bytes of the wanted windows of all resources that are stored",
+            Some(Unit::Bytes),
+            sum(|facts| facts.bytes),
+        ),
+    ];
+    for (name, help, unit, total) in totals {
+        let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        ConstGauge::new(count(total)).encode(encoder)?;
+    }
+    let mut reasons = BTreeMap::<&str, u64>::new();
+    for reason in all.iter().filter_map(|(_, _, facts)| facts.reason) {
+        *reasons.entry(reason).or_default() += 1;
+    }
+    let help = "Resources by the reason of the condition Ready";
+    let mut family = encoder.encode_descriptor("resources_by_reason", help, None, MetricType::Gauge)?;
+    for (reason, resources) in reasons {
+        ConstGauge::new(count(resources)).encode(family.encode_family(&[("reason", reason)])?)?;
+    }
+    Ok(())
+}
+
 impl Collector for ResourceSeries {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let all = self.all();
-        let named = |(namespace, name, _): &Named| [("namespace", namespace.clone()), ("name", name.clone())];
-        let help = "Resources that this process knows: 0 unless it is the active one";
-        ConstGauge::new(count(all.len() as u64)).encode(encoder.encode_descriptor(
-            "resources",
-            help,
-            None,
-            MetricType::Gauge,
-        )?)?;
-        for (name, help, unit, value) in &GAUGES {
+        let mut all = self.all();
+        let full = all.len().min(self.0.full.load(Ordering::Relaxed));
+        encode_totals(&all, full, &mut encoder)?;
+        if full < all.len() {
+            // The same ones each time, where nothing changed.
+            all.sort_by(|one, other| {
+                (one.2.rank(), &one.0, &one.1).cmp(&(other.2.rank(), &other.0, &other.1))
+            });
+        }
+        for (number, (name, help, unit, value)) in GAUGES.iter().enumerate() {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-            for resource in &all {
-                if let Some(value) = value(&resource.2) {
-                    ConstGauge::new(value).encode(family.encode_family(&named(resource))?)?;
+            let shown = if number < IN_BRIEF { all.len() } else { full };
+            for (namespace, name, facts) in all.iter().take(shown) {
+                if let Some(value) = value(facts) {
+                    let labels = [("namespace", namespace.as_str()), ("name", name.as_str())];
+                    ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
                 }
             }
         }
         let help = "Windows by state; wanted are all that the spec asks for up to today";
         let mut family = encoder.encode_descriptor("resource_windows", help, None, MetricType::Gauge)?;
-        for resource in &all {
-            let (namespace, name, facts) = resource;
+        for (namespace, name, facts) in all.iter().take(full) {
             for (state, windows) in STATES.iter().zip(facts.windows.into_iter().flatten()) {
                 let labels = [
                     ("namespace", namespace.as_str()),
@@ -262,6 +369,50 @@ mod tests {
         let text = Metrics::sample().text();
         let series = text.lines().filter(|line| line.contains("name=\"june\"")).count();
         assert_eq!(series, SERIES_OF_RESOURCE, "{text}");
+    }
+
+    struct Three;
+
+    impl Resources for Three {
+        fn all(&self) -> Vec<Named> {
+            let named = |name: &str, complete, ready, reason| {
+                let facts = ResourceFacts {
+                    complete: Some(complete),
+                    ready: Some(ready),
+                    reason: Some(reason),
+                    windows: Some([1; 5]),
+                    events: Some(7),
+                    ..ResourceFacts::default()
+                };
+                ("audit".to_owned(), name.to_owned(), facts)
+            };
+            vec![
+                named("done", true, true, "Complete"),
+                named("works", false, true, "Exporting"),
+                named("fails", false, false, "BucketFull"),
+            ]
+        }
+    }
+
+    #[test]
+    fn of_many_resources_those_that_need_somebody_have_all_series_and_totals_count_all() {
+        let metrics = Metrics::default();
+        let known: Arc<dyn Resources> = Arc::new(Three);
+        metrics.resources.ask(Arc::downgrade(&known));
+        metrics.resources.in_full(2);
+        let text = metrics.text();
+        let series = |name: &str| text.matches(&format!(",name=\"{name}\"")).count();
+        assert_eq!(series("done"), SERIES_IN_BRIEF, "{text}");
+        assert_eq!(series("fails"), series("works"), "{text}");
+        assert!(series("fails") > SERIES_IN_BRIEF, "{text}");
+        for line in [
+            "eventexport_resources 3.0\n",
+            "eventexport_resources_in_brief 1.0\n",
+            "eventexport_resources_stored_events 21.0\n",
+            "eventexport_resources_by_reason{reason=\"Complete\"} 1.0\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -150,17 +150,38 @@ async fn the_listing_may_be_refused_or_of_any_shape() {
 #[tokio::test]
 async fn a_token_never_follows_a_redirect_to_another_host() {
     let other = Peer::bare(|_| Answer::new(200, "[]")).await;
-    let target = other.url().join("/v3/sessions").unwrap().to_string();
-    let peer = Peer::new(move |_, _| Answer::new(307, "").with("Location", &target)).await;
-    let tracker = tracker(&peer);
-    for error in [
-        tracker.sessions(SPACE).await.unwrap_err(),
-        tracker.create_session(SPACE, &request()).await.unwrap_err(),
-        tracker.delete_session(SPACE, "id").await.unwrap_err(),
-        tracker.download(SPACE, "id").await.unwrap_err(),
-    ] {
-        assert!(matches!(error, TrackerError::Redirected { .. }), "{error:?}");
+    let elsewhere = other.url().port().unwrap();
+    for status in [301, 302, 303, 307, 308] {
+        for target in [
+            // The same host at another port; another name of it; without a scheme; with the token in the address.
+            format!("http://127.0.0.1:{elsewhere}/v3/sessions"),
+            format!("http://localhost:{elsewhere}/v3/sessions"),
+            format!("//127.0.0.1:{elsewhere}/v3/sessions"),
+            format!("http://token-1@127.0.0.1:{elsewhere}/token-1?t=token-1"),
+            "https://127.0.0.1/v3/sessions".to_owned(),
+            "ftp://127.0.0.1/".to_owned(),
+        ] {
+            let said = target.clone();
+            let peer = Peer::new(move |_, _| Answer::new(status, "").with("Location", &said)).await;
+            let tracker = tracker(&peer);
+            for error in [
+                tracker.sessions(SPACE).await.unwrap_err(),
+                tracker.create_session(SPACE, &request()).await.unwrap_err(),
+                tracker.delete_session(SPACE, "id").await.unwrap_err(),
+                tracker.download(SPACE, "id").await.unwrap_err(),
+            ] {
+                assert!(
+                    matches!(error, TrackerError::Redirected { .. }),
+                    "{status} {target}: {error:?}"
+                );
+                assert!(!error.to_string().contains("token-1"), "{error}");
+            }
+        }
     }
+    // Credentials follow none at all, not even on the same host; nor does a downgrade of the same address.
+    let uaa = Peer::bare(|_| Answer::new(307, "").with("Location", "/oauth/token2")).await;
+    assert!(tracker(&uaa).sessions(SPACE).await.is_err());
+    assert_eq!(uaa.count("POST", "/oauth/token2"), 0);
     assert!(other.seen().is_empty());
 }
 

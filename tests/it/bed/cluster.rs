@@ -176,6 +176,22 @@ impl Cluster {
         self.watchdog.folder().join("ca.crt")
     }
 
+    /// A client that the API server knows as the admin of [`Self::kubeconfig_path`]. As all clients it belongs to the
+    /// runtime that made it.
+    pub(crate) fn http_client(&self) -> Result<reqwest::Client> {
+        let folder = self.watchdog.folder();
+        let read = |name: &str| fs::read(folder.join(name)).with_context(|| name.to_owned());
+        let authority = reqwest::Certificate::from_pem(&read("ca.crt")?)?;
+        let identity = [read("admin.crt")?, read("admin.key")?].join(&b'\n');
+        reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([authority])
+            .identity(reqwest::Identity::from_pem(&identity)?)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("cannot make a client of the API server")
+    }
+
     /// A certificate and its key, both PEM, for a server of this machine; [`Self::ca_path`] vouches for it.
     pub(crate) fn serving_identity(&self) -> Result<(String, String)> {
         let identity = self.authority.serving()?;

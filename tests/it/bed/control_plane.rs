@@ -78,6 +78,8 @@ pub(super) fn etcd(folder: &Path, port: u16) -> Result<Program> {
             "--listen-peer-urls=http://127.0.0.1:0".into(),
             // What is lost in a crash was to be thrown away anyhow.
             "--unsafe-no-fsync".into(),
+            // The most that etcd advises, for tests with tens of thousands of objects.
+            "--quota-backend-bytes=8589934592".into(),
             "--log-level=warn".into(),
         ],
         env: vec![],

@@ -46,17 +46,26 @@ impl Gateway {
 
     /// A gateway of its own; gone when dropped.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, that keeps connections open after a reply, as S3 does.
+    pub(crate) async fn start_keeping_alive() -> Result<Self> {
+        Self::start_with(&["--keep-alive"]).await
+    }
+
+    async fn start_with(more: &[&str]) -> Result<Self> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match Self::try_start().await {
+            match Self::try_start(more).await {
                 Err(error) if attempts < 3 && error.to_string().contains(PORT_TAKEN) => {}
                 outcome => return outcome,
             }
         }
     }
 
-    async fn try_start() -> Result<Self> {
+    async fn try_start(more: &[&str]) -> Result<Self> {
         let path = program(NAME)?;
         let [port] = free_ports()?;
         let watchdog = Watchdog::new("gateway")?;
@@ -71,19 +80,25 @@ impl Gateway {
         let program = Program {
             name: NAME,
             path,
-            args: vec![
-                "--port".into(),
-                format!("127.0.0.1:{port}"),
-                "--region".into(),
-                signature::REGION.into(),
-                "--iam-dir".into(),
-                accounts.display().to_string(),
-                "--quiet".into(),
-                "posix".into(),
-                "--versioning-dir".into(),
-                versions.display().to_string(),
-                objects.display().to_string(),
-            ],
+            args: [
+                "--port",
+                &format!("127.0.0.1:{port}"),
+                "--region",
+                signature::REGION,
+                "--iam-dir",
+                &accounts.display().to_string(),
+                "--quiet",
+            ]
+            .iter()
+            .chain(more)
+            .chain(&[
+                "posix",
+                "--versioning-dir",
+                &versions.display().to_string(),
+                &objects.display().to_string(),
+            ])
+            .map(ToString::to_string)
+            .collect(),
             env: vec![
                 ("ROOT_ACCESS_KEY", access_key.clone()),
                 ("ROOT_SECRET_KEY", secret_key.clone()),
@@ -160,6 +175,13 @@ impl Gateway {
             response.text().await?
         );
         Ok(())
+    }
+
+    /// Removes a bucket and all that was ever in it from the disk, past S3.
+    pub(crate) fn forget_bucket(&self, name: &str) {
+        for folder in ["objects", "versions"] {
+            let _ = fs::remove_dir_all(self.folder().join(folder).join(name));
+        }
     }
 
     /// Adds an account. As `user` it may do nothing in buckets that it neither owns nor was

@@ -11,6 +11,7 @@
 mod certificates;
 mod cluster;
 mod control_plane;
+mod distance;
 mod elasticsearch;
 mod flux;
 mod gateway;
@@ -30,6 +31,7 @@ use anyhow::{Context, Result, ensure};
 #[allow(unused_imports)]
 pub(crate) use self::{
     cluster::{Cluster, Output},
+    distance::Distance,
     elasticsearch::Elasticsearch,
     flux::Flux,
     gateway::Gateway,

@@ -93,6 +93,8 @@ fn play(reason: Reason) -> Option<Play> {
         | Reason::BucketFull
         | Reason::LockRefused
         | Reason::JournalMismatch
+        | Reason::SourceRefused
+        | Reason::DestinationRefused
         | Reason::SessionUnaccounted => trouble(Remedy::Wait(None), None),
         // All is stored, and its manifest cannot be signed.
         Reason::SigningKeyInvalid => Snapshot {

@@ -7,16 +7,16 @@ use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
 use super::scene::{PATIENCE, Scene, Wish};
-use super::tripwire::{Tripwire, When, Wire};
+use crate::faults::{Board, Fault, Peer, Plan, Proxy, Wanted, within};
 
 /// After how many requests to the store each process dies, before or after the store did as asked.
-const DEATHS: [(usize, When); 6] = [
-    (9, When::After),
-    (23, When::Before),
-    (31, When::After),
-    (38, When::Before),
-    (46, When::After),
-    (52, When::Before),
+const DEATHS: [(usize, Fault); 6] = [
+    (9, Fault::KillAfter),
+    (23, Fault::KillBefore),
+    (31, Fault::KillAfter),
+    (38, Fault::KillBefore),
+    (46, Fault::KillAfter),
+    (52, Fault::KillBefore),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +28,8 @@ async fn an_operator_killed_over_and_over_gets_there() -> Result<()> {
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 5), 10_000);
     let scene = Scene::start("again", settings).await?;
-    let store = Tripwire::start(&scene.gateway.endpoint()).await?;
+    let board = Board::new();
+    let store = Proxy::store(scene.gateway, &board).await?;
     let source = scene.simulator.url().to_string();
     let wish = Wish {
         start: "2018-06-04",
@@ -38,16 +39,16 @@ async fn an_operator_killed_over_and_over_gets_there() -> Result<()> {
         store: &store.endpoint(),
     };
     scene.apply(&wish).await?;
-    for (nth, when) in DEATHS {
-        let killed = store.arm(Wire {
-            parts: Vec::new(),
+    for (nth, fault) in DEATHS {
+        let killed = board.arm(Plan {
+            wanted: Wanted::Of(vec![Peer::Store]),
             nth,
-            when,
-            victim: scene.operator()?,
+            fault,
         });
-        let killed = tokio::time::timeout(PATIENCE, killed)
+        board.aim(&scene.operator()?);
+        let killed = within(PATIENCE, killed)
             .await
-            .with_context(|| format!("complete before request {nth}: {}", scene.log()))???;
+            .with_context(|| format!("complete before request {nth}: {}", scene.log()))?;
         println!("killed {killed}");
     }
     let _operator = scene.operator()?;

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +15,7 @@ use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
 use super::scene::{PATIENCE, ROOT, Scene, Wish};
-use super::tripwire::{Seen, Tripwire, When, Wire};
+use crate::faults::{Board, Fault, Peer, Plan, Proxy, Seen, Wanted, within};
 
 /// Exports at a time: more only wait for the processor.
 const AT_ONCE: usize = 6;
@@ -25,26 +24,12 @@ const FIRST: Date = date(2018, 6, 4);
 const LARGE: Date = date(2018, 6, 5);
 const LAST: Date = date(2018, 6, 6);
 
-#[derive(Clone, Copy, PartialEq)]
-enum Peer {
-    Source,
-    Store,
-}
-
-#[derive(Clone, Copy)]
-enum At {
-    Before,
-    After,
-    Sending(usize),
-    Receiving(usize, &'static [&'static str]),
-}
-
 struct Moment {
     name: &'static str,
     peer: Peer,
     /// The request: parts of its line, and which of those.
     request: (&'static [&'static str], usize),
-    at: At,
+    fault: Fault,
     /// The window that was cut off.
     day: Date,
     /// The last day of the export; its first is 4 June.
@@ -59,45 +44,45 @@ const MIB: usize = 1 << 20;
 
 #[rustfmt::skip]
 const MOMENTS: &[Moment] = &[
-    Moment { name: "before the first session is opened", peer: Peer::Source, request: (&["POST /v3/sessions"], 1), at: At::Before,
+    Moment { name: "before the first session is opened", peer: Peer::Tracker, request: (&["POST /v3/sessions"], 1), fault: Fault::KillBefore,
         day: FIRST, end: LAST, left: &["attempt"], downloads: 1 },
-    Moment { name: "the first session is opened, its reply lost", peer: Peer::Source, request: (&["POST /v3/sessions"], 1), at: At::After,
+    Moment { name: "the first session is opened, its reply lost", peer: Peer::Tracker, request: (&["POST /v3/sessions"], 1), fault: Fault::KillAfter,
         day: FIRST, end: LAST, left: &["attempt", "open"], downloads: 1 },
-    Moment { name: "the only session is opened, its reply lost", peer: Peer::Source, request: (&["POST /v3/sessions"], 1), at: At::After,
+    Moment { name: "the only session is opened, its reply lost", peer: Peer::Tracker, request: (&["POST /v3/sessions"], 1), fault: Fault::KillAfter,
         day: FIRST, end: FIRST, left: &["attempt", "open"], downloads: 1 },
-    Moment { name: "a later session is opened, its reply lost", peer: Peer::Source, request: (&["POST /v3/sessions"], 2), at: At::After,
+    Moment { name: "a later session is opened, its reply lost", peer: Peer::Tracker, request: (&["POST /v3/sessions"], 2), fault: Fault::KillAfter,
         day: LARGE, end: LAST, left: &["attempt", "open"], downloads: 1 },
-    Moment { name: "before the session's key", peer: Peer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), at: At::Before,
+    Moment { name: "before the session's key", peer: Peer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), fault: Fault::KillBefore,
         day: LARGE, end: LAST, left: &["attempt", "open"], downloads: 1 },
-    Moment { name: "after the session's key", peer: Peer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), at: At::After,
+    Moment { name: "after the session's key", peer: Peer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), fault: Fault::KillAfter,
         day: LARGE, end: LAST, left: &["attempt", "open", "session"], downloads: 1 },
-    Moment { name: "in the middle of the download", peer: Peer::Source, request: (&["GET /v3/events/download"], 2), at: At::Receiving(12 * MIB, &["PUT ", "date=2018-06-05/", "partNumber=1"]),
+    Moment { name: "in the middle of the download", peer: Peer::Tracker, request: (&["GET /v3/events/download"], 2), fault: Fault::KillReceiving(12 * MIB, &["PUT ", "date=2018-06-05/", "partNumber=1"]),
         day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
-    Moment { name: "an upload is begun, its reply lost", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), at: At::After,
+    Moment { name: "an upload is begun, its reply lost", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), fault: Fault::KillAfter,
         day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
-    Moment { name: "in the middle of a part", peer: Peer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), at: At::Sending(MIB),
+    Moment { name: "in the middle of a part", peer: Peer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), fault: Fault::KillSending(MIB),
         day: LARGE, end: LAST, left: &["attempt", "open", "session", "upload"], downloads: 2 },
-    Moment { name: "before the upload is completed", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), at: At::Before,
+    Moment { name: "before the upload is completed", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), fault: Fault::KillBefore,
         day: LARGE, end: LAST, left: &["attempt", "open", "prepared", "session", "upload"], downloads: 2 },
-    Moment { name: "the upload is completed, its reply lost", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), at: At::After,
+    Moment { name: "the upload is completed, its reply lost", peer: Peer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), fault: Fault::KillAfter,
         day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "session"], downloads: 1 },
-    Moment { name: "a small object is stored, its reply lost", peer: Peer::Store, request: (&["PUT ", "date=2018-06-04/"], 1), at: At::After,
+    Moment { name: "a small object is stored, its reply lost", peer: Peer::Store, request: (&["PUT ", "date=2018-06-04/"], 1), fault: Fault::KillAfter,
         day: FIRST, end: LAST, left: &["attempt", "object", "open", "session"], downloads: 1 },
-    Moment { name: "before the receipt", peer: Peer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), at: At::Before,
+    Moment { name: "before the receipt", peer: Peer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), fault: Fault::KillBefore,
         day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "session"], downloads: 1 },
-    Moment { name: "after the receipt", peer: Peer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), at: At::After,
+    Moment { name: "after the receipt", peer: Peer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), fault: Fault::KillAfter,
         day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "receipt", "session"], downloads: 1 },
-    Moment { name: "before the session is deleted", peer: Peer::Source, request: (&["DELETE /v3/sessions/"], 2), at: At::Before,
+    Moment { name: "before the session is deleted", peer: Peer::Tracker, request: (&["DELETE /v3/sessions/"], 2), fault: Fault::KillBefore,
         day: LARGE, end: LAST, left: &["attempt", "object", "open", "prepared", "receipt", "session"], downloads: 1 },
-    Moment { name: "the session is deleted, the reply lost", peer: Peer::Source, request: (&["DELETE /v3/sessions/"], 2), at: At::After,
+    Moment { name: "the session is deleted, the reply lost", peer: Peer::Tracker, request: (&["DELETE /v3/sessions/"], 2), fault: Fault::KillAfter,
         day: LARGE, end: LAST, left: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
-    Moment { name: "before the spent keys are deleted", peer: Peer::Store, request: (&["POST ", "?delete"], 2), at: At::Before,
+    Moment { name: "before the spent keys are deleted", peer: Peer::Store, request: (&["POST ", "?delete"], 2), fault: Fault::KillBefore,
         day: LARGE, end: LAST, left: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
-    Moment { name: "after the spent keys are deleted", peer: Peer::Store, request: (&["POST ", "?delete"], 2), at: At::After,
+    Moment { name: "after the spent keys are deleted", peer: Peer::Store, request: (&["POST ", "?delete"], 2), fault: Fault::KillAfter,
         day: LARGE, end: LAST, left: &["object", "receipt"], downloads: 1 },
-    Moment { name: "before the manifest", peer: Peer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), at: At::Before,
+    Moment { name: "before the manifest", peer: Peer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), fault: Fault::KillBefore,
         day: LAST, end: LAST, left: &["object", "receipt"], downloads: 1 },
-    Moment { name: "the manifest is written, its reply lost", peer: Peer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), at: At::After,
+    Moment { name: "the manifest is written, its reply lost", peer: Peer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), fault: Fault::KillAfter,
         day: LAST, end: LAST, left: &["manifest", "object", "receipt"], downloads: 1 },
 ];
 
@@ -142,27 +127,16 @@ impl Moment {
     /// Shows that the promise holds; returns what happened, in a line.
     async fn show(&self) -> Result<String> {
         let scene = Scene::start("kill", settings()).await?;
-        let source = Tripwire::start(scene.simulator.url().as_str()).await?;
-        let store = Tripwire::start(&scene.gateway.endpoint()).await?;
-        let operator = scene.operator()?;
-        let when = match self.at {
-            At::Before => When::Before,
-            At::After => When::After,
-            At::Sending(bytes) => When::Sending(bytes),
-            At::Receiving(bytes, until) => When::Receiving(bytes, Arc::clone(&store), until),
-        };
+        let board = Board::new();
+        let source = Proxy::start(Peer::Tracker, scene.simulator.url().as_str(), &board).await?;
+        let store = Proxy::store(scene.gateway, &board).await?;
         let (parts, nth) = self.request;
-        let armed = if self.peer == Peer::Source {
-            &source
-        } else {
-            &store
-        };
-        let killed = armed.arm(Wire {
-            parts: parts.to_vec(),
+        let killed = board.arm(Plan {
+            wanted: Wanted::Parts(self.peer, parts.to_vec()),
             nth,
-            when,
-            victim: operator,
+            fault: self.fault,
         });
+        board.aim(&scene.operator()?);
         let wish = Wish {
             start: "2018-06-04",
             end: &self.end.to_string(),
@@ -171,9 +145,7 @@ impl Moment {
             store: &store.endpoint(),
         };
         scene.apply(&wish).await?;
-        let killed = tokio::time::timeout(PATIENCE, killed)
-            .await
-            .with_context(|| format!("the request never came; {}", scene.log()))???;
+        let killed = within(PATIENCE, killed).await.with_context(|| scene.log())?;
         let killed = killed.replace(&format!("/{}/{ROOT}", scene.namespace()), "…/");
         let left = self.left(&scene).await?;
         let expected: BTreeSet<_> = self.left.iter().copied().collect();
@@ -182,7 +154,7 @@ impl Moment {
             "killed {killed}; left behind: {left:?}, not {expected:?}"
         );
 
-        let before = (source.seen().len(), store.seen().len());
+        let before = board.seen().len();
         let restarted = Instant::now();
         let _operator = scene.operator()?;
         scene
@@ -193,7 +165,7 @@ impl Moment {
         let days: Vec<Date> = FIRST.series(1.day()).take_while(|day| *day <= self.end).collect();
         let whole = scene.is_whole(&days).await;
         whole.with_context(|| format!("killed {killed}"))?;
-        created_once(&days, &store.seen())?;
+        created_once(&days, &board.seen_of(Peer::Store))?;
         let downloads = scene
             .simulator
             .ledger()
@@ -204,7 +176,7 @@ impl Moment {
             "{} was downloaded {downloads} times",
             self.day
         );
-        let did = did(&since(&source, before.0), &since(&store, before.1));
+        let did = did(&board.seen().split_off(before));
         let left: Vec<_> = left.into_iter().collect();
         Ok(format!(
             "killed {killed}; left {}; then {did} in {}",
@@ -277,25 +249,20 @@ fn created_once(days: &[Date], seen: &[Seen]) -> Result<()> {
     Ok(())
 }
 
-/// What a peer was asked after the first `before` requests.
-fn since(peer: &Tripwire, before: usize) -> Vec<Seen> {
-    peer.seen().split_off(before)
-}
-
 /// What the restart did, in words.
-fn did(source: &[Seen], store: &[Seen]) -> String {
-    let count = |seen: &[Seen], parts: &[&str]| {
+fn did(seen: &[Seen]) -> String {
+    let count = |parts: &[&str]| {
         seen.iter()
             .filter(|seen| seen.succeeded() && seen.is(parts))
             .count()
     };
     let counts = [
-        (count(source, &["POST /v3/sessions"]), "opened"),
-        (count(source, &["GET /v3/events/download"]), "downloaded"),
-        (count(source, &["DELETE /v3/sessions/"]), "deleted"),
-        (count(store, &["DELETE ", "date=", "uploadId="]), "aborted"),
-        (count(store, &["PUT ", ".receipt.json"]), "receipts"),
-        (count(store, &["PUT ", "_manifests/"]), "manifests"),
+        (count(&["POST /v3/sessions"]), "opened"),
+        (count(&["GET /v3/events/download"]), "downloaded"),
+        (count(&["DELETE /v3/sessions/"]), "deleted"),
+        (count(&["DELETE ", "date=", "uploadId="]), "aborted"),
+        (count(&["PUT ", ".receipt.json"]), "receipts"),
+        (count(&["PUT ", "_manifests/"]), "manifests"),
     ];
     let mut text = String::new();
     for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {

@@ -36,10 +36,11 @@ pub(super) async fn run(scene: &Scene, manifest: &str, more: &[&str]) -> Result<
 }
 
 /// Objects as they are; receipts and manifests without what is their own.
-type Archive = BTreeMap<String, Vec<u8>>;
+pub(crate) type Archive = BTreeMap<String, Vec<u8>>;
 
-fn add(archive: &mut Archive, key: &str, bytes: Vec<u8>) -> Result<()> {
-    let bytes = if key.ends_with(".receipt.json") {
+/// An object of an archive without what is its own, if it is a receipt or a manifest.
+pub(crate) fn masked(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    if key.ends_with(".receipt.json") {
         let mut receipt: Value = serde_json::from_slice(&bytes)?;
         for own in OWN {
             let value = receipt.as_object_mut().and_then(|fields| fields.remove(own));
@@ -47,14 +48,12 @@ fn add(archive: &mut Archive, key: &str, bytes: Vec<u8>) -> Result<()> {
         }
         let object = receipt.get_mut("object").and_then(Value::as_object_mut);
         object.map(|fields| fields.remove("versionId"));
-        serde_json::to_vec_pretty(&receipt)?
+        Ok(serde_json::to_vec_pretty(&receipt)?)
     } else if key.contains("/_manifests/") {
-        manifest(&bytes)?
+        manifest(&bytes)
     } else {
-        bytes
-    };
-    archive.insert(key.to_owned(), bytes);
-    Ok(())
+        Ok(bytes)
+    }
 }
 
 /// A manifest without what follows from the receipts' own.
@@ -81,10 +80,11 @@ fn manifest(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&manifest)?)
 }
 
-async fn in_bucket(bucket: &Bucket) -> Result<Archive> {
+pub(crate) async fn in_bucket(bucket: &Bucket) -> Result<Archive> {
     let mut archive = Archive::new();
     for key in bucket.keys().await? {
-        add(&mut archive, &key, bucket.get(&key).await?)?;
+        let object = masked(&key, bucket.get(&key).await?)?;
+        archive.insert(key, object);
     }
     Ok(archive)
 }
@@ -100,7 +100,8 @@ fn in_folder(root: &Path) -> Result<Archive> {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                add(&mut archive, &key, std::fs::read(&path)?)?;
+                let object = masked(&key, std::fs::read(&path)?)?;
+                archive.insert(key, object);
             }
         }
     }

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::bucket::Bucket;
-use super::tripwire::Victim;
 use crate::bed::{Cluster, Gateway};
+use crate::faults::Victim;
 
 pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
@@ -207,7 +207,19 @@ impl Scene {
         }
         let uploads = self.bucket.uploads().await?;
         ensure!(uploads.is_empty(), "uploads left: {uploads:?}");
+        self.nothing_secret_is_said()?;
         self.no_session_is_left()
+    }
+
+    /// Neither the key of the service nor that of the store is in the log.
+    fn nothing_secret_is_said(&self) -> Result<()> {
+        let log = self.log();
+        let secrets = [DEFAULT_API_KEY, self.gateway.secret_key()];
+        let said = log
+            .lines()
+            .find(|line| secrets.iter().any(|secret| line.contains(secret)));
+        ensure!(said.is_none(), "a secret was logged: {said:?}");
+        Ok(())
     }
 
     pub(super) fn no_session_is_left(&self) -> Result<()> {

@@ -17,7 +17,7 @@ mod reading;
 mod rights;
 pub(crate) mod script;
 mod signing;
-mod traces;
+pub(crate) mod traces;
 mod watching;
 pub(crate) mod whole;
 
@@ -26,7 +26,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::controller::election::Times;
-use eventexport::controller::{CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, operate};
+use eventexport::controller::{
+    CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, Watching, operate,
+};
 use eventexport::egress::Traffic;
 use eventexport::telemetry::{Health, Metrics, Observatory};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -64,6 +66,16 @@ impl Operator {
         let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
         let kubernetes =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Self::start_by(kubernetes, namespace, script, Watching::default())
+    }
+
+    /// One that finds the API server there, and watches it in that way.
+    pub(crate) fn start_by(
+        kubernetes: kube::Config,
+        namespace: &str,
+        script: Arc<Script>,
+        watching: Watching,
+    ) -> Result<Self> {
         let times = Times {
             duration: Duration::from_secs(5),
             deadline: Duration::from_secs(3),
@@ -80,6 +92,7 @@ impl Operator {
             },
             concurrency: CONCURRENCY,
             debounce: DEBOUNCE,
+            watching,
             stop_within: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
@@ -253,7 +266,7 @@ pub(crate) async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> 
 }
 
 /// The reasons of the Events about a resource.
-async fn told(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
+pub(crate) async fn told(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
     let field = format!("regarding.name={name}");
     let args = [
         "get",

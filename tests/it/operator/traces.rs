@@ -22,13 +22,13 @@ use super::process::{SHORT, Scene};
 use super::{becomes, eventually};
 
 #[derive(Clone, Default)]
-struct Received {
+pub(crate) struct Received {
     spans: Arc<Mutex<Vec<Span>>>,
     resources: Arc<Mutex<Vec<KeyValue>>>,
 }
 
 impl Received {
-    fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         self.spans.lock().unwrap().clone()
     }
 }
@@ -52,7 +52,7 @@ async fn receive(State(received): State<Received>, headers: HeaderMap, body: Byt
     StatusCode::OK
 }
 
-async fn collector() -> Result<(String, Received, AbortOnDropHandle<()>)> {
+pub(crate) async fn collector() -> Result<(String, Received, AbortOnDropHandle<()>)> {
     let received = Received::default();
     let routes = Router::new()
         .route("/v1/traces", post(receive))

@@ -89,7 +89,7 @@ impl Whole {
 }
 
 /// A service of the days around the export's.
-pub(super) async fn simulator() -> Result<Simulator> {
+pub(crate) async fn simulator() -> Result<Simulator> {
     let settings = Settings {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()

@@ -1,0 +1,215 @@
+//! The parts of the byte path by themselves, for `bench/bytes`: what moving costs without the proof, and what each part
+//! of the proof costs without the moving. The product has no way to skip the proof, and gets none for a benchmark.
+//!
+//! ```text
+//! parts move FROM TO CA BYTES OBJECTS AT_ONCE   the product's own download and upload, nothing between them
+//! parts prove FILE                              milliseconds of one core per MiB of gzip, for each part of the proof
+//! ```
+
+use std::error::Error;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eventexport::egress::{HostPolicy, Traffic};
+use eventexport::export::{events::Events, gzip::Gzip};
+use eventexport::storage::{
+    AnyHost, ChecksumMode, Condition, Crc64, ObjectClass, PutOptions, S3Credentials, S3Settings, S3Store,
+    S3Timeouts, Segments, Store,
+};
+use eventexport::tracker::{
+    Credentials, Opened, RetryPolicy, SessionRequest, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa,
+};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::civil::Date;
+use sha2::{Digest as _, Sha256};
+use tokio::task::JoinSet;
+
+type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Bytes of a part, and parts in flight: as `export::transfer` has them.
+const PART: u64 = 8 << 20;
+const IN_FLIGHT: usize = 4;
+/// Bytes that are proved at once.
+const PIECE: usize = 256 << 10;
+/// Rounds of each part of the proof; the fastest counts, since nothing makes code faster than it is.
+const ROUNDS: usize = 5;
+
+fn main() -> Outcome {
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["move", from, to, ca, bytes, objects, at_once] => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let (bytes, objects, at_once) = (bytes.parse()?, objects.parse()?, at_once.parse()?);
+            runtime.block_on(move_all(from, to, ca, bytes, objects, at_once))
+        }
+        ["prove", file] => prove(&std::fs::read(file)?),
+        _ => Err("see the head of bench/parts.rs for what it takes".into()),
+    }
+}
+
+async fn move_all(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: usize) -> Outcome {
+    let pem = std::fs::read(ca)?;
+    let traffic = Traffic::default;
+    let tracker = TrackerConfig {
+        endpoint: from.parse()?,
+        uaa: Uaa::Endpoint(from.parse()?),
+        credentials: Credentials::ApiKey("bench".into()),
+        ca_pem: Some(pem.clone()),
+        hosts: HostPolicy::any(),
+        timeouts: Timeouts::default(),
+        retry: RetryPolicy::default(),
+        traffic: traffic(),
+    };
+    let tracker = Tracker::new(tracker, &TokenCache::new())?;
+    let store = S3Settings {
+        bucket: "bench".to_owned(),
+        region: "us-east-1".to_owned(),
+        endpoint: Some(to.parse()?),
+        force_path_style: true,
+        credentials: S3Credentials::Static {
+            access_key_id: "bench".to_owned(),
+            secret_access_key: "bench".into(),
+            session_token: None,
+        },
+        ca_pem: Some(pem),
+        storage_class: None,
+        server_side_encryption: None,
+        object_lock: None,
+        checksum: ChecksumMode::Crc64Nvme,
+        timeouts: S3Timeouts::default(),
+        hosts: Arc::new(AnyHost),
+        traffic: traffic(),
+    };
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(store).await?);
+    let space = format!("b{bytes}-w{objects}");
+    stream::iter(0..objects)
+        .map(|n| move_one(&tracker, &store, &space, n))
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await
+}
+
+async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64) -> Outcome {
+    let day = Date::constant(2015, 1, 1);
+    let ask = SessionRequest {
+        start: day,
+        end: day,
+        hour: None,
+        account: false,
+    };
+    let session = tracker.create_session(space, &ask).await?;
+    let Opened::Body(mut download) = tracker.download(space, &session.id).await? else {
+        return Err("the source has no body".into());
+    };
+    let mut options = PutOptions {
+        condition: Condition::Overwrite,
+        crc64: Crc64::of(b""),
+        metadata: Vec::new(),
+        content_type: "application/gzip",
+        class: ObjectClass::Evidence,
+    };
+    let key = format!("parts-{n}");
+    let (mut upload, mut number, mut filling) = (None, 0, Segments::default());
+    let (mut flying, mut parts) = (JoinSet::new(), Vec::new());
+    loop {
+        let piece = download.next().await?;
+        let ended = piece.is_none();
+        let mut piece = piece.unwrap_or_default();
+        let room = usize::try_from(PART - filling.len())?;
+        filling.push(piece.split_to(piece.len().min(room)));
+        if filling.len() == PART || (ended && upload.is_some() && !filling.is_empty()) {
+            let body = std::mem::take(&mut filling);
+            let upload = match &upload {
+                Some(upload) => upload,
+                None => upload.insert(store.begin_upload(&key, &options).await?),
+            };
+            number += 1;
+            let (store, upload) = (Arc::clone(store), upload.clone());
+            flying.spawn(async move {
+                let crc64 = Crc64::of_segments(&body);
+                store.upload_part(&upload, number, body, crc64).await
+            });
+        }
+        while flying.len() > IN_FLIGHT || (ended && !flying.is_empty()) {
+            if let Some(part) = flying.join_next().await {
+                parts.push(part??);
+            }
+        }
+        if ended {
+            break;
+        }
+        filling.push(piece);
+    }
+    if let Some(upload) = upload {
+        parts.sort_by_key(|part| part.number);
+        store.complete_upload(&upload, &parts, &options).await?;
+    } else {
+        options.crc64 = Crc64::of_segments(&filling);
+        store.put(&key, filling, &options).await?;
+    }
+    tracker.delete_session(space, &session.id).await?;
+    Ok(())
+}
+
+fn prove(gzip: &[u8]) -> Outcome {
+    let inflate = |counting: bool| {
+        let (mut proof, mut events) = (Gzip::default(), Events::default());
+        for piece in gzip.chunks(PIECE) {
+            proof.push(piece, &mut |text| {
+                if counting {
+                    events.push(text);
+                }
+            })?;
+        }
+        proof.finish()?;
+        Outcome::Ok(())
+    };
+    let pieces = || gzip.chunks(PIECE);
+    let whole = Segments::from(Bytes::copy_from_slice(gzip));
+    println!("part,ms_per_mib");
+    report("inflate and CRC-32", gzip, || inflate(false))?;
+    report("inflate, CRC-32 and count", gzip, || inflate(true))?;
+    report("SHA-256", gzip, || {
+        let mut sum = Sha256::new();
+        pieces().for_each(|piece| sum.update(piece));
+        std::hint::black_box(sum.finalize());
+        Ok(())
+    })?;
+    report("SHA-256 by aws-lc", gzip, || {
+        let mut sum = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        pieces().for_each(|piece| sum.update(piece));
+        std::hint::black_box(sum.finish());
+        Ok(())
+    })?;
+    report("CRC-64/NVME", gzip, || {
+        std::hint::black_box(Crc64::of_segments(&whole));
+        Ok(())
+    })
+}
+
+fn report(name: &str, gzip: &[u8], work: impl Fn() -> Outcome) -> Outcome {
+    let mut fastest = f64::MAX;
+    for _ in 0..ROUNDS {
+        let before = processor_seconds();
+        work()?;
+        fastest = fastest.min(processor_seconds() - before);
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let mib = gzip.len() as f64 / f64::from(1 << 20);
+    println!("{name},{:.3}", fastest * 1000.0 / mib);
+    Ok(())
+}
+
+/// Of this thread: what other programs do changes it little.
+fn processor_seconds() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    #[allow(clippy::cast_precision_loss)]
+    let fraction = now.tv_nsec as f64 / 1e9;
+    #[allow(clippy::cast_precision_loss)]
+    let whole = now.tv_sec as f64;
+    whole + fraction
+}

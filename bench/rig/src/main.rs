@@ -1,0 +1,34 @@
+//! What stands around the program while it is measured. `bench/bytes` starts it; a person need not.
+//!
+//! ```text
+//! bench-rig certificates FOLDER                       ca.pem, server.pem and server.key for 127.0.0.1
+//! bench-rig source PORT TLS_PORT FOLDER               the tracker: days of any size, from memory
+//! bench-rig drain PORT TLS_PORT FOLDER                the bucket: keeps small objects, drains large ones
+//! bench-rig relay FROM TO CA BYTES OBJECTS AT_ONCE    read, write, nothing else
+//! ```
+
+mod certificates;
+mod corpus;
+mod drain;
+mod http;
+mod relay;
+mod source;
+
+use std::error::Error;
+
+/// Whatever goes wrong ends the run.
+pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+fn main() -> Outcome {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["certificates", folder] => certificates::make(folder),
+        ["source", plain, tls, folder] => source::serve(plain.parse()?, tls.parse()?, folder),
+        ["drain", plain, tls, folder] => drain::serve(plain.parse()?, tls.parse()?, folder),
+        ["relay", from, to, ca, bytes, objects, at_once] => {
+            relay::run(from, to, ca, bytes.parse()?, objects.parse()?, at_once.parse()?)
+        }
+        _ => Err("see the head of bench/rig/src/main.rs for what it takes".into()),
+    }
+}

@@ -1,0 +1,87 @@
+//! The end of a reply that does not end: the SDK keeps whole replies in memory, all but the objects that it streams, so
+//! they have a bound here. No I/O of its own.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// Bytes of a reply that is kept whole, at most: 8 MiB. A thousand keys of 1 KiB, each byte of them escaped, are less
+/// than half of it.
+pub(super) const REPLY_MAX_BYTES: u64 = 8 << 20;
+
+/// A connector whose replies end.
+#[derive(Debug)]
+pub(super) struct Limited(pub(super) SharedHttpConnector);
+
+/// More came than [`REPLY_MAX_BYTES`].
+#[derive(Debug, thiserror::Error)]
+#[error("the reply is longer than 8 MiB, which no store's is: is this address that of a store?")]
+struct Endless;
+
+struct LimitedBody {
+    inner: SdkBody,
+    left: u64,
+}
+
+impl HttpConnector for Limited {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let object = request.method() == "GET" && streams(request.uri());
+        let inner = self.0.clone();
+        HttpConnectorFuture::new(async move {
+            let mut reply = inner.call(request).await?;
+            if !(object && reply.status().is_success()) {
+                let body = std::mem::replace(reply.body_mut(), SdkBody::taken());
+                *reply.body_mut() = SdkBody::from_body_1_x(LimitedBody {
+                    inner: body,
+                    left: REPLY_MAX_BYTES,
+                });
+            }
+            Ok(reply)
+        })
+    }
+}
+
+/// Whether a GET is one of an object, whose reader has a bound of its own: those of the bucket and of uploads say so
+/// in their query.
+fn streams(uri: &str) -> bool {
+    let query = uri.split_once('?').map_or("", |(_, query)| query);
+    !query
+        .split('&')
+        .any(|pair| matches!(pair.split('=').next(), Some("list-type" | "uploads" | "uploadId")))
+}
+
+impl Body for LimitedBody {
+    type Data = Bytes;
+    type Error = aws_sdk_s3::error::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(context)) else {
+            return Poll::Ready(None);
+        };
+        let frame = frame?;
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(length) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => Poll::Ready(Some(Err(Endless.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        Body::size_hint(&self.inner)
+    }
+}

@@ -1,0 +1,262 @@
+//! What one case is played on: a namespace, a bucket, a service, proxies before them, and the operator as a process.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use axum::http::Method;
+use eventexport::simulator::{DEFAULT_API_KEY, DEFAULT_PERSON, DEFAULT_USER, Settings, Simulator};
+use jiff::civil::Date;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::{Board, Peer, Proxy, Victim};
+use crate::bed::{Cluster, Gateway};
+use crate::kill::bucket::Bucket;
+
+pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+
+/// Sessions that people have open in the space: of another user, and of the operator's own.
+pub(crate) const THEIRS: usize = 2;
+
+/// Sessions that the operator may hold at once, leftovers among them.
+pub(crate) const BUDGET: usize = 4;
+
+/// What is exported.
+#[derive(Clone)]
+pub(crate) struct Wish {
+    pub(crate) start: Date,
+    pub(crate) end: Date,
+    pub(crate) parallelism: u8,
+    pub(crate) service: Settings,
+    /// Days that the journal says are to be exported by the hour, as it does after a day kept timing out.
+    pub(crate) split: Vec<Date>,
+}
+
+/// Which way the operator reaches the API server.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Way {
+    /// As people have it, by TLS.
+    Straight,
+    /// By a proxy.
+    Proxied,
+}
+
+/// The program that is tried: this build's, or another, such as one for release.
+fn program() -> OsString {
+    std::env::var_os("EVENTEXPORT_FAULTS_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_eventexport").into())
+}
+
+pub(crate) struct Stage {
+    cluster: &'static Cluster,
+    pub(crate) gateway: &'static Gateway,
+    client: reqwest::Client,
+    pub(crate) simulator: Simulator,
+    /// Also the name of the namespace.
+    pub(crate) bucket: Bucket,
+    pub(crate) board: Arc<Board>,
+    /// Sessions that people have open.
+    pub(crate) theirs: Vec<String>,
+    tracker: Proxy,
+    _uaa: Proxy,
+    store: Proxy,
+    kubernetes: Option<Proxy>,
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) async fn start(wish: &Wish, way: Way) -> Result<Self> {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
+        let name = format!("faults-{}", MADE.fetch_add(1, Ordering::Relaxed));
+        let simulator = Simulator::start(wish.service.clone()).await?;
+        let mut theirs = simulator.open_sessions_as(DEFAULT_PERSON, SPACE, THEIRS - 1);
+        theirs.extend(simulator.open_sessions_as(DEFAULT_USER, SPACE, 1));
+        let board = Board::new();
+        let uaa = Proxy::start(Peer::Uaa, simulator.url().as_str(), &board).await?;
+        let stage = Self {
+            cluster,
+            gateway,
+            client: cluster.http_client()?,
+            bucket: Bucket::create(gateway, &name).await?,
+            tracker: Proxy::tracker(simulator.url().as_str(), &uaa, &board).await?,
+            store: Proxy::store(gateway, &board).await?,
+            kubernetes: match way {
+                Way::Straight => None,
+                Way::Proxied => Some(Proxy::cluster(cluster, &board).await?),
+            },
+            simulator,
+            board,
+            theirs,
+            _uaa: uaa,
+            folder: tempfile::tempdir()?,
+        };
+        let namespace = json!({ "metadata": { "name": name } });
+        stage
+            .ask(Method::POST, "/api/v1/namespaces", Some(namespace))
+            .await?;
+        Ok(stage)
+    }
+
+    /// One request to the API server, past the proxy; an error if it is refused.
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let url = format!("{}{path}", self.cluster.server_url());
+        let mut request = self.client.request(method, url);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let reply = request.send().await?;
+        let status = reply.status();
+        let text = reply.text().await?;
+        ensure!(status.is_success(), "{path}: {status}: {text}");
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.bucket.name
+    }
+
+    /// The address by which receipts name the service.
+    pub(crate) fn source(&self) -> String {
+        self.tracker.endpoint()
+    }
+
+    /// Makes Secrets and resource.
+    pub(crate) async fn apply(&self, wish: &Wish) -> Result<()> {
+        for day in &wish.split {
+            let key = format!("tracker/space={SPACE}/scope=space/_journal/{day}.split.json");
+            let split = json!({
+                "schema": "eventexport.io/split/v1", "why": "it kept timing out", "at": "2018-06-09T12:00:00Z",
+            });
+            self.bucket.put(&key, split.to_string().into_bytes()).await?;
+        }
+        let secrets = format!("/api/v1/namespaces/{}/secrets", self.namespace());
+        let (key, hidden) = (self.gateway.access_key(), self.gateway.secret_key());
+        for (name, data) in [
+            ("tracker", json!({ "apiKey": DEFAULT_API_KEY })),
+            ("bucket", json!({ "accessKeyId": key, "secretAccessKey": hidden })),
+        ] {
+            let secret = json!({ "metadata": { "name": name }, "stringData": data });
+            self.ask(Method::POST, &secrets, Some(secret)).await?;
+        }
+        let export = json!({
+            "apiVersion": "eventexport.io/v1alpha1",
+            "kind": "EventExport",
+            "metadata": { "name": "june" },
+            "spec": {
+                "space": SPACE,
+                "dateRange": { "start": wish.start, "end": wish.end },
+                "source": { "endpoint": self.source(), "credentialsSecretRef": { "name": "tracker" } },
+                "destination": { "s3": {
+                    "bucket": self.bucket.name, "prefix": "tracker", "endpoint": self.store.endpoint(),
+                    "credentialsSecretRef": { "name": "bucket" },
+                }},
+                "parallelism": wish.parallelism,
+            },
+        });
+        self.ask(Method::POST, &self.exports(), Some(export)).await?;
+        Ok(())
+    }
+
+    fn exports(&self) -> String {
+        format!(
+            "/apis/eventexport.io/v1alpha1/namespaces/{}/eventexports",
+            self.namespace()
+        )
+    }
+
+    /// The resource, whole.
+    pub(crate) async fn resource(&self) -> Result<Value> {
+        self.ask(Method::GET, &format!("{}/june", self.exports()), None)
+            .await
+    }
+
+    /// The Events of the namespace.
+    pub(crate) async fn events(&self) -> Result<Value> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace());
+        self.ask(Method::GET, &path, None).await
+    }
+
+    fn kubeconfig(&self) -> Result<PathBuf> {
+        let Some(proxy) = &self.kubernetes else {
+            return Ok(self.cluster.kubeconfig_path());
+        };
+        let path = self.folder.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "bed",
+            "clusters": [{ "name": "bed", "cluster": { "server": proxy.endpoint() } }],
+            "users": [{ "name": "bed", "user": {} }],
+            "contexts": [{ "name": "bed", "context": { "cluster": "bed", "user": "bed" } }],
+        });
+        std::fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
+    /// A process of the operator, which faults are aimed at from now on. Its lease is the same each time; only its times
+    /// are short, so that a killed one is soon known to be gone.
+    pub(crate) fn operator(&self) -> Result<Arc<Victim>> {
+        let log = self.folder.path().join("log");
+        let log = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(program())
+            .args(["operator", "--namespace", self.namespace()])
+            .args(["--lease-namespace", self.namespace(), "--lease-duration", "10s"])
+            .args(["--lease-deadline", "8s", "--lease-renew", "2s"])
+            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
+            .args(["--session-quiet", "1s", "--log-format", "json"])
+            .args(["--sessions-per-space", &BUDGET.to_string(), "--kubeconfig"])
+            .arg(self.kubeconfig()?)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()?;
+        let victim = Victim::new(child);
+        self.board.aim(&victim);
+        Ok(victim)
+    }
+
+    /// What all processes of the operator said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read(self.folder.path().join("log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// What an auditor's `verify` says of the archive: whether it is proved, and in which words.
+    pub(crate) async fn verify(&self) -> Result<(bool, String)> {
+        let place = format!("s3://{}/tracker", self.bucket.name);
+        let output = Command::new(program())
+            .args(["verify", &place, "--s3-endpoint", &self.gateway.endpoint()])
+            .env("AWS_ACCESS_KEY_ID", self.gateway.access_key())
+            .env("AWS_SECRET_ACCESS_KEY", self.gateway.secret_key())
+            .env("AWS_REGION", Gateway::REGION)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("verify")?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
+    }
+
+    /// What no log, Event or status may show.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let own = [DEFAULT_API_KEY, self.gateway.secret_key()].map(str::to_owned);
+        self.board.secrets().into_iter().chain(own).collect()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.gateway.forget_bucket(&self.bucket.name);
+    }
+}

@@ -1,0 +1,374 @@
+//! What an operator costs beside thousands of resources that need nothing, and how soon it gets to one that does.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::bucket::Bucket;
+use super::operator::{Numbers, Operator};
+use super::results::{Results, setting};
+use super::stage::{Stage, Usage, Wish};
+
+/// Namespaces that the resources are spread over, each with Secrets of its own.
+const NAMESPACES: usize = 10;
+
+const BUCKET: &str = "audit";
+
+const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+
+/// The longest that anything may take, before the machine is at fault or the operator.
+const PATIENCE: Duration = Duration::from_mins(20);
+
+/// How long a process is left alone before its memory is read.
+const REST: Duration = Duration::from_secs(5);
+
+/// How often the time to the first action is taken.
+const ROUNDS: usize = 5;
+
+/// What the many resources are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Complete,
+    Continuous,
+    Suspended,
+}
+
+impl State {
+    fn parse(text: &str) -> Result<Self> {
+        Ok(match text {
+            "complete" => Self::Complete,
+            "continuous" => Self::Continuous,
+            "suspended" => Self::Suspended,
+            _ => anyhow::bail!("no such state: {text} (complete, continuous, suspended)"),
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Continuous => "continuous",
+            Self::Suspended => "suspended",
+        }
+    }
+
+    /// The reason of `Ready` once nothing is to be done.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Complete => "Complete",
+            Self::Continuous => "CaughtUp",
+            Self::Suspended => "Suspended",
+        }
+    }
+
+    /// Whether a new process lists its bucket.
+    const fn is_listed(self) -> bool {
+        !matches!(self, Self::Suspended)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of load: bench/control-plane runs it"]
+async fn what_thousands_of_resources_cost() -> Result<()> {
+    let mut results = Results::new();
+    let resources: String = setting("EVENTEXPORT_BENCH_RESOURCES", "1000,10000".to_owned());
+    let states: String = setting(
+        "EVENTEXPORT_BENCH_STATES",
+        "complete,continuous,suspended".to_owned(),
+    );
+    for count in resources.split(',') {
+        let count = count.trim().parse().context("--resources: not a number")?;
+        for state in states.split(',') {
+            let state = State::parse(state.trim())?;
+            measure(&mut results, count, state).await?;
+            results.write()?;
+        }
+    }
+    Ok(())
+}
+
+/// `2018-06-28`, so many days before today.
+fn day(ago: i64) -> String {
+    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+    today.saturating_sub(ago.days()).to_string()
+}
+
+struct Many {
+    stage: Stage,
+    start: String,
+    end: Option<String>,
+    suspend: bool,
+}
+
+impl Many {
+    /// One of the many: all are of one archive, so that no time goes into storing it again and again.
+    fn manifest(&self, name: &str, prefix: &str) -> Value {
+        Wish {
+            name,
+            space: SPACE,
+            start: &self.start,
+            end: self.end.as_deref(),
+            bucket: BUCKET,
+            prefix,
+            source: &self.stage.service.url,
+            store: &self.stage.gateway.endpoint(),
+            suspend: self.suspend,
+        }
+        .manifest()
+    }
+}
+
+fn namespace(number: usize) -> String {
+    format!("team-{}", number % NAMESPACES)
+}
+
+async fn measure(results: &mut Results, count: usize, state: State) -> Result<()> {
+    let stage = Stage::start(&["--retention", "30", "--events-per-day", "50"]).await?;
+    let _bucket = Bucket::create(&stage.gateway, BUCKET, false).await?;
+    for number in 0..NAMESPACES {
+        stage.namespace(&namespace(number)).await?;
+    }
+    let many = Many {
+        stage,
+        start: day(if state == State::Complete { 4 } else { 2 }),
+        end: (state == State::Complete).then(|| day(3)),
+        suspend: state == State::Suspended,
+    };
+    let stage = &many.stage;
+    let mut add = |metric: &str, unit: &str, value: f64| {
+        results.add(count, state.name(), metric, unit, value);
+    };
+
+    let operator = Operator::start(stage, "first.log", &[]).await?;
+    operator.leads().await?;
+    sleep(REST).await;
+    let empty = operator.usage()?;
+    add("rss_without_resources", "KiB", empty.rss_kib);
+
+    // What all the others find done.
+    stage
+        .create(vec![(namespace(0), many.manifest("many-0", "many"))])
+        .await?;
+    settled(&operator, state, 1).await?;
+    let began = Instant::now();
+    let all = (1..count).map(|number| {
+        let name = format!("many-{number}");
+        (namespace(number), many.manifest(&name, "many"))
+    });
+    stage.create(all.collect()).await?;
+    add("apply_all", "s", began.elapsed().as_secs_f64());
+    let numbers = settled(&operator, state, count).await?;
+    add("apply_all_and_judge", "s", began.elapsed().as_secs_f64());
+    let spent = operator.usage()?.cpu_seconds - empty.cpu_seconds;
+    add("cpu_to_judge_per_resource", "ms", spent * 1e3 / count as f64);
+    let each = |name: &str| numbers.of(name) / count as f64;
+    add("looks_per_resource", "1", each("eventexport_reconciles_total"));
+    add(
+        "status_writes_per_resource",
+        "1",
+        each("eventexport_status_writes_total"),
+    );
+    for (operation, requests) in numbers.requests("kubernetes") {
+        add(
+            &format!("kubernetes_{}_per_resource", operation.to_lowercase()),
+            "1",
+            requests / count as f64,
+        );
+    }
+    add("series", "1", numbers.series() as f64);
+    add("scrape_size", "KiB", numbers.0.len() as f64 / 1024.0);
+    let before = operator.usage()?.cpu_seconds;
+    let began = Instant::now();
+    for _ in 0..ROUNDS {
+        operator.numbers().await?;
+    }
+    add(
+        "scrape_wall",
+        "ms",
+        began.elapsed().as_secs_f64() * 1e3 / ROUNDS as f64,
+    );
+    let spent = operator.usage()?.cpu_seconds - before;
+    add("scrape_cpu", "ms", spent * 1e3 / ROUNDS as f64);
+    add("rss_after_work", "KiB", operator.usage()?.rss_kib);
+
+    idle(&mut add, &operator).await?;
+    if state != State::Suspended {
+        add(
+            "first_action_beside_others",
+            "s",
+            first_action(&many, "beside").await?,
+        );
+    }
+    ensure!(operator.stop().await?.success(), "it did not stop well");
+    restart(&mut add, &many, state, count, empty).await?;
+
+    // The second of two lists: what the first one left unused is used again.
+    let own = std::process::id();
+    let first = stage.all().await?;
+    let before = Usage::of(own)?.rss_kib;
+    let second = stage.all().await?;
+    let held = (Usage::of(own)?.rss_kib - before) / second.len() as f64;
+    ensure!(first.len() == second.len(), "somebody makes resources");
+    add("cached_object", "KiB", held);
+    results.add_load(count, state.name());
+    Ok(())
+}
+
+/// An idle hour: what is spent in some seconds, times as many as an hour has.
+async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &Operator) -> Result<()> {
+    let seconds: u64 = setting("EVENTEXPORT_BENCH_IDLE", 40);
+    sleep(REST).await;
+    let before = operator.numbers().await?;
+    // After the scrape, which costs more than an idle minute.
+    let (began, spent) = (Instant::now(), operator.usage()?.cpu_seconds);
+    sleep(Duration::from_secs(seconds)).await;
+    let spent = operator.usage()?.cpu_seconds - spent;
+    let after = operator.numbers().await?;
+    let hours = began.elapsed().as_secs_f64() / 3600.0;
+    add("idle_cpu_per_hour", "s", spent / hours);
+    for peer in ["kubernetes", "s3", "tracker", "uaa"] {
+        let of = |numbers: &Numbers| numbers.requests(peer).values().sum::<f64>();
+        add(
+            &format!("idle_{peer}_requests_per_hour"),
+            "1",
+            (of(&after) - of(&before)) / hours,
+        );
+    }
+    let looks = |numbers: &Numbers| numbers.of("eventexport_reconciles_total");
+    add(
+        "idle_looks_per_hour",
+        "1",
+        (looks(&after) - looks(&before)) / hours,
+    );
+    Ok(())
+}
+
+/// From a resource applied to its session opened: the median.
+async fn first_action(many: &Many, name: &str) -> Result<f64> {
+    let mut took = Vec::new();
+    for round in 0..ROUNDS {
+        let name = format!("{name}-{round}");
+        let manifest = many.manifest(&name, &name);
+        let opened = many.stage.service.ledger().await?.opened;
+        let began = Instant::now();
+        many.stage.create(vec![(namespace(round), manifest)]).await?;
+        opened_after(many, opened, began).await?;
+        took.push(began.elapsed().as_secs_f64());
+        // All its sessions are opened before the next one is applied.
+        sleep(Duration::from_secs(3)).await;
+    }
+    took.sort_by(f64::total_cmp);
+    Ok(took[ROUNDS / 2])
+}
+
+async fn opened_after(many: &Many, opened: u64, began: Instant) -> Result<()> {
+    while many.stage.service.ledger().await?.opened <= opened {
+        ensure!(began.elapsed() < PATIENCE, "no session is opened");
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// A new process: how soon it leads, works on what is not done, and has looked at all that is.
+async fn restart(
+    add: &mut impl FnMut(&str, &str, f64),
+    many: &Many,
+    state: State,
+    count: usize,
+    empty: Usage,
+) -> Result<()> {
+    // Made while nobody looks: it must not wait for the many.
+    let mut manifest = many.manifest("urgent", "urgent");
+    manifest["spec"]["suspend"] = false.into();
+    many.stage.create(vec![(namespace(0), manifest)]).await?;
+    let opened = many.stage.service.ledger().await?.opened;
+    let operator = Operator::start(&many.stage, "second.log", &[]).await?;
+    opened_after(many, opened, operator.started).await?;
+    add(
+        "first_action_after_restart",
+        "s",
+        operator.started.elapsed().as_secs_f64(),
+    );
+    let numbers = if state.is_listed() {
+        listed(&operator, count).await?
+    } else {
+        settled(&operator, state, count).await?
+    };
+    add("restart_judged", "s", operator.started.elapsed().as_secs_f64());
+    let usage = operator.usage()?;
+    add(
+        "restart_cpu_per_resource",
+        "ms",
+        usage.cpu_seconds * 1e3 / count as f64,
+    );
+    add("restart_rss_peak", "KiB", usage.peak_kib);
+    add(
+        "restart_status_writes",
+        "1",
+        numbers.of("eventexport_status_writes_total"),
+    );
+    for peer in ["kubernetes", "s3", "tracker"] {
+        for (operation, requests) in numbers.requests(peer) {
+            add(
+                &format!("restart_{peer}_{}", operation.to_lowercase()),
+                "1",
+                requests,
+            );
+        }
+    }
+    sleep(REST).await;
+    let rest = operator.usage()?.rss_kib;
+    add("rss_at_rest", "KiB", rest);
+    add("rss_per_resource", "KiB", (rest - empty.rss_kib) / count as f64);
+    ensure!(operator.stop().await?.success(), "it did not stop well");
+    Ok(())
+}
+
+/// How many resources have that reason.
+fn with_reason(numbers: &Numbers, reason: &str) -> f64 {
+    let total = numbers.of(&format!("eventexport_resources_by_reason{{reason=\"{reason}\"}}"));
+    if total > 0.0 {
+        return total;
+    }
+    let label = format!("reason=\"{reason}\"}}");
+    let series = numbers
+        .0
+        .lines()
+        .filter(|line| line.starts_with("eventexport_resource_reason{"));
+    series.filter(|line| line.contains(&label)).count() as f64
+}
+
+/// Waits until so many are in their state and nothing is under way.
+async fn settled(operator: &Operator, state: State, count: usize) -> Result<Numbers> {
+    let began = Instant::now();
+    loop {
+        let numbers = operator.numbers().await?;
+        let there = with_reason(&numbers, state.reason());
+        if there >= count as f64 && numbers.of("eventexport_runs ") == 0.0 {
+            return Ok(numbers);
+        }
+        ensure!(began.elapsed() < PATIENCE, "{there} of {count} are {state:?}");
+        // A scrape costs as much as many looks.
+        sleep(Duration::from_millis(if count > 100 { 2000 } else { 100 })).await;
+    }
+}
+
+/// Waits until each of so many had its bucket listed and nothing is under way.
+async fn listed(operator: &Operator, count: usize) -> Result<Numbers> {
+    let began = Instant::now();
+    loop {
+        let numbers = operator.numbers().await?;
+        let lists = numbers
+            .requests("s3")
+            .get("ListObjectsV2")
+            .copied()
+            .unwrap_or(0.0);
+        if lists >= count as f64 && numbers.of("eventexport_runs ") == 0.0 {
+            return Ok(numbers);
+        }
+        ensure!(began.elapsed() < PATIENCE, "{lists} lists for {count} resources");
+        sleep(Duration::from_millis(if count > 100 { 2000 } else { 100 })).await;
+    }
+}

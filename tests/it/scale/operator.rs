@@ -1,0 +1,146 @@
+//! One process of the operator, for the whole cluster, and what it says of itself.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use super::stage::{Stage, Usage, program};
+use crate::bed::http_client;
+
+/// Long, because a machine that also compiles is slow.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+pub(super) struct Operator {
+    child: Child,
+    pub(super) id: u32,
+    address: String,
+    pub(super) started: Instant,
+}
+
+impl Operator {
+    /// With these further arguments. Its log goes to a file of that name.
+    pub(super) async fn start(stage: &Stage, log: &str, args: &[&str]) -> Result<Self> {
+        let path = stage.folder.path().join(log);
+        let file = File::create(&path)?;
+        let started = Instant::now();
+        let child = Command::new(program())
+            .args([
+                "operator",
+                "--cluster-id",
+                "bench",
+                "--lease-namespace",
+                "default",
+            ])
+            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
+            .args(["--log-format", "json", "--kubeconfig"])
+            .arg(stage.cluster.kubeconfig_path())
+            .args(args)
+            .env("EVENTEXPORT_LOG", "warn,eventexport::cli::operator=info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()?;
+        let id = child.id().context("it ended at once")?;
+        let mut operator = Self {
+            child,
+            id,
+            address: String::new(),
+            started,
+        };
+        loop {
+            let text = std::fs::read_to_string(&path)?;
+            let mut lines = text
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(address) = lines.find_map(|line| line["address"].as_str().map(str::to_owned)) {
+                operator.address = address;
+                return Ok(operator);
+            }
+            ensure!(started.elapsed() < START_LIMIT, "it does not start:\n{text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(super) fn usage(&self) -> Result<Usage> {
+        Usage::of(self.id)
+    }
+
+    /// What it says of itself.
+    pub(super) async fn numbers(&self) -> Result<Numbers> {
+        let answer = http_client()?
+            .get(format!("http://{}/metrics", self.address))
+            .timeout(Duration::from_mins(1))
+            .send()
+            .await?;
+        Ok(Numbers(answer.text().await?))
+    }
+
+    pub(super) async fn leads(&self) -> Result<()> {
+        let start = Instant::now();
+        while self.numbers().await?.of("eventexport_leader") < 1.0 {
+            ensure!(start.elapsed() < START_LIMIT, "it does not lead");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn leads_now(&self) -> bool {
+        let numbers = self.numbers().await;
+        numbers.is_ok_and(|numbers| numbers.of("eventexport_leader") > 0.0)
+    }
+
+    /// As `kill -9` does; whether it had ended before.
+    pub(super) async fn kill(mut self) -> Result<bool> {
+        let ended = self.child.try_wait()?.is_some();
+        self.child.kill().await?;
+        Ok(ended)
+    }
+
+    /// As a rollout does: it gives its lease back.
+    pub(super) async fn stop(mut self) -> Result<ExitStatus> {
+        let id = self.id.to_string();
+        let told = Command::new("kill").arg(&id).status().await?;
+        ensure!(told.success(), "kill: {told}");
+        Ok(self.child.wait().await?)
+    }
+}
+
+/// The text of a scrape.
+pub(super) struct Numbers(pub(super) String);
+
+impl Numbers {
+    /// The sum of all series whose name and labels begin with this.
+    pub(super) fn of(&self, series: &str) -> f64 {
+        let values = self
+            .0
+            .lines()
+            .filter_map(|line| line.strip_prefix(series)?.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum()
+    }
+
+    pub(super) fn series(&self) -> usize {
+        self.0.lines().filter(|line| !line.starts_with('#')).count()
+    }
+
+    /// Requests to a peer so far, by operation.
+    pub(super) fn requests(&self, peer: &str) -> BTreeMap<String, f64> {
+        let begin = format!("eventexport_requests_total{{peer=\"{peer}\",operation=\"");
+        let mut requests = BTreeMap::new();
+        for line in self.0.lines() {
+            let Some(rest) = line.strip_prefix(&begin) else {
+                continue;
+            };
+            let (Some((operation, _)), Some(value)) = (rest.split_once('"'), rest.rsplit(' ').next()) else {
+                continue;
+            };
+            *requests.entry(operation.to_owned()).or_default() += value.parse().unwrap_or(0.0);
+        }
+        requests
+    }
+}

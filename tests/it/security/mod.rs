@@ -1,0 +1,6 @@
+//! The threats of docs/security.md that need a whole operator, each tried by whoever it names: a tenant, a spiteful
+//! service or store, a writer of the bucket.
+
+mod forged;
+mod spite;
+mod tenants;

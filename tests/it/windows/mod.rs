@@ -1,0 +1,186 @@
+//! What many small windows cost: requests to each peer, and round trips.
+
+mod far;
+mod requests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use eventexport::egress::{Asked, Fence, HostPolicy, Meter, Peer, Traffic};
+use eventexport::export::engine::{Engine, Limits, Peers};
+use eventexport::export::keys::Root;
+use eventexport::export::manifest::sign::Signing;
+use eventexport::export::shard::Shard;
+use eventexport::export::snapshot::Snapshot;
+use eventexport::export::wish::{Export, Persistence, Scope};
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::storage::{AnyHost, ChecksumMode, S3Credentials, S3Settings, S3Store, S3Timeouts};
+use eventexport::tracker::{Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa};
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::bed::Gateway;
+use crate::export::bench::SPACE;
+use crate::storage::bucket::sdk;
+
+/// Requests as they leave, by peer and operation.
+#[derive(Debug, Default)]
+struct Count(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
+
+impl Meter for Count {
+    fn answered(&self, asked: Asked, _: Option<u16>, _: Duration) {
+        let key = (asked.peer.as_str(), asked.operation);
+        *self.0.lock().unwrap().entry(key).or_default() += 1;
+    }
+
+    fn repeated(&self, peer: Peer) {
+        *self
+            .0
+            .lock()
+            .unwrap()
+            .entry((peer.as_str(), "repeated"))
+            .or_default() += 1;
+    }
+}
+
+/// The gateway of these tests.
+async fn gateway() -> &'static Gateway {
+    static SHARED: OnceCell<Gateway> = OnceCell::const_new();
+    SHARED
+        .get_or_init(async || Gateway::start_keeping_alive().await.unwrap())
+        .await
+}
+
+/// Where the peers are, as the export sees them.
+struct Places {
+    far: bool,
+    tracker: String,
+    store: String,
+    tracker_ca: Option<String>,
+    store_ca: Option<String>,
+}
+
+/// One export from a simulator into a real bucket, by a process that knows nothing yet.
+struct Windows {
+    simulator: Simulator,
+    /// It keeps connections open, as S3 does.
+    gateway: &'static Gateway,
+    export: Export,
+    bucket: String,
+    signing: Signing,
+}
+
+impl Windows {
+    async fn start(settings: Settings, start: Date, end: Date, hour: Option<u8>) -> Self {
+        let gateway = gateway().await;
+        let bucket = format!("windows-{:016x}", rand::random::<u64>());
+        gateway.create_bucket(&bucket).await.unwrap();
+        Self {
+            simulator: Simulator::start(settings).await.unwrap(),
+            gateway,
+            export: Export {
+                name: "tests/windows".to_owned(),
+                space: SPACE.to_owned(),
+                scope: Scope::Space,
+                start,
+                end: Some(end),
+                hour,
+                source: "http://simulator.invalid".to_owned(),
+                root: Root::new("tracker", SPACE, "space"),
+                shard: Shard::WHOLE,
+                parallelism: 4,
+                settle_after: SignedDuration::from_hours(6),
+                accepted: Vec::new(),
+                holder: "tests/one".to_owned(),
+                single_writer: false,
+                persistence: Persistence::Tries(4),
+            },
+            bucket,
+            signing: Signing::Unwanted,
+        }
+    }
+
+    /// Puts a document below the root.
+    async fn put(&self, key: &str, text: &'static str) {
+        let key = format!("{}{key}", self.export.root.as_str());
+        let put = sdk(self.gateway).put_object().bucket(&self.bucket).key(key);
+        put.body(text.as_bytes().to_vec().into()).send().await.unwrap();
+    }
+
+    /// At the peers themselves.
+    fn here(&self) -> Places {
+        Places {
+            far: false,
+            tracker: self.simulator.url().to_string(),
+            store: self.gateway.endpoint(),
+            tracker_ca: None,
+            store_ca: None,
+        }
+    }
+
+    fn tracker(&self, places: &Places, traffic: Traffic) -> Tracker {
+        let endpoint: url::Url = places.tracker.parse().unwrap();
+        let config = TrackerConfig {
+            endpoint: endpoint.clone(),
+            uaa: if places.far {
+                // The one that it names is here.
+                Uaa::Endpoint(endpoint)
+            } else {
+                Uaa::Discover { api: endpoint }
+            },
+            credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
+            ca_pem: places.tracker_ca.clone().map(String::into_bytes),
+            hosts: HostPolicy::any(),
+            timeouts: Timeouts::default(),
+            retry: RetryPolicy::default(),
+            traffic,
+        };
+        Tracker::new(config, &TokenCache::new()).unwrap()
+    }
+
+    /// Runs to the end; how long it took, and what was asked.
+    async fn run(&self, places: &Places) -> (Arc<Snapshot>, Duration, Arc<Count>) {
+        let gateway = self.gateway;
+        let count = Arc::<Count>::default();
+        let traffic = Traffic::new(count.clone(), Fence::default());
+        let store = S3Settings {
+            bucket: self.bucket.clone(),
+            region: Gateway::REGION.to_owned(),
+            endpoint: Some(places.store.parse().unwrap()),
+            force_path_style: true,
+            credentials: S3Credentials::Static {
+                access_key_id: gateway.access_key().to_owned(),
+                secret_access_key: gateway.secret_key().to_owned().into(),
+                session_token: None,
+            },
+            ca_pem: places.store_ca.clone().map(String::into_bytes),
+            storage_class: None,
+            server_side_encryption: None,
+            object_lock: None,
+            checksum: ChecksumMode::default(),
+            timeouts: S3Timeouts::default(),
+            hosts: Arc::new(AnyHost),
+            traffic: traffic.clone(),
+        };
+        let peers = Peers {
+            tracker: self.tracker(places, traffic.clone()),
+            store: Arc::new(S3Store::connect(store).await.unwrap()),
+            signing: self.signing.clone(),
+        };
+        let engine = Engine::new(
+            Limits {
+                pool_mib: 512,
+                ..Limits::default()
+            },
+            Arc::new(Timestamp::now),
+        );
+        let (out, _seen) = watch::channel(Arc::default());
+        let began = std::time::Instant::now();
+        let export = Arc::new(self.export.clone());
+        let snapshot = engine.run(export, peers, &out, CancellationToken::new()).await;
+        (snapshot, began.elapsed(), count)
+    }
+}

@@ -1,0 +1,145 @@
+//! Every request of an export is written down in docs/requests.md, and no more are sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use eventexport::egress::Traffic;
+use eventexport::export::manifest::sign::Signing;
+use eventexport::simulator::Settings;
+use jiff::civil::{Date, date};
+
+use super::{Places, Windows};
+use crate::bed::Distance;
+use crate::export::bench::{SPACE, settings};
+
+/// What is exported, as the table's columns name it.
+async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
+    let days = |first: Date, last: Date, hour| Windows::start(settings(), first, last, hour);
+    let mut windows = match name {
+        "a day" => days(date(2018, 6, 2), date(2018, 6, 2), None).await,
+        "an hour" => days(date(2018, 6, 2), date(2018, 6, 2), Some(7)).await,
+        // A Sunday, on which the simulator is quiet, and the days around it.
+        "an empty day" => {
+            let quiet = Settings {
+                today: Some(date(2018, 6, 9)),
+                ..Settings::default()
+            };
+            Windows::start(quiet, date(2018, 6, 3), date(2018, 6, 3), None).await
+        }
+        "30 days" => {
+            let late = Settings {
+                today: Some(date(2018, 7, 2)),
+                ..settings()
+            };
+            Windows::start(late, date(2018, 5, 31), date(2018, 6, 29), None).await
+        }
+        // As an earlier process would have left it that saw the day time out twice.
+        "a day in hours" => {
+            let split = days(date(2018, 6, 2), date(2018, 6, 2), None).await;
+            split.put("_journal/2018-06-02.split.json", "{}").await;
+            split
+        }
+        other => panic!("no scenario {other}"),
+    };
+    // One at a time, so that no two windows share a request.
+    windows.export.parallelism = 1;
+    windows.signing = Signing::Unwanted;
+    let (snapshot, _, count) = windows.run(&windows.here()).await;
+    assert!(snapshot.complete, "{name}: {:#?}", snapshot.troubles);
+    let ledger = windows.simulator.ledger();
+    assert_eq!(ledger.violations, Vec::<String>::new());
+    let count = count.0.lock().unwrap();
+    let asked: BTreeMap<String, u64> = count
+        .iter()
+        .map(|((peer, operation), times)| (format!("{peer} {operation}"), *times))
+        .collect();
+    // What the client says it sent is what arrived.
+    let sent: u64 = count
+        .iter()
+        .filter(|((peer, _), _)| *peer != "s3")
+        .map(|(_, times)| times)
+        .sum();
+    assert_eq!(
+        sent,
+        ledger.requests.values().sum::<u64>(),
+        "{asked:?} {:?}",
+        ledger.requests
+    );
+    (snapshot.wanted, asked)
+}
+
+/// The table of the documentation: for each request its counts, by the heading of their column.
+fn table(text: &str) -> (Vec<String>, BTreeMap<String, Vec<u64>>) {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().replace('`', ""))
+            .collect()
+    };
+    let mut rows = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| peer | request |"));
+    let heading = cells(rows.next().expect("a table of requests"));
+    let scenarios = heading[2..heading.len() - 1].to_vec();
+    let mut counts = BTreeMap::new();
+    for row in rows.skip(1).take_while(|line| line.starts_with('|')) {
+        let row = cells(row);
+        let numbers = row[2..row.len() - 1]
+            .iter()
+            .map(|cell| cell.parse().unwrap_or(0))
+            .collect();
+        counts.insert(format!("{} {}", row[0], row[1]), numbers);
+    }
+    (scenarios, counts)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_sent_that_is_not_written_down() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/requests.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (scenarios, written) = table(&text);
+    let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for (column, name) in scenarios.iter().enumerate() {
+        let (_, asked) = scenario(name).await;
+        let all: BTreeSet<&String> = written.keys().chain(asked.keys()).collect();
+        for request in all {
+            let counts = found
+                .entry(request.clone())
+                .or_insert_with(|| vec![0; scenarios.len()]);
+            counts[column] = asked.get(request).copied().unwrap_or(0);
+        }
+    }
+    found.retain(|_, counts| counts.iter().any(|count| *count > 0));
+    assert_eq!(found, written, "{scenarios:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_used_again_at_once_and_not_later() {
+    let windows = Windows::start(settings(), date(2018, 6, 2), date(2018, 6, 2), None).await;
+    let service = windows.simulator.url().port().unwrap();
+    let service = Distance::before(service, Duration::ZERO, false).await;
+    let store = Distance::before(windows.gateway.port(), Duration::ZERO, false).await;
+    let places = Places {
+        far: true,
+        tracker: service.url(),
+        store: store.url(),
+        tracker_ca: None,
+        store_ca: None,
+    };
+    let (snapshot, _, _) = windows.run(&places).await;
+    assert!(snapshot.complete, "{:#?}", snapshot.troubles);
+    // Seven requests and sixteen; a slow machine may let one of them grow old.
+    assert!(service.connections() <= 3, "{}", service.connections());
+    assert!(store.connections() <= 4, "{}", store.connections());
+
+    // Of a client of its own: an idle connection that the service might close is not used for what must not be unclear.
+    let before = service.connections();
+    let tracker = windows.tracker(&places, Traffic::default());
+    tracker.sessions(SPACE).await.unwrap();
+    assert_eq!(service.connections(), before + 1);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    tracker.sessions(SPACE).await.unwrap();
+    assert_eq!(service.connections(), before + 2);
+}
