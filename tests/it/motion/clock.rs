@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::oracle;
 use super::phases::Phase;
 use super::rows::base;
-use super::stage::{Stage, service};
+use super::stage::{PATIENT, Stage, service};
 use crate::operator::process::Process;
 use crate::operator::{condition, kubectl};
 
@@ -59,7 +59,7 @@ impl Clock {
             ("FAKETIME_NO_CACHE", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ];
-        stage.scene.operator(&[], &env).await
+        stage.scene.operator(&PATIENT, &env).await
     }
 }
 
@@ -164,16 +164,20 @@ async fn a_clock_that_is_set_loses_nothing_and_doubles_nothing() -> Result<()> {
             }
             first += 1;
             let wider = json!({ "spec": { "dateRange": { "start": stage.days.ago(first) } } });
-            stage.patch(NAME, &wider).await?.map_err(anyhow::Error::msg)?;
+            let patched = stage.patch(NAME, &wider).await?.map_err(anyhow::Error::msg)?;
+            let generation = &patched["metadata"]["generation"];
             if moving {
-                until(&stage, "a session is open", |live| Phase::Transferring.is(live)).await?;
+                until(&stage, "a session is open", |live| {
+                    live["status"]["observedGeneration"] == *generation && Phase::Transferring.is(live)
+                })
+                .await?;
                 clock.set(offset)?;
             }
             // Whether the store takes requests of such a time is the store's to say.
             let live = until(&stage, "it says how it is", |live| {
-                live["status"]["observedGeneration"] == live["metadata"]["generation"]
+                live["status"]["observedGeneration"] == *generation
                     && !condition(live, "Ready").ends_with("NewGeneration")
-                    && (!condition(live, "Ready").ends_with("Exporting"))
+                    && !condition(live, "Ready").ends_with("Exporting")
             })
             .await?;
             println!(
@@ -183,7 +187,9 @@ async fn a_clock_that_is_set_loses_nothing_and_doubles_nothing() -> Result<()> {
             );
             clock.set("+0")?;
             until(&stage, "it is complete when the clock is right", |live| {
-                Phase::Complete.is(live) && live["status"]["windows"]["stored"] == first - 4
+                live["status"]["observedGeneration"] == *generation
+                    && Phase::Complete.is(live)
+                    && live["status"]["windows"]["stored"] == first - 4
             })
             .await?;
             ensure!(operator.leads().await, "it no longer leads");

@@ -188,8 +188,7 @@ pub(super) async fn toll(operator: &Process) -> Result<Toll> {
     let sum = |wanted: &dyn Fn(&str) -> bool| -> u64 {
         text.lines()
             .filter(|line| wanted(line))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .map(|value| value as u64)
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
             .sum()
     };
     let writes = |line: &str| {

@@ -68,7 +68,7 @@ impl Phase {
     }
 
     /// What of the spec brings it there.
-    pub(super) fn spec(self, days: &Days) -> Value {
+    pub(super) fn spec(self, days: Days) -> Value {
         match self {
             Self::Settling => json!({
                 "dateRange": { "start": days.ago(2), "end": days.ago(1) }, "settleAfter": "720h",
@@ -105,7 +105,7 @@ impl Phase {
     }
 
     /// What of the spec lets it go on; what is at rest gets another day, which is exported as the spec now says.
-    pub(super) fn release(self, days: &Days, spec: &Value) -> Option<Value> {
+    pub(super) fn release(self, days: Days, spec: &Value) -> Option<Value> {
         match self {
             Self::Settling => Some(json!({ "settleAfter": "0s" })),
             Self::Suspended => Some(json!({ "suspend": false })),

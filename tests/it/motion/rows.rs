@@ -126,7 +126,7 @@ fn gap(place: &Place<'_>) -> Value {
 /// The range that a resource has at first.
 fn range(place: &Place<'_>) -> Value {
     let mut spec = base(place.days);
-    super::merge(&mut spec, &place.phase.spec(&place.days));
+    super::merge(&mut spec, &place.phase.spec(place.days));
     spec
 }
 

@@ -24,7 +24,17 @@ use crate::bed::{Cluster, Gateway};
 use crate::operator::process::{Process, Scene};
 
 /// Very long, because very many resources are in motion at once, on a machine that also compiles.
-pub(super) const PATIENCE: Duration = Duration::from_mins(3);
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
+
+/// A lease that outlasts a machine which is very busy: who leads is not the question here.
+pub(super) const PATIENT: [&str; 6] = [
+    "--lease-duration",
+    "60s",
+    "--lease-deadline",
+    "50s",
+    "--lease-renew",
+    "5s",
+];
 
 /// Manager of what a test changes.
 const MANAGER: &str = "motion";
@@ -125,7 +135,7 @@ impl Stage {
     }
 
     pub(super) async fn operator(&self, args: &[&str]) -> Result<Process> {
-        self.scene.operator(args, &[]).await
+        self.scene.operator(&[&PATIENT[..], args].concat(), &[]).await
     }
 
     pub(super) async fn create(&self, name: &str, spec: &Value) -> Result<Value> {
