@@ -45,6 +45,9 @@ const REST_LEAST: SignedDuration = SignedDuration::from_secs(5);
 /// Rest of an export that ended without having seen its bucket.
 const REST_BLIND: SignedDuration = SignedDuration::from_mins(1);
 
+/// So many exports are named in one line of the log at most.
+const NAMED_MOST: usize = 10;
+
 /// What wakes the controller for one resource.
 pub(super) type WakeUps = mpsc::Sender<ObjectRef<EventExport>>;
 
@@ -331,12 +334,27 @@ impl Runs {
         }
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
             let left = self.tasks.len();
+            let exports = self.unended();
             warn!(
                 left,
-                "exports did not end in time and are cut off; the next start cleans up"
+                exports, "exports did not end in time and are cut off; the next start cleans up"
             );
             self.cut_off_all();
         }
+    }
+
+    /// The names of exports whose work has not ended, as far as a line of the log holds them.
+    fn unended(&self) -> String {
+        let work = self.lock();
+        let live = work.by_uid.values().filter(|entry| match &entry.state {
+            State::Live(live) => !live.abort.is_finished(),
+            _ => false,
+        });
+        let names: Vec<String> = live
+            .take(NAMED_MOST)
+            .map(|entry| entry.object.to_string())
+            .collect();
+        names.join(", ")
     }
 
     /// Cuts all work off where it stands.

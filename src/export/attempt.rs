@@ -346,16 +346,12 @@ impl Work<'_> {
                 Reason::Short,
                 format!("{window}: downloaded no events, the service reports {reported}"),
             )),
-            // A session that is gone says nothing about the day: a new one may.
-            EmptyVerdict::Unproved(why) if !session_readable => Err(Failure::retry(
-                Reason::EmptyUnproved,
-                format!("{window}: the service gave no events ({answer:?}), and {why}"),
-            )),
+            // A session that is gone says nothing about the day, nor does one refusal of the listing: a new try may.
             EmptyVerdict::Unproved(why) => {
                 let message = format!(
                     "{window}: the service gave no events ({answer:?}), and {why}: it is tried again, or accept the gap in spec.acceptedGaps"
                 );
-                Err(Failure::person(Reason::EmptyUnproved, message))
+                Err(Failure::retry(Reason::EmptyUnproved, message))
             }
         }
     }

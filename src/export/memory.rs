@@ -127,13 +127,13 @@ impl Tried {
     }
 }
 
-/// Downloads that stay bad need a person: too few events twice, broken bytes five times.
+/// Downloads that stay bad need a person: too few events twice, none without proof twice, broken bytes five times.
 fn stubborn(failure: Failure, last: Option<&Tried>) -> Failure {
     let same = last
         .filter(|last| last.failure.reason == failure.reason)
         .map_or(0, |last| last.times);
     let patience = match failure.reason {
-        Reason::Short => 1,
+        Reason::Short | Reason::EmptyUnproved => 1,
         Reason::NotGzip | Reason::NotWhole | Reason::NotEvents => 4,
         _ => return failure,
     };

@@ -85,6 +85,7 @@ async fn finish_upload(ground: &Ground, id: AttemptId) -> Result<(), Failure> {
         let upload = Upload {
             key,
             id: prepared.upload_id,
+            repeated: false,
         };
         store
             .abort_upload(&upload)

@@ -227,6 +227,9 @@ impl Parts<'_> {
                 route.loose.store(true, Ordering::Relaxed);
                 TransferError::Store(error)
             })?;
+            if begun.repeated {
+                route.loose.store(true, Ordering::Relaxed);
+            }
             self.upload.insert(begun).clone()
         };
         let (store, number) = (Arc::clone(self.route.store), self.next);

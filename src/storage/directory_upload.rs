@@ -75,6 +75,7 @@ impl DirectoryStore {
         Ok(Upload {
             key: key.to_owned(),
             id,
+            repeated: false,
         })
     }
 
@@ -230,7 +231,11 @@ impl DirectoryStore {
                 && note.key.starts_with(prefix)
             {
                 all.push(OpenUpload {
-                    upload: Upload { key: note.key, id },
+                    upload: Upload {
+                        key: note.key,
+                        id,
+                        repeated: false,
+                    },
                     initiated: Some(note.initiated),
                 });
             }

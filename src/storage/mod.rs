@@ -130,6 +130,8 @@ pub struct Upload {
     pub key: String,
     /// The store's id of the upload.
     pub id: String,
+    /// Whether it was asked for more than once: then another of its key may be open, whose id was lost with the reply.
+    pub repeated: bool,
 }
 
 /// An upload that the store lists as neither completed nor aborted.

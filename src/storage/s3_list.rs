@@ -90,7 +90,11 @@ impl S3Store {
                 if key.starts_with(prefix) {
                     let initiated = upload.initiated.and_then(timestamp);
                     all.push(OpenUpload {
-                        upload: Upload { key, id },
+                        upload: Upload {
+                            key,
+                            id,
+                            repeated: false,
+                        },
                         initiated,
                     });
                 }

@@ -1,6 +1,7 @@
 //! The requests that write to a bucket: `PutObject`, and uploads in parts. Does I/O.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{
@@ -93,8 +94,10 @@ impl S3Store {
             ChecksumMode::Crc32c => Some(ChecksumAlgorithm::Crc32C),
             ChecksumMode::None => None,
         };
+        let tries = AtomicU32::new(0);
         let reply = self
             .call(subject, |_| {
+                tries.fetch_add(1, Ordering::Relaxed);
                 self.client
                     .create_multipart_upload()
                     .bucket(&self.settings.bucket)
@@ -117,6 +120,7 @@ impl S3Store {
         Ok(Upload {
             key: key.to_owned(),
             id,
+            repeated: tries.into_inner() > 1,
         })
     }
 

@@ -97,16 +97,18 @@ impl Step {
     }
 }
 
-/// Crashes at every request, each with another at every one of the `most` requests after the restart. That the peer did
-/// as asked, always: before the next request is the same moment as after the one before it, for whoever starts again.
-pub(crate) fn crashes(steps: &[Step], most: usize) -> Vec<Case> {
+/// Crashes at every request, each with another at every one of the `most` requests after the restart: one list for each
+/// request. That the peer did as asked, always: before the next request is the same moment as after the one before it,
+/// for whoever starts again.
+pub(crate) fn crashes(steps: &[Step], most: usize) -> Vec<Vec<Case>> {
     let second = |nth| Blow::Later {
         fault: Fault::KillAfter,
         nth,
     };
+    let after = |step: &Step, nth| Case(vec![step.struck_by(Fault::KillAfter), second(nth)]);
     steps
         .iter()
-        .flat_map(|step| (1..=most).map(move |nth| Case(vec![step.struck_by(Fault::KillAfter), second(nth)])))
+        .map(|step| (1..=most).map(|nth| after(step, nth)).collect())
         .collect()
 }
 
@@ -270,5 +272,7 @@ fn every_fault_at_every_request_is_tried_or_said_to_make_no_sense() {
         cases.len() + not_applicable.len(),
         lines.len() * Fault::all().len()
     );
-    assert_eq!(crashes(&steps, 7).len(), lines.len() * 7);
+    let crashes = crashes(&steps, 7);
+    assert_eq!(crashes.len(), lines.len());
+    assert!(crashes.iter().all(|cases| cases.len() == 7));
 }

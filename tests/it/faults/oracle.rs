@@ -323,8 +323,8 @@ const FOR_PROGRAMMERS: [&str; 16] = [
 ];
 
 /// Fields by which a line names what it is about.
-const NAMES: [&str; 9] = [
-    "export", "lease", "session", "sessions", "attempt", "key", "upload", "window", "reason",
+const NAMES: [&str; 10] = [
+    "export", "exports", "lease", "session", "sessions", "attempt", "key", "upload", "window", "reason",
 ];
 
 /// Whether a person could act upon a line of the log; or why not. Lines that only tell are not judged.
@@ -343,10 +343,9 @@ pub(crate) fn can_be_acted_upon(line: &str) -> Result<(), String> {
     }
     ensure(!text("message").is_empty(), || format!("it says nothing: {line}"))?;
     let names = NAMES.iter().any(|name| fields.contains_key(*name));
-    // The API server is the one peer that no export is to blame for.
-    ensure(names || line.contains("API server"), || {
-        format!("it names nothing: {line}")
-    })
+    // The process itself may be what it is about: its lease, or the API server, which no export is to blame for.
+    let of_itself = ["API server", "lease"].iter().any(|word| line.contains(word));
+    ensure(names || of_itself, || format!("it names nothing: {line}"))
 }
 
 fn warnings_help(observed: &Observed, _: &Observed) -> Result<(), String> {

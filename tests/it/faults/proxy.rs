@@ -192,9 +192,16 @@ impl Line {
         } else {
             request.map(|body| reqwest::Body::wrap_stream(body.into_data_stream()))
         };
-        let reply = self.client.execute(request.try_into()?).await?;
-        let status = reply.status();
-        self.board.learn(number, |seen| seen.status = Some(status));
+        // In a task of its own: where the operator goes away meanwhile, what the peer did is noted all the same.
+        let (client, board) = (self.client.clone(), Arc::clone(&self.board));
+        let request = request.try_into()?;
+        let asked = tokio::spawn(async move {
+            let reply = client.execute(request).await?;
+            let status = reply.status();
+            board.learn(number, |seen| seen.status = Some(status));
+            reqwest::Result::Ok(reply)
+        });
+        let reply = asked.await??;
         let (mut reply, body) = Response::from(reply).into_parts();
         // Of this connection, not of the reply.
         reply.headers.remove(header::CONNECTION);

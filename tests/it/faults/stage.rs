@@ -203,8 +203,8 @@ impl Stage {
         let log = File::options().create(true).append(true).open(log)?;
         let child = Command::new(program())
             .args(["operator", "--namespace", self.namespace()])
-            .args(["--lease-namespace", self.namespace(), "--lease-duration", "6s"])
-            .args(["--lease-deadline", "5s", "--lease-renew", "1s"])
+            .args(["--lease-namespace", self.namespace(), "--lease-duration", "10s"])
+            .args(["--lease-deadline", "8s", "--lease-renew", "2s"])
             .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
             .args(["--session-quiet", "1s", "--log-format", "json"])
             .args(["--sessions-per-space", &BUDGET.to_string(), "--kubeconfig"])

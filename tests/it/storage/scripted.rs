@@ -104,6 +104,7 @@ impl Scripted {
         let upload = Upload {
             key: "key".into(),
             id: "u1".into(),
+            repeated: false,
         };
         let part = Part {
             number: 1,
