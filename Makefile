@@ -8,7 +8,7 @@ DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion mutations soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ motion: bed ## Play every change at every phase of a resource's life, and set th
 faults: bed ## Put every fault at every request of an export, and pairs of them; half an hour to two (docs/faults.md)
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact faults::campaign::every_fault_at_every_request_leaves_no_trace
 
+mutations: bed ## Break the product on purpose, and see that a test notices each time; an hour (docs/faults.md)
+	tests/mutations/run
+
 bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
 	$(MAKE) -C tests/bed prometheus
 
@@ -81,6 +84,7 @@ chart-test: chart-check ## Check the chart and install it on a real API server
 lint: ## Check formatting and lints; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	tests/mutations/run --check
 
 format: ## Format the sources
 	$(CARGO) fmt

@@ -9,6 +9,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tracing::{debug, warn};
 
+use super::said::plain;
 use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find};
 use crate::telemetry::Metrics;
 
@@ -220,7 +221,11 @@ impl Announcer {
                 secondary: None,
             };
             if let Err(error) = self.recorder().publish(&event, &reference).await {
-                warn!(reason = event.reason, %error, "an Event could not be sent");
+                warn!(
+                    reason = event.reason,
+                    error = plain(&error),
+                    "an Event could not be sent"
+                );
             }
         }
     }

@@ -19,6 +19,7 @@ mod lease;
 mod metered;
 mod reconcile;
 mod runs;
+mod said;
 mod secret_watch;
 mod secrets;
 pub mod status;
@@ -208,7 +209,13 @@ async fn look_at_all(
         .modify(strip)
         .inspect(move |event| match event {
             Ok(event) => keep_in_step(&runs, &existing, event),
-            Err(error) => warn!(%error, "EventExports cannot be watched (is crds/ applied?); trying again"),
+            Err(error) => {
+                let error = said::plain_of_watch(error);
+                warn!(
+                    error,
+                    "EventExports cannot be watched (is crds/ applied?); trying again"
+                );
+            }
         })
         .reflect(writer)
         .applied_objects();
@@ -286,7 +293,10 @@ async fn cluster_name(
                 status.message,
                 status.code
             ),
-            Ok(Err(error)) => warn!(%error, "the API server does not answer; trying again"),
+            Ok(Err(error)) => warn!(
+                error = said::plain(&error),
+                "the API server does not answer; trying again"
+            ),
             Err(_) => warn!("the API server does not answer in time; trying again"),
         }
         tokio::select! {

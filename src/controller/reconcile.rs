@@ -15,6 +15,7 @@ use super::act::act;
 use super::context::Context;
 use super::decide::{Deed, decide};
 use super::entry::{Entry, Kind, Sent, State, has_finalizer, spec_digest, status_digest};
+use super::said::plain;
 use super::{events, finalizer, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
@@ -47,7 +48,7 @@ pub const FIELD_MANAGER: &str = "eventexport.io/operator";
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookError {
     /// The API server refused, or did not answer.
-    #[error("the API server: {0}")]
+    #[error("{}", plain(.0))]
     Api(#[from] kube::Error),
     /// It took too long.
     #[error("it took longer than {} s", LIMIT.as_secs())]

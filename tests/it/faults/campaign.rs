@@ -2,7 +2,7 @@
 //! it for every day.
 //!
 //! `make faults` runs all of it. `EVENTEXPORT_FAULT='three-days/lose-reply #1 tracker: POST /v3/sessions' make faults` runs that
-//! case alone, as each failure prints it. Further variables: `EVENTEXPORT_FAULTS` (`singles`, `crashes`, `pairs`; all
+//! case alone, as each failure prints it. Further variables: `EVENTEXPORT_FAULTS` (`singles`, `cluster`, `crashes`, `pairs`; all
 //! without it), `EVENTEXPORT_FAULTS_SEED`, `EVENTEXPORT_FAULTS_AT_ONCE`, `EVENTEXPORT_FAULTS_ONLY` (a part of the case's
 //! text), `EVENTEXPORT_FAULTS_REPORT` (a file for the tables).
 
