@@ -263,7 +263,8 @@ impl Parts<'_> {
     async fn abandon(&mut self) {
         // A part that is cut off on its way may still arrive, and outlive the abort: then it is aborted once more.
         // https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
-        if !self.flying.is_empty() {
+        // Who is told to stop has no time for that: the next start sweeps it.
+        if !self.flying.is_empty() && !self.route.stop.is_cancelled() {
             self.route.loose.store(true, Ordering::Relaxed);
         }
         self.flying.shutdown().await;
