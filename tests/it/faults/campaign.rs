@@ -38,7 +38,7 @@ const LARGER: &str = "eight-days";
 const AT_ONCE: usize = 12;
 
 /// Cases of the sample.
-const SAMPLE: usize = 14;
+const SAMPLE: usize = 8;
 
 /// More requests than there are after a restart.
 const CRASHES_APART: usize = 99;
