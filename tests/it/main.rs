@@ -21,6 +21,14 @@ mod export;
     clippy::panic
 )]
 mod gitops;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod hostile;
 mod kill;
 mod node;
 mod operator;
