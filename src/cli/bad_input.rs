@@ -1,6 +1,9 @@
 //! What holds of whatever a person hands to a command: manifests, the config file, a partial download's note. For tests
 //! and fuzzing. No I/O.
 
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
 use std::path::PathBuf;
 
 use serde_json::Value;

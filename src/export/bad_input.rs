@@ -1,5 +1,8 @@
 //! What holds of whatever a download brings and whatever lies in the journal. For tests and fuzzing. No I/O.
 
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 

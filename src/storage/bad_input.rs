@@ -1,5 +1,8 @@
 //! What holds of whatever a store says. For tests and fuzzing. No I/O.
 
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
 use std::time::Duration;
 
 use super::s3_errors::{Operation, Refusal, Subject, Unspeakable, refused};

@@ -1,5 +1,8 @@
 //! What holds of whatever the tracker, its UAA or a gateway in front of them replies. For tests and fuzzing. No I/O.
 
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
 use std::io::Write as _;
 use std::time::Duration;
 

@@ -191,7 +191,7 @@ fn bombs(bytes: u64) -> Vec<(&'static str, Speech, Option<u64>)> {
             "a name in the header",
             body(
                 b"\x1f\x8b\x08\x08\0\0\0\0\0\xff",
-                vec![b'n'; MIB as usize / 16],
+                vec![b'n'; 64 * 1024],
                 times * 2,
                 &[],
             ),
