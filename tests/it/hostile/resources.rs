@@ -14,7 +14,7 @@ use crate::bed::Cluster;
 use eventexport::api::is_shown;
 
 /// The longest that a command may take over a manifest, on a machine that is busy with everything else.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// What each of a hundred errors at most may have.
 const SAID_CHARS: usize = 100 * ERROR_CHARS;
 const SECRET: &str = "hunter2-nobody-may-see";

@@ -165,9 +165,12 @@ async fn odd_answers_that_are_right_all_the_same_are_taken() {
             "chunks of a byte",
             Speech::raw(format!(
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\nX-Trailer: t\r\n\r\n",
-                list.chars()
-                    .map(|c| format!("1;x=y\r\n{c}\r\n"))
-                    .collect::<String>()
+                list.split("")
+                    .filter(|byte| !byte.is_empty())
+                    .collect::<Vec<_>>()
+                    .join("\r\n1;x=y\r\n")
+                    .replacen('[', "1;x=y\r\n[", 1)
+                    + "\r\n"
             )),
         ),
     ] {
