@@ -6,9 +6,12 @@ ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
 # cargo-deny is a tool of the checks, not of the product: it is built once into the bed's folder.
 DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
+# So is cargo-fuzz; its targets are a package of their own in fuzz/.
+FUZZ_VERSION := 0.13.2
+FUZZ := .bed/tools/bin/cargo-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion mutations soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion mutations soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny fuzz bombs ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +105,15 @@ $(DENY):
 
 deny: $(DENY) ## Check licences, sources and duplicates of the dependencies
 	$(DENY) --locked check bans licenses sources
+
+$(FUZZ):
+	$(CARGO) install --quiet --locked --root .bed/tools cargo-fuzz --version $(FUZZ_VERSION)
+
+fuzz: $(FUZZ) ## Fuzz every reader of bad input for FUZZ_SECONDS each (60), from the seeds in fuzz/seeds
+	nice fuzz/run
+
+bombs: ## Send the real program days of 10 GiB that come as 10 MiB, and say how much memory it takes; minutes
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact hostile::memory::bombs_of_ten_gib_are_counted_in_bounded_memory
 
 ci: lint check-generated deny chart-check test ## All that CI runs
 

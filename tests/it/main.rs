@@ -22,6 +22,14 @@ mod faults;
     clippy::panic
 )]
 mod gitops;
+// As above.
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod hostile;
 mod kill;
 // As above.
 #[allow(
