@@ -249,7 +249,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
     let loaded = engine.clone();
     metrics.load.ask(move || loaded.load());
     let outgoing = traffic.clone();
-    let exporter = move |cluster: String| -> Arc<dyn Exporter> {
+    let exporter = move |cluster: String, process: String| -> Arc<dyn Exporter> {
         let (engine, hosts, tokens, grants) = (engine.clone(), hosts.clone(), tokens.clone(), grants.clone());
         let traffic = outgoing.clone();
         Arc::new(EngineExporter {
@@ -259,6 +259,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
             tokens,
             grants,
             cluster,
+            process,
         })
     };
     Ok(OperatorConfig {

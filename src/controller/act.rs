@@ -16,7 +16,7 @@ use crate::export::failure::Failure;
 
 /// Does it.
 pub(super) async fn act(context: &Context, object: &EventExport, deed: Deed) -> kube::Result<()> {
-    let owner = owner(object);
+    let owner = owner(context, object);
     match deed {
         Deed::Leave => Ok(()),
         Deed::Start => start(context, object, &owner).await,

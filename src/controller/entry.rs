@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::claim::Others;
 use super::decide::{End, Observation, Work};
 use super::events::Allowance;
 use super::exporter::Job;
-use crate::api::{EventExport, EventExportSpec, EventExportStatus};
+use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::Released;
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -56,6 +57,8 @@ pub(super) struct Entry {
     /// What metrics show of it; `None`: it was not looked at yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) allowance: Allowance,
+    /// Other operators that would serve it.
+    pub(super) others: Others,
 }
 
 /// The contents of Secrets that are in use.
@@ -122,6 +125,7 @@ impl Entry {
             written: Written::default(),
             facts: None,
             allowance: Allowance::full(Instant::now()),
+            others: Others::default(),
         }
     }
 
@@ -169,7 +173,7 @@ impl Entry {
             && self
                 .written
                 .resting
-                .is_some_and(|ours| ours != status_digest(object.status.as_ref()))
+                .is_some_and(|ours| ours != resting_digest(object.status.as_ref()))
     }
 }
 
@@ -194,6 +198,16 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
 /// Tells statuses apart, within this process.
 pub(super) fn status_digest(status: Option<&EventExportStatus>) -> u64 {
     digest(&status)
+}
+
+/// The same of a status that rests: what it says of other operators comes and goes meanwhile.
+pub(super) fn resting_digest(status: Option<&EventExportStatus>) -> u64 {
+    let mut status = status.cloned();
+    if let Some(status) = &mut status {
+        let contended = ConditionType::Contended.as_str();
+        status.conditions.retain(|condition| condition.type_ != contended);
+    }
+    status_digest(status.as_ref())
 }
 
 fn digest(value: &impl Serialize) -> u64 {

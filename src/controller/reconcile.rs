@@ -14,8 +14,8 @@ use tracing::{debug, warn};
 use super::act::act;
 use super::context::Context;
 use super::decide::{Deed, decide};
-use super::entry::{Entry, Kind, State, has_finalizer, spec_digest, status_digest};
-use super::{events, finalizer, gauges, status};
+use super::entry::{Entry, Kind, State, has_finalizer, resting_digest, spec_digest, status_digest};
+use super::{claim, events, finalizer, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -93,6 +93,10 @@ async fn look(object: &EventExport, context: &Context) -> Result<Action, LookErr
         return Ok(Action::await_change());
     };
     let now = (context.now)();
+    context.runs.enter(&uid, object, |_| ());
+    if let Err(pause) = claim::claim(context, object, &uid).await? {
+        return Ok(Action::requeue(pause));
+    }
     let seen = context
         .runs
         .enter(&uid, object, |entry| entry.observe(object, now));
@@ -112,7 +116,11 @@ async fn look(object: &EventExport, context: &Context) -> Result<Action, LookErr
         Deed::Start | Deed::GiveUp => Some(SOON),
         _ => next.pause(now),
     });
-    let pause = [pause, decision.pause(now), next].into_iter().flatten().min();
+    let contended = context
+        .runs
+        .with(&uid, |entry| entry.others.contender().map(|(_, left)| left));
+    let pauses = [pause, decision.pause(now), next, contended.flatten()];
+    let pause = pauses.into_iter().flatten().min();
     Ok(pause.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -166,11 +174,11 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
         .with(uid, |entry| known(entry, object))
         .unwrap_or(Known::Nothing);
     let phase = match &known {
-        Known::Nothing => return Ok(None),
-        Known::Begins => status::Phase::Begins,
-        Known::Suspended { stopping } => status::Phase::Suspended { stopping: *stopping },
-        Known::Blocked(failure) => status::Phase::Blocked(failure),
-        Known::Seen(snapshot, export) => status::Phase::Seen(snapshot, export),
+        Known::Nothing => None,
+        Known::Begins => Some(status::Phase::Begins),
+        Known::Suspended { stopping } => Some(status::Phase::Suspended { stopping: *stopping }),
+        Known::Blocked(failure) => Some(status::Phase::Blocked(failure)),
+        Known::Seen(snapshot, export) => Some(status::Phase::Seen(snapshot, export)),
     };
     let subject = status::Subject {
         generation: object.metadata.generation.unwrap_or_default(),
@@ -182,7 +190,20 @@ async fn write_back(object: &EventExport, uid: &str, context: &Context) -> kube:
         now: (context.now)(),
     };
     let before = object.status.clone().unwrap_or_default();
-    let after = status::status(subject, phase, &before);
+    let mut after = match phase {
+        Some(phase) => status::status(subject, phase, &before),
+        None => before.clone(),
+    };
+    context.runs.with(uid, |entry| {
+        let contender = entry
+            .others
+            .contender()
+            .map(|(name, _)| (name, context.operator.as_str()));
+        status::contended(&mut after, subject, contender);
+    });
+    if phase.is_none() && after == before {
+        return Ok(None);
+    }
     let seen = match &known {
         Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
         _ => None,
@@ -236,7 +257,7 @@ fn settle(entry: &mut Entry, object: &EventExport) {
     entry.written.last = None;
     if matches!(entry.state, State::Ended { .. }) && entry.failure.is_none() {
         entry.last = None;
-        entry.written.resting = Some(status_digest(object.status.as_ref()));
+        entry.written.resting = Some(resting_digest(object.status.as_ref()));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::keys::{AttemptId, Key, Root};
@@ -10,6 +10,7 @@ use super::manifest::Chain;
 use super::record::{AttemptRecord, Receipt};
 use super::snapshot::WindowFacts;
 use super::window::{Cells, Window};
+use super::wish::Export;
 use crate::storage::Listed;
 
 /// What the bucket says about one space and scope.
@@ -237,6 +238,26 @@ impl Journal {
             .filter(move |window| !explained(window))
     }
 
+    /// Attempts by our own holder's name that are another process's, which is at work now, get another holder here:
+    /// they are not ours to settle. `ahead`: the store's clock less ours.
+    pub fn tell_apart(&mut self, export: &Export, ahead: SignedDuration) {
+        let Some(tenure) = &export.tenure else { return };
+        let records = self
+            .attempts
+            .values_mut()
+            .filter_map(|facts| facts.record.as_mut());
+        for record in records.filter(|record| record.holder == export.holder) {
+            if tenure.is_shared(record, ahead) {
+                let process = record.process.as_deref().unwrap_or_default();
+                record.holder = format!(
+                    "{} (process {process}: another cluster or operator of the same name; stop one of them, or \
+                     give it a name of its own)",
+                    export.holder
+                );
+            }
+        }
+    }
+
     /// Attempts at a day or its hours that somebody else may still be working on.
     pub fn rivals<'a>(
         &'a self,
@@ -414,6 +435,7 @@ mod tests {
         let record = AttemptRecord {
             schema: AttemptRecord::SCHEMA.to_owned(),
             holder: "somebody".to_owned(),
+            process: None,
             source: "https://a".to_owned(),
             started_at: Timestamp::UNIX_EPOCH,
             deadline: Timestamp::MAX,

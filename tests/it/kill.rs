@@ -2,10 +2,10 @@
 //! export is run.
 
 mod again;
-mod bucket;
+pub(crate) mod bucket;
 mod full;
-mod moments;
+pub(crate) mod moments;
 mod same;
-mod scene;
-mod tripwire;
+pub(crate) mod scene;
+pub(crate) mod tripwire;
 mod weak;

@@ -32,6 +32,13 @@ mod operator;
 )]
 mod second_day;
 mod storage;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+mod twice;
 // As above.
 #[allow(
     clippy::unwrap_used,

@@ -10,13 +10,13 @@ use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use crate::bed::Gateway;
 
 /// A bucket that keeps versions, so that nothing is overwritten unseen.
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     client: Client,
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 impl Bucket {
-    pub(super) async fn create(gateway: &Gateway, name: &str) -> Result<Self> {
+    pub(crate) async fn create(gateway: &Gateway, name: &str) -> Result<Self> {
         gateway.create_bucket(name).await?;
         let keys = Credentials::new(gateway.access_key(), gateway.secret_key(), None, None, "test");
         let config = aws_sdk_s3::Config::builder()
@@ -40,7 +40,7 @@ impl Bucket {
     }
 
     /// All keys.
-    pub(super) async fn keys(&self) -> Result<BTreeSet<String>> {
+    pub(crate) async fn keys(&self) -> Result<BTreeSet<String>> {
         let page = self.client.list_objects_v2().bucket(&self.name).send().await?;
         Ok(page
             .contents
@@ -51,7 +51,7 @@ impl Bucket {
     }
 
     /// How many versions each key has or had, delete markers among them.
-    pub(super) async fn versions(&self) -> Result<BTreeMap<String, usize>> {
+    pub(crate) async fn versions(&self) -> Result<BTreeMap<String, usize>> {
         let page = self
             .client
             .list_object_versions()
@@ -76,7 +76,7 @@ impl Bucket {
     }
 
     /// The keys of uploads that were neither completed nor aborted.
-    pub(super) async fn uploads(&self) -> Result<Vec<String>> {
+    pub(crate) async fn uploads(&self) -> Result<Vec<String>> {
         let page = self
             .client
             .list_multipart_uploads()
@@ -91,13 +91,13 @@ impl Bucket {
             .collect())
     }
 
-    pub(super) async fn delete(&self, key: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, key: &str) -> Result<()> {
         let delete = self.client.delete_object().bucket(&self.name).key(key);
         delete.send().await?;
         Ok(())
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<Vec<u8>> {
+    pub(crate) async fn get(&self, key: &str) -> Result<Vec<u8>> {
         let object = self.client.get_object().bucket(&self.name).key(key);
         let object = object.send().await.with_context(|| key.to_owned())?;
         Ok(object.body.collect().await?.to_vec())

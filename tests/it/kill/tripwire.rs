@@ -19,7 +19,7 @@ use http_body::Body as _;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
 use tokio::process::Child;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 /// More than any reply that is read whole before the operator is killed.
@@ -28,17 +28,41 @@ const REPLY_MAX: usize = 1 << 20;
 /// How long a reply that is cut in its middle is held until the operator has done what it is waited for.
 const HOLD_MAX: Duration = Duration::from_mins(1);
 
-/// A process to be killed.
-pub(super) struct Victim(tokio::sync::Mutex<Child>);
+/// A process to be killed, or one to be frozen by its id.
+pub(crate) struct Victim(Fate);
+
+enum Fate {
+    Dies(tokio::sync::Mutex<Child>),
+    Freezes(u32),
+}
 
 impl Victim {
     pub(super) fn new(child: Child) -> Arc<Self> {
-        Arc::new(Self(tokio::sync::Mutex::new(child)))
+        Arc::new(Self(Fate::Dies(tokio::sync::Mutex::new(child))))
+    }
+
+    /// Gets SIGSTOP in the place of SIGKILL, and hears of its request once it goes on.
+    pub(crate) fn to_be_frozen(id: u32) -> Arc<Self> {
+        Arc::new(Self(Fate::Freezes(id)))
+    }
+
+    /// Whether it still is, afterwards.
+    async fn strike(&self) -> Result<bool> {
+        let Fate::Freezes(id) = &self.0 else {
+            return self.kill().await.map(|()| false);
+        };
+        let mut kill = tokio::process::Command::new("kill");
+        let stopped = kill.args(["-STOP", &id.to_string()]).status().await?;
+        ensure!(stopped.success(), "it ended by itself before");
+        Ok(true)
     }
 
     /// SIGKILL; returns when the process is gone.
-    pub(super) async fn kill(&self) -> Result<()> {
-        let mut child = self.0.lock().await;
+    pub(crate) async fn kill(&self) -> Result<()> {
+        let Fate::Dies(child) = &self.0 else {
+            anyhow::bail!("it is to be frozen");
+        };
+        let mut child = child.lock().await;
         ensure!(child.try_wait()?.is_none(), "it ended by itself before");
         child.start_kill()?;
         let ended = child.wait().await?;
@@ -47,13 +71,15 @@ impl Victim {
     }
 }
 
-/// When within a request the operator is killed.
+/// When within a request the operator is killed or frozen.
 #[derive(Clone)]
-pub(super) enum When {
+pub(crate) enum When {
     /// The peer never hears of the request.
     Before,
-    /// The peer did as asked, and the operator never hears of it.
+    /// The peer did as asked, and the operator never hears of it; where it is frozen, it does when it goes on.
     After,
+    /// The request is on its way until it is let go, and then reaches the peer.
+    Late(Arc<Notify>),
     /// The peer got so many bytes of the body, and no more.
     Sending(usize),
     /// The operator got so many bytes of the reply, and has since got an answer to such a request of another peer.
@@ -65,6 +91,7 @@ impl fmt::Display for When {
         match self {
             Self::Before => f.write_str("before"),
             Self::After => f.write_str("after"),
+            Self::Late(_) => f.write_str("on the way to the peer:"),
             Self::Sending(bytes) => write!(f, "{bytes} bytes into"),
             Self::Receiving(bytes, ..) => write!(f, "{bytes} bytes into the reply of"),
         }
@@ -72,36 +99,36 @@ impl fmt::Display for When {
 }
 
 /// The request that the operator does not survive.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     /// Parts of its line, all of them.
-    pub(super) parts: Vec<&'static str>,
+    pub(crate) parts: Vec<&'static str>,
     /// Which of those, from 1.
-    pub(super) nth: usize,
-    pub(super) when: When,
-    pub(super) victim: Arc<Victim>,
+    pub(crate) nth: usize,
+    pub(crate) when: When,
+    pub(crate) victim: Arc<Victim>,
 }
 
 /// A request as it was seen.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// `METHOD /path?query`, percent-decoded.
-    pub(super) line: String,
+    pub(crate) line: String,
     /// What the peer answered, also where the operator never heard of it.
-    pub(super) status: Option<StatusCode>,
+    pub(crate) status: Option<StatusCode>,
 }
 
 impl Seen {
-    pub(super) fn succeeded(&self) -> bool {
+    pub(crate) fn succeeded(&self) -> bool {
         self.status.is_some_and(|status| status.is_success())
     }
 
-    pub(super) fn is(&self, parts: &[&str]) -> bool {
+    pub(crate) fn is(&self, parts: &[&str]) -> bool {
         parts.iter().all(|part| self.line.contains(part))
     }
 }
 
 /// Serves until dropped, on the runtime of the test that started it.
-pub(super) struct Tripwire {
+pub(crate) struct Tripwire {
     port: u16,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
@@ -129,20 +156,22 @@ struct Touched {
 }
 
 impl Touched {
-    /// In a task of its own: when the operator dies, so does the connection and what serves it.
-    async fn pull(self) {
+    /// In a task of its own: when the operator dies, so does the connection and what serves it. Whether it lives.
+    async fn pull(self) -> bool {
         let pulled = tokio::spawn(async move {
-            let killed = self.victim.kill().await;
+            let struck = self.victim.strike().await;
+            let lives = matches!(struck, Ok(true));
             let said = format!("{} {}", self.when, self.line);
-            let _ = self.tell.send(killed.map(|()| said));
+            let _ = self.tell.send(struck.map(|_| said));
+            lives
         });
-        let _ = pulled.await;
+        pulled.await.unwrap_or(false)
     }
 }
 
 impl Tripwire {
     /// A proxy before the peer at `endpoint`.
-    pub(super) async fn start(endpoint: &str) -> Result<Arc<Self>> {
+    pub(crate) async fn start(endpoint: &str) -> Result<Arc<Self>> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
         let client = reqwest::Client::builder()
@@ -163,17 +192,17 @@ impl Tripwire {
     }
 
     /// `http://127.0.0.1:…`
-    pub(super) fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// All requests so far.
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
     }
 
     /// Kills at that request; tells when and where, once the process is gone.
-    pub(super) fn arm(&self, wire: Wire) -> oneshot::Receiver<Result<String>> {
+    pub(crate) fn arm(&self, wire: Wire) -> oneshot::Receiver<Result<String>> {
         let (tell, told) = oneshot::channel();
         *lock(&self.shared.armed) = Some(Armed {
             wire,
@@ -246,6 +275,10 @@ impl Shared {
         *request.uri_mut() = format!("{}{path}", self.endpoint).parse()?;
 
         let when = touched.as_ref().map(|touched| touched.when.clone());
+        if let Some(When::Late(release)) = &when {
+            pull(touched.take()).await;
+            release.notified().await;
+        }
         let request = match when {
             Some(When::Before) => {
                 pull(touched.take()).await;
@@ -257,7 +290,9 @@ impl Shared {
                     let pieces = body
                         .into_data_stream()
                         .map(|piece| piece.map_err(io::Error::other));
-                    reqwest::Body::wrap_stream(cut(pieces, bytes, pull(touched)))
+                    reqwest::Body::wrap_stream(cut(pieces, bytes, async move {
+                        pull(touched).await;
+                    }))
                 })
             }
             // A stream without a known length would be sent in chunks, even if it is nothing.
@@ -278,9 +313,9 @@ impl Shared {
         reply.headers.remove(header::TRANSFER_ENCODING);
         match when {
             Some(When::After) => {
-                to_bytes(Body::new(body), REPLY_MAX).await.context("the reply")?;
-                pull(touched).await;
-                anyhow::bail!("the reply is lost");
+                let body = to_bytes(Body::new(body), REPLY_MAX).await.context("the reply")?;
+                ensure!(pull(touched).await, "the reply is lost");
+                Ok(Response::from_parts(reply, Body::from(body)))
             }
             Some(When::Receiving(bytes, other, parts)) => {
                 let held = async move {
@@ -301,9 +336,10 @@ impl Shared {
     }
 }
 
-async fn pull(touched: Option<Touched>) {
-    if let Some(touched) = touched {
-        touched.pull().await;
+async fn pull(touched: Option<Touched>) -> bool {
+    match touched {
+        Some(touched) => touched.pull().await,
+        None => false,
     }
 }
 

@@ -12,7 +12,7 @@ mod leader;
 mod life;
 mod manifests;
 mod pod;
-mod process;
+pub(crate) mod process;
 mod reading;
 mod rights;
 pub(crate) mod script;
@@ -81,7 +81,7 @@ impl Operator {
             concurrency: CONCURRENCY,
             debounce: DEBOUNCE,
             stop_within: Duration::from_secs(5),
-            exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
+            exporter: Arc::new(move |_cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
             retention: None,
             cluster: None,

@@ -18,7 +18,7 @@ use crate::bed::{Cluster, Gateway, Wiretap, http_client};
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// A lease that is short enough for tests, and long enough for a busy machine.
-pub(super) const SHORT: [&str; 6] = [
+pub(crate) const SHORT: [&str; 6] = [
     "--lease-duration",
     "6s",
     "--lease-deadline",
@@ -28,16 +28,16 @@ pub(super) const SHORT: [&str; 6] = [
 ];
 
 /// One namespace with its service and its bucket.
-pub(super) struct Scene {
-    pub(super) cluster: &'static Cluster,
-    pub(super) simulator: Simulator,
-    pub(super) namespace: String,
-    pub(super) tracker: Wiretap,
-    pub(super) store: Wiretap,
+pub(crate) struct Scene {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) simulator: Simulator,
+    pub(crate) namespace: String,
+    pub(crate) tracker: Wiretap,
+    pub(crate) store: Wiretap,
 }
 
 impl Scene {
-    pub(super) async fn start(name: &str, settings: Settings) -> Result<Self> {
+    pub(crate) async fn start(name: &str, settings: Settings) -> Result<Self> {
         let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
         let namespace = cluster.namespace(name).await;
         gateway.create_bucket(&namespace).await?;
@@ -75,7 +75,7 @@ impl Scene {
     }
 
     /// Makes an export of these days; `change` is merged over its spec.
-    pub(super) async fn export(&self, name: &str, days: [&str; 2], change: &Value) -> Result<()> {
+    pub(crate) async fn export(&self, name: &str, days: [&str; 2], change: &Value) -> Result<()> {
         let mut range = json!({ "start": days[0] });
         if !days[1].is_empty() {
             range["end"] = days[1].into();
@@ -105,80 +105,92 @@ impl Scene {
     }
 
     /// An operator of this namespace, with these further arguments and variables.
-    pub(super) async fn operator(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
+    pub(crate) async fn operator(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
         self.operator_by(&self.cluster.kubeconfig_path(), args, env).await
     }
 
     /// The same, that finds the API server by that kubeconfig.
-    pub(super) async fn operator_by(
+    pub(crate) async fn operator_by(
         &self,
         kubeconfig: &Path,
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<Process> {
-        let own = ["operator", "--namespace", &self.namespace];
+        let own = ["--namespace", &self.namespace];
         let lease = [
             "--lease-namespace",
             &self.namespace,
             "--lease-name",
             "eventexport",
         ];
-        let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-            .args(own)
-            .args(lease)
-            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
-            .args(["--log-format", "json", "--session-quiet", "1s", "--kubeconfig"])
-            .arg(kubeconfig)
-            .args(args)
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let errors = child.stderr.take().context("it has no standard error")?;
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        let kept = lines.clone();
-        tokio::spawn(async move {
-            let mut errors = BufReader::new(errors).lines();
-            while let Ok(Some(line)) = errors.next_line().await {
-                // Shown where the test fails.
-                eprintln!("{line}");
-                kept.lock().unwrap().push(line);
-            }
-        });
-        let mut process = Process {
-            id: child.id().context("it ended at once")?,
-            child,
-            lines,
-            address: String::new(),
-        };
-        self.tracker.watch(process.id);
-        self.store.watch(process.id);
-        eventually("it says where it can be watched", async || {
-            let lines = process.lines();
-            let address = lines.iter().find_map(|line| line["address"].as_str());
-            Ok(address.is_some())
-        })
-        .await?;
-        let lines = process.lines();
-        let address = lines.iter().find_map(|line| line["address"].as_str());
-        address.unwrap_or_default().clone_into(&mut process.address);
-        Ok(process)
+        let quiet = ["--session-quiet", "1s"];
+        let args = [&own[..], &lease, &quiet, args].concat();
+        operator(kubeconfig, &args, env, [&self.tracker, &self.store]).await
     }
 }
 
+/// Starts an operator that finds the API server by that kubeconfig, and is known to those taps.
+pub(crate) async fn operator(
+    kubeconfig: &Path,
+    args: &[&str],
+    env: &[(&str, &str)],
+    taps: [&Wiretap; 2],
+) -> Result<Process> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+        .arg("operator")
+        .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
+        .args(["--log-format", "json", "--kubeconfig"])
+        .arg(kubeconfig)
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let errors = child.stderr.take().context("it has no standard error")?;
+    let lines = Arc::<Mutex<Vec<String>>>::default();
+    let kept = lines.clone();
+    tokio::spawn(async move {
+        let mut errors = BufReader::new(errors).lines();
+        while let Ok(Some(line)) = errors.next_line().await {
+            // Shown where the test fails.
+            eprintln!("{line}");
+            kept.lock().unwrap().push(line);
+        }
+    });
+    let mut process = Process {
+        id: child.id().context("it ended at once")?,
+        child,
+        lines,
+        address: String::new(),
+    };
+    for tap in taps {
+        tap.watch(process.id);
+    }
+    eventually("it says where it can be watched", async || {
+        let lines = process.lines();
+        let address = lines.iter().find_map(|line| line["address"].as_str());
+        Ok(address.is_some())
+    })
+    .await?;
+    let lines = process.lines();
+    let address = lines.iter().find_map(|line| line["address"].as_str());
+    address.unwrap_or_default().clone_into(&mut process.address);
+    Ok(process)
+}
+
 /// A running operator.
-pub(super) struct Process {
-    pub(super) id: u32,
-    pub(super) child: Child,
+pub(crate) struct Process {
+    pub(crate) id: u32,
+    pub(crate) child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     /// Where it can be watched.
-    pub(super) address: String,
+    pub(crate) address: String,
 }
 
 impl Process {
     /// What it has logged, where it is JSON.
-    pub(super) fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();
         lines
             .iter()
@@ -186,7 +198,7 @@ impl Process {
             .collect()
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<(u16, String)> {
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
         let response = http_client()?
             .get(format!("http://{}{path}", self.address))
             .timeout(Duration::from_secs(5))
@@ -195,16 +207,16 @@ impl Process {
         Ok((response.status().as_u16(), response.text().await?))
     }
 
-    pub(super) async fn metrics(&self) -> Result<String> {
+    pub(crate) async fn metrics(&self) -> Result<String> {
         Ok(self.get("/metrics").await?.1)
     }
 
-    pub(super) async fn leads(&self) -> bool {
+    pub(crate) async fn leads(&self) -> bool {
         let metrics = self.metrics().await.unwrap_or_default();
         metrics.contains("\neventexport_leader 1\n")
     }
 
-    pub(super) async fn signal(&self, signal: &str) -> Result<()> {
+    pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
         let id = self.id.to_string();
         let kill = Command::new("kill").args([signal, &id]).status().await?;
         ensure!(kill.success(), "kill {signal}: {kill}");
