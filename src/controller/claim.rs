@@ -24,11 +24,12 @@ pub const OPERATOR: &str = "eventexport.io/operator";
 /// Annotation: the same of an operator that would serve it, and asks whether the other one does.
 pub const CONTENDER: &str = "eventexport.io/contender";
 
-/// How often it is asked again after an answer.
-const ASK_AGAIN: Duration = Duration::from_mins(10);
+/// How long after an answer it is asked again, in times of [`patience`]: with that, how long it takes until an operator
+/// that is gone is noticed. 3 min by default, both together.
+const ASK_AGAIN: u32 = 2;
 
 /// How long after its last question a contender is shown: longer than it takes to ask again.
-const SHOWN: Duration = Duration::from_mins(15);
+const SHOWN: Duration = Duration::from_mins(5);
 
 /// How long to wait before the next look where a newer version of the resource was met.
 const SOON: Duration = Duration::from_millis(500);
@@ -126,7 +127,10 @@ fn step(seen: &Seen<'_>) -> Step {
                 None | Some(Duration::ZERO) => Step::Take,
                 Some(rest) => Step::Wait(rest),
             },
-            (None, _) => match seen.answered.and_then(|ago| ASK_AGAIN.checked_sub(ago)) {
+            (None, _) => match seen
+                .answered
+                .and_then(|ago| (seen.patience * ASK_AGAIN).checked_sub(ago))
+            {
                 None | Some(Duration::ZERO) => Step::Ask,
                 Some(rest) => Step::Wait(rest),
             },
@@ -232,7 +236,7 @@ pub(super) async fn claim(
             };
             let note = events::served_elsewhere(&other, me);
             context.announcer.tell(object, vec![note], allowed).await;
-            return Ok(Err(ASK_AGAIN));
+            return Ok(Err(context.patience * ASK_AGAIN));
         }
         Step::Wait(rest) => {
             elsewhere(context, uid, |_| ());
@@ -325,7 +329,7 @@ mod tests {
         assert_eq!(theirs(Some("a/me"), Some(60), None), Step::Take);
         assert_eq!(theirs(Some("c/third"), Some(61), None), Step::Take);
         assert_eq!(theirs(None, Some(1), None), Step::Answered);
-        assert_eq!(theirs(None, None, Some(590)), Step::Wait(Duration::from_secs(10)));
-        assert_eq!(theirs(None, None, Some(600)), Step::Ask);
+        assert_eq!(theirs(None, None, Some(110)), Step::Wait(Duration::from_secs(10)));
+        assert_eq!(theirs(None, None, Some(120)), Step::Ask);
     }
 }

@@ -212,6 +212,15 @@ impl Journal {
         read.filter_map(move |(window, facts)| Some((window, self.mismatch(window, facts, source)?)))
     }
 
+    /// The first window that another source was asked for, and that source.
+    pub fn other_source(&self, source: &str) -> Option<(Window, &str)> {
+        let mut read = self
+            .receipts
+            .iter()
+            .filter_map(|(window, facts)| Some((*window, facts.as_ref()?.source.as_str())));
+        read.find(|(_, theirs)| *theirs != source)
+    }
+
     fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<Mismatch> {
         if receipt.source != source {
             return Some(Mismatch::Source(receipt.source.clone()));

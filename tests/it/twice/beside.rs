@@ -50,24 +50,22 @@ async fn a_run_that_is_killed_beside_the_operator_leaves_windows_that_the_status
     scene.apply(cluster, &wish).await?;
     receipts(&scene, 1).await?;
     let mut beside = run(&scene, &wish)?;
-    // A window that the command holds while it dies: its session is journalled.
+    // It dies while it holds a window.
+    let id = beside.id().context("it ended")?.to_string();
+    let mut left = Vec::new();
     eventually("the command exports, too", async || {
-        Ok(holders(&scene)
-            .await?
-            .iter()
-            .any(|holder| !holder.contains(&namespace)))
+        signal("-STOP", &id).await?;
+        left = holders(&scene).await?;
+        left.retain(|holder| !holder.contains(&namespace));
+        if left.is_empty() {
+            signal("-CONT", &id).await?;
+        }
+        Ok(!left.is_empty())
     })
     .await?;
     beside.start_kill()?;
     beside.wait().await?;
-    let left = holders(&scene).await?;
-    let left: Vec<&String> = left
-        .iter()
-        .filter(|holder| !holder.contains(&namespace))
-        .collect();
-    let Some(holder) = left.first() else {
-        anyhow::bail!("it had ended its windows before it died");
-    };
+    let holder = left.first().context("no holder")?;
     // All else is stored; what the dead one holds is left to it, and the status says whose it is, and until when.
     let mut status = serde_json::Value::Null;
     eventually("the status tells", async || {
@@ -131,6 +129,15 @@ async fn an_operator_that_is_killed_beside_a_run_goes_on_and_touches_nothing_of_
     scene.complete(cluster, &wish).await?;
     scene.is_whole("tracker", DAYS).await?;
     scene.source.no_session_is_left()
+}
+
+async fn signal(signal: &str, id: &str) -> Result<()> {
+    let kill = tokio::process::Command::new("kill")
+        .args([signal, id])
+        .status()
+        .await?;
+    ensure!(kill.success(), "kill {signal}: {kill}");
+    Ok(())
 }
 
 /// Who holds windows now, by the journal.

@@ -23,6 +23,17 @@ fn settings() -> Settings {
     }
 }
 
+/// Times of a Lease, shorter than elsewhere: an answer is waited for as long as four Leases, and asked for again after
+/// eight.
+const TIMES: [&str; 6] = [
+    "--lease-duration",
+    "4s",
+    "--lease-deadline",
+    "3s",
+    "--lease-renew",
+    "1s",
+];
+
 async fn leads(process: &Process) -> Result<()> {
     eventually("it leads", async || Ok(process.leads().await)).await
 }
@@ -69,12 +80,12 @@ async fn an_export_that_two_operators_would_serve_is_served_by_one_and_a_person_
         prefix: "tracker",
         parallelism: 3,
     };
-    let wide = scene.operator_of(cluster, "system", &[]).await?;
+    let wide = scene.operator_of(cluster, "system", &TIMES).await?;
     leads(&wide).await?;
     scene.apply(cluster, &wish).await?;
     receipts(&scene, 1).await?;
     let begun = Instant::now();
-    let narrow = scene.operator(cluster, "tenant", &[]).await?;
+    let narrow = scene.operator(cluster, "tenant", &TIMES).await?;
     leads(&narrow).await?;
 
     // The one that serves it tells, and goes on; so does the other, who does not.
@@ -111,14 +122,17 @@ async fn an_export_that_two_operators_would_serve_is_served_by_one_and_a_person_
         .count();
     ensure!(stored < 18, "it was too fast: {stored}");
     kill(wide).await?;
+    eventually("it is taken over", async || {
+        Ok(annotation(cluster, "tenant", "operator").await? == "tenant/eventexport-operator-tenant")
+    })
+    .await?;
     scene.complete(cluster, &wish).await?;
-    ensure!(annotation(cluster, "tenant", "operator").await? == "tenant/eventexport-operator-tenant");
     scene.is_whole("tracker", DAYS).await?;
     scene.source.no_session_is_left()?;
 
     // Back again, it finds another in its place, and leaves it alone though nothing is under way.
     let begun = Instant::now();
-    let back = scene.operator_of(cluster, "system", &[]).await?;
+    let back = scene.operator_of(cluster, "system", &TIMES).await?;
     leads(&back).await?;
     eventually("a person is told at rest, too", async || {
         let object = get(cluster, "tenant", "june").await?.context("it is gone")?;

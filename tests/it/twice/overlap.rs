@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use eventexport::simulator::{DEFAULT_USER, Settings};
 use jiff::civil::date;
-use serde_json::Value;
 
 use super::scene::{Scene, Source, Wish, receipts};
 use crate::bed::Cluster;
 use crate::kill::scene::SPACE;
-use crate::operator::{becomes, get};
+use crate::operator::becomes;
 
 fn settings() -> Settings {
     Settings {
@@ -109,7 +108,9 @@ async fn one_archive_below_the_other_and_one_budget_of_sessions() -> Result<()> 
     let cluster = Cluster::shared().await;
     let (here, there) = (cluster.namespace("outer").await, cluster.namespace("inner").await);
     let mut settings = settings();
-    settings.latency = Duration::from_millis(300);
+    // Opened quickly and downloaded slowly, so that they would hold 56 at once.
+    settings.latency = Duration::from_millis(10);
+    settings.bandwidth = Some(20_000);
     let scene = Scene::start(&here, settings).await?;
     let days = ["2018-06-01", "2018-06-24"];
     let wish = |namespace, prefix| Wish {
@@ -141,20 +142,4 @@ async fn one_archive_below_the_other_and_one_budget_of_sessions() -> Result<()> 
     let open = scene.source.simulator.open_sessions();
     ensure!(theirs.iter().all(|id| open.iter().any(|open| open.id == *id)));
     Ok(())
-}
-
-/// What an export says: the reason and the words of `Ready`.
-async fn said(cluster: &Cluster, wish: &Wish<'_>) -> Result<String> {
-    let object = get(cluster, wish.namespace, wish.name)
-        .await?
-        .context("it is gone")?;
-    let conditions = object["status"]["conditions"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    let ready = conditions
-        .into_iter()
-        .find(|one| one["type"] == "Ready")
-        .unwrap_or(Value::Null);
-    Ok(format!("{}: {}", ready["reason"], ready["message"]))
 }

@@ -43,7 +43,7 @@ impl Source {
     pub(super) fn no_session_is_left(&self) -> Result<()> {
         let ledger = self.simulator.ledger();
         ensure!(
-            ledger.open_now == ledger.people_open && ledger.opened == ledger.deleted + ledger.vanished,
+            ledger.open_now == 0 && ledger.opened == ledger.deleted + ledger.vanished,
             "{ledger:#?}"
         );
         ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
@@ -133,7 +133,7 @@ impl Scene {
         Ok(())
     }
 
-    /// An operator with a short Lease in that namespace; of that namespace only, unless `args` begin with another word.
+    /// An operator of that namespace, with a short Lease there.
     pub(super) async fn operator(
         &self,
         cluster: &Cluster,
@@ -145,10 +145,20 @@ impl Scene {
             .await
     }
 
-    /// The same, of all namespaces unless `args` say otherwise.
+    /// The same, of all namespaces unless `args` say otherwise, as they may about times.
     pub(super) async fn operator_of(&self, cluster: &Cluster, lease: &str, args: &[&str]) -> Result<Process> {
         let kubeconfig = cluster.kubeconfig_path();
-        let args = [&["--lease-namespace", lease][..], &SHORT, args].concat();
+        let times: &[&str] = if args.contains(&"--lease-duration") {
+            &[]
+        } else {
+            &SHORT
+        };
+        let quiet: &[&str] = if args.contains(&"--session-quiet") {
+            &[]
+        } else {
+            &["--session-quiet", "1s"]
+        };
+        let args = [&["--lease-namespace", lease][..], times, quiet, args].concat();
         process::operator(&kubeconfig, &args, &[], [&self.source.tap, &self.store_tap]).await
     }
 
@@ -194,7 +204,7 @@ impl Scene {
         let busy: Vec<Date> = all
             .iter()
             .copied()
-            .filter(|day| !self.served(*day).is_empty())
+            .filter(|day| !self.source.simulator.body_of(SPACE, false, *day, None).is_empty())
             .collect();
         let wanted: BTreeSet<String> = all.iter().map(receipt).chain(busy.iter().map(object)).collect();
         let start = Instant::now();
