@@ -140,12 +140,16 @@ async fn signal(signal: &str, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Who holds windows now, by the journal.
+/// Who holds windows now and has a session for them, by the journal.
 async fn holders(scene: &Scene) -> Result<Vec<String>> {
+    let keys = scene.bucket.keys().await?;
     let mut holders = Vec::new();
-    for key in scene.bucket.keys().await? {
-        if key.ends_with(".attempt.json")
-            && let Ok(bytes) = scene.bucket.get(&key).await
+    for key in &keys {
+        if let Some(attempt) = key.strip_suffix(".attempt.json")
+            && keys
+                .iter()
+                .any(|key| key.starts_with(&format!("{attempt}.session.")))
+            && let Ok(bytes) = scene.bucket.get(key).await
         {
             let attempt: serde_json::Value = serde_json::from_slice(&bytes)?;
             holders.push(attempt["holder"].as_str().context("no holder")?.to_owned());

@@ -130,6 +130,8 @@ async fn one_archive_below_the_other_and_one_budget_of_sessions() -> Result<()> 
     }
     for wish in &wishes {
         scene.complete(cluster, wish).await?;
+    }
+    for wish in &wishes {
         scene.is_whole(wish.prefix, days).await?;
     }
     scene.source.no_session_is_left()?;
