@@ -328,6 +328,7 @@ mod tests {
     use super::*;
     use crate::export::record::Record;
     use crate::export::verdict::Verdict;
+    use crate::export::wish::Tenure;
     use ulid::Ulid;
 
     fn window(text: &str) -> Window {
@@ -430,6 +431,36 @@ mod tests {
         seen.replace_day(window("2018-06-02"), journal(&[(Key::Receipt(two), 1)]));
         assert_eq!(seen.attempts.keys().copied().collect::<Vec<_>>(), [id(one)]);
         assert_eq!(seen.unread_receipts(), [two]);
+    }
+
+    #[test]
+    fn what_another_process_of_our_name_began_after_we_did_is_not_ours() {
+        let tenure = Tenure::new("we-2", Timestamp::from_second(1_000).unwrap());
+        let record = |process: Option<&str>, second: i64| AttemptRecord {
+            schema: AttemptRecord::SCHEMA.to_owned(),
+            holder: "we".to_owned(),
+            process: process.map(str::to_owned),
+            source: "https://a".to_owned(),
+            started_at: Timestamp::from_second(second).unwrap(),
+            deadline: Timestamp::MAX,
+            tracker_user: None,
+            open_before: Vec::new(),
+        };
+        let level = SignedDuration::ZERO;
+        for (process, second, ahead, shared) in [
+            (Some("we-1"), 1_006, level, true),
+            (Some("we-1"), 1_005, level, false),
+            (Some("we-1"), 400, level, false),
+            (Some("we-2"), 1_600, level, false),
+            // Of an older version.
+            (None, 1_600, level, false),
+            // The store's clock is ten minutes ahead of ours.
+            (Some("we-1"), 1_600, SignedDuration::from_mins(10), false),
+            (Some("we-1"), 1_606, SignedDuration::from_mins(10), true),
+        ] {
+            let record = record(process, second);
+            assert_eq!(tenure.is_shared(&record, ahead), shared, "{record:?}");
+        }
     }
 
     #[test]

@@ -163,7 +163,6 @@ impl Run {
                 let now = self.now();
                 self.blinded = true;
                 self.memory.gated(failure.of_export(), now, rand::random());
-                return;
             }
         }
     }

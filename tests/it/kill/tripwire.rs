@@ -32,13 +32,13 @@ const HOLD_MAX: Duration = Duration::from_mins(1);
 pub(crate) struct Victim(Fate);
 
 enum Fate {
-    Dies(tokio::sync::Mutex<Child>),
+    Dies(Box<tokio::sync::Mutex<Child>>),
     Freezes(u32),
 }
 
 impl Victim {
     pub(super) fn new(child: Child) -> Arc<Self> {
-        Arc::new(Self(Fate::Dies(tokio::sync::Mutex::new(child))))
+        Arc::new(Self(Fate::Dies(Box::new(tokio::sync::Mutex::new(child)))))
     }
 
     /// Gets SIGSTOP in the place of SIGKILL, and hears of its request once it goes on.

@@ -8,9 +8,9 @@ use jiff::civil::date;
 use serde_json::json;
 use tokio::process::Child;
 
-use super::scene::{PATIENCE, Scene, Wish, kill, receipts};
+use super::scene::{PATIENCE, Scene, Wish, eventually, kill, receipts};
 use crate::bed::Cluster;
-use crate::operator::{eventually, get, patch};
+use crate::operator::{get, patch};
 
 const DAYS: [&str; 2] = ["2018-06-01", "2018-06-16"];
 

@@ -7,9 +7,9 @@ use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::{Value, json};
 
-use super::scene::{Scene, Wish, receipts};
+use super::scene::{Scene, Wish, eventually, receipts};
 use crate::bed::Cluster;
-use crate::operator::{eventually, get, kubectl, patch};
+use crate::operator::{get, kubectl, patch};
 
 const DAYS: [&str; 2] = ["2018-06-01", "2018-06-14"];
 

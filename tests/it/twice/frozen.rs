@@ -14,10 +14,9 @@ use futures::{StreamExt as _, stream};
 use jiff::civil::{Date, date};
 use tokio::sync::Notify;
 
-use super::scene::{COMPLETE, PATIENCE, Scene, Wish, ended, said_since};
+use super::scene::{PATIENCE, Scene, Wish, ended, eventually, said_since};
 use crate::bed::Cluster;
 use crate::kill::tripwire::{Tripwire, Victim, When, Wire};
-use crate::operator::{becomes, eventually};
 
 /// Exports at a time: more only wait for the processor.
 const AT_ONCE: usize = 6;
@@ -182,7 +181,7 @@ impl Moment {
             .source
             .no_session_is_left()
             .with_context(|| format!("frozen {frozen}"))?;
-        becomes(cluster, &namespace, "june", COMPLETE).await?;
+        scene.complete(cluster, &wish).await?;
         // Started again it is a candidate.
         let again = scene.operator(cluster, &namespace, &args).await?;
         eventually("it stands by", async || Ok(again.get("/readyz").await?.0 == 200)).await?;

@@ -7,10 +7,10 @@ use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::Value;
 
-use super::scene::{COMPLETE, Scene, Wish, kill, receipts, said_since};
+use super::scene::{Scene, Wish, eventually, kill, receipts, said_since};
 use crate::bed::Cluster;
 use crate::operator::process::Process;
-use crate::operator::{becomes, condition, eventually, get, kubectl};
+use crate::operator::{condition, get, kubectl};
 
 const DAYS: [&str; 2] = ["2018-06-01", "2018-06-20"];
 
@@ -27,7 +27,7 @@ fn settings() -> Settings {
 /// eight.
 const TIMES: [&str; 6] = [
     "--lease-duration",
-    "4s",
+    "5s",
     "--lease-deadline",
     "3s",
     "--lease-renew",
@@ -139,7 +139,7 @@ async fn an_export_that_two_operators_would_serve_is_served_by_one_and_a_person_
         Ok(condition(&object, "Contended") == "True/TwoOperators")
     })
     .await?;
-    becomes(cluster, "tenant", "june", COMPLETE).await?;
+    scene.complete(cluster, &wish).await?;
     let said = said_since(&scene, back.id, begun);
     ensure!(said.is_empty(), "{said:#?}");
     ensure!(annotation(cluster, "tenant", "contender").await?.is_empty());

@@ -17,7 +17,7 @@ use crate::kill::bucket::Bucket;
 use crate::kill::scene::SPACE;
 use crate::kill::tripwire::{Seen, Tripwire};
 use crate::operator::process::{self, Process, SHORT};
-use crate::operator::{apply, becomes, eventually};
+use crate::operator::{apply, condition, get};
 
 pub(super) const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
@@ -191,7 +191,22 @@ impl Scene {
 
     /// Waits until the export is complete, by its status.
     pub(super) async fn complete(&self, cluster: &Cluster, wish: &Wish<'_>) -> Result<Value> {
-        becomes(cluster, wish.namespace, wish.name, COMPLETE).await
+        let mut last = Value::Null;
+        let what = format!("{}/{} is complete", wish.namespace, wish.name);
+        let ended = eventually(&what, async || {
+            last = get(cluster, wish.namespace, wish.name)
+                .await?
+                .context("it is gone")?;
+            let kinds = ["Ready", "Complete", "Reconciling", "Stalled"]
+                .iter()
+                .zip(COMPLETE);
+            Ok(kinds
+                .into_iter()
+                .all(|(kind, wanted)| condition(&last, kind).starts_with(wanted)))
+        })
+        .await;
+        ended.with_context(|| format!("last seen: {}", last["status"]))?;
+        Ok(last)
     }
 
     /// Below a prefix lies all of these days, as the service serves it, and a chain of manifests: each created once,
@@ -268,6 +283,22 @@ impl Scene {
             String::from_utf8_lossy(&verified.stderr)
         );
         Ok(())
+    }
+}
+
+/// Waits until it holds: longer than elsewhere, since whole exports are waited for.
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let last = holds().await;
+        if matches!(last, Ok(true)) {
+            return Ok(());
+        }
+        if start.elapsed() > PATIENCE {
+            last.with_context(|| format!("not within {PATIENCE:?}: {what}"))?;
+            anyhow::bail!("not within {PATIENCE:?}: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
