@@ -29,7 +29,7 @@ const TIMES: [&str; 6] = [
     "--lease-duration",
     "5s",
     "--lease-deadline",
-    "3s",
+    "4s",
     "--lease-renew",
     "1s",
 ];

@@ -16,13 +16,23 @@ use crate::bed::{Cluster, Gateway, Wiretap};
 use crate::kill::bucket::Bucket;
 use crate::kill::scene::SPACE;
 use crate::kill::tripwire::{Seen, Tripwire};
-use crate::operator::process::{self, Process, SHORT};
+use crate::operator::process::{self, Process};
 use crate::operator::{apply, condition, get};
 
 pub(super) const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
 /// Long, because a machine that also compiles is slow.
 pub(super) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Short enough to be waited for, and long enough to be kept on a machine that also compiles.
+const LEASE: [&str; 6] = [
+    "--lease-duration",
+    "10s",
+    "--lease-deadline",
+    "8s",
+    "--lease-renew",
+    "1s",
+];
 
 /// A service with a wire and a tap before it.
 pub(super) struct Source {
@@ -151,7 +161,7 @@ impl Scene {
         let times: &[&str] = if args.contains(&"--lease-duration") {
             &[]
         } else {
-            &SHORT
+            &LEASE
         };
         let quiet: &[&str] = if args.contains(&"--session-quiet") {
             &[]
