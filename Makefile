@@ -11,7 +11,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ := .bed/tools/bin/cargo-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion mutations soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny fuzz bombs ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion mutations soak chart-generated chart-check chart-test test twice quickstart lint format generated check-generated deny fuzz bombs ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ soak: bed ## Pass 2,000 exports through faults of service and store, and kills o
 
 test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
+
+twice: bed ## Freeze an operator at every moment of an export while another one leads, and let it go on
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact twice::frozen::the_same_at_every_moment
 
 chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
 	tests/chart/generate

@@ -59,6 +59,7 @@ reasons! {
     SpaceFull: "All 30 sessions of the space are open, or too few are left for this export.", "Delete sessions that nobody needs (`eventexport session list` shows them, `eventexport session delete` ends them), or wait until others have ended theirs.";
     HeldBy: "Another process holds the window: another cluster, a run of the command, or a Pod.", "Nothing if that process is meant to run; else stop it, or wait until its deadline passed.";
     SessionsOpen: "All is stored, but a session is not deleted yet.", "Nothing; wait. If it lasts, delete the session that status.sessions names.";
+    TwoOperators: "Two operators of the cluster, with different Leases, would serve this export: one does, the other leaves it alone.", "Let one of them look after the namespace: the message names both. To hand it over, stop the one that serves it; the other goes on within three minutes.";
     // It waits for a person: the manifest and its permissions.
     InvalidSpec: "The spec breaks a rule that the cluster's definition did not check.", "Correct the field that the message names, and apply today's crds/eventexports.yaml.";
     CredentialsMissing: "A Secret, or a key in it, that the spec refers to is not there.", "Make the Secret in the namespace of the EventExport, with the keys that the message names.";

@@ -23,7 +23,7 @@ pub(super) async fn act(
     object: &Arc<EventExport>,
     deed: Deed,
 ) -> kube::Result<Option<EventExport>> {
-    let owner = owner(object);
+    let owner = owner(context, object);
     match deed {
         Deed::Leave => {}
         Deed::Start => start(context, object, owner),

@@ -12,11 +12,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::claim::Others;
 use super::decide::{End, Observation, Work, deleting_since};
 use super::events::Allowance;
 use super::exporter::Job;
 use super::status::own;
-use crate::api::{EventExport, EventExportSpec, EventExportStatus};
+use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::Released;
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -61,6 +62,8 @@ pub(super) struct Entry {
     /// What metrics show of it; `None`: it was not looked at yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) allowance: Allowance,
+    /// Other operators that would serve it.
+    pub(super) others: Others,
 }
 
 /// The contents of Secrets that are in use.
@@ -158,6 +161,7 @@ impl Entry {
             written: Written::default(),
             facts: None,
             allowance: Allowance::full(Instant::now()),
+            others: Others::default(),
         }
     }
 
@@ -230,7 +234,7 @@ impl Entry {
             && self
                 .written
                 .resting
-                .is_some_and(|ours| ours != status_digest(object.status.as_ref()))
+                .is_some_and(|ours| ours != resting_digest(object.status.as_ref()))
     }
 }
 
@@ -255,6 +259,16 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
 /// Tells statuses apart, within this process; conditions of others do not count.
 pub(super) fn status_digest(status: Option<&EventExportStatus>) -> u64 {
     digest(&status.map(own))
+}
+
+/// The same of a status that rests: what it says of other operators comes and goes meanwhile.
+pub(super) fn resting_digest(status: Option<&EventExportStatus>) -> u64 {
+    let mut status = status.cloned();
+    if let Some(status) = &mut status {
+        let contended = ConditionType::Contended.as_str();
+        status.conditions.retain(|condition| condition.type_ != contended);
+    }
+    status_digest(status.as_ref())
 }
 
 fn digest(value: &impl Serialize) -> u64 {

@@ -115,6 +115,15 @@ pub fn sessions_left(ids: &[String], why: &str) -> Note {
     note_of(true, "Delete", "SessionsLeft", note)
 }
 
+/// That another operator serves it.
+pub fn served_elsewhere(other: &str, me: &str) -> Note {
+    let note = format!(
+        "the operator of the Lease {other} serves this export, and the operator of the Lease {me} would, too, and leaves \
+         it alone: let one of them look after this namespace"
+    );
+    note_of(true, "Export", Reason::TwoOperators.as_str(), note)
+}
+
 fn note_of(warning: bool, action: &'static str, reason: &str, note: String) -> Note {
     Note {
         warning,

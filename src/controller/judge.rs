@@ -68,6 +68,7 @@ pub const fn needs_person(reason: Reason) -> bool {
         | Reason::SpaceFull
         | Reason::HeldBy
         | Reason::SessionsOpen
+        | Reason::TwoOperators
         | Reason::SourceUnreachable
         | Reason::DestinationUnreachable
         | Reason::SourceRefused

@@ -35,6 +35,14 @@ pub struct LeaseSettings {
     pub times: Times,
 }
 
+impl LeaseSettings {
+    /// Namespace and name: what tells the operators of one Lease from those of another.
+    pub(super) fn full_name(&self, client: &Client) -> String {
+        let namespace = self.namespace.as_deref().unwrap_or(client.default_namespace());
+        format!("{namespace}/{}", self.name)
+    }
+}
+
 /// A client for the lease alone: a connection of its own, no retries, limits on every step.
 pub(super) fn client(mut config: Config, times: &Times, traffic: &Traffic) -> kube::Result<Client> {
     config.default_retry = false;

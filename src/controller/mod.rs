@@ -4,6 +4,7 @@
 //! [`lease`], and this file, which puts the parts together.
 
 mod act;
+mod claim;
 mod config;
 mod context;
 pub mod decide;
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+pub use claim::{CONTENDER, OPERATOR};
 pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, Watching};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, Exporter, Job, Owner};
@@ -120,8 +122,11 @@ async fn lead(
     let context = Arc::new(Context {
         client: client.clone(),
         runs: runs.clone(),
-        exporter: (config.exporter)(cluster),
+        exporter: (config.exporter)(cluster, me.clone()),
         announcer: Announcer::new(client.clone(), me, metrics.clone()),
+        operator: config.lease.full_name(&client),
+        patience: claim::patience(&config.lease.times),
+        since: Timestamp::now(),
         metrics: metrics.clone(),
         health: observatory.health.clone(),
         retention: config.retention,

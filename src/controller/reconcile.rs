@@ -14,9 +14,9 @@ use tracing::{debug, warn};
 use super::act::act;
 use super::context::Context;
 use super::decide::{Deed, decide};
-use super::entry::{Entry, Kind, Sent, State, has_finalizer, spec_digest, status_digest};
+use super::entry::{Entry, Kind, Sent, State, has_finalizer, resting_digest, spec_digest};
 use super::said::plain;
-use super::{events, finalizer, gauges, status};
+use super::{claim, events, finalizer, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -96,13 +96,16 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
     let Some(uid) = object.uid() else {
         return Ok(Action::await_change());
     };
-    let newest = match newest(object, &uid, context).await? {
-        Some(newest) => newest,
+    let Some(newest) = newest(object, &uid, context).await? else {
         // Its deletion is on its way.
-        None => return Ok(Action::requeue(WRITE_EVERY)),
+        return Ok(Action::requeue(WRITE_EVERY));
     };
     let object = &newest;
     let now = (context.now)();
+    context.runs.enter(&uid, object, |_| ());
+    if let Err(pause) = claim::claim(context, object, &uid).await? {
+        return Ok(Action::requeue(pause));
+    }
     let seen = context
         .runs
         .enter(&uid, object, |entry| entry.observe(object, now));
@@ -126,7 +129,11 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
         Deed::Start | Deed::GiveUp => Some(SOON),
         _ => next.pause(now),
     });
-    let pause = [pause, decision.pause(now), next].into_iter().flatten().min();
+    let contended = context
+        .runs
+        .with(&uid, |entry| entry.others.contender().map(|(_, left)| left));
+    let pauses = [pause, decision.pause(now), next, contended.flatten()];
+    let pause = pauses.into_iter().flatten().min();
     Ok(pause.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -281,11 +288,11 @@ async fn write_over(
     context: &Context,
 ) -> kube::Result<Written> {
     let phase = match known {
-        Known::Nothing => return Ok(Written::Settled(None)),
-        Known::Begins => status::Phase::Begins,
-        Known::Suspended { stopping } => status::Phase::Suspended { stopping: *stopping },
-        Known::Blocked(failure) => status::Phase::Blocked(failure),
-        Known::Seen(snapshot, export) => status::Phase::Seen(snapshot, export),
+        Known::Nothing => None,
+        Known::Begins => Some(status::Phase::Begins),
+        Known::Suspended { stopping } => Some(status::Phase::Suspended { stopping: *stopping }),
+        Known::Blocked(failure) => Some(status::Phase::Blocked(failure)),
+        Known::Seen(snapshot, export) => Some(status::Phase::Seen(snapshot, export)),
     };
     let subject = status::Subject {
         generation: object.metadata.generation.unwrap_or_default(),
@@ -297,7 +304,20 @@ async fn write_over(
         now: (context.now)(),
     };
     let before = &base.status;
-    let after = status::status(subject, phase, before);
+    let mut after = match phase {
+        Some(phase) => status::status(subject, phase, before),
+        None => before.clone(),
+    };
+    context.runs.with(uid, |entry| {
+        let contender = entry
+            .others
+            .contender()
+            .map(|(name, _)| (name, context.operator.as_str()));
+        status::contended(&mut after, subject, contender);
+    });
+    if phase.is_none() && after == *before {
+        return Ok(Written::Settled(None));
+    }
     let seen = match known {
         Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
         _ => None,
@@ -358,7 +378,7 @@ fn settle(entry: &mut Entry, object: &EventExport) {
     entry.written.last = None;
     if matches!(entry.state, State::Ended { .. }) && entry.failure.is_none() {
         entry.last = None;
-        entry.written.resting = Some(status_digest(object.status.as_ref()));
+        entry.written.resting = Some(resting_digest(object.status.as_ref()));
     }
 }
 

@@ -395,7 +395,12 @@ impl Resources for Runs {
             let facts = entry.facts.as_deref().cloned();
             (namespace.unwrap_or_default(), name, facts.unwrap_or_default())
         };
-        self.lock().by_uid.values().map(named).collect()
+        let entries = self.lock();
+        let ours = entries
+            .by_uid
+            .values()
+            .filter(|entry| !entry.others.are_serving());
+        ours.map(named).collect()
     }
 }
 
