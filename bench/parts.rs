@@ -147,6 +147,9 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
     }
     if let Some(upload) = upload {
         parts.sort_by_key(|part| part.number);
+        options.crc64 = Crc64(parts.iter().fold(0, |sum, part| {
+            crc_fast::checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, sum, part.crc64.0, part.size)
+        }));
         store.complete_upload(&upload, &parts, &options).await?;
     } else {
         options.crc64 = Crc64::of_segments(&filling);
