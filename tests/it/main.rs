@@ -7,6 +7,8 @@
     clippy::indexing_slicing,
     clippy::panic
 )]
+// `state` and `stage` are two things to a reader.
+#![allow(clippy::similar_names)]
 
 mod api;
 mod auditor;

@@ -109,7 +109,7 @@ fn faults() -> Vec<Fault> {
 }
 
 fn space(number: usize) -> String {
-    format!("c1234567-6d55-4193-a9de-{:012x}", number)
+    format!("c1234567-6d55-4193-a9de-{number:012x}")
 }
 
 fn day(number: usize) -> String {
@@ -469,8 +469,8 @@ async fn show(world: &World) {
         let text = std::fs::read_to_string(log.path()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         println!(
-            "{:?}\n{}",
-            log.path(),
+            "{}\n{}",
+            log.path().display(),
             lines[lines.len().saturating_sub(40)..].join("\n")
         );
     }

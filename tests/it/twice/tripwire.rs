@@ -131,7 +131,7 @@ impl Touched {
             let struck = self.victim.strike().await;
             let lives = struck.is_ok();
             let said = format!("{} {}", self.when, self.line);
-            let _ = self.tell.send(struck.map(|_| said));
+            let _ = self.tell.send(struck.map(|()| said));
             lives
         });
         pulled.await.unwrap_or(false)
