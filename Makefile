@@ -6,9 +6,12 @@ ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
 # cargo-deny is a tool of the checks, not of the product: it is built once into the bed's folder.
 DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
+# So is cargo-fuzz; its targets are a package of their own in fuzz/.
+FUZZ_VERSION := 0.13.2
+FUZZ := .bed/tools/bin/cargo-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion soak chart-generated chart-check chart-test test quickstart lint format generated check-generated deny ci clean
+.PHONY: help build image bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites e2e bench faults motion mutations soak chart-generated chart-check chart-test test twice quickstart lint format generated check-generated deny fuzz bombs ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +50,9 @@ motion: bed ## Play every change at every phase of a resource's life, and set th
 faults: bed ## Put every fault at every request of an export, and pairs of them; half an hour to two (docs/faults.md)
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact faults::campaign::every_fault_at_every_request_leaves_no_trace
 
+mutations: bed ## Break the product on purpose, and see that a test notices each time; an hour (docs/faults.md)
+	tests/mutations/run
+
 bed-prometheus: ## Build Prometheus and promtool, which watch the operator in the tests; cached
 	$(MAKE) -C tests/bed prometheus
 
@@ -59,7 +65,7 @@ bench: build bed ## Measure the byte path beside its peers (15 min, machine at r
 	bench/bytes $(BENCH)
 	.bed/bench/venv/bin/python bench/report
 
-# Numbers of it: EVENTEXPORT_SOAK_EXPORTS (2000), _SPACES (4), _SECONDS of killing (600), _LIFE of a process (20), _ROUNDS (4).
+# Numbers of it: EVENTEXPORT_SOAK_EXPORTS (2000), _SPACES (4), _SECONDS of killing (600), _LIFE of a leader (14), _ROUNDS (4).
 soak: bed ## Pass 2,000 exports through faults of service and store, and kills of the operator: 15 to 25 minutes
 	$(CARGO) build --release --locked
 	mkdir -p bench/results
@@ -68,6 +74,9 @@ soak: bed ## Pass 2,000 exports through faults of service and store, and kills o
 
 test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real parts of the test bed
 	$(CARGO) test --locked
+
+twice: bed ## Freeze an operator at every moment of an export while another one leads, and let it go on
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact twice::frozen::the_same_at_every_moment
 
 chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
 	tests/chart/generate
@@ -81,6 +90,7 @@ chart-test: chart-check ## Check the chart and install it on a real API server
 lint: ## Check formatting and lints; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	tests/mutations/run --check
 
 format: ## Format the sources
 	$(CARGO) fmt
@@ -98,6 +108,15 @@ $(DENY):
 
 deny: $(DENY) ## Check licences, sources and duplicates of the dependencies
 	$(DENY) --locked check bans licenses sources
+
+$(FUZZ):
+	$(CARGO) install --quiet --locked --root .bed/tools cargo-fuzz --version $(FUZZ_VERSION)
+
+fuzz: $(FUZZ) ## Fuzz every reader of bad input for FUZZ_SECONDS each (60), from the seeds in fuzz/seeds
+	nice fuzz/run
+
+bombs: ## Send the real program days of 10 GiB that come as 10 MiB, and say how much memory it takes; minutes
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact hostile::memory::bombs_of_ten_gib_are_counted_in_bounded_memory
 
 ci: lint check-generated deny chart-check test ## All that CI runs
 

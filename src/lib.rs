@@ -9,6 +9,9 @@ pub mod cli;
 pub mod controller;
 pub mod egress;
 pub mod export;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod simulator;
 pub mod storage;
 pub mod telemetry;

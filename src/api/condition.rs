@@ -21,10 +21,12 @@ pub enum ConditionType {
     Reconciling,
     /// A person is needed; the message says for what.
     Stalled,
+    /// Another operator of the cluster would serve it, too. Shown only while that is so.
+    Contended,
 }
 
 impl ConditionType {
-    /// All of them, in the order in which they are shown.
+    /// Those that every resource has, in the order in which they are shown.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Complete, Self::Reconciling, Self::Stalled];
 
     /// As it stands in a condition.
@@ -34,6 +36,7 @@ impl ConditionType {
             Self::Complete => "Complete",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
+            Self::Contended => "Contended",
         }
     }
 }

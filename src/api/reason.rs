@@ -59,6 +59,7 @@ reasons! {
     SpaceFull: "All 30 sessions of the space are open, or too few are left for this export.", "Delete sessions that nobody needs (`eventexport session list` shows them, `eventexport session delete` ends them), or wait until others have ended theirs.";
     HeldBy: "Another process holds the window: another cluster, a run of the command, or a Pod.", "Nothing if that process is meant to run; else stop it, or wait until its deadline passed.";
     SessionsOpen: "All is stored, but a session is not deleted yet.", "Nothing; wait. If it lasts, delete the session that status.sessions names.";
+    TwoOperators: "Two operators of the cluster, with different Leases, would serve this export: one does, the other leaves it alone.", "Let one of them look after the namespace: the message names both. To hand it over, stop the one that serves it; the other goes on within three minutes.";
     // It waits for a person: the manifest and its permissions.
     InvalidSpec: "The spec breaks a rule that the cluster's definition did not check.", "Correct the field that the message names, and apply today's crds/eventexports.yaml.";
     CredentialsMissing: "A Secret, or a key in it, that the spec refers to is not there.", "Make the Secret in the namespace of the EventExport, with the keys that the message names.";
@@ -77,7 +78,7 @@ reasons! {
     SourceUnreachable: "The Activity Tracker or its UAA does not answer, or fails.", "Check the address, proxy, certificate authority and network policy; it is tried again by itself.";
     DestinationUnreachable: "The store does not answer, or fails.", "Check the address, proxy, certificate authority and network policy; it is tried again by itself.";
     // A peer answers, and says no.
-    SourceRefused: "The Activity Tracker or its UAA refuses a request in a way that has no reason of its own here.", "Read what the message quotes; check the endpoint, and proxies and gateways on the way. It is tried again after minutes, later after hours.";
+    SourceRefused: "The Activity Tracker or its UAA refuses a request in a way that has no reason of its own here.", "Read what the message quotes; check the endpoint, and proxies and gateways on the way. It is tried again after minutes.";
     DestinationRefused: "The store refuses a request in a way that has no reason of its own here.", "Read what the message quotes; check the clock, the bucket's policy and what lies between. It is tried again after minutes.";
     // What was downloaded is not good.
     NotGzip: "The body of a download does not begin as gzip does: an error page, or something unpacked it on the way.", "Check proxies and gateways between the operator and the service; nothing was stored.";

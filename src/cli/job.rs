@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use ulid::Ulid;
+
 use super::exit::Fault;
 use super::manifest::{Manifest, ManifestError, Resource};
 use super::secrets::{self, Purpose};
@@ -15,7 +18,7 @@ use crate::export::connect::{self, Secrets, Surroundings};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
-use crate::export::wish::{Export, Persistence};
+use crate::export::wish::{Export, Persistence, Tenure};
 use crate::storage::{DirectoryStore, Store};
 use crate::tracker::TokenCache;
 
@@ -108,6 +111,7 @@ pub fn surroundings(
         tokens: tokens.clone(),
         pod_identity: true,
         holder: holder.to_owned(),
+        tenure: None,
         single_writer: wishes.single_writer,
         persistence: Persistence::Tries(TRIES),
         shard: wishes.shard,
@@ -122,6 +126,7 @@ pub async fn all(
     holder: &str,
 ) -> Result<Vec<Job>, Fault> {
     let tokens = TokenCache::new();
+    let tenure = Tenure::new(Ulid::generate().to_string(), Timestamp::now());
     let mut jobs = Vec::new();
     for resource in &manifest.exports {
         if resource.spec.suspend {
@@ -143,7 +148,10 @@ pub async fn all(
                 &[Purpose::Source, Purpose::Bucket, Purpose::Signing],
             )?,
         };
-        let around = surroundings(&resource, holder, &tokens, wishes);
+        let around = Surroundings {
+            tenure: Some(tenure.clone()),
+            ..surroundings(&resource, holder, &tokens, wishes)
+        };
         let export = export(&resource, &around, simulation.is_some())?;
         let tracker = connect::tracker(&resource.spec, &secrets, &around)
             .map_err(|failure| failed(&resource, &failure))?;

@@ -1,6 +1,8 @@
 //! The command line: arguments as typed become validated settings; one file per subcommand.
 
 pub mod archived;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod bad_input;
 pub mod closing;
 pub mod config;
 pub mod context;

@@ -256,7 +256,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
     let loaded = engine.clone();
     metrics.load.ask(move || loaded.load());
     let outgoing = traffic.clone();
-    let exporter = move |cluster: String| -> Arc<dyn Exporter> {
+    let exporter = move |cluster: String, process: String| -> Arc<dyn Exporter> {
         let (engine, tokens, grants) = (engine.clone(), tokens.clone(), grants.clone());
         let (hosts, store_hosts) = (hosts.clone(), store_hosts.clone());
         let traffic = outgoing.clone();
@@ -268,6 +268,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
             tokens,
             grants,
             cluster,
+            process,
         })
     };
     Ok(OperatorConfig {

@@ -283,6 +283,7 @@ pub(crate) mod tests {
             settle_after: SignedDuration::from_hours(6),
             accepted: Vec::new(),
             holder: "h".to_owned(),
+            tenure: None,
             single_writer: true,
             persistence: Persistence::Tries(5),
         }

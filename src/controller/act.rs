@@ -23,7 +23,7 @@ pub(super) async fn act(
     object: &Arc<EventExport>,
     deed: Deed,
 ) -> kube::Result<Option<EventExport>> {
-    let owner = owner(object);
+    let owner = owner(context, object);
     match deed {
         Deed::Leave => {}
         Deed::Start => start(context, object, owner),
@@ -108,20 +108,19 @@ async fn set_out(
     // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
     // complete is only looked at; should there be something to do after all, the finalizer is put on then.
     let (api, looks_only) = (context.api(object), is_complete(object));
-    let now = if looks_only || has_finalizer(object) {
-        api.get_opt(&owner.name).await
-    } else {
-        finalizer::put_on(&api, object).await
-    };
-    if !now
-        .map_err(not_begun)?
-        .is_some_and(|now| is_current(object, &now))
+    let mut now = api.get_opt(&owner.name).await.map_err(not_begun)?;
+    if let Some(there) = now.as_ref().filter(|now| is_current(object, now))
+        && !looks_only
+        && !has_finalizer(there)
     {
+        now = finalizer::put_on(&api, there).await.map_err(not_begun)?;
+    }
+    let Some(now) = now.filter(|now| is_current(object, now)) else {
         // Its change or deletion wakes us, or it is gone.
         return Err(runs::Outcome::NotBegun);
-    }
+    };
     context.runs.with(&owner.uid, |entry| {
-        entry.sessions = Some(has_finalizer(object) || !looks_only);
+        entry.sessions = Some(has_finalizer(&now) || !looks_only);
     });
     info!(export, "begins");
     Ok(job)

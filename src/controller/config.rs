@@ -27,8 +27,8 @@ pub struct OperatorConfig {
     /// How long exports may take to end and to delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
     pub stop_within: Duration,
-    /// What makes exports, once the name of the cluster is known.
-    pub exporter: Arc<dyn Fn(String) -> Arc<dyn Exporter> + Send + Sync>,
+    /// What makes exports, once the names of the cluster and of this process are known.
+    pub exporter: Arc<dyn Fn(String, String) -> Arc<dyn Exporter> + Send + Sync>,
     /// How requests leave; its fence is closed when the lease runs out.
     pub traffic: Traffic,
     /// How long the service keeps events, where that is known: for a metric only.

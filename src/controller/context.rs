@@ -1,6 +1,7 @@
 //! What every look at a resource needs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client, ResourceExt as _};
@@ -19,6 +20,12 @@ pub(super) struct Context {
     pub(super) announcer: Announcer,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
+    /// What tells this operator from others of the cluster: its Lease.
+    pub(super) operator: String,
+    /// How long another operator may take to answer.
+    pub(super) patience: Duration,
+    /// Since when this process leads.
+    pub(super) since: Timestamp,
     /// How long the service keeps events, as the operator was told.
     pub(super) retention: Option<SignedDuration>,
     pub(super) now: fn() -> Timestamp,
@@ -31,10 +38,13 @@ impl Context {
     }
 }
 
-pub(super) fn owner(object: &EventExport) -> Owner {
+pub(super) fn owner(context: &Context, object: &EventExport) -> Owner {
+    let uid = object.uid().unwrap_or_default();
+    let taken = context.runs.with(&uid, |entry| entry.others.since()).flatten();
     Owner {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
-        uid: object.uid().unwrap_or_default(),
+        uid,
+        since: taken.unwrap_or(context.since),
     }
 }

@@ -12,11 +12,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::claim::Others;
 use super::decide::{End, Observation, Work, deleting_since};
 use super::events::Allowance;
 use super::exporter::Job;
 use super::status::own;
-use crate::api::{EventExport, EventExportSpec, EventExportStatus};
+use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::Released;
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -29,6 +30,8 @@ pub const FINALIZER: &str = "eventexport.io/sessions";
 /// What is remembered of one resource.
 pub(super) struct Entry {
     pub(super) object: ObjectRef<EventExport>,
+    /// The newest version of it that was looked at.
+    newest: u64,
     pub(super) state: State,
     /// Whether sessions may be open; `None`: this process does not know, the finalizer does.
     pub(super) sessions: Option<bool>,
@@ -59,6 +62,8 @@ pub(super) struct Entry {
     /// What metrics show of it; `None`: it was not looked at yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) allowance: Allowance,
+    /// Other operators that would serve it.
+    pub(super) others: Others,
 }
 
 /// The contents of Secrets that are in use.
@@ -92,10 +97,18 @@ pub(super) struct Sent {
     pub(super) made: Option<String>,
 }
 
+/// The version of a resource. Versions are numbers that grow (KEP-5504).
+fn version(object: &EventExport) -> Option<u64> {
+    number(object.metadata.resource_version.as_deref())
+}
+
+fn number(version: Option<&str>) -> Option<u64> {
+    version?.parse().ok()
+}
+
 impl Sent {
-    /// Whether this version of the resource is older than the write. Versions are numbers that grow (KEP-5504).
+    /// Whether this version of the resource is older than the write.
     pub(super) fn is_later_than(&self, seen: Option<&str>) -> bool {
-        let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
         // A write that changed nothing never comes.
         let is_coming = seen == self.over.as_deref() && self.made != self.over;
         is_coming
@@ -130,6 +143,7 @@ impl Entry {
     pub(super) fn new(object: ObjectRef<EventExport>) -> Self {
         Self {
             object,
+            newest: 0,
             state: State::Fresh,
             sessions: None,
             job: None,
@@ -147,7 +161,28 @@ impl Entry {
             written: Written::default(),
             facts: None,
             allowance: Allowance::full(Instant::now()),
+            others: Others::default(),
         }
+    }
+
+    /// Whether nothing newer of it was looked at; from now on nothing older is.
+    pub(super) fn is_news(&mut self, object: &EventExport) -> bool {
+        let version = version(object).unwrap_or(self.newest);
+        let is_news = version >= self.newest;
+        if is_news {
+            self.newest = version;
+        }
+        is_news
+    }
+
+    /// What is there now is the newest, also where its number is lower: a cluster may be restored from a backup.
+    pub(super) fn begin_anew_from(&mut self, object: &EventExport) {
+        self.newest = version(object).unwrap_or_default();
+    }
+
+    /// Whether that is older than what was looked at of this one.
+    pub(super) fn outlives(&self, object: &EventExport) -> bool {
+        version(object).is_some_and(|version| version < self.newest)
     }
 
     /// What the decision needs to know.
@@ -199,7 +234,7 @@ impl Entry {
             && self
                 .written
                 .resting
-                .is_some_and(|ours| ours != status_digest(object.status.as_ref()))
+                .is_some_and(|ours| ours != resting_digest(object.status.as_ref()))
     }
 }
 
@@ -224,6 +259,16 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
 /// Tells statuses apart, within this process; conditions of others do not count.
 pub(super) fn status_digest(status: Option<&EventExportStatus>) -> u64 {
     digest(&status.map(own))
+}
+
+/// The same of a status that rests: what it says of other operators comes and goes meanwhile.
+pub(super) fn resting_digest(status: Option<&EventExportStatus>) -> u64 {
+    let mut status = status.cloned();
+    if let Some(status) = &mut status {
+        let contended = ConditionType::Contended.as_str();
+        status.conditions.retain(|condition| condition.type_ != contended);
+    }
+    status_digest(status.as_ref())
 }
 
 fn digest(value: &impl Serialize) -> u64 {

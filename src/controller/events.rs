@@ -9,6 +9,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tracing::{debug, warn};
 
+use super::said::plain;
 use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find};
 use crate::telemetry::Metrics;
 
@@ -112,6 +113,15 @@ pub fn sessions_left(ids: &[String], why: &str) -> Note {
         "sessions may be left open at the service ({which}): {why}; delete them by hand (`eventexport session delete ID`)"
     );
     note_of(true, "Delete", "SessionsLeft", note)
+}
+
+/// That another operator serves it.
+pub fn served_elsewhere(other: &str, me: &str) -> Note {
+    let note = format!(
+        "the operator of the Lease {other} serves this export, and the operator of the Lease {me} would, too, and leaves \
+         it alone: let one of them look after this namespace"
+    );
+    note_of(true, "Export", Reason::TwoOperators.as_str(), note)
 }
 
 fn note_of(warning: bool, action: &'static str, reason: &str, note: String) -> Note {
@@ -220,7 +230,11 @@ impl Announcer {
                 secondary: None,
             };
             if let Err(error) = self.recorder().publish(&event, &reference).await {
-                warn!(reason = event.reason, %error, "an Event could not be sent");
+                warn!(
+                    reason = event.reason,
+                    error = plain(&error),
+                    "an Event could not be sent"
+                );
             }
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use crate::export::engine::{Engine, Peers, Released};
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
-use crate::export::wish::{Export, Persistence};
+use crate::export::wish::{Export, Persistence, Tenure};
 use crate::tracker::TokenCache;
 
 /// Whose export it is.
@@ -27,6 +28,8 @@ pub struct Owner {
     pub name: String,
     /// `metadata.uid`.
     pub uid: String,
+    /// Since when this process alone serves it.
+    pub since: Timestamp,
 }
 
 /// Makes exports out of specs.
@@ -70,6 +73,8 @@ pub struct EngineExporter {
     pub grants: Vec<Grant>,
     /// What tells this cluster from others.
     pub cluster: String,
+    /// What tells this process from others.
+    pub process: String,
 }
 
 struct EngineJob {
@@ -95,6 +100,7 @@ impl Exporter for EngineExporter {
             pod_identity: granted(&self.grants, &owner.namespace, &spec.destination.s3),
             // Not the UID: a resource that was removed by force and made again goes on at once.
             holder: format!("{}/{}/{}", self.cluster, owner.namespace, owner.name),
+            tenure: Some(Tenure::new(self.process.clone(), owner.since)),
             // Only the holder of the lease runs exports.
             single_writer: true,
             persistence: Persistence::Forever,

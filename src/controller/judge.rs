@@ -56,8 +56,6 @@ pub const fn needs_person(reason: Reason) -> bool {
         | Reason::ForeignObject
         | Reason::JournalMismatch
         | Reason::SigningKeyInvalid
-        | Reason::SourceRefused
-        | Reason::DestinationRefused
         | Reason::SessionUnaccounted => true,
         Reason::Complete
         | Reason::CaughtUp
@@ -70,8 +68,11 @@ pub const fn needs_person(reason: Reason) -> bool {
         | Reason::SpaceFull
         | Reason::HeldBy
         | Reason::SessionsOpen
+        | Reason::TwoOperators
         | Reason::SourceUnreachable
         | Reason::DestinationUnreachable
+        | Reason::SourceRefused
+        | Reason::DestinationRefused
         | Reason::NotGzip
         | Reason::NotWhole
         | Reason::NotEvents
@@ -102,13 +103,20 @@ fn weigh(trouble: &Trouble) -> Weight {
         }
         Remedy::Retry(_) if trouble.window.is_none() && needs_person(trouble.reason) => Weight::Person,
         Remedy::Retry(_) if trouble.window.is_none() => Weight::Ill,
-        Remedy::Wait(_) if is_unreachable(trouble.reason) => Weight::Ill,
+        Remedy::Wait(_) if fails_outside(trouble.reason) => Weight::Ill,
         Remedy::Retry(_) | Remedy::Wait(_) => Weight::Waits,
     }
 }
 
-const fn is_unreachable(reason: Reason) -> bool {
-    matches!(reason, Reason::SourceUnreachable | Reason::DestinationUnreachable)
+/// Whether a peer does not do its part, which may pass: also a gateway that has lost its service for a moment refuses.
+const fn fails_outside(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::SourceUnreachable
+            | Reason::DestinationUnreachable
+            | Reason::SourceRefused
+            | Reason::DestinationRefused
+    )
 }
 
 /// Whether a trouble is something that went wrong, rather than something to wait for.

@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::election::{self, Hold, Record, Renewal, Step, Times};
+use super::said::plain;
 use super::{FENCE_MARGIN, metered};
 use crate::egress::{Fence, Traffic};
 use crate::telemetry::Health;
@@ -32,6 +33,14 @@ pub struct LeaseSettings {
     pub namespace: Option<String>,
     /// Its times.
     pub times: Times,
+}
+
+impl LeaseSettings {
+    /// Namespace and name: what tells the operators of one Lease from those of another.
+    pub(super) fn full_name(&self, client: &Client) -> String {
+        let namespace = self.namespace.as_deref().unwrap_or(client.default_namespace());
+        format!("{namespace}/{}", self.name)
+    }
 }
 
 /// A client for the lease alone: a connection of its own, no retries, limits on every step.
@@ -351,7 +360,7 @@ impl Leadership {
 async fn limited<T>(times: &Times, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
     let limit = times.request();
     tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
-        let what = format!("no answer from the API server within {} ms", limit.as_millis());
+        let what = format!("nothing within {} ms", limit.as_millis());
         Err(kube::Error::Service(what.into()))
     })
 }
@@ -372,12 +381,4 @@ fn version(lease: Option<&Lease>) -> Option<&str> {
 
 fn seconds(duration: Duration) -> Option<i32> {
     i32::try_from(duration.as_secs()).ok()
-}
-
-/// An error of the API server as one line.
-fn plain(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => other.to_string(),
-    }
 }

@@ -4,6 +4,7 @@
 //! [`lease`], and this file, which puts the parts together.
 
 mod act;
+mod claim;
 mod config;
 mod context;
 pub mod decide;
@@ -19,6 +20,7 @@ mod lease;
 mod metered;
 mod reconcile;
 mod runs;
+mod said;
 mod secret_watch;
 mod secrets;
 pub mod status;
@@ -42,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+pub use claim::{CONTENDER, OPERATOR};
 pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, Watching};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, Exporter, Job, Owner};
@@ -119,8 +122,11 @@ async fn lead(
     let context = Arc::new(Context {
         client: client.clone(),
         runs: runs.clone(),
-        exporter: (config.exporter)(cluster),
+        exporter: (config.exporter)(cluster, me.clone()),
         announcer: Announcer::new(client.clone(), me, metrics.clone()),
+        operator: config.lease.full_name(&client),
+        patience: claim::patience(&config.lease.times),
+        since: Timestamp::now(),
         metrics: metrics.clone(),
         health: observatory.health.clone(),
         retention: config.retention,
@@ -208,7 +214,13 @@ async fn look_at_all(
         .modify(strip)
         .inspect(move |event| match event {
             Ok(event) => keep_in_step(&runs, &existing, event),
-            Err(error) => warn!(%error, "EventExports cannot be watched (is crds/ applied?); trying again"),
+            Err(error) => {
+                let error = said::plain_of_watch(error);
+                warn!(
+                    error,
+                    "EventExports cannot be watched (is crds/ applied?); trying again"
+                );
+            }
         })
         .reflect(writer)
         .applied_objects();
@@ -286,7 +298,10 @@ async fn cluster_name(
                 status.message,
                 status.code
             ),
-            Ok(Err(error)) => warn!(%error, "the API server does not answer; trying again"),
+            Ok(Err(error)) => warn!(
+                error = said::plain(&error),
+                "the API server does not answer; trying again"
+            ),
             Err(_) => warn!("the API server does not answer in time; trying again"),
         }
         tokio::select! {

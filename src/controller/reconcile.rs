@@ -14,8 +14,9 @@ use tracing::{debug, warn};
 use super::act::act;
 use super::context::Context;
 use super::decide::{Deed, decide};
-use super::entry::{Entry, Kind, Sent, State, has_finalizer, spec_digest, status_digest};
-use super::{events, finalizer, gauges, status};
+use super::entry::{Entry, Kind, Sent, State, has_finalizer, resting_digest, spec_digest};
+use super::said::plain;
+use super::{claim, events, finalizer, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -47,7 +48,7 @@ pub const FIELD_MANAGER: &str = "eventexport.io/operator";
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookError {
     /// The API server refused, or did not answer.
-    #[error("the API server: {0}")]
+    #[error("{}", plain(.0))]
     Api(#[from] kube::Error),
     /// It took too long.
     #[error("it took longer than {} s", LIMIT.as_secs())]
@@ -95,7 +96,16 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
     let Some(uid) = object.uid() else {
         return Ok(Action::await_change());
     };
+    let Some(newest) = newest(object, &uid, context).await? else {
+        // Its deletion is on its way.
+        return Ok(Action::requeue(WRITE_EVERY));
+    };
+    let object = &newest;
     let now = (context.now)();
+    context.runs.enter(&uid, object, |_| ());
+    if let Err(pause) = claim::claim(context, object, &uid).await? {
+        return Ok(Action::requeue(pause));
+    }
     let seen = context
         .runs
         .enter(&uid, object, |entry| entry.observe(object, now));
@@ -119,8 +129,30 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
         Deed::Start | Deed::GiveUp => Some(SOON),
         _ => next.pause(now),
     });
-    let pause = [pause, decision.pause(now), next].into_iter().flatten().min();
+    let contended = context
+        .runs
+        .with(&uid, |entry| entry.others.contender().map(|(_, left)| left));
+    let pauses = [pause, decision.pause(now), next, contended.flatten()];
+    let pause = pauses.into_iter().flatten().min();
     Ok(pause.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// The resource as it was watched; or as it is, where a newer version was looked at before: a watch may show the past
+/// again. `None`: it is gone.
+async fn newest(
+    object: &Arc<EventExport>,
+    uid: &str,
+    context: &Context,
+) -> kube::Result<Option<Arc<EventExport>>> {
+    if context.runs.enter(uid, object, |entry| entry.is_news(object)) {
+        return Ok(Some(object.clone()));
+    }
+    let read = context.api(object).get_opt(&object.name_any()).await?;
+    let read = read.filter(|read| read.metadata.uid == object.metadata.uid);
+    if let Some(read) = &read {
+        context.runs.with(uid, |entry| entry.begin_anew_from(read));
+    }
+    Ok(read.map(Arc::new))
 }
 
 /// An export that was complete and is only looked at has no finalizer; it gets one as soon as sessions are opened.
@@ -256,11 +288,11 @@ async fn write_over(
     context: &Context,
 ) -> kube::Result<Written> {
     let phase = match known {
-        Known::Nothing => return Ok(Written::Settled(None)),
-        Known::Begins => status::Phase::Begins,
-        Known::Suspended { stopping } => status::Phase::Suspended { stopping: *stopping },
-        Known::Blocked(failure) => status::Phase::Blocked(failure),
-        Known::Seen(snapshot, export) => status::Phase::Seen(snapshot, export),
+        Known::Nothing => None,
+        Known::Begins => Some(status::Phase::Begins),
+        Known::Suspended { stopping } => Some(status::Phase::Suspended { stopping: *stopping }),
+        Known::Blocked(failure) => Some(status::Phase::Blocked(failure)),
+        Known::Seen(snapshot, export) => Some(status::Phase::Seen(snapshot, export)),
     };
     let subject = status::Subject {
         generation: object.metadata.generation.unwrap_or_default(),
@@ -272,7 +304,20 @@ async fn write_over(
         now: (context.now)(),
     };
     let before = &base.status;
-    let after = status::status(subject, phase, before);
+    let mut after = match phase {
+        Some(phase) => status::status(subject, phase, before),
+        None => before.clone(),
+    };
+    context.runs.with(uid, |entry| {
+        let contender = entry
+            .others
+            .contender()
+            .map(|(name, _)| (name, context.operator.as_str()));
+        status::contended(&mut after, subject, contender);
+    });
+    if phase.is_none() && after == *before {
+        return Ok(Written::Settled(None));
+    }
     let seen = match known {
         Known::Seen(snapshot, export) => Some((&**snapshot, &**export)),
         _ => None,
@@ -333,7 +378,7 @@ fn settle(entry: &mut Entry, object: &EventExport) {
     entry.written.last = None;
     if matches!(entry.state, State::Ended { .. }) && entry.failure.is_none() {
         entry.last = None;
-        entry.written.resting = Some(status_digest(object.status.as_ref()));
+        entry.written.resting = Some(resting_digest(object.status.as_ref()));
     }
 }
 

@@ -66,6 +66,7 @@ pub(super) struct Runs {
 #[derive(Default)]
 struct Entries {
     by_uid: HashMap<Arc<str>, Entry>,
+    by_name: HashMap<ObjectRef<EventExport>, Arc<str>>,
     by_secret: Users,
     serial: u64,
 }
@@ -122,10 +123,13 @@ impl Runs {
     /// Reads or changes what is remembered of a resource, which is remembered from now on.
     pub(super) fn enter<T>(&self, uid: &str, object: &EventExport, f: impl FnOnce(&mut Entry) -> T) -> T {
         let mut entries = self.lock();
-        f(entries
-            .by_uid
-            .entry(uid.into())
-            .or_insert_with(|| Entry::new(ObjectRef::from_obj(object))))
+        let Entries { by_uid, by_name, .. } = &mut *entries;
+        let entry = by_uid.entry(uid.into()).or_insert_with_key(|uid| {
+            let object = ObjectRef::from_obj(object);
+            by_name.insert(object.clone(), uid.clone());
+            Entry::new(object)
+        });
+        f(entry)
     }
 
     /// Reads or changes what is remembered of a resource; `None`: it is gone meanwhile.
@@ -296,6 +300,13 @@ impl Runs {
         if let State::Live(live) = &entry.state {
             live.stop.cancel();
         }
+        if entries
+            .by_name
+            .get(&entry.object)
+            .is_some_and(|known| **known == *uid)
+        {
+            entries.by_name.remove(&entry.object);
+        }
         let namespace = entry.object.namespace.unwrap_or_default();
         for name in &entry.secrets.named {
             uses_no_more(&mut entries.by_secret, uid, &namespace, name);
@@ -303,20 +314,19 @@ impl Runs {
     }
 
     /// Another resource of the same name is there: what is remembered of the one before is forgotten, even if nobody
-    /// said that it was deleted.
+    /// said that it was deleted. Not if the watch shows the past.
     pub(super) fn replace_namesake(&self, object: &EventExport) {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
-        let gone: Vec<_> = {
+        let known = {
             let entries = self.lock();
-            if entries.by_uid.contains_key(uid) {
-                return;
-            }
-            let known = ObjectRef::from_obj(object);
-            let namesakes = entries.by_uid.iter().filter(|(_, entry)| entry.object == known);
-            namesakes.map(|(uid, _)| uid.clone()).collect()
+            let known = entries.by_name.get(&ObjectRef::from_obj(object)).cloned();
+            known.filter(|known| {
+                let entry = entries.by_uid.get(known);
+                **known != *uid && !entry.is_some_and(|entry| entry.outlives(object))
+            })
         };
-        for uid in gone {
-            self.forget(&uid);
+        if let Some(known) = known {
+            self.forget(&known);
         }
     }
 
@@ -385,7 +395,12 @@ impl Resources for Runs {
             let facts = entry.facts.as_deref().cloned();
             (namespace.unwrap_or_default(), name, facts.unwrap_or_default())
         };
-        self.lock().by_uid.values().map(named).collect()
+        let entries = self.lock();
+        let ours = entries
+            .by_uid
+            .values()
+            .filter(|entry| !entry.others.are_serving());
+        ours.map(named).collect()
     }
 }
 

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::config::Watching;
 use super::runs::Runs;
+use super::said::plain_of_watch;
 use super::watching::watching;
 
 /// Nobody's credentials for us, and in many clusters most of all Secrets.
@@ -47,7 +48,11 @@ pub(super) async fn watch(client: Client, namespace: Option<&str>, times: Watchi
             Ok(Event::Apply(secret)) => wake(&runs, &secret, true).await,
             Ok(Event::Delete(secret)) => wake(&runs, &secret, false).await,
             Err(error) => {
-                warn!(%error, "Secrets cannot be watched: a change of credentials is noticed late; trying again");
+                let said = plain_of_watch(&error);
+                warn!(
+                    error = said,
+                    "Secrets cannot be watched: a change of credentials is noticed late; trying again"
+                );
                 if is_forbidden(&error) {
                     tokio::time::sleep(FORBIDDEN_PAUSE).await;
                 }

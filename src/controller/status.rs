@@ -279,6 +279,31 @@ fn judged(next: &mut EventExportStatus, subject: Subject, judgement: &Judgement)
     }
 }
 
+/// Says that another operator would serve it, or no longer.
+pub fn contended(next: &mut EventExportStatus, subject: Subject, contender: Option<(&str, &str)>) {
+    let Some((other, me)) = contender else {
+        next.conditions
+            .retain(|condition| condition.type_ != ConditionType::Contended.as_str());
+        return;
+    };
+    let subject = Subject {
+        now: whole(subject.now),
+        ..subject
+    };
+    let message = format!(
+        "the operator of the Lease {me} serves this export; that of the Lease {other} would, too, and leaves it alone: let \
+         one of them look after this namespace"
+    );
+    put(
+        next,
+        subject,
+        ConditionType::Contended,
+        Some(true),
+        Reason::TwoOperators,
+        &message,
+    );
+}
+
 fn put(
     next: &mut EventExportStatus,
     subject: Subject,

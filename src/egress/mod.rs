@@ -4,6 +4,8 @@
 //! The list is the operator's: a tenant names endpoints, the operator says which of them may be spoken to.
 
 mod allow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod bad_input;
 mod proxy;
 mod reserved;
 mod resolver;

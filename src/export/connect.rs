@@ -10,7 +10,7 @@ use super::keys::Root;
 use super::manifest::document::GapEntry;
 use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
 use super::shard::Shard;
-use super::wish::{Export, Persistence, Scope};
+use super::wish::{Export, Persistence, Scope, Tenure};
 use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
 use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
@@ -40,6 +40,8 @@ pub struct Surroundings {
     pub pod_identity: bool,
     /// Who exports, stable over restarts.
     pub holder: String,
+    /// Which process of that name it is, and since when it alone has it.
+    pub tenure: Option<Tenure>,
     /// Whether a store that ignores `If-None-Match` may be written to.
     pub single_writer: bool,
     /// How long to go on.
@@ -93,6 +95,7 @@ pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, F
         settle_after: checked.settle_after,
         accepted: checked.gaps.into_iter().map(accepted).collect(),
         holder: around.holder.clone(),
+        tenure: around.tenure.clone(),
         single_writer: around.single_writer,
         persistence: around.persistence,
     })

@@ -112,6 +112,8 @@ struct Plan<'a> {
     /// Cells that are not over yet, or not settled.
     future: Cells,
     gated: bool,
+    /// Whether what is there is of another source: then nothing is added to it.
+    foreign: bool,
     /// Whether a window is due that the gate keeps from starting, or would.
     due: bool,
     /// Whether this run tries something again, and not only a later one.
@@ -141,6 +143,7 @@ impl<'a> Plan<'a> {
             out: Decision::default(),
             future: Cells::default(),
             gated,
+            foreign: seen.journal.other_source(&seen.export.source).is_some(),
             due: false,
             pending: false,
         }
@@ -239,6 +242,10 @@ impl<'a> Plan<'a> {
             journal,
             ..
         } = *self.seen;
+        if self.foreign {
+            self.out.tally.waiting += 1;
+            return;
+        }
         if memory.too_slow(day) && !journal.splits.contains(&day) {
             self.due = true;
             if self.gated {

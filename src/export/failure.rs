@@ -241,7 +241,7 @@ mod tests {
         let failure = Failure::from(&refused);
         assert_eq!(
             (failure.reason, failure.remedy),
-            (Reason::SourceRefused, Remedy::Person)
+            (Reason::SourceRefused, Remedy::Wait(None))
         );
 
         let answered = |status: u16| {

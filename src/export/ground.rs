@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +137,11 @@ impl Ground {
     pub(super) fn settle_span(&self, id: AttemptId) -> Span {
         let (window, attempt) = (id.window, id.ulid);
         tracing::error_span!(parent: None, "settle", export = self.export.name, run = %self.id, %window, %attempt)
+    }
+
+    /// The store's clock less ours, by what it was just now.
+    pub(super) fn ahead(&self, store_now: Timestamp) -> SignedDuration {
+        store_now.duration_since((self.shared.now)())
     }
 
     pub(super) fn busy(&self, id: AttemptId) -> Busy<'_> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::keys::{AttemptId, Key, Root};
@@ -10,6 +10,7 @@ use super::manifest::Chain;
 use super::record::{AttemptRecord, Receipt};
 use super::snapshot::WindowFacts;
 use super::window::{Cells, Window};
+use super::wish::Export;
 use crate::storage::Listed;
 
 /// What the bucket says about one space and scope.
@@ -211,6 +212,15 @@ impl Journal {
         read.filter_map(move |(window, facts)| Some((window, self.mismatch(window, facts, source)?)))
     }
 
+    /// The first window that another source was asked for, and that source.
+    pub fn other_source(&self, source: &str) -> Option<(Window, &str)> {
+        let mut read = self
+            .receipts
+            .iter()
+            .filter_map(|(window, facts)| Some((*window, facts.as_ref()?.source.as_str())));
+        read.find(|(_, theirs)| *theirs != source)
+    }
+
     fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<Mismatch> {
         if receipt.source != source {
             return Some(Mismatch::Source(receipt.source.clone()));
@@ -235,6 +245,26 @@ impl Journal {
             .keys()
             .copied()
             .filter(move |window| !explained(window))
+    }
+
+    /// Attempts by our own holder's name that are another process's, which is at work now, get another holder here:
+    /// they are not ours to settle. `ahead`: the store's clock less ours.
+    pub fn tell_apart(&mut self, export: &Export, ahead: SignedDuration) {
+        let Some(tenure) = &export.tenure else { return };
+        let records = self
+            .attempts
+            .values_mut()
+            .filter_map(|facts| facts.record.as_mut());
+        for record in records.filter(|record| record.holder == export.holder) {
+            if tenure.is_shared(record, ahead) {
+                let process = record.process.as_deref().unwrap_or_default();
+                record.holder = format!(
+                    "{} (process {process}: another cluster or operator of the same name; stop one of them, or \
+                     give it a name of its own)",
+                    export.holder
+                );
+            }
+        }
     }
 
     /// Attempts at a day or its hours that somebody else may still be working on.
@@ -298,6 +328,7 @@ mod tests {
     use super::*;
     use crate::export::record::Record;
     use crate::export::verdict::Verdict;
+    use crate::export::wish::Tenure;
     use ulid::Ulid;
 
     fn window(text: &str) -> Window {
@@ -403,6 +434,36 @@ mod tests {
     }
 
     #[test]
+    fn what_another_process_of_our_name_began_after_we_did_is_not_ours() {
+        let tenure = Tenure::new("we-2", Timestamp::from_second(1_000).unwrap());
+        let record = |process: Option<&str>, second: i64| AttemptRecord {
+            schema: AttemptRecord::SCHEMA.to_owned(),
+            holder: "we".to_owned(),
+            process: process.map(str::to_owned),
+            source: "https://a".to_owned(),
+            started_at: Timestamp::from_second(second).unwrap(),
+            deadline: Timestamp::MAX,
+            tracker_user: None,
+            open_before: Vec::new(),
+        };
+        let level = SignedDuration::ZERO;
+        for (process, second, ahead, shared) in [
+            (Some("we-1"), 1_006, level, true),
+            (Some("we-1"), 1_005, level, false),
+            (Some("we-1"), 400, level, false),
+            (Some("we-2"), 1_600, level, false),
+            // Of an older version.
+            (None, 1_600, level, false),
+            // The store's clock is ten minutes ahead of ours.
+            (Some("we-1"), 1_600, SignedDuration::from_mins(10), false),
+            (Some("we-1"), 1_606, SignedDuration::from_mins(10), true),
+        ] {
+            let record = record(process, second);
+            assert_eq!(tenure.is_shared(&record, ahead), shared, "{record:?}");
+        }
+    }
+
+    #[test]
     fn what_a_newer_listing_has_read_is_kept() {
         let day = window("2018-06-01");
         let id = AttemptId {
@@ -414,6 +475,7 @@ mod tests {
         let record = AttemptRecord {
             schema: AttemptRecord::SCHEMA.to_owned(),
             holder: "somebody".to_owned(),
+            process: None,
             source: "https://a".to_owned(),
             started_at: Timestamp::UNIX_EPOCH,
             deadline: Timestamp::MAX,

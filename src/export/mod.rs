@@ -5,6 +5,8 @@
 //! (one window), `settle` (after a crash), `manifest` (what it all adds up to), `engine` (the entrance).
 
 mod attempt;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod bad_input;
 pub mod budget;
 mod commit;
 pub mod connect;

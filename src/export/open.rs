@@ -75,6 +75,7 @@ pub(super) async fn open(ground: &Ground, window: Window) -> Result<Opening<'_>,
     let attempt = AttemptRecord {
         schema: AttemptRecord::SCHEMA.to_owned(),
         holder: export.holder.clone(),
+        process: export.tenure.as_ref().map(|tenure| tenure.process.clone()),
         source: export.source.clone(),
         started_at,
         deadline: started_at.saturating_add(longest).unwrap_or(Timestamp::MAX),
@@ -150,9 +151,10 @@ async fn begin(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) -> Resul
     let support = support(ground, id, attempt)
         .await
         .map_err(|failure| (failure, Trace::Upload))?;
-    let seen = glance(&*ground.peers.store, &export.root, id)
+    let mut seen = glance(&*ground.peers.store, &export.root, id)
         .await
         .map_err(not_sent)?;
+    seen.tell_apart(export, ground.ahead(attempt.started_at));
     let taken = |other: &Window| overlap(*other, window);
     if seen.receipts.keys().any(taken) || seen.objects.keys().any(taken) {
         return Ok(None);

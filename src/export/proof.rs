@@ -213,7 +213,9 @@ impl Proof {
             let (batch, mut sha) = (batch.clone(), std::mem::take(&mut state.sha));
             tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                batch.iter().for_each(|bytes| sha.update(bytes));
+                for bytes in &batch {
+                    sha.update(bytes);
+                }
                 sha
             })
         });

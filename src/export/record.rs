@@ -88,6 +88,9 @@ pub struct AttemptRecord {
     pub schema: String,
     /// Who tries: stable over restarts of the same holder.
     pub holder: String,
+    /// Which process of that holder: another one after each start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// The source endpoint.
     pub source: String,
     /// When it began, by the store's clock.

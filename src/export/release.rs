@@ -11,7 +11,7 @@ use crate::api::Reason;
 pub(super) async fn release(ground: &Ground) -> Released {
     let mut released = Released::default();
     let store = &*ground.peers.store;
-    let (journal, now) = match (observe(store, &ground.export.root).await, store.now().await) {
+    let (mut journal, now) = match (observe(store, &ground.export.root).await, store.now().await) {
         (Ok(journal), Ok(now)) => (journal, now),
         (Err(failure), _) => {
             return Released {
@@ -28,6 +28,7 @@ pub(super) async fn release(ground: &Ground) -> Released {
             };
         }
     };
+    journal.tell_apart(&ground.export, ground.ahead(now));
     let mut hope = false;
     for (id, facts) in &journal.attempts {
         let theirs = facts

@@ -147,7 +147,11 @@ impl Run {
         }
         let store = &*self.ground.peers.store;
         match observe(store, &self.ground.export.root).await {
-            Ok(journal) => {
+            Ok(mut journal) => {
+                if let Ok(store_now) = store.now().await {
+                    self.store_ahead = self.ground.ahead(store_now);
+                }
+                journal.tell_apart(&self.ground.export, self.store_ahead);
                 self.journal = Some(journal);
                 self.memory.sealed.clear();
                 self.listed = self.now();
@@ -159,11 +163,7 @@ impl Run {
                 let now = self.now();
                 self.blinded = true;
                 self.memory.gated(failure.of_export(), now, rand::random());
-                return;
             }
-        }
-        if let Ok(store_now) = store.now().await {
-            self.store_ahead = store_now.duration_since(self.now());
         }
     }
 

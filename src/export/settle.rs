@@ -354,7 +354,8 @@ async fn abort_uploads(ground: &Ground, id: AttemptId) -> Result<(), Failure> {
 async fn first_under_way(ground: &Ground, id: AttemptId) -> Result<Option<Timestamp>, Failure> {
     let store = &*ground.peers.store;
     let now = store.now().await.map_err(|error| Failure::from(&error))?;
-    let seen = observe_day(store, &ground.export.root, id.window).await?;
+    let mut seen = observe_day(store, &ground.export.root, id.window).await?;
+    seen.tell_apart(&ground.export, ground.ahead(now));
     let busy = lock(&ground.busy).clone();
     let under_way = seen.attempts.iter().filter(|(other, facts)| {
         let theirs = facts

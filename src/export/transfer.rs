@@ -261,6 +261,12 @@ impl Parts<'_> {
     }
 
     async fn abandon(&mut self) {
+        // A part that is cut off on its way may still arrive, and outlive the abort: then it is aborted once more.
+        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
+        // Who is told to stop has no time for that: the next start sweeps it.
+        if !self.flying.is_empty() && !self.route.stop.is_cancelled() {
+            self.route.loose.store(true, Ordering::Relaxed);
+        }
         self.flying.shutdown().await;
         if let Some(upload) = self.upload.take()
             && let Err(error) = self.route.store.abort_upload(&upload).await

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::keys::Root;
 use super::manifest::document::GapEntry;
+use super::record::AttemptRecord;
 use super::shard::{SHARDS_MAX, Shard};
 use super::window::{Cells, Window};
 
@@ -47,6 +48,43 @@ pub enum Persistence {
     Tries(u32),
 }
 
+/// How far the clocks of a store's servers, and a clock and a reading of it, may be apart: 5 s.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_secs(5);
+
+/// That a process alone goes by its holder's name: what it finds of an earlier time is a leftover, of itself or of who had
+/// the name before. What another process begins by that name later shows that the name was given twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenure {
+    /// Which process: a name that no other has.
+    pub process: String,
+    /// Since when, by its own clock.
+    pub since: Timestamp,
+}
+
+impl Tenure {
+    /// Of a process that begins `since` then.
+    pub fn new(process: impl Into<String>, since: Timestamp) -> Self {
+        Self {
+            process: process.into(),
+            since,
+        }
+    }
+
+    /// Whether an attempt by the same name is another process's that is at work now. `ahead`: the store's clock less
+    /// ours.
+    pub fn is_shared(&self, attempt: &AttemptRecord, ahead: SignedDuration) -> bool {
+        let began = attempt
+            .started_at
+            .checked_sub(ahead)
+            .unwrap_or(attempt.started_at);
+        let other = attempt
+            .process
+            .as_ref()
+            .is_some_and(|process| *process != self.process);
+        other && began.duration_since(self.since) > CLOCKS_APART
+    }
+}
+
 /// One export, validated.
 #[derive(Clone, Debug)]
 pub struct Export {
@@ -76,6 +114,8 @@ pub struct Export {
     pub accepted: Vec<GapEntry>,
     /// Who exports: stable over restarts, different for everyone else.
     pub holder: String,
+    /// Since when this process alone goes by that name; `None`: not known, and then nobody else is suspected of it.
+    pub tenure: Option<Tenure>,
     /// Whether a store that ignores `If-None-Match` may be written to: under a lease, or by a person's word.
     pub single_writer: bool,
     /// How long to go on.

@@ -55,6 +55,8 @@ pub use effect::{At, Effect, ErrorForm, ListForm, Nothing, Resume, Second, Silen
 pub use fault::{Fault, Kind, Windows};
 pub use ledger::{Download, Ledger};
 pub use presets::{NotAFault, presets};
+#[cfg(test)]
+pub(crate) use random::Random;
 pub use service::SessionView;
 pub use settings::{
     DEFAULT_API_KEY, DEFAULT_PASSWORD, DEFAULT_PERSON, DEFAULT_USER, Framing, Gzip, JsonShape, Members,

@@ -2,11 +2,11 @@
 
 /// A stream of numbers that depends on its seed only.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// A stream for a seed and whatever tells it from its neighbours.
-    pub(super) fn new(seed: u64, apart: &[u64]) -> Self {
+    pub(crate) fn new(seed: u64, apart: &[u64]) -> Self {
         let mut random = Self(seed);
         for part in apart {
             random.0 = random.next() ^ part.wrapping_mul(0xD6E8_FEB8_6659_FD93);
@@ -25,7 +25,7 @@ impl Random {
     }
 
     /// A number below `end`; 0 when `end` is 0.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         // The high half of the product: no division, and a bias below 2⁻³² for the small ends used here.
         u64::try_from((u128::from(self.next()) * u128::from(end)) >> 64).unwrap_or(0)
     }

@@ -3,6 +3,8 @@
 //! A store gives the engine five promises: a key is created once when asked so, bytes are checked by a
 //! checksum on arrival, an upload is all or nothing, a listing shows every key, and time is the store's own.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod bad_input;
 pub mod conditional;
 mod directory;
 mod directory_facts;

@@ -16,10 +16,10 @@ use super::traces::{self, Traces, TracesError};
 /// `info,eventexport::export=debug`.
 pub const FILTER_VARIABLE: &str = "EVENTEXPORT_LOG";
 
-/// What is logged when the variable is absent. The Kubernetes client repeats at `info` what our own lines say, and each
-/// request that failed at `error`, without saying what is to be done.
+/// What is logged when the variable is absent. The Kubernetes client repeats at `info` and `warn` what our own lines say,
+/// whole pages of gateways among it, and each request that failed at `error`, without saying what is to be done.
 const DEFAULT_FILTER: &str =
-    "info,kube=warn,kube_client=warn,kube_client::client::builder=off,kube_runtime=warn";
+    "info,kube=error,kube_client=error,kube_client::client::builder=off,kube_runtime=error";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -1,6 +1,8 @@
 //! The Activity Tracker v3 client: tokens, sessions, the daily listing, and downloads that resume.
 //! Knows nothing of S3 or Kubernetes.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod bad_input;
 mod client;
 mod config;
 mod credentials;

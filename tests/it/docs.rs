@@ -244,3 +244,33 @@ fn the_threat_model_names_tests_that_exist() {
     }
     assert!(count > 20, "{count} threats were found in the tables");
 }
+
+#[test]
+fn every_mutation_is_told_with_what_notices_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let told = fs::read_to_string(root.join("docs/faults.md")).unwrap();
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(root.join("tests/mutations")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "patch") {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let patch = fs::read_to_string(&path).unwrap();
+            let breaks = patch
+                .lines()
+                .find_map(|line| line.strip_prefix("Breaks: "))
+                .unwrap();
+            assert!(
+                told.contains(&format!("| `{name}` | {breaks} | `")),
+                "{name} is not in docs/faults.md"
+            );
+            names.insert(name);
+        }
+    }
+    let rows = told.split("## Mutations").nth(1).unwrap().lines();
+    let rows = rows.filter(|line| line.starts_with("| `")).count();
+    assert_eq!(
+        rows,
+        names.len(),
+        "docs/faults.md tells of mutations that there are not"
+    );
+}

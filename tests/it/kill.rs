@@ -4,7 +4,7 @@
 mod again;
 pub(crate) mod bucket;
 mod full;
-mod moments;
+pub(crate) mod moments;
 pub(crate) mod same;
-mod scene;
+pub(crate) mod scene;
 mod weak;

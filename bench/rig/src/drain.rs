@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -20,7 +21,15 @@ const KEPT: usize = 64 << 10;
 const ETAG: &str = "\"00000000000000000000000000000000-1\"";
 
 #[derive(Clone, Default)]
-struct Bucket(Arc<Mutex<BTreeMap<String, Object>>>);
+struct Bucket(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    objects: Mutex<BTreeMap<String, Object>>,
+    /// Bytes of the parts of each upload so far.
+    uploads: Mutex<BTreeMap<String, u64>>,
+    last: AtomicU64,
+}
 
 #[derive(Clone)]
 struct Object {
@@ -75,7 +84,7 @@ impl Service for Bucket {
 
 impl Bucket {
     fn decide(&self, head: &Head, body: &[u8], length: u64) -> Reply {
-        let mut objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.0.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, key) = head
             .path
             .trim_start_matches('/')
@@ -92,13 +101,19 @@ impl Bucket {
             objects.insert(key.to_owned(), object);
             reply
         };
+        let mut uploads = self.0.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let upload = head.query.get("uploadId").cloned().unwrap_or_default();
+        // Of a body in chunks that carry its checksum.
+        let decoded = head
+            .header("x-amz-decoded-content-length")
+            .and_then(|value| value.parse().ok());
         match head.method.as_str() {
-            "PUT" if has("partNumber") => Reply::Empty(200),
+            "PUT" if has("partNumber") => {
+                *uploads.entry(upload).or_default() += decoded.unwrap_or(length);
+                Reply::Empty(200)
+            }
             "PUT" if key.is_empty() => Reply::Empty(200),
             "PUT" => {
-                let decoded = head
-                    .header("x-amz-decoded-content-length")
-                    .and_then(|value| value.parse().ok());
                 let facts = ["x-amz-checksum-crc64nvme", "x-amz-checksum-sha256"].into_iter();
                 let facts = facts
                     .filter_map(|name| Some((name.to_owned(), head.header(name)?.to_owned())))
@@ -116,16 +131,15 @@ impl Bucket {
                 created(&mut objects, object, Reply::Empty(200))
             }
             "POST" if has("uploads") => {
-                let text = "<InitiateMultipartUploadResult><UploadId>bench</UploadId></InitiateMultipartUploadResult>";
-                Reply::Xml(200, text.to_owned())
+                let id = self.0.last.fetch_add(1, Ordering::Relaxed);
+                let text = format!(
+                    "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+                );
+                Reply::Xml(200, text)
             }
             "POST" if has("uploadId") => {
-                let size = head
-                    .header("x-amz-mp-object-size")
-                    .and_then(|value| value.parse().ok())
-                    .unwrap_or(0);
                 let object = Object {
-                    size,
+                    size: uploads.remove(&upload).unwrap_or(0),
                     bytes: Vec::new(),
                     facts: Vec::new(),
                     written: SystemTime::now(),
@@ -149,7 +163,7 @@ impl Bucket {
                 Reply::Xml(200, result + "</DeleteResult>")
             }
             "DELETE" => {
-                if !has("uploadId") {
+                if uploads.remove(&upload).is_none() {
                     objects.remove(key);
                 }
                 Reply::Empty(204)

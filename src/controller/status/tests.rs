@@ -37,6 +37,7 @@ fn export() -> Export {
         settle_after: SignedDuration::from_hours(6),
         accepted: Vec::new(),
         holder: "cluster/uid".to_owned(),
+        tenure: None,
         single_writer: true,
         persistence: Persistence::Forever,
     }

@@ -112,15 +112,21 @@ impl Plan<'_> {
 
     pub(super) fn mismatches(&mut self) {
         let Observation { journal, export, .. } = *self.seen;
+        // Also of days that this export does not want: an archive is of one source.
+        if let Some((window, source)) = journal.other_source(&export.source) {
+            let message = format!(
+                "the receipt of {window} is about events of {source}, not of {}, and an archive is of one source: nothing \
+                 is added to it; use another prefix",
+                export.source
+            );
+            self.say(Reason::JournalMismatch, message, None, Remedy::Person, None);
+        }
         for (window, mismatch) in journal.mismatches(&export.source) {
             if !self.wanted.touches(window) || self.is_accepted(window) {
                 continue;
             }
             let message = match mismatch {
-                Mismatch::Source(source) => format!(
-                    "the receipt of {window} is about events of {source}, not of {}: use another prefix",
-                    export.source
-                ),
+                Mismatch::Source(_) => continue,
                 Mismatch::ObjectMissing => format!(
                     "the receipt of {window} states an object that is not there: restore it, or remove the receipt to export it again"
                 ),

@@ -89,6 +89,7 @@ fn attempt(holder: &str, deadline: Timestamp) -> AttemptRecord {
     AttemptRecord {
         schema: AttemptRecord::SCHEMA.to_owned(),
         holder: holder.to_owned(),
+        process: None,
         source: SOURCE.to_owned(),
         started_at: at(0),
         deadline,
@@ -175,6 +176,7 @@ fn exports() -> impl Strategy<Value = Export> {
                         })
                         .collect(),
                     holder: "we".to_owned(),
+                    tenure: None,
                     single_writer: false,
                     persistence,
                 }

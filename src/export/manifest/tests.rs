@@ -40,6 +40,7 @@ pub(super) fn export(last: i8) -> Export {
         settle_after: SignedDuration::from_hours(6),
         accepted: Vec::new(),
         holder: "we".to_owned(),
+        tenure: None,
         single_writer: false,
         persistence: Persistence::Forever,
     }

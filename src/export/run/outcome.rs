@@ -124,7 +124,8 @@ impl Run {
     pub(super) async fn refresh(&mut self, window: Window) {
         let newer = observe_day(&*self.ground.peers.store, &self.ground.export.root, window).await;
         match (newer, &mut self.journal) {
-            (Ok(newer), Some(journal)) => {
+            (Ok(mut newer), Some(journal)) => {
+                newer.tell_apart(&self.ground.export, self.store_ahead);
                 journal.replace_day(window, newer);
                 self.memory.sealed.retain(|period| !touches(*period, window));
             }

@@ -58,24 +58,21 @@ pub struct ResourceFacts {
 }
 
 impl ResourceFacts {
-    /// Who is shown first where not all are: what needs a person, what fails, what works, what rests.
+    /// Who is shown first where not all are: what needs a person, what fails, what is suspended,
+    /// what works, what rests.
     fn rank(&self) -> u8 {
-        match self {
-            Self {
-                stalled: Some(true), ..
-            } => 0,
-            Self {
-                ready: Some(false),
-                suspended: false,
-                ..
-            } => 1,
-            _ if self.complete == Some(true) || self.suspended => 4,
-            Self {
-                oldest_missing: None,
-                ready: Some(true),
-                ..
-            } => 3,
-            _ => 2,
+        if self.stalled == Some(true) {
+            0
+        } else if self.suspended {
+            2
+        } else if self.ready == Some(false) {
+            1
+        } else if self.complete == Some(true) {
+            5
+        } else if self.ready == Some(true) && self.oldest_missing.is_none() {
+            4
+        } else {
+            3
         }
     }
 }

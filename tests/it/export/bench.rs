@@ -65,6 +65,7 @@ impl Bench {
             settle_after: SignedDuration::from_hours(6),
             accepted: Vec::new(),
             holder: "tests/one".to_owned(),
+            tenure: None,
             single_writer: false,
             persistence: Persistence::Tries(4),
         };

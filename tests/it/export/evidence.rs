@@ -8,7 +8,7 @@ use std::time::Duration;
 use eventexport::api::Reason;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::wish::{Export, Persistence};
-use eventexport::storage::Store;
+use eventexport::storage::{Condition, Crc64, ObjectClass, PutOptions, Segments, Store};
 use jiff::civil::date;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +113,45 @@ async fn an_object_that_carries_its_receipt_is_adopted_without_a_download() {
     let copy = std::fs::read(object(&bench, "date=2018-06-02/events.json.gz")).unwrap();
     std::fs::write(object(&bench, "date=2018-06-03/events.json.gz"), copy).unwrap();
     said(&run(&bench).await, Reason::ForeignObject, "2018-06-03");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_bytes_that_carry_a_receipt_are_not_adopted_by_it() {
+    let bench = bench().await;
+    assert!(run(&bench).await.complete);
+    let (store, key) = (bench.store(), "date=2018-06-03/events.json.gz");
+    let whole = format!("{}/{key}", bench.export.root.as_str().trim_end_matches('/'));
+    let carried = store.head(&whole).await.unwrap().unwrap().metadata;
+    std::fs::remove_file(bench.root().join("_journal/2018-06-03.receipt.json")).unwrap();
+    let options = PutOptions {
+        condition: Condition::Overwrite,
+        crc64: Crc64::of(b"somebody's"),
+        metadata: carried,
+        content_type: "application/gzip",
+        class: ObjectClass::Evidence,
+    };
+    let body = Segments::from(bytes::Bytes::from_static(b"somebody's"));
+    store.put(&whole, body, &options).await.unwrap();
+    said(&run(&bench).await, Reason::ForeignObject, key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_somebody_else_that_appears_meanwhile_is_not_taken_for_ours() {
+    let mut settings = settings();
+    settings.latency = Duration::from_millis(300);
+    let bench = Bench::start(settings, date(2018, 6, 3), date(2018, 6, 3)).await;
+    let path = object(&bench, "date=2018-06-03/events.json.gz");
+    let appears = async {
+        while bench.simulator.open_sessions().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        std::fs::write(&path, "somebody's").unwrap();
+    };
+    let (snapshot, ()) = tokio::join!(bench.run(), appears);
+    said(&snapshot, Reason::ForeignObject, "2018-06-03");
+    assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+    let ledger = bench.simulator.ledger();
+    assert_eq!((ledger.open_now, ledger.opened), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use eventexport::api::Reason;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::wish::Export;
+use eventexport::export::wish::{Export, Tenure};
 use eventexport::storage::Store;
 use jiff::civil::date;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +86,36 @@ async fn two_holders_of_overlapping_ranges_store_everything_once() {
     }
 }
 
+/// As the operators of a cluster that was restored beside the first one.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_of_one_name_leave_each_other_s_work_alone() {
+    let bench = Bench::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
+    let created = Arc::new(Created::default());
+    // Both are there for longer than clocks may be apart.
+    let since = Timestamp::now() - SignedDuration::from_mins(1);
+    let named = |process: &str| Export {
+        tenure: Some(Tenure::new(process, since)),
+        ..bench.export.clone()
+    };
+    let (one, two) = (named("one"), named("two"));
+    let ends = tokio::join!(process(&bench, &one, &created), process(&bench, &two, &created));
+    for (snapshot, name) in [(&ends.0, "one"), (&ends.1, "two")] {
+        assert!(
+            snapshot.complete || held(snapshot),
+            "{name}: {:?}",
+            snapshot.troubles
+        );
+    }
+    assert_eq!(evidence(&bench), 14, "together they store everything");
+    assert!(process(&bench, &one, &created).await.complete);
+    assert_eq!(faults_of(&bench, &created).await, Vec::<String>::new());
+    assert_eq!(
+        bench.simulator.ledger().opened,
+        7,
+        "no session was taken from the other"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_holders_that_begin_at_once_one_goes_on() {
     let rounds = (0..24).map(|round| async move {
@@ -138,7 +169,8 @@ async fn a_window_is_taken_over_after_the_deadline_of_its_holder_and_its_session
         ("receipt.json", Strike::DieBefore),
     ] {
         let mut bench = Bench::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
-        bench.limits.attempt = Duration::from_secs(4);
+        // Long enough for a look before it is over, on a machine that also compiles.
+        bench.limits.attempt = Duration::from_secs(8);
         let created = Arc::new(Created::default());
         dies(&bench, &created, call, strike).await;
         assert_eq!(bench.simulator.ledger().open_now, 1);

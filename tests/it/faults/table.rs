@@ -67,6 +67,10 @@ impl Table {
         self.sum(|cell| cell.broken) == 0
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
     /// In one line.
     pub(crate) fn line(&self) -> String {
         format!(

@@ -331,7 +331,8 @@ async fn a_view_of_the_past_takes_nothing_back() -> Result<()> {
     scene.at_rest().await?;
     ensure!(
         (begun("june"), begun("july")) == before,
-        "it began by an old view"
+        "it began by an old view: june and july {before:?} times before, then {:?}",
+        (begun("june"), begun("july"))
     );
     scene.becomes("june", SUSPENDED).await?;
     scene.becomes("july", COMPLETE).await?;

@@ -125,7 +125,8 @@ fn play(reason: Reason) -> Option<Play> {
             expired: [DAY].into_iter().collect(),
             ..missing
         },
-        Reason::Accepted => return None,
+        // Of conditions of their own.
+        Reason::Accepted | Reason::TwoOperators => return None,
     };
     Some(Play::Shows(Box::new(snapshot)))
 }

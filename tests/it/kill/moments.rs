@@ -220,7 +220,7 @@ impl Moment {
 }
 
 /// The store was asked successfully once only to make each object and each receipt visible.
-fn created_once(days: &[Date], seen: &[Seen]) -> Result<()> {
+pub(crate) fn created_once(days: &[Date], seen: &[Seen]) -> Result<()> {
     for day in days {
         let object = format!("date={day}/events.json.gz");
         let receipt = format!("{day}.receipt.json");

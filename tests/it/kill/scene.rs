@@ -16,33 +16,33 @@ use super::bucket::Bucket;
 use crate::bed::{Cluster, Gateway};
 use crate::faults::Victim;
 
-pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// Where all keys are.
-pub(super) const ROOT: &str = "tracker/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space/";
+pub(crate) const ROOT: &str = "tracker/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space/";
 
 /// Long, because a machine that also compiles is slow.
-pub(super) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-pub(super) struct Scene {
-    pub(super) cluster: &'static Cluster,
-    pub(super) gateway: &'static Gateway,
-    pub(super) simulator: Simulator,
-    pub(super) bucket: Bucket,
-    pub(super) folder: tempfile::TempDir,
+pub(crate) struct Scene {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) gateway: &'static Gateway,
+    pub(crate) simulator: Simulator,
+    pub(crate) bucket: Bucket,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// Which days, and where the peers are: themselves, or proxies before them.
-pub(super) struct Wish<'a> {
-    pub(super) start: &'a str,
-    pub(super) end: &'a str,
-    pub(super) parallelism: u8,
-    pub(super) source: &'a str,
-    pub(super) store: &'a str,
+pub(crate) struct Wish<'a> {
+    pub(crate) start: &'a str,
+    pub(crate) end: &'a str,
+    pub(crate) parallelism: u8,
+    pub(crate) source: &'a str,
+    pub(crate) store: &'a str,
 }
 
 impl Scene {
-    pub(super) async fn start(name: &str, settings: Settings) -> Result<Self> {
+    pub(crate) async fn start(name: &str, settings: Settings) -> Result<Self> {
         let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
         let namespace = cluster.namespace(name).await;
         Ok(Self {
@@ -55,12 +55,12 @@ impl Scene {
     }
 
     /// Also the name of the bucket.
-    pub(super) fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         &self.bucket.name
     }
 
     /// The resource and its Secrets, as documents of one file; the bucket may be another.
-    pub(super) fn manifest(&self, wish: &Wish<'_>, bucket: &str) -> String {
+    pub(crate) fn manifest(&self, wish: &Wish<'_>, bucket: &str) -> String {
         let metadata = |name: &str| json!({ "namespace": self.namespace(), "name": name });
         let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata(name), "stringData": data });
         let (key, hidden) = (self.gateway.access_key(), self.gateway.secret_key());
@@ -86,11 +86,11 @@ impl Scene {
         documents.map(|document| document.to_string()).join("\n---\n")
     }
 
-    pub(super) async fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> Result<String> {
+    pub(crate) async fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> Result<String> {
         self.cluster.kubectl(args, stdin).await.success()
     }
 
-    pub(super) async fn apply(&self, wish: &Wish<'_>) -> Result<()> {
+    pub(crate) async fn apply(&self, wish: &Wish<'_>) -> Result<()> {
         let manifest = self.manifest(wish, &self.bucket.name);
         self.kubectl(&["apply", "-f", "-"], Some(&manifest))
             .await
@@ -99,7 +99,7 @@ impl Scene {
 
     /// A process of the operator. Its lease is the same each time; only its times are short, so that a killed one is
     /// soon known to be gone.
-    pub(super) fn operator(&self) -> Result<Arc<Victim>> {
+    pub(crate) fn operator(&self) -> Result<Arc<Victim>> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -128,12 +128,12 @@ impl Scene {
     }
 
     /// What the operator said.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// As a person waits for it; returns the status.
-    pub(super) async fn complete(&self) -> Result<Value> {
+    pub(crate) async fn complete(&self) -> Result<Value> {
         let timeout = format!("--timeout={}s", PATIENCE.as_secs());
         let wait = [
             "wait",
@@ -149,21 +149,21 @@ impl Scene {
         Ok(status)
     }
 
-    pub(super) async fn status(&self) -> Result<Value> {
+    pub(crate) async fn status(&self) -> Result<Value> {
         let get = ["get", "eventexport", "june", "-n", self.namespace(), "-o", "json"];
         let mut object: Value = serde_json::from_str(&self.kubectl(&get, None).await?)?;
         Ok(object.get_mut("status").map(Value::take).unwrap_or_default())
     }
 
     /// The bytes that the service gives for a day.
-    pub(super) fn served(&self, day: Date) -> Vec<u8> {
+    pub(crate) fn served(&self, day: Date) -> Vec<u8> {
         let body = self.simulator.body_of(SPACE, false, day, None);
         body.flat_map(|piece| piece.to_vec()).collect()
     }
 
     /// A receipt for each of these days, an object where it has events, and one manifest; nothing doubled, nothing overwritten, no
     /// session open, no upload left, nothing but receipts in the journal.
-    pub(super) async fn is_whole(&self, days: &[Date]) -> Result<()> {
+    pub(crate) async fn is_whole(&self, days: &[Date]) -> Result<()> {
         let receipt = |day: &Date| format!("{ROOT}_journal/{day}.receipt.json");
         let object = |day: &Date| format!("{ROOT}date={day}/events.json.gz");
         let is_busy = |day: &&Date| !self.simulator.body_of(SPACE, false, **day, None).is_empty();
@@ -222,7 +222,7 @@ impl Scene {
         Ok(())
     }
 
-    pub(super) fn no_session_is_left(&self) -> Result<()> {
+    pub(crate) fn no_session_is_left(&self) -> Result<()> {
         let ledger = self.simulator.ledger();
         ensure!(
             ledger.open_now == 0 && ledger.opened == ledger.deleted + ledger.vanished,

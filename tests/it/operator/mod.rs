@@ -94,7 +94,7 @@ impl Operator {
             debounce: DEBOUNCE,
             watching,
             stop_within: Duration::from_secs(5),
-            exporter: Arc::new(move |_cluster| -> Arc<dyn Exporter> { exports.clone() }),
+            exporter: Arc::new(move |_cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
             retention: None,
             cluster: None,

@@ -119,51 +119,63 @@ impl Scene {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<Process> {
-        let own = ["operator", "--namespace", &self.namespace];
+        let own = ["--namespace", &self.namespace];
         let name = format!("eventexport-{}", self.namespace);
         let lease = ["--lease-namespace", &self.lease_namespace, "--lease-name", &name];
-        let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-            .args(own)
-            .args(lease)
-            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
-            .args(["--log-format", "json", "--session-quiet", "1s", "--kubeconfig"])
-            .arg(kubeconfig)
-            .args(args)
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let errors = child.stderr.take().context("it has no standard error")?;
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        let kept = lines.clone();
-        tokio::spawn(async move {
-            let mut errors = BufReader::new(errors).lines();
-            while let Ok(Some(line)) = errors.next_line().await {
-                // Shown where the test fails.
-                eprintln!("{line}");
-                kept.lock().unwrap().push(line);
-            }
-        });
-        let mut process = Process {
-            id: child.id().context("it ended at once")?,
-            child,
-            lines,
-            address: String::new(),
-        };
-        self.tracker.watch(process.id);
-        self.store.watch(process.id);
-        eventually("it says where it can be watched", async || {
-            let lines = process.lines();
-            let address = lines.iter().find_map(|line| line["address"].as_str());
-            Ok(address.is_some())
-        })
-        .await?;
+        let quiet = ["--session-quiet", "1s"];
+        let args = [&own[..], &lease, &quiet, args].concat();
+        operator(kubeconfig, &args, env, [&self.tracker, &self.store]).await
+    }
+}
+
+/// Starts an operator that finds the API server by that kubeconfig, and is known to those taps.
+pub(crate) async fn operator(
+    kubeconfig: &Path,
+    args: &[&str],
+    env: &[(&str, &str)],
+    taps: [&Wiretap; 2],
+) -> Result<Process> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+        .arg("operator")
+        .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
+        .args(["--log-format", "json", "--kubeconfig"])
+        .arg(kubeconfig)
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let errors = child.stderr.take().context("it has no standard error")?;
+    let lines = Arc::<Mutex<Vec<String>>>::default();
+    let kept = lines.clone();
+    tokio::spawn(async move {
+        let mut errors = BufReader::new(errors).lines();
+        while let Ok(Some(line)) = errors.next_line().await {
+            // Shown where the test fails.
+            eprintln!("{line}");
+            kept.lock().unwrap().push(line);
+        }
+    });
+    let mut process = Process {
+        id: child.id().context("it ended at once")?,
+        child,
+        lines,
+        address: String::new(),
+    };
+    for tap in taps {
+        tap.watch(process.id);
+    }
+    eventually("it says where it can be watched", async || {
         let lines = process.lines();
         let address = lines.iter().find_map(|line| line["address"].as_str());
-        address.unwrap_or_default().clone_into(&mut process.address);
-        Ok(process)
-    }
+        Ok(address.is_some())
+    })
+    .await?;
+    let lines = process.lines();
+    let address = lines.iter().find_map(|line| line["address"].as_str());
+    address.unwrap_or_default().clone_into(&mut process.address);
+    Ok(process)
 }
 
 /// A running operator.

@@ -119,6 +119,7 @@ impl Exporter for Script {
             settle_after: SignedDuration::ZERO,
             accepted: Vec::new(),
             holder: format!("cluster/{}", owner.uid),
+            tenure: None,
             single_writer: true,
             persistence: Persistence::Forever,
         };

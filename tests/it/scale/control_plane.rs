@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_mins(20);
 /// How long a process is left alone before its memory is read.
 const REST: Duration = Duration::from_secs(5);
 
+/// A lease that a machine may forget for a while that also runs all that is measured against.
+const LEASE: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
+
 /// How often the time to the first action is taken.
 const ROUNDS: usize = 5;
 
@@ -82,8 +85,9 @@ async fn what_thousands_of_resources_cost() -> Result<()> {
         let count = count.trim().parse().context("--resources: not a number")?;
         for state in states.split(',') {
             let state = State::parse(state.trim())?;
-            measure(&mut results, count, state).await?;
+            let measured = measure(&mut results, count, state).await;
             results.write()?;
+            measured.with_context(|| format!("{count} resources, {state:?}"))?;
         }
     }
     Ok(())
@@ -132,7 +136,7 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
     }
     let many = Many {
         stage,
-        start: day(if state == State::Complete { 4 } else { 2 }),
+        start: day(if state == State::Complete { 3 } else { 2 }),
         end: (state == State::Complete).then(|| day(3)),
         suspend: state == State::Suspended,
     };
@@ -141,7 +145,7 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
         results.add(count, state.name(), metric, unit, value);
     };
 
-    let operator = Operator::start(stage, "first.log", &[]).await?;
+    let operator = Operator::start(stage, "first.log", &LEASE).await?;
     operator.leads().await?;
     sleep(REST).await;
     let empty = operator.usage()?;
@@ -218,7 +222,7 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
 
 /// An idle hour: what is spent in some seconds, times as many as an hour has.
 async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &Operator) -> Result<()> {
-    let seconds: u64 = setting("EVENTEXPORT_BENCH_IDLE", 40);
+    let seconds: u64 = setting("EVENTEXPORT_BENCH_IDLE", 30);
     sleep(REST).await;
     let before = operator.numbers().await?;
     // After the scrape, which costs more than an idle minute.
@@ -284,7 +288,7 @@ async fn restart(
     manifest["spec"]["suspend"] = false.into();
     many.stage.create(vec![(namespace(0), manifest)]).await?;
     let opened = many.stage.service.ledger().await?.opened;
-    let operator = Operator::start(&many.stage, "second.log", &[]).await?;
+    let operator = Operator::start(&many.stage, "second.log", &LEASE).await?;
     opened_after(many, opened, operator.started).await?;
     add(
         "first_action_after_restart",

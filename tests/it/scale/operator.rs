@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ pub(super) struct Operator {
     child: Child,
     pub(super) id: u32,
     address: String,
+    log: PathBuf,
     pub(super) started: Instant,
 }
 
@@ -51,6 +53,7 @@ impl Operator {
             child,
             id,
             address: String::new(),
+            log: path.clone(),
             started,
         };
         loop {
@@ -67,6 +70,13 @@ impl Operator {
         }
     }
 
+    /// The end of its log.
+    fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
     pub(super) fn usage(&self) -> Result<Usage> {
         Usage::of(self.id)
     }
@@ -77,7 +87,8 @@ impl Operator {
             .get(format!("http://{}/metrics", self.address))
             .timeout(Duration::from_mins(1))
             .send()
-            .await?;
+            .await
+            .with_context(|| format!("the operator said:\n{}", self.last_words()))?;
         Ok(Numbers(answer.text().await?))
     }
 

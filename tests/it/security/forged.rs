@@ -37,6 +37,7 @@ fn claim(bench: &Bench, window: &str, ulid: &str, session: &str) {
     let attempt = AttemptRecord {
         schema: AttemptRecord::SCHEMA.to_owned(),
         holder: bench.export.holder.clone(),
+        process: None,
         source: bench.export.source.clone(),
         started_at: now,
         deadline: now,

@@ -95,6 +95,7 @@ impl Windows {
                 settle_after: SignedDuration::from_hours(6),
                 accepted: Vec::new(),
                 holder: "tests/one".to_owned(),
+                tenure: None,
                 single_writer: false,
                 persistence: Persistence::Tries(4),
             },
@@ -121,7 +122,7 @@ impl Windows {
         }
     }
 
-    fn tracker(&self, places: &Places, traffic: Traffic) -> Tracker {
+    fn tracker(places: &Places, traffic: Traffic) -> Tracker {
         let endpoint: url::Url = places.tracker.parse().unwrap();
         let config = TrackerConfig {
             endpoint: endpoint.clone(),
@@ -166,7 +167,7 @@ impl Windows {
             traffic: traffic.clone(),
         };
         let peers = Peers {
-            tracker: self.tracker(places, traffic.clone()),
+            tracker: Self::tracker(places, traffic.clone()),
             store: Arc::new(S3Store::connect(store).await.unwrap()),
             signing: self.signing.clone(),
         };

@@ -136,7 +136,7 @@ async fn a_connection_is_used_again_at_once_and_not_later() {
 
     // Of a client of its own: an idle connection that the service might close is not used for what must not be unclear.
     let before = service.connections();
-    let tracker = windows.tracker(&places, Traffic::default());
+    let tracker = Windows::tracker(&places, Traffic::default());
     tracker.sessions(SPACE).await.unwrap();
     assert_eq!(service.connections(), before + 1);
     tokio::time::sleep(Duration::from_millis(2_500)).await;

@@ -31,7 +31,7 @@ fn main() -> Outcome {
         .with_region("us-east-1")
         .with_endpoint(to)
         .with_access_key_id("bench")
-        .with_secret_access_key("bench")
+        .with_secret_access_key("benchsecret")
         .with_unsigned_payload(true)
         .with_client_options(options)
         .build()?;

@@ -1,0 +1,140 @@
+//! What holds of whatever a person hands to a command: manifests, the config file, a partial download's note. For tests
+//! and fuzzing. No I/O.
+
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::config::ConfigFile;
+use super::documents::parse;
+use super::download::note::{NOTE_MAX_BYTES, Note};
+use super::manifest::read;
+use crate::api;
+use crate::fuzzing::{SECRET, fit_to_be_shown, tells_no_secret, with_secret};
+
+/// Documents with an export and the Secrets beside it: errors name object and field on one short line each, a hundred
+/// at most for each object; a Secret's value is in none of them; what is accepted reads back as it was.
+pub fn resource_yaml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(documents) = parse(text).inspect_err(|error| fit_to_be_shown(error)) else {
+        return;
+    };
+    let count = documents.len();
+    // The same as JSON.
+    let json = documents
+        .iter()
+        .map(Value::to_string)
+        .collect::<Vec<_>>()
+        .join("\n");
+    if count > 0 && documents.iter().all(Value::is_object) {
+        assert_eq!(parse(&json).ok().as_ref(), Some(&documents));
+    }
+    match read(documents.clone()) {
+        Ok(manifest) => {
+            for export in &manifest.exports {
+                assert!(export.spec.validate().is_ok());
+                let written = serde_json::json!({
+                    "apiVersion": "eventexport.io/v1alpha1", "kind": "EventExport",
+                    "metadata": {"name": export.name}, "spec": export.spec,
+                });
+                let again = api::read(written).map(|export| export.spec);
+                assert_eq!(again.as_ref(), Ok(&export.spec));
+            }
+        }
+        Err(errors) => {
+            assert!(errors.len() <= count.max(1) * api::MAX_REPORTED_ERRORS);
+            errors
+                .iter()
+                .for_each(|error| fit_to_be_shown(&error.to_string()));
+        }
+    }
+    // The input is whole documents, so what follows is another: a Secret, in several states of disrepair.
+    for secret in [
+        format!("stringData: {{apiKey: {SECRET}}}"),
+        format!("data: {{apiKey: '{SECRET}!'}}"),
+        format!("stringData: {{apiKey: [{SECRET}]}}"),
+        format!("stringData:\n  apiKey: {SECRET}\n  apiKey: {SECRET}"),
+        format!("stringData:\n  apiKey: {SECRET}\n token: [{SECRET}"),
+        format!("data: {SECRET}"),
+    ] {
+        let text = format!("{text}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{secret}\n");
+        match parse(&text) {
+            Err(error) => tells_no_secret(&error),
+            Ok(documents) => match read(documents) {
+                Ok(manifest) => assert!(!format!("{manifest:?}").contains(SECRET)),
+                Err(errors) => errors
+                    .iter()
+                    .for_each(|error| tells_no_secret(&error.to_string())),
+            },
+        }
+    }
+}
+
+/// The config file: an error names line and field, not what a person wrote there by mistake; what it sets reads back.
+pub fn config_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let path = || PathBuf::from("/c/config.toml");
+    match ConfigFile::parse(path(), text) {
+        Err(error) => fit_to_be_shown(&error),
+        Ok(mut file) => {
+            let before = file.config.contexts.len();
+            // A context that is there may be written as what cannot be added to.
+            if file.set("of-a-test", &[("account", Some(true.into()))]).is_ok() {
+                assert_eq!(
+                    file.config
+                        .contexts
+                        .get("of-a-test")
+                        .and_then(|context| context.account),
+                    Some(true)
+                );
+                assert!(file.delete("of-a-test").is_ok_and(|was| was));
+                assert!(file.config.contexts.len() <= before);
+            }
+            if let Err(error) = file.context("no such\u{1b}[2J") {
+                let said = error.to_string();
+                assert!(said.chars().all(api::is_shown), "{said:?}");
+            }
+        }
+    }
+    // As the value of each kind of field.
+    let secret = with_secret(data);
+    let secret = String::from_utf8_lossy(&secret);
+    let quoted = toml_edit::Value::from(secret.as_ref()).to_string();
+    for field in [
+        "account",
+        "endpoint",
+        "region",
+        "space",
+        "to",
+        "uaa-endpoint",
+        "s3-path-style",
+        "api-key",
+        "token",
+    ] {
+        let text = format!("[contexts.a]\n{field} = {quoted}\n");
+        if let Err(error) = ConfigFile::parse(path(), &text) {
+            tells_no_secret(&error);
+        }
+    }
+}
+
+/// The note beside a partial file: reads back, and its sums do not overflow.
+pub fn part_note(data: &[u8]) {
+    if data.len() as u64 > NOTE_MAX_BYTES {
+        return;
+    }
+    let Some(note) = Note::read(data) else { return };
+    let bytes = serde_json::to_vec_pretty(&note).unwrap_or_default();
+    assert_eq!(Note::read(&bytes).as_ref(), Some(&note));
+    let boundary = note.boundary();
+    assert!(note.sections.iter().all(|section| section.bytes <= boundary));
+    let of = format!("{} at {}", note.identity.asked, note.identity.endpoint);
+    assert!(!of.is_empty());
+}

@@ -1,0 +1,72 @@
+//! What holds of whatever stands in a list of hosts, in an address of a resource, or behind a redirect. For tests and
+//! fuzzing. No I/O.
+
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
+use std::net::IpAddr;
+
+use url::Url;
+
+use super::HostPolicy;
+use crate::api::parse_url;
+
+/// Entries, one per line, then an address: who reads it as the resource's rule does, as the client does and as the list
+/// does must mean the same place; a name never leads to this machine, nor anything to a cloud's metadata.
+pub fn hosts(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (entries, address) = text.rsplit_once('\n').unwrap_or(("", text));
+    let entries: Vec<String> = entries.lines().map(str::to_owned).collect();
+    let any = HostPolicy::any();
+    if let Some(url) = parse_url(address) {
+        // What the resource's rule lets pass, the client may ask.
+        assert!(any.check_url(&url).is_ok(), "{url}");
+        assert!(
+            url.username().is_empty() && url.password().is_none() && url.query().is_none(),
+            "{url}"
+        );
+        // Written anew it is the same place.
+        assert_eq!(Url::parse(url.as_str()).as_ref(), Ok(&url));
+    }
+    let url = Url::parse(address).ok();
+    if let Some(url) = &url
+        && any.check_url(url).is_ok()
+    {
+        assert!(url.scheme() == "https" || super::is_loopback(url), "{url}");
+        assert!(url.username().is_empty() && url.password().is_none(), "{url}");
+    }
+    let policy = match HostPolicy::allow(&entries) {
+        Ok(policy) => policy,
+        Err(bad) => {
+            assert!(entries.contains(&bad.entry));
+            return;
+        }
+    };
+    // As it shows itself it reads back.
+    if let Some(url) = url.filter(|url| policy.check_url(url).is_ok()) {
+        assert!(any.check_url(&url).is_ok(), "{url}");
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let listed = |address: &str| {
+            address
+                .parse()
+                .is_ok_and(|address: IpAddr| policy.check_address(&host, address).is_ok())
+        };
+        if !literal {
+            for never in [
+                "169.254.169.254",
+                "100.100.100.200",
+                "fd00:ec2::254",
+                "0.0.0.0",
+                "224.0.0.1",
+            ] {
+                assert!(!listed(never), "{host} may lead to {never}");
+            }
+            if !super::is_loopback(&url) {
+                assert!(!listed("127.0.0.1") && !listed("::1"), "{host} may lead here");
+            }
+        }
+    }
+}

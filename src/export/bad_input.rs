@@ -1,0 +1,305 @@
+//! What holds of whatever a download brings and whatever lies in the journal. For tests and fuzzing. No I/O.
+
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+
+use flate2::bufread::MultiGzDecoder;
+use serde_json::{Map, Value};
+
+use super::events::{Events, EventsError};
+use super::gzip::{Gzip, GzipError};
+use super::journal::{Journal, ReceiptFacts};
+use super::keys::{Key, Root};
+use super::manifest::document::{self, Manifest, ManifestHead, Totals};
+use super::record::{
+    AttemptRecord, ExpiredRecord, PreparedRecord, Receipt, Record, SessionRecord, SplitRecord, decode, encode,
+};
+use super::window::{Cells, Window};
+use crate::api::{format_duration, parse_duration};
+use crate::fuzzing::fit_to_be_shown;
+use crate::storage::Listed;
+use crate::storage::bad_input::{listed_key, refusals};
+
+/// Bytes that an input may inflate to and still be compared: 16 MiB.
+const COMPARED_BYTES: u64 = 16 << 20;
+
+/// What comes of a stream, in pieces of some size.
+type Outcome = Result<(u64, Vec<u8>, Result<u64, EventsError>), GzipError>;
+
+/// The body of a download, in pieces of any size: first the input as it is, then packed into members. How it is cut
+/// changes nothing; a stream is whole exactly where `flate2` reads it to its end without an error, and inflates to the
+/// same bytes; events are counted as `serde_json` counts them.
+pub fn download_stream(data: &[u8]) {
+    let Some((&choice, rest)) = data.split_first() else {
+        return;
+    };
+    let steps = [1, 2, 3, 7, 64, 1000];
+    let step = steps.get(usize::from(choice) % steps.len()).copied().unwrap_or(1);
+
+    let mut raw = Vec::new();
+    let read = MultiGzDecoder::new(rest)
+        .take(COMPARED_BYTES + 1)
+        .read_to_end(&mut raw);
+    if raw.len() as u64 <= COMPARED_BYTES {
+        let whole = prove(rest, usize::MAX);
+        assert_eq!(prove(rest, step), whole, "in pieces of {step}");
+        match (&whole, read) {
+            (Ok((_, out, _)), Ok(_)) => assert_eq!(out, &raw),
+            (Err(error), Err(_)) => fit_to_be_shown(&error.to_string()),
+            (ours, theirs) => panic!("{ours:?}, and flate2 says {theirs:?}"),
+        }
+        let _ = counted_alike(&raw);
+    }
+
+    // Members of the input itself, cut where its own bytes say.
+    let at = rest
+        .first()
+        .map_or(0, |byte| usize::from(*byte) * rest.len() / 256);
+    let (one, two) = rest.split_at_checked(at).unwrap_or((rest, &[]));
+    let packed = [packed(one), packed(two)].concat();
+    let whole = prove(&packed, usize::MAX);
+    assert_eq!(prove(&packed, step), whole, "in pieces of {step}");
+    let Ok((members, out, events)) = whole else {
+        panic!("whole members are not taken for whole")
+    };
+    assert_eq!((members, &out[..]), (2, rest));
+    assert_eq!(events, counted_alike(rest));
+    // Anything less is less.
+    if let Some(cut) = packed.len().checked_sub(1 + usize::from(choice)) {
+        assert!(prove(packed.get(..cut).unwrap_or_default(), step).is_err() || cut == packed_len(one));
+    }
+}
+
+fn packed_len(bytes: &[u8]) -> usize {
+    packed(bytes).len()
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder
+        .write_all(bytes)
+        .and_then(|()| encoder.finish())
+        .unwrap_or_default()
+}
+
+fn prove(bytes: &[u8], step: usize) -> Outcome {
+    let (mut gzip, mut events, mut out) = (Gzip::default(), Events::default(), Vec::new());
+    for piece in bytes.chunks(step) {
+        gzip.push(piece, &mut |data| {
+            events.push(data);
+            out.extend_from_slice(data);
+        })?;
+    }
+    let (members, inflated) = gzip.finish()?;
+    assert_eq!(inflated, out.len() as u64);
+    Ok((members, out, events.finish()))
+}
+
+/// The count, in pieces of several sizes, beside what `serde_json` reads.
+fn counted_alike(text: &[u8]) -> Result<u64, EventsError> {
+    let count = |step: usize| {
+        let mut events = Events::default();
+        text.chunks(step).for_each(|piece| events.push(piece));
+        events.finish()
+    };
+    let whole = count(usize::MAX);
+    for step in [1, 5, 4096] {
+        assert_eq!(count(step), whole, "in pieces of {step}");
+    }
+    if let Err(error) = &whole {
+        fit_to_be_shown(&error.to_string());
+    }
+    let object = |text: &[u8]| serde_json::from_slice::<Map<String, Value>>(text).is_ok();
+    let lines: Vec<&[u8]> = text
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty())
+        .collect();
+    if lines.iter().all(|line| object(line)) {
+        assert_eq!(whole, Ok(lines.len() as u64), "objects, one per line");
+    } else if let Ok(list) = serde_json::from_slice::<Vec<Map<String, Value>>>(text) {
+        assert_eq!(whole, Ok(list.len() as u64), "one array");
+    } else {
+        let all: Result<Vec<Map<String, Value>>, _> =
+            serde_json::Deserializer::from_slice(text).into_iter().collect();
+        if let (Ok(all), Ok(ours)) = (all, &whole) {
+            // Several objects on a line behind a first line of one count as one: never more than there are.
+            assert!(*ours <= all.len() as u64, "{ours} of {}", all.len());
+        }
+    }
+    whole
+}
+
+/// A manifest: reads back as it was written, its head says the same, sums do not overflow, errors fit to be shown.
+pub fn archive_manifest(data: &[u8]) {
+    let key = "space=s/scope=space/_manifests/00000001.json";
+    let (read, head) = (
+        document::read::<Manifest>(key, 1, data),
+        document::read::<ManifestHead>(key, 1, data),
+    );
+    if let Err(error) = &read {
+        fit_to_be_shown(&error.to_string());
+    }
+    let Ok(manifest) = read else { return };
+    let bytes = encode(&manifest);
+    assert_eq!(
+        document::read::<Manifest>(key, 1, &bytes).ok().as_ref(),
+        Some(&manifest)
+    );
+    assert!(document::read::<Manifest>(key, 2, &bytes).is_err());
+    let head = head.ok();
+    let said = head.map(|head| (head.period, head.root, head.accepted_gaps, head.source));
+    let says = (
+        manifest.period,
+        manifest.root.clone(),
+        manifest.accepted_gaps.clone(),
+        manifest.source.clone(),
+    );
+    assert_eq!(said, Some(says));
+    let _: Totals = manifest.computed_totals();
+    assert_eq!(manifest.computed_root().digest.len(), 64);
+    crate::export::manifest::periods::days(manifest.period)
+        .take(1000)
+        .for_each(drop);
+}
+
+/// A receipt: reads back as it was written; what the journal keeps of it is what it says.
+pub fn receipt(data: &[u8]) {
+    let Some(receipt) = reads_back::<Receipt>(data) else {
+        return;
+    };
+    let facts = ReceiptFacts::new(&receipt, data);
+    assert_eq!(facts.source, receipt.source);
+    assert_eq!(
+        facts.facts.bytes,
+        receipt.object.as_ref().map_or(0, |object| object.bytes)
+    );
+    if let Ok(window) = receipt.window.parse::<Window>() {
+        assert_eq!(window.to_string(), receipt.window);
+    }
+}
+
+/// The other documents of the journal, and its keys: one key means one thing, and that thing has one key.
+pub fn journal(data: &[u8]) {
+    reads_back::<AttemptRecord>(data);
+    reads_back::<SessionRecord>(data);
+    reads_back::<PreparedRecord>(data);
+    reads_back::<ExpiredRecord>(data);
+    reads_back::<SplitRecord>(data);
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut seen = BTreeSet::new();
+    for prefix in ["", "a/b"] {
+        let root = Root::new(prefix, "s", "account");
+        for line in text.lines() {
+            for folder in ["", "_journal/", "_manifests/", "date="] {
+                let key = format!("{}{folder}{line}", root.as_str());
+                let meaning = root.parse(&key);
+                assert!(
+                    meaning == Key::Other || root.key(&meaning).as_deref() == Some(&key),
+                    "{key}"
+                );
+                if let Some(below) = meaning.below() {
+                    seen.insert((prefix, below));
+                    assert_eq!(Root::of_key(&key), Some(root.clone()));
+                }
+            }
+            // A session's id, whatever it is, comes back from its key.
+            let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+                .parse()
+                .ok()
+                .map(|ulid| super::keys::AttemptId {
+                    window: Window::day(jiff::civil::date(2018, 6, 28)),
+                    ulid,
+                });
+            if let Some(id) = id {
+                let meaning = Key::Session(id, line.to_owned());
+                assert_eq!(root.key(&meaning).map(|key| root.parse(&key)), Some(meaning));
+            }
+            if let Ok(window) = line.parse::<Window>() {
+                assert_eq!(window.to_string(), line);
+            }
+        }
+    }
+}
+
+/// Keys, one per line: what is taken for one of ours is written exactly as we write it, and a key that is encoded as a
+/// listing has it decodes to itself. Then a refusal with the last line as code and message: short, without secrets.
+pub fn bucket_listing(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let root = Root::new("tracker", "c1234567-6d55-4193-a9de-378620d6fab5", "space");
+    let mut rows = Vec::new();
+    let mut windows = BTreeSet::new();
+    for line in text.lines() {
+        listed_key(line);
+        for key in [line.to_owned(), format!("{}{line}", root.as_str())] {
+            let meaning = root.parse(&key);
+            match root.key(&meaning) {
+                Some(written) => assert_eq!(written, key),
+                None => assert_eq!(meaning, Key::Other),
+            }
+            if let Key::Events(window) = meaning {
+                windows.insert(window);
+            }
+            if let Some(of) = Root::of_key(&key) {
+                assert!(key.starts_with(of.as_str()));
+            }
+            rows.push(Listed {
+                key,
+                size: line.len() as u64,
+                etag: None,
+                last_modified: None,
+            });
+        }
+    }
+    let journal = Journal::from_listing(&root, &rows);
+    assert!(journal.objects.keys().eq(windows.iter()));
+    assert!(
+        journal.covered("https://a").is_empty(),
+        "receipts that nobody read cover nothing"
+    );
+    refusals(data);
+}
+
+/// Durations and ranges as a spec and a status write them.
+pub fn durations(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    for line in text.lines() {
+        if let Some(duration) = parse_duration(line) {
+            assert!(line.len() <= 32 && !duration.is_negative(), "{line}");
+            let written = format_duration(duration);
+            // Four numbers of five digits at most: what was given in other units may need more.
+            assert!(
+                parse_duration(&written).is_none_or(|again| again == duration),
+                "{line} {written}"
+            );
+        }
+    }
+    let ranges: Vec<String> = text.lines().map(str::to_owned).collect();
+    let cells = Cells::from_ranges(&ranges);
+    assert!(cells.len() <= 24 * 100_000);
+    if ranges.len() < 100 {
+        assert_eq!(Cells::from_ranges(&cells.ranges(1000)), cells);
+    }
+}
+
+/// Reads the document, where it is one; as it is written it reads back.
+fn reads_back<R: Record + PartialEq + std::fmt::Debug>(data: &[u8]) -> Option<R> {
+    match decode::<R>("space=s/scope=space/_journal/k.json", data) {
+        Ok(record) => {
+            let again = decode::<R>("k", &encode(&record)).ok();
+            assert_eq!(again.as_ref(), Some(&record));
+            Some(record)
+        }
+        Err(error) => {
+            fit_to_be_shown(&error.to_string());
+            None
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What holds of whatever the tracker, its UAA or a gateway in front of them replies. For tests and fuzzing. No I/O.
+
+// To panic where a property does not hold is what these are for.
+#![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::refusal::retry_after;
+use super::resume::{Framing, Standing, Step, head, judge, last_byte_is_last};
+use super::said::{excerpt, said};
+use super::uaa::{Granted, authorization_endpoint, user_of};
+use super::{RetryPolicy, Session, reply};
+use crate::api::is_shown;
+use crate::fuzzing::{SECRET, fit_to_be_shown, tells_no_secret, with_secret};
+
+/// Characters of a name that is kept at most.
+const NAME_CHARS: usize = 256;
+
+/// The reply to the POST that opens a session, and to the GET of one: what is read of it can be kept and shown, reads
+/// back as it was, and an error repeats nothing of the reply.
+pub fn session_created(data: &[u8]) {
+    if let Err(why) = reply::session(&with_secret(data)) {
+        tells_no_secret(&why);
+    }
+    let Ok(session) = reply::session(data) else { return };
+    can_be_kept(&session);
+    let again = reply::session(documented(&session).to_string().as_bytes());
+    assert_eq!(again.as_ref(), Ok(&session));
+    // However it is wrapped.
+    let wrapped = json!({"session": documented(&session)}).to_string();
+    assert_eq!(reply::session(wrapped.as_bytes()), Ok(session));
+}
+
+/// The list of sessions and the daily listing: bounded, in order, the same in each of their shapes.
+pub fn sessions_listed(data: &[u8]) {
+    let secret = with_secret(data);
+    for error in [
+        reply::sessions(&secret).err(),
+        reply::days(&secret).err(),
+        reply::session(&secret).err(),
+    ] {
+        tells_no_secret(&error.unwrap_or_default());
+    }
+    if let Ok(sessions) = reply::sessions(data) {
+        assert!(sessions.len() <= 1000);
+        sessions.iter().for_each(can_be_kept);
+        let rows: Vec<Value> = sessions.iter().map(documented).collect();
+        for shape in [
+            json!(rows),
+            json!({"sessions": rows}),
+            json!({"count": 1, "whatever": rows}),
+        ] {
+            assert_eq!(
+                reply::sessions(shape.to_string().as_bytes()).as_ref(),
+                Ok(&sessions)
+            );
+        }
+    }
+    if let Ok(days) = reply::days(data) {
+        assert!(days.is_sorted_by(|one, other| one.date < other.date), "{days:?}");
+        let texts = days.iter().flat_map(|day| [&day.types, &day.searchable]);
+        texts.flatten().for_each(|text| fit_to_be_shown(text));
+        let rows = days.iter().map(|day| {
+            json!({
+                "DATE": day.date, "COUNT": day.count, "SIZE": day.size.map(|size| size.to_string()),
+                "types": day.types, "Searchable": day.searchable,
+            })
+        });
+        let rows = Value::Array(rows.collect()).to_string();
+        let again = reply::days(rows.as_bytes());
+        assert_eq!(
+            again.map(|days| days.iter().map(|day| (day.date, day.count, day.size)).collect()),
+            Ok(days
+                .iter()
+                .map(|day| (day.date, day.count, day.size))
+                .collect::<Vec<_>>())
+        );
+    }
+}
+
+/// The reply of the UAA, and what `/v2/info` says of it: a token fits a header, its life is finite, no error says it.
+pub fn token_granted(data: &[u8]) {
+    if let Err(why) = Granted::read(&with_secret(data)) {
+        tells_no_secret(why);
+    }
+    if let Ok(granted) = Granted::read(data) {
+        assert!(HeaderValue::from_str(&format!("bearer {}", granted.access_token)).is_ok());
+        let _: Duration = granted.lifetime();
+        user_of(&granted.access_token)
+            .iter()
+            .for_each(|user| is_name(user));
+    }
+    if let Some(url) = authorization_endpoint(data) {
+        // The next that is done with it.
+        let _ = crate::egress::HostPolicy::any().check_url(&url);
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let claims = aws_smithy_types::base64::encode(text);
+        for token in [
+            text.to_owned(),
+            format!("e30.{}.c2ln", claims.trim_end_matches('=')),
+        ] {
+            user_of(&token).iter().for_each(|user| is_name(user));
+        }
+    }
+}
+
+/// An error page, packed or plain, as JSON, HTML or nothing known: a short line without any form of the secret.
+pub fn peer_words(data: &[u8]) {
+    let page = with_secret(data);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let packed = packed
+        .write_all(&page)
+        .and_then(|()| packed.finish())
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(&page);
+    let escaped: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    for (body, gzip) in [
+        (&page[..], false),
+        (&page, true),
+        (data, true),
+        (&packed, true),
+        (escaped.as_bytes(), false),
+        (json!({ "message": text }).to_string().as_bytes(), false),
+        (
+            json!({"error": {"description": [text]}}).to_string().as_bytes(),
+            false,
+        ),
+    ] {
+        let line = said(body, gzip, &[SECRET, ""]);
+        tells_no_secret(&line);
+        assert!(line.chars().count() <= 200, "{line}");
+    }
+    let begun = excerpt(&text, 120, &[SECRET]);
+    tells_no_secret(&begun);
+    assert!(begun.chars().count() <= 120, "{begun}");
+}
+
+/// The headers that decide: `Retry-After` never asks for more than is granted, and a part is gone on with only where it
+/// begins at the byte that is wanted.
+pub fn reply_head(data: &[u8]) {
+    let mut fields = data.splitn(4, |byte| *byte == b'\n');
+    let mut field = || HeaderValue::from_bytes(fields.next().unwrap_or_default()).ok();
+    let names = [header::RETRY_AFTER, header::CONTENT_RANGE, header::CONTENT_LENGTH];
+    let headers: HeaderMap = names
+        .into_iter()
+        .filter_map(|name| Some((name, field()?)))
+        .collect();
+    let numbers = fields.next().unwrap_or_default();
+    let byte = |at: usize| numbers.get(at).copied().unwrap_or(0);
+
+    let policy = RetryPolicy::default();
+    let after = retry_after(&headers, Timestamp::UNIX_EPOCH);
+    if let Some(seconds) = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
+    {
+        assert_eq!(after, Some(Duration::from_secs(seconds.into())));
+    }
+    let random = f64::from(byte(0)) / 255.0;
+    let pause = policy.jittered(u32::from(byte(1)), after, random);
+    assert!(pause <= policy.retry_after_cap.max(policy.cap));
+    if let Some(pause) = policy.pause(1, Duration::from_secs(byte(2).into()), after, random) {
+        assert!(Duration::from_secs(byte(2).into()) + pause <= policy.total);
+    }
+
+    let statuses = [200, 204, 206, 301, 404, 416, 429, 500, 503];
+    let status = statuses
+        .get(usize::from(byte(3)) % statuses.len())
+        .copied()
+        .unwrap_or(200);
+    let status = StatusCode::from_u16(status).unwrap_or_default();
+    let read = head(Version::HTTP_11, status, &headers);
+    let standing = Standing {
+        at: u64::from(byte(4)),
+        total: (byte(5) > 0).then(|| u64::from(byte(5))),
+        confirming: byte(6) & 1 == 1,
+    };
+    if let Some(range) = read.range
+        && let Some((first, end)) = range.span
+    {
+        assert!(first < end);
+    }
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length {
+        assert_eq!(read.framing, Framing::Length(length));
+    }
+    match judge(&read, standing) {
+        Step::GoOn => {
+            let first = read.range.and_then(|range| range.span).map(|(first, _)| first);
+            assert_eq!((status, first), (StatusCode::PARTIAL_CONTENT, Some(standing.at)));
+        }
+        Step::CompareFromStart => assert!(status.is_success()),
+        Step::Gone => assert!(!standing.confirming),
+        Step::Ended(_) | Step::AskForLastByte | Step::AskAgain | Step::Cannot(_) => {}
+    }
+    let _ = last_byte_is_last(&read, standing.at);
+}
+
+/// As the API page shows a session.
+fn documented(session: &Session) -> Value {
+    let mut document = json!({"id": session.id});
+    let mut put = |name: &str, value: Option<Value>| {
+        if let (Some(fields), Some(value)) = (document.as_object_mut(), value) {
+            fields.insert(name.to_owned(), value);
+        }
+    };
+    put("space", session.space.clone().map(Value::from));
+    put("username", session.username.clone().map(Value::from));
+    put("create-time", session.created.map(|time| time.to_string().into()));
+    put(
+        "access-time",
+        session.accessed.map(|time| time.to_string().into()),
+    );
+    put(
+        "date-range",
+        session
+            .range
+            .map(|(start, end)| json!({"Start": start, "End": end})),
+    );
+    put(
+        "types",
+        session
+            .account
+            .map(|account| json!({"Type": "ActivityTracker", "AtAccountLevel": account})),
+    );
+    put(
+        "search-time",
+        session
+            .hour
+            .map(|hour| hour.map(|hour| hour.to_string()).unwrap_or_default().into()),
+    );
+    document
+}
+
+fn can_be_kept(session: &Session) {
+    assert!(reply::is_id(&session.id), "{}", session.id);
+    let names = [&session.space, &session.username];
+    names.into_iter().flatten().for_each(|name| is_name(name));
+    assert!(session.hour.flatten().is_none_or(|hour| hour < 24));
+}
+
+fn is_name(name: &str) {
+    assert!(
+        name.chars().count() <= NAME_CHARS && name.chars().all(is_shown),
+        "{name:?}"
+    );
+}
