@@ -158,8 +158,8 @@ fn high_water(id: u32) -> u64 {
 /// What bombs there are: a name, the body, and how many events it holds; `None` is no body of events.
 fn bombs(bytes: u64) -> Vec<(&'static str, Speech, Option<u64>)> {
     let times = bytes / MEMBER_BYTES;
-    let filled = usize::try_from(LINE_BYTES).unwrap() - 1;
-    let line = format!("{:filled$}\n", r#"{"event":"log in","outcome":"success"}"#).into_bytes();
+    let filled = usize::try_from(LINE_BYTES).unwrap() - r#"{"event":""}"#.len() - 1;
+    let line = format!("{{\"event\":\"{}\"}}\n", "x".repeat(filled)).into_bytes();
     let empties = 20_000;
     vec![
         (
