@@ -109,7 +109,7 @@ fn faults() -> Vec<Fault> {
 }
 
 fn space(number: usize) -> String {
-    format!("c1234567-6d55-4193-a9de-{:012x}", number)
+    format!("c1234567-6d55-4193-a9de-{number:012x}")
 }
 
 fn day(number: usize) -> String {
