@@ -10,6 +10,7 @@ use super::context::{Context, owner};
 use super::decide::Deed;
 use super::entry::{State, has_finalizer, spec_digest};
 use super::exporter::{Job, Owner};
+use super::said::plain;
 use super::secrets::{self, Fetched};
 use super::supervise::{Prepare, Task, Turn};
 use super::{events, finalizer, runs};
@@ -93,7 +94,11 @@ async fn set_out(
 ) -> Result<Arc<dyn Job>, runs::Outcome> {
     let (export, began) = (named(owner), Instant::now());
     let not_begun = |error: kube::Error| {
-        warn!(export, %error, "the API server did not answer: it begins later");
+        warn!(
+            export,
+            error = plain(&error),
+            "the API server did not answer: it begins later"
+        );
         context.metrics.reconciled(Outcome::error, began.elapsed());
         runs::Outcome::NotBegun
     };
