@@ -164,8 +164,8 @@ impl Campaign {
             stream::unfold(cases.into_iter(), async |mut left| {
                 let case = left.next()?;
                 let outcome = play(&self.wish, Some(&case), self.way).await;
-                let came = |played: &Played| played.struck.len() == case.faults().count();
-                if !outcome.as_ref().is_ok_and(came) {
+                let all_struck = |played: &Played| played.struck.len() == case.faults().count();
+                if !outcome.as_ref().is_ok_and(all_struck) {
                     left = Vec::new().into_iter();
                 }
                 Some(((case, outcome), left))

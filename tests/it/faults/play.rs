@@ -118,6 +118,7 @@ impl Play {
             }
             if !self.operator.lives().await? {
                 // As a Deployment does.
+                self.stage.forget_lease().await?;
                 self.operator = self.stage.operator()?;
                 self.restarts += 1;
                 continue;
@@ -161,6 +162,7 @@ impl Play {
     /// As `kubectl rollout restart` does.
     async fn again(&mut self) -> Result<()> {
         self.stopped &= self.stop().await?;
+        self.stage.forget_lease().await?;
         self.operator = self.stage.operator()?;
         self.restarts += 1;
         Ok(())

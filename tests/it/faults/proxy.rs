@@ -211,8 +211,7 @@ impl Line {
             let said = to_bytes(body, REPLY_MAX).await?;
             let tokens: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
             for token in ["access_token", "refresh_token"].map(|name| tokens.get(name)) {
-                let token = token.and_then(serde_json::Value::as_str);
-                if let Some(token) = token {
+                if let Some(token) = token.and_then(serde_json::Value::as_str) {
                     self.board.hide(token);
                 }
             }

@@ -196,15 +196,27 @@ impl Stage {
         Ok(path)
     }
 
-    /// A process of the operator, which faults are aimed at from now on. Its lease is the same each time; only its times
-    /// are short, so that a killed one is soon known to be gone.
+    /// Takes the lease of a process that is known to be dead away, so that nobody waits for it to run out.
+    pub(crate) async fn forget_lease(&self) -> Result<()> {
+        let namespace = self.namespace();
+        let url = format!(
+            "{}/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/eventexport-operator-{namespace}",
+            self.cluster.server_url()
+        );
+        // One that never led has none.
+        self.client.delete(url).send().await?;
+        Ok(())
+    }
+
+    /// A process of the operator, which faults are aimed at from now on. Its lease is the same each time, and long: a
+    /// machine that stands still for seconds is not what is tried here.
     pub(crate) fn operator(&self) -> Result<Arc<Victim>> {
         let log = self.folder.path().join("log");
         let log = File::options().create(true).append(true).open(log)?;
         let child = Command::new(program())
             .args(["operator", "--namespace", self.namespace()])
-            .args(["--lease-namespace", self.namespace(), "--lease-duration", "10s"])
-            .args(["--lease-deadline", "8s", "--lease-renew", "2s"])
+            .args(["--lease-namespace", self.namespace(), "--lease-duration", "2m"])
+            .args(["--lease-deadline", "1m", "--lease-renew", "5s"])
             .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
             .args(["--session-quiet", "1s", "--log-format", "json"])
             .args(["--sessions-per-space", &BUDGET.to_string(), "--kubeconfig"])
