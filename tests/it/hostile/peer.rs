@@ -147,7 +147,14 @@ async fn serve(
         (Act::Pass, None) => return Ok(()),
         (Act::Pass, Some(behind)) => {
             let mut server = TcpStream::connect(behind).await?;
-            server.write_all(&head).await?;
+            // So that the next request comes on a connection of its own, and is asked about, too.
+            let end = head
+                .windows(2)
+                .position(|two| two == b"\r\n")
+                .unwrap_or(head.len());
+            server.write_all(&head[..end]).await?;
+            server.write_all(b"\r\nconnection: close").await?;
+            server.write_all(&head[end..]).await?;
             return copy_bidirectional(&mut client, &mut server).await.map(drop);
         }
     };
