@@ -27,9 +27,9 @@ fn settings() -> Settings {
 /// eight.
 const TIMES: [&str; 6] = [
     "--lease-duration",
-    "5s",
+    "8s",
     "--lease-deadline",
-    "4s",
+    "7s",
     "--lease-renew",
     "1s",
 ];

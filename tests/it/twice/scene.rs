@@ -22,7 +22,7 @@ use crate::operator::{apply, condition, get};
 pub(super) const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
 /// Long, because a machine that also compiles is slow.
-pub(super) const PATIENCE: Duration = Duration::from_mins(2);
+pub(super) const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Short enough to be waited for, and long enough to be kept on a machine that also compiles.
 const LEASE: [&str; 6] = [
