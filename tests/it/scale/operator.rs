@@ -106,6 +106,11 @@ impl Operator {
         numbers.is_ok_and(|numbers| numbers.of("eventexport_leader") > 0.0)
     }
 
+    /// Whether it has ended by itself.
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// As `kill -9` does; whether it had ended before.
     pub(super) async fn kill(mut self) -> Result<bool> {
         let ended = self.child.try_wait()?.is_some();
