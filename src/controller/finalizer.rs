@@ -16,7 +16,7 @@ use crate::export::engine::Released;
 /// How often a write is tried that meets a newer version of the resource.
 const CONFLICTS: usize = 4;
 
-/// The resource with it; `None`: it is gone, or being deleted.
+/// The resource with it; `None`: it is gone, is being deleted, or asks for something else by now.
 pub(super) async fn put_on(
     api: &Api<EventExport>,
     object: &EventExport,
@@ -25,7 +25,10 @@ pub(super) async fn put_on(
         api,
         object,
         |names| names.push(FINALIZER.to_owned()),
-        |object| has_finalizer(object) || object.metadata.deletion_timestamp.is_some(),
+        |now| {
+            let asks_otherwise = now.metadata.generation != object.metadata.generation;
+            has_finalizer(now) || now.metadata.deletion_timestamp.is_some() || asks_otherwise
+        },
     )
     .await
     .map(|now| now.filter(has_finalizer))
