@@ -16,7 +16,8 @@ const DAYS: [&str; 2] = ["2018-06-01", "2018-06-14"];
 fn settings() -> Settings {
     Settings {
         today: Some(date(2018, 8, 1)),
-        latency: Duration::from_millis(150),
+        // A window takes some seconds: few begin within the five that clocks may be apart.
+        latency: Duration::from_millis(600),
         ..Settings::default()
     }
 }
@@ -80,8 +81,9 @@ async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
         ledger.max_open,
         held.first().map_or(Value::Null, |held| json!(held))
     );
-    // A day is downloaded once more only where the second one began in the middle of the first one's work.
-    ensure!(ledger.opened <= 14 + 4, "{} sessions for 14 days", ledger.opened);
+    // A day is downloaded once more only where the second one began in the middle of the first one's work, or it was begun
+    // within the seconds by which clocks may be apart: four at once, and four or eight after them.
+    ensure!(ledger.opened <= 14 + 12, "{} sessions for 14 days", ledger.opened);
     Ok(held)
 }
 
