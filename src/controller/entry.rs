@@ -256,19 +256,15 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
     })
 }
 
-/// Tells statuses apart, within this process; conditions of others do not count.
-pub(super) fn status_digest(status: Option<&EventExportStatus>) -> u64 {
-    digest(&status.map(own))
-}
-
-/// The same of a status that rests: what it says of other operators comes and goes meanwhile.
+/// Tells statuses that rest apart, within this process. Conditions of others do not count, nor what is said of other
+/// operators, which comes and goes meanwhile.
 pub(super) fn resting_digest(status: Option<&EventExportStatus>) -> u64 {
-    let mut status = status.cloned();
+    let mut status = status.map(own);
     if let Some(status) = &mut status {
         let contended = ConditionType::Contended.as_str();
         status.conditions.retain(|condition| condition.type_ != contended);
     }
-    status_digest(status.as_ref())
+    digest(&status)
 }
 
 fn digest(value: &impl Serialize) -> u64 {

@@ -102,7 +102,6 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
     };
     let object = &newest;
     let now = (context.now)();
-    context.runs.enter(&uid, object, |_| ());
     if let Err(pause) = claim::claim(context, object, &uid).await? {
         return Ok(Action::requeue(pause));
     }

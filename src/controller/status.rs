@@ -51,9 +51,8 @@ pub enum Phase<'a> {
 pub fn own(status: &EventExportStatus) -> EventExportStatus {
     let mut own = status.clone();
     own.conditions.retain(|condition| {
-        ConditionType::ALL
-            .iter()
-            .any(|kind| kind.as_str() == condition.type_)
+        let mut ours = ConditionType::ALL.iter().chain([&ConditionType::Contended]);
+        ours.any(|kind| kind.as_str() == condition.type_)
     });
     own
 }

@@ -427,3 +427,13 @@ fn a_status_is_bounded_whatever_happens() {
     assert_eq!(status.last_error.as_ref().unwrap().message.chars().count(), 1024);
     assert!(serde_json::to_vec(&status).unwrap().len() < 32 * 1024);
 }
+
+#[test]
+fn that_another_operator_would_serve_it_is_ours_to_say_and_to_take_back() {
+    let mut status = EventExportStatus::default();
+    contended(&mut status, subject(), Some(("b/other", "a/me")));
+    assert_eq!(status.conditions.len(), 1);
+    assert_eq!(own(&status), status);
+    contended(&mut status, subject(), None);
+    assert!(status.conditions.is_empty());
+}
