@@ -68,6 +68,11 @@ async fn a_cut_download_comes_whole_whatever_the_service_makes_of_it() {
         let downloads = scene.simulator.ledger().downloads_of("2018-06-28");
         let whole = bytes.len() as u64;
         match leads {
+            // A reset throws away what had come and was not read yet, so some of it is sent twice.
+            On if preset == "cut-reset" => {
+                assert_eq!(downloads.resumed, 1, "{preset}");
+                assert!((whole..2 * whole).contains(&downloads.bytes), "{downloads:?}");
+            }
             On | Stopped => assert_eq!((downloads.resumed, downloads.bytes), (1, whole), "{preset}"),
             Compared => assert_eq!(downloads.answers, 2, "{preset}"),
             Anew => assert!(
