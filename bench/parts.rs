@@ -115,25 +115,23 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
     };
     let key = format!("parts-{n}");
     let (mut upload, mut number, mut filling) = (None, 0, Segments::default());
-    let (mut flying, mut parts) = (JoinSet::new(), Vec::new());
+    let (mut flying, mut parts, mut in_parts) = (JoinSet::new(), Vec::new(), Crc64::of(b""));
     loop {
-        let piece = download.next().await?;
+        let piece = download.next_within(PART - filling.len()).await?;
         let ended = piece.is_none();
-        let mut piece = piece.unwrap_or_default();
-        let room = usize::try_from(PART - filling.len())?;
-        filling.push(piece.split_to(piece.len().min(room)));
+        filling.push(piece.unwrap_or_default());
         if filling.len() == PART || (ended && upload.is_some() && !filling.is_empty()) {
             let body = std::mem::take(&mut filling);
+            let so_far = Crc64(download.crc64nvme());
+            let crc64 = so_far.since(in_parts, body.len());
+            in_parts = so_far;
             let upload = match &upload {
                 Some(upload) => upload,
                 None => upload.insert(store.begin_upload(&key, &options).await?),
             };
             number += 1;
             let (store, upload) = (Arc::clone(store), upload.clone());
-            flying.spawn(async move {
-                let crc64 = Crc64::of_segments(&body);
-                store.upload_part(&upload, number, body, crc64).await
-            });
+            flying.spawn(async move { store.upload_part(&upload, number, body, crc64).await });
         }
         while flying.len() > IN_FLIGHT || (ended && !flying.is_empty()) {
             if let Some(part) = flying.join_next().await {
@@ -143,16 +141,12 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
         if ended {
             break;
         }
-        filling.push(piece);
     }
+    options.crc64 = Crc64(download.crc64nvme());
     if let Some(upload) = upload {
         parts.sort_by_key(|part| part.number);
-        options.crc64 = Crc64(parts.iter().fold(0, |sum, part| {
-            crc_fast::checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, sum, part.crc64.0, part.size)
-        }));
         store.complete_upload(&upload, &parts, &options).await?;
     } else {
-        options.crc64 = Crc64::of_segments(&filling);
         store.put(&key, filling, &options).await?;
     }
     tracker.delete_session(space, &session.id).await?;

@@ -130,29 +130,36 @@ impl Parts<'_> {
         let route = self.route;
         let mut filling = Filling::default();
         let mut room = Some(room);
+        // Of what is in parts already.
+        let mut in_parts = Crc64::of(b"");
         loop {
+            let missing = route.part_bytes - filling.len();
             let piece = tokio::select! {
                 biased;
                 () = route.stop.cancelled() => return Err(TransferError::Stopped),
-                piece = download.next() => piece.map_err(TransferError::Download)?,
+                piece = download.next_within(missing) => piece.map_err(TransferError::Download)?,
             };
             let Some(piece) = piece else { break };
             (route.progress)(download.received());
             proof.push(piece.clone()).await.map_err(TransferError::Proof)?;
             filling.push(piece);
-            while filling.len() >= route.part_bytes {
-                let part = filling.take(route.part_bytes);
+            if filling.len() == route.part_bytes {
+                let part = std::mem::take(&mut filling).into_segments();
+                let so_far = Crc64(download.crc64nvme());
+                let crc64 = so_far.since(in_parts, part.len());
+                in_parts = so_far;
                 let own = match room.take() {
                     Some(own) => own,
                     None => self.room().await?,
                 };
-                self.send(part, own).await?;
+                self.send(part, crc64, own).await?;
                 room = Some(self.room().await?);
             }
         }
         // The download says how it ended once it gave its last byte.
         let end = download.end().unwrap_or(TransferEnd::CloseUnconfirmed);
         let (bytes, resumes) = (download.received(), download.resumes());
+        let crc64 = Crc64(download.crc64nvme());
         drop(download);
         let rest = filling.into_segments();
         let proof = if bytes == 0 {
@@ -161,7 +168,6 @@ impl Parts<'_> {
             Some(proof.finish().await.map_err(TransferError::Proof)?)
         };
         if self.upload.is_none() {
-            let crc64 = Crc64::of_segments(&rest);
             return Ok(Sent {
                 bytes,
                 crc64,
@@ -177,7 +183,8 @@ impl Parts<'_> {
                 Some(own) => own,
                 None => self.room().await?,
             };
-            self.send(rest, own).await?;
+            let rest_crc64 = crc64.since(in_parts, rest.len());
+            self.send(rest, rest_crc64, own).await?;
         }
         while !self.flying.is_empty() {
             self.land().await?;
@@ -186,7 +193,6 @@ impl Parts<'_> {
             return Err(TransferError::Stopped);
         };
         parts.sort_by_key(|part| part.number);
-        let crc64 = combine(&parts);
         Ok(Sent {
             bytes,
             crc64,
@@ -213,7 +219,7 @@ impl Parts<'_> {
         }
     }
 
-    async fn send(&mut self, body: Segments, room: PartRoom) -> Result<(), TransferError> {
+    async fn send(&mut self, body: Segments, crc64: Crc64, room: PartRoom) -> Result<(), TransferError> {
         if self.next > PARTS_MAX {
             return Err(TransferError::TooLarge);
         }
@@ -235,10 +241,7 @@ impl Parts<'_> {
         let (store, number) = (Arc::clone(self.route.store), self.next);
         self.next += 1;
         let span = tracing::info_span!("upload", part = number, bytes = body.len());
-        let landing = async move {
-            let crc64 = Crc64::of_segments(&body);
-            (store.upload_part(&upload, number, body, crc64).await, room)
-        };
+        let landing = async move { (store.upload_part(&upload, number, body, crc64).await, room) };
         self.flying.spawn(landing.instrument(span));
         Ok(())
     }
@@ -277,16 +280,6 @@ impl Parts<'_> {
     }
 }
 
-/// The checksum of all parts in order, from theirs.
-fn combine(parts: &[Part]) -> Crc64 {
-    let algorithm = crc_fast::CrcAlgorithm::Crc64Nvme;
-    let mut parts = parts.iter();
-    let first = parts.next().map_or(Crc64::of(b""), |part| part.crc64);
-    Crc64(parts.fold(first.0, |sum, part| {
-        crc_fast::checksum_combine(algorithm, sum, part.crc64.0, part.size)
-    }))
-}
-
 /// The part that is being filled.
 #[derive(Default)]
 struct Filling {
@@ -317,24 +310,6 @@ impl Filling {
         }
     }
 
-    /// The first `bytes` of what is there, exactly; the rest stays.
-    fn take(&mut self, bytes: u64) -> Segments {
-        self.sweep();
-        let whole = std::mem::take(&mut self.body);
-        let mut part = Segments::default();
-        for piece in whole.pieces() {
-            let missing = usize::try_from(bytes - part.len()).unwrap_or(usize::MAX);
-            let at = missing.min(piece.len());
-            if at > 0 {
-                part.push(piece.slice(..at));
-            }
-            if at < piece.len() {
-                self.body.push(piece.slice(at..));
-            }
-        }
-        part
-    }
-
     fn into_segments(mut self) -> Segments {
         self.sweep();
         self.body
@@ -346,44 +321,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_cut_exactly_and_lose_nothing() {
+    fn crumbs_are_joined_and_nothing_is_lost() {
         let mut filling = Filling::default();
         let mut expected = Vec::new();
         for n in 0..100usize {
             let piece = vec![u8::try_from(n).unwrap(); n * 97];
             expected.extend_from_slice(&piece);
             filling.push(Bytes::from(piece));
+            assert_eq!(filling.len(), expected.len() as u64);
         }
-        let mut found = Vec::new();
-        while filling.len() >= 10_000 {
-            let part = filling.take(10_000);
-            assert_eq!(part.len(), 10_000);
-            part.pieces()
-                .iter()
-                .for_each(|piece| found.extend_from_slice(piece));
-        }
-        filling
-            .into_segments()
-            .pieces()
-            .iter()
-            .for_each(|piece| found.extend_from_slice(piece));
-        assert!(found == expected);
-    }
-
-    #[test]
-    fn the_checksum_of_the_whole_is_that_of_its_parts() {
-        let bytes: Vec<u8> = (0..30_001u32).map(|n| (n % 251) as u8).collect();
-        let part = |number: u16, bytes: &[u8]| Part {
-            number,
-            etag: String::new(),
-            crc64: Crc64::of(bytes),
-            size: bytes.len() as u64,
-        };
-        let parts = [
-            part(1, &bytes[..10_000]),
-            part(2, &bytes[10_000..20_000]),
-            part(3, &bytes[20_000..]),
-        ];
-        assert_eq!(combine(&parts), Crc64::of(&bytes));
+        let body = filling.into_segments();
+        assert!(body.pieces().len() < 100);
+        assert!(body.pieces().concat() == expected);
     }
 }

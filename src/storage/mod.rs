@@ -6,6 +6,7 @@
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
 pub mod conditional;
+mod crc64;
 mod directory;
 mod directory_facts;
 mod directory_faults;
@@ -33,6 +34,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub use self::conditional::{ConditionalSupport, probe};
+pub use self::crc64::Crc64;
 pub use self::directory::DirectoryStore;
 pub use self::error::{StoreError, StoreErrorClass};
 pub use self::s3::S3Store;
@@ -40,10 +42,6 @@ pub use self::s3_client::{AnyHost, HostCheck};
 pub use self::s3_settings::{
     ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Timeouts, Sse,
 };
-
-/// CRC-64/NVME of some bytes, as S3 computes it (`x-amz-checksum-crc64nvme`).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Crc64(pub u64);
 
 /// Bytes in pieces that are never joined: reference-counted, cheap to clone, sent again on a retry.
 #[derive(Clone, Debug, Default)]
@@ -248,33 +246,5 @@ impl From<Bytes> for Segments {
             len: piece.len() as u64,
             pieces: vec![piece],
         }
-    }
-}
-
-impl Crc64 {
-    /// Of some bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes))
-    }
-
-    /// Of all pieces together.
-    pub fn of_segments(body: &Segments) -> Self {
-        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
-        for piece in &body.pieces {
-            digest.update(piece);
-        }
-        Self(digest.finalize())
-    }
-}
-
-impl fmt::Display for Crc64 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for Crc64 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Crc64({self})")
     }
 }

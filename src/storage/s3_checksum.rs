@@ -1,7 +1,7 @@
 //! Which checksums travel with a body, in the words of S3. No I/O.
 
 use aws_smithy_types::base64;
-use crc_fast::CrcAlgorithm::{Crc32Iscsi, Crc64Nvme};
+use crc_fast::CrcAlgorithm::Crc32Iscsi;
 use sha2::{Digest as _, Sha256};
 
 use super::{ChecksumMode, Crc64, Part, Segments};
@@ -37,9 +37,9 @@ pub(super) fn of_body(mode: ChecksumMode, body: &Segments, crc64: Crc64) -> Opti
 
 /// The checksum of all parts in order, from their own.
 pub(super) fn crc64_of_parts(parts: &[Part]) -> Crc64 {
-    Crc64(parts.iter().fold(0, |sum, part| {
-        crc_fast::checksum_combine(Crc64Nvme, sum, part.crc64.0, part.size)
-    }))
+    parts
+        .iter()
+        .fold(Crc64::of(b""), |sum, part| sum.then(part.crc64, part.size))
 }
 
 /// The CRC-32C of all parts in order, from theirs and their sizes in bytes.

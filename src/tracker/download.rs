@@ -44,6 +44,8 @@ pub struct Download {
     pub(super) body: Option<Body>,
     /// The first byte, when it came alone.
     held: Bytes,
+    /// What came and was not delivered yet.
+    ahead: Bytes,
     pub(super) received: u64,
     /// CRC-64/NVME of what was delivered, to recognise it when it is sent again.
     pub(super) crc: Digest,
@@ -117,6 +119,7 @@ impl Download {
             session: id.to_owned(),
             body: None,
             held: Bytes::new(),
+            ahead: Bytes::new(),
             received: 0,
             crc: Digest::new(CrcAlgorithm::Crc64Nvme),
             announced: None,
@@ -167,10 +170,17 @@ impl Download {
     /// The next bytes; `None` at the end, when [`Download::end`] says how it ended. Takes the transfer up again
     /// where it was cut. After an error it gives the same error again. A call that is dropped loses no byte.
     pub async fn next(&mut self) -> Result<Option<Bytes>, DownloadError> {
+        self.next_within(u64::MAX).await
+    }
+
+    /// As [`Download::next`], but no more than `limit` bytes, at least one; the others come with the next call. So the
+    /// checksum so far can be had at any offset.
+    pub async fn next_within(&mut self, limit: u64) -> Result<Option<Bytes>, DownloadError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let result = self.advance().await;
+        let limit = usize::try_from(limit.max(1)).unwrap_or(usize::MAX);
+        let result = self.advance(limit).await;
         if let Err(error) = &result {
             self.body = None;
             self.failed = Some(error.clone());
@@ -181,6 +191,11 @@ impl Download {
     /// Bytes of the whole so far: those delivered, and those that were held before.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// CRC-64/NVME of all that was delivered.
+    pub fn crc64nvme(&self) -> u64 {
+        self.crc.finalize()
     }
 
     /// How the transfer ended; `None` while it has not.
@@ -203,8 +218,11 @@ impl Download {
         self.total
     }
 
-    async fn advance(&mut self) -> Result<Option<Bytes>, DownloadError> {
+    async fn advance(&mut self, limit: usize) -> Result<Option<Bytes>, DownloadError> {
         loop {
+            if !self.ahead.is_empty() {
+                return Ok(Some(self.deliver(limit)));
+            }
             if self.end.is_some() {
                 return Ok(None);
             }
@@ -213,11 +231,7 @@ impl Download {
                 continue;
             };
             match timeout(self.tracker.timeouts().idle_read, body.response.chunk()).await {
-                Ok(Ok(Some(chunk))) => {
-                    if let Some(bytes) = self.take(chunk).await? {
-                        return Ok(Some(bytes));
-                    }
-                }
+                Ok(Ok(Some(chunk))) => self.take(chunk).await?,
                 Ok(Ok(None)) => self.body_ended()?,
                 // A close without TLS's goodbye is a close: whether it was the end is asked either way.
                 Ok(Err(error)) if body.framing == Framing::Close && is_unexpected_eof(&error) => {
@@ -235,11 +249,11 @@ impl Download {
         }
     }
 
-    /// Compares what is known, delivers what is new.
-    async fn take(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>, DownloadError> {
+    /// Compares what is known, keeps what is new.
+    async fn take(&mut self, mut chunk: Bytes) -> Result<(), DownloadError> {
         let at = self.received;
         let Some(body) = &mut self.body else {
-            return Ok(None);
+            return Ok(());
         };
         body.at = body
             .at
@@ -255,7 +269,7 @@ impl Download {
             };
             compared.update(&known);
             if body.at < at {
-                return Ok(None);
+                return Ok(());
             }
             if compared.finalize() != self.crc.finalize() {
                 return Err(self.cannot("the service sent other bytes than before"));
@@ -263,13 +277,14 @@ impl Download {
             body.compare = None;
         }
         if self.received == 0 {
-            return self.deliver_first(chunk).await;
+            return self.take_first(chunk).await;
         }
-        Ok(self.deliver(chunk))
+        self.ahead = chunk;
+        Ok(())
     }
 
     /// The first bytes must be those of gzip.
-    async fn deliver_first(&mut self, chunk: Bytes) -> Result<Option<Bytes>, DownloadError> {
+    async fn take_first(&mut self, chunk: Bytes) -> Result<(), DownloadError> {
         let chunk = if self.held.is_empty() {
             chunk
         } else {
@@ -277,11 +292,12 @@ impl Download {
         };
         self.held = Bytes::new();
         if chunk.starts_with(&GZIP_MAGIC) {
-            return Ok(self.deliver(chunk));
+            self.ahead = chunk;
+            return Ok(());
         }
         if chunk.len() < GZIP_MAGIC.len() && GZIP_MAGIC.starts_with(&chunk) {
             self.held = chunk;
-            return Ok(None);
+            return Ok(());
         }
         let content_type = self.body.as_ref().and_then(|body| body.content_type.clone());
         let mut shown = BytesMut::from(chunk.get(..MAX_EXCERPT_BYTES).unwrap_or(&chunk));
@@ -296,16 +312,14 @@ impl Download {
         Err(self.not_gzip(&shown, content_type.as_deref()))
     }
 
-    fn deliver(&mut self, chunk: Bytes) -> Option<Bytes> {
-        if chunk.is_empty() {
-            return None;
-        }
-        self.crc.update(&chunk);
+    fn deliver(&mut self, limit: usize) -> Bytes {
+        let bytes = self.ahead.split_to(limit.min(self.ahead.len()));
+        self.crc.update(&bytes);
         self.received = self
             .received
-            .saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         self.asked_in_vain = 0;
-        Some(chunk)
+        bytes
     }
 
     /// The body ended as its framing says; whether the whole did is another question.

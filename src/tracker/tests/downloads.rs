@@ -23,6 +23,9 @@ fn data() -> Vec<u8> {
     bytes
 }
 
+/// Bytes that are asked for at once.
+const LIMIT: u64 = 9_973;
+
 /// All bytes, and how it went.
 async fn run(
     script: impl Fn(&Seen, usize) -> Answer + Send + Sync + 'static,
@@ -34,8 +37,17 @@ async fn run(
     };
     let mut bytes = Vec::new();
     loop {
-        match download.next().await {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+        // What is not asked for yet comes later, also across a cut.
+        match download.next_within(LIMIT).await {
+            Ok(Some(chunk)) => {
+                assert!((1..=LIMIT).contains(&(chunk.len() as u64)), "{}", chunk.len());
+                bytes.extend_from_slice(&chunk);
+                let crc64 = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &bytes);
+                assert_eq!(
+                    (download.received(), download.crc64nvme()),
+                    (bytes.len() as u64, crc64)
+                );
+            }
             Ok(None) => return (bytes, Ok(download)),
             Err(error) => {
                 assert_eq!(download.next().await.unwrap_err(), error);
