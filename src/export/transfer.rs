@@ -5,11 +5,13 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::pool::{PartPool, PartRoom};
 use super::proof::{Proof, ProofError, ProofFacts};
@@ -21,6 +23,9 @@ const PARTS_IN_FLIGHT: usize = 4;
 
 /// The most parts that stores take.
 const PARTS_MAX: u16 = 10_000;
+
+/// How long parts on their way may take to land when their upload is to be aborted.
+const LANDING: Duration = Duration::from_secs(10);
 
 /// Pieces smaller than this are joined: 4 KiB.
 const CRUMB_BYTES: usize = 4 * 1024;
@@ -264,10 +269,14 @@ impl Parts<'_> {
     }
 
     async fn abandon(&mut self) {
-        // A part that is cut off on its way may still arrive, and outlive the abort: then it is aborted once more.
-        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
-        // Who is told to stop has no time for that: the next start sweeps it.
-        if !self.flying.is_empty() && !self.route.stop.is_cancelled() {
+        // A part that is on its way while its upload is aborted may still arrive, and outlive the abort, so parts are let
+        // land first. https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
+        let landed = tokio::select! {
+            // Who is told to stop has no time for that: the next start sweeps it.
+            () = self.route.stop.cancelled() => true,
+            landed = timeout(LANDING, async { while self.flying.join_next().await.is_some() {} }) => landed.is_ok(),
+        };
+        if !landed {
             self.route.loose.store(true, Ordering::Relaxed);
         }
         self.flying.shutdown().await;

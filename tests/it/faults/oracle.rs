@@ -354,8 +354,11 @@ pub(crate) fn can_be_acted_upon(line: &str) -> Result<(), String> {
     }
     ensure(!text("message").is_empty(), || format!("it says nothing: {line}"))?;
     let names = NAMES.iter().any(|name| fields.contains_key(*name));
-    // The process itself may be what it is about: its lease, or the API server, which no export is to blame for.
-    let of_itself = ["API server", "lease"].iter().any(|word| line.contains(word));
+    // The process itself may be what it is about: its lease, the API server, or the namespace that names its cluster,
+    // which no export is to blame for.
+    let of_itself = ["API server", "lease", "namespace kube-system"]
+        .iter()
+        .any(|word| line.contains(word));
     ensure(names || of_itself, || format!("it names nothing: {line}"))
 }
 

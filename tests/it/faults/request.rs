@@ -88,13 +88,14 @@ static QUERY: LazyLock<Regex> = LazyLock::new(|| {
     pattern("(uploadId|upload-id-marker|key-marker|continuation-token|resourceVersion|timeoutSeconds)=[^&]*")
 });
 static BUCKET: LazyLock<Regex> = LazyLock::new(|| pattern("^([A-Z]+) /[^/?]+"));
-static NAMESPACE: LazyLock<Regex> = LazyLock::new(|| pattern("/namespaces/[^/?]+"));
+static OF_RUN: LazyLock<Regex> = LazyLock::new(|| pattern("/(namespaces|leases)/[^/?]+"));
 
-/// A line without the run that it is of: names of attempts, sessions, uploads and pages, the bucket, the namespace.
+/// A line without the run that it is of: names of attempts, sessions, uploads and pages, the bucket, the namespace, the
+/// lease.
 fn named(peer: Peer, line: &str) -> String {
     let line = match peer {
         Peer::Store => BUCKET.replace(line, "$1 "),
-        Peer::Cluster => NAMESPACE.replace(line, "/namespaces/…"),
+        Peer::Cluster => OF_RUN.replace_all(line, "/$1/…"),
         Peer::Tracker | Peer::Uaa => line.into(),
     };
     let line = QUERY.replace_all(&line, "$1=…");
@@ -248,6 +249,11 @@ fn a_request_is_known_again_in_another_run() {
             Peer::Cluster,
             "GET /api/v1/namespaces/one-1/secrets/bucket",
             "GET secrets/bucket",
+        ),
+        (
+            Peer::Cluster,
+            "PUT /apis/coordination.k8s.io/v1/namespaces/one-1/leases/operator-one-1?",
+            "PUT leases/…",
         ),
         (
             Peer::Cluster,

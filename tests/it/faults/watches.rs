@@ -249,6 +249,12 @@ async fn a_resource_that_was_replaced_unseen_leaves_no_run_behind() -> Result<()
     scene.export("june", "busy").await?;
     let operator = scene.operator(Watching::default())?;
     let first = uid(&scene.becomes("june", BUSY).await?)?;
+    // A list is enough to be busy; what is lost below is lost on a watch.
+    eventually("the watch has caught up", async || {
+        let heard = scene.relay.heard(Kind::Exports);
+        Ok(heard.iter().any(|event| event["type"] == "MODIFIED"))
+    })
+    .await?;
     scene.relay.rule(Kind::Exports, |rules| rules.lost = usize::MAX);
     scene.delete_by_force("june").await?;
     eventually("its deletion is lost", async || {
