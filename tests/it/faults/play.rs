@@ -190,6 +190,11 @@ impl Play {
         if seen.iter().any(asks) {
             return Ok(false);
         }
+        // Where faults befall what the API server is asked, the lease is held long enough to be renewed.
+        let renews = |seen: &Seen| seen.peer == Peer::Cluster && seen.is(&["PUT ", "/leases/"]);
+        if self.stage.is_proxied() && !seen.iter().any(renews) {
+            return Ok(false);
+        }
         let keys = self.stage.bucket.keys().await?;
         if !keys.iter().any(|key| is_paper(key)) {
             return Ok(true);

@@ -196,6 +196,11 @@ impl Stage {
         Ok(path)
     }
 
+    /// Whether a proxy stands before the API server, too.
+    pub(crate) fn is_proxied(&self) -> bool {
+        self.kubernetes.is_some()
+    }
+
     /// Takes the lease of a process that is known to be dead away, so that nobody waits for it to run out.
     pub(crate) async fn forget_lease(&self) -> Result<()> {
         let namespace = self.namespace();
