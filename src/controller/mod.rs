@@ -26,6 +26,7 @@ mod secrets;
 pub mod status;
 mod supervise;
 mod watching;
+mod write_back;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +50,7 @@ pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, Watching};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, Exporter, Job, Owner};
 pub use lease::LeaseSettings;
-pub use reconcile::FIELD_MANAGER;
+pub use write_back::FIELD_MANAGER;
 
 use crate::api::EventExport;
 use crate::telemetry::Observatory;
