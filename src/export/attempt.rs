@@ -38,7 +38,12 @@ pub(super) enum Outcome {
 }
 
 /// Exports one window, once it has a place, and tells what came of it.
-pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Outcome, Failure> {
+/// Of an hour, `others` are the events of the day's other hours (see [`EmptyEvidence`]).
+pub(super) async fn export_window(
+    ground: &Ground,
+    window: Window,
+    others: Option<u64>,
+) -> Result<Outcome, Failure> {
     // First a session of the space, so that who waits for one takes no place from other spaces.
     let places = async {
         let own = ground.space.own(window).await;
@@ -49,7 +54,7 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
         () = ground.stop.cancelled() => return Err(stopped()),
     };
     let (span, began) = (ground.window_span(window), Instant::now());
-    let outcome = steps(ground, window).instrument(span).await;
+    let outcome = steps(ground, window, others).instrument(span).await;
     let end = match &outcome {
         Ok(Outcome::Stored(receipt)) => match &receipt.object {
             Some(object) => WindowEnd::Stored {
@@ -67,7 +72,7 @@ pub(super) async fn export_window(ground: &Ground, window: Window) -> Result<Out
     outcome
 }
 
-async fn steps(ground: &Ground, window: Window) -> Result<Outcome, Failure> {
+async fn steps(ground: &Ground, window: Window, others: Option<u64>) -> Result<Outcome, Failure> {
     let long_ago = Instant::now().checked_sub(BEFORE).unwrap_or_else(Instant::now);
     let before = ground.reports.since(long_ago).await?;
     let hint = before
@@ -89,6 +94,7 @@ async fn steps(ground: &Ground, window: Window) -> Result<Outcome, Failure> {
         ground,
         opened: &opened,
         before: before.as_deref(),
+        others,
         part_bytes,
     };
     let outcome = work.download(room).await;
@@ -144,6 +150,8 @@ struct Work<'a> {
     ground: &'a Ground,
     opened: &'a Opened<'a>,
     before: Option<&'a Listing>,
+    /// Of an hour: the events of the day's other hours.
+    others: Option<u64>,
     part_bytes: u64,
 }
 
@@ -312,7 +320,7 @@ impl Work<'_> {
             answer,
             session_readable,
             listing: listing.as_deref(),
-            summed_up: export.hour.is_none(),
+            others: self.others,
             oldest_served: self.ground.oldest_served(),
             now: (shared.now)(),
         };
@@ -351,6 +359,12 @@ impl Work<'_> {
                 Reason::Short,
                 format!("{window}: downloaded no events, the service reports {reported}"),
             )),
+            EmptyVerdict::ShortOfDay { others, reported } => {
+                let message = format!(
+                    "{window}: the service gave no events ({answer:?}), and the other hours have {others} of the {reported} events that it reports of the day: it is tried again, or accept the gap in spec.acceptedGaps"
+                );
+                Err(Failure::retry(Reason::Short, message))
+            }
             // A session that is gone says nothing about the day, nor does one refusal of the listing: a new try may.
             EmptyVerdict::Unproved(why) => {
                 let message = format!(

@@ -18,7 +18,7 @@ use super::record::{AttemptRecord, RangeRecord};
 use super::window::{Cells, Window};
 use super::wish::{Export, Persistence};
 use crate::api::Reason;
-pub(super) use found::short_days;
+pub(super) use found::{events_beside, short_days};
 
 /// How often the bucket is listed anew while others hold windows, who may be done long before their
 /// deadline: 5 min.
@@ -256,7 +256,10 @@ impl<'a> Plan<'a> {
             return;
         }
         let (mut failed, mut waits) = (false, false);
-        for window in self.pieces(day) {
+        let pieces = self.pieces(day);
+        // An hour that was without events is judged by the others, so it is asked for again after them.
+        let others_first = !pieces.iter().all(|piece| memory.is_short_hour(*piece));
+        for window in pieces {
             if active.iter().any(|running| overlap(*running, window)) {
                 self.due = true;
                 continue;
@@ -295,6 +298,10 @@ impl<'a> Plan<'a> {
                 continue;
             }
             self.due = true;
+            if others_first && memory.is_short_hour(window) {
+                waits = true;
+                continue;
+            }
             if self.waits_for_another_try(window) {
                 let tried = memory.windows.get(&window);
                 let wait = tried.is_some_and(|tried| matches!(tried.failure.remedy, Remedy::Wait(_)));

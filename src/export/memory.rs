@@ -73,10 +73,29 @@ impl Memory {
         }
     }
 
-    /// Notes a window as done: whatever kept all of them is over.
+    /// Notes a window as done: whatever kept all of them is over, and what short hours of its day were judged by is
+    /// another.
     pub fn succeeded(&mut self, window: Window) {
         self.windows.remove(&window);
         self.gate = None;
+        if window.hour_of_day().is_none() {
+            return;
+        }
+        for hour in Window::split(window.date()) {
+            if self.is_short_hour(hour)
+                && let Some(tried) = self.windows.get_mut(&hour)
+            {
+                tried.times = 0;
+                tried.failure.remedy = Remedy::Retry(None);
+                tried.again = tried.since;
+            }
+        }
+    }
+
+    /// Whether an hour was without events while the others did not hold all that are reported of the day.
+    pub fn is_short_hour(&self, window: Window) -> bool {
+        let tried = self.windows.get(&window);
+        window.hour_of_day().is_some() && tried.is_some_and(|tried| tried.failure.reason == Reason::Short)
     }
 
     /// Notes what concerns the whole export. Windows that run into the same at the same time count once.

@@ -14,7 +14,7 @@ use tokio::task::{Id, JoinSet};
 use tracing::Instrument as _;
 
 use super::attempt::{Outcome, export_window};
-use super::decide::{Decision, HELD_LOOK, Observation, decide};
+use super::decide::{Decision, HELD_LOOK, Observation, decide, events_beside};
 use super::failure::{Failure, Trouble};
 use super::ground::{Ground, lock};
 use super::journal::Journal;
@@ -244,8 +244,10 @@ impl Run {
             self.seal(period);
         }
         for window in decision.start {
+            let journal = self.journal.as_ref();
+            let others = journal.and_then(|journal| events_beside(journal, &self.ground.export, window));
             self.spawn(Job::Window(window), move |ground| async move {
-                Done::Window(window, export_window(&ground, window).await)
+                Done::Window(window, export_window(&ground, window, others).await)
             });
         }
         changed

@@ -132,8 +132,8 @@ pub struct EmptyEvidence<'a> {
     pub session_readable: bool,
     /// The listing begun after the answer; `None` when the service refuses to list.
     pub listing: Option<&'a Listing>,
-    /// Of an hour: whether all hours of its day are exported, so that their sum is compared with the report.
-    pub summed_up: bool,
+    /// Of an hour: the events of the other hours of its day that are stored, where all of them are exported.
+    pub others: Option<u64>,
     /// The oldest day of which the service gave us events within the last hour.
     pub oldest_served: Option<Date>,
     /// Now.
@@ -147,6 +147,13 @@ pub enum EmptyVerdict {
     Proved,
     /// There were events, says the service: the answer is short by so many.
     Short(u64),
+    /// Of an hour: the others do not hold all events that the service reports of the day, so this one may have some.
+    ShortOfDay {
+        /// Events of the other hours that are stored.
+        others: u64,
+        /// Events of the day, as reported.
+        reported: u64,
+    },
     /// The service no longer has the day, whose oldest is this.
     Expired(Date),
     /// Nothing is proved; the text says what is missing.
@@ -159,7 +166,7 @@ const SURELY_RETAINED_DAYS: i64 = 3;
 
 /// Judges an answer without events. A 404 alone never proves anything, nor does a day past retention.
 pub fn of_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
-    use EmptyVerdict::{Expired, Proved, Short, Unproved};
+    use EmptyVerdict::{Expired, Proved, Short, ShortOfDay, Unproved};
     let date = evidence.window.date();
     let says = evidence
         .listing
@@ -171,12 +178,14 @@ pub fn of_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
         Says::BeforeOldest(oldest) if !recent(evidence) => Expired(oldest),
         _ if !evidence.session_readable => Unproved("the session could not be read after the empty answer"),
         Says::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
-        // The day has events, and the service has no count of an hour: either the hours are summed up in the
-        // end, or the service has to say positively that this one has none.
-        Says::Listed(Some(count))
-            if count > 0 && !evidence.summed_up && evidence.answer != EmptyAnswer::GzipOfNothing =>
-        {
-            Unproved("the day has events, and the service counts none of its hours")
+        // The day has events, and the service has no count of an hour: either the other hours hold all of them, or
+        // the service has to say positively that this one has none.
+        Says::Listed(Some(reported)) if reported > 0 && evidence.answer != EmptyAnswer::GzipOfNothing => {
+            match evidence.others {
+                Some(others) if others < reported => ShortOfDay { others, reported },
+                Some(_) => Proved,
+                None => Unproved("the day has events, and the service counts none of its hours"),
+            }
         }
         Says::Listed(Some(_)) | Says::Between => Proved,
         Says::Listed(None) if evidence.answer == EmptyAnswer::GzipOfNothing => Proved,
@@ -249,7 +258,7 @@ mod tests {
                 answer,
                 session_readable: readable,
                 listing,
-                summed_up: false,
+                others: None,
                 oldest_served: None,
                 now: old,
             })
@@ -293,25 +302,33 @@ mod tests {
     #[test]
     fn an_hour_of_a_day_with_events_is_empty_by_a_whole_answer_or_by_the_sum() {
         let listing = listing(&[(5, Some(4))]);
-        let judge = |answer, summed_up| {
+        let judge = |answer, others| {
             of_empty(&EmptyEvidence {
                 window: "2018-06-05T07".parse().unwrap(),
                 answer,
                 session_readable: true,
                 listing: Some(&listing),
-                summed_up,
+                others,
                 oldest_served: None,
                 now: "2018-06-07T00:00:00Z".parse().unwrap(),
             })
         };
-        assert_eq!(judge(EmptyAnswer::GzipOfNothing, false), EmptyVerdict::Proved);
-        assert_eq!(judge(EmptyAnswer::NotFound, true), EmptyVerdict::Proved);
+        assert_eq!(judge(EmptyAnswer::GzipOfNothing, None), EmptyVerdict::Proved);
+        assert_eq!(judge(EmptyAnswer::GzipOfNothing, Some(0)), EmptyVerdict::Proved);
+        for others in [4, 5] {
+            assert_eq!(judge(EmptyAnswer::NotFound, Some(others)), EmptyVerdict::Proved);
+        }
+        let (others, reported) = (3, 4);
+        assert_eq!(
+            judge(EmptyAnswer::NotFound, Some(others)),
+            EmptyVerdict::ShortOfDay { others, reported }
+        );
         for answer in [
             EmptyAnswer::NotFound,
             EmptyAnswer::NoContent,
             EmptyAnswer::ZeroBytes,
         ] {
-            assert!(matches!(judge(answer, false), EmptyVerdict::Unproved(_)));
+            assert!(matches!(judge(answer, None), EmptyVerdict::Unproved(_)));
         }
     }
 
@@ -323,7 +340,7 @@ mod tests {
             answer: EmptyAnswer::GzipOfNothing,
             session_readable: true,
             listing: None,
-            summed_up: false,
+            others: None,
             oldest_served: None,
             now: "2018-06-05T00:00:00Z".parse().unwrap(),
         };

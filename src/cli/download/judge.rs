@@ -59,7 +59,7 @@ pub fn judge(section: &Section, before: &Counts, after: Option<&Listing>, now: T
                 answer,
                 session_readable: section.readable,
                 listing: after,
-                summed_up: false,
+                others: None,
                 oldest_served: None,
                 now,
             };
@@ -127,6 +127,9 @@ fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
         EmptyVerdict::Short(reported) => Some(format!(
             "{day}: nothing came, the service reports {}",
             size::of(*reported, "event")
+        )),
+        EmptyVerdict::ShortOfDay { others, reported } => Some(format!(
+            "{day}: no events came, and the other hours have {others} of the {reported} that the service reports"
         )),
         EmptyVerdict::Expired(oldest) => Some(format!(
             "{day}: the service lists no day before {oldest}, so what happened on this one may be gone"

@@ -9,6 +9,7 @@ use super::super::failure::Remedy;
 use super::super::journal::{Journal, Mismatch};
 use super::super::keys::{AttemptId, Key};
 use super::super::window::{Cells, Window};
+use super::super::wish::Export;
 use super::{Observation, Plan};
 use crate::api::Reason;
 
@@ -103,8 +104,9 @@ impl Plan<'_> {
         for (date, (events, reported)) in short_days(self.seen.journal, &self.seen.export.source) {
             let day = Window::day(date);
             if self.wanted.touches(day) && !self.is_accepted(day) {
-                let message =
-                    format!("the hours of {date} have {events} events, the service reports {reported}");
+                let message = format!(
+                    "the hours of {date} have {events} events, the service reports {reported}: remove the receipts of its hours without events to export those again, or accept the gap in spec.acceptedGaps"
+                );
                 self.say(Reason::Short, message, Some(day), Remedy::Person, None);
             }
         }
@@ -143,6 +145,16 @@ impl Plan<'_> {
             );
         }
     }
+}
+
+/// Events of the other hours of an hour's day that are stored; `None` where not all of them are exported.
+pub(in crate::export) fn events_beside(journal: &Journal, export: &Export, window: Window) -> Option<u64> {
+    if window.hour_of_day().is_none() || export.hour.is_some() {
+        return None;
+    }
+    let others = Window::split(window.date()).filter(|other| *other != window);
+    let receipts = others.filter_map(|other| journal.good_receipt(other, &export.source));
+    Some(receipts.map(|receipt| receipt.facts.events).sum())
 }
 
 /// Days whose hours are all in and have fewer events than the service reports of the day: both numbers.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use eventexport::api::Reason;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::window::Window;
 use eventexport::simulator::Kind;
 use jiff::Timestamp;
 use jiff::civil::{Date, date};
@@ -130,7 +129,7 @@ async fn after_an_hour_the_day_needs_only_the_other_hours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hours_of_a_split_day_that_add_up_to_less_are_short_for_good() {
+async fn an_hour_without_events_is_short_until_the_others_have_all_of_the_day() {
     let mut settings = settings();
     settings.volume.events_per_day = 480;
     let mut bench = Bench::start(settings, june(2), june(3)).await;
@@ -145,30 +144,64 @@ async fn hours_of_a_split_day_that_add_up_to_less_are_short_for_good() {
         "{:?}",
         short.troubles
     );
-    assert!(short.missing.contains(Window::day(june(3))));
+    assert_eq!(short.missing.ranges(9), ["2018-06-03T07"]);
     assert!(
         bench
             .files()
             .contains(&"_journal/2018-06-03.split.json".to_owned())
     );
-    let downloads = bench.simulator.ledger().requests_of(Kind::Download);
+    // Whatever answered 404 for the hour is believed by nobody: there is no receipt that says that it is empty.
+    let receipt = "_journal/2018-06-03T07.receipt.json".to_owned();
+    assert!(!bench.files().contains(&receipt));
+    let accepted = vec![gap(june(3), june(3))];
+    bench.export.accepted.clone_from(&accepted);
+    let with_gap = bench.run().await;
+    assert!(
+        with_gap.complete && with_gap.troubles.is_empty(),
+        "{:?}",
+        with_gap.troubles
+    );
 
-    // Nobody asks the service again, and the answer is the same.
+    // Once it is given, nothing but it is asked for, and the day is whole.
+    bench.export.accepted.clear();
     bench.simulator.set_faults(Vec::new());
-    let again = bench.run().await;
+    let downloads = bench.simulator.ledger().requests_of(Kind::Download);
+    let whole = bench.run().await;
     assert!(
-        !again.complete && reasons(&again).contains(&Reason::Short),
+        whole.complete && whole.troubles.is_empty(),
         "{:?}",
-        again.troubles
+        whole.troubles
     );
-    assert_eq!(bench.simulator.ledger().requests_of(Kind::Download), downloads);
-    bench.export.accepted = vec![gap(june(3), june(3))];
-    let accepted = bench.run().await;
+    assert_eq!(
+        bench.simulator.ledger().requests_of(Kind::Download),
+        downloads + 1
+    );
+    assert!(bench.files().contains(&receipt));
+    assert_eq!(whole.events, 960);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hours_that_are_empty_are_proved_by_the_others_in_a_second_round() {
+    let mut settings = settings();
+    // At most a handful of hours have an event.
+    settings.volume.days.insert(june(3), 5);
+    let mut bench = Bench::start(settings, june(3), june(3)).await;
+    bench.export.parallelism = 8;
+    bench.timeouts.idle_read = Duration::from_millis(400);
+    bench.retry.resumes = 3;
+    bench.simulator.add_preset("stall-days@2018-06-03").unwrap();
+    bench.simulator.add_preset("empty-404").unwrap();
+    let day = bench.run().await;
+    assert!(day.complete, "{:?}", day.troubles);
+    assert_eq!(day.events, 5);
+    let ledger = bench.simulator.ledger();
+    // Two tries of the whole day, each hour once, and those without events once more.
     assert!(
-        accepted.complete && accepted.troubles.is_empty(),
-        "{:?}",
-        accepted.troubles
+        (2 + 24 + 19..=2 + 24 + 23).contains(&ledger.opened),
+        "{}",
+        ledger.opened
     );
+    assert_eq!(ledger.open_now, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
