@@ -71,7 +71,10 @@ pub(crate) async fn play(wish: &Wish, case: Option<&Case>, way: Way) -> Result<P
     play.stage.apply(wish).await?;
     let ending = play.recover().await?;
     let ended = play.stop().await?;
-    let stopped = play.stopped && ended;
+    // The last request of all is that which gives the lease back. Who is killed at it cannot end otherwise.
+    let kills = |case: &Case| matches!(case.faults().last(), Some(Fault::KillBefore | Fault::KillAfter));
+    let killed = play.notice() && case.is_some_and(kills);
+    let stopped = play.stopped && (ended || killed);
     let stage = &play.stage;
     Ok(Played {
         observed: Observed::of(stage, ending, stopped).await?,
@@ -191,7 +194,9 @@ impl Play {
             return Ok(false);
         }
         // Where faults befall what the API server is asked, the lease is held long enough to be renewed.
-        let renews = |seen: &Seen| seen.peer == Peer::Cluster && seen.is(&["PUT ", "/leases/"]);
+        let renews = |seen: &Seen| {
+            seen.peer == Peer::Cluster && seen.is(&["PUT ", "/leases/"]) && seen.at.elapsed() > REST
+        };
         if self.stage.is_proxied() && !seen.iter().any(renews) {
             return Ok(false);
         }
