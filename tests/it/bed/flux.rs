@@ -41,6 +41,15 @@ impl Drop for Flux {
 impl Flux {
     /// With all rights in that cluster, as Flux has them by default.
     pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
+        let flux = Self::without_controllers(cluster).await?;
+        for name in ["kustomize-controller", "helm-controller"] {
+            flux.controller(cluster, name).await?;
+        }
+        Ok(flux)
+    }
+
+    /// Its definitions, and what serves artifacts.
+    pub(crate) async fn without_controllers(cluster: &Cluster) -> Result<Self> {
         let definitions = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".bed/flux/definitions");
         ensure!(
             definitions.is_dir(),
@@ -58,16 +67,12 @@ impl Flux {
         let serving = tokio::spawn(async move {
             let _ = axum::serve(listener, app).await;
         });
-        let flux = Self {
+        Ok(Self {
             watchdog: Watchdog::new("flux")?,
             files,
             address,
             serving: serving.abort_handle(),
-        };
-        for name in ["kustomize-controller", "helm-controller"] {
-            flux.controller(cluster, name).await?;
-        }
-        Ok(flux)
+        })
     }
 
     async fn controller(&self, cluster: &Cluster, name: &'static str) -> Result<()> {

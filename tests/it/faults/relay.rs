@@ -77,6 +77,10 @@ pub(crate) struct Rules {
     pub(crate) lost: usize,
     /// How often each event comes again.
     pub(crate) again: usize,
+    /// Statuses that are written stay on their way until that ends.
+    pub(crate) writes_held: bool,
+    /// How many are on their way so.
+    on_their_way: usize,
 }
 
 /// What is said to all open watches of a kind.
@@ -154,6 +158,11 @@ impl Relay {
     /// How many of the next events are still to be lost.
     pub(crate) fn to_lose(&self, kind: Kind) -> usize {
         lock(&self.shared.line(kind).rules).lost
+    }
+
+    /// How many statuses are held up on their way.
+    pub(crate) fn held_up(&self, kind: Kind) -> usize {
+        lock(&self.shared.line(kind).rules).on_their_way
     }
 
     /// Answers that are under way say nothing any more; their connections stay open.
@@ -242,6 +251,9 @@ impl Shared {
         }
         let (head, body) = request.into_parts();
         let body = to_bytes(body, BODY_MAX).await?;
+        if head.method == Method::PATCH && path.contains("/eventexports/") && path.ends_with("/status") {
+            self.hold_up(Kind::Exports).await;
+        }
         let url = match query.as_str() {
             "" => format!("{}{path}", self.endpoint),
             query => format!("{}{path}?{query}", self.endpoint),
@@ -271,6 +283,16 @@ impl Shared {
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
         }
         Ok(response)
+    }
+
+    /// While statuses may not arrive.
+    async fn hold_up(&self, kind: Kind) {
+        let rules = || lock(&self.line(kind).rules);
+        rules().on_their_way += 1;
+        while rules().writes_held {
+            tokio::time::sleep(LOOK).await;
+        }
+        rules().on_their_way -= 1;
     }
 
     /// What a list or watch is answered without asking.

@@ -307,6 +307,53 @@ async fn what_was_lost_on_the_way_is_found_by_listing_again() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_status_that_was_held_up_is_not_written_over_a_newer_one() -> Result<()> {
+    let scene = Scene::start("overtaken").await?;
+    scene.export("june", "busy").await?;
+    let operator = scene.operator(SHORT)?;
+    scene.becomes("june", BUSY).await?;
+    scene.relay.rule(Kind::Exports, |rules| rules.writes_held = true);
+    scene.suspend("june", true).await?;
+    eventually("its status is on the way", async || {
+        Ok(scene.relay.held_up(Kind::Exports) > 0)
+    })
+    .await?;
+
+    // Meanwhile somebody else, as the next leader would, writes what it knows of a later generation.
+    scene.suspend("june", false).await?;
+    let later = json!({ "status": { "observedGeneration": 3 } }).to_string();
+    let namespace = scene.namespace.as_str();
+    let write = [
+        "patch",
+        "eventexport",
+        "june",
+        "-n",
+        namespace,
+        "--subresource=status",
+    ];
+    kubectl(
+        scene.cluster,
+        &[&write[..], &["--type=merge", "-p", &later]].concat(),
+    )
+    .await?;
+    scene.relay.rule(Kind::Exports, |rules| rules.writes_held = false);
+    let of_second = || {
+        let mut writes = scene.relay.writes();
+        writes.retain(|write| write.body["status"]["observedGeneration"] == 2);
+        writes
+    };
+    eventually("it has arrived", async || Ok(!of_second().is_empty())).await?;
+    scene.becomes("june", BUSY).await?;
+    scene.at_rest().await?;
+    let accepted: Vec<_> = of_second()
+        .into_iter()
+        .filter(|write| write.status == 200)
+        .collect();
+    ensure!(accepted.is_empty(), "a status was taken back: {accepted:#?}");
+    operator.stop().await
+}
+
+#[tokio::test]
 async fn a_view_of_the_past_takes_nothing_back() -> Result<()> {
     let scene = Scene::start("past").await?;
     scene.export("june", "busy").await?;

@@ -13,6 +13,7 @@
 mod bucket;
 mod control_plane;
 mod operator;
+mod peer;
 mod results;
 mod soak;
 mod stage;
