@@ -111,7 +111,8 @@ impl Memory {
 
     /// Notes that a leftover attempt could not be settled.
     pub fn unsettled(&mut self, id: AttemptId, failure: Failure, now: Timestamp, jitter: f64) {
-        let tried = next(self.unsettled.get(&id), failure, now, jitter);
+        let last = self.unsettled.get(&id);
+        let tried = next(last, stubborn(failure, last), now, jitter);
         self.unsettled.insert(id, tried);
     }
 
@@ -153,7 +154,8 @@ impl Tried {
     }
 }
 
-/// Downloads that stay bad need a person: too few events twice, none without proof twice, broken bytes five times.
+/// Downloads that stay bad need a person: too few events twice, none without proof twice, broken bytes five times. So do
+/// several sessions of which one may be ours, when they are there for the seventh time, after some minutes.
 fn stubborn(failure: Failure, last: Option<&Tried>) -> Failure {
     let same = last
         .filter(|last| last.failure.reason == failure.reason)
@@ -161,6 +163,7 @@ fn stubborn(failure: Failure, last: Option<&Tried>) -> Failure {
     let patience = match failure.reason {
         Reason::Short | Reason::EmptyUnproved => 1,
         Reason::NotGzip | Reason::NotWhole | Reason::NotEvents => 4,
+        Reason::SessionUnaccounted if matches!(failure.remedy, Remedy::Retry(_)) => 6,
         _ => return failure,
     };
     if same >= patience {
@@ -234,6 +237,30 @@ mod tests {
         assert!(!memory.windows[&window].given_up(Persistence::Forever));
         memory.succeeded(window);
         assert!(memory.windows.is_empty());
+    }
+
+    #[test]
+    fn sessions_that_may_be_ours_need_a_person_when_they_stay() {
+        let window: Window = "2018-06-28".parse().unwrap();
+        let id = AttemptId {
+            window,
+            ulid: ulid::Ulid::from_parts(1, 1),
+        };
+        let mut memory = Memory::default();
+        let mut now = Timestamp::UNIX_EPOCH;
+        let several = || Failure {
+            remedy: Remedy::Retry(Some(Duration::from_secs(20))),
+            ..Failure::retry(Reason::SessionUnaccounted, "x")
+        };
+        for _ in 0..6 {
+            memory.unsettled(id, several(), now, 1.0);
+            let tried = &memory.unsettled[&id];
+            assert_ne!(tried.failure.remedy, Remedy::Person);
+            now = tried.again;
+        }
+        assert_eq!(now.as_second(), 20 + 20 + 20 + 20 + 32 + 64);
+        memory.unsettled(id, several(), now, 1.0);
+        assert_eq!(memory.unsettled[&id].failure.remedy, Remedy::Person);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Settles what a crash left: objects are adopted or left alone, sessions deleted, uploads aborted, spent
 //! keys removed. Idempotent; what is gone is done. I/O.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::commit::{Committed, RECEIPT_METADATA, is_same, write_receipt};
-use super::failure::Failure;
+use super::failure::{Failure, Remedy};
 use super::ground::{Ground, lock};
 use super::journal::AttemptFacts;
 use super::journal_io::{delete, get, observe_day, session_keys};
@@ -15,6 +17,9 @@ use super::window::Window;
 use crate::api::Reason;
 use crate::storage::{Condition, Crc64, ObjectFacts, Upload};
 use crate::tracker::Session;
+
+/// The least time between two looks at several sessions of which one may be ours.
+const ANOTHER_LOOK: Duration = Duration::from_secs(20);
 
 /// How far the clocks of the service and of the store may be apart: 5 min.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(5);
@@ -262,7 +267,12 @@ async fn find_orphan(ground: &Ground, id: AttemptId, attempt: &AttemptRecord) ->
         }
         several => {
             let ids: Vec<&str> = several.iter().map(|session| session.id.as_str()).collect();
-            Err(unaccounted(id.window, &ids, "of which only one can be ours"))
+            let failure = unaccounted(id.window, &ids, "of which only one can be ours");
+            // After a restart, others of the same space may be about to settle theirs.
+            Err(Failure {
+                remedy: Remedy::Retry(Some(ANOTHER_LOOK)),
+                ..failure
+            })
         }
     }
 }
