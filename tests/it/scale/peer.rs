@@ -119,7 +119,7 @@ fn namespace(number: usize) -> String {
     format!("team-{}", number % NAMESPACES)
 }
 
-/// All of one archive, which holds one ConfigMap; each applies it under a name of its own.
+/// All of one archive, which holds one `ConfigMap`; each applies it under a name of its own.
 fn kustomization(name: &str, suspend: bool) -> Value {
     json!({
         "apiVersion": "kustomize.toolkit.fluxcd.io/v1",
