@@ -219,7 +219,7 @@ async fn measure(results: &mut Results, count: usize, suspend: bool) -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes of load: bench/control-plane --peer runs it"]
+#[ignore = "minutes of load: bench/peer runs it"]
 async fn what_thousands_of_resources_cost_a_peer() -> Result<()> {
     let mut results = Results::new();
     let resources: String = setting("EVENTEXPORT_BENCH_RESOURCES", "1000".to_owned());
