@@ -20,6 +20,7 @@ WORKDIR /src
 COPY image/tools image/
 RUN sh image/tools /usr/local
 COPY Cargo.toml Cargo.lock LICENSE ./
+COPY .cargo .cargo
 COPY image image
 COPY src src
 # Cargo looks for the test and the benchmark that Cargo.toml names, though they are not built.

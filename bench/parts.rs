@@ -27,6 +27,11 @@ use tokio::task::JoinSet;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
+/// As the program has it.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Bytes of a part, and parts in flight: as `export::transfer` has them.
 const PART: u64 = 8 << 20;
 const IN_FLIGHT: usize = 4;

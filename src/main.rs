@@ -6,6 +6,10 @@ use eventexport::cli::{
     self, Command, context, download, inspect, plan, plugin, run, session, shell, status, verify,
 };
 
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     match plugin::arguments().command {
         Command::Operator(args) => cli::to_the_end(cli::operate(args)),

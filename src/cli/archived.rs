@@ -206,7 +206,7 @@ mod tests {
                 events,
                 reported: None,
                 verdict,
-                sha256: object.then(|| "ab".to_owned()),
+                sha256: object.then(|| "ab".into()),
                 stored_now: false,
             },
         }

@@ -122,8 +122,7 @@ pub fn plan(export: &Export, seen: &Seen, now: Timestamp) -> Plan {
         }
     });
     let wanted: Cells = export.windows(now).collect();
-    let mut settled = export.accepted_cells(&wanted);
-    settled.union(&covered);
+    let settled = export.accepted_cells(&wanted).union(&covered);
 
     let fate = |window: Window| match window {
         window if covered.contains(window) => Fate::Stored,

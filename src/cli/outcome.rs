@@ -1,5 +1,7 @@
 //! What became of every window that an export wants, from its last snapshot: decides the exit code. No I/O.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::exit::Exit;
@@ -53,7 +55,7 @@ pub struct StoredFacts {
     /// The weakest verdict of its objects.
     pub verdict: Verdict,
     /// SHA-256 of the object, where it is one.
-    pub sha256: Option<String>,
+    pub sha256: Option<Arc<str>>,
     /// How many receipts it is made of: 1, or up to 24 hours.
     pub receipts: usize,
 }
@@ -95,8 +97,7 @@ pub fn of(export: &Export, snapshot: &Snapshot, now: Timestamp) -> Outcome {
     let wanted: Cells = windows.iter().copied().collect();
     let accepted = export.accepted_cells(&wanted);
     // An accepted gap may be a part of a window whose other hours are stored.
-    let mut settled = accepted.clone();
-    settled.union(&snapshot.covered);
+    let settled = accepted.union(&snapshot.covered);
     let accepts = |window| accepted.touches(window) && settled.contains(window);
     let mut totals = Totals::default();
     let rows: Vec<Row> = windows
@@ -299,7 +300,7 @@ pub(crate) mod tests {
             } else {
                 Verdict::Matched
             },
-            sha256: (events > 0).then(|| "ab".repeat(32)),
+            sha256: (events > 0).then(|| "ab".repeat(32).into()),
             stored_now,
         }
     }

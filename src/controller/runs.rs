@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -65,8 +66,9 @@ pub(super) struct Runs {
 
 #[derive(Default)]
 struct Entries {
-    by_uid: HashMap<Arc<str>, Entry>,
-    by_name: HashMap<ObjectRef<EventExport>, Arc<str>>,
+    /// Boxed: a table has room for twice as many as are in it.
+    by_uid: HashMap<Arc<str>, Box<Entry>>,
+    by_name: HashMap<Arc<ObjectRef<EventExport>>, Arc<str>>,
     by_secret: Users,
     serial: u64,
 }
@@ -81,6 +83,15 @@ fn uses_no_more(by_secret: &mut Users, uid: &str, namespace: &str, name: &str) {
         if users.is_empty() {
             by_secret.remove(&key);
         }
+    }
+}
+
+/// What a resource is called by: without its version and UID, which are kept beside it.
+fn name_of(object: &EventExport) -> ObjectRef<EventExport> {
+    let name = ObjectRef::new(&object.name_any());
+    match object.namespace() {
+        Some(namespace) => name.within(&namespace),
+        None => name,
     }
 }
 
@@ -125,16 +136,16 @@ impl Runs {
         let mut entries = self.lock();
         let Entries { by_uid, by_name, .. } = &mut *entries;
         let entry = by_uid.entry(uid.into()).or_insert_with_key(|uid| {
-            let object = ObjectRef::from_obj(object);
+            let object = Arc::new(name_of(object));
             by_name.insert(object.clone(), uid.clone());
-            Entry::new(object)
+            Box::new(Entry::new(object))
         });
         f(entry)
     }
 
     /// Reads or changes what is remembered of a resource; `None`: it is gone meanwhile.
     pub(super) fn with<T>(&self, uid: &str, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        self.lock().by_uid.get_mut(uid).map(f)
+        self.lock().by_uid.get_mut(uid).map(|entry| f(entry))
     }
 
     /// The Secrets that a resource uses from now on: said before they are read, so that no change is missed.
@@ -146,9 +157,11 @@ impl Runs {
         let Some(entry) = by_uid.get_mut(uid) else {
             return;
         };
-        let names = names.iter().map(|name| (*name).into()).collect();
-        let before = std::mem::replace(&mut entry.secrets.named, names);
-        for name in before.difference(&entry.secrets.named) {
+        let before = std::mem::replace(
+            &mut entry.secrets.named,
+            names.iter().map(|name| (*name).into()).collect(),
+        );
+        for name in before.iter().filter(|name| !names.contains(&***name)) {
             uses_no_more(by_secret, uid, namespace, name);
         }
         for name in &entry.secrets.named {
@@ -160,7 +173,10 @@ impl Runs {
     /// What was read of them.
     pub(super) fn read(&self, uid: &str, fetched: &Fetched) {
         if let Some(entry) = self.lock().by_uid.get_mut(uid) {
-            entry.secrets.versions.clone_from(&fetched.versions);
+            let versions = fetched.versions.iter();
+            entry.secrets.versions = versions
+                .map(|(name, version)| (name.as_str().into(), version.as_deref().map(Into::into)))
+                .collect();
             entry.secrets.digest = fetched.digest;
             entry.secrets.stale = false;
         }
@@ -185,10 +201,10 @@ impl Runs {
             let Some(entry) = by_uid.get_mut(uid) else {
                 continue;
             };
-            let in_use = entry.secrets.versions.get(name).map(Option::as_deref);
+            let in_use = entry.secrets.version(name);
             if in_use.is_some_and(|in_use| in_use != version) {
                 entry.secrets.stale = true;
-                woken.push(entry.object.clone());
+                woken.push(ObjectRef::clone(&entry.object));
             }
         }
         woken
@@ -230,7 +246,14 @@ impl Runs {
             entry.job = Some(job.clone());
         }
         entry.failure = None;
-        let live = supervise::start(self, uid.into(), entry.object.clone(), serial, spec, task);
+        let live = supervise::start(
+            self,
+            uid.into(),
+            ObjectRef::clone(&entry.object),
+            serial,
+            spec,
+            task,
+        );
         entry.state = State::Live(live);
     }
 
@@ -245,22 +268,14 @@ impl Runs {
 
     /// Tells the work to stop; its end wakes the controller.
     pub(super) fn stop(&self, uid: &str) {
-        if let Some(Entry {
-            state: State::Live(live),
-            ..
-        }) = self.lock().by_uid.get(uid)
-        {
+        if let Some(State::Live(live)) = self.lock().by_uid.get(uid).map(|entry| &entry.state) {
             live.stop.cancel();
         }
     }
 
     /// Cuts the work off where it stands.
     pub(super) fn cut_off(&self, uid: &str) {
-        if let Some(Entry {
-            state: State::Live(live),
-            ..
-        }) = self.lock().by_uid.get(uid)
-        {
+        if let Some(State::Live(live)) = self.lock().by_uid.get(uid).map(|entry| &entry.state) {
             live.stop.cancel();
             live.abort.abort();
         }
@@ -307,9 +322,9 @@ impl Runs {
         {
             entries.by_name.remove(&entry.object);
         }
-        let namespace = entry.object.namespace.unwrap_or_default();
+        let namespace = entry.object.namespace.as_deref().unwrap_or_default();
         for name in &entry.secrets.named {
-            uses_no_more(&mut entries.by_secret, uid, &namespace, name);
+            uses_no_more(&mut entries.by_secret, uid, namespace, name);
         }
     }
 
@@ -319,7 +334,7 @@ impl Runs {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let known = {
             let entries = self.lock();
-            let known = entries.by_name.get(&ObjectRef::from_obj(object)).cloned();
+            let known = entries.by_name.get(&name_of(object)).cloned();
             known.filter(|known| {
                 let entry = entries.by_uid.get(known);
                 **known != *uid && !entry.is_some_and(|entry| entry.outlives(object))
@@ -400,7 +415,7 @@ impl Resources for Runs {
             .by_uid
             .values()
             .filter(|entry| !entry.others.are_serving());
-        ours.map(named).collect()
+        ours.map(|entry| named(entry)).collect()
     }
 }
 

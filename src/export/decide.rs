@@ -290,9 +290,8 @@ impl<'a> Plan<'a> {
                 );
                 continue;
             }
-            let there = journal.objects.keys().chain(journal.receipts.keys());
-            let unsettled = self.out.settle.iter().chain(busy).map(|id| &id.window);
-            if there.chain(unsettled).any(|other| overlap(*other, window)) {
+            let mut unsettled = self.out.settle.iter().chain(busy);
+            if journal.holds_some_of(window) || unsettled.any(|id| overlap(id.window, window)) {
                 // Adopted, foreign, mismatched or settled first: never downloaded beside what is there.
                 waits = true;
                 continue;

@@ -1,9 +1,11 @@
 //! The journal as one listing shows it, and what an export concludes from it. No I/O: `journal_io` reads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
+use ulid::Ulid;
 
 use super::keys::{AttemptId, Key, Root};
 use super::manifest::Chain;
@@ -124,49 +126,35 @@ impl Journal {
     /// Puts what a newer listing says of one day in the place of what is known of it. Receipts that were
     /// read stay read, and so do attempts.
     pub fn replace_day(&mut self, of: Window, newer: Self) {
-        let date = of.date();
-        let old = std::mem::take(self);
-        let (old_day, mut rest) = old.split_day(date);
-        rest.expired.extend(newer.expired);
-        rest.splits.extend(newer.splits);
-        rest.objects.extend(newer.objects);
+        let day = of.on_its_day();
+        let mut old = Self {
+            receipts: self.receipts.extract_if(day.clone(), |_, _| true).collect(),
+            attempts: self.attempts.extract_if(attempts_at(&day), |_, _| true).collect(),
+            ..Self::default()
+        };
+        self.objects.extract_if(day.clone(), |_, _| true).for_each(drop);
+        self.expired.extract_if(day.clone(), |_| true).for_each(drop);
+        self.splits.extract_if(day, |_| true).for_each(drop);
+        self.expired.extend(newer.expired);
+        self.splits.extend(newer.splits);
+        self.objects.extend(newer.objects);
         for (window, found) in newer.receipts {
-            let read = old_day.receipts.get(&window).cloned().flatten();
-            rest.receipts.insert(window, found.or(read));
+            let read = old.receipts.remove(&window).flatten();
+            self.receipts.insert(window, found.or(read));
         }
         for (id, mut facts) in newer.attempts {
-            let known = || old_day.attempts.get(&id).and_then(|known| known.record.clone());
-            facts.record = facts.record.or_else(known);
-            rest.attempts.insert(id, facts);
+            let known = old.attempts.remove(&id).and_then(|known| known.record);
+            facts.record = facts.record.or(known);
+            self.attempts.insert(id, facts);
         }
-        *self = rest;
     }
 
-    fn split_day(self, date: jiff::civil::Date) -> (Self, Self) {
-        let of_day = |window: &Window| window.date() == date;
-        let (mut day, mut rest) = (Self::default(), Self::default());
-        rest.chain = self.chain;
-        for (window, size) in self.objects {
-            let side = if of_day(&window) { &mut day } else { &mut rest };
-            side.objects.insert(window, size);
-        }
-        for (window, facts) in self.receipts {
-            let side = if of_day(&window) { &mut day } else { &mut rest };
-            side.receipts.insert(window, facts);
-        }
-        for (id, facts) in self.attempts {
-            let side = if of_day(&id.window) { &mut day } else { &mut rest };
-            side.attempts.insert(id, facts);
-        }
-        for window in self.expired {
-            let side = if of_day(&window) { &mut day } else { &mut rest };
-            side.expired.insert(window);
-        }
-        for window in self.splits {
-            let side = if of_day(&window) { &mut day } else { &mut rest };
-            side.splits.insert(window);
-        }
-        (day, rest)
+    /// Whether an object or a receipt is there that shares a cell with the window.
+    pub fn holds_some_of(&self, window: Window) -> bool {
+        let day = window.on_its_day();
+        let objects = self.objects.range(day.clone()).map(|(there, _)| there);
+        let receipts = self.receipts.range(day).map(|(there, _)| there);
+        objects.chain(receipts).any(|there| overlap(*there, window))
     }
 
     /// Receipts whose content is not known yet.
@@ -274,11 +262,9 @@ impl Journal {
         holder: &'a str,
         store_now: Timestamp,
     ) -> impl Iterator<Item = (&'a AttemptId, &'a AttemptRecord)> + 'a {
-        let of_window = self
-            .attempts
-            .range(..)
-            .filter(move |(id, _)| overlap(id.window, window));
-        of_window
+        let of_day = self.attempts.range(attempts_at(&window.on_its_day()));
+        of_day
+            .filter(move |(id, _)| overlap(id.window, window))
             .filter_map(|(id, facts)| Some((id, facts.record.as_ref()?)))
             .filter(move |(_, record)| record.holder != holder && record.deadline > store_now)
     }
@@ -287,6 +273,12 @@ impl Journal {
     pub fn sessions(&self) -> impl Iterator<Item = &String> {
         self.attempts.values().flat_map(|facts| &facts.sessions)
     }
+}
+
+/// All attempts at some windows.
+fn attempts_at(windows: &RangeInclusive<Window>) -> RangeInclusive<AttemptId> {
+    let at = |window, ulid| AttemptId { window, ulid };
+    at(*windows.start(), Ulid::nil())..=at(*windows.end(), Ulid::max())
 }
 
 /// Whether two windows share a cell.
@@ -310,7 +302,10 @@ impl ReceiptFacts {
             events: receipt.events,
             reported: receipt.reported_after.or(receipt.reported_before),
             verdict: receipt.verdict,
-            sha256: receipt.object.as_ref().map(|object| object.sha256.clone()),
+            sha256: receipt
+                .object
+                .as_ref()
+                .map(|object| object.sha256.as_str().into()),
             stored_now: false,
         };
         Self {
@@ -329,7 +324,6 @@ mod tests {
     use crate::export::record::Record;
     use crate::export::verdict::Verdict;
     use crate::export::wish::Tenure;
-    use ulid::Ulid;
 
     fn window(text: &str) -> Window {
         text.parse().unwrap()
@@ -352,7 +346,7 @@ mod tests {
             events: 1,
             reported: None,
             verdict: Verdict::Matched,
-            sha256: sha256.map(str::to_owned),
+            sha256: sha256.map(Into::into),
             stored_now: false,
         };
         ReceiptFacts {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::attempt::{Outcome, export_window};
@@ -35,6 +36,13 @@ const TELL: Duration = Duration::from_secs(1);
 const STOP: Duration = Duration::from_secs(20);
 /// The shortest sleep, so that a clock that stands still or goes back does not make a run spin: 50 ms.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The next decision waits so many times as long as the last one took: each goes through all windows, and however many
+/// they are, deciding is to stay below a tenth of the time. What ends meanwhile is decided on together.
+const PACE: u32 = 9;
+/// The longest that it waits for that: 100 ms.
+const PACE_MOST: Duration = Duration::from_millis(100);
+/// The shortest that is waited for: 1 ms, the clock's own step.
+const PACE_LEAST: Duration = Duration::from_millis(1);
 /// The longest sleep, so that a clock that was set does not make a run oversleep: 10 min.
 const SLEEP: Duration = Duration::from_mins(10);
 
@@ -100,13 +108,17 @@ impl Run {
                 return self.stop(out).await;
             }
             self.look().await;
+            let deciding = Instant::now();
             let decision = self.decide();
+            let mut spent = deciding.elapsed();
             let mut troubles = decision.troubles.iter();
             self.held = troubles.any(|trouble| trouble.reason == Reason::HeldBy);
             let rest = decision.rest;
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;
+            let telling = Instant::now();
             let snapshot = self.tell(&decision, out);
+            spent += telling.elapsed();
             if rest && !changed {
                 if self.look_for_others() {
                     // At once: there is nothing to wait for.
@@ -115,8 +127,19 @@ impl Run {
                 return snapshot;
             }
             if !changed {
+                self.pause(spent).await;
                 self.wait(wake).await;
             }
+        }
+    }
+
+    /// After a decision that took so long, until the next one may be made.
+    async fn pause(&self, spent: Duration) {
+        let pause = (spent * PACE).min(PACE_MOST);
+        if pause >= PACE_LEAST {
+            let stopped = self.ground.stop.cancelled();
+            // Stopped or not: whoever comes next asks.
+            let _ = tokio::time::timeout(pause, stopped).await;
         }
     }
 

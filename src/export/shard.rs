@@ -70,6 +70,9 @@ impl Shard {
 
     /// Whether the windows of this day are its own. Each day is in exactly one of the parts.
     pub fn has(self, day: Date) -> bool {
+        if self.is_whole() {
+            return true;
+        }
         let of = i64::from(self.of);
         let number = day
             .since(date(1970, 1, 1))

@@ -92,7 +92,7 @@ pub struct WindowFacts {
     /// How the count compares.
     pub verdict: Verdict,
     /// SHA-256 of the object; absent when the window was proved empty.
-    pub sha256: Option<String>,
+    pub sha256: Option<Arc<str>>,
     /// Whether this process stored it, rather than found it.
     pub stored_now: bool,
 }

@@ -3,8 +3,8 @@
 //! A cell is one hour of one UTC day. A window is a whole day or one hour of it: one session, one object,
 //! one receipt. Coverage is a set of cells, so days and hours add up whichever way they were exported.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use jiff::civil::Date;
@@ -71,6 +71,15 @@ impl Window {
         start.checked_add(hours.hours()).unwrap_or(Timestamp::MAX)
     }
 
+    /// All windows of its day, as they are ordered.
+    pub fn on_its_day(self) -> RangeInclusive<Self> {
+        let last = Self {
+            day: self.day,
+            hour: Some(23),
+        };
+        Self::day(self.day)..=last
+    }
+
     /// The 24 hours of a day.
     pub fn split(day: Date) -> impl Iterator<Item = Self> {
         (0..24).map(move |hour| Self {
@@ -124,14 +133,41 @@ pub fn parse_date(text: &str) -> Option<Date> {
     text.parse().ok()
 }
 
-/// A set of cells.
+/// A set of cells: the days that have one in, in order, with their hours as bits 0–23, never none. Decisions go through
+/// all days of an export at every turn, so that it is made in one piece of memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cells(BTreeMap<Date, u32>);
+pub struct Cells(Vec<(Date, u32)>);
 
 impl Cells {
-    /// Adds what a window covers.
+    /// Of days in any order, some of them several times.
+    fn of(mut days: Vec<(Date, u32)>) -> Self {
+        days.sort_by_key(|(day, _)| *day);
+        days.dedup_by(|(later, more), (day, hours)| {
+            let same = later == day;
+            if same {
+                *hours |= *more;
+            }
+            same
+        });
+        Self(days)
+    }
+
+    /// Adds what a window covers: at once where no later day is in. Many of them are collected instead.
     pub fn insert(&mut self, window: Window) {
-        *self.0.entry(window.day).or_default() |= window.hours();
+        let (day, hours) = (window.day, window.hours());
+        match self.find(day) {
+            Ok(place) => self
+                .0
+                .iter_mut()
+                .skip(place)
+                .take(1)
+                .for_each(|known| known.1 |= hours),
+            Err(place) => self.0.insert(place, (day, hours)),
+        }
+    }
+
+    fn find(&self, day: Date) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&day, |(day, _)| *day)
     }
 
     /// Whether every cell of the window is in.
@@ -146,49 +182,57 @@ impl Cells {
 
     /// The hours of a day that are in, as bits 0–23.
     pub(crate) fn hours_of(&self, day: Date) -> u32 {
-        self.0.get(&day).copied().unwrap_or(0)
+        let place = self.find(day).ok();
+        place
+            .and_then(|place| self.0.get(place))
+            .map_or(0, |(_, hours)| *hours)
     }
 
     /// All that is in either.
-    pub fn union(&mut self, other: &Self) {
-        for (day, hours) in &other.0 {
-            *self.0.entry(*day).or_default() |= hours;
-        }
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self::of([self.0.as_slice(), &other.0].concat())
     }
 
     /// What is in this and not in the other.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
-        let rest = self
-            .0
-            .iter()
-            .map(|(day, hours)| (*day, hours & !other.hours_of(*day)));
-        Self(rest.filter(|(_, hours)| *hours != 0).collect())
+        self.with_hours_of(other, |hours, theirs| hours & !theirs)
     }
 
     /// What is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let both = self
-            .0
-            .iter()
-            .map(|(day, hours)| (*day, hours & other.hours_of(*day)));
-        Self(both.filter(|(_, hours)| *hours != 0).collect())
+        self.with_hours_of(other, |hours, theirs| hours & theirs)
+    }
+
+    /// Each day of this with its hours and the other's: both are in order, so that each is gone through once.
+    fn with_hours_of(&self, other: &Self, left: impl Fn(u32, u32) -> u32) -> Self {
+        let mut others = other.0.iter().peekable();
+        let days = self.0.iter().filter_map(|(day, hours)| {
+            while others.next_if(|(theirs, _)| theirs < day).is_some() {}
+            let theirs = others
+                .next_if(|(theirs, _)| theirs == day)
+                .map_or(0, |(_, hours)| *hours);
+            let hours = left(*hours, theirs);
+            (hours != 0).then_some((*day, hours))
+        });
+        Self(days.collect())
     }
 
     /// The days that have a cell in, with their hours as bits 0–23, oldest first.
     pub(crate) fn days(&self) -> impl DoubleEndedIterator<Item = (Date, u32)> + '_ {
-        self.0.iter().map(|(day, hours)| (*day, *hours))
+        self.0.iter().copied()
     }
 
     /// Whether nothing is in.
     pub fn is_empty(&self) -> bool {
-        self.0.values().all(|hours| *hours == 0)
+        self.0.is_empty()
     }
 
     /// How many cells.
     pub fn len(&self) -> u64 {
-        self.0.values().map(|hours| u64::from(hours.count_ones())).sum()
+        self.days().map(|(_, hours)| u64::from(hours.count_ones())).sum()
     }
 
     /// Merged runs, as people write them: `2018-06-01/2018-06-30` for whole days (both inclusive),
@@ -196,7 +240,7 @@ impl Cells {
     /// that says how many were left out.
     pub fn ranges(&self, max: usize) -> Vec<String> {
         let mut runs: Vec<(Window, Window)> = Vec::new();
-        for (&day, &hours) in &self.0 {
+        for (day, hours) in self.days() {
             for (first, last) in runs_of_day(day, hours) {
                 match runs.last_mut() {
                     Some(run) if adjoins(run.1, first) => run.1 = last,
@@ -216,34 +260,29 @@ impl Cells {
 impl Cells {
     /// What [`Cells::ranges`] said; what it left out and what is no range is left out here.
     pub fn from_ranges(texts: &[String]) -> Self {
-        let mut cells = Self::default();
-        let mut left = DAYS_READ;
+        let mut days = Vec::new();
         for text in texts.iter().take(RANGES_READ) {
             let (first, last) = text.split_once('/').unwrap_or((text, text));
             let (Ok(first), Ok(last)) = (first.parse::<Window>(), last.parse::<Window>()) else {
                 continue;
             };
             let mut day = Some(first.day);
-            while let Some(date) = day.filter(|day| *day <= last.day && left > 0) {
-                left -= 1;
+            while let Some(date) = day.filter(|day| *day <= last.day && days.len() < DAYS_READ) {
                 let begin = first.hour.filter(|_| date == first.day).unwrap_or(0);
                 let end = last.hour.filter(|_| date == last.day).unwrap_or(23);
-                let hours = (begin..=end).fold(0, |hours, hour| hours | 1 << hour);
-                if hours != 0 {
-                    *cells.0.entry(date).or_default() |= hours;
-                }
+                days.push((date, (begin..=end).fold(0, |hours, hour| hours | 1 << hour)));
                 day = date.tomorrow().ok();
             }
         }
-        cells
+        days.retain(|(_, hours)| *hours != 0);
+        Self::of(days)
     }
 }
 
 impl FromIterator<Window> for Cells {
     fn from_iter<I: IntoIterator<Item = Window>>(windows: I) -> Self {
-        let mut cells = Self::default();
-        windows.into_iter().for_each(|window| cells.insert(window));
-        cells
+        let windows = windows.into_iter();
+        Self::of(windows.map(|window| (window.day, window.hours())).collect())
     }
 }
 
@@ -281,8 +320,11 @@ fn run_text((first, last): (Window, Window)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use jiff::civil::date;
+    use proptest::prelude::*;
 
     #[test]
     fn a_window_reads_back_as_it_was_written() {
@@ -355,5 +397,59 @@ mod tests {
         assert_eq!(Cells::from_ranges(&cells.ranges(1)).len(), 48);
         let calendar = vec!["0000-01-01/9999-12-31".to_owned(); RANGES_READ];
         assert_eq!(Cells::from_ranges(&calendar).len(), 24 * DAYS_READ as u64);
+    }
+
+    /// Windows of a few days, so that they meet.
+    fn windows() -> impl Strategy<Value = Vec<Window>> {
+        let window = (1..8i8, prop::option::of(0..24u8)).prop_map(|(day, hour)| Window {
+            day: date(2018, 6, day),
+            hour,
+        });
+        prop::collection::vec(window, 0..20)
+    }
+
+    /// Day and hour of each.
+    fn plain(windows: &[Window]) -> BTreeSet<(Date, u8)> {
+        let hours = |window: &Window| match window.hour {
+            Some(hour) => hour..hour + 1,
+            None => 0..24,
+        };
+        windows
+            .iter()
+            .flat_map(|window| hours(window).map(|hour| (window.day, hour)))
+            .collect()
+    }
+
+    fn hours_in(cells: &Cells) -> BTreeSet<(Date, u8)> {
+        let of_day = |(day, hours): (Date, u32)| {
+            let within = (0..24u8).filter(move |hour| hours & (1 << hour) != 0);
+            within.map(move |hour| (day, hour))
+        };
+        cells.days().flat_map(of_day).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn cells_are_a_set_of_hours(one in windows(), other in windows()) {
+            let (a, b) = (plain(&one), plain(&other));
+            let cells: Cells = one.iter().copied().collect();
+            let others: Cells = other.iter().copied().collect();
+            let mut inserted = Cells::default();
+            one.iter().for_each(|window| inserted.insert(*window));
+            prop_assert_eq!(&inserted, &cells);
+            prop_assert_eq!(hours_in(&cells), a.clone());
+            prop_assert_eq!(hours_in(&cells.union(&others)), &a | &b);
+            prop_assert_eq!(hours_in(&cells.minus(&others)), &a - &b);
+            prop_assert_eq!(hours_in(&cells.intersection(&others)), &a & &b);
+            prop_assert_eq!(cells.len(), a.len() as u64);
+            // Equal sets are equal, and nothing is kept of a day without an hour.
+            prop_assert_eq!(cells.minus(&others).union(&cells.intersection(&others)), cells.clone());
+            prop_assert!(cells.minus(&cells).is_empty());
+            for window in &other {
+                let hours = plain(std::slice::from_ref(window));
+                prop_assert_eq!(cells.contains(*window), hours.is_subset(&a));
+                prop_assert_eq!(cells.touches(*window), !hours.is_disjoint(&a));
+            }
+        }
     }
 }

@@ -167,6 +167,9 @@ impl Export {
 
     /// The cells of accepted gaps.
     pub fn accepted_cells(&self, wanted: &Cells) -> Cells {
+        if self.accepted.is_empty() {
+            return Cells::default();
+        }
         wanted
             .days()
             .filter(|(day, _)| self.accepts(*day))

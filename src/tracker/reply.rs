@@ -80,28 +80,30 @@ fn parse(body: &[u8]) -> Result<Value, String> {
 
 /// The objects of a list: an array, an object that holds one (or null in its place), or null.
 fn rows(json: Value, max: usize) -> Result<Vec<Map<String, Value>>, String> {
-    let too_many = |list: &[Value]| (list.len() > max).then(|| format!("it has more than {max} rows"));
     let list = match json {
         Value::Null => return Ok(Vec::new()),
         Value::Array(list) => list,
-        Value::Object(map) => {
-            let named = || LIST_KEYS.iter().find_map(|key| map.get(*key));
-            let arrays: Vec<_> = map.values().filter_map(Value::as_array).collect();
-            match (named(), arrays.as_slice()) {
-                (Some(Value::Array(list)), _) | (_, &[list]) => match too_many(list) {
-                    None => list.clone(),
-                    Some(why) => return Err(why),
-                },
+        Value::Object(mut map) => {
+            let named = LIST_KEYS.into_iter().find(|key| map.contains_key(*key));
+            let arrays = map.iter().filter(|(_, value)| value.is_array());
+            let arrays: Vec<&str> = arrays.map(|(key, _)| key.as_str()).take(2).collect();
+            let key = match (named, arrays.as_slice()) {
+                (Some(named), _) if map.get(named).is_some_and(Value::is_array) => named.to_owned(),
+                (_, &[only]) => only.to_owned(),
                 (_, [_, _, ..]) => return Err("it holds several lists".to_owned()),
-                (_, []) if has(&map, "id") || has(&map, "date") => vec![Value::Object(map)],
-                (Some(Value::Null), []) => return Ok(Vec::new()),
+                (_, []) if has(&map, "id") || has(&map, "date") => return Ok(vec![map]),
+                (Some(named), []) if map.get(named).is_some_and(Value::is_null) => return Ok(Vec::new()),
                 (_, []) => return Err("it holds no list".to_owned()),
+            };
+            match map.get_mut(&key).map(Value::take) {
+                Some(Value::Array(list)) => list,
+                _ => Vec::new(),
             }
         }
         _ => return Err("it is no list".to_owned()),
     };
-    if let Some(why) = too_many(&list) {
-        return Err(why);
+    if list.len() > max {
+        return Err(format!("it has more than {max} rows"));
     }
     list.into_iter()
         .map(|row| match row {
@@ -193,8 +195,16 @@ pub(super) fn is_id(id: &str) -> bool {
 /// The value under a key, in any case and with or without dashes; null is absent.
 fn field<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     let same = |name: &str| {
-        let name = name.chars().filter(|c| !matches!(c, '-' | '_' | ' '));
-        name.flat_map(char::to_lowercase).eq(key.chars())
+        let mut letters = name
+            .bytes()
+            .filter(|letter| !matches!(letter, b'-' | b'_' | b' '));
+        name.len() >= key.len()
+            && key.bytes().all(|wanted| {
+                letters
+                    .next()
+                    .is_some_and(|letter| letter.to_ascii_lowercase() == wanted)
+            })
+            && letters.next().is_none()
     };
     map.iter()
         .find(|(name, value)| same(name) && !value.is_null())

@@ -173,8 +173,8 @@ impl Chain {
             .filter(|day| day.statement == DayStatement::AcceptedGap)
             .map(|day| Window::day(day.date))
             .collect();
-        self.accepted.union(&accepted.intersection(&wanted));
-        self.wanted.union(&wanted);
+        self.accepted = self.accepted.union(&accepted.intersection(&wanted));
+        self.wanted = self.wanted.union(&wanted);
     }
 }
 

@@ -74,8 +74,7 @@ pub fn range(export: Option<&Export>, now: Timestamp, chain: &Chain, covered: &C
         let ends = chain.periods.iter().map(|period| period.end);
         ends.filter(|end| *end < first).max()?.tomorrow().ok()
     });
-    let mut wanted = first_to_last(&open, after);
-    wanted.union(&chain.wanted);
+    let wanted = first_to_last(&open, after).union(&chain.wanted);
     Range {
         basis: if chain.wanted.is_empty() {
             Basis::FirstToLast

@@ -61,7 +61,7 @@ pub fn facts(facts: &WindowFacts) -> Value {
         sha256,
         stored_now: _,
     } = facts;
-    json!({"events": events, "reported": reported, "bytes": bytes, "verdict": verdict, "sha256": sha256})
+    json!({"events": events, "reported": reported, "bytes": bytes, "verdict": verdict, "sha256": sha256.as_deref()})
 }
 
 /// The fields of a trouble.

@@ -73,7 +73,7 @@ fn receipt(bytes: u64, events: u64, source: &str, day_reported: Option<u64>) -> 
         events,
         reported: None,
         verdict: Verdict::Matched,
-        sha256: (bytes > 0).then(String::new),
+        sha256: (bytes > 0).then(|| "".into()),
         stored_now: false,
     };
     ReceiptFacts {

@@ -153,7 +153,7 @@ fn entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
         object: facts.sha256.as_ref().map(|sha256| ObjectEntry {
             key: key(Key::Events(window)),
             bytes: facts.bytes,
-            sha256: sha256.clone(),
+            sha256: sha256.to_string(),
             version_id: proof.version_id.clone(),
         }),
         events: facts.events,

@@ -72,7 +72,7 @@ impl Stored {
             events: self.events,
             reported: self.reported,
             verdict,
-            sha256: (self.events > 0).then(|| hex(&Sha256::digest(self.window.to_string()))),
+            sha256: (self.events > 0).then(|| hex(&Sha256::digest(self.window.to_string())).into()),
             stored_now: false,
         };
         if self.object && self.events > 0 {
