@@ -20,7 +20,7 @@ const BUCKET: &str = "audit";
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// The longest that anything may take, before the machine is at fault or the operator.
-const PATIENCE: Duration = Duration::from_mins(20);
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// How long a process is left alone before its memory is read.
 const REST: Duration = Duration::from_secs(5);
