@@ -5,6 +5,10 @@ mod found;
 #[cfg(test)]
 mod properties;
 mod seal;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
 
 use std::collections::BTreeSet;
 

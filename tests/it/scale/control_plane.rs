@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::bucket::Bucket;
 use super::operator::{Numbers, Operator};
-use super::results::{Results, setting};
+use super::results::{Results, counts, setting};
 use super::stage::{Stage, Usage, Wish};
 
 /// Namespaces that the resources are spread over, each with Secrets of its own.
@@ -76,13 +76,11 @@ impl State {
 #[ignore = "minutes of load: bench/control-plane runs it"]
 async fn what_thousands_of_resources_cost() -> Result<()> {
     let mut results = Results::new();
-    let resources: String = setting("EVENTEXPORT_BENCH_RESOURCES", "1000,10000".to_owned());
     let states: String = setting(
         "EVENTEXPORT_BENCH_STATES",
         "complete,continuous,suspended".to_owned(),
     );
-    for count in resources.split(',') {
-        let count = count.trim().parse().context("--resources: not a number")?;
+    for count in counts("1000,10000")? {
         for state in states.split(',') {
             let state = State::parse(state.trim())?;
             let measured = measure(&mut results, count, state).await;

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use super::operator::Numbers;
-use super::results::{Results, setting};
+use super::results::{Results, counts, setting};
 use super::stage::{Stage, Usage};
 use crate::bed::{Flux, http_client, program};
 
@@ -222,9 +222,7 @@ async fn measure(results: &mut Results, count: usize, suspend: bool) -> Result<(
 #[ignore = "minutes of load: bench/peer runs it"]
 async fn what_thousands_of_resources_cost_a_peer() -> Result<()> {
     let mut results = Results::new();
-    let resources: String = setting("EVENTEXPORT_BENCH_RESOURCES", "1000".to_owned());
-    for count in resources.split(',') {
-        let count = count.trim().parse().context("--resources: not a number")?;
+    for count in counts("1000")? {
         for suspend in [true, false] {
             let measured = measure(&mut results, count, suspend).await;
             results.write()?;

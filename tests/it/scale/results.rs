@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::stage::load;
 
@@ -45,6 +45,15 @@ impl Results {
         std::fs::write(file, text)?;
         Ok(())
     }
+}
+
+/// How many resources: `EVENTEXPORT_BENCH_RESOURCES`, several with commas between them.
+pub(super) fn counts(default: &str) -> Result<Vec<usize>> {
+    let resources: String = setting("EVENTEXPORT_BENCH_RESOURCES", default.to_owned());
+    let counts = resources.split(',').map(|count| count.trim().parse());
+    counts
+        .collect::<Result<_, _>>()
+        .context("--resources: not a number")
 }
 
 pub(super) fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
