@@ -28,6 +28,12 @@ const REST: Duration = Duration::from_secs(5);
 /// A lease that a machine may forget for a while that also runs all that is measured against.
 const LEASE: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
 
+/// Lists that are held to see how large an object is.
+const COPIES: usize = 3;
+
+/// After so long memory that is free was given back.
+const GIVEN_BACK: Duration = Duration::from_mins(1);
+
 /// How often the time to the first action is taken.
 const ROUNDS: usize = 5;
 
@@ -206,16 +212,20 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
     ensure!(operator.stop().await?.success(), "it did not stop well");
     restart(&mut add, &many, state, count, empty).await?;
 
-    // The second of two lists: what the first one left unused is used again.
-    let own = std::process::id();
-    let first = stage.all().await?;
-    let before = Usage::of(own)?.rss_kib;
-    let second = stage.all().await?;
-    let held = (Usage::of(own)?.rss_kib - before) / second.len() as f64;
-    ensure!(first.len() == second.len(), "somebody makes resources");
-    add("cached_object", "KiB", held);
+    // Each list uses again what the one before left unused, so that from the second on all that grows is objects.
+    let mut lists = vec![stage.all().await?, stage.all().await?];
+    let before = own_rss()?;
+    for _ in 0..COPIES {
+        lists.push(stage.all().await?);
+    }
+    let objects: usize = lists.iter().rev().take(COPIES).map(Vec::len).sum();
+    add("cached_object", "KiB", (own_rss()? - before) / objects as f64);
     results.add_load(count, state.name());
     Ok(())
+}
+
+fn own_rss() -> Result<f64> {
+    Ok(Usage::of(std::process::id())?.rss_kib)
 }
 
 /// An idle hour: what is spent in some seconds, times as many as an hour has.
@@ -324,6 +334,8 @@ async fn restart(
     let rest = operator.usage()?.rss_kib;
     add("rss_at_rest", "KiB", rest);
     add("rss_per_resource", "KiB", (rest - empty.rss_kib) / count as f64);
+    sleep(GIVEN_BACK).await;
+    add("rss_given_back", "KiB", operator.usage()?.rss_kib);
     ensure!(operator.stop().await?.success(), "it did not stop well");
     Ok(())
 }
