@@ -138,12 +138,13 @@ fn step(seen: &Seen<'_>) -> Step {
     }
 }
 
-/// Makes it ours, if it may be; else how long to leave it alone.
+/// Makes it ours, if it may be; else how long to leave it alone. Returns the resource as it is since then, where that
+/// was written: what is written next goes over that version.
 pub(super) async fn claim(
     context: &Context,
     object: &EventExport,
     uid: &str,
-) -> kube::Result<Result<(), Duration>> {
+) -> kube::Result<Result<Option<EventExport>, Duration>> {
     let me = context.operator.as_str();
     let annotated = |object: &EventExport, name: &str| object.annotations().get(name).cloned();
     let mut read = None;
@@ -172,13 +173,13 @@ pub(super) async fn claim(
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let export = format!("{namespace}/{name}");
     let other = cut(operator.as_deref().unwrap_or_default());
-    match step {
-        Step::Serve => {}
+    let claimed = match step {
+        Step::Serve => None,
         Step::Answer => {
             let contender = cut(contender.as_deref().unwrap_or_default());
-            if !write(context, object, me, None).await? {
+            let Some(answered) = write(context, object, me, None).await? else {
                 return Ok(Err(SOON));
-            }
+            };
             if contender != me {
                 warn!(
                     export,
@@ -190,13 +191,14 @@ pub(super) async fn claim(
                     entry.others.memory().contender = Some((contender, Instant::now()));
                 });
             }
+            Some(answered)
         }
         Step::Take => {
             // Before it is written: what another process of our name began until then is left behind.
             let since = (context.now)();
-            if !write(context, object, me, None).await? {
+            let Some(taken) = write(context, object, me, None).await? else {
                 return Ok(Err(SOON));
-            }
+            };
             if operator.is_some() {
                 info!(
                     export,
@@ -210,10 +212,12 @@ pub(super) async fn claim(
                 entry.others.0 = None;
                 entry.others.memory().since = Some(since);
             });
+            Some(taken)
         }
         Step::Ask => {
             elsewhere(context, uid, |memory| memory.asked = Some(Instant::now()));
-            if !write(context, object, operator.as_deref().unwrap_or_default(), Some(me)).await? {
+            let theirs = operator.as_deref().unwrap_or_default();
+            if write(context, object, theirs, Some(me)).await?.is_none() {
                 elsewhere(context, uid, |memory| memory.asked = None);
                 return Ok(Err(SOON));
             }
@@ -242,8 +246,8 @@ pub(super) async fn claim(
             elsewhere(context, uid, |_| ());
             return Ok(Err(rest.max(SOON)));
         }
-    }
-    Ok(Ok(()))
+    };
+    Ok(Ok(claimed))
 }
 
 /// Another serves it: what is under way here ends, and begins anew should it be ours again.
@@ -257,13 +261,13 @@ fn elsewhere(context: &Context, uid: &str, note: impl FnOnce(&mut Memory)) {
     });
 }
 
-/// Writes both names, over the version that was read only; whether it was that.
+/// Writes both names, over the version that was read only; the resource with them, or `None` where it was another.
 async fn write(
     context: &Context,
     object: &EventExport,
     operator: &str,
     contender: Option<&str>,
-) -> kube::Result<bool> {
+) -> kube::Result<Option<EventExport>> {
     let body = json!({ "metadata": {
         "uid": object.metadata.uid,
         "resourceVersion": object.metadata.resource_version,
@@ -275,8 +279,8 @@ async fn write(
         .patch(&object.name_any(), &params, &Patch::Merge(&body))
         .await
     {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+        Ok(written) => Ok(Some(written)),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -86,11 +86,12 @@ async fn look(object: &Arc<EventExport>, context: &Arc<Context>) -> Result<Actio
         // Its deletion is on its way.
         return Ok(Action::requeue(WRITE_EVERY));
     };
-    let object = &newest;
     let now = (context.now)();
-    if let Err(pause) = claim::claim(context, object, &uid).await? {
-        return Ok(Action::requeue(pause));
-    }
+    let object = &match claim::claim(context, &newest, &uid).await? {
+        Err(pause) => return Ok(Action::requeue(pause)),
+        Ok(None) => newest,
+        Ok(Some(claimed)) => Arc::new(claimed),
+    };
     let seen = context
         .runs
         .enter(&uid, object, |entry| entry.observe(object, now));
