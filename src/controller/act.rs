@@ -14,7 +14,7 @@ use super::said::plain;
 use super::secrets::{self, Fetched};
 use super::supervise::{Prepare, Task, Turn};
 use super::{events, finalizer, runs};
-use crate::api::{ConditionType, EventExport, find};
+use crate::api::{ConditionType, EventExport, Reason, find};
 use crate::export::failure::Failure;
 use crate::telemetry::metrics::Outcome;
 
@@ -74,11 +74,7 @@ async fn prepare(
 
 /// Begins in a task: with thousands of resources, each waits for its turn before it costs anything.
 fn start(context: &Arc<Context>, object: &Arc<EventExport>, owner: Owner) {
-    let turn = if is_complete(object) {
-        Turn::AfterOthers
-    } else {
-        Turn::Now
-    };
+    let turn = turn(object);
     let (uid, spec) = (owner.uid.clone(), spec_digest(&object.spec));
     let (runs, context, object) = (context.runs.clone(), context.clone(), object.clone());
     let prepare: Prepare =
@@ -138,11 +134,21 @@ fn is_current(watched: &EventExport, now: &EventExport) -> bool {
 }
 
 fn is_complete(object: &EventExport) -> bool {
-    object.status.as_ref().is_some_and(|status| {
-        Some(status.observed_generation) == object.metadata.generation
-            && find(&status.conditions, ConditionType::Complete)
-                .is_some_and(|complete| complete.status == "True")
-    })
+    turn(object) == Turn::Complete
+}
+
+/// When its bucket is listed for the first time, by what its status says of this very spec.
+fn turn(object: &EventExport) -> Turn {
+    let status = object.status.as_ref();
+    let status = status.filter(|status| Some(status.observed_generation) == object.metadata.generation);
+    let condition = |kind| find(&status?.conditions, kind).filter(|condition| condition.status == "True");
+    if condition(ConditionType::Complete).is_some() {
+        Turn::Complete
+    } else if condition(ConditionType::Ready).is_some_and(|ready| ready.reason == Reason::CaughtUp.as_str()) {
+        Turn::CaughtUp
+    } else {
+        Turn::Unfinished
+    }
 }
 
 /// A Secret has another version: only other contents are a reason to begin again.
@@ -233,4 +239,45 @@ async fn give_up(
         context.announcer.tell(object, vec![note], || true).await;
     }
     finalizer::take_away(&context.api(object), object).await
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::api::{EventExportStatus, condition};
+
+    #[test]
+    fn what_may_expire_is_looked_at_before_what_was_done() {
+        let spec = serde_json::json!({
+            "space": "s", "dateRange": {"start": "2018-06-01"},
+            "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}},
+            "destination": {"s3": {"bucket": "audit"}},
+        });
+        let with = |kind, is, reason, observed_generation| {
+            let mut object = EventExport::new("x", serde_json::from_value(spec.clone()).unwrap());
+            object.metadata.generation = Some(2);
+            object.status = Some(EventExportStatus {
+                conditions: vec![condition(kind, Some(is), reason, "why", 2, Timestamp::UNIX_EPOCH)],
+                observed_generation,
+                ..EventExportStatus::default()
+            });
+            turn(&object)
+        };
+        let (complete, ready) = (ConditionType::Complete, ConditionType::Ready);
+        assert_eq!(with(complete, true, Reason::Complete, 2), Turn::Complete);
+        assert_eq!(with(ready, true, Reason::CaughtUp, 2), Turn::CaughtUp);
+        // It fails, works, or was changed since.
+        for unfinished in [
+            with(ready, false, Reason::CaughtUp, 2),
+            with(ready, true, Reason::Exporting, 2),
+            with(complete, false, Reason::Exporting, 2),
+            with(complete, true, Reason::Complete, 1),
+            with(ready, true, Reason::CaughtUp, 1),
+        ] {
+            assert_eq!(unfinished, Turn::Unfinished);
+        }
+        assert!(Turn::Unfinished < Turn::CaughtUp && Turn::CaughtUp < Turn::Complete);
+    }
 }

@@ -26,13 +26,15 @@ pub(super) const WAKE_EVERY: Duration = Duration::from_secs(3);
 /// How long an export may keep its place among those that list their bucket for the first time.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Who gets a place among those that list their bucket for the first time.
+/// Who gets a place among those that list their bucket for the first time, the first of these first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Turn {
-    /// At first what has something to do, as far as is known.
-    Now,
+    /// What has something to do, as far as is known.
+    Unfinished,
+    /// What had stored all that there was: at most a young day waits, which the service keeps for weeks.
+    CaughtUp,
     /// What was complete, and is looked at only to make sure.
-    AfterOthers,
+    Complete,
 }
 
 /// Makes the job of an export, asked once there is a place for it: the clients of thousands that wait would fill the
