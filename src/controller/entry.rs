@@ -70,19 +70,25 @@ pub(super) struct Entry {
 pub(super) struct SecretsInUse {
     /// Their names, also before they were read: a handful.
     pub(super) named: Box<[Box<str>]>,
-    /// The version of each; `None`: it was not there.
-    pub(super) versions: Box<[(Box<str>, Option<Box<str>>)]>,
+    /// What was read of each.
+    pub(super) read: Box<[SecretRead]>,
     pub(super) digest: u64,
     /// A version was seen that is not the one in use.
     pub(super) stale: bool,
 }
 
+/// A Secret as it was read.
+pub(super) struct SecretRead {
+    pub(super) name: Box<str>,
+    /// `None`: it was not there.
+    pub(super) version: Option<Box<str>>,
+}
+
 impl SecretsInUse {
-    /// The version of a Secret that is in use, if it is.
-    pub(super) fn version(&self, name: &str) -> Option<Option<&str>> {
-        let mut versions = self.versions.iter();
-        let (_, version) = versions.find(|(known, _)| **known == *name)?;
-        Some(version.as_deref())
+    /// Whether a Secret was read, and in another version than this; `None`: not there.
+    pub(super) fn is_of_another_version(&self, name: &str, version: Option<&str>) -> bool {
+        let mut read = self.read.iter();
+        read.any(|read| *read.name == *name && read.version.as_deref() != version)
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::decide::{End, FAILED_MOST, LOOK_AGAIN, RELEASE_MOST};
-use super::entry::{Entry, Kind, State};
+use super::entry::{Entry, Kind, SecretRead, State};
 use super::exporter::Job;
 use super::secrets::Fetched;
 use super::supervise::{Task, Turn};
@@ -173,10 +173,11 @@ impl Runs {
     /// What was read of them.
     pub(super) fn read(&self, uid: &str, fetched: &Fetched) {
         if let Some(entry) = self.lock().by_uid.get_mut(uid) {
-            let versions = fetched.versions.iter();
-            entry.secrets.versions = versions
-                .map(|(name, version)| (name.as_str().into(), version.as_deref().map(Into::into)))
-                .collect();
+            let read = fetched.versions.iter().map(|(name, version)| SecretRead {
+                name: name.as_str().into(),
+                version: version.as_deref().map(Into::into),
+            });
+            entry.secrets.read = read.collect();
             entry.secrets.digest = fetched.digest;
             entry.secrets.stale = false;
         }
@@ -201,8 +202,7 @@ impl Runs {
             let Some(entry) = by_uid.get_mut(uid) else {
                 continue;
             };
-            let in_use = entry.secrets.version(name);
-            if in_use.is_some_and(|in_use| in_use != version) {
+            if entry.secrets.is_of_another_version(name, version) {
                 entry.secrets.stale = true;
                 woken.push(ObjectRef::clone(&entry.object));
             }

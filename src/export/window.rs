@@ -435,7 +435,9 @@ mod tests {
             let cells: Cells = one.iter().copied().collect();
             let others: Cells = other.iter().copied().collect();
             let mut inserted = Cells::default();
-            one.iter().for_each(|window| inserted.insert(*window));
+            for window in &one {
+                inserted.insert(*window);
+            }
             prop_assert_eq!(&inserted, &cells);
             prop_assert_eq!(hours_in(&cells), a.clone());
             prop_assert_eq!(hours_in(&cells.union(&others)), &a | &b);
