@@ -15,6 +15,7 @@ use super::claim::Others;
 use super::decide::{End, Observation, Work, deleting_since};
 use super::events::Allowance;
 use super::exporter::Job;
+use super::secrets_in_use::SecretsInUse;
 use super::status::own;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::Released;
@@ -63,33 +64,6 @@ pub(super) struct Entry {
     pub(super) allowance: Allowance,
     /// Other operators that would serve it.
     pub(super) others: Others,
-}
-
-/// The contents of Secrets that are in use.
-#[derive(Default)]
-pub(super) struct SecretsInUse {
-    /// Their names, also before they were read: a handful.
-    pub(super) named: Box<[Box<str>]>,
-    /// What was read of each.
-    pub(super) read: Box<[SecretRead]>,
-    pub(super) digest: u64,
-    /// A version was seen that is not the one in use.
-    pub(super) stale: bool,
-}
-
-/// A Secret as it was read.
-pub(super) struct SecretRead {
-    pub(super) name: Box<str>,
-    /// `None`: it was not there.
-    pub(super) version: Option<Box<str>>,
-}
-
-impl SecretsInUse {
-    /// Whether a Secret was read, and in another version than this; `None`: not there.
-    pub(super) fn is_of_another_version(&self, name: &str, version: Option<&str>) -> bool {
-        let mut read = self.read.iter();
-        read.any(|read| *read.name == *name && read.version.as_deref() != version)
-    }
 }
 
 /// What this process wrote to the status.

@@ -1,6 +1,6 @@
 //! `EventExport` ⇄ engine: observe, decide, act, status, finalizer, leader lease.
 //!
-//! Pure: [`decide`], [`judge`], [`status`], [`election`], [`gauges`], [`grants`]. With effects: [`reconcile`] and what it calls,
+//! Pure: [`decide`], [`judge`], [`status`], [`election`], [`gauges`], [`grants`], [`secrets_in_use`]. With effects: [`reconcile`] and what it calls,
 //! [`lease`], and this file, which puts the parts together.
 
 mod act;
@@ -23,6 +23,7 @@ mod runs;
 mod said;
 mod secret_watch;
 mod secrets;
+mod secrets_in_use;
 pub mod status;
 mod supervise;
 mod watching;

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::decide::{End, FAILED_MOST, LOOK_AGAIN, RELEASE_MOST};
-use super::entry::{Entry, Kind, SecretRead, State};
+use super::entry::{Entry, Kind, State};
 use super::exporter::Job;
 use super::secrets::Fetched;
 use super::supervise::{Task, Turn};
@@ -157,15 +157,11 @@ impl Runs {
         let Some(entry) = by_uid.get_mut(uid) else {
             return;
         };
-        let before = std::mem::replace(
-            &mut entry.secrets.named,
-            names.iter().map(|name| (*name).into()).collect(),
-        );
-        for name in before.iter().filter(|name| !names.contains(&***name)) {
-            uses_no_more(by_secret, uid, namespace, name);
+        for name in entry.secrets.begin_reading(names) {
+            uses_no_more(by_secret, uid, namespace, &name);
         }
-        for name in &entry.secrets.named {
-            let key = (namespace.to_owned(), name.to_string());
+        for name in names {
+            let key = (namespace.to_owned(), (*name).to_owned());
             by_secret.entry(key).or_default().insert(uid.into());
         }
     }
@@ -173,13 +169,7 @@ impl Runs {
     /// What was read of them.
     pub(super) fn read(&self, uid: &str, fetched: &Fetched) {
         if let Some(entry) = self.lock().by_uid.get_mut(uid) {
-            let read = fetched.versions.iter().map(|(name, version)| SecretRead {
-                name: name.as_str().into(),
-                version: version.as_deref().map(Into::into),
-            });
-            entry.secrets.read = read.collect();
-            entry.secrets.digest = fetched.digest;
-            entry.secrets.stale = false;
+            entry.secrets.end_reading(fetched);
         }
     }
 
@@ -202,8 +192,7 @@ impl Runs {
             let Some(entry) = by_uid.get_mut(uid) else {
                 continue;
             };
-            if entry.secrets.is_of_another_version(name, version) {
-                entry.secrets.stale = true;
+            if entry.secrets.saw(name, version) {
                 woken.push(ObjectRef::clone(&entry.object));
             }
         }
@@ -323,7 +312,7 @@ impl Runs {
             entries.by_name.remove(&entry.object);
         }
         let namespace = entry.object.namespace.as_deref().unwrap_or_default();
-        for name in &entry.secrets.named {
+        for name in entry.secrets.names() {
             uses_no_more(&mut entries.by_secret, uid, namespace, name);
         }
     }
