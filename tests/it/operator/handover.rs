@@ -62,9 +62,10 @@ fn ensure_no_overlap(scene: &Scene, old: u32, new: u32) -> Result<()> {
         for said in line.said() {
             ensure!(
                 said.process == Some(new) || said.at < begun,
-                "{} was sent {:?} after the new one began",
+                "{} was sent {:?} after the new one began, by process {:?} (the old one is {old}, the new one {new})",
                 said.line,
-                said.at - begun
+                said.at - begun,
+                said.process
             );
         }
     }
