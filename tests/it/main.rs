@@ -18,6 +18,7 @@ mod docs;
 mod download;
 mod export;
 mod faults;
+mod fixture_archive;
 mod gitops;
 mod hostile;
 mod kill;
