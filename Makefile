@@ -45,7 +45,7 @@ e2e: image bed bed-charts bed-node ## Run image and chart on a real node; needs 
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact node::a_release_lives_on_a_real_node_and_loses_nothing
 
 motion: bed ## Play every change at every phase of a resource's life, and set the operator's clock; needs Debian's faketime
-	$(CARGO) test --locked --test it -- --ignored --nocapture --test-threads 1 motion::
+	$(CARGO) test --locked --test it -- --ignored --nocapture --test-threads 1 spec_changes::
 
 faults: bed ## Put every fault at every request of an export, and pairs of them; half an hour to two (docs/faults.md)
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact faults::campaign::every_fault_at_every_request_leaves_no_trace
@@ -76,7 +76,7 @@ test: bed bed-charts bed-gitops bed-prometheus ## Pass all tests on the real par
 	$(CARGO) test --locked
 
 twice: bed ## Freeze an operator at every moment of an export while another one leads, and let it go on
-	$(CARGO) test --locked --test it -- --ignored --nocapture --exact twice::frozen::the_same_at_every_moment
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact split_brain::frozen_leader::a_leader_frozen_at_any_point_sends_and_corrupts_nothing
 
 chart-generated: bed bed-charts ## Write what is made from the chart and for it: its definition and README, and deploy/
 	tests/chart/generate
@@ -85,7 +85,7 @@ chart-check: bed bed-charts bed-gitops ## Check the chart and deploy/ without a 
 	tests/chart/check
 
 chart-test: chart-check ## Check the chart and install it on a real API server
-	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::rights operator::whole
+	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::rbac operator::end_to_end
 
 lint: ## Check formatting and lints; warnings are errors
 	$(CARGO) fmt --check
@@ -96,7 +96,7 @@ format: ## Format the sources
 	$(CARGO) fmt
 
 generated: bed bed-charts bed-gitops ## Write the generated files anew: crds/, the generated parts of docs/, the chart's, deploy/
-	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: cli::tutorial docs:: export::misbehaviour operator::reading gitops::reasons second_day::policy
+	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: cli::tutorial docs:: export::fault_presets operator::kubectl_output gitops::reasons day_two::policy
 	tests/chart/generate
 
 check-generated: ## Check that crds/ is what `eventexport crd` prints
@@ -116,7 +116,7 @@ fuzz: $(FUZZ) ## Fuzz every reader of bad input for FUZZ_SECONDS each (60), from
 	nice fuzz/run
 
 bombs: ## Send the real program days of 10 GiB that come as 10 MiB, and say how much memory it takes; minutes
-	$(CARGO) test --locked --test it -- --ignored --nocapture --exact hostile::memory::bombs_of_ten_gib_are_counted_in_bounded_memory
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact malicious_peers::memory::decompression_bombs_of_ten_gib_use_bounded_memory
 
 ci: lint check-generated deny chart-check test ## All that CI runs
 

@@ -12,20 +12,21 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use eventexport::egress::{HostPolicy, Traffic};
-use eventexport::export::{events::Events, gzip::Gzip, proof::ProofPool};
+use eventexport::export::{events::EventCounter, gzip::GzipVerifier, proof::ProverPool};
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Condition, Crc64, ObjectClass, PutOptions, S3Credentials, S3Settings, S3Store,
+    AnyHost, ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store,
     S3Timeouts, Segments, Store,
 };
 use eventexport::tracker::{
-    Credentials, Opened, RetryPolicy, SessionRequest, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa,
+    Credentials, DownloadResponse, RetryConfig, SessionRequest, Timeouts, TokenCache, Tracker, TrackerConfig,
+    UaaSource,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
-type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+type BenchResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// As the program has it.
 #[cfg(target_os = "linux")]
@@ -33,20 +34,20 @@ type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Bytes of a part, and parts in flight: as `export::transfer` has them.
-const PART: u64 = 8 << 20;
+const PART_BYTES: u64 = 8 << 20;
 const IN_FLIGHT: usize = 4;
 /// Bytes that are proved at once.
-const PIECE: usize = 256 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 /// Rounds of each part of the proof; the fastest counts, since nothing makes code faster than it is.
 const ROUNDS: usize = 5;
 
-fn main() -> Outcome {
-    let words: Vec<String> = std::env::args()
+fn main() -> BenchResult {
+    let args: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| word != "--bench")
         .collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
         ["move", from, to, ca, bytes, objects, at_once] => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let (bytes, objects, at_once) = (bytes.parse()?, objects.parse()?, at_once.parse()?);
@@ -57,17 +58,17 @@ fn main() -> Outcome {
     }
 }
 
-async fn move_all(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: usize) -> Outcome {
+async fn move_all(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: usize) -> BenchResult {
     let pem = std::fs::read(ca)?;
     let traffic = Traffic::default;
     let tracker = TrackerConfig {
         endpoint: from.parse()?,
-        uaa: Uaa::Endpoint(from.parse()?),
+        uaa: UaaSource::Endpoint(from.parse()?),
         credentials: Credentials::ApiKey("bench".into()),
         ca_pem: Some(pem.clone()),
         hosts: HostPolicy::any(),
         timeouts: Timeouts::default(),
-        retry: RetryPolicy::default(),
+        retry: RetryConfig::default(),
         traffic: traffic(),
     };
     let tracker = Tracker::new(tracker, &TokenCache::new())?;
@@ -99,20 +100,20 @@ async fn move_all(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_o
         .await
 }
 
-async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64) -> Outcome {
+async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64) -> BenchResult {
     let day = Date::constant(2015, 1, 1);
-    let ask = SessionRequest {
+    let request = SessionRequest {
         start: day,
         end: day,
         hour: None,
         account: false,
     };
-    let session = tracker.create_session(space, &ask).await?;
-    let Opened::Body(mut download) = tracker.download(space, &session.id).await? else {
+    let session = tracker.create_session(space, &request).await?;
+    let DownloadResponse::Body(mut download) = tracker.download(space, &session.id).await? else {
         return Err("the source has no body".into());
     };
     let mut options = PutOptions {
-        condition: Condition::Overwrite,
+        mode: PutMode::Overwrite,
         crc64: Crc64::of(b""),
         metadata: Vec::new(),
         content_type: "application/gzip",
@@ -120,26 +121,26 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
     };
     let key = format!("parts-{n}");
     let (mut upload, mut number, mut filling) = (None, 0, Segments::default());
-    let (mut flying, mut parts, mut in_parts) = (JoinSet::new(), Vec::new(), Crc64::of(b""));
+    let (mut in_flight, mut parts, mut crc64_of_parts) = (JoinSet::new(), Vec::new(), Crc64::of(b""));
     loop {
-        let piece = download.next_within(PART - filling.len()).await?;
+        let piece = download.next_within(PART_BYTES - filling.len()).await?;
         let ended = piece.is_none();
         filling.push(piece.unwrap_or_default());
-        if filling.len() == PART || (ended && upload.is_some() && !filling.is_empty()) {
+        if filling.len() == PART_BYTES || (ended && upload.is_some() && !filling.is_empty()) {
             let body = std::mem::take(&mut filling);
             let so_far = Crc64(download.crc64nvme());
-            let crc64 = so_far.since(in_parts, body.len());
-            in_parts = so_far;
+            let crc64 = so_far.suffix(crc64_of_parts, body.len());
+            crc64_of_parts = so_far;
             let upload = match &upload {
                 Some(upload) => upload,
                 None => upload.insert(store.begin_upload(&key, &options).await?),
             };
             number += 1;
             let (store, upload) = (Arc::clone(store), upload.clone());
-            flying.spawn(async move { store.upload_part(&upload, number, body, crc64).await });
+            in_flight.spawn(async move { store.upload_part(&upload, number, body, crc64).await });
         }
-        while flying.len() > IN_FLIGHT || (ended && !flying.is_empty()) {
-            if let Some(part) = flying.join_next().await {
+        while in_flight.len() > IN_FLIGHT || (ended && !in_flight.is_empty()) {
+            if let Some(part) = in_flight.join_next().await {
                 parts.push(part??);
             }
         }
@@ -158,10 +159,10 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
     Ok(())
 }
 
-fn prove(gzip: &[u8]) -> Outcome {
+fn prove(gzip: &[u8]) -> BenchResult {
     let inflate = |counting: bool| {
-        let (mut proof, mut events) = (Gzip::default(), Events::default());
-        for piece in gzip.chunks(PIECE) {
+        let (mut proof, mut events) = (GzipVerifier::default(), EventCounter::default());
+        for piece in gzip.chunks(CHUNK_BYTES) {
             proof.push(piece, &mut |text| {
                 if counting {
                     events.push(text);
@@ -169,7 +170,7 @@ fn prove(gzip: &[u8]) -> Outcome {
             })?;
         }
         proof.finish()?;
-        Outcome::Ok(())
+        BenchResult::Ok(())
     };
     let whole = Segments::from(Bytes::copy_from_slice(gzip));
     println!("part,ms_per_mib");
@@ -177,7 +178,7 @@ fn prove(gzip: &[u8]) -> Outcome {
     report("inflate and check CRC-32 and count", gzip, || inflate(true))?;
     report("SHA-256", gzip, || {
         let mut sum = Sha256::new();
-        for piece in gzip.chunks(PIECE) {
+        for piece in gzip.chunks(CHUNK_BYTES) {
             sum.update(piece);
         }
         std::hint::black_box(sum.finalize());
@@ -194,10 +195,10 @@ fn prove(gzip: &[u8]) -> Outcome {
     ] {
         let began = Instant::now();
         let seconds = move || began.elapsed().as_secs_f64();
-        report_by(seconds, name, gzip, || {
+        report_with_clock(seconds, name, gzip, || {
             runtime.block_on(async {
-                let mut proof = ProofPool::new(processors).begin();
-                for piece in gzip.chunks(PIECE) {
+                let mut proof = ProverPool::new(processors).begin();
+                for piece in gzip.chunks(CHUNK_BYTES) {
                     proof.push(Bytes::copy_from_slice(piece)).await?;
                 }
                 proof.finish().await?;
@@ -208,11 +209,16 @@ fn prove(gzip: &[u8]) -> Outcome {
     Ok(())
 }
 
-fn report(name: &str, gzip: &[u8], work: impl Fn() -> Outcome) -> Outcome {
-    report_by(processor_seconds, name, gzip, work)
+fn report(name: &str, gzip: &[u8], work: impl Fn() -> BenchResult) -> BenchResult {
+    report_with_clock(thread_cpu_seconds, name, gzip, work)
 }
 
-fn report_by(clock: impl Fn() -> f64, name: &str, gzip: &[u8], work: impl Fn() -> Outcome) -> Outcome {
+fn report_with_clock(
+    clock: impl Fn() -> f64,
+    name: &str,
+    gzip: &[u8],
+    work: impl Fn() -> BenchResult,
+) -> BenchResult {
     let mut fastest = f64::MAX;
     for _ in 0..ROUNDS {
         let before = clock();
@@ -226,7 +232,7 @@ fn report_by(clock: impl Fn() -> f64, name: &str, gzip: &[u8], work: impl Fn() -
 }
 
 /// Of this thread: what other programs do changes it little.
-fn processor_seconds() -> f64 {
+fn thread_cpu_seconds() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     #[allow(clippy::cast_precision_loss)]
     let fraction = now.tv_nsec as f64 / 1e9;

@@ -11,19 +11,19 @@ use eventexport::cli::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    match plugin::arguments().command {
-        Command::Operator(args) => cli::to_the_end(cli::operate(args)),
-        Command::Run(args) => cli::to_the_end(run::run(args)),
-        Command::Plan(args) => cli::to_the_end(plan::run(args)),
-        Command::Verify(args) => cli::to_the_end(verify::run(args)),
-        Command::Inspect(args) => cli::to_the_end(inspect::run(args)),
-        Command::Status(args) => cli::to_the_end(status::run(*args)),
-        Command::Session(args) => cli::to_the_end(session::run(args)),
-        Command::Download(args) => cli::to_the_end(download::run(args)),
-        Command::Context(args) => cli::ended(context::run(args)),
+    match plugin::parse_args().command {
+        Command::Operator(args) => cli::block_on(cli::operate(args)),
+        Command::Run(args) => cli::block_on(run::run(args)),
+        Command::Plan(args) => cli::block_on(plan::run(args)),
+        Command::Verify(args) => cli::block_on(verify::run(args)),
+        Command::Inspect(args) => cli::block_on(inspect::run(args)),
+        Command::Status(args) => cli::block_on(status::run(*args)),
+        Command::Session(args) => cli::block_on(session::run(args)),
+        Command::Download(args) => cli::block_on(download::run(args)),
+        Command::Context(args) => cli::exit_code(context::run(args)),
         Command::Crd => cli::print_crd(),
-        Command::Simulate(args) => cli::to_the_end(cli::simulate(args)),
-        Command::Completions(args) => cli::ended(shell::completions(&args)),
-        Command::Man(args) => cli::ended(shell::man(&args)),
+        Command::Simulate(args) => cli::block_on(cli::simulate(args)),
+        Command::Completions(args) => cli::exit_code(shell::completions(&args)),
+        Command::Man(args) => cli::exit_code(shell::man(&args)),
     }
 }

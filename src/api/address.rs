@@ -49,11 +49,11 @@ impl Region {
 
 /// Where tokens come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Uaa {
+pub enum UaaAddress {
     /// The UAA itself; `/oauth/token` follows.
-    At(Url),
+    Endpoint(Url),
     /// An address whose `/v2/info` names it.
-    DiscoveredFrom(Url),
+    DiscoverFrom(Url),
 }
 
 /// The address, if it keeps the rule [`super::rules::URL`].
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_this_machine_only() {
+    fn plain_http_is_for_loopback_only() {
         for text in [
             "http://127.0.0.1:8080",
             "http://[::1]:1/x",

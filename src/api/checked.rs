@@ -1,4 +1,4 @@
-//! A spec that keeps every rule, as values instead of texts: whoever holds a [`Checked`] need not ask again.
+//! A spec that keeps every rule, as values instead of texts: whoever holds a [`CheckedSpec`] need not ask again.
 //! Says in Rust what schema and CEL say to the API server, with the same words. No I/O.
 
 use jiff::SignedDuration;
@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use url::Url;
 
 use super::FieldError;
-use super::address::{self, Uaa};
+use super::address::{self, UaaAddress};
 use super::destination::{EncryptionType, S3Destination};
 use super::duration::{MAX_SETTLE_AFTER, parse_duration};
 use super::rules::{self, Rule};
@@ -20,24 +20,24 @@ pub const MAX_REPORTED_ERRORS: usize = 100;
 
 /// What a valid spec says, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckedSpec {
     /// The days that are asked for.
-    pub range: DateRange,
+    pub range: CheckedRange,
     /// How long after its end a window is left alone: 0 to [`MAX_SETTLE_AFTER`].
     pub settle_after: SignedDuration,
     /// Days that are no longer held against the export, as written: they may overlap.
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<CheckedGap>,
     /// The Activity Tracker, `/v3/…` follows.
     pub tracker: Url,
     /// Where tokens come from.
-    pub uaa: Uaa,
+    pub uaa: UaaAddress,
     /// The store; `None`: AWS.
     pub s3_endpoint: Option<Url>,
 }
 
 /// UTC days, both ends included, not inverted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DateRange {
+pub struct CheckedRange {
     /// First day.
     pub start: Date,
     /// Last day; `None`: continuous.
@@ -48,7 +48,7 @@ pub struct DateRange {
 
 /// A gap that a person accepted: UTC days, both included, not inverted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
+pub struct CheckedGap {
     /// First day.
     pub start: Date,
     /// Last day.
@@ -59,18 +59,18 @@ pub struct Gap {
 
 impl EventExportSpec {
     /// The verdict of schema and CEL, without a server: every rule that is broken, by path, at most
-    /// [`MAX_REPORTED_ERRORS`]. Not the rules about changes: see [`EventExportSpec::unchanged_identity`].
+    /// [`MAX_REPORTED_ERRORS`]. Not the rules about changes: see [`EventExportSpec::validate_update`].
     pub fn validate(&self) -> Result<(), Vec<FieldError>> {
         self.checked().map(drop)
     }
 
     /// As [`EventExportSpec::validate`], with what the texts mean.
-    pub fn checked(&self) -> Result<Checked, Vec<FieldError>> {
-        let mut errors = Errors(Vec::new());
+    pub fn checked(&self) -> Result<CheckedSpec, Vec<FieldError>> {
+        let mut errors = SpecErrors(Vec::new());
         errors.structure(self);
         let range = errors.range(&self.date_range);
         let (tracker, uaa) = errors.source(&self.source);
-        errors.keeps("spec.space", rules::SPACE, syntax::is_space(&self.space));
+        errors.require("spec.space", rules::SPACE, syntax::is_space_id(&self.space));
         let s3_endpoint = errors.s3(&self.destination.s3);
         let signing = self
             .manifest
@@ -80,13 +80,13 @@ impl EventExportSpec {
             errors.secret("spec.manifest.signingKeySecretRef", reference);
         }
         let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
-        errors.keeps("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
-        let gaps: Vec<Gap> = (0..)
+        errors.require("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
+        let gaps: Vec<CheckedGap> = (0..)
             .zip(&self.accepted_gaps)
             .filter_map(|(index, gap)| errors.gap(index, gap))
             .collect();
         match (errors.0.is_empty(), range, settle_after, tracker, uaa) {
-            (true, Some(range), Some(settle_after), Some(tracker), Some(uaa)) => Ok(Checked {
+            (true, Some(range), Some(settle_after), Some(tracker), Some(uaa)) => Ok(CheckedSpec {
                 range,
                 settle_after,
                 gaps,
@@ -100,11 +100,11 @@ impl EventExportSpec {
 }
 
 /// What is wrong so far.
-struct Errors(Vec<FieldError>);
+struct SpecErrors(Vec<FieldError>);
 
-impl Errors {
+impl SpecErrors {
     /// Notes the rule as broken unless it is kept; says whether it is kept.
-    fn keeps(&mut self, path: &str, rule: Rule, kept: bool) -> bool {
+    fn require(&mut self, path: &str, rule: Rule, kept: bool) -> bool {
         if !kept {
             let path = format!("{path}{}", rule.field);
             self.0.push(FieldError {
@@ -128,48 +128,48 @@ impl Errors {
         }
     }
 
-    fn range(&mut self, written: &WrittenRange) -> Option<DateRange> {
+    fn range(&mut self, written: &WrittenRange) -> Option<CheckedRange> {
         let WrittenRange { start, end, hour } = written;
         let parsed_start = syntax::parse_date(start);
-        self.keeps("spec.dateRange.start", rules::START, parsed_start.is_some());
+        self.require("spec.dateRange.start", rules::START, parsed_start.is_some());
         let parsed_end = end.as_deref().map(syntax::parse_date);
         if let Some(day) = parsed_end {
-            self.keeps("spec.dateRange.end", rules::END, day.is_some());
+            self.require("spec.dateRange.end", rules::END, day.is_some());
         }
         // As texts, like CEL: an inverted range is said also where a date is impossible.
         let ordered = end.as_ref().is_none_or(|end| start <= end);
-        self.keeps("spec.dateRange", rules::RANGE_ORDER, ordered);
+        self.require("spec.dateRange", rules::RANGE_ORDER, ordered);
         let end = match parsed_end {
             Some(day) => Some(day?),
             None => None,
         };
-        Some(DateRange {
+        Some(CheckedRange {
             start: parsed_start?,
             end,
             hour: *hour,
         })
     }
 
-    fn gap(&mut self, index: usize, gap: &AcceptedGap) -> Option<Gap> {
+    fn gap(&mut self, index: usize, gap: &AcceptedGap) -> Option<CheckedGap> {
         let AcceptedGap { start, end, reason } = gap;
         let path = format!("spec.acceptedGaps[{index}]");
         let (first, last) = (syntax::parse_date(start), syntax::parse_date(end));
-        self.keeps(&format!("{path}.start"), rules::GAP_DATE, first.is_some());
-        self.keeps(&format!("{path}.end"), rules::GAP_DATE, last.is_some());
-        self.keeps(&path, rules::GAP_ORDER, start <= end);
-        self.keeps(
+        self.require(&format!("{path}.start"), rules::GAP_DATE, first.is_some());
+        self.require(&format!("{path}.end"), rules::GAP_DATE, last.is_some());
+        self.require(&path, rules::GAP_ORDER, start <= end);
+        self.require(
             &format!("{path}.reason"),
             rules::GAP_REASON,
-            syntax::is_reason(reason),
+            syntax::is_gap_reason(reason),
         );
-        Some(Gap {
+        Some(CheckedGap {
             start: first?,
             end: last?,
             reason: reason.clone(),
         })
     }
 
-    fn source(&mut self, source: &Source) -> (Option<Url>, Option<Uaa>) {
+    fn source(&mut self, source: &Source) -> (Option<Url>, Option<UaaAddress>) {
         let Source {
             region,
             endpoint,
@@ -177,7 +177,7 @@ impl Errors {
             credentials_secret_ref,
             ca_secret_ref,
         } = source;
-        self.keeps(
+        self.require(
             "spec.source",
             rules::REGION_OR_ENDPOINT,
             region.is_some() != endpoint.is_some(),
@@ -195,7 +195,8 @@ impl Errors {
         let discovery = || endpoint.or_else(|| region.and_then(|region| given(region.api_host())));
         (
             tracker,
-            uaa.map(Uaa::At).or_else(|| discovery().map(Uaa::DiscoveredFrom)),
+            uaa.map(UaaAddress::Endpoint)
+                .or_else(|| discovery().map(UaaAddress::DiscoverFrom)),
         )
     }
 
@@ -215,22 +216,22 @@ impl Errors {
             checksum: _,
         } = s3;
         let at = |field: &str| format!("spec.destination.s3.{field}");
-        self.keeps(&at("bucket"), rules::BUCKET, syntax::is_bucket(bucket));
+        self.require(&at("bucket"), rules::BUCKET, syntax::is_bucket_name(bucket));
         if let Some(prefix) = prefix {
             let slashes = !prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//");
-            self.keeps(&at("prefix"), rules::PREFIX_SLASHES, slashes);
-            self.keeps(
+            self.require(&at("prefix"), rules::PREFIX_SLASHES, slashes);
+            self.require(
                 &at("prefix"),
                 rules::PREFIX_COMPONENTS,
-                prefix.split('/').all(syntax::is_component),
+                prefix.split('/').all(syntax::is_prefix_component),
             );
-            self.keeps(
+            self.require(
                 &at("prefix"),
                 rules::PREFIX_RESERVED,
                 !prefix.split('/').any(syntax::is_reserved),
             );
         }
-        self.keeps(&at("region"), rules::S3_REGION, syntax::is_s3_region(region));
+        self.require(&at("region"), rules::S3_REGION, syntax::is_s3_region(region));
         if let Some(reference) = credentials_secret_ref {
             self.secret(&at("credentialsSecretRef"), reference);
         }
@@ -238,30 +239,30 @@ impl Errors {
             self.ca(&at("caSecretRef"), reference);
         }
         if let Some(class) = storage_class {
-            self.keeps(
+            self.require(
                 &at("storageClass"),
                 rules::STORAGE_CLASS,
-                syntax::is_plain(class, "-_"),
+                syntax::is_ascii_token(class, "-_"),
             );
         }
         if let Some(encryption) = server_side_encryption {
             let key = encryption.kms_key_id.as_deref();
             let fits = key.is_none() || encryption.kind == EncryptionType::AwsKms;
-            self.keeps(&at("serverSideEncryption"), rules::KMS_KEY_ONLY_WITH_KMS, fits);
-            let named = key.is_none_or(|key| syntax::is_plain(key, ":/_.-"));
-            self.keeps(&at("serverSideEncryption.kmsKeyId"), rules::KMS_KEY, named);
+            self.require(&at("serverSideEncryption"), rules::KMS_KEY_ONLY_WITH_KMS, fits);
+            let named = key.is_none_or(|key| syntax::is_ascii_token(key, ":/_.-"));
+            self.require(&at("serverSideEncryption.kmsKeyId"), rules::KMS_KEY, named);
         }
         self.url(&at("endpoint"), endpoint.as_deref())
     }
 
     fn url(&mut self, path: &str, text: Option<&str>) -> Option<Url> {
         let parsed = text.map(address::parse_url);
-        self.keeps(path, rules::URL, !matches!(parsed, Some(None)));
+        self.require(path, rules::URL, !matches!(parsed, Some(None)));
         parsed.flatten()
     }
 
     fn secret(&mut self, path: &str, SecretRef { name }: &SecretRef) {
-        self.keeps(
+        self.require(
             &format!("{path}.name"),
             rules::SECRET_NAME,
             syntax::is_subdomain(name),
@@ -269,15 +270,15 @@ impl Errors {
     }
 
     fn ca(&mut self, path: &str, CaSecretRef { name, key }: &CaSecretRef) {
-        self.keeps(
+        self.require(
             &format!("{path}.name"),
             rules::SECRET_NAME,
             syntax::is_subdomain(name),
         );
-        self.keeps(
+        self.require(
             &format!("{path}.key"),
             rules::SECRET_KEY,
-            syntax::is_plain(key, "._-"),
+            syntax::is_ascii_token(key, "._-"),
         );
     }
 

@@ -65,14 +65,14 @@ pub fn condition(
         type_: kind.as_str().to_owned(),
         status: status.to_owned(),
         reason: reason.as_str().to_owned(),
-        message: cut(message),
+        message: truncate_message(message),
         observed_generation: Some(generation),
         last_transition_time: Time(now),
     }
 }
 
 /// Puts a condition in its place; the time of the last transition stays where the status did not change.
-pub fn set(conditions: &mut Vec<Condition>, mut new: Condition) {
+pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition) {
     match conditions.iter_mut().find(|old| old.type_ == new.type_) {
         Some(old) => {
             if old.status == new.status {
@@ -85,14 +85,14 @@ pub fn set(conditions: &mut Vec<Condition>, mut new: Condition) {
 }
 
 /// The condition of that type, where there is one.
-pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     conditions
         .iter()
         .find(|condition| condition.type_ == kind.as_str())
 }
 
 /// At most [`MAX_MESSAGE_CHARS`].
-pub(super) fn cut(message: &str) -> String {
+pub(super) fn truncate_message(message: &str) -> String {
     if message.chars().count() <= MAX_MESSAGE_CHARS {
         return message.to_owned();
     }
@@ -110,14 +110,14 @@ mod tests {
         let ready =
             |status, reason, second| condition(ConditionType::Ready, Some(status), reason, "", 1, at(second));
         let mut conditions = vec![];
-        set(&mut conditions, ready(false, Reason::Accepted, 1));
-        set(&mut conditions, ready(false, Reason::BucketMissing, 2));
-        let found = find(&conditions, ConditionType::Ready).unwrap();
+        set_condition(&mut conditions, ready(false, Reason::Accepted, 1));
+        set_condition(&mut conditions, ready(false, Reason::BucketMissing, 2));
+        let found = find_condition(&conditions, ConditionType::Ready).unwrap();
         assert_eq!(
             (found.reason.as_str(), found.last_transition_time.0),
             ("BucketMissing", at(1))
         );
-        set(&mut conditions, ready(true, Reason::Complete, 3));
+        set_condition(&mut conditions, ready(true, Reason::Complete, 3));
         assert_eq!(conditions[0].last_transition_time.0, at(3));
         assert_eq!(conditions.len(), 1);
     }

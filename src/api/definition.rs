@@ -23,7 +23,7 @@ pub fn definition() -> CustomResourceDefinition {
         .iter_mut()
         .filter_map(|version| version.schema.as_mut());
     for root in schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut()) {
-        each(root, &mut tidy);
+        visit(root, &mut normalize);
         let status = root
             .properties
             .as_mut()
@@ -38,7 +38,7 @@ pub fn definition() -> CustomResourceDefinition {
 
 /// Null is left out, not a value: a nullable field could be "present and null", and every rule would have to
 /// know. The API server then drops nulls by itself.
-fn tidy(schema: &mut JSONSchemaProps) {
+fn normalize(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     if schema
         .format
@@ -53,17 +53,17 @@ fn tidy(schema: &mut JSONSchemaProps) {
     }
 }
 
-fn each(schema: &mut JSONSchemaProps, act: &mut impl FnMut(&mut JSONSchemaProps)) {
+fn visit(schema: &mut JSONSchemaProps, act: &mut impl FnMut(&mut JSONSchemaProps)) {
     act(schema);
     for field in schema
         .properties
         .iter_mut()
         .flat_map(|fields| fields.values_mut())
     {
-        each(field, act);
+        visit(field, act);
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        each(items, act);
+        visit(items, act);
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_is_explained_and_bounded() {
+    fn every_field_is_described_and_bounded() {
         let mut unexplained = Vec::new();
         let mut unbounded = Vec::new();
         let crd = definition();

@@ -61,7 +61,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn durations_are_those_of_kubernetes() {
+    fn durations_follow_gep_2257() {
         for (text, seconds) in [
             ("6h", 21_600),
             ("1h30m", 5400),
@@ -98,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_duration_reads_back_as_it_was_written(seconds in 0..=2_592_000_i64) {
+        fn durations_round_trip(seconds in 0..=2_592_000_i64) {
             let duration = SignedDuration::from_secs(seconds);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Some(duration));
         }

@@ -6,38 +6,38 @@
 
 mod address;
 #[cfg(test)]
-mod agreement;
+mod cel_parity;
 mod checked;
 mod condition;
 mod definition;
 mod destination;
+mod document;
 mod duration;
-mod identity;
-mod manifest;
+mod immutable_fields;
 pub mod reason;
+mod redact;
 pub mod rules;
 mod schema;
-mod shown;
 mod source;
 mod spec;
 mod status;
 mod syntax;
 
-pub use address::{Region, Uaa, parse_url};
-pub use checked::{Checked, DateRange as CheckedRange, Gap, MAX_REPORTED_ERRORS};
-pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find, set};
+pub use address::{Region, UaaAddress, parse_url};
+pub use checked::{CheckedGap, CheckedRange, CheckedSpec, MAX_REPORTED_ERRORS};
+pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find_condition, set_condition};
 pub use definition::{CATEGORY, definition};
 pub use destination::{
     Checksum, Destination, EncryptionType, LockMode, ObjectLock, S3Destination, ServerSideEncryption,
 };
+pub use document::read_export;
 pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
-pub use manifest::read;
 pub use reason::Reason;
-pub use shown::{SHOWN_CHARS, is_shown, shown, visible};
+pub use redact::{MAX_SANITIZED_CHARS, escape, is_printable, sanitize};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
 pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};
-pub use syntax::is_space;
+pub use syntax::is_space_id;
 
 /// What is wrong with one field of a manifest. Never holds the value, so that it can be shown anywhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]

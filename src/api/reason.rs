@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_can_stand_in_a_condition_and_says_what_to_do() {
+    fn every_reason_is_valid_in_a_condition_and_has_a_remedy() {
         for reason in Reason::ALL {
             let text = reason.as_str();
             // The pattern of metav1.Condition.reason, as narrow as our names are.

@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::{Map, Value};
 
-use super::{FieldError, MAX_REPORTED_ERRORS, definition, shown};
+use super::{FieldError, MAX_REPORTED_ERRORS, definition, sanitize};
 
 /// The schema of the one version. Computed once: it is a constant that Rust cannot spell.
 pub(super) static SCHEMA: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
@@ -34,7 +34,7 @@ pub(super) fn without_nulls(value: &mut Value) {
 /// Adds what is wrong with the value, and with what is in it.
 pub(super) fn check(schema: &JSONSchemaProps, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let kind = schema.type_.as_deref().unwrap_or("object");
-    let mut wrong = |problem: String| {
+    let mut report = |problem: String| {
         errors.push(FieldError {
             path: path.to_owned(),
             problem,
@@ -43,12 +43,12 @@ pub(super) fn check(schema: &JSONSchemaProps, value: &Value, path: &str, errors:
     match (kind, value) {
         ("object", Value::Object(fields)) => check_object(schema, fields, path, errors),
         ("array", Value::Array(items)) => check_array(schema, items, path, errors),
-        ("string", Value::String(text)) => check_string(schema, text, &mut wrong),
+        ("string", Value::String(text)) => check_string(schema, text, &mut report),
         ("integer", Value::Number(number)) if number.is_i64() || number.is_u64() => {
-            check_number(schema, number.as_f64().unwrap_or(f64::MAX), &mut wrong);
+            check_number(schema, number.as_f64().unwrap_or(f64::MAX), &mut report);
         }
         ("boolean", Value::Bool(_)) => {}
-        _ => wrong(format!("must be of type {kind}, not {}", type_name(value))),
+        _ => report(format!("must be of type {kind}, not {}", type_name(value))),
     }
 }
 
@@ -65,7 +65,7 @@ fn check_object(
         .filter(|name| !fields.contains_key(*name))
     {
         errors.push(FieldError {
-            path: below(path, name),
+            path: child_path(path, name),
             problem: "is required: add it".to_owned(),
         });
     }
@@ -79,12 +79,12 @@ fn check_object(
             return;
         }
         match properties.get(name) {
-            Some(schema) => check(schema, field, &below(path, name), errors),
+            Some(schema) => check(schema, field, &child_path(path, name), errors),
             None => errors.push(FieldError {
-                path: below(path, name),
+                path: child_path(path, name),
                 problem: format!(
                     "is not a field: look for a slip of the pen; there are {}",
-                    names(properties.keys())
+                    join_names(properties.keys())
                 ),
             }),
         }
@@ -107,35 +107,35 @@ fn check_array(schema: &JSONSchemaProps, items: &[Value], path: &str, errors: &m
     }
 }
 
-fn check_string(schema: &JSONSchemaProps, text: &str, wrong: &mut impl FnMut(String)) {
+fn check_string(schema: &JSONSchemaProps, text: &str, report: &mut impl FnMut(String)) {
     let length = text.chars().count();
     if let Some(max) = exceeds(schema.max_length, length) {
-        wrong(format!("must be at most {max} characters long"));
+        report(format!("must be at most {max} characters long"));
     }
     if let Some(min) = schema
         .min_length
         .filter(|min| usize::try_from(*min).is_ok_and(|min| length < min))
     {
-        wrong(format!("must be at least {min} characters long"));
+        report(format!("must be at least {min} characters long"));
     }
     let Some(allowed) = &schema.enum_ else {
         return;
     };
     if !allowed.iter().any(|JSON(allowed)| allowed.as_str() == Some(text)) {
-        wrong(format!(
+        report(format!(
             "must be one of {}",
-            names(allowed.iter().filter_map(|JSON(allowed)| allowed.as_str()))
+            join_names(allowed.iter().filter_map(|JSON(allowed)| allowed.as_str()))
         ));
     }
 }
 
-fn check_number(schema: &JSONSchemaProps, number: f64, wrong: &mut impl FnMut(String)) {
+fn check_number(schema: &JSONSchemaProps, number: f64, report: &mut impl FnMut(String)) {
     let outside =
         schema.minimum.is_some_and(|min| number < min) || schema.maximum.is_some_and(|max| number > max);
     match (schema.minimum, schema.maximum) {
-        (Some(min), Some(max)) if outside => wrong(format!("must be from {min} to {max}")),
-        (Some(min), None) if outside => wrong(format!("must be {min} or more")),
-        (None, Some(max)) if outside => wrong(format!("must be {max} or less")),
+        (Some(min), Some(max)) if outside => report(format!("must be from {min} to {max}")),
+        (Some(min), None) if outside => report(format!("must be {min} or more")),
+        (None, Some(max)) if outside => report(format!("must be {max} or less")),
         _ => {}
     }
 }
@@ -144,8 +144,8 @@ fn exceeds(max: Option<i64>, length: usize) -> Option<i64> {
     max.filter(|max| usize::try_from(*max).is_ok_and(|max| length > max))
 }
 
-fn below(path: &str, name: &str) -> String {
-    let name = shown(name);
+fn child_path(path: &str, name: &str) -> String {
+    let name = sanitize(name);
     if path.is_empty() {
         name.into_owned()
     } else {
@@ -153,7 +153,7 @@ fn below(path: &str, name: &str) -> String {
     }
 }
 
-fn names(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+fn join_names(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<_> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
     names.join(", ")
 }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Reason;
-use super::condition::{MAX_MESSAGE_CHARS, cut};
+use super::condition::{MAX_MESSAGE_CHARS, truncate_message};
 
 /// Most texts in each of `covered`, `missing` and `expired`, the closing "and N more" included.
 pub const MAX_RANGES: usize = 64;
@@ -179,7 +179,7 @@ impl LastError {
     pub fn new(reason: Reason, message: &str, window: Option<String>) -> Self {
         Self {
             reason: reason.as_str().to_owned(),
-            message: cut(message),
+            message: truncate_message(message),
             window,
         }
     }
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_read_of_a_status_counts_as_absent_and_the_rest_is_read() {
+    fn unreadable_status_fields_count_as_absent() {
         let spoilt = serde_json::json!({
             "observedGeneration": 3,
             "windows": { "wanted": 1_u64 << 40, "stored": 0, "active": 0, "waiting": 0, "failed": 0 },

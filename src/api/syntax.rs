@@ -22,18 +22,18 @@ pub(super) fn parse_date(text: &str) -> Option<Date> {
 }
 
 /// The signs that a URL path segment may hold unescaped, and no folder of its own.
-pub fn is_space(id: &str) -> bool {
+pub fn is_space_id(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(is_path_byte) && id != "." && id != ".."
 }
 
 /// A folder of the prefix, that no query engine skips.
-pub(super) fn is_component(part: &str) -> bool {
+pub(super) fn is_prefix_component(part: &str) -> bool {
     // Empty ones are the matter of another rule.
     part.bytes().all(is_path_byte) && !part.starts_with(['.', '_'])
 }
 
 /// The naming rules of S3, but for the length.
-pub(super) fn is_bucket(name: &str) -> bool {
+pub(super) fn is_bucket_name(name: &str) -> bool {
     let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let numbers = name
         .split('.')
@@ -64,17 +64,17 @@ pub(super) fn is_reserved(part: &str) -> bool {
 /// Letters, digits, inner hyphens and underscores.
 pub(super) fn is_s3_region(name: &str) -> bool {
     let end = |c: char| c.is_ascii_alphanumeric();
-    name.starts_with(end) && name.ends_with(end) && is_plain(name, "-_")
+    name.starts_with(end) && name.ends_with(end) && is_ascii_token(name, "-_")
 }
 
 /// One line that says something. White space and control characters are those of RE2's classes: ASCII.
-pub(super) fn is_reason(text: &str) -> bool {
+pub(super) fn is_gap_reason(text: &str) -> bool {
     let said = text.chars().any(|c| !matches!(c, '\t'..='\r' | ' '));
     said && !text.chars().any(|c| c.is_ascii_control())
 }
 
 /// ASCII letters, digits and these signs, at least one.
-pub(super) fn is_plain(text: &str, signs: &str) -> bool {
+pub(super) fn is_ascii_token(text: &str, signs: &str) -> bool {
     !text.is_empty()
         && text
             .chars()

@@ -1,26 +1,26 @@
 //! What an archive holds of some days, in the words of its receipts: read for [`status`](super::status), decided purely
-//! in [`of_day`]. Reads the store; writes nothing.
+//! in [`assess_day`]. Reads the store; writes nothing.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::location::{Location, worded};
-use super::size;
-use crate::export::journal::{Journal, Mismatch};
-use crate::export::journal_io::{Unread, read_receipts};
-use crate::export::keys::Root;
+use super::human;
+use super::location::{OpenArchive, store_error_message};
+use crate::export::journal::{Journal, ReceiptMismatch};
+use crate::export::journal_io::{RecordReadError, read_receipts};
+use crate::export::keys::ArchiveRoot;
 use crate::export::verdict::Verdict;
-use crate::export::window::{Cells, Window};
+use crate::export::window::{HourSet, Window};
 
 /// Hours that are shown for a day that is held in part.
 const RANGES_SHOWN: usize = 3;
 
 /// What an archive holds of one day.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct ArchivedDay {
     /// How much of it.
-    pub state: State,
+    pub state: DayState,
     /// Events counted, of all receipts that cover it.
     pub events: u64,
     /// Bytes as stored.
@@ -31,106 +31,114 @@ pub struct Held {
 
 /// How much of a day is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum DayState {
     /// All 24 hours.
-    Whole,
+    Complete,
     /// Some hours: these are missing, as merged ranges.
-    Part(Vec<String>),
+    Partial(Vec<String>),
     /// None, and the day is over.
     Missing,
     /// None, and the day is not over.
-    NotOver,
+    Ongoing,
     /// None, and the service no longer had the day when it was asked.
     Expired,
     /// There is something that does not count, and why.
-    Doubtful(String),
+    Inconsistent(String),
 }
 
-impl State {
+impl DayState {
     /// As programs read it.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Whole => "Whole",
-            Self::Part(_) => "Part",
+            Self::Complete => "Whole",
+            Self::Partial(_) => "Part",
             Self::Missing => "Missing",
-            Self::NotOver => "NotOver",
+            Self::Ongoing => "NotOver",
             Self::Expired => "Expired",
-            Self::Doubtful(_) => "Doubtful",
+            Self::Inconsistent(_) => "Doubtful",
         }
     }
 }
 
 /// Lists what is below the root, and reads the receipts of the days from `start` to `end`.
-pub async fn read(location: &Location, root: &Root, start: Date, end: Date) -> Result<Journal, String> {
+pub async fn read_journal(
+    location: &OpenArchive,
+    root: &ArchiveRoot,
+    start: Date,
+    end: Date,
+) -> Result<Journal, String> {
     let store = &location.store;
-    let rows = store.list(root.as_str()).await.map_err(|error| worded(&error))?;
+    let rows = store
+        .list(root.as_str())
+        .await
+        .map_err(|error| store_error_message(&error))?;
     let mut journal = Journal::from_listing(root, &rows);
     let within = |window: Window| (start..=end).contains(&window.date());
     read_receipts(store.as_ref(), root, &mut journal, within)
         .await
         .map_err(|why| match why {
-            Unread::Store(error) => worded(&error),
-            Unread::Record(error) => error.to_string(),
+            RecordReadError::Store(error) => store_error_message(&error),
+            RecordReadError::Record(error) => error.to_string(),
         })?;
     Ok(journal)
 }
 
 /// What the journal holds of a day of this source.
-pub fn of_day(journal: &Journal, source: &str, day: Date, now: Timestamp) -> Held {
-    let whole = Window::day(day);
+pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) -> ArchivedDay {
+    let full_day = Window::day(day);
     let covered = journal.covered(source);
-    let mut held = Held {
-        state: State::Missing,
+    let mut archived = ArchivedDay {
+        state: DayState::Missing,
         events: 0,
         bytes: 0,
         verdict: None,
     };
-    let of_day = journal
+    let receipts = journal
         .receipts
         .iter()
         .filter(|(window, _)| window.date() == day && covered.contains(**window));
-    for facts in of_day.filter_map(|(_, facts)| facts.as_ref()) {
-        held.events = held.events.saturating_add(facts.facts.events);
-        held.bytes = held.bytes.saturating_add(facts.facts.bytes);
-        held.verdict = held.verdict.max_by_weakness(facts.facts.verdict);
+    for facts in receipts.filter_map(|(_, facts)| facts.as_ref()) {
+        archived.events = archived.events.saturating_add(facts.summary.events);
+        archived.bytes = archived.bytes.saturating_add(facts.summary.bytes);
+        archived.verdict = archived.verdict.weaker(facts.summary.verdict);
     }
-    held.state = if covered.contains(whole) {
-        State::Whole
+    archived.state = if covered.contains(full_day) {
+        DayState::Complete
     } else if let Some((_, mismatch)) = journal
         .mismatches(source)
         .find(|(window, _)| window.date() == day)
     {
-        State::Doubtful(match mismatch {
-            Mismatch::Source(other) => format!("its receipt is about {other}"),
-            Mismatch::ObjectMissing => "its object is missing".to_owned(),
-            Mismatch::ObjectSize { stated, found } => format!(
+        DayState::Inconsistent(match mismatch {
+            ReceiptMismatch::Source(other) => format!("its receipt is about {other}"),
+            ReceiptMismatch::ObjectMissing => "its object is missing".to_owned(),
+            ReceiptMismatch::ObjectSize { stated, found } => format!(
                 "its object has {}, its receipt says {}",
-                size::of(found, "byte"),
-                size::of(stated, "byte")
+                human::plural(found, "byte"),
+                human::plural(stated, "byte")
             ),
         })
-    } else if covered.touches(whole) {
-        let missing = Cells::from_iter([whole]).minus(&covered);
-        State::Part(missing.ranges(RANGES_SHOWN))
+    } else if covered.intersects(full_day) {
+        let missing = HourSet::from_iter([full_day]).difference(&covered);
+        DayState::Partial(missing.ranges(RANGES_SHOWN))
     } else if journal.expired.iter().any(|window| window.date() == day) {
-        State::Expired
-    } else if journal.strangers().any(|window| window.date() == day) {
-        State::Doubtful("an object without a receipt".to_owned())
-    } else if whole.end() > now {
-        State::NotOver
+        DayState::Expired
+    } else if journal.orphaned_objects().any(|window| window.date() == day) {
+        DayState::Inconsistent("an object without a receipt".to_owned())
+    } else if full_day.end() > now {
+        DayState::Ongoing
     } else {
-        State::Missing
+        DayState::Missing
     };
-    held
+    archived
 }
 
 /// The weaker of two verdicts.
-trait Weakest {
-    fn max_by_weakness(self, other: Verdict) -> Self;
+trait WeakerVerdict {
+    fn weaker(self, other: Verdict) -> Self;
 }
 
-impl Weakest for Option<Verdict> {
-    fn max_by_weakness(self, other: Verdict) -> Self {
+impl WeakerVerdict for Option<Verdict> {
+    fn weaker(self, other: Verdict) -> Self {
         let weakness = |verdict: Verdict| match verdict {
             Verdict::Empty => 0,
             Verdict::Matched => 1,
@@ -145,32 +153,32 @@ impl Weakest for Option<Verdict> {
     }
 }
 
-impl Held {
+impl ArchivedDay {
     /// In a cell of a table; `listed` are the events that the service reports now.
-    pub fn text(&self, listed: Option<u64>) -> String {
-        let events = size::count(self.events);
+    pub fn cell(&self, listed: Option<u64>) -> String {
+        let events = human::count(self.events);
         let verdict = self
             .verdict
             .map(|verdict| format!(" {verdict:?}"))
             .unwrap_or_default();
         match &self.state {
-            State::Whole => match listed.map(|listed| listed.saturating_sub(self.events)) {
-                Some(more @ 1..) => format!("{events}{verdict}; {} more now", size::count(more)),
+            DayState::Complete => match listed.map(|listed| listed.saturating_sub(self.events)) {
+                Some(more @ 1..) => format!("{events}{verdict}; {} more now", human::count(more)),
                 _ => format!("{events}{verdict}"),
             },
-            State::Part(missing) => format!("{events} in part; missing {}", missing.join(", ")),
-            State::Missing => "missing".to_owned(),
-            State::NotOver => "not over".to_owned(),
-            State::Expired => "EXPIRED".to_owned(),
-            State::Doubtful(why) => format!("DOUBTFUL: {why}"),
+            DayState::Partial(missing) => format!("{events} in part; missing {}", missing.join(", ")),
+            DayState::Missing => "missing".to_owned(),
+            DayState::Ongoing => "not over".to_owned(),
+            DayState::Expired => "EXPIRED".to_owned(),
+            DayState::Inconsistent(why) => format!("DOUBTFUL: {why}"),
         }
     }
 
     /// For programs.
-    pub fn object(&self, listed: Option<u64>) -> Value {
+    pub fn to_json(&self, listed: Option<u64>) -> Value {
         let (missing, why) = match &self.state {
-            State::Part(missing) => (missing.as_slice(), None),
-            State::Doubtful(why) => (&[][..], Some(why)),
+            DayState::Partial(missing) => (missing.as_slice(), None),
+            DayState::Inconsistent(why) => (&[][..], Some(why)),
             _ => (&[][..], None),
         };
         json!({
@@ -201,7 +209,7 @@ mod tests {
             day_reported: None,
             stored_at: Timestamp::UNIX_EPOCH,
             proof: ReceiptProof::default(),
-            facts: WindowFacts {
+            summary: WindowFacts {
                 bytes: if object { 10 * events } else { 0 },
                 events,
                 reported: None,
@@ -213,13 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn a_day_is_held_whole_in_part_or_not_and_says_why() {
+    fn each_day_state_names_its_cause() {
         let now: Timestamp = "2018-06-09T12:00:00Z".parse().unwrap();
         let day = |day| Window::day(date(2018, 6, day));
         let mut journal = Journal::default();
         let mut stored = |window: Window, facts: ReceiptFacts| {
-            if facts.facts.bytes > 0 {
-                journal.objects.insert(window, facts.facts.bytes);
+            if facts.summary.bytes > 0 {
+                journal.objects.insert(window, facts.summary.bytes);
             }
             journal.receipts.insert(window, Some(facts));
         };
@@ -262,10 +270,10 @@ mod tests {
             (8, Some(3), "missing"),
             (9, Some(3), "not over"),
         ] {
-            let held = of_day(&journal, SOURCE, date(2018, 6, number), now);
-            assert_eq!(held.text(listed), wanted, "day {number}");
+            let archived = assess_day(&journal, SOURCE, date(2018, 6, number), now);
+            assert_eq!(archived.cell(listed), wanted, "day {number}");
             if number == 3 {
-                assert_eq!(held.verdict, Some(Verdict::Over));
+                assert_eq!(archived.verdict, Some(Verdict::Over));
             }
         }
     }

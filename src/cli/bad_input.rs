@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::config::ConfigFile;
 use super::documents::parse;
-use super::download::note::{NOTE_MAX_BYTES, Note};
-use super::manifest::read;
+use super::download::part_state::{PART_STATE_MAX_BYTES, PartState};
+use super::manifest::from_documents;
 use crate::api;
-use crate::fuzzing::{SECRET, fit_to_be_shown, tells_no_secret, with_secret};
+use crate::fuzzing::{SECRET, assert_displayable, assert_no_secret, insert_secret};
 
 /// Documents with an export and the Secrets beside it: errors name object and field on one short line each, a hundred
 /// at most for each object; a Secret's value is in none of them; what is accepted reads back as it was.
@@ -21,7 +21,7 @@ pub fn resource_yaml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let Ok(documents) = parse(text).inspect_err(|error| fit_to_be_shown(error)) else {
+    let Ok(documents) = parse(text).inspect_err(|error| assert_displayable(error)) else {
         return;
     };
     let count = documents.len();
@@ -34,7 +34,7 @@ pub fn resource_yaml(data: &[u8]) {
     if count > 0 && documents.iter().all(Value::is_object) {
         assert_eq!(parse(&json).ok().as_ref(), Some(&documents));
     }
-    match read(documents.clone()) {
+    match from_documents(documents.clone()) {
         Ok(manifest) => {
             for export in &manifest.exports {
                 assert!(export.spec.validate().is_ok());
@@ -42,7 +42,7 @@ pub fn resource_yaml(data: &[u8]) {
                     "apiVersion": "eventexport.io/v1alpha1", "kind": "EventExport",
                     "metadata": {"name": export.name}, "spec": export.spec,
                 });
-                let again = api::read(written).map(|export| export.spec);
+                let again = api::read_export(written).map(|export| export.spec);
                 assert_eq!(again.as_ref(), Ok(&export.spec));
             }
         }
@@ -50,7 +50,7 @@ pub fn resource_yaml(data: &[u8]) {
             assert!(errors.len() <= count.max(1) * api::MAX_REPORTED_ERRORS);
             errors
                 .iter()
-                .for_each(|error| fit_to_be_shown(&error.to_string()));
+                .for_each(|error| assert_displayable(&error.to_string()));
         }
     }
     // The input is whole documents, so what follows is another: a Secret, in several states of disrepair.
@@ -64,12 +64,12 @@ pub fn resource_yaml(data: &[u8]) {
     ] {
         let text = format!("{text}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{secret}\n");
         match parse(&text) {
-            Err(error) => tells_no_secret(&error),
-            Ok(documents) => match read(documents) {
+            Err(error) => assert_no_secret(&error),
+            Ok(documents) => match from_documents(documents) {
                 Ok(manifest) => assert!(!format!("{manifest:?}").contains(SECRET)),
                 Err(errors) => errors
                     .iter()
-                    .for_each(|error| tells_no_secret(&error.to_string())),
+                    .for_each(|error| assert_no_secret(&error.to_string())),
             },
         }
     }
@@ -82,7 +82,7 @@ pub fn config_file(data: &[u8]) {
     };
     let path = || PathBuf::from("/c/config.toml");
     match ConfigFile::parse(path(), text) {
-        Err(error) => fit_to_be_shown(&error),
+        Err(error) => assert_displayable(&error),
         Ok(mut file) => {
             let before = file.config.contexts.len();
             // A context that is there may be written as what cannot be added to.
@@ -98,13 +98,13 @@ pub fn config_file(data: &[u8]) {
                 assert!(file.config.contexts.len() <= before);
             }
             if let Err(error) = file.context("no such\u{1b}[2J") {
-                let said = error.to_string();
-                assert!(said.chars().all(api::is_shown), "{said:?}");
+                let message = error.to_string();
+                assert!(message.chars().all(api::is_printable), "{message:?}");
             }
         }
     }
     // As the value of each kind of field.
-    let secret = with_secret(data);
+    let secret = insert_secret(data);
     let secret = String::from_utf8_lossy(&secret);
     let quoted = toml_edit::Value::from(secret.as_ref()).to_string();
     for field in [
@@ -120,21 +120,23 @@ pub fn config_file(data: &[u8]) {
     ] {
         let text = format!("[contexts.a]\n{field} = {quoted}\n");
         if let Err(error) = ConfigFile::parse(path(), &text) {
-            tells_no_secret(&error);
+            assert_no_secret(&error);
         }
     }
 }
 
 /// The note beside a partial file: reads back, and its sums do not overflow.
-pub fn part_note(data: &[u8]) {
-    if data.len() as u64 > NOTE_MAX_BYTES {
+pub fn part_state(data: &[u8]) {
+    if data.len() as u64 > PART_STATE_MAX_BYTES {
         return;
     }
-    let Some(note) = Note::read(data) else { return };
-    let bytes = serde_json::to_vec_pretty(&note).unwrap_or_default();
-    assert_eq!(Note::read(&bytes).as_ref(), Some(&note));
-    let boundary = note.boundary();
-    assert!(note.sections.iter().all(|section| section.bytes <= boundary));
-    let of = format!("{} at {}", note.identity.asked, note.identity.endpoint);
+    let Some(state) = PartState::parse(data) else {
+        return;
+    };
+    let bytes = serde_json::to_vec_pretty(&state).unwrap_or_default();
+    assert_eq!(PartState::parse(&bytes).as_ref(), Some(&state));
+    let boundary = state.boundary();
+    assert!(state.sections.iter().all(|section| section.bytes <= boundary));
+    let of = format!("{} at {}", state.identity.asked, state.identity.endpoint);
     assert!(!of.is_empty());
 }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
-pub use self::fields::{Config, Context};
-use super::exit::Fault;
-use super::secrets::Lookup;
-use crate::api::shown;
+pub use self::fields::{CliConfig, ContextConfig};
+use super::exit::CliError;
+use super::secrets::EnvLookup;
+use crate::api::sanitize;
 
 /// The variable that names another config file.
 pub const FILE_VARIABLE: &str = "EVENTEXPORT_CONFIG";
@@ -30,10 +30,10 @@ const CONTEXTS_MAX: usize = 256;
 const NAME_MAX_CHARS: usize = 63;
 
 /// The permissions of the file: read and written by its user alone.
-const MODE: u32 = 0o600;
+const FILE_MODE: u32 = 0o600;
 
 /// Permissions that nobody but the user may have.
-const OF_OTHERS: u32 = 0o077;
+const OTHERS_MASK: u32 = 0o077;
 
 /// What people might put in, though it must not be there.
 const SECRET_FIELDS: [&str; 6] = [
@@ -51,22 +51,22 @@ pub struct ConfigFile {
     /// Where it is, or would be.
     pub path: PathBuf,
     /// What it says; empty where there is no file.
-    pub config: Config,
+    pub config: CliConfig,
     document: DocumentMut,
 }
 
 /// Held while a config file is read, changed and written, so that no change is lost.
 #[derive(Debug)]
-pub struct Lock {
+pub struct ConfigLock {
     _file: File,
 }
 
 /// Where the config file is: `$EVENTEXPORT_CONFIG`, or below `$XDG_CONFIG_HOME`, or below `~/.config`. `None` where no
 /// variable tells.
-pub fn path(lookup: Lookup<'_>) -> Result<Option<PathBuf>, Fault> {
+pub fn locate(lookup: EnvLookup<'_>) -> Result<Option<PathBuf>, CliError> {
     use std::os::unix::ffi::OsStringExt as _;
-    let variable = |name: &str| -> Result<Option<PathBuf>, Fault> {
-        let found = lookup(name).map_err(Fault::usage)?;
+    let variable = |name: &str| -> Result<Option<PathBuf>, CliError> {
+        let found = lookup(name).map_err(CliError::usage)?;
         Ok(found.map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes))))
     };
     if let Some(path) = variable(FILE_VARIABLE)? {
@@ -81,8 +81,8 @@ pub fn path(lookup: Lookup<'_>) -> Result<Option<PathBuf>, Fault> {
 
 impl ConfigFile {
     /// Reads the file; one that is not there is empty. Refused when others may read or write it.
-    pub fn read(path: &Path) -> Result<Self, Fault> {
-        let fault = |why: String| Fault::usage(format!("config file {}: {why}", path.display()));
+    pub fn read(path: &Path) -> Result<Self, CliError> {
+        let fault = |why: String| CliError::usage(format!("config file {}: {why}", path.display()));
         let mut text = String::new();
         match File::open(path) {
             Ok(file) => {
@@ -91,7 +91,7 @@ impl ConfigFile {
                     .map_err(|error| fault(format!("cannot be read: {error}")))?
                     .permissions()
                     .mode();
-                if mode & OF_OTHERS != 0 {
+                if mode & OTHERS_MASK != 0 {
                     return Err(fault(format!(
                         "its mode is {:04o}, so that others could read or change it: run `chmod 600 {}`",
                         mode & 0o7777,
@@ -126,19 +126,19 @@ impl ConfigFile {
             } else {
                 ""
             };
-            format!("{line}{}{advice}", plain(message))
+            format!("{line}{}{advice}", redact_value(message))
         };
         let document: DocumentMut = text
             .parse()
             .map_err(|error: toml_edit::TomlError| wrong(error.message(), error.span()))?;
-        let config: Config =
+        let config: CliConfig =
             toml_edit::de::from_str(text).map_err(|error| wrong(error.message(), error.span()))?;
-        if let Some(name) = config.contexts.keys().find(|name| !is_name(name)) {
-            return Err(format!("[contexts.\"{}\"]: {}", shown(name), name_rule()));
+        if let Some(name) = config.contexts.keys().find(|name| !is_context_name(name)) {
+            return Err(format!("[contexts.\"{}\"]: {}", sanitize(name), name_rule()));
         }
         for (name, context) in &config.contexts {
             context
-                .check()
+                .validate()
                 .map_err(|why| format!("[contexts.{name}]: {why}"))?;
         }
         if config.contexts.len() > CONTEXTS_MAX {
@@ -152,7 +152,7 @@ impl ConfigFile {
     }
 
     /// The context of this name.
-    pub fn context(&self, name: &str) -> Result<&Context, Fault> {
+    pub fn context(&self, name: &str) -> Result<&ContextConfig, CliError> {
         self.config.contexts.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.config.contexts.keys().map(String::as_str).collect();
             let known = if names.is_empty() {
@@ -160,16 +160,16 @@ impl ConfigFile {
             } else {
                 format!("it has {}", names.join(", "))
             };
-            Fault::usage(format!(
+            CliError::usage(format!(
                 "there is no context \"{}\" in {}: {known}",
-                shown(name),
+                sanitize(name),
                 self.path.display()
             ))
         })
     }
 
     /// A path that the file names, which is relative to the file's own folder.
-    pub fn resolved(&self, path: &Path) -> PathBuf {
+    pub fn resolve_path(&self, path: &Path) -> PathBuf {
         self.path
             .parent()
             .map_or_else(|| path.to_owned(), |folder| folder.join(path))
@@ -180,7 +180,7 @@ impl ConfigFile {
         self.config.current_context = name.map(str::to_owned);
         match name {
             Some(name) => {
-                put(self.document.as_table_mut(), "current-context", name.into());
+                set_value(self.document.as_table_mut(), "current-context", name.into());
             }
             None => {
                 self.document.remove("current-context");
@@ -189,13 +189,13 @@ impl ConfigFile {
     }
 
     /// Writes keys of a context, which is made where it is not there; `None` removes a key. Whether it was made.
-    pub fn set(&mut self, name: &str, keys: &[(&str, Option<Value>)]) -> Result<bool, Fault> {
-        if !is_name(name) {
-            return Err(bad_name());
+    pub fn set(&mut self, name: &str, keys: &[(&str, Option<Value>)]) -> Result<bool, CliError> {
+        if !is_context_name(name) {
+            return Err(invalid_name());
         }
-        let made = !self.config.contexts.contains_key(name);
+        let created = !self.config.contexts.contains_key(name);
         // What was read as a table is one.
-        let odd = self.unwritable("contexts is no table");
+        let not_a_table = self.document_error("contexts is no table");
         let contexts = self
             .document
             .entry("contexts")
@@ -211,47 +211,47 @@ impl ConfigFile {
                 .or_insert_with(|| Item::Table(Table::new()))
                 .as_table_like_mut()
         });
-        let context = context.ok_or(odd)?;
+        let context = context.ok_or(not_a_table)?;
         for (key, new) in keys {
             match new {
-                Some(new) => put(context, key, new.clone()),
+                Some(new) => set_value(context, key, new.clone()),
                 None => {
                     context.remove(key);
                 }
             }
         }
-        self.again()?;
-        Ok(made)
+        self.reparse()?;
+        Ok(created)
     }
 
     /// Takes a context out; the current one leaves none current. Whether it was there.
-    pub fn delete(&mut self, name: &str) -> Result<bool, Fault> {
+    pub fn delete(&mut self, name: &str) -> Result<bool, CliError> {
         let contexts = self
             .document
             .get_mut("contexts")
             .and_then(Item::as_table_like_mut);
-        let was = contexts.and_then(|contexts| contexts.remove(name)).is_some();
+        let removed = contexts.and_then(|contexts| contexts.remove(name)).is_some();
         if self.config.current_context.as_deref() == Some(name) {
             self.use_context(None);
         }
-        self.again()?;
-        Ok(was)
+        self.reparse()?;
+        Ok(removed)
     }
 
     /// What the changed document means.
-    fn again(&mut self) -> Result<(), Fault> {
-        let again = Self::parse(self.path.clone(), &self.document.to_string());
-        *self = again.map_err(|why| self.unwritable(&why))?;
+    fn reparse(&mut self) -> Result<(), CliError> {
+        let reparsed = Self::parse(self.path.clone(), &self.document.to_string());
+        *self = reparsed.map_err(|why| self.document_error(&why))?;
         Ok(())
     }
 
-    fn unwritable(&self, why: &str) -> Fault {
-        Fault::usage(format!("config file {}: {why}", self.path.display()))
+    fn document_error(&self, why: &str) -> CliError {
+        CliError::usage(format!("config file {}: {why}", self.path.display()))
     }
 
     /// Waits until no other process changes the file. Makes its folder, for this user alone.
-    pub fn lock(path: &Path) -> Result<Lock, Fault> {
-        let folder = folder(path);
+    pub fn lock(path: &Path) -> Result<ConfigLock, CliError> {
+        let folder = parent_dir(path);
         let locked = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -261,28 +261,28 @@ impl ConfigFile {
                     .create(true)
                     .truncate(false)
                     .write(true)
-                    .mode(MODE)
-                    .open(beside(path, "lock"))?;
+                    .mode(FILE_MODE)
+                    .open(hidden_sibling(path, "lock"))?;
                 // Held for milliseconds by whoever has it, and freed by the system when a process dies.
                 file.lock().map(|()| file)
             });
         let file = locked.map_err(|error| cannot_write(path, &error))?;
-        Ok(Lock { _file: file })
+        Ok(ConfigLock { _file: file })
     }
 
     /// Writes the file whole or not at all, readable by this user alone.
-    pub fn write(&self, _lock: &Lock) -> Result<(), Fault> {
+    pub fn write(&self, _lock: &ConfigLock) -> Result<(), CliError> {
         // A link to a file that is kept elsewhere stays a link.
         let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let draft = beside(&target, "new");
+        let draft = hidden_sibling(&target, "new");
         let written = File::options()
             .create(true)
             .truncate(true)
             .write(true)
-            .mode(MODE)
+            .mode(FILE_MODE)
             .open(&draft)
             .and_then(|mut file| {
-                file.set_permissions(std::fs::Permissions::from_mode(MODE))?;
+                file.set_permissions(std::fs::Permissions::from_mode(FILE_MODE))?;
                 file.write_all(self.document.to_string().as_bytes())?;
                 file.sync_all()
             })
@@ -296,7 +296,7 @@ impl ConfigFile {
 }
 
 /// Puts a value where one was, with the comments around it, or adds it.
-fn put(table: &mut dyn TableLike, key: &str, mut new: Value) {
+fn set_value(table: &mut dyn TableLike, key: &str, mut new: Value) {
     match table.get_mut(key) {
         Some(item) => {
             if let Some(old) = item.as_value() {
@@ -311,37 +311,37 @@ fn put(table: &mut dyn TableLike, key: &str, mut new: Value) {
 }
 
 /// The library's message without the value that it quotes where a field is of another kind than it should be.
-fn plain(message: &str) -> String {
+fn redact_value(message: &str) -> String {
     let wrong_kind = ["invalid type: ", "invalid value: "]
         .iter()
         .any(|start| message.starts_with(start));
     match message.rsplit_once(", expected ").filter(|_| wrong_kind) {
         Some((_, expected)) => format!("a value of another kind than this field has: expected {expected}"),
-        None => shown(message).into_owned(),
+        None => sanitize(message).into_owned(),
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Fault {
-    Fault::Failed(anyhow::anyhow!(
+fn cannot_write(path: &Path, error: &io::Error) -> CliError {
+    CliError::Failed(anyhow::anyhow!(
         "config file {} cannot be written: {error}",
         path.display()
     ))
 }
 
-fn folder(path: &Path) -> &Path {
+fn parent_dir(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
 /// A hidden file in the same folder.
-fn beside(path: &Path, what: &str) -> PathBuf {
+fn hidden_sibling(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    folder(path).join(format!(".{name}.{what}"))
+    parent_dir(path).join(format!(".{name}.{what}"))
 }
 
 /// Letters, digits, dots, dashes and underscores, beginning with a letter or digit.
-pub fn is_name(name: &str) -> bool {
+pub fn is_context_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.chars().count() <= NAME_MAX_CHARS
         && name
@@ -350,8 +350,8 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// What is said of a name that cannot be one.
-pub fn bad_name() -> Fault {
-    Fault::usage(format!("NAME: {}", name_rule()))
+pub fn invalid_name() -> CliError {
+    CliError::usage(format!("NAME: {}", name_rule()))
 }
 
 fn name_rule() -> String {
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_keeps_what_a_person_wrote_around_it() {
+    fn a_change_keeps_comments_and_order() {
         let mut file = parsed(FILE).unwrap();
         assert!(
             !file
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_misspelt_is_named() {
+    fn errors_name_the_field_and_never_the_value() {
         for (text, named) in [
             ("[contexts.a]\nspaec = 1\n", "spaec"),
             ("current = 1\n", "current"),

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use self::set::{FIELDS, SECRETS};
-use super::config::{self, ConfigFile, Context};
-use super::exit::{Exit, Fault};
-use super::output::{OutputArgs, at_home, table};
+use super::config::{self, ConfigFile, ContextConfig};
+use super::exit::{CliError, Exit};
+use super::output::{OutputArgs, display_path, table};
 use super::secrets;
 
 /// Manage the named contexts of the config file: which service, space and archive commands are about.
@@ -32,32 +32,32 @@ pub struct ContextArgs {
 pub enum ContextCommand {
     /// List the contexts, the current one marked.
     #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
-    List(ListArgs),
+    List(ContextListArgs),
     /// Make a context the current one.
     #[command(after_help = USE_EXAMPLES)]
-    Use(NameArgs),
+    Use(ContextNameArgs),
     /// Show a context: everything but secrets, which it does not hold.
     #[command(after_help = SHOW_EXAMPLES)]
-    Show(ShowArgs),
+    Show(ContextShowArgs),
     /// Make a context, or change the given fields of one.
     #[command(after_help = set::EXAMPLES)]
-    Set(Box<set::SetArgs>),
+    Set(Box<set::ContextSetArgs>),
     /// Delete a context; the files that it names stay.
     #[command(visible_alias = "rm", after_help = DELETE_EXAMPLES)]
-    Delete(NameArgs),
+    Delete(ContextNameArgs),
 }
 
 /// Arguments of `context list`.
 #[derive(Debug, clap::Args)]
 #[allow(missing_docs)]
-pub struct ListArgs {
+pub struct ContextListArgs {
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
 /// Arguments of `context use` and `context delete`.
 #[derive(Debug, clap::Args)]
-pub struct NameArgs {
+pub struct ContextNameArgs {
     /// Name of the context
     #[arg(value_name = "NAME")]
     pub name: String,
@@ -68,7 +68,7 @@ pub struct NameArgs {
 
 /// Arguments of `context show`.
 #[derive(Debug, clap::Args)]
-pub struct ShowArgs {
+pub struct ContextShowArgs {
     /// Name of the context (default: the current one)
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
@@ -108,45 +108,45 @@ Examples:
   eventexport context delete lab";
 
 /// Runs `eventexport context`.
-pub fn run(args: ContextArgs) -> Result<Exit, Fault> {
+pub fn run(args: ContextArgs) -> Result<Exit, CliError> {
     match args.command {
         ContextCommand::List(args) => args
             .output
-            .ended("eventexport.io/context-list/v1", list(args.output)),
-        ContextCommand::Use(args) => args.output.ended(CHANGE, use_context(&args)),
-        ContextCommand::Show(args) => args.output.ended("eventexport.io/context/v1", show(&args)),
-        ContextCommand::Set(args) => args.output.ended(CHANGE, set::set(&args)),
-        ContextCommand::Delete(args) => args.output.ended(CHANGE, delete(&args)),
+            .finish("eventexport.io/context-list/v1", list(args.output)),
+        ContextCommand::Use(args) => args.output.finish(CHANGE_SCHEMA, use_context(&args)),
+        ContextCommand::Show(args) => args.output.finish("eventexport.io/context/v1", show(&args)),
+        ContextCommand::Set(args) => args.output.finish(CHANGE_SCHEMA, set::set(&args)),
+        ContextCommand::Delete(args) => args.output.finish(CHANGE_SCHEMA, delete(&args)),
     }
 }
 
 /// The document of a change.
-const CHANGE: &str = "eventexport.io/context-change/v1";
+const CHANGE_SCHEMA: &str = "eventexport.io/context-change/v1";
 
-fn path() -> Result<PathBuf, Fault> {
-    config::path(&secrets::environment)?.ok_or_else(|| {
-        Fault::usage(format!(
+fn config_path() -> Result<PathBuf, CliError> {
+    config::locate(&secrets::env_value)?.ok_or_else(|| {
+        CliError::usage(format!(
             "no place for the config file: set HOME, XDG_CONFIG_HOME or {}",
             config::FILE_VARIABLE
         ))
     })
 }
 
-fn list(output: OutputArgs) -> Result<Exit, Fault> {
-    let file = ConfigFile::read(&path()?)?;
+fn list(output: OutputArgs) -> Result<Exit, CliError> {
+    let file = ConfigFile::read(&config_path()?)?;
     let current = file.config.current_context.as_deref();
     let contexts: Vec<Value> = file
         .config
         .contexts
         .iter()
-        .map(|(name, context)| object(&file, name, context))
+        .map(|(name, context)| to_json(&file, name, context))
         .collect();
     let document = json!({"file": file.path, "currentContext": current, "contexts": contexts});
     output.print("eventexport.io/context-list/v1", document, || {
         if file.config.contexts.is_empty() {
             return format!(
                 "No contexts in {}: make one with `eventexport context set NAME --region REGION --space ID`.",
-                at_home(&file.path)
+                display_path(&file.path)
             );
         }
         let mut rows = table(&[
@@ -164,11 +164,11 @@ fn list(output: OutputArgs) -> Result<Exit, Fault> {
                     .unwrap_or_else(dash),
                 context.space.clone().unwrap_or_else(dash),
                 scope(context).to_owned(),
-                secret_of(context).unwrap_or("-").to_owned(),
+                secret_field(context).unwrap_or("-").to_owned(),
                 context
                     .to
                     .as_deref()
-                    .map_or_else(dash, |to| at_home(Path::new(to))),
+                    .map_or_else(dash, |to| display_path(Path::new(to))),
             ]);
         }
         rows.to_string()
@@ -176,8 +176,8 @@ fn list(output: OutputArgs) -> Result<Exit, Fault> {
     Ok(Exit::Done)
 }
 
-fn use_context(args: &NameArgs) -> Result<Exit, Fault> {
-    let path = path()?;
+fn use_context(args: &ContextNameArgs) -> Result<Exit, CliError> {
+    let path = config_path()?;
     // Looks first, so that nothing is made for a name that is not there.
     ConfigFile::read(&path)?.context(&args.name)?;
     let lock = ConfigFile::lock(&path)?;
@@ -186,45 +186,48 @@ fn use_context(args: &NameArgs) -> Result<Exit, Fault> {
     file.use_context(Some(&args.name));
     file.write(&lock)?;
     let document = json!({"file": file.path, "name": args.name, "change": "Current"});
-    args.output.print(CHANGE, document, || {
+    args.output.print(CHANGE_SCHEMA, document, || {
         format!("Context {} is the current one.", args.name)
     });
     Ok(Exit::Done)
 }
 
-fn show(args: &ShowArgs) -> Result<Exit, Fault> {
-    let file = ConfigFile::read(&path()?)?;
+fn show(args: &ContextShowArgs) -> Result<Exit, CliError> {
+    let file = ConfigFile::read(&config_path()?)?;
     let name = args
         .name
         .clone()
         .or_else(|| file.config.current_context.clone())
         .ok_or_else(|| {
-            Fault::usage(format!(
+            CliError::usage(format!(
                 "no context is the current one in {}: name one, or say `eventexport context use NAME`",
                 file.path.display()
             ))
         })?;
     let context = file.context(&name)?;
-    args.output
-        .print("eventexport.io/context/v1", object(&file, &name, context), || {
+    args.output.print(
+        "eventexport.io/context/v1",
+        to_json(&file, &name, context),
+        || {
             let mut rows = table(&["Name", "Value"]);
             rows.add_row(["context", &name]);
-            rows.add_row(["file", &at_home(&file.path)]);
-            for (field, value) in fields(context) {
+            rows.add_row(["file", &display_path(&file.path)]);
+            for (field, value) in set_fields(context) {
                 let plain = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                let mut text = at_home(Path::new(&plain));
-                if field.ends_with("-file") && !file.resolved(Path::new(&plain)).is_file() {
+                let mut text = display_path(Path::new(&plain));
+                if field.ends_with("-file") && !file.resolve_path(Path::new(&plain)).is_file() {
                     text.push_str(" (no such file)");
                 }
                 rows.add_row([field, text]);
             }
             rows.to_string()
-        });
+        },
+    );
     Ok(Exit::Done)
 }
 
-fn delete(args: &NameArgs) -> Result<Exit, Fault> {
-    let path = path()?;
+fn delete(args: &ContextNameArgs) -> Result<Exit, CliError> {
+    let path = config_path()?;
     ConfigFile::read(&path)?.context(&args.name)?;
     let lock = ConfigFile::lock(&path)?;
     let mut file = ConfigFile::read(&path)?;
@@ -232,7 +235,7 @@ fn delete(args: &NameArgs) -> Result<Exit, Fault> {
     file.delete(&args.name)?;
     file.write(&lock)?;
     let document = json!({"file": file.path, "name": args.name, "change": "Deleted"});
-    args.output.print(CHANGE, document, || {
+    args.output.print(CHANGE_SCHEMA, document, || {
         let also = if was_current {
             " None is the current one now."
         } else {
@@ -243,7 +246,7 @@ fn delete(args: &NameArgs) -> Result<Exit, Fault> {
     Ok(Exit::Done)
 }
 
-fn scope(context: &Context) -> &'static str {
+fn scope(context: &ContextConfig) -> &'static str {
     if context.account == Some(true) {
         "account"
     } else {
@@ -252,8 +255,8 @@ fn scope(context: &Context) -> &'static str {
 }
 
 /// Which field says where the secret is.
-fn secret_of(context: &Context) -> Option<&'static str> {
-    let Context {
+fn secret_field(context: &ContextConfig) -> Option<&'static str> {
+    let ContextConfig {
         api_key_file,
         password_file,
         refresh_token_file,
@@ -268,7 +271,7 @@ fn secret_of(context: &Context) -> Option<&'static str> {
 }
 
 /// The fields that are set, in the order of the file's documentation.
-fn fields(context: &Context) -> Vec<(String, Value)> {
+fn set_fields(context: &ContextConfig) -> Vec<(String, Value)> {
     let Ok(Value::Object(map)) = serde_json::to_value(context) else {
         return Vec::new();
     };
@@ -280,7 +283,7 @@ fn fields(context: &Context) -> Vec<(String, Value)> {
 }
 
 /// A context as programs read it.
-fn object(file: &ConfigFile, name: &str, context: &Context) -> Value {
+fn to_json(file: &ConfigFile, name: &str, context: &ContextConfig) -> Value {
     let mut object = Map::new();
     object.insert("name".to_owned(), json!(name));
     object.insert(
@@ -288,15 +291,15 @@ fn object(file: &ConfigFile, name: &str, context: &Context) -> Value {
         json!(file.config.current_context.as_deref() == Some(name)),
     );
     object.extend(
-        fields(context)
+        set_fields(context)
             .into_iter()
-            .map(|(field, value)| (camel(&field), value)),
+            .map(|(field, value)| (camel_case(&field), value)),
     );
     Value::Object(object)
 }
 
 /// `uaa-endpoint` as `uaaEndpoint`.
-fn camel(field: &str) -> String {
+fn camel_case(field: &str) -> String {
     let mut parts = field.split('-');
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {

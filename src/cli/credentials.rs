@@ -8,9 +8,9 @@ use std::path::Path;
 
 use console::Term;
 
-use super::config::{ConfigFile, Context};
-use super::exit::Fault;
-use super::secrets::{Lookup, SECRET_FILE_MAX_BYTES};
+use super::config::{ConfigFile, ContextConfig};
+use super::exit::CliError;
+use super::secrets::{EnvLookup, SECRET_FILE_MAX_BYTES};
 use crate::tracker::Credentials;
 
 /// Keys as a Secret names them, the variable of each, and the context's field.
@@ -24,7 +24,7 @@ const KEYS: [(&str, &str, &str); 5] = [
 
 /// Credentials, and where they came from in words that go behind "the".
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct ResolvedCredentials {
     /// Themselves.
     pub credentials: Credentials,
     /// Such as `API key of EVENTEXPORT_API_KEY`.
@@ -32,81 +32,86 @@ pub struct Found {
 }
 
 /// Asks a person for a secret; `None` where nobody is there to be asked.
-pub type Ask<'a> = &'a dyn Fn(&str) -> Option<std::io::Result<String>>;
+pub type SecretPrompt<'a> = &'a dyn Fn(&str) -> Option<std::io::Result<String>>;
 
 /// The first that is there: the environment, the context, a person.
-pub fn find(
-    lookup: Lookup<'_>,
-    context: Option<(&str, &Context, &ConfigFile)>,
-    ask: Ask<'_>,
-) -> Result<Found, Fault> {
-    let mut given = BTreeMap::new();
+pub fn resolve(
+    lookup: EnvLookup<'_>,
+    context: Option<(&str, &ContextConfig, &ConfigFile)>,
+    prompt: SecretPrompt<'_>,
+) -> Result<ResolvedCredentials, CliError> {
+    let mut entries = BTreeMap::new();
     for (key, variable, _) in KEYS {
-        if let Some(bytes) = lookup(variable).map_err(Fault::usage)? {
-            given.insert(key.to_owned(), bytes);
+        if let Some(bytes) = lookup(variable).map_err(CliError::usage)? {
+            entries.insert(key.to_owned(), bytes);
         }
     }
-    let mut place = Place::Environment;
-    if given.is_empty()
+    let mut origin = CredentialsOrigin::Environment;
+    if entries.is_empty()
         && let Some((name, context, file)) = context
     {
-        given = of_context(name, context, file)?;
-        place = Place::Context(name);
+        entries = from_context(name, context, file)?;
+        origin = CredentialsOrigin::Context(name);
     }
     // A user alone, be it only to know whose sessions are ours, goes with a password or with an API key.
-    if !given.keys().any(|key| key != "username") {
-        place = Place::Prompt;
-        given = prompted(given, ask)?;
+    if !entries.keys().any(|key| key != "username") {
+        origin = CredentialsOrigin::Prompt;
+        entries = from_prompt(entries, prompt)?;
     }
     let kinds: Vec<&str> = KEYS
         .iter()
-        .filter(|(key, _, _)| given.contains_key(*key))
+        .filter(|(key, _, _)| entries.contains_key(*key))
         .map(|(key, _, _)| *key)
         .collect();
     // The context's username also says whose sessions are ours, beside any kind of credentials.
-    if matches!(place, Place::Context(_)) && !given.contains_key("password") {
-        given.remove("username");
+    if matches!(origin, CredentialsOrigin::Context(_)) && !entries.contains_key("password") {
+        entries.remove("username");
     }
-    let credentials = Credentials::from_secret(&given).map_err(|error| place.wrong(&kinds, &error))?;
-    Ok(Found {
+    let credentials =
+        Credentials::from_secret(&entries).map_err(|error| origin.usage_error(&kinds, &error))?;
+    Ok(ResolvedCredentials {
         credentials,
-        origin: place.origin(&kinds),
+        origin: origin.describe(&kinds),
     })
 }
 
 /// Asks on the terminal without showing what is typed. Only where both ends are a terminal: a person who sees the
 /// question can answer it.
-pub fn ask_on_terminal(question: &str) -> Option<std::io::Result<String>> {
+pub fn prompt_on_terminal(question: &str) -> Option<std::io::Result<String>> {
     let term = Term::stderr();
     if !term.is_term() || !std::io::stdin().is_terminal() {
         return None;
     }
-    let asked = term.write_str(question).and_then(|()| term.read_secure_line());
-    Some(asked)
+    let answer = term.write_str(question).and_then(|()| term.read_secure_line());
+    Some(answer)
 }
 
-fn of_context(name: &str, context: &Context, file: &ConfigFile) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
+fn from_context(
+    name: &str,
+    context: &ContextConfig,
+    file: &ConfigFile,
+) -> Result<BTreeMap<String, Vec<u8>>, CliError> {
     let files = [
         ("apiKey", &context.api_key_file, "api-key-file"),
         ("password", &context.password_file, "password-file"),
         ("refreshToken", &context.refresh_token_file, "refresh-token-file"),
         ("token", &context.token_file, "token-file"),
     ];
-    let mut given = BTreeMap::new();
+    let mut entries = BTreeMap::new();
     for (key, path, field) in files {
         if let Some(path) = path {
-            let bytes = read(&file.resolved(path))
-                .map_err(|why| Fault::usage(format!("{field} of context {name}: {why}")))?;
-            given.insert(key.to_owned(), bytes);
+            let bytes = read_secret_file(&file.resolve_path(path))
+                .map_err(|why| CliError::usage(format!("{field} of context {name}: {why}")))?;
+            entries.insert(key.to_owned(), bytes);
         }
     }
     if let Some(username) = &context.username {
-        given.insert("username".to_owned(), username.clone().into_bytes());
+        entries.insert("username".to_owned(), username.clone().into_bytes());
     }
-    Ok(given)
+    Ok(entries)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read_secret_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(SECRET_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
@@ -117,29 +122,32 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn prompted(mut given: BTreeMap<String, Vec<u8>>, ask: Ask<'_>) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
-    let (key, question) = match given.get("username") {
+fn from_prompt(
+    mut entries: BTreeMap<String, Vec<u8>>,
+    prompt: SecretPrompt<'_>,
+) -> Result<BTreeMap<String, Vec<u8>>, CliError> {
+    let (key, question) = match entries.get("username") {
         Some(username) => (
             "password",
             format!("Password of {}: ", String::from_utf8_lossy(username)),
         ),
         None => ("apiKey", "API key: ".to_owned()),
     };
-    match ask(&question) {
-        Some(Ok(secret)) if secret.trim().is_empty() => Err(missing()),
+    match prompt(&question) {
+        Some(Ok(secret)) if secret.trim().is_empty() => Err(missing_credentials()),
         Some(Ok(secret)) => {
-            given.insert(key.to_owned(), secret.into_bytes());
-            Ok(given)
+            entries.insert(key.to_owned(), secret.into_bytes());
+            Ok(entries)
         }
-        Some(Err(error)) => Err(Fault::Failed(anyhow::anyhow!(
+        Some(Err(error)) => Err(CliError::Failed(anyhow::anyhow!(
             "the answer cannot be read from the terminal: {error}"
         ))),
-        None => Err(missing()),
+        None => Err(missing_credentials()),
     }
 }
 
-fn missing() -> Fault {
-    Fault::usage(
+fn missing_credentials() -> CliError {
+    CliError::usage(
         "no credentials: set EVENTEXPORT_API_KEY, or EVENTEXPORT_USERNAME and EVENTEXPORT_PASSWORD, or \
          EVENTEXPORT_REFRESH_TOKEN, or EVENTEXPORT_TOKEN, each also as …_FILE with the path of a file; or name a file in a \
          context (`eventexport context set NAME --api-key-file FILE`); on a terminal you are asked",
@@ -148,14 +156,14 @@ fn missing() -> Fault {
 
 /// Where the credentials are from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place<'a> {
+enum CredentialsOrigin<'a> {
     Environment,
     Context(&'a str),
     Prompt,
 }
 
-impl Place<'_> {
-    fn origin(self, kinds: &[&str]) -> String {
+impl CredentialsOrigin<'_> {
+    fn describe(self, kinds: &[&str]) -> String {
         let (kind, variable, field) = if kinds.contains(&"apiKey") {
             ("API key", "EVENTEXPORT_API_KEY", "api-key-file")
         } else if kinds.contains(&"password") {
@@ -177,7 +185,7 @@ impl Place<'_> {
     }
 
     /// Credentials that cannot be used, with the names that the person gave them by.
-    fn wrong(self, kinds: &[&str], error: &crate::tracker::CredentialsError) -> Fault {
+    fn usage_error(self, kinds: &[&str], error: &crate::tracker::CredentialsError) -> CliError {
         use crate::tracker::CredentialsError as Error;
         let name = |wanted: &str| {
             let known = KEYS.iter().find(|(key, _, _)| *key == wanted);
@@ -191,20 +199,20 @@ impl Place<'_> {
             )
         };
         match error {
-            Error::Missing => missing(),
-            Error::Half { has, lacks } => Fault::usage(format!(
+            Error::Missing => missing_credentials(),
+            Error::Incomplete { has, lacks } => CliError::usage(format!(
                 "{} is given but not {}: both are needed",
                 name(has),
                 name(lacks)
             )),
-            Error::Several { keys: _ } => {
+            Error::Ambiguous { keys: _ } => {
                 let all: Vec<String> = kinds.iter().map(|kind| name(kind)).collect();
-                Fault::usage(format!(
+                CliError::usage(format!(
                     "several kinds of credentials are given ({}): keep one of them",
                     all.join(", ")
                 ))
             }
-            Error::Unusable { key, why } => Fault::usage(format!("{} {why}", name(key))),
+            Error::Invalid { key, why } => CliError::usage(format!("{} {why}", name(key))),
         }
     }
 }
@@ -213,17 +221,17 @@ impl Place<'_> {
 mod tests {
     use super::*;
 
-    fn found(variables: &[(&str, &str)], typed: Option<&str>) -> Result<Found, String> {
+    fn resolve_with(variables: &[(&str, &str)], typed: Option<&str>) -> Result<ResolvedCredentials, String> {
         let lookup = |name: &str| {
             let value = variables.iter().find(|(variable, _)| *variable == name);
             Ok(value.map(|(_, value)| value.as_bytes().to_vec()))
         };
-        let ask = |_: &str| typed.map(|text| Ok(text.to_owned()));
-        find(&lookup, None, &ask).map_err(|fault| fault.to_string())
+        let prompt = |_: &str| typed.map(|text| Ok(text.to_owned()));
+        resolve(&lookup, None, &prompt).map_err(|fault| fault.to_string())
     }
 
     #[test]
-    fn credentials_say_where_they_came_from_and_never_what_they_are() {
+    fn the_origin_is_printable_and_the_secret_is_not() {
         for (variables, typed, origin) in [
             (
                 &[("EVENTEXPORT_API_KEY", "hunter2")][..],
@@ -242,14 +250,14 @@ mod tests {
                 "user and password that was typed",
             ),
         ] {
-            let found = found(variables, typed).unwrap();
-            assert_eq!(found.origin, origin);
-            assert!(!format!("{found:?}").contains("hunter2"));
+            let resolved = resolve_with(variables, typed).unwrap();
+            assert_eq!(resolved.origin, origin);
+            assert!(!format!("{resolved:?}").contains("hunter2"));
         }
     }
 
     #[test]
-    fn what_is_missing_or_too_much_is_named_as_the_person_gave_it() {
+    fn missing_and_ambiguous_credentials_are_named() {
         for (variables, typed, named) in [
             (&[][..], None, "EVENTEXPORT_API_KEY"),
             (&[], Some(" "), "EVENTEXPORT_API_KEY"),
@@ -265,7 +273,7 @@ mod tests {
             ),
             (&[("EVENTEXPORT_TOKEN", "a b")], None, "EVENTEXPORT_TOKEN"),
         ] {
-            let error = found(variables, typed).unwrap_err();
+            let error = resolve_with(variables, typed).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
     }

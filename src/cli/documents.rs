@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::api::shown;
+use crate::api::sanitize;
 
 /// The largest manifest that is read, in bytes: 16 MiB (etcd's own limit of one object is 1.5 MiB).
 pub const MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The largest file of certificates or keys that is read, in bytes: 1 MiB.
-const SMALL_MAX_BYTES: u64 = 1024 * 1024;
+const SMALL_FILE_MAX_BYTES: u64 = 1024 * 1024;
 
 /// Where a manifest comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ManifestInput {
     /// `-f -`.
-    StandardInput,
+    Stdin,
     /// A file.
     File(PathBuf),
 }
@@ -41,7 +41,7 @@ pub enum DocumentError {
     TooLarge(String),
     /// Not UTF-8.
     #[error("{0} is not UTF-8 text")]
-    NotText(String),
+    NotUtf8(String),
     /// Neither YAML nor JSON.
     #[error("{origin} is not valid YAML or JSON: {message}")]
     Syntax {
@@ -52,11 +52,11 @@ pub enum DocumentError {
     },
 }
 
-impl Origin {
+impl ManifestInput {
     /// From what was typed.
-    pub fn of(path: &Path) -> Self {
+    pub fn from_path(path: &Path) -> Self {
         if path.as_os_str() == "-" {
-            Self::StandardInput
+            Self::Stdin
         } else {
             Self::File(path.to_owned())
         }
@@ -65,13 +65,13 @@ impl Origin {
     /// As a person names it.
     pub fn name(&self) -> String {
         match self {
-            Self::StandardInput => "standard input".to_owned(),
+            Self::Stdin => "standard input".to_owned(),
             Self::File(path) => path.display().to_string(),
         }
     }
 
     /// All documents in it; empty ones are left out.
-    pub fn documents(&self) -> Result<Vec<Value>, DocumentError> {
+    pub fn read_documents(&self) -> Result<Vec<Value>, DocumentError> {
         let unreadable = |cause| DocumentError::Unreadable {
             origin: self.name(),
             cause,
@@ -79,14 +79,14 @@ impl Origin {
         let mut bytes = Vec::new();
         let limit = MANIFEST_MAX_BYTES + 1;
         match self {
-            Self::StandardInput => io::stdin().lock().take(limit).read_to_end(&mut bytes),
+            Self::Stdin => io::stdin().lock().take(limit).read_to_end(&mut bytes),
             Self::File(path) => File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)),
         }
         .map_err(unreadable)?;
         if bytes.len() as u64 > MANIFEST_MAX_BYTES {
             return Err(DocumentError::TooLarge(self.name()));
         }
-        let text = String::from_utf8(bytes).map_err(|_| DocumentError::NotText(self.name()))?;
+        let text = String::from_utf8(bytes).map_err(|_| DocumentError::NotUtf8(self.name()))?;
         parse(&text).map_err(|message| DocumentError::Syntax {
             origin: self.name(),
             message,
@@ -95,12 +95,12 @@ impl Origin {
 }
 
 /// A file of at most 1 MiB, as certificates and keys are; the text of an error names it.
-pub fn small_file(path: &Path) -> Result<Vec<u8>, String> {
+pub fn read_small_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(SMALL_MAX_BYTES + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(SMALL_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    if bytes.len() as u64 > SMALL_MAX_BYTES {
+    if bytes.len() as u64 > SMALL_FILE_MAX_BYTES {
         return Err(format!("{} is larger than 1 MiB", path.display()));
     }
     Ok(bytes)
@@ -112,35 +112,35 @@ pub fn parse(text: &str) -> Result<Vec<Value>, String> {
     let text = text.trim_start_matches('\u{feff}');
     let values = if text.trim_start().starts_with('{') {
         // A text that begins like JSON may still be YAML in flow style.
-        json(text).or_else(|error| yaml(text).map_err(|_| error))?
+        parse_json(text).or_else(|error| parse_yaml(text).map_err(|_| error))?
     } else {
-        yaml(text)?
+        parse_yaml(text)?
     };
     Ok(values
         .into_iter()
-        .flat_map(items)
+        .flat_map(list_items)
         .filter(|value| !value.is_null())
         .collect())
 }
 
-fn json(text: &str) -> Result<Vec<Value>, String> {
+fn parse_json(text: &str) -> Result<Vec<Value>, String> {
     serde_json::Deserializer::from_str(text)
         .into_iter()
         .collect::<Result<_, serde_json::Error>>()
         .map_err(|error| error.to_string())
 }
 
-fn yaml(text: &str) -> Result<Vec<Value>, String> {
+fn parse_yaml(text: &str) -> Result<Vec<Value>, String> {
     // A snippet of the text could show a Secret.
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
 }
 
 fn first_line(message: &str) -> String {
-    shown(message.lines().next().unwrap_or_default()).into_owned()
+    sanitize(message.lines().next().unwrap_or_default()).into_owned()
 }
 
-fn items(mut document: Value) -> Vec<Value> {
+fn list_items(mut document: Value) -> Vec<Value> {
     let kind = document.get("kind").and_then(Value::as_str);
     let list = document.get("apiVersion").and_then(Value::as_str) == Some("v1") && kind == Some("List");
     if list && let Some(Value::Array(items)) = document.get_mut("items").map(Value::take) {
@@ -157,7 +157,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn yaml_documents_json_values_and_lists_read_alike() {
+    fn yaml_json_and_lists_parse_to_the_same_documents() {
         let wanted = vec![json!({"a": 1}), json!({"b": "2018-06-01"})];
         for text in [
             "---\na: 1\n---\n---\n# nothing\n---\nb: 2018-06-01\n",
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syntax_error_says_where_and_never_repeats_the_text() {
+    fn a_syntax_error_names_the_line_and_omits_the_text() {
         let text = "stringData:\n  apiKey: hunter2-is-secret\n  token: [hunter2-is-secret\n";
         let error = parse(text).unwrap_err();
         assert!(!error.contains("hunter2"), "{error}");
@@ -181,12 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_given_twice_is_refused() {
+    fn a_duplicate_key_is_rejected() {
         assert!(parse("a: 1\na: 2\n").is_err());
     }
 
     #[test]
-    fn an_alias_bomb_is_refused() {
+    fn an_alias_bomb_is_rejected() {
         let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
         for (this, last) in ('b'..='l').zip('a'..) {
             let _ = writeln!(

@@ -17,7 +17,7 @@ pub enum Exit {
 
 /// Why a command ends early.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum CliError {
     /// The arguments, the manifest or the environment are at fault.
     #[error("{0}")]
     Usage(String),
@@ -26,7 +26,7 @@ pub enum Fault {
     Failed(#[from] anyhow::Error),
 }
 
-impl Fault {
+impl CliError {
     /// The arguments, the manifest or the environment are at fault.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())

@@ -8,26 +8,26 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use ulid::Ulid;
 
-use super::exit::Fault;
-use super::manifest::{Manifest, ManifestError, Resource};
-use super::secrets::{self, Purpose};
-use super::simulation::{SOURCE, Simulation};
+use super::exit::CliError;
+use super::manifest::{ExportResource, ManifestError, ResourceManifest};
+use super::secrets::{self, SecretPurpose};
+use super::simulation::{SIMULATED_SOURCE, Simulation};
 use crate::api::{FieldError, Reason};
 use crate::egress::{HostPolicy, Traffic};
-use crate::export::connect::{self, Secrets, Surroundings};
+use crate::export::connect::{self, ProcessContext, Secrets};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
-use crate::export::wish::{Export, Persistence, Tenure};
+use crate::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
 use crate::storage::{DirectoryStore, Store};
 use crate::tracker::TokenCache;
 
 /// How often a window is tried before `run` gives it up: 5 times.
-const TRIES: u32 = 5;
+const TRIES_MAX: u32 = 5;
 
 /// What was typed, as far as it changes the exports of the manifest.
 #[derive(Clone, Copy, Debug)]
-pub struct Wishes<'a> {
+pub struct RunOptions<'a> {
     /// A directory in the place of the bucket.
     pub to: Option<&'a Path>,
     /// Windows at a time, in the place of `spec.parallelism`.
@@ -35,19 +35,19 @@ pub struct Wishes<'a> {
     /// The part of each export that is done.
     pub shard: Shard,
     /// Sessions that may be held in one space, 1–29: no more windows at a time than that.
-    pub sessions: u8,
+    pub max_sessions: u8,
     /// Whether a store that ignores `If-None-Match` may be written to.
     pub single_writer: bool,
 }
 
-impl<'a> Wishes<'a> {
+impl<'a> RunOptions<'a> {
     /// Of who only looks at an archive.
-    pub const fn to_look(to: Option<&'a Path>) -> Self {
+    pub const fn read_only(to: Option<&'a Path>) -> Self {
         Self {
             to,
             parallelism: None,
-            shard: Shard::WHOLE,
-            sessions: 1,
+            shard: Shard::SINGLE,
+            max_sessions: 1,
             single_writer: false,
         }
     }
@@ -55,14 +55,14 @@ impl<'a> Wishes<'a> {
 
 /// One export, ready to run.
 #[derive(Debug)]
-pub struct Job {
+pub struct PreparedExport {
     /// What it wants.
-    pub export: Arc<Export>,
+    pub export: Arc<ExportSpec>,
     /// Where events come from and go to.
     pub peers: Peers,
 }
 
-impl Job {
+impl PreparedExport {
     /// Store and root: exports that share them run one after the other.
     pub fn identity(&self) -> String {
         format!("{} {}", self.peers.store.name(), self.export.root.as_str())
@@ -70,40 +70,49 @@ impl Job {
 }
 
 /// The resource as it is to be run: with what was typed in the place of what is written.
-pub fn adjusted(resource: &Resource, wishes: &Wishes<'_>, simulation: Option<&Simulation>) -> Resource {
+pub fn apply_options(
+    resource: &ExportResource,
+    options: &RunOptions<'_>,
+    simulation: Option<&Simulation>,
+) -> ExportResource {
     let mut resource = resource.clone();
     if let Some(simulation) = simulation {
         simulation.redirect(&mut resource);
     }
-    if wishes.to.is_some() {
+    if options.to.is_some() {
         // A directory needs no keys, so none are asked for.
         let s3 = &mut resource.spec.destination.s3;
         (s3.credentials_secret_ref, s3.ca_secret_ref) = (None, None);
     }
-    if let Some(parallelism) = wishes.parallelism {
+    if let Some(parallelism) = options.parallelism {
         resource.spec.parallelism = parallelism;
     }
-    resource.spec.parallelism = resource.spec.parallelism.min(wishes.sessions);
+    resource.spec.parallelism = resource.spec.parallelism.min(options.max_sessions);
     resource
 }
 
 /// The wish of an adjusted resource.
-pub fn export(resource: &Resource, around: &Surroundings, simulated: bool) -> Result<Export, Fault> {
-    let mut export = connect::export(&resource.spec, around).map_err(|failure| failed(resource, &failure))?;
+pub fn export_spec(
+    resource: &ExportResource,
+    process_context: &ProcessContext,
+    simulated: bool,
+) -> Result<ExportSpec, CliError> {
+    let mut export = connect::export_spec(&resource.spec, process_context)
+        .map_err(|failure| cli_error(resource, &failure))?;
     if simulated {
-        SOURCE.clone_into(&mut export.source);
+        SIMULATED_SOURCE.clone_into(&mut export.source);
     }
     Ok(export)
 }
 
 /// What a process adds to a resource's spec.
-pub fn surroundings(
-    resource: &Resource,
+pub fn process_context(
+    resource: &ExportResource,
     holder: &str,
     tokens: &TokenCache,
-    wishes: &Wishes<'_>,
-) -> Surroundings {
-    Surroundings {
+    options: &RunOptions<'_>,
+) -> ProcessContext {
+    ProcessContext {
         name: resource.full_name(),
         hosts: HostPolicy::any(),
         store_hosts: HostPolicy::any(),
@@ -111,55 +120,59 @@ pub fn surroundings(
         tokens: tokens.clone(),
         pod_identity: true,
         holder: holder.to_owned(),
-        tenure: None,
-        single_writer: wishes.single_writer,
-        persistence: Persistence::Tries(TRIES),
-        shard: wishes.shard,
+        holder_epoch: None,
+        single_writer: options.single_writer,
+        retry_policy: RetryPolicy::MaxAttempts(TRIES_MAX),
+        shard: options.shard,
     }
 }
 
 /// Everything that the manifest wants, ready to run; or all that is wrong.
-pub async fn all(
-    manifest: &Manifest,
-    wishes: &Wishes<'_>,
+pub async fn prepare_all(
+    manifest: &ResourceManifest,
+    options: &RunOptions<'_>,
     simulation: Option<&Simulation>,
     holder: &str,
-) -> Result<Vec<Job>, Fault> {
+) -> Result<Vec<PreparedExport>, CliError> {
     let tokens = TokenCache::new();
-    let tenure = Tenure::new(Ulid::generate().to_string(), Timestamp::now());
+    let holder_epoch = HolderEpoch::new(Ulid::generate().to_string(), Timestamp::now());
     let mut jobs = Vec::new();
     for resource in &manifest.exports {
         if resource.spec.suspend {
-            return Err(at_fault(
+            return Err(usage_error(
                 resource,
                 "spec.suspend is true: set it to false to export",
             ));
         }
-        let resource = adjusted(resource, wishes, simulation);
+        let resource = apply_options(resource, options, simulation);
         let secrets = match simulation {
             Some(_) => {
-                let mut secrets = secrets_of(&resource, manifest, &[Purpose::Signing])?;
+                let mut secrets = resolve_secrets(&resource, manifest, &[SecretPurpose::Signing])?;
                 secrets.0.extend(Simulation::secrets().0);
                 secrets
             }
-            None => secrets_of(
+            None => resolve_secrets(
                 &resource,
                 manifest,
-                &[Purpose::Source, Purpose::Bucket, Purpose::Signing],
+                &[
+                    SecretPurpose::Source,
+                    SecretPurpose::Bucket,
+                    SecretPurpose::Signing,
+                ],
             )?,
         };
-        let around = Surroundings {
-            tenure: Some(tenure.clone()),
-            ..surroundings(&resource, holder, &tokens, wishes)
+        let process_context = ProcessContext {
+            holder_epoch: Some(holder_epoch.clone()),
+            ..process_context(&resource, holder, &tokens, options)
         };
-        let export = export(&resource, &around, simulation.is_some())?;
-        let tracker = connect::tracker(&resource.spec, &secrets, &around)
-            .map_err(|failure| failed(&resource, &failure))?;
-        let store = match wishes.to {
-            Some(folder) => directory(folder)?,
-            None => bucket(&resource, &secrets, &around).await?,
+        let export = export_spec(&resource, &process_context, simulation.is_some())?;
+        let tracker = connect::tracker(&resource.spec, &secrets, &process_context)
+            .map_err(|failure| cli_error(&resource, &failure))?;
+        let store = match options.to {
+            Some(folder) => open_directory(folder)?,
+            None => open_bucket(&resource, &secrets, &process_context).await?,
         };
-        jobs.push(Job {
+        jobs.push(PreparedExport {
             export: Arc::new(export),
             peers: Peers {
                 tracker,
@@ -172,35 +185,39 @@ pub async fn all(
 }
 
 /// The bucket of an adjusted resource.
-pub async fn bucket(
-    resource: &Resource,
+pub async fn open_bucket(
+    resource: &ExportResource,
     secrets: &Secrets,
-    around: &Surroundings,
-) -> Result<Arc<dyn Store>, Fault> {
-    connect::s3(&resource.spec, secrets, around)
+    process_context: &ProcessContext,
+) -> Result<Arc<dyn Store>, CliError> {
+    connect::s3(&resource.spec, secrets, process_context)
         .await
-        .map_err(|failure| failed(resource, &failure))
+        .map_err(|failure| cli_error(resource, &failure))
 }
 
 /// The directory of `--to`, made where it is missing.
-fn directory(folder: &Path) -> Result<Arc<dyn Store>, Fault> {
-    let store = DirectoryStore::open(folder).map_err(|error| Fault::usage(format!("--to: {error}")))?;
+fn open_directory(folder: &Path) -> Result<Arc<dyn Store>, CliError> {
+    let store = DirectoryStore::open(folder).map_err(|error| CliError::usage(format!("--to: {error}")))?;
     Ok(Arc::new(store))
 }
 
 /// The Secrets of an adjusted resource for these purposes, from the manifest or the environment.
-pub fn secrets_of(resource: &Resource, manifest: &Manifest, purposes: &[Purpose]) -> Result<Secrets, Fault> {
-    secrets::of(resource, manifest, purposes, &secrets::environment).map_err(|errors| {
+pub fn resolve_secrets(
+    resource: &ExportResource,
+    manifest: &ResourceManifest,
+    purposes: &[SecretPurpose],
+) -> Result<Secrets, CliError> {
+    secrets::resolve(resource, manifest, purposes, &secrets::env_value).map_err(|errors| {
         let lines: Vec<String> = errors
             .iter()
             .map(|error| format!("{}: {error}", resource.full_name()))
             .collect();
-        Fault::usage(lines.join("\n"))
+        CliError::usage(lines.join("\n"))
     })
 }
 
 /// Numbers of jobs that may run together: each inner list is run one after the other.
-pub fn groups(jobs: &[Job]) -> Vec<(String, Vec<usize>)> {
+pub fn group_by_destination(jobs: &[PreparedExport]) -> Vec<(String, Vec<usize>)> {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (number, job) in jobs.iter().enumerate() {
         groups.entry(job.identity()).or_default().push(number);
@@ -211,10 +228,10 @@ pub fn groups(jobs: &[Job]) -> Vec<(String, Vec<usize>)> {
 }
 
 /// What cannot be meant is for the person who typed it; what fails now may work later.
-fn failed(resource: &Resource, failure: &Failure) -> Fault {
+fn cli_error(resource: &ExportResource, failure: &Failure) -> CliError {
     match failure.reason {
-        Reason::InvalidSpec | Reason::CredentialsMissing => at_fault(resource, &failure.message),
-        reason => Fault::from(anyhow::anyhow!(
+        Reason::InvalidSpec | Reason::CredentialsMissing => usage_error(resource, &failure.message),
+        reason => CliError::from(anyhow::anyhow!(
             "EventExport {}: {reason}: {}",
             resource.full_name(),
             failure.message
@@ -222,21 +239,23 @@ fn failed(resource: &Resource, failure: &Failure) -> Fault {
     }
 }
 
-fn at_fault(resource: &Resource, message: &str) -> Fault {
-    Fault::usage(format!("EventExport {}: {message}", resource.full_name()))
+fn usage_error(resource: &ExportResource, message: &str) -> CliError {
+    CliError::usage(format!("EventExport {}: {message}", resource.full_name()))
 }
 
 /// All that is wrong with a manifest, a line each.
-pub fn wrong_manifest(origin: &str, errors: &[ManifestError]) -> Fault {
+pub fn invalid_manifest(origin: &str, errors: &[ManifestError]) -> CliError {
     let lines: Vec<String> = errors.iter().map(|error| format!("{origin}: {error}")).collect();
-    Fault::usage(lines.join("\n"))
+    CliError::usage(lines.join("\n"))
 }
 
 /// First and last day of a resource whose spec keeps every rule.
-pub fn range(resource: &Resource) -> Result<(jiff::civil::Date, Option<jiff::civil::Date>), Fault> {
+pub fn date_range(
+    resource: &ExportResource,
+) -> Result<(jiff::civil::Date, Option<jiff::civil::Date>), CliError> {
     let checked = resource.spec.checked().map_err(|errors: Vec<FieldError>| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        at_fault(resource, &lines.join("; "))
+        usage_error(resource, &lines.join("; "))
     })?;
     Ok((checked.range.start, checked.range.end))
 }

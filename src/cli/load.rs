@@ -2,30 +2,31 @@
 
 use std::path::PathBuf;
 
-use super::documents::Origin;
-use super::exit::Fault;
+use super::documents::ManifestInput;
+use super::exit::CliError;
 use super::job;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, ResourceManifest};
 
 /// Reads every file as one manifest, and tells on standard error which objects are not for us.
-pub fn manifest(files: &[PathBuf]) -> Result<Manifest, Fault> {
+pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
     let mut documents = Vec::new();
     for file in files {
-        let more = Origin::of(file)
-            .documents()
-            .map_err(|error| Fault::usage(format!("-f: {error}")))?;
-        documents.extend(more);
+        let parsed = ManifestInput::from_path(file)
+            .read_documents()
+            .map_err(|error| CliError::usage(format!("-f: {error}")))?;
+        documents.extend(parsed);
     }
     let origin = files
         .iter()
-        .map(|file| Origin::of(file).name())
+        .map(|file| ManifestInput::from_path(file).name())
         .collect::<Vec<_>>()
         .join(", ");
-    let manifest = manifest::read(documents).map_err(|errors| job::wrong_manifest(&origin, &errors))?;
-    if !manifest.others.is_empty() {
+    let manifest =
+        manifest::from_documents(documents).map_err(|errors| job::invalid_manifest(&origin, &errors))?;
+    if !manifest.skipped.is_empty() {
         eprintln!(
             "{origin}: not for this command, left alone: {}",
-            manifest.others.join(", ")
+            manifest.skipped.join(", ")
         );
     }
     Ok(manifest)

@@ -10,27 +10,27 @@ use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use secrecy::SecretString;
 use url::Url;
 
-use super::exit::Fault;
-use super::job::{self, Wishes};
-use super::manifest::{Manifest, Resource};
-use super::secrets::{self, Purpose};
+use super::exit::CliError;
+use super::job::{self, RunOptions};
+use super::manifest::{ExportResource, ResourceManifest};
+use super::secrets::{self, SecretPurpose};
 use super::{documents, load};
 use crate::egress::Traffic;
-use crate::export::wish::Export;
+use crate::export::spec::ExportSpec;
 use crate::storage::{
     AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
 };
 use crate::tracker::TokenCache;
 
 /// The region that requests are signed for where none is given; stores with an endpoint of their own ignore it.
-const REGION: &str = "us-east-1";
+const DEFAULT_REGION: &str = "us-east-1";
 
 /// Where the archive lies.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LocationArgs {
     /// The archive: a directory, or `s3://bucket/prefix`
-    #[arg(long, value_name = "DIR|S3-URL", value_parser = Place::parser())]
-    pub to: Option<Place>,
+    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
+    pub to: Option<ArchiveLocation>,
     /// Manifest with `EventExport` resources and their Secrets, whose destination is the archive; `-` reads
     /// standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
@@ -83,7 +83,7 @@ pub struct S3Args {
 
 /// A place as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ArchiveLocation {
     /// A directory.
     Directory(PathBuf),
     /// A bucket, and a prefix without slashes at its ends, which may be empty.
@@ -97,7 +97,7 @@ pub enum Place {
 
 /// Not a place; the text says what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAPlace {
+pub enum LocationError {
     /// Nothing was typed.
     #[error("it is empty: give a directory or s3://bucket/prefix")]
     Empty,
@@ -106,12 +106,12 @@ pub enum NotAPlace {
     NoBucket(String),
     /// Another scheme.
     #[error("{0}:// is not read: give a directory or s3://bucket/prefix")]
-    Scheme(String),
+    UnsupportedScheme(String),
 }
 
 /// An archive that can be read.
 #[derive(Clone, Debug)]
-pub struct Location {
+pub struct OpenArchive {
     /// What holds it. It was opened to be read.
     pub store: Arc<dyn Store>,
     /// Every key of the archive begins so: empty, or with `/` at its end.
@@ -119,60 +119,60 @@ pub struct Location {
     /// As a person names it: `s3://audit/tracker`, `export`.
     pub name: String,
     /// What a manifest wants there; the prefix is its root then.
-    pub export: Option<Export>,
+    pub export: Option<ExportSpec>,
     /// The resource that wants it, and the manifest with its Secrets.
-    pub declared: Option<(Resource, Arc<Manifest>)>,
+    pub declared: Option<(ExportResource, Arc<ResourceManifest>)>,
 }
 
 impl LocationArgs {
     /// Every archive that is named: by a positional argument, `--to`, or `-f` with one for each of its exports (in
     /// the bucket of the manifest, or under the same keys below `--to`).
-    pub async fn open_to_read(&self, positional: Option<&Place>) -> Result<Vec<Location>, Fault> {
-        let place = match (positional, &self.to) {
+    pub async fn open(&self, positional: Option<&ArchiveLocation>) -> Result<Vec<OpenArchive>, CliError> {
+        let location = match (positional, &self.to) {
             (Some(_), Some(_)) => {
-                return Err(Fault::usage(
+                return Err(CliError::usage(
                     "--to: the archive is named twice: leave one of the two out",
                 ));
             }
             (one, other) => one.or(other.as_ref()),
         };
         if self.files.is_empty() {
-            let place = place.ok_or_else(|| {
-                Fault::usage("no archive is named: give --to DIR, --to s3://bucket/prefix or -f FILE")
+            let location = location.ok_or_else(|| {
+                CliError::usage("no archive is named: give --to DIR, --to s3://bucket/prefix or -f FILE")
             })?;
-            return Ok(vec![place.open_to_read(&self.s3).await?]);
+            return Ok(vec![location.open(&self.s3).await?]);
         }
         let manifest = Arc::new(load::manifest(&self.files)?);
         let mut locations = Vec::new();
         for resource in &manifest.exports {
-            locations.push(self.of_resource(resource, &manifest, place).await?);
+            locations.push(self.open_resource(resource, &manifest, location).await?);
         }
         Ok(locations)
     }
 
-    async fn of_resource(
+    async fn open_resource(
         &self,
-        resource: &Resource,
-        manifest: &Arc<Manifest>,
-        place: Option<&Place>,
-    ) -> Result<Location, Fault> {
-        let wishes = Wishes::to_look(place.map(|_| std::path::Path::new("")));
-        let resource = job::adjusted(resource, &wishes, None);
-        let around = job::surroundings(&resource, "reader", &TokenCache::new(), &wishes);
-        let mut export = job::export(&resource, &around, false)?;
-        let (store, name) = if let Some(place) = place {
-            let Location {
+        resource: &ExportResource,
+        manifest: &Arc<ResourceManifest>,
+        location: Option<&ArchiveLocation>,
+    ) -> Result<OpenArchive, CliError> {
+        let options = RunOptions::read_only(location.map(|_| std::path::Path::new("")));
+        let resource = job::apply_options(resource, &options, None);
+        let process_context = job::process_context(&resource, "reader", &TokenCache::new(), &options);
+        let mut export = job::export_spec(&resource, &process_context, false)?;
+        let (store, name) = if let Some(location) = location {
+            let OpenArchive {
                 store, prefix, name, ..
-            } = place.open_to_read(&self.s3).await?;
-            export.root = export.root.below(&prefix);
+            } = location.open(&self.s3).await?;
+            export.root = export.root.under(&prefix);
             (store, name)
         } else {
-            let secrets = job::secrets_of(&resource, manifest, &[Purpose::Bucket])?;
-            let store = job::bucket(&resource, &secrets, &around).await?;
+            let secrets = job::resolve_secrets(&resource, manifest, &[SecretPurpose::Bucket])?;
+            let store = job::open_bucket(&resource, &secrets, &process_context).await?;
             let name = store.name().to_owned();
             (store, name)
         };
-        Ok(Location {
+        Ok(OpenArchive {
             store,
             prefix: export.root.as_str().to_owned(),
             name: format!("{name}/{}", export.root.as_str().trim_end_matches('/')),
@@ -182,13 +182,13 @@ impl LocationArgs {
     }
 }
 
-impl Place {
+impl ArchiveLocation {
     /// Reads what was typed, also a path that is not UTF-8.
     pub fn parser() -> ValueParser {
-        OsStringValueParser::new().try_map(Self::of).into()
+        OsStringValueParser::new().try_map(Self::from_os_string).into()
     }
 
-    fn of(typed: OsString) -> Result<Self, NotAPlace> {
+    fn from_os_string(typed: OsString) -> Result<Self, LocationError> {
         match typed.to_str() {
             Some(text) => text.parse(),
             None => Ok(Self::Directory(typed.into())),
@@ -196,12 +196,12 @@ impl Place {
     }
 
     /// Opens it. A directory that is not there is an error, and is not made.
-    pub async fn open_to_read(&self, s3: &S3Args) -> Result<Location, Fault> {
+    pub async fn open(&self, s3: &S3Args) -> Result<OpenArchive, CliError> {
         match self {
             Self::Directory(path) => {
-                let store =
-                    DirectoryStore::open_to_read(path).map_err(|error| Fault::usage(worded(&error)))?;
-                Ok(Location {
+                let store = DirectoryStore::open_read_only(path)
+                    .map_err(|error| CliError::usage(store_error_message(&error)))?;
+                Ok(OpenArchive {
                     store: Arc::new(store),
                     prefix: String::new(),
                     name: path.display().to_string(),
@@ -212,9 +212,9 @@ impl Place {
             Self::Bucket { bucket, prefix } => {
                 let store = S3Store::connect(s3.settings(bucket)?)
                     .await
-                    .map_err(|error| Fault::usage(worded(&error)))?;
+                    .map_err(|error| CliError::usage(store_error_message(&error)))?;
                 let slash = if prefix.is_empty() { "" } else { "/" };
-                Ok(Location {
+                Ok(OpenArchive {
                     store: Arc::new(store),
                     prefix: format!("{prefix}{slash}"),
                     name: format!("s3://{bucket}{slash}{prefix}"),
@@ -226,17 +226,17 @@ impl Place {
     }
 }
 
-impl FromStr for Place {
-    type Err = NotAPlace;
+impl FromStr for ArchiveLocation {
+    type Err = LocationError;
 
-    fn from_str(text: &str) -> Result<Self, NotAPlace> {
+    fn from_str(text: &str) -> Result<Self, LocationError> {
         if text.is_empty() {
-            return Err(NotAPlace::Empty);
+            return Err(LocationError::Empty);
         }
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             if bucket.is_empty() || bucket.contains(|c: char| c.is_whitespace() || c == '@' || c == ':') {
-                return Err(NotAPlace::NoBucket(text.to_owned()));
+                return Err(LocationError::NoBucket(text.to_owned()));
             }
             return Ok(Self::Bucket {
                 bucket: bucket.to_owned(),
@@ -245,7 +245,7 @@ impl FromStr for Place {
         }
         match text.split_once("://") {
             Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
-                Err(NotAPlace::Scheme(scheme.to_owned()))
+                Err(LocationError::UnsupportedScheme(scheme.to_owned()))
             }
             _ => Ok(Self::Directory(text.into())),
         }
@@ -253,29 +253,33 @@ impl FromStr for Place {
 }
 
 impl S3Args {
-    fn settings(&self, bucket: &str) -> Result<S3Settings, Fault> {
+    fn settings(&self, bucket: &str) -> Result<S3Settings, CliError> {
         let endpoint = match &self.endpoint {
             Some(endpoint) => Some(endpoint.clone()),
-            None => variable("AWS_ENDPOINT_URL")?
+            None => env_string("AWS_ENDPOINT_URL")?
                 .map(|text| {
                     text.parse().map_err(|error| {
-                        Fault::usage(format!("AWS_ENDPOINT_URL: {text} is no address: {error}"))
+                        CliError::usage(format!("AWS_ENDPOINT_URL: {text} is no address: {error}"))
                     })
                 })
                 .transpose()?,
         };
         let region = match &self.region {
             Some(region) => region.clone(),
-            None => variable("AWS_DEFAULT_REGION")?.unwrap_or_else(|| REGION.to_owned()),
+            None => env_string("AWS_DEFAULT_REGION")?.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
         };
-        let ca_pem = self.ca_file.as_deref().map(documents::small_file).transpose();
+        let ca_pem = self
+            .ca_file
+            .as_deref()
+            .map(documents::read_small_file)
+            .transpose();
         Ok(S3Settings {
             bucket: bucket.to_owned(),
             region,
             force_path_style: self.path_style.unwrap_or(endpoint.is_some()),
             endpoint,
-            credentials: credentials()?,
-            ca_pem: ca_pem.map_err(|error| Fault::usage(format!("--s3-ca-file: {error}")))?,
+            credentials: env_credentials()?,
+            ca_pem: ca_pem.map_err(|error| CliError::usage(format!("--s3-ca-file: {error}")))?,
             storage_class: None,
             server_side_encryption: None,
             object_lock: None,
@@ -288,41 +292,41 @@ impl S3Args {
 }
 
 /// Keys of the environment, also by `…_FILE`; else what the SDK finds.
-fn credentials() -> Result<S3Credentials, Fault> {
-    let id = variable("AWS_ACCESS_KEY_ID")?;
-    let key = variable("AWS_SECRET_ACCESS_KEY")?;
+fn env_credentials() -> Result<S3Credentials, CliError> {
+    let id = env_string("AWS_ACCESS_KEY_ID")?;
+    let key = env_string("AWS_SECRET_ACCESS_KEY")?;
     match (id, key) {
         (Some(access_key_id), Some(key)) => Ok(S3Credentials::Static {
             access_key_id,
             secret_access_key: SecretString::from(key),
-            session_token: variable("AWS_SESSION_TOKEN")?.map(SecretString::from),
+            session_token: env_string("AWS_SESSION_TOKEN")?.map(SecretString::from),
         }),
         (None, None) => Ok(S3Credentials::PodIdentity),
-        (Some(_), None) => Err(Fault::usage(
+        (Some(_), None) => Err(CliError::usage(
             "AWS_SECRET_ACCESS_KEY is not set, though AWS_ACCESS_KEY_ID is: set both",
         )),
-        (None, Some(_)) => Err(Fault::usage(
+        (None, Some(_)) => Err(CliError::usage(
             "AWS_ACCESS_KEY_ID is not set, though AWS_SECRET_ACCESS_KEY is: set both",
         )),
     }
 }
 
-fn variable(name: &str) -> Result<Option<String>, Fault> {
-    let Some(bytes) = secrets::environment(name).map_err(Fault::usage)? else {
+fn env_string(name: &str) -> Result<Option<String>, CliError> {
+    let Some(bytes) = secrets::env_value(name).map_err(CliError::usage)? else {
         return Ok(None);
     };
     String::from_utf8(bytes)
         .map(|text| Some(text.trim().to_owned()))
-        .map_err(|_| Fault::usage(format!("{name} is not UTF-8 text: correct the value")))
+        .map_err(|_| CliError::usage(format!("{name} is not UTF-8 text: correct the value")))
 }
 
 /// What a store says, for who named it by flags instead of a resource.
-pub fn worded(error: &StoreError) -> String {
+pub fn store_error_message(error: &StoreError) -> String {
     match error {
         StoreError::NoSuchBucket { store } => {
             format!("{store} does not exist: correct the location of the archive")
         }
-        StoreError::Credentials { store, code } => format!(
+        StoreError::InvalidCredentials { store, code } => format!(
             "{store} refused the credentials ({code}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with -f: \
              the Secret of spec.destination.s3.credentialsSecretRef), --s3-endpoint and --s3-region"
         ),
@@ -335,45 +339,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_a_directory_or_a_bucket_and_nothing_else() {
-        let bucket = |bucket: &str, prefix: &str| Place::Bucket {
+    fn a_location_is_a_directory_or_an_s3_url() {
+        let bucket = |bucket: &str, prefix: &str| ArchiveLocation::Bucket {
             bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
         };
-        for (text, place) in [
+        for (text, location) in [
             ("s3://audit", bucket("audit", "")),
             ("s3://audit/a/b/", bucket("audit", "a/b")),
-            ("./export", Place::Directory("./export".into())),
-            ("a:b", Place::Directory("a:b".into())),
+            ("./export", ArchiveLocation::Directory("./export".into())),
+            ("a:b", ArchiveLocation::Directory("a:b".into())),
         ] {
-            assert_eq!(text.parse::<Place>(), Ok(place), "{text}");
+            assert_eq!(text.parse::<ArchiveLocation>(), Ok(location), "{text}");
         }
-        assert_eq!("".parse::<Place>(), Err(NotAPlace::Empty));
-        assert!(matches!("s3:///x".parse::<Place>(), Err(NotAPlace::NoBucket(_))));
+        assert_eq!("".parse::<ArchiveLocation>(), Err(LocationError::Empty));
+        assert!(matches!(
+            "s3:///x".parse::<ArchiveLocation>(),
+            Err(LocationError::NoBucket(_))
+        ));
         assert!(
-            matches!("https://h/b".parse::<Place>(), Err(NotAPlace::Scheme(scheme)) if scheme == "https")
+            matches!("https://h/b".parse::<ArchiveLocation>(), Err(LocationError::UnsupportedScheme(scheme)) if scheme == "https")
         );
     }
 
     #[tokio::test]
-    async fn a_missing_directory_is_said_and_not_made_and_a_present_one_gets_nothing_added() {
+    async fn opening_an_archive_creates_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("none");
         let open = async |path: &std::path::Path| {
             let args = LocationArgs {
-                to: Some(Place::Directory(path.to_owned())),
+                to: Some(ArchiveLocation::Directory(path.to_owned())),
                 ..LocationArgs::default()
             };
-            args.open_to_read(None).await
+            args.open(None).await
         };
         let error = open(&missing).await.unwrap_err();
         assert!(
-            matches!(&error, Fault::Usage(text) if text.contains("none does not exist")),
+            matches!(&error, CliError::Usage(text) if text.contains("none does not exist")),
             "{error}"
         );
         assert!(!missing.exists());
-        let there = open(folder.path()).await.unwrap().remove(0);
-        assert!(there.store.list("").await.unwrap().is_empty());
+        let present = open(folder.path()).await.unwrap().remove(0);
+        assert!(present.store.list("").await.unwrap().is_empty());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

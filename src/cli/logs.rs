@@ -9,8 +9,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-use super::exit::Fault;
-use crate::telemetry::logs::{FILTER_VARIABLE, is_discreet};
+use super::exit::CliError;
+use crate::telemetry::logs::{FILTER_VARIABLE, is_safe_to_log};
 
 /// What is logged unless `EVENTEXPORT_LOG` says otherwise: what goes wrong is told by progress and table.
 const DEFAULT_FILTER: &str = "error";
@@ -36,30 +36,30 @@ impl Verbosity {
 }
 
 /// Starts the log, above the bars of `screen`.
-pub fn start(screen: &MultiProgress, verbosity: Verbosity) -> Result<(), Fault> {
+pub fn start(screen: &MultiProgress, verbosity: Verbosity) -> Result<(), CliError> {
     let filter = match (verbosity.filter(), std::env::var(FILTER_VARIABLE)) {
         (Some(text), _) => EnvFilter::try_new(text),
         (None, Ok(text)) => EnvFilter::try_new(text),
         (None, Err(_)) => EnvFilter::try_new(DEFAULT_FILTER),
     };
     let filter = filter.map_err(|error| {
-        Fault::usage(format!(
+        CliError::usage(format!(
             "{FILTER_VARIABLE}: {error}; write for example info,eventexport::export=debug"
         ))
     })?;
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(Above(screen.clone()))
-        .with_filter(filter.and(filter_fn(is_discreet)));
+        .with_writer(ScreenWriter(screen.clone()))
+        .with_filter(filter.and(filter_fn(is_safe_to_log)));
     // A second start keeps the first log.
     let _ = tracing_subscriber::registry().with(lines).try_init();
     Ok(())
 }
 
 #[derive(Clone, Debug)]
-struct Above(MultiProgress);
+struct ScreenWriter(MultiProgress);
 
-impl<'a> MakeWriter<'a> for Above {
+impl<'a> MakeWriter<'a> for ScreenWriter {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -67,7 +67,7 @@ impl<'a> MakeWriter<'a> for Above {
     }
 }
 
-impl Write for Above {
+impl Write for ScreenWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.suspend(|| io::stderr().lock().write(bytes))
     }

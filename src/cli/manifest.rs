@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use serde_json::Value;
 
-use crate::api::{self, EventExportSpec, shown};
+use crate::api::{self, EventExportSpec, sanitize};
 
 /// The group of our kinds.
 const GROUP: &str = "eventexport.io/";
 
 /// An `EventExport` of the manifest.
 #[derive(Clone, Debug)]
-pub struct Resource {
+pub struct ExportResource {
     /// The namespace that it names, if any.
     pub namespace: Option<String>,
     /// Its name.
@@ -30,13 +30,13 @@ pub type ObjectName = (Option<String>, String);
 
 /// A manifest, read and checked.
 #[derive(Debug, Default)]
-pub struct Manifest {
+pub struct ResourceManifest {
     /// In the order of the file.
-    pub exports: Vec<Resource>,
+    pub exports: Vec<ExportResource>,
     /// By namespace and name.
     pub secrets: BTreeMap<ObjectName, SecretData>,
     /// Objects of other kinds, which a cluster would make and a command line has no use for.
-    pub others: Vec<String>,
+    pub skipped: Vec<String>,
 }
 
 /// One thing that is wrong with a manifest.
@@ -50,8 +50,8 @@ pub struct ManifestError {
 }
 
 /// Everything that documents hold, or everything that is wrong with them.
-pub fn read(documents: Vec<Value>) -> Result<Manifest, Vec<ManifestError>> {
-    let mut manifest = Manifest::default();
+pub fn from_documents(documents: Vec<Value>) -> Result<ResourceManifest, Vec<ManifestError>> {
+    let mut manifest = ResourceManifest::default();
     let mut errors = Vec::new();
     for (index, document) in documents.into_iter().enumerate() {
         let object = describe(index + 1, &document);
@@ -76,7 +76,7 @@ pub fn read(documents: Vec<Value>) -> Result<Manifest, Vec<ManifestError>> {
     }
 }
 
-impl Manifest {
+impl ResourceManifest {
     fn add(&mut self, object: &str, document: Value) -> Result<(), Vec<String>> {
         let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion"), text("kind"));
@@ -90,12 +90,12 @@ impl Manifest {
         if (version, kind) == ("v1", "Secret") {
             return self.add_secret(document).map_err(|problem| vec![problem]);
         }
-        self.others.push(object.to_owned());
+        self.skipped.push(object.to_owned());
         Ok(())
     }
 
     fn add_export(&mut self, document: Value) -> Result<(), Vec<String>> {
-        let export = api::read(document)
+        let export = api::read_export(document)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let namespace = export
             .metadata
@@ -111,7 +111,7 @@ impl Manifest {
                 "metadata.name: another EventExport of the file has this name: change one".to_owned(),
             ]);
         }
-        self.exports.push(Resource {
+        self.exports.push(ExportResource {
             namespace,
             name,
             spec: export.spec,
@@ -133,7 +133,7 @@ impl Manifest {
         if let Some(unknown) = fields.into_iter().find(|field| !known.contains(&field.as_str())) {
             return Err(format!(
                 "{}: is no field of a Secret: the values go into data or stringData",
-                shown(unknown)
+                sanitize(unknown)
             ));
         }
         let meta = |field: &str| {
@@ -145,20 +145,20 @@ impl Manifest {
         let name = meta("name").ok_or("metadata.name: is required")?;
         let namespace = meta("namespace");
         let mut data = BTreeMap::new();
-        for (key, value) in entries(document.get_mut("data"), "data")? {
+        for (key, value) in take_map(document.get_mut("data"), "data")? {
             let ByteString(bytes) = serde_json::from_value(value).map_err(|_| {
                 format!(
                     "data.{}: is not base64: encode it, or write it plainly below stringData",
-                    shown(&key)
+                    sanitize(&key)
                 )
             })?;
             data.insert(key, bytes);
         }
-        for (key, value) in entries(document.get_mut("stringData"), "stringData")? {
+        for (key, value) in take_map(document.get_mut("stringData"), "stringData")? {
             let Value::String(text) = value else {
                 return Err(format!(
                     "stringData.{}: is not a text: put it in quotes",
-                    shown(&key)
+                    sanitize(&key)
                 ));
             };
             data.insert(key, text.into_bytes());
@@ -170,7 +170,7 @@ impl Manifest {
     }
 }
 
-fn entries(field: Option<&mut Value>, name: &str) -> Result<serde_json::Map<String, Value>, String> {
+fn take_map(field: Option<&mut Value>, name: &str) -> Result<serde_json::Map<String, Value>, String> {
     match field.map(Value::take) {
         None | Some(Value::Null) => Ok(serde_json::Map::new()),
         Some(Value::Object(entries)) => Ok(entries),
@@ -180,11 +180,11 @@ fn entries(field: Option<&mut Value>, name: &str) -> Result<serde_json::Map<Stri
 
 /// `document 2 (Secret tracker)`.
 fn describe(number: usize, document: &Value) -> String {
-    let kind = document.get("kind").and_then(Value::as_str).map(shown);
+    let kind = document.get("kind").and_then(Value::as_str).map(sanitize);
     let name = document
         .pointer("/metadata/name")
         .and_then(Value::as_str)
-        .map(shown);
+        .map(sanitize);
     match (kind, name) {
         (Some(kind), Some(name)) => format!("document {number} ({kind} {name})"),
         (Some(kind), None) => format!("document {number} ({kind})"),
@@ -192,7 +192,7 @@ fn describe(number: usize, document: &Value) -> String {
     }
 }
 
-impl Resource {
+impl ExportResource {
     /// `namespace/name`, or the name alone where no namespace is named.
     pub fn full_name(&self) -> String {
         match &self.namespace {
@@ -225,7 +225,7 @@ spec:
 ";
 
     fn problems(text: &str) -> String {
-        let errors = read(parse(text).unwrap()).unwrap_err();
+        let errors = from_documents(parse(text).unwrap()).unwrap_err();
         errors
             .iter()
             .map(ToString::to_string)
@@ -234,28 +234,28 @@ spec:
     }
 
     #[test]
-    fn a_file_brings_exports_with_their_secrets_and_names_what_it_skips() {
+    fn a_file_yields_exports_and_secrets_and_names_skipped_objects() {
         let text = format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: audit}}\n---{EXPORT}---\n\
              apiVersion: v1\nkind: Secret\nmetadata: {{name: tracker, namespace: audit}}\n\
              data: {{apiKey: aHVzaA==}}\nstringData: {{note: plain}}\n"
         );
-        let manifest = read(parse(&text).unwrap()).unwrap();
+        let manifest = from_documents(parse(&text).unwrap()).unwrap();
         assert_eq!(manifest.exports[0].full_name(), "audit/audit-2018");
         let secret = &manifest.secrets[&(Some("audit".to_owned()), "tracker".to_owned())];
         assert_eq!(secret.0["apiKey"], b"hush");
         assert_eq!(secret.0["note"], b"plain");
         assert!(!format!("{manifest:?}").contains("hush"));
-        assert_eq!(manifest.others, ["document 1 (Namespace audit)"]);
+        assert_eq!(manifest.skipped, ["document 1 (Namespace audit)"]);
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_object_and_field() {
-        let typed_wrong = EXPORT.replace("dateRange:", "daterange:");
+    fn errors_name_the_object_and_the_field() {
+        let misspelled = EXPORT.replace("dateRange:", "daterange:");
         assert!(
-            problems(&typed_wrong).contains("spec.daterange"),
+            problems(&misspelled).contains("spec.daterange"),
             "{}",
-            problems(&typed_wrong)
+            problems(&misspelled)
         );
         let inverted = EXPORT.replace("end: 2018-06-30", "end: 2018-05-30");
         assert!(
@@ -273,12 +273,12 @@ spec:
         assert!(problems(&kind).contains("kind"), "{}", problems(&kind));
         assert!(problems("a: 1").contains("document 1: apiVersion: is required"));
         assert!(problems("apiVersion: v1\nkind: ConfigMap\n").contains("holds no EventExport"));
-        let twice = format!("{EXPORT}---{EXPORT}");
-        assert!(problems(&twice).contains("document 2 (EventExport audit-2018): metadata.name"));
+        let duplicate = format!("{EXPORT}---{EXPORT}");
+        assert!(problems(&duplicate).contains("document 2 (EventExport audit-2018): metadata.name"));
     }
 
     #[test]
-    fn a_bad_secret_is_told_without_its_value() {
+    fn an_invalid_secret_is_reported_without_its_value() {
         let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
         for (rest, field) in [
             ("data: {apiKey: 'hunter2!!'}", "data.apiKey"),
@@ -286,10 +286,10 @@ spec:
             ("stringdata: {apiKey: hunter2}", "stringdata"),
             ("data: hunter2", "data"),
         ] {
-            let said = problems(&format!("{secret}{rest}"));
+            let message = problems(&format!("{secret}{rest}"));
             assert!(
-                said.contains(field) && !said.contains("hunter2") && !said.contains("123456"),
-                "{said}"
+                message.contains(field) && !message.contains("hunter2") && !message.contains("123456"),
+                "{message}"
             );
         }
     }

@@ -3,7 +3,6 @@
 pub mod archived;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
-pub mod closing;
 pub mod config;
 pub mod context;
 pub mod crd;
@@ -11,10 +10,10 @@ pub mod credentials;
 pub mod documents;
 pub mod download;
 pub mod exit;
-pub mod forecast;
+pub mod human;
 pub mod inspect;
 pub mod job;
-mod kubernetes;
+mod kube_config;
 pub mod load;
 pub mod location;
 pub mod logs;
@@ -23,19 +22,20 @@ pub mod operator;
 pub mod outcome;
 pub mod output;
 pub mod plan;
+pub mod planner;
 pub mod plugin;
 pub mod progress;
 pub mod run;
+pub mod run_summary;
 pub mod secrets;
 pub mod session;
 pub mod shell;
 pub mod simulation;
-pub mod size;
 pub mod source;
 pub mod state;
 pub mod status;
 pub mod stop;
-pub mod summary;
+pub mod summary_text;
 pub mod table;
 pub mod totals;
 pub mod verify;
@@ -45,15 +45,15 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
-pub use exit::{Exit, Fault};
+pub use exit::{CliError, Exit};
 
 /// How long the process waits at its end for work that nobody waits for any more: 1 s.
-const SHUTDOWN: Duration = Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Keep Activity Tracker events: export them to object storage, with proof that nothing is missing.
 #[derive(Debug, clap::Parser)]
 #[command(name = "eventexport", version, after_help = EXAMPLES, arg_required_else_help = true)]
-pub struct Arguments {
+pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -104,34 +104,34 @@ Examples:
   eventexport crd | kubectl apply -f -";
 
 /// Runs a command to its end, and tells on standard error why it failed.
-pub fn to_the_end(command: impl Future<Output = Result<Exit, Fault>>) -> ExitCode {
+pub fn block_on(command: impl Future<Output = Result<Exit, CliError>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return tell(&Fault::from(anyhow::Error::from(error))),
+        Err(error) => return report_error(&CliError::from(anyhow::Error::from(error))),
     };
     let result = runtime.block_on(command);
-    runtime.shutdown_timeout(SHUTDOWN);
-    ended(result)
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    exit_code(result)
 }
 
 /// `eventexport operator`: operates until it is told to stop, or loses its lease.
-pub async fn operate(args: operator::OperatorArgs) -> Result<Exit, Fault> {
-    operator::operator(args).await?;
+pub async fn operate(args: operator::OperatorArgs) -> Result<Exit, CliError> {
+    operator::run(args).await?;
     Ok(Exit::Done)
 }
 
 /// `eventexport simulate`: serves until it is told to stop.
-pub async fn simulate(args: crate::simulator::SimulateArgs) -> Result<Exit, Fault> {
+pub async fn simulate(args: crate::simulator::SimulateArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
-    crate::simulator::simulate(args, async move { stop.orderly.cancelled().await }).await?;
+    crate::simulator::simulate(args, async move { stop.graceful.cancelled().await }).await?;
     Ok(Exit::Done)
 }
 
 /// Ends a command that needs no runtime, and tells on standard error why it failed.
-pub fn ended(ended: Result<Exit, Fault>) -> ExitCode {
-    match ended {
+pub fn exit_code(result: Result<Exit, CliError>) -> ExitCode {
+    match result {
         Ok(exit) => exit.into(),
-        Err(fault) => tell(&fault),
+        Err(error) => report_error(&error),
     }
 }
 
@@ -147,7 +147,7 @@ pub fn print_crd() -> ExitCode {
     }
 }
 
-fn tell(fault: &Fault) -> ExitCode {
-    eprintln!("eventexport: {fault}");
-    fault.exit().into()
+fn report_error(error: &CliError) -> ExitCode {
+    eprintln!("eventexport: {error}");
+    error.exit().into()
 }

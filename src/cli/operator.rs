@@ -16,17 +16,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use url::Url;
 
-use super::kubernetes::kubernetes;
+use super::kube_config::kube_config;
 use crate::api::parse_duration;
-use crate::controller::election::Times;
-use crate::controller::grants::{Grant, grants_of};
+use crate::controller::election::LeaseTiming;
+use crate::controller::grants::{Grant, parse_grants};
 use crate::controller::{
-    CONCURRENCY, DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig, Watching, operate,
+    DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig,
+    WatchConfig, run_operator,
 };
 use crate::egress::{Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
 use crate::export::engine::{Engine, Limits};
-use crate::telemetry::metrics::RESOURCES_IN_FULL;
-use crate::telemetry::{Health, LogFormat, Metrics, Observatory, logs};
+use crate::telemetry::metrics::DEFAULT_DETAILED_RESOURCES;
+use crate::telemetry::{Health, LogFormat, Metrics, Telemetry, logs};
 use crate::tracker::TokenCache;
 
 const EXAMPLES: &str = "\
@@ -89,7 +90,7 @@ pub struct OperatorArgs {
 
     /// How many EventExports have all their metrics, those that need somebody first; others have ready, complete and
     /// reason only
-    #[arg(long, env = "EVENTEXPORT_METRICS_RESOURCES", value_name = "N", default_value_t = RESOURCES_IN_FULL)]
+    #[arg(long, env = "EVENTEXPORT_METRICS_RESOURCES", value_name = "N", default_value_t = DEFAULT_DETAILED_RESOURCES)]
     pub metrics_resources: usize,
 
     /// How log lines look; what is logged is set by EVENTEXPORT_LOG, in the syntax of RUST_LOG
@@ -149,7 +150,7 @@ pub struct OperatorArgs {
     pub stop_within: Duration,
 
     /// Resources looked at at once
-    #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Fine tuning")]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Fine tuning")]
     pub concurrency: u16,
 
     /// Memory for data on its way, in MiB, over all exports
@@ -181,21 +182,21 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Runs the operator until SIGTERM or SIGINT (exit code 0), or until it loses its Lease (1).
-pub async fn operator(args: OperatorArgs) -> Result<ExitCode> {
+pub async fn run(args: OperatorArgs) -> Result<ExitCode> {
     let traces = logs::start(args.log_format, args.otlp_endpoint.as_ref())?;
-    let kubernetes = kubernetes(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
+    let kubernetes = kube_config(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
     let metrics = Metrics::default();
-    metrics.resources.in_full(args.metrics_resources);
+    metrics.resources.set_detailed(args.metrics_resources);
     let config = config(&args, kubernetes, &metrics)?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let told = shutdown.clone();
+    let token = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM"),
             _ = interrupt.recv() => info!("SIGINT"),
         }
-        told.cancel();
+        token.cancel();
     });
 
     let listener = TcpListener::bind(args.metrics_listen).await.with_context(|| {
@@ -205,30 +206,30 @@ pub async fn operator(args: OperatorArgs) -> Result<ExitCode> {
         )
     })?;
     info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
-    let patience = Duration::from_mins(1).max(config.lease.times.duration * 4);
-    let observatory = Observatory {
+    let patience = Duration::from_mins(1).max(config.lease.timing.duration * 4);
+    let telemetry = Telemetry {
         health: Health::new(patience),
         metrics,
     };
     // Until the very end, so that the shutdown can be watched.
-    let serving = tokio::spawn(observatory.clone().serve(listener, CancellationToken::new()));
-    let ended = operate(config, observatory, shutdown).await;
-    if let Err(error) = &ended {
+    let serving = tokio::spawn(telemetry.clone().serve(listener, CancellationToken::new()));
+    let result = run_operator(config, telemetry, shutdown).await;
+    if let Err(error) = &result {
         tracing::error!(error = format!("{error:#}"), "the operator ends");
     }
-    traces.end().await;
+    traces.shutdown().await;
     serving.abort();
-    ended.map(|()| ExitCode::SUCCESS)
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 /// The settings that the arguments mean.
 fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> Result<OperatorConfig> {
-    let times = Times {
+    let timing = LeaseTiming {
         duration: args.lease_duration,
         deadline: args.lease_deadline,
         renew: args.lease_renew,
     };
-    let times = times
+    let timing = timing
         .checked()
         .context("--lease-duration, --lease-deadline, --lease-renew")?;
     ensure!(
@@ -239,8 +240,8 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         Some(namespace) => format!("eventexport-operator-{namespace}"),
         None => "eventexport-operator".to_owned(),
     };
-    let (hosts, store_hosts) = hosts(&args.allow_host)?;
-    let grants = grants(args)?;
+    let (hosts, store_hosts) = host_policies(&args.allow_host)?;
+    let grants = read_grants(args)?;
     let limits = Limits {
         pool_mib: args.pool_mib,
         windows: usize::from(args.windows),
@@ -249,12 +250,12 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         attempt: args.attempt,
     };
     let (engine, tokens) = (
-        Engine::observed(limits, Arc::new(Timestamp::now), metrics.work.clone()),
+        Engine::with_observer(limits, Arc::new(Timestamp::now), metrics.engine.clone()),
         TokenCache::default(),
     );
-    let traffic = Traffic::new(metrics.work.clone(), Fence::default());
+    let traffic = Traffic::new(metrics.engine.clone(), Fence::default());
     let loaded = engine.clone();
-    metrics.load.ask(move || loaded.load());
+    metrics.load.set_source(move || loaded.load());
     let outgoing = traffic.clone();
     let exporter = move |cluster: String, process: String| -> Arc<dyn Exporter> {
         let (engine, tokens, grants) = (engine.clone(), tokens.clone(), grants.clone());
@@ -277,12 +278,12 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         lease: LeaseSettings {
             name: args.lease_name.clone().unwrap_or(default_name),
             namespace: args.lease_namespace.clone(),
-            times,
+            timing,
         },
         concurrency: args.concurrency,
-        debounce: DEBOUNCE,
-        watching: Watching::default(),
-        stop_within: args.stop_within,
+        debounce: DEFAULT_DEBOUNCE,
+        watch: WatchConfig::default(),
+        shutdown_timeout: args.stop_within,
         exporter: Arc::new(exporter),
         traffic,
         retention: args
@@ -293,31 +294,35 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
 }
 
 /// Stands for the public regions of the service, and AWS S3, in `--allow-host`.
-const PUBLIC: &str = "public-regions";
+const PUBLIC_KEYWORD: &str = "public-regions";
 
 /// Where S3 is when a spec names no endpoint.
-const AWS: &str = "*.amazonaws.com";
+const AWS_HOSTS: &str = "*.amazonaws.com";
 
 /// Where trackers and UAAs may be, and where stores. What is named holds for both; of what stands for the public service,
 /// the regions are for the one and AWS for the other: anybody can have a host below amazonaws.com, and a service that
 /// names one as its UAA must not be sent an API key there.
-fn hosts(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
-    let named: Vec<String> = allowed.iter().filter(|host| *host != PUBLIC).cloned().collect();
+fn host_policies(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
+    let named: Vec<String> = allowed
+        .iter()
+        .filter(|host| *host != PUBLIC_KEYWORD)
+        .cloned()
+        .collect();
     let public = allowed.is_empty() || named.len() < allowed.len();
     let policy = |public_hosts: &[&str]| {
         let public_hosts = public_hosts.iter().filter(|_| public).map(ToString::to_string);
         let hosts: Vec<String> = named.iter().cloned().chain(public_hosts).collect();
         HostPolicy::allow(&hosts).context("--allow-host")
     };
-    Ok((policy(&PUBLIC_REGIONS)?, policy(&[AWS])?))
+    Ok((policy(&PUBLIC_REGIONS)?, policy(&[AWS_HOSTS])?))
 }
 
-fn grants(args: &OperatorArgs) -> Result<Vec<Grant>> {
+fn read_grants(args: &OperatorArgs) -> Result<Vec<Grant>> {
     let mut grants = args.grant_identity.clone();
     if let Some(file) = &args.grant_identity_file {
         let named = || format!("--grant-identity-file {}", file.display());
         let text = std::fs::read_to_string(file).with_context(named)?;
-        grants.extend(grants_of(&text).with_context(named)?);
+        grants.extend(parse_grants(&text).with_context(named)?);
     }
     Ok(grants)
 }
@@ -327,12 +332,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_that_anybody_can_have_is_no_uaa_by_default() {
-        for allowed in [&[][..], &[PUBLIC.to_owned(), "uaa.example.com".to_owned()]] {
-            let (service, stores) = hosts(allowed).unwrap();
+    fn default_uaa_hosts_exclude_amazonaws_com() {
+        for allowed in [
+            &[][..],
+            &[PUBLIC_KEYWORD.to_owned(), "uaa.example.com".to_owned()],
+        ] {
+            let (service, stores) = host_policies(allowed).unwrap();
             let check = |policy: &HostPolicy, url: &str| policy.check_url(&url.parse().unwrap()).is_ok();
-            let anybodys = "https://x.execute-api.us-east-1.amazonaws.com/oauth/token";
-            assert!(!check(&service, anybodys));
+            let third_party = "https://x.execute-api.us-east-1.amazonaws.com/oauth/token";
+            assert!(!check(&service, third_party));
             assert!(check(&service, "https://login.ng.bluemix.net"));
             assert!(check(&stores, "https://audit.s3.eu-central-1.amazonaws.com"));
             assert!(!check(&stores, "https://login.ng.bluemix.net"));

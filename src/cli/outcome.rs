@@ -5,42 +5,42 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::exit::Exit;
-use super::totals::Totals;
+use super::totals::ExportTotals;
 use crate::api::Reason;
-use crate::export::failure::{Remedy, Trouble};
+use crate::export::failure::{Problem, Remedy};
 use crate::export::snapshot::{Snapshot, WindowFacts};
+use crate::export::spec::ExportSpec;
 use crate::export::verdict::Verdict;
-use crate::export::window::{Cells, Window};
-use crate::export::wish::Export;
+use crate::export::window::{HourSet, Window};
 
 /// What became of an export.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct ExportOutcome {
     /// Every wanted window up to its range's end, oldest first.
-    pub rows: Vec<Row>,
+    pub rows: Vec<WindowRow>,
     /// Sums over the stored ones.
-    pub totals: Totals,
+    pub totals: ExportTotals,
     /// Sessions that are open, or may be.
     pub sessions: Vec<String>,
     /// What is wrong or waited for, the worst first.
-    pub troubles: Vec<Trouble>,
+    pub problems: Vec<Problem>,
     /// Whether the destination was seen at all.
     pub observed: bool,
     /// Whether a manifest is due that is not there.
-    pub sealing: bool,
+    pub manifest_due: bool,
     /// When a continuous export has something to do again.
-    pub next_look: Option<Timestamp>,
+    pub next_run_at: Option<Timestamp>,
 }
 
 /// What became of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct WindowRow {
     /// The day, or the hour where an hour was asked for.
     pub window: Window,
     /// What is stored of it.
     pub stored: Option<StoredFacts>,
     /// Where it stands.
-    pub state: State,
+    pub state: WindowState,
 }
 
 /// What is stored of a window: one object, or the sum of the hours of a day that was split.
@@ -62,11 +62,11 @@ pub struct StoredFacts {
 
 /// Where a window stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum WindowState {
     /// This run stored it.
     StoredNow,
     /// Its receipt was there.
-    AlreadyThere,
+    AlreadyStored,
     /// A gap that a person accepted in the spec.
     Accepted,
     /// Not over, or `settleAfter` has not passed: due then.
@@ -74,51 +74,51 @@ pub enum State {
     /// The service no longer has it.
     Expired,
     /// It waits for something outside.
-    Waits(Reason),
+    Waiting(Reason),
     /// Its last try failed.
     Failed(Reason),
     /// Nothing was tried.
-    Untouched,
+    NotTried,
 }
 
-impl State {
+impl WindowState {
     /// Whether it is due and neither stored nor accepted.
     pub const fn is_missing(&self) -> bool {
         match self {
-            Self::StoredNow | Self::AlreadyThere | Self::Accepted | Self::NotDue(_) => false,
-            Self::Expired | Self::Waits(_) | Self::Failed(_) | Self::Untouched => true,
+            Self::StoredNow | Self::AlreadyStored | Self::Accepted | Self::NotDue(_) => false,
+            Self::Expired | Self::Waiting(_) | Self::Failed(_) | Self::NotTried => true,
         }
     }
 }
 
 /// What became of `export`, as `snapshot` shows it at `now`.
-pub fn of(export: &Export, snapshot: &Snapshot, now: Timestamp) -> Outcome {
+pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> ExportOutcome {
     let windows: Vec<Window> = export.windows(now).collect();
-    let wanted: Cells = windows.iter().copied().collect();
-    let accepted = export.accepted_cells(&wanted);
+    let wanted: HourSet = windows.iter().copied().collect();
+    let accepted = export.accepted_hours(&wanted);
     // An accepted gap may be a part of a window whose other hours are stored.
     let settled = accepted.union(&snapshot.covered);
-    let accepts = |window| accepted.touches(window) && settled.contains(window);
-    let mut totals = Totals::default();
-    let rows: Vec<Row> = windows
+    let accepts = |window| accepted.intersects(window) && settled.contains(window);
+    let mut totals = ExportTotals::default();
+    let rows: Vec<WindowRow> = windows
         .into_iter()
         .map(|window| {
-            let stored = stored(window, snapshot);
+            let stored = stored_facts(window, snapshot);
             let (stored, state) = match stored {
-                Some((facts, true)) => (facts, State::StoredNow),
-                Some((facts, false)) => (facts, State::AlreadyThere),
-                None if accepts(window) => (None, State::Accepted),
-                None => (None, unstored(export, window, snapshot, now)),
+                Some((facts, true)) => (facts, WindowState::StoredNow),
+                Some((facts, false)) => (facts, WindowState::AlreadyStored),
+                None if accepts(window) => (None, WindowState::Accepted),
+                None => (None, missing_state(export, window, snapshot, now)),
             };
             totals.add(stored.as_ref(), &state);
-            Row {
+            WindowRow {
                 window,
                 stored,
                 state,
             }
         })
         .collect();
-    Outcome {
+    ExportOutcome {
         rows,
         totals,
         sessions: snapshot
@@ -126,36 +126,36 @@ pub fn of(export: &Export, snapshot: &Snapshot, now: Timestamp) -> Outcome {
             .iter()
             .map(|session| session.id.clone())
             .collect(),
-        troubles: snapshot.troubles.clone(),
+        problems: snapshot.problems.clone(),
         observed: snapshot.observed,
-        sealing: snapshot.sealing,
-        next_look: snapshot.next_look,
+        manifest_due: snapshot.manifest_due,
+        next_run_at: snapshot.next_run_at,
     }
 }
 
-impl Outcome {
+impl ExportOutcome {
     /// 0 only where all that is due is stored or accepted, no session is left, every manifest that is due is there,
     /// and nothing is wrong that a person must know (a wait for the next day to be over is not wrong).
     pub fn exit(&self) -> Exit {
         let fine = self
-            .troubles
+            .problems
             .iter()
-            .all(|trouble| matches!(trouble.remedy, Remedy::Wait(_)));
+            .all(|problem| matches!(problem.remedy, Remedy::Wait(_)));
         let stored = self.totals.missing == 0 && self.sessions.is_empty();
-        let done = self.observed && stored && !self.sealing && fine;
+        let done = self.observed && stored && !self.manifest_due && fine;
         if done { Exit::Done } else { Exit::Failed }
     }
 
     /// What is due and missing, as merged ranges, at most `max`.
     pub fn missing(&self, max: usize) -> Vec<String> {
         let missing = self.rows.iter().filter(|row| row.state.is_missing());
-        missing.map(|row| row.window).collect::<Cells>().ranges(max)
+        missing.map(|row| row.window).collect::<HourSet>().ranges(max)
     }
 }
 
 /// The facts of a covered window, and whether this run stored any of it; facts are absent where the snapshot
 /// says only that it is covered.
-fn stored(window: Window, snapshot: &Snapshot) -> Option<(Option<StoredFacts>, bool)> {
+fn stored_facts(window: Window, snapshot: &Snapshot) -> Option<(Option<StoredFacts>, bool)> {
     if !snapshot.covered.contains(window) {
         return None;
     }
@@ -178,28 +178,28 @@ fn stored(window: Window, snapshot: &Snapshot) -> Option<(Option<StoredFacts>, b
         now |= facts.stored_now;
         sum = Some(match sum {
             None => StoredFacts::from(facts),
-            Some(sum) => sum.and(facts),
+            Some(sum) => sum.merge(facts),
         });
     }
     Some((sum, now))
 }
 
-fn unstored(export: &Export, window: Window, snapshot: &Snapshot, now: Timestamp) -> State {
-    let due = export.settled_at(window);
+fn missing_state(export: &ExportSpec, window: Window, snapshot: &Snapshot, now: Timestamp) -> WindowState {
+    let due = export.due_at(window);
     if due > now {
-        return State::NotDue(due);
+        return WindowState::NotDue(due);
     }
-    if snapshot.expired.touches(window) {
-        return State::Expired;
+    if snapshot.expired.intersects(window) {
+        return WindowState::Expired;
     }
-    let of_day = |trouble: &&Trouble| trouble.window.is_some_and(|other| other.date() == window.date());
-    let own = snapshot.troubles.iter().find(of_day);
+    let of_day = |problem: &&Problem| problem.window.is_some_and(|other| other.date() == window.date());
+    let own = snapshot.problems.iter().find(of_day);
     // What concerns the whole export explains a window that nobody tried.
-    match own.or_else(|| snapshot.troubles.iter().find(|trouble| trouble.window.is_none())) {
-        None => State::Untouched,
-        Some(trouble) => match trouble.remedy {
-            Remedy::Wait(_) => State::Waits(trouble.reason),
-            Remedy::Retry(_) | Remedy::Person => State::Failed(trouble.reason),
+    match own.or_else(|| snapshot.problems.iter().find(|problem| problem.window.is_none())) {
+        None => WindowState::NotTried,
+        Some(problem) => match problem.remedy {
+            Remedy::Wait(_) => WindowState::Waiting(problem.reason),
+            Remedy::Retry(_) | Remedy::Manual => WindowState::Failed(problem.reason),
         },
     }
 }
@@ -226,7 +226,7 @@ impl From<&WindowFacts> for StoredFacts {
 }
 
 impl StoredFacts {
-    fn and(self, other: &WindowFacts) -> Self {
+    fn merge(self, other: &WindowFacts) -> Self {
         Self {
             events: self.events.saturating_add(other.events),
             reported: self
@@ -264,13 +264,13 @@ pub(crate) mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::export::keys::Root;
+    use crate::export::keys::ArchiveRoot;
     use crate::export::shard::Shard;
     use crate::export::snapshot::SessionFacts;
-    use crate::export::wish::{Persistence, Scope};
+    use crate::export::spec::{RetryPolicy, Scope};
 
-    pub(crate) fn export(days: i8) -> Export {
-        Export {
+    pub(crate) fn export(days: i8) -> ExportSpec {
+        ExportSpec {
             name: "audit".to_owned(),
             space: "s".to_owned(),
             scope: Scope::Space,
@@ -278,15 +278,15 @@ pub(crate) mod tests {
             end: Some(date(2018, 6, days)),
             hour: None,
             source: "http://simulator.invalid".to_owned(),
-            root: Root::new("", "s", "space"),
-            shard: Shard::WHOLE,
+            root: ArchiveRoot::new("", "s", "space"),
+            shard: Shard::SINGLE,
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
-            accepted: Vec::new(),
+            accepted_gaps: Vec::new(),
             holder: "h".to_owned(),
-            tenure: None,
+            holder_epoch: None,
             single_writer: true,
-            persistence: Persistence::Tries(5),
+            retry_policy: RetryPolicy::MaxAttempts(5),
         }
     }
 
@@ -322,25 +322,25 @@ pub(crate) mod tests {
         "2019-01-01T00:00:00Z".parse().unwrap()
     }
 
-    fn trouble(reason: Reason, window: Option<Window>, remedy: Remedy) -> Trouble {
-        Trouble {
+    fn problem(reason: Reason, window: Option<Window>, remedy: Remedy) -> Problem {
+        Problem {
             reason,
             message: "why".to_owned(),
             window,
             remedy,
-            again: None,
+            retry_at: None,
         }
     }
 
     #[test]
-    fn nothing_due_and_missing_looks_done() {
+    fn exit_is_success_only_when_all_due_windows_are_stored() {
         let all = snapshot(vec![(day(1), facts(5, true)), (day(2), facts(0, false))]);
-        let outcome = of(&export(2), &all, later());
+        let outcome = evaluate(&export(2), &all, later());
         assert_eq!(outcome.exit(), Exit::Done);
         assert_eq!(
             (
                 outcome.totals.stored_now,
-                outcome.totals.already_there,
+                outcome.totals.already_stored,
                 outcome.totals.empty
             ),
             (1, 1, 1)
@@ -354,42 +354,45 @@ pub(crate) mod tests {
             sessions: vec![session],
             ..all.clone()
         };
-        assert_eq!(of(&export(2), &open, later()).exit(), Exit::Failed);
+        assert_eq!(evaluate(&export(2), &open, later()).exit(), Exit::Failed);
         let short = Snapshot {
-            troubles: vec![trouble(Reason::Short, Some(day(1)), Remedy::Person)],
+            problems: vec![problem(Reason::Short, Some(day(1)), Remedy::Manual)],
             ..all.clone()
         };
-        assert_eq!(of(&export(2), &short, later()).exit(), Exit::Failed);
-        assert_eq!(of(&export(3), &all, later()).exit(), Exit::Failed);
-        assert_eq!(of(&export(2), &Snapshot::default(), later()).exit(), Exit::Failed);
+        assert_eq!(evaluate(&export(2), &short, later()).exit(), Exit::Failed);
+        assert_eq!(evaluate(&export(3), &all, later()).exit(), Exit::Failed);
+        assert_eq!(
+            evaluate(&export(2), &Snapshot::default(), later()).exit(),
+            Exit::Failed
+        );
     }
 
     #[test]
-    fn each_window_that_is_not_stored_says_why() {
+    fn each_missing_window_states_its_reason() {
         let mut seen = snapshot(vec![(day(1), facts(5, true))]);
         seen.expired.insert(day(2));
-        seen.troubles = vec![
-            trouble(Reason::Short, Some(day(3)), Remedy::Person),
-            trouble(Reason::SpaceFull, None, Remedy::Wait(None)),
+        seen.problems = vec![
+            problem(Reason::Short, Some(day(3)), Remedy::Manual),
+            problem(Reason::SpaceFull, None, Remedy::Wait(None)),
         ];
         let mut export = export(7);
-        export.accepted = vec![crate::export::manifest::document::GapEntry::new(
+        export.accepted_gaps = vec![crate::export::manifest::document::GapEntry::new(
             date(2018, 6, 4),
             date(2018, 6, 4),
             "lost",
         )];
         let now: Timestamp = "2018-06-07T05:00:00Z".parse().unwrap();
-        let outcome = of(&export, &seen, now);
-        let states: Vec<State> = outcome.rows.iter().map(|row| row.state.clone()).collect();
-        let due = |text: &str| State::NotDue(text.parse().unwrap());
+        let outcome = evaluate(&export, &seen, now);
+        let states: Vec<WindowState> = outcome.rows.iter().map(|row| row.state.clone()).collect();
+        let due = |text: &str| WindowState::NotDue(text.parse().unwrap());
         assert_eq!(
             states,
             [
-                State::StoredNow,
-                State::Expired,
-                State::Failed(Reason::Short),
-                State::Accepted,
-                State::Waits(Reason::SpaceFull),
+                WindowState::StoredNow,
+                WindowState::Expired,
+                WindowState::Failed(Reason::Short),
+                WindowState::Accepted,
+                WindowState::Waiting(Reason::SpaceFull),
                 due("2018-06-07T06:00:00Z"),
                 due("2018-06-08T06:00:00Z"),
             ]
@@ -405,7 +408,7 @@ pub(crate) mod tests {
             .collect();
         hours[3].1.verdict = Verdict::Unknown;
         hours[3].1.reported = None;
-        let outcome = of(&export(1), &snapshot(hours), later());
+        let outcome = evaluate(&export(1), &snapshot(hours), later());
         let row = outcome.rows[0].stored.clone().unwrap();
         assert_eq!(
             (row.events, row.receipts, row.verdict),

@@ -9,13 +9,13 @@ use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table};
 use indicatif::MultiProgress;
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Fault};
+use super::exit::{CliError, Exit};
 use super::logs::{self, Verbosity};
 use super::progress::events;
 
 /// What is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     /// For people.
     #[default]
     Text,
@@ -27,8 +27,8 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {
     /// What is printed: text for people, json for programs
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
-    pub output: Output,
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
     /// Print no remarks, only results and what is wrong
     #[arg(short, long)]
     pub quiet: bool,
@@ -39,18 +39,18 @@ pub struct OutputArgs {
 
 impl OutputArgs {
     /// Whether a program reads.
-    pub const fn json(&self) -> bool {
-        matches!(self.output, Output::Json)
+    pub const fn is_json(&self) -> bool {
+        matches!(self.output, OutputFormat::Json)
     }
 
     /// Starts the log, on standard error.
-    pub fn start_log(&self) -> Result<(), Fault> {
+    pub fn start_log(&self) -> Result<(), CliError> {
         logs::start(&MultiProgress::new(), self.verbosity)
     }
 
     /// A remark for people, on standard error. Programs find the same in the document.
-    pub fn remark(&self, text: impl Display) {
-        if !self.quiet && !self.json() {
+    pub fn note(&self, text: impl Display) {
+        if !self.quiet && !self.is_json() {
             eprintln!("{text}");
         }
     }
@@ -59,10 +59,10 @@ impl OutputArgs {
     /// wanted.
     pub fn print(&self, schema: &str, document: Value, text: impl FnOnce() -> String) {
         let mut out = io::stdout().lock();
-        let _ = if self.json() {
-            let mut whole = json!({"schema": schema});
-            events::merge(&mut whole, document);
-            writeln!(out, "{whole}")
+        let _ = if self.is_json() {
+            let mut versioned = json!({"schema": schema});
+            events::merge(&mut versioned, document);
+            writeln!(out, "{versioned}")
         } else {
             let text = text();
             writeln!(out, "{}", text.trim_end_matches('\n'))
@@ -70,12 +70,12 @@ impl OutputArgs {
     }
 
     /// The end of a command: where a program reads, why it failed is a document too.
-    pub fn ended(&self, schema: &str, ended: Result<Exit, Fault>) -> Result<Exit, Fault> {
-        if let (Err(fault), true) = (&ended, self.json()) {
-            let document = json!({"error": {"message": fault.to_string(), "exitCode": fault.exit().code()}});
+    pub fn finish(&self, schema: &str, result: Result<Exit, CliError>) -> Result<Exit, CliError> {
+        if let (Err(error), true) = (&result, self.is_json()) {
+            let document = json!({"error": {"message": error.to_string(), "exitCode": error.exit().code()}});
             self.print(schema, document, String::new);
         }
-        ended
+        result
     }
 }
 
@@ -96,12 +96,12 @@ pub fn table(header: &[&str]) -> Table {
 }
 
 /// Whether colour is welcome on standard output: a terminal, and `NO_COLOR` is not set (no-color.org).
-pub fn colour() -> bool {
+pub fn use_color() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// A path as people write it: `~` for their home.
-pub fn at_home(path: &Path) -> String {
+pub fn display_path(path: &Path) -> String {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     match home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {
         Some(below) => format!("~/{}", below.display()),

@@ -1,5 +1,5 @@
 //! `eventexport plan`: what a run would do, without opening a session. Asks the destination at most; decides
-//! purely in [`forecast`](super::forecast).
+//! purely in [`planner`](super::forecast).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,26 +7,28 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Fault};
-use super::forecast::{Fate, Plan, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, Seen, plan};
-use super::job::{self, Wishes};
+use super::exit::{CliError, Exit};
+use super::human;
+use super::job::{self, RunOptions};
 use super::load;
-use super::manifest::{Manifest, Resource};
-use super::output::Output;
+use super::manifest::{ExportResource, ResourceManifest};
+use super::output::OutputFormat;
+use super::planner::{
+    DestinationListing, PlannedAction, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan,
+};
 use super::progress::events;
-use super::secrets::Purpose;
-use super::size;
-use super::summary;
-use crate::export::keys::{Key, Root};
+use super::run_summary;
+use super::secrets::SecretPurpose;
+use crate::export::keys::{ArchiveRoot, Key};
 use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
 use crate::export::shard::Shard;
-use crate::export::window::{Cells, Window};
-use crate::export::wish::Export;
+use crate::export::spec::ExportSpec;
+use crate::export::window::{HourSet, Window};
 use crate::storage::{DirectoryStore, Store, StoreError};
 use crate::tracker::TokenCache;
 
 /// The longest that the destination is waited for: 20 s.
-const LOOK_MAX: Duration = Duration::from_secs(20);
+const LIST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Ranges that are printed for people; programs get every window.
 const RANGES_SHOWN: usize = 12;
@@ -48,11 +50,11 @@ pub struct PlanArgs {
     #[arg(long)]
     pub offline: bool,
     /// Plan one part of several only, as `run --shard` would do it: part I of N, counted from 0
-    #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::WHOLE, hide_default_value = true)]
+    #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::SINGLE, hide_default_value = true)]
     pub shard: Shard,
     /// What is printed: text for people, json for programs
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
-    pub output: Output,
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
 }
 
 const EXAMPLES: &str = "\
@@ -63,35 +65,38 @@ Examples:
     eventexport plan -f audit.yaml --offline --output json";
 
 /// Prints the plan.
-pub async fn run(args: PlanArgs) -> Result<Exit, Fault> {
+pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
     let manifest = load::manifest(&args.files)?;
     let mut objects = Vec::new();
     for resource in &manifest.exports {
-        let wishes = Wishes {
+        let options = RunOptions {
             to: args.to.as_deref(),
             parallelism: None,
             single_writer: false,
             shard: args.shard,
-            sessions: super::run::sessions(args.shard, None),
+            max_sessions: super::run::max_sessions(args.shard, None),
         };
-        let adjusted = job::adjusted(resource, &wishes, None);
-        let around = job::surroundings(&adjusted, "plan", &TokenCache::new(), &wishes);
-        let export = job::export(&adjusted, &around, false)?;
-        let (place, seen) = match (args.offline, args.to.as_deref()) {
-            (true, _) => (place(&adjusted), Seen::Nothing("--offline was given".to_owned())),
-            (false, Some(folder)) => look_at_folder(folder, &export.root).await,
+        let adjusted = job::apply_options(resource, &options, None);
+        let process_context = job::process_context(&adjusted, "plan", &TokenCache::new(), &options);
+        let export = job::export_spec(&adjusted, &process_context, false)?;
+        let (destination, listing) = match (args.offline, args.to.as_deref()) {
+            (true, _) => (
+                bucket_url(&adjusted),
+                DestinationListing::Unavailable("--offline was given".to_owned()),
+            ),
+            (false, Some(folder)) => list_directory(folder, &export.root).await,
             (false, None) => {
-                let seen = look_at_bucket(&adjusted, &manifest, &wishes, &export.root).await;
-                (place(&adjusted), seen)
+                let listing = list_bucket(&adjusted, &manifest, &options, &export.root).await;
+                (bucket_url(&adjusted), listing)
             }
         };
-        let plan = plan(&export, &seen, Timestamp::now());
+        let plan = plan(&export, &listing, Timestamp::now());
         match args.output {
-            Output::Text => print!("{}", text(&export, &place, &seen, &plan)),
-            Output::Json => objects.push(object(&export, &place, &seen, &plan)),
+            OutputFormat::Text => print!("{}", render_text(&export, &destination, &listing, &plan)),
+            OutputFormat::Json => objects.push(plan_json(&export, &destination, &listing, &plan)),
         }
     }
-    if args.output == Output::Json {
+    if args.output == OutputFormat::Json {
         println!(
             "{}",
             json!({"schema": "eventexport.io/plan/v1", "exports": objects})
@@ -100,44 +105,49 @@ pub async fn run(args: PlanArgs) -> Result<Exit, Fault> {
     Ok(Exit::Done)
 }
 
-fn place(resource: &Resource) -> String {
+fn bucket_url(resource: &ExportResource) -> String {
     format!("s3://{}", resource.spec.destination.s3.bucket)
 }
 
-async fn look_at_folder(folder: &Path, root: &Root) -> (String, Seen) {
-    let place = folder.display().to_string();
+async fn list_directory(folder: &Path, root: &ArchiveRoot) -> (String, DestinationListing) {
+    let destination = folder.display().to_string();
     if !folder.exists() {
         // A look must not make it.
         return (
-            place,
-            Seen::Keys {
+            destination,
+            DestinationListing::Listed {
                 keys: Vec::new(),
                 source: None,
             },
         );
     }
-    let seen = match DirectoryStore::open(folder) {
-        Ok(store) => look(&store, root).await,
-        Err(error) => Seen::Nothing(error.to_string()),
+    let listing = match DirectoryStore::open(folder) {
+        Ok(store) => list_destination(&store, root).await,
+        Err(error) => DestinationListing::Unavailable(error.to_string()),
     };
-    (place, seen)
+    (destination, listing)
 }
 
-async fn look_at_bucket(resource: &Resource, manifest: &Manifest, wishes: &Wishes<'_>, root: &Root) -> Seen {
+async fn list_bucket(
+    resource: &ExportResource,
+    manifest: &ResourceManifest,
+    options: &RunOptions<'_>,
+    root: &ArchiveRoot,
+) -> DestinationListing {
     // Only the bucket is asked, so only its keys are needed.
-    let around = job::surroundings(resource, "plan", &TokenCache::new(), wishes);
-    let store = match job::secrets_of(resource, manifest, &[Purpose::Bucket]) {
-        Ok(secrets) => job::bucket(resource, &secrets, &around).await,
-        Err(fault) => Err(fault),
+    let process_context = job::process_context(resource, "plan", &TokenCache::new(), options);
+    let store = match job::resolve_secrets(resource, manifest, &[SecretPurpose::Bucket]) {
+        Ok(secrets) => job::open_bucket(resource, &secrets, &process_context).await,
+        Err(error) => Err(error),
     };
     match store {
-        Ok(store) => look(&*store, root).await,
-        Err(fault) => Seen::Nothing(fault.to_string()),
+        Ok(store) => list_destination(&*store, root).await,
+        Err(error) => DestinationListing::Unavailable(error.to_string()),
     }
 }
 
-async fn look(store: &dyn Store, root: &Root) -> Seen {
-    let looked = async {
+async fn list_destination(store: &dyn Store, root: &ArchiveRoot) -> DestinationListing {
+    let list = async {
         let listed = store.list(root.as_str()).await?;
         let keys: Vec<Key> = listed.iter().map(|object| root.parse(&object.key)).collect();
         let newest = keys
@@ -152,20 +162,25 @@ async fn look(store: &dyn Store, root: &Root) -> Seen {
                 receipt.ok().map(|receipt| receipt.source)
             }),
         };
-        Ok::<Seen, StoreError>(Seen::Keys { keys, source })
+        Ok::<DestinationListing, StoreError>(DestinationListing::Listed { keys, source })
     };
-    match tokio::time::timeout(LOOK_MAX, looked).await {
-        Ok(Ok(seen)) => seen,
-        Ok(Err(error)) => Seen::Nothing(error.to_string()),
-        Err(_) => Seen::Nothing(format!("{} did not answer within 20 s", store.name())),
+    match tokio::time::timeout(LIST_TIMEOUT, list).await {
+        Ok(Ok(listing)) => listing,
+        Ok(Err(error)) => DestinationListing::Unavailable(error.to_string()),
+        Err(_) => DestinationListing::Unavailable(format!("{} did not answer within 20 s", store.name())),
     }
 }
 
-fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
-    let of = |wanted: fn(&Fate) -> bool| {
+fn render_text(
+    export: &ExportSpec,
+    destination: &str,
+    listing: &DestinationListing,
+    plan: &RunPlan,
+) -> String {
+    let of = |wanted: fn(&PlannedAction) -> bool| {
         plan.windows
             .iter()
-            .filter(|(_, fate)| wanted(fate))
+            .filter(|(_, action)| wanted(action))
             .map(|(window, _)| *window)
             .collect::<Vec<_>>()
     };
@@ -173,40 +188,46 @@ fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
         windows
             .iter()
             .copied()
-            .collect::<Cells>()
+            .collect::<HourSet>()
             .ranges(RANGES_SHOWN)
             .join(", ")
     };
     let mut lines = vec![
         format!(
-            "{}{}: {} {} → {place}/{}",
+            "{}{}: {} {} → {destination}/{}",
             export.name,
-            summary::part(export),
+            run_summary::shard_suffix(export),
             export.scope.as_key(),
             export.space,
             export.root.as_str()
         ),
         format!("  source        {}", export.source),
     ];
-    if let Some(doubt) = seen.doubt(export) {
-        lines.push(format!("  destination   {doubt}"));
+    if let Some(warning) = listing.warning(export) {
+        lines.push(format!("  destination   {warning}"));
     }
     lines.push(format!(
         "  windows       {}",
-        size::count(plan.windows.len() as u64)
+        human::count(plan.windows.len() as u64)
     ));
     for (label, windows) in [
-        ("to export", of(|fate| *fate == Fate::Export)),
-        ("stored", of(|fate| *fate == Fate::Stored)),
-        ("accepted gaps", of(|fate| *fate == Fate::Accepted)),
-        ("not due yet", of(|fate| matches!(fate, Fate::NotDue(_)))),
-        ("expired", of(|fate| *fate == Fate::Expired)),
-        ("object without receipt", of(|fate| *fate == Fate::Adopt)),
+        ("to export", of(|action| *action == PlannedAction::Export)),
+        ("stored", of(|action| *action == PlannedAction::Stored)),
+        ("accepted gaps", of(|action| *action == PlannedAction::Accepted)),
+        (
+            "not due yet",
+            of(|action| matches!(action, PlannedAction::NotDue(_))),
+        ),
+        ("expired", of(|action| *action == PlannedAction::Expired)),
+        (
+            "object without receipt",
+            of(|action| *action == PlannedAction::Adopt),
+        ),
     ] {
         if !windows.is_empty() {
             lines.push(format!(
                 "    {label}: {} ({})",
-                size::count(windows.len() as u64),
+                human::count(windows.len() as u64),
                 ranges(&windows)
             ));
         }
@@ -215,23 +236,23 @@ fn text(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> String {
         lines.push("  sessions      none: nothing is to be done".to_owned());
         return lines.join("\n") + "\n";
     }
-    let sessions = size::count(plan.sessions.len() as u64);
+    let sessions = human::count(plan.sessions.len() as u64);
     lines.push(format!(
         "  sessions      {sessions}, at most {} open at once",
-        plan.at_once
+        plan.concurrency
     ));
     lines.push(format!(
         "  requests      about {} to the service, when nothing fails ({REQUESTS_PER_RUN} for the run, \
          {REQUESTS_PER_WINDOW} for each session)",
-        size::count(plan.requests)
+        human::count(plan.requests)
     ));
     lines.join("\n") + "\n"
 }
 
-fn object(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> Value {
-    let window = |(window, fate): &(Window, Fate)| {
-        let mut object = json!({"window": window.to_string(), "plan": fate.as_str()});
-        if let Fate::NotDue(due) = fate {
+fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListing, plan: &RunPlan) -> Value {
+    let window = |(window, action): &(Window, PlannedAction)| {
+        let mut object = json!({"window": window.to_string(), "plan": action.as_str()});
+        if let PlannedAction::NotDue(due) = action {
             events::merge(&mut object, json!({"dueAt": due}));
         }
         object
@@ -240,15 +261,15 @@ fn object(export: &Export, place: &str, seen: &Seen, plan: &Plan) -> Value {
         "export": export.name,
         "space": export.space,
         "scope": export.scope.as_str(),
-        "shard": (!export.shard.is_whole()).then(|| export.shard.to_string()),
+        "shard": (!export.shard.is_single()).then(|| export.shard.to_string()),
         "source": export.source,
-        "destination": place,
+        "destination": destination,
         "root": export.root.as_str(),
-        "destinationSeen": matches!(seen, Seen::Keys { .. }),
-        "destinationDoubt": seen.doubt(export),
+        "destinationSeen": matches!(listing, DestinationListing::Listed { .. }),
+        "destinationDoubt": listing.warning(export),
         "windows": plan.windows.iter().map(window).collect::<Vec<_>>(),
         "sessions": plan.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "sessionsAtOnce": plan.at_once,
+        "sessionsAtOnce": plan.concurrency,
         "requests": plan.requests,
     })
 }
@@ -269,11 +290,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_destination_is_said_and_planned_as_empty() {
-        let seen = Seen::Nothing("no answer".to_owned());
-        let plan = plan(&export(3), &seen, later());
+    fn an_unreachable_destination_is_reported_and_planned_as_empty() {
+        let listing = DestinationListing::Unavailable("no answer".to_owned());
+        let plan = plan(&export(3), &listing, later());
         assert_eq!(plan.sessions, [day(1), day(2), day(3)]);
-        let text = text(&export(3), "s3://audit", &seen, &plan);
+        let text = render_text(&export(3), "s3://audit", &listing, &plan);
         for words in [
             "no answer",
             "to export: 3 (2018-06-01/2018-06-03)",
@@ -281,7 +302,7 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words} is not in:\n{text}");
         }
-        let object = object(&export(3), "s3://audit", &seen, &plan);
+        let object = plan_json(&export(3), "s3://audit", &listing, &plan);
         assert_eq!(object["destinationSeen"], false);
         assert_eq!(
             object["windows"][2],

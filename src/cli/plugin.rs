@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use super::Arguments;
+use super::Cli;
 
 /// The program.
 pub const NAME: &str = "eventexport";
@@ -18,12 +18,12 @@ const PLUGIN: (&str, &str) = ("kubectl-eventexport", "kubectl eventexport");
 const COMPLETER: &str = "kubectl_complete-eventexport";
 
 /// What the shell is told behind the candidates: complete no files of its own (cobra's `ShellCompDirectiveNoFileComp`).
-const NO_FILES: &str = ":4";
+const DIRECTIVE_NO_FILE_COMP: &str = ":4";
 /// The same, where a file may follow (cobra's `ShellCompDirectiveDefault`).
-const FILES: &str = ":0";
+const DIRECTIVE_DEFAULT: &str = ":0";
 
 /// The arguments as typed; ends the process where they are wrong or ask for help.
-pub fn arguments() -> Arguments {
+pub fn parse_args() -> Cli {
     let typed: Vec<OsString> = std::env::args_os().collect();
     let name = typed.first().map(Path::new).and_then(Path::file_stem);
     let name = name
@@ -35,32 +35,32 @@ pub fn arguments() -> Arguments {
             .skip(1)
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
-        println!("{}", candidates(&definition(true), &words).join("\n"));
+        println!("{}", candidates(&command(true), &words).join("\n"));
         std::process::exit(0);
     }
-    let mut definition = definition(name == PLUGIN.0);
+    let mut definition = command(name == PLUGIN.0);
     let matches = definition.get_matches_mut();
-    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut definition).exit())
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut definition).exit())
 }
 
 /// The commands; as a plugin their usage and examples are what a person types to kubectl.
-pub fn definition(as_plugin: bool) -> clap::Command {
-    let command = without_values(Arguments::command());
+pub fn command(as_plugin: bool) -> clap::Command {
+    let command = hide_env_values(Cli::command());
     if as_plugin {
-        named(command.bin_name(PLUGIN.1))
+        with_plugin_name(command.bin_name(PLUGIN.1))
     } else {
         command.bin_name(NAME)
     }
 }
 
 /// Help names the variables, not what they hold: that is nobody else's business.
-fn without_values(command: clap::Command) -> clap::Command {
+fn hide_env_values(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| arg.hide_env_values(true))
-        .mut_subcommands(without_values)
+        .mut_subcommands(hide_env_values)
 }
 
-fn named(command: clap::Command) -> clap::Command {
+fn with_plugin_name(command: clap::Command) -> clap::Command {
     let examples = command.get_after_help().map(|help| {
         let plain = help.to_string();
         plain.replace("eventexport ", &format!("{} ", PLUGIN.1))
@@ -69,7 +69,7 @@ fn named(command: clap::Command) -> clap::Command {
         Some(examples) => command.after_help(examples),
         None => command,
     };
-    command.mut_subcommands(named)
+    command.mut_subcommands(with_plugin_name)
 }
 
 /// What may stand in the place of the last word, and whether a file may; the words are those behind the program's name.
@@ -93,52 +93,59 @@ fn candidates(definition: &clap::Command, words: &[String]) -> Vec<String> {
     let of_flag = previous.and_then(|flag| {
         command
             .get_arguments()
-            .find(|arg| names(arg).iter().any(|name| name == flag))
+            .find(|arg| flag_names(arg).iter().any(|name| name == flag))
             .filter(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set())
             .cloned()
     });
     let mut found: Vec<String> = Vec::new();
     let mut files = false;
     if let Some(arg) = of_flag {
-        found.extend(values(&arg));
+        found.extend(possible_values(&arg));
         files = found.is_empty();
     } else if last.starts_with('-') {
         let arguments = command.get_arguments().filter(|arg| !arg.is_hide_set());
         found.extend(arguments.flat_map(|arg| {
             let about = arg.get_help().map(ToString::to_string).unwrap_or_default();
-            names(arg)
+            flag_names(arg)
                 .into_iter()
                 .filter(|name| name.starts_with("--"))
-                .map(move |name| described(&name, &about))
+                .map(move |name| candidate_line(&name, &about))
         }));
     } else {
         let inner = command.get_subcommands().filter(|inner| !inner.is_hide_set());
         found.extend(inner.map(|inner| {
             let about = inner.get_about().map(ToString::to_string).unwrap_or_default();
-            described(inner.get_name(), &about)
+            candidate_line(inner.get_name(), &about)
         }));
         for positional in command.get_positionals() {
-            found.extend(values(positional));
+            found.extend(possible_values(positional));
         }
     }
     found.retain(|candidate| candidate.starts_with(last));
-    found.push(if files { FILES } else { NO_FILES }.to_owned());
+    found.push(
+        if files {
+            DIRECTIVE_DEFAULT
+        } else {
+            DIRECTIVE_NO_FILE_COMP
+        }
+        .to_owned(),
+    );
     found
 }
 
-fn names(arg: &clap::Arg) -> Vec<String> {
+fn flag_names(arg: &clap::Arg) -> Vec<String> {
     let long = arg.get_long().map(|long| format!("--{long}"));
     let short = arg.get_short().map(|short| format!("-{short}"));
     long.into_iter().chain(short).collect()
 }
 
-fn values(arg: &clap::Arg) -> Vec<String> {
+fn possible_values(arg: &clap::Arg) -> Vec<String> {
     let values = arg.get_possible_values();
     values.iter().map(|value| value.get_name().to_owned()).collect()
 }
 
 /// A candidate with its first line of help, as cobra writes them.
-fn described(name: &str, about: &str) -> String {
+fn candidate_line(name: &str, about: &str) -> String {
     match about.lines().next().filter(|line| !line.is_empty()) {
         Some(line) => format!("{name}\t{line}"),
         None => name.to_owned(),
@@ -150,14 +157,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definitions_hold_together() {
-        definition(false).debug_assert();
-        definition(true).debug_assert();
+    fn command_definitions_are_valid() {
+        command(false).debug_assert();
+        command(true).debug_assert();
     }
 
     #[test]
-    fn a_plugin_is_told_about_as_it_is_typed() {
-        let mut command = definition(true);
+    fn plugin_help_shows_kubectl_usage() {
+        let mut command = command(true);
         command.build();
         let list = command
             .find_subcommand_mut("session")
@@ -170,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn kubectl_gets_commands_flags_and_values() {
+    fn completion_offers_commands_flags_and_values() {
         let complete = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-            candidates(&definition(true), &words)
+            candidates(&command(true), &words)
         };
         let names = |words: &[&str]| -> Vec<String> {
             let found = complete(words);

@@ -10,29 +10,29 @@ use indicatif::MultiProgress;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::closing;
-use super::exit::{Exit, Fault};
-use super::job::{self, Job, Wishes};
-use super::outcome::{self, Outcome};
-use super::output::Output;
-use super::progress::{Mode, Progress};
+use super::exit::{CliError, Exit};
+use super::job::{self, PreparedExport, RunOptions};
+use super::outcome::{self, ExportOutcome};
+use super::output::OutputFormat;
+use super::progress::{ProgressMode, RunProgress};
+use super::run_summary::{self, ExportResult};
 use super::simulation::Simulation;
 use super::state::Holder;
-use super::stop::{self, Stop};
-use super::summary::{self, Ended};
+use super::stop::{self, ShutdownSignals};
+use super::summary_text;
 use super::{load, logs};
 use crate::export::engine::{Engine, Limits};
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 
 /// Exports of a manifest that run together: 4. Their windows share the engine's bounds anyway.
-const EXPORTS_AT_ONCE: usize = 4;
+const CONCURRENT_EXPORTS_MAX: usize = 4;
 
 /// How often the view is brought up to date while nothing changes.
-const LOOK: Duration = Duration::from_secs(1);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest that the clean-up after an export may take: 30 s.
-const RELEASE_MAX: Duration = Duration::from_secs(30);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Export what a manifest asks for, once, without a cluster.
 ///
@@ -52,8 +52,8 @@ pub struct RunArgs {
     #[arg(long, requires = "to")]
     pub simulate: bool,
     /// What is printed: text for people, json for programs (one object per line on standard output)
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
-    pub output: Output,
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
     /// Print nothing but what is missing and what to do
     #[arg(short, long)]
     pub quiet: bool,
@@ -67,7 +67,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=30))]
     pub parallelism: Option<u8>,
     /// Do one part of several only, as one of several processes that share the work: part I of N, counted from 0
-    #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::WHOLE, hide_default_value = true)]
+    #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::SINGLE, hide_default_value = true)]
     pub shard: Shard,
     /// Sessions held at most in one space, of the 30 that the service allows everyone together (default: 28, or with
     /// --shard an even share of them)
@@ -96,59 +96,59 @@ Secrets are never arguments: they are further documents of the manifest, or in t
 Ctrl-C deletes the open sessions and says what is left; a second Ctrl-C leaves at once.";
 
 /// Runs the command; whatever ends it early is told to programs too.
-pub async fn run(args: RunArgs) -> Result<Exit, Fault> {
-    let json = args.output == Output::Json;
-    let ended = export(args).await;
-    if let (Err(fault), true) = (&ended, json) {
-        summary::print_fault(fault);
+pub async fn run(args: RunArgs) -> Result<Exit, CliError> {
+    let json = args.output == OutputFormat::Json;
+    let result = run_exports(args).await;
+    if let (Err(error), true) = (&result, json) {
+        run_summary::print_error(error);
     }
-    ended
+    result
 }
 
-async fn export(args: RunArgs) -> Result<Exit, Fault> {
+async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let screen = MultiProgress::new();
     logs::start(&screen, args.verbosity)?;
-    let mode = Mode::of(args.output == Output::Json, args.quiet);
+    let mode = ProgressMode::detect(args.output == OutputFormat::Json, args.quiet);
     let manifest = load::manifest(&args.files)?;
     let holder = Holder::open(args.holder.as_deref(), args.state_dir.as_deref(), args.shard)
-        .map_err(|error| Fault::usage(error.to_string()))?;
+        .map_err(|error| CliError::usage(error.to_string()))?;
     let stop = stop::listen().map_err(anyhow::Error::from)?;
-    let simulation = simulation(&args, &manifest.exports).await?;
-    let wishes = Wishes {
+    let simulation = start_simulation(&args, &manifest.exports).await?;
+    let options = RunOptions {
         to: args.to.as_deref(),
         parallelism: args.parallelism,
         single_writer: args.single_writer,
         shard: args.shard,
-        sessions: sessions(args.shard, args.sessions_per_space),
+        max_sessions: max_sessions(args.shard, args.sessions_per_space),
     };
-    let jobs = job::all(&manifest, &wishes, simulation.as_ref(), holder.name()).await?;
+    let jobs = job::prepare_all(&manifest, &options, simulation.as_ref(), holder.name()).await?;
 
-    let mut progress = Progress::new(
+    let mut progress = RunProgress::new(
         mode,
         jobs.iter().map(|job| job.export.name.clone()).collect(),
         &screen,
     );
     if let Some(simulation) = &simulation {
-        progress.remark(&simulation.announcement());
+        progress.println(&simulation.announcement());
     }
-    let run = Run {
+    let run = ManifestRun {
         jobs: &jobs,
         holder: &holder,
         limits: Limits {
-            sessions_per_space: usize::from(wishes.sessions),
+            sessions_per_space: usize::from(options.max_sessions),
             ..Limits::default()
         },
         stop: &stop,
         progress: Mutex::new(progress),
-        seen: watches(&jobs),
+        snapshots: snapshot_channels(&jobs),
     };
-    let ended = run.to_the_end().await;
-    let exit = summary::print(&summary::Closing {
-        ended: &ended,
+    let results = run.run_all().await;
+    let exit = run_summary::print(&run_summary::RunSummary {
+        results: &results,
         jobs: &jobs,
         simulation: simulation.as_ref(),
-        stopped: stop.orderly.is_cancelled(),
-        at_once: stop.at_once.is_cancelled(),
+        stopped: stop.graceful.is_cancelled(),
+        immediate: stop.immediate.is_cancelled(),
         mode,
     });
     if let Some(simulation) = simulation {
@@ -159,70 +159,70 @@ async fn export(args: RunArgs) -> Result<Exit, Fault> {
 
 /// Sessions that one process may hold in a space: what was asked for, or an even share of what one alone takes.
 /// More than 28 processes take one each, and wait for each other when the space is full.
-pub(super) fn sessions(shard: Shard, asked: Option<u8>) -> u8 {
+pub(super) fn max_sessions(shard: Shard, asked: Option<u8>) -> u8 {
     let even = shard.share(Limits::default().sessions_per_space);
     asked.unwrap_or_else(|| u8::try_from(even).unwrap_or(u8::MAX))
 }
 
-async fn simulation(
+async fn start_simulation(
     args: &RunArgs,
-    exports: &[super::manifest::Resource],
-) -> Result<Option<Simulation>, Fault> {
+    exports: &[super::manifest::ExportResource],
+) -> Result<Option<Simulation>, CliError> {
     if !args.simulate {
         return Ok(None);
     }
     let ranges = exports
         .iter()
-        .map(job::range)
-        .collect::<Result<Vec<_>, Fault>>()?;
+        .map(job::date_range)
+        .collect::<Result<Vec<_>, CliError>>()?;
     let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     Simulation::start(&ranges, today).await.map(Some)
 }
 
 /// The latest of each export, readable also when the run is left at once.
-type Watch = (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>);
+type SnapshotChannel = (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>);
 
-fn watches(jobs: &[Job]) -> Vec<Watch> {
+fn snapshot_channels(jobs: &[PreparedExport]) -> Vec<SnapshotChannel> {
     jobs.iter().map(|_| watch::channel(Arc::default())).collect()
 }
 
-struct Run<'a> {
-    jobs: &'a [Job],
+struct ManifestRun<'a> {
+    jobs: &'a [PreparedExport],
     holder: &'a Holder,
     limits: Limits,
-    stop: &'a Stop,
-    progress: Mutex<Progress>,
-    seen: Vec<Watch>,
+    stop: &'a ShutdownSignals,
+    progress: Mutex<RunProgress>,
+    snapshots: Vec<SnapshotChannel>,
 }
 
-impl Run<'_> {
+impl ManifestRun<'_> {
     /// Until every export is at its end, or a person wants to leave at once.
-    async fn to_the_end(&self) -> Vec<Ended> {
+    async fn run_all(&self) -> Vec<ExportResult> {
         let engine = Engine::new(self.limits, Arc::new(Timestamp::now));
-        let groups = job::groups(self.jobs);
+        let groups = job::group_by_destination(self.jobs);
         let all = futures::stream::iter(groups)
-            .map(|(identity, numbers)| self.group(&engine, identity, numbers))
-            .buffer_unordered(EXPORTS_AT_ONCE)
+            .map(|(identity, numbers)| self.run_group(&engine, identity, numbers))
+            .buffer_unordered(CONCURRENT_EXPORTS_MAX)
             .collect::<Vec<_>>();
         tokio::select! {
             biased;
-            () = self.stop.at_once.cancelled() => {}
-            () = self.told_to_stop() => {}
+            () = self.stop.immediate.cancelled() => {}
+            () = self.announce_stop() => {}
             _ = all => {}
         }
-        self.view(Progress::finish);
+        self.with_progress(RunProgress::finish);
         self.jobs
             .iter()
-            .zip(&self.seen)
-            .map(|(job, (_, seen))| self.ended(job, &seen.borrow()))
+            .zip(&self.snapshots)
+            .map(|(job, (_, receiver))| self.export_result(job, &receiver.borrow()))
             .collect()
     }
 
     /// Says once that the signal was heard; never ends by itself.
-    async fn told_to_stop(&self) {
-        self.stop.orderly.cancelled().await;
-        self.view(|progress| {
-            progress.remark(
+    async fn announce_stop(&self) {
+        self.stop.graceful.cancelled().await;
+        self.with_progress(|progress| {
+            progress.println(
                 "Stopping: transfers are given up and sessions deleted. Ctrl-C again leaves at once.",
             );
         });
@@ -230,95 +230,104 @@ impl Run<'_> {
     }
 
     /// Exports of one store and root, one after the other: with one holder they would meet in the journal.
-    async fn group(&self, engine: &Engine, identity: String, numbers: Vec<usize>) {
-        for (number, job, (out, seen)) in numbers
+    async fn run_group(&self, engine: &Engine, identity: String, numbers: Vec<usize>) {
+        for (number, job, (sender, receiver)) in numbers
             .into_iter()
-            .filter_map(|number| Some((number, self.jobs.get(number)?, self.seen.get(number)?)))
+            .filter_map(|number| Some((number, self.jobs.get(number)?, self.snapshots.get(number)?)))
         {
-            if self.stop.orderly.is_cancelled() {
+            if self.stop.graceful.is_cancelled() {
                 return;
             }
-            match self.holder.claim(&identity, &job.export.name) {
-                Ok(_claim) => self.one(engine, number, job, out, seen.clone()).await,
+            match self.holder.lock(&identity, &job.export.name) {
+                Ok(_lock) => {
+                    self.run_export(engine, number, job, sender, receiver.clone())
+                        .await
+                }
                 Err(error) => {
-                    out.send_replace(Arc::new(summary::refused(&error.to_string())));
-                    self.view(|progress| progress.update(number, &out.borrow()));
+                    sender.send_replace(Arc::new(run_summary::not_started(&error.to_string())));
+                    self.with_progress(|progress| progress.update(number, &sender.borrow()));
                 }
             }
         }
     }
 
-    async fn one(
+    async fn run_export(
         &self,
         engine: &Engine,
         number: usize,
-        job: &Job,
-        out: &watch::Sender<Arc<Snapshot>>,
-        mut seen: watch::Receiver<Arc<Snapshot>>,
+        job: &PreparedExport,
+        sender: &watch::Sender<Arc<Snapshot>>,
+        mut receiver: watch::Receiver<Arc<Snapshot>>,
     ) {
         let mut run = std::pin::pin!(engine.run(
             job.export.clone(),
             job.peers.clone(),
-            out,
-            self.stop.orderly.clone()
+            sender,
+            self.stop.graceful.clone()
         ));
         // What fails after the signal fails because of it.
-        let mut troubles = Vec::new();
+        let mut problems = Vec::new();
         let last = loop {
             tokio::select! {
                 last = &mut run => break last,
-                _ = seen.changed() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                _ = receiver.changed() => {}
+                () = tokio::time::sleep(REFRESH_INTERVAL) => {}
             }
-            let snapshot = seen.borrow_and_update().clone();
-            if !self.stop.orderly.is_cancelled() {
-                troubles.clone_from(&snapshot.troubles);
-                self.view(|progress| progress.update(number, &snapshot));
+            let snapshot = receiver.borrow_and_update().clone();
+            if !self.stop.graceful.is_cancelled() {
+                problems.clone_from(&snapshot.problems);
+                self.with_progress(|progress| progress.update(number, &snapshot));
             }
         };
-        let last = if self.stop.orderly.is_cancelled() {
+        let last = if self.stop.graceful.is_cancelled() {
             Arc::new(Snapshot {
-                troubles,
+                problems,
                 ..Snapshot::clone(&last)
             })
         } else {
             last
         };
-        out.send_replace(last.clone());
-        self.view(|progress| progress.update(number, &last));
+        sender.send_replace(last.clone());
+        self.with_progress(|progress| progress.update(number, &last));
         if !last.sessions.is_empty() {
-            self.release(engine, job, out, &last).await;
+            self.release_sessions(engine, job, sender, &last).await;
         }
     }
 
     /// Tries once more to delete what is open, and keeps the truth about what is left.
-    async fn release(&self, engine: &Engine, job: &Job, out: &watch::Sender<Arc<Snapshot>>, last: &Snapshot) {
-        let released = tokio::time::timeout(RELEASE_MAX, engine.release(&job.export, &job.peers)).await;
+    async fn release_sessions(
+        &self,
+        engine: &Engine,
+        job: &PreparedExport,
+        sender: &watch::Sender<Arc<Snapshot>>,
+        last: &Snapshot,
+    ) {
+        let released = tokio::time::timeout(RELEASE_TIMEOUT, engine.release(&job.export, &job.peers)).await;
         if let Ok(released) = released
             && released.unknown.is_none()
         {
-            let left = |id: &String| released.left.iter().any(|(other, _)| other == id);
+            let left = |id: &String| released.leftover_sessions.iter().any(|(other, _)| other == id);
             let sessions = last
                 .sessions
                 .iter()
                 .filter(|session| left(&session.id))
                 .cloned()
                 .collect();
-            out.send_replace(Arc::new(Snapshot {
+            sender.send_replace(Arc::new(Snapshot {
                 sessions,
                 ..last.clone()
             }));
         }
     }
 
-    fn view(&self, show: impl FnOnce(&mut Progress)) {
+    fn with_progress(&self, show: impl FnOnce(&mut RunProgress)) {
         // Drawing keeps no promise that a panic elsewhere could have broken.
         show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn ended(&self, job: &Job, snapshot: &Snapshot) -> Ended {
-        let outcome: Outcome = outcome::of(&job.export, snapshot, Timestamp::now());
-        let left = closing::left(&outcome, self.stop.orderly.is_cancelled());
-        Ended { outcome, left }
+    fn export_result(&self, job: &PreparedExport, snapshot: &Snapshot) -> ExportResult {
+        let outcome: ExportOutcome = outcome::evaluate(&job.export, snapshot, Timestamp::now());
+        let left = summary_text::remaining_work(&outcome, self.stop.graceful.is_cancelled());
+        ExportResult { outcome, left }
     }
 }

@@ -1,11 +1,11 @@
 //! The Secrets of an export without a cluster: from the manifest, or from the environment, never from
-//! arguments. Decides purely; [`environment`] reads variables and the files that they name.
+//! arguments. Decides purely; [`env_value`] reads variables and the files that they name.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 
-use super::manifest::{Manifest, Resource, SecretData};
+use super::manifest::{ExportResource, ResourceManifest, SecretData};
 use crate::export::connect::Secrets;
 use crate::export::manifest::sign::SIGNING_KEY;
 
@@ -13,7 +13,7 @@ use crate::export::manifest::sign::SIGNING_KEY;
 pub const SECRET_FILE_MAX_BYTES: u64 = 1024 * 1024;
 
 /// Reads one variable.
-pub type Lookup<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, String>;
+pub type EnvLookup<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, String>;
 
 /// A key of a Secret, the end of the variable that stands for it, and the variable that holds it for all
 /// Secrets of this purpose.
@@ -40,7 +40,7 @@ const SIGNING_KEYS: &[KeyNames] = &[(SIGNING_KEY, "SIGNING_KEY", "EVENTEXPORT_SI
 
 /// What a Secret is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum SecretPurpose {
     /// `spec.source`.
     Source,
     /// `spec.destination.s3`.
@@ -50,15 +50,15 @@ pub enum Purpose {
 }
 
 /// A Secret that the spec names.
-struct Reference<'a> {
-    purpose: Purpose,
+struct RequiredSecret<'a> {
+    purpose: SecretPurpose,
     path: &'static str,
     name: &'a str,
     keys: Vec<(String, String, Option<&'static str>)>,
 }
 
 /// A variable, or the contents of the file that `<variable>_FILE` names. An empty one counts as not set.
-pub fn environment(variable: &str) -> Result<Option<Vec<u8>>, String> {
+pub fn env_value(variable: &str) -> Result<Option<Vec<u8>>, String> {
     use std::os::unix::ffi::OsStringExt as _;
     if let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
         return Ok(Some(value.into_vec()));
@@ -78,25 +78,25 @@ pub fn environment(variable: &str) -> Result<Option<Vec<u8>>, String> {
 }
 
 /// Every Secret that the resource names for these purposes, or which are nowhere and where they could be given.
-pub fn of(
-    resource: &Resource,
-    manifest: &Manifest,
-    purposes: &[Purpose],
-    lookup: Lookup<'_>,
+pub fn resolve(
+    resource: &ExportResource,
+    manifest: &ResourceManifest,
+    purposes: &[SecretPurpose],
+    lookup: EnvLookup<'_>,
 ) -> Result<Secrets, Vec<String>> {
     let mut secrets = Secrets::default();
     let mut errors = Vec::new();
-    for reference in references(resource)
+    for required in required_secrets(resource)
         .iter()
-        .filter(|reference| purposes.contains(&reference.purpose))
+        .filter(|required| purposes.contains(&required.purpose))
     {
-        match find(reference, resource, manifest, lookup) {
+        match find_secret(required, resource, manifest, lookup) {
             Ok(data) => secrets
                 .0
-                .entry(reference.name.to_owned())
+                .entry(required.name.to_owned())
                 .or_default()
                 .extend(data),
-            Err(error) => errors.push(format!("{}: {error}", reference.path)),
+            Err(error) => errors.push(format!("{}: {error}", required.path)),
         }
     }
     if errors.is_empty() {
@@ -106,42 +106,51 @@ pub fn of(
     }
 }
 
-fn references(resource: &Resource) -> Vec<Reference<'_>> {
+fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
     let source = &resource.spec.source;
     let s3 = &resource.spec.destination.s3;
     let tracker = &source.credentials_secret_ref;
-    let mut all = vec![Reference::new(
-        Purpose::Source,
+    let mut all = vec![RequiredSecret::new(
+        SecretPurpose::Source,
         "spec.source.credentialsSecretRef",
         &tracker.name,
         SOURCE_KEYS,
     )];
     if let Some(bucket) = &s3.credentials_secret_ref {
         let path = "spec.destination.s3.credentialsSecretRef";
-        all.push(Reference::new(Purpose::Bucket, path, &bucket.name, BUCKET_KEYS));
+        all.push(RequiredSecret::new(
+            SecretPurpose::Bucket,
+            path,
+            &bucket.name,
+            BUCKET_KEYS,
+        ));
     }
     let signing = resource.spec.manifest.as_ref();
     if let Some(signing) = signing.and_then(|manifest| manifest.signing_key_secret_ref.as_ref()) {
         let path = "spec.manifest.signingKeySecretRef";
-        all.push(Reference::new(
-            Purpose::Signing,
+        all.push(RequiredSecret::new(
+            SecretPurpose::Signing,
             path,
             &signing.name,
             SIGNING_KEYS,
         ));
     }
     let authorities = [
-        (Purpose::Source, "spec.source.caSecretRef", &source.ca_secret_ref),
         (
-            Purpose::Bucket,
+            SecretPurpose::Source,
+            "spec.source.caSecretRef",
+            &source.ca_secret_ref,
+        ),
+        (
+            SecretPurpose::Bucket,
             "spec.destination.s3.caSecretRef",
             &s3.ca_secret_ref,
         ),
     ];
     for (purpose, path, reference) in authorities {
         if let Some(ca) = reference {
-            let keys = vec![(ca.key.clone(), variable_part(&ca.key), None)];
-            all.push(Reference {
+            let keys = vec![(ca.key.clone(), env_segment(&ca.key), None)];
+            all.push(RequiredSecret {
                 purpose,
                 path,
                 name: &ca.name,
@@ -152,8 +161,8 @@ fn references(resource: &Resource) -> Vec<Reference<'_>> {
     all
 }
 
-impl<'a> Reference<'a> {
-    fn new(purpose: Purpose, path: &'static str, name: &'a str, keys: &[KeyNames]) -> Self {
+impl<'a> RequiredSecret<'a> {
+    fn new(purpose: SecretPurpose, path: &'static str, name: &'a str, keys: &[KeyNames]) -> Self {
         let owned = |&(key, part, general): &KeyNames| (key.to_owned(), part.to_owned(), Some(general));
         Self {
             purpose,
@@ -165,44 +174,44 @@ impl<'a> Reference<'a> {
 
     /// `EVENTEXPORT_SECRET_<NAME>_<KEY>`.
     fn variable(&self, part: &str) -> String {
-        format!("EVENTEXPORT_SECRET_{}_{part}", variable_part(self.name))
+        format!("EVENTEXPORT_SECRET_{}_{part}", env_segment(self.name))
     }
 }
 
 /// One place gives the whole Secret: mixing two users' keys would be worse than asking.
-fn find(
-    reference: &Reference<'_>,
-    resource: &Resource,
-    manifest: &Manifest,
-    lookup: Lookup<'_>,
+fn find_secret(
+    required: &RequiredSecret<'_>,
+    resource: &ExportResource,
+    manifest: &ResourceManifest,
+    lookup: EnvLookup<'_>,
 ) -> Result<BTreeMap<String, Vec<u8>>, String> {
-    let name = (resource.namespace.clone(), reference.name.to_owned());
+    let name = (resource.namespace.clone(), required.name.to_owned());
     if let Some(SecretData(data)) = manifest.secrets.get(&name) {
         return Ok(data.clone());
     }
-    let own = reference
+    let own = required
         .keys
         .iter()
-        .map(|(key, part, _)| (key, Some(reference.variable(part))));
-    let own = gather(own, lookup)?;
+        .map(|(key, part, _)| (key, Some(required.variable(part))));
+    let own = collect_keys(own, lookup)?;
     if !own.is_empty() {
         return Ok(own);
     }
-    let general = reference
+    let general = required
         .keys
         .iter()
         .map(|(key, _, general)| (key, general.map(str::to_owned)));
-    let general = gather(general, lookup)?;
+    let general = collect_keys(general, lookup)?;
     if general.is_empty() {
-        Err(missing(reference, resource, manifest))
+        Err(missing_secret(required, resource, manifest))
     } else {
         Ok(general)
     }
 }
 
-fn gather<'k>(
+fn collect_keys<'k>(
     variables: impl Iterator<Item = (&'k String, Option<String>)>,
-    lookup: Lookup<'_>,
+    lookup: EnvLookup<'_>,
 ) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let mut found = BTreeMap::new();
     for (key, variable) in variables {
@@ -213,34 +222,38 @@ fn gather<'k>(
     Ok(found)
 }
 
-fn missing(reference: &Reference<'_>, resource: &Resource, manifest: &Manifest) -> String {
+fn missing_secret(
+    required: &RequiredSecret<'_>,
+    resource: &ExportResource,
+    manifest: &ResourceManifest,
+) -> String {
     let place = match &resource.namespace {
         Some(namespace) => format!("in namespace {namespace} of the manifest"),
         None => "in the manifest (without a namespace, as the EventExport)".to_owned(),
     };
-    let elsewhere = manifest.secrets.keys().any(|(_, name)| name == reference.name);
+    let elsewhere = manifest.secrets.keys().any(|(_, name)| name == required.name);
     let elsewhere = if elsewhere {
         " (one of that name is in another namespace)"
     } else {
         ""
     };
-    let first = reference.keys.first();
+    let first = required.keys.first();
     let general = first
         .and_then(|(_, _, general)| *general)
         .map(|variable| format!("{variable} or "))
         .unwrap_or_default();
     let own = first
-        .map(|(_, part, _)| reference.variable(part))
+        .map(|(_, part, _)| required.variable(part))
         .unwrap_or_default();
     format!(
         "there is no Secret {} {place}{elsewhere}: add it as a further document, or set {general}{own} in the environment \
          (docs/cli.md lists the variables)",
-        reference.name
+        required.name
     )
 }
 
 /// Upper case, and `_` for what no variable may hold.
-fn variable_part(name: &str) -> String {
+fn env_segment(name: &str) -> String {
     name.chars()
         .map(|c| {
             if c.is_ascii_alphanumeric() {
@@ -269,29 +282,33 @@ spec:
   manifest: {signingKeySecretRef: {name: signing}}
 ";
 
-    fn resolve(text: &str, variables: &[(&str, &str)]) -> Result<Secrets, Vec<String>> {
-        let manifest = manifest::read(documents::parse(text).unwrap()).unwrap();
+    fn resolve_text(text: &str, variables: &[(&str, &str)]) -> Result<Secrets, Vec<String>> {
+        let manifest = manifest::from_documents(documents::parse(text).unwrap()).unwrap();
         let lookup = |name: &str| {
             let value = variables.iter().find(|(variable, _)| *variable == name);
             Ok(value.map(|(_, value)| value.as_bytes().to_vec()))
         };
-        of(
+        resolve(
             &manifest.exports[0],
             &manifest,
-            &[Purpose::Source, Purpose::Bucket, Purpose::Signing],
+            &[
+                SecretPurpose::Source,
+                SecretPurpose::Bucket,
+                SecretPurpose::Signing,
+            ],
             &lookup,
         )
     }
 
     #[test]
-    fn the_manifest_comes_first_then_the_secrets_own_variables_then_the_common_ones() {
+    fn the_manifest_wins_over_specific_variables_over_shared_ones() {
         let common = [
             ("EVENTEXPORT_API_KEY", "common"),
             ("AWS_ACCESS_KEY_ID", "id"),
             ("AWS_SECRET_ACCESS_KEY", "key"),
             ("EVENTEXPORT_SIGNING_KEY", "pem"),
         ];
-        let secrets = resolve(MANIFEST, &common).ok().unwrap().0;
+        let secrets = resolve_text(MANIFEST, &common).ok().unwrap().0;
         assert_eq!(secrets["tracker.ng"]["apiKey"], b"common");
         assert_eq!(secrets["bucket"].len(), 2);
         assert_eq!(secrets["signing"]["signingKey"], b"pem");
@@ -301,7 +318,7 @@ spec:
             &[("EVENTEXPORT_SECRET_TRACKER_NG_TOKEN", "own")],
         ]
         .concat();
-        let secrets = resolve(MANIFEST, &own).ok().unwrap().0;
+        let secrets = resolve_text(MANIFEST, &own).ok().unwrap().0;
         assert_eq!(
             secrets["tracker.ng"],
             BTreeMap::from([("token".to_owned(), b"own".to_vec())])
@@ -309,7 +326,7 @@ spec:
 
         let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tracker.ng, namespace: audit}\n\
                       stringData: {apiKey: written}\n";
-        let secrets = resolve(&format!("{MANIFEST}{secret}"), &own).ok().unwrap().0;
+        let secrets = resolve_text(&format!("{MANIFEST}{secret}"), &own).ok().unwrap().0;
         assert_eq!(
             secrets["tracker.ng"],
             BTreeMap::from([("apiKey".to_owned(), b"written".to_vec())])
@@ -317,10 +334,10 @@ spec:
     }
 
     #[test]
-    fn a_secret_of_another_namespace_is_not_taken_and_the_way_out_is_named() {
+    fn a_secret_of_another_namespace_is_rejected_with_a_remedy() {
         let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tracker.ng, namespace: other}\n\
                       stringData: {apiKey: hunter2}\n";
-        let errors = resolve(&format!("{MANIFEST}{secret}"), &[])
+        let errors = resolve_text(&format!("{MANIFEST}{secret}"), &[])
             .err()
             .unwrap()
             .join("\n");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::exit::{Exit, Fault};
+use super::exit::{CliError, Exit};
 use super::plugin;
 use crate::export::record::SOFTWARE;
 
@@ -49,32 +49,27 @@ Examples:
     eventexport man --dir ~/.local/share/man/man1";
 
 /// Prints completions.
-pub fn completions(args: &CompletionsArgs) -> Result<Exit, Fault> {
+pub fn completions(args: &CompletionsArgs) -> Result<Exit, CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(
-        args.shell,
-        &mut plugin::definition(false),
-        plugin::NAME,
-        &mut script,
-    );
-    written(io::stdout().lock().write_all(&script))
+    clap_complete::generate(args.shell, &mut plugin::command(false), plugin::NAME, &mut script);
+    ignore_broken_pipe(io::stdout().lock().write_all(&script))
 }
 
 /// Prints or writes manual pages.
-pub fn man(args: &ManArgs) -> Result<Exit, Fault> {
+pub fn man(args: &ManArgs) -> Result<Exit, CliError> {
     if let Some(dir) = &args.dir {
-        let mut command = plugin::definition(false).disable_help_subcommand(true);
+        let mut command = plugin::command(false).disable_help_subcommand(true);
         command.build();
-        let made = std::fs::create_dir_all(dir).and_then(|()| pages(&command, dir));
+        let made = std::fs::create_dir_all(dir).and_then(|()| write_pages(&command, dir));
         made.map_err(|error| anyhow::anyhow!("--dir: {} cannot be written: {error}", dir.display()))?;
         return Ok(Exit::Done);
     }
-    let mut command = plugin::definition(false).disable_help_subcommand(true);
+    let mut command = plugin::command(false).disable_help_subcommand(true);
     command.build();
     for name in &args.command {
         let found = command.find_subcommand(name).cloned();
         command = found.ok_or_else(|| {
-            Fault::usage(format!(
+            CliError::usage(format!(
                 "COMMAND: there is no {} (in `{}`)",
                 name,
                 args.command.join(" ")
@@ -82,28 +77,30 @@ pub fn man(args: &ManArgs) -> Result<Exit, Fault> {
         })?;
     }
     let mut page = Vec::new();
-    manual(&command).render(&mut page).map_err(anyhow::Error::from)?;
-    written(io::stdout().lock().write_all(&page))
+    man_page(&command)
+        .render(&mut page)
+        .map_err(anyhow::Error::from)?;
+    ignore_broken_pipe(io::stdout().lock().write_all(&page))
 }
 
 /// The page of a command, and those of the commands in it.
-fn pages(command: &clap::Command, dir: &Path) -> io::Result<()> {
+fn write_pages(command: &clap::Command, dir: &Path) -> io::Result<()> {
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
-        pages(inner, dir)?;
+        write_pages(inner, dir)?;
     }
-    manual(command).generate_to(dir).map(drop)
+    man_page(command).generate_to(dir).map(drop)
 }
 
-fn manual(command: &clap::Command) -> Man {
+fn man_page(command: &clap::Command) -> Man {
     Man::new(command.clone())
         .manual("eventexport")
         .source(SOFTWARE.replace('/', " "))
 }
 
 /// Whoever stopped reading, as `head` does, has what it wanted.
-fn written(result: io::Result<()>) -> Result<Exit, Fault> {
+fn ignore_broken_pipe(result: io::Result<()>) -> Result<Exit, CliError> {
     match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Fault::Failed(error.into())),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Failed(error.into())),
         _ => Ok(Exit::Done),
     }
 }

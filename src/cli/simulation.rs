@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use super::closing::SessionCount;
-use super::exit::Fault;
-use super::manifest::Resource;
+use super::exit::CliError;
+use super::manifest::ExportResource;
+use super::summary_text::SessionCount;
 use crate::api::{SecretRef, Source};
 use crate::export::connect::Secrets;
 use crate::simulator::{DEFAULT_API_KEY, Ledger, Settings, Simulator};
 
 /// What receipts name as their source. The port changes from run to run, the identity must not: a receipt
 /// from another source is no coverage. `.invalid` never resolves (RFC 2606), so no real service is meant.
-pub const SOURCE: &str = "http://simulator.invalid";
+pub const SIMULATED_SOURCE: &str = "http://simulator.invalid";
 
 /// Days of service time after the last day that is asked for: it is over, settled, and the listing goes past it.
 const DAYS_AFTER: i32 = 35;
@@ -34,8 +34,8 @@ pub struct Simulation {
 
 impl Simulation {
     /// Starts one whose service time has every range over and retained, as far as the real time allows.
-    pub async fn start(ranges: &[(Date, Option<Date>)], real_today: Date) -> Result<Self, Fault> {
-        let settings = settings(ranges, real_today);
+    pub async fn start(ranges: &[(Date, Option<Date>)], real_today: Date) -> Result<Self, CliError> {
+        let settings = simulator_settings(ranges, real_today);
         let today = settings.today.unwrap_or(real_today);
         let started = Simulator::start(settings).await;
         let simulator =
@@ -53,7 +53,7 @@ impl Simulation {
     }
 
     /// Points a resource at the simulator.
-    pub fn redirect(&self, resource: &mut Resource) {
+    pub fn redirect(&self, resource: &mut ExportResource) {
         resource.spec.source = Source {
             region: None,
             endpoint: Some(self.simulator.url().as_str().trim_end_matches('/').to_owned()),
@@ -93,7 +93,7 @@ impl Simulation {
 }
 
 /// First and last days of the ranges decide the service's today and what it keeps.
-fn settings(ranges: &[(Date, Option<Date>)], real_today: Date) -> Settings {
+fn simulator_settings(ranges: &[(Date, Option<Date>)], real_today: Date) -> Settings {
     let later = |day: Date| day.saturating_add(jiff::Span::new().days(DAYS_AFTER));
     let last = ranges
         .iter()
@@ -122,12 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_range_is_over_and_retained_in_the_services_own_time() {
+    fn simulated_time_is_past_every_range_and_retains_it() {
         let now = date(2026, 1, 15);
-        let old = settings(&[(date(2018, 6, 1), Some(date(2018, 6, 7)))], now);
+        let old = simulator_settings(&[(date(2018, 6, 1), Some(date(2018, 6, 7)))], now);
         assert_eq!(old.today, Some(date(2018, 7, 12)));
         assert!(old.retention_days > 41);
-        let continuous = settings(
+        let continuous = simulator_settings(
             &[
                 (date(2018, 6, 1), None),
                 (date(2019, 1, 1), Some(date(2019, 1, 2))),
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(continuous.today, None);
         assert!(i32::from(continuous.retention_days) > date(2018, 6, 1).until(now).unwrap().get_days());
         assert_eq!(
-            settings(&[(date(2026, 1, 1), Some(date(2026, 2, 1)))], now).today,
+            simulator_settings(&[(date(2026, 1, 1), Some(date(2026, 2, 1)))], now).today,
             None
         );
     }

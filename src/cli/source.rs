@@ -1,18 +1,18 @@
 //! The connection to the service that a command speaks through: flags over environment over context become a client, a
 //! space and a scope. Reads variables and files, may ask on a terminal; sends nothing.
 
-mod levels;
+mod layers;
 
 use std::path::{Path, PathBuf};
 
-use self::levels::{settle, text};
-use super::config::{self, ConfigFile, Context};
-use super::credentials::{self, Found};
-use super::exit::Fault;
-use super::location::{Place, S3Args};
-use super::secrets::{self, Lookup};
+use self::layers::{env_text, resolve};
+use super::config::{self, ConfigFile, ContextConfig};
+use super::credentials::{self, ResolvedCredentials};
+use super::exit::CliError;
+use super::location::{ArchiveLocation, S3Args};
+use super::secrets::{self, EnvLookup};
 use crate::egress::{HostPolicy, Traffic};
-use crate::tracker::{Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError};
+use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError};
 
 /// The largest file of certificates: 1 MiB.
 const CA_MAX_BYTES: u64 = 1024 * 1024;
@@ -56,7 +56,7 @@ pub struct SourceArgs {
 
 /// The service as a command speaks to it.
 #[derive(Debug)]
-pub struct Source {
+pub struct SourceConnection {
     /// The client; it logs in with its first request.
     pub tracker: Tracker,
     /// The space's id.
@@ -64,21 +64,21 @@ pub struct Source {
     /// Events of the account instead of the space.
     pub account: bool,
     /// The context that was used, and the file that it is in.
-    pub context: Option<(String, Context, ConfigFile)>,
+    pub context: Option<(String, ContextConfig, ConfigFile)>,
     username: Option<String>,
     origin: String,
 }
 
 impl SourceArgs {
     /// A ready client. May ask for the secret on the terminal, so call it before signals are listened to.
-    pub fn connect(&self) -> Result<Source, Fault> {
-        let context = self.chosen_context(&secrets::environment)?;
-        let settled = settle(self, &secrets::environment, context.as_ref())?;
+    pub fn connect(&self) -> Result<SourceConnection, CliError> {
+        let context = self.select_context(&secrets::env_value)?;
+        let resolved = resolve(self, &secrets::env_value, context.as_ref())?;
         let borrowed = context
             .as_ref()
             .map(|(name, context, file)| (name.as_str(), context, file));
-        let Found { credentials, origin } =
-            credentials::find(&secrets::environment, borrowed, &credentials::ask_on_terminal)?;
+        let ResolvedCredentials { credentials, origin } =
+            credentials::resolve(&secrets::env_value, borrowed, &credentials::prompt_on_terminal)?;
         let username = match &credentials {
             Credentials::Password { username, .. } => Some(username.clone()),
             _ => context
@@ -86,22 +86,22 @@ impl SourceArgs {
                 .and_then(|(_, context, _)| context.username.clone()),
         };
         let config = TrackerConfig {
-            endpoint: settled.endpoint,
-            uaa: settled.uaa,
+            endpoint: resolved.endpoint,
+            uaa: resolved.uaa,
             credentials,
-            ca_pem: settled.ca.as_deref().map(certificates).transpose()?,
+            ca_pem: resolved.ca.as_deref().map(read_ca_file).transpose()?,
             // Whoever runs the command speaks for themselves.
             hosts: HostPolicy::any(),
             timeouts: Timeouts::default(),
-            retry: RetryPolicy::default(),
+            retry: RetryConfig::default(),
             traffic: Traffic::default(),
         };
         let tracker = Tracker::new(config, &TokenCache::new())
-            .map_err(|error| Fault::usage(worded(&error, &origin)))?;
-        Ok(Source {
+            .map_err(|error| CliError::usage(error_text(&error, &origin)))?;
+        Ok(SourceConnection {
             tracker,
-            space: settled.space,
-            account: settled.account,
+            space: resolved.space,
+            account: resolved.account,
             context,
             username,
             origin,
@@ -109,15 +109,18 @@ impl SourceArgs {
     }
 
     /// The context that is named, or the current one, if any.
-    pub fn chosen_context(&self, lookup: Lookup<'_>) -> Result<Option<(String, Context, ConfigFile)>, Fault> {
+    pub fn select_context(
+        &self,
+        lookup: EnvLookup<'_>,
+    ) -> Result<Option<(String, ContextConfig, ConfigFile)>, CliError> {
         let named = match &self.context {
             Some(name) => Some(name.clone()),
-            None => text(lookup, "EVENTEXPORT_CONTEXT")?,
+            None => env_text(lookup, "EVENTEXPORT_CONTEXT")?,
         };
-        let Some(path) = config::path(lookup)? else {
+        let Some(path) = config::locate(lookup)? else {
             return match named {
                 None => Ok(None),
-                Some(name) => Err(Fault::usage(format!(
+                Some(name) => Err(CliError::usage(format!(
                     "no config file to find context {name:?} in: set HOME, XDG_CONFIG_HOME or {}",
                     config::FILE_VARIABLE
                 ))),
@@ -132,7 +135,7 @@ impl SourceArgs {
     }
 }
 
-impl Source {
+impl SourceConnection {
     /// `space` or `account`, as keys and documents say it.
     pub const fn scope(&self) -> &'static str {
         if self.account { "account" } else { "space" }
@@ -145,20 +148,24 @@ impl Source {
     }
 
     /// The archive that the context names, and how its bucket is reached: what was typed wins.
-    pub fn archive(&self, typed: &S3Args) -> Result<(Option<Place>, S3Args), Fault> {
+    pub fn archive(&self, typed: &S3Args) -> Result<(Option<ArchiveLocation>, S3Args), CliError> {
         let mut s3 = typed.clone();
         let Some((name, context, file)) = &self.context else {
             return Ok((None, s3));
         };
         let wrong = |field: &str, why: &dyn std::fmt::Display| {
-            Fault::usage(format!("{field} of context {name}: {why}"))
+            CliError::usage(format!("{field} of context {name}: {why}"))
         };
-        let place = context.to.as_deref().map(str::parse::<Place>).transpose();
+        let place = context
+            .to
+            .as_deref()
+            .map(str::parse::<ArchiveLocation>)
+            .transpose();
         let place = place
             .map_err(|error| wrong("to", &error))?
             .map(|place| match place {
-                Place::Directory(path) => Place::Directory(file.resolved(&path)),
-                bucket @ Place::Bucket { .. } => bucket,
+                ArchiveLocation::Directory(path) => ArchiveLocation::Directory(file.resolve_path(&path)),
+                bucket @ ArchiveLocation::Bucket { .. } => bucket,
             });
         if s3.endpoint.is_none()
             && let Some(text) = &context.s3_endpoint
@@ -169,23 +176,23 @@ impl Source {
         s3.path_style = s3.path_style.or(context.s3_path_style);
         s3.ca_file = s3
             .ca_file
-            .or_else(|| context.s3_ca_file.as_deref().map(|path| file.resolved(path)));
+            .or_else(|| context.s3_ca_file.as_deref().map(|path| file.resolve_path(path)));
         Ok((place, s3))
     }
 
     /// An error of the service, in the words of the command line.
-    pub fn fault(&self, error: &TrackerError) -> Fault {
-        Fault::Failed(anyhow::anyhow!(self.worded(error)))
+    pub fn tracker_error(&self, error: &TrackerError) -> CliError {
+        CliError::Failed(anyhow::anyhow!(self.error_text(error)))
     }
 
     /// The same as text.
-    pub fn worded(&self, error: &TrackerError) -> String {
-        worded(error, &self.origin)
+    pub fn error_text(&self, error: &TrackerError) -> String {
+        error_text(error, &self.origin)
     }
 }
 
 /// The error with flags and variables in the place of the fields of a manifest.
-fn worded(error: &TrackerError, origin: &str) -> String {
+fn error_text(error: &TrackerError, origin: &str) -> String {
     let saying = |said: &str| {
         if said.is_empty() {
             String::new()
@@ -194,14 +201,22 @@ fn worded(error: &TrackerError, origin: &str) -> String {
         }
     };
     match error {
-        TrackerError::Unauthorized { host, key: _, said } => format!(
+        TrackerError::Unauthorized {
+            host,
+            key: _,
+            message,
+        } => format!(
             "{host} does not accept the {origin}{}; check that the credentials are of this region and still valid",
-            saying(said)
+            saying(message)
         ),
-        TrackerError::CredentialsRefused { host, key: _, said } => {
-            format!("{host} refuses the {origin}{}; give a valid one", saying(said))
+        TrackerError::CredentialsRefused {
+            host,
+            key: _,
+            message,
+        } => {
+            format!("{host} refuses the {origin}{}; give a valid one", saying(message))
         }
-        TrackerError::NoToken(cause) => format!("no token could be had: {}", worded(cause, origin)),
+        TrackerError::NoToken(cause) => format!("no token could be had: {}", error_text(cause, origin)),
         other => [
             ("the Secret's token", origin),
             ("spec.source.caSecretRef", "--ca-file"),
@@ -214,9 +229,9 @@ fn worded(error: &TrackerError, origin: &str) -> String {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<u8>, Fault> {
+fn read_ca_file(path: &Path) -> Result<Vec<u8>, CliError> {
     use std::io::Read as _;
-    let fault = |why: String| Fault::usage(format!("--ca-file: {} {why}", path.display()));
+    let fault = |why: String| CliError::usage(format!("--ca-file: {} {why}", path.display()));
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(CA_MAX_BYTES + 1).read_to_end(&mut bytes))

@@ -23,12 +23,12 @@ const NAME_MAX: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     name: String,
-    folder: Option<StateFolder>,
+    folder: Option<StateDir>,
 }
 
 /// The folder below `$XDG_STATE_HOME`, or the one that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StateFolder {
+pub struct StateDir {
     path: PathBuf,
     holder: String,
 }
@@ -36,7 +36,7 @@ pub struct StateFolder {
 /// While it lives, no other process exports the same with this folder. Freed by the system when the process
 /// dies, however it dies.
 #[derive(Debug)]
-pub struct Claim {
+pub struct ExportLock {
     _file: File,
 }
 
@@ -47,10 +47,10 @@ pub enum StateError {
     #[error(
         "--holder {0:?} cannot be a name in the journal: give 1 to {NAME_MAX} printable characters, no spaces"
     )]
-    Name(String),
+    InvalidName(String),
     /// Neither asked for nor to be found out.
     #[error("no state folder: set HOME or XDG_STATE_HOME, or give --state-dir")]
-    Nowhere,
+    NoStateDir,
     /// The disk says no.
     #[error("the state folder {path} cannot be used: {cause}; give another by --state-dir")]
     Unusable {
@@ -63,7 +63,7 @@ pub enum StateError {
     #[error(
         "{what} is being exported by another process of this state folder ({path}): wait for it, or stop it"
     )]
-    Busy {
+    Locked {
         /// Which export.
         what: String,
         /// The lock file.
@@ -78,16 +78,16 @@ impl Holder {
         if let Some(name) = named {
             let printable = |c: char| !c.is_control() && !c.is_whitespace();
             if name.is_empty() || name.chars().count() > NAME_MAX || !name.chars().all(printable) {
-                return Err(StateError::Name(name.chars().take(NAME_MAX).collect()));
+                return Err(StateError::InvalidName(name.chars().take(NAME_MAX).collect()));
             }
         }
         let folder = match (named, folder) {
             (Some(_), None) => None,
-            (_, asked) => Some(StateFolder::open(asked)?),
+            (_, asked) => Some(StateDir::open(asked)?),
         };
-        let name = named.or(folder.as_ref().map(StateFolder::holder));
-        let mut name = name.ok_or(StateError::Nowhere)?.to_owned();
-        if !shard.is_whole() {
+        let name = named.or(folder.as_ref().map(StateDir::holder));
+        let mut name = name.ok_or(StateError::NoStateDir)?.to_owned();
+        if !shard.is_single() {
             let _ = write!(name, "#{shard}");
         }
         Ok(Self { name, folder })
@@ -100,16 +100,16 @@ impl Holder {
 
     /// Claims one export, where there is a folder to do it in: `identity` names its store and root, `what` is for
     /// people.
-    pub fn claim(&self, identity: &str, what: &str) -> Result<Option<Claim>, StateError> {
+    pub fn lock(&self, identity: &str, what: &str) -> Result<Option<ExportLock>, StateError> {
         let claimed = self.folder.as_ref().map(|folder| {
             // Another name may export the same: the journal keeps them apart.
-            folder.claim(&format!("{} {identity}", self.name), what)
+            folder.lock(&format!("{} {identity}", self.name), what)
         });
         claimed.transpose()
     }
 }
 
-impl StateFolder {
+impl StateDir {
     /// The folder that was asked for, or `$XDG_STATE_HOME/eventexport`, or `~/.local/state/eventexport`.
     /// Made when it is not there, for this user alone.
     pub fn open(asked: Option<&Path>) -> Result<Self, StateError> {
@@ -122,7 +122,7 @@ impl StateFolder {
             .map(Path::to_owned)
             .or_else(|| variable("XDG_STATE_HOME").map(|state| state.join("eventexport")))
             .or_else(|| variable("HOME").map(|home| home.join(".local/state/eventexport")))
-            .ok_or(StateError::Nowhere)?;
+            .ok_or(StateError::NoStateDir)?;
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -142,7 +142,7 @@ impl StateFolder {
     }
 
     /// Claims one export: `identity` names its store and root, `what` is for people.
-    pub fn claim(&self, identity: &str, what: &str) -> Result<Claim, StateError> {
+    pub fn lock(&self, identity: &str, what: &str) -> Result<ExportLock, StateError> {
         let digest = Sha256::digest(identity.as_bytes());
         let name = digest
             .iter()
@@ -165,7 +165,7 @@ impl StateFolder {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(StateError::Busy {
+                return Err(StateError::Locked {
                     what: what.to_owned(),
                     path: path.display().to_string(),
                 });
@@ -179,7 +179,7 @@ impl StateFolder {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(note.as_bytes()));
         written.map_err(unusable)?;
-        Ok(Claim { _file: file })
+        Ok(ExportLock { _file: file })
     }
 }
 
@@ -205,34 +205,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_are_holders_of_their_own_and_a_given_name_needs_no_folder() {
+    fn each_shard_is_its_own_holder_and_a_given_name_needs_no_folder() {
         let folder = tempfile::tempdir().unwrap();
         let part = |text: &str| Holder::open(None, Some(folder.path()), text.parse().unwrap()).unwrap();
         let (one, two) = (part("0/2"), part("1/2"));
         assert!(one.name().ends_with("#0/2") && two.name().ends_with("#1/2"));
-        let _one = one.claim("s3://a space=1", "audit").unwrap().unwrap();
-        let _two = two.claim("s3://a space=1", "audit").unwrap().unwrap();
-        assert!(part("0/2").claim("s3://a space=1", "audit").is_err());
+        let _one = one.lock("s3://a space=1", "audit").unwrap().unwrap();
+        let _two = two.lock("s3://a space=1", "audit").unwrap().unwrap();
+        assert!(part("0/2").lock("s3://a space=1", "audit").is_err());
 
         let pod = Holder::open(Some("job:audit/long"), None, "3/8".parse().unwrap()).unwrap();
         assert_eq!(pod.name(), "job:audit/long#3/8");
-        assert!(pod.claim("s3://a space=1", "audit").unwrap().is_none());
+        assert!(pod.lock("s3://a space=1", "audit").unwrap().is_none());
         for wrong in ["", "two words", "line\nbreak", &"x".repeat(201)] {
-            let error = Holder::open(Some(wrong), None, Shard::WHOLE).unwrap_err();
+            let error = Holder::open(Some(wrong), None, Shard::SINGLE).unwrap_err();
             assert!(error.to_string().starts_with("--holder"), "{error}");
         }
     }
 
     #[test]
-    fn one_export_is_claimed_once_and_another_beside_it() {
+    fn an_export_is_locked_once_and_others_stay_free() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateFolder::open(Some(&folder.path().join("new"))).unwrap();
+        let state = StateDir::open(Some(&folder.path().join("new"))).unwrap();
         assert!(state.holder().starts_with("run:") && state.holder().ends_with("/new"));
-        let first = state.claim("s3://a space=1", "audit").unwrap();
-        let error = state.claim("s3://a space=1", "audit").unwrap_err();
-        assert!(matches!(error, StateError::Busy { .. }) && error.to_string().contains("audit"));
-        state.claim("s3://a space=2", "other").unwrap();
+        let first = state.lock("s3://a space=1", "audit").unwrap();
+        let error = state.lock("s3://a space=1", "audit").unwrap_err();
+        assert!(matches!(error, StateError::Locked { .. }) && error.to_string().contains("audit"));
+        state.lock("s3://a space=2", "other").unwrap();
         drop(first);
-        state.claim("s3://a space=1", "audit").unwrap();
+        state.lock("s3://a space=1", "audit").unwrap();
     }
 }

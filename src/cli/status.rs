@@ -9,20 +9,20 @@ use std::str::FromStr;
 use jiff::Span;
 use jiff::civil::Date;
 
-use self::view::{Archive, document, rows, text};
+use self::view::{Archive, rows, status_json, status_table};
 use super::archived;
-use super::exit::{Exit, Fault};
-use super::location::{Location, LocationArgs, Place, S3Args};
+use super::exit::{CliError, Exit};
+use super::location::{ArchiveLocation, LocationArgs, OpenArchive, S3Args};
 use super::output::OutputArgs;
 use super::session::create::{date, today};
-use super::source::{Source, SourceArgs};
-use crate::export::keys::Root;
+use super::source::{SourceArgs, SourceConnection};
+use crate::export::keys::ArchiveRoot;
 use crate::tracker::Day;
 
 const SCHEMA: &str = "eventexport.io/status/v1";
 
 /// Days that are shown unless the range is given: two weeks, as `cf at status`.
-const DAYS: i32 = 14;
+const DEFAULT_DAYS: i32 = 14;
 
 /// Most days at a time: a leap year.
 const DAYS_MAX: i32 = 366;
@@ -40,8 +40,8 @@ pub struct StatusArgs {
     pub from: Option<Date>,
     /// Last UTC day (default: the current one), or the archive to compare with: a directory or `s3://bucket/prefix`; may
     /// be given once as each. A directory that is named like a day is ./2018-06-28
-    #[arg(long, value_name = "DATE|DIR|S3-URL", alias = "end", value_parser = Towards::from_str)]
-    pub to: Vec<Towards>,
+    #[arg(long, value_name = "DATE|DIR|S3-URL", alias = "end", value_parser = ToArg::from_str)]
+    pub to: Vec<ToArg>,
     /// Manifest with `EventExport` resources and their Secrets, whose destination is the archive; `-` reads standard
     /// input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
@@ -59,14 +59,14 @@ pub struct StatusArgs {
 
 /// What `--to` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Towards {
+pub enum ToArg {
     /// The last day.
     Day(Date),
     /// The archive.
-    Archive(Place),
+    Archive(ArchiveLocation),
 }
 
-impl FromStr for Towards {
+impl FromStr for ToArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -82,8 +82,8 @@ impl FromStr for Towards {
         if like_a_day {
             return date(text).map(Self::Day);
         }
-        let place = text.parse::<Place>();
-        place.map(Self::Archive).map_err(|error| error.to_string())
+        let location = text.parse::<ArchiveLocation>();
+        location.map(Self::Archive).map_err(|error| error.to_string())
     }
 }
 
@@ -98,21 +98,21 @@ Examples:
       jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
 
 /// Runs `eventexport status`.
-pub async fn run(args: StatusArgs) -> Result<Exit, Fault> {
-    args.output.ended(SCHEMA, Box::pin(status(&args)).await)
+pub async fn run(args: StatusArgs) -> Result<Exit, CliError> {
+    args.output.finish(SCHEMA, Box::pin(status(&args)).await)
 }
 
-async fn status(args: &StatusArgs) -> Result<Exit, Fault> {
+async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
-    let (last, place) = towards(&args.to)?;
-    let (start, end) = range(args.from, last, today())?;
+    let (last, location) = split_to_args(&args.to)?;
+    let (start, end) = day_range(args.from, last, today())?;
     let source = args.source.connect()?;
-    let archive = match location(args, place, &source).await? {
+    let archive = match open_archive(args, location, &source).await? {
         Some(location) => {
-            let root = root(&location, &source);
+            let root = archive_root(&location, &source);
             Some(Archive {
                 name: location.name.clone(),
-                journal: archived::read(&location, &root, start, end).await,
+                journal: archived::read_journal(&location, &root, start, end).await,
                 root,
             })
         }
@@ -120,36 +120,36 @@ async fn status(args: &StatusArgs) -> Result<Exit, Fault> {
     };
     let listed = source
         .tracker
-        .days(&source.space, start, end, source.account)
+        .list_days(&source.space, start, end, source.account)
         .await;
     let listed = listed.map(|days| {
         let in_range = |day: &Day| (start..=end).contains(&day.date);
         days.into_iter().filter(in_range).collect::<Vec<_>>()
     });
-    let (days, doubt) = match listed {
+    let (days, warning) = match listed {
         Ok(days) => (days, None),
         // What the archive holds is worth a table of its own.
-        Err(error) if archive.is_some() => (Vec::new(), Some(source.worded(&error))),
-        Err(error) => return Err(source.fault(&error)),
+        Err(error) if archive.is_some() => (Vec::new(), Some(source.error_text(&error))),
+        Err(error) => return Err(source.tracker_error(&error)),
     };
     let rows = rows(days, archive.as_ref(), (start, end), source.tracker.endpoint());
-    let document = document(&source, (start, end), &rows, archive.as_ref(), doubt.as_deref());
+    let document = status_json(&source, (start, end), &rows, archive.as_ref(), warning.as_deref());
     args.output.print(SCHEMA, document, || {
-        text(&rows, archive.as_ref(), doubt.is_some(), (start, end))
+        status_table(&rows, archive.as_ref(), warning.is_some(), (start, end))
     });
-    if !rows.is_empty() && doubt.is_none() {
+    if !rows.is_empty() && warning.is_none() {
         args.output
-            .remark("COUNT and SIZE are what the service says; it does not say in which unit SIZE is.");
+            .note("COUNT and SIZE are what the service says; it does not say in which unit SIZE is.");
     }
-    let unread = archive
+    let journal_error = archive
         .as_ref()
         .and_then(|archive| archive.journal.as_ref().err());
-    if !args.output.json() {
-        for why in doubt.iter().chain(unread) {
+    if !args.output.is_json() {
+        for why in warning.iter().chain(journal_error) {
             eprintln!("eventexport: {why}");
         }
     }
-    Ok(if doubt.is_some() || unread.is_some() {
+    Ok(if warning.is_some() || journal_error.is_some() {
         Exit::Failed
     } else {
         Exit::Done
@@ -157,31 +157,31 @@ async fn status(args: &StatusArgs) -> Result<Exit, Fault> {
 }
 
 /// The day and the archive of `--to`.
-fn towards(given: &[Towards]) -> Result<(Option<Date>, Option<Place>), Fault> {
-    let (mut day, mut place) = (None, None);
+fn split_to_args(given: &[ToArg]) -> Result<(Option<Date>, Option<ArchiveLocation>), CliError> {
+    let (mut day, mut location) = (None, None);
     for one in given {
         let before = match one {
-            Towards::Day(date) => day.replace(*date).is_some(),
-            Towards::Archive(archive) => place.replace(archive.clone()).is_some(),
+            ToArg::Day(date) => day.replace(*date).is_some(),
+            ToArg::Archive(archive) => location.replace(archive.clone()).is_some(),
         };
         if before {
-            return Err(Fault::usage(
+            return Err(CliError::usage(
                 "--to: may be given twice, once with the last day and once with the archive",
             ));
         }
     }
-    Ok((day, place))
+    Ok((day, location))
 }
 
-fn range(from: Option<Date>, to: Option<Date>, today: Date) -> Result<(Date, Date), Fault> {
+fn day_range(from: Option<Date>, to: Option<Date>, today: Date) -> Result<(Date, Date), CliError> {
     let end = to.unwrap_or(today);
-    let start = from.unwrap_or_else(|| end.saturating_sub(Span::new().days(DAYS - 1)));
+    let start = from.unwrap_or_else(|| end.saturating_sub(Span::new().days(DEFAULT_DAYS - 1)));
     if end < start {
-        return Err(Fault::usage(format!("--to: {end} is before --from {start}")));
+        return Err(CliError::usage(format!("--to: {end} is before --from {start}")));
     }
     let days = (end - start).get_days() + 1;
     if days > DAYS_MAX {
-        return Err(Fault::usage(format!(
+        return Err(CliError::usage(format!(
             "--from: {start} to {end} are {days} days, and at most {DAYS_MAX} are shown at a time"
         )));
     }
@@ -189,17 +189,17 @@ fn range(from: Option<Date>, to: Option<Date>, today: Date) -> Result<(Date, Dat
 }
 
 /// The archive that is named: by flags, else by the context.
-async fn location(
+async fn open_archive(
     args: &StatusArgs,
-    place: Option<Place>,
-    source: &Source,
-) -> Result<Option<Location>, Fault> {
+    location: Option<ArchiveLocation>,
+    source: &SourceConnection,
+) -> Result<Option<OpenArchive>, CliError> {
     let (context_place, s3) = source.archive(&args.s3)?;
     let named = LocationArgs {
         to: if args.files.is_empty() {
-            place.or(context_place)
+            location.or(context_place)
         } else {
-            place
+            location
         },
         files: args.files.clone(),
         s3,
@@ -207,18 +207,18 @@ async fn location(
     if named.to.is_none() && named.files.is_empty() {
         return Ok(None);
     }
-    let mut found = named.open_to_read(None).await?;
+    let mut found = named.open(None).await?;
     if named.files.is_empty() {
         return Ok(found.pop());
     }
-    let fits = |location: &Location| {
+    let fits = |location: &OpenArchive| {
         location
             .export
             .as_ref()
             .is_some_and(|export| export.space == source.space && export.scope.as_key() == source.scope())
     };
     found.into_iter().find(fits).map(Some).ok_or_else(|| {
-        Fault::usage(format!(
+        CliError::usage(format!(
             "-f: no EventExport of it is about {} {}: name its space and scope, or another manifest",
             source.scope(),
             source.space
@@ -227,10 +227,10 @@ async fn location(
 }
 
 /// Where the space and scope are in the archive.
-fn root(location: &Location, source: &Source) -> Root {
+fn archive_root(location: &OpenArchive, source: &SourceConnection) -> ArchiveRoot {
     match &location.export {
         Some(export) => export.root.clone(),
-        None => Root::new(&location.prefix, &source.space, source.scope()),
+        None => ArchiveRoot::new(&location.prefix, &source.space, source.scope()),
     }
 }
 
@@ -241,14 +241,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn to_is_a_day_and_an_archive_once_each() {
+    fn to_accepts_one_day_and_one_archive() {
         let read = |texts: &[&str]| {
-            let given: Result<Vec<Towards>, _> = texts.iter().map(|text| text.parse()).collect();
-            given.and_then(|given| towards(&given).map_err(|fault| fault.to_string()))
+            let given: Result<Vec<ToArg>, _> = texts.iter().map(|text| text.parse()).collect();
+            given.and_then(|given| split_to_args(&given).map_err(|error| error.to_string()))
         };
-        let (day, place) = read(&["2018-06-28", "./2018-06-28"]).unwrap();
+        let (day, location) = read(&["2018-06-28", "./2018-06-28"]).unwrap();
         assert_eq!(day, Some(date(2018, 6, 28)));
-        assert_eq!(place, Some(Place::Directory("./2018-06-28".into())));
+        assert_eq!(location, Some(ArchiveLocation::Directory("./2018-06-28".into())));
         for wrong in [
             &["2018-06-31"][..],
             &["2018-06-01", "2018-06-02"],
@@ -260,13 +260,19 @@ mod tests {
     }
 
     #[test]
-    fn two_weeks_are_shown_unless_days_are_given() {
+    fn the_default_range_is_two_weeks() {
         let today = date(2018, 7, 1);
-        assert_eq!(range(None, None, today).ok(), Some((date(2018, 6, 18), today)));
+        assert_eq!(
+            day_range(None, None, today).ok(),
+            Some((date(2018, 6, 18), today))
+        );
         let to = date(2018, 6, 14);
-        assert_eq!(range(None, Some(to), today).ok(), Some((date(2018, 6, 1), to)));
-        assert_eq!(range(Some(to), None, today).ok(), Some((to, today)));
-        assert!(range(Some(today), Some(to), today).is_err());
-        assert!(range(Some(date(2017, 1, 1)), None, today).is_err());
+        assert_eq!(
+            day_range(None, Some(to), today).ok(),
+            Some((date(2018, 6, 1), to))
+        );
+        assert_eq!(day_range(Some(to), None, today).ok(), Some((to, today)));
+        assert!(day_range(Some(today), Some(to), today).is_err());
+        assert!(day_range(Some(date(2017, 1, 1)), None, today).is_err());
     }
 }

@@ -7,32 +7,32 @@ use tokio_util::sync::CancellationToken;
 
 /// What a person asked for by signals.
 #[derive(Clone, Debug)]
-pub struct Stop {
+pub struct ShutdownSignals {
     /// The first signal: give transfers up, delete the sessions, say what is left.
-    pub orderly: CancellationToken,
+    pub graceful: CancellationToken,
     /// The second: leave, and let the next run clean up.
-    pub at_once: CancellationToken,
+    pub immediate: CancellationToken,
 }
 
 /// Listens from now on, in a task of the runtime.
-pub fn listen() -> io::Result<Stop> {
-    let stop = Stop {
-        orderly: CancellationToken::new(),
-        at_once: CancellationToken::new(),
+pub fn listen() -> io::Result<ShutdownSignals> {
+    let stop = ShutdownSignals {
+        graceful: CancellationToken::new(),
+        immediate: CancellationToken::new(),
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let heard = stop.clone();
+    let signals = stop.clone();
     tokio::spawn(async move {
-        one_of(&mut interrupt, &mut terminate).await;
-        heard.orderly.cancel();
-        one_of(&mut interrupt, &mut terminate).await;
-        heard.at_once.cancel();
+        next_signal(&mut interrupt, &mut terminate).await;
+        signals.graceful.cancel();
+        next_signal(&mut interrupt, &mut terminate).await;
+        signals.immediate.cancel();
     });
     Ok(stop)
 }
 
-async fn one_of(interrupt: &mut Signal, terminate: &mut Signal) {
+async fn next_signal(interrupt: &mut Signal, terminate: &mut Signal) {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

@@ -6,8 +6,8 @@ use std::mem::{Discriminant, discriminant};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Color, Table};
 
-use super::outcome::{Outcome, Row, State, StoredFacts};
-use super::size;
+use super::human;
+use super::outcome::{ExportOutcome, StoredFacts, WindowRow, WindowState};
 use crate::export::verdict::Verdict;
 
 /// Stored windows that are shown: the first and the last of them, 10 and 5.
@@ -21,8 +21,8 @@ const OTHERS_SHOWN: usize = 40;
 /// Characters of a SHA-256 that are shown; the receipt has all 64.
 const SHA_SHOWN: usize = 12;
 
-/// The table of an outcome; `colour` for a terminal that has it.
-pub fn render(outcome: &Outcome, colour: bool) -> String {
+/// The table of an outcome; `color` for a terminal that has it.
+pub fn render(outcome: &ExportOutcome, color: bool) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header([
@@ -33,18 +33,18 @@ pub fn render(outcome: &Outcome, colour: bool) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let mut hidden = Hidden::default();
-    for (row, shown) in outcome.rows.iter().zip(shown(&outcome.rows)) {
+    let mut hidden = HiddenRows::default();
+    for (row, shown) in outcome.rows.iter().zip(visible_rows(&outcome.rows)) {
         if shown {
-            hidden.close(&mut table);
-            table.add_row(cells(row, colour));
+            hidden.flush(&mut table);
+            table.add_row(row_cells(row, color));
         } else {
             hidden.add(row, &mut table);
         }
     }
-    hidden.close(&mut table);
-    table.add_row(totals(outcome));
-    if colour {
+    hidden.flush(&mut table);
+    table.add_row(totals_row(outcome));
+    if color {
         table.enforce_styling();
     } else {
         table.force_no_tty();
@@ -54,23 +54,23 @@ pub fn render(outcome: &Outcome, colour: bool) -> String {
 
 /// Rows of one kind that were left out, summed up where they stood.
 #[derive(Default)]
-struct Hidden {
+struct HiddenRows {
     rows: u64,
     events: u64,
     bytes: u64,
-    what: String,
+    label: String,
 }
 
-impl Hidden {
-    fn add(&mut self, row: &Row, table: &mut Table) {
-        let what = match &row.state {
-            State::StoredNow | State::AlreadyThere => "stored".to_owned(),
-            State::NotDue(_) => "not due yet".to_owned(),
-            other => state(other).0,
+impl HiddenRows {
+    fn add(&mut self, row: &WindowRow, table: &mut Table) {
+        let label = match &row.state {
+            WindowState::StoredNow | WindowState::AlreadyStored => "stored".to_owned(),
+            WindowState::NotDue(_) => "not due yet".to_owned(),
+            other => state_text(other).0,
         };
-        if what != self.what {
-            self.close(table);
-            self.what = what;
+        if label != self.label {
+            self.flush(table);
+            self.label = label;
         }
         self.rows += 1;
         if let Some(facts) = &row.stored {
@@ -79,35 +79,37 @@ impl Hidden {
         }
     }
 
-    fn close(&mut self, table: &mut Table) {
+    fn flush(&mut self, table: &mut Table) {
         let Self {
             rows,
             events,
             bytes,
-            what,
+            label,
         } = std::mem::take(self);
         if rows > 0 {
-            let stored = bytes > 0 || what == "stored";
+            let stored = bytes > 0 || label == "stored";
             let number = |text: String| if stored { text } else { "-".to_owned() };
             table.add_row([
-                format!("… {} more", size::count(rows)),
-                number(size::count(events)),
+                format!("… {} more", human::count(rows)),
+                number(human::count(events)),
                 String::new(),
-                number(size::bytes(bytes)),
+                number(human::bytes(bytes)),
                 String::new(),
                 String::new(),
-                what,
+                label,
             ]);
         }
     }
 }
 
 /// Which rows are shown: the first and last of the stored ones, and those that are not.
-fn shown(rows: &[Row]) -> Vec<bool> {
-    let fine = |row: &Row| matches!(row.state, State::StoredNow | State::AlreadyThere) && !weak(row);
+fn visible_rows(rows: &[WindowRow]) -> Vec<bool> {
+    let fine = |row: &WindowRow| {
+        matches!(row.state, WindowState::StoredNow | WindowState::AlreadyStored) && !is_weak(row)
+    };
     let all = rows.iter().filter(|row| fine(row)).count();
     let (mut seen, mut others) = (0, 0);
-    let mut alike: Option<(Discriminant<State>, usize)> = None;
+    let mut alike: Option<(Discriminant<WindowState>, usize)> = None;
     rows.iter()
         .map(|row| {
             if fine(row) {
@@ -129,26 +131,26 @@ fn shown(rows: &[Row]) -> Vec<bool> {
 }
 
 /// Stored, with less proof than the best.
-fn weak(row: &Row) -> bool {
+fn is_weak(row: &WindowRow) -> bool {
     row.stored
         .as_ref()
         .is_some_and(|facts| matches!(facts.verdict, Verdict::Over | Verdict::Short))
 }
 
-fn cells(row: &Row, colour: bool) -> Vec<Cell> {
+fn row_cells(row: &WindowRow, color: bool) -> Vec<Cell> {
     let dash = || "-".to_owned();
     let stored = row.stored.as_ref();
     let number = |of: &dyn Fn(&StoredFacts) -> String| stored.map_or_else(dash, of);
-    let (state, tint) = state(&row.state);
+    let (state, tint) = state_text(&row.state);
     let state = Cell::new_owned(state);
     vec![
         Cell::new(row.window),
-        Cell::new_owned(number(&|facts| size::count(facts.events))),
-        Cell::new_owned(number(&|facts| facts.reported.map_or_else(dash, size::count))),
-        Cell::new_owned(number(&|facts| size::bytes(facts.bytes))),
+        Cell::new_owned(number(&|facts| human::count(facts.events))),
+        Cell::new_owned(number(&|facts| facts.reported.map_or_else(dash, human::count))),
+        Cell::new_owned(number(&|facts| human::bytes(facts.bytes))),
         Cell::new_owned(number(&|facts| format!("{:?}", facts.verdict))),
         Cell::new_owned(number(&digest)),
-        if colour { state.fg(tint) } else { state },
+        if color { state.fg(tint) } else { state },
     ]
 }
 
@@ -161,20 +163,20 @@ fn digest(facts: &StoredFacts) -> String {
 }
 
 /// A state in words, and whether it is good (green), expected (grey), or not (red).
-fn state(state: &State) -> (String, Color) {
+fn state_text(state: &WindowState) -> (String, Color) {
     match state {
-        State::StoredNow => ("stored now".to_owned(), Color::Green),
-        State::AlreadyThere => ("already there".to_owned(), Color::Green),
-        State::Accepted => ("accepted gap".to_owned(), Color::DarkGrey),
-        State::NotDue(due) => (format!("not due before {due}"), Color::DarkGrey),
-        State::Expired => ("EXPIRED at the service".to_owned(), Color::Red),
-        State::Waits(reason) => (format!("waits: {reason}"), Color::Yellow),
-        State::Failed(reason) => (format!("FAILED: {reason}"), Color::Red),
-        State::Untouched => ("not stored".to_owned(), Color::Yellow),
+        WindowState::StoredNow => ("stored now".to_owned(), Color::Green),
+        WindowState::AlreadyStored => ("already there".to_owned(), Color::Green),
+        WindowState::Accepted => ("accepted gap".to_owned(), Color::DarkGrey),
+        WindowState::NotDue(due) => (format!("not due before {due}"), Color::DarkGrey),
+        WindowState::Expired => ("EXPIRED at the service".to_owned(), Color::Red),
+        WindowState::Waiting(reason) => (format!("waits: {reason}"), Color::Yellow),
+        WindowState::Failed(reason) => (format!("FAILED: {reason}"), Color::Red),
+        WindowState::NotTried => ("not stored".to_owned(), Color::Yellow),
     }
 }
 
-fn totals(outcome: &Outcome) -> Vec<String> {
+fn totals_row(outcome: &ExportOutcome) -> Vec<String> {
     let totals = &outcome.totals;
     let all_reported = outcome
         .rows
@@ -185,15 +187,15 @@ fn totals(outcome: &Outcome) -> Vec<String> {
     vec![
         format!(
             "{} of {}",
-            size::count(totals.stored()),
-            size::count(totals.wanted)
+            human::count(totals.stored()),
+            human::count(totals.wanted)
         ),
-        size::count(totals.events),
-        reported.map_or_else(|| "-".to_owned(), size::count),
-        size::bytes(totals.bytes),
+        human::count(totals.events),
+        reported.map_or_else(|| "-".to_owned(), human::count),
+        human::bytes(totals.bytes),
         String::new(),
         String::new(),
-        format!("{} stored now", size::count(totals.stored_now)),
+        format!("{} stored now", human::count(totals.stored_now)),
     ]
 }
 
@@ -205,7 +207,7 @@ mod tests {
     use super::*;
     use crate::api::Reason;
     use crate::cli::outcome::{self, tests as given};
-    use crate::export::failure::{Remedy, Trouble};
+    use crate::export::failure::{Problem, Remedy};
     use crate::export::window::Window;
 
     fn later() -> Timestamp {
@@ -213,34 +215,34 @@ mod tests {
     }
 
     #[test]
-    fn a_short_range_is_shown_whole_with_what_is_not_fine() {
+    fn a_short_range_shows_every_window() {
         let day = |day| Window::day(date(2018, 6, day));
         let mut snapshot = given::snapshot(vec![
             (day(1), given::facts(1224, true)),
             (day(2), given::facts(0, false)),
         ]);
-        snapshot.troubles.push(Trouble {
+        snapshot.problems.push(Problem {
             reason: Reason::Short,
             message: "m".to_owned(),
             window: Some(day(3)),
-            remedy: Remedy::Person,
-            again: None,
+            remedy: Remedy::Manual,
+            retry_at: None,
         });
-        let text = render(&outcome::of(&given::export(3), &snapshot, later()), false);
+        let text = render(&outcome::evaluate(&given::export(3), &snapshot, later()), false);
         for words in [
             "│ 2018-06-01 ┆  1,224 ┆    1,224 ┆ 12.0 KiB ┆ Matched ┆ abababababab ┆ stored now",
             "│ 2018-06-02 ┆      0 ┆        0 ┆      0 B ┆ Empty   ┆ -            ┆ already there",
             "FAILED: Short",
             "2 of 3",
         ] {
-            let words = words.replace("12.0 KiB", &size::bytes(12_240));
+            let words = words.replace("12.0 KiB", &human::bytes(12_240));
             assert!(text.contains(&words), "{words} is not in:\n{text}");
         }
         assert!(!text.contains('\u{1b}'), "{text}");
     }
 
     #[test]
-    fn a_long_range_is_bounded_and_sums_what_it_leaves_out() {
+    fn a_long_range_is_bounded_and_sums_the_hidden_rows() {
         let mut windows = Vec::new();
         let mut next = date(2018, 1, 1);
         for number in 0..200 {
@@ -252,7 +254,10 @@ mod tests {
         let mut export = given::export(1);
         export.start = date(2018, 1, 1);
         export.end = Some(next.yesterday().unwrap());
-        let text = render(&outcome::of(&export, &given::snapshot(windows), later()), false);
+        let text = render(
+            &outcome::evaluate(&export, &given::snapshot(windows), later()),
+            false,
+        );
         assert!(text.lines().count() < 30, "{text}");
         for words in [
             "2018-01-10",

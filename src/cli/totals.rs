@@ -1,17 +1,17 @@
 //! Sums over the windows of an export, or of several. No I/O.
 
-use super::outcome::{State, StoredFacts};
+use super::outcome::{StoredFacts, WindowState};
 use crate::export::verdict::Verdict;
 
 /// Sums over the stored windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct ExportTotals {
     /// Wanted windows.
     pub wanted: u64,
     /// Stored by this run.
     pub stored_now: u64,
     /// Stored before.
-    pub already_there: u64,
+    pub already_stored: u64,
     /// Of the stored: proved to have no events.
     pub empty: u64,
     /// Of the stored: those for which the service gave no count.
@@ -34,22 +34,25 @@ pub struct Totals {
     pub bytes_now: u64,
 }
 
-impl Totals {
+impl ExportTotals {
     /// Counts a window.
-    pub(super) fn add(&mut self, stored: Option<&StoredFacts>, state: &State) {
+    pub(super) fn add(&mut self, stored: Option<&StoredFacts>, state: &WindowState) {
         self.wanted += 1;
         match state {
-            State::StoredNow => self.stored_now += 1,
-            State::AlreadyThere => self.already_there += 1,
-            State::Accepted => self.accepted += 1,
-            State::NotDue(_) => self.not_due += 1,
-            State::Expired | State::Waits(_) | State::Failed(_) | State::Untouched => self.missing += 1,
+            WindowState::StoredNow => self.stored_now += 1,
+            WindowState::AlreadyStored => self.already_stored += 1,
+            WindowState::Accepted => self.accepted += 1,
+            WindowState::NotDue(_) => self.not_due += 1,
+            WindowState::Expired
+            | WindowState::Waiting(_)
+            | WindowState::Failed(_)
+            | WindowState::NotTried => self.missing += 1,
         }
-        self.expired += u64::from(*state == State::Expired);
+        self.expired += u64::from(*state == WindowState::Expired);
         let Some(facts) = stored else { return };
         self.events = self.events.saturating_add(facts.events);
         self.bytes = self.bytes.saturating_add(facts.bytes);
-        if *state == State::StoredNow {
+        if *state == WindowState::StoredNow {
             self.bytes_now = self.bytes_now.saturating_add(facts.bytes);
         }
         match facts.verdict {
@@ -62,7 +65,7 @@ impl Totals {
 
     /// Windows that are stored, now or before.
     pub const fn stored(&self) -> u64 {
-        self.stored_now + self.already_there
+        self.stored_now + self.already_stored
     }
 
     /// The sums of several exports.
@@ -71,7 +74,7 @@ impl Totals {
         Self {
             wanted: self.wanted + other.wanted,
             stored_now: self.stored_now + other.stored_now,
-            already_there: self.already_there + other.already_there,
+            already_stored: self.already_stored + other.already_stored,
             empty: self.empty + other.empty,
             uncounted: self.uncounted + other.uncounted,
             over: self.over + other.over,

@@ -12,22 +12,22 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::documents;
-use super::exit::{Exit, Fault};
-use super::location::{Location, LocationArgs, Place, worded};
+use super::exit::{CliError, Exit};
+use super::human;
+use super::location::{ArchiveLocation, LocationArgs, OpenArchive, store_error_message};
 use super::logs;
 use super::output::OutputArgs;
-use super::progress::{Mode, events};
-use super::size;
+use super::progress::{ProgressMode, events};
 use super::verify_text;
 use crate::export::window::parse_date;
-use crate::verify::archive::{self, Ask, Tally};
-use crate::verify::report::Report;
+use crate::verify::archive::{self, VerifyOptions, VerifyProgress};
+use crate::verify::report::VerifyReport;
 use crate::verify::signature::PublicKey;
 
 /// How often bars move.
 const TICK: Duration = Duration::from_millis(200);
 /// How often a line is printed where bars cannot move.
-const LINE: Duration = Duration::from_secs(30);
+const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Name and version of the JSON document.
 pub const SCHEMA: &str = "eventexport.io/verify/v1";
@@ -43,8 +43,8 @@ pub const SCHEMA: &str = "eventexport.io/verify/v1";
 #[command(after_help = EXAMPLES)]
 pub struct VerifyArgs {
     /// The archive: a directory, or `s3://bucket/prefix`
-    #[arg(value_name = "DIR|S3-URL", value_parser = Place::parser())]
-    pub archive: Option<Place>,
+    #[arg(value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
+    pub archive: Option<ArchiveLocation>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub location: LocationArgs,
@@ -86,68 +86,69 @@ pub fn day(text: &str) -> Result<Date, String> {
 }
 
 /// Verifies every archive that is named.
-pub async fn run(args: VerifyArgs) -> Result<Exit, Fault> {
-    let ended = verify(&args).await;
-    args.output.ended(SCHEMA, ended)
+pub async fn run(args: VerifyArgs) -> Result<Exit, CliError> {
+    let result = verify(&args).await;
+    args.output.finish(SCHEMA, result)
 }
 
-async fn verify(args: &VerifyArgs) -> Result<Exit, Fault> {
+async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
     let screen = MultiProgress::new();
     logs::start(&screen, args.output.verbosity)?;
-    let keys = public_keys(&args.public_keys)?;
+    let keys = read_public_keys(&args.public_keys)?;
     if let (Some(since), Some(until)) = (args.since, args.until)
         && since > until
     {
-        return Err(Fault::usage(format!(
+        return Err(CliError::usage(format!(
             "--since: {since} is later than --until {until}"
         )));
     }
     let mut reports = Vec::new();
-    for location in args.location.open_to_read(args.archive.as_ref()).await? {
-        let ask = Ask {
+    for location in args.location.open(args.archive.as_ref()).await? {
+        let options = VerifyOptions {
             store: Arc::clone(&location.store),
             prefix: location.prefix.clone(),
             export: location.export.clone(),
             quick: args.quick,
             keys: keys.clone(),
-            signed: args.require_signature,
+            require_signature: args.require_signature,
             since: args.since,
             until: args.until,
             now: Timestamp::now(),
         };
-        let tally = Arc::new(Tally::default());
-        let watching = watch(args, &location, &screen, Arc::clone(&tally));
+        let progress = Arc::new(VerifyProgress::default());
+        let display = show_progress(args, &location, &screen, Arc::clone(&progress));
         let report = tokio::select! {
-            report = archive::verify(&ask, &tally) => report,
-            () = watching => continue,
+            report = archive::verify(&options, &progress) => report,
+            () = display => continue,
         };
-        let report = report.map_err(|error| anyhow::anyhow!("{}: {}", location.name, worded(&error)))?;
+        let report =
+            report.map_err(|error| anyhow::anyhow!("{}: {}", location.name, store_error_message(&error)))?;
         reports.push((location, report));
     }
     let proved = reports
         .iter()
         .all(|(_, report)| report.is_proved() && !report.roots.is_empty());
     let exit = if proved { Exit::Done } else { Exit::Failed };
-    args.output.print(SCHEMA, document(args, &reports, exit), || {
+    args.output.print(SCHEMA, verify_json(args, &reports, exit), || {
         let texts = reports.iter().map(|(location, report)| {
-            verify_text::text(&location.name, report, args.quick, args.output.quiet)
+            verify_text::render(&location.name, report, args.quick, args.output.quiet)
         });
         texts.collect::<Vec<_>>().join("\n")
     });
     Ok(exit)
 }
 
-fn public_keys(files: &[PathBuf]) -> Result<Vec<PublicKey>, Fault> {
+fn read_public_keys(files: &[PathBuf]) -> Result<Vec<PublicKey>, CliError> {
     let read = |file: &PathBuf| {
-        let pem =
-            documents::small_file(file).map_err(|error| Fault::usage(format!("--public-key: {error}")))?;
+        let pem = documents::read_small_file(file)
+            .map_err(|error| CliError::usage(format!("--public-key: {error}")))?;
         PublicKey::from_pem(&pem)
-            .map_err(|error| Fault::usage(format!("--public-key: {} {error}", file.display())))
+            .map_err(|error| CliError::usage(format!("--public-key: {} {error}", file.display())))
     };
     files.iter().map(read).collect()
 }
 
-fn document(args: &VerifyArgs, reports: &[(Location, Report)], exit: Exit) -> Value {
+fn verify_json(args: &VerifyArgs, reports: &[(OpenArchive, VerifyReport)], exit: Exit) -> Value {
     let archives: Vec<Value> = reports
         .iter()
         .map(|(location, report)| {
@@ -168,29 +169,34 @@ fn document(args: &VerifyArgs, reports: &[(Location, Report)], exit: Exit) -> Va
 }
 
 /// Shows how far it is; never ends by itself.
-async fn watch(args: &VerifyArgs, location: &Location, screen: &MultiProgress, tally: Arc<Tally>) {
+async fn show_progress(
+    args: &VerifyArgs,
+    location: &OpenArchive,
+    screen: &MultiProgress,
+    progress: Arc<VerifyProgress>,
+) {
     let read = || {
         let load = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
         (
-            (load(&tally.objects_done), load(&tally.objects)),
-            (load(&tally.bytes_done), load(&tally.bytes)),
+            (load(&progress.objects_done), load(&progress.objects)),
+            (load(&progress.bytes_done), load(&progress.bytes)),
         )
     };
-    match Mode::of(args.output.json(), args.output.quiet) {
-        Mode::Json | Mode::Quiet => std::future::pending().await,
-        Mode::Lines => loop {
-            tokio::time::sleep(LINE).await;
+    match ProgressMode::detect(args.output.is_json(), args.output.quiet) {
+        ProgressMode::Json | ProgressMode::Quiet => std::future::pending().await,
+        ProgressMode::Lines => loop {
+            tokio::time::sleep(LINE_INTERVAL).await;
             let ((done, all), (bytes, of)) = read();
             eprintln!(
                 "{}: {} of {} objects, {} of {}",
                 location.name,
-                size::count(done),
-                size::count(all),
-                size::bytes(bytes),
-                size::bytes(of)
+                human::count(done),
+                human::count(all),
+                human::bytes(bytes),
+                human::bytes(of)
             );
         },
-        Mode::Bars => {
+        ProgressMode::Bars => {
             let bar = screen
                 .add(ProgressBar::new(0))
                 .with_message(location.name.clone());
@@ -199,7 +205,7 @@ async fn watch(args: &VerifyArgs, location: &Location, screen: &MultiProgress, t
             ) {
                 bar.set_style(style.progress_chars("=> "));
             }
-            let bar = Cleared(bar);
+            let bar = ClearOnDrop(bar);
             loop {
                 tokio::time::sleep(TICK).await;
                 let ((done, all), (bytes, of)) = read();
@@ -213,9 +219,9 @@ async fn watch(args: &VerifyArgs, location: &Location, screen: &MultiProgress, t
 }
 
 /// A bar that goes when nobody watches any more.
-struct Cleared(ProgressBar);
+struct ClearOnDrop(ProgressBar);
 
-impl Drop for Cleared {
+impl Drop for ClearOnDrop {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -2,33 +2,33 @@
 
 use std::fmt::Write as _;
 
-use super::size;
-use crate::api::visible;
+use super::human;
+use crate::api::escape;
 use crate::verify::finding::Finding;
-use crate::verify::judge::Means;
-use crate::verify::report::{Report, RootReport};
+use crate::verify::observation::CheckMethod;
+use crate::verify::report::{RootReport, VerifyReport};
 
 /// Things that are wrong that are shown: 40.
-const WRONG_SHOWN: usize = 40;
+const PROBLEMS_SHOWN: usize = 40;
 /// Remarks that are shown: 10.
 const REMARKS_SHOWN: usize = 10;
 /// Runs of a range that are shown: 8.
-const RUNS_SHOWN: usize = 8;
+const RANGES_SHOWN: usize = 8;
 
 /// The report of one archive.
-pub fn text(name: &str, report: &Report, quick: bool, quiet: bool) -> String {
+pub fn render(name: &str, report: &VerifyReport, quick: bool, quiet: bool) -> String {
     let all = report.all();
     let (wrong, remarks): (Vec<&Finding>, Vec<&Finding>) =
-        all.into_iter().partition(|finding| finding.kind.is_wrong());
+        all.into_iter().partition(|finding| finding.kind.is_error());
     let mut text = String::new();
-    findings(&mut text, &wrong, WRONG_SHOWN);
+    write_findings(&mut text, &wrong, PROBLEMS_SHOWN);
     if !quiet {
         if !remarks.is_empty() {
             text.push_str("Remarks:\n");
-            findings(&mut text, &remarks, REMARKS_SHOWN);
+            write_findings(&mut text, &remarks, REMARKS_SHOWN);
         }
         for root in &report.roots {
-            summary(&mut text, root, quick);
+            write_summary(&mut text, root, quick);
         }
         if quick && !report.roots.is_empty() {
             text.push_str(
@@ -47,8 +47,8 @@ pub fn text(name: &str, report: &Report, quick: bool, quiet: bool) -> String {
         format!(
             "{}: {} with {}",
             if quick { "Nothing found wrong" } else { "Proved" },
-            size::of(windows, "window"),
-            size::of(events, "event")
+            human::plural(windows, "window"),
+            human::plural(events, "event")
         )
     } else {
         let are = if wrong.len() == 1 {
@@ -56,22 +56,22 @@ pub fn text(name: &str, report: &Report, quick: bool, quiet: bool) -> String {
         } else {
             "things are"
         };
-        format!("NOT PROVED: {} {are} wrong", size::count(wrong.len() as u64))
+        format!("NOT PROVED: {} {are} wrong", human::count(wrong.len() as u64))
     };
     let _ = writeln!(text, "{name}: {verdict}");
     text
 }
 
-fn findings(text: &mut String, findings: &[&Finding], shown: usize) {
+fn write_findings(text: &mut String, findings: &[&Finding], shown: usize) {
     for finding in findings.iter().take(shown) {
-        let _ = writeln!(text, "{}  {}", finding.kind.as_str(), visible(&finding.key));
+        let _ = writeln!(text, "{}  {}", finding.kind.as_str(), escape(&finding.key));
         for (label, words) in [
             ("expected", finding.expected.as_deref()),
             ("found", finding.found.as_deref()),
-            ("means", Some(finding.kind.means())),
+            ("means", Some(finding.kind.explanation())),
         ] {
             if let Some(words) = words {
-                let _ = writeln!(text, "  {label:9} {}", visible(words));
+                let _ = writeln!(text, "  {label:9} {}", escape(words));
             }
         }
     }
@@ -80,7 +80,7 @@ fn findings(text: &mut String, findings: &[&Finding], shown: usize) {
         let _ = writeln!(
             text,
             "… and {} more: --output json has all",
-            size::count(more as u64)
+            human::count(more as u64)
         );
     }
     if !findings.is_empty() {
@@ -88,18 +88,18 @@ fn findings(text: &mut String, findings: &[&Finding], shown: usize) {
     }
 }
 
-fn summary(text: &mut String, root: &RootReport, quick: bool) {
+fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
     let _ = writeln!(
         text,
         "{}",
         if root.root.is_empty() {
             "(the root itself)".into()
         } else {
-            visible(&root.root)
+            escape(&root.root)
         }
     );
     let mut line = |label: &str, words: String| {
-        let _ = writeln!(text, "  {label:13} {}", visible(&words));
+        let _ = writeln!(text, "  {label:13} {}", escape(&words));
     };
     let sources: Vec<&str> = root.sources.iter().map(String::as_str).collect();
     if !sources.is_empty() {
@@ -107,41 +107,41 @@ fn summary(text: &mut String, root: &RootReport, quick: bool) {
     }
     line(
         "range",
-        format!("{} ({})", runs(&root.wanted), root.basis.words()),
+        format!("{} ({})", format_ranges(&root.wanted), root.basis.description()),
     );
     if !root.missing.is_empty() {
-        line("missing", runs(&root.missing));
+        line("missing", format_ranges(&root.missing));
     }
     if !root.accepted.is_empty() {
-        line("accepted gaps", runs(&root.accepted));
+        line("accepted gaps", format_ranges(&root.accepted));
     }
     let totals = root.totals;
     line(
         "windows",
         format!(
             "{}, {} of them proved empty; {}",
-            size::count(totals.windows),
-            size::count(totals.empty),
-            size::of(totals.events, "event")
+            human::count(totals.windows),
+            human::count(totals.empty),
+            human::plural(totals.events, "event")
         ),
     );
     line(
         "objects",
         format!(
             "{} of {} as they were stored: {}, {} decompressed",
-            size::count(totals.good),
-            size::count(totals.objects),
-            size::bytes(totals.bytes),
-            size::bytes(totals.decompressed)
+            human::count(totals.good),
+            human::count(totals.objects),
+            human::bytes(totals.bytes),
+            human::bytes(totals.decompressed)
         ),
     );
-    let means: Vec<String> = root
-        .means()
+    let methods: Vec<String> = root
+        .check_methods()
         .into_iter()
-        .map(|(means, count)| format!("{} {}", size::count(count), by(means)))
+        .map(|(method, count)| format!("{} {}", human::count(count), check_method_label(method)))
         .collect();
-    if quick && !means.is_empty() {
-        line("checked", means.join(", "));
+    if quick && !methods.is_empty() {
+        line("checked", methods.join(", "));
     }
     let chain = root.manifests;
     line(
@@ -151,39 +151,39 @@ fn summary(text: &mut String, root: &RootReport, quick: bool) {
         } else {
             let verified = match (chain.signatures, chain.verified) {
                 (0, _) => "not signed".to_owned(),
-                (all, 0) => format!("{}, not verified", size::of(all, "signature")),
+                (all, 0) => format!("{}, not verified", human::plural(all, "signature")),
                 (all, verified) => format!(
                     "{} of {} verified",
-                    size::count(verified),
-                    size::of(all, "signature")
+                    human::count(verified),
+                    human::plural(all, "signature")
                 ),
             };
             format!(
                 "{} of {} sound, {verified}",
-                size::count(chain.sound),
-                size::count(chain.manifests)
+                human::count(chain.valid),
+                human::count(chain.manifests)
             )
         },
     );
     text.push('\n');
 }
 
-const fn by(means: Means) -> &'static str {
-    match means {
-        Means::Data => "by every byte",
-        Means::StoredSha256 => "by size and the SHA-256 that the store holds",
-        Means::StoredCrc64 => "by size and the CRC-64/NVME that the store holds",
-        Means::Size => "by size alone, as the store holds no checksum",
-        Means::Nothing => "not at all",
+const fn check_method_label(method: CheckMethod) -> &'static str {
+    match method {
+        CheckMethod::Data => "by every byte",
+        CheckMethod::StoredSha256 => "by size and the SHA-256 that the store holds",
+        CheckMethod::StoredCrc64 => "by size and the CRC-64/NVME that the store holds",
+        CheckMethod::Size => "by size alone, as the store holds no checksum",
+        CheckMethod::Nothing => "not at all",
     }
 }
 
-fn runs(runs: &[String]) -> String {
+fn format_ranges(runs: &[String]) -> String {
     if runs.is_empty() {
         return "nothing".to_owned();
     }
-    let more = runs.len().saturating_sub(RUNS_SHOWN);
-    let mut shown: Vec<&str> = runs.iter().take(RUNS_SHOWN).map(String::as_str).collect();
+    let more = runs.len().saturating_sub(RANGES_SHOWN);
+    let mut shown: Vec<&str> = runs.iter().take(RANGES_SHOWN).map(String::as_str).collect();
     let rest = format!("and {more} more");
     if more > 0 {
         shown.push(&rest);

@@ -6,61 +6,69 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::context::{Context, owner};
-use super::decide::Deed;
-use super::entry::{State, has_finalizer, spec_digest};
-use super::exporter::{Job, Owner};
-use super::said::plain;
-use super::secrets::{self, Fetched};
-use super::supervise::{Prepare, Task, Turn};
-use super::{events, finalizer, runs};
-use crate::api::{ConditionType, EventExport, Reason, find};
+use super::context::{ReconcileContext, owner};
+use super::decide::Action;
+use super::entry::{TaskState, has_finalizer, spec_digest};
+use super::exporter::{ExportRunner, Owner};
+use super::kube_error::describe_error;
+use super::secrets::{self, FetchedSecrets};
+use super::supervise::{PrepareFn, StartPriority, Task};
+use super::{events, finalizer, registry};
+use crate::api::{ConditionType, EventExport, Reason, find_condition};
 use crate::export::failure::Failure;
-use crate::telemetry::metrics::Outcome;
+use crate::telemetry::metrics::ReconcileResult;
 
 /// Does it; returns the resource as it is since then, where that changed it.
 pub(super) async fn act(
-    context: &Arc<Context>,
+    context: &Arc<ReconcileContext>,
     object: &Arc<EventExport>,
-    deed: Deed,
+    action: Action,
 ) -> kube::Result<Option<EventExport>> {
     let owner = owner(context, object);
-    match deed {
-        Deed::Leave => {}
-        Deed::Start => start(context, object, owner),
-        Deed::CompareSecrets => compare_secrets(context, object, &owner).await?,
-        Deed::Stop => {
-            info!(export = %named(&owner), "stopping: its spec changed, or it is suspended or deleted");
+    match action {
+        Action::Noop => {}
+        Action::Start => start(context, object, owner),
+        Action::CompareSecrets => compare_secrets(context, object, &owner).await?,
+        Action::Stop => {
+            info!(export = %full_name(&owner), "stopping: its spec changed, or it is suspended or deleted");
             // Also if the change is taken back before it has stopped.
-            context.runs.with(&owner.uid, |entry| entry.afresh = true);
-            context.runs.stop(&owner.uid);
+            context
+                .registry
+                .with(&owner.uid, |entry| entry.restart_requested = true);
+            context.registry.stop(&owner.uid);
         }
-        Deed::Release => release(context, object, &owner).await?,
-        Deed::LetGo => return finalizer::take_away(&context.api(object), object).await,
-        Deed::GiveUp => return give_up(context, object, &owner).await,
+        Action::ReleaseSessions => release(context, object, &owner).await?,
+        Action::RemoveFinalizer => return finalizer::remove(&context.api(object), object).await,
+        Action::AbandonCleanup => return abandon_cleanup(context, object, &owner).await,
     }
     Ok(None)
 }
 
-fn named(owner: &Owner) -> String {
+fn full_name(owner: &Owner) -> String {
     format!("{}/{}", owner.namespace, owner.name)
 }
 
 /// Reads the Secrets, after it was noted which, so that no change is missed.
-async fn read_secrets(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<Fetched> {
+async fn read_secrets(
+    context: &ReconcileContext,
+    object: &EventExport,
+    owner: &Owner,
+) -> kube::Result<FetchedSecrets> {
     let references = secrets::references(&object.spec);
     let names: HashSet<&str> = references.iter().map(|reference| reference.name).collect();
-    context.runs.uses(&owner.uid, &owner.namespace, &names);
+    context
+        .registry
+        .register_secrets(&owner.uid, &owner.namespace, &names);
     secrets::fetch(&context.client, &owner.namespace, &references).await
 }
 
 /// The export with its peers, or what a person has to do first.
 async fn prepare(
-    context: &Context,
+    context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
-    fetched: Fetched,
-) -> Result<Arc<dyn Job>, Failure> {
+    fetched: FetchedSecrets,
+) -> Result<Arc<dyn ExportRunner>, Failure> {
     match fetched.missing {
         Some(missing) => Err(missing),
         None => {
@@ -73,58 +81,60 @@ async fn prepare(
 }
 
 /// Begins in a task: with thousands of resources, each waits for its turn before it costs anything.
-fn start(context: &Arc<Context>, object: &Arc<EventExport>, owner: Owner) {
-    let turn = turn(object);
+fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
+    let priority = start_priority(object);
     let (uid, spec) = (owner.uid.clone(), spec_digest(&object.spec));
-    let (runs, context, object) = (context.runs.clone(), context.clone(), object.clone());
-    let prepare: Prepare =
-        Box::new(move || Box::pin(async move { set_out(&context, &object, &owner).await }));
-    runs.begin(&uid, spec, Task::Export(turn, prepare));
+    let (registry, context, object) = (context.registry.clone(), context.clone(), object.clone());
+    let prepare: PrepareFn =
+        Box::new(move || Box::pin(async move { prepare_run(&context, &object, &owner).await }));
+    registry.start_task(&uid, spec, Task::Export(priority, prepare));
 }
 
 /// All that comes before an export: its Secrets, its job, its finalizer.
-async fn set_out(
-    context: &Context,
+async fn prepare_run(
+    context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
-) -> Result<Arc<dyn Job>, runs::Outcome> {
-    let (export, began) = (named(owner), Instant::now());
-    let not_begun = |error: kube::Error| {
+) -> Result<Arc<dyn ExportRunner>, registry::TaskOutcome> {
+    let (export, began) = (full_name(owner), Instant::now());
+    let not_started = |error: kube::Error| {
         warn!(
             export,
-            error = plain(&error),
+            error = describe_error(&error),
             "the API server did not answer: it begins later"
         );
-        context.metrics.reconciled(Outcome::error, began.elapsed());
-        runs::Outcome::NotBegun
+        context
+            .metrics
+            .reconciled(ReconcileResult::error, began.elapsed());
+        registry::TaskOutcome::NotStarted
     };
-    let fetched = read_secrets(context, object, owner).await.map_err(not_begun)?;
-    context.runs.read(&owner.uid, &fetched);
-    let job = prepare(context, object, owner, fetched)
+    let fetched = read_secrets(context, object, owner).await.map_err(not_started)?;
+    context.registry.record_secrets(&owner.uid, &fetched);
+    let runner = prepare(context, object, owner, fetched)
         .await
         .map_err(|failure| {
             warn!(export, reason = %failure.reason, message = failure.message, "cannot begin");
-            runs::Outcome::Blocked(failure)
+            registry::TaskOutcome::Blocked(failure)
         })?;
     // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
     // complete is only looked at; should there be something to do after all, the finalizer is put on then.
-    let (api, looks_only) = (context.api(object), is_complete(object));
-    let mut now = api.get_opt(&owner.name).await.map_err(not_begun)?;
+    let (api, verify_only) = (context.api(object), is_complete(object));
+    let mut now = api.get_opt(&owner.name).await.map_err(not_started)?;
     if let Some(there) = now.as_ref().filter(|now| is_current(object, now))
-        && !looks_only
+        && !verify_only
         && !has_finalizer(there)
     {
-        now = finalizer::put_on(&api, there).await.map_err(not_begun)?;
+        now = finalizer::add(&api, there).await.map_err(not_started)?;
     }
     let Some(now) = now.filter(|now| is_current(object, now)) else {
         // Its change or deletion wakes us, or it is gone.
-        return Err(runs::Outcome::NotBegun);
+        return Err(registry::TaskOutcome::NotStarted);
     };
-    context.runs.with(&owner.uid, |entry| {
-        entry.sessions = Some(has_finalizer(&now) || !looks_only);
+    context.registry.with(&owner.uid, |entry| {
+        entry.sessions = Some(has_finalizer(&now) || !verify_only);
     });
     info!(export, "begins");
-    Ok(job)
+    Ok(runner)
 }
 
 /// Whether a resource asks for the same as when it was watched.
@@ -134,75 +144,88 @@ fn is_current(watched: &EventExport, now: &EventExport) -> bool {
 }
 
 fn is_complete(object: &EventExport) -> bool {
-    turn(object) == Turn::Complete
+    start_priority(object) == StartPriority::Complete
 }
 
 /// When its bucket is listed for the first time, by what its status says of this very spec.
-fn turn(object: &EventExport) -> Turn {
+fn start_priority(object: &EventExport) -> StartPriority {
     let status = object.status.as_ref();
     let status = status.filter(|status| Some(status.observed_generation) == object.metadata.generation);
-    let condition = |kind| find(&status?.conditions, kind).filter(|condition| condition.status == "True");
+    let condition =
+        |kind| find_condition(&status?.conditions, kind).filter(|condition| condition.status == "True");
     if condition(ConditionType::Complete).is_some() {
-        Turn::Complete
+        StartPriority::Complete
     } else if condition(ConditionType::Ready).is_some_and(|ready| ready.reason == Reason::CaughtUp.as_str()) {
-        Turn::CaughtUp
+        StartPriority::CaughtUp
     } else {
-        Turn::Unfinished
+        StartPriority::Unfinished
     }
 }
 
 /// A Secret has another version: only other contents are a reason to begin again.
-async fn compare_secrets(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+async fn compare_secrets(
+    context: &ReconcileContext,
+    object: &EventExport,
+    owner: &Owner,
+) -> kube::Result<()> {
     let fetched = read_secrets(context, object, owner).await?;
-    let other = context.runs.with(&owner.uid, |entry| {
+    let other = context.registry.with(&owner.uid, |entry| {
         let other = fetched.missing.is_some() || entry.secrets.digest != fetched.digest;
-        entry.afresh |= other;
+        entry.restart_requested |= other;
         other
     });
-    context.runs.read(&owner.uid, &fetched);
+    context.registry.record_secrets(&owner.uid, &fetched);
     if other == Some(true) {
-        info!(export = %named(owner), "its Secrets have other contents; beginning again");
-        context.runs.stop(&owner.uid);
+        info!(export = %full_name(owner), "its Secrets have other contents; beginning again");
+        context.registry.stop(&owner.uid);
     }
     Ok(())
 }
 
 /// Deletes sessions: with credentials that are still in memory, or else with those of the Secrets.
-async fn release(context: &Context, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+async fn release(context: &ReconcileContext, object: &EventExport, owner: &Owner) -> kube::Result<()> {
     let spec = spec_digest(&object.spec);
-    let kept = context.runs.with(&owner.uid, |entry| entry.job.clone()).flatten();
-    let job = if let Some(job) = kept {
-        job
+    let kept = context
+        .registry
+        .with(&owner.uid, |entry| entry.runner.clone())
+        .flatten();
+    let runner = if let Some(runner) = kept {
+        runner
     } else {
         let fetched = read_secrets(context, object, owner).await?;
-        context.runs.read(&owner.uid, &fetched);
+        context.registry.record_secrets(&owner.uid, &fetched);
         let prepared = prepare(context, object, owner, fetched).await;
-        context.runs.with(&owner.uid, |entry| entry.rebuilt = true);
+        context.registry.with(&owner.uid, |entry| entry.rebuilt = true);
         match prepared {
-            Ok(job) => job,
+            Ok(runner) => runner,
             Err(failure) => {
-                warn!(export = %named(owner), message = failure.message, "its sessions cannot be released");
-                context.runs.unreleasable(&owner.uid, spec, failure.message);
+                warn!(export = %full_name(owner), message = failure.message, "its sessions cannot be released");
+                context
+                    .registry
+                    .mark_release_impossible(&owner.uid, spec, failure.message);
                 return Ok(());
             }
         }
     };
-    info!(export = %named(owner), "deleting its sessions");
-    context.runs.begin(&owner.uid, spec, Task::Release(job));
+    info!(export = %full_name(owner), "deleting its sessions");
+    context
+        .registry
+        .start_task(&owner.uid, spec, Task::Release(runner));
     Ok(())
 }
 
 /// Lets a deleted resource go although sessions may be open, and says so in every place where somebody may look.
-async fn give_up(
-    context: &Context,
+async fn abandon_cleanup(
+    context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
 ) -> kube::Result<Option<EventExport>> {
-    let left = context.runs.with(&owner.uid, |entry| {
-        let (mut ids, why) = finalizer::remainder(entry.left.as_deref());
-        if let State::Live(live) = &entry.state {
+    let left = context.registry.with(&owner.uid, |entry| {
+        let (mut ids, why) = finalizer::leftover_sessions(entry.left.as_deref());
+        if let TaskState::Running(running) = &entry.state {
             ids.extend(
-                live.seen
+                running
+                    .snapshots
                     .borrow()
                     .sessions
                     .iter()
@@ -214,7 +237,7 @@ async fn give_up(
         }
         (ids, why)
     });
-    let (ids, why) = left.unwrap_or_else(|| finalizer::remainder(None));
+    let (ids, why) = left.unwrap_or_else(|| finalizer::leftover_sessions(None));
     let known = object
         .status
         .iter()
@@ -223,22 +246,22 @@ async fn give_up(
     let mut ids: Vec<String> = ids.into_iter().chain(known).collect();
     ids.sort();
     ids.dedup();
-    context.runs.cut_off(&owner.uid);
-    warn!(export = %named(owner), sessions = ?ids, why, "deleted, but sessions may be left open at the service");
-    let note = events::sessions_left(&ids, &why);
+    context.registry.abort(&owner.uid);
+    warn!(export = %full_name(owner), sessions = ?ids, why, "deleted, but sessions may be left open at the service");
+    let note = events::leftover_sessions_event(&ids, &why);
     // Before the finalizer goes: afterwards there is nothing to tell about. Not again if that write fails.
-    let first = context
-        .runs
-        .with(&owner.uid, |entry| !std::mem::replace(&mut entry.told_left, true));
+    let first = context.registry.with(&owner.uid, |entry| {
+        !std::mem::replace(&mut entry.leftover_sessions_reported, true)
+    });
     if first == Some(true) {
         context.metrics.releases_given_up.inc();
         context
             .metrics
             .sessions_left
             .inc_by(u64::try_from(ids.len()).unwrap_or(u64::MAX));
-        context.announcer.tell(object, vec![note], || true).await;
+        context.recorder.record(object, vec![note], || true).await;
     }
-    finalizer::take_away(&context.api(object), object).await
+    finalizer::remove(&context.api(object), object).await
 }
 
 #[cfg(test)]
@@ -249,7 +272,7 @@ mod tests {
     use crate::api::{EventExportStatus, condition};
 
     #[test]
-    fn what_may_expire_is_looked_at_before_what_was_done() {
+    fn unfinished_exports_start_first() {
         let spec = serde_json::json!({
             "space": "s", "dateRange": {"start": "2018-06-01"},
             "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}},
@@ -263,11 +286,11 @@ mod tests {
                 observed_generation,
                 ..EventExportStatus::default()
             });
-            turn(&object)
+            start_priority(&object)
         };
         let (complete, ready) = (ConditionType::Complete, ConditionType::Ready);
-        assert_eq!(with(complete, true, Reason::Complete, 2), Turn::Complete);
-        assert_eq!(with(ready, true, Reason::CaughtUp, 2), Turn::CaughtUp);
+        assert_eq!(with(complete, true, Reason::Complete, 2), StartPriority::Complete);
+        assert_eq!(with(ready, true, Reason::CaughtUp, 2), StartPriority::CaughtUp);
         // It fails, works, or was changed since.
         for unfinished in [
             with(ready, false, Reason::CaughtUp, 2),
@@ -276,8 +299,11 @@ mod tests {
             with(complete, true, Reason::Complete, 1),
             with(ready, true, Reason::CaughtUp, 1),
         ] {
-            assert_eq!(unfinished, Turn::Unfinished);
+            assert_eq!(unfinished, StartPriority::Unfinished);
         }
-        assert!(Turn::Unfinished < Turn::CaughtUp && Turn::CaughtUp < Turn::Complete);
+        assert!(
+            StartPriority::Unfinished < StartPriority::CaughtUp
+                && StartPriority::CaughtUp < StartPriority::Complete
+        );
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Nothing is renewed. Who finds another's name there asks, by a second annotation; who serves it takes the question
 //! away, and that is the answer. Where none comes, the resource is taken over. Safety does not hang on it: should both
-//! work for a while, the journal keeps them apart ([`Tenure`](crate::export::wish::Tenure)).
+//! work for a while, the journal keeps them apart ([`HolderEpoch`](crate::export::spec::HolderEpoch)).
 
 use std::time::{Duration, Instant};
 
@@ -13,41 +13,41 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::context::Context;
-use super::election::Times;
+use super::context::ReconcileContext;
+use super::election::LeaseTiming;
 use super::events;
 use crate::api::EventExport;
 
 /// Annotation: namespace and name of the Lease of the operator that serves the resource.
-pub const OPERATOR: &str = "eventexport.io/operator";
+pub const OPERATOR_ANNOTATION: &str = "eventexport.io/operator";
 
 /// Annotation: the same of an operator that would serve it, and asks whether the other one does.
-pub const CONTENDER: &str = "eventexport.io/contender";
+pub const CONTENDER_ANNOTATION: &str = "eventexport.io/contender";
 
-/// How long after an answer it is asked again, in times of [`patience`]: with that, how long it takes until an operator
+/// How long after an answer it is asked again, in times of [`answer_timeout`]: with that, how long it takes until an operator
 /// that is gone is noticed. 3 min by default, both together.
-const ASK_AGAIN: u32 = 2;
+const PROBE_INTERVAL_FACTOR: u32 = 2;
 
 /// How long after its last question a contender is shown: longer than it takes to ask again.
-const SHOWN: Duration = Duration::from_mins(5);
+const CONTENDER_TTL: Duration = Duration::from_mins(5);
 
 /// How long to wait before the next look where a newer version of the resource was met.
-const SOON: Duration = Duration::from_millis(500);
+const CONFLICT_REQUEUE: Duration = Duration::from_millis(500);
 
 /// Longest name of another operator that is shown, in characters: two DNS names.
 const NAME_CHARS: usize = 320;
 
 /// How long an operator may take to answer: enough for another of its processes to take over its Lease.
-pub(super) fn patience(times: &Times) -> Duration {
-    times.duration * 4
+pub(super) fn answer_timeout(timing: &LeaseTiming) -> Duration {
+    timing.duration * 4
 }
 
 /// What is remembered of other operators that would serve a resource. Empty for almost all.
 #[derive(Debug, Default)]
-pub(super) struct Others(Option<Box<Memory>>);
+pub(super) struct OperatorContention(Option<Box<ContentionState>>);
 
 #[derive(Debug, Default)]
-struct Memory {
+struct ContentionState {
     /// Since when an answer is waited for.
     asked: Option<Instant>,
     /// When the other one answered that it serves it.
@@ -57,11 +57,11 @@ struct Memory {
     /// Since when it is ours, where it was another's or nobody's before.
     since: Option<Timestamp>,
     /// Another serves it.
-    elsewhere: bool,
+    served_by_other: bool,
 }
 
-impl Others {
-    fn memory(&mut self) -> &mut Memory {
+impl OperatorContention {
+    fn state(&mut self) -> &mut ContentionState {
         self.0.get_or_insert_default()
     }
 
@@ -71,21 +71,21 @@ impl Others {
     }
 
     /// Whether another serves it.
-    pub(super) fn are_serving(&self) -> bool {
-        self.0.as_ref().is_some_and(|memory| memory.elsewhere)
+    pub(super) fn served_by_other(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.served_by_other)
     }
 
     /// Who else would serve it, and how much longer that is shown.
     pub(super) fn contender(&self) -> Option<(&str, Duration)> {
         let (name, asked) = self.0.as_ref()?.contender.as_ref()?;
-        let left = SHOWN.checked_sub(asked.elapsed())?;
+        let left = CONTENDER_TTL.checked_sub(asked.elapsed())?;
         Some((name, left))
     }
 }
 
 /// What is known when it is decided whose a resource is.
 #[derive(Clone, Copy, Debug)]
-struct Seen<'a> {
+struct ClaimObservation<'a> {
     me: &'a str,
     operator: Option<&'a str>,
     contender: Option<&'a str>,
@@ -93,46 +93,46 @@ struct Seen<'a> {
     asked: Option<Duration>,
     /// How long ago one came.
     answered: Option<Duration>,
-    patience: Duration,
+    answer_timeout: Duration,
 }
 
 /// What is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum ClaimStep {
     /// It is ours.
     Serve,
     /// It is ours, and who asks is told so.
     Answer,
     /// It is nobody's, or its operator is gone: it is ours from now on.
-    Take,
+    TakeOver,
     /// Its operator is asked whether it is there.
-    Ask,
+    Probe,
     /// It answered.
-    Answered,
+    Yield,
     /// Nothing, for so long.
     Wait(Duration),
 }
 
-fn step(seen: &Seen<'_>) -> Step {
-    match seen.operator {
-        None => Step::Take,
-        Some(operator) if operator == seen.me => match seen.contender {
-            None => Step::Serve,
-            Some(_) => Step::Answer,
+fn claim_step(observed: &ClaimObservation<'_>) -> ClaimStep {
+    match observed.operator {
+        None => ClaimStep::TakeOver,
+        Some(operator) if operator == observed.me => match observed.contender {
+            None => ClaimStep::Serve,
+            Some(_) => ClaimStep::Answer,
         },
-        Some(_) => match (seen.asked, seen.contender) {
-            (Some(_), None) => Step::Answered,
+        Some(_) => match (observed.asked, observed.contender) {
+            (Some(_), None) => ClaimStep::Yield,
             // Who does not answer a third one either is gone.
-            (Some(waited), Some(_)) => match seen.patience.checked_sub(waited) {
-                None | Some(Duration::ZERO) => Step::Take,
-                Some(rest) => Step::Wait(rest),
+            (Some(waited), Some(_)) => match observed.answer_timeout.checked_sub(waited) {
+                None | Some(Duration::ZERO) => ClaimStep::TakeOver,
+                Some(rest) => ClaimStep::Wait(rest),
             },
-            (None, _) => match seen
+            (None, _) => match observed
                 .answered
-                .and_then(|ago| (seen.patience * ASK_AGAIN).checked_sub(ago))
+                .and_then(|ago| (observed.answer_timeout * PROBE_INTERVAL_FACTOR).checked_sub(ago))
             {
-                None | Some(Duration::ZERO) => Step::Ask,
-                Some(rest) => Step::Wait(rest),
+                None | Some(Duration::ZERO) => ClaimStep::Probe,
+                Some(rest) => ClaimStep::Wait(rest),
             },
         },
     }
@@ -141,44 +141,49 @@ fn step(seen: &Seen<'_>) -> Step {
 /// Makes it ours, if it may be; else how long to leave it alone. Returns the resource as it is since then, where that
 /// was written: what is written next goes over that version.
 pub(super) async fn claim(
-    context: &Context,
+    context: &ReconcileContext,
     object: &EventExport,
     uid: &str,
 ) -> kube::Result<Result<Option<EventExport>, Duration>> {
     let me = context.operator.as_str();
     let annotated = |object: &EventExport, name: &str| object.annotations().get(name).cloned();
     let mut read = None;
-    if annotated(object, OPERATOR).is_some_and(|operator| operator != me) {
+    if annotated(object, OPERATOR_ANNOTATION).is_some_and(|operator| operator != me) {
         // What the watch has seen may be older than what this process wrote last.
         let newest = context.api(object).get_opt(&object.name_any()).await?;
         match newest.filter(|newest| newest.metadata.uid == object.metadata.uid) {
             Some(newest) => read = Some(newest),
-            None => return Ok(Err(SOON)),
+            None => return Ok(Err(CONFLICT_REQUEUE)),
         }
     }
     let object = read.as_ref().unwrap_or(object);
-    let (operator, contender) = (annotated(object, OPERATOR), annotated(object, CONTENDER));
-    let step = context.runs.with(uid, |entry| {
-        let memory = entry.others.0.as_deref();
-        step(&Seen {
+    let (operator, contender) = (
+        annotated(object, OPERATOR_ANNOTATION),
+        annotated(object, CONTENDER_ANNOTATION),
+    );
+    let step = context.registry.with(uid, |entry| {
+        let state = entry.contention.0.as_deref();
+        claim_step(&ClaimObservation {
             me,
             operator: operator.as_deref(),
             contender: contender.as_deref(),
-            asked: memory.and_then(|memory| memory.asked).map(|at| at.elapsed()),
-            answered: memory.and_then(|memory| memory.answered).map(|at| at.elapsed()),
-            patience: context.patience,
+            asked: state.and_then(|state| state.asked).map(|at| at.elapsed()),
+            answered: state.and_then(|state| state.answered).map(|at| at.elapsed()),
+            answer_timeout: context.answer_timeout,
         })
     });
-    let Some(step) = step else { return Ok(Err(SOON)) };
+    let Some(step) = step else {
+        return Ok(Err(CONFLICT_REQUEUE));
+    };
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let export = format!("{namespace}/{name}");
-    let other = cut(operator.as_deref().unwrap_or_default());
+    let other = truncate(operator.as_deref().unwrap_or_default());
     let claimed = match step {
-        Step::Serve => None,
-        Step::Answer => {
-            let contender = cut(contender.as_deref().unwrap_or_default());
-            let Some(answered) = write(context, object, me, None).await? else {
-                return Ok(Err(SOON));
+        ClaimStep::Serve => None,
+        ClaimStep::Answer => {
+            let contender = truncate(contender.as_deref().unwrap_or_default());
+            let Some(answered) = write_annotations(context, object, me, None).await? else {
+                return Ok(Err(CONFLICT_REQUEUE));
             };
             if contender != me {
                 warn!(
@@ -187,17 +192,17 @@ pub(super) async fn claim(
                     operator = me,
                     "another operator would serve it, and is told that it is ours"
                 );
-                context.runs.with(uid, |entry| {
-                    entry.others.memory().contender = Some((contender, Instant::now()));
+                context.registry.with(uid, |entry| {
+                    entry.contention.state().contender = Some((contender, Instant::now()));
                 });
             }
             Some(answered)
         }
-        Step::Take => {
+        ClaimStep::TakeOver => {
             // Before it is written: what another process of our name began until then is left behind.
             let since = (context.now)();
-            let Some(taken) = write(context, object, me, None).await? else {
-                return Ok(Err(SOON));
+            let Some(taken) = write_annotations(context, object, me, None).await? else {
+                return Ok(Err(CONFLICT_REQUEUE));
             };
             if operator.is_some() {
                 info!(
@@ -207,63 +212,66 @@ pub(super) async fn claim(
                     "its operator does not answer: taken over"
                 );
             }
-            context.runs.with(uid, |entry| {
-                entry.afresh |= operator.is_some();
-                entry.others.0 = None;
-                entry.others.memory().since = Some(since);
+            context.registry.with(uid, |entry| {
+                entry.restart_requested |= operator.is_some();
+                entry.contention.0 = None;
+                entry.contention.state().since = Some(since);
             });
             Some(taken)
         }
-        Step::Ask => {
-            elsewhere(context, uid, |memory| memory.asked = Some(Instant::now()));
-            let theirs = operator.as_deref().unwrap_or_default();
-            if write(context, object, theirs, Some(me)).await?.is_none() {
-                elsewhere(context, uid, |memory| memory.asked = None);
-                return Ok(Err(SOON));
+        ClaimStep::Probe => {
+            yield_export(context, uid, |state| state.asked = Some(Instant::now()));
+            let holder = operator.as_deref().unwrap_or_default();
+            if write_annotations(context, object, holder, Some(me))
+                .await?
+                .is_none()
+            {
+                yield_export(context, uid, |state| state.asked = None);
+                return Ok(Err(CONFLICT_REQUEUE));
             }
             info!(export, other, "another operator's; asked whether it is there");
-            return Ok(Err(context.patience));
+            return Ok(Err(context.answer_timeout));
         }
-        Step::Answered => {
+        ClaimStep::Yield => {
             warn!(
                 export,
                 other,
                 operator = me,
                 "another operator serves it: left alone"
             );
-            elsewhere(context, uid, |memory| {
-                (memory.asked, memory.answered) = (None, Some(Instant::now()));
+            yield_export(context, uid, |state| {
+                (state.asked, state.answered) = (None, Some(Instant::now()));
             });
             let allowed = || {
-                let take = |entry: &mut super::entry::Entry| entry.allowance.take(Instant::now());
-                context.runs.with(uid, take).unwrap_or(false)
+                let take = |entry: &mut super::entry::ExportEntry| entry.rate_limit.take(Instant::now());
+                context.registry.with(uid, take).unwrap_or(false)
             };
-            let note = events::served_elsewhere(&other, me);
-            context.announcer.tell(object, vec![note], allowed).await;
-            return Ok(Err(context.patience * ASK_AGAIN));
+            let note = events::served_elsewhere_event(&other, me);
+            context.recorder.record(object, vec![note], allowed).await;
+            return Ok(Err(context.answer_timeout * PROBE_INTERVAL_FACTOR));
         }
-        Step::Wait(rest) => {
-            elsewhere(context, uid, |_| ());
-            return Ok(Err(rest.max(SOON)));
+        ClaimStep::Wait(rest) => {
+            yield_export(context, uid, |_| ());
+            return Ok(Err(rest.max(CONFLICT_REQUEUE)));
         }
     };
     Ok(Ok(claimed))
 }
 
 /// Another serves it: what is under way here ends, and begins anew should it be ours again.
-fn elsewhere(context: &Context, uid: &str, note: impl FnOnce(&mut Memory)) {
-    context.runs.stop(uid);
-    context.runs.with(uid, |entry| {
-        let memory = entry.others.memory();
-        (memory.elsewhere, memory.contender) = (true, None);
-        note(memory);
-        entry.afresh = true;
+fn yield_export(context: &ReconcileContext, uid: &str, note: impl FnOnce(&mut ContentionState)) {
+    context.registry.stop(uid);
+    context.registry.with(uid, |entry| {
+        let state = entry.contention.state();
+        (state.served_by_other, state.contender) = (true, None);
+        note(state);
+        entry.restart_requested = true;
     });
 }
 
 /// Writes both names, over the version that was read only; the resource with them, or `None` where it was another.
-async fn write(
-    context: &Context,
+async fn write_annotations(
+    context: &ReconcileContext,
     object: &EventExport,
     operator: &str,
     contender: Option<&str>,
@@ -271,7 +279,7 @@ async fn write(
     let body = json!({ "metadata": {
         "uid": object.metadata.uid,
         "resourceVersion": object.metadata.resource_version,
-        "annotations": { OPERATOR: operator, CONTENDER: contender },
+        "annotations": { OPERATOR_ANNOTATION: operator, CONTENDER_ANNOTATION: contender },
     }});
     let params = PatchParams::default();
     match context
@@ -285,7 +293,7 @@ async fn write(
     }
 }
 
-fn cut(name: &str) -> String {
+fn truncate(name: &str) -> String {
     name.chars().take(NAME_CHARS).collect()
 }
 
@@ -293,47 +301,56 @@ fn cut(name: &str) -> String {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_mins(1);
+    const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
-    fn seen<'a>(operator: Option<&'a str>, contender: Option<&'a str>) -> Seen<'a> {
-        Seen {
+    fn observed<'a>(operator: Option<&'a str>, contender: Option<&'a str>) -> ClaimObservation<'a> {
+        ClaimObservation {
             me: "a/me",
             operator,
             contender,
             asked: None,
             answered: None,
-            patience: PATIENCE,
+            answer_timeout: ANSWER_TIMEOUT,
         }
     }
 
     #[test]
-    fn who_serves_it_goes_on_and_answers() {
-        assert_eq!(step(&seen(None, None)), Step::Take);
-        assert_eq!(step(&seen(None, Some("b/other"))), Step::Take);
-        assert_eq!(step(&seen(Some("a/me"), None)), Step::Serve);
-        assert_eq!(step(&seen(Some("a/me"), Some("b/other"))), Step::Answer);
+    fn the_owner_keeps_serving_and_answers_contenders() {
+        assert_eq!(claim_step(&observed(None, None)), ClaimStep::TakeOver);
+        assert_eq!(claim_step(&observed(None, Some("b/other"))), ClaimStep::TakeOver);
+        assert_eq!(claim_step(&observed(Some("a/me"), None)), ClaimStep::Serve);
+        assert_eq!(
+            claim_step(&observed(Some("a/me"), Some("b/other"))),
+            ClaimStep::Answer
+        );
     }
 
     #[test]
-    fn who_would_serve_it_asks_waits_and_takes_it_only_where_nobody_answers() {
-        let theirs = |contender, asked: Option<u64>, answered: Option<u64>| {
-            step(&Seen {
+    fn a_contender_takes_over_only_if_the_owner_is_silent() {
+        let contended_step = |contender, asked: Option<u64>, answered: Option<u64>| {
+            claim_step(&ClaimObservation {
                 asked: asked.map(Duration::from_secs),
                 answered: answered.map(Duration::from_secs),
-                ..seen(Some("b/other"), contender)
+                ..observed(Some("b/other"), contender)
             })
         };
-        assert_eq!(theirs(None, None, None), Step::Ask);
+        assert_eq!(contended_step(None, None, None), ClaimStep::Probe);
         // By this process before it was started again: asked anew, so that the whole wait is its own.
-        assert_eq!(theirs(Some("a/me"), None, None), Step::Ask);
+        assert_eq!(contended_step(Some("a/me"), None, None), ClaimStep::Probe);
         assert_eq!(
-            theirs(Some("a/me"), Some(59), None),
-            Step::Wait(Duration::from_secs(1))
+            contended_step(Some("a/me"), Some(59), None),
+            ClaimStep::Wait(Duration::from_secs(1))
         );
-        assert_eq!(theirs(Some("a/me"), Some(60), None), Step::Take);
-        assert_eq!(theirs(Some("c/third"), Some(61), None), Step::Take);
-        assert_eq!(theirs(None, Some(1), None), Step::Answered);
-        assert_eq!(theirs(None, None, Some(110)), Step::Wait(Duration::from_secs(10)));
-        assert_eq!(theirs(None, None, Some(120)), Step::Ask);
+        assert_eq!(contended_step(Some("a/me"), Some(60), None), ClaimStep::TakeOver);
+        assert_eq!(
+            contended_step(Some("c/third"), Some(61), None),
+            ClaimStep::TakeOver
+        );
+        assert_eq!(contended_step(None, Some(1), None), ClaimStep::Yield);
+        assert_eq!(
+            contended_step(None, None, Some(110)),
+            ClaimStep::Wait(Duration::from_secs(10))
+        );
+        assert_eq!(contended_step(None, None, Some(120)), ClaimStep::Probe);
     }
 }

@@ -23,10 +23,10 @@ pub struct OperatorConfig {
     /// How long changes of one resource are gathered before it is looked at. Default 200 ms.
     pub debounce: Duration,
     /// How changes are watched for.
-    pub watching: Watching,
+    pub watch: WatchConfig,
     /// How long exports may take to end and to delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
-    pub stop_within: Duration,
+    pub shutdown_timeout: Duration,
     /// What makes exports, once the names of the cluster and of this process are known.
     pub exporter: Arc<dyn Fn(String, String) -> Arc<dyn Exporter> + Send + Sync>,
     /// How requests leave; its fence is closed when the lease runs out.
@@ -38,26 +38,26 @@ pub struct OperatorConfig {
 }
 
 /// Defaults of [`OperatorConfig::concurrency`].
-pub const CONCURRENCY: u16 = 16;
+pub const DEFAULT_CONCURRENCY: u16 = 16;
 
 /// Default of [`OperatorConfig::debounce`].
-pub const DEBOUNCE: Duration = Duration::from_millis(200);
+pub const DEFAULT_DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// How changes in the cluster are watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watching {
+pub struct WatchConfig {
     /// How long the API server is asked to keep a watch open, in seconds: what a dead connection hides comes to light at
     /// most 5 s after that. Default 60.
-    pub seconds: u32,
+    pub timeout_seconds: u32,
     /// How long until everything is listed again, should events have been lost on the way. Default 12 h.
-    pub relist: Duration,
+    pub relist_interval: Duration,
 }
 
-impl Default for Watching {
+impl Default for WatchConfig {
     fn default() -> Self {
         Self {
-            seconds: 60,
-            relist: Duration::from_hours(12),
+            timeout_seconds: 60,
+            relist_interval: Duration::from_hours(12),
         }
     }
 }

@@ -5,26 +5,26 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 /// How long sessions of a deleted resource are tried to be released, from its deletion on.
-pub const RELEASE_LIMIT: SignedDuration = SignedDuration::from_mins(10);
+pub const RELEASE_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
 
 /// How long this process tries that at least, also if it comes late.
-const RELEASE_LEAST: SignedDuration = SignedDuration::from_mins(1);
+const MIN_RELEASE_TIME: SignedDuration = SignedDuration::from_mins(1);
 
 /// Longest pause after a failure that may go away by itself, or for which nothing tells that a person mended it.
-pub const FAILED_MOST: SignedDuration = SignedDuration::from_mins(10);
+pub const MAX_FAILURE_BACKOFF: SignedDuration = SignedDuration::from_mins(10);
 
 /// Longest pause between two tries to release sessions: there are ten minutes in all.
-pub const RELEASE_MOST: SignedDuration = SignedDuration::from_mins(1);
+pub const MAX_RELEASE_BACKOFF: SignedDuration = SignedDuration::from_mins(1);
 
 /// The longest that a resource is left alone: then its bucket is listed again.
-pub const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
+pub const RESYNC_INTERVAL: SignedDuration = SignedDuration::from_hours(24);
 
 /// How often an export that is under way is looked at when it says nothing.
-pub const WATCH: SignedDuration = SignedDuration::from_hours(1);
+pub const ACTIVE_RESYNC_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// What is known of a resource at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct ResourceObservation {
     /// The moment.
     pub now: Timestamp,
     /// Since when it is being deleted.
@@ -34,22 +34,22 @@ pub struct Observation {
     /// Whether a person suspended it.
     pub suspended: bool,
     /// What its spec asks for, as a digest; `suspend` does not count.
-    pub wanted: u64,
+    pub spec_digest: u64,
     /// Whether its Secrets may have other contents than those in use.
     pub secrets_stale: bool,
     /// Whether sessions may be open because of it.
     pub sessions: bool,
     /// Whether its status is not what this process wrote, or the work has to begin again for another reason.
-    pub afresh: bool,
+    pub restart_requested: bool,
     /// What this process does, or did, for it.
-    pub work: Work,
+    pub task: ObservedTask,
 }
 
 /// What this process does, or did, for a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum ObservedTask {
     /// Nothing yet.
-    Fresh,
+    NotStarted,
     /// It exports, by the spec of this digest.
     Exporting {
         /// The digest.
@@ -60,35 +60,35 @@ pub enum Work {
     /// It deletes sessions.
     Releasing,
     /// It did something, which ended.
-    Ended {
+    Finished {
         /// What it did was by the spec of this digest.
         spec: u64,
         /// How it ended.
-        end: End,
+        result: FinishedTask,
     },
 }
 
 /// How work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum FinishedTask {
     /// There is nothing to do before that time.
-    Rested(Timestamp),
+    Idle(Timestamp),
     /// It could not begin, or broke down: not again before that time.
     Failed(Timestamp),
     /// Sessions could not be deleted: not again before that time.
-    NotReleased(Timestamp),
+    ReleaseFailed(Timestamp),
     /// Sessions cannot be deleted, and trying again would not help.
-    Unreleasable,
+    ReleaseImpossible,
 }
 
-impl End {
+impl FinishedTask {
     /// When to go on, if that is still to come. A time further away than any pause is not: the clock was set back.
-    fn pauses_until(self, now: Timestamp) -> Option<Timestamp> {
+    fn retry_at(self, now: Timestamp) -> Option<Timestamp> {
         let (next, most) = match self {
-            Self::Rested(next) => (next, LOOK_AGAIN),
-            Self::Failed(next) => (next, FAILED_MOST),
-            Self::NotReleased(next) => (next, RELEASE_MOST),
-            Self::Unreleasable => return None,
+            Self::Idle(next) => (next, RESYNC_INTERVAL),
+            Self::Failed(next) => (next, MAX_FAILURE_BACKOFF),
+            Self::ReleaseFailed(next) => (next, MAX_RELEASE_BACKOFF),
+            Self::ReleaseImpossible => return None,
         };
         (next > now && next.duration_since(now) <= most).then_some(next)
     }
@@ -97,16 +97,18 @@ impl End {
 /// Since when a resource counts as being deleted, of which this process has known for `known`. The API server's word
 /// alone would not do: its clock may be another, and this process may have been away.
 pub fn deleting_since(now: Timestamp, by_api_server: Timestamp, known: SignedDuration) -> Timestamp {
-    let longest = known.saturating_add(RELEASE_LIMIT).saturating_sub(RELEASE_LEAST);
+    let longest = known
+        .saturating_add(RELEASE_TIMEOUT)
+        .saturating_sub(MIN_RELEASE_TIME);
     let age = now.duration_since(by_api_server).max(known).min(longest);
     now.saturating_sub(age).unwrap_or(Timestamp::MIN)
 }
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum Action {
     /// Nothing.
-    Leave,
+    Noop,
     /// Begin to export.
     Start,
     /// Compare the contents of the Secrets with those in use; where they differ, begin again.
@@ -114,138 +116,163 @@ pub enum Deed {
     /// Tell the export to stop; its end wakes us.
     Stop,
     /// Delete the sessions.
-    Release,
+    ReleaseSessions,
     /// Take our finalizer away: no session is open.
-    LetGo,
+    RemoveFinalizer,
     /// Take our finalizer away although sessions may be open, and say so.
-    GiveUp,
+    AbandonCleanup,
 }
 
 /// What is to be done now, and when to look again at the latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
+pub struct ReconcileDecision {
     /// What is to be done now.
-    pub deed: Deed,
+    pub action: Action,
     /// When to look again, should nothing wake us before; `None`: something will.
-    pub again: Option<Timestamp>,
+    pub requeue_at: Option<Timestamp>,
 }
 
-impl Decision {
-    const fn now(deed: Deed) -> Self {
-        Self { deed, again: None }
+impl ReconcileDecision {
+    const fn now(action: Action) -> Self {
+        Self {
+            action,
+            requeue_at: None,
+        }
     }
 
     const fn wait(until: Timestamp) -> Self {
         Self {
-            deed: Deed::Leave,
-            again: Some(until),
+            action: Action::Noop,
+            requeue_at: Some(until),
         }
     }
 
     /// How long to wait from `now`, at least a second.
     pub fn pause(&self, now: Timestamp) -> Option<Duration> {
-        let pause = Duration::try_from(self.again?.duration_since(now)).unwrap_or_default();
+        let pause = Duration::try_from(self.requeue_at?.duration_since(now)).unwrap_or_default();
         Some(pause.max(Duration::from_secs(1)))
     }
 }
 
 /// What to do.
-pub fn decide(seen: &Observation) -> Decision {
-    match seen.deleting {
-        Some(since) => delete(seen, since),
-        None if seen.suspended => suspend(seen),
-        None => export(seen),
+pub fn decide(observed: &ResourceObservation) -> ReconcileDecision {
+    match observed.deleting {
+        Some(since) => delete(observed, since),
+        None if observed.suspended => suspend(observed),
+        None => export(observed),
     }
 }
 
-fn export(seen: &Observation) -> Decision {
-    let (spec, end) = match seen.work {
-        Work::Fresh => return Decision::now(Deed::Start),
-        Work::Releasing | Work::Exporting { stopping: true, .. } => return Decision::now(Deed::Leave),
-        Work::Exporting { spec, .. } if spec != seen.wanted => return Decision::now(Deed::Stop),
-        Work::Exporting { .. } if seen.secrets_stale => return Decision::now(Deed::CompareSecrets),
-        // What waits may become overdue without anything else happening.
-        Work::Exporting { .. } => {
-            return Decision::wait(seen.now.saturating_add(WATCH).unwrap_or(Timestamp::MAX));
+fn export(observed: &ResourceObservation) -> ReconcileDecision {
+    let (spec, result) = match observed.task {
+        ObservedTask::NotStarted => return ReconcileDecision::now(Action::Start),
+        ObservedTask::Releasing | ObservedTask::Exporting { stopping: true, .. } => {
+            return ReconcileDecision::now(Action::Noop);
         }
-        Work::Ended { spec, end } => (spec, end),
+        ObservedTask::Exporting { spec, .. } if spec != observed.spec_digest => {
+            return ReconcileDecision::now(Action::Stop);
+        }
+        ObservedTask::Exporting { .. } if observed.secrets_stale => {
+            return ReconcileDecision::now(Action::CompareSecrets);
+        }
+        // What waits may become overdue without anything else happening.
+        ObservedTask::Exporting { .. } => {
+            return ReconcileDecision::wait(
+                observed
+                    .now
+                    .saturating_add(ACTIVE_RESYNC_INTERVAL)
+                    .unwrap_or(Timestamp::MAX),
+            );
+        }
+        ObservedTask::Finished { spec, result } => (spec, result),
     };
-    if spec != seen.wanted || seen.afresh {
-        return Decision::now(Deed::Start);
+    if spec != observed.spec_digest || observed.restart_requested {
+        return ReconcileDecision::now(Action::Start);
     }
-    match end {
-        End::Rested(_) if seen.secrets_stale => Decision::now(Deed::CompareSecrets),
-        _ if seen.secrets_stale => Decision::now(Deed::Start),
-        _ => match end.pauses_until(seen.now) {
-            Some(next) if seen.finalizer && !seen.sessions => Decision {
-                deed: Deed::LetGo,
-                again: Some(next),
+    match result {
+        FinishedTask::Idle(_) if observed.secrets_stale => ReconcileDecision::now(Action::CompareSecrets),
+        _ if observed.secrets_stale => ReconcileDecision::now(Action::Start),
+        _ => match result.retry_at(observed.now) {
+            Some(next) if observed.finalizer && !observed.sessions => ReconcileDecision {
+                action: Action::RemoveFinalizer,
+                requeue_at: Some(next),
             },
-            Some(next) => Decision::wait(next),
+            Some(next) => ReconcileDecision::wait(next),
             // What cannot be released was suspended when that was found out; it no longer is.
-            None => Decision::now(Deed::Start),
+            None => ReconcileDecision::now(Action::Start),
         },
     }
 }
 
-fn suspend(seen: &Observation) -> Decision {
-    let pause = match seen.work {
-        Work::Ended {
-            end: end @ (End::NotReleased(_) | End::Failed(_)),
+fn suspend(observed: &ResourceObservation) -> ReconcileDecision {
+    let pause = match observed.task {
+        ObservedTask::Finished {
+            result: result @ (FinishedTask::ReleaseFailed(_) | FinishedTask::Failed(_)),
             ..
-        } => end.pauses_until(seen.now),
+        } => result.retry_at(observed.now),
         _ => None,
     };
-    match seen.work {
-        Work::Exporting { stopping: false, .. } => Decision::now(Deed::Stop),
-        Work::Exporting { .. } | Work::Releasing => Decision::now(Deed::Leave),
-        _ if !seen.finalizer => Decision::now(Deed::Leave),
-        _ if !seen.sessions => Decision::now(Deed::LetGo),
-        _ if pause.is_some() => Decision {
-            deed: Deed::Leave,
-            again: pause,
+    match observed.task {
+        ObservedTask::Exporting { stopping: false, .. } => ReconcileDecision::now(Action::Stop),
+        ObservedTask::Exporting { .. } | ObservedTask::Releasing => ReconcileDecision::now(Action::Noop),
+        _ if !observed.finalizer => ReconcileDecision::now(Action::Noop),
+        _ if !observed.sessions => ReconcileDecision::now(Action::RemoveFinalizer),
+        _ if pause.is_some() => ReconcileDecision {
+            action: Action::Noop,
+            requeue_at: pause,
         },
         // Only a person can help; a change of the Secret or the spec wakes us, and a day's time.
-        Work::Ended {
-            end: End::Unreleasable,
+        ObservedTask::Finished {
+            result: FinishedTask::ReleaseImpossible,
             ..
-        } if !seen.secrets_stale && !seen.afresh => {
-            Decision::wait(seen.now.saturating_add(LOOK_AGAIN).unwrap_or(Timestamp::MAX))
+        } if !observed.secrets_stale && !observed.restart_requested => ReconcileDecision::wait(
+            observed
+                .now
+                .saturating_add(RESYNC_INTERVAL)
+                .unwrap_or(Timestamp::MAX),
+        ),
+        ObservedTask::NotStarted | ObservedTask::Finished { .. } => {
+            ReconcileDecision::now(Action::ReleaseSessions)
         }
-        Work::Fresh | Work::Ended { .. } => Decision::now(Deed::Release),
     }
 }
 
-fn delete(seen: &Observation, since: Timestamp) -> Decision {
-    let limit = since.saturating_add(RELEASE_LIMIT).unwrap_or(Timestamp::MAX);
-    let late = seen.now >= limit;
-    if !seen.finalizer {
+fn delete(observed: &ResourceObservation, since: Timestamp) -> ReconcileDecision {
+    let limit = since.saturating_add(RELEASE_TIMEOUT).unwrap_or(Timestamp::MAX);
+    let late = observed.now >= limit;
+    if !observed.finalizer {
         // Somebody else's finalizer keeps it, or a person took ours away.
-        return match seen.work {
-            Work::Exporting { stopping: false, .. } => Decision::now(Deed::Stop),
-            _ => Decision::now(Deed::Leave),
+        return match observed.task {
+            ObservedTask::Exporting { stopping: false, .. } => ReconcileDecision::now(Action::Stop),
+            _ => ReconcileDecision::now(Action::Noop),
         };
     }
-    match seen.work {
-        Work::Exporting { stopping: false, .. } => Decision {
-            deed: Deed::Stop,
-            again: Some(limit),
+    match observed.task {
+        ObservedTask::Exporting { stopping: false, .. } => ReconcileDecision {
+            action: Action::Stop,
+            requeue_at: Some(limit),
         },
-        Work::Exporting { .. } | Work::Releasing if late => Decision::now(Deed::GiveUp),
-        Work::Exporting { .. } | Work::Releasing => Decision::wait(limit),
-        _ if !seen.sessions => Decision::now(Deed::LetGo),
-        _ if late => Decision::now(Deed::GiveUp),
-        Work::Ended {
-            end: End::Unreleasable,
-            ..
-        } => Decision::now(Deed::GiveUp),
-        Work::Ended {
-            end: end @ End::NotReleased(_),
-            ..
-        } if end.pauses_until(seen.now).is_some() => {
-            Decision::wait(end.pauses_until(seen.now).map_or(limit, |next| next.min(limit)))
+        ObservedTask::Exporting { .. } | ObservedTask::Releasing if late => {
+            ReconcileDecision::now(Action::AbandonCleanup)
         }
-        Work::Fresh | Work::Ended { .. } => Decision::now(Deed::Release),
+        ObservedTask::Exporting { .. } | ObservedTask::Releasing => ReconcileDecision::wait(limit),
+        _ if !observed.sessions => ReconcileDecision::now(Action::RemoveFinalizer),
+        _ if late => ReconcileDecision::now(Action::AbandonCleanup),
+        ObservedTask::Finished {
+            result: FinishedTask::ReleaseImpossible,
+            ..
+        } => ReconcileDecision::now(Action::AbandonCleanup),
+        ObservedTask::Finished {
+            result: result @ FinishedTask::ReleaseFailed(_),
+            ..
+        } if result.retry_at(observed.now).is_some() => ReconcileDecision::wait(
+            result
+                .retry_at(observed.now)
+                .map_or(limit, |next| next.min(limit)),
+        ),
+        ObservedTask::NotStarted | ObservedTask::Finished { .. } => {
+            ReconcileDecision::now(Action::ReleaseSessions)
+        }
     }
 }
 

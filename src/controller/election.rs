@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Times of a lease. Each must be longer than the next: duration > deadline > renew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
+pub struct LeaseTiming {
     /// How long others wait for a leader that says nothing. Whole seconds.
     pub duration: Duration,
     /// How long a leader tries to renew before it stops leading.
@@ -19,7 +19,7 @@ pub struct Times {
 
 /// Times that cannot work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadTimes {
+pub enum LeaseTimingError {
     /// The record holds whole seconds.
     #[error("the lease's duration must be whole seconds, from 2 s to 10 min")]
     Duration,
@@ -36,9 +36,9 @@ const DURATION_MAX: Duration = Duration::from_mins(10);
 
 /// How often a candidate looks, and a leader repeats a renewal that failed: what a handover takes beyond the end of
 /// the old leader.
-pub const RETRY: Duration = Duration::from_secs(1);
+pub const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-impl Default for Times {
+impl Default for LeaseTiming {
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(15),
@@ -48,18 +48,18 @@ impl Default for Times {
     }
 }
 
-impl Times {
+impl LeaseTiming {
     /// These times, if they can work.
-    pub fn checked(self) -> Result<Self, BadTimes> {
+    pub fn checked(self) -> Result<Self, LeaseTimingError> {
         let second = Duration::from_secs(1);
         if self.duration.subsec_nanos() != 0 || self.duration < 2 * second || self.duration > DURATION_MAX {
-            return Err(BadTimes::Duration);
+            return Err(LeaseTimingError::Duration);
         }
         if self.deadline + second > self.duration {
-            return Err(BadTimes::Deadline);
+            return Err(LeaseTimingError::Deadline);
         }
         if self.renew * 2 > self.deadline || self.renew < Duration::from_millis(100) {
-            return Err(BadTimes::Renew);
+            return Err(LeaseTimingError::Renew);
         }
         Ok(self)
     }
@@ -71,13 +71,13 @@ impl Times {
 
     /// How long to wait before a candidate looks again, or a failed renewal is repeated.
     pub fn retry(&self) -> Duration {
-        RETRY.min(self.renew)
+        RETRY_PERIOD.min(self.renew)
     }
 }
 
 /// What a Lease says, as far as the election goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct LeaseRecord {
     /// Who holds it; `None` or empty: nobody.
     pub holder: Option<String>,
     /// How long others must wait.
@@ -88,11 +88,11 @@ pub struct Record {
 
 /// What a candidate does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum CandidateStep {
     /// There is no record: make one.
     Create,
     /// The record is free or abandoned: put our name in, if it has not changed since.
-    Take,
+    Acquire,
     /// The record has our name: a reply of ours was lost. Renew it.
     Renew,
     /// Another leads: look again then.
@@ -100,19 +100,24 @@ pub enum Step {
 }
 
 /// `unchanged` is how long this process has watched the record as it is.
-pub fn step(me: &str, record: Option<&Record>, unchanged: Duration, times: &Times) -> Step {
+pub fn candidate_step(
+    me: &str,
+    record: Option<&LeaseRecord>,
+    unchanged: Duration,
+    timing: &LeaseTiming,
+) -> CandidateStep {
     let Some(record) = record else {
-        return Step::Create;
+        return CandidateStep::Create;
     };
     match record.holder.as_deref() {
-        None | Some("") => Step::Take,
-        Some(holder) if holder == me => Step::Renew,
+        None | Some("") => CandidateStep::Acquire,
+        Some(holder) if holder == me => CandidateStep::Renew,
         Some(_) => {
             // The holder's own duration, should it be configured with a longer one than we are.
-            let patience = record.duration.clamp(times.duration, DURATION_MAX);
-            match patience.checked_sub(unchanged) {
-                None | Some(Duration::ZERO) => Step::Take,
-                Some(rest) => Step::Wait(rest.min(times.retry())),
+            let validity = record.duration.clamp(timing.duration, DURATION_MAX);
+            match validity.checked_sub(unchanged) {
+                None | Some(Duration::ZERO) => CandidateStep::Acquire,
+                Some(rest) => CandidateStep::Wait(rest.min(timing.retry())),
             }
         }
     }
@@ -120,7 +125,7 @@ pub fn step(me: &str, record: Option<&Record>, unchanged: Duration, times: &Time
 
 /// How a renewal ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renewal {
+pub enum RenewalResult {
     /// The record is ours for another duration.
     Done,
     /// The record has another name, or is gone.
@@ -131,7 +136,7 @@ pub enum Renewal {
 
 /// What a leader does after a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub enum LeaderStep {
     /// Go on, and renew after so long.
     Keep(Duration),
     /// Stop leading. Nobody else can lead before so long.
@@ -139,12 +144,14 @@ pub enum Hold {
 }
 
 /// `since` is how long ago the last successful renewal was *sent*.
-pub fn hold(renewal: Renewal, since: Duration, times: &Times) -> Hold {
+pub fn leader_step(renewal: RenewalResult, since: Duration, timing: &LeaseTiming) -> LeaderStep {
     match renewal {
-        Renewal::Done => Hold::Keep(times.renew),
-        Renewal::Taken => Hold::Lost(Duration::ZERO),
-        Renewal::Unknown if since >= times.deadline => Hold::Lost(times.duration.saturating_sub(since)),
-        Renewal::Unknown => Hold::Keep(times.retry().min(times.deadline.saturating_sub(since))),
+        RenewalResult::Done => LeaderStep::Keep(timing.renew),
+        RenewalResult::Taken => LeaderStep::Lost(Duration::ZERO),
+        RenewalResult::Unknown if since >= timing.deadline => {
+            LeaderStep::Lost(timing.duration.saturating_sub(since))
+        }
+        RenewalResult::Unknown => LeaderStep::Keep(timing.retry().min(timing.deadline.saturating_sub(since))),
     }
 }
 
@@ -156,8 +163,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn record(holder: Option<&str>, duration: u64) -> Record {
-        Record {
+    fn record(holder: Option<&str>, duration: u64) -> LeaseRecord {
+        LeaseRecord {
             holder: holder.map(str::to_owned),
             duration: s(duration),
             version: "7".to_owned(),
@@ -165,25 +172,29 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_takes_only_what_is_free_or_watched_unchanged_for_its_whole_duration() {
-        let times = Times::default();
+    fn a_candidate_acquires_only_a_free_or_expired_lease() {
+        let timing = LeaseTiming::default();
         for (given, unchanged, expected) in [
-            (None, s(0), Step::Create),
-            (Some(record(None, 15)), s(0), Step::Take),
-            (Some(record(Some(""), 1)), s(0), Step::Take),
-            (Some(record(Some("me"), 15)), s(0), Step::Renew),
-            (Some(record(Some("other"), 15)), s(0), Step::Wait(s(1))),
-            (Some(record(Some("other"), 15)), s(14), Step::Wait(s(1))),
-            (Some(record(Some("other"), 15)), s(15), Step::Take),
+            (None, s(0), CandidateStep::Create),
+            (Some(record(None, 15)), s(0), CandidateStep::Acquire),
+            (Some(record(Some(""), 1)), s(0), CandidateStep::Acquire),
+            (Some(record(Some("me"), 15)), s(0), CandidateStep::Renew),
+            (Some(record(Some("other"), 15)), s(0), CandidateStep::Wait(s(1))),
+            (Some(record(Some("other"), 15)), s(14), CandidateStep::Wait(s(1))),
+            (Some(record(Some("other"), 15)), s(15), CandidateStep::Acquire),
             // A leader with a longer duration than ours is given its own; one with a shorter, ours.
-            (Some(record(Some("other"), 60)), s(59), Step::Wait(s(1))),
-            (Some(record(Some("other"), 60)), s(60), Step::Take),
-            (Some(record(Some("other"), 0)), s(3), Step::Wait(s(1))),
+            (Some(record(Some("other"), 60)), s(59), CandidateStep::Wait(s(1))),
+            (Some(record(Some("other"), 60)), s(60), CandidateStep::Acquire),
+            (Some(record(Some("other"), 0)), s(3), CandidateStep::Wait(s(1))),
             // A nonsensical record does not lock everyone out for ever.
-            (Some(record(Some("other"), 1_000_000)), s(600), Step::Take),
+            (
+                Some(record(Some("other"), 1_000_000)),
+                s(600),
+                CandidateStep::Acquire,
+            ),
         ] {
             assert_eq!(
-                step("me", given.as_ref(), unchanged, &times),
+                candidate_step("me", given.as_ref(), unchanged, &timing),
                 expected,
                 "{given:?} {unchanged:?}"
             );
@@ -192,31 +203,35 @@ mod tests {
 
     #[test]
     fn a_leader_stops_before_another_can_start() {
-        let times = Times::default();
+        let timing = LeaseTiming::default();
         for (renewal, since, expected) in [
-            (Renewal::Done, s(0), Hold::Keep(s(5))),
-            (Renewal::Taken, s(1), Hold::Lost(s(0))),
-            (Renewal::Unknown, s(5), Hold::Keep(s(1))),
-            (Renewal::Unknown, s(9), Hold::Keep(s(1))),
-            (Renewal::Unknown, s(10), Hold::Lost(s(5))),
-            (Renewal::Unknown, s(16), Hold::Lost(s(0))),
+            (RenewalResult::Done, s(0), LeaderStep::Keep(s(5))),
+            (RenewalResult::Taken, s(1), LeaderStep::Lost(s(0))),
+            (RenewalResult::Unknown, s(5), LeaderStep::Keep(s(1))),
+            (RenewalResult::Unknown, s(9), LeaderStep::Keep(s(1))),
+            (RenewalResult::Unknown, s(10), LeaderStep::Lost(s(5))),
+            (RenewalResult::Unknown, s(16), LeaderStep::Lost(s(0))),
         ] {
-            assert_eq!(hold(renewal, since, &times), expected, "{renewal:?} {since:?}");
+            assert_eq!(
+                leader_step(renewal, since, &timing),
+                expected,
+                "{renewal:?} {since:?}"
+            );
         }
     }
 
     #[test]
-    fn times_that_cannot_work_are_refused() {
-        let times = |duration, deadline, renew| Times {
+    fn invalid_timings_are_rejected() {
+        let timing = |duration, deadline, renew| LeaseTiming {
             duration: s(duration),
             deadline: s(deadline),
             renew: s(renew),
         };
-        assert!(Times::default().checked().is_ok());
-        assert_eq!(times(1, 1, 1).checked(), Err(BadTimes::Duration));
-        assert_eq!(times(601, 10, 1).checked(), Err(BadTimes::Duration));
-        assert_eq!(times(15, 15, 5).checked(), Err(BadTimes::Deadline));
-        assert_eq!(times(15, 10, 6).checked(), Err(BadTimes::Renew));
-        assert_eq!(times(15, 10, 0).checked(), Err(BadTimes::Renew));
+        assert!(LeaseTiming::default().checked().is_ok());
+        assert_eq!(timing(1, 1, 1).checked(), Err(LeaseTimingError::Duration));
+        assert_eq!(timing(601, 10, 1).checked(), Err(LeaseTimingError::Duration));
+        assert_eq!(timing(15, 15, 5).checked(), Err(LeaseTimingError::Deadline));
+        assert_eq!(timing(15, 10, 6).checked(), Err(LeaseTimingError::Renew));
+        assert_eq!(timing(15, 10, 0).checked(), Err(LeaseTimingError::Renew));
     }
 }

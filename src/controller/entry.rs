@@ -11,35 +11,35 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::claim::Others;
-use super::decide::{End, Observation, Work, deleting_since};
-use super::events::Allowance;
-use super::exporter::Job;
+use super::claim::OperatorContention;
+use super::decide::{FinishedTask, ObservedTask, ResourceObservation, deleting_since};
+use super::events::RateLimit;
+use super::exporter::ExportRunner;
 use super::secrets_in_use::SecretsInUse;
-use super::status::own;
+use super::status::owned_status;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
-use crate::export::engine::Released;
+use crate::export::engine::ReleaseReport;
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
-use crate::export::wish::Export;
+use crate::export::spec::ExportSpec;
 use crate::telemetry::metrics::ResourceFacts;
 
 /// Our finalizer: on a resource while sessions may be open because of it.
 pub const FINALIZER: &str = "eventexport.io/sessions";
 
 /// What is remembered of one resource.
-pub(super) struct Entry {
+pub(super) struct ExportEntry {
     pub(super) object: Arc<ObjectRef<EventExport>>,
     /// The newest version of it that was looked at.
-    newest: u64,
-    pub(super) state: State,
+    newest_version: u64,
+    pub(super) state: TaskState,
     /// Whether sessions may be open; `None`: this process does not know, the finalizer does.
     pub(super) sessions: Option<bool>,
     /// The export with its credentials, while it runs or sessions may be open.
-    pub(super) job: Option<Arc<dyn Job>>,
+    pub(super) runner: Option<Arc<dyn ExportRunner>>,
     pub(super) secrets: SecretsInUse,
     /// The work has to begin again, whatever else is the case.
-    pub(super) afresh: bool,
+    pub(super) restart_requested: bool,
     /// It was suspended when it was last looked at.
     pub(super) suspended: bool,
     /// Failures in a row, of runs and of releases.
@@ -49,94 +49,94 @@ pub(super) struct Entry {
     /// Why it could not begin or broke down.
     pub(super) failure: Option<Failure>,
     /// What a run left, until the status says so.
-    pub(super) last: Option<(Arc<Snapshot>, Arc<Export>)>,
+    pub(super) last: Option<(Arc<Snapshot>, Arc<ExportSpec>)>,
     /// What a release left.
-    pub(super) left: Option<Box<Released>>,
+    pub(super) left: Option<Box<ReleaseReport>>,
     /// The job was made anew for a release, from what the Secrets hold.
     pub(super) rebuilt: bool,
     /// Since when this process has known that it is being deleted.
     pub(super) deleting: Option<Instant>,
     /// It was told that sessions are left.
-    pub(super) told_left: bool,
-    pub(super) written: Written,
+    pub(super) leftover_sessions_reported: bool,
+    pub(super) written: WrittenStatus,
     /// What metrics show of it; `None`: it was not looked at yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
-    pub(super) allowance: Allowance,
+    pub(super) rate_limit: RateLimit,
     /// Other operators that would serve it.
-    pub(super) others: Others,
+    pub(super) contention: OperatorContention,
 }
 
 /// What this process wrote to the status.
 #[derive(Default)]
-pub(super) struct Written {
+pub(super) struct WrittenStatus {
     /// What was written last, until it is seen.
-    pub(super) last: Option<Box<Sent>>,
+    pub(super) last: Option<Box<PendingStatus>>,
     pub(super) at: Option<Instant>,
     /// The status of a resource that rests; another one is not ours.
-    pub(super) resting: Option<u64>,
+    pub(super) idle_digest: Option<u64>,
 }
 
 /// A status on its way to the watch.
-pub(super) struct Sent {
+pub(super) struct PendingStatus {
     pub(super) status: EventExportStatus,
     /// The version of the resource that it was written over.
-    pub(super) over: Option<String>,
+    pub(super) base_version: Option<String>,
     /// The version that came of it.
-    pub(super) made: Option<String>,
+    pub(super) new_version: Option<String>,
 }
 
 /// The version of a resource. Versions are numbers that grow (KEP-5504).
 fn version(object: &EventExport) -> Option<u64> {
-    number(object.metadata.resource_version.as_deref())
+    parse_version(object.metadata.resource_version.as_deref())
 }
 
-fn number(version: Option<&str>) -> Option<u64> {
+fn parse_version(version: Option<&str>) -> Option<u64> {
     version?.parse().ok()
 }
 
-impl Sent {
+impl PendingStatus {
     /// Whether this version of the resource is older than the write.
-    pub(super) fn is_later_than(&self, seen: Option<&str>) -> bool {
+    pub(super) fn is_newer_than(&self, seen: Option<&str>) -> bool {
         // A write that changed nothing never comes.
-        let is_coming = seen == self.over.as_deref() && self.made != self.over;
+        let is_coming = seen == self.base_version.as_deref() && self.new_version != self.base_version;
         is_coming
-            || matches!((number(seen), number(self.made.as_deref())), (Some(seen), Some(made)) if seen < made)
+            || matches!((parse_version(seen), parse_version(self.new_version.as_deref())), (Some(seen), Some(made)) if seen < made)
     }
 }
 
-pub(super) enum State {
-    Fresh,
-    Live(Live),
-    Ended { spec: u64, end: End },
+pub(super) enum TaskState {
+    NotStarted,
+    Running(RunningTask),
+    Finished { spec: u64, result: FinishedTask },
 }
 
 /// Work under way.
-pub(super) struct Live {
+pub(super) struct RunningTask {
     /// Tells this work from what came before it.
     pub(super) serial: u64,
-    pub(super) kind: Kind,
+    pub(super) kind: TaskKind,
     pub(super) spec: u64,
     pub(super) stop: CancellationToken,
     pub(super) abort: AbortHandle,
-    pub(super) seen: watch::Receiver<Arc<Snapshot>>,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TaskKind {
     Export,
     Release,
 }
 
-impl Entry {
+impl ExportEntry {
     pub(super) fn new(object: Arc<ObjectRef<EventExport>>) -> Self {
         Self {
             object,
-            newest: 0,
-            state: State::Fresh,
+            newest_version: 0,
+            state: TaskState::NotStarted,
             sessions: None,
-            job: None,
+            runner: None,
             secrets: SecretsInUse::default(),
-            afresh: false,
+            restart_requested: false,
             suspended: false,
             failures: 0,
             errors: 0,
@@ -145,36 +145,36 @@ impl Entry {
             left: None,
             rebuilt: false,
             deleting: None,
-            told_left: false,
-            written: Written::default(),
+            leftover_sessions_reported: false,
+            written: WrittenStatus::default(),
             facts: None,
-            allowance: Allowance::full(Instant::now()),
-            others: Others::default(),
+            rate_limit: RateLimit::full(Instant::now()),
+            contention: OperatorContention::default(),
         }
     }
 
     /// Whether nothing newer of it was looked at; from now on nothing older is.
-    pub(super) fn is_news(&mut self, object: &EventExport) -> bool {
-        let version = version(object).unwrap_or(self.newest);
-        let is_news = version >= self.newest;
-        if is_news {
-            self.newest = version;
+    pub(super) fn accept_version(&mut self, object: &EventExport) -> bool {
+        let version = version(object).unwrap_or(self.newest_version);
+        let accepted = version >= self.newest_version;
+        if accepted {
+            self.newest_version = version;
         }
-        is_news
+        accepted
     }
 
     /// What is there now is the newest, also where its number is lower: a cluster may be restored from a backup.
-    pub(super) fn begin_anew_from(&mut self, object: &EventExport) {
-        self.newest = version(object).unwrap_or_default();
+    pub(super) fn reset_version(&mut self, object: &EventExport) {
+        self.newest_version = version(object).unwrap_or_default();
     }
 
     /// Whether that is older than what was looked at of this one.
-    pub(super) fn outlives(&self, object: &EventExport) -> bool {
-        version(object).is_some_and(|version| version < self.newest)
+    pub(super) fn is_newer_than(&self, object: &EventExport) -> bool {
+        version(object).is_some_and(|version| version < self.newest_version)
     }
 
     /// What the decision needs to know.
-    pub(super) fn observe(&mut self, object: &EventExport, now: Timestamp) -> Observation {
+    pub(super) fn observe(&mut self, object: &EventExport, now: Timestamp) -> ResourceObservation {
         let finalizer = has_finalizer(object);
         let resumed = self.suspended && !object.spec.suspend;
         self.suspended |= object.spec.suspend;
@@ -183,27 +183,27 @@ impl Entry {
             let known = SignedDuration::try_from(known).unwrap_or(SignedDuration::MAX);
             deleting_since(now, at.0, known)
         });
-        Observation {
+        ResourceObservation {
             now,
             deleting,
             finalizer,
             suspended: object.spec.suspend,
-            wanted: spec_digest(&object.spec),
+            spec_digest: spec_digest(&object.spec),
             secrets_stale: self.secrets.stale,
             sessions: self.sessions.unwrap_or(finalizer),
-            afresh: self.afresh || resumed || self.is_estranged(object),
-            work: match &self.state {
-                State::Fresh => Work::Fresh,
-                State::Live(live) => match live.kind {
-                    Kind::Export => Work::Exporting {
-                        spec: live.spec,
-                        stopping: live.stop.is_cancelled(),
+            restart_requested: self.restart_requested || resumed || self.status_drifted(object),
+            task: match &self.state {
+                TaskState::NotStarted => ObservedTask::NotStarted,
+                TaskState::Running(running) => match running.kind {
+                    TaskKind::Export => ObservedTask::Exporting {
+                        spec: running.spec,
+                        stopping: running.stop.is_cancelled(),
                     },
-                    Kind::Release => Work::Releasing,
+                    TaskKind::Release => ObservedTask::Releasing,
                 },
-                State::Ended { spec, end } => Work::Ended {
+                TaskState::Finished { spec, result } => ObservedTask::Finished {
                     spec: *spec,
-                    end: *end,
+                    result: *result,
                 },
             },
         }
@@ -211,18 +211,18 @@ impl Entry {
 
     /// Whether the resource rests and its status is not the one that this process left there: then nobody here knows
     /// what it should say, and the bucket is asked.
-    fn is_estranged(&self, object: &EventExport) -> bool {
+    fn status_drifted(&self, object: &EventExport) -> bool {
         matches!(
             self.state,
-            State::Ended {
-                end: End::Rested(_),
+            TaskState::Finished {
+                result: FinishedTask::Idle(_),
                 ..
             }
         ) && self.last.is_none()
             && self
                 .written
-                .resting
-                .is_some_and(|ours| ours != resting_digest(object.status.as_ref()))
+                .idle_digest
+                .is_some_and(|ours| ours != idle_status_digest(object.status.as_ref()))
     }
 }
 
@@ -246,8 +246,8 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
 
 /// Tells statuses that rest apart, within this process. Conditions of others do not count, nor what is said of other
 /// operators, which comes and goes meanwhile.
-pub(super) fn resting_digest(status: Option<&EventExportStatus>) -> u64 {
-    let mut status = status.map(own);
+pub(super) fn idle_status_digest(status: Option<&EventExportStatus>) -> u64 {
+    let mut status = status.map(owned_status);
     if let Some(status) = &mut status {
         let contended = ConditionType::Contended.as_str();
         status.conditions.retain(|condition| condition.type_ != contended);
@@ -267,9 +267,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_rests_costs_little_memory() {
+    fn an_idle_export_uses_little_memory() {
         // Beside it: two names, a UID, and the versions of at most four Secrets, below half a KiB together.
-        let size = size_of::<Entry>() + size_of::<ResourceFacts>();
+        let size = size_of::<ExportEntry>() + size_of::<ResourceFacts>();
         assert!(size <= 640, "{size}");
     }
 }

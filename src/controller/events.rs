@@ -1,5 +1,5 @@
 //! Kubernetes Events: what a person sees at the end of `kubectl describe`. The decision which ones a change of
-//! status deserves is pure; [`Announcer`] sends them, at a bounded rate, and never fails anyone's work.
+//! status deserves is pure; [`EventRecorder`] sends them, at a bounded rate, and never fails anyone's work.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,25 +9,25 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tracing::{debug, warn};
 
-use super::said::plain;
-use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find};
+use super::kube_error::describe_error;
+use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find_condition};
 use crate::telemetry::Metrics;
 
 /// How many Events one export may have in a row. The bounds of client-go's spam filter (`defaultSpamBurst`).
 const BURST: u32 = 25;
 
 /// How long it takes until it may have one more (client-go's `defaultSpamQPS`).
-const REFILL: Duration = Duration::from_mins(5);
+const REFILL_INTERVAL: Duration = Duration::from_mins(5);
 
 /// How many Events are remembered, to be counted up when they come again: each new one is compared with all of them.
-const REMEMBERED: usize = 512;
+const MAX_RECORDED_EVENTS: usize = 512;
 
 /// Longest note, in bytes: the API's bound for `note` is 1 kB.
 const NOTE_BYTES: usize = 1000;
 
 /// One thing to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct StatusEvent {
     /// Whether somebody should look.
     pub warning: bool,
     /// What was being done, in `PascalCase`.
@@ -39,26 +39,26 @@ pub struct Note {
 }
 
 /// What a change of status deserves to be told.
-pub fn notes(before: &EventExportStatus, after: &EventExportStatus) -> Vec<Note> {
-    let mut notes = Vec::new();
+pub fn status_events(before: &EventExportStatus, after: &EventExportStatus) -> Vec<StatusEvent> {
+    let mut events = Vec::new();
     let became = |kind, wanted: &str| {
-        let now = find(&after.conditions, kind).filter(|now| now.status == wanted)?;
-        let was = find(&before.conditions, kind);
+        let now = find_condition(&after.conditions, kind).filter(|now| now.status == wanted)?;
+        let was = find_condition(&before.conditions, kind);
         was.is_none_or(|was| was.status != now.status || (wanted == "True" && was.reason != now.reason))
             .then_some(now)
     };
     let acted = |status: &EventExportStatus| {
-        find(&status.conditions, ConditionType::Reconciling)
+        find_condition(&status.conditions, ConditionType::Reconciling)
             .filter(|now| now.status == "False" && now.reason == Reason::Accepted.as_str())
             .map(|_| status.observed_generation)
     };
     let stalled = became(ConditionType::Stalled, "True");
     if stalled.is_none() && acted(after).is_some_and(|now| acted(before) != Some(now)) {
         let note = format!("generation {} is accepted", after.observed_generation);
-        notes.push(note_of(false, "Accept", Reason::Accepted.as_str(), note));
+        events.push(new_event(false, "Accept", Reason::Accepted.as_str(), note));
     }
     if let Some(now) = stalled {
-        notes.push(note_of(true, "Export", &now.reason, now.message.clone()));
+        events.push(new_event(true, "Export", &now.reason, now.message.clone()));
     }
     if let Some(error) = &after.last_error {
         let known = before
@@ -71,7 +71,7 @@ pub fn notes(before: &EventExportStatus, after: &EventExportStatus) -> Vec<Note>
                 .as_ref()
                 .map(|window| format!("{window}: "))
                 .unwrap_or_default();
-            notes.push(note_of(
+            events.push(new_event(
                 true,
                 "Export",
                 &error.reason,
@@ -80,7 +80,7 @@ pub fn notes(before: &EventExportStatus, after: &EventExportStatus) -> Vec<Note>
         }
     }
     if let Some(now) = became(ConditionType::Complete, "True") {
-        notes.push(note_of(
+        events.push(new_event(
             false,
             "Export",
             Reason::Complete.as_str(),
@@ -88,22 +88,22 @@ pub fn notes(before: &EventExportStatus, after: &EventExportStatus) -> Vec<Note>
         ));
     }
     let suspended = |status: &EventExportStatus| {
-        find(&status.conditions, ConditionType::Ready)
+        find_condition(&status.conditions, ConditionType::Ready)
             .is_some_and(|now| now.reason == Reason::Suspended.as_str())
     };
     if suspended(after) && !suspended(before) {
-        notes.push(note_of(
+        events.push(new_event(
             false,
             "Suspend",
             Reason::Suspended.as_str(),
             "spec.suspend is true".to_owned(),
         ));
     }
-    notes
+    events
 }
 
 /// That a deleted export was let go with sessions that may be open.
-pub fn sessions_left(ids: &[String], why: &str) -> Note {
+pub fn leftover_sessions_event(ids: &[String], why: &str) -> StatusEvent {
     let which = if ids.is_empty() {
         "which ones is not known".to_owned()
     } else {
@@ -112,20 +112,20 @@ pub fn sessions_left(ids: &[String], why: &str) -> Note {
     let note = format!(
         "sessions may be left open at the service ({which}): {why}; delete them by hand (`eventexport session delete ID`)"
     );
-    note_of(true, "Delete", "SessionsLeft", note)
+    new_event(true, "Delete", "SessionsLeft", note)
 }
 
 /// That another operator serves it.
-pub fn served_elsewhere(other: &str, me: &str) -> Note {
+pub fn served_elsewhere_event(other: &str, me: &str) -> StatusEvent {
     let note = format!(
         "the operator of the Lease {other} serves this export, and the operator of the Lease {me} would, too, and leaves \
          it alone: let one of them look after this namespace"
     );
-    note_of(true, "Export", Reason::TwoOperators.as_str(), note)
+    new_event(true, "Export", Reason::TwoOperators.as_str(), note)
 }
 
-fn note_of(warning: bool, action: &'static str, reason: &str, note: String) -> Note {
-    Note {
+fn new_event(warning: bool, action: &'static str, reason: &str, note: String) -> StatusEvent {
+    StatusEvent {
         warning,
         action,
         reason: reason.to_owned(),
@@ -135,12 +135,12 @@ fn note_of(warning: bool, action: &'static str, reason: &str, note: String) -> N
 
 /// How many Events an export may still have.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowance {
+pub struct RateLimit {
     left: u32,
     since: Instant,
 }
 
-impl Allowance {
+impl RateLimit {
     /// A full one.
     pub fn full(now: Instant) -> Self {
         Self {
@@ -151,7 +151,7 @@ impl Allowance {
 
     /// Whether one more may be sent; counts it.
     pub fn take(&mut self, now: Instant) -> bool {
-        let refills = now.saturating_duration_since(self.since).as_secs() / REFILL.as_secs();
+        let refills = now.saturating_duration_since(self.since).as_secs() / REFILL_INTERVAL.as_secs();
         if refills > 0 {
             let refills = u32::try_from(refills).unwrap_or(u32::MAX);
             self.left = self.left.saturating_add(refills).min(BURST);
@@ -164,7 +164,7 @@ impl Allowance {
 }
 
 /// Sends Events.
-pub(super) struct Announcer {
+pub(super) struct EventRecorder {
     client: Client,
     reporter: Reporter,
     /// With how many Events it was given.
@@ -172,7 +172,7 @@ pub(super) struct Announcer {
     metrics: Metrics,
 }
 
-impl Announcer {
+impl EventRecorder {
     pub(super) fn new(client: Client, instance: String, metrics: Metrics) -> Self {
         let reporter = Reporter {
             controller: "eventexport.io/operator".to_owned(),
@@ -190,7 +190,7 @@ impl Announcer {
     /// thousands of exports it is begun anew now and then.
     fn recorder(&self) -> Recorder {
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        if recorder.1 >= REMEMBERED {
+        if recorder.1 >= MAX_RECORDED_EVENTS {
             *recorder = (Recorder::new(self.client.clone(), self.reporter.clone()), 0);
         }
         recorder.1 += 1;
@@ -198,18 +198,18 @@ impl Announcer {
     }
 
     /// Sends what the allowance permits. What cannot be sent is logged: an Event is a courtesy.
-    pub(super) async fn tell(
+    pub(super) async fn record(
         &self,
-        about: &EventExport,
-        notes: Vec<Note>,
+        object: &EventExport,
+        events: Vec<StatusEvent>,
         mut allowed: impl FnMut() -> bool,
     ) {
         // Without its version, or the recorder would take each version for another object and never merge.
         let reference = ObjectReference {
             resource_version: None,
-            ..about.object_ref(&())
+            ..object.object_ref(&())
         };
-        for note in notes {
+        for note in events {
             if !allowed() {
                 self.metrics.events_suppressed.inc();
                 debug!(
@@ -225,14 +225,14 @@ impl Announcer {
                     EventType::Normal
                 },
                 reason: note.reason,
-                note: Some(within(note.note, NOTE_BYTES)),
+                note: Some(truncate_bytes(note.note, NOTE_BYTES)),
                 action: note.action.to_owned(),
                 secondary: None,
             };
             if let Err(error) = self.recorder().publish(&event, &reference).await {
                 warn!(
                     reason = event.reason,
-                    error = plain(&error),
+                    error = describe_error(&error),
                     "an Event could not be sent"
                 );
             }
@@ -241,7 +241,7 @@ impl Announcer {
 }
 
 /// At most so many bytes, whole characters.
-fn within(mut text: String, bytes: usize) -> String {
+fn truncate_bytes(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
         let end = (0..=bytes)
             .rev()
@@ -257,7 +257,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::api::{LastError, condition, set};
+    use crate::api::{LastError, condition, set_condition};
 
     fn with(
         mut status: EventExportStatus,
@@ -265,7 +265,7 @@ mod tests {
         is: bool,
         reason: Reason,
     ) -> EventExportStatus {
-        set(
+        set_condition(
             &mut status.conditions,
             condition(kind, Some(is), reason, "why", 1, Timestamp::UNIX_EPOCH),
         );
@@ -276,11 +276,14 @@ mod tests {
     }
 
     fn reasons(before: &EventExportStatus, after: &EventExportStatus) -> Vec<String> {
-        notes(before, after).into_iter().map(|note| note.reason).collect()
+        status_events(before, after)
+            .into_iter()
+            .map(|note| note.reason)
+            .collect()
     }
 
     #[test]
-    fn each_turn_of_an_export_is_told_once() {
+    fn each_transition_emits_one_event() {
         let new = EventExportStatus::default();
         let accepted = with(new.clone(), ConditionType::Reconciling, false, Reason::Accepted);
         assert_eq!(reasons(&new, &accepted), ["Accepted"]);
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_once_and_not_twice_when_it_also_stalls() {
+    fn an_error_that_stalls_emits_one_event() {
         let calm = with(
             EventExportStatus::default(),
             ConditionType::Reconciling,
@@ -326,17 +329,17 @@ mod tests {
     }
 
     #[test]
-    fn events_are_bounded_per_export() {
+    fn events_are_rate_limited_per_export() {
         let start = Instant::now();
-        let mut allowance = Allowance::full(start);
-        assert_eq!((0..100).filter(|_| allowance.take(start)).count(), 25);
-        assert!(allowance.take(start + REFILL));
-        assert!(!allowance.take(start + REFILL));
+        let mut rate_limit = RateLimit::full(start);
+        assert_eq!((0..100).filter(|_| rate_limit.take(start)).count(), 25);
+        assert!(rate_limit.take(start + REFILL_INTERVAL));
+        assert!(!rate_limit.take(start + REFILL_INTERVAL));
     }
 
     #[test]
-    fn a_note_is_cut_between_characters() {
-        assert_eq!(within("aü".to_owned(), 2), "a");
-        assert_eq!(within("aü".to_owned(), 3), "aü");
+    fn notes_are_truncated_at_character_boundaries() {
+        assert_eq!(truncate_bytes("aü".to_owned(), 2), "a");
+        assert_eq!(truncate_bytes("aü".to_owned(), 3), "aü");
     }
 }

@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::grants::{Grant, granted};
+use super::grants::{Grant, is_granted};
 use crate::api::EventExportSpec;
 use crate::egress::{HostPolicy, Traffic};
-use crate::export::connect::{self, Secrets, Surroundings};
-use crate::export::engine::{Engine, Peers, Released};
+use crate::export::connect::{self, ProcessContext, Secrets};
+use crate::export::engine::{Engine, Peers, ReleaseReport};
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
-use crate::export::wish::{Export, Persistence, Tenure};
+use crate::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
 use crate::tracker::TokenCache;
 
 /// Whose export it is.
@@ -41,20 +41,20 @@ pub trait Exporter: Send + Sync + 'static {
         spec: &EventExportSpec,
         secrets: &Secrets,
         owner: &Owner,
-    ) -> Result<Arc<dyn Job>, Failure>;
+    ) -> Result<Arc<dyn ExportRunner>, Failure>;
 }
 
 /// One export with its peers. Holds credentials: kept only while it is needed.
 #[async_trait]
-pub trait Job: Send + Sync + 'static {
+pub trait ExportRunner: Send + Sync + 'static {
     /// What it wants.
-    fn export(&self) -> &Arc<Export>;
+    fn export(&self) -> &Arc<ExportSpec>;
 
     /// As [`Engine::run`].
     async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot>;
 
     /// As [`Engine::release`].
-    async fn release(&self) -> Released;
+    async fn release(&self) -> ReleaseReport;
 }
 
 /// The real one.
@@ -77,9 +77,9 @@ pub struct EngineExporter {
     pub process: String,
 }
 
-struct EngineJob {
+struct EngineRunner {
     engine: Engine,
-    export: Arc<Export>,
+    export: Arc<ExportSpec>,
     peers: Peers,
 }
 
@@ -90,25 +90,25 @@ impl Exporter for EngineExporter {
         spec: &EventExportSpec,
         secrets: &Secrets,
         owner: &Owner,
-    ) -> Result<Arc<dyn Job>, Failure> {
-        let around = Surroundings {
+    ) -> Result<Arc<dyn ExportRunner>, Failure> {
+        let process_context = ProcessContext {
             name: format!("{}/{}", owner.namespace, owner.name),
             hosts: self.hosts.clone(),
             store_hosts: self.store_hosts.clone(),
             traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
-            pod_identity: granted(&self.grants, &owner.namespace, &spec.destination.s3),
+            pod_identity: is_granted(&self.grants, &owner.namespace, &spec.destination.s3),
             // Not the UID: a resource that was removed by force and made again goes on at once.
             holder: format!("{}/{}/{}", self.cluster, owner.namespace, owner.name),
-            tenure: Some(Tenure::new(self.process.clone(), owner.since)),
+            holder_epoch: Some(HolderEpoch::new(self.process.clone(), owner.since)),
             // Only the holder of the lease runs exports.
             single_writer: true,
-            persistence: Persistence::Forever,
-            shard: Shard::WHOLE,
+            retry_policy: RetryPolicy::Forever,
+            shard: Shard::SINGLE,
         };
-        let export = Arc::new(connect::export(spec, &around)?);
-        let peers = connect::peers(spec, secrets, &around).await?;
-        Ok(Arc::new(EngineJob {
+        let export = Arc::new(connect::export_spec(spec, &process_context)?);
+        let peers = connect::peers(spec, secrets, &process_context).await?;
+        Ok(Arc::new(EngineRunner {
             engine: self.engine.clone(),
             export,
             peers,
@@ -117,8 +117,8 @@ impl Exporter for EngineExporter {
 }
 
 #[async_trait]
-impl Job for EngineJob {
-    fn export(&self) -> &Arc<Export> {
+impl ExportRunner for EngineRunner {
+    fn export(&self) -> &Arc<ExportSpec> {
         &self.export
     }
 
@@ -128,7 +128,7 @@ impl Job for EngineJob {
             .await
     }
 
-    async fn release(&self) -> Released {
+    async fn release(&self) -> ReleaseReport {
         self.engine.release(&self.export, &self.peers).await
     }
 }

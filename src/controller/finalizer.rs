@@ -11,23 +11,20 @@ use tracing::debug;
 
 use super::entry::{FINALIZER, has_finalizer};
 use crate::api::EventExport;
-use crate::export::engine::Released;
+use crate::export::engine::ReleaseReport;
 
 /// How often a write is tried that meets a newer version of the resource.
-const CONFLICTS: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 
 /// The resource with it; `None`: it is gone, being deleted, or asks for something else by now.
-pub(super) async fn put_on(
-    api: &Api<EventExport>,
-    object: &EventExport,
-) -> kube::Result<Option<EventExport>> {
+pub(super) async fn add(api: &Api<EventExport>, object: &EventExport) -> kube::Result<Option<EventExport>> {
     write(
         api,
         object,
         |names| names.push(FINALIZER.to_owned()),
         |now| {
-            let asks_for_else = now.metadata.generation != object.metadata.generation;
-            has_finalizer(now) || now.metadata.deletion_timestamp.is_some() || asks_for_else
+            let spec_changed = now.metadata.generation != object.metadata.generation;
+            has_finalizer(now) || now.metadata.deletion_timestamp.is_some() || spec_changed
         },
     )
     .await
@@ -35,7 +32,7 @@ pub(super) async fn put_on(
 }
 
 /// The resource without it; `None`: it is gone.
-pub(super) async fn take_away(
+pub(super) async fn remove(
     api: &Api<EventExport>,
     object: &EventExport,
 ) -> kube::Result<Option<EventExport>> {
@@ -57,7 +54,7 @@ async fn write(
 ) -> kube::Result<Option<EventExport>> {
     let name = object.name_any();
     let mut read = object.clone();
-    for _ in 1..CONFLICTS {
+    for _ in 1..MAX_ATTEMPTS {
         if done(&read) {
             return Ok(Some(read));
         }
@@ -98,19 +95,19 @@ async fn patch(
 }
 
 /// The sessions that a release left, and why, in words.
-pub(super) fn remainder(released: Option<&Released>) -> (Vec<String>, String) {
-    let Some(Released {
-        left,
+pub(super) fn leftover_sessions(released: Option<&ReleaseReport>) -> (Vec<String>, String) {
+    let Some(ReleaseReport {
+        leftover_sessions,
         unknown,
-        hopeless: _,
+        permanent: _,
     }) = released
     else {
         return (Vec::new(), "they could not be released in time".to_owned());
     };
-    let ids = left.iter().map(|(id, _)| id.clone()).collect();
+    let ids = leftover_sessions.iter().map(|(id, _)| id.clone()).collect();
     let why = unknown
         .clone()
-        .or_else(|| left.first().map(|(_, why)| why.clone()));
+        .or_else(|| leftover_sessions.first().map(|(_, why)| why.clone()));
     (
         ids,
         why.unwrap_or_else(|| "they could not be released in time".to_owned()),
@@ -134,17 +131,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn daily_looks_are_spread_over_a_quarter_of_the_day() {
+    fn daily_resyncs_are_spread_over_six_hours() {
         let day = SignedDuration::from_hours(24);
-        let looks: Vec<_> = (0..1000).map(|n| jittered(day, &n.to_string())).collect();
+        let resyncs: Vec<_> = (0..1000).map(|n| jittered(day, &n.to_string())).collect();
         assert!(
-            looks
+            resyncs
                 .iter()
-                .all(|look| (SignedDuration::from_hours(18)..day).contains(look))
+                .all(|resync| (SignedDuration::from_hours(18)..day).contains(resync))
         );
-        let early = looks
+        let early = resyncs
             .iter()
-            .filter(|look| **look < SignedDuration::from_hours(21))
+            .filter(|resync| **resync < SignedDuration::from_hours(21))
             .count();
         assert!((400..600).contains(&early), "{early}");
     }

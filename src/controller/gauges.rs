@@ -6,28 +6,28 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::{ConditionType, EventExportStatus, Reason, find};
+use crate::api::{ConditionType, EventExportStatus, Reason, find_condition};
 use crate::export::snapshot::Snapshot;
-use crate::export::window::{Cells, Window};
-use crate::export::wish::Export;
+use crate::export::spec::ExportSpec;
+use crate::export::window::{HourSet, Window};
 use crate::telemetry::metrics::ResourceFacts;
 
 /// What is shown after a look that left `status`, and saw `seen` if anything. `retention`: what the operator was told
 /// of how long the service keeps events.
-pub(super) fn facts(
+pub(super) fn resource_facts(
     status: &EventExportStatus,
     suspended: bool,
-    seen: Option<(&Snapshot, &Export)>,
+    seen: Option<(&Snapshot, &ExportSpec)>,
     before: Option<&ResourceFacts>,
     retention: Option<SignedDuration>,
 ) -> ResourceFacts {
-    let ready = find(&status.conditions, ConditionType::Ready);
+    let ready = find_condition(&status.conditions, ConditionType::Ready);
     let reason = ready.and_then(|ready| ready.reason.parse::<Reason>().ok());
     let number = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok());
     let mut facts = ResourceFacts {
-        ready: ready.and_then(truth),
-        complete: find(&status.conditions, ConditionType::Complete).and_then(truth),
-        stalled: find(&status.conditions, ConditionType::Stalled).and_then(truth),
+        ready: ready.and_then(status_bool),
+        complete: find_condition(&status.conditions, ConditionType::Complete).and_then(status_bool),
+        stalled: find_condition(&status.conditions, ConditionType::Stalled).and_then(status_bool),
         reason: reason.map(Reason::as_str),
         suspended,
         windows: status.windows.as_ref().map(|windows| {
@@ -46,37 +46,38 @@ pub(super) fn facts(
         sessions: status.sessions.len() as u64,
         last_success: None,
         oldest_missing: None,
-        deleted_from: None,
+        earliest_deletion: None,
     };
     match (seen.filter(|(snapshot, _)| snapshot.observed), before) {
         (Some((snapshot, export)), _) => {
-            let open = snapshot.missing.minus(&snapshot.expired);
-            let open = open.minus(&export.accepted_cells(&open));
-            let oldest = oldest(&open).map(|day| export.window_of(day.date()).unwrap_or(day));
+            let open = snapshot.missing.difference(&snapshot.expired);
+            let open = open.difference(&export.accepted_hours(&open));
+            let oldest = oldest_day(&open).map(|day| export.window_of(day.date()).unwrap_or(day));
             facts.expired = Some(snapshot.expired.days().count() as u64);
             facts.last_success = snapshot.last_stored;
             facts.oldest_missing = oldest.map(Window::end);
-            facts.deleted_from = oldest.and_then(|window| deleted_from(window, snapshot, retention));
+            facts.earliest_deletion =
+                oldest.and_then(|window| earliest_deletion(window, snapshot, retention));
         }
         (None, Some(before)) => {
             facts.expired = before.expired;
             facts.last_success = before.last_success;
             facts.oldest_missing = before.oldest_missing;
-            facts.deleted_from = before.deleted_from;
+            facts.earliest_deletion = before.earliest_deletion;
         }
         (None, None) => {
-            let expired = Cells::from_ranges(&status.expired);
-            let oldest = oldest(&Cells::from_ranges(&status.missing).minus(&expired));
+            let expired = HourSet::from_ranges(&status.expired);
+            let oldest = oldest_day(&HourSet::from_ranges(&status.missing).difference(&expired));
             facts.expired = status.windows.as_ref().map(|_| expired.days().count() as u64);
             facts.oldest_missing = oldest.map(Window::end);
-            facts.deleted_from =
-                oldest.and_then(|window| deleted_from(window, &Snapshot::default(), retention));
+            facts.earliest_deletion =
+                oldest.and_then(|window| earliest_deletion(window, &Snapshot::default(), retention));
         }
     }
     facts
 }
 
-fn truth(condition: &Condition) -> Option<bool> {
+fn status_bool(condition: &Condition) -> Option<bool> {
     match condition.status.as_str() {
         "True" => Some(true),
         "False" => Some(false),
@@ -84,20 +85,24 @@ fn truth(condition: &Condition) -> Option<bool> {
     }
 }
 
-fn oldest(cells: &Cells) -> Option<Window> {
+fn oldest_day(cells: &HourSet) -> Option<Window> {
     cells.days().next().map(|(day, _)| Window::day(day))
 }
 
 /// When the service may delete a window: by the plan's retention where the operator was told it, else by what the
 /// service lists. What it no longer lists may be gone since it was asked.
-fn deleted_from(window: Window, snapshot: &Snapshot, retention: Option<SignedDuration>) -> Option<Timestamp> {
-    let seen = snapshot.retained;
+fn earliest_deletion(
+    window: Window,
+    snapshot: &Snapshot,
+    retention: Option<SignedDuration>,
+) -> Option<Timestamp> {
+    let seen = snapshot.retention;
     let day = Window::day(window.date());
     let begin = day.end().checked_sub(SignedDuration::from_hours(24)).ok()?;
     match (retention, seen) {
         (Some(_), Some(seen)) if seen.oldest > window.date() => Some(seen.at),
         (Some(retention), _) => begin.checked_add(retention).ok(),
-        (None, Some(seen)) => Some(seen.kept_until(window.date())),
+        (None, Some(seen)) => Some(seen.retained_until(window.date())),
         (None, None) => None,
     }
 }
@@ -106,7 +111,7 @@ fn deleted_from(window: Window, snapshot: &Snapshot, retention: Option<SignedDur
 mod tests {
     use super::*;
     use crate::api::WindowCounts;
-    use crate::export::snapshot::Retained;
+    use crate::export::snapshot::ObservedRetention;
     use jiff::civil::date;
 
     fn status() -> EventExportStatus {
@@ -127,8 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_shows_what_the_status_says_until_the_bucket_was_listed() {
-        let facts = facts(
+    fn a_new_leader_exports_facts_from_the_status() {
+        let facts = resource_facts(
             &status(),
             false,
             None,
@@ -138,28 +143,28 @@ mod tests {
         assert_eq!(facts.windows, Some([30, 27, 0, 0, 0]));
         assert_eq!(facts.expired, Some(1));
         assert_eq!(facts.oldest_missing, at("2018-06-03T00:00:00Z"));
-        assert_eq!(facts.deleted_from, at("2018-07-02T00:00:00Z"));
+        assert_eq!(facts.earliest_deletion, at("2018-07-02T00:00:00Z"));
         assert_eq!(facts.last_success, None);
     }
 
     #[test]
-    fn what_was_seen_is_shown_until_it_is_seen_again() {
+    fn earlier_facts_stay_until_the_next_listing() {
         let before = ResourceFacts {
             last_success: at("2018-06-29T07:00:00Z"),
             oldest_missing: at("2018-06-20T00:00:00Z"),
             ..ResourceFacts::default()
         };
-        let facts = facts(&status(), true, None, Some(&before), None);
+        let facts = resource_facts(&status(), true, None, Some(&before), None);
         assert_eq!(facts.oldest_missing, before.oldest_missing);
         assert_eq!(facts.last_success, before.last_success);
         assert!(facts.suspended);
     }
 
     #[test]
-    fn a_day_may_be_deleted_by_the_plan_or_else_by_what_the_service_lists() {
+    fn earliest_deletion_prefers_the_configured_retention() {
         let asked = "2018-06-10T00:00:00Z";
         let seen = |oldest| Snapshot {
-            retained: Some(Retained {
+            retention: Some(ObservedRetention {
                 oldest: date(2018, 6, oldest),
                 at: asked.parse().unwrap(),
             }),
@@ -168,10 +173,19 @@ mod tests {
         let window = Window::day(date(2018, 6, 5));
         let week = Some(SignedDuration::from_hours(24 * 7));
         let nothing = Snapshot::default();
-        assert_eq!(deleted_from(window, &nothing, None), None);
-        assert_eq!(deleted_from(window, &nothing, week), at("2018-06-12T00:00:00Z"));
-        assert_eq!(deleted_from(window, &seen(3), None), at("2018-06-12T00:00:00Z"));
-        assert_eq!(deleted_from(window, &seen(3), week), at("2018-06-12T00:00:00Z"));
-        assert_eq!(deleted_from(window, &seen(7), week), at(asked));
+        assert_eq!(earliest_deletion(window, &nothing, None), None);
+        assert_eq!(
+            earliest_deletion(window, &nothing, week),
+            at("2018-06-12T00:00:00Z")
+        );
+        assert_eq!(
+            earliest_deletion(window, &seen(3), None),
+            at("2018-06-12T00:00:00Z")
+        );
+        assert_eq!(
+            earliest_deletion(window, &seen(3), week),
+            at("2018-06-12T00:00:00Z")
+        );
+        assert_eq!(earliest_deletion(window, &seen(7), week), at(asked));
     }
 }

@@ -25,7 +25,7 @@ pub struct Grant {
 #[error(
     "{text:?} is no grant: {why}; write NAMESPACE=BUCKET, NAMESPACE=BUCKET/PREFIX or, for a store other than AWS, NAMESPACE=BUCKET/PREFIX@https://HOST"
 )]
-pub struct BadGrant {
+pub struct GrantError {
     /// The grant as given.
     pub text: String,
     /// What is wrong with it.
@@ -33,10 +33,10 @@ pub struct BadGrant {
 }
 
 impl FromStr for Grant {
-    type Err = BadGrant;
+    type Err = GrantError;
 
-    fn from_str(text: &str) -> Result<Self, BadGrant> {
-        let bad = |why| BadGrant {
+    fn from_str(text: &str) -> Result<Self, GrantError> {
+        let bad = |why| GrantError {
             text: text.to_owned(),
             why,
         };
@@ -47,23 +47,23 @@ impl FromStr for Grant {
         }
         // A prefix may hold an @, but never a double slash.
         let split = ["@https://", "@http://"].iter().find_map(|mark| rest.find(mark));
-        let (place, endpoint) = match split {
+        let (location, endpoint) = match split {
             Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..)),
             None => (rest, None),
         };
-        let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        let (bucket, prefix) = location.split_once('/').unwrap_or((location, ""));
         if bucket.is_empty() {
             return Err(bad("it names no bucket"));
         }
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        if place.contains('/') && (prefix.is_empty() || prefix.starts_with('/') || prefix.contains("//")) {
+        if location.contains('/') && (prefix.is_empty() || prefix.starts_with('/') || prefix.contains("//")) {
             return Err(bad("its prefix has empty folders"));
         }
         Ok(Self {
             namespace: namespace.to_owned(),
             bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
-            endpoint: endpoint.map(plain),
+            endpoint: endpoint.map(normalize_endpoint),
         })
     }
 }
@@ -78,23 +78,23 @@ impl Grant {
         self.namespace == namespace
             && self.bucket == destination.bucket
             && inside
-            && self.endpoint == destination.endpoint.as_deref().map(plain)
+            && self.endpoint == destination.endpoint.as_deref().map(normalize_endpoint)
     }
 }
 
 /// Whether an export of that namespace may use the operator's own identity for that destination.
-pub fn granted(grants: &[Grant], namespace: &str, destination: &S3Destination) -> bool {
+pub fn is_granted(grants: &[Grant], namespace: &str, destination: &S3Destination) -> bool {
     grants.iter().any(|grant| grant.covers(namespace, destination))
 }
 
 /// Host names have no case, and the usual port need not be said; paths are as they are.
-fn plain(endpoint: &str) -> String {
+fn normalize_endpoint(endpoint: &str) -> String {
     let read = Url::parse(endpoint).map_or_else(|_| endpoint.to_owned(), String::from);
     read.trim_end_matches('/').to_owned()
 }
 
 /// The grants of a file: one per line; empty lines and what follows `#` at a line's beginning do not count.
-pub fn grants_of(text: &str) -> Result<Vec<Grant>, BadGrant> {
+pub fn parse_grants(text: &str) -> Result<Vec<Grant>, GrantError> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -112,8 +112,8 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_is_lent_only_where_it_is_granted() {
-        let grants = grants_of(
+    fn the_operator_identity_is_used_only_where_granted() {
+        let grants = parse_grants(
             "# who may write with our rights\naudit=archive/tracker\n\nops=archive\nlab=box/a@b@https://S3.example.com/\nlab=path@https://s3.example.com/One\n",
         )
         .unwrap();
@@ -161,7 +161,7 @@ mod tests {
         ] {
             let asked = destination(bucket, prefix, endpoint);
             assert_eq!(
-                granted(&grants, namespace, &asked),
+                is_granted(&grants, namespace, &asked),
                 expected,
                 "{namespace} {asked:?}"
             );
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_cannot_be_read_is_refused() {
+    fn invalid_grants_are_rejected() {
         for text in [
             "",
             "audit",

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::election::{self, Hold, Record, Renewal, Step, Times};
-use super::said::plain;
+use super::election::{self, CandidateStep, LeaderStep, LeaseRecord, LeaseTiming, RenewalResult};
+use super::kube_error::describe_error;
 use super::{FENCE_MARGIN, metered};
 use crate::egress::{Fence, Traffic};
 use crate::telemetry::Health;
@@ -32,7 +32,7 @@ pub struct LeaseSettings {
     /// Namespace of the Lease; `None`: that of the pod, or of the kubeconfig's context.
     pub namespace: Option<String>,
     /// Its times.
-    pub times: Times,
+    pub timing: LeaseTiming,
 }
 
 impl LeaseSettings {
@@ -44,11 +44,11 @@ impl LeaseSettings {
 }
 
 /// A client for the lease alone: a connection of its own, no retries, limits on every step.
-pub(super) fn client(mut config: Config, times: &Times, traffic: &Traffic) -> kube::Result<Client> {
+pub(super) fn client(mut config: Config, timing: &LeaseTiming, traffic: &Traffic) -> kube::Result<Client> {
     config.default_retry = false;
-    config.connect_timeout = Some(times.request());
-    config.read_timeout = Some(times.request());
-    config.write_timeout = Some(times.request());
+    config.connect_timeout = Some(timing.request());
+    config.read_timeout = Some(timing.request());
+    config.write_timeout = Some(timing.request());
     config.reset_reader_on_write = true;
     metered::client(config, traffic)
 }
@@ -63,11 +63,11 @@ pub(super) fn identity(host: Option<&str>) -> String {
 }
 
 /// A process that wants to lead.
-pub(super) struct Candidate {
+pub(super) struct LeaseCandidate {
     api: Api<Lease>,
     name: String,
     me: String,
-    times: Times,
+    timing: LeaseTiming,
     fence: Fence,
 }
 
@@ -81,12 +81,12 @@ pub(super) struct Leadership {
 }
 
 /// The lease as this process last saw it.
-struct Watched {
+struct ObservedLease {
     lease: Option<Lease>,
     since: Instant,
 }
 
-impl Candidate {
+impl LeaseCandidate {
     /// `fence` is closed when the lease runs out, or is given back.
     pub(super) fn new(client: Client, settings: &LeaseSettings, me: String, fence: Fence) -> Self {
         let api = match &settings.namespace {
@@ -97,21 +97,21 @@ impl Candidate {
             api,
             name: settings.name.clone(),
             me,
-            times: settings.times,
+            timing: settings.timing,
             fence,
         }
     }
 
     /// Waits until this process leads; `None`: `stop` came first. Errors of the API server are waited out.
-    pub(super) async fn lead(self, health: &Health, stop: &CancellationToken) -> Option<Leadership> {
-        let mut watched = Watched {
+    pub(super) async fn acquire(self, health: &Health, stop: &CancellationToken) -> Option<Leadership> {
+        let mut observed = ObservedLease {
             lease: None,
             since: Instant::now(),
         };
-        let mut told: Option<String> = None;
+        let mut logged_holder: Option<String> = None;
         loop {
-            health.beat();
-            let tried = self.try_once(&mut watched).await;
+            health.heartbeat();
+            let tried = self.try_acquire(&mut observed).await;
             if tried.is_ok() {
                 // It can read and write the Lease: it leads, or can as soon as it may.
                 health.set_ready(true);
@@ -122,20 +122,23 @@ impl Candidate {
                     return Some(self.start_renewing(lease, sent, health.clone()));
                 }
                 Ok(Err(wait)) => {
-                    let holder = watched.lease.as_ref().and_then(|lease| record(lease).holder);
-                    if holder.is_some() && holder != told {
+                    let holder = observed
+                        .lease
+                        .as_ref()
+                        .and_then(|lease| lease_record(lease).holder);
+                    if holder.is_some() && holder != logged_holder {
                         info!(lease = self.name, holder, "another process leads; standing by");
-                        told = holder;
+                        logged_holder = holder;
                     }
                     wait
                 }
                 Err(error) => {
-                    let error = plain(&error);
+                    let error = describe_error(&error);
                     warn!(
                         lease = self.name,
                         error, "the lease cannot be read or written; trying again"
                     );
-                    self.times.retry()
+                    self.timing.retry()
                 }
             };
             tokio::select! {
@@ -146,46 +149,50 @@ impl Candidate {
     }
 
     /// One look and, where it may be, one write: the lease with the time when the write was sent, or how long to wait.
-    async fn try_once(&self, watched: &mut Watched) -> kube::Result<Result<(Lease, Instant), Duration>> {
-        let lease = limited(&self.times, self.api.get_opt(&self.name)).await?;
-        if version(lease.as_ref()) != version(watched.lease.as_ref()) || lease.is_none() {
-            *watched = Watched {
+    async fn try_acquire(
+        &self,
+        observed: &mut ObservedLease,
+    ) -> kube::Result<Result<(Lease, Instant), Duration>> {
+        let lease = with_timeout(&self.timing, self.api.get_opt(&self.name)).await?;
+        if version(lease.as_ref()) != version(observed.lease.as_ref()) || lease.is_none() {
+            *observed = ObservedLease {
                 lease,
                 since: Instant::now(),
             };
         }
-        let seen = watched.lease.as_ref().map(record);
+        let seen = observed.lease.as_ref().map(lease_record);
         let sent = Instant::now();
-        let write = match election::step(&self.me, seen.as_ref(), watched.since.elapsed(), &self.times) {
-            Step::Wait(wait) => return Ok(Err(wait)),
-            Step::Create => {
-                limited(
-                    &self.times,
-                    self.api.create(&PostParams::default(), &self.fresh()),
-                )
-                .await
-            }
-            Step::Take | Step::Renew => {
-                let Some(lease) = &watched.lease else {
-                    return Ok(Err(self.times.retry()));
-                };
-                self.replace(lease, &self.me).await
-            }
-        };
+        let write =
+            match election::candidate_step(&self.me, seen.as_ref(), observed.since.elapsed(), &self.timing) {
+                CandidateStep::Wait(wait) => return Ok(Err(wait)),
+                CandidateStep::Create => {
+                    with_timeout(
+                        &self.timing,
+                        self.api.create(&PostParams::default(), &self.new_lease()),
+                    )
+                    .await
+                }
+                CandidateStep::Acquire | CandidateStep::Renew => {
+                    let Some(lease) = &observed.lease else {
+                        return Ok(Err(self.timing.retry()));
+                    };
+                    self.replace(lease, &self.me).await
+                }
+            };
         match write {
             Ok(lease) => Ok(Ok((lease, sent))),
             // Another was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(self.times.retry())),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(self.timing.retry())),
             Err(error) => Err(error),
         }
     }
 
-    fn fresh(&self) -> Lease {
+    fn new_lease(&self) -> Lease {
         let mut lease = Lease::default();
         lease.metadata.name = Some(self.name.clone());
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(self.me.clone()),
-            lease_duration_seconds: seconds(self.times.duration),
+            lease_duration_seconds: seconds(self.timing.duration),
             acquire_time: Some(MicroTime(Timestamp::now())),
             renew_time: Some(MicroTime(Timestamp::now())),
             lease_transitions: Some(0),
@@ -208,11 +215,11 @@ impl Candidate {
         spec.lease_duration_seconds = if resigns {
             Some(1)
         } else {
-            seconds(self.times.duration)
+            seconds(self.timing.duration)
         };
         spec.renew_time = Some(now);
-        limited(
-            &self.times,
+        with_timeout(
+            &self.timing,
             self.api.replace(&self.name, &PostParams::default(), &lease),
         )
         .await
@@ -220,9 +227,9 @@ impl Candidate {
 
     fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
-        let until = Arc::new(Mutex::new(sent + self.times.duration));
+        let until = Arc::new(Mutex::new(sent + self.timing.duration));
         self.fence
-            .closes_at(sent + self.times.duration.saturating_sub(FENCE_MARGIN));
+            .close_at(sent + self.timing.duration.saturating_sub(FENCE_MARGIN));
         let renew = self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone());
         let renewing = AbortOnDropHandle::new(tokio::spawn(renew));
         Leadership {
@@ -244,42 +251,42 @@ impl Candidate {
     ) {
         // Whatever ends this task, nobody goes on leading without it.
         let _lost = lost.drop_guard();
-        let mut wait = self.times.renew;
+        let mut wait = self.timing.renew;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = resign.cancelled() => {
-                    self.fence.closes_at(Instant::now());
-                    self.give_back(lease).await;
+                    self.fence.close_at(Instant::now());
+                    self.release(lease).await;
                     return;
                 }
             }
             // However slow the answers are, the loop is back at the deadline.
-            let left = self.times.deadline.saturating_sub(renewed.elapsed());
+            let left = self.timing.deadline.saturating_sub(renewed.elapsed());
             let attempt = self.renew_once(&mut lease);
             let (renewal, sent) = tokio::time::timeout(left, attempt)
                 .await
-                .unwrap_or_else(|_| (Renewal::Unknown, Instant::now()));
-            if renewal == Renewal::Done {
+                .unwrap_or_else(|_| (RenewalResult::Unknown, Instant::now()));
+            if renewal == RenewalResult::Done {
                 renewed = sent;
-                *until.lock().unwrap_or_else(PoisonError::into_inner) = sent + self.times.duration;
+                *until.lock().unwrap_or_else(PoisonError::into_inner) = sent + self.timing.duration;
                 self.fence
-                    .closes_at(sent + self.times.duration.saturating_sub(FENCE_MARGIN));
+                    .close_at(sent + self.timing.duration.saturating_sub(FENCE_MARGIN));
             }
-            match election::hold(renewal, renewed.elapsed(), &self.times) {
-                Hold::Keep(next) => {
-                    health.beat();
+            match election::leader_step(renewal, renewed.elapsed(), &self.timing) {
+                LeaderStep::Keep(next) => {
+                    health.heartbeat();
                     wait = next;
                 }
-                Hold::Lost(_) => {
+                LeaderStep::Lost(_) => {
                     warn!(
                         lease = self.name,
-                        taken = renewal == Renewal::Taken,
+                        taken = renewal == RenewalResult::Taken,
                         "this process no longer leads"
                     );
-                    if renewal == Renewal::Taken {
+                    if renewal == RenewalResult::Taken {
                         *until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                        self.fence.closes_at(Instant::now());
+                        self.fence.close_at(Instant::now());
                     }
                     return;
                 }
@@ -288,50 +295,50 @@ impl Candidate {
     }
 
     /// Gives the lease back, in at most two tries: a renewal whose answer was lost has changed the version.
-    async fn give_back(&self, mut lease: Lease) {
+    async fn release(&self, mut lease: Lease) {
         let Err(first) = self.replace(&lease, "").await else {
             return;
         };
-        let renewal = self.look(&mut lease).await;
-        if renewal == Renewal::Taken || self.replace(&lease, "").await.is_ok() {
+        let renewal = self.check_holder(&mut lease).await;
+        if renewal == RenewalResult::Taken || self.replace(&lease, "").await.is_ok() {
             return;
         }
         warn!(
             lease = self.name,
-            error = plain(&first),
+            error = describe_error(&first),
             "the lease could not be given back; it runs out by itself"
         );
     }
 
     /// One renewal, and when it was sent.
-    async fn renew_once(&self, lease: &mut Lease) -> (Renewal, Instant) {
+    async fn renew_once(&self, lease: &mut Lease) -> (RenewalResult, Instant) {
         let sent = Instant::now();
         let renewal = match self.replace(lease, &self.me).await {
             Ok(new) => {
                 *lease = new;
-                Renewal::Done
+                RenewalResult::Done
             }
             Err(error) => {
                 warn!(
                     lease = self.name,
-                    error = plain(&error),
+                    error = describe_error(&error),
                     "the lease was not renewed"
                 );
-                self.look(lease).await
+                self.check_holder(lease).await
             }
         };
         (renewal, sent)
     }
 
     /// After a failed renewal: whose is it? Ours with another version is renewed at the next try.
-    async fn look(&self, lease: &mut Lease) -> Renewal {
-        match limited(&self.times, self.api.get_opt(&self.name)).await {
-            Ok(Some(now)) if record(&now).holder.as_deref() == Some(&self.me) => {
+    async fn check_holder(&self, lease: &mut Lease) -> RenewalResult {
+        match with_timeout(&self.timing, self.api.get_opt(&self.name)).await {
+            Ok(Some(now)) if lease_record(&now).holder.as_deref() == Some(&self.me) => {
                 *lease = now;
-                Renewal::Unknown
+                RenewalResult::Unknown
             }
-            Ok(_) => Renewal::Taken,
-            Err(_) => Renewal::Unknown,
+            Ok(_) => RenewalResult::Taken,
+            Err(_) => RenewalResult::Unknown,
         }
     }
 }
@@ -357,18 +364,21 @@ impl Leadership {
 }
 
 /// A limit over the whole request, whatever the connection does meanwhile.
-async fn limited<T>(times: &Times, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    let limit = times.request();
+async fn with_timeout<T>(
+    timing: &LeaseTiming,
+    request: impl Future<Output = kube::Result<T>>,
+) -> kube::Result<T> {
+    let limit = timing.request();
     tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
         let what = format!("nothing within {} ms", limit.as_millis());
         Err(kube::Error::Service(what.into()))
     })
 }
 
-fn record(lease: &Lease) -> Record {
+fn lease_record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
     let duration = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
-    Record {
+    LeaseRecord {
         holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
         duration: Duration::from_secs(duration),
         version: version(Some(lease)).unwrap_or_default().to_owned(),

@@ -9,19 +9,19 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tower::{Layer, Service};
 
-use crate::egress::{Asked, Peer, Traffic};
+use crate::egress::{Peer, RequestLabel, Traffic};
 
 /// A client whose requests leave that way.
 pub(super) fn client(config: Config, traffic: &Traffic) -> kube::Result<Client> {
     Ok(ClientBuilder::try_from(config)?
-        .with_layer(&Metered(traffic.clone()))
+        .with_layer(&MeteredLayer(traffic.clone()))
         .build())
 }
 
 #[derive(Clone)]
-struct Metered(Traffic);
+struct MeteredLayer(Traffic);
 
-impl<S> Layer<S> for Metered {
+impl<S> Layer<S> for MeteredLayer {
     type Service = MeteredService<S>;
 
     fn layer(&self, inner: S) -> MeteredService<S> {
@@ -37,12 +37,12 @@ struct MeteredService<S> {
     traffic: Traffic,
 }
 
-impl<S, Sent, Answer> Service<Request<Sent>> for MeteredService<S>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for MeteredService<S>
 where
-    S: Service<Request<Sent>, Response = Response<Answer>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     S::Future: Send + 'static,
     S::Error: Send,
-    Answer: Send,
+    ResBody: Send,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -52,30 +52,30 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Sent>) -> Self::Future {
-        let watches = request
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let is_watch = request
             .uri()
             .query()
             .is_some_and(|query| query.contains("watch="));
-        let asked = Asked {
+        let label = RequestLabel {
             peer: Peer::Kubernetes,
-            operation: operation(request.method(), watches),
+            operation: operation(request.method(), is_watch),
         };
         let traffic = self.traffic.clone();
         // A request is sent when its future is first polled, which the fence decides.
         let request = self.inner.call(request);
         Box::pin(async move {
-            let status = |reply: &Result<Response<Answer>, S::Error>| {
+            let status = |reply: &Result<Response<ResBody>, S::Error>| {
                 reply.as_ref().ok().map(|reply| reply.status().as_u16())
             };
-            traffic.send(asked, request, status).await
+            traffic.send(label, request, status).await
         })
     }
 }
 
-fn operation(method: &Method, watches: bool) -> &'static str {
+fn operation(method: &Method, is_watch: bool) -> &'static str {
     match *method {
-        Method::GET if watches => "Watch",
+        Method::GET if is_watch => "Watch",
         Method::GET => "Get",
         Method::POST => "Create",
         Method::PATCH => "Patch",

@@ -1,6 +1,6 @@
 //! `EventExport` ⇄ engine: observe, decide, act, status, finalizer, leader lease.
 //!
-//! Pure: [`decide`], [`judge`], [`status`], [`election`], [`gauges`], [`grants`], [`secrets_in_use`]. With effects: [`reconcile`] and what it calls,
+//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`gauges`], [`grants`], [`secrets_in_use`]. With effects: [`reconcile`] and what it calls,
 //! [`lease`], and this file, which puts the parts together.
 
 mod act;
@@ -11,23 +11,23 @@ pub mod decide;
 pub mod election;
 mod entry;
 pub mod events;
+pub mod export_health;
 mod exporter;
 mod finalizer;
 mod gauges;
 pub mod grants;
-pub mod judge;
+mod kube_error;
 mod lease;
 mod metered;
 mod reconcile;
-mod runs;
-mod said;
+mod registry;
 mod secret_watch;
 mod secrets;
 mod secrets_in_use;
 pub mod status;
+mod status_writer;
 mod supervise;
-mod watching;
-mod write_back;
+mod watch_stream;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,62 +46,67 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub use claim::{CONTENDER, OPERATOR};
-pub use config::{CONCURRENCY, DEBOUNCE, OperatorConfig, Watching};
+pub use claim::{CONTENDER_ANNOTATION, OPERATOR_ANNOTATION};
+pub use config::{DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, OperatorConfig, WatchConfig};
 pub use entry::FINALIZER;
-pub use exporter::{EngineExporter, Exporter, Job, Owner};
+pub use exporter::{EngineExporter, ExportRunner, Exporter, Owner};
 pub use lease::LeaseSettings;
-pub use write_back::FIELD_MANAGER;
+pub use status_writer::FIELD_MANAGER;
 
 use crate::api::EventExport;
-use crate::telemetry::Observatory;
-use crate::telemetry::metrics::Resources;
-use context::Context;
-use events::Announcer;
-use lease::{Candidate, Leadership};
-use runs::Runs;
+use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::ResourceSource;
+use context::ReconcileContext;
+use events::EventRecorder;
+use lease::{Leadership, LeaseCandidate};
+use registry::ExportRegistry;
 
 /// How long is kept back of the time until another may lead, for cutting off what has not stopped.
 const FENCE_MARGIN: Duration = Duration::from_secs(1);
 
 /// How often the controller gives a sign of life.
-const PULSE: Duration = Duration::from_secs(5);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where `kubectl apply` keeps the manifest.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// How long to wait before the API server is asked again at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
 
 /// How long one request may take at the start.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the operator until `shutdown`: then exports are stopped, their sessions deleted, and the lease given back.
 /// An error: the lease was lost, and everything was stopped before another could lead; or it cannot begin. The
 /// process should end then, and be started again.
-pub async fn operate(
+pub async fn run_operator(
     config: OperatorConfig,
-    observatory: Observatory,
+    telemetry: Telemetry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = watching::client(config.kubernetes.clone(), config.watching, &config.traffic)
+    let client = watch_stream::client(config.kubernetes.clone(), config.watch, &config.traffic)
         .context("no client for the Kubernetes API server")?;
     let unfenced = config.traffic.unfenced();
-    let alone = lease::client(config.kubernetes.clone(), &config.lease.times, &unfenced)
+    let lease_client = lease::client(config.kubernetes.clone(), &config.lease.timing, &unfenced)
         .context("no client for the lease at the Kubernetes API server")?;
-    let Some(cluster) = cluster_name(&config, &client, &observatory, &shutdown).await? else {
+    let Some(cluster) = cluster_id(&config, &client, &telemetry, &shutdown).await? else {
         return Ok(());
     };
     let host = std::env::var("HOSTNAME").ok();
     let me = lease::identity(host.as_deref());
-    let candidate = Candidate::new(alone, &config.lease, me.clone(), config.traffic.fence().clone());
-    let Some(leadership) = candidate.lead(&observatory.health, &shutdown).await else {
+    let candidate = LeaseCandidate::new(
+        lease_client,
+        &config.lease,
+        me.clone(),
+        config.traffic.fence().clone(),
+    );
+    let Some(leadership) = candidate.acquire(&telemetry.health, &shutdown).await else {
         return Ok(());
     };
-    observatory.metrics.leader.set(1);
-    let outcome = lead(&config, client, cluster, me, &observatory, &leadership, &shutdown).await;
-    observatory.metrics.leader.set(0);
-    observatory.health.set_ready(false);
+    telemetry.metrics.leader.set(1);
+    let outcome = run_as_leader(&config, client, cluster, me, &telemetry, &leadership, &shutdown).await;
+    telemetry.metrics.leader.set(0);
+    telemetry.health.set_ready(false);
     if outcome.is_ok() {
         leadership.resign().await;
         info!("stopped; the lease is given back");
@@ -110,35 +115,35 @@ pub async fn operate(
 }
 
 /// Leads until `shutdown`, or until the lease is lost.
-async fn lead(
+async fn run_as_leader(
     config: &OperatorConfig,
     client: Client,
     cluster: String,
     me: String,
-    observatory: &Observatory,
+    telemetry: &Telemetry,
     leadership: &Leadership,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let metrics = observatory.metrics.clone();
-    let (runs, woken) = Runs::new(metrics.clone(), Timestamp::now);
-    let context = Arc::new(Context {
+    let metrics = telemetry.metrics.clone();
+    let (registry, woken) = ExportRegistry::new(metrics.clone(), Timestamp::now);
+    let context = Arc::new(ReconcileContext {
         client: client.clone(),
-        runs: runs.clone(),
+        registry: registry.clone(),
         exporter: (config.exporter)(cluster, me.clone()),
-        announcer: Announcer::new(client.clone(), me, metrics.clone()),
+        recorder: EventRecorder::new(client.clone(), me, metrics.clone()),
         operator: config.lease.full_name(&client),
-        patience: claim::patience(&config.lease.times),
+        answer_timeout: claim::answer_timeout(&config.lease.timing),
         since: Timestamp::now(),
         metrics: metrics.clone(),
-        health: observatory.health.clone(),
+        health: telemetry.health.clone(),
         retention: config.retention,
         now: Timestamp::now,
     });
-    let known: Arc<dyn Resources> = runs.clone();
-    metrics.resources.ask(Arc::downgrade(&known));
+    let source: Arc<dyn ResourceSource> = registry.clone();
+    metrics.resources.set_source(Arc::downgrade(&source));
     let end = CancellationToken::new();
-    let _cut_off = CutOff(runs.clone());
-    let mut looking = AbortOnDropHandle::new(tokio::spawn(look_at_all(
+    let _abort_guard = AbortOnDrop(registry.clone());
+    let mut controller_task = AbortOnDropHandle::new(tokio::spawn(run_controller(
         config.clone(),
         client.clone(),
         context,
@@ -147,37 +152,37 @@ async fn lead(
     )));
     let namespace = config.namespace.clone();
     let secrets = {
-        let (runs, times) = (runs.clone(), config.watching);
+        let (registry, times) = (registry.clone(), config.watch);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            secret_watch::watch(client, namespace.as_deref(), times, runs).await;
+            secret_watch::watch(client, namespace.as_deref(), times, registry).await;
         }))
     };
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
         () = leadership.lost().cancelled() => true,
         // It ends only when it is told to.
-        ended = &mut looking => {
-            runs.stop_all(config.stop_within).await;
+        ended = &mut controller_task => {
+            registry.stop_all(config.shutdown_timeout).await;
             bail!("a defect: the controller ended by itself ({ended:?}); report it with the lines above")
         }
     };
-    observatory.health.controls_no_more();
-    observatory.health.set_ready(false);
+    telemetry.health.stop_heartbeat();
+    telemetry.health.set_ready(false);
     // First no new work, then the end of what is under way.
     end.cancel();
     secrets.abort();
-    looking.abort();
+    controller_task.abort();
     let limit = if lost {
         leadership.time_left().saturating_sub(FENCE_MARGIN)
     } else {
-        config.stop_within
+        config.shutdown_timeout
     };
     info!(?limit, lost, "stopping exports and deleting their sessions");
     tokio::select! {
-        () = runs.stop_all(limit) => {}
+        () = registry.stop_all(limit) => {}
         // Stopping takes longer than a lease: it may be lost only now.
         () = leadership.lost().cancelled(), if !lost => {
-            runs.stop_all(leadership.time_left().saturating_sub(FENCE_MARGIN)).await;
+            registry.stop_all(leadership.time_left().saturating_sub(FENCE_MARGIN)).await;
             bail!("the lease was lost while exports were being stopped");
         }
     }
@@ -187,20 +192,20 @@ async fn lead(
     Ok(())
 }
 
-/// Whoever drops the future of [`operate`] leaves no work behind that nobody leads.
-struct CutOff(Arc<Runs>);
+/// Whoever drops the future of [`run_operator`] leaves no work behind that nobody leads.
+struct AbortOnDrop(Arc<ExportRegistry>);
 
-impl Drop for CutOff {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
-        self.0.cut_off_all();
+        self.0.abort_all();
     }
 }
 
 /// Looks at every resource when it changes, when it is due, and when its work has something to say.
-async fn look_at_all(
+async fn run_controller(
     config: OperatorConfig,
     client: Client,
-    context: Arc<Context>,
+    context: Arc<ReconcileContext>,
     woken: mpsc::Receiver<reflector::ObjectRef<EventExport>>,
     end: CancellationToken,
 ) {
@@ -210,14 +215,14 @@ async fn look_at_all(
     };
     let (reader, writer) = reflector::store();
     let existing = Mutex::new(HashSet::new());
-    let runs = context.runs.clone();
-    let objects = watching::watching(api, watcher::Config::default(), config.watching)
+    let registry = context.registry.clone();
+    let objects = watch_stream::watch_stream(api, watcher::Config::default(), config.watch)
         .default_backoff()
         .modify(strip)
         .inspect(move |event| match event {
-            Ok(event) => keep_in_step(&runs, &existing, event),
+            Ok(event) => sync_registry(&registry, &existing, event),
             Err(error) => {
-                let error = said::plain_of_watch(error);
+                let error = kube_error::describe_watch_error(error);
                 warn!(
                     error,
                     "EventExports cannot be watched (is crds/ applied?); trying again"
@@ -235,20 +240,20 @@ async fn look_at_all(
     // Polled by the controller like everything that wakes it, so that it gives its sign of life only while it goes
     // round. While all places for looks are taken it may not: then the looks are watched.
     let health = context.health.clone();
-    let pulse = stream::unfold(tokio::time::interval(PULSE), move |mut interval| {
+    let heartbeat = stream::unfold(tokio::time::interval(HEARTBEAT_INTERVAL), move |mut interval| {
         let health = health.clone();
         async move {
             interval.tick().await;
-            health.controls(PULSE + reconcile::LIMIT);
+            health.controller_heartbeat(HEARTBEAT_INTERVAL + reconcile::RECONCILE_TIMEOUT);
             Some((None, interval))
         }
     });
-    let woken = stream::select(woken, pulse).filter_map(std::future::ready);
+    let woken = stream::select(woken, heartbeat).filter_map(std::future::ready);
     Controller::for_stream(objects, reader)
         .with_config(settings)
         .reconcile_on(woken)
         .graceful_shutdown_on(end.cancelled_owned())
-        .run(reconcile::reconcile, reconcile::after_error, context)
+        .run(reconcile::reconcile, reconcile::error_policy, context)
         // What failed was logged, and the watch logs its own errors.
         .for_each(|_| std::future::ready(()))
         .await;
@@ -257,27 +262,27 @@ async fn look_at_all(
 /// Takes away what is of no use here: most of a resource's bytes.
 fn strip(object: &mut EventExport) {
     object.metadata.managed_fields = None;
-    let notes = object.metadata.annotations.as_mut();
-    notes.and_then(|notes| notes.remove(LAST_APPLIED));
+    let annotations = object.metadata.annotations.as_mut();
+    annotations.and_then(|annotations| annotations.remove(LAST_APPLIED_ANNOTATION));
 }
 
 /// What is deleted is forgotten, also what was deleted while nobody watched.
-fn keep_in_step(runs: &Runs, existing: &Mutex<HashSet<String>>, event: &Event<EventExport>) {
+fn sync_registry(registry: &ExportRegistry, existing: &Mutex<HashSet<String>>, event: &Event<EventExport>) {
     let mut existing = existing.lock().unwrap_or_else(PoisonError::into_inner);
     match event {
         Event::Init => existing.clear(),
         Event::InitApply(object) => existing.extend(object.uid()),
-        Event::InitDone => runs.forget_others(&std::mem::take(&mut *existing)),
-        Event::Apply(object) => runs.replace_namesake(object),
-        Event::Delete(object) => runs.forget(&object.uid().unwrap_or_default()),
+        Event::InitDone => registry.retain_only(&std::mem::take(&mut *existing)),
+        Event::Apply(object) => registry.replace_recreated(object),
+        Event::Delete(object) => registry.remove(&object.uid().unwrap_or_default()),
     }
 }
 
 /// What tells this cluster from others, in the journals of buckets: asked until it is known or `shutdown`.
-async fn cluster_name(
+async fn cluster_id(
     config: &OperatorConfig,
     client: &Client,
-    observatory: &Observatory,
+    telemetry: &Telemetry,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<String>> {
     if let Some(cluster) = &config.cluster {
@@ -285,8 +290,8 @@ async fn cluster_name(
     }
     let api: Api<Namespace> = Api::all(client.clone());
     loop {
-        observatory.health.beat();
-        let asked = tokio::time::timeout(START_LIMIT, api.get("kube-system")).await;
+        telemetry.health.heartbeat();
+        let asked = tokio::time::timeout(START_TIMEOUT, api.get("kube-system")).await;
         match asked {
             Ok(Ok(namespace)) => {
                 return namespace
@@ -301,7 +306,7 @@ async fn cluster_name(
                 status.code
             ),
             Ok(Err(error)) => warn!(
-                error = said::plain(&error),
+                error = kube_error::describe_error(&error),
                 "the API server does not answer; trying again"
             ),
             Err(_) => warn!("the API server does not answer in time; trying again"),

@@ -12,49 +12,54 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use tracing::warn;
 
-use super::config::Watching;
-use super::runs::Runs;
-use super::said::plain_of_watch;
-use super::watching::watching;
+use super::config::WatchConfig;
+use super::kube_error::describe_watch_error;
+use super::registry::ExportRegistry;
+use super::watch_stream::watch_stream;
 
 /// Nobody's credentials for us, and in many clusters most of all Secrets.
-const NOT_OURS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
+const EXCLUDED_TYPES: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
 
 /// How long until it is tried again where it is forbidden: that may be meant, and a role is seldom changed.
-const FORBIDDEN_PAUSE: Duration = Duration::from_mins(10);
+const FORBIDDEN_BACKOFF: Duration = Duration::from_mins(10);
 
 /// Watches until it is dropped.
-pub(super) async fn watch(client: Client, namespace: Option<&str>, times: Watching, runs: Arc<Runs>) {
+pub(super) async fn watch(
+    client: Client,
+    namespace: Option<&str>,
+    times: WatchConfig,
+    registry: Arc<ExportRegistry>,
+) {
     let api: Api<PartialObjectMeta<Secret>> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
-    let config = watcher::Config::default().fields(NOT_OURS);
-    let mut events = watching(api, config, times).default_backoff().boxed();
+    let config = watcher::Config::default().fields(EXCLUDED_TYPES);
+    let mut events = watch_stream(api, config, times).default_backoff().boxed();
     // Of a complete list, those that somebody uses and that were not seen yet.
     let mut unseen = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Init) => unseen = runs.secrets_used(),
+            Ok(Event::Init) => unseen = registry.used_secrets(),
             Ok(Event::InitApply(secret)) => {
                 unseen.remove(&(secret.namespace().unwrap_or_default(), secret.name_any()));
-                wake(&runs, &secret, true).await;
+                wake(&registry, &secret, true).await;
             }
             Ok(Event::InitDone) => {
                 for (namespace, name) in std::mem::take(&mut unseen) {
-                    seen(&runs, &namespace, &name, None).await;
+                    notify(&registry, &namespace, &name, None).await;
                 }
             }
-            Ok(Event::Apply(secret)) => wake(&runs, &secret, true).await,
-            Ok(Event::Delete(secret)) => wake(&runs, &secret, false).await,
+            Ok(Event::Apply(secret)) => wake(&registry, &secret, true).await,
+            Ok(Event::Delete(secret)) => wake(&registry, &secret, false).await,
             Err(error) => {
-                let said = plain_of_watch(&error);
+                let message = describe_watch_error(&error);
                 warn!(
-                    error = said,
+                    error = message,
                     "Secrets cannot be watched: a change of credentials is noticed late; trying again"
                 );
                 if is_forbidden(&error) {
-                    tokio::time::sleep(FORBIDDEN_PAUSE).await;
+                    tokio::time::sleep(FORBIDDEN_BACKOFF).await;
                 }
             }
         }
@@ -72,15 +77,15 @@ fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(refused, kube::Error::Api(status) if status.code == 403)
 }
 
-async fn wake(runs: &Runs, secret: &PartialObjectMeta<Secret>, there: bool) {
+async fn wake(registry: &ExportRegistry, secret: &PartialObjectMeta<Secret>, there: bool) {
     let namespace = secret.namespace().unwrap_or_default();
     let version = secret.metadata.resource_version.as_deref().filter(|_| there);
-    seen(runs, &namespace, &secret.name_any(), version).await;
+    notify(registry, &namespace, &secret.name_any(), version).await;
 }
 
-async fn seen(runs: &Runs, namespace: &str, name: &str, version: Option<&str>) {
-    for export in runs.secret_seen(namespace, name, version) {
+async fn notify(registry: &ExportRegistry, namespace: &str, name: &str, version: Option<&str>) {
+    for export in registry.observe_secret(namespace, name, version) {
         // A controller that is gone needs no waking.
-        let _ = runs.wake_ups.send(export).await;
+        let _ = registry.wake_ups.send(export).await;
     }
 }

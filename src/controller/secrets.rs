@@ -13,17 +13,17 @@ use crate::export::failure::Failure;
 
 /// A Secret that a spec names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reference<'a> {
+pub(super) struct SecretReference<'a> {
     /// The field that names it.
     pub(super) field: &'static str,
     /// Its name.
     pub(super) name: &'a str,
     /// Whether nothing can begin without it. Without the key of manifests, events are stored all the same.
-    pub(super) needed: bool,
+    pub(super) required: bool,
 }
 
 /// The Secrets that a spec names, in the order of its fields; one may be named twice.
-pub(super) fn references(spec: &EventExportSpec) -> Vec<Reference<'_>> {
+pub(super) fn references(spec: &EventExportSpec) -> Vec<SecretReference<'_>> {
     let (source, s3) = (&spec.source, &spec.destination.s3);
     let named = [
         (
@@ -47,22 +47,26 @@ pub(super) fn references(spec: &EventExportSpec) -> Vec<Reference<'_>> {
         .manifest
         .as_ref()
         .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
-    let signing = signing.map(|secret| Reference {
+    let signing = signing.map(|secret| SecretReference {
         field: "spec.manifest.signingKeySecretRef",
         name: &secret.name,
-        needed: false,
+        required: false,
     });
-    let needed = true;
+    let required = true;
     let named = named.into_iter().filter_map(|(field, name)| {
         let name = name?;
-        Some(Reference { field, name, needed })
+        Some(SecretReference {
+            field,
+            name,
+            required,
+        })
     });
     named.chain(signing).collect()
 }
 
 /// What was read.
 #[derive(Default)]
-pub(super) struct Fetched {
+pub(super) struct FetchedSecrets {
     /// The contents.
     pub(super) secrets: Secrets,
     /// The version of each Secret that is named; `None`: it is not there.
@@ -73,9 +77,9 @@ pub(super) struct Fetched {
     pub(super) missing: Option<Failure>,
 }
 
-impl fmt::Debug for Fetched {
+impl fmt::Debug for FetchedSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fetched")
+        f.debug_struct("FetchedSecrets")
             .field("versions", &self.versions)
             .finish_non_exhaustive()
     }
@@ -86,15 +90,20 @@ impl fmt::Debug for Fetched {
 pub(super) async fn fetch(
     client: &Client,
     namespace: &str,
-    named: &[Reference<'_>],
-) -> kube::Result<Fetched> {
+    named: &[SecretReference<'_>],
+) -> kube::Result<FetchedSecrets> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let mut fetched = Fetched::default();
-    for Reference { field, name, needed } in named {
+    let mut fetched = FetchedSecrets::default();
+    for SecretReference {
+        field,
+        name,
+        required,
+    } in named
+    {
         if fetched.versions.contains_key(*name) {
             continue;
         }
-        let (secret, refused) = match api.get_opt(name).await {
+        let (secret, forbidden) = match api.get_opt(name).await {
             Ok(secret) => (secret, false),
             Err(kube::Error::Api(status)) if status.code == 403 => (None, true),
             Err(error) => return Err(error),
@@ -113,11 +122,11 @@ pub(super) async fn fetch(
                     .collect();
                 fetched.secrets.0.insert((*name).to_owned(), keys);
             }
-            None if !needed => {}
+            None if !required => {}
             None => {
                 fetched
                     .missing
-                    .get_or_insert_with(|| missing(namespace, name, field, refused));
+                    .get_or_insert_with(|| missing(namespace, name, field, forbidden));
             }
         }
     }
@@ -125,15 +134,15 @@ pub(super) async fn fetch(
     Ok(fetched)
 }
 
-fn missing(namespace: &str, name: &str, field: &str, refused: bool) -> Failure {
-    let message = if refused {
+fn missing(namespace: &str, name: &str, field: &str, forbidden: bool) -> Failure {
+    let message = if forbidden {
         format!(
             "the operator may not read Secret {name} in namespace {namespace}, which {field} names: bind its role there"
         )
     } else {
         format!("Secret {name}, which {field} names, does not exist in namespace {namespace}: make it there")
     };
-    Failure::wait(Reason::CredentialsMissing, message, None).of_export()
+    Failure::wait(Reason::CredentialsMissing, message, None).export_wide()
 }
 
 fn digest(secrets: &Secrets) -> u64 {
@@ -147,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_secrets_of_a_spec_are_found_with_the_field_that_names_them() {
+    fn references_name_the_spec_field() {
         let spec: EventExportSpec = serde_json::from_value(serde_json::json!({
             "space": "s", "dateRange": {"start": "2018-06-01"},
             "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}, "caSecretRef": {"name": "ca"}},
@@ -157,7 +166,7 @@ mod tests {
         .unwrap();
         let found: Vec<_> = references(&spec)
             .into_iter()
-            .map(|found| (found.field, found.name, found.needed))
+            .map(|found| (found.field, found.name, found.required))
             .collect();
         assert_eq!(
             found,
@@ -171,11 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_secret_is_named_and_nothing_is_shown_of_one_that_is_there() {
+    fn secret_contents_are_never_printed() {
         let failure = missing("audit", "tracker", "spec.source.credentialsSecretRef", false);
         assert_eq!(failure.reason, Reason::CredentialsMissing);
         assert!(failure.message.contains("Secret tracker") && failure.message.contains("namespace audit"));
-        let mut fetched = Fetched::default();
+        let mut fetched = FetchedSecrets::default();
         fetched.secrets.0.insert(
             "tracker".to_owned(),
             BTreeMap::from([("apiKey".to_owned(), b"hush".to_vec())]),

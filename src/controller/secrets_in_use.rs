@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::secrets::Fetched;
+use super::secrets::FetchedSecrets;
 
 /// The contents of Secrets that are in use.
 #[derive(Default)]
@@ -13,9 +13,9 @@ pub(super) struct SecretsInUse {
     /// Their names, also before they were read: a handful.
     named: Box<[Box<str>]>,
     /// What was read of each.
-    read: Box<[Version]>,
+    read: Box<[SecretVersion]>,
     /// What the watch said since a reading began that has not ended: at most one for each name.
-    meanwhile: Option<Vec<Version>>,
+    changed_during_read: Option<Vec<SecretVersion>>,
     /// Tells contents apart, within this process.
     pub(super) digest: u64,
     /// A version was seen that is not the one in use.
@@ -23,13 +23,13 @@ pub(super) struct SecretsInUse {
 }
 
 /// A Secret in some version.
-struct Version {
+struct SecretVersion {
     name: Box<str>,
     /// `None`: it is not there.
     version: Option<Box<str>>,
 }
 
-impl Version {
+impl SecretVersion {
     fn new(name: &str, version: Option<&str>) -> Self {
         Self {
             name: name.into(),
@@ -46,34 +46,36 @@ impl SecretsInUse {
 
     /// They are about to be read; returns the names that are in use no more.
     pub(super) fn begin_reading(&mut self, names: &HashSet<&str>) -> Vec<Box<str>> {
-        self.meanwhile = Some(Vec::new());
+        self.changed_during_read = Some(Vec::new());
         let before = std::mem::replace(&mut self.named, names.iter().map(|name| (*name).into()).collect());
         let gone = before.into_iter().filter(|name| !names.contains(&**name));
         gone.collect()
     }
 
     /// They were read. What changed meanwhile is as good as not read.
-    pub(super) fn end_reading(&mut self, fetched: &Fetched) {
+    pub(super) fn end_reading(&mut self, fetched: &FetchedSecrets) {
         let versions = fetched.versions.iter();
         self.read = versions
-            .map(|(name, version)| Version::new(name, version.as_deref()))
+            .map(|(name, version)| SecretVersion::new(name, version.as_deref()))
             .collect();
         self.digest = fetched.digest;
-        let meanwhile = self.meanwhile.take().unwrap_or_default();
-        let differs = |seen: &Version| self.differs(&seen.name, seen.version.as_deref()) == Some(true);
-        self.stale = meanwhile.iter().any(differs);
+        let changed_during_read = self.changed_during_read.take().unwrap_or_default();
+        let differs = |observed: &SecretVersion| {
+            self.differs(&observed.name, observed.version.as_deref()) == Some(true)
+        };
+        self.stale = changed_during_read.iter().any(differs);
     }
 
     /// The watch shows one of them in some version, or as deleted; whether it has to be read again. Not yet where it is
     /// being read for the first time: the end of that says.
-    pub(super) fn saw(&mut self, name: &str, version: Option<&str>) -> bool {
-        if let Some(meanwhile) = &mut self.meanwhile {
-            meanwhile.retain(|seen| *seen.name != *name);
-            meanwhile.push(Version::new(name, version));
+    pub(super) fn observe_version(&mut self, name: &str, version: Option<&str>) -> bool {
+        if let Some(changed_during_read) = &mut self.changed_during_read {
+            changed_during_read.retain(|observed| *observed.name != *name);
+            changed_during_read.push(SecretVersion::new(name, version));
         }
-        let news = self.differs(name, version) == Some(true);
-        self.stale |= news;
-        news
+        let is_stale = self.differs(name, version) == Some(true);
+        self.stale |= is_stale;
+        is_stale
     }
 
     /// Whether it was read in another version; `None`: it was not read.
@@ -87,12 +89,12 @@ impl SecretsInUse {
 mod tests {
     use super::*;
 
-    fn fetched(versions: &[(&str, Option<&str>)]) -> Fetched {
+    fn fetched(versions: &[(&str, Option<&str>)]) -> FetchedSecrets {
         let owned = |(name, version): &(&str, Option<&str>)| ((*name).to_owned(), version.map(str::to_owned));
-        Fetched {
+        FetchedSecrets {
             versions: versions.iter().map(owned).collect(),
             digest: 7,
-            ..Fetched::default()
+            ..FetchedSecrets::default()
         }
     }
 
@@ -103,26 +105,30 @@ mod tests {
     }
 
     #[test]
-    fn a_change_after_the_reading_is_news_and_what_was_read_is_not() {
+    fn only_another_version_makes_secrets_stale() {
         let mut secrets = reading();
         secrets.end_reading(&fetched(&[("key", Some("3")), ("ca", None)]));
         assert!(!secrets.stale);
-        assert!(!secrets.saw("key", Some("3")) && !secrets.saw("ca", None) && !secrets.stale);
-        assert!(secrets.saw("ca", Some("4")) && secrets.stale);
-        assert!(!secrets.saw("another", Some("5")));
+        assert!(
+            !secrets.observe_version("key", Some("3"))
+                && !secrets.observe_version("ca", None)
+                && !secrets.stale
+        );
+        assert!(secrets.observe_version("ca", Some("4")) && secrets.stale);
+        assert!(!secrets.observe_version("another", Some("5")));
         secrets.begin_reading(&HashSet::from(["key", "ca"]));
         secrets.end_reading(&fetched(&[("key", Some("3")), ("ca", Some("4"))]));
         assert!(!secrets.stale);
     }
 
     #[test]
-    fn what_comes_while_they_are_being_read_is_not_lost() {
+    fn changes_during_a_read_are_not_lost() {
         // Made after it was read as missing, and before the reading ended; for the first time, or again.
         let mut again = reading();
         again.end_reading(&fetched(&[("key", None)]));
         again.begin_reading(&HashSet::from(["key", "ca"]));
         for (mut secrets, at_once) in [(reading(), false), (again, true)] {
-            assert_eq!(secrets.saw("key", Some("3")), at_once);
+            assert_eq!(secrets.observe_version("key", Some("3")), at_once);
             secrets.end_reading(&fetched(&[("key", None), ("ca", Some("1"))]));
             assert!(secrets.stale);
             secrets.begin_reading(&HashSet::from(["key", "ca"]));
@@ -131,14 +137,14 @@ mod tests {
         }
         // Read after it changed.
         let mut secrets = reading();
-        secrets.saw("key", Some("2"));
-        secrets.saw("key", Some("3"));
+        secrets.observe_version("key", Some("2"));
+        secrets.observe_version("key", Some("3"));
         secrets.end_reading(&fetched(&[("key", Some("3"))]));
         assert!(!secrets.stale);
     }
 
     #[test]
-    fn names_that_are_used_no_more_are_told() {
+    fn unused_names_are_returned() {
         let mut secrets = reading();
         let gone = secrets.begin_reading(&HashSet::from(["key"]));
         assert_eq!(gone, [Box::<str>::from("ca")]);

@@ -8,21 +8,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use serde_json::{Map, Value};
 
-use super::judge::{self, Judgement, Said};
+use super::export_health::{self, ExportHealth, StatusMessage};
 use crate::api::{
     ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OpenSession,
-    Reason, WindowCounts, condition, find, set,
+    Reason, WindowCounts, condition, find_condition, set_condition,
 };
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
-use crate::export::wish::Export;
+use crate::export::spec::ExportSpec;
 
 /// Longest id of a session that is shown, in characters: the schema's bound.
 const SESSION_CHARS: usize = 256;
 
 /// What the resource is at a moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject {
+pub struct StatusContext {
     /// `metadata.generation`.
     pub generation: i64,
     /// `metadata.creationTimestamp`.
@@ -33,9 +33,9 @@ pub struct Subject {
 
 /// What happens with the resource.
 #[derive(Clone, Copy, Debug)]
-pub enum Phase<'a> {
+pub enum ExportPhase<'a> {
     /// Work for this generation is about to begin, or the last generation's is about to end.
-    Begins,
+    Starting,
     /// It could not begin, or broke down.
     Blocked(&'a Failure),
     /// It is suspended; whether work is still ending.
@@ -44,11 +44,11 @@ pub enum Phase<'a> {
         stopping: bool,
     },
     /// It exports, or rests until there is something to do.
-    Seen(&'a Snapshot, &'a Export),
+    Observed(&'a Snapshot, &'a ExportSpec),
 }
 
 /// The status without conditions of others, which are theirs to keep.
-pub fn own(status: &EventExportStatus) -> EventExportStatus {
+pub fn owned_status(status: &EventExportStatus) -> EventExportStatus {
     let mut own = status.clone();
     own.conditions.retain(|condition| {
         let mut ours = ConditionType::ALL.iter().chain([&ConditionType::Contended]);
@@ -59,7 +59,7 @@ pub fn own(status: &EventExportStatus) -> EventExportStatus {
 
 /// What somebody else put in a status and is not in ours, as the merge patch that takes it away: applying ours leaves
 /// it there. Lists are wholly ours or wholly theirs.
-pub fn strays(ours: &Value, there: &Value) -> Option<Value> {
+pub fn foreign_fields(ours: &Value, there: &Value) -> Option<Value> {
     let (Value::Object(ours), Value::Object(there)) = (ours, there) else {
         return None;
     };
@@ -67,7 +67,7 @@ pub fn strays(ours: &Value, there: &Value) -> Option<Value> {
     for (field, value) in there {
         let found = match ours.get(field) {
             None => Some(Value::Null),
-            Some(own) => strays(own, value),
+            Some(own) => foreign_fields(own, value),
         };
         stray.extend(found.map(|found| (field.clone(), found)));
     }
@@ -75,44 +75,51 @@ pub fn strays(ours: &Value, there: &Value) -> Option<Value> {
 }
 
 /// The status that says so. Facts that are not known now stay as they were.
-pub fn status(subject: Subject, phase: Phase<'_>, previous: &EventExportStatus) -> EventExportStatus {
-    let subject = Subject {
-        now: whole(subject.now),
+pub fn compute_status(
+    subject: StatusContext,
+    phase: ExportPhase<'_>,
+    previous: &EventExportStatus,
+) -> EventExportStatus {
+    let subject = StatusContext {
+        now: truncate_to_second(subject.now),
         ..subject
     };
     let same = previous.observed_generation == subject.generation && !previous.conditions.is_empty();
     let mut next = previous.clone();
     next.observed_generation = subject.generation;
     match phase {
-        Phase::Begins if same => return next,
-        Phase::Begins => begins(&mut next, subject),
-        Phase::Suspended { stopping } => suspended(&mut next, subject, stopping),
-        Phase::Blocked(failure) => {
-            let mut judgement = judge::blocked(failure, previous);
-            judgement.complete &= same;
-            judged(&mut next, subject, &judgement);
+        ExportPhase::Starting if same => return next,
+        ExportPhase::Starting => set_starting(&mut next, subject),
+        ExportPhase::Suspended { stopping } => set_suspended(&mut next, subject, stopping),
+        ExportPhase::Blocked(failure) => {
+            let mut health = export_health::blocked(failure, previous);
+            health.complete &= same;
+            set_health(&mut next, subject, &health);
             next.last_error = Some(last_error(failure.reason, &failure.message, None));
             next.next_run_time = None;
         }
-        Phase::Seen(snapshot, _) if !snapshot.observed && snapshot.troubles.is_empty() => {
-            return status(subject, Phase::Begins, previous);
+        ExportPhase::Observed(snapshot, _) if !snapshot.observed && snapshot.problems.is_empty() => {
+            return compute_status(subject, ExportPhase::Starting, previous);
         }
-        Phase::Seen(snapshot, export) => {
+        ExportPhase::Observed(snapshot, export) => {
             if snapshot.observed {
-                facts(&mut next, snapshot, subject.now);
+                set_facts(&mut next, snapshot, subject.now);
             }
-            let mut judgement = judge::judge(snapshot, export, subject.created, subject.now);
+            let mut health = export_health::evaluate(snapshot, export, subject.created, subject.now);
             if !snapshot.observed {
-                let was = find(&previous.conditions, ConditionType::Complete);
-                judgement.complete = same && was.is_some_and(|was| was.status == "True");
+                let was = find_condition(&previous.conditions, ConditionType::Complete);
+                health.complete = same && was.is_some_and(|was| was.status == "True");
             }
-            judged(&mut next, subject, &judgement);
-            let error = snapshot.troubles.iter().find(|trouble| judge::is_error(trouble));
-            next.last_error = error.map(|trouble| {
+            set_health(&mut next, subject, &health);
+            let error = snapshot
+                .problems
+                .iter()
+                .find(|problem| export_health::is_error(problem));
+            next.last_error = error.map(|problem| {
                 last_error(
-                    trouble.reason,
-                    &trouble.message,
-                    trouble.window.map(|window| window.to_string()),
+                    problem.reason,
+                    &problem.message,
+                    problem.window.map(|window| window.to_string()),
                 )
             });
         }
@@ -120,9 +127,9 @@ pub fn status(subject: Subject, phase: Phase<'_>, previous: &EventExportStatus) 
     next
 }
 
-fn begins(next: &mut EventExportStatus, subject: Subject) {
+fn set_starting(next: &mut EventExportStatus, subject: StatusContext) {
     let message = "the spec is new or changed; what is stored is being listed";
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Ready,
@@ -130,7 +137,7 @@ fn begins(next: &mut EventExportStatus, subject: Subject) {
         Reason::NewGeneration,
         message,
     );
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Complete,
@@ -138,7 +145,7 @@ fn begins(next: &mut EventExportStatus, subject: Subject) {
         Reason::NewGeneration,
         message,
     );
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Reconciling,
@@ -146,7 +153,7 @@ fn begins(next: &mut EventExportStatus, subject: Subject) {
         Reason::NewGeneration,
         message,
     );
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Stalled,
@@ -156,16 +163,16 @@ fn begins(next: &mut EventExportStatus, subject: Subject) {
     );
 }
 
-fn suspended(next: &mut EventExportStatus, subject: Subject, stopping: bool) {
+fn set_suspended(next: &mut EventExportStatus, subject: StatusContext, stopping: bool) {
     let message = if stopping {
         "spec.suspend is true: transfers are being stopped and sessions deleted"
     } else {
         "spec.suspend is true: nothing is exported, and days may expire at the service meanwhile"
     };
     // What was complete may have been given another range in the same breath, and nobody looks.
-    let was = find(&next.conditions, ConditionType::Complete).map(|was| was.status.as_str());
+    let was = find_condition(&next.conditions, ConditionType::Complete).map(|was| was.status.as_str());
     let complete = (was == Some("False")).then_some(false);
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Ready,
@@ -173,7 +180,7 @@ fn suspended(next: &mut EventExportStatus, subject: Subject, stopping: bool) {
         Reason::Suspended,
         message,
     );
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Complete,
@@ -181,7 +188,7 @@ fn suspended(next: &mut EventExportStatus, subject: Subject, stopping: bool) {
         Reason::Suspended,
         message,
     );
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Reconciling,
@@ -189,7 +196,7 @@ fn suspended(next: &mut EventExportStatus, subject: Subject, stopping: bool) {
         Reason::Suspended,
         message,
     );
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Stalled,
@@ -207,24 +214,24 @@ fn suspended(next: &mut EventExportStatus, subject: Subject, stopping: bool) {
     next.next_run_time = None;
 }
 
-fn judged(next: &mut EventExportStatus, subject: Subject, judgement: &Judgement) {
-    let Judgement {
+fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &ExportHealth) {
+    let ExportHealth {
         ready,
-        said,
+        cause,
         stalled,
         complete,
-    } = judgement;
-    put(
+    } = health;
+    put_condition(
         next,
         subject,
         ConditionType::Ready,
         Some(*ready),
-        said.reason,
-        &said.message,
+        cause.reason,
+        &cause.message,
     );
-    if *complete && said.reason != Reason::Complete {
+    if *complete && cause.reason != Reason::Complete {
         let message = "everything that was asked for is stored and proved, or an accepted gap";
-        put(
+        put_condition(
             next,
             subject,
             ConditionType::Complete,
@@ -233,17 +240,17 @@ fn judged(next: &mut EventExportStatus, subject: Subject, judgement: &Judgement)
             message,
         );
     } else {
-        put(
+        put_condition(
             next,
             subject,
             ConditionType::Complete,
             Some(*complete),
-            said.reason,
-            &said.message,
+            cause.reason,
+            &cause.message,
         );
     }
     let acted = format!("generation {} is acted upon", subject.generation);
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Reconciling,
@@ -252,8 +259,8 @@ fn judged(next: &mut EventExportStatus, subject: Subject, judgement: &Judgement)
         &acted,
     );
     match stalled {
-        Some(Said { reason, message }) => {
-            put(
+        Some(StatusMessage { reason, message }) => {
+            put_condition(
                 next,
                 subject,
                 ConditionType::Stalled,
@@ -262,12 +269,12 @@ fn judged(next: &mut EventExportStatus, subject: Subject, judgement: &Judgement)
                 message,
             );
         }
-        None => put(
+        None => put_condition(
             next,
             subject,
             ConditionType::Stalled,
             Some(false),
-            said.reason,
+            cause.reason,
             "no person is needed",
         ),
     }
@@ -279,21 +286,21 @@ fn judged(next: &mut EventExportStatus, subject: Subject, judgement: &Judgement)
 }
 
 /// Says that another operator would serve it, or no longer.
-pub fn contended(next: &mut EventExportStatus, subject: Subject, contender: Option<(&str, &str)>) {
+pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, contender: Option<(&str, &str)>) {
     let Some((other, me)) = contender else {
         next.conditions
             .retain(|condition| condition.type_ != ConditionType::Contended.as_str());
         return;
     };
-    let subject = Subject {
-        now: whole(subject.now),
+    let subject = StatusContext {
+        now: truncate_to_second(subject.now),
         ..subject
     };
     let message = format!(
         "the operator of the Lease {me} serves this export; that of the Lease {other} would, too, and leaves it alone: let \
          one of them look after this namespace"
     );
-    put(
+    put_condition(
         next,
         subject,
         ConditionType::Contended,
@@ -303,22 +310,22 @@ pub fn contended(next: &mut EventExportStatus, subject: Subject, contender: Opti
     );
 }
 
-fn put(
+fn put_condition(
     next: &mut EventExportStatus,
-    subject: Subject,
+    subject: StatusContext,
     kind: ConditionType,
     status: Option<bool>,
     reason: Reason,
     message: &str,
 ) {
-    set(
+    set_condition(
         &mut next.conditions,
         condition(kind, status, reason, message, subject.generation, subject.now),
     );
 }
 
 /// Every field of the snapshot that the status shows.
-fn facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
+fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
     let Snapshot {
         observed: _,
         wanted,
@@ -332,14 +339,14 @@ fn facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
         missing,
         expired,
         sessions,
-        troubles: _,
+        problems: _,
         complete,
-        sealing: _,
-        next_look,
+        manifest_due: _,
+        next_run_at,
         windows: _,
         transfers: _,
         last_stored: _,
-        retained: _,
+        retention: _,
     } = snapshot;
     let small = |count: &u64| u32::try_from(*count).unwrap_or(u32::MAX);
     let large = |count: &u64| Some(i64::try_from(*count).unwrap_or(i64::MAX));
@@ -360,32 +367,32 @@ fn facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
         .iter()
         .take(MAX_SESSIONS)
         .map(|session| OpenSession {
-            id: cut(&session.id, SESSION_CHARS),
+            id: truncate(&session.id, SESSION_CHARS),
             window: session.window.to_string(),
         })
         .collect();
     if *active > 0 || !sessions.is_empty() {
         next.start_time.get_or_insert(Time(now));
     }
-    next.next_run_time = next_look
+    next.next_run_time = next_run_at
         .filter(|_| !complete && *active == 0)
-        .map(|at| Time(whole(at)));
+        .map(|at| Time(truncate_to_second(at)));
 }
 
 fn last_error(reason: Reason, message: &str, window: Option<String>) -> LastError {
     LastError {
         reason: reason.to_string(),
-        message: cut(message, MAX_MESSAGE_CHARS),
+        message: truncate(message, MAX_MESSAGE_CHARS),
         window,
     }
 }
 
 /// The whole second: Kubernetes keeps no more, and what comes back must equal what was written.
-fn whole(at: Timestamp) -> Timestamp {
+fn truncate_to_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-fn cut(text: &str, chars: usize) -> String {
+fn truncate(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         None => text.to_owned(),
         Some(_) => text.chars().take(chars.saturating_sub(1)).chain(['…']).collect(),

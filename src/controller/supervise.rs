@@ -12,23 +12,23 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::entry::{Kind, Live};
-use super::exporter::Job;
-use super::runs::{Outcome, Runs};
+use super::entry::{RunningTask, TaskKind};
+use super::exporter::ExportRunner;
+use super::registry::{ExportRegistry, TaskOutcome};
 use crate::api::EventExport;
-use crate::export::queue::Place;
+use crate::export::semaphore::PriorityPermit;
 use crate::export::snapshot::Snapshot;
-use crate::telemetry::metrics::Share;
+use crate::telemetry::metrics::GaugeShare;
 
 /// The least time between two wake-ups for one resource while it exports.
-pub(super) const WAKE_EVERY: Duration = Duration::from_secs(3);
+pub(super) const WAKE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long an export may keep its place among those that list their bucket for the first time.
-const LOOK: Duration = Duration::from_secs(30);
+const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who gets a place among those that list their bucket for the first time, the first of these first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Turn {
+pub(super) enum StartPriority {
     /// What has something to do, as far as is known.
     Unfinished,
     /// What had stored all that there was: at most a young day waits, which the service keeps for weeks.
@@ -39,110 +39,111 @@ pub(super) enum Turn {
 
 /// Makes the job of an export, asked once there is a place for it: the clients of thousands that wait would fill the
 /// memory. The outcome, if it cannot begin.
-pub(super) type Prepare = Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn Job>, Outcome>> + Send>;
+pub(super) type PrepareFn =
+    Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn ExportRunner>, TaskOutcome>> + Send>;
 
 /// What is to be done.
 pub(super) enum Task {
-    Export(Turn, Prepare),
-    Release(Arc<dyn Job>),
+    Export(StartPriority, PrepareFn),
+    Release(Arc<dyn ExportRunner>),
 }
 
 impl Task {
-    pub(super) const fn kind(&self) -> Kind {
+    pub(super) const fn kind(&self) -> TaskKind {
         match self {
-            Self::Export(..) => Kind::Export,
-            Self::Release(_) => Kind::Release,
+            Self::Export(..) => TaskKind::Export,
+            Self::Release(_) => TaskKind::Release,
         }
     }
 }
 
 /// Begins work; what it needs from the registry is only its queues, so that the caller may hold its lock.
-pub(super) fn start(
-    runs: &Arc<Runs>,
+pub(super) fn spawn(
+    registry: &Arc<ExportRegistry>,
     uid: Arc<str>,
     object: ObjectRef<EventExport>,
     serial: u64,
     spec: u64,
     task: Task,
-) -> Live {
-    let (out, seen) = watch::channel(Arc::<Snapshot>::default());
+) -> RunningTask {
+    let (out, snapshots) = watch::channel(Arc::<Snapshot>::default());
     let (admit, admitted) = oneshot::channel();
     let (stop, kind) = (CancellationToken::new(), task.kind());
-    let work = tokio::spawn(work(
+    let work = tokio::spawn(run_task(
         task,
         uid.clone(),
         serial,
         out,
         stop.clone(),
-        runs.clone(),
+        registry.clone(),
         admit,
     ));
-    let live = Live {
+    let running = RunningTask {
         serial,
         kind,
         spec,
         stop,
         abort: work.abort_handle(),
-        seen: seen.clone(),
+        snapshots: snapshots.clone(),
     };
-    let watched = watch_over(runs.clone(), uid, object, serial, work, seen, admitted);
-    runs.tasks.spawn(watched);
-    live
+    let watched = supervise(registry.clone(), uid, object, serial, work, snapshots, admitted);
+    registry.tasks.spawn(watched);
+    running
 }
 
-async fn work(
+async fn run_task(
     task: Task,
     uid: Arc<str>,
     serial: u64,
     out: watch::Sender<Arc<Snapshot>>,
     stop: CancellationToken,
-    runs: Arc<Runs>,
-    admit: oneshot::Sender<Place<Turn>>,
-) -> Outcome {
-    let (turn, prepare) = match task {
-        Task::Release(job) => return Outcome::Released(job.release().await),
-        Task::Export(turn, prepare) => (turn, prepare),
+    registry: Arc<ExportRegistry>,
+    admit: oneshot::Sender<PriorityPermit<StartPriority>>,
+) -> TaskOutcome {
+    let (priority, prepare) = match task {
+        Task::Release(runner) => return TaskOutcome::Released(runner.release().await),
+        Task::Export(priority, prepare) => (priority, prepare),
     };
-    let begins = async {
-        let place = runs.looks.place(turn).await;
+    let prepared = async {
+        let place = registry.start_queue.acquire(priority).await;
         // A supervisor that is gone needs no place.
         let _ = admit.send(place);
         prepare().await
     };
-    let job = tokio::select! {
+    let runner = tokio::select! {
         biased;
-        () = stop.cancelled() => return Outcome::Ran(Arc::default()),
-        begins = begins => match begins {
-            Ok(job) => job,
+        () = stop.cancelled() => return TaskOutcome::Exported(Arc::default()),
+        prepared = prepared => match prepared {
+            Ok(runner) => runner,
             Err(outcome) => return outcome,
         }
     };
-    runs.prepared(&uid, serial, &job);
-    Outcome::Ran(job.run(&out, stop).await)
+    registry.attach_runner(&uid, serial, &runner);
+    TaskOutcome::Exported(runner.run(&out, stop).await)
 }
 
-async fn watch_over(
-    runs: Arc<Runs>,
+async fn supervise(
+    registry: Arc<ExportRegistry>,
     uid: Arc<str>,
     object: ObjectRef<EventExport>,
     serial: u64,
-    mut work: JoinHandle<Outcome>,
-    mut seen: watch::Receiver<Arc<Snapshot>>,
-    mut admitted: oneshot::Receiver<Place<Turn>>,
+    mut work: JoinHandle<TaskOutcome>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut admitted: oneshot::Receiver<PriorityPermit<StartPriority>>,
 ) {
     let (mut running, mut sessions) = (
-        Share::of(&runs.metrics.runs),
-        Share::of(&runs.metrics.sessions_open),
+        GaugeShare::of(&registry.metrics.runs),
+        GaugeShare::of(&registry.metrics.sessions_open),
     );
     running.set(1);
-    let mut place: Option<Place<Turn>> = None;
+    let mut place: Option<PriorityPermit<StartPriority>> = None;
     let (mut waits, mut changed) = (true, false);
     let (mut quiet_until, mut place_until) = (Instant::now(), Instant::now());
     let outcome = loop {
         tokio::select! {
             ended = &mut work => break ended,
-            Ok(()) = seen.changed() => {
-                let snapshot = seen.borrow_and_update().clone();
+            Ok(()) = snapshots.changed() => {
+                let snapshot = snapshots.borrow_and_update().clone();
                 sessions.set(snapshot.sessions.len());
                 changed = true;
                 if snapshot.observed {
@@ -151,14 +152,14 @@ async fn watch_over(
             }
             () = sleep_until(quiet_until), if changed => {
                 changed = false;
-                quiet_until = Instant::now() + WAKE_EVERY;
+                quiet_until = Instant::now() + WAKE_INTERVAL;
                 // A controller that is gone needs no waking.
-                let _ = runs.wake_ups.send(object.clone()).await;
+                let _ = registry.wake_ups.send(object.clone()).await;
             }
             given = &mut admitted, if waits => {
                 waits = false;
                 place = given.ok();
-                place_until = Instant::now() + LOOK;
+                place_until = Instant::now() + FIRST_LISTING_TIMEOUT;
             }
             () = sleep_until(place_until), if place.is_some() => place = None,
         }
@@ -166,11 +167,11 @@ async fn watch_over(
     drop(place);
     let outcome = outcome.unwrap_or_else(|failed| {
         if failed.is_panic() {
-            runs.metrics.run_panics.inc();
+            registry.metrics.run_panics.inc();
             error!(export = %object, "an export panicked; this is a defect, please report it with the lines above");
         }
-        Outcome::Broke
+        TaskOutcome::Crashed
     });
-    runs.ended(&uid, serial, outcome);
-    let _ = runs.wake_ups.send(object).await;
+    registry.finish_task(&uid, serial, outcome);
+    let _ = registry.wake_ups.send(object).await;
 }

@@ -13,7 +13,7 @@ const VARIABLES: [&str; 6] = [
 ];
 
 /// Host names of the proxies in force, in lower case.
-pub(super) fn hosts_from_environment() -> Vec<String> {
+pub(super) fn hosts_from_env() -> Vec<String> {
     VARIABLES
         .iter()
         .filter_map(|name| std::env::var(name).ok())
@@ -38,7 +38,7 @@ mod tests {
     use super::host_of;
 
     #[test]
-    fn a_proxy_is_known_by_its_host() {
+    fn the_host_of_a_proxy_setting_is_parsed() {
         for (value, host) in [
             ("http://proxy.example:3128", Some("proxy.example")),
             ("proxy.example:3128", Some("proxy.example")),

@@ -32,7 +32,7 @@ pub(super) fn reserved(address: IpAddr) -> Option<&'static str> {
             } else if v6.is_multicast() {
                 Some("a multicast address")
             } else {
-                embedded(v6).and_then(|inner| reserved(IpAddr::V4(inner)))
+                embedded_v4(v6).and_then(|inner| reserved(IpAddr::V4(inner)))
             }
         }
     }
@@ -54,7 +54,7 @@ fn reserved_v4(address: Ipv4Addr) -> Option<&'static str> {
 
 /// The IPv4 address inside an IPv6 one: IPv4-compatible (RFC 4291 § 2.5.5.1), IPv4-translated (RFC 2765 § 2.1), NAT64
 /// (RFC 6052, and RFC 8215 as a /96), 6to4 (RFC 3056). IPv4-mapped addresses are canonical before they come here.
-fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let low = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Ipv4Addr::new(a, b, c, d)

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::{Denied, HostPolicy, proxy};
+use super::{HostDenied, HostPolicy, proxy};
 
-/// Resolves names and keeps only the addresses that the policy allows; [`Denied`] when none is left. The hosts of
+/// Resolves names and keeps only the addresses that the policy allows; [`HostDenied`] when none is left. The hosts of
 /// the standard proxy variables are exempt: they are the operator's own configuration.
 #[derive(Clone, Debug)]
 pub struct CheckedResolver {
@@ -20,9 +20,9 @@ pub struct CheckedResolver {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+enum ResolveError {
     #[error(transparent)]
-    Denied(#[from] Denied),
+    HostDenied(#[from] HostDenied),
     #[error("the name {0} cannot be resolved: {1}")]
     Lookup(String, #[source] io::Error),
 }
@@ -32,19 +32,23 @@ impl CheckedResolver {
     pub fn new(policy: HostPolicy) -> Self {
         Self {
             policy,
-            proxies: proxy::hosts_from_environment().into(),
+            proxies: proxy::hosts_from_env().into(),
         }
     }
 
-    async fn lookup(&self, name: &str) -> Result<Vec<SocketAddr>, Failed> {
+    async fn lookup(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let found = tokio::net::lookup_host((name, 0))
             .await
-            .map_err(|error| Failed::Lookup(name.to_owned(), error))?;
-        Ok(self.screen(name, found.collect())?)
+            .map_err(|error| ResolveError::Lookup(name.to_owned(), error))?;
+        Ok(self.filter_addresses(name, found.collect())?)
     }
 
     /// The addresses that may be used.
-    fn screen(&self, name: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Denied> {
+    fn filter_addresses(
+        &self,
+        name: &str,
+        mut found: Vec<SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, HostDenied> {
         let asked = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         if self.proxies.contains(&asked) {
             return Ok(found);
@@ -71,8 +75,8 @@ impl Resolve for CheckedResolver {
             match resolver.lookup(name.as_str()).await {
                 Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
                 // Unwrapped, so that whoever walks the causes finds the refusal itself.
-                Err(Failed::Denied(denied)) => Err(denied.into()),
-                Err(failed @ Failed::Lookup(..)) => Err(failed.into()),
+                Err(ResolveError::HostDenied(denied)) => Err(denied.into()),
+                Err(failed @ ResolveError::Lookup(..)) => Err(failed.into()),
             }
         })
     }
@@ -83,8 +87,8 @@ impl ResolveDns for CheckedResolver {
         DnsFuture::new(async move {
             match self.lookup(name).await {
                 Ok(found) => Ok(found.iter().map(SocketAddr::ip).collect::<Vec<IpAddr>>()),
-                Err(Failed::Denied(denied)) => Err(ResolveDnsError::new(denied)),
-                Err(failed @ Failed::Lookup(..)) => Err(ResolveDnsError::new(failed)),
+                Err(ResolveError::HostDenied(denied)) => Err(ResolveDnsError::new(denied)),
+                Err(failed @ ResolveError::Lookup(..)) => Err(ResolveDnsError::new(failed)),
             }
         })
     }
@@ -107,19 +111,22 @@ mod tests {
         let resolver = resolver(&["a.example"], &[]);
         let good: SocketAddr = "203.0.113.9:0".parse().unwrap();
         let bad: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        assert_eq!(resolver.screen("a.example", vec![bad, good]).unwrap(), [good]);
+        assert_eq!(
+            resolver.filter_addresses("a.example", vec![bad, good]).unwrap(),
+            [good]
+        );
         assert!(
             resolver
-                .screen("a.example", vec![bad])
+                .filter_addresses("a.example", vec![bad])
                 .unwrap_err()
                 .why
                 .contains("127.0.0.1")
         );
-        assert!(resolver.screen("b.example", vec![good]).is_err());
+        assert!(resolver.filter_addresses("b.example", vec![good]).is_err());
     }
 
     #[test]
-    fn a_name_that_was_good_once_is_judged_at_every_answer() {
+    fn every_dns_answer_is_checked() {
         let resolver = resolver(&["*.example"], &[]);
         for (address, good) in [
             ("203.0.113.9", true),
@@ -129,7 +136,7 @@ mod tests {
         ] {
             let found = vec![SocketAddr::new(address.parse().unwrap(), 0)];
             assert_eq!(
-                resolver.screen("rebound.example", found).is_ok(),
+                resolver.filter_addresses("rebound.example", found).is_ok(),
                 good,
                 "{address}"
             );
@@ -140,19 +147,19 @@ mod tests {
     fn the_operators_proxy_is_exempt() {
         let resolver = resolver(&["a.example"], &["proxy.local"]);
         let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        assert!(resolver.screen("Proxy.local.", vec![address]).is_ok());
+        assert!(resolver.filter_addresses("Proxy.local.", vec![address]).is_ok());
     }
 
     #[tokio::test]
-    async fn both_clients_hear_the_refusal() {
+    async fn both_clients_receive_the_denial() {
         let resolver = resolver(&["a.example"], &[]);
         let error = resolver
             .resolve("localhost".parse().unwrap())
             .await
             .err()
             .unwrap();
-        assert!(error.is::<Denied>());
+        assert!(error.is::<HostDenied>());
         let error = resolver.resolve_dns("localhost").await.unwrap_err();
-        assert!(std::error::Error::source(&error).unwrap().is::<Denied>());
+        assert!(std::error::Error::source(&error).unwrap().is::<HostDenied>());
     }
 }

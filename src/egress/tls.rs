@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bundle_is_read_or_the_field_is_named() {
+    fn an_invalid_bundle_names_its_field() {
         let one = rcgen::generate_simple_self_signed(["a.example".to_owned()])
             .unwrap()
             .cert

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tracing::Instrument as _;
 
 /// How often a closed fence is looked at.
-const FENCE_LOOK: Duration = Duration::from_millis(100);
+const FENCE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ impl Peer {
 
 /// A request, as far as it is counted. `operation` is from a closed list, never of the peer's or a tenant's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Asked {
+pub struct RequestLabel {
     /// Who.
     pub peer: Peer,
     /// What for.
@@ -50,20 +50,20 @@ pub struct Asked {
 }
 
 /// Counts requests.
-pub trait Meter: fmt::Debug + Send + Sync {
+pub trait RequestMetrics: fmt::Debug + Send + Sync {
     /// A request was answered with this status, or not at all, after so long.
-    fn answered(&self, asked: Asked, status: Option<u16>, took: Duration);
+    fn record_response(&self, label: RequestLabel, status: Option<u16>, took: Duration);
     /// A request is about to be repeated, or a download to be taken up again.
-    fn repeated(&self, peer: Peer);
+    fn record_retry(&self, peer: Peer);
 }
 
 /// Counts nothing.
 #[derive(Clone, Copy, Debug)]
-struct Unmetered;
+struct NoMetrics;
 
-impl Meter for Unmetered {
-    fn answered(&self, _: Asked, _: Option<u16>, _: Duration) {}
-    fn repeated(&self, _: Peer) {}
+impl RequestMetrics for NoMetrics {
+    fn record_response(&self, _: RequestLabel, _: Option<u16>, _: Duration) {}
+    fn record_retry(&self, _: Peer) {}
 }
 
 /// Whether this process may send: until a moment of its own monotonic clock, which runs on while the process is
@@ -73,7 +73,7 @@ pub struct Fence(Arc<Mutex<Option<Instant>>>);
 
 impl Fence {
     /// Closes it at that moment, which may be moved on later.
-    pub fn closes_at(&self, at: Instant) {
+    pub fn close_at(&self, at: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
     }
 
@@ -84,21 +84,21 @@ impl Fence {
     }
 
     /// Ends at once where it is closed. Wakes nobody when it closes: whoever is woken anyway looks again.
-    async fn closed(&self) {
-        let look = |_: &mut Context<'_>| {
+    async fn wait_closed(&self) {
+        let poll = |_: &mut Context<'_>| {
             if self.is_open() {
                 Poll::Pending
             } else {
                 Poll::Ready(())
             }
         };
-        poll_fn(look).await;
+        poll_fn(poll).await;
     }
 
     /// Waits until it is open: for ever, where nobody opens it again. Whoever closes it for good drops those who wait.
-    pub async fn pass(&self) {
+    pub async fn wait_open(&self) {
         while !self.is_open() {
-            tokio::time::sleep(FENCE_LOOK).await;
+            tokio::time::sleep(FENCE_POLL_INTERVAL).await;
         }
     }
 }
@@ -106,27 +106,27 @@ impl Fence {
 /// The way out of a process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Traffic {
-    meter: Arc<dyn Meter>,
+    metrics: Arc<dyn RequestMetrics>,
     fence: Fence,
 }
 
 impl Default for Traffic {
     /// Never held back, and not counted.
     fn default() -> Self {
-        Self::new(Arc::new(Unmetered), Fence::default())
+        Self::new(Arc::new(NoMetrics), Fence::default())
     }
 }
 
 impl Traffic {
     /// Counted there, and held back there.
-    pub fn new(meter: Arc<dyn Meter>, fence: Fence) -> Self {
-        Self { meter, fence }
+    pub fn new(metrics: Arc<dyn RequestMetrics>, fence: Fence) -> Self {
+        Self { metrics, fence }
     }
 
     /// Counted the same, and never held back: for what the fence itself depends on.
     #[must_use]
     pub fn unfenced(&self) -> Self {
-        Self::new(Arc::clone(&self.meter), Fence::default())
+        Self::new(Arc::clone(&self.metrics), Fence::default())
     }
 
     /// What holds requests back.
@@ -138,21 +138,21 @@ impl Traffic {
     /// request that is given up by dropping it counts as one without an answer.
     pub async fn send<T>(
         &self,
-        asked: Asked,
+        label: RequestLabel,
         request: impl Future<Output = T>,
         status: impl FnOnce(&T) -> Option<u16>,
     ) -> T {
-        self.fence.pass().await;
-        let mut sent = Sent {
-            meter: &*self.meter,
-            asked,
+        self.fence.wait_open().await;
+        let mut guard = RequestGuard {
+            metrics: &*self.metrics,
+            label,
             began: Instant::now(),
             status: None,
         };
         let span = tracing::info_span!(
             "request",
-            peer = asked.peer.as_str(),
-            operation = asked.operation,
+            peer = label.peer.as_str(),
+            operation = label.operation,
             code = tracing::field::Empty
         );
         let mut request = pin!(request.instrument(span.clone()));
@@ -160,34 +160,35 @@ impl Traffic {
         let answer = loop {
             tokio::select! {
                 biased;
-                () = self.fence.closed() => self.fence.pass().await,
+                () = self.fence.wait_closed() => self.fence.wait_open().await,
                 answer = &mut request => break answer,
             }
         };
-        sent.status = status(&answer);
-        if let Some(code) = sent.status {
+        guard.status = status(&answer);
+        if let Some(code) = guard.status {
             span.record("code", code);
         }
         answer
     }
 
     /// Notes that a request is repeated.
-    pub fn repeated(&self, peer: Peer) {
-        self.meter.repeated(peer);
+    pub fn record_retry(&self, peer: Peer) {
+        self.metrics.record_retry(peer);
     }
 }
 
 /// A request under way; counted when it is dropped.
-struct Sent<'a> {
-    meter: &'a dyn Meter,
-    asked: Asked,
+struct RequestGuard<'a> {
+    metrics: &'a dyn RequestMetrics,
+    label: RequestLabel,
     began: Instant,
     status: Option<u16>,
 }
 
-impl Drop for Sent<'_> {
+impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
-        self.meter.answered(self.asked, self.status, self.began.elapsed());
+        self.metrics
+            .record_response(self.label, self.status, self.began.elapsed());
     }
 }
 
@@ -195,30 +196,30 @@ impl Drop for Sent<'_> {
 mod tests {
     use super::*;
 
-    const ASKED: Asked = Asked {
+    const LABEL: RequestLabel = RequestLabel {
         peer: Peer::S3,
         operation: "PutObject",
     };
 
     #[tokio::test]
-    async fn a_closed_fence_lets_nothing_through_until_it_is_opened_again() {
+    async fn a_closed_fence_holds_requests_until_it_reopens() {
         let traffic = Traffic::default();
-        let send = || traffic.send(ASKED, async { 7 }, |_| None);
+        let send = || traffic.send(LABEL, async { 7 }, |_| None);
         assert_eq!(send().await, 7);
-        traffic.fence().closes_at(Instant::now());
+        traffic.fence().close_at(Instant::now());
         let held = tokio::time::timeout(Duration::from_millis(250), send()).await;
         assert!(held.is_err(), "it was sent");
-        traffic.fence().closes_at(Instant::now() + Duration::from_mins(1));
+        traffic.fence().close_at(Instant::now() + Duration::from_mins(1));
         assert_eq!(send().await, 7);
     }
 
     #[tokio::test]
-    async fn a_request_that_is_not_sent_yet_when_the_fence_closes_is_not_sent() {
+    async fn a_request_in_preparation_is_held_when_the_fence_closes() {
         let traffic = Traffic::default();
         let (connected, connects) = tokio::sync::oneshot::channel::<()>();
         let sent = std::sync::atomic::AtomicBool::new(false);
         let request = traffic.send(
-            ASKED,
+            LABEL,
             async {
                 connects.await.unwrap();
                 sent.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -227,7 +228,7 @@ mod tests {
         );
         let frozen = async {
             tokio::task::yield_now().await;
-            traffic.fence().closes_at(Instant::now());
+            traffic.fence().close_at(Instant::now());
             connected.send(()).unwrap();
         };
         let both = async { tokio::join!(request, frozen) };

@@ -6,29 +6,29 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::commit::{ATTEMPT_METADATA, Committed, Judged, commit_empty, commit_object};
+use super::commit::{ATTEMPT_METADATA, CountComparison, ReceiptWrite, commit_empty, commit_object};
 use super::failure::Failure;
-use super::ground::{Ground, lock};
-use super::journal_io::{delete, put};
+use super::journal_io::{delete_keys, put_record};
 use super::keys::Key;
-use super::observer::WindowEnd;
-use super::open::{Opened, Opening, open, stopped};
-use super::pool::PartRoom;
-use super::record::{ExpiredRecord, Receipt, Record, SOFTWARE};
+use super::observer::WindowResult;
+use super::open::{OpenAttempt, OpenOutcome, open_session, stopped};
+use super::pool::PartReservation;
+use super::record::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
+use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
-use super::transfer::{Body, Route, Sent, TransferError, transfer};
-use super::verdict::{self, EmptyAnswer, EmptyEvidence, EmptyVerdict, Listing, Verdict};
+use super::transfer::{StagedBody, StagedObject, TransferContext, TransferError, transfer};
+use super::verdict::{self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict};
 use super::window::Window;
 use crate::api::Reason;
-use crate::storage::{Condition, Crc64, ObjectClass, PutOptions};
-use crate::tracker::{Opened as Answer, TransferEnd};
+use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
+use crate::tracker::{DownloadResponse, TransferEnd};
 
 /// A listing counts as "before" the download for so long: 10 min.
-const BEFORE: std::time::Duration = std::time::Duration::from_mins(10);
+const LISTING_MAX_AGE: std::time::Duration = std::time::Duration::from_mins(10);
 
 /// What came of a window.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum WindowOutcome {
     /// Stored, or proved empty.
     Stored(Box<Receipt>),
     /// Somebody else stored it, or part of it.
@@ -38,101 +38,107 @@ pub(super) enum Outcome {
 }
 
 /// Exports one window, once it has a place, and tells what came of it.
-/// Of an hour, `others` are the events of the day's other hours (see [`EmptyEvidence`]).
+/// Of an hour, `other_hours` are the events of the day's other hours (see [`EmptyEvidence`]).
 pub(super) async fn export_window(
-    ground: &Ground,
+    ctx: &RunContext,
     window: Window,
-    others: Option<u64>,
-) -> Result<Outcome, Failure> {
+    other_hours: Option<u64>,
+) -> Result<WindowOutcome, Failure> {
     // First a session of the space, so that who waits for one takes no place from other spaces.
-    let places = async {
-        let own = ground.space.own(window).await;
-        (own, ground.shared.places.place(window).await)
+    let permits = async {
+        let slot = ctx.budget.acquire_slot(window).await;
+        (slot, ctx.shared.window_slots.acquire(window).await)
     };
-    let _places = tokio::select! {
-        places = places => places,
-        () = ground.stop.cancelled() => return Err(stopped()),
+    let _permits = tokio::select! {
+        permits = permits => permits,
+        () = ctx.stop.cancelled() => return Err(stopped()),
     };
-    let (span, began) = (ground.window_span(window), Instant::now());
-    let outcome = steps(ground, window, others).instrument(span).await;
+    let (span, started) = (ctx.window_span(window), Instant::now());
+    let outcome = run_attempt(ctx, window, other_hours).instrument(span).await;
     let end = match &outcome {
-        Ok(Outcome::Stored(receipt)) => match &receipt.object {
-            Some(object) => WindowEnd::Stored {
+        Ok(WindowOutcome::Stored(receipt)) => match &receipt.object {
+            Some(object) => WindowResult::Stored {
                 events: receipt.events,
                 bytes: object.bytes,
             },
-            None => WindowEnd::Empty,
+            None => WindowResult::Empty,
         },
-        Ok(Outcome::Covered) => WindowEnd::Covered,
-        Ok(Outcome::Expired) => WindowEnd::Expired,
-        Err(failure) if *failure == stopped() => WindowEnd::Stopped,
-        Err(failure) => WindowEnd::Failed(failure.reason),
+        Ok(WindowOutcome::Covered) => WindowResult::Covered,
+        Ok(WindowOutcome::Expired) => WindowResult::Expired,
+        Err(failure) if *failure == stopped() => WindowResult::Stopped,
+        Err(failure) => WindowResult::Failed(failure.reason),
     };
-    ground.shared.observer.window_ended(end, began.elapsed());
+    ctx.shared.observer.window_finished(end, started.elapsed());
     outcome
 }
 
-async fn steps(ground: &Ground, window: Window, others: Option<u64>) -> Result<Outcome, Failure> {
-    let long_ago = Instant::now().checked_sub(BEFORE).unwrap_or_else(Instant::now);
-    let before = ground.reports.since(long_ago).await?;
+async fn run_attempt(
+    ctx: &RunContext,
+    window: Window,
+    other_hours: Option<u64>,
+) -> Result<WindowOutcome, Failure> {
+    let oldest_usable = Instant::now()
+        .checked_sub(LISTING_MAX_AGE)
+        .unwrap_or_else(Instant::now);
+    let before = ctx.listing_cache.listing_since(oldest_usable).await?;
     let hint = before
         .as_ref()
         .and_then(|listing| listing.size_hint(window.date()));
-    let part_bytes = ground.shared.pool.part_bytes(hint);
+    let part_bytes = ctx.shared.pool.part_bytes(hint);
     // Room for one part before the session: who holds a session never waits for memory.
-    let room = tokio::select! {
-        room = ground.shared.pool.reserve(part_bytes) => room.ok_or_else(stopped)?,
-        () = ground.stop.cancelled() => return Err(stopped()),
+    let reservation = tokio::select! {
+        reservation = ctx.shared.pool.reserve(part_bytes) => reservation.ok_or_else(stopped)?,
+        () = ctx.stop.cancelled() => return Err(stopped()),
     };
     let span = tracing::info_span!("session", attempt = Empty);
-    let opened = match open(ground, window).instrument(span).await? {
-        Opening::Opened(opened) => opened,
-        Opening::Covered => return Ok(Outcome::Covered),
+    let opened = match open_session(ctx, window).instrument(span).await? {
+        OpenOutcome::Opened(opened) => opened,
+        OpenOutcome::Covered => return Ok(WindowOutcome::Covered),
     };
     tracing::Span::current().record("attempt", opened.id.ulid.to_string());
-    let work = Work {
-        ground,
+    let attempt = Attempt {
+        ctx,
         opened: &opened,
         before: before.as_deref(),
-        others,
+        other_hours,
         part_bytes,
     };
-    let outcome = work.download(room).await;
-    lock(&ground.transfers).remove(&window);
+    let outcome = attempt.download(reservation).await;
+    lock(&ctx.transfers).remove(&window);
     let span = tracing::info_span!("close");
-    close(ground, *opened).instrument(span).await;
+    close_session(ctx, *opened).instrument(span).await;
     outcome
 }
 
 /// Deletes the session, then what the journal says of it. A failure here never hides the outcome: what
 /// stays in the journal is settled later.
-async fn close(ground: &Ground, opened: Opened<'_>) {
-    let Opened {
-        loose,
+async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
+    let OpenAttempt {
+        needs_recovery,
         id,
         session,
         started_at: _,
         support: _,
-        live,
-        busy,
+        session_guard,
+        in_progress,
     } = opened;
-    let gone = ground
+    let deleted = ctx
         .peers
         .tracker
-        .delete_session(&ground.export.space, &session.id)
+        .delete_session(&ctx.export.space, &session.id)
         .await;
-    match gone {
+    match deleted {
         Ok(()) => {
-            lock(&ground.sessions).remove(&session.id);
-            lock(&ground.sessionless).insert(id);
-            if loose.into_inner() {
-                drop((live, busy));
+            lock(&ctx.sessions).remove(&session.id);
+            lock(&ctx.closed_attempts).insert(id);
+            if needs_recovery.into_inner() {
+                drop((session_guard, in_progress));
                 return;
             }
-            let spent = [Key::Session(id, session.id), Key::Prepared(id), Key::Attempt(id)];
-            match delete(&*ground.peers.store, &ground.export.root, &spent).await {
+            let obsolete = [Key::Session(id, session.id), Key::Prepared(id), Key::Attempt(id)];
+            match delete_keys(&*ctx.peers.store, &ctx.export.root, &obsolete).await {
                 Ok(()) => {
-                    lock(&ground.dirty).remove(&id.window);
+                    lock(&ctx.stale_windows).remove(&id.window);
                 }
                 Err(failure) => {
                     tracing::warn!(attempt = %id, message = failure.message, "spent journal keys stay until they are settled");
@@ -143,34 +149,34 @@ async fn close(ground: &Ground, opened: Opened<'_>) {
             tracing::warn!(session = session.id, %error, "a session could not be deleted: it is tried again");
         }
     }
-    drop((live, busy));
+    drop((session_guard, in_progress));
 }
 
-struct Work<'a> {
-    ground: &'a Ground,
-    opened: &'a Opened<'a>,
-    before: Option<&'a Listing>,
+struct Attempt<'a> {
+    ctx: &'a RunContext,
+    opened: &'a OpenAttempt<'a>,
+    before: Option<&'a DayListing>,
     /// Of an hour: the events of the day's other hours.
-    others: Option<u64>,
+    other_hours: Option<u64>,
     part_bytes: u64,
 }
 
-impl Work<'_> {
+impl Attempt<'_> {
     fn window(&self) -> Window {
         self.opened.id.window
     }
 
-    async fn download(&self, room: PartRoom) -> Result<Outcome, Failure> {
-        self.answered_as_asked()?;
-        let Ground { peers, export, .. } = self.ground;
+    async fn download(&self, reservation: PartReservation) -> Result<WindowOutcome, Failure> {
+        self.check_session_matches()?;
+        let RunContext { peers, export, .. } = self.ctx;
         let answer = tokio::select! {
             answer = peers.tracker.download(&export.space, &self.opened.session.id) => answer,
-            () = self.ground.stop.cancelled() => return Err(stopped()),
+            () = self.ctx.stop.cancelled() => return Err(stopped()),
         };
-        let download = match answer.map_err(|error| Failure::from_begin(&error))? {
-            Answer::NotFound => return self.empty(EmptyAnswer::NotFound, None).await,
-            Answer::NoContent => return self.empty(EmptyAnswer::NoContent, None).await,
-            Answer::Body(download) => download,
+        let download = match answer.map_err(|error| Failure::from_download_start(&error))? {
+            DownloadResponse::NotFound => return self.evaluate_empty(EmptyAnswer::NotFound, None).await,
+            DownloadResponse::NoContent => return self.evaluate_empty(EmptyAnswer::NoContent, None).await,
+            DownloadResponse::Body(download) => download,
         };
         let key = self.key();
         let announced = download.announced();
@@ -180,45 +186,45 @@ impl Work<'_> {
                 bytes,
                 announced,
             };
-            let before = lock(&self.ground.transfers).insert(self.window(), facts);
+            let before = lock(&self.ctx.transfers).insert(self.window(), facts);
             let before = before.map_or(0, |before| before.bytes);
-            self.ground
+            self.ctx
                 .shared
                 .observer
-                .downloaded(bytes.saturating_sub(before));
+                .bytes_downloaded(bytes.saturating_sub(before));
         };
-        let route = Route {
+        let transfer_ctx = TransferContext {
             store: &peers.store,
             key: &key,
             part_bytes: self.part_bytes,
-            pool: &self.ground.shared.pool,
+            pool: &self.ctx.shared.pool,
             progress: &progress,
-            stop: &self.ground.stop,
-            loose: &self.opened.loose,
+            stop: &self.ctx.stop,
+            needs_recovery: &self.opened.needs_recovery,
             options: self.options(Crc64::of(b"")),
         };
-        let proof = self.ground.shared.proofs.begin();
-        let sent = transfer(*download, proof, room, &route)
+        let proof = self.ctx.shared.proofs.begin();
+        let staged = transfer(*download, proof, reservation, &transfer_ctx)
             .instrument(tracing::info_span!("download"))
             .await
-            .map_err(|error| self.failed(error))?;
-        self.judge(sent).await
+            .map_err(|error| self.transfer_failure(error))?;
+        self.evaluate(staged).await
     }
 
     /// The service may answer another range than was asked for; another day's events are never stored under
     /// the asked day's name.
-    fn answered_as_asked(&self) -> Result<(), Failure> {
+    fn check_session_matches(&self) -> Result<(), Failure> {
         let (session, window) = (&self.opened.session, self.window());
         let date = window.date();
         let range = session.range.is_none_or(|range| range == (date, date));
         let account = session
             .account
-            .is_none_or(|account| account == self.ground.account());
+            .is_none_or(|account| account == self.ctx.is_account_scope());
         let hour = session.hour.is_none_or(|hour| hour == window.hour_of_day());
         if range && account && hour {
             return Ok(());
         }
-        let shown = session.range.map_or_else(
+        let answered = session.range.map_or_else(
             || "an unknown range".to_owned(),
             |(start, end)| format!("{start} to {end}"),
         );
@@ -226,113 +232,128 @@ impl Work<'_> {
             if account { "the account" } else { "the space" }
         });
         let message = format!(
-            "asked for {window} of the {}, the service opened a session for {shown} of {scope}: nothing was stored",
-            self.ground.export.scope.as_key()
+            "asked for {window} of the {}, the service opened a session for {answered} of {scope}: nothing was stored",
+            self.ctx.export.scope.as_key()
         );
-        Err(Failure::person(Reason::RangeMismatch, message))
+        Err(Failure::manual(Reason::RangeMismatch, message))
     }
 
-    async fn judge(&self, sent: Sent) -> Result<Outcome, Failure> {
+    async fn evaluate(&self, staged: StagedObject) -> Result<WindowOutcome, Failure> {
         let window = self.window();
-        let proof = match &sent.proof {
+        let proof = match &staged.proof {
             Some(proof) if proof.events > 0 => proof.clone(),
-            Some(_) => return self.empty(EmptyAnswer::GzipOfNothing, Some(sent)).await,
-            None => return self.empty(EmptyAnswer::ZeroBytes, Some(sent)).await,
+            Some(_) => {
+                return self
+                    .evaluate_empty(EmptyAnswer::GzipOfNothing, Some(staged))
+                    .await;
+            }
+            None => return self.evaluate_empty(EmptyAnswer::ZeroBytes, Some(staged)).await,
         };
-        self.ground.served(window.date());
-        let after = match self.ground.reports.since(Instant::now()).await {
+        self.ctx.record_served(window.date());
+        let after = match self.ctx.listing_cache.listing_since(Instant::now()).await {
             Ok(after) => after,
             Err(failure) => {
-                self.discard(sent).await;
+                self.discard(staged).await;
                 return Err(failure);
             }
         };
-        let judged = self.compare(Some(proof.events), after.as_deref());
-        if judged.verdict == Verdict::Short {
-            self.discard(sent).await;
-            let reported = judged.before.into_iter().chain(judged.after).max().unwrap_or(0);
+        let comparison = self.compare_counts(Some(proof.events), after.as_deref());
+        if comparison.verdict == Verdict::Short {
+            self.discard(staged).await;
+            let reported = comparison
+                .before
+                .into_iter()
+                .chain(comparison.after)
+                .max()
+                .unwrap_or(0);
             let message = format!(
                 "{window}: downloaded {} events, the service reports {reported}",
                 proof.events
             );
             return Err(Failure::retry(Reason::Short, message));
         }
-        if sent.end == TransferEnd::CloseUnconfirmed && judged.verdict != Verdict::Matched {
-            self.discard(sent).await;
+        if staged.end == TransferEnd::CloseUnconfirmed && comparison.verdict != Verdict::Matched {
+            self.discard(staged).await;
             let message = format!(
                 "{window}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor counts its events"
             );
             return Err(Failure::retry(Reason::NotWhole, message));
         }
-        let span = tracing::info_span!("commit", events = proof.events, bytes = sent.bytes);
-        let committed = commit_object(self.ground, self.opened, sent, proof, judged);
+        let span = tracing::info_span!("commit", events = proof.events, bytes = staged.bytes);
+        let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
         match committed.instrument(span).await {
-            Ok(Committed::Ours(receipt)) => Ok(Outcome::Stored(receipt)),
-            Ok(Committed::Others) => Ok(Outcome::Covered),
+            Ok(ReceiptWrite::Written(receipt)) => Ok(WindowOutcome::Stored(receipt)),
+            Ok(ReceiptWrite::WrittenByOther) => Ok(WindowOutcome::Covered),
             Err(failure) => {
                 // The object may be there without its receipt.
-                self.opened.loose.store(true, Ordering::Relaxed);
+                self.opened.needs_recovery.store(true, Ordering::Relaxed);
                 Err(failure)
             }
         }
     }
 
     /// The reports of before and after, and what they say of the counted events; `None`: proved empty.
-    fn compare(&self, events: Option<u64>, after: Option<&Listing>) -> Judged {
+    fn compare_counts(&self, events: Option<u64>, after: Option<&DayListing>) -> CountComparison {
         let window = self.window();
-        let count = |listing: Option<&Listing>| listing.and_then(|listing| listing.count(window));
+        let count = |listing: Option<&DayListing>| listing.and_then(|listing| listing.count(window));
         let of_day =
-            |listing: Option<&Listing>| listing.and_then(|listing| listing.count_of_day(window.date()));
+            |listing: Option<&DayListing>| listing.and_then(|listing| listing.count_of_day(window.date()));
         let by_hour = window.hour_of_day().is_some();
         let (before, after, of_day) = (
             count(self.before),
             count(after),
             of_day(self.before).max(of_day(after)).filter(|_| by_hour),
         );
-        Judged {
+        CountComparison {
             before,
             after,
             of_day,
-            verdict: events.map_or(Verdict::Empty, |events| verdict::of_count(events, before, after)),
+            verdict: events.map_or(Verdict::Empty, |events| {
+                verdict::compare_counts(events, before, after)
+            }),
         }
     }
 
     /// An answer without events: stored as a receipt only when it is proved that there were none.
-    async fn empty(&self, answer: EmptyAnswer, sent: Option<Sent>) -> Result<Outcome, Failure> {
-        let Ground {
+    async fn evaluate_empty(
+        &self,
+        answer: EmptyAnswer,
+        staged: Option<StagedObject>,
+    ) -> Result<WindowOutcome, Failure> {
+        let RunContext {
             peers,
             export,
             shared,
             ..
-        } = self.ground;
-        let end = sent.as_ref().map(|sent| sent.end);
-        if let Some(sent) = sent {
-            self.discard(sent).await;
+        } = self.ctx;
+        let end = staged.as_ref().map(|staged| staged.end);
+        if let Some(staged) = staged {
+            self.discard(staged).await;
         }
         let session = peers
             .tracker
-            .session(&export.space, &self.opened.session.id)
+            .get_session(&export.space, &self.opened.session.id)
             .await;
         let session_readable = session.map_err(|error| Failure::from(&error))?.is_some();
-        let listing = self.ground.reports.since(Instant::now()).await?;
+        let listing = self.ctx.listing_cache.listing_since(Instant::now()).await?;
         let evidence = EmptyEvidence {
             window: self.window(),
             answer,
             session_readable,
             listing: listing.as_deref(),
-            others: self.others,
-            oldest_served: self.ground.oldest_served(),
+            other_hours: self.other_hours,
+            oldest_served: self.ctx.oldest_served(),
             now: (shared.now)(),
         };
         let window = self.window();
-        match verdict::of_empty(&evidence) {
+        match verdict::evaluate_empty(&evidence) {
             EmptyVerdict::Proved => {
-                let judged = self.compare(None, listing.as_deref());
-                commit_empty(self.ground, self.opened, answer, end, judged)
+                let comparison = self.compare_counts(None, listing.as_deref());
+                commit_empty(self.ctx, self.opened, answer, end, comparison)
                     .await
                     .map(|committed| match committed {
-                        Committed::Ours(receipt) => Outcome::Stored(receipt),
-                        Committed::Others => Outcome::Covered,
+                        ReceiptWrite::Written(receipt) => WindowOutcome::Stored(receipt),
+                        ReceiptWrite::WrittenByOther => WindowOutcome::Covered,
                     })
             }
             EmptyVerdict::Expired(oldest_listed) => {
@@ -344,24 +365,27 @@ impl Work<'_> {
                     seen_at: self.opened.started_at,
                     software: SOFTWARE.to_owned(),
                 };
-                put(
+                put_record(
                     &*peers.store,
                     &export.root,
                     &Key::Expired(window),
                     &record,
-                    Condition::Overwrite,
+                    PutMode::Overwrite,
                 )
                 .await
                 .map_err(|error| Failure::from(&error))?;
-                Ok(Outcome::Expired)
+                Ok(WindowOutcome::Expired)
             }
             EmptyVerdict::Short(reported) => Err(Failure::retry(
                 Reason::Short,
                 format!("{window}: downloaded no events, the service reports {reported}"),
             )),
-            EmptyVerdict::ShortOfDay { others, reported } => {
+            EmptyVerdict::ShortOfDay {
+                other_hours,
+                reported,
+            } => {
                 let message = format!(
-                    "{window}: the service gave no events ({answer:?}), and the other hours have {others} of the {reported} events that it reports of the day: it is tried again, or accept the gap in spec.acceptedGaps"
+                    "{window}: the service gave no events ({answer:?}), and the other hours have {other_hours} of the {reported} events that it reports of the day: it is tried again, or accept the gap in spec.acceptedGaps"
                 );
                 Err(Failure::retry(Reason::Short, message))
             }
@@ -376,16 +400,16 @@ impl Work<'_> {
     }
 
     /// What was sent to the store and will not be committed.
-    async fn discard(&self, sent: Sent) {
-        if let Body::Parts(upload, _) = sent.body
-            && let Err(error) = self.ground.peers.store.abort_upload(&upload).await
+    async fn discard(&self, staged: StagedObject) {
+        if let StagedBody::Multipart(upload, _) = staged.body
+            && let Err(error) = self.ctx.peers.store.abort_upload(&upload).await
         {
-            self.opened.loose.store(true, Ordering::Relaxed);
+            self.opened.needs_recovery.store(true, Ordering::Relaxed);
             tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
         }
     }
 
-    fn failed(&self, error: TransferError) -> Failure {
+    fn transfer_failure(&self, error: TransferError) -> Failure {
         let window = self.window();
         match error {
             TransferError::Download(error) => Failure::from_download(window, &error),
@@ -395,7 +419,7 @@ impl Work<'_> {
                 Reason::TooLarge,
                 format!("{window} has more bytes than a store takes in one object: it is split into hours"),
             ),
-            TransferError::TooLarge => Failure::person(
+            TransferError::TooLarge => Failure::manual(
                 Reason::TooLarge,
                 format!(
                     "{window} has more bytes than a store takes in one object, and an hour is the least that can be asked for"
@@ -406,7 +430,7 @@ impl Work<'_> {
     }
 
     fn key(&self) -> String {
-        self.ground
+        self.ctx
             .export
             .root
             .key(&Key::Events(self.window()))
@@ -414,14 +438,14 @@ impl Work<'_> {
     }
 
     fn options(&self, crc64: Crc64) -> PutOptions {
-        let condition = if self.opened.support.complete {
-            Condition::IfAbsent
+        let mode = if self.opened.support.complete {
+            PutMode::Create
         } else {
-            Condition::Overwrite
+            PutMode::Overwrite
         };
         let metadata = vec![(ATTEMPT_METADATA.to_owned(), self.opened.id.to_string())];
         PutOptions {
-            condition,
+            mode,
             crc64,
             metadata,
             content_type: "application/gzip",

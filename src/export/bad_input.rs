@@ -9,25 +9,26 @@ use std::io::{Read as _, Write as _};
 use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
-use super::events::{Events, EventsError};
-use super::gzip::{Gzip, GzipError};
+use super::events::{EventCounter, EventsError};
+use super::gzip::{GzipError, GzipVerifier};
 use super::journal::{Journal, ReceiptFacts};
-use super::keys::{Key, Root};
-use super::manifest::document::{self, Manifest, ManifestHead, Totals};
+use super::keys::{ArchiveRoot, Key};
+use super::manifest::document::{self, Manifest, ManifestHeader, PeriodTotals};
 use super::record::{
-    AttemptRecord, ExpiredRecord, PreparedRecord, Receipt, Record, SessionRecord, SplitRecord, decode, encode,
+    ArchiveRecord, AttemptRecord, ExpiredRecord, PreparedRecord, Receipt, SessionRecord, SplitRecord, decode,
+    encode,
 };
-use super::window::{Cells, Window};
+use super::window::{HourSet, Window};
 use crate::api::{format_duration, parse_duration};
-use crate::fuzzing::fit_to_be_shown;
-use crate::storage::Listed;
-use crate::storage::bad_input::{listed_key, refusals};
+use crate::fuzzing::assert_displayable;
+use crate::storage::ObjectSummary;
+use crate::storage::bad_input::{check_error_responses, check_listed_key};
 
 /// Bytes that an input may inflate to and still be compared: 16 MiB.
 const COMPARED_BYTES: u64 = 16 << 20;
 
 /// What comes of a stream, in pieces of some size.
-type Outcome = Result<(u64, Vec<u8>, Result<u64, EventsError>), GzipError>;
+type ProofResult = Result<(u64, Vec<u8>, Result<u64, EventsError>), GzipError>;
 
 /// The body of a download, in pieces of any size: first the input as it is, then packed into members. How it is cut
 /// changes nothing; a stream is whole exactly where `flate2` reads it to its end without an error, and inflates to the
@@ -44,14 +45,14 @@ pub fn download_stream(data: &[u8]) {
         .take(COMPARED_BYTES + 1)
         .read_to_end(&mut raw);
     if raw.len() as u64 <= COMPARED_BYTES {
-        let whole = prove(rest, usize::MAX);
-        assert_eq!(prove(rest, step), whole, "in pieces of {step}");
-        match (&whole, read) {
+        let unsplit = prove(rest, usize::MAX);
+        assert_eq!(prove(rest, step), unsplit, "in pieces of {step}");
+        match (&unsplit, read) {
             (Ok((_, out, _)), Ok(_)) => assert_eq!(out, &raw),
-            (Err(error), Err(_)) => fit_to_be_shown(&error.to_string()),
-            (ours, theirs) => panic!("{ours:?}, and flate2 says {theirs:?}"),
+            (Err(error), Err(_)) => assert_displayable(&error.to_string()),
+            (actual, expected) => panic!("{actual:?}, and flate2 says {expected:?}"),
         }
-        let _ = counted_alike(&raw);
+        let _ = count_as_serde(&raw);
     }
 
     // Members of the input itself, cut where its own bytes say.
@@ -60,13 +61,13 @@ pub fn download_stream(data: &[u8]) {
         .map_or(0, |byte| usize::from(*byte) * rest.len() / 256);
     let (one, two) = rest.split_at_checked(at).unwrap_or((rest, &[]));
     let packed = [packed(one), packed(two)].concat();
-    let whole = prove(&packed, usize::MAX);
-    assert_eq!(prove(&packed, step), whole, "in pieces of {step}");
-    let Ok((members, out, events)) = whole else {
+    let unsplit = prove(&packed, usize::MAX);
+    assert_eq!(prove(&packed, step), unsplit, "in pieces of {step}");
+    let Ok((members, out, events)) = unsplit else {
         panic!("whole members are not taken for whole")
     };
     assert_eq!((members, &out[..]), (2, rest));
-    assert_eq!(events, counted_alike(rest));
+    assert_eq!(events, count_as_serde(rest));
     // Anything less is less.
     if let Some(cut) = packed.len().checked_sub(1 + usize::from(choice)) {
         assert!(prove(packed.get(..cut).unwrap_or_default(), step).is_err() || cut == packed_len(one));
@@ -85,8 +86,8 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-fn prove(bytes: &[u8], step: usize) -> Outcome {
-    let (mut gzip, mut events, mut out) = (Gzip::default(), Events::default(), Vec::new());
+fn prove(bytes: &[u8], step: usize) -> ProofResult {
+    let (mut gzip, mut events, mut out) = (GzipVerifier::default(), EventCounter::default(), Vec::new());
     for piece in bytes.chunks(step) {
         gzip.push(piece, &mut |data| {
             events.push(data);
@@ -99,18 +100,18 @@ fn prove(bytes: &[u8], step: usize) -> Outcome {
 }
 
 /// The count, in pieces of several sizes, beside what `serde_json` reads.
-fn counted_alike(text: &[u8]) -> Result<u64, EventsError> {
+fn count_as_serde(text: &[u8]) -> Result<u64, EventsError> {
     let count = |step: usize| {
-        let mut events = Events::default();
+        let mut events = EventCounter::default();
         text.chunks(step).for_each(|piece| events.push(piece));
         events.finish()
     };
-    let whole = count(usize::MAX);
+    let unsplit = count(usize::MAX);
     for step in [1, 5, 4096] {
-        assert_eq!(count(step), whole, "in pieces of {step}");
+        assert_eq!(count(step), unsplit, "in pieces of {step}");
     }
-    if let Err(error) = &whole {
-        fit_to_be_shown(&error.to_string());
+    if let Err(error) = &unsplit {
+        assert_displayable(&error.to_string());
     }
     let object = |text: &[u8]| serde_json::from_slice::<Map<String, Value>>(text).is_ok();
     let lines: Vec<&[u8]> = text
@@ -119,47 +120,47 @@ fn counted_alike(text: &[u8]) -> Result<u64, EventsError> {
         .filter(|line| !line.is_empty())
         .collect();
     if lines.iter().all(|line| object(line)) {
-        assert_eq!(whole, Ok(lines.len() as u64), "objects, one per line");
+        assert_eq!(unsplit, Ok(lines.len() as u64), "objects, one per line");
     } else if let Ok(list) = serde_json::from_slice::<Vec<Map<String, Value>>>(text) {
-        assert_eq!(whole, Ok(list.len() as u64), "one array");
+        assert_eq!(unsplit, Ok(list.len() as u64), "one array");
     } else {
         let all: Result<Vec<Map<String, Value>>, _> =
             serde_json::Deserializer::from_slice(text).into_iter().collect();
-        if let (Ok(all), Ok(ours)) = (all, &whole) {
+        if let (Ok(all), Ok(counted)) = (all, &unsplit) {
             // Several objects on a line behind a first line of one count as one: never more than there are.
-            assert!(*ours <= all.len() as u64, "{ours} of {}", all.len());
+            assert!(*counted <= all.len() as u64, "{counted} of {}", all.len());
         }
     }
-    whole
+    unsplit
 }
 
 /// A manifest: reads back as it was written, its head says the same, sums do not overflow, errors fit to be shown.
 pub fn archive_manifest(data: &[u8]) {
     let key = "space=s/scope=space/_manifests/00000001.json";
     let (read, head) = (
-        document::read::<Manifest>(key, 1, data),
-        document::read::<ManifestHead>(key, 1, data),
+        document::parse_manifest::<Manifest>(key, 1, data),
+        document::parse_manifest::<ManifestHeader>(key, 1, data),
     );
     if let Err(error) = &read {
-        fit_to_be_shown(&error.to_string());
+        assert_displayable(&error.to_string());
     }
     let Ok(manifest) = read else { return };
     let bytes = encode(&manifest);
     assert_eq!(
-        document::read::<Manifest>(key, 1, &bytes).ok().as_ref(),
+        document::parse_manifest::<Manifest>(key, 1, &bytes).ok().as_ref(),
         Some(&manifest)
     );
-    assert!(document::read::<Manifest>(key, 2, &bytes).is_err());
+    assert!(document::parse_manifest::<Manifest>(key, 2, &bytes).is_err());
     let head = head.ok();
-    let said = head.map(|head| (head.period, head.root, head.accepted_gaps, head.source));
-    let says = (
+    let head_facts = head.map(|head| (head.period, head.root, head.accepted_gaps, head.source));
+    let manifest_facts = (
         manifest.period,
         manifest.root.clone(),
         manifest.accepted_gaps.clone(),
         manifest.source.clone(),
     );
-    assert_eq!(said, Some(says));
-    let _: Totals = manifest.computed_totals();
+    assert_eq!(head_facts, Some(manifest_facts));
+    let _: PeriodTotals = manifest.computed_totals();
     assert_eq!(manifest.computed_root().digest.len(), 64);
     crate::export::manifest::periods::days(manifest.period)
         .take(1000)
@@ -168,13 +169,13 @@ pub fn archive_manifest(data: &[u8]) {
 
 /// A receipt: reads back as it was written; what the journal keeps of it is what it says.
 pub fn receipt(data: &[u8]) {
-    let Some(receipt) = reads_back::<Receipt>(data) else {
+    let Some(receipt) = check_round_trip::<Receipt>(data) else {
         return;
     };
     let facts = ReceiptFacts::new(&receipt, data);
     assert_eq!(facts.source, receipt.source);
     assert_eq!(
-        facts.facts.bytes,
+        facts.summary.bytes,
         receipt.object.as_ref().map_or(0, |object| object.bytes)
     );
     if let Ok(window) = receipt.window.parse::<Window>() {
@@ -184,28 +185,28 @@ pub fn receipt(data: &[u8]) {
 
 /// The other documents of the journal, and its keys: one key means one thing, and that thing has one key.
 pub fn journal(data: &[u8]) {
-    reads_back::<AttemptRecord>(data);
-    reads_back::<SessionRecord>(data);
-    reads_back::<PreparedRecord>(data);
-    reads_back::<ExpiredRecord>(data);
-    reads_back::<SplitRecord>(data);
+    check_round_trip::<AttemptRecord>(data);
+    check_round_trip::<SessionRecord>(data);
+    check_round_trip::<PreparedRecord>(data);
+    check_round_trip::<ExpiredRecord>(data);
+    check_round_trip::<SplitRecord>(data);
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
     let mut seen = BTreeSet::new();
     for prefix in ["", "a/b"] {
-        let root = Root::new(prefix, "s", "account");
+        let root = ArchiveRoot::new(prefix, "s", "account");
         for line in text.lines() {
             for folder in ["", "_journal/", "_manifests/", "date="] {
                 let key = format!("{}{folder}{line}", root.as_str());
-                let meaning = root.parse(&key);
+                let parsed = root.parse(&key);
                 assert!(
-                    meaning == Key::Other || root.key(&meaning).as_deref() == Some(&key),
+                    parsed == Key::Other || root.key(&parsed).as_deref() == Some(&key),
                     "{key}"
                 );
-                if let Some(below) = meaning.below() {
+                if let Some(below) = parsed.relative() {
                     seen.insert((prefix, below));
-                    assert_eq!(Root::of_key(&key), Some(root.clone()));
+                    assert_eq!(ArchiveRoot::containing(&key), Some(root.clone()));
                 }
             }
             // A session's id, whatever the service may have given, comes back from its key.
@@ -218,8 +219,8 @@ pub fn journal(data: &[u8]) {
                     ulid,
                 });
             if let Some(id) = id.filter(|_| !given.is_empty()) {
-                let meaning = Key::Session(id, given);
-                assert_eq!(root.key(&meaning).map(|key| root.parse(&key)), Some(meaning));
+                let parsed = Key::Session(id, given);
+                assert_eq!(root.key(&parsed).map(|key| root.parse(&key)), Some(parsed));
             }
             if let Ok(window) = line.parse::<Window>() {
                 assert_eq!(window.to_string(), line);
@@ -232,24 +233,24 @@ pub fn journal(data: &[u8]) {
 /// listing has it decodes to itself. Then a refusal with the last line as code and message: short, without secrets.
 pub fn bucket_listing(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let root = Root::new("tracker", "c1234567-6d55-4193-a9de-378620d6fab5", "space");
+    let root = ArchiveRoot::new("tracker", "c1234567-6d55-4193-a9de-378620d6fab5", "space");
     let mut rows = Vec::new();
     let mut windows = BTreeSet::new();
     for line in text.lines() {
-        listed_key(line);
+        check_listed_key(line);
         for key in [line.to_owned(), format!("{}{line}", root.as_str())] {
-            let meaning = root.parse(&key);
-            match root.key(&meaning) {
+            let parsed = root.parse(&key);
+            match root.key(&parsed) {
                 Some(written) => assert_eq!(written, key),
-                None => assert_eq!(meaning, Key::Other),
+                None => assert_eq!(parsed, Key::Other),
             }
-            if let Key::Events(window) = meaning {
+            if let Key::Events(window) = parsed {
                 windows.insert(window);
             }
-            if let Some(of) = Root::of_key(&key) {
+            if let Some(of) = ArchiveRoot::containing(&key) {
                 assert!(key.starts_with(of.as_str()));
             }
-            rows.push(Listed {
+            rows.push(ObjectSummary {
                 key,
                 size: line.len() as u64,
                 etag: None,
@@ -263,7 +264,7 @@ pub fn bucket_listing(data: &[u8]) {
         journal.covered("https://a").is_empty(),
         "receipts that nobody read cover nothing"
     );
-    refusals(data);
+    check_error_responses(data);
 }
 
 /// Durations and ranges as a spec and a status write them.
@@ -283,15 +284,15 @@ pub fn durations(data: &[u8]) {
         }
     }
     let ranges: Vec<String> = text.lines().map(str::to_owned).collect();
-    let cells = Cells::from_ranges(&ranges);
+    let cells = HourSet::from_ranges(&ranges);
     assert!(cells.len() <= 24 * 100_000);
     if ranges.len() < 100 {
-        assert_eq!(Cells::from_ranges(&cells.ranges(1000)), cells);
+        assert_eq!(HourSet::from_ranges(&cells.ranges(1000)), cells);
     }
 }
 
 /// Reads the document, where it is one; as it is written it reads back.
-fn reads_back<R: Record + PartialEq + std::fmt::Debug>(data: &[u8]) -> Option<R> {
+fn check_round_trip<R: ArchiveRecord + PartialEq + std::fmt::Debug>(data: &[u8]) -> Option<R> {
     match decode::<R>("space=s/scope=space/_journal/k.json", data) {
         Ok(record) => {
             let again = decode::<R>("k", &encode(&record)).ok();
@@ -299,7 +300,7 @@ fn reads_back<R: Record + PartialEq + std::fmt::Debug>(data: &[u8]) -> Option<R>
             Some(record)
         }
         Err(error) => {
-            fit_to_be_shown(&error.to_string());
+            assert_displayable(&error.to_string());
             None
         }
     }

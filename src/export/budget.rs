@@ -6,51 +6,51 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::observer::SpaceLoad;
-use super::queue::{Place, Queue};
+use super::semaphore::{PriorityPermit, PrioritySemaphore};
 use super::window::Window;
 
 /// Open sessions that a space allows (the service's rule: 30 per space, shared by all its users).
-pub const SESSIONS_OF_SPACE: usize = 30;
+pub const SESSIONS_PER_SPACE: usize = 30;
 
 /// How long a space must be seen nearly full before a process that holds none of its sessions takes one: they may be its
 /// own, left by a crash, and are about to be deleted.
-const GRACE: Duration = Duration::from_secs(15);
+const CRASH_GRACE: Duration = Duration::from_secs(15);
 
 /// Every space that this process exports from, by endpoint and space id.
 #[derive(Clone, Debug)]
-pub struct Spaces {
-    known: Arc<Mutex<HashMap<(String, String), Space>>>,
+pub struct SessionBudgets {
+    by_space: Arc<Mutex<HashMap<(String, String), SessionBudget>>>,
     own_limit: usize,
 }
 
 /// One space: who opens a session next, and which sessions are this process's own.
 #[derive(Clone, Debug)]
-pub struct Space {
+pub struct SessionBudget {
     own_limit: usize,
     /// Windows that may hold a session.
-    own: Queue<Window>,
-    turn: Queue<Window>,
-    live: Arc<Mutex<BTreeSet<String>>>,
+    slots: PrioritySemaphore<Window>,
+    opening: PrioritySemaphore<Window>,
+    held: Arc<Mutex<BTreeSet<String>>>,
     /// How many sessions of everybody were open when they were last listed.
     listed: Arc<Mutex<Option<usize>>>,
     /// Since when it is nearly full, as far as was seen.
-    crowded: Arc<Mutex<Option<Instant>>>,
+    nearly_full_since: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A session that this process holds; dropped when it is deleted or left to the journal.
 #[derive(Debug)]
-pub struct Live {
-    live: Arc<Mutex<BTreeSet<String>>>,
+pub struct SessionGuard {
+    held: Arc<Mutex<BTreeSet<String>>>,
     id: String,
 }
 
 /// Whether another session may be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum SessionCapacity {
     /// Yes.
-    Free,
+    Available,
     /// The space is full, or its last free session is left to people.
-    Full,
+    SpaceFull,
     /// This process holds as many as it may.
     OwnLimit,
 }
@@ -60,109 +60,111 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Spaces {
+impl SessionBudgets {
     /// None yet; so many sessions may be held in each.
     pub fn new(own_limit: usize) -> Self {
         Self {
-            known: Arc::default(),
+            by_space: Arc::default(),
             own_limit,
         }
     }
 
     /// The space, the same for every export of it. Spaces that nobody uses any more are forgotten.
-    pub fn of(&self, endpoint: &str, space: &str) -> Space {
-        let mut spaces = lock(&self.known);
-        spaces.retain(|_, space| Arc::strong_count(&space.live) > 1);
+    pub fn for_space(&self, endpoint: &str, space: &str) -> SessionBudget {
+        let mut spaces = lock(&self.by_space);
+        spaces.retain(|_, space| Arc::strong_count(&space.held) > 1);
         let key = (endpoint.to_owned(), space.to_owned());
         spaces
             .entry(key)
-            .or_insert_with(|| Space {
+            .or_insert_with(|| SessionBudget {
                 own_limit: self.own_limit,
-                own: Queue::new(self.own_limit),
-                turn: Queue::new(1),
-                live: Arc::default(),
+                slots: PrioritySemaphore::new(self.own_limit),
+                opening: PrioritySemaphore::new(1),
+                held: Arc::default(),
                 listed: Arc::default(),
-                crowded: Arc::default(),
+                nearly_full_since: Arc::default(),
             })
             .clone()
     }
 
     /// Every space, and how many wait for a session in any of them.
     pub fn load(&self) -> (Vec<SpaceLoad>, usize) {
-        let spaces = lock(&self.known);
+        let spaces = lock(&self.by_space);
         let used = spaces
             .iter()
-            .filter(|(_, space)| Arc::strong_count(&space.live) > 1);
-        let load = |((source, id), space): (&(String, String), &Space)| SpaceLoad {
+            .filter(|(_, space)| Arc::strong_count(&space.held) > 1);
+        let load = |((source, id), space): (&(String, String), &SessionBudget)| SpaceLoad {
             source: source.clone(),
             space: id.clone(),
-            held: lock(&space.live).len(),
+            held: lock(&space.held).len(),
             budget: self.own_limit,
             listed: *lock(&space.listed),
         };
-        let waits = |space: &Space| space.own.load().waiting + space.turn.load().waiting;
+        let waits = |space: &SessionBudget| space.slots.load().waiting + space.opening.load().waiting;
         let waiting = spaces.values().map(waits).sum();
         (used.map(load).collect(), waiting)
     }
 
     /// Sessions that this process holds, over all spaces.
-    pub fn open(&self) -> usize {
-        lock(&self.known)
+    pub fn open_sessions(&self) -> usize {
+        lock(&self.by_space)
             .values()
-            .map(|space| lock(&space.live).len())
+            .map(|space| lock(&space.held).len())
             .sum()
     }
 }
 
-impl Space {
+impl SessionBudget {
     /// Waits until one more window may hold a session; the oldest goes first.
-    pub async fn own(&self, window: Window) -> Place<Window> {
-        self.own.place(window).await
+    pub async fn acquire_slot(&self, window: Window) -> PriorityPermit<Window> {
+        self.slots.acquire(window).await
     }
 
     /// Waits for the turn to list and open; the oldest window goes first.
-    pub async fn turn(&self, window: Window) -> Place<Window> {
-        self.turn.place(window).await
+    pub async fn lock_opening(&self, window: Window) -> PriorityPermit<Window> {
+        self.opening.acquire(window).await
     }
 
     /// Whether a further session may be opened when `open` are open in the space. The last free one is
     /// left to people, unless we would have none at all, and not only because of a crash.
-    pub fn room(&self, open: usize, now: Instant) -> Room {
+    pub fn capacity(&self, open: usize, now: Instant) -> SessionCapacity {
         *lock(&self.listed) = Some(open);
-        let own = lock(&self.live).len();
-        let mut crowded = lock(&self.crowded);
-        *crowded = (open >= self.own_limit.min(SESSIONS_OF_SPACE - 1)).then(|| crowded.unwrap_or(now));
-        let early = crowded.is_some_and(|since| now.saturating_duration_since(since) < GRACE);
-        if own >= self.own_limit {
-            Room::OwnLimit
-        } else if open >= SESSIONS_OF_SPACE
-            || (open + 1 == SESSIONS_OF_SPACE && own > 0)
-            || (own == 0 && early)
+        let held = lock(&self.held).len();
+        let mut nearly_full_since = lock(&self.nearly_full_since);
+        *nearly_full_since =
+            (open >= self.own_limit.min(SESSIONS_PER_SPACE - 1)).then(|| nearly_full_since.unwrap_or(now));
+        let in_grace =
+            nearly_full_since.is_some_and(|since| now.saturating_duration_since(since) < CRASH_GRACE);
+        if held >= self.own_limit {
+            SessionCapacity::OwnLimit
+        } else if open >= SESSIONS_PER_SPACE
+            || (open + 1 == SESSIONS_PER_SPACE && held > 0)
+            || (held == 0 && in_grace)
         {
-            Room::Full
+            SessionCapacity::SpaceFull
         } else {
-            Room::Free
+            SessionCapacity::Available
         }
     }
 
     /// Notes a session as ours for as long as the guard lives.
-    pub fn hold(&self, id: &str) -> Live {
-        lock(&self.live).insert(id.to_owned());
-        Live {
-            live: Arc::clone(&self.live),
+    pub fn hold(&self, id: &str) -> SessionGuard {
+        lock(&self.held).insert(id.to_owned());
+        SessionGuard {
+            held: Arc::clone(&self.held),
             id: id.to_owned(),
         }
     }
 
     /// Whether a session is one that this process is using.
     pub fn holds(&self, id: &str) -> bool {
-        lock(&self.live).contains(id)
+        lock(&self.held).contains(id)
     }
 }
 
-impl Drop for Live {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
-        lock(&self.live).remove(&self.id);
+        lock(&self.held).remove(&self.id);
     }
 }
 
@@ -171,49 +173,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_free_session_is_left_to_people_unless_we_have_none() {
-        let spaces = Spaces::new(28);
+    fn the_last_free_session_is_left_to_other_users_unless_none_is_held() {
+        let spaces = SessionBudgets::new(28);
         let again = spaces.clone();
-        let space = spaces.of("e", "s");
+        let space = spaces.for_space("e", "s");
         let now = Instant::now();
-        let later = now + GRACE;
+        let later = now + CRASH_GRACE;
         assert_eq!(
-            (space.room(29, now), space.room(29, later)),
-            (Room::Full, Room::Free)
+            (space.capacity(29, now), space.capacity(29, later)),
+            (SessionCapacity::SpaceFull, SessionCapacity::Available)
         );
-        assert_eq!(space.room(30, later), Room::Full);
-        let one = spaces.of("e", "s").hold("a");
+        assert_eq!(space.capacity(30, later), SessionCapacity::SpaceFull);
+        let one = spaces.for_space("e", "s").hold("a");
         assert!(space.holds("a"));
-        assert_eq!(space.room(28, now), Room::Free);
-        assert_eq!(space.room(29, later), Room::Full);
-        assert_eq!(space.room(5, now), Room::Free);
+        assert_eq!(space.capacity(28, now), SessionCapacity::Available);
+        assert_eq!(space.capacity(29, later), SessionCapacity::SpaceFull);
+        assert_eq!(space.capacity(5, now), SessionCapacity::Available);
         let (spaces, waiting) = spaces.load();
         assert_eq!((spaces[0].held, spaces[0].listed, waiting), (1, Some(5), 0));
         drop(one);
-        let space = again.of("e", "s");
+        let space = again.for_space("e", "s");
         assert_eq!(
-            (space.room(29, now), space.room(29, later), again.open()),
-            (Room::Full, Room::Free, 0)
+            (
+                space.capacity(29, now),
+                space.capacity(29, later),
+                again.open_sessions()
+            ),
+            (SessionCapacity::SpaceFull, SessionCapacity::Available, 0)
         );
     }
 
     #[test]
-    fn no_more_sessions_are_opened_than_may_be_held() {
-        let space = Spaces::new(1).of("e", "s");
+    fn no_session_opens_beyond_the_own_limit() {
+        let space = SessionBudgets::new(1).for_space("e", "s");
         let _one = space.hold("a");
-        assert_eq!(space.room(5, Instant::now()), Room::OwnLimit);
+        assert_eq!(space.capacity(5, Instant::now()), SessionCapacity::OwnLimit);
     }
 
     #[test]
-    fn what_a_crash_may_have_left_is_waited_for_before_more_is_opened() {
-        let space = Spaces::new(28).of("e", "s");
+    fn sessions_left_by_a_crash_are_awaited_before_opening_more() {
+        let space = SessionBudgets::new(28).for_space("e", "s");
         let now = Instant::now();
-        assert_eq!(space.room(28, now), Room::Full);
+        assert_eq!(space.capacity(28, now), SessionCapacity::SpaceFull);
         // Some of them were deleted: there is room, whoever the others belong to.
-        assert_eq!(space.room(20, now), Room::Free);
+        assert_eq!(space.capacity(20, now), SessionCapacity::Available);
         assert_eq!(
-            (space.room(28, now), space.room(28, now + GRACE)),
-            (Room::Full, Room::Free)
+            (space.capacity(28, now), space.capacity(28, now + CRASH_GRACE)),
+            (SessionCapacity::SpaceFull, SessionCapacity::Available)
         );
     }
 }

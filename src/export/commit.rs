@@ -6,16 +6,16 @@ use std::sync::atomic::Ordering;
 use tracing::Instrument as _;
 
 use super::failure::Failure;
-use super::ground::Ground;
-use super::journal_io::put;
+use super::journal_io::put_record;
 use super::keys::{AttemptId, Key};
-use super::open::Opened;
+use super::open::OpenAttempt;
 use super::proof::ProofFacts;
-use super::record::{ObjectRecord, PreparedRecord, RangeRecord, Receipt, Record, SOFTWARE};
-use super::transfer::{Body, Sent};
+use super::record::{ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE};
+use super::run_context::RunContext;
+use super::transfer::{StagedBody, StagedObject};
 use super::verdict::{EmptyAnswer, Verdict};
 use crate::api::Reason;
-use crate::storage::{Condition, Crc64, ObjectClass, ObjectFacts, PutOptions, Store, StoreError, Stored};
+use crate::storage::{Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError};
 use crate::tracker::TransferEnd;
 
 /// The user metadata of a small object that carries its receipt, so that it can be adopted after a crash.
@@ -28,16 +28,16 @@ pub(super) const ATTEMPT_METADATA: &str = "eventexport-attempt";
 const METADATA_MAX: usize = 1_900;
 
 /// Whose receipt it is.
-pub(super) enum Committed {
+pub(super) enum ReceiptWrite {
     /// This attempt's.
-    Ours(Box<Receipt>),
+    Written(Box<Receipt>),
     /// Somebody else's, who was faster.
-    Others,
+    WrittenByOther,
 }
 
 /// What the service reports, and how the count compares.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Judged {
+pub(super) struct CountComparison {
     pub(super) before: Option<u64>,
     pub(super) after: Option<u64>,
     /// Of an hour: the report of its day, the higher one.
@@ -47,24 +47,24 @@ pub(super) struct Judged {
 
 /// Commits a window with events.
 pub(super) async fn commit_object(
-    ground: &Ground,
-    opened: &Opened<'_>,
-    sent: Sent,
+    ctx: &RunContext,
+    opened: &OpenAttempt<'_>,
+    staged: StagedObject,
     proof: ProofFacts,
-    judged: Judged,
-) -> Result<Committed, Failure> {
-    let store = &*ground.peers.store;
-    let export = &ground.export;
+    comparison: CountComparison,
+) -> Result<ReceiptWrite, Failure> {
+    let store = &*ctx.peers.store;
+    let export = &ctx.export;
     let window = opened.id.window;
     let Some(key) = export.root.key(&Key::Events(window)) else {
-        return Ok(Committed::Others);
+        return Ok(ReceiptWrite::WrittenByOther);
     };
     let object = ObjectRecord {
         key: key.strip_prefix(export.root.as_str()).unwrap_or(&key).to_owned(),
         version_id: None,
-        bytes: sent.bytes,
+        bytes: staged.bytes,
         sha256: proof.sha256,
-        crc64nvme: sent.crc64.to_string(),
+        crc64nvme: staged.crc64.to_string(),
         gzip_members: proof.members,
         decompressed_bytes: proof.decompressed,
     };
@@ -72,68 +72,73 @@ pub(super) async fn commit_object(
     let mut receipt = Receipt {
         object: Some(object),
         events: proof.events,
-        resumes: sent.resumes,
+        resumes: staged.resumes,
         stored_at,
-        ..blank(ground, opened, Some(sent.end), judged)
+        ..new_receipt(ctx, opened, Some(staged.end), comparison)
     };
-    let upload_id = match &sent.body {
-        Body::Small(_) => None,
-        Body::Parts(upload, _) => Some(upload.id.clone()),
+    let upload_id = match &staged.body {
+        StagedBody::InMemory(_) => None,
+        StagedBody::Multipart(upload, _) => Some(upload.id.clone()),
     };
-    let mut metadata = metadata_of(&receipt);
+    let mut metadata = receipt_metadata(&receipt);
     if upload_id.is_some() || metadata.is_empty() {
         let prepared = PreparedRecord {
             schema: PreparedRecord::SCHEMA.to_owned(),
             upload_id: upload_id.unwrap_or_default(),
             receipt: receipt.clone(),
         };
-        put(
+        put_record(
             store,
             &export.root,
             &Key::Prepared(opened.id),
             &prepared,
-            Condition::Overwrite,
+            PutMode::Overwrite,
         )
         .await
         .map_err(|error| Failure::from(&error))?;
     }
     metadata.push((ATTEMPT_METADATA.to_owned(), opened.id.to_string()));
-    let stored = make_visible(store, &key, sent, metadata, opened).await?;
+    let stored = publish_object(store, &key, staged, metadata, opened).await?;
     if let Some(object) = &mut receipt.object {
         object.version_id = stored.version_id;
     }
-    let written = put_receipt(store, ground, opened, receipt).await?;
+    let written = put_receipt(store, ctx, opened, receipt).await?;
     if !(opened.support.put && opened.support.complete) {
-        still_ours(store, &key, &written).await?;
+        check_not_overwritten(store, &key, &written).await?;
     }
     Ok(written)
 }
 
 /// Commits a window that is proved to have no events.
 pub(super) async fn commit_empty(
-    ground: &Ground,
-    opened: &Opened<'_>,
+    ctx: &RunContext,
+    opened: &OpenAttempt<'_>,
     answer: EmptyAnswer,
     end: Option<TransferEnd>,
-    judged: Judged,
-) -> Result<Committed, Failure> {
-    let store = &*ground.peers.store;
+    comparison: CountComparison,
+) -> Result<ReceiptWrite, Failure> {
+    let store = &*ctx.peers.store;
     let stored_at = store.now().await.map_err(|error| Failure::from(&error))?;
     let receipt = Receipt {
         empty_answer: Some(answer),
         stored_at,
-        ..blank(ground, opened, end, judged)
+        ..new_receipt(ctx, opened, end, comparison)
     };
-    put_receipt(store, ground, opened, receipt).await
+    put_receipt(store, ctx, opened, receipt).await
 }
 
-fn blank(ground: &Ground, opened: &Opened<'_>, end: Option<TransferEnd>, judged: Judged) -> Receipt {
-    let Judged {
+fn new_receipt(
+    ctx: &RunContext,
+    opened: &OpenAttempt<'_>,
+    end: Option<TransferEnd>,
+    comparison: CountComparison,
+) -> Receipt {
+    let CountComparison {
         before,
         after,
         of_day,
         verdict,
-    } = judged;
+    } = comparison;
     let window = opened.id.window;
     let session = &opened.session;
     let asked = RangeRecord {
@@ -144,9 +149,9 @@ fn blank(ground: &Ground, opened: &Opened<'_>, end: Option<TransferEnd>, judged:
     Receipt {
         schema: Receipt::SCHEMA.to_owned(),
         window: window.to_string(),
-        scope: ground.export.scope.as_str().to_owned(),
-        space: ground.export.space.clone(),
-        source: ground.export.source.clone(),
+        scope: ctx.export.scope.as_str().to_owned(),
+        space: ctx.export.space.clone(),
+        source: ctx.export.source.clone(),
         tracker_user: session.username.clone(),
         session_id: session.id.clone(),
         asked,
@@ -172,7 +177,7 @@ fn blank(ground: &Ground, opened: &Opened<'_>, end: Option<TransferEnd>, judged:
 }
 
 /// The receipt as metadata: ASCII JSON; nothing when it is too long.
-fn metadata_of(receipt: &Receipt) -> Vec<(String, String)> {
+fn receipt_metadata(receipt: &Receipt) -> Vec<(String, String)> {
     let json = serde_json::to_string(receipt).unwrap_or_default();
     let mut ascii = String::with_capacity(json.len());
     for unit in json.chars() {
@@ -193,42 +198,42 @@ fn metadata_of(receipt: &Receipt) -> Vec<(String, String)> {
     }
 }
 
-async fn make_visible(
+async fn publish_object(
     store: &dyn Store,
     key: &str,
-    sent: Sent,
+    staged: StagedObject,
     metadata: Vec<(String, String)>,
-    opened: &Opened<'_>,
-) -> Result<Stored, Failure> {
-    let crc64 = sent.crc64;
-    let small = matches!(sent.body, Body::Small(_));
-    let honoured = if small {
+    opened: &OpenAttempt<'_>,
+) -> Result<PutResult, Failure> {
+    let crc64 = staged.crc64;
+    let small = matches!(staged.body, StagedBody::InMemory(_));
+    let conditional = if small {
         opened.support.put
     } else {
         opened.support.complete
     };
-    let condition = if honoured {
-        Condition::IfAbsent
+    let mode = if conditional {
+        PutMode::Create
     } else {
-        Condition::Overwrite
+        PutMode::Overwrite
     };
     let options = PutOptions {
-        condition,
+        mode,
         crc64,
         metadata,
         content_type: "application/gzip",
         class: ObjectClass::Evidence,
     };
-    let size = sent.bytes;
-    if !honoured && let Some(found) = store.head(key).await.map_err(|error| Failure::from(&error))? {
-        return same(&found, size, crc64, opened.id, key);
+    let size = staged.bytes;
+    if !conditional && let Some(found) = store.head(key).await.map_err(|error| Failure::from(&error))? {
+        return check_same_object(&found, size, crc64, opened.id, key);
     }
-    let committed = match &sent.body {
-        Body::Small(body) => {
+    let committed = match &staged.body {
+        StagedBody::InMemory(body) => {
             let span = tracing::info_span!("upload", bytes = size);
             store.put(key, body.clone(), &options).instrument(span).await
         }
-        Body::Parts(upload, parts) => store.complete_upload(upload, parts, &options).await,
+        StagedBody::Multipart(upload, parts) => store.complete_upload(upload, parts, &options).await,
     };
     let error = match committed {
         Ok(stored) => return Ok(stored),
@@ -243,26 +248,32 @@ async fn make_visible(
         _ => None,
     };
     if let Some(found) = found {
-        abandon(store, opened, &sent.body).await;
-        return same(&found, size, crc64, opened.id, key);
+        abort_multipart(store, opened, &staged.body).await;
+        return check_same_object(&found, size, crc64, opened.id, key);
     }
-    abandon(store, opened, &sent.body).await;
+    abort_multipart(store, opened, &staged.body).await;
     Err(Failure::from(&error))
 }
 
-async fn abandon(store: &dyn Store, opened: &Opened<'_>, body: &Body) {
-    if let Body::Parts(upload, _) = body
+async fn abort_multipart(store: &dyn Store, opened: &OpenAttempt<'_>, body: &StagedBody) {
+    if let StagedBody::Multipart(upload, _) = body
         && let Err(error) = store.abort_upload(upload).await
     {
-        opened.loose.store(true, Ordering::Relaxed);
+        opened.needs_recovery.store(true, Ordering::Relaxed);
         tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
     }
 }
 
 /// What is there is what was sent, or somebody else's.
-fn same(found: &ObjectFacts, size: u64, crc64: Crc64, id: AttemptId, key: &str) -> Result<Stored, Failure> {
-    if is_same(found, size, crc64, id) {
-        return Ok(Stored {
+fn check_same_object(
+    found: &ObjectInfo,
+    size: u64,
+    crc64: Crc64,
+    id: AttemptId,
+    key: &str,
+) -> Result<PutResult, Failure> {
+    if is_same_object(found, size, crc64, id) {
+        return Ok(PutResult {
             etag: found.etag.clone(),
             version_id: found.version_id.clone(),
         });
@@ -271,70 +282,72 @@ fn same(found: &ObjectFacts, size: u64, crc64: Crc64, id: AttemptId, key: &str) 
     let message = format!(
         "{key} is there already, with other bytes than the service gives for {window}: nothing was overwritten"
     );
-    Err(Failure::person(Reason::ForeignObject, message))
+    Err(Failure::manual(Reason::ForeignObject, message))
 }
 
 /// Whether an object is the one that an attempt sent: by its checksum, or, where the store keeps none, by
 /// the attempt that it names.
-pub(super) fn is_same(found: &ObjectFacts, size: u64, crc64: Crc64, id: AttemptId) -> bool {
-    let named = || {
+pub(super) fn is_same_object(found: &ObjectInfo, size: u64, crc64: Crc64, id: AttemptId) -> bool {
+    let names_attempt = || {
         found
             .metadata
             .iter()
             .any(|(name, value)| name == ATTEMPT_METADATA && *value == id.to_string())
     };
-    found.size == size && found.crc64.map_or_else(named, |found| found == crc64)
+    found.size == size && found.crc64.map_or_else(names_attempt, |found| found == crc64)
 }
 
 async fn put_receipt(
     store: &dyn Store,
-    ground: &Ground,
-    opened: &Opened<'_>,
+    ctx: &RunContext,
+    opened: &OpenAttempt<'_>,
     receipt: Receipt,
-) -> Result<Committed, Failure> {
+) -> Result<ReceiptWrite, Failure> {
     let key = Key::Receipt(opened.id.window);
-    let condition = if opened.support.put {
-        Condition::IfAbsent
+    let mode = if opened.support.put {
+        PutMode::Create
     } else {
-        Condition::Overwrite
+        PutMode::Overwrite
     };
-    write_receipt(store, &ground.export.root, &key, receipt, condition).await
+    write_receipt(store, &ctx.export.root, &key, receipt, mode).await
 }
 
 /// Writes a receipt once. One that says the same is ours: its reply was lost.
 pub(super) async fn write_receipt(
     store: &dyn Store,
-    root: &super::keys::Root,
+    root: &super::keys::ArchiveRoot,
     key: &Key,
     receipt: Receipt,
-    condition: Condition,
-) -> Result<Committed, Failure> {
-    if condition == Condition::Overwrite
-        && let Some(there) = super::journal_io::get::<Receipt>(store, root, key).await?
+    mode: PutMode,
+) -> Result<ReceiptWrite, Failure> {
+    if mode == PutMode::Overwrite
+        && let Some(existing) = super::journal_io::get_record::<Receipt>(store, root, key).await?
     {
-        return Ok(whose(&there, receipt));
+        return Ok(compare_receipts(&existing, receipt));
     }
-    match put(store, root, key, &receipt, condition).await {
-        Ok(_) => Ok(Committed::Ours(Box::new(receipt))),
+    match put_record(store, root, key, &receipt, mode).await {
+        Ok(_) => Ok(ReceiptWrite::Written(Box::new(receipt))),
         Err(StoreError::AlreadyExists { .. }) => {
-            let there = super::journal_io::get::<Receipt>(store, root, key).await?;
-            Ok(there.map_or(Committed::Others, |there| whose(&there, receipt)))
+            let existing = super::journal_io::get_record::<Receipt>(store, root, key).await?;
+            Ok(existing.map_or(ReceiptWrite::WrittenByOther, |existing| {
+                compare_receipts(&existing, receipt)
+            }))
         }
         Err(error) => Err(Failure::from(&error)),
     }
 }
 
-fn whose(there: &Receipt, ours: Receipt) -> Committed {
-    if *there == ours {
-        Committed::Ours(Box::new(ours))
+fn compare_receipts(existing: &Receipt, receipt: Receipt) -> ReceiptWrite {
+    if *existing == receipt {
+        ReceiptWrite::Written(Box::new(receipt))
     } else {
-        Committed::Others
+        ReceiptWrite::WrittenByOther
     }
 }
 
 /// On a store that keeps no writers apart: what is there after the receipt is what the receipt states.
-async fn still_ours(store: &dyn Store, key: &str, written: &Committed) -> Result<(), Failure> {
-    let Committed::Ours(receipt) = written else {
+async fn check_not_overwritten(store: &dyn Store, key: &str, written: &ReceiptWrite) -> Result<(), Failure> {
+    let ReceiptWrite::Written(receipt) = written else {
         return Ok(());
     };
     let Some(object) = &receipt.object else {
@@ -349,7 +362,7 @@ async fn still_ours(store: &dyn Store, key: &str, written: &Committed) -> Result
     }) {
         return Ok(());
     }
-    Err(Failure::person(
+    Err(Failure::manual(
         Reason::ForeignObject,
         format!("{key} was overwritten by another writer after it was stored"),
     ))

@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use super::engine::Peers;
 use super::failure::Failure;
-use super::keys::Root;
+use super::keys::ArchiveRoot;
 use super::manifest::document::GapEntry;
 use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
 use super::shard::Shard;
-use super::wish::{Export, Persistence, Scope, Tenure};
-use crate::api::{self, CaSecretRef, Checked, EventExportSpec, S3Destination, SecretRef};
+use super::spec::{ExportSpec, HolderEpoch, RetryPolicy, Scope};
+use crate::api::{self, CaSecretRef, CheckedSpec, EventExportSpec, S3Destination, SecretRef};
 use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
-    ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Store, S3Timeouts,
-    Sse, Store,
+    ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts, Sse,
+    SseAlgorithm, Store,
 };
-use crate::tracker::{Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa};
+use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource};
 
 /// Secrets by name, each with its keys.
 #[derive(Clone, Default)]
@@ -25,7 +25,7 @@ pub struct Secrets(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
 
 /// What a process adds to a spec.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct ProcessContext {
     /// How logs name the export.
     pub name: String,
     /// Where requests with tokens of the service may go: the tracker, and whatever host it names as its UAA.
@@ -41,11 +41,11 @@ pub struct Surroundings {
     /// Who exports, stable over restarts.
     pub holder: String,
     /// Which process of that name it is, and since when it alone has it.
-    pub tenure: Option<Tenure>,
+    pub holder_epoch: Option<HolderEpoch>,
     /// Whether a store that ignores `If-None-Match` may be written to.
     pub single_writer: bool,
     /// How long to go on.
-    pub persistence: Persistence,
+    pub retry_policy: RetryPolicy,
     /// The part of the export that this process does.
     pub shard: Shard,
 }
@@ -73,31 +73,31 @@ pub fn secret_names(spec: &EventExportSpec) -> Vec<String> {
 }
 
 /// What the spec wants, validated.
-pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, Failure> {
+pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> Result<ExportSpec, Failure> {
     let checked = checked(spec)?;
     let scope = match spec.scope {
         api::Scope::Space => Scope::Space,
         api::Scope::Account => Scope::Account,
     };
     let prefix = spec.destination.s3.prefix.as_deref().unwrap_or_default();
-    let accepted = |api::Gap { start, end, reason }| GapEntry { start, end, reason };
-    Ok(Export {
-        name: around.name.clone(),
+    let accepted = |api::CheckedGap { start, end, reason }| GapEntry { start, end, reason };
+    Ok(ExportSpec {
+        name: process_context.name.clone(),
         space: spec.space.clone(),
         scope,
         start: checked.range.start,
         end: checked.range.end,
         hour: checked.range.hour,
         source: checked.tracker.as_str().trim_end_matches('/').to_owned(),
-        root: Root::new(prefix, &spec.space, scope.as_key()),
-        shard: around.shard,
+        root: ArchiveRoot::new(prefix, &spec.space, scope.as_key()),
+        shard: process_context.shard,
         parallelism: usize::from(spec.parallelism),
         settle_after: checked.settle_after,
-        accepted: checked.gaps.into_iter().map(accepted).collect(),
-        holder: around.holder.clone(),
-        tenure: around.tenure.clone(),
-        single_writer: around.single_writer,
-        persistence: around.persistence,
+        accepted_gaps: checked.gaps.into_iter().map(accepted).collect(),
+        holder: process_context.holder.clone(),
+        holder_epoch: process_context.holder_epoch.clone(),
+        single_writer: process_context.single_writer,
+        retry_policy: process_context.retry_policy,
     })
 }
 
@@ -105,10 +105,10 @@ pub fn export(spec: &EventExportSpec, around: &Surroundings) -> Result<Export, F
 pub async fn peers(
     spec: &EventExportSpec,
     secrets: &Secrets,
-    around: &Surroundings,
+    process_context: &ProcessContext,
 ) -> Result<Peers, Failure> {
-    let tracker = tracker(spec, secrets, around)?;
-    let store = s3(spec, secrets, around).await?;
+    let tracker = tracker(spec, secrets, process_context)?;
+    let store = s3(spec, secrets, process_context).await?;
     Ok(Peers {
         tracker,
         store,
@@ -121,14 +121,14 @@ pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
     let reference = spec.manifest.as_ref();
     let Some(SecretRef { name }) = reference.and_then(|manifest| manifest.signing_key_secret_ref.as_ref())
     else {
-        return Signing::Unwanted;
+        return Signing::Disabled;
     };
     let field = "spec.manifest.signingKeySecretRef";
     let wrong = |what: String| {
         let message = format!(
             "{field}: {what}: no manifest is signed or written until it has one, made by `openssl genpkey -algorithm ed25519`"
         );
-        Signing::Impossible(Failure::person(api::Reason::SigningKeyInvalid, message).of_export())
+        Signing::Unavailable(Failure::manual(api::Reason::SigningKeyInvalid, message).export_wide())
     };
     let Some(data) = secrets.0.get(name) else {
         return wrong(format!(
@@ -143,17 +143,21 @@ pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
 }
 
 /// The client of the service.
-pub fn tracker(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings) -> Result<Tracker, Failure> {
+pub fn tracker(
+    spec: &EventExportSpec,
+    secrets: &Secrets,
+    process_context: &ProcessContext,
+) -> Result<Tracker, Failure> {
     let checked = checked(spec)?;
     let field = "spec.source.credentialsSecretRef";
     let reference = &spec.source.credentials_secret_ref;
     let credentials = Credentials::from_secret(secret(secrets, reference, field)?)
-        .map_err(|error| missing(format!("{field} ({}): {error}", reference.name)))?;
+        .map_err(|error| credentials_missing(format!("{field} ({}): {error}", reference.name)))?;
     let config = TrackerConfig {
         endpoint: checked.tracker,
         uaa: match checked.uaa {
-            api::Uaa::At(url) => Uaa::Endpoint(url),
-            api::Uaa::DiscoveredFrom(api) => Uaa::Discover { api },
+            api::UaaAddress::Endpoint(url) => UaaSource::Endpoint(url),
+            api::UaaAddress::DiscoverFrom(api) => UaaSource::Discover { api },
         },
         credentials,
         ca_pem: ca(
@@ -161,19 +165,19 @@ pub fn tracker(spec: &EventExportSpec, secrets: &Secrets, around: &Surroundings)
             spec.source.ca_secret_ref.as_ref(),
             "spec.source.caSecretRef",
         )?,
-        hosts: around.hosts.clone(),
+        hosts: process_context.hosts.clone(),
         timeouts: Timeouts::default(),
-        retry: RetryPolicy::default(),
-        traffic: around.traffic.clone(),
+        retry: RetryConfig::default(),
+        traffic: process_context.traffic.clone(),
     };
-    Tracker::new(config, &around.tokens).map_err(|error| Failure::from(&error).of_export())
+    Tracker::new(config, &process_context.tokens).map_err(|error| Failure::from(&error).export_wide())
 }
 
 /// The store of a spec.
 pub async fn s3(
     spec: &EventExportSpec,
     secrets: &Secrets,
-    around: &Surroundings,
+    process_context: &ProcessContext,
 ) -> Result<Arc<dyn Store>, Failure> {
     let checked = checked(spec)?;
     let S3Destination {
@@ -192,13 +196,13 @@ pub async fn s3(
     let field = "spec.destination.s3.credentialsSecretRef";
     let credentials = match credentials_secret_ref {
         Some(reference) => S3Credentials::from_secret(secret(secrets, reference, field)?)
-            .map_err(|error| missing(format!("{field} ({}): {error}", reference.name)))?,
-        None if around.pod_identity => S3Credentials::PodIdentity,
+            .map_err(|error| credentials_missing(format!("{field} ({}): {error}", reference.name)))?,
+        None if process_context.pod_identity => S3Credentials::PodIdentity,
         None => {
             let message = format!(
                 "{field} is absent, and the operator does not grant its own identity to this namespace for bucket {bucket}: name a Secret, or have it granted (--grant-identity)"
             );
-            return Err(Failure::wait(api::Reason::IdentityNotGranted, message, None).of_export());
+            return Err(Failure::wait(api::Reason::IdentityNotGranted, message, None).export_wide());
         }
     };
     let settings = S3Settings {
@@ -210,13 +214,13 @@ pub async fn s3(
         ca_pem: ca(secrets, ca_secret_ref.as_ref(), "spec.destination.s3.caSecretRef")?,
         storage_class: storage_class.clone(),
         server_side_encryption: server_side_encryption.as_ref().map(|sse| Sse {
-            kind: match sse.kind {
-                api::EncryptionType::Aes256 => Encryption::Aes256,
-                api::EncryptionType::AwsKms => Encryption::AwsKms,
+            algorithm: match sse.kind {
+                api::EncryptionType::Aes256 => SseAlgorithm::Aes256,
+                api::EncryptionType::AwsKms => SseAlgorithm::AwsKms,
             },
             kms_key_id: sse.kms_key_id.clone(),
         }),
-        object_lock: object_lock.as_ref().map(|lock| ObjectLock {
+        object_lock: object_lock.as_ref().map(|lock| ObjectRetention {
             mode: match lock.mode {
                 api::LockMode::Governance => ObjectLockMode::Governance,
                 api::LockMode::Compliance => ObjectLockMode::Compliance,
@@ -229,19 +233,19 @@ pub async fn s3(
             api::Checksum::Sha256 => ChecksumMode::None,
         },
         timeouts: S3Timeouts::default(),
-        hosts: Arc::new(around.store_hosts.clone()),
-        traffic: around.traffic.clone(),
+        hosts: Arc::new(process_context.store_hosts.clone()),
+        traffic: process_context.traffic.clone(),
     };
     let store = S3Store::connect(settings)
         .await
-        .map_err(|error| Failure::from(&error).of_export())?;
+        .map_err(|error| Failure::from(&error).export_wide())?;
     Ok(Arc::new(store))
 }
 
-fn checked(spec: &EventExportSpec) -> Result<Checked, Failure> {
+fn checked(spec: &EventExportSpec) -> Result<CheckedSpec, Failure> {
     spec.checked().map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Failure::person(api::Reason::InvalidSpec, errors.join("; ")).of_export()
+        Failure::manual(api::Reason::InvalidSpec, errors.join("; ")).export_wide()
     })
 }
 
@@ -251,7 +255,7 @@ fn secret<'a>(
     field: &str,
 ) -> Result<&'a BTreeMap<String, Vec<u8>>, Failure> {
     secrets.0.get(&reference.name).ok_or_else(|| {
-        missing(format!(
+        credentials_missing(format!(
             "{field}: there is no Secret {}: create it",
             reference.name
         ))
@@ -266,9 +270,9 @@ fn ca(secrets: &Secrets, reference: Option<&CaSecretRef>, field: &str) -> Result
     let pem = secret(secrets, &reference, field)?.get(key);
     pem.cloned()
         .map(Some)
-        .ok_or_else(|| missing(format!("{field}: the Secret {name} has no key {key}: add it")))
+        .ok_or_else(|| credentials_missing(format!("{field}: the Secret {name} has no key {key}: add it")))
 }
 
-fn missing(message: String) -> Failure {
-    Failure::wait(api::Reason::CredentialsMissing, message, None).of_export()
+fn credentials_missing(message: String) -> Failure {
+    Failure::wait(api::Reason::CredentialsMissing, message, None).export_wide()
 }

@@ -8,15 +8,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::budget::Spaces;
-use super::ground::{Ground, Shared};
+use super::budget::SessionBudgets;
 use super::manifest::sign::Signing;
-use super::observer::{Load, Observer, Unobserved};
-use super::pool::{PartPool, WindowPlaces};
-use super::proof::ProofPool;
-use super::run::Run;
+use super::observer::{EngineLoad, EngineObserver, NoopObserver};
+use super::pool::{PartPool, WindowSemaphore};
+use super::proof::ProverPool;
+use super::run::ExportRun;
+use super::run_context::{RunContext, SharedResources};
 use super::snapshot::Snapshot;
-use super::wish::Export;
+use super::spec::ExportSpec;
 use crate::storage::Store;
 use crate::tracker::Tracker;
 
@@ -63,37 +63,37 @@ pub struct Peers {
 
 /// What is left after sessions were released.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Released {
+pub struct ReleaseReport {
     /// Sessions that are provably ours and could not be deleted, with why.
-    pub left: Vec<(String, String)>,
+    pub leftover_sessions: Vec<(String, String)>,
     /// What could not be found out: the bucket or the service did not answer, or it is too early to tell.
     pub unknown: Option<String>,
     /// Trying again would not help: the bucket is gone, or a peer refuses the credentials.
-    pub hopeless: bool,
+    pub permanent: bool,
 }
 
 /// What all exports of a process share: memory, processors, free sessions.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    shared: Arc<SharedResources>,
 }
 
 impl Engine {
     /// With these bounds; `now` is the clock.
     pub fn new(limits: Limits, now: Clock) -> Self {
-        Self::observed(limits, now, Arc::new(Unobserved))
+        Self::with_observer(limits, now, Arc::new(NoopObserver))
     }
 
     /// The same, telling `observer` what comes of its work.
-    pub fn observed(limits: Limits, now: Clock, observer: Arc<dyn Observer>) -> Self {
+    pub fn with_observer(limits: Limits, now: Clock, observer: Arc<dyn EngineObserver>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shared = Shared {
+        let shared = SharedResources {
             limits,
             now,
             pool: PartPool::new(limits.pool_mib),
-            proofs: ProofPool::new(processors),
-            places: WindowPlaces::new(limits.windows.max(1)),
-            spaces: Spaces::new(limits.sessions_per_space),
+            proofs: ProverPool::new(processors),
+            window_slots: WindowSemaphore::new(limits.windows.max(1)),
+            budgets: SessionBudgets::new(limits.sessions_per_space),
             support: std::sync::Mutex::default(),
             observer,
         };
@@ -102,59 +102,59 @@ impl Engine {
         }
     }
 
-    /// Exports until nothing can be done before [`Snapshot::next_look`] (complete, or continuous and up to
+    /// Exports until nothing can be done before [`Snapshot::next_run_at`] (complete, or continuous and up to
     /// date), until the persistence of the export is used up, or until `stop`: then transfers are
     /// abandoned, uploads aborted and sessions deleted before it returns (about a second; at most 20 s).
     /// Dropping the future instead leaves that to the next run. Publishes what changes, at most once a second.
     pub async fn run(
         &self,
-        export: Arc<Export>,
+        export: Arc<ExportSpec>,
         peers: Peers,
         out: &watch::Sender<Arc<Snapshot>>,
         stop: CancellationToken,
     ) -> Arc<Snapshot> {
-        let ground = Ground::new(export, peers, Arc::clone(&self.shared), stop);
-        let span = ground.span();
+        let ctx = RunContext::new(export, peers, Arc::clone(&self.shared), stop);
+        let span = ctx.span();
         // On the heap: callers hold it beside others.
-        Box::pin(Run::new(Arc::new(ground)).go(out))
+        Box::pin(ExportRun::new(Arc::new(ctx)).run(out))
             .instrument(span)
             .await
     }
 
     /// Deletes every session that is provably this export's, and aborts its uploads: for the finalizer. What
     /// is left is named.
-    pub async fn release(&self, export: &Export, peers: &Peers) -> Released {
+    pub async fn release(&self, export: &ExportSpec, peers: &Peers) -> ReleaseReport {
         let stop = CancellationToken::new();
-        let ground = Ground::new(
+        let ctx = RunContext::new(
             Arc::new(export.clone()),
             peers.clone(),
             Arc::clone(&self.shared),
             stop,
         );
-        let span = tracing::error_span!("release", export = export.name, run = %ground.id);
-        super::release::release(&ground).instrument(span).await
+        let span = tracing::error_span!("release", export = export.name, run = %ctx.id);
+        super::release::release(&ctx).instrument(span).await
     }
 
     /// How busy this process is now.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> EngineLoad {
         let shared = &self.shared;
-        let places = shared.places.load();
-        let (pool_bytes, pool_taken_bytes, wait_for_memory) = shared.pool.load();
-        let (spaces, wait_for_turn) = shared.spaces.load();
-        Load {
-            places: places.places,
-            placed: places.taken,
-            wait_for_place: places.waiting,
-            wait_for_memory,
-            wait_for_turn,
+        let windows = shared.window_slots.load();
+        let (pool_bytes, pool_used_bytes, waiting_for_memory) = shared.pool.load();
+        let (spaces, waiting_for_session) = shared.budgets.load();
+        EngineLoad {
+            windows: windows.permits,
+            active_windows: windows.taken,
+            waiting_for_slot: windows.waiting,
+            waiting_for_memory,
+            waiting_for_session,
             pool_bytes,
-            pool_taken_bytes,
+            pool_used_bytes,
             spaces,
         }
     }
 
     /// Sessions that this process holds open now, over all spaces.
     pub fn open_sessions(&self) -> usize {
-        self.shared.spaces.open()
+        self.shared.budgets.open_sessions()
     }
 }

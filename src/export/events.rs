@@ -25,30 +25,30 @@ pub enum EventsError {
 }
 
 #[derive(Debug)]
-enum Mode {
+enum CountMode {
     /// Collecting the first line.
-    First(Vec<u8>),
-    Lines(Lines),
-    Structure(Structure),
+    FirstLine(Vec<u8>),
+    Lines(LineCounter),
+    Structure(StructureScanner),
 }
 
 /// The state of the count.
 #[derive(Debug)]
-pub struct Events {
-    mode: Mode,
+pub struct EventCounter {
+    mode: CountMode,
     error: Option<EventsError>,
 }
 
-impl Default for Events {
+impl Default for EventCounter {
     fn default() -> Self {
         Self {
-            mode: Mode::First(Vec::new()),
+            mode: CountMode::FirstLine(Vec::new()),
             error: None,
         }
     }
 }
 
-impl Events {
+impl EventCounter {
     /// Takes the next bytes. What is wrong is said at the end.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.error.is_none()
@@ -63,21 +63,21 @@ impl Events {
         if let Some(error) = self.error {
             return Err(error);
         }
-        if let Mode::First(line) = &mut self.mode {
+        if let CountMode::FirstLine(line) = &mut self.mode {
             let line = std::mem::take(line);
-            let mut structure = Structure::default();
+            let mut structure = StructureScanner::default();
             structure.push(&line)?;
-            self.mode = Mode::Structure(structure);
+            self.mode = CountMode::Structure(structure);
         }
         match self.mode {
-            Mode::Lines(lines) => lines.finish(),
-            Mode::Structure(structure) => structure.finish(),
-            Mode::First(_) => Ok(0),
+            CountMode::Lines(lines) => lines.finish(),
+            CountMode::Structure(structure) => structure.finish(),
+            CountMode::FirstLine(_) => Ok(0),
         }
     }
 
     fn try_push(&mut self, mut bytes: &[u8]) -> Result<(), EventsError> {
-        while let Mode::First(line) = &mut self.mode {
+        while let CountMode::FirstLine(line) = &mut self.mode {
             // White space before the first event is passed over at once, as much as there is.
             if line.is_empty() {
                 bytes = bytes.trim_ascii_start();
@@ -94,45 +94,45 @@ impl Events {
                 line.clear();
             } else if ended || line.len() > FIRST_LINE_MAX {
                 let line = std::mem::take(line);
-                self.choose(&line, ended)?;
+                self.choose_mode(&line, ended)?;
             }
         }
         match &mut self.mode {
-            Mode::Lines(lines) => lines.push(bytes),
-            Mode::Structure(structure) => structure.push(bytes),
-            Mode::First(_) => Ok(()),
+            CountMode::Lines(lines) => lines.push(bytes),
+            CountMode::Structure(structure) => structure.push(bytes),
+            CountMode::FirstLine(_) => Ok(()),
         }
     }
 
-    fn choose(&mut self, line: &[u8], ended: bool) -> Result<(), EventsError> {
-        let mut structure = Structure::default();
+    fn choose_mode(&mut self, line: &[u8], ended: bool) -> Result<(), EventsError> {
+        let mut structure = StructureScanner::default();
         structure.push(line)?;
         let one_object = ended && structure.events == 1 && structure.depth == 0 && !structure.array;
         self.mode = if one_object {
-            Mode::Lines(Lines {
+            CountMode::Lines(LineCounter {
                 events: 1,
-                line: Line::default(),
+                line: LineEnds::default(),
             })
         } else {
-            Mode::Structure(structure)
+            CountMode::Structure(structure)
         };
         Ok(())
     }
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct LineEnds {
     first: Option<u8>,
     last: u8,
 }
 
 #[derive(Debug)]
-struct Lines {
+struct LineCounter {
     events: u64,
-    line: Line,
+    line: LineEnds,
 }
 
-impl Lines {
+impl LineCounter {
     fn push(&mut self, bytes: &[u8]) -> Result<(), EventsError> {
         let mut start = 0;
         for at in memchr::memchr_iter(b'\n', bytes) {
@@ -157,15 +157,15 @@ impl Lines {
 
     fn end_line(&mut self) -> Result<(), EventsError> {
         match std::mem::take(&mut self.line) {
-            Line { first: None, .. } => Ok(()),
-            Line {
+            LineEnds { first: None, .. } => Ok(()),
+            LineEnds {
                 first: Some(b'{'),
                 last: b'}',
             } => {
                 self.events += 1;
                 Ok(())
             }
-            Line { .. } => Err(EventsError::NotAnObject { events: self.events }),
+            LineEnds { .. } => Err(EventsError::NotAnObject { events: self.events }),
         }
     }
 
@@ -177,29 +177,29 @@ impl Lines {
 }
 
 #[derive(Debug, Default)]
-struct Structure {
+struct StructureScanner {
     events: u64,
     depth: u64,
     /// The data is one array of events.
     array: bool,
     array_ended: bool,
-    string: bool,
+    in_string: bool,
     escaped: bool,
 }
 
-impl Structure {
+impl StructureScanner {
     fn push(&mut self, bytes: &[u8]) -> Result<(), EventsError> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
-            if self.string && !self.escaped {
+            if self.in_string && !self.escaped {
                 // Inside a string only its end and an escape mean anything.
                 let rest = bytes.get(at..).unwrap_or_default();
                 match memchr::memchr2(b'"', b'\\', rest) {
                     None => return Ok(()),
                     Some(skip) => {
                         at += skip;
-                        self.string = bytes.get(at) == Some(&b'\\');
-                        self.escaped = self.string;
+                        self.in_string = bytes.get(at) == Some(&b'\\');
+                        self.escaped = self.in_string;
                     }
                 }
             } else if self.escaped {
@@ -216,7 +216,7 @@ impl Structure {
         let top = u64::from(self.array && !self.array_ended);
         let stray = Err(EventsError::NotAnObject { events: self.events });
         match byte {
-            b'"' if self.depth > top => self.string = true,
+            b'"' if self.depth > top => self.in_string = true,
             b'{' if !self.array_ended => self.depth += 1,
             b'[' if self.depth > top => self.depth += 1,
             b'[' if self.depth == 0 && self.events == 0 && !self.array => {
@@ -240,7 +240,7 @@ impl Structure {
     }
 
     fn finish(self) -> Result<u64, EventsError> {
-        if self.depth > 0 || self.string {
+        if self.depth > 0 || self.in_string {
             Err(EventsError::Unfinished { events: self.events })
         } else {
             Ok(self.events)
@@ -254,7 +254,7 @@ mod tests {
 
     fn count(text: &str) -> Result<u64, EventsError> {
         let of_step = |step: usize| {
-            let mut events = Events::default();
+            let mut events = EventCounter::default();
             text.as_bytes().chunks(step).for_each(|piece| events.push(piece));
             events.finish()
         };
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_counted_in_every_shape_that_the_service_may_send() {
+    fn events_are_counted_in_every_supported_layout() {
         for (text, events) in [
             ("", 0),
             ("\n \n", 0),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_not_counted_as_one() {
+    fn malformed_events_are_rejected() {
         for text in [
             "<html>",
             "null",
@@ -302,16 +302,16 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_without_end_are_no_events_and_cost_no_stack() {
-        let mut events = Events::default();
+    fn blank_lines_are_skipped_without_recursion() {
+        let mut events = EventCounter::default();
         events.push(&vec![b'\n'; 4_000_000]);
         events.push(b"{}\n");
         assert_eq!(events.finish(), Ok(1));
     }
 
     #[test]
-    fn an_endless_first_line_is_counted_without_being_kept() {
-        let mut events = Events::default();
+    fn an_unbounded_first_line_is_counted_without_buffering() {
+        let mut events = EventCounter::default();
         events.push(b"[");
         for _ in 0..40_000 {
             events.push(b"{\"key\":\"some text of an event that goes on and on\"},");

@@ -10,7 +10,7 @@ use super::proof::ProofError;
 use super::window::Window;
 use crate::api::Reason;
 use crate::storage::{StoreError, StoreErrorClass};
-use crate::tracker::{Class, DownloadError, TrackerError};
+use crate::tracker::{StreamError, TrackerError, TrackerErrorClass};
 
 /// What is to be done about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub enum Remedy {
     /// Something outside has to change; look again now and then. Not a failure of ours.
     Wait(Option<Timestamp>),
     /// A person is needed; tried again rarely.
-    Person,
+    Manual,
 }
 
 /// What a failure concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum FailureScope {
     /// One window; others may go on.
     Window,
     /// Every window: the credentials, the bucket, the space.
@@ -42,14 +42,14 @@ pub struct Failure {
     /// What is to be done.
     pub remedy: Remedy,
     /// What it concerns.
-    pub reach: Reach,
+    pub scope: FailureScope,
     /// Whether the service was too slow with a download: repeated, the day is split into hours.
     pub timed_out: bool,
 }
 
 /// A failure as a snapshot shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Problem {
     /// The reason, as conditions name it.
     pub reason: Reason,
     /// For a person: what is at fault, and what to do.
@@ -59,7 +59,7 @@ pub struct Trouble {
     /// What is to be done.
     pub remedy: Remedy,
     /// When it is tried again.
-    pub again: Option<Timestamp>,
+    pub retry_at: Option<Timestamp>,
 }
 
 impl Failure {
@@ -69,15 +69,15 @@ impl Failure {
             reason,
             message: message.into(),
             remedy: Remedy::Retry(None),
-            reach: Reach::Window,
+            scope: FailureScope::Window,
             timed_out: false,
         }
     }
 
     /// A failure of one window that a person must look at.
-    pub fn person(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn manual(reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            remedy: Remedy::Person,
+            remedy: Remedy::Manual,
             ..Self::retry(reason, message)
         }
     }
@@ -92,9 +92,9 @@ impl Failure {
 
     /// The same failure, concerning every window.
     #[must_use]
-    pub fn of_export(self) -> Self {
+    pub fn export_wide(self) -> Self {
         Self {
-            reach: Reach::Export,
+            scope: FailureScope::Export,
             ..self
         }
     }
@@ -129,21 +129,21 @@ impl From<&TrackerError> for Failure {
             | TrackerError::Tls { .. } => Reason::SourceUnreachable,
         };
         let remedy = match error.class() {
-            Class::Retry { after } => Remedy::Retry(after),
-            Class::Wait => Remedy::Wait(None),
-            Class::Terminal => Remedy::Person,
+            TrackerErrorClass::Retry { after } => Remedy::Retry(after),
+            TrackerErrorClass::Wait => Remedy::Wait(None),
+            TrackerErrorClass::Terminal => Remedy::Manual,
         };
         // What is wrong with one request of one window passes with it; the rest concerns all.
-        let reach = if matches!(remedy, Remedy::Retry(_)) {
-            Reach::Window
+        let scope = if matches!(remedy, Remedy::Retry(_)) {
+            FailureScope::Window
         } else {
-            Reach::Export
+            FailureScope::Export
         };
         Self {
             reason,
             message: error.to_string(),
             remedy,
-            reach,
+            scope,
             timed_out: false,
         }
     }
@@ -153,37 +153,37 @@ impl From<&TrackerError> for Failure {
 impl From<&StoreError> for Failure {
     fn from(error: &StoreError) -> Self {
         let reason = match error {
-            StoreError::NoSuchBucket { .. } | StoreError::Elsewhere { .. } => Reason::BucketMissing,
-            StoreError::NotTaken { .. } => Reason::LockRefused,
-            StoreError::Credentials { .. } => Reason::CredentialsRefused,
+            StoreError::NoSuchBucket { .. } | StoreError::WrongRegion { .. } => Reason::BucketMissing,
+            StoreError::AttributesRejected { .. } => Reason::LockRefused,
+            StoreError::InvalidCredentials { .. } => Reason::CredentialsRefused,
             StoreError::Forbidden { .. } => Reason::BucketForbidden,
             StoreError::Full { .. } => Reason::BucketFull,
             StoreError::Throttled { .. } => Reason::Throttled,
             StoreError::Egress(_) => Reason::HostNotAllowed,
             StoreError::Unsupported { .. } => Reason::DestinationWeak,
-            StoreError::Settings { .. } => Reason::InvalidSpec,
+            StoreError::InvalidSettings { .. } => Reason::InvalidSpec,
             StoreError::AlreadyExists { .. } => Reason::ForeignObject,
-            StoreError::Refused { .. } if error.class() == StoreErrorClass::Wait => {
+            StoreError::Rejected { .. } if error.class() == StoreErrorClass::ActionRequired => {
                 Reason::DestinationRefused
             }
-            StoreError::InvalidKey { .. } | StoreError::TooMuch { .. } => Reason::DestinationRefused,
+            StoreError::InvalidKey { .. } | StoreError::LimitExceeded { .. } => Reason::DestinationRefused,
             StoreError::Conflict { .. }
             | StoreError::NoSuchUpload { .. }
             | StoreError::Corrupted { .. }
             | StoreError::Network { .. }
             | StoreError::Io { .. }
-            | StoreError::Refused { .. } => Reason::DestinationUnreachable,
+            | StoreError::Rejected { .. } => Reason::DestinationUnreachable,
         };
-        let (remedy, reach) = match error.class() {
-            StoreErrorClass::Retry(after) => (Remedy::Retry(after), Reach::Window),
-            StoreErrorClass::Wait => (Remedy::Wait(None), Reach::Export),
-            StoreErrorClass::Answer => (Remedy::Retry(None), Reach::Window),
+        let (remedy, scope) = match error.class() {
+            StoreErrorClass::Retry(after) => (Remedy::Retry(after), FailureScope::Window),
+            StoreErrorClass::ActionRequired => (Remedy::Wait(None), FailureScope::Export),
+            StoreErrorClass::CallerDecides => (Remedy::Retry(None), FailureScope::Window),
         };
         Self {
             reason,
             message: error.to_string(),
             remedy,
-            reach,
+            scope,
             timed_out: false,
         }
     }
@@ -191,7 +191,7 @@ impl From<&StoreError> for Failure {
 
 impl Failure {
     /// A download that did not begin. Only downloads count as too slow: hours are no faster to list.
-    pub fn from_begin(error: &TrackerError) -> Self {
+    pub fn from_download_start(error: &TrackerError) -> Self {
         Self {
             timed_out: matches!(error, TrackerError::Timeout { .. }),
             ..Self::from(error)
@@ -199,14 +199,12 @@ impl Failure {
     }
 
     /// A download that ended early.
-    pub fn from_download(window: Window, error: &DownloadError) -> Self {
+    pub fn from_download(window: Window, error: &StreamError) -> Self {
         let (reason, timed_out) = match error {
-            DownloadError::NotGzip { .. } => (Reason::NotGzip, false),
-            DownloadError::CannotResume { .. } | DownloadError::SessionGone { .. } => {
-                (Reason::NotWhole, false)
-            }
-            DownloadError::Cut { timed_out, .. } => (Reason::NotWhole, *timed_out),
-            DownloadError::Tracker(error) => return Self::from(error),
+            StreamError::NotGzip { .. } => (Reason::NotGzip, false),
+            StreamError::CannotResume { .. } | StreamError::SessionGone { .. } => (Reason::NotWhole, false),
+            StreamError::Cut { timed_out, .. } => (Reason::NotWhole, *timed_out),
+            StreamError::Tracker(error) => return Self::from(error),
         };
         Self {
             timed_out,
@@ -220,7 +218,7 @@ impl Failure {
             ProofError::Gzip(GzipError::NotGzip) => Reason::NotGzip,
             ProofError::Gzip(_) => Reason::NotWhole,
             ProofError::Events(_) => Reason::NotEvents,
-            ProofError::Interrupted | ProofError::Unread => Reason::Failed,
+            ProofError::Interrupted | ProofError::ReaderClosed => Reason::Failed,
         };
         Self::retry(reason, format!("{window}: {error}; nothing was stored"))
     }
@@ -231,12 +229,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_not_said_to_be_silence() {
+    fn a_refused_request_is_not_reported_as_unreachable() {
         let refused = TrackerError::Refused {
             host: "t.example".to_owned(),
             what: "the end of a session",
             status: 422,
-            said: String::new(),
+            message: String::new(),
         };
         let failure = Failure::from(&refused);
         assert_eq!(
@@ -245,7 +243,7 @@ mod tests {
         );
 
         let answered = |status: u16| {
-            Failure::from(&StoreError::Refused {
+            Failure::from(&StoreError::Rejected {
                 store: "s3://b".to_owned(),
                 status,
                 code: "X".to_owned(),

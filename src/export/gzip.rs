@@ -39,7 +39,7 @@ pub enum GzipError {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum GzipState {
     /// Fixed part of the header: so many of its 10 bytes seen.
     Header(usize),
     /// Length of the extra field: so many of its 2 bytes seen.
@@ -62,8 +62,8 @@ const FCOMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 
 /// The state of the proof.
-pub struct Gzip {
-    state: State,
+pub struct GzipVerifier {
+    state: GzipState,
     flags: u8,
     extra_length: usize,
     inflater: Decompress,
@@ -78,7 +78,7 @@ pub struct Gzip {
     inflated: u64,
 }
 
-impl std::fmt::Debug for Gzip {
+impl std::fmt::Debug for GzipVerifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gzip")
             .field("state", &self.state)
@@ -87,10 +87,10 @@ impl std::fmt::Debug for Gzip {
     }
 }
 
-impl Default for Gzip {
+impl Default for GzipVerifier {
     fn default() -> Self {
         Self {
-            state: State::Header(0),
+            state: GzipState::Header(0),
             flags: 0,
             extra_length: 0,
             inflater: Decompress::new(false),
@@ -106,13 +106,13 @@ impl Default for Gzip {
     }
 }
 
-impl Gzip {
+impl GzipVerifier {
     /// Takes the next bytes; what they inflate to goes to `sink`, piece by piece.
     pub fn push(&mut self, mut input: &[u8], sink: &mut impl FnMut(&[u8])) -> Result<(), GzipError> {
         while !input.is_empty() {
-            if self.state == State::Body {
-                let taken = self.inflate(input, sink)?;
-                input = input.get(taken..).unwrap_or_default();
+            if self.state == GzipState::Body {
+                let consumed = self.inflate(input, sink)?;
+                input = input.get(consumed..).unwrap_or_default();
             } else if let [byte, rest @ ..] = input {
                 self.framing(*byte)?;
                 input = rest;
@@ -124,9 +124,9 @@ impl Gzip {
     /// The end of the stream: how many members it had, and how many bytes they inflate to.
     pub fn finish(&self) -> Result<(u64, u64), GzipError> {
         match self.state {
-            State::Header(0) if self.members > 0 => Ok((self.members, self.inflated)),
-            State::Header(0) => Err(GzipError::NotGzip),
-            State::Header(_) if self.members > 0 => Err(GzipError::Trailing {
+            GzipState::Header(0) if self.members > 0 => Ok((self.members, self.inflated)),
+            GzipState::Header(0) => Err(GzipError::NotGzip),
+            GzipState::Header(_) if self.members > 0 => Err(GzipError::Trailing {
                 members: self.members,
             }),
             _ => Err(GzipError::Truncated {
@@ -145,33 +145,33 @@ impl Gzip {
             .decompress(input, &mut self.out, FlushDecompress::None)
             .map_err(|_| broken.clone())?;
         // Differences of one call: both fit the slices given.
-        let taken = usize::try_from(self.inflater.total_in() - before_in).unwrap_or(0);
-        let made = usize::try_from(self.inflater.total_out() - before_out).unwrap_or(0);
-        let piece = self.out.get(..made).unwrap_or_default();
+        let consumed = usize::try_from(self.inflater.total_in() - before_in).unwrap_or(0);
+        let produced = usize::try_from(self.inflater.total_out() - before_out).unwrap_or(0);
+        let piece = self.out.get(..produced).unwrap_or_default();
         self.crc.update(piece);
-        self.member_bytes += made as u64;
-        self.inflated += made as u64;
+        self.member_bytes += produced as u64;
+        self.inflated += produced as u64;
         sink(piece);
         match status {
-            Status::StreamEnd => self.state = State::Trailer(0),
-            Status::BufError if taken == 0 && made == 0 => return Err(broken),
+            Status::StreamEnd => self.state = GzipState::Trailer(0),
+            Status::BufError if consumed == 0 && produced == 0 => return Err(broken),
             Status::Ok | Status::BufError => {}
         }
-        Ok(taken)
+        Ok(consumed)
     }
 
     fn framing(&mut self, byte: u8) -> Result<(), GzipError> {
         // Where a header has no CRC, its flags are not known before its fourth byte.
-        let headed = match self.state {
-            State::Header(at) => at < 4 || self.flags & FHCRC != 0,
-            State::ExtraLength(_) | State::Extra(_) | State::Text => self.flags & FHCRC != 0,
-            State::HeaderCrc(_) | State::Body | State::Trailer(_) => false,
+        let in_header_crc = match self.state {
+            GzipState::Header(at) => at < 4 || self.flags & FHCRC != 0,
+            GzipState::ExtraLength(_) | GzipState::Extra(_) | GzipState::Text => self.flags & FHCRC != 0,
+            GzipState::HeaderCrc(_) | GzipState::Body | GzipState::Trailer(_) => false,
         };
-        if headed {
+        if in_header_crc {
             self.header_crc.update(&[byte]);
         }
         self.state = match self.state {
-            State::Header(at) => {
+            GzipState::Header(at) => {
                 let fits = match at {
                     0 => byte == 0x1f,
                     1 => byte == 0x8b,
@@ -189,28 +189,28 @@ impl Gzip {
                     });
                 }
                 if at < 9 {
-                    State::Header(at + 1)
+                    GzipState::Header(at + 1)
                 } else {
                     self.after_header()
                 }
             }
-            State::ExtraLength(0) => {
+            GzipState::ExtraLength(0) => {
                 self.extra_length = usize::from(byte);
-                State::ExtraLength(1)
+                GzipState::ExtraLength(1)
             }
-            State::ExtraLength(_) => match self.extra_length + (usize::from(byte) << 8) {
+            GzipState::ExtraLength(_) => match self.extra_length + (usize::from(byte) << 8) {
                 0 => self.after_flag(FEXTRA),
-                length => State::Extra(length),
+                length => GzipState::Extra(length),
             },
-            State::Extra(1) => self.after_flag(FEXTRA),
-            State::Extra(left) => State::Extra(left - 1),
-            State::Text if byte != 0 => State::Text,
-            State::Text => self.after_text(),
-            State::HeaderCrc(2) => {
+            GzipState::Extra(1) => self.after_flag(FEXTRA),
+            GzipState::Extra(left) => GzipState::Extra(left - 1),
+            GzipState::Text if byte != 0 => GzipState::Text,
+            GzipState::Text => self.after_text(),
+            GzipState::HeaderCrc(2) => {
                 self.header_stated = u16::from(byte);
-                State::HeaderCrc(1)
+                GzipState::HeaderCrc(1)
             }
-            State::HeaderCrc(_) => {
+            GzipState::HeaderCrc(_) => {
                 let stated = self.header_stated | u16::from(byte) << 8;
                 let crc = std::mem::take(&mut self.header_crc).finalize();
                 if crc & u32::from(u16::MAX) != u32::from(stated) {
@@ -220,50 +220,50 @@ impl Gzip {
                 }
                 self.after_flag(FHCRC)
             }
-            State::Trailer(at) => {
+            GzipState::Trailer(at) => {
                 if let Some(slot) = self.trailer.get_mut(at) {
                     *slot = byte;
                 }
                 if at < 7 {
-                    State::Trailer(at + 1)
+                    GzipState::Trailer(at + 1)
                 } else {
                     self.end_member()?
                 }
             }
-            State::Body => State::Body,
+            GzipState::Body => GzipState::Body,
         };
         Ok(())
     }
 
-    fn after_header(&self) -> State {
+    fn after_header(&self) -> GzipState {
         if self.flags & FEXTRA != 0 {
-            State::ExtraLength(0)
+            GzipState::ExtraLength(0)
         } else {
             self.after_flag(FEXTRA)
         }
     }
 
     /// What follows once the field of this flag is past; name and comment come in this order.
-    fn after_flag(&self, flag: u8) -> State {
+    fn after_flag(&self, flag: u8) -> GzipState {
         if flag == FEXTRA && self.flags & (FNAME | FCOMMENT) != 0 {
-            State::Text
+            GzipState::Text
         } else if flag != FHCRC && self.flags & FHCRC != 0 {
-            State::HeaderCrc(2)
+            GzipState::HeaderCrc(2)
         } else {
-            State::Body
+            GzipState::Body
         }
     }
 
-    fn after_text(&mut self) -> State {
+    fn after_text(&mut self) -> GzipState {
         if self.flags & FNAME != 0 && self.flags & FCOMMENT != 0 {
             self.flags &= !FNAME;
-            State::Text
+            GzipState::Text
         } else {
             self.after_flag(FCOMMENT)
         }
     }
 
-    fn end_member(&mut self) -> Result<State, GzipError> {
+    fn end_member(&mut self) -> Result<GzipState, GzipError> {
         let crc = std::mem::take(&mut self.crc).finalize();
         // The trailer holds the length modulo 2^32.
         let length = u32::try_from(self.member_bytes & u64::from(u32::MAX)).unwrap_or(0);
@@ -277,7 +277,7 @@ impl Gzip {
         self.member_bytes = 0;
         self.header_crc.reset();
         self.inflater.reset(false);
-        Ok(State::Header(0))
+        Ok(GzipState::Header(0))
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn prove(bytes: &[u8], step: usize) -> Result<(Vec<u8>, u64), GzipError> {
-        let mut gzip = Gzip::default();
+        let mut gzip = GzipVerifier::default();
         let mut out = Vec::new();
         for piece in bytes.chunks(step) {
             gzip.push(piece, &mut |data| out.extend_from_slice(data))?;
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_members_are_proved_in_pieces_of_any_size() {
+    fn complete_members_pass_in_chunks_of_any_size() {
         let text: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
         let bytes = [member(b""), rich_member(&text), member(b"end")].concat();
         for step in [1, 7, 4096, usize::MAX] {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_short_of_whole_is_proved() {
+    fn truncated_or_corrupted_streams_fail() {
         let one = member(b"hello hello hello");
         let two = [one.clone(), one.clone()].concat();
         for cut in 0..two.len() {

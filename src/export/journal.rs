@@ -7,13 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use super::keys::{AttemptId, Key, Root};
-use super::manifest::Chain;
+use super::keys::{ArchiveRoot, AttemptId, Key};
+use super::manifest::ChainListing;
 use super::record::{AttemptRecord, Receipt};
 use super::snapshot::WindowFacts;
-use super::window::{Cells, Window};
-use super::wish::Export;
-use crate::storage::Listed;
+use super::spec::ExportSpec;
+use super::window::{HourSet, Window};
+use crate::storage::ObjectSummary;
 
 /// What the bucket says about one space and scope.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ pub struct Journal {
     /// Attempts that left keys behind.
     pub attempts: BTreeMap<AttemptId, AttemptFacts>,
     /// Manifests.
-    pub chain: Chain,
+    pub chain: ChainListing,
 }
 
 /// What a receipt says, as far as decisions need it.
@@ -42,7 +42,7 @@ pub struct ReceiptFacts {
     /// When the object was stored, by the store's clock.
     pub stored_at: Timestamp,
     /// For people.
-    pub facts: WindowFacts,
+    pub summary: WindowFacts,
     /// For the manifest.
     pub proof: ReceiptProof,
 }
@@ -68,7 +68,7 @@ pub struct AttemptFacts {
     /// Its record, once it is read; `None` also when only later keys of it are left.
     pub record: Option<AttemptRecord>,
     /// Whether the attempt key is there.
-    pub begun: bool,
+    pub has_attempt_key: bool,
     /// The sessions that it opened and that may still be open.
     pub sessions: Vec<String>,
     /// Whether an upload was about to be completed.
@@ -77,7 +77,7 @@ pub struct AttemptFacts {
 
 /// Why a receipt does not cover its window.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mismatch {
+pub enum ReceiptMismatch {
     /// It is about events of another service.
     Source(String),
     /// Its object is not there.
@@ -93,7 +93,7 @@ pub enum Mismatch {
 
 impl Journal {
     /// From the rows of a listing. Keys that are not ours are left out.
-    pub fn from_listing(root: &Root, rows: &[Listed]) -> Self {
+    pub fn from_listing(root: &ArchiveRoot, rows: &[ObjectSummary]) -> Self {
         let mut journal = Self::default();
         for row in rows {
             journal.insert(root.parse(&row.key), row.size);
@@ -115,7 +115,7 @@ impl Journal {
             Key::Split(window) => {
                 self.splits.insert(window);
             }
-            Key::Attempt(id) => self.attempts.entry(id).or_default().begun = true,
+            Key::Attempt(id) => self.attempts.entry(id).or_default().has_attempt_key = true,
             Key::Session(id, session) => self.attempts.entry(id).or_default().sessions.push(session),
             Key::Prepared(id) => self.attempts.entry(id).or_default().prepared = true,
             Key::Manifest(_) | Key::Signature(_) => self.chain.insert(&key),
@@ -126,7 +126,7 @@ impl Journal {
     /// Puts what a newer listing says of one day in the place of what is known of it. Receipts that were
     /// read stay read, and so do attempts.
     pub fn replace_day(&mut self, of: Window, newer: Self) {
-        let day = of.on_its_day();
+        let day = of.same_day();
         let mut old = Self {
             receipts: self.receipts.extract_if(day.clone(), |_, _| true).collect(),
             attempts: self.attempts.extract_if(attempts_at(&day), |_, _| true).collect(),
@@ -150,8 +150,8 @@ impl Journal {
     }
 
     /// Whether an object or a receipt is there that shares a cell with the window.
-    pub fn holds_some_of(&self, window: Window) -> bool {
-        let day = window.on_its_day();
+    pub fn has_data_in(&self, window: Window) -> bool {
+        let day = window.same_day();
         let objects = self.objects.range(day.clone()).map(|(there, _)| there);
         let receipts = self.receipts.range(day).map(|(there, _)| there);
         objects.chain(receipts).any(|there| overlap(*there, window))
@@ -171,12 +171,12 @@ impl Journal {
         let unread = self
             .attempts
             .iter()
-            .filter(|(_, facts)| facts.begun && facts.record.is_none());
+            .filter(|(_, facts)| facts.has_attempt_key && facts.record.is_none());
         unread.map(|(id, _)| *id).collect()
     }
 
     /// What receipts from this source cover. A receipt whose object is gone or changed covers nothing.
-    pub fn covered(&self, source: &str) -> Cells {
+    pub fn covered(&self, source: &str) -> HourSet {
         let good = self.receipts.iter().filter(|(window, facts)| {
             facts
                 .as_ref()
@@ -186,13 +186,13 @@ impl Journal {
     }
 
     /// The receipt of a window, if it covers it.
-    pub fn good_receipt(&self, window: Window, source: &str) -> Option<&ReceiptFacts> {
+    pub fn valid_receipt(&self, window: Window, source: &str) -> Option<&ReceiptFacts> {
         let facts = self.receipts.get(&window)?.as_ref()?;
         self.mismatch(window, facts, source).is_none().then_some(facts)
     }
 
     /// Receipts that cover nothing, with why.
-    pub fn mismatches<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (Window, Mismatch)> + 'a {
+    pub fn mismatches<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (Window, ReceiptMismatch)> + 'a {
         let read = self
             .receipts
             .iter()
@@ -209,15 +209,15 @@ impl Journal {
         read.find(|(_, theirs)| *theirs != source)
     }
 
-    fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<Mismatch> {
+    fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<ReceiptMismatch> {
         if receipt.source != source {
-            return Some(Mismatch::Source(receipt.source.clone()));
+            return Some(ReceiptMismatch::Source(receipt.source.clone()));
         }
-        receipt.facts.sha256.as_ref()?;
+        receipt.summary.sha256.as_ref()?;
         match self.objects.get(&window) {
-            None => Some(Mismatch::ObjectMissing),
-            Some(size) if *size != receipt.facts.bytes => Some(Mismatch::ObjectSize {
-                stated: receipt.facts.bytes,
+            None => Some(ReceiptMismatch::ObjectMissing),
+            Some(size) if *size != receipt.summary.bytes => Some(ReceiptMismatch::ObjectSize {
+                stated: receipt.summary.bytes,
                 found: *size,
             }),
             Some(_) => None,
@@ -225,7 +225,7 @@ impl Journal {
     }
 
     /// Objects that neither a receipt nor an attempt explains.
-    pub fn strangers(&self) -> impl Iterator<Item = Window> + '_ {
+    pub fn orphaned_objects(&self) -> impl Iterator<Item = Window> + '_ {
         let explained = |window: &Window| {
             self.receipts.contains_key(window) || self.attempts.keys().any(|id| id.window == *window)
         };
@@ -236,15 +236,17 @@ impl Journal {
     }
 
     /// Attempts by our own holder's name that are another process's, which is at work now, get another holder here:
-    /// they are not ours to settle. `ahead`: the store's clock less ours.
-    pub fn tell_apart(&mut self, export: &Export, ahead: SignedDuration) {
-        let Some(tenure) = &export.tenure else { return };
+    /// they are not ours to settle. `clock_offset`: the store's clock less ours.
+    pub fn mark_foreign_attempts(&mut self, export: &ExportSpec, clock_offset: SignedDuration) {
+        let Some(holder_epoch) = &export.holder_epoch else {
+            return;
+        };
         let records = self
             .attempts
             .values_mut()
             .filter_map(|facts| facts.record.as_mut());
         for record in records.filter(|record| record.holder == export.holder) {
-            if tenure.is_shared(record, ahead) {
+            if holder_epoch.conflicts_with(record, clock_offset) {
                 let process = record.process.as_deref().unwrap_or_default();
                 record.holder = format!(
                     "{} (process {process}: another cluster or operator of the same name; stop one of them, or \
@@ -256,13 +258,13 @@ impl Journal {
     }
 
     /// Attempts at a day or its hours that somebody else may still be working on.
-    pub fn rivals<'a>(
+    pub fn attempts_by_others<'a>(
         &'a self,
         window: Window,
         holder: &'a str,
         store_now: Timestamp,
     ) -> impl Iterator<Item = (&'a AttemptId, &'a AttemptRecord)> + 'a {
-        let of_day = self.attempts.range(attempts_at(&window.on_its_day()));
+        let of_day = self.attempts.range(attempts_at(&window.same_day()));
         of_day
             .filter(move |(id, _)| overlap(id.window, window))
             .filter_map(|(id, facts)| Some((id, facts.record.as_ref()?)))
@@ -297,7 +299,7 @@ impl ReceiptFacts {
             decompressed_bytes: object.map_or(0, |object| object.decompressed_bytes),
             version_id: object.and_then(|object| object.version_id.clone()),
         };
-        let facts = WindowFacts {
+        let summary = WindowFacts {
             bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
             events: receipt.events,
             reported: receipt.reported_after.or(receipt.reported_before),
@@ -312,7 +314,7 @@ impl ReceiptFacts {
             source: receipt.source.clone(),
             day_reported: receipt.reported_of_day,
             stored_at: receipt.stored_at,
-            facts,
+            summary,
             proof,
         }
     }
@@ -321,17 +323,17 @@ impl ReceiptFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::record::Record;
+    use crate::export::record::ArchiveRecord;
+    use crate::export::spec::HolderEpoch;
     use crate::export::verdict::Verdict;
-    use crate::export::wish::Tenure;
 
     fn window(text: &str) -> Window {
         text.parse().unwrap()
     }
 
     fn journal(keys: &[(Key, u64)]) -> Journal {
-        let root = Root::new("p", "x", "space");
-        let row = |(key, size): &(Key, u64)| Listed {
+        let root = ArchiveRoot::new("p", "x", "space");
+        let row = |(key, size): &(Key, u64)| ObjectSummary {
             key: root.key(key).unwrap(),
             size: *size,
             etag: None,
@@ -341,7 +343,7 @@ mod tests {
     }
 
     fn facts(bytes: u64, sha256: Option<&str>) -> ReceiptFacts {
-        let facts = WindowFacts {
+        let summary = WindowFacts {
             bytes,
             events: 1,
             reported: None,
@@ -353,13 +355,13 @@ mod tests {
             source: "https://a".to_owned(),
             day_reported: None,
             stored_at: Timestamp::UNIX_EPOCH,
-            facts,
+            summary,
             proof: ReceiptProof::default(),
         }
     }
 
     #[test]
-    fn a_receipt_covers_only_what_is_there_and_from_this_source() {
+    fn a_receipt_covers_its_window_only_with_its_object_and_source() {
         let day = window("2018-06-28");
         let mut seen = journal(&[(Key::Receipt(day), 9), (Key::Events(day), 100)]);
         assert!(
@@ -374,7 +376,7 @@ mod tests {
             seen.mismatches("https://a").collect::<Vec<_>>(),
             [(
                 day,
-                Mismatch::ObjectSize {
+                ReceiptMismatch::ObjectSize {
                     stated: 100,
                     found: 99
                 }
@@ -383,7 +385,7 @@ mod tests {
         seen.objects.clear();
         assert_eq!(
             seen.mismatches("https://a").collect::<Vec<_>>(),
-            [(day, Mismatch::ObjectMissing)]
+            [(day, ReceiptMismatch::ObjectMissing)]
         );
         seen.receipts.insert(day, Some(facts(0, None)));
         assert!(
@@ -393,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_nothing_explains_is_a_stranger() {
+    fn an_object_without_receipt_or_attempt_is_orphaned() {
         let (one, two, three) = (window("2018-06-01"), window("2018-06-02"), window("2018-06-03"));
         let id = AttemptId {
             window: two,
@@ -406,7 +408,7 @@ mod tests {
             (Key::Events(three), 1),
             (Key::Receipt(three), 1),
         ]);
-        assert_eq!(seen.strangers().collect::<Vec<_>>(), [one]);
+        assert_eq!(seen.orphaned_objects().collect::<Vec<_>>(), [one]);
     }
 
     #[test]
@@ -428,8 +430,8 @@ mod tests {
     }
 
     #[test]
-    fn what_another_process_of_our_name_began_after_we_did_is_not_ours() {
-        let tenure = Tenure::new("we-2", Timestamp::from_second(1_000).unwrap());
+    fn later_attempts_of_another_process_with_the_same_holder_are_foreign() {
+        let holder_epoch = HolderEpoch::new("we-2", Timestamp::from_second(1_000).unwrap());
         let record = |process: Option<&str>, second: i64| AttemptRecord {
             schema: AttemptRecord::SCHEMA.to_owned(),
             holder: "we".to_owned(),
@@ -441,7 +443,7 @@ mod tests {
             open_before: Vec::new(),
         };
         let level = SignedDuration::ZERO;
-        for (process, second, ahead, shared) in [
+        for (process, second, clock_offset, shared) in [
             (Some("we-1"), 1_006, level, true),
             (Some("we-1"), 1_005, level, false),
             (Some("we-1"), 400, level, false),
@@ -453,12 +455,16 @@ mod tests {
             (Some("we-1"), 1_606, SignedDuration::from_mins(10), true),
         ] {
             let record = record(process, second);
-            assert_eq!(tenure.is_shared(&record, ahead), shared, "{record:?}");
+            assert_eq!(
+                holder_epoch.conflicts_with(&record, clock_offset),
+                shared,
+                "{record:?}"
+            );
         }
     }
 
     #[test]
-    fn what_a_newer_listing_has_read_is_kept() {
+    fn records_read_by_a_newer_listing_are_kept() {
         let day = window("2018-06-01");
         let id = AttemptId {
             window: day,
@@ -480,6 +486,9 @@ mod tests {
         let mut seen = Journal::default();
         seen.replace_day(day, newer);
         assert!(seen.covered("https://a").contains(day));
-        assert_eq!(seen.rivals(day, "we", Timestamp::UNIX_EPOCH).count(), 1);
+        assert_eq!(
+            seen.attempts_by_others(day, "we", Timestamp::UNIX_EPOCH).count(),
+            1
+        );
     }
 }

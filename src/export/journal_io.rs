@@ -7,18 +7,18 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::Failure;
 use super::journal::{Journal, ReceiptFacts, overlap};
-use super::keys::{AttemptId, Key, Root};
-use super::record::{self, AttemptRecord, RECORD_MAX_BYTES, Receipt, Record, RecordError};
+use super::keys::{ArchiveRoot, AttemptId, Key};
+use super::record::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
 use super::window::Window;
 use crate::api::Reason;
-use crate::storage::{Condition, Crc64, ObjectClass, PutOptions, Segments, Store, StoreError, Stored};
+use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
 /// Records read at a time.
-const READS: usize = 16;
+const READ_CONCURRENCY: usize = 16;
 
 /// Why a document of the journal could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unread {
+pub(crate) enum RecordReadError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -27,41 +27,51 @@ pub(crate) enum Unread {
     Record(#[from] RecordError),
 }
 
-impl From<Unread> for Failure {
-    fn from(why: Unread) -> Self {
+impl From<RecordReadError> for Failure {
+    fn from(why: RecordReadError) -> Self {
         match why {
-            Unread::Store(error) => Self::from(&error),
-            Unread::Record(error) => Self::person(Reason::JournalMismatch, error.to_string()).of_export(),
+            RecordReadError::Store(error) => Self::from(&error),
+            RecordReadError::Record(error) => {
+                Self::manual(Reason::JournalMismatch, error.to_string()).export_wide()
+            }
         }
     }
 }
 
 /// Lists all of a space and scope, and reads what decisions need.
-pub(super) async fn observe(store: &dyn Store, root: &Root) -> Result<Journal, Failure> {
+pub(super) async fn load_journal(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
     let rows = store
         .list(root.as_str())
         .await
         .map_err(|error| Failure::from(&error))?;
     let mut journal = Journal::from_listing(root, &rows);
-    read(store, root, &mut journal).await?;
+    read_records(store, root, &mut journal).await?;
     Ok(journal)
 }
 
 /// Lists one day anew.
-pub(super) async fn observe_day(store: &dyn Store, root: &Root, window: Window) -> Result<Journal, Failure> {
+pub(super) async fn load_day(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    window: Window,
+) -> Result<Journal, Failure> {
     let fail = |error: StoreError| Failure::from(&error);
-    let mut rows = store.list(&root.journal_of_day(window)).await.map_err(fail)?;
-    rows.extend(store.list(&root.objects_of_day(window)).await.map_err(fail)?);
+    let mut rows = store.list(&root.day_journal_prefix(window)).await.map_err(fail)?;
+    rows.extend(store.list(&root.day_objects_prefix(window)).await.map_err(fail)?);
     let mut journal = Journal::from_listing(root, &rows);
-    read(store, root, &mut journal).await?;
+    read_records(store, root, &mut journal).await?;
     Ok(journal)
 }
 
 /// What stands against opening a session for a window: the keys of its day, and the records of others' attempts at it.
 /// Both listings at once: an attempt goes only after its receipt is there, so that the journal shows one of them.
-pub(super) async fn glance(store: &dyn Store, root: &Root, own: AttemptId) -> Result<Journal, Failure> {
+pub(super) async fn load_conflicts(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    own: AttemptId,
+) -> Result<Journal, Failure> {
     let window = own.window;
-    let (journal, objects) = (root.journal_of_day(window), root.objects_of_day(window));
+    let (journal, objects) = (root.day_journal_prefix(window), root.day_objects_prefix(window));
     let rows = tokio::try_join!(store.list(&journal), store.list(&objects));
     let (mut rows, objects) = rows.map_err(|error| Failure::from(&error))?;
     rows.extend(objects);
@@ -74,31 +84,41 @@ pub(super) async fn glance(store: &dyn Store, root: &Root, own: AttemptId) -> Re
 }
 
 /// The sessions that the journal names, of all windows and holders.
-pub(super) async fn session_keys(store: &dyn Store, root: &Root) -> Result<BTreeSet<String>, Failure> {
+pub(super) async fn journaled_sessions(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+) -> Result<BTreeSet<String>, Failure> {
     let rows = store
-        .list(&root.journal())
+        .list(&root.journal_prefix())
         .await
         .map_err(|error| Failure::from(&error))?;
     Ok(Journal::from_listing(root, &rows).sessions().cloned().collect())
 }
 
 /// Reads the receipts and attempts that are not known yet.
-pub(super) async fn read(store: &dyn Store, root: &Root, journal: &mut Journal) -> Result<(), Failure> {
+pub(super) async fn read_records(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+) -> Result<(), Failure> {
     read_receipts(store, root, journal, |_| true).await?;
     read_attempts(store, root, journal, |_| true).await
 }
 
 async fn read_attempts(
     store: &dyn Store,
-    root: &Root,
+    root: &ArchiveRoot,
     journal: &mut Journal,
     wanted: impl Fn(AttemptId) -> bool,
 ) -> Result<(), Failure> {
     let attempts = journal.unread_attempts().into_iter().filter(|id| wanted(*id));
     let reads = stream::iter(attempts.collect::<Vec<_>>().into_iter().map(|id| async move {
-        Ok::<_, Failure>((id, get::<AttemptRecord>(store, root, &Key::Attempt(id)).await?))
+        Ok::<_, Failure>((
+            id,
+            get_record::<AttemptRecord>(store, root, &Key::Attempt(id)).await?,
+        ))
     }));
-    let found: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
+    let found: Vec<_> = reads.buffer_unordered(READ_CONCURRENCY).try_collect().await?;
     for (id, record) in found {
         match record {
             Some(record) => {
@@ -118,20 +138,20 @@ async fn read_attempts(
 /// Reads the receipts of these windows that are not known yet.
 pub(crate) async fn read_receipts(
     store: &dyn Store,
-    root: &Root,
+    root: &ArchiveRoot,
     journal: &mut Journal,
     wanted: impl Fn(Window) -> bool,
-) -> Result<(), Unread> {
+) -> Result<(), RecordReadError> {
     let windows = journal
         .unread_receipts()
         .into_iter()
         .filter(|window| wanted(*window));
     let reads = windows.map(|window| async move {
         let read = get_with_bytes::<Receipt>(store, root, &Key::Receipt(window)).await?;
-        Ok::<_, Unread>((window, read))
+        Ok::<_, RecordReadError>((window, read))
     });
     let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(READS)
+        .buffer_unordered(READ_CONCURRENCY)
         .try_collect()
         .await?;
     for (window, receipt) in found {
@@ -148,16 +168,20 @@ pub(crate) async fn read_receipts(
 }
 
 /// Reads one record; `None` when it is not there.
-pub(super) async fn get<R: Record>(store: &dyn Store, root: &Root, key: &Key) -> Result<Option<R>, Failure> {
+pub(super) async fn get_record<R: ArchiveRecord>(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    key: &Key,
+) -> Result<Option<R>, Failure> {
     let read = get_with_bytes(store, root, key).await?;
     Ok(read.map(|(record, _)| record))
 }
 
-async fn get_with_bytes<R: Record>(
+async fn get_with_bytes<R: ArchiveRecord>(
     store: &dyn Store,
-    root: &Root,
+    root: &ArchiveRoot,
     key: &Key,
-) -> Result<Option<(R, Bytes)>, Unread> {
+) -> Result<Option<(R, Bytes)>, RecordReadError> {
     let Some(key) = root.key(key) else { return Ok(None) };
     let Some(bytes) = store.get(&key, RECORD_MAX_BYTES).await? else {
         return Ok(None);
@@ -166,29 +190,29 @@ async fn get_with_bytes<R: Record>(
 }
 
 /// Writes one record.
-pub(super) async fn put<R: Record>(
+pub(super) async fn put_record<R: ArchiveRecord>(
     store: &dyn Store,
-    root: &Root,
+    root: &ArchiveRoot,
     key: &Key,
     record: &R,
-    condition: Condition,
-) -> Result<Stored, StoreError> {
+    mode: PutMode,
+) -> Result<PutResult, StoreError> {
     let key = root.key(key).unwrap_or_default();
     let body = Segments::from(Bytes::from(record::encode(record)));
     store
         .put(
             &key,
             body.clone(),
-            &record_options(condition, &body, class_of::<R>()),
+            &record_options(mode, &body, object_class::<R>()),
         )
         .await
 }
 
 /// How a record is stored.
-pub(super) fn record_options(condition: Condition, body: &Segments, class: ObjectClass) -> PutOptions {
+pub(super) fn record_options(mode: PutMode, body: &Segments, class: ObjectClass) -> PutOptions {
     let crc64 = Crc64::of_segments(body);
     PutOptions {
-        condition,
+        mode,
         crc64,
         metadata: Vec::new(),
         content_type: "application/json",
@@ -197,7 +221,7 @@ pub(super) fn record_options(condition: Condition, body: &Segments, class: Objec
 }
 
 /// Receipts are evidence; everything else in the journal is deleted when spent.
-fn class_of<R: Record>() -> ObjectClass {
+fn object_class<R: ArchiveRecord>() -> ObjectClass {
     if R::SCHEMA == Receipt::SCHEMA {
         ObjectClass::Evidence
     } else {
@@ -206,7 +230,7 @@ fn class_of<R: Record>() -> ObjectClass {
 }
 
 /// Deletes keys that are spent. Where deleting is forbidden they stay and mean nothing.
-pub(super) async fn delete(store: &dyn Store, root: &Root, keys: &[Key]) -> Result<(), Failure> {
+pub(super) async fn delete_keys(store: &dyn Store, root: &ArchiveRoot, keys: &[Key]) -> Result<(), Failure> {
     let keys: Vec<String> = keys.iter().filter_map(|key| root.key(key)).collect();
     let kept = match store.delete(&keys).await {
         Ok(kept) => kept,

@@ -12,7 +12,7 @@ use super::window::Window;
 
 /// The folder of everything that one space and scope has in a bucket: ends with `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Root(String);
+pub struct ArchiveRoot(String);
 
 /// One attempt at a window: its keys belong to their writer alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,7 +48,7 @@ pub enum Key {
     Other,
 }
 
-impl Root {
+impl ArchiveRoot {
     /// `<prefix>/space=<id>/scope=<space|account>/`; the id is percent-encoded outside `A–Z a–z 0–9 - _ . ~`.
     pub fn new(prefix: &str, space: &str, scope: &str) -> Self {
         let prefix = prefix.trim_matches('/');
@@ -58,12 +58,12 @@ impl Root {
 
     /// The root that is this very prefix of keys, which is empty or ends with `/`: also that of a copy that lies
     /// elsewhere than a root should.
-    pub fn at(prefix: &str) -> Self {
+    pub fn from_prefix(prefix: &str) -> Self {
         Self(prefix.to_owned())
     }
 
     /// The root that a key lies below: up to and with the last folder `scope=…` that is in one `space=…`.
-    pub fn of_key(key: &str) -> Option<Self> {
+    pub fn containing(key: &str) -> Option<Self> {
         let (mut end, mut at, mut space) = (None, 0, false);
         for folder in key.split_inclusive('/') {
             at += folder.len();
@@ -72,11 +72,11 @@ impl Root {
             }
             space = folder.starts_with("space=");
         }
-        end.and_then(|end| key.get(..end)).map(Self::at)
+        end.and_then(|end| key.get(..end)).map(Self::from_prefix)
     }
 
     /// Space id and scope (`space` or `account`) as its last two folders name them.
-    pub fn names(&self) -> Option<(String, String)> {
+    pub fn space_and_scope(&self) -> Option<(String, String)> {
         let mut folders = self.0.trim_end_matches('/').rsplit('/');
         let scope = folders.next()?.strip_prefix("scope=")?;
         let space = folders.next()?.strip_prefix("space=")?;
@@ -85,7 +85,7 @@ impl Root {
 
     /// The same root below a further prefix, which is empty or ends with `/`.
     #[must_use]
-    pub fn below(&self, prefix: &str) -> Self {
+    pub fn under(&self, prefix: &str) -> Self {
         Self(format!("{prefix}{}", self.0))
     }
 
@@ -96,26 +96,26 @@ impl Root {
 
     /// The full key of a meaning; `None` for [`Key::Other`].
     pub fn key(&self, key: &Key) -> Option<String> {
-        Some(format!("{}{}", self.0, key.below()?))
+        Some(format!("{}{}", self.0, key.relative()?))
     }
 
     /// Every journal key begins so.
-    pub fn journal(&self) -> String {
+    pub fn journal_prefix(&self) -> String {
         format!("{}_journal/", self.0)
     }
 
     /// Every journal key of a day and of its hours begins so.
-    pub fn journal_of_day(&self, window: Window) -> String {
+    pub fn day_journal_prefix(&self, window: Window) -> String {
         format!("{}_journal/{}", self.0, window.date())
     }
 
     /// Every manifest and signature begins so.
-    pub fn manifests(&self) -> String {
+    pub fn manifests_prefix(&self) -> String {
         format!("{}_manifests/", self.0)
     }
 
     /// Every object of a day and of its hours begins so.
-    pub fn objects_of_day(&self, window: Window) -> String {
+    pub fn day_objects_prefix(&self, window: Window) -> String {
         format!("{}date={}/", self.0, window.date())
     }
 
@@ -123,16 +123,16 @@ impl Root {
     pub fn parse(&self, key: &str) -> Key {
         let below = key.strip_prefix(&self.0);
         below
-            .and_then(parse_below)
+            .and_then(parse_relative)
             // A key that is written otherwise than ours is not ours: deleting or reading it would meet another.
-            .filter(|meaning| meaning.below().as_deref() == below)
+            .filter(|parsed| parsed.relative().as_deref() == below)
             .unwrap_or(Key::Other)
     }
 }
 
 impl Key {
     /// The key below the root, as documents name it; `None` for [`Key::Other`].
-    pub fn below(&self) -> Option<String> {
+    pub fn relative(&self) -> Option<String> {
         Some(match self {
             Self::Events(window) => match window.hour_of_day() {
                 None => format!("date={}/events.json.gz", window.date()),
@@ -151,7 +151,7 @@ impl Key {
     }
 }
 
-fn parse_below(below: &str) -> Option<Key> {
+fn parse_relative(below: &str) -> Option<Key> {
     if let Some(rest) = below.strip_prefix("date=") {
         let (day, name) = rest.split_once('/')?;
         let window = if name == "events.json.gz" {
@@ -164,8 +164,8 @@ fn parse_below(below: &str) -> Option<Key> {
     }
     if let Some(name) = below.strip_prefix("_manifests/") {
         return match name.strip_suffix(".sig") {
-            Some(name) => Some(Key::Signature(number(name)?)),
-            None => Some(Key::Manifest(number(name)?)),
+            Some(name) => Some(Key::Signature(manifest_number(name)?)),
+            None => Some(Key::Manifest(manifest_number(name)?)),
         };
     }
     let name = below.strip_prefix("_journal/")?.strip_suffix(".json")?;
@@ -194,10 +194,10 @@ fn parse_below(below: &str) -> Option<Key> {
 }
 
 /// The number of a manifest: eight decimal digits, so that keys sort as numbers do.
-fn number(name: &str) -> Option<u64> {
+fn manifest_number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
-    let plain = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|number| plain && *number > 0)
+    let well_formed = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|number| well_formed && *number > 0)
 }
 
 impl fmt::Display for AttemptId {
@@ -228,8 +228,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_reads_back_as_it_was_written() {
-        let root = Root::new("tracker", "c1234567-6d55-4193-a9de-378620d6fab5", "space");
+    fn every_key_round_trips() {
+        let root = ArchiveRoot::new("tracker", "c1234567-6d55-4193-a9de-378620d6fab5", "space");
         let day: Window = "2018-06-28".parse().unwrap();
         let hour: Window = "2018-06-28T07".parse().unwrap();
         let id = AttemptId {
@@ -255,27 +255,30 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_what_readers_of_hive_partitions_expect() {
-        let root = Root::new("/a/b/", "x", "account");
+    fn event_keys_use_hive_partitions() {
+        let root = ArchiveRoot::new("/a/b/", "x", "account");
         let key = root.key(&Key::Events("2018-06-28T07".parse().unwrap())).unwrap();
         assert_eq!(
             key,
             "a/b/space=x/scope=account/date=2018-06-28/events-h07.json.gz"
         );
-        assert_eq!(Root::new("", "x", "space").as_str(), "space=x/scope=space/");
+        assert_eq!(
+            ArchiveRoot::new("", "x", "space").as_str(),
+            "space=x/scope=space/"
+        );
     }
 
     #[test]
-    fn a_space_cannot_leave_its_folder() {
+    fn a_space_id_cannot_escape_its_prefix() {
         assert_eq!(
-            Root::new("p", "../../etc", "space").as_str(),
+            ArchiveRoot::new("p", "../../etc", "space").as_str(),
             "p/space=%2E.%2F..%2Fetc/scope=space/"
         );
     }
 
     #[test]
-    fn strangers_are_not_ours() {
-        let root = Root::new("p", "x", "space");
+    fn foreign_keys_are_ignored() {
+        let root = ArchiveRoot::new("p", "x", "space");
         for below in [
             "notes.txt",
             "_journal/2018-06-28.json",

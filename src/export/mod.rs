@@ -1,8 +1,8 @@
 //! The engine: windows → decide → transfer → receipt; the journal, the session budget, the proof.
 //!
-//! Read it in this order: `window`, `keys`, `record` (what there is), `verdict`, `journal`, `memory`,
+//! Read it in this order: `window`, `keys`, `record` (what there is), `verdict`, `journal`, `retry_state`,
 //! `decide` (what is concluded, without I/O), `run` (the loop), `attempt` with `open`, `transfer`, `commit`
-//! (one window), `settle` (after a crash), `manifest` (what it all adds up to), `engine` (the entrance).
+//! (one window), `recovery` (after a crash), `manifest` (what it all adds up to), `engine` (the entrance).
 
 mod attempt;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -14,26 +14,26 @@ pub mod decide;
 pub mod engine;
 pub mod events;
 pub mod failure;
-mod ground;
 pub mod gzip;
 pub mod journal;
 pub(crate) mod journal_io;
 pub mod keys;
+mod listing_cache;
 pub mod manifest;
-pub mod memory;
 pub mod observer;
 mod open;
 pub mod pool;
 pub mod proof;
-pub mod queue;
 pub mod record;
+mod recovery;
 mod release;
-mod reports;
+pub mod retry_state;
 mod run;
-mod settle;
+mod run_context;
+pub mod semaphore;
 pub mod shard;
 pub mod snapshot;
+pub mod spec;
 mod transfer;
 pub mod verdict;
 pub mod window;
-pub mod wish;

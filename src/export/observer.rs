@@ -7,7 +7,7 @@ use crate::api::Reason;
 
 /// How a window ended, one attempt at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WindowEnd {
+pub enum WindowResult {
     /// Stored, with so many events in so many bytes.
     Stored {
         /// Events counted.
@@ -28,39 +28,39 @@ pub enum WindowEnd {
 }
 
 /// Is told. Called on the byte path: must not wait.
-pub trait Observer: fmt::Debug + Send + Sync {
+pub trait EngineObserver: fmt::Debug + Send + Sync {
     /// A window ended, so long after it got its place.
-    fn window_ended(&self, end: WindowEnd, took: Duration);
+    fn window_finished(&self, end: WindowResult, took: Duration);
     /// So many further bytes of downloads arrived.
-    fn downloaded(&self, bytes: u64);
+    fn bytes_downloaded(&self, bytes: u64);
 }
 
 /// Is told and forgets.
 #[derive(Clone, Copy, Debug)]
-pub struct Unobserved;
+pub struct NoopObserver;
 
-impl Observer for Unobserved {
-    fn window_ended(&self, _: WindowEnd, _: Duration) {}
-    fn downloaded(&self, _: u64) {}
+impl EngineObserver for NoopObserver {
+    fn window_finished(&self, _: WindowResult, _: Duration) {}
+    fn bytes_downloaded(&self, _: u64) {}
 }
 
 /// How busy a process is, at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct EngineLoad {
     /// Windows that may be worked on at once.
-    pub places: usize,
+    pub windows: usize,
     /// Windows that have a place.
-    pub placed: usize,
+    pub active_windows: usize,
     /// Windows that wait for a place.
-    pub wait_for_place: usize,
+    pub waiting_for_slot: usize,
     /// Windows that have a place and wait for memory.
-    pub wait_for_memory: usize,
+    pub waiting_for_memory: usize,
     /// Windows that wait for their turn to open a session.
-    pub wait_for_turn: usize,
+    pub waiting_for_session: usize,
     /// Bytes of the pool for data on its way.
     pub pool_bytes: u64,
     /// Bytes of it that are taken.
-    pub pool_taken_bytes: u64,
+    pub pool_used_bytes: u64,
     /// Every space that is exported from.
     pub spaces: Vec<SpaceLoad>,
 }

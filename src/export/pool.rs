@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::queue::{Place, Queue};
+use super::semaphore::{PriorityPermit, PrioritySemaphore};
 
 /// Bytes in a MiB.
 const MIB: u64 = 1024 * 1024;
@@ -14,7 +14,7 @@ const MIB: u64 = 1024 * 1024;
 const PART_MIB_MIN: u32 = 8;
 
 /// Stores take at most 10,000 parts; a hint of the size is stretched to stay well below.
-const PARTS_AIM: u64 = 5_000;
+const PARTS_TARGET: u64 = 5_000;
 
 /// The pool. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct PartPool {
 
 /// Room for one part; dropping it gives it back.
 #[derive(Debug)]
-pub struct PartRoom(#[allow(dead_code)] OwnedSemaphorePermit);
+pub struct PartReservation(#[allow(dead_code)] OwnedSemaphorePermit);
 
 impl PartPool {
     /// Of so many MiB, at least one part.
@@ -42,7 +42,7 @@ impl PartPool {
     /// The size of the parts of a transfer, in bytes: 8 MiB, more where the service's size says that
     /// 5,000 parts would not do, never more than the whole pool.
     pub fn part_bytes(&self, size_hint: Option<u64>) -> u64 {
-        let wanted = size_hint.unwrap_or(0).div_ceil(PARTS_AIM).div_ceil(MIB);
+        let wanted = size_hint.unwrap_or(0).div_ceil(PARTS_TARGET).div_ceil(MIB);
         let mib = u32::try_from(wanted)
             .unwrap_or(u32::MAX)
             .clamp(PART_MIB_MIN, self.mib.max(PART_MIB_MIN));
@@ -61,34 +61,34 @@ impl PartPool {
     }
 
     /// Waits for room: only before a session is opened, so that no one who holds a session waits here.
-    pub async fn reserve(&self, part_bytes: u64) -> Option<PartRoom> {
-        let _waits = Waits::begin(&self.waiting);
+    pub async fn reserve(&self, part_bytes: u64) -> Option<PartReservation> {
+        let _waiting = WaitingGuard::new(&self.waiting);
         let permits = Arc::clone(&self.permits)
             .acquire_many_owned(permits_of(part_bytes))
             .await;
-        permits.ok().map(PartRoom)
+        permits.ok().map(PartReservation)
     }
 
     /// Room for a further part, if there is some now.
-    pub fn try_reserve(&self, part_bytes: u64) -> Option<PartRoom> {
+    pub fn try_reserve(&self, part_bytes: u64) -> Option<PartReservation> {
         Arc::clone(&self.permits)
             .try_acquire_many_owned(permits_of(part_bytes))
             .ok()
-            .map(PartRoom)
+            .map(PartReservation)
     }
 }
 
 /// Counts who waits, for as long as it lives.
-struct Waits<'a>(&'a AtomicUsize);
+struct WaitingGuard<'a>(&'a AtomicUsize);
 
-impl<'a> Waits<'a> {
-    fn begin(waiting: &'a AtomicUsize) -> Self {
+impl<'a> WaitingGuard<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
         Self(waiting)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -99,10 +99,10 @@ fn permits_of(part_bytes: u64) -> u32 {
 }
 
 /// Windows at a time over all exports, the oldest first.
-pub type WindowPlaces = Queue<super::window::Window>;
+pub type WindowSemaphore = PrioritySemaphore<super::window::Window>;
 
 /// A place for a window.
-pub type WindowPlace = Place<super::window::Window>;
+pub type WindowPermit = PriorityPermit<super::window::Window>;
 
 #[cfg(test)]
 mod tests {

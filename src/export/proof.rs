@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::events::{Events, EventsError};
-use super::gzip::{Gzip, GzipError};
+use super::events::{EventCounter, EventsError};
+use super::gzip::{GzipError, GzipVerifier};
 
 /// Bytes of a batch: 512 KiB, some milliseconds of work.
 const BATCH_BYTES: usize = 512 * 1024;
@@ -45,35 +45,35 @@ pub enum ProofError {
     Interrupted,
     /// Whoever was to read the decompressed bytes has gone.
     #[error("nobody reads the decompressed bytes any more")]
-    Unread,
+    ReaderClosed,
 }
 
 /// The processors that proofs may use.
 #[derive(Clone, Debug)]
-pub struct ProofPool(Arc<Semaphore>);
+pub struct ProverPool(Arc<Semaphore>);
 
-impl ProofPool {
+impl ProverPool {
     /// As many proofs at a time as there are processors.
     pub fn new(processors: usize) -> Self {
         Self(Arc::new(Semaphore::new(processors.max(1))))
     }
 
     /// Begins a proof.
-    pub fn begin(&self) -> Proof {
+    pub fn begin(&self) -> StreamProver {
         self.begin_into(None)
     }
 
     /// Begins a proof that gives what it inflates to a reader, who slows it down by being slow.
-    pub fn begin_into(&self, inflated: Option<mpsc::Sender<Bytes>>) -> Proof {
-        let contents = Contents {
+    pub fn begin_into(&self, inflated: Option<mpsc::Sender<Bytes>>) -> StreamProver {
+        let contents = ContentState {
             inflated,
-            ..Contents::default()
+            ..ContentState::default()
         };
-        let state = State {
+        let state = ProverState {
             contents,
-            ..State::default()
+            ..ProverState::default()
         };
-        Proof {
+        StreamProver {
             pool: self.clone(),
             state: Some(Box::new(state)),
             running: None,
@@ -84,21 +84,21 @@ impl ProofPool {
 }
 
 #[derive(Default)]
-struct State {
+struct ProverState {
     sha: Sha256,
-    contents: Contents,
+    contents: ContentState,
 }
 
 /// What is in the bytes.
 #[derive(Default)]
-struct Contents {
-    gzip: Gzip,
-    events: Events,
+struct ContentState {
+    gzip: GzipVerifier,
+    events: EventCounter,
     /// Who reads what comes out.
     inflated: Option<mpsc::Sender<Bytes>>,
 }
 
-impl Contents {
+impl ContentState {
     /// On a blocking thread: waits for the reader.
     fn push(&mut self, bytes: &[u8]) -> Result<(), ProofError> {
         let Self {
@@ -106,20 +106,24 @@ impl Contents {
             events,
             inflated,
         } = self;
-        let mut unread = false;
+        let mut closed = false;
         gzip.push(bytes, &mut |data| {
             events.push(data);
-            if let Some(reader) = inflated.as_ref().filter(|_| !unread && !data.is_empty()) {
-                unread = reader.blocking_send(Bytes::copy_from_slice(data)).is_err();
+            if let Some(reader) = inflated.as_ref().filter(|_| !closed && !data.is_empty()) {
+                closed = reader.blocking_send(Bytes::copy_from_slice(data)).is_err();
             }
         })?;
-        if unread { Err(ProofError::Unread) } else { Ok(()) }
+        if closed {
+            Err(ProofError::ReaderClosed)
+        } else {
+            Ok(())
+        }
     }
 }
 
-impl State {
+impl ProverState {
     /// The facts of what passed since the last division; the hash is of everything.
-    fn divide(&mut self) -> Result<ProofFacts, ProofError> {
+    fn finish_section(&mut self) -> Result<ProofFacts, ProofError> {
         let (members, decompressed) = std::mem::take(&mut self.contents.gzip).finish()?;
         let events = std::mem::take(&mut self.contents.events).finish()?;
         let sha256 = hex(&self.sha.clone().finalize());
@@ -133,11 +137,11 @@ impl State {
 }
 
 /// A batch that is being proved.
-struct Running {
+struct RunningBatch {
     /// The contents, and the hash unless it is made aside.
-    state: JoinHandle<Result<Box<State>, ProofError>>,
+    state: JoinHandle<Result<Box<ProverState>, ProofError>>,
     /// The hash, on a processor of its own.
-    aside: Option<JoinHandle<Sha256>>,
+    hash_task: Option<JoinHandle<Sha256>>,
 }
 
 /// Lower-case hexadecimal.
@@ -150,21 +154,21 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// A proof under way. Exactly one of `state` and `running` is there between calls.
-pub struct Proof {
-    pool: ProofPool,
-    state: Option<Box<State>>,
-    running: Option<Running>,
+pub struct StreamProver {
+    pool: ProverPool,
+    state: Option<Box<ProverState>>,
+    running: Option<RunningBatch>,
     batch: Vec<Bytes>,
     filled: usize,
 }
 
-impl Proof {
+impl StreamProver {
     /// Takes the next bytes; waits while an earlier batch is still being proved and this one is full.
     pub async fn push(&mut self, bytes: Bytes) -> Result<(), ProofError> {
         self.filled += bytes.len();
         self.batch.push(bytes);
         if self.filled >= BATCH_BYTES {
-            self.send().await
+            self.submit_batch().await
         } else {
             Ok(())
         }
@@ -172,35 +176,38 @@ impl Proof {
 
     /// The facts, once every byte has passed.
     pub async fn finish(mut self) -> Result<ProofFacts, ProofError> {
-        self.divide().await
+        self.finish_section().await
     }
 
     /// The facts of one of several streams that stand one behind the other: it is whole, and the next begins. The
     /// hash is of everything since the beginning.
-    pub async fn divide(&mut self) -> Result<ProofFacts, ProofError> {
+    pub async fn finish_section(&mut self) -> Result<ProofFacts, ProofError> {
         self.flush().await?;
-        self.state.as_mut().ok_or(ProofError::Interrupted)?.divide()
+        self.state
+            .as_mut()
+            .ok_or(ProofError::Interrupted)?
+            .finish_section()
     }
 
     /// Waits until all that was given has passed.
     pub async fn flush(&mut self) -> Result<(), ProofError> {
-        self.send().await?;
-        self.settle().await
+        self.submit_batch().await?;
+        self.join_batch().await
     }
 
-    async fn settle(&mut self) -> Result<(), ProofError> {
+    async fn join_batch(&mut self) -> Result<(), ProofError> {
         if let Some(running) = self.running.take() {
             let mut state = running.state.await.map_err(|_| ProofError::Interrupted)??;
-            if let Some(aside) = running.aside {
-                state.sha = aside.await.map_err(|_| ProofError::Interrupted)?;
+            if let Some(hash_task) = running.hash_task {
+                state.sha = hash_task.await.map_err(|_| ProofError::Interrupted)?;
             }
             self.state = Some(state);
         }
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), ProofError> {
-        self.settle().await?;
+    async fn submit_batch(&mut self) -> Result<(), ProofError> {
+        self.join_batch().await?;
         let mut state = self.state.take().ok_or(ProofError::Interrupted)?;
         let batch = std::mem::take(&mut self.batch);
         self.filled = 0;
@@ -209,7 +216,7 @@ impl Proof {
             .acquire_owned()
             .await
             .map_err(|_| ProofError::Interrupted)?;
-        let aside = pool().try_acquire_owned().ok().map(|permit| {
+        let hash_task = pool().try_acquire_owned().ok().map(|permit| {
             let (batch, mut sha) = (batch.clone(), std::mem::take(&mut state.sha));
             tokio::task::spawn_blocking(move || {
                 let _permit = permit;
@@ -219,7 +226,7 @@ impl Proof {
                 sha
             })
         });
-        let hashed = aside.is_some();
+        let hashed = hash_task.is_some();
         let state = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             for bytes in &batch {
@@ -230,7 +237,7 @@ impl Proof {
             }
             Ok(state)
         });
-        self.running = Some(Running { state, aside });
+        self.running = Some(RunningBatch { state, hash_task });
         Ok(())
     }
 }
@@ -263,7 +270,7 @@ mod tests {
         };
         // With one processor the hash is made in turn, with more beside.
         for processors in [1, 2] {
-            let mut proof = ProofPool::new(processors).begin();
+            let mut proof = ProverPool::new(processors).begin();
             for piece in bytes.chunks(10_000) {
                 proof.push(Bytes::copy_from_slice(piece)).await.unwrap();
             }
@@ -276,17 +283,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_stream_is_said_while_it_passes() {
+    async fn a_broken_stream_is_rejected_while_it_passes() {
         let mut bytes = gzip(&vec![b'\n'; 4_000_000]);
         bytes.extend(std::iter::repeat_n(0u8, 3 * BATCH_BYTES));
-        let mut proof = ProofPool::new(1).begin();
-        let mut outcome = Ok(());
+        let mut proof = ProverPool::new(1).begin();
+        let mut result = Ok(());
         for piece in bytes.chunks(100_000) {
-            outcome = proof.push(Bytes::copy_from_slice(piece)).await;
-            if outcome.is_err() {
+            result = proof.push(Bytes::copy_from_slice(piece)).await;
+            if result.is_err() {
                 break;
             }
         }
-        assert_eq!(outcome, Err(ProofError::Gzip(GzipError::Trailing { members: 1 })));
+        assert_eq!(result, Err(ProofError::Gzip(GzipError::Trailing { members: 1 })));
     }
 }

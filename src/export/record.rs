@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::{EmptyAnswer, Verdict};
-use crate::api::shown;
+use crate::api::sanitize;
 
 /// The software that writes, for receipts: `eventexport/0.1.0`.
 pub const SOFTWARE: &str = concat!("eventexport/", env!("CARGO_PKG_VERSION"));
@@ -18,7 +18,7 @@ pub const SOFTWARE: &str = concat!("eventexport/", env!("CARGO_PKG_VERSION"));
 pub const RECORD_MAX_BYTES: u64 = 256 * 1024;
 
 /// A document of the journal.
-pub trait Record: Serialize + DeserializeOwned {
+pub trait ArchiveRecord: Serialize + DeserializeOwned {
     /// Name and version of the schema.
     const SCHEMA: &'static str;
     /// What the document says of itself.
@@ -40,7 +40,7 @@ pub enum RecordError {
     },
     /// Of another schema or version.
     #[error("{key} is a {found}, and this software reads {schema}: upgrade eventexport")]
-    Version {
+    UnsupportedSchema {
         /// The key.
         key: String,
         /// The schema expected.
@@ -51,7 +51,7 @@ pub enum RecordError {
 }
 
 /// The bytes of a document: one line of JSON.
-pub fn encode<R: Record>(record: &R) -> Vec<u8> {
+pub fn encode<R: ArchiveRecord>(record: &R) -> Vec<u8> {
     // Records are plain data with string keys: serialising them to memory has no way to fail.
     let mut bytes = serde_json::to_vec(record).unwrap_or_default();
     bytes.push(b'\n');
@@ -59,22 +59,22 @@ pub fn encode<R: Record>(record: &R) -> Vec<u8> {
 }
 
 /// Reads a document and checks its schema.
-pub fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, RecordError> {
+pub fn decode<R: ArchiveRecord>(key: &str, bytes: &[u8]) -> Result<R, RecordError> {
     #[derive(Deserialize)]
-    struct Head {
+    struct SchemaHeader {
         schema: String,
     }
     let unreadable = |error: serde_json::Error| RecordError::Unreadable {
         key: key.to_owned(),
         schema: R::SCHEMA,
-        message: shown(&error.to_string()).into_owned(),
+        message: sanitize(&error.to_string()).into_owned(),
     };
-    let head: Head = serde_json::from_slice(bytes).map_err(unreadable)?;
-    if head.schema != R::SCHEMA {
-        return Err(RecordError::Version {
+    let header: SchemaHeader = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if header.schema != R::SCHEMA {
+        return Err(RecordError::UnsupportedSchema {
             key: key.to_owned(),
             schema: R::SCHEMA,
-            found: shown(&head.schema).into_owned(),
+            found: sanitize(&header.schema).into_owned(),
         });
     }
     serde_json::from_slice(bytes).map_err(unreadable)
@@ -246,7 +246,7 @@ pub struct SplitRecord {
 
 macro_rules! record {
     ($($type:ty = $schema:literal),* $(,)?) => {$(
-        impl Record for $type {
+        impl ArchiveRecord for $type {
             const SCHEMA: &'static str = $schema;
             fn schema(&self) -> &str {
                 &self.schema
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_another_version_is_refused_by_name() {
+    fn a_record_of_another_schema_version_is_rejected_by_key_and_schema() {
         let split = SplitRecord {
             schema: SplitRecord::SCHEMA.to_owned(),
             why: "w".to_owned(),

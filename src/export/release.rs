@@ -1,46 +1,46 @@
 //! Lets go of everything an export may have open, for the finalizer. I/O.
 
-use super::engine::Released;
+use super::engine::ReleaseReport;
 use super::failure::{Failure, Remedy};
-use super::ground::Ground;
-use super::journal_io::observe;
-use super::settle::settle;
+use super::journal_io::load_journal;
+use super::recovery::recover_attempt;
+use super::run_context::RunContext;
 use crate::api::Reason;
 
 /// Settles every attempt that is ours or past its deadline, and names what is left.
-pub(super) async fn release(ground: &Ground) -> Released {
-    let mut released = Released::default();
-    let store = &*ground.peers.store;
-    let (mut journal, now) = match (observe(store, &ground.export.root).await, store.now().await) {
+pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
+    let mut released = ReleaseReport::default();
+    let store = &*ctx.peers.store;
+    let (mut journal, now) = match (load_journal(store, &ctx.export.root).await, store.now().await) {
         (Ok(journal), Ok(now)) => (journal, now),
         (Err(failure), _) => {
-            return Released {
-                hopeless: is_hopeless(&failure),
+            return ReleaseReport {
+                permanent: is_permanent(&failure),
                 unknown: Some(failure.message),
                 ..released
             };
         }
         (_, Err(error)) => {
-            return Released {
-                hopeless: is_hopeless(&Failure::from(&error)),
+            return ReleaseReport {
+                permanent: is_permanent(&Failure::from(&error)),
                 unknown: Some(error.to_string()),
                 ..released
             };
         }
     };
-    journal.tell_apart(&ground.export, ground.ahead(now));
-    let mut hope = false;
+    journal.mark_foreign_attempts(&ctx.export, ctx.clock_offset(now));
+    let mut retryable = false;
     for (id, facts) in &journal.attempts {
-        let theirs = facts
+        let held_by_other = facts
             .record
             .as_ref()
-            .is_some_and(|record| record.holder != ground.export.holder && record.deadline > now);
-        if theirs || !ground.export.shard.has(id.window.date()) {
+            .is_some_and(|record| record.holder != ctx.export.holder && record.deadline > now);
+        if held_by_other || !ctx.export.shard.contains(id.window.date()) {
             continue;
         }
-        if let Err(failure) = settle(ground, *id, facts).await {
-            hope |= !is_hopeless(&failure);
-            released.left.extend(
+        if let Err(failure) = recover_attempt(ctx, *id, facts).await {
+            retryable |= !is_permanent(&failure);
+            released.leftover_sessions.extend(
                 facts
                     .sessions
                     .iter()
@@ -51,12 +51,12 @@ pub(super) async fn release(ground: &Ground) -> Released {
             }
         }
     }
-    released.hopeless = !hope && (!released.left.is_empty() || released.unknown.is_some());
+    released.permanent = !retryable && (!released.leftover_sessions.is_empty() || released.unknown.is_some());
     released
 }
 
 /// Whether that does not pass by itself: a peer is gone, or refuses us.
-fn is_hopeless(failure: &Failure) -> bool {
+fn is_permanent(failure: &Failure) -> bool {
     !matches!(failure.remedy, Remedy::Retry(_))
         && matches!(
             failure.reason,

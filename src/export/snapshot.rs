@@ -7,12 +7,12 @@ use std::sync::Arc;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::failure::Trouble;
+use super::failure::Problem;
 use super::verdict::Verdict;
-use super::window::{Cells, Window};
+use super::window::{HourSet, Window};
 
 /// The most troubles that a snapshot carries; the count says how many there are in all.
-pub const TROUBLES_MAX: usize = 32;
+pub const PROBLEMS_MAX: usize = 32;
 
 /// An export at a moment.
 #[derive(Clone, Debug, Default)]
@@ -34,22 +34,22 @@ pub struct Snapshot {
     /// Bytes of them, as stored.
     pub bytes: u64,
     /// Cells that receipts cover.
-    pub covered: Cells,
+    pub covered: HourSet,
     /// Cells that are wanted, whose day is over, and that nothing covers (expired ones included).
-    pub missing: Cells,
+    pub missing: HourSet,
     /// Cells that the service no longer has and no person has accepted.
-    pub expired: Cells,
+    pub expired: HourSet,
     /// Sessions that are open, or may be, because of this export.
     pub sessions: Vec<SessionFacts>,
     /// What is wrong or waited for, the worst first.
-    pub troubles: Vec<Trouble>,
+    pub problems: Vec<Problem>,
     /// All wanted cells are covered or accepted, the range has an end, no session is left, and the manifest
     /// is there.
     pub complete: bool,
     /// A manifest is due that is not there yet.
-    pub sealing: bool,
+    pub manifest_due: bool,
     /// When to look again; `None`: nothing will change by itself.
-    pub next_look: Option<Timestamp>,
+    pub next_run_at: Option<Timestamp>,
     /// What this process stored or found, by window.
     pub windows: Arc<BTreeMap<Window, WindowFacts>>,
     /// Transfers under way.
@@ -57,25 +57,25 @@ pub struct Snapshot {
     /// When a wanted window was stored last, by the store's clock; `None`: none is stored.
     pub last_stored: Option<Timestamp>,
     /// What the service was last seen to retain; `None`: it was not asked, or does not list its days.
-    pub retained: Option<Retained>,
+    pub retention: Option<ObservedRetention>,
 }
 
 /// The oldest day that the service listed, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retained {
+pub struct ObservedRetention {
     /// The oldest day that it listed.
     pub oldest: Date,
     /// When it was asked.
     pub at: Timestamp,
 }
 
-impl Retained {
+impl ObservedRetention {
     /// The earliest moment at which the service may delete a day: what it lists moves on by a day a day, so a day
     /// that is `n` days younger than the oldest is there for `n` days at least. Where events are kept for longer than
     /// the space has had any, that is too early, never too late.
-    pub fn kept_until(&self, day: Date) -> Timestamp {
-        let younger = day.since(self.oldest).map_or(0, |span| span.get_days());
-        let kept = SignedDuration::from_hours(24 * i64::from(younger.max(0)));
+    pub fn retained_until(&self, day: Date) -> Timestamp {
+        let days_newer = day.since(self.oldest).map_or(0, |span| span.get_days());
+        let kept = SignedDuration::from_hours(24 * i64::from(days_newer.max(0)));
         self.at.checked_add(kept).unwrap_or(Timestamp::MAX)
     }
 }
@@ -123,15 +123,15 @@ mod tests {
     use jiff::civil::date;
 
     #[test]
-    fn a_day_is_kept_at_least_as_long_as_it_is_younger_than_the_oldest_that_is_listed() {
+    fn a_day_is_retained_as_long_as_it_is_newer_than_the_oldest_listed_day() {
         let at: Timestamp = "2018-06-30T06:00:00Z".parse().unwrap();
-        let retained = Retained {
+        let retention = ObservedRetention {
             oldest: date(2018, 6, 23),
             at,
         };
         let kept = |day| {
-            retained
-                .kept_until(date(2018, 6, day))
+            retention
+                .retained_until(date(2018, 6, day))
                 .duration_since(at)
                 .as_hours()
         };

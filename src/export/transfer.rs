@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::pool::{PartPool, PartRoom};
-use super::proof::{Proof, ProofError, ProofFacts};
-use crate::storage::{Crc64, Part, PutOptions, Segments, Store, StoreError, Upload};
-use crate::tracker::{Download, DownloadError, TransferEnd};
+use super::pool::{PartPool, PartReservation};
+use super::proof::{ProofError, ProofFacts, StreamProver};
+use crate::storage::{Crc64, PutOptions, Segments, Store, StoreError, Upload, UploadedPart};
+use crate::tracker::{Download, StreamError, TransferEnd};
 
 /// Parts of one transfer that are on their way at a time.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -25,14 +25,14 @@ const PARTS_IN_FLIGHT: usize = 4;
 const PARTS_MAX: u16 = 10_000;
 
 /// How long parts on their way may take to land when their upload is to be aborted.
-const LANDING: Duration = Duration::from_secs(10);
+const ABORT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pieces smaller than this are joined: 4 KiB.
-const CRUMB_BYTES: usize = 4 * 1024;
+const SMALL_CHUNK_BYTES: usize = 4 * 1024;
 
 /// What arrived at the store, not yet visible.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct StagedObject {
     /// Bytes.
     pub bytes: u64,
     /// CRC-64/NVME of them all.
@@ -44,25 +44,25 @@ pub(super) struct Sent {
     /// How often it was cut and went on.
     pub resumes: u32,
     /// Where the bytes are.
-    pub body: Body,
+    pub body: StagedBody,
     /// Room in the pool that a small body still needs: given back once it is stored.
-    pub _room: Option<PartRoom>,
+    pub _reservation: Option<PartReservation>,
 }
 
 /// Where the bytes are.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(super) enum StagedBody {
     /// In memory: less than one part.
-    Small(Segments),
+    InMemory(Segments),
     /// At the store, in parts.
-    Parts(Upload, Vec<Part>),
+    Multipart(Upload, Vec<UploadedPart>),
 }
 
 /// Why a transfer ended early.
 #[derive(Debug)]
 pub(super) enum TransferError {
     /// The download.
-    Download(DownloadError),
+    Download(StreamError),
     /// The store.
     Store(StoreError),
     /// The proof.
@@ -74,7 +74,7 @@ pub(super) enum TransferError {
 }
 
 /// Where a transfer goes, and what it may use.
-pub(super) struct Route<'a> {
+pub(super) struct TransferContext<'a> {
     /// The store.
     pub store: &'a Arc<dyn Store>,
     /// The object's key.
@@ -88,77 +88,77 @@ pub(super) struct Route<'a> {
     /// Asks to stop.
     pub stop: &'a CancellationToken,
     /// Set when an upload may be left that could not be aborted.
-    pub loose: &'a AtomicBool,
+    pub needs_recovery: &'a AtomicBool,
     /// How the object is to be stored; its checksum is filled in by the transfer.
     pub options: PutOptions,
 }
 
 /// Moves a download to the store, up to the commit. On any error the upload is aborted before it returns, or
-/// [`Route::loose`] says that it could not be.
+/// [`TransferContext::needs_recovery`] says that it could not be.
 pub(super) async fn transfer(
     download: Download,
-    proof: Proof,
-    room: PartRoom,
-    route: &Route<'_>,
-) -> Result<Sent, TransferError> {
-    let mut parts = Parts {
-        route,
+    proof: StreamProver,
+    reservation: PartReservation,
+    ctx: &TransferContext<'_>,
+) -> Result<StagedObject, TransferError> {
+    let mut uploader = PartUploader {
+        ctx,
         upload: None,
-        flying: JoinSet::new(),
-        done: Vec::new(),
-        spare: Vec::new(),
-        next: 1,
+        in_flight: JoinSet::new(),
+        uploaded: Vec::new(),
+        spare_reservations: Vec::new(),
+        next_number: 1,
     };
-    let moved = parts.move_all(download, proof, room).await;
-    if moved.is_err() {
-        parts.abandon().await;
+    let result = uploader.run(download, proof, reservation).await;
+    if result.is_err() {
+        uploader.abort().await;
     }
-    moved
+    result
 }
 
-struct Parts<'a> {
-    route: &'a Route<'a>,
+struct PartUploader<'a> {
+    ctx: &'a TransferContext<'a>,
     upload: Option<Upload>,
-    flying: JoinSet<(Result<Part, StoreError>, PartRoom)>,
-    done: Vec<Part>,
-    spare: Vec<PartRoom>,
-    next: u16,
+    in_flight: JoinSet<(Result<UploadedPart, StoreError>, PartReservation)>,
+    uploaded: Vec<UploadedPart>,
+    spare_reservations: Vec<PartReservation>,
+    next_number: u16,
 }
 
-impl Parts<'_> {
-    async fn move_all(
+impl PartUploader<'_> {
+    async fn run(
         &mut self,
         mut download: Download,
-        mut proof: Proof,
-        room: PartRoom,
-    ) -> Result<Sent, TransferError> {
-        let route = self.route;
-        let mut filling = Filling::default();
-        let mut room = Some(room);
+        mut proof: StreamProver,
+        reservation: PartReservation,
+    ) -> Result<StagedObject, TransferError> {
+        let ctx = self.ctx;
+        let mut buffer = PartBuffer::default();
+        let mut reservation = Some(reservation);
         // Of what is in parts already.
-        let mut in_parts = Crc64::of(b"");
+        let mut uploaded_crc64 = Crc64::of(b"");
         loop {
-            let missing = route.part_bytes - filling.len();
+            let missing = ctx.part_bytes - buffer.len();
             let piece = tokio::select! {
                 biased;
-                () = route.stop.cancelled() => return Err(TransferError::Stopped),
+                () = ctx.stop.cancelled() => return Err(TransferError::Stopped),
                 piece = download.next_within(missing) => piece.map_err(TransferError::Download)?,
             };
             let Some(piece) = piece else { break };
-            (route.progress)(download.received());
+            (ctx.progress)(download.received());
             proof.push(piece.clone()).await.map_err(TransferError::Proof)?;
-            filling.push(piece);
-            if filling.len() == route.part_bytes {
-                let part = std::mem::take(&mut filling).into_segments();
-                let so_far = Crc64(download.crc64nvme());
-                let crc64 = so_far.since(in_parts, part.len());
-                in_parts = so_far;
-                let own = match room.take() {
-                    Some(own) => own,
-                    None => self.room().await?,
+            buffer.push(piece);
+            if buffer.len() == ctx.part_bytes {
+                let part = std::mem::take(&mut buffer).into_segments();
+                let crc64_so_far = Crc64(download.crc64nvme());
+                let crc64 = crc64_so_far.suffix(uploaded_crc64, part.len());
+                uploaded_crc64 = crc64_so_far;
+                let part_reservation = match reservation.take() {
+                    Some(part_reservation) => part_reservation,
+                    None => self.reserve_part().await?,
                 };
-                self.send(part, crc64, own).await?;
-                room = Some(self.room().await?);
+                self.upload_part(part, crc64, part_reservation).await?;
+                reservation = Some(self.reserve_part().await?);
             }
         }
         // The download says how it ended once it gave its last byte.
@@ -166,101 +166,106 @@ impl Parts<'_> {
         let (bytes, resumes) = (download.received(), download.resumes());
         let crc64 = Crc64(download.crc64nvme());
         drop(download);
-        let rest = filling.into_segments();
+        let rest = buffer.into_segments();
         let proof = if bytes == 0 {
             None
         } else {
             Some(proof.finish().await.map_err(TransferError::Proof)?)
         };
         if self.upload.is_none() {
-            return Ok(Sent {
+            return Ok(StagedObject {
                 bytes,
                 crc64,
                 proof,
                 end,
                 resumes,
-                body: Body::Small(rest),
-                _room: room,
+                body: StagedBody::InMemory(rest),
+                _reservation: reservation,
             });
         }
         if !rest.is_empty() {
-            let own = match room.take() {
-                Some(own) => own,
-                None => self.room().await?,
+            let part_reservation = match reservation.take() {
+                Some(part_reservation) => part_reservation,
+                None => self.reserve_part().await?,
             };
-            let rest_crc64 = crc64.since(in_parts, rest.len());
-            self.send(rest, rest_crc64, own).await?;
+            let rest_crc64 = crc64.suffix(uploaded_crc64, rest.len());
+            self.upload_part(rest, rest_crc64, part_reservation).await?;
         }
-        while !self.flying.is_empty() {
-            self.land().await?;
+        while !self.in_flight.is_empty() {
+            self.await_part().await?;
         }
-        let (Some(upload), mut parts) = (self.upload.clone(), std::mem::take(&mut self.done)) else {
+        let (Some(upload), mut parts) = (self.upload.clone(), std::mem::take(&mut self.uploaded)) else {
             return Err(TransferError::Stopped);
         };
         parts.sort_by_key(|part| part.number);
-        Ok(Sent {
+        Ok(StagedObject {
             bytes,
             crc64,
             proof,
             end,
             resumes,
-            body: Body::Parts(upload, parts),
-            _room: None,
+            body: StagedBody::Multipart(upload, parts),
+            _reservation: None,
         })
     }
 
     /// Room for the next part: left over, free in the pool, or given back by a part that has landed.
-    async fn room(&mut self) -> Result<PartRoom, TransferError> {
+    async fn reserve_part(&mut self) -> Result<PartReservation, TransferError> {
         loop {
-            if let Some(room) = self.spare.pop() {
-                return Ok(room);
+            if let Some(reservation) = self.spare_reservations.pop() {
+                return Ok(reservation);
             }
-            if self.flying.len() < PARTS_IN_FLIGHT
-                && let Some(room) = self.route.pool.try_reserve(self.route.part_bytes)
+            if self.in_flight.len() < PARTS_IN_FLIGHT
+                && let Some(reservation) = self.ctx.pool.try_reserve(self.ctx.part_bytes)
             {
-                return Ok(room);
+                return Ok(reservation);
             }
-            self.land().await?;
+            self.await_part().await?;
         }
     }
 
-    async fn send(&mut self, body: Segments, crc64: Crc64, room: PartRoom) -> Result<(), TransferError> {
-        if self.next > PARTS_MAX {
+    async fn upload_part(
+        &mut self,
+        body: Segments,
+        crc64: Crc64,
+        reservation: PartReservation,
+    ) -> Result<(), TransferError> {
+        if self.next_number > PARTS_MAX {
             return Err(TransferError::TooLarge);
         }
         let upload = if let Some(upload) = &self.upload {
             upload.clone()
         } else {
-            let route = self.route;
-            let begun = route.store.begin_upload(route.key, &route.options).await;
-            let begun = begun.map_err(|error| {
+            let ctx = self.ctx;
+            let created = ctx.store.begin_upload(ctx.key, &ctx.options).await;
+            let created = created.map_err(|error| {
                 // Its reply may have been lost, and its id with it.
-                route.loose.store(true, Ordering::Relaxed);
+                ctx.needs_recovery.store(true, Ordering::Relaxed);
                 TransferError::Store(error)
             })?;
-            if begun.repeated {
-                route.loose.store(true, Ordering::Relaxed);
+            if created.retried {
+                ctx.needs_recovery.store(true, Ordering::Relaxed);
             }
-            self.upload.insert(begun).clone()
+            self.upload.insert(created).clone()
         };
-        let (store, number) = (Arc::clone(self.route.store), self.next);
-        self.next += 1;
+        let (store, number) = (Arc::clone(self.ctx.store), self.next_number);
+        self.next_number += 1;
         let span = tracing::info_span!("upload", part = number, bytes = body.len());
-        let landing = async move { (store.upload_part(&upload, number, body, crc64).await, room) };
-        self.flying.spawn(landing.instrument(span));
+        let upload_task = async move { (store.upload_part(&upload, number, body, crc64).await, reservation) };
+        self.in_flight.spawn(upload_task.instrument(span));
         Ok(())
     }
 
     /// Waits for one part to be at the store.
-    async fn land(&mut self) -> Result<(), TransferError> {
-        let landed = tokio::select! {
-            () = self.route.stop.cancelled() => return Err(TransferError::Stopped),
-            landed = self.flying.join_next() => landed,
+    async fn await_part(&mut self) -> Result<(), TransferError> {
+        let finished = tokio::select! {
+            () = self.ctx.stop.cancelled() => return Err(TransferError::Stopped),
+            finished = self.in_flight.join_next() => finished,
         };
-        match landed {
-            Some(Ok((part, room))) => {
-                self.done.push(part.map_err(TransferError::Store)?);
-                self.spare.push(room);
+        match finished {
+            Some(Ok((part, reservation))) => {
+                self.uploaded.push(part.map_err(TransferError::Store)?);
+                self.spare_reservations.push(reservation);
                 Ok(())
             }
             // A part's task cannot end otherwise than by the process stopping.
@@ -268,22 +273,22 @@ impl Parts<'_> {
         }
     }
 
-    async fn abandon(&mut self) {
+    async fn abort(&mut self) {
         // A part that is on its way while its upload is aborted may still arrive, and outlive the abort, so parts are let
         // land first. https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
-        let landed = tokio::select! {
+        let drained = tokio::select! {
             // Who is told to stop has no time for that: the next start sweeps it.
-            () = self.route.stop.cancelled() => true,
-            landed = timeout(LANDING, async { while self.flying.join_next().await.is_some() {} }) => landed.is_ok(),
+            () = self.ctx.stop.cancelled() => true,
+            drained = timeout(ABORT_DRAIN_TIMEOUT, async { while self.in_flight.join_next().await.is_some() {} }) => drained.is_ok(),
         };
-        if !landed {
-            self.route.loose.store(true, Ordering::Relaxed);
+        if !drained {
+            self.ctx.needs_recovery.store(true, Ordering::Relaxed);
         }
-        self.flying.shutdown().await;
+        self.in_flight.shutdown().await;
         if let Some(upload) = self.upload.take()
-            && let Err(error) = self.route.store.abort_upload(&upload).await
+            && let Err(error) = self.ctx.store.abort_upload(&upload).await
         {
-            self.route.loose.store(true, Ordering::Relaxed);
+            self.ctx.needs_recovery.store(true, Ordering::Relaxed);
             tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
         }
     }
@@ -291,36 +296,36 @@ impl Parts<'_> {
 
 /// The part that is being filled.
 #[derive(Default)]
-struct Filling {
+struct PartBuffer {
     body: Segments,
-    crumbs: BytesMut,
+    small_chunks: BytesMut,
 }
 
-impl Filling {
+impl PartBuffer {
     fn len(&self) -> u64 {
-        self.body.len() + self.crumbs.len() as u64
+        self.body.len() + self.small_chunks.len() as u64
     }
 
     fn push(&mut self, piece: Bytes) {
-        if piece.len() < CRUMB_BYTES {
-            self.crumbs.extend_from_slice(&piece);
-            if self.crumbs.len() >= CRUMB_BYTES {
-                self.sweep();
+        if piece.len() < SMALL_CHUNK_BYTES {
+            self.small_chunks.extend_from_slice(&piece);
+            if self.small_chunks.len() >= SMALL_CHUNK_BYTES {
+                self.flush_small_chunks();
             }
         } else {
-            self.sweep();
+            self.flush_small_chunks();
             self.body.push(piece);
         }
     }
 
-    fn sweep(&mut self) {
-        if !self.crumbs.is_empty() {
-            self.body.push(self.crumbs.split().freeze());
+    fn flush_small_chunks(&mut self) {
+        if !self.small_chunks.is_empty() {
+            self.body.push(self.small_chunks.split().freeze());
         }
     }
 
     fn into_segments(mut self) -> Segments {
-        self.sweep();
+        self.flush_small_chunks();
         self.body
     }
 }
@@ -330,16 +335,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crumbs_are_joined_and_nothing_is_lost() {
-        let mut filling = Filling::default();
+    fn small_chunks_are_joined_and_no_byte_is_lost() {
+        let mut buffer = PartBuffer::default();
         let mut expected = Vec::new();
         for n in 0..100usize {
             let piece = vec![u8::try_from(n).unwrap(); n * 97];
             expected.extend_from_slice(&piece);
-            filling.push(Bytes::from(piece));
-            assert_eq!(filling.len(), expected.len() as u64);
+            buffer.push(Bytes::from(piece));
+            assert_eq!(buffer.len(), expected.len() as u64);
         }
-        let body = filling.into_segments();
+        let body = buffer.into_segments();
         assert!(body.pieces().len() < 100);
         assert!(body.pieces().concat() == expected);
     }

@@ -23,7 +23,7 @@ pub enum Verdict {
 }
 
 /// Compares the counted events with the reports of before and after.
-pub fn of_count(events: u64, before: Option<u64>, after: Option<u64>) -> Verdict {
+pub fn compare_counts(events: u64, before: Option<u64>, after: Option<u64>) -> Verdict {
     let (low, high) = match (before, after) {
         (Some(before), Some(after)) => (before.min(after), before.max(after)),
         (Some(one), None) | (None, Some(one)) => (one, one),
@@ -40,26 +40,26 @@ pub fn of_count(events: u64, before: Option<u64>, after: Option<u64>) -> Verdict
 
 /// The service's daily listing, asked over a range wider than the export's so that its edges mean something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
+pub struct DayListing {
     days: Vec<Day>,
 }
 
 /// What a listing says of one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Says {
+pub enum DayLookup {
     /// The day is listed, with this count where it is a number.
     Listed(Option<u64>),
     /// Left out, between days that are listed.
-    Between,
+    Omitted,
     /// Before the oldest day that is listed.
     BeforeOldest(Date),
     /// After the newest day that is listed.
     AfterNewest(Date),
     /// Nothing is listed at all.
-    Nothing,
+    EmptyListing,
 }
 
-impl Listing {
+impl DayListing {
     /// From rows in any order.
     pub fn new(mut days: Vec<Day>) -> Self {
         days.sort_by_key(|day| day.date);
@@ -72,15 +72,15 @@ impl Listing {
     }
 
     /// What it says of a day.
-    pub fn says(&self, date: Date) -> Says {
+    pub fn lookup(&self, date: Date) -> DayLookup {
         if let Ok(at) = self.days.binary_search_by_key(&date, |day| day.date) {
-            return Says::Listed(self.days.get(at).and_then(|day| day.count));
+            return DayLookup::Listed(self.days.get(at).and_then(|day| day.count));
         }
         match (self.days.first(), self.days.last()) {
-            (Some(first), _) if date < first.date => Says::BeforeOldest(first.date),
-            (_, Some(last)) if date > last.date => Says::AfterNewest(last.date),
-            (Some(_), Some(_)) => Says::Between,
-            _ => Says::Nothing,
+            (Some(first), _) if date < first.date => DayLookup::BeforeOldest(first.date),
+            (_, Some(last)) if date > last.date => DayLookup::AfterNewest(last.date),
+            (Some(_), Some(_)) => DayLookup::Omitted,
+            _ => DayLookup::EmptyListing,
         }
     }
 
@@ -89,10 +89,10 @@ impl Listing {
         if window.hour_of_day().is_some() {
             return None;
         }
-        match self.says(window.date()) {
-            Says::Listed(count) => count,
-            Says::Between => Some(0),
-            Says::BeforeOldest(_) | Says::AfterNewest(_) | Says::Nothing => None,
+        match self.lookup(window.date()) {
+            DayLookup::Listed(count) => count,
+            DayLookup::Omitted => Some(0),
+            DayLookup::BeforeOldest(_) | DayLookup::AfterNewest(_) | DayLookup::EmptyListing => None,
         }
     }
 
@@ -131,9 +131,9 @@ pub struct EmptyEvidence<'a> {
     /// Whether the session could still be read after the answer.
     pub session_readable: bool,
     /// The listing begun after the answer; `None` when the service refuses to list.
-    pub listing: Option<&'a Listing>,
+    pub listing: Option<&'a DayListing>,
     /// Of an hour: the events of the other hours of its day that are stored, where all of them are exported.
-    pub others: Option<u64>,
+    pub other_hours: Option<u64>,
     /// The oldest day of which the service gave us events within the last hour.
     pub oldest_served: Option<Date>,
     /// Now.
@@ -150,7 +150,7 @@ pub enum EmptyVerdict {
     /// Of an hour: the others do not hold all events that the service reports of the day, so this one may have some.
     ShortOfDay {
         /// Events of the other hours that are stored.
-        others: u64,
+        other_hours: u64,
         /// Events of the day, as reported.
         reported: u64,
     },
@@ -162,51 +162,58 @@ pub enum EmptyVerdict {
 
 /// The service keeps events for "a few days" at least: within these days a whole gzip of nothing counts as
 /// proof even when nothing is listed. 3 days.
-const SURELY_RETAINED_DAYS: i64 = 3;
+const RETENTION_DAYS_MIN: i64 = 3;
 
 /// Judges an answer without events. A 404 alone never proves anything, nor does a day past retention.
-pub fn of_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
+pub fn evaluate_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
     use EmptyVerdict::{Expired, Proved, Short, ShortOfDay, Unproved};
     let date = evidence.window.date();
-    let says = evidence
+    let lookup = evidence
         .listing
-        .map_or(Says::Nothing, |listing| listing.says(date));
+        .map_or(DayLookup::EmptyListing, |listing| listing.lookup(date));
     let by_hour = evidence.window.hour_of_day().is_some();
-    let unlisted =
-        evidence.answer == EmptyAnswer::GzipOfNothing && (recent(evidence) || younger_than_served(evidence));
-    match says {
-        Says::BeforeOldest(oldest) if !recent(evidence) => Expired(oldest),
+    let unlisted = evidence.answer == EmptyAnswer::GzipOfNothing
+        && (is_surely_retained(evidence) || is_newer_than_served(evidence));
+    match lookup {
+        DayLookup::BeforeOldest(oldest) if !is_surely_retained(evidence) => Expired(oldest),
         _ if !evidence.session_readable => Unproved("the session could not be read after the empty answer"),
-        Says::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
+        DayLookup::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
         // The day has events, and the service has no count of an hour: either the other hours hold all of them, or
         // the service has to say positively that this one has none.
-        Says::Listed(Some(reported)) if reported > 0 && evidence.answer != EmptyAnswer::GzipOfNothing => {
-            match evidence.others {
-                Some(others) if others < reported => ShortOfDay { others, reported },
+        DayLookup::Listed(Some(reported))
+            if reported > 0 && evidence.answer != EmptyAnswer::GzipOfNothing =>
+        {
+            match evidence.other_hours {
+                Some(other_hours) if other_hours < reported => ShortOfDay {
+                    other_hours,
+                    reported,
+                },
                 Some(_) => Proved,
                 None => Unproved("the day has events, and the service counts none of its hours"),
             }
         }
-        Says::Listed(Some(_)) | Says::Between => Proved,
-        Says::Listed(None) if evidence.answer == EmptyAnswer::GzipOfNothing => Proved,
-        Says::Listed(None) => Unproved("the service lists the day without a count"),
-        Says::BeforeOldest(_) | Says::AfterNewest(_) | Says::Nothing if unlisted => Proved,
-        Says::BeforeOldest(_) => Unproved("the day lies before the oldest that the service lists"),
-        Says::AfterNewest(_) => Unproved("the day lies after the newest that the service lists"),
-        Says::Nothing => Unproved("the service lists no days, so it may have lost this one"),
+        DayLookup::Listed(Some(_)) | DayLookup::Omitted => Proved,
+        DayLookup::Listed(None) if evidence.answer == EmptyAnswer::GzipOfNothing => Proved,
+        DayLookup::Listed(None) => Unproved("the service lists the day without a count"),
+        DayLookup::BeforeOldest(_) | DayLookup::AfterNewest(_) | DayLookup::EmptyListing if unlisted => {
+            Proved
+        }
+        DayLookup::BeforeOldest(_) => Unproved("the day lies before the oldest that the service lists"),
+        DayLookup::AfterNewest(_) => Unproved("the day lies after the newest that the service lists"),
+        DayLookup::EmptyListing => Unproved("the service lists no days, so it may have lost this one"),
     }
 }
 
-fn recent(evidence: &EmptyEvidence<'_>) -> bool {
-    evidence.now.duration_since(evidence.window.end()).as_hours() < SURELY_RETAINED_DAYS * 24
+fn is_surely_retained(evidence: &EmptyEvidence<'_>) -> bool {
+    evidence.now.duration_since(evidence.window.end()).as_hours() < RETENTION_DAYS_MIN * 24
 }
 
 /// Retention moves forward by a day a day: what is two days younger than a day served within the hour is there.
-fn younger_than_served(evidence: &EmptyEvidence<'_>) -> bool {
-    let two_later = |day: Date| day.tomorrow().and_then(Date::tomorrow);
+fn is_newer_than_served(evidence: &EmptyEvidence<'_>) -> bool {
+    let two_days_later = |day: Date| day.tomorrow().and_then(Date::tomorrow);
     evidence
         .oldest_served
-        .is_some_and(|served| two_later(served).is_ok_and(|sure| evidence.window.date() >= sure))
+        .is_some_and(|served| two_days_later(served).is_ok_and(|sure| evidence.window.date() >= sure))
 }
 
 #[cfg(test)]
@@ -214,7 +221,7 @@ mod tests {
     use super::*;
     use jiff::civil::date;
 
-    fn listing(rows: &[(i8, Option<u64>)]) -> Listing {
+    fn listing(rows: &[(i8, Option<u64>)]) -> DayListing {
         let day = |&(day, count): &(i8, Option<u64>)| Day {
             date: date(2018, 6, day),
             count,
@@ -222,11 +229,11 @@ mod tests {
             types: None,
             searchable: None,
         };
-        Listing::new(rows.iter().map(day).collect())
+        DayListing::new(rows.iter().map(day).collect())
     }
 
     #[test]
-    fn a_count_is_judged_by_both_reports() {
+    fn a_count_is_compared_with_both_reports() {
         let table = [
             (5, Some(5), Some(5), Verdict::Matched),
             (6, Some(5), Some(7), Verdict::Matched),
@@ -239,7 +246,7 @@ mod tests {
         ];
         for (events, before, after, verdict) in table {
             assert_eq!(
-                of_count(events, before, after),
+                compare_counts(events, before, after),
                 verdict,
                 "{events} {before:?} {after:?}"
             );
@@ -247,106 +254,118 @@ mod tests {
     }
 
     #[test]
-    fn emptiness_needs_the_session_and_the_listing() {
+    fn an_empty_day_needs_a_readable_session_and_a_listing() {
         use EmptyAnswer::{GzipOfNothing, NotFound};
         let full = listing(&[(1, Some(9)), (3, Some(0)), (5, Some(4)), (7, None)]);
-        let none = Listing::default();
+        let none = DayListing::default();
         let old: Timestamp = "2018-07-20T00:00:00Z".parse().unwrap();
-        let judge = |day: i8, answer, readable, listing: Option<&Listing>| {
-            of_empty(&EmptyEvidence {
+        let evaluate = |day: i8, answer, readable, listing: Option<&DayListing>| {
+            evaluate_empty(&EmptyEvidence {
                 window: Window::day(date(2018, 6, day)),
                 answer,
                 session_readable: readable,
                 listing,
-                others: None,
+                other_hours: None,
                 oldest_served: None,
                 now: old,
             })
         };
-        assert_eq!(judge(3, NotFound, true, Some(&full)), EmptyVerdict::Proved);
-        assert_eq!(judge(2, NotFound, true, Some(&full)), EmptyVerdict::Proved);
+        assert_eq!(evaluate(3, NotFound, true, Some(&full)), EmptyVerdict::Proved);
+        assert_eq!(evaluate(2, NotFound, true, Some(&full)), EmptyVerdict::Proved);
         assert!(matches!(
-            judge(2, NotFound, false, Some(&full)),
+            evaluate(2, NotFound, false, Some(&full)),
             EmptyVerdict::Unproved(_)
         ));
-        assert_eq!(judge(5, GzipOfNothing, true, Some(&full)), EmptyVerdict::Short(4));
+        assert_eq!(
+            evaluate(5, GzipOfNothing, true, Some(&full)),
+            EmptyVerdict::Short(4)
+        );
         assert!(matches!(
-            judge(7, NotFound, true, Some(&full)),
-            EmptyVerdict::Unproved(_)
-        ));
-        assert!(matches!(
-            judge(9, GzipOfNothing, true, Some(&full)),
-            EmptyVerdict::Unproved(_)
-        ));
-        assert!(matches!(
-            judge(3, GzipOfNothing, true, Some(&none)),
+            evaluate(7, NotFound, true, Some(&full)),
             EmptyVerdict::Unproved(_)
         ));
         assert!(matches!(
-            judge(3, GzipOfNothing, true, None),
+            evaluate(9, GzipOfNothing, true, Some(&full)),
             EmptyVerdict::Unproved(_)
         ));
         assert!(matches!(
-            judge(5, GzipOfNothing, false, Some(&full)),
+            evaluate(3, GzipOfNothing, true, Some(&none)),
+            EmptyVerdict::Unproved(_)
+        ));
+        assert!(matches!(
+            evaluate(3, GzipOfNothing, true, None),
+            EmptyVerdict::Unproved(_)
+        ));
+        assert!(matches!(
+            evaluate(5, GzipOfNothing, false, Some(&full)),
             EmptyVerdict::Unproved(_)
         ));
         let later = listing(&[(20, Some(1))]);
         for answer in [NotFound, GzipOfNothing] {
             assert_eq!(
-                judge(3, answer, true, Some(&later)),
+                evaluate(3, answer, true, Some(&later)),
                 EmptyVerdict::Expired(date(2018, 6, 20))
             );
         }
     }
 
     #[test]
-    fn an_hour_of_a_day_with_events_is_empty_by_a_whole_answer_or_by_the_sum() {
+    fn an_empty_hour_needs_a_complete_gzip_or_the_sum_of_its_day() {
         let listing = listing(&[(5, Some(4))]);
-        let judge = |answer, others| {
-            of_empty(&EmptyEvidence {
+        let evaluate = |answer, other_hours| {
+            evaluate_empty(&EmptyEvidence {
                 window: "2018-06-05T07".parse().unwrap(),
                 answer,
                 session_readable: true,
                 listing: Some(&listing),
-                others,
+                other_hours,
                 oldest_served: None,
                 now: "2018-06-07T00:00:00Z".parse().unwrap(),
             })
         };
-        assert_eq!(judge(EmptyAnswer::GzipOfNothing, None), EmptyVerdict::Proved);
-        assert_eq!(judge(EmptyAnswer::GzipOfNothing, Some(0)), EmptyVerdict::Proved);
-        for others in [4, 5] {
-            assert_eq!(judge(EmptyAnswer::NotFound, Some(others)), EmptyVerdict::Proved);
-        }
-        let (others, reported) = (3, 4);
+        assert_eq!(evaluate(EmptyAnswer::GzipOfNothing, None), EmptyVerdict::Proved);
         assert_eq!(
-            judge(EmptyAnswer::NotFound, Some(others)),
-            EmptyVerdict::ShortOfDay { others, reported }
+            evaluate(EmptyAnswer::GzipOfNothing, Some(0)),
+            EmptyVerdict::Proved
+        );
+        for other_hours in [4, 5] {
+            assert_eq!(
+                evaluate(EmptyAnswer::NotFound, Some(other_hours)),
+                EmptyVerdict::Proved
+            );
+        }
+        let (other_hours, reported) = (3, 4);
+        assert_eq!(
+            evaluate(EmptyAnswer::NotFound, Some(other_hours)),
+            EmptyVerdict::ShortOfDay {
+                other_hours,
+                reported
+            }
         );
         for answer in [
             EmptyAnswer::NotFound,
             EmptyAnswer::NoContent,
             EmptyAnswer::ZeroBytes,
         ] {
-            assert!(matches!(judge(answer, None), EmptyVerdict::Unproved(_)));
+            assert!(matches!(evaluate(answer, None), EmptyVerdict::Unproved(_)));
         }
     }
 
     #[test]
-    fn without_a_listing_only_a_day_surely_retained_is_empty() {
+    fn without_a_listing_only_a_surely_retained_day_is_proved_empty() {
         let window = Window::day(date(2018, 6, 3));
         let evidence = EmptyEvidence {
             window,
             answer: EmptyAnswer::GzipOfNothing,
             session_readable: true,
             listing: None,
-            others: None,
+            other_hours: None,
             oldest_served: None,
             now: "2018-06-05T00:00:00Z".parse().unwrap(),
         };
-        assert_eq!(of_empty(&evidence), EmptyVerdict::Proved);
+        assert_eq!(evaluate_empty(&evidence), EmptyVerdict::Proved);
         assert!(matches!(
-            of_empty(&EmptyEvidence {
+            evaluate_empty(&EmptyEvidence {
                 answer: EmptyAnswer::NotFound,
                 ..evidence
             }),
@@ -356,16 +375,16 @@ mod tests {
             now: "2018-07-05T00:00:00Z".parse().unwrap(),
             ..evidence
         };
-        assert!(matches!(of_empty(&late), EmptyVerdict::Unproved(_)));
+        assert!(matches!(evaluate_empty(&late), EmptyVerdict::Unproved(_)));
         assert_eq!(
-            of_empty(&EmptyEvidence {
+            evaluate_empty(&EmptyEvidence {
                 oldest_served: Some(date(2018, 6, 1)),
                 ..late
             }),
             EmptyVerdict::Proved
         );
         assert!(matches!(
-            of_empty(&EmptyEvidence {
+            evaluate_empty(&EmptyEvidence {
                 oldest_served: Some(date(2018, 6, 2)),
                 ..late
             }),

@@ -11,11 +11,11 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 
 /// Ranges that are read back from a status at most: more than it holds.
-const RANGES_READ: usize = 1_000;
+const RANGES_MAX: usize = 1_000;
 
 /// Days of them at most, more than two centuries: whoever may write a status could name the whole calendar a thousand
 /// times.
-const DAYS_READ: usize = 100_000;
+const RANGE_DAYS_MAX: usize = 100_000;
 
 /// All 24 hours of a day.
 const ALL_HOURS: u32 = (1 << 24) - 1;
@@ -30,7 +30,7 @@ pub struct Window {
 /// Not a window.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither a day (2018-06-28) nor an hour of one (2018-06-28T07)")]
-pub struct NotAWindow(pub String);
+pub struct ParseWindowError(pub String);
 
 impl Window {
     /// A whole UTC day.
@@ -72,7 +72,7 @@ impl Window {
     }
 
     /// All windows of its day, as they are ordered.
-    pub fn on_its_day(self) -> RangeInclusive<Self> {
+    pub fn same_day(self) -> RangeInclusive<Self> {
         let last = Self {
             day: self.day,
             hour: Some(23),
@@ -99,22 +99,22 @@ impl fmt::Display for Window {
 }
 
 impl FromStr for Window {
-    type Err = NotAWindow;
+    type Err = ParseWindowError;
 
-    fn from_str(text: &str) -> Result<Self, NotAWindow> {
-        let wrong = || NotAWindow(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, ParseWindowError> {
+        let error = || ParseWindowError(text.to_owned());
         let (day, hour) = match text.split_once('T') {
             None => (text, None),
             // The parser of numbers would take a sign as well.
             Some((day, hour)) if hour.len() == 2 && hour.bytes().all(|byte| byte.is_ascii_digit()) => {
-                (day, Some(hour.parse::<u8>().map_err(|_| wrong())?))
+                (day, Some(hour.parse::<u8>().map_err(|_| error())?))
             }
-            Some(_) => return Err(wrong()),
+            Some(_) => return Err(error()),
         };
-        let day = parse_date(day).ok_or_else(wrong)?;
+        let day = parse_date(day).ok_or_else(error)?;
         match hour {
             None => Ok(Self::day(day)),
-            Some(hour) => Self::hour(day, hour).ok_or_else(wrong),
+            Some(hour) => Self::hour(day, hour).ok_or_else(error),
         }
     }
 }
@@ -136,11 +136,11 @@ pub fn parse_date(text: &str) -> Option<Date> {
 /// A set of cells: the days that have one in, in order, with their hours as bits 0–23, never none. Decisions go through
 /// all days of an export at every turn, so that it is made in one piece of memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cells(Vec<(Date, u32)>);
+pub struct HourSet(Vec<(Date, u32)>);
 
-impl Cells {
+impl HourSet {
     /// Of days in any order, some of them several times.
-    fn of(mut days: Vec<(Date, u32)>) -> Self {
+    fn from_days(mut days: Vec<(Date, u32)>) -> Self {
         days.sort_by_key(|(day, _)| *day);
         days.dedup_by(|(later, more), (day, hours)| {
             let same = later == day;
@@ -155,7 +155,7 @@ impl Cells {
     /// Adds what a window covers: at once where no later day is in. Many of them are collected instead.
     pub fn insert(&mut self, window: Window) {
         let (day, hours) = (window.day, window.hours());
-        match self.find(day) {
+        match self.search(day) {
             Ok(place) => self
                 .0
                 .iter_mut()
@@ -166,7 +166,7 @@ impl Cells {
         }
     }
 
-    fn find(&self, day: Date) -> Result<usize, usize> {
+    fn search(&self, day: Date) -> Result<usize, usize> {
         self.0.binary_search_by_key(&day, |(day, _)| *day)
     }
 
@@ -176,13 +176,13 @@ impl Cells {
     }
 
     /// Whether any cell of the window is in.
-    pub fn touches(&self, window: Window) -> bool {
+    pub fn intersects(&self, window: Window) -> bool {
         self.hours_of(window.day) & window.hours() != 0
     }
 
     /// The hours of a day that are in, as bits 0–23.
     pub(crate) fn hours_of(&self, day: Date) -> u32 {
-        let place = self.find(day).ok();
+        let place = self.search(day).ok();
         place
             .and_then(|place| self.0.get(place))
             .map_or(0, |(_, hours)| *hours)
@@ -191,30 +191,30 @@ impl Cells {
     /// All that is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        Self::of([self.0.as_slice(), &other.0].concat())
+        Self::from_days([self.0.as_slice(), &other.0].concat())
     }
 
     /// What is in this and not in the other.
     #[must_use]
-    pub fn minus(&self, other: &Self) -> Self {
-        self.with_hours_of(other, |hours, theirs| hours & !theirs)
+    pub fn difference(&self, other: &Self) -> Self {
+        self.combine(other, |hours, other_hours| hours & !other_hours)
     }
 
     /// What is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        self.with_hours_of(other, |hours, theirs| hours & theirs)
+        self.combine(other, |hours, other_hours| hours & other_hours)
     }
 
     /// Each day of this with its hours and the other's: both are in order, so that each is gone through once.
-    fn with_hours_of(&self, other: &Self, left: impl Fn(u32, u32) -> u32) -> Self {
+    fn combine(&self, other: &Self, combine_hours: impl Fn(u32, u32) -> u32) -> Self {
         let mut others = other.0.iter().peekable();
         let days = self.0.iter().filter_map(|(day, hours)| {
-            while others.next_if(|(theirs, _)| theirs < day).is_some() {}
-            let theirs = others
-                .next_if(|(theirs, _)| theirs == day)
+            while others.next_if(|(other_day, _)| other_day < day).is_some() {}
+            let other_hours = others
+                .next_if(|(other_day, _)| other_day == day)
                 .map_or(0, |(_, hours)| *hours);
-            let hours = left(*hours, theirs);
+            let hours = combine_hours(*hours, other_hours);
             (hours != 0).then_some((*day, hours))
         });
         Self(days.collect())
@@ -241,15 +241,15 @@ impl Cells {
     pub fn ranges(&self, max: usize) -> Vec<String> {
         let mut runs: Vec<(Window, Window)> = Vec::new();
         for (day, hours) in self.days() {
-            for (first, last) in runs_of_day(day, hours) {
+            for (first, last) in ranges_of_day(day, hours) {
                 match runs.last_mut() {
-                    Some(run) if adjoins(run.1, first) => run.1 = last,
+                    Some(run) if is_adjacent(run.1, first) => run.1 = last,
                     _ => runs.push((first, last)),
                 }
             }
         }
         let more = runs.len().saturating_sub(max);
-        let mut texts: Vec<String> = runs.iter().take(max).map(|run| run_text(*run)).collect();
+        let mut texts: Vec<String> = runs.iter().take(max).map(|run| format_range(*run)).collect();
         if more > 0 {
             texts.push(format!("and {more} more"));
         }
@@ -257,17 +257,17 @@ impl Cells {
     }
 }
 
-impl Cells {
-    /// What [`Cells::ranges`] said; what it left out and what is no range is left out here.
+impl HourSet {
+    /// What [`HourSet::ranges`] said; what it left out and what is no range is left out here.
     pub fn from_ranges(texts: &[String]) -> Self {
         let mut days = Vec::new();
-        for text in texts.iter().take(RANGES_READ) {
+        for text in texts.iter().take(RANGES_MAX) {
             let (first, last) = text.split_once('/').unwrap_or((text, text));
             let (Ok(first), Ok(last)) = (first.parse::<Window>(), last.parse::<Window>()) else {
                 continue;
             };
             let mut day = Some(first.day);
-            while let Some(date) = day.filter(|day| *day <= last.day && days.len() < DAYS_READ) {
+            while let Some(date) = day.filter(|day| *day <= last.day && days.len() < RANGE_DAYS_MAX) {
                 let begin = first.hour.filter(|_| date == first.day).unwrap_or(0);
                 let end = last.hour.filter(|_| date == last.day).unwrap_or(23);
                 days.push((date, (begin..=end).fold(0, |hours, hour| hours | 1 << hour)));
@@ -275,19 +275,19 @@ impl Cells {
             }
         }
         days.retain(|(_, hours)| *hours != 0);
-        Self::of(days)
+        Self::from_days(days)
     }
 }
 
-impl FromIterator<Window> for Cells {
+impl FromIterator<Window> for HourSet {
     fn from_iter<I: IntoIterator<Item = Window>>(windows: I) -> Self {
         let windows = windows.into_iter();
-        Self::of(windows.map(|window| (window.day, window.hours())).collect())
+        Self::from_days(windows.map(|window| (window.day, window.hours())).collect())
     }
 }
 
 /// A whole day as one run, or the runs of hours in it.
-fn runs_of_day(day: Date, hours: u32) -> Vec<(Window, Window)> {
+fn ranges_of_day(day: Date, hours: u32) -> Vec<(Window, Window)> {
     if hours & ALL_HOURS == ALL_HOURS {
         return vec![(Window::day(day), Window::day(day))];
     }
@@ -306,11 +306,11 @@ fn runs_of_day(day: Date, hours: u32) -> Vec<(Window, Window)> {
 }
 
 /// Whole days that follow each other make one run; hours of different days do not.
-fn adjoins(last: Window, first: Window) -> bool {
+fn is_adjacent(last: Window, first: Window) -> bool {
     last.hour.is_none() && first.hour.is_none() && last.day.tomorrow().is_ok_and(|next| next == first.day)
 }
 
-fn run_text((first, last): (Window, Window)) -> String {
+fn format_range((first, last): (Window, Window)) -> String {
     if first == last {
         first.to_string()
     } else {
@@ -327,7 +327,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_window_reads_back_as_it_was_written() {
+    fn a_window_parses_from_its_own_text() {
         for text in ["2018-06-28", "2018-06-28T07", "2016-02-29T23"] {
             assert_eq!(text.parse::<Window>().unwrap().to_string(), text);
         }
@@ -359,19 +359,19 @@ mod tests {
     }
 
     #[test]
-    fn twenty_four_hours_are_a_day() {
+    fn twenty_four_hours_cover_the_day() {
         let day = date(2018, 6, 28);
-        let mut cells: Cells = Window::split(day).skip(1).collect();
+        let mut cells: HourSet = Window::split(day).skip(1).collect();
         assert!(!cells.contains(Window::day(day)));
-        assert!(cells.touches(Window::day(day)));
+        assert!(cells.intersects(Window::day(day)));
         cells.insert(Window::hour(day, 0).unwrap());
         assert!(cells.contains(Window::day(day)));
         assert_eq!(cells.ranges(9), ["2018-06-28"]);
     }
 
     #[test]
-    fn ranges_merge_days_and_say_what_they_leave_out() {
-        let mut cells: Cells = [
+    fn ranges_merge_adjacent_days_and_count_what_they_omit() {
+        let mut cells: HourSet = [
             date(2018, 6, 1),
             date(2018, 6, 2),
             date(2018, 6, 30),
@@ -393,10 +393,10 @@ mod tests {
             ]
         );
         assert_eq!(cells.ranges(1), ["2018-06-01/2018-06-02", "and 3 more"]);
-        assert_eq!(Cells::from_ranges(&cells.ranges(9)), cells);
-        assert_eq!(Cells::from_ranges(&cells.ranges(1)).len(), 48);
-        let calendar = vec!["0000-01-01/9999-12-31".to_owned(); RANGES_READ];
-        assert_eq!(Cells::from_ranges(&calendar).len(), 24 * DAYS_READ as u64);
+        assert_eq!(HourSet::from_ranges(&cells.ranges(9)), cells);
+        assert_eq!(HourSet::from_ranges(&cells.ranges(1)).len(), 48);
+        let calendar = vec!["0000-01-01/9999-12-31".to_owned(); RANGES_MAX];
+        assert_eq!(HourSet::from_ranges(&calendar).len(), 24 * RANGE_DAYS_MAX as u64);
     }
 
     /// Windows of a few days, so that they meet.
@@ -409,7 +409,7 @@ mod tests {
     }
 
     /// Day and hour of each.
-    fn plain(windows: &[Window]) -> BTreeSet<(Date, u8)> {
+    fn hours_of_windows(windows: &[Window]) -> BTreeSet<(Date, u8)> {
         let hours = |window: &Window| match window.hour {
             Some(hour) => hour..hour + 1,
             None => 0..24,
@@ -420,7 +420,7 @@ mod tests {
             .collect()
     }
 
-    fn hours_in(cells: &Cells) -> BTreeSet<(Date, u8)> {
+    fn hours_of_set(cells: &HourSet) -> BTreeSet<(Date, u8)> {
         let of_day = |(day, hours): (Date, u32)| {
             let within = (0..24u8).filter(move |hour| hours & (1 << hour) != 0);
             within.map(move |hour| (day, hour))
@@ -430,27 +430,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cells_are_a_set_of_hours(one in windows(), other in windows()) {
-            let (a, b) = (plain(&one), plain(&other));
-            let cells: Cells = one.iter().copied().collect();
-            let others: Cells = other.iter().copied().collect();
-            let mut inserted = Cells::default();
+        fn set_operations_match_a_plain_set_of_hours(one in windows(), other in windows()) {
+            let (a, b) = (hours_of_windows(&one), hours_of_windows(&other));
+            let cells: HourSet = one.iter().copied().collect();
+            let others: HourSet = other.iter().copied().collect();
+            let mut inserted = HourSet::default();
             for window in &one {
                 inserted.insert(*window);
             }
             prop_assert_eq!(&inserted, &cells);
-            prop_assert_eq!(hours_in(&cells), a.clone());
-            prop_assert_eq!(hours_in(&cells.union(&others)), &a | &b);
-            prop_assert_eq!(hours_in(&cells.minus(&others)), &a - &b);
-            prop_assert_eq!(hours_in(&cells.intersection(&others)), &a & &b);
+            prop_assert_eq!(hours_of_set(&cells), a.clone());
+            prop_assert_eq!(hours_of_set(&cells.union(&others)), &a | &b);
+            prop_assert_eq!(hours_of_set(&cells.difference(&others)), &a - &b);
+            prop_assert_eq!(hours_of_set(&cells.intersection(&others)), &a & &b);
             prop_assert_eq!(cells.len(), a.len() as u64);
             // Equal sets are equal, and nothing is kept of a day without an hour.
-            prop_assert_eq!(cells.minus(&others).union(&cells.intersection(&others)), cells.clone());
-            prop_assert!(cells.minus(&cells).is_empty());
+            prop_assert_eq!(cells.difference(&others).union(&cells.intersection(&others)), cells.clone());
+            prop_assert!(cells.difference(&cells).is_empty());
             for window in &other {
-                let hours = plain(std::slice::from_ref(window));
+                let hours = hours_of_windows(std::slice::from_ref(window));
                 prop_assert_eq!(cells.contains(*window), hours.is_subset(&a));
-                prop_assert_eq!(cells.touches(*window), !hours.is_disjoint(&a));
+                prop_assert_eq!(cells.intersects(*window), !hours.is_disjoint(&a));
             }
         }
     }

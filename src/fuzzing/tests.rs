@@ -10,12 +10,12 @@ use crate::simulator::Random;
 /// Mutations of each target at most.
 const MUTATIONS: usize = 4000;
 /// A target that is slower than that runs fewer, on a machine that is loaded too.
-const LONGEST: Duration = Duration::from_millis(1500);
+const TIME_LIMIT: Duration = Duration::from_millis(1500);
 /// Bytes of a mutation at most.
-const MAX_BYTES: usize = 16 * 1024;
+const MAX_INPUT_BYTES: usize = 16 * 1024;
 
 /// What parsers stumble over.
-const WORDS: [&[u8]; 32] = [
+const DICTIONARY: [&[u8]; 32] = [
     b"\0",
     b"\xff",
     b"\xc3\x28",
@@ -71,8 +71,8 @@ fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 fn mutate(random: &mut Random, seed: &[u8], other: &[u8]) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=random.below(8) {
-        let at = index(random, bytes.len());
-        let end = at + index(random, (bytes.len() - at).min(64));
+        let at = random_index(random, bytes.len());
+        let end = at + random_index(random, (bytes.len() - at).min(64));
         match random.below(6) {
             0 if !bytes.is_empty() && at < bytes.len() => bytes[at] ^= 1 << random.below(8),
             1 => drop(bytes.drain(at..end)),
@@ -81,29 +81,29 @@ fn mutate(random: &mut Random, seed: &[u8], other: &[u8]) -> Vec<u8> {
                 bytes.splice(at..at, piece);
             }
             3 => {
-                let word = WORDS[index(random, WORDS.len() - 1)];
+                let word = DICTIONARY[random_index(random, DICTIONARY.len() - 1)];
                 bytes.splice(at..end, word.iter().copied());
             }
             4 => {
-                let from = index(random, other.len());
-                let to = from + index(random, (other.len() - from).min(256));
+                let from = random_index(random, other.len());
+                let to = from + random_index(random, (other.len() - from).min(256));
                 bytes.splice(at..at, other[from..to].iter().copied());
             }
             _ => bytes.truncate(end.max(1)),
         }
     }
-    bytes.truncate(MAX_BYTES);
+    bytes.truncate(MAX_INPUT_BYTES);
     bytes
 }
 
-fn index(random: &mut Random, end: usize) -> usize {
+fn random_index(random: &mut Random, end: usize) -> usize {
     usize::try_from(random.below(end as u64 + 1)).unwrap()
 }
 
 /// What a target was given, told where it panics.
-struct Told<'a>(&'a str, &'a [u8]);
+struct PanicReport<'a>(&'a str, &'a [u8]);
 
-impl Drop for Told<'_> {
+impl Drop for PanicReport<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self(target, input) = self;
@@ -112,28 +112,28 @@ impl Drop for Told<'_> {
     }
 }
 
-fn holds(name: &str) {
+fn run_target(name: &str) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
     let seeds = seeds(name);
-    let give = |input: &[u8]| {
-        let _told = Told(name, input);
+    let feed = |input: &[u8]| {
+        let _report = PanicReport(name, input);
         target(input);
     };
-    give(b"");
+    feed(b"");
     for (_, seed) in &seeds {
-        give(seed);
+        feed(seed);
     }
     let mut random = Random::new(2018, &[name.len() as u64]);
     let began = Instant::now();
     for _ in 0..MUTATIONS {
-        if began.elapsed() > LONGEST {
+        if began.elapsed() > TIME_LIMIT {
             break;
         }
         let (one, other) = (
-            index(&mut random, seeds.len() - 1),
-            index(&mut random, seeds.len() - 1),
+            random_index(&mut random, seeds.len() - 1),
+            random_index(&mut random, seeds.len() - 1),
         );
-        give(&mutate(&mut random, &seeds[one].1, &seeds[other].1));
+        feed(&mutate(&mut random, &seeds[one].1, &seeds[other].1));
     }
 }
 
@@ -141,7 +141,7 @@ macro_rules! targets {
     ($($name:ident),* $(,)?) => {
         $(#[test]
         fn $name() {
-            holds(stringify!($name));
+            run_target(stringify!($name));
         })*
 
         #[test]
@@ -168,12 +168,12 @@ targets!(
     durations,
     hosts,
     journal,
-    part_note,
-    peer_words,
+    part_state,
+    error_body,
     receipt,
-    reply_head,
+    retry_after,
     resource_yaml,
-    session_created,
-    sessions_listed,
-    token_granted,
+    session_response,
+    session_list,
+    token_response,
 );

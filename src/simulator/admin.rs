@@ -15,25 +15,25 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::connection::{ServerRequest, ServerResponse};
 use super::fault::Fault;
 use super::presets::presets;
-use super::reply::json_answer;
-use super::service::Service;
-use super::wire::{Answer, Request};
+use super::reply::json_response;
+use super::service::SimulatedService;
 
 /// Sessions that one request opens at most.
 const MAX_SESSIONS: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Given {
+enum FaultSpec {
     Preset(String),
     Fault(Box<Fault>),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OpenAs {
+struct OpenSessionsRequest {
     user: String,
     space: String,
     count: usize,
@@ -41,26 +41,26 @@ struct OpenAs {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Grow {
+struct GrowDayRequest {
     date: Date,
     events: u64,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Age {
+struct AgeSessionsRequest {
     seconds: i64,
 }
 
 /// Answers such a request.
-pub(super) fn admin(service: &Service, request: &Request) -> Answer {
+pub(super) fn admin(service: &SimulatedService, request: &ServerRequest) -> ServerResponse {
     match answer(service, request) {
-        Ok(value) => json_answer(200, &value),
-        Err(message) => json_answer(400, &json!({"message": message})),
+        Ok(value) => json_response(200, &value),
+        Err(message) => json_response(400, &json!({"message": message})),
     }
 }
 
-fn answer(service: &Service, request: &Request) -> Result<Value, String> {
+fn answer(service: &SimulatedService, request: &ServerRequest) -> Result<Value, String> {
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/simulator/ledger") => Ok(json!(service.ledger())),
         ("GET", "/simulator/sessions") => Ok(json!(service.open_sessions())),
@@ -70,13 +70,13 @@ fn answer(service: &Service, request: &Request) -> Result<Value, String> {
             .collect()),
         ("PUT", "/simulator/faults") => {
             let mut faults = Vec::new();
-            for given in body::<Vec<Given>>(request)? {
-                match given {
-                    Given::Preset(text) => {
+            for spec in body::<Vec<FaultSpec>>(request)? {
+                match spec {
+                    FaultSpec::Preset(text) => {
                         let preset = Fault::preset(&text).map_err(|error| error.to_string())?;
                         faults.extend(preset);
                     }
-                    Given::Fault(fault) => faults.push(*fault),
+                    FaultSpec::Fault(fault) => faults.push(*fault),
                 }
             }
             let count = faults.len();
@@ -84,16 +84,16 @@ fn answer(service: &Service, request: &Request) -> Result<Value, String> {
             Ok(json!({"faults": count}))
         }
         ("POST", "/simulator/sessions") => {
-            let OpenAs { user, space, count } = body(request)?;
+            let OpenSessionsRequest { user, space, count } = body(request)?;
             Ok(json!(service.open_as(&user, &space, count.min(MAX_SESSIONS))))
         }
         ("POST", "/simulator/grow") => {
-            let Grow { date, events } = body(request)?;
+            let GrowDayRequest { date, events } = body(request)?;
             service.grow(date, events);
             Ok(json!({}))
         }
         ("POST", "/simulator/age") => {
-            let Age { seconds } = body(request)?;
+            let AgeSessionsRequest { seconds } = body(request)?;
             service.age(seconds);
             Ok(json!({}))
         }
@@ -101,7 +101,7 @@ fn answer(service: &Service, request: &Request) -> Result<Value, String> {
     }
 }
 
-fn body<T: DeserializeOwned>(request: &Request) -> Result<T, String> {
+fn body<T: DeserializeOwned>(request: &ServerRequest) -> Result<T, String> {
     serde_json::from_slice(&request.body)
         .map_err(|error| format!("the body does not fit {}: {error}", request.path))
 }

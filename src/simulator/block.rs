@@ -17,19 +17,19 @@ use super::settings::JsonShape;
 /// Decompressed bytes that a large template block has at least.
 const LARGE_BLOCK_BYTES: u64 = 1 << 20;
 /// Compressed bytes of own blocks that are kept for the next request.
-const KEPT_BYTES: usize = 8 << 20;
+const CACHE_BYTES: usize = 8 << 20;
 /// Blocks whose size and sum are remembered; more, and all are forgotten.
-const KEPT_FACTS: usize = 50_000;
+const MAX_CACHED_INFO: usize = 50_000;
 
 /// A CRC-32 and the length of what it is of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum {
+pub(super) struct Crc32 {
     pub(super) crc: u32,
     /// Decompressed bytes.
     pub(super) raw: u64,
 }
 
-impl Sum {
+impl Crc32 {
     fn of(text: &[u8]) -> Self {
         Self {
             crc: crc32fast::hash(text),
@@ -64,7 +64,7 @@ impl Sum {
 /// Some events, compressed.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
-    pub(super) sum: Sum,
+    pub(super) sum: Crc32,
     pub(super) deflate: Bytes,
 }
 
@@ -90,7 +90,7 @@ impl Block {
             deflate.reserve(text.len() / 8 + 256);
         }
         Self {
-            sum: Sum::of(text),
+            sum: Crc32::of(text),
             deflate: deflate.into(),
         }
     }
@@ -107,29 +107,29 @@ pub(super) struct Templates {
 
 /// What is remembered of an hour's own block.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Facts {
-    pub(super) sum: Sum,
+pub(super) struct BlockInfo {
+    pub(super) sum: Crc32,
     /// Compressed bytes.
     pub(super) len: u64,
 }
 
 /// How blocks are written: JSON shape and compression level.
-pub(super) type Writing = (JsonShape, u8);
+pub(super) type BlockFormat = (JsonShape, u8);
 
 /// Makes blocks, and keeps some.
 #[derive(Debug)]
 pub(super) struct Blocks {
     seed: u64,
     bytes_per_event: usize,
-    templates: Mutex<HashMap<Writing, Arc<Templates>>>,
-    kept: Mutex<Kept>,
-    facts: Mutex<HashMap<(BlockKey, Writing), Facts>>,
+    templates: Mutex<HashMap<BlockFormat, Arc<Templates>>>,
+    cache: Mutex<BlockCache>,
+    info: Mutex<HashMap<(BlockKey, BlockFormat), BlockInfo>>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    blocks: HashMap<(BlockKey, Writing), Block>,
-    order: VecDeque<(BlockKey, Writing)>,
+struct BlockCache {
+    blocks: HashMap<(BlockKey, BlockFormat), Block>,
+    order: VecDeque<(BlockKey, BlockFormat)>,
     bytes: usize,
 }
 
@@ -139,8 +139,8 @@ impl Blocks {
             seed,
             bytes_per_event,
             templates: Mutex::default(),
-            kept: Mutex::default(),
-            facts: Mutex::default(),
+            cache: Mutex::default(),
+            info: Mutex::default(),
         }
     }
 
@@ -151,10 +151,10 @@ impl Blocks {
     }
 
     /// The templates, made at their first use.
-    pub(super) fn templates(&self, writing: Writing) -> Arc<Templates> {
+    pub(super) fn templates(&self, format: BlockFormat) -> Arc<Templates> {
         let mut all = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
-        let templates = all.entry(writing).or_insert_with(|| {
-            let (json, level) = writing;
+        let templates = all.entry(format).or_insert_with(|| {
+            let (json, level) = format;
             let large_events = self.large_events();
             let block = |events| {
                 Block::of(
@@ -172,56 +172,56 @@ impl Blocks {
     }
 
     /// An hour's own block, made now unless it was kept.
-    pub(super) fn own(&self, key: &BlockKey, writing: Writing) -> Block {
-        let wanted = (key.clone(), writing);
+    pub(super) fn own(&self, key: &BlockKey, format: BlockFormat) -> Block {
+        let wanted = (key.clone(), format);
         {
-            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(block) = kept.blocks.get(&wanted) {
+            let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(block) = cache.blocks.get(&wanted) {
                 return block.clone();
             }
         }
-        let (json, level) = writing;
+        let (json, level) = format;
         let block = Block::of(&own_text(self.seed, key, self.bytes_per_event, json), level);
-        self.keep(wanted, &block);
+        self.store(wanted, &block);
         block
     }
 
     /// Size and sum of an hour's own block.
-    pub(super) fn facts(&self, key: &BlockKey, writing: Writing) -> Facts {
-        let wanted = (key.clone(), writing);
-        if let Some(facts) = self
-            .facts
+    pub(super) fn info(&self, key: &BlockKey, format: BlockFormat) -> BlockInfo {
+        let wanted = (key.clone(), format);
+        if let Some(info) = self
+            .info
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(&wanted)
         {
-            return *facts;
+            return *info;
         }
-        let block = self.own(key, writing);
-        let facts = Facts {
+        let block = self.own(key, format);
+        let info = BlockInfo {
             sum: block.sum,
             len: block.deflate.len() as u64,
         };
-        let mut all = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= KEPT_FACTS {
+        let mut all = self.info.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_CACHED_INFO {
             all.clear();
         }
-        all.insert(wanted, facts);
-        facts
+        all.insert(wanted, info);
+        info
     }
 
-    fn keep(&self, key: (BlockKey, Writing), block: &Block) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.blocks.insert(key.clone(), block.clone()).is_none() {
-            kept.bytes += block.deflate.len();
-            kept.order.push_back(key);
+    fn store(&self, key: (BlockKey, BlockFormat), block: &Block) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.blocks.insert(key.clone(), block.clone()).is_none() {
+            cache.bytes += block.deflate.len();
+            cache.order.push_back(key);
         }
-        while kept.bytes > KEPT_BYTES {
-            let Some(oldest) = kept.order.pop_front() else {
+        while cache.bytes > CACHE_BYTES {
+            let Some(oldest) = cache.order.pop_front() else {
                 break;
             };
-            if let Some(block) = kept.blocks.remove(&oldest) {
-                kept.bytes = kept.bytes.saturating_sub(block.deflate.len());
+            if let Some(block) = cache.blocks.remove(&oldest) {
+                cache.bytes = cache.bytes.saturating_sub(block.deflate.len());
             }
         }
     }
@@ -232,10 +232,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_of_parts_are_the_sum_of_the_whole() {
-        let sum = Sum::of(b"abc").then(Sum::of(b"de").repeated(5));
-        assert_eq!(sum, Sum::of(b"abcdedededede"));
-        assert_eq!(Sum::of(b"x").repeated(0), Sum::default());
+    fn checksums_combine() {
+        let sum = Crc32::of(b"abc").then(Crc32::of(b"de").repeated(5));
+        assert_eq!(sum, Crc32::of(b"abcdedededede"));
+        assert_eq!(Crc32::of(b"x").repeated(0), Crc32::default());
     }
 
     #[test]

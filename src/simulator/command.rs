@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use jiff::civil::Date;
 use tokio::net::TcpListener;
 
-use super::{Fault, Framing, Gzip, JsonShape, Members, Settings, Simulator, Volume, presets};
+use super::{Fault, Framing, GzipSettings, JsonShape, Members, Settings, Simulator, Volume, presets};
 
 /// Serve an Activity Tracker and its UAA that behave as documented, and misbehave on demand.
 #[derive(Debug, clap::Args)]
@@ -98,7 +98,7 @@ impl SimulateArgs {
             token_lifetime: Duration::from_secs(self.token_lifetime),
             latency: Duration::from_millis(self.latency),
             bandwidth: self.bandwidth.filter(|speed| *speed > 0),
-            gzip: Gzip {
+            gzip: GzipSettings {
                 members: Members::One,
                 level: self.level,
             },

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::effect::{At, Effect, Nothing, Resume, Second};
-use super::fault::Concern;
-use super::layout::{Layout, Shape};
-use super::reply::Refusal;
-use super::router::{Caller, Outcome};
-use super::service::{Open, Service};
-use super::sessions::owned;
+use super::connection::{BodyEnding, ResponseBody, ServerRequest, ServerResponse, Transfer};
+use super::effect::{BodyOffset, Effect, EmptyReply, RangeReply, RepeatDownload};
+use super::fault::FaultContext;
+use super::layout::{BodyShape, Layout};
+use super::reply::ApiError;
+use super::router::{Caller, RouteOutcome};
+use super::service::{SimulatedService, SimulatedSession};
+use super::sessions::owned_session;
 use super::settings::Framing;
-use super::sound::header;
-use super::wire::{Answer, Body, End, Request, Transfer};
+use super::validate::single_header;
 
 /// What is noted when a download ended.
 #[derive(Debug)]
-pub(super) struct Note {
+pub(super) struct DownloadRecord {
     session: String,
     label: String,
     resumed: bool,
@@ -29,9 +29,9 @@ pub(super) struct Note {
     moves_access_time: bool,
 }
 
-impl Note {
+impl DownloadRecord {
     /// Notes how much went.
-    pub(super) fn ended(&self, service: &Service, sent: u64) {
+    pub(super) fn finish(&self, service: &SimulatedService, sent: u64) {
         let mut state = service.state();
         let entry = state.ledger.downloads.entry(self.label.clone()).or_default();
         entry.answers += 1;
@@ -52,8 +52,8 @@ impl Note {
 }
 
 /// The first byte of `Range: bytes=N-`.
-pub(super) fn range(request: &Request) -> Result<Option<u64>, Refusal> {
-    let Some(value) = header(request, "range")? else {
+pub(super) fn range(request: &ServerRequest) -> Result<Option<u64>, ApiError> {
+    let Some(value) = single_header(request, "range")? else {
         return Ok(None);
     };
     let first = value
@@ -61,7 +61,7 @@ pub(super) fn range(request: &Request) -> Result<Option<u64>, Refusal> {
         .and_then(|range| range.strip_suffix('-'));
     match first.and_then(|first| first.parse().ok()) {
         Some(first) => Ok(Some(first)),
-        None => Err(Refusal::violation(
+        None => Err(ApiError::violation(
             400,
             format!("Range {value:?} is not bytes=N-"),
         )),
@@ -70,16 +70,16 @@ pub(super) fn range(request: &Request) -> Result<Option<u64>, Refusal> {
 
 /// Answers a download.
 pub(super) async fn download(
-    service: &Arc<Service>,
+    service: &Arc<SimulatedService>,
     caller: &Caller,
     id: &str,
     from: Option<u64>,
-    concern: Concern,
-) -> Result<Outcome, Refusal> {
-    let open = owned(service, caller, id)?;
+    context: FaultContext,
+) -> Result<RouteOutcome, ApiError> {
+    let open = owned_session(service, caller, id)?;
     let fault = |wanted: &Effect| {
         service
-            .fault(concern, |effect| (effect == wanted).then_some(()))
+            .fault(context, |effect| (effect == wanted).then_some(()))
             .is_some()
     };
     let moves = !fault(&Effect::AccessTimeFrozen);
@@ -88,44 +88,46 @@ pub(super) async fn download(
     }
     if fault(&Effect::LoginPage) {
         let page = "<!DOCTYPE html><html><body><form action=\"/login\">Log in</form></body></html>";
-        return Ok(Outcome::Answer(Answer {
+        return Ok(RouteOutcome::Response(ServerResponse {
             status: 200,
             headers: vec![("Content-Type", "text/html".to_owned())],
-            body: Body::Whole(page.into()),
+            body: ResponseBody::Whole(page.into()),
         }));
     }
-    let shape = shape(service, concern);
-    let given = open.given.clone();
+    let shape = shape(service, context);
+    let served = open.served.clone();
     let making = Arc::clone(service);
-    let layout = tokio::task::spawn_blocking(move || making.layout(&given, shape))
+    let layout = tokio::task::spawn_blocking(move || making.layout(&served, shape))
         .await
-        .map_err(|_| Refusal::new(500, "the body could not be made"))?;
+        .map_err(|_| ApiError::new(500, "the body could not be made"))?;
     let layout = Arc::new(layout);
     if layout.events == 0
-        && let Some(outcome) = nothing(service, &open, concern)?
+        && let Some(outcome) = empty_reply(service, &open, context)?
     {
         return Ok(outcome);
     }
     if from.is_none() && open.completed > 0 {
-        let second = service.fault(concern, |effect| match effect {
+        let second = service.fault(context, |effect| match effect {
             Effect::SecondDownloadAs { how } => Some(*how),
             _ => None,
         });
         match second {
-            Some(Second::Refused) => return Err(Refusal::new(409, "this session was downloaded already")),
-            Some(Second::Empty) => return Ok(no_bytes(200)),
+            Some(RepeatDownload::Refused) => {
+                return Err(ApiError::new(409, "this session was downloaded already"));
+            }
+            Some(RepeatDownload::Empty) => return Ok(empty_response(200)),
             None => {}
         }
     }
-    Ok(transfer(service, &open, id, &layout, from, concern, moves))
+    Ok(transfer(service, &open, id, &layout, from, context, moves))
 }
 
 /// The shape of this download.
-fn shape(service: &Service, concern: Concern) -> Shape {
+fn shape(service: &SimulatedService, context: FaultContext) -> BodyShape {
     let mut shape = service.shape();
-    let take = |pick: &dyn Fn(&Effect, &mut Shape)| {
+    let take = |pick: &dyn Fn(&Effect, &mut BodyShape)| {
         let before = shape;
-        service.fault(concern, |effect| {
+        service.fault(context, |effect| {
             let mut changed = before;
             pick(effect, &mut changed);
             (changed != before).then_some(changed)
@@ -164,132 +166,138 @@ fn shape(service: &Service, concern: Concern) -> Shape {
 }
 
 /// The answer to a range without events, if it is not a gzip of nothing.
-fn nothing(service: &Service, open: &Open, concern: Concern) -> Result<Option<Outcome>, Refusal> {
-    let expired = open.given.end < service.oldest();
-    let how = service.fault(concern, |effect| match effect {
+fn empty_reply(
+    service: &SimulatedService,
+    open: &SimulatedSession,
+    context: FaultContext,
+) -> Result<Option<RouteOutcome>, ApiError> {
+    let expired = open.served.end < service.oldest();
+    let how = service.fault(context, |effect| match effect {
         Effect::ExpiredAs { how } if expired => Some(*how),
         Effect::EmptyAs { how } if !expired => Some(*how),
         _ => None,
     });
-    match how.unwrap_or(Nothing::GzipOfNothing) {
-        Nothing::NotFound => Err(Refusal::new(404, "no events in this range")),
-        Nothing::NoContent => Ok(Some(no_bytes(204))),
-        Nothing::ZeroLength => Ok(Some(no_bytes(200))),
-        Nothing::GzipOfNothing => Ok(None),
+    match how.unwrap_or(EmptyReply::GzipOfNothing) {
+        EmptyReply::NotFound => Err(ApiError::new(404, "no events in this range")),
+        EmptyReply::NoContent => Ok(Some(empty_response(204))),
+        EmptyReply::ZeroLength => Ok(Some(empty_response(200))),
+        EmptyReply::GzipOfNothing => Ok(None),
     }
 }
 
-fn no_bytes(status: u16) -> Outcome {
-    Outcome::Answer(Answer {
+fn empty_response(status: u16) -> RouteOutcome {
+    RouteOutcome::Response(ServerResponse {
         status,
         headers: vec![("Content-Type", "application/octet-stream".to_owned())],
-        body: Body::Whole(Bytes::new()),
+        body: ResponseBody::Whole(Bytes::new()),
     })
 }
 
 /// Where a `Range` leads.
-enum Start {
+enum RangeStart {
     /// The status, the first byte that the answer says, and the one that it has.
-    At(u16, u64, u64),
+    Serve(u16, u64, u64),
     /// No bytes, this status.
-    Nowhere(u16),
+    Refuse(u16),
 }
 
-impl Start {
-    fn of(service: &Service, from: Option<u64>, total: u64, concern: Concern) -> Self {
+impl RangeStart {
+    fn of(service: &SimulatedService, from: Option<u64>, total: u64, context: FaultContext) -> Self {
         let Some(from) = from else {
-            return Self::At(200, 0, 0);
+            return Self::Serve(200, 0, 0);
         };
-        let how = service.fault(concern, |effect| match effect {
+        let how = service.fault(context, |effect| match effect {
             Effect::ResumeAs { how } => Some(*how),
             _ => None,
         });
-        match how.unwrap_or(Resume::Right) {
-            Resume::Status(status) => Self::Nowhere(status),
-            Resume::Whole => Self::At(200, 0, 0),
-            Resume::Remainder => Self::At(200, from.min(total), from.min(total)),
-            _ if from >= total => Self::Nowhere(416),
-            Resume::Right => Self::At(206, from, from),
-            Resume::WrongOffset => Self::At(206, from / 2, from / 2),
-            Resume::Lie => Self::At(206, from, from / 2),
+        match how.unwrap_or(RangeReply::Right) {
+            RangeReply::Status(status) => Self::Refuse(status),
+            RangeReply::Whole => Self::Serve(200, 0, 0),
+            RangeReply::Remainder => Self::Serve(200, from.min(total), from.min(total)),
+            _ if from >= total => Self::Refuse(416),
+            RangeReply::Right => Self::Serve(206, from, from),
+            RangeReply::WrongOffset => Self::Serve(206, from / 2, from / 2),
+            RangeReply::Lie => Self::Serve(206, from, from / 2),
         }
     }
 }
 
 fn transfer(
-    service: &Arc<Service>,
-    open: &Open,
+    service: &Arc<SimulatedService>,
+    open: &SimulatedSession,
     id: &str,
     layout: &Arc<Layout>,
     from: Option<u64>,
-    concern: Concern,
+    context: FaultContext,
     moves_access_time: bool,
-) -> Outcome {
+) -> RouteOutcome {
     let total = layout.bytes;
-    let (status, said, first) = match Start::of(service, from, total, concern) {
-        Start::At(status, said, first) => (status, said, first),
-        Start::Nowhere(status) => {
-            return Outcome::Answer(Answer {
+    let (status, claimed, first) = match RangeStart::of(service, from, total, context) {
+        RangeStart::Serve(status, claimed, first) => (status, claimed, first),
+        RangeStart::Refuse(status) => {
+            return RouteOutcome::Response(ServerResponse {
                 status,
                 headers: vec![("Content-Range", format!("bytes */{total}"))],
-                body: Body::Whole(Bytes::new()),
+                body: ResponseBody::Whole(Bytes::new()),
             });
         }
     };
-    let mut to = first + (total - said);
+    let mut to = first + (total - claimed);
     // A place counts if this answer passes it; one that an earlier answer ended at does not count again.
-    let place = |at: At, to: u64| {
+    let place = |at: BodyOffset, to: u64| {
         let at = match at {
-            At::Byte(byte) => byte,
-            At::Permille(part) => u64::try_from(u128::from(total) * u128::from(part) / 1000).unwrap_or(total),
-            At::MemberEnd(nth) => layout.member_end(nth),
-            At::Answer(bytes) => return Some(bytes).filter(|bytes| first + bytes < to),
+            BodyOffset::Byte(byte) => byte,
+            BodyOffset::Permille(part) => {
+                u64::try_from(u128::from(total) * u128::from(part) / 1000).unwrap_or(total)
+            }
+            BodyOffset::MemberEnd(nth) => layout.member_end(nth),
+            BodyOffset::Answer(bytes) => return Some(bytes).filter(|bytes| first + bytes < to),
         };
         (at < to && (at > first || first == 0)).then(|| at - first)
     };
-    let early = service.fault(concern, |effect| match effect {
+    let early = service.fault(context, |effect| match effect {
         Effect::EndEarly { at } => place(*at, to),
         _ => None,
     });
     to = early.map_or(to, |after| first + after);
-    let ending = service.fault(concern, |effect| match effect {
+    let ending = service.fault(context, |effect| match effect {
         Effect::Cut { at, reset, vanish } => {
-            place(*at, to).map(|after| (End::Cut { after, reset: *reset }, *vanish))
+            place(*at, to).map(|after| (BodyEnding::Cut { after, reset: *reset }, *vanish))
         }
-        Effect::Stall { at } => place(*at, to).map(|after| (End::Stall { after }, false)),
+        Effect::Stall { at } => place(*at, to).map(|after| (BodyEnding::Stall { after }, false)),
         _ => None,
     });
-    let (end, vanish) = ending.unwrap_or((End::Complete, false));
-    let framing = service.fault(concern, |effect| match effect {
+    let (end, vanish) = ending.unwrap_or((BodyEnding::Complete, false));
+    let framing = service.fault(context, |effect| match effect {
         Effect::FramingAs { framing } => Some(*framing),
         _ => None,
     });
-    let trickle = service.fault(concern, |effect| match effect {
+    let trickle = service.fault(context, |effect| match effect {
         Effect::Trickle { bytes_per_second } => Some(*bytes_per_second),
         _ => None,
     });
     let mut headers = vec![("Content-Type", "application/octet-stream".to_owned())];
     if status == 206 {
-        headers.push(("Content-Range", format!("bytes {said}-{}/{total}", total - 1)));
+        headers.push(("Content-Range", format!("bytes {claimed}-{}/{total}", total - 1)));
     }
     if service
-        .fault(concern, |effect| (*effect == Effect::EncodingLabel).then_some(()))
+        .fault(context, |effect| (*effect == Effect::EncodingLabel).then_some(()))
         .is_some()
     {
         headers.push(("Content-Encoding", "gzip".to_owned()));
     }
-    let note = Note {
+    let record = DownloadRecord {
         session: id.to_owned(),
-        label: open.asked.label(),
+        label: open.requested.label(),
         resumed: first > 0,
-        whole_after: (end == End::Complete && to == total).then(|| to - first),
+        whole_after: (end == BodyEnding::Complete && to == total).then(|| to - first),
         vanish,
         moves_access_time,
     };
-    let answer = Answer {
+    let answer = ServerResponse {
         status,
         headers,
-        body: Body::Events(Transfer {
+        body: ResponseBody::Events(Transfer {
             pieces: layout.pieces(&service.blocks, first, to),
             framing: framing.unwrap_or(if early.is_some() {
                 Framing::Length
@@ -300,5 +308,5 @@ fn transfer(
             end,
         }),
     };
-    Outcome::Download(answer, note)
+    RouteOutcome::Download(answer, record)
 }

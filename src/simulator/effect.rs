@@ -22,7 +22,7 @@ pub enum Effect {
         /// The request is carried out all the same.
         done: bool,
         /// What happens to the connection.
-        how: Silence,
+        how: NoReplyMode,
     },
     /// An error instead of the answer; the request is not carried out.
     Status {
@@ -106,12 +106,12 @@ pub enum Effect {
     /// How a `Range` is answered.
     ResumeAs {
         /// The way.
-        how: Resume,
+        how: RangeReply,
     },
     /// The connection ends before the body does.
     Cut {
         /// Where.
-        at: At,
+        at: BodyOffset,
         /// With a reset instead of a clean close.
         #[serde(default)]
         reset: bool,
@@ -122,12 +122,12 @@ pub enum Effect {
     /// The body ends early, and HTTP says that it is complete.
     EndEarly {
         /// Where.
-        at: At,
+        at: BodyOffset,
     },
     /// The body stops coming, and the connection stays.
     Stall {
         /// Where.
-        at: At,
+        at: BodyOffset,
     },
     /// The body comes slowly.
     Trickle {
@@ -165,17 +165,17 @@ pub enum Effect {
     /// How a range without events is answered.
     EmptyAs {
         /// The way.
-        how: Nothing,
+        how: EmptyReply,
     },
     /// How a range past retention is answered.
     ExpiredAs {
         /// The way.
-        how: Nothing,
+        how: EmptyReply,
     },
     /// How another whole download in one session is answered.
     SecondDownloadAs {
         /// The way; never seen: the same bytes again.
-        how: Second,
+        how: RepeatDownload,
     },
     /// A refresh token is good for one use, and the answer has the next.
     RotateRefreshTokens,
@@ -184,7 +184,7 @@ pub enum Effect {
 /// What a connection does instead of answering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Silence {
+pub enum NoReplyMode {
     /// Closes.
     Close,
     /// Resets.
@@ -220,7 +220,7 @@ pub enum ListForm {
 /// A place in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum At {
+pub enum BodyOffset {
     /// This many bytes of the whole body.
     Byte(u64),
     /// This many thousandths of the whole body.
@@ -234,7 +234,7 @@ pub enum At {
 /// How a `Range: bytes=N-` is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Resume {
+pub enum RangeReply {
     /// `206` at N.
     Right,
     /// `206` at another offset, and it says so.
@@ -252,7 +252,7 @@ pub enum Resume {
 /// How nothing is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Nothing {
+pub enum EmptyReply {
     /// `404`.
     NotFound,
     /// `204`.
@@ -266,7 +266,7 @@ pub enum Nothing {
 /// How another whole download in one session is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Second {
+pub enum RepeatDownload {
     /// `409`.
     Refused,
     /// `200` and zero bytes.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::random::{Random, number_of};
+use super::random::{Random, hash_of};
 use super::settings::{JsonShape, Volume};
 
 /// Events of a small template block. Few enough that an hour's own events stay few.
@@ -37,7 +37,7 @@ pub(super) struct BlockKey {
 
 /// What an hour's events are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Makeup {
+pub(super) struct EventMix {
     /// Events of the hour's own.
     pub(super) own: u64,
     /// Small template blocks.
@@ -46,7 +46,7 @@ pub(super) struct Makeup {
     pub(super) large: u64,
 }
 
-impl Makeup {
+impl EventMix {
     /// How `events` are made of own ones, small blocks, and large ones of `large_events` each (a multiple of
     /// [`SMALL_BLOCK`]).
     pub(super) fn of(events: u64, large_events: u64) -> Self {
@@ -87,7 +87,7 @@ pub(super) fn share_of_hour(total: u64, hour: u8) -> u64 {
 
 /// The text of an hour's own events, in order of time: those that came late stand between the others.
 pub(super) fn own_text(seed: u64, key: &BlockKey, bytes_per_event: usize, json: JsonShape) -> Vec<u8> {
-    let scope = key.space.as_deref().map_or(0, number_of);
+    let scope = key.space.as_deref().map_or(0, hash_of);
     let day =
         u64::from(key.date.day_of_year().unsigned_abs()) + u64::from(key.date.year().unsigned_abs()) * 1000;
     let mut events: Vec<(u64, u64, u64)> = Vec::new();
@@ -104,7 +104,7 @@ pub(super) fn own_text(seed: u64, key: &BlockKey, bytes_per_event: usize, json: 
     let space = key.space.as_deref().unwrap_or("account");
     for (place, (micros, revision, index)) in events.into_iter().enumerate() {
         let mut random = Random::new(seed, &[scope, day, u64::from(key.hour), revision, index, micros]);
-        let when = Instant {
+        let when = EventTime {
             date: key.date,
             hour: key.hour,
             micros,
@@ -121,7 +121,7 @@ pub(super) fn template_text(seed: u64, events: u64, bytes_per_event: usize, json
     let mut text = Vec::new();
     for index in 0..events {
         let mut random = Random::new(seed, &[0x7E39_1A7E, events, index]);
-        let when = Instant {
+        let when = EventTime {
             date: Date::constant(2000, 1, 1),
             hour: 0,
             micros: index * (3_600_000_000 / events.max(1)),
@@ -140,7 +140,7 @@ pub(super) fn template_text(seed: u64, events: u64, bytes_per_event: usize, json
 }
 
 /// When an event was.
-struct Instant {
+struct EventTime {
     date: Date,
     hour: u8,
     /// Microseconds of the hour.
@@ -162,7 +162,7 @@ const NAMES: [&str; 6] = ["alice", "bo", "chandra", "dmitri", "eun-ji", "farah"]
 fn write_event(
     text: &mut Vec<u8>,
     random: &mut Random,
-    when: &Instant,
+    when: &EventTime,
     space: &str,
     bytes_per_event: usize,
     json: JsonShape,
@@ -235,12 +235,9 @@ mod tests {
     #[test]
     fn blocks_add_up_to_the_events_and_own_events_stay_few() {
         for events in [0, 1, 511, 512, 513, 1025, 4096, 123_457] {
-            let makeup = Makeup::of(events, 2048);
-            assert_eq!(
-                makeup.own + makeup.small * SMALL_BLOCK + makeup.large * 2048,
-                events
-            );
-            assert!(makeup.own <= OWN_EVENTS && (events == 0 || makeup.own > 0));
+            let mix = EventMix::of(events, 2048);
+            assert_eq!(mix.own + mix.small * SMALL_BLOCK + mix.large * 2048, events);
+            assert!(mix.own <= OWN_EVENTS && (events == 0 || mix.own > 0));
         }
     }
 

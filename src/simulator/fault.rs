@@ -8,7 +8,7 @@ use super::effect::Effect;
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum RequestKind {
     /// `GET /v2/info`.
     Info,
     /// `POST /oauth/token` with a password or an API key.
@@ -33,7 +33,7 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl RequestKind {
     /// A request of the Activity Tracker, with a token.
     pub const fn is_tracker(self) -> bool {
         matches!(
@@ -54,7 +54,7 @@ pub struct Fault {
     pub effect: Effect,
     /// The kinds of requests; empty: all of the tracker.
     #[serde(default)]
-    pub on: Vec<Kind>,
+    pub on: Vec<RequestKind>,
     /// Only sessions that touch this UTC day, or only this row of the listing.
     #[serde(default)]
     pub date: Option<Date>,
@@ -63,7 +63,7 @@ pub struct Fault {
     pub hour: Option<u8>,
     /// Only sessions of whole days, or only those of an hour.
     #[serde(default)]
-    pub windows: Windows,
+    pub windows: WindowFilter,
     /// The first occurrence that is befallen, from 1.
     #[serde(default = "first")]
     pub nth: u64,
@@ -85,14 +85,14 @@ const fn first() -> u64 {
 
 impl Fault {
     /// An effect on these kinds of requests, always.
-    pub fn new(name: &str, effect: Effect, on: &[Kind]) -> Self {
+    pub fn new(name: &str, effect: Effect, on: &[RequestKind]) -> Self {
         Self {
             name: name.to_owned(),
             effect,
             on: on.to_vec(),
             date: None,
             hour: None,
-            windows: Windows::Any,
+            windows: WindowFilter::Any,
             nth: 1,
             times: None,
             every: 1,
@@ -133,7 +133,7 @@ impl Fault {
 /// Which sessions a fault befalls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Windows {
+pub enum WindowFilter {
     /// All.
     #[default]
     Any,
@@ -149,8 +149,8 @@ pub(super) struct Faults(Vec<(Fault, u64)>);
 
 /// What a request concerns, as far as faults ask.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Concern {
-    pub(super) kind: Kind,
+pub(super) struct FaultContext {
+    pub(super) kind: RequestKind,
     /// First and last day, and the hour, of its session.
     pub(super) window: Option<(Date, Date, Option<u8>)>,
 }
@@ -166,13 +166,13 @@ impl Faults {
 
     /// The first fault of this kind of effect that befalls the request, counted as met. `pick` gives what is
     /// wanted of an effect, or `None` if it does not apply here.
-    pub(super) fn take<T>(
+    pub(super) fn next_effect<T>(
         &mut self,
-        concern: Concern,
+        context: FaultContext,
         pick: impl Fn(&Effect) -> Option<T>,
     ) -> Option<(String, T)> {
         for (fault, met) in &mut self.0 {
-            if !fault.concerns(concern) {
+            if !fault.applies_to(context) {
                 continue;
             }
             let Some(wanted) = pick(&fault.effect) else {
@@ -192,19 +192,19 @@ impl Faults {
 }
 
 impl Fault {
-    fn concerns(&self, concern: Concern) -> bool {
+    fn applies_to(&self, context: FaultContext) -> bool {
         let kind = if self.on.is_empty() {
-            concern.kind.is_tracker()
+            context.kind.is_tracker()
         } else {
-            self.on.contains(&concern.kind)
+            self.on.contains(&context.kind)
         };
-        let Some((start, end, hour)) = concern.window else {
-            return kind && self.date.is_none() && self.hour.is_none() && self.windows == Windows::Any;
+        let Some((start, end, hour)) = context.window else {
+            return kind && self.date.is_none() && self.hour.is_none() && self.windows == WindowFilter::Any;
         };
         let windows = match self.windows {
-            Windows::Any => true,
-            Windows::Days => hour.is_none(),
-            Windows::Hours => hour.is_some(),
+            WindowFilter::Any => true,
+            WindowFilter::Days => hour.is_none(),
+            WindowFilter::Hours => hour.is_some(),
         };
         kind && windows
             && self.date.is_none_or(|date| start <= date && date <= end)
@@ -218,44 +218,44 @@ mod tests {
     use jiff::civil::date;
 
     #[test]
-    fn a_fault_befalls_the_occurrences_it_names_and_no_other() {
+    fn a_fault_affects_only_the_occurrences_it_names() {
         let mut faults = Faults::default();
         let day = date(2018, 6, 3);
         faults.add(
-            Fault::new("x", Effect::SessionGone, &[Kind::Show])
+            Fault::new("x", Effect::SessionGone, &[RequestKind::Show])
                 .on_date(day)
                 .from_nth(2)
                 .times(2),
         );
         let mut met = |kind, date| {
-            let concern = Concern {
+            let context = FaultContext {
                 kind,
                 window: Some((date, date, None)),
             };
             faults
-                .take(concern, |effect| (*effect == Effect::SessionGone).then_some(()))
+                .next_effect(context, |effect| (*effect == Effect::SessionGone).then_some(()))
                 .is_some()
         };
-        assert!(!met(Kind::Show, day));
-        assert!(!met(Kind::Delete, day) && !met(Kind::Show, date(2018, 6, 4)));
-        assert!(met(Kind::Show, day) && met(Kind::Show, day));
-        assert!(!met(Kind::Show, day));
+        assert!(!met(RequestKind::Show, day));
+        assert!(!met(RequestKind::Delete, day) && !met(RequestKind::Show, date(2018, 6, 4)));
+        assert!(met(RequestKind::Show, day) && met(RequestKind::Show, day));
+        assert!(!met(RequestKind::Show, day));
     }
 
     #[test]
-    fn one_in_so_many_is_befallen() {
+    fn every_nth_request_is_affected() {
         let mut faults = Faults::default();
         faults.add(
-            Fault::new("x", Effect::SessionGone, &[Kind::Show])
+            Fault::new("x", Effect::SessionGone, &[RequestKind::Show])
                 .from_nth(3)
                 .every(10),
         );
-        let concern = Concern {
-            kind: Kind::Show,
+        let context = FaultContext {
+            kind: RequestKind::Show,
             window: None,
         };
         let mut met = || {
-            let taken = faults.take(concern, |effect| (*effect == Effect::SessionGone).then_some(()));
+            let taken = faults.next_effect(context, |effect| (*effect == Effect::SessionGone).then_some(()));
             taken.is_some()
         };
         let befallen: Vec<usize> = (1..=30).filter(|_| met()).collect();

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::civil::Date;
 
-use super::block::{Block, Blocks, Sum, Writing};
-use super::events::{BlockKey, Makeup, SMALL_BLOCK};
+use super::block::{Block, BlockFormat, Blocks, Crc32};
+use super::events::{BlockKey, EventMix, SMALL_BLOCK};
 use super::settings::{JsonShape, Members};
 
 /// Nothing, deflated: the final block that ends a member.
@@ -25,7 +25,7 @@ pub(super) struct HourEvents {
 
 /// How a body is written, faults included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(super) struct BodyShape {
     pub(super) json: JsonShape,
     pub(super) level: u8,
     pub(super) members: Members,
@@ -39,8 +39,8 @@ pub(super) struct Shape {
 
 /// Some bytes, `times` times.
 #[derive(Debug)]
-struct Run {
-    what: What,
+struct ByteRun {
+    source: RunSource,
     /// Bytes of one.
     len: u64,
     times: u64,
@@ -48,7 +48,7 @@ struct Run {
 }
 
 #[derive(Debug)]
-enum What {
+enum RunSource {
     Bytes(Bytes),
     Own(BlockKey),
 }
@@ -56,8 +56,8 @@ enum What {
 /// A body: its runs, its size, its events.
 #[derive(Debug)]
 pub(super) struct Layout {
-    runs: Vec<Run>,
-    writing: Writing,
+    runs: Vec<ByteRun>,
+    format: BlockFormat,
     /// Compressed bytes.
     pub(super) bytes: u64,
     /// Events in it.
@@ -66,11 +66,16 @@ pub(super) struct Layout {
 
 impl Layout {
     /// The body of some hours, in this order.
-    pub(super) fn new(blocks: &Blocks, space: Option<&Arc<str>>, hours: &[HourEvents], shape: Shape) -> Self {
-        let mut writer = Writer {
+    pub(super) fn new(
+        blocks: &Blocks,
+        space: Option<&Arc<str>>,
+        hours: &[HourEvents],
+        shape: BodyShape,
+    ) -> Self {
+        let mut writer = LayoutBuilder {
             layout: Self {
                 runs: Vec::new(),
-                writing: (shape.json, shape.level),
+                format: (shape.json, shape.level),
                 bytes: 0,
                 events: 0,
             },
@@ -103,7 +108,7 @@ impl Layout {
                 .cycle()
                 .take(shape.trailing)
                 .collect();
-            writer.push(What::Bytes(garbage.into()), shape.trailing as u64, 1, false);
+            writer.push(RunSource::Bytes(garbage.into()), shape.trailing as u64, 1, false);
         }
         writer.layout
     }
@@ -140,19 +145,19 @@ impl Layout {
     }
 }
 
-struct Writer {
+struct LayoutBuilder {
     layout: Layout,
-    shape: Shape,
+    shape: BodyShape,
     /// The sum of the open member.
-    open: Option<Sum>,
+    open: Option<Crc32>,
 }
 
-impl Writer {
-    fn push(&mut self, what: What, len: u64, times: u64, ends_member: bool) {
+impl LayoutBuilder {
+    fn push(&mut self, source: RunSource, len: u64, times: u64, ends_member: bool) {
         if len * times > 0 {
             self.layout.bytes += len * times;
-            self.layout.runs.push(Run {
-                what,
+            self.layout.runs.push(ByteRun {
+                source,
                 len,
                 times,
                 ends_member,
@@ -163,8 +168,8 @@ impl Writer {
     fn open(&mut self) {
         if self.open.is_none() {
             let header = header(self.shape.mtime);
-            self.push(What::Bytes(header), 10, 1, false);
-            self.open = Some(Sum::default());
+            self.push(RunSource::Bytes(header), 10, 1, false);
+            self.open = Some(Crc32::default());
         }
     }
 
@@ -175,7 +180,7 @@ impl Writer {
             }
             let footer = footer(sum);
             let len = footer.len() as u64;
-            self.push(What::Bytes(footer), len, 1, true);
+            self.push(RunSource::Bytes(footer), len, 1, true);
         }
     }
 
@@ -186,7 +191,7 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, sum: Sum) {
+    fn add(&mut self, sum: Crc32) {
         if let Some(open) = &mut self.open {
             *open = open.then(sum);
         }
@@ -196,36 +201,36 @@ impl Writer {
         self.open();
         let block = Block::of(text, self.shape.level);
         let len = block.deflate.len() as u64;
-        self.push(What::Bytes(block.deflate), len, 1, false);
+        self.push(RunSource::Bytes(block.deflate), len, 1, false);
         self.add(block.sum);
         self.boundary(&[Members::Hours, Members::Blocks]);
     }
 
     fn hour(&mut self, blocks: &Blocks, space: Option<&Arc<str>>, hour: &HourEvents, first: bool) {
         let large_events = blocks.large_events();
-        let makeups: Vec<Makeup> = hour
+        let mixes: Vec<EventMix> = hour
             .counts
             .iter()
-            .map(|count| Makeup::of(*count, large_events))
+            .map(|count| EventMix::of(*count, large_events))
             .collect();
         let key = BlockKey {
             space: space.cloned(),
             date: hour.date,
             hour: hour.hour,
-            counts: makeups.iter().map(|makeup| makeup.own).collect(),
+            counts: mixes.iter().map(|mix| mix.own).collect(),
             first,
         };
-        let writing = self.layout.writing;
-        let facts = blocks.facts(&key, writing);
+        let format = self.layout.format;
+        let info = blocks.info(&key, format);
         self.open();
         self.layout.events += key.counts.iter().sum::<u64>();
-        self.push(What::Own(key), facts.len, 1, false);
-        self.add(facts.sum);
+        self.push(RunSource::Own(key), info.len, 1, false);
+        self.add(info.sum);
         self.boundary(&[Members::Blocks]);
-        let small: u64 = makeups.iter().map(|makeup| makeup.small).sum();
-        let large: u64 = makeups.iter().map(|makeup| makeup.large).sum();
+        let small: u64 = mixes.iter().map(|mix| mix.small).sum();
+        let large: u64 = mixes.iter().map(|mix| mix.large).sum();
         if small + large > 0 {
-            let templates = blocks.templates(writing);
+            let templates = blocks.templates(format);
             self.template(&templates.small, SMALL_BLOCK, small);
             self.template(&templates.large, templates.large_events, large);
         }
@@ -237,10 +242,10 @@ impl Writer {
         if self.shape.members == Members::Blocks {
             let member = member(block, self.shape.mtime);
             let len = member.len() as u64;
-            self.push(What::Bytes(member), len, times, true);
+            self.push(RunSource::Bytes(member), len, times, true);
         } else {
             self.push(
-                What::Bytes(block.deflate.clone()),
+                RunSource::Bytes(block.deflate.clone()),
                 block.deflate.len() as u64,
                 times,
                 false,
@@ -259,7 +264,7 @@ fn header(mtime: u32) -> Bytes {
 }
 
 /// The final deflate block, CRC-32, and the length modulo 2³².
-fn footer(sum: Sum) -> Bytes {
+fn footer(sum: Crc32) -> Bytes {
     let mut footer = DEFLATE_END.to_vec();
     footer.extend_from_slice(&sum.crc.to_le_bytes());
     let length = u32::try_from(sum.raw & u64::from(u32::MAX)).unwrap_or(0);
@@ -316,9 +321,9 @@ impl Iterator for Pieces {
             return None;
         }
         let run = self.layout.runs.get(self.run)?;
-        let whole = match &run.what {
-            What::Bytes(bytes) => bytes.clone(),
-            What::Own(key) => self.blocks.own(key, self.layout.writing).deflate,
+        let whole = match &run.source {
+            RunSource::Bytes(bytes) => bytes.clone(),
+            RunSource::Own(key) => self.blocks.own(key, self.layout.format).deflate,
         };
         let from = usize::try_from(self.skip).ok()?.min(whole.len());
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
@@ -337,7 +342,7 @@ mod tests {
     use jiff::civil::date;
     use std::io::Read;
 
-    const SHAPE: Shape = Shape {
+    const SHAPE: BodyShape = BodyShape {
         json: JsonShape::Lines,
         level: 6,
         members: Members::One,
@@ -368,7 +373,7 @@ mod tests {
         for members in [Members::One, Members::Hours, Members::Blocks] {
             for json in [JsonShape::Lines, JsonShape::Array] {
                 for level in [0, 6] {
-                    let shape = Shape {
+                    let shape = BodyShape {
                         json,
                         level,
                         members,
@@ -402,7 +407,7 @@ mod tests {
         let blocks = Arc::new(Blocks::new(1, 700));
         for members in [Members::One, Members::Blocks] {
             let hours = day(&[7, 9000, 2]);
-            let layout = Arc::new(Layout::new(&blocks, None, &hours, Shape { members, ..SHAPE }));
+            let layout = Arc::new(Layout::new(&blocks, None, &hours, BodyShape { members, ..SHAPE }));
             let whole = body(&layout, &blocks, 0, u64::MAX);
             let len = layout.bytes;
             for (from, to) in [
@@ -427,7 +432,7 @@ mod tests {
             &blocks,
             None,
             &hours,
-            Shape {
+            BodyShape {
                 members: Members::Hours,
                 ..SHAPE
             },

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::Kind;
+use super::fault::RequestKind;
 
 /// Violations that are kept in words; more are counted only.
-const KEPT_VIOLATIONS: usize = 100;
+const MAX_VIOLATIONS: usize = 100;
 
 /// What happened since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +38,12 @@ pub struct Ledger {
     /// Logins and refreshes refused.
     pub logins_refused: u64,
     /// Requests by kind.
-    pub requests: BTreeMap<Kind, u64>,
+    pub requests: BTreeMap<RequestKind, u64>,
     /// Answers by HTTP status.
     pub answers: BTreeMap<u16, u64>,
     /// Downloads by `SPACE/SCOPE/WINDOW`, for example `c1/space/2018-06-28T07`, or
     /// `c1/account/2018-06-28/2018-06-30` for several days.
-    pub downloads: BTreeMap<String, Download>,
+    pub downloads: BTreeMap<String, DownloadStats>,
     /// Faults that befell a request, by name.
     pub faults: BTreeMap<String, u64>,
     /// Requests that broke the protocol.
@@ -55,7 +55,7 @@ pub struct Ledger {
 /// What was downloaded of a window.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Download {
+pub struct DownloadStats {
     /// Answers with bytes.
     pub answers: u64,
     /// Answers that went on at a later byte.
@@ -68,13 +68,13 @@ pub struct Download {
 
 impl Ledger {
     /// Requests of a kind.
-    pub fn requests_of(&self, kind: Kind) -> u64 {
+    pub fn requests_of(&self, kind: RequestKind) -> u64 {
         self.requests.get(&kind).copied().unwrap_or(0)
     }
 
     /// Downloads of a window (`2018-06-28` or `2018-06-28T07`) in all spaces and scopes.
-    pub fn downloads_of(&self, window: &str) -> Download {
-        let mut sum = Download::default();
+    pub fn downloads_of(&self, window: &str) -> DownloadStats {
+        let mut sum = DownloadStats::default();
         for (key, download) in &self.downloads {
             if key.splitn(3, '/').nth(2) == Some(window) {
                 sum.answers += download.answers;
@@ -88,7 +88,7 @@ impl Ledger {
 
     pub(super) fn violation(&mut self, words: String) {
         self.violation_count += 1;
-        if self.violations.len() < KEPT_VIOLATIONS {
+        if self.violations.len() < MAX_VIOLATIONS {
             self.violations.push(words);
         }
     }

@@ -5,64 +5,67 @@ use std::sync::Arc;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
+use super::connection::ServerRequest;
 use super::effect::Effect;
-use super::fault::Concern;
-use super::reply::Refusal;
+use super::fault::FaultContext;
+use super::reply::ApiError;
 use super::router::Caller;
-use super::service::{Selection, Service};
-use super::sessions::{account_field, dates};
-use super::sound::json_body;
-use super::wire::Request;
+use super::service::{Selection, SimulatedService};
+use super::sessions::{parse_account, parse_dates};
+use super::validate::json_body;
 
 /// Days until which a day can be searched, and not only downloaded.
 const SEARCHABLE_DAYS: i32 = 3;
 
 /// What the listing is asked for.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct ListingRequest {
     pub(super) start: Date,
     pub(super) end: Date,
     account: bool,
 }
 
 /// Reads a request; without a body it is for all kept days of the space.
-pub(super) fn asked(service: &Service, request: &Request) -> Result<Asked, Refusal> {
+pub(super) fn parse_listing(
+    service: &SimulatedService,
+    request: &ServerRequest,
+) -> Result<ListingRequest, ApiError> {
     if request.body.is_empty() {
-        return Ok(Asked {
+        return Ok(ListingRequest {
             start: service.oldest(),
             end: service.now().0,
             account: false,
         });
     }
     let body = json_body(request, &["start", "end", "AtAccountLevel"])?;
-    let (start, end) = dates(&body)?;
-    Ok(Asked {
+    let (start, end) = parse_dates(&body)?;
+    Ok(ListingRequest {
         start,
         end,
-        account: account_field(&body)?,
+        account: parse_account(&body)?,
     })
 }
 
 /// The rows, oldest first: kept days with events.
 pub(super) async fn list(
-    service: &Arc<Service>,
+    service: &Arc<SimulatedService>,
     caller: &Caller,
-    asked: &Asked,
-    concern: Concern,
+    request: &ListingRequest,
+    context: FaultContext,
 ) -> Vec<Value> {
     let all = service
-        .fault(concern, |effect| (*effect == Effect::IgnoreFields).then_some(()))
+        .fault(context, |effect| (*effect == Effect::IgnoreFields).then_some(()))
         .is_some();
     let (today, oldest) = (service.now().0, service.oldest());
     let (start, end) = if all {
         (oldest, today)
     } else {
-        (asked.start.max(oldest), asked.end.min(today))
+        (request.start.max(oldest), request.end.min(today))
     };
     let mut rows = Vec::new();
     let mut date = start;
     while date <= end {
-        rows.extend(row(service, caller, asked.account, date, concern).await);
+        rows.extend(row(service, caller, request.account, date, context).await);
         let Ok(next) = date.tomorrow() else { break };
         date = next;
     }
@@ -70,15 +73,15 @@ pub(super) async fn list(
 }
 
 async fn row(
-    service: &Arc<Service>,
+    service: &Arc<SimulatedService>,
     caller: &Caller,
     account: bool,
     date: Date,
-    concern: Concern,
+    context: FaultContext,
 ) -> Option<Value> {
-    let concern = Concern {
+    let context = FaultContext {
         window: Some((date, date, None)),
-        ..concern
+        ..context
     };
     let selection = Selection {
         space: caller.space.clone(),
@@ -93,19 +96,19 @@ async fn row(
         .ok()?;
     let zero = || {
         service
-            .fault(concern, |effect| (*effect == Effect::ZeroDays).then_some(()))
+            .fault(context, |effect| (*effect == Effect::ZeroDays).then_some(()))
             .is_some()
     };
     if layout.events == 0 && !zero() {
         return None;
     }
     if service
-        .fault(concern, |effect| (*effect == Effect::LeaveOutDays).then_some(()))
+        .fault(context, |effect| (*effect == Effect::LeaveOutDays).then_some(()))
         .is_some()
     {
         return None;
     }
-    let percent = service.fault(concern, |effect| match effect {
+    let percent = service.fault(context, |effect| match effect {
         Effect::CountAs { percent } => Some(*percent),
         _ => None,
     });

@@ -19,6 +19,7 @@
 mod admin;
 mod block;
 mod command;
+mod connection;
 mod download;
 mod effect;
 mod events;
@@ -34,11 +35,10 @@ mod server;
 mod service;
 mod sessions;
 mod settings;
-mod sound;
 #[cfg(test)]
 mod tests;
 mod uaa;
-mod wire;
+mod validate;
 
 use std::io;
 use std::sync::Arc;
@@ -51,25 +51,27 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use command::{SimulateArgs, simulate};
-pub use effect::{At, Effect, ErrorForm, ListForm, Nothing, Resume, Second, Silence};
-pub use fault::{Fault, Kind, Windows};
-pub use ledger::{Download, Ledger};
-pub use presets::{NotAFault, presets};
+pub use effect::{
+    BodyOffset, Effect, EmptyReply, ErrorForm, ListForm, NoReplyMode, RangeReply, RepeatDownload,
+};
+pub use fault::{Fault, RequestKind, WindowFilter};
+pub use ledger::{DownloadStats, Ledger};
+pub use presets::{InvalidFault, presets};
 #[cfg(test)]
 pub(crate) use random::Random;
 pub use service::SessionView;
 pub use settings::{
-    DEFAULT_API_KEY, DEFAULT_PASSWORD, DEFAULT_PERSON, DEFAULT_USER, Framing, Gzip, JsonShape, Members,
-    READY_REFRESH_TOKEN, READY_TOKEN, SESSION_LIMIT, Settings, User, Volume,
+    DEFAULT_API_KEY, DEFAULT_PASSWORD, DEFAULT_PERSON, DEFAULT_USER, Framing, GzipSettings, JsonShape,
+    Members, READY_REFRESH_TOKEN, READY_TOKEN, SESSION_LIMIT, Settings, User, Volume,
 };
 
 use layout::{Layout, Pieces};
-use service::{Selection, Service};
+use service::{Selection, SimulatedService};
 
 /// A running simulator. Dropped, it stops too, without waiting.
 #[derive(Debug)]
 pub struct Simulator {
-    service: Arc<Service>,
+    service: Arc<SimulatedService>,
     url: Url,
     stop: CancellationToken,
     server: JoinHandle<()>,
@@ -85,7 +87,7 @@ impl Simulator {
     pub fn serve(settings: Settings, listener: TcpListener) -> io::Result<Self> {
         let authority = listener.local_addr()?.to_string();
         let url = Url::parse(&format!("http://{authority}")).map_err(io::Error::other)?;
-        let service = Arc::new(Service::new(settings, authority));
+        let service = Arc::new(SimulatedService::new(settings, authority));
         let stop = CancellationToken::new();
         let server = tokio::spawn(server::serve(Arc::clone(&service), listener, stop.clone()));
         Ok(Self {
@@ -117,7 +119,7 @@ impl Simulator {
     }
 
     /// Misbehaves in the ways of a preset too: `NAME[@2018-06-03][#NTH][xTIMES]`.
-    pub fn add_preset(&self, text: &str) -> Result<(), NotAFault> {
+    pub fn add_preset(&self, text: &str) -> Result<(), InvalidFault> {
         Fault::preset(text)?
             .into_iter()
             .for_each(|fault| self.add_fault(fault));

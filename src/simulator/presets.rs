@@ -4,13 +4,15 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::effect::{At, Effect, ErrorForm, ListForm, Nothing, Resume, Second, Silence};
-use super::fault::{Fault, Kind, Windows};
+use super::effect::{
+    BodyOffset, Effect, EmptyReply, ErrorForm, ListForm, NoReplyMode, RangeReply, RepeatDownload,
+};
+use super::fault::{Fault, RequestKind, WindowFilter};
 use super::settings::{Framing, JsonShape, Members};
 
 /// A text that names no fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAFault {
+pub enum InvalidFault {
     /// No preset of that name.
     #[error("no fault is called {name:?}; {}", hint(name))]
     Unknown {
@@ -50,8 +52,8 @@ pub fn presets() -> Vec<(&'static str, &'static str)> {
 impl Fault {
     /// The faults that a text names: `NAME[@WINDOW][#NTH][xTIMES]`, for example `cut@2018-06-03x2`. `#` and `x`
     /// hold for the preset's first fault; others that it needs (such as many gzip members) are always on.
-    pub fn preset(text: &str) -> Result<Vec<Self>, NotAFault> {
-        let wrong = |wrong| NotAFault::Suffix {
+    pub fn preset(text: &str) -> Result<Vec<Self>, InvalidFault> {
+        let wrong = |wrong| InvalidFault::Suffix {
             text: text.to_owned(),
             wrong,
         };
@@ -79,15 +81,16 @@ impl Fault {
         }
         let mut window = None;
         if let Some((before, text)) = name.split_once('@') {
-            window = Some(window_of(text).ok_or_else(|| wrong("behind @ comes a day or an hour of one"))?);
+            window = Some(parse_window(text).ok_or_else(|| wrong("behind @ comes a day or an hour of one"))?);
             name = before;
         }
-        let preset = PRESETS
-            .iter()
-            .find(|preset| preset.name == name)
-            .ok_or_else(|| NotAFault::Unknown {
-                name: name.to_owned(),
-            })?;
+        let preset =
+            PRESETS
+                .iter()
+                .find(|preset| preset.name == name)
+                .ok_or_else(|| InvalidFault::Unknown {
+                    name: name.to_owned(),
+                })?;
         let mut faults = (preset.faults)();
         for fault in &mut faults {
             preset.name.clone_into(&mut fault.name);
@@ -105,7 +108,7 @@ impl Fault {
     }
 }
 
-fn window_of(text: &str) -> Option<(Date, Option<u8>)> {
+fn parse_window(text: &str) -> Option<(Date, Option<u8>)> {
     let (date, hour) = text
         .split_once('T')
         .map_or((text, None), |(date, hour)| (date, Some(hour)));
@@ -135,7 +138,7 @@ macro_rules! presets {
         &[$(Preset {
             name: $name,
             about: $about,
-            faults: || vec![$(Fault::new($name, $effect, &[$(Kind::$kind),*])$(.$adjust($($argument),*))*),+],
+            faults: || vec![$(Fault::new($name, $effect, &[$(RequestKind::$kind),*])$(.$adjust($($argument),*))*),+],
         }),*]
     };
 }
@@ -158,7 +161,7 @@ fn fields(drop: &[&str], null: &[&str]) -> Effect {
     }
 }
 
-fn cut(at: At) -> Effect {
+fn cut(at: BodyOffset) -> Effect {
     Effect::Cut {
         at,
         reset: false,
@@ -166,15 +169,15 @@ fn cut(at: At) -> Effect {
     }
 }
 
-fn resume(how: Resume) -> Effect {
+fn resume(how: RangeReply) -> Effect {
     Effect::ResumeAs { how }
 }
 
-fn empty(how: Nothing) -> Effect {
+fn empty(how: EmptyReply) -> Effect {
     Effect::EmptyAs { how }
 }
 
-fn expired(how: Nothing) -> Effect {
+fn expired(how: EmptyReply) -> Effect {
     Effect::ExpiredAs { how }
 }
 
@@ -183,7 +186,7 @@ fn capacity(status: u16, retry_after: Option<u64>) -> Effect {
 }
 
 impl Fault {
-    fn of(self, windows: Windows) -> Self {
+    fn in_windows(self, windows: WindowFilter) -> Self {
         Self { windows, ..self }
     }
 }
@@ -192,29 +195,29 @@ const FULL: &str = "too many sessions are open in this space";
 
 static PRESETS: &[Preset] = presets! {
     // Resume on the wire. Each needs a cut, which happens once.
-    "resume-wrong-offset": "a cut body; its Range is answered by 206 at another offset" => [Download], resume(Resume::WrongOffset); [Download], cut(At::Permille(500)), times(1),
-    "resume-lie": "a cut body; its Range is answered by a 206 whose bytes are from another offset" => [Download], resume(Resume::Lie); [Download], cut(At::Permille(500)), times(1),
-    "resume-whole": "a cut body; its Range is ignored: 200 with the whole body" => [Download], resume(Resume::Whole); [Download], cut(At::Permille(500)), times(1),
-    "resume-remainder": "a cut body; its Range is answered by 200 with the remainder only" => [Download], resume(Resume::Remainder); [Download], cut(At::Permille(500)), times(1),
-    "resume-416": "a cut body; its Range is answered by 416" => [Download], resume(Resume::Status(416)); [Download], cut(At::Permille(500)), times(1),
-    "resume-error": "a cut body; its Range is answered by 500" => [Download], resume(Resume::Status(500)); [Download], cut(At::Permille(500)), times(1),
-    "resume-other-bytes": "a cut body; every download has the same events in other bytes" => [Download], Effect::OtherBytes; [Download], cut(At::Permille(500)), times(1),
+    "resume-wrong-offset": "a cut body; its Range is answered by 206 at another offset" => [Download], resume(RangeReply::WrongOffset); [Download], cut(BodyOffset::Permille(500)), times(1),
+    "resume-lie": "a cut body; its Range is answered by a 206 whose bytes are from another offset" => [Download], resume(RangeReply::Lie); [Download], cut(BodyOffset::Permille(500)), times(1),
+    "resume-whole": "a cut body; its Range is ignored: 200 with the whole body" => [Download], resume(RangeReply::Whole); [Download], cut(BodyOffset::Permille(500)), times(1),
+    "resume-remainder": "a cut body; its Range is answered by 200 with the remainder only" => [Download], resume(RangeReply::Remainder); [Download], cut(BodyOffset::Permille(500)), times(1),
+    "resume-416": "a cut body; its Range is answered by 416" => [Download], resume(RangeReply::Status(416)); [Download], cut(BodyOffset::Permille(500)), times(1),
+    "resume-error": "a cut body; its Range is answered by 500" => [Download], resume(RangeReply::Status(500)); [Download], cut(BodyOffset::Permille(500)), times(1),
+    "resume-other-bytes": "a cut body; every download has the same events in other bytes" => [Download], Effect::OtherBytes; [Download], cut(BodyOffset::Permille(500)), times(1),
     // Ends of bodies.
-    "cut": "the connection closes at half of the body, once unless xTIMES says more" => [Download], cut(At::Permille(500)), times(1),
-    "cut-always": "every answer with a body closes after 512 bytes" => [Download], cut(At::Answer(512)),
-    "cut-at-start": "the connection closes after the head of the answer" => [Download], cut(At::Answer(0)),
-    "cut-reset": "the connection is reset at half of the body" => [Download], Effect::Cut { at: At::Permille(500), reset: true, vanish: false }, times(1),
-    "cut-at-member-end": "many gzip members; the connection closes at the end of the first" => [Download], cut(At::MemberEnd(1)); [Download], Effect::MembersAs { members: Members::Hours },
-    "cut-close-delimited": "a body without length or chunks; the connection closes at half of it" => [Download], cut(At::Permille(500)), times(1); [Download], Effect::FramingAs { framing: Framing::Close },
-    "cut-close-delimited-at-member-end": "the same, at the end of a gzip member: nothing in the bytes tells" => [Download], cut(At::MemberEnd(1)), times(1); [Download], Effect::FramingAs { framing: Framing::Close }; [Download], Effect::MembersAs { members: Members::Hours },
-    "cut-chunked": "a chunked body; the connection closes at half of it" => [Download], cut(At::Permille(500)), times(1); [Download], Effect::FramingAs { framing: Framing::Chunked },
-    "end-early": "the body ends at half, and HTTP says that it is whole" => [Download], Effect::EndEarly { at: At::Permille(500) },
-    "end-early-at-member-end": "the same, at the end of a gzip member: only the count tells" => [Download], Effect::EndEarly { at: At::MemberEnd(1) }; [Download], Effect::MembersAs { members: Members::Hours },
-    "session-vanishes": "the session is gone at half of the body, and the connection closes" => [Download], Effect::Cut { at: At::Permille(500), reset: false, vanish: true }, times(1),
-    "stall": "the body stops coming at half" => [Download], Effect::Stall { at: At::Permille(500) }, times(1),
-    "stall-days": "the bodies of whole days always stop coming after 512 bytes, those of hours do not" => [Download], Effect::Stall { at: At::Answer(512) }, of(Windows::Days),
-    "hang-download": "a download is never answered" => [Download], Effect::NoReply { done: false, how: Silence::Hang }, times(1),
-    "hang": "no request is answered" => [], Effect::NoReply { done: false, how: Silence::Hang },
+    "cut": "the connection closes at half of the body, once unless xTIMES says more" => [Download], cut(BodyOffset::Permille(500)), times(1),
+    "cut-always": "every answer with a body closes after 512 bytes" => [Download], cut(BodyOffset::Answer(512)),
+    "cut-at-start": "the connection closes after the head of the answer" => [Download], cut(BodyOffset::Answer(0)),
+    "cut-reset": "the connection is reset at half of the body" => [Download], Effect::Cut { at: BodyOffset::Permille(500), reset: true, vanish: false }, times(1),
+    "cut-at-member-end": "many gzip members; the connection closes at the end of the first" => [Download], cut(BodyOffset::MemberEnd(1)); [Download], Effect::MembersAs { members: Members::Hours },
+    "cut-close-delimited": "a body without length or chunks; the connection closes at half of it" => [Download], cut(BodyOffset::Permille(500)), times(1); [Download], Effect::FramingAs { framing: Framing::Close },
+    "cut-close-delimited-at-member-end": "the same, at the end of a gzip member: nothing in the bytes tells" => [Download], cut(BodyOffset::MemberEnd(1)), times(1); [Download], Effect::FramingAs { framing: Framing::Close }; [Download], Effect::MembersAs { members: Members::Hours },
+    "cut-chunked": "a chunked body; the connection closes at half of it" => [Download], cut(BodyOffset::Permille(500)), times(1); [Download], Effect::FramingAs { framing: Framing::Chunked },
+    "end-early": "the body ends at half, and HTTP says that it is whole" => [Download], Effect::EndEarly { at: BodyOffset::Permille(500) },
+    "end-early-at-member-end": "the same, at the end of a gzip member: only the count tells" => [Download], Effect::EndEarly { at: BodyOffset::MemberEnd(1) }; [Download], Effect::MembersAs { members: Members::Hours },
+    "session-vanishes": "the session is gone at half of the body, and the connection closes" => [Download], Effect::Cut { at: BodyOffset::Permille(500), reset: false, vanish: true }, times(1),
+    "stall": "the body stops coming at half" => [Download], Effect::Stall { at: BodyOffset::Permille(500) }, times(1),
+    "stall-days": "the bodies of whole days always stop coming after 512 bytes, those of hours do not" => [Download], Effect::Stall { at: BodyOffset::Answer(512) }, in_windows(WindowFilter::Days),
+    "hang-download": "a download is never answered" => [Download], Effect::NoReply { done: false, how: NoReplyMode::Hang }, times(1),
+    "hang": "no request is answered" => [], Effect::NoReply { done: false, how: NoReplyMode::Hang },
     "trickle": "1 KiB a second" => [Download], Effect::Trickle { bytes_per_second: 1024 },
     "slow": "each answer comes two seconds late" => [], Effect::Delay { millis: 2000 },
     "chunked": "bodies are chunked" => [Download], Effect::FramingAs { framing: Framing::Chunked },
@@ -228,17 +231,17 @@ static PRESETS: &[Preset] = presets! {
     "other-bytes": "every download has the same events in other bytes" => [Download], Effect::OtherBytes,
     "json-array": "the events are one array" => [Download], Effect::JsonAs { json: JsonShape::Array },
     // Nothing there.
-    "empty-404": "a range without events is 404" => [Download], empty(Nothing::NotFound),
-    "empty-204": "a range without events is 204" => [Download], empty(Nothing::NoContent),
-    "empty-zero-length": "a range without events has a body of zero bytes" => [Download], empty(Nothing::ZeroLength),
-    "empty-gzip": "a range without events is a gzip of nothing (the default)" => [Download], empty(Nothing::GzipOfNothing),
-    "expired-404": "a range past retention is 404" => [Download], expired(Nothing::NotFound),
-    "expired-204": "a range past retention is 204" => [Download], expired(Nothing::NoContent),
-    "expired-zero-length": "a range past retention has a body of zero bytes" => [Download], expired(Nothing::ZeroLength),
-    "expired-gzip": "a range past retention is a gzip of nothing (the default)" => [Download], expired(Nothing::GzipOfNothing),
+    "empty-404": "a range without events is 404" => [Download], empty(EmptyReply::NotFound),
+    "empty-204": "a range without events is 204" => [Download], empty(EmptyReply::NoContent),
+    "empty-zero-length": "a range without events has a body of zero bytes" => [Download], empty(EmptyReply::ZeroLength),
+    "empty-gzip": "a range without events is a gzip of nothing (the default)" => [Download], empty(EmptyReply::GzipOfNothing),
+    "expired-404": "a range past retention is 404" => [Download], expired(EmptyReply::NotFound),
+    "expired-204": "a range past retention is 204" => [Download], expired(EmptyReply::NoContent),
+    "expired-zero-length": "a range past retention has a body of zero bytes" => [Download], expired(EmptyReply::ZeroLength),
+    "expired-gzip": "a range past retention is a gzip of nothing (the default)" => [Download], expired(EmptyReply::GzipOfNothing),
     "download-404": "a download is 404 although the session is there" => [Download], status(404, "no data found"),
-    "second-refused": "another whole download in one session is 409" => [Download], Effect::SecondDownloadAs { how: Second::Refused },
-    "second-empty": "another whole download in one session has zero bytes" => [Download], Effect::SecondDownloadAs { how: Second::Empty },
+    "second-refused": "another whole download in one session is 409" => [Download], Effect::SecondDownloadAs { how: RepeatDownload::Refused },
+    "second-empty": "another whole download in one session has zero bytes" => [Download], Effect::SecondDownloadAs { how: RepeatDownload::Empty },
     // Capacity.
     "capacity-429": "a full space is 429 with Retry-After (the default)" => [Create], capacity(429, Some(1)),
     "capacity-403": "a full space is 403" => [Create], capacity(403, None),
@@ -247,9 +250,9 @@ static PRESETS: &[Preset] = presets! {
     "full": "a create is refused as if the space were full" => [Create], Effect::Status { status: 429, retry_after: Some(1), message: FULL.to_owned() },
     "create-403": "a create is 403, whatever the reason, while the list answers" => [Create], status(403, "forbidden"),
     "create-500": "a create is 500" => [Create], status(500, "internal error"),
-    "create-reply-lost": "a session is created, and the connection closes without an answer" => [Create], Effect::NoReply { done: true, how: Silence::Close }, times(1),
-    "create-reply-hangs": "a session is created, and the answer never comes" => [Create], Effect::NoReply { done: true, how: Silence::Hang }, times(1),
-    "delete-reply-lost": "a session is deleted, and the connection closes without an answer" => [Delete], Effect::NoReply { done: true, how: Silence::Close }, times(1),
+    "create-reply-lost": "a session is created, and the connection closes without an answer" => [Create], Effect::NoReply { done: true, how: NoReplyMode::Close }, times(1),
+    "create-reply-hangs": "a session is created, and the answer never comes" => [Create], Effect::NoReply { done: true, how: NoReplyMode::Hang }, times(1),
+    "delete-reply-lost": "a session is deleted, and the connection closes without an answer" => [Delete], Effect::NoReply { done: true, how: NoReplyMode::Close }, times(1),
     "delete-500": "a delete is 500" => [Delete], status(500, "internal error"), times(1),
     "list-500": "the session list is 500" => [List], status(500, "internal error"),
     // Errors.
@@ -258,11 +261,11 @@ static PRESETS: &[Preset] = presets! {
     "http-500": "every request of the tracker is 500" => [], status(500, "internal error"),
     "http-502": "every request of the tracker is 502, as a page of a gateway" => [], status(502, "bad gateway"); [], Effect::ErrorsAs { form: ErrorForm::Html },
     "http-503": "every request of the tracker is 503 with Retry-After" => [], Effect::Status { status: 503, retry_after: Some(1), message: "unavailable".to_owned() },
-    "connection-closed": "the connection closes instead of an answer" => [], Effect::NoReply { done: false, how: Silence::Close },
-    "connection-reset": "the connection is reset instead of an answer" => [], Effect::NoReply { done: false, how: Silence::Reset },
+    "connection-closed": "the connection closes instead of an answer" => [], Effect::NoReply { done: false, how: NoReplyMode::Close },
+    "connection-reset": "the connection is reset instead of an answer" => [], Effect::NoReply { done: false, how: NoReplyMode::Reset },
     "forbidden": "the user lacks the developer role: 403" => [], status(403, "the user does not have the developer role in the space"),
     "token-expires": "the token is no longer known: 401 once" => [], Effect::ExpireToken, times(1),
-    "token-expires-mid-download": "a cut body; the token is no longer known when it is resumed" => [Download], Effect::ExpireToken, from_nth(2), times(1); [Download], cut(At::Permille(500)), times(1),
+    "token-expires-mid-download": "a cut body; the token is no longer known when it is resumed" => [Download], Effect::ExpireToken, from_nth(2), times(1); [Download], cut(BodyOffset::Permille(500)), times(1),
     "unauthorized": "401 always" => [], status(401, "unauthorized"),
     // Sessions.
     "session-gone": "the session is gone when it is downloaded" => [Download], Effect::SessionGone, times(1),
@@ -302,7 +305,7 @@ static PRESETS: &[Preset] = presets! {
     "uaa-401": "every login is refused" => [Login, Refresh], status(401, "Bad credentials"),
     "uaa-500": "the UAA is 500" => [Login, Refresh], status(500, "internal error"),
     "uaa-html": "the UAA is 502, as a page of a gateway" => [Login, Refresh], status(502, "bad gateway"); [Login, Refresh], Effect::ErrorsAs { form: ErrorForm::Html },
-    "uaa-hang": "the UAA does not answer" => [Login, Refresh], Effect::NoReply { done: false, how: Silence::Hang },
+    "uaa-hang": "the UAA does not answer" => [Login, Refresh], Effect::NoReply { done: false, how: NoReplyMode::Hang },
     "uaa-rotates": "a refresh token is good for one use" => [Refresh], Effect::RotateRefreshTokens,
     "refresh-refused": "a refresh token is refused" => [Refresh], status(401, "invalid_token"),
     "info-500": "GET /v2/info is 500" => [Info], status(500, "internal error"),

@@ -6,9 +6,9 @@ pub(crate) struct Random(u64);
 
 impl Random {
     /// A stream for a seed and whatever tells it from its neighbours.
-    pub(crate) fn new(seed: u64, apart: &[u64]) -> Self {
+    pub(crate) fn new(seed: u64, salt: &[u64]) -> Self {
         let mut random = Self(seed);
-        for part in apart {
+        for part in salt {
             random.0 = random.next() ^ part.wrapping_mul(0xD6E8_FEB8_6659_FD93);
         }
         random.next();
@@ -51,7 +51,7 @@ impl Random {
 }
 
 /// A number for a text (FNV-1a, 64 bits).
-pub(super) fn number_of(text: &str) -> u64 {
+pub(super) fn hash_of(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
     })

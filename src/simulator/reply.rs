@@ -2,22 +2,22 @@
 
 use serde_json::{Value, json};
 
+use super::connection::{ResponseBody, ServerResponse};
 use super::effect::{Effect, ErrorForm, ListForm};
-use super::fault::{Concern, Kind};
-use super::router::Outcome;
-use super::service::Service;
-use super::wire::{Answer, Body};
+use super::fault::{FaultContext, RequestKind};
+use super::router::RouteOutcome;
+use super::service::SimulatedService;
 
 /// A refusal. `violation` says that the request broke the protocol.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub(super) status: u16,
     pub(super) message: String,
     pub(super) retry_after: Option<u64>,
     pub(super) violation: bool,
 }
 
-impl Refusal {
+impl ApiError {
     /// An answer with an error status to a sound request.
     pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
         Self {
@@ -38,26 +38,38 @@ impl Refusal {
 }
 
 /// The answer to a request that was carried out, unless a fault loses it.
-pub(super) fn after(service: &Service, concern: Concern, status: u16, value: &Value) -> Outcome {
-    let silence = service.fault(concern, |effect| match effect {
+pub(super) fn respond(
+    service: &SimulatedService,
+    context: FaultContext,
+    status: u16,
+    value: &Value,
+) -> RouteOutcome {
+    let silence = service.fault(context, |effect| match effect {
         Effect::NoReply { done: true, how } => Some(*how),
         _ => None,
     });
-    silence.map_or_else(|| Outcome::Answer(json_answer(status, value)), Outcome::Silence)
+    silence.map_or_else(
+        || RouteOutcome::Response(json_response(status, value)),
+        RouteOutcome::NoReply,
+    )
 }
 
 /// JSON.
-pub(super) fn json_answer(status: u16, value: &Value) -> Answer {
-    Answer {
+pub(super) fn json_response(status: u16, value: &Value) -> ServerResponse {
+    ServerResponse {
         status,
         headers: vec![("Content-Type", "application/json".to_owned())],
-        body: Body::Whole(value.to_string().into()),
+        body: ResponseBody::Whole(value.to_string().into()),
     }
 }
 
 /// An error, worded as the faults want it; a violation is noted.
-pub(super) fn refused(service: &Service, concern: Concern, refusal: Refusal) -> Answer {
-    let Refusal {
+pub(super) fn error_response(
+    service: &SimulatedService,
+    context: FaultContext,
+    refusal: ApiError,
+) -> ServerResponse {
+    let ApiError {
         status,
         message,
         retry_after,
@@ -67,12 +79,12 @@ pub(super) fn refused(service: &Service, concern: Concern, refusal: Refusal) -> 
         service
             .state()
             .ledger
-            .violation(format!("{:?}: {status}: {message}", concern.kind));
+            .violation(format!("{:?}: {status}: {message}", context.kind));
     }
-    if matches!(concern.kind, Kind::Login | Kind::Refresh) {
+    if matches!(context.kind, RequestKind::Login | RequestKind::Refresh) {
         service.state().ledger.logins_refused += 1;
     }
-    let form = service.fault(concern, |effect| match effect {
+    let form = service.fault(context, |effect| match effect {
         Effect::ErrorsAs { form } => Some(*form),
         _ => None,
     });
@@ -86,20 +98,25 @@ pub(super) fn refused(service: &Service, concern: Concern, refusal: Refusal) -> 
     };
     let mut headers = vec![("Content-Type", media.to_owned())];
     headers.extend(retry_after.map(|seconds| ("Retry-After", seconds.to_string())));
-    Answer {
+    ServerResponse {
         status,
         headers,
-        body: Body::Whole(text.into()),
+        body: ResponseBody::Whole(text.into()),
     }
 }
 
 /// A list, in the form that the faults want.
-pub(super) fn listed(service: &Service, concern: Concern, name: &str, rows: Vec<Value>) -> Value {
+pub(super) fn list_value(
+    service: &SimulatedService,
+    context: FaultContext,
+    name: &str,
+    rows: Vec<Value>,
+) -> Value {
     let rows = rows
         .into_iter()
-        .map(|row| reshape(service, concern, row))
+        .map(|row| reshape(service, context, row))
         .collect();
-    let form = service.fault(concern, |effect| match effect {
+    let form = service.fault(context, |effect| match effect {
         Effect::ListAs { form } => Some(*form),
         _ => None,
     });
@@ -111,8 +128,8 @@ pub(super) fn listed(service: &Service, concern: Concern, name: &str, rows: Vec<
 }
 
 /// An object, with the fields that the faults want.
-pub(super) fn reshape(service: &Service, concern: Concern, value: Value) -> Value {
-    let fields = service.fault(concern, |effect| {
+pub(super) fn reshape(service: &SimulatedService, context: FaultContext, value: Value) -> Value {
+    let fields = service.fault(context, |effect| {
         matches!(effect, Effect::Fields { .. }).then(|| effect.clone())
     });
     let (

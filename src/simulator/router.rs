@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::effect::{Effect, Silence};
-use super::fault::{Concern, Kind};
-use super::reply::{Refusal, after, listed, refused, reshape};
-use super::service::Service;
-use super::sound::header;
-use super::wire::{Answer, Body, Request};
+use super::connection::{ResponseBody, ServerRequest, ServerResponse};
+use super::effect::{Effect, NoReplyMode};
+use super::fault::{FaultContext, RequestKind};
+use super::reply::{ApiError, error_response, list_value, reshape, respond};
+use super::service::SimulatedService;
+use super::validate::single_header;
 use super::{admin, download, listing, sessions, uaa};
 
 /// Marks a redirect to another host, so that a token that follows it is seen.
@@ -22,13 +22,13 @@ const MAX_ID: usize = 64;
 
 /// What to do about a request.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    Answer(Answer),
+pub(super) enum RouteOutcome {
+    Response(ServerResponse),
     /// Not of the service: not in the ledger.
-    Admin(Answer),
+    Admin(ServerResponse),
     /// A download, to be noted when it ended.
-    Download(Answer, download::Note),
-    Silence(Silence),
+    Download(ServerResponse, download::DownloadRecord),
+    NoReply(NoReplyMode),
 }
 
 /// Who asks, and for which space.
@@ -40,8 +40,8 @@ pub(super) struct Caller {
 }
 
 /// What a request asks for, and the session that its path names.
-fn classify(request: &Request) -> Result<(Kind, &str), Refusal> {
-    let wrong_method = || Refusal::violation(405, format!("{} is not for {}", request.method, request.path));
+fn classify(request: &ServerRequest) -> Result<(RequestKind, &str), ApiError> {
+    let wrong_method = || ApiError::violation(405, format!("{} is not for {}", request.method, request.path));
     let (method, path) = (request.method.as_str(), request.path.as_str());
     let only = |wanted: &str, kind| {
         if method == wanted {
@@ -51,246 +51,268 @@ fn classify(request: &Request) -> Result<(Kind, &str), Refusal> {
         }
     };
     match path {
-        "/v2/info" => only("GET", Kind::Info),
-        "/oauth/token" => only("POST", Kind::Login),
-        "/v3/events" => only("GET", Kind::Events),
-        "/v3/events/download" => only("GET", Kind::Download),
+        "/v2/info" => only("GET", RequestKind::Info),
+        "/oauth/token" => only("POST", RequestKind::Login),
+        "/v3/events" => only("GET", RequestKind::Events),
+        "/v3/events/download" => only("GET", RequestKind::Download),
         "/v3/sessions" => match method {
-            "POST" => Ok((Kind::Create, "")),
-            "GET" => Ok((Kind::List, "")),
+            "POST" => Ok((RequestKind::Create, "")),
+            "GET" => Ok((RequestKind::List, "")),
             _ => Err(wrong_method()),
         },
-        _ if path.starts_with("/simulator/") => Ok((Kind::Admin, "")),
+        _ if path.starts_with("/simulator/") => Ok((RequestKind::Admin, "")),
         _ => match path.strip_prefix("/v3/sessions/") {
             Some(id) if !id.is_empty() && id.len() <= MAX_ID && !id.contains('/') => match method {
-                "GET" => Ok((Kind::Show, id)),
-                "DELETE" => Ok((Kind::Delete, id)),
+                "GET" => Ok((RequestKind::Show, id)),
+                "DELETE" => Ok((RequestKind::Delete, id)),
                 _ => Err(wrong_method()),
             },
-            _ => Err(Refusal::violation(404, format!("there is no {path}"))),
+            _ => Err(ApiError::violation(404, format!("there is no {path}"))),
         },
     }
 }
 
 /// Answers a request.
-pub(super) async fn route(service: &Arc<Service>, request: &Request) -> Outcome {
+pub(super) async fn route(service: &Arc<SimulatedService>, request: &ServerRequest) -> RouteOutcome {
     let classified = classify(request);
-    let mut kind = classified.as_ref().map_or(Kind::Other, |(kind, _)| *kind);
-    if kind == Kind::Admin {
-        return Outcome::Admin(admin::admin(service, request));
+    let mut kind = classified.as_ref().map_or(RequestKind::Other, |(kind, _)| *kind);
+    if kind == RequestKind::Admin {
+        return RouteOutcome::Admin(admin::admin(service, request));
     }
-    if kind == Kind::Login && uaa::is_refresh(request) {
-        kind = Kind::Refresh;
+    if kind == RequestKind::Login && uaa::is_refresh(request) {
+        kind = RequestKind::Refresh;
     }
     *service.state().ledger.requests.entry(kind).or_default() += 1;
     sleep(service.settings.latency).await;
-    let mut concern = Concern { kind, window: None };
+    let mut context = FaultContext { kind, window: None };
     let result = match classified {
         Err(refusal) => Err(refusal),
-        Ok((_, id)) => carry_out(service, request, id, &mut concern).await,
+        Ok((_, id)) => execute(service, request, id, &mut context).await,
     };
     match result {
         Ok(outcome) => outcome,
-        Err(refusal) => Outcome::Answer(refused(service, concern, refusal)),
+        Err(refusal) => RouteOutcome::Response(error_response(service, context, refusal)),
     }
 }
 
-async fn carry_out(
-    service: &Arc<Service>,
-    request: &Request,
+async fn execute(
+    service: &Arc<SimulatedService>,
+    request: &ServerRequest,
     id: &str,
-    concern: &mut Concern,
-) -> Result<Outcome, Refusal> {
-    let kind = concern.kind;
+    context: &mut FaultContext,
+) -> Result<RouteOutcome, ApiError> {
+    let kind = context.kind;
     let has_secret = ["x-auth-token", "authorization"]
         .iter()
         .any(|name| !matches!(request.header(name), Ok(None)));
     if request.query.contains(OTHER_HOST_MARK) && (has_secret || !request.body.is_empty()) {
-        return Err(Refusal::violation(
+        return Err(ApiError::violation(
             400,
             "credentials followed a redirect to another host",
         ));
     }
     if !kind.is_tracker() {
-        if let Some(outcome) = befall(service, request, *concern).await? {
+        if let Some(outcome) = inject_faults(service, request, *context).await? {
             return Ok(outcome);
         }
-        let value = if kind == Kind::Info {
+        let value = if kind == RequestKind::Info {
             uaa::info(service)
         } else {
-            uaa::token(service, request, *concern)?
+            uaa::token(service, request, *context)?
         };
-        let value = reshape(service, *concern, value);
-        return Ok(after(service, *concern, 200, &value));
+        let value = reshape(service, *context, value);
+        return Ok(respond(service, *context, 200, &value));
     }
     let caller = uaa::caller(service, request)?;
-    if !matches!(kind, Kind::Create | Kind::Events) && !request.body.is_empty() {
-        return Err(Refusal::violation(
+    if !matches!(kind, RequestKind::Create | RequestKind::Events) && !request.body.is_empty() {
+        return Err(ApiError::violation(
             400,
             format!("{} {} takes no body", request.method, request.path),
         ));
     }
-    let mut plan = Plan::of(service, request, &caller, id, kind)?;
-    concern.window = plan.window(service);
-    if let Some(outcome) = befall(service, request, *concern).await? {
+    let mut plan = TrackerRequest::parse(service, request, &caller, id, kind)?;
+    context.window = plan.window(service);
+    if let Some(outcome) = inject_faults(service, request, *context).await? {
         return Ok(outcome);
     }
     // A fault may have taken the session away meanwhile.
     let gone = |id: &str| {
         service
-            .fault(*concern, |effect| (*effect == Effect::SessionGone).then_some(()))
+            .fault(*context, |effect| (*effect == Effect::SessionGone).then_some(()))
             .map(|()| service.state().vanish(id))
     };
     match &mut plan {
-        Plan::Create(asked) => {
-            let (status, value) = sessions::create(service, &caller, asked, *concern)?;
-            Ok(after(
+        TrackerRequest::Create(create) => {
+            let (status, value) = sessions::create(service, &caller, create, *context)?;
+            Ok(respond(
                 service,
-                *concern,
+                *context,
                 status,
-                &reshape(service, *concern, value),
+                &reshape(service, *context, value),
             ))
         }
-        Plan::List => {
-            let value = sessions::list(service, &caller, *concern);
-            Ok(after(
+        TrackerRequest::List => {
+            let value = sessions::list(service, &caller, *context);
+            Ok(respond(
                 service,
-                *concern,
+                *context,
                 200,
-                &listed(service, *concern, "sessions", value),
+                &list_value(service, *context, "sessions", value),
             ))
         }
-        Plan::Show(id) => {
+        TrackerRequest::Show(id) => {
             gone(id);
             let value = sessions::show(service, &caller, id)?;
-            Ok(after(service, *concern, 200, &reshape(service, *concern, value)))
-        }
-        Plan::Delete(id) => {
-            gone(id);
-            let value = sessions::delete(service, &caller, id)?;
-            Ok(after(service, *concern, 200, &reshape(service, *concern, value)))
-        }
-        Plan::Events(asked) => {
-            let value = listing::list(service, &caller, asked, *concern).await;
-            Ok(after(
+            Ok(respond(
                 service,
-                *concern,
+                *context,
                 200,
-                &listed(service, *concern, "events", value),
+                &reshape(service, *context, value),
             ))
         }
-        Plan::Download(id, from) => {
+        TrackerRequest::Delete(id) => {
             gone(id);
-            download::download(service, &caller, id, *from, *concern).await
+            let value = sessions::delete(service, &caller, id)?;
+            Ok(respond(
+                service,
+                *context,
+                200,
+                &reshape(service, *context, value),
+            ))
+        }
+        TrackerRequest::Events(listing) => {
+            let value = listing::list(service, &caller, listing, *context).await;
+            Ok(respond(
+                service,
+                *context,
+                200,
+                &list_value(service, *context, "events", value),
+            ))
+        }
+        TrackerRequest::Download(id, from) => {
+            gone(id);
+            download::download(service, &caller, id, *from, *context).await
         }
     }
 }
 
 /// A sound request of the tracker.
-enum Plan {
-    Create(sessions::Asked),
+enum TrackerRequest {
+    Create(sessions::CreateRequest),
     List,
     Show(String),
     Delete(String),
-    Events(listing::Asked),
+    Events(listing::ListingRequest),
     /// The session, and the first byte of a `Range`.
     Download(String, Option<u64>),
 }
 
-impl Plan {
-    fn of(
-        service: &Service,
-        request: &Request,
+impl TrackerRequest {
+    fn parse(
+        service: &SimulatedService,
+        request: &ServerRequest,
         caller: &Caller,
         id: &str,
-        kind: Kind,
-    ) -> Result<Self, Refusal> {
+        kind: RequestKind,
+    ) -> Result<Self, ApiError> {
         Ok(match kind {
-            Kind::Create => Self::Create(sessions::asked(request, caller)?),
-            Kind::List => Self::List,
-            Kind::Show => Self::Show(id.to_owned()),
-            Kind::Delete => Self::Delete(id.to_owned()),
-            Kind::Events => Self::Events(listing::asked(service, request)?),
+            RequestKind::Create => Self::Create(sessions::parse_create(request, caller)?),
+            RequestKind::List => Self::List,
+            RequestKind::Show => Self::Show(id.to_owned()),
+            RequestKind::Delete => Self::Delete(id.to_owned()),
+            RequestKind::Events => Self::Events(listing::parse_listing(service, request)?),
             _ => {
-                let id = header(request, "sessionid")?
-                    .ok_or_else(|| Refusal::violation(400, "header SESSIONID is missing"))?;
+                let id = single_header(request, "sessionid")?
+                    .ok_or_else(|| ApiError::violation(400, "header SESSIONID is missing"))?;
                 Self::Download(id.to_owned(), download::range(request)?)
             }
         })
     }
 
-    fn window(&self, service: &Service) -> Option<(jiff::civil::Date, jiff::civil::Date, Option<u8>)> {
+    fn window(
+        &self,
+        service: &SimulatedService,
+    ) -> Option<(jiff::civil::Date, jiff::civil::Date, Option<u8>)> {
         match self {
-            Self::Create(asked) => Some((asked.start, asked.end, asked.hour)),
+            Self::Create(request) => Some((request.start, request.end, request.hour)),
             Self::List => None,
-            Self::Events(asked) => Some((asked.start, asked.end, None)),
+            Self::Events(request) => Some((request.start, request.end, None)),
             Self::Show(id) | Self::Delete(id) | Self::Download(id, _) => {
                 let state = service.state();
-                let asked = &state.sessions.get(id)?.asked;
-                Some((asked.start, asked.end, asked.hour))
+                let requested = &state.sessions.get(id)?.requested;
+                Some((requested.start, requested.end, requested.hour))
             }
         }
     }
 }
 
 /// The faults that befall any request before it is carried out.
-async fn befall(service: &Service, request: &Request, concern: Concern) -> Result<Option<Outcome>, Refusal> {
-    let delay = service.fault(concern, |effect| match effect {
+async fn inject_faults(
+    service: &SimulatedService,
+    request: &ServerRequest,
+    context: FaultContext,
+) -> Result<Option<RouteOutcome>, ApiError> {
+    let delay = service.fault(context, |effect| match effect {
         Effect::Delay { millis } => Some(*millis),
         _ => None,
     });
     if let Some(millis) = delay {
         sleep(Duration::from_millis(millis)).await;
     }
-    let silence = service.fault(concern, |effect| match effect {
+    let silence = service.fault(context, |effect| match effect {
         Effect::NoReply { done: false, how } => Some(*how),
         _ => None,
     });
     if let Some(how) = silence {
-        return Ok(Some(Outcome::Silence(how)));
+        return Ok(Some(RouteOutcome::NoReply(how)));
     }
     if service
-        .fault(concern, |effect| (*effect == Effect::ExpireToken).then_some(()))
+        .fault(context, |effect| (*effect == Effect::ExpireToken).then_some(()))
         .is_some()
     {
-        uaa::forget(service, request);
-        return Err(Refusal::new(401, "the token has expired"));
+        uaa::expire_token(service, request);
+        return Err(ApiError::new(401, "the token has expired"));
     }
     if !request.query.contains(SAME_HOST_MARK) {
-        let redirect = service.fault(concern, |effect| match effect {
+        let redirect = service.fault(context, |effect| match effect {
             Effect::Redirect { status, other_host } => Some((*status, *other_host)),
             _ => None,
         });
         if let Some((status, other_host)) = redirect {
-            return Ok(Some(Outcome::Answer(redirected(
+            return Ok(Some(RouteOutcome::Response(redirect_response(
                 service, request, status, other_host,
             ))));
         }
     }
-    let refusal = service.fault(concern, |effect| match effect {
+    let refusal = service.fault(context, |effect| match effect {
         Effect::Status {
             status,
             retry_after,
             message,
-        } => Some(Refusal {
+        } => Some(ApiError {
             retry_after: *retry_after,
-            ..Refusal::new(*status, message.clone())
+            ..ApiError::new(*status, message.clone())
         }),
         _ => None,
     });
     refusal.map_or(Ok(None), Err)
 }
 
-fn redirected(service: &Service, request: &Request, status: u16, other_host: bool) -> Answer {
+fn redirect_response(
+    service: &SimulatedService,
+    request: &ServerRequest,
+    status: u16,
+    other_host: bool,
+) -> ServerResponse {
     let port = service.authority.rsplit(':').next().unwrap_or_default();
     let (host, mark) = if other_host {
         (format!("localhost:{port}"), OTHER_HOST_MARK)
     } else {
         (service.authority.clone(), SAME_HOST_MARK)
     };
-    Answer {
+    ServerResponse {
         status,
         headers: vec![("Location", format!("http://{host}{}?{mark}", request.path))],
-        body: Body::Whole(bytes::Bytes::new()),
+        body: ResponseBody::Whole(bytes::Bytes::new()),
     }
 }

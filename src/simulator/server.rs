@@ -8,17 +8,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::effect::Silence;
-use super::reply::json_answer;
-use super::router::{Outcome, route};
-use super::service::Service;
-use super::wire::{Answer, Connection, Fate, Incoming};
+use super::connection::{Connection, ConnectionAction, Incoming, ServerResponse};
+use super::effect::NoReplyMode;
+use super::reply::json_response;
+use super::router::{RouteOutcome, route};
+use super::service::SimulatedService;
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// Serves until `stop`; then every connection is closed at once.
-pub(super) async fn serve(service: Arc<Service>, listener: TcpListener, stop: CancellationToken) {
+pub(super) async fn serve(service: Arc<SimulatedService>, listener: TcpListener, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -32,7 +32,7 @@ pub(super) async fn serve(service: Arc<Service>, listener: TcpListener, stop: Ca
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(Arc::clone(&service), stream));
+                    connections.spawn(serve_connection(Arc::clone(&service), stream));
                 }
                 Err(error) => tracing::warn!(%error, "the simulator could not accept a connection"),
             },
@@ -41,77 +41,86 @@ pub(super) async fn serve(service: Arc<Service>, listener: TcpListener, stop: Ca
     connections.shutdown().await;
 }
 
-async fn converse(service: Arc<Service>, stream: TcpStream) {
+async fn serve_connection(service: Arc<SimulatedService>, stream: TcpStream) {
     // Without this, small answers wait for the other side's acknowledgement.
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let mut connection = Connection::new(stream);
-    let fate = loop {
-        match exchange(&service, &mut connection).await {
-            Ok(Fate::Sent) => {}
-            Ok(fate) => break fate,
+    let action = loop {
+        match serve_request(&service, &mut connection).await {
+            Ok(ConnectionAction::KeepAlive) => {}
+            Ok(action) => break action,
             // The other side went away, as it may.
-            Err(_) => break Fate::Close,
+            Err(_) => break ConnectionAction::Close,
         }
     };
-    match fate {
+    match action {
         // With unread requests a close would be a reset anyway; there are none.
-        Fate::Sent | Fate::Close => {}
-        Fate::Reset => drop(connection.stream.set_zero_linger()),
-        Fate::Hang => drop(connection.hang().await),
+        ConnectionAction::KeepAlive | ConnectionAction::Close => {}
+        ConnectionAction::Reset => drop(connection.stream.set_zero_linger()),
+        ConnectionAction::Hang => drop(connection.hang().await),
     }
 }
 
 /// One request and its answer.
-async fn exchange(service: &Arc<Service>, connection: &mut Connection) -> io::Result<Fate> {
+async fn serve_request(
+    service: &Arc<SimulatedService>,
+    connection: &mut Connection,
+) -> io::Result<ConnectionAction> {
     let request = match connection.request().await? {
         Incoming::Request(request) => request,
-        Incoming::Closed => return Ok(Fate::Close),
+        Incoming::Closed => return Ok(ConnectionAction::Close),
         Incoming::Malformed(why) => {
             service.state().ledger.violation(why.to_owned());
-            let answer = json_answer(400, &json!({"message": why}));
-            connection.answer(None, noted(service, answer), &mut 0).await?;
-            return Ok(Fate::Close);
+            let answer = json_response(400, &json!({"message": why}));
+            connection
+                .send_response(None, record_response(service, answer), &mut 0)
+                .await?;
+            return Ok(ConnectionAction::Close);
         }
     };
     match route(service, &request).await {
-        Outcome::Admin(answer) => connection.answer(Some(&request), answer, &mut 0).await,
-        Outcome::Answer(answer) => {
+        RouteOutcome::Admin(answer) => connection.send_response(Some(&request), answer, &mut 0).await,
+        RouteOutcome::Response(answer) => {
             connection
-                .answer(Some(&request), noted(service, answer), &mut 0)
+                .send_response(Some(&request), record_response(service, answer), &mut 0)
                 .await
         }
-        Outcome::Download(answer, note) => {
-            let mut sending = Sending {
+        RouteOutcome::Download(answer, record) => {
+            let mut sending = DownloadGuard {
                 service,
-                note: &note,
+                record: &record,
                 sent: 0,
             };
             connection
-                .answer(Some(&request), noted(service, answer), &mut sending.sent)
+                .send_response(
+                    Some(&request),
+                    record_response(service, answer),
+                    &mut sending.sent,
+                )
                 .await
         }
-        Outcome::Silence(Silence::Close) => Ok(Fate::Close),
-        Outcome::Silence(Silence::Reset) => Ok(Fate::Reset),
-        Outcome::Silence(Silence::Hang) => Ok(Fate::Hang),
+        RouteOutcome::NoReply(NoReplyMode::Close) => Ok(ConnectionAction::Close),
+        RouteOutcome::NoReply(NoReplyMode::Reset) => Ok(ConnectionAction::Reset),
+        RouteOutcome::NoReply(NoReplyMode::Hang) => Ok(ConnectionAction::Hang),
     }
 }
 
-fn noted(service: &Service, answer: Answer) -> Answer {
+fn record_response(service: &SimulatedService, answer: ServerResponse) -> ServerResponse {
     *service.state().ledger.answers.entry(answer.status).or_default() += 1;
     answer
 }
 
 /// Notes a download however it ends, also when the connection's task is dropped.
-struct Sending<'a> {
-    service: &'a Service,
-    note: &'a super::download::Note,
+struct DownloadGuard<'a> {
+    service: &'a SimulatedService,
+    record: &'a super::download::DownloadRecord,
     sent: u64,
 }
 
-impl Drop for Sending<'_> {
+impl Drop for DownloadGuard<'_> {
     fn drop(&mut self) {
-        self.note.ended(self.service, self.sent);
+        self.record.finish(self.service, self.sent);
     }
 }

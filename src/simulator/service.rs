@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::block::Blocks;
 use super::effect::Effect;
 use super::events::{MAX_EVENTS, events_of_day, share_of_hour};
-use super::fault::{Concern, Faults};
-use super::layout::{HourEvents, Layout, Shape};
+use super::fault::{FaultContext, Faults};
+use super::layout::{BodyShape, HourEvents, Layout};
 use super::ledger::Ledger;
 use super::random::Random;
 use super::settings::{READY_REFRESH_TOKEN, READY_TOKEN, Settings, User};
@@ -51,14 +51,14 @@ impl Selection {
 
 /// An open session.
 #[derive(Clone, Debug)]
-pub(super) struct Open {
+pub(super) struct SimulatedSession {
     pub(super) username: String,
     /// What was asked for.
-    pub(super) asked: Selection,
+    pub(super) requested: Selection,
     /// What a download gives.
-    pub(super) given: Selection,
+    pub(super) served: Selection,
     /// What the session says it is for.
-    pub(super) said: (Date, Date),
+    pub(super) reported_range: (Date, Date),
     pub(super) created: Timestamp,
     pub(super) accessed: Timestamp,
     /// Opened by the test, as a person's.
@@ -90,8 +90,8 @@ pub struct SessionView {
 }
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) sessions: BTreeMap<String, Open>,
+pub(super) struct ServiceState {
+    pub(super) sessions: BTreeMap<String, SimulatedSession>,
     pub(super) faults: Faults,
     pub(super) ledger: Ledger,
     /// Access tokens: the user, and until when.
@@ -104,18 +104,18 @@ pub(super) struct State {
 
 /// A simulated service.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct SimulatedService {
     pub(super) settings: Settings,
     pub(super) blocks: Arc<Blocks>,
     /// `127.0.0.1:PORT`.
     pub(super) authority: String,
-    state: Mutex<State>,
+    state: Mutex<ServiceState>,
 }
 
-impl Service {
+impl SimulatedService {
     pub(super) fn new(settings: Settings, authority: String) -> Self {
         let owner = settings.users.first().map(|user| user.name.clone());
-        let state = State {
+        let state = ServiceState {
             sessions: BTreeMap::new(),
             faults: Faults::default(),
             ledger: Ledger::default(),
@@ -138,14 +138,14 @@ impl Service {
         }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, ServiceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a fault befalls this request; if so, it is in the ledger.
-    pub(super) fn fault<T>(&self, concern: Concern, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+    pub(super) fn fault<T>(&self, context: FaultContext, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
         let mut state = self.state();
-        let (name, wanted) = state.faults.take(concern, pick)?;
+        let (name, wanted) = state.faults.next_effect(context, pick)?;
         *state.ledger.faults.entry(name).or_default() += 1;
         Some(wanted)
     }
@@ -205,14 +205,14 @@ impl Service {
     }
 
     /// The body of a selection. Compresses: minutes of CPU for thousands of days that were never asked for.
-    pub(super) fn layout(&self, selection: &Selection, shape: Shape) -> Layout {
+    pub(super) fn layout(&self, selection: &Selection, shape: BodyShape) -> Layout {
         let space = (!selection.account).then_some(&selection.space);
         Layout::new(&self.blocks, space, &self.hours(selection), shape)
     }
 
     /// The shape of a body without faults.
-    pub(super) fn shape(&self) -> Shape {
-        Shape {
+    pub(super) fn shape(&self) -> BodyShape {
+        BodyShape {
             json: self.settings.json,
             level: self.settings.gzip.level,
             members: self.settings.gzip.members,
@@ -236,14 +236,14 @@ impl Service {
     /// The open sessions, by id.
     pub(super) fn open_sessions(&self) -> Vec<SessionView> {
         let state = self.state();
-        let view = |(id, open): (&String, &Open)| SessionView {
+        let view = |(id, open): (&String, &SimulatedSession)| SessionView {
             id: id.clone(),
-            space: open.asked.space.to_string(),
+            space: open.requested.space.to_string(),
             username: open.username.clone(),
-            start: open.asked.start,
-            end: open.asked.end,
-            hour: open.asked.hour,
-            account: open.asked.account,
+            start: open.requested.start,
+            end: open.requested.end,
+            hour: open.requested.hour,
+            account: open.requested.account,
             of_a_person: open.of_a_person,
         };
         state.sessions.iter().map(view).collect()
@@ -275,12 +275,12 @@ impl Service {
     }
 }
 
-impl State {
+impl ServiceState {
     /// Sessions that are open in a space, of all users.
     pub(super) fn open_in(&self, space: &str) -> usize {
         self.sessions
             .values()
-            .filter(|open| *open.asked.space == *space)
+            .filter(|open| *open.requested.space == *space)
             .count()
     }
 
@@ -288,19 +288,19 @@ impl State {
     pub(super) fn open(
         &mut self,
         user: &str,
-        asked: Selection,
-        given: Selection,
-        said: (Date, Date),
+        requested: Selection,
+        served: Selection,
+        reported_range: (Date, Date),
         of_a_person: bool,
     ) -> String {
         let id = self.ids.uuid();
         let now = Timestamp::now();
-        let space = Arc::clone(&asked.space);
-        let open = Open {
+        let space = Arc::clone(&requested.space);
+        let open = SimulatedSession {
             username: user.to_owned(),
-            asked,
-            given,
-            said,
+            requested,
+            served,
+            reported_range,
             created: now,
             accessed: now,
             of_a_person,

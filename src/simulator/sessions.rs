@@ -4,20 +4,20 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 
+use super::connection::ServerRequest;
 use super::effect::Effect;
-use super::fault::Concern;
-use super::reply::Refusal;
+use super::fault::FaultContext;
+use super::reply::ApiError;
 use super::router::Caller;
-use super::service::{Open, Selection, Service};
-use super::sound::json_body;
-use super::wire::Request;
+use super::service::{Selection, SimulatedService, SimulatedSession};
+use super::validate::json_body;
 
 /// Days that a session may have (API page).
 const MAX_DAYS: i32 = 15;
 
 /// What a create asks for.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct CreateRequest {
     pub(super) start: Date,
     pub(super) end: Date,
     pub(super) hour: Option<u8>,
@@ -25,24 +25,24 @@ pub(super) struct Asked {
 }
 
 /// `YYYY-MM-DD`, exactly.
-pub(super) fn date_field(name: &str, value: Option<&Value>) -> Result<Date, Refusal> {
-    let wrong = || Refusal::violation(400, format!("{name} is not a date as YYYY-MM-DD"));
+pub(super) fn parse_date(name: &str, value: Option<&Value>) -> Result<Date, ApiError> {
+    let wrong = || ApiError::violation(400, format!("{name} is not a date as YYYY-MM-DD"));
     let text = value.and_then(Value::as_str).ok_or_else(wrong)?;
-    let sound = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    if !sound {
+    let well_formed = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    if !well_formed {
         return Err(wrong());
     }
     text.parse().map_err(|_| wrong())
 }
 
 /// Both dates, in order.
-pub(super) fn dates(body: &serde_json::Map<String, Value>) -> Result<(Date, Date), Refusal> {
+pub(super) fn parse_dates(body: &serde_json::Map<String, Value>) -> Result<(Date, Date), ApiError> {
     let (start, end) = (
-        date_field("start", body.get("start"))?,
-        date_field("end", body.get("end"))?,
+        parse_date("start", body.get("start"))?,
+        parse_date("end", body.get("end"))?,
     );
     if end < start {
-        return Err(Refusal::violation(
+        return Err(ApiError::violation(
             400,
             format!("end {end} is before start {start}"),
         ));
@@ -51,45 +51,45 @@ pub(super) fn dates(body: &serde_json::Map<String, Value>) -> Result<(Date, Date
 }
 
 /// The account scope, which not everybody may ask for.
-pub(super) fn account_field(body: &serde_json::Map<String, Value>) -> Result<bool, Refusal> {
+pub(super) fn parse_account(body: &serde_json::Map<String, Value>) -> Result<bool, ApiError> {
     body.get("AtAccountLevel")
         .and_then(Value::as_bool)
-        .ok_or_else(|| Refusal::violation(400, "AtAccountLevel is neither true nor false"))
+        .ok_or_else(|| ApiError::violation(400, "AtAccountLevel is neither true nor false"))
 }
 
 /// Reads a create.
-pub(super) fn asked(request: &Request, caller: &Caller) -> Result<Asked, Refusal> {
+pub(super) fn parse_create(request: &ServerRequest, caller: &Caller) -> Result<CreateRequest, ApiError> {
     let body = json_body(request, &["start", "end", "AtAccountLevel", "SearchTime"])?;
-    let (start, end) = dates(&body)?;
+    let (start, end) = parse_dates(&body)?;
     let days = (end - start).get_days() + 1;
     if days > MAX_DAYS {
-        return Err(Refusal::violation(
+        return Err(ApiError::violation(
             400,
             format!("{days} days are more than {MAX_DAYS}"),
         ));
     }
-    let account = account_field(&body)?;
+    let account = parse_account(&body)?;
     let hour = match body.get("SearchTime").and_then(Value::as_str) {
         Some("") => None,
         Some(text) => match text.parse::<u8>() {
             // "07" and "+7" are not what the API page shows.
             Ok(hour) if hour < 24 && hour.to_string() == text => Some(hour),
             _ => {
-                return Err(Refusal::violation(
+                return Err(ApiError::violation(
                     400,
                     format!("SearchTime {text:?} is not an hour, 0 to 23"),
                 ));
             }
         },
-        None => return Err(Refusal::violation(400, "SearchTime is not a string")),
+        None => return Err(ApiError::violation(400, "SearchTime is not a string")),
     };
     if account && !caller.account {
-        return Err(Refusal::new(
+        return Err(ApiError::new(
             403,
             format!("{} may not ask for the account scope", caller.user),
         ));
     }
-    Ok(Asked {
+    Ok(CreateRequest {
         start,
         end,
         hour,
@@ -99,64 +99,64 @@ pub(super) fn asked(request: &Request, caller: &Caller) -> Result<Asked, Refusal
 
 /// Creates a session.
 pub(super) fn create(
-    service: &Service,
+    service: &SimulatedService,
     caller: &Caller,
-    asked: &Asked,
-    concern: Concern,
-) -> Result<(u16, Value), Refusal> {
-    let shifted = service.fault(concern, |effect| match effect {
+    request: &CreateRequest,
+    context: FaultContext,
+) -> Result<(u16, Value), ApiError> {
+    let shifted = service.fault(context, |effect| match effect {
         Effect::AnswerShifted { days, data } => Some((*days, *data)),
         _ => None,
     });
     let selection = Selection {
         space: caller.space.clone(),
-        account: asked.account,
-        start: asked.start,
-        end: asked.end,
-        hour: asked.hour,
+        account: request.account,
+        start: request.start,
+        end: request.end,
+        hour: request.hour,
     };
     let moved = |days: i8, date: Date| date.checked_add(i32::from(days).days()).unwrap_or(date);
-    let said = shifted.map_or((asked.start, asked.end), |(days, _)| {
-        (moved(days, asked.start), moved(days, asked.end))
+    let reported_range = shifted.map_or((request.start, request.end), |(days, _)| {
+        (moved(days, request.start), moved(days, request.end))
     });
-    let mut given = selection.clone();
+    let mut served = selection.clone();
     if shifted.is_some_and(|(_, data)| data) {
-        (given.start, given.end) = said;
+        (served.start, served.end) = reported_range;
     }
     {
         let mut state = service.state();
         if state.open_in(&caller.space) < service.settings.session_limit {
-            let id = state.open(&caller.user, selection, given, said, false);
+            let id = state.open(&caller.user, selection, served, reported_range, false);
             let value = state
                 .sessions
                 .get(&id)
-                .map_or(Value::Null, |open| describe(&id, open));
+                .map_or(Value::Null, |open| session_json(&id, open));
             return Ok((200, value));
         }
         state.ledger.refused_full += 1;
     }
-    let told = service.fault(concern, |effect| match effect {
+    let refusal = service.fault(context, |effect| match effect {
         Effect::CapacityAs { status, retry_after } => Some((*status, *retry_after)),
         _ => None,
     });
-    let (status, retry_after) = told.unwrap_or((429, Some(1)));
-    Err(Refusal {
+    let (status, retry_after) = refusal.unwrap_or((429, Some(1)));
+    Err(ApiError {
         retry_after,
-        ..Refusal::new(status, "too many sessions are open in this space")
+        ..ApiError::new(status, "too many sessions are open in this space")
     })
 }
 
 /// A session as the API page shows it.
-fn describe(id: &str, open: &Open) -> Value {
+fn session_json(id: &str, open: &SimulatedSession) -> Value {
     json!({
         "id": id,
-        "space": &*open.asked.space,
+        "space": &*open.requested.space,
         "username": open.username,
         "create-time": nanoseconds(open.created),
         "access-time": nanoseconds(open.accessed),
-        "date-range": {"Start": open.said.0.to_string(), "End": open.said.1.to_string()},
-        "types": {"Type": "ActivityTracker", "AtAccountLevel": open.asked.account},
-        "search-time": open.asked.hour.map(|hour| hour.to_string()).unwrap_or_default(),
+        "date-range": {"Start": open.reported_range.0.to_string(), "End": open.reported_range.1.to_string()},
+        "types": {"Type": "ActivityTracker", "AtAccountLevel": open.requested.account},
+        "search-time": open.requested.hour.map(|hour| hour.to_string()).unwrap_or_default(),
     })
 }
 
@@ -165,29 +165,38 @@ fn nanoseconds(time: Timestamp) -> String {
 }
 
 /// The caller's sessions in the space.
-pub(super) fn list(service: &Service, caller: &Caller, concern: Concern) -> Vec<Value> {
+pub(super) fn list(service: &SimulatedService, caller: &Caller, context: FaultContext) -> Vec<Value> {
     let everybody = service
-        .fault(concern, |effect| (*effect == Effect::WholeSpace).then_some(()))
+        .fault(context, |effect| (*effect == Effect::WholeSpace).then_some(()))
         .is_some();
     let state = service.state();
-    let seen = |open: &Open| open.asked.space == caller.space && (everybody || open.username == caller.user);
+    let seen = |open: &SimulatedSession| {
+        open.requested.space == caller.space && (everybody || open.username == caller.user)
+    };
     state
         .sessions
         .iter()
         .filter(|(_, open)| seen(open))
-        .map(|(id, open)| describe(id, open))
+        .map(|(id, open)| session_json(id, open))
         .collect()
 }
 
 /// The session, if it is the caller's.
-pub(super) fn owned(service: &Service, caller: &Caller, id: &str) -> Result<Open, Refusal> {
+pub(super) fn owned_session(
+    service: &SimulatedService,
+    caller: &Caller,
+    id: &str,
+) -> Result<SimulatedSession, ApiError> {
     let open = service.state().sessions.get(id).cloned();
-    let open = open.ok_or_else(|| Refusal::new(404, format!("there is no session {id:?}")))?;
+    let open = open.ok_or_else(|| ApiError::new(404, format!("there is no session {id:?}")))?;
     if open.username != caller.user {
-        return Err(Refusal::violation(403, format!("session {id} is another user's")));
+        return Err(ApiError::violation(
+            403,
+            format!("session {id} is another user's"),
+        ));
     }
-    if open.asked.space != caller.space {
-        return Err(Refusal::violation(
+    if open.requested.space != caller.space {
+        return Err(ApiError::violation(
             403,
             format!("session {id} is of another space"),
         ));
@@ -196,13 +205,13 @@ pub(super) fn owned(service: &Service, caller: &Caller, id: &str) -> Result<Open
 }
 
 /// One session.
-pub(super) fn show(service: &Service, caller: &Caller, id: &str) -> Result<Value, Refusal> {
-    owned(service, caller, id).map(|open| describe(id, &open))
+pub(super) fn show(service: &SimulatedService, caller: &Caller, id: &str) -> Result<Value, ApiError> {
+    owned_session(service, caller, id).map(|open| session_json(id, &open))
 }
 
 /// Deletes a session.
-pub(super) fn delete(service: &Service, caller: &Caller, id: &str) -> Result<Value, Refusal> {
-    let owned = owned(service, caller, id);
+pub(super) fn delete(service: &SimulatedService, caller: &Caller, id: &str) -> Result<Value, ApiError> {
+    let owned = owned_session(service, caller, id);
     let mut state = service.state();
     match owned {
         Ok(open) => {

@@ -46,7 +46,7 @@ pub struct Settings {
     /// Waited before every answer.
     pub latency: Duration,
     /// How bodies are compressed.
-    pub gzip: Gzip,
+    pub gzip: GzipSettings,
     /// How the end of a download is told.
     pub framing: Framing,
     /// How events are put together.
@@ -72,7 +72,7 @@ impl Default for Settings {
             token_lifetime: Duration::from_hours(1),
             session_limit: SESSION_LIMIT,
             latency: Duration::ZERO,
-            gzip: Gzip::default(),
+            gzip: GzipSettings::default(),
             framing: Framing::Length,
             json: JsonShape::Lines,
             bandwidth: None,
@@ -147,14 +147,14 @@ impl Default for Volume {
 
 /// How bodies are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Gzip {
+pub struct GzipSettings {
     /// Where one gzip member ends and the next begins.
     pub members: Members,
     /// 0 (stored) to 9.
     pub level: u8,
 }
 
-impl Default for Gzip {
+impl Default for GzipSettings {
     fn default() -> Self {
         Self {
             members: Members::One,

@@ -17,7 +17,7 @@ mod strictness;
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 /// A Thursday.
 const DAY: Date = date(2018, 6, 28);
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn settings() -> Settings {
     Settings {
@@ -34,13 +34,13 @@ struct Client {
 
 impl Client {
     async fn new(settings: Settings) -> Self {
-        Self::patient(settings, PATIENCE).await
+        Self::with_timeout(settings, TIMEOUT).await
     }
 
-    async fn patient(settings: Settings, patience: Duration) -> Self {
+    async fn with_timeout(settings: Settings, timeout: Duration) -> Self {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .timeout(patience)
+            .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();
@@ -66,7 +66,7 @@ impl Client {
     }
 
     async fn session(&self, day: Date, hour: &str) -> String {
-        let reply = self.create(&asked(day, day, hour)).send().await.unwrap();
+        let reply = self.create(&create_body(day, day, hour)).send().await.unwrap();
         assert_eq!(reply.status(), 200);
         let session: Value = reply.json().await.unwrap();
         session["id"].as_str().unwrap().to_owned()
@@ -91,7 +91,7 @@ impl Client {
     }
 }
 
-fn asked(start: Date, end: Date, hour: &str) -> Value {
+fn create_body(start: Date, end: Date, hour: &str) -> Value {
     json!({"start": start.to_string(), "end": end.to_string(), "AtAccountLevel": false, "SearchTime": hour})
 }
 
@@ -101,7 +101,7 @@ fn lines(body: &[u8]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn whole(simulator: &Simulator, hour: Option<u8>) -> Vec<u8> {
+fn expected_body(simulator: &Simulator, hour: Option<u8>) -> Vec<u8> {
     simulator
         .body_of(SPACE, false, DAY, hour)
         .flat_map(|piece| piece.to_vec())
@@ -109,12 +109,12 @@ fn whole(simulator: &Simulator, hour: Option<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_session_downloads_what_the_seed_says_and_the_ledger_knows() {
+async fn a_download_follows_the_seed_and_is_in_the_ledger() {
     let client = Client::new(settings()).await;
     let id = client.session(DAY, "").await;
     let reply = client.download(&id).send().await.unwrap();
     let body = reply.bytes().await.unwrap();
-    assert_eq!(body, whole(&client.simulator, None));
+    assert_eq!(body, expected_body(&client.simulator, None));
     assert_eq!(lines(&body).len(), 240);
 
     let rest = client
@@ -167,7 +167,7 @@ async fn a_session_downloads_what_the_seed_says_and_the_ledger_knows() {
         (1, 1, 0, 1)
     );
     assert_eq!(ledger.deletes_of_nothing, 1);
-    assert_eq!(ledger.requests_of(Kind::Download), 3);
+    assert_eq!(ledger.requests_of(RequestKind::Download), 3);
     let download = ledger.downloads_of("2018-06-28");
     assert_eq!(
         (download.answers, download.resumed, download.completed),
@@ -179,11 +179,13 @@ async fn a_session_downloads_what_the_seed_says_and_the_ledger_knows() {
 }
 
 #[tokio::test]
-async fn hours_add_up_to_the_day_and_the_listing_says_so() {
+async fn hours_add_up_to_the_day_and_match_the_listing() {
     let client = Client::new(settings()).await;
-    let day: BTreeSet<String> = lines(&whole(&client.simulator, None)).into_iter().collect();
+    let day: BTreeSet<String> = lines(&expected_body(&client.simulator, None))
+        .into_iter()
+        .collect();
     let hours: BTreeSet<String> = (0..24)
-        .flat_map(|hour| lines(&whole(&client.simulator, Some(hour))))
+        .flat_map(|hour| lines(&expected_body(&client.simulator, Some(hour))))
         .collect();
     assert_eq!(day, hours);
     let rows: Value = client.listing().await.unwrap().json().await.unwrap();
@@ -197,7 +199,7 @@ async fn hours_add_up_to_the_day_and_the_listing_says_so() {
     assert_eq!(dates, workdays, "days without events are left out");
     let row = &rows[5];
     assert_eq!(row["COUNT"], 240);
-    assert_eq!(row["SIZE"], whole(&client.simulator, None).len());
+    assert_eq!(row["SIZE"], expected_body(&client.simulator, None).len());
 }
 
 #[tokio::test]
@@ -210,11 +212,11 @@ async fn late_events_make_a_superset_and_another_seed_other_bytes() {
     })
     .await
     .unwrap();
-    let before = whole(&one, None);
-    assert_eq!(before, whole(&same, None));
-    assert_ne!(before, whole(&other, None));
+    let before = expected_body(&one, None);
+    assert_eq!(before, expected_body(&same, None));
+    assert_ne!(before, expected_body(&other, None));
     one.grow_day(DAY, 100);
-    let (before, after) = (lines(&before), lines(&whole(&one, None)));
+    let (before, after) = (lines(&before), lines(&expected_body(&one, None)));
     assert_eq!(after.len(), before.len() + 100);
     let after_set: BTreeSet<&String> = after.iter().collect();
     assert!(before.iter().all(|line| after_set.contains(line)));
@@ -324,7 +326,7 @@ async fn a_space_holds_thirty_sessions_of_all_users() {
     let client = Client::new(settings()).await;
     client.simulator.open_sessions_as(DEFAULT_PERSON, SPACE, 29);
     client.session(DAY, "7").await;
-    let full = client.create(&asked(DAY, DAY, "")).send().await.unwrap();
+    let full = client.create(&create_body(DAY, DAY, "")).send().await.unwrap();
     assert_eq!(
         (full.status().as_u16(), &full.headers()["retry-after"]),
         (429, &"1".parse().unwrap())
@@ -379,7 +381,7 @@ async fn a_large_day_streams_from_few_bytes() {
 }
 
 #[tokio::test]
-async fn another_process_reads_and_changes_it_over_http() {
+async fn the_admin_api_reads_and_changes_the_simulator() {
     let client = Client::new(settings()).await;
     let put = client.bare(Method::PUT, "/simulator/faults").json(&json!([
         "cut@2018-06-28x2",

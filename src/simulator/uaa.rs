@@ -4,13 +4,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::connection::ServerRequest;
 use super::effect::Effect;
-use super::fault::{Concern, Kind};
-use super::reply::Refusal;
+use super::fault::{FaultContext, RequestKind};
+use super::reply::ApiError;
 use super::router::Caller;
-use super::service::{Service, State};
-use super::sound::header;
-use super::wire::Request;
+use super::service::{ServiceState, SimulatedService};
+use super::validate::single_header;
 
 /// Basic authentication of the user `cf` with an empty password.
 const CF_CLIENT: &str = "Basic Y2Y6";
@@ -18,7 +18,7 @@ const CF_CLIENT: &str = "Basic Y2Y6";
 const API_KEY_USER: &str = "apikey";
 
 /// `GET /v2/info`: this service is its own UAA.
-pub(super) fn info(service: &Service) -> Value {
+pub(super) fn info(service: &SimulatedService) -> Value {
     let url = format!("http://{}", service.authority);
     json!({
         "name": "simulator",
@@ -29,28 +29,32 @@ pub(super) fn info(service: &Service) -> Value {
 }
 
 /// Whether the form asks for a refresh.
-pub(super) fn is_refresh(request: &Request) -> bool {
+pub(super) fn is_refresh(request: &ServerRequest) -> bool {
     url::form_urlencoded::parse(&request.body)
         .any(|(name, value)| name == "grant_type" && value == "refresh_token")
 }
 
 /// `POST /oauth/token`.
-pub(super) fn token(service: &Service, request: &Request, concern: Concern) -> Result<Value, Refusal> {
-    if header(request, "authorization")? != Some(CF_CLIENT) {
-        return Err(Refusal::violation(
+pub(super) fn token(
+    service: &SimulatedService,
+    request: &ServerRequest,
+    context: FaultContext,
+) -> Result<Value, ApiError> {
+    if single_header(request, "authorization")? != Some(CF_CLIENT) {
+        return Err(ApiError::violation(
             401,
             "basic authentication is not that of user cf with an empty password",
         ));
     }
-    let media = header(request, "content-type")?.unwrap_or("");
+    let media = single_header(request, "content-type")?.unwrap_or("");
     if !media.starts_with("application/x-www-form-urlencoded") {
-        return Err(Refusal::violation(
+        return Err(ApiError::violation(
             415,
             format!("Content-Type is {media:?}, not a form"),
         ));
     }
     let form: Vec<(String, String)> = url::form_urlencoded::parse(&request.body).into_owned().collect();
-    let wanted: &[&str] = if concern.kind == Kind::Refresh {
+    let wanted: &[&str] = if context.kind == RequestKind::Refresh {
         &["grant_type", "refresh_token"]
     } else {
         &["grant_type", "password", "username"]
@@ -58,7 +62,7 @@ pub(super) fn token(service: &Service, request: &Request, concern: Concern) -> R
     let mut names: Vec<&str> = form.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     if names != wanted {
-        return Err(Refusal::violation(
+        return Err(ApiError::violation(
             400,
             format!("the form has the fields {names:?}, not {wanted:?}"),
         ));
@@ -68,17 +72,17 @@ pub(super) fn token(service: &Service, request: &Request, concern: Concern) -> R
             .find(|(known, _)| known == name)
             .map_or("", |(_, value)| value.as_str())
     };
-    if concern.kind == Kind::Refresh {
-        return refresh(service, field("refresh_token"), concern);
+    if context.kind == RequestKind::Refresh {
+        return refresh(service, field("refresh_token"), context);
     }
     if field("grant_type") != "password" {
-        return Err(Refusal::violation(
+        return Err(ApiError::violation(
             400,
             "grant_type is neither password nor refresh_token",
         ));
     }
     let (name, password) = (field("username"), field("password"));
-    let bad = || Refusal::new(401, "Bad credentials");
+    let bad = || ApiError::new(401, "Bad credentials");
     let user = if name == API_KEY_USER {
         service
             .settings
@@ -89,7 +93,7 @@ pub(super) fn token(service: &Service, request: &Request, concern: Concern) -> R
     } else {
         let user = service
             .user(name)
-            .ok_or_else(|| Refusal::violation(401, format!("there is no user {name:?}")))?;
+            .ok_or_else(|| ApiError::violation(401, format!("there is no user {name:?}")))?;
         if user.password == password {
             user
         } else {
@@ -100,12 +104,12 @@ pub(super) fn token(service: &Service, request: &Request, concern: Concern) -> R
     state.ledger.logins += 1;
     let refresh_token = state.issue_refresh(&user.name);
     let access_token = state.issue(service, &user.name);
-    Ok(granted(service, &access_token, &refresh_token))
+    Ok(token_response(service, &access_token, &refresh_token))
 }
 
-fn refresh(service: &Service, token: &str, concern: Concern) -> Result<Value, Refusal> {
+fn refresh(service: &SimulatedService, token: &str, context: FaultContext) -> Result<Value, ApiError> {
     let rotate = service
-        .fault(concern, |effect| {
+        .fault(context, |effect| {
             (*effect == Effect::RotateRefreshTokens).then_some(())
         })
         .is_some();
@@ -114,7 +118,7 @@ fn refresh(service: &Service, token: &str, concern: Concern) -> Result<Value, Re
         .refresh_tokens
         .get(token)
         .cloned()
-        .ok_or_else(|| Refusal::new(401, "invalid refresh token"))?;
+        .ok_or_else(|| ApiError::new(401, "invalid refresh token"))?;
     let refresh_token = if rotate {
         state.refresh_tokens.remove(token);
         state.issue_refresh(&user)
@@ -123,10 +127,10 @@ fn refresh(service: &Service, token: &str, concern: Concern) -> Result<Value, Re
     };
     state.ledger.refreshes += 1;
     let access_token = state.issue(service, &user);
-    Ok(granted(service, &access_token, &refresh_token))
+    Ok(token_response(service, &access_token, &refresh_token))
 }
 
-fn granted(service: &Service, access_token: &str, refresh_token: &str) -> Value {
+fn token_response(service: &SimulatedService, access_token: &str, refresh_token: &str) -> Value {
     json!({
         "access_token": access_token,
         "refresh_token": refresh_token,
@@ -137,7 +141,7 @@ fn granted(service: &Service, access_token: &str, refresh_token: &str) -> Value 
     })
 }
 
-impl State {
+impl ServiceState {
     fn issue_refresh(&mut self, user: &str) -> String {
         let token = format!("{}-r", self.ids.uuid());
         self.refresh_tokens.insert(token.clone(), user.to_owned());
@@ -145,7 +149,7 @@ impl State {
     }
 
     /// A token in the shape of a JWT, as UAA gives them; those that ended are forgotten.
-    pub(super) fn issue(&mut self, service: &Service, user: &str) -> String {
+    pub(super) fn issue(&mut self, service: &SimulatedService, user: &str) -> String {
         let now = Instant::now();
         self.tokens
             .retain(|_, (_, until)| until.is_none_or(|until| until > now));
@@ -185,14 +189,14 @@ fn base64url(bytes: &[u8]) -> String {
     text
 }
 
-fn token_of(request: &Request) -> Result<&str, Refusal> {
-    let value = header(request, "x-auth-token")?
-        .ok_or_else(|| Refusal::violation(401, "header X-Auth-Token is missing"))?;
+fn token_of(request: &ServerRequest) -> Result<&str, ApiError> {
+    let value = single_header(request, "x-auth-token")?
+        .ok_or_else(|| ApiError::violation(401, "header X-Auth-Token is missing"))?;
     match value.split_once(' ') {
         Some((word, token)) if word.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
             Ok(token.trim())
         }
-        _ => Err(Refusal::violation(
+        _ => Err(ApiError::violation(
             401,
             "header X-Auth-Token does not carry the word bearer and a token",
         )),
@@ -200,28 +204,28 @@ fn token_of(request: &Request) -> Result<&str, Refusal> {
 }
 
 /// Makes the request's token unknown, whatever its lifetime.
-pub(super) fn forget(service: &Service, request: &Request) {
+pub(super) fn expire_token(service: &SimulatedService, request: &ServerRequest) {
     if let Ok(token) = token_of(request) {
         service.state().tokens.remove(token);
     }
 }
 
 /// Who asks, if token, space and role are in order.
-pub(super) fn caller(service: &Service, request: &Request) -> Result<Caller, Refusal> {
+pub(super) fn caller(service: &SimulatedService, request: &ServerRequest) -> Result<Caller, ApiError> {
     let token = token_of(request)?;
     let known = service.state().tokens.get(token).cloned();
     let user = match known {
         Some((user, until)) if until.is_none_or(|until| until > Instant::now()) => user,
-        _ => return Err(Refusal::new(401, "the token is unknown or has expired")),
+        _ => return Err(ApiError::new(401, "the token is unknown or has expired")),
     };
-    let space = header(request, "x-auth-project-id")?
+    let space = single_header(request, "x-auth-project-id")?
         .filter(|space| !space.is_empty())
-        .ok_or_else(|| Refusal::violation(400, "header X-Auth-Project-Id is missing"))?;
+        .ok_or_else(|| ApiError::violation(400, "header X-Auth-Project-Id is missing"))?;
     if !service.settings.spaces.is_empty() && !service.settings.spaces.iter().any(|known| known == space) {
-        return Err(Refusal::violation(403, format!("there is no space {space:?}")));
+        return Err(ApiError::violation(403, format!("there is no space {space:?}")));
     }
     let Some(rights) = service.user(&user).filter(|user| user.developer) else {
-        return Err(Refusal::new(
+        return Err(ApiError::new(
             403,
             format!("{user} does not have the developer role in the space"),
         ));
@@ -236,7 +240,7 @@ pub(super) fn caller(service: &Service, request: &Request) -> Result<Caller, Ref
 #[cfg(test)]
 mod tests {
     #[test]
-    fn base64url_is_that_of_the_rfc() {
+    fn base64url_matches_the_rfc() {
         let texts =
             ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| super::base64url(text.as_bytes()));
         assert_eq!(texts, ["", "Zg", "Zm8", "Zm9v", "Zm9vYg", "Zm9vYmE", "Zm9vYmFy"]);

@@ -5,30 +5,30 @@
 
 use std::time::Duration;
 
-use super::s3_errors::{Operation, Refusal, Subject, Unspeakable, refused};
-use super::s3_list::decode;
+use super::s3_errors::{Redactor, RequestContext, S3ErrorResponse, S3Operation, error_from_response};
+use super::s3_list::decode_key;
 use super::{S3Credentials, StoreErrorClass};
-use crate::fuzzing::{SECRET, tells_no_secret, with_secret};
+use crate::fuzzing::{SECRET, assert_no_secret, insert_secret};
 
 /// A key that is encoded as a listing has it decodes to itself; any other decodes to something.
-pub(crate) fn listed_key(key: &str) {
+pub(crate) fn check_listed_key(key: &str) {
     let encoded: String = url::form_urlencoded::byte_serialize(key.as_bytes()).collect();
-    assert_eq!(decode(encoded, true), key);
-    assert_eq!(decode(key.to_owned(), false), key);
-    let _ = decode(key.to_owned(), true);
+    assert_eq!(decode_key(encoded, true), key);
+    assert_eq!(decode_key(key.to_owned(), false), key);
+    let _ = decode_key(key.to_owned(), true);
 }
 
 /// A refusal with these words as code and message: short, without secrets, classified.
-pub(crate) fn refusals(data: &[u8]) {
-    let said = with_secret(data);
-    let said = String::from_utf8_lossy(&said);
-    let (code, message) = said.split_once('\n').unwrap_or((&said, &said));
+pub(crate) fn check_error_responses(data: &[u8]) {
+    let text = insert_secret(data);
+    let text = String::from_utf8_lossy(&text);
+    let (code, message) = text.split_once('\n').unwrap_or((&text, &text));
     let credentials = S3Credentials::Static {
         access_key_id: "AKID".to_owned(),
         secret_access_key: SECRET.to_owned().into(),
         session_token: None,
     };
-    let unspeakable = Unspeakable::of(&credentials);
+    let redactor = Redactor::of(&credentials);
     let first = data.first().copied().unwrap_or(0);
     let statuses = [200, 301, 400, 403, 404, 409, 412, 429, 500, 501, 503, 507];
     let status = statuses
@@ -36,21 +36,21 @@ pub(crate) fn refusals(data: &[u8]) {
         .copied()
         .unwrap_or(400);
     for operation in [
-        Operation::Write,
-        Operation::WriteLocked,
-        Operation::List,
-        Operation::Delete,
+        S3Operation::Write,
+        S3Operation::WriteLocked,
+        S3Operation::List,
+        S3Operation::Delete,
     ] {
-        let subject = Subject {
+        let context = RequestContext {
             store: "s3://audit",
             operation,
             key: "tracker/k",
             upload: "",
         };
-        let error = refused(
-            subject,
-            &unspeakable,
-            Refusal {
+        let error = error_from_response(
+            context,
+            &redactor,
+            S3ErrorResponse {
                 status,
                 code,
                 message,
@@ -58,10 +58,10 @@ pub(crate) fn refusals(data: &[u8]) {
                 bucket_region: (first & 2 == 2).then_some(message),
             },
         );
-        tells_no_secret(&error.to_string());
-        if let StoreErrorClass::Retry(Some(asked)) = error.class() {
+        assert_no_secret(&error.to_string());
+        if let StoreErrorClass::Retry(Some(retry_after)) = error.class() {
             // Whatever was asked for, the sum with a pause of our own exists.
-            let _ = asked.saturating_add(Duration::from_secs(1));
+            let _ = retry_after.saturating_add(Duration::from_secs(1));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Finds out whether a store honours `If-None-Match`, for each of the two writes that use it. Does I/O, and
 //! changes no content: all that it writes over a key is what is there already.
 
-use super::{Condition, PutOptions, Segments, Store, StoreError, Stored};
+use super::{PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
 /// Which conditional writes of a store can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +22,10 @@ pub async fn probe(
     options: &PutOptions,
 ) -> Result<ConditionalSupport, StoreError> {
     let options = PutOptions {
-        condition: Condition::IfAbsent,
+        mode: PutMode::Create,
         ..options.clone()
     };
-    let put = honoured(store.put(key, body.clone(), &options).await)?;
+    let put = honors_condition(store.put(key, body.clone(), &options).await)?;
     let complete = probe_complete(store, key, body, &options).await?;
     Ok(ConditionalSupport { put, complete })
 }
@@ -47,10 +47,10 @@ async fn probe_complete(
     {
         tracing::warn!(%error, key, upload = %upload.id, "the upload of the probe stays until it is swept");
     }
-    honoured(outcome)
+    honors_condition(outcome)
 }
 
-fn honoured(outcome: Result<Stored, StoreError>) -> Result<bool, StoreError> {
+fn honors_condition(outcome: Result<PutResult, StoreError>) -> Result<bool, StoreError> {
     match outcome {
         // A conflict with another writer is only seen by who looks at the condition.
         Err(StoreError::AlreadyExists { .. } | StoreError::Conflict { .. }) => Ok(true),

@@ -15,7 +15,7 @@ pub struct Crc64(pub u64);
 const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
 
 /// x⁸: a byte of zeros.
-const BYTE: u64 = 1 << (63 - 8);
+const X_POW_8: u64 = 1 << (63 - 8);
 
 impl Crc64 {
     /// Of some bytes.
@@ -35,20 +35,20 @@ impl Crc64 {
     /// Of these bytes and as many more behind them as `bytes` says, whose checksum is `next`: some microseconds, where
     /// the library's own takes a hundred.
     #[must_use]
-    pub fn then(self, next: Self, bytes: u64) -> Self {
-        Self(times(self.0, power(BYTE, bytes)) ^ next.0)
+    pub fn concat(self, next: Self, bytes: u64) -> Self {
+        Self(multiply(self.0, pow(X_POW_8, bytes)) ^ next.0)
     }
 
     /// Of the last `bytes` bytes alone, where `before` is the checksum of all that stands before them.
     #[must_use]
-    pub fn since(self, before: Self, bytes: u64) -> Self {
+    pub fn suffix(self, before: Self, bytes: u64) -> Self {
         // What is added to the end is added without a carry, so that it is taken away as it was added.
-        before.then(self, bytes)
+        before.concat(self, bytes)
     }
 }
 
 /// The product of two polynomials over GF(2), modulo ours.
-fn times(mut left: u64, mut right: u64) -> u64 {
+fn multiply(mut left: u64, mut right: u64) -> u64 {
     let mut product = 0;
     while left != 0 {
         if left >> 63 == 1 {
@@ -60,14 +60,14 @@ fn times(mut left: u64, mut right: u64) -> u64 {
     product
 }
 
-fn power(mut base: u64, mut exponent: u64) -> u64 {
+fn pow(mut base: u64, mut exponent: u64) -> u64 {
     // x⁰, which is one.
     let mut result = 1 << 63;
     while exponent != 0 {
         if exponent & 1 == 1 {
-            result = times(result, base);
+            result = multiply(result, base);
         }
-        base = times(base, base);
+        base = multiply(base, base);
         exponent >>= 1;
     }
     result
@@ -92,7 +92,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_cut_anywhere_is_put_together_again(
+        fn concatenation_and_suffix_agree_with_the_whole(
             bytes in proptest::collection::vec(any::<u8>(), 0..3000),
             at in any::<proptest::sample::Index>(),
         ) {
@@ -100,15 +100,15 @@ mod tests {
             let (start, end) = bytes.split_at(at);
             let (before, after, whole) = (Crc64::of(start), Crc64::of(end), Crc64::of(&bytes));
             let length = end.len() as u64;
-            prop_assert_eq!(before.then(after, length), whole);
-            prop_assert_eq!(whole.since(before, length), after);
+            prop_assert_eq!(before.concat(after, length), whole);
+            prop_assert_eq!(whole.suffix(before, length), after);
         }
 
         /// Also for lengths that no test can hold: the library says the same by another way.
         #[test]
-        fn the_library_says_the_same(start in any::<u64>(), end in any::<u64>(), bytes in any::<u64>()) {
+        fn concatenation_agrees_with_crc_fast(start in any::<u64>(), end in any::<u64>(), bytes in any::<u64>()) {
             let expected = crc_fast::checksum_combine(Crc64Nvme, start, end, bytes);
-            prop_assert_eq!(Crc64(start).then(Crc64(end), bytes), Crc64(expected));
+            prop_assert_eq!(Crc64(start).concat(Crc64(end), bytes), Crc64(expected));
         }
     }
 }

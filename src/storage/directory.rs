@@ -12,21 +12,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::directory_files::Files;
-use super::directory_upload::Begun;
+use super::directory_files::ObjectFiles;
+use super::directory_upload::ActiveUpload;
 use super::{
-    Crc64, Listed, ObjectFacts, OpenUpload, Part, PutOptions, Segments, Store, StoreError, Stored, Upload,
+    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError, Upload,
+    UploadedPart,
 };
 
 /// The folder below the root that holds no objects.
-pub(super) const OWN_FOLDER: &str = ".eventexport-tmp";
+pub(super) const INTERNAL_DIR: &str = ".eventexport-tmp";
 
 /// A directory of a local or mounted file system that has hard links. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DirectoryStore {
-    pub(super) files: Files,
+    pub(super) files: ObjectFiles,
     /// Uploads that this process has begun, until they are completed or aborted.
-    pub(super) begun: Arc<Mutex<HashMap<String, Begun>>>,
+    pub(super) active_uploads: Arc<Mutex<HashMap<String, ActiveUpload>>>,
 }
 
 impl DirectoryStore {
@@ -34,18 +35,18 @@ impl DirectoryStore {
     /// were cut off a day ago or more have left.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let store = Self {
-            files: Files::open(path.as_ref())?,
-            begun: Arc::default(),
+            files: ObjectFiles::open(path.as_ref())?,
+            active_uploads: Arc::default(),
         };
-        store.files.sweep();
+        store.files.remove_stale_files();
         Ok(store)
     }
 
     /// Opens a directory that is there, only to read: nothing in it is made, changed or swept.
-    pub fn open_to_read(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Ok(Self {
-            files: Files::open_to_read(path.as_ref())?,
-            begun: Arc::default(),
+            files: ObjectFiles::open_read_only(path.as_ref())?,
+            active_uploads: Arc::default(),
         })
     }
 
@@ -55,11 +56,11 @@ impl DirectoryStore {
     }
 
     /// The file of a key, also of one that is not there.
-    pub fn file(&self, key: &str) -> Result<PathBuf, StoreError> {
-        self.files.object(key)
+    pub fn object_path(&self, key: &str) -> Result<PathBuf, StoreError> {
+        self.files.object_path(key)
     }
 
-    pub(super) async fn blocking<T: Send + 'static>(
+    pub(super) async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -81,28 +82,29 @@ impl Store for DirectoryStore {
         self.files.name()
     }
 
-    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<Stored, StoreError> {
+    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {
         let (key, options) = (key.to_owned(), options.clone());
-        self.blocking(move |store| store.files.put(&key, &body, &options))
+        self.run_blocking(move |store| store.files.put(&key, &body, &options))
             .await
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
         let key = key.to_owned();
-        self.blocking(move |store| store.files.get(&key, limit)).await
+        self.run_blocking(move |store| store.files.get(&key, limit)).await
     }
 
-    async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
         let key = key.to_owned();
-        self.blocking(move |store| store.files.head(&key)).await
+        self.run_blocking(move |store| store.files.head(&key)).await
     }
 
-    async fn recorded(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+    async fn head_recorded(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
         let key = key.to_owned();
-        self.blocking(move |store| store.files.recorded(&key)).await
+        self.run_blocking(move |store| store.files.head_recorded(&key))
+            .await
     }
 
-    async fn read(
+    async fn get_range(
         &self,
         key: &str,
         offset: u64,
@@ -110,23 +112,23 @@ impl Store for DirectoryStore {
         etag: Option<&str>,
     ) -> Result<Option<Bytes>, StoreError> {
         let (key, etag) = (key.to_owned(), etag.map(str::to_owned));
-        self.blocking(move |store| store.files.read(&key, offset, limit, etag.as_deref()))
+        self.run_blocking(move |store| store.files.get_range(&key, offset, limit, etag.as_deref()))
             .await
     }
 
-    fn local(&self, key: &str) -> Option<PathBuf> {
-        self.file(key).ok()
+    fn local_path(&self, key: &str) -> Option<PathBuf> {
+        self.object_path(key).ok()
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
         let prefix = prefix.to_owned();
-        self.blocking(move |store| store.files.list(&prefix)).await
+        self.run_blocking(move |store| store.files.list(&prefix)).await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {
         let keys = keys.to_vec();
-        self.blocking(move |store| {
-            store.files.is_there()?;
+        self.run_blocking(move |store| {
+            store.files.check_exists()?;
             let outcomes = keys.into_iter().map(|key| (store.files.delete(&key), key));
             Ok(outcomes
                 .filter_map(|(outcome, key)| Some((key, outcome.err()?)))
@@ -137,7 +139,7 @@ impl Store for DirectoryStore {
 
     async fn begin_upload(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError> {
         let (key, options) = (key.to_owned(), options.clone());
-        self.blocking(move |store| store.begin(&key, &options)).await
+        self.run_blocking(move |store| store.begin(&key, &options)).await
     }
 
     async fn upload_part(
@@ -146,35 +148,35 @@ impl Store for DirectoryStore {
         number: u16,
         body: Segments,
         crc64: Crc64,
-    ) -> Result<Part, StoreError> {
-        let place = self.place(upload, number, body.len());
+    ) -> Result<UploadedPart, StoreError> {
+        let placement = self.part_placement(upload, number, body.len());
         let upload = upload.clone();
-        self.blocking(move |store| store.write_part(&upload, number, &body, crc64, place))
+        self.run_blocking(move |store| store.write_part(&upload, number, &body, crc64, placement))
             .await
     }
 
     async fn complete_upload(
         &self,
         upload: &Upload,
-        parts: &[Part],
+        parts: &[UploadedPart],
         options: &PutOptions,
-    ) -> Result<Stored, StoreError> {
+    ) -> Result<PutResult, StoreError> {
         let (upload, parts, options) = (upload.clone(), parts.to_vec(), options.clone());
-        self.blocking(move |store| store.complete(&upload, &parts, &options))
+        self.run_blocking(move |store| store.complete(&upload, &parts, &options))
             .await
     }
 
     async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
         let upload = upload.clone();
-        self.blocking(move |store| store.abort(&upload)).await
+        self.run_blocking(move |store| store.abort(&upload)).await
     }
 
-    async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         let prefix = prefix.to_owned();
-        self.blocking(move |store| store.open_uploads(&prefix)).await
+        self.run_blocking(move |store| store.open_uploads(&prefix)).await
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {
-        self.blocking(|store| store.files.now()).await
+        self.run_blocking(|store| store.files.now()).await
     }
 }

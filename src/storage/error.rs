@@ -38,7 +38,7 @@ pub enum StoreError {
     },
     /// The bucket is there, but not where it is asked for.
     #[error("{store} is in the region {region}: correct spec.destination.s3.region")]
-    Elsewhere {
+    WrongRegion {
         /** store */
         store: String,
         /** its region */
@@ -49,7 +49,7 @@ pub enum StoreError {
         "{store} does not take objects as spec.destination.s3 asks (objectLock, serverSideEncryption or storageClass; \
          {code}): {message}: make the bucket with object lock, or correct the spec"
     )]
-    NotTaken {
+    AttributesRejected {
         /** store */
         store: String,
         /** S3 code */
@@ -71,7 +71,7 @@ pub enum StoreError {
     #[error(
         "{store} refused the credentials ({code}): check the Secret of spec.destination.s3.credentialsSecretRef"
     )]
-    Credentials {
+    InvalidCredentials {
         /** store */
         store: String,
         /** S3 code */
@@ -123,7 +123,7 @@ pub enum StoreError {
     },
     /// The host is outside the allow-list.
     #[error("{0}")]
-    Egress(#[from] crate::egress::Denied),
+    Egress(#[from] crate::egress::HostDenied),
     /// The file system failed.
     #[error("{store} failed for {key}: {message}")]
     Io {
@@ -135,18 +135,18 @@ pub enum StoreError {
         message: String,
     },
     /// A key that the store cannot hold.
-    #[error("{key:?} cannot be a key in {store}: {why}")]
+    #[error("{key:?} cannot be a key in {store}: {reason}")]
     InvalidKey {
         /** store */
         store: String,
         /** key */
         key: String,
         /** why, and what would do */
-        why: &'static str,
+        reason: &'static str,
     },
     /// More than the caller is ready to take.
     #[error("{store} has more at {key} than can be taken: at most {limit}")]
-    TooMuch {
+    LimitExceeded {
         /** store */
         store: String,
         /** key or prefix */
@@ -156,7 +156,7 @@ pub enum StoreError {
     },
     /// What was asked for can never work.
     #[error("{store} cannot be used: {message}")]
-    Settings {
+    InvalidSettings {
         /** store */
         store: String,
         /** the field at fault and what to do */
@@ -164,7 +164,7 @@ pub enum StoreError {
     },
     /// Any other refusal by the store.
     #[error("{store} answered {status} {code}: {message}")]
-    Refused {
+    Rejected {
         /** store */
         store: String,
         /** HTTP status */
@@ -182,9 +182,9 @@ pub enum StoreErrorClass {
     /// Try again after a while.
     Retry(Option<Duration>),
     /// A person or another system has to change something; look again now and then.
-    Wait,
+    ActionRequired,
     /// Not an error of the store but an answer: the caller decides (exists, conflict, gone, unsupported).
-    Answer,
+    CallerDecides,
 }
 
 impl StoreError {
@@ -194,28 +194,30 @@ impl StoreError {
             Self::AlreadyExists { .. }
             | Self::Conflict { .. }
             | Self::Unsupported { .. }
-            | Self::NoSuchUpload { .. } => StoreErrorClass::Answer,
+            | Self::NoSuchUpload { .. } => StoreErrorClass::CallerDecides,
             Self::Corrupted { .. } | Self::Network { .. } | Self::Io { .. } => StoreErrorClass::Retry(None),
             Self::Throttled { after, .. } => StoreErrorClass::Retry(*after),
-            Self::Refused { status, code, .. } if passes(*status, code) => StoreErrorClass::Retry(None),
-            Self::Refused { .. }
+            Self::Rejected { status, code, .. } if is_transient(*status, code) => {
+                StoreErrorClass::Retry(None)
+            }
+            Self::Rejected { .. }
             | Self::NoSuchBucket { .. }
-            | Self::Elsewhere { .. }
-            | Self::NotTaken { .. }
-            | Self::Credentials { .. }
+            | Self::WrongRegion { .. }
+            | Self::AttributesRejected { .. }
+            | Self::InvalidCredentials { .. }
             | Self::Forbidden { .. }
             | Self::Full { .. }
             | Self::Egress(_)
             | Self::InvalidKey { .. }
-            | Self::TooMuch { .. }
-            | Self::Settings { .. } => StoreErrorClass::Wait,
+            | Self::LimitExceeded { .. }
+            | Self::InvalidSettings { .. } => StoreErrorClass::ActionRequired,
         }
     }
 }
 
 /// Refusals that pass by themselves. S3 also words a slow client (`RequestTimeout`) as 400, and an
 /// internal error as 200.
-fn passes(status: u16, code: &str) -> bool {
+fn is_transient(status: u16, code: &str) -> bool {
     matches!(status, 408 | 429 | 500..=599)
         || matches!(code, "RequestTimeout" | "InternalError" | "InvalidPart")
 }

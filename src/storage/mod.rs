@@ -8,9 +8,9 @@ pub(crate) mod bad_input;
 pub mod conditional;
 mod crc64;
 mod directory;
-mod directory_facts;
-mod directory_faults;
+mod directory_errors;
 mod directory_files;
+mod directory_sidecar;
 mod directory_upload;
 mod error;
 mod s3;
@@ -40,7 +40,7 @@ pub use self::error::{StoreError, StoreErrorClass};
 pub use self::s3::S3Store;
 pub use self::s3_client::{AnyHost, HostCheck};
 pub use self::s3_settings::{
-    ChecksumMode, Encryption, ObjectLock, ObjectLockMode, S3Credentials, S3Settings, S3Timeouts, Sse,
+    ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts, Sse, SseAlgorithm,
 };
 
 /// Bytes in pieces that are never joined: reference-counted, cheap to clone, sent again on a retry.
@@ -52,18 +52,18 @@ pub struct Segments {
 
 /// What must hold for a key to be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum PutMode {
     /// Create or replace.
     Overwrite,
     /// Create; fail with [`StoreError::AlreadyExists`] when the key is there (`If-None-Match: *`).
-    IfAbsent,
+    Create,
 }
 
 /// How an object is to be stored.
 #[derive(Clone, Debug)]
 pub struct PutOptions {
     /// Whether the key may exist.
-    pub condition: Condition,
+    pub mode: PutMode,
     /// The checksum of the whole body, verified by the store on arrival.
     pub crc64: Crc64,
     /// User metadata: lower-case names, ASCII values, at most 2 KiB in all (the limit of S3).
@@ -85,7 +85,7 @@ pub enum ObjectClass {
 
 /// What the store says of a stored object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct PutResult {
     /// The store's opaque entity tag, where it gives one.
     pub etag: Option<String>,
     /// The version, where the bucket keeps versions.
@@ -94,7 +94,7 @@ pub struct Stored {
 
 /// Facts of an object that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectFacts {
+pub struct ObjectInfo {
     /// Bytes.
     pub size: u64,
     /// The store's opaque entity tag.
@@ -113,7 +113,7 @@ pub struct ObjectFacts {
 
 /// One row of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ObjectSummary {
     /// The full key.
     pub key: String,
     /// Bytes.
@@ -132,7 +132,7 @@ pub struct Upload {
     /// The store's id of the upload.
     pub id: String,
     /// Whether it was asked for more than once: then another of its key may be open, whose id was lost with the reply.
-    pub repeated: bool,
+    pub retried: bool,
 }
 
 /// An upload that the store lists as neither completed nor aborted.
@@ -146,7 +146,7 @@ pub struct OpenUpload {
 
 /// A part that the store has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct UploadedPart {
     /// 1–10,000.
     pub number: u16,
     /// The store's entity tag of the part.
@@ -163,18 +163,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The store as a person names it: `s3://bucket` or a directory.
     fn name(&self) -> &str;
     /// Stores a small object in one request.
-    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<Stored, StoreError>;
+    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError>;
     /// Reads a whole object of at most `limit` bytes; `None` when it is not there.
     async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError>;
     /// Facts of an object; `None` when it is not there.
-    async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError>;
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError>;
     /// As [`head`](Store::head), but with such checksums only as are on record, so that no data is read.
-    async fn recorded(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+    async fn head_recorded(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
         self.head(key).await
     }
     /// Reads at most `limit` bytes of an object from `offset` on, which must lie within it; `None` when it is not
     /// there. With an entity tag, an object that is another by now is an error.
-    async fn read(
+    async fn get_range(
         &self,
         key: &str,
         offset: u64,
@@ -182,11 +182,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         etag: Option<&str>,
     ) -> Result<Option<Bytes>, StoreError>;
     /// The plain file that holds an object, where there is one, to be read without detours.
-    fn local(&self, _key: &str) -> Option<PathBuf> {
+    fn local_path(&self, _key: &str) -> Option<PathBuf> {
         None
     }
     /// Every key that begins with `prefix`, in order (at most [`LIST_MAX`]; more is an error).
-    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError>;
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError>;
     /// Deletes keys; one that is not there counts as deleted. Returns the keys that were not deleted, with why.
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError>;
     /// Begins an upload in parts.
@@ -198,18 +198,18 @@ pub trait Store: Send + Sync + fmt::Debug {
         number: u16,
         body: Segments,
         crc64: Crc64,
-    ) -> Result<Part, StoreError>;
+    ) -> Result<UploadedPart, StoreError>;
     /// Makes the parts one object, all or nothing, under the condition and whole-object checksum of `options`.
     async fn complete_upload(
         &self,
         upload: &Upload,
-        parts: &[Part],
+        parts: &[UploadedPart],
         options: &PutOptions,
-    ) -> Result<Stored, StoreError>;
+    ) -> Result<PutResult, StoreError>;
     /// Throws an upload away; one that is gone is done.
     async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError>;
     /// Uploads under `prefix` that are neither completed nor aborted.
-    async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
     /// The time by the store's clock.
     async fn now(&self) -> Result<Timestamp, StoreError>;
 }

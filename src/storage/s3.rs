@@ -15,13 +15,13 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::s3_body::Progress;
+use super::s3_body::TransferProgress;
 use super::s3_client::{self, StoreClock};
-use super::s3_errors::{Operation, Subject, Unspeakable, stalled, translate};
-use super::s3_retry::{Passing, passing, retry};
+use super::s3_errors::{Redactor, RequestContext, S3Operation, error_from_sdk, idle_timeout};
+use super::s3_retry::{RetryClassifier, classify, retry};
 use super::{
-    Crc64, Listed, ObjectFacts, OpenUpload, Part, PutOptions, S3Settings, Segments, Store, StoreError,
-    Stored, Upload,
+    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, S3Settings, Segments, Store,
+    StoreError, Upload, UploadedPart,
 };
 
 /// A bucket. Cheap to share, not to make: it has its own connections.
@@ -32,9 +32,9 @@ pub struct S3Store {
     pub(super) client: Client,
     pub(super) settings: S3Settings,
     pub(super) clock: Arc<StoreClock>,
-    unspeakable: Unspeakable,
+    redactor: Redactor,
     /// The store has refused `DeleteObjects`: keys are deleted one by one.
-    pub(super) deletes_singly: AtomicBool,
+    pub(super) single_deletes: AtomicBool,
 }
 
 impl S3Store {
@@ -45,15 +45,15 @@ impl S3Store {
         Ok(Self {
             name: format!("s3://{}", settings.bucket),
             client: s3_client::build(&settings, Arc::clone(&clock)).await?,
-            unspeakable: Unspeakable::of(&settings.credentials),
+            redactor: Redactor::of(&settings.credentials),
             settings,
             clock,
-            deletes_singly: AtomicBool::new(false),
+            single_deletes: AtomicBool::new(false),
         })
     }
 
-    pub(super) fn subject<'a>(&'a self, operation: Operation, key: &'a str) -> Subject<'a> {
-        Subject {
+    pub(super) fn context<'a>(&'a self, operation: S3Operation, key: &'a str) -> RequestContext<'a> {
+        RequestContext {
             store: &self.name,
             operation,
             key,
@@ -61,50 +61,54 @@ impl S3Store {
         }
     }
 
-    pub(super) fn subject_of<'a>(&'a self, operation: Operation, upload: &'a Upload) -> Subject<'a> {
-        Subject {
+    pub(super) fn upload_context<'a>(
+        &'a self,
+        operation: S3Operation,
+        upload: &'a Upload,
+    ) -> RequestContext<'a> {
+        RequestContext {
             upload: &upload.id,
-            ..self.subject(operation, &upload.key)
+            ..self.context(operation, &upload.key)
         }
     }
 
-    pub(super) fn unspeakable(&self) -> &Unspeakable {
-        &self.unspeakable
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// One request, repeated while that may help. `send` makes it anew for each try.
     pub(super) async fn call<T, E, F>(
         &self,
-        subject: Subject<'_>,
-        send: impl Fn(Arc<Progress>) -> F,
+        context: RequestContext<'_>,
+        send: impl Fn(Arc<TransferProgress>) -> F,
     ) -> Result<T, StoreError>
     where
         E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
-        self.call_for(subject, self.settings.timeouts.idle, passing, send)
+        self.call_with(context, self.settings.timeouts.idle, classify, send)
             .await
     }
 
     /// As [`call`](Self::call), with its own patience and its own idea of what to repeat.
-    pub(super) async fn call_for<T, E, F>(
+    pub(super) async fn call_with<T, E, F>(
         &self,
-        subject: Subject<'_>,
+        context: RequestContext<'_>,
         idle: Duration,
-        passing: Passing,
-        send: impl Fn(Arc<Progress>) -> F,
+        classify: RetryClassifier,
+        send: impl Fn(Arc<TransferProgress>) -> F,
     ) -> Result<T, StoreError>
     where
         E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
-        retry(passing, &self.settings.traffic, || async {
-            let progress = Arc::new(Progress::default());
+        retry(classify, &self.settings.traffic, || async {
+            let progress = Arc::new(TransferProgress::default());
             // Requests of the SDK are large, and many wait at once.
             let request = Box::pin(send(Arc::clone(&progress)));
             match progress.watch(idle, request).await {
-                Ok(reply) => reply.map_err(|error| translate(subject, &self.unspeakable, &error)),
-                Err(idle) => Err(stalled(subject, idle)),
+                Ok(reply) => reply.map_err(|error| error_from_sdk(context, &self.redactor, &error)),
+                Err(idle) => Err(idle_timeout(context, idle)),
             }
         })
         .await
@@ -117,7 +121,7 @@ impl Store for S3Store {
         &self.name
     }
 
-    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<Stored, StoreError> {
+    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {
         self.put_object(key, &body, options).await
     }
 
@@ -125,21 +129,21 @@ impl Store for S3Store {
         self.get_object(key, limit).await
     }
 
-    async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
         self.head_object(key).await
     }
 
-    async fn read(
+    async fn get_range(
         &self,
         key: &str,
         offset: u64,
         limit: u64,
         etag: Option<&str>,
     ) -> Result<Option<Bytes>, StoreError> {
-        self.get_range(key, offset, limit, etag).await
+        self.get_object_range(key, offset, limit, etag).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
         self.list_objects(prefix).await
     }
 
@@ -157,16 +161,16 @@ impl Store for S3Store {
         number: u16,
         body: Segments,
         crc64: Crc64,
-    ) -> Result<Part, StoreError> {
+    ) -> Result<UploadedPart, StoreError> {
         self.send_part(upload, number, &body, crc64).await
     }
 
     async fn complete_upload(
         &self,
         upload: &Upload,
-        parts: &[Part],
+        parts: &[UploadedPart],
         options: &PutOptions,
-    ) -> Result<Stored, StoreError> {
+    ) -> Result<PutResult, StoreError> {
         self.complete_multipart_upload(upload, parts, options).await
     }
 
@@ -174,7 +178,7 @@ impl Store for S3Store {
         self.abort_multipart_upload(upload).await
     }
 
-    async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         self.list_multipart_uploads(prefix).await
     }
 

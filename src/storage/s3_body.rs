@@ -15,22 +15,22 @@ use http_body::{Body, Frame, SizeHint};
 use super::Segments;
 
 /// Bytes that are handed to the connection at once, so that progress is seen within a large piece: 256 KiB.
-const FRAME: usize = 256 << 10;
+const FRAME_BYTES: usize = 256 << 10;
 
 /// How many bytes of a request or reply have moved.
 #[derive(Debug, Default)]
-pub(super) struct Progress(AtomicU64);
+pub(super) struct TransferProgress(AtomicU64);
 
 /// Nothing moved for as long as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stalled(pub(super) Duration);
+pub(super) struct IdleTimeout(pub(super) Duration);
 
-impl Progress {
-    pub(super) fn moved(&self, bytes: usize) {
+impl TransferProgress {
+    pub(super) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    fn so_far(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -39,21 +39,21 @@ impl Progress {
         &self,
         idle: Duration,
         request: impl Future<Output = T>,
-    ) -> Result<T, Stalled> {
+    ) -> Result<T, IdleTimeout> {
         let mut request = pin!(request);
         loop {
-            let before = self.so_far();
+            let before = self.bytes();
             match tokio::time::timeout(idle, &mut request).await {
                 Ok(reply) => return Ok(reply),
-                Err(_) if self.so_far() != before => {}
-                Err(_) => return Err(Stalled(idle)),
+                Err(_) if self.bytes() != before => {}
+                Err(_) => return Err(IdleTimeout(idle)),
             }
         }
     }
 }
 
 /// A fresh body for one try. Its length is known; its bytes are not copied.
-pub(super) fn stream(segments: &Segments, progress: &Arc<Progress>) -> ByteStream {
+pub(super) fn body_stream(segments: &Segments, progress: &Arc<TransferProgress>) -> ByteStream {
     ByteStream::new(SdkBody::from_body_1_x(SegmentsBody {
         pieces: segments.pieces().to_vec().into_iter(),
         current: Bytes::new(),
@@ -66,7 +66,7 @@ struct SegmentsBody {
     pieces: std::vec::IntoIter<Bytes>,
     current: Bytes,
     left: u64,
-    progress: Arc<Progress>,
+    progress: Arc<TransferProgress>,
 }
 
 impl Body for SegmentsBody {
@@ -83,10 +83,10 @@ impl Body for SegmentsBody {
                 None => return Poll::Ready(None),
             }
         }
-        let length = self.current.len().min(FRAME);
+        let length = self.current.len().min(FRAME_BYTES);
         let frame = self.current.split_to(length);
         self.left -= length as u64;
-        self.progress.moved(length);
+        self.progress.add(length);
         Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
@@ -104,9 +104,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_body_has_its_bytes_in_order_and_its_length_before() {
+    async fn a_body_streams_its_segments_in_order_with_a_known_length() {
         let mut segments = Segments::default();
-        let large = Bytes::from(vec![7u8; FRAME + 3]);
+        let large = Bytes::from(vec![7u8; FRAME_BYTES + 3]);
         for piece in [
             Bytes::from_static(b"ab"),
             Bytes::new(),
@@ -115,26 +115,26 @@ mod tests {
         ] {
             segments.push(piece);
         }
-        let progress = Arc::new(Progress::default());
-        let body = stream(&segments, &progress);
+        let progress = Arc::new(TransferProgress::default());
+        let body = body_stream(&segments, &progress);
         assert_eq!(body.size_hint(), (segments.len(), Some(segments.len())));
         let all = body.collect().await.unwrap().into_bytes();
         assert_eq!(all, [b"ab", &large[..], b"c"].concat());
-        assert_eq!(progress.so_far(), segments.len());
+        assert_eq!(progress.bytes(), segments.len());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_may_take_long_as_long_as_it_moves() {
-        let progress = Progress::default();
+    async fn only_an_idle_request_times_out() {
+        let progress = TransferProgress::default();
         let moving = async {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_secs(50)).await;
-                progress.moved(1);
+                progress.add(1);
             }
         };
         assert_eq!(progress.watch(Duration::from_mins(1), moving).await, Ok(()));
         let idle = Duration::from_mins(1);
         let dead = std::future::pending::<()>();
-        assert_eq!(progress.watch(idle, dead).await, Err(Stalled(idle)));
+        assert_eq!(progress.watch(idle, dead).await, Err(IdleTimeout(idle)));
     }
 }

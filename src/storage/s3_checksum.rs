@@ -4,11 +4,11 @@ use aws_smithy_types::base64;
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 use sha2::{Digest as _, Sha256};
 
-use super::{ChecksumMode, Crc64, Part, Segments};
+use super::{ChecksumMode, Crc64, Segments, UploadedPart};
 
 /// What a request says about its body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sums {
+pub(super) struct BodyChecksums {
     /// `x-amz-checksum-crc64nvme`
     pub(super) crc64: Option<String>,
     /// `x-amz-checksum-crc32c`
@@ -18,28 +18,28 @@ pub(super) struct Sums {
 }
 
 /// Of one body; `None` when the store would not find out that `crc64` is wrong, and it is.
-pub(super) fn of_body(mode: ChecksumMode, body: &Segments, crc64: Crc64) -> Option<Sums> {
+pub(super) fn body_checksums(mode: ChecksumMode, body: &Segments, crc64: Crc64) -> Option<BodyChecksums> {
     match mode {
-        ChecksumMode::Crc64Nvme => Some(Sums {
-            crc64: Some(crc64_text(crc64)),
-            ..Sums::default()
+        ChecksumMode::Crc64Nvme => Some(BodyChecksums {
+            crc64: Some(encode_crc64(crc64)),
+            ..BodyChecksums::default()
         }),
-        ChecksumMode::Crc32c => (Crc64::of_segments(body) == crc64).then(|| Sums {
-            crc32c: Some(crc32c_text(crc32c(body))),
-            ..Sums::default()
+        ChecksumMode::Crc32c => (Crc64::of_segments(body) == crc64).then(|| BodyChecksums {
+            crc32c: Some(encode_crc32c(crc32c(body))),
+            ..BodyChecksums::default()
         }),
-        ChecksumMode::None => (Crc64::of_segments(body) == crc64).then(|| Sums {
+        ChecksumMode::None => (Crc64::of_segments(body) == crc64).then(|| BodyChecksums {
             sha256: Some(sha256(body)),
-            ..Sums::default()
+            ..BodyChecksums::default()
         }),
     }
 }
 
 /// The checksum of all parts in order, from their own.
-pub(super) fn crc64_of_parts(parts: &[Part]) -> Crc64 {
+pub(super) fn crc64_of_parts(parts: &[UploadedPart]) -> Crc64 {
     parts
         .iter()
-        .fold(Crc64::of(b""), |sum, part| sum.then(part.crc64, part.size))
+        .fold(Crc64::of(b""), |sum, part| sum.concat(part.crc64, part.size))
 }
 
 /// The CRC-32C of all parts in order, from theirs and their sizes in bytes.
@@ -50,27 +50,27 @@ pub(super) fn crc32c_of_parts(parts: &[(u32, u64)]) -> u32 {
     low_half(sum)
 }
 
-pub(super) fn crc64_text(sum: Crc64) -> String {
+pub(super) fn encode_crc64(sum: Crc64) -> String {
     base64::encode(sum.0.to_be_bytes())
 }
 
-pub(super) fn crc32c_text(sum: u32) -> String {
+pub(super) fn encode_crc32c(sum: u32) -> String {
     base64::encode(sum.to_be_bytes())
 }
 
 /// Reads what a store says; `None` for a checksum of checksums (`…-12`), which is another thing.
-pub(super) fn read_crc64(text: &str) -> Option<Crc64> {
+pub(super) fn decode_crc64(text: &str) -> Option<Crc64> {
     let bytes = base64::decode(text).ok()?;
     Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
 }
 
 /// As hexadecimal; `None` for a checksum of checksums.
-pub(super) fn read_sha256(text: &str) -> Option<String> {
+pub(super) fn decode_sha256(text: &str) -> Option<String> {
     let bytes = base64::decode(text).ok()?;
-    (bytes.len() == 32).then(|| hexadecimal(&bytes))
+    (bytes.len() == 32).then(|| hex_encode(&bytes))
 }
 
-pub(super) fn read_crc32c(text: &str) -> Option<u32> {
+pub(super) fn decode_crc32c(text: &str) -> Option<u32> {
     let bytes = base64::decode(text).ok()?;
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
@@ -94,10 +94,10 @@ fn sha256(body: &Segments) -> String {
     for piece in body.pieces() {
         digest.update(piece);
     }
-    hexadecimal(&digest.finalize())
+    hex_encode(&digest.finalize())
 }
 
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hex_encode(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -111,31 +111,31 @@ mod tests {
     use bytes::Bytes;
 
     #[test]
-    fn checksums_are_written_as_s3_has_them() {
+    fn checksums_are_encoded_as_s3_documents_them() {
         // The check values of the two algorithms for "123456789", and the SHA-256 of the same.
         let body = Segments::from(Bytes::from_static(b"123456789"));
         let crc64 = Crc64(0xae8b_1486_0a79_9888);
         assert_eq!(Crc64::of_segments(&body), crc64);
-        let of = |mode| of_body(mode, &body, crc64).unwrap();
+        let of = |mode| body_checksums(mode, &body, crc64).unwrap();
         assert_eq!(of(ChecksumMode::Crc64Nvme).crc64.as_deref(), Some("rosUhgp5mIg="));
-        assert_eq!(read_crc64("rosUhgp5mIg="), Some(crc64));
-        assert_eq!(read_crc64("rosUhgp5mIg=-2"), None);
+        assert_eq!(decode_crc64("rosUhgp5mIg="), Some(crc64));
+        assert_eq!(decode_crc64("rosUhgp5mIg=-2"), None);
         assert_eq!(of(ChecksumMode::Crc32c).crc32c.as_deref(), Some("4waSgw=="));
-        assert_eq!(read_crc32c("4waSgw=="), Some(0xe306_9283));
+        assert_eq!(decode_crc32c("4waSgw=="), Some(0xe306_9283));
         assert_eq!(
             of(ChecksumMode::None).sha256.as_deref(),
             Some("15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225")
         );
-        assert_eq!(of_body(ChecksumMode::None, &body, Crc64(1)), None);
+        assert_eq!(body_checksums(ChecksumMode::None, &body, Crc64(1)), None);
     }
 
     #[test]
-    fn the_whole_is_known_from_the_parts() {
+    fn part_checksums_combine_to_the_object_checksum() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
         let pieces = [&bytes[..300], &bytes[300..300], &bytes[300..]];
-        let parts: Vec<Part> = (1..)
+        let parts: Vec<UploadedPart> = (1..)
             .zip(pieces)
-            .map(|(number, piece)| Part {
+            .map(|(number, piece)| UploadedPart {
                 number,
                 etag: String::new(),
                 crc64: Crc64::of(piece),

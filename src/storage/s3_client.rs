@@ -29,18 +29,18 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
-use super::s3_limited::Limited;
-use super::s3_metered::Metered;
+use super::s3_limited::LimitedConnector;
+use super::s3_metered::MeteredConnector;
 use super::{S3Credentials, S3Settings, StoreError};
-use crate::egress::{CheckedResolver, Denied, HostPolicy, check_ca};
+use crate::egress::{CheckedResolver, HostDenied, HostPolicy, check_ca};
 
 /// For how long a reply's `Date` and the time since tell the store's clock: a minute.
-const CLOCK_FRESH: Duration = Duration::from_mins(1);
+const CLOCK_MAX_AGE: Duration = Duration::from_mins(1);
 
 /// Where the client may send requests: asked with the address of each request, and while a name is resolved.
 pub trait HostCheck: fmt::Debug + Send + Sync {
     /// Whether a request may go to this address.
-    fn check_url(&self, url: &Url) -> Result<(), Denied>;
+    fn check_url(&self, url: &Url) -> Result<(), HostDenied>;
     /// What resolves names and refuses addresses; `None`: the system's resolver, unchecked.
     fn resolver(&self) -> Option<SharedDnsResolver>;
 }
@@ -50,7 +50,7 @@ pub trait HostCheck: fmt::Debug + Send + Sync {
 pub struct AnyHost;
 
 impl HostCheck for AnyHost {
-    fn check_url(&self, _: &Url) -> Result<(), Denied> {
+    fn check_url(&self, _: &Url) -> Result<(), HostDenied> {
         Ok(())
     }
 
@@ -60,7 +60,7 @@ impl HostCheck for AnyHost {
 }
 
 impl HostCheck for HostPolicy {
-    fn check_url(&self, url: &Url) -> Result<(), Denied> {
+    fn check_url(&self, url: &Url) -> Result<(), HostDenied> {
         Self::check_url(self, url)
     }
 
@@ -74,35 +74,35 @@ impl HostCheck for HostPolicy {
 pub(super) struct StoreClock(Mutex<Option<(Timestamp, Instant)>>);
 
 impl StoreClock {
-    fn set(&self, told: Timestamp) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, Instant::now()));
+    fn set(&self, date: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
     }
 
     /// The time, where a reply of the last minute told it. It is exact to a second, as the header is.
     pub(super) fn now(&self) -> Option<Timestamp> {
-        let (told, at) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (date, at) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let since = at.elapsed();
-        told.checked_add(since).ok().filter(|_| since < CLOCK_FRESH)
+        date.checked_add(since).ok().filter(|_| since < CLOCK_MAX_AGE)
     }
 }
 
 /// Makes the client. Looks for the pod's identity (which may ask the metadata service) only when told to.
 pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Result<Client, StoreError> {
-    let fault = |message: String| StoreError::Settings {
+    let invalid_settings = |message: String| StoreError::InvalidSettings {
         store: format!("s3://{}", settings.bucket),
         message,
     };
     if let Some(endpoint) = &settings.endpoint {
         settings.hosts.check_url(endpoint)?;
     }
-    let http = http_client(settings).map_err(fault)?;
+    let http = http_client(settings).map_err(invalid_settings)?;
     let region = Region::new(settings.region.clone());
     let mut config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .credentials_provider(
             credentials(&settings.credentials, region.clone())
                 .await
-                .map_err(fault)?,
+                .map_err(invalid_settings)?,
         )
         .region(region)
         .http_client(http)
@@ -112,7 +112,7 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .force_path_style(settings.force_path_style)
-        .interceptor(Witness {
+        .interceptor(RequestInterceptor {
             hosts: Arc::clone(&settings.hosts),
             clock,
         });
@@ -183,8 +183,8 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
         Some(resolver) => connector.build_with_resolver(resolver),
         None => connector.build(),
     });
-    let metered = SharedHttpConnector::new(Metered {
-        inner: SharedHttpConnector::new(Limited(connector)),
+    let metered = SharedHttpConnector::new(MeteredConnector {
+        inner: SharedHttpConnector::new(LimitedConnector(connector)),
         traffic: settings.traffic.clone(),
     });
     Ok(http_client_fn(move |_, _| metered.clone()))
@@ -192,14 +192,14 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
 
 /// Sees each request before it leaves and each reply as it comes.
 #[derive(Debug)]
-struct Witness {
+struct RequestInterceptor {
     hosts: Arc<dyn HostCheck>,
     clock: Arc<StoreClock>,
 }
 
-impl Intercept for Witness {
+impl Intercept for RequestInterceptor {
     fn name(&self) -> &'static str {
-        "Witness"
+        "RequestInterceptor"
     }
 
     /// The host is final only now: the SDK may have put the bucket's name before it.
@@ -219,14 +219,14 @@ impl Intercept for Witness {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(told) = context.response().headers().get("date").and_then(read_date) {
-            self.clock.set(told);
+        if let Some(date) = context.response().headers().get("date").and_then(parse_date) {
+            self.clock.set(date);
         }
         Ok(())
     }
 }
 
-fn read_date(text: &str) -> Option<Timestamp> {
+fn parse_date(text: &str) -> Option<Timestamp> {
     let parser = jiff::fmt::rfc2822::DateTimeParser::new();
     parser.parse_timestamp(text).ok()
 }
@@ -261,13 +261,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_is_the_latest_replys_and_goes_on() {
+    fn the_clock_advances_from_the_latest_response() {
         let clock = StoreClock::default();
         assert_eq!(clock.now(), None);
-        let told = read_date("Thu, 28 Jun 2018 07:00:00 GMT").unwrap();
-        assert_eq!(told.to_string(), "2018-06-28T07:00:00Z");
-        clock.set(told);
+        let date = parse_date("Thu, 28 Jun 2018 07:00:00 GMT").unwrap();
+        assert_eq!(date.to_string(), "2018-06-28T07:00:00Z");
+        clock.set(date);
         let now = clock.now().unwrap();
-        assert!(now >= told && now.as_second() - told.as_second() < 30);
+        assert!(now >= date && now.as_second() - date.as_second() < 30);
     }
 }

@@ -8,12 +8,12 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::s3_body::Stalled;
+use super::s3_body::IdleTimeout;
 use super::{S3Credentials, StoreError};
-use crate::egress::{Denied, without_tokens};
+use crate::egress::{HostDenied, redact_tokens};
 
 /// The most of a store's own words that is passed on, in characters.
-const WORDS_MAX: usize = 300;
+const MESSAGE_MAX_CHARS: usize = 300;
 /// The longest chain of causes that is followed.
 const CAUSES_MAX: usize = 16;
 
@@ -58,8 +58,8 @@ const FULL: &[&str] = &[
 ];
 
 /// Codes of an encryption or storage class that the bucket does not take; those of the key management service begin
-/// with [`KMS`].
-const NOT_TAKEN: &[&str] = &[
+/// with [`KMS_PREFIX`].
+const UNSUPPORTED_ATTRIBUTES: &[&str] = &[
     "InvalidStorageClass",
     "InvalidEncryptionAlgorithmError",
     "InvalidBucketState",
@@ -67,11 +67,11 @@ const NOT_TAKEN: &[&str] = &[
     "ObjectLockConfigurationNotFoundError",
 ];
 /// How the codes of a key management service begin.
-const KMS: &str = "KMS.";
+const KMS_PREFIX: &str = "KMS.";
 
 /// One kind of request, for its IAM action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(super) enum S3Operation {
     /// `PutObject`, `UploadPart`, `CompleteMultipartUpload`
     Write,
     /// `PutObject` and `CreateMultipartUpload` with retention
@@ -90,8 +90,8 @@ pub(super) enum Operation {
     ListParts,
 }
 
-impl Operation {
-    fn action(self) -> &'static str {
+impl S3Operation {
+    fn iam_action(self) -> &'static str {
         match self {
             Self::Write => "s3:PutObject",
             Self::WriteLocked => "s3:PutObject with s3:PutObjectRetention",
@@ -107,9 +107,9 @@ impl Operation {
 
 /// What a request was about.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Subject<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) store: &'a str,
-    pub(super) operation: Operation,
+    pub(super) operation: S3Operation,
     /// A key, or a prefix.
     pub(super) key: &'a str,
     /// Of the upload that it belongs to; empty outside of one.
@@ -118,9 +118,9 @@ pub(super) struct Subject<'a> {
 
 /// Texts that no error may carry, whatever a store echoes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Unspeakable(Vec<SecretString>);
+pub(super) struct Redactor(Vec<SecretString>);
 
-impl Unspeakable {
+impl Redactor {
     pub(super) fn of(credentials: &S3Credentials) -> Self {
         Self(match credentials {
             S3Credentials::PodIdentity => Vec::new(),
@@ -140,13 +140,13 @@ impl Unspeakable {
     }
 
     /// On one line, shortened, without secrets.
-    fn clean(&self, words: &str) -> String {
-        let mut words = words.to_owned();
+    fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
         for secret in &self.0 {
-            words = words.replace(secret.expose_secret(), "…");
+            text = text.replace(secret.expose_secret(), "…");
         }
-        let line = without_tokens(&words);
-        match line.char_indices().nth(WORDS_MAX) {
+        let line = redact_tokens(&text);
+        match line.char_indices().nth(MESSAGE_MAX_CHARS) {
             Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
             None => line,
         }
@@ -155,7 +155,7 @@ impl Unspeakable {
 
 /// A reply that says no.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Refusal<'a> {
+pub(super) struct S3ErrorResponse<'a> {
     /// HTTP status; 200 too, as S3 may find out late that a completion fails.
     pub(super) status: u16,
     pub(super) code: &'a str,
@@ -166,24 +166,24 @@ pub(super) struct Refusal<'a> {
 }
 
 /// An error of the SDK.
-pub(super) fn translate<E>(
-    subject: Subject<'_>,
-    unspeakable: &Unspeakable,
+pub(super) fn error_from_sdk<E>(
+    context: RequestContext<'_>,
+    redactor: &Redactor,
     error: &SdkError<E, HttpResponse>,
 ) -> StoreError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    if let SdkError::ServiceError(refusal) = error {
-        let raw = refusal.raw();
+    if let SdkError::ServiceError(response) = error {
+        let raw = response.raw();
         let header = |name: &str| raw.headers().get(name);
-        return refused(
-            subject,
-            unspeakable,
-            Refusal {
+        return error_from_response(
+            context,
+            redactor,
+            S3ErrorResponse {
                 status: raw.status().as_u16(),
-                code: refusal.err().code().unwrap_or_default(),
-                message: refusal.err().message().unwrap_or_default(),
+                code: response.err().code().unwrap_or_default(),
+                message: response.err().message().unwrap_or_default(),
                 retry_after: header("retry-after")
                     .and_then(|text| text.parse().ok())
                     .map(Duration::from_secs),
@@ -191,51 +191,55 @@ where
             },
         );
     }
-    let store = subject.store.to_owned();
-    if let Some(denied) = cause::<Denied>(error) {
+    let store = context.store.to_owned();
+    if let Some(denied) = find_source::<HostDenied>(error) {
         return StoreError::Egress(denied.clone());
     }
-    if let Some(missing) = cause::<CredentialsError>(error) {
-        let code = unspeakable.clean(&causes(missing));
-        return StoreError::Credentials { store, code };
+    if let Some(missing) = find_source::<CredentialsError>(error) {
+        let code = redactor.redact(&source_messages(missing));
+        return StoreError::InvalidCredentials { store, code };
     }
     match error {
         // The SDK could not word the request: it would be the same the next time.
-        SdkError::ConstructionFailure(_) => StoreError::Settings {
+        SdkError::ConstructionFailure(_) => StoreError::InvalidSettings {
             store,
-            message: unspeakable.clean(&causes(error)),
+            message: redactor.redact(&source_messages(error)),
         },
         _ => StoreError::Network {
             store,
-            message: unspeakable.clean(&causes(error)),
+            message: redactor.redact(&source_messages(error)),
         },
     }
 }
 
 /// A refusal in S3's own words.
-pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: Refusal<'_>) -> StoreError {
-    let Refusal {
+pub(super) fn error_from_response(
+    context: RequestContext<'_>,
+    redactor: &Redactor,
+    response: S3ErrorResponse<'_>,
+) -> StoreError {
+    let S3ErrorResponse {
         status,
         code,
         message,
         retry_after,
         bucket_region,
-    } = refusal;
-    let store = subject.store.to_owned();
-    let key = subject.key.to_owned();
+    } = response;
+    let store = context.store.to_owned();
+    let key = context.key.to_owned();
     // Codes are the store's words too.
-    let code = &*unspeakable.clean(code);
+    let code = &*redactor.redact(code);
     let is = |codes: &[&str]| codes.contains(&code);
     if is(&["NoSuchBucket"]) {
         return StoreError::NoSuchBucket { store };
     }
-    if is(&["NoSuchUpload"]) || (status == 404 && !subject.upload.is_empty()) {
-        let id = subject.upload.to_owned();
+    if is(&["NoSuchUpload"]) || (status == 404 && !context.upload.is_empty()) {
+        let id = context.upload.to_owned();
         return StoreError::NoSuchUpload { store, key, id };
     }
     if is(BAD_CREDENTIALS) {
         let code = code.to_owned();
-        return StoreError::Credentials { store, code };
+        return StoreError::InvalidCredentials { store, code };
     }
     if is(BAD_CHECKSUM) {
         return StoreError::Corrupted { store, key };
@@ -243,29 +247,29 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
     if is(&["PreconditionFailed"]) || status == 412 {
         return StoreError::AlreadyExists { store, key };
     }
-    let writes = matches!(subject.operation, Operation::Write | Operation::WriteLocked);
-    if not_taken(subject.operation, status, code, message) {
-        let message = unspeakable.clean(message);
+    let writes = matches!(context.operation, S3Operation::Write | S3Operation::WriteLocked);
+    if rejects_attributes(context.operation, status, code, message) {
+        let message = redactor.redact(message);
         let code = code.to_owned();
-        return StoreError::NotTaken { store, code, message };
+        return StoreError::AttributesRejected { store, code, message };
     }
     if is(&["ConditionalRequestConflict"]) || (status == 409 && writes) {
         return StoreError::Conflict { store, key };
     }
     if is(FULL) || status == 507 {
-        let message = unspeakable.clean(message);
+        let message = redactor.redact(message);
         return StoreError::Full { store, message };
     }
     if is(THROTTLED) || matches!(status, 429 | 503) || (status >= 500 && retry_after.is_some()) {
         let after = retry_after;
         return StoreError::Throttled { store, after };
     }
-    if unsupported(status, code, message) {
+    if is_unsupported(status, code, message) {
         let what = format!(
             "{} as asked ({}): {}",
-            subject.operation.action(),
+            context.operation.iam_action(),
             code.to_owned(),
-            unspeakable.clean(message)
+            redactor.redact(message)
         );
         return StoreError::Unsupported { store, what };
     }
@@ -276,15 +280,15 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         } else {
             code.to_owned()
         };
-        let action = format!("{} ({code})", subject.operation.action());
+        let action = format!("{} ({code})", context.operation.iam_action());
         return StoreError::Forbidden { store, action, key };
     }
-    let elsewhere = bucket_region.filter(|_| matches!(status, 301 | 307 | 400));
-    if let Some(region) = elsewhere.or_else(|| expected_region(code, message)) {
-        let region = unspeakable.clean(region);
-        return StoreError::Elsewhere { store, region };
+    let redirect_region = bucket_region.filter(|_| matches!(status, 301 | 307 | 400));
+    if let Some(region) = redirect_region.or_else(|| expected_region(code, message)) {
+        let region = redactor.redact(region);
+        return StoreError::WrongRegion { store, region };
     }
-    StoreError::Refused {
+    StoreError::Rejected {
         store,
         status,
         code: if code.is_empty() {
@@ -292,7 +296,7 @@ pub(super) fn refused(subject: Subject<'_>, unspeakable: &Unspeakable, refusal: 
         } else {
             code.to_owned()
         },
-        message: unspeakable.clean(message),
+        message: redactor.redact(message),
     }
 }
 
@@ -308,16 +312,16 @@ fn expected_region<'a>(code: &str, message: &'a str) -> Option<&'a str> {
 
 /// Whether the bucket does not take the lock, encryption or storage class that was asked for. A bucket without object
 /// lock has no code of its own.
-fn not_taken(operation: Operation, status: u16, code: &str, message: &str) -> bool {
-    let lock = operation == Operation::WriteLocked
+fn rejects_attributes(operation: S3Operation, status: u16, code: &str, message: &str) -> bool {
+    let lock = operation == S3Operation::WriteLocked
         && status == 400
         && code == "InvalidRequest"
         && message.to_ascii_lowercase().contains("lock");
-    lock || NOT_TAKEN.contains(&code) || code.starts_with(KMS)
+    lock || UNSUPPORTED_ATTRIBUTES.contains(&code) || code.starts_with(KMS_PREFIX)
 }
 
 /// Whether the store does not know what it was asked for: an operation, or a condition.
-fn unsupported(status: u16, code: &str, message: &str) -> bool {
+fn is_unsupported(status: u16, code: &str, message: &str) -> bool {
     status == 501
         || matches!(
             code,
@@ -327,25 +331,25 @@ fn unsupported(status: u16, code: &str, message: &str) -> bool {
 }
 
 /// Nothing moved.
-pub(super) fn stalled(subject: Subject<'_>, Stalled(idle): Stalled) -> StoreError {
+pub(super) fn idle_timeout(context: RequestContext<'_>, IdleTimeout(idle): IdleTimeout) -> StoreError {
     StoreError::Network {
-        store: subject.store.to_owned(),
+        store: context.store.to_owned(),
         message: format!(
             "nothing moved for {} s during {}",
             idle.as_secs(),
-            subject.operation.action()
+            context.operation.iam_action()
         ),
     }
 }
 
-fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    chain(error).find_map(|cause| cause.downcast_ref())
+fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    sources(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// All causes in a row; what an outer one repeats of its cause is said once.
-fn causes(error: &(dyn Error + 'static)) -> String {
+fn source_messages(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
-    for cause in chain(error) {
+    for cause in sources(error) {
         let text = cause.to_string();
         if !texts.iter().any(|said| said.contains(&text)) {
             texts.push(text);
@@ -354,7 +358,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     texts.join(": ")
 }
 
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source()).take(CAUSES_MAX)
 }
 
@@ -362,33 +366,33 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 mod tests {
     use super::*;
 
-    const SUBJECT: Subject<'static> = Subject {
+    const CONTEXT: RequestContext<'static> = RequestContext {
         store: "s3://audit",
-        operation: Operation::Write,
+        operation: S3Operation::Write,
         key: "k",
         upload: "",
     };
 
-    fn said(status: u16, code: &str, message: &str) -> StoreError {
-        let refusal = Refusal {
+    fn error_of(status: u16, code: &str, message: &str) -> StoreError {
+        let response = S3ErrorResponse {
             status,
             code,
             message,
-            ..Refusal::default()
+            ..S3ErrorResponse::default()
         };
-        refused(SUBJECT, &Unspeakable::default(), refusal)
+        error_from_response(CONTEXT, &Redactor::default(), response)
     }
 
     #[test]
-    fn each_refusal_is_what_the_engine_has_to_do_about_it() {
+    fn each_error_code_maps_to_its_store_error() {
         let table: &[(u16, &str, &str, &str)] = &[
             (404, "NoSuchBucket", "", "NoSuchBucket"),
             (404, "NoSuchUpload", "", "NoSuchUpload"),
-            (403, "SignatureDoesNotMatch", "", "Credentials"),
-            (400, "ExpiredToken", "", "Credentials"),
+            (403, "SignatureDoesNotMatch", "", "InvalidCredentials"),
+            (400, "ExpiredToken", "", "InvalidCredentials"),
             (403, "AccessDenied", "", "Forbidden"),
             (403, "", "", "Forbidden"),
-            (403, "RequestTimeTooSkewed", "", "Refused"),
+            (403, "RequestTimeTooSkewed", "", "Rejected"),
             (400, "BadDigest", "", "Corrupted"),
             (412, "PreconditionFailed", "", "AlreadyExists"),
             (409, "ConditionalRequestConflict", "", "Conflict"),
@@ -399,22 +403,22 @@ mod tests {
                 "header If-None-Match is not allowed",
                 "Unsupported",
             ),
-            (400, "InvalidArgument", "no", "Refused"),
-            (400, "InvalidStorageClass", "", "NotTaken"),
-            (400, "KMS.NotFoundException", "", "NotTaken"),
+            (400, "InvalidArgument", "no", "Rejected"),
+            (400, "InvalidStorageClass", "", "AttributesRejected"),
+            (400, "KMS.NotFoundException", "", "AttributesRejected"),
             (
                 400,
                 "InvalidRequest",
                 "Bucket is missing Object Lock Configuration",
-                "Refused",
+                "Rejected",
             ),
             (503, "SlowDown", "", "Throttled"),
             (200, "SlowDown", "", "Throttled"),
-            (500, "InternalError", "", "Refused"),
+            (500, "InternalError", "", "Rejected"),
             (507, "", "", "Full"),
         ];
         for (status, code, message, wanted) in table {
-            let error = said(*status, code, message);
+            let error = error_of(*status, code, message);
             assert!(
                 format!("{error:?}").starts_with(wanted),
                 "{status} {code}: {error:?}"
@@ -423,42 +427,48 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_without_lock_is_told_by_a_write_that_asks_for_one() {
-        let subject = Subject {
-            operation: Operation::WriteLocked,
-            ..SUBJECT
+    fn a_locked_write_to_a_bucket_without_object_lock_is_rejected() {
+        let context = RequestContext {
+            operation: S3Operation::WriteLocked,
+            ..CONTEXT
         };
-        let refusal = Refusal {
+        let response = S3ErrorResponse {
             status: 400,
             code: "InvalidRequest",
             message: "Bucket is missing Object Lock Configuration",
-            ..Refusal::default()
+            ..S3ErrorResponse::default()
         };
-        let error = refused(subject, &Unspeakable::default(), refusal);
-        assert!(matches!(error, StoreError::NotTaken { .. }), "{error:?}");
+        let error = error_from_response(context, &Redactor::default(), response);
+        assert!(
+            matches!(error, StoreError::AttributesRejected { .. }),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("objectLock"), "{error}");
     }
 
     #[test]
     fn an_error_names_bucket_code_and_action_and_no_secret() {
-        let text = said(403, "AccessDenied", "").to_string();
+        let text = error_of(403, "AccessDenied", "").to_string();
         for word in ["s3://audit", "AccessDenied", "s3:PutObject"] {
             assert!(text.contains(word), "{text}");
         }
-        let unspeakable = Unspeakable(vec!["hush".into()]);
-        assert_eq!(unspeakable.clean("token\n  hush  here"), "token … here");
-        assert_eq!(unspeakable.clean(&"é".repeat(999)).chars().count(), WORDS_MAX + 1);
+        let redactor = Redactor(vec!["hush".into()]);
+        assert_eq!(redactor.redact("token\n  hush  here"), "token … here");
+        assert_eq!(
+            redactor.redact(&"é".repeat(999)).chars().count(),
+            MESSAGE_MAX_CHARS + 1
+        );
     }
 
     #[test]
-    fn a_bucket_elsewhere_is_told_with_its_region() {
-        let refusal = Refusal {
+    fn an_error_names_the_region_of_a_bucket_elsewhere() {
+        let response = S3ErrorResponse {
             status: 301,
             code: "PermanentRedirect",
             bucket_region: Some("eu-west-1"),
-            ..Refusal::default()
+            ..S3ErrorResponse::default()
         };
-        let text = refused(SUBJECT, &Unspeakable::default(), refusal).to_string();
+        let text = error_from_response(CONTEXT, &Redactor::default(), response).to_string();
         assert!(
             text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),
             "{text}"
@@ -467,14 +477,14 @@ mod tests {
         for quote in ['\'', '"'] {
             let message =
                 format!("the region {quote}us-east-1{quote} is wrong; expecting {quote}eu-west-1{quote}");
-            let refusal = Refusal {
+            let response = S3ErrorResponse {
                 status: 400,
                 code: "AuthorizationHeaderMalformed",
                 message: &message,
-                ..Refusal::default()
+                ..S3ErrorResponse::default()
             };
-            let told = refused(SUBJECT, &Unspeakable::default(), refusal).to_string();
-            assert_eq!(told, text);
+            let from_message = error_from_response(CONTEXT, &Redactor::default(), response).to_string();
+            assert_eq!(from_message, text);
         }
     }
 }

@@ -12,25 +12,25 @@ use http_body::{Body, Frame, SizeHint};
 
 /// Bytes of a reply that is kept whole, at most: 8 MiB. A thousand keys of 1 KiB, each byte of them escaped, are less
 /// than half of it.
-pub(super) const REPLY_MAX_BYTES: u64 = 8 << 20;
+pub(super) const RESPONSE_MAX_BYTES: u64 = 8 << 20;
 
 /// A connector whose replies end.
 #[derive(Debug)]
-pub(super) struct Limited(pub(super) SharedHttpConnector);
+pub(super) struct LimitedConnector(pub(super) SharedHttpConnector);
 
-/// More came than [`REPLY_MAX_BYTES`].
+/// More came than [`RESPONSE_MAX_BYTES`].
 #[derive(Debug, thiserror::Error)]
 #[error("the reply is longer than 8 MiB, which no store's is: is this address that of a store?")]
-struct Endless;
+struct ResponseTooLarge;
 
 struct LimitedBody {
     inner: SdkBody,
     left: u64,
 }
 
-impl HttpConnector for Limited {
+impl HttpConnector for LimitedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let object = request.method() == "GET" && streams(request.uri());
+        let object = request.method() == "GET" && is_object_request(request.uri());
         let inner = self.0.clone();
         HttpConnectorFuture::new(async move {
             let mut reply = inner.call(request).await?;
@@ -38,7 +38,7 @@ impl HttpConnector for Limited {
                 let body = std::mem::replace(reply.body_mut(), SdkBody::taken());
                 *reply.body_mut() = SdkBody::from_body_1_x(LimitedBody {
                     inner: body,
-                    left: REPLY_MAX_BYTES,
+                    left: RESPONSE_MAX_BYTES,
                 });
             }
             Ok(reply)
@@ -48,7 +48,7 @@ impl HttpConnector for Limited {
 
 /// Whether a GET is one of an object, whose reader has a bound of its own: those of the bucket and of uploads say so
 /// in their query.
-fn streams(uri: &str) -> bool {
+fn is_object_request(uri: &str) -> bool {
     let query = uri.split_once('?').map_or("", |(_, query)| query);
     !query
         .split('&')
@@ -73,7 +73,7 @@ impl Body for LimitedBody {
                 self.left = left;
                 Poll::Ready(Some(Ok(frame)))
             }
-            None => Poll::Ready(Some(Err(Endless.into()))),
+            None => Poll::Ready(Some(Err(ResponseTooLarge.into()))),
         }
     }
 

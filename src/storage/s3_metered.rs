@@ -4,18 +4,18 @@
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
-use crate::egress::{Asked, Peer, Traffic};
+use crate::egress::{Peer, RequestLabel, Traffic};
 
 /// A connector whose requests are counted.
 #[derive(Debug)]
-pub(super) struct Metered {
+pub(super) struct MeteredConnector {
     pub(super) inner: SharedHttpConnector,
     pub(super) traffic: Traffic,
 }
 
-impl HttpConnector for Metered {
+impl HttpConnector for MeteredConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let asked = Asked {
+        let label = RequestLabel {
             peer: Peer::S3,
             operation: operation(request.method(), request.uri()),
         };
@@ -24,7 +24,7 @@ impl HttpConnector for Metered {
             // Called only when it may leave.
             let sent = async { inner.call(request).await };
             traffic
-                .send(asked, sent, |reply| {
+                .send(label, sent, |reply| {
                     reply.as_ref().ok().map(|reply| reply.status().as_u16())
                 })
                 .await
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_counted_as_what_it_asks_for() {
+    fn a_request_is_counted_by_its_operation() {
         for (method, uri, wanted) in [
             ("PUT", "http://s/b/k?x-id=PutObject", "PutObject"),
             ("PUT", "http://s/b/k?partNumber=1&uploadId=u", "UploadPart"),

@@ -31,7 +31,7 @@ pub struct S3Settings {
     /// Encryption by the store, of everything.
     pub server_side_encryption: Option<Sse>,
     /// Retention of evidence; the journal is never locked.
-    pub object_lock: Option<ObjectLock>,
+    pub object_lock: Option<ObjectRetention>,
     /// How bytes are verified on arrival.
     pub checksum: ChecksumMode,
     /// How long to wait.
@@ -60,7 +60,7 @@ pub enum S3Credentials {
 
 /// A Secret that holds no usable S3 keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SecretFault {
+pub enum SecretError {
     /// A key is not there, or has an empty value.
     #[error("the Secret of spec.destination.s3.credentialsSecretRef has no {0}: add that key")]
     Missing(&'static str),
@@ -75,14 +75,14 @@ pub enum SecretFault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sse {
     /// With whose keys.
-    pub kind: Encryption,
+    pub algorithm: SseAlgorithm,
     /// The KMS key; absent: the account's default key for S3.
     pub kms_key_id: Option<String>,
 }
 
 /// With whose keys the store encrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encryption {
+pub enum SseAlgorithm {
     /// The store's own.
     Aes256,
     /// Those of the key management service.
@@ -91,7 +91,7 @@ pub enum Encryption {
 
 /// Retention of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ObjectLock {
+pub struct ObjectRetention {
     /// Who may shorten it.
     pub mode: ObjectLockMode,
     /// Days from the moment of storing.
@@ -145,11 +145,11 @@ impl Default for S3Timeouts {
 impl S3Credentials {
     /// From the data of a Secret: `accessKeyId`, `secretAccessKey`, optional `sessionToken`. White
     /// space around a value (the line end of a file) is not part of it.
-    pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SecretFault> {
-        let access_key_id = value(data, "accessKeyId")?;
-        let secret_access_key = value(data, "secretAccessKey")?;
-        let session_token = match value(data, "sessionToken") {
-            Err(SecretFault::Missing(_)) => None,
+    pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SecretError> {
+        let access_key_id = secret_value(data, "accessKeyId")?;
+        let secret_access_key = secret_value(data, "secretAccessKey")?;
+        let session_token = match secret_value(data, "sessionToken") {
+            Err(SecretError::Missing(_)) => None,
             other => Some(other?),
         };
         Ok(Self::Static {
@@ -160,15 +160,15 @@ impl S3Credentials {
     }
 }
 
-fn value<'a>(data: &'a BTreeMap<String, Vec<u8>>, name: &'static str) -> Result<&'a str, SecretFault> {
-    let bytes = data.get(name).ok_or(SecretFault::Missing(name))?.trim_ascii();
+fn secret_value<'a>(data: &'a BTreeMap<String, Vec<u8>>, name: &'static str) -> Result<&'a str, SecretError> {
+    let bytes = data.get(name).ok_or(SecretError::Missing(name))?.trim_ascii();
     if bytes.is_empty() {
-        return Err(SecretFault::Missing(name));
+        return Err(SecretError::Missing(name));
     }
     str::from_utf8(bytes)
         .ok()
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
-        .ok_or(SecretFault::Unprintable(name))
+        .ok_or(SecretError::Unprintable(name))
 }
 
 impl fmt::Debug for S3Credentials {
@@ -192,33 +192,33 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_secret_is_told_by_the_key_at_fault_and_never_by_its_value() {
-        let whole = [
+    fn a_secret_error_names_the_key_and_never_the_value() {
+        let complete = [
             ("accessKeyId", "AKID\n"),
             ("secretAccessKey", "hush"),
             ("sessionToken", "tok"),
         ];
-        let credentials = S3Credentials::from_secret(&secret(&whole)).unwrap();
+        let credentials = S3Credentials::from_secret(&secret(&complete)).unwrap();
         assert!(
             matches!(&credentials, S3Credentials::Static { access_key_id, session_token: Some(_), .. } if access_key_id == "AKID")
         );
         assert!(!format!("{credentials:?}").contains("hush"));
 
-        let faults = [
-            (&whole[1..], SecretFault::Missing("accessKeyId")),
-            (&whole[..1], SecretFault::Missing("secretAccessKey")),
+        let cases = [
+            (&complete[1..], SecretError::Missing("accessKeyId")),
+            (&complete[..1], SecretError::Missing("secretAccessKey")),
             (
                 &[("accessKeyId", "AKID"), ("secretAccessKey", " ")],
-                SecretFault::Missing("secretAccessKey"),
+                SecretError::Missing("secretAccessKey"),
             ),
             (
                 &[("accessKeyId", "AKID"), ("secretAccessKey", "hu\u{1}sh")],
-                SecretFault::Unprintable("secretAccessKey"),
+                SecretError::Unprintable("secretAccessKey"),
             ),
         ];
-        for (pairs, fault) in faults {
+        for (pairs, expected) in cases {
             let error = S3Credentials::from_secret(&secret(pairs)).unwrap_err();
-            assert_eq!(error, fault);
+            assert_eq!(error, expected);
             assert!(!error.to_string().contains("hu"));
         }
     }

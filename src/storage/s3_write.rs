@@ -11,27 +11,27 @@ use aws_sdk_s3::types::{
 use jiff::{Span, Timestamp};
 
 use super::s3::S3Store;
-use super::s3_body::stream;
-use super::s3_checksum::{self, Sums};
+use super::s3_body::body_stream;
+use super::s3_checksum::{self, BodyChecksums};
 use super::s3_client::SignedBody;
-use super::s3_errors::{Operation, Subject};
-use super::s3_retry::{passing, passing_or_conflict};
+use super::s3_errors::{RequestContext, S3Operation};
+use super::s3_retry::{classify, classify_put};
 use super::{
-    ChecksumMode, Condition, Crc64, Encryption, ObjectClass, ObjectLockMode, Part, PutOptions, Segments,
-    StoreError, Stored, Upload,
+    ChecksumMode, Crc64, ObjectClass, ObjectLockMode, PutMode, PutOptions, PutResult, Segments, SseAlgorithm,
+    StoreError, Upload, UploadedPart,
 };
-use crate::api::is_shown;
+use crate::api::is_printable;
 
 /// `If-None-Match: *`: only where nothing is.
-const NOTHING_THERE: &str = "*";
+const ANY_ETAG: &str = "*";
 /// A body from this size on is hashed on a thread of its own, where hashing is slow: 256 KiB.
-const HASHED_ASIDE: u64 = 256 << 10;
+const BLOCKING_HASH_MIN_BYTES: u64 = 256 << 10;
 /// Bytes of what a store calls a version, an upload or a part's state at most: S3's own are at most 1024.
-const NAME_MAX_BYTES: usize = 1024;
+const ID_MAX_BYTES: usize = 1024;
 
 /// How an object is kept, in the words of the SDK.
 #[derive(Clone, Debug, Default)]
-struct Keeping {
+struct WriteAttributes {
     storage_class: Option<StorageClass>,
     encryption: Option<ServerSideEncryption>,
     kms_key_id: Option<String>,
@@ -45,43 +45,38 @@ impl S3Store {
         key: &str,
         body: &Segments,
         options: &PutOptions,
-    ) -> Result<Stored, StoreError> {
-        let keeping = self.keeping(options.class).await?;
-        let subject = self.subject(keeping.operation(), key);
-        let sums = self.sums(subject, body, options.crc64).await?;
+    ) -> Result<PutResult, StoreError> {
+        let attributes = self.write_attributes(options.class).await?;
+        let context = self.context(attributes.operation(), key);
+        let checksums = self.body_checksums(context, body, options.crc64).await?;
         let reply = self
-            .call_for(
-                subject,
-                self.settings.timeouts.idle,
-                passing_or_conflict,
-                |progress| {
-                    let mut request = self
-                        .client
-                        .put_object()
-                        .bucket(&self.settings.bucket)
-                        .key(key)
-                        .body(stream(body, &progress))
-                        .content_type(options.content_type)
-                        .set_metadata(metadata(options))
-                        .set_if_none_match(condition(options))
-                        .set_checksum_crc64_nvme(sums.crc64.clone())
-                        .set_checksum_crc32_c(sums.crc32c.clone())
-                        .set_storage_class(keeping.storage_class.clone())
-                        .set_server_side_encryption(keeping.encryption.clone())
-                        .set_ssekms_key_id(keeping.kms_key_id.clone())
-                        .set_object_lock_mode(keeping.lock_mode.clone())
-                        .set_object_lock_retain_until_date(keeping.retain_until)
-                        .customize();
-                    if let Some(sha256) = &sums.sha256 {
-                        request = request.interceptor(SignedBody(sha256.clone()));
-                    }
-                    request.send()
-                },
-            )
+            .call_with(context, self.settings.timeouts.idle, classify_put, |progress| {
+                let mut request = self
+                    .client
+                    .put_object()
+                    .bucket(&self.settings.bucket)
+                    .key(key)
+                    .body(body_stream(body, &progress))
+                    .content_type(options.content_type)
+                    .set_metadata(metadata(options))
+                    .set_if_none_match(if_none_match(options))
+                    .set_checksum_crc64_nvme(checksums.crc64.clone())
+                    .set_checksum_crc32_c(checksums.crc32c.clone())
+                    .set_storage_class(attributes.storage_class.clone())
+                    .set_server_side_encryption(attributes.encryption.clone())
+                    .set_ssekms_key_id(attributes.kms_key_id.clone())
+                    .set_object_lock_mode(attributes.lock_mode.clone())
+                    .set_object_lock_retain_until_date(attributes.retain_until)
+                    .customize();
+                if let Some(sha256) = &checksums.sha256 {
+                    request = request.interceptor(SignedBody(sha256.clone()));
+                }
+                request.send()
+            })
             .await?;
-        Ok(Stored {
+        Ok(PutResult {
             etag: reply.e_tag,
-            version_id: reply.version_id.filter(|id| is_name(id)),
+            version_id: reply.version_id.filter(|id| is_usable_id(id)),
         })
     }
 
@@ -90,8 +85,8 @@ impl S3Store {
         key: &str,
         options: &PutOptions,
     ) -> Result<Upload, StoreError> {
-        let keeping = self.keeping(options.class).await?;
-        let subject = self.subject(keeping.operation(), key);
+        let attributes = self.write_attributes(options.class).await?;
+        let context = self.context(attributes.operation(), key);
         let algorithm = match self.settings.checksum {
             ChecksumMode::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
             ChecksumMode::Crc32c => Some(ChecksumAlgorithm::Crc32C),
@@ -99,7 +94,7 @@ impl S3Store {
         };
         let tries = AtomicU32::new(0);
         let reply = self
-            .call(subject, |_| {
+            .call(context, |_| {
                 tries.fetch_add(1, Ordering::Relaxed);
                 self.client
                     .create_multipart_upload()
@@ -109,22 +104,22 @@ impl S3Store {
                     .set_metadata(metadata(options))
                     .set_checksum_type(algorithm.as_ref().map(|_| ChecksumType::FullObject))
                     .set_checksum_algorithm(algorithm.clone())
-                    .set_storage_class(keeping.storage_class.clone())
-                    .set_server_side_encryption(keeping.encryption.clone())
-                    .set_ssekms_key_id(keeping.kms_key_id.clone())
-                    .set_object_lock_mode(keeping.lock_mode.clone())
-                    .set_object_lock_retain_until_date(keeping.retain_until)
+                    .set_storage_class(attributes.storage_class.clone())
+                    .set_server_side_encryption(attributes.encryption.clone())
+                    .set_ssekms_key_id(attributes.kms_key_id.clone())
+                    .set_object_lock_mode(attributes.lock_mode.clone())
+                    .set_object_lock_retain_until_date(attributes.retain_until)
                     .send()
             })
             .await?;
         let id = reply
             .upload_id
-            .filter(|id| is_name(id))
-            .ok_or_else(|| self.senseless(subject, "an upload without a usable id"))?;
+            .filter(|id| is_usable_id(id))
+            .ok_or_else(|| self.invalid_response(context, "an upload without a usable id"))?;
         Ok(Upload {
             key: key.to_owned(),
             id,
-            repeated: tries.into_inner() > 1,
+            retried: tries.into_inner() > 1,
         })
     }
 
@@ -134,11 +129,11 @@ impl S3Store {
         number: u16,
         body: &Segments,
         crc64: Crc64,
-    ) -> Result<Part, StoreError> {
-        let subject = self.subject_of(Operation::Write, upload);
-        let sums = self.sums(subject, body, crc64).await?;
+    ) -> Result<UploadedPart, StoreError> {
+        let context = self.upload_context(S3Operation::Write, upload);
+        let checksums = self.body_checksums(context, body, crc64).await?;
         let reply = self
-            .call(subject, |progress| {
+            .call(context, |progress| {
                 let mut request = self
                     .client
                     .upload_part()
@@ -146,11 +141,11 @@ impl S3Store {
                     .key(&upload.key)
                     .upload_id(&upload.id)
                     .part_number(i32::from(number))
-                    .body(stream(body, &progress))
-                    .set_checksum_crc64_nvme(sums.crc64.clone())
-                    .set_checksum_crc32_c(sums.crc32c.clone())
+                    .body(body_stream(body, &progress))
+                    .set_checksum_crc64_nvme(checksums.crc64.clone())
+                    .set_checksum_crc32_c(checksums.crc32c.clone())
                     .customize();
-                if let Some(sha256) = &sums.sha256 {
+                if let Some(sha256) = &checksums.sha256 {
                     request = request.interceptor(SignedBody(sha256.clone()));
                 }
                 request.send()
@@ -158,9 +153,9 @@ impl S3Store {
             .await?;
         let etag = reply
             .e_tag
-            .filter(|etag| is_name(etag))
-            .ok_or_else(|| self.senseless(subject, "a part without a usable entity tag"))?;
-        Ok(Part {
+            .filter(|etag| is_usable_id(etag))
+            .ok_or_else(|| self.invalid_response(context, "a part without a usable entity tag"))?;
+        Ok(UploadedPart {
             number,
             etag,
             crc64,
@@ -171,29 +166,30 @@ impl S3Store {
     pub(super) async fn complete_multipart_upload(
         &self,
         upload: &Upload,
-        parts: &[Part],
+        parts: &[UploadedPart],
         options: &PutOptions,
-    ) -> Result<Stored, StoreError> {
-        let subject = self.subject_of(Operation::Write, upload);
+    ) -> Result<PutResult, StoreError> {
+        let context = self.upload_context(S3Operation::Write, upload);
         let mode = self.settings.checksum;
         let size: u64 = parts.iter().map(|part| part.size).sum();
         if mode != ChecksumMode::Crc64Nvme && s3_checksum::crc64_of_parts(parts) != options.crc64 {
-            return Err(self.corrupted(subject));
+            return Err(self.corrupted(context));
         }
         // Other parts' CRC-32C are known to the store alone: parts may come from another process.
         let crc32c = match mode {
             ChecksumMode::Crc32c => self.crc32c_of_parts(upload, parts).await?,
             ChecksumMode::Crc64Nvme | ChecksumMode::None => Vec::new(),
         };
-        let whole = |sum: fn(Crc64) -> String| (mode == ChecksumMode::Crc64Nvme).then(|| sum(options.crc64));
+        let object_checksum =
+            |sum: fn(Crc64) -> String| (mode == ChecksumMode::Crc64Nvme).then(|| sum(options.crc64));
         let completed = parts.iter().enumerate().map(|(index, part)| {
             CompletedPart::builder()
                 .part_number(i32::from(part.number))
                 .e_tag(&part.etag)
                 .set_checksum_crc64_nvme(
-                    (mode == ChecksumMode::Crc64Nvme).then(|| s3_checksum::crc64_text(part.crc64)),
+                    (mode == ChecksumMode::Crc64Nvme).then(|| s3_checksum::encode_crc64(part.crc64)),
                 )
-                .set_checksum_crc32_c(crc32c.get(index).map(|(sum, _)| s3_checksum::crc32c_text(*sum)))
+                .set_checksum_crc32_c(crc32c.get(index).map(|(sum, _)| s3_checksum::encode_crc32c(*sum)))
                 .build()
         });
         let completed = CompletedMultipartUpload::builder()
@@ -201,36 +197,36 @@ impl S3Store {
             .build();
         let checked = mode != ChecksumMode::None;
         let reply = self
-            .call_for(subject, self.settings.timeouts.complete, passing, |_| {
+            .call_with(context, self.settings.timeouts.complete, classify, |_| {
                 self.client
                     .complete_multipart_upload()
                     .bucket(&self.settings.bucket)
                     .key(&upload.key)
                     .upload_id(&upload.id)
                     .multipart_upload(completed.clone())
-                    .set_if_none_match(condition(options))
+                    .set_if_none_match(if_none_match(options))
                     .set_checksum_type(checked.then_some(ChecksumType::FullObject))
-                    .set_checksum_crc64_nvme(whole(s3_checksum::crc64_text))
+                    .set_checksum_crc64_nvme(object_checksum(s3_checksum::encode_crc64))
                     .set_checksum_crc32_c(
                         (mode == ChecksumMode::Crc32c)
-                            .then(|| s3_checksum::crc32c_text(s3_checksum::crc32c_of_parts(&crc32c))),
+                            .then(|| s3_checksum::encode_crc32c(s3_checksum::crc32c_of_parts(&crc32c))),
                     )
                     .set_mpu_object_size(checked.then(|| i64::try_from(size).unwrap_or(i64::MAX)))
                     .send()
             })
             .await?;
         if !checked {
-            self.compare_size(&upload.key, size).await?;
+            self.verify_size(&upload.key, size).await?;
         }
-        Ok(Stored {
+        Ok(PutResult {
             etag: reply.e_tag,
-            version_id: reply.version_id.filter(|id| is_name(id)),
+            version_id: reply.version_id.filter(|id| is_usable_id(id)),
         })
     }
 
     pub(super) async fn abort_multipart_upload(&self, upload: &Upload) -> Result<(), StoreError> {
         let outcome = self
-            .call(self.subject_of(Operation::Abort, upload), |_| {
+            .call(self.upload_context(S3Operation::Abort, upload), |_| {
                 self.client
                     .abort_multipart_upload()
                     .bucket(&self.settings.bucket)
@@ -246,75 +242,80 @@ impl S3Store {
     }
 
     /// Where no checksum covers a completed upload, its size has to.
-    async fn compare_size(&self, key: &str, size: u64) -> Result<(), StoreError> {
+    async fn verify_size(&self, key: &str, size: u64) -> Result<(), StoreError> {
         match self.head_object(key).await? {
-            Some(facts) if facts.size == size => Ok(()),
-            _ => Err(self.corrupted(self.subject(Operation::Read, key))),
+            Some(info) if info.size == size => Ok(()),
+            _ => Err(self.corrupted(self.context(S3Operation::Read, key))),
         }
     }
 
-    async fn sums(&self, subject: Subject<'_>, body: &Segments, crc64: Crc64) -> Result<Sums, StoreError> {
+    async fn body_checksums(
+        &self,
+        context: RequestContext<'_>,
+        body: &Segments,
+        crc64: Crc64,
+    ) -> Result<BodyChecksums, StoreError> {
         let mode = self.settings.checksum;
-        let sums = if mode == ChecksumMode::None && body.len() >= HASHED_ASIDE {
+        let checksums = if mode == ChecksumMode::None && body.len() >= BLOCKING_HASH_MIN_BYTES {
             let body = body.clone();
-            tokio::task::spawn_blocking(move || s3_checksum::of_body(mode, &body, crc64))
+            tokio::task::spawn_blocking(move || s3_checksum::body_checksums(mode, &body, crc64))
                 .await
-                .map_err(|_| self.senseless(subject, "hashing was cut off: the process ends"))?
+                .map_err(|_| self.invalid_response(context, "hashing was cut off: the process ends"))?
         } else {
-            s3_checksum::of_body(mode, body, crc64)
+            s3_checksum::body_checksums(mode, body, crc64)
         };
-        sums.ok_or_else(|| self.corrupted(subject))
+        checksums.ok_or_else(|| self.corrupted(context))
     }
 
-    async fn keeping(&self, class: ObjectClass) -> Result<Keeping, StoreError> {
-        let mut keeping = Keeping::default();
+    async fn write_attributes(&self, class: ObjectClass) -> Result<WriteAttributes, StoreError> {
+        let mut attributes = WriteAttributes::default();
         if let Some(sse) = &self.settings.server_side_encryption {
-            keeping.encryption = Some(match sse.kind {
-                Encryption::Aes256 => ServerSideEncryption::Aes256,
-                Encryption::AwsKms => ServerSideEncryption::AwsKms,
+            attributes.encryption = Some(match sse.algorithm {
+                SseAlgorithm::Aes256 => ServerSideEncryption::Aes256,
+                SseAlgorithm::AwsKms => ServerSideEncryption::AwsKms,
             });
-            keeping.kms_key_id.clone_from(&sse.kms_key_id);
+            attributes.kms_key_id.clone_from(&sse.kms_key_id);
         }
         if class == ObjectClass::Evidence {
-            keeping.storage_class = self.settings.storage_class.as_deref().map(StorageClass::from);
+            attributes.storage_class = self.settings.storage_class.as_deref().map(StorageClass::from);
             if let Some(lock) = self.settings.object_lock {
-                keeping.lock_mode = Some(match lock.mode {
+                attributes.lock_mode = Some(match lock.mode {
                     ObjectLockMode::Governance => LockMode::Governance,
                     ObjectLockMode::Compliance => LockMode::Compliance,
                 });
-                keeping.retain_until = Some(retain_until(self.store_time().await?, lock.retain_days));
+                attributes.retain_until = Some(retain_until(self.store_time().await?, lock.retain_days));
             }
         }
-        Ok(keeping)
+        Ok(attributes)
     }
 
-    fn corrupted(&self, subject: Subject<'_>) -> StoreError {
+    fn corrupted(&self, context: RequestContext<'_>) -> StoreError {
         StoreError::Corrupted {
             store: self.name.clone(),
-            key: subject.key.to_owned(),
+            key: context.key.to_owned(),
         }
     }
 
     /// An answer that no S3 store should give.
-    pub(super) fn senseless(&self, subject: Subject<'_>, what: &str) -> StoreError {
+    pub(super) fn invalid_response(&self, context: RequestContext<'_>, what: &str) -> StoreError {
         StoreError::Network {
             store: self.name.clone(),
-            message: format!("{what}, for {}", subject.key),
+            message: format!("{what}, for {}", context.key),
         }
     }
 }
 
 /// Whether this can be what a store calls a version, an upload or the state of a part: it is kept for each part, and
 /// written into records that are read back up to a size.
-pub(super) fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= NAME_MAX_BYTES && text.chars().all(is_shown)
+pub(super) fn is_usable_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= ID_MAX_BYTES && text.chars().all(is_printable)
 }
 
-impl Keeping {
-    fn operation(&self) -> Operation {
+impl WriteAttributes {
+    fn operation(&self) -> S3Operation {
         match self.lock_mode {
-            Some(_) => Operation::WriteLocked,
-            None => Operation::Write,
+            Some(_) => S3Operation::WriteLocked,
+            None => S3Operation::Write,
         }
     }
 }
@@ -323,10 +324,10 @@ fn metadata(options: &PutOptions) -> Option<HashMap<String, String>> {
     (!options.metadata.is_empty()).then(|| options.metadata.iter().cloned().collect())
 }
 
-fn condition(options: &PutOptions) -> Option<String> {
-    match options.condition {
-        Condition::Overwrite => None,
-        Condition::IfAbsent => Some(NOTHING_THERE.to_owned()),
+fn if_none_match(options: &PutOptions) -> Option<String> {
+    match options.mode {
+        PutMode::Overwrite => None,
+        PutMode::Create => Some(ANY_ETAG.to_owned()),
     }
 }
 

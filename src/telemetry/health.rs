@@ -22,94 +22,94 @@ use super::metrics::Metrics;
 
 /// Whether the process is well. Cheap to clone.
 #[derive(Clone)]
-pub struct Health(Arc<Inner>);
+pub struct Health(Arc<HealthState>);
 
 /// Who gives signs of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Sign {
+enum Heartbeat {
     /// Who leads or waits to lead.
     Lease,
     /// Who hands out looks at resources.
     Controller,
     /// A look at a resource.
-    Look(u64),
+    Reconcile(u64),
 }
 
-impl Sign {
-    const fn why_not(self) -> &'static str {
+impl Heartbeat {
+    const fn late_message(self) -> &'static str {
         match self {
             Self::Lease => "the main loop stands still",
             Self::Controller => "the controller stands still",
-            Self::Look(_) => "a look at a resource does not end",
+            Self::Reconcile(_) => "a look at a resource does not end",
         }
     }
 }
 
-struct Inner {
+struct HealthState {
     ready: AtomicBool,
     /// By when the next sign of life comes. Held for a moment only.
-    promised: Mutex<BTreeMap<Sign, Instant>>,
-    looks: AtomicU64,
+    deadlines: Mutex<BTreeMap<Heartbeat, Instant>>,
+    reconciles: AtomicU64,
     /// How long a sign of life may be late.
-    patience: Duration,
+    tolerance: Duration,
 }
 
 /// Something that must end in time, and does so when this is dropped.
-pub struct Busy {
+pub struct ReconcileGuard {
     health: Health,
-    sign: Sign,
+    heartbeat: Heartbeat,
 }
 
-impl Drop for Busy {
+impl Drop for ReconcileGuard {
     fn drop(&mut self) {
-        self.health.promised().remove(&self.sign);
+        self.health.deadlines().remove(&self.heartbeat);
     }
 }
 
 impl Health {
-    /// Alive as long as [`Health::beat`] is called at least every `patience`; not ready yet.
-    pub fn new(patience: Duration) -> Self {
-        let health = Self(Arc::new(Inner {
+    /// Alive as long as [`Health::heartbeat`] is called at least every `tolerance`; not ready yet.
+    pub fn new(tolerance: Duration) -> Self {
+        let health = Self(Arc::new(HealthState {
             ready: AtomicBool::new(false),
-            promised: Mutex::default(),
-            looks: AtomicU64::new(0),
-            patience,
+            deadlines: Mutex::default(),
+            reconciles: AtomicU64::new(0),
+            tolerance,
         }));
-        health.beat();
+        health.heartbeat();
         health
     }
 
-    fn promised(&self) -> MutexGuard<'_, BTreeMap<Sign, Instant>> {
-        self.0.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deadlines(&self) -> MutexGuard<'_, BTreeMap<Heartbeat, Instant>> {
+        self.0.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn promise(&self, sign: Sign, within: Duration) {
-        let by = Instant::now() + within + self.0.patience;
-        self.promised().insert(sign, by);
+    fn set_deadline(&self, heartbeat: Heartbeat, within: Duration) {
+        let by = Instant::now() + within + self.0.tolerance;
+        self.deadlines().insert(heartbeat, by);
     }
 
     /// The main loop goes round.
-    pub fn beat(&self) {
-        self.promise(Sign::Lease, Duration::ZERO);
+    pub fn heartbeat(&self) {
+        self.set_deadline(Heartbeat::Lease, Duration::ZERO);
     }
 
     /// The controller goes round, and will again within that time.
-    pub fn controls(&self, again_within: Duration) {
-        self.promise(Sign::Controller, again_within);
+    pub fn controller_heartbeat(&self, again_within: Duration) {
+        self.set_deadline(Heartbeat::Controller, again_within);
     }
 
     /// The controller has ended as it should.
-    pub fn controls_no_more(&self) {
-        self.promised().remove(&Sign::Controller);
+    pub fn stop_heartbeat(&self) {
+        self.deadlines().remove(&Heartbeat::Controller);
     }
 
     /// A look at a resource begins, and ends within that time.
-    pub fn busy(&self, within: Duration) -> Busy {
-        let sign = Sign::Look(self.0.looks.fetch_add(1, Ordering::Relaxed));
-        self.promise(sign, within);
-        Busy {
+    pub fn begin_reconcile(&self, within: Duration) -> ReconcileGuard {
+        let heartbeat = Heartbeat::Reconcile(self.0.reconciles.fetch_add(1, Ordering::Relaxed));
+        self.set_deadline(heartbeat, within);
+        ReconcileGuard {
             health: self.clone(),
-            sign,
+            heartbeat,
         }
     }
 
@@ -121,9 +121,9 @@ impl Health {
     /// Whether every promised sign of life came; if not, what stands still.
     pub fn alive(&self) -> Result<(), &'static str> {
         let now = Instant::now();
-        let promised = self.promised();
-        let late = promised.iter().find(|(_, by)| **by < now);
-        late.map_or(Ok(()), |(sign, _)| Err(sign.why_not()))
+        let deadlines = self.deadlines();
+        let late = deadlines.iter().find(|(_, by)| **by < now);
+        late.map_or(Ok(()), |(heartbeat, _)| Err(heartbeat.late_message()))
     }
 
     /// Whether the process can do its work.
@@ -134,14 +134,14 @@ impl Health {
 
 /// What can be seen from outside.
 #[derive(Clone)]
-pub struct Observatory {
+pub struct Telemetry {
     /// Whether the process is well.
     pub health: Health,
     /// Its numbers.
     pub metrics: Metrics,
 }
 
-impl Observatory {
+impl Telemetry {
     /// Serves until `stop`; requests under way are answered.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
         let routes = Router::new()
@@ -155,26 +155,26 @@ impl Observatory {
     }
 }
 
-async fn livez(State(seen): State<Observatory>) -> Response {
-    answer(seen.health.alive())
+async fn livez(State(telemetry): State<Telemetry>) -> Response {
+    probe_response(telemetry.health.alive())
 }
 
-async fn readyz(State(seen): State<Observatory>) -> Response {
-    let ready = seen.health.ready().then_some(());
-    answer(ready.ok_or("not started, or stopping"))
+async fn readyz(State(telemetry): State<Telemetry>) -> Response {
+    let ready = telemetry.health.ready().then_some(());
+    probe_response(ready.ok_or("not started, or stopping"))
 }
 
-async fn metrics(State(seen): State<Observatory>) -> Response {
+async fn metrics(State(telemetry): State<Telemetry>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     // With thousands of resources this is work for a moment, which nobody else should wait for.
-    let text = tokio::task::spawn_blocking(move || seen.metrics.text()).await;
+    let text = tokio::task::spawn_blocking(move || telemetry.metrics.text()).await;
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-fn answer(good: Result<(), &'static str>) -> Response {
+fn probe_response(good: Result<(), &'static str>) -> Response {
     match good {
         Ok(()) => "ok\n".into_response(),
         Err(why_not) => (StatusCode::SERVICE_UNAVAILABLE, why_not).into_response(),
@@ -188,21 +188,21 @@ mod tests {
     const SOON: Duration = Duration::from_millis(30);
 
     #[test]
-    fn whoever_breaks_its_promise_is_named_until_it_gives_a_sign() {
+    fn a_late_heartbeat_is_named_until_it_returns() {
         let health = Health::new(Duration::ZERO);
         std::thread::sleep(SOON);
         assert_eq!(health.alive(), Err("the main loop stands still"));
         let health = Health::new(SOON);
-        health.controls(Duration::ZERO);
-        let look = health.busy(Duration::ZERO);
+        health.controller_heartbeat(Duration::ZERO);
+        let guard = health.begin_reconcile(Duration::ZERO);
         assert_eq!(health.alive(), Ok(()));
         std::thread::sleep(2 * SOON);
-        health.beat();
+        health.heartbeat();
         assert_eq!(health.alive(), Err("the controller stands still"));
-        health.controls_no_more();
+        health.stop_heartbeat();
         assert_eq!(health.alive(), Err("a look at a resource does not end"));
-        drop(look);
-        health.beat();
+        drop(guard);
+        health.heartbeat();
         assert_eq!(health.alive(), Ok(()));
     }
 }

@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-use super::traces::ids_of;
+use super::traces::span_ids;
 
 /// One JSON object per line.
 pub(super) struct JsonLines;
@@ -40,12 +40,12 @@ where
             }
         }
         if let Some(span) = context.lookup_current()
-            && let Some((trace, span)) = ids_of(&span.id())
+            && let Some((trace, span)) = span_ids(&span.id())
         {
             fields.insert("trace_id".to_owned(), trace.into());
             fields.insert("span_id".to_owned(), span.into());
         }
-        event.record(&mut Fields(&mut fields));
+        event.record(&mut FieldVisitor(&mut fields));
         let message = fields.remove("message").unwrap_or_default();
         let meta = event.metadata();
         let head = [
@@ -67,15 +67,15 @@ where
 }
 
 /// Takes the fields of a line.
-struct Fields<'a>(&'a mut Map<String, Value>);
+struct FieldVisitor<'a>(&'a mut Map<String, Value>);
 
-impl Fields<'_> {
+impl FieldVisitor<'_> {
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
         self.0.insert(field.name().to_owned(), value.into());
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for FieldVisitor<'_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.put(field, value);
     }
@@ -109,9 +109,9 @@ mod tests {
     use tracing_subscriber::fmt::format::JsonFields;
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Shared {
+    impl io::Write for SharedBuffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -122,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_fields_of_the_spans_around_it_also_those_recorded_later() {
-        let written = Shared::default();
+    fn a_log_line_contains_the_fields_of_its_spans() {
+        let written = SharedBuffer::default();
         let out = written.clone();
         let subscriber = tracing_subscriber::fmt()
             .fmt_fields(JsonFields::new())

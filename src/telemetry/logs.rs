@@ -33,7 +33,7 @@ pub enum LogFormat {
 
 /// Whether a line may be logged, whatever the filter says: the client of S3 writes requests with session tokens and the
 /// bodies of replies below `info`.
-pub fn is_discreet(metadata: &tracing::Metadata<'_>) -> bool {
+pub fn is_safe_to_log(metadata: &tracing::Metadata<'_>) -> bool {
     !metadata.target().starts_with("aws") || *metadata.level() <= tracing::Level::INFO
 }
 
@@ -45,10 +45,10 @@ pub enum LogsError {
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The variable holds no text.
     #[error("{FILTER_VARIABLE} is not UTF-8")]
-    NotText,
+    NotUnicode,
     /// There is a subscriber already.
     #[error("logs were set up before")]
-    Twice,
+    AlreadyInitialized,
     /// Traces cannot be sent.
     #[error(transparent)]
     Traces(#[from] TracesError),
@@ -60,18 +60,18 @@ pub fn start(format: LogFormat, otlp: Option<&Url>) -> Result<Traces, LogsError>
     let filter = match std::env::var(FILTER_VARIABLE) {
         Ok(text) => EnvFilter::try_new(text)?,
         Err(std::env::VarError::NotPresent) => EnvFilter::try_new(DEFAULT_FILTER)?,
-        Err(std::env::VarError::NotUnicode(_)) => return Err(LogsError::NotText),
+        Err(std::env::VarError::NotUnicode(_)) => return Err(LogsError::NotUnicode),
     };
     let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let lines = match format {
-        LogFormat::Text => lines.with_filter(filter.and(filter_fn(is_discreet))).boxed(),
+        LogFormat::Text => lines.with_filter(filter.and(filter_fn(is_safe_to_log))).boxed(),
         LogFormat::Json => lines
             .with_ansi(false)
             .fmt_fields(fmt::format::JsonFields::new())
             .event_format(JsonLines)
-            .with_filter(filter.and(filter_fn(is_discreet)))
+            .with_filter(filter.and(filter_fn(is_safe_to_log)))
             .boxed(),
     };
     let (traces, spans) = traces::layer::<Registry>(otlp)?;
@@ -79,6 +79,6 @@ pub fn start(format: LogFormat, otlp: Option<&Url>) -> Result<Traces, LogsError>
     tracing_subscriber::registry()
         .with(layers)
         .try_init()
-        .map_err(|_| LogsError::Twice)?;
+        .map_err(|_| LogsError::AlreadyInitialized)?;
     Ok(traces)
 }

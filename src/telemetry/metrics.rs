@@ -2,10 +2,10 @@
 //! closed lists, but for the names of resources and spaces, so that the number of series is bounded. No I/O, but for
 //! the process's own numbers, which the kernel is asked for at each scrape.
 
+mod engine;
 mod load;
 mod process;
 mod resources;
-mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,19 +19,20 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-pub use load::Loads;
+pub use engine::EngineMetrics;
+pub use load::LoadCollector;
 pub use resources::{
-    Named, RESOURCES_IN_FULL, ResourceFacts, ResourceSeries, Resources, SERIES_IN_BRIEF, SERIES_OF_RESOURCE,
+    BRIEF_SERIES, DEFAULT_DETAILED_RESOURCES, NamedResource, ResourceFacts, ResourceSeries, ResourceSource,
+    SERIES_PER_RESOURCE,
 };
-pub use work::Work;
 
 /// Bounds of the histogram of looks at a resource, in seconds.
-const LOOK_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
+const RECONCILE_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 
 /// How something ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types)] // the label's value as Prometheus users write it
-pub enum Outcome {
+pub enum ReconcileResult {
     /// As meant.
     ok,
     /// Not, and tried again.
@@ -40,9 +41,9 @@ pub enum Outcome {
 
 /// The label of what can go well or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ByOutcome {
+pub struct ReconcileLabels {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: ReconcileResult,
 }
 
 /// All numbers of a process. Cheap to clone; clones count into the same numbers.
@@ -50,13 +51,13 @@ pub struct ByOutcome {
 pub struct Metrics {
     registry: Arc<Registry>,
     /// Requests, windows and bytes: what peers and the engine tell.
-    pub work: Arc<Work>,
+    pub engine: Arc<EngineMetrics>,
     /// Who knows how busy the engine is, asked at each scrape.
-    pub load: Loads,
+    pub load: LoadCollector,
     /// Who knows each resource, asked at each scrape.
     pub resources: ResourceSeries,
     /// Looks at a resource by the operator.
-    reconciles: Family<ByOutcome, Counter>,
+    reconciles: Family<ReconcileLabels, Counter>,
     reconcile_duration: Histogram,
     /// Statuses written to the API server.
     pub status_writes: Counter,
@@ -79,10 +80,10 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut all = Registry::default();
-        all.register_collector(Box::new(process::Process::new()));
+        all.register_collector(Box::new(process::ProcessCollector::new()));
         let registry = all.sub_registry_with_prefix("eventexport");
         let reconciles = Family::default();
-        let reconcile_duration = Histogram::new(LOOK_SECONDS);
+        let reconcile_duration = Histogram::new(RECONCILE_SECONDS);
         let (status_writes, run_panics, sessions_left) =
             (Counter::default(), Counter::default(), Counter::default());
         let (releases_given_up, events_suppressed) = (Counter::default(), Counter::default());
@@ -135,13 +136,13 @@ impl Default for Metrics {
             "Deleted resources let go without knowing that no session is left",
             releases_given_up.clone(),
         );
-        let work = Arc::new(Work::new(registry));
-        let (load, resources) = (Loads::default(), ResourceSeries::default());
+        let engine = Arc::new(EngineMetrics::new(registry));
+        let (load, resources) = (LoadCollector::default(), ResourceSeries::default());
         registry.register_collector(Box::new(load.clone()));
         registry.register_collector(Box::new(resources.clone()));
         Self {
             registry: Arc::new(all),
-            work,
+            engine,
             load,
             resources,
             reconciles,
@@ -168,16 +169,16 @@ impl Metrics {
     }
 
     /// Counts a look at a resource.
-    pub fn reconciled(&self, outcome: Outcome, took: Duration) {
-        self.reconciles.get_or_create(&ByOutcome { outcome }).inc();
+    pub fn reconciled(&self, outcome: ReconcileResult, took: Duration) {
+        self.reconciles.get_or_create(&ReconcileLabels { outcome }).inc();
         self.reconcile_duration.observe(took.as_secs_f64());
     }
 
     /// One series of everything there is, made up: for the documentation, which lists names, types and labels.
     pub fn sample() -> Self {
         let metrics = Self::default();
-        metrics.reconciled(Outcome::ok, Duration::ZERO);
-        metrics.work.sample();
+        metrics.reconciled(ReconcileResult::ok, Duration::ZERO);
+        metrics.engine.sample();
         metrics.load.sample();
         metrics.resources.sample();
         metrics
@@ -186,12 +187,12 @@ impl Metrics {
 
 /// A share of a gauge that goes away with its owner, however that ends.
 #[derive(Debug)]
-pub struct Share {
+pub struct GaugeShare {
     gauge: Gauge,
     counted: i64,
 }
 
-impl Share {
+impl GaugeShare {
     /// Nothing yet.
     pub fn of(gauge: &Gauge) -> Self {
         Self {
@@ -208,7 +209,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for GaugeShare {
     fn drop(&mut self) {
         self.gauge.dec_by(self.counted);
     }
@@ -219,11 +220,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_goes_away_with_its_owner() {
+    fn a_dropped_share_leaves_the_gauge() {
         let metrics = Metrics::default();
         let (mut one, mut two) = (
-            Share::of(&metrics.sessions_open),
-            Share::of(&metrics.sessions_open),
+            GaugeShare::of(&metrics.sessions_open),
+            GaugeShare::of(&metrics.sessions_open),
         );
         one.set(3);
         two.set(2);
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_prometheus_users_expect() {
+    fn metric_names_follow_prometheus_conventions() {
         let text = Metrics::sample().text();
         for line in [
             "eventexport_reconciles_total{outcome=\"ok\"} 1\n",

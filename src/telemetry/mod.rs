@@ -6,7 +6,7 @@ pub mod logs;
 pub mod metrics;
 pub mod traces;
 
-pub use health::{Health, Observatory};
+pub use health::{Health, Telemetry};
 pub use logs::LogFormat;
 pub use metrics::Metrics;
 pub use traces::Traces;

@@ -9,7 +9,7 @@ use tracing_subscriber::registry::LookupSpan;
 use url::Url;
 
 /// A layer of the subscriber.
-type Spans<S> = Box<dyn Layer<S> + Send + Sync>;
+type SpanLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 
 /// Traces cannot be sent as asked.
 #[derive(Debug, thiserror::Error)]
@@ -32,17 +32,17 @@ pub enum TracesError {
     NotBuilt,
 }
 
-#[cfg(feature = "otlp")]
-pub use with::Traces;
-#[cfg(feature = "otlp")]
-pub(super) use with::{ids_of, layer};
 #[cfg(not(feature = "otlp"))]
-pub use without::Traces;
+pub use disabled::Traces;
 #[cfg(not(feature = "otlp"))]
-pub(super) use without::{ids_of, layer};
+pub(super) use disabled::{layer, span_ids};
+#[cfg(feature = "otlp")]
+pub use enabled::Traces;
+#[cfg(feature = "otlp")]
+pub(super) use enabled::{layer, span_ids};
 
 #[cfg(feature = "otlp")]
-mod with {
+mod enabled {
     use std::time::Duration;
 
     use async_trait::async_trait;
@@ -57,23 +57,24 @@ mod with {
     use tracing::{Subscriber, span};
     use tracing_subscriber::filter::{LevelFilter, Targets};
 
-    use super::{Layer, LookupSpan, Spans, TracesError, Url};
+    use super::{Layer, LookupSpan, SpanLayer, TracesError, Url};
 
     /// How long the last spans may take at the end.
-    const FLUSH: Duration = Duration::from_secs(2);
+    const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
     /// How long one request to the collector may take.
-    const LIMIT: Duration = Duration::from_secs(10);
+    const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// The way of spans to the collector; ended by [`Traces::end`].
+    /// The way of spans to the collector; ended by [`Traces::shutdown`].
     pub struct Traces(Option<SdkTracerProvider>);
 
     impl Traces {
         /// Sends what is left. Waits for two seconds at most.
-        pub async fn end(self) {
+        pub async fn shutdown(self) {
             let Some(provider) = self.0 else { return };
             // It blocks, and what it waits for runs here.
-            let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH)).await;
+            let flushed =
+                tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
             if let Ok(Err(error)) = flushed {
                 tracing::warn!(%error, "the last spans did not reach the collector");
             }
@@ -83,7 +84,7 @@ mod with {
     /// The layer that sends spans, where there is a collector. Needs the runtime.
     pub(in crate::telemetry) fn layer<S>(
         endpoint: Option<&Url>,
-    ) -> Result<(Traces, Option<Spans<S>>), TracesError>
+    ) -> Result<(Traces, Option<SpanLayer<S>>), TracesError>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     {
@@ -99,7 +100,7 @@ mod with {
         };
         let mut client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(LIMIT);
+            .timeout(REQUEST_TIMEOUT);
         if endpoint.scheme() == "http" {
             client = client.tls_certs_only([]);
         }
@@ -109,7 +110,7 @@ mod with {
         let address = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Post(client, Handle::current()))
+            .with_http_client(OtlpHttpClient(client, Handle::current()))
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(address)
             .build()
@@ -133,7 +134,7 @@ mod with {
     }
 
     /// The ids of a span's trace and of the span, in hexadecimal; `None`: it is not traced.
-    pub(in crate::telemetry) fn ids_of(span: &span::Id) -> Option<(String, String)> {
+    pub(in crate::telemetry) fn span_ids(span: &span::Id) -> Option<(String, String)> {
         let context =
             tracing::dispatcher::get_default(|now| tracing_opentelemetry::get_otel_context(span, now))?;
         let context = context.span().span_context().clone();
@@ -143,10 +144,10 @@ mod with {
 
     /// Sends for the exporter, whose own thread is none of the runtime's.
     #[derive(Debug)]
-    struct Post(reqwest::Client, Handle);
+    struct OtlpHttpClient(reqwest::Client, Handle);
 
     #[async_trait]
-    impl HttpClient for Post {
+    impl HttpClient for OtlpHttpClient {
         async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
             let request = reqwest::Request::try_from(request)?;
             let client = self.0.clone();
@@ -164,22 +165,22 @@ mod with {
 }
 
 #[cfg(not(feature = "otlp"))]
-mod without {
+mod disabled {
     use tracing::span;
 
-    use super::{LookupSpan, Spans, TracesError, Url};
+    use super::{LookupSpan, SpanLayer, TracesError, Url};
 
     /// No traces.
     pub struct Traces;
 
     impl Traces {
         /// Nothing is left.
-        pub async fn end(self) {}
+        pub async fn shutdown(self) {}
     }
 
     pub(in crate::telemetry) fn layer<S>(
         endpoint: Option<&Url>,
-    ) -> Result<(Traces, Option<Spans<S>>), TracesError>
+    ) -> Result<(Traces, Option<SpanLayer<S>>), TracesError>
     where
         S: tracing::Subscriber + for<'a> LookupSpan<'a>,
     {
@@ -189,7 +190,7 @@ mod without {
         }
     }
 
-    pub(in crate::telemetry) fn ids_of(_: &span::Id) -> Option<(String, String)> {
+    pub(in crate::telemetry) fn span_ids(_: &span::Id) -> Option<(String, String)> {
         None
     }
 }

@@ -10,46 +10,46 @@ use ::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::refusal::retry_after;
-use super::resume::{Framing, Standing, Step, head, judge, last_byte_is_last};
-use super::said::{excerpt, said};
-use super::uaa::{Granted, authorization_endpoint, user_of};
-use super::{RetryPolicy, Session, reply};
-use crate::api::is_shown;
-use crate::fuzzing::{SECRET, fit_to_be_shown, tells_no_secret, with_secret};
+use super::error_reply;
+use super::error_text::{error_text, excerpt};
+use super::resume::{BodyFraming, ResumeAction, ResumeState, classify, confirms_end, parse_head};
+use super::uaa::{TokenResponse, authorization_endpoint, user_name_claim};
+use super::{RetryConfig, Session, reply};
+use crate::api::is_printable;
+use crate::fuzzing::{SECRET, assert_displayable, assert_no_secret, insert_secret};
 
 /// Characters of a name that is kept at most.
-const NAME_CHARS: usize = 256;
+const MAX_NAME_CHARS: usize = 256;
 
 /// The reply to the POST that opens a session, and to the GET of one: what is read of it can be kept and shown, reads
 /// back as it was, and an error repeats nothing of the reply.
-pub fn session_created(data: &[u8]) {
-    if let Err(why) = reply::session(&with_secret(data)) {
-        tells_no_secret(&why);
+pub fn session_response(data: &[u8]) {
+    if let Err(why) = reply::session(&insert_secret(data)) {
+        assert_no_secret(&why);
     }
     let Ok(session) = reply::session(data) else { return };
-    can_be_kept(&session);
-    let again = reply::session(documented(&session).to_string().as_bytes());
+    assert_valid_session(&session);
+    let again = reply::session(session_json(&session).to_string().as_bytes());
     assert_eq!(again.as_ref(), Ok(&session));
     // However it is wrapped.
-    let wrapped = json!({"session": documented(&session)}).to_string();
+    let wrapped = json!({"session": session_json(&session)}).to_string();
     assert_eq!(reply::session(wrapped.as_bytes()), Ok(session));
 }
 
 /// The list of sessions and the daily listing: bounded, in order, the same in each of their shapes.
-pub fn sessions_listed(data: &[u8]) {
-    let secret = with_secret(data);
+pub fn session_list(data: &[u8]) {
+    let secret = insert_secret(data);
     for error in [
         reply::sessions(&secret).err(),
         reply::days(&secret).err(),
         reply::session(&secret).err(),
     ] {
-        tells_no_secret(&error.unwrap_or_default());
+        assert_no_secret(&error.unwrap_or_default());
     }
     if let Ok(sessions) = reply::sessions(data) {
         assert!(sessions.len() <= 1000);
-        sessions.iter().for_each(can_be_kept);
-        let rows: Vec<Value> = sessions.iter().map(documented).collect();
+        sessions.iter().for_each(assert_valid_session);
+        let rows: Vec<Value> = sessions.iter().map(session_json).collect();
         for shape in [
             json!(rows),
             json!({"sessions": rows}),
@@ -64,7 +64,7 @@ pub fn sessions_listed(data: &[u8]) {
     if let Ok(days) = reply::days(data) {
         assert!(days.is_sorted_by(|one, other| one.date < other.date), "{days:?}");
         let texts = days.iter().flat_map(|day| [&day.types, &day.searchable]);
-        texts.flatten().for_each(|text| fit_to_be_shown(text));
+        texts.flatten().for_each(|text| assert_displayable(text));
         let rows = days.iter().map(|day| {
             json!({
                 "DATE": day.date, "COUNT": day.count, "SIZE": day.size.map(|size| size.to_string()),
@@ -84,16 +84,16 @@ pub fn sessions_listed(data: &[u8]) {
 }
 
 /// The reply of the UAA, and what `/v2/info` says of it: a token fits a header, its life is finite, no error says it.
-pub fn token_granted(data: &[u8]) {
-    if let Err(why) = Granted::read(&with_secret(data)) {
-        tells_no_secret(why);
+pub fn token_response(data: &[u8]) {
+    if let Err(why) = TokenResponse::parse(&insert_secret(data)) {
+        assert_no_secret(why);
     }
-    if let Ok(granted) = Granted::read(data) {
-        assert!(HeaderValue::from_str(&format!("bearer {}", granted.access_token)).is_ok());
-        let _: Duration = granted.lifetime();
-        user_of(&granted.access_token)
+    if let Ok(response) = TokenResponse::parse(data) {
+        assert!(HeaderValue::from_str(&format!("bearer {}", response.access_token)).is_ok());
+        let _: Duration = response.lifetime();
+        user_name_claim(&response.access_token)
             .iter()
-            .for_each(|user| is_name(user));
+            .for_each(|user| assert_valid_name(user));
     }
     if let Some(url) = authorization_endpoint(data) {
         // The next that is done with it.
@@ -105,14 +105,16 @@ pub fn token_granted(data: &[u8]) {
             text.to_owned(),
             format!("e30.{}.c2ln", claims.trim_end_matches('=')),
         ] {
-            user_of(&token).iter().for_each(|user| is_name(user));
+            user_name_claim(&token)
+                .iter()
+                .for_each(|user| assert_valid_name(user));
         }
     }
 }
 
 /// An error page, packed or plain, as JSON, HTML or nothing known: a short line without any form of the secret.
-pub fn peer_words(data: &[u8]) {
-    let page = with_secret(data);
+pub fn error_body(data: &[u8]) {
+    let page = insert_secret(data);
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let packed = packed
         .write_all(&page)
@@ -132,18 +134,18 @@ pub fn peer_words(data: &[u8]) {
             false,
         ),
     ] {
-        let line = said(body, gzip, &[SECRET, ""]);
-        tells_no_secret(&line);
+        let line = error_text(body, gzip, &[SECRET, ""]);
+        assert_no_secret(&line);
         assert!(line.chars().count() <= 200, "{line}");
     }
     let begun = excerpt(&text, 120, &[SECRET]);
-    tells_no_secret(&begun);
+    assert_no_secret(&begun);
     assert!(begun.chars().count() <= 120, "{begun}");
 }
 
 /// The headers that decide: `Retry-After` never asks for more than is granted, and a part is gone on with only where it
 /// begins at the byte that is wanted.
-pub fn reply_head(data: &[u8]) {
+pub fn retry_after(data: &[u8]) {
     let mut fields = data.splitn(4, |byte| *byte == b'\n');
     let mut field = || HeaderValue::from_bytes(fields.next().unwrap_or_default()).ok();
     let names = [header::RETRY_AFTER, header::CONTENT_RANGE, header::CONTENT_LENGTH];
@@ -154,8 +156,8 @@ pub fn reply_head(data: &[u8]) {
     let numbers = fields.next().unwrap_or_default();
     let byte = |at: usize| numbers.get(at).copied().unwrap_or(0);
 
-    let policy = RetryPolicy::default();
-    let after = retry_after(&headers, Timestamp::UNIX_EPOCH);
+    let policy = RetryConfig::default();
+    let after = error_reply::retry_after(&headers, Timestamp::UNIX_EPOCH);
     if let Some(seconds) = headers
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
@@ -163,7 +165,7 @@ pub fn reply_head(data: &[u8]) {
         assert_eq!(after, Some(Duration::from_secs(seconds.into())));
     }
     let random = f64::from(byte(0)) / 255.0;
-    let pause = policy.jittered(u32::from(byte(1)), after, random);
+    let pause = policy.backoff(u32::from(byte(1)), after, random);
     assert!(pause <= policy.retry_after_cap.max(policy.cap));
     if let Some(pause) = policy.pause(1, Duration::from_secs(byte(2).into()), after, random) {
         assert!(Duration::from_secs(byte(2).into()) + pause <= policy.total);
@@ -175,8 +177,8 @@ pub fn reply_head(data: &[u8]) {
         .copied()
         .unwrap_or(200);
     let status = StatusCode::from_u16(status).unwrap_or_default();
-    let read = head(Version::HTTP_11, status, &headers);
-    let standing = Standing {
+    let read = parse_head(Version::HTTP_11, status, &headers);
+    let state = ResumeState {
         at: u64::from(byte(4)),
         total: (byte(5) > 0).then(|| u64::from(byte(5))),
         confirming: byte(6) & 1 == 1,
@@ -190,22 +192,25 @@ pub fn reply_head(data: &[u8]) {
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if let Some(length) = length {
-        assert_eq!(read.framing, Framing::Length(length));
+        assert_eq!(read.framing, BodyFraming::Length(length));
     }
-    match judge(&read, standing) {
-        Step::GoOn => {
+    match classify(&read, state) {
+        ResumeAction::Append => {
             let first = read.range.and_then(|range| range.span).map(|(first, _)| first);
-            assert_eq!((status, first), (StatusCode::PARTIAL_CONTENT, Some(standing.at)));
+            assert_eq!((status, first), (StatusCode::PARTIAL_CONTENT, Some(state.at)));
         }
-        Step::CompareFromStart => assert!(status.is_success()),
-        Step::Gone => assert!(!standing.confirming),
-        Step::Ended(_) | Step::AskForLastByte | Step::AskAgain | Step::Cannot(_) => {}
+        ResumeAction::CompareFromStart => assert!(status.is_success()),
+        ResumeAction::SessionGone => assert!(!state.confirming),
+        ResumeAction::Complete(_)
+        | ResumeAction::ProbeLastByte
+        | ResumeAction::Retry
+        | ResumeAction::Fail(_) => {}
     }
-    let _ = last_byte_is_last(&read, standing.at);
+    let _ = confirms_end(&read, state.at);
 }
 
 /// As the API page shows a session.
-fn documented(session: &Session) -> Value {
+fn session_json(session: &Session) -> Value {
     let mut document = json!({"id": session.id});
     let mut put = |name: &str, value: Option<Value>| {
         if let (Some(fields), Some(value)) = (document.as_object_mut(), value) {
@@ -240,16 +245,19 @@ fn documented(session: &Session) -> Value {
     document
 }
 
-fn can_be_kept(session: &Session) {
-    assert!(reply::is_id(&session.id), "{}", session.id);
+fn assert_valid_session(session: &Session) {
+    assert!(reply::is_valid_id(&session.id), "{}", session.id);
     let names = [&session.space, &session.username];
-    names.into_iter().flatten().for_each(|name| is_name(name));
+    names
+        .into_iter()
+        .flatten()
+        .for_each(|name| assert_valid_name(name));
     assert!(session.hour.flatten().is_none_or(|hour| hour < 24));
 }
 
-fn is_name(name: &str) {
+fn assert_valid_name(name: &str) {
     assert!(
-        name.chars().count() <= NAME_CHARS && name.chars().all(is_shown),
+        name.chars().count() <= MAX_NAME_CHARS && name.chars().all(is_printable),
         "{name:?}"
     );
 }

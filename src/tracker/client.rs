@@ -10,30 +10,30 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep};
 use url::Url;
 
-use super::config::{below, source_name};
-use super::http::{Ask, Reply, Wire, host_of, read};
-use super::refusal::{Purpose, Refusal, retry_after};
-use super::said::said;
-use super::uaa::{Account, Means, user_of};
-use super::{Class, RetryPolicy, Timeouts, TokenCache, TrackerConfig, TrackerError, Uaa};
+use super::config::{join_path, source_name};
+use super::error_reply::{ApiOperation, ErrorReply, retry_after};
+use super::error_text::error_text;
+use super::http::{HttpRequest, Reply, Transport, host_of, read_reply};
+use super::uaa::{Account, LoginContext, user_name_claim};
+use super::{RetryConfig, Timeouts, TokenCache, TrackerConfig, TrackerError, TrackerErrorClass, UaaSource};
 use crate::egress::Peer;
 
 /// A client of one tracker with one set of credentials. Cheap to clone.
 #[derive(Clone)]
-pub struct Tracker(Arc<Inner>);
+pub struct Tracker(Arc<TrackerInner>);
 
-struct Inner {
+struct TrackerInner {
     endpoint: Url,
     name: String,
-    wire: Wire,
+    transport: Transport,
     account: Arc<Account>,
     timeouts: Timeouts,
-    retry: RetryPolicy,
+    retry: RetryConfig,
 }
 
 /// A request in the service's terms.
-pub(super) struct Call<'a> {
-    pub purpose: Purpose,
+pub(super) struct ServiceRequest<'a> {
+    pub operation: ApiOperation,
     pub method: Method,
     /// Segments below the endpoint.
     pub path: &'a [&'a str],
@@ -62,9 +62,9 @@ impl Tracker {
         } = config;
         let name = source_name(&endpoint)?;
         let uaa_url = match &uaa {
-            Uaa::Discover { api: url } | Uaa::Endpoint(url) => url,
+            UaaSource::Discover { api: url } | UaaSource::Endpoint(url) => url,
         };
-        let wire = Wire::new(
+        let transport = Transport::new(
             &[&endpoint, uaa_url],
             hosts,
             ca_pem.as_deref(),
@@ -72,10 +72,10 @@ impl Tracker {
             traffic,
         )?;
         let account = tokens.account(&uaa, &credentials);
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(TrackerInner {
             endpoint,
             name,
-            wire,
+            transport,
             account,
             timeouts,
             retry,
@@ -90,21 +90,21 @@ impl Tracker {
     /// Proves the credentials: a token is at hand or can be had. A ready token cannot be proved without a space;
     /// the first request does that.
     pub async fn login(&self) -> Result<(), TrackerError> {
-        self.0.account.token(&self.means()).await.map(|_| ())
+        self.0.account.token(&self.login_context()).await.map(|_| ())
     }
 
     /// The user, where the token says who that is, as those of a UAA do (the claim `user_name` of a JSON web token).
     /// Logs in if need be. Nothing is proved by it: the service alone judges the token.
     pub async fn user(&self) -> Result<Option<String>, TrackerError> {
-        let token = self.0.account.token(&self.means()).await?;
-        Ok(user_of(token.expose_secret()))
+        let token = self.0.account.token(&self.login_context()).await?;
+        Ok(user_name_claim(token.expose_secret()))
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
         &self.0.timeouts
     }
 
-    pub(super) fn retry(&self) -> &RetryPolicy {
+    pub(super) fn retry(&self) -> &RetryConfig {
         &self.0.retry
     }
 
@@ -113,9 +113,9 @@ impl Tracker {
         host_of(&self.0.endpoint)
     }
 
-    fn means(&self) -> Means<'_> {
-        Means {
-            wire: &self.0.wire,
+    fn login_context(&self) -> LoginContext<'_> {
+        LoginContext {
+            transport: &self.0.transport,
             timeouts: &self.0.timeouts,
             retry: &self.0.retry,
         }
@@ -123,98 +123,98 @@ impl Tracker {
 
     /// Asks once, and once more with a fresh token after a 401: the service refuses those before it acts. Any
     /// status but 401 comes back, with the time by which the reply must be read.
-    pub(super) async fn respond(
+    pub(super) async fn send_authenticated(
         &self,
-        call: &Call<'_>,
+        request: &ServiceRequest<'_>,
     ) -> Result<(reqwest::Response, Instant), TrackerError> {
-        let patience = match call.purpose {
-            Purpose::Download => self.0.timeouts.idle_read,
+        let timeout = match request.operation {
+            ApiOperation::Download => self.0.timeouts.idle_read,
             _ => self.0.timeouts.request,
         };
         let mut token = self
             .0
             .account
-            .token(&self.means())
+            .token(&self.login_context())
             .await
             .map_err(TrackerError::before_sending)?;
         let mut renewed = false;
         loop {
-            let ask = self.ask(call, &token)?;
-            let deadline = Instant::now() + patience;
-            let response = self.0.wire.send(&ask, deadline).await?;
+            let http_request = self.build_request(request, &token)?;
+            let deadline = Instant::now() + timeout;
+            let response = self.0.transport.send(&http_request, deadline).await?;
             if response.status() != ::http::StatusCode::UNAUTHORIZED {
                 return Ok((response, deadline));
             }
             if renewed {
-                return Err(self.refusal(response, call, deadline).await);
+                return Err(self.response_error(response, request, deadline).await);
             }
             let fresh = self
                 .0
                 .account
-                .renew(&self.means(), &token)
+                .renew(&self.login_context(), &token)
                 .await
                 .map_err(TrackerError::before_sending)?;
             if fresh.expose_secret() == token.expose_secret() {
                 // A ready token: there is no other.
-                return Err(self.refusal(response, call, deadline).await);
+                return Err(self.response_error(response, request, deadline).await);
             }
             (token, renewed) = (fresh, true);
         }
     }
 
     /// One request and its whole reply, a success.
-    pub(super) async fn once(&self, call: &Call<'_>) -> Result<Reply, TrackerError> {
-        let (response, deadline) = self.respond(call).await?;
+    pub(super) async fn send_once(&self, request: &ServiceRequest<'_>) -> Result<Reply, TrackerError> {
+        let (response, deadline) = self.send_authenticated(request).await?;
         if response.status().is_success() {
-            read(response, call.purpose.what(), deadline).await
+            read_reply(response, request.operation.description(), deadline).await
         } else {
-            Err(self.refusal(response, call, deadline).await)
+            Err(self.response_error(response, request, deadline).await)
         }
     }
 
     /// One idempotent request, tried again as the policy says.
-    pub(super) async fn repeatedly(&self, call: &Call<'_>) -> Result<Reply, TrackerError> {
-        let mut patience = Patience::new();
+    pub(super) async fn send_with_retry(&self, request: &ServiceRequest<'_>) -> Result<Reply, TrackerError> {
+        let mut budget = RetryBudget::new();
         loop {
-            match self.once(call).await {
+            match self.send_once(request).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => {
-                    patience.after(error, self.retry()).await?;
-                    self.repeated();
+                    budget.pause_after(error, self.retry()).await?;
+                    self.record_retry();
                 }
             }
         }
     }
 
     /// Notes that a request is repeated.
-    pub(super) fn repeated(&self) {
-        self.0.wire.repeated(Peer::Tracker);
+    pub(super) fn record_retry(&self) {
+        self.0.transport.record_retry(Peer::Tracker);
     }
 
     /// The error that a reply without success is; reads a little of its body.
-    pub(super) async fn refusal(
+    pub(super) async fn response_error(
         &self,
         response: reqwest::Response,
-        call: &Call<'_>,
+        request: &ServiceRequest<'_>,
         deadline: Instant,
     ) -> TrackerError {
         let host = host_of(response.url());
-        let reply = match read(response, call.purpose.what(), deadline).await {
+        let reply = match read_reply(response, request.operation.description(), deadline).await {
             Ok(reply) => reply,
             Err(error) => return error,
         };
         let gzip = reply.headers.get(header::CONTENT_ENCODING).is_some();
-        let said = self.with_secrets(|secrets| said(&reply.body, gzip, secrets));
-        let refusal = Refusal {
+        let message = self.with_secrets(|secrets| error_text(&reply.body, gzip, secrets));
+        let error_reply = ErrorReply {
             host: &host,
-            space: call.space,
+            space: request.space,
             key: self.0.account.credentials().key(),
             status: reply.status,
             headers: &reply.headers,
-            said,
+            message,
             after: retry_after(&reply.headers, Timestamp::now()),
         };
-        refusal.of(call.purpose)
+        error_reply.into_error(request.operation)
     }
 
     /// Runs `show` with everything that must not be shown.
@@ -222,7 +222,11 @@ impl Tracker {
         self.0.account.with_secrets(show)
     }
 
-    fn ask(&self, call: &Call<'_>, token: &SecretString) -> Result<Ask, TrackerError> {
+    fn build_request(
+        &self,
+        request: &ServiceRequest<'_>,
+        token: &SecretString,
+    ) -> Result<HttpRequest, TrackerError> {
         let config = |field, why: &str| TrackerError::Config {
             field,
             why: why.to_owned(),
@@ -232,15 +236,15 @@ impl Tracker {
             .map_err(|_| config("the Secret's token", "it cannot be put in a header"))?;
         bearer.set_sensitive(true);
         headers.insert("x-auth-token", bearer);
-        let space = HeaderValue::from_str(call.space)
+        let space = HeaderValue::from_str(request.space)
             .map_err(|_| config("spec.space", "it must be visible ASCII"))?;
         headers.insert("x-auth-project-id", space);
-        if let Some(id) = call.session {
+        if let Some(id) = request.session {
             let id = HeaderValue::from_str(id)
                 .map_err(|_| config("the session id", "it must be visible ASCII"))?;
             headers.insert("sessionid", id);
         }
-        if call.purpose == Purpose::Download {
+        if request.operation == ApiOperation::Download {
             // The bytes are stored as they come; the client never unpacks them.
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             headers.insert(
@@ -250,53 +254,53 @@ impl Tracker {
         } else {
             headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         }
-        if call.body.is_some() {
+        if request.body.is_some() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        if call.from > 0
-            && let Ok(range) = HeaderValue::from_str(&format!("bytes={}-", call.from))
+        if request.from > 0
+            && let Ok(range) = HeaderValue::from_str(&format!("bytes={}-", request.from))
         {
             headers.insert(header::RANGE, range);
         }
-        Ok(Ask {
-            asked: call.purpose.asked(),
-            method: call.method.clone(),
-            url: below(&self.0.endpoint, call.path),
+        Ok(HttpRequest {
+            label: request.operation.label(),
+            method: request.method.clone(),
+            url: join_path(&self.0.endpoint, request.path),
             headers,
-            body: call.body.clone(),
+            body: request.body.clone(),
         })
     }
 }
 
 /// Counts the tries of one request and pauses between them.
-pub(super) struct Patience {
+pub(super) struct RetryBudget {
     began: Instant,
-    tried: u32,
+    attempts: u32,
 }
 
-impl Patience {
+impl RetryBudget {
     pub(super) fn new() -> Self {
         Self {
             began: Instant::now(),
-            tried: 0,
+            attempts: 0,
         }
     }
 
     /// Pauses before the next try, or gives the error back when there is none.
-    pub(super) async fn after(
+    pub(super) async fn pause_after(
         &mut self,
         error: TrackerError,
-        policy: &RetryPolicy,
+        policy: &RetryConfig,
     ) -> Result<(), TrackerError> {
-        self.tried += 1;
+        self.attempts += 1;
         // A login that failed was tried as often as it may already.
-        let Class::Retry { after } = error.class() else {
+        let TrackerErrorClass::Retry { after } = error.class() else {
             return Err(error);
         };
         if matches!(error, TrackerError::NoToken(_)) {
             return Err(error);
         }
-        match policy.pause(self.tried, self.began.elapsed(), after, rand::random()) {
+        match policy.pause(self.attempts, self.began.elapsed(), after, rand::random()) {
             Some(pause) => {
                 sleep(pause).await;
                 Ok(())

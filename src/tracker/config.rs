@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Credentials, RetryPolicy, TrackerError};
+use super::{Credentials, RetryConfig, TrackerError};
 use crate::egress::{HostPolicy, Traffic};
 
 /// Everything that a [`super::Tracker`] needs.
@@ -13,7 +13,7 @@ pub struct TrackerConfig {
     /// The tracker, such as `https://activity-tracker.ng.bluemix.net`.
     pub endpoint: Url,
     /// Where tokens come from.
-    pub uaa: Uaa,
+    pub uaa: UaaSource,
     /// Whose tokens.
     pub credentials: Credentials,
     /// Further certificate authorities, PEM.
@@ -23,14 +23,14 @@ pub struct TrackerConfig {
     /// How long to wait.
     pub timeouts: Timeouts,
     /// How often to ask again.
-    pub retry: RetryPolicy,
+    pub retry: RetryConfig,
     /// How requests leave.
     pub traffic: Traffic,
 }
 
 /// Where tokens come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Uaa {
+pub enum UaaSource {
     /// Ask the Cloud Foundry API at `api` for it (`GET /v2/info`).
     Discover {
         /// The API, such as `https://api.ng.bluemix.net`.
@@ -75,7 +75,7 @@ pub fn endpoint_of_region(region: &str) -> Option<(Url, Url)> {
 }
 
 /// The URL with `segments` below its path, each escaped.
-pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
+pub(super) fn join_path(base: &Url, segments: &[&str]) -> Url {
     let mut url = base.clone();
     url.set_query(None);
     url.set_fragment(None);
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_region_has_both_spellings() {
+    fn us_south_and_ng_are_the_same_region() {
         assert_eq!(endpoint_of_region("us-south"), endpoint_of_region("ng"));
         let (tracker, api) = endpoint_of_region("eu-gb").unwrap();
         assert_eq!(tracker.as_str(), "https://activity-tracker.eu-gb.bluemix.net/");
@@ -141,7 +141,7 @@ mod tests {
             );
         }
         assert!(source_name(&"https://tracker.example/?a=b".parse().unwrap()).is_err());
-        let below = below(
+        let below = join_path(
             &"https://t.example/at/".parse().unwrap(),
             &["v3", "sessions", "a/b"],
         );

@@ -58,7 +58,7 @@ pub enum CredentialsError {
     Missing,
     /// One half of a pair.
     #[error("the Secret has the key {has} but not {lacks}: both are needed")]
-    Half {
+    Incomplete {
         /// The key that is there.
         has: &'static str,
         /// The key that is not.
@@ -66,13 +66,13 @@ pub enum CredentialsError {
     },
     /// More than one kind.
     #[error("the Secret holds several kinds of credentials ({keys}): keep one of them")]
-    Several {
+    Ambiguous {
         /// The keys found.
         keys: String,
     },
     /// A value that cannot be used.
     #[error("the Secret's key {key} {why}")]
-    Unusable {
+    Invalid {
         /// The key.
         key: &'static str,
         /// What is wrong with its value; never the value.
@@ -107,18 +107,18 @@ impl Credentials {
                     _ => text.trim(),
                 };
                 if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                    return Err(CredentialsError::Unusable {
+                    return Err(CredentialsError::Invalid {
                         key: "token",
                         why: "is no token: it must be one line of visible ASCII",
                     });
                 }
                 Ok(Self::Token(token.into()))
             }
-            [_] if !has("username") => Err(CredentialsError::Half {
+            [_] if !has("username") => Err(CredentialsError::Incomplete {
                 has: "password",
                 lacks: "username",
             }),
-            [_] if !has("password") => Err(CredentialsError::Half {
+            [_] if !has("password") => Err(CredentialsError::Incomplete {
                 has: "username",
                 lacks: "password",
             }),
@@ -126,7 +126,7 @@ impl Credentials {
                 username: value(data, "username")?.to_owned(),
                 password: secret(data, "password")?,
             }),
-            several => Err(CredentialsError::Several {
+            several => Err(CredentialsError::Ambiguous {
                 keys: several.join(", "),
             }),
         }
@@ -169,7 +169,7 @@ impl Credentials {
 }
 
 fn value<'a>(data: &'a BTreeMap<String, Vec<u8>>, key: &'static str) -> Result<&'a str, CredentialsError> {
-    let unusable = |why| CredentialsError::Unusable { key, why };
+    let unusable = |why| CredentialsError::Invalid { key, why };
     let text = std::str::from_utf8(data.get(key).map_or(&[][..], Vec::as_slice))
         .map_err(|_| unusable("is not UTF-8 text"))?;
     let text = text
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_not_one_kind_names_its_keys() {
+    fn an_ambiguous_secret_is_rejected_with_its_keys() {
         for (pairs, said) in [
             (&[][..], "apiKey, username and password, refreshToken, or token"),
             (&[("apiKey", "a"), ("token", "b")], "apiKey, token"),

@@ -4,16 +4,16 @@ use ::http::{Method, StatusCode};
 use jiff::civil::Date;
 use serde_json::json;
 
-use super::client::Call;
-use super::refusal::Purpose;
-use super::sessions::call;
+use super::client::ServiceRequest;
+use super::error_reply::ApiOperation;
+use super::sessions::api_request;
 use super::{Day, Tracker, TrackerError, reply};
 
 impl Tracker {
     /// The days that the service lists for the range, both ends included: sorted, one row a day. The service may
     /// ignore the range, lag behind, or leave days out; [`TrackerError::ListingRefused`] means that there is no
     /// listing to be had.
-    pub async fn days(
+    pub async fn list_days(
         &self,
         space: &str,
         start: Date,
@@ -22,14 +22,14 @@ impl Tracker {
     ) -> Result<Vec<Day>, TrackerError> {
         // The fields of a session's request: the sources do not name the listing's own.
         let body = json!({"start": start.to_string(), "end": end.to_string(), "AtAccountLevel": account});
-        let call = Call {
+        let request = ServiceRequest {
             body: Some(body.to_string().into()),
-            ..call(Purpose::Days, Method::GET, &["v3", "events"], space)
+            ..api_request(ApiOperation::ListDays, Method::GET, &["v3", "events"], space)
         };
-        let reply = self.repeatedly(&call).await?;
+        let reply = self.send_with_retry(&request).await?;
         if reply.status == StatusCode::NO_CONTENT {
             return Ok(Vec::new());
         }
-        reply::days(&reply.body).map_err(|why| self.bad_reply(Purpose::Days, why))
+        reply::days(&reply.body).map_err(|why| self.bad_reply(ApiOperation::ListDays, why))
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::CredentialsKey;
-use crate::egress::{CaError, Denied};
+use crate::egress::{CaError, HostDenied};
 
 /// What a caller does about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum TrackerErrorClass {
     /// Ask again later; not before `after`, where the service said so.
     Retry {
         /// What `Retry-After` asked for.
@@ -25,7 +25,7 @@ pub enum TrackerError {
     /// 401, also with a fresh token.
     #[error(
         "{host} does not accept the token of the Secret's {key}{}; check that the credentials are of this region and still valid",
-        quoted(said)
+        quoted(message)
     )]
     Unauthorized {
         /// Who refused.
@@ -33,22 +33,22 @@ pub enum TrackerError {
         /// Where the credentials came from.
         key: CredentialsKey,
         /// The service's words.
-        said: String,
+        message: String,
     },
     /// The UAA does not know the credentials.
-    #[error("{host} refuses the Secret's {key}{}; give it a valid one", quoted(said))]
+    #[error("{host} refuses the Secret's {key}{}; give it a valid one", quoted(message))]
     CredentialsRefused {
         /// The UAA.
         host: String,
         /// The Secret's keys at fault.
         key: CredentialsKey,
         /// The UAA's words.
-        said: String,
+        message: String,
     },
     /// 403.
     #[error(
         "{host} forbids this in space {space}{}; the user needs the developer role in the space, and for the account's events the account's permission",
-        quoted(said)
+        quoted(message)
     )]
     Forbidden {
         /// Who refused.
@@ -56,12 +56,12 @@ pub enum TrackerError {
         /// The space asked for.
         space: String,
         /// The service's words.
-        said: String,
+        message: String,
     },
     /// No session was opened: the space is full, or the role is missing; the service does not tell them apart.
     #[error(
         "no session could be opened in space {space} (status {status}){}; at most 30 may be open there at once, and the user needs the developer role (for the account's events the account's permission)",
-        quoted(said)
+        quoted(message)
     )]
     Capacity {
         /// The space asked for.
@@ -69,44 +69,44 @@ pub enum TrackerError {
         /// HTTP status.
         status: u16,
         /// The service's words.
-        said: String,
+        message: String,
     },
     /// 429 for anything but a new session.
-    #[error("{host} asks for patience (status 429){}", quoted(said))]
+    #[error("{host} asks for patience (status 429){}", quoted(message))]
     Throttled {
         /// Who asked.
         host: String,
         /// The service's words.
-        said: String,
+        message: String,
         /// What `Retry-After` asked for.
         after: Option<Duration>,
     },
     /// 5xx, 408, or a router that found no instance.
-    #[error("{host} failed (status {status}){}", quoted(said))]
+    #[error("{host} failed (status {status}){}", quoted(message))]
     Server {
         /// Who failed.
         host: String,
         /// HTTP status.
         status: u16,
         /// The service's words.
-        said: String,
+        message: String,
         /// What `Retry-After` asked for.
         after: Option<Duration>,
     },
     /// The daily listing is not to be had: a gateway refuses a GET with a body. Go on without a listing.
-    #[error("{host} gives no daily listing (status {status}){}", quoted(said))]
+    #[error("{host} gives no daily listing (status {status}){}", quoted(message))]
     ListingRefused {
         /// Who refused.
         host: String,
         /// HTTP status.
         status: u16,
         /// The service's words.
-        said: String,
+        message: String,
     },
     /// 404 where it means that the address is wrong.
     #[error(
         "{host} answers a request for {what} with “not found” (404){}; check the endpoint",
-        quoted(said)
+        quoted(message)
     )]
     NotFound {
         /// Who was asked.
@@ -114,10 +114,10 @@ pub enum TrackerError {
         /// What was asked for.
         what: &'static str,
         /// The service's words.
-        said: String,
+        message: String,
     },
     /// Any other refusal.
-    #[error("{host} refuses the request for {what} (status {status}){}", quoted(said))]
+    #[error("{host} refuses the request for {what} (status {status}){}", quoted(message))]
     Refused {
         /// Who refused.
         host: String,
@@ -126,7 +126,7 @@ pub enum TrackerError {
         /// HTTP status.
         status: u16,
         /// The service's words.
-        said: String,
+        message: String,
     },
     /// No connection, or it broke.
     #[error("{host} cannot be reached: {why}")]
@@ -158,7 +158,7 @@ pub enum TrackerError {
     },
     /// The operator's list of hosts forbids it.
     #[error(transparent)]
-    Egress(#[from] Denied),
+    Egress(#[from] HostDenied),
     /// An answer that makes no sense.
     #[error("{host} answered a request for {what} with something else: {why}")]
     BadReply {
@@ -197,12 +197,12 @@ pub enum TrackerError {
 
 impl TrackerError {
     /// What to do about it.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> TrackerErrorClass {
         match self {
-            Self::Throttled { after, .. } | Self::Server { after, .. } => Class::Retry { after: *after },
+            Self::Throttled { after, .. } | Self::Server { after, .. } => TrackerErrorClass::Retry { after: *after },
             Self::NoToken(cause) => cause.class(),
             Self::Network { .. } | Self::Timeout { .. } | Self::BadReply { .. } => {
-                Class::Retry { after: None }
+                TrackerErrorClass::Retry { after: None }
             }
             Self::Unauthorized { .. }
             | Self::CredentialsRefused { .. }
@@ -214,8 +214,8 @@ impl TrackerError {
             | Self::Redirected { .. }
             | Self::Egress(_)
             | Self::Tls { .. }
-            | Self::Ca(_) => Class::Wait,
-            Self::ListingRefused { .. } | Self::Config { .. } => Class::Terminal,
+            | Self::Ca(_) => TrackerErrorClass::Wait,
+            Self::ListingRefused { .. } | Self::Config { .. } => TrackerErrorClass::Terminal,
         }
     }
 
@@ -261,17 +261,17 @@ impl TrackerError {
 }
 
 /// The service's words as the end of a sentence.
-fn quoted(said: &str) -> String {
-    if said.is_empty() {
+fn quoted(message: &str) -> String {
+    if message.is_empty() {
         String::new()
     } else {
-        format!(", saying “{said}”")
+        format!(", saying “{message}”")
     }
 }
 
 /// An error of a download, after its first reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DownloadError {
+pub enum StreamError {
     /// There is no way on in this session: the window needs a new one.
     #[error("the download stopped after {at} bytes and cannot go on in its session: {why}")]
     CannotResume {
@@ -311,14 +311,14 @@ pub enum DownloadError {
     Tracker(#[from] TrackerError),
 }
 
-impl DownloadError {
+impl StreamError {
     /// What to do about it; `Retry` means from the start, in a new session.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> TrackerErrorClass {
         match self {
             Self::CannotResume { .. }
             | Self::SessionGone { .. }
             | Self::NotGzip { .. }
-            | Self::Cut { .. } => Class::Retry { after: None },
+            | Self::Cut { .. } => TrackerErrorClass::Retry { after: None },
             Self::Tracker(error) => error.class(),
         }
     }

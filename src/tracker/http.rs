@@ -10,11 +10,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::said::MAX_ERROR_PAGE_BYTES;
+use super::error_text::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
-use crate::api::shown;
+use crate::api::sanitize;
 use crate::egress::{
-    Asked, CheckedResolver, Denied, HostPolicy, Peer, Traffic, ca_certificates, is_loopback,
+    CheckedResolver, HostDenied, HostPolicy, Peer, RequestLabel, Traffic, ca_certificates, is_loopback,
 };
 
 /// Bytes of a JSON reply at most: 2 MiB. A session has less than 1 KiB and a day of the listing less than 200 bytes, and
@@ -23,9 +23,9 @@ pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
 /// Redirects of one GET at most.
 const MAX_REDIRECTS: u32 = 3;
 /// How long after its last reply a connection is used again: peers close idle ones after 5 s or more.
-const IDLE: Duration = Duration::from_secs(2);
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections that are kept for that long, for each host: as many as there are sessions in a space.
-const MAX_IDLE: usize = 30;
+const MAX_IDLE_PER_HOST: usize = 30;
 /// Causes below an error that are looked at.
 const MAX_CAUSES: usize = 16;
 /// What the error about the CA names.
@@ -33,16 +33,16 @@ const CA_FIELD: &str = "spec.source.caSecretRef";
 
 /// A client with its policy.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Transport {
     client: reqwest::Client,
     hosts: HostPolicy,
     traffic: Traffic,
 }
 
 /// A request as it goes out.
-pub(super) struct Ask {
+pub(super) struct HttpRequest {
     /// As it is counted.
-    pub asked: Asked,
+    pub label: RequestLabel,
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
@@ -56,7 +56,7 @@ pub(super) struct Reply {
     pub body: Bytes,
 }
 
-impl Wire {
+impl Transport {
     /// HTTP/1.1 only: one connection per download, so that a slow bucket holds up no other transfer, and the end of
     /// a body is told by length or chunks. Where every configured URL is this machine, neither a proxy nor the
     /// system's certificates have a say.
@@ -77,8 +77,8 @@ impl Wire {
             .referer(false)
             // Only connections that answered a moment ago: one that the peer is about to close makes a POST's outcome
             // unclear, and the session that it may have opened costs far more than a handshake. See docs/adr/0015.
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_IDLE)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .connect_timeout(timeouts.connect)
             .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(CheckedResolver::new(hosts.clone()));
@@ -102,16 +102,20 @@ impl Wire {
     }
 
     /// Sends a request and gives the head of the reply, whatever its status; the head must come by `deadline`.
-    pub(super) async fn send(&self, ask: &Ask, deadline: Instant) -> Result<reqwest::Response, TrackerError> {
-        let mut url = ask.url.clone();
+    pub(super) async fn send(
+        &self,
+        request: &HttpRequest,
+        deadline: Instant,
+    ) -> Result<reqwest::Response, TrackerError> {
+        let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             self.hosts.check_url(&url)?;
-            let mut request = self
+            let mut builder = self
                 .client
-                .request(ask.method.clone(), url.clone())
-                .headers(ask.headers.clone());
-            if let Some(body) = &ask.body {
-                request = request.body(body.clone());
+                .request(request.method.clone(), url.clone())
+                .headers(request.headers.clone());
+            if let Some(body) = &request.body {
+                builder = builder.body(body.clone());
             }
             let status = |reply: &Result<reqwest::Result<reqwest::Response>, _>| {
                 let reply = reply.as_ref().ok()?.as_ref().ok()?;
@@ -119,19 +123,19 @@ impl Wire {
             };
             let response = self
                 .traffic
-                .send(ask.asked, timeout_at(deadline, request.send()), status)
+                .send(request.label, timeout_at(deadline, builder.send()), status)
                 .await
                 .map_err(|_| TrackerError::Timeout {
                     host: host_of(&url),
                     sent: true,
                 })?
-                .map_err(|error| transport(error, &url))?;
+                .map_err(|error| transport_error(error, &url))?;
             // Neither a header nor a body is told: they hold tokens.
-            tracing::trace!(method = %ask.method, host = %host_of(&url), path = url.path(), status = response.status().as_u16(), "asked");
+            tracing::trace!(method = %request.method, host = %host_of(&url), path = url.path(), status = response.status().as_u16(), "asked");
             let Some(target) = redirect_target(&response, &url) else {
                 return Ok(response);
             };
-            if ask.method != Method::GET || !same_place(&url, &target) {
+            if request.method != Method::GET || !same_origin(&url, &target) {
                 return Err(TrackerError::Redirected {
                     host: host_of(&url),
                     to_host: host_of(&target),
@@ -140,30 +144,30 @@ impl Wire {
             url = target;
         }
         Err(TrackerError::Redirected {
-            host: host_of(&ask.url),
+            host: host_of(&request.url),
             to_host: host_of(&url),
         })
     }
 
     /// Notes that a request is repeated.
-    pub(super) fn repeated(&self, peer: Peer) {
-        self.traffic.repeated(peer);
+    pub(super) fn record_retry(&self, peer: Peer) {
+        self.traffic.record_retry(peer);
     }
 
     /// Sends a request and reads the reply, all by `deadline`.
-    pub(super) async fn exchange(
+    pub(super) async fn send_and_read(
         &self,
-        ask: &Ask,
+        request: &HttpRequest,
         what: &'static str,
         deadline: Instant,
     ) -> Result<Reply, TrackerError> {
-        let response = self.send(ask, deadline).await?;
-        read(response, what, deadline).await
+        let response = self.send(request, deadline).await?;
+        read_reply(response, what, deadline).await
     }
 }
 
 /// Reads a reply: a success must be whole and below [`MAX_REPLY_BYTES`], of an error page the beginning is enough.
-pub(super) async fn read(
+pub(super) async fn read_reply(
     mut response: reqwest::Response,
     what: &'static str,
     deadline: Instant,
@@ -194,7 +198,7 @@ pub(super) async fn read(
             Ok(Ok(None)) => break,
             _ if !success => break,
             Ok(Ok(Some(_))) => break,
-            Ok(Err(error)) => return Err(transport(error, &url)),
+            Ok(Err(error)) => return Err(transport_error(error, &url)),
             Err(_) => {
                 return Err(TrackerError::Timeout {
                     host: host_of(&url),
@@ -220,7 +224,7 @@ fn redirect_target(response: &reqwest::Response, asked: &Url) -> Option<Url> {
 }
 
 /// The same scheme, host and port: where a token may follow.
-fn same_place(one: &Url, other: &Url) -> bool {
+fn same_origin(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme()
         && one.host() == other.host()
         && one.port_or_known_default() == other.port_or_known_default()
@@ -229,20 +233,20 @@ fn same_place(one: &Url, other: &Url) -> bool {
 /// Host, and port where it is not the usual one, for errors.
 pub(super) fn host_of(url: &Url) -> String {
     // A redirect may name whatever fits a header.
-    let host = shown(url.host_str().unwrap_or_default());
+    let host = sanitize(url.host_str().unwrap_or_default());
     url.port()
         .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
 }
 
 /// What a failure below HTTP is.
-pub(super) fn transport(error: reqwest::Error, url: &Url) -> TrackerError {
+pub(super) fn transport_error(error: reqwest::Error, url: &Url) -> TrackerError {
     let host = host_of(url);
     let sent = !(error.is_connect() || error.is_dns() || error.is_builder());
     let error = error.without_url();
-    if let Some(denied) = find::<Denied>(&error) {
+    if let Some(denied) = find_cause::<HostDenied>(&error) {
         return denied.clone().into();
     }
-    if let Some(tls) = find::<rustls::Error>(&error) {
+    if let Some(tls) = find_cause::<rustls::Error>(&error) {
         return TrackerError::Tls {
             host,
             why: tls.to_string(),
@@ -267,20 +271,20 @@ pub(super) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
         if words.last() != Some(&text) {
             words.push(text);
         }
-        next = below(error);
+        next = next_cause(error);
     }
     words
 }
 
 /// The first cause of a kind.
-pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(error), |error| below(*error))
+pub(super) fn find_cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(error), |error| next_cause(*error))
         .take(MAX_CAUSES)
         .find_map(|error| error.downcast_ref())
 }
 
 /// The next cause; an `io::Error` hides the one it was made of behind `get_ref`.
-fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+fn next_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
         None => error.source(),
@@ -292,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_follows_to_the_same_scheme_host_and_port_only() {
+    fn a_token_follows_redirects_to_the_same_origin_only() {
         let asked: Url = "https://t.example/v3/sessions".parse().unwrap();
         for (target, same) in [
             ("https://t.example/moved", true),
@@ -305,7 +309,7 @@ mod tests {
             ("https://t.example@evil.example/", false),
             ("https://evil.example/https://t.example/", false),
         ] {
-            assert_eq!(same_place(&asked, &target.parse().unwrap()), same, "{target}");
+            assert_eq!(same_origin(&asked, &target.parse().unwrap()), same, "{target}");
         }
     }
 }

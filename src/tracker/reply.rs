@@ -8,7 +8,7 @@ use jiff::{Timestamp, civil::Date};
 use serde_json::{Map, Value};
 
 use super::{Day, Session};
-use crate::api::{is_shown, shown};
+use crate::api::{is_printable, sanitize};
 
 /// Characters of a session id at most; it becomes a header, a path segment and part of a key.
 const MAX_ID_CHARS: usize = 256;
@@ -17,7 +17,7 @@ const MAX_NAME_CHARS: usize = 256;
 /// Sessions of one list at most: the service has 30 of a space, and an attempt is journalled with all their ids.
 const MAX_SESSIONS: usize = 1000;
 /// Items of one TYPES or SEARCHABLE that are shown at most.
-const MAX_WORDS: usize = 64;
+const MAX_ITEMS: usize = 64;
 /// Rows of one listing at most, of all days and types.
 const MAX_ROWS: usize = 100_000;
 /// What a list is called inside an object.
@@ -34,11 +34,11 @@ const LIST_KEYS: [&str; 7] = [
 /// The session in the reply to a POST or to a GET of one.
 pub(super) fn session(body: &[u8]) -> Result<Session, String> {
     match parse(body)? {
-        Value::Object(map) if has(&map, "id") => one_session(&map),
+        Value::Object(map) if has_field(&map, "id") => one_session(&map),
         Value::Object(map) => match map
             .values()
             .filter_map(Value::as_object)
-            .find(|inner| has(inner, "id"))
+            .find(|inner| has_field(inner, "id"))
         {
             Some(inner) => one_session(inner),
             None => Err("it has no id".to_owned()),
@@ -91,7 +91,7 @@ fn rows(json: Value, max: usize) -> Result<Vec<Map<String, Value>>, String> {
                 (Some(named), _) if map.get(named).is_some_and(Value::is_array) => named.to_owned(),
                 (_, &[only]) => only.to_owned(),
                 (_, [_, _, ..]) => return Err("it holds several lists".to_owned()),
-                (_, []) if has(&map, "id") || has(&map, "date") => return Ok(vec![map]),
+                (_, []) if has_field(&map, "id") || has_field(&map, "date") => return Ok(vec![map]),
                 (Some(named), []) if map.get(named).is_some_and(Value::is_null) => return Ok(Vec::new()),
                 (_, []) => return Err("it holds no list".to_owned()),
             };
@@ -115,7 +115,7 @@ fn rows(json: Value, max: usize) -> Result<Vec<Map<String, Value>>, String> {
 
 fn one_session(map: &Map<String, Value>) -> Result<Session, String> {
     let id = text(field(map, "id"))
-        .filter(|id| is_id(id))
+        .filter(|id| is_valid_id(id))
         .ok_or("it has a session without a usable id")?;
     let range = field(map, "daterange").and_then(object);
     let edge = |key| {
@@ -155,8 +155,8 @@ fn one_day(map: &Map<String, Value>) -> Result<Day, String> {
         date,
         count: number(field(map, "count")),
         size: number(field(map, "size")),
-        types: words(field(map, "types")),
-        searchable: words(field(map, "searchable")),
+        types: display_text(field(map, "types")),
+        searchable: display_text(field(map, "searchable")),
     })
 }
 
@@ -178,13 +178,13 @@ fn merge(kept: &mut Day, later: &Day) -> bool {
             .into_iter()
             .flatten()
             .collect();
-        kept.types = Some(shown(&types.join(", ")).into_owned());
+        kept.types = Some(sanitize(&types.join(", ")).into_owned());
     }
     true
 }
 
 /// May this be put in a header and, escaped, in a path?
-pub(super) fn is_id(id: &str) -> bool {
+pub(super) fn is_valid_id(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= MAX_ID_CHARS
         && id != "."
@@ -211,7 +211,7 @@ fn field<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
         .map(|(_, value)| value)
 }
 
-fn has(map: &Map<String, Value>, key: &str) -> bool {
+fn has_field(map: &Map<String, Value>, key: &str) -> bool {
     field(map, key).is_some()
 }
 
@@ -225,20 +225,23 @@ fn text(value: Option<&Value>) -> Option<String> {
 
 /// The name of somebody or something; what cannot be one is as good as left out.
 pub(super) fn name(value: Option<&Value>) -> Option<String> {
-    text(value).filter(|name| name.chars().all(is_shown) && name.chars().nth(MAX_NAME_CHARS).is_none())
+    text(value).filter(|name| name.chars().all(is_printable) && name.chars().nth(MAX_NAME_CHARS).is_none())
 }
 
 /// Text of anything, for people.
-fn words(value: Option<&Value>) -> Option<String> {
+fn display_text(value: Option<&Value>) -> Option<String> {
     let text = match value? {
         Value::Array(list) => {
-            let items = list.iter().take(MAX_WORDS).filter_map(|item| words(Some(item)));
+            let items = list
+                .iter()
+                .take(MAX_ITEMS)
+                .filter_map(|item| display_text(Some(item)));
             items.collect::<Vec<_>>().join(", ")
         }
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    Some(shown(&text).into_owned())
+    Some(sanitize(&text).into_owned())
 }
 
 /// A whole number, also as a string or with a fraction of zero.
@@ -287,7 +290,7 @@ mod tests {
     const EXAMPLE: &str = r#"{"id":"b08cb740-ff85-404f-a6eb-ffec5374c7c6","space":"c1234567-6d55-4193-a9de-378620d6fab5","username":"xxx@ibm.com","create-time":"2018-06-28T12:50:36.012383445Z","access-time":"2018-06-28T12:50:36.012383445Z","date-range":{"Start":"2018-06-27","End":"2018-06-27"},"types":{"Type":"ActivityTracker","AtAccountLevel":true},"search-time":""}"#;
 
     #[test]
-    fn the_documented_session_is_read_whole() {
+    fn the_documented_session_is_parsed_completely() {
         let read = session(EXAMPLE.as_bytes()).unwrap();
         let day: Date = "2018-06-27".parse().unwrap();
         let at: Timestamp = "2018-06-28T12:50:36.012383445Z".parse().unwrap();
@@ -377,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn days_come_in_any_shape_and_leave_sorted_and_single() {
+    fn days_are_sorted_and_merged() {
         let body = r#"{"status":[
             {"DATE":"2017-07-25","COUNT":"1224","SIZE":76115.0,"TYPES":["ActivityTracker"],"SEARCHABLE":"All"},
             {"date":"2017-07-24T00:00:00Z","count":16,"size":null},

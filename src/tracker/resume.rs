@@ -6,7 +6,7 @@ use super::TransferEnd;
 
 /// How HTTP tells the end of a body (RFC 9112 § 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(super) enum BodyFraming {
     /// So many bytes.
     Length(u64),
     /// A final chunk, or the end of an HTTP/2 stream.
@@ -17,9 +17,9 @@ pub(super) enum Framing {
 
 /// The head of a reply, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct ReplyHead {
     pub status: StatusCode,
-    pub framing: Framing,
+    pub framing: BodyFraming,
     pub range: Option<ContentRange>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct ContentRange {
 
 /// Where the download stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct ResumeState {
     /// Bytes delivered: the N of the request.
     pub at: u64,
     /// Length of the whole, where it was announced.
@@ -45,25 +45,25 @@ pub(super) struct Standing {
 
 /// What to do with the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ResumeAction {
     /// Deliver the body: it begins at N.
-    GoOn,
+    Append,
     /// Read N bytes and compare, then deliver what follows.
     CompareFromStart,
     /// Nothing follows.
-    Ended(TransferEnd),
+    Complete(TransferEnd),
     /// Nothing follows, or this service refuses every range: ask for the last byte to tell.
-    AskForLastByte,
+    ProbeLastByte,
     /// The session is gone.
-    Gone,
+    SessionGone,
     /// The service failed: ask again.
-    AskAgain,
+    Retry,
     /// There is no way on in this session.
-    Cannot(&'static str),
+    Fail(&'static str),
 }
 
 /// Reads the head of a reply.
-pub(super) fn head(version: Version, status: StatusCode, headers: &HeaderMap) -> Head {
+pub(super) fn parse_head(version: Version, status: StatusCode, headers: &HeaderMap) -> ReplyHead {
     let has_chunks = headers.get_all(header::TRANSFER_ENCODING).iter().any(|value| {
         value
             .to_str()
@@ -73,22 +73,22 @@ pub(super) fn head(version: Version, status: StatusCode, headers: &HeaderMap) ->
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let framing = match length {
-        _ if has_chunks => Framing::Chunked,
-        Some(length) => Framing::Length(length),
-        None if version >= Version::HTTP_2 => Framing::Chunked,
-        None => Framing::Close,
+        _ if has_chunks => BodyFraming::Chunked,
+        Some(length) => BodyFraming::Length(length),
+        None if version >= Version::HTTP_2 => BodyFraming::Chunked,
+        None => BodyFraming::Close,
     };
     let range = headers
         .get(header::CONTENT_RANGE)
-        .and_then(|value| content_range(value.to_str().ok()?));
-    Head {
+        .and_then(|value| parse_content_range(value.to_str().ok()?));
+    ReplyHead {
         status,
         framing,
         range,
     }
 }
 
-fn content_range(text: &str) -> Option<ContentRange> {
+fn parse_content_range(text: &str) -> Option<ContentRange> {
     let (span, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
     let total = match total.trim() {
         "*" => None,
@@ -110,27 +110,29 @@ fn content_range(text: &str) -> Option<ContentRange> {
 
 /// What the reply means. An answer that only confirms an end is judged less strictly: what does not confirm it leaves
 /// it unconfirmed.
-pub(super) fn judge(head: &Head, standing: Standing) -> Step {
-    let step = strictly(head, standing);
-    match step {
-        Step::Gone | Step::Cannot(_) if standing.confirming => Step::Ended(TransferEnd::CloseUnconfirmed),
-        step => step,
+pub(super) fn classify(head: &ReplyHead, state: ResumeState) -> ResumeAction {
+    let action = classify_strictly(head, state);
+    match action {
+        ResumeAction::SessionGone | ResumeAction::Fail(_) if state.confirming => {
+            ResumeAction::Complete(TransferEnd::CloseUnconfirmed)
+        }
+        action => action,
     }
 }
 
-fn strictly(head: &Head, standing: Standing) -> Step {
-    let Standing {
+fn classify_strictly(head: &ReplyHead, state: ResumeState) -> ResumeAction {
+    let ResumeState {
         at,
         total,
         confirming,
-    } = standing;
+    } = state;
     match (head.status.as_u16(), head.range) {
         (200, _) => match head.framing {
-            Framing::Length(0) if confirming => Step::Ended(TransferEnd::CloseConfirmed),
-            Framing::Length(length) if length < at => {
-                Step::Cannot("the service sent a body that is shorter than what was already there")
+            BodyFraming::Length(0) if confirming => ResumeAction::Complete(TransferEnd::CloseConfirmed),
+            BodyFraming::Length(length) if length < at => {
+                ResumeAction::Fail("the service sent a body that is shorter than what was already there")
             }
-            _ => Step::CompareFromStart,
+            _ => ResumeAction::CompareFromStart,
         },
         (
             206,
@@ -140,37 +142,37 @@ fn strictly(head: &Head, standing: Standing) -> Step {
             }),
         ) => {
             if whole.is_some() && total.is_some() && whole != total {
-                Step::Cannot("the whole has another length than before")
+                ResumeAction::Fail("the whole has another length than before")
             } else if first == at {
-                Step::GoOn
+                ResumeAction::Append
             } else if first == 0 {
-                Step::CompareFromStart
+                ResumeAction::CompareFromStart
             } else {
                 // Bytes between cannot be compared: only the checksum of all that came before is kept.
-                Step::Cannot("the service went on at another place than it was asked to")
+                ResumeAction::Fail("the service went on at another place than it was asked to")
             }
         }
-        (206, _) => Step::Cannot("the service went on without saying where (no Content-Range)"),
-        (204, _) if confirming => Step::Ended(TransferEnd::CloseConfirmed),
+        (206, _) => ResumeAction::Fail("the service went on without saying where (no Content-Range)"),
+        (204, _) if confirming => ResumeAction::Complete(TransferEnd::CloseConfirmed),
         (
             416,
             Some(ContentRange {
                 total: Some(whole), ..
             }),
-        ) if whole == at => Step::Ended(TransferEnd::CloseConfirmed),
-        (416, Some(ContentRange { total: Some(_), .. })) => {
-            Step::Cannot("the service refuses to go on there (416), though the whole has another length")
-        }
-        (416, _) if confirming && at > 0 => Step::AskForLastByte,
-        (416, _) => Step::Cannot("the service refuses to go on there (416)"),
-        (404, _) => Step::Gone,
-        (408 | 429 | 500 | 502..=599, _) => Step::AskAgain,
-        _ => Step::Cannot("the service refuses to go on"),
+        ) if whole == at => ResumeAction::Complete(TransferEnd::CloseConfirmed),
+        (416, Some(ContentRange { total: Some(_), .. })) => ResumeAction::Fail(
+            "the service refuses to go on there (416), though the whole has another length",
+        ),
+        (416, _) if confirming && at > 0 => ResumeAction::ProbeLastByte,
+        (416, _) => ResumeAction::Fail("the service refuses to go on there (416)"),
+        (404, _) => ResumeAction::SessionGone,
+        (408 | 429 | 500 | 502..=599, _) => ResumeAction::Retry,
+        _ => ResumeAction::Fail("the service refuses to go on"),
     }
 }
 
 /// Does this reply to a range of only the last byte prove that ranges work and that nothing follows?
-pub(super) fn last_byte_is_last(head: &Head, at: u64) -> bool {
+pub(super) fn confirms_end(head: &ReplyHead, at: u64) -> bool {
     let last = Some((at.saturating_sub(1), at));
     head.status == StatusCode::PARTIAL_CONTENT
         && head
@@ -182,26 +184,26 @@ pub(super) fn last_byte_is_last(head: &Head, at: u64) -> bool {
 mod tests {
     use super::*;
 
-    fn reply(status: u16, headers: &[(&'static str, &str)]) -> Head {
+    fn reply(status: u16, headers: &[(&'static str, &str)]) -> ReplyHead {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        head(Version::HTTP_11, StatusCode::from_u16(status).unwrap(), &headers)
+        parse_head(Version::HTTP_11, StatusCode::from_u16(status).unwrap(), &headers)
     }
 
     #[test]
-    fn resume_on_the_wire() {
-        use Step::{AskAgain, CompareFromStart, Ended, GoOn, Gone};
-        let cut = Standing {
+    fn range_replies_are_classified() {
+        use ResumeAction::{Append, CompareFromStart, Complete, Retry, SessionGone};
+        let cut = ResumeState {
             at: 100,
             total: Some(500),
             confirming: false,
         };
         let range = |text| [("content-range", text)];
-        for (reply, step) in [
-            (reply(206, &range("bytes 100-499/500")), Some(GoOn)),
-            (reply(206, &range("bytes 100-199/*")), Some(GoOn)),
+        for (reply, action) in [
+            (reply(206, &range("bytes 100-499/500")), Some(Append)),
+            (reply(206, &range("bytes 100-199/*")), Some(Append)),
             (reply(206, &range("bytes 0-499/500")), Some(CompareFromStart)),
             (reply(206, &range("bytes 50-499/500")), None),
             (reply(206, &range("bytes 101-499/500")), None),
@@ -218,76 +220,82 @@ mod tests {
             (reply(204, &[]), None),
             (
                 reply(416, &range("bytes */100")),
-                Some(Ended(TransferEnd::CloseConfirmed)),
+                Some(Complete(TransferEnd::CloseConfirmed)),
             ),
             (reply(416, &range("bytes */500")), None),
             (reply(416, &[]), None),
-            (reply(404, &[]), Some(Gone)),
+            (reply(404, &[]), Some(SessionGone)),
             (reply(400, &[]), None),
             (reply(403, &[]), None),
             (reply(409, &[]), None),
             (reply(501, &[]), None),
-            (reply(429, &[]), Some(AskAgain)),
-            (reply(500, &[]), Some(AskAgain)),
-            (reply(503, &[]), Some(AskAgain)),
+            (reply(429, &[]), Some(Retry)),
+            (reply(500, &[]), Some(Retry)),
+            (reply(503, &[]), Some(Retry)),
         ] {
-            let judged = judge(&reply, cut);
-            match step {
-                Some(step) => assert_eq!(judged, step, "{reply:?}"),
-                None => assert!(matches!(judged, Step::Cannot(_)), "{reply:?} {judged:?}"),
+            let judged = classify(&reply, cut);
+            match action {
+                Some(action) => assert_eq!(judged, action, "{reply:?}"),
+                None => assert!(matches!(judged, ResumeAction::Fail(_)), "{reply:?} {judged:?}"),
             }
         }
     }
 
     #[test]
-    fn the_end_of_a_body_without_length_is_asked_for() {
-        use Step::{AskAgain, AskForLastByte, CompareFromStart, Ended, GoOn};
+    fn the_end_of_a_body_without_length_is_confirmed() {
+        use ResumeAction::{Append, CompareFromStart, Complete, ProbeLastByte, Retry};
         use TransferEnd::{CloseConfirmed, CloseUnconfirmed};
-        let end = Standing {
+        let end = ResumeState {
             at: 100,
             total: None,
             confirming: true,
         };
-        for (reply, step) in [
+        for (reply, action) in [
             (
                 reply(416, &[("content-range", "bytes */100")]),
-                Ended(CloseConfirmed),
+                Complete(CloseConfirmed),
             ),
             (
                 reply(416, &[("content-range", "bytes */500")]),
-                Ended(CloseUnconfirmed),
+                Complete(CloseUnconfirmed),
             ),
-            (reply(416, &[]), AskForLastByte),
-            (reply(204, &[]), Ended(CloseConfirmed)),
-            (reply(200, &[("content-length", "0")]), Ended(CloseConfirmed)),
+            (reply(416, &[]), ProbeLastByte),
+            (reply(204, &[]), Complete(CloseConfirmed)),
+            (reply(200, &[("content-length", "0")]), Complete(CloseConfirmed)),
             (reply(200, &[("content-length", "100")]), CompareFromStart),
-            (reply(200, &[("content-length", "50")]), Ended(CloseUnconfirmed)),
-            (reply(206, &[("content-range", "bytes 100-499/500")]), GoOn),
-            (reply(404, &[]), Ended(CloseUnconfirmed)),
-            (reply(403, &[]), Ended(CloseUnconfirmed)),
-            (reply(409, &[]), Ended(CloseUnconfirmed)),
-            (reply(502, &[]), AskAgain),
+            (
+                reply(200, &[("content-length", "50")]),
+                Complete(CloseUnconfirmed),
+            ),
+            (reply(206, &[("content-range", "bytes 100-499/500")]), Append),
+            (reply(404, &[]), Complete(CloseUnconfirmed)),
+            (reply(403, &[]), Complete(CloseUnconfirmed)),
+            (reply(409, &[]), Complete(CloseUnconfirmed)),
+            (reply(502, &[]), Retry),
         ] {
-            assert_eq!(judge(&reply, end), step, "{reply:?}");
+            assert_eq!(classify(&reply, end), action, "{reply:?}");
         }
-        assert!(last_byte_is_last(
+        assert!(confirms_end(
             &reply(206, &[("content-range", "bytes 99-99/100")]),
             100
         ));
-        assert!(!last_byte_is_last(
+        assert!(!confirms_end(
             &reply(206, &[("content-range", "bytes 99-499/500")]),
             100
         ));
-        assert!(!last_byte_is_last(&reply(416, &[]), 100));
+        assert!(!confirms_end(&reply(416, &[]), 100));
     }
 
     #[test]
     fn a_body_is_framed_by_chunks_length_or_close() {
         assert_eq!(
             reply(200, &[("content-length", "7"), ("transfer-encoding", "Chunked")]).framing,
-            Framing::Chunked
+            BodyFraming::Chunked
         );
-        assert_eq!(reply(200, &[("content-length", "7")]).framing, Framing::Length(7));
-        assert_eq!(reply(200, &[]).framing, Framing::Close);
+        assert_eq!(
+            reply(200, &[("content-length", "7")]).framing,
+            BodyFraming::Length(7)
+        );
+        assert_eq!(reply(200, &[]).framing, BodyFraming::Close);
     }
 }

@@ -3,51 +3,65 @@
 use ::http::{Method, StatusCode};
 use serde_json::json;
 
-use super::client::Call;
-use super::refusal::Purpose;
+use super::client::ServiceRequest;
+use super::error_reply::ApiOperation;
 use super::{Session, SessionRequest, Tracker, TrackerError, reply};
 
 impl Tracker {
     /// Opens a session. Sent at most once, and once more only after a 401. When
     /// [`TrackerError::may_have_executed`] says so, a session may be open whose id nobody knows.
-    pub async fn create_session(&self, space: &str, ask: &SessionRequest) -> Result<Session, TrackerError> {
+    pub async fn create_session(
+        &self,
+        space: &str,
+        params: &SessionRequest,
+    ) -> Result<Session, TrackerError> {
         let SessionRequest {
             start,
             end,
             hour,
             account,
-        } = *ask;
+        } = *params;
         let body = json!({
             "start": start.to_string(),
             "end": end.to_string(),
             "AtAccountLevel": account,
             "SearchTime": hour.map(|hour| hour.to_string()).unwrap_or_default(),
         });
-        let call = Call {
+        let request = ServiceRequest {
             body: Some(body.to_string().into()),
-            ..call(Purpose::Create, Method::POST, &["v3", "sessions"], space)
+            ..api_request(
+                ApiOperation::CreateSession,
+                Method::POST,
+                &["v3", "sessions"],
+                space,
+            )
         };
-        let reply = self.once(&call).await?;
-        reply::session(&reply.body).map_err(|why| self.bad_reply(Purpose::Create, why))
+        let reply = self.send_once(&request).await?;
+        reply::session(&reply.body).map_err(|why| self.bad_reply(ApiOperation::CreateSession, why))
     }
 
     /// The open sessions that the service shows: this user's, maybe those of the whole space.
-    pub async fn sessions(&self, space: &str) -> Result<Vec<Session>, TrackerError> {
+    pub async fn list_sessions(&self, space: &str) -> Result<Vec<Session>, TrackerError> {
         let reply = self
-            .repeatedly(&call(Purpose::Sessions, Method::GET, &["v3", "sessions"], space))
+            .send_with_retry(&api_request(
+                ApiOperation::ListSessions,
+                Method::GET,
+                &["v3", "sessions"],
+                space,
+            ))
             .await?;
         if reply.status == StatusCode::NO_CONTENT {
             return Ok(Vec::new());
         }
-        reply::sessions(&reply.body).map_err(|why| self.bad_reply(Purpose::Sessions, why))
+        reply::sessions(&reply.body).map_err(|why| self.bad_reply(ApiOperation::ListSessions, why))
     }
 
     /// One session; `None` when it is gone.
-    pub async fn session(&self, space: &str, id: &str) -> Result<Option<Session>, TrackerError> {
+    pub async fn get_session(&self, space: &str, id: &str) -> Result<Option<Session>, TrackerError> {
         self.check_id(id)?;
         match self
-            .repeatedly(&call(
-                Purpose::Session,
+            .send_with_retry(&api_request(
+                ApiOperation::ShowSession,
                 Method::GET,
                 &["v3", "sessions", id],
                 space,
@@ -56,7 +70,7 @@ impl Tracker {
         {
             Ok(reply) => reply::session(&reply.body)
                 .map(Some)
-                .map_err(|why| self.bad_reply(Purpose::Session, why)),
+                .map_err(|why| self.bad_reply(ApiOperation::ShowSession, why)),
             Err(TrackerError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -64,15 +78,15 @@ impl Tracker {
 
     /// Ends a session; one that is gone already is fine.
     pub async fn delete_session(&self, space: &str, id: &str) -> Result<(), TrackerError> {
-        self.delete_session_if_there(space, id).await.map(drop)
+        self.delete_session_if_exists(space, id).await.map(drop)
     }
 
     /// Ends a session; whether it was there.
-    pub async fn delete_session_if_there(&self, space: &str, id: &str) -> Result<bool, TrackerError> {
+    pub async fn delete_session_if_exists(&self, space: &str, id: &str) -> Result<bool, TrackerError> {
         self.check_id(id)?;
         match self
-            .repeatedly(&call(
-                Purpose::Delete,
+            .send_with_retry(&api_request(
+                ApiOperation::DeleteSession,
                 Method::DELETE,
                 &["v3", "sessions", id],
                 space,
@@ -87,7 +101,7 @@ impl Tracker {
 
     /// An id that is no path segment would address something else, at worst the list of all sessions.
     pub(super) fn check_id(&self, id: &str) -> Result<(), TrackerError> {
-        reply::is_id(id)
+        reply::is_valid_id(id)
             .then_some(())
             .ok_or_else(|| TrackerError::Config {
                 field: "the session id",
@@ -98,19 +112,24 @@ impl Tracker {
             })
     }
 
-    pub(super) fn bad_reply(&self, purpose: Purpose, why: String) -> TrackerError {
+    pub(super) fn bad_reply(&self, operation: ApiOperation, why: String) -> TrackerError {
         TrackerError::BadReply {
             host: self.host(),
-            what: purpose.what(),
+            what: operation.description(),
             why,
         }
     }
 }
 
 /// A call without session header, range or body.
-pub(super) fn call<'a>(purpose: Purpose, method: Method, path: &'a [&'a str], space: &'a str) -> Call<'a> {
-    Call {
-        purpose,
+pub(super) fn api_request<'a>(
+    operation: ApiOperation,
+    method: Method,
+    path: &'a [&'a str],
+    space: &'a str,
+) -> ServiceRequest<'a> {
+    ServiceRequest {
+        operation,
         method,
         path,
         space,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::uaa::Account;
-use super::{Credentials, Uaa};
+use super::{Credentials, UaaSource};
 
 /// Different credentials that are remembered at once.
 const MAX_ACCOUNTS: usize = 256;
@@ -21,7 +21,7 @@ type Accounts = HashMap<AccountKey, (Arc<Account>, Instant)>;
 
 #[derive(PartialEq, Eq, Hash)]
 struct AccountKey {
-    uaa: Uaa,
+    uaa: UaaSource,
     fingerprint: [u8; 32],
 }
 
@@ -31,7 +31,7 @@ impl TokenCache {
         Self::default()
     }
 
-    pub(super) fn account(&self, uaa: &Uaa, credentials: &Credentials) -> Arc<Account> {
+    pub(super) fn account(&self, uaa: &UaaSource, credentials: &Credentials) -> Arc<Account> {
         let key = AccountKey {
             uaa: uaa.clone(),
             fingerprint: credentials.fingerprint(),

@@ -11,20 +11,20 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
-use super::config::below;
-use super::http::{Ask, Reply, Wire, host_of};
-use super::refusal::{from_router, retry_after};
+use super::config::join_path;
+use super::error_reply::{is_router_error, retry_after};
+use super::error_text::error_text;
+use super::http::{HttpRequest, Reply, Transport, host_of};
 use super::reply::name;
-use super::said::said;
-use super::{Class, Credentials, RetryPolicy, Timeouts, TrackerError, Uaa};
-use crate::egress::{Asked, Peer};
+use super::{Credentials, RetryConfig, Timeouts, TrackerError, TrackerErrorClass, UaaSource};
+use crate::egress::{Peer, RequestLabel};
 
 /// How long before its end a token is no longer used, at most.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
 /// How long a token is taken to live when the UAA does not say.
 const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
 /// How long refused credentials are not tried again: a UAA locks a user after a few wrong passwords.
-const REFUSAL_KEPT: Duration = Duration::from_secs(30);
+const REFUSAL_TTL: Duration = Duration::from_secs(30);
 /// Bytes of a token at most: servers refuse headers that are much longer.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// Tokens, old and new, that are kept out of errors.
@@ -34,62 +34,63 @@ const CF_CLIENT: HeaderValue = HeaderValue::from_static("Basic Y2Y6");
 
 /// One set of credentials at one UAA.
 pub(super) struct Account {
-    uaa: Uaa,
+    uaa: UaaSource,
     credentials: Credentials,
-    state: tokio::sync::Mutex<State>,
+    state: tokio::sync::Mutex<LoginState>,
     /// Tokens that a peer may echo.
-    shown: Mutex<Vec<SecretString>>,
+    issued: Mutex<Vec<SecretString>>,
 }
 
 #[derive(Default)]
-struct State {
+struct LoginState {
     uaa: Option<Url>,
-    token: Option<Held>,
+    token: Option<CachedToken>,
     refresh: Option<SecretString>,
-    failure: Option<Failure>,
+    failure: Option<LoginFailure>,
 }
 
-struct Held {
+struct CachedToken {
     token: SecretString,
-    good_until: Instant,
+    usable_until: Instant,
 }
 
-struct Failure {
+struct LoginFailure {
     at: Instant,
     error: TrackerError,
 }
 
 /// What a request needs to log in.
-pub(super) struct Means<'a> {
-    pub wire: &'a Wire,
+pub(super) struct LoginContext<'a> {
+    pub transport: &'a Transport,
     pub timeouts: &'a Timeouts,
-    pub retry: &'a RetryPolicy,
+    pub retry: &'a RetryConfig,
 }
 
 /// The reply to a log-in.
 #[derive(Deserialize)]
-pub(super) struct Granted {
+pub(super) struct TokenResponse {
     pub(super) access_token: String,
     refresh_token: Option<String>,
     expires_in: Option<f64>,
 }
 
-impl Granted {
+impl TokenResponse {
     /// Reads it, or says what is wrong with it without a word of it.
-    pub(super) fn read(body: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, &'static str> {
         // serde's own words could quote the reply, and with it the token.
-        let granted: Self = serde_json::from_slice(body).map_err(|_| "it is no JSON with an access_token")?;
-        let token = &granted.access_token;
+        let response: Self =
+            serde_json::from_slice(body).map_err(|_| "it is no JSON with an access_token")?;
+        let token = &response.access_token;
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES || HeaderValue::from_str(token).is_err() {
             return Err("its access_token cannot be put in a header");
         }
-        Ok(granted)
+        Ok(response)
     }
 
     /// For how long the token is used: a little less than it lives.
     pub(super) fn lifetime(&self) -> Duration {
-        let told = self.expires_in;
-        let lifetime = told
+        let expires_in = self.expires_in;
+        let lifetime = expires_in
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .unwrap_or(DEFAULT_LIFETIME);
         lifetime.saturating_sub(EXPIRY_MARGIN.min(lifetime / 5))
@@ -97,12 +98,12 @@ impl Granted {
 }
 
 impl Account {
-    pub(super) fn new(uaa: Uaa, credentials: Credentials) -> Self {
+    pub(super) fn new(uaa: UaaSource, credentials: Credentials) -> Self {
         Self {
             uaa,
             credentials,
             state: tokio::sync::Mutex::default(),
-            shown: Mutex::default(),
+            issued: Mutex::default(),
         }
     }
 
@@ -113,65 +114,65 @@ impl Account {
     /// Runs `show` with everything that must not be shown.
     pub(super) fn with_secrets<T>(&self, show: impl FnOnce(&[&str]) -> T) -> T {
         // Never held across a log-in, so this does not wait; a token in flight is not yet known to any peer.
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let mut secrets = vec![self.credentials.secret().expose_secret()];
-        secrets.extend(shown.iter().map(ExposeSecret::expose_secret));
+        secrets.extend(issued.iter().map(ExposeSecret::expose_secret));
         show(&secrets)
     }
 
-    fn never_show(&self, secret: &SecretString) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if shown.len() >= MAX_REMEMBERED_TOKENS {
-            shown.remove(0);
+    fn remember_token(&self, secret: &SecretString) {
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        if issued.len() >= MAX_REMEMBERED_TOKENS {
+            issued.remove(0);
         }
-        shown.push(secret.clone());
+        issued.push(secret.clone());
     }
 
     /// A token that is good for a while.
-    pub(super) async fn token(&self, means: &Means<'_>) -> Result<SecretString, TrackerError> {
-        self.obtain(means, None).await
+    pub(super) async fn token(&self, context: &LoginContext<'_>) -> Result<SecretString, TrackerError> {
+        self.obtain(context, None).await
     }
 
     /// Another token than the one that was refused; one login, however many ask for it.
     pub(super) async fn renew(
         &self,
-        means: &Means<'_>,
+        context: &LoginContext<'_>,
         refused: &SecretString,
     ) -> Result<SecretString, TrackerError> {
-        self.obtain(means, Some(refused)).await
+        self.obtain(context, Some(refused)).await
     }
 
     async fn obtain(
         &self,
-        means: &Means<'_>,
+        context: &LoginContext<'_>,
         refused: Option<&SecretString>,
     ) -> Result<SecretString, TrackerError> {
         if let Credentials::Token(token) = &self.credentials {
             return Ok(token.clone());
         }
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let mut state = self.state.lock().await;
         let now = Instant::now();
-        if let Some(held) = &state.token
-            && held.good_until > now
-            && refused.is_none_or(|refused| refused.expose_secret() != held.token.expose_secret())
+        if let Some(cached) = &state.token
+            && cached.usable_until > now
+            && refused.is_none_or(|refused| refused.expose_secret() != cached.token.expose_secret())
         {
-            return Ok(held.token.clone());
+            return Ok(cached.token.clone());
         }
         // Whoever waited while the login failed shares its outcome.
-        if let Some(Failure { at, error }) = &state.failure
-            && (*at >= asked
-                || (matches!(error, TrackerError::CredentialsRefused { .. }) && now < *at + REFUSAL_KEPT))
+        if let Some(LoginFailure { at, error }) = &state.failure
+            && (*at >= requested_at
+                || (matches!(error, TrackerError::CredentialsRefused { .. }) && now < *at + REFUSAL_TTL))
         {
             return Err(error.clone());
         }
-        match self.log_in(means, &mut state).await {
+        match self.log_in(context, &mut state).await {
             Ok(token) => {
                 state.failure = None;
                 Ok(token)
             }
             Err(error) => {
-                state.failure = Some(Failure {
+                state.failure = Some(LoginFailure {
                     at: Instant::now(),
                     error: error.clone(),
                 });
@@ -180,19 +181,26 @@ impl Account {
         }
     }
 
-    async fn log_in(&self, means: &Means<'_>, state: &mut State) -> Result<SecretString, TrackerError> {
+    async fn log_in(
+        &self,
+        context: &LoginContext<'_>,
+        state: &mut LoginState,
+    ) -> Result<SecretString, TrackerError> {
         let uaa = match &state.uaa {
             Some(uaa) => uaa.clone(),
-            None => self.find_uaa(means).await?,
+            None => self.discover_uaa(context).await?,
         };
         let url = if uaa.path().trim_end_matches('/').ends_with("/oauth/token") {
             uaa.clone()
         } else {
-            below(&uaa, &["oauth", "token"])
+            join_path(&uaa, &["oauth", "token"])
         };
         state.uaa = Some(uaa);
         if let Some(refresh) = state.refresh.take() {
-            match self.grant(means, state, &url, &refresh_form(&refresh)).await {
+            match self
+                .request_token(context, state, &url, &refresh_form(&refresh))
+                .await
+            {
                 // The refresh token is spent; the Secret's own credentials may still be good.
                 Err(TrackerError::CredentialsRefused { .. }) => {}
                 other => {
@@ -208,21 +216,21 @@ impl Account {
             Credentials::Password { username, password } => password_form(username, password),
             Credentials::RefreshToken(refresh) | Credentials::Token(refresh) => refresh_form(refresh),
         };
-        let granted = self.grant(means, state, &url, &form).await;
+        let response = self.request_token(context, state, &url, &form).await;
         if matches!(
-            granted,
+            response,
             Err(TrackerError::NotFound { .. } | TrackerError::Redirected { .. })
         ) {
             // The UAA may have moved: ask for it again next time.
             state.uaa = None;
         }
-        granted
+        response
     }
 
-    async fn grant(
+    async fn request_token(
         &self,
-        means: &Means<'_>,
-        state: &mut State,
+        context: &LoginContext<'_>,
+        state: &mut LoginState,
         url: &Url,
         form: &str,
     ) -> Result<SecretString, TrackerError> {
@@ -234,54 +242,54 @@ impl Account {
                 HeaderValue::from_static("application/x-www-form-urlencoded"),
             ),
         ]);
-        let ask = Ask {
-            asked: asked("Login"),
+        let request = HttpRequest {
+            label: label("Login"),
             method: Method::POST,
             url: url.clone(),
             headers,
             body: Some(form.to_owned().into()),
         };
         let began = Instant::now();
-        let reply = self.ask(means, &ask, "a token").await?;
+        let reply = self.send_with_retry(context, &request, "a token").await?;
         let bad = |why: &str| TrackerError::BadReply {
             host: host_of(url),
             what: "a token",
             why: why.to_owned(),
         };
-        let granted = Granted::read(&reply.body).map_err(bad)?;
-        let good_until = began
-            .checked_add(granted.lifetime())
+        let response = TokenResponse::parse(&reply.body).map_err(bad)?;
+        let usable_until = began
+            .checked_add(response.lifetime())
             .unwrap_or(began + DEFAULT_LIFETIME);
-        let token = SecretString::from(granted.access_token);
-        self.never_show(&token);
-        state.token = Some(Held {
+        let token = SecretString::from(response.access_token);
+        self.remember_token(&token);
+        state.token = Some(CachedToken {
             token: token.clone(),
-            good_until,
+            usable_until,
         });
-        if let Some(refresh) = granted.refresh_token.filter(|refresh| !refresh.is_empty()) {
+        if let Some(refresh) = response.refresh_token.filter(|refresh| !refresh.is_empty()) {
             let refresh = SecretString::from(refresh);
-            self.never_show(&refresh);
+            self.remember_token(&refresh);
             state.refresh = Some(refresh);
         }
         Ok(token)
     }
 
     /// The UAA, as configured or as the API names it; a discovered one is judged by the list of hosts like any other.
-    async fn find_uaa(&self, means: &Means<'_>) -> Result<Url, TrackerError> {
+    async fn discover_uaa(&self, context: &LoginContext<'_>) -> Result<Url, TrackerError> {
         let api = match &self.uaa {
-            Uaa::Endpoint(uaa) => return Ok(uaa.clone()),
-            Uaa::Discover { api } => api,
+            UaaSource::Endpoint(uaa) => return Ok(uaa.clone()),
+            UaaSource::Discover { api } => api,
         };
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
-        let ask = Ask {
-            asked: asked("Discover"),
+        let request = HttpRequest {
+            label: label("Discover"),
             method: Method::GET,
-            url: below(api, &["v2", "info"]),
+            url: join_path(api, &["v2", "info"]),
             headers,
             body: None,
         };
         let what = "the address of the UAA (/v2/info)";
-        let reply = self.ask(means, &ask, what).await?;
+        let reply = self.send_with_retry(context, &request, what).await?;
         authorization_endpoint(&reply.body).ok_or_else(|| TrackerError::BadReply {
             host: host_of(api),
             what,
@@ -290,57 +298,65 @@ impl Account {
     }
 
     /// One request to UAA or API, tried again as the policy says. A login that ran twice does no harm.
-    async fn ask(&self, means: &Means<'_>, ask: &Ask, what: &'static str) -> Result<Reply, TrackerError> {
+    async fn send_with_retry(
+        &self,
+        context: &LoginContext<'_>,
+        request: &HttpRequest,
+        what: &'static str,
+    ) -> Result<Reply, TrackerError> {
         let began = Instant::now();
-        let mut tried = 0;
+        let mut attempts = 0;
         loop {
-            tried += 1;
-            let deadline = Instant::now() + means.timeouts.request;
-            let error = match means.wire.exchange(ask, what, deadline).await {
+            attempts += 1;
+            let deadline = Instant::now() + context.timeouts.request;
+            let error = match context.transport.send_and_read(request, what, deadline).await {
                 Ok(reply) if reply.status.is_success() => return Ok(reply),
-                Ok(reply) => self.refusal(&reply, ask, what),
+                Ok(reply) => self.response_error(&reply, request, what),
                 Err(error) => error,
             };
-            let Class::Retry { after } = error.class() else {
+            let TrackerErrorClass::Retry { after } = error.class() else {
                 return Err(error);
             };
-            let Some(pause) = means.retry.pause(tried, began.elapsed(), after, rand::random()) else {
+            let Some(pause) = context
+                .retry
+                .pause(attempts, began.elapsed(), after, rand::random())
+            else {
                 return Err(error);
             };
             sleep(pause).await;
-            means.wire.repeated(Peer::Uaa);
+            context.transport.record_retry(Peer::Uaa);
         }
     }
 
-    fn refusal(&self, reply: &Reply, ask: &Ask, what: &'static str) -> TrackerError {
-        let host = host_of(&ask.url);
-        let said = self.with_secrets(|secrets| said(&reply.body, false, secrets));
+    fn response_error(&self, reply: &Reply, request: &HttpRequest, what: &'static str) -> TrackerError {
+        let host = host_of(&request.url);
+        let message = self.with_secrets(|secrets| error_text(&reply.body, false, secrets));
         let after = retry_after(&reply.headers, Timestamp::now());
         match reply.status.as_u16() {
             408 | 500..=599 => TrackerError::Server {
                 host,
                 status: reply.status.as_u16(),
-                said,
+                message,
                 after,
             },
-            status if from_router(&reply.headers) => TrackerError::Server {
+            status if is_router_error(&reply.headers) => TrackerError::Server {
                 host,
                 status,
-                said,
+                message,
                 after,
             },
-            429 => TrackerError::Throttled { host, said, after },
-            404 => TrackerError::NotFound { host, what, said },
-            400..=499 if ask.method == Method::POST => TrackerError::CredentialsRefused {
+            429 => TrackerError::Throttled { host, message, after },
+            404 => TrackerError::NotFound { host, what, message },
+            400..=499 if request.method == Method::POST => TrackerError::CredentialsRefused {
                 host,
                 key: self.credentials.key(),
-                said,
+                message,
             },
             status => TrackerError::Refused {
                 host,
                 what,
                 status,
-                said,
+                message,
             },
         }
     }
@@ -353,7 +369,7 @@ pub(super) fn authorization_endpoint(body: &[u8]) -> Option<Url> {
 }
 
 /// The claim `user_name` of a JSON web token (RFC 7519, in the compact form of RFC 7515).
-pub(super) fn user_of(token: &str) -> Option<String> {
+pub(super) fn user_name_claim(token: &str) -> Option<String> {
     let claims = token
         .split('.')
         .nth(1)
@@ -368,8 +384,8 @@ pub(super) fn user_of(token: &str) -> Option<String> {
     name(claims.get("user_name")).filter(|name| !name.is_empty())
 }
 
-const fn asked(operation: &'static str) -> Asked {
-    Asked {
+const fn label(operation: &'static str) -> RequestLabel {
+    RequestLabel {
         peer: Peer::Uaa,
         operation,
     }
@@ -395,10 +411,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_of_a_uaa_says_whose_it_is() {
+    fn user_name_is_read_from_the_token() {
         // {"user_name":"a?>@b","x":"ü"}
         let claims = "eyJ1c2VyX25hbWUiOiJhPz5AYiIsIngiOiLDvCJ9";
-        assert_eq!(user_of(&format!("e30.{claims}.c2ln")), Some("a?>@b".to_owned()));
+        assert_eq!(
+            user_name_claim(&format!("e30.{claims}.c2ln")),
+            Some("a?>@b".to_owned())
+        );
         for other in [
             "opaque",
             "a.b.c",
@@ -406,7 +425,7 @@ mod tests {
             "e30.e30.c2ln",
             "",
         ] {
-            assert_eq!(user_of(other), None, "{other}");
+            assert_eq!(user_name_claim(other), None, "{other}");
         }
     }
 }

@@ -11,47 +11,47 @@ use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+use super::build_report::build_report;
 use super::chain::{self, Document, Manifests, Receipts};
-use super::conclude::conclude;
-use super::contents::{self, Contents};
-use super::finding::{Finding, Kind};
-use super::judge::Observation;
-use super::object::{Proved, Prover};
-use super::receipts::{self, Expected};
-use super::report::Report;
+use super::contents::{self, RootContents};
+use super::finding::{Finding, FindingKind};
+use super::object::{ObjectProof, ObjectProver};
+use super::observation::ObjectObservation;
+use super::receipts::{self, ExpectedObject};
+use super::report::VerifyReport;
 use super::signature::{self, PublicKey};
-use crate::export::keys::Root;
+use crate::export::keys::ArchiveRoot;
 use crate::export::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::export::proof::hex;
 use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
-use crate::export::wish::Export;
-use crate::storage::{Listed, Store, StoreError};
+use crate::export::spec::ExportSpec;
+use crate::storage::{ObjectSummary, Store, StoreError};
 
 /// Documents that are asked for at once.
-const DOCUMENTS_AT_ONCE: usize = 32;
+const DOCUMENT_CONCURRENCY: usize = 32;
 /// Objects of a bucket that are in flight: as many for each processor, and never more than the second.
 const OBJECTS_PER_CPU: usize = 4;
-const OBJECTS_MAX: usize = 16;
+const OBJECT_CONCURRENCY_MAX: usize = 16;
 /// Bytes that are asked of a bucket in one request: 4 MiB. An object in flight holds three such pieces at most.
-const PIECE: u64 = 4 << 20;
+const RANGE_BYTES: u64 = 4 << 20;
 /// The largest signature that is read; more than one is long is no signature.
 const SIGNATURE_MAX_BYTES: u64 = 1024;
 
 /// What is to be verified, and how.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct VerifyOptions {
     /// What holds it.
     pub store: Arc<dyn Store>,
     /// Its keys begin so: empty, or with `/` at its end.
     pub prefix: String,
     /// What a resource wants there, whose root the prefix is then.
-    pub export: Option<Export>,
+    pub export: Option<ExportSpec>,
     /// By checksums that the store holds, without reading objects.
     pub quick: bool,
     /// Keys, one of which must verify each signature.
     pub keys: Vec<PublicKey>,
     /// Whether every manifest must have a signature.
-    pub signed: bool,
+    pub require_signature: bool,
     /// Only windows of this day and later.
     pub since: Option<Date>,
     /// Only windows of this day and earlier.
@@ -62,7 +62,7 @@ pub struct Ask {
 
 /// How far it is, for whoever shows progress.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct VerifyProgress {
     /// Objects to look at, as far as known.
     pub objects: AtomicU64,
     /// Their bytes.
@@ -75,7 +75,7 @@ pub struct Tally {
 
 /// The documents of a root.
 #[derive(Debug, Default)]
-pub struct Documents {
+pub struct RootDocuments {
     /// Every receipt.
     pub receipts: Receipts,
     /// Every manifest.
@@ -83,84 +83,97 @@ pub struct Documents {
 }
 
 /// Verifies an archive. An error is of the store, and leaves the archive unproved.
-pub async fn verify(ask: &Ask, tally: &Arc<Tally>) -> Result<Report, StoreError> {
-    let (roots, findings) = look(ask).await?;
-    let mut report = Report {
+pub async fn verify(
+    options: &VerifyOptions,
+    progress: &Arc<VerifyProgress>,
+) -> Result<VerifyReport, StoreError> {
+    let (roots, findings) = list_roots(options).await?;
+    let mut report = VerifyReport {
         roots: Vec::new(),
         findings,
     };
     let mut work = Vec::new();
     for contents in roots {
-        let documents = read_documents(ask, &contents).await?;
-        let chain = chain::judge(&contents, &documents.manifests, &documents.receipts, ask.signed);
-        let Documents { mut receipts, .. } = documents;
-        receipts.retain(|window, _| ask.within(window.date()));
+        let documents = read_documents(options, &contents).await?;
+        let chain = chain::validate(
+            &contents,
+            &documents.manifests,
+            &documents.receipts,
+            options.require_signature,
+        );
+        let RootDocuments { mut receipts, .. } = documents;
+        receipts.retain(|window, _| options.includes(window.date()));
         let mut chain = chain;
-        chain.ledger.retain(|window, _| ask.within(window.date()));
-        let expectations = receipts::expect(&contents, &receipts, &chain, ask.source());
-        let there = expectations
+        chain.ledger.retain(|window, _| options.includes(window.date()));
+        let expectations = receipts::expected_objects(&contents, &receipts, &chain, options.source());
+        let present = expectations
             .objects
             .iter()
             .filter_map(|expected| contents.objects.get(&expected.window));
-        for listed in there {
-            tally.objects.fetch_add(1, Ordering::Relaxed);
-            tally.bytes.fetch_add(listed.size, Ordering::Relaxed);
+        for listed in present {
+            progress.objects.fetch_add(1, Ordering::Relaxed);
+            progress.bytes.fetch_add(listed.size, Ordering::Relaxed);
         }
         work.push((contents, chain, expectations));
     }
     for (contents, chain, expectations) in work {
-        let seen = observe(ask, &contents, &expectations.objects, tally).await;
+        let seen = check_objects(options, &contents, &expectations.objects, progress).await;
         report
             .roots
-            .push(conclude(ask, &contents, &chain, expectations, &seen));
+            .push(build_report(options, &contents, &chain, expectations, &seen));
     }
     Ok(report)
 }
 
 /// The roots below the prefix, and what is in none of them.
-pub async fn look(ask: &Ask) -> Result<(Vec<Contents>, Vec<Finding>), StoreError> {
-    let sorted = contents::sort(&ask.prefix, ask.store.list(&ask.prefix).await?);
-    let mut roots = sorted.roots;
-    if roots.is_empty() && ask.export.is_some() {
-        roots.push(Contents::new(Root::at(&ask.prefix)));
+pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, Vec<Finding>), StoreError> {
+    let listing = contents::group_by_root(&options.prefix, options.store.list(&options.prefix).await?);
+    let mut roots = listing.roots;
+    if roots.is_empty() && options.export.is_some() {
+        roots.push(RootContents::new(ArchiveRoot::from_prefix(&options.prefix)));
     }
     for contents in &mut roots {
-        contents.objects.retain(|window, _| ask.within(window.date()));
+        contents
+            .objects
+            .retain(|window, _| options.includes(window.date()));
     }
-    let foreign = sorted
+    let foreign = listing
         .outside
         .into_iter()
-        .map(|key| Finding::new(Kind::ForeignFile, key))
+        .map(|key| Finding::new(FindingKind::ForeignFile, key))
         .collect();
     Ok((roots, foreign))
 }
 
-impl Ask {
+impl VerifyOptions {
     /// The source whose receipts count, where a resource says which.
     pub fn source(&self) -> Option<&str> {
         self.export.as_ref().map(|export| export.source.as_str())
     }
 
-    fn within(&self, day: Date) -> bool {
+    fn includes(&self, day: Date) -> bool {
         self.since.is_none_or(|since| day >= since) && self.until.is_none_or(|until| day <= until)
     }
 }
 
 /// Reads every receipt, manifest and signature of a root. One that vanishes meanwhile is as if it had not been listed.
-pub async fn read_documents(ask: &Ask, contents: &Contents) -> Result<Documents, StoreError> {
-    let get = async |listed: &Listed, limit: u64| match ask.store.get(&listed.key, limit).await {
-        Err(error @ StoreError::TooMuch { .. }) => Ok(Some(Err(error.to_string()))),
+pub async fn read_documents(
+    options: &VerifyOptions,
+    contents: &RootContents,
+) -> Result<RootDocuments, StoreError> {
+    let get = async |listed: &ObjectSummary, limit: u64| match options.store.get(&listed.key, limit).await {
+        Err(error @ StoreError::LimitExceeded { .. }) => Ok(Some(Err(error.to_string()))),
         other => other.map(|bytes| bytes.map(Ok)),
     };
     let receipts: Vec<_> = stream::iter(&contents.receipts)
         .map(async |(window, listed)| {
             let bytes = get(listed, RECORD_MAX_BYTES).await?;
             Ok::<_, StoreError>(bytes.map(|bytes| {
-                let document = parsed(bytes, |bytes| record::decode::<Receipt>(&listed.key, bytes));
+                let document = parse_document(bytes, |bytes| record::decode::<Receipt>(&listed.key, bytes));
                 (*window, document)
             }))
         })
-        .buffer_unordered(DOCUMENTS_AT_ONCE)
+        .buffer_unordered(DOCUMENT_CONCURRENCY)
         .try_collect()
         .await?;
     let mut manifests = Manifests::new();
@@ -174,69 +187,69 @@ pub async fn read_documents(ask: &Ask, contents: &Contents) -> Result<Documents,
         };
         let signature = signature.map(Result::unwrap_or_default);
         let signature = match &bytes {
-            Ok(bytes) => signature::of(bytes, signature.as_deref(), &ask.keys),
-            Err(_) => signature::Signature::Absent,
+            Ok(bytes) => signature::check(bytes, signature.as_deref(), &options.keys),
+            Err(_) => signature::SignatureStatus::Absent,
         };
-        let document = parsed(bytes, |bytes| {
-            document::read::<Manifest>(&listed.key, *number, bytes)
+        let document = parse_document(bytes, |bytes| {
+            document::parse_manifest::<Manifest>(&listed.key, *number, bytes)
         });
         manifests.insert(*number, (document, signature));
     }
-    Ok(Documents {
+    Ok(RootDocuments {
         receipts: receipts.into_iter().flatten().collect(),
         manifests,
     })
 }
 
-fn parsed<T, E: ToString>(
+fn parse_document<T, E: ToString>(
     bytes: Result<bytes::Bytes, String>,
     read: impl FnOnce(&[u8]) -> Result<T, E>,
 ) -> Document<T> {
     match bytes {
         Ok(bytes) => Document {
             sha256: hex(&Sha256::digest(&bytes)),
-            read: read(&bytes).map_err(|error| error.to_string()),
+            parsed: read(&bytes).map_err(|error| error.to_string()),
         },
         Err(why) => Document {
             sha256: String::new(),
-            read: Err(why),
+            parsed: Err(why),
         },
     }
 }
 
 /// What was found of each expected object, in their order; `None`: it is not there.
-async fn observe(
-    ask: &Ask,
-    contents: &Contents,
-    expected: &[Expected],
-    tally: &Arc<Tally>,
-) -> Vec<Option<Result<Observation, StoreError>>> {
+async fn check_objects(
+    options: &VerifyOptions,
+    contents: &RootContents,
+    expected: &[ExpectedObject],
+    progress: &Arc<VerifyProgress>,
+) -> Vec<Option<Result<ObjectObservation, StoreError>>> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let local = expected
         .first()
-        .is_some_and(|first| ask.store.local(&first.key).is_some());
-    let at_once = match (ask.quick, local) {
-        (true, _) => DOCUMENTS_AT_ONCE,
+        .is_some_and(|first| options.store.local_path(&first.key).is_some());
+    let at_once = match (options.quick, local) {
+        (true, _) => DOCUMENT_CONCURRENCY,
         (false, true) => processors,
-        (false, false) => (processors * OBJECTS_PER_CPU).min(OBJECTS_MAX),
+        (false, false) => (processors * OBJECTS_PER_CPU).min(OBJECT_CONCURRENCY_MAX),
     };
     stream::iter(expected)
         .map(async |expected| {
             let listed = contents.objects.get(&expected.window)?;
-            let seen = if ask.quick {
-                match ask.store.recorded(&listed.key).await {
+            let seen = if options.quick {
+                match options.store.head_recorded(&listed.key).await {
                     Ok(None) => return None,
-                    Ok(Some(facts)) => Ok(Observation::from(facts)),
+                    Ok(Some(info)) => Ok(ObjectObservation::from(info)),
                     Err(error) => Err(error),
                 }
             } else {
-                match prove(ask, listed, expected.decompressed, tally).await {
+                match prove_object(options, listed, expected.decompressed, progress).await {
                     Ok(None) => return None,
-                    Ok(Some(proved)) => Ok(Observation::from(proved)),
+                    Ok(Some(proved)) => Ok(ObjectObservation::from(proved)),
                     Err(error) => Err(error),
                 }
             };
-            tally.objects_done.fetch_add(1, Ordering::Relaxed);
+            progress.objects_done.fetch_add(1, Ordering::Relaxed);
             Some(seen)
         })
         .buffered(at_once)
@@ -245,36 +258,36 @@ async fn observe(
 }
 
 /// Reads one object; `None`: it has gone since the listing.
-async fn prove(
-    ask: &Ask,
-    listed: &Listed,
+async fn prove_object(
+    options: &VerifyOptions,
+    listed: &ObjectSummary,
     limit: u64,
-    tally: &Arc<Tally>,
-) -> Result<Option<Proved>, StoreError> {
-    let broken = |message: String| StoreError::Io {
-        store: ask.store.name().to_owned(),
+    progress: &Arc<VerifyProgress>,
+) -> Result<Option<ObjectProof>, StoreError> {
+    let read_error = |message: String| StoreError::Io {
+        store: options.store.name().to_owned(),
         key: listed.key.clone(),
         message,
     };
-    if let Some(path) = ask.store.local(&listed.key) {
-        let tally = Arc::clone(tally);
+    if let Some(path) = options.store.local_path(&listed.key) {
+        let progress = Arc::clone(progress);
         let proved = tokio::task::spawn_blocking(move || {
-            super::object::of_file(&path, limit, &mut |bytes| {
-                tally.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+            super::object::prove_file(&path, limit, &mut |bytes| {
+                progress.bytes_done.fetch_add(bytes, Ordering::Relaxed);
             })
         })
         .await
-        .map_err(|error| broken(format!("the proof was cut off: {error}")))?;
+        .map_err(|error| read_error(format!("the proof was cut off: {error}")))?;
         return match proved {
             Ok(proved) => Ok(Some(proved)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(broken(format!("reading failed: {error}"))),
+            Err(error) => Err(read_error(format!("reading failed: {error}"))),
         };
     }
     // One piece is proved, one waits, one is being fetched.
     let (pieces, mut queue) = mpsc::channel::<bytes::Bytes>(1);
     let prover = tokio::task::spawn_blocking(move || {
-        let mut prover = Prover::new(limit);
+        let mut prover = ObjectProver::new(limit);
         while let Some(piece) = queue.blocking_recv() {
             prover.push(&piece);
         }
@@ -282,16 +295,16 @@ async fn prove(
     });
     let mut offset = 0;
     while offset < listed.size {
-        let wanted = PIECE.min(listed.size - offset);
-        let Some(piece) = ask
+        let wanted = RANGE_BYTES.min(listed.size - offset);
+        let Some(piece) = options
             .store
-            .read(&listed.key, offset, wanted, listed.etag.as_deref())
+            .get_range(&listed.key, offset, wanted, listed.etag.as_deref())
             .await?
         else {
             return Ok(None);
         };
         if piece.is_empty() {
-            return Err(broken(
+            return Err(read_error(
                 "the store ended it before the size that it lists".to_owned(),
             ));
         }
@@ -300,11 +313,11 @@ async fn prove(
         if pieces.send(piece).await.is_err() {
             break;
         }
-        tally.bytes_done.fetch_add(length, Ordering::Relaxed);
+        progress.bytes_done.fetch_add(length, Ordering::Relaxed);
     }
     drop(pieces);
     prover
         .await
         .map(Some)
-        .map_err(|error| broken(format!("the proof was cut off: {error}")))
+        .map_err(|error| read_error(format!("the proof was cut off: {error}")))
 }

@@ -6,21 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::contents::Contents;
-use super::finding::{Finding, Kind};
-use super::signature::Signature;
-use super::statement::{contradictions, windows};
+use super::consistency::{contradictions, windows};
+use super::contents::RootContents;
+use super::finding::{Finding, FindingKind};
+use super::signature::SignatureStatus;
 use crate::export::keys::Key;
 use crate::export::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry};
 use crate::export::manifest::periods::days;
 use crate::export::record::{RangeRecord, Receipt};
-use crate::export::window::{Cells, Window};
+use crate::export::window::{HourSet, Window};
 
 /// Contradictions of one manifest that are told: 20.
-const TOLD_MAX: usize = 20;
+const CONTRADICTIONS_MAX: usize = 20;
 
 /// Manifests that are missing that are told, the latest of them and those that another names: 1000.
-const MISSING_TOLD_MAX: usize = 1000;
+const MISSING_REPORTED_MAX: usize = 1000;
 
 /// A document as it lies there.
 #[derive(Clone, Debug)]
@@ -28,18 +28,18 @@ pub struct Document<T> {
     /// SHA-256 of its bytes.
     pub sha256: String,
     /// What it says, or why it cannot be read.
-    pub read: Result<T, String>,
+    pub parsed: Result<T, String>,
 }
 
 /// Receipts by window.
 pub type Receipts = BTreeMap<Window, Document<Receipt>>;
 
 /// Manifests by number, each with what is known of its signature.
-pub type Manifests = BTreeMap<u64, (Document<Manifest>, Signature)>;
+pub type Manifests = BTreeMap<u64, (Document<Manifest>, SignatureStatus)>;
 
 /// What a sound manifest says of a window.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// The key of the manifest.
     pub manifest: String,
     /// What it says.
@@ -48,23 +48,23 @@ pub struct Entry {
 
 /// What the manifests of a root are worth.
 #[derive(Clone, Debug, Default)]
-pub struct Chain {
+pub struct ChainAudit {
     /// What is wrong with them.
     pub findings: Vec<Finding>,
     /// What the latest sound manifest says of each window.
-    pub ledger: BTreeMap<Window, Entry>,
+    pub ledger: BTreeMap<Window, LedgerEntry>,
     /// Windows that any readable manifest names.
     pub named: BTreeSet<Window>,
     /// What sound manifests are about.
-    pub wanted: Cells,
+    pub wanted: HourSet,
     /// Of these, what a person accepted as missing.
-    pub accepted: Cells,
+    pub accepted: HourSet,
     /// Periods of the sound manifests, oldest first.
     pub periods: Vec<RangeRecord>,
     /// Manifests that are there.
     pub manifests: u64,
     /// Manifests that nothing is wrong with.
-    pub sound: u64,
+    pub valid: u64,
     /// Signatures that are there.
     pub signatures: u64,
     /// Signatures that one of the given keys verifies.
@@ -72,19 +72,25 @@ pub struct Chain {
 }
 
 /// Judges all manifests of a root.
-pub fn judge(contents: &Contents, manifests: &Manifests, receipts: &Receipts, signed: bool) -> Chain {
-    let mut chain = Chain::default();
+pub fn validate(
+    contents: &RootContents,
+    manifests: &Manifests,
+    receipts: &Receipts,
+    require_signature: bool,
+) -> ChainAudit {
+    let mut chain = ChainAudit::default();
     let last = contents.manifests.keys().chain(contents.signatures.keys()).max();
     // The one that comes after, where it is sound.
     let mut next: Option<&Manifest> = None;
-    let mut missing_told = 0;
+    let mut missing_reported = 0;
     for number in (1..=last.copied().unwrap_or(0)).rev() {
         let stated = next.and_then(|next| next.previous.as_ref());
         let Some((document, signature)) = manifests.get(&number) else {
             // Anybody's file may have the number 99,999,999.
-            missing_told += 1;
-            if stated.is_some() || missing_told <= MISSING_TOLD_MAX {
-                let missing = Finding::new(Kind::ManifestMissing, contents.key(&Key::Manifest(number)));
+            missing_reported += 1;
+            if stated.is_some() || missing_reported <= MISSING_REPORTED_MAX {
+                let missing =
+                    Finding::new(FindingKind::ManifestMissing, contents.key(&Key::Manifest(number)));
                 chain.findings.push(match stated {
                     Some(stated) => missing.expected(format!("sha256 {}", stated.sha256)),
                     None => missing,
@@ -94,43 +100,46 @@ pub fn judge(contents: &Contents, manifests: &Manifests, receipts: &Receipts, si
             continue;
         };
         let key = contents.key(&Key::Manifest(number));
-        let wrong = wrong_with(contents, number, document, stated, receipts);
+        let findings = manifest_findings(contents, number, document, stated, receipts);
         chain.manifests += 1;
-        let mut sound = wrong.is_empty();
-        chain.findings.extend(wrong);
+        let mut valid = findings.is_empty();
+        chain.findings.extend(findings);
         match signature {
-            Signature::Absent if signed => chain
-                .findings
-                .push(Finding::new(Kind::SignatureMissing, key.clone()).expected("a signature beside it")),
-            Signature::Absent => {}
-            Signature::Unchecked => chain.signatures += 1,
-            Signature::Valid => {
+            SignatureStatus::Absent if require_signature => chain.findings.push(
+                Finding::new(FindingKind::SignatureMissing, key.clone()).expected("a signature beside it"),
+            ),
+            SignatureStatus::Absent => {}
+            SignatureStatus::Unchecked => chain.signatures += 1,
+            SignatureStatus::Valid => {
                 chain.signatures += 1;
                 chain.verified += 1;
             }
-            Signature::Invalid => {
+            SignatureStatus::Invalid => {
                 chain.signatures += 1;
-                sound = false;
+                valid = false;
                 chain.findings.push(
-                    Finding::new(Kind::SignatureInvalid, contents.key(&Key::Signature(number)))
-                        .expected("a signature of the manifest by one of the given keys"),
+                    Finding::new(
+                        FindingKind::SignatureInvalid,
+                        contents.key(&Key::Signature(number)),
+                    )
+                    .expected("a signature of the manifest by one of the given keys"),
                 );
             }
         }
-        let manifest = document.read.as_ref().ok();
+        let manifest = document.parsed.as_ref().ok();
         chain.named.extend(
             manifest
                 .iter()
                 .flat_map(|manifest| windows(manifest))
                 .map(|(window, _)| window),
         );
-        next = manifest.filter(|_| sound);
+        next = manifest.filter(|_| valid);
         if let Some(manifest) = next {
-            chain.vouch(manifest, &key);
+            chain.merge(manifest, &key);
         }
     }
-    if signed && contents.manifests.is_empty() {
-        let missing = Finding::new(Kind::SignatureMissing, contents.root.manifests());
+    if require_signature && contents.manifests.is_empty() {
+        let missing = Finding::new(FindingKind::SignatureMissing, contents.root.manifests_prefix());
         chain
             .findings
             .push(missing.expected("a signed manifest").found("no manifest"));
@@ -140,34 +149,34 @@ pub fn judge(contents: &Contents, manifests: &Manifests, receipts: &Receipts, si
     if chain.signatures > 0
         && manifests
             .values()
-            .any(|(_, signature)| *signature == Signature::Unchecked)
+            .any(|(_, signature)| *signature == SignatureStatus::Unchecked)
     {
         chain.findings.push(
-            Finding::new(Kind::SignatureUnchecked, contents.root.manifests())
+            Finding::new(FindingKind::SignatureUnchecked, contents.root.manifests_prefix())
                 .found(format!("{} signatures", chain.signatures)),
         );
     }
     chain
 }
 
-impl Chain {
+impl ChainAudit {
     /// Takes over what a sound manifest says. Later ones were taken before and win.
-    fn vouch(&mut self, manifest: &Manifest, key: &str) {
-        self.sound += 1;
+    fn merge(&mut self, manifest: &Manifest, key: &str) {
+        self.valid += 1;
         self.periods.push(manifest.period);
         for (window, entry) in windows(manifest) {
-            self.ledger.entry(window).or_insert_with(|| Entry {
+            self.ledger.entry(window).or_insert_with(|| LedgerEntry {
                 manifest: key.to_owned(),
                 entry: entry.clone(),
             });
         }
-        let wanted: Cells = days(manifest.period)
+        let wanted: HourSet = days(manifest.period)
             .filter_map(|day| match manifest.period.hour {
                 None => Some(Window::day(day)),
                 Some(hour) => Window::hour(day, hour),
             })
             .collect();
-        let accepted: Cells = manifest
+        let accepted: HourSet = manifest
             .days
             .iter()
             .filter(|day| day.statement == DayStatement::AcceptedGap)
@@ -179,21 +188,21 @@ impl Chain {
 }
 
 /// All that is wrong with one manifest, by itself, by its successor, and by the receipts whose digests it has.
-fn wrong_with(
-    contents: &Contents,
+fn manifest_findings(
+    contents: &RootContents,
     number: u64,
     document: &Document<Manifest>,
     stated: Option<&FileDigest>,
     receipts: &Receipts,
 ) -> Vec<Finding> {
     let key = contents.key(&Key::Manifest(number));
-    let contradictions = match &document.read {
+    let contradictions = match &document.parsed {
         Ok(manifest) => contradictions(contents, number, manifest, receipts),
         Err(_) => Vec::new(),
     };
     if let Some(stated) = stated.filter(|stated| stated.sha256 != document.sha256) {
         let mut found = format!("sha256 {}", document.sha256);
-        if let Err(why) = &document.read {
+        if let Err(why) = &document.parsed {
             found = format!("{found} ({why})");
         } else if let Some(first) = contradictions.first() {
             found = format!(
@@ -202,22 +211,22 @@ fn wrong_with(
             );
         }
         return vec![
-            Finding::new(Kind::ManifestChanged, key)
+            Finding::new(FindingKind::ManifestChanged, key)
                 .expected(format!("sha256 {}, as the next manifest names it", stated.sha256))
                 .found(found),
         ];
     }
-    if let Err(why) = &document.read {
-        return vec![Finding::new(Kind::ManifestUnreadable, key).found(why.clone())];
+    if let Err(why) = &document.parsed {
+        return vec![Finding::new(FindingKind::ManifestUnreadable, key).found(why.clone())];
     }
-    let told = contradictions
+    let findings = contradictions
         .into_iter()
-        .take(TOLD_MAX)
+        .take(CONTRADICTIONS_MAX)
         .map(|contradiction| Finding {
             window: contradiction.window,
-            ..Finding::new(Kind::ManifestInconsistent, key.clone())
+            ..Finding::new(FindingKind::ManifestInconsistent, key.clone())
                 .expected(contradiction.expected)
                 .found(contradiction.found)
         });
-    told.collect()
+    findings.collect()
 }

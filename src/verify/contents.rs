@@ -2,22 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::export::keys::{AttemptId, Key, Root};
+use crate::export::keys::{ArchiveRoot, AttemptId, Key};
 use crate::export::window::Window;
-use crate::storage::Listed;
+use crate::storage::ObjectSummary;
 
 /// The folder of a directory store that is no part of the archive; a copy into a bucket may have brought it along.
-const STORES_OWN: &str = ".eventexport-tmp";
+const INTERNAL_DIR: &str = ".eventexport-tmp";
 
 /// All keys of one space and scope.
 #[derive(Clone, Debug)]
-pub struct Contents {
+pub struct RootContents {
     /// Where.
-    pub root: Root,
+    pub root: ArchiveRoot,
     /// Events.
-    pub objects: BTreeMap<Window, Listed>,
+    pub objects: BTreeMap<Window, ObjectSummary>,
     /// Receipts.
-    pub receipts: BTreeMap<Window, Listed>,
+    pub receipts: BTreeMap<Window, ObjectSummary>,
     /// Windows that the service no longer had.
     pub expired: BTreeSet<Window>,
     /// Days that are exported by the hour.
@@ -25,31 +25,31 @@ pub struct Contents {
     /// Sessions that the journal names as open.
     pub sessions: Vec<(AttemptId, String, String)>,
     /// Manifests, by their number.
-    pub manifests: BTreeMap<u64, Listed>,
+    pub manifests: BTreeMap<u64, ObjectSummary>,
     /// Signatures, by the number of their manifest.
-    pub signatures: BTreeMap<u64, Listed>,
+    pub signatures: BTreeMap<u64, ObjectSummary>,
     /// Files in `date=` folders that are no events of a window.
-    pub strays: Vec<Listed>,
+    pub strays: Vec<ObjectSummary>,
     /// Other files that are not the archive's.
-    pub foreign: Vec<Listed>,
+    pub foreign: Vec<ObjectSummary>,
 }
 
 /// What a listing holds.
 #[derive(Clone, Debug, Default)]
-pub struct Sorted {
+pub struct ArchiveListing {
     /// In the order of their keys.
-    pub roots: Vec<Contents>,
+    pub roots: Vec<RootContents>,
     /// Keys that are in no root.
     pub outside: Vec<String>,
 }
 
 /// Sorts a listing of everything below `prefix`, which is empty or ends with `/`: of several spaces and scopes, or of
 /// one root directly.
-pub fn sort(prefix: &str, listed: Vec<Listed>) -> Sorted {
-    let mut roots: BTreeMap<String, Contents> = BTreeMap::new();
+pub fn group_by_root(prefix: &str, listed: Vec<ObjectSummary>) -> ArchiveListing {
+    let mut roots: BTreeMap<String, RootContents> = BTreeMap::new();
     let mut outside = Vec::new();
     for row in listed {
-        if row.key.split('/').any(|folder| folder == STORES_OWN) {
+        if row.key.split('/').any(|folder| folder == INTERNAL_DIR) {
             continue;
         }
         let below = row.key.strip_prefix(prefix).unwrap_or(&row.key);
@@ -57,27 +57,27 @@ pub fn sort(prefix: &str, listed: Vec<Listed>) -> Sorted {
             .iter()
             .any(|folder| below.starts_with(folder));
         let root = if direct {
-            Some(Root::at(prefix))
+            Some(ArchiveRoot::from_prefix(prefix))
         } else {
-            Root::of_key(&row.key)
+            ArchiveRoot::containing(&row.key)
         };
         match root {
             Some(root) => roots
                 .entry(root.as_str().to_owned())
-                .or_insert_with(|| Contents::new(root))
+                .or_insert_with(|| RootContents::new(root))
                 .add(row),
             None => outside.push(row.key),
         }
     }
-    Sorted {
+    ArchiveListing {
         roots: roots.into_values().collect(),
         outside,
     }
 }
 
-impl Contents {
+impl RootContents {
     /// Of a root with nothing in it.
-    pub const fn new(root: Root) -> Self {
+    pub const fn new(root: ArchiveRoot) -> Self {
         Self {
             root,
             objects: BTreeMap::new(),
@@ -92,7 +92,7 @@ impl Contents {
         }
     }
 
-    fn add(&mut self, row: Listed) {
+    fn add(&mut self, row: ObjectSummary) {
         match self.root.parse(&row.key) {
             Key::Events(window) => {
                 self.objects.insert(window, row);
@@ -115,13 +115,13 @@ impl Contents {
             Key::Signature(number) => {
                 self.signatures.insert(number, row);
             }
-            Key::Other if self.below(&row.key).starts_with("date=") => self.strays.push(row),
+            Key::Other if self.relative_key(&row.key).starts_with("date=") => self.strays.push(row),
             Key::Other => self.foreign.push(row),
         }
     }
 
     /// A key as documents of this root name it.
-    pub fn below<'a>(&self, key: &'a str) -> &'a str {
+    pub fn relative_key<'a>(&self, key: &'a str) -> &'a str {
         key.strip_prefix(self.root.as_str()).unwrap_or(key)
     }
 
@@ -135,8 +135,8 @@ impl Contents {
 mod tests {
     use super::*;
 
-    fn row(key: &str) -> Listed {
-        Listed {
+    fn row(key: &str) -> ObjectSummary {
+        ObjectSummary {
             key: key.to_owned(),
             size: 1,
             etag: None,
@@ -157,11 +157,14 @@ mod tests {
             "p/space=a/scope=space/notes.txt",
             "p/space=a/scope=space/.eventexport-tmp/facts/x",
         ];
-        let sorted = sort("p/", keys.map(row).into());
-        assert_eq!(sorted.outside, ["p/README"]);
-        assert_eq!(sorted.roots.len(), 2);
-        let space = &sorted.roots[1];
-        assert_eq!(space.root.names(), Some(("a".to_owned(), "space".to_owned())));
+        let listing = group_by_root("p/", keys.map(row).into());
+        assert_eq!(listing.outside, ["p/README"]);
+        assert_eq!(listing.roots.len(), 2);
+        let space = &listing.roots[1];
+        assert_eq!(
+            space.root.space_and_scope(),
+            Some(("a".to_owned(), "space".to_owned()))
+        );
         assert_eq!((space.objects.len(), space.receipts.len()), (1, 1));
         assert_eq!((space.manifests.len(), space.signatures.len()), (1, 1));
         assert_eq!((space.strays.len(), space.foreign.len()), (1, 1));
@@ -170,9 +173,9 @@ mod tests {
             "x/date=2018-06-01/events.json.gz",
             "x/_journal/2018-06-01.receipt.json",
         ];
-        let sorted = sort("x/", keys.map(row).into());
-        assert_eq!(sorted.roots.len(), 1);
-        assert_eq!(sorted.roots[0].root.as_str(), "x/");
-        assert_eq!(sorted.roots[0].receipts.len(), 1);
+        let listing = group_by_root("x/", keys.map(row).into());
+        assert_eq!(listing.roots.len(), 1);
+        assert_eq!(listing.roots[0].root.as_str(), "x/");
+        assert_eq!(listing.roots[0].receipts.len(), 1);
     }
 }

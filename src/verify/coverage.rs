@@ -3,18 +3,18 @@
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::chain::Chain;
-use super::contents::Contents;
-use super::finding::{Finding, Kind};
-use crate::export::window::{Cells, Window};
-use crate::export::wish::Export;
+use super::chain::ChainAudit;
+use super::contents::RootContents;
+use super::finding::{Finding, FindingKind};
+use crate::export::spec::ExportSpec;
+use crate::export::window::{HourSet, Window};
 
 /// Gaps that are told one by one; the last finding says how many more there are.
 const GAPS_MAX: usize = 1000;
 
 /// Where the range comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub enum RangeBasis {
     /// The spec of a resource: what it wants and is due.
     Spec,
     /// The periods of the manifests, and from the first to the last window.
@@ -25,16 +25,16 @@ pub enum Basis {
 
 /// What should be covered.
 #[derive(Clone, Debug)]
-pub struct Range {
+pub struct ExpectedRange {
     /// Where it comes from.
-    pub basis: Basis,
+    pub basis: RangeBasis,
     /// What should be covered.
-    pub wanted: Cells,
+    pub wanted: HourSet,
     /// What a person accepted as missing.
-    pub accepted: Cells,
+    pub accepted: HourSet,
 }
 
-impl Basis {
+impl RangeBasis {
     /// As programs read it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ impl Basis {
     }
 
     /// For people.
-    pub const fn words(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Spec => "what the spec wants and is due",
             Self::Manifests => "the periods of the manifests, and what follows them up to the last window",
@@ -55,31 +55,36 @@ impl Basis {
 }
 
 /// What a root should cover.
-pub fn range(export: Option<&Export>, now: Timestamp, chain: &Chain, covered: &Cells) -> Range {
+pub fn expected_range(
+    export: Option<&ExportSpec>,
+    now: Timestamp,
+    chain: &ChainAudit,
+    covered: &HourSet,
+) -> ExpectedRange {
     if let Some(export) = export {
-        let wanted: Cells = export
+        let wanted: HourSet = export
             .windows(now)
-            .filter(|window| export.settled_at(*window) <= now)
+            .filter(|window| export.due_at(*window) <= now)
             .collect();
-        return Range {
-            basis: Basis::Spec,
-            accepted: export.accepted_cells(&wanted),
+        return ExpectedRange {
+            basis: RangeBasis::Spec,
+            accepted: export.accepted_hours(&wanted),
             wanted,
         };
     }
     // What no manifest is about yet follows its latest one without a gap.
-    let open = covered.minus(&chain.wanted);
+    let open = covered.difference(&chain.wanted);
     let first = open.days().next().map(|(day, _)| day);
     let after = first.and_then(|first| {
         let ends = chain.periods.iter().map(|period| period.end);
         ends.filter(|end| *end < first).max()?.tomorrow().ok()
     });
     let wanted = first_to_last(&open, after).union(&chain.wanted);
-    Range {
+    ExpectedRange {
         basis: if chain.wanted.is_empty() {
-            Basis::FirstToLast
+            RangeBasis::FirstToLast
         } else {
-            Basis::Manifests
+            RangeBasis::Manifests
         },
         accepted: chain.accepted.clone(),
         wanted,
@@ -88,19 +93,19 @@ pub fn range(export: Option<&Export>, now: Timestamp, chain: &Chain, covered: &C
 
 /// The cells from the first to the last one that is covered, or from an earlier day; of each day the same hour only,
 /// where no day has more.
-fn first_to_last(covered: &Cells, from: Option<Date>) -> Cells {
+fn first_to_last(covered: &HourSet, from: Option<Date>) -> HourSet {
     let mut days = covered.days();
     let Some((first, first_hours)) = days.next() else {
-        return Cells::default();
+        return HourSet::default();
     };
     let (last, last_hours) = days.next_back().unwrap_or((first, first_hours));
     let one_hour = first_hours.is_power_of_two() && covered.days().all(|(_, hours)| hours == first_hours);
-    let mut wanted = Cells::default();
+    let mut wanted = HourSet::default();
     let mut day = from.unwrap_or(first).min(first);
     loop {
         for window in Window::split(day) {
-            let before = day == first && from.is_none() && window.hours() < lowest(first_hours);
-            let after = day == last && window.hours() > highest(last_hours);
+            let before = day == first && from.is_none() && window.hours() < lowest_bit(first_hours);
+            let after = day == last && window.hours() > highest_bit(last_hours);
             let other = one_hour && window.hours() != first_hours;
             if !(before || after || other) {
                 wanted.insert(window);
@@ -113,22 +118,22 @@ fn first_to_last(covered: &Cells, from: Option<Date>) -> Cells {
     }
 }
 
-const fn lowest(hours: u32) -> u32 {
+const fn lowest_bit(hours: u32) -> u32 {
     1 << hours.trailing_zeros()
 }
 
-const fn highest(hours: u32) -> u32 {
+const fn highest_bit(hours: u32) -> u32 {
     1 << hours.ilog2()
 }
 
-impl Range {
+impl ExpectedRange {
     /// Only these days.
     pub fn restrict(&mut self, since: Option<Date>, until: Option<Date>) {
-        let keep = |cells: &Cells| {
+        let keep = |cells: &HourSet| {
             let within = |day: &Date| {
                 since.is_none_or(|since| *day >= since) && until.is_none_or(|until| *day <= until)
             };
-            let days: Cells = cells
+            let days: HourSet = cells
                 .days()
                 .map(|(day, _)| day)
                 .filter(within)
@@ -140,22 +145,22 @@ impl Range {
     }
 
     /// What is not covered and should be.
-    pub fn missing(&self, covered: &Cells) -> Cells {
-        self.wanted.minus(covered).minus(&self.accepted)
+    pub fn missing(&self, covered: &HourSet) -> HourSet {
+        self.wanted.difference(covered).difference(&self.accepted)
     }
 
     /// A finding for each run of cells that are not covered, and not explained by another finding.
-    pub fn gaps(&self, contents: &Contents, covered: &Cells, explained: &Cells) -> Vec<Finding> {
-        let missing = self.missing(covered).minus(explained);
-        let expired: Cells = contents.expired.iter().copied().collect();
+    pub fn gaps(&self, contents: &RootContents, covered: &HourSet, explained: &HourSet) -> Vec<Finding> {
+        let missing = self.missing(covered).difference(explained);
+        let expired: HourSet = contents.expired.iter().copied().collect();
         let lost = missing.intersection(&expired);
         let mut findings = Vec::new();
         for (cells, found) in [
-            (missing.minus(&lost), "no receipt"),
+            (missing.difference(&lost), "no receipt"),
             (lost, "no receipt; the service no longer had it when it was asked"),
         ] {
             findings.extend(cells.ranges(GAPS_MAX).into_iter().map(|run| {
-                Finding::new(Kind::Gap, contents.root.as_str())
+                Finding::new(FindingKind::Gap, contents.root.as_str())
                     .expected(run)
                     .found(found)
             }));
@@ -168,7 +173,7 @@ impl Range {
 mod tests {
     use super::*;
 
-    fn cells(windows: &[&str]) -> Cells {
+    fn cells(windows: &[&str]) -> HourSet {
         windows
             .iter()
             .map(|text| text.parse::<Window>().unwrap())
@@ -179,8 +184,8 @@ mod tests {
     fn the_range_without_a_manifest_is_from_the_first_to_the_last_window() {
         let missing = |windows: &[&str]| {
             let covered = cells(windows);
-            let range = range(None, Timestamp::UNIX_EPOCH, &Chain::default(), &covered);
-            assert_eq!(range.basis, Basis::FirstToLast);
+            let range = expected_range(None, Timestamp::UNIX_EPOCH, &ChainAudit::default(), &covered);
+            assert_eq!(range.basis, RangeBasis::FirstToLast);
             range.missing(&covered).ranges(9)
         };
         assert!(missing(&[]).is_empty());

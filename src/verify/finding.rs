@@ -6,7 +6,7 @@ use crate::export::window::Window;
 
 /// What is wrong, or worth a remark. The names are part of the JSON format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum FindingKind {
     /// A receipt or manifest names an object that is not there.
     ObjectMissing,
     /// The object holds the bytes of another window.
@@ -65,7 +65,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What it is.
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// The key at fault, as the store has it; of a gap the root.
     pub key: String,
     /// The window that it is about.
@@ -76,14 +76,14 @@ pub struct Finding {
     pub found: Option<String>,
 }
 
-impl Kind {
+impl FindingKind {
     /// As programs read it.
     pub fn as_str(self) -> String {
         format!("{self:?}")
     }
 
     /// Whether the archive is not proved because of it.
-    pub const fn is_wrong(self) -> bool {
+    pub const fn is_error(self) -> bool {
         !matches!(
             self,
             Self::SignatureUnchecked
@@ -95,7 +95,7 @@ impl Kind {
     }
 
     /// What it means, and what to do.
-    pub const fn means(self) -> &'static str {
+    pub const fn explanation(self) -> &'static str {
         match self {
             Self::ObjectMissing => {
                 "the events were stored and are gone: restore this object from a copy or an older version, or have \
@@ -181,7 +181,7 @@ impl Kind {
 
 impl Finding {
     /// About a key.
-    pub fn new(kind: Kind, key: impl Into<String>) -> Self {
+    pub fn new(kind: FindingKind, key: impl Into<String>) -> Self {
         Self {
             kind,
             key: key.into(),
@@ -193,7 +193,7 @@ impl Finding {
 
     /// About this window.
     #[must_use]
-    pub const fn of(mut self, window: Window) -> Self {
+    pub const fn with_window(mut self, window: Window) -> Self {
         self.window = Some(window);
         self
     }
@@ -220,7 +220,7 @@ impl Finding {
             "window": self.window.map(|window| window.to_string()),
             "expected": self.expected,
             "found": self.found,
-            "means": self.kind.means(),
+            "means": self.kind.explanation(),
         })
     }
 }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::archive::Documents;
+use super::archive::RootDocuments;
 use super::chain;
-use super::contents::Contents;
-use super::coverage::{self, Basis};
-use crate::export::verdict::{Listing, Says, Verdict};
-use crate::export::window::{Cells, Window};
-use crate::export::wish::Export;
+use super::contents::RootContents;
+use super::coverage::{self, RangeBasis};
+use crate::export::spec::ExportSpec;
+use crate::export::verdict::{DayListing, DayLookup, Verdict};
+use crate::export::window::{HourSet, Window};
 
 /// Merged runs of a range: 1,000; then how many more there are.
 const RUNS_MAX: usize = 1000;
@@ -21,7 +21,7 @@ const RUNS_MAX: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Inspection {
     /// Where the range comes from.
-    pub basis: Basis,
+    pub basis: RangeBasis,
     /// What should be covered, merged.
     pub wanted: Vec<String>,
     /// What is covered, merged.
@@ -47,20 +47,20 @@ pub struct Inspection {
     /// Receipts that cannot be read.
     pub unreadable: Vec<Window>,
     /// Windows that were stored late.
-    pub late: Vec<Late>,
+    pub late: Vec<LateWindow>,
     /// Windows whose count is not what the service said all along.
-    pub disagreeing: Vec<Disagreement>,
+    pub mismatches: Vec<CountMismatch>,
     /// Sessions that the journal names as open: the window, and the id.
     pub sessions: Vec<(Window, String)>,
     /// Manifests that are there.
     pub manifests: u64,
     /// What the service says now of days that are stored; `None`: it was not asked.
-    pub now: Option<Vec<Grown>>,
+    pub grown: Option<Vec<GrownDay>>,
 }
 
 /// A window that was stored late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Late {
+pub struct LateWindow {
     /// Which.
     pub window: Window,
     /// When.
@@ -71,7 +71,7 @@ pub struct Late {
 
 /// A window, or a day in hours, whose counts disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Disagreement {
+pub struct CountMismatch {
     /// Which.
     pub window: Window,
     /// Events that are stored.
@@ -81,12 +81,12 @@ pub struct Disagreement {
     /// Events that it reported after it (of a day in hours: of the day).
     pub after: Option<u64>,
     /// Why it is told.
-    pub why: Why,
+    pub kind: MismatchKind,
 }
 
 /// How counts disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum MismatchKind {
     /// More events are stored than the service reported.
     Over,
     /// Fewer are stored than it reported.
@@ -97,7 +97,7 @@ pub enum Why {
 
 /// A day of which the service reports more now than is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grown {
+pub struct GrownDay {
     /// The day.
     pub date: Date,
     /// Events that are stored.
@@ -106,7 +106,7 @@ pub struct Grown {
     pub reported: u64,
 }
 
-impl Why {
+impl MismatchKind {
     /// As programs read it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -117,7 +117,7 @@ impl Why {
     }
 
     /// For people.
-    pub const fn words(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Over => "more stored than reported: the service's listing lagged, or the day grew",
             Self::Short => "fewer stored than reported",
@@ -128,16 +128,16 @@ impl Why {
 
 /// Looks at one root; late is what was stored more than `late_after` days after its end.
 pub fn inspect(
-    contents: &Contents,
-    documents: &Documents,
-    export: Option<&Export>,
+    contents: &RootContents,
+    documents: &RootDocuments,
+    export: Option<&ExportSpec>,
     now: Timestamp,
     late_after: u32,
 ) -> Inspection {
-    let chain = chain::judge(contents, &documents.manifests, &documents.receipts, false);
-    let mut covered = Cells::default();
+    let chain = chain::validate(contents, &documents.manifests, &documents.receipts, false);
+    let mut covered = HourSet::default();
     let mut out = Inspection {
-        basis: Basis::FirstToLast,
+        basis: RangeBasis::FirstToLast,
         wanted: Vec::new(),
         covered: Vec::new(),
         missing: Vec::new(),
@@ -151,17 +151,17 @@ pub fn inspect(
         bytes: 0,
         unreadable: Vec::new(),
         late: Vec::new(),
-        disagreeing: Vec::new(),
+        mismatches: Vec::new(),
         sessions: contents
             .sessions
             .iter()
             .map(|(id, session, _)| (id.window, session.clone()))
             .collect(),
         manifests: contents.manifests.len() as u64,
-        now: None,
+        grown: None,
     };
     for (window, document) in &documents.receipts {
-        let Ok(receipt) = &document.read else {
+        let Ok(receipt) = &document.parsed else {
             out.unreadable.push(*window);
             continue;
         };
@@ -185,49 +185,49 @@ pub fn inspect(
         out.uncounted += u64::from(receipt.verdict == Verdict::Unknown);
         let days = receipt.stored_at.duration_since(window.end()).as_hours() / 24;
         if days > i64::from(late_after) {
-            out.late.push(Late {
+            out.late.push(LateWindow {
                 window: *window,
                 stored_at: receipt.stored_at,
                 days,
             });
         }
         let (before, after) = (receipt.reported_before, receipt.reported_after);
-        let why = match receipt.verdict {
-            Verdict::Over => Some(Why::Over),
-            Verdict::Short => Some(Why::Short),
+        let kind = match receipt.verdict {
+            Verdict::Over => Some(MismatchKind::Over),
+            Verdict::Short => Some(MismatchKind::Short),
             _ => before
                 .zip(after)
-                .and_then(|(before, after)| (before != after).then_some(Why::Moved)),
+                .and_then(|(before, after)| (before != after).then_some(MismatchKind::Moved)),
         };
-        if let Some(why) = why {
-            out.disagreeing.push(Disagreement {
+        if let Some(kind) = kind {
+            out.mismatches.push(CountMismatch {
                 window: *window,
                 events: receipt.events,
                 before,
                 after,
-                why,
+                kind,
             });
         }
     }
-    let range = coverage::range(export, now, &chain, &covered);
+    let range = coverage::expected_range(export, now, &chain, &covered);
     let missing = range.missing(&covered);
-    let expired: Cells = contents.expired.iter().copied().collect();
+    let expired: HourSet = contents.expired.iter().copied().collect();
     out.basis = range.basis;
     out.wanted = range.wanted.ranges(RUNS_MAX);
     out.missing = missing.ranges(RUNS_MAX);
     out.accepted = range.accepted.ranges(RUNS_MAX);
-    out.expired = expired.minus(&covered).ranges(RUNS_MAX);
+    out.expired = expired.difference(&covered).ranges(RUNS_MAX);
     out.covered = covered.ranges(RUNS_MAX);
-    out.days_in_hours(documents);
+    out.check_split_days(documents);
     out
 }
 
 impl Inspection {
     /// Days that are stored by the hour, and their sums against the service's report of the day.
-    fn days_in_hours(&mut self, documents: &Documents) {
-        let mut sums: BTreeMap<Date, (Cells, u64, Option<u64>)> = BTreeMap::new();
+    fn check_split_days(&mut self, documents: &RootDocuments) {
+        let mut sums: BTreeMap<Date, (HourSet, u64, Option<u64>)> = BTreeMap::new();
         for (window, document) in &documents.receipts {
-            if let (Some(_), Ok(receipt)) = (window.hour_of_day(), &document.read) {
+            if let (Some(_), Ok(receipt)) = (window.hour_of_day(), &document.parsed) {
                 let (cells, events, reported) = sums.entry(window.date()).or_default();
                 cells.insert(*window);
                 *events = events.saturating_add(receipt.events);
@@ -240,24 +240,28 @@ impl Inspection {
             }
             self.split.push(date);
             if let Some(reported) = reported.filter(|reported| *reported != events) {
-                self.disagreeing.push(Disagreement {
+                self.mismatches.push(CountMismatch {
                     window: Window::day(date),
                     events,
                     before: None,
                     after: Some(reported),
-                    why: if events < reported { Why::Short } else { Why::Over },
+                    kind: if events < reported {
+                        MismatchKind::Short
+                    } else {
+                        MismatchKind::Over
+                    },
                 });
             }
         }
-        self.disagreeing.sort_by_key(|one| one.window);
+        self.mismatches.sort_by_key(|one| one.window);
     }
 
     /// Takes in what the service says now: days that it lists with more events than are stored.
-    pub fn compare(&mut self, documents: &Documents, listing: &Listing) {
+    pub fn compare_listing(&mut self, documents: &RootDocuments, listing: &DayListing) {
         let mut stored: BTreeMap<Date, u64> = BTreeMap::new();
         let whole = |window: &Window| window.hour_of_day().is_none();
         for (window, document) in documents.receipts.iter().filter(|(window, _)| whole(window)) {
-            if let Ok(receipt) = &document.read {
+            if let Ok(receipt) = &document.parsed {
                 stored.insert(window.date(), receipt.events);
             }
         }
@@ -266,27 +270,27 @@ impl Inspection {
                 .receipts
                 .iter()
                 .filter(|(window, _)| window.date() == *date && !whole(window));
-            let events = hours.filter_map(|(_, document)| Some(document.read.as_ref().ok()?.events));
+            let events = hours.filter_map(|(_, document)| Some(document.parsed.as_ref().ok()?.events));
             stored
                 .entry(*date)
                 .or_insert_with(|| events.fold(0, u64::saturating_add));
         }
         let grown = stored
             .into_iter()
-            .filter_map(|(date, stored)| match listing.says(date) {
-                Says::Listed(Some(reported)) if reported > stored => Some(Grown {
+            .filter_map(|(date, stored)| match listing.lookup(date) {
+                DayLookup::Listed(Some(reported)) if reported > stored => Some(GrownDay {
                     date,
                     stored,
                     reported,
                 }),
                 _ => None,
             });
-        self.now = Some(grown.collect());
+        self.grown = Some(grown.collect());
     }
 
     /// Whether something that should be there is not.
     pub fn is_incomplete(&self) -> bool {
-        let grown = self.now.as_ref().is_some_and(|grown| !grown.is_empty());
+        let grown = self.grown.as_ref().is_some_and(|grown| !grown.is_empty());
         !self.missing.is_empty() || !self.unreadable.is_empty() || grown
     }
 }

@@ -7,20 +7,20 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::export::events::Events;
-use crate::export::gzip::Gzip;
+use crate::export::events::EventCounter;
+use crate::export::gzip::GzipVerifier;
 use crate::export::proof::hex;
 use crate::storage::Crc64;
 
 /// Bytes that are inflated between two looks at how much came out: 64 KiB, which inflate to 66 MiB at most.
-const STEP: usize = 64 * 1024;
+const INFLATE_CHUNK_BYTES: usize = 64 * 1024;
 
 /// Bytes that are read of a file at once: 256 KiB, which stay in the processor's cache.
-const READ_AT_ONCE: usize = 256 * 1024;
+const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// What is in a whole gzip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counted {
+pub struct GzipStats {
     /// Members of the gzip.
     pub members: u64,
     /// Bytes after decompression.
@@ -31,7 +31,7 @@ pub struct Counted {
 
 /// What was found out of an object by reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proved {
+pub struct ObjectProof {
     /// Bytes.
     pub bytes: u64,
     /// SHA-256 of them, hexadecimal.
@@ -39,31 +39,31 @@ pub struct Proved {
     /// CRC-64/NVME of them.
     pub crc64: Crc64,
     /// What it inflates to, or why it is no whole gzip of events.
-    pub counted: Result<Counted, String>,
+    pub stats: Result<GzipStats, String>,
 }
 
 /// The state of a proof.
-pub struct Prover {
+pub struct ObjectProver {
     sha: Sha256,
     crc: crc_fast::Digest,
     bytes: u64,
-    gzip: Gzip,
-    events: Events,
+    gzip: GzipVerifier,
+    events: EventCounter,
     /// Bytes that may come out.
     limit: u64,
     out: u64,
     fault: Option<String>,
 }
 
-impl Prover {
+impl ObjectProver {
     /// Of an object that should inflate to `limit` bytes at most; what inflates to more is given up.
     pub fn new(limit: u64) -> Self {
         Self {
             sha: Sha256::new(),
             crc: crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme),
             bytes: 0,
-            gzip: Gzip::default(),
-            events: Events::default(),
+            gzip: GzipVerifier::default(),
+            events: EventCounter::default(),
             limit,
             out: 0,
             fault: None,
@@ -75,7 +75,7 @@ impl Prover {
         self.bytes += bytes.len() as u64;
         self.sha.update(bytes);
         self.crc.update(bytes);
-        for step in bytes.chunks(STEP) {
+        for step in bytes.chunks(INFLATE_CHUNK_BYTES) {
             if self.fault.is_some() {
                 return;
             }
@@ -102,14 +102,14 @@ impl Prover {
     }
 
     /// What was found out, once all bytes were given.
-    pub fn finish(self) -> Proved {
-        let counted =
+    pub fn finish(self) -> ObjectProof {
+        let stats =
             match self.fault {
                 Some(fault) => Err(fault),
                 None => self.gzip.finish().map_err(|error| error.to_string()).and_then(
                     |(members, decompressed)| {
                         let events = self.events.finish().map_err(|error| error.to_string())?;
-                        Ok(Counted {
+                        Ok(GzipStats {
                             members,
                             decompressed,
                             events,
@@ -117,26 +117,26 @@ impl Prover {
                     },
                 ),
             };
-        Proved {
+        ObjectProof {
             bytes: self.bytes,
             sha256: hex(&self.sha.finalize()),
             crc64: Crc64(self.crc.finalize()),
-            counted,
+            stats,
         }
     }
 }
 
-/// Reads a file and proves it; `tick` is told of the bytes that were read.
-pub fn of_file(path: &Path, limit: u64, tick: &mut dyn FnMut(u64)) -> io::Result<Proved> {
+/// Reads a file and proves it; `on_read` is told of the bytes that were read.
+pub fn prove_file(path: &Path, limit: u64, on_read: &mut dyn FnMut(u64)) -> io::Result<ObjectProof> {
     let mut file = File::open(path)?;
-    let mut prover = Prover::new(limit);
-    let mut buffer = vec![0; READ_AT_ONCE];
+    let mut prover = ObjectProver::new(limit);
+    let mut buffer = vec![0; READ_BUFFER_BYTES];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return Ok(prover.finish()),
             Ok(read) => {
                 prover.push(buffer.get(..read).unwrap_or_default());
-                tick(read as u64);
+                on_read(read as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -144,7 +144,7 @@ pub fn of_file(path: &Path, limit: u64, tick: &mut dyn FnMut(u64)) -> io::Result
     }
 }
 
-impl std::fmt::Debug for Prover {
+impl std::fmt::Debug for ObjectProver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Prover")
             .field("bytes", &self.bytes)
@@ -159,16 +159,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bomb_is_given_up_and_its_digest_still_told() {
+    fn a_decompression_bomb_is_rejected_and_still_digested() {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         for _ in 0..64 {
             encoder.write_all(&vec![b'\n'; 1 << 20]).unwrap();
         }
         let bomb = encoder.finish().unwrap();
-        let mut prover = Prover::new(1000);
+        let mut prover = ObjectProver::new(1000);
         prover.push(&bomb);
         let found = prover.finish();
-        let why = found.counted.unwrap_err();
+        let why = found.stats.unwrap_err();
         assert!(why.contains("more than the 1000 bytes stated"), "{why}");
         assert_eq!(found.sha256, hex(&Sha256::digest(&bomb)));
         assert_eq!((found.bytes, found.crc64), (bomb.len() as u64, Crc64::of(&bomb)));

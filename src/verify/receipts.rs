@@ -2,25 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::chain::{Chain, Document, Entry, Receipts};
-use super::contents::Contents;
-use super::finding::{Finding, Kind};
+use super::chain::{ChainAudit, Document, LedgerEntry, Receipts};
+use super::contents::RootContents;
+use super::finding::{Finding, FindingKind};
 use crate::export::keys::Key;
 use crate::export::record::Receipt;
-use crate::export::verdict::{Verdict, of_count};
-use crate::export::window::{Cells, Window};
+use crate::export::verdict::{Verdict, compare_counts};
+use crate::export::window::{HourSet, Window};
 
 /// An object that must be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expected {
+pub struct ExpectedObject {
     /// Whose events.
     pub window: Window,
     /// The full key.
     pub key: String,
     /// The full key of the document that says so: a receipt, or a manifest in its place.
-    pub by: String,
+    pub stated_by: String,
     /// Whether it is a receipt.
-    pub by_receipt: bool,
+    pub from_receipt: bool,
     /// Bytes as stored.
     pub bytes: u64,
     /// SHA-256 of them.
@@ -41,11 +41,11 @@ pub struct Expectations {
     /// What is wrong with the receipts, and objects without one.
     pub findings: Vec<Finding>,
     /// Objects that must be there, in time order.
-    pub objects: Vec<Expected>,
+    pub objects: Vec<ExpectedObject>,
     /// Cells that receipts cover.
-    pub covered: Cells,
+    pub covered: HourSet,
     /// Cells that are not covered for a reason that is told otherwise.
-    pub explained: Cells,
+    pub explained: HourSet,
     /// Receipts that are as they should be.
     pub windows: u64,
     /// Of these, windows that were proved empty.
@@ -60,23 +60,28 @@ pub struct Expectations {
 
 /// Judges the receipts of a root, and says what must be there because of them. Where a source is named, receipts of
 /// others cover nothing.
-pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain, source: Option<&str>) -> Expectations {
+pub fn expected_objects(
+    contents: &RootContents,
+    receipts: &Receipts,
+    chain: &ChainAudit,
+    source: Option<&str>,
+) -> Expectations {
     let mut out = Expectations::default();
     for (window, document) in receipts {
-        out.receipt(contents, *window, document, chain, source);
+        out.add_receipt(contents, *window, document, chain, source);
     }
     for (window, entry) in &chain.ledger {
         if !receipts.contains_key(window) {
             out.findings.push(
-                Finding::new(Kind::ReceiptMissing, contents.key(&Key::Receipt(*window)))
-                    .of(*window)
+                Finding::new(FindingKind::ReceiptMissing, contents.key(&Key::Receipt(*window)))
+                    .with_window(*window)
                     .expected(format!(
                         "sha256 {}, as {} names it",
                         entry.entry.receipt.sha256, entry.manifest
                     )),
             );
             out.explained.insert(*window);
-            out.objects.extend(by_entry(contents, *window, entry));
+            out.objects.extend(object_from_entry(contents, *window, entry));
         }
     }
     out.objects.sort_by_key(|expected| expected.window);
@@ -88,7 +93,8 @@ pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain, source: O
             continue;
         }
         if !known.contains(window) {
-            let finding = Finding::new(Kind::ObjectWithoutReceipt, listed.key.clone()).of(*window);
+            let finding =
+                Finding::new(FindingKind::ObjectWithoutReceipt, listed.key.clone()).with_window(*window);
             out.findings.push(match receipts.get(window) {
                 None => finding.expected(contents.key(&Key::Receipt(*window))),
                 Some(_) => finding.expected("no object: the receipt says that the window was empty"),
@@ -98,19 +104,19 @@ pub fn expect(contents: &Contents, receipts: &Receipts, chain: &Chain, source: O
     }
     for listed in &contents.strays {
         out.findings
-            .push(Finding::new(Kind::StrayFile, listed.key.clone()));
+            .push(Finding::new(FindingKind::StrayFile, listed.key.clone()));
     }
-    out.days_in_hours(contents, receipts);
+    out.check_split_days(contents, receipts);
     out
 }
 
 impl Expectations {
-    fn receipt(
+    fn add_receipt(
         &mut self,
-        contents: &Contents,
+        contents: &RootContents,
         window: Window,
         document: &Document<Receipt>,
-        chain: &Chain,
+        chain: &ChainAudit,
         source: Option<&str>,
     ) {
         let key = contents.key(&Key::Receipt(window));
@@ -120,9 +126,9 @@ impl Expectations {
         if let Some(entry) = chain.ledger.get(&window)
             && entry.entry.receipt.sha256 != document.sha256
         {
-            let why = document.read.as_ref().err();
-            let changed = Finding::new(Kind::ReceiptChanged, key)
-                .of(window)
+            let why = document.parsed.as_ref().err();
+            let changed = Finding::new(FindingKind::ReceiptChanged, key)
+                .with_window(window)
                 .expected(format!(
                     "sha256 {}, as {} names it",
                     entry.entry.receipt.sha256, entry.manifest
@@ -133,14 +139,14 @@ impl Expectations {
                 });
             self.findings.push(changed);
             self.explained.insert(window);
-            self.objects.extend(by_entry(contents, window, entry));
+            self.objects.extend(object_from_entry(contents, window, entry));
             return;
         }
-        let receipt = match &document.read {
+        let receipt = match &document.parsed {
             Ok(receipt) => receipt,
             Err(why) => {
-                let finding = Finding::new(Kind::ReceiptUnreadable, key)
-                    .of(window)
+                let finding = Finding::new(FindingKind::ReceiptUnreadable, key)
+                    .with_window(window)
                     .found(why.clone());
                 self.findings.push(finding);
                 self.explained.insert(window);
@@ -148,13 +154,13 @@ impl Expectations {
             }
         };
         if let Some((expected, found)) = misplaced(contents, window, receipt) {
-            let finding = Finding::new(Kind::ReceiptMisplaced, key).of(window);
+            let finding = Finding::new(FindingKind::ReceiptMisplaced, key).with_window(window);
             self.findings.push(finding.expected(expected).found(found));
             self.explained.insert(window);
             return;
         }
         if let Some((expected, found)) = contradiction(window, receipt) {
-            let finding = Finding::new(Kind::ReceiptInconsistent, key.clone()).of(window);
+            let finding = Finding::new(FindingKind::ReceiptInconsistent, key.clone()).with_window(window);
             self.findings.push(finding.expected(expected).found(found));
         }
         self.windows += 1;
@@ -167,11 +173,11 @@ impl Expectations {
             self.empty += 1;
             return;
         };
-        self.objects.push(Expected {
+        self.objects.push(ExpectedObject {
             window,
             key: contents.key(&Key::Events(window)),
-            by: key,
-            by_receipt: true,
+            stated_by: key,
+            from_receipt: true,
             bytes: object.bytes,
             sha256: object.sha256.to_ascii_lowercase(),
             crc64: Some(object.crc64nvme.to_ascii_lowercase()),
@@ -182,10 +188,10 @@ impl Expectations {
     }
 
     /// Days that are stored by the hour: the sum of their hours against what the service reported of the day.
-    fn days_in_hours(&mut self, contents: &Contents, receipts: &Receipts) {
+    fn check_split_days(&mut self, contents: &RootContents, receipts: &Receipts) {
         let mut sums: BTreeMap<_, (u32, u64, Option<u64>)> = BTreeMap::new();
         for (window, receipt) in receipts {
-            if let (Some(_), Ok(receipt)) = (window.hour_of_day(), &receipt.read) {
+            if let (Some(_), Ok(receipt)) = (window.hour_of_day(), &receipt.parsed) {
                 let (hours, events, reported) = sums.entry(window.date()).or_default();
                 *hours |= window.hours();
                 *events = events.saturating_add(receipt.events);
@@ -196,8 +202,8 @@ impl Expectations {
             let day = Window::day(date);
             if let Some(reported) = reported.filter(|reported| hours == day.hours() && events < *reported) {
                 self.findings.push(
-                    Finding::new(Kind::DayShort, contents.root.objects_of_day(day))
-                        .of(day)
+                    Finding::new(FindingKind::DayShort, contents.root.day_objects_prefix(day))
+                        .with_window(day)
                         .expected(format!("{reported} events, as the service reported of the day"))
                         .found(format!("{events} events in its hours")),
                 );
@@ -206,13 +212,13 @@ impl Expectations {
     }
 }
 
-fn by_entry(contents: &Contents, window: Window, entry: &Entry) -> Option<Expected> {
+fn object_from_entry(contents: &RootContents, window: Window, entry: &LedgerEntry) -> Option<ExpectedObject> {
     let object = entry.entry.object.as_ref()?;
-    Some(Expected {
+    Some(ExpectedObject {
         window,
         key: contents.key(&Key::Events(window)),
-        by: entry.manifest.clone(),
-        by_receipt: false,
+        stated_by: entry.manifest.clone(),
+        from_receipt: false,
         bytes: object.bytes,
         sha256: object.sha256.to_ascii_lowercase(),
         crc64: None,
@@ -223,11 +229,11 @@ fn by_entry(contents: &Contents, window: Window, entry: &Entry) -> Option<Expect
 }
 
 /// What the key says, and what the receipt says instead.
-fn misplaced(contents: &Contents, window: Window, receipt: &Receipt) -> Option<(String, String)> {
+fn misplaced(contents: &RootContents, window: Window, receipt: &Receipt) -> Option<(String, String)> {
     if receipt.window != window.to_string() {
         return Some((format!("window {window}"), format!("window {}", receipt.window)));
     }
-    let (space, scope) = contents.root.names()?;
+    let (space, scope) = contents.root.space_and_scope()?;
     if receipt.space != space {
         return Some((format!("space {space}"), format!("space {}", receipt.space)));
     }
@@ -239,22 +245,22 @@ fn misplaced(contents: &Contents, window: Window, receipt: &Receipt) -> Option<(
 
 /// What a receipt that this software wrote would say, and what it says.
 fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> {
-    let said = |expected: &str, found: String| Some((expected.to_owned(), found));
+    let differs = |expected: &str, found: String| Some((expected.to_owned(), found));
     match &receipt.object {
         None if receipt.events > 0 => {
-            said("0 events without an object", format!("{} events", receipt.events))
+            differs("0 events without an object", format!("{} events", receipt.events))
         }
-        None if receipt.verdict != Verdict::Empty => said(
+        None if receipt.verdict != Verdict::Empty => differs(
             "verdict Empty without an object",
             format!("verdict {:?}", receipt.verdict),
         ),
         None => None,
-        Some(object) if object.key != Key::Events(window).below().unwrap_or_default() => Some((
-            format!("object {}", Key::Events(window).below().unwrap_or_default()),
+        Some(object) if object.key != Key::Events(window).relative().unwrap_or_default() => Some((
+            format!("object {}", Key::Events(window).relative().unwrap_or_default()),
             format!("object {}", object.key),
         )),
         Some(_) => {
-            let verdict = of_count(receipt.events, receipt.reported_before, receipt.reported_after);
+            let verdict = compare_counts(receipt.events, receipt.reported_before, receipt.reported_after);
             if verdict == receipt.verdict || receipt.verdict == Verdict::Empty && receipt.events == 0 {
                 return (verdict == Verdict::Short).then(|| {
                     let reports = [receipt.reported_before, receipt.reported_after];

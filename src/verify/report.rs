@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::coverage::Basis;
+use super::coverage::RangeBasis;
 use super::finding::Finding;
-use super::judge::Means;
+use super::observation::CheckMethod;
 use crate::export::window::Window;
 
 /// What was found out of an archive.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct VerifyReport {
     /// By space and scope.
     pub roots: Vec<RootReport>,
     /// What concerns no root.
@@ -32,7 +32,7 @@ pub struct RootReport {
     /// What is wrong, and remarks.
     pub findings: Vec<Finding>,
     /// Where the range comes from.
-    pub basis: Basis,
+    pub basis: RangeBasis,
     /// What should be covered, merged.
     pub wanted: Vec<String>,
     /// What of it is not, merged.
@@ -40,22 +40,22 @@ pub struct RootReport {
     /// What a person accepted as missing, merged.
     pub accepted: Vec<String>,
     /// Sums.
-    pub totals: Totals,
+    pub totals: RootTotals,
     /// The chain of manifests.
     pub manifests: ManifestTotals,
     /// Each object that was looked at.
-    pub objects: Vec<Checked>,
+    pub objects: Vec<CheckedObject>,
 }
 
 /// An object that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckedObject {
     /// The full key.
     pub key: String,
     /// Whose events.
     pub window: Window,
     /// By which means.
-    pub means: Means,
+    pub method: CheckMethod,
     /// Bytes.
     pub bytes: u64,
     /// Whether nothing is wrong with it.
@@ -64,7 +64,7 @@ pub struct Checked {
 
 /// Sums over a root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct RootTotals {
     /// Receipts that are as they should be.
     pub windows: u64,
     /// Of these, windows that were proved empty.
@@ -87,27 +87,27 @@ pub struct ManifestTotals {
     /// That are there.
     pub manifests: u64,
     /// That nothing is wrong with.
-    pub sound: u64,
+    pub valid: u64,
     /// Signatures that are there.
     pub signatures: u64,
     /// Signatures that one of the given keys verifies.
     pub verified: u64,
     /// Receipts that no manifest names.
-    pub receipts_not_in_one: u64,
+    pub receipts_not_in_manifest: u64,
 }
 
-impl Report {
+impl VerifyReport {
     /// Everything that was found, what is wrong before remarks, else in the order of keys.
     pub fn all(&self) -> Vec<&Finding> {
         let roots = self.roots.iter().flat_map(|root| &root.findings);
         let mut all: Vec<&Finding> = self.findings.iter().chain(roots).collect();
-        all.sort_by_key(|finding| !finding.kind.is_wrong());
+        all.sort_by_key(|finding| !finding.kind.is_error());
         all
     }
 
     /// Whether nothing is wrong.
     pub fn is_proved(&self) -> bool {
-        self.all().iter().all(|finding| !finding.kind.is_wrong())
+        self.all().iter().all(|finding| !finding.kind.is_error())
     }
 
     /// As programs read it, without what the command adds.
@@ -115,7 +115,7 @@ impl Report {
         let (wrong, remarks): (Vec<&Finding>, Vec<&Finding>) = self
             .all()
             .into_iter()
-            .partition(|finding| finding.kind.is_wrong());
+            .partition(|finding| finding.kind.is_error());
         json!({
             "proved": wrong.is_empty(),
             "findings": wrong.iter().map(|finding| finding.json()).collect::<Vec<_>>(),
@@ -127,19 +127,19 @@ impl Report {
 
 impl RootReport {
     /// Objects by the means by which they were checked.
-    pub fn means(&self) -> BTreeMap<Means, u64> {
-        let mut means = BTreeMap::new();
+    pub fn check_methods(&self) -> BTreeMap<CheckMethod, u64> {
+        let mut methods = BTreeMap::new();
         for object in &self.objects {
-            *means.entry(object.means).or_default() += 1;
+            *methods.entry(object.method).or_default() += 1;
         }
-        means
+        methods
     }
 
     fn json(&self) -> Value {
-        let means: serde_json::Map<String, Value> = self
-            .means()
+        let methods: serde_json::Map<String, Value> = self
+            .check_methods()
             .into_iter()
-            .map(|(means, count)| (means.as_str().to_owned(), count.into()))
+            .map(|(method, count)| (method.as_str().to_owned(), count.into()))
             .collect();
         let objects: Vec<Value> = self
             .objects
@@ -149,7 +149,7 @@ impl RootReport {
                     "key": object.key,
                     "window": object.window.to_string(),
                     "bytes": object.bytes,
-                    "checkedBy": object.means.as_str(),
+                    "checkedBy": object.method.as_str(),
                     "good": object.good,
                 })
             })
@@ -176,12 +176,12 @@ impl RootReport {
             },
             "manifests": {
                 "manifests": self.manifests.manifests,
-                "sound": self.manifests.sound,
+                "sound": self.manifests.valid,
                 "signatures": self.manifests.signatures,
                 "verified": self.manifests.verified,
-                "receiptsNotInOne": self.manifests.receipts_not_in_one,
+                "receiptsNotInOne": self.manifests.receipts_not_in_manifest,
             },
-            "checkedBy": means,
+            "checkedBy": methods,
             "objects": objects,
         })
     }

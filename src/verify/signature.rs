@@ -5,7 +5,7 @@ use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
 
 /// What stands before the 32 bytes of an Ed25519 key in its DER (RFC 8410, section 4).
-const SPKI: [u8; 12] = [
+const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
@@ -26,7 +26,7 @@ pub enum PublicKeyError {
 
 /// What is known of a manifest's signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signature {
+pub enum SignatureStatus {
     /// There is none.
     Absent,
     /// There is one, and no key to check it.
@@ -41,7 +41,7 @@ impl PublicKey {
     /// From the text of a PEM file.
     pub fn from_pem(pem: &[u8]) -> Result<Self, PublicKeyError> {
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| PublicKeyError::NotPem)?;
-        der.strip_prefix(&SPKI)
+        der.strip_prefix(&SPKI_PREFIX)
             .and_then(|key| key.try_into().ok())
             .map(Self)
             .ok_or(PublicKeyError::NotEd25519)
@@ -49,9 +49,9 @@ impl PublicKey {
 }
 
 /// Judges the signature over a manifest's bytes by the keys that were given.
-pub fn of(manifest: &[u8], signature: Option<&[u8]>, keys: &[PublicKey]) -> Signature {
+pub fn check(manifest: &[u8], signature: Option<&[u8]>, keys: &[PublicKey]) -> SignatureStatus {
     let Some(signature) = signature else {
-        return Signature::Absent;
+        return SignatureStatus::Absent;
     };
     let verifies = |PublicKey(key): &PublicKey| {
         UnparsedPublicKey::new(&ED25519, key)
@@ -59,11 +59,11 @@ pub fn of(manifest: &[u8], signature: Option<&[u8]>, keys: &[PublicKey]) -> Sign
             .is_ok()
     };
     if keys.is_empty() {
-        Signature::Unchecked
+        SignatureStatus::Unchecked
     } else if keys.iter().any(verifies) {
-        Signature::Valid
+        SignatureStatus::Valid
     } else {
-        Signature::Invalid
+        SignatureStatus::Invalid
     }
 }
 
@@ -77,15 +77,15 @@ mod tests {
                          -----END PUBLIC KEY-----\n";
 
     #[test]
-    fn a_public_key_is_read_or_refused_in_words() {
+    fn a_public_key_parses_or_its_error_says_why() {
         assert!(PublicKey::from_pem(PEM).is_ok());
         assert_eq!(PublicKey::from_pem(b"no"), Err(PublicKeyError::NotPem));
         let other = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
         assert_eq!(PublicKey::from_pem(other), Err(PublicKeyError::NotEd25519));
         let key = [PublicKey::from_pem(PEM).unwrap()];
-        assert_eq!(of(b"text", None, &key), Signature::Absent);
-        assert_eq!(of(b"text", Some(&[0; 64]), &[]), Signature::Unchecked);
-        assert_eq!(of(b"text", Some(&[0; 64]), &key), Signature::Invalid);
-        assert_eq!(of(b"text", Some(b"short"), &key), Signature::Invalid);
+        assert_eq!(check(b"text", None, &key), SignatureStatus::Absent);
+        assert_eq!(check(b"text", Some(&[0; 64]), &[]), SignatureStatus::Unchecked);
+        assert_eq!(check(b"text", Some(&[0; 64]), &key), SignatureStatus::Invalid);
+        assert_eq!(check(b"text", Some(b"short"), &key), SignatureStatus::Invalid);
     }
 }

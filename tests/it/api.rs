@@ -23,7 +23,7 @@ fn file(path: &str) -> PathBuf {
 }
 
 /// Whether generated files are to be written anew instead of compared.
-fn updates() -> bool {
+fn update_docs() -> bool {
     std::env::var_os("UPDATE_DOCS").is_some()
 }
 
@@ -34,7 +34,7 @@ fn assert_generated(path: &str, text: &str) {
         return;
     }
     assert!(
-        updates(),
+        update_docs(),
         "{path} is not what would be generated: run the tests with UPDATE_DOCS=1"
     );
     fs::write(file(path), text).unwrap();
@@ -55,7 +55,7 @@ async fn cluster() -> &'static Cluster {
 }
 
 #[test]
-fn the_definition_in_git_is_the_one_of_the_types() {
+fn the_committed_crd_matches_the_types() {
     assert_generated(DEFINITION, &cli::crd::crd());
 }
 
@@ -93,7 +93,7 @@ async fn every_example_is_accepted() {
             .into_iter()
             .filter(|document| document["kind"] == "EventExport")
         {
-            api::read(document).unwrap_or_else(|errors| panic!("{}: {errors:?}", path.display()));
+            api::read_export(document).unwrap_or_else(|errors| panic!("{}: {errors:?}", path.display()));
             count += 1;
         }
     }
@@ -103,7 +103,7 @@ async fn every_example_is_accepted() {
 /// kstatus takes a resource whose status is of another generation as unfinished; without the default, a wait
 /// that starts before the operator looked would pass.
 #[tokio::test]
-async fn a_new_export_counts_as_not_looked_at() {
+async fn a_new_export_counts_as_not_reconciled() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("fresh").await;
     let manifest = table::manifest("fresh", &table::base()).to_string();
@@ -116,7 +116,7 @@ async fn a_new_export_counts_as_not_looked_at() {
 }
 
 #[tokio::test]
-async fn a_listing_reads_like_a_sentence() {
+async fn kubectl_get_columns_are_readable() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("listing").await;
     let manifest = table::manifest("audit-2018", &table::base()).to_string();
@@ -149,7 +149,7 @@ async fn a_listing_reads_like_a_sentence() {
             1,
             now,
         );
-        api::set(&mut status.conditions, made);
+        api::set_condition(&mut status.conditions, made);
     }
     let patch = json!({ "status": status }).to_string();
     let args = [
@@ -211,8 +211,11 @@ async fn a_listing_reads_like_a_sentence() {
 async fn the_api_server_and_rust_agree_on_every_manifest() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("table").await;
-    let outcomes = table::judge_all(cluster, &namespace, cases::all()).await;
-    let wrong: Vec<String> = outcomes.iter().filter_map(table::Outcome::disagreement).collect();
+    let outcomes = table::validate_all(cluster, &namespace, cases::all()).await;
+    let wrong: Vec<String> = outcomes
+        .iter()
+        .filter_map(table::ValidationOutcome::disagreement)
+        .collect();
     assert!(
         wrong.is_empty(),
         "{} of {} cases:\n{}",
@@ -261,7 +264,7 @@ async fn the_calendar_of_the_rules_is_the_calendar() {
             .await
             .success()
             .unwrap();
-        api::read(real).unwrap();
+        api::read_export(real).unwrap();
         let unreal = manifest(unreal);
         let refused = cluster.kubectl(&create, Some(&unreal.to_string())).await;
         for (index, month) in months.iter().enumerate() {

@@ -9,27 +9,27 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A command of the page, with the name that it has there.
-struct Step {
+struct AuditorCommand {
     name: String,
     script: String,
 }
 
 /// All commands that the page says are checked.
-fn steps() -> Vec<Step> {
+fn commands() -> Vec<AuditorCommand> {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/auditor.md")).unwrap();
-    let mut steps = Vec::new();
+    let mut commands = Vec::new();
     for part in page.split("<!-- checked: ").skip(1) {
         let (name, rest) = part.split_once(" -->\n```sh\n").unwrap();
         let (script, _) = rest.split_once("\n```").unwrap();
-        steps.push(Step {
+        commands.push(AuditorCommand {
             name: name.to_owned(),
             script: script.to_owned(),
         });
     }
-    steps
+    commands
 }
 
-fn sh(folder: &Path, public_key: &Path, script: &str) -> Output {
+fn run_shell(folder: &Path, public_key: &Path, script: &str) -> Output {
     Command::new("sh")
         .args(["-u", "-c", script])
         .current_dir(folder)
@@ -40,13 +40,13 @@ fn sh(folder: &Path, public_key: &Path, script: &str) -> Output {
 }
 
 /// The names of the steps that do not pass, with what they say.
-fn failing(folder: &Path, public_key: &Path) -> Vec<(String, String)> {
-    let run = |step: Step| {
-        let output = sh(folder, public_key, &step.script);
+fn failing_commands(folder: &Path, public_key: &Path) -> Vec<(String, String)> {
+    let run = |command: AuditorCommand| {
+        let output = run_shell(folder, public_key, &command.script);
         let said = [output.stdout, output.stderr].concat();
-        (!output.status.success()).then(|| (step.name, String::from_utf8_lossy(&said).into_owned()))
+        (!output.status.success()).then(|| (command.name, String::from_utf8_lossy(&said).into_owned()))
     };
-    steps().into_iter().filter_map(run).collect()
+    commands().into_iter().filter_map(run).collect()
 }
 
 fn openssl(args: &[&str]) {
@@ -200,14 +200,17 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
 ];
 
 #[test]
-fn the_commands_for_auditors_pass_a_good_archive_and_find_out_a_bad_one() {
+fn auditor_commands_pass_a_good_archive_and_detect_damage() {
     let folder = tempfile::tempdir().unwrap();
     let root = archive(folder.path());
     let public = folder.path().join("signing.pub.pem");
-    assert_eq!(failing(&root, &public), []);
+    assert_eq!(failing_commands(&root, &public), []);
     let said = |name: &str| {
-        let step = steps().into_iter().find(|step| step.name == name).unwrap();
-        let output = sh(&root, &public, &step.script);
+        let command = commands()
+            .into_iter()
+            .find(|command| command.name == name)
+            .unwrap();
+        let output = run_shell(&root, &public, &command.script);
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert_eq!(said("gaps"), "2018-06-01 to 2018-06-01: before we began\n");
@@ -227,26 +230,26 @@ fn the_commands_for_auditors_pass_a_good_archive_and_find_out_a_bad_one() {
         said("table")
     );
 
-    let wrong_key = failing(&root, &folder.path().join("other.pub.pem"));
+    let wrong_key = failing_commands(&root, &folder.path().join("other.pub.pem"));
     assert_eq!(wrong_key.len(), 1, "{wrong_key:?}");
     assert_eq!(wrong_key[0].0, "signatures");
 
-    let all = steps();
+    let all = commands();
     let mut found = BTreeSet::new();
-    for (words, step, damage) in DAMAGES {
+    for (words, command, damage) in DAMAGES {
         let damaged = tempfile::tempdir().unwrap();
         copy(&root, damaged.path());
         damage(damaged.path());
-        let check = all.iter().find(|check| check.name == *step).unwrap();
-        let output = sh(damaged.path(), &public, &check.script);
+        let check = all.iter().find(|check| check.name == *command).unwrap();
+        let output = run_shell(damaged.path(), &public, &check.script);
         let said = [&output.stdout[..], &output.stderr[..]].concat();
         let finds = !output.status.success() && !said.is_empty();
-        assert!(finds, "{words}, not found by {step}: {output:?}");
-        found.insert(*step);
+        assert!(finds, "{words}, not found by {command}: {output:?}");
+        found.insert(*command);
     }
     // What only prints finds nothing out.
     let only_prints = ["table", "gaps", "periods"];
-    let checks = steps().into_iter().map(|step| step.name);
+    let checks = commands().into_iter().map(|command| command.name);
     for check in checks.filter(|name| !only_prints.contains(&name.as_str())) {
         assert!(
             found.contains(check.as_str()),

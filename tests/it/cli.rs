@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod contexts;
-mod scene;
+mod fixture;
 mod sessions;
 mod shells;
 mod status;
@@ -15,12 +15,12 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use eventexport::simulator::{Kind, Settings, Simulator, Volume};
+use eventexport::simulator::{RequestKind, Settings, Simulator, Volume};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
 /// The longest that a run of these tests may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 fn program(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
@@ -37,7 +37,7 @@ fn program(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 async fn output(child: Child) -> Output {
-    tokio::time::timeout(PATIENCE, child.wait_with_output())
+    tokio::time::timeout(TIMEOUT, child.wait_with_output())
         .await
         .unwrap()
         .unwrap()
@@ -85,11 +85,11 @@ async fn simulator() -> Simulator {
 /// Waits until four sessions are open, each with its download begun: then the journal names them all.
 async fn in_transfer(simulator: &Simulator) {
     let flowing = async {
-        while simulator.ledger().requests_of(Kind::Download) < 4 {
+        while simulator.ledger().requests_of(RequestKind::Download) < 4 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, flowing).await.unwrap();
+    tokio::time::timeout(TIMEOUT, flowing).await.unwrap();
 }
 
 async fn signal(child: &Child, name: &str) {
@@ -150,7 +150,7 @@ async fn the_quickstart_is_stored_and_proved_and_not_downloaded_again() {
 }
 
 #[tokio::test]
-async fn a_signing_key_that_is_none_keeps_no_event_from_being_stored() {
+async fn an_invalid_signing_key_does_not_block_storing_events() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.yaml");
     let text = "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {name: audit}\nspec:\n  \
@@ -233,7 +233,7 @@ async fn a_signal_deletes_the_sessions_and_the_next_run_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_run_leaves_nothing_behind_after_the_next() {
+async fn the_run_after_a_kill_cleans_up() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("trickle").unwrap();
@@ -267,7 +267,7 @@ async fn a_killed_run_leaves_nothing_behind_after_the_next() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_meant_ends_with_2_and_names_the_field() {
+async fn invalid_input_exits_with_2_and_names_the_field() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wrong.yaml");
     let quickstart = fs::read_to_string("examples/quickstart.yaml").unwrap();
@@ -301,7 +301,7 @@ async fn what_cannot_be_meant_ends_with_2_and_names_the_field() {
 }
 
 #[tokio::test]
-async fn a_plan_opens_nothing_and_counts_what_a_run_takes() {
+async fn a_plan_opens_no_session_and_counts_the_work() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     let manifest = manifest(folder.path(), &simulator);
@@ -353,7 +353,7 @@ fn stored_days(to: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shards_store_the_whole_together_and_no_day_twice() {
+async fn shards_together_store_every_day_once() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     let manifest = manifest(folder.path(), &simulator);
@@ -408,7 +408,7 @@ async fn shards_store_the_whole_together_and_no_day_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_replaces_a_killed_shard_goes_by_its_name_and_leaves_no_session() {
+async fn the_replacement_of_a_killed_shard_reuses_its_name_and_leaves_no_session() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("trickle").unwrap();

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use eventexport::api::Reason;
-use eventexport::cli::plugin::definition;
-use eventexport::controller::judge::needs_person;
+use eventexport::cli::plugin::command;
+use eventexport::controller::export_health::needs_manual_action;
 use eventexport::simulator::presets;
 use eventexport::telemetry::Metrics;
 
@@ -20,7 +20,7 @@ const COLUMNS: usize = 110;
 fn help(commands: &[&str]) -> String {
     let mut text = String::new();
     for name in commands {
-        let mut program = definition(false).term_width(COLUMNS);
+        let mut program = command(false).term_width(COLUMNS);
         program.build();
         let command = name.split(' ').fold(&mut program, |command, name| {
             command.find_subcommand_mut(name).unwrap()
@@ -55,7 +55,7 @@ fn service_help() -> String {
 fn reasons() -> String {
     let mut text = "| reason | means | what to do | person |\n|---|---|---|---|\n".to_owned();
     for reason in Reason::ALL {
-        let person = if needs_person(*reason) { "yes" } else { "" };
+        let person = if needs_manual_action(*reason) { "yes" } else { "" };
         let _ = writeln!(
             text,
             "| `{reason}` | {} | {} | {person} |",
@@ -246,7 +246,7 @@ fn the_threat_model_names_tests_that_exist() {
 }
 
 #[test]
-fn every_mutation_is_told_with_what_notices_it() {
+fn every_mutation_is_documented_with_the_test_that_catches_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let told = fs::read_to_string(root.join("docs/faults.md")).unwrap();
     let mut names = BTreeSet::new();

@@ -11,10 +11,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use crate::Outcome;
+use crate::BenchResult;
 
 /// Writes `ca.pem`, `server.pem` and `server.key`.
-pub fn make(folder: &str) -> Outcome {
+pub fn make(folder: &str) -> BenchResult {
     let named = |name: &str| {
         let mut subject = DistinguishedName::new();
         subject.push(DnType::CommonName, name);
@@ -41,7 +41,7 @@ pub fn make(folder: &str) -> Outcome {
 }
 
 /// What a server needs.
-pub fn server(folder: &str) -> Outcome<Arc<ServerConfig>> {
+pub fn server(folder: &str) -> BenchResult<Arc<ServerConfig>> {
     let folder = Path::new(folder);
     let chain = CertificateDer::pem_file_iter(folder.join("server.pem"))?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(folder.join("server.key"))?;
@@ -52,7 +52,7 @@ pub fn server(folder: &str) -> Outcome<Arc<ServerConfig>> {
 }
 
 /// What a client needs.
-pub fn client(ca: &str) -> Outcome<Arc<ClientConfig>> {
+pub fn client(ca: &str) -> BenchResult<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca)? {
         roots.add(certificate?)?;

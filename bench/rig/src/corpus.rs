@@ -27,7 +27,7 @@ struct Block {
 }
 
 /// The body of one window.
-pub struct Body {
+pub struct WindowBody {
     /// What is sent, piece by piece.
     pub pieces: Vec<Bytes>,
     /// Bytes of them.
@@ -72,7 +72,7 @@ impl Corpus {
     }
 
     /// A body of about `bytes`, never more.
-    pub fn body(&self, bytes: u64) -> Body {
+    pub fn body(&self, bytes: u64) -> WindowBody {
         let mut pieces = vec![Bytes::from_static(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3])];
         // An empty last block, the sum and the length.
         let mut left = bytes.saturating_sub(10 + 5 + 8);
@@ -94,7 +94,7 @@ impl Corpus {
         end.extend_from_slice(&(raw as u32).to_le_bytes());
         pieces.push(end.into());
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Body {
+        WindowBody {
             pieces,
             bytes,
             events,

@@ -12,19 +12,19 @@ use std::time::SystemTime;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::http::{self, Connection, Head, Service, Socket};
-use crate::{Outcome, certificates};
+use crate::http::{self, Connection, RequestHead, Service, Socket};
+use crate::{BenchResult, certificates};
 
 /// Bytes that are kept of an object: 64 KiB. Nothing that the journal needs is longer.
-const KEPT: usize = 64 << 10;
+const KEPT_MAX_BYTES: usize = 64 << 10;
 /// What every object has; the dash says that it is no MD5.
 const ETAG: &str = "\"00000000000000000000000000000000-1\"";
 
 #[derive(Clone, Default)]
-struct Bucket(Arc<Inner>);
+struct Bucket(Arc<BucketState>);
 
 #[derive(Default)]
-struct Inner {
+struct BucketState {
     objects: Mutex<BTreeMap<String, Object>>,
     /// Bytes of the parts of each upload so far.
     uploads: Mutex<BTreeMap<String, u64>>,
@@ -36,16 +36,16 @@ struct Object {
     size: u64,
     bytes: Vec<u8>,
     /// `x-amz-meta-…` and the checksum, to be told again.
-    facts: Vec<(String, String)>,
-    written: SystemTime,
+    headers: Vec<(String, String)>,
+    last_modified: SystemTime,
 }
 
 /// Serves one bucket under whatever name.
-pub fn serve(plain: u16, tls: u16, folder: &str) -> Outcome {
+pub fn serve(plain: u16, tls: u16, folder: &str) -> BenchResult {
     http::serve(Bucket::default(), plain, tls, certificates::server(folder)?)
 }
 
-enum Reply {
+enum S3Response {
     Empty(u16),
     Xml(u16, String),
     /// Of an object, with its bytes unless only asked about.
@@ -53,27 +53,27 @@ enum Reply {
 }
 
 impl Service for Bucket {
-    async fn answer<S: Socket>(&self, head: Head, connection: &mut Connection<S>) -> io::Result<()> {
-        let (kept, length) = connection.body(&head, KEPT).await?;
-        match self.decide(&head, &kept, length) {
-            Reply::Empty(status) => connection.reply(status, &[("ETag", ETAG)], b"").await,
-            Reply::Xml(status, text) => {
+    async fn respond<S: Socket>(&self, head: RequestHead, connection: &mut Connection<S>) -> io::Result<()> {
+        let (kept, length) = connection.body(&head, KEPT_MAX_BYTES).await?;
+        match self.route(&head, &kept, length) {
+            S3Response::Empty(status) => connection.reply(status, &[("ETag", ETAG)], b"").await,
+            S3Response::Xml(status, text) => {
                 connection
                     .reply(status, &[("Content-Type", "application/xml")], text.as_bytes())
                     .await
             }
-            Reply::Object(object, told) => {
-                let modified = httpdate::fmt_http_date(object.written);
+            S3Response::Object(object, with_body) => {
+                let modified = httpdate::fmt_http_date(object.last_modified);
                 let mut headers = vec![("ETag", ETAG), ("Last-Modified", modified.as_str())];
                 headers.extend(
                     object
-                        .facts
+                        .headers
                         .iter()
                         .map(|(name, value)| (name.as_str(), value.as_str())),
                 );
-                let text = http::head_of(200, &headers, object.size);
+                let text = http::response_head(200, &headers, object.size);
                 connection.stream.write_all(text.as_bytes()).await?;
-                if told {
+                if with_body {
                     connection.stream.write_all(&object.bytes).await?;
                 }
                 connection.stream.flush().await
@@ -83,7 +83,7 @@ impl Service for Bucket {
 }
 
 impl Bucket {
-    fn decide(&self, head: &Head, body: &[u8], length: u64) -> Reply {
+    fn route(&self, head: &RequestHead, body: &[u8], length: u64) -> S3Response {
         let mut objects = self.0.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, key) = head
             .path
@@ -94,9 +94,9 @@ impl Bucket {
             |name: &str| head.query.contains_key(name),
             head.header("if-none-match").is_some(),
         );
-        let created = |objects: &mut BTreeMap<String, Object>, object: Object, reply: Reply| {
+        let created = |objects: &mut BTreeMap<String, Object>, object: Object, reply: S3Response| {
             if absent && objects.contains_key(key) {
-                return Reply::Xml(412, error("PreconditionFailed"));
+                return S3Response::Xml(412, error("PreconditionFailed"));
             }
             objects.insert(key.to_owned(), object);
             reply
@@ -110,44 +110,44 @@ impl Bucket {
         match head.method.as_str() {
             "PUT" if has("partNumber") => {
                 *uploads.entry(upload).or_default() += decoded.unwrap_or(length);
-                Reply::Empty(200)
+                S3Response::Empty(200)
             }
-            "PUT" if key.is_empty() => Reply::Empty(200),
+            "PUT" if key.is_empty() => S3Response::Empty(200),
             "PUT" => {
-                let facts = ["x-amz-checksum-crc64nvme", "x-amz-checksum-sha256"].into_iter();
-                let facts = facts
+                let headers = ["x-amz-checksum-crc64nvme", "x-amz-checksum-sha256"].into_iter();
+                let headers = headers
                     .filter_map(|name| Some((name.to_owned(), head.header(name)?.to_owned())))
                     .collect();
                 let object = Object {
                     size: decoded.unwrap_or(length),
-                    bytes: if length <= KEPT as u64 {
+                    bytes: if length <= KEPT_MAX_BYTES as u64 {
                         body.to_vec()
                     } else {
                         Vec::new()
                     },
-                    facts,
-                    written: SystemTime::now(),
+                    headers,
+                    last_modified: SystemTime::now(),
                 };
-                created(&mut objects, object, Reply::Empty(200))
+                created(&mut objects, object, S3Response::Empty(200))
             }
             "POST" if has("uploads") => {
                 let id = self.0.last.fetch_add(1, Ordering::Relaxed);
                 let text = format!(
                     "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
                 );
-                Reply::Xml(200, text)
+                S3Response::Xml(200, text)
             }
             "POST" if has("uploadId") => {
                 let object = Object {
                     size: uploads.remove(&upload).unwrap_or(0),
                     bytes: Vec::new(),
-                    facts: Vec::new(),
-                    written: SystemTime::now(),
+                    headers: Vec::new(),
+                    last_modified: SystemTime::now(),
                 };
                 let text = format!(
                     "<CompleteMultipartUploadResult><ETag>{ETAG}</ETag></CompleteMultipartUploadResult>"
                 );
-                created(&mut objects, object, Reply::Xml(200, text))
+                created(&mut objects, object, S3Response::Xml(200, text))
             }
             "POST" => {
                 let text = String::from_utf8_lossy(body);
@@ -160,23 +160,23 @@ impl Bucket {
                     objects.remove(key);
                     let _ = write!(result, "<Deleted><Key>{key}</Key></Deleted>");
                 }
-                Reply::Xml(200, result + "</DeleteResult>")
+                S3Response::Xml(200, result + "</DeleteResult>")
             }
             "DELETE" => {
                 if uploads.remove(&upload).is_none() {
                     objects.remove(key);
                 }
-                Reply::Empty(204)
+                S3Response::Empty(204)
             }
-            "GET" if has("uploads") => Reply::Xml(200, "<ListMultipartUploadsResult/>".to_owned()),
-            "GET" if key.is_empty() => Reply::Xml(200, list(&objects, head)),
-            "HEAD" if key.is_empty() => Reply::Empty(200),
+            "GET" if has("uploads") => S3Response::Xml(200, "<ListMultipartUploadsResult/>".to_owned()),
+            "GET" if key.is_empty() => S3Response::Xml(200, list(&objects, head)),
+            "HEAD" if key.is_empty() => S3Response::Empty(200),
             "GET" | "HEAD" => match objects.get(key) {
-                Some(object) => Reply::Object(object.clone(), head.method == "GET"),
-                None if head.method == "GET" => Reply::Xml(404, error("NoSuchKey")),
-                None => Reply::Empty(404),
+                Some(object) => S3Response::Object(object.clone(), head.method == "GET"),
+                None if head.method == "GET" => S3Response::Xml(404, error("NoSuchKey")),
+                None => S3Response::Empty(404),
             },
-            _ => Reply::Xml(400, error("InvalidRequest")),
+            _ => S3Response::Xml(400, error("InvalidRequest")),
         }
     }
 }
@@ -186,7 +186,7 @@ fn error(code: &str) -> String {
 }
 
 /// One page of a listing: 1,000 keys.
-fn list(objects: &BTreeMap<String, Object>, head: &Head) -> String {
+fn list(objects: &BTreeMap<String, Object>, head: &RequestHead) -> String {
     let word = |name: &str| head.query.get(name).map_or("", String::as_str);
     let (prefix, after) = (
         word("prefix"),
@@ -201,7 +201,7 @@ fn list(objects: &BTreeMap<String, Object>, head: &Head) -> String {
     for (key, object) in found.by_ref().take(1000) {
         last = key;
         let seconds = object
-            .written
+            .last_modified
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();

@@ -11,20 +11,20 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::Outcome;
+use crate::BenchResult;
 
 /// Bytes that are read at once of what is drained: 512 KiB.
-const DRAIN: usize = 512 << 10;
+const DRAIN_BUFFER_BYTES: usize = 512 << 10;
 
 /// A request up to its body.
-pub struct Head {
+pub struct RequestHead {
     pub method: String,
     pub path: String,
     pub query: HashMap<String, String>,
     headers: HashMap<String, String>,
 }
 
-impl Head {
+impl RequestHead {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -39,9 +39,9 @@ pub struct Connection<S> {
 
 /// Answers the requests of one connection.
 pub trait Service: Clone + Send + 'static {
-    fn answer<S: Socket>(
+    fn respond<S: Socket>(
         &self,
-        head: Head,
+        head: RequestHead,
         connection: &mut Connection<S>,
     ) -> impl Future<Output = io::Result<()>> + Send;
 }
@@ -50,7 +50,7 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for T {}
 
 /// Serves both ports until the process is ended.
-pub fn serve(service: impl Service, plain: u16, tls: u16, config: Arc<ServerConfig>) -> Outcome {
+pub fn serve(service: impl Service, plain: u16, tls: u16, config: Arc<ServerConfig>) -> BenchResult {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (one, two) = (
@@ -64,7 +64,7 @@ pub fn serve(service: impl Service, plain: u16, tls: u16, config: Arc<ServerConf
                 accepted = one.accept() => {
                     let (stream, _) = accepted?;
                     stream.set_nodelay(true)?;
-                    tokio::spawn(converse(stream, service.clone()));
+                    tokio::spawn(serve_connection(stream, service.clone()));
                 }
                 accepted = two.accept() => {
                     let (stream, _) = accepted?;
@@ -72,7 +72,7 @@ pub fn serve(service: impl Service, plain: u16, tls: u16, config: Arc<ServerConf
                     let (acceptor, service) = (acceptor.clone(), service.clone());
                     tokio::spawn(async move {
                         if let Ok(stream) = acceptor.accept(stream).await {
-                            converse(stream, service).await;
+                            serve_connection(stream, service).await;
                         }
                     });
                 }
@@ -81,7 +81,7 @@ pub fn serve(service: impl Service, plain: u16, tls: u16, config: Arc<ServerConf
     })
 }
 
-async fn converse<S: Socket>(stream: S, service: impl Service) {
+async fn serve_connection<S: Socket>(stream: S, service: impl Service) {
     let mut connection = Connection {
         stream,
         read: BytesMut::with_capacity(1 << 16),
@@ -91,7 +91,7 @@ async fn converse<S: Socket>(stream: S, service: impl Service) {
         let close = head
             .header("connection")
             .is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        if let Err(error) = service.answer(head, &mut connection).await {
+        if let Err(error) = service.respond(head, &mut connection).await {
             if !matches!(
                 error.kind(),
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
@@ -108,7 +108,7 @@ async fn converse<S: Socket>(stream: S, service: impl Service) {
 }
 
 impl<S: Socket> Connection<S> {
-    async fn head(&mut self) -> io::Result<Option<Head>> {
+    async fn head(&mut self) -> io::Result<Option<RequestHead>> {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at;
@@ -133,7 +133,7 @@ impl<S: Socket> Connection<S> {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        Ok(Some(Head {
+        Ok(Some(RequestHead {
             method: method.to_owned(),
             path: decode(path),
             query,
@@ -142,7 +142,7 @@ impl<S: Socket> Connection<S> {
     }
 
     /// Reads the body away; its first `keep` bytes are given, and how many there were in all.
-    pub async fn body(&mut self, head: &Head, keep: usize) -> io::Result<(Vec<u8>, u64)> {
+    pub async fn body(&mut self, head: &RequestHead, keep: usize) -> io::Result<(Vec<u8>, u64)> {
         if head
             .header("expect")
             .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
@@ -161,7 +161,7 @@ impl<S: Socket> Connection<S> {
                 let size = size.split(';').next().unwrap_or_default().trim();
                 let size = u64::from_str_radix(size, 16).map_err(io::Error::other)?;
                 all += size;
-                self.take(size, &mut kept, keep).await?;
+                self.read_body(size, &mut kept, keep).await?;
                 self.line().await?;
                 if size == 0 {
                     return Ok((kept, all));
@@ -172,7 +172,7 @@ impl<S: Socket> Connection<S> {
             .header("content-length")
             .and_then(|value| value.parse().ok())
             .unwrap_or(0);
-        self.take(length, &mut kept, keep).await?;
+        self.read_body(length, &mut kept, keep).await?;
         Ok((kept, length))
     }
 
@@ -188,22 +188,22 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    async fn take(&mut self, mut left: u64, kept: &mut Vec<u8>, keep: usize) -> io::Result<()> {
-        let mut look = |bytes: &[u8]| kept.extend_from_slice(&bytes[..bytes.len().min(keep - kept.len())]);
+    async fn read_body(&mut self, mut left: u64, kept: &mut Vec<u8>, keep: usize) -> io::Result<()> {
+        let mut keep_prefix = |bytes: &[u8]| kept.extend_from_slice(&bytes[..bytes.len().min(keep - kept.len())]);
         let known = (self.read.len() as u64).min(left) as usize;
-        look(&self.read[..known]);
+        keep_prefix(&self.read[..known]);
         self.read.advance(known);
         left -= known as u64;
         if left > 0 && self.scratch.is_empty() {
-            self.scratch.resize(DRAIN, 0);
+            self.scratch.resize(DRAIN_BUFFER_BYTES, 0);
         }
         while left > 0 {
-            let room = left.min(DRAIN as u64) as usize;
+            let room = left.min(DRAIN_BUFFER_BYTES as u64) as usize;
             let read = self.stream.read(&mut self.scratch[..room]).await?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            look(&self.scratch[..read]);
+            keep_prefix(&self.scratch[..read]);
             left -= read as u64;
         }
         Ok(())
@@ -211,7 +211,7 @@ impl<S: Socket> Connection<S> {
 
     /// Answers with a body.
     pub async fn reply(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> io::Result<()> {
-        let mut whole = head_of(status, headers, body.len() as u64).into_bytes();
+        let mut whole = response_head(status, headers, body.len() as u64).into_bytes();
         whole.extend_from_slice(body);
         self.stream.write_all(&whole).await?;
         self.stream.flush().await
@@ -219,7 +219,7 @@ impl<S: Socket> Connection<S> {
 }
 
 /// The head of an answer with a body of `length` bytes, or to a HEAD that would have one.
-pub fn head_of(status: u16, headers: &[(&str, &str)], length: u64) -> String {
+pub fn response_head(status: u16, headers: &[(&str, &str)], length: u64) -> String {
     let date = httpdate::fmt_http_date(SystemTime::now());
     let mut text = format!("HTTP/1.1 {status} .\r\nDate: {date}\r\n");
     for (name, value) in headers {

@@ -17,12 +17,12 @@ mod source;
 use std::error::Error;
 
 /// Whatever goes wrong ends the run.
-pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+pub type BenchResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-fn main() -> Outcome {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
+fn main() -> BenchResult {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
         ["certificates", folder] => certificates::make(folder),
         ["source", plain, tls, folder] => source::serve(plain.parse()?, tls.parse()?, folder),
         ["drain", plain, tls, folder] => drain::serve(plain.parse()?, tls.parse()?, folder),

@@ -9,29 +9,29 @@ use std::thread;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::{Outcome, certificates};
+use crate::{BenchResult, certificates};
 
 /// Bytes moved at once.
-const PIECE: usize = 256 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 trait Socket: Read + Write + Send {}
 impl<T: Read + Write + Send> Socket for T {}
 
 /// Moves `objects` bodies of `bytes` from `FROM/plain/BYTES` to `TO/bench/relay-N`, `at_once` at a time.
-pub fn run(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: u64) -> Outcome {
+pub fn run(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: u64) -> BenchResult {
     let next = AtomicU64::new(0);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..at_once.min(objects))
             .map(|_| {
-                scope.spawn(|| -> Outcome {
+                scope.spawn(|| -> BenchResult {
                     let (mut source, mut store) = (connect(from, ca)?, connect(to, ca)?);
-                    let mut piece = vec![0; PIECE];
+                    let mut piece = vec![0; CHUNK_BYTES];
                     loop {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         if n >= objects {
                             return Ok(());
                         }
-                        one(&mut *source, &mut *store, &mut piece, bytes, n)?;
+                        relay_object(&mut *source, &mut *store, &mut piece, bytes, n)?;
                     }
                 })
             })
@@ -42,7 +42,7 @@ pub fn run(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: u6
     })
 }
 
-fn connect(url: &str, ca: &str) -> Outcome<Box<dyn Socket>> {
+fn connect(url: &str, ca: &str) -> BenchResult<Box<dyn Socket>> {
     let (scheme, host) = url.split_once("://").ok_or("no URL")?;
     let stream = TcpStream::connect(host)?;
     stream.set_nodelay(true)?;
@@ -53,9 +53,9 @@ fn connect(url: &str, ca: &str) -> Outcome<Box<dyn Socket>> {
     Ok(Box::new(StreamOwned::new(session, stream)))
 }
 
-fn one(source: &mut dyn Socket, store: &mut dyn Socket, piece: &mut [u8], bytes: u64, n: u64) -> Outcome {
+fn relay_object(source: &mut dyn Socket, store: &mut dyn Socket, piece: &mut [u8], bytes: u64, n: u64) -> BenchResult {
     write!(source, "GET /plain/{bytes} HTTP/1.1\r\nHost: x\r\n\r\n")?;
-    let (mut known, mut left) = head(source, piece)?;
+    let (mut known, mut left) = read_head(source, piece)?;
     write!(
         store,
         "PUT /bench/relay-{n} HTTP/1.1\r\nHost: x\r\nContent-Length: {left}\r\n\r\n"
@@ -72,12 +72,12 @@ fn one(source: &mut dyn Socket, store: &mut dyn Socket, piece: &mut [u8], bytes:
         known = 0;
     }
     store.flush()?;
-    head(store, piece)?;
+    read_head(store, piece)?;
     Ok(())
 }
 
 /// Reads a head; the beginning of the body moves to the front of `piece`. Gives its bytes and the body's length.
-fn head(from: &mut dyn Socket, piece: &mut [u8]) -> Outcome<(usize, u64)> {
+fn read_head(from: &mut dyn Socket, piece: &mut [u8]) -> BenchResult<(usize, u64)> {
     let mut filled = 0;
     loop {
         let read = from.read(&mut piece[filled..])?;

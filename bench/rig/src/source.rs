@@ -10,35 +10,35 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::corpus::{Body, Corpus};
-use crate::http::{self, Connection, Head, Service, Socket};
-use crate::{Outcome, certificates};
+use crate::corpus::{WindowBody, Corpus};
+use crate::http::{self, Connection, RequestHead, Service, Socket};
+use crate::{BenchResult, certificates};
 
 /// The first day; windows are days from then on.
-const FIRST: (i64, i64, i64) = (2015, 1, 1);
+const FIRST_DAY: (i64, i64, i64) = (2015, 1, 1);
 /// Days between 1970 and the first day.
-const BEFORE: i64 = 16_436;
+const FIRST_DAY_UNIX: i64 = 16_436;
 
 #[derive(Clone)]
-struct Tracker(Arc<Inner>);
+struct FakeTracker(Arc<TrackerState>);
 
-struct Inner {
+struct TrackerState {
     corpus: Corpus,
-    bodies: Mutex<BTreeMap<u64, Arc<Body>>>,
+    bodies: Mutex<BTreeMap<u64, Arc<WindowBody>>>,
     sessions: Mutex<BTreeMap<String, Value>>,
     tls: String,
 }
 
 /// Serves until the process is ended.
-pub fn serve(plain: u16, tls: u16, folder: &str) -> Outcome {
-    let inner = Inner {
+pub fn serve(plain: u16, tls: u16, folder: &str) -> BenchResult {
+    let state = TrackerState {
         corpus: Corpus::new(),
         bodies: Mutex::default(),
         sessions: Mutex::default(),
         tls: format!(":{tls}"),
     };
     http::serve(
-        Tracker(Arc::new(inner)),
+        FakeTracker(Arc::new(state)),
         plain,
         tls,
         certificates::server(folder)?,
@@ -46,14 +46,14 @@ pub fn serve(plain: u16, tls: u16, folder: &str) -> Outcome {
 }
 
 /// Bytes of a window, and how many windows a space has.
-fn of_space(space: &str) -> Option<(u64, i64)> {
+fn parse_space(space: &str) -> Option<(u64, i64)> {
     let (bytes, windows) = space.strip_prefix('b')?.split_once("-w")?;
     Some((bytes.parse().ok()?, windows.parse().ok()?))
 }
 
 /// The date of the `n`th day, by the civil calendar (Howard Hinnant's days algorithms).
 fn day(n: i64) -> String {
-    let (year, month, date) = FIRST;
+    let (year, month, date) = FIRST_DAY;
     let y = if month <= 2 { year - 1 } else { year };
     let (era, m) = (y.div_euclid(400), if month > 2 { month - 3 } else { month + 9 });
     let of_year = (153 * m + 2) / 5 + date - 1;
@@ -71,14 +71,14 @@ fn day(n: i64) -> String {
     )
 }
 
-impl Service for Tracker {
-    async fn answer<S: Socket>(&self, head: Head, connection: &mut Connection<S>) -> io::Result<()> {
-        let (given, _) = connection.body(&head, 1 << 16).await?;
-        let given: Value = serde_json::from_slice(&given).unwrap_or_default();
+impl Service for FakeTracker {
+    async fn respond<S: Socket>(&self, head: RequestHead, connection: &mut Connection<S>) -> io::Result<()> {
+        let (request, _) = connection.body(&head, 1 << 16).await?;
+        let request: Value = serde_json::from_slice(&request).unwrap_or_default();
         let sessions = || self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |id: &str| sessions().get(id).cloned();
         let space = head.header("x-auth-project-id").unwrap_or_default();
-        let (bytes, windows) = of_space(space).unwrap_or_default();
+        let (bytes, windows) = parse_space(space).unwrap_or_default();
         let (status, value) = match (head.method.as_str(), head.path.trim_matches('/')) {
             ("GET", "v3/events/download") => return self.download(bytes, connection).await,
             ("GET", "v2/info") => {
@@ -100,7 +100,7 @@ impl Service for Tracker {
             ("GET", "v3/events") => {
                 let body = self.body(bytes);
                 let within = |date: &String| {
-                    let at = |name: &str| given.get(name).and_then(Value::as_str).map(str::to_owned);
+                    let at = |name: &str| request.get(name).and_then(Value::as_str).map(str::to_owned);
                     at("start").is_none_or(|start| *date >= start) && at("end").is_none_or(|end| *date <= end)
                 };
                 let row = |date: String| json!({"DATE": date, "COUNT": body.events, "SIZE": body.bytes, "TYPES": "ActivityTracker", "SEARCHABLE": "None"});
@@ -112,12 +112,12 @@ impl Service for Tracker {
             ("POST", "v3/sessions") => {
                 let now = now();
                 let mut all = sessions();
-                let id = format!("{:08x}-0000-4000-8000-{:012x}", all.len(), next());
+                let id = format!("{:08x}-0000-4000-8000-{:012x}", all.len(), next_session());
                 let session = json!({
                     "id": id, "space": space, "username": "bench", "create-time": now,
-                    "access-time": now, "date-range": {"Start": given["start"], "End": given["end"]},
-                    "types": {"Type": "ActivityTracker", "AtAccountLevel": given["AtAccountLevel"]},
-                    "search-time": given["SearchTime"],
+                    "access-time": now, "date-range": {"Start": request["start"], "End": request["end"]},
+                    "types": {"Type": "ActivityTracker", "AtAccountLevel": request["AtAccountLevel"]},
+                    "search-time": request["SearchTime"],
                 });
                 all.insert(id, session.clone());
                 (200, session)
@@ -146,9 +146,9 @@ impl Service for Tracker {
     }
 }
 
-impl Tracker {
+impl FakeTracker {
     /// The same for everyone, made once.
-    fn body(&self, bytes: u64) -> Arc<Body> {
+    fn body(&self, bytes: u64) -> Arc<WindowBody> {
         let mut bodies = self.0.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(
             bodies
@@ -159,7 +159,7 @@ impl Tracker {
 
     async fn download<S: Socket>(&self, bytes: u64, connection: &mut Connection<S>) -> io::Result<()> {
         let body = self.body(bytes);
-        let head = http::head_of(200, &[("Content-Type", "application/octet-stream")], body.bytes);
+        let head = http::response_head(200, &[("Content-Type", "application/octet-stream")], body.bytes);
         connection.stream.write_all(head.as_bytes()).await?;
         for piece in &body.pieces {
             connection.stream.write_all(piece).await?;
@@ -169,7 +169,7 @@ impl Tracker {
 }
 
 /// A number that no other session has.
-fn next() -> u64 {
+fn next_session() -> u64 {
     static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
@@ -187,7 +187,7 @@ pub fn rfc3339(seconds: u64) -> String {
     let (days, of_day) = ((seconds / 86_400) as i64, seconds % 86_400);
     format!(
         "{}T{:02}:{:02}:{:02}.000Z",
-        day(days - BEFORE),
+        day(days - FIRST_DAY_UNIX),
         of_day / 3600,
         of_day / 60 % 60,
         of_day % 60

@@ -5,26 +5,26 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::location::Place;
+use super::super::location::ArchiveLocation;
 use crate::api;
 use crate::tracker::endpoint_of_region;
 
 /// The config file as it says itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Config {
+pub struct CliConfig {
     /// The context that is used where none is named.
     pub current_context: Option<String>,
     /// All of them, by name.
     #[serde(default)]
-    pub contexts: BTreeMap<String, Context>,
+    pub contexts: BTreeMap<String, ContextConfig>,
 }
 
 /// A named context: where events come from, whose credentials, where they go. Every field is optional, and each can be
 /// overruled by the environment or a flag.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Context {
+pub struct ContextConfig {
     /// The space's id.
     pub space: Option<String>,
     /// A public region; or `endpoint`.
@@ -59,9 +59,9 @@ pub struct Context {
     pub s3_ca_file: Option<PathBuf>,
 }
 
-impl Context {
+impl ContextConfig {
     /// Whether the values can be meant; names the field, never the value.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<(), String> {
         let addresses = [
             ("endpoint", &self.endpoint),
             ("uaa-endpoint", &self.uaa_endpoint),
@@ -85,13 +85,17 @@ impl Context {
         {
             return Err("region is none of us-south (or ng), eu-de, au-syd, eu-gb".to_owned());
         }
-        if self.space.as_deref().is_some_and(|space| !api::is_space(space)) {
+        if self
+            .space
+            .as_deref()
+            .is_some_and(|space| !api::is_space_id(space))
+        {
             return Err(
                 "space must be the id of the space, as `cf space NAME --guid` prints it, not its name"
                     .to_owned(),
             );
         }
-        if let Some(Err(error)) = self.to.as_deref().map(str::parse::<Place>) {
+        if let Some(Err(error)) = self.to.as_deref().map(str::parse::<ArchiveLocation>) {
             return Err(format!("to: {error}"));
         }
         Ok(())

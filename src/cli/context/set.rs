@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::config::{self, ConfigFile};
-use super::super::exit::{Exit, Fault};
-use super::super::output::{OutputArgs, at_home};
-use super::{CHANGE, object, path};
+use super::super::exit::{CliError, Exit};
+use super::super::output::{OutputArgs, display_path};
+use super::{CHANGE_SCHEMA, config_path, to_json};
 
 /// Arguments of `context set`.
 #[derive(Debug, Default, clap::Args)]
-pub struct SetArgs {
+pub struct ContextSetArgs {
     /// Name of the context; letters, digits, dots, dashes and underscores
     #[arg(value_name = "NAME")]
     pub name: String,
@@ -115,72 +115,78 @@ Examples:
     eventexport context set lab --endpoint https://tracker.example.com --ca-file ca.pem --space lab";
 
 /// Makes or changes a context.
-pub fn set(args: &SetArgs) -> Result<Exit, Fault> {
+pub fn set(args: &ContextSetArgs) -> Result<Exit, CliError> {
     let changes = changes(args)?;
-    if !config::is_name(&args.name) {
-        return Err(config::bad_name());
+    if !config::is_context_name(&args.name) {
+        return Err(config::invalid_name());
     }
-    let path = path()?;
+    let path = config_path()?;
     ConfigFile::read(&path)?;
     let lock = ConfigFile::lock(&path)?;
     let mut file = ConfigFile::read(&path)?;
-    let made = file.set(&args.name, &changes)?;
-    let current = args.make_current || (made && file.config.current_context.is_none());
+    let created = file.set(&args.name, &changes)?;
+    let current = args.make_current || (created && file.config.current_context.is_none());
     if current {
         file.use_context(Some(&args.name));
     }
     file.write(&lock)?;
-    warn_of_files(args);
-    let change = if made { "Made" } else { "Changed" };
+    warn_about_files(args);
+    let change = if created { "Made" } else { "Changed" };
     let context = file.context(&args.name)?;
     let document = json!({
-        "file": file.path, "name": args.name, "change": change, "context": object(&file, &args.name, context),
+        "file": file.path, "name": args.name, "change": change, "context": to_json(&file, &args.name, context),
     });
-    args.output.print(CHANGE, document, || {
+    args.output.print(CHANGE_SCHEMA, document, || {
         let also = if current { " It is the current one." } else { "" };
         format!(
             "Context {} {} in {}.{also}",
             args.name,
             change.to_lowercase(),
-            at_home(&file.path)
+            display_path(&file.path)
         )
     });
     Ok(Exit::Done)
 }
 
 /// A field with its new value, or none.
-type Change = (&'static str, Option<toml_edit::Value>);
+type FieldChange = (&'static str, Option<toml_edit::Value>);
 
-fn changes(args: &SetArgs) -> Result<Vec<Change>, Fault> {
+fn changes(args: &ContextSetArgs) -> Result<Vec<FieldChange>, CliError> {
     let text = |value: &Option<String>| value.clone().map(toml_edit::Value::from);
-    let given: [Change; 16] = [
+    let values: [FieldChange; 16] = [
         ("space", text(&args.space)),
         ("region", text(&args.region)),
         ("endpoint", text(&args.endpoint)),
         ("uaa-endpoint", text(&args.uaa_endpoint)),
-        ("ca-file", file("--ca-file", args.ca_file.as_deref())?),
+        ("ca-file", absolute_path("--ca-file", args.ca_file.as_deref())?),
         ("account", args.account.map(Into::into)),
         ("username", text(&args.username)),
         (
             "api-key-file",
-            file("--api-key-file", args.api_key_file.as_deref())?,
+            absolute_path("--api-key-file", args.api_key_file.as_deref())?,
         ),
         (
             "password-file",
-            file("--password-file", args.password_file.as_deref())?,
+            absolute_path("--password-file", args.password_file.as_deref())?,
         ),
         (
             "refresh-token-file",
-            file("--refresh-token-file", args.refresh_token_file.as_deref())?,
+            absolute_path("--refresh-token-file", args.refresh_token_file.as_deref())?,
         ),
-        ("token-file", file("--token-file", args.token_file.as_deref())?),
-        ("to", args.to.as_deref().map(archive).transpose()?),
+        (
+            "token-file",
+            absolute_path("--token-file", args.token_file.as_deref())?,
+        ),
+        ("to", args.to.as_deref().map(archive_value).transpose()?),
         ("s3-endpoint", text(&args.s3_endpoint)),
         ("s3-region", text(&args.s3_region)),
         ("s3-path-style", args.s3_path_style.map(Into::into)),
-        ("s3-ca-file", file("--s3-ca-file", args.s3_ca_file.as_deref())?),
+        (
+            "s3-ca-file",
+            absolute_path("--s3-ca-file", args.s3_ca_file.as_deref())?,
+        ),
     ];
-    let mut changes: Vec<Change> = given
+    let mut changes: Vec<FieldChange> = values
         .into_iter()
         .filter(|(field, value)| value.is_some() || args.unset.iter().any(|unset| unset == field))
         .collect();
@@ -188,12 +194,12 @@ fn changes(args: &SetArgs) -> Result<Vec<Change>, Fault> {
         .iter()
         .find(|(field, value)| value.is_some() && args.unset.iter().any(|unset| unset == field))
     {
-        return Err(Fault::usage(format!(
+        return Err(CliError::usage(format!(
             "--{field} is both given and taken out by --unset: keep one of them"
         )));
     }
     // One service, and one kind of secret.
-    let set = |wanted: &str, changes: &[Change]| {
+    let set = |wanted: &str, changes: &[FieldChange]| {
         changes
             .iter()
             .any(|(field, value)| *field == wanted && value.is_some())
@@ -204,7 +210,7 @@ fn changes(args: &SetArgs) -> Result<Vec<Change>, Fault> {
         }
     }
     if SECRETS.iter().any(|secret| set(secret, &changes)) {
-        let others: Vec<Change> = SECRETS
+        let others: Vec<FieldChange> = SECRETS
             .iter()
             .filter(|secret| !set(secret, &changes))
             .map(|secret| (*secret, None))
@@ -215,25 +221,25 @@ fn changes(args: &SetArgs) -> Result<Vec<Change>, Fault> {
 }
 
 /// A path that means the same from every folder.
-fn file(flag: &str, path: Option<&Path>) -> Result<Option<toml_edit::Value>, Fault> {
+fn absolute_path(flag: &str, path: Option<&Path>) -> Result<Option<toml_edit::Value>, CliError> {
     let Some(path) = path else { return Ok(None) };
-    let whole = std::path::absolute(path)
+    let absolute = std::path::absolute(path)
         .ok()
         .and_then(|path| path.to_str().map(str::to_owned))
-        .ok_or_else(|| Fault::usage(format!("{flag}: must be a path in UTF-8")))?;
-    Ok(Some(whole.into()))
+        .ok_or_else(|| CliError::usage(format!("{flag}: must be a path in UTF-8")))?;
+    Ok(Some(absolute.into()))
 }
 
-fn archive(to: &str) -> Result<toml_edit::Value, Fault> {
+fn archive_value(to: &str) -> Result<toml_edit::Value, CliError> {
     if to.contains("://") || to.is_empty() {
         return Ok(to.into());
     }
-    let path = file("--to", Some(Path::new(to)))?;
-    path.ok_or_else(|| Fault::usage("--to: it is empty: give a directory or s3://bucket/prefix"))
+    let path = absolute_path("--to", Some(Path::new(to)))?;
+    path.ok_or_else(|| CliError::usage("--to: it is empty: give a directory or s3://bucket/prefix"))
 }
 
 /// Secrets in files that are not there, or that others may read.
-fn warn_of_files(args: &SetArgs) {
+fn warn_about_files(args: &ContextSetArgs) {
     use std::os::unix::fs::PermissionsExt as _;
     let files = [
         ("--api-key-file", &args.api_key_file),
@@ -246,8 +252,8 @@ fn warn_of_files(args: &SetArgs) {
         match path.metadata() {
             Err(error) => args
                 .output
-                .remark(format!("{flag}: {} cannot be read yet: {error}", path.display())),
-            Ok(facts) if facts.permissions().mode() & 0o077 != 0 => args.output.remark(format!(
+                .note(format!("{flag}: {} cannot be read yet: {error}", path.display())),
+            Ok(facts) if facts.permissions().mode() & 0o077 != 0 => args.output.note(format!(
                 "{flag}: others may read {}: run `chmod 600 {}`",
                 path.display(),
                 path.display()

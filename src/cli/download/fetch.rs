@@ -3,28 +3,28 @@
 
 use std::io;
 
-use super::meter::Meter;
-use super::note::End;
+use super::blocking_writer::BlockingWriter;
+use super::meter::ProgressMeter;
 use super::part::PartError;
-use super::pour::Pour;
-use crate::export::proof::{Proof, ProofError};
+use super::part_state::RecordedEnd;
+use crate::export::proof::{ProofError, StreamProver};
 use crate::export::verdict::EmptyAnswer;
-use crate::tracker::{DownloadError, Held, Opened, Tracker, TrackerError, TransferEnd};
+use crate::tracker::{DownloadResponse, ResumePoint, StreamError, Tracker, TrackerError, TransferEnd};
 
 /// What came of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fetched {
+pub enum FetchOutcome {
     /// Bytes, so many of the session in all.
     Bytes {
         /// Those held before included.
         bytes: u64,
         /// How the transfer ended.
-        end: End,
+        end: RecordedEnd,
         /// How often it was cut and went on.
         resumes: u32,
     },
     /// No byte.
-    Nothing(EmptyAnswer),
+    Empty(EmptyAnswer),
 }
 
 /// Why the bytes of a session did not all come through.
@@ -33,7 +33,7 @@ pub enum FetchError {
     /// The first request.
     Tracker(TrackerError),
     /// The transfer.
-    Download(DownloadError),
+    Download(StreamError),
     /// The bytes are not what they should be.
     Proof(ProofError),
     /// They could not be written.
@@ -44,7 +44,7 @@ pub enum FetchError {
 
 /// Whose bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct SessionRef<'a> {
     /// The service.
     pub tracker: &'a Tracker,
     /// The space.
@@ -53,32 +53,32 @@ pub struct Origin<'a> {
     pub session: &'a str,
 }
 
-/// Where the bytes go; `tapped` where the pour is fed by the proof, with what it inflates.
+/// Where the bytes go; `fed_by_proof` where the pour is fed by the proof, with what it inflates.
 #[derive(Debug)]
-pub struct Target<'a> {
+pub struct FetchTarget<'a> {
     /// The writer.
-    pub pour: &'a mut Pour,
+    pub writer: &'a mut BlockingWriter,
     /// Whether the proof feeds it.
-    pub tapped: bool,
+    pub fed_by_proof: bool,
 }
 
-/// Fetches what is not held yet. `whole` is told how large the session's body is, once that is known.
+/// Fetches what is not held yet. `on_total` is told how large the session's body is, once that is known.
 pub async fn fetch(
-    from: Origin<'_>,
-    held: &Held,
-    proof: &mut Proof,
-    into: Target<'_>,
-    meter: &Meter,
-    whole: &mut (dyn FnMut(u64) -> Result<(), PartError> + Send),
-) -> Result<Fetched, FetchError> {
-    let Origin {
+    from: SessionRef<'_>,
+    resume_point: &ResumePoint,
+    proof: &mut StreamProver,
+    target: FetchTarget<'_>,
+    meter: &ProgressMeter,
+    on_total: &mut (dyn FnMut(u64) -> Result<(), PartError> + Send),
+) -> Result<FetchOutcome, FetchError> {
+    let SessionRef {
         tracker,
         space,
         session,
     } = from;
-    let mut download = if held.bytes() > 0 {
+    let mut download = if resume_point.bytes() > 0 {
         tracker
-            .take_up(space, session, held)
+            .resume_download(space, session, resume_point)
             .map_err(FetchError::Tracker)?
     } else {
         match tracker
@@ -86,43 +86,47 @@ pub async fn fetch(
             .await
             .map_err(FetchError::Tracker)?
         {
-            Opened::Body(download) => download,
-            Opened::NoContent => return Ok(Fetched::Nothing(EmptyAnswer::NoContent)),
-            Opened::NotFound => return Ok(Fetched::Nothing(EmptyAnswer::NotFound)),
+            DownloadResponse::Body(download) => download,
+            DownloadResponse::NoContent => return Ok(FetchOutcome::Empty(EmptyAnswer::NoContent)),
+            DownloadResponse::NotFound => return Ok(FetchOutcome::Empty(EmptyAnswer::NotFound)),
         }
     };
     let (mut total, mut resumes) = (None, 0);
     loop {
         let at = download.received();
-        let piece = download.next().await.map_err(FetchError::Download)?;
+        let chunk = download.next().await.map_err(FetchError::Download)?;
         if download.total() != total {
             total = download.total();
             if let Some(total) = total {
-                whole(total).map_err(FetchError::Part)?;
+                on_total(total).map_err(FetchError::Part)?;
             }
         }
         if download.resumes() > resumes {
             resumes = download.resumes();
             // The first request of a process that goes on is no cut.
-            if at > held.bytes() {
+            if at > resume_point.bytes() {
                 meter.resumed(at);
             }
         }
-        meter.at(download.received(), total);
-        let Some(piece) = piece else { break };
-        if !into.tapped {
-            into.pour.push(piece.clone()).await.map_err(FetchError::Write)?;
+        meter.set_position(download.received(), total);
+        let Some(chunk) = chunk else { break };
+        if !target.fed_by_proof {
+            target
+                .writer
+                .push(chunk.clone())
+                .await
+                .map_err(FetchError::Write)?;
         }
-        match proof.push(piece).await {
-            Err(ProofError::Unread) => return Err(FetchError::Write(into.pour.failure().await)),
+        match proof.push(chunk).await {
+            Err(ProofError::ReaderClosed) => return Err(FetchError::Write(target.writer.failure().await)),
             pushed => pushed.map_err(FetchError::Proof)?,
         }
     }
     let bytes = download.received();
     if bytes == 0 {
-        return Ok(Fetched::Nothing(EmptyAnswer::ZeroBytes));
+        return Ok(FetchOutcome::Empty(EmptyAnswer::ZeroBytes));
     }
-    Ok(Fetched::Bytes {
+    Ok(FetchOutcome::Bytes {
         bytes,
         end: download.end().unwrap_or(TransferEnd::CloseUnconfirmed).into(),
         resumes: download.resumes(),

@@ -1,22 +1,22 @@
 //! `eventexport download`: the events of a session, or of days, into a file that is whole or not there, or to standard
-//! output. Decides what the end of it means and says so; the work is in `flow`.
+//! output. Decides what the end of it means and says so; the work is in `downloader`.
 
-pub mod asked;
-pub mod ending;
+pub mod blocking_writer;
+pub mod commit;
+pub mod downloader;
+pub mod error;
+pub mod evaluate;
 pub mod fetch;
-pub mod flow;
-pub mod judge;
+pub mod finish;
+pub mod listing;
 pub mod meter;
-pub mod note;
-pub mod own;
 pub mod part;
-pub mod place;
-pub mod pour;
+pub mod part_state;
 pub mod replay;
-pub mod reports;
-pub mod told;
-pub mod trouble;
-pub mod whole;
+pub mod report;
+pub mod request;
+pub mod session_guard;
+pub mod sink;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -26,23 +26,23 @@ use std::thread::available_parallelism;
 use indicatif::MultiProgress;
 use jiff::civil::Date;
 
-use self::asked::{Asked, DAYS_MAX};
-use self::ending::{finish, leave};
-use self::flow::Flow;
-use self::meter::Meter;
-use self::note::Identity;
-use self::part::{Part, PartError};
-use self::place::Place;
-use self::told::Told;
-use self::trouble::Trouble;
-use super::exit::{Exit, Fault};
+use self::downloader::Downloader;
+use self::error::DownloadError;
+use self::finish::{finish, finish_failed};
+use self::meter::ProgressMeter;
+use self::part::{PartError, PartFile};
+use self::part_state::DownloadIdentity;
+use self::report::DownloadReport;
+use self::request::{DAYS_MAX, DownloadRequest};
+use self::sink::DownloadSink;
+use super::exit::{CliError, Exit};
 use super::logs;
 use super::output::OutputArgs;
-use super::progress::Mode;
+use super::progress::ProgressMode;
 use super::source::SourceArgs;
-use super::stop::{self, Stop};
-use crate::export::proof::ProofPool;
-use crate::tracker::Held;
+use super::stop::{self, ShutdownSignals};
+use crate::export::proof::ProverPool;
+use crate::tracker::ResumePoint;
 
 /// Download the events of a session, or of days, and prove that they came whole.
 ///
@@ -87,13 +87,13 @@ pub struct DownloadArgs {
     /// Days of a session at most; fewer where long downloads time out
     #[arg(
         long, value_name = "DAYS", requires = "start", conflicts_with = "session",
-        default_value_t = asked::SESSION_DAYS_MAX,
-        value_parser = clap::value_parser!(u8).range(1..=i64::from(asked::SESSION_DAYS_MAX))
+        default_value_t = request::SESSION_DAYS_MAX,
+        value_parser = clap::value_parser!(u8).range(1..=i64::from(request::SESSION_DAYS_MAX))
     )]
     pub days_per_session: u8,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub printed: OutputArgs,
+    pub output: OutputArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub source: SourceArgs,
@@ -111,34 +111,34 @@ Examples:
 docs/consumers.md has the pipes into Elasticsearch and Logstash.";
 
 /// Runs the command.
-pub async fn run(args: DownloadArgs) -> Result<Exit, Fault> {
-    let told = match download(&args).await {
-        Ok(told) => told,
-        Err(fault) if args.printed.json() => {
+pub async fn run(args: DownloadArgs) -> Result<Exit, CliError> {
+    let report = match download(&args).await {
+        Ok(report) => report,
+        Err(fault) if args.output.is_json() => {
             let error = serde_json::json!({"message": fault.to_string(), "exitCode": fault.exit().code()});
             print(
                 &args,
-                &serde_json::json!({"schema": told::SCHEMA, "error": error}).to_string(),
+                &serde_json::json!({"schema": report::SCHEMA, "error": error}).to_string(),
             );
             return Ok(fault.exit());
         }
         Err(fault) => return Err(fault),
     };
-    let Some(told) = told else {
+    let Some(report) = report else {
         return Ok(Exit::PipeClosed);
     };
-    if args.printed.json() {
-        print(&args, &told.document().to_string());
+    if args.output.is_json() {
+        print(&args, &report.document().to_string());
     } else {
-        if let Some(failed) = &told.failed {
-            eprintln!("eventexport: {failed}");
+        if let Some(failure) = &report.failure {
+            eprintln!("eventexport: {failure}");
         }
-        let text = told.text();
-        if !args.printed.quiet || !told.succeeded() {
+        let text = report.text();
+        if !args.output.quiet || !report.succeeded() {
             print(&args, text.trim_end());
         }
     }
-    Ok(if told.succeeded() {
+    Ok(if report.succeeded() {
         Exit::Done
     } else {
         Exit::Failed
@@ -151,103 +151,105 @@ fn print(args: &DownloadArgs, text: &str) {
         return;
     }
     // Whoever stopped reading has what they wanted.
-    let _ = match file(args) {
+    let _ = match output_file(args) {
         Some(_) => writeln!(io::stdout().lock(), "{text}"),
         None => writeln!(io::stderr().lock(), "{text}"),
     };
 }
 
 /// FILE; `None`: standard output.
-fn file(args: &DownloadArgs) -> Option<&Path> {
+fn output_file(args: &DownloadArgs) -> Option<&Path> {
     args.file.as_deref().filter(|file| *file != Path::new("-"))
 }
 
 /// Downloads; `None` where nobody reads standard output any more.
-async fn download(args: &DownloadArgs) -> Result<Option<Told>, Fault> {
-    let file = file(args);
+async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliError> {
+    let file = output_file(args);
     let to_terminal = file.is_none() && io::stdout().is_terminal();
     if to_terminal && !args.decompress {
-        return Err(Fault::usage(
+        return Err(CliError::usage(
             "standard output is a terminal, and gzip would garble it: give -o FILE, a pipe, or --decompress",
         ));
     }
-    let days = days(args)?;
+    let days = date_range(args)?;
     let screen = MultiProgress::new();
-    logs::start(&screen, args.printed.verbosity)?;
+    logs::start(&screen, args.output.verbosity)?;
     let source = args.source.connect()?;
     let asked = match (&args.session, days) {
-        (Some(id), _) => Asked::Session { id: id.clone() },
-        (None, Some((start, end))) => Asked::Days {
+        (Some(id), _) => DownloadRequest::Session { id: id.clone() },
+        (None, Some((start, end))) => DownloadRequest::Days {
             start,
             end,
             hour: args.hour,
             account: source.account,
             days_per_session: args.days_per_session,
         },
-        (None, None) => return Err(Fault::usage("give the ID of a session, or --start")),
+        (None, None) => return Err(CliError::usage("give the ID of a session, or --start")),
     };
-    let place = match file {
+    let sink = match file {
         Some(file) => {
-            let identity = Identity {
+            let identity = DownloadIdentity {
                 endpoint: source.tracker.endpoint().to_owned(),
                 space: source.space.clone(),
                 asked: asked.clone(),
             };
-            Place::File(Box::new(Part::open(file, args.force, identity).map_err(refused)?))
+            DownloadSink::File(Box::new(
+                PartFile::open(file, args.force, identity).map_err(part_fault)?,
+            ))
         }
-        None => Place::standard_output(args.decompress).map_err(anyhow::Error::from)?,
+        None => DownloadSink::stdout(args.decompress).map_err(anyhow::Error::from)?,
     };
-    let mode = match Mode::of(args.printed.json(), args.printed.quiet) {
+    let mode = match ProgressMode::detect(args.output.is_json(), args.output.quiet) {
         // The bar would be drawn into the events.
-        Mode::Bars if to_terminal => Mode::Lines,
+        ProgressMode::Bars if to_terminal => ProgressMode::Lines,
         mode => mode,
     };
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let open = Arc::new(Mutex::new(None));
-    let flow = Flow {
+    let downloader = Downloader {
         account: source.account,
         source: &source,
-        asked: &asked,
-        keep: args.keep_session,
-        place,
-        meter: Meter::new(mode, &screen),
+        request: &asked,
+        keep_sessions: args.keep_session,
+        sink,
+        meter: ProgressMeter::new(mode, &screen),
         stop: &stop,
-        pool: ProofPool::new(available_parallelism().map_or(1, usize::from)),
-        open: Arc::clone(&open),
-        left: Vec::new(),
+        pool: ProverPool::new(available_parallelism().map_or(1, usize::from)),
+        open_session_id: Arc::clone(&open),
+        leftover_sessions: Vec::new(),
         sections: Vec::new(),
-        before: judge::Counts::new(),
+        before: evaluate::DayCounts::new(),
         sha256: None,
         proof: None,
-        held: Held::of(None),
+        resume_point: ResumePoint::new(None),
         current: None,
-        found: 0,
-        seen: 0,
+        resumed_bytes: 0,
+        transferred: 0,
     };
     tokio::select! {
         biased;
-        () = stop.at_once.cancelled() => {
+        () = stop.immediate.cancelled() => {
             let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let left = open.map_or_else(String::new, |id| {
                 format!("; session {id} may still be open: `eventexport session delete {id}` deletes it")
             });
             Err(anyhow::anyhow!("left at once{left}").into())
         }
-        told = to_the_end(flow, args, &screen) => told,
+        report = run_to_completion(downloader, args, &screen) => report,
     }
 }
 
 /// What was typed about days.
-fn days(args: &DownloadArgs) -> Result<Option<(Date, Date)>, Fault> {
+fn date_range(args: &DownloadArgs) -> Result<Option<(Date, Date)>, CliError> {
     let Some(start) = args.start else {
         return Ok(None);
     };
     let end = args.end.unwrap_or(start);
     if end < start {
-        return Err(Fault::usage(format!("--end {end} is before --start {start}")));
+        return Err(CliError::usage(format!("--end {end} is before --start {start}")));
     }
     if start.until(end).map_or(i32::MAX, |span| span.get_days()) >= DAYS_MAX {
-        return Err(Fault::usage(format!(
+        return Err(CliError::usage(format!(
             "--start {start} to --end {end} are more than {DAYS_MAX} days: download a part at a time, or use `eventexport run`"
         )));
     }
@@ -255,57 +257,61 @@ fn days(args: &DownloadArgs) -> Result<Option<(Date, Date)>, Fault> {
 }
 
 /// What is there already is for the person who typed the name.
-fn refused(error: PartError) -> Fault {
+fn part_fault(error: PartError) -> CliError {
     match error {
-        PartError::Io { .. } => Fault::Failed(error.into()),
+        PartError::Io { .. } => CliError::Failed(error.into()),
         PartError::Exists(_)
         | PartError::NotAFile(_)
-        | PartError::Busy(_)
+        | PartError::Locked(_)
         | PartError::Foreign { .. }
-        | PartError::Unknown(_) => Fault::usage(format!("-o: {error}")),
+        | PartError::Unidentified(_) => CliError::usage(format!("-o: {error}")),
     }
 }
 
 /// Downloads, whatever happens closes, and says what came of it.
-async fn to_the_end(
-    mut flow: Flow<'_>,
+async fn run_to_completion(
+    mut downloader: Downloader<'_>,
     args: &DownloadArgs,
     screen: &MultiProgress,
-) -> Result<Option<Told>, Fault> {
-    flow.throw_away().await;
-    let stop = flow.stop;
-    let ran = tokio::select! {
+) -> Result<Option<DownloadReport>, CliError> {
+    downloader.delete_discarded_session().await;
+    let stop = downloader.stop;
+    let result = tokio::select! {
         biased;
-        ran = flow.run() => ran,
-        () = told_to_stop(stop, args, screen) => Err(Trouble::Stopped),
+        result = downloader.run() => result,
+        () = announce_stop(stop, args, screen) => Err(DownloadError::Stopped),
     };
-    let there = flow.close().await;
-    let mut told = flow.told(ran.is_ok()).await;
-    told.file = file(args).map(Path::to_owned);
-    told.decompressed = args.decompress;
-    let Flow { place, .. } = flow;
-    let ended = match ran {
-        Ok(()) => finish(place, &told, args.decompress).await.map_err(|trouble| {
-            let words = trouble.to_string();
-            (trouble, words)
+    let bytes_kept = downloader.close().await;
+    let mut report = downloader.report(result.is_ok()).await;
+    report.file = output_file(args).map(Path::to_owned);
+    report.decompressed = args.decompress;
+    let Downloader { sink, .. } = downloader;
+    let outcome = match result {
+        Ok(()) => finish(sink, &report, args.decompress).await.map_err(|error| {
+            let message = error.to_string();
+            (error, message)
         }),
-        Err(trouble) => {
-            let words = leave(place, &trouble, there);
-            Err((trouble, words))
+        Err(error) => {
+            let message = finish_failed(sink, &error, bytes_kept);
+            Err((error, message))
         }
     };
-    match ended {
+    match outcome {
         Ok(()) => {}
-        Err((Trouble::Closed, _)) if told.left.is_empty() || told.kept => return Ok(None),
-        Err((_, words)) => told.failed = Some(words),
+        Err((DownloadError::StdoutClosed, _))
+            if report.leftover_sessions.is_empty() || report.sessions_kept =>
+        {
+            return Ok(None);
+        }
+        Err((_, message)) => report.failure = Some(message),
     }
-    Ok(Some(told))
+    Ok(Some(report))
 }
 
 /// Says once that the signal was heard; never ends.
-async fn told_to_stop(stop: &Stop, args: &DownloadArgs, screen: &MultiProgress) {
-    stop.orderly.cancelled().await;
-    if !args.printed.quiet && !args.printed.json() {
+async fn announce_stop(stop: &ShutdownSignals, args: &DownloadArgs, screen: &MultiProgress) {
+    stop.graceful.cancelled().await;
+    if !args.output.quiet && !args.output.is_json() {
         let text = "Stopping. Ctrl-C again leaves at once.";
         // The bars are drawn on a terminal only; elsewhere nothing is to be kept clear of.
         if screen.println(text).is_err() || screen.is_hidden() {

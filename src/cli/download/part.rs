@@ -7,10 +7,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::note::{Identity, NOTE_MAX_BYTES, Note};
+use super::part_state::{DownloadIdentity, PART_STATE_MAX_BYTES, PartState};
 
 /// How often the partial file is opened anew when another process finished it in between: 3 times.
-const OPENS: usize = 3;
+const OPEN_TRIES_MAX: usize = 3;
 
 /// Why a file cannot be downloaded to.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum PartError {
     NotAFile(PathBuf),
     /// Another process fills it.
     #[error("{} is being downloaded to by another process", .0.display())]
-    Busy(PathBuf),
+    Locked(PathBuf),
     /// The partial file is of another download.
     #[error("{} is a part of another download ({of}): finish that one, name another file, or give --force to throw the part away", part.display())]
     Foreign {
@@ -34,14 +34,14 @@ pub enum PartError {
     },
     /// The partial file is of nobody knows what.
     #[error("{} is there, but nothing that says what it is a part of: move it away, or give --force to throw it away", .0.display())]
-    Unknown(PathBuf),
+    Unidentified(PathBuf),
     /// Reading or writing failed.
-    #[error("{} cannot be {doing}: {source}", path.display())]
+    #[error("{} cannot be {operation}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was tried.
-        doing: &'static str,
+        operation: &'static str,
         /// Why not.
         source: io::Error,
     },
@@ -49,80 +49,80 @@ pub enum PartError {
 
 /// The three names.
 #[derive(Clone, Debug)]
-pub struct Names {
+pub struct PartPaths {
     /// What the person asked for.
     pub file: PathBuf,
     /// What is there of it.
     pub part: PathBuf,
     /// Whose bytes those are.
-    pub note: PathBuf,
+    pub state: PathBuf,
 }
 
 /// A partial file, locked for this process.
 #[derive(Debug)]
-pub struct Part {
+pub struct PartFile {
     /// Its names.
-    pub names: Names,
+    pub paths: PartPaths,
     data: File,
-    note: Note,
+    state: PartState,
     replace: bool,
     /// The note of a part that `--force` threw away.
-    pub thrown_away: Option<Note>,
+    pub discarded: Option<PartState>,
 }
 
-impl Names {
+impl PartPaths {
     /// Of a file.
-    pub fn of(file: &Path) -> Self {
+    pub fn for_file(file: &Path) -> Self {
         Self {
             file: file.to_owned(),
-            part: beside(file, ".part"),
-            note: beside(file, ".part.json"),
+            part: with_suffix(file, ".part"),
+            state: with_suffix(file, ".part.json"),
         }
     }
 }
 
-impl Part {
+impl PartFile {
     /// Takes the partial file of this download up, or begins one.
-    pub fn open(file: &Path, replace: bool, identity: Identity) -> Result<Self, PartError> {
-        let names = Names::of(file);
+    pub fn open(file: &Path, replace: bool, identity: DownloadIdentity) -> Result<Self, PartError> {
+        let paths = PartPaths::for_file(file);
         match fs::metadata(file) {
-            Ok(there) if !there.is_file() => return Err(PartError::NotAFile(names.file)),
-            Ok(_) if !replace => return Err(PartError::Exists(names.file)),
+            Ok(metadata) if !metadata.is_file() => return Err(PartError::NotAFile(paths.file)),
+            Ok(_) if !replace => return Err(PartError::Exists(paths.file)),
             _ => {}
         }
-        let data = locked(&names.part)?;
+        let data = open_locked(&paths.part)?;
         let length = data
             .metadata()
-            .map_err(|error| io_error(&names.part, "read", error))?
+            .map_err(|error| io_error(&paths.part, "read", error))?
             .len();
-        let found = match read_note(&names.note)? {
-            Found::Note(note) => Some(*note),
-            Found::Nothing => None,
-            Found::Unreadable if replace => None,
-            Found::Unreadable => return Err(PartError::Unknown(names.part)),
+        let stored = match read_state(&paths.state)? {
+            StoredState::Valid(state) => Some(*state),
+            StoredState::Missing => None,
+            StoredState::Unreadable if replace => None,
+            StoredState::Unreadable => return Err(PartError::Unidentified(paths.part)),
         };
         let mut part = Self {
-            names,
+            paths,
             data,
-            note: Note::new(identity),
+            state: PartState::new(identity),
             replace,
-            thrown_away: None,
+            discarded: None,
         };
-        match found {
-            Some(note) if note.identity == part.note.identity => {
-                part.note = note;
+        match stored {
+            Some(state) if state.identity == part.state.identity => {
+                part.state = state;
                 return Ok(part);
             }
-            Some(note) if replace => part.thrown_away = Some(note),
+            Some(state) if replace => part.discarded = Some(state),
             // Nothing was stored of it, and no session is open.
-            Some(note) if length == 0 && note.current.is_none() => {}
-            Some(note) => {
+            Some(state) if length == 0 && state.current.is_none() => {}
+            Some(state) => {
                 return Err(PartError::Foreign {
-                    part: part.names.part.clone(),
-                    of: format!("{} at {}", note.identity.asked, note.identity.endpoint),
+                    part: part.paths.part.clone(),
+                    of: format!("{} at {}", state.identity.asked, state.identity.endpoint),
                 });
             }
-            None if length > 0 && !replace => return Err(PartError::Unknown(part.names.part.clone())),
+            None if length > 0 && !replace => return Err(PartError::Unidentified(part.paths.part.clone())),
             None => {}
         }
         part.truncate(0)?;
@@ -130,23 +130,23 @@ impl Part {
     }
 
     /// What is known of it.
-    pub fn note(&self) -> &Note {
-        &self.note
+    pub fn state(&self) -> &PartState {
+        &self.state
     }
 
     /// Changes what is known of it, durably.
-    pub fn noted(&mut self, change: impl FnOnce(&mut Note)) -> Result<(), PartError> {
-        change(&mut self.note);
-        let fault = |error| io_error(&self.names.note, "written", error);
-        let text = serde_json::to_vec_pretty(&self.note).map_err(|error| fault(error.into()))?;
-        let fresh = beside(&self.names.note, ".new");
-        let written = File::create(&fresh).and_then(|mut file| {
+    pub fn update_state(&mut self, change: impl FnOnce(&mut PartState)) -> Result<(), PartError> {
+        change(&mut self.state);
+        let part_error = |error| io_error(&self.paths.state, "written", error);
+        let text = serde_json::to_vec_pretty(&self.state).map_err(|error| part_error(error.into()))?;
+        let temporary = with_suffix(&self.paths.state, ".new");
+        let written = File::create(&temporary).and_then(|mut file| {
             file.write_all(&text)?;
             file.sync_all()
         });
         written
-            .and_then(|()| fs::rename(&fresh, &self.names.note))
-            .map_err(fault)
+            .and_then(|()| fs::rename(&temporary, &self.paths.state))
+            .map_err(part_error)
     }
 
     /// Bytes that are there.
@@ -154,17 +154,19 @@ impl Part {
         let metadata = self.data.metadata();
         metadata
             .map(|metadata| metadata.len())
-            .map_err(|error| self.fault("read", error))
+            .map_err(|error| self.part_error("read", error))
     }
 
     /// Keeps the first bytes only.
     pub fn truncate(&mut self, bytes: u64) -> Result<(), PartError> {
-        self.data.set_len(bytes).map_err(|error| self.fault("cut", error))
+        self.data
+            .set_len(bytes)
+            .map_err(|error| self.part_error("cut", error))
     }
 
     /// Reads it from its start.
     pub fn reader(&self) -> Result<File, PartError> {
-        File::open(&self.names.part).map_err(|error| self.fault("read", error))
+        File::open(&self.paths.part).map_err(|error| self.part_error("read", error))
     }
 
     /// Writes behind what is there.
@@ -174,7 +176,7 @@ impl Part {
             file.seek(SeekFrom::End(0))?;
             Ok(file)
         };
-        at_end().map_err(|error| self.fault("written", error))
+        at_end().map_err(|error| self.part_error("written", error))
     }
 
     /// Waits until all that was written is on the disk.
@@ -186,99 +188,101 @@ impl Part {
             },
             Err(error) => Err(error),
         };
-        synced.map_err(|error| self.fault("written to the disk", error))
+        synced.map_err(|error| self.part_error("written to the disk", error))
     }
 
     /// The whole becomes FILE: at once, and only if nobody made it meanwhile.
     pub fn commit(self) -> Result<(), PartError> {
-        let part = self.names.part.clone();
+        let part = self.paths.part.clone();
         self.commit_as(&part)
     }
 
     /// The same with other contents in the place of the bytes, which go.
     pub fn commit_as(self, contents: &Path) -> Result<(), PartError> {
-        let Names { file, part, note } = &self.names;
+        let PartPaths { file, part, state } = &self.paths;
         if self.replace {
             fs::rename(contents, file).map_err(|error| io_error(file, "written", error))?;
         } else {
-            link(contents, file).map_err(|error| match error.kind() {
+            link_or_rename(contents, file).map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => PartError::Exists(file.clone()),
                 _ => io_error(file, "written", error),
             })?;
         }
-        sync_folder(file);
+        sync_parent_dir(file);
         // FILE is there and whole: what is left beside it does no harm.
-        for spent in [contents, part, note] {
-            let _ = fs::remove_file(spent);
+        for path in [contents, part, state] {
+            let _ = fs::remove_file(path);
         }
         Ok(())
     }
 
     /// Puts bytes that are no proof aside, as `FILE.broken`, and tells where.
-    pub fn set_aside(self) -> Result<PathBuf, PartError> {
-        let broken = beside(&self.names.file, ".broken");
-        fs::rename(&self.names.part, &broken).map_err(|error| io_error(&broken, "written", error))?;
-        let _ = fs::remove_file(&self.names.note);
+    pub fn quarantine(self) -> Result<PathBuf, PartError> {
+        let broken = with_suffix(&self.paths.file, ".broken");
+        fs::rename(&self.paths.part, &broken).map_err(|error| io_error(&broken, "written", error))?;
+        let _ = fs::remove_file(&self.paths.state);
         Ok(broken)
     }
 
     /// Throws it away.
     pub fn discard(self) {
         // What stays is thrown away by the next download, or told to its person.
-        let _ = fs::remove_file(&self.names.note);
-        let _ = fs::remove_file(&self.names.part);
+        let _ = fs::remove_file(&self.paths.state);
+        let _ = fs::remove_file(&self.paths.part);
     }
 
-    fn fault(&self, doing: &'static str, error: io::Error) -> PartError {
-        io_error(&self.names.part, doing, error)
+    fn part_error(&self, operation: &'static str, error: io::Error) -> PartError {
+        io_error(&self.paths.part, operation, error)
     }
 }
 
-enum Found {
-    Note(Box<Note>),
-    Nothing,
+enum StoredState {
+    Valid(Box<PartState>),
+    Missing,
     Unreadable,
 }
 
-fn read_note(path: &Path) -> Result<Found, PartError> {
+fn read_state(path: &Path) -> Result<StoredState, PartError> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(NOTE_MAX_BYTES).read_to_end(&mut bytes)) {
+    match File::open(path).and_then(|file| file.take(PART_STATE_MAX_BYTES).read_to_end(&mut bytes)) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StoredState::Missing),
         Err(error) => return Err(io_error(path, "read", error)),
     }
-    Ok(match Note::read(&bytes) {
-        Some(note) => Found::Note(Box::new(note)),
-        None => Found::Unreadable,
+    Ok(match PartState::parse(&bytes) {
+        Some(state) => StoredState::Valid(Box::new(state)),
+        None => StoredState::Unreadable,
     })
 }
 
 /// Opens and locks the file of this name: a process that finishes it takes the name away.
-fn locked(path: &Path) -> Result<File, PartError> {
-    let fault = |error| io_error(path, "opened", error);
-    for _ in 0..OPENS {
+fn open_locked(path: &Path) -> Result<File, PartError> {
+    let part_error = |error| io_error(path, "opened", error);
+    for _ in 0..OPEN_TRIES_MAX {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)
-            .map_err(fault)?;
+            .map_err(part_error)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(PartError::Busy(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(fault(error)),
+            Err(TryLockError::WouldBlock) => return Err(PartError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(part_error(error)),
         }
-        let ours = file.metadata().map_err(fault)?;
-        if fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+        let locked = file.metadata().map_err(part_error)?;
+        if fs::metadata(path)
+            .is_ok_and(|current| (current.dev(), current.ino()) == (locked.dev(), locked.ino()))
+        {
             return Ok(file);
         }
     }
-    Err(PartError::Busy(path.to_owned()))
+    Err(PartError::Locked(path.to_owned()))
 }
 
 /// Gives the contents a second name, only if it is free; where the file system knows no links, checks and renames.
-fn link(contents: &Path, file: &Path) -> io::Result<()> {
+fn link_or_rename(contents: &Path, file: &Path) -> io::Result<()> {
     match fs::hard_link(contents, file) {
         Err(error)
             if matches!(
@@ -296,7 +300,7 @@ fn link(contents: &Path, file: &Path) -> io::Result<()> {
 }
 
 /// The name outlives a crash too; a file system that cannot promise that does not stop us.
-fn sync_folder(file: &Path) {
+fn sync_parent_dir(file: &Path) {
     let folder = match file.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -305,102 +309,103 @@ fn sync_folder(file: &Path) {
 }
 
 /// The name with something behind it.
-pub fn beside(file: &Path, end: &str) -> PathBuf {
+pub fn with_suffix(file: &Path, end: &str) -> PathBuf {
     let mut name = OsString::from(file);
     name.push(end);
     PathBuf::from(name)
 }
 
 /// An error that names the file.
-pub fn io_error(path: &Path, doing: &'static str, source: io::Error) -> PartError {
+pub fn io_error(path: &Path, operation: &'static str, source: io::Error) -> PartError {
     PartError::Io {
         path: path.to_owned(),
-        doing,
+        operation,
         source,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::asked::Asked;
-    use super::super::note::Current;
+    use super::super::part_state::CurrentSession;
+    use super::super::request::DownloadRequest;
     use super::*;
 
-    fn identity(id: &str) -> Identity {
-        Identity {
+    fn identity(id: &str) -> DownloadIdentity {
+        DownloadIdentity {
             endpoint: "http://t.example".to_owned(),
             space: "s".to_owned(),
-            asked: Asked::Session { id: id.to_owned() },
+            asked: DownloadRequest::Session { id: id.to_owned() },
         }
     }
 
     #[test]
-    fn a_part_is_gone_on_with_by_the_same_download_only() {
+    fn only_the_same_download_resumes_a_part() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
-        let mut part = Part::open(&file, false, identity("a")).unwrap();
+        let mut part = PartFile::open(&file, false, identity("a")).unwrap();
         assert!(matches!(
-            Part::open(&file, false, identity("a")),
-            Err(PartError::Busy(_))
+            PartFile::open(&file, false, identity("a")),
+            Err(PartError::Locked(_))
         ));
         part.writer().unwrap().write_all(b"half").unwrap();
-        let current = Current {
+        let current = CurrentSession {
             session: "a".to_owned(),
             range: None,
             hour: None,
             ours: false,
             total: Some(8),
         };
-        part.noted(|note| note.current = Some(current.clone())).unwrap();
+        part.update_state(|state| state.current = Some(current.clone()))
+            .unwrap();
         drop(part);
 
-        let again = Part::open(&file, false, identity("a")).unwrap();
+        let again = PartFile::open(&file, false, identity("a")).unwrap();
         assert_eq!(
-            (again.bytes().unwrap(), again.note().current.clone()),
+            (again.bytes().unwrap(), again.state().current.clone()),
             (4, Some(current))
         );
         drop(again);
-        let other = Part::open(&file, false, identity("b")).unwrap_err();
+        let other = PartFile::open(&file, false, identity("b")).unwrap_err();
         assert!(
             matches!(&other, PartError::Foreign { of, .. } if of.contains("session a")),
             "{other}"
         );
-        let forced = Part::open(&file, true, identity("b")).unwrap();
+        let forced = PartFile::open(&file, true, identity("b")).unwrap();
         assert_eq!(forced.bytes().unwrap(), 0);
         assert!(
             forced
-                .thrown_away
+                .discarded
                 .as_ref()
-                .is_some_and(|note| note.current.is_some())
+                .is_some_and(|state| state.current.is_some())
         );
     }
 
     #[test]
-    fn a_part_that_nobody_knows_is_left_alone() {
+    fn a_part_without_state_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
-        fs::write(beside(&file, ".part"), "mine").unwrap();
+        fs::write(with_suffix(&file, ".part"), "mine").unwrap();
         assert!(matches!(
-            Part::open(&file, false, identity("a")),
-            Err(PartError::Unknown(_))
+            PartFile::open(&file, false, identity("a")),
+            Err(PartError::Unidentified(_))
         ));
-        fs::write(beside(&file, ".part.json"), "{}").unwrap();
+        fs::write(with_suffix(&file, ".part.json"), "{}").unwrap();
         assert!(matches!(
-            Part::open(&file, false, identity("a")),
-            Err(PartError::Unknown(_))
+            PartFile::open(&file, false, identity("a")),
+            Err(PartError::Unidentified(_))
         ));
-        assert_eq!(fs::read(beside(&file, ".part")).unwrap(), b"mine");
-        assert!(Part::open(&file, true, identity("a")).is_ok());
+        assert_eq!(fs::read(with_suffix(&file, ".part")).unwrap(), b"mine");
+        assert!(PartFile::open(&file, true, identity("a")).is_ok());
     }
 
     #[test]
-    fn the_file_appears_whole_and_only_where_there_is_none() {
+    fn commit_is_atomic_and_replaces_only_with_force() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
         let write = |replace, text: &[u8]| {
-            let mut part = Part::open(&file, replace, identity("a")).unwrap();
+            let mut part = PartFile::open(&file, replace, identity("a")).unwrap();
             part.writer().unwrap().write_all(text).unwrap();
-            part.noted(|_| {}).unwrap();
+            part.update_state(|_| {}).unwrap();
             part
         };
         let part = write(false, b"one");
@@ -409,7 +414,7 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(matches!(
-            Part::open(&file, false, identity("a")),
+            PartFile::open(&file, false, identity("a")),
             Err(PartError::Exists(_))
         ));
         write(true, b"two").commit().unwrap();
@@ -421,7 +426,7 @@ mod tests {
         assert!(matches!(part.commit(), Err(PartError::Exists(_))));
         assert_eq!(fs::read(&file).unwrap(), b"somebody's");
         assert!(matches!(
-            Part::open(folder.path(), true, identity("a")),
+            PartFile::open(folder.path(), true, identity("a")),
             Err(PartError::NotAFile(_))
         ));
     }

@@ -4,70 +4,74 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 
-use super::meter::Meter;
-use super::part::{Part, PartError, io_error};
-use crate::export::proof::{Proof, ProofError, ProofFacts, ProofPool};
-use crate::tracker::Held;
+use super::meter::ProgressMeter;
+use super::part::{PartError, PartFile, io_error};
+use crate::export::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
+use crate::tracker::ResumePoint;
 
 /// Bytes that are read at a time: 256 KiB.
 const READ_BYTES: usize = 256 * 1024;
 
 /// A part as it stands.
-pub struct Replayed {
+pub struct ReplayedPart {
     /// The proof, as far as the bytes go.
-    pub proof: Proof,
+    pub proof: StreamProver,
     /// The bytes of the session in transfer.
-    pub held: Held,
+    pub resume_point: ResumePoint,
     /// The hash of everything up to the session in transfer, where there is anything.
     pub sha256: Option<String>,
 }
 
 /// Proves a part anew. What does not prove is cut off, with all that follows, and its session begins anew.
-pub async fn replay(part: &mut Part, pool: &ProofPool, meter: &mut Meter) -> Result<Replayed, PartError> {
+pub async fn replay(
+    part: &mut PartFile,
+    pool: &ProverPool,
+    meter: &mut ProgressMeter,
+) -> Result<ReplayedPart, PartError> {
     // Each round cuts something off, so there are as many as there are sections, and one for the tail.
-    for _ in 0..=part.note().sections.len() {
-        match attempt(part, pool, meter).await? {
+    for _ in 0..=part.state().sections.len() {
+        match replay_once(part, pool, meter).await? {
             Ok(replayed) => return Ok(replayed),
-            Err(Broken { sound }) => {
-                part.noted(|note| {
-                    if sound < note.sections.len() {
-                        note.sections.truncate(sound);
+            Err(DamagedPart { intact }) => {
+                part.update_state(|state| {
+                    if intact < state.sections.len() {
+                        state.sections.truncate(intact);
                     }
-                    if let Some(current) = &mut note.current {
+                    if let Some(current) = &mut state.current {
                         current.total = None;
                     }
                 })?;
-                let boundary = part.note().boundary();
+                let boundary = part.state().boundary();
                 part.truncate(boundary)?;
-                meter.remark(&format!(
+                meter.println(&format!(
                     "What is behind byte {boundary} of {} is damaged and is downloaded again.",
-                    part.names.part.display()
+                    part.paths.part.display()
                 ));
             }
         }
     }
-    part.noted(|note| note.sections.clear())?;
+    part.update_state(|state| state.sections.clear())?;
     part.truncate(0)?;
-    Ok(Replayed {
+    Ok(ReplayedPart {
         proof: pool.begin(),
-        held: Held::of(None),
+        resume_point: ResumePoint::new(None),
         sha256: None,
     })
 }
 
 /// Some bytes do not prove; so many sections before them do.
-struct Broken {
-    sound: usize,
+struct DamagedPart {
+    intact: usize,
 }
 
-async fn attempt(
-    part: &Part,
-    pool: &ProofPool,
-    meter: &mut Meter,
-) -> Result<Result<Replayed, Broken>, PartError> {
-    let note = part.note();
+async fn replay_once(
+    part: &PartFile,
+    pool: &ProverPool,
+    meter: &mut ProgressMeter,
+) -> Result<Result<ReplayedPart, DamagedPart>, PartError> {
+    let state = part.state();
     let total = part.bytes()?;
-    let mut reader = Reader {
+    let mut reader = PartReader {
         file: tokio::fs::File::from_std(part.reader()?),
         part,
         at: 0,
@@ -78,68 +82,72 @@ async fn attempt(
     }
     let mut proof = pool.begin();
     let mut sha256 = None;
-    for (sound, section) in note.sections.iter().enumerate() {
-        let mut left = section.bytes;
-        while let Some(piece) = reader.next(left, meter).await? {
-            left -= piece.len() as u64;
-            if proof.push(piece).await.is_err() {
-                return Ok(Err(Broken { sound }));
+    for (intact, section) in state.sections.iter().enumerate() {
+        let mut remaining = section.bytes;
+        while let Some(chunk) = reader.next(remaining, meter).await? {
+            remaining -= chunk.len() as u64;
+            if proof.push(chunk).await.is_err() {
+                return Ok(Err(DamagedPart { intact }));
             }
         }
         if section.bytes > 0 {
-            let facts: Result<ProofFacts, ProofError> = proof.divide().await;
+            let facts: Result<ProofFacts, ProofError> = proof.finish_section().await;
             let Some(facts) = facts
                 .ok()
-                .filter(|facts| left == 0 && facts.events == section.events)
+                .filter(|facts| remaining == 0 && facts.events == section.events)
             else {
-                return Ok(Err(Broken { sound }));
+                return Ok(Err(DamagedPart { intact }));
             };
             sha256 = Some(facts.sha256);
         }
     }
-    let sound = note.sections.len();
-    let mut held = Held::of(note.current.as_ref().and_then(|current| current.total));
-    if note.current.is_some() {
-        while let Some(piece) = reader.next(u64::MAX, meter).await? {
-            held.push(&piece);
-            if proof.push(piece).await.is_err() {
-                return Ok(Err(Broken { sound }));
+    let intact = state.sections.len();
+    let mut resume_point = ResumePoint::new(state.current.as_ref().and_then(|current| current.total));
+    if state.current.is_some() {
+        while let Some(chunk) = reader.next(u64::MAX, meter).await? {
+            resume_point.push(&chunk);
+            if proof.push(chunk).await.is_err() {
+                return Ok(Err(DamagedPart { intact }));
             }
         }
         // A batch that is still on its way tells its failure to the next, which may be long in coming.
         if proof.flush().await.is_err() {
-            return Ok(Err(Broken { sound }));
+            return Ok(Err(DamagedPart { intact }));
         }
     } else if reader.at < total {
-        return Ok(Err(Broken { sound }));
+        return Ok(Err(DamagedPart { intact }));
     }
     meter.finish();
-    Ok(Ok(Replayed { proof, held, sha256 }))
+    Ok(Ok(ReplayedPart {
+        proof,
+        resume_point,
+        sha256,
+    }))
 }
 
-struct Reader<'a> {
+struct PartReader<'a> {
     file: tokio::fs::File,
-    part: &'a Part,
+    part: &'a PartFile,
     at: u64,
     total: u64,
 }
 
-impl Reader<'_> {
+impl PartReader<'_> {
     /// The next bytes, at most so many; `None` at the end.
-    async fn next(&mut self, most: u64, meter: &Meter) -> Result<Option<Bytes>, PartError> {
-        let most = usize::try_from(most).unwrap_or(READ_BYTES).min(READ_BYTES);
-        if most == 0 {
+    async fn next(&mut self, limit: u64, meter: &ProgressMeter) -> Result<Option<Bytes>, PartError> {
+        let limit = usize::try_from(limit).unwrap_or(READ_BYTES).min(READ_BYTES);
+        if limit == 0 {
             return Ok(None);
         }
-        let mut piece = BytesMut::zeroed(most);
+        let mut chunk = BytesMut::zeroed(limit);
         let read = self
             .file
-            .read(&mut piece)
+            .read(&mut chunk)
             .await
-            .map_err(|error| io_error(&self.part.names.part, "read", error))?;
-        piece.truncate(read);
+            .map_err(|error| io_error(&self.part.paths.part, "read", error))?;
+        chunk.truncate(read);
         self.at += read as u64;
-        meter.at(self.at, Some(self.total));
-        Ok((read > 0).then(|| piece.freeze()))
+        meter.set_position(self.at, Some(self.total));
+        Ok((read > 0).then(|| chunk.freeze()))
     }
 }

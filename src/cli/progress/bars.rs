@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::changes::Change;
-use super::lines::told;
-use crate::cli::size;
+use super::changes::SnapshotChange;
+use super::lines::describe;
+use crate::cli::human;
 use crate::export::snapshot::Snapshot;
 
 /// Transfers that are drawn per export; the rest are counted.
@@ -22,33 +22,33 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Draws bars.
 #[derive(Debug)]
-pub struct Bars {
+pub struct ProgressBars {
     screen: MultiProgress,
     exports: Vec<ExportBars>,
 }
 
 #[derive(Debug)]
 struct ExportBars {
-    whole: ProgressBar,
+    overall: ProgressBar,
     transfers: Vec<ProgressBar>,
 }
 
-impl Bars {
+impl ProgressBars {
     /// Bars for exports with these names.
     pub fn new(names: &[String], screen: &MultiProgress) -> Self {
         let exports = names
             .iter()
             .take(EXPORTS_SHOWN)
             .map(|name| {
-                let whole = screen.add(ProgressBar::new(0));
-                whole.set_style(style(
+                let overall = screen.add(ProgressBar::new(0));
+                overall.set_style(bar_style(
                     "{prefix} [{elapsed_precise}] {bar:30} {pos}/{len} windows {msg}",
                 ));
-                whole.set_prefix(name.clone());
-                whole.set_message("looking at the destination");
-                whole.enable_steady_tick(TICK);
+                overall.set_prefix(name.clone());
+                overall.set_message("looking at the destination");
+                overall.enable_steady_tick(TICK);
                 ExportBars {
-                    whole,
+                    overall,
                     transfers: Vec::new(),
                 }
             })
@@ -60,24 +60,24 @@ impl Bars {
     }
 
     /// Draws how an export stands, and prints what matters above.
-    pub fn update(&mut self, number: usize, name: &str, snapshot: &Snapshot, changes: &[Change<'_>]) {
+    pub fn update(&mut self, number: usize, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
         for change in changes {
             // Stored windows show in the bar and in the closing table.
-            if let (Change::Trouble(_), Some(text)) = (change, told(change)) {
-                self.remark(&format!("{name}: {text}"));
+            if let (SnapshotChange::Problem(_), Some(text)) = (change, describe(change)) {
+                self.println(&format!("{name}: {text}"));
             }
         }
         let Some(bars) = self.exports.get_mut(number) else {
             return;
         };
-        bars.whole.set_length(snapshot.wanted);
-        bars.whole.set_position(snapshot.stored);
-        bars.whole.set_message(summary(snapshot));
+        bars.overall.set_length(snapshot.wanted);
+        bars.overall.set_position(snapshot.stored);
+        bars.overall.set_message(status_message(snapshot));
         bars.draw_transfers(&self.screen, snapshot);
     }
 
     /// Prints a line above the bars.
-    pub fn remark(&self, text: &str) {
+    pub fn println(&self, text: &str) {
         // A terminal that is gone cannot be told.
         let _ = self.screen.println(text);
     }
@@ -86,7 +86,7 @@ impl Bars {
     pub fn finish(&mut self) {
         for bars in self.exports.drain(..) {
             bars.transfers.iter().for_each(ProgressBar::finish_and_clear);
-            bars.whole.finish_and_clear();
+            bars.overall.finish_and_clear();
         }
     }
 }
@@ -99,19 +99,19 @@ impl ExportBars {
             screen.remove(&gone);
         }
         while self.transfers.len() < shown {
-            let after = self.transfers.last().unwrap_or(&self.whole);
+            let after = self.transfers.last().unwrap_or(&self.overall);
             self.transfers
                 .push(screen.insert_after(after, ProgressBar::no_length()));
         }
         for (bar, transfer) in self.transfers.iter().zip(&snapshot.transfers) {
             match transfer.announced {
                 Some(bytes) => {
-                    bar.set_style(style(
+                    bar.set_style(bar_style(
                         "  {prefix} {bar:24} {binary_bytes} of {binary_total_bytes}",
                     ));
                     bar.set_length(bytes);
                 }
-                None => bar.set_style(style("  {prefix} {binary_bytes}")),
+                None => bar.set_style(bar_style("  {prefix} {binary_bytes}")),
             }
             bar.set_prefix(transfer.window.to_string());
             bar.set_position(transfer.bytes);
@@ -119,14 +119,14 @@ impl ExportBars {
     }
 }
 
-fn summary(snapshot: &Snapshot) -> String {
+fn status_message(snapshot: &Snapshot) -> String {
     if !snapshot.observed {
         return "looking at the destination".to_owned();
     }
     let mut text = format!(
         "{}, {}",
-        size::of(snapshot.events, "event"),
-        size::bytes(snapshot.bytes)
+        human::plural(snapshot.events, "event"),
+        human::bytes(snapshot.bytes)
     );
     let hidden = snapshot.transfers.len().saturating_sub(TRANSFERS_SHOWN);
     for (number, words) in [
@@ -142,7 +142,7 @@ fn summary(snapshot: &Snapshot) -> String {
 }
 
 /// Of a bar. Its template is a constant, and a test beside it draws it.
-pub(in crate::cli) fn style(template: &str) -> ProgressStyle {
+pub(in crate::cli) fn bar_style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
@@ -162,9 +162,9 @@ mod tests {
 
     /// Keeps what is drawn.
     #[derive(Clone, Debug, Default)]
-    struct Paper(Arc<Mutex<String>>);
+    struct FakeTerminal(Arc<Mutex<String>>);
 
-    impl TermLike for Paper {
+    impl TermLike for FakeTerminal {
         fn width(&self) -> u16 {
             120
         }
@@ -200,10 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_number_of_transfers_is_drawn() {
-        let paper = Paper::default();
-        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(paper.clone())));
-        let mut bars = Bars::new(&["audit".to_owned()], &screen);
+    fn the_number_of_drawn_transfers_is_bounded() {
+        let terminal = FakeTerminal::default();
+        let screen =
+            MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        let mut bars = ProgressBars::new(&["audit".to_owned()], &screen);
         let transfers = (1..=9)
             .map(|day| TransferFacts {
                 window: Window::day(date(2018, 6, day)),
@@ -224,7 +225,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(60));
         }
         bars.finish();
-        let drawn = paper.0.lock().unwrap().clone();
+        let drawn = terminal.0.lock().unwrap().clone();
         for words in [
             "3/30 windows",
             "3 more under way",

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::api::Reason;
-use crate::export::failure::Trouble;
+use crate::export::failure::Problem;
 use crate::export::snapshot::{Snapshot, WindowFacts};
 use crate::export::window::Window;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change<'a> {
+pub enum SnapshotChange<'a> {
     /// The destination was listed for the first time: so many windows are wanted, so many were there.
     Observed {
         /// Wanted windows.
@@ -20,40 +20,40 @@ pub enum Change<'a> {
     /// A window is stored, or was found stored.
     Window(Window, &'a WindowFacts),
     /// Something is wrong, or waited for, that was not before.
-    Trouble(&'a Trouble),
+    Problem(&'a Problem),
 }
 
 /// What was told so far.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct ChangeDetector {
     observed: bool,
     windows: BTreeSet<Window>,
-    troubles: BTreeSet<(Reason, Option<Window>)>,
+    problems: BTreeSet<(Reason, Option<Window>)>,
 }
 
-impl Seen {
+impl ChangeDetector {
     /// What `snapshot` tells that was not told before. A trouble that went away and came back is told again.
-    pub fn changes<'a>(&mut self, snapshot: &'a Snapshot) -> Vec<Change<'a>> {
+    pub fn changes<'a>(&mut self, snapshot: &'a Snapshot) -> Vec<SnapshotChange<'a>> {
         let mut changes = Vec::new();
         if snapshot.observed && !self.observed {
             self.observed = true;
-            changes.push(Change::Observed {
+            changes.push(SnapshotChange::Observed {
                 wanted: snapshot.wanted,
                 stored: snapshot.stored,
             });
         }
         for (window, facts) in snapshot.windows.iter() {
             if self.windows.insert(*window) {
-                changes.push(Change::Window(*window, facts));
+                changes.push(SnapshotChange::Window(*window, facts));
             }
         }
-        let key = |trouble: &Trouble| (trouble.reason, trouble.window);
+        let key = |problem: &Problem| (problem.reason, problem.window);
         let fresh = snapshot
-            .troubles
+            .problems
             .iter()
-            .filter(|trouble| !self.troubles.contains(&key(trouble)));
-        changes.extend(fresh.map(Change::Trouble));
-        self.troubles = snapshot.troubles.iter().map(key).collect();
+            .filter(|problem| !self.problems.contains(&key(problem)));
+        changes.extend(fresh.map(SnapshotChange::Problem));
+        self.problems = snapshot.problems.iter().map(key).collect();
         changes
     }
 }
@@ -67,32 +67,32 @@ mod tests {
     use crate::export::failure::Remedy;
 
     #[test]
-    fn each_thing_is_told_once_and_a_trouble_that_returns_again() {
+    fn each_change_is_reported_once_and_a_returning_problem_again() {
         let window = Window::day(date(2018, 6, 1));
-        let trouble = Trouble {
+        let problem = Problem {
             reason: Reason::Throttled,
             message: "slower".to_owned(),
             window: None,
             remedy: Remedy::Retry(None),
-            again: None,
+            retry_at: None,
         };
         let calm = snapshot(vec![(window, facts(3, true))]);
         let troubled = Snapshot {
-            troubles: vec![trouble.clone()],
+            problems: vec![problem.clone()],
             ..calm.clone()
         };
-        let mut seen = Seen::default();
-        assert!(seen.changes(&Snapshot::default()).is_empty());
+        let mut detector = ChangeDetector::default();
+        assert!(detector.changes(&Snapshot::default()).is_empty());
         assert_eq!(
-            seen.changes(&troubled),
+            detector.changes(&troubled),
             [
-                Change::Observed { wanted: 0, stored: 0 },
-                Change::Window(window, &facts(3, true)),
-                Change::Trouble(&trouble)
+                SnapshotChange::Observed { wanted: 0, stored: 0 },
+                SnapshotChange::Window(window, &facts(3, true)),
+                SnapshotChange::Problem(&problem)
             ]
         );
-        assert!(seen.changes(&troubled).is_empty());
-        assert!(seen.changes(&calm).is_empty());
-        assert_eq!(seen.changes(&troubled), [Change::Trouble(&trouble)]);
+        assert!(detector.changes(&troubled).is_empty());
+        assert!(detector.changes(&calm).is_empty());
+        assert_eq!(detector.changes(&troubled), [SnapshotChange::Problem(&problem)]);
     }
 }

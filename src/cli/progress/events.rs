@@ -5,8 +5,8 @@ use std::io::Write as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::changes::Change;
-use crate::export::failure::Trouble;
+use super::changes::SnapshotChange;
+use crate::export::failure::Problem;
 use crate::export::snapshot::{Snapshot, WindowFacts};
 
 /// Name and version of the lines' schema: the first field of every line.
@@ -14,24 +14,24 @@ pub const SCHEMA: &str = "eventexport.io/run/v1";
 
 /// Prints lines of JSON.
 #[derive(Clone, Copy, Debug)]
-pub struct Events;
+pub struct JsonProgress;
 
-impl Events {
+impl JsonProgress {
     /// Prints what happened.
-    pub fn update(self, name: &str, snapshot: &Snapshot, changes: &[Change<'_>]) {
+    pub fn update(self, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
         for change in changes {
-            print(event(name, snapshot, change));
+            print(change_json(name, snapshot, change));
         }
     }
 }
 
 /// A change as an object.
-fn event(name: &str, snapshot: &Snapshot, change: &Change<'_>) -> Value {
+fn change_json(name: &str, snapshot: &Snapshot, change: &SnapshotChange<'_>) -> Value {
     match change {
-        Change::Observed { wanted, stored } => {
+        SnapshotChange::Observed { wanted, stored } => {
             json!({"event": "observed", "export": name, "wanted": wanted, "stored": stored})
         }
-        Change::Window(window, facts) => {
+        SnapshotChange::Window(window, facts) => {
             let mut object = json!({
                 "event": "window",
                 "export": name,
@@ -40,19 +40,19 @@ fn event(name: &str, snapshot: &Snapshot, change: &Change<'_>) -> Value {
                 "windowsStored": snapshot.stored,
                 "windowsWanted": snapshot.wanted,
             });
-            merge(&mut object, self::facts(facts));
+            merge(&mut object, self::window_json(facts));
             object
         }
-        Change::Trouble(trouble) => {
+        SnapshotChange::Problem(problem) => {
             let mut object = json!({"event": "trouble", "export": name});
-            merge(&mut object, self::trouble(trouble));
+            merge(&mut object, self::problem(problem));
             object
         }
     }
 }
 
 /// The fields of a stored window.
-pub fn facts(facts: &WindowFacts) -> Value {
+pub fn window_json(facts: &WindowFacts) -> Value {
     let WindowFacts {
         bytes,
         events,
@@ -65,19 +65,19 @@ pub fn facts(facts: &WindowFacts) -> Value {
 }
 
 /// The fields of a trouble.
-pub fn trouble(trouble: &Trouble) -> Value {
-    let Trouble {
+pub fn problem(problem: &Problem) -> Value {
+    let Problem {
         reason,
         message,
         window,
         remedy: _,
-        again,
-    } = trouble;
+        retry_at,
+    } = problem;
     json!({
         "reason": reason.as_str(),
         "message": message,
         "window": window.map(|window| window.to_string()),
-        "triedAgainAt": again,
+        "triedAgainAt": retry_at,
     })
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::changes::Change;
-use crate::cli::size;
+use super::changes::SnapshotChange;
+use crate::cli::human;
 use crate::export::snapshot::{Snapshot, WindowFacts};
 use crate::export::verdict::Verdict;
 use crate::export::window::Window;
@@ -17,29 +17,29 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Prints lines.
 #[derive(Debug)]
-pub struct Lines {
+pub struct ProgressLines {
     last: Instant,
 }
 
-impl Default for Lines {
+impl Default for ProgressLines {
     fn default() -> Self {
         Self { last: Instant::now() }
     }
 }
 
-impl Lines {
+impl ProgressLines {
     /// Prints what happened.
-    pub fn update(&mut self, name: &str, snapshot: &Snapshot, changes: &[Change<'_>]) {
-        for text in changes.iter().filter_map(told) {
-            self.remark(&format!("{name}: {text}"));
+    pub fn update(&mut self, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
+        for text in changes.iter().filter_map(describe) {
+            self.println(&format!("{name}: {text}"));
         }
         if self.last.elapsed() >= HEARTBEAT && !snapshot.transfers.is_empty() {
-            self.remark(&format!("{name}: {}", under_way(snapshot)));
+            self.println(&format!("{name}: {}", transfers_text(snapshot)));
         }
     }
 
     /// Prints a line with the time.
-    pub fn remark(&mut self, text: &str) {
+    pub fn println(&mut self, text: &str) {
         self.last = Instant::now();
         let now = Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
         // Nobody to tell that nobody listens.
@@ -48,46 +48,46 @@ impl Lines {
 }
 
 /// What a person reads of a change; windows that were found are summed up by the first line.
-pub fn told(change: &Change<'_>) -> Option<String> {
+pub fn describe(change: &SnapshotChange<'_>) -> Option<String> {
     match change {
-        Change::Observed { wanted, stored } => Some(format!(
+        SnapshotChange::Observed { wanted, stored } => Some(format!(
             "{} wanted, {} already stored",
-            size::of(*wanted, "window"),
-            size::count(*stored)
+            human::plural(*wanted, "window"),
+            human::count(*stored)
         )),
-        Change::Window(window, facts) => facts.stored_now.then(|| stored(*window, facts)),
-        Change::Trouble(trouble) => {
-            let place = trouble
+        SnapshotChange::Window(window, facts) => facts.stored_now.then(|| stored_text(*window, facts)),
+        SnapshotChange::Problem(problem) => {
+            let place = problem
                 .window
                 .map(|window| format!("{window}: "))
                 .unwrap_or_default();
-            Some(format!("{place}{}: {}", trouble.reason, trouble.message))
+            Some(format!("{place}{}: {}", problem.reason, problem.message))
         }
     }
 }
 
-fn stored(window: Window, facts: &WindowFacts) -> String {
+fn stored_text(window: Window, facts: &WindowFacts) -> String {
     if facts.verdict == Verdict::Empty {
         return format!("{window}: proved empty");
     }
     let reported = match facts.reported {
-        Some(reported) => format!("of {} reported", size::count(reported)),
+        Some(reported) => format!("of {} reported", human::count(reported)),
         None => "without a count by the service".to_owned(),
     };
-    let events = size::of(facts.events, "event");
+    let events = human::plural(facts.events, "event");
     format!(
         "{window}: stored {events} {reported}, {}, {:?}",
-        size::bytes(facts.bytes),
+        human::bytes(facts.bytes),
         facts.verdict
     )
 }
 
-fn under_way(snapshot: &Snapshot) -> String {
+fn transfers_text(snapshot: &Snapshot) -> String {
     let bytes = snapshot.transfers.iter().map(|transfer| transfer.bytes).sum();
-    let transfers = size::of(snapshot.transfers.len() as u64, "transfer");
+    let transfers = human::plural(snapshot.transfers.len() as u64, "transfer");
     format!(
         "{transfers} under way, {} so far; {} of {} stored",
-        size::bytes(bytes),
+        human::bytes(bytes),
         snapshot.stored,
         snapshot.wanted
     )
@@ -101,9 +101,9 @@ mod tests {
     use crate::cli::outcome::tests::facts;
 
     #[test]
-    fn a_line_says_what_was_stored_and_what_was_proved() {
+    fn a_line_states_what_was_stored_and_proved() {
         let window = Window::day(date(2018, 6, 1));
-        let line = |facts: &WindowFacts| told(&Change::Window(window, facts));
+        let line = |facts: &WindowFacts| describe(&SnapshotChange::Window(window, facts));
         assert_eq!(
             line(&facts(1224, true)).unwrap(),
             "2018-06-01: stored 1,224 events of 1,224 reported, 11.9 KiB, Matched"

@@ -10,15 +10,15 @@ use std::io::IsTerminal as _;
 
 use indicatif::MultiProgress;
 
-use self::bars::Bars;
-use self::changes::Seen;
-use self::events::Events;
-use self::lines::Lines;
+use self::bars::ProgressBars;
+use self::changes::ChangeDetector;
+use self::events::JsonProgress;
+use self::lines::ProgressLines;
 use crate::export::snapshot::Snapshot;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ProgressMode {
     /// Bars that move, for a person at a terminal.
     Bars,
     /// A line for each thing that happened.
@@ -29,9 +29,9 @@ pub enum Mode {
     Quiet,
 }
 
-impl Mode {
+impl ProgressMode {
     /// What fits: JSON where it was asked for, bars where standard error is a terminal that can move.
-    pub fn of(json: bool, quiet: bool) -> Self {
+    pub fn detect(json: bool, quiet: bool) -> Self {
         let moves =
             std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         match (json, quiet) {
@@ -45,59 +45,63 @@ impl Mode {
 
 /// The view of all exports of a run.
 #[derive(Debug)]
-pub struct Progress {
+pub struct RunProgress {
     names: Vec<String>,
-    seen: Vec<Seen>,
-    view: View,
+    detectors: Vec<ChangeDetector>,
+    renderer: ProgressRenderer,
 }
 
 #[derive(Debug)]
-enum View {
-    Bars(Bars),
-    Lines(Lines),
-    Json(Events),
+enum ProgressRenderer {
+    Bars(ProgressBars),
+    Lines(ProgressLines),
+    Json(JsonProgress),
     Quiet,
 }
 
-impl Progress {
+impl RunProgress {
     /// Of exports with these names. Bars are drawn on `screen`, so that logs can make room for themselves.
-    pub fn new(mode: Mode, names: Vec<String>, screen: &MultiProgress) -> Self {
-        let view = match mode {
-            Mode::Bars => View::Bars(Bars::new(&names, screen)),
-            Mode::Lines => View::Lines(Lines::default()),
-            Mode::Json => View::Json(Events),
-            Mode::Quiet => View::Quiet,
+    pub fn new(mode: ProgressMode, names: Vec<String>, screen: &MultiProgress) -> Self {
+        let renderer = match mode {
+            ProgressMode::Bars => ProgressRenderer::Bars(ProgressBars::new(&names, screen)),
+            ProgressMode::Lines => ProgressRenderer::Lines(ProgressLines::default()),
+            ProgressMode::Json => ProgressRenderer::Json(JsonProgress),
+            ProgressMode::Quiet => ProgressRenderer::Quiet,
         };
-        let seen = names.iter().map(|_| Seen::default()).collect();
-        Self { names, seen, view }
+        let detectors = names.iter().map(|_| ChangeDetector::default()).collect();
+        Self {
+            names,
+            detectors,
+            renderer,
+        }
     }
 
     /// Shows how the export of this number stands. To be called at every change and about once a second.
     pub fn update(&mut self, number: usize, snapshot: &Snapshot) {
-        let (Some(name), Some(seen)) = (self.names.get(number), self.seen.get_mut(number)) else {
+        let (Some(name), Some(detector)) = (self.names.get(number), self.detectors.get_mut(number)) else {
             return;
         };
-        let changes = seen.changes(snapshot);
-        match &mut self.view {
-            View::Bars(bars) => bars.update(number, name, snapshot, &changes),
-            View::Lines(lines) => lines.update(name, snapshot, &changes),
-            View::Json(events) => events.update(name, snapshot, &changes),
-            View::Quiet => {}
+        let changes = detector.changes(snapshot);
+        match &mut self.renderer {
+            ProgressRenderer::Bars(bars) => bars.update(number, name, snapshot, &changes),
+            ProgressRenderer::Lines(lines) => lines.update(name, snapshot, &changes),
+            ProgressRenderer::Json(events) => events.update(name, snapshot, &changes),
+            ProgressRenderer::Quiet => {}
         }
     }
 
     /// A remark for people; programs read the same in the summary.
-    pub fn remark(&mut self, text: &str) {
-        match &mut self.view {
-            View::Bars(bars) => bars.remark(text),
-            View::Lines(lines) => lines.remark(text),
-            View::Json(_) | View::Quiet => {}
+    pub fn println(&mut self, text: &str) {
+        match &mut self.renderer {
+            ProgressRenderer::Bars(bars) => bars.println(text),
+            ProgressRenderer::Lines(lines) => lines.println(text),
+            ProgressRenderer::Json(_) | ProgressRenderer::Quiet => {}
         }
     }
 
     /// Takes the bars off the screen.
     pub fn finish(&mut self) {
-        if let View::Bars(bars) = &mut self.view {
+        if let ProgressRenderer::Bars(bars) = &mut self.renderer {
             bars.finish();
         }
     }

@@ -4,10 +4,10 @@ use jiff::civil::Date;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::json;
 
-use super::super::exit::{Exit, Fault};
+use super::super::exit::{CliError, Exit};
+use super::super::human;
 use super::super::output::OutputArgs;
-use super::super::size;
-use super::super::source::{Source, SourceArgs};
+use super::super::source::{SourceArgs, SourceConnection};
 use super::{SESSIONS_PER_SPACE, view};
 use crate::export::window::parse_date;
 use crate::tracker::{Session, SessionRequest, TrackerError};
@@ -20,7 +20,7 @@ pub const DAYS_MAX: i32 = 15;
 
 /// Arguments of `session create`.
 #[derive(Debug, clap::Args)]
-pub struct CreateArgs {
+pub struct SessionCreateArgs {
     /// First UTC day, as 2018-06-28 (default: --end, or the current UTC day)
     #[arg(short, long, value_name = "DATE", value_parser = date)]
     pub start: Option<Date>,
@@ -61,29 +61,29 @@ pub fn today() -> Date {
 }
 
 /// Opens a session and prints it.
-pub async fn create(args: &CreateArgs) -> Result<Exit, Fault> {
+pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
-    let (start, end) = days(args.start, args.end, today())?;
+    let (start, end) = date_range(args.start, args.end, today())?;
     let source = args.source.connect()?;
-    let ask = SessionRequest {
+    let request = SessionRequest {
         start,
         end,
         hour: args.hour,
         account: source.account,
     };
-    let session = match source.tracker.create_session(&source.space, &ask).await {
+    let session = match source.tracker.create_session(&source.space, &request).await {
         Ok(session) => session,
-        Err(error) => return Err(refused(&source, &error).await),
+        Err(error) => return Err(create_error(&source, &error).await),
     };
-    let warnings = differences(&ask, &session);
+    let warnings = mismatches(&request, &session);
     let document = json!({
-        "session": view::object(&session),
-        "asked": {"start": start, "end": end, "hour": ask.hour, "account": ask.account},
+        "session": view::to_json(&session),
+        "asked": {"start": start, "end": end, "hour": request.hour, "account": request.account},
         "warnings": warnings,
     });
     args.output
-        .print(SCHEMA, document, || view::name_and_value(&session));
-    if !args.output.json() {
+        .print(SCHEMA, document, || view::detail_table(&session));
+    if !args.output.is_json() {
         // Not a remark: who is quiet must know it too.
         for warning in &warnings {
             eprintln!("eventexport: warning: {warning}");
@@ -93,14 +93,14 @@ pub async fn create(args: &CreateArgs) -> Result<Exit, Fault> {
 }
 
 /// The days that are meant: one given end stands for both.
-fn days(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Date, Date), Fault> {
+fn date_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Date, Date), CliError> {
     let (start, end) = (start.or(end).unwrap_or(today), end.or(start).unwrap_or(today));
     if end < start {
-        return Err(Fault::usage(format!("--end: {end} is before --start {start}")));
+        return Err(CliError::usage(format!("--end: {end} is before --start {start}")));
     }
     let days = (end - start).get_days() + 1;
     if days > DAYS_MAX {
-        return Err(Fault::usage(format!(
+        return Err(CliError::usage(format!(
             "--end: {start} to {end} are {days} days, and a session may have {DAYS_MAX} at most: make several sessions, or \
              let `eventexport run` do it"
         )));
@@ -109,33 +109,33 @@ fn days(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Date, Da
 }
 
 /// What the service answered otherwise than asked.
-fn differences(ask: &SessionRequest, session: &Session) -> Vec<String> {
+fn mismatches(request: &SessionRequest, session: &Session) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some((start, end)) = session.range
-        && (start, end) != (ask.start, ask.end)
+        && (start, end) != (request.start, request.end)
     {
         warnings.push(format!(
             "asked for {} to {}, and the service answered {start} to {end}: a download gets the days of the answer",
-            ask.start, ask.end
+            request.start, request.end
         ));
     }
     if let Some(hour) = session.hour
-        && hour != ask.hour
+        && hour != request.hour
     {
         let text = |hour: Option<u8>| hour.map_or("the whole day".to_owned(), |hour| format!("hour {hour}"));
         warnings.push(format!(
             "asked for {}, and the service answered {}",
-            text(ask.hour),
+            text(request.hour),
             text(hour)
         ));
     }
     if let Some(account) = session.account
-        && account != ask.account
+        && account != request.account
     {
         let text = |account| if account { "the account" } else { "the space" };
         warnings.push(format!(
             "asked for events of {}, and the service answered events of {}",
-            text(ask.account),
+            text(request.account),
             text(account)
         ));
     }
@@ -143,34 +143,38 @@ fn differences(ask: &SessionRequest, session: &Session) -> Vec<String> {
 }
 
 /// Why there is no session, and what to do about it.
-async fn refused(source: &Source, error: &TrackerError) -> Fault {
+async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliError {
     let message = match error {
-        TrackerError::Capacity { space, status, said } => {
-            let said = if said.is_empty() {
+        TrackerError::Capacity {
+            space,
+            status,
+            message,
+        } => {
+            let message = if message.is_empty() {
                 String::new()
             } else {
-                format!(", saying “{said}”")
+                format!(", saying “{message}”")
             };
-            let open = match source.tracker.sessions(&source.space).await {
-                Ok(sessions) => of_the_open(&sessions),
+            let open = match source.tracker.list_sessions(&source.space).await {
+                Ok(sessions) => open_sessions_text(&sessions),
                 Err(error) => format!(
                     "The list of sessions is not to be had: {}.",
-                    source.worded(&error)
+                    source.error_text(&error)
                 ),
             };
-            format!("no session could be opened in space {space} (status {status}){said}. {open}")
+            format!("no session could be opened in space {space} (status {status}){message}. {open}")
         }
         error if error.may_have_executed() => format!(
             "{}; a session may be open all the same: `eventexport session list` shows it",
-            source.worded(error)
+            source.error_text(error)
         ),
-        error => source.worded(error),
+        error => source.error_text(error),
     };
-    Fault::Failed(anyhow::anyhow!(message))
+    CliError::Failed(anyhow::anyhow!(message))
 }
 
 /// How many are open, whose, and the way out.
-fn of_the_open(sessions: &[Session]) -> String {
+fn open_sessions_text(sessions: &[Session]) -> String {
     let mut users: Vec<(&str, u64)> = Vec::new();
     for session in sessions {
         let user = session.username.as_deref().unwrap_or("an unnamed user");
@@ -180,33 +184,33 @@ fn of_the_open(sessions: &[Session]) -> String {
         }
     }
     users.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
-    let whose: Vec<String> = users
+    let by_user: Vec<String> = users
         .iter()
-        .map(|(user, number)| format!("{} of {user}", size::count(*number)))
+        .map(|(user, number)| format!("{} of {user}", human::count(*number)))
         .collect();
     let oldest = sessions.iter().filter_map(|session| session.created).min();
     let oldest = oldest
         .map(|at| format!(", the oldest of {at}"))
         .unwrap_or_default();
-    let shown = size::of(sessions.len() as u64, "open session");
+    let count = human::plural(sessions.len() as u64, "open session");
     if sessions.is_empty() {
         return format!(
             "The service shows you none that is open: the {SESSIONS_PER_SPACE} that a space may have are other users', or you \
              lack the developer role in the space (for --account the account's permission)."
         );
     }
-    let full = if sessions.len() >= SESSIONS_PER_SPACE {
-        format!("The space is full: {shown}")
+    let intro = if sessions.len() >= SESSIONS_PER_SPACE {
+        format!("The space is full: {count}")
     } else {
         format!(
-            "The service shows you {shown} of the {SESSIONS_PER_SPACE} that a space may have; the rest may be other users', or \
+            "The service shows you {count} of the {SESSIONS_PER_SPACE} that a space may have; the rest may be other users', or \
              you lack a permission"
         )
     };
     format!(
-        "{full} ({}{oldest}). Delete what nobody needs (`eventexport session list`, `eventexport session delete ID`, or \
+        "{intro} ({}{oldest}). Delete what nobody needs (`eventexport session list`, `eventexport session delete ID`, or \
          `eventexport session delete --all-mine-older-than 2h`), or wait until others have ended theirs.",
-        whose.join(", ")
+        by_user.join(", ")
     )
 }
 
@@ -217,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_end_stands_for_both_and_too_many_days_are_refused() {
+    fn one_given_day_is_start_and_end_and_long_ranges_are_rejected() {
         let now = date(2018, 7, 1);
         let (one, two) = (date(2018, 6, 1), date(2018, 6, 2));
         for (start, end, wanted) in [
@@ -226,19 +230,19 @@ mod tests {
             (None, Some(one), (one, one)),
             (Some(one), Some(two), (one, two)),
         ] {
-            assert_eq!(days(start, end, now).ok(), Some(wanted));
+            assert_eq!(date_range(start, end, now).ok(), Some(wanted));
         }
-        assert!(days(Some(two), Some(one), now).is_err());
-        assert!(days(Some(one), Some(date(2018, 6, 15)), now).is_ok());
-        let error = days(Some(one), Some(date(2018, 6, 16)), now)
+        assert!(date_range(Some(two), Some(one), now).is_err());
+        assert!(date_range(Some(one), Some(date(2018, 6, 15)), now).is_ok());
+        let error = date_range(Some(one), Some(date(2018, 6, 16)), now)
             .unwrap_err()
             .to_string();
         assert!(error.contains("16 days"), "{error}");
     }
 
     #[test]
-    fn an_answer_that_differs_is_told_and_one_that_says_nothing_is_not() {
-        let ask = SessionRequest {
+    fn a_session_that_differs_from_the_request_is_reported() {
+        let request = SessionRequest {
             start: date(2018, 6, 28),
             end: date(2018, 6, 28),
             hour: None,
@@ -254,13 +258,13 @@ mod tests {
             account: None,
             hour: None,
         };
-        assert_eq!(differences(&ask, &session), Vec::<String>::new());
+        assert_eq!(mismatches(&request, &session), Vec::<String>::new());
         session.range = Some((date(2018, 6, 27), date(2018, 6, 27)));
         session.account = Some(false);
         session.hour = Some(Some(3));
-        let told = differences(&ask, &session).join("\n");
+        let text = mismatches(&request, &session).join("\n");
         for words in ["answered 2018-06-27", "hour 3", "events of the space"] {
-            assert!(told.contains(words), "{told}");
+            assert!(text.contains(words), "{text}");
         }
     }
 }

@@ -6,11 +6,11 @@ use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::super::exit::{Exit, Fault};
+use super::super::exit::{CliError, Exit};
+use super::super::human;
 use super::super::output::{OutputArgs, table};
-use super::super::size;
-use super::super::source::{Source, SourceArgs};
-use super::mine::{self, Fate};
+use super::super::source::{SourceArgs, SourceConnection};
+use super::cleanup::{self, CleanupDecision};
 use super::view;
 use crate::api::parse_duration;
 use crate::tracker::Session;
@@ -19,14 +19,14 @@ use crate::tracker::Session;
 pub const SCHEMA: &str = "eventexport.io/session-delete/v1";
 
 /// Sessions that are deleted at a time: 4.
-const AT_ONCE: usize = 4;
+const CONCURRENT_DELETES: usize = 4;
 
 /// Most ids of one command: 1,000, more than a space can have open.
 const IDS_MAX: usize = 1000;
 
 /// Arguments of `session delete`.
 #[derive(Debug, clap::Args)]
-pub struct DeleteArgs {
+pub struct SessionDeleteArgs {
     /// Ids of the sessions
     #[arg(
         value_name = "ID",
@@ -76,47 +76,47 @@ fn age(text: &str) -> Result<SignedDuration, String> {
 
 /// What became of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Became {
+enum DeleteResult {
     Deleted,
-    NotThere,
+    NotFound,
     Failed(String),
 }
 
 /// Deletes what was named, or what is provably ours and old.
-pub async fn delete(args: &DeleteArgs) -> Result<Exit, Fault> {
+pub async fn delete(args: &SessionDeleteArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
     if args.ids.len() > IDS_MAX {
-        return Err(Fault::usage(format!(
+        return Err(CliError::usage(format!(
             "ID: {} are more than {IDS_MAX} at a time",
             args.ids.len()
         )));
     }
     let source = args.source.connect()?;
     let (ids, kept) = match args.all_mine_older_than {
-        None => (unique(&args.ids), Vec::new()),
+        None => (dedup(&args.ids), Vec::new()),
         Some(age) => {
-            let chosen = choose(args, &source, age).await?;
-            if args.dry_run || chosen.ids.is_empty() {
-                report(args, &[], &chosen.ids, &chosen.kept);
+            let selection = select_sessions(args, &source, age).await?;
+            if args.dry_run || selection.ids.is_empty() {
+                report(args, &[], &selection.ids, &selection.kept);
                 return Ok(Exit::Done);
             }
-            confirm(args, chosen.ids.len())?;
-            (chosen.ids, chosen.kept)
+            confirm(args, selection.ids.len())?;
+            (selection.ids, selection.kept)
         }
     };
-    let results: Vec<(String, Became)> = futures::stream::iter(ids)
-        .map(|id| one(&source, id))
-        .buffered(AT_ONCE)
+    let results: Vec<(String, DeleteResult)> = futures::stream::iter(ids)
+        .map(|id| delete_one(&source, id))
+        .buffered(CONCURRENT_DELETES)
         .collect()
         .await;
     report(args, &results, &[], &kept);
     let failed = results
         .iter()
-        .any(|(_, result)| matches!(result, Became::Failed(_)));
+        .any(|(_, result)| matches!(result, DeleteResult::Failed(_)));
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
-fn unique(ids: &[String]) -> Vec<String> {
+fn dedup(ids: &[String]) -> Vec<String> {
     let mut unique: Vec<String> = Vec::with_capacity(ids.len());
     for id in ids {
         if !unique.contains(id) {
@@ -126,33 +126,40 @@ fn unique(ids: &[String]) -> Vec<String> {
     unique
 }
 
-async fn one(source: &Source, id: String) -> (String, Became) {
-    let result = match source.tracker.delete_session_if_there(&source.space, &id).await {
-        Ok(true) => Became::Deleted,
-        Ok(false) => Became::NotThere,
-        Err(error) => Became::Failed(view::of_one_worded(source, &id, &error)),
+async fn delete_one(source: &SourceConnection, id: String) -> (String, DeleteResult) {
+    let result = match source.tracker.delete_session_if_exists(&source.space, &id).await {
+        Ok(true) => DeleteResult::Deleted,
+        Ok(false) => DeleteResult::NotFound,
+        Err(error) => DeleteResult::Failed(view::session_error_text(source, &id, &error)),
     };
     (id, result)
 }
 
 /// What is to be deleted, and what stays although it may be meant.
-struct Chosen {
+struct SessionSelection {
     ids: Vec<String>,
     kept: Vec<(Session, String)>,
 }
 
-async fn choose(args: &DeleteArgs, source: &Source, age: SignedDuration) -> Result<Chosen, Fault> {
-    let told = source.user().await.map_err(|error| source.fault(&error))?;
-    let user = match (told, &args.username) {
-        (Some(told), Some(named)) if told != *named => {
-            return Err(Fault::usage(format!(
-                "--username: the credentials are {told}'s, not {named}'s"
+async fn select_sessions(
+    args: &SessionDeleteArgs,
+    source: &SourceConnection,
+    age: SignedDuration,
+) -> Result<SessionSelection, CliError> {
+    let token_user = source
+        .user()
+        .await
+        .map_err(|error| source.tracker_error(&error))?;
+    let user = match (token_user, &args.username) {
+        (Some(token_user), Some(named)) if token_user != *named => {
+            return Err(CliError::usage(format!(
+                "--username: the credentials are {token_user}'s, not {named}'s"
             )));
         }
         (Some(user), _) => user,
         (None, Some(named)) => named.clone(),
         (None, None) => {
-            return Err(Fault::usage(
+            return Err(CliError::usage(
                 "which sessions are yours cannot be told: the token does not name its user; say --username NAME, as \
                  `eventexport session list` shows it",
             ));
@@ -160,63 +167,66 @@ async fn choose(args: &DeleteArgs, source: &Source, age: SignedDuration) -> Resu
     };
     let sessions = source
         .tracker
-        .sessions(&source.space)
+        .list_sessions(&source.space)
         .await
-        .map_err(|error| source.fault(&error))?;
+        .map_err(|error| source.tracker_error(&error))?;
     let now = Timestamp::now();
-    let mut chosen = Chosen {
+    let mut selection = SessionSelection {
         ids: Vec::new(),
         kept: Vec::new(),
     };
     let mut rows = table(&["Id", "Username", "Age", "Last used", "Date-range", "What happens"]);
     let ago = |at: Option<Timestamp>| {
-        at.map_or_else(|| "unknown".to_owned(), |at| mine::about(now.duration_since(at)))
+        at.map_or_else(
+            || "unknown".to_owned(),
+            |at| cleanup::format_age(now.duration_since(at)),
+        )
     };
     for session in sessions {
-        let fate = mine::fate(&session, &user, &source.space, age, now);
-        let what = match &fate {
-            Fate::Delete => "to be deleted".to_owned(),
-            Fate::Touched(idle) if args.including_touched => {
-                format!("to be deleted, though used {} ago", mine::about(*idle))
+        let decision = cleanup::decide(&session, &user, &source.space, age, now);
+        let what = match &decision {
+            CleanupDecision::Delete => "to be deleted".to_owned(),
+            CleanupDecision::RecentlyUsed(idle) if args.including_touched => {
+                format!("to be deleted, though used {} ago", cleanup::format_age(*idle))
             }
-            Fate::Touched(idle) => format!(
+            CleanupDecision::RecentlyUsed(idle) => format!(
                 "left alone: used {} ago, may be downloading (--including-touched deletes it too)",
-                mine::about(*idle)
+                cleanup::format_age(*idle)
             ),
-            Fate::Young => "left alone: younger".to_owned(),
-            Fate::NotOurs => "left alone: another user's".to_owned(),
-            Fate::Unproved(why) => format!("left alone: {why}"),
+            CleanupDecision::TooYoung => "left alone: younger".to_owned(),
+            CleanupDecision::OtherUser => "left alone: another user's".to_owned(),
+            CleanupDecision::Unverified(why) => format!("left alone: {why}"),
         };
         rows.add_row([
             session.id.clone(),
             session.username.clone().unwrap_or_else(|| "-".to_owned()),
             ago(session.created),
             ago(session.accessed),
-            view::range(&session),
+            view::format_range(&session),
             what.clone(),
         ]);
-        match fate {
-            Fate::Delete => chosen.ids.push(session.id),
-            Fate::Touched(_) if args.including_touched => chosen.ids.push(session.id),
-            _ => chosen.kept.push((session, what)),
+        match decision {
+            CleanupDecision::Delete => selection.ids.push(session.id),
+            CleanupDecision::RecentlyUsed(_) if args.including_touched => selection.ids.push(session.id),
+            _ => selection.kept.push((session, what)),
         }
     }
-    if !args.output.json() && rows.row_count() > 0 {
+    if !args.output.is_json() && rows.row_count() > 0 {
         // What is asked about, or done, is shown first, wherever the result goes.
         eprintln!("{rows}");
     }
-    Ok(chosen)
+    Ok(selection)
 }
 
 /// Asks a person; refuses where nobody can answer.
-fn confirm(args: &DeleteArgs, number: usize) -> Result<(), Fault> {
+fn confirm(args: &SessionDeleteArgs, number: usize) -> Result<(), CliError> {
     if args.yes {
         return Ok(());
     }
-    let what = size::of(number as u64, "session");
+    let what = human::plural(number as u64, "session");
     let stdin = std::io::stdin();
-    if args.output.json() || !stdin.is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(Fault::usage(format!(
+    if args.output.is_json() || !stdin.is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(CliError::usage(format!(
             "{what} would be deleted, and nobody is there to be asked: say --yes"
         )));
     }
@@ -228,19 +238,24 @@ fn confirm(args: &DeleteArgs, number: usize) -> Result<(), Fault> {
     if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
         Ok(())
     } else {
-        Err(Fault::Failed(anyhow::anyhow!("nothing was deleted")))
+        Err(CliError::Failed(anyhow::anyhow!("nothing was deleted")))
     }
 }
 
-fn report(args: &DeleteArgs, results: &[(String, Became)], planned: &[String], kept: &[(Session, String)]) {
-    let result = |(id, result): &(String, Became)| match result {
-        Became::Deleted => json!({"id": id, "result": "Deleted"}),
-        Became::NotThere => json!({"id": id, "result": "NotThere"}),
-        Became::Failed(why) => json!({"id": id, "result": "Failed", "message": why}),
+fn report(
+    args: &SessionDeleteArgs,
+    results: &[(String, DeleteResult)],
+    planned: &[String],
+    kept: &[(Session, String)],
+) {
+    let result = |(id, result): &(String, DeleteResult)| match result {
+        DeleteResult::Deleted => json!({"id": id, "result": "Deleted"}),
+        DeleteResult::NotFound => json!({"id": id, "result": "NotThere"}),
+        DeleteResult::Failed(why) => json!({"id": id, "result": "Failed", "message": why}),
     };
     let kept: Vec<Value> = kept
         .iter()
-        .map(|(session, why)| json!({"session": view::object(session), "why": why}))
+        .map(|(session, why)| json!({"session": view::to_json(session), "why": why}))
         .collect();
     let document = json!({
         "dryRun": args.dry_run,
@@ -255,16 +270,16 @@ fn report(args: &DeleteArgs, results: &[(String, Became)], planned: &[String], k
             } else {
                 format!(
                     "{} would be deleted; nothing was.",
-                    size::of(planned.len() as u64, "session")
+                    human::plural(planned.len() as u64, "session")
                 )
             };
         }
         let mut rows = table(&["Id", "Result"]);
         for (id, result) in results {
             let text = match result {
-                Became::Deleted => "Delete session success".to_owned(),
-                Became::NotThere => "was not there: nothing to delete".to_owned(),
-                Became::Failed(why) => format!("FAILED: {why}"),
+                DeleteResult::Deleted => "Delete session success".to_owned(),
+                DeleteResult::NotFound => "was not there: nothing to delete".to_owned(),
+                DeleteResult::Failed(why) => format!("FAILED: {why}"),
             };
             rows.add_row([id, &text]);
         }

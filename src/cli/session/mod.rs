@@ -1,11 +1,11 @@
 //! `eventexport session`: sessions made, listed, shown and deleted by hand. Speaks to the service.
 
+pub mod cleanup;
 pub mod create;
 pub mod delete;
-pub mod mine;
 pub mod view;
 
-use super::exit::{Exit, Fault};
+use super::exit::{CliError, Exit};
 use super::output::{OutputArgs, table};
 use super::source::SourceArgs;
 
@@ -29,22 +29,22 @@ pub struct SessionArgs {
 pub enum SessionCommand {
     /// Open a session: for the current UTC day, unless dates are given.
     #[command(visible_alias = "new", after_help = create::EXAMPLES)]
-    Create(create::CreateArgs),
+    Create(create::SessionCreateArgs),
     /// List the open sessions that the service shows you.
     #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
-    List(ListArgs),
+    List(SessionListArgs),
     /// Show one session.
     #[command(visible_alias = "get", after_help = SHOW_EXAMPLES)]
-    Show(ShowArgs),
+    Show(SessionShowArgs),
     /// Delete sessions, by id or all of yours that are old.
     #[command(visible_alias = "rm", after_help = delete::EXAMPLES)]
-    Delete(delete::DeleteArgs),
+    Delete(delete::SessionDeleteArgs),
 }
 
 /// Arguments of `session list`.
 #[derive(Debug, clap::Args)]
 #[allow(missing_docs)]
-pub struct ListArgs {
+pub struct SessionListArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub struct ListArgs {
 
 /// Arguments of `session show`.
 #[derive(Debug, clap::Args)]
-pub struct ShowArgs {
+pub struct SessionShowArgs {
     /// The session's id
     #[arg(value_name = "ID")]
     pub id: String,
@@ -90,32 +90,32 @@ Examples:
 pub const SESSIONS_PER_SPACE: usize = 30;
 
 /// Runs `eventexport session`.
-pub async fn run(args: SessionArgs) -> Result<Exit, Fault> {
+pub async fn run(args: SessionArgs) -> Result<Exit, CliError> {
     match args.command {
-        SessionCommand::Create(args) => args.output.ended(create::SCHEMA, create::create(&args).await),
-        SessionCommand::List(args) => args.output.ended(LIST, list(&args).await),
-        SessionCommand::Show(args) => args.output.ended(SHOW, show(&args).await),
-        SessionCommand::Delete(args) => args.output.ended(delete::SCHEMA, delete::delete(&args).await),
+        SessionCommand::Create(args) => args.output.finish(create::SCHEMA, create::create(&args).await),
+        SessionCommand::List(args) => args.output.finish(LIST_SCHEMA, list(&args).await),
+        SessionCommand::Show(args) => args.output.finish(SHOW_SCHEMA, show(&args).await),
+        SessionCommand::Delete(args) => args.output.finish(delete::SCHEMA, delete::delete(&args).await),
     }
 }
 
-const LIST: &str = "eventexport.io/session-list/v1";
-const SHOW: &str = "eventexport.io/session/v1";
+const LIST_SCHEMA: &str = "eventexport.io/session-list/v1";
+const SHOW_SCHEMA: &str = "eventexport.io/session/v1";
 
-async fn list(args: &ListArgs) -> Result<Exit, Fault> {
+async fn list(args: &SessionListArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
     let source = args.source.connect()?;
     let sessions = source
         .tracker
-        .sessions(&source.space)
+        .list_sessions(&source.space)
         .await
-        .map_err(|error| source.fault(&error))?;
+        .map_err(|error| source.tracker_error(&error))?;
     let document = json!({
         "space": source.space,
         "limit": SESSIONS_PER_SPACE,
-        "sessions": sessions.iter().map(view::object).collect::<Vec<_>>(),
+        "sessions": sessions.iter().map(view::to_json).collect::<Vec<_>>(),
     });
-    args.output.print(LIST, document, || {
+    args.output.print(LIST_SCHEMA, document, || {
         let mut rows = table(&[
             "Id",
             "Space",
@@ -126,24 +126,24 @@ async fn list(args: &ListArgs) -> Result<Exit, Fault> {
             "Scope",
         ]);
         for session in &sessions {
-            rows.add_row(view::row(session));
+            rows.add_row(view::list_row(session));
         }
         rows.to_string()
     });
-    args.output.remark(format!(
+    args.output.note(format!(
         "{} shown; a space may have {SESSIONS_PER_SPACE}, of all its users together, and the service may show you only your own.",
-        super::size::of(sessions.len() as u64, "session")
+        super::human::plural(sessions.len() as u64, "session")
     ));
     Ok(Exit::Done)
 }
 
-async fn show(args: &ShowArgs) -> Result<Exit, Fault> {
+async fn show(args: &SessionShowArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
     let source = args.source.connect()?;
-    let found = source.tracker.session(&source.space, &args.id).await;
-    let found = found.map_err(|error| view::of_one(&source, &args.id, &error))?;
+    let found = source.tracker.get_session(&source.space, &args.id).await;
+    let found = found.map_err(|error| view::session_error(&source, &args.id, &error))?;
     let Some(session) = found else {
-        return Err(Fault::Failed(anyhow::anyhow!(
+        return Err(CliError::Failed(anyhow::anyhow!(
             "there is no session {} in space {}: it was deleted, or it is of another space; `eventexport session list` shows \
              those that are open",
             args.id,
@@ -151,8 +151,8 @@ async fn show(args: &ShowArgs) -> Result<Exit, Fault> {
         )));
     };
     args.output
-        .print(SHOW, json!({"session": view::object(&session)}), || {
-            view::name_and_value(&session)
+        .print(SHOW_SCHEMA, json!({"session": view::to_json(&session)}), || {
+            view::detail_table(&session)
         });
     Ok(Exit::Done)
 }

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::exit::Fault;
+use super::super::exit::CliError;
 use super::super::output::table;
-use super::super::source::Source;
+use super::super::source::SourceConnection;
 use crate::tracker::{Session, TrackerError};
 
 /// A session as programs read it; what the service left out is null.
-pub fn object(session: &Session) -> Value {
+pub fn to_json(session: &Session) -> Value {
     let Session {
         id,
         space,
@@ -33,7 +33,7 @@ pub fn object(session: &Session) -> Value {
 }
 
 /// The table of `cf at session create` and `show`: the same rows, and what the service answers today besides.
-pub fn name_and_value(session: &Session) -> String {
+pub fn detail_table(session: &Session) -> String {
     let dash = || "-".to_owned();
     let mut rows = table(&["Name", "Value"]);
     let kind = match session.account {
@@ -44,8 +44,8 @@ pub fn name_and_value(session: &Session) -> String {
         "username".to_owned(),
         session.username.clone().unwrap_or_else(dash),
     ]);
-    rows.add_row(["create-time".to_owned(), time(session.created)]);
-    rows.add_row(["access-time".to_owned(), time(session.accessed)]);
+    rows.add_row(["create-time".to_owned(), format_time(session.created)]);
+    rows.add_row(["access-time".to_owned(), format_time(session.accessed)]);
     let range = session
         .range
         .map(|(start, end)| json!({"Start": start, "End": end}).to_string());
@@ -60,15 +60,15 @@ pub fn name_and_value(session: &Session) -> String {
 }
 
 /// A row of the list.
-pub fn row(session: &Session) -> Vec<String> {
+pub fn list_row(session: &Session) -> Vec<String> {
     let dash = || "-".to_owned();
     vec![
         session.id.clone(),
         session.space.clone().unwrap_or_else(dash),
         session.username.clone().unwrap_or_else(dash),
-        time(session.created),
-        time(session.accessed),
-        range(session),
+        format_time(session.created),
+        format_time(session.accessed),
+        format_range(session),
         match session.account {
             Some(true) => "account".to_owned(),
             Some(false) => "space".to_owned(),
@@ -78,7 +78,7 @@ pub fn row(session: &Session) -> Vec<String> {
 }
 
 /// The days, and the hour where it is one.
-pub fn range(session: &Session) -> String {
+pub fn format_range(session: &Session) -> String {
     let Some((start, end)) = session.range else {
         return "-".to_owned();
     };
@@ -93,40 +93,40 @@ pub fn range(session: &Session) -> String {
     }
 }
 
-fn time(at: Option<Timestamp>) -> String {
+fn format_time(at: Option<Timestamp>) -> String {
     // Always nine digits, as the service writes them, so that columns keep their width.
     at.map_or_else(|| "-".to_owned(), |at| format!("{at:.9}"))
 }
 
 /// An error about one session: a refusal may mean that it is somebody else's.
-pub fn of_one(source: &Source, id: &str, error: &TrackerError) -> Fault {
+pub fn session_error(source: &SourceConnection, id: &str, error: &TrackerError) -> CliError {
     match error {
         TrackerError::Forbidden { .. } => {
-            Fault::Failed(anyhow::anyhow!("{}", of_one_worded(source, id, error)))
+            CliError::Failed(anyhow::anyhow!("{}", session_error_text(source, id, error)))
         }
-        TrackerError::Config { .. } => Fault::usage(of_one_worded(source, id, error)),
-        other => source.fault(other),
+        TrackerError::Config { .. } => CliError::usage(session_error_text(source, id, error)),
+        other => source.tracker_error(other),
     }
 }
 
 /// The same as text.
-pub fn of_one_worded(source: &Source, id: &str, error: &TrackerError) -> String {
+pub fn session_error_text(source: &SourceConnection, id: &str, error: &TrackerError) -> String {
     match error {
-        TrackerError::Forbidden { host, space, said } => {
-            let said = if said.is_empty() {
+        TrackerError::Forbidden { host, space, message } => {
+            let message = if message.is_empty() {
                 String::new()
             } else {
-                format!(", saying “{said}”")
+                format!(", saying “{message}”")
             };
             format!(
-                "{host} forbids this for session {id} in space {space}{said}: it is another user's or of another space, or \
+                "{host} forbids this for session {id} in space {space}{message}: it is another user's or of another space, or \
                  you lack the developer role in the space"
             )
         }
         TrackerError::Config { .. } => format!(
             "ID: {id:?} cannot be the id of a session: `eventexport session list` shows those that are open"
         ),
-        other => source.worded(other),
+        other => source.error_text(other),
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_the_rows_of_the_old_command() {
+    fn the_table_matches_cf_at_session_show() {
         let session = Session {
             id: "32c657c5".to_owned(),
             space: Some("66fe4565".to_owned()),
@@ -146,7 +146,7 @@ mod tests {
             account: None,
             hour: Some(None),
         };
-        let text = name_and_value(&session);
+        let text = detail_table(&session);
         for row in [
             "| username     | xxx@yyy.com                               |",
             "| create-time  | 2017-07-25T10:29:28.541092735Z            |",

@@ -8,25 +8,25 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::super::archived::{self, Held};
-use super::super::output::{at_home, table};
-use super::super::size;
-use super::super::source::Source;
+use super::super::archived::{self, ArchivedDay};
+use super::super::human;
+use super::super::output::{display_path, table};
+use super::super::source::SourceConnection;
 use crate::export::journal::Journal;
-use crate::export::keys::Root;
+use crate::export::keys::ArchiveRoot;
 use crate::tracker::Day;
 
 /// A row of the table.
-pub(super) struct Row {
+pub(super) struct DayRow {
     date: Date,
     day: Option<Day>,
-    held: Option<Held>,
+    archived_day: Option<ArchivedDay>,
 }
 
 /// The archive as far as it could be read.
 pub(super) struct Archive {
     pub(super) name: String,
-    pub(super) root: Root,
+    pub(super) root: ArchiveRoot,
     pub(super) journal: Result<Journal, String>,
 }
 
@@ -36,12 +36,12 @@ pub(super) fn rows(
     archive: Option<&Archive>,
     (start, end): (Date, Date),
     source: &str,
-) -> Vec<Row> {
+) -> Vec<DayRow> {
     let Some(archive) = archive else {
-        let row = |day: Day| Row {
+        let row = |day: Day| DayRow {
             date: day.date,
             day: Some(day),
-            held: None,
+            archived_day: None,
         };
         return days.into_iter().map(row).collect();
     };
@@ -51,10 +51,10 @@ pub(super) fn rows(
     let mut rows = Vec::new();
     let mut next = Some(start);
     while let Some(date) = next.filter(|date| *date <= end) {
-        rows.push(Row {
+        rows.push(DayRow {
             date,
             day: days.next_if(|day| day.date == date),
-            held: journal.map(|journal| archived::of_day(journal, source, date, now)),
+            archived_day: journal.map(|journal| archived::assess_day(journal, source, date, now)),
         });
         next = date.tomorrow().ok();
     }
@@ -62,10 +62,10 @@ pub(super) fn rows(
 }
 
 /// The table, and the sum below it.
-pub(super) fn text(
-    rows: &[Row],
+pub(super) fn status_table(
+    rows: &[DayRow],
     archive: Option<&Archive>,
-    unlisted: bool,
+    listing_failed: bool,
     (start, end): (Date, Date),
 ) -> String {
     if rows.is_empty() {
@@ -79,30 +79,39 @@ pub(super) fn text(
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    for Row { date, day, held } in rows {
-        let nothing = if unlisted { "?" } else { "-" };
+    for DayRow {
+        date,
+        day,
+        archived_day,
+    } in rows
+    {
+        let placeholder = if listing_failed { "?" } else { "-" };
         let number = |of: fn(&Day) -> Option<u64>| {
             let number = day
                 .as_ref()
                 .map(|day| of(day).map_or("?".to_owned(), |number| number.to_string()));
-            number.unwrap_or_else(|| nothing.to_owned())
+            number.unwrap_or_else(|| placeholder.to_owned())
         };
-        let words = |of: fn(&Day) -> Option<&String>| {
+        let text_cell = |of: fn(&Day) -> Option<&String>| {
             day.as_ref()
                 .and_then(of)
                 .cloned()
-                .unwrap_or_else(|| nothing.to_owned())
+                .unwrap_or_else(|| placeholder.to_owned())
         };
         let mut cells = vec![
             date.to_string(),
             number(|day| day.count),
             number(|day| day.size),
-            words(|day| day.types.as_ref()),
-            words(|day| day.searchable.as_ref()),
+            text_cell(|day| day.types.as_ref()),
+            text_cell(|day| day.searchable.as_ref()),
         ];
         if archive.is_some() {
             let listed = day.as_ref().and_then(|day| day.count);
-            cells.push(held.as_ref().map_or("?".to_owned(), |held| held.text(listed)));
+            cells.push(
+                archived_day
+                    .as_ref()
+                    .map_or("?".to_owned(), |archived_day| archived_day.cell(listed)),
+            );
         }
         table.add_row(cells);
     }
@@ -110,43 +119,48 @@ pub(super) fn text(
     if let Some(archive) = archive
         && archive.journal.is_ok()
     {
-        let whole = rows.iter().filter(|row| is(row, &archived::State::Whole)).count() as u64;
-        let held = rows.iter().filter_map(|row| row.held.as_ref());
-        let events: u64 = held.fold(0, |sum, held| sum.saturating_add(held.events));
+        let complete = rows
+            .iter()
+            .filter(|row| has_state(row, &archived::DayState::Complete))
+            .count() as u64;
+        let archived_day = rows.iter().filter_map(|row| row.archived_day.as_ref());
+        let events: u64 = archived_day.fold(0, |sum, archived_day| sum.saturating_add(archived_day.events));
         let _ = write!(
             text,
             "\n{}: {} of {} whole, {}",
-            at_home(Path::new(&archive.name)),
-            size::count(whole),
-            size::of(rows.len() as u64, "day"),
-            size::of(events, "event")
+            display_path(Path::new(&archive.name)),
+            human::count(complete),
+            human::plural(rows.len() as u64, "day"),
+            human::plural(events, "event")
         );
     }
     text
 }
 
-fn is(row: &Row, state: &archived::State) -> bool {
-    row.held.as_ref().is_some_and(|held| held.state == *state)
+fn has_state(row: &DayRow, state: &archived::DayState) -> bool {
+    row.archived_day
+        .as_ref()
+        .is_some_and(|archived_day| archived_day.state == *state)
 }
 
 /// The same for programs.
-pub(super) fn document(
-    source: &Source,
+pub(super) fn status_json(
+    source: &SourceConnection,
     (start, end): (Date, Date),
-    rows: &[Row],
+    rows: &[DayRow],
     archive: Option<&Archive>,
-    doubt: Option<&str>,
+    warning: Option<&str>,
 ) -> Value {
-    let row = |row: &Row| {
+    let row = |row: &DayRow| {
         let listed = row.day.as_ref().and_then(|day| day.count);
         json!({
             "date": row.date,
-            "listed": if doubt.is_some() { None } else { Some(row.day.is_some()) },
+            "listed": if warning.is_some() { None } else { Some(row.day.is_some()) },
             "count": listed,
             "size": row.day.as_ref().and_then(|day| day.size),
             "types": row.day.as_ref().and_then(|day| day.types.clone()),
             "searchable": row.day.as_ref().and_then(|day| day.searchable.clone()),
-            "archived": row.held.as_ref().map(|held| held.object(listed)),
+            "archived": row.archived_day.as_ref().map(|archived_day| archived_day.to_json(listed)),
         })
     };
     let archive = archive.map(|archive| {
@@ -162,7 +176,7 @@ pub(super) fn document(
         "source": source.tracker.endpoint(),
         "start": start,
         "end": end,
-        "listingDoubt": doubt,
+        "listingDoubt": warning,
         "archive": archive,
         "days": rows.iter().map(row).collect::<Vec<_>>(),
     })

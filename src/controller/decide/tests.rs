@@ -6,271 +6,304 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn seen(work: Work) -> Observation {
-    Observation {
+fn observed(task: ObservedTask) -> ResourceObservation {
+    ResourceObservation {
         now: at(1_000_000),
         deleting: None,
         finalizer: true,
         suspended: false,
-        wanted: 1,
+        spec_digest: 1,
         secrets_stale: false,
         sessions: true,
-        afresh: false,
-        work,
+        restart_requested: false,
+        task,
     }
 }
 
 const SOON: i64 = 1_000_060;
 const PAST: i64 = 999_999;
 
-fn ended(end: End) -> Work {
-    Work::Ended { spec: 1, end }
+fn finished(result: FinishedTask) -> ObservedTask {
+    ObservedTask::Finished { spec: 1, result }
 }
 
-const RUNNING: Work = Work::Exporting {
+const EXPORTING: ObservedTask = ObservedTask::Exporting {
     spec: 1,
     stopping: false,
 };
-const STOPPING: Work = Work::Exporting {
+const STOPPING: ObservedTask = ObservedTask::Exporting {
     spec: 1,
     stopping: true,
 };
 
 #[test]
-fn an_export_is_started_kept_stopped_and_started_again() {
-    let quiet = |work| Observation {
+fn an_export_starts_stops_and_restarts() {
+    let quiet = |task| ResourceObservation {
         finalizer: false,
         sessions: false,
-        ..seen(work)
+        ..observed(task)
     };
-    let rested = |second| ended(End::Rested(at(second)));
-    let failed = |second| ended(End::Failed(at(second)));
-    let leave = Decision::now(Deed::Leave);
-    for (seen, expected) in [
-        (quiet(Work::Fresh), Decision::now(Deed::Start)),
-        (seen(RUNNING), Decision::wait(at(1_000_000) + WATCH)),
-        (seen(STOPPING), leave),
+    let rested = |second| finished(FinishedTask::Idle(at(second)));
+    let failed = |second| finished(FinishedTask::Failed(at(second)));
+    let leave = ReconcileDecision::now(Action::Noop);
+    for (observed, expected) in [
         (
-            Observation {
-                wanted: 2,
-                ..seen(RUNNING)
-            },
-            Decision::now(Deed::Stop),
+            quiet(ObservedTask::NotStarted),
+            ReconcileDecision::now(Action::Start),
         ),
         (
-            Observation {
-                wanted: 2,
-                ..seen(STOPPING)
+            observed(EXPORTING),
+            ReconcileDecision::wait(at(1_000_000) + ACTIVE_RESYNC_INTERVAL),
+        ),
+        (observed(STOPPING), leave),
+        (
+            ResourceObservation {
+                spec_digest: 2,
+                ..observed(EXPORTING)
+            },
+            ReconcileDecision::now(Action::Stop),
+        ),
+        (
+            ResourceObservation {
+                spec_digest: 2,
+                ..observed(STOPPING)
             },
             leave,
         ),
         (
-            Observation {
-                wanted: 2,
+            ResourceObservation {
+                spec_digest: 2,
                 ..quiet(rested(SOON))
             },
-            Decision::now(Deed::Start),
+            ReconcileDecision::now(Action::Start),
         ),
         (
-            Observation {
+            ResourceObservation {
                 secrets_stale: true,
-                ..seen(RUNNING)
+                ..observed(EXPORTING)
             },
-            Decision::now(Deed::CompareSecrets),
+            ReconcileDecision::now(Action::CompareSecrets),
         ),
         (
-            Observation {
+            ResourceObservation {
                 secrets_stale: true,
                 ..quiet(rested(SOON))
             },
-            Decision::now(Deed::CompareSecrets),
+            ReconcileDecision::now(Action::CompareSecrets),
         ),
         (
-            Observation {
+            ResourceObservation {
                 secrets_stale: true,
                 ..quiet(failed(SOON))
             },
-            Decision::now(Deed::Start),
+            ReconcileDecision::now(Action::Start),
         ),
         (
-            Observation {
-                afresh: true,
+            ResourceObservation {
+                restart_requested: true,
                 ..quiet(rested(SOON))
             },
-            Decision::now(Deed::Start),
+            ReconcileDecision::now(Action::Start),
         ),
-        (quiet(rested(SOON)), Decision::wait(at(SOON))),
-        (quiet(rested(PAST)), Decision::now(Deed::Start)),
-        (quiet(failed(SOON)), Decision::wait(at(SOON))),
-        (quiet(failed(PAST)), Decision::now(Deed::Start)),
-        (seen(Work::Releasing), leave),
+        (quiet(rested(SOON)), ReconcileDecision::wait(at(SOON))),
+        (quiet(rested(PAST)), ReconcileDecision::now(Action::Start)),
+        (quiet(failed(SOON)), ReconcileDecision::wait(at(SOON))),
+        (quiet(failed(PAST)), ReconcileDecision::now(Action::Start)),
+        (observed(ObservedTask::Releasing), leave),
     ] {
-        assert_eq!(decide(&seen), expected, "{seen:?}");
+        assert_eq!(decide(&observed), expected, "{observed:?}");
     }
 }
 
 #[test]
-fn the_finalizer_stays_while_sessions_may_be_open_and_no_longer() {
-    let rested = ended(End::Rested(at(SOON)));
-    let done = Observation {
+fn the_finalizer_stays_only_while_sessions_may_be_open() {
+    let rested = finished(FinishedTask::Idle(at(SOON)));
+    let done = ResourceObservation {
         sessions: false,
-        ..seen(rested)
+        ..observed(rested)
     };
     assert_eq!(
         decide(&done),
-        Decision {
-            deed: Deed::LetGo,
-            again: Some(at(SOON))
+        ReconcileDecision {
+            action: Action::RemoveFinalizer,
+            requeue_at: Some(at(SOON))
         }
     );
-    assert_eq!(decide(&seen(rested)).deed, Deed::Leave);
+    assert_eq!(decide(&observed(rested)).action, Action::Noop);
     assert_eq!(
-        decide(&Observation {
+        decide(&ResourceObservation {
             finalizer: false,
             ..done
         })
-        .deed,
-        Deed::Leave
+        .action,
+        Action::Noop
     );
 }
 
 #[test]
-fn a_suspended_export_stops_releases_and_rests() {
-    let suspended = |work| Observation {
+fn a_suspended_export_stops_and_releases_its_sessions() {
+    let suspended = |task| ResourceObservation {
         suspended: true,
-        ..seen(work)
+        ..observed(task)
     };
-    for (seen, expected) in [
-        (suspended(RUNNING), Deed::Stop),
-        (suspended(STOPPING), Deed::Leave),
-        (suspended(Work::Fresh), Deed::Release),
-        (suspended(ended(End::NotReleased(at(SOON)))), Deed::Leave),
-        (suspended(ended(End::NotReleased(at(PAST)))), Deed::Release),
-        (suspended(ended(End::Unreleasable)), Deed::Leave),
+    for (observed, expected) in [
+        (suspended(EXPORTING), Action::Stop),
+        (suspended(STOPPING), Action::Noop),
+        (suspended(ObservedTask::NotStarted), Action::ReleaseSessions),
         (
-            Observation {
-                sessions: false,
-                ..suspended(ended(End::Rested(at(SOON))))
-            },
-            Deed::LetGo,
+            suspended(finished(FinishedTask::ReleaseFailed(at(SOON)))),
+            Action::Noop,
         ),
         (
-            Observation {
-                finalizer: false,
-                ..suspended(Work::Fresh)
+            suspended(finished(FinishedTask::ReleaseFailed(at(PAST)))),
+            Action::ReleaseSessions,
+        ),
+        (suspended(finished(FinishedTask::ReleaseImpossible)), Action::Noop),
+        (
+            ResourceObservation {
+                sessions: false,
+                ..suspended(finished(FinishedTask::Idle(at(SOON))))
             },
-            Deed::Leave,
+            Action::RemoveFinalizer,
+        ),
+        (
+            ResourceObservation {
+                finalizer: false,
+                ..suspended(ObservedTask::NotStarted)
+            },
+            Action::Noop,
         ),
     ] {
-        assert_eq!(decide(&seen).deed, expected, "{seen:?}");
+        assert_eq!(decide(&observed).action, expected, "{observed:?}");
     }
 }
 
 #[test]
-fn a_deleted_export_releases_its_sessions_or_gives_up_in_ten_minutes() {
-    let young = |work| Observation {
+fn a_deleted_export_abandons_cleanup_after_ten_minutes() {
+    let young = |task| ResourceObservation {
         deleting: Some(at(PAST)),
-        ..seen(work)
+        ..observed(task)
     };
-    let old = |work| Observation {
+    let old = |task| ResourceObservation {
         deleting: Some(at(1_000_000 - 600)),
-        ..seen(work)
+        ..observed(task)
     };
-    for (seen, expected) in [
-        (young(RUNNING), Deed::Stop),
-        (young(STOPPING), Deed::Leave),
-        (old(STOPPING), Deed::GiveUp),
-        (young(Work::Fresh), Deed::Release),
-        (young(Work::Releasing), Deed::Leave),
-        (old(Work::Releasing), Deed::GiveUp),
-        (young(ended(End::NotReleased(at(SOON)))), Deed::Leave),
-        (young(ended(End::NotReleased(at(PAST)))), Deed::Release),
-        (old(ended(End::NotReleased(at(SOON)))), Deed::GiveUp),
-        (young(ended(End::Unreleasable)), Deed::GiveUp),
-        (young(ended(End::Rested(at(SOON)))), Deed::Release),
+    for (observed, expected) in [
+        (young(EXPORTING), Action::Stop),
+        (young(STOPPING), Action::Noop),
+        (old(STOPPING), Action::AbandonCleanup),
+        (young(ObservedTask::NotStarted), Action::ReleaseSessions),
+        (young(ObservedTask::Releasing), Action::Noop),
+        (old(ObservedTask::Releasing), Action::AbandonCleanup),
         (
-            Observation {
+            young(finished(FinishedTask::ReleaseFailed(at(SOON)))),
+            Action::Noop,
+        ),
+        (
+            young(finished(FinishedTask::ReleaseFailed(at(PAST)))),
+            Action::ReleaseSessions,
+        ),
+        (
+            old(finished(FinishedTask::ReleaseFailed(at(SOON)))),
+            Action::AbandonCleanup,
+        ),
+        (
+            young(finished(FinishedTask::ReleaseImpossible)),
+            Action::AbandonCleanup,
+        ),
+        (
+            young(finished(FinishedTask::Idle(at(SOON)))),
+            Action::ReleaseSessions,
+        ),
+        (
+            ResourceObservation {
                 sessions: false,
-                ..young(ended(End::Rested(at(SOON))))
+                ..young(finished(FinishedTask::Idle(at(SOON))))
             },
-            Deed::LetGo,
+            Action::RemoveFinalizer,
         ),
         (
-            Observation {
+            ResourceObservation {
                 sessions: false,
-                ..old(Work::Fresh)
+                ..old(ObservedTask::NotStarted)
             },
-            Deed::LetGo,
+            Action::RemoveFinalizer,
         ),
         (
-            Observation {
+            ResourceObservation {
                 finalizer: false,
-                ..young(Work::Fresh)
+                ..young(ObservedTask::NotStarted)
             },
-            Deed::Leave,
+            Action::Noop,
         ),
         (
-            Observation {
+            ResourceObservation {
                 finalizer: false,
-                ..young(RUNNING)
+                ..young(EXPORTING)
             },
-            Deed::Stop,
+            Action::Stop,
         ),
     ] {
-        assert_eq!(decide(&seen).deed, expected, "{seen:?}");
+        assert_eq!(decide(&observed).action, expected, "{observed:?}");
     }
 }
 
 #[test]
-fn a_deleted_export_is_looked_at_again_no_later_than_its_limit() {
+fn a_deleted_export_is_requeued_before_its_release_timeout() {
     let at_work = [
-        RUNNING,
+        EXPORTING,
         STOPPING,
-        Work::Releasing,
-        ended(End::NotReleased(at(SOON))),
+        ObservedTask::Releasing,
+        finished(FinishedTask::ReleaseFailed(at(SOON))),
     ];
-    for work in at_work {
+    for task in at_work {
         // Ten minutes are over before a pause is.
-        let since = at(SOON - 1) - RELEASE_LIMIT;
-        let decision = decide(&Observation {
+        let since = at(SOON - 1) - RELEASE_TIMEOUT;
+        let decision = decide(&ResourceObservation {
             deleting: Some(since),
-            ..seen(work)
+            ..observed(task)
         });
-        assert_eq!(decision.again, Some(since + RELEASE_LIMIT), "{work:?}");
+        assert_eq!(decision.requeue_at, Some(since + RELEASE_TIMEOUT), "{task:?}");
     }
 }
 
 #[test]
-fn a_clock_that_was_set_back_holds_nothing_up() {
+fn a_clock_set_back_delays_nothing() {
     let hours = 1_000_000 + 3 * 3600;
-    let idle = |work| Observation {
+    let idle = |task| ResourceObservation {
         finalizer: false,
         sessions: false,
-        ..seen(work)
+        ..observed(task)
     };
-    let suspended = |work| Observation {
+    let suspended = |task| ResourceObservation {
         suspended: true,
-        ..seen(work)
+        ..observed(task)
     };
-    let deleted = |work| Observation {
+    let deleted = |task| ResourceObservation {
         deleting: Some(at(999_990)),
-        ..seen(work)
+        ..observed(task)
     };
-    let start = Decision::now(Deed::Start);
-    let release = Decision::now(Deed::Release);
-    for (seen, expected) in [
-        (idle(ended(End::Failed(at(hours)))), start),
-        (idle(ended(End::Rested(at(hours)))), Decision::wait(at(hours))),
-        (idle(ended(End::Rested(at(hours + 86_400)))), start),
-        (suspended(ended(End::NotReleased(at(hours)))), release),
-        (deleted(ended(End::NotReleased(at(hours)))), release),
+    let start = ReconcileDecision::now(Action::Start);
+    let release = ReconcileDecision::now(Action::ReleaseSessions);
+    for (observed, expected) in [
+        (idle(finished(FinishedTask::Failed(at(hours)))), start),
+        (
+            idle(finished(FinishedTask::Idle(at(hours)))),
+            ReconcileDecision::wait(at(hours)),
+        ),
+        (idle(finished(FinishedTask::Idle(at(hours + 86_400)))), start),
+        (
+            suspended(finished(FinishedTask::ReleaseFailed(at(hours)))),
+            release,
+        ),
+        (deleted(finished(FinishedTask::ReleaseFailed(at(hours)))), release),
     ] {
-        assert_eq!(decide(&seen), expected, "{seen:?}");
+        assert_eq!(decide(&observed), expected, "{observed:?}");
     }
 }
 
 #[test]
-fn ten_minutes_are_ten_minutes_whatever_the_clocks_say_and_one_is_always_tried() {
+fn the_deletion_time_tolerates_clock_skew() {
     let now = at(1_000_000);
     let minutes = SignedDuration::from_mins;
     let hours = SignedDuration::from_hours;

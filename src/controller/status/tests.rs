@@ -4,26 +4,26 @@ use jiff::SignedDuration;
 use jiff::civil::date;
 
 use super::*;
-use crate::export::failure::{Remedy, Trouble};
-use crate::export::keys::Root;
+use crate::export::failure::{Problem, Remedy};
+use crate::export::keys::ArchiveRoot;
 use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
-use crate::export::window::{Cells, Window};
-use crate::export::wish::{Persistence, Scope};
+use crate::export::spec::{RetryPolicy, Scope};
+use crate::export::window::{HourSet, Window};
 
 const DAY: Window = Window::day(date(2018, 6, 28));
 
-fn subject() -> Subject {
+fn subject() -> StatusContext {
     let created = "2018-07-10T00:00:00.5Z".parse().unwrap();
-    Subject {
+    StatusContext {
         generation: 2,
         created,
         now: created + SignedDuration::from_mins(1),
     }
 }
 
-fn export() -> Export {
-    Export {
+fn export() -> ExportSpec {
+    ExportSpec {
         name: "audit/june".to_owned(),
         space: "space".to_owned(),
         scope: Scope::Space,
@@ -31,15 +31,15 @@ fn export() -> Export {
         end: Some(date(2018, 6, 30)),
         hour: None,
         source: "https://tracker.example".to_owned(),
-        root: Root::new("tracker", "space", "space"),
-        shard: Shard::WHOLE,
+        root: ArchiveRoot::new("tracker", "space", "space"),
+        shard: Shard::SINGLE,
         parallelism: 4,
         settle_after: SignedDuration::from_hours(6),
-        accepted: Vec::new(),
+        accepted_gaps: Vec::new(),
         holder: "cluster/uid".to_owned(),
-        tenure: None,
+        holder_epoch: None,
         single_writer: true,
-        persistence: Persistence::Forever,
+        retry_policy: RetryPolicy::Forever,
     }
 }
 
@@ -53,50 +53,50 @@ fn snapshot() -> Snapshot {
     }
 }
 
-fn trouble(reason: Reason, window: Option<Window>, remedy: Remedy) -> Trouble {
-    Trouble {
+fn problem(reason: Reason, window: Option<Window>, remedy: Remedy) -> Problem {
+    Problem {
         reason,
         message: "why".to_owned(),
         window,
         remedy,
-        again: None,
+        retry_at: None,
     }
 }
 
-fn with(trouble: Trouble) -> Snapshot {
+fn with(problem: Problem) -> Snapshot {
     Snapshot {
-        troubles: vec![trouble],
+        problems: vec![problem],
         ..snapshot()
     }
 }
 
-fn seen(snapshot: &Snapshot) -> EventExportStatus {
-    status(
+fn observed(snapshot: &Snapshot) -> EventExportStatus {
+    compute_status(
         subject(),
-        Phase::Seen(snapshot, &export()),
+        ExportPhase::Observed(snapshot, &export()),
         &EventExportStatus::default(),
     )
 }
 
 /// Ready, Complete, Reconciling and Stalled as `T`, `F` or `U`, and Ready's reason.
-fn shown(status: &EventExportStatus) -> (String, String) {
+fn summary(status: &EventExportStatus) -> (String, String) {
     let state = |kind| {
-        find(&status.conditions, kind)
+        find_condition(&status.conditions, kind)
             .map_or("-", |found| &found.status[..1])
             .to_owned()
     };
-    let reason = find(&status.conditions, ConditionType::Ready).map(|ready| ready.reason.clone());
+    let reason = find_condition(&status.conditions, ConditionType::Ready).map(|ready| ready.reason.clone());
     (ConditionType::ALL.map(state).concat(), reason.unwrap_or_default())
 }
 
 #[test]
-fn conditions_say_what_a_snapshot_means() {
+fn conditions_follow_the_snapshot() {
     let soon = Remedy::Retry(None);
     let wait = Remedy::Wait(None);
     let complete = Snapshot {
         stored: 30,
         complete: true,
-        missing: Cells::default(),
+        missing: HourSet::default(),
         ..snapshot()
     };
     let expired = Snapshot {
@@ -105,30 +105,30 @@ fn conditions_say_what_a_snapshot_means() {
     };
     let moving = Snapshot {
         active: 1,
-        ..with(trouble(Reason::SpaceFull, None, wait))
+        ..with(problem(Reason::SpaceFull, None, wait))
     };
     let left = SessionFacts {
         id: "s".to_owned(),
         window: DAY,
     };
     let open = Snapshot {
-        missing: Cells::default(),
+        missing: HourSet::default(),
         sessions: vec![left],
         ..snapshot()
     };
-    let sealing = Snapshot {
+    let manifest_due = Snapshot {
         stored: 30,
-        sealing: true,
-        missing: Cells::default(),
+        manifest_due: true,
+        missing: HourSet::default(),
         ..snapshot()
     };
     let unsigned = Snapshot {
-        troubles: vec![trouble(Reason::SigningKeyInvalid, None, Remedy::Person)],
-        ..sealing.clone()
+        problems: vec![problem(Reason::SigningKeyInvalid, None, Remedy::Manual)],
+        ..manifest_due.clone()
     };
     let blind = Snapshot {
         observed: false,
-        ..with(trouble(Reason::DestinationUnreachable, None, soon))
+        ..with(problem(Reason::DestinationUnreachable, None, soon))
     };
     for (snapshot, states, reason) in [
         (complete, "TTFF", "Complete"),
@@ -143,57 +143,57 @@ fn conditions_say_what_a_snapshot_means() {
         (snapshot(), "TFFF", "Exporting"),
         (
             Snapshot {
-                missing: Cells::default(),
+                missing: HourSet::default(),
                 ..snapshot()
             },
             "TFFF",
             "NotSettled",
         ),
         (open, "TFFF", "SessionsOpen"),
-        (sealing, "TFFF", "Exporting"),
+        (manifest_due, "TFFF", "Exporting"),
         (unsigned, "FFFT", "SigningKeyInvalid"),
         // Waiting for others is no illness, until it takes too long.
-        (with(trouble(Reason::SpaceFull, None, wait)), "TFFF", "SpaceFull"),
-        (with(trouble(Reason::HeldBy, Some(DAY), wait)), "TFFF", "HeldBy"),
+        (with(problem(Reason::SpaceFull, None, wait)), "TFFF", "SpaceFull"),
+        (with(problem(Reason::HeldBy, Some(DAY), wait)), "TFFF", "HeldBy"),
         (moving, "TFFF", "Exporting"),
         // One window that is tried again is none either; a peer that does not answer is.
         (
-            with(trouble(Reason::NotWhole, Some(DAY), soon)),
+            with(problem(Reason::NotWhole, Some(DAY), soon)),
             "TFFF",
             "NotWhole",
         ),
-        (with(trouble(Reason::Short, Some(DAY), soon)), "TFFF", "Short"),
+        (with(problem(Reason::Short, Some(DAY), soon)), "TFFF", "Short"),
         (
-            with(trouble(Reason::SourceUnreachable, None, soon)),
+            with(problem(Reason::SourceUnreachable, None, soon)),
             "FFFF",
             "SourceUnreachable",
         ),
         (blind, "FFFF", "DestinationUnreachable"),
         // A person is needed.
         (
-            with(trouble(Reason::Short, Some(DAY), Remedy::Person)),
+            with(problem(Reason::Short, Some(DAY), Remedy::Manual)),
             "FFFT",
             "Short",
         ),
         (
-            with(trouble(Reason::CredentialsRefused, None, wait)),
+            with(problem(Reason::CredentialsRefused, None, wait)),
             "FFFT",
             "CredentialsRefused",
         ),
         (
-            with(trouble(Reason::BucketMissing, None, soon)),
+            with(problem(Reason::BucketMissing, None, soon)),
             "FFFT",
             "BucketMissing",
         ),
         (
-            with(trouble(Reason::NotEvents, Some(DAY), Remedy::Person)),
+            with(problem(Reason::NotEvents, Some(DAY), Remedy::Manual)),
             "FFFT",
             "NotEvents",
         ),
         (expired, "FFFT", "Expired"),
     ] {
         assert_eq!(
-            shown(&seen(&snapshot)),
+            summary(&observed(&snapshot)),
             (states.to_owned(), reason.to_owned()),
             "{snapshot:?}"
         );
@@ -201,17 +201,17 @@ fn conditions_say_what_a_snapshot_means() {
 }
 
 #[test]
-fn what_waits_for_a_day_without_moving_is_overdue() {
-    let waiting = with(trouble(Reason::SpaceFull, None, Remedy::Wait(None)));
+fn a_window_stuck_for_a_day_is_overdue() {
+    let waiting = with(problem(Reason::SpaceFull, None, Remedy::Wait(None)));
     let later = |hours| {
-        let subject = Subject {
+        let subject = StatusContext {
             now: subject().created + SignedDuration::from_hours(hours),
             ..subject()
         };
         move |snapshot: &Snapshot| {
-            shown(&status(
+            summary(&compute_status(
                 subject,
-                Phase::Seen(snapshot, &export()),
+                ExportPhase::Observed(snapshot, &export()),
                 &EventExportStatus::default(),
             ))
             .0
@@ -226,45 +226,45 @@ fn what_waits_for_a_day_without_moving_is_overdue() {
         }),
         "TFFF"
     );
-    let accepted = Export {
-        accepted: vec![crate::export::manifest::document::GapEntry::new(
+    let accepted = ExportSpec {
+        accepted_gaps: vec![crate::export::manifest::document::GapEntry::new(
             date(2018, 6, 28),
             date(2018, 6, 28),
             "lost",
         )],
         ..export()
     };
-    let subject = Subject {
+    let subject = StatusContext {
         now: subject().created + SignedDuration::from_hours(25),
         ..subject()
     };
-    let status = status(
+    let status = compute_status(
         subject,
-        Phase::Seen(&waiting, &accepted),
+        ExportPhase::Observed(&waiting, &accepted),
         &EventExportStatus::default(),
     );
-    assert_eq!(shown(&status).0, "TFFF");
+    assert_eq!(summary(&status).0, "TFFF");
 }
 
 #[test]
-fn a_continuous_export_is_ready_when_it_caught_up() {
-    let continuous = Export {
+fn a_caught_up_continuous_export_is_ready() {
+    let continuous = ExportSpec {
         end: None,
         ..export()
     };
     let next = "2018-07-11T06:00:00.25Z".parse().unwrap();
     // As the decision words it: the next day is waited for.
     let caught_up = Snapshot {
-        missing: Cells::default(),
-        next_look: Some(next),
-        ..with(trouble(Reason::NotSettled, Some(DAY), Remedy::Wait(Some(next))))
+        missing: HourSet::default(),
+        next_run_at: Some(next),
+        ..with(problem(Reason::NotSettled, Some(DAY), Remedy::Wait(Some(next))))
     };
-    let status = status(
+    let status = compute_status(
         subject(),
-        Phase::Seen(&caught_up, &continuous),
+        ExportPhase::Observed(&caught_up, &continuous),
         &EventExportStatus::default(),
     );
-    assert_eq!(shown(&status), ("TFFF".to_owned(), "CaughtUp".to_owned()));
+    assert_eq!(summary(&status), ("TFFF".to_owned(), "CaughtUp".to_owned()));
     assert_eq!(
         status.next_run_time,
         Some(Time("2018-07-11T06:00:00Z".parse().unwrap()))
@@ -272,126 +272,137 @@ fn a_continuous_export_is_ready_when_it_caught_up() {
 }
 
 #[test]
-fn a_restart_changes_nothing_until_the_bucket_was_seen() {
-    let complete = seen(&Snapshot {
+fn a_restart_keeps_the_status_until_the_bucket_is_listed() {
+    let complete = observed(&Snapshot {
         complete: true,
         stored: 30,
-        missing: Cells::default(),
+        missing: HourSet::default(),
         ..snapshot()
     });
     let unseen = Snapshot::default();
-    assert_eq!(status(subject(), Phase::Begins, &complete), complete);
     assert_eq!(
-        status(subject(), Phase::Seen(&unseen, &export()), &complete),
+        compute_status(subject(), ExportPhase::Starting, &complete),
+        complete
+    );
+    assert_eq!(
+        compute_status(subject(), ExportPhase::Observed(&unseen, &export()), &complete),
         complete
     );
     // Another generation is something else.
-    let newer = Subject {
+    let newer = StatusContext {
         generation: 3,
         ..subject()
     };
-    let begins = status(newer, Phase::Begins, &complete);
-    assert_eq!(shown(&begins), ("UUTF".to_owned(), "NewGeneration".to_owned()));
+    let begins = compute_status(newer, ExportPhase::Starting, &complete);
+    assert_eq!(summary(&begins), ("UUTF".to_owned(), "NewGeneration".to_owned()));
     assert_eq!(begins.covered, complete.covered);
     assert_eq!(begins.observed_generation, 3);
 }
 
 #[test]
-fn what_cannot_begin_says_for_what_a_person_is_needed() {
+fn a_blocked_export_names_the_manual_action() {
     let missing =
-        Failure::wait(Reason::CredentialsMissing, "Secret tracker does not exist", None).of_export();
-    let before = seen(&Snapshot {
+        Failure::wait(Reason::CredentialsMissing, "Secret tracker does not exist", None).export_wide();
+    let before = observed(&Snapshot {
         complete: true,
         stored: 30,
-        missing: Cells::default(),
+        missing: HourSet::default(),
         ..snapshot()
     });
     for (before, states) in [(EventExportStatus::default(), "FFFT"), (before, "FTFT")] {
-        let blocked = status(subject(), Phase::Blocked(&missing), &before);
+        let blocked = compute_status(subject(), ExportPhase::Blocked(&missing), &before);
         assert_eq!(
-            shown(&blocked),
+            summary(&blocked),
             (states.to_owned(), "CredentialsMissing".to_owned())
         );
         assert_eq!(
             blocked.last_error.as_ref().unwrap().message,
             "Secret tracker does not exist"
         );
-        let good = status(subject(), Phase::Seen(&snapshot(), &export()), &blocked);
+        let good = compute_status(subject(), ExportPhase::Observed(&snapshot(), &export()), &blocked);
         assert_eq!(good.last_error, None, "an error that is made good is gone");
     }
 }
 
 #[test]
-fn a_suspended_export_says_so_and_keeps_its_facts() {
-    let before = seen(&Snapshot {
+fn a_suspended_export_keeps_its_counts() {
+    let before = observed(&Snapshot {
         active: 2,
         waiting: 1,
         ..snapshot()
     });
-    let stopping = status(subject(), Phase::Suspended { stopping: true }, &before);
-    assert_eq!(shown(&stopping), ("FFTF".to_owned(), "Suspended".to_owned()));
-    let stopped = status(subject(), Phase::Suspended { stopping: false }, &stopping);
-    assert_eq!(shown(&stopped), ("FFFF".to_owned(), "Suspended".to_owned()));
+    let stopping = compute_status(subject(), ExportPhase::Suspended { stopping: true }, &before);
+    assert_eq!(summary(&stopping), ("FFTF".to_owned(), "Suspended".to_owned()));
+    let stopped = compute_status(subject(), ExportPhase::Suspended { stopping: false }, &stopping);
+    assert_eq!(summary(&stopped), ("FFFF".to_owned(), "Suspended".to_owned()));
     let windows = stopped.windows.unwrap();
     assert_eq!((windows.stored, windows.active, windows.waiting), (29, 0, 3));
-    let complete = seen(&Snapshot {
+    let complete = observed(&Snapshot {
         complete: true,
         ..snapshot()
     });
-    let suspended = status(subject(), Phase::Suspended { stopping: false }, &complete);
+    let suspended = compute_status(subject(), ExportPhase::Suspended { stopping: false }, &complete);
     assert_eq!(
-        shown(&suspended).0,
+        summary(&suspended).0,
         "FUFF",
         "nobody looks whether the range still is the one that was complete"
     );
     assert_eq!(
-        status(subject(), Phase::Suspended { stopping: false }, &suspended),
+        compute_status(subject(), ExportPhase::Suspended { stopping: false }, &suspended),
         suspended
     );
 }
 
 #[test]
-fn times_are_kept_until_what_they_time_changes() {
-    let going = seen(&Snapshot {
+fn transition_times_change_only_with_the_status() {
+    let going = observed(&Snapshot {
         active: 1,
         ..snapshot()
     });
-    let later = Subject {
+    let later = StatusContext {
         now: subject().now + SignedDuration::from_mins(5),
         ..subject()
     };
     let done = Snapshot {
         complete: true,
         stored: 30,
-        missing: Cells::default(),
+        missing: HourSet::default(),
         ..snapshot()
     };
-    let complete = status(later, Phase::Seen(&done, &export()), &going);
+    let complete = compute_status(later, ExportPhase::Observed(&done, &export()), &going);
     assert_eq!(complete.start_time, going.start_time);
-    assert_eq!(complete.completion_time.as_ref().unwrap().0, whole(later.now));
+    assert_eq!(
+        complete.completion_time.as_ref().unwrap().0,
+        truncate_to_second(later.now)
+    );
     let ready = |status: &EventExportStatus| {
-        find(&status.conditions, ConditionType::Ready)
+        find_condition(&status.conditions, ConditionType::Ready)
             .unwrap()
             .last_transition_time
             .clone()
     };
     assert_eq!(ready(&complete), ready(&going), "it was ready all the time");
-    let much_later = Subject {
+    let much_later = StatusContext {
         now: later.now + SignedDuration::from_mins(5),
         ..later
     };
     assert_eq!(
-        status(much_later, Phase::Seen(&done, &export()), &complete),
+        compute_status(much_later, ExportPhase::Observed(&done, &export()), &complete),
         complete
     );
     assert_eq!(
-        status(much_later, Phase::Seen(&snapshot(), &export()), &complete).completion_time,
+        compute_status(
+            much_later,
+            ExportPhase::Observed(&snapshot(), &export()),
+            &complete
+        )
+        .completion_time,
         None
     );
 }
 
 #[test]
-fn a_status_is_bounded_whatever_happens() {
+fn the_status_size_is_bounded() {
     let odd = (0..400).map(|n| {
         Window::day(
             date(2018, 1, 1)
@@ -403,13 +414,13 @@ fn a_status_is_bounded_whatever_happens() {
         id: format!("{n}{}", "ü".repeat(300)),
         window: DAY,
     };
-    let mut wild = with(trouble(Reason::Failed, Some(DAY), Remedy::Person));
-    wild.troubles[0].message = "ü".repeat(5000);
+    let mut wild = with(problem(Reason::Failed, Some(DAY), Remedy::Manual));
+    wild.problems[0].message = "ü".repeat(5000);
     wild.missing = odd.clone().collect();
     wild.covered = odd.clone().collect();
     wild.expired = odd.collect();
     wild.sessions = (0..100).map(session).collect();
-    let status = seen(&wild);
+    let status = observed(&wild);
     assert!(status.missing.len() <= MAX_RANGES && status.covered.len() <= MAX_RANGES);
     assert!(status.expired.len() <= MAX_RANGES && status.sessions.len() <= MAX_SESSIONS);
     assert!(
@@ -429,11 +440,11 @@ fn a_status_is_bounded_whatever_happens() {
 }
 
 #[test]
-fn that_another_operator_would_serve_it_is_ours_to_say_and_to_take_back() {
+fn the_contended_condition_is_set_and_removed() {
     let mut status = EventExportStatus::default();
-    contended(&mut status, subject(), Some(("b/other", "a/me")));
+    set_contended(&mut status, subject(), Some(("b/other", "a/me")));
     assert_eq!(status.conditions.len(), 1);
-    assert_eq!(own(&status), status);
-    contended(&mut status, subject(), None);
+    assert_eq!(owned_status(&status), status);
+    set_contended(&mut status, subject(), None);
     assert!(status.conditions.is_empty());
 }

@@ -6,53 +6,57 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::world::{FIRST, Found, SOURCE, World, remedies, worlds};
+use super::fixture::{DecisionFixture, FIRST, FixtureEntry, SOURCE, fixtures, remedies};
 use super::*;
 use crate::export::manifest::periods::periods;
-use crate::export::manifest::statement::state;
+use crate::export::manifest::statement::build_statement;
 
-fn cells(windows: impl IntoIterator<Item = Window>) -> Cells {
+fn cells(windows: impl IntoIterator<Item = Window>) -> HourSet {
     windows.into_iter().collect()
 }
 
 /// Why a cell that is neither covered nor accepted is not being exported right now.
-fn is_explained(world: &World, decision: &Decision, cell: Window) -> bool {
-    let World {
+fn is_explained(fixture: &DecisionFixture, decision: &RunDecision, cell: Window) -> bool {
+    let DecisionFixture {
         export,
         journal,
         active,
-        busy,
+        in_progress,
         ..
-    } = world;
+    } = fixture;
     let wanted = export.window_of(cell.date()).unwrap();
     // A day of which nothing is covered is exported as one.
-    let whole = export.hour.is_none() && !decision.tally.covered.touches(wanted);
-    let piece = if whole && !journal.splits.contains(&wanted) {
+    let undivided = export.hour.is_none() && !decision.coverage.covered.intersects(wanted);
+    let piece = if undivided && !journal.splits.contains(&wanted) {
         wanted
     } else {
         cell
     };
-    let over = |other: &Window| overlap(*other, piece);
+    let overlaps = |other: &Window| overlap(*other, piece);
     let full = active.len() + decision.start.len() >= export.parallelism;
-    let said = decision.troubles.iter().any(|trouble| {
-        let here = trouble.window.as_ref().is_none_or(over);
+    let reported = decision.problems.iter().any(|problem| {
+        let here = problem.window.as_ref().is_none_or(overlaps);
         // Whoever waits says until when, or whom for.
-        here && trouble.reason != Reason::NotSettled && trouble.reason != Reason::Expired
+        here && problem.reason != Reason::NotSettled && problem.reason != Reason::Expired
     });
-    let expired = journal.expired.iter().any(over)
+    let expired = journal.expired.iter().any(overlaps)
         && decision
-            .troubles
+            .problems
             .iter()
-            .any(|trouble| trouble.reason == Reason::Expired);
-    let later = export.settled_at(wanted) > world.now && decision.wake.is_some();
-    active.iter().any(over)
-        || decision.start.iter().any(over)
-        || decision.split.iter().any(over)
-        || decision.adopt.iter().any(over)
-        || decision.settle.iter().chain(busy).any(|id| over(&id.window))
-        || said
+            .any(|problem| problem.reason == Reason::Expired);
+    let not_due = export.due_at(wanted) > fixture.now && decision.wake.is_some();
+    active.iter().any(overlaps)
+        || decision.start.iter().any(overlaps)
+        || decision.split.iter().any(overlaps)
+        || decision.adopt.iter().any(overlaps)
+        || decision
+            .recover
+            .iter()
+            .chain(in_progress)
+            .any(|id| overlaps(&id.window))
+        || reported
         || expired
-        || later
+        || not_due
         || full
 }
 
@@ -60,194 +64,194 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_window_is_started_twice_or_outside_of_what_is_wanted(world in worlds()) {
-        let decision = world.decide();
-        let World { export, journal, active, busy, .. } = &world;
-        let wanted = cells(export.windows(world.now));
+    fn no_window_starts_twice_or_outside_the_wanted_range(fixture in fixtures()) {
+        let decision = fixture.decide();
+        let DecisionFixture { export, journal, active, in_progress, .. } = &fixture;
+        let wanted = cells(export.windows(fixture.now));
         let covered = journal.covered(&export.source);
         let mut taken = cells(active.iter().copied());
         for window in &decision.start {
-            prop_assert!(!taken.touches(*window), "{window} is under way");
+            prop_assert!(!taken.intersects(*window), "{window} is under way");
             taken.insert(*window);
-            prop_assert!(cells([*window]).minus(&wanted).is_empty(), "{window} is not wanted");
-            prop_assert!(!covered.touches(*window), "{window} is covered");
-            prop_assert!(export.settled_at(*window) <= world.now, "{window} is not settled");
-            prop_assert!(!export.accepts(window.date()));
+            prop_assert!(cells([*window]).difference(&wanted).is_empty(), "{window} is not wanted");
+            prop_assert!(!covered.intersects(*window), "{window} is covered");
+            prop_assert!(export.due_at(*window) <= fixture.now, "{window} is not settled");
+            prop_assert!(!export.in_accepted_gap(window.date()));
             let there = journal.receipts.keys().chain(journal.objects.keys());
-            let settled = decision.settle.iter().chain(busy).map(|id| &id.window);
+            let settled = decision.recover.iter().chain(in_progress).map(|id| &id.window);
             let beside = there.chain(settled).find(|other| overlap(**other, *window));
             prop_assert!(beside.is_none(), "{window} beside {beside:?}");
-            let rival = journal.rivals(*window, &export.holder, world.store_now).next();
+            let rival = journal.attempts_by_others(*window, &export.holder, fixture.store_now).next();
             prop_assert!(rival.is_none(), "{window} is held by {rival:?}");
         }
         prop_assert!(decision.start.is_sorted(), "the oldest first");
     }
 
     #[test]
-    fn no_wanted_cell_is_lost(world in worlds()) {
-        let decision = world.decide();
-        let wanted = cells(world.export.windows(world.now));
-        let accepted = world.export.accepted_cells(&wanted);
-        let open = wanted.minus(&decision.tally.covered).minus(&accepted);
+    fn every_uncovered_cell_is_accounted_for(fixture in fixtures()) {
+        let decision = fixture.decide();
+        let wanted = cells(fixture.export.windows(fixture.now));
+        let accepted = fixture.export.accepted_hours(&wanted);
+        let open = wanted.difference(&decision.coverage.covered).difference(&accepted);
         for (date, hours) in open.days() {
             for hour in (0..24).filter(|hour| hours & (1 << hour) != 0) {
                 let cell = Window::hour(date, hour).unwrap();
-                prop_assert!(is_explained(&world, &decision, cell), "{cell}: {decision:#?}");
+                prop_assert!(is_explained(&fixture, &decision, cell), "{cell}: {decision:#?}");
             }
         }
-        prop_assert!(decision.tally.covered.minus(&wanted).is_empty());
-        prop_assert!(decision.tally.missing.minus(&open).is_empty());
-        prop_assert!(decision.tally.stored <= decision.tally.wanted);
-        prop_assert!(decision.tally.expired.minus(&decision.tally.missing).is_empty());
+        prop_assert!(decision.coverage.covered.difference(&wanted).is_empty());
+        prop_assert!(decision.coverage.missing.difference(&open).is_empty());
+        prop_assert!(decision.coverage.stored <= decision.coverage.wanted);
+        prop_assert!(decision.coverage.expired.difference(&decision.coverage.missing).is_empty());
     }
 
     #[test]
-    fn a_shard_touches_no_day_of_another(world in worlds()) {
-        let decision = world.decide();
-        let settled = decision.settle.iter().map(|id| &id.window);
+    fn a_shard_never_touches_days_of_other_shards(fixture in fixtures()) {
+        let decision = fixture.decide();
+        let settled = decision.recover.iter().map(|id| &id.window);
         let touched = decision.start.iter().chain(&decision.split).chain(&decision.adopt).chain(settled);
         for window in touched {
-            prop_assert!(world.export.shard.has(window.date()), "{window}: {}", world.export.shard);
+            prop_assert!(fixture.export.shard.contains(window.date()), "{window}: {}", fixture.export.shard);
         }
     }
 
     #[test]
-    fn never_more_at_a_time_than_allowed(world in worlds()) {
-        let decision = world.decide();
-        let at_once = world.active.len() + decision.start.len();
-        prop_assert!(decision.start.is_empty() || at_once <= world.export.parallelism);
-        let gate = world.memory.gate.as_ref();
-        let shut = gate.is_some_and(|gate| gate.again > world.now || gate.given_up(world.export.persistence));
-        prop_assert!(!shut || decision.start.is_empty());
+    fn parallelism_is_never_exceeded(fixture in fixtures()) {
+        let decision = fixture.decide();
+        let at_once = fixture.active.len() + decision.start.len();
+        prop_assert!(decision.start.is_empty() || at_once <= fixture.export.parallelism);
+        let export_backoff = fixture.retry_state.export_backoff.as_ref();
+        let backing_off = export_backoff.is_some_and(|export_backoff| export_backoff.retry_at > fixture.now || export_backoff.is_exhausted(fixture.export.retry_policy));
+        prop_assert!(!backing_off || decision.start.is_empty());
     }
 
     #[test]
-    fn there_is_always_progress_or_a_time_or_a_rest_with_its_reason(world in worlds()) {
-        let decision = world.decide();
-        let under_way = !world.active.is_empty() || !world.busy.is_empty() || world.sealing;
-        let does = !(decision.start.is_empty()
+    fn every_decision_acts_or_waits_or_reports_why_it_is_idle(fixture in fixtures()) {
+        let decision = fixture.decide();
+        let under_way = !fixture.active.is_empty() || !fixture.in_progress.is_empty() || fixture.sealing;
+        let acts = !(decision.start.is_empty()
             && decision.split.is_empty()
-            && decision.settle.is_empty()
+            && decision.recover.is_empty()
             && decision.adopt.is_empty()
             && decision.seal.is_none());
         if let Some(wake) = decision.wake {
-            prop_assert!(wake > world.now, "woken for what has passed");
+            prop_assert!(wake > fixture.now, "woken for what has passed");
         }
-        prop_assert!(decision.rest || under_way || does || decision.wake.is_some(), "stuck: {decision:#?}");
-        prop_assert!(!(decision.rest && (under_way || does)), "rests while something is under way");
-        let stated = !decision.troubles.is_empty();
-        let caught_up = world.export.end.is_none() && decision.tally.missing.is_empty();
-        prop_assert!(!decision.rest || decision.complete || stated || caught_up, "no reason: {decision:#?}");
-        let again = decision.troubles.iter().find(|trouble| {
+        prop_assert!(decision.idle || under_way || acts || decision.wake.is_some(), "stuck: {decision:#?}");
+        prop_assert!(!(decision.idle && (under_way || acts)), "rests while something is under way");
+        let stated = !decision.problems.is_empty();
+        let caught_up = fixture.export.end.is_none() && decision.coverage.missing.is_empty();
+        prop_assert!(!decision.idle || decision.complete || stated || caught_up, "no reason: {decision:#?}");
+        let retried = decision.problems.iter().find(|problem| {
             // The next day is the caller's to wait for, and so is another holder unless asked to persist.
-            let theirs = trouble.reason == Reason::HeldBy && world.export.persistence != Persistence::Forever;
-            trouble.again.is_some() && trouble.reason != Reason::NotSettled && !theirs
+            let held_by_other = problem.reason == Reason::HeldBy && fixture.export.retry_policy != RetryPolicy::Forever;
+            problem.retry_at.is_some() && problem.reason != Reason::NotSettled && !held_by_other
         });
-        prop_assert!(!decision.rest || again.is_none(), "rests before it tries again: {again:?}");
-        let continuous = world.export.end.is_none();
-        prop_assert!(!(continuous && decision.rest && decision.wake.is_none()), "sleeps for ever");
+        prop_assert!(!decision.idle || retried.is_none(), "rests before it tries again: {retried:?}");
+        let continuous = fixture.export.end.is_none();
+        prop_assert!(!(continuous && decision.idle && decision.wake.is_none()), "sleeps for ever");
     }
 
     #[test]
-    fn complete_means_that_nothing_is_missing_or_open(world in worlds()) {
-        let decision = world.decide();
+    fn complete_means_nothing_is_missing_or_open(fixture in fixtures()) {
+        let decision = fixture.decide();
         if decision.complete {
-            let wanted = cells(world.export.windows(world.now));
-            let accepted = world.export.accepted_cells(&wanted);
-            let covered = world.journal.covered(SOURCE);
-            prop_assert!(wanted.minus(&covered).minus(&accepted).is_empty());
-            prop_assert!(world.export.end.is_some() && world.active.is_empty() && world.busy.is_empty());
-            let ours = world.journal.attempts.iter().filter(|(id, facts)| {
+            let wanted = cells(fixture.export.windows(fixture.now));
+            let accepted = fixture.export.accepted_hours(&wanted);
+            let covered = fixture.journal.covered(SOURCE);
+            prop_assert!(wanted.difference(&covered).difference(&accepted).is_empty());
+            prop_assert!(fixture.export.end.is_some() && fixture.active.is_empty() && fixture.in_progress.is_empty());
+            let ours = fixture.journal.attempts.iter().filter(|(id, facts)| {
                 let record = facts.record.as_ref().unwrap();
-                let loose = record.holder == "we" || record.deadline <= world.store_now;
-                loose && world.export.shard.has(id.window.date())
+                let needs_recovery = record.holder == "we" || record.deadline <= fixture.store_now;
+                needs_recovery && fixture.export.shard.contains(id.window.date())
             });
             prop_assert_eq!(ours.count(), 0);
-            prop_assert!(decision.start.is_empty() && decision.settle.is_empty());
-            let mut periods = periods(&world.export, world.now).into_iter();
+            prop_assert!(decision.start.is_empty() && decision.recover.is_empty());
+            let mut periods = periods(&fixture.export, fixture.now).into_iter();
             // Of a shard, whoever sees the whole covered writes it.
-            let shard = !world.export.shard.is_whole();
-            prop_assert!(shard || periods.all(|period| world.memory.sealed.contains(&period)), "no manifest");
+            let shard = !fixture.export.shard.is_single();
+            prop_assert!(shard || periods.all(|period| fixture.retry_state.sealed.contains(&period)), "no manifest");
         }
     }
 
     #[test]
-    fn what_is_to_be_sealed_can_be_stated_and_is_not_called_complete(world in worlds()) {
-        let decision = world.decide();
+    fn a_period_due_for_sealing_has_a_statement_and_is_not_complete(fixture in fixtures()) {
+        let decision = fixture.decide();
         if let Some(period) = decision.seal {
-            prop_assert!(decision.sealing && !decision.complete && !decision.rest && !world.sealing);
-            prop_assert!(state(&world.export, &world.journal, period).is_some(), "{period:?}");
+            prop_assert!(decision.sealing && !decision.complete && !decision.idle && !fixture.sealing);
+            prop_assert!(build_statement(&fixture.export, &fixture.journal, period).is_some(), "{period:?}");
         }
-        let ours = |id: &AttemptId| !world.journal.rivals(id.window, "we", world.store_now).any(|(other, _)| other == id);
-        let finite = world.export.end.is_some();
-        let open = world.journal.attempts.keys().any(ours) || !world.active.is_empty();
+        let ours = |id: &AttemptId| !fixture.journal.attempts_by_others(id.window, "we", fixture.store_now).any(|(other, _)| other == id);
+        let finite = fixture.export.end.is_some();
+        let open = fixture.journal.attempts.keys().any(ours) || !fixture.active.is_empty();
         prop_assert!(!(finite && open && decision.sealing), "sessions may be open");
     }
 
     /// Deciding and doing in turns: whatever was there at first, when nothing more fails the run comes to rest,
     /// with each window exported at most once, and all is covered but what has a reason.
     #[test]
-    fn a_world_that_stops_failing_comes_to_rest(mut world in worlds(), mishaps in vec(remedies(), 0..12)) {
-        let mut mishaps = mishaps.into_iter();
+    fn a_run_without_further_failures_becomes_idle(mut fixture in fixtures(), failures in vec(remedies(), 0..12)) {
+        let mut failures = failures.into_iter();
         let mut stored: BTreeMap<Window, u32> = BTreeMap::new();
-        world.export.end.get_or_insert(FIRST);
-        for turn in 0..400 {
-            prop_assert!(turn < 399, "never rests: {:#?}", world.decide());
-            let decision = world.decide();
-            if decision.rest {
-                for cell in decision.tally.missing.days().map(|(date, _)| Window::day(date)) {
-                    let said = decision.troubles.iter().any(|trouble| {
-                        trouble.window.is_none_or(|window| overlap(window, cell))
+        fixture.export.end.get_or_insert(FIRST);
+        for step in 0..400 {
+            prop_assert!(step < 399, "never rests: {:#?}", fixture.decide());
+            let decision = fixture.decide();
+            if decision.idle {
+                for cell in decision.coverage.missing.days().map(|(date, _)| Window::day(date)) {
+                    let reported = decision.problems.iter().any(|problem| {
+                        problem.window.is_none_or(|window| overlap(window, cell))
                     });
-                    prop_assert!(said, "{cell} is missing without a reason: {decision:#?}");
+                    prop_assert!(reported, "{cell} is missing without a reason: {decision:#?}");
                 }
                 break;
             }
-            let nothing = decision.start.is_empty()
+            let is_noop = decision.start.is_empty()
                 && decision.split.is_empty()
-                && decision.settle.is_empty()
+                && decision.recover.is_empty()
                 && decision.adopt.is_empty()
                 && decision.seal.is_none();
             // What is under way ends before the next is done.
-            let ended: Vec<Window> = std::mem::take(&mut world.active).into_iter().collect();
-            let settled = std::mem::take(&mut world.busy);
+            let ended: Vec<Window> = std::mem::take(&mut fixture.active).into_iter().collect();
+            let settled = std::mem::take(&mut fixture.in_progress);
             for window in ended {
-                if let Some(remedy) = mishaps.next() {
+                if let Some(remedy) = failures.next() {
                     let failure = Failure { remedy, ..Failure::retry(Reason::NotWhole, "x") };
-                    world.memory.failed(window, failure, world.now, 0.5);
+                    fixture.retry_state.record_failure(window, failure, fixture.now, 0.5);
                 } else {
                     *stored.entry(window).or_default() += 1;
-                    world.memory.succeeded(window);
-                    world.add(0, window, Found::Stored);
+                    fixture.retry_state.record_success(window);
+                    fixture.add(0, window, FixtureEntry::Stored);
                 }
             }
             for id in settled {
-                world.journal.attempts.remove(&id);
+                fixture.journal.attempts.remove(&id);
             }
             for day in decision.split {
-                world.journal.splits.insert(day);
-                world.memory.windows.remove(&day);
+                fixture.journal.splits.insert(day);
+                fixture.retry_state.windows.remove(&day);
             }
-            for id in decision.settle {
-                world.journal.attempts.remove(&id);
+            for id in decision.recover {
+                fixture.journal.attempts.remove(&id);
             }
             for window in decision.adopt {
-                world.memory.foreign.insert(window);
+                fixture.retry_state.foreign_objects.insert(window);
             }
-            world.sealing = false;
+            fixture.sealing = false;
             if let Some(period) = decision.seal {
-                world.memory.sealed(period);
+                fixture.retry_state.record_seal(period);
             }
-            world.active = decision.start.into_iter().collect();
-            if nothing && world.active.is_empty()
+            fixture.active = decision.start.into_iter().collect();
+            if is_noop && fixture.active.is_empty()
                 && let Some(wake) = decision.wake
             {
-                let slept = wake.duration_since(world.now);
-                world.now = wake;
-                world.store_now = world.store_now.checked_add(slept).unwrap();
+                let slept = wake.duration_since(fixture.now);
+                fixture.now = wake;
+                fixture.store_now = fixture.store_now.checked_add(slept).unwrap();
             } else {
-                world.now = world.now.checked_add(Duration::from_secs(1)).unwrap();
-                world.store_now = world.store_now.checked_add(Duration::from_secs(1)).unwrap();
+                fixture.now = fixture.now.checked_add(Duration::from_secs(1)).unwrap();
+                fixture.store_now = fixture.store_now.checked_add(Duration::from_secs(1)).unwrap();
             }
         }
         prop_assert!(stored.values().all(|times| *times == 1), "{stored:?}");

@@ -1,46 +1,46 @@
 //! Rules of a decision that are easier read in a table than in a property.
 
-use super::world::{FIRST, Found, World, at};
+use super::fixture::{DecisionFixture, FIRST, FixtureEntry, at};
 use super::*;
-use crate::export::keys::Root;
+use crate::export::keys::ArchiveRoot;
 use crate::export::shard::Shard;
-use crate::export::wish::Scope;
+use crate::export::spec::Scope;
 
 /// A day that is exported by the hour, of which all but the last `open` hours are stored, long after it was over.
-fn split_day(open: usize, parallelism: usize) -> World {
-    let export = Export {
+fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
+    let export = ExportSpec {
         name: "x".to_owned(),
         space: "s".to_owned(),
         scope: Scope::Space,
         start: FIRST,
         end: Some(FIRST),
         hour: None,
-        source: super::world::SOURCE.to_owned(),
-        root: Root::new("p", "s", "space"),
-        shard: Shard::WHOLE,
+        source: super::fixture::SOURCE.to_owned(),
+        root: ArchiveRoot::new("p", "s", "space"),
+        shard: Shard::SINGLE,
         parallelism,
         settle_after: SignedDuration::ZERO,
-        accepted: Vec::new(),
+        accepted_gaps: Vec::new(),
         holder: "we".to_owned(),
-        tenure: None,
+        holder_epoch: None,
         single_writer: false,
-        persistence: Persistence::Forever,
+        retry_policy: RetryPolicy::Forever,
     };
-    let mut world = World {
+    let mut fixture = DecisionFixture {
         export,
         journal: Journal::default(),
         active: BTreeSet::new(),
-        busy: BTreeSet::new(),
+        in_progress: BTreeSet::new(),
         sealing: false,
-        memory: Memory::default(),
+        retry_state: RetryState::default(),
         now: at(100),
         store_now: at(100),
     };
-    world.add(0, Window::day(FIRST), Found::Split);
+    fixture.add(0, Window::day(FIRST), FixtureEntry::Split);
     for hour in Window::split(FIRST).take(24 - open) {
-        world.add(0, hour, Found::Stored);
+        fixture.add(0, hour, FixtureEntry::Stored);
     }
-    world
+    fixture
 }
 
 fn hour(hour: u8) -> Window {
@@ -48,7 +48,7 @@ fn hour(hour: u8) -> Window {
 }
 
 #[test]
-fn an_hour_without_events_is_asked_for_again_after_the_others_of_its_day() {
+fn an_empty_hour_is_retried_after_the_other_hours_of_its_day() {
     let none: &[u8] = &[];
     // Of the hours that are open: which were short before and may be tried again; which run; which are started now.
     for (open, short, running, started) in [
@@ -58,31 +58,33 @@ fn an_hour_without_events_is_asked_for_again_after_the_others_of_its_day() {
         (3, &[21, 22, 23], none, &[21, 22, 23]),
         (1, &[23], none, &[23]),
     ] {
-        let mut world = split_day(open, 9);
+        let mut fixture = split_day(open, 9);
         for short in short {
             let failure = Failure::retry(Reason::Short, "no events");
-            world.memory.failed(hour(*short), failure, at(50), 0.5);
+            fixture
+                .retry_state
+                .record_failure(hour(*short), failure, at(50), 0.5);
         }
-        world.active = running.iter().copied().map(hour).collect();
-        let decision = world.decide();
+        fixture.active = running.iter().copied().map(hour).collect();
+        let decision = fixture.decide();
         let expected: Vec<Window> = started.iter().copied().map(hour).collect();
         assert_eq!(
             decision.start, expected,
             "open {open}, short {short:?}, running {running:?}"
         );
-        assert!(!decision.rest && !decision.complete);
+        assert!(!decision.idle && !decision.complete);
     }
 }
 
 #[test]
-fn what_is_missing_of_a_day_in_hours_is_started_as_far_as_there_is_room() {
+fn missing_hours_start_up_to_the_parallelism() {
     for (parallelism, started) in [(1, 1), (2, 2), (30, 5)] {
         let decision = split_day(5, parallelism).decide();
         let expected: Vec<Window> = (19..).map(hour).take(started).collect();
         assert_eq!(decision.start, expected, "parallelism {parallelism}");
-        assert_eq!((decision.tally.wanted, decision.tally.stored), (1, 0));
+        assert_eq!((decision.coverage.wanted, decision.coverage.stored), (1, 0));
         assert_eq!(
-            (decision.tally.covered.len(), decision.tally.missing.len()),
+            (decision.coverage.covered.len(), decision.coverage.missing.len()),
             (19, 5)
         );
     }

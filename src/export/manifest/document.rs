@@ -11,9 +11,9 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::shown;
+use crate::api::sanitize;
 use crate::export::proof::hex;
-use crate::export::record::{self, RangeRecord, Record, RecordError};
+use crate::export::record::{self, ArchiveRecord, RangeRecord, RecordError};
 use crate::export::verdict::Verdict;
 
 /// The largest manifest that is written or read: 16 MiB. A period has at most 366 days, so at most 8,784
@@ -49,7 +49,7 @@ pub struct Manifest {
     /// The gaps that a person accepted and that touch the period, in time order, each once.
     pub accepted_gaps: Vec<GapEntry>,
     /// Sums.
-    pub totals: Totals,
+    pub totals: PeriodTotals,
     /// One digest for all receipts.
     pub root: RootDigest,
     /// The manifest numbered one below; null for the first.
@@ -166,7 +166,7 @@ impl GapEntry {
 /// Sums over the period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Totals {
+pub struct PeriodTotals {
     /// Receipts.
     pub windows: u64,
     /// Objects.
@@ -196,7 +196,7 @@ pub struct RootDigest {
 /// What tells a manifest's statement from others, read without its windows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ManifestHead {
+pub struct ManifestHeader {
     /// As [`Manifest::schema`].
     pub schema: String,
     /// As [`Manifest::sequence`].
@@ -215,14 +215,14 @@ pub struct ManifestHead {
     pub root: RootDigest,
 }
 
-impl Record for Manifest {
+impl ArchiveRecord for Manifest {
     const SCHEMA: &'static str = "eventexport.io/manifest/v1";
     fn schema(&self) -> &str {
         &self.schema
     }
 }
 
-impl Record for ManifestHead {
+impl ArchiveRecord for ManifestHeader {
     const SCHEMA: &'static str = Manifest::SCHEMA;
     fn schema(&self) -> &str {
         &self.schema
@@ -231,7 +231,11 @@ impl Record for ManifestHead {
 
 /// Reads a manifest (or its head) that was found at `key`. Another schema is refused, and so is a number
 /// other than the one in its key.
-pub fn read<M: Record + Sequenced>(key: &str, sequence: u64, bytes: &[u8]) -> Result<M, RecordError> {
+pub fn parse_manifest<M: ArchiveRecord + ChainDocument>(
+    key: &str,
+    sequence: u64,
+    bytes: &[u8],
+) -> Result<M, RecordError> {
     let unreadable = |message: String| RecordError::Unreadable {
         key: key.to_owned(),
         schema: M::SCHEMA,
@@ -250,7 +254,7 @@ pub fn read<M: Record + Sequenced>(key: &str, sequence: u64, bytes: &[u8]) -> Re
         )));
     }
     if manifest.algorithm() != ROOT_ALGORITHM {
-        let found = shown(manifest.algorithm());
+        let found = sanitize(manifest.algorithm());
         return Err(unreadable(format!(
             "its root digest is of the unknown algorithm \"{found}\""
         )));
@@ -259,14 +263,14 @@ pub fn read<M: Record + Sequenced>(key: &str, sequence: u64, bytes: &[u8]) -> Re
 }
 
 /// What knows its place in the chain.
-pub trait Sequenced {
+pub trait ChainDocument {
     /// The number in the chain.
     fn sequence(&self) -> u64;
     /// How the root digest was made.
     fn algorithm(&self) -> &str;
 }
 
-impl Sequenced for Manifest {
+impl ChainDocument for Manifest {
     fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -275,7 +279,7 @@ impl Sequenced for Manifest {
     }
 }
 
-impl Sequenced for ManifestHead {
+impl ChainDocument for ManifestHeader {
     fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -285,7 +289,7 @@ impl Sequenced for ManifestHead {
 }
 
 /// The root digest of receipts in the order given: of the text that `sha256sum` prints for them.
-pub fn root_of<'a>(receipts: impl IntoIterator<Item = &'a FileDigest>) -> RootDigest {
+pub fn root_digest<'a>(receipts: impl IntoIterator<Item = &'a FileDigest>) -> RootDigest {
     let mut sha = Sha256::new();
     let mut line = String::new();
     for FileDigest { key, sha256 } in receipts {
@@ -303,16 +307,16 @@ pub fn root_of<'a>(receipts: impl IntoIterator<Item = &'a FileDigest>) -> RootDi
 impl Manifest {
     /// The root digest that its windows give: equal to [`Manifest::root`] in a manifest that nobody edited.
     pub fn computed_root(&self) -> RootDigest {
-        root_of(self.windows.iter().map(|window| &window.receipt))
+        root_digest(self.windows.iter().map(|window| &window.receipt))
     }
 
     /// The sums that its windows and days give: equal to [`Manifest::totals`] in a manifest that nobody edited.
-    pub fn computed_totals(&self) -> Totals {
-        Totals::of(&self.windows, &self.days)
+    pub fn computed_totals(&self) -> PeriodTotals {
+        PeriodTotals::of(&self.windows, &self.days)
     }
 }
 
-impl Totals {
+impl PeriodTotals {
     /// The sums of some windows and days; a sum that does not fit stays at the most that does.
     pub fn of(windows: &[WindowEntry], days: &[DayEntry]) -> Self {
         let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.fold(0u64, u64::saturating_add);

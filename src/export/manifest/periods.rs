@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::export::record::RangeRecord;
+use crate::export::spec::ExportSpec;
 use crate::export::window::Window;
-use crate::export::wish::Export;
 
 /// The most days of a manifest. A finite range that is longer has one manifest for each calendar year, so that
 /// no document outgrows what a reader takes.
@@ -13,7 +13,7 @@ pub const PERIOD_MAX_DAYS: i32 = 366;
 
 /// The periods of an export, in order of time: of a finite one its whole range, or the calendar years of a
 /// range of more than [`PERIOD_MAX_DAYS`]; of a continuous one the months whose last window is due.
-pub fn periods(export: &Export, now: Timestamp) -> Vec<RangeRecord> {
+pub fn periods(export: &ExportSpec, now: Timestamp) -> Vec<RangeRecord> {
     let mut periods = Vec::new();
     let mut next = Some(export.start);
     while let Some(start) = next {
@@ -22,7 +22,7 @@ pub fn periods(export: &Export, now: Timestamp) -> Vec<RangeRecord> {
             Some(end) => start.last_of_year().min(end),
             None => start.last_of_month(),
         };
-        let due = |window| export.settled_at(window) <= now;
+        let due = |window| export.due_at(window) <= now;
         let within = match export.end {
             Some(last) => start <= last,
             None => export.window_of(end).is_some_and(due),
@@ -55,7 +55,7 @@ pub fn days(period: RangeRecord) -> impl Iterator<Item = Date> {
 }
 
 /// Whether a window lies in a period, whichever its hour.
-pub fn touches(period: RangeRecord, window: Window) -> bool {
+pub fn period_contains(period: RangeRecord, window: Window) -> bool {
     (period.start..=period.end).contains(&window.date())
 }
 
@@ -66,14 +66,14 @@ mod tests {
     use super::*;
     use crate::export::manifest::tests::export;
 
-    fn texts(export: &Export, now: Date) -> Vec<String> {
+    fn texts(export: &ExportSpec, now: Date) -> Vec<String> {
         let now = Window::day(now).end();
         let text = |period: RangeRecord| format!("{}/{}", period.start, period.end);
         periods(export, now).into_iter().map(text).collect()
     }
 
     #[test]
-    fn a_finite_range_is_one_period_and_a_long_one_is_cut_by_calendar_years() {
+    fn a_finite_range_is_one_period_and_a_long_one_is_split_by_calendar_year() {
         let mut export = export(30);
         // Whatever the time: it is decided by the range alone.
         assert_eq!(texts(&export, date(2018, 6, 2)), ["2018-06-01/2018-06-30"]);

@@ -21,11 +21,11 @@ pub struct SigningKey(Ed25519KeyPair);
 pub enum Signing {
     /// Nobody asked for it.
     #[default]
-    Unwanted,
+    Disabled,
     /// With this key.
     With(Arc<SigningKey>),
     /// With a key that is not there or not usable: events are stored all the same, manifests wait.
-    Impossible(Failure),
+    Unavailable(Failure),
 }
 
 /// What is wrong with a signing key.
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_key_is_refused_in_words_and_a_good_one_is_never_shown() {
+    fn a_bad_key_is_rejected_and_no_key_appears_in_debug_output_or_errors() {
         for (pem, wanted) in [
             ("", SigningKeyError::NotPem),
             ("hunter2", SigningKeyError::NotPem),

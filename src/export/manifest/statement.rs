@@ -8,18 +8,18 @@ use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 
 use super::document::{
-    DayEntry, DayStatement, FileDigest, GapEntry, Manifest, ManifestHead, ObjectEntry, RootDigest, Totals,
-    WindowEntry, root_of,
+    DayEntry, DayStatement, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry, PeriodTotals,
+    RootDigest, WindowEntry, root_digest,
 };
 use super::periods::days;
 use crate::export::decide::short_days;
 use crate::export::journal::{Journal, ReceiptFacts};
 use crate::export::keys::Key;
 use crate::export::proof::hex;
-use crate::export::record::{RangeRecord, Record as _, SOFTWARE};
-use crate::export::verdict::{Verdict, of_count};
-use crate::export::window::{Cells, Window};
-use crate::export::wish::Export;
+use crate::export::record::{ArchiveRecord as _, RangeRecord, SOFTWARE};
+use crate::export::spec::ExportSpec;
+use crate::export::verdict::{Verdict, compare_counts};
+use crate::export::window::{HourSet, Window};
 
 /// All that a manifest says of a period.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,25 +32,29 @@ pub struct Statement {
     windows: Vec<WindowEntry>,
     days: Vec<DayEntry>,
     gaps: Vec<GapEntry>,
-    totals: Totals,
+    totals: PeriodTotals,
     root: RootDigest,
 }
 
 /// What tells one statement from another: source, period, receipts and gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity([u8; 32]);
+pub struct StatementId([u8; 32]);
 
 /// What the journal lets an export state of a period; `None` while a day is neither covered nor in an accepted gap.
-pub fn state(export: &Export, journal: &Journal, period: RangeRecord) -> Option<Statement> {
+pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeRecord) -> Option<Statement> {
     let short = short_days(journal, &export.source);
-    let (mut windows, mut days_said) = (Vec::new(), Vec::new());
+    let (mut windows, mut day_entries) = (Vec::new(), Vec::new());
     for date in days(period) {
-        let receipts = chosen(export, journal, date);
-        days_said.push(day(export, date, &receipts, short.contains_key(&date))?);
-        windows.extend(receipts.iter().map(|(window, facts)| entry(*window, facts)));
+        let receipts = covering_receipts(export, journal, date);
+        day_entries.push(day_entry(export, date, &receipts, short.contains_key(&date))?);
+        windows.extend(
+            receipts
+                .iter()
+                .map(|(window, facts)| window_entry(*window, facts)),
+        );
     }
     let touching = export
-        .accepted
+        .accepted_gaps
         .iter()
         .filter(|gap| gap.start <= period.end && gap.end >= period.start);
     let gaps: BTreeSet<GapEntry> = touching.cloned().collect();
@@ -59,63 +63,67 @@ pub fn state(export: &Export, journal: &Journal, period: RangeRecord) -> Option<
         scope: export.scope.as_str().to_owned(),
         source: export.source.clone(),
         period,
-        totals: Totals::of(&windows, &days_said),
-        root: root_of(windows.iter().map(|window| &window.receipt)),
+        totals: PeriodTotals::of(&windows, &day_entries),
+        root: root_digest(windows.iter().map(|window| &window.receipt)),
         windows,
-        days: days_said,
+        days: day_entries,
         gaps: gaps.into_iter().collect(),
     })
 }
 
 /// The receipts that cover what is wanted of a day, each wanted cell once: of a whole day its own receipt, or
 /// else those of its hours; of one hour that of the hour, or else that of the day.
-fn chosen<'a>(export: &Export, journal: &'a Journal, date: Date) -> BTreeMap<Window, &'a ReceiptFacts> {
+fn covering_receipts<'a>(
+    export: &ExportSpec,
+    journal: &'a Journal,
+    date: Date,
+) -> BTreeMap<Window, &'a ReceiptFacts> {
     let day = Window::day(date);
-    let good = |window: Window| Some((window, journal.good_receipt(window, &export.source)?));
-    let of_day = || good(day).into_iter().collect();
+    let usable = |window: Window| Some((window, journal.valid_receipt(window, &export.source)?));
+    let of_day = || usable(day).into_iter().collect();
     match export.hour {
         None => {
-            let whole: BTreeMap<_, _> = of_day();
-            if whole.is_empty() {
-                Window::split(date).filter_map(good).collect()
+            let day_receipt: BTreeMap<_, _> = of_day();
+            if day_receipt.is_empty() {
+                Window::split(date).filter_map(usable).collect()
             } else {
-                whole
+                day_receipt
             }
         }
-        Some(hour) => match Window::hour(date, hour).and_then(good) {
-            Some(own) => BTreeMap::from([own]),
+        Some(hour) => match Window::hour(date, hour).and_then(usable) {
+            Some(hour_receipt) => BTreeMap::from([hour_receipt]),
             None => of_day(),
         },
     }
 }
 
-fn day(
-    export: &Export,
+fn day_entry(
+    export: &ExportSpec,
     date: Date,
     receipts: &BTreeMap<Window, &ReceiptFacts>,
     short: bool,
 ) -> Option<DayEntry> {
     let wanted = export.window_of(date)?;
-    let covered: Cells = receipts.keys().copied().collect();
+    let covered: HourSet = receipts.keys().copied().collect();
     let hours = covered.hours_of(date) & wanted.hours();
     let events = receipts
         .values()
-        .fold(0u64, |sum, facts| sum.saturating_add(facts.facts.events));
+        .fold(0u64, |sum, facts| sum.saturating_add(facts.summary.events));
     // Of a day in hours, only the report of the day can be compared.
     let split = receipts.keys().any(|window| window.hour_of_day().is_some()) && export.hour.is_none();
     let reported = if split {
         receipts.values().filter_map(|facts| facts.day_reported).max()
     } else {
-        receipts.values().find_map(|facts| facts.facts.reported)
+        receipts.values().find_map(|facts| facts.summary.reported)
     };
     let statement = if hours == wanted.hours() && !short {
-        let mut verdicts = receipts.values().map(|facts| facts.facts.verdict);
+        let mut verdicts = receipts.values().map(|facts| facts.summary.verdict);
         if split && !verdicts.clone().all(|verdict| verdict == Verdict::Empty) {
-            of_verdict(of_count(events, reported, reported))
+            day_statement(compare_counts(events, reported, reported))
         } else {
-            of_verdict(verdicts.next()?)
+            day_statement(verdicts.next()?)
         }
-    } else if export.accepts(date) {
+    } else if export.in_accepted_gap(date) {
         DayStatement::AcceptedGap
     } else {
         return None;
@@ -131,7 +139,7 @@ fn day(
     })
 }
 
-const fn of_verdict(verdict: Verdict) -> DayStatement {
+const fn day_statement(verdict: Verdict) -> DayStatement {
     match verdict {
         Verdict::Matched => DayStatement::Matched,
         Verdict::Over => DayStatement::Over,
@@ -141,9 +149,9 @@ const fn of_verdict(verdict: Verdict) -> DayStatement {
     }
 }
 
-fn entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
-    let (facts, proof) = (&receipt.facts, &receipt.proof);
-    let key = |key: Key| key.below().unwrap_or_default();
+fn window_entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
+    let (facts, proof) = (&receipt.summary, &receipt.proof);
+    let key = |key: Key| key.relative().unwrap_or_default();
     WindowEntry {
         window: window.to_string(),
         receipt: FileDigest {
@@ -166,8 +174,8 @@ fn entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
 
 impl Statement {
     /// What tells it from others.
-    pub fn identity(&self) -> Identity {
-        identity(
+    pub fn statement_id(&self) -> StatementId {
+        statement_id(
             &[&self.space, &self.scope, &self.source],
             self.period,
             &self.root,
@@ -207,13 +215,13 @@ impl Statement {
     }
 }
 
-impl ManifestHead {
+impl ManifestHeader {
     /// What tells its statement from others.
-    pub fn identity(&self) -> Identity {
+    pub fn statement_id(&self) -> StatementId {
         let mut gaps = self.accepted_gaps.clone();
         gaps.sort();
         gaps.dedup();
-        identity(
+        statement_id(
             &[&self.space, &self.scope, &self.source],
             self.period,
             &self.root,
@@ -222,8 +230,13 @@ impl ManifestHead {
     }
 }
 
-fn identity(whose: &[&str; 3], period: RangeRecord, root: &RootDigest, gaps: &[GapEntry]) -> Identity {
+fn statement_id(
+    source: &[&str; 3],
+    period: RangeRecord,
+    root: &RootDigest,
+    gaps: &[GapEntry],
+) -> StatementId {
     // Plain data: serialising it to memory has no way to fail.
-    let text = serde_json::to_vec(&(whose, period, root, gaps)).unwrap_or_default();
-    Identity(Sha256::digest(text).into())
+    let text = serde_json::to_vec(&(source, period, root, gaps)).unwrap_or_default();
+    StatementId(Sha256::digest(text).into())
 }

@@ -8,25 +8,25 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::document::{DayStatement, GapEntry, Manifest, ManifestHead, read, root_of};
+use super::document::{DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest};
 use super::periods::days;
-use super::statement::state;
+use super::statement::build_statement;
 use crate::export::decide::short_days;
 use crate::export::journal::{Journal, ReceiptFacts, ReceiptProof};
-use crate::export::keys::Root;
+use crate::export::keys::ArchiveRoot;
 use crate::export::proof::hex;
 use crate::export::record::{RangeRecord, encode};
 use crate::export::shard::Shard;
 use crate::export::snapshot::WindowFacts;
+use crate::export::spec::{ExportSpec, RetryPolicy, Scope};
 use crate::export::verdict::Verdict;
-use crate::export::window::{Cells, Window};
-use crate::export::wish::{Export, Persistence, Scope};
+use crate::export::window::{HourSet, Window};
 
 const SOURCE: &str = "https://a";
 
 /// June 2018, up to a day.
-pub(super) fn export(last: i8) -> Export {
-    Export {
+pub(super) fn export(last: i8) -> ExportSpec {
+    ExportSpec {
         name: "x".to_owned(),
         space: "s".to_owned(),
         scope: Scope::Space,
@@ -34,15 +34,15 @@ pub(super) fn export(last: i8) -> Export {
         end: Some(date(2018, 6, last)),
         hour: None,
         source: SOURCE.to_owned(),
-        root: Root::new("p", "s", "space"),
-        shard: Shard::WHOLE,
+        root: ArchiveRoot::new("p", "s", "space"),
+        shard: Shard::SINGLE,
         parallelism: 1,
         settle_after: SignedDuration::from_hours(6),
-        accepted: Vec::new(),
+        accepted_gaps: Vec::new(),
         holder: "we".to_owned(),
-        tenure: None,
+        holder_epoch: None,
         single_writer: false,
-        persistence: Persistence::Forever,
+        retry_policy: RetryPolicy::Forever,
     }
 }
 
@@ -52,7 +52,7 @@ fn june(day: i64) -> Date {
 
 /// What may be there of one window.
 #[derive(Clone, Debug)]
-struct Stored {
+struct StoredWindow {
     window: Window,
     events: u64,
     reported: Option<u64>,
@@ -61,13 +61,13 @@ struct Stored {
     object: bool,
 }
 
-impl Stored {
-    fn put_into(&self, journal: &mut Journal) {
+impl StoredWindow {
+    fn insert_into(&self, journal: &mut Journal) {
         let verdict = match self.events {
             0 => Verdict::Empty,
-            _ => crate::export::verdict::of_count(self.events, self.reported, self.reported),
+            _ => crate::export::verdict::compare_counts(self.events, self.reported, self.reported),
         };
-        let facts = WindowFacts {
+        let summary = WindowFacts {
             bytes: self.events * 100,
             events: self.events,
             reported: self.reported,
@@ -76,7 +76,7 @@ impl Stored {
             stored_now: false,
         };
         if self.object && self.events > 0 {
-            journal.objects.insert(self.window, facts.bytes);
+            journal.objects.insert(self.window, summary.bytes);
         }
         let proof = ReceiptProof {
             sha256: Sha256::digest(format!("{self:?}")).into(),
@@ -89,19 +89,19 @@ impl Stored {
             source: self.source.to_owned(),
             day_reported: self.of_day.filter(|_| self.window.hour_of_day().is_some()),
             stored_at: Timestamp::UNIX_EPOCH,
-            facts,
+            summary,
             proof,
         };
         journal.receipts.insert(self.window, Some(facts));
     }
 }
 
-fn stored(window: impl Strategy<Value = Window>) -> impl Strategy<Value = Stored> {
+fn stored_window(window: impl Strategy<Value = Window>) -> impl Strategy<Value = StoredWindow> {
     let reported = || proptest::option::weighted(0.7, 0u64..40);
     let source = prop_oneof![199 => Just(SOURCE), 1 => Just("https://b")];
     let object = proptest::bool::weighted(0.995);
     (window, 0u64..4, reported(), reported(), source, object).prop_map(
-        |(window, events, reported, of_day, source, object)| Stored {
+        |(window, events, reported, of_day, source, object)| StoredWindow {
             window,
             events,
             reported: reported.map(|reported| reported.min(events)),
@@ -113,7 +113,7 @@ fn stored(window: impl Strategy<Value = Window>) -> impl Strategy<Value = Stored
 }
 
 /// Days as wholes, days in hours, single hours, and nothing.
-fn archives() -> impl Strategy<Value = Vec<Stored>> {
+fn archives() -> impl Strategy<Value = Vec<StoredWindow>> {
     let day = |n: i64| {
         let windows = move |hours: bool| -> Vec<Window> {
             if hours {
@@ -125,7 +125,7 @@ fn archives() -> impl Strategy<Value = Vec<Stored>> {
         let all = |windows: Vec<Window>| {
             windows
                 .into_iter()
-                .map(|window| stored(Just(window)))
+                .map(|window| stored_window(Just(window)))
                 .collect::<Vec<_>>()
         };
         prop_oneof![
@@ -139,14 +139,14 @@ fn archives() -> impl Strategy<Value = Vec<Stored>> {
 }
 
 prop_compose! {
-    fn worlds()(
+    fn cases()(
         stored in archives(),
         hour in prop_oneof![3 => Just(None), 1 => (7u8..9).prop_map(Some)],
         gaps in vec((1i64..5, 0i64..3, "[a-c]"), 0..4),
-    ) -> (Export, Vec<Stored>) {
+    ) -> (ExportSpec, Vec<StoredWindow>) {
         let mut export = export(4);
         export.hour = hour;
-        export.accepted = gaps
+        export.accepted_gaps = gaps
             .into_iter()
             .map(|(day, more, reason)| GapEntry { start: june(day), end: june(day + more), reason })
             .collect();
@@ -154,15 +154,15 @@ prop_compose! {
     }
 }
 
-fn journal(stored: &[Stored]) -> Journal {
+fn journal(stored: &[StoredWindow]) -> Journal {
     let mut journal = Journal::default();
     for stored in stored {
-        stored.put_into(&mut journal);
+        stored.insert_into(&mut journal);
     }
     journal
 }
 
-fn period(export: &Export) -> RangeRecord {
+fn period(export: &ExportSpec) -> RangeRecord {
     RangeRecord {
         start: export.start,
         end: export.end.unwrap(),
@@ -170,8 +170,8 @@ fn period(export: &Export) -> RangeRecord {
     }
 }
 
-fn manifest(export: &Export, journal: &Journal) -> Option<Manifest> {
-    let statement = state(export, journal, period(export))?;
+fn manifest(export: &ExportSpec, journal: &Journal) -> Option<Manifest> {
+    let statement = build_statement(export, journal, period(export))?;
     Some(statement.manifest(1, None, Timestamp::UNIX_EPOCH))
 }
 
@@ -179,32 +179,32 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_same_archive_gives_the_same_bytes_in_whatever_order_it_is_seen(
-        (mut export, mut stored) in worlds(),
+    fn a_manifest_does_not_depend_on_the_order_of_its_input(
+        (mut export, mut stored) in cases(),
         seed in any::<u64>(),
     ) {
         let first = manifest(&export, &journal(&stored)).map(|manifest| encode(&manifest));
         stored.sort_by_key(|stored| Sha256::digest(format!("{seed}{}", stored.window)).to_vec());
-        export.accepted.sort_by_key(|gap| Sha256::digest(format!("{seed}{gap:?}")).to_vec());
-        let doubled = export.accepted.first().cloned();
-        export.accepted.extend(doubled);
+        export.accepted_gaps.sort_by_key(|gap| Sha256::digest(format!("{seed}{gap:?}")).to_vec());
+        let doubled = export.accepted_gaps.first().cloned();
+        export.accepted_gaps.extend(doubled);
         let again = manifest(&export, &journal(&stored)).map(|manifest| encode(&manifest));
         prop_assert_eq!(first, again);
     }
 
     #[test]
-    fn it_is_stated_when_every_wanted_cell_is_covered_once_or_an_accepted_gap((export, stored) in worlds()) {
+    fn a_manifest_needs_every_wanted_hour_covered_or_accepted((export, stored) in cases()) {
         let journal = journal(&stored);
-        let wanted: Cells = days(period(&export)).filter_map(|day| export.window_of(day)).collect();
-        let short: Cells = short_days(&journal, SOURCE).into_keys().map(Window::day).collect();
-        let open = wanted.minus(&journal.covered(SOURCE).minus(&short)).minus(&export.accepted_cells(&wanted));
+        let wanted: HourSet = days(period(&export)).filter_map(|day| export.window_of(day)).collect();
+        let short: HourSet = short_days(&journal, SOURCE).into_keys().map(Window::day).collect();
+        let open = wanted.difference(&journal.covered(SOURCE).difference(&short)).difference(&export.accepted_hours(&wanted));
         let manifest = manifest(&export, &journal);
         prop_assert_eq!(manifest.is_some(), open.is_empty(), "{:?}", open);
         let Some(manifest) = manifest else { return Ok(()) };
-        let mut covered = Cells::default();
+        let mut covered = HourSet::default();
         for entry in &manifest.windows {
             let window: Window = entry.window.parse().unwrap();
-            prop_assert!(wanted.touches(window) && !covered.touches(window), "{window} twice, or not wanted");
+            prop_assert!(wanted.intersects(window) && !covered.intersects(window), "{window} twice, or not wanted");
             prop_assert!(journal.covered(SOURCE).contains(window));
             covered.insert(window);
         }
@@ -215,9 +215,9 @@ proptest! {
             let hours = covered.hours_of(day.date) & window.hours();
             prop_assert_eq!(u32::from(day.hours), hours.count_ones());
             prop_assert_eq!(u32::from(day.wanted), window.hours().count_ones());
-            let whole = day.hours == day.wanted && !short.touches(window);
+            let whole = day.hours == day.wanted && !short.intersects(window);
             prop_assert_eq!(whole, day.statement != DayStatement::AcceptedGap);
-            prop_assert!(whole || export.accepts(day.date));
+            prop_assert!(whole || export.in_accepted_gap(day.date));
             match (day.statement, day.reported) {
                 (DayStatement::Matched, reported) => prop_assert_eq!(reported, Some(day.events)),
                 (DayStatement::Over, reported) => prop_assert!(reported.unwrap() < day.events),
@@ -230,32 +230,32 @@ proptest! {
     }
 
     #[test]
-    fn its_numbers_add_up_and_it_reads_back((export, stored) in worlds()) {
+    fn totals_add_up_and_the_document_round_trips((export, stored) in cases()) {
         let Some(manifest) = manifest(&export, &journal(&stored)) else { return Ok(()) };
         prop_assert_eq!(manifest.totals, manifest.computed_totals());
         prop_assert_eq!(manifest.totals.events, manifest.days.iter().map(|day| day.events).sum::<u64>());
         let receipts = manifest.windows.iter().map(|entry| &entry.receipt);
         let lines: Vec<String> = receipts.map(|receipt| format!("{}  {}\n", receipt.sha256, receipt.key)).collect();
         prop_assert_eq!(&manifest.root.digest, &hex(&Sha256::digest(lines.concat())));
-        prop_assert_eq!(&manifest.root, &root_of(manifest.windows.iter().map(|entry| &entry.receipt)));
+        prop_assert_eq!(&manifest.root, &root_digest(manifest.windows.iter().map(|entry| &entry.receipt)));
         let bytes = encode(&manifest);
         prop_assert_eq!(bytes.iter().position(|byte| *byte == b'\n'), Some(bytes.len() - 1));
-        prop_assert_eq!(&read::<Manifest>("k", 1, &bytes).unwrap(), &manifest);
-        let head: ManifestHead = read("k", 1, &bytes).unwrap();
-        let identity = state(&export, &journal(&stored), period(&export)).unwrap().identity();
-        prop_assert_eq!(head.identity(), identity);
+        prop_assert_eq!(&parse_manifest::<Manifest>("k", 1, &bytes).unwrap(), &manifest);
+        let header: ManifestHeader = parse_manifest("k", 1, &bytes).unwrap();
+        let statement_id = build_statement(&export, &journal(&stored), period(&export)).unwrap().statement_id();
+        prop_assert_eq!(header.statement_id(), statement_id);
         let mut other = manifest;
         other.root.digest.replace_range(0..1, "x");
-        let head: ManifestHead = read("k", 1, &encode(&other)).unwrap();
-        prop_assert_ne!(head.identity(), identity);
+        let header: ManifestHeader = parse_manifest("k", 1, &encode(&other)).unwrap();
+        prop_assert_ne!(header.statement_id(), statement_id);
     }
 }
 
 #[test]
-fn a_manifest_of_another_schema_number_or_algorithm_is_refused() {
+fn a_manifest_of_another_schema_sequence_or_algorithm_is_rejected() {
     let manifest = manifest(
         &export(1),
-        &journal(&[Stored {
+        &journal(&[StoredWindow {
             window: Window::day(june(1)),
             events: 1,
             reported: Some(1),
@@ -265,27 +265,27 @@ fn a_manifest_of_another_schema_number_or_algorithm_is_refused() {
         }]),
     );
     let text = String::from_utf8(encode(&manifest.unwrap())).unwrap();
-    assert!(read::<Manifest>("k", 1, text.as_bytes()).is_ok());
+    assert!(parse_manifest::<Manifest>("k", 1, text.as_bytes()).is_ok());
     let with_more = text.replacen('{', "{\"later\":[1],", 1);
-    assert!(read::<Manifest>("k", 1, with_more.as_bytes()).is_ok());
-    assert!(read::<Manifest>("k", 2, text.as_bytes()).is_err());
+    assert!(parse_manifest::<Manifest>("k", 1, with_more.as_bytes()).is_ok());
+    assert!(parse_manifest::<Manifest>("k", 2, text.as_bytes()).is_err());
     for (from, to) in [
         ("manifest/v1", "manifest/v2"),
         ("\"sha256\",\"digest\"", "\"md5\",\"digest\""),
         ("\"totals\"", "\"total\""),
     ] {
-        let error = read::<Manifest>("the/key", 1, text.replace(from, to).as_bytes()).unwrap_err();
+        let error = parse_manifest::<Manifest>("the/key", 1, text.replace(from, to).as_bytes()).unwrap_err();
         assert!(error.to_string().contains("the/key"), "{error}");
     }
 }
 
 #[test]
-fn a_manifest_of_the_longest_period_by_the_hour_is_within_the_bound() {
+fn the_largest_manifest_stays_within_the_size_limit() {
     let mut export = export(30);
     export.end = export.start.checked_add(365.days()).ok();
     let all = days(period(&export)).flat_map(Window::split);
-    let stored: Vec<Stored> = all
-        .map(|window| Stored {
+    let stored: Vec<StoredWindow> = all
+        .map(|window| StoredWindow {
             window,
             events: 999_999_999,
             reported: Some(999_999_999),

@@ -2,41 +2,46 @@
 
 use jiff::Timestamp;
 
-use super::{Done, Job, Run};
+use super::{ExportRun, RunTask, RunTaskResult};
 use crate::api::Reason;
 use crate::export::failure::Failure;
-use crate::export::manifest::Chain;
-use crate::export::manifest::statement::state;
-use crate::export::manifest::write::seal;
+use crate::export::manifest::ChainListing;
+use crate::export::manifest::chain::ensure_manifest;
+use crate::export::manifest::statement::build_statement;
 use crate::export::record::RangeRecord;
 
-impl Run {
+impl ExportRun {
     /// States the period and puts it into the chain of manifests.
     pub(super) fn seal(&mut self, period: RangeRecord) {
         let Some(journal) = &self.journal else { return };
-        let Some(statement) = state(&self.ground.export, journal, period) else {
+        let Some(statement) = build_statement(&self.ctx.export, journal, period) else {
             let what = "a defect in eventexport: a closed period cannot be stated; report it";
             let failure = Failure::retry(Reason::Failed, what);
             let now = self.now();
-            return self.memory.unsealed(failure, now, rand::random());
+            return self.retry_state.record_seal_failure(failure, now, rand::random());
         };
         let chain = journal.chain.clone();
-        self.spawn(Job::Seal(period), move |ground| async move {
-            Done::Seal(period, seal(&ground, statement, chain).await)
+        self.spawn(RunTask::Seal(period), move |ctx| async move {
+            RunTaskResult::Seal(period, ensure_manifest(&ctx, statement, chain).await)
         });
     }
 
-    pub(super) fn seal_done(&mut self, period: RangeRecord, outcome: Result<Chain, Failure>, now: Timestamp) {
+    pub(super) fn seal_done(
+        &mut self,
+        period: RangeRecord,
+        outcome: Result<ChainListing, Failure>,
+        now: Timestamp,
+    ) {
         match outcome {
             Ok(chain) => {
-                self.memory.sealed(period);
+                self.retry_state.record_seal(period);
                 if let Some(journal) = &mut self.journal {
                     journal.chain = chain;
                 }
             }
             Err(failure) => {
                 tracing::info!(reason = %failure.reason, message = failure.message, "no manifest was written");
-                self.memory.unsealed(failure, now, rand::random());
+                self.retry_state.record_seal_failure(failure, now, rand::random());
             }
         }
     }

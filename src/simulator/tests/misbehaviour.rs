@@ -5,7 +5,7 @@ use futures::StreamExt as _;
 use super::*;
 
 /// Makes every request once, as an exporter would, and again where that gives a fault its chance.
-async fn rounds(client: &Client) {
+async fn send_every_request(client: &Client) {
     let send = |request: RequestBuilder| async move {
         let mut reply = request.send().await.ok()?;
         let (status, mut body) = (reply.status(), Vec::new());
@@ -32,7 +32,7 @@ async fn rounds(client: &Client) {
     let quiet = date(2018, 6, 23);
     let gone = date(2018, 1, 4);
     for day in [DAY, quiet, gone] {
-        let created = send(client.create(&asked(day, day, ""))).await;
+        let created = send(client.create(&create_body(day, day, ""))).await;
         // Where the reply was lost, the session is known all the same.
         let open = client.simulator.open_sessions();
         let Some(id) = open
@@ -54,12 +54,12 @@ async fn rounds(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_preset_befalls_a_request_of_an_exporter() {
+async fn every_preset_affects_a_request_of_an_exporter() {
     const AT_ONCE: usize = 12;
     let each = |(name, _): (&'static str, _)| async move {
         let mut small = settings();
         small.volume.events_per_day = 48;
-        let client = Client::patient(small, Duration::from_millis(700)).await;
+        let client = Client::with_timeout(small, Duration::from_millis(700)).await;
         if name.starts_with("capacity-") {
             client
                 .simulator
@@ -68,7 +68,7 @@ async fn every_preset_befalls_a_request_of_an_exporter() {
         client.simulator.add_preset(name).unwrap();
         // On a busy machine a request may run out of time before its fault: another round.
         for _ in 0..4 {
-            rounds(&client).await;
+            send_every_request(&client).await;
             if client.simulator.ledger().faults.contains_key(name) {
                 break;
             }
@@ -84,9 +84,9 @@ async fn every_preset_befalls_a_request_of_an_exporter() {
 
 /// What each way to break a body looks like from outside: status, bytes, and whether HTTP calls it whole.
 #[tokio::test]
-async fn bodies_break_as_their_faults_say() {
+async fn bodies_break_as_their_faults_describe() {
     let reference = Simulator::start(settings()).await.unwrap();
-    let half = whole(&reference, None).len() / 2;
+    let half = expected_body(&reference, None).len() / 2;
     let cases: [(&str, u16, Option<usize>, bool); 9] = [
         ("cut", 200, Some(half), false),
         ("cut-at-start", 200, Some(0), false),
@@ -99,7 +99,7 @@ async fn bodies_break_as_their_faults_say() {
         ("stall", 200, Some(half), false),
     ];
     for (name, status, bytes, ended_well) in cases {
-        let client = Client::patient(settings(), Duration::from_millis(1500)).await;
+        let client = Client::with_timeout(settings(), Duration::from_millis(1500)).await;
         client.simulator.add_preset(name).unwrap();
         let id = client.session(DAY, "").await;
         let mut reply = client.download(&id).send().await.unwrap();
@@ -124,10 +124,10 @@ async fn bodies_break_as_their_faults_say() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_leaves_its_session_and_a_redirect_betrays_a_token() {
+async fn a_lost_response_leaves_its_session_and_a_leaked_token_is_detected() {
     let client = Client::new(settings()).await;
     client.simulator.add_preset("create-reply-lost").unwrap();
-    assert!(client.create(&asked(DAY, DAY, "")).send().await.is_err());
+    assert!(client.create(&create_body(DAY, DAY, "")).send().await.is_err());
     assert_eq!(client.simulator.ledger().open_now, 1);
 
     client.simulator.add_preset("redirect").unwrap();

@@ -3,11 +3,11 @@
 use super::*;
 
 #[tokio::test]
-async fn a_request_that_breaks_the_protocol_is_refused_and_noted() {
+async fn protocol_violations_are_refused_and_recorded() {
     let mut strict = settings();
     strict.spaces = vec![SPACE.to_owned()];
     let client = Client::new(strict).await;
-    let good = || asked(DAY, DAY, "");
+    let good = || create_body(DAY, DAY, "");
     let with = |name: &str, value: Value| {
         let mut body = good();
         body[name] = value;
@@ -129,12 +129,12 @@ async fn a_request_that_breaks_the_protocol_is_refused_and_noted() {
 }
 
 #[tokio::test]
-async fn sound_requests_that_are_refused_are_no_violations() {
+async fn refused_valid_requests_are_not_violations() {
     let mut restricted = settings();
     restricted.users[0].account = false;
     restricted.users[1].developer = false;
     let client = Client::new(restricted).await;
-    let mut account = asked(DAY, DAY, "");
+    let mut account = create_body(DAY, DAY, "");
     account["AtAccountLevel"] = json!(true);
     assert_eq!(client.create(&account).send().await.unwrap().status(), 403);
     let theirs = client.simulator.token_of(DEFAULT_PERSON);

@@ -9,24 +9,24 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use crate::export::observer::{Load, SpaceLoad};
+use crate::export::observer::{EngineLoad, SpaceLoad};
 
-type OfSpace = fn(&SpaceLoad) -> Option<usize>;
+type SpaceValue = fn(&SpaceLoad) -> Option<usize>;
 
-type Ask = Box<dyn Fn() -> Load + Send + Sync>;
+type LoadFn = Box<dyn Fn() -> EngineLoad + Send + Sync>;
 
 /// Who knows how busy the engine is.
 #[derive(Clone, Default)]
-pub struct Loads(Arc<Mutex<Option<Ask>>>);
+pub struct LoadCollector(Arc<Mutex<Option<LoadFn>>>);
 
-impl Loads {
+impl LoadCollector {
     /// From now on that one is asked.
-    pub fn ask(&self, engine: impl Fn() -> Load + Send + Sync + 'static) {
+    pub fn set_source(&self, engine: impl Fn() -> EngineLoad + Send + Sync + 'static) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(engine));
     }
 
     pub(super) fn sample(&self) {
-        self.ask(|| Load {
+        self.set_source(|| EngineLoad {
             spaces: vec![SpaceLoad {
                 source: "https://activity-tracker.example".to_owned(),
                 space: "c1".to_owned(),
@@ -34,14 +34,14 @@ impl Loads {
                 budget: 28,
                 listed: Some(2),
             }],
-            ..Load::default()
+            ..EngineLoad::default()
         });
     }
 }
 
-impl Debug for Loads {
+impl Debug for LoadCollector {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loads").finish_non_exhaustive()
+        f.debug_struct("LoadCollector").finish_non_exhaustive()
     }
 }
 
@@ -55,20 +55,20 @@ fn bytes(count: u64) -> f64 {
     count as f64
 }
 
-impl Collector for Loads {
+impl Collector for LoadCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let load = match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(ask) => ask(),
             None => return Ok(()),
         };
-        let Load {
-            places,
-            placed,
-            wait_for_place,
-            wait_for_memory,
-            wait_for_turn,
+        let EngineLoad {
+            windows,
+            active_windows,
+            waiting_for_slot,
+            waiting_for_memory,
+            waiting_for_session,
             pool_bytes,
-            pool_taken_bytes,
+            pool_used_bytes,
             spaces,
         } = load;
         let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: f64| {
@@ -79,13 +79,13 @@ impl Collector for Loads {
             "windows_active",
             "Windows that are worked on",
             None,
-            number(placed),
+            number(active_windows),
         )?;
         gauge(
             "windows_limit",
             "Windows that may be worked on at once (--windows)",
             None,
-            number(places),
+            number(windows),
         )?;
         let unit = Some(&Unit::Bytes);
         gauge(
@@ -94,7 +94,7 @@ impl Collector for Loads {
             unit,
             bytes(pool_bytes),
         )?;
-        gauge("pool_used", "Of that, in use", unit, bytes(pool_taken_bytes))?;
+        gauge("pool_used", "Of that, in use", unit, bytes(pool_used_bytes))?;
         let mut queue = encoder.encode_descriptor(
             "windows_waiting",
             "Windows that wait: for a place among those worked on, for memory, for their turn to open a session",
@@ -102,14 +102,14 @@ impl Collector for Loads {
             MetricType::Gauge,
         )?;
         for (what, count) in [
-            ("place", wait_for_place),
-            ("memory", wait_for_memory),
-            ("session", wait_for_turn),
+            ("place", waiting_for_slot),
+            ("memory", waiting_for_memory),
+            ("session", waiting_for_session),
         ] {
             let gauge = ConstGauge::new(number(count));
             gauge.encode(queue.encode_family(&[("for", what)])?)?;
         }
-        let about: [(&str, &str, OfSpace); 3] = [
+        let about: [(&str, &str, SpaceValue); 3] = [
             (
                 "space_sessions_held",
                 "Sessions that this process holds open in a space",

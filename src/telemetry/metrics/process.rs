@@ -15,11 +15,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// When this process began to count.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct ProcessCollector {
     started: f64,
 }
 
-impl Process {
+impl ProcessCollector {
     pub(super) fn new() -> Self {
         Self {
             started: Timestamp::now().as_duration().as_secs_f64(),
@@ -27,7 +27,7 @@ impl Process {
     }
 }
 
-impl Collector for Process {
+impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let spent = clock_gettime(ClockId::ProcessCPUTime);
         let spent = jiff::SignedDuration::new(spent.tv_sec, i32::try_from(spent.tv_nsec).unwrap_or(0));
@@ -51,7 +51,7 @@ impl Collector for Process {
             Some(self.started),
         )?;
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let kib = |name| number(&status, name).map(|kib| kib * 1024.0);
+        let kib = |name| parse_number(&status, name).map(|kib| kib * 1024.0);
         gauge(
             "process_resident_memory",
             "Memory in use",
@@ -70,13 +70,13 @@ impl Collector for Process {
             "process_max_fds",
             "File descriptors that may be open",
             None,
-            number(&limits, "Max open files"),
+            parse_number(&limits, "Max open files"),
         )
     }
 }
 
 /// The number after a name, in a file of the kernel.
-fn number(text: &str, name: &str) -> Option<f64> {
+fn parse_number(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
@@ -91,10 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_numbers_are_read() {
-        assert_eq!(number("Name:\tx\nVmRSS:\t  2048 kB\n", "VmRSS:"), Some(2048.0));
+    fn proc_files_are_parsed() {
+        assert_eq!(
+            parse_number("Name:\tx\nVmRSS:\t  2048 kB\n", "VmRSS:"),
+            Some(2048.0)
+        );
         let limits = "Max open files            1024                 4096                 files\n";
-        assert_eq!(number(limits, "Max open files"), Some(1024.0));
-        assert_eq!(number("", "VmRSS:"), None);
+        assert_eq!(parse_number(limits, "Max open files"), Some(1024.0));
+        assert_eq!(parse_number("", "VmRSS:"), None);
     }
 }

@@ -1,8 +1,8 @@
 //! What is known of each resource: asked at each scrape of whoever knows it, so that a resource that is gone has no
 //! series, and one that is there has its own from the first look on.
 //!
-//! Bounded: a resource has at most [`SERIES_OF_RESOURCE`] series, with the labels `namespace` and `name`. Where there are
-//! many resources, so many have them, those that need somebody first, and the others [`SERIES_IN_BRIEF`]. Totals count
+//! Bounded: a resource has at most [`SERIES_PER_RESOURCE`] series, with the labels `namespace` and `name`. Where there are
+//! many resources, so many have them, those that need somebody first, and the others [`BRIEF_SERIES`]. Totals count
 //! all of them.
 
 use std::collections::BTreeMap;
@@ -18,13 +18,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 /// Series that one resource has at most.
-pub const SERIES_OF_RESOURCE: usize = 17;
+pub const SERIES_PER_RESOURCE: usize = 17;
 
 /// Series that one of many has.
-pub const SERIES_IN_BRIEF: usize = 3;
+pub const BRIEF_SERIES: usize = 3;
 
 /// Resources that have all series, if nothing else is said.
-pub const RESOURCES_IN_FULL: usize = 1000;
+pub const DEFAULT_DETAILED_RESOURCES: usize = 1000;
 
 /// What is known of a resource. Small: it is kept for each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,7 +54,7 @@ pub struct ResourceFacts {
     /// When the oldest window that is due and not exported ended.
     pub oldest_missing: Option<Timestamp>,
     /// When the service may delete it.
-    pub deleted_from: Option<Timestamp>,
+    pub earliest_deletion: Option<Timestamp>,
 }
 
 impl ResourceFacts {
@@ -78,60 +78,62 @@ impl ResourceFacts {
 }
 
 /// A resource by name, with what is known of it.
-pub type Named = (String, String, ResourceFacts);
+pub type NamedResource = (String, String, ResourceFacts);
 
 /// Who knows the resources.
-pub trait Resources: Send + Sync {
+pub trait ResourceSource: Send + Sync {
     /// All of them, each once.
-    fn all(&self) -> Vec<Named>;
+    fn all(&self) -> Vec<NamedResource>;
 }
 
 /// The series of resources.
 #[derive(Clone)]
-pub struct ResourceSeries(Arc<Shared>);
+pub struct ResourceSeries(Arc<SeriesState>);
 
-struct Shared {
-    source: Mutex<Source>,
-    full: AtomicUsize,
+struct SeriesState {
+    source: Mutex<SeriesSource>,
+    detailed: AtomicUsize,
 }
 
 impl Default for ResourceSeries {
     fn default() -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(SeriesState {
             source: Mutex::default(),
-            full: AtomicUsize::new(RESOURCES_IN_FULL),
+            detailed: AtomicUsize::new(DEFAULT_DETAILED_RESOURCES),
         }))
     }
 }
 
 #[derive(Default)]
-enum Source {
+enum SeriesSource {
     #[default]
-    Nobody,
-    Whoever(Weak<dyn Resources>),
-    Sample(Vec<Named>),
+    Unset,
+    Registered(Weak<dyn ResourceSource>),
+    Sample(Vec<NamedResource>),
 }
 
 impl ResourceSeries {
     /// From now on that one is asked, until it is gone.
-    pub fn ask(&self, resources: Weak<dyn Resources>) {
-        *self.source() = Source::Whoever(resources);
+    pub fn set_source(&self, resources: Weak<dyn ResourceSource>) {
+        *self.source() = SeriesSource::Registered(resources);
     }
 
     /// How many resources have all series.
-    pub fn in_full(&self, resources: usize) {
-        self.0.full.store(resources, Ordering::Relaxed);
+    pub fn set_detailed(&self, resources: usize) {
+        self.0.detailed.store(resources, Ordering::Relaxed);
     }
 
-    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
+    fn source(&self) -> std::sync::MutexGuard<'_, SeriesSource> {
         self.0.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all(&self) -> Vec<Named> {
+    fn all(&self) -> Vec<NamedResource> {
         match &*self.source() {
-            Source::Nobody => Vec::new(),
-            Source::Whoever(resources) => resources.upgrade().map(|all| all.all()).unwrap_or_default(),
-            Source::Sample(all) => all.clone(),
+            SeriesSource::Unset => Vec::new(),
+            SeriesSource::Registered(resources) => {
+                resources.upgrade().map(|all| all.all()).unwrap_or_default()
+            }
+            SeriesSource::Sample(all) => all.clone(),
         }
     }
 
@@ -149,10 +151,10 @@ impl ResourceSeries {
             sessions: 0,
             last_success: Some(Timestamp::UNIX_EPOCH),
             oldest_missing: Some(Timestamp::UNIX_EPOCH),
-            deleted_from: Some(Timestamp::UNIX_EPOCH),
+            earliest_deletion: Some(Timestamp::UNIX_EPOCH),
         };
         let all = vec![("audit".to_owned(), "june".to_owned(), facts)];
-        *self.source() = Source::Sample(all);
+        *self.source() = SeriesSource::Sample(all);
     }
 }
 
@@ -162,13 +164,13 @@ impl Debug for ResourceSeries {
     }
 }
 
-type Value = fn(&ResourceFacts) -> Option<f64>;
+type GaugeValue = fn(&ResourceFacts) -> Option<f64>;
 
 /// Gauges at the beginning of [`GAUGES`] that each resource has; the third series is its reason.
-const IN_BRIEF: usize = SERIES_IN_BRIEF - 1;
+const BRIEF_GAUGES: usize = BRIEF_SERIES - 1;
 
 /// A gauge of each resource: name, meaning, unit, value.
-const GAUGES: [(&str, &str, Option<Unit>, Value); 11] = [
+const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 11] = [
     (
         "resource_ready",
         "The condition Ready: 1 True, 0 False; absent: unknown",
@@ -233,7 +235,7 @@ const GAUGES: [(&str, &str, Option<Unit>, Value); 11] = [
         "resource_source_deletes_timestamp",
         "The earliest time at which the service may delete that window; absent: there is none, or retention is unknown",
         Some(Unit::Seconds),
-        |facts| facts.deleted_from.map(seconds),
+        |facts| facts.earliest_deletion.map(seconds),
     ),
 ];
 
@@ -253,7 +255,7 @@ fn seconds(at: Timestamp) -> f64 {
 }
 
 /// What all resources come to, whether or not they have series of their own.
-fn encode_totals(all: &[Named], full: usize, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+fn encode_totals(all: &[NamedResource], detailed: usize, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let sum = |value: fn(&ResourceFacts) -> Option<u64>| -> u64 {
         all.iter().filter_map(|(_, _, facts)| value(facts)).sum()
     };
@@ -268,7 +270,7 @@ fn encode_totals(all: &[Named], full: usize, encoder: &mut DescriptorEncoder<'_>
             "resources_in_brief",
             "Of those, how many have the series of ready, complete and reason only (--metrics-resources)",
             None,
-            (all.len() - full) as u64,
+            (all.len() - detailed) as u64,
         ),
         (
             "resources_stored_events",
@@ -302,9 +304,9 @@ fn encode_totals(all: &[Named], full: usize, encoder: &mut DescriptorEncoder<'_>
 impl Collector for ResourceSeries {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut all = self.all();
-        let full = all.len().min(self.0.full.load(Ordering::Relaxed));
-        encode_totals(&all, full, &mut encoder)?;
-        if full < all.len() {
+        let detailed = all.len().min(self.0.detailed.load(Ordering::Relaxed));
+        encode_totals(&all, detailed, &mut encoder)?;
+        if detailed < all.len() {
             // The same ones each time, where nothing changed.
             all.sort_by(|one, other| {
                 (one.2.rank(), &one.0, &one.1).cmp(&(other.2.rank(), &other.0, &other.1))
@@ -312,7 +314,11 @@ impl Collector for ResourceSeries {
         }
         for (number, (name, help, unit, value)) in GAUGES.iter().enumerate() {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-            let shown = if number < IN_BRIEF { all.len() } else { full };
+            let shown = if number < BRIEF_GAUGES {
+                all.len()
+            } else {
+                detailed
+            };
             for (namespace, name, facts) in all.iter().take(shown) {
                 if let Some(value) = value(facts) {
                     let labels = [("namespace", namespace.as_str()), ("name", name.as_str())];
@@ -322,7 +328,7 @@ impl Collector for ResourceSeries {
         }
         let help = "Windows by state; wanted are all that the spec asks for up to today";
         let mut family = encoder.encode_descriptor("resource_windows", help, None, MetricType::Gauge)?;
-        for (namespace, name, facts) in all.iter().take(full) {
+        for (namespace, name, facts) in all.iter().take(detailed) {
             for (state, windows) in STATES.iter().zip(facts.windows.into_iter().flatten()) {
                 let labels = [
                     ("namespace", namespace.as_str()),
@@ -353,25 +359,25 @@ mod tests {
     use super::*;
     use crate::telemetry::Metrics;
 
-    struct Some2018;
+    struct OneResource;
 
-    impl Resources for Some2018 {
-        fn all(&self) -> Vec<Named> {
+    impl ResourceSource for OneResource {
+        fn all(&self) -> Vec<NamedResource> {
             vec![("a".to_owned(), "b".to_owned(), ResourceFacts::default())]
         }
     }
 
     #[test]
-    fn a_resource_has_as_many_series_as_is_written_down() {
+    fn a_resource_has_the_documented_number_of_series() {
         let text = Metrics::sample().text();
         let series = text.lines().filter(|line| line.contains("name=\"june\"")).count();
-        assert_eq!(series, SERIES_OF_RESOURCE, "{text}");
+        assert_eq!(series, SERIES_PER_RESOURCE, "{text}");
     }
 
-    struct Three;
+    struct ThreeResources;
 
-    impl Resources for Three {
-        fn all(&self) -> Vec<Named> {
+    impl ResourceSource for ThreeResources {
+        fn all(&self) -> Vec<NamedResource> {
             let named = |name: &str, complete, ready, reason| {
                 let facts = ResourceFacts {
                     complete: Some(complete),
@@ -392,16 +398,16 @@ mod tests {
     }
 
     #[test]
-    fn of_many_resources_those_that_need_somebody_have_all_series_and_totals_count_all() {
+    fn failing_resources_keep_all_series_and_totals_count_all() {
         let metrics = Metrics::default();
-        let known: Arc<dyn Resources> = Arc::new(Three);
-        metrics.resources.ask(Arc::downgrade(&known));
-        metrics.resources.in_full(2);
+        let known: Arc<dyn ResourceSource> = Arc::new(ThreeResources);
+        metrics.resources.set_source(Arc::downgrade(&known));
+        metrics.resources.set_detailed(2);
         let text = metrics.text();
         let series = |name: &str| text.matches(&format!(",name=\"{name}\"")).count();
-        assert_eq!(series("done"), SERIES_IN_BRIEF, "{text}");
+        assert_eq!(series("done"), BRIEF_SERIES, "{text}");
         assert_eq!(series("fails"), series("works"), "{text}");
-        assert!(series("fails") > SERIES_IN_BRIEF, "{text}");
+        assert!(series("fails") > BRIEF_SERIES, "{text}");
         for line in [
             "eventexport_resources 3.0\n",
             "eventexport_resources_in_brief 1.0\n",
@@ -413,10 +419,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_absent_and_who_is_gone_has_no_series() {
+    fn unknown_facts_and_dropped_sources_have_no_series() {
         let metrics = Metrics::default();
-        let known: Arc<dyn Resources> = Arc::new(Some2018);
-        metrics.resources.ask(Arc::downgrade(&known));
+        let known: Arc<dyn ResourceSource> = Arc::new(OneResource);
+        metrics.resources.set_source(Arc::downgrade(&known));
         let text = metrics.text();
         assert!(text.contains("eventexport_resources 1.0\n"), "{text}");
         assert!(

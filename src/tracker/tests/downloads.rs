@@ -1,13 +1,13 @@
 //! Downloads: how a body ends, how a cut one goes on, and what is not taken for events.
 
-use super::peer::{Answer, Seen};
+use super::scripted_server::{ReceivedRequest, ScriptedReply};
 use super::*;
 
 const PATH: &str = "/v3/events/download";
 const CUT: usize = 40_000;
 
 /// What further requests are answered, given N.
-type Rest = fn(usize) -> Answer;
+type ResumeScript = fn(usize) -> ScriptedReply;
 
 /// Bytes that begin as gzip does and repeat nowhere.
 fn data() -> Vec<u8> {
@@ -28,11 +28,11 @@ const LIMIT: u64 = 9_973;
 
 /// All bytes, and how it went.
 async fn run(
-    script: impl Fn(&Seen, usize) -> Answer + Send + Sync + 'static,
-) -> (Vec<u8>, Result<Box<Download>, DownloadError>) {
-    let peer = Peer::new(script).await;
-    let tracker = tracker(&peer);
-    let Opened::Body(mut download) = tracker.download(SPACE, "id-1").await.unwrap() else {
+    script: impl Fn(&ReceivedRequest, usize) -> ScriptedReply + Send + Sync + 'static,
+) -> (Vec<u8>, Result<Box<Download>, StreamError>) {
+    let server = ScriptedServer::new(script).await;
+    let tracker = tracker(&server);
+    let DownloadResponse::Body(mut download) = tracker.download(SPACE, "id-1").await.unwrap() else {
         panic!("no body")
     };
     let mut bytes = Vec::new();
@@ -59,29 +59,29 @@ async fn run(
 
 /// A body cut at [`CUT`], then what `rest` says of every further request, which is given N.
 async fn resumed(
-    rest: impl Fn(usize, usize) -> Answer + Send + Sync + 'static,
-) -> (Vec<u8>, Result<Box<Download>, DownloadError>) {
-    run(move |seen, number| match number {
-        0 => Answer::new(200, data()).cut(CUT),
-        _ => rest(seen.from().unwrap(), number),
+    rest: impl Fn(usize, usize) -> ScriptedReply + Send + Sync + 'static,
+) -> (Vec<u8>, Result<Box<Download>, StreamError>) {
+    run(move |request, number| match number {
+        0 => ScriptedReply::new(200, data()).cut(CUT),
+        _ => rest(request.range_start().unwrap(), number),
     })
     .await
 }
 
 /// The same, of a body that merely closes at [`CUT`].
 async fn closed(
-    rest: impl Fn(usize, usize) -> Answer + Send + Sync + 'static,
-) -> (Vec<u8>, Result<Box<Download>, DownloadError>) {
-    run(move |seen, number| match number {
-        0 => Answer::close(200, &data()[..CUT]),
-        _ => rest(seen.from().unwrap(), number),
+    rest: impl Fn(usize, usize) -> ScriptedReply + Send + Sync + 'static,
+) -> (Vec<u8>, Result<Box<Download>, StreamError>) {
+    run(move |request, number| match number {
+        0 => ScriptedReply::close(200, &data()[..CUT]),
+        _ => rest(request.range_start().unwrap(), number),
     })
     .await
 }
 
 #[tokio::test]
-async fn end_of_the_body_by_length_chunks_or_close() {
-    let (bytes, download) = run(|_, _| Answer::new(200, data())).await;
+async fn a_body_ends_by_length_chunks_or_close() {
+    let (bytes, download) = run(|_, _| ScriptedReply::new(200, data())).await;
     let download = download.unwrap();
     assert!(bytes == data());
     assert_eq!(
@@ -90,13 +90,13 @@ async fn end_of_the_body_by_length_chunks_or_close() {
     );
     assert_eq!((download.received(), download.resumes()), (100_000, 0));
 
-    let (bytes, download) = run(|_, _| Answer::chunked(200, &data(), true)).await;
+    let (bytes, download) = run(|_, _| ScriptedReply::chunked(200, &data(), true)).await;
     assert!(bytes == data());
     assert_eq!(download.unwrap().end(), Some(TransferEnd::Chunked));
 
     let (bytes, download) = run(|_, number| match number {
-        0 => Answer::close(200, data()),
-        _ => Answer::new(416, "").with("Content-Range", "bytes */100000"),
+        0 => ScriptedReply::close(200, data()),
+        _ => ScriptedReply::new(416, "").with("Content-Range", "bytes */100000"),
     })
     .await;
     assert!(bytes == data());
@@ -106,8 +106,8 @@ async fn end_of_the_body_by_length_chunks_or_close() {
 #[tokio::test]
 async fn resume_answered_by_206_at_n() {
     let (bytes, download) = resumed(|n, number| match number {
-        1 => Answer::part(&data(), n).cut(20_000),
-        _ => Answer::part(&data(), n),
+        1 => ScriptedReply::part(&data(), n).cut(20_000),
+        _ => ScriptedReply::part(&data(), n),
     })
     .await;
     assert!(bytes == data());
@@ -120,9 +120,9 @@ async fn resume_answered_by_206_at_n() {
 
 #[tokio::test]
 async fn resume_of_a_chunked_body() {
-    let (bytes, download) = run(|seen, number| match number {
-        0 => Answer::chunked(200, &data()[..CUT], false),
-        _ => Answer::part(&data(), seen.from().unwrap()),
+    let (bytes, download) = run(|request, number| match number {
+        0 => ScriptedReply::chunked(200, &data()[..CUT], false),
+        _ => ScriptedReply::part(&data(), request.range_start().unwrap()),
     })
     .await;
     assert!(bytes == data());
@@ -132,7 +132,7 @@ async fn resume_of_a_chunked_body() {
 #[tokio::test]
 async fn resume_answered_by_206_at_another_offset() {
     for (first, whole) in [(0, true), (10, false), (CUT + 10, false)] {
-        let (bytes, download) = resumed(move |_, _| Answer::part(&data(), first)).await;
+        let (bytes, download) = resumed(move |_, _| ScriptedReply::part(&data(), first)).await;
         assert_eq!(bytes == data(), whole);
         assert_eq!(download.is_ok(), whole);
         assert!(data().starts_with(&bytes));
@@ -141,44 +141,44 @@ async fn resume_answered_by_206_at_another_offset() {
 
 #[tokio::test]
 async fn resume_answered_by_200_with_the_whole_body() {
-    let (bytes, download) = resumed(|_, _| Answer::chunked(200, &data(), true)).await;
+    let (bytes, download) = resumed(|_, _| ScriptedReply::chunked(200, &data(), true)).await;
     assert!(bytes == data());
     assert_eq!(download.unwrap().resumes(), 1);
 
     let (bytes, download) = resumed(|_, _| {
         let mut other = data();
         other[100] ^= 1;
-        Answer::new(200, other)
+        ScriptedReply::new(200, other)
     })
     .await;
     assert!(data().starts_with(&bytes));
     assert!(matches!(
         download,
-        Err(DownloadError::CannotResume { at: 40_000, .. })
+        Err(StreamError::CannotResume { at: 40_000, .. })
     ));
 }
 
 #[tokio::test]
 async fn resume_answered_by_200_with_the_remainder_only() {
-    let (bytes, download) = resumed(|n, _| Answer::new(200, &data()[n..])).await;
+    let (bytes, download) = resumed(|n, _| ScriptedReply::new(200, &data()[n..])).await;
     assert_eq!(bytes.len(), CUT);
-    assert!(matches!(download, Err(DownloadError::CannotResume { .. })));
+    assert!(matches!(download, Err(StreamError::CannotResume { .. })));
 }
 
 #[tokio::test]
 async fn resume_answered_by_416() {
     for total in [None, Some("bytes */100000")] {
         let (_, download) = resumed(move |_, _| match total {
-            Some(total) => Answer::new(416, "").with("Content-Range", total),
-            None => Answer::new(416, ""),
+            Some(total) => ScriptedReply::new(416, "").with("Content-Range", total),
+            None => ScriptedReply::new(416, ""),
         })
         .await;
-        assert!(matches!(download, Err(DownloadError::CannotResume { .. })));
+        assert!(matches!(download, Err(StreamError::CannotResume { .. })));
     }
     // All of a chunked body but its final chunk came.
     let (bytes, download) = run(|_, number| match number {
-        0 => Answer::chunked(200, &data(), false),
-        _ => Answer::new(416, "").with("Content-Range", "bytes */100000"),
+        0 => ScriptedReply::chunked(200, &data(), false),
+        _ => ScriptedReply::new(416, "").with("Content-Range", "bytes */100000"),
     })
     .await;
     assert!(bytes == data());
@@ -188,61 +188,80 @@ async fn resume_answered_by_416() {
 #[tokio::test]
 async fn resume_answered_by_an_error() {
     let (bytes, download) = resumed(|n, number| match number {
-        1 => Answer::new(503, "busy").with("Retry-After", "0"),
-        2 => Answer::new(404, "no route").with("X-Cf-RouterError", "unknown_route"),
-        3 => Answer::new(502, "<html>"),
-        _ => Answer::part(&data(), n),
+        1 => ScriptedReply::new(503, "busy").with("Retry-After", "0"),
+        2 => ScriptedReply::new(404, "no route").with("X-Cf-RouterError", "unknown_route"),
+        3 => ScriptedReply::new(502, "<html>"),
+        _ => ScriptedReply::part(&data(), n),
     })
     .await;
     assert!(bytes == data() && download.is_ok());
 
-    let (_, download) = resumed(|_, _| Answer::new(404, "")).await;
+    let (_, download) = resumed(|_, _| ScriptedReply::new(404, "")).await;
     assert!(matches!(
         download,
-        Err(DownloadError::SessionGone { at: 40_000, .. })
+        Err(StreamError::SessionGone { at: 40_000, .. })
     ));
-    let (_, download) = resumed(|_, _| Answer::new(403, "no")).await;
-    assert!(matches!(download, Err(DownloadError::CannotResume { .. })));
-    let (_, download) = resumed(|_, _| Answer::new(500, "no")).await;
-    assert!(matches!(
-        download,
-        Err(DownloadError::Cut { timed_out: false, .. })
-    ));
+    let (_, download) = resumed(|_, _| ScriptedReply::new(403, "no")).await;
+    assert!(matches!(download, Err(StreamError::CannotResume { .. })));
+    let (_, download) = resumed(|_, _| ScriptedReply::new(500, "no")).await;
+    assert!(matches!(download, Err(StreamError::Cut { timed_out: false, .. })));
 }
 
 #[tokio::test]
-async fn a_download_of_an_earlier_process_is_gone_on_with_as_one_that_was_cut() {
-    let cases: [(&str, Option<u64>, Rest, bool, usize); 6] = [
-        ("206 at N", Some(100_000), |n| Answer::part(&data(), n), true, 1),
-        ("206, size unknown", None, |n| Answer::part(&data(), n), true, 1),
-        ("200, the whole", None, |_| Answer::new(200, data()), true, 1),
+async fn a_download_resumes_from_a_resume_point() {
+    let cases: [(&str, Option<u64>, ResumeScript, bool, usize); 6] = [
+        (
+            "206 at N",
+            Some(100_000),
+            |n| ScriptedReply::part(&data(), n),
+            true,
+            1,
+        ),
+        (
+            "206, size unknown",
+            None,
+            |n| ScriptedReply::part(&data(), n),
+            true,
+            1,
+        ),
+        (
+            "200, the whole",
+            None,
+            |_| ScriptedReply::new(200, data()),
+            true,
+            1,
+        ),
         (
             "200, the remainder",
             None,
-            |n| Answer::new(200, &data()[n..]),
+            |n| ScriptedReply::new(200, &data()[n..]),
             false,
             1,
         ),
         (
             "another size",
             Some(99_999),
-            |n| Answer::part(&data(), n),
+            |n| ScriptedReply::part(&data(), n),
             false,
             1,
         ),
         (
             "all is there",
             Some(CUT as u64),
-            |_| Answer::new(500, ""),
+            |_| ScriptedReply::new(500, ""),
             true,
             0,
         ),
     ];
     for (name, total, rest, whole, requests) in cases {
-        let peer = Peer::new(move |seen, _| rest(seen.from().unwrap())).await;
-        let mut held = Held::of(total);
-        data()[..CUT].chunks(1000).for_each(|piece| held.push(piece));
-        let mut download = tracker(&peer).take_up(SPACE, "id-1", &held).unwrap();
+        let server = ScriptedServer::new(move |request, _| rest(request.range_start().unwrap())).await;
+        let mut resume_point = ResumePoint::new(total);
+        data()[..CUT]
+            .chunks(1000)
+            .for_each(|piece| resume_point.push(piece));
+        let mut download = tracker(&server)
+            .resume_download(SPACE, "id-1", &resume_point)
+            .unwrap();
         let mut bytes = data()[..CUT].to_vec();
         let ended = loop {
             match download.next().await {
@@ -258,39 +277,44 @@ async fn a_download_of_an_earlier_process_is_gone_on_with_as_one_that_was_cut() 
             &data()[..]
         };
         assert!(!whole || bytes == expected, "{name}");
-        assert_eq!(peer.count("GET", PATH), requests, "{name}");
+        assert_eq!(server.count("GET", PATH), requests, "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_close_without_length_is_confirmed_or_said_to_be_unconfirmed() {
+async fn a_close_without_length_is_confirmed_or_reported_unconfirmed() {
     use TransferEnd::{CloseConfirmed, CloseUnconfirmed, Length};
     let all = |data: Vec<u8>| data[..CUT].to_vec();
-    let cases: [(&str, Rest, TransferEnd, bool); 9] = [
+    let cases: [(&str, ResumeScript, TransferEnd, bool); 9] = [
         (
             "416 with the total",
-            |n| Answer::new(416, "").with("Content-Range", &format!("bytes */{n}")),
+            |n| ScriptedReply::new(416, "").with("Content-Range", &format!("bytes */{n}")),
             CloseConfirmed,
             false,
         ),
         (
             "416 to everything",
-            |_| Answer::new(416, ""),
+            |_| ScriptedReply::new(416, ""),
             CloseUnconfirmed,
             false,
         ),
-        ("204", |_| Answer::close(204, ""), CloseConfirmed, false),
-        ("empty", |_| Answer::new(200, ""), CloseConfirmed, false),
-        ("empty, closed", |_| Answer::close(200, ""), CloseConfirmed, false),
+        ("204", |_| ScriptedReply::close(204, ""), CloseConfirmed, false),
+        ("empty", |_| ScriptedReply::new(200, ""), CloseConfirmed, false),
         (
-            "the same again",
-            |_| Answer::close(200, &data()[..CUT]),
+            "empty, closed",
+            |_| ScriptedReply::close(200, ""),
             CloseConfirmed,
             false,
         ),
-        ("404", |_| Answer::new(404, ""), CloseUnconfirmed, false),
-        ("500", |_| Answer::new(500, ""), CloseUnconfirmed, false),
-        ("more", |n| Answer::part(&data(), n), Length, true),
+        (
+            "the same again",
+            |_| ScriptedReply::close(200, &data()[..CUT]),
+            CloseConfirmed,
+            false,
+        ),
+        ("404", |_| ScriptedReply::new(404, ""), CloseUnconfirmed, false),
+        ("500", |_| ScriptedReply::new(500, ""), CloseUnconfirmed, false),
+        ("more", |n| ScriptedReply::part(&data(), n), Length, true),
     ];
     for (name, rest, end, whole) in cases {
         let (bytes, download) = closed(move |n, _| rest(n)).await;
@@ -305,28 +329,28 @@ async fn a_close_without_length_is_confirmed_or_said_to_be_unconfirmed() {
         assert_eq!(download.unwrap().end(), Some(end), "{name}");
     }
     // A bare 416 is believed where the last byte is given when asked for.
-    let (_, download) = run(|seen, number| match (number, seen.from()) {
-        (0, _) => Answer::close(200, &data()[..CUT]),
-        (_, Some(CUT)) => Answer::new(416, ""),
-        (_, n) => Answer::part(&data()[..CUT], n.unwrap()),
+    let (_, download) = run(|request, number| match (number, request.range_start()) {
+        (0, _) => ScriptedReply::close(200, &data()[..CUT]),
+        (_, Some(CUT)) => ScriptedReply::new(416, ""),
+        (_, n) => ScriptedReply::part(&data()[..CUT], n.unwrap()),
     })
     .await;
     assert_eq!(download.unwrap().end(), Some(CloseConfirmed));
 }
 
 #[tokio::test]
-async fn a_silent_service_times_out_and_is_asked_again() {
-    let (bytes, download) = run(|seen, number| match number {
-        0 => Answer::new(200, data()).cut(CUT).hang(),
-        _ => Answer::part(&data(), seen.from().unwrap()),
+async fn a_silent_service_times_out_and_is_retried() {
+    let (bytes, download) = run(|request, number| match number {
+        0 => ScriptedReply::new(200, data()).cut(CUT).hang(),
+        _ => ScriptedReply::part(&data(), request.range_start().unwrap()),
     })
     .await;
     assert!(bytes == data() && download.is_ok());
-    let (bytes, download) = resumed(|n, _| Answer::part(&data(), n).cut(0).hang()).await;
+    let (bytes, download) = resumed(|n, _| ScriptedReply::part(&data(), n).cut(0).hang()).await;
     assert_eq!(bytes.len(), CUT);
     assert!(matches!(
         download,
-        Err(DownloadError::Cut {
+        Err(StreamError::Cut {
             timed_out: true,
             at: 40_000,
             ..
@@ -336,8 +360,9 @@ async fn a_silent_service_times_out_and_is_asked_again() {
 
 #[tokio::test]
 async fn gzip_in_transit_is_stored_as_it_comes() {
-    let peer = Peer::new(|_, _| Answer::new(200, data()).with("Content-Encoding", "gzip")).await;
-    let Opened::Body(mut download) = tracker(&peer).download(SPACE, "id-1").await.unwrap() else {
+    let server =
+        ScriptedServer::new(|_, _| ScriptedReply::new(200, data()).with("Content-Encoding", "gzip")).await;
+    let DownloadResponse::Body(mut download) = tracker(&server).download(SPACE, "id-1").await.unwrap() else {
         panic!()
     };
     let mut bytes = Vec::new();
@@ -345,7 +370,11 @@ async fn gzip_in_transit_is_stored_as_it_comes() {
         bytes.extend_from_slice(&chunk);
     }
     assert!(bytes == data());
-    let asked = peer.seen().into_iter().find(|seen| seen.is("GET", PATH)).unwrap();
+    let asked = server
+        .requests()
+        .into_iter()
+        .find(|request| request.matches("GET", PATH))
+        .unwrap();
     assert_eq!(asked.headers["accept-encoding"], "gzip");
     assert_eq!(asked.headers["sessionid"], "id-1");
     assert_eq!(asked.headers["x-auth-project-id"], SPACE);
@@ -354,9 +383,10 @@ async fn gzip_in_transit_is_stored_as_it_comes() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_gzip_is_not_events() {
+async fn a_body_that_is_not_gzip_is_rejected() {
     let (bytes, download) = run(|_, _| {
-        Answer::new(200, "<html>please log in, bearer token-1</html>").with("Content-Type", "text/html")
+        ScriptedReply::new(200, "<html>please log in, bearer token-1</html>")
+            .with("Content-Type", "text/html")
     })
     .await;
     let error = download.unwrap_err().to_string();
@@ -366,31 +396,31 @@ async fn a_body_that_is_not_gzip_is_not_events() {
     );
     assert!(!error.contains("token-1"), "{error}");
     for body in [&[0x1f_u8][..], &[0x1f, 0x8c], b"{"] {
-        let (bytes, download) = run(move |_, _| Answer::new(200, body)).await;
-        assert!(bytes.is_empty() && matches!(download, Err(DownloadError::NotGzip { .. })));
+        let (bytes, download) = run(move |_, _| ScriptedReply::new(200, body)).await;
+        assert!(bytes.is_empty() && matches!(download, Err(StreamError::NotGzip { .. })));
     }
 }
 
 #[tokio::test]
 async fn an_empty_range_is_404_or_204_or_zero_bytes() {
-    let peer = Peer::new(|_, number| match number {
-        0 => Answer::new(404, r#"{"message":"no events"}"#),
-        _ => Answer::close(204, ""),
+    let server = ScriptedServer::new(|_, number| match number {
+        0 => ScriptedReply::new(404, r#"{"message":"no events"}"#),
+        _ => ScriptedReply::close(204, ""),
     })
     .await;
-    let tracker = tracker(&peer);
+    let tracker = tracker(&server);
     assert!(matches!(
         tracker.download(SPACE, "id").await,
-        Ok(Opened::NotFound)
+        Ok(DownloadResponse::NotFound)
     ));
     assert!(matches!(
         tracker.download(SPACE, "id").await,
-        Ok(Opened::NoContent)
+        Ok(DownloadResponse::NoContent)
     ));
     for (answer, end) in [
-        (Answer::new(200, ""), TransferEnd::Length),
-        (Answer::chunked(200, b"", true), TransferEnd::Chunked),
-        (Answer::close(200, ""), TransferEnd::CloseConfirmed),
+        (ScriptedReply::new(200, ""), TransferEnd::Length),
+        (ScriptedReply::chunked(200, b"", true), TransferEnd::Chunked),
+        (ScriptedReply::close(200, ""), TransferEnd::CloseConfirmed),
     ] {
         let (bytes, download) = run(move |_, _| answer.clone()).await;
         let download = download.unwrap();
@@ -402,45 +432,47 @@ async fn an_empty_range_is_404_or_204_or_zero_bytes() {
 }
 
 #[tokio::test]
-async fn a_401_in_the_middle_refreshes_once() {
-    let peer = Peer::new(|seen, number| match number {
-        0 => Answer::new(200, data()).cut(CUT),
-        _ if seen.token() == "bearer token-1" => Answer::new(401, "expired"),
-        _ => Answer::part(&data(), seen.from().unwrap()),
+async fn a_401_during_a_download_renews_the_token_once() {
+    let server = ScriptedServer::new(|request, number| match number {
+        0 => ScriptedReply::new(200, data()).cut(CUT),
+        _ if request.token() == "bearer token-1" => ScriptedReply::new(401, "expired"),
+        _ => ScriptedReply::part(&data(), request.range_start().unwrap()),
     })
     .await;
-    let Opened::Body(mut download) = tracker(&peer).download(SPACE, "id-1").await.unwrap() else {
+    let DownloadResponse::Body(mut download) = tracker(&server).download(SPACE, "id-1").await.unwrap() else {
         panic!()
     };
     while download.next().await.unwrap().is_some() {}
     assert_eq!(download.received(), 100_000);
-    assert_eq!(peer.count("POST", "/oauth/token"), 2);
+    assert_eq!(server.count("POST", "/oauth/token"), 2);
 }
 
 #[tokio::test]
 async fn nothing_is_read_ahead() {
     const WHOLE: usize = 64 * 1024 * 1024;
-    let peer = Peer::new(|_, _| Answer::new(200, [&[0x1f, 0x8b][..], &vec![0; WHOLE]].concat())).await;
-    let Opened::Body(mut download) = tracker(&peer).download(SPACE, "id-1").await.unwrap() else {
+    let server =
+        ScriptedServer::new(|_, _| ScriptedReply::new(200, [&[0x1f, 0x8b][..], &vec![0; WHOLE]].concat()))
+            .await;
+    let DownloadResponse::Body(mut download) = tracker(&server).download(SPACE, "id-1").await.unwrap() else {
         panic!()
     };
     download.next().await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(400)).await;
     // What the sockets of this machine hold, far from the whole.
-    assert!(peer.written() < WHOLE as u64 / 2, "{}", peer.written());
+    assert!(server.written() < WHOLE as u64 / 2, "{}", server.written());
 }
 
 #[tokio::test]
-async fn a_transfer_can_run_in_a_task_of_its_own() {
-    let peer = Peer::new(|seen, _| match seen.path.as_str() {
-        PATH => Answer::new(200, data()),
-        _ => Answer::new(200, r#"{"id":"id-1"}"#),
+async fn a_download_can_run_in_a_spawned_task() {
+    let server = ScriptedServer::new(|request, _| match request.path.as_str() {
+        PATH => ScriptedReply::new(200, data()),
+        _ => ScriptedReply::new(200, r#"{"id":"id-1"}"#),
     })
     .await;
-    let tracker = tracker(&peer);
+    let tracker = tracker(&server);
     let task = tokio::spawn(async move {
         let session = tracker.create_session(SPACE, &request()).await.unwrap();
-        let Opened::Body(mut download) = tracker.download(SPACE, &session.id).await.unwrap() else {
+        let DownloadResponse::Body(mut download) = tracker.download(SPACE, &session.id).await.unwrap() else {
             panic!()
         };
         while download.next().await.unwrap().is_some() {}

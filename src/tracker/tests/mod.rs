@@ -1,15 +1,15 @@
 //! The client against a scripted peer on 127.0.0.1: one test for each point that the protocol leaves open.
 
 mod downloads;
-mod peer;
 mod proxy;
 mod requests;
+mod scripted_server;
 mod tls;
 mod tokens;
 
 use std::time::Duration;
 
-use peer::Peer;
+use scripted_server::ScriptedServer;
 
 use super::*;
 use crate::egress::HostPolicy;
@@ -17,10 +17,10 @@ use crate::egress::HostPolicy;
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 const KEY: &str = "the-api-key-that-nobody-may-see";
 
-fn config(peer: &Peer) -> TrackerConfig {
+fn config(server: &ScriptedServer) -> TrackerConfig {
     TrackerConfig {
-        endpoint: peer.url(),
-        uaa: Uaa::Endpoint(peer.url()),
+        endpoint: server.url(),
+        uaa: UaaSource::Endpoint(server.url()),
         credentials: Credentials::ApiKey(KEY.into()),
         ca_pem: None,
         traffic: crate::egress::Traffic::default(),
@@ -30,17 +30,17 @@ fn config(peer: &Peer) -> TrackerConfig {
             request: Duration::from_secs(5),
             idle_read: Duration::from_millis(300),
         },
-        retry: RetryPolicy {
+        retry: RetryConfig {
             base: Duration::from_millis(2),
             cap: Duration::from_millis(5),
             retry_after_cap: Duration::from_millis(50),
-            ..RetryPolicy::default()
+            ..RetryConfig::default()
         },
     }
 }
 
-fn tracker(peer: &Peer) -> Tracker {
-    Tracker::new(config(peer), &TokenCache::new()).unwrap()
+fn tracker(server: &ScriptedServer) -> Tracker {
+    Tracker::new(config(server), &TokenCache::new()).unwrap()
 }
 
 fn request() -> SessionRequest {

@@ -56,20 +56,20 @@ async fn ask_by_the_environment() {
     let endpoint: url::Url = "https://tracker.invalid".parse().unwrap();
     let config = TrackerConfig {
         endpoint: endpoint.clone(),
-        uaa: Uaa::Endpoint(endpoint),
+        uaa: UaaSource::Endpoint(endpoint),
         credentials: Credentials::Token("ready-token".into()),
         ca_pem: None,
         traffic: crate::egress::Traffic::default(),
         hosts: HostPolicy::allow(&["tracker.invalid".to_owned()]).unwrap(),
         timeouts: Timeouts::default(),
-        retry: RetryPolicy {
+        retry: RetryConfig {
             attempts: 1,
-            ..RetryPolicy::default()
+            ..RetryConfig::default()
         },
     };
     let error = Tracker::new(config, &TokenCache::new())
         .unwrap()
-        .sessions(SPACE)
+        .list_sessions(SPACE)
         .await
         .unwrap_err();
     assert!(

@@ -1,14 +1,14 @@
 //! Sessions and the listing: what is sent, what is tried again, and where a token never goes.
 
-use super::peer::Answer;
+use super::scripted_server::ScriptedReply;
 use super::*;
 
 const SESSIONS: &str = "/v3/sessions";
 
 #[tokio::test]
-async fn a_session_is_asked_for_as_documented() {
-    let peer = Peer::new(|_, _| Answer::new(201, r#"{"id":"b08cb740"}"#)).await;
-    let tracker = tracker(&peer);
+async fn a_create_request_matches_the_documentation() {
+    let server = ScriptedServer::new(|_, _| ScriptedReply::new(201, r#"{"id":"b08cb740"}"#)).await;
+    let tracker = tracker(&server);
     let hour = SessionRequest {
         hour: Some(7),
         account: false,
@@ -19,8 +19,11 @@ async fn a_session_is_asked_for_as_documented() {
         "b08cb740"
     );
     tracker.create_session(SPACE, &hour).await.unwrap();
-    let seen = peer.seen();
-    let asked: Vec<_> = seen.iter().filter(|seen| seen.is("POST", SESSIONS)).collect();
+    let seen = server.requests();
+    let asked: Vec<_> = seen
+        .iter()
+        .filter(|seen| seen.matches("POST", SESSIONS))
+        .collect();
     let body = |at: usize| serde_json::from_str::<serde_json::Value>(&asked[at].body).unwrap();
     assert_eq!(
         body(0),
@@ -33,22 +36,22 @@ async fn a_session_is_asked_for_as_documented() {
 }
 
 #[tokio::test]
-async fn an_unclear_create_is_never_sent_again() {
+async fn an_ambiguous_create_is_never_retried() {
     for answer in [
-        Answer::new(502, "<html>Bad Gateway</html>"),
-        Answer::new(200, "<html>"),
-        Answer::new(201, r#"{"id":"a"}"#).cut(3),
-        Answer::new(200, "").cut(0).delayed(Duration::from_secs(2)),
+        ScriptedReply::new(502, "<html>Bad Gateway</html>"),
+        ScriptedReply::new(200, "<html>"),
+        ScriptedReply::new(201, r#"{"id":"a"}"#).cut(3),
+        ScriptedReply::new(200, "").cut(0).delayed(Duration::from_secs(2)),
     ] {
-        let peer = Peer::new(move |_, _| answer.clone()).await;
-        let mut config = config(&peer);
+        let server = ScriptedServer::new(move |_, _| answer.clone()).await;
+        let mut config = config(&server);
         config.timeouts.request = Duration::from_millis(500);
         let tracker = Tracker::new(config, &TokenCache::new()).unwrap();
         let error = tracker.create_session(SPACE, &request()).await.unwrap_err();
         assert!(error.may_have_executed(), "{error}");
-        assert_eq!(peer.count("POST", SESSIONS), 1, "{error}");
+        assert_eq!(server.count("POST", SESSIONS), 1, "{error}");
     }
-    let gone = Peer::new(|_, _| Answer::new(200, "")).await;
+    let gone = ScriptedServer::new(|_, _| ScriptedReply::new(200, "")).await;
     let tracker = tracker(&gone);
     tracker.login().await.unwrap();
     drop(gone);
@@ -58,87 +61,98 @@ async fn an_unclear_create_is_never_sent_again() {
 }
 
 #[tokio::test]
-async fn create_refused_while_the_list_answers() {
-    let peer = Peer::new(|seen, _| match seen.method.as_str() {
-        "POST" => Answer::new(403, r#"{"message":"Forbidden"}"#),
-        _ => Answer::new(200, r#"[{"id":"x"}]"#),
+async fn a_403_on_create_is_a_capacity_error() {
+    let server = ScriptedServer::new(|request, _| match request.method.as_str() {
+        "POST" => ScriptedReply::new(403, r#"{"message":"Forbidden"}"#),
+        _ => ScriptedReply::new(200, r#"[{"id":"x"}]"#),
     })
     .await;
-    let tracker = tracker(&peer);
+    let tracker = tracker(&server);
     let error = tracker.create_session(SPACE, &request()).await.unwrap_err();
     assert!(
-        matches!(error, TrackerError::Capacity { status: 403, .. }) && error.class() == Class::Wait,
+        matches!(error, TrackerError::Capacity { status: 403, .. })
+            && error.class() == TrackerErrorClass::Wait,
         "{error:?}"
     );
-    assert_eq!(tracker.sessions(SPACE).await.unwrap().len(), 1);
+    assert_eq!(tracker.list_sessions(SPACE).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_session_gone_is_no_error() {
-    let peer = Peer::new(|_, _| Answer::new(404, "gone")).await;
-    let tracker = tracker(&peer);
-    assert_eq!(tracker.session(SPACE, "id").await.unwrap(), None);
+async fn a_missing_session_is_not_an_error() {
+    let server = ScriptedServer::new(|_, _| ScriptedReply::new(404, "gone")).await;
+    let tracker = tracker(&server);
+    assert_eq!(tracker.get_session(SPACE, "id").await.unwrap(), None);
     tracker.delete_session(SPACE, "id").await.unwrap();
     assert!(matches!(
-        tracker.sessions(SPACE).await,
+        tracker.list_sessions(SPACE).await,
         Err(TrackerError::NotFound { .. })
     ));
-    let before = peer.seen().len();
+    let before = server.requests().len();
     for id in ["", "..", "a b"] {
         tracker.delete_session(SPACE, id).await.unwrap_err();
     }
-    assert_eq!(peer.seen().len(), before, "an id that is none must not be sent");
+    assert_eq!(
+        server.requests().len(),
+        before,
+        "an id that is none must not be sent"
+    );
 }
 
 #[tokio::test]
-async fn a_router_without_service_is_not_a_session_gone() {
-    let peer = Peer::new(|_, _| Answer::new(404, "no route").with("X-Cf-RouterError", "unknown_route")).await;
-    let error = tracker(&peer).delete_session(SPACE, "id").await.unwrap_err();
+async fn a_router_404_does_not_count_as_deleted() {
+    let server = ScriptedServer::new(|_, _| {
+        ScriptedReply::new(404, "no route").with("X-Cf-RouterError", "unknown_route")
+    })
+    .await;
+    let error = tracker(&server).delete_session(SPACE, "id").await.unwrap_err();
     assert!(
         matches!(error, TrackerError::Server { status: 404, .. }),
         "{error:?}"
     );
-    assert_eq!(peer.count("DELETE", "/v3/sessions/id"), 5);
+    assert_eq!(server.count("DELETE", "/v3/sessions/id"), 5);
 }
 
 #[tokio::test]
-async fn what_can_be_repeated_is_repeated() {
-    let peer = Peer::new(|_, number| match number {
-        0 => Answer::new(503, "").with("Retry-After", "1"),
-        1 => Answer::new(429, ""),
-        2 => Answer::new(200, "[]").cut(1),
-        _ => Answer::new(200, "[]"),
+async fn idempotent_requests_are_retried() {
+    let server = ScriptedServer::new(|_, number| match number {
+        0 => ScriptedReply::new(503, "").with("Retry-After", "1"),
+        1 => ScriptedReply::new(429, ""),
+        2 => ScriptedReply::new(200, "[]").cut(1),
+        _ => ScriptedReply::new(200, "[]"),
     })
     .await;
-    assert_eq!(tracker(&peer).sessions(SPACE).await.unwrap(), []);
-    assert_eq!(peer.count("GET", SESSIONS), 4);
+    assert_eq!(tracker(&server).list_sessions(SPACE).await.unwrap(), []);
+    assert_eq!(server.count("GET", SESSIONS), 4);
 }
 
 #[tokio::test]
 async fn the_listing_may_be_refused_or_of_any_shape() {
     let (start, end) = ("2018-06-01".parse().unwrap(), "2018-06-30".parse().unwrap());
     for status in [400, 403, 404, 405, 501] {
-        let peer = Peer::new(move |_, _| Answer::new(status, "")).await;
-        let error = tracker(&peer).days(SPACE, start, end, true).await.unwrap_err();
+        let server = ScriptedServer::new(move |_, _| ScriptedReply::new(status, "")).await;
+        let error = tracker(&server)
+            .list_days(SPACE, start, end, true)
+            .await
+            .unwrap_err();
         assert!(matches!(error, TrackerError::ListingRefused { .. }), "{error:?}");
-        assert_eq!(peer.count("GET", "/v3/events"), 1);
+        assert_eq!(server.count("GET", "/v3/events"), 1);
     }
-    let peer = Peer::new(|_, _| {
-        Answer::new(
+    let server = ScriptedServer::new(|_, _| {
+        ScriptedReply::new(
             200,
             r#"{"events":[{"DATE":"2018-06-28","COUNT":"16","SIZE":"3020"}]}"#,
         )
     })
     .await;
-    let days = tracker(&peer).days(SPACE, start, end, true).await.unwrap();
+    let days = tracker(&server).list_days(SPACE, start, end, true).await.unwrap();
     assert_eq!(
         (days.len(), days[0].count, days[0].size),
         (1, Some(16), Some(3020))
     );
-    let asked = peer
-        .seen()
+    let asked = server
+        .requests()
         .into_iter()
-        .find(|seen| seen.is("GET", "/v3/events"))
+        .find(|request| request.matches("GET", "/v3/events"))
         .unwrap();
     let body: serde_json::Value = serde_json::from_str(&asked.body).unwrap();
     assert_eq!(
@@ -149,7 +163,7 @@ async fn the_listing_may_be_refused_or_of_any_shape() {
 
 #[tokio::test]
 async fn a_token_never_follows_a_redirect_to_another_host() {
-    let other = Peer::bare(|_| Answer::new(200, "[]")).await;
+    let other = ScriptedServer::bare(|_| ScriptedReply::new(200, "[]")).await;
     let elsewhere = other.url().port().unwrap();
     for status in [301, 302, 303, 307, 308] {
         for target in [
@@ -162,10 +176,11 @@ async fn a_token_never_follows_a_redirect_to_another_host() {
             "ftp://127.0.0.1/".to_owned(),
         ] {
             let said = target.clone();
-            let peer = Peer::new(move |_, _| Answer::new(status, "").with("Location", &said)).await;
-            let tracker = tracker(&peer);
+            let server =
+                ScriptedServer::new(move |_, _| ScriptedReply::new(status, "").with("Location", &said)).await;
+            let tracker = tracker(&server);
             for error in [
-                tracker.sessions(SPACE).await.unwrap_err(),
+                tracker.list_sessions(SPACE).await.unwrap_err(),
                 tracker.create_session(SPACE, &request()).await.unwrap_err(),
                 tracker.delete_session(SPACE, "id").await.unwrap_err(),
                 tracker.download(SPACE, "id").await.unwrap_err(),
@@ -179,39 +194,39 @@ async fn a_token_never_follows_a_redirect_to_another_host() {
         }
     }
     // Credentials follow none at all, not even on the same host; nor does a downgrade of the same address.
-    let uaa = Peer::bare(|_| Answer::new(307, "").with("Location", "/oauth/token2")).await;
-    assert!(tracker(&uaa).sessions(SPACE).await.is_err());
+    let uaa = ScriptedServer::bare(|_| ScriptedReply::new(307, "").with("Location", "/oauth/token2")).await;
+    assert!(tracker(&uaa).list_sessions(SPACE).await.is_err());
     assert_eq!(uaa.count("POST", "/oauth/token2"), 0);
-    assert!(other.seen().is_empty());
+    assert!(other.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_redirect_on_the_same_host_is_followed_for_get_only_and_ends() {
-    let peer = Peer::new(|seen, _| match seen.path.as_str() {
-        "/moved" => Answer::new(200, "[]"),
-        "/v3/sessions/loop" => Answer::new(302, "").with("Location", "/v3/sessions/loop"),
-        _ => Answer::new(302, "").with("Location", "/moved"),
+async fn a_same_host_redirect_is_followed_for_get_only_and_bounded() {
+    let server = ScriptedServer::new(|request, _| match request.path.as_str() {
+        "/moved" => ScriptedReply::new(200, "[]"),
+        "/v3/sessions/loop" => ScriptedReply::new(302, "").with("Location", "/v3/sessions/loop"),
+        _ => ScriptedReply::new(302, "").with("Location", "/moved"),
     })
     .await;
-    let tracker = tracker(&peer);
-    assert_eq!(tracker.sessions(SPACE).await.unwrap(), []);
+    let tracker = tracker(&server);
+    assert_eq!(tracker.list_sessions(SPACE).await.unwrap(), []);
     assert!(tracker.create_session(SPACE, &request()).await.is_err());
-    assert!(tracker.session(SPACE, "loop").await.is_err());
-    assert_eq!(peer.count("GET", "/v3/sessions/loop"), 4);
+    assert!(tracker.get_session(SPACE, "loop").await.is_err());
+    assert_eq!(server.count("GET", "/v3/sessions/loop"), 4);
 }
 
 #[tokio::test]
-async fn a_host_off_the_list_is_never_asked() {
-    let peer = Peer::new(|_, _| Answer::new(200, "[]")).await;
-    let mut config = config(&peer);
+async fn a_host_off_the_allow_list_is_never_contacted() {
+    let server = ScriptedServer::new(|_, _| ScriptedReply::new(200, "[]")).await;
+    let mut config = config(&server);
     config.hosts = HostPolicy::allow(&["127.0.0.1:1".to_owned()]).unwrap();
     let error = Tracker::new(config.clone(), &TokenCache::new()).unwrap_err();
-    assert!(matches!(error, TrackerError::Egress(_)) && error.class() == Class::Wait);
-    assert!(peer.seen().is_empty());
+    assert!(matches!(error, TrackerError::Egress(_)) && error.class() == TrackerErrorClass::Wait);
+    assert!(server.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_name_that_leads_elsewhere_than_allowed_is_denied_after_resolution() {
+async fn a_name_that_resolves_to_a_denied_address_is_denied() {
     let policy = HostPolicy::allow(&["a.example".to_owned()]).unwrap();
     let resolver = crate::egress::CheckedResolver::new(policy);
     let client = reqwest::Client::builder()
@@ -220,6 +235,6 @@ async fn a_name_that_leads_elsewhere_than_allowed_is_denied_after_resolution() {
         .build()
         .unwrap();
     let url: url::Url = "http://localhost:1/".parse().unwrap();
-    let error = http::transport(client.get(url.clone()).send().await.unwrap_err(), &url);
+    let error = http::transport_error(client.get(url.clone()).send().await.unwrap_err(), &url);
     assert!(matches!(error, TrackerError::Egress(_)), "{error:?}");
 }

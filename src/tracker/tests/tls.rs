@@ -44,15 +44,19 @@ async fn a_custom_ca_is_trusted_and_needed() {
     let endpoint: url::Url = format!("https://localhost:{port}").parse().unwrap();
     let config = |ca_pem| TrackerConfig {
         endpoint: endpoint.clone(),
-        uaa: Uaa::Endpoint(endpoint.clone()),
+        uaa: UaaSource::Endpoint(endpoint.clone()),
         credentials: Credentials::Token("t".into()),
         ca_pem,
         traffic: crate::egress::Traffic::default(),
         hosts: HostPolicy::allow(&["localhost".to_owned()]).unwrap(),
         timeouts: Timeouts::default(),
-        retry: RetryPolicy::default(),
+        retry: RetryConfig::default(),
     };
-    let ask = |config| async { Tracker::new(config, &TokenCache::new())?.sessions(SPACE).await };
+    let ask = |config| async {
+        Tracker::new(config, &TokenCache::new())?
+            .list_sessions(SPACE)
+            .await
+    };
     assert_eq!(ask(config(Some(pem.into_bytes()))).await.unwrap(), []);
     let error = ask(config(None)).await.unwrap_err();
     assert!(

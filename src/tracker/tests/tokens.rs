@@ -2,25 +2,25 @@
 
 use std::fmt::Write;
 
-use super::peer::{Answer, granted};
+use super::scripted_server::{ScriptedReply, token_reply};
 use super::*;
 
 const LOGIN: &str = "/oauth/token";
 
 #[tokio::test]
 async fn concurrent_requests_cause_one_login() {
-    let peer = Peer::new(|_, _| Answer::new(200, "[]")).await;
+    let server = ScriptedServer::new(|_, _| ScriptedReply::new(200, "[]")).await;
     let cache = TokenCache::new();
-    let trackers = [(); 4].map(|()| Tracker::new(config(&peer), &cache).unwrap());
-    let asks = (0..20).map(|number| trackers[number % 4].sessions(SPACE));
+    let trackers = [(); 4].map(|()| Tracker::new(config(&server), &cache).unwrap());
+    let asks = (0..20).map(|number| trackers[number % 4].list_sessions(SPACE));
     for answer in futures::future::join_all(asks).await {
         answer.unwrap();
     }
-    assert_eq!(peer.count("POST", LOGIN), 1);
-    let login = peer
-        .seen()
+    assert_eq!(server.count("POST", LOGIN), 1);
+    let login = server
+        .requests()
         .into_iter()
-        .find(|seen| seen.is("POST", LOGIN))
+        .find(|request| request.matches("POST", LOGIN))
         .unwrap();
     assert_eq!(login.headers["authorization"], "Basic Y2Y6");
     assert_eq!(
@@ -30,29 +30,29 @@ async fn concurrent_requests_cause_one_login() {
 }
 
 #[tokio::test]
-async fn a_token_that_expired_for_many_is_renewed_once() {
-    let peer = Peer::new(|seen, _| match seen.token() {
-        "bearer token-1" => Answer::new(401, "").delayed(Duration::from_millis(20)),
-        _ => Answer::new(200, "[]"),
+async fn an_expired_token_is_renewed_once_for_all_requests() {
+    let server = ScriptedServer::new(|request, _| match request.token() {
+        "bearer token-1" => ScriptedReply::new(401, "").delayed(Duration::from_millis(20)),
+        _ => ScriptedReply::new(200, "[]"),
     })
     .await;
-    let tracker = tracker(&peer);
-    for answer in futures::future::join_all((0..8).map(|_| tracker.sessions(SPACE))).await {
+    let tracker = tracker(&server);
+    for answer in futures::future::join_all((0..8).map(|_| tracker.list_sessions(SPACE))).await {
         answer.unwrap();
     }
-    assert_eq!(peer.count("POST", LOGIN), 2);
-    let logins: Vec<_> = peer
-        .seen()
+    assert_eq!(server.count("POST", LOGIN), 2);
+    let logins: Vec<_> = server
+        .requests()
         .into_iter()
-        .filter(|seen| seen.is("POST", LOGIN))
+        .filter(|request| request.matches("POST", LOGIN))
         .collect();
     assert_eq!(logins[1].body, "grant_type=refresh_token&refresh_token=refresh-1");
 }
 
 #[tokio::test]
-async fn a_401_means_one_refresh_and_one_repeat_then_an_error() {
-    let peer = Peer::new(|_, _| Answer::new(401, r#"{"message":"who?"}"#)).await;
-    let tracker = tracker(&peer);
+async fn a_401_is_retried_once_with_a_fresh_token() {
+    let server = ScriptedServer::new(|_, _| ScriptedReply::new(401, r#"{"message":"who?"}"#)).await;
+    let tracker = tracker(&server);
     let error = tracker.create_session(SPACE, &request()).await.unwrap_err();
     assert!(
         matches!(error, TrackerError::Unauthorized { .. }) && error.to_string().contains("apiKey"),
@@ -60,61 +60,63 @@ async fn a_401_means_one_refresh_and_one_repeat_then_an_error() {
     );
     assert!(!error.may_have_executed());
     assert_eq!(
-        (peer.count("POST", "/v3/sessions"), peer.count("POST", LOGIN)),
+        (server.count("POST", "/v3/sessions"), server.count("POST", LOGIN)),
         (2, 2)
     );
 }
 
 #[tokio::test]
 async fn a_refresh_token_rotates_and_a_spent_one_falls_back() {
-    let peer = Peer::bare(|seen| match (seen.path.as_str(), seen.body.as_str()) {
-        (LOGIN, "grant_type=refresh_token&refresh_token=refresh-0") => granted(1),
-        (LOGIN, "grant_type=refresh_token&refresh_token=refresh-1") => granted(2),
-        (LOGIN, body) if body.contains("refresh_token") => Answer::new(
+    let server = ScriptedServer::bare(|request| match (request.path.as_str(), request.body.as_str()) {
+        (LOGIN, "grant_type=refresh_token&refresh_token=refresh-0") => token_reply(1),
+        (LOGIN, "grant_type=refresh_token&refresh_token=refresh-1") => token_reply(2),
+        (LOGIN, body) if body.contains("refresh_token") => ScriptedReply::new(
             401,
             r#"{"error":"invalid_token","error_description":"spent: refresh-2"}"#,
         ),
-        (LOGIN, _) => granted(9),
-        _ if seen.token() == "bearer token-2" || seen.token() == "bearer token-9" => Answer::new(200, "[]"),
-        _ => Answer::new(401, ""),
+        (LOGIN, _) => token_reply(9),
+        _ if request.token() == "bearer token-2" || request.token() == "bearer token-9" => {
+            ScriptedReply::new(200, "[]")
+        }
+        _ => ScriptedReply::new(401, ""),
     })
     .await;
-    let mut by_refresh = config(&peer);
+    let mut by_refresh = config(&server);
     by_refresh.credentials = Credentials::RefreshToken("refresh-0\n".trim().into());
     Tracker::new(by_refresh, &TokenCache::new())
         .unwrap()
-        .sessions(SPACE)
+        .list_sessions(SPACE)
         .await
         .unwrap();
-    assert_eq!(peer.count("POST", LOGIN), 2);
+    assert_eq!(server.count("POST", LOGIN), 2);
 
-    let peer = Peer::bare(|seen| match (seen.path.as_str(), seen.body.as_str()) {
+    let server = ScriptedServer::bare(|request| match (request.path.as_str(), request.body.as_str()) {
         (LOGIN, body) if body.contains("grant_type=refresh_token") => {
-            Answer::new(400, r#"{"error":"invalid_grant"}"#)
+            ScriptedReply::new(400, r#"{"error":"invalid_grant"}"#)
         }
-        (LOGIN, _) => granted(1),
-        _ => Answer::new(401, ""),
+        (LOGIN, _) => token_reply(1),
+        _ => ScriptedReply::new(401, ""),
     })
     .await;
-    tracker(&peer).sessions(SPACE).await.unwrap_err();
-    let bodies: Vec<_> = peer
-        .seen()
+    tracker(&server).list_sessions(SPACE).await.unwrap_err();
+    let bodies: Vec<_> = server
+        .requests()
         .into_iter()
-        .filter(|seen| seen.is("POST", LOGIN))
-        .map(|seen| seen.body)
+        .filter(|request| request.matches("POST", LOGIN))
+        .map(|request| request.body)
         .collect();
     assert_eq!(bodies.len(), 3, "{bodies:?}");
     assert!(bodies[2].contains("username=apikey"));
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_named_by_their_key_and_not_tried_at_once_again() {
-    let peer = Peer::bare(|seen| {
-        Answer::new(
+async fn refused_credentials_are_named_and_not_retried_at_once() {
+    let server = ScriptedServer::bare(|request| {
+        ScriptedReply::new(
             401,
             format!(
                 r#"{{"error":"unauthorized","error_description":"bad: {}"}}"#,
-                seen.body
+                request.body
             ),
         )
     })
@@ -133,24 +135,24 @@ async fn wrong_credentials_are_named_by_their_key_and_not_tried_at_once_again() 
         let tracker = Tracker::new(
             TrackerConfig {
                 credentials,
-                ..config(&peer)
+                ..config(&server)
             },
             &TokenCache::new(),
         )
         .unwrap();
-        let before = peer.seen().len();
+        let before = server.requests().len();
         let error = tracker.login().await.unwrap_err();
         assert!(
-            error.to_string().contains(key) && error.class() == Class::Wait,
+            error.to_string().contains(key) && error.class() == TrackerErrorClass::Wait,
             "{error}"
         );
         assert!(
             !format!("{error} {error:?} {tracker:?}").contains(KEY),
             "{error:?}"
         );
-        assert_eq!(tracker.sessions(SPACE).await.unwrap_err(), error);
+        assert_eq!(tracker.list_sessions(SPACE).await.unwrap_err(), error);
         assert_eq!(
-            peer.seen().len(),
+            server.requests().len(),
             before + 1,
             "a UAA locks users who try too often"
         );
@@ -158,29 +160,29 @@ async fn wrong_credentials_are_named_by_their_key_and_not_tried_at_once_again() 
 }
 
 #[tokio::test]
-async fn a_token_shortly_before_its_end_is_not_used() {
-    let peer = Peer::bare(|seen| match seen.path.as_str() {
-        LOGIN => Answer::new(200, r#"{"access_token":"brief","expires_in":1}"#),
-        _ => Answer::new(200, "[]"),
+async fn a_token_about_to_expire_is_not_used() {
+    let server = ScriptedServer::bare(|request| match request.path.as_str() {
+        LOGIN => ScriptedReply::new(200, r#"{"access_token":"brief","expires_in":1}"#),
+        _ => ScriptedReply::new(200, "[]"),
     })
     .await;
-    let tracker = tracker(&peer);
-    tracker.sessions(SPACE).await.unwrap();
-    tracker.sessions(SPACE).await.unwrap();
-    assert_eq!(peer.count("POST", LOGIN), 1);
+    let tracker = tracker(&server);
+    tracker.list_sessions(SPACE).await.unwrap();
+    tracker.list_sessions(SPACE).await.unwrap();
+    assert_eq!(server.count("POST", LOGIN), 1);
     tokio::time::sleep(Duration::from_millis(850)).await;
-    tracker.sessions(SPACE).await.unwrap();
-    assert_eq!(peer.count("POST", LOGIN), 2);
+    tracker.list_sessions(SPACE).await.unwrap();
+    assert_eq!(server.count("POST", LOGIN), 2);
 }
 
 #[tokio::test]
 async fn a_ready_token_is_used_as_it_is() {
-    let peer = Peer::bare(|_| Answer::new(401, "you sent bearer ready-token-1")).await;
-    let mut config = config(&peer);
+    let server = ScriptedServer::bare(|_| ScriptedReply::new(401, "you sent bearer ready-token-1")).await;
+    let mut config = config(&server);
     config.credentials = Credentials::Token("ready-token-1".into());
     let tracker = Tracker::new(config, &TokenCache::new()).unwrap();
     tracker.login().await.unwrap();
-    let error = tracker.sessions(SPACE).await.unwrap_err();
+    let error = tracker.list_sessions(SPACE).await.unwrap_err();
     assert!(
         matches!(
             error,
@@ -192,20 +194,20 @@ async fn a_ready_token_is_used_as_it_is() {
         "{error:?}"
     );
     assert!(!format!("{error} {error:?}").contains("ready-token"), "{error:?}");
-    assert_eq!((peer.seen().len(), peer.count("POST", LOGIN)), (1, 0));
+    assert_eq!((server.requests().len(), server.count("POST", LOGIN)), (1, 0));
 }
 
 #[tokio::test]
-async fn the_uaa_is_discovered_and_judged_by_the_list_of_hosts() {
-    let uaa = Peer::new(|_, _| Answer::new(200, "[]")).await;
+async fn a_discovered_uaa_must_be_on_the_allow_list() {
+    let uaa = ScriptedServer::new(|_, _| ScriptedReply::new(200, "[]")).await;
     let named = uaa.url().to_string();
-    let api = Peer::bare(move |seen| {
-        assert!(seen.is("GET", "/v2/info") && seen.token().is_empty());
-        Answer::new(200, format!(r#"{{"authorization_endpoint":"{named}"}}"#))
+    let api = ScriptedServer::bare(move |request| {
+        assert!(request.matches("GET", "/v2/info") && request.token().is_empty());
+        ScriptedReply::new(200, format!(r#"{{"authorization_endpoint":"{named}"}}"#))
     })
     .await;
     let mut config = config(&uaa);
-    config.uaa = Uaa::Discover { api: api.url() };
+    config.uaa = UaaSource::Discover { api: api.url() };
     Tracker::new(config.clone(), &TokenCache::new())
         .unwrap()
         .login()
@@ -226,51 +228,55 @@ async fn the_uaa_is_discovered_and_judged_by_the_list_of_hosts() {
 }
 
 #[tokio::test]
-async fn a_uaa_that_fails_is_asked_again_and_sends_no_session_request() {
-    let peer = Peer::bare(|seen| match seen.path.as_str() {
-        LOGIN => Answer::new(503, ""),
-        _ => Answer::new(200, "[]"),
+async fn a_failing_uaa_is_retried_and_no_session_request_is_sent() {
+    let server = ScriptedServer::bare(|request| match request.path.as_str() {
+        LOGIN => ScriptedReply::new(503, ""),
+        _ => ScriptedReply::new(200, "[]"),
     })
     .await;
-    let error = tracker(&peer)
+    let error = tracker(&server)
         .create_session(SPACE, &request())
         .await
         .unwrap_err();
     assert!(
-        matches!(error.class(), Class::Retry { .. }) && !error.may_have_executed(),
+        matches!(error.class(), TrackerErrorClass::Retry { .. }) && !error.may_have_executed(),
         "{error:?}"
     );
     assert_eq!(
-        (peer.count("POST", LOGIN), peer.count("POST", "/v3/sessions")),
+        (server.count("POST", LOGIN), server.count("POST", "/v3/sessions")),
         (5, 0)
     );
 }
 
 #[tokio::test]
-async fn a_uaa_that_is_not_found_is_not_a_session_gone() {
-    let peer = Peer::bare(|_| Answer::new(404, "")).await;
-    let tracker = tracker(&peer);
+async fn a_uaa_404_does_not_count_as_a_missing_session() {
+    let server = ScriptedServer::bare(|_| ScriptedReply::new(404, "")).await;
+    let tracker = tracker(&server);
     for error in [
         tracker.delete_session(SPACE, "id").await.unwrap_err(),
-        tracker.session(SPACE, "id").await.unwrap_err(),
+        tracker.get_session(SPACE, "id").await.unwrap_err(),
         tracker.download(SPACE, "id").await.unwrap_err(),
     ] {
         assert!(matches!(error, TrackerError::NoToken(_)), "{error:?}");
     }
-    assert_eq!(peer.count("DELETE", "/v3/sessions/id"), 0);
+    assert_eq!(server.count("DELETE", "/v3/sessions/id"), 0);
 }
 
 #[tokio::test]
 async fn no_secret_is_in_any_error_or_debug() {
-    let peer =
-        Peer::new(|seen, _| Answer::new(400, format!("echo: {} {KEY} {:?}", seen.token(), seen.headers)))
-            .await;
+    let server = ScriptedServer::new(|request, _| {
+        ScriptedReply::new(
+            400,
+            format!("echo: {} {KEY} {:?}", request.token(), request.headers),
+        )
+    })
+    .await;
     let cache = TokenCache::new();
-    let config = config(&peer);
+    let config = config(&server);
     let tracker = Tracker::new(config.clone(), &cache).unwrap();
     let mut shown = format!("{tracker:?} {cache:?} {config:?}");
     for error in [
-        tracker.sessions(SPACE).await.unwrap_err(),
+        tracker.list_sessions(SPACE).await.unwrap_err(),
         tracker.create_session(SPACE, &request()).await.unwrap_err(),
         tracker.download(SPACE, "id").await.unwrap_err(),
     ] {

@@ -9,18 +9,18 @@ mod source;
 
 use serde_json::{Value, json};
 
-use super::table::Case;
-use super::table::Edit::{self, Remove, Set};
+use super::table::SpecEdit::{self, Remove, Set};
+use super::table::ValidationCase;
 
-type Refused = (&'static str, &'static str);
+type Rejection = (&'static str, &'static str);
 
 /// Words of the messages of our own rules.
 const DAY: &str = "must be a day that the calendar has";
 const ADDRESS: &str = "must be https://HOST";
-const FIXED: &str = "cannot be changed";
+const IMMUTABLE: &str = "cannot be changed";
 const SETTLE: &str = "must be a duration from 0s to 720h";
 
-pub(crate) fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<ValidationCase> {
     [
         accepted::accepted(),
         shape::shape(),
@@ -37,27 +37,32 @@ pub(crate) fn all() -> Vec<Case> {
     .collect()
 }
 
-fn yes(name: &'static str, edits: Vec<Edit>) -> Case {
-    Case {
+fn accepted_case(name: &'static str, edits: Vec<SpecEdit>) -> ValidationCase {
+    ValidationCase {
         name,
         before: None,
         edits,
-        refused: None,
+        rejection: None,
     }
 }
 
-fn no(name: &'static str, edits: Vec<Edit>, refused: Refused) -> Case {
-    Case {
+fn rejected_case(name: &'static str, edits: Vec<SpecEdit>, rejection: Rejection) -> ValidationCase {
+    ValidationCase {
         name,
         before: None,
         edits,
-        refused: Some(refused),
+        rejection: Some(rejection),
     }
 }
 
 /// One field that is set to something wrong.
-fn bad(name: &'static str, pointer: &'static str, value: impl Into<Value>, refused: Refused) -> Case {
-    no(name, vec![Set(pointer, value.into())], refused)
+fn invalid_value(
+    name: &'static str,
+    pointer: &'static str,
+    value: impl Into<Value>,
+    rejection: Rejection,
+) -> ValidationCase {
+    rejected_case(name, vec![Set(pointer, value.into())], rejection)
 }
 
 fn gap(start: &str, end: &str, reason: &str) -> Value {
@@ -65,6 +70,6 @@ fn gap(start: &str, end: &str, reason: &str) -> Value {
 }
 
 /// A source that is an endpoint.
-fn endpoint(address: &str) -> Vec<Edit> {
+fn endpoint(address: &str) -> Vec<SpecEdit> {
     vec![Remove("/source/region"), Set("/source/endpoint", address.into())]
 }

@@ -12,23 +12,23 @@ use serde_json::{Value, json};
 use crate::bed::Cluster;
 
 /// kubectl processes at once.
-const AT_ONCE: usize = 4;
+const CONCURRENCY: usize = 4;
 
 /// One manifest, as edits of the base, and what becomes of it.
-pub(crate) struct Case {
+pub(crate) struct ValidationCase {
     /// What is special about it, for people.
     pub(crate) name: &'static str,
     /// The edits that make the object that is there already, for a change; `None`: the manifest is new.
-    pub(crate) before: Option<Vec<Edit>>,
+    pub(crate) before: Option<Vec<SpecEdit>>,
     /// The edits that make the manifest, of the spec of [`base`].
-    pub(crate) edits: Vec<Edit>,
+    pub(crate) edits: Vec<SpecEdit>,
     /// The field at fault and words of the server's message; `None`: it is accepted.
-    pub(crate) refused: Option<(&'static str, &'static str)>,
+    pub(crate) rejection: Option<(&'static str, &'static str)>,
 }
 
 /// One edit of a spec; paths are JSON pointers.
 #[derive(Clone)]
-pub(crate) enum Edit {
+pub(crate) enum SpecEdit {
     /// Puts a value there, also null.
     Set(&'static str, Value),
     /// Takes the field away.
@@ -36,8 +36,8 @@ pub(crate) enum Edit {
 }
 
 /// What was said of a case.
-pub(crate) struct Outcome {
-    case: Case,
+pub(crate) struct ValidationOutcome {
+    case: ValidationCase,
     /// The server's answer: the object as it would be stored, or what kubectl printed.
     server: Result<Value, String>,
     /// Ours.
@@ -64,35 +64,44 @@ pub(crate) fn manifest(name: &str, spec: &Value) -> Value {
     })
 }
 
-fn edited(edits: &[Edit]) -> Value {
+fn edited(edits: &[SpecEdit]) -> Value {
     let mut spec = base();
     for edit in edits {
-        let (Edit::Set(pointer, _) | Edit::Remove(pointer)) = edit;
+        let (SpecEdit::Set(pointer, _) | SpecEdit::Remove(pointer)) = edit;
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         let parent = spec
             .pointer_mut(parent)
             .unwrap_or_else(|| panic!("{pointer}: no parent"));
         let parent = parent.as_object_mut().unwrap();
         match edit {
-            Edit::Set(_, value) => parent.insert(field.to_owned(), value.clone()),
-            Edit::Remove(_) => parent.remove(field),
+            SpecEdit::Set(_, value) => parent.insert(field.to_owned(), value.clone()),
+            SpecEdit::Remove(_) => parent.remove(field),
         };
     }
     spec
 }
 
 /// Judges all, in their order.
-pub(crate) async fn judge_all(cluster: &Cluster, namespace: &str, cases: Vec<Case>) -> Vec<Outcome> {
+pub(crate) async fn validate_all(
+    cluster: &Cluster,
+    namespace: &str,
+    cases: Vec<ValidationCase>,
+) -> Vec<ValidationOutcome> {
     futures::stream::iter(cases.into_iter().enumerate())
-        .map(|(index, case)| judge(cluster, namespace, format!("case-{index}"), case))
-        .buffered(AT_ONCE)
+        .map(|(index, case)| validate(cluster, namespace, format!("case-{index}"), case))
+        .buffered(CONCURRENCY)
         .collect()
         .await
 }
 
-async fn judge(cluster: &Cluster, namespace: &str, name: String, case: Case) -> Outcome {
+async fn validate(
+    cluster: &Cluster,
+    namespace: &str,
+    name: String,
+    case: ValidationCase,
+) -> ValidationOutcome {
     let document = manifest(&name, &edited(&case.edits));
-    let mut rust = api::read(document.clone());
+    let mut rust = api::read_export(document.clone());
     let verb = match &case.before {
         None => "create",
         Some(before) => {
@@ -103,8 +112,8 @@ async fn judge(cluster: &Cluster, namespace: &str, name: String, case: Case) -> 
                 .await
                 .success()
                 .unwrap();
-            let before = api::read(before).unwrap();
-            rust = rust.and_then(|export| export.spec.unchanged_identity(&before.spec).map(|()| export));
+            let before = api::read_export(before).unwrap();
+            rust = rust.and_then(|export| export.spec.validate_update(&before.spec).map(|()| export));
             "replace"
         }
     };
@@ -118,10 +127,10 @@ async fn judge(cluster: &Cluster, namespace: &str, name: String, case: Case) -> 
             .replace("kubectl: exit status: 1: ", "")),
     };
     let rust = rust.map(|export| serde_json::to_value(export.spec).unwrap());
-    Outcome { case, server, rust }
+    ValidationOutcome { case, server, rust }
 }
 
-impl Outcome {
+impl ValidationOutcome {
     /// What is not as the case says, or not the same on both sides.
     pub(crate) fn disagreement(&self) -> Option<String> {
         let Self { case, server, rust } = self;
@@ -131,7 +140,7 @@ impl Outcome {
                 case.name
             ))
         };
-        match (case.refused, server, rust) {
+        match (case.rejection, server, rust) {
             (None, Ok(stored), Ok(read)) if stored == read => None,
             (None, Ok(_), Ok(_)) => told("defaults differ"),
             (Some((path, words)), Err(message), Err(errors)) => {
@@ -145,7 +154,7 @@ impl Outcome {
 }
 
 /// The refused manifests with what a person sees, as Markdown.
-pub(crate) fn document(outcomes: &[Outcome]) -> String {
+pub(crate) fn document(outcomes: &[ValidationOutcome]) -> String {
     let mut text = String::from(
         "# What is refused at apply time\n\n\
          Generated by `UPDATE_DOCS=1 cargo test --test it api::` from a real API server: do not edit.\n\
@@ -163,7 +172,12 @@ pub(crate) fn document(outcomes: &[Outcome]) -> String {
             .filter(|outcome| outcome.case.before.is_some() == changes)
         {
             if let Err(message) = &outcome.server {
-                let _ = writeln!(text, "| {} | {} |", cell(outcome.case.name), cell(&said(message)));
+                let _ = writeln!(
+                    text,
+                    "| {} | {} |",
+                    cell(outcome.case.name),
+                    cell(&message_text(message))
+                );
             }
         }
     }
@@ -172,7 +186,7 @@ pub(crate) fn document(outcomes: &[Outcome]) -> String {
 
 /// Without what kubectl puts around it, and without the server's remark that it stopped looking; in a fixed
 /// order, as the server's varies.
-fn said(message: &str) -> String {
+fn message_text(message: &str) -> String {
     let reasons = message
         .strip_prefix("The EventExport \"audit\" is invalid: ")
         .unwrap_or(message);

@@ -8,7 +8,7 @@ use rcgen::{
 };
 
 /// A certificate with its private key, both as PEM.
-pub(super) struct Identity {
+pub(super) struct CertifiedKey {
     pub(super) certificate: String,
     pub(super) key: String,
 }
@@ -47,7 +47,7 @@ impl Authority {
     }
 
     /// For a server on this machine.
-    pub(super) fn serving(&self) -> Result<Identity> {
+    pub(super) fn serving(&self) -> Result<CertifiedKey> {
         // A name that is an IP address becomes an IP SAN.
         let names = ["127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"];
         let mut params = CertificateParams::new(names.map(String::from))?;
@@ -59,7 +59,7 @@ impl Authority {
     }
 
     /// For a client whom Kubernetes knows as this user, in at most one group.
-    pub(super) fn client(&self, user: &str, group: Option<&str>) -> Result<Identity> {
+    pub(super) fn client(&self, user: &str, group: Option<&str>) -> Result<CertifiedKey> {
         let mut params = CertificateParams::new(Vec::<String>::new())?;
         params.distinguished_name.push(DnType::CommonName, user);
         if let Some(group) = group {
@@ -69,11 +69,11 @@ impl Authority {
         self.sign(params)
     }
 
-    fn sign(&self, mut params: CertificateParams) -> Result<Identity> {
+    fn sign(&self, mut params: CertificateParams) -> Result<CertifiedKey> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Identity {
+        Ok(CertifiedKey {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         })

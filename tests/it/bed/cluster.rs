@@ -24,13 +24,13 @@ const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// What `kubectl` said.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub(crate) struct KubectlOutput {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Output {
+impl KubectlOutput {
     /// What it printed, or an error with what it complained about.
     pub(crate) fn success(self) -> Result<String> {
         ensure!(
@@ -209,13 +209,13 @@ impl Cluster {
     }
 
     /// Runs kubectl with all rights. Panics only when kubectl cannot be run at all.
-    pub(crate) async fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> Output {
+    pub(crate) async fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> KubectlOutput {
         self.try_kubectl(args, stdin)
             .await
             .unwrap_or_else(|error| panic!("cannot run kubectl {args:?}: {error:#}"))
     }
 
-    async fn try_kubectl(&self, args: &[&str], stdin: Option<&str>) -> Result<Output> {
+    async fn try_kubectl(&self, args: &[&str], stdin: Option<&str>) -> Result<KubectlOutput> {
         let folder = self.watchdog.folder();
         let mut child = Command::new(&self.kubectl)
             .arg("--kubeconfig")
@@ -241,7 +241,7 @@ impl Cluster {
         };
         let ((), output) = tokio::join!(feed, child.wait_with_output());
         let output = output?;
-        Ok(Output {
+        Ok(KubectlOutput {
             status: output.status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::certificates::{Authority, Identity, TokenKey};
+use super::certificates::{Authority, CertifiedKey, TokenKey};
 use super::program;
 use super::watchdog::Program;
 
@@ -43,7 +43,7 @@ fn audit_policy() -> Value {
 }
 
 /// Writes a client's certificate and key and returns the user that a kubeconfig names them by.
-pub(super) fn client_certificate(folder: &Path, name: &str, identity: &Identity) -> Result<Value> {
+pub(super) fn client_certificate(folder: &Path, name: &str, identity: &CertifiedKey) -> Result<Value> {
     let certificate = folder.join(format!("{name}.crt"));
     let key = folder.join(format!("{name}.key"));
     fs::write(&certificate, &identity.certificate)?;

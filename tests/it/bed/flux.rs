@@ -23,11 +23,11 @@ use super::{Cluster, program};
 /// Long, because a machine that also compiles is slow.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
-type Files = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+type ArtifactFiles = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
 pub(crate) struct Flux {
     watchdog: Watchdog,
-    files: Files,
+    files: ArtifactFiles,
     address: String,
     serving: AbortHandle,
 }
@@ -60,7 +60,7 @@ impl Flux {
         let namespace = ["create", "namespace", "flux-system"];
         cluster.kubectl(&namespace, None).await.success()?;
 
-        let files = Files::default();
+        let files = ArtifactFiles::default();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", listener.local_addr()?);
         let app = Router::new().fallback(serve).with_state(files.clone());
@@ -163,7 +163,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-async fn serve(State(files): State<Files>, uri: Uri) -> Result<Vec<u8>, StatusCode> {
+async fn serve(State(files): State<ArtifactFiles>, uri: Uri) -> Result<Vec<u8>, StatusCode> {
     let files = files.lock().unwrap_or_else(PoisonError::into_inner);
     files.get(uri.path()).cloned().ok_or(StatusCode::NOT_FOUND)
 }

@@ -178,7 +178,7 @@ impl Gateway {
     }
 
     /// Removes a bucket and all that was ever in it from the disk, past S3.
-    pub(crate) fn forget_bucket(&self, name: &str) {
+    pub(crate) fn remove_bucket(&self, name: &str) {
         for folder in ["objects", "versions"] {
             let _ = fs::remove_dir_all(self.folder().join(folder).join(name));
         }

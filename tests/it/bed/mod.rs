@@ -11,10 +11,10 @@
 mod certificates;
 mod cluster;
 mod control_plane;
-mod distance;
 mod elasticsearch;
 mod flux;
 mod gateway;
+mod latency_proxy;
 mod node;
 mod prometheus;
 mod selftest;
@@ -30,15 +30,15 @@ use anyhow::{Context, Result, ensure};
 
 #[allow(unused_imports)]
 pub(crate) use self::{
-    cluster::{Cluster, Output},
-    distance::Distance,
+    cluster::{Cluster, KubectlOutput},
     elasticsearch::Elasticsearch,
     flux::Flux,
     gateway::Gateway,
+    latency_proxy::LatencyProxy,
     node::Node,
     prometheus::{Prometheus, promtool},
     strip_header::StripHeader,
-    wiretap::{Said, Wiretap},
+    wiretap::{TappedRequest, Wiretap},
 };
 
 /// The built program of that name, or an error that says how to build it.

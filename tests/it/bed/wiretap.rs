@@ -17,11 +17,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How often a cut cable is looked at.
-const CUT_LOOK: Duration = Duration::from_millis(20);
+const CUT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A request that was seen.
 #[derive(Clone, Debug)]
-pub(crate) struct Said {
+pub(crate) struct TappedRequest {
     pub(crate) at: Instant,
     /// The process that sent it; `None`: none of those that are watched.
     pub(crate) process: Option<u32>,
@@ -32,20 +32,20 @@ pub(crate) struct Said {
 }
 
 #[derive(Default)]
-struct Shared {
-    said: Mutex<Vec<Said>>,
+struct TapState {
+    requests: Mutex<Vec<TappedRequest>>,
     processes: Mutex<Vec<u32>>,
     cut: AtomicBool,
     held: AtomicBool,
 }
 
-impl Shared {
+impl TapState {
     /// Notes a request, if these bytes begin one.
-    fn note(&self, process: Option<u32>, bytes: &[u8]) {
+    fn record(&self, process: Option<u32>, bytes: &[u8]) {
         let at = Instant::now();
         if let Some(line) = request_line(bytes) {
             let head = String::from_utf8_lossy(bytes).into_owned();
-            self.said.lock().unwrap().push(Said {
+            self.requests.lock().unwrap().push(TappedRequest {
                 at,
                 process,
                 line,
@@ -57,16 +57,16 @@ impl Shared {
 
 pub(crate) struct Wiretap {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<TapState>,
     _accepting: AbortOnDropHandle<()>,
 }
 
 impl Wiretap {
     /// Before that port of this machine.
-    pub(crate) async fn before(port: u16) -> Result<Self> {
+    pub(crate) async fn start(port: u16) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<TapState>::default();
         let accepting = tokio::spawn(accept(listener, address.port(), port, shared.clone()));
         Ok(Self {
             address,
@@ -94,23 +94,23 @@ impl Wiretap {
     }
 
     /// Answers are held back, or let go.
-    pub(crate) fn hold_answers(&self, hold: bool) {
+    pub(crate) fn hold_replies(&self, hold: bool) {
         self.shared.held.store(hold, Ordering::SeqCst);
     }
 
     /// All requests of plain HTTP so far.
-    pub(crate) fn said(&self) -> Vec<Said> {
-        self.shared.said.lock().unwrap().clone()
+    pub(crate) fn requests(&self) -> Vec<TappedRequest> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
-    pub(crate) fn said_by(&self, process: u32) -> Vec<Said> {
-        let mut said = self.said();
+    pub(crate) fn requests_from(&self, process: u32) -> Vec<TappedRequest> {
+        let mut said = self.requests();
         said.retain(|said| said.process == Some(process));
         said
     }
 }
 
-async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<TapState>) {
     let mut cables = tokio::task::JoinSet::new();
     while let Ok((near, peer)) = listener.accept().await {
         let watched = shared.processes.lock().unwrap().clone();
@@ -123,7 +123,7 @@ async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<Shared>) {
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
             let cut = || shared.cut.load(Ordering::SeqCst);
             let held = || cut() || shared.held.load(Ordering::SeqCst);
-            let up = carry(near_in, far_out, cut, |bytes| shared.note(process, bytes));
+            let up = carry(near_in, far_out, cut, |bytes| shared.record(process, bytes));
             let down = carry(far_in, near_out, held, |_| ());
             tokio::join!(up, down);
         });
@@ -145,7 +145,7 @@ async fn carry(
         let bytes = &buffer[..count];
         note(bytes);
         while held() {
-            tokio::time::sleep(CUT_LOOK).await;
+            tokio::time::sleep(CUT_POLL_INTERVAL).await;
         }
         if count == 0 {
             let _ = sink.shutdown().await;

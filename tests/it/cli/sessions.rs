@@ -1,14 +1,14 @@
 //! Sessions by hand, as the old command line had them, and what it had not: care for what is not ours.
 
-use super::scene::{Scene, USER};
+use super::fixture::{CliFixture, USER};
 
 const PERSON: &str = "person@example.com";
 
 #[tokio::test]
 async fn a_session_is_made_shown_listed_and_deleted() {
-    let scene = Scene::start(&["--today", "2018-07-02"]).await;
+    let fixture = CliFixture::start(&["--today", "2018-07-02"]).await;
     let create = ["session", "create", "-s", "2018-06-28", "-e", "2018-06-29", "-a"];
-    let made = scene.run(&[&create[..], &["--output", "json"]].concat()).await;
+    let made = fixture.run(&[&create[..], &["--output", "json"]].concat()).await;
     assert_eq!(made.code, Some(0), "{made:?}");
     let document = made.json();
     assert_eq!(document["schema"], "eventexport.io/session-create/v1");
@@ -20,7 +20,7 @@ async fn a_session_is_made_shown_listed_and_deleted() {
     assert_eq!(document["warnings"], serde_json::json!([]));
     let id = document["session"]["id"].as_str().unwrap();
 
-    let shown = scene.run(&["session", "show", id]).await;
+    let shown = fixture.run(&["session", "show", id]).await;
     for row in [
         "| Name ",
         "| username     | operator@example.com",
@@ -30,13 +30,13 @@ async fn a_session_is_made_shown_listed_and_deleted() {
     ] {
         assert!(shown.out.contains(row), "{row} is not in {shown:?}");
     }
-    let listed = scene.run(&["sessions", "ls"]).await;
+    let listed = fixture.run(&["sessions", "ls"]).await;
     assert!(
         listed.out.contains(id) && listed.out.contains("2018-06-28/2018-06-29"),
         "{listed:?}"
     );
 
-    let hour = scene
+    let hour = fixture
         .run(&[
             "session",
             "create",
@@ -52,7 +52,7 @@ async fn a_session_is_made_shown_listed_and_deleted() {
     assert_eq!(hour["session"]["hour"], 7);
     let other = hour["session"]["id"].as_str().unwrap();
 
-    let deleted = scene
+    let deleted = fixture
         .run(&["session", "delete", id, "never-there", other, "--output", "json"])
         .await;
     assert_eq!(deleted.code, Some(0), "{deleted:?}");
@@ -60,19 +60,19 @@ async fn a_session_is_made_shown_listed_and_deleted() {
     assert_eq!(results[0]["result"], "Deleted");
     assert_eq!(results[1]["result"], "NotThere");
     assert_eq!(results[2]["result"], "Deleted");
-    assert_eq!(scene.open_now().await, 0);
-    let again = scene.run(&["session", "delete", id]).await;
+    assert_eq!(fixture.open_now().await, 0);
+    let again = fixture.run(&["session", "delete", id]).await;
     assert_eq!(again.code, Some(0));
     assert!(again.out.contains("was not there"), "{again:?}");
-    scene
+    fixture
         .run(&["session", "show", id])
         .await
-        .failed_with(1, &["there is no session", "session list"]);
+        .expect_failure(1, &["there is no session", "session list"]);
 }
 
 #[tokio::test]
 async fn without_dates_a_session_is_of_the_current_utc_day() {
-    let scene = Scene::start(&[]).await;
+    let fixture = CliFixture::start(&[]).await;
     let day = || {
         jiff::Timestamp::now()
             .to_zoned(jiff::tz::TimeZone::UTC)
@@ -80,7 +80,10 @@ async fn without_dates_a_session_is_of_the_current_utc_day() {
             .to_string()
     };
     let before = day();
-    let made = scene.run(&["session", "create", "--output", "json"]).await.json();
+    let made = fixture
+        .run(&["session", "create", "--output", "json"])
+        .await
+        .json();
     let range = &made["session"]["dateRange"];
     assert_eq!(range["start"], range["end"]);
     assert!(
@@ -90,8 +93,8 @@ async fn without_dates_a_session_is_of_the_current_utc_day() {
 }
 
 #[tokio::test]
-async fn dates_that_cannot_be_meant_are_refused_before_anything_is_sent() {
-    let scene = Scene::start(&[]).await;
+async fn invalid_dates_are_refused_before_any_request() {
+    let fixture = CliFixture::start(&[]).await;
     for (arguments, words) in [
         (&["--start", "2018-02-30"][..], "--start"),
         (&["--start", "30.06.2018"], "no day as 2018-06-28"),
@@ -102,18 +105,24 @@ async fn dates_that_cannot_be_meant_are_refused_before_anything_is_sent() {
         (&["--start", "2018-06-01", "--end", "2018-06-16"], "16 days"),
         (&["--hour", "24"], "--hour"),
     ] {
-        let made = scene.run(&[&["session", "create"], arguments].concat()).await;
-        made.failed_with(2, &[words]);
+        let made = fixture.run(&[&["session", "create"], arguments].concat()).await;
+        made.expect_failure(2, &[words]);
     }
-    assert_eq!(scene.open_now().await, 0);
-    scene.run(&["session", "delete", "a b"]).await.failed_with(1, &[]);
-    scene.run(&["session", "delete"]).await.failed_with(2, &["ID"]);
+    assert_eq!(fixture.open_now().await, 0);
+    fixture
+        .run(&["session", "delete", "a b"])
+        .await
+        .expect_failure(1, &[]);
+    fixture
+        .run(&["session", "delete"])
+        .await
+        .expect_failure(2, &["ID"]);
 }
 
 #[tokio::test]
-async fn an_answer_about_other_days_is_told() {
-    let scene = Scene::start(&["--today", "2018-07-02", "--fault", "range-differs"]).await;
-    let made = scene
+async fn a_response_with_other_dates_is_reported() {
+    let fixture = CliFixture::start(&["--today", "2018-07-02", "--fault", "range-differs"]).await;
+    let made = fixture
         .run(&["session", "create", "--start", "2018-06-28", "-q"])
         .await;
     assert_eq!(made.code, Some(0));
@@ -124,13 +133,13 @@ async fn an_answer_about_other_days_is_told() {
 }
 
 #[tokio::test]
-async fn a_full_space_says_how_many_are_open_whose_and_what_to_do() {
-    let scene = Scene::start(&[]).await;
-    scene.open(USER, 28).await;
-    scene.open(PERSON, 2).await;
-    scene.faults(&["list-whole-space"]).await;
-    let refused = scene.run(&["session", "create"]).await;
-    refused.failed_with(
+async fn a_full_space_error_counts_sessions_by_owner_and_gives_a_remedy() {
+    let fixture = CliFixture::start(&[]).await;
+    fixture.open_sessions(USER, 28).await;
+    fixture.open_sessions(PERSON, 2).await;
+    fixture.set_faults(&["list-whole-space"]).await;
+    let refused = fixture.run(&["session", "create"]).await;
+    refused.expect_failure(
         1,
         &[
             "The space is full: 30 open sessions",
@@ -139,39 +148,39 @@ async fn a_full_space_says_how_many_are_open_whose_and_what_to_do() {
         ],
     );
     // Where only one's own are shown, the rest is not made up.
-    scene.faults(&[]).await;
-    let refused = scene.run(&["session", "create", "--output", "json"]).await;
-    refused.failed_with(1, &["shows you 28 open sessions of the 30"]);
+    fixture.set_faults(&[]).await;
+    let refused = fixture.run(&["session", "create", "--output", "json"]).await;
+    refused.expect_failure(1, &["shows you 28 open sessions of the 30"]);
     assert_eq!(refused.json()["error"]["exitCode"], 1);
 }
 
 #[tokio::test]
-async fn what_is_not_provably_ours_old_and_idle_is_never_deleted() {
-    let scene = Scene::start(&["--fault", "list-whole-space"]).await;
-    let ours = scene.open(USER, 2).await;
-    let theirs = scene.open(PERSON, 2).await;
-    scene.age(3 * 3600).await;
-    scene.open(USER, 1).await;
+async fn only_own_old_and_idle_sessions_are_deleted() {
+    let fixture = CliFixture::start(&["--fault", "list-whole-space"]).await;
+    let ours = fixture.open_sessions(USER, 2).await;
+    let theirs = fixture.open_sessions(PERSON, 2).await;
+    fixture.age_sessions(3 * 3600).await;
+    fixture.open_sessions(USER, 1).await;
     let all = ["session", "delete", "--all-mine-older-than", "2h"];
 
     // Without a terminal nobody can confirm it; what would go is shown all the same.
-    let asked = scene.run(&all).await;
-    asked.failed_with(
+    let asked = fixture.run(&all).await;
+    asked.expect_failure(
         2,
         &["2 sessions would be deleted", "--yes", &ours[0], "another user's"],
     );
-    let dry = scene
+    let dry = fixture
         .run(&[&all[..], &["--dry-run", "--output", "json"]].concat())
         .await;
     assert_eq!(dry.json()["wouldDelete"].as_array().map(Vec::len), Some(2));
-    assert_eq!(scene.open_now().await, 5);
+    assert_eq!(fixture.open_now().await, 5);
 
-    let done = scene
+    let done = fixture
         .run(&[&all[..], &["--yes", "--output", "json"]].concat())
         .await;
     assert_eq!(done.code, Some(0), "{done:?}");
     assert_eq!(done.json()["results"].as_array().map(Vec::len), Some(2));
-    let left = scene.run(&["session", "list", "--output", "json"]).await.json();
+    let left = fixture.run(&["session", "list", "--output", "json"]).await.json();
     let left: Vec<&str> = left["sessions"]
         .as_array()
         .unwrap()
@@ -180,55 +189,55 @@ async fn what_is_not_provably_ours_old_and_idle_is_never_deleted() {
         .collect();
     assert_eq!(left.len(), 3);
     assert!(theirs.iter().all(|id| left.contains(&id.as_str())));
-    let nothing = scene.run(&[&all[..], &["--yes"]].concat()).await;
+    let nothing = fixture.run(&[&all[..], &["--yes"]].concat()).await;
     assert_eq!(nothing.code, Some(0));
     assert!(nothing.out.contains("Nothing to delete"), "{nothing:?}");
 
     // The service leaves out whose they are.
-    scene.age(3 * 3600).await;
-    scene.faults(&["session-fields-missing"]).await;
-    let unproved = scene.run(&[&all[..], &["--yes"]].concat()).await;
+    fixture.age_sessions(3 * 3600).await;
+    fixture.set_faults(&["session-fields-missing"]).await;
+    let unproved = fixture.run(&[&all[..], &["--yes"]].concat()).await;
     assert_eq!(unproved.code, Some(0));
     assert!(unproved.err.contains("does not say whose it is"), "{unproved:?}");
-    assert_eq!(scene.open_now().await, 3);
-    scene
+    assert_eq!(fixture.open_now().await, 3);
+    fixture
         .run(&[&all[..], &["--username", PERSON]].concat())
         .await
-        .failed_with(2, &["--username", "operator@example.com's"]);
+        .expect_failure(2, &["--username", "operator@example.com's"]);
 }
 
 #[tokio::test]
-async fn a_session_that_was_just_used_is_told_and_left_alone() {
-    let scene = Scene::start(&["--today", "2018-07-02"]).await;
-    scene.open(USER, 1).await;
+async fn a_recently_used_session_is_reported_and_kept() {
+    let fixture = CliFixture::start(&["--today", "2018-07-02"]).await;
+    fixture.open_sessions(USER, 1).await;
     let all = ["session", "delete", "--all-mine-older-than", "0s"];
-    let told = scene.run(&[&all[..], &["--yes"]].concat()).await;
+    let told = fixture.run(&[&all[..], &["--yes"]].concat()).await;
     assert_eq!(told.code, Some(0));
     assert!(told.err.contains("may be downloading"), "{told:?}");
-    assert_eq!(scene.open_now().await, 1);
-    let too = scene
+    assert_eq!(fixture.open_now().await, 1);
+    let too = fixture
         .run(&[&all[..], &["--including-touched", "--yes"]].concat())
         .await;
     assert_eq!(too.code, Some(0));
-    assert_eq!(scene.open_now().await, 0);
+    assert_eq!(fixture.open_now().await, 0);
 }
 
 #[tokio::test]
-async fn one_deletion_that_fails_does_not_stop_the_others_and_is_told() {
-    let scene = Scene::start(&[]).await;
-    let ours = scene.open(USER, 2).await;
-    let theirs = scene.open(PERSON, 1).await;
+async fn a_failed_deletion_is_reported_and_does_not_stop_the_others() {
+    let fixture = CliFixture::start(&[]).await;
+    let ours = fixture.open_sessions(USER, 2).await;
+    let theirs = fixture.open_sessions(PERSON, 1).await;
     let ids = [ours[0].as_str(), theirs[0].as_str(), ours[1].as_str()];
-    let deleted = scene.run(&[&["session", "delete"][..], &ids].concat()).await;
+    let deleted = fixture.run(&[&["session", "delete"][..], &ids].concat()).await;
     assert_eq!(deleted.code, Some(1), "{deleted:?}");
     assert_eq!(deleted.out.matches("Delete session success").count(), 2);
     assert!(
         deleted.out.contains("FAILED") && deleted.out.contains("another user's"),
         "{deleted:?}"
     );
-    assert_eq!(scene.open_now().await, 1);
-    scene
+    assert_eq!(fixture.open_now().await, 1);
+    fixture
         .run(&["session", "show", &theirs[0]])
         .await
-        .failed_with(1, &["another user's"]);
+        .expect_failure(1, &["another user's"]);
 }

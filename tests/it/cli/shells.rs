@@ -4,25 +4,25 @@ use std::os::unix::fs::symlink;
 
 use tokio::process::Command;
 
-use super::scene::{Scene, ended};
+use super::fixture::{CliFixture, wait_output};
 
 #[tokio::test]
 async fn every_shell_and_every_manual_page_comes_from_the_same_definitions() {
-    let scene = Scene::start(&[]).await;
+    let fixture = CliFixture::start(&[]).await;
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        let script = scene.bare(&["completions", shell]).await;
+        let script = fixture.run_without_env(&["completions", shell]).await;
         assert_eq!(script.code, Some(0));
         assert!(script.out.contains("all-mine-older-than"), "{shell}");
     }
     // The script of the shell that is here is one that it can read.
-    let script = scene.bare(&["completions", "bash"]).await.out;
-    let path = scene.write("completions.bash", &script, 0o600);
+    let script = fixture.run_without_env(&["completions", "bash"]).await.out;
+    let path = fixture.write("completions.bash", &script, 0o600);
     let mut bash = Command::new("bash");
     bash.arg("-n").arg(&path);
-    scene.surround(&mut bash);
-    assert_eq!(ended(bash).await.code, Some(0));
+    fixture.isolate(&mut bash);
+    assert_eq!(wait_output(bash).await.code, Some(0));
 
-    let pages = scene.bare(&["man", "--dir", "man"]).await;
+    let pages = fixture.run_without_env(&["man", "--dir", "man"]).await;
     assert_eq!(pages.code, Some(0), "{pages:?}");
     for page in [
         "eventexport",
@@ -30,28 +30,28 @@ async fn every_shell_and_every_manual_page_comes_from_the_same_definitions() {
         "eventexport-context-set",
         "eventexport-man",
     ] {
-        let text = std::fs::read_to_string(scene.path(&format!("man/{page}.1"))).unwrap();
+        let text = std::fs::read_to_string(fixture.path(&format!("man/{page}.1"))).unwrap();
         assert!(text.starts_with(".ie") || text.contains(".TH"), "{page}");
     }
-    let one = scene.bare(&["man", "session", "create"]).await;
+    let one = fixture.run_without_env(&["man", "session", "create"]).await;
     assert!(one.out.contains("eventexport session create"), "{one:?}");
-    scene
-        .bare(&["man", "sesion"])
+    fixture
+        .run_without_env(&["man", "sesion"])
         .await
-        .failed_with(2, &["there is no sesion"]);
+        .expect_failure(2, &["there is no sesion"]);
 }
 
 #[tokio::test]
 async fn the_program_is_a_plugin_of_kubectl_by_its_name() {
-    let scene = Scene::start(&[]).await;
+    let fixture = CliFixture::start(&[]).await;
     let program = env!("CARGO_BIN_EXE_eventexport");
     for name in ["kubectl-eventexport", "kubectl_complete-eventexport"] {
-        symlink(program, scene.path(name)).unwrap();
+        symlink(program, fixture.path(name)).unwrap();
     }
-    let mut help = Command::new(scene.path("kubectl-eventexport"));
+    let mut help = Command::new(fixture.path("kubectl-eventexport"));
     help.args(["session", "create", "--help"]);
-    scene.surround(&mut help);
-    let help = ended(help).await;
+    fixture.isolate(&mut help);
+    let help = wait_output(help).await;
     assert!(
         help.out.contains("Usage: kubectl eventexport session create"),
         "{help:?}"
@@ -64,24 +64,24 @@ async fn the_program_is_a_plugin_of_kubectl_by_its_name() {
     let kubectl = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".bed/bin/kubectl");
     let mut through = Command::new(&kubectl);
     through.args(["eventexport", "session", "list"]);
-    scene.surround(&mut through);
+    fixture.isolate(&mut through);
     let path = std::env::var("PATH").unwrap_or_default();
-    let path = format!("{}:{path}", scene.path("").display());
+    let path = format!("{}:{path}", fixture.path("").display());
     through
         .env("PATH", &path)
         .env("EVENTEXPORT_SPACE", "c1")
-        .env("EVENTEXPORT_ENDPOINT", &scene.url)
-        .env("EVENTEXPORT_API_KEY", super::scene::KEY);
-    let listed = ended(through).await;
+        .env("EVENTEXPORT_ENDPOINT", &fixture.url)
+        .env("EVENTEXPORT_API_KEY", super::fixture::KEY);
+    let listed = wait_output(through).await;
     assert_eq!(listed.code, Some(0), "{listed:?}");
     assert!(listed.out.contains("| Id "), "{listed:?}");
 
     // As kubectl's own completion script asks.
     let mut complete = Command::new(&kubectl);
     complete.args(["__complete", "eventexport", "session", "de"]);
-    scene.surround(&mut complete);
+    fixture.isolate(&mut complete);
     complete.env("PATH", &path);
-    let candidates = ended(complete).await;
+    let candidates = wait_output(complete).await;
     assert!(candidates.out.starts_with("delete"), "{candidates:?}");
     assert!(candidates.out.contains(":4"), "{candidates:?}");
 }
@@ -107,6 +107,6 @@ async fn every_command_says_how_it_is_used_with_examples() {
         }
     }
     let mut without = Vec::new();
-    walk(&eventexport::cli::Arguments::command(), "", &mut without);
+    walk(&eventexport::cli::Cli::command(), "", &mut without);
     assert_eq!(without, Vec::<String>::new());
 }

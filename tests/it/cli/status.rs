@@ -2,18 +2,18 @@
 
 use std::fs;
 
-use super::scene::{KEY, Scene, ended};
+use super::fixture::{CliFixture, KEY, wait_output};
 
 /// A manifest of some days at the scene's service.
-fn manifest(scene: &Scene) -> String {
+fn manifest(fixture: &CliFixture) -> String {
     let text = format!(
         "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
          space: c1\n  dateRange: {{start: 2018-06-25, end: 2018-06-30}}\n  \
          source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
          destination: {{s3: {{bucket: audit, prefix: deep}}}}\n",
-        scene.url
+        fixture.url
     );
-    scene
+    fixture
         .write("audit.yaml", &text, 0o644)
         .to_str()
         .unwrap()
@@ -21,10 +21,10 @@ fn manifest(scene: &Scene) -> String {
 }
 
 #[tokio::test]
-async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
-    let scene = Scene::start(&["--today", "2018-07-02"]).await;
+async fn status_shows_the_sessions_beside_the_archive() {
+    let fixture = CliFixture::start(&["--today", "2018-07-02"]).await;
     let days = ["status", "--from", "2018-06-28", "--to", "2018-07-02"];
-    let table = scene.run(&days).await;
+    let table = fixture.run(&days).await;
     assert_eq!(table.code, Some(0), "{table:?}");
     let header: Vec<&str> = table
         .out
@@ -39,12 +39,12 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
     assert!(!table.out.contains("2018-06-30"), "a Saturday without events");
     assert!(table.err.contains("in which unit SIZE is"), "{table:?}");
 
-    let audit = manifest(&scene);
-    let run = scene.run(&["run", "-f", &audit, "--to", "export", "-q"]).await;
+    let audit = manifest(&fixture);
+    let run = fixture.run(&["run", "-f", &audit, "--to", "export", "-q"]).await;
     assert_eq!(run.code, Some(0), "{run:?}");
     let root = "export/deep/space=c1/scope=space";
-    fs::remove_file(scene.path(&format!("{root}/date=2018-06-27/events.json.gz"))).unwrap();
-    fs::remove_file(scene.path(&format!("{root}/_journal/2018-06-28.receipt.json"))).unwrap();
+    fs::remove_file(fixture.path(&format!("{root}/date=2018-06-27/events.json.gz"))).unwrap();
+    fs::remove_file(fixture.path(&format!("{root}/_journal/2018-06-28.receipt.json"))).unwrap();
 
     let archive = [
         "status",
@@ -55,7 +55,7 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
         "--to",
         "export/deep",
     ];
-    let both = scene.run(&archive).await;
+    let both = fixture.run(&archive).await;
     assert_eq!(both.code, Some(0), "{both:?}");
     for (day, held) in [
         ("2018-06-26", "240 Matched"),
@@ -73,7 +73,7 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
     }
     assert!(both.out.contains("3 of 7 days whole, 480 events"), "{both:?}");
 
-    let json = scene
+    let json = fixture
         .run(&[&archive[..], &["--output", "json"]].concat())
         .await
         .json();
@@ -83,7 +83,7 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
     assert_eq!(json["days"][0]["archived"]["verdict"], "Matched");
 
     // The same place by the manifest, and by a context.
-    let by_manifest = scene
+    let by_manifest = fixture
         .run(&[
             "status",
             "--from",
@@ -106,34 +106,37 @@ async fn status_is_the_old_table_and_beside_it_what_the_archive_holds() {
         "--space",
         "c1",
         "--endpoint",
-        &scene.url,
+        &fixture.url,
     ];
-    assert_eq!(scene.bare(&set).await.code, Some(0));
-    let mut by_context = scene.command(&["status", "--from", "2018-06-26", "--to", "2018-07-02"]);
+    assert_eq!(fixture.run_without_env(&set).await.code, Some(0));
+    let mut by_context = fixture.command(&["status", "--from", "2018-06-26", "--to", "2018-07-02"]);
     by_context.env("EVENTEXPORT_API_KEY", KEY);
-    let by_context = ended(by_context).await;
+    let by_context = wait_output(by_context).await;
     assert!(by_context.out.contains("3 of 7 days whole"), "{by_context:?}");
 }
 
 #[tokio::test]
-async fn a_listing_or_an_archive_that_cannot_be_had_is_told_and_looks_like_neither() {
-    let scene = Scene::start(&["--today", "2018-07-02", "--fault", "events-403"]).await;
+async fn status_reports_an_unavailable_listing_or_archive() {
+    let fixture = CliFixture::start(&["--today", "2018-07-02", "--fault", "events-403"]).await;
     let days = ["status", "--from", "2018-06-28", "--to", "2018-07-02"];
-    scene.run(&days).await.failed_with(1, &["gives no daily listing"]);
-    fs::create_dir(scene.path("export")).unwrap();
-    let beside = scene.run(&[&days[..], &["--to", "export"]].concat()).await;
-    beside.failed_with(1, &["gives no daily listing"]);
+    fixture
+        .run(&days)
+        .await
+        .expect_failure(1, &["gives no daily listing"]);
+    fs::create_dir(fixture.path("export")).unwrap();
+    let beside = fixture.run(&[&days[..], &["--to", "export"]].concat()).await;
+    beside.expect_failure(1, &["gives no daily listing"]);
     assert!(beside.out.contains("| 2018-06-28 |     ? |"), "{beside:?}");
-    scene
+    fixture
         .run(&[&days[..], &["--to", "none"]].concat())
         .await
-        .failed_with(2, &["none does not exist"]);
-    scene
+        .expect_failure(2, &["none does not exist"]);
+    fixture
         .run(&["status", "--from", "2018-06-31"])
         .await
-        .failed_with(2, &["--from"]);
-    scene
+        .expect_failure(2, &["--from"]);
+    fixture
         .run(&["status", "--to", "2018-06-31"])
         .await
-        .failed_with(2, &["--to"]);
+        .expect_failure(2, &["--to"]);
 }

@@ -12,7 +12,7 @@ use regex::Regex;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use super::scene::Scene;
+use super::fixture::CliFixture;
 
 /// The page.
 const PAGE: &str = "docs/tutorial.md";
@@ -24,7 +24,7 @@ const DAY: &str = "2018-07-02";
 const PORTS_TRIED: u16 = 200;
 
 /// A step: what is typed, and what it prints.
-struct Step {
+struct TutorialStep {
     command: String,
     output: String,
 }
@@ -38,10 +38,10 @@ async fn every_command_of_the_tutorial_prints_what_it_says() {
         page.contains(&served),
         "the page begins another service than its test: {served}"
     );
-    let scene = Scene::start(&[]).await;
+    let fixture = CliFixture::start(&[]).await;
     let (_simulator, address) = simulator().await;
-    std::fs::create_dir(scene.path("bin")).unwrap();
-    symlink(env!("CARGO_BIN_EXE_eventexport"), scene.path("bin/eventexport")).unwrap();
+    std::fs::create_dir(fixture.path("bin")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_eventexport"), fixture.path("bin/eventexport")).unwrap();
 
     let mut written = String::new();
     let mut ids: HashMap<String, String> = HashMap::new();
@@ -54,7 +54,7 @@ async fn every_command_of_the_tutorial_prints_what_it_says() {
         for step in steps {
             let shown = followed(&step.command, &ids);
             let typed = shown.replace(PORT, &address);
-            let (code, output) = bash(&scene, &typed).await;
+            let (code, output) = bash(&fixture, &typed).await;
             assert_eq!(code, Some(0), "$ {}\n{output}", step.command);
             let output = masked(&output, &address);
             ids.extend(uuids(&step.output).into_iter().zip(uuids(&output)));
@@ -96,18 +96,18 @@ async fn simulator() -> (Child, String) {
 }
 
 /// Runs what is typed, with both outputs as a person sees them.
-async fn bash(scene: &Scene, typed: &str) -> (Option<i32>, String) {
+async fn bash(fixture: &CliFixture, typed: &str) -> (Option<i32>, String) {
     let mut command = Command::new("bash");
     command.args(["-c", &format!("exec 2>&1; set -o pipefail; {typed}")]);
-    scene.surround(&mut command);
+    fixture.isolate(&mut command);
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", scene.path("bin").display()));
-    let ended = super::scene::ended(command).await;
-    (ended.code, ended.out)
+    command.env("PATH", format!("{}:{path}", fixture.path("bin").display()));
+    let output = super::fixture::wait_output(command).await;
+    (output.code, output.out)
 }
 
 /// The page's text, with the steps of the transcript that follows it; the last has none.
-fn blocks(page: &str) -> Vec<(String, Vec<Step>)> {
+fn blocks(page: &str) -> Vec<(String, Vec<TutorialStep>)> {
     let mut blocks = Vec::new();
     let mut rest = page;
     while let Some((text, after)) = rest.split_once("```console\n") {
@@ -119,12 +119,12 @@ fn blocks(page: &str) -> Vec<(String, Vec<Step>)> {
     blocks
 }
 
-fn steps(block: &str) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
+fn steps(block: &str) -> Vec<TutorialStep> {
+    let mut steps: Vec<TutorialStep> = Vec::new();
     let mut open = false;
     for line in block.lines() {
         if let Some(command) = line.strip_prefix("$ ") {
-            steps.push(Step {
+            steps.push(TutorialStep {
                 command: command.to_owned(),
                 output: String::new(),
             });

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::pipe::Process;
-use super::scene::{PROGRAM, Said, said, speak_to};
+use super::fixture::{CommandOutput, PROGRAM, configure_command, wait_output};
+use super::pipe::SimulatorProcess;
 use crate::bed::Elasticsearch;
 
 /// A command of the documentation: the block behind this mark.
@@ -20,16 +20,16 @@ fn documented(mark: &str) -> String {
 }
 
 /// Runs a command of the documentation, with the program on the PATH.
-async fn run(service: &Process, line: &str, target: &str) -> Said {
+async fn run(service: &SimulatorProcess, line: &str, target: &str) -> CommandOutput {
     let mut command = Command::new("bash");
-    speak_to(&mut command, &service.url, service.folder.path());
+    configure_command(&mut command, &service.url, service.folder.path());
     let path = std::env::var("PATH").unwrap();
     let folder = Path::new(PROGRAM).parent().unwrap().display();
     command
         .args(["-c", line])
         .env("PATH", format!("{folder}:{path}"))
         .env("ES", target);
-    said(command.spawn().unwrap()).await
+    wait_output(command.spawn().unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,11 +40,11 @@ async fn elasticsearch_gets_every_event_of_several_days_once() {
         return;
     };
     // More than goes in one request, and below 512 an hour, where every event has an id of its own.
-    let service = Process::start(&["--events-per-day", "6000"]).await;
+    let service = SimulatorProcess::start(&["--events-per-day", "6000"]).await;
     let target = format!("{}/audit", elasticsearch.url());
     let line = documented("elasticsearch");
     for _ in 0..2 {
-        let ended = run(&service, &line, &target).await.ended(0);
+        let ended = run(&service, &line, &target).await.expect_exit(0);
         assert!(
             ended.err.contains("18,000 events") && ended.err.contains("Matched"),
             "{}",
@@ -52,7 +52,7 @@ async fn elasticsearch_gets_every_event_of_several_days_once() {
         );
         let counted = run(&service, &documented("elasticsearch count"), &target)
             .await
-            .ended(0);
+            .expect_exit(0);
         assert_eq!(
             counted.text().trim(),
             "18000",
@@ -61,7 +61,8 @@ async fn elasticsearch_gets_every_event_of_several_days_once() {
     }
     let by_day = "curl -s -H 'Content-Type: application/json' $ES/_search?size=0 -d \
                   '{\"aggs\":{\"day\":{\"date_histogram\":{\"field\":\"payload.eventTime\",\"calendar_interval\":\"day\"}}}}'";
-    let found: Value = serde_json::from_slice(&run(&service, by_day, &target).await.ended(0).out).unwrap();
+    let found: Value =
+        serde_json::from_slice(&run(&service, by_day, &target).await.expect_exit(0).out).unwrap();
     let days = found["aggregations"]["day"]["buckets"].as_array().unwrap();
     let days: Vec<(String, u64)> = days
         .iter()

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use eventexport::simulator::{Effect, Fault, Kind};
+use eventexport::simulator::{Effect, Fault, RequestKind};
 use jiff::civil::date;
 
-use super::scene::{Scene, gunzip, said, settings, signal};
+use super::fixture::{DownloadFixture, gunzip, settings, signal, wait_output};
 
 const FILE: &str = "events.json.gz";
 const DAYS: [&str; 4] = ["--start", "2018-06-25", "--end", "2018-06-27"];
@@ -17,36 +17,36 @@ fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn session_download_and_delete_are_one_command() {
-    let scene = Scene::new(settings()).await;
-    let told = scene
+    let fixture = DownloadFixture::new(settings()).await;
+    let told = fixture
         .download(&with(&["--account", "--output", "json"]))
         .await
-        .ended(0)
+        .expect_exit(0)
         .document();
     assert_eq!(
         (&told["events"], &told["sessions"][0]["verdict"]),
         (&1440.into(), &"Matched".into())
     );
-    let ledger = scene.simulator.ledger();
+    let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.opened, ledger.deleted, ledger.open_now), (1, 1, 0));
-    let key = format!("{}/account/2018-06-25/2018-06-27", super::scene::SPACE);
+    let key = format!("{}/account/2018-06-25/2018-06-27", super::fixture::SPACE);
     assert_eq!(ledger.downloads[&key].completed, 1);
-    assert_eq!(scene.files(), [FILE]);
+    assert_eq!(fixture.files(), [FILE]);
 
     let hour = ["--start", "2018-06-28", "--hour", "7", "-o", "hour.json.gz"];
-    scene.download(&hour).await.ended(0);
-    let body = scene
+    fixture.download(&hour).await.expect_exit(0);
+    let body = fixture
         .simulator
-        .body_of(super::scene::SPACE, false, date(2018, 6, 28), Some(7));
+        .body_of(super::fixture::SPACE, false, date(2018, 6, 28), Some(7));
     let expected: Vec<u8> = body.flat_map(|piece| piece.to_vec()).collect();
-    assert!(fs::read(scene.path("hour.json.gz")).unwrap() == expected);
+    assert!(fs::read(fixture.path("hour.json.gz")).unwrap() == expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_days_than_a_session_takes_are_several_in_one_file() {
-    let scene = Scene::new(settings()).await;
+    let fixture = DownloadFixture::new(settings()).await;
     let arguments = ["--start", "2018-05-20", "--end", "2018-06-20", "-o", FILE];
-    let text = scene.download(&arguments).await.ended(0).text();
+    let text = fixture.download(&arguments).await.expect_exit(0).text();
     for words in [
         "2018-05-20 to 2018-06-03",
         "2018-06-19 to 2018-06-20",
@@ -54,7 +54,7 @@ async fn more_days_than_a_session_takes_are_several_in_one_file() {
     ] {
         assert!(text.contains(words), "{words} is not in: {text}");
     }
-    let bytes = fs::read(scene.path(FILE)).unwrap();
+    let bytes = fs::read(fixture.path(FILE)).unwrap();
     let lines = String::from_utf8(gunzip(&bytes)).unwrap();
     let times: Vec<String> = lines
         .lines()
@@ -65,30 +65,30 @@ async fn more_days_than_a_session_takes_are_several_in_one_file() {
         .collect();
     assert_eq!(times.len(), 32 * 240);
     assert!(times.is_sorted(), "in order of time");
-    let ledger = scene.simulator.ledger();
+    let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.opened, ledger.deleted, ledger.max_open), (3, 3, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_end_of_the_command_leaves_the_session_open() {
+async fn the_command_always_deletes_its_session() {
     let mut slow = settings();
     slow.bandwidth = Some(30_000);
     for (name, code) in [("INT", 1), ("TERM", 1)] {
-        let scene = Scene::new(slow.clone()).await;
-        let child = scene.command(&with(&[])).spawn().unwrap();
-        scene.until("events.json.gz.part", 8_000).await;
+        let fixture = DownloadFixture::new(slow.clone()).await;
+        let child = fixture.command(&with(&[])).spawn().unwrap();
+        fixture.until("events.json.gz.part", 8_000).await;
         signal(&child, name).await;
-        said(child).await.ended(code);
+        wait_output(child).await.expect_exit(code);
         assert_eq!(
             (
-                scene.simulator.ledger().deleted,
-                scene.simulator.ledger().open_now
+                fixture.simulator.ledger().deleted,
+                fixture.simulator.ledger().open_now
             ),
             (1, 0),
             "{name}"
         );
         assert_eq!(
-            scene.files(),
+            fixture.files(),
             Vec::<String>::new(),
             "{name}: what is of no more use is gone"
         );
@@ -100,71 +100,74 @@ async fn no_end_of_the_command_leaves_the_session_open() {
         "range-differs-in-name",
         "cut-at-start",
     ] {
-        let scene = Scene::new(settings()).await;
-        scene.misbehave(&[preset]);
-        scene.download(&with(&[])).await.ended(1);
-        let ledger = scene.simulator.ledger();
+        let fixture = DownloadFixture::new(settings()).await;
+        fixture.set_faults(&[preset]);
+        fixture.download(&with(&[])).await.expect_exit(1);
+        let ledger = fixture.simulator.ledger();
         assert!(ledger.opened > 0, "{preset}");
         assert_eq!(ledger.open_now, 0, "{preset}");
-        assert!(!scene.path(FILE).exists(), "{preset}");
+        assert!(!fixture.path(FILE).exists(), "{preset}");
     }
-    let scene = Scene::new(settings()).await;
+    let fixture = DownloadFixture::new(settings()).await;
     let days = DAYS.join(" ");
-    scene
+    fixture
         .shell(&format!("\"$E\" download {days} >/dev/full"))
         .await
-        .ended(1);
-    scene
+        .expect_exit(1);
+    fixture
         .shell(&format!("\"$E\" download {days} | head -c 9 >/dev/null"))
         .await
-        .ended(0);
+        .expect_exit(0);
     assert_eq!(
-        (scene.simulator.ledger().opened, scene.simulator.ledger().open_now),
+        (
+            fixture.simulator.ledger().opened,
+            fixture.simulator.ledger().open_now
+        ),
         (2, 0)
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn days_of_another_answer_are_refused() {
+async fn a_session_with_other_dates_is_refused() {
     for preset in ["range-differs", "range-differs-in-name"] {
-        let scene = Scene::new(settings()).await;
-        scene.misbehave(&[preset]);
-        let ended = scene.download(&with(&[])).await.ended(1);
+        let fixture = DownloadFixture::new(settings()).await;
+        fixture.set_faults(&[preset]);
+        let ended = fixture.download(&with(&[])).await.expect_exit(1);
         let words = "asked for 2018-06-25 to 2018-06-27, the service answered 2018-06-24 to 2018-06-26";
         assert!(ended.err.contains(words), "{}", ended.err);
-        assert_eq!(scene.simulator.ledger().requests_of(Kind::Download), 0);
-        assert_eq!(scene.files(), Vec::<String>::new());
+        assert_eq!(fixture.simulator.ledger().requests_of(RequestKind::Download), 0);
+        assert_eq!(fixture.files(), Vec::<String>::new());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_cannot_be_deleted_is_named_with_the_way_to_delete_it() {
-    let scene = Scene::new(settings()).await;
+    let fixture = DownloadFixture::new(settings()).await;
     let refuse = Effect::Status {
         status: 403,
         retry_after: None,
         message: "not now".to_owned(),
     };
-    scene
+    fixture
         .simulator
-        .set_faults(vec![Fault::new("stuck", refuse, &[Kind::Delete])]);
-    let ended = scene.download(&with(&[])).await.ended(1);
-    let id = scene.simulator.open_sessions()[0].id.clone();
+        .set_faults(vec![Fault::new("stuck", refuse, &[RequestKind::Delete])]);
+    let ended = fixture.download(&with(&[])).await.expect_exit(1);
+    let id = fixture.simulator.open_sessions()[0].id.clone();
     let words = format!("eventexport session delete {id}");
     assert!(
         ended.text().contains(&words) && ended.text().contains("not now"),
         "{}",
         ended.text()
     );
-    assert!(scene.path(FILE).exists(), "the events are whole all the same");
+    assert!(fixture.path(FILE).exists(), "the events are whole all the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_that_may_have_worked_is_not_passed_over() {
-    let scene = Scene::new(settings()).await;
-    scene.misbehave(&["create-reply-lost"]);
-    let ended = scene.download(&with(&[])).await.ended(1);
-    let id = scene.simulator.open_sessions()[0].id.clone();
+async fn a_create_with_unknown_outcome_is_reported() {
+    let fixture = DownloadFixture::new(settings()).await;
+    fixture.set_faults(&["create-reply-lost"]);
+    let ended = fixture.download(&with(&[])).await.expect_exit(1);
+    let id = fixture.simulator.open_sessions()[0].id.clone();
     assert!(
         ended.err.contains(&format!("eventexport session delete {id}")),
         "{}",
@@ -173,103 +176,108 @@ async fn a_create_that_may_have_worked_is_not_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_goes_away_is_opened_anew() {
-    let scene = Scene::new(settings()).await;
-    scene.misbehave(&["session-vanishes"]);
-    scene
+async fn a_vanished_session_is_reopened() {
+    let fixture = DownloadFixture::new(settings()).await;
+    fixture.set_faults(&["session-vanishes"]);
+    fixture
         .download(&["--start", "2018-06-28", "-o", FILE])
         .await
-        .ended(0);
-    assert!(fs::read(scene.path(FILE)).unwrap() == scene.served(date(2018, 6, 28)));
+        .expect_exit(0);
+    assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(date(2018, 6, 28)));
     assert_eq!(
-        (scene.simulator.ledger().opened, scene.simulator.ledger().open_now),
+        (
+            fixture.simulator.ledger().opened,
+            fixture.simulator.ledger().open_now
+        ),
         (2, 0)
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kept_session_is_gone_on_with_by_the_same_command() {
+async fn the_same_command_resumes_a_kept_session() {
     let mut slow = settings();
     slow.bandwidth = Some(30_000);
-    let scene = Scene::new(slow).await;
+    let fixture = DownloadFixture::new(slow).await;
     let arguments = ["--start", "2018-06-28", "-o", FILE, "--keep-session"];
-    let child = scene.command(&arguments).spawn().unwrap();
-    scene.until("events.json.gz.part", 8_000).await;
+    let child = fixture.command(&arguments).spawn().unwrap();
+    fixture.until("events.json.gz.part", 8_000).await;
     signal(&child, "TERM").await;
-    let stopped = said(child).await.ended(1);
-    let id = scene.simulator.open_sessions()[0].id.clone();
+    let stopped = wait_output(child).await.expect_exit(1);
+    let id = fixture.simulator.open_sessions()[0].id.clone();
     assert!(stopped.text().contains(&id), "{}", stopped.text());
 
-    scene.download(&arguments).await.ended(0);
-    assert!(fs::read(scene.path(FILE)).unwrap() == scene.served(date(2018, 6, 28)));
-    let ledger = scene.simulator.ledger();
+    fixture.download(&arguments).await.expect_exit(0);
+    assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(date(2018, 6, 28)));
+    let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.opened, ledger.open_now), (1, 1));
     assert_eq!(ledger.downloads_of("2018-06-28").resumed, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_command_is_gone_on_with_in_its_session_and_whole_sessions_stay() {
+async fn a_killed_command_resumes_in_its_session_and_keeps_complete_ones() {
     let mut slow = settings();
     slow.bandwidth = Some(30_000);
-    let scene = Scene::new(slow).await;
+    let fixture = DownloadFixture::new(slow).await;
     let arguments = with(&["--days-per-session", "1"]);
-    let first = scene.served(date(2018, 6, 25)).len() as u64;
-    let mut child = scene.command(&arguments).spawn().unwrap();
-    scene.until("events.json.gz.part", first + 8_000).await;
+    let first = fixture.served(date(2018, 6, 25)).len() as u64;
+    let mut child = fixture.command(&arguments).spawn().unwrap();
+    fixture.until("events.json.gz.part", first + 8_000).await;
     child.kill().await.unwrap();
-    assert_eq!(scene.simulator.ledger().open_now, 1);
+    assert_eq!(fixture.simulator.ledger().open_now, 1);
 
-    scene.simulator.set_faults(Vec::new());
-    let told = scene
+    fixture.simulator.set_faults(Vec::new());
+    let told = fixture
         .download(&[&arguments[..], &["--output", "json"]].concat())
         .await
-        .ended(0)
+        .expect_exit(0)
         .document();
-    let expected = [25, 26, 27].map(|day| scene.served(date(2018, 6, day))).concat();
-    assert!(fs::read(scene.path(FILE)).unwrap() == expected);
+    let expected = [25, 26, 27]
+        .map(|day| fixture.served(date(2018, 6, day)))
+        .concat();
+    assert!(fs::read(fixture.path(FILE)).unwrap() == expected);
     assert!(told["bytesOfEarlierRuns"].as_u64().unwrap() >= first + 8_000);
     assert_eq!(
         (&told["events"], told["sessions"].as_array().unwrap().len()),
         (&720.into(), 3)
     );
-    let ledger = scene.simulator.ledger();
+    let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.opened, ledger.open_now), (3, 0));
     assert_eq!(ledger.downloads_of("2018-06-25").answers, 1);
     assert_eq!(ledger.downloads_of("2018-06-26").resumed, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_keeps_the_sessions_that_are_whole_and_force_begins_anew() {
+async fn a_signal_keeps_complete_sessions_and_force_restarts() {
     let mut slow = settings();
     slow.bandwidth = Some(60_000);
-    let scene = Scene::new(slow).await;
+    let fixture = DownloadFixture::new(slow).await;
     let arguments = with(&["--days-per-session", "1"]);
-    let first = scene.served(date(2018, 6, 25)).len() as u64;
-    let child = scene.command(&arguments).spawn().unwrap();
-    scene.until("events.json.gz.part", first + 8_000).await;
+    let first = fixture.served(date(2018, 6, 25)).len() as u64;
+    let child = fixture.command(&arguments).spawn().unwrap();
+    fixture.until("events.json.gz.part", first + 8_000).await;
     signal(&child, "INT").await;
-    said(child).await.ended(1);
-    assert_eq!(scene.simulator.ledger().open_now, 0);
-    let kept = fs::metadata(scene.path("events.json.gz.part")).unwrap().len();
+    wait_output(child).await.expect_exit(1);
+    assert_eq!(fixture.simulator.ledger().open_now, 0);
+    let kept = fs::metadata(fixture.path("events.json.gz.part")).unwrap().len();
     assert_eq!(kept, first, "the session that was cut short is gone");
 
-    let mut child = scene.command(&arguments).spawn().unwrap();
-    scene.until("events.json.gz.part", first + 8_000).await;
+    let mut child = fixture.command(&arguments).spawn().unwrap();
+    fixture.until("events.json.gz.part", first + 8_000).await;
     child.kill().await.unwrap();
-    assert_eq!(scene.simulator.ledger().open_now, 1);
+    assert_eq!(fixture.simulator.ledger().open_now, 1);
     let other = ["--start", "2018-06-28", "-o", FILE];
-    let refused = scene.download(&other).await.ended(2);
+    let refused = fixture.download(&other).await.expect_exit(2);
     assert!(
         refused.err.contains("2018-06-25 to 2018-06-27"),
         "{}",
         refused.err
     );
-    scene
+    fixture
         .download(&[&other[..], &["--force"]].concat())
         .await
-        .ended(0);
-    assert!(fs::read(scene.path(FILE)).unwrap() == scene.served(date(2018, 6, 28)));
-    let ledger = scene.simulator.ledger();
+        .expect_exit(0);
+    assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(date(2018, 6, 28)));
+    let ledger = fixture.simulator.ledger();
     assert_eq!(
         (ledger.downloads_of("2018-06-25").answers, ledger.open_now),
         (1, 0),
@@ -278,38 +286,41 @@ async fn a_signal_keeps_the_sessions_that_are_whole_and_force_begins_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn days_without_events_are_a_gzip_of_nothing_where_the_listing_proves_it() {
+async fn empty_days_become_an_empty_gzip_if_the_listing_proves_it() {
     for preset in ["empty-404", "empty-204", "empty-zero-length", "empty-gzip"] {
         let mut quiet = settings();
         quiet.volume.days.insert(date(2018, 6, 23), 0);
-        let scene = Scene::new(quiet).await;
-        scene.misbehave(&[preset]);
+        let fixture = DownloadFixture::new(quiet).await;
+        fixture.set_faults(&[preset]);
         let day = ["--start", "2018-06-23"];
-        let text = scene
+        let text = fixture
             .download(&[&day[..], &["-o", FILE]].concat())
             .await
-            .ended(0)
+            .expect_exit(0)
             .text();
         assert!(
             text.contains("0 events") && text.contains("Empty"),
             "{preset}: {text}"
         );
         assert!(
-            gunzip(&fs::read(scene.path(FILE)).unwrap()).is_empty(),
+            gunzip(&fs::read(fixture.path(FILE)).unwrap()).is_empty(),
             "{preset}"
         );
-        let piped = scene
+        let piped = fixture
             .shell(&format!(
                 "set -o pipefail; \"$E\" download {} | gunzip | wc -l",
                 day.join(" ")
             ))
             .await
-            .ended(0);
+            .expect_exit(0);
         assert_eq!(piped.text().trim(), "0", "{preset}");
 
-        fs::remove_file(scene.path(FILE)).unwrap();
-        scene.misbehave(&[preset, "events-403"]);
-        let doubted = scene.download(&[&day[..], &["-o", FILE]].concat()).await.ended(1);
+        fs::remove_file(fixture.path(FILE)).unwrap();
+        fixture.set_faults(&[preset, "events-403"]);
+        let doubted = fixture
+            .download(&[&day[..], &["-o", FILE]].concat())
+            .await
+            .expect_exit(1);
         let said = doubted.text() + &doubted.err;
         assert!(
             said.contains("nothing proves that nothing happened"),
@@ -319,8 +330,8 @@ async fn days_without_events_are_a_gzip_of_nothing_where_the_listing_proves_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn days_that_cannot_be_meant_end_with_2_and_open_nothing() {
-    let scene = Scene::new(settings()).await;
+async fn invalid_days_exit_with_2_and_open_no_session() {
+    let fixture = DownloadFixture::new(settings()).await;
     for (arguments, named) in [
         (
             &["--start", "2018-06-28", "--end", "2018-06-27", "-o", FILE][..],
@@ -342,9 +353,9 @@ async fn days_that_cannot_be_meant_end_with_2_and_open_nothing() {
         (&["-o", FILE], "ID"),
         (&["--start", "2018-06-28", "-o", "."], "no regular file"),
     ] {
-        let ended = scene.download(arguments).await.ended(2);
+        let ended = fixture.download(arguments).await.expect_exit(2);
         assert!(ended.err.contains(named), "{arguments:?}: {}", ended.err);
     }
-    assert_eq!(scene.simulator.ledger().opened, 0);
-    assert_eq!(scene.files(), Vec::<String>::new());
+    assert_eq!(fixture.simulator.ledger().opened, 0);
+    assert_eq!(fixture.files(), Vec::<String>::new());
 }

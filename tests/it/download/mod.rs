@@ -12,8 +12,8 @@
 mod consumers;
 mod days;
 mod file;
+mod fixture;
 mod pipe;
 mod proxy;
 mod resume;
-mod scene;
 mod volume;

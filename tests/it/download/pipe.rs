@@ -6,16 +6,18 @@ use jiff::civil::date;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use super::scene::{PATIENCE, PROGRAM, Said, Scene, said, settings, speak_to};
+use super::fixture::{
+    CommandOutput, DownloadFixture, PROGRAM, TIMEOUT, configure_command, settings, wait_output,
+};
 
 /// `eventexport simulate` as a process.
-pub(super) struct Process {
+pub(super) struct SimulatorProcess {
     child: Child,
     pub(super) url: String,
     pub(super) folder: tempfile::TempDir,
 }
 
-impl Process {
+impl SimulatorProcess {
     pub(super) async fn start(more: &[&str]) -> Self {
         let mut child = Command::new(PROGRAM)
             .args([
@@ -33,7 +35,7 @@ impl Process {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = tokio::time::timeout(PATIENCE, lines.next_line())
+        let url = tokio::time::timeout(TIMEOUT, lines.next_line())
             .await
             .unwrap()
             .unwrap()
@@ -45,11 +47,11 @@ impl Process {
         }
     }
 
-    pub(super) async fn shell(&self, line: &str) -> Said {
+    pub(super) async fn shell(&self, line: &str) -> CommandOutput {
         let mut command = Command::new("bash");
-        speak_to(&mut command, &self.url, self.folder.path());
+        configure_command(&mut command, &self.url, self.folder.path());
         command.args(["-c", line]).env("E", PROGRAM);
-        said(command.spawn().unwrap()).await
+        wait_output(command.spawn().unwrap()).await
     }
 
     pub(super) async fn stop(mut self) {
@@ -59,12 +61,12 @@ impl Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_days_go_through_gunzip_into_jq() {
-    let service = Process::start(&["--events-per-day", "500"]).await;
+    let service = SimulatorProcess::start(&["--events-per-day", "500"]).await;
     let days = "--start 2018-06-20 --end 2018-06-26";
     let line = format!(
         "set -o pipefail; \"$E\" download {days} | gunzip | jq -r '.payload.eventTime[:10]' | sort | uniq -c"
     );
-    let counted = service.shell(&line).await.ended(0);
+    let counted = service.shell(&line).await.expect_exit(0);
     let rows: Vec<Vec<String>> = counted
         .text()
         .lines()
@@ -83,23 +85,23 @@ async fn several_days_go_through_gunzip_into_jq() {
     let line = format!(
         "set -o pipefail; \"$E\" download {days} --decompress -o - | jq -r .payload.id | sort -u | wc -l"
     );
-    assert_eq!(service.shell(&line).await.ended(0).text().trim(), "3500");
+    assert_eq!(service.shell(&line).await.expect_exit(0).text().trim(), "3500");
     let open = service
         .shell("curl -s $EVENTEXPORT_ENDPOINT/simulator/ledger | jq .openNow")
         .await;
-    assert_eq!(open.ended(0).text().trim(), "0");
+    assert_eq!(open.expect_exit(0).text().trim(), "0");
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_leaves_ends_it_quietly_as_it_ends_cat() {
-    let scene = Scene::new(settings()).await;
+async fn a_closed_pipe_ends_the_command_quietly() {
+    let fixture = DownloadFixture::new(settings()).await;
     for more in ["", "--decompress"] {
         let line = format!(
             "\"$E\" download --start 2018-06-01 --end 2018-06-28 {more} | head -c 100 >/dev/null; \
              echo \"${{PIPESTATUS[0]}}\"; cat /dev/zero | head -c 100 >/dev/null; echo \"${{PIPESTATUS[0]}}\""
         );
-        let ended = scene.shell(&line).await.ended(0);
+        let ended = fixture.shell(&line).await.expect_exit(0);
         let codes: Vec<_> = ended.text().lines().map(str::to_owned).collect();
         assert_eq!(codes[0], codes[1], "{}", ended.err);
         assert!(
@@ -109,14 +111,17 @@ async fn a_reader_that_leaves_ends_it_quietly_as_it_ends_cat() {
         );
     }
     assert_eq!(
-        (scene.simulator.ledger().opened, scene.simulator.ledger().open_now),
+        (
+            fixture.simulator.ledger().opened,
+            fixture.simulator.ledger().open_now
+        ),
         (2, 0)
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_went_into_a_pipe_and_is_not_whole_is_said() {
-    let scene = Scene::new(settings()).await;
+async fn an_incomplete_download_into_a_pipe_is_reported() {
+    let fixture = DownloadFixture::new(settings()).await;
     for preset in [
         "trailing-bytes",
         "wrong-crc",
@@ -125,11 +130,11 @@ async fn what_went_into_a_pipe_and_is_not_whole_is_said() {
         "resume-remainder",
     ] {
         for more in ["", "--decompress"] {
-            scene.misbehave(&[preset]);
+            fixture.set_faults(&[preset]);
             let line = format!(
                 "\"$E\" download --start 2018-06-28 {more} | cat >/dev/null; exit \"${{PIPESTATUS[0]}}\""
             );
-            let ended = scene.shell(&line).await.ended(1);
+            let ended = fixture.shell(&line).await.expect_exit(1);
             assert!(
                 ended
                     .err
@@ -139,20 +144,20 @@ async fn what_went_into_a_pipe_and_is_not_whole_is_said() {
             );
         }
     }
-    scene.misbehave(&["resume-whole"]);
+    fixture.set_faults(&["resume-whole"]);
     let line = "set -o pipefail; \"$E\" download --start 2018-06-28 | cat";
-    assert!(scene.shell(line).await.ended(0).out == scene.served(date(2018, 6, 28)));
-    assert_eq!(scene.simulator.ledger().open_now, 0);
+    assert!(fixture.shell(line).await.expect_exit(0).out == fixture.served(date(2018, 6, 28)));
+    assert_eq!(fixture.simulator.ledger().open_now, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_is_on_standard_error_where_the_events_are_on_standard_output() {
-    let scene = Scene::new(settings()).await;
-    let ended = scene
+    let fixture = DownloadFixture::new(settings()).await;
+    let ended = fixture
         .download(&["--start", "2018-06-28", "--output", "json"])
         .await
-        .ended(0);
-    assert!(ended.out == scene.served(date(2018, 6, 28)));
+        .expect_exit(0);
+    assert!(ended.out == fixture.served(date(2018, 6, 28)));
     let told: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
     assert_eq!(
         (&told["events"], &told["file"]),
@@ -164,30 +169,30 @@ async fn the_document_is_on_standard_error_where_the_events_are_on_standard_outp
 async fn gzip_is_not_written_to_a_terminal_and_the_bar_says_how_long_it_takes() {
     let mut slow = settings();
     slow.bandwidth = Some(30_000);
-    let scene = Scene::new(slow).await;
+    let fixture = DownloadFixture::new(slow).await;
     let terminal = |line: &str| format!("TERM=xterm script -qec '{line}' /dev/null </dev/null");
-    let ended = scene
+    let ended = fixture
         .shell(&terminal("\"$E\" download --start 2018-06-28"))
         .await
-        .ended(2);
+        .expect_exit(2);
     assert!(
         ended.text().contains("standard output is a terminal"),
         "{}",
         ended.text()
     );
-    assert_eq!(scene.simulator.ledger().opened, 0);
+    assert_eq!(fixture.simulator.ledger().opened, 0);
 
-    let ended = scene
+    let ended = fixture
         .shell(&terminal("\"$E\" download --start 2018-06-28 -o events.json.gz"))
         .await
-        .ended(0);
+        .expect_exit(0);
     let drawn = ended.text();
     for words in ["KiB of 4", "/s, ", "s left", "240 events"] {
         assert!(drawn.contains(words), "{words} is not in: {drawn}");
     }
-    let plain = scene
+    let plain = fixture
         .shell(&terminal("\"$E\" download --start 2018-06-28 --decompress"))
         .await
-        .ended(0);
+        .expect_exit(0);
     assert!(plain.text().contains("{\"payload\":"), "{}", plain.text());
 }

@@ -12,39 +12,39 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Bytes that are passed on at a time.
-const PIECE_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What happens after so many bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cut {
+pub(super) struct CutPoint {
     /// Bytes from the service, of all connections since the start.
     pub(super) after: u64,
     /// Whether the connection stands still, and the test is told, instead of being closed.
     pub(super) hold: bool,
 }
 
-struct Shared {
+struct CuttingProxyState {
     to: SocketAddr,
     passed: AtomicU64,
-    cuts: Mutex<VecDeque<Cut>>,
+    cuts: Mutex<VecDeque<CutPoint>>,
     held: mpsc::UnboundedSender<()>,
 }
 
 /// Runs until it is dropped.
-pub(super) struct Proxy {
+pub(super) struct CuttingProxy {
     pub(super) url: String,
     /// One message for each connection that stands still.
     pub(super) held: mpsc::UnboundedReceiver<()>,
-    shared: Arc<Shared>,
+    shared: Arc<CuttingProxyState>,
     task: JoinHandle<()>,
 }
 
-impl Proxy {
-    pub(super) async fn start(to: SocketAddr, cuts: Vec<Cut>) -> Self {
+impl CuttingProxy {
+    pub(super) async fn start(to: SocketAddr, cuts: Vec<CutPoint>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (told, held) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(CuttingProxyState {
             to,
             passed: AtomicU64::new(0),
             cuts: Mutex::new(cuts.into()),
@@ -55,7 +55,7 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = Arc::clone(&serving);
                 tokio::spawn(async move {
-                    let _ = pass(client, &shared).await;
+                    let _ = forward(client, &shared).await;
                 });
             }
         });
@@ -78,13 +78,13 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for CuttingProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn pass(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
+async fn forward(mut client: TcpStream, shared: &CuttingProxyState) -> std::io::Result<()> {
     let mut service = TcpStream::connect(shared.to).await?;
     let (mut from_client, mut to_client) = client.split();
     let (mut from_service, mut to_service) = service.split();
@@ -94,7 +94,7 @@ async fn pass(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
         Ok::<_, std::io::Error>(())
     };
     let down = async {
-        let mut piece = vec![0; PIECE_BYTES];
+        let mut piece = vec![0; CHUNK_BYTES];
         loop {
             let read = from_service.read(&mut piece).await?;
             if read == 0 {

@@ -8,26 +8,26 @@ use std::time::{Duration, Instant};
 use jiff::civil::date;
 use sha2::{Digest as _, Sha256};
 
-use super::proxy::{Cut, Proxy};
-use super::scene::{SPACE, Scene, said, settings};
+use super::fixture::{DownloadFixture, SPACE, settings, wait_output};
+use super::proxy::{CutPoint, CuttingProxy};
 
 const FILE: &str = "events.json.gz";
 const MIB: u64 = 1024 * 1024;
 
 /// Bytes that may be on their way when a connection is cut, in buffers of the sockets and the proxy: they are sent
 /// again.
-const ON_THE_WAY: u64 = 16 * MIB;
+const MAX_IN_FLIGHT_BYTES: u64 = 16 * MIB;
 
 /// Bytes between two cuts at least.
-const APART: u64 = 256 * 1024;
+const MIN_CUT_DISTANCE: u64 = 256 * 1024;
 
 /// The longest that all may take.
-const PATIENCE: Duration = Duration::from_mins(15);
+const TIMEOUT: Duration = Duration::from_mins(15);
 
 /// Numbers from a seed (`SplitMix64`), so that a failure can be repeated.
-struct Random(u64);
+struct RandomSequence(u64);
 
-impl Random {
+impl RandomSequence {
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -47,52 +47,55 @@ async fn cut_ten_times(bytes: u64) {
     // Stored, not compressed: as many bytes as events, about 900 for each.
     settings.gzip.level = 0;
     settings.volume.days.insert(day, bytes / 900);
-    let mut scene = Scene::new(settings).await;
-    let body = scene.simulator.body_of(SPACE, false, day, None);
+    let mut fixture = DownloadFixture::new(settings).await;
+    let body = fixture.simulator.body_of(SPACE, false, day, None);
     let (whole, events) = (body.len(), body.events());
     assert!(whole >= bytes, "{whole}");
     let mut sum = Sha256::new();
     body.for_each(|piece| sum.update(&piece));
     let expected = sum.finalize();
 
-    let mut random = Random(seed);
+    let mut random = RandomSequence(seed);
     let mut places = BTreeSet::new();
     while places.len() < 10 {
-        let place = APART + random.below(whole - 2 * APART);
+        let place = MIN_CUT_DISTANCE + random.below(whole - 2 * MIN_CUT_DISTANCE);
         // No cut falls into what a process asks before it goes on with the download.
-        if places.iter().all(|other: &u64| other.abs_diff(place) > APART) {
+        if places
+            .iter()
+            .all(|other: &u64| other.abs_diff(place) > MIN_CUT_DISTANCE)
+        {
             places.insert(place);
         }
     }
     let cuts: Vec<_> = places
         .into_iter()
         .enumerate()
-        .map(|(number, after)| Cut {
+        .map(|(number, after)| CutPoint {
             after,
             hold: number % 3 == 2,
         })
         .collect();
     println!("{whole} bytes, {events} events, cuts: {cuts:?}");
     let kills = cuts.iter().filter(|cut| cut.hold).count();
-    let to = scene.simulator.url().socket_addrs(|| None).unwrap()[0];
-    let mut proxy = Proxy::start(to, cuts).await;
-    scene.endpoint = Some(proxy.url.clone());
+    let to = fixture.simulator.url().socket_addrs(|| None).unwrap()[0];
+    let mut proxy = CuttingProxy::start(to, cuts).await;
+    fixture.endpoint = Some(proxy.url.clone());
 
-    let id = scene.session(day).await;
+    let id = fixture.session(day).await;
     let arguments = ["-o", FILE, &id, "--output", "json"];
     let begun = Instant::now();
     for _ in 0..kills {
-        let mut child = scene.command(&arguments).spawn().unwrap();
-        let held = tokio::time::timeout(PATIENCE, proxy.held.recv());
+        let mut child = fixture.command(&arguments).spawn().unwrap();
+        let held = tokio::time::timeout(TIMEOUT, proxy.held.recv());
         tokio::select! {
             held = held => assert!(held.unwrap().is_some()),
             ended = child.wait() => panic!("it ended before it was killed: {ended:?}"),
         }
         child.kill().await.unwrap();
     }
-    let told = said(scene.command(&arguments).spawn().unwrap())
+    let told = wait_output(fixture.command(&arguments).spawn().unwrap())
         .await
-        .ended(0)
+        .expect_exit(0)
         .document();
     println!(
         "{:.1} s, {} bytes passed",
@@ -101,7 +104,7 @@ async fn cut_ten_times(bytes: u64) {
     );
 
     assert_eq!(proxy.left(), 0, "every cut came to pass");
-    let mut file = File::open(scene.path(FILE)).unwrap();
+    let mut file = File::open(fixture.path(FILE)).unwrap();
     let (mut sum, mut piece) = (Sha256::new(), vec![0; 1024 * 1024]);
     loop {
         let read = file.read(&mut piece).unwrap();
@@ -113,20 +116,20 @@ async fn cut_ten_times(bytes: u64) {
     assert!(sum.finalize() == expected, "the file is what the source has");
     assert_eq!((&told["events"], &told["bytes"]), (&events.into(), &whole.into()));
     assert_eq!(told["sessions"][0]["verdict"], "Matched");
-    let downloads = scene.simulator.ledger().downloads_of("2018-06-28");
+    let downloads = fixture.simulator.ledger().downloads_of("2018-06-28");
     assert_eq!(
         (downloads.answers, downloads.resumed),
         (11, 10),
         "each cut is resumed"
     );
-    let most = whole + 10 * ON_THE_WAY;
+    let most = whole + 10 * MAX_IN_FLIGHT_BYTES;
     assert!(
         downloads.bytes <= most && proxy.passed() <= most,
         "{} sent, {} passed of {whole}",
         downloads.bytes,
         proxy.passed()
     );
-    assert_eq!(scene.simulator.ledger().violations, Vec::<String>::new());
+    assert_eq!(fixture.simulator.ledger().violations, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use eventexport::export::manifest::document::{FileDigest, Manifest, read};
+use eventexport::export::manifest::document::{FileDigest, Manifest, parse_manifest};
 use eventexport::export::manifest::sign::{Signing, SigningKey};
 use sha2::{Digest as _, Sha256};
 
@@ -33,13 +33,13 @@ pub(crate) fn manifests(root: &Path) -> Vec<Manifest> {
         let Ok(bytes) = std::fs::read(root.join(&key)) else {
             break;
         };
-        all.push(read(&key, number, &bytes).expect("a manifest reads back"));
+        all.push(parse_manifest(&key, number, &bytes).expect("a manifest reads back"));
     }
     all
 }
 
 /// What is wrong with the chain; nothing is the hope.
-pub(crate) fn faults_of_chain(root: &Path) -> Vec<String> {
+pub(crate) fn chain_violations(root: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     let all = manifests(root);
     let there = std::fs::read_dir(root.join("_manifests")).map_or(0, |entries| {
@@ -82,7 +82,7 @@ pub(crate) fn faults_of_chain(root: &Path) -> Vec<String> {
 }
 
 /// What differs from what the newest manifest of each period says.
-pub(crate) fn faults_of_statements(root: &Path) -> Vec<String> {
+pub(crate) fn statement_violations(root: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     let all = manifests(root);
     let newest: BTreeMap<_, _> = all.iter().map(|manifest| (manifest.period, manifest)).collect();

@@ -6,44 +6,44 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventexport::api::Reason;
-use eventexport::simulator::{Effect, Fault, Silence};
+use eventexport::simulator::{Effect, Fault, NoReplyMode};
 use eventexport::storage::Store;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::civil::date;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, gap, settings};
-use super::chain::{faults_of_chain, faults_of_statements, manifests, signing};
-use super::saboteur::{Created, Saboteur, Strike};
+use super::chain::{chain_violations, manifests, signing, statement_violations};
+use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
+use super::fixture::{EngineFixture, gap, settings};
 
 /// Exports at a time: they wait for timers more than they work.
-const AT_ONCE: usize = 24;
+const CONCURRENCY: usize = 24;
 /// Runs after the crash within which all must be settled.
 const RUNS: usize = 4;
 
 /// Two days, the second of which goes in parts, after a manifest of another; one window at a time, so that calls
 /// come in a known order.
-async fn two_days() -> Bench {
+async fn two_days() -> EngineFixture {
     let mut settings = settings();
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 2), 10_000);
-    let mut bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
-    bench.export.parallelism = 1;
-    bench.signing = signing();
+    let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
+    fixture.export.parallelism = 1;
+    fixture.signing = signing();
     // What is stated first, of a day that is lost: the chain goes on from there.
-    let export = bench.export.clone();
+    let export = fixture.export.clone();
     let day = date(2018, 5, 31);
-    (bench.export.start, bench.export.end) = (day, Some(day));
-    bench.export.accepted = vec![gap(day, day)];
-    assert!(bench.run().await.complete);
-    bench.export = export;
-    bench
+    (fixture.export.start, fixture.export.end) = (day, Some(day));
+    fixture.export.accepted_gaps = vec![gap(day, day)];
+    assert!(fixture.run().await.complete);
+    fixture.export = export;
+    fixture
 }
 
 /// What is not as it must be after all runs; nothing is the hope.
-pub(super) async fn faults_of(bench: &Bench, created: &Created) -> Vec<String> {
+pub(super) async fn archive_violations(fixture: &EngineFixture, created: &CreationLog) -> Vec<String> {
     let mut faults = Vec::new();
-    let ledger = bench.simulator.ledger();
+    let ledger = fixture.simulator.ledger();
     faults.extend(
         ledger
             .violations
@@ -59,8 +59,17 @@ pub(super) async fn faults_of(bench: &Bench, created: &Created) -> Vec<String> {
     if ledger.people_deleted > 0 {
         faults.push("a session of a person was deleted".to_owned());
     }
-    faults.extend(created.doubled().into_iter().map(|key| format!("doubled: {key}")));
-    let uploads = bench.store().uploads("").await.expect("uploads are listed");
+    faults.extend(
+        created
+            .duplicates()
+            .into_iter()
+            .map(|key| format!("doubled: {key}")),
+    );
+    let uploads = fixture
+        .store()
+        .list_uploads("")
+        .await
+        .expect("uploads are listed");
     faults.extend(
         uploads
             .into_iter()
@@ -73,14 +82,14 @@ pub(super) async fn faults_of(bench: &Bench, created: &Created) -> Vec<String> {
                 .any(|kept| name.ends_with(kept))
     };
     faults.extend(
-        bench
+        fixture
             .files()
             .into_iter()
             .filter(spent)
             .map(|key| format!("left: {key}")),
     );
-    faults.extend(faults_of_chain(&bench.root()));
-    let temporary = bench.folder.path().join(".eventexport-tmp/put");
+    faults.extend(chain_violations(&fixture.root()));
+    let temporary = fixture.folder.path().join(".eventexport-tmp/put");
     let temporary = std::fs::read_dir(temporary).map_or(0, Iterator::count);
     if temporary > 0 {
         faults.push(format!("{temporary} temporary files left"));
@@ -89,14 +98,16 @@ pub(super) async fn faults_of(bench: &Bench, created: &Created) -> Vec<String> {
 }
 
 /// Goes on with new processes until it is complete; tells what each ended with.
-async fn go_on(bench: &Bench, created: &Arc<Created>) -> (bool, Vec<String>) {
+async fn resume_export(fixture: &EngineFixture, created: &Arc<CreationLog>) -> (bool, Vec<String>) {
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         // A session that nobody knows the id of may be deleted once it was quiet.
         tokio::time::sleep(Duration::from_millis(1_050)).await;
-        let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
-        let snapshot = bench.run_with(bench.peers(store), CancellationToken::new()).await;
-        runs.push(format!("{} {:?}", snapshot.complete, snapshot.troubles));
+        let store = FaultyStore::new(fixture.store(), created, 0, StoreFault::Fail);
+        let snapshot = fixture
+            .run_with(fixture.peers(store), CancellationToken::new())
+            .await;
+        runs.push(format!("{} {:?}", snapshot.complete, snapshot.problems));
         if snapshot.complete {
             return (true, runs);
         }
@@ -105,14 +116,14 @@ async fn go_on(bench: &Bench, created: &Arc<Created>) -> (bool, Vec<String>) {
 }
 
 /// Strikes the first process at a call, then goes on with others until it is complete.
-async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> Vec<String> {
-    let bench = two_days().await;
-    let created = Arc::new(Created::default());
-    let store = Saboteur::repeatedly(bench.store(), &created, at, times, strike);
-    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+async fn inject_store_fault(served: &[Vec<u8>], at: usize, times: usize, fault: StoreFault) -> Vec<String> {
+    let fixture = two_days().await;
+    let created = Arc::new(CreationLog::default());
+    let store = FaultyStore::with_repeats(fixture.store(), &created, at, times, fault);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
     let mut complete = false;
     // A defect outside of a window's task ends the run, as a crash does.
-    let run = AssertUnwindSafe(bench.run_with(peers, CancellationToken::new())).catch_unwind();
+    let run = AssertUnwindSafe(fixture.run_with(peers, CancellationToken::new())).catch_unwind();
     tokio::select! {
         ended = run => complete = ended.is_ok_and(|snapshot| snapshot.complete),
         () = store.died.notified() => {}
@@ -120,20 +131,20 @@ async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> 
     let mut runs = vec![format!("{complete}")];
     if !complete {
         let more;
-        (complete, more) = go_on(&bench, &created).await;
+        (complete, more) = resume_export(&fixture, &created).await;
         runs.extend(more);
     }
-    let mut faults = faults_of(&bench, &created).await;
+    let mut faults = archive_violations(&fixture, &created).await;
     if !complete {
         faults.push("never complete".to_owned());
     }
-    faults.extend(faults_of_statements(&bench.root()));
-    let stated = manifests(&bench.root()).len();
-    if stated != 2 || !bench.root().join("_manifests/00000002.json.sig").exists() {
+    faults.extend(statement_violations(&fixture.root()));
+    let stated = manifests(&fixture.root()).len();
+    if stated != 2 || !fixture.root().join("_manifests/00000002.json.sig").exists() {
         faults.push(format!("{stated} manifests"));
     }
     for (served, day) in served.iter().zip(1..) {
-        let stored = std::fs::read(bench.root().join(format!("date=2018-06-0{day}/events.json.gz")));
+        let stored = std::fs::read(fixture.root().join(format!("date=2018-06-0{day}/events.json.gz")));
         if !stored.is_ok_and(|stored| stored == *served) {
             faults.push(format!("day {day} is not stored as served"));
         }
@@ -144,18 +155,18 @@ async fn strike(served: &[Vec<u8>], at: usize, times: usize, strike: Strike) -> 
     let log = store.log.lock().unwrap().clone();
     let call = log.get(at - 1).cloned().unwrap_or_default();
     vec![format!(
-        "{strike:?} ×{times} at {call}: {faults:?}; runs: {runs:?}"
+        "{fault:?} ×{times} at {call}: {faults:?}; runs: {runs:?}"
     )]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_call_of_the_store_is_struck_going_on_completes_the_export_once() {
-    let bench = two_days().await;
-    let created = Arc::new(Created::default());
-    let store = Saboteur::new(bench.store(), &created, 0, Strike::Refuse);
-    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
-    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
-    assert_eq!(faults_of(&bench, &created).await, Vec::<String>::new());
+async fn a_fault_at_any_store_call_is_recovered_and_nothing_is_stored_twice() {
+    let fixture = two_days().await;
+    let created = Arc::new(CreationLog::default());
+    let store = FaultyStore::new(fixture.store(), &created, 0, StoreFault::Fail);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(fixture.run_with(peers, CancellationToken::new()).await.complete);
+    assert_eq!(archive_violations(&fixture, &created).await, Vec::<String>::new());
     let calls = store.calls();
     let log = store.log.lock().unwrap().join("\n");
     assert!(log.contains("part 2 of"), "the second day goes in parts:\n{log}");
@@ -166,17 +177,17 @@ async fn whatever_call_of_the_store_is_struck_going_on_completes_the_export_once
 
     // A store that is away for longer is away for what would mend the first failure, too.
     let moments = (1..=calls).flat_map(|at| {
-        let once = Strike::ALL.map(|strike| (at, 1, strike));
+        let once = StoreFault::ALL.map(|fault| (at, 1, fault));
         let longer = [2, 3]
             .into_iter()
-            .flat_map(move |times| [Strike::Refuse, Strike::LoseReply].map(|strike| (at, times, strike)));
+            .flat_map(move |times| [StoreFault::Fail, StoreFault::LoseReply].map(|fault| (at, times, fault)));
         once.into_iter().chain(longer)
     });
-    let served = [1, 2].map(|day| bench.served(date(2018, 6, day)));
+    let served = [1, 2].map(|day| fixture.served(date(2018, 6, day)));
     let served = &served;
     let faults: Vec<Vec<String>> = futures::stream::iter(moments)
-        .map(|(at, times, how)| async move { strike(served, at, times, how).await })
-        .buffer_unordered(AT_ONCE)
+        .map(|(at, times, how)| async move { inject_store_fault(served, at, times, how).await })
+        .buffer_unordered(CONCURRENCY)
         .collect()
         .await;
     let faults = faults.concat();
@@ -192,39 +203,39 @@ async fn whatever_call_of_the_store_is_struck_going_on_completes_the_export_once
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_for_a_while_at_any_moment_keeps_no_session_open() {
     /// Calls in a row that fail: more than any one window makes.
-    const AWAY: usize = 15;
-    let away = |(at, strike): (usize, Strike)| async move {
+    const OUTAGE_CALLS: usize = 15;
+    let away = |(at, fault): (usize, StoreFault)| async move {
         let mut settings = settings();
         settings.latency = Duration::from_millis(30);
         settings.volume.events_per_day = 48;
-        let bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
-        let created = Arc::new(Created::default());
-        let store = Saboteur::repeatedly(bench.store(), &created, at, AWAY, strike);
-        let peers = bench.peers(store);
-        let snapshot = bench.run_with(peers, CancellationToken::new()).await;
+        let fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
+        let created = Arc::new(CreationLog::default());
+        let store = FaultyStore::with_repeats(fixture.store(), &created, at, OUTAGE_CALLS, fault);
+        let peers = fixture.peers(store);
+        let snapshot = fixture.run_with(peers, CancellationToken::new()).await;
         let mut faults = Vec::new();
-        if bench.simulator.ledger().open_now > 0 {
-            faults.push(format!("open after the run: {:?}", snapshot.troubles));
+        if fixture.simulator.ledger().open_now > 0 {
+            faults.push(format!("open after the run: {:?}", snapshot.problems));
         }
         // Spent keys that may not be deleted stay, and mean nothing: the next run tries again.
-        let mut complete = snapshot.complete && strike != Strike::Forbid;
+        let mut complete = snapshot.complete && fault != StoreFault::Forbid;
         if !complete {
             let runs;
-            (complete, runs) = go_on(&bench, &created).await;
+            (complete, runs) = resume_export(&fixture, &created).await;
             if !complete {
                 faults.extend(runs);
             }
         }
-        faults.extend(faults_of(&bench, &created).await);
+        faults.extend(archive_violations(&fixture, &created).await);
         faults
             .into_iter()
-            .map(|fault| format!("{strike:?} from call {at}: {fault}"))
+            .map(|fault| format!("{fault:?} from call {at}: {fault}"))
             .collect::<Vec<_>>()
     };
-    let moments = (1..=50).flat_map(|at| [Strike::Refuse, Strike::Forbid].map(|strike| (at, strike)));
+    let moments = (1..=50).flat_map(|at| [StoreFault::Fail, StoreFault::Forbid].map(|fault| (at, fault)));
     let faults: Vec<Vec<String>> = futures::stream::iter(moments)
         .map(away)
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(CONCURRENCY)
         .collect()
         .await;
     let faults = faults.concat();
@@ -232,7 +243,7 @@ async fn a_store_that_is_away_for_a_while_at_any_moment_keeps_no_session_open() 
 }
 
 /// What happens to one request of the tracker.
-fn mishaps() -> Vec<(&'static str, Effect)> {
+fn request_faults() -> Vec<(&'static str, Effect)> {
     let silent = |done, how| Effect::NoReply { done, how };
     let status = |status| Effect::Status {
         status,
@@ -240,30 +251,30 @@ fn mishaps() -> Vec<(&'static str, Effect)> {
         message: "no".to_owned(),
     };
     vec![
-        ("done, and no reply", silent(true, Silence::Close)),
-        ("not done, and no reply", silent(false, Silence::Reset)),
+        ("done, and no reply", silent(true, NoReplyMode::Close)),
+        ("not done, and no reply", silent(false, NoReplyMode::Reset)),
         ("500", status(500)),
         ("403", status(403)),
         ("the token expires", Effect::ExpireToken),
-        ("done, and the process dies", silent(true, Silence::Hang)),
-        ("not done, and the process dies", silent(false, Silence::Hang)),
+        ("done, and the process dies", silent(true, NoReplyMode::Hang)),
+        ("not done, and the process dies", silent(false, NoReplyMode::Hang)),
     ]
 }
 
 /// Lets a mishap befall the `nth` request and those after it, then goes on.
-async fn befall(nth: u64, times: u64, (words, effect): (&str, Effect)) -> Vec<String> {
+async fn inject_request_fault(nth: u64, times: u64, (words, effect): (&str, Effect)) -> Vec<String> {
     let mut settings = settings();
     settings.volume.events_per_day = 48;
-    let mut bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
-    bench.export.parallelism = 1;
-    let created = Arc::new(Created::default());
+    let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
+    fixture.export.parallelism = 1;
+    let created = Arc::new(CreationLog::default());
     let fault = Fault::new(words, effect, &[]).from_nth(nth).times(times);
-    bench.simulator.add_fault(fault);
-    let store = Saboteur::new(bench.store(), &created, 0, Strike::Refuse);
-    let peers = bench.peers(store);
+    fixture.simulator.add_fault(fault);
+    let store = FaultyStore::new(fixture.store(), &created, 0, StoreFault::Fail);
+    let peers = fixture.peers(store);
     let dies = words.ends_with("dies");
     let death = async {
-        while !dies || bench.simulator.ledger().faults.is_empty() {
+        while !dies || fixture.simulator.ledger().faults.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // What is carried out all the same has time to be.
@@ -271,15 +282,15 @@ async fn befall(nth: u64, times: u64, (words, effect): (&str, Effect)) -> Vec<St
     };
     let mut complete = false;
     tokio::select! {
-        snapshot = bench.run_with(peers, CancellationToken::new()) => complete = snapshot.complete,
+        snapshot = fixture.run_with(peers, CancellationToken::new()) => complete = snapshot.complete,
         () = death => {}
     }
     let mut runs = Vec::new();
     if !complete {
-        (complete, runs) = go_on(&bench, &created).await;
+        (complete, runs) = resume_export(&fixture, &created).await;
     }
-    let mut faults = faults_of(&bench, &created).await;
-    if bench.simulator.ledger().faults.is_empty() {
+    let mut faults = archive_violations(&fixture, &created).await;
+    if fixture.simulator.ledger().faults.is_empty() {
         faults.push("befell nothing".to_owned());
     }
     if !complete {
@@ -292,7 +303,7 @@ async fn befall(nth: u64, times: u64, (words, effect): (&str, Effect)) -> Vec<St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_request_of_the_tracker_goes_wrong_going_on_completes_the_export_once() {
+async fn a_fault_at_any_tracker_request_is_recovered_and_nothing_is_stored_twice() {
     /// Two days are six requests each: list days, list sessions, create, download, list days, delete; but the
     /// days are listed before the first only.
     const REQUESTS: u64 = 11;
@@ -301,12 +312,16 @@ async fn whatever_request_of_the_tracker_goes_wrong_going_on_completes_the_expor
     let moments = (1..=REQUESTS).flat_map(|nth| {
         // Once, and longer than a request is tried.
         let times = [1, 4].into_iter();
-        times.flat_map(move |times| mishaps().into_iter().map(move |mishap| (nth, times, mishap)))
+        times.flat_map(move |times| {
+            request_faults()
+                .into_iter()
+                .map(move |effect| (nth, times, effect))
+        })
     });
     let moments = moments.filter(|(nth, _, (words, _))| *nth <= REPLIES || !words.starts_with("done"));
     let faults: Vec<Vec<String>> = futures::stream::iter(moments)
-        .map(|(nth, times, mishap)| befall(nth, times, mishap))
-        .buffer_unordered(2 * AT_ONCE)
+        .map(|(nth, times, effect)| inject_request_fault(nth, times, effect))
+        .buffer_unordered(2 * CONCURRENCY)
         .collect()
         .await;
     let faults = faults.concat();
@@ -314,17 +329,17 @@ async fn whatever_request_of_the_tracker_goes_wrong_going_on_completes_the_expor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whenever_it_is_asked_to_stop_it_lets_go_of_everything_first() {
+async fn a_stop_at_any_moment_releases_everything() {
     let stopped = |at: usize| async move {
         let mut settings = settings();
         settings.latency = Duration::from_millis(20);
         settings.gzip.level = 0;
         settings.volume.days.insert(date(2018, 6, 2), 10_000);
-        let bench = Bench::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
-        let created = Arc::new(Created::default());
-        let store = Saboteur::new(bench.store(), &created, at, Strike::Tell);
+        let fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
+        let created = Arc::new(CreationLog::default());
+        let store = FaultyStore::new(fixture.store(), &created, at, StoreFault::Notify);
         let stop = CancellationToken::new();
-        let run = bench.run_with(bench.peers(Arc::clone(&store) as Arc<dyn Store>), stop.clone());
+        let run = fixture.run_with(fixture.peers(Arc::clone(&store) as Arc<dyn Store>), stop.clone());
         tokio::pin!(run);
         let snapshot = tokio::select! {
             snapshot = &mut run => snapshot,
@@ -333,15 +348,15 @@ async fn whenever_it_is_asked_to_stop_it_lets_go_of_everything_first() {
                 tokio::time::timeout(Duration::from_secs(30), run).await.expect("it stops")
             }
         };
-        let mut faults = faults_of(&bench, &created).await;
+        let mut faults = archive_violations(&fixture, &created).await;
         if snapshot
-            .troubles
+            .problems
             .iter()
-            .any(|trouble| trouble.reason == Reason::Failed)
+            .any(|problem| problem.reason == Reason::Failed)
         {
-            faults.push(format!("the stop looks like a failure: {:?}", snapshot.troubles));
+            faults.push(format!("the stop looks like a failure: {:?}", snapshot.problems));
         }
-        if !bench.run().await.complete {
+        if !fixture.run().await.complete {
             faults.push("cannot go on".to_owned());
         }
         faults
@@ -351,7 +366,7 @@ async fn whenever_it_is_asked_to_stop_it_lets_go_of_everything_first() {
     };
     let faults: Vec<Vec<String>> = futures::stream::iter(1..=60)
         .map(stopped)
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(CONCURRENCY)
         .collect()
         .await;
     let faults = faults.concat();

@@ -7,37 +7,37 @@ use std::time::Duration;
 
 use eventexport::api::Reason;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::wish::{Export, Persistence};
-use eventexport::storage::{Condition, Crc64, ObjectClass, PutOptions, Segments, Store};
+use eventexport::export::spec::{ExportSpec, RetryPolicy};
+use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, Segments, Store};
 use jiff::civil::date;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, gap, settings};
-use super::crashes::faults_of;
-use super::saboteur::{Created, Saboteur, Strike};
+use super::crashes::archive_violations;
+use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
+use super::fixture::{EngineFixture, gap, settings};
 
 /// Calls of the store that a run of three days may take; one that spins takes thousands.
 const CALLS_MAX: usize = 150;
 
-async fn bench() -> Bench {
-    Bench::start(settings(), date(2018, 6, 2), date(2018, 6, 4)).await
+async fn fixture() -> EngineFixture {
+    EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 4)).await
 }
 
-async fn run(bench: &Bench) -> Arc<Snapshot> {
-    let created = Arc::new(Created::default());
-    let store = Saboteur::new(bench.store(), &created, 0, Strike::Refuse);
-    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
-    let snapshot = bench.run_with(peers, CancellationToken::new()).await;
+async fn run(fixture: &EngineFixture) -> Arc<Snapshot> {
+    let created = Arc::new(CreationLog::default());
+    let store = FaultyStore::new(fixture.store(), &created, 0, StoreFault::Fail);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let snapshot = fixture.run_with(peers, CancellationToken::new()).await;
     // Under the operator the same is looked at for ever, and as quietly.
     let stop = CancellationToken::new();
-    let forever = Export {
-        persistence: Persistence::Forever,
-        ..bench.export.clone()
+    let forever = ExportSpec {
+        retry_policy: RetryPolicy::Forever,
+        ..fixture.export.clone()
     };
     let (out, _) = watch::channel(Arc::default());
-    let engine = bench.engine();
-    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let engine = fixture.engine();
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
     let run = engine.run(Arc::new(forever), peers, &out, stop.clone());
     let while_looked_at = async {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
@@ -46,85 +46,85 @@ async fn run(bench: &Bench) -> Arc<Snapshot> {
     tokio::join!(run, while_looked_at);
     let log = store.log.lock().unwrap().join("\n");
     assert!(store.calls() < CALLS_MAX, "{} calls:\n{log}", store.calls());
-    assert_eq!(faults_of(bench, &created).await, Vec::<String>::new());
+    assert_eq!(archive_violations(fixture, &created).await, Vec::<String>::new());
     snapshot
 }
 
-fn object(bench: &Bench, name: &str) -> PathBuf {
-    let path = bench.root().join(name);
+fn object(fixture: &EngineFixture, name: &str) -> PathBuf {
+    let path = fixture.root().join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     path
 }
 
-fn edit_receipt(bench: &Bench, from: &str, to: &str) {
-    let path = bench.root().join("_journal/2018-06-03.receipt.json");
+fn edit_receipt(fixture: &EngineFixture, from: &str, to: &str) {
+    let path = fixture.root().join("_journal/2018-06-03.receipt.json");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{text}");
     std::fs::write(&path, text.replace(from, to)).unwrap();
 }
 
-fn said(snapshot: &Arc<Snapshot>, reason: Reason, words: &str) {
-    let troubles = &snapshot.troubles;
-    let found = troubles
+fn ensure_reported(snapshot: &Arc<Snapshot>, reason: Reason, words: &str) {
+    let problems = &snapshot.problems;
+    let found = problems
         .iter()
-        .any(|trouble| trouble.reason == reason && trouble.message.contains(words));
+        .any(|problem| problem.reason == reason && problem.message.contains(words));
     assert!(
         found && !snapshot.complete,
-        "{reason} with {words:?}: {troubles:?}"
+        "{reason} with {words:?}: {problems:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_of_somebody_else_is_neither_overwritten_nor_downloaded_beside() {
+async fn a_foreign_object_is_neither_overwritten_nor_downloaded_again() {
     for name in [
         "date=2018-06-03/events.json.gz",
         "date=2018-06-03/events-h07.json.gz",
     ] {
-        let mut bench = bench().await;
-        let path = object(&bench, name);
+        let mut fixture = fixture().await;
+        let path = object(&fixture, name);
         std::fs::write(&path, "somebody's").unwrap();
-        let snapshot = run(&bench).await;
-        said(&snapshot, Reason::ForeignObject, name);
+        let snapshot = run(&fixture).await;
+        ensure_reported(&snapshot, Reason::ForeignObject, name);
         assert_eq!((snapshot.stored, snapshot.waiting), (2, 1));
         assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
-        assert_eq!(bench.simulator.ledger().opened, 2);
-        bench.export.accepted = vec![gap(date(2018, 6, 3), date(2018, 6, 3))];
-        let accepted = run(&bench).await;
+        assert_eq!(fixture.simulator.ledger().opened, 2);
+        fixture.export.accepted_gaps = vec![gap(date(2018, 6, 3), date(2018, 6, 3))];
+        let accepted = run(&fixture).await;
         assert!(
-            accepted.complete && accepted.troubles.is_empty(),
+            accepted.complete && accepted.problems.is_empty(),
             "{:?}",
-            accepted.troubles
+            accepted.problems
         );
-        bench.export.accepted.clear();
+        fixture.export.accepted_gaps.clear();
         std::fs::remove_file(&path).unwrap();
-        assert!(run(&bench).await.complete, "moved away, it goes on");
+        assert!(run(&fixture).await.complete, "moved away, it goes on");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_carries_its_receipt_is_adopted_without_a_download() {
-    let bench = bench().await;
-    assert!(run(&bench).await.complete);
-    std::fs::remove_file(bench.root().join("_journal/2018-06-03.receipt.json")).unwrap();
-    assert!(run(&bench).await.complete);
-    assert_eq!(bench.simulator.ledger().opened, 3);
+    let fixture = fixture().await;
+    assert!(run(&fixture).await.complete);
+    std::fs::remove_file(fixture.root().join("_journal/2018-06-03.receipt.json")).unwrap();
+    assert!(run(&fixture).await.complete);
+    assert_eq!(fixture.simulator.ledger().opened, 3);
     // Copied to another day it is that day's for nobody.
-    std::fs::remove_file(bench.root().join("_journal/2018-06-03.receipt.json")).unwrap();
-    let copy = std::fs::read(object(&bench, "date=2018-06-02/events.json.gz")).unwrap();
-    std::fs::write(object(&bench, "date=2018-06-03/events.json.gz"), copy).unwrap();
-    said(&run(&bench).await, Reason::ForeignObject, "2018-06-03");
+    std::fs::remove_file(fixture.root().join("_journal/2018-06-03.receipt.json")).unwrap();
+    let copy = std::fs::read(object(&fixture, "date=2018-06-02/events.json.gz")).unwrap();
+    std::fs::write(object(&fixture, "date=2018-06-03/events.json.gz"), copy).unwrap();
+    ensure_reported(&run(&fixture).await, Reason::ForeignObject, "2018-06-03");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_bytes_that_carry_a_receipt_are_not_adopted_by_it() {
-    let bench = bench().await;
-    assert!(run(&bench).await.complete);
-    let (store, key) = (bench.store(), "date=2018-06-03/events.json.gz");
-    let whole = format!("{}/{key}", bench.export.root.as_str().trim_end_matches('/'));
+async fn an_object_that_does_not_match_its_receipt_is_not_adopted() {
+    let fixture = fixture().await;
+    assert!(run(&fixture).await.complete);
+    let (store, key) = (fixture.store(), "date=2018-06-03/events.json.gz");
+    let whole = format!("{}/{key}", fixture.export.root.as_str().trim_end_matches('/'));
     let carried = store.head(&whole).await.unwrap().unwrap().metadata;
-    std::fs::remove_file(bench.root().join("_journal/2018-06-03.receipt.json")).unwrap();
+    std::fs::remove_file(fixture.root().join("_journal/2018-06-03.receipt.json")).unwrap();
     let options = PutOptions {
-        condition: Condition::Overwrite,
+        mode: PutMode::Overwrite,
         crc64: Crc64::of(b"somebody's"),
         metadata: carried,
         content_type: "application/gzip",
@@ -132,74 +132,78 @@ async fn other_bytes_that_carry_a_receipt_are_not_adopted_by_it() {
     };
     let body = Segments::from(bytes::Bytes::from_static(b"somebody's"));
     store.put(&whole, body, &options).await.unwrap();
-    said(&run(&bench).await, Reason::ForeignObject, key);
+    ensure_reported(&run(&fixture).await, Reason::ForeignObject, key);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_of_somebody_else_that_appears_meanwhile_is_not_taken_for_ours() {
+async fn a_foreign_object_that_appears_during_a_transfer_is_not_adopted() {
     let mut settings = settings();
     settings.latency = Duration::from_millis(300);
-    let bench = Bench::start(settings, date(2018, 6, 3), date(2018, 6, 3)).await;
-    let path = object(&bench, "date=2018-06-03/events.json.gz");
+    let fixture = EngineFixture::start(settings, date(2018, 6, 3), date(2018, 6, 3)).await;
+    let path = object(&fixture, "date=2018-06-03/events.json.gz");
     let appears = async {
-        while bench.simulator.open_sessions().is_empty() {
+        while fixture.simulator.open_sessions().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         std::fs::write(&path, "somebody's").unwrap();
     };
-    let (snapshot, ()) = tokio::join!(bench.run(), appears);
-    said(&snapshot, Reason::ForeignObject, "2018-06-03");
+    let (snapshot, ()) = tokio::join!(fixture.run(), appears);
+    ensure_reported(&snapshot, Reason::ForeignObject, "2018-06-03");
     assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
-    let ledger = bench.simulator.ledger();
+    let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.open_now, ledger.opened), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receipt_that_does_not_fit_covers_nothing_and_says_what_to_do() {
-    let bench = bench().await;
-    assert!(run(&bench).await.complete);
-    let path = object(&bench, "date=2018-06-03/events.json.gz");
+async fn a_mismatched_receipt_covers_nothing_and_gives_a_remedy() {
+    let fixture = fixture().await;
+    assert!(run(&fixture).await.complete);
+    let path = object(&fixture, "date=2018-06-03/events.json.gz");
     let bytes = std::fs::read(&path).unwrap();
 
     std::fs::write(&path, [&bytes[..], b"!"].concat()).unwrap();
-    said(&run(&bench).await, Reason::JournalMismatch, "its receipt states");
+    ensure_reported(
+        &run(&fixture).await,
+        Reason::JournalMismatch,
+        "its receipt states",
+    );
     std::fs::remove_file(&path).unwrap();
-    said(
-        &run(&bench).await,
+    ensure_reported(
+        &run(&fixture).await,
         Reason::JournalMismatch,
         "an object that is not there",
     );
     std::fs::write(&path, &bytes).unwrap();
-    assert!(run(&bench).await.complete, "restored, all is well");
+    assert!(run(&fixture).await.complete, "restored, all is well");
 
-    edit_receipt(&bench, "http://simulator.invalid", "https://elsewhere.invalid");
-    said(
-        &run(&bench).await,
+    edit_receipt(&fixture, "http://simulator.invalid", "https://elsewhere.invalid");
+    ensure_reported(
+        &run(&fixture).await,
         Reason::JournalMismatch,
         "https://elsewhere.invalid",
     );
-    edit_receipt(&bench, "https://elsewhere.invalid", "http://simulator.invalid");
-    edit_receipt(&bench, "receipt/v1", "receipt/v9");
-    said(
-        &run(&bench).await,
+    edit_receipt(&fixture, "https://elsewhere.invalid", "http://simulator.invalid");
+    edit_receipt(&fixture, "receipt/v1", "receipt/v9");
+    ensure_reported(
+        &run(&fixture).await,
         Reason::JournalMismatch,
         "2018-06-03.receipt.json",
     );
     assert_eq!(
-        bench.simulator.ledger().opened,
+        fixture.simulator.ledger().opened,
         3,
         "nothing was downloaded beside"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receipt_of_emptiness_from_another_source_is_no_coverage_and_no_reason_to_spin() {
+async fn an_empty_receipt_from_another_source_is_not_coverage_and_causes_no_busy_loop() {
     let mut settings = settings();
     settings.volume.days.insert(date(2018, 6, 3), 0);
-    let bench = Bench::start(settings, date(2018, 6, 2), date(2018, 6, 4)).await;
-    assert!(run(&bench).await.complete);
-    edit_receipt(&bench, "http://simulator.invalid", "https://elsewhere.invalid");
-    let snapshot = run(&bench).await;
-    said(&snapshot, Reason::JournalMismatch, "https://elsewhere.invalid");
-    assert_eq!(bench.simulator.ledger().opened, 3);
+    let fixture = EngineFixture::start(settings, date(2018, 6, 2), date(2018, 6, 4)).await;
+    assert!(run(&fixture).await.complete);
+    edit_receipt(&fixture, "http://simulator.invalid", "https://elsewhere.invalid");
+    let snapshot = run(&fixture).await;
+    ensure_reported(&snapshot, Reason::JournalMismatch, "https://elsewhere.invalid");
+    assert_eq!(fixture.simulator.ledger().opened, 3);
 }

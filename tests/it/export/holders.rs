@@ -5,31 +5,31 @@ use std::time::Duration;
 
 use eventexport::api::Reason;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::wish::{Export, Tenure};
+use eventexport::export::spec::{ExportSpec, HolderEpoch};
 use eventexport::storage::Store;
 use jiff::civil::date;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, settings};
-use super::crashes::faults_of;
-use super::saboteur::{Created, Saboteur, Strike};
+use super::crashes::archive_violations;
+use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
+use super::fixture::{EngineFixture, settings};
 
 /// A process of its own, with its own engine and its own connection to the store.
-async fn process(bench: &Bench, export: &Export, created: &Arc<Created>) -> Arc<Snapshot> {
-    let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
+async fn process(fixture: &EngineFixture, export: &ExportSpec, created: &Arc<CreationLog>) -> Arc<Snapshot> {
+    let store = FaultyStore::new(fixture.store(), created, 0, StoreFault::Fail);
     let (out, _) = watch::channel(Arc::default());
     let export = Arc::new(export.clone());
-    let engine = bench.engine();
-    let run = engine.run(export, bench.peers(store), &out, CancellationToken::new());
+    let engine = fixture.engine();
+    let run = engine.run(export, fixture.peers(store), &out, CancellationToken::new());
     let ended = tokio::time::timeout(Duration::from_mins(1), run).await;
     ended.expect("the run ends")
 }
 
 /// Objects and receipts.
-fn evidence(bench: &Bench) -> usize {
-    let files = bench.files();
+fn evidence(fixture: &EngineFixture) -> usize {
+    let files = fixture.files();
     files
         .iter()
         .filter(|name| !name.starts_with("_manifests/"))
@@ -37,49 +37,52 @@ fn evidence(bench: &Bench) -> usize {
 }
 
 fn held(snapshot: &Snapshot) -> bool {
-    let mut troubles = snapshot.troubles.iter();
-    troubles.any(|trouble| trouble.reason == Reason::HeldBy)
+    let mut problems = snapshot.problems.iter();
+    problems.any(|problem| problem.reason == Reason::HeldBy)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_holders_of_overlapping_ranges_store_everything_once() {
     for round in 0..6 {
-        let bench = Bench::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
-        let created = Arc::new(Created::default());
-        let one = Export {
+        let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
+        let created = Arc::new(CreationLog::default());
+        let one = ExportSpec {
             end: Some(date(2018, 6, 5)),
-            ..bench.export.clone()
+            ..fixture.export.clone()
         };
-        let two = Export {
+        let two = ExportSpec {
             start: date(2018, 6, 3),
             holder: "tests/two".to_owned(),
-            ..bench.export.clone()
+            ..fixture.export.clone()
         };
-        let ends = tokio::join!(process(&bench, &one, &created), process(&bench, &two, &created));
+        let ends = tokio::join!(
+            process(&fixture, &one, &created),
+            process(&fixture, &two, &created)
+        );
         for (snapshot, name) in [(&ends.0, "one"), (&ends.1, "two")] {
             assert!(
                 snapshot.complete || held(snapshot),
                 "round {round}, {name}: {:?}",
-                snapshot.troubles
+                snapshot.problems
             );
         }
         assert_eq!(
-            evidence(&bench),
+            evidence(&fixture),
             14,
             "round {round}: together they store everything"
         );
-        assert!(process(&bench, &one, &created).await.complete);
-        assert!(process(&bench, &two, &created).await.complete);
+        assert!(process(&fixture, &one, &created).await.complete);
+        assert!(process(&fixture, &two, &created).await.complete);
         assert_eq!(
-            faults_of(&bench, &created).await,
+            archive_violations(&fixture, &created).await,
             Vec::<String>::new(),
             "round {round}"
         );
         for day in 1..=7 {
             let stored =
-                std::fs::read(bench.root().join(format!("date=2018-06-0{day}/events.json.gz"))).unwrap();
+                std::fs::read(fixture.root().join(format!("date=2018-06-0{day}/events.json.gz"))).unwrap();
             assert!(
-                stored == bench.served(date(2018, 6, day)),
+                stored == fixture.served(date(2018, 6, day)),
                 "round {round}, day {day}"
             );
         }
@@ -89,28 +92,31 @@ async fn two_holders_of_overlapping_ranges_store_everything_once() {
 /// As the operators of a cluster that was restored beside the first one.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_of_one_name_leave_each_other_s_work_alone() {
-    let bench = Bench::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
-    let created = Arc::new(Created::default());
+    let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
+    let created = Arc::new(CreationLog::default());
     // Both are there for longer than clocks may be apart.
     let since = Timestamp::now() - SignedDuration::from_mins(1);
-    let named = |process: &str| Export {
-        tenure: Some(Tenure::new(process, since)),
-        ..bench.export.clone()
+    let named = |process: &str| ExportSpec {
+        holder_epoch: Some(HolderEpoch::new(process, since)),
+        ..fixture.export.clone()
     };
     let (one, two) = (named("one"), named("two"));
-    let ends = tokio::join!(process(&bench, &one, &created), process(&bench, &two, &created));
+    let ends = tokio::join!(
+        process(&fixture, &one, &created),
+        process(&fixture, &two, &created)
+    );
     for (snapshot, name) in [(&ends.0, "one"), (&ends.1, "two")] {
         assert!(
             snapshot.complete || held(snapshot),
             "{name}: {:?}",
-            snapshot.troubles
+            snapshot.problems
         );
     }
-    assert_eq!(evidence(&bench), 14, "together they store everything");
-    assert!(process(&bench, &one, &created).await.complete);
-    assert_eq!(faults_of(&bench, &created).await, Vec::<String>::new());
+    assert_eq!(evidence(&fixture), 14, "together they store everything");
+    assert!(process(&fixture, &one, &created).await.complete);
+    assert_eq!(archive_violations(&fixture, &created).await, Vec::<String>::new());
     assert_eq!(
-        bench.simulator.ledger().opened,
+        fixture.simulator.ledger().opened,
         7,
         "no session was taken from the other"
     );
@@ -119,33 +125,33 @@ async fn two_processes_of_one_name_leave_each_other_s_work_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_holders_that_begin_at_once_one_goes_on() {
     let rounds = (0..24).map(|round| async move {
-        let bench = Bench::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
-        let created = Arc::new(Created::default());
-        let other = Export {
+        let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
+        let created = Arc::new(CreationLog::default());
+        let other = ExportSpec {
             holder: "tests/two".to_owned(),
-            ..bench.export.clone()
+            ..fixture.export.clone()
         };
         let ends = tokio::join!(
-            process(&bench, &bench.export, &created),
-            process(&bench, &other, &created)
+            process(&fixture, &fixture.export, &created),
+            process(&fixture, &other, &created)
         );
         let stored = ends.0.covered.len().max(ends.1.covered.len());
         assert!(
-            ends.0.complete || ends.1.complete || evidence(&bench) == 6,
+            ends.0.complete || ends.1.complete || evidence(&fixture) == 6,
             "round {round}, {stored} cells: {:?} {:?}",
-            ends.0.troubles,
-            ends.1.troubles
+            ends.0.problems,
+            ends.1.problems
         );
-        assert_eq!(faults_of(&bench, &created).await, Vec::<String>::new());
+        assert_eq!(archive_violations(&fixture, &created).await, Vec::<String>::new());
     });
     futures::future::join_all(rounds).await;
 }
 
 /// Lets a process of the first holder die at a call of the store.
-async fn dies(bench: &Bench, created: &Arc<Created>, call: &str, strike: Strike) {
+async fn run_until_crash(fixture: &EngineFixture, created: &Arc<CreationLog>, call: &str, fault: StoreFault) {
     // The first run counts the calls up to the one that is meant.
-    let practice = Bench::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
-    let counted = Saboteur::new(practice.store(), &Arc::default(), 0, Strike::Refuse);
+    let practice = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
+    let counted = FaultyStore::new(practice.store(), &Arc::default(), 0, StoreFault::Fail);
     let peers = practice.peers(Arc::clone(&counted) as Arc<dyn Store>);
     practice.run_with(peers, CancellationToken::new()).await;
     let log = counted.log.lock().unwrap().clone();
@@ -153,76 +159,76 @@ async fn dies(bench: &Bench, created: &Arc<Created>, call: &str, strike: Strike)
         .iter()
         .position(|line| line.contains(call))
         .expect("such a call");
-    let store = Saboteur::new(bench.store(), created, at, strike);
-    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let store = FaultyStore::new(fixture.store(), created, at, fault);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
     tokio::select! {
-        _ = bench.run_with(peers, CancellationToken::new()) => panic!("it was to die at {call}"),
+        _ = fixture.run_with(peers, CancellationToken::new()) => panic!("it was to die at {call}"),
         () = store.died.notified() => {}
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_is_taken_over_after_the_deadline_of_its_holder_and_its_session_is_deleted() {
-    for (call, strike) in [
-        (".session.", Strike::DieAfter),
-        (".session.", Strike::DieBefore),
-        ("receipt.json", Strike::DieBefore),
+    for (call, fault) in [
+        (".session.", StoreFault::CrashAfter),
+        (".session.", StoreFault::CrashBefore),
+        ("receipt.json", StoreFault::CrashBefore),
     ] {
-        let mut bench = Bench::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
+        let mut fixture = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
         // Long enough for a look before it is over, on a machine that also compiles.
-        bench.limits.attempt = Duration::from_secs(8);
-        let created = Arc::new(Created::default());
-        dies(&bench, &created, call, strike).await;
-        assert_eq!(bench.simulator.ledger().open_now, 1);
-        let other = Export {
+        fixture.limits.attempt = Duration::from_secs(8);
+        let created = Arc::new(CreationLog::default());
+        run_until_crash(&fixture, &created, call, fault).await;
+        assert_eq!(fixture.simulator.ledger().open_now, 1);
+        let other = ExportSpec {
             end: Some(date(2018, 6, 3)),
             holder: "tests/two".to_owned(),
-            ..bench.export.clone()
+            ..fixture.export.clone()
         };
-        let early = process(&bench, &other, &created).await;
-        assert!(held(&early) && early.stored == 1, "{call}: {:?}", early.troubles);
+        let early = process(&fixture, &other, &created).await;
+        assert!(held(&early) && early.stored == 1, "{call}: {:?}", early.problems);
         assert_eq!(
-            bench.simulator.ledger().open_now,
+            fixture.simulator.ledger().open_now,
             1,
             "the other's session is not touched"
         );
-        tokio::time::sleep(bench.limits.attempt).await;
-        let late = process(&bench, &other, &created).await;
+        tokio::time::sleep(fixture.limits.attempt).await;
+        let late = process(&fixture, &other, &created).await;
         let late = if late.complete {
             late
         } else {
-            process(&bench, &other, &created).await
+            process(&fixture, &other, &created).await
         };
-        assert!(late.complete, "{call} {strike:?}: {:?}", late.troubles);
+        assert!(late.complete, "{call} {fault:?}: {:?}", late.problems);
         assert_eq!(
-            faults_of(&bench, &created).await,
+            archive_violations(&fixture, &created).await,
             Vec::<String>::new(),
-            "{call} {strike:?}"
+            "{call} {fault:?}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_past_his_deadline_loses_the_window_and_stops() {
+async fn a_holder_past_its_deadline_loses_the_window_and_stops() {
     let mut settings = settings();
     // Some kilobytes, at one a second.
     settings.volume.events_per_day = 60;
-    let mut bench = Bench::start(settings, date(2018, 6, 2), date(2018, 6, 2)).await;
-    bench.limits.attempt = Duration::from_secs(2);
-    let created = Arc::new(Created::default());
-    bench.simulator.add_preset("tricklex1").unwrap();
-    let other = Export {
+    let mut fixture = EngineFixture::start(settings, date(2018, 6, 2), date(2018, 6, 2)).await;
+    fixture.limits.attempt = Duration::from_secs(2);
+    let created = Arc::new(CreationLog::default());
+    fixture.simulator.add_preset("tricklex1").unwrap();
+    let other = ExportSpec {
         holder: "tests/two".to_owned(),
-        ..bench.export.clone()
+        ..fixture.export.clone()
     };
-    let slow = process(&bench, &bench.export, &created);
+    let slow = process(&fixture, &fixture.export, &created);
     let quick = async {
         tokio::time::sleep(Duration::from_secs(3)).await;
-        process(&bench, &other, &created).await
+        process(&fixture, &other, &created).await
     };
     let (slow, quick) = tokio::join!(slow, quick);
-    assert!(quick.complete, "{:?}", quick.troubles);
-    assert!(slow.complete || held(&slow), "{:?}", slow.troubles);
-    assert_eq!(faults_of(&bench, &created).await, Vec::<String>::new());
-    assert_eq!(bench.simulator.ledger().opened, 2);
+    assert!(quick.complete, "{:?}", quick.problems);
+    assert!(slow.complete || held(&slow), "{:?}", slow.problems);
+    assert_eq!(archive_violations(&fixture, &created).await, Vec::<String>::new());
+    assert_eq!(fixture.simulator.ledger().opened, 2);
 }

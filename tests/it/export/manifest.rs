@@ -10,32 +10,32 @@ use eventexport::export::failure::Failure;
 use eventexport::export::manifest::document::{DayStatement, GapEntry};
 use eventexport::export::manifest::sign::{Signing, SigningKey};
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::wish::Export;
-use eventexport::storage::{Condition, Crc64, ObjectClass, PutOptions, Segments, Store};
+use eventexport::export::spec::ExportSpec;
+use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, Segments, Store};
 use jiff::Timestamp;
 use jiff::civil::{Date, Weekday, date};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, gap, settings};
-use super::chain::{faults_of_chain, faults_of_statements, manifests, sha256};
-use super::saboteur::{Created, Saboteur, Strike};
+use super::chain::{chain_violations, manifests, sha256, statement_violations};
+use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
+use super::fixture::{EngineFixture, gap, settings};
 
 fn june(day: i8) -> Date {
     date(2018, 6, day)
 }
 
-fn in_chain(bench: &Bench) -> Vec<String> {
-    let files = bench.files();
+fn in_chain(fixture: &EngineFixture) -> Vec<String> {
+    let files = fixture.files();
     files
         .into_iter()
         .filter(|name| name.starts_with("_manifests/"))
         .collect()
 }
 
-fn faults(bench: &Bench) -> Vec<String> {
-    let root = bench.root();
-    [faults_of_chain(&root), faults_of_statements(&root)].concat()
+fn violations(fixture: &EngineFixture) -> Vec<String> {
+    let root = fixture.root();
+    [chain_violations(&root), statement_violations(&root)].concat()
 }
 
 /// A key as `openssl` makes it, and its public half in a file.
@@ -60,8 +60,8 @@ fn key(folder: &Path, name: &str) -> (Signing, std::path::PathBuf) {
 }
 
 /// Whether `openssl` accepts the signature of a manifest.
-fn is_signed_by(bench: &Bench, number: u64, public: &Path) -> bool {
-    let manifest = bench.root().join(format!("_manifests/{number:08}.json"));
+fn is_signed_by(fixture: &EngineFixture, number: u64, public: &Path) -> bool {
+    let manifest = fixture.root().join(format!("_manifests/{number:08}.json"));
     let verified = Command::new("openssl")
         .args(["pkeyutl", "-verify", "-pubin", "-rawin", "-inkey"])
         .arg(public)
@@ -75,14 +75,14 @@ fn is_signed_by(bench: &Bench, number: u64, public: &Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
+async fn a_complete_export_writes_its_manifest_once() {
     let mut settings = settings();
     settings.volume.quiet.push(Weekday::Saturday);
-    let mut bench = Bench::start(settings, june(1), june(4)).await;
-    assert!(bench.run().await.complete);
-    assert_eq!(in_chain(&bench), ["_manifests/00000001.json"]);
-    let first = manifests(&bench.root()).remove(0);
-    assert_eq!(faults(&bench), Vec::<String>::new());
+    let mut fixture = EngineFixture::start(settings, june(1), june(4)).await;
+    assert!(fixture.run().await.complete);
+    assert_eq!(in_chain(&fixture), ["_manifests/00000001.json"]);
+    let first = manifests(&fixture.root()).remove(0);
+    assert_eq!(violations(&fixture), Vec::<String>::new());
     let days: Vec<_> = first
         .days
         .iter()
@@ -107,38 +107,38 @@ async fn a_complete_export_states_what_it_holds_once_whoever_looks_at_it() {
     assert_eq!((first.previous.clone(), first.sequence), (None, 1));
 
     // Again, by somebody else, and by a part of it that was stored before manifests were written.
-    bench.run().await;
-    bench.export.holder = "tests/two".to_owned();
-    bench.run().await;
-    assert_eq!(in_chain(&bench).len(), 1);
-    std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
-    let opened = bench.simulator.ledger().opened;
-    assert!(bench.run().await.complete);
-    let again = manifests(&bench.root()).remove(0);
+    fixture.run().await;
+    fixture.export.holder = "tests/two".to_owned();
+    fixture.run().await;
+    assert_eq!(in_chain(&fixture).len(), 1);
+    std::fs::remove_dir_all(fixture.root().join("_manifests")).unwrap();
+    let opened = fixture.simulator.ledger().opened;
+    assert!(fixture.run().await.complete);
+    let again = manifests(&fixture.root()).remove(0);
     assert_eq!((again.root, again.days), (first.root.clone(), first.days));
     assert_eq!(
-        bench.simulator.ledger().opened,
+        fixture.simulator.ledger().opened,
         opened,
         "nothing is downloaded for it"
     );
 
     // A longer range is another statement, after the first.
-    bench.export.end = Some(june(5));
-    assert!(bench.run().await.complete);
-    bench.export.end = Some(june(4));
-    assert!(bench.run().await.complete);
-    let all = manifests(&bench.root());
+    fixture.export.end = Some(june(5));
+    assert!(fixture.run().await.complete);
+    fixture.export.end = Some(june(4));
+    assert!(fixture.run().await.complete);
+    let all = manifests(&fixture.root());
     assert_eq!(all.len(), 2);
-    let file = std::fs::read(bench.root().join("_manifests/00000001.json")).unwrap();
+    let file = std::fs::read(fixture.root().join("_manifests/00000001.json")).unwrap();
     assert_eq!(all[1].previous.as_ref().unwrap().sha256, sha256(&file));
-    assert_eq!(faults(&bench), Vec::<String>::new());
+    assert_eq!(violations(&fixture), Vec::<String>::new());
 }
 
 /// The calls of a run that are about manifests.
-async fn calls(bench: &Bench) -> Vec<String> {
-    let store = Saboteur::new(bench.store(), &Arc::default(), 0, Strike::Refuse);
-    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
-    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
+async fn calls(fixture: &EngineFixture) -> Vec<String> {
+    let store = FaultyStore::new(fixture.store(), &Arc::default(), 0, StoreFault::Fail);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(fixture.run_with(peers, CancellationToken::new()).await.complete);
     let log = store.log.lock().unwrap();
     let of_manifests = log
         .iter()
@@ -148,48 +148,48 @@ async fn calls(bench: &Bench) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_at_what_is_stated_reads_no_more_manifests_than_it_must() {
-    let mut bench = Bench::start(settings(), june(2), june(2)).await;
+async fn checking_the_chain_reads_only_the_manifests_it_needs() {
+    let mut fixture = EngineFixture::start(settings(), june(2), june(2)).await;
     // Whoever stored something in the same run knows the store, and need not read again what it wrote.
     assert_eq!(
-        calls(&bench).await,
+        calls(&fixture).await,
         ["list _manifests/", "put _manifests/00000001.json"]
     );
-    assert_eq!(calls(&bench).await, ["get _manifests/00000001.json"]);
-    bench.export.end = Some(june(3));
+    assert_eq!(calls(&fixture).await, ["get _manifests/00000001.json"]);
+    fixture.export.end = Some(june(3));
     let wrote = [
         "get _manifests/00000001.json",
         "list _manifests/",
         "put _manifests/00000002.json",
     ];
-    assert_eq!(calls(&bench).await, wrote);
+    assert_eq!(calls(&fixture).await, wrote);
     // The newest is the likeliest, and each is read once.
-    assert_eq!(calls(&bench).await, ["get _manifests/00000002.json"]);
-    bench.export.end = Some(june(2));
+    assert_eq!(calls(&fixture).await, ["get _manifests/00000002.json"]);
+    fixture.export.end = Some(june(2));
     let both = ["get _manifests/00000002.json", "get _manifests/00000001.json"];
-    assert_eq!(calls(&bench).await, both);
+    assert_eq!(calls(&fixture).await, both);
     // Who stores nothing does not know the store.
-    bench.export.accepted = vec![gap(june(2), june(2))];
+    fixture.export.accepted_gaps = vec![gap(june(2), june(2))];
     let tried = [
         "list _manifests/",
         "put _manifests/00000003.json",
         "get _manifests/00000003.json",
     ];
-    assert_eq!(calls(&bench).await, [&both[..], &tried].concat());
+    assert_eq!(calls(&fixture).await, [&both[..], &tried].concat());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_is_stated_and_so_is_what_becomes_of_it() {
-    let mut bench = Bench::start(settings(), june(2), june(4)).await;
-    bench.export.accepted = vec![gap(june(3), june(3))];
-    assert!(bench.run().await.complete);
-    bench.export.accepted = vec![GapEntry::new(june(3), june(3), "asked the service: lost")];
-    assert!(bench.run().await.complete);
+async fn a_manifest_records_a_gap_and_how_it_is_closed() {
+    let mut fixture = EngineFixture::start(settings(), june(2), june(4)).await;
+    fixture.export.accepted_gaps = vec![gap(june(3), june(3))];
+    assert!(fixture.run().await.complete);
+    fixture.export.accepted_gaps = vec![GapEntry::new(june(3), june(3), "asked the service: lost")];
+    assert!(fixture.run().await.complete);
     // It was not lost after all.
-    bench.export.accepted.clear();
-    assert!(bench.run().await.complete);
-    assert!(bench.run().await.complete);
-    let all = manifests(&bench.root());
+    fixture.export.accepted_gaps.clear();
+    assert!(fixture.run().await.complete);
+    assert!(fixture.run().await.complete);
+    let all = manifests(&fixture.root());
     let said: Vec<_> = all
         .iter()
         .map(|manifest| {
@@ -211,14 +211,14 @@ async fn a_gap_is_stated_and_so_is_what_becomes_of_it() {
         ]
     );
     assert_eq!(all[1].accepted_gaps[0].reason, "asked the service: lost");
-    assert_eq!(faults(&bench), Vec::<String>::new());
+    assert_eq!(violations(&fixture), Vec::<String>::new());
 }
 
 /// Lets the time of the process be this now, and go on.
-fn run_clock_from(bench: &mut Bench, now: &str) {
+fn run_clock_from(fixture: &mut EngineFixture, now: &str) {
     let now: Timestamp = now.parse().unwrap();
     let started = Instant::now();
-    bench.clock = Arc::new(move || now.checked_add(started.elapsed()).unwrap());
+    fixture.clock = Arc::new(move || now.checked_add(started.elapsed()).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,41 +226,41 @@ async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
     let mut settings = settings();
     settings.today = Some(date(2018, 7, 3));
     settings.volume.events_per_day = 24;
-    let mut bench = Bench::start(settings, june(28), june(28)).await;
-    bench.export.end = None;
-    run_clock_from(&mut bench, "2018-06-30T12:00:00Z");
-    let early = bench.run().await;
-    assert_eq!((early.stored, in_chain(&bench).len()), (2, 0));
+    let mut fixture = EngineFixture::start(settings, june(28), june(28)).await;
+    fixture.export.end = None;
+    run_clock_from(&mut fixture, "2018-06-30T12:00:00Z");
+    let early = fixture.run().await;
+    assert_eq!((early.stored, in_chain(&fixture).len()), (2, 0));
 
     // The last day of June cannot be stored at first, and July goes on all the same.
-    run_clock_from(&mut bench, "2018-07-02T12:00:00Z");
-    bench.simulator.add_preset("download-404@2018-06-30").unwrap();
-    let without = bench.run().await;
+    run_clock_from(&mut fixture, "2018-07-02T12:00:00Z");
+    fixture.simulator.add_preset("download-404@2018-06-30").unwrap();
+    let without = fixture.run().await;
     assert_eq!(
-        (without.stored, in_chain(&bench).len()),
+        (without.stored, in_chain(&fixture).len()),
         (3, 0),
         "{:?}",
-        without.troubles
+        without.problems
     );
-    bench.simulator.set_faults(Vec::new());
-    let with = bench.run().await;
-    assert!(with.stored == 4 && !with.sealing, "{:?}", with.troubles);
-    bench.run().await;
-    let all = manifests(&bench.root());
+    fixture.simulator.set_faults(Vec::new());
+    let with = fixture.run().await;
+    assert!(with.stored == 4 && !with.manifest_due, "{:?}", with.problems);
+    fixture.run().await;
+    let all = manifests(&fixture.root());
     assert_eq!(all.len(), 1);
     assert_eq!((all[0].period.start, all[0].period.end), (june(28), june(30)));
     assert_eq!(all[0].totals.windows, 3);
-    assert_eq!(faults(&bench), Vec::<String>::new());
+    assert_eq!(violations(&fixture), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_range_is_stated_by_the_calendar_year_when_all_of_it_is_in() {
-    let mut bench = Bench::start(settings(), date(2016, 12, 30), june(3)).await;
-    bench.export.accepted = vec![gap(date(2016, 12, 30), june(1))];
-    let snapshot = bench.run().await;
-    assert!(snapshot.complete, "{:?}", snapshot.troubles);
-    bench.run().await;
-    let stated: Vec<_> = manifests(&bench.root())
+    let mut fixture = EngineFixture::start(settings(), date(2016, 12, 30), june(3)).await;
+    fixture.export.accepted_gaps = vec![gap(date(2016, 12, 30), june(1))];
+    let snapshot = fixture.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+    fixture.run().await;
+    let stated: Vec<_> = manifests(&fixture.root())
         .iter()
         .map(|manifest| {
             let period = manifest.period;
@@ -279,16 +279,16 @@ async fn a_long_range_is_stated_by_the_calendar_year_when_all_of_it_is_in() {
             ("2018-01-01/2018-06-03".to_owned(), 154, 2),
         ]
     );
-    assert_eq!(faults(&bench), Vec::<String>::new());
+    assert_eq!(violations(&fixture), Vec::<String>::new());
 }
 
-async fn process(bench: &Bench, export: Export, created: &Arc<Created>) -> Arc<Snapshot> {
-    let store = Saboteur::new(bench.store(), created, 0, Strike::Refuse);
+async fn process(fixture: &EngineFixture, export: ExportSpec, created: &Arc<CreationLog>) -> Arc<Snapshot> {
+    let store = FaultyStore::new(fixture.store(), created, 0, StoreFault::Fail);
     let (out, _) = watch::channel(Arc::default());
-    let engine = bench.engine();
+    let engine = fixture.engine();
     let run = engine.run(
         Arc::new(export),
-        bench.peers(store),
+        fixture.peers(store),
         &out,
         CancellationToken::new(),
     );
@@ -299,55 +299,55 @@ async fn process(bench: &Bench, export: Export, created: &Arc<Created>) -> Arc<S
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_that_race_make_one_chain_without_a_fork() {
     for round in 0..6 {
-        let bench = Bench::start(settings(), june(1), june(5)).await;
-        assert!(bench.run().await.complete);
-        std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
-        let created = Arc::new(Created::default());
+        let fixture = EngineFixture::start(settings(), june(1), june(5)).await;
+        assert!(fixture.run().await.complete);
+        std::fs::remove_dir_all(fixture.root().join("_manifests")).unwrap();
+        let created = Arc::new(CreationLog::default());
         // Four that say the same, and four that each say something of their own.
         let writers = (0..8).map(|n: i8| {
-            let mut export = bench.export.clone();
+            let mut export = fixture.export.clone();
             export.holder = format!("tests/{n}");
             export.end = Some(june(5 - (n - 3).clamp(0, 3)));
-            export.accepted = (n == 7).then(|| gap(june(1), june(1))).into_iter().collect();
-            process(&bench, export, &created)
+            export.accepted_gaps = (n == 7).then(|| gap(june(1), june(1))).into_iter().collect();
+            process(&fixture, export, &created)
         });
         let ends = futures::future::join_all(writers).await;
         for end in &ends {
-            assert!(end.complete, "round {round}: {:?}", end.troubles);
+            assert!(end.complete, "round {round}: {:?}", end.problems);
         }
-        assert_eq!(faults(&bench), Vec::<String>::new(), "round {round}");
-        assert_eq!(created.doubled(), Vec::<String>::new(), "round {round}");
+        assert_eq!(violations(&fixture), Vec::<String>::new(), "round {round}");
+        assert_eq!(created.duplicates(), Vec::<String>::new(), "round {round}");
         // To the 5th, the 4th, the 3rd and the 2nd; and the last once more, with its gap.
-        assert_eq!(manifests(&bench.root()).len(), 5, "round {round}");
+        assert_eq!(manifests(&fixture.root()).len(), 5, "round {round}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_is_signed_by_the_key_of_its_day_and_one_without_gets_its_signature() {
-    let mut bench = Bench::start(settings(), june(2), june(3)).await;
-    assert!(bench.run().await.complete);
-    assert_eq!(in_chain(&bench), ["_manifests/00000001.json"]);
+    let mut fixture = EngineFixture::start(settings(), june(2), june(3)).await;
+    assert!(fixture.run().await.complete);
+    assert_eq!(in_chain(&fixture), ["_manifests/00000001.json"]);
     let folder = tempfile::tempdir().unwrap();
     let (one, one_public) = key(folder.path(), "one");
     let (two, two_public) = key(folder.path(), "two");
-    bench.signing = one;
-    assert!(bench.run().await.complete);
+    fixture.signing = one;
+    assert!(fixture.run().await.complete);
     assert_eq!(
-        in_chain(&bench),
+        in_chain(&fixture),
         ["_manifests/00000001.json", "_manifests/00000001.json.sig"]
     );
-    assert!(is_signed_by(&bench, 1, &one_public) && !is_signed_by(&bench, 1, &two_public));
+    assert!(is_signed_by(&fixture, 1, &one_public) && !is_signed_by(&fixture, 1, &two_public));
     // Another key signs what comes later, and leaves what is signed.
-    bench.signing = two;
-    assert!(bench.run().await.complete);
-    bench.export.end = Some(june(4));
-    assert!(bench.run().await.complete);
-    assert!(is_signed_by(&bench, 1, &one_public) && is_signed_by(&bench, 2, &two_public));
-    assert_eq!(in_chain(&bench).len(), 4);
+    fixture.signing = two;
+    assert!(fixture.run().await.complete);
+    fixture.export.end = Some(june(4));
+    assert!(fixture.run().await.complete);
+    assert!(is_signed_by(&fixture, 1, &one_public) && is_signed_by(&fixture, 2, &two_public));
+    assert_eq!(in_chain(&fixture).len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_a_signature_for_a_manifest_that_was_edited() {
+async fn an_edited_manifest_is_never_signed() {
     for (from, to) in [
         ("\"statement\":\"Matched\"", "\"statement\":\"Over\""),
         ("\"software\":", "\"note\":\"all is well\",\"software\":"),
@@ -356,25 +356,25 @@ async fn nobody_gets_a_signature_for_a_manifest_that_was_edited() {
             "\"previous\":{\"key\":\"_manifests/00000000.json\",\"sha256\":\"00\"}",
         ),
     ] {
-        let mut bench = Bench::start(settings(), june(2), june(3)).await;
-        assert!(bench.run().await.complete);
-        let path = bench.root().join("_manifests/00000001.json");
+        let mut fixture = EngineFixture::start(settings(), june(2), june(3)).await;
+        assert!(fixture.run().await.complete);
+        let path = fixture.root().join("_manifests/00000001.json");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{text}");
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let public;
-        (bench.signing, public) = key(folder.path(), "one");
-        assert!(bench.run().await.complete);
-        assert!(bench.run().await.complete);
+        (fixture.signing, public) = key(folder.path(), "one");
+        assert!(fixture.run().await.complete);
+        assert!(fixture.run().await.complete);
         let second = [
             "_manifests/00000001.json",
             "_manifests/00000002.json",
             "_manifests/00000002.json.sig",
         ];
-        assert_eq!(in_chain(&bench), second, "{to}");
-        assert!(is_signed_by(&bench, 2, &public), "{to}");
-        let all = manifests(&bench.root());
+        assert_eq!(in_chain(&fixture), second, "{to}");
+        assert!(is_signed_by(&fixture, 2, &public), "{to}");
+        let all = manifests(&fixture.root());
         assert_eq!(
             (&all[1].days[0].statement, &all[1].root),
             (&DayStatement::Matched, &all[0].root),
@@ -385,56 +385,58 @@ async fn nobody_gets_a_signature_for_a_manifest_that_was_edited() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_usable_key_events_are_stored_and_only_completion_waits() {
-    let mut bench = Bench::start(settings(), june(2), june(3)).await;
+    let mut fixture = EngineFixture::start(settings(), june(2), june(3)).await;
     let reason = Reason::SigningKeyInvalid;
-    bench.signing = Signing::Impossible(Failure::person(reason, "the Secret signing has no key"));
-    let waits = bench.run().await;
-    assert!(!waits.complete && waits.sealing && waits.stored == 2);
+    fixture.signing = Signing::Unavailable(Failure::manual(reason, "the Secret signing has no key"));
+    let waits = fixture.run().await;
+    assert!(!waits.complete && waits.manifest_due && waits.stored == 2);
     assert_eq!(
         waits
-            .troubles
+            .problems
             .iter()
-            .map(|trouble| trouble.reason)
+            .map(|problem| problem.reason)
             .collect::<Vec<_>>(),
         [reason]
     );
-    assert_eq!(in_chain(&bench), Vec::<String>::new());
+    assert_eq!(in_chain(&fixture), Vec::<String>::new());
     let folder = tempfile::tempdir().unwrap();
     let (signing, public) = key(folder.path(), "one");
-    bench.signing = signing;
-    assert!(bench.run().await.complete);
-    assert!(is_signed_by(&bench, 1, &public));
+    fixture.signing = signing;
+    assert!(fixture.run().await.complete);
+    assert!(is_signed_by(&fixture, 1, &public));
     // What is there and signed needs no key.
-    bench.signing = Signing::Impossible(Failure::person(reason, "gone again"));
-    assert!(bench.run().await.complete);
+    fixture.signing = Signing::Unavailable(Failure::manual(reason, "gone again"));
+    assert!(fixture.run().await.complete);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_that_cannot_be_written_or_read_is_named_and_nothing_is_called_complete() {
-    let bench = Bench::start(settings(), june(2), june(2)).await;
-    let counted = Saboteur::new(bench.store(), &Arc::default(), 0, Strike::Refuse);
-    let peers = bench.peers(Arc::clone(&counted) as Arc<dyn Store>);
-    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
-    std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
+async fn an_unwritable_or_unreadable_manifest_is_named_and_blocks_completion() {
+    let fixture = EngineFixture::start(settings(), june(2), june(2)).await;
+    let counted = FaultyStore::new(fixture.store(), &Arc::default(), 0, StoreFault::Fail);
+    let peers = fixture.peers(Arc::clone(&counted) as Arc<dyn Store>);
+    assert!(fixture.run_with(peers, CancellationToken::new()).await.complete);
+    std::fs::remove_dir_all(fixture.root().join("_manifests")).unwrap();
     // The last call of a look at what is stored is the one that writes it.
-    let store = Saboteur::new(bench.store(), &Arc::default(), 0, Strike::Refuse);
-    let peers = bench.peers(Arc::clone(&store) as Arc<dyn Store>);
-    assert!(bench.run_with(peers, CancellationToken::new()).await.complete);
+    let store = FaultyStore::new(fixture.store(), &Arc::default(), 0, StoreFault::Fail);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(fixture.run_with(peers, CancellationToken::new()).await.complete);
     let log = store.log.lock().unwrap().clone();
     let at = 1 + log
         .iter()
         .position(|line| line.contains("put _manifests/"))
         .expect("it is written");
-    std::fs::remove_dir_all(bench.root().join("_manifests")).unwrap();
-    let store = Saboteur::new(bench.store(), &Arc::default(), at, Strike::Forbid);
-    let forbidden = bench.run_with(bench.peers(store), CancellationToken::new()).await;
+    std::fs::remove_dir_all(fixture.root().join("_manifests")).unwrap();
+    let store = FaultyStore::new(fixture.store(), &Arc::default(), at, StoreFault::Forbid);
+    let forbidden = fixture
+        .run_with(fixture.peers(store), CancellationToken::new())
+        .await;
     assert!(!forbidden.complete && forbidden.stored == 1);
-    let trouble = &forbidden.troubles[0];
-    assert_eq!(trouble.reason, Reason::BucketForbidden);
+    let problem = &forbidden.problems[0];
+    assert_eq!(problem.reason, Reason::BucketForbidden);
     assert!(
-        trouble.message.contains("_manifests/00000001.json"),
+        problem.message.contains("_manifests/00000001.json"),
         "{}",
-        trouble.message
+        problem.message
     );
 
     // Somebody's file in its place is not overwritten, and not built upon.
@@ -442,20 +444,20 @@ async fn a_manifest_that_cannot_be_written_or_read_is_named_and_nothing_is_calle
         b"{\"schema\":\"eventexport.io/manifest/v9\"}",
     ));
     let options = PutOptions {
-        condition: Condition::Overwrite,
+        mode: PutMode::Overwrite,
         crc64: Crc64::of_segments(&body),
         metadata: Vec::new(),
         content_type: "application/json",
         class: ObjectClass::Evidence,
     };
-    let name = format!("{}_manifests/00000001.json", bench.export.root.as_str());
-    bench.store().put(&name, body, &options).await.unwrap();
-    let newer = bench.run().await;
-    assert!(!newer.complete && newer.troubles[0].reason == Reason::JournalMismatch);
-    let message = &newer.troubles[0].message;
+    let name = format!("{}_manifests/00000001.json", fixture.export.root.as_str());
+    fixture.store().put(&name, body, &options).await.unwrap();
+    let newer = fixture.run().await;
+    assert!(!newer.complete && newer.problems[0].reason == Reason::JournalMismatch);
+    let message = &newer.problems[0].message;
     assert!(
         message.contains("00000001.json") && message.contains("upgrade"),
         "{message}"
     );
-    assert_eq!(in_chain(&bench).len(), 1);
+    assert_eq!(in_chain(&fixture).len(), 1);
 }

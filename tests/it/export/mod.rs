@@ -1,52 +1,57 @@
 //! The engine against the simulator.
 
-pub(crate) mod bench;
 mod calendar;
 mod chain;
 mod crashes;
 mod evidence;
+mod fault_presets;
+mod faulty_store;
+pub(crate) mod fixture;
 mod holders;
 mod manifest;
-mod misbehaviour;
-mod patience;
-mod people;
-mod saboteur;
+mod retry_backoff;
+mod shared_space;
 mod volume;
 
-use bench::{Bench, settings};
 use eventexport::export::record::{Receipt, decode};
 use eventexport::export::verdict::Verdict;
+use fixture::{EngineFixture, settings};
 use jiff::civil::date;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_becomes_proven_objects_once_and_no_session_is_left() {
-    let bench = Bench::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
-    let snapshot = bench.run().await;
-    assert!(snapshot.complete, "{:#?}", snapshot.troubles);
+    let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
+    let snapshot = fixture.run().await;
+    assert!(snapshot.complete, "{:#?}", snapshot.problems);
     let expected: Vec<String> = (1..=7)
         .map(|day| format!("_journal/2018-06-0{day}.receipt.json"))
         .chain(["_manifests/00000001.json".to_owned()])
         .chain((1..=7).map(|day| format!("date=2018-06-0{day}/events.json.gz")))
         .collect();
-    assert_eq!(bench.files(), expected);
+    assert_eq!(fixture.files(), expected);
     for day in 1..=7i8 {
-        let stored = std::fs::read(bench.root().join(format!("date=2018-06-0{day}/events.json.gz"))).unwrap();
+        let stored =
+            std::fs::read(fixture.root().join(format!("date=2018-06-0{day}/events.json.gz"))).unwrap();
         assert!(
-            stored == bench.served(date(2018, 6, day)),
+            stored == fixture.served(date(2018, 6, day)),
             "day {day} is stored as it was served"
         );
-        let receipt =
-            std::fs::read(bench.root().join(format!("_journal/2018-06-0{day}.receipt.json"))).unwrap();
+        let receipt = std::fs::read(
+            fixture
+                .root()
+                .join(format!("_journal/2018-06-0{day}.receipt.json")),
+        )
+        .unwrap();
         let receipt: Receipt = decode("receipt", &receipt).unwrap();
         assert_eq!(receipt.verdict, Verdict::Matched);
     }
-    let first = bench.simulator.ledger();
+    let first = fixture.simulator.ledger();
     assert_eq!((first.opened, first.deleted, first.open_now), (7, 7, 0));
     assert_eq!(first.violations, Vec::<String>::new());
 
-    let again = bench.run().await;
+    let again = fixture.run().await;
     assert!(again.complete);
-    let second = bench.simulator.ledger();
+    let second = fixture.simulator.ledger();
     assert_eq!(second.opened, 7, "a second run downloads nothing");
     assert_eq!(again.events, snapshot.events);
 }

@@ -8,14 +8,14 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, stream};
 
 /// A body on its way.
-pub(super) type Pieces = BoxStream<'static, io::Result<Bytes>>;
+pub(super) type BodyStream = BoxStream<'static, io::Result<Bytes>>;
 
 /// In how many pieces a body trickles, and how long each is waited for.
 const TRICKLE: (usize, Duration) = (24, Duration::from_millis(100));
 
 /// The first `bytes` of a body; then `end` happens, and the body breaks off.
 pub(super) fn cut(
-    pieces: Pieces,
+    pieces: BodyStream,
     bytes: usize,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
@@ -35,7 +35,7 @@ pub(super) fn cut(
 
 /// A body of about that many bytes, slowly and in small pieces.
 pub(super) fn trickle(
-    pieces: Pieces,
+    pieces: BodyStream,
     bytes: usize,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let most = bytes.div_ceil(TRICKLE.0).max(1);

@@ -6,32 +6,35 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, ensure};
 use rand::prelude::*;
 
-use super::{Fault, Peer, Plan, Refusal, Request, Seen, Wanted};
+use super::{
+    ErrorStatus, FaultPlan, InjectedFault, ProxiedPeer, RecordedRequest, RequestKey, RequestMatcher,
+};
 
 /// The peers whose requests are counted after a first fault.
-pub(crate) const COUNTED: [Peer; 3] = [Peer::Tracker, Peer::Uaa, Peer::Store];
+pub(crate) const COUNTED_PEERS: [ProxiedPeer; 3] =
+    [ProxiedPeer::Tracker, ProxiedPeer::Uaa, ProxiedPeer::Store];
 
 /// What befalls which request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Blow {
+pub(crate) enum Injection {
     /// The `nth` request of that name, from 1.
     At {
-        fault: Fault,
+        fault: InjectedFault,
         nth: usize,
-        request: Request,
+        request: RequestKey,
     },
     /// The `nth` request after the blow before, from 1, to tracker, UAA or store.
-    Later { fault: Fault, nth: usize },
+    After { fault: InjectedFault, nth: usize },
 }
 
 /// Blows, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Case(pub(crate) Vec<Blow>);
+pub(crate) struct FaultCase(pub(crate) Vec<Injection>);
 
 /// A request of the reference.
 #[derive(Clone, Debug)]
-pub(crate) struct Step {
-    pub(crate) request: Request,
+pub(crate) struct ReferenceRequest {
+    pub(crate) request: RequestKey,
     /// Which of those of that name, from 1.
     pub(crate) nth: usize,
     pub(crate) reply_bytes: u64,
@@ -39,57 +42,59 @@ pub(crate) struct Step {
 
 /// The requests of a run in their order, each told from others of its name. Those to the API server depend on the
 /// clock, and are not among them.
-pub(crate) fn steps(seen: &[Seen]) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    for seen in seen.iter().filter(|seen| COUNTED.contains(&seen.peer)) {
-        let request = seen.request();
-        let nth = 1 + steps.iter().filter(|step| step.request == request).count();
-        steps.push(Step {
+pub(crate) fn reference_requests(seen: &[RecordedRequest]) -> Vec<ReferenceRequest> {
+    let mut requests: Vec<ReferenceRequest> = Vec::new();
+    for seen in seen.iter().filter(|seen| COUNTED_PEERS.contains(&seen.peer)) {
+        let request = seen.key();
+        let nth = 1 + requests.iter().filter(|step| step.request == request).count();
+        requests.push(ReferenceRequest {
             request,
             nth,
             reply_bytes: seen.reply_bytes,
         });
     }
-    steps
+    requests
 }
 
 /// How many requests of one name to the API server are counted: an operator goes on renewing its lease and watching.
-const REPEATED: usize = 2;
+const MAX_REPEATS: usize = 2;
 
 /// The first requests of each name to the API server, in their order.
-pub(crate) fn cluster_steps(seen: &[Seen]) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    for seen in seen.iter().filter(|seen| seen.peer == Peer::Cluster) {
-        let request = seen.request();
-        let nth = 1 + steps.iter().filter(|step| step.request == request).count();
-        if nth <= REPEATED {
-            steps.push(Step {
+pub(crate) fn api_server_requests(seen: &[RecordedRequest]) -> Vec<ReferenceRequest> {
+    let mut requests: Vec<ReferenceRequest> = Vec::new();
+    for seen in seen.iter().filter(|seen| seen.peer == ProxiedPeer::ApiServer) {
+        let request = seen.key();
+        let nth = 1 + requests.iter().filter(|step| step.request == request).count();
+        if nth <= MAX_REPEATS {
+            requests.push(ReferenceRequest {
                 request,
                 nth,
                 reply_bytes: seen.reply_bytes,
             });
         }
     }
-    steps
+    requests
 }
 
 /// Every fault at every request, and why some make no sense: as many as steps times faults in all.
-pub(crate) fn singles(steps: &[Step]) -> (Vec<Case>, Vec<(Fault, Request, &'static str)>) {
+pub(crate) fn single_faults(
+    requests: &[ReferenceRequest],
+) -> (Vec<FaultCase>, Vec<(InjectedFault, RequestKey, &'static str)>) {
     let (mut cases, mut not_applicable) = (Vec::new(), Vec::new());
-    for step in steps {
-        for fault in Fault::all() {
-            match fault.not_for(&step.request, step.reply_bytes) {
+    for step in requests {
+        for fault in InjectedFault::all() {
+            match fault.not_applicable_reason(&step.request, step.reply_bytes) {
                 Some(why) => not_applicable.push((fault, step.request.clone(), why)),
-                None => cases.push(Case(vec![step.struck_by(fault)])),
+                None => cases.push(FaultCase(vec![step.with_fault(fault)])),
             }
         }
     }
     (cases, not_applicable)
 }
 
-impl Step {
-    pub(crate) fn struck_by(&self, fault: Fault) -> Blow {
-        Blow::At {
+impl ReferenceRequest {
+    pub(crate) fn with_fault(&self, fault: InjectedFault) -> Injection {
+        Injection::At {
             fault,
             nth: self.nth,
             request: self.request.clone(),
@@ -100,65 +105,74 @@ impl Step {
 /// Crashes at every request, each with another at every one of the `most` requests after the restart: one list for each
 /// request. That the peer did as asked, always: before the next request is the same moment as after the one before it,
 /// for whoever starts again.
-pub(crate) fn crashes(steps: &[Step], most: usize) -> Vec<Vec<Case>> {
-    let second = |nth| Blow::Later {
-        fault: Fault::KillAfter,
+pub(crate) fn crash_pairs(requests: &[ReferenceRequest], most: usize) -> Vec<Vec<FaultCase>> {
+    let second = |nth| Injection::After {
+        fault: InjectedFault::KillAfter,
         nth,
     };
-    let after = |step: &Step, nth| Case(vec![step.struck_by(Fault::KillAfter), second(nth)]);
-    steps
+    let after = |step: &ReferenceRequest, nth| {
+        FaultCase(vec![step.with_fault(InjectedFault::KillAfter), second(nth)])
+    };
+    requests
         .iter()
         .map(|step| (1..=most).map(|nth| after(step, nth)).collect())
         .collect()
 }
 
 /// Faults that make sense at any request.
-fn anywhere() -> Vec<Fault> {
+fn universal_faults() -> Vec<InjectedFault> {
     let own = [
-        Fault::KillBefore,
-        Fault::KillAfter,
-        Fault::DropBefore,
-        Fault::LoseReply,
+        InjectedFault::KillBefore,
+        InjectedFault::KillAfter,
+        InjectedFault::DropBefore,
+        InjectedFault::LoseReply,
     ];
     let refusals = [
-        Refusal::Unauthorized,
-        Refusal::TooMany,
-        Refusal::Internal,
-        Refusal::BadGateway,
-        Refusal::Unavailable,
-        Refusal::GatewayTimeout,
+        ErrorStatus::Unauthorized,
+        ErrorStatus::TooManyRequests,
+        ErrorStatus::InternalServerError,
+        ErrorStatus::BadGateway,
+        ErrorStatus::ServiceUnavailable,
+        ErrorStatus::GatewayTimeout,
     ];
-    own.into_iter().chain(refusals.map(Fault::Answer)).collect()
+    own.into_iter()
+        .chain(refusals.map(InjectedFault::ErrorReply))
+        .collect()
 }
 
 /// So many pairs: any single case, and then a fault at one of the next `far` requests.
-pub(crate) fn pairs(singles: &[Case], far: usize, count: usize, random: &mut StdRng) -> Vec<Case> {
-    let faults = anywhere();
+pub(crate) fn random_pairs(
+    singles: &[FaultCase],
+    far: usize,
+    count: usize,
+    random: &mut StdRng,
+) -> Vec<FaultCase> {
+    let faults = universal_faults();
     (0..count)
         .filter_map(|_| {
-            let mut blows = singles.choose(random)?.0.clone();
-            blows.push(Blow::Later {
+            let mut injections = singles.choose(random)?.0.clone();
+            injections.push(Injection::After {
                 fault: *faults.choose(random)?,
                 nth: random.random_range(1..=far),
             });
-            Some(Case(blows))
+            Some(FaultCase(injections))
         })
         .collect()
 }
 
-impl Case {
+impl FaultCase {
     /// For the board.
-    pub(crate) fn plans(&self) -> Vec<Plan> {
+    pub(crate) fn plans(&self) -> Vec<FaultPlan> {
         self.0
             .iter()
-            .map(|blow| match blow {
-                Blow::At { fault, nth, request } => Plan {
-                    wanted: Wanted::Named(request.clone()),
+            .map(|injection| match injection {
+                Injection::At { fault, nth, request } => FaultPlan {
+                    matcher: RequestMatcher::Key(request.clone()),
                     nth: *nth,
                     fault: *fault,
                 },
-                Blow::Later { fault, nth } => Plan {
-                    wanted: Wanted::Of(COUNTED.to_vec()),
+                Injection::After { fault, nth } => FaultPlan {
+                    matcher: RequestMatcher::Peers(COUNTED_PEERS.to_vec()),
                     nth: *nth,
                     fault: *fault,
                 },
@@ -166,45 +180,45 @@ impl Case {
             .collect()
     }
 
-    pub(crate) fn faults(&self) -> impl Iterator<Item = Fault> {
-        self.0.iter().map(|blow| match blow {
-            Blow::At { fault, .. } | Blow::Later { fault, .. } => *fault,
+    pub(crate) fn faults(&self) -> impl Iterator<Item = InjectedFault> {
+        self.0.iter().map(|injection| match injection {
+            Injection::At { fault, .. } | Injection::After { fault, .. } => *fault,
         })
     }
 
     /// Whether it befalls requests to the API server.
-    pub(crate) fn is_of_cluster(&self) -> bool {
+    pub(crate) fn targets_api_server(&self) -> bool {
         self.0
             .iter()
-            .any(|blow| matches!(blow, Blow::At { request, .. } if request.peer == Peer::Cluster))
+            .any(|injection| matches!(injection, Injection::At { request, .. } if request.peer == ProxiedPeer::ApiServer))
     }
 
     /// The row of the table that it belongs to.
-    pub(crate) fn kind(&self) -> String {
+    pub(crate) fn row_label(&self) -> String {
         match self.0.as_slice() {
-            [Blow::At { request, .. }] => format!("{}: {}", request.peer, request.kind()),
+            [Injection::At { request, .. }] => format!("{}: {}", request.peer, request.row_label()),
             _ => "pairs".to_owned(),
         }
     }
 }
 
-impl fmt::Display for Blow {
+impl fmt::Display for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At { fault, nth, request } => write!(f, "{fault} #{nth} {request}"),
-            Self::Later { fault, nth } => write!(f, "{fault} +{nth}"),
+            Self::After { fault, nth } => write!(f, "{fault} +{nth}"),
         }
     }
 }
 
-impl fmt::Display for Case {
+impl fmt::Display for FaultCase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let blows: Vec<String> = self.0.iter().map(Blow::to_string).collect();
-        f.write_str(&blows.join(" then "))
+        let injections: Vec<String> = self.0.iter().map(Injection::to_string).collect();
+        f.write_str(&injections.join(" then "))
     }
 }
 
-impl FromStr for Blow {
+impl FromStr for Injection {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -213,7 +227,7 @@ impl FromStr for Blow {
         let fault = fault.parse()?;
         if let Some(nth) = rest.strip_prefix('+') {
             let nth = nth.parse().with_context(form)?;
-            return Ok(Self::Later { fault, nth });
+            return Ok(Self::After { fault, nth });
         }
         let (nth, request) = rest.split_once(' ').with_context(form)?;
         let nth = nth
@@ -226,53 +240,53 @@ impl FromStr for Blow {
     }
 }
 
-impl FromStr for Case {
+impl FromStr for FaultCase {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let blows: Vec<Blow> = text.split(" then ").map(str::parse).collect::<Result<_>>()?;
-        ensure!(!blows.is_empty());
-        Ok(Self(blows))
+        let injections: Vec<Injection> = text.split(" then ").map(str::parse).collect::<Result<_>>()?;
+        ensure!(!injections.is_empty());
+        Ok(Self(injections))
     }
 }
 
 #[test]
-fn a_case_is_read_as_it_is_written() -> Result<()> {
-    let create = Request::new(Peer::Tracker, "POST /v3/sessions");
-    let put = Request::new(
-        Peer::Store,
+fn a_case_round_trips_through_text() -> Result<()> {
+    let create = RequestKey::new(ProxiedPeer::Tracker, "POST /v3/sessions");
+    let put = RequestKey::new(
+        ProxiedPeer::Store,
         "PUT /b/tracker/space=x/_journal/2018-06-04.receipt.json?x-id=PutObject",
     );
-    let step = |request, nth| Step {
+    let step = |request, nth| ReferenceRequest {
         request,
         nth,
         reply_bytes: 0,
     };
-    let (cases, _) = singles(&[step(create, 2), step(put, 1)]);
-    let pairs = pairs(&cases, 9, 20, &mut StdRng::seed_from_u64(1));
+    let (cases, _) = single_faults(&[step(create, 2), step(put, 1)]);
+    let pairs = random_pairs(&cases, 9, 20, &mut StdRng::seed_from_u64(1));
     for case in cases.iter().chain(&pairs) {
-        ensure!(case.to_string().parse::<Case>()? == *case, "{case}");
+        ensure!(case.to_string().parse::<FaultCase>()? == *case, "{case}");
     }
     Ok(())
 }
 
 #[test]
-fn every_fault_at_every_request_is_tried_or_said_to_make_no_sense() {
+fn every_fault_at_every_request_is_tried_or_listed_as_not_applicable() {
     let lines = ["POST /v3/sessions", "DELETE /v3/sessions/1", "GET /v3/events"];
-    let steps: Vec<Step> = lines
+    let requests: Vec<ReferenceRequest> = lines
         .iter()
-        .map(|line| Step {
-            request: Request::new(Peer::Tracker, line),
+        .map(|line| ReferenceRequest {
+            request: RequestKey::new(ProxiedPeer::Tracker, line),
             nth: 1,
             reply_bytes: 9,
         })
         .collect();
-    let (cases, not_applicable) = singles(&steps);
+    let (cases, not_applicable) = single_faults(&requests);
     assert_eq!(
         cases.len() + not_applicable.len(),
-        lines.len() * Fault::all().len()
+        lines.len() * InjectedFault::all().len()
     );
-    let crashes = crashes(&steps, 7);
+    let crashes = crash_pairs(&requests, 7);
     assert_eq!(crashes.len(), lines.len());
     assert!(crashes.iter().all(|cases| cases.len() == 7));
 }

@@ -5,11 +5,11 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 
-use super::request::{Peer, Request};
+use super::request::{ProxiedPeer, RequestKey};
 
 /// What befalls a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Fault {
+pub(crate) enum InjectedFault {
     /// The operator is killed; the peer never hears of the request.
     KillBefore,
     /// The peer did as asked; the operator is killed before it hears of that.
@@ -24,18 +24,18 @@ pub(crate) enum Fault {
     /// The peer did as asked; the connection breaks off before a byte of the reply.
     LoseReply,
     /// The peer did as asked; the reply comes no sooner than the client gives up.
-    Hang,
+    HangReply,
     /// Half of the reply's body comes, then the connection breaks off.
     CutBody,
     /// The reply's body comes in small pieces, with pauses.
     TrickleBody,
     /// Something before the peer answers, and the peer never hears of the request.
-    Answer(Refusal),
+    ErrorReply(ErrorStatus),
 }
 
 /// An answer in the peer's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Refusal {
+pub(crate) enum ErrorStatus {
     /// 401.
     Unauthorized,
     /// 403.
@@ -47,28 +47,28 @@ pub(crate) enum Refusal {
     /// 410.
     Gone,
     /// 429, with `Retry-After`.
-    TooMany,
+    TooManyRequests,
     /// 500.
-    Internal,
+    InternalServerError,
     /// 502, with a page of HTML.
     BadGateway,
     /// 503; of a store: `SlowDown`.
-    Unavailable,
+    ServiceUnavailable,
     /// 504, without a body.
     GatewayTimeout,
 }
 
-impl Refusal {
+impl ErrorStatus {
     pub(crate) const ALL: [Self; 10] = [
         Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
         Self::Conflict,
         Self::Gone,
-        Self::TooMany,
-        Self::Internal,
+        Self::TooManyRequests,
+        Self::InternalServerError,
         Self::BadGateway,
-        Self::Unavailable,
+        Self::ServiceUnavailable,
         Self::GatewayTimeout,
     ];
 
@@ -79,16 +79,16 @@ impl Refusal {
             Self::NotFound => 404,
             Self::Conflict => 409,
             Self::Gone => 410,
-            Self::TooMany => 429,
-            Self::Internal => 500,
+            Self::TooManyRequests => 429,
+            Self::InternalServerError => 500,
             Self::BadGateway => 502,
-            Self::Unavailable => 503,
+            Self::ServiceUnavailable => 503,
             Self::GatewayTimeout => 504,
         }
     }
 }
 
-impl Fault {
+impl InjectedFault {
     /// Those that the campaign tries at each request.
     pub(crate) fn all() -> Vec<Self> {
         let own = [
@@ -96,11 +96,13 @@ impl Fault {
             Self::KillAfter,
             Self::DropBefore,
             Self::LoseReply,
-            Self::Hang,
+            Self::HangReply,
             Self::CutBody,
             Self::TrickleBody,
         ];
-        own.into_iter().chain(Refusal::ALL.map(Self::Answer)).collect()
+        own.into_iter()
+            .chain(ErrorStatus::ALL.map(Self::ErrorReply))
+            .collect()
     }
 
     /// Whether the operator does not survive it.
@@ -112,15 +114,19 @@ impl Fault {
     }
 
     /// Whether the peer hears of the request.
-    pub(crate) const fn is_carried_out(self) -> bool {
-        !matches!(self, Self::KillBefore | Self::DropBefore | Self::Answer(_))
+    pub(crate) const fn reaches_peer(self) -> bool {
+        !matches!(self, Self::KillBefore | Self::DropBefore | Self::ErrorReply(_))
     }
 
     /// Why it makes no sense for such a request, whose reply's body has so many bytes, if it does not.
-    pub(crate) fn not_for(self, request: &Request, reply_bytes: u64) -> Option<&'static str> {
+    pub(crate) fn not_applicable_reason(
+        self,
+        request: &RequestKey,
+        reply_bytes: u64,
+    ) -> Option<&'static str> {
         match self {
-            Self::KillAfter | Self::LoseReply | Self::Hang | Self::CutBody | Self::TrickleBody
-                if request.watches() =>
+            Self::KillAfter | Self::LoseReply | Self::HangReply | Self::CutBody | Self::TrickleBody
+                if request.is_watch() =>
             {
                 Some(
                     "a watch goes on telling, and has no reply that could be lost as a whole: see watches.rs",
@@ -129,17 +135,17 @@ impl Fault {
             Self::CutBody | Self::TrickleBody => {
                 (reply_bytes < 2).then_some("the reply has no body, or none that can be cut")
             }
-            Self::Answer(Refusal::Conflict) => request
-                .only_reads()
+            Self::ErrorReply(ErrorStatus::Conflict) => request
+                .is_read()
                 .then_some("a request that changes nothing conflicts with nothing"),
-            Self::Answer(Refusal::NotFound | Refusal::Gone)
-                if request.peer == Peer::Cluster && request.name.contains("/secrets/") =>
+            Self::ErrorReply(ErrorStatus::NotFound | ErrorStatus::Gone)
+                if request.peer == ProxiedPeer::ApiServer && request.name.contains("/secrets/") =>
             {
                 Some("the API server alone knows whether a Secret is there: then a person has to make it")
             }
             // The session would stay open, and nobody could know.
-            Self::Answer(Refusal::NotFound | Refusal::Gone) => {
-                (request.peer == Peer::Tracker && request.method() == "DELETE").then_some(
+            Self::ErrorReply(ErrorStatus::NotFound | ErrorStatus::Gone) => {
+                (request.peer == ProxiedPeer::Tracker && request.method() == "DELETE").then_some(
                     "that a session is not there means that it is deleted: a lie that nobody can see through",
                 )
             }
@@ -149,21 +155,21 @@ impl Fault {
             | Self::KillReceiving(..)
             | Self::DropBefore
             | Self::LoseReply
-            | Self::Hang
-            | Self::Answer(
-                Refusal::Unauthorized
-                | Refusal::Forbidden
-                | Refusal::TooMany
-                | Refusal::Internal
-                | Refusal::BadGateway
-                | Refusal::Unavailable
-                | Refusal::GatewayTimeout,
+            | Self::HangReply
+            | Self::ErrorReply(
+                ErrorStatus::Unauthorized
+                | ErrorStatus::Forbidden
+                | ErrorStatus::TooManyRequests
+                | ErrorStatus::InternalServerError
+                | ErrorStatus::BadGateway
+                | ErrorStatus::ServiceUnavailable
+                | ErrorStatus::GatewayTimeout,
             ) => None,
         }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for InjectedFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KillBefore => f.write_str("kill-before"),
@@ -172,15 +178,15 @@ impl fmt::Display for Fault {
             Self::KillReceiving(bytes, _) => write!(f, "kill-receiving-{bytes}"),
             Self::DropBefore => f.write_str("drop-before"),
             Self::LoseReply => f.write_str("lose-reply"),
-            Self::Hang => f.write_str("hang"),
+            Self::HangReply => f.write_str("hang"),
             Self::CutBody => f.write_str("cut-body"),
             Self::TrickleBody => f.write_str("trickle-body"),
-            Self::Answer(refusal) => write!(f, "answer-{}", refusal.status()),
+            Self::ErrorReply(refusal) => write!(f, "answer-{}", refusal.status()),
         }
     }
 }
 
-impl FromStr for Fault {
+impl FromStr for InjectedFault {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -194,40 +200,42 @@ impl FromStr for Fault {
 }
 
 #[test]
-fn a_fault_is_read_as_it_is_written() -> Result<()> {
-    for fault in Fault::all() {
-        anyhow::ensure!(fault.to_string().parse::<Fault>()? == fault, "{fault}");
+fn a_fault_round_trips_through_text() -> Result<()> {
+    for fault in InjectedFault::all() {
+        anyhow::ensure!(fault.to_string().parse::<InjectedFault>()? == fault, "{fault}");
     }
-    anyhow::ensure!("answer-418".parse::<Fault>().is_err());
+    anyhow::ensure!("answer-418".parse::<InjectedFault>().is_err());
     Ok(())
 }
 
 #[test]
 fn a_fault_is_tried_where_it_makes_sense() {
-    let get = (Request::new(Peer::Store, "GET /audit?list-type=2"), 300);
-    let head = (Request::new(Peer::Store, "HEAD /audit/key"), 0);
-    let put = (Request::new(Peer::Store, "PUT /audit/key"), 0);
-    let delete = (Request::new(Peer::Tracker, "DELETE /v3/sessions/1"), 40);
+    let get = (RequestKey::new(ProxiedPeer::Store, "GET /audit?list-type=2"), 300);
+    let head = (RequestKey::new(ProxiedPeer::Store, "HEAD /audit/key"), 0);
+    let put = (RequestKey::new(ProxiedPeer::Store, "PUT /audit/key"), 0);
+    let delete = (RequestKey::new(ProxiedPeer::Tracker, "DELETE /v3/sessions/1"), 40);
     let all = [&get, &head, &put, &delete];
     // In the order of `all`.
-    let fits = |fault: Fault| all.map(|(request, bytes)| fault.not_for(request, *bytes).is_none());
-    for fault in [Fault::CutBody, Fault::TrickleBody] {
+    let fits = |fault: InjectedFault| {
+        all.map(|(request, bytes)| fault.not_applicable_reason(request, *bytes).is_none())
+    };
+    for fault in [InjectedFault::CutBody, InjectedFault::TrickleBody] {
         assert_eq!(fits(fault), [true, false, false, true], "{fault}");
     }
-    for refusal in Refusal::ALL {
+    for refusal in ErrorStatus::ALL {
         let expected = match refusal {
-            Refusal::Conflict => [false, false, true, true],
-            Refusal::NotFound | Refusal::Gone => [true, true, true, false],
+            ErrorStatus::Conflict => [false, false, true, true],
+            ErrorStatus::NotFound | ErrorStatus::Gone => [true, true, true, false],
             _ => [true; 4],
         };
-        assert_eq!(fits(Fault::Answer(refusal)), expected, "{refusal:?}");
+        assert_eq!(fits(InjectedFault::ErrorReply(refusal)), expected, "{refusal:?}");
     }
     let everywhere = [
-        Fault::KillBefore,
-        Fault::KillAfter,
-        Fault::DropBefore,
-        Fault::LoseReply,
-        Fault::Hang,
+        InjectedFault::KillBefore,
+        InjectedFault::KillAfter,
+        InjectedFault::DropBefore,
+        InjectedFault::LoseReply,
+        InjectedFault::HangReply,
     ];
     for fault in everywhere {
         assert_eq!(fits(fault), [true; 4], "{fault}");

@@ -3,23 +3,25 @@
 // Proxies may offer more than today's campaigns use.
 #![allow(dead_code)]
 
-mod board;
 mod body;
 mod campaign;
 mod case;
+mod error_replies;
 mod fault;
-mod observed;
-mod oracle;
-mod play;
+mod fixture;
+mod injector;
+mod invariants;
+mod observation;
 mod proxy;
-mod refusal;
-mod relay;
+mod report;
 mod request;
-mod stage;
-mod table;
-mod watches;
+mod run_case;
+mod watch_faults;
+mod watch_proxy;
 
-pub(crate) use self::board::{Board, Plan, Told, Victim, Wanted, within};
-pub(crate) use self::fault::{Fault, Refusal};
-pub(crate) use self::proxy::Proxy;
-pub(crate) use self::request::{Peer, Request, Seen};
+pub(crate) use self::fault::{ErrorStatus, InjectedFault};
+pub(crate) use self::injector::{
+    FaultInjector, FaultPlan, InjectionReceiver, RequestMatcher, TargetProcess, wait_injected,
+};
+pub(crate) use self::proxy::FaultProxy;
+pub(crate) use self::request::{ProxiedPeer, RecordedRequest, RequestKey};

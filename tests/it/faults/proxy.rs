@@ -19,72 +19,90 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::board::{Board, Struck};
-use super::body::{self, Pieces};
-use super::fault::Fault;
-use super::refusal::refuse;
-use super::request::{Peer, line};
+use super::body::{self, BodyStream};
+use super::error_replies::error_reply;
+use super::fault::InjectedFault;
+use super::injector::{FaultInjector, TriggeredFault};
+use super::request::{ProxiedPeer, request_line};
 use crate::bed::{Cluster, Gateway, http_client};
 
 /// More than any reply that is read whole before it is lost, or in which an address is changed.
 const REPLY_MAX: usize = 64 << 20;
 
 /// Serves until dropped, on the runtime of the test that started it.
-pub(crate) struct Proxy {
+pub(crate) struct FaultProxy {
     port: u16,
     _serving: AbortOnDropHandle<()>,
 }
 
-struct Line {
-    peer: Peer,
+struct ProxyUpstream {
+    peer: ProxiedPeer,
     /// Where the peer is: `http://…` without a slash at its end.
     endpoint: String,
     client: reqwest::Client,
     /// What the tracker says of the UAA, and what is told instead: its proxy.
-    told: Option<(String, String)>,
-    board: Arc<Board>,
+    discovery_rewrite: Option<(String, String)>,
+    injector: Arc<FaultInjector>,
 }
 
-impl Proxy {
+impl FaultProxy {
     /// Before a peer that speaks plain HTTP at `endpoint`.
-    pub(crate) async fn start(peer: Peer, endpoint: &str, board: &Arc<Board>) -> Result<Self> {
-        Self::before(peer, endpoint, http_client()?, None, board).await
+    pub(crate) async fn start(
+        peer: ProxiedPeer,
+        endpoint: &str,
+        injector: &Arc<FaultInjector>,
+    ) -> Result<Self> {
+        Self::start_with(peer, endpoint, http_client()?, None, injector).await
     }
 
     /// Before the tracker, whose UAA is at the same address: its discovery names the proxy `uaa` instead.
-    pub(crate) async fn tracker(endpoint: &str, uaa: &Self, board: &Arc<Board>) -> Result<Self> {
-        let told = (endpoint.trim_end_matches('/').to_owned(), uaa.endpoint());
-        Self::before(Peer::Tracker, endpoint, http_client()?, Some(told), board).await
+    pub(crate) async fn tracker(endpoint: &str, uaa: &Self, injector: &Arc<FaultInjector>) -> Result<Self> {
+        let discovery_rewrite = (endpoint.trim_end_matches('/').to_owned(), uaa.endpoint());
+        Self::start_with(
+            ProxiedPeer::Tracker,
+            endpoint,
+            http_client()?,
+            Some(discovery_rewrite),
+            injector,
+        )
+        .await
     }
 
     /// Before the bucket's store.
-    pub(crate) async fn store(gateway: &Gateway, board: &Arc<Board>) -> Result<Self> {
-        Self::start(Peer::Store, &gateway.endpoint(), board).await
+    pub(crate) async fn store(gateway: &Gateway, injector: &Arc<FaultInjector>) -> Result<Self> {
+        Self::start(ProxiedPeer::Store, &gateway.endpoint(), injector).await
     }
 
     /// Before the API server, which knows the proxy as a client with all rights.
-    pub(crate) async fn cluster(cluster: &Cluster, board: &Arc<Board>) -> Result<Self> {
+    pub(crate) async fn cluster(cluster: &Cluster, injector: &Arc<FaultInjector>) -> Result<Self> {
         let client = cluster.http_client()?;
-        Self::before(Peer::Cluster, &cluster.server_url(), client, None, board).await
+        Self::start_with(
+            ProxiedPeer::ApiServer,
+            &cluster.server_url(),
+            client,
+            None,
+            injector,
+        )
+        .await
     }
 
-    async fn before(
-        peer: Peer,
+    async fn start_with(
+        peer: ProxiedPeer,
         endpoint: &str,
         client: reqwest::Client,
-        told: Option<(String, String)>,
-        board: &Arc<Board>,
+        discovery_rewrite: Option<(String, String)>,
+        injector: &Arc<FaultInjector>,
     ) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
-        let line = Arc::new(Line {
+        let upstream = Arc::new(ProxyUpstream {
             peer,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             client,
-            told,
-            board: Arc::clone(board),
+            discovery_rewrite,
+            injector: Arc::clone(injector),
         });
-        let serving = AbortOnDropHandle::new(tokio::spawn(accept(listener, line)));
+        let serving = AbortOnDropHandle::new(tokio::spawn(accept(listener, upstream)));
         Ok(Self {
             port,
             _serving: serving,
@@ -97,92 +115,96 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, line: Arc<Line>) {
+async fn accept(listener: TcpListener, upstream: Arc<ProxyUpstream>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        connections.spawn(converse(stream, Arc::clone(&line)));
+        connections.spawn(serve_connection(stream, Arc::clone(&upstream)));
     }
 }
 
 /// One connection; an error of the service ends it without an answer.
-async fn converse(stream: TcpStream, line: Arc<Line>) {
+async fn serve_connection(stream: TcpStream, upstream: Arc<ProxyUpstream>) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: Request<Incoming>| {
-        let line = Arc::clone(&line);
-        async move { line.forward(request.map(Body::new)).await }
+        let upstream = Arc::clone(&upstream);
+        async move { upstream.forward(request.map(Body::new)).await }
     });
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-impl Line {
+impl ProxyUpstream {
     /// An error means that the connection breaks off.
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let (number, struck) = self.board.note(self.peer, &line(request.method().as_str(), path));
+        let (number, triggered) = self
+            .injector
+            .record(self.peer, &request_line(request.method().as_str(), path));
         if let Some(token) = request.headers().get("x-auth-token") {
             let token = token.to_str().unwrap_or_default();
-            self.board.hide(token.trim_start_matches("bearer "));
+            self.injector.add_secret(token.trim_start_matches("bearer "));
         }
-        let fault = struck.as_ref().map(|struck| struck.fault);
+        let fault = triggered.as_ref().map(|triggered| triggered.fault);
         match fault {
-            Some(Fault::KillBefore | Fault::DropBefore) => {
-                strike(struck).await;
+            Some(InjectedFault::KillBefore | InjectedFault::DropBefore) => {
+                inject(triggered).await;
                 bail!("not sent");
             }
-            Some(Fault::Answer(refusal)) => {
+            Some(InjectedFault::ErrorReply(refusal)) => {
                 // As a server that is polite: one that closes on an unread body may reset the connection instead.
                 let _ = to_bytes(request.into_body(), REPLY_MAX).await;
-                strike(struck).await;
-                Ok(refuse(self.peer, refusal))
+                inject(triggered).await;
+                Ok(error_reply(self.peer, refusal))
             }
-            Some(Fault::KillSending(bytes)) => {
-                let cut =
-                    request.map(|body| Body::from_stream(body::cut(pieces(body), bytes, strike(struck))));
-                self.ask(number, cut).await?;
+            Some(InjectedFault::KillSending(bytes)) => {
+                let cut = request
+                    .map(|body| Body::from_stream(body::cut(body_stream(body), bytes, inject(triggered))));
+                self.send(number, cut).await?;
                 bail!("cut");
             }
-            Some(Fault::KillAfter | Fault::LoseReply | Fault::Hang) => {
-                let reply = self.ask(number, request).await?;
+            Some(InjectedFault::KillAfter | InjectedFault::LoseReply | InjectedFault::HangReply) => {
+                let reply = self.send(number, request).await?;
                 to_bytes(reply.into_body(), REPLY_MAX)
                     .await
                     .context("the reply")?;
-                strike(struck).await;
-                if fault == Some(Fault::Hang) {
+                inject(triggered).await;
+                if fault == Some(InjectedFault::HangReply) {
                     // Until the client goes away: then the connection ends, and this with it.
                     std::future::pending::<()>().await;
                 }
                 bail!("the reply is lost");
             }
-            Some(Fault::KillReceiving(bytes, parts)) => {
-                let board = Arc::clone(&self.board);
+            Some(InjectedFault::KillReceiving(bytes, parts)) => {
+                let injector = Arc::clone(&self.injector);
                 let held = async move {
                     // That it never came is seen in what is left behind.
-                    let _ = board.answered(parts).await;
-                    strike(struck).await;
+                    let _ = injector.wait_answered(parts).await;
+                    inject(triggered).await;
                 };
-                let reply = self.ask(number, request).await?;
-                Ok(reply.map(|body| Body::from_stream(body::cut(pieces(body), bytes, held))))
+                let reply = self.send(number, request).await?;
+                Ok(reply.map(|body| Body::from_stream(body::cut(body_stream(body), bytes, held))))
             }
-            Some(Fault::CutBody) => {
-                let reply = self.ask(number, request).await?;
-                let whole = length(&reply);
-                Ok(reply.map(|body| Body::from_stream(body::cut(pieces(body), whole / 2, strike(struck)))))
+            Some(InjectedFault::CutBody) => {
+                let reply = self.send(number, request).await?;
+                let whole = body_length(&reply);
+                Ok(reply.map(|body| {
+                    Body::from_stream(body::cut(body_stream(body), whole / 2, inject(triggered)))
+                }))
             }
-            Some(Fault::TrickleBody) => {
-                let reply = self.ask(number, request).await?;
-                strike(struck).await;
-                let whole = length(&reply);
-                Ok(reply.map(|body| Body::from_stream(body::trickle(pieces(body), whole))))
+            Some(InjectedFault::TrickleBody) => {
+                let reply = self.send(number, request).await?;
+                inject(triggered).await;
+                let whole = body_length(&reply);
+                Ok(reply.map(|body| Body::from_stream(body::trickle(body_stream(body), whole))))
             }
-            None => self.ask(number, request).await,
+            None => self.send(number, request).await,
         }
     }
 
     /// What the peer says.
-    async fn ask(&self, number: usize, mut request: Request<Body>) -> Result<Response<Body>> {
+    async fn send(&self, number: usize, mut request: Request<Body>) -> Result<Response<Body>> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let discovers = path == "/v2/info";
         *request.uri_mut() = format!("{}{path}", self.endpoint).parse()?;
@@ -193,12 +215,12 @@ impl Line {
             request.map(|body| reqwest::Body::wrap_stream(body.into_data_stream()))
         };
         // In a task of its own: where the operator goes away meanwhile, what the peer did is noted all the same.
-        let (client, board) = (self.client.clone(), Arc::clone(&self.board));
+        let (client, injector) = (self.client.clone(), Arc::clone(&self.injector));
         let request = request.try_into()?;
         let asked = tokio::spawn(async move {
             let reply = client.execute(request).await?;
             let status = reply.status();
-            board.learn(number, |seen| seen.status = Some(status));
+            injector.update(number, |seen| seen.status = Some(status));
             reqwest::Result::Ok(reply)
         });
         let reply = asked.await??;
@@ -207,25 +229,25 @@ impl Line {
         reply.headers.remove(header::CONNECTION);
         reply.headers.remove(header::TRANSFER_ENCODING);
         let mut body = Body::new(body);
-        if self.peer == Peer::Uaa {
+        if self.peer == ProxiedPeer::Uaa {
             let said = to_bytes(body, REPLY_MAX).await?;
             let tokens: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
             for token in ["access_token", "refresh_token"].map(|name| tokens.get(name)) {
                 if let Some(token) = token.and_then(serde_json::Value::as_str) {
-                    self.board.hide(token);
+                    self.injector.add_secret(token);
                 }
             }
             body = Body::from(said);
         }
-        if discovers && let Some((own, told)) = &self.told {
+        if discovers && let Some((own, discovery_rewrite)) = &self.discovery_rewrite {
             let text = String::from_utf8(to_bytes(body, REPLY_MAX).await?.to_vec())?;
-            body = Body::from(text.replace(own, told));
+            body = Body::from(text.replace(own, discovery_rewrite));
             reply.headers.remove(header::CONTENT_LENGTH);
         }
-        let board = Arc::clone(&self.board);
+        let injector = Arc::clone(&self.injector);
         let counted = move |piece: io::Result<Bytes>| {
             let bytes = piece.as_ref().map_or(0, Bytes::len);
-            board.learn(number, |seen| seen.reply_bytes += bytes as u64);
+            injector.update(number, |seen| seen.reply_bytes += bytes as u64);
             piece
         };
         // A stream hides that there is nothing in it, as in the reply to a HEAD.
@@ -234,25 +256,25 @@ impl Line {
         }
         Ok(Response::from_parts(
             reply,
-            Body::from_stream(pieces(body).map(counted)),
+            Body::from_stream(body_stream(body).map(counted)),
         ))
     }
 }
 
-async fn strike(struck: Option<Struck>) {
-    if let Some(struck) = struck {
-        struck.strike().await;
+async fn inject(triggered: Option<TriggeredFault>) {
+    if let Some(triggered) = triggered {
+        triggered.inject().await;
     }
 }
 
-fn pieces(body: Body) -> Pieces {
+fn body_stream(body: Body) -> BodyStream {
     body.into_data_stream()
         .map(|piece| piece.map_err(io::Error::other))
         .boxed()
 }
 
 /// How long the body says that it is; where it does not, long enough that some of it is there.
-fn length(reply: &Response<Body>) -> usize {
+fn body_length(reply: &Response<Body>) -> usize {
     let said = reply.headers().get(header::CONTENT_LENGTH);
     let said = said.and_then(|said| said.to_str().ok()?.parse().ok());
     said.unwrap_or(64)

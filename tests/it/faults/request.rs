@@ -10,13 +10,13 @@ use axum::http::StatusCode;
 use percent_encoding::percent_decode_str;
 use regex::Regex;
 
-use super::fault::Fault;
+use super::fault::InjectedFault;
 
 /// Whom the operator asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Peer {
+pub(crate) enum ProxiedPeer {
     /// The Kubernetes API server.
-    Cluster,
+    ApiServer,
     /// The Activity Tracker.
     Tracker,
     /// Who gives tokens.
@@ -25,10 +25,10 @@ pub(crate) enum Peer {
     Store,
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for ProxiedPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Cluster => "API server",
+            Self::ApiServer => "API server",
             Self::Tracker => "tracker",
             Self::Uaa => "UAA",
             Self::Store => "store",
@@ -38,16 +38,16 @@ impl fmt::Display for Peer {
 
 /// What a request is, whichever run it is of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Request {
-    pub(crate) peer: Peer,
-    /// `METHOD /path?query` without what differs from run to run: see [`named`].
+pub(crate) struct RequestKey {
+    pub(crate) peer: ProxiedPeer,
+    /// `METHOD /path?query` without what differs from run to run: see [`normalized`].
     pub(crate) name: String,
 }
 
 /// A request as it was seen.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) peer: Peer,
+pub(crate) struct RecordedRequest {
+    pub(crate) peer: ProxiedPeer,
     /// `METHOD /path?query`, percent-decoded.
     pub(crate) line: String,
     pub(crate) at: Instant,
@@ -56,23 +56,23 @@ pub(crate) struct Seen {
     /// Bytes of the reply's body, as far as they came by.
     pub(crate) reply_bytes: u64,
     /// What befell it.
-    pub(crate) fault: Option<Fault>,
+    pub(crate) fault: Option<InjectedFault>,
 }
 
-impl Seen {
+impl RecordedRequest {
     pub(crate) fn succeeded(&self) -> bool {
         self.status.is_some_and(|status| status.is_success())
     }
 
     /// Whether the line has all these parts.
-    pub(crate) fn is(&self, parts: &[&str]) -> bool {
+    pub(crate) fn contains(&self, parts: &[&str]) -> bool {
         parts.iter().all(|part| self.line.contains(part))
     }
 
-    pub(crate) fn request(&self) -> Request {
-        Request {
+    pub(crate) fn key(&self) -> RequestKey {
+        RequestKey {
             peer: self.peer,
-            name: named(self.peer, &self.line),
+            name: normalized(self.peer, &self.line),
         }
     }
 }
@@ -88,26 +88,26 @@ static QUERY: LazyLock<Regex> = LazyLock::new(|| {
     pattern("(uploadId|upload-id-marker|key-marker|continuation-token|resourceVersion|timeoutSeconds)=[^&]*")
 });
 static BUCKET: LazyLock<Regex> = LazyLock::new(|| pattern("^([A-Z]+) /[^/?]+"));
-static OF_RUN: LazyLock<Regex> = LazyLock::new(|| pattern("/(namespaces|leases)/[^/?]+"));
+static RUN_SPECIFIC: LazyLock<Regex> = LazyLock::new(|| pattern("/(namespaces|leases)/[^/?]+"));
 
 /// A line without the run that it is of: names of attempts, sessions, uploads and pages, the bucket, the namespace, the
 /// lease.
-fn named(peer: Peer, line: &str) -> String {
+fn normalized(peer: ProxiedPeer, line: &str) -> String {
     let line = match peer {
-        Peer::Store => BUCKET.replace(line, "$1 "),
-        Peer::Cluster => OF_RUN.replace_all(line, "/$1/…"),
-        Peer::Tracker | Peer::Uaa => line.into(),
+        ProxiedPeer::Store => BUCKET.replace(line, "$1 "),
+        ProxiedPeer::ApiServer => RUN_SPECIFIC.replace_all(line, "/$1/…"),
+        ProxiedPeer::Tracker | ProxiedPeer::Uaa => line.into(),
     };
     let line = QUERY.replace_all(&line, "$1=…");
     let line = ULID.replace_all(&line, "ULID");
     UUID.replace_all(&line, "ID").into_owned()
 }
 
-impl Request {
-    pub(crate) fn new(peer: Peer, line: &str) -> Self {
+impl RequestKey {
+    pub(crate) fn new(peer: ProxiedPeer, line: &str) -> Self {
         Self {
             peer,
-            name: named(peer, line),
+            name: normalized(peer, line),
         }
     }
 
@@ -116,26 +116,26 @@ impl Request {
     }
 
     /// Whether the peer is asked to go on telling what changes.
-    pub(crate) fn watches(&self) -> bool {
-        self.peer == Peer::Cluster && self.name.contains("watch=")
+    pub(crate) fn is_watch(&self) -> bool {
+        self.peer == ProxiedPeer::ApiServer && self.name.contains("watch=")
     }
 
     /// Whether the peer is asked to change nothing.
-    pub(crate) fn only_reads(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         matches!(self.method(), "GET" | "HEAD")
     }
 
     /// What is asked for, as a row of a table.
-    pub(crate) fn kind(&self) -> String {
+    pub(crate) fn row_label(&self) -> String {
         let name = &self.name;
         let has = |part: &str| name.contains(part);
         match self.peer {
-            Peer::Store => self.operation(),
-            Peer::Tracker | Peer::Uaa => {
+            ProxiedPeer::Store => self.s3_operation(),
+            ProxiedPeer::Tracker | ProxiedPeer::Uaa => {
                 let line = name.split('?').next().unwrap_or_default();
                 line.replace("/ID", "/{id}")
             }
-            Peer::Cluster => {
+            ProxiedPeer::ApiServer => {
                 let (method, path) = name.split_once(' ').unwrap_or_default();
                 let path = path.split('?').next().unwrap_or_default();
                 let verb = if has("watch=true") || has("watch=1") {
@@ -151,7 +151,7 @@ impl Request {
     }
 
     /// By the name that S3 has for it, and what the object is for.
-    fn operation(&self) -> String {
+    fn s3_operation(&self) -> String {
         let (method, rest) = self.name.split_once(' ').unwrap_or_default();
         let (key, query) = rest.split_once('?').unwrap_or((rest, ""));
         let query: Vec<&str> = query
@@ -183,18 +183,23 @@ impl Request {
     }
 }
 
-impl fmt::Display for Request {
+impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.peer, self.name)
     }
 }
 
-impl FromStr for Request {
+impl FromStr for RequestKey {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let (peer, name) = text.split_once(": ").context("write PEER: METHOD /PATH")?;
-        let peers = [Peer::Cluster, Peer::Tracker, Peer::Uaa, Peer::Store];
+        let peers = [
+            ProxiedPeer::ApiServer,
+            ProxiedPeer::Tracker,
+            ProxiedPeer::Uaa,
+            ProxiedPeer::Store,
+        ];
         let peer = peers.into_iter().find(|known| known.to_string() == peer);
         Ok(Self {
             peer: peer.context("the peers are API server, tracker, UAA and store")?,
@@ -203,65 +208,69 @@ impl FromStr for Request {
     }
 }
 
-/// Method, path and query, as [`Seen`] has them.
-pub(super) fn line(method: &str, path: &str) -> String {
+/// Method, path and query, as [`RecordedRequest`] has them.
+pub(super) fn request_line(method: &str, path: &str) -> String {
     format!("{method} {}", percent_decode_str(path).decode_utf8_lossy())
 }
 
 #[test]
-fn a_request_is_known_again_in_another_run() {
+fn a_request_has_the_same_key_in_every_run() {
     let root = "tracker/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space";
     let attempt = |bucket: &str, ulid: &str| {
-        let line = line(
+        let line = request_line(
             "PUT",
             &format!("/{bucket}/{root}/_journal/2018-06-04.{ulid}.attempt.json?x-id=PutObject"),
         );
-        Request::new(Peer::Store, &line)
+        RequestKey::new(ProxiedPeer::Store, &line)
     };
     let one = attempt("one-1", "01CFSV3B40HK8N6M5P7Q9R0S1T");
     assert_eq!(one, attempt("other-22", "01KAK43Z9G6VCY1V6S0A8XN2QD"));
-    assert_eq!(one.kind(), "PutObject attempt");
+    assert_eq!(one.row_label(), "PutObject attempt");
     let kinds = [
         (
-            Peer::Store,
+            ProxiedPeer::Store,
             "PUT /b/k/date=2018-06-05/events.json.gz?partNumber=2&uploadId=x",
             "UploadPart events",
         ),
         (
-            Peer::Store,
+            ProxiedPeer::Store,
             "POST /b/k/date=2018-06-05/events.json.gz?uploadId=x",
             "CompleteMultipartUpload events",
         ),
-        (Peer::Store, "GET /b?list-type=2&prefix=tracker/", "ListObjectsV2"),
-        (Peer::Store, "POST /b?delete", "DeleteObjects"),
         (
-            Peer::Tracker,
+            ProxiedPeer::Store,
+            "GET /b?list-type=2&prefix=tracker/",
+            "ListObjectsV2",
+        ),
+        (ProxiedPeer::Store, "POST /b?delete", "DeleteObjects"),
+        (
+            ProxiedPeer::Tracker,
             "DELETE /v3/sessions/c1234567-6d55-4193-a9de-378620d6fab5",
             "DELETE /v3/sessions/{id}",
         ),
-        (Peer::Uaa, "POST /oauth/token", "POST /oauth/token"),
+        (ProxiedPeer::Uaa, "POST /oauth/token", "POST /oauth/token"),
         (
-            Peer::Cluster,
+            ProxiedPeer::ApiServer,
             "PATCH /apis/eventexport.io/v1alpha1/namespaces/one-1/eventexports/june/status?x=y",
             "PATCH eventexports/june/status",
         ),
         (
-            Peer::Cluster,
+            ProxiedPeer::ApiServer,
             "GET /api/v1/namespaces/one-1/secrets/bucket",
             "GET secrets/bucket",
         ),
         (
-            Peer::Cluster,
+            ProxiedPeer::ApiServer,
             "PUT /apis/coordination.k8s.io/v1/namespaces/one-1/leases/operator-one-1?",
             "PUT leases/…",
         ),
         (
-            Peer::Cluster,
+            ProxiedPeer::ApiServer,
             "GET /apis/eventexport.io/v1alpha1/eventexports?watch=true&resourceVersion=7",
             "watch eventexports",
         ),
     ];
     for (peer, line, kind) in kinds {
-        assert_eq!(Request::new(peer, line).kind(), kind, "{line}");
+        assert_eq!(RequestKey::new(peer, line).row_label(), kind, "{line}");
     }
 }

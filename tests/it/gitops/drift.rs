@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{file, tool};
-use crate::bed::{Cluster, Output};
-use crate::operator::script::Script;
-use crate::operator::{Operator, apply, becomes, eventually, get, has_finalizer, manifest, secret};
+use crate::bed::{Cluster, KubectlOutput};
+use crate::operator::scripted_exporter::ScriptedExporter;
+use crate::operator::{Operator, apply, eventually, get, has_finalizer, manifest, secret, wait_conditions};
 
 /// Every field of the spec, each with a value that a server which normalises would rewrite.
 fn full(namespace: &str, name: &str, by_region: bool) -> Value {
@@ -59,12 +59,12 @@ fn full(namespace: &str, name: &str, by_region: bool) -> Value {
 
 /// How somebody applies: kubectl's own way, or the API server's as Flux and Argo CD can do it.
 #[derive(Clone, Copy)]
-enum Way {
+enum ApplyMode {
     Client,
     Server(&'static str),
 }
 
-impl Way {
+impl ApplyMode {
     fn arguments(self, verb: &'static str) -> Vec<&'static str> {
         match self {
             Self::Client => vec![verb, "-f", "-"],
@@ -72,7 +72,7 @@ impl Way {
         }
     }
 
-    async fn run(self, cluster: &Cluster, verb: &'static str, manifest: &Value) -> Output {
+    async fn run(self, cluster: &Cluster, verb: &'static str, manifest: &Value) -> KubectlOutput {
         cluster
             .kubectl(&self.arguments(verb), Some(&manifest.to_string()))
             .await
@@ -80,37 +80,37 @@ impl Way {
 }
 
 #[tokio::test]
-async fn what_was_applied_is_what_is_there_whoever_applies_it_again() -> Result<()> {
+async fn an_applied_manifest_does_not_drift() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("drift").await;
     apply(cluster, &secret(namespace, "one")).await?;
-    let operator = Operator::start_with(cluster, namespace, Arc::new(Script::default())).await?;
+    let operator = Operator::start_with(cluster, namespace, Arc::new(ScriptedExporter::default())).await?;
 
     let ways = [
-        ("client", Way::Client),
-        ("flux", Way::Server("kustomize-controller")),
-        ("argo", Way::Server("argocd-controller")),
+        ("client", ApplyMode::Client),
+        ("flux", ApplyMode::Server("kustomize-controller")),
+        ("argo", ApplyMode::Server("argocd-controller")),
     ];
-    for (name, way) in ways {
+    for (name, mode) in ways {
         let minimal = manifest(namespace, &format!("{name}-minimal"), "complete");
         for manifest in [
             minimal,
             full(namespace, &format!("{name}-region"), true),
             full(namespace, &format!("{name}-endpoint"), false),
         ] {
-            stays(cluster, way, &manifest).await?;
+            ensure_no_drift(cluster, mode, &manifest).await?;
         }
     }
     operator.stop().await
 }
 
 /// Applied, acted upon, and applied again.
-async fn stays(cluster: &Cluster, way: Way, manifest: &Value) -> Result<()> {
+async fn ensure_no_drift(cluster: &Cluster, mode: ApplyMode, manifest: &Value) -> Result<()> {
     let text = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default();
     let (namespace, name) = (text("namespace"), text("name"));
-    way.run(cluster, "apply", manifest).await.success()?;
+    mode.run(cluster, "apply", manifest).await.success()?;
     let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
-    becomes(cluster, namespace, name, states).await?;
+    wait_conditions(cluster, namespace, name, states).await?;
     let mut before = Value::Null;
     eventually("the operator has done all it does", async || {
         before = get(cluster, namespace, name).await?.context("it is gone")?;
@@ -121,20 +121,20 @@ async fn stays(cluster: &Cluster, way: Way, manifest: &Value) -> Result<()> {
         before["metadata"]["generation"] == 1,
         "the operator changed the spec"
     );
-    kept(&manifest["spec"], &before["spec"], "spec")?;
+    ensure_contains_all(&manifest["spec"], &before["spec"], "spec")?;
 
     // The same again: no difference, nothing written. kubectl diff ends with 1 where there is one.
     let both = [
-        way,
-        Way::Client,
-        Way::Server("kustomize-controller"),
-        Way::Server("another"),
+        mode,
+        ApplyMode::Client,
+        ApplyMode::Server("kustomize-controller"),
+        ApplyMode::Server("another"),
     ];
-    way.run(cluster, "diff", manifest)
+    mode.run(cluster, "diff", manifest)
         .await
         .success()
         .with_context(|| name.to_owned())?;
-    way.run(cluster, "apply", manifest).await.success()?;
+    mode.run(cluster, "apply", manifest).await.success()?;
     let after = get(cluster, namespace, name).await?.context("it is gone")?;
     ensure!(
         before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"],
@@ -159,12 +159,12 @@ async fn stays(cluster: &Cluster, way: Way, manifest: &Value) -> Result<()> {
 }
 
 /// What was written is there in the same letters; what is there besides are defaults.
-fn kept(written: &Value, there: &Value, path: &str) -> Result<()> {
+fn ensure_contains_all(written: &Value, there: &Value, path: &str) -> Result<()> {
     match (written, there) {
         (Value::Object(written), Value::Object(there)) => {
             for (key, value) in written {
                 let found = there.get(key).with_context(|| format!("{path}.{key} is gone"))?;
-                kept(value, found, &format!("{path}.{key}"))?;
+                ensure_contains_all(value, found, &format!("{path}.{key}"))?;
             }
         }
         _ => ensure!(written == there, "{path}: {written} became {there}"),

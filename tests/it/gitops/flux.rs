@@ -15,13 +15,13 @@ use tokio::process::{Child, Command};
 
 use super::{file, program};
 use crate::bed::{Cluster, Flux, Gateway};
-use crate::operator::whole::SPACE;
-use crate::operator::{apply, becomes, eventually, get, kubectl};
+use crate::operator::end_to_end::SPACE;
+use crate::operator::{apply, eventually, get, kubectl, wait_conditions};
 
 const SYSTEM: &str = "eventexport-system";
 const TENANT: &str = "audit";
 
-struct Fleet {
+struct FluxFixture {
     cluster: Cluster,
     flux: Flux,
     gateway: &'static Gateway,
@@ -30,7 +30,7 @@ struct Fleet {
     folder: TempDir,
 }
 
-impl Fleet {
+impl FluxFixture {
     async fn start() -> Result<Self> {
         let cluster = Cluster::start().await?;
         // It is the chart's to bring.
@@ -112,7 +112,7 @@ impl Fleet {
     }
 
     /// Waits until a Flux object says so of the revision, and returns its message.
-    async fn says(
+    async fn wait_ready(
         &self,
         kind: &str,
         namespace: &str,
@@ -187,7 +187,7 @@ impl Fleet {
 
 #[tokio::test]
 async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
-    let fleet = Fleet::start().await?;
+    let fleet = FluxFixture::start().await?;
     let cluster = &fleet.cluster;
 
     // The chart, by the example's HelmRelease.
@@ -216,7 +216,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         })
         .await?;
     fleet
-        .says("helmrelease", SYSTEM, "eventexport", "True", &[])
+        .wait_ready("helmrelease", SYSTEM, "eventexport", "True", &[])
         .await?;
     let _operator = fleet.operator().await?;
 
@@ -234,10 +234,10 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .await?;
     let stalled = ["stalled resources", "EventExport/audit/june status: 'Failed'"];
     let kustomization = |ready: &'static str, words: &'static [&'static str]| {
-        fleet.says("kustomization", TENANT, "audit-exports", ready, words)
+        fleet.wait_ready("kustomization", TENANT, "audit-exports", ready, words)
     };
     fleet
-        .says("kustomization", TENANT, "audit-exports", "False", &stalled)
+        .wait_ready("kustomization", TENANT, "audit-exports", "False", &stalled)
         .await?;
 
     // Mended, the wait passes by itself, while the export is still under way.
@@ -248,7 +248,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     let busy = get(cluster, TENANT, "june").await?.context("it is gone")?;
     ensure!(busy["status"]["windows"]["wanted"] == 5, "{}", busy["status"]);
     let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
-    becomes(cluster, TENANT, "june", states).await?;
+    wait_conditions(cluster, TENANT, "june", states).await?;
     let generation =
         get(cluster, TENANT, "june").await?.context("it is gone")?["metadata"]["generation"].clone();
 
@@ -264,13 +264,13 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     kubectl(cluster, &["delete", "secret", "tracker", "-n", TENANT]).await?;
     fleet.commit("2", &[("june.yaml", widened.clone())]).await?;
     fleet
-        .says("kustomization", TENANT, "audit-exports", "False", &stalled)
+        .wait_ready("kustomization", TENANT, "audit-exports", "False", &stalled)
         .await?;
     fleet
         .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
         .await?;
     kustomization("True", &["main@sha1:2"]).await?;
-    becomes(cluster, TENANT, "june", states).await?;
+    wait_conditions(cluster, TENANT, "june", states).await?;
 
     // Taken out of Git, it goes, and leaves no session behind; the data stay.
     fleet.commit("3", &[]).await?;

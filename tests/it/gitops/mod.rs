@@ -20,18 +20,18 @@ const HEALTH_SCRIPT: &str = "examples/argocd/health.lua";
 
 /// What a tool makes of a resource.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-struct Verdict {
+struct HealthVerdict {
     status: String,
     message: String,
 }
 
 /// What Flux, and whatever else uses kstatus, makes of resources.
-async fn kstatus(resources: &[Value]) -> Result<Vec<Verdict>> {
+async fn kstatus(resources: &[Value]) -> Result<Vec<HealthVerdict>> {
     tool("kstatus", &[], resources).await
 }
 
 /// What Argo CD makes of resources, with our script.
-async fn argo_health(resources: &[Value]) -> Result<Vec<Verdict>> {
+async fn argo_health(resources: &[Value]) -> Result<Vec<HealthVerdict>> {
     let script = file(HEALTH_SCRIPT).display().to_string();
     tool("argocd", &["health", &script], resources).await
 }
@@ -86,7 +86,7 @@ fn file(path: &str) -> PathBuf {
 }
 
 /// The two say the same, each in its words; only a suspended export is a state of its own for Argo CD.
-fn agree(kstatus: &str, argo: &str) -> bool {
+fn verdicts_agree(kstatus: &str, argo: &str) -> bool {
     matches!(
         (kstatus, argo),
         ("Current", "Healthy") | ("Failed", "Degraded") | ("InProgress", "Progressing" | "Suspended")

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-use super::{Verdict, agree, argo_health, kstatus};
+use super::{HealthVerdict, argo_health, kstatus, verdicts_agree};
 use crate::bed::{Cluster, Gateway};
-use crate::operator::whole::{SPACE, operator};
+use crate::operator::end_to_end::{SPACE, operator};
 use crate::operator::{apply, eventually, get, has_finalizer, kubectl, patch};
 
 /// One export, its peers, and whoever watches it.
-struct Scene {
+struct GitOpsFixture {
     cluster: &'static Cluster,
     gateway: &'static Gateway,
     simulator: Simulator,
@@ -25,7 +25,7 @@ struct Scene {
     operator: Option<Child>,
 }
 
-impl Scene {
+impl GitOpsFixture {
     async fn new(name: &str) -> Result<Self> {
         let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
         Ok(Self {
@@ -71,7 +71,7 @@ impl Scene {
     }
 
     /// Both tools' verdicts now.
-    async fn verdicts(&self) -> Result<(Verdict, Verdict)> {
+    async fn verdicts(&self) -> Result<(HealthVerdict, HealthVerdict)> {
         let now = [self.object().await?];
         let (mut flux, mut argo) = (kstatus(&now).await?, argo_health(&now).await?);
         Ok((
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     /// Waits until kstatus says so, with those words in its message.
-    async fn is(&self, phase: &str, status: &str, words: &[&str]) -> Result<()> {
+    async fn wait_status(&self, phase: &str, status: &str, words: &[&str]) -> Result<()> {
         eventually(&format!("{phase}: {status}, saying {words:?}"), async || {
             let (flux, argo) = self.verdicts().await?;
             let so = flux.status == status && words.iter().all(|word| argo.message.contains(word));
@@ -102,11 +102,11 @@ impl Scene {
 }
 
 /// Every version of the export, from now on.
-fn watch(scene: &Scene) -> Result<Child> {
+fn watch(fixture: &GitOpsFixture) -> Result<Child> {
     Ok(Command::new(super::program("kubectl")?)
         .arg("--kubeconfig")
-        .arg(scene.cluster.kubeconfig_path())
-        .args(["get", "eventexports", "-n", &scene.namespace])
+        .arg(fixture.cluster.kubeconfig_path())
+        .args(["get", "eventexports", "-n", &fixture.namespace])
         .args(["--watch", "--output-watch-events", "-o", "json"])
         .env("KUBERC", "off")
         .stdin(Stdio::null())
@@ -135,101 +135,108 @@ fn days_ago(days: i64) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_wait_passes_when_the_export_is_healthy_and_fails_when_a_person_is_needed() -> Result<()> {
-    let mut scene = Scene::new("phases").await?;
-    let mut watch = watch(&scene)?;
+async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> Result<()> {
+    let mut fixture = GitOpsFixture::new("phases").await?;
+    let mut watch = watch(&fixture)?;
 
     // Nobody has looked: no tool takes it for ready, however long that lasts.
-    scene.apply(&days_ago(4)?).await?;
-    scene.is("just applied", "InProgress", &["not looked"]).await?;
+    fixture.apply(&days_ago(4)?).await?;
+    fixture
+        .wait_status("just applied", "InProgress", &["not looked"])
+        .await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    scene.is("still", "InProgress", &["not looked"]).await?;
+    fixture
+        .wait_status("still", "InProgress", &["not looked"])
+        .await?;
 
-    scene.operator = Some(operator(scene.cluster, &scene.namespace).await?);
+    fixture.operator = Some(operator(fixture.cluster, &fixture.namespace).await?);
     let missing = [
         "CredentialsMissing",
         "tracker",
         "spec.source.credentialsSecretRef",
     ];
-    scene.is("no Secret", "Failed", &missing).await?;
-    let (flux, _) = scene.verdicts().await?;
+    fixture.wait_status("no Secret", "Failed", &missing).await?;
+    let (flux, _) = fixture.verdicts().await?;
     ensure!(
         flux.message.contains("tracker"),
         "a person reads what is missing: {flux:?}"
     );
 
-    scene
+    fixture
         .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
         .await?;
-    let keys =
-        json!({ "accessKeyId": scene.gateway.access_key(), "secretAccessKey": scene.gateway.secret_key() });
-    scene.secret("bucket", keys).await?;
-    let bucket = scene.namespace.clone();
-    scene
-        .is("no bucket", "Failed", &["BucketMissing", &bucket])
+    let keys = json!({ "accessKeyId": fixture.gateway.access_key(), "secretAccessKey": fixture.gateway.secret_key() });
+    fixture.secret("bucket", keys).await?;
+    let bucket = fixture.namespace.clone();
+    fixture
+        .wait_status("no bucket", "Failed", &["BucketMissing", &bucket])
         .await?;
 
     // Mended, it goes on by itself, and a download keeps it exporting.
     let held = format!("hang-download@{}x1", days_ago(3)?);
-    scene.simulator.add_preset(&held)?;
-    scene.gateway.create_bucket(&bucket).await?;
-    scene
-        .is("accepted and exporting", "Current", &["Exporting"])
+    fixture.simulator.add_preset(&held)?;
+    fixture.gateway.create_bucket(&bucket).await?;
+    fixture
+        .wait_status("accepted and exporting", "Current", &["Exporting"])
         .await?;
 
     // It hangs once only, so what begins again below does not.
     eventually("a download hangs", async || {
-        Ok(!scene.simulator.ledger().faults.is_empty())
+        Ok(!fixture.simulator.ledger().faults.is_empty())
     })
     .await?;
 
     // The operator is slow to see a change: until then, no verdict on the old spec counts.
-    scene.signal("-STOP").await?;
+    fixture.signal("-STOP").await?;
     let other = json!({ "spec": { "parallelism": 2 } });
-    patch(scene.cluster, &scene.namespace, "daily", &other).await?;
-    scene.is("spec changed", "InProgress", &["newest spec"]).await?;
-    scene.signal("-CONT").await?;
-    scene.is("continuous", "Current", &["CaughtUp"]).await?;
+    patch(fixture.cluster, &fixture.namespace, "daily", &other).await?;
+    fixture
+        .wait_status("spec changed", "InProgress", &["newest spec"])
+        .await?;
+    fixture.signal("-CONT").await?;
+    fixture
+        .wait_status("continuous", "Current", &["CaughtUp"])
+        .await?;
 
     let end = json!({ "spec": { "dateRange": { "end": days_ago(2)? } } });
-    patch(scene.cluster, &scene.namespace, "daily", &end).await?;
-    scene.is("complete", "Current", &["Complete"]).await?;
+    patch(fixture.cluster, &fixture.namespace, "daily", &end).await?;
+    fixture.wait_status("complete", "Current", &["Complete"]).await?;
 
     // Deleted while a session is open: it is there until the session is gone, and no wait takes it for ready.
     let held = format!("hang-download@{}x1", days_ago(6)?);
-    scene.simulator.add_preset(&held)?;
+    fixture.simulator.add_preset(&held)?;
     let more = json!({ "spec": { "dateRange": { "start": days_ago(6)? } } });
-    patch(scene.cluster, &scene.namespace, "daily", &more).await?;
+    patch(fixture.cluster, &fixture.namespace, "daily", &more).await?;
     eventually("it exports again", async || {
-        let object = scene.object().await?;
+        let object = fixture.object().await?;
         Ok(has_finalizer(&object) && object["status"]["sessions"][0].is_object())
     })
     .await?;
-    scene.signal("-STOP").await?;
+    fixture.signal("-STOP").await?;
     let delete = [
         "delete",
         "eventexport",
         "daily",
         "-n",
-        &scene.namespace,
+        &fixture.namespace,
         "--wait=false",
     ];
-    kubectl(scene.cluster, &delete).await?;
-    let (flux, _) = scene.verdicts().await?;
+    kubectl(fixture.cluster, &delete).await?;
+    let (flux, _) = fixture.verdicts().await?;
     ensure!(flux.status == "Terminating", "{flux:?}");
-    scene.signal("-CONT").await?;
+    fixture.signal("-CONT").await?;
     eventually("it goes", async || {
-        Ok(get(scene.cluster, &scene.namespace, "daily").await?.is_none())
+        Ok(get(fixture.cluster, &fixture.namespace, "daily").await?.is_none())
     })
     .await?;
-    ensure!(scene.simulator.open_sessions().is_empty());
+    ensure!(fixture.simulator.open_sessions().is_empty());
 
     ensure!(watch.try_wait()?.is_none(), "the watch ended early");
-    judge_all(&versions(watch).await?).await
+    health_of_all(&versions(watch).await?).await
 }
 
 /// Nothing of what was there for a moment only misled a tool.
-async fn judge_all(versions: &[Value]) -> Result<()> {
+async fn health_of_all(versions: &[Value]) -> Result<()> {
     let alive: Vec<Value> = versions
         .iter()
         .filter(|object| object["metadata"]["deletionTimestamp"].is_null())
@@ -239,7 +246,10 @@ async fn judge_all(versions: &[Value]) -> Result<()> {
     let (flux, argo) = (kstatus(&alive).await?, argo_health(&alive).await?);
     for ((object, flux), argo) in alive.iter().zip(&flux).zip(&argo) {
         let status = &object["status"];
-        ensure!(agree(&flux.status, &argo.status), "{flux:?} {argo:?} {status}");
+        ensure!(
+            verdicts_agree(&flux.status, &argo.status),
+            "{flux:?} {argo:?} {status}"
+        );
         let looked = status["observedGeneration"] == object["metadata"]["generation"];
         ensure!(
             looked || flux.status == "InProgress",

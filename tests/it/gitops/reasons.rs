@@ -6,21 +6,21 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::api::Reason;
-use eventexport::controller::judge::needs_person;
-use eventexport::export::failure::{Failure, Remedy, Trouble};
+use eventexport::controller::export_health::needs_manual_action;
+use eventexport::export::failure::{Failure, Problem, Remedy};
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{agree, argo_health, file, kstatus};
+use super::{argo_health, file, kstatus, verdicts_agree};
 use crate::bed::Cluster;
 use crate::docs::with_part;
-use crate::operator::script::{DAY, Play, Script};
-use crate::operator::{Operator, apply, becomes, condition, manifest, secret};
+use crate::operator::scripted_exporter::{DAY, ScriptedExporter, ScriptedRun};
+use crate::operator::{Operator, apply, condition, manifest, secret, wait_conditions};
 
 /// How the reason comes about. `None`: `Ready` never has it. Exhaustive, so that a new reason is thought of.
 #[allow(clippy::too_many_lines)]
-fn play(reason: Reason) -> Option<Play> {
+fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
     let settled = Snapshot {
         observed: true,
         wanted: 30,
@@ -32,13 +32,13 @@ fn play(reason: Reason) -> Option<Play> {
         waiting: 1,
         ..settled.clone()
     };
-    let trouble = |remedy, window| Snapshot {
-        troubles: vec![Trouble {
+    let problem = |remedy, window| Snapshot {
+        problems: vec![Problem {
             reason,
             message: reason.meaning().to_owned(),
             window,
             remedy,
-            again: None,
+            retry_at: None,
         }],
         ..missing.clone()
     };
@@ -51,11 +51,11 @@ fn play(reason: Reason) -> Option<Play> {
         Reason::Suspended => settled,
         // Of a range without an end and with one: the next day is waited for.
         Reason::CaughtUp | Reason::NotSettled => {
-            let waits = trouble(Remedy::Wait(Some(Timestamp::MAX)), Some(DAY)).troubles;
+            let waits = problem(Remedy::Wait(Some(Timestamp::MAX)), Some(DAY)).problems;
             Snapshot {
-                troubles: waits
+                problems: waits
                     .into_iter()
-                    .map(|one| Trouble {
+                    .map(|one| Problem {
                         reason: Reason::NotSettled,
                         ..one
                     })
@@ -81,7 +81,7 @@ fn play(reason: Reason) -> Option<Play> {
             ..settled
         },
         // What is waited for.
-        Reason::Throttled | Reason::HeldBy => trouble(Remedy::Wait(None), Some(DAY)),
+        Reason::Throttled | Reason::HeldBy => problem(Remedy::Wait(None), Some(DAY)),
         // What concerns every window: others are waited for, or a person is needed.
         Reason::SpaceFull
         | Reason::DestinationWeak
@@ -95,31 +95,31 @@ fn play(reason: Reason) -> Option<Play> {
         | Reason::JournalMismatch
         | Reason::SourceRefused
         | Reason::DestinationRefused
-        | Reason::SessionUnaccounted => trouble(Remedy::Wait(None), None),
+        | Reason::SessionUnaccounted => problem(Remedy::Wait(None), None),
         // All is stored, and its manifest cannot be signed.
         Reason::SigningKeyInvalid => Snapshot {
-            sealing: true,
+            manifest_due: true,
             missing: settled.missing,
             waiting: 0,
-            ..trouble(Remedy::Person, None)
+            ..problem(Remedy::Manual, None)
         },
         // What is found before it begins.
         Reason::InvalidSpec | Reason::CredentialsMissing | Reason::IdentityNotGranted => {
-            return Some(Play::Cannot(
-                Failure::wait(reason, reason.meaning(), None).of_export(),
+            return Some(ScriptedRun::FailsToPrepare(
+                Failure::wait(reason, reason.meaning(), None).export_wide(),
             ));
         }
         // What keeps every window back and passes.
         Reason::SourceUnreachable | Reason::DestinationUnreachable | Reason::Failed => {
-            trouble(Remedy::Retry(None), None)
+            problem(Remedy::Retry(None), None)
         }
         // What happened to one window, which is tried again.
         Reason::NotGzip | Reason::NotWhole | Reason::NotEvents | Reason::RangeMismatch => {
-            trouble(Remedy::Retry(None), Some(DAY))
+            problem(Remedy::Retry(None), Some(DAY))
         }
         // What a person has to decide about one window.
         Reason::TooLarge | Reason::Short | Reason::EmptyUnproved | Reason::ForeignObject => {
-            trouble(Remedy::Person, Some(DAY))
+            problem(Remedy::Manual, Some(DAY))
         }
         Reason::Expired => Snapshot {
             expired: [DAY].into_iter().collect(),
@@ -128,7 +128,7 @@ fn play(reason: Reason) -> Option<Play> {
         // Of conditions of their own.
         Reason::Accepted | Reason::TwoOperators => return None,
     };
-    Some(Play::Shows(Box::new(snapshot)))
+    Some(ScriptedRun::Reports(Box::new(snapshot)))
 }
 
 fn resource(namespace: &str, reason: Reason) -> Value {
@@ -150,12 +150,12 @@ fn name(reason: Reason) -> String {
 async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("reasons").await;
-    let script = Arc::new(Script::default());
+    let script = Arc::new(ScriptedExporter::default());
     apply(cluster, &secret(namespace, "one")).await?;
     let mut resources = vec![];
     for reason in Reason::ALL {
-        if let Some(play) = play(*reason) {
-            script.play(&name(*reason), play);
+        if let Some(play) = scripted_run(*reason) {
+            script.set_run(&name(*reason), play);
             resources.push(resource(namespace, *reason));
         }
     }
@@ -170,7 +170,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
     for reason in Reason::ALL
         .iter()
         .copied()
-        .filter(|reason| play(*reason).is_some())
+        .filter(|reason| scripted_run(*reason).is_some())
     {
         // The word, to its end: Complete is not CompleteNot.
         let wanted = ["True", "False", "Unknown"].map(|status| format!("{status}/{reason}"));
@@ -187,7 +187,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
     }
     // It stays so: nothing above was a passing state.
     let busy = ["True/Exporting", "False/Exporting", "False/Accepted", "False"];
-    becomes(cluster, namespace, "exporting", busy).await?;
+    wait_conditions(cluster, namespace, "exporting", busy).await?;
 
     let (flux, argo) = (kstatus(&seen).await?, argo_health(&seen).await?);
     let mut table = "| reason of `Ready` | `Ready` | `Stalled` | kstatus (Flux) | Argo CD | a wait |\n\
@@ -202,7 +202,10 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
                 .to_owned()
         };
         let (ready, stalled) = (status("Ready"), status("Stalled"));
-        ensure!(agree(&flux.status, &argo.status), "{reason}: {flux:?} {argo:?}");
+        ensure!(
+            verdicts_agree(&flux.status, &argo.status),
+            "{reason}: {flux:?} {argo:?}"
+        );
         ensure!(
             (flux.status == "Failed") == (stalled == "True")
                 && (flux.status == "Current") == (ready == "True"),
@@ -212,7 +215,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
         // A weak store is used under the operator's lease, with extra checks.
         if *reason != Reason::DestinationWeak {
             ensure!(
-                needs_person(*reason) == (flux.status == "Failed"),
+                needs_manual_action(*reason) == (flux.status == "Failed"),
                 "{reason}: {flux:?}"
             );
         }

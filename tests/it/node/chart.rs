@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::stage::{AUDIT, IMAGE, SYSTEM, Stage};
+use super::fixture::{AUDIT, IMAGE, NodeFixture, SYSTEM};
 
 const RELEASE: &str = "eventexport";
 
@@ -14,7 +14,7 @@ const RELEASE: &str = "eventexport";
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/eventexport");
 
 /// The chart as it was when it was new, numbered 0.0.1.
-const EARLIER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/node/eventexport-0.0.1.tgz");
+const PREVIOUS_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/node/eventexport-0.0.1.tgz");
 
 const DEPLOYMENT: &str = "deployment/eventexport";
 
@@ -22,12 +22,12 @@ const DEPLOYMENT: &str = "deployment/eventexport";
 const JUNE: (i8, i8) = (1, 7);
 
 /// What the release must not touch: names with their unique ids.
-type Kept = BTreeMap<String, String>;
+type PreservedState = BTreeMap<String, String>;
 
 /// Of the first chart, with a resource that is exported; returns when the archive is proved.
-pub(super) async fn install_and_export(stage: &Stage) -> Result<()> {
-    stage.transcript.part("Installed by Helm, and an export");
-    stage
+pub(super) async fn install_and_export(fixture: &NodeFixture) -> Result<()> {
+    fixture.transcript.part("Installed by Helm, and an export");
+    fixture
         .node
         .tag(
             &format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION")),
@@ -35,60 +35,63 @@ pub(super) async fn install_and_export(stage: &Stage) -> Result<()> {
         )
         .await?;
     let began = Instant::now();
-    stage.helm(&arguments("install", EARLIER, &[])).await?;
-    stage.apply(&stage.export("june", JUNE)).await?;
-    stage
-        .eventually(
-            "a first window is stored",
-            async || Ok(stage.receipts("june") > 0),
-        )
+    fixture.helm(&arguments("install", PREVIOUS_CHART, &[])).await?;
+    fixture.apply(&fixture.export("june", JUNE)).await?;
+    fixture
+        .eventually("a first window is stored", async || {
+            Ok(fixture.receipts("june") > 0)
+        })
         .await?;
     let first = began.elapsed().as_secs_f64();
-    stage.transcript.say(&format!(
+    fixture.transcript.say(&format!(
         "**{first:.1} s from `helm install` to the first stored window**"
     ));
-    stage.complete("june").await?;
-    let events = stage.prove("june", JUNE)?;
-    stage.transcript.say(&format!(
+    fixture.wait_complete("june").await?;
+    let events = fixture.verify("june", JUNE)?;
+    fixture.transcript.say(&format!(
         "7 days, {events} events: every receipt and object is as the service has it, and nothing else is there"
     ));
-    stage.nothing_open().await?;
-    rolled_out(stage).await?;
-    stage.show(&["get", "eventexports", "-n", AUDIT]).await?;
-    stage.show(&["get", "pods", "-n", SYSTEM, "-o", "wide"]).await?;
+    fixture.no_session_open().await?;
+    rolled_out(fixture).await?;
+    fixture.show(&["get", "eventexports", "-n", AUDIT]).await?;
+    fixture.show(&["get", "pods", "-n", SYSTEM, "-o", "wide"]).await?;
     let security = "{.spec.template.spec.securityContext}{.spec.template.spec.containers[0].securityContext}";
-    let security = stage.part(&[DEPLOYMENT, "-n", SYSTEM], security).await?;
-    stage.transcript.say(&format!(
+    let security = fixture.part(&[DEPLOYMENT, "-n", SYSTEM], security).await?;
+    fixture.transcript.say(&format!(
         "admitted by a namespace that enforces the restricted policy: {security}"
     ));
-    let leader = leader(stage).await?;
-    stage.show(&["logs", "-n", SYSTEM, pod_of(&leader)]).await?;
+    let leader = leader(fixture).await?;
+    fixture.show(&["logs", "-n", SYSTEM, pod_of(&leader)]).await?;
     Ok(())
 }
 
 /// To today's chart while an export runs, and back.
-pub(super) async fn upgrade_and_roll_back(stage: &Stage) -> Result<()> {
-    stage
+pub(super) async fn upgrade_and_roll_back(fixture: &NodeFixture) -> Result<()> {
+    fixture
         .transcript
         .part("Upgraded while it exports, and rolled back");
-    let kept = kept(stage).await?;
-    let downloads = stage.downloads_of(JUNE);
+    let kept = preserved_state(fixture).await?;
+    let downloads = fixture.downloads_of(JUNE);
 
-    let before = stage.dawdle()?;
-    stage.apply(&stage.export("upgraded", (11, 14))).await?;
-    stage
-        .eventually("four downloads run", async || Ok(stage.downloads() >= before + 4))
+    let before = fixture.slow_downloads()?;
+    fixture.apply(&fixture.export("upgraded", (11, 14))).await?;
+    fixture
+        .eventually("four downloads run", async || {
+            Ok(fixture.downloads() >= before + 4)
+        })
         .await?;
-    stage.transcript.say("four downloads run, and would for a while");
-    stage
+    fixture
+        .transcript
+        .say("four downloads run, and would for a while");
+    fixture
         .helm(&arguments("upgrade", CHART, &["--wait", "--timeout=3m"]))
         .await?;
-    stage.hurry();
-    stage.complete("upgraded").await?;
-    stage.prove("upgraded", (11, 14))?;
-    stage.nothing_open().await?;
-    unchanged(stage, &kept, downloads).await?;
-    stage
+    fixture.restore_downloads();
+    fixture.wait_complete("upgraded").await?;
+    fixture.verify("upgraded", (11, 14))?;
+    fixture.no_session_open().await?;
+    unchanged(fixture, &kept, downloads).await?;
+    fixture
         .show(&[
             "get",
             "pods",
@@ -99,7 +102,7 @@ pub(super) async fn upgrade_and_roll_back(stage: &Stage) -> Result<()> {
         ])
         .await?;
 
-    stage
+    fixture
         .helm(&[
             "rollback",
             RELEASE,
@@ -110,52 +113,54 @@ pub(super) async fn upgrade_and_roll_back(stage: &Stage) -> Result<()> {
             "--timeout=3m",
         ])
         .await?;
-    stage.apply(&stage.export("back", (18, 19))).await?;
-    stage.complete("back").await?;
-    stage.prove("back", (18, 19))?;
-    stage.nothing_open().await?;
-    unchanged(stage, &kept, downloads).await?;
-    stage
+    fixture.apply(&fixture.export("back", (18, 19))).await?;
+    fixture.wait_complete("back").await?;
+    fixture.verify("back", (18, 19))?;
+    fixture.no_session_open().await?;
+    unchanged(fixture, &kept, downloads).await?;
+    fixture
         .helm(&arguments("upgrade", CHART, &["--wait", "--timeout=3m"]))
         .await?;
-    stage.helm(&["history", RELEASE, "--namespace", SYSTEM]).await?;
+    fixture.helm(&["history", RELEASE, "--namespace", SYSTEM]).await?;
     Ok(())
 }
 
 /// The leader's process is killed in the middle of four downloads: another one goes on.
-pub(super) async fn kill_the_leader(stage: &Stage) -> Result<()> {
-    stage.transcript.part("The leader is killed");
-    let before = stage.dawdle()?;
-    stage.apply(&stage.export("killed", (25, 28))).await?;
-    stage
-        .eventually("four downloads run", async || Ok(stage.downloads() >= before + 4))
+pub(super) async fn kill_the_leader(fixture: &NodeFixture) -> Result<()> {
+    fixture.transcript.part("The leader is killed");
+    let before = fixture.slow_downloads()?;
+    fixture.apply(&fixture.export("killed", (25, 28))).await?;
+    fixture
+        .eventually("four downloads run", async || {
+            Ok(fixture.downloads() >= before + 4)
+        })
         .await?;
-    let first = leader(stage).await?;
-    stage.transcript.say(&format!(
+    let first = leader(fixture).await?;
+    fixture.transcript.say(&format!(
         "{first} leads, with {} sessions open",
-        stage.simulator.open_sessions().len()
+        fixture.simulator.open_sessions().len()
     ));
-    stage.kill(SYSTEM, pod_of(&first)).await?;
-    stage.hurry();
-    let took = stage
+    fixture.kill(SYSTEM, pod_of(&first)).await?;
+    fixture.restore_downloads();
+    let took = fixture
         .eventually("another process leads", async || {
-            let now = leader(stage).await?;
+            let now = leader(fixture).await?;
             Ok(!now.is_empty() && now != first)
         })
         .await?;
-    let second = leader(stage).await?;
-    stage.transcript.say(&format!(
+    let second = leader(fixture).await?;
+    fixture.transcript.say(&format!(
         "**{second} leads {:.1} s after the kill** (the lease lasts 15 s)",
         took.as_secs_f64()
     ));
-    stage.complete("killed").await?;
-    stage.prove("killed", (25, 28))?;
-    stage.nothing_open().await?;
-    stage
+    fixture.wait_complete("killed").await?;
+    fixture.verify("killed", (25, 28))?;
+    fixture.no_session_open().await?;
+    fixture
         .show(&["logs", "-n", SYSTEM, pod_of(&second), "--tail=20"])
         .await?;
 
-    stage.transcript.say("now its Pod is deleted without grace");
+    fixture.transcript.say("now its Pod is deleted without grace");
     let delete = [
         "delete",
         "pod",
@@ -165,24 +170,24 @@ pub(super) async fn kill_the_leader(stage: &Stage) -> Result<()> {
         "--grace-period=0",
         "--force",
     ];
-    stage.show(&delete).await?;
-    stage.apply(&stage.export("deleted", (20, 21))).await?;
-    stage.complete("deleted").await?;
-    stage.prove("deleted", (20, 21))?;
-    let third = leader(stage).await?;
+    fixture.show(&delete).await?;
+    fixture.apply(&fixture.export("deleted", (20, 21))).await?;
+    fixture.wait_complete("deleted").await?;
+    fixture.verify("deleted", (20, 21))?;
+    let third = leader(fixture).await?;
     ensure!(third != second, "{second} still leads");
-    stage
+    fixture
         .transcript
         .say(&format!("{third} leads, and the next export is complete"));
-    stage.nothing_open().await
+    fixture.no_session_open().await
 }
 
 /// Takes only what the release made; installed again, it downloads nothing.
-pub(super) async fn uninstall_and_install_again(stage: &Stage) -> Result<()> {
-    stage.transcript.part("Uninstalled, and installed again");
-    let kept = kept(stage).await?;
-    let downloads = stage.downloads_of(JUNE);
-    stage
+pub(super) async fn uninstall_and_install_again(fixture: &NodeFixture) -> Result<()> {
+    fixture.transcript.part("Uninstalled, and installed again");
+    let kept = preserved_state(fixture).await?;
+    let downloads = fixture.downloads_of(JUNE);
+    fixture
         .helm(&[
             "uninstall",
             RELEASE,
@@ -202,20 +207,20 @@ pub(super) async fn uninstall_and_install_again(stage: &Stage) -> Result<()> {
         "-o",
         "name",
     ];
-    stage
+    fixture
         .eventually("nothing of the release is left", async || {
-            Ok(stage.kubectl(&ours).await?.is_empty())
+            Ok(fixture.kubectl(&ours).await?.is_empty())
         })
         .await?;
-    unchanged(stage, &kept, downloads).await?;
-    stage.prove("june", JUNE)?;
-    stage.show(&["get", "crds,eventexports", "-n", AUDIT]).await?;
+    unchanged(fixture, &kept, downloads).await?;
+    fixture.verify("june", JUNE)?;
+    fixture.show(&["get", "crds,eventexports", "-n", AUDIT]).await?;
 
-    stage
+    fixture
         .helm(&arguments("install", CHART, &["--wait", "--timeout=3m"]))
         .await?;
     // A change of the spec is looked at by the new operator: the archive tells it that all is there.
-    stage
+    fixture
         .kubectl(&[
             "patch",
             "eventexport",
@@ -227,19 +232,19 @@ pub(super) async fn uninstall_and_install_again(stage: &Stage) -> Result<()> {
             r#"{"spec":{"parallelism":2}}"#,
         ])
         .await?;
-    stage
+    fixture
         .eventually("the new operator has looked", async || {
             let path = "{.metadata.generation} {.status.observedGeneration}";
-            let generations = stage.part(&["eventexport", "june", "-n", AUDIT], path).await?;
+            let generations = fixture.part(&["eventexport", "june", "-n", AUDIT], path).await?;
             Ok(generations
                 .split_once(' ')
                 .is_some_and(|(wanted, seen)| wanted == seen))
         })
         .await?;
-    stage.complete("june").await?;
-    unchanged(stage, &kept, downloads).await?;
-    stage.transcript.say("nothing was downloaded again");
-    stage.show(&["get", "eventexports", "-n", AUDIT]).await?;
+    fixture.wait_complete("june").await?;
+    unchanged(fixture, &kept, downloads).await?;
+    fixture.transcript.say("nothing was downloaded again");
+    fixture.show(&["get", "eventexports", "-n", AUDIT]).await?;
     Ok(())
 }
 
@@ -258,16 +263,16 @@ fn arguments<'a>(verb: &'a str, chart: &'a str, more: &[&'a str]) -> Vec<&'a str
     arguments
 }
 
-async fn rolled_out(stage: &Stage) -> Result<()> {
-    stage
+async fn rolled_out(fixture: &NodeFixture) -> Result<()> {
+    fixture
         .show(&["rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=180s"])
         .await?;
     Ok(())
 }
 
 /// `<pod>_<number of the process>`; nothing while nobody leads.
-async fn leader(stage: &Stage) -> Result<String> {
-    stage
+async fn leader(fixture: &NodeFixture) -> Result<String> {
+    fixture
         .part(
             &["lease", "eventexport-operator", "-n", SYSTEM],
             "{.spec.holderIdentity}",
@@ -280,9 +285,9 @@ fn pod_of(identity: &str) -> &str {
 }
 
 /// The definition and every EventExport.
-async fn kept(stage: &Stage) -> Result<Kept> {
+async fn preserved_state(fixture: &NodeFixture) -> Result<PreservedState> {
     let path = "{range .items[*]}{.kind}/{.metadata.name} {.metadata.uid}{\"\\n\"}{end}";
-    let found = stage.part(&["eventexports,crds", "-n", AUDIT], path).await?;
+    let found = fixture.part(&["eventexports,crds", "-n", AUDIT], path).await?;
     let pairs = found.lines().filter_map(|line| line.split_once(' '));
     Ok(pairs
         .map(|(name, uid)| (name.to_owned(), uid.to_owned()))
@@ -290,8 +295,8 @@ async fn kept(stage: &Stage) -> Result<Kept> {
 }
 
 /// Fails unless all of it is there and the same, and the first export's days were not downloaded again.
-async fn unchanged(stage: &Stage, before: &Kept, downloads: u64) -> Result<()> {
-    let now = kept(stage).await?;
+async fn unchanged(fixture: &NodeFixture, before: &PreservedState, downloads: u64) -> Result<()> {
+    let now = preserved_state(fixture).await?;
     for (name, uid) in before {
         ensure!(
             now.get(name) == Some(uid),
@@ -299,12 +304,12 @@ async fn unchanged(stage: &Stage, before: &Kept, downloads: u64) -> Result<()> {
             now.get(name)
         );
     }
-    let again = stage.downloads_of(JUNE) - downloads;
+    let again = fixture.downloads_of(JUNE) - downloads;
     ensure!(
         again == 0,
         "days that were stored were downloaded {again} times more"
     );
-    stage.transcript.say(&format!(
+    fixture.transcript.say(&format!(
         "the definition and {} exports are the same as before, and nothing stored was downloaded again",
         before.len() - 1
     ));

@@ -4,33 +4,33 @@
 #![allow(clippy::indexing_slicing)]
 
 mod chart;
+mod fixture;
 mod shards;
-mod stage;
 mod transcript;
 
 use anyhow::Result;
 
-use self::stage::Stage;
+use self::fixture::NodeFixture;
 
 /// One test, since a machine has room for one node: its parts follow each other, as in the life of a release.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make e2e: needs root and a real node"]
 async fn a_release_lives_on_a_real_node_and_loses_nothing() -> Result<()> {
-    let stage = Stage::set().await?;
-    let lived = live(&stage).await;
+    let fixture = NodeFixture::start().await?;
+    let lived = run_release(&fixture).await;
     if let Err(error) = &lived {
-        stage.transcript.part("It failed");
-        stage.transcript.say(&format!("{error:#}"));
-        stage.autopsy().await;
+        fixture.transcript.part("It failed");
+        fixture.transcript.say(&format!("{error:#}"));
+        fixture.show_diagnostics().await;
     }
-    println!("the transcript is {}", stage.transcript.path().display());
+    println!("the transcript is {}", fixture.transcript.path().display());
     lived
 }
 
-async fn live(stage: &Stage) -> Result<()> {
-    chart::install_and_export(stage).await?;
-    chart::upgrade_and_roll_back(stage).await?;
-    chart::kill_the_leader(stage).await?;
-    shards::export_by_a_job(stage).await?;
-    chart::uninstall_and_install_again(stage).await
+async fn run_release(fixture: &NodeFixture) -> Result<()> {
+    chart::install_and_export(fixture).await?;
+    chart::upgrade_and_roll_back(fixture).await?;
+    chart::kill_the_leader(fixture).await?;
+    shards::export_by_a_job(fixture).await?;
+    chart::uninstall_and_install_again(fixture).await
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::stage::{AUDIT, IMAGE, Stage};
+use super::fixture::{AUDIT, IMAGE, NodeFixture};
 
 /// Shards, and Pods at a time.
 const SHARDS: usize = 3;
@@ -13,23 +13,23 @@ const DAYS: (i8, i8) = (4, 15);
 
 const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/job.yaml");
 
-pub(super) async fn export_by_a_job(stage: &Stage) -> Result<()> {
-    stage
+pub(super) async fn export_by_a_job(fixture: &NodeFixture) -> Result<()> {
+    fixture
         .transcript
         .part("Shards: an Indexed Job without access to Kubernetes, a Pod killed in the middle");
-    let before = stage.dawdle()?;
-    let objects = stage
+    let before = fixture.slow_downloads()?;
+    let objects = fixture
         .kubectl(&["create", "--dry-run=client", "-o", "json", "-n", AUDIT, "-f", JOB])
         .await?;
     for object in serde_json::Deserializer::from_str(&objects).into_iter::<Value>() {
-        stage.apply(&adapted(stage, object?)?).await?;
+        fixture.apply(&adapted(fixture, object?)?).await?;
     }
-    stage
+    fixture
         .eventually("every day is being downloaded", async || {
-            Ok(stage.downloads() >= before + 12)
+            Ok(fixture.downloads() >= before + 12)
         })
         .await?;
-    stage
+    fixture
         .show(&[
             "get",
             "pods",
@@ -41,10 +41,10 @@ pub(super) async fn export_by_a_job(stage: &Stage) -> Result<()> {
             "batch.kubernetes.io/job-completion-index",
         ])
         .await?;
-    let open = stage.simulator.open_sessions().len();
-    stage.transcript.say(&format!("{open} sessions are open"));
+    let open = fixture.simulator.open_sessions().len();
+    fixture.transcript.say(&format!("{open} sessions are open"));
 
-    let pod = stage
+    let pod = fixture
         .part(
             &[
                 "pods",
@@ -56,9 +56,9 @@ pub(super) async fn export_by_a_job(stage: &Stage) -> Result<()> {
             "{.items[0].metadata.name}",
         )
         .await?;
-    stage.kill(AUDIT, &pod).await?;
-    stage.hurry();
-    stage
+    fixture.kill(AUDIT, &pod).await?;
+    fixture.restore_downloads();
+    fixture
         .kubectl(&[
             "wait",
             "-n",
@@ -68,7 +68,7 @@ pub(super) async fn export_by_a_job(stage: &Stage) -> Result<()> {
             "--timeout=180s",
         ])
         .await?;
-    stage
+    fixture
         .show(&[
             "get",
             "pods",
@@ -80,35 +80,35 @@ pub(super) async fn export_by_a_job(stage: &Stage) -> Result<()> {
             "batch.kubernetes.io/job-completion-index",
         ])
         .await?;
-    let status = stage
+    let status = fixture
         .part(
             &["job", "audit-2018", "-n", AUDIT],
             "{.status.succeeded} {.status.failed} {.status.completedIndexes}",
         )
         .await?;
     ensure!(status == "3 1 0-2", "succeeded, failed, indexes: {status}");
-    let events = stage.prove("sharded", DAYS)?;
-    stage.transcript.say(&format!(
+    let events = fixture.verify("sharded", DAYS)?;
+    fixture.transcript.say(&format!(
         "12 days, {events} events: complete, nothing doubled, nothing left in the journal"
     ));
-    stage.nothing_open().await?;
-    let pods = stage
+    fixture.no_session_open().await?;
+    let pods = fixture
         .part(
             &["pods", "-n", AUDIT, "-l", "app.kubernetes.io/component=shard"],
             "{range .items[*]}{.metadata.name} {end}",
         )
         .await?;
     for pod in pods.split_whitespace() {
-        stage.show(&["logs", "-n", AUDIT, pod]).await?;
+        fixture.show(&["logs", "-n", AUDIT, pod]).await?;
     }
     Ok(())
 }
 
 /// The example with this machine's image, service, bucket and number of shards.
-fn adapted(stage: &Stage, mut object: Value) -> Result<Value> {
+fn adapted(fixture: &NodeFixture, mut object: Value) -> Result<Value> {
     object["metadata"]["namespace"] = json!(AUDIT);
     if object["kind"] == "ConfigMap" {
-        let mut export = stage.export("sharded", DAYS);
+        let mut export = fixture.export("sharded", DAYS);
         // A manifest of a file knows no namespace.
         export["metadata"] = json!({"name": "sharded"});
         object["data"]["export.yaml"] = json!(export.to_string());

@@ -5,13 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use eventexport::simulator::{Kind, Simulator};
+use eventexport::simulator::{RequestKind, Simulator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Child;
 
 use super::helm::{CHART, Helm};
-use super::{apply, becomes, eventually, get, kubectl, patch, pod, rights, told, whole};
+use super::{apply, end_to_end, event_reasons, eventually, get, kubectl, patch, pod, rbac, wait_conditions};
 use crate::bed::{Cluster, Gateway};
 
 const NAMESPACE: &str = "eventexport-system";
@@ -19,7 +19,7 @@ const DEFINITION: &str = "eventexports.eventexport.io";
 const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
 /// A cluster with a release of the chart, and an export in a namespace of its own.
-struct Scene {
+struct ChartFixture {
     cluster: Cluster,
     helm: Helm,
     simulator: Simulator,
@@ -27,17 +27,17 @@ struct Scene {
     previous: TempDir,
 }
 
-impl Scene {
+impl ChartFixture {
     async fn start() -> Result<Self> {
         let cluster = Cluster::start().await?;
         let helm = Helm::new(&cluster)?;
-        let simulator = whole::simulator().await?;
+        let simulator = end_to_end::simulator().await?;
         let gateway = Gateway::shared().await;
         gateway.create_bucket("released").await?;
         for name in [NAMESPACE, "audit"] {
             kubectl(&cluster, &["create", "namespace", name]).await?;
         }
-        for document in &whole::documents("audit", "released", gateway, &simulator) {
+        for document in &end_to_end::documents("audit", "released", gateway, &simulator) {
             apply(&cluster, document).await?;
         }
         let previous = previous_chart()?;
@@ -81,8 +81,8 @@ impl Scene {
     }
 
     /// The export as it is once it is complete and nothing was done to it: its UID and what it covers.
-    async fn complete(&self) -> Result<(Value, Value)> {
-        let export = becomes(&self.cluster, "audit", "june", COMPLETE).await?;
+    async fn wait_complete(&self) -> Result<(Value, Value)> {
+        let export = wait_conditions(&self.cluster, "audit", "june", COMPLETE).await?;
         Ok((
             export["metadata"]["uid"].clone(),
             export["status"]["covered"].clone(),
@@ -96,7 +96,7 @@ impl Scene {
     }
 
     fn downloads(&self) -> u64 {
-        self.simulator.ledger().requests_of(Kind::Download)
+        self.simulator.ledger().requests_of(RequestKind::Download)
     }
 
     /// What kubectl says to a person of these rights in the namespace of the export.
@@ -142,31 +142,31 @@ fn previous_chart() -> Result<TempDir> {
 
 #[tokio::test]
 async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost() -> Result<()> {
-    let scene = Scene::start().await?;
-    let (cluster, current) = (&scene.cluster, Path::new(CHART));
+    let fixture = ChartFixture::start().await?;
+    let (cluster, current) = (&fixture.cluster, Path::new(CHART));
 
     // The definition is there already, and not helm's: it is not taken over unasked.
-    let Err(said) = scene
-        .helm("install", "eventexport", scene.previous.path(), &[])
+    let Err(said) = fixture
+        .helm("install", "eventexport", fixture.previous.path(), &[])
         .await
     else {
         bail!("a definition of others was taken over");
     };
     ensure!(said.to_string().contains("ownership"), "{said}");
-    scene
+    fixture
         .helm(
             "install",
             "eventexport",
-            scene.previous.path(),
+            fixture.previous.path(),
             &["--take-ownership", "--force-conflicts"],
         )
         .await?;
-    ensure!(scene.definition_is_previous().await?);
+    ensure!(fixture.definition_is_previous().await?);
 
     // For all namespaces, with the rights of the chart: an export elsewhere completes.
-    let operator = scene.operator().await?;
-    let (uid, covered) = scene.complete().await?;
-    let downloads = scene.downloads();
+    let operator = fixture.operator().await?;
+    let (uid, covered) = fixture.wait_complete().await?;
+    let downloads = fixture.downloads();
     // The same told twice, so that the right to count repetitions is used too.
     for suspend in [true, false, true, false] {
         patch(
@@ -181,19 +181,19 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
         } else {
             "True/Complete"
         };
-        becomes(cluster, "audit", "june", [ready, "", "", ""]).await?;
+        wait_conditions(cluster, "audit", "june", [ready, "", "", ""]).await?;
     }
     ensure!(
-        told(cluster, "audit", "june")
+        event_reasons(cluster, "audit", "june")
             .await?
             .contains(&"Suspended".to_owned())
     );
     pod::stop(operator).await?;
-    let unused = rights::unused(cluster, NAMESPACE).await?;
+    let unused = rbac::unused(cluster, NAMESPACE).await?;
     ensure!(unused.is_empty(), "granted and never used: {unused:?}");
 
     // Upgrade, to a release that may read only the Secrets that it is told of.
-    scene
+    fixture
         .helm(
             "upgrade",
             "eventexport",
@@ -201,26 +201,26 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
             &["--set", "rbac.secretNames={tracker,bucket}"],
         )
         .await?;
-    ensure!(!scene.definition_is_previous().await?);
-    let operator = scene.operator().await?;
+    ensure!(!fixture.definition_is_previous().await?);
+    let operator = fixture.operator().await?;
     patch(cluster, "audit", "june", &json!({ "spec": { "parallelism": 2 } })).await?;
     eventually("the new process has acted upon the new generation", async || {
         let export = get(cluster, "audit", "june").await?.context("it is gone")?;
         Ok(export["status"]["observedGeneration"] == export["metadata"]["generation"])
     })
     .await?;
-    ensure!(scene.complete().await? == (uid.clone(), covered.clone()));
+    ensure!(fixture.wait_complete().await? == (uid.clone(), covered.clone()));
     pod::stop(operator).await?;
 
-    people_have_the_rights_of_their_roles(&scene).await?;
+    people_have_the_rights_of_their_roles(&fixture).await?;
 
     let args = ["rollback", "eventexport", "1", "--namespace", NAMESPACE];
-    scene.helm.run(&args).await?;
-    ensure!(scene.definition_is_previous().await?);
-    ensure!(scene.complete().await? == (uid.clone(), covered.clone()));
+    fixture.helm.run(&args).await?;
+    ensure!(fixture.definition_is_previous().await?);
+    ensure!(fixture.wait_complete().await? == (uid.clone(), covered.clone()));
 
     // Uninstalled: only what nobody asked to delete is left.
-    scene.uninstall("eventexport").await?;
+    fixture.uninstall("eventexport").await?;
     let mine = [
         "get",
         "deployment,service,serviceaccount,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,crd",
@@ -235,12 +235,12 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
         left.trim() == format!("customresourcedefinition.apiextensions.k8s.io/{DEFINITION}"),
         "{left}"
     );
-    ensure!(scene.complete().await? == (uid.clone(), covered.clone()));
+    ensure!(fixture.wait_complete().await? == (uid.clone(), covered.clone()));
 
     // The same release takes up what it left, and asks the service for nothing.
-    scene.helm("install", "eventexport", current, &[]).await?;
-    ensure!(!scene.definition_is_previous().await?);
-    let operator = scene.operator().await?;
+    fixture.helm("install", "eventexport", current, &[]).await?;
+    ensure!(!fixture.definition_is_previous().await?);
+    let operator = fixture.operator().await?;
     patch(
         cluster,
         "audit",
@@ -253,25 +253,25 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
         Ok(export["status"]["observedGeneration"] == export["metadata"]["generation"])
     })
     .await?;
-    ensure!(scene.complete().await? == (uid.clone(), covered));
+    ensure!(fixture.wait_complete().await? == (uid.clone(), covered));
     ensure!(
-        scene.downloads() == downloads,
+        fixture.downloads() == downloads,
         "what is stored was downloaded again"
     );
     pod::stop(operator).await?;
-    scene.uninstall("eventexport").await?;
+    fixture.uninstall("eventexport").await?;
 
     // A release of another name has to say that it means it.
-    let Err(said) = scene.helm("install", "other", current, &[]).await else {
+    let Err(said) = fixture.helm("install", "other", current, &[]).await else {
         bail!("a definition of another release was taken over");
     };
     ensure!(said.to_string().contains("ownership"), "{said}");
     let take = ["--take-ownership", "--set", "crds.keep=false"];
-    scene.helm("install", "other", current, &take).await?;
+    fixture.helm("install", "other", current, &take).await?;
     ensure!(get(cluster, "audit", "june").await?.context("it is gone")?["metadata"]["uid"] == uid);
 
     // Asked to, helm deletes the definition.
-    scene.uninstall("other").await?;
+    fixture.uninstall("other").await?;
     let gone = kubectl(
         cluster,
         &["get", "crd", DEFINITION, "--ignore-not-found", "-o", "name"],
@@ -282,22 +282,22 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
 }
 
 /// Bound to the cluster's own roles, people may do with exports what they may do with everything else.
-async fn people_have_the_rights_of_their_roles(scene: &Scene) -> Result<()> {
+async fn people_have_the_rights_of_their_roles(fixture: &ChartFixture) -> Result<()> {
     for role in ["view", "edit", "admin"] {
         let (clusterrole, user) = (format!("--clusterrole={role}"), format!("--user={role}er"));
         kubectl(
-            &scene.cluster,
+            &fixture.cluster,
             &["create", "rolebinding", role, "-n", "audit", &clusterrole, &user],
         )
         .await?;
     }
     eventually("the roles are put together", async || {
-        Ok(scene.may("viewer", "get", "eventexports").await
-            && scene.may("editer", "create", "eventexports").await
-            && scene.may("adminer", "delete", "eventexports").await)
+        Ok(fixture.may("viewer", "get", "eventexports").await
+            && fixture.may("editer", "create", "eventexports").await
+            && fixture.may("adminer", "delete", "eventexports").await)
     })
     .await?;
-    ensure!(!scene.may("viewer", "create", "eventexports").await);
-    ensure!(!scene.may("editer", "patch", "eventexports/status").await);
+    ensure!(!fixture.may("viewer", "create", "eventexports").await);
+    ensure!(!fixture.may("editer", "patch", "eventexports/status").await);
     Ok(())
 }

@@ -8,35 +8,35 @@ use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::json;
 
-use super::process::{Process, SHORT, Scene};
-use super::{becomes, eventually};
-use crate::bed::{Said, Wiretap};
+use super::process::{OperatorFixture, OperatorProcess, SHORT_LEASE};
+use super::{eventually, wait_conditions};
+use crate::bed::{TappedRequest, Wiretap};
 
 /// Long exports of a service that takes its time, so that the old one is always about to send something.
-async fn scene(name: &str) -> Result<Scene> {
+async fn fixture(name: &str) -> Result<OperatorFixture> {
     let settings = Settings {
         today: Some(date(2018, 8, 1)),
         latency: Duration::from_millis(100),
         ..Settings::default()
     };
-    let scene = Scene::start(name, settings).await?;
-    scene
+    let fixture = OperatorFixture::start(name, settings).await?;
+    fixture
         .export("june", ["2018-06-01", "2018-06-30"], &json!({ "parallelism": 4 }))
         .await?;
-    Ok(scene)
+    Ok(fixture)
 }
 
 /// Two processes, of which the first leads and has begun to transfer.
-async fn pair(scene: &Scene, lease: &[&str]) -> Result<(Process, Process)> {
-    let first = scene.operator(lease, &[]).await?;
+async fn pair(fixture: &OperatorFixture, lease: &[&str]) -> Result<(OperatorProcess, OperatorProcess)> {
+    let first = fixture.operator(lease, &[]).await?;
     eventually("the first leads", async || Ok(first.leads().await)).await?;
-    let second = scene.operator(lease, &[]).await?;
-    stands_by(&second).await?;
-    busy(scene, &first).await?;
+    let second = fixture.operator(lease, &[]).await?;
+    wait_standby(&second).await?;
+    wait_busy(fixture, &first).await?;
     Ok((first, second))
 }
 
-async fn stands_by(process: &Process) -> Result<()> {
+async fn wait_standby(process: &OperatorProcess) -> Result<()> {
     eventually("who stands by is ready", async || {
         Ok(process.get("/readyz").await?.0 == 200)
     })
@@ -45,21 +45,24 @@ async fn stands_by(process: &Process) -> Result<()> {
     Ok(())
 }
 
-async fn busy(scene: &Scene, process: &Process) -> Result<()> {
+async fn wait_busy(fixture: &OperatorFixture, process: &OperatorProcess) -> Result<()> {
     eventually("it has stored a day", async || {
-        let puts = |said: &Said| said.line.starts_with("PUT ") && said.line.contains("receipt.json");
-        Ok(scene.store.said_by(process.id).iter().any(puts))
+        let puts = |said: &TappedRequest| said.line.starts_with("PUT ") && said.line.contains("receipt.json");
+        Ok(fixture.store.requests_from(process.id).iter().any(puts))
     })
     .await
 }
 
 /// Everything on both lines: nothing of anybody else after the first of the new one. Who sent what comes from a
 /// process that ended at once cannot be told, so it counts as the old one's.
-fn ensure_no_overlap(scene: &Scene, old: u32, new: u32) -> Result<()> {
-    let begun = first_of(scene, new).context("the new one sent nothing")?;
-    for line in [&scene.tracker, &scene.store] {
-        ensure!(!line.said_by(old).is_empty(), "the old one was not seen at all");
-        for said in line.said() {
+fn ensure_no_overlap(fixture: &OperatorFixture, old: u32, new: u32) -> Result<()> {
+    let begun = first_of(fixture, new).context("the new one sent nothing")?;
+    for line in [&fixture.tracker, &fixture.store] {
+        ensure!(
+            !line.requests_from(old).is_empty(),
+            "the old one was not seen at all"
+        );
+        for said in line.requests() {
             ensure!(
                 said.process == Some(new) || said.at < begun,
                 "{} was sent {:?} after the new one began, by process {:?} (the old one is {old}, the new one {new})",
@@ -72,28 +75,32 @@ fn ensure_no_overlap(scene: &Scene, old: u32, new: u32) -> Result<()> {
     Ok(())
 }
 
-fn first_of(scene: &Scene, process: u32) -> Option<Instant> {
-    let lines = [&scene.tracker, &scene.store];
-    let said = lines.into_iter().flat_map(|line: &Wiretap| line.said_by(process));
+fn first_of(fixture: &OperatorFixture, process: u32) -> Option<Instant> {
+    let lines = [&fixture.tracker, &fixture.store];
+    let said = lines
+        .into_iter()
+        .flat_map(|line: &Wiretap| line.requests_from(process));
     said.map(|said| said.at).min()
 }
 
 #[tokio::test]
-async fn who_slept_past_its_lease_sends_nothing_when_it_wakes_up() -> Result<()> {
-    let scene = scene("asleep").await?;
+async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<()> {
+    let fixture = fixture("asleep").await?;
     // Many at once, so that some are between two requests at any moment.
     for space in ["two", "three", "four", "five", "six"] {
         let change = json!({ "space": space, "parallelism": 4 });
-        scene.export(space, ["2018-06-01", "2018-06-30"], &change).await?;
+        fixture
+            .export(space, ["2018-06-01", "2018-06-30"], &change)
+            .await?;
     }
-    let (mut first, second) = pair(&scene, &SHORT).await?;
+    let (mut first, second) = pair(&fixture, &SHORT_LEASE).await?;
     // At rest, but for answers that it waits for: nothing of it is on its way when it is stopped.
-    let lines = [&scene.tracker, &scene.store];
+    let lines = [&fixture.tracker, &fixture.store];
     for line in lines {
-        line.hold_answers(true);
+        line.hold_replies(true);
     }
     let said = || {
-        let count = |line: &&Wiretap| line.said_by(first.id).len();
+        let count = |line: &&Wiretap| line.requests_from(first.id).len();
         lines.iter().map(count).sum::<usize>()
     };
     let mut quiet = (said(), Instant::now());
@@ -106,49 +113,49 @@ async fn who_slept_past_its_lease_sends_nothing_when_it_wakes_up() -> Result<()>
     .await?;
     first.signal("-STOP").await?;
     for line in lines {
-        line.hold_answers(false);
+        line.hold_replies(false);
     }
     eventually("the second exports", async || {
-        Ok(first_of(&scene, second.id).is_some())
+        Ok(first_of(&fixture, second.id).is_some())
     })
     .await?;
     // Answers wait for it, its timers have run out, and it believes that it leads.
     first.signal("-CONT").await?;
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
-    busy(&scene, &second).await?;
-    ensure_no_overlap(&scene, first.id, second.id)
+    wait_busy(&fixture, &second).await?;
+    ensure_no_overlap(&fixture, first.id, second.id)
 }
 
 #[tokio::test]
-async fn who_cannot_reach_the_api_server_has_stopped_before_another_begins() -> Result<()> {
-    let scene = scene("cut-off").await?;
-    let port = scene.cluster.server_url();
+async fn a_leader_cut_off_from_the_api_server_stops_before_another_starts() -> Result<()> {
+    let fixture = fixture("cut-off").await?;
+    let port = fixture.cluster.server_url();
     let port = port.rsplit(':').next().unwrap_or_default().parse()?;
-    let cable = Wiretap::before(port).await?;
-    let kubeconfig = std::fs::read_to_string(scene.cluster.kubeconfig_path())?;
+    let cable = Wiretap::start(port).await?;
+    let kubeconfig = std::fs::read_to_string(fixture.cluster.kubeconfig_path())?;
     let through = kubeconfig.replace(&format!(":{port}"), &format!(":{}", cable.port()));
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("kubeconfig");
     std::fs::write(&path, through)?;
 
-    let mut first = scene.operator_by(&path, &SHORT, &[]).await?;
+    let mut first = fixture.operator_with(&path, &SHORT_LEASE, &[]).await?;
     eventually("the first leads", async || Ok(first.leads().await)).await?;
-    let second = scene.operator(&SHORT, &[]).await?;
-    stands_by(&second).await?;
-    busy(&scene, &first).await?;
+    let second = fixture.operator(&SHORT_LEASE, &[]).await?;
+    wait_standby(&second).await?;
+    wait_busy(&fixture, &first).await?;
     cable.cut();
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
-    busy(&scene, &second).await?;
-    ensure_no_overlap(&scene, first.id, second.id)
+    wait_busy(&fixture, &second).await?;
+    ensure_no_overlap(&fixture, first.id, second.id)
 }
 
 /// With the times that operators have by default.
 #[tokio::test]
 async fn an_orderly_end_hands_over_within_five_seconds_with_nothing_left_open() -> Result<()> {
-    let scene = scene("orderly").await?;
-    let (mut first, second) = pair(&scene, &[]).await?;
+    let fixture = fixture("orderly").await?;
+    let (mut first, second) = pair(&fixture, &[]).await?;
     let begun = Instant::now();
     first.signal("-TERM").await?;
     while !second.leads().await {
@@ -160,16 +167,16 @@ async fn an_orderly_end_hands_over_within_five_seconds_with_nothing_left_open() 
     ensure!(took < Duration::from_secs(5), "{took:?}");
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
     ensure!(ended.success(), "{ended}");
-    busy(&scene, &second).await?;
-    ensure_no_overlap(&scene, first.id, second.id)?;
+    wait_busy(&fixture, &second).await?;
+    ensure_no_overlap(&fixture, first.id, second.id)?;
     // The new one had nothing to clean up.
     let deletes = |process: u32, before: Instant| {
-        let said = scene.tracker.said_by(process).into_iter();
+        let said = fixture.tracker.requests_from(process).into_iter();
         said.filter(|said| said.at < before && said.line.starts_with("DELETE /v3/sessions"))
             .count()
     };
     let creates = |process: u32| {
-        let said = scene.tracker.said_by(process).into_iter();
+        let said = fixture.tracker.requests_from(process).into_iter();
         said.filter(|said| said.line.starts_with("POST /v3/sessions"))
             .count()
     };
@@ -184,8 +191,8 @@ async fn an_orderly_end_hands_over_within_five_seconds_with_nothing_left_open() 
 /// With the times that operators have by default.
 #[tokio::test]
 async fn a_crash_is_noticed_within_the_lease_and_its_sessions_are_deleted() -> Result<()> {
-    let scene = scene("crashed").await?;
-    let (first, second) = pair(&scene, &[]).await?;
+    let fixture = fixture("crashed").await?;
+    let (first, second) = pair(&fixture, &[]).await?;
     let begun = Instant::now();
     first.signal("-KILL").await?;
     while !second.leads().await {
@@ -197,7 +204,7 @@ async fn a_crash_is_noticed_within_the_lease_and_its_sessions_are_deleted() -> R
     // 15 s from what the second saw of the last renewal, up to a look before and one after; and a busy machine.
     ensure!(took < Duration::from_secs(25), "{took:?}");
     let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
-    becomes(scene.cluster, &scene.namespace, "june", states).await?;
-    ensure!(scene.simulator.open_sessions().is_empty(), "sessions are left");
-    ensure_no_overlap(&scene, first.id, second.id)
+    wait_conditions(fixture.cluster, &fixture.namespace, "june", states).await?;
+    ensure!(fixture.simulator.open_sessions().is_empty(), "sessions are left");
+    ensure_no_overlap(&fixture, first.id, second.id)
 }

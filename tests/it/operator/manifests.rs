@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser as _;
-use eventexport::cli::Arguments;
+use eventexport::cli::Cli;
 use serde_json::{Value, json};
 
 use super::helm::{CHART, Helm};
@@ -21,7 +21,7 @@ fn root(path: &str) -> PathBuf {
 }
 
 /// What a server-side dry run says of manifests; a warning is an error.
-async fn judged(cluster: &Cluster, manifests: &str) -> Result<()> {
+async fn ensure_accepted(cluster: &Cluster, manifests: &str) -> Result<()> {
     let args = [
         "apply",
         "--server-side",
@@ -58,12 +58,12 @@ fn pods(manifests: &str) -> Result<Vec<Value>> {
 fn takes_its_arguments(pod: &Value) -> Result<()> {
     let args = pod["spec"]["containers"][0]["args"].as_array();
     let args = args.into_iter().flatten().filter_map(Value::as_str);
-    Arguments::try_parse_from(std::iter::once("eventexport").chain(args))?;
+    Cli::try_parse_from(std::iter::once("eventexport").chain(args))?;
     Ok(())
 }
 
 /// Every way to install: its name and its manifests.
-async fn ways(helm: &Helm, cluster: &Cluster) -> Result<Vec<(String, String)>> {
+async fn install_methods(helm: &Helm, cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let mut ways = Vec::new();
     for entry in fs::read_dir(Path::new(CHART).join("ci"))? {
         let values = entry?.path();
@@ -108,14 +108,16 @@ async fn the_api_server_takes_every_way_to_install_without_a_warning() -> Result
     );
     cluster.apply_crd(&definitions).await?;
 
-    let ways = ways(&helm, cluster).await?;
+    let ways = install_methods(&helm, cluster).await?;
     ensure!(ways.len() >= 7, "only {} ways to install", ways.len());
     let mut admitted = 0;
     for (name, manifests) in ways {
-        judged(cluster, &manifests).await.with_context(|| name.clone())?;
+        ensure_accepted(cluster, &manifests)
+            .await
+            .with_context(|| name.clone())?;
         for pod in pods(&manifests)? {
             takes_its_arguments(&pod).with_context(|| name.clone())?;
-            judged(cluster, &pod.to_string())
+            ensure_accepted(cluster, &pod.to_string())
                 .await
                 .with_context(|| format!("a Pod of {name}"))?;
             admitted += 1;
@@ -131,7 +133,7 @@ async fn the_api_server_takes_every_way_to_install_without_a_warning() -> Result
             &["--set", "securityContext.allowPrivilegeEscalation=true"],
         )
         .await?;
-    let Err(said) = judged(cluster, &lax).await else {
+    let Err(said) = ensure_accepted(cluster, &lax).await else {
         bail!("a Deployment that the policy forbids was taken");
     };
     ensure!(said.to_string().contains("PodSecurity"), "{said}");

@@ -6,49 +6,49 @@
 
 mod chart;
 mod deletion;
+pub(crate) mod end_to_end;
 mod handover;
 mod helm;
-mod leader;
-mod life;
+mod kubectl_output;
+mod leader_election;
+mod lifecycle;
 mod manifests;
+mod monitoring;
 mod pod;
 pub(crate) mod process;
-mod reading;
-mod rights;
-pub(crate) mod script;
+mod rbac;
+pub(crate) mod scripted_exporter;
 mod signing;
 pub(crate) mod traces;
-mod watching;
-pub(crate) mod whole;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::controller::election::Times;
+use eventexport::controller::election::LeaseTiming;
 use eventexport::controller::{
-    CONCURRENCY, DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, Watching, operate,
+    DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, WatchConfig, run_operator,
 };
 use eventexport::egress::Traffic;
-use eventexport::telemetry::{Health, Metrics, Observatory};
+use eventexport::telemetry::{Health, Metrics, Telemetry};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::script::Script;
+use self::scripted_exporter::ScriptedExporter;
 use crate::bed::Cluster;
 
 /// Long, because a machine that also compiles is slow.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How late a sign of life may be: shorter than an operator has it, and long for a machine that also compiles.
-const LATE: Duration = Duration::from_secs(8);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// An operator in this process, for one namespace.
 pub(crate) struct Operator {
-    script: Arc<Script>,
+    exporter: Arc<ScriptedExporter>,
     metrics: Metrics,
     health: Health,
     shutdown: CancellationToken,
@@ -62,46 +62,50 @@ impl Operator {
         Self::start_with(cluster, namespace, Arc::default()).await
     }
 
-    pub(crate) async fn start_with(cluster: &Cluster, namespace: &str, script: Arc<Script>) -> Result<Self> {
+    pub(crate) async fn start_with(
+        cluster: &Cluster,
+        namespace: &str,
+        exporter: Arc<ScriptedExporter>,
+    ) -> Result<Self> {
         let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
         let kubernetes =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        Self::start_by(kubernetes, namespace, script, Watching::default())
+        Self::start_watching(kubernetes, namespace, exporter, WatchConfig::default())
     }
 
     /// One that finds the API server there, and watches it in that way.
-    pub(crate) fn start_by(
+    pub(crate) fn start_watching(
         kubernetes: kube::Config,
         namespace: &str,
-        script: Arc<Script>,
-        watching: Watching,
+        exporter: Arc<ScriptedExporter>,
+        watch: WatchConfig,
     ) -> Result<Self> {
-        let times = Times {
+        let timing = LeaseTiming {
             duration: Duration::from_secs(5),
             deadline: Duration::from_secs(3),
             renew: Duration::from_secs(1),
         };
-        let exports = script.clone();
+        let exports = exporter.clone();
         let config = OperatorConfig {
             kubernetes,
             namespace: Some(namespace.to_owned()),
             lease: LeaseSettings {
                 name: format!("lease-{namespace}"),
                 namespace: Some("default".to_owned()),
-                times: times.checked()?,
+                timing: timing.checked()?,
             },
-            concurrency: CONCURRENCY,
-            debounce: DEBOUNCE,
-            watching,
-            stop_within: Duration::from_secs(5),
+            concurrency: DEFAULT_CONCURRENCY,
+            debounce: DEFAULT_DEBOUNCE,
+            watch,
+            shutdown_timeout: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
             retention: None,
             cluster: None,
         };
         let metrics = Metrics::default();
-        let health = Health::new(LATE);
-        let observatory = Observatory {
+        let health = Health::new(HEARTBEAT_TIMEOUT);
+        let telemetry = Telemetry {
             health: health.clone(),
             metrics: metrics.clone(),
         };
@@ -110,9 +114,9 @@ impl Operator {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let task = runtime.spawn(operate(config, observatory, shutdown.clone()));
+        let task = runtime.spawn(run_operator(config, telemetry, shutdown.clone()));
         Ok(Self {
-            script,
+            exporter,
             metrics,
             health,
             shutdown,
@@ -132,8 +136,8 @@ impl Operator {
     }
 
     /// How it ends by itself.
-    async fn ended(mut self) -> Result<()> {
-        let ended = tokio::time::timeout(PATIENCE, &mut self.task).await;
+    async fn wait_exit(mut self) -> Result<()> {
+        let ended = tokio::time::timeout(TIMEOUT, &mut self.task).await;
         ended.context("it goes on")??
     }
 
@@ -161,9 +165,9 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Resul
         if matches!(last, Ok(true)) {
             return Ok(());
         }
-        if start.elapsed() > PATIENCE {
-            last.with_context(|| format!("not within {PATIENCE:?}: {what}"))?;
-            anyhow::bail!("not within {PATIENCE:?}: {what}");
+        if start.elapsed() > TIMEOUT {
+            last.with_context(|| format!("not within {TIMEOUT:?}: {what}"))?;
+            anyhow::bail!("not within {TIMEOUT:?}: {what}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -232,7 +236,7 @@ pub(crate) fn condition(object: &Value, kind: &str) -> String {
 
 /// Waits until the conditions `Ready`, `Complete`, `Reconciling` and `Stalled` are these, as [`condition`] has them;
 /// an empty text stands for any.
-pub(crate) async fn becomes(
+pub(crate) async fn wait_conditions(
     cluster: &Cluster,
     namespace: &str,
     name: &str,
@@ -266,7 +270,7 @@ pub(crate) async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> 
 }
 
 /// The reasons of the Events about a resource.
-pub(crate) async fn told(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
+pub(crate) async fn event_reasons(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
     let field = format!("regarding.name={name}");
     let args = [
         "get",

@@ -18,7 +18,7 @@ use crate::bed::{Cluster, Gateway, Wiretap, http_client};
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// A lease that is short enough for tests, and long enough for a busy machine.
-pub(crate) const SHORT: [&str; 6] = [
+pub(crate) const SHORT_LEASE: [&str; 6] = [
     "--lease-duration",
     "6s",
     "--lease-deadline",
@@ -28,7 +28,7 @@ pub(crate) const SHORT: [&str; 6] = [
 ];
 
 /// One namespace with its service and its bucket.
-pub(crate) struct Scene {
+pub(crate) struct OperatorFixture {
     pub(crate) cluster: &'static Cluster,
     pub(crate) simulator: Simulator,
     pub(crate) namespace: String,
@@ -38,18 +38,18 @@ pub(crate) struct Scene {
     pub(crate) lease_namespace: String,
 }
 
-impl Scene {
+impl OperatorFixture {
     pub(crate) async fn start(name: &str, settings: Settings) -> Result<Self> {
         let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
         let namespace = cluster.namespace(name).await;
         gateway.create_bucket(&namespace).await?;
         let simulator = Simulator::start(settings).await?;
         let port = simulator.url().port().context("the simulator has no port")?;
-        let tracker = Wiretap::before(port).await?;
+        let tracker = Wiretap::start(port).await?;
         let endpoint = gateway.endpoint();
         let (_, port) = endpoint.rsplit_once(':').context("the gateway has no port")?;
-        let store = Wiretap::before(port.parse()?).await?;
-        let scene = Self {
+        let store = Wiretap::start(port.parse()?).await?;
+        let fixture = Self {
             cluster,
             simulator,
             lease_namespace: namespace.clone(),
@@ -57,17 +57,17 @@ impl Scene {
             tracker,
             store,
         };
-        scene
+        fixture
             .secret("tracker", &json!({ "apiKey": DEFAULT_API_KEY }))
             .await?;
         let (key, hidden) = (gateway.access_key(), gateway.secret_key());
-        scene
+        fixture
             .secret(
                 "bucket",
                 &json!({ "accessKeyId": key, "secretAccessKey": hidden }),
             )
             .await?;
-        Ok(scene)
+        Ok(fixture)
     }
 
     async fn secret(&self, name: &str, data: &Value) -> Result<()> {
@@ -108,17 +108,18 @@ impl Scene {
     }
 
     /// An operator of this namespace, with these further arguments and variables.
-    pub(crate) async fn operator(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
-        self.operator_by(&self.cluster.kubeconfig_path(), args, env).await
+    pub(crate) async fn operator(&self, args: &[&str], env: &[(&str, &str)]) -> Result<OperatorProcess> {
+        self.operator_with(&self.cluster.kubeconfig_path(), args, env)
+            .await
     }
 
     /// The same, that finds the API server by that kubeconfig.
-    pub(crate) async fn operator_by(
+    pub(crate) async fn operator_with(
         &self,
         kubeconfig: &Path,
         args: &[&str],
         env: &[(&str, &str)],
-    ) -> Result<Process> {
+    ) -> Result<OperatorProcess> {
         let own = ["--namespace", &self.namespace];
         let name = format!("eventexport-{}", self.namespace);
         let lease = ["--lease-namespace", &self.lease_namespace, "--lease-name", &name];
@@ -134,7 +135,7 @@ pub(crate) async fn operator(
     args: &[&str],
     env: &[(&str, &str)],
     taps: [&Wiretap; 2],
-) -> Result<Process> {
+) -> Result<OperatorProcess> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
         .arg("operator")
         .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
@@ -157,7 +158,7 @@ pub(crate) async fn operator(
             kept.lock().unwrap().push(line);
         }
     });
-    let mut process = Process {
+    let mut process = OperatorProcess {
         id: child.id().context("it ended at once")?,
         child,
         lines,
@@ -179,7 +180,7 @@ pub(crate) async fn operator(
 }
 
 /// A running operator.
-pub(crate) struct Process {
+pub(crate) struct OperatorProcess {
     pub(crate) id: u32,
     pub(crate) child: Child,
     lines: Arc<Mutex<Vec<String>>>,
@@ -187,7 +188,7 @@ pub(crate) struct Process {
     pub(crate) address: String,
 }
 
-impl Process {
+impl OperatorProcess {
     /// What it has logged, where it is JSON.
     pub(crate) fn lines(&self) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();

@@ -5,8 +5,8 @@ use std::process::Command as Process;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::whole::Whole;
-use super::{apply, becomes, ensure_contains, patch};
+use super::end_to_end::EndToEndFixture;
+use super::{apply, ensure_contains, patch, wait_conditions};
 
 fn openssl(args: &[&str]) -> Result<Vec<u8>> {
     let done = Process::new("openssl").args(args).output()?;
@@ -27,13 +27,13 @@ fn message(object: &Value, kind: &str) -> String {
 
 #[tokio::test]
 async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<()> {
-    let whole = Whole::start("signing", &[]).await?;
-    let (cluster, namespace) = (whole.cluster, whole.namespace.as_str());
+    let fixture = EndToEndFixture::start("signing", &[]).await?;
+    let (cluster, namespace) = (fixture.cluster, fixture.namespace.as_str());
     let wanted = json!({ "spec": {
         "dateRange": { "start": "2018-06-04", "end": "2018-06-07" },
         "manifest": { "signingKeySecretRef": { "name": "signing" } },
     }});
-    whole.complete().await?;
+    fixture.wait_complete().await?;
     patch(cluster, namespace, "june", &wanted).await?;
     let waits = [
         "False/SigningKeyInvalid",
@@ -41,7 +41,7 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
         "False",
         "True/SigningKeyInvalid",
     ];
-    let without = becomes(cluster, namespace, "june", waits).await?;
+    let without = wait_conditions(cluster, namespace, "june", waits).await?;
     ensure!(
         without["status"]["windows"]["stored"] == 4,
         "{}",
@@ -75,10 +75,10 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
     openssl(&["genpkey", "-algorithm", "ed25519", "-out", &path("key")])?;
     openssl(&["pkey", "-in", &path("key"), "-pubout", "-out", &path("public")])?;
     apply(cluster, &secret(&std::fs::read_to_string(path("key"))?)).await?;
-    whole.complete().await?;
+    fixture.wait_complete().await?;
 
     // The first stands for what was asked at first; the second, of another range, is signed.
-    let manifests = whole.folder().join("scope=space/_manifests");
+    let manifests = fixture.folder().join("scope=space/_manifests");
     let name = |name: &str| manifests.join(name).display().to_string();
     ensure!(!manifests.join("00000001.json.sig").exists());
     let (manifest, signature) = (name("00000002.json"), name("00000002.json.sig"));

@@ -18,23 +18,23 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::process::{SHORT, Scene};
-use super::{becomes, eventually};
+use super::process::{OperatorFixture, SHORT_LEASE};
+use super::{eventually, wait_conditions};
 
 #[derive(Clone, Default)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedSpans {
     spans: Arc<Mutex<Vec<Span>>>,
     resources: Arc<Mutex<Vec<KeyValue>>>,
 }
 
-impl Received {
+impl ReceivedSpans {
     pub(crate) fn spans(&self) -> Vec<Span> {
         self.spans.lock().unwrap().clone()
     }
 }
 
 /// Takes what the protocol allows and nothing else.
-async fn receive(State(received): State<Received>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(State(received): State<ReceivedSpans>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let kind = headers.get("content-type").map(|kind| kind.as_bytes().to_vec());
     let (true, Ok(request)) = (
         kind.as_deref() == Some(b"application/x-protobuf"),
@@ -52,8 +52,8 @@ async fn receive(State(received): State<Received>, headers: HeaderMap, body: Byt
     StatusCode::OK
 }
 
-pub(crate) async fn collector() -> Result<(String, Received, AbortOnDropHandle<()>)> {
-    let received = Received::default();
+pub(crate) async fn collector() -> Result<(String, ReceivedSpans, AbortOnDropHandle<()>)> {
+    let received = ReceivedSpans::default();
     let routes = Router::new()
         .route("/v1/traces", post(receive))
         .with_state(received.clone());
@@ -86,19 +86,19 @@ async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
     };
-    let scene = Scene::start("traces", settings).await?;
+    let fixture = OperatorFixture::start("traces", settings).await?;
     // So that there is something to log.
-    scene.simulator.add_preset("cut@2018-06-05x1")?;
-    scene
+    fixture.simulator.add_preset("cut@2018-06-05x1")?;
+    fixture
         .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await?;
     let (url, received, _serving) = collector().await?;
-    let args = [&SHORT[..], &["--otlp-endpoint", &url]].concat();
+    let args = [&SHORT_LEASE[..], &["--otlp-endpoint", &url]].concat();
     let log = ("EVENTEXPORT_LOG", "warn,eventexport=debug");
-    let mut operator = scene.operator(&args, &[log]).await?;
-    becomes(
-        scene.cluster,
-        &scene.namespace,
+    let mut operator = fixture.operator(&args, &[log]).await?;
+    wait_conditions(
+        fixture.cluster,
+        &fixture.namespace,
         "june",
         ["True/Complete", "", "", ""],
     )
@@ -106,7 +106,7 @@ async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
     operator.signal("-TERM").await?;
     operator.child.wait().await?;
 
-    let name = format!("{}/june", scene.namespace);
+    let name = format!("{}/june", fixture.namespace);
     let spans = received.spans();
     let of_day = |day: &str| {
         let ours = |span: &&Span| span.name == "window" && attribute(span, "window").contains(day);
@@ -180,7 +180,7 @@ async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
 
     // Nothing secret went to the collector, and nothing of the traces to the audited service.
     ensure!(!format!("{spans:?}").contains(DEFAULT_API_KEY));
-    for said in scene.tracker.said() {
+    for said in fixture.tracker.requests() {
         ensure!(
             !said.head.to_ascii_lowercase().contains("traceparent"),
             "{}",
@@ -188,7 +188,7 @@ async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
         );
     }
     eventually("the sessions are gone", async || {
-        Ok(scene.simulator.open_sessions().is_empty())
+        Ok(fixture.simulator.open_sessions().is_empty())
     })
     .await
 }
@@ -199,15 +199,15 @@ async fn a_collector_that_is_not_there_holds_up_nothing() -> Result<()> {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
     };
-    let scene = Scene::start("untraced", settings).await?;
-    scene
+    let fixture = OperatorFixture::start("untraced", settings).await?;
+    fixture
         .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await?;
-    let args = [&SHORT[..], &["--otlp-endpoint", "http://127.0.0.1:1"]].concat();
-    let mut operator = scene.operator(&args, &[]).await?;
-    becomes(
-        scene.cluster,
-        &scene.namespace,
+    let args = [&SHORT_LEASE[..], &["--otlp-endpoint", "http://127.0.0.1:1"]].concat();
+    let mut operator = fixture.operator(&args, &[]).await?;
+    wait_conditions(
+        fixture.cluster,
+        &fixture.namespace,
         "june",
         ["True/Complete", "", "", ""],
     )

@@ -9,12 +9,12 @@ use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 
 use crate::bed::Gateway;
 
-pub(super) struct Bucket {
+pub(super) struct PagedBucket {
     client: Client,
     name: String,
 }
 
-impl Bucket {
+impl PagedBucket {
     /// Where `versioned`, nothing is overwritten unseen.
     pub(super) async fn create(gateway: &Gateway, name: &str, versioned: bool) -> Result<Self> {
         gateway.create_bucket(name).await?;

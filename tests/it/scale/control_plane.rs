@@ -7,10 +7,10 @@ use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::bucket::Bucket;
-use super::operator::{Numbers, Operator};
-use super::results::{Results, counts, setting};
-use super::stage::{Stage, Usage, Wish};
+use super::bucket::PagedBucket;
+use super::fixture::{ExportParams, LoadFixture, ProcessUsage};
+use super::operator::{MeasuredOperator, ScrapedMetrics};
+use super::results::{LoadResults, counts, setting};
 
 /// Namespaces that the resources are spread over, each with Secrets of its own.
 const NAMESPACES: usize = 10;
@@ -20,32 +20,32 @@ const BUCKET: &str = "audit";
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
 /// The longest that anything may take, before the machine is at fault or the operator.
-const PATIENCE: Duration = Duration::from_hours(1);
+const TIMEOUT: Duration = Duration::from_hours(1);
 
 /// How long a process is left alone before its memory is read.
-const REST: Duration = Duration::from_secs(5);
+const QUIET_PERIOD: Duration = Duration::from_secs(5);
 
 /// A lease that a machine may forget for a while that also runs all that is measured against.
-const LEASE: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
+const LEASE_FLAGS: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
 
 /// Lists that are held to see how large an object is.
 const COPIES: usize = 3;
 
 /// After so long memory that is free was given back.
-const GIVEN_BACK: Duration = Duration::from_mins(1);
+const MEMORY_RELEASE_TIME: Duration = Duration::from_mins(1);
 
 /// How often the time to the first action is taken.
 const ROUNDS: usize = 5;
 
 /// What the many resources are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum LoadState {
     Complete,
     Continuous,
     Suspended,
 }
 
-impl State {
+impl LoadState {
     fn parse(text: &str) -> Result<Self> {
         Ok(match text {
             "complete" => Self::Complete,
@@ -81,14 +81,14 @@ impl State {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load: bench/control-plane runs it"]
 async fn what_thousands_of_resources_cost() -> Result<()> {
-    let mut results = Results::new();
+    let mut results = LoadResults::new();
     let states: String = setting(
         "EVENTEXPORT_BENCH_STATES",
         "complete,continuous,suspended".to_owned(),
     );
     for count in counts("1000,10000")? {
         for state in states.split(',') {
-            let state = State::parse(state.trim())?;
+            let state = LoadState::parse(state.trim())?;
             let measured = measure(&mut results, count, state).await;
             results.write()?;
             measured.with_context(|| format!("{count} resources, {state:?}"))?;
@@ -103,25 +103,25 @@ fn day(ago: i64) -> String {
     today.saturating_sub(ago.days()).to_string()
 }
 
-struct Many {
-    stage: Stage,
+struct LoadSpec {
+    fixture: LoadFixture,
     start: String,
     end: Option<String>,
     suspend: bool,
 }
 
-impl Many {
+impl LoadSpec {
     /// One of the many: all are of one archive, so that no time goes into storing it again and again.
     fn manifest(&self, name: &str, prefix: &str) -> Value {
-        Wish {
+        ExportParams {
             name,
             space: SPACE,
             start: &self.start,
             end: self.end.as_deref(),
             bucket: BUCKET,
             prefix,
-            source: &self.stage.service.url,
-            store: &self.stage.gateway.endpoint(),
+            source: &self.fixture.service.url,
+            store: &self.fixture.gateway.endpoint(),
             suspend: self.suspend,
         }
         .manifest()
@@ -132,65 +132,65 @@ fn namespace(number: usize) -> String {
     format!("team-{}", number % NAMESPACES)
 }
 
-async fn measure(results: &mut Results, count: usize, state: State) -> Result<()> {
-    let stage = Stage::start(&["--retention", "30", "--events-per-day", "50"]).await?;
-    let _bucket = Bucket::create(&stage.gateway, BUCKET, false).await?;
+async fn measure(results: &mut LoadResults, count: usize, state: LoadState) -> Result<()> {
+    let fixture = LoadFixture::start(&["--retention", "30", "--events-per-day", "50"]).await?;
+    let _bucket = PagedBucket::create(&fixture.gateway, BUCKET, false).await?;
     for number in 0..NAMESPACES {
-        stage.namespace(&namespace(number)).await?;
+        fixture.namespace(&namespace(number)).await?;
     }
-    let many = Many {
-        stage,
-        start: day(if state == State::Complete { 3 } else { 2 }),
-        end: (state == State::Complete).then(|| day(3)),
-        suspend: state == State::Suspended,
+    let load = LoadSpec {
+        fixture,
+        start: day(if state == LoadState::Complete { 3 } else { 2 }),
+        end: (state == LoadState::Complete).then(|| day(3)),
+        suspend: state == LoadState::Suspended,
     };
-    let stage = &many.stage;
+    let fixture = &load.fixture;
     let mut add = |metric: &str, unit: &str, value: f64| {
         results.add(count, state.name(), metric, unit, value);
     };
 
-    let operator = Operator::start(stage, "first.log", &LEASE).await?;
+    let operator = MeasuredOperator::start(fixture, "first.log", &LEASE_FLAGS).await?;
     operator.leads().await?;
-    sleep(REST).await;
+    sleep(QUIET_PERIOD).await;
     let empty = operator.usage()?;
     add("rss_without_resources", "KiB", empty.rss_kib);
 
     // What all the others find done.
-    stage
-        .create(vec![(namespace(0), many.manifest("many-0", "many"))])
+    fixture
+        .create(vec![(namespace(0), load.manifest("many-0", "many"))])
         .await?;
     settled(&operator, state, 1).await?;
     let began = Instant::now();
     let all = (1..count).map(|number| {
         let name = format!("many-{number}");
-        (namespace(number), many.manifest(&name, "many"))
+        (namespace(number), load.manifest(&name, "many"))
     });
-    stage.create(all.collect()).await?;
+    fixture.create(all.collect()).await?;
     add("apply_all", "s", began.elapsed().as_secs_f64());
-    let numbers = settled(&operator, state, count).await?;
+    let metrics = settled(&operator, state, count).await?;
     add("apply_all_and_judge", "s", began.elapsed().as_secs_f64());
     let spent = operator.usage()?.cpu_seconds - empty.cpu_seconds;
     add("cpu_to_judge_per_resource", "ms", spent * 1e3 / count as f64);
-    let each = |name: &str| numbers.of(name) / count as f64;
+    let each = |name: &str| metrics.sum_of(name) / count as f64;
     add("looks_per_resource", "1", each("eventexport_reconciles_total"));
     add(
         "status_writes_per_resource",
         "1",
         each("eventexport_status_writes_total"),
     );
-    for (operation, requests) in numbers.requests("kubernetes") {
+    for (operation, requests) in metrics.requests("kubernetes") {
         add(
             &format!("kubernetes_{}_per_resource", operation.to_lowercase()),
             "1",
             requests / count as f64,
         );
     }
-    add("series", "1", numbers.series() as f64);
-    add("scrape_size", "KiB", numbers.0.len() as f64 / 1024.0);
+    add("series", "1", metrics.series() as f64);
+    add("scrape_size", "KiB", metrics.0.len() as f64 / 1024.0);
     let before = operator.usage()?.cpu_seconds;
     let began = Instant::now();
     for _ in 0..ROUNDS {
-        operator.numbers().await?;
+        operator.scrape().await?;
     }
     add(
         "scrape_wall",
@@ -202,21 +202,21 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
     add("rss_after_work", "KiB", operator.usage()?.rss_kib);
 
     idle(&mut add, &operator).await?;
-    if state != State::Suspended {
+    if state != LoadState::Suspended {
         add(
             "first_action_beside_others",
             "s",
-            first_action(&many, "beside").await?,
+            first_action(&load, "beside").await?,
         );
     }
     ensure!(operator.stop().await?.success(), "it did not stop well");
-    restart(&mut add, &many, state, count, empty).await?;
+    restart(&mut add, &load, state, count, empty).await?;
 
     // Each list uses again what the one before left unused, so that from the second on all that grows is objects.
-    let mut lists = vec![stage.all().await?, stage.all().await?];
+    let mut lists = vec![fixture.all().await?, fixture.all().await?];
     let before = own_rss()?;
     for _ in 0..COPIES {
-        lists.push(stage.all().await?);
+        lists.push(fixture.all().await?);
     }
     let objects: usize = lists.iter().rev().take(COPIES).map(Vec::len).sum();
     add("cached_object", "KiB", (own_rss()? - before) / objects as f64);
@@ -225,30 +225,30 @@ async fn measure(results: &mut Results, count: usize, state: State) -> Result<()
 }
 
 fn own_rss() -> Result<f64> {
-    Ok(Usage::of(std::process::id())?.rss_kib)
+    Ok(ProcessUsage::of(std::process::id())?.rss_kib)
 }
 
 /// An idle hour: what is spent in some seconds, times as many as an hour has.
-async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &Operator) -> Result<()> {
+async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &MeasuredOperator) -> Result<()> {
     let seconds: u64 = setting("EVENTEXPORT_BENCH_IDLE", 30);
-    sleep(REST).await;
-    let before = operator.numbers().await?;
+    sleep(QUIET_PERIOD).await;
+    let before = operator.scrape().await?;
     // After the scrape, which costs more than an idle minute.
     let (began, spent) = (Instant::now(), operator.usage()?.cpu_seconds);
     sleep(Duration::from_secs(seconds)).await;
     let spent = operator.usage()?.cpu_seconds - spent;
-    let after = operator.numbers().await?;
+    let after = operator.scrape().await?;
     let hours = began.elapsed().as_secs_f64() / 3600.0;
     add("idle_cpu_per_hour", "s", spent / hours);
     for peer in ["kubernetes", "s3", "tracker", "uaa"] {
-        let of = |numbers: &Numbers| numbers.requests(peer).values().sum::<f64>();
+        let of = |metrics: &ScrapedMetrics| metrics.requests(peer).values().sum::<f64>();
         add(
             &format!("idle_{peer}_requests_per_hour"),
             "1",
             (of(&after) - of(&before)) / hours,
         );
     }
-    let looks = |numbers: &Numbers| numbers.of("eventexport_reconciles_total");
+    let looks = |metrics: &ScrapedMetrics| metrics.sum_of("eventexport_reconciles_total");
     add(
         "idle_looks_per_hour",
         "1",
@@ -258,15 +258,15 @@ async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &Operator) -> Res
 }
 
 /// From a resource applied to its session opened: the median.
-async fn first_action(many: &Many, name: &str) -> Result<f64> {
+async fn first_action(load: &LoadSpec, name: &str) -> Result<f64> {
     let mut took = Vec::new();
     for round in 0..ROUNDS {
         let name = format!("{name}-{round}");
-        let manifest = many.manifest(&name, &name);
-        let opened = many.stage.service.ledger().await?.opened;
+        let manifest = load.manifest(&name, &name);
+        let opened = load.fixture.service.ledger().await?.opened;
         let began = Instant::now();
-        many.stage.create(vec![(namespace(round), manifest)]).await?;
-        opened_after(many, opened, began).await?;
+        load.fixture.create(vec![(namespace(round), manifest)]).await?;
+        opened_after(load, opened, began).await?;
         took.push(began.elapsed().as_secs_f64());
         // All its sessions are opened before the next one is applied.
         sleep(Duration::from_secs(3)).await;
@@ -275,9 +275,9 @@ async fn first_action(many: &Many, name: &str) -> Result<f64> {
     Ok(took[ROUNDS / 2])
 }
 
-async fn opened_after(many: &Many, opened: u64, began: Instant) -> Result<()> {
-    while many.stage.service.ledger().await?.opened <= opened {
-        ensure!(began.elapsed() < PATIENCE, "no session is opened");
+async fn opened_after(load: &LoadSpec, opened: u64, began: Instant) -> Result<()> {
+    while load.fixture.service.ledger().await?.opened <= opened {
+        ensure!(began.elapsed() < TIMEOUT, "no session is opened");
         sleep(Duration::from_millis(10)).await;
     }
     Ok(())
@@ -286,24 +286,24 @@ async fn opened_after(many: &Many, opened: u64, began: Instant) -> Result<()> {
 /// A new process: how soon it leads, works on what is not done, and has looked at all that is.
 async fn restart(
     add: &mut impl FnMut(&str, &str, f64),
-    many: &Many,
-    state: State,
+    load: &LoadSpec,
+    state: LoadState,
     count: usize,
-    empty: Usage,
+    empty: ProcessUsage,
 ) -> Result<()> {
     // Made while nobody looks: it must not wait for the many.
-    let mut manifest = many.manifest("urgent", "urgent");
+    let mut manifest = load.manifest("urgent", "urgent");
     manifest["spec"]["suspend"] = false.into();
-    many.stage.create(vec![(namespace(0), manifest)]).await?;
-    let opened = many.stage.service.ledger().await?.opened;
-    let operator = Operator::start(&many.stage, "second.log", &LEASE).await?;
-    opened_after(many, opened, operator.started).await?;
+    load.fixture.create(vec![(namespace(0), manifest)]).await?;
+    let opened = load.fixture.service.ledger().await?.opened;
+    let operator = MeasuredOperator::start(&load.fixture, "second.log", &LEASE_FLAGS).await?;
+    opened_after(load, opened, operator.started).await?;
     add(
         "first_action_after_restart",
         "s",
         operator.started.elapsed().as_secs_f64(),
     );
-    let numbers = if state.is_listed() {
+    let metrics = if state.is_listed() {
         listed(&operator, count).await?
     } else {
         settled(&operator, state, count).await?
@@ -319,10 +319,10 @@ async fn restart(
     add(
         "restart_status_writes",
         "1",
-        numbers.of("eventexport_status_writes_total"),
+        metrics.sum_of("eventexport_status_writes_total"),
     );
     for peer in ["kubernetes", "s3", "tracker"] {
-        for (operation, requests) in numbers.requests(peer) {
+        for (operation, requests) in metrics.requests(peer) {
             add(
                 &format!("restart_{peer}_{}", operation.to_lowercase()),
                 "1",
@@ -330,24 +330,24 @@ async fn restart(
             );
         }
     }
-    sleep(REST).await;
+    sleep(QUIET_PERIOD).await;
     let rest = operator.usage()?.rss_kib;
     add("rss_at_rest", "KiB", rest);
     add("rss_per_resource", "KiB", (rest - empty.rss_kib) / count as f64);
-    sleep(GIVEN_BACK).await;
+    sleep(MEMORY_RELEASE_TIME).await;
     add("rss_given_back", "KiB", operator.usage()?.rss_kib);
     ensure!(operator.stop().await?.success(), "it did not stop well");
     Ok(())
 }
 
 /// How many resources have that reason.
-fn with_reason(numbers: &Numbers, reason: &str) -> f64 {
-    let total = numbers.of(&format!("eventexport_resources_by_reason{{reason=\"{reason}\"}}"));
+fn with_reason(metrics: &ScrapedMetrics, reason: &str) -> f64 {
+    let total = metrics.sum_of(&format!("eventexport_resources_by_reason{{reason=\"{reason}\"}}"));
     if total > 0.0 {
         return total;
     }
     let label = format!("reason=\"{reason}\"}}");
-    let series = numbers
+    let series = metrics
         .0
         .lines()
         .filter(|line| line.starts_with("eventexport_resource_reason{"));
@@ -355,34 +355,34 @@ fn with_reason(numbers: &Numbers, reason: &str) -> f64 {
 }
 
 /// Waits until so many are in their state and nothing is under way.
-async fn settled(operator: &Operator, state: State, count: usize) -> Result<Numbers> {
+async fn settled(operator: &MeasuredOperator, state: LoadState, count: usize) -> Result<ScrapedMetrics> {
     let began = Instant::now();
     loop {
-        let numbers = operator.numbers().await?;
-        let there = with_reason(&numbers, state.reason());
-        if there >= count as f64 && numbers.of("eventexport_runs ") == 0.0 {
-            return Ok(numbers);
+        let metrics = operator.scrape().await?;
+        let there = with_reason(&metrics, state.reason());
+        if there >= count as f64 && metrics.sum_of("eventexport_runs ") == 0.0 {
+            return Ok(metrics);
         }
-        ensure!(began.elapsed() < PATIENCE, "{there} of {count} are {state:?}");
+        ensure!(began.elapsed() < TIMEOUT, "{there} of {count} are {state:?}");
         // A scrape costs as much as many looks.
         sleep(Duration::from_millis(if count > 100 { 2000 } else { 100 })).await;
     }
 }
 
 /// Waits until each of so many had its bucket listed and nothing is under way.
-async fn listed(operator: &Operator, count: usize) -> Result<Numbers> {
+async fn listed(operator: &MeasuredOperator, count: usize) -> Result<ScrapedMetrics> {
     let began = Instant::now();
     loop {
-        let numbers = operator.numbers().await?;
-        let lists = numbers
+        let metrics = operator.scrape().await?;
+        let lists = metrics
             .requests("s3")
             .get("ListObjectsV2")
             .copied()
             .unwrap_or(0.0);
-        if lists >= count as f64 && numbers.of("eventexport_runs ") == 0.0 {
-            return Ok(numbers);
+        if lists >= count as f64 && metrics.sum_of("eventexport_runs ") == 0.0 {
+            return Ok(metrics);
         }
-        ensure!(began.elapsed() < PATIENCE, "{lists} lists for {count} resources");
+        ensure!(began.elapsed() < TIMEOUT, "{lists} lists for {count} resources");
         sleep(Duration::from_millis(if count > 100 { 2000 } else { 100 })).await;
     }
 }

@@ -12,9 +12,9 @@
 
 mod bucket;
 mod control_plane;
+mod fixture;
+mod flaky_store;
+mod flux;
 mod operator;
-mod peer;
 mod results;
 mod soak;
-mod stage;
-mod unreliable;

@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::stage::{Stage, Usage, program};
+use super::fixture::{LoadFixture, ProcessUsage, program};
 use crate::bed::http_client;
 
 /// Long, because a machine that also compiles is slow.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-pub(super) struct Operator {
+pub(super) struct MeasuredOperator {
     child: Child,
     pub(super) id: u32,
     address: String,
@@ -24,10 +24,10 @@ pub(super) struct Operator {
     pub(super) started: Instant,
 }
 
-impl Operator {
+impl MeasuredOperator {
     /// With these further arguments. Its log goes to a file of that name.
-    pub(super) async fn start(stage: &Stage, log: &str, args: &[&str]) -> Result<Self> {
-        let path = stage.folder.path().join(log);
+    pub(super) async fn start(fixture: &LoadFixture, log: &str, args: &[&str]) -> Result<Self> {
+        let path = fixture.folder.path().join(log);
         let file = File::create(&path)?;
         let started = Instant::now();
         let child = Command::new(program())
@@ -40,7 +40,7 @@ impl Operator {
             ])
             .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
             .args(["--log-format", "json", "--kubeconfig"])
-            .arg(stage.cluster.kubeconfig_path())
+            .arg(fixture.cluster.kubeconfig_path())
             .args(args)
             .env("EVENTEXPORT_LOG", "warn,eventexport::cli::operator=info")
             .stdin(Stdio::null())
@@ -71,30 +71,30 @@ impl Operator {
     }
 
     /// The end of its log.
-    fn last_words(&self) -> String {
+    fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    pub(super) fn usage(&self) -> Result<Usage> {
-        Usage::of(self.id)
+    pub(super) fn usage(&self) -> Result<ProcessUsage> {
+        ProcessUsage::of(self.id)
     }
 
     /// What it says of itself.
-    pub(super) async fn numbers(&self) -> Result<Numbers> {
+    pub(super) async fn scrape(&self) -> Result<ScrapedMetrics> {
         let answer = http_client()?
             .get(format!("http://{}/metrics", self.address))
             .timeout(Duration::from_mins(1))
             .send()
             .await
-            .with_context(|| format!("the operator said:\n{}", self.last_words()))?;
-        Ok(Numbers(answer.text().await?))
+            .with_context(|| format!("the operator said:\n{}", self.log_tail()))?;
+        Ok(ScrapedMetrics(answer.text().await?))
     }
 
     pub(super) async fn leads(&self) -> Result<()> {
         let start = Instant::now();
-        while self.numbers().await?.of("eventexport_leader") < 1.0 {
+        while self.scrape().await?.sum_of("eventexport_leader") < 1.0 {
             ensure!(start.elapsed() < START_LIMIT, "it does not lead");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -102,8 +102,8 @@ impl Operator {
     }
 
     pub(super) async fn leads_now(&self) -> bool {
-        let numbers = self.numbers().await;
-        numbers.is_ok_and(|numbers| numbers.of("eventexport_leader") > 0.0)
+        let metrics = self.scrape().await;
+        metrics.is_ok_and(|metrics| metrics.sum_of("eventexport_leader") > 0.0)
     }
 
     /// Whether it has ended by itself.
@@ -128,11 +128,11 @@ impl Operator {
 }
 
 /// The text of a scrape.
-pub(super) struct Numbers(pub(super) String);
+pub(super) struct ScrapedMetrics(pub(super) String);
 
-impl Numbers {
+impl ScrapedMetrics {
     /// The sum of all series whose name and labels begin with this.
-    pub(super) fn of(&self, series: &str) -> f64 {
+    pub(super) fn sum_of(&self, series: &str) -> f64 {
         let values = self
             .0
             .lines()

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use super::stage::load;
+use super::fixture::load;
 
 /// Rows `resources,state,metric,unit,value`.
-pub(super) struct Results {
+pub(super) struct LoadResults {
     rows: Vec<String>,
     file: Option<PathBuf>,
 }
 
-impl Results {
+impl LoadResults {
     /// `EVENTEXPORT_BENCH_CSV` names the file.
     pub(super) fn new() -> Self {
         Self {

@@ -7,32 +7,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::api::EventExport;
-use eventexport::simulator::{At, DEFAULT_PERSON, Effect, Fault, Kind, Ledger, Silence};
+use eventexport::simulator::{BodyOffset, DEFAULT_PERSON, Effect, Fault, Ledger, NoReplyMode, RequestKind};
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use super::bucket::Bucket;
-use super::operator::Operator;
-use super::results::{Results, setting};
-use super::stage::{Stage, Wish, program};
-use super::unreliable::Unreliable;
+use super::bucket::PagedBucket;
+use super::fixture::{ExportParams, LoadFixture, program};
+use super::flaky_store::FlakyStore;
+use super::operator::MeasuredOperator;
+use super::results::{LoadResults, setting};
 
 const BUCKET: &str = "audit";
 
 /// Sessions of people in each space, which must be there at the end.
-const PEOPLES: usize = 1;
+const USER_SESSIONS: usize = 1;
 
 /// Days that the exports are spread over.
 const DAYS: usize = 20;
 
 /// The longest that it may take to complete what is left, once nobody kills any more.
-const PATIENCE: Duration = Duration::from_mins(20);
+const TIMEOUT: Duration = Duration::from_mins(20);
 
 /// A lease that is soon known to be gone, and long enough for a busy machine.
-const LEASE: [&str; 6] = [
+const LEASE_FLAGS: [&str; 6] = [
     "--lease-duration",
     "6s",
     "--lease-deadline",
@@ -42,9 +42,9 @@ const LEASE: [&str; 6] = [
 ];
 
 /// That of the last one, whose memory is compared with its own: it is not to lose it.
-const LAST_LEASE: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
+const LONG_LEASE_FLAGS: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
 
-struct Plan {
+struct SoakPlan {
     exports: usize,
     spaces: usize,
     /// How long processes are killed.
@@ -59,7 +59,7 @@ struct Plan {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a quarter of an hour of load: `make soak` runs it"]
 async fn thousands_of_exports_get_through_kills_and_faults() -> Result<()> {
-    let plan = Plan {
+    let plan = SoakPlan {
         exports: setting("EVENTEXPORT_SOAK_EXPORTS", 2000),
         spaces: setting("EVENTEXPORT_SOAK_SPACES", 4),
         killing: Duration::from_secs(setting("EVENTEXPORT_SOAK_SECONDS", 600)),
@@ -72,7 +72,7 @@ async fn thousands_of_exports_get_through_kills_and_faults() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_get_through_kills_and_faults() -> Result<()> {
-    let plan = Plan {
+    let plan = SoakPlan {
         exports: 40,
         spaces: 2,
         killing: Duration::from_secs(30),
@@ -93,18 +93,24 @@ fn faults() -> Vec<Fault> {
     };
     let lost = Effect::NoReply {
         done: true,
-        how: Silence::Reset,
+        how: NoReplyMode::Reset,
     };
     let cut = Effect::Cut {
-        at: At::Permille(500),
+        at: BodyOffset::Permille(500),
         reset: false,
         vanish: false,
     };
-    let others = [Kind::Create, Kind::List, Kind::Show, Kind::Delete, Kind::Events];
+    let others = [
+        RequestKind::Create,
+        RequestKind::List,
+        RequestKind::Show,
+        RequestKind::Delete,
+        RequestKind::Events,
+    ];
     vec![
         Fault::new("unwell", unwell, &[]).every(20),
         Fault::new("lost", lost, &others).every(20),
-        Fault::new("cut", cut, &[Kind::Download]).every(10),
+        Fault::new("cut", cut, &[RequestKind::Download]).every(10),
     ]
 }
 
@@ -119,14 +125,14 @@ fn day(number: usize) -> String {
 }
 
 /// An export, by its number: which space, day and place in the bucket.
-struct World {
-    stage: Stage,
-    bucket: Bucket,
-    store: Unreliable,
+struct SoakFixture {
+    fixture: LoadFixture,
+    bucket: PagedBucket,
+    store: FlakyStore,
     spaces: usize,
 }
 
-impl World {
+impl SoakFixture {
     fn space(&self, number: usize) -> usize {
         // The first one has more than all others, so that it is full.
         if number.is_multiple_of(2) {
@@ -140,30 +146,30 @@ impl World {
         format!("export-{number:05}")
     }
 
-    async fn create(&self, numbers: std::ops::Range<usize>) -> Result<()> {
+    async fn create(&self, metrics: std::ops::Range<usize>) -> Result<()> {
         let store = self.store.endpoint();
-        let all = numbers.map(|number| {
+        let all = metrics.map(|number| {
             let (name, space, day) = (Self::name(number), space(self.space(number)), day(number));
             let prefix = format!("soak/{name}");
-            let wish = Wish {
+            let params = ExportParams {
                 name: &name,
                 space: &space,
                 start: &day,
                 end: Some(&day),
                 bucket: BUCKET,
                 prefix: &prefix,
-                source: &self.stage.service.url,
+                source: &self.fixture.service.url,
                 store: &store,
                 suspend: false,
             };
-            (namespace(self.space(number)), wish.manifest())
+            (namespace(self.space(number)), params.manifest())
         });
-        self.stage.create(all.collect()).await
+        self.fixture.create(all.collect()).await
     }
 
-    async fn delete(&self, numbers: std::ops::Range<usize>) -> Result<()> {
-        for number in numbers {
-            let exports = self.stage.exports(&namespace(self.space(number)));
+    async fn delete(&self, metrics: std::ops::Range<usize>) -> Result<()> {
+        for number in metrics {
+            let exports = self.fixture.exports(&namespace(self.space(number)));
             exports
                 .delete(&Self::name(number), &DeleteParams::default())
                 .await?;
@@ -184,48 +190,53 @@ fn is_complete(export: &EventExport) -> bool {
         .any(|one| one.type_ == "Complete" && one.status == "True")
 }
 
-async fn soak(plan: &Plan) -> Result<()> {
-    let mut results = Results::new();
-    let stage = Stage::start(&["--retention", "30", "--events-per-day", "40"]).await?;
-    let bucket = Bucket::create(&stage.gateway, BUCKET, true).await?;
-    let store = Unreliable::start(&stage.gateway.endpoint(), 50).await?;
+async fn soak(plan: &SoakPlan) -> Result<()> {
+    let mut results = LoadResults::new();
+    let fixture = LoadFixture::start(&["--retention", "30", "--events-per-day", "40"]).await?;
+    let bucket = PagedBucket::create(&fixture.gateway, BUCKET, true).await?;
+    let store = FlakyStore::start(&fixture.gateway.endpoint(), 50).await?;
     let mut people = BTreeSet::new();
     for number in 0..plan.spaces {
-        stage.namespace(&namespace(number)).await?;
-        let ask = json!({ "user": DEFAULT_PERSON, "space": space(number), "count": PEOPLES });
-        let made = stage
+        fixture.namespace(&namespace(number)).await?;
+        let ask = json!({ "user": DEFAULT_PERSON, "space": space(number), "count": USER_SESSIONS });
+        let made = fixture
             .service
-            .tell(reqwest::Method::POST, "sessions", &ask)
+            .admin(reqwest::Method::POST, "sessions", &ask)
             .await?;
         let ids: Vec<String> = serde_json::from_value(made)?;
         people.extend(ids);
     }
     let faults = serde_json::to_value(faults())?;
-    stage
+    fixture
         .service
-        .tell(reqwest::Method::PUT, "faults", &faults)
+        .admin(reqwest::Method::PUT, "faults", &faults)
         .await?;
-    let world = World {
-        stage,
+    let fixture = SoakFixture {
+        fixture,
         bucket,
         store,
         spaces: plan.spaces,
     };
-    let outcome = run(plan, &world, &people, &mut results).await;
+    let outcome = run(plan, &fixture, &people, &mut results).await;
     if outcome.is_err() {
-        show(&world).await;
+        show(&fixture).await;
     }
     outcome
 }
 
-async fn run(plan: &Plan, world: &World, people: &BTreeSet<String>, results: &mut Results) -> Result<()> {
+async fn run(
+    plan: &SoakPlan,
+    fixture: &SoakFixture,
+    people: &BTreeSet<String>,
+    results: &mut LoadResults,
+) -> Result<()> {
     let mut add = |metric: &str, unit: &str, value: f64| {
         results.add(plan.exports, "soak", metric, unit, value);
     };
     let began = Instant::now();
     let windows = plan.windows.to_string();
     let args = [
-        &LEASE[..],
+        &LEASE_FLAGS[..],
         &[
             "--session-quiet",
             "2s",
@@ -237,8 +248,8 @@ async fn run(plan: &Plan, world: &World, people: &BTreeSet<String>, results: &mu
     ]
     .concat();
     let (mut lives, mut ended) = (0, 0);
-    let mut operator = Operator::start(&world.stage, "0.log", &args).await?;
-    world.create(0..plan.exports).await?;
+    let mut operator = MeasuredOperator::start(&fixture.fixture, "0.log", &args).await?;
+    fixture.create(0..plan.exports).await?;
     let mut created = plan.exports;
     let (mut peak, mut completed) = (0.0_f64, None);
     while began.elapsed() < plan.killing {
@@ -254,7 +265,7 @@ async fn run(plan: &Plan, world: &World, people: &BTreeSet<String>, results: &mu
         // A machine that is busy enough makes a process lose its lease and end.
         ended += u32::from(operator.kill().await?);
         lives += 1;
-        let done = complete(world).await?;
+        let done = complete(fixture).await?;
         println!(
             "{:>5.0} s: {done} of {created} complete",
             began.elapsed().as_secs_f64()
@@ -263,18 +274,18 @@ async fn run(plan: &Plan, world: &World, people: &BTreeSet<String>, results: &mu
             completed.get_or_insert(began.elapsed());
             // The kills must meet work.
             let more = plan.exports / 4;
-            world.create(created..created + more).await?;
+            fixture.create(created..created + more).await?;
             created += more;
         }
         let log = format!("{lives}.log");
-        operator = Operator::start(&world.stage, &log, &args).await?;
+        operator = MeasuredOperator::start(&fixture.fixture, &log, &args).await?;
     }
     operator.kill().await?;
-    let last = [&LAST_LEASE[..], &args[LEASE.len()..]].concat();
-    operator = Operator::start(&world.stage, "last.log", &last).await?;
+    let last = [&LONG_LEASE_FLAGS[..], &args[LEASE_FLAGS.len()..]].concat();
+    operator = MeasuredOperator::start(&fixture.fixture, "last.log", &last).await?;
     add("kills", "1", f64::from(lives + 1 - ended));
     add("ended_by_themselves", "1", f64::from(ended));
-    wait(world, &mut operator, &last, created).await?;
+    wait(fixture, &mut operator, &last, created).await?;
     let took = completed.unwrap_or_else(|| began.elapsed());
     add("all_complete", "s", took.as_secs_f64());
     add("exports", "1", created as f64);
@@ -287,51 +298,56 @@ async fn run(plan: &Plan, world: &World, people: &BTreeSet<String>, results: &mu
         // Others than before, or they would find their work done.
         let more = created..created + plan.exports / 4;
         created = more.end;
-        world.create(more.clone()).await?;
-        wait(world, &mut operator, &last, kept + more.len()).await?;
-        world.delete(more).await?;
-        wait(world, &mut operator, &last, kept).await?;
+        fixture.create(more.clone()).await?;
+        wait(fixture, &mut operator, &last, kept + more.len()).await?;
+        fixture.delete(more).await?;
+        wait(fixture, &mut operator, &last, kept).await?;
         sleep(Duration::from_secs(10)).await;
         let usage = operator.usage()?;
         add(&format!("rss_after_round_{}", round + 1), "KiB", usage.rss_kib);
     }
-    let numbers = operator.numbers().await?;
+    let metrics = operator.scrape().await?;
     add(
         "status_writes_of_last_process",
         "1",
-        numbers.of("eventexport_status_writes_total"),
+        metrics.sum_of("eventexport_status_writes_total"),
     );
     ensure!(
-        numbers.of("eventexport_run_panics_total") == 0.0,
+        metrics.sum_of("eventexport_run_panics_total") == 0.0,
         "an export panicked"
     );
     ensure!(operator.stop().await?.success(), "it did not stop well");
-    judge(world, people, created, &mut add).await?;
+    check_results(fixture, people, created, &mut add).await?;
     results.add_load(plan.exports, "soak");
     results.write()
 }
 
-async fn complete(world: &World) -> Result<usize> {
-    let all = world.stage.all().await?;
+async fn complete(fixture: &SoakFixture) -> Result<usize> {
+    let all = fixture.fixture.all().await?;
     Ok(all.iter().filter(|export| is_complete(export)).count())
 }
 
 /// Waits until there are so many, and all complete. An operator that lost its lease is started again, as a Deployment
 /// does it.
-async fn wait(world: &World, operator: &mut Operator, args: &[&str], wanted: usize) -> Result<()> {
+async fn wait(
+    fixture: &SoakFixture,
+    operator: &mut MeasuredOperator,
+    args: &[&str],
+    wanted: usize,
+) -> Result<()> {
     let began = Instant::now();
     loop {
         if operator.has_ended()? {
             println!("the operator ended by itself: the machine is too busy for its lease");
-            *operator = Operator::start(&world.stage, "again.log", args).await?;
+            *operator = MeasuredOperator::start(&fixture.fixture, "again.log", args).await?;
         }
-        let all = world.stage.all().await?;
+        let all = fixture.fixture.all().await?;
         let done = all.iter().filter(|export| is_complete(export)).count();
         if done == wanted && all.len() == wanted {
             return Ok(());
         }
         ensure!(
-            began.elapsed() < PATIENCE,
+            began.elapsed() < TIMEOUT,
             "{done} of {} are complete, {wanted} wanted",
             all.len()
         );
@@ -340,14 +356,14 @@ async fn wait(world: &World, operator: &mut Operator, args: &[&str], wanted: usi
 }
 
 /// What must hold at the end, asked of service, store and archive themselves.
-async fn judge(
-    world: &World,
+async fn check_results(
+    fixture: &SoakFixture,
     people: &BTreeSet<String>,
     created: usize,
     add: &mut impl FnMut(&str, &str, f64),
 ) -> Result<()> {
-    let ledger = world.stage.service.ledger().await?;
-    let [asked, refused, denied] = world.store.counts();
+    let ledger = fixture.fixture.service.ledger().await?;
+    let [asked, refused, denied] = fixture.store.counts();
     let Ledger {
         opened,
         deleted,
@@ -386,7 +402,7 @@ async fn judge(
         "{people_deleted} sessions of people were deleted"
     );
     ensure!(people_open == people.len() as u64, "{ledger:#?}");
-    let text = world.stage.service.sessions().await?.to_string();
+    let text = fixture.fixture.service.sessions().await?.to_string();
     ensure!(people.iter().all(|id| text.contains(id.as_str())), "{text}");
     // How many were open at most is told, not judged: a process holds 28 at most, but takes the last of the 30 when it has
     // none, as after a start that finds 28 which a killed one has left.
@@ -395,17 +411,17 @@ async fn judge(
         "{refused_full} sessions were asked for of a full space"
     );
 
-    let uploads = world.bucket.uploads().await?;
+    let uploads = fixture.bucket.uploads().await?;
     ensure!(uploads.is_empty(), "uploads left: {uploads:?}");
     let (mut keys, mut versions) = (0, 0);
     for number in 0..created {
-        let [there, ever] = kept(world, number).await?;
+        let [there, ever] = versions_of(fixture, number).await?;
         keys += there;
         versions += ever;
     }
     add("keys", "1", keys as f64);
     add("versions_of_evidence", "1", versions as f64);
-    let report = verify(world).await?;
+    let report = verify(fixture).await?;
     let proved = report["archives"][0]["roots"].as_array().map_or(0, Vec::len);
     add("archives_proved", "1", proved as f64);
     ensure!(
@@ -417,19 +433,19 @@ async fn judge(
 
 /// Object, receipt and manifest of an export, each created once, and no working papers: how many keys there are, and
 /// how many versions they have.
-async fn kept(world: &World, number: usize) -> Result<[usize; 2]> {
+async fn versions_of(fixture: &SoakFixture, number: usize) -> Result<[usize; 2]> {
     let day = day(number);
-    let space = space(world.space(number));
-    let root = format!("soak/{}/space={space}/scope=space/", World::name(number));
+    let space = space(fixture.space(number));
+    let root = format!("soak/{}/space={space}/scope=space/", SoakFixture::name(number));
     let wanted: BTreeSet<String> = [
         format!("{root}date={day}/events.json.gz"),
         format!("{root}_journal/{day}.receipt.json"),
         format!("{root}_manifests/00000001.json"),
     ]
     .into();
-    let keys: BTreeSet<String> = world.bucket.keys(&root).await?.into_iter().collect();
+    let keys: BTreeSet<String> = fixture.bucket.keys(&root).await?.into_iter().collect();
     ensure!(keys == wanted, "not as wanted: {keys:#?}");
-    let versions: BTreeMap<String, usize> = world.bucket.versions(&root).await?;
+    let versions: BTreeMap<String, usize> = fixture.bucket.versions(&root).await?;
     for key in &wanted {
         ensure!(
             versions.get(key) == Some(&1),
@@ -441,8 +457,8 @@ async fn kept(world: &World, number: usize) -> Result<[usize; 2]> {
 }
 
 /// As an auditor does it, over all archives of the bucket.
-async fn verify(world: &World) -> Result<Value> {
-    let gateway = &world.stage.gateway;
+async fn verify(fixture: &SoakFixture) -> Result<Value> {
+    let gateway = &fixture.fixture.gateway;
     let output = Command::new(program())
         .args(["verify", &format!("s3://{BUCKET}/soak"), "--output", "json"])
         .args(["--s3-endpoint", &gateway.endpoint()])
@@ -463,13 +479,13 @@ async fn verify(world: &World) -> Result<Value> {
 }
 
 /// What is not complete, and why; and what the last processes said.
-async fn show(world: &World) {
-    let all = world.stage.all().await.unwrap_or_default();
+async fn show(fixture: &SoakFixture) {
+    let all = fixture.fixture.all().await.unwrap_or_default();
     for export in all.iter().filter(|export| !is_complete(export)).take(5) {
         let status = serde_json::to_string(&export.status).unwrap_or_default();
         println!("{:?}: {status}", export.metadata.name);
     }
-    let logs = std::fs::read_dir(world.stage.folder.path());
+    let logs = std::fs::read_dir(fixture.fixture.folder.path());
     let mut logs: Vec<_> = logs.into_iter().flatten().flatten().collect();
     logs.sort_by_key(|log| log.metadata().and_then(|data| data.modified()).ok());
     for log in logs.iter().rev().take(2) {

@@ -4,7 +4,7 @@
 use std::fs;
 
 use eventexport::api::Reason;
-use eventexport::export::record::{AttemptRecord, Receipt, Record as _, decode, encode};
+use eventexport::export::record::{ArchiveRecord as _, AttemptRecord, Receipt, decode, encode};
 use eventexport::export::verdict::{EmptyAnswer, Verdict};
 use eventexport::simulator::Settings;
 use eventexport::tracker::SessionRequest;
@@ -13,13 +13,13 @@ use jiff::civil::{Date, date};
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::export::bench::{Bench, SPACE, settings};
-use crate::operator::process::{SHORT, Scene};
-use crate::operator::{becomes, condition, eventually, get, kubectl};
+use crate::export::fixture::{EngineFixture, SPACE, settings};
+use crate::operator::process::{OperatorFixture, SHORT_LEASE};
+use crate::operator::{condition, eventually, get, kubectl, wait_conditions};
 
 /// A session that a person opened.
-async fn foreign(bench: &Bench, day: Date, hour: Option<u8>) -> String {
-    let tracker = bench.peers(bench.store()).tracker;
+async fn foreign(fixture: &EngineFixture, day: Date, hour: Option<u8>) -> String {
+    let tracker = fixture.peers(fixture.store()).tracker;
     let ask = SessionRequest {
         start: day,
         end: day,
@@ -30,15 +30,15 @@ async fn foreign(bench: &Bench, day: Date, hour: Option<u8>) -> String {
 }
 
 /// Says in the journal that a session is that of an attempt of ours.
-fn claim(bench: &Bench, window: &str, ulid: &str, session: &str) {
-    let journal = bench.root().join("_journal");
+fn claim(fixture: &EngineFixture, window: &str, ulid: &str, session: &str) {
+    let journal = fixture.root().join("_journal");
     fs::create_dir_all(&journal).unwrap();
     let now = Timestamp::now();
     let attempt = AttemptRecord {
         schema: AttemptRecord::SCHEMA.to_owned(),
-        holder: bench.export.holder.clone(),
+        holder: fixture.export.holder.clone(),
         process: None,
-        source: bench.export.source.clone(),
+        source: fixture.export.source.clone(),
         started_at: now,
         deadline: now,
         tracker_user: None,
@@ -57,24 +57,24 @@ fn claim(bench: &Bench, window: &str, ulid: &str, session: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_journal_deletes_no_session_that_is_for_something_else() {
-    let bench = Bench::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
+async fn a_forged_journal_cannot_delete_a_foreign_session() {
+    let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
     let ids = [
-        foreign(&bench, date(2018, 6, 7), None).await,
-        foreign(&bench, date(2018, 6, 2), Some(7)).await,
+        foreign(&fixture, date(2018, 6, 7), None).await,
+        foreign(&fixture, date(2018, 6, 2), Some(7)).await,
     ];
-    claim(&bench, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAV", &ids[0]);
-    claim(&bench, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAW", &ids[1]);
+    claim(&fixture, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAV", &ids[0]);
+    claim(&fixture, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAW", &ids[1]);
     // No id of a service: neither the list of all sessions nor a header of its own.
-    claim(&bench, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAX", "%2E%2E");
+    claim(&fixture, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAX", "%2E%2E");
     claim(
-        &bench,
+        &fixture,
         "2018-06-02",
         "01ARZ3NDEKTSV4RRFFQ69G5FAY",
         "x%0D%0AX-Evil:%201",
     );
-    let snapshot = bench.run().await;
-    let open: Vec<String> = bench
+    let snapshot = fixture.run().await;
+    let open: Vec<String> = fixture
         .simulator
         .open_sessions()
         .iter()
@@ -83,23 +83,23 @@ async fn a_forged_journal_deletes_no_session_that_is_for_something_else() {
     assert!(ids.iter().all(|id| open.contains(id)), "{open:?}");
     assert_eq!(open.len(), 2, "nor is one left of ours");
     let told = |id: &str| {
-        let about = |trouble: &&eventexport::export::failure::Trouble| {
-            trouble.reason == Reason::SessionUnaccounted && trouble.message.contains(id)
+        let about = |problem: &&eventexport::export::failure::Problem| {
+            problem.reason == Reason::SessionUnaccounted && problem.message.contains(id)
         };
-        snapshot.troubles.iter().find(about).is_some()
+        snapshot.problems.iter().find(about).is_some()
     };
-    assert!(ids.iter().all(|id| told(id)), "{:#?}", snapshot.troubles);
+    assert!(ids.iter().all(|id| told(id)), "{:#?}", snapshot.problems);
     assert!(!snapshot.complete);
-    assert_eq!(bench.simulator.ledger().violations, Vec::<String>::new());
+    assert_eq!(fixture.simulator.ledger().violations, Vec::<String>::new());
 }
 
 /// The truth about what is not prevented: object lock, and keeping others from writing, do.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_receipt_is_believed_with_a_fitting_object_or_none_and_not_without_its_own() {
+async fn a_forged_receipt_is_trusted_only_if_its_object_matches() {
     for (forgery, believed) in [("no object", false), ("its object", true), ("proved empty", true)] {
-        let bench = Bench::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
+        let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
         // From an export of its own, for a receipt of the right form.
-        let other = Bench::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
+        let other = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
         other.run().await;
         let (name, object) = (
             "_journal/2018-06-02.receipt.json",
@@ -107,10 +107,10 @@ async fn a_forged_receipt_is_believed_with_a_fitting_object_or_none_and_not_with
         );
         let mut receipt: Receipt = decode("receipt", &fs::read(other.root().join(name)).unwrap()).unwrap();
         for folder in ["_journal", "date=2018-06-02"] {
-            fs::create_dir_all(bench.root().join(folder)).unwrap();
+            fs::create_dir_all(fixture.root().join(folder)).unwrap();
         }
         if forgery == "its object" {
-            fs::copy(other.root().join(object), bench.root().join(object)).unwrap();
+            fs::copy(other.root().join(object), fixture.root().join(object)).unwrap();
         }
         if forgery == "proved empty" {
             receipt.object = None;
@@ -118,19 +118,19 @@ async fn a_forged_receipt_is_believed_with_a_fitting_object_or_none_and_not_with
             receipt.empty_answer = Some(EmptyAnswer::NotFound);
             (receipt.events, receipt.reported_before, receipt.reported_after) = (0, Some(0), Some(0));
         }
-        fs::write(bench.root().join(name), encode(&receipt)).unwrap();
-        let snapshot = bench.run().await;
+        fs::write(fixture.root().join(name), encode(&receipt)).unwrap();
+        let snapshot = fixture.run().await;
         let covered = snapshot.covered.contains("2018-06-02".parse().unwrap());
-        assert_eq!(covered, believed, "{forgery}: {:#?}", snapshot.troubles);
+        assert_eq!(covered, believed, "{forgery}: {:#?}", snapshot.problems);
         assert_eq!(
-            bench.simulator.ledger().opened,
+            fixture.simulator.ledger().opened,
             2,
             "{forgery}: the day is not downloaded again"
         );
-        assert_eq!(snapshot.complete, believed, "{forgery}: {:#?}", snapshot.troubles);
+        assert_eq!(snapshot.complete, believed, "{forgery}: {:#?}", snapshot.problems);
         let verified = Command::new(env!("CARGO_BIN_EXE_eventexport"))
             .args(["verify", "--output", "json"])
-            .arg(bench.folder.path())
+            .arg(fixture.folder.path())
             .output()
             .await
             .unwrap();
@@ -144,19 +144,19 @@ async fn a_forged_receipt_is_believed_with_a_fitting_object_or_none_and_not_with
 }
 
 #[tokio::test]
-async fn a_forged_status_makes_the_operator_do_nothing_and_is_put_right() {
+async fn a_forged_status_triggers_no_action_and_is_corrected() {
     let settings = Settings {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
     };
-    let scene = Scene::start("forged-status", settings).await.unwrap();
+    let scene = OperatorFixture::start("forged-status", settings).await.unwrap();
     scene
         .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await
         .unwrap();
-    let mut operator = scene.operator(&SHORT, &[]).await.unwrap();
+    let mut operator = scene.operator(&SHORT_LEASE, &[]).await.unwrap();
     let complete = ["True/Complete", "True/Complete", "", ""];
-    becomes(scene.cluster, &scene.namespace, "june", complete)
+    wait_conditions(scene.cluster, &scene.namespace, "june", complete)
         .await
         .unwrap();
     let downloads = scene.simulator.ledger().opened;
@@ -194,7 +194,7 @@ async fn a_forged_status_makes_the_operator_do_nothing_and_is_put_right() {
     assert_eq!(ledger.opened, downloads, "nothing is downloaded because of it");
     let deleted = scene
         .tracker
-        .said()
+        .requests()
         .iter()
         .any(|said| said.line.contains("somebody-elses"));
     assert!(!deleted, "a session was deleted that only the status names");

@@ -2,5 +2,5 @@
 //! service or store, a writer of the bucket.
 
 mod forged;
-mod spite;
+mod secret_leaks;
 mod tenants;

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::bed::Cluster;
-use crate::operator::whole::SPACE;
-use crate::operator::{apply, becomes, get, kubectl};
+use crate::operator::end_to_end::SPACE;
+use crate::operator::{apply, get, kubectl, wait_conditions};
 
 /// In every Secret of this test.
-const HUSH: &str = "hush";
+const SECRET_MARKER: &str = "hush";
 
 fn secret(namespace: &str, name: &str, data: &Value) -> Value {
     json!({
@@ -49,7 +49,7 @@ fn message(object: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_tenant_gets_nothing_of_another_namespaces_secrets_not_even_whether_they_exist() {
+async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
     // Of its own: its operator serves every namespace.
     let cluster = Cluster::start().await.unwrap();
     for namespace in ["mine", "theirs"] {
@@ -57,31 +57,31 @@ async fn a_tenant_gets_nothing_of_another_namespaces_secrets_not_even_whether_th
             .await
             .unwrap();
     }
-    let value = format!("{HUSH}-of-theirs");
+    let value = format!("{SECRET_MARKER}-of-theirs");
     for (namespace, name, data) in [
         ("theirs", "tracker", json!({ "apiKey": value })),
         (
             "mine",
             "bucket",
-            json!({ "accessKeyId": "AKIAEXAMPLE", "secretAccessKey": format!("{HUSH}-s3") }),
+            json!({ "accessKeyId": "AKIAEXAMPLE", "secretAccessKey": format!("{SECRET_MARKER}-s3") }),
         ),
         // Nobody's credentials for us: what can be learned of them by naming them?
         (
             "mine",
             "database",
-            json!({ "dsn": format!("postgres://{HUSH}@db"), "apiKeys": HUSH }),
+            json!({ "dsn": format!("postgres://{SECRET_MARKER}@db"), "apiKeys": SECRET_MARKER }),
         ),
         (
             "mine",
             "several",
-            json!({ "apiKey": HUSH, "token": HUSH, "other": HUSH }),
+            json!({ "apiKey": SECRET_MARKER, "token": SECRET_MARKER, "other": SECRET_MARKER }),
         ),
         (
             "mine",
             "unprintable",
-            json!({ "token": format!("{HUSH} \u{1b}[31m\nnext") }),
+            json!({ "token": format!("{SECRET_MARKER} \u{1b}[31m\nnext") }),
         ),
-        ("mine", "good", json!({ "apiKey": HUSH })),
+        ("mine", "good", json!({ "apiKey": SECRET_MARKER })),
     ] {
         apply(&cluster, &secret(namespace, name, &data)).await.unwrap();
     }
@@ -168,7 +168,7 @@ async fn a_tenant_gets_nothing_of_another_namespaces_secrets_not_even_whether_th
     let mut said = String::new();
     let blocked = async |name: &str, reason: &str| {
         let ready = format!("False/{reason}");
-        becomes(&cluster, "mine", name, [&ready, "", "", ""])
+        wait_conditions(&cluster, "mine", name, [&ready, "", "", ""])
             .await
             .unwrap()
     };
@@ -209,7 +209,7 @@ async fn a_tenant_gets_nothing_of_another_namespaces_secrets_not_even_whether_th
     let own = fs::read_to_string(&kubeconfig).unwrap();
     let own: Value = serde_json::from_str(&own).unwrap();
     let own = own["users"][0]["user"]["token"].as_str().unwrap();
-    for hidden in [HUSH, "dsn", "apiKeys", "operators-own", own] {
+    for hidden in [SECRET_MARKER, "dsn", "apiKeys", "operators-own", own] {
         // The keys of a Secret that are none of ours are not told either; those that a spec names are its own words.
         let found = said
             .lines()

@@ -7,7 +7,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
 use eventexport::egress::HostPolicy;
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Condition, ObjectClass, ObjectLock, ObjectLockMode, PutOptions, S3Credentials,
+    AnyHost, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
     S3Settings, S3Store, S3Timeouts, Store, StoreError, probe,
 };
 
@@ -69,19 +69,19 @@ pub(crate) fn sdk(gateway: &Gateway) -> aws_sdk_s3::Client {
 /// Every kind of request, for stores that must refuse all of them.
 async fn refusals(store: &S3Store) -> Vec<StoreError> {
     let body = bytes(1, 10);
-    let once = options(Condition::IfAbsent, &body);
+    let once = options(PutMode::Create, &body);
     vec![
-        put(store, "key", Condition::IfAbsent, &body).await.unwrap_err(),
+        put(store, "key", PutMode::Create, &body).await.unwrap_err(),
         store.get("key", 10).await.unwrap_err(),
         store.head("key").await.unwrap_err(),
         store.list("").await.unwrap_err(),
         store.begin_upload("key", &once).await.unwrap_err(),
-        store.uploads("").await.unwrap_err(),
+        store.list_uploads("").await.unwrap_err(),
     ]
 }
 
 #[tokio::test]
-async fn wrong_keys_are_told_as_such() {
+async fn wrong_keys_are_reported_as_such() {
     let gateway = Gateway::shared().await;
     let bucket = fresh_bucket(gateway).await;
     let unknown = keys("AKIDNOBODY", "not-the-secret");
@@ -91,7 +91,10 @@ async fn wrong_keys_are_told_as_such() {
         settings.credentials = credentials;
         let store = S3Store::connect(settings).await.unwrap();
         for error in refusals(&store).await {
-            assert!(matches!(error, StoreError::Credentials { .. }), "{error:?}");
+            assert!(
+                matches!(error, StoreError::InvalidCredentials { .. }),
+                "{error:?}"
+            );
             let text = error.to_string();
             assert!(text.contains(code) && text.contains(&bucket), "{text}");
             assert!(
@@ -104,7 +107,7 @@ async fn wrong_keys_are_told_as_such() {
 }
 
 #[tokio::test]
-async fn a_wrong_bucket_is_told_as_such() {
+async fn a_wrong_bucket_is_reported_as_such() {
     let gateway = Gateway::shared().await;
     let store = S3Store::connect(settings(gateway, "no-such-bucket"))
         .await
@@ -116,7 +119,7 @@ async fn a_wrong_bucket_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_told_by_its_name() {
+async fn a_missing_permission_is_reported_by_name() {
     let gateway = Gateway::shared().await;
     let bucket = fresh_bucket(gateway).await;
     gateway
@@ -141,13 +144,13 @@ async fn a_missing_permission_is_told_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_bucket_that_vanishes_midway_is_told_as_such() {
+async fn a_bucket_deleted_midway_is_reported_as_such() {
     let gateway = Gateway::shared().await;
     let bucket = fresh_bucket(gateway).await;
     let store = S3Store::connect(settings(gateway, &bucket)).await.unwrap();
     let body = bytes(1, 10);
-    let once = options(Condition::IfAbsent, &body);
-    put(&store, "key", Condition::IfAbsent, &body).await.unwrap();
+    let once = options(PutMode::Create, &body);
+    put(&store, "key", PutMode::Create, &body).await.unwrap();
     let upload = store.begin_upload("up", &once).await.unwrap();
     let part = store
         .upload_part(&upload, 1, segments(&body), once.crc64)
@@ -171,7 +174,7 @@ async fn a_bucket_that_vanishes_midway_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn a_store_that_ignores_the_condition_is_found_out() -> Result<()> {
+async fn a_store_that_ignores_conditions_is_detected() -> Result<()> {
     let gateway = Gateway::shared().await;
     let proxy = StripHeader::start(gateway).await?;
     let bucket = fresh_bucket(gateway).await;
@@ -179,12 +182,12 @@ async fn a_store_that_ignores_the_condition_is_found_out() -> Result<()> {
     settings.endpoint = Some(proxy.endpoint().parse()?);
     let store = S3Store::connect(settings).await?;
     let body = bytes(1, 700);
-    let once = options(Condition::IfAbsent, &body);
+    let once = options(PutMode::Create, &body);
     store.put("attempt", segments(&body), &once).await?;
     let support = probe(&store, "attempt", segments(&body), &once).await?;
     assert!(!support.put && !support.complete, "{support:?}");
     assert_eq!(store.get("attempt", 1000).await?, Some(body));
-    assert!(store.uploads("").await?.is_empty());
+    assert!(store.list_uploads("").await?.is_empty());
     Ok(())
 }
 
@@ -213,7 +216,7 @@ async fn only_evidence_is_locked() -> Result<()> {
         .send()
         .await?;
     let mut settings = settings(gateway, &bucket);
-    settings.object_lock = Some(ObjectLock {
+    settings.object_lock = Some(ObjectRetention {
         mode: ObjectLockMode::Governance,
         retain_days: 3,
     });
@@ -221,7 +224,7 @@ async fn only_evidence_is_locked() -> Result<()> {
     let body = bytes(1, 700);
     let evidence = PutOptions {
         class: ObjectClass::Evidence,
-        ..options(Condition::IfAbsent, &body)
+        ..options(PutMode::Create, &body)
     };
     let now = store.now().await?.as_second();
     store.put("evidence", segments(&body), &evidence).await?;
@@ -230,7 +233,7 @@ async fn only_evidence_is_locked() -> Result<()> {
         .upload_part(&upload, 1, segments(&body), evidence.crc64)
         .await?;
     store.complete_upload(&upload, &[part], &evidence).await?;
-    put(&store, "journal", Condition::IfAbsent, &body).await?;
+    put(&store, "journal", PutMode::Create, &body).await?;
 
     for (key, locked) in [
         ("evidence", true),
@@ -246,20 +249,18 @@ async fn only_evidence_is_locked() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_a_fault_of_the_network_until_it_is_back() {
+async fn a_store_outage_is_a_network_error_until_recovery() {
     let mut gateway = Gateway::start().await.unwrap();
     let bucket = fresh_bucket(&gateway).await;
     let store = S3Store::connect(settings(&gateway, &bucket)).await.unwrap();
     let body = bytes(1, 6 << 20);
-    put(&store, "before", Condition::IfAbsent, &body).await.unwrap();
+    put(&store, "before", PutMode::Create, &body).await.unwrap();
     gateway.stop().unwrap();
-    let error = put(&store, "never", Condition::IfAbsent, &body)
-        .await
-        .unwrap_err();
+    let error = put(&store, "never", PutMode::Create, &body).await.unwrap_err();
     assert!(matches!(error, StoreError::Network { .. }), "{error:?}");
     assert!(error.to_string().contains(&bucket), "{error}");
     gateway.resume().await.unwrap();
-    put(&store, "after", Condition::IfAbsent, &body).await.unwrap();
+    put(&store, "after", PutMode::Create, &body).await.unwrap();
 }
 
 #[tokio::test]
@@ -277,7 +278,7 @@ async fn no_request_goes_to_a_host_that_is_not_allowed() {
     before.force_path_style = false;
     before.hosts = only("s3.example");
     let store = S3Store::connect(before).await.unwrap();
-    let refused = put(&store, "key", Condition::IfAbsent, &Bytes::new())
+    let refused = put(&store, "key", PutMode::Create, &Bytes::new())
         .await
         .unwrap_err();
     assert!(
@@ -287,7 +288,7 @@ async fn no_request_goes_to_a_host_that_is_not_allowed() {
 }
 
 #[tokio::test]
-async fn certificates_that_cannot_be_read_are_told_by_their_field() {
+async fn unreadable_certificates_are_reported_by_field() {
     let gateway = Gateway::shared().await;
     let mut settings = settings(gateway, "bucket");
     settings.ca_pem = Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec());

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use eventexport::storage::{
-    Condition, Crc64, ObjectClass, PutOptions, Segments, Store, StoreError, Upload, probe,
+    Crc64, ObjectClass, PutMode, PutOptions, Segments, Store, StoreError, Upload, probe,
 };
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
@@ -32,9 +32,9 @@ pub(super) fn segments(bytes: &Bytes) -> Segments {
     segments
 }
 
-pub(super) fn options(condition: Condition, body: &Bytes) -> PutOptions {
+pub(super) fn options(mode: PutMode, body: &Bytes) -> PutOptions {
     PutOptions {
-        condition,
+        mode,
         crc64: Crc64::of(body),
         metadata: Vec::new(),
         content_type: "application/octet-stream",
@@ -42,13 +42,8 @@ pub(super) fn options(condition: Condition, body: &Bytes) -> PutOptions {
     }
 }
 
-pub(super) async fn put(
-    store: &dyn Store,
-    key: &str,
-    condition: Condition,
-    body: &Bytes,
-) -> Result<(), StoreError> {
-    let options = options(condition, body);
+pub(super) async fn put(store: &dyn Store, key: &str, mode: PutMode, body: &Bytes) -> Result<(), StoreError> {
+    let options = options(mode, body);
     store.put(key, segments(body), &options).await.map(drop)
 }
 
@@ -57,7 +52,7 @@ async fn read(store: &dyn Store, key: &str) -> Option<Bytes> {
 }
 
 /// Sends a body in parts of [`PART`] bytes, the last first and all at once.
-async fn upload(store: &dyn Store, upload: &Upload, body: &Bytes) -> Vec<eventexport::storage::Part> {
+async fn upload(store: &dyn Store, upload: &Upload, body: &Bytes) -> Vec<eventexport::storage::UploadedPart> {
     let cuts: Vec<Bytes> = (0..body.len())
         .step_by(PART)
         .map(|begin| body.slice(begin..body.len().min(begin + PART)))
@@ -90,7 +85,7 @@ pub(super) async fn an_object_is_read_back_as_it_was_stored(store: &dyn Store) {
                 ("window".into(), "2018-06-28T07".into()),
                 ("sha256".into(), "00ff".into()),
             ],
-            ..options(Condition::IfAbsent, &body)
+            ..options(PutMode::Create, &body)
         };
         let stored = store.put(name, segments(&body), &options).await.unwrap();
         assert_eq!(read(store, name).await.as_ref(), Some(&body), "{name}");
@@ -119,13 +114,13 @@ pub(super) async fn an_object_is_read_back_as_it_was_stored(store: &dyn Store) {
 pub(super) async fn a_key_is_created_once(store: &dyn Store) {
     let key = "once/date=2018-06-28/events.json.gz";
     let (first, second) = (bytes(1, 500), bytes(2, 500));
-    put(store, key, Condition::IfAbsent, &first).await.unwrap();
+    put(store, key, PutMode::Create, &first).await.unwrap();
     for body in [&first, &second] {
-        let refused = put(store, key, Condition::IfAbsent, body).await.unwrap_err();
+        let refused = put(store, key, PutMode::Create, body).await.unwrap_err();
         assert!(matches!(refused, StoreError::AlreadyExists { .. }), "{refused:?}");
     }
     assert_eq!(read(store, key).await, Some(first));
-    put(store, key, Condition::Overwrite, &second).await.unwrap();
+    put(store, key, PutMode::Overwrite, &second).await.unwrap();
     assert_eq!(read(store, key).await.as_ref(), Some(&second));
     assert_eq!(
         store.head(key).await.unwrap().unwrap().crc64,
@@ -138,7 +133,7 @@ pub(super) async fn of_many_who_create_a_key_one_succeeds(store: &dyn Store) {
     let outcomes = join_all(
         bodies
             .iter()
-            .map(|body| put(store, "race/key", Condition::IfAbsent, body)),
+            .map(|body| put(store, "race/key", PutMode::Create, body)),
     )
     .await;
     let winners: Vec<usize> = (0..8).filter(|index| outcomes[*index].is_ok()).collect();
@@ -155,7 +150,7 @@ pub(super) async fn of_many_who_create_a_key_one_succeeds(store: &dyn Store) {
 
 pub(super) async fn bytes_that_changed_on_the_way_are_refused(store: &dyn Store) {
     let (body, other) = (bytes(1, 1000), bytes(2, 1000));
-    let wrong = options(Condition::IfAbsent, &other);
+    let wrong = options(PutMode::Create, &other);
     let refused = store.put("wrong/put", segments(&body), &wrong).await.unwrap_err();
     assert!(matches!(refused, StoreError::Corrupted { .. }), "{refused:?}");
     assert_eq!(read(store, "wrong/put").await, None);
@@ -177,7 +172,7 @@ pub(super) async fn an_upload_is_all_or_nothing(store: &dyn Store) {
     let body = bytes(3, 2 * PART + 12345);
     let options = PutOptions {
         metadata: vec![("attempt".into(), "1".into())],
-        ..options(Condition::IfAbsent, &body)
+        ..options(PutMode::Create, &body)
     };
     let begun = store.begin_upload(key, &options).await.unwrap();
     let parts = upload(store, &begun, &body).await;
@@ -196,7 +191,7 @@ pub(super) async fn an_upload_is_all_or_nothing(store: &dyn Store) {
     );
     assert_eq!(facts.metadata, options.metadata);
     assert!(
-        store.uploads("parts/").await.unwrap().is_empty(),
+        store.list_uploads("parts/").await.unwrap().is_empty(),
         "a completed upload is gone"
     );
     // Whose reply was lost asks again. Stores say that the upload is gone, or that all is well.
@@ -212,25 +207,25 @@ pub(super) async fn an_upload_is_all_or_nothing(store: &dyn Store) {
 pub(super) async fn an_upload_creates_a_key_once(store: &dyn Store) {
     let key = "parts-once/key";
     let (first, second) = (bytes(1, 900), bytes(2, 900));
-    put(store, key, Condition::IfAbsent, &first).await.unwrap();
-    let once = options(Condition::IfAbsent, &second);
+    put(store, key, PutMode::Create, &first).await.unwrap();
+    let once = options(PutMode::Create, &second);
     let begun = store.begin_upload(key, &once).await.unwrap();
     let parts = upload(store, &begun, &second).await;
     let refused = store.complete_upload(&begun, &parts, &once).await.unwrap_err();
     assert!(matches!(refused, StoreError::AlreadyExists { .. }), "{refused:?}");
     assert_eq!(read(store, key).await, Some(first));
-    let over = options(Condition::Overwrite, &second);
+    let over = options(PutMode::Overwrite, &second);
     store.complete_upload(&begun, &parts, &over).await.unwrap();
     assert_eq!(read(store, key).await, Some(second));
 }
 
 pub(super) async fn an_aborted_upload_is_gone(store: &dyn Store) {
     let body = bytes(1, 900);
-    let once = options(Condition::IfAbsent, &body);
+    let once = options(PutMode::Create, &body);
     let begun = store.begin_upload("abort/key", &once).await.unwrap();
     let parts = upload(store, &begun, &body).await;
     store.abort_upload(&begun).await.unwrap();
-    assert!(store.uploads("abort/").await.unwrap().is_empty());
+    assert!(store.list_uploads("abort/").await.unwrap().is_empty());
     let late = store
         .upload_part(&begun, 2, segments(&body), once.crc64)
         .await
@@ -243,13 +238,13 @@ pub(super) async fn an_aborted_upload_is_gone(store: &dyn Store) {
 }
 
 pub(super) async fn uploads_left_behind_are_found(store: &dyn Store) {
-    let once = options(Condition::IfAbsent, &Bytes::new());
+    let once = options(PutMode::Create, &Bytes::new());
     let before = store.now().await.unwrap();
     let mut begun = Vec::new();
     for key in ["sweep/a b+c=1", "sweep/a b+c=1", "sweep/two", "sweeper/other"] {
         begun.push(store.begin_upload(key, &once).await.unwrap());
     }
-    let found = store.uploads("sweep/").await.unwrap();
+    let found = store.list_uploads("sweep/").await.unwrap();
     let mut keys: Vec<&str> = found.iter().map(|open| open.upload.key.as_str()).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["sweep/a b+c=1", "sweep/a b+c=1", "sweep/two"]);
@@ -261,7 +256,7 @@ pub(super) async fn uploads_left_behind_are_found(store: &dyn Store) {
         );
         store.abort_upload(&open.upload).await.unwrap();
     }
-    assert!(store.uploads("sweep/").await.unwrap().is_empty());
+    assert!(store.list_uploads("sweep/").await.unwrap().is_empty());
     store.abort_upload(&begun[3]).await.unwrap();
 }
 
@@ -282,7 +277,7 @@ pub(super) async fn a_listing_shows_every_key(store: &dyn Store) {
         .map(String::from),
     );
     let stored = stream::iter(&keys)
-        .map(|key| put(store, key, Condition::IfAbsent, &body))
+        .map(|key| put(store, key, PutMode::Create, &body))
         .buffer_unordered(32);
     let failed: Vec<_> = stored.filter_map(async |outcome| outcome.err()).collect().await;
     assert!(failed.is_empty(), "{failed:?}");
@@ -323,37 +318,35 @@ pub(super) async fn a_listing_shows_every_key(store: &dyn Store) {
 
 pub(super) async fn no_more_is_read_than_asked_for(store: &dyn Store) {
     let body = bytes(1, 1000);
-    put(store, "limit/key", Condition::IfAbsent, &body).await.unwrap();
+    put(store, "limit/key", PutMode::Create, &body).await.unwrap();
     assert_eq!(store.get("limit/key", 1000).await.unwrap(), Some(body));
     let refused = store.get("limit/key", 999).await.unwrap_err();
-    assert!(matches!(refused, StoreError::TooMuch { .. }), "{refused:?}");
+    assert!(matches!(refused, StoreError::LimitExceeded { .. }), "{refused:?}");
 }
 
 pub(super) async fn conditional_writes_are_found_to_work(store: &dyn Store) {
     let body = bytes(1, 700);
-    let once = options(Condition::IfAbsent, &body);
+    let once = options(PutMode::Create, &body);
     store.put("probe/key", segments(&body), &once).await.unwrap();
     let before = store.head("probe/key").await.unwrap();
     let support = probe(store, "probe/key", segments(&body), &once).await.unwrap();
     assert!(support.put && support.complete, "{support:?}");
     assert_eq!(store.head("probe/key").await.unwrap(), before, "nothing changed");
-    assert!(store.uploads("probe/").await.unwrap().is_empty());
+    assert!(store.list_uploads("probe/").await.unwrap().is_empty());
 }
 
 /// Where the store holds no CRC-64, the bytes are all that can be compared.
 pub(super) async fn a_key_is_created_once_by_any_checksum(store: &dyn Store) {
     let body = bytes(4, 1 << 20);
-    put(store, "any/key", Condition::IfAbsent, &body).await.unwrap();
-    let refused = put(store, "any/key", Condition::IfAbsent, &body)
-        .await
-        .unwrap_err();
+    put(store, "any/key", PutMode::Create, &body).await.unwrap();
+    let refused = put(store, "any/key", PutMode::Create, &body).await.unwrap_err();
     assert!(matches!(refused, StoreError::AlreadyExists { .. }), "{refused:?}");
     assert_eq!(read(store, "any/key").await, Some(body));
 }
 
 pub(super) async fn an_upload_is_whole_by_any_checksum(store: &dyn Store) {
     let body = bytes(5, PART + 777);
-    let once = options(Condition::IfAbsent, &body);
+    let once = options(PutMode::Create, &body);
     let begun = store.begin_upload("any/parts", &once).await.unwrap();
     let parts = upload(store, &begun, &body).await;
     store.complete_upload(&begun, &parts, &once).await.unwrap();

@@ -3,7 +3,7 @@
 use std::fs;
 
 use bytes::Bytes;
-use eventexport::storage::{Condition, Crc64, DirectoryStore, PutOptions, Store as _, StoreError};
+use eventexport::storage::{Crc64, DirectoryStore, PutMode, PutOptions, Store as _, StoreError};
 use tempfile::TempDir;
 
 use super::conformance::{bytes, options, put, segments};
@@ -32,31 +32,27 @@ async fn no_key_leads_out_of_the_directory() {
         ".eventexport-tmp/put/x",
         &long,
     ] {
-        let refused = put(&store, key, Condition::Overwrite, &body).await.unwrap_err();
+        let refused = put(&store, key, PutMode::Overwrite, &body).await.unwrap_err();
         assert!(
             matches!(refused, StoreError::InvalidKey { .. }),
             "{key:?}: {refused:?}"
         );
         assert!(store.get(key, 10).await.is_err(), "{key:?}");
-        let upload = store
-            .begin_upload(key, &options(Condition::Overwrite, &body))
-            .await;
+        let upload = store.begin_upload(key, &options(PutMode::Overwrite, &body)).await;
         assert!(matches!(upload, Err(StoreError::InvalidKey { .. })), "{key:?}");
     }
     assert!(!folder.path().join("a/x").exists());
-    put(&store, "file", Condition::IfAbsent, &body).await.unwrap();
+    put(&store, "file", PutMode::Create, &body).await.unwrap();
     for key in ["file/below", &"y".repeat(300)] {
-        let refused = put(&store, key, Condition::IfAbsent, &body).await.unwrap_err();
+        let refused = put(&store, key, PutMode::Create, &body).await.unwrap_err();
         assert!(
             matches!(refused, StoreError::InvalidKey { .. }),
             "{key}: {refused:?}"
         );
     }
-    put(&store, "folder/file", Condition::IfAbsent, &body)
-        .await
-        .unwrap();
-    for condition in [Condition::IfAbsent, Condition::Overwrite] {
-        let refused = put(&store, "folder", condition, &body).await.unwrap_err();
+    put(&store, "folder/file", PutMode::Create, &body).await.unwrap();
+    for mode in [PutMode::Create, PutMode::Overwrite] {
+        let refused = put(&store, "folder", mode, &body).await.unwrap_err();
         assert!(matches!(refused, StoreError::InvalidKey { .. }), "{refused:?}");
     }
     let left = fs::read_dir(store.path().join(".eventexport-tmp/put"))
@@ -69,30 +65,23 @@ async fn no_key_leads_out_of_the_directory() {
 async fn objects_are_plain_files() {
     let (store, _folder) = open();
     let body = bytes(1, 1000);
-    put(
-        &store,
-        "date=2018-06-28/events.json.gz",
-        Condition::IfAbsent,
-        &body,
-    )
-    .await
-    .unwrap();
+    put(&store, "date=2018-06-28/events.json.gz", PutMode::Create, &body)
+        .await
+        .unwrap();
     let path = store.path().join("date=2018-06-28/events.json.gz");
     assert_eq!(fs::read(path).unwrap(), body);
 }
 
 #[tokio::test]
-async fn a_directory_that_vanishes_is_told_and_not_made_again() {
+async fn a_vanished_directory_is_reported_and_not_recreated() {
     let (store, _folder) = open();
     let body = bytes(1, 10);
-    put(&store, "a/key", Condition::IfAbsent, &body).await.unwrap();
-    let once = options(Condition::IfAbsent, &body);
+    put(&store, "a/key", PutMode::Create, &body).await.unwrap();
+    let once = options(PutMode::Create, &body);
     let upload = store.begin_upload("up", &once).await.unwrap();
     fs::remove_dir_all(store.path()).unwrap();
     let told = [
-        put(&store, "a/other", Condition::IfAbsent, &body)
-            .await
-            .unwrap_err(),
+        put(&store, "a/other", PutMode::Create, &body).await.unwrap_err(),
         store.get("a/key", 10).await.unwrap_err(),
         store.head("a/key").await.unwrap_err(),
         store.list("").await.unwrap_err(),
@@ -104,7 +93,7 @@ async fn a_directory_that_vanishes_is_told_and_not_made_again() {
             .unwrap_err(),
         store.complete_upload(&upload, &[], &once).await.unwrap_err(),
         store.abort_upload(&upload).await.unwrap_err(),
-        store.uploads("").await.unwrap_err(),
+        store.list_uploads("").await.unwrap_err(),
         store.now().await.unwrap_err(),
     ];
     for error in told {
@@ -122,7 +111,7 @@ async fn another_process_completes_an_upload_and_proves_its_bytes() {
     let whole = Bytes::from(pieces.concat());
     let once = PutOptions {
         metadata: vec![("attempt".into(), "1".into())],
-        ..options(Condition::IfAbsent, &whole)
+        ..options(PutMode::Create, &whole)
     };
     // The third part comes before the first, the second from the other process.
     let upload = store.begin_upload("key", &once).await.unwrap();
@@ -153,7 +142,7 @@ async fn another_process_completes_an_upload_and_proves_its_bytes() {
     other.complete_upload(&upload, &parts, &once).await.unwrap();
     assert_eq!(store.get("key", 1 << 20).await.unwrap(), Some(whole));
     assert_eq!(store.head("key").await.unwrap().unwrap().metadata, once.metadata);
-    assert!(store.uploads("").await.unwrap().is_empty());
+    assert!(store.list_uploads("").await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -162,7 +151,7 @@ async fn facts_outlive_a_copy_of_the_directory_and_never_fit_other_bytes() {
     let body = bytes(1, 1000);
     let facts = PutOptions {
         metadata: vec![("window".into(), "2018-06-28".into())],
-        ..options(Condition::IfAbsent, &body)
+        ..options(PutMode::Create, &body)
     };
     store.put("key", segments(&body), &facts).await.unwrap();
     let path = store.path().join("key");
@@ -184,18 +173,21 @@ async fn facts_outlive_a_copy_of_the_directory_and_never_fit_other_bytes() {
     assert_eq!((head.crc64, head.metadata), (Some(Crc64::of(&other)), Vec::new()));
     // Nor after the key was deleted and created again.
     store.delete(&["key".into()]).await.unwrap();
-    put(&store, "key", Condition::IfAbsent, &body).await.unwrap();
+    put(&store, "key", PutMode::Create, &body).await.unwrap();
     assert_eq!(store.head("key").await.unwrap().unwrap().metadata, Vec::new());
 }
 
 #[test]
-fn a_file_in_the_place_of_the_directory_is_told() {
+fn a_file_instead_of_the_directory_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, b"x").unwrap();
     for path in [file.clone(), file.join("below")] {
         let refused = DirectoryStore::open(&path).unwrap_err();
-        assert!(matches!(refused, StoreError::Settings { .. }), "{refused:?}");
+        assert!(
+            matches!(refused, StoreError::InvalidSettings { .. }),
+            "{refused:?}"
+        );
         assert!(
             refused.to_string().contains(&path.display().to_string()),
             "{refused}"

@@ -12,8 +12,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Condition, Encryption, ObjectClass, ObjectLock, ObjectLockMode, Part, PutOptions,
-    S3Credentials, S3Settings, S3Store, S3Timeouts, Sse, Store as _, StoreError, Upload,
+    AnyHost, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
+    S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store as _, StoreError, Upload, UploadedPart,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -22,7 +22,7 @@ use super::conformance::{bytes, options, segments};
 
 /// What a request was.
 #[derive(Debug)]
-struct Seen {
+struct S3Request {
     method: Method,
     path: String,
     headers: HeaderMap,
@@ -30,31 +30,31 @@ struct Seen {
 }
 
 /// A reply: status, one more header, body.
-type Reply = (u16, Option<(&'static str, &'static str)>, &'static str);
+type S3Reply = (u16, Option<(&'static str, &'static str)>, &'static str);
 
 #[derive(Default)]
-struct Script {
-    replies: Mutex<VecDeque<Reply>>,
-    seen: Mutex<Vec<Seen>>,
+struct ReplyScript {
+    replies: Mutex<VecDeque<S3Reply>>,
+    requests: Mutex<Vec<S3Request>>,
 }
 
-struct Scripted {
+struct ScriptedStore {
     store: S3Store,
-    script: Arc<Script>,
+    script: Arc<ReplyScript>,
     server: JoinHandle<()>,
 }
 
-impl Drop for Scripted {
+impl Drop for ScriptedStore {
     fn drop(&mut self) {
         self.server.abort();
     }
 }
 
-impl Scripted {
-    async fn start(replies: &[Reply], change: impl FnOnce(&mut S3Settings)) -> Self {
+impl ScriptedStore {
+    async fn start(replies: &[S3Reply], change: impl FnOnce(&mut S3Settings)) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let script = Arc::new(Script::default());
+        let script = Arc::new(ReplyScript::default());
         script.replies.lock().unwrap().extend(replies);
         let router = Router::new().fallback(answer).with_state(Arc::clone(&script));
         let server = tokio::spawn(async move {
@@ -88,25 +88,25 @@ impl Scripted {
         }
     }
 
-    fn seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut *self.script.seen.lock().unwrap())
+    fn requests(&self) -> Vec<S3Request> {
+        std::mem::take(&mut *self.script.requests.lock().unwrap())
     }
 
     async fn put(&self) -> Result<(), StoreError> {
         let body = bytes(1, 1000);
-        let once = options(Condition::IfAbsent, &body);
+        let once = options(PutMode::Create, &body);
         self.store.put("key", segments(&body), &once).await.map(drop)
     }
 
     async fn complete(&self) -> Result<(), StoreError> {
         let body = bytes(1, 1000);
-        let once = options(Condition::IfAbsent, &body);
+        let once = options(PutMode::Create, &body);
         let upload = Upload {
             key: "key".into(),
             id: "u1".into(),
-            repeated: false,
+            retried: false,
         };
-        let part = Part {
+        let part = UploadedPart {
             number: 1,
             etag: "\"e\"".into(),
             crc64: once.crc64,
@@ -119,10 +119,10 @@ impl Scripted {
     }
 }
 
-async fn answer(State(script): State<Arc<Script>>, request: Request<Body>) -> Response {
+async fn answer(State(script): State<Arc<ReplyScript>>, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, 64 << 20).await.unwrap();
-    script.seen.lock().unwrap().push(Seen {
+    script.requests.lock().unwrap().push(S3Request {
         method: head.method,
         path: head.uri.to_string(),
         headers: head.headers,
@@ -142,20 +142,20 @@ async fn answer(State(script): State<Arc<Script>>, request: Request<Body>) -> Re
 const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>";
 const INTERNAL: &str = "<Error><Code>InternalError</Code><Message>We failed</Message></Error>";
 const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"e\"</ETag></CompleteMultipartUploadResult>";
-const OK: Reply = (200, Some(("etag", "\"e\"")), "");
+const OK: S3Reply = (200, Some(("etag", "\"e\"")), "");
 
 #[tokio::test]
-async fn a_store_that_asks_to_slow_down_is_asked_again_when_it_says() {
+async fn slow_down_is_retried_after_the_requested_delay() {
     let replies = [
         (503, Some(("retry-after", "1")), SLOW_DOWN),
         (500, None, INTERNAL),
         OK,
     ];
-    let scripted = Scripted::start(&replies, |_| {}).await;
+    let scripted = ScriptedStore::start(&replies, |_| {}).await;
     let begun = Instant::now();
     scripted.put().await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(1));
-    let seen = scripted.seen();
+    let seen = scripted.requests();
     assert_eq!(seen.len(), 3);
     assert!(
         seen.iter().all(|request| request.body == bytes(1, 1000)),
@@ -168,9 +168,9 @@ async fn a_refusal_is_not_repeated() {
     let denied = "<Error><Code>AccessDenied</Code><Message>AKID with the-token may not</Message></Error>";
     let strange = "<Error><Code>InvalidRequest</Code><Message>AKID, the-token, the-secret</Message></Error>";
     for reply in [(403, None, denied), (400, None, strange), (412, None, "")] {
-        let scripted = Scripted::start(&[reply], |_| {}).await;
+        let scripted = ScriptedStore::start(&[reply], |_| {}).await;
         let text = scripted.put().await.unwrap_err().to_string();
-        assert_eq!(scripted.seen().len(), 1, "{text}");
+        assert_eq!(scripted.requests().len(), 1, "{text}");
         for secret in ["AKID", "the-token", "the-secret"] {
             assert!(!text.contains(secret), "{text}");
         }
@@ -178,13 +178,13 @@ async fn a_refusal_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_completion_fails_in_all_the_ways_of_s3() {
+async fn every_s3_completion_failure_is_recognized() {
     let gone = "<Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>";
     let conflict = "<Error><Code>ConditionalRequestConflict</Code><Message>both</Message></Error>";
     let exists = "<Error><Code>PreconditionFailed</Code><Message>there</Message></Error>";
     let unknown = "<Error><Code>NotImplemented</Code><Message>If-None-Match</Message></Error>";
     let digest = "<Error><Code>BadDigest</Code><Message>other bytes</Message></Error>";
-    let table: &[(&[Reply], &str)] = &[
+    let table: &[(&[S3Reply], &str)] = &[
         (&[(200, None, INTERNAL), (200, None, COMPLETED)], "Ok"),
         (&[(200, None, exists)], "Err(AlreadyExists"),
         // The reply to the first was lost.
@@ -195,22 +195,22 @@ async fn a_completion_fails_in_all_the_ways_of_s3() {
         (&[(400, None, digest)], "Err(Corrupted"),
     ];
     for (replies, wanted) in table {
-        let scripted = Scripted::start(replies, |_| {}).await;
+        let scripted = ScriptedStore::start(replies, |_| {}).await;
         let outcome = format!("{:?}", scripted.complete().await);
         assert!(outcome.starts_with(wanted), "{outcome}, wanted {wanted}");
-        assert_eq!(scripted.seen().len(), replies.len());
+        assert_eq!(scripted.requests().len(), replies.len());
     }
 }
 
 #[tokio::test]
 async fn requests_say_what_the_destination_asks_for() {
-    let scripted = Scripted::start(&[OK, OK, (200, None, COMPLETED)], |settings| {
+    let scripted = ScriptedStore::start(&[OK, OK, (200, None, COMPLETED)], |settings| {
         settings.storage_class = Some("STANDARD_IA".into());
         settings.server_side_encryption = Some(Sse {
-            kind: Encryption::AwsKms,
+            algorithm: SseAlgorithm::AwsKms,
             kms_key_id: Some("key-1".into()),
         });
-        settings.object_lock = Some(ObjectLock {
+        settings.object_lock = Some(ObjectRetention {
             mode: ObjectLockMode::Compliance,
             retain_days: 1,
         });
@@ -221,7 +221,7 @@ async fn requests_say_what_the_destination_asks_for() {
     let evidence = PutOptions {
         class: ObjectClass::Evidence,
         metadata: vec![("window".into(), "2018-06-28".into())],
-        ..options(Condition::IfAbsent, &body)
+        ..options(PutMode::Create, &body)
     };
     scripted
         .store
@@ -229,7 +229,7 @@ async fn requests_say_what_the_destination_asks_for() {
         .await
         .unwrap();
     scripted.complete().await.unwrap();
-    let seen = scripted.seen();
+    let seen = scripted.requests();
     assert_eq!(seen[0].method, Method::HEAD);
     let header = |request: usize, name: &str| {
         let value = seen[request].headers.get(name);
@@ -278,13 +278,13 @@ async fn a_store_without_batches_is_asked_to_delete_one_by_one() {
         (204, None, ""),
         (204, None, ""),
     ];
-    let scripted = Scripted::start(&replies, |_| {}).await;
+    let scripted = ScriptedStore::start(&replies, |_| {}).await;
     let kept = scripted.store.delete(&["a".into(), "b".into()]).await.unwrap();
     assert!(kept.is_empty(), "{kept:?}");
     let kept = scripted.store.delete(&["c".into()]).await.unwrap();
     assert!(kept.is_empty(), "{kept:?}");
     let methods: Vec<Method> = scripted
-        .seen()
+        .requests()
         .into_iter()
         .map(|request| request.method)
         .collect();
@@ -297,7 +297,7 @@ async fn a_store_without_batches_is_asked_to_delete_one_by_one() {
 #[tokio::test]
 async fn a_key_that_may_not_be_deleted_is_named_with_why() {
     let kept = "<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>locked</Message></Error></DeleteResult>";
-    let scripted = Scripted::start(&[(200, None, kept)], |_| {}).await;
+    let scripted = ScriptedStore::start(&[(200, None, kept)], |_| {}).await;
     let kept = scripted.store.delete(&["a".into(), "b".into()]).await.unwrap();
     assert_eq!(kept.len(), 1);
     let (key, why) = &kept[0];
@@ -315,40 +315,40 @@ async fn a_listing_goes_on_to_its_end_and_decodes_keys() {
         <Contents><Key>b%3D1+x%01</Key><Size>3</Size></Contents></ListBucketResult>";
     let second = "<ListBucketResult><IsTruncated>false</IsTruncated>\
         <Contents><Key>a+b</Key><Size>4</Size></Contents></ListBucketResult>";
-    let scripted = Scripted::start(&[(200, None, first), (200, None, second)], |_| {}).await;
+    let scripted = ScriptedStore::start(&[(200, None, first), (200, None, second)], |_| {}).await;
     let listed = scripted.store.list("").await.unwrap();
     let rows: Vec<(&str, u64)> = listed.iter().map(|row| (row.key.as_str(), row.size)).collect();
     assert_eq!(rows, [("a+b", 4), ("b=1 x\u{1}", 3)]);
-    assert!(scripted.seen()[1].path.contains("continuation-token=t"));
+    assert!(scripted.requests()[1].path.contains("continuation-token=t"));
 }
 
 #[tokio::test]
-async fn a_store_that_says_nothing_is_given_up() {
-    let scripted = Scripted::start(&[], |settings| {
+async fn a_silent_store_times_out() {
+    let scripted = ScriptedStore::start(&[], |settings| {
         settings.timeouts.idle = Duration::from_millis(400);
     })
     .await;
     let error = scripted.put().await.unwrap_err();
     assert!(matches!(error, StoreError::Network { .. }), "{error:?}");
-    assert_eq!(scripted.seen().len(), 5);
+    assert_eq!(scripted.requests().len(), 5);
 }
 
 #[tokio::test]
 async fn the_time_is_the_stores() {
     let told = (200, Some(("date", "Thu, 28 Jun 2018 07:00:00 GMT")), "");
-    let scripted = Scripted::start(&[told], |_| {}).await;
+    let scripted = ScriptedStore::start(&[told], |_| {}).await;
     for _ in 0..2 {
         let now = scripted.store.now().await.unwrap().to_string();
         assert!(now.starts_with("2018-06-28T07:00:"), "{now}");
     }
-    assert_eq!(scripted.seen().len(), 1, "a fresh reply is enough");
+    assert_eq!(scripted.requests().len(), 1, "a fresh reply is enough");
 }
 
 #[tokio::test]
-async fn a_wrong_region_is_told_with_the_right_one() {
+async fn a_wrong_region_error_names_the_right_one() {
     let moved = "<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>";
     let reply = (301, Some(("x-amz-bucket-region", "eu-west-1")), moved);
-    let scripted = Scripted::start(&[reply], |_| {}).await;
+    let scripted = ScriptedStore::start(&[reply], |_| {}).await;
     let text = scripted.put().await.unwrap_err().to_string();
     assert!(
         text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use eventexport::egress::Traffic;
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Condition, Crc64, ObjectClass, PutOptions, S3Credentials, S3Settings, S3Store,
+    AnyHost, ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store,
     S3Timeouts, Store,
 };
 
-use super::scene::{Ended, SPACE, Scene, simulator, text};
+use super::fixture::{ArchiveFixture, SPACE, VerifyOutput, simulator, text};
 use crate::bed::Gateway;
 
-struct Bucket {
+struct ArchiveBucket {
     gateway: &'static Gateway,
     name: String,
     store: S3Store,
 }
 
-impl Bucket {
-    async fn make() -> Self {
+impl ArchiveBucket {
+    async fn create() -> Self {
         let gateway = Gateway::shared().await;
         let name = format!("verify-{:016x}", rand::random::<u64>());
         gateway.create_bucket(&name).await.unwrap();
@@ -50,7 +50,7 @@ impl Bucket {
 
     async fn put(&self, key: &str, bytes: Bytes) {
         let options = PutOptions {
-            condition: Condition::Overwrite,
+            mode: PutMode::Overwrite,
             crc64: Crc64::of(&bytes),
             metadata: Vec::new(),
             content_type: "application/gzip",
@@ -72,26 +72,26 @@ impl Bucket {
         ]
     }
 
-    async fn verify(&self, scene: &Scene, more: &[&str]) -> Ended {
+    async fn verify(&self, fixture: &ArchiveFixture, more: &[&str]) -> VerifyOutput {
         let (place, endpoint) = (format!("s3://{}/t", self.name), self.gateway.endpoint());
-        let public = scene.key("public");
+        let public = fixture.key("public");
         let mut arguments = vec!["verify", &place, "--s3-endpoint", &endpoint, "--output", "json"];
         arguments.extend(["--public-key", text(&public)]);
         arguments.extend(more);
-        scene.program(&arguments, &self.keys()).await
+        fixture.program(&arguments, &self.keys()).await
     }
 }
 
-fn accused(kind: &str, keys: &[&str]) -> Vec<(String, String)> {
+fn findings(kind: &str, keys: &[&str]) -> Vec<(String, String)> {
     keys.iter()
         .map(|key| (kind.to_owned(), format!("{SPACE}{key}")))
         .collect()
 }
 
 #[tokio::test]
-async fn an_archive_in_a_bucket_is_proved_and_quick_sees_what_the_store_knows() {
-    let scene = Scene::shared().await;
-    let bucket = Bucket::make().await;
+async fn a_bucket_archive_verifies_and_quick_uses_the_store_metadata() {
+    let fixture = ArchiveFixture::shared().await;
+    let bucket = ArchiveBucket::create().await;
     let simulator = simulator().await;
     let destination = format!(
         "s3: {{bucket: {}, prefix: t, region: {}, endpoint: '{}', credentialsSecretRef: {{name: bucket}}}}",
@@ -102,17 +102,17 @@ async fn an_archive_in_a_bucket_is_proved_and_quick_sees_what_the_store_knows() 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.yaml");
     let exports = [("Space", "2018-06-04", "2018-06-06")];
-    fs::write(&file, scene.manifest(&simulator, &destination, &exports)).unwrap();
-    let ended = scene.program(&["run", "-f", text(&file)], &bucket.keys()).await;
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    fs::write(&file, fixture.manifest(&simulator, &destination, &exports)).unwrap();
+    let output = fixture.program(&["run", "-f", text(&file)], &bucket.keys()).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
 
-    assert_eq!(bucket.verify(scene, &[]).await.accused(), []);
-    let quick = bucket.verify(scene, &["--quick"]).await;
-    assert_eq!(quick.accused(), []);
+    assert_eq!(bucket.verify(fixture, &[]).await.findings(), []);
+    let quick = bucket.verify(fixture, &["--quick"]).await;
+    assert_eq!(quick.findings(), []);
     let root = &quick.json()["archives"][0]["roots"][0];
     assert_eq!(root["checkedBy"], serde_json::json!({"StoredCrc64Nvme": 3}));
     let by_file = ["verify", "-f", text(&file), "--output", "json"];
-    assert_eq!(scene.program(&by_file, &bucket.keys()).await.accused(), []);
+    assert_eq!(fixture.program(&by_file, &bucket.keys()).await.findings(), []);
 
     let [one, other] = ["date=2018-06-04/events.json.gz", "date=2018-06-05/events.json.gz"];
     let [key, other_key] = [one, other].map(|key| format!("{SPACE}{key}"));
@@ -122,22 +122,22 @@ async fn an_archive_in_a_bucket_is_proved_and_quick_sees_what_the_store_knows() 
     flipped[100] ^= 1;
     bucket.put(&key, flipped.into()).await;
     for arguments in [&[][..], &["--quick"]] {
-        let ended = bucket.verify(scene, arguments).await;
-        assert_eq!(ended.accused(), accused("ObjectChanged", &[one]));
+        let output = bucket.verify(fixture, arguments).await;
+        assert_eq!(output.findings(), findings("ObjectChanged", &[one]));
     }
 
     bucket.put(&key, other_good.clone()).await;
     bucket.put(&other_key, good.clone()).await;
     for arguments in [&[][..], &["--quick"]] {
-        let ended = bucket.verify(scene, arguments).await;
-        assert_eq!(ended.accused(), accused("ObjectSwapped", &[one, other]));
+        let output = bucket.verify(fixture, arguments).await;
+        assert_eq!(output.findings(), findings("ObjectSwapped", &[one, other]));
     }
 
     bucket.put(&key, good.slice(..good.len() - 3)).await;
     bucket.put(&other_key, other_good).await;
     for arguments in [&[][..], &["--quick"]] {
-        let ended = bucket.verify(scene, arguments).await;
-        assert_eq!(ended.accused(), accused("ObjectSize", &[one]));
+        let output = bucket.verify(fixture, arguments).await;
+        assert_eq!(output.findings(), findings("ObjectSize", &[one]));
     }
 
     assert!(
@@ -149,30 +149,30 @@ async fn an_archive_in_a_bucket_is_proved_and_quick_sees_what_the_store_knows() 
             .is_empty()
     );
     assert_eq!(
-        bucket.verify(scene, &["--quick"]).await.accused(),
-        accused("ObjectMissing", &[one])
+        bucket.verify(fixture, &["--quick"]).await.findings(),
+        findings("ObjectMissing", &[one])
     );
     bucket.put(&key, good).await;
-    assert_eq!(bucket.verify(scene, &[]).await.accused(), []);
+    assert_eq!(bucket.verify(fixture, &[]).await.findings(), []);
 }
 
 #[tokio::test]
-async fn wrong_keys_and_a_missing_bucket_are_told_by_what_was_typed() {
-    let scene = Scene::shared().await;
-    let bucket = Bucket::make().await;
+async fn wrong_keys_and_a_missing_bucket_are_reported_by_argument() {
+    let fixture = ArchiveFixture::shared().await;
+    let bucket = ArchiveBucket::create().await;
     let mut keys = bucket.keys();
     keys[1].1 = "hunter2";
     let (place, endpoint) = (format!("s3://{}/t", bucket.name), bucket.gateway.endpoint());
     let arguments = ["verify", &place, "--s3-endpoint", &endpoint];
-    let ended = scene.program(&arguments, &keys).await;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let output = fixture.program(&arguments, &keys).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
     assert!(
-        ended.err.contains("AWS_SECRET_ACCESS_KEY") && !ended.err.contains("hunter2"),
-        "{ended:?}"
+        output.err.contains("AWS_SECRET_ACCESS_KEY") && !output.err.contains("hunter2"),
+        "{output:?}"
     );
 
     let arguments = ["verify", "s3://no-such-bucket/t", "--s3-endpoint", &endpoint];
-    let ended = scene.program(&arguments, &bucket.keys()).await;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("s3://no-such-bucket"), "{ended:?}");
+    let output = fixture.program(&arguments, &bucket.keys()).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.err.contains("s3://no-such-bucket"), "{output:?}");
 }

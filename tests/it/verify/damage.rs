@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::scene::{ACCOUNT, SPACE, Scene, text};
+use super::fixture::{ACCOUNT, ArchiveFixture, SPACE, text};
 
 const OBJECT: &str = "date=2018-06-01/events.json.gz";
 const RECEIPT: &str = "_journal/2018-06-01.receipt.json";
@@ -56,66 +56,66 @@ fn events_of(archive: &Path, key: &str) -> String {
     receipt["events"].to_string()
 }
 
-struct Case {
+struct DamageCase {
     name: &'static str,
     damage: fn(&Path),
     arguments: &'static [&'static str],
-    accused: &'static [(&'static str, &'static str)],
+    findings: &'static [(&'static str, &'static str)],
 }
 
 /// A damage with its manifests, and what must be said of it.
-const fn case(
+const fn damage_case(
     name: &'static str,
     damage: fn(&Path),
-    accused: &'static [(&'static str, &'static str)],
-) -> Case {
-    Case {
+    findings: &'static [(&'static str, &'static str)],
+) -> DamageCase {
+    DamageCase {
         name,
         damage,
         arguments: &[],
-        accused,
+        findings,
     }
 }
 
-const CASES: &[Case] = &[
-    case("nothing", |_| {}, &[]),
-    case("nothing, without manifests", forget_manifests, &[]),
-    case(
+const CASES: &[DamageCase] = &[
+    damage_case("nothing", |_| {}, &[]),
+    damage_case("nothing, without manifests", forget_manifests, &[]),
+    damage_case(
         "flipped byte",
         |archive| edit(archive, OBJECT, |bytes| bytes[100] ^= 1),
         &[("ObjectChanged", OBJECT)],
     ),
-    case(
+    damage_case(
         "truncated object",
         |archive| edit(archive, OBJECT, |bytes| bytes.truncate(bytes.len() - 1)),
         &[("ObjectSize", OBJECT)],
     ),
-    case(
+    damage_case(
         "appended to",
         |archive| edit(archive, OBJECT, |bytes| bytes.push(0)),
         &[("ObjectSize", OBJECT)],
     ),
-    case(
+    damage_case(
         "removed object",
         |archive| remove(archive, OBJECT),
         &[("ObjectMissing", OBJECT)],
     ),
-    case(
+    damage_case(
         "added object of another day",
         |archive| add(archive, "date=2018-06-29/events.json.gz"),
         &[("ObjectWithoutReceipt", "date=2018-06-29/events.json.gz")],
     ),
-    case(
+    damage_case(
         "added object of a day that was proved empty",
         |archive| add(archive, "date=2018-06-02/events.json.gz"),
         &[("ObjectWithoutReceipt", "date=2018-06-02/events.json.gz")],
     ),
-    case(
+    damage_case(
         "added file of another name",
         |archive| add(archive, "date=2018-06-01/part-2.json.gz"),
         &[("StrayFile", "date=2018-06-01/part-2.json.gz")],
     ),
-    case(
+    damage_case(
         "swapped days",
         |archive| swap(archive, OBJECT, "date=2018-06-05/events.json.gz"),
         &[
@@ -123,7 +123,7 @@ const CASES: &[Case] = &[
             ("ObjectSwapped", "date=2018-06-05/events.json.gz"),
         ],
     ),
-    case(
+    damage_case(
         "swapped hours",
         |archive| {
             swap(
@@ -137,7 +137,7 @@ const CASES: &[Case] = &[
             ("ObjectSwapped", "date=2018-06-04/events-h04.json.gz"),
         ],
     ),
-    case(
+    damage_case(
         "edited receipt",
         |archive| {
             let events = events_of(archive, RECEIPT);
@@ -145,17 +145,17 @@ const CASES: &[Case] = &[
         },
         &[("ReceiptChanged", RECEIPT)],
     ),
-    case(
+    damage_case(
         "receipt that is no JSON any more",
         |archive| edit(archive, RECEIPT, |bytes| bytes.truncate(20)),
         &[("ReceiptChanged", RECEIPT)],
     ),
-    case(
+    damage_case(
         "receipt removed",
         |archive| remove(archive, RECEIPT),
         &[("ReceiptMissing", RECEIPT)],
     ),
-    case(
+    damage_case(
         "receipt and object removed",
         |archive| {
             remove(archive, RECEIPT);
@@ -163,7 +163,7 @@ const CASES: &[Case] = &[
         },
         &[("ObjectMissing", OBJECT), ("ReceiptMissing", RECEIPT)],
     ),
-    case(
+    damage_case(
         "edited last manifest",
         |archive| {
             replace(
@@ -178,7 +178,7 @@ const CASES: &[Case] = &[
             ("SignatureInvalid", "_manifests/00000002.json.sig"),
         ],
     ),
-    case(
+    damage_case(
         "edited manifest that another follows",
         |archive| {
             replace(
@@ -191,39 +191,39 @@ const CASES: &[Case] = &[
         },
         &[("ManifestChanged", MANIFEST_1)],
     ),
-    case(
+    damage_case(
         "manifest removed",
         |archive| remove(archive, MANIFEST_1),
         &[("ManifestMissing", MANIFEST_1)],
     ),
-    case(
+    damage_case(
         "last manifest removed, its signature left",
         |archive| remove(archive, MANIFEST_2),
         &[("ManifestMissing", MANIFEST_2)],
     ),
-    Case {
+    DamageCase {
         name: "wrong key",
         damage: |_| {},
         arguments: &["--public-key", "other.pem"],
-        accused: &[
+        findings: &[
             ("SignatureInvalid", "_manifests/00000001.json.sig"),
             ("SignatureInvalid", "_manifests/00000002.json.sig"),
         ],
     },
-    Case {
+    DamageCase {
         name: "changed keys, both given",
         damage: |_| {},
         arguments: &["--public-key", "other.pem", "--public-key", "public.pem"],
-        accused: &[],
+        findings: &[],
     },
-    Case {
+    DamageCase {
         name: "signature removed, and required",
         damage: |archive| remove(archive, "_manifests/00000001.json.sig"),
         arguments: &["--require-signature"],
-        accused: &[("SignatureMissing", MANIFEST_1)],
+        findings: &[("SignatureMissing", MANIFEST_1)],
     },
     // Without manifests, by what receipts and objects say of each other.
-    case(
+    damage_case(
         "flipped byte, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -231,7 +231,7 @@ const CASES: &[Case] = &[
         },
         &[("ObjectChanged", OBJECT)],
     ),
-    case(
+    damage_case(
         "edited digest of a receipt, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -239,7 +239,7 @@ const CASES: &[Case] = &[
         },
         &[("ReceiptInconsistent", RECEIPT)],
     ),
-    case(
+    damage_case(
         "edited size after decompression, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -247,7 +247,7 @@ const CASES: &[Case] = &[
         },
         &[("ReceiptInconsistent", RECEIPT)],
     ),
-    case(
+    damage_case(
         "receipt of another day, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -256,7 +256,7 @@ const CASES: &[Case] = &[
         },
         &[("ReceiptMisplaced", RECEIPT)],
     ),
-    case(
+    damage_case(
         "receipt removed, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -264,7 +264,7 @@ const CASES: &[Case] = &[
         },
         &[("ObjectWithoutReceipt", OBJECT)],
     ),
-    case(
+    damage_case(
         "receipt of an empty day removed, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -272,7 +272,7 @@ const CASES: &[Case] = &[
         },
         &[("Gap", "")],
     ),
-    case(
+    damage_case(
         "hour of a day removed, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -284,14 +284,14 @@ const CASES: &[Case] = &[
 ];
 
 #[tokio::test]
-async fn each_damage_is_named_and_nothing_else_is_accused() {
-    let scene = Scene::shared().await;
+async fn each_damage_is_the_only_finding() {
+    let fixture = ArchiveFixture::shared().await;
     for case in CASES {
-        let copy = scene.copy();
+        let copy = fixture.copy();
         (case.damage)(copy.path());
-        let accused = scene.verify(copy.path(), case.arguments).await.accused();
+        let findings = fixture.verify(copy.path(), case.arguments).await.findings();
         let mut wanted: Vec<(String, String)> = Vec::new();
-        for (kind, key) in case.accused {
+        for (kind, key) in case.findings {
             wanted.push(((*kind).to_owned(), format!("{SPACE}{key}")));
         }
         if case.name == "wrong key" {
@@ -299,17 +299,17 @@ async fn each_damage_is_named_and_nothing_else_is_accused() {
             wanted.push(("SignatureInvalid".to_owned(), key));
         }
         wanted.sort();
-        assert_eq!(accused, wanted, "{}", case.name);
+        assert_eq!(findings, wanted, "{}", case.name);
     }
 }
 
 #[tokio::test]
-async fn a_good_archive_is_proved_in_numbers_wherever_it_lies_and_left_as_it_was() {
-    let scene = Scene::shared().await;
-    let copy = scene.copy();
-    let ended = scene.verify(copy.path(), &["--require-signature"]).await;
-    assert_eq!(ended.accused(), []);
-    let document = ended.json();
+async fn a_good_archive_verifies_anywhere_and_is_not_modified() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
+    let output = fixture.verify(copy.path(), &["--require-signature"]).await;
+    assert_eq!(output.findings(), []);
+    let document = output.json();
     let roots = document["archives"][0]["roots"].as_array().unwrap();
     assert_eq!(roots.len(), 2);
     let space = &roots[1];
@@ -327,16 +327,16 @@ async fn a_good_archive_is_proved_in_numbers_wherever_it_lies_and_left_as_it_was
     // One root directly, also under another name.
     let root = tempfile::tempdir().unwrap();
     fs::rename(copy.path().join(SPACE), root.path().join("anything")).unwrap();
-    let ended = scene.verify(&root.path().join("anything"), &[]).await;
-    assert_eq!(ended.accused(), []);
-    assert_eq!(ended.json()["archives"][0]["roots"][0]["totals"]["windows"], 30);
+    let output = fixture.verify(&root.path().join("anything"), &[]).await;
+    assert_eq!(output.findings(), []);
+    assert_eq!(output.json()["archives"][0]["roots"][0]["totals"]["windows"], 30);
 }
 
 #[tokio::test]
-async fn a_spec_says_what_is_missing_and_nothing_at_all_is_not_proved() {
-    let scene = Scene::shared().await;
-    let copy = scene.copy();
-    let file = fs::read_to_string(scene.file()).unwrap();
+async fn missing_windows_and_an_empty_archive_fail_verification() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
+    let file = fs::read_to_string(fixture.file()).unwrap();
     let more = copy.path().join("more.yaml");
     fs::write(&more, file.replace("end: 2018-06-05", "end: 2018-06-09")).unwrap();
     let arguments = [
@@ -348,49 +348,49 @@ async fn a_spec_says_what_is_missing_and_nothing_at_all_is_not_proved() {
         "--output",
         "json",
     ];
-    let ended = scene.program(&arguments, &[]).await;
-    assert_eq!(ended.accused(), [("Gap".to_owned(), SPACE.to_owned())]);
-    let gap = &ended.json()["archives"][0]["findings"][0];
+    let output = fixture.program(&arguments, &[]).await;
+    assert_eq!(output.findings(), [("Gap".to_owned(), SPACE.to_owned())]);
+    let gap = &output.json()["archives"][0]["findings"][0];
     assert_eq!(gap["expected"], "2018-06-08/2018-06-09");
 
     let empty = tempfile::tempdir().unwrap();
-    let ended = scene.program(&["verify", text(empty.path())], &[]).await;
-    assert_eq!(ended.code, Some(1));
-    assert!(ended.out.contains("there is no archive here"), "{ended:?}");
+    let output = fixture.program(&["verify", text(empty.path())], &[]).await;
+    assert_eq!(output.code, Some(1));
+    assert!(output.out.contains("there is no archive here"), "{output:?}");
     let missing = empty.path().join("none");
-    let ended = scene.program(&["verify", text(&missing)], &[]).await;
-    assert_eq!(ended.code, Some(2));
+    let output = fixture.program(&["verify", text(&missing)], &[]).await;
+    assert_eq!(output.code, Some(2));
     assert!(
-        ended.err.contains("does not exist") && !missing.exists(),
-        "{ended:?}"
+        output.err.contains("does not exist") && !missing.exists(),
+        "{output:?}"
     );
 }
 
 #[tokio::test]
-async fn text_says_first_what_is_wrong_and_quick_says_what_it_cannot_tell() {
-    let scene = Scene::shared().await;
-    let copy = scene.copy();
+async fn text_output_lists_findings_first_and_quick_states_its_limits() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
     edit(copy.path(), OBJECT, |bytes| bytes[100] ^= 1);
-    let ended = scene.program(&["verify", text(copy.path())], &[]).await;
-    let first = ended.out.lines().next().unwrap();
+    let output = fixture.program(&["verify", text(copy.path())], &[]).await;
+    let first = output.out.lines().next().unwrap();
     assert_eq!(first, format!("ObjectChanged  {SPACE}{OBJECT}"));
     assert!(
-        ended.out.trim_end().ends_with("NOT PROVED: 1 thing is wrong"),
-        "{ended:?}"
+        output.out.trim_end().ends_with("NOT PROVED: 1 thing is wrong"),
+        "{output:?}"
     );
 
     // The copy lacks the store's own folder, so a flipped byte cannot be seen without reading.
-    let ended = scene
+    let output = fixture
         .program(&["verify", text(copy.path()), "--quick"], &[])
         .await;
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(output.code, Some(0), "{output:?}");
     for words in ["by size alone", "without --quick every", "Nothing found wrong"] {
-        assert!(ended.out.contains(words), "{words} is not in {ended:?}");
+        assert!(output.out.contains(words), "{words} is not in {output:?}");
     }
     remove(copy.path(), OBJECT);
-    let ended = scene.verify(copy.path(), &["--quick"]).await;
+    let output = fixture.verify(copy.path(), &["--quick"]).await;
     assert_eq!(
-        ended.accused(),
+        output.findings(),
         [("ObjectMissing".to_owned(), format!("{SPACE}{OBJECT}"))]
     );
 }

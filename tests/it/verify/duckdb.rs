@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use super::scene::Scene;
+use super::fixture::ArchiveFixture;
 
 /// The query as the documentation shows it.
 fn documented() -> String {
@@ -25,8 +25,8 @@ async fn duckdb_counts_the_same_events_of_each_day() {
         let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: {missing}");
         return;
     }
-    let scene = Scene::shared().await;
-    let copy = scene.copy();
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
     let place = format!("{}/t", copy.path().display());
     let query = documented().replace("s3://audit/tracker", &place);
     assert!(query.contains(&place), "{query}");

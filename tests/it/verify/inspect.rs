@@ -4,25 +4,25 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::scene::{SPACE, Scene, simulator, text};
+use super::fixture::{ArchiveFixture, SPACE, simulator, text};
 
-async fn root(scene: &Scene, arguments: &[&str], code: i32) -> Value {
+async fn root(fixture: &ArchiveFixture, arguments: &[&str], code: i32) -> Value {
     let mut all = vec!["inspect", "--output", "json"];
     all.extend(arguments);
-    let ended = scene.program(&all, &[]).await;
-    assert_eq!(ended.code, Some(code), "{ended:?}");
-    let document = ended.json();
+    let output = fixture.program(&all, &[]).await;
+    assert_eq!(output.code, Some(code), "{output:?}");
+    let document = output.json();
     assert_eq!(document["schema"], "eventexport.io/inspect/v1");
     let roots = document["archives"][0]["roots"].as_array().unwrap().clone();
     roots.into_iter().find(|root| root["root"] == SPACE).unwrap()
 }
 
 #[tokio::test]
-async fn coverage_is_shown_in_merged_ranges_and_a_spec_says_what_is_missing() {
-    let scene = Scene::shared().await;
-    let copy = scene.copy();
+async fn coverage_is_printable_in_merged_ranges_and_a_spec_says_what_is_missing() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
     let archive = text(copy.path());
-    let all = root(scene, &[archive], 0).await;
+    let all = root(fixture, &[archive], 0).await;
     assert_eq!(all["range"]["covered"], json!(["2018-06-01/2018-06-07"]));
     assert_eq!(all["range"]["missing"], json!([]));
     assert_eq!(all["splitDays"], json!(["2018-06-04"]));
@@ -30,11 +30,11 @@ async fn coverage_is_shown_in_merged_ranges_and_a_spec_says_what_is_missing() {
     assert_eq!(all["events"], 5 * 240);
     // The events are of 2018 and were stored now.
     assert_eq!(all["late"].as_array().unwrap().len(), 30);
-    let patient = root(scene, &[archive, "--late-after", "1000000"], 0).await;
+    let patient = root(fixture, &[archive, "--late-after", "1000000"], 0).await;
     assert_eq!(patient["late"], json!([]));
     assert_eq!(patient["disagreeing"], json!([]));
 
-    let file = fs::read_to_string(scene.file()).unwrap();
+    let file = fs::read_to_string(fixture.file()).unwrap();
     let more = copy.path().join("more.yaml");
     let file = file.replacen("end: 2018-06-05", "end: 2018-06-09", 1);
     fs::write(&more, file).unwrap();
@@ -44,7 +44,7 @@ async fn coverage_is_shown_in_merged_ranges_and_a_spec_says_what_is_missing() {
             .join("_journal/2018-06-04T05.receipt.json"),
     )
     .unwrap();
-    let wanted = root(scene, &["-f", text(&more), "--to", archive], 1).await;
+    let wanted = root(fixture, &["-f", text(&more), "--to", archive], 1).await;
     assert_eq!(
         wanted["range"]["missing"],
         json!(["2018-06-04T05", "2018-06-08/2018-06-09"])
@@ -53,23 +53,23 @@ async fn coverage_is_shown_in_merged_ranges_and_a_spec_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn counts_that_disagree_are_shown_and_days_that_have_grown_since() {
-    let scene = Scene::shared().await;
+async fn mismatched_counts_and_grown_days_are_shown() {
+    let fixture = ArchiveFixture::shared().await;
     let simulator = simulator().await;
     simulator.add_preset("events-lag").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.yaml");
     let exports = [("Space", "2018-06-04", "2018-06-05")];
     let destination = "s3: {bucket: audit, prefix: t}";
-    fs::write(&file, scene.manifest(&simulator, destination, &exports)).unwrap();
+    fs::write(&file, fixture.manifest(&simulator, destination, &exports)).unwrap();
     let to = folder.path().join("archive");
-    let run = scene
+    let run = fixture
         .program(&["run", "-f", text(&file), "--to", text(&to)], &[])
         .await;
     assert_eq!(run.code, Some(0), "{run:?}");
 
     let arguments = ["-f", text(&file), "--to", text(&to), "--ask-service"];
-    let seen = root(scene, &arguments, 0).await;
+    let seen = root(fixture, &arguments, 0).await;
     let over = &seen["disagreeing"][1];
     assert_eq!(over["window"], "2018-06-05");
     assert_eq!(
@@ -80,7 +80,7 @@ async fn counts_that_disagree_are_shown_and_days_that_have_grown_since() {
 
     simulator.set_faults(Vec::new());
     simulator.grow_day("2018-06-05".parse().unwrap(), 7);
-    let seen = root(scene, &arguments, 1).await;
+    let seen = root(fixture, &arguments, 1).await;
     assert_eq!(
         seen["grown"],
         json!([{"date": "2018-06-05", "stored": 240, "reported": 247}])

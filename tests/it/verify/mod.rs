@@ -4,5 +4,5 @@
 mod bucket;
 mod damage;
 mod duckdb;
+mod fixture;
 mod inspect;
-mod scene;

@@ -1,42 +1,44 @@
 //! What many small windows cost: requests to each peer, and round trips.
 
-mod far;
+mod latency;
 mod requests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eventexport::egress::{Asked, Fence, HostPolicy, Meter, Peer, Traffic};
+use eventexport::egress::{Fence, HostPolicy, Peer, RequestLabel, RequestMetrics, Traffic};
 use eventexport::export::engine::{Engine, Limits, Peers};
-use eventexport::export::keys::Root;
+use eventexport::export::keys::ArchiveRoot;
 use eventexport::export::manifest::sign::Signing;
 use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::wish::{Export, Persistence, Scope};
+use eventexport::export::spec::{ExportSpec, RetryPolicy, Scope};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use eventexport::storage::{AnyHost, ChecksumMode, S3Credentials, S3Settings, S3Store, S3Timeouts};
-use eventexport::tracker::{Credentials, RetryPolicy, Timeouts, TokenCache, Tracker, TrackerConfig, Uaa};
+use eventexport::tracker::{
+    Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource,
+};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bed::Gateway;
-use crate::export::bench::SPACE;
+use crate::export::fixture::SPACE;
 use crate::storage::bucket::sdk;
 
 /// Requests as they leave, by peer and operation.
 #[derive(Debug, Default)]
-struct Count(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
+struct RequestCounter(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
 
-impl Meter for Count {
-    fn answered(&self, asked: Asked, _: Option<u16>, _: Duration) {
-        let key = (asked.peer.as_str(), asked.operation);
+impl RequestMetrics for RequestCounter {
+    fn record_response(&self, label: RequestLabel, _: Option<u16>, _: Duration) {
+        let key = (label.peer.as_str(), label.operation);
         *self.0.lock().unwrap().entry(key).or_default() += 1;
     }
 
-    fn repeated(&self, peer: Peer) {
+    fn record_retry(&self, peer: Peer) {
         *self
             .0
             .lock()
@@ -55,8 +57,8 @@ async fn gateway() -> &'static Gateway {
 }
 
 /// Where the peers are, as the export sees them.
-struct Places {
-    far: bool,
+struct PeerAddresses {
+    remote: bool,
     tracker: String,
     store: String,
     tracker_ca: Option<String>,
@@ -64,16 +66,16 @@ struct Places {
 }
 
 /// One export from a simulator into a real bucket, by a process that knows nothing yet.
-struct Windows {
+struct WindowFixture {
     simulator: Simulator,
     /// It keeps connections open, as S3 does.
     gateway: &'static Gateway,
-    export: Export,
+    export: ExportSpec,
     bucket: String,
     signing: Signing,
 }
 
-impl Windows {
+impl WindowFixture {
     async fn start(settings: Settings, start: Date, end: Date, hour: Option<u8>) -> Self {
         let gateway = gateway().await;
         let bucket = format!("windows-{:016x}", rand::random::<u64>());
@@ -81,7 +83,7 @@ impl Windows {
         Self {
             simulator: Simulator::start(settings).await.unwrap(),
             gateway,
-            export: Export {
+            export: ExportSpec {
                 name: "tests/windows".to_owned(),
                 space: SPACE.to_owned(),
                 scope: Scope::Space,
@@ -89,18 +91,18 @@ impl Windows {
                 end: Some(end),
                 hour,
                 source: "http://simulator.invalid".to_owned(),
-                root: Root::new("tracker", SPACE, "space"),
-                shard: Shard::WHOLE,
+                root: ArchiveRoot::new("tracker", SPACE, "space"),
+                shard: Shard::SINGLE,
                 parallelism: 4,
                 settle_after: SignedDuration::from_hours(6),
-                accepted: Vec::new(),
+                accepted_gaps: Vec::new(),
                 holder: "tests/one".to_owned(),
-                tenure: None,
+                holder_epoch: None,
                 single_writer: false,
-                persistence: Persistence::Tries(4),
+                retry_policy: RetryPolicy::MaxAttempts(4),
             },
             bucket,
-            signing: Signing::Unwanted,
+            signing: Signing::Disabled,
         }
     }
 
@@ -112,9 +114,9 @@ impl Windows {
     }
 
     /// At the peers themselves.
-    fn here(&self) -> Places {
-        Places {
-            far: false,
+    fn direct(&self) -> PeerAddresses {
+        PeerAddresses {
+            remote: false,
             tracker: self.simulator.url().to_string(),
             store: self.gateway.endpoint(),
             tracker_ca: None,
@@ -122,42 +124,42 @@ impl Windows {
         }
     }
 
-    fn tracker(places: &Places, traffic: Traffic) -> Tracker {
-        let endpoint: url::Url = places.tracker.parse().unwrap();
+    fn tracker(peers: &PeerAddresses, traffic: Traffic) -> Tracker {
+        let endpoint: url::Url = peers.tracker.parse().unwrap();
         let config = TrackerConfig {
             endpoint: endpoint.clone(),
-            uaa: if places.far {
+            uaa: if peers.remote {
                 // The one that it names is here.
-                Uaa::Endpoint(endpoint)
+                UaaSource::Endpoint(endpoint)
             } else {
-                Uaa::Discover { api: endpoint }
+                UaaSource::Discover { api: endpoint }
             },
             credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
-            ca_pem: places.tracker_ca.clone().map(String::into_bytes),
+            ca_pem: peers.tracker_ca.clone().map(String::into_bytes),
             hosts: HostPolicy::any(),
             timeouts: Timeouts::default(),
-            retry: RetryPolicy::default(),
+            retry: RetryConfig::default(),
             traffic,
         };
         Tracker::new(config, &TokenCache::new()).unwrap()
     }
 
     /// Runs to the end; how long it took, and what was asked.
-    async fn run(&self, places: &Places) -> (Arc<Snapshot>, Duration, Arc<Count>) {
+    async fn run(&self, peers: &PeerAddresses) -> (Arc<Snapshot>, Duration, Arc<RequestCounter>) {
         let gateway = self.gateway;
-        let count = Arc::<Count>::default();
+        let count = Arc::<RequestCounter>::default();
         let traffic = Traffic::new(count.clone(), Fence::default());
         let store = S3Settings {
             bucket: self.bucket.clone(),
             region: Gateway::REGION.to_owned(),
-            endpoint: Some(places.store.parse().unwrap()),
+            endpoint: Some(peers.store.parse().unwrap()),
             force_path_style: true,
             credentials: S3Credentials::Static {
                 access_key_id: gateway.access_key().to_owned(),
                 secret_access_key: gateway.secret_key().to_owned().into(),
                 session_token: None,
             },
-            ca_pem: places.store_ca.clone().map(String::into_bytes),
+            ca_pem: peers.store_ca.clone().map(String::into_bytes),
             storage_class: None,
             server_side_encryption: None,
             object_lock: None,
@@ -167,7 +169,7 @@ impl Windows {
             traffic: traffic.clone(),
         };
         let peers = Peers {
-            tracker: Self::tracker(places, traffic.clone()),
+            tracker: Self::tracker(peers, traffic.clone()),
             store: Arc::new(S3Store::connect(store).await.unwrap()),
             signing: self.signing.clone(),
         };

@@ -10,13 +10,13 @@ use eventexport::export::manifest::sign::Signing;
 use eventexport::simulator::Settings;
 use jiff::civil::{Date, date};
 
-use super::{Places, Windows};
-use crate::bed::Distance;
-use crate::export::bench::{SPACE, settings};
+use super::{PeerAddresses, WindowFixture};
+use crate::bed::LatencyProxy;
+use crate::export::fixture::{SPACE, settings};
 
 /// What is exported, as the table's columns name it.
 async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
-    let days = |first: Date, last: Date, hour| Windows::start(settings(), first, last, hour);
+    let days = |first: Date, last: Date, hour| WindowFixture::start(settings(), first, last, hour);
     let mut windows = match name {
         "a day" => days(date(2018, 6, 2), date(2018, 6, 2), None).await,
         "an hour" => days(date(2018, 6, 2), date(2018, 6, 2), Some(7)).await,
@@ -26,14 +26,14 @@ async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
                 today: Some(date(2018, 6, 9)),
                 ..Settings::default()
             };
-            Windows::start(quiet, date(2018, 6, 3), date(2018, 6, 3), None).await
+            WindowFixture::start(quiet, date(2018, 6, 3), date(2018, 6, 3), None).await
         }
         "30 days" => {
             let late = Settings {
                 today: Some(date(2018, 7, 2)),
                 ..settings()
             };
-            Windows::start(late, date(2018, 5, 31), date(2018, 6, 29), None).await
+            WindowFixture::start(late, date(2018, 5, 31), date(2018, 6, 29), None).await
         }
         // As an earlier process would have left it that saw the day time out twice.
         "a day in hours" => {
@@ -45,9 +45,9 @@ async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
     };
     // One at a time, so that no two windows share a request.
     windows.export.parallelism = 1;
-    windows.signing = Signing::Unwanted;
-    let (snapshot, _, count) = windows.run(&windows.here()).await;
-    assert!(snapshot.complete, "{name}: {:#?}", snapshot.troubles);
+    windows.signing = Signing::Disabled;
+    let (snapshot, _, count) = windows.run(&windows.direct()).await;
+    assert!(snapshot.complete, "{name}: {:#?}", snapshot.problems);
     let ledger = windows.simulator.ledger();
     assert_eq!(ledger.violations, Vec::<String>::new());
     let count = count.0.lock().unwrap();
@@ -96,7 +96,7 @@ fn table(text: &str) -> (Vec<String>, BTreeMap<String, Vec<u64>>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_is_sent_that_is_not_written_down() {
+async fn every_request_that_is_sent_is_documented() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/requests.md");
     let text = fs::read_to_string(path).unwrap();
     let (scenarios, written) = table(&text);
@@ -116,32 +116,32 @@ async fn no_request_is_sent_that_is_not_written_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_used_again_at_once_and_not_later() {
-    let windows = Windows::start(settings(), date(2018, 6, 2), date(2018, 6, 2), None).await;
+async fn a_connection_is_reused_at_once_but_not_after_idling() {
+    let windows = WindowFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2), None).await;
     let service = windows.simulator.url().port().unwrap();
-    let service = Distance::before(service, Duration::ZERO, false).await;
-    let store = Distance::before(windows.gateway.port(), Duration::ZERO, false).await;
-    let places = Places {
-        far: true,
+    let service = LatencyProxy::start(service, Duration::ZERO, false).await;
+    let store = LatencyProxy::start(windows.gateway.port(), Duration::ZERO, false).await;
+    let peers = PeerAddresses {
+        remote: true,
         tracker: service.url(),
         store: store.url(),
         tracker_ca: None,
         store_ca: None,
     };
-    let (snapshot, _, _) = windows.run(&places).await;
-    assert!(snapshot.complete, "{:#?}", snapshot.troubles);
+    let (snapshot, _, _) = windows.run(&peers).await;
+    assert!(snapshot.complete, "{:#?}", snapshot.problems);
     // Seven requests and sixteen; a slow machine may let one of them grow old.
     assert!(service.connections() <= 3, "{}", service.connections());
     assert!(store.connections() <= 4, "{}", store.connections());
 
     // Of a client of its own: an idle connection that the service might close is not used for what must not be unclear.
     let before = service.connections();
-    let tracker = Windows::tracker(&places, Traffic::default());
-    tracker.sessions(SPACE).await.unwrap();
+    let tracker = WindowFixture::tracker(&peers, Traffic::default());
+    tracker.list_sessions(SPACE).await.unwrap();
     let between = service.connections();
     // Three requests; one may begin in the instant before the connection of the one before it is free.
     assert!(between - before <= 2, "{before} and {between}");
     tokio::time::sleep(Duration::from_millis(2_500)).await;
-    tracker.sessions(SPACE).await.unwrap();
+    tracker.list_sessions(SPACE).await.unwrap();
     assert!(service.connections() > between, "{between}");
 }

@@ -8,16 +8,16 @@ use object_store::buffered::BufWriter;
 use object_store::{Certificate, ClientOptions};
 use tokio::io::AsyncWriteExt as _;
 
-type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type BenchResult<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Bytes of a part, and parts in flight: as the product has them.
-const PART: usize = 8 << 20;
+const PART_BYTES: usize = 8 << 20;
 const IN_FLIGHT: usize = 4;
 
 /// Moves OBJECTS bodies from `FROM/plain/BYTES` to `TO/bench/writer-N`, AT_ONCE at a time.
-fn main() -> Outcome {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let [from, to, ca, bytes, objects, at_once] = &words[..] else {
+fn main() -> BenchResult {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [from, to, ca, bytes, objects, at_once] = &args[..] else {
         return Err("bench-object-store FROM TO CA BYTES OBJECTS AT_ONCE".into());
     };
     let (objects, at_once) = (objects.parse::<u64>()?, at_once.parse()?);
@@ -53,12 +53,12 @@ fn main() -> Outcome {
                         .bytes_stream();
                     let path = format!("writer-{n}").into();
                     let mut writer =
-                        BufWriter::with_capacity(store, path, PART).with_max_concurrency(IN_FLIGHT);
+                        BufWriter::with_capacity(store, path, PART_BYTES).with_max_concurrency(IN_FLIGHT);
                     while let Some(piece) = body.try_next().await? {
                         writer.put(piece).await?;
                     }
                     writer.shutdown().await?;
-                    Outcome::Ok(())
+                    BenchResult::Ok(())
                 };
                 task
             })

@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{endpoint, gap, yes};
-use crate::api::table::Case;
-use crate::api::table::Edit::{Remove, Set};
+use super::{accepted_case, endpoint, gap};
+use crate::api::table::SpecEdit::{Remove, Set};
+use crate::api::table::ValidationCase;
 
-pub(super) fn accepted() -> Vec<Case> {
+pub(super) fn accepted() -> Vec<ValidationCase> {
     vec![
-        yes("the least that is needed", vec![]),
-        yes(
+        accepted_case("the least that is needed", vec![]),
+        accepted_case(
             "everything",
             vec![
                 Set("/scope", "Account".into()),
@@ -40,47 +40,47 @@ pub(super) fn accepted() -> Vec<Case> {
                 ),
             ],
         ),
-        yes("no end: a continuous export", vec![Remove("/dateRange/end")]),
-        yes("one day", vec![Set("/dateRange/end", "2018-06-01".into())]),
-        yes(
+        accepted_case("no end: a continuous export", vec![Remove("/dateRange/end")]),
+        accepted_case("one day", vec![Set("/dateRange/end", "2018-06-01".into())]),
+        accepted_case(
             "a space that is not hexadecimal, as the CLI page has it",
             vec![Set("/space", "66fe4565-abab-46c9-cdcd-qf4565342345".into())],
         ),
-        yes(
+        accepted_case(
             "a space of 200 unusual signs",
             vec![Set("/space", "~!$&'()*+,;=:@-._".repeat(12)[..200].into())],
         ),
-        yes("a leap day", vec![Set("/dateRange/start", "2000-02-29".into())]),
-        yes(
+        accepted_case("a leap day", vec![Set("/dateRange/start", "2000-02-29".into())]),
+        accepted_case(
             "first and last day that can be asked for",
             vec![Set(
                 "/dateRange",
                 json!({ "start": "1970-01-01", "end": "2099-12-31", "hour": 0 }),
             )],
         ),
-        yes("no prefix", vec![Remove("/destination/s3/prefix")]),
-        yes("plain http to 127.0.0.1", endpoint("http://127.0.0.1:8080")),
-        yes("plain http to ::1", endpoint("http://[::1]:8080/base")),
-        yes("plain http to localhost", endpoint("http://localhost")),
-        yes("an address by number", endpoint("https://192.0.2.255:65535/")),
-        yes(
+        accepted_case("no prefix", vec![Remove("/destination/s3/prefix")]),
+        accepted_case("plain http to 127.0.0.1", endpoint("http://127.0.0.1:8080")),
+        accepted_case("plain http to ::1", endpoint("http://[::1]:8080/base")),
+        accepted_case("plain http to localhost", endpoint("http://localhost")),
+        accepted_case("an address by number", endpoint("https://192.0.2.255:65535/")),
+        accepted_case(
             "region US South by its old name, with a UAA of its own",
             vec![
                 Set("/source/region", "ng".into()),
                 Set("/source/uaaEndpoint", "http://localhost:1".into()),
             ],
         ),
-        yes("manifests that are not signed", vec![Set("/manifest", json!({}))]),
-        yes("settled at once", vec![Set("/settleAfter", "0s".into())]),
-        yes(
+        accepted_case("manifests that are not signed", vec![Set("/manifest", json!({}))]),
+        accepted_case("settled at once", vec![Set("/settleAfter", "0s".into())]),
+        accepted_case(
             "a duration of several numbers",
             vec![Set("/settleAfter", "1h30m5s10ms".into())],
         ),
-        yes(
+        accepted_case(
             "a duration in minutes",
             vec![Set("/settleAfter", "43200m".into())],
         ),
-        yes(
+        accepted_case(
             "null, which is left out",
             vec![
                 Set("/scope", Value::Null),
@@ -90,14 +90,14 @@ pub(super) fn accepted() -> Vec<Case> {
                 Set("/destination/s3/checksum", Value::Null),
             ],
         ),
-        yes(
+        accepted_case(
             "encryption by the store's own keys",
             vec![Set(
                 "/destination/s3/serverSideEncryption",
                 json!({ "type": "AES256" }),
             )],
         ),
-        yes(
+        accepted_case(
             "a thousand gaps with the longest reasons",
             vec![Set(
                 "/acceptedGaps",

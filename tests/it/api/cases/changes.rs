@@ -2,21 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::{FIXED, endpoint};
-use crate::api::table::Case;
-use crate::api::table::Edit::{self, Remove, Set};
+use super::{IMMUTABLE, endpoint};
+use crate::api::table::SpecEdit::{self, Remove, Set};
+use crate::api::table::ValidationCase;
 
-pub(super) fn changes() -> Vec<Case> {
-    let change = |name, before: Vec<Edit>, edits: Vec<Edit>, refused| Case {
+pub(super) fn changes() -> Vec<ValidationCase> {
+    let change = |name, before: Vec<SpecEdit>, edits: Vec<SpecEdit>, rejection| ValidationCase {
         name,
         before: Some(before),
         edits,
-        refused,
+        rejection,
     };
     let elsewhere = || endpoint("https://a.example.com");
     let store = || vec![Set("/destination/s3/endpoint", "https://a.example.com".into())];
     let no_prefix = || vec![Remove("/destination/s3/prefix")];
-    let fixed = |path| Some((path, FIXED));
+    let fixed = |path| Some((path, IMMUTABLE));
     vec![
         change(
             "what may change",

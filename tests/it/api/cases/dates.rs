@@ -1,12 +1,13 @@
 //! Days and hours that do not exist.
 
-use super::{DAY, bad};
-use crate::api::table::Case;
+use super::{DAY, invalid_value};
+use crate::api::table::ValidationCase;
 
-pub(super) fn dates() -> Vec<Case> {
-    let start = |name, value: &str| bad(name, "/dateRange/start", value, ("spec.dateRange.start", DAY));
+pub(super) fn dates() -> Vec<ValidationCase> {
+    let start =
+        |name, value: &str| invalid_value(name, "/dateRange/start", value, ("spec.dateRange.start", DAY));
     vec![
-        bad(
+        invalid_value(
             "an inverted range",
             "/dateRange/end",
             "2018-05-31",
@@ -23,43 +24,43 @@ pub(super) fn dates() -> Vec<Case> {
         start("a date in another order", "01-06-2018"),
         start("a date with a line break", "2018-06-1\n"),
         start("an empty date", ""),
-        bad(
+        invalid_value(
             "a date with a time",
             "/dateRange/start",
             "2018-06-01T00:00:00Z",
             ("spec.dateRange.start", "Too long"),
         ),
-        bad(
+        invalid_value(
             "an impossible last day",
             "/dateRange/end",
             "2018-11-31",
             ("spec.dateRange.end", DAY),
         ),
-        bad(
+        invalid_value(
             "the end of all time",
             "/dateRange/end",
             "9999-12-31",
             ("spec.dateRange.end", "leave it out for a continuous"),
         ),
-        bad(
+        invalid_value(
             "an empty last day",
             "/dateRange/end",
             "",
             ("spec.dateRange.end", DAY),
         ),
-        bad(
+        invalid_value(
             "hour 24",
             "/dateRange/hour",
             24,
             ("spec.dateRange.hour", "less than or equal to 23"),
         ),
-        bad(
+        invalid_value(
             "hour -1",
             "/dateRange/hour",
             -1,
             ("spec.dateRange.hour", "greater than or equal to 0"),
         ),
-        bad(
+        invalid_value(
             "hour 256",
             "/dateRange/hour",
             256,

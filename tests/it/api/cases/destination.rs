@@ -2,16 +2,16 @@
 
 use serde_json::json;
 
-use super::bad;
-use crate::api::table::Case;
+use super::invalid_value;
+use crate::api::table::ValidationCase;
 
 const SLASHES: &str = "must not begin or end with a slash";
 const FOLDERS: &str = "must be folders of letters, digits";
 const RESERVED: &str = "these are the export's own";
 
-pub(super) fn s3() -> Vec<Case> {
+pub(super) fn s3() -> Vec<ValidationCase> {
     let bucket = |name, value: &str| {
-        bad(
+        invalid_value(
             name,
             "/destination/s3/bucket",
             value,
@@ -19,7 +19,7 @@ pub(super) fn s3() -> Vec<Case> {
         )
     };
     let prefix = |name, value: &str, words| {
-        bad(
+        invalid_value(
             name,
             "/destination/s3/prefix",
             value,
@@ -27,13 +27,13 @@ pub(super) fn s3() -> Vec<Case> {
         )
     };
     vec![
-        bad(
+        invalid_value(
             "a bucket of two letters",
             "/destination/s3/bucket",
             "ab",
             ("spec.destination.s3.bucket", "at least 3 chars long"),
         ),
-        bad(
+        invalid_value(
             "a bucket of 64 letters",
             "/destination/s3/bucket",
             "a".repeat(64),
@@ -66,31 +66,31 @@ pub(super) fn s3() -> Vec<Case> {
             RESERVED,
         ),
         prefix("a prefix that looks like a day", "date=2018-06-01", RESERVED),
-        bad(
+        invalid_value(
             "a prefix of 513 characters",
             "/destination/s3/prefix",
             "a".repeat(513),
             ("spec.destination.s3.prefix", "may not be more than 512"),
         ),
-        bad(
+        invalid_value(
             "a region with a dot",
             "/destination/s3/region",
             "us.east",
             ("spec.destination.s3.region", "such as us-east-1"),
         ),
-        bad(
+        invalid_value(
             "an empty region of the bucket",
             "/destination/s3/region",
             "",
             ("spec.destination.s3.region", "at least 1 chars long"),
         ),
-        bad(
+        invalid_value(
             "a storage class with a blank",
             "/destination/s3/storageClass",
             "STANDARD IA",
             ("spec.destination.s3.storageClass", "must be a storage class"),
         ),
-        bad(
+        invalid_value(
             "a key without a key service",
             "/destination/s3/serverSideEncryption",
             json!({ "type": "AES256", "kmsKeyId": "alias/audit" }),
@@ -99,7 +99,7 @@ pub(super) fn s3() -> Vec<Case> {
                 "is only for type aws:kms",
             ),
         ),
-        bad(
+        invalid_value(
             "a key with a line break",
             "/destination/s3/serverSideEncryption",
             json!({ "type": "aws:kms", "kmsKeyId": "a\nb" }),
@@ -108,7 +108,7 @@ pub(super) fn s3() -> Vec<Case> {
                 "must be the id, alias or ARN",
             ),
         ),
-        bad(
+        invalid_value(
             "an unknown encryption",
             "/destination/s3/serverSideEncryption",
             json!({ "type": "ROT13" }),
@@ -117,7 +117,7 @@ pub(super) fn s3() -> Vec<Case> {
                 "supported values: \"AES256\", \"aws:kms\"",
             ),
         ),
-        bad(
+        invalid_value(
             "an unknown lock",
             "/destination/s3/objectLock",
             json!({ "mode": "COMPLIANCE", "retainDays": 1 }),
@@ -126,7 +126,7 @@ pub(super) fn s3() -> Vec<Case> {
                 "supported values: \"Governance\", \"Compliance\"",
             ),
         ),
-        bad(
+        invalid_value(
             "a lock of no days",
             "/destination/s3/objectLock",
             json!({ "mode": "Compliance", "retainDays": 0 }),
@@ -135,7 +135,7 @@ pub(super) fn s3() -> Vec<Case> {
                 "greater than or equal to 1",
             ),
         ),
-        bad(
+        invalid_value(
             "a lock of more than a hundred years",
             "/destination/s3/objectLock",
             json!({ "mode": "Compliance", "retainDays": 36501 }),
@@ -144,13 +144,13 @@ pub(super) fn s3() -> Vec<Case> {
                 "less than or equal to 36500",
             ),
         ),
-        bad(
+        invalid_value(
             "a lock without a time",
             "/destination/s3/objectLock",
             json!({ "mode": "Compliance" }),
             ("spec.destination.s3.objectLock.retainDays", "Required value"),
         ),
-        bad(
+        invalid_value(
             "an unknown checksum",
             "/destination/s3/checksum",
             "MD5",

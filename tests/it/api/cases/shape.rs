@@ -2,92 +2,92 @@
 
 use serde_json::{Value, json};
 
-use super::{DAY, SETTLE, bad, gap, no};
-use crate::api::table::Case;
-use crate::api::table::Edit::Remove;
+use super::{DAY, SETTLE, gap, invalid_value, rejected_case};
+use crate::api::table::SpecEdit::Remove;
+use crate::api::table::ValidationCase;
 
-const SIGNS: &str = "must be the id of the space";
+const SPACE_FORMAT: &str = "must be the id of the space";
 
-pub(super) fn shape() -> Vec<Case> {
+pub(super) fn shape() -> Vec<ValidationCase> {
     vec![
-        no(
+        rejected_case(
             "no space",
             vec![Remove("/space")],
             ("spec.space", "Required value"),
         ),
-        no(
+        rejected_case(
             "no date range",
             vec![Remove("/dateRange")],
             ("spec.dateRange", "Required value"),
         ),
-        no(
+        rejected_case(
             "no first day",
             vec![Remove("/dateRange/start")],
             ("spec.dateRange.start", "Required value"),
         ),
-        no(
+        rejected_case(
             "no source",
             vec![Remove("/source")],
             ("spec.source", "Required value"),
         ),
-        no(
+        rejected_case(
             "no credentials for the source",
             vec![Remove("/source/credentialsSecretRef")],
             ("spec.source.credentialsSecretRef", "Required value"),
         ),
-        no(
+        rejected_case(
             "no destination",
             vec![Remove("/destination")],
             ("spec.destination", "Required value"),
         ),
-        no(
+        rejected_case(
             "a destination without a bucket",
             vec![Remove("/destination/s3/bucket")],
             ("spec.destination.s3.bucket", "Required value"),
         ),
-        bad(
+        invalid_value(
             "null where something is needed",
             "/space",
             Value::Null,
             ("spec.space", "Required value"),
         ),
-        bad(
+        invalid_value(
             "a slip of the pen",
             "/setleAfter",
             "6h",
             ("spec.setleAfter", "unknown field"),
         ),
-        bad(
+        invalid_value(
             "a slip of the pen within",
             "/dateRange/stop",
             "2018-06-30",
             ("spec.dateRange.stop", "unknown field"),
         ),
-        bad(
+        invalid_value(
             "a number where a text is needed",
             "/space",
             7,
             ("spec.space", "must be of type string"),
         ),
-        bad(
+        invalid_value(
             "a text where a number is needed",
             "/dateRange/hour",
             "7",
             ("spec.dateRange.hour", "must be of type integer"),
         ),
-        bad(
+        invalid_value(
             "a fraction",
             "/parallelism",
             1.5,
             ("spec.parallelism", "must be of type integer"),
         ),
-        bad(
+        invalid_value(
             "yes",
             "/suspend",
             "yes",
             ("spec.suspend", "must be of type boolean"),
         ),
-        bad(
+        invalid_value(
             "a list where an object is needed",
             "/source",
             json!([]),
@@ -96,28 +96,33 @@ pub(super) fn shape() -> Vec<Case> {
     ]
 }
 
-pub(super) fn space() -> Vec<Case> {
+pub(super) fn space() -> Vec<ValidationCase> {
     let at = |words| ("spec.space", words);
     vec![
-        bad(
+        invalid_value(
             "an empty space",
             "/space",
             "",
             at("should be at least 1 chars long"),
         ),
-        bad(
+        invalid_value(
             "a space of 201 characters",
             "/space",
             "a".repeat(201),
             at("may not be more than 200"),
         ),
-        bad("a space with a slash", "/space", "a/b", at(SIGNS)),
-        bad("a space with a blank", "/space", "my space", at(SIGNS)),
-        bad("a space with a line break", "/space", "a\n", at(SIGNS)),
-        bad("a space beyond ASCII", "/space", "räume", at(SIGNS)),
-        bad("a space that is a folder's parent", "/space", "..", at(SIGNS)),
-        bad("a space that is a folder itself", "/space", ".", at(SIGNS)),
-        bad(
+        invalid_value("a space with a slash", "/space", "a/b", at(SPACE_FORMAT)),
+        invalid_value("a space with a blank", "/space", "my space", at(SPACE_FORMAT)),
+        invalid_value("a space with a line break", "/space", "a\n", at(SPACE_FORMAT)),
+        invalid_value("a space beyond ASCII", "/space", "räume", at(SPACE_FORMAT)),
+        invalid_value(
+            "a space that is a folder's parent",
+            "/space",
+            "..",
+            at(SPACE_FORMAT),
+        ),
+        invalid_value("a space that is a folder itself", "/space", ".", at(SPACE_FORMAT)),
+        invalid_value(
             "another scope",
             "/scope",
             "Organization",
@@ -126,34 +131,34 @@ pub(super) fn space() -> Vec<Case> {
     ]
 }
 
-pub(super) fn rest() -> Vec<Case> {
-    let settle = |name, value: &str| bad(name, "/settleAfter", value, ("spec.settleAfter", SETTLE));
+pub(super) fn rest() -> Vec<ValidationCase> {
+    let settle = |name, value: &str| invalid_value(name, "/settleAfter", value, ("spec.settleAfter", SETTLE));
     vec![
-        bad(
+        invalid_value(
             "parallelism 0",
             "/parallelism",
             0,
             ("spec.parallelism", "greater than or equal to 1"),
         ),
-        bad(
+        invalid_value(
             "parallelism 31",
             "/parallelism",
             31,
             ("spec.parallelism", "less than or equal to 30"),
         ),
-        bad(
+        invalid_value(
             "parallelism 1000",
             "/parallelism",
             1000,
             ("spec.parallelism", "less than or equal to 30"),
         ),
-        bad(
+        invalid_value(
             "a signing key without a name",
             "/manifest",
             json!({ "signingKeySecretRef": {} }),
             ("spec.manifest.signingKeySecretRef.name", "Required value"),
         ),
-        bad(
+        invalid_value(
             "a signing key of another namespace",
             "/manifest",
             json!({ "signingKeySecretRef": { "name": "other/signing" } }),
@@ -162,7 +167,7 @@ pub(super) fn rest() -> Vec<Case> {
                 "must be the name of a Secret",
             ),
         ),
-        bad(
+        invalid_value(
             "a signing key in the manifest",
             "/manifest",
             json!({ "signingKey": "-" }),
@@ -176,61 +181,61 @@ pub(super) fn rest() -> Vec<Case> {
         settle("more than 30 days", "720h0m1s"),
         settle("more than 30 days in minutes", "43201m"),
         settle("a duration with a line break", "6h\n"),
-        bad(
+        invalid_value(
             "an empty duration",
             "/settleAfter",
             "",
             ("spec.settleAfter", "at least 1 chars long"),
         ),
-        bad(
+        invalid_value(
             "an inverted gap",
             "/acceptedGaps",
             gap("2018-06-04", "2018-06-03", "r"),
             ("spec.acceptedGaps[0].end", "is before the gap's start"),
         ),
-        bad(
+        invalid_value(
             "an impossible day in a gap",
             "/acceptedGaps",
             gap("2018-06-31", "2018-07-01", "r"),
             ("spec.acceptedGaps[0].start", DAY),
         ),
-        bad(
+        invalid_value(
             "an impossible last day of a gap",
             "/acceptedGaps",
             gap("2018-06-30", "2018-06-31", "r"),
             ("spec.acceptedGaps[0].end", DAY),
         ),
-        bad(
+        invalid_value(
             "a gap without an end",
             "/acceptedGaps",
             json!([{ "start": "2018-06-30", "reason": "r" }]),
             ("spec.acceptedGaps[0].end", "Required value"),
         ),
-        bad(
+        invalid_value(
             "a gap without a reason",
             "/acceptedGaps",
             gap("2018-06-03", "2018-06-04", ""),
             ("spec.acceptedGaps[0].reason", "at least 1 chars long"),
         ),
-        bad(
+        invalid_value(
             "a gap with a blank reason",
             "/acceptedGaps",
             gap("2018-06-03", "2018-06-04", " \u{b}"),
             ("spec.acceptedGaps[0].reason", "must say in one line why"),
         ),
-        bad(
+        invalid_value(
             "a reason of several lines",
             "/acceptedGaps",
             gap("2018-06-03", "2018-06-04", "a\nb"),
             ("spec.acceptedGaps[0].reason", "must say in one line why"),
         ),
-        bad(
+        invalid_value(
             "a reason of 513 characters",
             "/acceptedGaps",
             gap("2018-06-03", "2018-06-04", &"a".repeat(513)),
             ("spec.acceptedGaps[0].reason", "may not be more than 512"),
         ),
-        bad(
+        invalid_value(
             "more than a thousand gaps",
             "/acceptedGaps",
             Value::Array(vec![

@@ -2,37 +2,37 @@
 
 use serde_json::json;
 
-use super::{ADDRESS, bad, endpoint, no};
-use crate::api::table::Case;
-use crate::api::table::Edit::Remove;
+use super::{ADDRESS, endpoint, invalid_value, rejected_case};
+use crate::api::table::SpecEdit::Remove;
+use crate::api::table::ValidationCase;
 
-pub(super) fn source() -> Vec<Case> {
+pub(super) fn source() -> Vec<ValidationCase> {
     const ONE: &str = "needs exactly one of region and endpoint";
     vec![
-        bad(
+        invalid_value(
             "region and endpoint",
             "/source/endpoint",
             "https://activity-tracker.example.com",
             ("spec.source", ONE),
         ),
-        no(
+        rejected_case(
             "neither region nor endpoint",
             vec![Remove("/source/region")],
             ("spec.source", ONE),
         ),
-        bad(
+        invalid_value(
             "an unknown region",
             "/source/region",
             "us-east",
             ("spec.source.region", "supported values: \"ng\", \"us-south\""),
         ),
-        bad(
+        invalid_value(
             "an empty region",
             "/source/region",
             "",
             ("spec.source.region", "supported values"),
         ),
-        bad(
+        invalid_value(
             "a Secret with capitals",
             "/source/credentialsSecretRef/name",
             "Tracker",
@@ -41,25 +41,25 @@ pub(super) fn source() -> Vec<Case> {
                 "must be the name of a Secret",
             ),
         ),
-        bad(
+        invalid_value(
             "a Secret of another namespace",
             "/source/credentialsSecretRef/name",
             "other/tracker",
             ("spec.source.credentialsSecretRef.name", "in the same namespace"),
         ),
-        bad(
+        invalid_value(
             "a Secret without a name",
             "/source/credentialsSecretRef",
             json!({}),
             ("spec.source.credentialsSecretRef.name", "Required value"),
         ),
-        bad(
+        invalid_value(
             "a Secret with an empty name",
             "/source/credentialsSecretRef/name",
             "",
             ("spec.source.credentialsSecretRef.name", "at least 1 chars long"),
         ),
-        bad(
+        invalid_value(
             "a key that no Secret has",
             "/source/caSecretRef",
             json!({ "name": "ca", "key": "a/b" }),
@@ -68,8 +68,9 @@ pub(super) fn source() -> Vec<Case> {
     ]
 }
 
-pub(super) fn addresses() -> Vec<Case> {
-    let source = |name, address: &str| no(name, endpoint(address), ("spec.source.endpoint", ADDRESS));
+pub(super) fn addresses() -> Vec<ValidationCase> {
+    let source =
+        |name, address: &str| rejected_case(name, endpoint(address), ("spec.source.endpoint", ADDRESS));
     vec![
         source("plain http", "http://activity-tracker.example.com"),
         source(
@@ -121,29 +122,29 @@ pub(super) fn addresses() -> Vec<Case> {
         source("a host that ends with a dot", "https://example.com."),
         source("a host with a hyphen at its end", "https://example-.com"),
         source("a host with an underscore", "https://a_b.example.com"),
-        no(
+        rejected_case(
             "an empty address",
             endpoint(""),
             ("spec.source.endpoint", "at least 1 chars long"),
         ),
-        no(
+        rejected_case(
             "an address of 513 characters",
             endpoint(&format!("https://{}", "a".repeat(505))),
             ("spec.source.endpoint", "may not be more than 512"),
         ),
-        bad(
+        invalid_value(
             "a UAA by plain http",
             "/source/uaaEndpoint",
             "http://uaa.example.com",
             ("spec.source.uaaEndpoint", ADDRESS),
         ),
-        bad(
+        invalid_value(
             "a store by plain http",
             "/destination/s3/endpoint",
             "http://s3.example.com",
             ("spec.destination.s3.endpoint", ADDRESS),
         ),
-        bad(
+        invalid_value(
             "a store with a user",
             "/destination/s3/endpoint",
             "https://a@s3.example.com",

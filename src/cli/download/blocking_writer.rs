@@ -1,0 +1,93 @@
+//! Where bytes are poured: a thread that writes what it is given, a few pieces behind. Writes to a file or a pipe.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Pieces that wait to be written: 16, of half a MiB at most each.
+const QUEUED_CHUNKS_MAX: usize = 16;
+
+/// A writer on a thread of its own, so that a slow pipe slows the download and stops nothing else.
+#[derive(Debug)]
+pub struct BlockingWriter {
+    sender: Option<mpsc::Sender<Bytes>>,
+    task: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl BlockingWriter {
+    /// Writes to this.
+    pub fn new(mut sink: impl Write + Send + 'static) -> Self {
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUED_CHUNKS_MAX);
+        let task = tokio::task::spawn_blocking(move || {
+            while let Some(chunk) = receiver.blocking_recv() {
+                sink.write_all(&chunk)?;
+            }
+            sink.flush()
+        });
+        Self {
+            sender: Some(sender),
+            task: Some(task),
+        }
+    }
+
+    /// Another way in; the writer ends when all are closed.
+    pub fn sender(&self) -> Option<mpsc::Sender<Bytes>> {
+        self.sender.clone()
+    }
+
+    /// Gives the next bytes; fails as writing failed.
+    pub async fn push(&mut self, chunk: Bytes) -> io::Result<()> {
+        let sent = match &self.sender {
+            Some(sender) => sender.send(chunk).await.is_ok(),
+            None => false,
+        };
+        if sent { Ok(()) } else { Err(self.failure().await) }
+    }
+
+    /// Why the writer takes no more. Waits for its end, so call it only when a way in was refused.
+    pub async fn failure(&mut self) -> io::Error {
+        self.finish()
+            .await
+            .err()
+            .unwrap_or_else(|| io::Error::other("the writer has ended"))
+    }
+
+    /// Waits until all is written.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        self.sender = None;
+        match self.task.take() {
+            Some(task) => task.await.unwrap_or_else(|error| Err(io::Error::other(error))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn chunks_are_written_in_order_and_a_failed_write_is_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut writer = BlockingWriter::new(fs::File::create(&path).unwrap());
+        for n in 0..100_u8 {
+            writer.push(Bytes::from(vec![n; 1000])).await.unwrap();
+        }
+        writer.finish().await.unwrap();
+        let expected: Vec<u8> = (0..100_u8).flat_map(|n| vec![n; 1000]).collect();
+        assert!(fs::read(&path).unwrap() == expected);
+
+        let mut full = BlockingWriter::new(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let error = loop {
+            if let Err(error) = full.push(Bytes::from_static(b"x")).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}

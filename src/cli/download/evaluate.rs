@@ -1,0 +1,279 @@
+//! What a download proves: its events against what the service reports of the days, and what speaks against taking it
+//! for complete. No I/O, no clock.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+
+use super::part_state::{CompletedSession, RecordedEnd};
+use super::request::{self, windows};
+use crate::cli::human;
+use crate::export::verdict::{
+    DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty,
+};
+
+/// Days that a doubt names; the rest are counted.
+const NAMED_MAX: usize = 5;
+
+/// The counts of days, where the service gives them.
+pub type DayCounts = BTreeMap<Date, u64>;
+
+/// What a session's bytes prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionEvaluation {
+    /// How its events compare with the reports.
+    pub verdict: Verdict,
+    /// Events that the service reported before and after.
+    pub reported: (Option<u64>, Option<u64>),
+    /// Why it must not be taken for complete; nothing where it may.
+    pub doubts: Vec<String>,
+}
+
+/// The counts of these days in a listing.
+pub fn day_counts(listing: &DayListing, start: Date, end: Date) -> DayCounts {
+    windows(start, end, None)
+        .filter_map(|window| Some((window.date(), listing.count(window)?)))
+        .collect()
+}
+
+/// Judges a session that is there whole, by the reports of before and after it.
+pub fn evaluate(
+    section: &CompletedSession,
+    before: &DayCounts,
+    after: Option<&DayListing>,
+    now: Timestamp,
+) -> SessionEvaluation {
+    let Some((start, end)) = section.range else {
+        return evaluate_undated(section);
+    };
+    let reported = |counts: &DayCounts| {
+        let days = windows(start, end, None).map(|window| counts.get(&window.date()).copied());
+        // The service counts no hours.
+        if section.hour.is_some() { None } else { days.sum() }
+    };
+    let later = after
+        .map(|listing| day_counts(listing, start, end))
+        .unwrap_or_default();
+    let (before, after_count) = (reported(before), reported(&later));
+    let days = request::format_days(start, end, section.hour);
+    let empty = |answer| {
+        windows(start, end, section.hour).map(move |window| {
+            let evidence = EmptyEvidence {
+                window,
+                answer,
+                session_readable: section.readable,
+                listing: after,
+                other_hours: None,
+                oldest_served: None,
+                now,
+            };
+            (window.date(), evaluate_empty(&evidence))
+        })
+    };
+    let mut evaluation = SessionEvaluation {
+        verdict: compare_counts(section.events, before, after_count),
+        reported: (before, after_count),
+        doubts: Vec::new(),
+    };
+    if section.events == 0 {
+        let answer = section.empty.unwrap_or(EmptyAnswer::GzipOfNothing);
+        let doubts: Vec<_> = empty(answer)
+            .filter_map(|(day, verdict)| doubt(day, &verdict))
+            .collect();
+        if doubts.is_empty() {
+            evaluation.verdict = Verdict::Empty;
+        }
+        evaluation.doubts = truncated(doubts);
+        return evaluation;
+    }
+    if evaluation.verdict == Verdict::Short {
+        let most = before.into_iter().chain(after_count).max().unwrap_or(0);
+        evaluation.doubts.push(format!(
+            "{days}: {} came, the service reports {}",
+            human::plural(section.events, "event"),
+            human::count(most)
+        ));
+    }
+    if section.end == RecordedEnd::CloseUnconfirmed && evaluation.verdict != Verdict::Matched {
+        evaluation.doubts.push(format!(
+            "{days}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor reports as many events"
+        ));
+    }
+    // The events may be of the other days: those that the service no longer lists are not known to be there.
+    if start != end {
+        let lost: Vec<_> = empty(EmptyAnswer::GzipOfNothing)
+            .filter(|(_, verdict)| matches!(verdict, EmptyVerdict::Expired(_)))
+            .filter_map(|(day, verdict)| doubt(day, &verdict))
+            .collect();
+        evaluation.doubts.extend(truncated(lost));
+    }
+    evaluation
+}
+
+/// Nobody knows of which days the session is.
+fn evaluate_undated(section: &CompletedSession) -> SessionEvaluation {
+    let mut doubts = Vec::new();
+    if section.events == 0 {
+        doubts.push("no event came, and the service does not say of which days the session is".to_owned());
+    } else if section.end == RecordedEnd::CloseUnconfirmed {
+        doubts.push("the connection closed without saying that the data was whole".to_owned());
+    }
+    SessionEvaluation {
+        verdict: Verdict::Unknown,
+        reported: (None, None),
+        doubts,
+    }
+}
+
+fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
+    match verdict {
+        EmptyVerdict::Proved => None,
+        EmptyVerdict::Short(reported) => Some(format!(
+            "{day}: nothing came, the service reports {}",
+            human::plural(*reported, "event")
+        )),
+        EmptyVerdict::ShortOfDay {
+            other_hours,
+            reported,
+        } => Some(format!(
+            "{day}: no events came, and the other hours have {other_hours} of the {reported} that the service reports"
+        )),
+        EmptyVerdict::Expired(oldest) => Some(format!(
+            "{day}: the service lists no day before {oldest}, so what happened on this one may be gone"
+        )),
+        EmptyVerdict::Unproved(why) => Some(format!(
+            "{day}: nothing came, and nothing proves that nothing happened: {why}"
+        )),
+    }
+}
+
+fn truncated(mut doubts: Vec<String>) -> Vec<String> {
+    let more = doubts.len().saturating_sub(NAMED_MAX);
+    doubts.truncate(NAMED_MAX);
+    if more > 0 {
+        doubts.push(format!(
+            "and the like of {}",
+            human::plural(more as u64, "further day")
+        ));
+    }
+    doubts
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::tracker::Day;
+
+    fn listing(rows: &[(i8, u64)]) -> DayListing {
+        let day = |&(day, count): &(i8, u64)| Day {
+            date: date(2018, 6, day),
+            count: Some(count),
+            size: None,
+            types: None,
+            searchable: None,
+        };
+        DayListing::new(rows.iter().map(day).collect())
+    }
+
+    fn section(events: u64, days: (i8, i8)) -> CompletedSession {
+        CompletedSession {
+            session: "s".to_owned(),
+            range: Some((date(2018, 6, days.0), date(2018, 6, days.1))),
+            hour: None,
+            bytes: 1,
+            events,
+            members: 1,
+            decompressed: 1,
+            end: RecordedEnd::Length,
+            resumes: 0,
+            empty: (events == 0).then_some(EmptyAnswer::NotFound),
+            readable: true,
+        }
+    }
+
+    fn evaluated(
+        section: &CompletedSession,
+        before: &[(i8, u64)],
+        after: Option<&[(i8, u64)]>,
+    ) -> (Verdict, String) {
+        let (start, end) = section.range.unwrap();
+        let before = day_counts(&listing(before), start, end);
+        let after = after.map(listing);
+        let now = "2018-07-20T00:00:00Z".parse().unwrap();
+        let evaluation = evaluate(section, &before, after.as_ref(), now);
+        (evaluation.verdict, evaluation.doubts.join("\n"))
+    }
+
+    #[test]
+    fn listed_day_counts_are_summed_over_the_session() {
+        let rows: &[_] = &[(1, 10), (2, 5), (4, 7), (9, 1)];
+        let evaluate_range = |events, days| evaluated(&section(events, days), rows, Some(rows));
+        assert_eq!(evaluate_range(22, (1, 4)), (Verdict::Matched, String::new()));
+        assert_eq!(evaluate_range(23, (1, 4)), (Verdict::Over, String::new()));
+        let (verdict, doubts) = evaluate_range(21, (1, 4));
+        assert_eq!(verdict, Verdict::Short);
+        assert!(
+            doubts.contains("21 events came, the service reports 22"),
+            "{doubts}"
+        );
+        // The day grew in between.
+        assert_eq!(
+            evaluated(&section(6, (2, 2)), &[(2, 5)], Some(&[(2, 8)])).0,
+            Verdict::Matched
+        );
+        assert_eq!(
+            evaluated(&section(6, (2, 2)), &[], None),
+            (Verdict::Unknown, String::new())
+        );
+    }
+
+    #[test]
+    fn an_empty_session_needs_proof_from_the_listing() {
+        let rows: &[_] = &[(1, 10), (4, 7)];
+        assert_eq!(
+            evaluated(&section(0, (2, 3)), rows, Some(rows)),
+            (Verdict::Empty, String::new())
+        );
+        let (_, doubts) = evaluated(&section(0, (3, 4)), rows, Some(rows));
+        assert!(
+            doubts.contains("2018-06-04: nothing came, the service reports 7"),
+            "{doubts}"
+        );
+        let (_, doubts) = evaluated(&section(0, (2, 2)), rows, None);
+        assert!(doubts.contains("nothing proves"), "{doubts}");
+        let late: &[_] = &[(20, 3)];
+        let (_, doubts) = evaluated(&section(0, (1, 9)), late, Some(late));
+        assert!(
+            doubts.contains("no day before 2018-06-20") && doubts.contains("4 further days"),
+            "{doubts}"
+        );
+    }
+
+    #[test]
+    fn days_before_the_oldest_listed_day_raise_a_doubt() {
+        let rows: &[_] = &[(3, 10), (4, 7)];
+        let (verdict, doubts) = evaluated(&section(17, (1, 4)), rows, Some(rows));
+        assert_eq!(verdict, Verdict::Unknown);
+        assert!(
+            doubts.contains("2018-06-01") && doubts.contains("2018-06-02"),
+            "{doubts}"
+        );
+        assert!(!doubts.contains("2018-06-03: "), "{doubts}");
+    }
+
+    #[test]
+    fn an_unconfirmed_end_needs_a_matching_count() {
+        let unconfirmed = CompletedSession {
+            end: RecordedEnd::CloseUnconfirmed,
+            ..section(5, (2, 2))
+        };
+        assert_eq!(
+            evaluated(&unconfirmed, &[(2, 5)], Some(&[(2, 5)])),
+            (Verdict::Matched, String::new())
+        );
+        assert!(evaluated(&unconfirmed, &[], None).1.contains("neither confirmed"));
+    }
+}

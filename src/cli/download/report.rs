@@ -1,0 +1,204 @@
+//! The last words of a download: a summary for people, a document for programs. No I/O.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::evaluate::SessionEvaluation;
+use super::part_state::CompletedSession;
+use super::request::format_days;
+use crate::cli::human;
+use crate::export::verdict::Verdict;
+
+/// The version of the document's shape.
+pub const SCHEMA: &str = "eventexport.io/download/v1";
+
+/// Sessions that the summary names; the rest are counted. The document has all.
+const NAMED_MAX: usize = 20;
+
+/// What came of a download.
+#[derive(Debug)]
+pub struct DownloadReport {
+    /// Where it went; `None`: standard output.
+    pub file: Option<PathBuf>,
+    /// Whether it went there decompressed.
+    pub decompressed: bool,
+    /// Each session, and what it proves.
+    pub sessions: Vec<(CompletedSession, SessionEvaluation)>,
+    /// The hash of all compressed bytes, where there were any.
+    pub sha256: Option<String>,
+    /// Bytes that an earlier run left.
+    pub resumed_bytes: u64,
+    /// Why it must not be taken for complete.
+    pub doubts: Vec<String>,
+    /// Sessions of ours that are still open, and why.
+    pub leftover_sessions: Vec<(String, String)>,
+    /// Whether those were to stay open.
+    pub sessions_kept: bool,
+    /// Why it ended early, and what to do; it did not where this is `None`.
+    pub failure: Option<String>,
+}
+
+impl DownloadReport {
+    /// The exit code.
+    pub fn succeeded(&self) -> bool {
+        self.failure.is_none()
+            && self.doubts.is_empty()
+            && (self.leftover_sessions.is_empty() || self.sessions_kept)
+    }
+
+    /// The document.
+    pub fn document(&self) -> Value {
+        let sessions: Vec<Value> = self.sessions.iter().map(session_json).collect();
+        let leftover_sessions: Vec<Value> = self
+            .leftover_sessions
+            .iter()
+            .map(|(id, why)| json!({"session": id, "why": why}))
+            .collect();
+        let mut document = json!({
+            "schema": SCHEMA,
+            "exitCode": u8::from(!self.succeeded()),
+            "file": self.file.as_ref().map(|file| file.display().to_string()),
+            "decompressed": self.decompressed,
+            "whole": self.failure.is_none(),
+            "bytes": self.sum(|section| section.bytes),
+            "bytesOfEarlierRuns": self.resumed_bytes,
+            "sha256": self.sha256,
+            "members": self.sum(|section| section.members),
+            "decompressedBytes": self.sum(|section| section.decompressed),
+            "events": self.sum(|section| section.events),
+            "sessions": sessions,
+            "doubts": self.doubts,
+            "sessionsLeft": leftover_sessions,
+        });
+        if let (Some(message), Some(object)) = (&self.failure, document.as_object_mut()) {
+            object.insert("error".to_owned(), json!({"message": message, "exitCode": 1}));
+        }
+        document
+    }
+
+    /// The summary.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if self.failure.is_none() {
+            self.write_complete(&mut text);
+        }
+        for doubt in &self.doubts {
+            let _ = writeln!(text, "Not complete: {doubt}.");
+        }
+        for (id, why) in &self.leftover_sessions {
+            let _ = if self.sessions_kept {
+                writeln!(
+                    text,
+                    "Session {id} is open ({why}); `eventexport session delete {id}` deletes it."
+                )
+            } else {
+                writeln!(
+                    text,
+                    "Session {id} could not be deleted: {why}. It stays open, and a space has room for 30: delete it with `eventexport session delete {id}`."
+                )
+            };
+        }
+        text
+    }
+
+    fn write_complete(&self, text: &mut String) {
+        let destination = self
+            .file
+            .as_ref()
+            .map_or_else(|| "Standard output".to_owned(), |file| file.display().to_string());
+        let bytes = self.sum(|section| section.bytes);
+        let _ = writeln!(
+            text,
+            "{destination}: {}, {} ({} bytes){}, whole",
+            human::plural(self.sum(|section| section.events), "event"),
+            human::bytes(bytes),
+            human::count(bytes),
+            if self.decompressed {
+                format!(
+                    ", decompressed {}",
+                    human::bytes(self.sum(|section| section.decompressed))
+                )
+            } else {
+                String::new()
+            }
+        );
+        if let Some(sha256) = &self.sha256 {
+            let of = if self.decompressed { " of the gzip" } else { "" };
+            let _ = writeln!(text, "SHA-256{of}: {sha256}");
+        }
+        for (section, evaluation) in self.sessions.iter().take(NAMED_MAX) {
+            let of = section.range.map_or_else(
+                || format!("session {}", section.session),
+                |(start, end)| format_days(start, end, section.hour),
+            );
+            let _ = writeln!(
+                text,
+                "{of}: {}, {}",
+                human::plural(section.events, "event"),
+                verdict_text(evaluation)
+            );
+        }
+        let more = self.sessions.len().saturating_sub(NAMED_MAX);
+        if more > 0 {
+            let _ = writeln!(text, "… and {} more.", human::plural(more as u64, "session"));
+        }
+    }
+
+    fn sum(&self, of: impl Fn(&CompletedSession) -> u64) -> u64 {
+        self.sessions.iter().map(|(section, _)| of(section)).sum()
+    }
+}
+
+fn verdict_text(evaluation: &SessionEvaluation) -> String {
+    let reported = match evaluation.reported {
+        (Some(before), Some(after)) if before != after => {
+            format!(
+                "{} before and {} after",
+                human::count(before),
+                human::count(after)
+            )
+        }
+        (Some(count), _) | (None, Some(count)) => human::count(count),
+        (None, None) => String::new(),
+    };
+    match evaluation.verdict {
+        Verdict::Matched => format!("Matched: the service reports {reported}"),
+        Verdict::Over => format!("Over: the service reports {reported}; its listing lags, or the days grew"),
+        Verdict::Short => format!("Short: the service reports {reported}"),
+        Verdict::Empty => "Empty: the service's listing says that nothing happened".to_owned(),
+        Verdict::Unknown => "the service reports no count to compare with".to_owned(),
+    }
+}
+
+fn session_json((section, evaluation): &(CompletedSession, SessionEvaluation)) -> Value {
+    let CompletedSession {
+        session,
+        range,
+        hour,
+        bytes,
+        events,
+        members,
+        decompressed,
+        end,
+        resumes,
+        empty: _,
+        readable: _,
+    } = section;
+    json!({
+        "session": session,
+        "start": range.map(|(start, _)| start),
+        "end": range.map(|(_, end)| end),
+        "hour": hour,
+        "bytes": bytes,
+        "events": events,
+        "members": members,
+        "decompressedBytes": decompressed,
+        "transferEnd": end,
+        "resumes": resumes,
+        "reportedBefore": evaluation.reported.0,
+        "reportedAfter": evaluation.reported.1,
+        "verdict": evaluation.verdict,
+    })
+}

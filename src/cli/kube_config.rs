@@ -1,0 +1,69 @@
+//! Which API server, as whom, and through which proxy. Reads kubeconfig files and the environment.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use hyper_util::client::proxy::matcher::Matcher;
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+/// By `--kubeconfig` and `--context`; without either by `KUBECONFIG`, `~/.kube/config`, or the pod's service account.
+pub(super) async fn kube_config(file: Option<&Path>, context: Option<&str>) -> Result<Config> {
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
+    let mut config = match (file, context) {
+        (Some(file), _) => {
+            let kubeconfig =
+                Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {}", file.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &options).await?
+        }
+        (None, Some(_)) => Config::from_kubeconfig(&options).await?,
+        (None, None) => Config::infer().await?,
+    };
+    let environment = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).unwrap_or_default());
+    apply_no_proxy(&mut config, &environment, &Matcher::from_env());
+    Ok(config)
+}
+
+/// Takes away a proxy of the environment that `NO_PROXY` exempts the API server from: the client itself compares that
+/// list with the proxy's own name. One that the kubeconfig names stays.
+fn apply_no_proxy(config: &mut Config, environment: &[String], proxies: &Matcher) {
+    let of_environment = config.proxy_url.as_ref().is_some_and(|proxy| {
+        let mut named = environment.iter().map(|value| value.parse::<http::Uri>());
+        named.any(|value| value.is_ok_and(|value| value == *proxy))
+    });
+    if of_environment && proxies.intercept(&config.cluster_url).is_none() {
+        config.proxy_url = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_proxy_exempts_the_api_server_from_the_environment_proxy_only() {
+        let ours = "http://proxy.example:3128";
+        let environment = [ours.to_owned(), String::new()];
+        for (proxy, exempt, left) in [
+            (Some(ours), "10.0.0.0/8", None),
+            (Some(ours), "192.0.2.0/24", Some(ours)),
+            (Some(ours), "proxy.example", Some(ours)),
+            (
+                Some("http://other.example:1"),
+                "10.0.0.0/8",
+                Some("http://other.example:1"),
+            ),
+            (None, "10.0.0.0/8", None),
+        ] {
+            let mut config = Config::new("https://10.0.0.1:6443".parse().unwrap());
+            config.proxy_url = proxy.map(|text| text.parse().unwrap());
+            let proxies = Matcher::builder().https(ours).no(exempt).build();
+            apply_no_proxy(&mut config, &environment, &proxies);
+            let expected = left.map(|text| text.parse::<http::Uri>().unwrap());
+            assert_eq!(config.proxy_url, expected, "{proxy:?} {exempt}");
+        }
+    }
+}

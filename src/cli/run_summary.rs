@@ -1,0 +1,234 @@
+//! The end of a run, printed: table and sentence for people, one object for programs. Writes to standard output;
+//! what is missing goes to standard error where standard output is not for people.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+
+use serde_json::{Value, json};
+
+use super::exit::{CliError, Exit};
+use super::job::PreparedExport;
+use super::outcome::ExportOutcome;
+use super::progress::{ProgressMode, events};
+use super::simulation::Simulation;
+use super::summary_text::{self, SessionCount};
+use super::table;
+use super::totals::ExportTotals;
+use crate::api::Reason;
+use crate::export::failure::{Problem, Remedy};
+use crate::export::snapshot::Snapshot;
+use crate::export::spec::ExportSpec;
+
+/// Missing ranges that the summary for programs lists; one more text counts the rest.
+const RANGES_LISTED: usize = 100;
+
+/// How an export ended.
+#[derive(Debug)]
+pub struct ExportResult {
+    /// Window by window.
+    pub outcome: ExportOutcome,
+    /// What is left, for a person.
+    pub left: Vec<String>,
+}
+
+/// All that the end of a run is told from.
+#[derive(Debug)]
+pub struct RunSummary<'a> {
+    /// How each export ended.
+    pub results: &'a [ExportResult],
+    /// The exports, in the same order.
+    pub jobs: &'a [PreparedExport],
+    /// The simulator, where there was one.
+    pub simulation: Option<&'a Simulation>,
+    /// Whether a person stopped it.
+    pub stopped: bool,
+    /// Whether a person left at once.
+    pub immediate: bool,
+    /// For whom it is printed.
+    pub mode: ProgressMode,
+}
+
+/// Prints the end, and says how the command ends.
+pub fn print(summary: &RunSummary<'_>) -> Exit {
+    let done = summary
+        .results
+        .iter()
+        .all(|result| result.outcome.exit() == Exit::Done);
+    let exit = if done && !summary.immediate {
+        Exit::Done
+    } else {
+        Exit::Failed
+    };
+    match summary.mode {
+        ProgressMode::Json => events::print(summary_json(summary, exit)),
+        ProgressMode::Bars | ProgressMode::Lines => print_text(summary),
+        ProgressMode::Quiet => summary
+            .results
+            .iter()
+            .zip(summary.jobs)
+            .for_each(|(result, job)| {
+                for line in &result.left {
+                    eprintln!("{}: {line}", job.export.name);
+                }
+            }),
+    }
+    exit
+}
+
+/// Tells a program why nothing was attempted.
+pub fn print_error(error: &CliError) {
+    events::print(json!({"event": "error", "message": error.to_string(), "exitCode": error.exit().code()}));
+}
+
+/// A snapshot that says why an export was not begun.
+pub fn not_started(message: &str) -> Snapshot {
+    let problem = Problem {
+        reason: Reason::HeldBy,
+        message: message.to_owned(),
+        window: None,
+        remedy: Remedy::Wait(None),
+        retry_at: None,
+    };
+    Snapshot {
+        problems: vec![problem],
+        ..Snapshot::default()
+    }
+}
+
+/// Behind the name of an export: `, shard 2 of 8`, or nothing where it is the whole.
+pub fn shard_suffix(export: &ExportSpec) -> String {
+    if export.shard.is_single() {
+        return String::new();
+    }
+    format!(", {}", export.shard.label())
+}
+
+fn print_text(summary: &RunSummary<'_>) {
+    let mut out = std::io::stdout().lock();
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let color = out.is_terminal() && !no_color;
+    let mut text = String::new();
+    for (result, job) in summary.results.iter().zip(summary.jobs) {
+        let ExportResult { outcome, left } = result;
+        let export = &job.export;
+        let owner = format!("{} {}", export.scope.as_key(), export.space);
+        let _ = write!(
+            text,
+            "\n{}{}: {owner} → {}/{}\n",
+            export.name,
+            shard_suffix(export),
+            job.peers.store.name(),
+            export.root.as_str()
+        );
+        if outcome.observed {
+            text.push_str(&table::render(outcome, color));
+            text.push('\n');
+            text.push_str(&summary_text::stored_text(&outcome.totals, export.hour.is_some()));
+            if !export.shard.is_single() {
+                text.push_str(" This is one part of the export: the others' days are not looked at.");
+            }
+            text.push('\n');
+        }
+        for line in left {
+            text.push_str(line);
+            text.push('\n');
+        }
+        if summary.immediate && outcome.exit() == Exit::Failed {
+            text.push_str("Left at once: a session that was just being opened may still be open; the next run deletes it.\n");
+        }
+    }
+    if let Some(simulation) = summary.simulation {
+        text.push_str(&summary_text::session_counts(&simulation.sessions()));
+        text.push('\n');
+    }
+    // Nobody to tell that nobody listens.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn summary_json(summary: &RunSummary<'_>, exit: Exit) -> Value {
+    let exports: Vec<Value> = summary
+        .results
+        .iter()
+        .zip(summary.jobs)
+        .map(|(result, job)| export_json(&result.outcome, job))
+        .collect();
+    let all = summary
+        .results
+        .iter()
+        .fold(ExportTotals::default(), |sum, result| {
+            sum.plus(&result.outcome.totals)
+        });
+    let mut object = json!({
+        "event": "summary",
+        "exitCode": exit.code(),
+        "stopped": summary.stopped,
+        "totals": totals_json(&all),
+        "exports": exports,
+    });
+    if let Some(simulation) = summary.simulation {
+        let SessionCount {
+            opened,
+            deleted,
+            open,
+        } = simulation.sessions();
+        events::merge(
+            &mut object,
+            json!({"simulatedSessions": {"opened": opened, "deleted": deleted, "open": open}}),
+        );
+    }
+    object
+}
+
+fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
+    let export = &job.export;
+    json!({
+        "export": export.name,
+        "space": export.space,
+        "scope": export.scope.as_str(),
+        "shard": (!export.shard.is_single()).then(|| export.shard.to_string()),
+        "source": export.source,
+        "destination": job.peers.store.name(),
+        "root": export.root.as_str(),
+        "exitCode": outcome.exit().code(),
+        "totals": totals_json(&outcome.totals),
+        "missing": outcome.missing(RANGES_LISTED),
+        "manifestDue": outcome.manifest_due,
+        "sessionsLeft": outcome.sessions,
+        "troubles": outcome.problems.iter().map(events::problem).collect::<Vec<_>>(),
+        "nextDueAt": outcome.next_run_at,
+    })
+}
+
+fn totals_json(totals: &ExportTotals) -> Value {
+    let ExportTotals {
+        wanted,
+        stored_now,
+        already_stored,
+        empty,
+        uncounted,
+        over,
+        accepted,
+        not_due,
+        missing,
+        expired,
+        events,
+        bytes,
+        bytes_now,
+    } = totals;
+    json!({
+        "wanted": wanted,
+        "stored": totals.stored(),
+        "storedNow": stored_now,
+        "alreadyThere": already_stored,
+        "empty": empty,
+        "uncounted": uncounted,
+        "over": over,
+        "accepted": accepted,
+        "notDue": not_due,
+        "missing": missing,
+        "expired": expired,
+        "events": events,
+        "bytes": bytes,
+        "bytesStoredNow": bytes_now,
+    })
+}

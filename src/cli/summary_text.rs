@@ -1,0 +1,257 @@
+//! The last words of a run: what was stored and proved, what is missing and what to do. No I/O.
+
+use std::fmt::Write as _;
+
+use super::human;
+use super::outcome::ExportOutcome;
+use super::totals::ExportTotals;
+use crate::export::failure::Problem;
+
+/// Ranges, sessions and troubles that are named; the rest are counted.
+const NAMED_MAX: usize = 8;
+
+/// What a simulated service saw, for the last line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionCount {
+    /// Sessions that were opened.
+    pub opened: u64,
+    /// Sessions that were deleted.
+    pub deleted: u64,
+    /// Sessions that are open.
+    pub open: u64,
+}
+
+/// What was stored and proved, in one sentence or two.
+pub fn stored_text(totals: &ExportTotals, by_hour: bool) -> String {
+    let window = if by_hour { "hour" } else { "day" };
+    let stored = totals.stored();
+    if stored == 0 {
+        return format!("Nothing is stored of {}.", human::plural(totals.wanted, window));
+    }
+    let mut text = format!(
+        "{} of {} stored and proved: {}, {}",
+        human::count(stored),
+        human::plural(totals.wanted, window),
+        human::plural(totals.events, "event"),
+        human::bytes(totals.bytes)
+    );
+    if totals.already_stored > 0 {
+        let _ = write!(
+            text,
+            " ({} stored now, {} found)",
+            totals.stored_now, totals.already_stored
+        );
+    }
+    text.push_str(". Each has a receipt");
+    let with_object = stored - totals.empty;
+    if with_object > 0 {
+        text.push_str(" and a whole gzip as the service sent it");
+        let counted = with_object - totals.uncounted.min(with_object);
+        if counted == with_object {
+            text.push_str(", with no fewer events than the service reports");
+        } else if counted > 0 {
+            let _ = write!(
+                text,
+                ", with no fewer events than the service reports; for {} it reports no count",
+                human::plural(totals.uncounted, window)
+            );
+        } else {
+            text.push_str("; the service reports no counts to compare with");
+        }
+    }
+    text.push('.');
+    for (number, words) in [
+        (totals.empty, "proved to have no events"),
+        (
+            totals.over,
+            "with more events than the service reports: its listing lags, or the day grew",
+        ),
+        (totals.accepted, "accepted as a gap"),
+        (totals.not_due, "not due yet"),
+    ] {
+        if number > 0 {
+            let _ = write!(text, " {}: {words}.", human::plural(number, window));
+        }
+    }
+    text
+}
+
+/// What is left, and what to do about it; nothing where nothing is.
+pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !outcome.observed {
+        lines.push("The destination was not seen, so nothing is known of what is stored there.".to_owned());
+    } else if outcome.totals.missing > 0 {
+        lines.push(format!("Missing: {}.", outcome.missing(NAMED_MAX).join(", ")));
+    }
+    if outcome.totals.expired > 0 {
+        lines.push(format!(
+            "{} of them no longer exist at the service: a gap that only spec.acceptedGaps can close.",
+            human::count(outcome.totals.expired)
+        ));
+    }
+    lines.extend(outcome.problems.iter().take(NAMED_MAX).map(problem));
+    let more = outcome.problems.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
+        lines.push(format!("… and {more} more of the kind."));
+    }
+    if outcome.manifest_due {
+        lines.push("A manifest is due that is not written: what is stored has its receipts, but nothing states it as a whole.".to_owned());
+    }
+    if !outcome.sessions.is_empty() {
+        lines.push(open_sessions(&outcome.sessions));
+    }
+    if stopped && (outcome.totals.missing > 0 || !outcome.observed) {
+        lines.push("Stopped. Run the same command again: it goes on where it left off.".to_owned());
+    } else if outcome.totals.missing > 0 && outcome.totals.missing > outcome.totals.expired {
+        lines.push(
+            "Run the same command again when the cause is gone: it goes on where it left off.".to_owned(),
+        );
+    }
+    if let (Some(next), 0) = (outcome.next_run_at, outcome.totals.missing) {
+        lines.push(format!(
+            "The next window is due {next}: run the same command again then."
+        ));
+    }
+    lines
+}
+
+/// Sessions that are, or may be, left open.
+pub fn open_sessions(ids: &[String]) -> String {
+    let named = ids
+        .iter()
+        .take(NAMED_MAX)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let more = ids.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    format!("Sessions that may still be open: {named}{more}. The next run deletes them.")
+}
+
+fn problem(problem: &Problem) -> String {
+    let place = problem
+        .window
+        .map(|window| format!("{window}: "))
+        .unwrap_or_default();
+    let remedy = remedy_for_run(problem.reason.remedy());
+    format!(
+        "{place}{}: {} What to do: {remedy}",
+        problem.reason,
+        with_period(&problem.message)
+    )
+}
+
+/// What a person does, without the promise that it goes on by itself: a run has ended.
+fn remedy_for_run(remedy: &str) -> String {
+    let clauses = remedy.trim_end_matches('.').split("; ");
+    let kept: Vec<&str> = clauses.filter(|clause| !clause.contains("by itself")).collect();
+    if kept.is_empty() {
+        remedy.to_owned()
+    } else {
+        format!("{}.", kept.join("; "))
+    }
+}
+
+fn with_period(message: &str) -> String {
+    let message = message.trim_end();
+    if message.ends_with(['.', '!', '?']) {
+        message.to_owned()
+    } else {
+        format!("{message}.")
+    }
+}
+
+/// What the simulated service saw.
+pub fn session_counts(count: &SessionCount) -> String {
+    let SessionCount {
+        opened,
+        deleted,
+        open,
+    } = count;
+    format!(
+        "The simulated service saw {} opened, {deleted} deleted, {open} open now.",
+        human::plural(*opened, "session")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Reason;
+    use crate::cli::outcome::{self, tests as given};
+    use crate::export::failure::Remedy;
+    use crate::export::snapshot::{SessionFacts, Snapshot};
+    use crate::export::window::Window;
+    use jiff::civil::date;
+
+    #[test]
+    fn the_text_claims_no_more_than_was_proved() {
+        let totals = ExportTotals {
+            wanted: 30,
+            stored_now: 30,
+            empty: 8,
+            events: 5280,
+            bytes: 2048,
+            ..ExportTotals::default()
+        };
+        assert_eq!(
+            stored_text(&totals, false),
+            "30 of 30 days stored and proved: 5,280 events, 2.0 KiB. Each has a receipt and a whole gzip as the service \
+             sent it, with no fewer events than the service reports. 8 days: proved to have no events."
+        );
+        let uncounted = ExportTotals {
+            uncounted: 22,
+            ..totals
+        };
+        assert!(stored_text(&uncounted, false).contains("no counts to compare with"));
+        let nothing_stored = ExportTotals {
+            wanted: 1,
+            missing: 1,
+            ..ExportTotals::default()
+        };
+        assert_eq!(stored_text(&nothing_stored, false), "Nothing is stored of 1 day.");
+    }
+
+    #[test]
+    fn remaining_work_names_days_sessions_and_the_next_step() {
+        let snapshot = Snapshot {
+            sessions: vec![SessionFacts {
+                id: "b08cb740".to_owned(),
+                window: Window::day(date(2018, 6, 2)),
+            }],
+            problems: vec![Problem {
+                reason: Reason::RoleMissing,
+                message: "xxx@ibm.com lacks the developer role".to_owned(),
+                window: None,
+                remedy: Remedy::Manual,
+                retry_at: None,
+            }],
+            ..given::snapshot(vec![(Window::day(date(2018, 6, 1)), given::facts(3, true))])
+        };
+        let outcome = outcome::evaluate(
+            &given::export(5),
+            &snapshot,
+            "2019-01-01T00:00:00Z".parse().unwrap(),
+        );
+        let text = remaining_work(&outcome, true).join("\n");
+        for words in [
+            "Missing: 2018-06-02/2018-06-05.",
+            "RoleMissing: xxx@ibm.com",
+            "b08cb740",
+            "Stopped.",
+        ] {
+            assert!(text.contains(words), "{words} is not in:\n{text}");
+        }
+        let done = outcome::evaluate(
+            &given::export(1),
+            &given::snapshot(vec![(Window::day(date(2018, 6, 1)), given::facts(3, true))]),
+            "2019-01-01T00:00:00Z".parse().unwrap(),
+        );
+        assert_eq!(remaining_work(&done, false), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,292 @@
+//! Writing a status back: what is known here becomes the status of the resource, over no version but the one that was
+//! read, and only where it says something else.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use tracing::warn;
+
+use super::context::ReconcileContext;
+use super::entry::{ExportEntry, PendingStatus, TaskKind, TaskState, idle_status_digest, spec_digest};
+use super::{events, gauges, status};
+use crate::api::{EventExport, EventExportStatus};
+use crate::export::failure::Failure;
+use crate::export::snapshot::Snapshot;
+use crate::export::spec::ExportSpec;
+
+/// The least time between two writes of one status, unless a condition changes.
+pub(super) const WRITE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How often a status is tried to be written in one look: over what was watched, and over what is newest.
+const MAX_WRITE_ATTEMPTS: usize = 2;
+
+/// Who writes the fields of a status (server-side apply).
+pub const FIELD_MANAGER: &str = "eventexport.io/operator";
+
+/// What is to be said, as far as it is known here.
+enum KnownState {
+    Unknown,
+    Starting,
+    Suspended { stopping: bool },
+    Blocked(Failure),
+    Observed(Arc<Snapshot>, Arc<ExportSpec>),
+}
+
+fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
+    let wanted = spec_digest(&object.spec);
+    match &entry.state {
+        TaskState::Running(_) if object.spec.suspend => KnownState::Suspended { stopping: true },
+        _ if object.spec.suspend => KnownState::Suspended { stopping: false },
+        TaskState::Running(running) if running.kind == TaskKind::Export && running.spec == wanted => {
+            match &entry.runner {
+                Some(runner) => {
+                    KnownState::Observed(running.snapshots.borrow().clone(), runner.export().clone())
+                }
+                None => KnownState::Starting,
+            }
+        }
+        TaskState::Finished { spec, .. } if *spec == wanted => match (&entry.failure, &entry.last) {
+            (Some(failure), _) => KnownState::Blocked(failure.clone()),
+            (None, Some((snapshot, export))) => KnownState::Observed(snapshot.clone(), export.clone()),
+            (None, None) => KnownState::Unknown,
+        },
+        TaskState::NotStarted | TaskState::Running(_) | TaskState::Finished { .. } => KnownState::Starting,
+    }
+}
+
+/// A version of a resource that its status is written over.
+struct StatusBase {
+    version: Option<String>,
+    generation: Option<i64>,
+    /// What it says, without what others say in it.
+    status: EventExportStatus,
+    /// Whether it is what the watch brought.
+    is_watched_version: bool,
+}
+
+impl StatusBase {
+    fn from_object(read: &EventExport, object: &EventExport) -> Self {
+        Self {
+            version: read.metadata.resource_version.clone(),
+            generation: read.metadata.generation,
+            status: read.status.as_ref().map(status::owned_status).unwrap_or_default(),
+            is_watched_version: read.metadata.resource_version == object.metadata.resource_version,
+        }
+    }
+
+    /// What was written and has not come back yet is what is there.
+    fn from_pending(entry: &ExportEntry, object: &EventExport) -> Option<Self> {
+        let last = entry.written.last.as_ref();
+        let pending =
+            last.filter(|pending| pending.is_newer_than(object.metadata.resource_version.as_deref()))?;
+        Some(Self {
+            version: pending.new_version.clone(),
+            generation: object.metadata.generation,
+            status: pending.status.clone(),
+            is_watched_version: false,
+        })
+    }
+}
+
+/// Writes the status if it says something else than the one that is there; says when to come back to do so. Only over
+/// the version of the resource that was `read`, or else over the newest, and only while that asks for what was acted
+/// upon: a watch that lags behind must not take a status back.
+pub(super) async fn update_status(
+    object: &EventExport,
+    read: Option<EventExport>,
+    uid: &str,
+    context: &ReconcileContext,
+) -> kube::Result<Option<Duration>> {
+    let known = context.registry.with(uid, |entry| known_state(entry, object));
+    let known = known.unwrap_or(KnownState::Unknown);
+    let pending = || {
+        context
+            .registry
+            .with(uid, |entry| StatusBase::from_pending(entry, object))
+            .flatten()
+    };
+    let mut base = match read {
+        Some(read) => StatusBase::from_object(&read, object),
+        None => pending().unwrap_or_else(|| StatusBase::from_object(object, object)),
+    };
+    for _ in 0..MAX_WRITE_ATTEMPTS {
+        if base.generation != object.metadata.generation {
+            // Its arrival wakes us.
+            return Ok(None);
+        }
+        if let StatusWrite::Done(pause) = write_status(base, object, &known, uid, context).await? {
+            return Ok(pause);
+        }
+        let newest = context.api(object).get_opt(&object.name_any()).await?;
+        match newest.filter(|newest| newest.metadata.uid == object.metadata.uid) {
+            Some(newest) => base = StatusBase::from_object(&newest, object),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(WRITE_INTERVAL))
+}
+
+enum StatusWrite {
+    /// There is nothing more to write now; when to come back.
+    Done(Option<Duration>),
+    /// Not over what was read: the resource has another version, or is gone.
+    Conflict,
+}
+
+async fn write_status(
+    base: StatusBase,
+    object: &EventExport,
+    known: &KnownState,
+    uid: &str,
+    context: &ReconcileContext,
+) -> kube::Result<StatusWrite> {
+    let phase = match known {
+        KnownState::Unknown => None,
+        KnownState::Starting => Some(status::ExportPhase::Starting),
+        KnownState::Suspended { stopping } => Some(status::ExportPhase::Suspended { stopping: *stopping }),
+        KnownState::Blocked(failure) => Some(status::ExportPhase::Blocked(failure)),
+        KnownState::Observed(snapshot, export) => Some(status::ExportPhase::Observed(snapshot, export)),
+    };
+    let subject = status::StatusContext {
+        generation: object.metadata.generation.unwrap_or_default(),
+        created: object
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::MIN, |at| at.0),
+        now: (context.now)(),
+    };
+    let before = &base.status;
+    let mut after = match phase {
+        Some(phase) => status::compute_status(subject, phase, before),
+        None => before.clone(),
+    };
+    context.registry.with(uid, |entry| {
+        let contender = entry
+            .contention
+            .contender()
+            .map(|(name, _)| (name, context.operator.as_str()));
+        status::set_contended(&mut after, subject, contender);
+    });
+    if phase.is_none() && after == *before {
+        return Ok(StatusWrite::Done(None));
+    }
+    let seen = match known {
+        KnownState::Observed(snapshot, export) => Some((&**snapshot, &**export)),
+        _ => None,
+    };
+    context.registry.with(uid, |entry| {
+        let last = entry.facts.as_deref();
+        let facts = gauges::resource_facts(&after, object.spec.suspend, seen, last, context.retention);
+        entry.facts = Some(Box::new(facts));
+    });
+    let base_version = object.metadata.resource_version.clone();
+    if after == *before {
+        context.registry.with(uid, |entry| {
+            if base.is_watched_version {
+                confirm_written(entry, object);
+            } else {
+                entry.written.last = Some(Box::new(PendingStatus {
+                    status: after,
+                    base_version,
+                    new_version: base.version,
+                }));
+            }
+        });
+        return Ok(StatusWrite::Done(None));
+    }
+    let wait = context.registry.with(uid, |entry| {
+        let since = entry.written.at.map(|at| at.elapsed());
+        let early = since.filter(|since| *since < WRITE_INTERVAL && same_conditions(before, &after));
+        early.map(|since| WRITE_INTERVAL.saturating_sub(since))
+    });
+    if let Some(wait) = wait.flatten() {
+        return Ok(StatusWrite::Done(Some(wait)));
+    }
+    let Some(written) = apply_status(&base, object, context, &after).await? else {
+        return Ok(StatusWrite::Conflict);
+    };
+    context.metrics.status_writes.inc();
+    let notes = events::status_events(before, &after);
+    context.registry.with(uid, |entry| {
+        entry.written.last = Some(Box::new(PendingStatus {
+            status: after,
+            base_version,
+            new_version: written.metadata.resource_version,
+        }));
+        entry.written.at = Some(Instant::now());
+    });
+    let allowed = || {
+        context
+            .registry
+            .with(uid, |entry| entry.rate_limit.take(Instant::now()))
+            .unwrap_or(false)
+    };
+    context.recorder.record(object, notes, allowed).await;
+    Ok(StatusWrite::Done(None))
+}
+
+/// The status in the cluster says what there is to say: a resource that rests needs no more memory of it.
+fn confirm_written(entry: &mut ExportEntry, object: &EventExport) {
+    entry.written.last = None;
+    if matches!(entry.state, TaskState::Finished { .. }) && entry.failure.is_none() {
+        entry.last = None;
+        entry.written.idle_digest = Some(idle_status_digest(object.status.as_ref()));
+    }
+}
+
+fn same_conditions(before: &EventExportStatus, after: &EventExportStatus) -> bool {
+    let states = |status: &EventExportStatus| -> Vec<(String, String, String)> {
+        let state = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+            (c.type_.clone(), c.status.clone(), c.reason.clone())
+        };
+        status.conditions.iter().map(state).collect()
+    };
+    before.observed_generation == after.observed_generation && states(before) == states(after)
+}
+
+/// The resource with what was written; `None`: it is gone, has changed, or is another one of that name.
+async fn apply_status(
+    base: &StatusBase,
+    object: &EventExport,
+    context: &ReconcileContext,
+    status: &EventExportStatus,
+) -> kube::Result<Option<EventExport>> {
+    let (api, name) = (context.api(object), object.name_any());
+    let body = json!({
+        "apiVersion": "eventexport.io/v1alpha1",
+        "kind": "EventExport",
+        "metadata": { "name": name, "uid": object.metadata.uid, "resourceVersion": base.version },
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let Some(written) = none_if_stale(api.patch_status(&name, &params, &Patch::Apply(&body)).await)? else {
+        return Ok(None);
+    };
+    let there = written.status.as_ref().map(status::owned_status);
+    let Some(strays) = status::foreign_fields(&json!(status), &json!(there)) else {
+        return Ok(Some(written));
+    };
+    warn!(name, %strays, "somebody else wrote to the status; taking that away");
+    let metadata =
+        json!({ "uid": written.metadata.uid, "resourceVersion": written.metadata.resource_version });
+    let body = json!({ "metadata": metadata, "status": strays });
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let cleaned = none_if_stale(api.patch_status(&name, &params, &Patch::Merge(&body)).await)?;
+    // Changed meanwhile: that version is seen, and compared again.
+    Ok(Some(cleaned.unwrap_or(written)))
+}
+
+fn none_if_stale<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
+    match outcome {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}

@@ -1,0 +1,414 @@
+//! The allow-list itself: which hosts, ports and addresses. Pure, no I/O.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use url::{Host, Url};
+
+use super::HostDenied;
+use super::reserved::reserved;
+
+/// Hosts of the public service: the tracker, the API that names the UAA, and the UAA, in each region.
+pub const PUBLIC_REGIONS: [&str; 16] = [
+    "activity-tracker.ng.bluemix.net",
+    "api.ng.bluemix.net",
+    "login.ng.bluemix.net",
+    "uaa.ng.bluemix.net",
+    "activity-tracker.eu-de.bluemix.net",
+    "api.eu-de.bluemix.net",
+    "login.eu-de.bluemix.net",
+    "uaa.eu-de.bluemix.net",
+    "activity-tracker.au-syd.bluemix.net",
+    "api.au-syd.bluemix.net",
+    "login.au-syd.bluemix.net",
+    "uaa.au-syd.bluemix.net",
+    "activity-tracker.eu-gb.bluemix.net",
+    "api.eu-gb.bluemix.net",
+    "login.eu-gb.bluemix.net",
+    "uaa.eu-gb.bluemix.net",
+];
+
+/// Which hosts may be spoken to. Cheap to clone.
+#[derive(Clone)]
+pub struct HostPolicy(Arc<HostRules>);
+
+enum HostRules {
+    Any,
+    Allow(Vec<AllowedHost>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct AllowedHost {
+    host: HostPattern,
+    /// `None`: every port.
+    port: Option<u16>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum HostPattern {
+    Name(String),
+    /// With its leading dot, so that `*.example.com` does not match `badexample.com` or `example.com`.
+    Suffix(String),
+    Address(IpAddr),
+}
+
+/// An entry of the allow-list that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{entry:?} is no entry of the allow-list: {why}; write host, host:port, *.suffix or an IP address, without a scheme"
+)]
+pub struct InvalidHostEntry {
+    /// The entry as given.
+    pub entry: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+impl HostPolicy {
+    /// Any host, as the command line allows: whoever runs it speaks for themselves.
+    pub fn any() -> Self {
+        Self(Arc::new(HostRules::Any))
+    }
+
+    /// Only these: `host`, `host:port`, `*.suffix` (one label or more in front), or an IP address. An entry
+    /// without a port allows every port; an empty list allows nothing.
+    pub fn allow(entries: &[String]) -> Result<Self, InvalidHostEntry> {
+        let entries = entries
+            .iter()
+            .map(|entry| {
+                AllowedHost::parse(entry).map_err(|why| InvalidHostEntry {
+                    entry: entry.clone(),
+                    why,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(HostRules::Allow(entries))))
+    }
+
+    /// May this URL be asked? It must be `https` (plain `http` only to this machine), carry no credentials, and
+    /// name an allowed host and port. An IP address is judged here and never reaches a resolver.
+    pub fn check_url(&self, url: &Url) -> Result<(), HostDenied> {
+        let Some(host) = url.host() else {
+            return Err(denied(url.scheme(), "the URL names no host"));
+        };
+        let shown = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_string(),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(denied(
+                &shown,
+                "a URL must not carry a user or password; put them in the Secret",
+            ));
+        }
+        match url.scheme() {
+            "https" => {}
+            "http" if is_loopback(url) => {}
+            "http" => return Err(denied(&shown, "plain http is only for this machine; use https")),
+            _ => return Err(denied(&shown, "only https is spoken")),
+        }
+        match &*self.0 {
+            HostRules::Any => Ok(()),
+            HostRules::Allow(entries) => entries
+                .iter()
+                .any(|entry| {
+                    entry.matches(&host) && entry.port.is_none_or(|p| url.port_or_known_default() == Some(p))
+                })
+                .then_some(())
+                .ok_or_else(|| denied(&shown, NOT_LISTED)),
+        }
+    }
+
+    /// May a connection for `host`, a name or an address, go to `address`? Under an allow-list a name never leads
+    /// to this machine, a link-local or metadata address, or a multicast one, whatever DNS says; `localhost` may
+    /// be this machine where the list says `localhost`. Private ranges are fine.
+    pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), HostDenied> {
+        let HostRules::Allow(entries) = &*self.0 else {
+            return Ok(());
+        };
+        let name = normalize_host(host);
+        if let Ok(literal) = name.parse::<IpAddr>() {
+            let listed = entries
+                .iter()
+                .any(|entry| entry.host == HostPattern::Address(literal.to_canonical()));
+            return (listed && literal.to_canonical() == address.to_canonical())
+                .then_some(())
+                .ok_or_else(|| denied(host, NOT_LISTED));
+        }
+        let parsed = Host::Domain(name.as_str());
+        if !entries.iter().any(|entry| entry.matches(&parsed)) {
+            return Err(denied(host, NOT_LISTED));
+        }
+        let address = address.to_canonical();
+        if name == "localhost" && address.is_loopback() {
+            return Ok(());
+        }
+        match reserved(address) {
+            None => Ok(()),
+            Some(what) => Err(denied(
+                host,
+                &format!(
+                    "it resolves to {address}, {what}; if that is meant, the operator must allow the address itself"
+                ),
+            )),
+        }
+    }
+}
+
+const NOT_LISTED: &str =
+    "it is not on the operator's list of hosts; ask whoever runs the operator to add it (--allow-host)";
+
+fn denied(host: &str, why: &str) -> HostDenied {
+    HostDenied {
+        host: host.to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+/// Lower case, without the root's dot and without the brackets of an IPv6 address.
+fn normalize_host(host: &str) -> String {
+    let host = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+/// Is the URL's host this machine, by literal or as `localhost`?
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => normalize_host(name) == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).to_canonical().is_loopback(),
+        None => false,
+    }
+}
+
+impl AllowedHost {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err("it is empty");
+        }
+        if text.contains(['/', '@', ' ']) {
+            return Err("it is more than a host");
+        }
+        // A bare IPv6 address has colons of its own.
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self {
+                host: HostPattern::Address(address.to_canonical()),
+                port: None,
+            });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                let port = port
+                    .parse::<u16>()
+                    .ok()
+                    .filter(|port| *port > 0)
+                    .ok_or("its port is not 1–65535")?;
+                (host, Some(port))
+            }
+            _ => (text, None),
+        };
+        let (suffix, name) = match host.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, host),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if name.contains('*') {
+            return Err("a star stands only for the first labels, as in *.example.com");
+        }
+        let host = match Host::parse(name).map_err(|_| "its host is malformed")? {
+            Host::Domain(name) if suffix => HostPattern::Suffix(format!(".{name}")),
+            Host::Domain(name) => HostPattern::Name(name),
+            Host::Ipv4(_) | Host::Ipv6(_) if suffix => return Err("a star does not go with an address"),
+            Host::Ipv4(address) => HostPattern::Address(IpAddr::V4(address)),
+            Host::Ipv6(address) => HostPattern::Address(IpAddr::V6(address).to_canonical()),
+        };
+        Ok(Self { host, port })
+    }
+
+    fn matches<S: AsRef<str>>(&self, host: &Host<S>) -> bool {
+        match (&self.host, host) {
+            (HostPattern::Name(name), Host::Domain(asked)) => *name == normalize_host(asked.as_ref()),
+            (HostPattern::Suffix(suffix), Host::Domain(asked)) => {
+                let asked = normalize_host(asked.as_ref());
+                asked.len() > suffix.len() && asked.ends_with(suffix.as_str())
+            }
+            (HostPattern::Address(address), Host::Ipv4(asked)) => *address == IpAddr::V4(*asked),
+            (HostPattern::Address(address), Host::Ipv6(asked)) => {
+                *address == IpAddr::V6(*asked).to_canonical()
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for AllowedHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            HostPattern::Name(name) => f.write_str(name)?,
+            HostPattern::Suffix(suffix) => write!(f, "*{suffix}")?,
+            HostPattern::Address(address) => write!(f, "{address}")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl fmt::Debug for HostPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            HostRules::Any => f.write_str("HostPolicy(any)"),
+            HostRules::Allow(entries) => f
+                .debug_list()
+                .entries(entries.iter().map(ToString::to_string))
+                .finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allow(entries: &[&str]) -> HostPolicy {
+        HostPolicy::allow(&entries.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn a_url_is_checked_by_scheme_host_and_port() {
+        let policy = allow(&[
+            "a.example",
+            "b.example:8443",
+            "*.c.example",
+            "192.0.2.7",
+            "[::1]:90",
+            "localhost",
+        ]);
+        for (url, allowed) in [
+            ("https://a.example/x", true),
+            ("https://A.EXAMPLE./x", true),
+            ("https://a.example:444/", true),
+            ("http://a.example/", false),
+            ("ftp://a.example/", false),
+            ("https://x.a.example/", false),
+            ("https://user:pw@a.example/", false),
+            ("https://b.example:8443/", true),
+            ("https://b.example/", false),
+            ("https://x.y.c.example/", true),
+            ("https://c.example/", false),
+            ("https://badc.example/", false),
+            ("https://192.0.2.7/", true),
+            ("https://0xc0.0.2.7/", true),
+            ("https://[::ffff:192.0.2.7]/", true),
+            ("http://192.0.2.7/", false),
+            ("http://[::1]:90/", true),
+            ("http://[::1]:91/", false),
+            ("http://127.0.0.1/", false),
+            ("http://localhost:5000/", true),
+            ("https://169.254.169.254/latest/meta-data", false),
+            ("https://2852039166/latest/meta-data", false),
+            ("https://0251.0376.0251.0376/", false),
+            ("https://0xa9fea9fe/", false),
+            ("https://169.254.43518/", false),
+            ("https://0300.0.2.7/", true),
+            ("https://[::ffff:169.254.169.254]/", false),
+            ("https://[64:ff9b::c000:207]/", false),
+            ("https://\u{430}.example/", false),
+            ("https://xn--80a.example/", false),
+            ("https://a.example%2eevil.example/", false),
+            ("https://a.example.evil.example/", false),
+            // A backslash is a slash to whoever connects, so this goes to a.example.
+            ("https://a.example\\@evil.example/", true),
+            ("https://evil.example#a.example/", false),
+            ("https://evil.example?a.example/", false),
+            ("https://@evil.example/", false),
+        ] {
+            assert_eq!(policy.check_url(&url.parse().unwrap()).is_ok(), allowed, "{url}");
+        }
+        let any = HostPolicy::any();
+        assert!(
+            any.check_url(&"https://whatever.example".parse().unwrap())
+                .is_ok()
+        );
+        assert!(any.check_url(&"http://127.0.0.1:1".parse().unwrap()).is_ok());
+        assert!(
+            any.check_url(&"http://whatever.example".parse().unwrap())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_name_never_resolves_to_loopback_or_metadata() {
+        let policy = allow(&["a.example", "localhost", "127.0.0.1"]);
+        for (host, address, allowed) in [
+            ("a.example", "203.0.113.9", true),
+            ("a.example", "10.1.2.3", true),
+            ("a.example", "fd12::1", true),
+            ("a.example", "127.0.0.1", false),
+            ("a.example", "0.0.0.0", false),
+            ("a.example", "169.254.169.254", false),
+            ("a.example", "224.0.0.1", false),
+            ("a.example", "255.255.255.255", false),
+            ("a.example", "100.100.100.200", false),
+            ("a.example", "::1", false),
+            ("a.example", "::", false),
+            ("a.example", "fe80::1", false),
+            ("a.example", "ff02::1", false),
+            ("a.example", "fd00:ec2::254", false),
+            ("a.example", "::ffff:169.254.169.254", false),
+            ("a.example", "64:ff9b::a9fe:a9fe", false),
+            ("a.example", "2002:7f00:1::", false),
+            ("a.example", "::127.0.0.1", false),
+            ("a.example", "::ffff:0:169.254.169.254", false),
+            ("a.example", "64:ff9b:1::a9fe:a9fe", false),
+            ("a.example", "64:ff9b::cb00:7109", true),
+            ("a.example", "168.63.129.16", false),
+            ("a.example", "::ffff:168.63.129.16", false),
+            ("a.example", "64:ff9b::a83f:8110", false),
+            ("a.example", "fd00:ec2::23", false),
+            ("a.example", "fd20:ce::254", false),
+            ("b.example", "203.0.113.9", false),
+            ("localhost", "127.0.0.1", true),
+            ("localhost", "::1", true),
+            ("localhost", "169.254.169.254", false),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.2", "127.0.0.2", false),
+        ] {
+            assert_eq!(
+                policy.check_address(host, address.parse().unwrap()).is_ok(),
+                allowed,
+                "{host} {address}"
+            );
+        }
+        assert!(
+            HostPolicy::any()
+                .check_address("a.example", "127.0.0.1".parse().unwrap())
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn an_invalid_entry_is_named() {
+        for entry in [
+            "",
+            "https://a.example",
+            "a.example:0",
+            "a.example:70000",
+            "*",
+            "a.*.example",
+            "*.192.0.2.1",
+            "a b",
+        ] {
+            let error = HostPolicy::allow(&[entry.to_owned()]).unwrap_err();
+            assert_eq!(error.entry, entry);
+        }
+    }
+
+    #[test]
+    fn the_public_regions_are_valid_entries() {
+        allow(&PUBLIC_REGIONS);
+    }
+}

@@ -1,0 +1,174 @@
+//! What the steps of one run stand on: the export, its peers, what the process shares, the stop signal.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+use ulid::Ulid;
+
+use super::budget::{SessionBudget, SessionBudgets};
+use super::engine::{Clock, Limits, Peers};
+use super::keys::AttemptId;
+use super::listing_cache::ListingCache;
+use super::manifest::chain::ChainCache;
+use super::observer::EngineObserver;
+use super::pool::{PartPool, WindowSemaphore};
+use super::proof::ProverPool;
+use super::snapshot::TransferFacts;
+use super::spec::ExportSpec;
+use super::window::Window;
+use crate::storage::conditional::ConditionalSupport;
+
+/// A day that the service gave us events of proves what it retains for so long: 1 h.
+const SERVED_TTL: Duration = Duration::from_hours(1);
+
+/// What all exports of a process share.
+pub(super) struct SharedResources {
+    pub(super) limits: Limits,
+    pub(super) now: Clock,
+    pub(super) pool: PartPool,
+    pub(super) proofs: ProverPool,
+    pub(super) window_slots: WindowSemaphore,
+    pub(super) budgets: SessionBudgets,
+    /// What each store was found to support, by its name.
+    pub(super) support: Mutex<HashMap<String, ConditionalSupport>>,
+    /// Who is told what comes of the work.
+    pub(super) observer: Arc<dyn EngineObserver>,
+}
+
+/// What one run stands on.
+pub(super) struct RunContext {
+    /// Names the run in logs and traces.
+    pub(super) id: Ulid,
+    pub(super) export: Arc<ExportSpec>,
+    pub(super) peers: Peers,
+    pub(super) shared: Arc<SharedResources>,
+    pub(super) budget: SessionBudget,
+    pub(super) listing_cache: ListingCache,
+    pub(super) stop: CancellationToken,
+    /// The tracker user, once a reply named it.
+    pub(super) tracker_user: OnceLock<String>,
+    /// Attempts that this run is working on.
+    pub(super) in_progress: Mutex<BTreeSet<AttemptId>>,
+    /// Sessions of this run that are not known to be deleted.
+    pub(super) sessions: Mutex<BTreeMap<String, Window>>,
+    /// A session was opened, which is to be told.
+    pub(super) session_opened: Notify,
+    /// Attempts of this run that certainly have no session open: never asked for, or deleted.
+    pub(super) closed_attempts: Mutex<BTreeSet<AttemptId>>,
+    /// Windows whose attempt may have left something in the journal.
+    pub(super) stale_windows: Mutex<BTreeSet<Window>>,
+    /// Transfers under way.
+    pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
+    /// Manifests that this run has read or written.
+    pub(super) chain_cache: Mutex<ChainCache>,
+    served: Mutex<Option<(Date, Instant)>>,
+}
+
+/// Plain data, valid after any panic elsewhere.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Marks an attempt as worked on for as long as it lives.
+pub(super) struct InProgressGuard<'a> {
+    ctx: &'a RunContext,
+    id: AttemptId,
+}
+
+impl Drop for InProgressGuard<'_> {
+    fn drop(&mut self) {
+        lock(&self.ctx.in_progress).remove(&self.id);
+    }
+}
+
+impl RunContext {
+    pub(super) fn new(
+        export: Arc<ExportSpec>,
+        peers: Peers,
+        shared: Arc<SharedResources>,
+        stop: CancellationToken,
+    ) -> Self {
+        let budget = shared.budgets.for_space(&export.source, &export.space);
+        let today = (shared.now)().to_zoned(jiff::tz::TimeZone::UTC).date();
+        let account = export.scope == super::spec::Scope::Account;
+        let last = export.end.unwrap_or(today).max(export.start);
+        let listing_cache =
+            ListingCache::new(peers.tracker.clone(), &export.space, account, export.start, last);
+        Self {
+            id: Ulid::generate(),
+            export,
+            peers,
+            shared,
+            budget,
+            listing_cache,
+            stop,
+            tracker_user: OnceLock::new(),
+            in_progress: Mutex::default(),
+            sessions: Mutex::default(),
+            session_opened: Notify::new(),
+            closed_attempts: Mutex::default(),
+            stale_windows: Mutex::default(),
+            transfers: Mutex::default(),
+            chain_cache: Mutex::default(),
+            served: Mutex::default(),
+        }
+    }
+
+    // Spans that say what a line of the log is about are of the highest level, so that no filter takes them away.
+
+    /// Around the run.
+    pub(super) fn span(&self) -> Span {
+        tracing::error_span!("run", export = self.export.name, run = %self.id)
+    }
+
+    /// Around one window: a trace of its own, since a run may go on for months.
+    pub(super) fn window_span(&self, window: Window) -> Span {
+        let attempt = tracing::field::Empty;
+        tracing::error_span!(parent: None, "window", export = self.export.name, run = %self.id, %window, attempt)
+    }
+
+    /// Around the settling of what an attempt left: a trace of its own, too.
+    pub(super) fn recovery_span(&self, id: AttemptId) -> Span {
+        let (window, attempt) = (id.window, id.ulid);
+        tracing::error_span!(parent: None, "settle", export = self.export.name, run = %self.id, %window, %attempt)
+    }
+
+    /// The store's clock less ours, by what it was just now.
+    pub(super) fn clock_offset(&self, store_now: Timestamp) -> SignedDuration {
+        store_now.duration_since((self.shared.now)())
+    }
+
+    pub(super) fn mark_in_progress(&self, id: AttemptId) -> InProgressGuard<'_> {
+        lock(&self.in_progress).insert(id);
+        InProgressGuard { ctx: self, id }
+    }
+
+    /// Notes that the service gave us events of a day.
+    pub(super) fn record_served(&self, date: Date) {
+        let mut served = lock(&self.served);
+        let now = Instant::now();
+        let keep = served.filter(|(oldest, at)| *oldest <= date && now.duration_since(*at) < SERVED_TTL);
+        if keep.is_none() {
+            *served = Some((date, now));
+        }
+    }
+
+    /// The oldest day of which the service gave us events within the last hour.
+    pub(super) fn oldest_served(&self) -> Option<Date> {
+        let served = *lock(&self.served);
+        served
+            .filter(|(_, at)| at.elapsed() < SERVED_TTL)
+            .map(|(date, _)| date)
+    }
+
+    pub(super) fn is_account_scope(&self) -> bool {
+        self.export.scope == super::spec::Scope::Account
+    }
+}

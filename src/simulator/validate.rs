@@ -1,0 +1,45 @@
+//! What every sound request has in common: headers that come once, a body of known fields. No I/O.
+
+use serde_json::Value;
+
+use super::connection::ServerRequest;
+use super::reply::ApiError;
+
+/// A header that comes once at most.
+pub(super) fn single_header<'a>(request: &'a ServerRequest, name: &str) -> Result<Option<&'a str>, ApiError> {
+    request
+        .header(name)
+        .map_err(|message| ApiError::violation(400, message))
+}
+
+/// The body as JSON, with its content type and nothing but these fields.
+pub(super) fn json_body(
+    request: &ServerRequest,
+    fields: &[&str],
+) -> Result<serde_json::Map<String, Value>, ApiError> {
+    let media = single_header(request, "content-type")?.unwrap_or("");
+    if !media
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .eq_ignore_ascii_case("application/json")
+    {
+        return Err(ApiError::violation(
+            415,
+            format!("Content-Type is {media:?}, not application/json"),
+        ));
+    }
+    let value: Value = serde_json::from_slice(&request.body)
+        .map_err(|error| ApiError::violation(400, format!("the body is not JSON: {error}")))?;
+    let Value::Object(object) = value else {
+        return Err(ApiError::violation(400, "the body is not a JSON object"));
+    };
+    match object.keys().find(|name| !fields.contains(&name.as_str())) {
+        Some(name) => Err(ApiError::violation(
+            400,
+            format!("the body has an unknown field {name:?}"),
+        )),
+        None => Ok(object),
+    }
+}

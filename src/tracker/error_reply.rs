@@ -1,0 +1,291 @@
+//! What a status that is no success means, by what was asked for. Pure, no I/O.
+
+use std::time::Duration;
+
+use ::http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
+
+use super::{CredentialsKey, TrackerError};
+use crate::egress::{Peer, RequestLabel};
+
+/// What is asked of the tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ApiOperation {
+    CreateSession,
+    ListSessions,
+    ShowSession,
+    DeleteSession,
+    ListDays,
+    Download,
+}
+
+impl ApiOperation {
+    /// As it is counted.
+    pub(super) const fn label(self) -> RequestLabel {
+        let operation = match self {
+            Self::CreateSession => "CreateSession",
+            Self::ListSessions => "ListSessions",
+            Self::ShowSession => "ShowSession",
+            Self::DeleteSession => "DeleteSession",
+            Self::ListDays => "ListDays",
+            Self::Download => "Download",
+        };
+        RequestLabel {
+            peer: Peer::Tracker,
+            operation,
+        }
+    }
+
+    /// In words, for errors.
+    pub(super) fn description(self) -> &'static str {
+        match self {
+            Self::CreateSession => "a new session",
+            Self::ListSessions => "the list of sessions",
+            Self::ShowSession => "a session",
+            Self::DeleteSession => "the end of a session",
+            Self::ListDays => "the daily listing",
+            Self::Download => "a download",
+        }
+    }
+}
+
+/// A reply that is no success.
+pub(super) struct ErrorReply<'a> {
+    pub host: &'a str,
+    pub space: &'a str,
+    pub key: CredentialsKey,
+    pub status: StatusCode,
+    pub headers: &'a HeaderMap,
+    /// The service's words, fit to be shown.
+    pub message: String,
+    /// What `Retry-After` asks for.
+    pub after: Option<Duration>,
+}
+
+impl ErrorReply<'_> {
+    /// The error that it is.
+    pub(super) fn into_error(self, operation: ApiOperation) -> TrackerError {
+        let Self {
+            host,
+            space,
+            key,
+            status,
+            headers,
+            message,
+            after,
+        } = self;
+        let host = host.to_owned();
+        let code = status.as_u16();
+        if is_router_error(headers) || code == 408 {
+            return TrackerError::Server {
+                host,
+                status: code,
+                message,
+                after,
+            };
+        }
+        match (operation, code) {
+            (_, 401) => TrackerError::Unauthorized { host, key, message },
+            (ApiOperation::CreateSession, 403 | 409 | 429) => TrackerError::Capacity {
+                space: space.to_owned(),
+                status: code,
+                message,
+            },
+            (ApiOperation::CreateSession, 500) if mentions_capacity(&message) => TrackerError::Capacity {
+                space: space.to_owned(),
+                status: code,
+                message,
+            },
+            (_, 429) => TrackerError::Throttled { host, message, after },
+            (ApiOperation::ListDays, 400..=499 | 501) => TrackerError::ListingRefused {
+                host,
+                status: code,
+                message,
+            },
+            (_, 403) => TrackerError::Forbidden {
+                host,
+                space: space.to_owned(),
+                message,
+            },
+            (_, 404) => TrackerError::NotFound {
+                host,
+                what: operation.description(),
+                message,
+            },
+            (_, 500..=599) => TrackerError::Server {
+                host,
+                status: code,
+                message,
+                after,
+            },
+            _ => TrackerError::Refused {
+                host,
+                what: operation.description(),
+                status: code,
+                message,
+            },
+        }
+    }
+}
+
+/// Cloud Foundry's router says so when it, not the service, answers: a 404 of its own means that no instance of the
+/// service runs, not that a session is gone.
+pub(super) fn is_router_error(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-cf-routererror")
+}
+
+/// A 500 that says that there is no room is not an accident, so nothing was opened.
+fn mentions_capacity(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let any = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    any(&["too many", "capacity"])
+        || (message.contains("session") && any(&["limit", "maximum", "quota", "exceed", "already open"]))
+}
+
+/// `Retry-After` in either form (RFC 9110 § 10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text)
+        .ok()?;
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracker::TrackerErrorClass;
+
+    fn error(operation: ApiOperation, status: u16, message: &str) -> TrackerError {
+        let error_reply = ErrorReply {
+            host: "t.example",
+            space: "s",
+            key: CredentialsKey::ApiKey,
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &HeaderMap::new(),
+            message: message.to_owned(),
+            after: None,
+        };
+        error_reply.into_error(operation)
+    }
+
+    #[test]
+    fn a_full_space_is_a_capacity_error_for_any_status() {
+        for (status, message) in [
+            (429, ""),
+            (403, ""),
+            (409, "conflict"),
+            (500, "Too many open sessions"),
+            (500, "session limit of 30 reached"),
+        ] {
+            let error = error(ApiOperation::CreateSession, status, message);
+            assert!(matches!(error, TrackerError::Capacity { .. }), "{error:?}");
+            assert_eq!(error.class(), TrackerErrorClass::Wait);
+            assert!(!error.may_have_executed());
+        }
+    }
+
+    #[test]
+    fn an_unknown_refusal_waits() {
+        for (operation, status) in [
+            (ApiOperation::CreateSession, 404),
+            (ApiOperation::ListSessions, 404),
+            (ApiOperation::ListSessions, 410),
+            (ApiOperation::ShowSession, 400),
+        ] {
+            assert_eq!(
+                error(operation, status, "").class(),
+                TrackerErrorClass::Wait,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_create_may_have_opened_a_session() {
+        for (status, message) in [
+            (500, "session store: connection reset"),
+            (502, "Bad Gateway"),
+            (504, ""),
+            (503, "too many requests"),
+        ] {
+            assert!(
+                error(ApiOperation::CreateSession, status, message).may_have_executed(),
+                "{status} {message}"
+            );
+        }
+        for status in [400, 401, 404, 405, 422] {
+            assert!(
+                !error(ApiOperation::CreateSession, status, "").may_have_executed(),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_listing_is_reported_as_unavailable() {
+        for status in [400, 403, 404, 405, 501] {
+            let error = error(ApiOperation::ListDays, status, "");
+            assert!(matches!(error, TrackerError::ListingRefused { .. }), "{error:?}");
+        }
+        assert!(matches!(
+            error(ApiOperation::ListDays, 502, ""),
+            TrackerError::Server { .. }
+        ));
+        assert!(matches!(
+            error(ApiOperation::ListDays, 401, ""),
+            TrackerError::Unauthorized { .. }
+        ));
+    }
+
+    #[test]
+    fn a_router_404_is_a_server_error() {
+        let headers = HeaderMap::from_iter([(
+            "x-cf-routererror".parse().unwrap(),
+            "unknown_route".parse().unwrap(),
+        )]);
+        let error_reply = ErrorReply {
+            host: "t.example",
+            space: "s",
+            key: CredentialsKey::Token,
+            status: StatusCode::NOT_FOUND,
+            headers: &headers,
+            message: String::new(),
+            after: None,
+        };
+        assert!(matches!(
+            error_reply.into_error(ApiOperation::DeleteSession),
+            TrackerError::Server { status: 404, .. }
+        ));
+    }
+
+    #[test]
+    fn a_403_names_the_required_role_and_permission() {
+        let words = error(ApiOperation::ListSessions, 403, "no").to_string();
+        assert!(
+            words.contains("developer role") && words.contains("account") && words.contains("“no”"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn retry_after_accepts_seconds_and_dates() {
+        let now: Timestamp = "2018-06-28T12:00:00Z".parse().unwrap();
+        let read = |text: &str| {
+            retry_after(
+                &HeaderMap::from_iter([(header::RETRY_AFTER, text.parse().unwrap())]),
+                now,
+            )
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(
+            read("Thu, 28 Jun 2018 12:00:09 GMT"),
+            Some(Duration::from_secs(9))
+        );
+        assert_eq!(read("Thu, 28 Jun 2018 11:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("soon"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! What a service said, made fit to be shown: short, printable, and without anything secret. Pure, no I/O.
+
+use std::io::Read;
+
+use crate::egress::{REDACTED, redact_tokens};
+
+/// Bytes of an error page that are read at most.
+pub(super) const MAX_ERROR_PAGE_BYTES: usize = 64 * 1024;
+/// Characters of it that are kept.
+const MAX_ERROR_TEXT_CHARS: usize = 200;
+/// Where an error object keeps its words: the tracker's, the UAA's, Cloud Foundry's, gateways' usual ones.
+const MESSAGE_KEYS: [&str; 6] = [
+    "message",
+    "error_description",
+    "description",
+    "error",
+    "msg",
+    "detail",
+];
+
+/// The words of an error page: its message where it is JSON, its text without tags where it is HTML.
+pub(super) fn error_text(body: &[u8], gzip: bool, secrets: &[&str]) -> String {
+    let mut unpacked = Vec::new();
+    let body = if gzip && body.starts_with(&[0x1f, 0x8b]) {
+        // A broken end leaves what came before it, and that is enough.
+        let limit = u64::try_from(MAX_ERROR_PAGE_BYTES).unwrap_or(u64::MAX);
+        let _ = flate2::read::GzDecoder::new(body)
+            .take(limit)
+            .read_to_end(&mut unpacked);
+        &unpacked
+    } else {
+        body
+    };
+    let text = String::from_utf8_lossy(body);
+    let words = serde_json::from_str(&text)
+        .ok()
+        .and_then(|json| find_message(&json, 0));
+    let words = words.unwrap_or_else(|| {
+        if text.contains('<') {
+            without_tags(&text)
+        } else {
+            text.into_owned()
+        }
+    });
+    excerpt(&words, MAX_ERROR_TEXT_CHARS, secrets)
+}
+
+/// The first `limit` printable characters, with blanks joined and secrets replaced.
+pub(super) fn excerpt(text: &str, limit: usize, secrets: &[&str]) -> String {
+    let mut text = text.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        let escaped: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let quoted = serde_json::to_string(secret).unwrap_or_default();
+        for form in [*secret, escaped.as_str(), quoted.trim_matches('"')] {
+            if text.contains(form) {
+                text = text.replace(form, REDACTED);
+            }
+        }
+    }
+    let words = redact_tokens(&text);
+    let printable = words
+        .chars()
+        .map(|c| if c == char::REPLACEMENT_CHARACTER { '.' } else { c });
+    let mut kept: String = printable.clone().take(limit).collect();
+    if printable.count() > limit {
+        kept.pop();
+        kept.push('…');
+    }
+    kept
+}
+
+fn find_message(json: &serde_json::Value, depth: u8) -> Option<String> {
+    match json {
+        serde_json::Value::String(text) => Some(text.clone()),
+        // `{"error": {"message": …}}` is as deep as they go.
+        serde_json::Value::Object(map) if depth < 3 => MESSAGE_KEYS
+            .iter()
+            .filter_map(|key| map.get(*key))
+            .find_map(|value| find_message(value, depth + 1)),
+        serde_json::Value::Array(list) if depth < 3 => {
+            list.first().and_then(|value| find_message(value, depth + 1))
+        }
+        _ => None,
+    }
+}
+
+fn without_tags(html: &str) -> String {
+    let mut words = String::with_capacity(html.len());
+    let mut inside = false;
+    for c in html.chars() {
+        match c {
+            '<' => inside = true,
+            '>' if inside => {
+                inside = false;
+                words.push(' ');
+            }
+            _ if !inside => words.push(c),
+            _ => {}
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn errors_are_json_or_plain_text_or_html_from_a_gateway() {
+        for (body, words) in [
+            (r#"{"message":"too many sessions"}"#, "too many sessions"),
+            (
+                r#"{"error":"invalid_grant","error_description":"Bad credentials"}"#,
+                "Bad credentials",
+            ),
+            (r#"{"error":{"message":"deep"}}"#, "deep"),
+            (r#"{"code":7}"#, r#"{"code":7}"#),
+            ("plain\n  text\0", "plain text"),
+            ("<html><h1>502 Bad Gateway</h1></html>", "502 Bad Gateway"),
+            ("", ""),
+        ] {
+            assert_eq!(error_text(body.as_bytes(), false, &[]), words);
+        }
+        assert_eq!(
+            error_text("word ".repeat(1000).as_bytes(), false, &[])
+                .chars()
+                .count(),
+            MAX_ERROR_TEXT_CHARS
+        );
+        assert!(error_text(&[0xff, 0xfe, b'a'], false, &[]).ends_with('a'));
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(b"packed page").unwrap();
+        assert_eq!(error_text(&gzip.finish().unwrap(), true, &[]), "packed page");
+    }
+
+    #[test]
+    fn a_secret_in_an_error_page_is_not_shown() {
+        let secret = "s3cr\"et+/=";
+        for body in [
+            format!("you sent {secret}!"),
+            format!("you sent {}", "s3cr%22et%2B%2F%3D"),
+            r#"{"x":"s3cr\"et+/="}"#.to_owned(),
+            serde_json::json!({"message": format!("bad {secret}")}).to_string(),
+        ] {
+            let shown = error_text(body.as_bytes(), false, &[secret]);
+            assert!(!shown.contains("s3cr") && shown.contains(REDACTED), "{shown}");
+        }
+        let shown = error_text(b"bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", false, &[]);
+        assert_eq!(shown, "bearer [redacted]");
+    }
+}

@@ -1,0 +1,274 @@
+//! Whether one manifest says what follows from its own windows, and from the receipts whose digests it has. No I/O.
+
+use std::collections::BTreeMap;
+
+use super::chain::Receipts;
+use super::contents::RootContents;
+use crate::export::keys::Key;
+use crate::export::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry, root_digest};
+use crate::export::manifest::periods::days;
+use crate::export::record::{RangeRecord, Receipt};
+use crate::export::verdict::Verdict;
+use crate::export::window::{HourSet, Window};
+
+/// What follows from the rest of a manifest or from receipts, and what it says instead.
+pub(super) struct Contradiction {
+    pub(super) window: Option<Window>,
+    pub(super) expected: String,
+    pub(super) found: String,
+}
+
+/// The windows of a manifest that can be read, with what it says of each.
+pub(super) fn windows(manifest: &Manifest) -> impl Iterator<Item = (Window, &WindowEntry)> {
+    manifest
+        .windows
+        .iter()
+        .filter_map(|entry| Some((entry.window.parse().ok()?, entry)))
+}
+
+/// All contradictions of one manifest.
+pub(super) fn contradictions(
+    contents: &RootContents,
+    number: u64,
+    manifest: &Manifest,
+    receipts: &Receipts,
+) -> Vec<Contradiction> {
+    let mut all = Vec::new();
+    let mut check_equal = |window: Option<Window>, what: &str, expected: String, found: String| {
+        if expected != found {
+            all.push(Contradiction {
+                window,
+                expected: format!("{what} {expected}"),
+                found: format!("{what} {found}"),
+            });
+        }
+    };
+    if let Some((space, scope)) = contents.root.space_and_scope() {
+        check_equal(None, "space", space, manifest.space.clone());
+        check_equal(None, "scope", scope, manifest.scope.to_lowercase());
+    }
+    let before = (number > 1).then(|| Key::Manifest(number - 1).relative().unwrap_or_default());
+    let named = manifest.previous.as_ref().map(|previous| previous.key.clone());
+    check_equal(
+        None,
+        "previous",
+        or_nothing(before.as_ref()),
+        or_nothing(named.as_ref()),
+    );
+
+    let computed = manifest.computed_root().digest;
+    if computed != manifest.root.digest {
+        let edited = edited_entries(manifest, receipts);
+        if edited.is_empty() {
+            check_equal(None, "root digest", computed, manifest.root.digest.clone());
+        }
+        for (window, actual, entry) in edited {
+            check_equal(Some(window), "receipt digest", actual, entry);
+        }
+    }
+    let (computed, stated) = (manifest.computed_totals(), manifest.totals);
+    for (what, sum, stated) in [
+        ("totals.windows", computed.windows, stated.windows),
+        ("totals.objects", computed.objects, stated.objects),
+        ("totals.events", computed.events, stated.events),
+        ("totals.reported", computed.reported, stated.reported),
+        (
+            "totals.daysWithoutCount",
+            computed.days_without_count,
+            stated.days_without_count,
+        ),
+        ("totals.bytes", computed.bytes, stated.bytes),
+        (
+            "totals.decompressedBytes",
+            computed.decompressed_bytes,
+            stated.decompressed_bytes,
+        ),
+    ] {
+        check_equal(None, what, sum.to_string(), stated.to_string());
+    }
+    let mut earlier: Option<Window> = None;
+    for entry in &manifest.windows {
+        let Ok(window) = entry.window.parse::<Window>() else {
+            check_equal(
+                None,
+                "window",
+                "a day or an hour".to_owned(),
+                entry.window.clone(),
+            );
+            continue;
+        };
+        if earlier.is_some_and(|earlier| earlier >= window) {
+            check_equal(
+                Some(window),
+                "windows",
+                "in order of time".to_owned(),
+                "out of order".to_owned(),
+            );
+        }
+        earlier = Some(window);
+        check_equal(
+            Some(window),
+            "receipt",
+            or_nothing(Key::Receipt(window).relative().as_ref()),
+            entry.receipt.key.clone(),
+        );
+        if let Some(receipt) = receipts
+            .get(&window)
+            .filter(|receipt| receipt.sha256 == entry.receipt.sha256)
+            .and_then(|receipt| receipt.parsed.as_ref().ok())
+        {
+            check_equal(
+                Some(window),
+                "entry",
+                describe_receipt(receipt),
+                describe_entry(entry),
+            );
+        }
+    }
+    for (window, expected, found) in inconsistent_days(manifest, receipts) {
+        check_equal(Some(window), "days", expected, found);
+    }
+    all
+}
+
+/// Windows whose entry was edited: with the digests of the receipts that are there, the root digest is right.
+fn edited_entries(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, String)> {
+    let mut edited = Vec::new();
+    let mut actual: Vec<FileDigest> = Vec::new();
+    for entry in &manifest.windows {
+        let window = entry.window.parse::<Window>().ok();
+        let there = window.and_then(|window| Some((window, receipts.get(&window)?)));
+        let mut receipt = entry.receipt.clone();
+        if let Some((window, there)) = there.filter(|(_, there)| there.sha256 != receipt.sha256) {
+            edited.push((window, there.sha256.clone(), receipt.sha256.clone()));
+            receipt.sha256.clone_from(&there.sha256);
+        }
+        actual.push(receipt);
+    }
+    if root_digest(&actual).digest == manifest.root.digest {
+        edited
+    } else {
+        Vec::new()
+    }
+}
+
+/// Days whose sums are not those of their windows: the day, what follows from the windows, what is said.
+fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, String)> {
+    let mut inconsistent = Vec::new();
+    let mut by_day: BTreeMap<_, Vec<(Window, &WindowEntry)>> = BTreeMap::new();
+    for (window, entry) in windows(manifest) {
+        by_day.entry(window.date()).or_default().push((window, entry));
+    }
+    let dates: Vec<_> = days(manifest.period).collect();
+    let stated: Vec<_> = manifest.days.iter().map(|day| day.date).collect();
+    if dates != stated {
+        let (day, count) = (Window::day(manifest.period.start), stated.len());
+        inconsistent.push((
+            day,
+            format!("one for each of {} days", dates.len()),
+            format!("{count} of them"),
+        ));
+        return inconsistent;
+    }
+    for day in &manifest.days {
+        let window = Window::day(day.date);
+        let entries = by_day.get(&day.date).map_or(&[][..], Vec::as_slice);
+        let wanted = manifest
+            .period
+            .hour
+            .and_then(|hour| Window::hour(day.date, hour))
+            .unwrap_or(window);
+        let covered: HourSet = entries.iter().map(|(window, _)| *window).collect();
+        let hours = (covered.hours_of(day.date) & wanted.hours()).count_ones();
+        let events = entries
+            .iter()
+            .map(|(_, entry)| entry.events)
+            .fold(0, u64::saturating_add);
+        let expected = (hours, wanted.hours().count_ones(), events);
+        let found = (u32::from(day.hours), u32::from(day.wanted), day.events);
+        let describe =
+            |(hours, wanted, events): (u32, u32, u64)| format!("{hours} of {wanted} hours, {events} events");
+        if expected != found {
+            inconsistent.push((window, describe(expected), describe(found)));
+        } else if hours < wanted.hours().count_ones() && day.statement != DayStatement::AcceptedGap {
+            let found = format!("{:?} with {hours} hours", day.statement);
+            inconsistent.push((window, "all hours, or an accepted gap".to_owned(), found));
+        } else if let Ok(reported) = reported(&manifest.period, entries, receipts)
+            && reported != day.reported
+        {
+            let describe = |reported: Option<u64>| format!("reported {}", or_nothing(reported.as_ref()));
+            inconsistent.push((window, describe(reported), describe(day.reported)));
+        }
+    }
+    inconsistent
+}
+
+/// A receipt is not to be had as it was.
+struct ReceiptUnavailable;
+
+/// What the service reported of a day, by its receipts.
+fn reported(
+    period: &RangeRecord,
+    entries: &[(Window, &WindowEntry)],
+    receipts: &Receipts,
+) -> Result<Option<u64>, ReceiptUnavailable> {
+    let split = period.hour.is_none() && entries.iter().any(|(window, _)| window.hour_of_day().is_some());
+    if !split {
+        let first = entries.first().map(|(_, entry)| entry);
+        return Ok(first.and_then(|entry| entry.reported_after.or(entry.reported_before)));
+    }
+    let mut most = None;
+    for (window, entry) in entries {
+        let document = receipts
+            .get(window)
+            .filter(|there| there.sha256 == entry.receipt.sha256)
+            .ok_or(ReceiptUnavailable)?;
+        let receipt = document.parsed.as_ref().map_err(|_| ReceiptUnavailable)?;
+        most = most.max(receipt.reported_of_day);
+    }
+    Ok(most)
+}
+
+/// What a manifest repeats of a receipt, in words.
+fn describe_receipt(receipt: &Receipt) -> String {
+    let object = receipt.object.as_ref();
+    describe(
+        object.map(|object| (object.key.as_str(), object.bytes, object.sha256.as_str())),
+        receipt.events,
+        object.map_or(0, |object| object.decompressed_bytes),
+        (receipt.reported_before, receipt.reported_after),
+        receipt.verdict,
+    )
+}
+
+fn describe_entry(entry: &WindowEntry) -> String {
+    let object = entry.object.as_ref();
+    describe(
+        object.map(|object| (object.key.as_str(), object.bytes, object.sha256.as_str())),
+        entry.events,
+        entry.decompressed_bytes,
+        (entry.reported_before, entry.reported_after),
+        entry.verdict,
+    )
+}
+
+fn describe(
+    object: Option<(&str, u64, &str)>,
+    events: u64,
+    decompressed: u64,
+    (before, after): (Option<u64>, Option<u64>),
+    verdict: Verdict,
+) -> String {
+    let object = object.map_or("no object".to_owned(), |(key, bytes, sha256)| {
+        format!("{key}, {bytes} bytes, sha256 {sha256}")
+    });
+    format!(
+        "{object}, {decompressed} bytes decompressed, {events} events, reported {} and {}, {verdict:?}",
+        or_nothing(before.as_ref()),
+        or_nothing(after.as_ref())
+    )
+}
+
+fn or_nothing(value: Option<&impl ToString>) -> String {
+    value.map_or("nothing".to_owned(), ToString::to_string)
+}

@@ -1,0 +1,81 @@
+//! A store that ignores `If-None-Match` is found out and named.
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::Settings;
+use jiff::civil::date;
+
+use super::equivalence::run;
+use super::fixture::{CrashFixture, ManifestParams, ROOT};
+use super::versioned_bucket::VersionedBucket;
+use crate::bed::StripHeader;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<()> {
+    let settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    let fixture = CrashFixture::start("weak", settings).await?;
+    let proxy = StripHeader::start(fixture.gateway).await?;
+    let source = fixture.simulator.url().to_string();
+    let params = ManifestParams {
+        start: "2018-06-04",
+        end: "2018-06-06",
+        parallelism: 2,
+        source: source.trim_end_matches('/'),
+        store: &proxy.endpoint(),
+    };
+    fixture.apply(&params).await?;
+    let operator = fixture.operator()?;
+    let status = fixture.wait_complete().await?;
+    let named = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| {
+            condition.to_string().contains("DestinationWeak")
+                && condition.to_string().contains("If-None-Match")
+        });
+    let named = named.with_context(|| format!("no condition names the weakness: {status:#}"))?;
+    println!(
+        "by the operator: {} is {}: {}",
+        named["type"], named["status"], named["message"]
+    );
+    ensure!(proxy.stripped() > 0, "nothing was conditional");
+    fixture
+        .check_archive(&[date(2018, 6, 4), date(2018, 6, 5), date(2018, 6, 6)])
+        .await?;
+    operator.kill().await?;
+
+    let name = format!("{}-run", fixture.namespace());
+    let bucket = VersionedBucket::create(fixture.gateway, &name).await?;
+    let opened = fixture.simulator.ledger().opened;
+    let refused = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
+    let said =
+        String::from_utf8_lossy(&refused.stdout).into_owned() + &String::from_utf8_lossy(&refused.stderr);
+    println!("by run: {said}");
+    ensure!(refused.status.code() == Some(1), "{refused:?}");
+    for part in ["DestinationWeak", "--single-writer", &name] {
+        ensure!(said.contains(part), "{part} is not in {said}");
+    }
+    ensure!(
+        fixture.simulator.ledger().opened == opened,
+        "a session was opened for nothing"
+    );
+    ensure!(bucket.keys().await?.is_empty(), "{:?}", bucket.keys().await?);
+
+    let alone = run(&fixture, &fixture.manifest(&params, &name), &["--single-writer"]).await?;
+    ensure!(alone.status.success(), "{alone:?}");
+    ensure!(bucket.keys().await?.len() == 7, "{:?}", bucket.keys().await?);
+
+    // Who only looks at what is whole tries nothing out, and writes what is due all the same, once.
+    let manifest = format!("{ROOT}_manifests/00000001.json");
+    bucket.delete(&manifest).await?;
+    for _ in 0..2 {
+        let looks = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
+        ensure!(looks.status.success(), "{looks:?}");
+    }
+    let versions = bucket.versions().await?;
+    ensure!(versions.get(&manifest) == Some(&3), "{versions:#?}");
+    fixture.no_session_left()
+}

@@ -1,0 +1,185 @@
+//! The same manifest by the operator, by `run`, and by `run --to`: the same objects, byte for byte, and receipts that
+//! differ in what cannot be the same only.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::Settings;
+use jiff::civil::date;
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::fixture::{CrashFixture, ManifestParams};
+use super::versioned_bucket::VersionedBucket;
+
+/// What two receipts of the same window may differ in: who downloaded it when, and where the bucket keeps it.
+const VOLATILE_FIELDS: [&str; 3] = ["sessionId", "startedAt", "storedAt"];
+
+/// `eventexport run` with a manifest, as a person types it.
+pub(super) async fn run(fixture: &CrashFixture, manifest: &str, more: &[&str]) -> Result<Output> {
+    let folder = fixture.folder.path();
+    let file = folder.join("manifest.yaml");
+    std::fs::write(&file, manifest)?;
+    let output = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+        .args(["run", "-f"])
+        .arg(&file)
+        .arg("--state-dir")
+        .arg(folder.join("state"))
+        .args(more)
+        .env("NO_COLOR", "1")
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    Ok(output)
+}
+
+/// Objects as they are; receipts and manifests without what is their own.
+pub(crate) type ArchiveContents = BTreeMap<String, Vec<u8>>;
+
+/// An object of an archive without what is its own, if it is a receipt or a manifest.
+pub(crate) fn normalized(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    if key.ends_with(".receipt.json") {
+        let mut receipt: Value = serde_json::from_slice(&bytes)?;
+        for own in VOLATILE_FIELDS {
+            let value = receipt.as_object_mut().and_then(|fields| fields.remove(own));
+            ensure!(value.is_some(), "{key} has no {own}");
+        }
+        let object = receipt.get_mut("object").and_then(Value::as_object_mut);
+        object.map(|fields| fields.remove("versionId"));
+        Ok(serde_json::to_vec_pretty(&receipt)?)
+    } else if key.contains("/_manifests/") {
+        manifest(&bytes)
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// A manifest without what follows from the receipts' own.
+fn manifest(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut manifest: Value = serde_json::from_slice(bytes)?;
+    let remove = |object: Option<&mut Value>, field: &str| {
+        object
+            .and_then(Value::as_object_mut)
+            .and_then(|fields| fields.remove(field))
+    };
+    let gone = [
+        remove(Some(&mut manifest), "writtenAt"),
+        remove(manifest.get_mut("root"), "digest"),
+    ];
+    ensure!(gone.iter().all(Option::is_some), "{manifest:#}");
+    let windows = manifest.get_mut("windows").and_then(Value::as_array_mut);
+    for window in windows.into_iter().flatten() {
+        ensure!(
+            remove(window.get_mut("receipt"), "sha256").is_some(),
+            "{window:#}"
+        );
+        remove(window.get_mut("object"), "versionId");
+    }
+    Ok(serde_json::to_vec_pretty(&manifest)?)
+}
+
+pub(crate) async fn read_bucket(bucket: &VersionedBucket) -> Result<ArchiveContents> {
+    let mut archive = ArchiveContents::new();
+    for key in bucket.keys().await? {
+        let object = normalized(&key, bucket.get(&key).await?)?;
+        archive.insert(key, object);
+    }
+    Ok(archive)
+}
+
+/// All below the prefix: what a directory keeps beside it, a bucket keeps where nobody sees it.
+fn read_folder(root: &Path) -> Result<ArchiveContents> {
+    let mut archive = ArchiveContents::new();
+    let mut folders: Vec<PathBuf> = vec![root.join("tracker")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let key = path.strip_prefix(root)?.to_str().context("not UTF-8")?.to_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let object = normalized(&key, std::fs::read(&path)?)?;
+                archive.insert(key, object);
+            }
+        }
+    }
+    Ok(archive)
+}
+
+fn ensure_same(one: &ArchiveContents, other: &ArchiveContents) -> Result<()> {
+    let keys = |archive: &ArchiveContents| archive.keys().cloned().collect::<Vec<_>>();
+    ensure!(
+        keys(one) == keys(other),
+        "{:#?}\nis not\n{:#?}",
+        keys(one),
+        keys(other)
+    );
+    for (key, bytes) in one {
+        let theirs = other.get(key).map_or(&[][..], Vec::as_slice);
+        let [ours, theirs_as_text] = [bytes, theirs].map(|bytes| match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => format!("{} bytes", bytes.len()),
+        });
+        ensure!(bytes == theirs, "{key} is\n{ours}\nand\n{theirs_as_text}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_manifest_gives_the_same_archive_whichever_way_it_is_run() -> Result<()> {
+    let mut settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    // In two parts; and 2 and 3 June are a week-end without events.
+    settings.gzip.level = 0;
+    settings.volume.days.insert(date(2018, 6, 5), 10_000);
+    let fixture = CrashFixture::start("same", settings).await?;
+    let source = fixture.simulator.url().to_string();
+    let params = ManifestParams {
+        start: "2018-06-01",
+        end: "2018-06-05",
+        parallelism: 3,
+        source: source.trim_end_matches('/'),
+        store: &fixture.gateway.endpoint(),
+    };
+    fixture.apply(&params).await?;
+    let _operator = fixture.operator()?;
+    fixture.wait_complete().await?;
+    let operated = read_bucket(&fixture.bucket).await?;
+    ensure!(operated.len() == 5 + 3 + 1, "{:?}", operated.keys());
+
+    let name = format!("{}-run", fixture.namespace());
+    let bucket = VersionedBucket::create(fixture.gateway, &name).await?;
+    let ran = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
+    ensure!(ran.status.success(), "{ran:?}");
+    ensure_same(&operated, &read_bucket(&bucket).await?)?;
+
+    let folder = fixture.folder.path().join("archive");
+    let to = folder.to_str().context("not UTF-8")?;
+    let ran = run(&fixture, &fixture.manifest(&params, &name), &["--to", to]).await?;
+    ensure!(ran.status.success(), "{ran:?}");
+    ensure_same(&operated, &read_folder(&folder)?)?;
+
+    // Nobody downloads again what is there, though the resource is another and so is the way it is run.
+    let opened = fixture.simulator.ledger().opened;
+    ensure!(opened == 15, "{opened} sessions for five days, three times");
+    let delete = [
+        "delete",
+        "eventexport",
+        "june",
+        "-n",
+        fixture.namespace(),
+        "--timeout=60s",
+    ];
+    fixture.kubectl(&delete, None).await?;
+    fixture.apply(&params).await?;
+    fixture.wait_complete().await?;
+    let ran = run(&fixture, &fixture.manifest(&params, fixture.namespace()), &[]).await?;
+    ensure!(ran.status.success(), "{ran:?}");
+    ensure!(fixture.simulator.ledger().opened == opened, "downloaded again");
+    ensure!(read_bucket(&fixture.bucket).await? == operated);
+    fixture.no_session_left()
+}

@@ -1,0 +1,53 @@
+//! A space that is nearly full of sessions of a person.
+
+use anyhow::{Result, ensure};
+use eventexport::simulator::{DEFAULT_PERSON, SESSION_LIMIT, Settings};
+use jiff::ToSpan as _;
+use jiff::civil::{Date, date};
+
+use super::fixture::{CrashFixture, ManifestParams, SPACE};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_days_are_exported_beside_a_person_who_holds_28_of_30_sessions() -> Result<()> {
+    let mut settings = Settings {
+        today: Some(date(2018, 7, 2)),
+        ..Settings::default()
+    };
+    settings.volume.quiet.clear();
+    let fixture = CrashFixture::start("full", settings).await?;
+    let theirs = fixture.simulator.open_sessions_as(DEFAULT_PERSON, SPACE, 28);
+    let source = fixture.simulator.url().to_string();
+    let params = ManifestParams {
+        start: "2018-06-01",
+        end: "2018-06-30",
+        parallelism: 4,
+        source: source.trim_end_matches('/'),
+        store: &fixture.gateway.endpoint(),
+    };
+    fixture.apply(&params).await?;
+    let _operator = fixture.operator()?;
+    let status = fixture.wait_complete().await?;
+    ensure!(status["windows"]["stored"] == 30, "{status:#}");
+    let days: Vec<Date> = date(2018, 6, 1).series(1.day()).take(30).collect();
+    fixture.check_archive(&days).await?;
+
+    let open: Vec<String> = fixture
+        .simulator
+        .open_sessions()
+        .into_iter()
+        .map(|open| open.id)
+        .collect();
+    ensure!(
+        open.len() == 28 && theirs.iter().all(|id| open.contains(id)),
+        "theirs are untouched"
+    );
+    let ledger = fixture.simulator.ledger();
+    ensure!((ledger.people_open, ledger.people_deleted) == (28, 0));
+    let most = usize::try_from(ledger.max_open)?;
+    ensure!(most > 28 && most <= SESSION_LIMIT, "{most} were open at once");
+    println!(
+        "at most {most} of {SESSION_LIMIT} open, {} refused; {} opened",
+        ledger.refused_full, ledger.opened
+    );
+    Ok(())
+}

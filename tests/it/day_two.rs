@@ -1,0 +1,93 @@
+//! What the documentation of the second day promises, on real peers: the least policy of the bucket and what is said
+//! without each of its actions, object lock, and rotated credentials.
+
+mod lock;
+mod policy;
+mod rotation;
+
+use anyhow::Result;
+use aws_sdk_s3::Client;
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use jiff::civil::date;
+use serde_json::{Value, json};
+use tokio::process::Child;
+
+use crate::bed::{Cluster, Gateway};
+use crate::operator::end_to_end::{SPACE, operator};
+use crate::operator::{apply, secret};
+
+/// A namespace whose operator is a process with the rights of deploy/operator.yaml, with its service and its store.
+struct DayTwoFixture {
+    cluster: &'static Cluster,
+    gateway: &'static Gateway,
+    simulator: Simulator,
+    namespace: String,
+    s3: Client,
+    _operator: Child,
+}
+
+impl DayTwoFixture {
+    async fn start(name: &str, settings: Settings) -> Result<Self> {
+        let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
+        let namespace = cluster.namespace(name).await;
+        apply(cluster, &secret(&namespace, DEFAULT_API_KEY)).await?;
+        let settings = Settings {
+            today: Some(date(2018, 6, 9)),
+            ..settings
+        };
+        Ok(Self {
+            simulator: Simulator::start(settings).await?,
+            _operator: operator(cluster, &namespace).await?,
+            s3: crate::storage::bucket::sdk(gateway),
+            cluster,
+            gateway,
+            namespace,
+        })
+    }
+
+    /// Keys of an account of the store that may do nothing yet, as the Secret of that name.
+    async fn account(&self, name: &str) -> Result<String> {
+        let (access, secret_key) = (
+            format!("{}-{name}", self.namespace),
+            format!("{:032x}", rand::random::<u128>()),
+        );
+        self.gateway.add_user(&access, &secret_key, "user").await?;
+        self.keys(name, &access, &secret_key).await?;
+        Ok(access)
+    }
+
+    async fn keys(&self, name: &str, access: &str, secret_key: &str) -> Result<()> {
+        let made = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": self.namespace, "name": name },
+            "stringData": { "accessKeyId": access, "secretAccessKey": secret_key },
+        });
+        apply(self.cluster, &made).await
+    }
+
+    /// Two days, the second of which is larger than a part.
+    fn export(&self, name: &str, bucket: &str, secret: &str) -> Value {
+        let url = self.simulator.url().as_str().trim_end_matches('/');
+        json!({
+            "apiVersion": "eventexport.io/v1alpha1",
+            "kind": "EventExport",
+            "metadata": { "namespace": self.namespace, "name": name },
+            "spec": {
+                "space": SPACE,
+                "dateRange": { "start": "2018-06-04", "end": "2018-06-05" },
+                "source": { "endpoint": url, "credentialsSecretRef": { "name": "tracker" } },
+                "destination": { "s3": {
+                    "bucket": bucket, "prefix": "tracker", "endpoint": self.gateway.endpoint(),
+                    "credentialsSecretRef": { "name": secret },
+                }},
+            },
+        })
+    }
+
+    /// Lets an account do in a bucket what examples/bucket-policy.json says, and perhaps more or less.
+    async fn grant(&self, bucket: &str, account: &str, change: impl Fn(&mut Vec<Value>)) -> Result<()> {
+        let policy = policy::for_account(bucket, account, change)?;
+        let put = self.s3.put_bucket_policy().bucket(bucket).policy(policy);
+        put.send().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! The least policy of a bucket: with exactly it an export completes, and without each of its actions the operator says
+//! which one is missing. The table in docs/credentials.md is written by this test and compared with it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::{GzipSettings, Settings, Volume};
+use jiff::civil::date;
+use serde_json::{Value, json};
+
+use super::DayTwoFixture;
+use crate::docs::with_part;
+use crate::operator::{apply, condition, eventually, get, patch, wait_conditions};
+
+/// Parts of the names of what is deleted when it is spent.
+const TEMPORARY_ENTRIES: [&str; 3] = [".attempt.", ".session.", ".prepared."];
+
+fn example() -> Result<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bucket-policy.json");
+    Ok(serde_json::from_str(&std::fs::read_to_string(path)?)?)
+}
+
+/// The example, for another bucket and account; `change` gets the list of actions of each statement.
+pub(super) fn for_account(bucket: &str, account: &str, change: impl Fn(&mut Vec<Value>)) -> Result<String> {
+    let mut policy = example()?;
+    let statements = policy["Statement"].as_array_mut().context("no statements")?;
+    for statement in statements.iter_mut() {
+        statement["Principal"]["AWS"] = json!([account]);
+        let resource = statement["Resource"].as_str().context("no resource")?;
+        let resource = resource.replacen(":::audit", &format!(":::{bucket}"), 1);
+        statement["Resource"] = json!(resource);
+        change(statement["Action"].as_array_mut().context("no actions")?);
+    }
+    statements.retain(|statement| {
+        statement["Action"]
+            .as_array()
+            .is_some_and(|actions| !actions.is_empty())
+    });
+    Ok(policy.to_string())
+}
+
+fn actions() -> Result<Vec<String>> {
+    let policy = example()?;
+    let statements = policy["Statement"].as_array().context("no statements")?;
+    let actions = statements
+        .iter()
+        .filter_map(|statement| statement["Action"].as_array());
+    Ok(actions
+        .flatten()
+        .filter_map(|action| Some(action.as_str()?.to_owned()))
+        .collect())
+}
+
+/// What every action is for, in the order of the example.
+fn purpose(action: &str) -> &'static str {
+    match action {
+        "s3:ListBucket" => "to see what is stored: the journal is in the keys",
+        "s3:ListBucketMultipartUploads" => "to find uploads that a crash left behind",
+        "s3:PutObject" => "to store events, receipts and the journal",
+        "s3:GetObject" => "to read receipts, and to check what was written",
+        "s3:AbortMultipartUpload" => "to end uploads that failed, which cost storage otherwise",
+        "s3:ListMultipartUploadParts" => "to finish an upload that a crash interrupted at its end",
+        "s3:DeleteObject" => {
+            "to delete spent working papers, below `_journal/` only; never events or receipts"
+        }
+        _ => "",
+    }
+}
+
+#[tokio::test]
+async fn the_least_policy_suffices_and_each_missing_action_is_named() -> Result<()> {
+    let settings = Settings {
+        volume: Volume {
+            days: BTreeMap::from([(date(2018, 6, 5), 20_000)]),
+            ..Volume::default()
+        },
+        gzip: GzipSettings {
+            level: 0,
+            ..GzipSettings::default()
+        },
+        ..Settings::default()
+    };
+    let fixture = DayTwoFixture::start("policy", settings).await?;
+    let account = fixture.account("bucket").await?;
+    let actions = actions()?;
+    let without = |at: usize| format!("without-{at}");
+    for (at, missing) in actions.iter().map(String::as_str).chain([""]).enumerate() {
+        let bucket = format!("{}-{at}", fixture.namespace);
+        fixture.gateway.create_bucket(&bucket).await?;
+        fixture
+            .grant(&bucket, &account, |actions| {
+                actions.retain(|action| action != missing);
+            })
+            .await?;
+        apply(fixture.cluster, &fixture.export(&without(at), &bucket, "bucket")).await?;
+    }
+
+    let mut table = "| action | what for | without it |\n|---|---|---|\n".to_owned();
+    for (at, action) in actions.iter().enumerate() {
+        let (mut ready, mut message) = wait_settled(&fixture, &without(at)).await?;
+        if action == "s3:GetObject" {
+            // Only what is stored already has to be read.
+            ensure!(ready == "True/Complete", "{action}: {ready} {message}");
+            trigger_reconcile(&fixture, &without(at)).await?;
+            (ready, message) = wait_settled(&fixture, &without(at)).await?;
+        }
+        let says = if ready == "True/Complete" {
+            "the export works".to_owned()
+        } else {
+            ensure!(ready == "False/BucketForbidden", "{action}: {ready} {message}");
+            ensure!(
+                message.contains(&format!("does not allow {action} ")),
+                "{action}: {message}"
+            );
+            format!("`BucketForbidden`, naming `{action}`; no session is left open")
+        };
+        let works = ["s3:ListMultipartUploadParts", "s3:DeleteObject"].contains(&action.as_str());
+        ensure!(works == (ready == "True/Complete"), "{action}: {ready} {message}");
+        let says = match action.as_str() {
+            "s3:DeleteObject" => "the export works; working papers stay, and mean nothing",
+            "s3:ListMultipartUploadParts" => {
+                "the export works; after a crash at the very end of an upload, it says `BucketForbidden`"
+            }
+            "s3:GetObject" => {
+                "the export works until it looks again at what is stored; then `BucketForbidden`, naming `s3:GetObject`"
+            }
+            _ => &says,
+        };
+        ensure!(!purpose(action).is_empty(), "what is {action} for?");
+        let _ = writeln!(table, "| `{action}` | {} | {says} |", purpose(action));
+    }
+    let (ready, message) = wait_settled(&fixture, &without(actions.len())).await?;
+    ensure!(
+        ready == "True/Complete",
+        "with the whole policy: {ready} {message}"
+    );
+    eventually("no session is left", async || {
+        Ok(fixture.simulator.open_sessions().is_empty())
+    })
+    .await?;
+
+    // No more than that: nothing above needed the right to delete events or receipts.
+    let bucket = format!("{}-{}", fixture.namespace, actions.len());
+    let listed = fixture.s3.list_objects_v2().bucket(&bucket).send().await?;
+    let keys: Vec<&str> = listed
+        .contents()
+        .iter()
+        .filter_map(|object| object.key())
+        .collect();
+    ensure!(
+        keys.len() == 5
+            && !keys
+                .iter()
+                .any(|key| TEMPORARY_ENTRIES.iter().any(|end| key.contains(end))),
+        "{keys:?}"
+    );
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/credentials.md");
+    let text = std::fs::read_to_string(&path)?;
+    let wanted = with_part(&text, "policy", &table);
+    if text != wanted {
+        ensure!(
+            std::env::var_os("UPDATE_DOCS").is_some(),
+            "docs/credentials.md: policy is not what would be generated: run `make generated`\n{table}"
+        );
+        std::fs::write(&path, wanted)?;
+    }
+    Ok(())
+}
+
+/// Suspends the export, and lets it go on, as after a restart.
+async fn trigger_reconcile(fixture: &DayTwoFixture, name: &str) -> Result<()> {
+    for suspend in [true, false] {
+        let change = json!({ "spec": { "suspend": suspend } });
+        patch(fixture.cluster, &fixture.namespace, name, &change).await?;
+        if suspend {
+            wait_conditions(
+                fixture.cluster,
+                &fixture.namespace,
+                name,
+                ["False/Suspended", "", "", ""],
+            )
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// `Ready` once it is complete or forbidden, and its message.
+async fn wait_settled(fixture: &DayTwoFixture, name: &str) -> Result<(String, String)> {
+    let mut found = (String::new(), String::new());
+    let outcome = eventually(&format!("{name} is complete or stalls"), async || {
+        let object = get(fixture.cluster, &fixture.namespace, name)
+            .await?
+            .context("it is gone")?;
+        let message = object["status"]["lastError"]["message"]
+            .as_str()
+            .unwrap_or_default();
+        found = (condition(&object, "Ready"), message.to_owned());
+        Ok(found.0 == "True/Complete" || condition(&object, "Stalled").starts_with("True"))
+    })
+    .await;
+    outcome.with_context(|| format!("{found:?}"))?;
+    Ok(found)
+}

@@ -1,0 +1,62 @@
+//! Rotating credentials: the old key is refused, the export says so and loses nothing, and the new Secret wakes it.
+
+use anyhow::{Result, ensure};
+use eventexport::simulator::Settings;
+use serde_json::json;
+
+use super::DayTwoFixture;
+use crate::operator::{apply, condition, eventually, get, patch, secret, wait_conditions};
+
+#[tokio::test]
+async fn a_rotated_key_is_noticed_and_nothing_is_downloaded_twice() -> Result<()> {
+    let fixture = DayTwoFixture::start("rotation", Settings::default()).await?;
+    let bucket = &fixture.namespace;
+    fixture.gateway.create_bucket(bucket).await?;
+    let (access, hidden) = (fixture.gateway.access_key(), fixture.gateway.secret_key());
+    fixture.keys("bucket", access, hidden).await?;
+    apply(fixture.cluster, &fixture.export("june", bucket, "bucket")).await?;
+    let complete = ["True/Complete", "True/Complete", "False/Accepted", "False"];
+    wait_conditions(fixture.cluster, bucket, "june", complete).await?;
+    let opened = fixture.simulator.ledger().opened;
+
+    // Of the store: whatever was stored counts again as soon as the new key is there.
+    let refused = ["False/CredentialsRefused", "", "False", "True/CredentialsRefused"];
+    fixture.keys("bucket", access, "spent").await?;
+    let more = json!({ "spec": { "dateRange": { "end": "2018-06-06" } } });
+    patch(fixture.cluster, bucket, "june", &more).await?;
+    let object = wait_conditions(fixture.cluster, bucket, "june", refused).await?;
+    let message = object["status"]["lastError"]["message"].to_string();
+    ensure!(
+        !message.contains("spent") && message.contains(bucket.as_str()),
+        "{message}"
+    );
+    ensure!(
+        object["status"]["covered"] == json!(["2018-06-04/2018-06-05"]),
+        "what was known stays shown"
+    );
+    fixture.keys("bucket", access, hidden).await?;
+    wait_conditions(fixture.cluster, bucket, "june", complete).await?;
+    ensure!(
+        fixture.simulator.ledger().opened == opened + 1,
+        "only the new day was downloaded"
+    );
+
+    // Of the service. The token of the old key is still good, so the change itself is what wakes the export.
+    apply(fixture.cluster, &secret(bucket, "spent")).await?;
+    let more = json!({ "spec": { "dateRange": { "end": "2018-06-07" } } });
+    patch(fixture.cluster, bucket, "june", &more).await?;
+    wait_conditions(fixture.cluster, bucket, "june", refused).await?;
+    apply(
+        fixture.cluster,
+        &secret(bucket, eventexport::simulator::DEFAULT_API_KEY),
+    )
+    .await?;
+    eventually("it completes with the new key", async || {
+        let object = get(fixture.cluster, bucket, "june").await?.unwrap_or_default();
+        Ok(condition(&object, "Complete") == "True/Complete")
+    })
+    .await?;
+    ensure!(fixture.simulator.ledger().opened == opened + 2);
+    ensure!(fixture.simulator.open_sessions().is_empty());
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! A store that strikes at the call it is told: refuses it, loses its reply, or lets the process die there.
+//! It counts what is created, so that a test sees what was created twice.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use eventexport::storage::{
+    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError, Upload,
+    UploadedPart,
+};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+/// What happens at the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreFault {
+    /// Not carried out, and an error.
+    Fail,
+    /// Not carried out, and a person would have to allow it.
+    Forbid,
+    /// Carried out, and an error instead of its reply.
+    LoseReply,
+    /// Not carried out, and nothing is ever answered again.
+    CrashBefore,
+    /// Carried out, and nothing is ever answered again.
+    CrashAfter,
+    /// A defect: the task ends there.
+    Panic,
+    /// Carried out as if nothing were, and told.
+    Notify,
+}
+
+impl StoreFault {
+    /// All that a process may go on from by itself, or die of.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Fail,
+        Self::LoseReply,
+        Self::CrashBefore,
+        Self::CrashAfter,
+        Self::Panic,
+    ];
+}
+
+/// What was created, by key: survives the process.
+#[derive(Debug, Default)]
+pub(crate) struct CreationLog(Mutex<BTreeMap<String, u32>>);
+
+impl CreationLog {
+    /// Evidence that was created more than once.
+    pub(crate) fn duplicates(&self) -> Vec<String> {
+        let created = self.0.lock().unwrap();
+        created
+            .iter()
+            .filter(|(_, times)| **times > 1)
+            .map(|(key, times)| format!("{key} ×{times}"))
+            .collect()
+    }
+
+    fn count(&self, key: &str) {
+        let evidence = [".json.gz", ".receipt.json"].iter().any(|end| key.ends_with(end));
+        if evidence || key.contains("/_manifests/") {
+            *self.0.lock().unwrap().entry(key.to_owned()).or_default() += 1;
+        }
+    }
+}
+
+/// The store.
+#[derive(Debug)]
+pub(crate) struct FaultyStore {
+    inner: Arc<dyn Store>,
+    created: Arc<CreationLog>,
+    /// The call that is struck, from 1; 0 is none; and how many in a row.
+    at: usize,
+    times: usize,
+    fault: StoreFault,
+    calls: AtomicUsize,
+    in_flight: AtomicU64,
+    /// The most bytes of parts that were on their way at a time.
+    pub(crate) max_in_flight: AtomicU64,
+    /// Told when the process dies, or is told.
+    pub(crate) died: Notify,
+    /// Every call in words, for the message of a test that fails.
+    pub(crate) log: Mutex<Vec<String>>,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(
+        inner: Arc<dyn Store>,
+        created: &Arc<CreationLog>,
+        at: usize,
+        fault: StoreFault,
+    ) -> Arc<Self> {
+        Self::with_repeats(inner, created, at, 1, fault)
+    }
+
+    /// Strikes several calls in a row.
+    pub(crate) fn with_repeats(
+        inner: Arc<dyn Store>,
+        created: &Arc<CreationLog>,
+        at: usize,
+        times: usize,
+        fault: StoreFault,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            created: Arc::clone(created),
+            at,
+            times,
+            fault,
+            calls: AtomicUsize::new(0),
+            in_flight: AtomicU64::new(0),
+            max_in_flight: AtomicU64::new(0),
+            died: Notify::new(),
+            log: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn injected_error(&self) -> StoreError {
+        StoreError::Network {
+            store: self.inner.name().to_owned(),
+            message: "sabotage".to_owned(),
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        what: String,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        self.log.lock().unwrap().push(format!("{call} {what}"));
+        let dies = matches!(self.fault, StoreFault::CrashBefore | StoreFault::CrashAfter);
+        let struck = self.at > 0 && call >= self.at && (dies || call < self.at + self.times);
+        if !struck {
+            return work.await;
+        }
+        match self.fault {
+            StoreFault::Fail => Err(self.injected_error()),
+            StoreFault::Forbid => Err(StoreError::Forbidden {
+                store: self.inner.name().to_owned(),
+                action: "s3:Any".to_owned(),
+                key: what,
+            }),
+            StoreFault::LoseReply => {
+                let _ = work.await;
+                Err(self.injected_error())
+            }
+            StoreFault::Panic => panic!("sabotage at {what}"),
+            StoreFault::Notify => {
+                self.died.notify_one();
+                work.await
+            }
+            StoreFault::CrashBefore | StoreFault::CrashAfter => {
+                if self.fault == StoreFault::CrashAfter && call == self.at {
+                    let _ = work.await;
+                }
+                self.died.notify_one();
+                pending().await
+            }
+        }
+    }
+}
+
+fn short_key(key: &str) -> &str {
+    key.split_once("scope=space/").map_or(key, |(_, below)| below)
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {
+        let work = async {
+            let stored = self.inner.put(key, body, options).await;
+            if stored.is_ok() {
+                self.created.count(key);
+            }
+            stored
+        };
+        self.call(format!("put {}", short_key(key)), work).await
+    }
+
+    async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
+        self.call(format!("get {}", short_key(key)), self.inner.get(key, limit))
+            .await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        self.call(format!("head {}", short_key(key)), self.inner.head(key))
+            .await
+    }
+
+    async fn get_range(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let work = self.inner.get_range(key, offset, limit, etag);
+        self.call(format!("read {}", short_key(key)), work).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+        self.call(format!("list {}", short_key(prefix)), self.inner.list(prefix))
+            .await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {
+        let names: Vec<&str> = keys.iter().map(|key| short_key(key)).collect();
+        self.call(format!("delete {}", names.join(" ")), self.inner.delete(keys))
+            .await
+    }
+
+    async fn begin_upload(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError> {
+        self.call(
+            format!("begin {}", short_key(key)),
+            self.inner.begin_upload(key, options),
+        )
+        .await
+    }
+
+    async fn upload_part(
+        &self,
+        upload: &Upload,
+        number: u16,
+        body: Segments,
+        crc64: Crc64,
+    ) -> Result<UploadedPart, StoreError> {
+        let what = format!("part {number} of {}", short_key(&upload.key));
+        let size = body.len();
+        let in_flight = self.in_flight.fetch_add(size, Ordering::SeqCst) + size;
+        self.max_in_flight.fetch_max(in_flight, Ordering::SeqCst);
+        let part = self
+            .call(what, self.inner.upload_part(upload, number, body, crc64))
+            .await;
+        self.in_flight.fetch_sub(size, Ordering::SeqCst);
+        part
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[UploadedPart],
+        options: &PutOptions,
+    ) -> Result<PutResult, StoreError> {
+        let work = async {
+            let stored = self.inner.complete_upload(upload, parts, options).await;
+            if stored.is_ok() {
+                self.created.count(&upload.key);
+            }
+            stored
+        };
+        self.call(format!("complete {}", short_key(&upload.key)), work)
+            .await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.call(
+            format!("abort {}", short_key(&upload.key)),
+            self.inner.abort_upload(upload),
+        )
+        .await
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.call(
+            format!("uploads {}", short_key(prefix)),
+            self.inner.list_uploads(prefix),
+        )
+        .await
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        self.call("now".to_owned(), self.inner.now()).await
+    }
+}

@@ -1,0 +1,193 @@
+//! One export against the simulator, into a directory: the shortest way to try the engine whole.
+
+#![allow(clippy::expect_used)] // a test that cannot be set up says why and ends
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventexport::egress::HostPolicy;
+use eventexport::export::engine::{Clock, Engine, Limits, Peers};
+use eventexport::export::keys::ArchiveRoot;
+use eventexport::export::manifest::document::GapEntry;
+use eventexport::export::manifest::sign::Signing;
+use eventexport::export::shard::Shard;
+use eventexport::export::snapshot::Snapshot;
+use eventexport::export::spec::{ExportSpec, RetryPolicy, Scope};
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::storage::{DirectoryStore, Store};
+use eventexport::tracker::{
+    Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource,
+};
+use jiff::civil::{Date, date};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The space that the tests export.
+pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+
+/// The simulator, a directory, and the engine between them.
+pub(crate) struct EngineFixture {
+    pub(crate) simulator: Simulator,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) limits: Limits,
+    pub(crate) export: ExportSpec,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: RetryConfig,
+    pub(crate) clock: Clock,
+    pub(crate) signing: Signing,
+}
+
+/// June 2018, seen from the day after its first week; every day has events.
+pub(crate) fn settings() -> Settings {
+    let mut settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    settings.volume.quiet.clear();
+    settings
+}
+
+impl EngineFixture {
+    /// With these days wanted, both inclusive.
+    pub(crate) async fn start(settings: Settings, start: Date, end: Date) -> Self {
+        let simulator = Simulator::start(settings).await.expect("the simulator starts");
+        let export = ExportSpec {
+            name: "tests/bench".to_owned(),
+            space: SPACE.to_owned(),
+            scope: Scope::Space,
+            start,
+            end: Some(end),
+            hour: None,
+            source: "http://simulator.invalid".to_owned(),
+            root: ArchiveRoot::new("tracker", SPACE, "space"),
+            shard: Shard::SINGLE,
+            parallelism: 4,
+            settle_after: SignedDuration::from_hours(6),
+            accepted_gaps: Vec::new(),
+            holder: "tests/one".to_owned(),
+            holder_epoch: None,
+            single_writer: false,
+            retry_policy: RetryPolicy::MaxAttempts(4),
+        };
+        let limits = Limits {
+            session_quiet: Duration::from_secs(1),
+            ..Limits::default()
+        };
+        Self {
+            simulator,
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            limits,
+            export,
+            timeouts: Timeouts {
+                connect: Duration::from_secs(5),
+                request: Duration::from_secs(3),
+                idle_read: Duration::from_secs(2),
+            },
+            retry: RetryConfig {
+                attempts: 3,
+                total: Duration::from_secs(5),
+                base: Duration::from_millis(20),
+                cap: Duration::from_millis(200),
+                retry_after_cap: Duration::from_secs(1),
+                ..RetryConfig::default()
+            },
+            clock: Arc::new(Timestamp::now),
+            signing: Signing::Disabled,
+        }
+    }
+
+    /// The directory as a store.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        Arc::new(DirectoryStore::open(self.folder.path()).expect("the directory opens"))
+    }
+
+    /// The peers of the export.
+    pub(crate) fn peers(&self, store: Arc<dyn Store>) -> Peers {
+        let config = TrackerConfig {
+            endpoint: self.simulator.url().clone(),
+            uaa: UaaSource::Discover {
+                api: self.simulator.url().clone(),
+            },
+            credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
+            ca_pem: None,
+            hosts: HostPolicy::any(),
+            timeouts: self.timeouts,
+            retry: self.retry,
+            traffic: eventexport::egress::Traffic::default(),
+        };
+        let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
+        Peers {
+            tracker,
+            store,
+            signing: self.signing.clone(),
+        }
+    }
+
+    /// A process of its own.
+    pub(crate) fn engine(&self) -> Engine {
+        Engine::new(self.limits, Arc::clone(&self.clock))
+    }
+
+    /// Runs to the end.
+    pub(crate) async fn run(&self) -> Arc<Snapshot> {
+        self.run_with(self.peers(self.store()), CancellationToken::new())
+            .await
+    }
+
+    /// Runs with other peers, or until stopped.
+    pub(crate) async fn run_with(&self, peers: Peers, stop: CancellationToken) -> Arc<Snapshot> {
+        let engine = self.engine();
+        let (out, seen) = watch::channel(Arc::default());
+        let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
+        let Ok(snapshot) = tokio::time::timeout(Duration::from_secs(90), run).await else {
+            panic!("the run does not end: {:#?}", seen.borrow());
+        };
+        snapshot
+    }
+
+    /// The folder of the space and scope.
+    pub(crate) fn root(&self) -> std::path::PathBuf {
+        self.folder.path().join(self.export.root.as_str())
+    }
+
+    /// Every file below the root, sorted, as keys.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        walk(&self.root(), "", &mut files);
+        files.sort();
+        files
+    }
+
+    /// The bytes that the simulator serves for a day.
+    pub(crate) fn served(&self, day: Date) -> Vec<u8> {
+        let body = self.simulator.body_of(SPACE, false, day, None);
+        body.flat_map(|piece| piece.to_vec()).collect()
+    }
+
+    /// The bytes that the simulator serves for an hour.
+    pub(crate) fn served_hour(&self, day: Date, hour: u8) -> Vec<u8> {
+        let body = self.simulator.body_of(SPACE, false, day, Some(hour));
+        body.flat_map(|piece| piece.to_vec()).collect()
+    }
+}
+
+/// A gap that a person accepted.
+pub(crate) fn gap(start: Date, end: Date) -> GapEntry {
+    GapEntry::new(start, end, "known to be lost")
+}
+
+fn walk(folder: &Path, below: &str, files: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = format!("{below}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            walk(&entry.path(), &format!("{name}/"), files);
+        } else {
+            files.push(name);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What waits does so quietly: under the operator a run goes on for ever, and must not ask, write or tell all
+//! the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventexport::export::snapshot::Snapshot;
+use eventexport::export::spec::{ExportSpec, RetryPolicy};
+use eventexport::storage::Store;
+use jiff::civil::date;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::faulty_store::{FaultyStore, StoreFault};
+use super::fixture::{EngineFixture, settings};
+
+/// How long a run is watched.
+const OBSERVATION_PERIOD: Duration = Duration::from_secs(6);
+
+/// What a run of three days did while it was watched.
+#[derive(Debug)]
+struct RunActivity {
+    snapshot: Arc<Snapshot>,
+    snapshots: usize,
+    calls: usize,
+    requests: u64,
+}
+
+async fn observe(fixture: &EngineFixture, strike_at: usize) -> RunActivity {
+    let store = FaultyStore::new(fixture.store(), &Arc::default(), strike_at, StoreFault::Fail);
+    let forever = ExportSpec {
+        retry_policy: RetryPolicy::Forever,
+        ..fixture.export.clone()
+    };
+    let (out, mut seen) = watch::channel(Arc::<Snapshot>::default());
+    let stop = CancellationToken::new();
+    let engine = fixture.engine();
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let run = async {
+        let snapshot = engine.run(Arc::new(forever), peers, &out, stop.clone()).await;
+        drop(out);
+        snapshot
+    };
+    let ends = async {
+        tokio::time::sleep(OBSERVATION_PERIOD).await;
+        stop.cancel();
+    };
+    let listens = async {
+        let mut snapshots = 0;
+        while seen.changed().await.is_ok() {
+            snapshots += 1;
+        }
+        snapshots
+    };
+    let (snapshot, snapshots) = tokio::select! {
+        both = async { tokio::join!(run, listens) } => both,
+        never = async { ends.await; std::future::pending().await } => never,
+    };
+    RunActivity {
+        snapshot,
+        snapshots,
+        calls: store.calls(),
+        requests: fixture.simulator.ledger().requests.values().sum(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn persistent_failures_are_retried_with_backoff() {
+    let presets = [
+        "http-500",
+        "hang",
+        "forbidden",
+        "unauthorized",
+        "uaa-401",
+        "uaa-500",
+        "list-500",
+        "create-403",
+        "create-500",
+        "full",
+        "range-differs@2018-06-03",
+        "events-over@2018-06-03",
+        "not-gzip@2018-06-03",
+        "wrong-crc",
+        "download-404@2018-06-03",
+        "trickle",
+        "redirect",
+        "session-id-missing",
+    ];
+    let watched = presets.map(|preset| async move {
+        let mut fixture = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 4)).await;
+        fixture.export.parallelism = 2;
+        fixture.timeouts.request = Duration::from_secs(1);
+        fixture.simulator.add_preset(preset).unwrap();
+        let seen = observe(&fixture, 0).await;
+        // Three days by two tries in this time, each some requests, each of those tried three times.
+        let quiet = seen.snapshots < 60 && seen.calls < 150 && seen.requests < 120;
+        assert!(quiet && !seen.snapshot.complete, "{preset}: {seen:#?}");
+    });
+    futures::future::join_all(watched).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_initial_store_outage_is_cleared_after_recovery() {
+    let fixture = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 4)).await;
+    assert!(fixture.run().await.complete);
+    let seen = observe(&fixture, 1).await;
+    assert!(
+        seen.snapshot.complete && seen.snapshot.problems.is_empty(),
+        "{seen:#?}"
+    );
+    assert!(seen.calls < 20 && seen.snapshots < 20, "{seen:#?}");
+}

@@ -1,0 +1,280 @@
+//! What one case is played on: a namespace, a bucket, a service, proxies before them, and the operator as a process.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use axum::http::Method;
+use eventexport::simulator::{DEFAULT_API_KEY, DEFAULT_PERSON, DEFAULT_USER, Settings, Simulator};
+use jiff::civil::Date;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::{FaultInjector, FaultProxy, ProxiedPeer, TargetProcess};
+use crate::bed::{Cluster, Gateway};
+use crate::crash_recovery::versioned_bucket::VersionedBucket;
+
+pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+
+/// Sessions that people have open in the space: of another user, and of the operator's own.
+pub(crate) const USER_SESSIONS: usize = 2;
+
+/// Sessions that the operator may hold at once, leftovers among them.
+pub(crate) const SESSION_LIMIT: usize = 4;
+
+/// What is exported.
+#[derive(Clone)]
+pub(crate) struct CampaignSpec {
+    pub(crate) start: Date,
+    pub(crate) end: Date,
+    pub(crate) parallelism: u8,
+    pub(crate) service: Settings,
+    /// Days that the journal says are to be exported by the hour, as it does after a day kept timing out.
+    pub(crate) split: Vec<Date>,
+}
+
+/// Which way the operator reaches the API server.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum ApiServerRoute {
+    /// As people have it, by TLS.
+    Direct,
+    /// By a proxy.
+    Proxied,
+}
+
+/// The program that is tried: this build's, or another, such as one for release.
+fn program() -> OsString {
+    std::env::var_os("EVENTEXPORT_FAULTS_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_eventexport").into())
+}
+
+pub(crate) struct FaultFixture {
+    cluster: &'static Cluster,
+    pub(crate) gateway: &'static Gateway,
+    client: reqwest::Client,
+    pub(crate) simulator: Simulator,
+    /// Also the name of the namespace.
+    pub(crate) bucket: VersionedBucket,
+    pub(crate) injector: Arc<FaultInjector>,
+    /// Sessions that people have open.
+    pub(crate) user_sessions: Vec<String>,
+    tracker: FaultProxy,
+    _uaa: FaultProxy,
+    store: FaultProxy,
+    kubernetes: Option<FaultProxy>,
+    folder: tempfile::TempDir,
+}
+
+impl FaultFixture {
+    pub(crate) async fn start(spec: &CampaignSpec, route: ApiServerRoute) -> Result<Self> {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
+        let name = format!("faults-{}", MADE.fetch_add(1, Ordering::Relaxed));
+        let simulator = Simulator::start(spec.service.clone()).await?;
+        let mut user_sessions = simulator.open_sessions_as(DEFAULT_PERSON, SPACE, USER_SESSIONS - 1);
+        user_sessions.extend(simulator.open_sessions_as(DEFAULT_USER, SPACE, 1));
+        let injector = FaultInjector::new();
+        let uaa = FaultProxy::start(ProxiedPeer::Uaa, simulator.url().as_str(), &injector).await?;
+        let fixture = Self {
+            cluster,
+            gateway,
+            client: cluster.http_client()?,
+            bucket: VersionedBucket::create(gateway, &name).await?,
+            tracker: FaultProxy::tracker(simulator.url().as_str(), &uaa, &injector).await?,
+            store: FaultProxy::store(gateway, &injector).await?,
+            kubernetes: match route {
+                ApiServerRoute::Direct => None,
+                ApiServerRoute::Proxied => Some(FaultProxy::cluster(cluster, &injector).await?),
+            },
+            simulator,
+            injector,
+            user_sessions,
+            _uaa: uaa,
+            folder: tempfile::tempdir()?,
+        };
+        let namespace = json!({ "metadata": { "name": name } });
+        fixture
+            .api_request(Method::POST, "/api/v1/namespaces", Some(namespace))
+            .await?;
+        Ok(fixture)
+    }
+
+    /// One request to the API server, past the proxy; an error if it is refused.
+    async fn api_request(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let url = format!("{}{path}", self.cluster.server_url());
+        let mut request = self.client.request(method, url);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let reply = request.send().await?;
+        let status = reply.status();
+        let text = reply.text().await?;
+        ensure!(status.is_success(), "{path}: {status}: {text}");
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.bucket.name
+    }
+
+    /// The address by which receipts name the service.
+    pub(crate) fn source(&self) -> String {
+        self.tracker.endpoint()
+    }
+
+    /// Makes Secrets and resource.
+    pub(crate) async fn apply(&self, spec: &CampaignSpec) -> Result<()> {
+        for day in &spec.split {
+            let key = format!("tracker/space={SPACE}/scope=space/_journal/{day}.split.json");
+            let split = json!({
+                "schema": "eventexport.io/split/v1", "why": "it kept timing out", "at": "2018-06-09T12:00:00Z",
+            });
+            self.bucket.put(&key, split.to_string().into_bytes()).await?;
+        }
+        let secrets = format!("/api/v1/namespaces/{}/secrets", self.namespace());
+        let (key, hidden) = (self.gateway.access_key(), self.gateway.secret_key());
+        for (name, data) in [
+            ("tracker", json!({ "apiKey": DEFAULT_API_KEY })),
+            ("bucket", json!({ "accessKeyId": key, "secretAccessKey": hidden })),
+        ] {
+            let secret = json!({ "metadata": { "name": name }, "stringData": data });
+            self.api_request(Method::POST, &secrets, Some(secret)).await?;
+        }
+        let export = json!({
+            "apiVersion": "eventexport.io/v1alpha1",
+            "kind": "EventExport",
+            "metadata": { "name": "june" },
+            "spec": {
+                "space": SPACE,
+                "dateRange": { "start": spec.start, "end": spec.end },
+                "source": { "endpoint": self.source(), "credentialsSecretRef": { "name": "tracker" } },
+                "destination": { "s3": {
+                    "bucket": self.bucket.name, "prefix": "tracker", "endpoint": self.store.endpoint(),
+                    "credentialsSecretRef": { "name": "bucket" },
+                }},
+                "parallelism": spec.parallelism,
+            },
+        });
+        self.api_request(Method::POST, &self.exports(), Some(export))
+            .await?;
+        Ok(())
+    }
+
+    fn exports(&self) -> String {
+        format!(
+            "/apis/eventexport.io/v1alpha1/namespaces/{}/eventexports",
+            self.namespace()
+        )
+    }
+
+    /// The resource, whole.
+    pub(crate) async fn resource(&self) -> Result<Value> {
+        self.api_request(Method::GET, &format!("{}/june", self.exports()), None)
+            .await
+    }
+
+    /// The Events of the namespace.
+    pub(crate) async fn events(&self) -> Result<Value> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace());
+        self.api_request(Method::GET, &path, None).await
+    }
+
+    fn kubeconfig(&self) -> Result<PathBuf> {
+        let Some(proxy) = &self.kubernetes else {
+            return Ok(self.cluster.kubeconfig_path());
+        };
+        let path = self.folder.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "bed",
+            "clusters": [{ "name": "bed", "cluster": { "server": proxy.endpoint() } }],
+            "users": [{ "name": "bed", "user": {} }],
+            "contexts": [{ "name": "bed", "context": { "cluster": "bed", "user": "bed" } }],
+        });
+        std::fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
+    /// Whether a proxy stands before the API server, too.
+    pub(crate) fn is_proxied(&self) -> bool {
+        self.kubernetes.is_some()
+    }
+
+    /// Takes the lease of a process that is known to be dead away, so that nobody waits for it to run out.
+    pub(crate) async fn delete_lease(&self) -> Result<()> {
+        let namespace = self.namespace();
+        let url = format!(
+            "{}/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/eventexport-operator-{namespace}",
+            self.cluster.server_url()
+        );
+        // One that never led has none.
+        self.client.delete(url).send().await?;
+        Ok(())
+    }
+
+    /// A process of the operator, which faults are aimed at from now on. Its lease is the same each time, and long: a
+    /// machine that stands still for seconds is not what is tried here.
+    pub(crate) fn operator(&self) -> Result<Arc<TargetProcess>> {
+        let log = self.folder.path().join("log");
+        let log = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(program())
+            .args(["operator", "--namespace", self.namespace()])
+            .args(["--lease-namespace", self.namespace(), "--lease-duration", "2m"])
+            .args(["--lease-deadline", "1m", "--lease-renew", "5s"])
+            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
+            .args(["--session-quiet", "1s", "--log-format", "json"])
+            .args(["--sessions-per-space", &SESSION_LIMIT.to_string(), "--kubeconfig"])
+            .arg(self.kubeconfig()?)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()?;
+        let target = TargetProcess::new(child);
+        self.injector.set_target(&target);
+        Ok(target)
+    }
+
+    /// What all processes of the operator said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read(self.folder.path().join("log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// What an auditor's `verify` says of the archive: whether it is proved, and in which words.
+    pub(crate) async fn verify(&self) -> Result<(bool, String)> {
+        let place = format!("s3://{}/tracker", self.bucket.name);
+        let output = Command::new(program())
+            .args(["verify", &place, "--s3-endpoint", &self.gateway.endpoint()])
+            .env("AWS_ACCESS_KEY_ID", self.gateway.access_key())
+            .env("AWS_SECRET_ACCESS_KEY", self.gateway.secret_key())
+            .env("AWS_REGION", Gateway::REGION)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("verify")?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
+    }
+
+    /// What no log, Event or status may show.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let own = [DEFAULT_API_KEY, self.gateway.secret_key()].map(str::to_owned);
+        self.injector.secrets().into_iter().chain(own).collect()
+    }
+}
+
+impl Drop for FaultFixture {
+    fn drop(&mut self) {
+        self.gateway.remove_bucket(&self.bucket.name);
+    }
+}

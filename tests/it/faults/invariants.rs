@@ -1,0 +1,412 @@
+//! What must hold after every case, each by name, over what was observed. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use eventexport::api::Reason;
+use eventexport::controller::export_health::needs_manual_action;
+use serde_json::Value;
+
+use super::fixture::{SESSION_LIMIT, USER_SESSIONS};
+use super::observation::{CaseObservation, CaseOutcome};
+use super::{InjectedFault, ProxiedPeer, RecordedRequest};
+
+/// A promise, by name; it says what is wrong, where it is not kept.
+pub(crate) struct Invariant {
+    pub(crate) name: &'static str,
+    /// Of a case, and of the reference.
+    check: fn(&CaseObservation, &CaseObservation) -> Result<(), String>,
+}
+
+pub(crate) const INVARIANTS: [Invariant; 15] = [
+    Invariant {
+        name: "it gets there",
+        check: completes,
+    },
+    Invariant {
+        name: "a person is needed only where the reason says so",
+        check: needs_no_manual_action,
+    },
+    Invariant {
+        name: "it stops when it is told to",
+        check: stops_on_sigterm,
+    },
+    Invariant {
+        name: "the objects are the reference's, byte for byte",
+        check: same_objects,
+    },
+    Invariant {
+        name: "the receipts are the reference's",
+        check: same_receipts,
+    },
+    Invariant {
+        name: "objects, receipts and manifests are created once",
+        check: created_once,
+    },
+    Invariant {
+        name: "every session that was opened is deleted",
+        check: no_session_left,
+    },
+    Invariant {
+        name: "no more sessions are open than allowed",
+        check: within_budget,
+    },
+    Invariant {
+        name: "sessions of people are untouched",
+        check: user_sessions_untouched,
+    },
+    Invariant {
+        name: "no upload is left",
+        check: no_upload_left,
+    },
+    Invariant {
+        name: "no working paper is left",
+        check: no_temporary_entry_left,
+    },
+    Invariant {
+        name: "the status is the reference's",
+        check: same_status,
+    },
+    Invariant {
+        name: "every warning can be acted upon",
+        check: warnings_are_actionable,
+    },
+    Invariant {
+        name: "no secret is shown",
+        check: no_secret,
+    },
+    Invariant {
+        name: "the archive is proved by verify",
+        check: archive_verifies,
+    },
+];
+
+/// The promises that are not kept, with what is wrong.
+pub(crate) fn violations(
+    observed: &CaseObservation,
+    reference: &CaseObservation,
+) -> Vec<(&'static str, String)> {
+    INVARIANTS
+        .iter()
+        .filter_map(|invariant| {
+            let wrong = (invariant.check)(observed, reference).err()?;
+            Some((invariant.name, wrong))
+        })
+        .collect()
+}
+
+fn ensure(holds: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(wrong()) }
+}
+
+fn completes(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    match &observed.ending {
+        CaseOutcome::Recovered | CaseOutcome::ManualAction(_) => Ok(()),
+        CaseOutcome::Incomplete(said) => Err(format!("not complete; the status: {said}")),
+    }
+}
+
+/// Reasons for which a person acts, and that a peer's refusal can be the cause of. That days are lost, or objects
+/// somebody else's, no passing fault may make anybody believe.
+fn requires_manual_action(reason: Reason) -> bool {
+    let of_peers = matches!(
+        reason,
+        Reason::CredentialsMissing
+            | Reason::CredentialsRefused
+            | Reason::RoleMissing
+            | Reason::BucketMissing
+            | Reason::BucketForbidden
+            | Reason::BucketFull
+            | Reason::LockRefused
+            | Reason::DestinationWeak
+    );
+    of_peers && needs_manual_action(reason)
+}
+
+fn needs_no_manual_action(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    match observed.ending {
+        CaseOutcome::ManualAction(reason) => ensure(reason.is_some_and(requires_manual_action), || {
+            format!("it went on only after a restart, with the reason {reason:?}")
+        }),
+        CaseOutcome::Recovered | CaseOutcome::Incomplete(_) => Ok(()),
+    }
+}
+
+fn stops_on_sigterm(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    // Who loses its lease, as on a machine that stands still for seconds, ends with 1: then that is not judged.
+    ensure(
+        observed.stopped_cleanly || observed.log.contains("the lease was lost"),
+        || "it did not end within its time, or not with 0, after SIGTERM".to_owned(),
+    )
+}
+
+/// Whether it is in the way of nothing, and spent when its window is done.
+pub(crate) fn is_temporary_entry(key: &str) -> bool {
+    key.contains("/_journal/") && !is_receipt(key) && !key.ends_with(".split.json")
+}
+
+/// What is written once and stays, beside the events.
+fn is_receipt(key: &str) -> bool {
+    key.ends_with(".receipt.json") || key.contains("/_manifests/")
+}
+
+/// That all of one kind is the same.
+fn compare_entries(
+    observed: &CaseObservation,
+    reference: &CaseObservation,
+    of: impl Fn(&str) -> bool,
+) -> Result<(), String> {
+    let keys: BTreeSet<&String> = observed
+        .archive
+        .keys()
+        .chain(reference.archive.keys())
+        .filter(|key| of(key))
+        .collect();
+    for key in keys {
+        match (observed.archive.get(key), reference.archive.get(key)) {
+            (Some(one), Some(other)) if one == other => {}
+            (Some(one), Some(other)) => {
+                return Err(format!(
+                    "{key} is {}, not {}",
+                    display_object(one),
+                    display_object(other)
+                ));
+            }
+            (None, _) => return Err(format!("{key} is not there")),
+            (_, None) => return Err(format!("{key} is there, and not in the reference")),
+        }
+    }
+    Ok(())
+}
+
+/// Text in one line, or how many bytes.
+fn display_object(object: &[u8]) -> String {
+    match std::str::from_utf8(object) {
+        Ok(text) => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        Err(_) => format!("{} bytes", object.len()),
+    }
+}
+
+fn same_objects(observed: &CaseObservation, reference: &CaseObservation) -> Result<(), String> {
+    compare_entries(observed, reference, |key| {
+        !is_temporary_entry(key) && !is_receipt(key)
+    })
+}
+
+/// But for times, ids, and how the transfer went; and but for counts, where the service refused to give them.
+fn same_receipts(observed: &CaseObservation, reference: &CaseObservation) -> Result<(), String> {
+    let refused = |seen: &RecordedRequest| {
+        seen.peer == ProxiedPeer::Tracker
+            && seen.line == "GET /v3/events"
+            && matches!(seen.fault, Some(InjectedFault::ErrorReply(_)))
+    };
+    let mut uncounted = vec!["resumes", "transferEnd", "emptyAnswer"];
+    if observed.requests.iter().any(refused) {
+        uncounted.extend(["reportedBefore", "reportedAfter", "verdict"]);
+    }
+    let without = |observed: &CaseObservation| CaseObservation {
+        archive: observed
+            .archive
+            .iter()
+            .filter(|(key, _)| is_receipt(key))
+            .map(|(key, bytes)| (key.clone(), without_fields(bytes, &uncounted)))
+            .collect(),
+        ..observed.clone()
+    };
+    compare_entries(&without(observed), &without(reference), is_receipt)
+}
+
+/// A document without these fields, wherever they are.
+fn without_fields(document: &[u8], names: &[&str]) -> Vec<u8> {
+    fn strip(value: Value, names: &[&str]) -> Value {
+        match value {
+            Value::Object(fields) => fields
+                .into_iter()
+                .filter(|(name, _)| !names.contains(&name.as_str()))
+                .map(|(name, value)| (name, strip(value, names)))
+                .collect(),
+            Value::Array(items) => items.into_iter().map(|item| strip(item, names)).collect(),
+            other => other,
+        }
+    }
+    match serde_json::from_slice(document) {
+        Ok(value) => strip(value, names).to_string().into_bytes(),
+        Err(_) => document.to_vec(),
+    }
+}
+
+/// The key that a successful request made visible, and the upload that it completed, if one: stores answer the same
+/// completion again as they did the first time.
+fn created(seen: &RecordedRequest) -> Option<(&str, &str)> {
+    let (method, rest) = seen.line.split_once(' ')?;
+    let (key, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let upload = query.split('&').find_map(|pair| pair.strip_prefix("uploadId="));
+    let made = match method {
+        "PUT" => upload.is_none(),
+        "POST" => upload.is_some(),
+        _ => false,
+    };
+    (made && seen.succeeded()).then_some((key, upload.unwrap_or_default()))
+}
+
+fn created_once(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let mut times = BTreeMap::<&str, usize>::new();
+    let mut completed = BTreeSet::new();
+    let of_store = observed
+        .requests
+        .iter()
+        .filter(|seen| seen.peer == ProxiedPeer::Store);
+    for (key, upload) in of_store.filter_map(created) {
+        if upload.is_empty() || completed.insert(upload) {
+            *times.entry(key).or_default() += 1;
+        }
+    }
+    let stay = |key: &&String| !is_temporary_entry(key) && !key.ends_with(".split.json");
+    for key in observed.archive.keys().filter(stay) {
+        let found = times.iter().find(|(line, _)| line.ends_with(key.as_str()));
+        let times = found.map_or(0, |(_, times)| *times);
+        ensure(times == 1, || format!("{key} was created {times} times"))?;
+        let versions = observed.versions.get(key).copied().unwrap_or_default();
+        ensure(versions == 1, || format!("{key} has {versions} versions"))?;
+    }
+    Ok(())
+}
+
+fn no_session_left(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let ledger = &observed.ledger;
+    ensure(ledger.open_now == 0 && ledger.opened == ledger.deleted, || {
+        format!(
+            "{} opened, {} deleted, {} open",
+            ledger.opened, ledger.deleted, ledger.open_now
+        )
+    })
+}
+
+fn within_budget(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let most = usize::try_from(observed.ledger.max_open).unwrap_or(usize::MAX);
+    ensure(most <= USER_SESSIONS + SESSION_LIMIT, || {
+        format!("{most} were open at once, {USER_SESSIONS} of them people's; {SESSION_LIMIT} are allowed")
+    })
+}
+
+fn user_sessions_untouched(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let (gone, ledger) = (&observed.deleted_user_sessions, &observed.ledger);
+    ensure(gone.is_empty() && ledger.people_deleted == 0, || {
+        format!("gone: {gone:?}; {} deleted by request", ledger.people_deleted)
+    })?;
+    ensure(ledger.violations.is_empty(), || {
+        format!("the protocol was broken: {:?}", ledger.violations)
+    })
+}
+
+fn no_upload_left(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    ensure(observed.uploads.is_empty(), || format!("{:?}", observed.uploads))
+}
+
+fn no_temporary_entry_left(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let entries: Vec<&String> = observed
+        .archive
+        .keys()
+        .filter(|key| is_temporary_entry(key))
+        .collect();
+    ensure(entries.is_empty(), || format!("{entries:?}"))
+}
+
+/// The status without its times.
+fn without_times(status: &Value) -> Value {
+    match status {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(name, _)| !name.ends_with("Time"))
+            .map(|(name, value)| (name.clone(), without_times(value)))
+            .collect(),
+        Value::Array(items) => items.iter().map(without_times).collect(),
+        other => other.clone(),
+    }
+}
+
+fn same_status(observed: &CaseObservation, reference: &CaseObservation) -> Result<(), String> {
+    let (one, other) = (without_times(&observed.status), without_times(&reference.status));
+    ensure(one == other, || format!("{one} is not {other}"))
+}
+
+/// What marks words that are for the writers of programs.
+const DEBUG_MARKERS: [&str; 16] = [
+    "panicked",
+    "stack backtrace",
+    "Some(",
+    "Ok(",
+    "Err(",
+    "Error {",
+    "Error(",
+    "Kind(",
+    "kind: ",
+    "Custom {",
+    "DispatchFailure",
+    "unhandled error",
+    "service error",
+    "<html",
+    "hyper::",
+    "source: ",
+];
+
+/// Fields by which a line names what it is about.
+const SUBJECT_FIELDS: [&str; 10] = [
+    "export", "exports", "lease", "session", "sessions", "attempt", "key", "upload", "window", "reason",
+];
+
+/// Whether a person could act upon a line of the log; or why not. Lines that only tell are not judged.
+pub(crate) fn check_actionable(line: &str) -> Result<(), String> {
+    for mark in DEBUG_MARKERS {
+        ensure(!line.contains(mark), || {
+            format!("{mark:?} is for programmers: {line}")
+        })?;
+    }
+    // As the program says why it ended.
+    if line.starts_with("eventexport: ") {
+        return Ok(());
+    }
+    let Ok(Value::Object(fields)) = serde_json::from_str(line) else {
+        return Err(format!("no line of the log: {line}"));
+    };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+    if !["WARN", "ERROR"].contains(&text("level")) {
+        return Ok(());
+    }
+    ensure(!text("message").is_empty(), || format!("it says nothing: {line}"))?;
+    let names = SUBJECT_FIELDS.iter().any(|name| fields.contains_key(*name));
+    // The process itself may be what it is about: its lease, the API server, or the namespace that names its cluster,
+    // which no export is to blame for.
+    let of_itself = ["API server", "lease", "namespace kube-system"]
+        .iter()
+        .any(|word| line.contains(word));
+    ensure(names || of_itself, || format!("it names nothing: {line}"))
+}
+
+fn warnings_are_actionable(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let mut lines: Vec<&str> = observed.log.lines().filter(|line| !line.is_empty()).collect();
+    // A process that is killed may leave half a line.
+    lines.retain(|line| line.ends_with('}') || !line.starts_with("{\"timestamp\""));
+    lines.into_iter().try_for_each(check_actionable)
+}
+
+fn no_secret(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let places = [
+        ("the log", &observed.log),
+        ("resource or Events", &observed.resource_text),
+        ("what verify says", &observed.verified.1),
+    ];
+    for secret in observed.secrets.iter().filter(|secret| !secret.is_empty()) {
+        for (place, text) in places {
+            ensure(!text.contains(secret.as_str()), || {
+                let first: String = secret.chars().take(4).collect();
+                format!("{place} has the secret {first}…")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn archive_verifies(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
+    let (proved, said) = &observed.verified;
+    ensure(*proved, || said.clone())
+}

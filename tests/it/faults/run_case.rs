@@ -1,0 +1,248 @@
+//! Plays one case: faults befall requests, the export is left to recover, and what there is then is taken down.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::case::{FaultCase, ReferenceRequest, api_server_requests, reference_requests};
+use super::fixture::{ApiServerRoute, CampaignSpec, FaultFixture};
+use super::invariants::is_temporary_entry;
+use super::observation::{CaseObservation, CaseOutcome};
+use super::{InjectedFault, InjectionReceiver, ProxiedPeer, RecordedRequest, TargetProcess};
+
+/// How often it is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
+
+/// How long nothing may be asked of tracker, UAA and store until a complete export is taken to be at rest.
+const QUIET_PERIOD: Duration = Duration::from_millis(1500);
+
+/// How long an export may say that it needs a person before a person acts: longer than what goes on by itself takes
+/// for its first two tries (20 s, 40 s).
+const STALLED_GRACE: Duration = Duration::from_secs(75);
+
+/// How long a person waits for what ought to go on by itself. Requests that hang are given up after a minute, and tried
+/// again for two.
+const RECOVERY_TIMEOUT: Duration = Duration::from_mins(4);
+
+/// The same where the completion of an upload hangs, for which the operator waits ten minutes.
+const HUNG_COMPLETION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long papers may stay where deleting them was refused. They mean nothing, and are swept when the journal is listed
+/// again: once a day, or when a process starts, which is made to happen here.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long it may take in all.
+const CASE_TIMEOUT: Duration = Duration::from_mins(6);
+
+/// How long a process may take to end; it gives its exports 25 s by default.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// What came of a case.
+pub(crate) struct CaseRun {
+    pub(crate) observed: CaseObservation,
+    /// Its requests, in order.
+    pub(crate) requests: Vec<ReferenceRequest>,
+    /// The first ones of each name to the API server, where that is reached by a proxy.
+    pub(crate) api_server_requests: Vec<ReferenceRequest>,
+    /// What befell which request; those that never came are missing.
+    pub(crate) injected: Vec<String>,
+    /// How often a process was started again.
+    pub(crate) restarts: usize,
+    pub(crate) took: Duration,
+}
+
+/// Plays a case; with no faults, the reference.
+pub(crate) async fn run_case(
+    spec: &CampaignSpec,
+    case: Option<&FaultCase>,
+    route: ApiServerRoute,
+) -> Result<CaseRun> {
+    let fixture = FaultFixture::start(spec, route).await?;
+    let mut runner = CaseRunner {
+        pending: fixture
+            .injector
+            .arm_sequence(case.map(FaultCase::plans).unwrap_or_default()),
+        completion_hangs: case.is_some_and(completion_hangs),
+        waiting_for_cleanup_since: None,
+        restarted_for_cleanup: false,
+        operator: fixture.operator()?,
+        fixture,
+        started: Instant::now(),
+        injected: Vec::new(),
+        restarts: 0,
+        stopped_cleanly: true,
+    };
+    runner.fixture.apply(spec).await?;
+    let ending = runner.recover().await?;
+    let ended = runner.stop().await?;
+    // The last request of all is that which gives the lease back. Who is killed at it cannot end otherwise.
+    let kills = |case: &FaultCase| {
+        matches!(
+            case.faults().last(),
+            Some(InjectedFault::KillBefore | InjectedFault::KillAfter)
+        )
+    };
+    let killed = runner.collect_injections() && case.is_some_and(kills);
+    let stopped = runner.stopped_cleanly && (ended || killed);
+    let fixture = &runner.fixture;
+    Ok(CaseRun {
+        observed: CaseObservation::collect(fixture, ending, stopped).await?,
+        requests: reference_requests(&fixture.injector.requests()),
+        api_server_requests: api_server_requests(&fixture.injector.requests()),
+        injected: runner.injected,
+        restarts: runner.restarts,
+        took: runner.started.elapsed(),
+    })
+}
+
+fn completion_hangs(case: &FaultCase) -> bool {
+    let kind = case.row_label();
+    kind.contains("CompleteMultipartUpload") && case.faults().any(|fault| fault == InjectedFault::HangReply)
+}
+
+struct CaseRunner {
+    fixture: FaultFixture,
+    operator: Arc<TargetProcess>,
+    /// Faults that have not befallen their request yet.
+    pending: Vec<InjectionReceiver>,
+    /// Whether the completion of an upload hangs.
+    completion_hangs: bool,
+    /// Since when it is complete and at rest but for its papers.
+    waiting_for_cleanup_since: Option<Instant>,
+    /// Whether it was started again for them.
+    restarted_for_cleanup: bool,
+    started: Instant,
+    injected: Vec<String>,
+    restarts: usize,
+    stopped_cleanly: bool,
+}
+
+impl CaseRunner {
+    /// Until the export is complete and at rest.
+    async fn recover(&mut self) -> Result<CaseOutcome> {
+        let mut manual_action = None;
+        let mut stalled: Option<Instant> = None;
+        let mut last_progress = Instant::now();
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            if self.collect_injections() {
+                last_progress = Instant::now();
+            }
+            if !self.operator.is_running().await? {
+                // As a Deployment does.
+                self.fixture.delete_lease().await?;
+                self.operator = self.fixture.operator()?;
+                self.restarts += 1;
+                continue;
+            }
+            let resource = self.fixture.resource().await?;
+            let status = resource.get("status").cloned().unwrap_or_default();
+            if condition_is_true(&status, "Complete") && self.is_idle().await? {
+                return Ok(manual_action.map_or(CaseOutcome::Recovered, CaseOutcome::ManualAction));
+            }
+            if self
+                .waiting_for_cleanup_since
+                .is_some_and(|since| since.elapsed() > CLEANUP_TIMEOUT)
+                && !self.restarted_for_cleanup
+            {
+                self.restarted_for_cleanup = true;
+                self.restart().await?;
+                continue;
+            }
+            if condition_is_true(&status, "Stalled") {
+                stalled = stalled.or_else(|| Some(Instant::now()));
+            } else {
+                stalled = None;
+            }
+            if self.started.elapsed() > CASE_TIMEOUT {
+                return Ok(CaseOutcome::Incomplete(status.to_string()));
+            }
+            let limit = if self.completion_hangs && !self.injected.is_empty() {
+                HUNG_COMPLETION_TIMEOUT
+            } else {
+                RECOVERY_TIMEOUT
+            };
+            let acts = stalled.is_some_and(|since| since.elapsed() > STALLED_GRACE)
+                || last_progress.elapsed() > limit;
+            if acts && manual_action.is_none() {
+                // The documented wait for a completion is no failure, and nobody needs to end it.
+                if !self.completion_hangs {
+                    manual_action = Some(reason(&status));
+                }
+                self.completion_hangs = false;
+                (stalled, last_progress) = (None, Instant::now());
+                self.restart().await?;
+            }
+        }
+    }
+
+    /// As `kubectl rollout restart` does.
+    async fn restart(&mut self) -> Result<()> {
+        self.stopped_cleanly &= self.stop().await?;
+        self.fixture.delete_lease().await?;
+        self.operator = self.fixture.operator()?;
+        self.restarts += 1;
+        Ok(())
+    }
+
+    /// Whether a fault befell its request since.
+    fn collect_injections(&mut self) -> bool {
+        let before = self.injected.len();
+        while let Some(told) = self.pending.first_mut() {
+            match told.try_recv() {
+                Ok(Ok(said)) => self.injected.push(said),
+                // It ended by itself at the same moment: then it is started again as if it had been killed.
+                Ok(Err(error)) => self.injected.push(format!("{error:#}")),
+                Err(_) => break,
+            }
+            self.pending.remove(0);
+        }
+        self.injected.len() > before
+    }
+
+    /// Whether nothing is left to do: nobody asks for anything, and all papers are gone, or stay.
+    async fn is_idle(&mut self) -> Result<bool> {
+        let seen = self.fixture.injector.requests();
+        let asks =
+            |seen: &RecordedRequest| seen.peer != ProxiedPeer::ApiServer && seen.at.elapsed() < QUIET_PERIOD;
+        if seen.iter().any(asks) {
+            return Ok(false);
+        }
+        // Where faults befall what the API server is asked, the lease is held long enough to be renewed.
+        let renews = |seen: &RecordedRequest| {
+            seen.peer == ProxiedPeer::ApiServer
+                && seen.contains(&["PUT ", "/leases/"])
+                && seen.at.elapsed() > QUIET_PERIOD
+        };
+        if self.fixture.is_proxied() && !seen.iter().any(renews) {
+            return Ok(false);
+        }
+        let keys = self.fixture.bucket.keys().await?;
+        if !keys.iter().any(|key| is_temporary_entry(key)) {
+            return Ok(true);
+        }
+        let since = *self.waiting_for_cleanup_since.get_or_insert_with(Instant::now);
+        // The oracle says so where they stay.
+        Ok(self.restarted_for_cleanup && since.elapsed() > CLEANUP_TIMEOUT * 3)
+    }
+
+    async fn stop(&mut self) -> Result<bool> {
+        self.operator.stop(SHUTDOWN_TIMEOUT).await.context("SIGTERM")
+    }
+}
+
+fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
+    let conditions = status["conditions"].as_array()?;
+    conditions.iter().find(|condition| condition["type"] == kind)
+}
+
+fn condition_is_true(status: &Value, kind: &str) -> bool {
+    condition(status, kind).is_some_and(|condition| condition["status"] == "True")
+}
+
+/// Why it is not ready, by what it says.
+fn reason(status: &Value) -> Option<eventexport::api::Reason> {
+    condition(status, "Ready")?["reason"].as_str()?.parse().ok()
+}

@@ -1,0 +1,305 @@
+//! The real program, and how much memory it takes at most (`VmHWM`), while a service sends it bombs.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use jiff::civil::date;
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::assert_displayable;
+use super::peer::{MaliciousPeer, Payload, PeerAction};
+
+const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+const MIB: u64 = 1024 * 1024;
+/// Bytes that a member of a bomb inflates to.
+const MEMBER_BYTES: u64 = 16 * MIB;
+/// Bytes of an event and its line.
+const LINE_BYTES: u64 = 256;
+/// What the program may take at most, whatever comes: parts, a window of gzip, code. A bomb kept would be many times it.
+const MEMORY_BYTES: u64 = 224 * MIB;
+/// The longest that one command may take, on a machine that is busy with everything else.
+const TIMEOUT: Duration = Duration::from_mins(20);
+
+/// How a program ended, and its memory at most.
+struct MeasuredRun {
+    output: Output,
+    peak: u64,
+    took: Duration,
+}
+
+struct MemoryFixture {
+    simulator: Simulator,
+    folder: tempfile::TempDir,
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn member(pattern: &[u8]) -> Vec<u8> {
+    let times = usize::try_from(MEMBER_BYTES).unwrap() / pattern.len();
+    gzip(&pattern.repeat(times))
+}
+
+/// A body: a beginning, then a member again and again, then an end.
+fn body(begin: &[u8], member: Vec<u8>, times: u64, end: &[u8]) -> Payload {
+    let length = begin.len() as u64 + member.len() as u64 * times + end.len() as u64;
+    let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    Payload::raw([head.as_bytes(), begin].concat())
+        .repeat(member, times)
+        .end_with(end)
+}
+
+impl MemoryFixture {
+    async fn new() -> Self {
+        let mut settings = Settings {
+            today: Some(date(2018, 7, 2)),
+            ..Settings::default()
+        };
+        settings.volume.quiet.clear();
+        Self {
+            simulator: Simulator::start(settings).await.unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The simulator, but for requests that begin so.
+    async fn peer(&self, endpoint: &'static str, payload: Payload) -> MaliciousPeer {
+        let upstream = self.simulator.url().socket_addrs(|| None).unwrap()[0];
+        MaliciousPeer::start(Some(upstream), move |line| {
+            if line.starts_with(endpoint) {
+                PeerAction::Send(payload.clone())
+            } else {
+                PeerAction::Forward
+            }
+        })
+        .await
+    }
+
+    async fn program(&self, peer: &MaliciousPeer, arguments: &[&str]) -> MeasuredRun {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("EVENTEXPORT_")) {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
+            .env("EVENTEXPORT_ENDPOINT", peer.url())
+            .env("EVENTEXPORT_SPACE", SPACE)
+            .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let begun = Instant::now();
+        let child = command.spawn().unwrap();
+        let id = child.id().unwrap();
+        let mut ended = std::pin::pin!(tokio::time::timeout(TIMEOUT, child.wait_with_output()));
+        let mut peak = 0;
+        let output = loop {
+            tokio::select! {
+                output = &mut ended => break output.expect("it ends in time").unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(20)) => peak = peak.max(peak_memory(id)),
+            }
+        };
+        MeasuredRun {
+            output,
+            peak,
+            took: begun.elapsed(),
+        }
+    }
+
+    /// `eventexport run` of one day, by a manifest that names the peer.
+    async fn run(&self, peer: &MaliciousPeer) -> MeasuredRun {
+        let manifest = format!(
+            "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: bomb}}\nspec:\n  space: {SPACE}\n  \
+             dateRange: {{start: '2018-06-28', end: '2018-06-28'}}\n  source: {{endpoint: '{}', uaaEndpoint: '{}', \
+             credentialsSecretRef: {{name: tracker}}}}\n  destination: {{s3: {{bucket: audit}}}}\n",
+            peer.url(),
+            peer.url()
+        );
+        fs::write(self.folder.path().join("m.yaml"), manifest).unwrap();
+        self.program(peer, &["run", "-f", "m.yaml", "--to", "archive"])
+            .await
+    }
+
+    fn receipt(&self) -> Option<Value> {
+        let path = self.root().join("_journal/2018-06-28.receipt.json");
+        Some(serde_json::from_slice(&fs::read(path).ok()?).unwrap())
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder
+            .path()
+            .join(format!("archive/space={SPACE}/scope=space"))
+    }
+}
+
+/// Bytes that a process had in memory at most; 0 once it ended.
+fn peak_memory(id: u32) -> u64 {
+    let status =
+        fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
+}
+
+/// What bombs there are: a name, the body, and how many events it holds; `None` is no body of events.
+fn bombs(bytes: u64) -> Vec<(&'static str, Payload, Option<u64>)> {
+    let times = bytes / MEMBER_BYTES;
+    let filled = usize::try_from(LINE_BYTES).unwrap() - r#"{"event":""}"#.len() - 1;
+    let line = format!("{{\"event\":\"{}\"}}\n", "x".repeat(filled)).into_bytes();
+    let empties = 20_000;
+    vec![
+        (
+            "lines",
+            body(&[], member(&line), times, &[]),
+            Some(bytes / LINE_BYTES),
+        ),
+        (
+            "one line",
+            body(
+                &gzip(b"{\"event\":\""),
+                member(&[b'x'; 1024]),
+                times,
+                &gzip(b"\"}\n"),
+            ),
+            Some(1),
+        ),
+        (
+            "blank lines",
+            body(&[], member(&[b'\n'; 1024]), times, &gzip(b"{}\n")),
+            Some(1),
+        ),
+        (
+            "empty members",
+            body(&gzip(b"{}\n"), gzip(b"").repeat(32), bytes / MIB * 16, &[]),
+            Some(1),
+        ),
+        (
+            "a name in the header",
+            body(
+                b"\x1f\x8b\x08\x08\0\0\0\0\0\xff",
+                vec![b'n'; 64 * 1024],
+                times * 2,
+                &[],
+            ),
+            None,
+        ),
+        (
+            "rubbish behind the end",
+            body(&gzip(b"{}\n"), vec![0; empties], times, &[]),
+            None,
+        ),
+    ]
+}
+
+/// Every bomb through `run` and through `download`: taken for what it is, in bounded memory, and no session stays.
+async fn check_bombs(bytes: u64) {
+    for (name, payload, events) in bombs(bytes) {
+        let sent = payload.piece.len() as u64 * payload.times;
+        let fixture = MemoryFixture::new().await;
+        let peer = fixture.peer("GET /v3/events/download ", payload).await;
+        let run = fixture.run(&peer).await;
+        let said = String::from_utf8_lossy(&run.output.stderr).into_owned();
+        println!(
+            "run, {name}: {} MiB of {} KiB sent, {:.1} s, {} MiB of memory at most",
+            bytes / MIB,
+            sent >> 10,
+            run.took.as_secs_f64(),
+            run.peak / MIB
+        );
+        let receipt = fixture.receipt();
+        let counted = receipt
+            .as_ref()
+            .map(|receipt| receipt["events"].as_u64().unwrap());
+        // Fewer events than the service reports are no export of its day.
+        assert_eq!(counted, events.filter(|events| *events >= 240), "{name}: {said}");
+        assert!(
+            run.peak > 0 && run.peak <= MEMORY_BYTES,
+            "{name}: {} MiB",
+            run.peak / MIB
+        );
+
+        let download = fixture
+            .program(&peer, &["download", "--start", "2018-06-28", "-o", "day.json.gz"])
+            .await;
+        println!(
+            "download, {name}: {:.1} s, {} MiB of memory at most",
+            download.took.as_secs_f64(),
+            download.peak / MIB
+        );
+        assert!(
+            download.peak > 0 && download.peak <= MEMORY_BYTES,
+            "{name}: {} MiB",
+            download.peak / MIB
+        );
+        assert_eq!(fixture.simulator.ledger().open_now, 0, "{name}: a session stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decompression_bombs_of_256_mib_use_bounded_memory() {
+    check_bombs(256 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make bombs"]
+async fn decompression_bombs_of_ten_gib_use_bounded_memory() {
+    check_bombs(10 * 1024 * MIB).await;
+}
+
+/// Parsed JSON takes more room than its text: what a list of two MiB may become is bounded as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn parsing_large_lists_uses_bounded_memory() {
+    let full = 2 * 1024 * 1024 - 16;
+    for (name, payload) in [
+        (
+            "empty objects",
+            Payload::reply("200 OK", format!("[{}{{}}]", "{},".repeat(full / 3))),
+        ),
+        (
+            "numbers",
+            Payload::reply(
+                "200 OK",
+                format!("{{\"x\":1,\"sessions\":[{}0]}}", "0,".repeat(full / 2 - 20)),
+            ),
+        ),
+        (
+            "strings",
+            Payload::reply("200 OK", format!("[{}\"\"]", "\"\",".repeat(full / 3))),
+        ),
+        (
+            "without end",
+            Payload::raw("HTTP/1.1 200 OK\r\n\r\n[").repeat("{},".repeat(10_000), u64::MAX),
+        ),
+    ] {
+        let fixture = MemoryFixture::new().await;
+        let peer = fixture.peer("GET /v3/sessions ", payload).await;
+        let list = fixture.program(&peer, &["session", "list"]).await;
+        let said = String::from_utf8_lossy(&list.output.stderr).into_owned();
+        println!(
+            "{name}: {:.1} s, {} MiB at most: {said}",
+            list.took.as_secs_f64(),
+            list.peak / MIB
+        );
+        assert_eq!(list.output.status.code(), Some(1), "{name}: {said}");
+        assert_displayable(name, said.trim_end(), "127.0.0.1", &[DEFAULT_API_KEY]);
+        assert!(
+            list.peak > 0 && list.peak <= MEMORY_BYTES,
+            "{name}: {} MiB",
+            list.peak / MIB
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! From `kubectl apply` to a status, and what changes it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::{
+    Operator, apply, condition, ensure_contains, event_reasons, eventually, get, has_finalizer, kubectl,
+    manifest, patch, secret, wait_conditions,
+};
+use crate::bed::Cluster;
+
+#[tokio::test]
+async fn a_complete_export_is_ready_complete_and_left_alone() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("complete").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    apply(cluster, &manifest(namespace, "june", "complete")).await?;
+    let operator = Operator::start(cluster, namespace).await?;
+
+    let states = [
+        "True/Complete",
+        "True/Complete",
+        "False/Accepted",
+        "False/Complete",
+    ];
+    let object = wait_conditions(cluster, namespace, "june", states).await?;
+    ensure!(object["status"]["observedGeneration"] == object["metadata"]["generation"]);
+    ensure!(object["status"]["completionTime"].is_string());
+    eventually("the finalizer goes when no session is left", async || {
+        Ok(!has_finalizer(
+            &get(cluster, namespace, "june").await?.unwrap_or_default(),
+        ))
+    })
+    .await?;
+    let wait = [
+        "wait",
+        "eventexport/june",
+        "-n",
+        namespace,
+        "--for=condition=Ready",
+        "--timeout=1s",
+    ];
+    kubectl(cluster, &wait).await?;
+    ensure!(event_reasons(cluster, namespace, "june").await? == ["Accepted", "Complete"]);
+
+    // It rests: no write, no run, no look.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let numbers = || {
+        let text = operator.metrics.text();
+        let own = text.lines().filter(|line| line.starts_with("eventexport_"));
+        own.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = (numbers(), get(cluster, namespace, "june").await?);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    ensure!(before == (numbers(), get(cluster, namespace, "june").await?));
+    ensure!(operator.exporter.activity("june").started_with.len() == 1);
+
+    // Someone wipes the status: the bucket is asked again.
+    let wiped = json!({ "status": null }).to_string();
+    let wipe = [
+        "patch",
+        "eventexport",
+        "june",
+        "-n",
+        namespace,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &wiped,
+    ];
+    kubectl(cluster, &wipe).await?;
+    wait_conditions(cluster, namespace, "june", states).await?;
+    ensure!(operator.exporter.activity("june").started_with.len() == 2);
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_named_and_its_arrival_and_rotation_wake_the_export() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("secret").await;
+    let operator = Operator::start(cluster, namespace).await?;
+    apply(cluster, &manifest(namespace, "june", "busy")).await?;
+    let missing = [
+        "False/CredentialsMissing",
+        "False/CredentialsMissing",
+        "False",
+        "True/CredentialsMissing",
+    ];
+    let object = wait_conditions(cluster, namespace, "june", missing).await?;
+    let message = object["status"]["lastError"]["message"]
+        .as_str()
+        .unwrap_or_default();
+    ensure_contains(
+        message,
+        &["tracker", namespace, "spec.source.credentialsSecretRef"],
+    )?;
+    ensure!(event_reasons(cluster, namespace, "june").await? == ["CredentialsMissing"]);
+    ensure!(!has_finalizer(&object));
+
+    apply(
+        cluster,
+        &json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": "tracker" },
+        }),
+    )
+    .await?;
+    eventually("a key is missing, and named", async || {
+        let object = get(cluster, namespace, "june").await?.unwrap_or_default();
+        Ok(object["status"]["lastError"]["message"]
+            .as_str()
+            .is_some_and(|why| why.contains("apiKey")))
+    })
+    .await?;
+
+    apply(cluster, &secret(namespace, "one")).await?;
+    let object = wait_conditions(
+        cluster,
+        namespace,
+        "june",
+        ["True/Exporting", "False/Exporting", "False", "False"],
+    )
+    .await?;
+    ensure!(has_finalizer(&object), "a session may be open");
+    ensure!(object["status"]["sessions"] == json!([{ "id": "session-7", "window": "2018-06-28" }]));
+    ensure!(object["status"]["lastError"].is_null());
+
+    // Another version with the same contents is no reason to begin again; other contents are.
+    kubectl(
+        cluster,
+        &["label", "secret", "tracker", "-n", namespace, "rotated=no"],
+    )
+    .await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ensure!(operator.exporter.activity("june").started_with == ["one"]);
+    apply(cluster, &secret(namespace, "two")).await?;
+    eventually("the export begins again with the new key", async || {
+        Ok(operator.exporter.activity("june").started_with == ["one", "two"])
+    })
+    .await?;
+    ensure!(operator.exporter.activity("june").stopped == 1);
+
+    // The Secret is taken away: the export stops.
+    kubectl(cluster, &["delete", "secret", "tracker", "-n", namespace]).await?;
+    wait_conditions(cluster, namespace, "june", missing).await?;
+    ensure!(operator.exporter.activity("june").running == 0);
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_changed_spec_begins_again_and_a_suspended_one_stops() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("suspend").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    apply(cluster, &manifest(namespace, "june", "busy")).await?;
+    let operator = Operator::start(cluster, namespace).await?;
+    wait_conditions(
+        cluster,
+        namespace,
+        "june",
+        ["True/Exporting", "", "False", "False"],
+    )
+    .await?;
+
+    patch(
+        cluster,
+        namespace,
+        "june",
+        &json!({ "spec": { "parallelism": 2 } }),
+    )
+    .await?;
+    eventually("it begins again", async || {
+        Ok(operator.exporter.activity("june").started_with.len() == 2)
+    })
+    .await?;
+    ensure!(operator.exporter.activity("june").running == 1);
+    let object = wait_conditions(
+        cluster,
+        namespace,
+        "june",
+        ["True/Exporting", "", "False", "False"],
+    )
+    .await?;
+    ensure!(object["status"]["observedGeneration"] == 2);
+
+    patch(
+        cluster,
+        namespace,
+        "june",
+        &json!({ "spec": { "suspend": true } }),
+    )
+    .await?;
+    wait_conditions(
+        cluster,
+        namespace,
+        "june",
+        ["False/Suspended", "", "False/Suspended", "False"],
+    )
+    .await?;
+    eventually("it stops, and the finalizer goes", async || {
+        let object = get(cluster, namespace, "june").await?.unwrap_or_default();
+        Ok(operator.exporter.activity("june").running == 0 && !has_finalizer(&object))
+    })
+    .await?;
+
+    patch(
+        cluster,
+        namespace,
+        "june",
+        &json!({ "spec": { "suspend": false } }),
+    )
+    .await?;
+    let object = wait_conditions(
+        cluster,
+        namespace,
+        "june",
+        ["True/Exporting", "", "False", "False"],
+    )
+    .await?;
+    ensure!(has_finalizer(&object) && operator.exporter.activity("june").running == 1);
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_of_its_own_run_only() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("panic").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    apply(cluster, &manifest(namespace, "bad", "panics")).await?;
+    apply(cluster, &manifest(namespace, "good", "busy")).await?;
+    let operator = Operator::start(cluster, namespace).await?;
+    let object = wait_conditions(
+        cluster,
+        namespace,
+        "bad",
+        ["False/Failed", "False", "False", "False"],
+    )
+    .await?;
+    ensure!(has_finalizer(&object), "nobody knows whether sessions are open");
+    wait_conditions(cluster, namespace, "good", ["True/Exporting", "", "", ""]).await?;
+    eventually("it is tried again", async || {
+        Ok(operator.exporter.activity("bad").started_with.len() >= 2)
+    })
+    .await?;
+    ensure!(operator.exporter.activity("good").started_with.len() == 1);
+    ensure!(operator.metrics.run_panics.get() >= 1);
+    ensure!(condition(&object, "Ready") == "False/Failed");
+    operator.stop().await
+}

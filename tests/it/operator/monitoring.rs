@@ -1,0 +1,345 @@
+//! What the operator shows of itself, and what is made of it: every name in rules and dashboard is one that it has, a
+//! real Prometheus scrapes it, its alerts fire, and series come and go with their resources.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::{Settings, Volume};
+use eventexport::telemetry::Metrics;
+use jiff::{ToSpan as _, Zoned, civil::Date};
+use regex::Regex;
+use serde_json::{Value, json};
+
+use super::process::{OperatorFixture, OperatorProcess, SHORT_LEASE};
+use super::{eventually, kubectl, wait_conditions};
+use crate::bed::{Prometheus, promtool};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn chart(file: &str) -> String {
+    fs::read_to_string(root().join("charts/eventexport").join(file)).unwrap()
+}
+
+/// Every alert of the rules, with its runbook.
+fn alerts() -> BTreeMap<String, String> {
+    let rules: Value = serde_saphyr::from_str(&chart("files/rules.yaml")).unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let alerts = rules.filter(|rule| rule["alert"].is_string()).map(|rule| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        for needed in ["summary", "description", "runbook_url"] {
+            assert!(
+                !text(&rule["annotations"][needed]).is_empty(),
+                "{rule}: no {needed}"
+            );
+        }
+        (text(&rule["alert"]), text(&rule["annotations"]["runbook_url"]))
+    });
+    alerts.collect()
+}
+
+/// Every query of the dashboard, with the panel's title.
+fn queries() -> Vec<(String, String)> {
+    let dashboard: Value = serde_json::from_str(&chart("files/dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let queries = panels.flat_map(|panel| {
+        let title = panel["title"].as_str().unwrap_or_default().to_owned();
+        let targets = panel["targets"].as_array().cloned().unwrap_or_default();
+        let query = |target: Value| (title.clone(), target["expr"].as_str().unwrap().to_owned());
+        targets.into_iter().map(query).collect::<Vec<_>>()
+    });
+    queries.collect()
+}
+
+/// As Grafana fills it in, with everything selected.
+fn filled(query: &str) -> String {
+    ["$job", "$namespace", "$name"]
+        .iter()
+        .fold(query.replace("$__rate_interval", "1m"), |query, variable| {
+            query.replace(&format!("\"{variable}\""), "\".*\"")
+        })
+}
+
+/// The labels of every series of a scrape, by the name of the metric.
+fn series(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let line = Regex::new(r"^([a-z_]+)(?:\{(.*)\})? ").unwrap();
+    let label = Regex::new(r#"([a-z_]+)=""#).unwrap();
+    let mut series = BTreeMap::<String, BTreeSet<String>>::new();
+    for found in text.lines().filter_map(|text| line.captures(text)) {
+        let labels = found.get(2).map_or("", |labels| labels.as_str());
+        let names = label.captures_iter(labels).map(|label| label[1].to_owned());
+        series.entry(found[1].to_owned()).or_default().extend(names);
+    }
+    series
+}
+
+/// What a query names: metrics, and the labels that it selects by or groups by. Alerts and recorded series are
+/// Prometheus's own.
+fn named(query: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let metric = Regex::new(r"\b((?:eventexport|process)_[a-z_]+)\b(\{[^}]*\})?").unwrap();
+    let selected = Regex::new(r#"([a-z_]+)\s*(?:=~|!~|!=|=)\s*""#).unwrap();
+    let grouped = Regex::new(r"\b(?:by|on)\s*\(([^)]*)\)").unwrap();
+    let (mut metrics, mut labels) = (BTreeSet::new(), BTreeSet::new());
+    for found in metric.captures_iter(query) {
+        metrics.insert(found[1].to_owned());
+        let selectors = found.get(2).map_or("", |selectors| selectors.as_str());
+        labels.extend(selected.captures_iter(selectors).map(|label| label[1].to_owned()));
+    }
+    for list in grouped.captures_iter(query) {
+        let names = list[1].split(',').map(|name| name.trim().to_owned());
+        labels.extend(names.filter(|name| !name.is_empty()));
+    }
+    (metrics, labels)
+}
+
+/// Labels that Prometheus and Grafana put there.
+const SCRAPE_LABELS: [&str; 4] = ["job", "instance", "pod", "namespace"];
+
+#[test]
+fn rules_and_dashboard_use_only_existing_metrics_and_labels() {
+    let there = series(&Metrics::sample().text());
+    let rules: Value = serde_saphyr::from_str(&chart("files/rules.yaml")).unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let mut queries = queries();
+    queries.extend(rules.map(|rule| {
+        let name = rule["alert"].as_str().or(rule["record"].as_str());
+        (
+            name.unwrap().to_owned(),
+            rule["expr"].as_str().unwrap().to_owned(),
+        )
+    }));
+    let mut used = BTreeSet::new();
+    for (title, query) in &queries {
+        let (metrics, labels) = named(query);
+        assert!(
+            !metrics.is_empty() || query.contains("eventexport:"),
+            "{title}: no metric is recognised in {query}"
+        );
+        for label in labels {
+            let known = |metric: &String| there.get(metric).is_some_and(|labels| labels.contains(&label));
+            let fine = metrics.iter().any(known) || SCRAPE_LABELS.contains(&label.as_str());
+            assert!(
+                fine || query.contains("eventexport:"),
+                "{title}: no metric of {query} has the label {label}"
+            );
+        }
+        for metric in metrics {
+            assert!(
+                there.contains_key(&metric),
+                "{title}: there is no metric {metric}"
+            );
+            used.insert(metric);
+        }
+    }
+    // The dashboard shows everything that there is, but for what is said otherwise by another panel.
+    let unused = there.keys().filter(|name| {
+        let base = name.trim_end_matches("_count").trim_end_matches("_sum");
+        let buckets = used.contains(&format!("{base}_bucket"));
+        !used.contains(*name) && !buckets && !name.starts_with("process_")
+    });
+    assert_eq!(unused.collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
+    let runbooks = fs::read_to_string(root().join("docs/runbooks.md")).unwrap();
+    let sections: BTreeSet<&str> = runbooks
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .filter(|title| title.starts_with("EventExport"))
+        .collect();
+    let alerts = alerts();
+    let names: BTreeSet<&str> = alerts.keys().map(String::as_str).collect();
+    assert_eq!(sections, names);
+    for (name, link) in &alerts {
+        assert_eq!(*link, format!("docs/runbooks.md#{}", name.to_lowercase()));
+    }
+}
+
+#[tokio::test]
+async fn each_alert_fires_for_its_own_reason_in_time() -> Result<()> {
+    let folder = root().join("charts/eventexport/tests/rules");
+    promtool(&folder, &["test", "rules", "alerts.yaml"]).await?;
+    let tests = fs::read_to_string(folder.join("alerts.yaml"))?;
+    for alert in alerts().keys() {
+        ensure!(tests.contains(alert), "{alert} is not tested");
+    }
+    Ok(())
+}
+
+fn days_ago(days: i64) -> Date {
+    Zoned::now()
+        .with_time_zone(jiff::tz::TimeZone::UTC)
+        .date()
+        .saturating_sub(days.days())
+}
+
+/// Alerts that wait for a moment instead of hours.
+fn without_delays(rules: &str) -> String {
+    Regex::new(r"(?m)^(\s+for:) .*$")
+        .unwrap()
+        .replace_all(rules, "$1 1s")
+        .into_owned()
+}
+
+/// Panels that have nothing to show in the scene below.
+const EMPTY: [&str; 1] = ["Repeated requests"];
+
+#[tokio::test]
+async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_alerts() -> Result<()> {
+    let settings = Settings {
+        retention_days: 9,
+        volume: Volume {
+            quiet: Vec::new(),
+            ..Volume::default()
+        },
+        ..Settings::default()
+    };
+    let fixture = OperatorFixture::start("watched", settings).await?;
+    // One that goes well, one that came too late, one whose day is damaged, one that lacks a Secret, one that somebody
+    // stopped.
+    let (week, month) = (days_ago(5).to_string(), days_ago(30).to_string());
+    let (lost, damaged) = (days_ago(20).to_string(), days_ago(7).to_string());
+    fixture.simulator.add_preset(&format!("wrong-crc@{damaged}"))?;
+    let nobody = json!({ "endpoint": fixture.tracker.url(), "credentialsSecretRef": { "name": "nobody" } });
+    fixture.export("well", [&week, ""], &json!({})).await?;
+    fixture.export("late", [&month, &lost], &json!({})).await?;
+    fixture.export("stuck", [&damaged, &damaged], &json!({})).await?;
+    fixture
+        .export("locked", [&week, ""], &json!({ "source": nobody }))
+        .await?;
+    fixture
+        .export("stopped", [&week, ""], &json!({ "suspend": true }))
+        .await?;
+    let operator = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let second = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let rules = without_delays(&chart("files/rules.yaml"));
+    let prometheus = Prometheus::start(&[&operator.address, &second.address], &rules).await?;
+
+    wait_conditions(fixture.cluster, &fixture.namespace, "well", ["True/", "", "", ""]).await?;
+    eventually("it has stored what is over", async || {
+        let query = "eventexport_resource_windows{name=\"well\", state=\"stored\"} >= 4";
+        Ok(!prometheus.query(query).await?.is_empty())
+    })
+    .await?;
+    for (name, alert) in [
+        ("late", "EventExportDaysLost"),
+        ("late", "EventExportStalled"),
+        ("locked", "EventExportStalled"),
+        ("stuck", "EventExportDaysAboutToBeLost"),
+        ("stuck", "EventExportOverdue"),
+        ("stopped", "EventExportSuspended"),
+    ] {
+        let namespace = &fixture.namespace;
+        let query = format!(
+            "ALERTS{{alertname=\"{alert}\", namespace=\"{namespace}\", name=\"{name}\", alertstate=\"firing\"}}"
+        );
+        let fires = async || Ok(!prometheus.query(&query).await?.is_empty());
+        eventually(&format!("{alert} fires for {name}"), fires).await?;
+    }
+    // While it caught up, impatient rules may have called it behind.
+    eventually("nothing fires for what goes well", async || {
+        let firing = "ALERTS{name=\"well\", alertstate=\"firing\"}";
+        Ok(prometheus.query(firing).await?.is_empty())
+    })
+    .await?;
+    let leaders = prometheus.query("sum(eventexport_leader) == 1").await?;
+    ensure!(leaders.len() == 1, "one of the two leads");
+
+    for (title, query) in queries() {
+        let query = filled(&query);
+        let shown = async || Ok(!prometheus.query(&query).await?.is_empty());
+        if EMPTY.contains(&title.as_str()) {
+            shown().await?;
+        } else {
+            eventually(&format!("{title} shows something: {query}"), shown).await?;
+        }
+    }
+
+    // What a real operator has is what the documentation says.
+    let documented = series(&Metrics::sample().text());
+    let real = series(&operator.metrics().await?);
+    for (name, labels) in &real {
+        let known = documented
+            .get(name)
+            .with_context(|| format!("{name} is not documented"))?;
+        ensure!(labels.is_subset(known), "{name}: {labels:?} of {known:?}");
+    }
+    Ok(())
+}
+
+async fn series_of(process: &OperatorProcess, name: &str) -> Result<Vec<String>> {
+    let metrics = process.metrics().await?;
+    let mark = format!("name=\"{name}\"");
+    let lines = metrics.lines().filter(|line| line.contains(&mark));
+    Ok(lines.map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn a_resource_has_the_same_numbers_after_a_restart_and_none_after_its_deletion() -> Result<()> {
+    let settings = Settings {
+        today: Some(jiff::civil::date(2018, 6, 9)),
+        ..Settings::default()
+    };
+    let fixture = OperatorFixture::start("numbers", settings).await?;
+    fixture
+        .export("june", ["2018-06-03", "2018-06-07"], &json!({}))
+        .await?;
+    let mut operator = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let complete = ["True/Complete", "True/Complete", "", ""];
+    wait_conditions(fixture.cluster, &fixture.namespace, "june", complete).await?;
+    let settled = async |operator: &OperatorProcess| {
+        let mut seen = Vec::new();
+        eventually("its numbers are those of a finished export", async || {
+            seen = series_of(operator, "june").await?;
+            let has = |part: &str| seen.iter().any(|line| line.contains(part));
+            Ok(has("resource_complete{")
+                && has("resource_last_success_timestamp_seconds{")
+                && has("state=\"stored\"} 5.0")
+                && has("reason=\"Complete\"")
+                && !has("oldest_missing"))
+        })
+        .await?;
+        anyhow::Ok(seen)
+    };
+    let before = settled(&operator).await?;
+    let metrics = operator.metrics().await?;
+    for part in [
+        "eventexport_windows_total{outcome=\"stored\"} ",
+        "eventexport_requests_total{peer=\"tracker\",operation=\"CreateSession\",code=\"200\"} 5",
+        "eventexport_requests_total{peer=\"uaa\",operation=\"Login\",code=\"200\"} 1",
+        "eventexport_requests_total{peer=\"s3\",operation=\"PutObject\",code=\"200\"} ",
+        "eventexport_requests_total{peer=\"kubernetes\",operation=\"Patch\",code=\"200\"} ",
+        "eventexport_sessions_open 0\n",
+        "process_resident_memory_bytes ",
+    ] {
+        ensure!(metrics.contains(part), "{part} is not in\n{metrics}");
+    }
+
+    operator.signal("-TERM").await?;
+    operator.child.wait().await?;
+    let again = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let after = settled(&again).await?;
+    ensure!(before == after, "{before:#?}\n{after:#?}");
+
+    let delete = [
+        "delete",
+        "eventexport",
+        "june",
+        "-n",
+        &fixture.namespace,
+        "--timeout=60s",
+    ];
+    kubectl(fixture.cluster, &delete).await?;
+    eventually("its series are gone", async || {
+        Ok(series_of(&again, "june").await?.is_empty())
+    })
+    .await?;
+    ensure!(again.metrics().await?.contains("\neventexport_resources 0"));
+    Ok(())
+}

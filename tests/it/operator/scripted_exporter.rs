@@ -1,0 +1,228 @@
+//! Exports without an engine: the space says what happens, and everything that happened is written down.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eventexport::api::{EventExportSpec, Reason};
+use eventexport::controller::{ExportRunner, Exporter, Owner};
+use eventexport::export::connect::Secrets;
+use eventexport::export::engine::ReleaseReport;
+use eventexport::export::failure::Failure;
+use eventexport::export::keys::ArchiveRoot;
+use eventexport::export::shard::Shard;
+use eventexport::export::snapshot::{SessionFacts, Snapshot};
+use eventexport::export::spec::{ExportSpec, RetryPolicy, Scope};
+use eventexport::export::window::Window;
+use jiff::SignedDuration;
+use jiff::civil::date;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const DAY: Window = Window::day(date(2018, 6, 28));
+
+/// How long the space `wedges` keeps its thread.
+const BLOCKED_TIME: Duration = Duration::from_secs(20);
+
+/// What was asked for, by the name of the export.
+#[derive(Clone, Default)]
+pub(crate) struct ScriptedExporter {
+    activity: Arc<Mutex<BTreeMap<String, JobActivity>>>,
+    runs: Arc<Mutex<BTreeMap<String, ScriptedRun>>>,
+}
+
+/// What an export is, whatever its space says.
+#[derive(Clone)]
+pub(crate) enum ScriptedRun {
+    /// It shows this, and goes on while windows are active.
+    Reports(Box<Snapshot>),
+    /// It cannot begin.
+    FailsToPrepare(Failure),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct JobActivity {
+    /// The API key that each run began with.
+    pub(crate) started_with: Vec<String>,
+    /// Runs under way now.
+    pub(crate) running: usize,
+    /// Runs that were asked to stop, and did.
+    pub(crate) stopped: usize,
+    /// Releases.
+    pub(crate) released: usize,
+}
+
+struct ScriptedJob {
+    exporter: ScriptedExporter,
+    name: String,
+    space: String,
+    key: String,
+    export: Arc<ExportSpec>,
+}
+
+impl ScriptedExporter {
+    pub(crate) fn activity(&self, name: &str) -> JobActivity {
+        self.lock().get(name).cloned().unwrap_or_default()
+    }
+
+    /// Says what the export of that name is.
+    pub(crate) fn set_run(&self, name: &str, play: ScriptedRun) {
+        self.runs.lock().unwrap().insert(name.to_owned(), play);
+    }
+
+    fn scripted_run(&self, name: &str) -> Option<ScriptedRun> {
+        self.runs.lock().unwrap().get(name).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, JobActivity>> {
+        self.activity.lock().unwrap()
+    }
+
+    fn record(&self, name: &str, note: impl FnOnce(&mut JobActivity)) {
+        note(self.lock().entry(name.to_owned()).or_default());
+    }
+}
+
+#[async_trait]
+impl Exporter for ScriptedExporter {
+    async fn prepare(
+        &self,
+        spec: &EventExportSpec,
+        secrets: &Secrets,
+        owner: &Owner,
+    ) -> Result<Arc<dyn ExportRunner>, Failure> {
+        if spec.space == "wedges" {
+            // Not as a future waits: nothing else goes on in this thread.
+            std::thread::sleep(BLOCKED_TIME);
+        }
+        if let Some(ScriptedRun::FailsToPrepare(failure)) = self.scripted_run(&owner.name) {
+            return Err(failure);
+        }
+        let name = &spec.source.credentials_secret_ref.name;
+        let key = secrets.0.get(name).and_then(|keys| keys.get("apiKey"));
+        let Some(key) = key.map(|key| String::from_utf8_lossy(key).into_owned()) else {
+            let message = format!("Secret {name} has no key apiKey");
+            return Err(Failure::wait(Reason::CredentialsMissing, message, None).export_wide());
+        };
+        let export = ExportSpec {
+            name: owner.name.clone(),
+            space: spec.space.clone(),
+            scope: Scope::Space,
+            start: date(2018, 6, 1),
+            end: spec.date_range.end.as_ref().map(|_| date(2018, 6, 30)),
+            hour: None,
+            source: "http://127.0.0.1:1".to_owned(),
+            root: ArchiveRoot::new("", &spec.space, "space"),
+            shard: Shard::SINGLE,
+            parallelism: 1,
+            settle_after: SignedDuration::ZERO,
+            accepted_gaps: Vec::new(),
+            holder: format!("cluster/{}", owner.uid),
+            holder_epoch: None,
+            single_writer: true,
+            retry_policy: RetryPolicy::Forever,
+        };
+        Ok(Arc::new(ScriptedJob {
+            exporter: self.clone(),
+            name: owner.name.clone(),
+            space: spec.space.clone(),
+            key,
+            export: Arc::new(export),
+        }))
+    }
+}
+
+#[async_trait]
+impl ExportRunner for ScriptedJob {
+    fn export(&self) -> &Arc<ExportSpec> {
+        &self.export
+    }
+
+    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot> {
+        self.exporter.record(&self.name, |seen| {
+            seen.started_with.push(self.key.clone());
+            seen.running += 1;
+        });
+        let _running = RunningGuard(self);
+        Arc::new(self.play(out, stop).await)
+    }
+
+    async fn release(&self) -> ReleaseReport {
+        self.exporter.record(&self.name, |seen| seen.released += 1);
+        match self.space.as_str() {
+            "unreleasable" => ReleaseReport {
+                leftover_sessions: vec![("session-7".to_owned(), "the service does not answer".to_owned())],
+                unknown: None,
+                permanent: false,
+            },
+            "hopeless" => ReleaseReport {
+                unknown: Some("the bucket audit does not exist".to_owned()),
+                permanent: true,
+                ..ReleaseReport::default()
+            },
+            _ => ReleaseReport::default(),
+        }
+    }
+}
+
+/// Also where the run is cut off or panics.
+struct RunningGuard<'a>(&'a ScriptedJob);
+
+impl Drop for RunningGuard<'_> {
+    fn drop(&mut self) {
+        self.0.exporter.record(&self.0.name, |seen| seen.running -= 1);
+    }
+}
+
+impl ScriptedJob {
+    async fn play(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Snapshot {
+        if let Some(ScriptedRun::Reports(shown)) = self.exporter.scripted_run(&self.name) {
+            out.send_replace(Arc::new((*shown).clone()));
+            if shown.active > 0 {
+                stop.cancelled().await;
+            }
+            return *shown;
+        }
+        let seen = Snapshot {
+            observed: true,
+            wanted: 30,
+            stored: 29,
+            missing: [DAY].into_iter().collect(),
+            ..Snapshot::default()
+        };
+        match self.space.as_str() {
+            "complete" => Snapshot {
+                stored: 30,
+                missing: [].into_iter().collect(),
+                complete: true,
+                ..seen
+            },
+            "panics" => panic!("as the script says"),
+            // All others are at work, with a session, until they are told to stop.
+            kept => {
+                let session = SessionFacts {
+                    id: "session-7".to_owned(),
+                    window: DAY,
+                };
+                let busy = Snapshot {
+                    active: 1,
+                    sessions: vec![session],
+                    ..seen.clone()
+                };
+                out.send_replace(Arc::new(busy.clone()));
+                stop.cancelled().await;
+                if kept == "deaf" {
+                    std::future::pending::<()>().await;
+                }
+                self.exporter.record(&self.name, |seen| seen.stopped += 1);
+                let left = matches!(kept, "unreleasable" | "hopeless" | "leaves");
+                if left {
+                    Snapshot { active: 0, ..busy }
+                } else {
+                    seen
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The world around the operator: a cluster, a store and a service of its own, namespaces with their Secrets, and
+//! resources in any number.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::api::EventExport;
+use eventexport::simulator::{DEFAULT_API_KEY, Ledger};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::bed::{Cluster, Gateway, http_client};
+
+/// Requests to the API server at once.
+const CONCURRENCY: usize = 32;
+
+/// Resources of one page of a list.
+const PAGE: u32 = 500;
+
+pub(super) struct LoadFixture {
+    pub(super) cluster: Cluster,
+    pub(super) gateway: Gateway,
+    pub(super) client: Client,
+    pub(super) service: SimulatorService,
+    pub(super) folder: tempfile::TempDir,
+}
+
+/// A simulated service as a process of its own, so that its work is not ours.
+pub(super) struct SimulatorService {
+    pub(super) url: String,
+    /// Killed when dropped.
+    _process: Child,
+}
+
+/// The program that is measured: the released one where it is named, else the one that was built with the tests.
+pub(super) fn program() -> PathBuf {
+    std::env::var_os("EVENTEXPORT_PROGRAM")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_eventexport")), PathBuf::from)
+}
+
+impl SimulatorService {
+    pub(super) async fn start(args: &[&str]) -> Result<Self> {
+        let mut process = Command::new(program())
+            .args(["simulate", "--listen", "127.0.0.1:0", "--weekends"])
+            .args(args)
+            .env("EVENTEXPORT_LOG", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let out = process.stdout.take().context("it has no standard output")?;
+        let mut lines = BufReader::new(out).lines();
+        let url = lines.next_line().await?.context("the simulator ended")?;
+        // Whatever it says later must not fill the pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            _process: process,
+        })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let url = format!("{}/simulator/{path}", self.url);
+        let answer = http_client()?.get(url).timeout(Duration::from_secs(30)).send();
+        Ok(answer.await?.error_for_status()?.json().await?)
+    }
+
+    pub(super) async fn ledger(&self) -> Result<Ledger> {
+        self.get("ledger").await
+    }
+
+    pub(super) async fn sessions(&self) -> Result<Value> {
+        self.get("sessions").await
+    }
+
+    pub(super) async fn admin(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
+        let url = format!("{}/simulator/{path}", self.url);
+        let answer = http_client()?.request(method, url).json(body).send().await?;
+        Ok(answer.error_for_status()?.json().await?)
+    }
+}
+
+impl LoadFixture {
+    pub(super) async fn start(service: &[&str]) -> Result<Self> {
+        let (cluster, gateway) = (Cluster::start().await?, Gateway::start().await?);
+        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(Self {
+            client: Client::try_from(config)?,
+            cluster,
+            gateway,
+            service: SimulatorService::start(service).await?,
+            folder: tempfile::tempdir()?,
+        })
+    }
+
+    /// A namespace with the Secrets of its exports.
+    pub(super) async fn namespace(&self, name: &str) -> Result<()> {
+        let params = PostParams::default();
+        let namespace = json!({ "metadata": { "name": name } });
+        Api::<Namespace>::all(self.client.clone())
+            .create(&params, &serde_json::from_value(namespace)?)
+            .await?;
+        let (key, hidden) = (self.gateway.access_key(), self.gateway.secret_key());
+        for (secret, data) in [
+            ("tracker", json!({ "apiKey": DEFAULT_API_KEY })),
+            ("bucket", json!({ "accessKeyId": key, "secretAccessKey": hidden })),
+        ] {
+            let secret = json!({ "metadata": { "name": secret }, "stringData": data });
+            Api::<Secret>::namespaced(self.client.clone(), name)
+                .create(&params, &serde_json::from_value(secret)?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn exports(&self, namespace: &str) -> Api<EventExport> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Makes the resources, many at once: each with its namespace.
+    pub(super) async fn create(&self, all: Vec<(String, Value)>) -> Result<()> {
+        let created = stream::iter(all).map(|(namespace, object)| async move {
+            let object = serde_json::from_value(object)?;
+            let params = PostParams {
+                // As kubectl leaves it: most of a small object is what managedFields say of it.
+                field_manager: Some("kubectl-create".to_owned()),
+                ..PostParams::default()
+            };
+            self.exports(&namespace).create(&params, &object).await?;
+            anyhow::Ok(())
+        });
+        created.buffer_unordered(CONCURRENCY).try_collect().await
+    }
+
+    /// All resources, page by page, as somebody who keeps them would hold them.
+    pub(super) async fn all(&self) -> Result<Vec<EventExport>> {
+        let api: Api<EventExport> = Api::all(self.client.clone());
+        let mut all = Vec::new();
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = api.list(&params).await?;
+            all.extend(page.items.into_iter().map(|mut object| {
+                object.metadata.managed_fields = None;
+                object
+            }));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A resource of a space, below a prefix of its own or of many.
+pub(super) struct ExportParams<'a> {
+    pub(super) name: &'a str,
+    pub(super) space: &'a str,
+    pub(super) start: &'a str,
+    pub(super) end: Option<&'a str>,
+    pub(super) bucket: &'a str,
+    pub(super) prefix: &'a str,
+    pub(super) source: &'a str,
+    pub(super) store: &'a str,
+    pub(super) suspend: bool,
+}
+
+impl ExportParams<'_> {
+    pub(super) fn manifest(&self) -> Value {
+        let mut range = json!({ "start": self.start });
+        if let Some(end) = self.end {
+            range["end"] = end.into();
+        }
+        json!({
+            "apiVersion": "eventexport.io/v1alpha1",
+            "kind": "EventExport",
+            "metadata": { "name": self.name },
+            "spec": {
+                "space": self.space,
+                "dateRange": range,
+                "source": {
+                    "endpoint": self.source, "uaaEndpoint": self.source,
+                    "credentialsSecretRef": { "name": "tracker" },
+                },
+                "destination": { "s3": {
+                    "bucket": self.bucket, "prefix": self.prefix, "endpoint": self.store,
+                    "credentialsSecretRef": { "name": "bucket" },
+                }},
+                "suspend": self.suspend,
+            },
+        })
+    }
+}
+
+/// What is measured of a process, from the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProcessUsage {
+    pub(super) rss_kib: f64,
+    pub(super) peak_kib: f64,
+    pub(super) cpu_seconds: f64,
+}
+
+impl ProcessUsage {
+    pub(super) fn of(process: u32) -> Result<Self> {
+        /// `sysconf(_SC_CLK_TCK)` of Linux, whatever the machine.
+        const TICKS: f64 = 100.0;
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+        let kib = |name: &str| -> Result<f64> {
+            let line = status.lines().find(|line| line.starts_with(name));
+            let number = line.and_then(|line| line.split_whitespace().nth(1));
+            Ok(number.with_context(|| format!("no {name}"))?.parse()?)
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .context("no name in stat")?
+            .1
+            .split_whitespace()
+            .collect();
+        ensure!(fields.len() > 12, "a short stat");
+        let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+        Ok(Self {
+            rss_kib: kib("VmRSS:")?,
+            peak_kib: kib("VmHWM:")?,
+            cpu_seconds: ticks / TICKS,
+        })
+    }
+}
+
+/// How busy the machine is, whoever makes it so.
+pub(super) fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|load| load.parse().ok()).unwrap_or(f64::NAN)
+}

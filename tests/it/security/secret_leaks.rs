@@ -1,0 +1,338 @@
+//! A service, a UAA and a store that echo every credential that they are sent, in bodies and headers, with what
+//! terminals obey and readers of logs take for lines; and redirect to where no token may go.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use eventexport::simulator::DEFAULT_API_KEY;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::bed::{Cluster, Gateway, http_client};
+use crate::operator::end_to_end::{SPACE, simulator};
+use crate::operator::traces::collector;
+use crate::operator::{apply, condition, eventually, get, kubectl};
+
+/// Is in every secret of this test, and in nothing else.
+const SECRET_MARKER: &str = "hush";
+
+/// What a terminal obeys, and a line of its own.
+const INJECTED: &str = "\u{1b}[2J\u{9b}31m\r\nforged line \u{202e}";
+
+/// A peer by its first folder: what it does with a request.
+async fn answer(mut stream: TcpStream, seen: &Mutex<String>, elsewhere: &str) -> Option<()> {
+    let mut bytes = Vec::new();
+    let (head, body) = loop {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")?
+                    .parse()
+                    .ok()
+            });
+            if body.len() >= length.unwrap_or(0) {
+                break (head.to_owned(), body.to_owned());
+            }
+        }
+    };
+    seen.lock().unwrap().extend([head.as_str(), "\n", &body, "\n"]);
+    let mut first = head.lines().next()?.split(' ');
+    let (method, path) = (first.next()?, first.next()?);
+    let mut folders = path.trim_start_matches('/').splitn(2, '/');
+    let (mode, rest) = (folders.next()?, folders.next().unwrap_or_default());
+    let echo = format!("{} {}", head.replace("\r\n", " "), form(&body));
+    // As far as a header can hold it.
+    let header: String = echo.chars().filter(|c| !c.is_control()).collect();
+    let token = format!("{SECRET_MARKER}-token-of-{mode}");
+    let reply = |status: &str, more: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\nX-Echo: {header}\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n{body}"
+        )
+    };
+    let granted = json!({ "access_token": token, "refresh_token": format!("{SECRET_MARKER}-refresh"), "expires_in": 3600 });
+    let session = json!({
+        "id": "s-1", "space": SPACE, "username": format!("ann{INJECTED}"),
+        "date-range": { "Start": "2018-06-04", "End": "2018-06-04" },
+    });
+    let text = match (mode, method, rest) {
+        ("uaa", "POST", "oauth/token") => {
+            let words = json!({ "error_description": format!("{echo}{INJECTED}") });
+            reply("401 No", "", &words.to_string())
+        }
+        (_, "POST", "oauth/token") => reply("200 Yes", "", &granted.to_string()),
+        ("html", ..) => reply("400 No", "", &format!("<h1>{echo}</h1>{INJECTED}{echo}")),
+        ("json", ..) => {
+            let words = json!({ "error": { "message": format!("{INJECTED}{echo}") } });
+            reply("403 No", "", &words.to_string())
+        }
+        ("moved", ..) => {
+            let status = ["301", "302", "303", "307", "308"][path.len() % 5];
+            reply(
+                &format!("{status} Elsewhere"),
+                &format!("Location: {elsewhere}/{token}?token={token}\r\n"),
+                &echo,
+            )
+        }
+        ("body", "GET", "v3/events") => reply("404 No", "", ""),
+        ("body", "GET", "v3/sessions") => reply("200 Yes", "", "[]"),
+        ("body", "GET", "v3/events/download") => reply(
+            "200 Yes",
+            &format!("Content-Type: text/{token}\u{9b}2J\r\n"),
+            &format!("{INJECTED}{echo}"),
+        ),
+        ("body", "DELETE", _) => reply("200 Yes", "", "{}"),
+        ("body", ..) => reply("200 Yes", "", &session.to_string()),
+        ("s3moved", ..) => reply(
+            "307 Elsewhere",
+            &format!(
+                "Location: {elsewhere}/\r\nx-amz-bucket-region: {INJECTED_REGION}{SECRET_MARKER}-session-token\r\n"
+            ),
+            "",
+        ),
+        // The code is the store's words too.
+        _ => {
+            let xml = |text: &str| {
+                text.replace('&', "&amp;")
+                    .replace('<', "&lt;")
+                    .replace('"', "&quot;")
+            };
+            let plain: String = INJECTED.chars().filter(|c| *c != '\u{1b}').collect();
+            let echo = xml(&echo);
+            reply(
+                "418 No",
+                "Content-Type: application/xml\r\n",
+                &format!("<Error><Code>{echo}{plain}</Code><Message>{plain}{echo}</Message></Error>"),
+            )
+        }
+    };
+    stream.write_all(text.as_bytes()).await.ok()?;
+    stream.shutdown().await.ok()
+}
+
+const INJECTED_REGION: &str = "\u{9b}2Jeu ";
+
+/// What a form says, decoded, beside the form itself.
+fn form(body: &str) -> String {
+    let pairs = url::form_urlencoded::parse(body.as_bytes());
+    let pairs: Vec<String> = pairs.map(|(_, value)| value.into_owned()).collect();
+    format!("{body} {}", pairs.join(" "))
+}
+
+/// Counts who comes.
+async fn catcher() -> (String, Arc<Mutex<usize>>, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let came = Arc::<Mutex<usize>>::default();
+    let count = came.clone();
+    let task = tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            *count.lock().unwrap() += 1;
+        }
+    });
+    (url, came, AbortOnDropHandle::new(task))
+}
+
+/// The texts of a document.
+fn texts(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(list) => list.iter().for_each(|value| texts(value, found)),
+        Value::Object(map) => map.values().for_each(|value| texts(value, found)),
+        _ => {}
+    }
+}
+
+/// Every file below a folder, as text.
+fn files(folder: &Path, found: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            found.insert(
+                path.display().to_string(),
+                String::from_utf8_lossy(&bytes).into_owned(),
+            );
+        }
+    }
+}
+
+fn export(namespace: &str, name: &str, tracker: &str, store: &str, bucket: &str) -> Value {
+    json!({
+        "apiVersion": "eventexport.io/v1alpha1",
+        "kind": "EventExport",
+        "metadata": { "namespace": namespace, "name": name },
+        "spec": {
+            "space": SPACE,
+            "dateRange": { "start": "2018-06-04", "end": "2018-06-04" },
+            "source": {
+                "endpoint": tracker, "uaaEndpoint": tracker,
+                "credentialsSecretRef": { "name": if bucket == "good-bucket" { "spiteful" } else { "good" } },
+            },
+            "destination": { "s3": {
+                "bucket": namespace, "prefix": name, "endpoint": store, "credentialsSecretRef": { "name": bucket },
+            }},
+        },
+    })
+}
+
+#[tokio::test]
+async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
+    let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
+    let namespace = cluster.namespace("spite").await;
+    gateway.create_bucket(&namespace).await.unwrap();
+    let simulator = simulator().await.unwrap();
+    let good = simulator.url().as_str().trim_end_matches('/').to_owned();
+    let (elsewhere, came, _catching) = catcher().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let spite = format!("http://{}", listener.local_addr().unwrap());
+    let seen = Arc::<Mutex<String>>::default();
+    let heard = seen.clone();
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (heard, elsewhere) = (heard.clone(), elsewhere.clone());
+            tokio::spawn(async move { answer(stream, &heard, &elsewhere).await });
+        }
+    }));
+    let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": name }, "stringData": data });
+    let key = format!("{SECRET_MARKER}-api key+\"&/");
+    for document in [
+        secret("spiteful", json!({ "apiKey": key })),
+        secret("good", json!({ "apiKey": DEFAULT_API_KEY })),
+        secret(
+            "good-bucket",
+            json!({ "accessKeyId": gateway.access_key(), "secretAccessKey": gateway.secret_key() }),
+        ),
+        secret(
+            "bucket",
+            json!({
+                "accessKeyId": "AKIAEXAMPLE", "secretAccessKey": format!("{SECRET_MARKER}-secret-key"),
+                "sessionToken": format!("{SECRET_MARKER}-session-token"),
+            }),
+        ),
+    ] {
+        apply(cluster, &document).await.unwrap();
+    }
+    let at_service = ["uaa", "html", "json", "moved", "body"];
+    let at_store = ["s3", "s3moved"];
+    for mode in at_service {
+        let tracker = format!("{spite}/{mode}");
+        let document = export(&namespace, mode, &tracker, &gateway.endpoint(), "good-bucket");
+        apply(cluster, &document).await.unwrap();
+    }
+    for mode in at_store {
+        let document = export(&namespace, mode, &good, &format!("{spite}/{mode}"), "bucket");
+        apply(cluster, &document).await.unwrap();
+    }
+
+    let (otlp, received, _collecting) = collector().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let port = "127.0.0.1:0";
+    let mut operator = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+        .args([
+            "operator",
+            "--namespace",
+            &namespace,
+            "--lease-namespace",
+            &namespace,
+        ])
+        .args([
+            "--allow-host",
+            "127.0.0.1",
+            "--metrics-listen",
+            port,
+            "--otlp-endpoint",
+            &otlp,
+        ])
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig_path())
+        .env("EVENTEXPORT_LOG", "trace")
+        .stdin(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let process = Path::new("/proc").join(operator.id().unwrap().to_string());
+    let mut shown = BTreeMap::new();
+    for mode in at_service.into_iter().chain(at_store) {
+        eventually(&format!("{mode} is said to fail"), async || {
+            let object = get(cluster, &namespace, mode).await?.unwrap_or_default();
+            let failed = object["status"]["lastError"]["message"].is_string();
+            Ok(failed && condition(&object, "Ready").starts_with("False"))
+        })
+        .await
+        .unwrap();
+        let object = get(cluster, &namespace, mode).await.unwrap().unwrap();
+        let mut found = Vec::new();
+        texts(&object["status"], &mut found);
+        for text in &found {
+            let obeyed =
+                |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}');
+            assert!(!text.contains(obeyed), "{mode}: {text:?}");
+        }
+        shown.insert(format!("status of {mode}"), found.join("\n"));
+    }
+    let args = ["get", "events.events.k8s.io", "-n", &namespace, "-o", "json"];
+    let events = kubectl(cluster, &args);
+    shown.insert("events".to_owned(), events.await.unwrap());
+    let said = std::fs::read_to_string(&log).unwrap();
+    let address = said
+        .lines()
+        .find_map(|line| line.split_once("address=")?.1.split_whitespace().next());
+    let metrics = http_client()
+        .unwrap()
+        .get(format!("http://{}/metrics", address.unwrap()))
+        .timeout(Duration::from_secs(10))
+        .send();
+    shown.insert("metrics".to_owned(), metrics.await.unwrap().text().await.unwrap());
+    for name in ["cmdline", "environ"] {
+        let bytes = std::fs::read(process.join(name)).unwrap();
+        shown.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
+    }
+    operator.start_kill().unwrap();
+    operator.wait().await.unwrap();
+    shown.insert("traces".to_owned(), format!("{:?}", received.spans()));
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("TRACE"), "everything is logged");
+    for line in said.lines() {
+        assert!(!line.starts_with("forged"), "{line}");
+        assert!(!line.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{line:?}");
+    }
+    shown.insert("log".to_owned(), said);
+    files(&gateway.folder().join("objects").join(&namespace), &mut shown);
+    for (place, text) in &shown {
+        let found: Vec<&str> = text
+            .lines()
+            .filter(|line| line.to_ascii_lowercase().contains(SECRET_MARKER))
+            .collect();
+        assert!(
+            found.is_empty(),
+            "{place}: {:#?}",
+            found.iter().take(5).collect::<Vec<_>>()
+        );
+    }
+
+    // The peers had it all to echo.
+    let seen = seen.lock().unwrap().clone();
+    for secret in [
+        "hush-api",
+        "hush-token-of-html",
+        "hush-token-of-body",
+        "hush-session-token",
+    ] {
+        assert!(seen.contains(secret), "{secret} was never sent");
+    }
+    assert_eq!(*came.lock().unwrap(), 0, "nobody follows a redirect");
+}

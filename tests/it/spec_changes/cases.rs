@@ -1,0 +1,478 @@
+//! What befalls resources: each field of the spec changed, and events that are no change of the spec.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use eventexport::simulator::DEFAULT_PERSON;
+use serde_json::{Value, json};
+
+use super::phases::{LifecyclePhase, RelativeDays};
+
+/// What a row's parts may depend on.
+pub(super) struct CaseContext<'a> {
+    pub(super) days: RelativeDays,
+    pub(super) phase: LifecyclePhase,
+    pub(super) namespace: &'a str,
+    /// Another way to the service of the resource.
+    pub(super) other_endpoint: &'a str,
+}
+
+type PatchFn = fn(&CaseContext<'_>) -> Value;
+
+/// One line of the table.
+pub(super) struct ChangeCase {
+    /// The field, as the schema has it, or what happens.
+    pub(super) subject: &'static str,
+    /// How it is changed, for people.
+    pub(super) variant: &'static str,
+    /// What of the spec it needs beforehand, as a merge patch.
+    pub(super) setup: PatchFn,
+    pub(super) change: ResourceChange,
+    pub(super) expected: Expectation,
+}
+
+/// What is done.
+#[derive(Clone, Copy)]
+pub(super) enum ResourceChange {
+    /// The spec changes, by this merge patch.
+    Spec(PatchFn),
+    /// `kubectl delete`.
+    Delete,
+    /// Deleted without a wait, as `--cascade=orphan` and a finalizer taken away by hand do, and applied again.
+    ForceReplace,
+    /// Deleted, and another of that name is applied when it is gone: with another prefix.
+    Recreate,
+    /// Our finalizer taken away by hand.
+    RemoveFinalizer,
+    /// The status taken away.
+    ClearStatus,
+    /// Parts of the status taken away.
+    ClearConditions,
+    /// A status that is nonsense.
+    InvalidStatus,
+    /// A status that is allowed by the schema, and larger than any number of ours.
+    HugeStatus,
+    /// Suspended, and resumed at once.
+    SuspendAndResume,
+    /// A change of the spec, seen by the operator, and taken back before the old work has ended.
+    ChangeAndRevert,
+    /// Labels and annotations that change at a high rate.
+    LabelChurn,
+    /// The Secret gets other credentials.
+    ReplaceSecret,
+    /// The Secret deleted, and made again.
+    RecreateSecret,
+}
+
+/// What shows that a change took effect.
+#[derive(Clone, Copy)]
+pub(super) enum Expectation {
+    /// That the generation was acted upon, and what was asked for is there.
+    Applied,
+    /// The API server refuses it, naming this field.
+    Rejected(&'static str),
+    /// It cannot go on, for this reason, which names this; until it is mended by this merge patch.
+    Blocks(&'static str, &'static str, PatchFn),
+    /// A request to the store that holds this text.
+    Store(&'static str),
+    /// A receipt has this value at this pointer.
+    Receipt(&'static str, &'static str),
+    /// A token is asked for elsewhere.
+    LoginAtOtherEndpoint,
+    /// A manifest is signed.
+    Signed,
+    /// A manifest holds this text.
+    Manifest(&'static str),
+    /// So many windows are transferred at once.
+    AtOnce(u64),
+}
+
+fn no_patch(_: &CaseContext<'_>) -> Value {
+    json!({})
+}
+
+const fn field(
+    subject: &'static str,
+    variant: &'static str,
+    setup: PatchFn,
+    after: PatchFn,
+    expected: Expectation,
+) -> ChangeCase {
+    ChangeCase {
+        subject,
+        variant,
+        setup,
+        change: ResourceChange::Spec(after),
+        expected,
+    }
+}
+
+const fn event(subject: &'static str, change: ResourceChange) -> ChangeCase {
+    ChangeCase {
+        subject,
+        variant: "",
+        setup: no_patch,
+        change,
+        expected: Expectation::Applied,
+    }
+}
+
+fn locked(context: &CaseContext<'_>) -> Value {
+    let bucket = format!("{}-lock", context.namespace);
+    json!({ "destination": { "s3": { "bucket": bucket, "objectLock": { "mode": "Governance", "retainDays": 1 } } } })
+}
+
+fn gap(context: &CaseContext<'_>) -> Value {
+    let days = context.days.exported_in(&range(context));
+    let day = days.first().unwrap().to_string();
+    json!({ "acceptedGaps": [{ "start": day, "end": day, "reason": "known to be lost" }] })
+}
+
+/// The range that a resource has at first.
+fn range(context: &CaseContext<'_>) -> Value {
+    let mut spec = base(context.days);
+    super::merge(&mut spec, &context.phase.spec(context.days));
+    spec
+}
+
+pub(super) fn base(days: RelativeDays) -> Value {
+    json!({ "dateRange": { "start": days.ago(6), "end": days.ago(5) }, "settleAfter": "0s", "parallelism": 1 })
+}
+
+fn gap_with(context: &CaseContext<'_>, field: &str, value: &Value) -> Value {
+    let mut gaps = gap(context);
+    gaps["acceptedGaps"][0][field] = value.clone();
+    gaps
+}
+
+/// The first day less one.
+fn earlier(context: &CaseContext<'_>) -> String {
+    let first = *context.days.exported_in(&range(context)).first().unwrap();
+    first.yesterday().unwrap().to_string()
+}
+
+const CA: PatchFn = |_| json!({ "source": { "caSecretRef": { "name": "ca" } } });
+const STORE_CA: PatchFn = |_| json!({ "destination": { "s3": { "caSecretRef": { "name": "ca" } } } });
+const ENCRYPTED: PatchFn = |_| json!({ "destination": { "s3": { "serverSideEncryption": { "type": "aws:kms", "kmsKeyId": "one" } } } });
+
+/// Every leaf of the spec.
+#[allow(clippy::too_many_lines)] // a table
+pub(super) fn fields() -> Vec<ChangeCase> {
+    use Expectation::{
+        Applied, AtOnce, Blocks, LoginAtOtherEndpoint, Manifest, Receipt, Rejected, Signed, Store,
+    };
+    vec![
+        field(
+            "spec.space",
+            "another",
+            no_patch,
+            |_| json!({ "space": "other" }),
+            Rejected("spec.space"),
+        ),
+        field(
+            "spec.scope",
+            "Account",
+            no_patch,
+            |_| json!({ "scope": "Account" }),
+            Rejected("spec.scope"),
+        ),
+        field(
+            "spec.dateRange.start",
+            "a day earlier",
+            no_patch,
+            |context| json!({ "dateRange": { "start": earlier(context) } }),
+            Applied,
+        ),
+        field(
+            "spec.dateRange.end",
+            "another day",
+            no_patch,
+            |context| {
+                let end = if context.phase == LifecyclePhase::CaughtUp {
+                    1
+                } else {
+                    4
+                };
+                let end = if context.phase == LifecyclePhase::Settling {
+                    context.days.ago(2)
+                } else {
+                    context.days.ago(end)
+                };
+                json!({ "dateRange": { "end": end } })
+            },
+            Applied,
+        ),
+        field(
+            "spec.dateRange.hour",
+            "one hour of each day",
+            no_patch,
+            |_| json!({ "dateRange": { "hour": 7 } }),
+            Applied,
+        ),
+        field(
+            "spec.source.region",
+            "instead of the endpoint",
+            no_patch,
+            |_| json!({ "source": { "region": "us-south", "endpoint": null } }),
+            Rejected("spec.source.region"),
+        ),
+        field(
+            "spec.source.endpoint",
+            "another",
+            no_patch,
+            |_| json!({ "source": { "endpoint": "http://127.0.0.1:1" } }),
+            Rejected("spec.source.endpoint"),
+        ),
+        field(
+            "spec.source.uaaEndpoint",
+            "another",
+            no_patch,
+            |context| json!({ "source": { "uaaEndpoint": context.other_endpoint } }),
+            LoginAtOtherEndpoint,
+        ),
+        field(
+            "spec.source.credentialsSecretRef.name",
+            "another user's",
+            no_patch,
+            |_| json!({ "source": { "credentialsSecretRef": { "name": "person" } } }),
+            Receipt("/trackerUser", DEFAULT_PERSON),
+        ),
+        field("spec.source.caSecretRef.name", "added", no_patch, CA, Applied),
+        field(
+            "spec.source.caSecretRef.key",
+            "one that is not there",
+            CA,
+            |_| json!({ "source": { "caSecretRef": { "key": "none.pem" } } }),
+            Blocks(
+                "CredentialsMissing",
+                "none.pem",
+                |_| json!({ "source": { "caSecretRef": { "key": "other.pem" } } }),
+            ),
+        ),
+        field(
+            "spec.destination.s3.bucket",
+            "another",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "bucket": "another" } } }),
+            Rejected("spec.destination.s3.bucket"),
+        ),
+        field(
+            "spec.destination.s3.prefix",
+            "another",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "prefix": "another" } } }),
+            Rejected("spec.destination.s3.prefix"),
+        ),
+        field(
+            "spec.destination.s3.endpoint",
+            "another",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "endpoint": "http://127.0.0.1:1" } } }),
+            Rejected("spec.destination.s3.endpoint"),
+        ),
+        field(
+            "spec.destination.s3.region",
+            "a wrong one",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "region": "eu-west-1" } } }),
+            Blocks(
+                "BucketMissing",
+                "is in the region us-east-1: correct spec.destination.s3.region",
+                |_| json!({ "destination": { "s3": { "region": "us-east-1" } } }),
+            ),
+        ),
+        field(
+            "spec.destination.s3.forcePathStyle",
+            "false",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "forcePathStyle": false } } }),
+            // An address has no names below it, so its path is used all the same.
+            Applied,
+        ),
+        field(
+            "spec.destination.s3.credentialsSecretRef.name",
+            "another account's",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "credentialsSecretRef": { "name": "bucket-2" } } } }),
+            Store("Credential=second-"),
+        ),
+        field(
+            "spec.destination.s3.caSecretRef.name",
+            "added",
+            no_patch,
+            STORE_CA,
+            Applied,
+        ),
+        field(
+            "spec.destination.s3.caSecretRef.key",
+            "one that is not there",
+            STORE_CA,
+            |_| json!({ "destination": { "s3": { "caSecretRef": { "key": "none.pem" } } } }),
+            Blocks(
+                "CredentialsMissing",
+                "none.pem",
+                |_| json!({ "destination": { "s3": { "caSecretRef": { "key": "other.pem" } } } }),
+            ),
+        ),
+        field(
+            "spec.destination.s3.storageClass",
+            "added",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "storageClass": "STANDARD" } } }),
+            Store("x-amz-storage-class: STANDARD"),
+        ),
+        field(
+            "spec.destination.s3.serverSideEncryption.type",
+            "added",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "serverSideEncryption": { "type": "AES256" } } } }),
+            Store("x-amz-server-side-encryption: AES256"),
+        ),
+        field(
+            "spec.destination.s3.serverSideEncryption.kmsKeyId",
+            "another",
+            ENCRYPTED,
+            |_| json!({ "destination": { "s3": { "serverSideEncryption": { "kmsKeyId": "two" } } } }),
+            Store("x-amz-server-side-encryption-aws-kms-key-id: two"),
+        ),
+        field(
+            "spec.destination.s3.objectLock.mode",
+            "Compliance",
+            locked,
+            |_| json!({ "destination": { "s3": { "objectLock": { "mode": "Compliance" } } } }),
+            Store("x-amz-object-lock-mode: COMPLIANCE"),
+        ),
+        field(
+            "spec.destination.s3.objectLock.retainDays",
+            "longer",
+            locked,
+            |_| json!({ "destination": { "s3": { "objectLock": { "retainDays": 2 } } } }),
+            Store("x-amz-object-lock-mode: GOVERNANCE"),
+        ),
+        field(
+            "spec.destination.s3.checksum",
+            "CRC32C",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "checksum": "CRC32C" } } }),
+            Store("x-amz-checksum-crc32c:"),
+        ),
+        field(
+            "spec.manifest.signingKeySecretRef.name",
+            "added",
+            no_patch,
+            |_| json!({ "manifest": { "signingKeySecretRef": { "name": "signing" } } }),
+            Signed,
+        ),
+        field(
+            "spec.parallelism",
+            "2",
+            no_patch,
+            |_| json!({ "parallelism": 2 }),
+            AtOnce(2),
+        ),
+        field(
+            "spec.settleAfter",
+            "another",
+            no_patch,
+            |context| json!({ "settleAfter": if context.phase == LifecyclePhase::Settling { "1s" } else { "1h" } }),
+            Applied,
+        ),
+        field(
+            "spec.suspend",
+            "the other",
+            no_patch,
+            |context| json!({ "suspend": context.phase != LifecyclePhase::Suspended }),
+            Applied,
+        ),
+        field(
+            "spec.acceptedGaps[].start",
+            "a day earlier",
+            gap,
+            |context| gap_with(context, "start", &json!(earlier(context))),
+            Applied,
+        ),
+        field(
+            "spec.acceptedGaps[].end",
+            "a day later",
+            gap,
+            |context| {
+                let second = context.days.exported_in(&range(context))[1];
+                gap_with(context, "end", &json!(second.to_string()))
+            },
+            Applied,
+        ),
+        field(
+            "spec.acceptedGaps[].reason",
+            "another",
+            gap,
+            |context| gap_with(context, "reason", &json!("the service had an outage")),
+            Manifest("the service had an outage"),
+        ),
+    ]
+}
+
+/// What else befalls resources.
+pub(super) fn events() -> Vec<ChangeCase> {
+    vec![
+        event("deleted", ResourceChange::Delete),
+        event("replaced by force", ResourceChange::ForceReplace),
+        event("deleted, another of its name", ResourceChange::Recreate),
+        event("finalizer taken away", ResourceChange::RemoveFinalizer),
+        event("status taken away", ResourceChange::ClearStatus),
+        event("status taken away in part", ResourceChange::ClearConditions),
+        event("status overwritten with nonsense", ResourceChange::InvalidStatus),
+        event("status overwritten with huge numbers", ResourceChange::HugeStatus),
+        event("suspended and resumed at once", ResourceChange::SuspendAndResume),
+        event("changed and changed back", ResourceChange::ChangeAndRevert),
+        event("labels change quickly", ResourceChange::LabelChurn),
+        ChangeCase {
+            expected: Expectation::Receipt("/trackerUser", DEFAULT_PERSON),
+            ..event("Secret replaced", ResourceChange::ReplaceSecret)
+        },
+        event("Secret deleted and made again", ResourceChange::RecreateSecret),
+    ]
+}
+
+pub(super) fn all() -> Vec<ChangeCase> {
+    fields().into_iter().chain(events()).collect()
+}
+
+impl ChangeCase {
+    /// As the table names it.
+    pub(super) fn title(&self) -> String {
+        match self.change {
+            ResourceChange::Spec(_) => format!("`{}`: {}", self.subject, self.variant),
+            _ => self.subject.to_owned(),
+        }
+    }
+}
+
+/// A field of the schema that no row changes makes this fail, and a row of a field that is gone too.
+#[test]
+fn every_spec_field_has_a_change_case() -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/eventexports.yaml");
+    let definition: Value = serde_saphyr::from_str(&std::fs::read_to_string(path)?)?;
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut leaves = BTreeSet::new();
+    walk(schema, "spec", &mut leaves);
+    let cases: BTreeSet<String> = fields().iter().map(|case| case.subject.to_owned()).collect();
+    ensure!(
+        leaves == cases,
+        "fields without a row, or rows without a field: {:?}",
+        leaves.symmetric_difference(&cases).collect::<Vec<_>>()
+    );
+    Ok(())
+}
+
+fn walk(schema: &Value, path: &str, leaves: &mut BTreeSet<String>) {
+    let fields = schema["properties"].as_object();
+    for (name, field) in fields.into_iter().flatten() {
+        walk(field, &format!("{path}.{name}"), leaves);
+    }
+    if schema["items"].is_object() {
+        walk(&schema["items"], &format!("{path}[]"), leaves);
+    } else if fields.is_none() {
+        leaves.insert(path.to_owned());
+    }
+}

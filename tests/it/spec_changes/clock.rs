@@ -1,0 +1,215 @@
+//! The operator's clock, set to another time under it while the clocks of API server, store and service go on: by
+//! Debian's libfaketime, which leaves the monotonic clock alone. What the store's clock decides (whose attempt is past
+//! its deadline) is not asked here.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::{Effect, Fault, RequestKind, Simulator};
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+use super::cases::base;
+use super::fixture::{ChangeFixture, LONG_LEASE, service_settings};
+use super::invariants;
+use super::phases::LifecyclePhase;
+use crate::operator::process::OperatorProcess;
+use crate::operator::{condition, kubectl};
+
+const NAME: &str = "june";
+
+/// A clock that can be set.
+struct FakeClock {
+    folder: tempfile::TempDir,
+    library: String,
+}
+
+impl FakeClock {
+    fn new() -> Result<Self> {
+        let library = std::fs::read_dir("/usr/lib")?
+            .flatten()
+            .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"))
+            .find(|path| path.is_file())
+            .context("there is no libfaketimeMT.so.1 below /usr/lib: apt-get install faketime")?;
+        let clock = Self {
+            folder: tempfile::tempdir()?,
+            library: library.display().to_string(),
+        };
+        clock.set("+0")?;
+        Ok(clock)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("clock")
+    }
+
+    /// As an offset: `+3h`. At once, as whoever reads it may do so at any time.
+    fn set(&self, offset: &str) -> Result<()> {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, offset)?;
+        std::fs::rename(new, self.path())?;
+        Ok(())
+    }
+
+    async fn operator(&self, fixture: &ChangeFixture) -> Result<OperatorProcess> {
+        let path = self.path().display().to_string();
+        let env = [
+            ("LD_PRELOAD", self.library.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", &path),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        fixture.operators.operator(&LONG_LEASE, &env).await
+    }
+}
+
+async fn export(fixture: &ChangeFixture, simulator: &Simulator, change: &Value) -> Result<()> {
+    let url = simulator.url().as_str().trim_end_matches('/').to_owned();
+    let mut spec = base(fixture.days);
+    let own = json!({
+        "space": NAME,
+        "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": "tracker" } },
+        "destination": { "s3": {
+            "bucket": fixture.namespace(), "prefix": NAME, "endpoint": fixture.operators.store.url(),
+            "credentialsSecretRef": { "name": "bucket" },
+        }},
+    });
+    super::merge(&mut spec, &own);
+    super::merge(&mut spec, change);
+    fixture.create(NAME, &spec).await.map(drop)
+}
+
+fn delay_downloads(simulator: &Simulator, millis: u64) {
+    simulator.add_fault(Fault::new(
+        "late",
+        Effect::Delay { millis },
+        &[RequestKind::Download],
+    ));
+}
+
+async fn wait_until(fixture: &ChangeFixture, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
+    let there = |live: Option<&Value>| live.is_some_and(&holds);
+    let live = fixture.history.wait_until(NAME, what, there).await?;
+    live.context("it is gone")
+}
+
+/// The one thing that lasts: a service that is gone keeps a deleted resource for ten minutes, and no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Debian's faketime, and takes two minutes: make motion"]
+async fn a_deleted_export_goes_after_ten_minutes_although_its_service_is_gone() -> Result<()> {
+    let (fixture, clock) = (ChangeFixture::start("patience").await?, FakeClock::new()?);
+    let simulator = Simulator::start(service_settings()).await?;
+    delay_downloads(&simulator, 50_000);
+    export(&fixture, &simulator, &json!({})).await?;
+    let operator = clock.operator(&fixture).await?;
+    let live = wait_until(&fixture, "a session is open", |live| {
+        LifecyclePhase::Transferring.is(live)
+    })
+    .await?;
+    let session = live["status"]["sessions"][0]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let gone = Effect::NoReply {
+        done: false,
+        how: eventexport::simulator::NoReplyMode::Close,
+    };
+    simulator.set_faults(vec![Fault::new("gone", gone, &[])]);
+    fixture.delete(NAME, &DeleteParams::default()).await?;
+    let releasing = || {
+        operator
+            .lines()
+            .iter()
+            .any(|line| line["message"] == "deleting its sessions")
+    };
+    crate::operator::eventually("it tries", async || Ok(releasing())).await?;
+    super::runner::settle_delay().await;
+    ensure!(fixture.history.live(NAME).is_some(), "given up before its time");
+
+    clock.set("+11m")?;
+    fixture
+        .history
+        .wait_until(NAME, "it goes", |live| live.is_none())
+        .await?;
+    let metrics = operator.metrics().await?;
+    for line in [
+        "eventexport_deletion_given_up_total 1",
+        "eventexport_deletion_sessions_left_total 1",
+    ] {
+        ensure!(metrics.contains(&format!("\n{line}\n")), "{metrics}");
+    }
+    let namespace = fixture.namespace();
+    let args = ["get", "events.events.k8s.io", "-n", namespace, "-o", "json"];
+    let events = kubectl(fixture.operators.cluster, &args).await?;
+    ensure!(
+        events.contains("SessionsLeft") && events.contains(&session),
+        "{events}"
+    );
+    // It is really still there, and was not forgotten by mistake.
+    ensure!(simulator.open_sessions().iter().any(|open| open.id == session));
+    Ok(())
+}
+
+/// Forward and backward by hours, at rest and in motion: it goes on when the clock is right again, if not before, and
+/// nothing is lost or doubled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Debian's faketime, and takes minutes: make motion"]
+async fn a_clock_change_neither_loses_nor_duplicates_data() -> Result<()> {
+    let (fixture, clock) = (ChangeFixture::start("clock").await?, FakeClock::new()?);
+    let simulator = Simulator::start(service_settings()).await?;
+    export(&fixture, &simulator, &json!({})).await?;
+    let operator = clock.operator(&fixture).await?;
+    wait_until(&fixture, "it is complete", |live| {
+        LifecyclePhase::Complete.is(live)
+    })
+    .await?;
+    let mut first = 6;
+    for offset in ["+3h", "-3h"] {
+        for moving in [false, true] {
+            simulator.set_faults(Vec::new());
+            if moving {
+                delay_downloads(&simulator, 15_000);
+            } else {
+                clock.set(offset)?;
+            }
+            first += 1;
+            let wider = json!({ "spec": { "dateRange": { "start": fixture.days.ago(first) } } });
+            let patched = fixture.patch(NAME, &wider).await?.map_err(anyhow::Error::msg)?;
+            let generation = &patched["metadata"]["generation"];
+            if moving {
+                wait_until(&fixture, "a session is open", |live| {
+                    live["status"]["observedGeneration"] == *generation
+                        && LifecyclePhase::Transferring.is(live)
+                })
+                .await?;
+                clock.set(offset)?;
+            }
+            // Whether the store takes requests of such a time is the store's to say.
+            let live = wait_until(&fixture, "it says how it is", |live| {
+                live["status"]["observedGeneration"] == *generation
+                    && !condition(live, "Ready").ends_with("NewGeneration")
+                    && !condition(live, "Ready").ends_with("Exporting")
+            })
+            .await?;
+            println!(
+                "{offset}, {}: {}",
+                if moving { "moving" } else { "resting" },
+                condition(&live, "Ready")
+            );
+            clock.set("+0")?;
+            wait_until(&fixture, "it is complete when the clock is right", |live| {
+                live["status"]["observedGeneration"] == *generation
+                    && LifecyclePhase::Complete.is(live)
+                    && live["status"]["windows"]["stored"] == first - 4
+            })
+            .await?;
+            ensure!(operator.leads().await, "it no longer leads");
+        }
+    }
+    invariants::no_session_left(&simulator)?;
+    let keys = fixture.keys(fixture.namespace(), "june/").await?;
+    for (key, versions) in keys {
+        ensure!(versions == 1, "{key} was written {versions} times");
+    }
+    invariants::ensure_quiet(&fixture, &operator, &[&simulator]).await
+}

@@ -1,0 +1,239 @@
+//! What must hold whatever happened: of the bucket, of the service, of the versions that the status had, and of the
+//! API server, which is left alone.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::Simulator;
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan as _};
+use serde_json::Value;
+
+use super::fixture::ChangeFixture;
+use super::runner::ChangeCaseRunner;
+use crate::operator::process::OperatorProcess;
+
+/// Bucket and prefix of a resource.
+pub(super) fn destination(object: &Value) -> Result<(String, String)> {
+    let s3 = &object["spec"]["destination"]["s3"];
+    let text = |field: &str| s3[field].as_str().map(str::to_owned).context("no destination");
+    Ok((text("bucket")?, text("prefix")?))
+}
+
+/// Days as the status has them: merged ranges.
+pub(super) fn ranges(days: &[Date]) -> Vec<(Date, Date)> {
+    let mut ranges: Vec<(Date, Date)> = Vec::new();
+    for day in days {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1.days()).is_ok_and(|next| next == *day) => *last = *day,
+            _ => ranges.push((*day, *day)),
+        }
+    }
+    ranges
+}
+
+/// Whether those days are among what the status says is covered: receipts of days that are no longer asked for count
+/// for nobody, and may be left out or not.
+pub(super) fn covers(covered: &Value, days: &[(Date, Date)]) -> bool {
+    let there: Vec<(Date, Date)> = covered
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|range| {
+            let (first, last) = range
+                .as_str()?
+                .split_once('/')
+                .unwrap_or((range.as_str()?, range.as_str()?));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        })
+        .collect();
+    days.iter()
+        .all(|(first, last)| there.iter().any(|(from, to)| from <= first && last <= to))
+}
+
+/// Every object once, a receipt for each, nothing else but manifests, and no upload.
+pub(super) async fn check_archive(
+    fixture: &ChangeFixture,
+    runner: &ChangeCaseRunner<'_>,
+    last: &Value,
+) -> Result<()> {
+    let (bucket, prefix) = destination(last)?;
+    let below = format!("{prefix}/");
+    let mut keys = BTreeMap::new();
+    let only_evidence = |key: &String| {
+        key.ends_with("receipt.json") || key.contains("/events") || key.contains("/_manifests/")
+    };
+    // Spent keys are deleted after the receipt.
+    for _ in 0..100 {
+        keys = fixture.keys(&bucket, &below).await?;
+        if keys.keys().all(only_evidence) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    for (key, versions) in &keys {
+        ensure!(only_evidence(key), "{}: {key} is left", runner.name);
+        ensure!(
+            *versions == 1,
+            "{}: {key} was written {versions} times",
+            runner.name
+        );
+    }
+    let count = |part: &str| keys.keys().filter(|key| key.contains(part)).count();
+    let windows = fixture.days.exported_in(&last["spec"]).len();
+    ensure!(
+        count("receipt.json") == count("/events") && count("/events") >= windows.min(1),
+        "{}: {windows} windows, and {keys:?}",
+        runner.name
+    );
+    let uploads = fixture
+        .s3
+        .list_multipart_uploads()
+        .bucket(&bucket)
+        .prefix(&below)
+        .send()
+        .await?;
+    ensure!(
+        uploads.uploads().is_empty(),
+        "{}: {:?}",
+        runner.name,
+        uploads.uploads()
+    );
+    let status = &last["status"];
+    let gaps: usize = usize::from(last["spec"]["acceptedGaps"].is_array());
+    ensure!(
+        gaps > 0 || status["windows"]["stored"].as_u64() >= Some(windows as u64),
+        "{}: {status}",
+        runner.name
+    );
+    ensure!(
+        !status.to_string().contains("Nonsense"),
+        "{}: {status}",
+        runner.name
+    );
+    ensure!(
+        status["missing"].is_null() && status["windows"]["active"] == 0,
+        "{}: {status}",
+        runner.name
+    );
+    Ok(())
+}
+
+/// What was opened was deleted, and nothing else was.
+pub(super) fn no_session_left(simulator: &Simulator) -> Result<()> {
+    let ledger = simulator.ledger();
+    ensure!(
+        ledger.open_now == 0 && ledger.opened == ledger.deleted + ledger.vanished,
+        "{ledger:#?}"
+    );
+    ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+    ensure!(ledger.people_deleted == 0, "{ledger:#?}");
+    Ok(())
+}
+
+/// The generation that was observed goes up only, conditions speak of it, and the time of a transition is that of a
+/// transition. Whoever tampers with the status answers for these.
+pub(super) fn check_history(versions: &[Value], tampered: bool) -> Result<()> {
+    if tampered {
+        return Ok(());
+    }
+    for (before, after) in versions.iter().zip(versions.iter().skip(1)) {
+        if before["metadata"]["uid"] != after["metadata"]["uid"] {
+            continue;
+        }
+        let (old, new) = (&before["status"], &after["status"]);
+        let observed = |status: &Value| status["observedGeneration"].as_i64();
+        ensure!(observed(old) <= observed(new), "{old:#} became {new:#}");
+        ensure!(
+            observed(new) <= after["metadata"]["generation"].as_i64(),
+            "{after:#}"
+        );
+        // Nothing here needs a person for sessions: all of them are our own.
+        ensure!(
+            !new.to_string().contains("SessionUnaccounted\",\"status\":\"True"),
+            "{new:#}"
+        );
+        for condition in new["conditions"].as_array().into_iter().flatten() {
+            ensure!(
+                condition["observedGeneration"] == new["observedGeneration"],
+                "{condition}"
+            );
+            let same_type = |one: &&Value| one["type"] == condition["type"];
+            let Some(was) = old["conditions"].as_array().into_iter().flatten().find(same_type) else {
+                continue;
+            };
+            let at = |condition: &Value| -> Result<Timestamp> {
+                Ok(condition["lastTransitionTime"]
+                    .as_str()
+                    .context("no time")?
+                    .parse()?)
+            };
+            if was["status"] == condition["status"] {
+                ensure!(at(was)? == at(condition)?, "{was} became {condition}");
+            } else {
+                ensure!(at(was)? <= at(condition)?, "{was} became {condition}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an operator did to the API server and to itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OperatorLoad {
+    /// Writes of resources and Events, without those of the Lease.
+    pub(super) writes: u64,
+    /// Looks at resources.
+    pub(super) reconciles: u64,
+}
+
+pub(super) async fn operator_load(operator: &OperatorProcess) -> Result<OperatorLoad> {
+    let text = operator.metrics().await?;
+    let sum = |wanted: &dyn Fn(&str) -> bool| -> u64 {
+        text.lines()
+            .filter(|line| wanted(line))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum()
+    };
+    let writes = |line: &str| {
+        line.starts_with("eventexport_requests_total{")
+            && line.contains("peer=\"kubernetes\"")
+            && ["Patch", "Create", "Delete"]
+                .iter()
+                .any(|operation| line.contains(operation))
+    };
+    let reconciles = |line: &str| line.starts_with("eventexport_reconciles_total{");
+    Ok(OperatorLoad {
+        writes: sum(&writes),
+        reconciles: sum(&reconciles),
+    })
+}
+
+/// For a while nothing is written, looked at or asked for.
+pub(super) async fn ensure_quiet(
+    fixture: &ChangeFixture,
+    operator: &OperatorProcess,
+    services: &[&Simulator],
+) -> Result<()> {
+    let asked = || -> u64 {
+        let requests = |simulator: &&Simulator| simulator.ledger().requests.values().sum::<u64>();
+        services.iter().map(requests).sum()
+    };
+    // What was told last may still be on its way.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let before = (
+        operator_load(operator).await?,
+        fixture.history.resource_versions(),
+        asked(),
+        fixture.operators.store.requests().len(),
+    );
+    super::runner::settle_delay().await;
+    let after = (
+        operator_load(operator).await?,
+        fixture.history.resource_versions(),
+        asked(),
+        fixture.operators.store.requests().len(),
+    );
+    ensure!(before == after, "not at rest: {before:?} became {after:?}");
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! Two clusters, each with its API server and its operator, and one bucket.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::Settings;
+use jiff::civil::date;
+use serde_json::{Value, json};
+
+use super::fixture::{ResourceParams, SplitBrainFixture, eventually, wait_receipts};
+use crate::bed::Cluster;
+use crate::operator::{get, kubectl, patch};
+
+const DAYS: [&str; 2] = ["2018-06-01", "2018-06-14"];
+
+fn settings() -> Settings {
+    Settings {
+        today: Some(date(2018, 8, 1)),
+        // A window takes some seconds: few begin within the five that clocks may be apart.
+        latency: Duration::from_millis(600),
+        ..Settings::default()
+    }
+}
+
+/// Both export the same below the same root. Returns what the second cluster said of windows that the first one held.
+async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
+    let (one, other) = (Cluster::shared().await, &Cluster::start().await?);
+    let namespace = one.namespace(name).await;
+    kubectl(other, &["create", "namespace", &namespace]).await?;
+    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
+    let params = ResourceParams {
+        namespace: &namespace,
+        name: "june",
+        days: DAYS,
+        prefix: "tracker",
+        parallelism: 4,
+    };
+    let [id, other_id] = ids.map(|id| ["--cluster-id", id]);
+    let _first = fixture.operator(one, &namespace, &id).await?;
+    fixture.apply(one, &params).await?;
+    wait_receipts(&fixture, 1).await?;
+    let _second = fixture.operator(other, &namespace, &other_id).await?;
+    fixture.apply(other, &params).await?;
+    let mut held = Vec::new();
+    eventually("everything is stored", async || {
+        for cluster in [one, other] {
+            let object = get(cluster, &namespace, "june").await?.context("it is gone")?;
+            let conditions = object["status"]["conditions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let says = conditions.iter().filter(|one| one["reason"] == "HeldBy");
+            held.extend(says.map(|one| one["message"].as_str().unwrap_or_default().to_owned()));
+        }
+        let seen = fixture.store.requests();
+        let stored = seen
+            .iter()
+            .filter(|seen| seen.succeeded() && seen.contains(&["PUT ", ".receipt.json"]));
+        Ok(stored.count() == 14)
+    })
+    .await?;
+    // Who waits for the other looks again after minutes; a change of the spec is a reason to look now.
+    for cluster in [one, other] {
+        patch(
+            cluster,
+            &namespace,
+            "june",
+            &json!({ "spec": { "parallelism": 5 } }),
+        )
+        .await?;
+    }
+    for cluster in [one, other] {
+        fixture.wait_complete(cluster, &params).await?;
+    }
+    fixture.check_archive("tracker", DAYS).await?;
+    fixture.source.no_session_left()?;
+    let ledger = fixture.source.simulator.ledger();
+    println!(
+        "{name}: {} sessions for 14 days, {} at once; held: {:#?}",
+        ledger.opened,
+        ledger.max_open,
+        held.first().map_or(Value::Null, |held| json!(held))
+    );
+    // A day is downloaded once more only where the second one began in the middle of the first one's work, or it was begun
+    // within the seconds by which clocks may be apart: four at once, and four or eight after them.
+    ensure!(ledger.opened <= 14 + 12, "{} sessions for 14 days", ledger.opened);
+    Ok(held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clusters_share_the_work_of_one_archive() -> Result<()> {
+    both("clusters", ["one", "other"]).await.map(drop)
+}
+
+/// As after a backup of one was restored into a second one, and both live: their operators go by the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clusters_of_the_same_name_do_not_undo_each_other_s_work() -> Result<()> {
+    both("restored", ["prod", "prod"]).await.map(drop)
+}

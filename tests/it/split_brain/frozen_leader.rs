@@ -1,0 +1,237 @@
+//! An operator that is frozen past its Lease at each moment that matters, while another leads; then it goes on. It
+//! sends nothing more, and what it had sent already, even where that arrives only then, spoils nothing.
+//!
+//! One window at a time, so that the n-th request is the same in every run: 4 June is small, 5 June has three parts,
+//! 6 June is small. `MOMENT=receipt cargo test … twice::frozen_leader -- --ignored --nocapture` tries those with that word in
+//! their name.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::{GzipSettings, Settings};
+use futures::{StreamExt as _, stream};
+use jiff::civil::{Date, date};
+use tokio::sync::Notify;
+
+use super::fixture::{ResourceParams, SplitBrainFixture, TIMEOUT, eventually, requests_since, wait_exit};
+use super::freeze_proxy::{FreezePoint, FreezeProxy, FreezeTarget, FreezeTrigger};
+use crate::bed::Cluster;
+
+/// Exports at a time: more only wait for the processor.
+const CONCURRENCY: usize = 6;
+
+const DAYS: [&str; 2] = ["2018-06-04", "2018-06-06"];
+const LARGE: Date = date(2018, 6, 5);
+const MIB: usize = 1 << 20;
+
+#[derive(Clone, Copy, PartialEq)]
+enum FrozenPeer {
+    TappedService,
+    Store,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum FreezeTiming {
+    /// The answer waits for the process.
+    Answered,
+    /// The request reaches the peer only once the other one has done everything.
+    Late,
+    /// The request reaches the peer when the other one leads and has not settled it yet.
+    Meanwhile,
+    Sending(usize),
+    Receiving(usize, &'static [&'static str]),
+}
+
+struct FreezeCase {
+    name: &'static str,
+    peer: FrozenPeer,
+    /// The request: parts of its line, and which of those.
+    request: (&'static [&'static str], usize),
+    timing: FreezeTiming,
+    /// Whether it is tried each time that tests are run.
+    always: bool,
+}
+
+#[rustfmt::skip]
+const CASES: &[FreezeCase] = &[
+    FreezeCase { name: "a session is opened", peer: FrozenPeer::TappedService, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Answered, always: true },
+    FreezeCase { name: "the wish for a session arrives late", peer: FrozenPeer::TappedService, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Meanwhile, always: true },
+    FreezeCase { name: "the session's key is written", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "in the middle of the download", peer: FrozenPeer::TappedService, request: (&["GET /v3/events/download"], 2), timing: FreezeTiming::Receiving(12 * MIB, &["PUT ", "date=2018-06-05/", "partNumber=1"]), always: true },
+    FreezeCase { name: "an upload is begun", peer: FrozenPeer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "in the middle of a part", peer: FrozenPeer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), timing: FreezeTiming::Sending(MIB), always: false },
+    FreezeCase { name: "a part arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), timing: FreezeTiming::Late, always: false },
+    FreezeCase { name: "the upload is completed late", peer: FrozenPeer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "a small object arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "date=2018-06-04/"], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "between object and receipt", peer: FrozenPeer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "a receipt arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "between receipt and session", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "the session is deleted late", peer: FrozenPeer::TappedService, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Late, always: false },
+    FreezeCase { name: "the session is deleted", peer: FrozenPeer::TappedService, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "spent keys are deleted late", peer: FrozenPeer::Store, request: (&["POST ", "?delete"], 2), timing: FreezeTiming::Late, always: false },
+    FreezeCase { name: "a manifest arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "between manifest and status", peer: FrozenPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Answered, always: true },
+];
+
+fn settings() -> Settings {
+    let mut settings = Settings {
+        today: Some(date(2018, 6, 9)),
+        // Stored, so that three parts are quickly made and quickly read.
+        gzip: GzipSettings {
+            level: 0,
+            ..GzipSettings::default()
+        },
+        ..Settings::default()
+    };
+    settings.volume.days.insert(LARGE, 20_000);
+    settings
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_frozen_past_its_lease_sends_and_corrupts_nothing() -> Result<()> {
+    sweep(|case| case.always).await
+}
+
+/// `make twice`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: `make twice`"]
+async fn a_leader_frozen_at_any_point_sends_and_corrupts_nothing() -> Result<()> {
+    let only = std::env::var("MOMENT").unwrap_or_default();
+    sweep(|case| case.name.contains(&only)).await
+}
+
+async fn sweep(wanted: impl Fn(&&FreezeCase) -> bool) -> Result<()> {
+    let runs = stream::iter(CASES.iter().filter(wanted)).map(async |case| (case.name, case.run().await));
+    let rows: Vec<_> = runs.buffered(CONCURRENCY).collect().await;
+    let mut failed = 0;
+    for (name, row) in &rows {
+        match row {
+            Ok(row) => println!("ok      {name}: {row}"),
+            Err(error) => {
+                failed += 1;
+                println!("FAILED  {name}: {error:#}");
+            }
+        }
+    }
+    ensure!(failed == 0, "{failed} of {} moments", rows.len());
+    Ok(())
+}
+
+impl FreezeCase {
+    /// Shows that the promise holds; returns what happened, in a line.
+    async fn run(&self) -> Result<String> {
+        let cluster = Cluster::shared().await;
+        let namespace = cluster.namespace("frozen").await;
+        let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
+        // Long enough for a request that is on its way for so long; the others need not wait for it.
+        let quiet = if self.timing == FreezeTiming::Meanwhile {
+            "20s"
+        } else {
+            "1s"
+        };
+        let args = ["--session-quiet", quiet];
+        let mut first = fixture.operator(cluster, &namespace, &args).await?;
+        eventually("the first leads", async || Ok(first.leads().await)).await?;
+        let second = fixture.operator(cluster, &namespace, &args).await?;
+        let delivery = Arc::new(Notify::new());
+        let frozen = self.peer(&fixture).arm(FreezeTrigger {
+            parts: self.request.0.to_vec(),
+            nth: self.request.1,
+            point: match self.timing {
+                FreezeTiming::Answered => FreezePoint::AfterReply,
+                FreezeTiming::Late | FreezeTiming::Meanwhile => FreezePoint::DelayRequest(delivery.clone()),
+                FreezeTiming::Sending(bytes) => FreezePoint::Sending(bytes),
+                FreezeTiming::Receiving(bytes, until) => {
+                    FreezePoint::Receiving(bytes, fixture.store.clone(), until)
+                }
+            },
+            target: FreezeTarget::new(first.id),
+        });
+        let params = ResourceParams {
+            namespace: &namespace,
+            name: "june",
+            days: DAYS,
+            prefix: "tracker",
+            parallelism: 1,
+        };
+        fixture.apply(cluster, &params).await?;
+        let frozen = tokio::time::timeout(TIMEOUT, frozen)
+            .await
+            .context("the request never came")???;
+        let since = Instant::now();
+        if self.timing == FreezeTiming::Meanwhile {
+            let begun = async || Ok(!requests_since(&fixture, second.id, since).is_empty());
+            eventually("the second exports", begun).await?;
+            delivery.notify_one();
+        }
+        fixture.wait_complete(cluster, &params).await?;
+        let took = since.elapsed();
+        delivery.notify_one();
+        // What was let go arrives.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let awake = Instant::now();
+        first.signal("-CONT").await?;
+        let code = wait_exit(&mut first).await?;
+        ensure!(code == Some(1), "to be started again, not {code:?}; {frozen}");
+        let said = requests_since(&fixture, first.id, awake);
+        ensure!(
+            said.is_empty(),
+            "frozen {frozen}; when it went on it sent {said:#?}"
+        );
+        let whole = fixture.check_archive("tracker", DAYS).await;
+        whole.with_context(|| format!("frozen {frozen}"))?;
+        fixture
+            .source
+            .no_session_left()
+            .with_context(|| format!("frozen {frozen}"))?;
+        fixture.wait_complete(cluster, &params).await?;
+        // Started again it is a candidate.
+        let again = fixture.operator(cluster, &namespace, &args).await?;
+        eventually("it stands by", async || Ok(again.get("/readyz").await?.0 == 200)).await?;
+        eventually("one of them leads", async || {
+            Ok(second.leads().await != again.leads().await)
+        })
+        .await?;
+        Ok(format!(
+            "frozen {frozen}; complete after {:.1} s",
+            took.as_secs_f32()
+        ))
+    }
+
+    fn peer<'a>(&self, fixture: &'a SplitBrainFixture) -> &'a FreezeProxy {
+        match self.peer {
+            FrozenPeer::TappedService => &fixture.source.proxy,
+            FrozenPeer::Store => &fixture.store,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_frozen_while_idle_exits_and_repeats_nothing() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace("rest").await;
+    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
+    let params = ResourceParams {
+        namespace: &namespace,
+        name: "june",
+        days: DAYS,
+        prefix: "tracker",
+        parallelism: 3,
+    };
+    let mut first = fixture.operator(cluster, &namespace, &[]).await?;
+    fixture.apply(cluster, &params).await?;
+    fixture.wait_complete(cluster, &params).await?;
+    first.signal("-STOP").await?;
+    let second = fixture.operator(cluster, &namespace, &[]).await?;
+    eventually("the second leads", async || Ok(second.leads().await)).await?;
+    let awake = Instant::now();
+    first.signal("-CONT").await?;
+    ensure!(wait_exit(&mut first).await? == Some(1));
+    let said = requests_since(&fixture, first.id, awake);
+    ensure!(said.is_empty(), "{said:#?}");
+    fixture.wait_complete(cluster, &params).await?;
+    ensure!(fixture.source.simulator.ledger().opened == 3, "downloaded again");
+    fixture.check_archive("tracker", DAYS).await?;
+    fixture.source.no_session_left()
+}

@@ -1,0 +1,153 @@
+//! Resources that meet: in one archive, in one space, or one below the other.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use eventexport::simulator::{DEFAULT_USER, Settings};
+use jiff::civil::date;
+use serde_json::json;
+
+use super::fixture::{ResourceParams, SplitBrainFixture, TappedService, wait_receipts};
+use crate::bed::Cluster;
+use crate::crash_recovery::fixture::SPACE;
+use crate::operator::{patch, wait_conditions};
+
+fn settings() -> Settings {
+    Settings {
+        today: Some(date(2018, 8, 1)),
+        latency: Duration::from_millis(50),
+        ..Settings::default()
+    }
+}
+
+/// Of one namespace, and of two with an operator each: what both want is stored once, and each is complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_of_overlapping_ranges_share_one_archive() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let (here, there) = (cluster.namespace("here").await, cluster.namespace("there").await);
+    let fixture = SplitBrainFixture::start(&here, settings()).await?;
+    let params = |namespace, name, days| ResourceParams {
+        namespace,
+        name,
+        days,
+        prefix: "tracker",
+        parallelism: 3,
+    };
+    let wishes = [
+        params(here.as_str(), "first", ["2018-06-01", "2018-06-09"]),
+        params(here.as_str(), "second", ["2018-06-04", "2018-06-12"]),
+        params(there.as_str(), "first", ["2018-06-07", "2018-06-15"]),
+    ];
+    for params in &wishes {
+        fixture.apply(cluster, params).await?;
+    }
+    let _one = fixture.operator(cluster, &here, &[]).await?;
+    let _other = fixture.operator(cluster, &there, &[]).await?;
+    wait_receipts(&fixture, 15).await?;
+    // Who found a window held looks again after minutes, a new process at once.
+    for params in &wishes {
+        let change = json!({ "spec": { "parallelism": 4 } });
+        patch(cluster, params.namespace, params.name, &change).await?;
+        fixture.wait_complete(cluster, params).await?;
+    }
+    fixture
+        .check_archive("tracker", ["2018-06-01", "2018-06-15"])
+        .await?;
+    fixture.source.no_session_left()?;
+    ensure!(fixture.source.simulator.ledger().opened == 15);
+    Ok(())
+}
+
+/// The same space by another service: a second one is refused, whatever days it wants, and nothing is mixed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace("sources").await;
+    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
+    let other = TappedService::start(settings()).await?;
+    let params = |name, days| ResourceParams {
+        namespace: &namespace,
+        name,
+        days,
+        prefix: "tracker",
+        parallelism: 3,
+    };
+    let days = ["2018-06-01", "2018-06-05"];
+    let _operator = fixture.operator(cluster, &namespace, &[]).await?;
+    let first = params("first", days);
+    fixture.apply(cluster, &first).await?;
+    fixture.wait_complete(cluster, &first).await?;
+    for (name, days) in [
+        ("same", days),
+        ("overlapping", ["2018-06-04", "2018-06-08"]),
+        ("apart", ["2018-06-10", "2018-06-12"]),
+    ] {
+        fixture.apply_from(cluster, &params(name, days), &other).await?;
+        let states = [
+            "False/JournalMismatch",
+            "False/JournalMismatch",
+            "False",
+            "True/JournalMismatch",
+        ];
+        let object = wait_conditions(cluster, &namespace, name, states).await?;
+        let told = object["status"]["conditions"].to_string();
+        for part in [
+            fixture.source.tap.url(),
+            other.tap.url(),
+            "another prefix".to_owned(),
+        ] {
+            ensure!(told.contains(&part), "{name}: {part} is not in {told}");
+        }
+    }
+    let opened = other.simulator.ledger().opened;
+    ensure!(opened == 0, "{opened} sessions of the other source were opened");
+    fixture.check_archive("tracker", days).await?;
+    fixture.source.no_session_left()
+}
+
+/// Two prefixes, one below the other: two archives of one space, whose sessions are one budget.
+#[tokio::test(flavor = "multi_thread")]
+async fn nested_archives_share_one_session_limit() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let (here, there) = (cluster.namespace("outer").await, cluster.namespace("inner").await);
+    let mut settings = settings();
+    // Opened quickly and downloaded slowly, so that they would hold 56 at once.
+    settings.latency = Duration::from_millis(10);
+    settings.bandwidth = Some(20_000);
+    let fixture = SplitBrainFixture::start(&here, settings).await?;
+    let days = ["2018-06-01", "2018-06-24"];
+    let params = |namespace, prefix| ResourceParams {
+        namespace,
+        name: "june",
+        days,
+        prefix,
+        parallelism: 30,
+    };
+    let wishes = [params(here.as_str(), "a"), params(there.as_str(), "a/b")];
+    // A person's. Of the other's sessions an operator knows by the list only.
+    let theirs = fixture.source.simulator.open_sessions_as(DEFAULT_USER, SPACE, 22);
+    let _one = fixture.operator(cluster, &here, &[]).await?;
+    let _other = fixture.operator(cluster, &there, &[]).await?;
+    for params in &wishes {
+        fixture.apply(cluster, params).await?;
+    }
+    for params in &wishes {
+        fixture.wait_complete(cluster, params).await?;
+    }
+    for params in &wishes {
+        fixture.check_archive(params.prefix, days).await?;
+    }
+    fixture.source.no_session_left()?;
+    let ledger = fixture.source.simulator.ledger();
+    println!(
+        "{} sessions, {} at once, {} refused",
+        ledger.opened, ledger.max_open, ledger.refused_full
+    );
+    ensure!(
+        ledger.opened == 48 && ledger.people_open == 22 && ledger.max_open >= 28,
+        "{ledger:#?}"
+    );
+    let open = fixture.source.simulator.open_sessions();
+    ensure!(theirs.iter().all(|id| open.iter().any(|open| open.id == *id)));
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! Two operators of one cluster that know nothing of each other: each leads, by a Lease of its own.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::Settings;
+use jiff::civil::date;
+use serde_json::Value;
+
+use super::fixture::{ResourceParams, SplitBrainFixture, eventually, kill, requests_since, wait_receipts};
+use crate::bed::Cluster;
+use crate::operator::process::OperatorProcess;
+use crate::operator::{condition, get, kubectl};
+
+const DAYS: [&str; 2] = ["2018-06-01", "2018-06-20"];
+
+/// A service that takes its time, so that both would always be about to do something.
+fn settings() -> Settings {
+    Settings {
+        today: Some(date(2018, 8, 1)),
+        latency: Duration::from_millis(150),
+        ..Settings::default()
+    }
+}
+
+/// Times of a Lease, shorter than elsewhere: an answer is waited for as long as four Leases, and asked for again after
+/// eight.
+const LEASE_FLAGS: [&str; 6] = [
+    "--lease-duration",
+    "8s",
+    "--lease-deadline",
+    "7s",
+    "--lease-renew",
+    "1s",
+];
+
+async fn wait_leading(process: &OperatorProcess) -> Result<()> {
+    eventually("it leads", async || Ok(process.leads().await)).await
+}
+
+async fn annotation(cluster: &Cluster, namespace: &str, name: &str) -> Result<String> {
+    let object = get(cluster, namespace, "june").await?.context("it is gone")?;
+    let value = object["metadata"]["annotations"][format!("eventexport.io/{name}")].as_str();
+    Ok(value.unwrap_or_default().to_owned())
+}
+
+/// The notes of the Events with that reason.
+async fn event_notes(cluster: &Cluster, namespace: &str, reason: &str) -> Result<Vec<String>> {
+    let field = format!("regarding.name=june,reason={reason}");
+    let args = [
+        "get",
+        "events.events.k8s.io",
+        "-n",
+        namespace,
+        "--field-selector",
+        &field,
+        "-o",
+        "json",
+    ];
+    let events: Value = serde_json::from_str(&kubectl(cluster, &args).await?)?;
+    let notes = events["items"].as_array().context("no items")?.iter();
+    Ok(notes
+        .map(|event| event["note"].as_str().unwrap_or_default().to_owned())
+        .collect())
+}
+
+/// One looks after the whole cluster, the other after the namespace. Which came first serves the export; the other says
+/// so and does nothing, until the first one is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> Result<()> {
+    let cluster = &Cluster::start().await?;
+    for name in ["system", "tenant"] {
+        kubectl(cluster, &["create", "namespace", name]).await?;
+    }
+    let fixture =
+        SplitBrainFixture::start(&format!("operators-{:08x}", rand::random::<u32>()), settings()).await?;
+    let params = ResourceParams {
+        namespace: "tenant",
+        name: "june",
+        days: DAYS,
+        prefix: "tracker",
+        parallelism: 3,
+    };
+    let cluster_operator = fixture.operator_in(cluster, "system", &LEASE_FLAGS).await?;
+    wait_leading(&cluster_operator).await?;
+    fixture.apply(cluster, &params).await?;
+    wait_receipts(&fixture, 1).await?;
+    let begun = Instant::now();
+    let namespace_operator = fixture.operator(cluster, "tenant", &LEASE_FLAGS).await?;
+    wait_leading(&namespace_operator).await?;
+
+    // The one that serves it tells, and goes on; so does the other, who does not.
+    let mut contended = Value::Null;
+    eventually("a person is told", async || {
+        contended = get(cluster, "tenant", "june").await?.context("it is gone")?;
+        Ok(condition(&contended, "Contended") == "True/TwoOperators")
+    })
+    .await
+    .with_context(|| format!("{}", contended["metadata"]["annotations"]))?;
+    let told = contended["status"]["conditions"].to_string();
+    for lease in [
+        "system/eventexport-operator",
+        "tenant/eventexport-operator-tenant",
+    ] {
+        ensure!(told.contains(lease), "{told}");
+    }
+    eventually("the other tells, too", async || {
+        let notes = event_notes(cluster, "tenant", "TwoOperators").await?;
+        Ok(notes
+            .iter()
+            .any(|note| note.contains("system/eventexport-operator serves")))
+    })
+    .await?;
+    ensure!(condition(&contended, "Ready").starts_with("True/"), "{told}");
+    let said = requests_since(&fixture, namespace_operator.id, begun);
+    ensure!(said.is_empty(), "both export: {said:#?}");
+
+    // It crashes in the middle. The other takes over, and cleans up after it at once: the name in the journal is the same.
+    let stored = fixture.store.requests();
+    let stored = stored
+        .iter()
+        .filter(|seen| seen.contains(&["PUT ", ".receipt.json"]))
+        .count();
+    ensure!(stored < 18, "it was too fast: {stored}");
+    kill(cluster_operator).await?;
+    eventually("it is taken over", async || {
+        Ok(annotation(cluster, "tenant", "operator").await? == "tenant/eventexport-operator-tenant")
+    })
+    .await?;
+    fixture.wait_complete(cluster, &params).await?;
+    fixture.check_archive("tracker", DAYS).await?;
+    fixture.source.no_session_left()?;
+
+    // Back again, it finds another in its place, and leaves it alone though nothing is under way.
+    let begun = Instant::now();
+    let back = fixture.operator_in(cluster, "system", &LEASE_FLAGS).await?;
+    wait_leading(&back).await?;
+    eventually("a person is told at rest, too", async || {
+        let object = get(cluster, "tenant", "june").await?.context("it is gone")?;
+        Ok(condition(&object, "Contended") == "True/TwoOperators")
+    })
+    .await?;
+    fixture.wait_complete(cluster, &params).await?;
+    let said = requests_since(&fixture, back.id, begun);
+    ensure!(said.is_empty(), "{said:#?}");
+    ensure!(annotation(cluster, "tenant", "contender").await?.is_empty());
+    Ok(())
+}
+
+/// Frozen, it does not answer, and the export is taken over; when it goes on it still has its own Lease, which nobody
+/// wanted. Both may believe for a moment that it is theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_leaves_an_export_alone_after_a_takeover() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace("usurped").await;
+    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
+    let params = ResourceParams {
+        namespace: &namespace,
+        name: "june",
+        days: DAYS,
+        prefix: "tracker",
+        parallelism: 3,
+    };
+    let first = fixture
+        .operator(cluster, &namespace, &["--lease-name", "first"])
+        .await?;
+    wait_leading(&first).await?;
+    fixture.apply(cluster, &params).await?;
+    wait_receipts(&fixture, 1).await?;
+    // As if it had been asked and not answered.
+    let second = format!("{namespace}/second");
+    let taken = format!("eventexport.io/operator={second}");
+    kubectl(
+        cluster,
+        &[
+            "annotate",
+            "eventexport",
+            "june",
+            "-n",
+            &namespace,
+            "--overwrite",
+            &taken,
+        ],
+    )
+    .await?;
+    let other = fixture
+        .operator(cluster, &namespace, &["--lease-name", "second"])
+        .await?;
+    fixture.wait_complete(cluster, &params).await?;
+    ensure!(annotation(cluster, &namespace, "operator").await? == second);
+    eventually("it is told", async || {
+        let object = get(cluster, &namespace, "june").await?.context("it is gone")?;
+        Ok(condition(&object, "Contended") == "True/TwoOperators")
+    })
+    .await?;
+    let since = Instant::now();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let said = requests_since(&fixture, first.id, since);
+    ensure!(said.is_empty() && other.leads().await, "{said:#?}");
+    fixture.check_archive("tracker", DAYS).await?;
+    fixture.source.no_session_left()
+}

@@ -1,0 +1,216 @@
+//! The archive of these tests: two scopes, an empty week-end, a day in hours, gzip of many members, two signed manifests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use eventexport::simulator::{Settings, Simulator};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+/// The longest that one command may take.
+const TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Below the archive: what of it is the space's.
+pub(super) const SPACE: &str = "t/space=c1/scope=space/";
+
+/// Below the archive: what of it is the account's.
+pub(super) const ACCOUNT: &str = "t/space=c1/scope=account/";
+
+/// An archive that nobody changes, and the keys that signed it.
+pub(super) struct ArchiveFixture {
+    folder: TempDir,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(super) struct VerifyOutput {
+    pub(super) code: Option<i32>,
+    pub(super) out: String,
+    pub(super) err: String,
+}
+
+impl VerifyOutput {
+    /// The one document that was printed.
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Kind and key of each finding, in order, and whether the archive was proved.
+    pub(super) fn findings(&self) -> Vec<(String, String)> {
+        let document = self.json();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let mut all: Vec<(String, String)> = document["archives"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|archive| archive["findings"].as_array().unwrap())
+            .map(|finding| (text(&finding["kind"]), text(&finding["key"])))
+            .collect();
+        all.sort();
+        assert_eq!(self.code, Some(i32::from(!all.is_empty())), "{self:?}");
+        assert_eq!(document["proved"], all.is_empty());
+        all
+    }
+}
+
+impl ArchiveFixture {
+    /// The scene of this test process, made by whoever asks first.
+    pub(super) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<ArchiveFixture> = OnceCell::const_new();
+        SHARED.get_or_init(Self::create).await
+    }
+
+    async fn create() -> Self {
+        let fixture = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        fs::write(fixture.key("private"), key.serialize_pem()).unwrap();
+        fs::write(fixture.key("public"), key.public_key_pem()).unwrap();
+        fs::write(fixture.key("other"), other.public_key_pem()).unwrap();
+
+        let simulator = simulator().await;
+        let to = fixture.folder.path().join("archive");
+        // As an earlier run would have left it that saw the day time out twice.
+        let split = to.join(SPACE).join("_journal/2018-06-04.split.json");
+        fs::create_dir_all(split.parent().unwrap()).unwrap();
+        fs::write(
+            split,
+            "{\"schema\":\"eventexport.io/split/v1\",\"why\":\"test\",\"at\":\"2018-06-05T00:00:00Z\"}\n",
+        )
+        .unwrap();
+        for (n, exports) in [
+            [
+                ("Space", "2018-06-01", "2018-06-05"),
+                ("Account", "2018-06-01", "2018-06-02"),
+            ]
+            .as_slice(),
+            &[("Space", "2018-06-06", "2018-06-07")],
+        ]
+        .iter()
+        .enumerate()
+        {
+            let file = fixture.folder.path().join(format!("{n}.yaml"));
+            let destination = "s3: {bucket: audit, prefix: t}";
+            fs::write(&file, fixture.manifest(&simulator, destination, exports)).unwrap();
+            let arguments = ["run", "-f", text(&file), "--to", text(&to)];
+            let output = fixture.program(&arguments, &[]).await;
+            assert_eq!(output.code, Some(0), "{output:?}");
+        }
+        fixture
+    }
+
+    /// A manifest of exports: scope, first and last day.
+    pub(super) fn manifest(
+        &self,
+        simulator: &Simulator,
+        destination: &str,
+        exports: &[(&str, &str, &str)],
+    ) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for (scope, start, end) in exports {
+            let _ = write!(
+                text,
+                "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: {}}}\nspec:\n  \
+                 space: c1\n  scope: {scope}\n  dateRange: {{start: {start}, end: {end}}}\n  \
+                 manifest: {{signingKeySecretRef: {{name: signing}}}}\n  \
+                 source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
+                 destination: {{{destination}}}\n---\n",
+                scope.to_lowercase(),
+                simulator.url().as_str().trim_end_matches('/')
+            );
+        }
+        let key = fs::read_to_string(self.key("private")).unwrap();
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "signing"}, "stringData": {"signingKey": key}
+        });
+        let _ = writeln!(text, "{secret}");
+        text
+    }
+
+    /// A file with the key of this name: `private`, `public`, or the `other` one's public key.
+    pub(super) fn key(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.pem"))
+    }
+
+    /// The manifest of the first run.
+    pub(super) fn file(&self) -> PathBuf {
+        self.folder.path().join("0.yaml")
+    }
+
+    /// A copy of the archive, without the store's own folder.
+    pub(super) fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(&self.folder.path().join("archive"), copy.path());
+        copy
+    }
+
+    /// Runs the program.
+    pub(super) async fn program(&self, arguments: &[&str], environment: &[(&str, &str)]) -> VerifyOutput {
+        let running = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("XDG_STATE_HOME", self.folder.path().join("state"))
+            .env("EVENTEXPORT_API_KEY", "simulated-api-key")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(TIMEOUT, running).await.unwrap().unwrap();
+        VerifyOutput {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Verifies a folder, with the right public key unless other arguments name one.
+    pub(super) async fn verify(&self, archive: &Path, more: &[&str]) -> VerifyOutput {
+        let public = self.key("public");
+        let mut arguments = vec!["verify", text(archive), "--output", "json"];
+        if !more.contains(&"--public-key") {
+            arguments.extend(["--public-key", text(&public)]);
+        }
+        arguments.extend(more);
+        self.program(&arguments, &[]).await
+    }
+}
+
+/// A service with a gzip member for each hour.
+pub(super) async fn simulator() -> Simulator {
+    let simulator = Simulator::start(Settings {
+        today: "2018-06-20".parse().ok(),
+        ..Settings::default()
+    })
+    .await
+    .unwrap();
+    simulator.add_preset("members").unwrap();
+    simulator
+}
+
+/// A path as an argument.
+pub(super) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_name() == ".eventexport-tmp" {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
