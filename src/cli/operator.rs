@@ -147,7 +147,7 @@ pub struct OperatorArgs {
     /// How long exports may take to stop and delete their sessions after SIGTERM; keep it below the pod's
     /// terminationGracePeriodSeconds
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, help_heading = "Fine tuning")]
-    pub stop_within: Duration,
+    pub shutdown_timeout: Duration,
 
     /// Resources looked at at once
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Fine tuning")]
@@ -233,8 +233,8 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         .checked()
         .context("--lease-duration, --lease-deadline, --lease-renew")?;
     ensure!(
-        !args.stop_within.is_zero(),
-        "--stop-within must be longer than nothing: sessions are deleted in that time"
+        !args.shutdown_timeout.is_zero(),
+        "--shutdown-timeout must be longer than nothing: sessions are deleted in that time"
     );
     let default_name = match &args.namespace {
         Some(namespace) => format!("eventexport-operator-{namespace}"),
@@ -283,7 +283,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         concurrency: args.concurrency,
         debounce: DEFAULT_DEBOUNCE,
         watch: WatchConfig::default(),
-        shutdown_timeout: args.stop_within,
+        shutdown_timeout: args.shutdown_timeout,
         exporter: Arc::new(exporter),
         traffic,
         retention: args

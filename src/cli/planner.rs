@@ -78,7 +78,7 @@ impl DestinationListing {
             Self::Listed {
                 source: Some(source), ..
             } if *source != export.source => Some(format!(
-                "its receipts are about {source}: a run does not count them (JournalMismatch)"
+                "its receipts are about {source}: a run does not count them (SourceMismatch)"
             )),
             Self::Listed { .. } => None,
         }

@@ -83,7 +83,7 @@ pub fn print_error(error: &CliError) {
 /// A snapshot that says why an export was not begun.
 pub fn not_started(message: &str) -> Snapshot {
     let problem = Problem {
-        reason: Reason::HeldBy,
+        reason: Reason::HeldByOther,
         message: message.to_owned(),
         window: None,
         remedy: Remedy::Wait(None),

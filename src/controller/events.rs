@@ -121,7 +121,7 @@ pub fn served_elsewhere_event(other: &str, me: &str) -> StatusEvent {
         "the operator of the Lease {other} serves this export, and the operator of the Lease {me} would, too, and leaves \
          it alone: let one of them look after this namespace"
     );
-    new_event(true, "Export", Reason::TwoOperators.as_str(), note)
+    new_event(true, "Export", Reason::OperatorConflict.as_str(), note)
 }
 
 fn new_event(warning: bool, action: &'static str, reason: &str, note: String) -> StatusEvent {
@@ -312,12 +312,12 @@ mod tests {
             }),
             ..calm.clone()
         };
-        let once = failed(Reason::NotWhole, "2018-06-28");
-        assert_eq!(reasons(&calm, &once), ["NotWhole"]);
+        let once = failed(Reason::DownloadIncomplete, "2018-06-28");
+        assert_eq!(reasons(&calm, &once), ["DownloadIncomplete"]);
         assert!(reasons(&once, &once).is_empty());
         assert_eq!(
-            reasons(&once, &failed(Reason::NotWhole, "2018-06-29")),
-            ["NotWhole"]
+            reasons(&once, &failed(Reason::DownloadIncomplete, "2018-06-29")),
+            ["DownloadIncomplete"]
         );
         let stalled = with(
             failed(Reason::Short, "2018-06-28"),

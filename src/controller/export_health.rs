@@ -47,8 +47,8 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::BucketMissing
         | Reason::BucketForbidden
         | Reason::BucketFull
-        | Reason::DestinationWeak
-        | Reason::LockRefused
+        | Reason::ConditionalWritesUnsupported
+        | Reason::ObjectAttributesRejected
         | Reason::TooLarge
         | Reason::Short
         | Reason::EmptyUnproved
@@ -56,7 +56,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::ForeignObject
         | Reason::JournalMismatch
         | Reason::SigningKeyInvalid
-        | Reason::SessionUnaccounted => true,
+        | Reason::OrphanSessionSuspected => true,
         Reason::Complete
         | Reason::CaughtUp
         | Reason::Exporting
@@ -66,16 +66,16 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::Suspended
         | Reason::Throttled
         | Reason::SpaceFull
-        | Reason::HeldBy
+        | Reason::HeldByOther
         | Reason::SessionsOpen
-        | Reason::TwoOperators
+        | Reason::OperatorConflict
         | Reason::SourceUnreachable
         | Reason::DestinationUnreachable
         | Reason::SourceRefused
         | Reason::DestinationRefused
         | Reason::NotGzip
-        | Reason::NotWhole
-        | Reason::NotEvents
+        | Reason::DownloadIncomplete
+        | Reason::InvalidEvents
         | Reason::RangeMismatch
         | Reason::Failed => false,
     }
@@ -99,7 +99,8 @@ fn severity(problem: &Problem) -> Severity {
         // that is downloaded once more is not yet short, nor its emptiness beyond proof.
         // What ends at a known time needs nobody, and a weak store is allowed under the operator's lease.
         Remedy::Wait(None)
-            if needs_manual_action(problem.reason) && problem.reason != Reason::DestinationWeak =>
+            if needs_manual_action(problem.reason)
+                && problem.reason != Reason::ConditionalWritesUnsupported =>
         {
             Severity::ManualAction
         }
@@ -299,7 +300,7 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
     let weak = snapshot
         .problems
         .iter()
-        .find(|problem| problem.reason == Reason::DestinationWeak);
+        .find(|problem| problem.reason == Reason::ConditionalWritesUnsupported);
     let message = match weak {
         Some(weak) if !message.contains(&weak.message) => {
             format!("{message}. {}: {}", weak.reason, weak.message)

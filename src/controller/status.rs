@@ -305,7 +305,7 @@ pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, conte
         subject,
         ConditionType::Contended,
         Some(true),
-        Reason::TwoOperators,
+        Reason::OperatorConflict,
         &message,
     );
 }

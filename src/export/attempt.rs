@@ -277,7 +277,7 @@ impl Attempt<'_> {
             let message = format!(
                 "{window}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor counts its events"
             );
-            return Err(Failure::retry(Reason::NotWhole, message));
+            return Err(Failure::retry(Reason::DownloadIncomplete, message));
         }
         let span = tracing::info_span!("commit", events = proof.events, bytes = staged.bytes);
         let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);

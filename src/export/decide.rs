@@ -309,7 +309,7 @@ impl<'a> DecisionBuilder<'a> {
                 };
                 self.retry_pending |= export.retry_policy == RetryPolicy::Forever;
                 self.add_problem(
-                    Reason::HeldBy,
+                    Reason::HeldByOther,
                     message,
                     Some(window),
                     Remedy::Wait(Some(at)),

@@ -154,13 +154,13 @@ impl From<&StoreError> for Failure {
     fn from(error: &StoreError) -> Self {
         let reason = match error {
             StoreError::NoSuchBucket { .. } | StoreError::WrongRegion { .. } => Reason::BucketMissing,
-            StoreError::AttributesRejected { .. } => Reason::LockRefused,
+            StoreError::AttributesRejected { .. } => Reason::ObjectAttributesRejected,
             StoreError::InvalidCredentials { .. } => Reason::CredentialsRefused,
             StoreError::Forbidden { .. } => Reason::BucketForbidden,
             StoreError::Full { .. } => Reason::BucketFull,
             StoreError::Throttled { .. } => Reason::Throttled,
             StoreError::Egress(_) => Reason::HostNotAllowed,
-            StoreError::Unsupported { .. } => Reason::DestinationWeak,
+            StoreError::Unsupported { .. } => Reason::ConditionalWritesUnsupported,
             StoreError::InvalidSettings { .. } => Reason::InvalidSpec,
             StoreError::AlreadyExists { .. } => Reason::ForeignObject,
             StoreError::Rejected { .. } if error.class() == StoreErrorClass::ActionRequired => {
@@ -202,8 +202,10 @@ impl Failure {
     pub fn from_download(window: Window, error: &StreamError) -> Self {
         let (reason, timed_out) = match error {
             StreamError::NotGzip { .. } => (Reason::NotGzip, false),
-            StreamError::CannotResume { .. } | StreamError::SessionGone { .. } => (Reason::NotWhole, false),
-            StreamError::Cut { timed_out, .. } => (Reason::NotWhole, *timed_out),
+            StreamError::CannotResume { .. } | StreamError::SessionGone { .. } => {
+                (Reason::DownloadIncomplete, false)
+            }
+            StreamError::Cut { timed_out, .. } => (Reason::DownloadIncomplete, *timed_out),
             StreamError::Tracker(error) => return Self::from(error),
         };
         Self {
@@ -216,8 +218,8 @@ impl Failure {
     pub fn from_proof(window: Window, error: &ProofError) -> Self {
         let reason = match error {
             ProofError::Gzip(GzipError::NotGzip) => Reason::NotGzip,
-            ProofError::Gzip(_) => Reason::NotWhole,
-            ProofError::Events(_) => Reason::NotEvents,
+            ProofError::Gzip(_) => Reason::DownloadIncomplete,
+            ProofError::Events(_) => Reason::InvalidEvents,
             ProofError::Interrupted | ProofError::ReaderClosed => Reason::Failed,
         };
         Self::retry(reason, format!("{window}: {error}; nothing was stored"))

@@ -10,7 +10,6 @@ use super::journal::{Journal, ReceiptFacts, overlap};
 use super::keys::{ArchiveRoot, AttemptId, Key};
 use super::record::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
 use super::window::Window;
-use crate::api::Reason;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
 /// Records read at a time.
@@ -31,9 +30,7 @@ impl From<RecordReadError> for Failure {
     fn from(why: RecordReadError) -> Self {
         match why {
             RecordReadError::Store(error) => Self::from(&error),
-            RecordReadError::Record(error) => {
-                Self::manual(Reason::JournalMismatch, error.to_string()).export_wide()
-            }
+            RecordReadError::Record(error) => Self::from(&error).export_wide(),
         }
     }
 }

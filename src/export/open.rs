@@ -181,9 +181,9 @@ async fn create_session(
             let message = format!("{holder} is exporting {window}, until {until} at the latest");
             // Of two who begin at once each may see the other: the elder tries again, the younger waits.
             return Err(without_leftover(if other.ulid > id.ulid {
-                Failure::retry(Reason::HeldBy, message)
+                Failure::retry(Reason::HeldByOther, message)
             } else {
-                Failure::wait(Reason::HeldBy, message, None)
+                Failure::wait(Reason::HeldByOther, message, None)
             }));
         }
     }
@@ -278,7 +278,7 @@ pub(super) fn conditional_writes_unsupported(store: &str) -> Failure {
     let message = format!(
         "{store} ignores If-None-Match, so two writers could overwrite each other: use a store that honours it, or make sure that nothing else writes there (run --single-writer)"
     );
-    Failure::wait(Reason::DestinationWeak, message, None).export_wide()
+    Failure::wait(Reason::ConditionalWritesUnsupported, message, None).export_wide()
 }
 
 /// Aborts the uploads of a key that `matches` names.

@@ -342,7 +342,7 @@ fn matches_window(session: &Session, window: Window, account: bool, user: Option
 }
 
 fn recovery_pending(message: String, until: Timestamp) -> Failure {
-    Failure::wait(Reason::SessionUnaccounted, message, Some(until))
+    Failure::wait(Reason::OrphanSessionSuspected, message, Some(until))
 }
 
 fn orphan_suspected(window: Window, ids: &[&str], why: &str) -> Failure {
@@ -350,7 +350,7 @@ fn orphan_suspected(window: Window, ids: &[&str], why: &str) -> Failure {
     let message = format!(
         "after a crash while {window} was being opened, these sessions are open {why}: {ids}: delete those that nobody needs"
     );
-    Failure::manual(Reason::SessionUnaccounted, message)
+    Failure::manual(Reason::OrphanSessionSuspected, message)
 }
 
 /// Uploads of the attempt that nobody will complete. Only this software writes below the root, so an upload

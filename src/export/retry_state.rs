@@ -164,8 +164,8 @@ fn escalate(failure: Failure, last: Option<&RetryEntry>) -> Failure {
         .map_or(0, |last| last.failure_count);
     let tolerated = match failure.reason {
         Reason::Short | Reason::EmptyUnproved => 1,
-        Reason::NotGzip | Reason::NotWhole | Reason::NotEvents => 4,
-        Reason::SessionUnaccounted if matches!(failure.remedy, Remedy::Retry(_)) => 6,
+        Reason::NotGzip | Reason::DownloadIncomplete | Reason::InvalidEvents => 4,
+        Reason::OrphanSessionSuspected if matches!(failure.remedy, Remedy::Retry(_)) => 6,
         _ => return failure,
     };
     if repeats >= tolerated {
@@ -252,7 +252,7 @@ mod tests {
         let mut now = Timestamp::UNIX_EPOCH;
         let several = || Failure {
             remedy: Remedy::Retry(Some(Duration::from_secs(20))),
-            ..Failure::retry(Reason::SessionUnaccounted, "x")
+            ..Failure::retry(Reason::OrphanSessionSuspected, "x")
         };
         for _ in 0..6 {
             retry_state.record_recovery_failure(id, several(), now, 1.0);

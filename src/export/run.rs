@@ -112,7 +112,7 @@ impl ExportRun {
             let decision = self.decide();
             let mut spent = decide_started.elapsed();
             let mut problems = decision.problems.iter();
-            self.held_by_other = problems.any(|problem| problem.reason == Reason::HeldBy);
+            self.held_by_other = problems.any(|problem| problem.reason == Reason::HeldByOther);
             let idle = decision.idle;
             let wake = decision.wake;
             let changed = self.act(decision.clone()).await;

@@ -154,13 +154,17 @@ fn conditions_follow_the_snapshot() {
         (unsigned, "FFFT", "SigningKeyInvalid"),
         // Waiting for others is no illness, until it takes too long.
         (with(problem(Reason::SpaceFull, None, wait)), "TFFF", "SpaceFull"),
-        (with(problem(Reason::HeldBy, Some(DAY), wait)), "TFFF", "HeldBy"),
+        (
+            with(problem(Reason::HeldByOther, Some(DAY), wait)),
+            "TFFF",
+            "HeldByOther",
+        ),
         (moving, "TFFF", "Exporting"),
         // One window that is tried again is none either; a peer that does not answer is.
         (
-            with(problem(Reason::NotWhole, Some(DAY), soon)),
+            with(problem(Reason::DownloadIncomplete, Some(DAY), soon)),
             "TFFF",
-            "NotWhole",
+            "DownloadIncomplete",
         ),
         (with(problem(Reason::Short, Some(DAY), soon)), "TFFF", "Short"),
         (
@@ -186,9 +190,9 @@ fn conditions_follow_the_snapshot() {
             "BucketMissing",
         ),
         (
-            with(problem(Reason::NotEvents, Some(DAY), Remedy::Manual)),
+            with(problem(Reason::InvalidEvents, Some(DAY), Remedy::Manual)),
             "FFFT",
-            "NotEvents",
+            "InvalidEvents",
         ),
         (expired, "FFFT", "Expired"),
     ] {

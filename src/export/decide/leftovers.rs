@@ -122,32 +122,28 @@ impl DecisionBuilder<'_> {
         // Also of days that this export does not want: an archive is of one source.
         if let Some((window, source)) = journal.other_source(&export.source) {
             let message = format!(
-                "the receipt of {window} is about events of {source}, not of {}, and an archive is of one source: nothing \
-                 is added to it; use another prefix",
+                "the receipt of {window} names the source {source}, this export reads from {}: nothing is added to the \
+                 archive of another source",
                 export.source
             );
-            self.add_problem(Reason::JournalMismatch, message, None, Remedy::Manual, None);
+            self.add_problem(Reason::SourceMismatch, message, None, Remedy::Manual, None);
         }
         for (window, mismatch) in journal.mismatches(&export.source) {
             if !self.wanted.intersects(window) || self.is_accepted(window) {
                 continue;
             }
-            let message = match mismatch {
+            let (reason, message) = match mismatch {
                 ReceiptMismatch::Source(_) => continue,
-                ReceiptMismatch::ObjectMissing => format!(
-                    "the receipt of {window} states an object that is not there: restore it, or remove the receipt to export it again"
+                ReceiptMismatch::ObjectMissing => (
+                    Reason::ObjectMissing,
+                    format!("the object that the receipt of {window} names is missing"),
                 ),
-                ReceiptMismatch::ObjectSize { stated, found } => format!(
-                    "the object of {window} has {found} bytes, its receipt states {stated}: restore it"
+                ReceiptMismatch::ObjectSize { stated, found } => (
+                    Reason::ObjectSizeMismatch,
+                    format!("the object of {window} has {found} bytes, its receipt states {stated}"),
                 ),
             };
-            self.add_problem(
-                Reason::JournalMismatch,
-                message,
-                Some(window),
-                Remedy::Manual,
-                None,
-            );
+            self.add_problem(reason, message, Some(window), Remedy::Manual, None);
         }
     }
 }

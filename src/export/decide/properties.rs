@@ -144,7 +144,7 @@ proptest! {
         prop_assert!(!decision.idle || decision.complete || stated || caught_up, "no reason: {decision:#?}");
         let retried = decision.problems.iter().find(|problem| {
             // The next day is the caller's to wait for, and so is another holder unless asked to persist.
-            let held_by_other = problem.reason == Reason::HeldBy && fixture.export.retry_policy != RetryPolicy::Forever;
+            let held_by_other = problem.reason == Reason::HeldByOther && fixture.export.retry_policy != RetryPolicy::Forever;
             problem.retry_at.is_some() && problem.reason != Reason::NotSettled && !held_by_other
         });
         prop_assert!(!decision.idle || retried.is_none(), "rests before it tries again: {retried:?}");
@@ -217,7 +217,7 @@ proptest! {
             let settled = std::mem::take(&mut fixture.in_progress);
             for window in ended {
                 if let Some(remedy) = failures.next() {
-                    let failure = Failure { remedy, ..Failure::retry(Reason::NotWhole, "x") };
+                    let failure = Failure { remedy, ..Failure::retry(Reason::DownloadIncomplete, "x") };
                     fixture.retry_state.record_failure(window, failure, fixture.now, 0.5);
                 } else {
                     *stored.entry(window).or_default() += 1;

@@ -76,7 +76,7 @@ pub(in crate::export) async fn ensure_manifest(
     }
     let prefix = ctx.export.root.manifests_prefix();
     let message = format!("others keep taking the next number in {prefix}: it is tried again");
-    Err(Failure::retry(Reason::HeldBy, message))
+    Err(Failure::retry(Reason::HeldByOther, message))
 }
 
 async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
@@ -187,8 +187,8 @@ async fn load_link(ctx: &RunContext, number: u64) -> Result<Option<ChainLink>, F
     let (key, Some(bytes)) = read_manifest(ctx, number).await? else {
         return Ok(None);
     };
-    let header: ManifestHeader = document::parse_manifest(&key, number, &bytes)
-        .map_err(|error| Failure::manual(Reason::JournalMismatch, error.to_string()))?;
+    let header: ManifestHeader =
+        document::parse_manifest(&key, number, &bytes).map_err(|error| Failure::from(&error))?;
     let link = ChainLink {
         statement_id: header.statement_id(),
         sha256: hex(&Sha256::digest(&bytes)),

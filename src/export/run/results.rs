@@ -63,7 +63,7 @@ impl ExportRun {
             // Whose user was unknown may be known now.
             self.retry_state
                 .unrecovered
-                .retain(|_, entry| entry.failure.reason != Reason::SessionUnaccounted);
+                .retain(|_, entry| entry.failure.reason != Reason::OrphanSessionSuspected);
         }
         match outcome {
             Ok(WindowOutcome::Stored(receipt)) => {

@@ -149,7 +149,7 @@ impl EngineMetrics {
         self.record_response(label, Some(200), Duration::ZERO);
         self.record_retry(Peer::Tracker);
         self.window_finished(WindowResult::Stored { events: 1, bytes: 1 }, Duration::ZERO);
-        self.window_finished(WindowResult::Failed(Reason::NotWhole), Duration::ZERO);
+        self.window_finished(WindowResult::Failed(Reason::DownloadIncomplete), Duration::ZERO);
     }
 }
 

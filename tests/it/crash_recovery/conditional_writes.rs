@@ -33,7 +33,7 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
         .into_iter()
         .flatten()
         .find(|condition| {
-            condition.to_string().contains("DestinationWeak")
+            condition.to_string().contains("ConditionalWritesUnsupported")
                 && condition.to_string().contains("If-None-Match")
         });
     let named = named.with_context(|| format!("no condition names the weakness: {status:#}"))?;
@@ -55,7 +55,7 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
         String::from_utf8_lossy(&refused.stdout).into_owned() + &String::from_utf8_lossy(&refused.stderr);
     println!("by run: {said}");
     ensure!(refused.status.code() == Some(1), "{refused:?}");
-    for part in ["DestinationWeak", "--single-writer", &name] {
+    for part in ["ConditionalWritesUnsupported", "--single-writer", &name] {
         ensure!(said.contains(part), "{part} is not in {said}");
     }
     ensure!(

@@ -29,7 +29,12 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
     let mut export = fixture.export("plain", &plain, "bucket");
     export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
     apply(fixture.cluster, &export).await?;
-    let states = ["False/LockRefused", "False", "False", "True/LockRefused"];
+    let states = [
+        "False/ObjectAttributesRejected",
+        "False",
+        "False",
+        "True/ObjectAttributesRejected",
+    ];
     wait_conditions(fixture.cluster, &fixture.namespace, "plain", states).await?;
     // And one whose policy does not grant it says that.
     let forbidden = format!("{bucket}-forbidden");

@@ -38,7 +38,7 @@ fn evidence(fixture: &EngineFixture) -> usize {
 
 fn held(snapshot: &Snapshot) -> bool {
     let mut problems = snapshot.problems.iter();
-    problems.any(|problem| problem.reason == Reason::HeldBy)
+    problems.any(|problem| problem.reason == Reason::HeldByOther)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,8 +116,8 @@ fn requires_manual_action(reason: Reason) -> bool {
             | Reason::BucketMissing
             | Reason::BucketForbidden
             | Reason::BucketFull
-            | Reason::LockRefused
-            | Reason::DestinationWeak
+            | Reason::ObjectAttributesRejected
+            | Reason::ConditionalWritesUnsupported
     );
     of_peers && needs_manual_action(reason)
 }

@@ -81,21 +81,21 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             ..settled
         },
         // What is waited for.
-        Reason::Throttled | Reason::HeldBy => problem(Remedy::Wait(None), Some(DAY)),
+        Reason::Throttled | Reason::HeldByOther => problem(Remedy::Wait(None), Some(DAY)),
         // What concerns every window: others are waited for, or a person is needed.
         Reason::SpaceFull
-        | Reason::DestinationWeak
+        | Reason::ConditionalWritesUnsupported
         | Reason::CredentialsRefused
         | Reason::RoleMissing
         | Reason::HostNotAllowed
         | Reason::BucketMissing
         | Reason::BucketForbidden
         | Reason::BucketFull
-        | Reason::LockRefused
+        | Reason::ObjectAttributesRejected
         | Reason::JournalMismatch
         | Reason::SourceRefused
         | Reason::DestinationRefused
-        | Reason::SessionUnaccounted => problem(Remedy::Wait(None), None),
+        | Reason::OrphanSessionSuspected => problem(Remedy::Wait(None), None),
         // All is stored, and its manifest cannot be signed.
         Reason::SigningKeyInvalid => Snapshot {
             manifest_due: true,
@@ -114,7 +114,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             problem(Remedy::Retry(None), None)
         }
         // What happened to one window, which is tried again.
-        Reason::NotGzip | Reason::NotWhole | Reason::NotEvents | Reason::RangeMismatch => {
+        Reason::NotGzip | Reason::DownloadIncomplete | Reason::InvalidEvents | Reason::RangeMismatch => {
             problem(Remedy::Retry(None), Some(DAY))
         }
         // What a person has to decide about one window.
@@ -126,7 +126,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             ..missing
         },
         // Of conditions of their own.
-        Reason::Accepted | Reason::TwoOperators => return None,
+        Reason::Accepted | Reason::OperatorConflict => return None,
     };
     Some(ScriptedRun::Reports(Box::new(snapshot)))
 }
@@ -213,7 +213,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
             object["status"]
         );
         // A weak store is used under the operator's lease, with extra checks.
-        if *reason != Reason::DestinationWeak {
+        if *reason != Reason::ConditionalWritesUnsupported {
             ensure!(
                 needs_manual_action(*reason) == (flux.status == "Failed"),
                 "{reason}: {flux:?}"

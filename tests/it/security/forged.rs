@@ -84,7 +84,7 @@ async fn a_forged_journal_cannot_delete_a_foreign_session() {
     assert_eq!(open.len(), 2, "nor is one left of ours");
     let told = |id: &str| {
         let about = |problem: &&eventexport::export::failure::Problem| {
-            problem.reason == Reason::SessionUnaccounted && problem.message.contains(id)
+            problem.reason == Reason::OrphanSessionSuspected && problem.message.contains(id)
         };
         snapshot.problems.iter().find(about).is_some()
     };

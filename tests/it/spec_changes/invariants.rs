@@ -150,7 +150,8 @@ pub(super) fn check_history(versions: &[Value], tampered: bool) -> Result<()> {
         );
         // Nothing here needs a person for sessions: all of them are our own.
         ensure!(
-            !new.to_string().contains("SessionUnaccounted\",\"status\":\"True"),
+            !new.to_string()
+                .contains("OrphanSessionSuspected\",\"status\":\"True"),
             "{new:#}"
         );
         for condition in new["conditions"].as_array().into_iter().flatten() {

@@ -49,7 +49,7 @@ async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
                 .as_array()
                 .cloned()
                 .unwrap_or_default();
-            let says = conditions.iter().filter(|one| one["reason"] == "HeldBy");
+            let says = conditions.iter().filter(|one| one["reason"] == "HeldByOther");
             held.extend(says.map(|one| one["message"].as_str().unwrap_or_default().to_owned()));
         }
         let seen = fixture.store.requests();

@@ -76,7 +76,7 @@ async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Resu
                 .as_u64()
                 .map(|stored| stored + left.len() as u64);
         let told = status["conditions"].to_string();
-        Ok(rest && windows["active"] == 0 && told.contains("HeldBy") && told.contains(holder.as_str()))
+        Ok(rest && windows["active"] == 0 && told.contains("HeldByOther") && told.contains(holder.as_str()))
     })
     .await
     .with_context(|| format!("{left:?} {status:#}"))?;
@@ -117,7 +117,7 @@ async fn an_operator_killed_beside_a_run_resumes_without_touching_its_windows() 
     let _operator = fixture.operator(cluster, &namespace, &[]).await?;
     let ran = tokio::time::timeout(TIMEOUT, beside.wait_with_output()).await??;
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-    ensure!(ran.status.success() || said.contains("HeldBy"), "{ran:?}");
+    ensure!(ran.status.success() || said.contains("HeldByOther"), "{ran:?}");
     wait_receipts(&fixture, 16).await?;
     patch(
         cluster,

@@ -93,7 +93,7 @@ async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> R
     let mut contended = Value::Null;
     eventually("a person is told", async || {
         contended = get(cluster, "tenant", "june").await?.context("it is gone")?;
-        Ok(condition(&contended, "Contended") == "True/TwoOperators")
+        Ok(condition(&contended, "Contended") == "True/OperatorConflict")
     })
     .await
     .with_context(|| format!("{}", contended["metadata"]["annotations"]))?;
@@ -105,7 +105,7 @@ async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> R
         ensure!(told.contains(lease), "{told}");
     }
     eventually("the other tells, too", async || {
-        let notes = event_notes(cluster, "tenant", "TwoOperators").await?;
+        let notes = event_notes(cluster, "tenant", "OperatorConflict").await?;
         Ok(notes
             .iter()
             .any(|note| note.contains("system/eventexport-operator serves")))
@@ -137,7 +137,7 @@ async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> R
     wait_leading(&back).await?;
     eventually("a person is told at rest, too", async || {
         let object = get(cluster, "tenant", "june").await?.context("it is gone")?;
-        Ok(condition(&object, "Contended") == "True/TwoOperators")
+        Ok(condition(&object, "Contended") == "True/OperatorConflict")
     })
     .await?;
     fixture.wait_complete(cluster, &params).await?;
@@ -190,7 +190,7 @@ async fn an_operator_leaves_an_export_alone_after_a_takeover() -> Result<()> {
     ensure!(annotation(cluster, &namespace, "operator").await? == second);
     eventually("it is told", async || {
         let object = get(cluster, &namespace, "june").await?.context("it is gone")?;
-        Ok(condition(&object, "Contended") == "True/TwoOperators")
+        Ok(condition(&object, "Contended") == "True/OperatorConflict")
     })
     .await?;
     let since = Instant::now();
