@@ -1,4 +1,4 @@
-//! Addresses in the spec: the public regions, and the rule that an address must keep. No I/O.
+//! Addresses in the spec: public regions, and the validation of URLs. No I/O.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-/// A public region of the service.
+/// Public region of the service.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[serde(rename_all = "kebab-case")]
 pub enum Region {
@@ -23,10 +23,10 @@ pub enum Region {
 }
 
 impl Region {
-    /// All of them.
+    /// All regions.
     pub const ALL: [Self; 5] = [Self::Ng, Self::UsSouth, Self::EuDe, Self::AuSyd, Self::EuGb];
 
-    /// The region's label in host names: US South answers as `ng`.
+    /// Returns the label of the region in host names: `ng` for US South.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ng | Self::UsSouth => "ng",
@@ -36,27 +36,27 @@ impl Region {
         }
     }
 
-    /// The host of the Activity Tracker, `activity-tracker.<region>.bluemix.net`.
+    /// Returns the host of the Activity Tracker, `activity-tracker.<region>.bluemix.net`.
     pub fn tracker_host(self) -> String {
         format!("activity-tracker.{}.bluemix.net", self.label())
     }
 
-    /// The host whose `/v2/info` names the UAA, `api.<region>.bluemix.net`.
+    /// Returns the host with the `/v2/info` that names the UAA, `api.<region>.bluemix.net`.
     pub fn api_host(self) -> String {
         format!("api.{}.bluemix.net", self.label())
     }
 }
 
-/// Where tokens come from.
+/// Location of the UAA, which issues tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UaaAddress {
-    /// The UAA itself; `/oauth/token` follows.
+    /// URL of the UAA; `/oauth/token` is appended.
     Endpoint(Url),
-    /// An address whose `/v2/info` names it.
+    /// URL of the API with the `/v2/info` that names the UAA.
     DiscoverFrom(Url),
 }
 
-/// The address, if it keeps the rule [`super::rules::URL`].
+/// Parses a URL that satisfies the rule [`super::rules::URL`].
 pub fn parse_url(text: &str) -> Option<Url> {
     let (secure, rest) = match text.strip_prefix("https://") {
         Some(rest) => (true, rest),
@@ -66,7 +66,7 @@ pub fn parse_url(text: &str) -> Option<Url> {
     let host = if let Some(inside) = authority.strip_prefix('[') {
         let (address, port) = inside.split_once(']')?;
         is_port(port).then_some(())?;
-        // Of the ways to write this machine's address, the usual one only.
+        // Only the usual notation of the loopback address.
         is_ipv6(address) && (secure || address == "::1")
     } else {
         let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
@@ -77,17 +77,17 @@ pub fn parse_url(text: &str) -> Option<Url> {
             host == "localhost" || host == "127.0.0.1"
         }
     };
-    let path_is_plain = path.bytes().all(|byte| byte == b'/' || is_path_byte(byte));
-    // Last, as the client will: what it cannot read (a bad punycode label) is no address either.
-    (host && path_is_plain).then(|| Url::parse(text).ok())?
+    let path_is_valid = path.bytes().all(|byte| byte == b'/' || is_path_byte(byte));
+    // Finally the parser of the HTTP client, which also rejects bad Punycode labels.
+    (host && path_is_valid).then(|| Url::parse(text).ok())?
 }
 
-/// The signs that a URL path segment may hold unescaped (RFC 3986, `pchar` without `%`).
+/// Returns true for the characters that a segment of a URL path allows unescaped (RFC 3986, `pchar` without `%`).
 pub(super) fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
 }
 
-/// Empty, or a colon and 1 to 65535 without leading zeros.
+/// Accepts an empty text, or a colon and 1 to 65535 without leading zeros.
 fn is_port(text: &str) -> bool {
     let Some(digits) = text.strip_prefix(':') else {
         return text.is_empty();
@@ -97,7 +97,8 @@ fn is_port(text: &str) -> bool {
         && digits.parse::<u16>().is_ok()
 }
 
-/// Labels of letters, digits and inner hyphens; the last begins with a letter, so that nothing takes it for a number.
+/// Accepts labels of letters, digits and inner hyphens. The last label begins with a letter, so that no parser reads it
+/// as a number.
 fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
@@ -115,10 +116,10 @@ fn is_ipv4(host: &str) -> bool {
     host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// Hexadecimal all through: no zone, no IPv4 notation.
+/// Accepts hexadecimal notation only: no zone, no IPv4 notation.
 fn is_ipv6(text: &str) -> bool {
-    let plain = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
-    plain && text.parse::<Ipv6Addr>().is_ok()
+    let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+    hexadecimal && text.parse::<Ipv6Addr>().is_ok()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! That each regular expression in CEL and its twin in Rust say the same of any text. The table in
-//! `tests/it/api` asks the API server itself, of fewer texts.
+//! Checks that each regular expression in CEL and its twin in Rust agree on any text. The table in `tests/it/api`
+//! checks fewer texts against a real API server.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -8,8 +8,8 @@ use regex::Regex;
 use super::rules::{self, Rule};
 use super::{address, syntax};
 
-/// Whether the text is kept by every `self.matches(…)` of the rule that is joined by `&&`, or by one that is
-/// joined by `||`; `!self.matches` and other conditions are the caller's.
+/// Returns a predicate that evaluates the `self.matches(…)` calls of a rule, joined by `&&` or by `||`. The caller
+/// handles the other conditions.
 fn cel_matcher(rule: Rule) -> impl Fn(&str) -> bool {
     let any = rule.expression.contains("||");
     let patterns: Vec<(bool, Regex)> = rule
@@ -20,7 +20,7 @@ fn cel_matcher(rule: Rule) -> impl Fn(&str) -> bool {
             let rest = &rule.expression[at + call.len()..];
             let quote = rest.chars().next().unwrap();
             let pattern = rest[1..].split_once(&format!("{quote})")).unwrap().0;
-            // RE2 takes a bracket in a class as it is, this crate as the start of another class.
+            // RE2 reads a bracket in a class literally, this crate as the start of a nested class.
             let pattern = pattern
                 .replace("[[](", r"\[(")
                 .replace("[[]:", r"\[:")
@@ -56,7 +56,7 @@ fn dates_agree_with_the_calendar() {
     }
 }
 
-/// Of any such text, the rule's expressions say what the twin says.
+/// Asserts that the expressions of the rule and the twin in Rust agree on generated texts.
 fn assert_agree(texts: impl Strategy<Value = String>, rule: Rule, twin: impl Fn(&str) -> bool) {
     let kept = cel_matcher(rule);
     let mut runner = TestRunner::new(ProptestConfig::with_cases(4096));
@@ -82,7 +82,7 @@ fn addresses_agree_with_cel() {
 
 #[test]
 fn spaces_agree_with_cel() {
-    // `.` and `..` are named in CEL.
+    // CEL compares `.` and `..` outside of the expression.
     let texts =
         prop_oneof!["[ -~]{1,6}", r"\PC{0,6}"].prop_filter("named", |text| text != "." && text != "..");
     assert_agree(texts, rules::SPACE, syntax::is_space_id);
@@ -109,7 +109,7 @@ fn prefixes_agree_with_cel() {
 #[test]
 fn buckets_agree_with_cel() {
     let texts = prop_oneof!["[ -~]{3,6}", "[a1.-]{3,8}", r"[0-9]{1,2}(\.[0-9]{1,3}){2,4}"];
-    // These pairs are named in CEL.
+    // CEL checks these pairs outside of the expression.
     let pairs = |text: &String| ["..", ".-", "-."].iter().any(|pair| text.contains(pair));
     assert_agree(
         texts.prop_filter("named", move |text| !pairs(text)),

@@ -1,5 +1,5 @@
-//! A spec that keeps every rule, as values instead of texts: whoever holds a [`CheckedSpec`] need not ask again.
-//! Says in Rust what schema and CEL say to the API server, with the same words. No I/O.
+//! The validated spec: values instead of texts, so that no caller has to check again. Applies the rules of schema and
+//! CEL in Rust, with the same messages. No I/O.
 
 use jiff::SignedDuration;
 use jiff::civil::Date;
@@ -15,56 +15,56 @@ use super::source::{CaSecretRef, SecretRef, Source};
 use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec};
 use super::syntax;
 
-/// Most errors that one check reports; what is beyond would not be read.
+/// Maximum number of errors that a validation reports.
 pub const MAX_REPORTED_ERRORS: usize = 100;
 
-/// What a valid spec says, parsed.
+/// Parsed content of a valid spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedSpec {
-    /// The days that are asked for.
+    /// Requested days.
     pub range: CheckedRange,
-    /// How long after its end a window is left alone: 0 to [`MAX_SETTLE_AFTER`].
+    /// Time to wait after the end of a window: 0 to [`MAX_SETTLE_AFTER`].
     pub settle_after: SignedDuration,
-    /// Days that are no longer held against the export, as written: they may overlap.
+    /// Accepted gaps, as written: they may overlap.
     pub gaps: Vec<CheckedGap>,
-    /// The Activity Tracker, `/v3/…` follows.
+    /// Base URL of the Activity Tracker; `/v3/…` is appended.
     pub tracker: Url,
-    /// Where tokens come from.
+    /// Location of the UAA, which issues tokens.
     pub uaa: UaaAddress,
-    /// The store; `None`: AWS.
+    /// URL of the store. `None`: AWS.
     pub s3_endpoint: Option<Url>,
 }
 
-/// UTC days, both ends included, not inverted.
+/// Range of UTC days: both ends inclusive, not inverted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckedRange {
     /// First day.
     pub start: Date,
-    /// Last day; `None`: continuous.
+    /// Last day. `None`: the export is continuous.
     pub end: Option<Date>,
-    /// Only this hour of each day, 0–23.
+    /// Hour of each day to export, 0–23. `None`: all hours.
     pub hour: Option<u8>,
 }
 
-/// A gap that a person accepted: UTC days, both included, not inverted.
+/// Accepted gap: a range of UTC days, both ends inclusive, not inverted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedGap {
     /// First day.
     pub start: Date,
     /// Last day.
     pub end: Date,
-    /// Why.
+    /// Explanation of the gap.
     pub reason: String,
 }
 
 impl EventExportSpec {
-    /// The verdict of schema and CEL, without a server: every rule that is broken, by path, at most
-    /// [`MAX_REPORTED_ERRORS`]. Not the rules about changes: see [`EventExportSpec::validate_update`].
+    /// Applies the rules of schema and CEL without a server. Returns the violations sorted by path, at most
+    /// [`MAX_REPORTED_ERRORS`]. Does not apply the transition rules: see [`EventExportSpec::validate_update`].
     pub fn validate(&self) -> Result<(), Vec<FieldError>> {
         self.checked().map(drop)
     }
 
-    /// As [`EventExportSpec::validate`], with what the texts mean.
+    /// Validates as [`EventExportSpec::validate`], and returns the parsed values.
     pub fn checked(&self) -> Result<CheckedSpec, Vec<FieldError>> {
         let mut errors = SpecErrors(Vec::new());
         errors.structure(self);
@@ -99,11 +99,11 @@ impl EventExportSpec {
     }
 }
 
-/// What is wrong so far.
+/// Violations found so far.
 struct SpecErrors(Vec<FieldError>);
 
 impl SpecErrors {
-    /// Notes the rule as broken unless it is kept; says whether it is kept.
+    /// Records a violation of the rule unless it is satisfied. Returns `kept`.
     fn require(&mut self, path: &str, rule: Rule, kept: bool) -> bool {
         if !kept {
             let path = format!("{path}{}", rule.field);
@@ -115,15 +115,15 @@ impl SpecErrors {
         kept
     }
 
-    /// Types cannot be wrong any more, but bounds can.
+    /// Checks bounds; the types of Rust already guarantee the types of the schema.
     fn structure(&mut self, spec: &EventExportSpec) {
         let schema = SCHEMA.properties.as_ref().and_then(|fields| fields.get("spec"));
         match (schema, serde_json::to_value(spec)) {
             (Some(schema), Ok(value)) => schema::check(schema, &value, "spec", &mut self.0),
-            // A type of ours that is no JSON, or a definition without a spec: neither can be built.
+            // A spec that is not JSON, or a definition without a spec: impossible by construction.
             _ => self.0.push(FieldError {
                 path: "spec".to_owned(),
-                problem: "cannot be compared with the schema: report this".to_owned(),
+                problem: "cannot be validated against the schema: report this defect".to_owned(),
             }),
         }
     }
@@ -136,7 +136,7 @@ impl SpecErrors {
         if let Some(day) = parsed_end {
             self.require("spec.dateRange.end", rules::END, day.is_some());
         }
-        // As texts, like CEL: an inverted range is said also where a date is impossible.
+        // Compared as texts, like in CEL: an inverted range is reported even if a date is invalid.
         let ordered = end.as_ref().is_none_or(|end| start <= end);
         self.require("spec.dateRange", rules::RANGE_ORDER, ordered);
         let end = match parsed_end {
@@ -186,13 +186,13 @@ impl SpecErrors {
         if let Some(reference) = ca_secret_ref {
             self.ca("spec.source.caSecretRef", reference);
         }
-        let given = |region: String| Url::parse(&format!("https://{region}")).ok();
+        let host_url = |host: String| Url::parse(&format!("https://{host}")).ok();
         let endpoint = self.url("spec.source.endpoint", endpoint.as_deref());
         let uaa = self.url("spec.source.uaaEndpoint", uaa_endpoint.as_deref());
         let tracker = endpoint
             .clone()
-            .or_else(|| region.and_then(|region| given(region.tracker_host())));
-        let discovery = || endpoint.or_else(|| region.and_then(|region| given(region.api_host())));
+            .or_else(|| region.and_then(|region| host_url(region.tracker_host())));
+        let discovery = || endpoint.or_else(|| region.and_then(|region| host_url(region.api_host())));
         (
             tracker,
             uaa.map(UaaAddress::Endpoint)
@@ -211,7 +211,7 @@ impl SpecErrors {
             ca_secret_ref,
             storage_class,
             server_side_encryption,
-            // The schema says all about these.
+            // The schema covers these completely.
             object_lock: _,
             checksum: _,
         } = s3;

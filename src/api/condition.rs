@@ -1,4 +1,4 @@
-//! Conditions, as Kubernetes keeps them. No I/O.
+//! Conditions of a resource, by the conventions of Kubernetes. No I/O.
 
 use std::fmt;
 
@@ -7,29 +7,30 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::Reason;
 
-/// Longest message of a condition; longer ones are cut, with an ellipsis. Kubernetes allows 32768.
+/// Maximum length of a condition's message, in characters; longer messages end with an ellipsis. Kubernetes allows
+/// 32768.
 pub const MAX_MESSAGE_CHARS: usize = 1024;
 
-/// The conditions of an `EventExport`.
+/// Condition types of an `EventExport`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
-    /// Accepted, credentials and bucket work, nothing overdue, short or lost.
+    /// The spec is accepted, credentials and bucket work, and no window is overdue, short or lost.
     Ready,
-    /// Every wanted cell is covered or an accepted gap, no session left open.
+    /// Every requested window is covered or an accepted gap, and no session is open.
     Complete,
-    /// The generation is not yet acted upon.
+    /// The operator has not acted on the generation yet.
     Reconciling,
-    /// A person is needed; the message says for what.
+    /// Manual action is required; the message names it.
     Stalled,
-    /// Another operator of the cluster would serve it, too. Shown only while that is so.
+    /// Another operator of the cluster selects the resource too. Set only while this is the case.
     Contended,
 }
 
 impl ConditionType {
-    /// Those that every resource has, in the order in which they are shown.
+    /// Types that every resource has, in display order.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Complete, Self::Reconciling, Self::Stalled];
 
-    /// As it stands in a condition.
+    /// Returns the name of the type in a condition.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "Ready",
@@ -47,7 +48,8 @@ impl fmt::Display for ConditionType {
     }
 }
 
-/// A condition that begins `now`. `status`: `None` is Unknown. The message is cut at [`MAX_MESSAGE_CHARS`].
+/// Creates a condition with the transition time `now`. A `status` of `None` is Unknown. The message is truncated to
+/// [`MAX_MESSAGE_CHARS`].
 pub fn condition(
     kind: ConditionType,
     status: Option<bool>,
@@ -71,7 +73,7 @@ pub fn condition(
     }
 }
 
-/// Puts a condition in its place; the time of the last transition stays where the status did not change.
+/// Adds or replaces a condition. Keeps the transition time if the status did not change.
 pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition) {
     match conditions.iter_mut().find(|old| old.type_ == new.type_) {
         Some(old) => {
@@ -84,14 +86,14 @@ pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition) {
     }
 }
 
-/// The condition of that type, where there is one.
+/// Returns the condition of a type, if there is one.
 pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     conditions
         .iter()
         .find(|condition| condition.type_ == kind.as_str())
 }
 
-/// At most [`MAX_MESSAGE_CHARS`].
+/// Truncates a message to [`MAX_MESSAGE_CHARS`].
 pub(super) fn truncate_message(message: &str) -> String {
     if message.chars().count() <= MAX_MESSAGE_CHARS {
         return message.to_owned();
@@ -105,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_keeps_its_time_until_its_status_changes() {
+    fn the_transition_time_changes_only_with_the_status() {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let ready =
             |status, reason, second| condition(ConditionType::Ready, Some(status), reason, "", 1, at(second));
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_bounded() {
+    fn long_messages_are_truncated() {
         let long = "ü".repeat(MAX_MESSAGE_CHARS + 1);
         let made = condition(
             ConditionType::Ready,

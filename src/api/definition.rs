@@ -1,4 +1,4 @@
-//! The `CustomResourceDefinition`, as derived from the types and then made fit for an API server. No I/O.
+//! The `CustomResourceDefinition`, derived from the types and adapted to the API server. No I/O.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -8,13 +8,13 @@ use serde_json::json;
 
 use super::EventExport;
 
-/// The category that `kubectl get eventexport` lists.
+/// Category of the resource: `kubectl get eventexport` lists it.
 pub const CATEGORY: &str = "eventexport";
 
-/// Formats that the API server knows; others make it warn at every apply.
+/// Formats that the API server knows; it warns about others at every apply.
 const KNOWN_FORMATS: [&str; 3] = ["int32", "int64", "date-time"];
 
-/// What goes to the API server.
+/// Returns the definition to apply.
 pub fn definition() -> CustomResourceDefinition {
     let mut crd = EventExport::crd();
     let schemas = crd
@@ -29,15 +29,15 @@ pub fn definition() -> CustomResourceDefinition {
             .as_mut()
             .and_then(|fields| fields.get_mut("status"));
         if let Some(status) = status {
-            // kstatus and `kubectl wait` take an object whose status is of another generation as unfinished.
+            // kstatus and `kubectl wait` treat an object as unfinished while its status has another generation.
             status.default = Some(JSON(json!({ "observedGeneration": -1 })));
         }
     }
     crd
 }
 
-/// Null is left out, not a value: a nullable field could be "present and null", and every rule would have to
-/// know. The API server then drops nulls by itself.
+/// Adapts one schema to the API server. No field is nullable: the API server then drops nulls, and no rule has to
+/// handle a field that is present and null.
 fn normalize(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     if schema
@@ -47,7 +47,7 @@ fn normalize(schema: &mut JSONSchemaProps) {
     {
         schema.format = None;
     }
-    // The lines of a doc comment are one text.
+    // A doc comment has line breaks, a description has none.
     if let Some(description) = &mut schema.description {
         *description = description.split_whitespace().collect::<Vec<_>>().join(" ");
     }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_field_is_described_and_bounded() {
-        let mut unexplained = Vec::new();
+        let mut undescribed = Vec::new();
         let mut unbounded = Vec::new();
         let crd = definition();
         let root = crd.spec.versions[0]
@@ -88,9 +88,9 @@ mod tests {
                 part,
                 &mut |path, schema| {
                     if schema.description.as_deref().is_none_or(|text| text.len() < 10) {
-                        unexplained.push(path.to_owned());
+                        undescribed.push(path.to_owned());
                     }
-                    // Conditions are Kubernetes' own.
+                    // Kubernetes defines these.
                     if path.starts_with("status.conditions[].") {
                         return;
                     }
@@ -107,7 +107,7 @@ mod tests {
                 },
             );
         }
-        assert!(unexplained.is_empty(), "without description: {unexplained:?}");
+        assert!(undescribed.is_empty(), "without description: {undescribed:?}");
         assert!(unbounded.is_empty(), "without maximum: {unbounded:?}");
     }
 

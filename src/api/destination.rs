@@ -1,4 +1,5 @@
-//! The part of the spec that says where events go. Doc comments become the schema's descriptions. No I/O.
+//! `spec.destination`: the bucket, and the attributes of its objects. Doc comments become the schema's descriptions. No
+//! I/O.
 
 // KubeSchema copies each struct, with its `pub`, into a function.
 #![allow(unreachable_pub)]
@@ -10,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::rules::{self, limit};
 use super::source::{CaSecretRef, SecretRef};
 
-/// Where the events are stored.
+/// Object store that events are written to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
-    /// A bucket of S3, or of a store that speaks its protocol.
+    /// Bucket of S3, or of an S3-compatible store.
     #[x_kube(
         validation = rules::S3_ENDPOINT_UNCHANGED,
         validation = rules::PREFIX_UNCHANGED
@@ -22,18 +23,19 @@ pub struct Destination {
     pub s3: S3Destination,
 }
 
-/// A bucket, and how objects are put in it.
+/// Bucket, and the attributes of the objects in it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct S3Destination {
-    /// Name of the bucket, 3 to 63 lower-case letters, digits, dots and hyphens. It must exist. Cannot be changed.
+    /// Name of the bucket, 3 to 63 lowercase letters, digits, dots and hyphens. The bucket must exist. Immutable.
     /// Example: audit
     #[schemars(length(min = 3, max = limit::BUCKET_CHARS))]
     #[x_kube(validation = rules::BUCKET, validation = rules::BUCKET_UNCHANGED)]
     pub bucket: String,
 
-    /// Folder in the bucket, without a slash at either end; left out, the bucket's top. Objects go to
-    /// PREFIX/space=ID/scope=space/date=2018-06-28/events.json.gz. Cannot be changed. Example: tracker/production
+    /// Folder in the bucket, without a leading or trailing slash. Objects are stored at
+    /// PREFIX/space=ID/scope=space/date=2018-06-28/events.json.gz. If omitted, objects are stored at the root of the
+    /// bucket. Immutable. Example: tracker/production
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = limit::PREFIX_CHARS))]
     #[x_kube(
@@ -43,74 +45,74 @@ pub struct S3Destination {
     )]
     pub prefix: Option<String>,
 
-    /// Region of the bucket. Stores other than AWS mostly accept any. Default: us-east-1
+    /// Region of the bucket. Most stores other than AWS accept any region. Defaults to us-east-1.
     #[serde(default = "default_s3_region")]
     #[schemars(length(min = 1, max = limit::S3_REGION_CHARS))]
     #[x_kube(validation = rules::S3_REGION)]
     pub region: String,
 
-    /// Address of a store other than AWS. https, or http to this machine only (127.0.0.1, `[::1]`, localhost). The
-    /// operator must allow its host. Cannot be changed. Example: `https://s3.example.com`
+    /// URL of a store other than AWS: https, or http for this machine only (127.0.0.1, `[::1]`, localhost). The
+    /// operator must allow its host. Immutable. Example: `https://s3.example.com`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = limit::URL_CHARS))]
     #[x_kube(validation = rules::URL)]
     pub endpoint: Option<String>,
 
-    /// Whether the bucket goes in the path of requests (`https://host/bucket`) instead of the host name
-    /// (`https://bucket.host`). Default: true where `endpoint` is given, else false.
+    /// True if requests name the bucket in the path (`https://host/bucket`) instead of the host name
+    /// (`https://bucket.host`). Defaults to true if `endpoint` is set, else false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force_path_style: Option<bool>,
 
-    /// Secret of this namespace with `accessKeyId`, `secretAccessKey` and, optionally, `sessionToken`. Left out, the
-    /// operator's own identity is used, where its configuration grants that to this namespace for this bucket
-    /// and prefix.
+    /// Secret in this namespace with the keys `accessKeyId`, `secretAccessKey` and, optionally, `sessionToken`. If
+    /// omitted, the operator uses its own identity, provided that its configuration grants it to this namespace for
+    /// this bucket and prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 
-    /// Secret of this namespace with the certificate authority of the endpoint, where it is not a public one.
+    /// Secret in this namespace with the certificate authority of the endpoint, if it is not a public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
 
-    /// Storage class of events and receipts, as the store names it. Left out, the bucket's default.
+    /// Storage class of events and receipts, as the store names it. Defaults to the storage class of the bucket.
     /// Example: `STANDARD_IA`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = limit::STORAGE_CLASS_CHARS))]
     #[x_kube(validation = rules::STORAGE_CLASS)]
     pub storage_class: Option<String>,
 
-    /// Encryption that the store applies. Left out, the bucket's default.
+    /// Server-side encryption of objects. Defaults to the encryption of the bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::KMS_KEY_ONLY_WITH_KMS)]
     pub server_side_encryption: Option<ServerSideEncryption>,
 
-    /// Lock that protects events and receipts from being deleted or replaced. The bucket must have been made with
-    /// object lock. Left out, the bucket's default.
+    /// Lock that protects events and receipts from deletion and replacement. The bucket must have been created with
+    /// object lock. Defaults to the retention of the bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_lock: Option<ObjectLock>,
 
-    /// Checksum that the store verifies on arrival. CRC64NVME covers the whole object; CRC32C and SHA256 are for stores
-    /// that do not know it. Default: CRC64NVME
+    /// Checksum that the store verifies on upload. CRC64NVME covers the complete object; CRC32C and SHA256 are for
+    /// stores that do not support it. Defaults to CRC64NVME.
     #[serde(default)]
     pub checksum: Checksum,
 }
 
-/// Encryption that the store applies to objects.
+/// Server-side encryption of objects.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerSideEncryption {
-    /// AES256 for keys of the store itself, aws:kms for a key of a key management service.
+    /// Type of the keys: AES256 for keys of the store itself, aws:kms for a key of a key management service.
     #[serde(rename = "type")]
     pub kind: EncryptionType,
 
-    /// Id, alias or ARN of the key, only with type aws:kms. Left out, the account's default key.
-    /// Example: alias/audit
+    /// Id, alias or ARN of the key. Allowed only with type aws:kms. Defaults to the key of the account. Example:
+    /// alias/audit
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = limit::KMS_KEY_CHARS))]
     #[x_kube(validation = rules::KMS_KEY)]
     pub kms_key_id: Option<String>,
 }
 
-/// Whose keys encrypt.
+/// Type of the encryption keys.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncryptionType {
     /// Keys of the store itself (SSE-S3).
@@ -125,27 +127,28 @@ pub enum EncryptionType {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectLock {
-    /// Compliance: nobody can shorten or lift it. Governance: who has the permission for it can.
+    /// Mode of the lock. Compliance: nobody can shorten or remove the lock. Governance: users with the required
+    /// permission can.
     pub mode: LockMode,
 
-    /// Days that an object stays locked after it was stored, 1 to 36500. Example: 2555
+    /// Number of days that an object stays locked after it is stored, 1 to 36500. Example: 2555
     #[schemars(range(min = limit::RETAIN_DAYS.0, max = limit::RETAIN_DAYS.1))]
     pub retain_days: u32,
 }
 
-/// Who may lift an object lock.
+/// Mode of an object lock.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
-    /// Who has the permission for it.
+    /// Users with the required permission can shorten or remove the lock.
     Governance,
-    /// Nobody.
+    /// Nobody can shorten or remove the lock.
     Compliance,
 }
 
-/// The checksum that the store verifies on arrival.
+/// Checksum that the store verifies on upload.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
-    /// CRC-64/NVME over the whole object.
+    /// CRC-64/NVME over the complete object.
     #[default]
     #[serde(rename = "CRC64NVME")]
     Crc64Nvme,
@@ -158,7 +161,7 @@ pub enum Checksum {
 }
 
 impl S3Destination {
-    /// Whether the bucket goes in the path of requests, after defaults.
+    /// Returns true if requests name the bucket in the path, after defaults.
     pub fn path_style(&self) -> bool {
         self.force_path_style.unwrap_or(self.endpoint.is_some())
     }

@@ -1,5 +1,5 @@
-//! An `EventExport` from a document, for who has no API server: what `kubectl apply` would refuse is refused,
-//! with the path, and what it would leave out or fill in is left out or filled in. No I/O.
+//! Reads an `EventExport` from a document without an API server. Rejects the documents that `kubectl apply` rejects,
+//! with the path of the error; drops nulls and fills in defaults as the API server does. No I/O.
 
 use kube::Resource as _;
 use serde_json::Value;
@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::schema::{self, SCHEMA};
 use super::{EventExport, FieldError, sanitize};
 
-/// The resource that the document holds: of our kind, without unknown fields (as `kubectl apply` has it), with
-/// defaults filled in, every rule kept.
+/// Returns the resource in the document. Requires the API version and kind of an `EventExport`, no unknown fields (as
+/// `kubectl apply` does), and all rules satisfied.
 pub fn read_export(mut document: Value) -> Result<EventExport, Vec<FieldError>> {
-    let of = |path: &str, problem: String| {
+    let error = |path: &str, problem: String| {
         vec![FieldError {
             path: path.to_owned(),
             problem,
@@ -22,36 +22,40 @@ pub fn read_export(mut document: Value) -> Result<EventExport, Vec<FieldError>> 
         ("kind", EventExport::kind(&())),
     ] {
         if document.get(field).and_then(Value::as_str) != Some(&wanted) {
-            return Err(of(field, format!("must be {wanted}")));
+            return Err(error(field, format!("must be {wanted}")));
         }
     }
     let named = document.pointer("/metadata/name").and_then(Value::as_str);
     if named.is_none_or(str::is_empty) {
-        return Err(of(
+        return Err(error(
             "metadata.name",
-            "is required: give the export a name".to_owned(),
+            "is required: set the name of the export".to_owned(),
         ));
     }
     let mut errors = Vec::new();
     if let Value::Object(fields) = &mut document {
-        // Only the operator writes it, below an address of its own.
+        // Only the operator writes the status, through a subresource.
         fields.remove("status");
-        // The rest is every kind's, and not in our schema.
-        let ours = fields
+        // The schema does not describe the fields that all kinds share.
+        let own_fields = fields
             .iter()
             .filter(|(name, _)| !["apiVersion", "kind", "metadata"].contains(&name.as_str()));
-        let ours = Value::Object(ours.map(|(name, value)| (name.clone(), value.clone())).collect());
-        schema::check(&SCHEMA, &ours, "", &mut errors);
+        let own_fields = Value::Object(
+            own_fields
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        );
+        schema::check(&SCHEMA, &own_fields, "", &mut errors);
     }
     if !errors.is_empty() {
         errors.truncate(super::MAX_REPORTED_ERRORS);
         return Err(errors);
     }
-    // Only metadata can still be of a wrong shape: our schema says nothing of it, as the server knows it.
-    let export: EventExport = serde_json::from_value(document).map_err(|error| {
-        of(
+    // Only metadata can still be invalid: the schema does not describe it.
+    let export: EventExport = serde_json::from_value(document).map_err(|cause| {
+        error(
             "metadata",
-            format!("cannot be read: {}", sanitize(&error.to_string())),
+            format!("cannot be parsed: {}", sanitize(&cause.to_string())),
         )
     })?;
     export.spec.validate()?;

@@ -1,16 +1,17 @@
-//! Durations as the API takes them: GEP-2257, `1h30m`. No I/O.
+//! Durations in the format of the API: GEP-2257, `1h30m`. No I/O.
 
 use jiff::SignedDuration;
 
-/// Longest `spec.settleAfter`: 30 days.
+/// Maximum of `spec.settleAfter`: 30 days.
 pub const MAX_SETTLE_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// Most numbers in one duration, and most digits in each (GEP-2257).
+/// Maximum number of components of a duration (GEP-2257).
 const MAX_NUMBERS: usize = 4;
+/// Maximum number of digits in a component (GEP-2257).
 const MAX_DIGITS: usize = 5;
 
-/// One to four numbers of up to five digits, each with its unit: h, m, s or ms. `None` for anything else, also
-/// for Go's fractions, signs and days.
+/// Parses one to four numbers of up to five digits, each with its unit: h, m, s or ms. Returns `None` for any other
+/// text, including Go's fractions, signs and days.
 pub fn parse_duration(text: &str) -> Option<SignedDuration> {
     let mut rest = text;
     let mut total = SignedDuration::ZERO;
@@ -23,7 +24,7 @@ pub fn parse_duration(text: &str) -> Option<SignedDuration> {
         }
         let (number, after) = rest.split_at_checked(digits)?;
         let number: i64 = number.parse().ok()?;
-        // `ms` before `m`, as the longest match.
+        // `ms` before `m`: the longest match wins.
         let (unit, after) = if let Some(after) = after.strip_prefix("ms") {
             (SignedDuration::from_millis(1), after)
         } else if let Some(after) = after.strip_prefix('h') {
@@ -39,7 +40,7 @@ pub fn parse_duration(text: &str) -> Option<SignedDuration> {
     (numbers > 0).then_some(total)
 }
 
-/// As [`parse_duration`] reads it back, without zero units: `1h30m`, `0s`. Negative ones are shown as `0s`.
+/// Formats a duration for [`parse_duration`], without zero units: `1h30m`, `0s`. A negative duration becomes `0s`.
 pub fn format_duration(duration: SignedDuration) -> String {
     let millis = duration.as_millis().max(0);
     let parts = [

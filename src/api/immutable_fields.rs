@@ -1,12 +1,12 @@
-//! What of a spec can never change, because the journal in the bucket belongs to it. No I/O.
+//! Immutable fields of a spec: those that the journal in the bucket depends on. No I/O.
 
 use super::FieldError;
 use super::rules::{self, Rule};
 use super::spec::EventExportSpec;
 
 impl EventExportSpec {
-    /// The verdict of the API server's rules about changes, without a server: which unchangeable fields differ
-    /// from `old`, also by having come or gone.
+    /// Applies the transition rules of the API server without a server: returns an error for each immutable field that
+    /// differs from `old`, or was added or removed.
     pub fn validate_update(&self, old: &Self) -> Result<(), Vec<FieldError>> {
         let (source, old_source) = (&self.source, &old.source);
         let (s3, old_s3) = (&self.destination.s3, &old.destination.s3);

@@ -1,8 +1,8 @@
-//! The `EventExport` resource: spec, status, conditions, the rules it must keep. No I/O.
+//! The `EventExport` resource: spec, status, conditions and validation rules. No I/O.
 //!
-//! The rules exist twice: as schema and CEL, which the API server enforces, and in Rust
-//! ([`EventExportSpec::checked`]), because `eventexport run -f` has no API server and an old definition in a
-//! cluster may let through what today's refuses. A table of manifests holds both to the same verdicts.
+//! The rules exist twice: as schema and CEL, which the API server enforces, and in Rust ([`EventExportSpec::checked`]).
+//! `eventexport run -f` has no API server, and an outdated definition in a cluster may accept specs that the current
+//! one rejects. A table of manifests checks that both give the same verdicts.
 
 mod address;
 #[cfg(test)]
@@ -18,6 +18,7 @@ pub mod reason;
 mod redact;
 pub mod rules;
 mod schema;
+mod setting;
 mod source;
 mod spec;
 mod status;
@@ -34,17 +35,18 @@ pub use document::read_export;
 pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
 pub use reason::Reason;
 pub use redact::{MAX_SANITIZED_CHARS, escape, is_printable, sanitize};
+pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
 pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};
 pub use syntax::is_space_id;
 
-/// What is wrong with one field of a manifest. Never holds the value, so that it can be shown anywhere.
+/// Violation of a rule by one field of a manifest. Never contains the value, so that it can be displayed anywhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct FieldError {
-    /// Where, as the API server writes it: `spec.acceptedGaps[0].start`.
+    /// Path of the field, in the notation of the API server: `spec.acceptedGaps[0].start`.
     pub path: String,
-    /// What is wrong, and what to do.
+    /// Violated rule and remedy.
     pub problem: String,
 }

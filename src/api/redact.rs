@@ -1,16 +1,16 @@
-//! Foreign text in sentences of ours: how much of it is shown, and which characters. No I/O.
+//! Text of other parties in messages of this program: maximum length and allowed characters. No I/O.
 //!
-//! What a peer, a bucket or a file says ends up on terminals, in logs and in a status: control characters there could
-//! hide or fake what is said, and a text of a megabyte would bury it.
+//! Text from a peer, a bucket or a file ends up on terminals, in logs and in a status. Control characters could hide or
+//! fake parts of a message there, and a text of a megabyte would bury it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The longest name, key or value of others that a sentence of ours quotes, in characters.
+/// Maximum length of a foreign name, key or value in a message, in characters.
 pub const MAX_SANITIZED_CHARS: usize = 256;
 
-/// Whether a character shows as itself: no control character, and none that turns the direction of writing around
-/// (Unicode Bidirectional Algorithm, UAX #9) or has no width.
+/// Returns true unless the character is a control character, changes the direction of writing (Unicode Bidirectional
+/// Algorithm, UAX #9), or has no width.
 pub fn is_printable(c: char) -> bool {
     !(c.is_control()
         || matches!(
@@ -20,7 +20,7 @@ pub fn is_printable(c: char) -> bool {
         ))
 }
 
-/// The text, at most [`MAX_SANITIZED_CHARS`] of it, with what does not show as itself written as `\u{1b}`.
+/// Truncates a text to [`MAX_SANITIZED_CHARS`] and escapes it.
 pub fn sanitize(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(MAX_SANITIZED_CHARS) {
         None => escape(text),
@@ -28,21 +28,21 @@ pub fn sanitize(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The whole text, which has a bound already, with what does not show as itself written as `\u{1b}`.
+/// Escapes characters that are not printable, as `\u{1b}`. Does not truncate: for text that is already bounded.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
     }
-    let mut plain = String::with_capacity(text.len());
+    let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if is_printable(c) {
-            plain.push(c);
+            escaped.push(c);
         } else {
             // Writing to a String cannot fail.
-            let _ = write!(plain, "\\u{{{:x}}}", u32::from(c));
+            let _ = write!(escaped, "\\u{{{:x}}}", u32::from(c));
         }
     }
-    Cow::Owned(plain)
+    Cow::Owned(escaped)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The structural half of the rules in Rust: a value against the very schema that goes to the API server, so that
-//! types, bounds and names cannot come to differ. Knows only the keywords that our schema uses. No I/O.
+//! The structural half of validation in Rust: checks a value against the schema that the API server gets, so that
+//! types, bounds and names cannot diverge. Supports only the keywords in that schema. No I/O.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{FieldError, MAX_REPORTED_ERRORS, definition, sanitize};
 
-/// The schema of the one version. Computed once: it is a constant that Rust cannot spell.
+/// Schema of the only version. Computed once: a constant that Rust cannot express.
 pub(super) static SCHEMA: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
     let mut versions = definition().spec.versions;
     let schema = versions.pop().and_then(|version| version.schema);
@@ -19,7 +19,7 @@ pub(super) static SCHEMA: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
         .unwrap_or_default()
 });
 
-/// Takes away what is null, as the API server does with fields that are not nullable: null is left out.
+/// Removes nulls, as the API server does with fields that are not nullable.
 pub(super) fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -31,7 +31,7 @@ pub(super) fn without_nulls(value: &mut Value) {
     }
 }
 
-/// Adds what is wrong with the value, and with what is in it.
+/// Checks a value recursively, and appends the errors found.
 pub(super) fn check(schema: &JSONSchemaProps, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let kind = schema.type_.as_deref().unwrap_or("object");
     let mut report = |problem: String| {
@@ -69,12 +69,12 @@ fn check_object(
             problem: "is required: add it".to_owned(),
         });
     }
-    // An object without described fields is free, such as metadata.
+    // An object without properties, such as metadata, is not restricted.
     let Some(properties) = &schema.properties else {
         return;
     };
     for (name, field) in fields {
-        // More are not told either, and a document may have a million.
+        // More errors are not reported, and a document may have a million.
         if errors.len() > MAX_REPORTED_ERRORS {
             return;
         }
@@ -83,7 +83,7 @@ fn check_object(
             None => errors.push(FieldError {
                 path: child_path(path, name),
                 problem: format!(
-                    "is not a field: look for a slip of the pen; there are {}",
+                    "is not a known field: check the spelling; known fields are {}",
                     join_names(properties.keys())
                 ),
             }),
@@ -97,7 +97,7 @@ fn check_array(schema: &JSONSchemaProps, items: &[Value], path: &str, errors: &m
             path: path.to_owned(),
             problem: format!("must have at most {max} items"),
         });
-        // What is within is not looked at, as on the server: it has no bound.
+        // As on the server, the items are not checked: their number is not bounded.
         return;
     }
     if let Some(JSONSchemaPropsOrArray::Schema(schema)) = &schema.items {

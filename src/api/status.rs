@@ -1,4 +1,5 @@
-//! What the operator writes back. Small, bounded, and never the truth: that lies in the bucket. No I/O.
+//! The status of an `EventExport`, written by the operator. It is small and bounded; the bucket is the source of truth.
+//! No I/O.
 
 // KubeSchema copies each struct, with its `pub`, into a function.
 #![allow(unreachable_pub)]
@@ -12,99 +13,100 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::Reason;
 use super::condition::{MAX_MESSAGE_CHARS, truncate_message};
 
-/// Most texts in each of `covered`, `missing` and `expired`, the closing "and N more" included.
+/// Maximum number of entries in each of `covered`, `missing` and `expired`, including the closing "and N more".
 pub const MAX_RANGES: usize = 64;
 
-/// Most sessions named in `sessions`: the service allows 30 per space.
+/// Maximum number of entries in `sessions`: the service allows 30 per space.
 pub const MAX_SESSIONS: usize = 30;
 
-/// What the operator last saw. It can be lost at any time and is then rebuilt from the bucket.
+/// Observed state of the export. It can be lost at any time and is then rebuilt from the bucket.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct EventExportStatus {
-    /// Generation of the spec that this status speaks of. -1: not looked at yet.
+    /// Generation of the spec that this status describes. -1 if the operator has not observed the resource yet.
     #[serde(default = "not_observed")]
     pub observed_generation: i64,
 
-    /// Ready, Complete, Reconciling and Stalled.
-    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
+    /// Conditions of the export: Ready, Complete, Reconciling and Stalled.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
-    /// Windows (days or hours) by state.
+    /// Number of windows (days or hours) by state.
     #[serde(
         default,
-        deserialize_with = "readable",
+        deserialize_with = "lenient",
         skip_serializing_if = "Option::is_none"
     )]
     pub windows: Option<WindowCounts>,
 
-    /// Events stored and counted, over all covered windows.
+    /// Number of events stored, over all covered windows.
     #[serde(
         default,
-        deserialize_with = "readable",
+        deserialize_with = "lenient",
         skip_serializing_if = "Option::is_none"
     )]
     pub events: Option<i64>,
 
-    /// Bytes stored, compressed as the service sent them, over all covered windows.
+    /// Number of bytes stored, compressed as the service sent them, over all covered windows.
     #[serde(
         default,
-        deserialize_with = "readable",
+        deserialize_with = "lenient",
         skip_serializing_if = "Option::is_none"
     )]
     pub bytes: Option<i64>,
 
-    /// What is stored and proved, as merged ranges, oldest first: 2018-06-01/2018-06-30 for days (both included),
+    /// Ranges that are stored and proved, merged, oldest first: 2018-06-01/2018-06-30 for days (both inclusive),
     /// 2018-06-01T07/2018-06-01T09 for hours.
-    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RANGES), inner(length(max = 64)))]
     pub covered: Vec<String>,
 
-    /// What is asked for, over, and not stored, in the same form.
-    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
+    /// Ranges that are requested, have ended and are not stored, in the form of `covered`.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RANGES), inner(length(max = 64)))]
     pub missing: Vec<String>,
 
-    /// What the service no longer has, in the same form: gaps, until they are accepted in `spec.acceptedGaps`.
-    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
+    /// Ranges that the service no longer has, in the form of `covered`. They are gaps until `spec.acceptedGaps` accepts
+    /// them.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RANGES), inner(length(max = 64)))]
     pub expired: Vec<String>,
 
-    /// Sessions that this export holds open at the service now.
-    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Vec::is_empty")]
+    /// Sessions that this export holds open at the service.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_SESSIONS))]
     pub sessions: Vec<OpenSession>,
 
-    /// When the first transfer began.
+    /// Time at which the first transfer began.
     #[serde(
         default,
-        deserialize_with = "readable",
+        deserialize_with = "lenient",
         skip_serializing_if = "Option::is_none"
     )]
     pub start_time: Option<Time>,
 
-    /// When everything that was asked for was stored. Empty while something is missing, and for a continuous export.
+    /// Time at which all requested windows were stored. Empty while a window is missing, and for a continuous export.
     #[serde(
         default,
-        deserialize_with = "readable",
+        deserialize_with = "lenient",
         skip_serializing_if = "Option::is_none"
     )]
     pub completion_time: Option<Time>,
 
-    /// When the export will act again by itself.
+    /// Time of the next scheduled run.
     #[serde(
         default,
-        deserialize_with = "readable",
+        deserialize_with = "lenient",
         skip_serializing_if = "Option::is_none"
     )]
     pub next_run_time: Option<Time>,
 
-    /// The last thing that went wrong and was not made good yet.
+    /// Most recent error that is not resolved.
     #[serde(
         default,
-        deserialize_with = "readable",
+        deserialize_with = "lenient",
         skip_serializing_if = "Option::is_none"
     )]
     pub last_error: Option<LastError>,
@@ -130,52 +132,53 @@ impl Default for EventExportStatus {
     }
 }
 
-/// Windows (days or hours) by state; a continuous export wants those until today, which waits until it is over.
+/// Number of windows (days or hours) by state. A continuous export requests the windows up to today; the current one
+/// waits until it ends.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WindowCounts {
-    /// Asked for, until now.
+    /// Windows requested up to now.
     pub wanted: u32,
-    /// Stored and proved.
+    /// Windows stored and proved.
     pub stored: u32,
-    /// In transfer.
+    /// Windows in transfer.
     pub active: u32,
-    /// Not begun, or to be tried again.
+    /// Windows not started, or waiting for a retry.
     pub waiting: u32,
-    /// A person is needed.
+    /// Windows that need manual action.
     pub failed: u32,
 }
 
-/// A session that is open at the service.
+/// Session that is open at the service.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenSession {
-    /// The service's id of the session.
+    /// Id of the session at the service.
     #[schemars(length(max = 256))]
     pub id: String,
-    /// The window it was opened for: 2018-06-28 or 2018-06-28T07.
+    /// Window that the session was opened for: 2018-06-28 or 2018-06-28T07.
     #[schemars(length(max = 16))]
     pub window: String,
 }
 
-/// Something that went wrong.
+/// Error of an export.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LastError {
-    /// The reason, as in conditions.
+    /// Reason, as in conditions.
     #[schemars(length(max = 64))]
     pub reason: String,
-    /// What happened, and what to do.
+    /// Cause of the error, and its remedy.
     #[schemars(length(max = MAX_MESSAGE_CHARS))]
     pub message: String,
-    /// The window it happened to, where it was one: 2018-06-28 or 2018-06-28T07.
+    /// Window in which the error occurred, if any: 2018-06-28 or 2018-06-28T07.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub window: Option<String>,
 }
 
 impl LastError {
-    /// Made to fit the schema: the message is cut at [`MAX_MESSAGE_CHARS`].
+    /// Creates an error that fits the schema: the message is truncated to [`MAX_MESSAGE_CHARS`].
     pub fn new(reason: Reason, message: &str, window: Option<String>) -> Self {
         Self {
             reason: reason.as_str().to_owned(),
@@ -185,9 +188,9 @@ impl LastError {
     }
 }
 
-/// What cannot be read counts as absent: a status that somebody else spoilt must not keep its resource, nor all the
-/// others in the same list, from being seen.
-fn readable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+/// Reads an invalid field as absent: a status corrupted by another writer must not make its resource, or a list that
+/// contains it, unreadable.
+fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: DeserializeOwned + Default,
@@ -205,14 +208,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unreadable_status_fields_count_as_absent() {
-        let spoilt = serde_json::json!({
+    fn invalid_status_fields_count_as_absent() {
+        let corrupted = serde_json::json!({
             "observedGeneration": 3,
             "windows": { "wanted": 1_u64 << 40, "stored": 0, "active": 0, "waiting": 0, "failed": 0 },
             "nextRunTime": "2018-06-01T00:00:00+99:99",
             "covered": ["2018-06-01/2018-06-30"],
         });
-        let read: EventExportStatus = serde_json::from_value(spoilt).unwrap();
+        let read: EventExportStatus = serde_json::from_value(corrupted).unwrap();
         assert_eq!((read.windows, read.next_run_time), (None, None));
         assert_eq!((read.observed_generation, read.covered.len()), (3, 1));
     }

@@ -1,11 +1,11 @@
-//! How the texts of a spec are written, one predicate per rule of [`super::rules`]. No I/O.
+//! Syntax of the texts in a spec: one predicate per rule of [`super::rules`]. No I/O.
 
 use jiff::civil::Date;
 
 use super::address::is_path_byte;
 use super::rules::limit;
 
-/// `YYYY-MM-DD`, exactly, a day that the calendar has, in [`limit::YEARS`].
+/// Parses `YYYY-MM-DD` exactly: a calendar date in [`limit::YEARS`].
 pub(super) fn parse_date(text: &str) -> Option<Date> {
     let shape = text.len() == limit::DATE_CHARS
         && text.bytes().zip(b"0000-00-00").all(|(byte, form)| {
@@ -21,18 +21,18 @@ pub(super) fn parse_date(text: &str) -> Option<Date> {
         .then_some(date)
 }
 
-/// The signs that a URL path segment may hold unescaped, and no folder of its own.
+/// Accepts the characters that a segment of a URL path allows unescaped, except `.` and `..`.
 pub fn is_space_id(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(is_path_byte) && id != "." && id != ".."
 }
 
-/// A folder of the prefix, that no query engine skips.
+/// Accepts a folder of the prefix that query engines do not skip.
 pub(super) fn is_prefix_component(part: &str) -> bool {
-    // Empty ones are the matter of another rule.
+    // Another rule rejects empty folders.
     part.bytes().all(is_path_byte) && !part.starts_with(['.', '_'])
 }
 
-/// The naming rules of S3, but for the length.
+/// Checks the naming rules of S3, except for the length.
 pub(super) fn is_bucket_name(name: &str) -> bool {
     let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let numbers = name
@@ -46,7 +46,7 @@ pub(super) fn is_bucket_name(name: &str) -> bool {
         && !(numbers && name.split('.').count() == 4)
 }
 
-/// RFC 1123, as Kubernetes has it.
+/// Checks for a DNS subdomain as Kubernetes defines it (RFC 1123).
 pub(super) fn is_subdomain(name: &str) -> bool {
     let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.split('.').all(|label| {
@@ -54,26 +54,26 @@ pub(super) fn is_subdomain(name: &str) -> bool {
     })
 }
 
-/// A folder of the prefix that is one of our own, below it.
+/// Returns true for a folder name that this program creates below the prefix.
 pub(super) fn is_reserved(part: &str) -> bool {
     ["space=", "scope=", "date="]
         .iter()
         .any(|name| part.starts_with(name))
 }
 
-/// Letters, digits, inner hyphens and underscores.
+/// Accepts letters, digits, inner hyphens and underscores.
 pub(super) fn is_s3_region(name: &str) -> bool {
     let end = |c: char| c.is_ascii_alphanumeric();
     name.starts_with(end) && name.ends_with(end) && is_ascii_token(name, "-_")
 }
 
-/// One line that says something. White space and control characters are those of RE2's classes: ASCII.
+/// Accepts one line that is not blank. White space and control characters are those of RE2's classes: ASCII.
 pub(super) fn is_gap_reason(text: &str) -> bool {
-    let said = text.chars().any(|c| !matches!(c, '\t'..='\r' | ' '));
-    said && !text.chars().any(|c| c.is_ascii_control())
+    let visible = text.chars().any(|c| !matches!(c, '\t'..='\r' | ' '));
+    visible && !text.chars().any(|c| c.is_ascii_control())
 }
 
-/// ASCII letters, digits and these signs, at least one.
+/// Accepts one or more ASCII letters, digits and characters of `signs`.
 pub(super) fn is_ascii_token(text: &str, signs: &str) -> bool {
     !text.is_empty()
         && text

@@ -1,4 +1,4 @@
-//! The allow-list itself: which hosts, ports and addresses. Pure, no I/O.
+//! The allow-list: hosts, ports and addresses. No I/O.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub const PUBLIC_REGIONS: [&str; 16] = [
     "uaa.eu-gb.bluemix.net",
 ];
 
-/// Which hosts may be spoken to. Cheap to clone.
+/// Hosts that requests may be sent to. Cheap to clone.
 #[derive(Clone)]
 pub struct HostPolicy(Arc<HostRules>);
 
@@ -41,38 +41,38 @@ enum HostRules {
 #[derive(Debug, PartialEq, Eq)]
 struct AllowedHost {
     host: HostPattern,
-    /// `None`: every port.
+    /// `None`: any port.
     port: Option<u16>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum HostPattern {
     Name(String),
-    /// With its leading dot, so that `*.example.com` does not match `badexample.com` or `example.com`.
+    /// Suffix with its leading dot, so that `*.example.com` matches neither `badexample.com` nor `example.com`.
     Suffix(String),
     Address(IpAddr),
 }
 
-/// An entry of the allow-list that cannot be read.
+/// Invalid entry of an allow-list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{entry:?} is no entry of the allow-list: {why}; write host, host:port, *.suffix or an IP address, without a scheme"
+    "invalid allow-list entry {entry:?}: {why} (expected host, host:port, *.suffix or an IP address, without a scheme)"
 )]
 pub struct InvalidHostEntry {
     /// The entry as given.
     pub entry: String,
-    /// What is wrong with it.
+    /// Violated rule.
     pub why: &'static str,
 }
 
 impl HostPolicy {
-    /// Any host, as the command line allows: whoever runs it speaks for themselves.
+    /// Allows any host, for the command line: the user chooses the hosts.
     pub fn any() -> Self {
         Self(Arc::new(HostRules::Any))
     }
 
-    /// Only these: `host`, `host:port`, `*.suffix` (one label or more in front), or an IP address. An entry
-    /// without a port allows every port; an empty list allows nothing.
+    /// Allows only these: `host`, `host:port`, `*.suffix` (one or more labels in front), or an IP address. An entry
+    /// without a port allows all ports; an empty list allows nothing.
     pub fn allow(entries: &[String]) -> Result<Self, InvalidHostEntry> {
         let entries = entries
             .iter()
@@ -86,11 +86,11 @@ impl HostPolicy {
         Ok(Self(Arc::new(HostRules::Allow(entries))))
     }
 
-    /// May this URL be asked? It must be `https` (plain `http` only to this machine), carry no credentials, and
-    /// name an allowed host and port. An IP address is judged here and never reaches a resolver.
+    /// Checks a URL: it must be `https` (or `http` for this machine), have no credentials, and name an allowed host and
+    /// port. IP addresses are checked here, because they do not pass the resolver.
     pub fn check_url(&self, url: &Url) -> Result<(), HostDenied> {
         let Some(host) = url.host() else {
-            return Err(denied(url.scheme(), "the URL names no host"));
+            return Err(denied(url.scheme(), "the URL has no host"));
         };
         let shown = match url.port() {
             Some(port) => format!("{host}:{port}"),
@@ -99,14 +99,19 @@ impl HostPolicy {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(denied(
                 &shown,
-                "a URL must not carry a user or password; put them in the Secret",
+                "the URL must not contain a user or password; put them in the Secret",
             ));
         }
         match url.scheme() {
             "https" => {}
             "http" if is_loopback(url) => {}
-            "http" => return Err(denied(&shown, "plain http is only for this machine; use https")),
-            _ => return Err(denied(&shown, "only https is spoken")),
+            "http" => {
+                return Err(denied(
+                    &shown,
+                    "plain http is allowed only for this machine; use https",
+                ));
+            }
+            _ => return Err(denied(&shown, "only https is supported")),
         }
         match &*self.0 {
             HostRules::Any => Ok(()),
@@ -120,9 +125,9 @@ impl HostPolicy {
         }
     }
 
-    /// May a connection for `host`, a name or an address, go to `address`? Under an allow-list a name never leads
-    /// to this machine, a link-local or metadata address, or a multicast one, whatever DNS says; `localhost` may
-    /// be this machine where the list says `localhost`. Private ranges are fine.
+    /// Checks an address for a connection to `host`, a name or an address. With an allow-list, a name never resolves to
+    /// this machine, or to a link-local, metadata or multicast address, regardless of DNS. `localhost` may be this
+    /// machine if the list contains `localhost`. Private ranges are allowed.
     pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), HostDenied> {
         let HostRules::Allow(entries) = &*self.0 else {
             return Ok(());
@@ -149,7 +154,7 @@ impl HostPolicy {
             Some(what) => Err(denied(
                 host,
                 &format!(
-                    "it resolves to {address}, {what}; if that is meant, the operator must allow the address itself"
+                    "it resolves to {address} ({what}); if this is intended, the allow-list of the operator must contain the address itself"
                 ),
             )),
         }
@@ -157,7 +162,7 @@ impl HostPolicy {
 }
 
 const NOT_LISTED: &str =
-    "it is not on the operator's list of hosts; ask whoever runs the operator to add it (--allow-host)";
+    "it is not on the allow-list of the operator; ask the administrator to add it (--allow-host)";
 
 fn denied(host: &str, why: &str) -> HostDenied {
     HostDenied {
@@ -166,7 +171,7 @@ fn denied(host: &str, why: &str) -> HostDenied {
     }
 }
 
-/// Lower case, without the root's dot and without the brackets of an IPv6 address.
+/// Returns the host in lower case, without a trailing dot and without the brackets of an IPv6 address.
 fn normalize_host(host: &str) -> String {
     let host = host
         .strip_prefix('[')
@@ -175,7 +180,7 @@ fn normalize_host(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// Is the URL's host this machine, by literal or as `localhost`?
+/// Returns true if the host of the URL is this machine, as an address or as `localhost`.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => normalize_host(name) == "localhost",
@@ -192,9 +197,9 @@ impl AllowedHost {
             return Err("it is empty");
         }
         if text.contains(['/', '@', ' ']) {
-            return Err("it is more than a host");
+            return Err("it contains more than a host");
         }
-        // A bare IPv6 address has colons of its own.
+        // An IPv6 address without brackets contains colons.
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self {
                 host: HostPattern::Address(address.to_canonical()),
@@ -207,7 +212,7 @@ impl AllowedHost {
                     .parse::<u16>()
                     .ok()
                     .filter(|port| *port > 0)
-                    .ok_or("its port is not 1–65535")?;
+                    .ok_or("the port is not 1–65535")?;
                 (host, Some(port))
             }
             _ => (text, None),
@@ -218,12 +223,14 @@ impl AllowedHost {
         };
         let name = name.strip_suffix('.').unwrap_or(name);
         if name.contains('*') {
-            return Err("a star stands only for the first labels, as in *.example.com");
+            return Err("a star is allowed only as the first label, as in *.example.com");
         }
-        let host = match Host::parse(name).map_err(|_| "its host is malformed")? {
+        let host = match Host::parse(name).map_err(|_| "the host is malformed")? {
             Host::Domain(name) if suffix => HostPattern::Suffix(format!(".{name}")),
             Host::Domain(name) => HostPattern::Name(name),
-            Host::Ipv4(_) | Host::Ipv6(_) if suffix => return Err("a star does not go with an address"),
+            Host::Ipv4(_) | Host::Ipv6(_) if suffix => {
+                return Err("a star cannot be combined with an IP address");
+            }
             Host::Ipv4(address) => HostPattern::Address(IpAddr::V4(address)),
             Host::Ipv6(address) => HostPattern::Address(IpAddr::V6(address).to_canonical()),
         };
@@ -232,15 +239,13 @@ impl AllowedHost {
 
     fn matches<S: AsRef<str>>(&self, host: &Host<S>) -> bool {
         match (&self.host, host) {
-            (HostPattern::Name(name), Host::Domain(asked)) => *name == normalize_host(asked.as_ref()),
-            (HostPattern::Suffix(suffix), Host::Domain(asked)) => {
-                let asked = normalize_host(asked.as_ref());
-                asked.len() > suffix.len() && asked.ends_with(suffix.as_str())
+            (HostPattern::Name(name), Host::Domain(host)) => *name == normalize_host(host.as_ref()),
+            (HostPattern::Suffix(suffix), Host::Domain(host)) => {
+                let host = normalize_host(host.as_ref());
+                host.len() > suffix.len() && host.ends_with(suffix.as_str())
             }
-            (HostPattern::Address(address), Host::Ipv4(asked)) => *address == IpAddr::V4(*asked),
-            (HostPattern::Address(address), Host::Ipv6(asked)) => {
-                *address == IpAddr::V6(*asked).to_canonical()
-            }
+            (HostPattern::Address(address), Host::Ipv4(host)) => *address == IpAddr::V4(*host),
+            (HostPattern::Address(address), Host::Ipv6(host)) => *address == IpAddr::V6(*host).to_canonical(),
             _ => false,
         }
     }
@@ -320,7 +325,7 @@ mod tests {
             ("https://xn--80a.example/", false),
             ("https://a.example%2eevil.example/", false),
             ("https://a.example.evil.example/", false),
-            // A backslash is a slash to whoever connects, so this goes to a.example.
+            // URL parsers read a backslash as a slash, so the host is a.example.
             ("https://a.example\\@evil.example/", true),
             ("https://evil.example#a.example/", false),
             ("https://evil.example?a.example/", false),

@@ -1,7 +1,7 @@
-//! What holds of whatever stands in a list of hosts, in an address of a resource, or behind a redirect. For tests and
-//! fuzzing. No I/O.
+//! Properties of the allow-list for any entry, any address in a resource, and any redirect. For tests and fuzzing. No
+//! I/O.
 
-// To panic where a property does not hold is what these are for.
+// These functions panic if a property does not hold.
 #![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
 
 use std::net::IpAddr;
@@ -11,8 +11,8 @@ use url::Url;
 use super::HostPolicy;
 use crate::api::parse_url;
 
-/// Entries, one per line, then an address: who reads it as the resource's rule does, as the client does and as the list
-/// does must mean the same place; a name never leads to this machine, nor anything to a cloud's metadata.
+/// Checks entries, one per line, followed by an address: the validation of the resource, the client and the allow-list
+/// agree on its host; a name never resolves to this machine, and nothing resolves to cloud metadata.
 pub fn hosts(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -21,13 +21,13 @@ pub fn hosts(data: &[u8]) {
     let entries: Vec<String> = entries.lines().map(str::to_owned).collect();
     let any = HostPolicy::any();
     if let Some(url) = parse_url(address) {
-        // What the resource's rule lets pass, the client may ask.
+        // The client accepts every address that the validation accepts.
         assert!(any.check_url(&url).is_ok(), "{url}");
         assert!(
             url.username().is_empty() && url.password().is_none() && url.query().is_none(),
             "{url}"
         );
-        // Written anew it is the same place.
+        // Parsing the serialized address yields the same address.
         assert_eq!(Url::parse(url.as_str()).as_ref(), Ok(&url));
     }
     let url = Url::parse(address).ok();
@@ -44,7 +44,6 @@ pub fn hosts(data: &[u8]) {
             return;
         }
     };
-    // As it shows itself it reads back.
     if let Some(url) = url.filter(|url| policy.check_url(url).is_ok()) {
         assert!(any.check_url(&url).is_ok(), "{url}");
         let host = url.host_str().unwrap_or_default().to_owned();

@@ -1,7 +1,7 @@
-//! Where requests may go: the allow-list of hosts, checked again after name resolution, and whom TLS trusts; and how
-//! they leave: counted, and held back by a fence; and how much of a peer's words is shown.
+//! Outgoing requests: the allow-list of hosts, checked again after name resolution; trusted certificate authorities;
+//! metrics and the fence, which holds requests back; redaction of text from peers.
 //!
-//! The list is the operator's: a tenant names endpoints, the operator says which of them may be spoken to.
+//! The allow-list belongs to the operator: tenants name endpoints, the operator decides about them.
 
 mod allow_list;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -25,8 +25,8 @@ pub(crate) use redact::{REDACTED, redact_tokens};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{host} is not allowed: {why}")]
 pub struct HostDenied {
-    /// The host as it was asked for.
+    /// Host of the request.
     pub host: String,
-    /// What forbids it, and what to do.
+    /// Rule that forbids it, and remedy.
     pub why: String,
 }

@@ -1,8 +1,8 @@
-//! Which hosts are the operator's own proxies, as the standard variables name them. Reads the environment.
+//! Hosts of the operator's proxies, from the standard variables. Reads the environment.
 
 use url::Url;
 
-/// The variables that reqwest and the AWS SDK read too, in either case.
+/// Variables that reqwest and the AWS SDK read too, in either case.
 const VARIABLES: [&str; 6] = [
     "HTTPS_PROXY",
     "https_proxy",
@@ -12,7 +12,7 @@ const VARIABLES: [&str; 6] = [
     "all_proxy",
 ];
 
-/// Host names of the proxies in force, in lower case.
+/// Returns the host names of the configured proxies, in lower case.
 pub(super) fn hosts_from_env() -> Vec<String> {
     VARIABLES
         .iter()
@@ -21,7 +21,7 @@ pub(super) fn hosts_from_env() -> Vec<String> {
         .collect()
 }
 
-/// The host of a proxy setting, which may come without a scheme.
+/// Returns the host of a proxy setting, with or without scheme.
 fn host_of(value: &str) -> Option<String> {
     let value = value.trim();
     let with_scheme = if value.contains("://") {

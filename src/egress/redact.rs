@@ -1,21 +1,22 @@
-//! A peer's words made fit to be shown: no control characters, nothing that turns the direction of text, no tokens.
-//! Pure, no I/O.
+//! Text of a peer made safe to show: no control characters, no change of text direction, no tokens. No I/O.
 
 use crate::api::is_printable;
 
-/// What stands in the place of a secret.
+/// Replacement of a secret.
 pub(crate) const REDACTED: &str = "[redacted]";
-/// The longest run of the base64 alphabet that is no token: session tokens of clouds have hundreds.
+/// Maximum length of a run of the base64 alphabet that is not a token: session tokens of clouds have hundreds of
+/// characters.
 const MAX_PLAIN_RUN: usize = 128;
 
-/// The words on one line, blanks joined: terminals and readers of logs obey what is left out ([`is_printable`]).
+/// Returns the text on one line, with white space collapsed. Removes the characters that terminals and log viewers
+/// interpret ([`is_printable`]).
 fn single_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || !is_printable(c));
     let words = words.filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The words on one line, with whatever looks like a token replaced, also one that nobody here has seen before.
+/// Returns the text on one line, with everything that looks like a token replaced, including unknown tokens.
 pub(crate) fn redact_tokens(text: &str) -> String {
     let words = single_line(text);
     if !words.split(' ').any(looks_like_token) {
@@ -26,7 +27,8 @@ pub(crate) fn redact_tokens(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// A JSON web token begins with an encoded `{"`; a session token is one long run of base64.
+/// Returns true for a JSON web token, which begins with an encoded `{"`, and for a long run of base64, such as a
+/// session token.
 fn looks_like_token(word: &str) -> bool {
     let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(&byte);
     word.find("eyJ").is_some_and(|at| word.len() - at > 20)

@@ -1,24 +1,24 @@
-//! Addresses that a name must never lead to: this machine, its neighbours, a cloud's metadata. Pure, no I/O.
+//! Addresses that no name may resolve to: loopback, link-local, cloud metadata. No I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Metadata services of clouds that sit outside the link-local ranges: they hand out credentials.
+/// Metadata services of clouds outside of the link-local ranges: they issue credentials.
 const METADATA: [IpAddr; 7] = [
     // Alibaba Cloud; Azure's wire server; Oracle Cloud Classic.
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    // AWS: instances, the identities of Pods, the time and resolver beside them; Google Cloud.
+    // AWS: instance metadata, Pod identities, time and DNS next to them; Google Cloud.
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0023)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0253)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
 ];
 
-/// Why a name must not lead to this address; `None` when it may.
+/// Returns a description of the address if no name may resolve to it.
 pub(super) fn reserved(address: IpAddr) -> Option<&'static str> {
     if METADATA.contains(&address) {
-        return Some("a cloud's metadata service");
+        return Some("a cloud metadata service");
     }
     match address {
         IpAddr::V4(v4) => reserved_v4(v4),
@@ -44,7 +44,7 @@ fn reserved_v4(address: Ipv4Addr) -> Option<&'static str> {
     } else if address.octets().starts_with(&[0]) {
         Some("the unspecified network")
     } else if address.is_link_local() {
-        Some("a link-local address, where clouds keep their metadata")
+        Some("a link-local address, used for cloud metadata")
     } else if address.is_multicast() || address.is_broadcast() {
         Some("a multicast or broadcast address")
     } else {
@@ -52,8 +52,8 @@ fn reserved_v4(address: Ipv4Addr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 address inside an IPv6 one: IPv4-compatible (RFC 4291 § 2.5.5.1), IPv4-translated (RFC 2765 § 2.1), NAT64
-/// (RFC 6052, and RFC 8215 as a /96), 6to4 (RFC 3056). IPv4-mapped addresses are canonical before they come here.
+/// Returns the IPv4 address inside of an IPv6 address: IPv4-compatible (RFC 4291 § 2.5.5.1), IPv4-translated (RFC 2765
+/// § 2.1), NAT64 (RFC 6052, and RFC 8215 as a /96), 6to4 (RFC 3056). The caller has converted IPv4-mapped addresses.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let low = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());

@@ -1,6 +1,6 @@
-//! Name resolution that keeps to the allow-list, for reqwest and for the AWS SDK. Asks the system's resolver.
+//! Name resolution by the allow-list, for reqwest and for the AWS SDK. Uses the resolver of the system.
 //!
-//! The addresses that pass are the ones that are connected to, so a name cannot change between check and use.
+//! Connections use the checked addresses, so a name cannot change between check and use.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +11,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::{HostDenied, HostPolicy, proxy};
 
-/// Resolves names and keeps only the addresses that the policy allows; [`HostDenied`] when none is left. The hosts of
-/// the standard proxy variables are exempt: they are the operator's own configuration.
+/// Resolves names and keeps only the addresses that the policy allows. Returns [`HostDenied`] if none is left. Exempts
+/// the hosts of the standard proxy variables, which the operator configures.
 #[derive(Clone, Debug)]
 pub struct CheckedResolver {
     policy: HostPolicy,
@@ -23,12 +23,12 @@ pub struct CheckedResolver {
 enum ResolveError {
     #[error(transparent)]
     HostDenied(#[from] HostDenied),
-    #[error("the name {0} cannot be resolved: {1}")]
+    #[error("cannot resolve {0}: {1}")]
     Lookup(String, #[source] io::Error),
 }
 
 impl CheckedResolver {
-    /// A resolver under this policy; reads the proxy variables once.
+    /// Creates a resolver for this policy; reads the proxy variables once.
     pub fn new(policy: HostPolicy) -> Self {
         Self {
             policy,
@@ -43,14 +43,14 @@ impl CheckedResolver {
         Ok(self.filter_addresses(name, found.collect())?)
     }
 
-    /// The addresses that may be used.
+    /// Returns the addresses that the policy allows.
     fn filter_addresses(
         &self,
         name: &str,
         mut found: Vec<SocketAddr>,
     ) -> Result<Vec<SocketAddr>, HostDenied> {
-        let asked = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        if self.proxies.contains(&asked) {
+        let normalized = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        if self.proxies.contains(&normalized) {
             return Ok(found);
         }
         let mut refused = None;
@@ -74,7 +74,7 @@ impl Resolve for CheckedResolver {
         Box::pin(async move {
             match resolver.lookup(name.as_str()).await {
                 Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
-                // Unwrapped, so that whoever walks the causes finds the refusal itself.
+                // Not wrapped, so that a search through the causes finds the denial itself.
                 Err(ResolveError::HostDenied(denied)) => Err(denied.into()),
                 Err(failed @ ResolveError::Lookup(..)) => Err(failed.into()),
             }

@@ -1,7 +1,8 @@
-//! How requests leave: counted and timed, and held back while this process may not send. Waits; sends nothing itself.
+//! Sending of requests: counts and times them, and holds them back while this process may not send. Waits; sends
+//! nothing itself.
 //!
-//! Tracker and store send through it, so that whoever counts need not be known to them, and so that a process that
-//! was asleep past its lease sends nothing when it wakes up.
+//! Tracker and store send through it, so that they do not depend on metrics, and so that a process that was suspended
+//! past the end of its lease sends nothing when it resumes.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -12,24 +13,24 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument as _;
 
-/// How often a closed fence is looked at.
+/// Interval at which a closed fence is polled.
 const FENCE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Who is asked.
+/// Peer of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// The Activity Tracker.
+    /// Activity Tracker.
     Tracker,
-    /// Its UAA, and the API that names it.
+    /// UAA, and the API that names it.
     Uaa,
-    /// The store.
+    /// S3 store.
     S3,
-    /// The Kubernetes API server.
+    /// Kubernetes API server.
     Kubernetes,
 }
 
 impl Peer {
-    /// As metrics and logs name it.
+    /// Returns the name in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tracker => "tracker",
@@ -40,24 +41,24 @@ impl Peer {
     }
 }
 
-/// A request, as far as it is counted. `operation` is from a closed list, never of the peer's or a tenant's words.
+/// Label of a request in metrics. `operation` is from a closed list, never text of a peer or tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestLabel {
-    /// Who.
+    /// Peer of the request.
     pub peer: Peer,
-    /// What for.
+    /// Operation of the request.
     pub operation: &'static str,
 }
 
-/// Counts requests.
+/// Counter of requests.
 pub trait RequestMetrics: fmt::Debug + Send + Sync {
-    /// A request was answered with this status, or not at all, after so long.
+    /// Records a request with the status of its reply, or `None` without reply, and its duration.
     fn record_response(&self, label: RequestLabel, status: Option<u16>, took: Duration);
-    /// A request is about to be repeated, or a download to be taken up again.
+    /// Records that a request is repeated, or a download resumed.
     fn record_retry(&self, peer: Peer);
 }
 
-/// Counts nothing.
+/// Counter that ignores everything.
 #[derive(Clone, Copy, Debug)]
 struct NoMetrics;
 
@@ -66,24 +67,25 @@ impl RequestMetrics for NoMetrics {
     fn record_retry(&self, _: Peer) {}
 }
 
-/// Whether this process may send: until a moment of its own monotonic clock, which runs on while the process is
-/// stopped. Open until it is closed for the first time. Cheap to clone; clones are one fence.
+/// Permission of this process to send, until an instant of its monotonic clock, which continues while the process is
+/// suspended. Open until [`Fence::close_at`] is called. Cheap to clone; clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Fence(Arc<Mutex<Option<Instant>>>);
 
 impl Fence {
-    /// Closes it at that moment, which may be moved on later.
+    /// Closes the fence at an instant. Later calls may extend it.
     pub fn close_at(&self, at: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
     }
 
-    /// Whether requests may leave now.
+    /// Returns true if requests may be sent now.
     pub fn is_open(&self) -> bool {
         let closes = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         closes.is_none_or(|at| Instant::now() < at)
     }
 
-    /// Ends at once where it is closed. Wakes nobody when it closes: whoever is woken anyway looks again.
+    /// Completes if the fence is closed. Registers no wake-up: the caller polls it whenever it is woken for another
+    /// cause.
     async fn wait_closed(&self) {
         let poll = |_: &mut Context<'_>| {
             if self.is_open() {
@@ -95,7 +97,7 @@ impl Fence {
         poll_fn(poll).await;
     }
 
-    /// Waits until it is open: for ever, where nobody opens it again. Whoever closes it for good drops those who wait.
+    /// Waits until the fence is open, possibly without end. Closing it for good requires dropping the waiting tasks.
     pub async fn wait_open(&self) {
         while !self.is_open() {
             tokio::time::sleep(FENCE_POLL_INTERVAL).await;
@@ -103,7 +105,7 @@ impl Fence {
     }
 }
 
-/// The way out of a process. Cheap to clone.
+/// Sender of the requests of a process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     metrics: Arc<dyn RequestMetrics>,
@@ -111,31 +113,31 @@ pub struct Traffic {
 }
 
 impl Default for Traffic {
-    /// Never held back, and not counted.
+    /// Neither holds requests back nor counts them.
     fn default() -> Self {
         Self::new(Arc::new(NoMetrics), Fence::default())
     }
 }
 
 impl Traffic {
-    /// Counted there, and held back there.
+    /// Creates a sender with its counter and its fence.
     pub fn new(metrics: Arc<dyn RequestMetrics>, fence: Fence) -> Self {
         Self { metrics, fence }
     }
 
-    /// Counted the same, and never held back: for what the fence itself depends on.
+    /// Returns a sender with the same counter and without fence, for requests that the fence itself depends on.
     #[must_use]
     pub fn unfenced(&self) -> Self {
         Self::new(Arc::clone(&self.metrics), Fence::default())
     }
 
-    /// What holds requests back.
+    /// Returns the fence.
     pub fn fence(&self) -> &Fence {
         &self.fence
     }
 
-    /// Sends one request, once the fence is open. `status` is what the answer says, `None` where there was none. A
-    /// request that is given up by dropping it counts as one without an answer.
+    /// Sends one request as soon as the fence is open. `status` returns the status of the reply, or `None` without
+    /// reply. A dropped request counts as one without reply.
     pub async fn send<T>(
         &self,
         label: RequestLabel,
@@ -146,7 +148,7 @@ impl Traffic {
         let mut guard = RequestGuard {
             metrics: &*self.metrics,
             label,
-            began: Instant::now(),
+            started_at: Instant::now(),
             status: None,
         };
         let span = tracing::info_span!(
@@ -156,39 +158,39 @@ impl Traffic {
             code = tracing::field::Empty
         );
         let mut request = pin!(request.instrument(span.clone()));
-        // Before each step towards sending, since a connection takes its time: a process may be frozen meanwhile.
-        let answer = loop {
+        // Check before each step, because connecting takes time: the process may be suspended in between.
+        let response = loop {
             tokio::select! {
                 biased;
                 () = self.fence.wait_closed() => self.fence.wait_open().await,
-                answer = &mut request => break answer,
+                response = &mut request => break response,
             }
         };
-        guard.status = status(&answer);
+        guard.status = status(&response);
         if let Some(code) = guard.status {
             span.record("code", code);
         }
-        answer
+        response
     }
 
-    /// Notes that a request is repeated.
+    /// Records that a request is repeated.
     pub fn record_retry(&self, peer: Peer) {
         self.metrics.record_retry(peer);
     }
 }
 
-/// A request under way; counted when it is dropped.
+/// Request in progress; recorded when it is dropped.
 struct RequestGuard<'a> {
     metrics: &'a dyn RequestMetrics,
     label: RequestLabel,
-    began: Instant,
+    started_at: Instant,
     status: Option<u16>,
 }
 
 impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
         self.metrics
-            .record_response(self.label, self.status, self.began.elapsed());
+            .record_response(self.label, self.status, self.started_at.elapsed());
     }
 }
 
@@ -208,7 +210,7 @@ mod tests {
         assert_eq!(send().await, 7);
         traffic.fence().close_at(Instant::now());
         let held = tokio::time::timeout(Duration::from_millis(250), send()).await;
-        assert!(held.is_err(), "it was sent");
+        assert!(held.is_err(), "the request was sent");
         traffic.fence().close_at(Instant::now() + Duration::from_mins(1));
         assert_eq!(send().await, 7);
     }
@@ -226,12 +228,12 @@ mod tests {
             },
             |()| None,
         );
-        let frozen = async {
+        let suspended = async {
             tokio::task::yield_now().await;
             traffic.fence().close_at(Instant::now());
             connected.send(()).unwrap();
         };
-        let both = async { tokio::join!(request, frozen) };
+        let both = async { tokio::join!(request, suspended) };
         let held = tokio::time::timeout(Duration::from_millis(250), both).await;
         assert!(held.is_err() && !sent.load(std::sync::atomic::Ordering::Relaxed));
     }

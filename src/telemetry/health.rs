@@ -1,8 +1,8 @@
 //! `/livez`, `/readyz` and `/metrics` over plain HTTP, for kubelet and Prometheus. The listener is injected.
 //!
-//! Alive means that nothing stands still that must go on: whoever must give a sign of life says by when the next one
-//! comes, and a process that breaks such a promise is to be restarted. Peers that do not answer break none: whoever
-//! waits for them waits for a limited time, and says so again.
+//! `/livez` fails when the lease loop, the controller loop or a reconcile misses its deadline by more than a tolerance.
+//! Each heartbeat sets the deadline of the next one. Peers that do not answer cause no failure: every wait for a peer
+//! is bounded, and has its own deadline.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,41 +20,41 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 
-/// Whether the process is well. Cheap to clone.
+/// Liveness and readiness of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct Health(Arc<HealthState>);
 
-/// Who gives signs of life.
+/// Source of heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Heartbeat {
-    /// Who leads or waits to lead.
+    /// Loop that holds or awaits the Lease.
     Lease,
-    /// Who hands out looks at resources.
+    /// Loop that starts reconciles.
     Controller,
-    /// A look at a resource.
+    /// One reconcile of a resource.
     Reconcile(u64),
 }
 
 impl Heartbeat {
     const fn late_message(self) -> &'static str {
         match self {
-            Self::Lease => "the main loop stands still",
-            Self::Controller => "the controller stands still",
-            Self::Reconcile(_) => "a look at a resource does not end",
+            Self::Lease => "lease loop missed its deadline",
+            Self::Controller => "controller loop missed its deadline",
+            Self::Reconcile(_) => "reconcile exceeded its deadline",
         }
     }
 }
 
 struct HealthState {
     ready: AtomicBool,
-    /// By when the next sign of life comes. Held for a moment only.
+    /// Time of the next heartbeat, by source. Locked only briefly.
     deadlines: Mutex<BTreeMap<Heartbeat, Instant>>,
     reconciles: AtomicU64,
-    /// How long a sign of life may be late.
+    /// Delay that a heartbeat may have.
     tolerance: Duration,
 }
 
-/// Something that must end in time, and does so when this is dropped.
+/// Deadline of a reconcile. Dropping it ends the reconcile.
 pub struct ReconcileGuard {
     health: Health,
     heartbeat: Heartbeat,
@@ -67,7 +67,7 @@ impl Drop for ReconcileGuard {
 }
 
 impl Health {
-    /// Alive as long as [`Health::heartbeat`] is called at least every `tolerance`; not ready yet.
+    /// Creates a state that is alive while [`Health::heartbeat`] is called at least every `tolerance`, and not ready.
     pub fn new(tolerance: Duration) -> Self {
         let health = Self(Arc::new(HealthState {
             ready: AtomicBool::new(false),
@@ -88,22 +88,22 @@ impl Health {
         self.deadlines().insert(heartbeat, by);
     }
 
-    /// The main loop goes round.
+    /// Records an iteration of the lease loop.
     pub fn heartbeat(&self) {
         self.set_deadline(Heartbeat::Lease, Duration::ZERO);
     }
 
-    /// The controller goes round, and will again within that time.
+    /// Records an iteration of the controller loop; the next one follows within `again_within`.
     pub fn controller_heartbeat(&self, again_within: Duration) {
         self.set_deadline(Heartbeat::Controller, again_within);
     }
 
-    /// The controller has ended as it should.
+    /// Records that the controller loop has ended as intended.
     pub fn stop_heartbeat(&self) {
         self.deadlines().remove(&Heartbeat::Controller);
     }
 
-    /// A look at a resource begins, and ends within that time.
+    /// Records the start of a reconcile that ends within `within`.
     pub fn begin_reconcile(&self, within: Duration) -> ReconcileGuard {
         let heartbeat = Heartbeat::Reconcile(self.0.reconciles.fetch_add(1, Ordering::Relaxed));
         self.set_deadline(heartbeat, within);
@@ -113,12 +113,12 @@ impl Health {
         }
     }
 
-    /// Whether the process can do its work: as the active one, or as one that stands by.
+    /// Sets the readiness: true if the process can do its work, as leader or as standby.
     pub fn set_ready(&self, ready: bool) {
         self.0.ready.store(ready, Ordering::Relaxed);
     }
 
-    /// Whether every promised sign of life came; if not, what stands still.
+    /// Returns an error that names a late source, if there is one.
     pub fn alive(&self) -> Result<(), &'static str> {
         let now = Instant::now();
         let deadlines = self.deadlines();
@@ -126,23 +126,23 @@ impl Health {
         late.map_or(Ok(()), |(heartbeat, _)| Err(heartbeat.late_message()))
     }
 
-    /// Whether the process can do its work.
+    /// Returns true if the process can do its work.
     pub fn ready(&self) -> bool {
         self.0.ready.load(Ordering::Relaxed)
     }
 }
 
-/// What can be seen from outside.
+/// State of the process that the endpoints serve.
 #[derive(Clone)]
 pub struct Telemetry {
-    /// Whether the process is well.
+    /// Liveness and readiness.
     pub health: Health,
-    /// Its numbers.
+    /// Metrics of the process.
     pub metrics: Metrics,
 }
 
 impl Telemetry {
-    /// Serves until `stop`; requests under way are answered.
+    /// Serves until `stop` is canceled; requests in progress are answered.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
         let routes = Router::new()
             .route("/livez", get(livez))
@@ -161,12 +161,12 @@ async fn livez(State(telemetry): State<Telemetry>) -> Response {
 
 async fn readyz(State(telemetry): State<Telemetry>) -> Response {
     let ready = telemetry.health.ready().then_some(());
-    probe_response(ready.ok_or("not started, or stopping"))
+    probe_response(ready.ok_or("not ready: starting or shutting down"))
 }
 
 async fn metrics(State(telemetry): State<Telemetry>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    // With thousands of resources this is work for a moment, which nobody else should wait for.
+    // With thousands of resources this takes a while; other tasks must not wait for it.
     let text = tokio::task::spawn_blocking(move || telemetry.metrics.text()).await;
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
@@ -174,10 +174,10 @@ async fn metrics(State(telemetry): State<Telemetry>) -> Response {
     }
 }
 
-fn probe_response(good: Result<(), &'static str>) -> Response {
-    match good {
+fn probe_response(state: Result<(), &'static str>) -> Response {
+    match state {
         Ok(()) => "ok\n".into_response(),
-        Err(why_not) => (StatusCode::SERVICE_UNAVAILABLE, why_not).into_response(),
+        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem).into_response(),
     }
 }
 
@@ -188,19 +188,19 @@ mod tests {
     const SOON: Duration = Duration::from_millis(30);
 
     #[test]
-    fn a_late_heartbeat_is_named_until_it_returns() {
+    fn liveness_names_a_late_heartbeat_until_it_returns() {
         let health = Health::new(Duration::ZERO);
         std::thread::sleep(SOON);
-        assert_eq!(health.alive(), Err("the main loop stands still"));
+        assert_eq!(health.alive(), Err("lease loop missed its deadline"));
         let health = Health::new(SOON);
         health.controller_heartbeat(Duration::ZERO);
         let guard = health.begin_reconcile(Duration::ZERO);
         assert_eq!(health.alive(), Ok(()));
         std::thread::sleep(2 * SOON);
         health.heartbeat();
-        assert_eq!(health.alive(), Err("the controller stands still"));
+        assert_eq!(health.alive(), Err("controller loop missed its deadline"));
         health.stop_heartbeat();
-        assert_eq!(health.alive(), Err("a look at a resource does not end"));
+        assert_eq!(health.alive(), Err("reconcile exceeded its deadline"));
         drop(guard);
         health.heartbeat();
         assert_eq!(health.alive(), Ok(()));

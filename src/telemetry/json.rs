@@ -1,6 +1,6 @@
-//! Log lines for programs: one flat JSON object per line. The fields of the spans around it (`export`, `run`,
-//! `window`, `attempt`, …) stand beside those of the line itself, so that one filter finds all lines of a window;
-//! with traces there are `trace_id` and `span_id`, as the W3C writes them. Formats; writes nothing itself.
+//! JSON log lines: one flat object per line. The fields of the enclosing spans (`export`, `run`, `window`, `attempt`,
+//! …) are merged with those of the event, so that one filter finds all lines of a window. With traces, `trace_id` and
+//! `span_id` are added in W3C notation. Formats only; no I/O.
 
 use std::fmt::{self, Debug};
 
@@ -14,7 +14,7 @@ use tracing_subscriber::registry::{LookupSpan, Scope};
 
 use super::traces::span_ids;
 
-/// One JSON object per line.
+/// Formatter of one JSON object per line.
 pub(super) struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines
@@ -31,12 +31,12 @@ where
         let mut fields = Map::new();
         let spans = context.event_scope().into_iter().flat_map(Scope::from_root);
         for span in spans {
-            // The formatter of fields is the subscriber's own for JSON; what it recorded is an object.
+            // The field formatter is the one for JSON: the recorded fields are an object.
             let extensions = span.extensions();
             let text = extensions.get::<FormattedFields<N>>();
             let text = text.map_or("", |recorded| recorded.fields.as_str());
-            if let Ok(Value::Object(of_span)) = serde_json::from_str(text) {
-                fields.extend(of_span);
+            if let Ok(Value::Object(span_fields)) = serde_json::from_str(text) {
+                fields.extend(span_fields);
             }
         }
         if let Some(span) = context.lookup_current()
@@ -54,10 +54,10 @@ where
             ("target", Value::from(meta.target())),
             ("message", message),
         ];
-        let mut before = "{";
+        let mut separator = "{";
         for (name, value) in head {
-            write!(writer, "{before}\"{name}\":{value}")?;
-            before = ",";
+            write!(writer, "{separator}\"{name}\":{value}")?;
+            separator = ",";
         }
         for (name, value) in fields {
             write!(writer, ",{}:{value}", Value::from(name))?;
@@ -66,7 +66,7 @@ where
     }
 }
 
-/// Takes the fields of a line.
+/// Collects the fields of an event.
 struct FieldVisitor<'a>(&'a mut Map<String, Value>);
 
 impl FieldVisitor<'_> {
@@ -135,7 +135,7 @@ mod tests {
             let span = tracing::error_span!("window", export = "audit/june", window = %"2018-06-05", attempt);
             span.record("attempt", "01AB");
             let _in = span.enter();
-            tracing::warn!(count = 3, window = "its own", "said \"so\"");
+            tracing::warn!(count = 3, window = "its own", "quoted \"text\"");
         });
         let written = written.0.lock().unwrap().clone();
         let line: Value = serde_json::from_slice(&written).unwrap();
@@ -144,7 +144,7 @@ mod tests {
             text.starts_with("{\"timestamp\":\"") && text.ends_with("}\n"),
             "{text}"
         );
-        assert_eq!(line["message"], "said \"so\"");
+        assert_eq!(line["message"], "quoted \"text\"");
         assert_eq!((&line["level"], &line["count"]), (&"WARN".into(), &3.into()));
         assert_eq!(
             (&line["export"], &line["attempt"]),

@@ -1,5 +1,5 @@
-//! The tracing subscriber: the one global thing of a process. Writes to standard error, so that standard output
-//! stays for results, and sends spans to an OTLP collector where one is named.
+//! The tracing subscriber, the only global of a process. Writes to standard error, so that standard output is reserved
+//! for results, and sends spans to an OTLP collector if one is configured.
 
 use std::io::IsTerminal as _;
 
@@ -12,50 +12,49 @@ use url::Url;
 use super::json::JsonLines;
 use super::traces::{self, Traces, TracesError};
 
-/// The environment variable that says what is logged, in the syntax of `RUST_LOG`:
-/// `info,eventexport::export=debug`.
+/// Environment variable with the log filter, in the syntax of `RUST_LOG`: `info,eventexport::export=debug`.
 pub const FILTER_VARIABLE: &str = "EVENTEXPORT_LOG";
 
-/// What is logged when the variable is absent. The Kubernetes client repeats at `info` and `warn` what our own lines say,
-/// whole pages of gateways among it, and each request that failed at `error`, without saying what is to be done.
+/// Log filter if the variable is not set. The Kubernetes client repeats our log lines at `info` and `warn`, including
+/// complete error pages of gateways, and logs each failed request at `error` without a remedy.
 const DEFAULT_FILTER: &str =
     "info,kube=error,kube_client=error,kube_client::client::builder=off,kube_runtime=error";
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for humans.
     #[default]
     Text,
     /// One JSON object per line, for programs.
     Json,
 }
 
-/// Whether a line may be logged, whatever the filter says: the client of S3 writes requests with session tokens and the
-/// bodies of replies below `info`.
+/// Returns true if a line may be logged, independent of the filter: the S3 client writes requests with session tokens,
+/// and bodies of responses, below `info`.
 pub fn is_safe_to_log(metadata: &tracing::Metadata<'_>) -> bool {
     !metadata.target().starts_with("aws") || *metadata.level() <= tracing::Level::INFO
 }
 
-/// Logs cannot be set up as asked.
+/// Error in setting up logs.
 #[derive(Debug, thiserror::Error)]
 pub enum LogsError {
-    /// The filter cannot be read.
-    #[error("{FILTER_VARIABLE} cannot be read: {0}; write for example info,eventexport::export=debug")]
+    /// The filter is invalid.
+    #[error("invalid {FILTER_VARIABLE}: {0} (example: info,eventexport::export=debug)")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// The variable holds no text.
+    /// The value of the variable is not UTF-8.
     #[error("{FILTER_VARIABLE} is not UTF-8")]
     NotUnicode,
-    /// There is a subscriber already.
-    #[error("logs were set up before")]
+    /// A subscriber is already installed.
+    #[error("logs are already set up")]
     AlreadyInitialized,
-    /// Traces cannot be sent.
+    /// Traces cannot be set up.
     #[error(transparent)]
     Traces(#[from] TracesError),
 }
 
-/// Starts logging for the whole process, once. Spans go to the collector at `otlp`, where one is named; what is
-/// returned sends the last of them.
+/// Sets up logging for the process, once. Spans are sent to the collector at `otlp`, if given. The returned value sends
+/// the remaining spans at shutdown.
 pub fn start(format: LogFormat, otlp: Option<&Url>) -> Result<Traces, LogsError> {
     let filter = match std::env::var(FILTER_VARIABLE) {
         Ok(text) => EnvFilter::try_new(text)?,

@@ -1,6 +1,6 @@
-//! The numbers of a process, in the text format of Prometheus. Each says exactly what it counts; labels are from
-//! closed lists, but for the names of resources and spaces, so that the number of series is bounded. No I/O, but for
-//! the process's own numbers, which the kernel is asked for at each scrape.
+//! Metrics of a process, in the text format of Prometheus. Labels are from closed lists, except for the names of
+//! resources and spaces, so that the number of series is bounded. No I/O, except that each scrape reads the metrics of
+//! the process from the kernel.
 
 mod engine;
 mod load;
@@ -22,58 +22,58 @@ use prometheus_client::registry::{Registry, Unit};
 pub use engine::EngineMetrics;
 pub use load::LoadCollector;
 pub use resources::{
-    BRIEF_SERIES, DEFAULT_DETAILED_RESOURCES, NamedResource, ResourceFacts, ResourceSeries, ResourceSource,
+    DEFAULT_DETAILED_RESOURCES, NamedResource, REDUCED_SERIES, ResourceFacts, ResourceSeries, ResourceSource,
     SERIES_PER_RESOURCE,
 };
 
-/// Bounds of the histogram of looks at a resource, in seconds.
+/// Buckets of the duration of a reconcile, in seconds.
 const RECONCILE_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 
-/// How something ended.
+/// Result of a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)] // the label's value as Prometheus users write it
+#[allow(non_camel_case_types)] // the variants are the values of the label
 pub enum ReconcileResult {
-    /// As meant.
-    ok,
-    /// Not, and tried again.
+    /// Succeeded.
+    success,
+    /// Failed; will be retried.
     error,
 }
 
-/// The label of what can go well or not.
+/// Labels of reconciles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReconcileLabels {
-    /// How it ended.
-    pub outcome: ReconcileResult,
+    /// Result of the reconcile.
+    pub result: ReconcileResult,
 }
 
-/// All numbers of a process. Cheap to clone; clones count into the same numbers.
+/// Metrics of a process. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    /// Requests, windows and bytes: what peers and the engine tell.
+    /// Requests, windows and bytes, as counted by clients and engine.
     pub engine: Arc<EngineMetrics>,
-    /// Who knows how busy the engine is, asked at each scrape.
+    /// Load of the engine, read at each scrape.
     pub load: LoadCollector,
-    /// Who knows each resource, asked at each scrape.
+    /// State of each resource, read at each scrape.
     pub resources: ResourceSeries,
-    /// Looks at a resource by the operator.
+    /// Reconciles by the operator.
     reconciles: Family<ReconcileLabels, Counter>,
     reconcile_duration: Histogram,
-    /// Statuses written to the API server.
+    /// Status updates written to the API server.
     pub status_writes: Counter,
-    /// Runs under way in this process.
+    /// Runs in progress in this process.
     pub runs: Gauge,
     /// Runs that ended in a panic.
     pub run_panics: Counter,
-    /// Sessions that exports of this process hold, or may hold, open at the service.
+    /// Sessions that this process holds, or may hold, open at the service.
     pub sessions_open: Gauge,
-    /// Sessions that were still open when a deleted resource was let go.
+    /// Sessions that were still open when the finalizer of their resource was removed.
     pub sessions_left: Counter,
-    /// Deleted resources that were let go although it is not known that no session is left.
-    pub releases_given_up: Counter,
-    /// 1 while this process is the active one.
+    /// Resources whose finalizer was removed while sessions may still be open.
+    pub deletions_abandoned: Counter,
+    /// 1 while this process is the leader.
     pub leader: Gauge,
-    /// Kubernetes Events that were not sent because an export had too many.
+    /// Kubernetes Events that were not sent because a resource exceeded its rate limit.
     pub events_suppressed: Counter,
 }
 
@@ -86,55 +86,63 @@ impl Default for Metrics {
         let reconcile_duration = Histogram::new(RECONCILE_SECONDS);
         let (status_writes, run_panics, sessions_left) =
             (Counter::default(), Counter::default(), Counter::default());
-        let (releases_given_up, events_suppressed) = (Counter::default(), Counter::default());
+        let (deletions_abandoned, events_suppressed) = (Counter::default(), Counter::default());
         let (runs, sessions_open, leader) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register(
             "build",
-            "The software that answers",
+            "Build information about eventexport",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
-        registry.register("leader", "1 while this process is the active one", leader.clone());
+        registry.register(
+            "leader",
+            "1 while this process is the leader, 0 otherwise",
+            leader.clone(),
+        );
         registry.register(
             "reconciles",
-            "Looks at a resource, by outcome",
+            "Total reconciliations, by result",
             reconciles.clone(),
         );
         registry.register_with_unit(
             "reconcile_duration",
-            "How long a look at a resource took",
+            "Duration of a reconciliation",
             Unit::Seconds,
             reconcile_duration.clone(),
         );
         registry.register(
             "status_writes",
-            "Statuses written to the API server",
+            "Total status updates written to the API server",
             status_writes.clone(),
         );
         registry.register(
             "events_suppressed",
-            "Kubernetes Events not sent: too many of one resource",
+            "Total Kubernetes Events not sent because a resource exceeded its rate limit",
             events_suppressed.clone(),
         );
-        registry.register("runs", "Exports under way in this process", runs.clone());
+        registry.register(
+            "runs",
+            "Current number of export runs in this process",
+            runs.clone(),
+        );
         registry.register(
             "run_panics",
-            "Runs that ended in a panic: a defect, report it",
+            "Total runs that ended in a panic (a defect: report it)",
             run_panics.clone(),
         );
         registry.register(
             "sessions_open",
-            "Sessions that this process may hold open, over all spaces",
+            "Current number of sessions that this process holds, or may hold, open in all spaces",
             sessions_open.clone(),
         );
         registry.register(
             "deletion_sessions_left",
-            "Sessions still open when a deleted resource was let go",
+            "Total sessions still open when the finalizer of a deleted resource was removed",
             sessions_left.clone(),
         );
         registry.register(
-            "deletion_given_up",
-            "Deleted resources let go without knowing that no session is left",
-            releases_given_up.clone(),
+            "deletion_abandoned",
+            "Total deleted resources whose finalizer was removed while sessions may still be open",
+            deletions_abandoned.clone(),
         );
         let engine = Arc::new(EngineMetrics::new(registry));
         let (load, resources) = (LoadCollector::default(), ResourceSeries::default());
@@ -152,7 +160,7 @@ impl Default for Metrics {
             run_panics,
             sessions_open,
             sessions_left,
-            releases_given_up,
+            deletions_abandoned,
             leader,
             events_suppressed,
         }
@@ -160,7 +168,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All numbers, as text.
+    /// Returns all metrics in the text format.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -168,16 +176,16 @@ impl Metrics {
         text
     }
 
-    /// Counts a look at a resource.
-    pub fn reconciled(&self, outcome: ReconcileResult, took: Duration) {
-        self.reconciles.get_or_create(&ReconcileLabels { outcome }).inc();
+    /// Counts a reconcile.
+    pub fn reconciled(&self, result: ReconcileResult, took: Duration) {
+        self.reconciles.get_or_create(&ReconcileLabels { result }).inc();
         self.reconcile_duration.observe(took.as_secs_f64());
     }
 
-    /// One series of everything there is, made up: for the documentation, which lists names, types and labels.
+    /// Returns metrics with one invented series each, for the documentation of names, types and labels.
     pub fn sample() -> Self {
         let metrics = Self::default();
-        metrics.reconciled(ReconcileResult::ok, Duration::ZERO);
+        metrics.reconciled(ReconcileResult::success, Duration::ZERO);
         metrics.engine.sample();
         metrics.load.sample();
         metrics.resources.sample();
@@ -185,7 +193,7 @@ impl Metrics {
     }
 }
 
-/// A share of a gauge that goes away with its owner, however that ends.
+/// Share of a gauge that is subtracted when it is dropped.
 #[derive(Debug)]
 pub struct GaugeShare {
     gauge: Gauge,
@@ -193,7 +201,7 @@ pub struct GaugeShare {
 }
 
 impl GaugeShare {
-    /// Nothing yet.
+    /// Creates a share of zero.
     pub fn of(gauge: &Gauge) -> Self {
         Self {
             gauge: gauge.clone(),
@@ -201,7 +209,7 @@ impl GaugeShare {
         }
     }
 
-    /// The share is so much now.
+    /// Sets the share to `count`.
     pub fn set(&mut self, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.gauge.inc_by(count - self.counted);
@@ -220,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dropped_share_leaves_the_gauge() {
+    fn a_dropped_share_is_subtracted_from_the_gauge() {
         let metrics = Metrics::default();
         let (mut one, mut two) = (
             GaugeShare::of(&metrics.sessions_open),
@@ -242,7 +250,7 @@ mod tests {
     fn metric_names_follow_prometheus_conventions() {
         let text = Metrics::sample().text();
         for line in [
-            "eventexport_reconciles_total{outcome=\"ok\"} 1\n",
+            "eventexport_reconciles_total{result=\"success\"} 1\n",
             "eventexport_reconcile_duration_seconds_count 1\n",
             "eventexport_requests_total{peer=\"tracker\",operation=\"Download\",code=\"200\"} 1\n",
             "eventexport_windows_total{outcome=\"stored\"} 1\n",

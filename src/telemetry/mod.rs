@@ -1,4 +1,4 @@
-//! Logs, traces, metrics and health endpoints: what a process tells about itself.
+//! Logs, traces, metrics and health endpoints of a process.
 
 pub mod health;
 mod json;

@@ -1,34 +1,32 @@
-//! Traces by OTLP (HTTP, protobuf): every window is a trace. Sends to the collector that the operator names and to
-//! nobody else; no context is sent on to the service or the store.
+//! Traces by OTLP (HTTP, protobuf): each window is a trace. Spans are sent only to the configured collector; no trace
+//! context is sent to the service or the store.
 //!
-//! The collector's own settings are those of every program that speaks OTLP: `OTEL_EXPORTER_OTLP_HEADERS`,
-//! `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`.
+//! The standard variables configure the exporter: `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`,
+//! `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`.
 
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 use url::Url;
 
-/// A layer of the subscriber.
+/// Layer of the subscriber.
 type SpanLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 
-/// Traces cannot be sent as asked.
+/// Error in setting up traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TracesError {
-    /// The address is none.
-    #[error(
-        "--otlp-endpoint {0}: write the address of an OTLP collector, such as http://otel-collector:4318"
-    )]
+    /// The endpoint is not an HTTP URL.
+    #[error("--otlp-endpoint {0}: must be the URL of an OTLP collector, such as http://otel-collector:4318")]
     Address(Url),
-    /// A setting of the exporter is wrong.
-    #[error("traces cannot be sent to {endpoint}: {why}")]
+    /// The exporter cannot be created.
+    #[error("cannot send traces to {endpoint}: {cause}")]
     Setting {
-        /// Where to.
+        /// URL of the collector.
         endpoint: Url,
-        /// Why.
-        why: String,
+        /// Cause.
+        cause: String,
     },
-    /// Built without them.
-    #[error("--otlp-endpoint: this program was built without traces; build it with the feature `otlp`")]
+    /// The program was built without traces.
+    #[error("--otlp-endpoint: this program was built without traces (build it with the feature `otlp`)")]
     NotBuilt,
 }
 
@@ -59,29 +57,29 @@ mod enabled {
 
     use super::{Layer, LookupSpan, SpanLayer, TracesError, Url};
 
-    /// How long the last spans may take at the end.
+    /// Maximum time to send the remaining spans at shutdown.
     const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-    /// How long one request to the collector may take.
+    /// Timeout of a request to the collector.
     const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// The way of spans to the collector; ended by [`Traces::shutdown`].
+    /// Exporter of spans to the collector, ended by [`Traces::shutdown`].
     pub struct Traces(Option<SdkTracerProvider>);
 
     impl Traces {
-        /// Sends what is left. Waits for two seconds at most.
+        /// Sends the remaining spans. Waits for two seconds at most.
         pub async fn shutdown(self) {
             let Some(provider) = self.0 else { return };
-            // It blocks, and what it waits for runs here.
+            // Blocks until tasks of this runtime are done, so it must run on another thread.
             let flushed =
                 tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
             if let Ok(Err(error)) = flushed {
-                tracing::warn!(%error, "the last spans did not reach the collector");
+                tracing::warn!(%error, "cannot send the remaining spans");
             }
         }
     }
 
-    /// The layer that sends spans, where there is a collector. Needs the runtime.
+    /// Returns the layer that sends spans, if there is a collector. Must be called in the runtime.
     pub(in crate::telemetry) fn layer<S>(
         endpoint: Option<&Url>,
     ) -> Result<(Traces, Option<SpanLayer<S>>), TracesError>
@@ -94,9 +92,9 @@ mod enabled {
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host().is_none() {
             return Err(TracesError::Address(endpoint.clone()));
         }
-        let setting = |why: String| TracesError::Setting {
+        let setting = |cause: String| TracesError::Setting {
             endpoint: endpoint.clone(),
-            why,
+            cause,
         };
         let mut client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -133,7 +131,7 @@ mod enabled {
         Ok((Traces(Some(provider)), Some(spans.boxed())))
     }
 
-    /// The ids of a span's trace and of the span, in hexadecimal; `None`: it is not traced.
+    /// Returns the ids of a span's trace and of the span, in hexadecimal. `None`: the span is not traced.
     pub(in crate::telemetry) fn span_ids(span: &span::Id) -> Option<(String, String)> {
         let context =
             tracing::dispatcher::get_default(|now| tracing_opentelemetry::get_otel_context(span, now))?;
@@ -142,7 +140,7 @@ mod enabled {
         context.is_valid().then(ids)
     }
 
-    /// Sends for the exporter, whose own thread is none of the runtime's.
+    /// HTTP client of the exporter. The exporter runs on a thread of its own; requests are sent on the runtime.
     #[derive(Debug)]
     struct OtlpHttpClient(reqwest::Client, Handle);
 
@@ -170,11 +168,11 @@ mod disabled {
 
     use super::{LookupSpan, SpanLayer, TracesError, Url};
 
-    /// No traces.
+    /// Traces that are disabled.
     pub struct Traces;
 
     impl Traces {
-        /// Nothing is left.
+        /// Does nothing.
         pub async fn shutdown(self) {}
     }
 

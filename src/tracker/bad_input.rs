@@ -1,6 +1,7 @@
-//! What holds of whatever the tracker, its UAA or a gateway in front of them replies. For tests and fuzzing. No I/O.
+//! Properties of the parsers for any reply of the tracker, its UAA or a gateway in front of them. For tests and
+//! fuzzing. No I/O.
 
-// To panic where a property does not hold is what these are for.
+// These functions panic if a property does not hold.
 #![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
 
 use std::io::Write as _;
@@ -18,11 +19,11 @@ use super::{RetryConfig, Session, reply};
 use crate::api::is_printable;
 use crate::fuzzing::{SECRET, assert_displayable, assert_no_secret, insert_secret};
 
-/// Characters of a name that is kept at most.
+/// Maximum length of a name that is kept.
 const MAX_NAME_CHARS: usize = 256;
 
-/// The reply to the POST that opens a session, and to the GET of one: what is read of it can be kept and shown, reads
-/// back as it was, and an error repeats nothing of the reply.
+/// Checks replies to the POST and GET of a session: the parsed session is displayable and round-trips, and errors quote
+/// nothing of the reply.
 pub fn session_response(data: &[u8]) {
     if let Err(why) = reply::session(&insert_secret(data)) {
         assert_no_secret(&why);
@@ -31,12 +32,12 @@ pub fn session_response(data: &[u8]) {
     assert_valid_session(&session);
     let again = reply::session(session_json(&session).to_string().as_bytes());
     assert_eq!(again.as_ref(), Ok(&session));
-    // However it is wrapped.
+    // Also inside of another object.
     let wrapped = json!({"session": session_json(&session)}).to_string();
     assert_eq!(reply::session(wrapped.as_bytes()), Ok(session));
 }
 
-/// The list of sessions and the daily listing: bounded, in order, the same in each of their shapes.
+/// Checks the list of sessions and the daily listing: bounded, sorted, and equal in all shapes.
 pub fn session_list(data: &[u8]) {
     let secret = insert_secret(data);
     for error in [
@@ -83,7 +84,8 @@ pub fn session_list(data: &[u8]) {
     }
 }
 
-/// The reply of the UAA, and what `/v2/info` says of it: a token fits a header, its life is finite, no error says it.
+/// Checks the reply of the UAA and of `/v2/info`: a token fits a header, its lifetime is finite, and errors do not
+/// quote it.
 pub fn token_response(data: &[u8]) {
     if let Err(why) = TokenResponse::parse(&insert_secret(data)) {
         assert_no_secret(why);
@@ -96,7 +98,7 @@ pub fn token_response(data: &[u8]) {
             .for_each(|user| assert_valid_name(user));
     }
     if let Some(url) = authorization_endpoint(data) {
-        // The next that is done with it.
+        // The next step of the caller.
         let _ = crate::egress::HostPolicy::any().check_url(&url);
     }
     if let Ok(text) = std::str::from_utf8(data) {
@@ -112,13 +114,14 @@ pub fn token_response(data: &[u8]) {
     }
 }
 
-/// An error page, packed or plain, as JSON, HTML or nothing known: a short line without any form of the secret.
+/// Checks an error page, compressed or not, as JSON, HTML or other: the result is a short line without any form of the
+/// secret.
 pub fn error_body(data: &[u8]) {
     let page = insert_secret(data);
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let packed = packed
+    let mut compressed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let compressed = compressed
         .write_all(&page)
-        .and_then(|()| packed.finish())
+        .and_then(|()| compressed.finish())
         .unwrap_or_default();
     let text = String::from_utf8_lossy(&page);
     let escaped: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
@@ -126,7 +129,7 @@ pub fn error_body(data: &[u8]) {
         (&page[..], false),
         (&page, true),
         (data, true),
-        (&packed, true),
+        (&compressed, true),
         (escaped.as_bytes(), false),
         (json!({ "message": text }).to_string().as_bytes(), false),
         (
@@ -138,13 +141,13 @@ pub fn error_body(data: &[u8]) {
         assert_no_secret(&line);
         assert!(line.chars().count() <= 200, "{line}");
     }
-    let begun = excerpt(&text, 120, &[SECRET]);
-    assert_no_secret(&begun);
-    assert!(begun.chars().count() <= 120, "{begun}");
+    let start = excerpt(&text, 120, &[SECRET]);
+    assert_no_secret(&start);
+    assert!(start.chars().count() <= 120, "{start}");
 }
 
-/// The headers that decide: `Retry-After` never asks for more than is granted, and a part is gone on with only where it
-/// begins at the byte that is wanted.
+/// Checks the headers that control retries: `Retry-After` never exceeds its limit, and a part is appended only if it
+/// begins at the requested byte.
 pub fn retry_after(data: &[u8]) {
     let mut fields = data.splitn(4, |byte| *byte == b'\n');
     let mut field = || HeaderValue::from_bytes(fields.next().unwrap_or_default()).ok();
@@ -209,7 +212,7 @@ pub fn retry_after(data: &[u8]) {
     let _ = confirms_end(&read, state.at);
 }
 
-/// As the API page shows a session.
+/// Returns a session as the API page shows it.
 fn session_json(session: &Session) -> Value {
     let mut document = json!({"id": session.id});
     let mut put = |name: &str, value: Option<Value>| {

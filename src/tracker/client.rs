@@ -1,4 +1,4 @@
-//! The client: a request with its token, once or until it succeeds. Speaks over the network.
+//! The client: sends a request with its token, once or with retries. Network I/O.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use super::error_text::error_text;
 use super::http::{HttpRequest, Reply, Transport, host_of, read_reply};
 use super::uaa::{Account, LoginContext, user_name_claim};
 use super::{RetryConfig, Timeouts, TokenCache, TrackerConfig, TrackerError, TrackerErrorClass, UaaSource};
+use crate::api::Setting;
 use crate::egress::Peer;
 
-/// A client of one tracker with one set of credentials. Cheap to clone.
+/// Client of one Activity Tracker with one set of credentials. Cheap to clone.
 #[derive(Clone)]
 pub struct Tracker(Arc<TrackerInner>);
 
@@ -31,24 +32,24 @@ struct TrackerInner {
     retry: RetryConfig,
 }
 
-/// A request in the service's terms.
+/// Request to the service, before it becomes an HTTP request.
 pub(super) struct ServiceRequest<'a> {
     pub operation: ApiOperation,
     pub method: Method,
-    /// Segments below the endpoint.
+    /// Path segments below the endpoint.
     pub path: &'a [&'a str],
     pub space: &'a str,
-    /// For the header `SESSIONID`.
+    /// Value of the header `SESSIONID`.
     pub session: Option<&'a str>,
-    /// The first byte wanted; 0 asks for the whole.
+    /// Offset of the first byte; 0 requests the complete body.
     pub from: u64,
     /// JSON.
     pub body: Option<Bytes>,
 }
 
 impl Tracker {
-    /// A client; nothing is sent yet. Fails on hosts that are not allowed, an unusable CA, or an endpoint that is no
-    /// base of a service.
+    /// Creates a client. Sends nothing. Fails if a host is not allowed, the CA is unusable, or the endpoint is not the
+    /// base URL of a service.
     pub fn new(config: TrackerConfig, tokens: &TokenCache) -> Result<Self, TrackerError> {
         let TrackerConfig {
             endpoint,
@@ -82,19 +83,19 @@ impl Tracker {
         })))
     }
 
-    /// The endpoint as receipts name it: no trailing slash, no default port.
+    /// Returns the endpoint as receipts name it: no trailing slash, no default port.
     pub fn endpoint(&self) -> &str {
         &self.0.name
     }
 
-    /// Proves the credentials: a token is at hand or can be had. A ready token cannot be proved without a space;
+    /// Checks the credentials: obtains a token unless one is cached. A ready token cannot be checked without a space;
     /// the first request does that.
     pub async fn login(&self) -> Result<(), TrackerError> {
         self.0.account.token(&self.login_context()).await.map(|_| ())
     }
 
-    /// The user, where the token says who that is, as those of a UAA do (the claim `user_name` of a JSON web token).
-    /// Logs in if need be. Nothing is proved by it: the service alone judges the token.
+    /// Returns the user from the claim `user_name`, if the token is a JSON web token of a UAA. Logs in if necessary.
+    /// Proves nothing: only the service verifies the token.
     pub async fn user(&self) -> Result<Option<String>, TrackerError> {
         let token = self.0.account.token(&self.login_context()).await?;
         Ok(user_name_claim(token.expose_secret()))
@@ -108,7 +109,7 @@ impl Tracker {
         &self.0.retry
     }
 
-    /// Where the tracker is, for errors.
+    /// Returns the host of the tracker, for errors.
     pub(super) fn host(&self) -> String {
         host_of(&self.0.endpoint)
     }
@@ -121,8 +122,8 @@ impl Tracker {
         }
     }
 
-    /// Asks once, and once more with a fresh token after a 401: the service refuses those before it acts. Any
-    /// status but 401 comes back, with the time by which the reply must be read.
+    /// Sends a request once, and once more with a new token after a 401: the service rejects those before it acts.
+    /// Returns replies of any status except 401, with the deadline for reading them.
     pub(super) async fn send_authenticated(
         &self,
         request: &ServiceRequest<'_>,
@@ -155,14 +156,14 @@ impl Tracker {
                 .await
                 .map_err(TrackerError::before_sending)?;
             if fresh.expose_secret() == token.expose_secret() {
-                // A ready token: there is no other.
+                // A ready token cannot be renewed.
                 return Err(self.response_error(response, request, deadline).await);
             }
             (token, renewed) = (fresh, true);
         }
     }
 
-    /// One request and its whole reply, a success.
+    /// Sends a request once and reads the complete reply. Any status but success is an error.
     pub(super) async fn send_once(&self, request: &ServiceRequest<'_>) -> Result<Reply, TrackerError> {
         let (response, deadline) = self.send_authenticated(request).await?;
         if response.status().is_success() {
@@ -172,7 +173,7 @@ impl Tracker {
         }
     }
 
-    /// One idempotent request, tried again as the policy says.
+    /// Sends an idempotent request, with retries by policy.
     pub(super) async fn send_with_retry(&self, request: &ServiceRequest<'_>) -> Result<Reply, TrackerError> {
         let mut budget = RetryBudget::new();
         loop {
@@ -186,12 +187,12 @@ impl Tracker {
         }
     }
 
-    /// Notes that a request is repeated.
+    /// Counts a repeated request.
     pub(super) fn record_retry(&self) {
         self.0.transport.record_retry(Peer::Tracker);
     }
 
-    /// The error that a reply without success is; reads a little of its body.
+    /// Converts a reply without success into an error; reads the beginning of its body.
     pub(super) async fn response_error(
         &self,
         response: reqwest::Response,
@@ -217,7 +218,7 @@ impl Tracker {
         error_reply.into_error(request.operation)
     }
 
-    /// Runs `show` with everything that must not be shown.
+    /// Calls `show` with all secrets, to redact them.
     pub(super) fn with_secrets<T>(&self, show: impl FnOnce(&[&str]) -> T) -> T {
         self.0.account.with_secrets(show)
     }
@@ -227,25 +228,30 @@ impl Tracker {
         request: &ServiceRequest<'_>,
         token: &SecretString,
     ) -> Result<HttpRequest, TrackerError> {
-        let config = |field, why: &str| TrackerError::Config {
-            field,
+        let config = |setting, why: &str| TrackerError::Config {
+            setting,
             why: why.to_owned(),
         };
         let mut headers = HeaderMap::new();
-        let mut bearer = HeaderValue::from_str(&format!("bearer {}", token.expose_secret()))
-            .map_err(|_| config("the Secret's token", "it cannot be put in a header"))?;
+        let mut bearer =
+            HeaderValue::from_str(&format!("bearer {}", token.expose_secret())).map_err(|_| {
+                config(
+                    Setting::SourceCredentials,
+                    "the token has characters that HTTP headers do not allow",
+                )
+            })?;
         bearer.set_sensitive(true);
         headers.insert("x-auth-token", bearer);
         let space = HeaderValue::from_str(request.space)
-            .map_err(|_| config("spec.space", "it must be visible ASCII"))?;
+            .map_err(|_| config(Setting::Space, "the space id must be visible ASCII"))?;
         headers.insert("x-auth-project-id", space);
         if let Some(id) = request.session {
             let id = HeaderValue::from_str(id)
-                .map_err(|_| config("the session id", "it must be visible ASCII"))?;
+                .map_err(|_| TrackerError::InvalidSessionId { host: self.host() })?;
             headers.insert("sessionid", id);
         }
         if request.operation == ApiOperation::Download {
-            // The bytes are stored as they come; the client never unpacks them.
+            // The bytes are stored as received; the client never decompresses them.
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             headers.insert(
                 header::ACCEPT,
@@ -272,35 +278,35 @@ impl Tracker {
     }
 }
 
-/// Counts the tries of one request and pauses between them.
+/// Counts the attempts of one request, and pauses between them.
 pub(super) struct RetryBudget {
-    began: Instant,
+    started_at: Instant,
     attempts: u32,
 }
 
 impl RetryBudget {
     pub(super) fn new() -> Self {
         Self {
-            began: Instant::now(),
+            started_at: Instant::now(),
             attempts: 0,
         }
     }
 
-    /// Pauses before the next try, or gives the error back when there is none.
+    /// Pauses before the next attempt. Returns the error if there is none.
     pub(super) async fn pause_after(
         &mut self,
         error: TrackerError,
         policy: &RetryConfig,
     ) -> Result<(), TrackerError> {
         self.attempts += 1;
-        // A login that failed was tried as often as it may already.
+        // A failed login has used up its own retries.
         let TrackerErrorClass::Retry { after } = error.class() else {
             return Err(error);
         };
         if matches!(error, TrackerError::NoToken(_)) {
             return Err(error);
         }
-        match policy.pause(self.attempts, self.began.elapsed(), after, rand::random()) {
+        match policy.pause(self.attempts, self.started_at.elapsed(), after, rand::random()) {
             Some(pause) => {
                 sleep(pause).await;
                 Ok(())

@@ -1,53 +1,54 @@
-//! What a tracker client is made of: where, as whom, under which bounds. Pure, no I/O.
+//! Configuration of a client: endpoints, credentials, limits. No I/O.
 
 use std::time::Duration;
 
 use url::Url;
 
 use super::{Credentials, RetryConfig, TrackerError};
+use crate::api::Setting;
 use crate::egress::{HostPolicy, Traffic};
 
-/// Everything that a [`super::Tracker`] needs.
+/// Configuration of a [`super::Tracker`].
 #[derive(Clone, Debug)]
 pub struct TrackerConfig {
-    /// The tracker, such as `https://activity-tracker.ng.bluemix.net`.
+    /// Base URL of the service, such as `https://activity-tracker.ng.bluemix.net`.
     pub endpoint: Url,
-    /// Where tokens come from.
+    /// Location of the UAA, which issues tokens.
     pub uaa: UaaSource,
-    /// Whose tokens.
+    /// Credentials for tokens.
     pub credentials: Credentials,
-    /// Further certificate authorities, PEM.
+    /// Additional certificate authorities, PEM.
     pub ca_pem: Option<Vec<u8>>,
-    /// Which hosts may be spoken to; the discovered UAA too.
+    /// Allow-list of hosts, which also applies to a discovered UAA.
     pub hosts: HostPolicy,
-    /// How long to wait.
+    /// Timeouts of requests.
     pub timeouts: Timeouts,
-    /// How often to ask again.
+    /// Limits of retries.
     pub retry: RetryConfig,
-    /// How requests leave.
+    /// Sender of requests: counts them, and holds them back behind a fence.
     pub traffic: Traffic,
 }
 
-/// Where tokens come from.
+/// Location of the UAA.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UaaSource {
-    /// Ask the Cloud Foundry API at `api` for it (`GET /v2/info`).
+    /// Discover it through the Cloud Foundry API at `api` (`GET /v2/info`).
     Discover {
-        /// The API, such as `https://api.ng.bluemix.net`.
+        /// URL of the API, such as `https://api.ng.bluemix.net`.
         api: Url,
     },
-    /// The UAA itself: tokens are at `/oauth/token` below it.
+    /// URL of the UAA: tokens are at `/oauth/token` below it.
     Endpoint(Url),
 }
 
-/// How long to wait for what.
+/// Timeouts of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a connection, name resolution and TLS included.
+    /// Time to connect, including name resolution and TLS.
     pub connect: Duration,
-    /// For a whole request that is no download.
+    /// Time for a complete request, except downloads.
     pub request: Duration,
-    /// For a download's head, and for each further piece of it. There is no limit on the whole.
+    /// Time for the head of a download, and for each further chunk. The duration of a download is not limited.
     pub idle_read: Duration,
 }
 
@@ -61,7 +62,7 @@ impl Default for Timeouts {
     }
 }
 
-/// The tracker of a public region, and the API that knows its UAA. `us-south` is also called `ng`.
+/// Returns the Activity Tracker of a public region, and the API that names its UAA. `us-south` is also called `ng`.
 pub fn endpoint_of_region(region: &str) -> Option<(Url, Url)> {
     let name = match region {
         "us-south" | "ng" => "ng",
@@ -74,29 +75,29 @@ pub fn endpoint_of_region(region: &str) -> Option<(Url, Url)> {
     Some((url("activity-tracker")?, url("api")?))
 }
 
-/// The URL with `segments` below its path, each escaped.
+/// Returns the URL with `segments` appended to its path, each escaped.
 pub(super) fn join_path(base: &Url, segments: &[&str]) -> Url {
     let mut url = base.clone();
     url.set_query(None);
     url.set_fragment(None);
-    // Only a URL without a host has no path, and those were refused.
+    // Only a URL without a host has no path, and those are rejected before.
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(segments);
     }
     url
 }
 
-/// The endpoint as a source is named in receipts: no trailing slash, no default port, a lower-case host.
+/// Returns the endpoint as receipts name it: no trailing slash, no default port, lowercase host.
 pub(super) fn source_name(endpoint: &Url) -> Result<String, TrackerError> {
-    let bad = |why: &str| TrackerError::Config {
-        field: "spec.source.endpoint",
+    let invalid = |why: &str| TrackerError::Config {
+        setting: Setting::SourceEndpoint,
         why: why.to_owned(),
     };
     if endpoint.host().is_none() {
-        return Err(bad("it names no host"));
+        return Err(invalid("the URL has no host"));
     }
     if endpoint.query().is_some() || endpoint.fragment().is_some() {
-        return Err(bad("it must end with its path, without ? or #"));
+        return Err(invalid("the URL must not have a query or fragment"));
     }
     Ok(endpoint.as_str().trim_end_matches('/').to_owned())
 }
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn every_public_region_is_on_the_default_list() {
+    fn the_default_allow_list_contains_every_public_region() {
         let list: Vec<_> = crate::egress::PUBLIC_REGIONS
             .iter()
             .map(ToString::to_string)
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_has_one_name() {
+    fn equivalent_endpoints_have_one_source_name() {
         for text in [
             "https://Tracker.example",
             "https://tracker.example:443/",

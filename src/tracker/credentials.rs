@@ -1,4 +1,4 @@
-//! Who asks: one of four kinds of credentials, read from the keys of a Secret. Pure, no I/O.
+//! Credentials of the tracker: one of four kinds, read from the keys of a Secret. No I/O.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +24,7 @@ pub enum Credentials {
     Token(SecretString),
 }
 
-/// The keys of the Secret that hold the credentials, as a person knows them.
+/// Keys of the Secret that hold the credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CredentialsKey {
     /// `apiKey`
@@ -53,29 +53,29 @@ impl fmt::Display for CredentialsKey {
 pub enum CredentialsError {
     /// None of the known keys.
     #[error(
-        "the Secret holds no credentials: give it one of apiKey, username and password, refreshToken, or token"
+        "there are no credentials: set one of apiKey, username and password, refreshToken, or token"
     )]
     Missing,
     /// One half of a pair.
-    #[error("the Secret has the key {has} but not {lacks}: both are needed")]
+    #[error("{has} is set without {lacks}: set both")]
     Incomplete {
-        /// The key that is there.
+        /// The key that is set.
         has: &'static str,
-        /// The key that is not.
+        /// The missing key.
         lacks: &'static str,
     },
     /// More than one kind.
-    #[error("the Secret holds several kinds of credentials ({keys}): keep one of them")]
+    #[error("there are several kinds of credentials ({keys}): keep one")]
     Ambiguous {
         /// The keys found.
         keys: String,
     },
     /// A value that cannot be used.
-    #[error("the Secret's key {key} {why}")]
+    #[error("{key} {why}")]
     Invalid {
         /// The key.
         key: &'static str,
-        /// What is wrong with its value; never the value.
+        /// The defect of the value; never the value.
         why: &'static str,
     },
 }
@@ -109,7 +109,7 @@ impl Credentials {
                 if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                     return Err(CredentialsError::Invalid {
                         key: "token",
-                        why: "is no token: it must be one line of visible ASCII",
+                        why: "is not a token: it must be one line of visible ASCII",
                     });
                 }
                 Ok(Self::Token(token.into()))
@@ -132,7 +132,7 @@ impl Credentials {
         }
     }
 
-    /// Which keys of the Secret these came from.
+    /// Returns the keys of the Secret that the credentials came from.
     pub fn key(&self) -> CredentialsKey {
         match self {
             Self::ApiKey(_) => CredentialsKey::ApiKey,
@@ -142,7 +142,7 @@ impl Credentials {
         }
     }
 
-    /// What must never be shown.
+    /// Returns the secret part, which is never shown.
     pub(super) fn secret(&self) -> &SecretString {
         match self {
             Self::ApiKey(secret) | Self::RefreshToken(secret) | Self::Token(secret) => secret,
@@ -153,7 +153,7 @@ impl Credentials {
         }
     }
 
-    /// Tells credentials apart without keeping them.
+    /// Returns a digest that identifies the credentials without holding them.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let username = match self {
             Self::Password { username, .. } => username.as_str(),
@@ -224,17 +224,17 @@ mod tests {
 
     #[test]
     fn an_ambiguous_secret_is_rejected_with_its_keys() {
-        for (pairs, said) in [
+        for (pairs, expected) in [
             (&[][..], "apiKey, username and password, refreshToken, or token"),
             (&[("apiKey", "a"), ("token", "b")], "apiKey, token"),
-            (&[("username", "a")], "not password"),
-            (&[("password", "a")], "not username"),
+            (&[("username", "a")], "without password"),
+            (&[("password", "a")], "without username"),
             (&[("apiKey", "\n")], "apiKey is empty"),
-            (&[("token", "bearer ")], "token is no token"),
-            (&[("token", "a\nb")], "token is no token"),
+            (&[("token", "bearer ")], "token is not a token"),
+            (&[("token", "a\nb")], "token is not a token"),
         ] {
             let error = read(pairs).unwrap_err().to_string();
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The daily listing: which days the service has, and how many events it counts. Speaks over the network.
+//! The daily listing: days that the service has, and their numbers of events. Network I/O.
 
 use ::http::{Method, StatusCode};
 use jiff::civil::Date;
@@ -10,9 +10,9 @@ use super::sessions::api_request;
 use super::{Day, Tracker, TrackerError, reply};
 
 impl Tracker {
-    /// The days that the service lists for the range, both ends included: sorted, one row a day. The service may
-    /// ignore the range, lag behind, or leave days out; [`TrackerError::ListingRefused`] means that there is no
-    /// listing to be had.
+    /// Returns the days that the service lists for the range, both ends inclusive: sorted, one row per day. The service
+    /// may ignore the range, lag behind, or omit days. [`TrackerError::ListingRefused`] means that it provides no
+    /// listing.
     pub async fn list_days(
         &self,
         space: &str,
@@ -20,7 +20,7 @@ impl Tracker {
         end: Date,
         account: bool,
     ) -> Result<Vec<Day>, TrackerError> {
-        // The fields of a session's request: the sources do not name the listing's own.
+        // The fields of a session request: no source documents those of the listing.
         let body = json!({"start": start.to_string(), "end": end.to_string(), "AtAccountLevel": account});
         let request = ServiceRequest {
             body: Some(body.to_string().into()),

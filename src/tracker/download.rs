@@ -1,5 +1,5 @@
-//! A download that takes itself up again: every byte once and in order, read only when asked for. Speaks over the
-//! network; what a reply means is decided in `resume`.
+//! A download that resumes: delivers every byte once and in order, and reads only on demand. Network I/O; `resume`
+//! classifies the replies.
 
 use std::fmt;
 use std::io;
@@ -18,36 +18,36 @@ use super::resume::BodyFraming;
 use super::resume_request::{download_request, reply_head};
 use super::{StreamError, Tracker, TrackerError, TransferEnd};
 
-/// Every gzip member begins so (RFC 1952 § 2.3.1).
+/// First bytes of every gzip member (RFC 1952 § 2.3.1).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// Characters of a body that is not gzip that are shown.
+/// Maximum length of the excerpt of a body that is not gzip.
 const MAX_EXCERPT_CHARS: usize = 120;
-/// Bytes that those are taken from.
+/// Maximum number of bytes that the excerpt is taken from.
 const MAX_EXCERPT_BYTES: usize = 512;
 
-/// The first reply to a download.
+/// First reply to a download.
 #[derive(Debug)]
 pub enum DownloadResponse {
-    /// The bytes.
+    /// Body of the download.
     Body(Box<Download>),
-    /// 204: nothing. No proof that there were no events.
+    /// 204. No proof that there were no events.
     NoContent,
     /// 404: no events, or no session. No proof of either.
     NotFound,
 }
 
-/// The bytes of a session, as the service sends them. Dropping it ends the transfer.
+/// Bytes of a session, as the service sends them. Dropping it ends the transfer.
 pub struct Download {
     pub(super) tracker: Tracker,
     pub(super) space: String,
     pub(super) session: String,
     pub(super) body: Option<ReplyBody>,
-    /// The first byte, when it came alone.
+    /// First byte, if it arrived alone.
     prefix: Bytes,
-    /// What came and was not delivered yet.
+    /// Bytes that are received and not yet delivered.
     pending: Bytes,
     pub(super) received: u64,
-    /// CRC-64/NVME of what was delivered, to recognise it when it is sent again.
+    /// CRC-64/NVME of the delivered bytes, to recognize them when they are sent again.
     pub(super) crc: Digest,
     announced: Option<u64>,
     pub(super) total: Option<u64>,
@@ -59,36 +59,36 @@ pub struct Download {
     pub(super) attempts_without_progress: u32,
 }
 
-/// The body of one reply.
+/// Body of one reply.
 pub(super) struct ReplyBody {
     pub(super) response: reqwest::Response,
     pub(super) framing: BodyFraming,
-    /// The offset of the next byte in the whole.
+    /// Offset of the next byte in the download.
     pub(super) at: u64,
-    /// The offset after the last one, where the reply says so.
+    /// Offset after the last byte, if the reply states it.
     pub(super) until: Option<u64>,
-    /// What was delivered before, on its way again.
+    /// Checksum of the bytes that were delivered before and are sent again.
     pub(super) compare: Option<Digest>,
-    /// Whether it only was to confirm the end.
+    /// True if the request only confirms the end.
     pub(super) confirming: bool,
     pub(super) content_type: Option<String>,
 }
 
-/// Why there is no body to read from.
+/// Cause of a missing body.
 #[derive(Clone, Debug)]
 pub(super) struct Interruption {
     pub(super) why: String,
     pub(super) timed_out: bool,
-    /// The connection closed where nothing says whether it was the end.
+    /// The connection closed without marking the end of the body.
     pub(super) confirming: bool,
-    /// The service sent less than the whole on purpose: go on without a pause.
+    /// The service sent a part on purpose: resume without a pause.
     pub(super) partial: bool,
     pub(super) after: Option<Duration>,
 }
 
 impl Tracker {
-    /// Begins the download of a session; the head of the reply must come within the idle time-out, the whole may
-    /// take as long as it likes.
+    /// Starts the download of a session. The head of the reply must arrive within the idle timeout; the duration of the
+    /// download is not limited.
     pub async fn download(&self, space: &str, id: &str) -> Result<DownloadResponse, TrackerError> {
         self.check_id(id)?;
         let request = download_request(space, id, 0);
@@ -155,7 +155,7 @@ impl Download {
         if head.status == StatusCode::PARTIAL_CONTENT && span.is_none_or(|(first, _)| first != 0) {
             return Err(tracker.bad_reply(
                 ApiOperation::Download,
-                "it is a part (206) that nobody asked for".to_owned(),
+                "a partial reply (206) that was not requested".to_owned(),
             ));
         }
         let mut download = Self {
@@ -169,14 +169,15 @@ impl Download {
         Ok(download)
     }
 
-    /// The next bytes; `None` at the end, when [`Download::end`] says how it ended. Takes the transfer up again
-    /// where it was cut. After an error it gives the same error again. A call that is dropped loses no byte.
+    /// Returns the next bytes, or `None` at the end, after which [`Download::end`] returns the kind of end. Resumes an
+    /// interrupted transfer. After an error, it returns the same error again. Cancel-safe: a dropped call loses no
+    /// byte.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
         self.next_within(u64::MAX).await
     }
 
-    /// As [`Download::next`], but no more than `limit` bytes, at least one; the others come with the next call. So the
-    /// checksum so far can be had at any offset.
+    /// Returns the next bytes as [`Download::next`], but at most `limit` and at least one; later calls return the rest.
+    /// This makes the checksum available at any offset.
     pub async fn next_within(&mut self, limit: u64) -> Result<Option<Bytes>, StreamError> {
         if let Some(error) = &self.error {
             return Err(error.clone());
@@ -190,32 +191,32 @@ impl Download {
         result
     }
 
-    /// Bytes of the whole so far: those delivered, and those that were held before.
+    /// Returns the number of bytes so far, including those of the resume point.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// CRC-64/NVME of all that was delivered.
+    /// Returns the CRC-64/NVME of all delivered bytes.
     pub fn crc64nvme(&self) -> u64 {
         self.crc.finalize()
     }
 
-    /// How the transfer ended; `None` while it has not.
+    /// Returns the kind of end. `None`: not at the end.
     pub fn end(&self) -> Option<TransferEnd> {
         self.end
     }
 
-    /// How often it was cut and went on.
+    /// Returns the number of times that the transfer was resumed.
     pub fn resumes(&self) -> u32 {
         self.resumes
     }
 
-    /// `Content-Length` of the first reply.
+    /// Returns the `Content-Length` of the first reply.
     pub fn announced(&self) -> Option<u64> {
         self.announced
     }
 
-    /// Bytes of the whole, where a reply has told.
+    /// Returns the total length, if a reply stated it.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
@@ -235,7 +236,7 @@ impl Download {
             match timeout(self.tracker.timeouts().idle_read, body.response.chunk()).await {
                 Ok(Ok(Some(chunk))) => self.accept_chunk(chunk).await?,
                 Ok(Ok(None)) => self.finish_body()?,
-                // A close without TLS's goodbye is a close: whether it was the end is asked either way.
+                // A close without TLS close_notify counts as a close: the end is confirmed in either case.
                 Ok(Err(error)) if body.framing == BodyFraming::Close && is_unexpected_eof(&error) => {
                     self.finish_body()?;
                 }
@@ -245,13 +246,13 @@ impl Download {
                 }
                 Err(_) => {
                     let seconds = self.tracker.timeouts().idle_read.as_secs_f64();
-                    self.interrupt(format!("nothing came for {seconds} s"), true);
+                    self.interrupt(format!("no data arrived for {seconds} s"), true);
                 }
             }
         }
     }
 
-    /// Compares what is known, keeps what is new.
+    /// Compares known bytes, and keeps new ones.
     async fn accept_chunk(&mut self, mut chunk: Bytes) -> Result<(), StreamError> {
         let at = self.received;
         let Some(body) = &mut self.body else {
@@ -266,7 +267,7 @@ impl Download {
         if let Some(compared) = &mut body.compare {
             let known = match usize::try_from(body.at.saturating_sub(at)) {
                 Ok(new) if new <= chunk.len() => chunk.split_to(chunk.len() - new),
-                // More is new than this chunk holds: cannot be while comparing.
+                // More new bytes than the chunk has: impossible while comparing.
                 _ => Bytes::new(),
             };
             compared.update(&known);
@@ -274,7 +275,7 @@ impl Download {
                 return Ok(());
             }
             if compared.finalize() != self.crc.finalize() {
-                return Err(self.cannot_resume("the service sent other bytes than before"));
+                return Err(self.cannot_resume("the service sent different bytes than before"));
             }
             body.compare = None;
         }
@@ -285,7 +286,7 @@ impl Download {
         Ok(())
     }
 
-    /// The first bytes must be those of gzip.
+    /// Checks that the first bytes are those of gzip.
     async fn accept_first_chunk(&mut self, chunk: Bytes) -> Result<(), StreamError> {
         let chunk = if self.prefix.is_empty() {
             chunk
@@ -303,7 +304,7 @@ impl Download {
         }
         let content_type = self.body.as_ref().and_then(|body| body.content_type.clone());
         let mut shown = BytesMut::from(chunk.get(..MAX_EXCERPT_BYTES).unwrap_or(&chunk));
-        // Said before the wait for more, so that a caller who drops it does not read on in a broken body.
+        // Set before waiting for more, so that a canceled call does not continue with an invalid body.
         self.error = Some(self.not_gzip(&shown, content_type.as_deref()));
         while let Some(body) = self.body.as_mut().filter(|_| shown.len() < MAX_EXCERPT_BYTES) {
             match timeout(self.tracker.timeouts().idle_read, body.response.chunk()).await {
@@ -324,7 +325,7 @@ impl Download {
         bytes
     }
 
-    /// The body ended as its framing says; whether the whole did is another question.
+    /// Handles the end of a body by its framing, and decides about the end of the download.
     fn finish_body(&mut self) -> Result<(), StreamError> {
         let Some(body) = self.body.take() else {
             return Ok(());
@@ -341,8 +342,8 @@ impl Download {
         }
         if body.compare.is_some() && body.at < self.received {
             if body.confirming {
-                let nothing = body.at == 0;
-                self.end = Some(if nothing {
+                let empty = body.at == 0;
+                self.end = Some(if empty {
                     TransferEnd::CloseConfirmed
                 } else {
                     TransferEnd::CloseUnconfirmed
@@ -350,15 +351,15 @@ impl Download {
                 return Ok(());
             }
             return Err(
-                self.cannot_resume("the service sent a body that is shorter than what was already there")
+                self.cannot_resume("the service sent a body that is shorter than the bytes already received")
             );
         }
         match (self.total, body.framing) {
             (Some(total), _) if self.received > total => {
-                return Err(self.cannot_resume("more bytes came than the whole has"));
+                return Err(self.cannot_resume("more bytes arrived than the total length"));
             }
             (Some(total), _) if self.received < total => {
-                self.interrupt(format!("only {} of {total} bytes came", self.received), false);
+                self.interrupt(format!("only {} of {total} bytes arrived", self.received), false);
                 self.interruption.partial = true;
             }
             (Some(_), BodyFraming::Chunked) => self.end = Some(TransferEnd::Chunked),
@@ -368,10 +369,10 @@ impl Download {
             (None, _) if body.confirming && self.attempts_without_progress > 0 => {
                 self.end = Some(TransferEnd::CloseConfirmed);
             }
-            // Closed, or a part (206) of a whole of unknown length.
+            // Closed, or a part (206) of a body of unknown length.
             (None, _) => {
                 self.interrupt(
-                    "the connection closed without saying whether that was the end".to_owned(),
+                    "the connection closed without marking the end of the body".to_owned(),
                     false,
                 );
                 self.interruption.confirming = true;
@@ -381,7 +382,7 @@ impl Download {
     }
 
     fn interrupt(&mut self, why: String, timed_out: bool) {
-        // Whether the end is only to be confirmed stays what it was: no byte came since.
+        // No byte arrived since: if the end was being confirmed, it still is.
         let confirming =
             self.body.take().is_some_and(|body| body.confirming) && self.attempts_without_progress > 0;
         self.prefix = Bytes::new();

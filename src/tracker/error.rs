@@ -1,209 +1,256 @@
-//! What can go wrong at the tracker's boundary, worded for whoever must act, and what to do about it.
+//! Errors of the tracker and of its UAA: message, class, and the setting to correct. No I/O.
 
 use std::time::Duration;
 
 use super::CredentialsKey;
+use crate::api::{Remedy, Setting, SettingNames};
 use crate::egress::{CaError, HostDenied};
 
-/// What a caller does about an error.
+/// Response of the caller to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrackerErrorClass {
-    /// Ask again later; not before `after`, where the service said so.
+    /// Try again later, not before `after` where the service states it.
     Retry {
-        /// What `Retry-After` asked for.
+        /// Wait that `Retry-After` asks for.
         after: Option<Duration>,
     },
-    /// Something outside must change first: credentials, a role, room for a session, the list of hosts, a gateway.
+    /// Something outside must change first: credentials, a role, a free session, the allow-list, a gateway.
     Wait,
-    /// Asking again cannot help.
+    /// Trying again cannot help.
     Terminal,
 }
 
 /// An error of the tracker or of its UAA. No variant holds a token or any other secret.
+///
+/// `Display` states what failed; [`TrackerError::remedy`] is the setting to correct, if one is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TrackerError {
     /// 401, also with a fresh token.
-    #[error(
-        "{host} does not accept the token of the Secret's {key}{}; check that the credentials are of this region and still valid",
-        quoted(message)
-    )]
+    #[error("{host} rejects the token obtained with the {key} (status 401){}", quoted(message))]
     Unauthorized {
-        /// Who refused.
+        /// Host that rejected the token.
         host: String,
-        /// Where the credentials came from.
+        /// Origin of the token.
         key: CredentialsKey,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
     },
-    /// The UAA does not know the credentials.
-    #[error("{host} refuses the Secret's {key}{}; give it a valid one", quoted(message))]
+    /// The UAA rejects the credentials.
+    #[error("{host} rejects the {key}{}", quoted(message))]
     CredentialsRefused {
         /// The UAA.
         host: String,
-        /// The Secret's keys at fault.
+        /// Keys of the Secret at fault.
         key: CredentialsKey,
-        /// The UAA's words.
+        /// Text of the reply.
         message: String,
     },
     /// 403.
     #[error(
-        "{host} forbids this in space {space}{}; the user needs the developer role in the space, and for the account's events the account's permission",
+        "{host} denies access to space {space}{}: the user needs the developer role in the space, and for account events the permission of the account",
         quoted(message)
     )]
     Forbidden {
-        /// Who refused.
+        /// Host that denied access.
         host: String,
-        /// The space asked for.
+        /// The space.
         space: String,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
     },
     /// No session was opened: the space is full, or the role is missing; the service does not tell them apart.
     #[error(
-        "no session could be opened in space {space} (status {status}){}; at most 30 may be open there at once, and the user needs the developer role (for the account's events the account's permission)",
+        "cannot open a session in space {space} (status {status}){}: at most 30 may be open at once, and the user needs the developer role (for account events the permission of the account)",
         quoted(message)
     )]
     Capacity {
-        /// The space asked for.
+        /// The space.
         space: String,
         /// HTTP status.
         status: u16,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
     },
-    /// 429 for anything but a new session.
-    #[error("{host} asks for patience (status 429){}", quoted(message))]
+    /// 429 for any request but a new session.
+    #[error("{host} throttles requests (status 429){}", quoted(message))]
     Throttled {
-        /// Who asked.
+        /// Host that throttles.
         host: String,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
-        /// What `Retry-After` asked for.
+        /// Wait that `Retry-After` asks for.
         after: Option<Duration>,
     },
     /// 5xx, 408, or a router that found no instance.
     #[error("{host} failed (status {status}){}", quoted(message))]
     Server {
-        /// Who failed.
+        /// Host that failed.
         host: String,
         /// HTTP status.
         status: u16,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
-        /// What `Retry-After` asked for.
+        /// Wait that `Retry-After` asks for.
         after: Option<Duration>,
     },
-    /// The daily listing is not to be had: a gateway refuses a GET with a body. Go on without a listing.
-    #[error("{host} gives no daily listing (status {status}){}", quoted(message))]
+    /// No daily listing: a gateway rejects a GET with a body. The export continues without a listing.
+    #[error("{host} provides no daily listing (status {status}){}", quoted(message))]
     ListingRefused {
-        /// Who refused.
+        /// Host that refused.
         host: String,
         /// HTTP status.
         status: u16,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
     },
     /// 404 where it means that the address is wrong.
-    #[error(
-        "{host} answers a request for {what} with “not found” (404){}; check the endpoint",
-        quoted(message)
-    )]
+    #[error("{host} does not know {what} (status 404){}", quoted(message))]
     NotFound {
-        /// Who was asked.
+        /// Host that answered.
         host: String,
-        /// What was asked for.
+        /// Object of the request.
         what: &'static str,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
     },
-    /// Any other refusal.
-    #[error("{host} refuses the request for {what} (status {status}){}", quoted(message))]
+    /// Any other rejection.
+    #[error("{host} rejects the request for {what} (status {status}){}", quoted(message))]
     Refused {
-        /// Who refused.
+        /// Host that rejected the request.
         host: String,
-        /// What was asked for.
+        /// Object of the request.
         what: &'static str,
         /// HTTP status.
         status: u16,
-        /// The service's words.
+        /// Text of the reply.
         message: String,
     },
     /// No connection, or it broke.
-    #[error("{host} cannot be reached: {why}")]
+    #[error("cannot reach {host}: {why}")]
     Network {
-        /// Who was asked.
+        /// Host of the request.
         host: String,
-        /// The causes, joined.
+        /// The chain of causes.
         why: String,
-        /// Whether the request may have arrived.
+        /// True if the request may have arrived.
         sent: bool,
     },
-    /// No answer in time.
-    #[error("{host} did not answer in time")]
+    /// No reply in time.
+    #[error("{host} did not reply in time")]
     Timeout {
-        /// Who was asked.
+        /// Host of the request.
         host: String,
-        /// Whether the request may have arrived.
+        /// True if the request may have arrived.
         sent: bool,
     },
     /// A redirect that is not followed, because a token goes to no other host.
-    #[error(
-        "{host} redirects to {to_host}, and a token goes to no other host; if that is the service, name it as the endpoint"
-    )]
+    #[error("{host} redirects to {to_host}, and tokens are not sent to another host")]
     Redirected {
-        /// Who was asked.
+        /// Host of the request.
         host: String,
-        /// Where it pointed; the same host where the redirect could not be followed.
+        /// Target of the redirect; the same host where the redirect could not be followed.
         to_host: String,
     },
-    /// The operator's list of hosts forbids it.
+    /// The allow-list of the operator forbids the host.
     #[error(transparent)]
     Egress(#[from] HostDenied),
-    /// An answer that makes no sense.
-    #[error("{host} answered a request for {what} with something else: {why}")]
+    /// A reply that cannot be read.
+    #[error("unexpected reply from {host} to the request for {what}: {why}")]
     BadReply {
-        /// Who answered.
+        /// Host that replied.
         host: String,
-        /// What was asked for.
+        /// Object of the request.
         what: &'static str,
-        /// What is wrong with it.
+        /// The defect of the reply.
         why: String,
     },
-    /// The peer's certificate is not trusted, or TLS failed.
-    #[error(
-        "no trusted connection to {host}: {why}; for a certificate authority of your own, name it in spec.source.caSecretRef"
-    )]
-    Tls {
-        /// Who was asked.
+    /// `/v2/info` names no UAA.
+    #[error("{host} names no UAA: /v2/info has no authorization_endpoint")]
+    UaaUnknown {
+        /// Host that replied.
         host: String,
-        /// What TLS says.
+    },
+    /// The certificate of the peer is not trusted, or TLS failed.
+    #[error("cannot establish a trusted connection to {host}: {why}")]
+    Tls {
+        /// Host of the request.
+        host: String,
+        /// The error of TLS.
         why: String,
     },
     /// The UAA failed, so the request itself was never sent.
-    #[error("no token could be had: {0}")]
+    #[error("cannot obtain a token: {0}")]
     NoToken(#[source] Box<TrackerError>),
-    /// The certificate authorities of the Secret cannot be used.
+    /// The certificate authorities of the user cannot be used.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// The client cannot be made as configured.
-    #[error("{field} cannot be used: {why}")]
+    /// A setting has a value that the client cannot use.
+    #[error("invalid value: {why}")]
     Config {
-        /// The field at fault.
-        field: &'static str,
-        /// What is wrong with it.
+        /// The setting at fault.
+        setting: Setting,
+        /// The defect of the value; never the value.
         why: String,
+    },
+    /// A session id that cannot stand in a URL.
+    #[error("cannot ask {host} for a session whose id is not 1 to 256 visible ASCII characters")]
+    InvalidSessionId {
+        /// Host of the request.
+        host: String,
     },
 }
 
 impl TrackerError {
-    /// What to do about it.
+    /// The setting to correct, if one is at fault.
+    pub const fn remedy(&self) -> Option<Remedy> {
+        let (setting, action) = match self {
+            Self::Unauthorized { .. } => (
+                Setting::SourceCredentials,
+                "check {}: the credentials must be valid and of the region of the service",
+            ),
+            Self::CredentialsRefused { .. } => (Setting::SourceCredentials, "correct {}"),
+            Self::NotFound { .. } => (Setting::SourceEndpoint, "check {}"),
+            Self::Redirected { .. } => (
+                Setting::SourceEndpoint,
+                "if the service is at that host, set {} to its address",
+            ),
+            Self::UaaUnknown { .. } => (Setting::UaaEndpoint, "set {}"),
+            Self::Tls { .. } => (
+                Setting::SourceCa,
+                "if the service has a private certificate authority, set {}",
+            ),
+            Self::Ca(_) => (Setting::SourceCa, "correct {}"),
+            Self::Config { setting, .. } => (*setting, "correct {}"),
+            Self::NoToken(cause) => return cause.remedy(),
+            Self::Forbidden { .. }
+            | Self::Capacity { .. }
+            | Self::Throttled { .. }
+            | Self::Server { .. }
+            | Self::ListingRefused { .. }
+            | Self::Refused { .. }
+            | Self::Network { .. }
+            | Self::Timeout { .. }
+            | Self::Egress(_)
+            | Self::BadReply { .. }
+            | Self::InvalidSessionId { .. } => return None,
+        };
+        Some(Remedy::new(setting, action))
+    }
+
+    /// The error and its remedy, in the names of a front end.
+    pub fn describe(&self, names: &SettingNames) -> String {
+        names.describe(&self.to_string(), self.remedy().as_ref())
+    }
+
+    /// Response of the caller.
     pub fn class(&self) -> TrackerErrorClass {
         match self {
             Self::Throttled { after, .. } | Self::Server { after, .. } => TrackerErrorClass::Retry { after: *after },
             Self::NoToken(cause) => cause.class(),
-            Self::Network { .. } | Self::Timeout { .. } | Self::BadReply { .. } => {
-                TrackerErrorClass::Retry { after: None }
-            }
+            Self::Network { .. }
+            | Self::Timeout { .. }
+            | Self::BadReply { .. }
+            | Self::UaaUnknown { .. } => TrackerErrorClass::Retry { after: None },
             Self::Unauthorized { .. }
             | Self::CredentialsRefused { .. }
             | Self::Forbidden { .. }
@@ -215,12 +262,13 @@ impl TrackerError {
             | Self::Egress(_)
             | Self::Tls { .. }
             | Self::Ca(_) => TrackerErrorClass::Wait,
-            Self::ListingRefused { .. } | Self::Config { .. } => TrackerErrorClass::Terminal,
+            Self::ListingRefused { .. } | Self::Config { .. } | Self::InvalidSessionId { .. } => {
+                TrackerErrorClass::Terminal
+            }
         }
     }
 
-    /// Whether the request may have taken effect all the same: after a POST, a session may be open whose id nobody
-    /// knows.
+    /// True if the request may have taken effect: after a POST, a session with an unknown id may be open.
     pub fn may_have_executed(&self) -> bool {
         match self {
             Self::Network { sent, .. } | Self::Timeout { sent, .. } => *sent,
@@ -237,12 +285,14 @@ impl TrackerError {
             | Self::Egress(_)
             | Self::Tls { .. }
             | Self::NoToken(_)
+            | Self::UaaUnknown { .. }
             | Self::Ca(_)
-            | Self::Config { .. } => false,
+            | Self::Config { .. }
+            | Self::InvalidSessionId { .. } => false,
         }
     }
 
-    /// The same error of a request that was never sent, because what came before it failed.
+    /// The same error for a request that was never sent, because a request before it failed.
     pub(super) fn before_sending(self) -> Self {
         match self {
             Self::Network { host, why, .. } => Self::Network {
@@ -251,16 +301,18 @@ impl TrackerError {
                 sent: false,
             },
             Self::Timeout { host, .. } => Self::Timeout { host, sent: false },
-            // A UAA that is not found must not look like a session that is gone.
-            Self::Server { .. } | Self::BadReply { .. } | Self::NotFound { .. } | Self::Refused { .. } => {
-                Self::NoToken(Box::new(self))
-            }
+            // A missing UAA must not look like a missing session.
+            Self::Server { .. }
+            | Self::BadReply { .. }
+            | Self::UaaUnknown { .. }
+            | Self::NotFound { .. }
+            | Self::Refused { .. } => Self::NoToken(Box::new(self)),
             other => other,
         }
     }
 }
 
-/// The service's words as the end of a sentence.
+/// Text of a reply as the end of a sentence.
 fn quoted(message: &str) -> String {
     if message.is_empty() {
         String::new()
@@ -269,31 +321,31 @@ fn quoted(message: &str) -> String {
     }
 }
 
-/// An error of a download, after its first reply.
+/// An error of a download after its first reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// There is no way on in this session: the window needs a new one.
-    #[error("the download stopped after {at} bytes and cannot go on in its session: {why}")]
+    /// The session cannot continue; the window needs a new one.
+    #[error("the download stopped after {at} bytes and cannot resume in its session: {why}")]
     CannotResume {
         /// Bytes delivered.
         at: u64,
-        /// Why not.
+        /// Why the service cannot resume it.
         why: String,
     },
-    /// The service does not know the session any more.
-    #[error("the session {session} was gone after {at} bytes of its download")]
+    /// The service no longer knows the session.
+    #[error("session {session} disappeared after {at} bytes of its download")]
     SessionGone {
         /// Its id.
         session: String,
         /// Bytes delivered.
         at: u64,
     },
-    /// The body is not what the service promises: nothing of it was delivered.
-    #[error("the body does not begin as gzip does (1f 8b) but with “{excerpt}” (Content-Type: {})", content_type.as_deref().unwrap_or("none"))]
+    /// The body is not gzip; nothing of it was delivered.
+    #[error("the body is not gzip (1f 8b) but begins with “{excerpt}” (Content-Type: {})", content_type.as_deref().unwrap_or("none"))]
     NotGzip {
         /// The first printable characters, at most 120.
         excerpt: String,
-        /// What the service calls it.
+        /// `Content-Type` of the reply.
         content_type: Option<String>,
     },
     /// Cut too often.
@@ -301,18 +353,18 @@ pub enum StreamError {
     Cut {
         /// Bytes delivered.
         at: u64,
-        /// How the last try ended.
+        /// End of the last try.
         why: String,
-        /// The last try waited for bytes in vain: a smaller window may help.
+        /// True if the last try waited for bytes in vain: a smaller window may help.
         timed_out: bool,
     },
-    /// The request to go on failed in a way that trying again does not help.
+    /// The request to resume failed permanently.
     #[error(transparent)]
     Tracker(#[from] TrackerError),
 }
 
 impl StreamError {
-    /// What to do about it; `Retry` means from the start, in a new session.
+    /// Response of the caller; `Retry` means from the first byte, in a new session.
     pub fn class(&self) -> TrackerErrorClass {
         match self {
             Self::CannotResume { .. }

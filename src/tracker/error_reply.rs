@@ -1,4 +1,4 @@
-//! What a status that is no success means, by what was asked for. Pure, no I/O.
+//! Classification of replies without success, by operation. No I/O.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{CredentialsKey, TrackerError};
 use crate::egress::{Peer, RequestLabel};
 
-/// What is asked of the tracker.
+/// Operation of the tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ApiOperation {
     CreateSession,
@@ -20,7 +20,7 @@ pub(super) enum ApiOperation {
 }
 
 impl ApiOperation {
-    /// As it is counted.
+    /// Returns the label for metrics.
     pub(super) const fn label(self) -> RequestLabel {
         let operation = match self {
             Self::CreateSession => "CreateSession",
@@ -36,34 +36,34 @@ impl ApiOperation {
         }
     }
 
-    /// In words, for errors.
+    /// Returns the object of the request, for errors.
     pub(super) fn description(self) -> &'static str {
         match self {
             Self::CreateSession => "a new session",
             Self::ListSessions => "the list of sessions",
             Self::ShowSession => "a session",
-            Self::DeleteSession => "the end of a session",
+            Self::DeleteSession => "the deletion of a session",
             Self::ListDays => "the daily listing",
             Self::Download => "a download",
         }
     }
 }
 
-/// A reply that is no success.
+/// Reply without success.
 pub(super) struct ErrorReply<'a> {
     pub host: &'a str,
     pub space: &'a str,
     pub key: CredentialsKey,
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
-    /// The service's words, fit to be shown.
+    /// Text of the reply, redacted for display.
     pub message: String,
-    /// What `Retry-After` asks for.
+    /// Wait that `Retry-After` asks for.
     pub after: Option<Duration>,
 }
 
 impl ErrorReply<'_> {
-    /// The error that it is.
+    /// Converts the reply into an error.
     pub(super) fn into_error(self, operation: ApiOperation) -> TrackerError {
         let Self {
             host,
@@ -128,13 +128,13 @@ impl ErrorReply<'_> {
     }
 }
 
-/// Cloud Foundry's router says so when it, not the service, answers: a 404 of its own means that no instance of the
+/// Returns true if the router of Cloud Foundry replied instead of the service: its 404 means that no instance of the
 /// service runs, not that a session is gone.
 pub(super) fn is_router_error(headers: &HeaderMap) -> bool {
     headers.contains_key("x-cf-routererror")
 }
 
-/// A 500 that says that there is no room is not an accident, so nothing was opened.
+/// Returns true for a 500 that reports a full space, which means that no session was opened.
 fn mentions_capacity(message: &str) -> bool {
     let message = message.to_lowercase();
     let any = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -142,7 +142,7 @@ fn mentions_capacity(message: &str) -> bool {
         || (message.contains("session") && any(&["limit", "maximum", "quota", "exceed", "already open"]))
 }
 
-/// `Retry-After` in either form (RFC 9110 § 10.2.3).
+/// Parses `Retry-After` in either form (RFC 9110 § 10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
@@ -264,10 +264,10 @@ mod tests {
 
     #[test]
     fn a_403_names_the_required_role_and_permission() {
-        let words = error(ApiOperation::ListSessions, 403, "no").to_string();
+        let text = error(ApiOperation::ListSessions, 403, "no").to_string();
         assert!(
-            words.contains("developer role") && words.contains("account") && words.contains("“no”"),
-            "{words}"
+            text.contains("developer role") && text.contains("account") && text.contains("“no”"),
+            "{text}"
         );
     }
 

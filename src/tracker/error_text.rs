@@ -1,14 +1,14 @@
-//! What a service said, made fit to be shown: short, printable, and without anything secret. Pure, no I/O.
+//! Text of the service made safe to show: short, printable, and without secrets. No I/O.
 
 use std::io::Read;
 
 use crate::egress::{REDACTED, redact_tokens};
 
-/// Bytes of an error page that are read at most.
+/// Maximum number of bytes read of an error page.
 pub(super) const MAX_ERROR_PAGE_BYTES: usize = 64 * 1024;
-/// Characters of it that are kept.
+/// Maximum length of the text that is kept.
 const MAX_ERROR_TEXT_CHARS: usize = 200;
-/// Where an error object keeps its words: the tracker's, the UAA's, Cloud Foundry's, gateways' usual ones.
+/// Keys of the message in an error object: of the tracker, the UAA, Cloud Foundry, and common gateways.
 const MESSAGE_KEYS: [&str; 6] = [
     "message",
     "error_description",
@@ -18,11 +18,11 @@ const MESSAGE_KEYS: [&str; 6] = [
     "detail",
 ];
 
-/// The words of an error page: its message where it is JSON, its text without tags where it is HTML.
+/// Returns the text of an error page: the message of JSON, or the text of HTML without tags.
 pub(super) fn error_text(body: &[u8], gzip: bool, secrets: &[&str]) -> String {
     let mut unpacked = Vec::new();
     let body = if gzip && body.starts_with(&[0x1f, 0x8b]) {
-        // A broken end leaves what came before it, and that is enough.
+        // If the end is damaged, the text before it is enough.
         let limit = u64::try_from(MAX_ERROR_PAGE_BYTES).unwrap_or(u64::MAX);
         let _ = flate2::read::GzDecoder::new(body)
             .take(limit)
@@ -32,20 +32,20 @@ pub(super) fn error_text(body: &[u8], gzip: bool, secrets: &[&str]) -> String {
         body
     };
     let text = String::from_utf8_lossy(body);
-    let words = serde_json::from_str(&text)
+    let message = serde_json::from_str(&text)
         .ok()
         .and_then(|json| find_message(&json, 0));
-    let words = words.unwrap_or_else(|| {
+    let message = message.unwrap_or_else(|| {
         if text.contains('<') {
             without_tags(&text)
         } else {
             text.into_owned()
         }
     });
-    excerpt(&words, MAX_ERROR_TEXT_CHARS, secrets)
+    excerpt(&message, MAX_ERROR_TEXT_CHARS, secrets)
 }
 
-/// The first `limit` printable characters, with blanks joined and secrets replaced.
+/// Returns the first `limit` printable characters, with white space collapsed and secrets replaced.
 pub(super) fn excerpt(text: &str, limit: usize, secrets: &[&str]) -> String {
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
@@ -57,8 +57,8 @@ pub(super) fn excerpt(text: &str, limit: usize, secrets: &[&str]) -> String {
             }
         }
     }
-    let words = redact_tokens(&text);
-    let printable = words
+    let redacted = redact_tokens(&text);
+    let printable = redacted
         .chars()
         .map(|c| if c == char::REPLACEMENT_CHARACTER { '.' } else { c });
     let mut kept: String = printable.clone().take(limit).collect();
@@ -72,7 +72,7 @@ pub(super) fn excerpt(text: &str, limit: usize, secrets: &[&str]) -> String {
 fn find_message(json: &serde_json::Value, depth: u8) -> Option<String> {
     match json {
         serde_json::Value::String(text) => Some(text.clone()),
-        // `{"error": {"message": …}}` is as deep as they go.
+        // The deepest known form is `{"error": {"message": …}}`.
         serde_json::Value::Object(map) if depth < 3 => MESSAGE_KEYS
             .iter()
             .filter_map(|key| map.get(*key))
@@ -85,20 +85,20 @@ fn find_message(json: &serde_json::Value, depth: u8) -> Option<String> {
 }
 
 fn without_tags(html: &str) -> String {
-    let mut words = String::with_capacity(html.len());
+    let mut text = String::with_capacity(html.len());
     let mut inside = false;
     for c in html.chars() {
         match c {
             '<' => inside = true,
             '>' if inside => {
                 inside = false;
-                words.push(' ');
+                text.push(' ');
             }
-            _ if !inside => words.push(c),
+            _ if !inside => text.push(c),
             _ => {}
         }
     }
-    words
+    text
 }
 
 #[cfg(test)]
@@ -107,8 +107,8 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn errors_are_json_or_plain_text_or_html_from_a_gateway() {
-        for (body, words) in [
+    fn error_pages_may_be_json_html_or_plain_text() {
+        for (body, expected) in [
             (r#"{"message":"too many sessions"}"#, "too many sessions"),
             (
                 r#"{"error":"invalid_grant","error_description":"Bad credentials"}"#,
@@ -120,7 +120,7 @@ mod tests {
             ("<html><h1>502 Bad Gateway</h1></html>", "502 Bad Gateway"),
             ("", ""),
         ] {
-            assert_eq!(error_text(body.as_bytes(), false, &[]), words);
+            assert_eq!(error_text(body.as_bytes(), false, &[]), expected);
         }
         assert_eq!(
             error_text("word ".repeat(1000).as_bytes(), false, &[])
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_an_error_page_is_not_shown() {
+    fn secrets_in_an_error_page_are_redacted() {
         let secret = "s3cr\"et+/=";
         for body in [
             format!("you sent {secret}!"),
@@ -143,10 +143,10 @@ mod tests {
             r#"{"x":"s3cr\"et+/="}"#.to_owned(),
             serde_json::json!({"message": format!("bad {secret}")}).to_string(),
         ] {
-            let shown = error_text(body.as_bytes(), false, &[secret]);
-            assert!(!shown.contains("s3cr") && shown.contains(REDACTED), "{shown}");
+            let text = error_text(body.as_bytes(), false, &[secret]);
+            assert!(!text.contains("s3cr") && text.contains(REDACTED), "{text}");
         }
-        let shown = error_text(b"bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", false, &[]);
-        assert_eq!(shown, "bearer [redacted]");
+        let text = error_text(b"bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", false, &[]);
+        assert_eq!(text, "bearer [redacted]");
     }
 }

@@ -1,5 +1,5 @@
-//! One HTTP request to the tracker, its UAA or its API: allowed hosts only, bounded replies, redirects on the same
-//! host only. Speaks over the network; decides nothing about trying again.
+//! HTTP requests to the tracker, its UAA or its API: allowed hosts only, bounded replies, redirects to the same origin
+//! only. Network I/O; retries are up to the caller.
 
 use std::error::Error;
 use std::io;
@@ -12,26 +12,24 @@ use url::Url;
 
 use super::error_text::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
-use crate::api::sanitize;
+use crate::api::{Setting, sanitize};
 use crate::egress::{
     CheckedResolver, HostDenied, HostPolicy, Peer, RequestLabel, Traffic, ca_certificates, is_loopback,
 };
 
-/// Bytes of a JSON reply at most: 2 MiB. A session has less than 1 KiB and a day of the listing less than 200 bytes, and
-/// parsed JSON may take thirty times the room of its text.
+/// Maximum size of a JSON reply: 2 MiB. A session has less than 1 KiB and a day of the listing less than 200 bytes;
+/// parsed JSON may take thirty times the size of its text.
 pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
-/// Redirects of one GET at most.
+/// Maximum number of redirects of one GET.
 const MAX_REDIRECTS: u32 = 3;
-/// How long after its last reply a connection is used again: peers close idle ones after 5 s or more.
+/// Time for which an idle connection is reused: peers close idle ones after 5 s or more.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections that are kept for that long, for each host: as many as there are sessions in a space.
+/// Maximum number of idle connections per host: the number of sessions in a space.
 const MAX_IDLE_PER_HOST: usize = 30;
-/// Causes below an error that are looked at.
+/// Maximum depth of the chain of causes.
 const MAX_CAUSES: usize = 16;
-/// What the error about the CA names.
-const CA_FIELD: &str = "spec.source.caSecretRef";
 
-/// A client with its policy.
+/// HTTP client with its allow-list.
 #[derive(Debug)]
 pub(super) struct Transport {
     client: reqwest::Client,
@@ -39,9 +37,9 @@ pub(super) struct Transport {
     traffic: Traffic,
 }
 
-/// A request as it goes out.
+/// Request to send.
 pub(super) struct HttpRequest {
-    /// As it is counted.
+    /// Label for metrics.
     pub label: RequestLabel,
     pub method: Method,
     pub url: Url,
@@ -49,7 +47,7 @@ pub(super) struct HttpRequest {
     pub body: Option<Bytes>,
 }
 
-/// A reply read to its end.
+/// Complete reply.
 pub(super) struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -57,9 +55,9 @@ pub(super) struct Reply {
 }
 
 impl Transport {
-    /// HTTP/1.1 only: one connection per download, so that a slow bucket holds up no other transfer, and the end of
-    /// a body is told by length or chunks. Where every configured URL is this machine, neither a proxy nor the
-    /// system's certificates have a say.
+    /// Creates a client for HTTP/1.1 only: each download has its own connection, so that a slow bucket delays no other
+    /// transfer, and length or chunks mark the end of a body. If every configured URL is on this machine, neither
+    /// proxies nor the system's certificates are used.
     pub(super) fn new(
         urls: &[&Url],
         hosts: HostPolicy,
@@ -75,8 +73,8 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            // Only connections that answered a moment ago: one that the peer is about to close makes a POST's outcome
-            // unclear, and the session that it may have opened costs far more than a handshake. See docs/adr/0015.
+            // Reuse only connections that replied a moment ago: if the peer is about to close one, the outcome of a
+            // POST is unknown, and a possibly open session costs far more than a handshake. See docs/adr/0015.
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .connect_timeout(timeouts.connect)
@@ -86,12 +84,12 @@ impl Transport {
             builder = builder.no_proxy();
         }
         builder = match ca_pem {
-            Some(pem) => builder.tls_certs_merge(ca_certificates(pem, CA_FIELD)?),
+            Some(pem) => builder.tls_certs_merge(ca_certificates(pem)?),
             None if urls.iter().all(|url| url.scheme() == "http") => builder.tls_certs_only([]),
             None => builder,
         };
         let client = builder.build().map_err(|error| TrackerError::Config {
-            field: "TLS for spec.source",
+            setting: Setting::SourceCa,
             why: causes(&error).join(": "),
         })?;
         Ok(Self {
@@ -101,7 +99,7 @@ impl Transport {
         })
     }
 
-    /// Sends a request and gives the head of the reply, whatever its status; the head must come by `deadline`.
+    /// Sends a request and returns the head of the reply, of any status. The head must arrive by `deadline`.
     pub(super) async fn send(
         &self,
         request: &HttpRequest,
@@ -130,8 +128,8 @@ impl Transport {
                     sent: true,
                 })?
                 .map_err(|error| transport_error(error, &url))?;
-            // Neither a header nor a body is told: they hold tokens.
-            tracing::trace!(method = %request.method, host = %host_of(&url), path = url.path(), status = response.status().as_u16(), "asked");
+            // Headers and bodies are never logged: they contain tokens.
+            tracing::trace!(method = %request.method, host = %host_of(&url), path = url.path(), status = response.status().as_u16(), "request completed");
             let Some(target) = redirect_target(&response, &url) else {
                 return Ok(response);
             };
@@ -149,12 +147,12 @@ impl Transport {
         })
     }
 
-    /// Notes that a request is repeated.
+    /// Counts a repeated request.
     pub(super) fn record_retry(&self, peer: Peer) {
         self.traffic.record_retry(peer);
     }
 
-    /// Sends a request and reads the reply, all by `deadline`.
+    /// Sends a request and reads the reply, both by `deadline`.
     pub(super) async fn send_and_read(
         &self,
         request: &HttpRequest,
@@ -166,7 +164,8 @@ impl Transport {
     }
 }
 
-/// Reads a reply: a success must be whole and below [`MAX_REPLY_BYTES`], of an error page the beginning is enough.
+/// Reads a reply. A success must be complete and smaller than [`MAX_REPLY_BYTES`]; the beginning of an error page is
+/// enough.
 pub(super) async fn read_reply(
     mut response: reqwest::Response,
     what: &'static str,
@@ -188,7 +187,7 @@ pub(super) async fn read_reply(
         match timeout_at(deadline, response.chunk()).await {
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
             Ok(Ok(Some(_))) if success => {
-                let why = format!("it is longer than {limit} bytes");
+                let why = format!("the reply is larger than {limit} bytes");
                 return Err(TrackerError::BadReply {
                     host: host_of(&url),
                     what,
@@ -214,31 +213,31 @@ pub(super) async fn read_reply(
     })
 }
 
-/// Where a redirect points; `None` when the reply is none.
-fn redirect_target(response: &reqwest::Response, asked: &Url) -> Option<Url> {
+/// Returns the target of a redirect. `None`: the reply is not a redirect.
+fn redirect_target(response: &reqwest::Response, base: &Url) -> Option<Url> {
     if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
         return None;
     }
     let location = response.headers().get(header::LOCATION)?;
-    asked.join(std::str::from_utf8(location.as_bytes()).ok()?).ok()
+    base.join(std::str::from_utf8(location.as_bytes()).ok()?).ok()
 }
 
-/// The same scheme, host and port: where a token may follow.
+/// Returns true if scheme, host and port are equal: a token may be sent to both.
 fn same_origin(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme()
         && one.host() == other.host()
         && one.port_or_known_default() == other.port_or_known_default()
 }
 
-/// Host, and port where it is not the usual one, for errors.
+/// Returns the host, and the port unless it is the default, for errors.
 pub(super) fn host_of(url: &Url) -> String {
-    // A redirect may name whatever fits a header.
+    // A redirect may contain any text that fits a header.
     let host = sanitize(url.host_str().unwrap_or_default());
     url.port()
         .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
 }
 
-/// What a failure below HTTP is.
+/// Converts a failure below HTTP into an error.
 pub(super) fn transport_error(error: reqwest::Error, url: &Url) -> TrackerError {
     let host = host_of(url);
     let sent = !(error.is_connect() || error.is_dns() || error.is_builder());
@@ -262,28 +261,28 @@ pub(super) fn transport_error(error: reqwest::Error, url: &Url) -> TrackerError 
     }
 }
 
-/// The causes of an error, outermost first, without repetitions.
+/// Returns the messages of an error and its causes, outermost first, without repetitions.
 pub(super) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
+    let mut messages: Vec<String> = Vec::new();
     let mut next = Some(error);
-    while let Some(error) = next.filter(|_| words.len() < MAX_CAUSES) {
+    while let Some(error) = next.filter(|_| messages.len() < MAX_CAUSES) {
         let text = error.to_string();
-        if words.last() != Some(&text) {
-            words.push(text);
+        if messages.last() != Some(&text) {
+            messages.push(text);
         }
         next = next_cause(error);
     }
-    words
+    messages
 }
 
-/// The first cause of a kind.
+/// Returns the first cause of a type.
 pub(super) fn find_cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(error), |error| next_cause(*error))
         .take(MAX_CAUSES)
         .find_map(|error| error.downcast_ref())
 }
 
-/// The next cause; an `io::Error` hides the one it was made of behind `get_ref`.
+/// Returns the next cause; `get_ref` yields the one that an `io::Error` wraps.
 fn next_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
@@ -297,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_token_follows_redirects_to_the_same_origin_only() {
-        let asked: Url = "https://t.example/v3/sessions".parse().unwrap();
+        let base: Url = "https://t.example/v3/sessions".parse().unwrap();
         for (target, same) in [
             ("https://t.example/moved", true),
             ("https://T.EXAMPLE:443/moved", true),
@@ -309,7 +308,7 @@ mod tests {
             ("https://t.example@evil.example/", false),
             ("https://evil.example/https://t.example/", false),
         ] {
-            assert_eq!(same_origin(&asked, &target.parse().unwrap()), same, "{target}");
+            assert_eq!(same_origin(&base, &target.parse().unwrap()), same, "{target}");
         }
     }
 }

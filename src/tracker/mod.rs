@@ -1,5 +1,5 @@
-//! The Activity Tracker v3 client: tokens, sessions, the daily listing, and downloads that resume.
-//! Knows nothing of S3 or Kubernetes.
+//! Client of the Activity Tracker v3: tokens, sessions, the daily listing, and downloads that resume. Knows nothing
+//! about S3 or Kubernetes.
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
@@ -35,64 +35,64 @@ pub use token_cache::TokenCache;
 
 use jiff::{Timestamp, civil::Date};
 
-/// What a session is asked for.
+/// Parameters of a session to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionRequest {
     /// First UTC day.
     pub start: Date,
     /// Last UTC day, inclusive.
     pub end: Date,
-    /// One hour of the day, 0–23; `None`: whole days.
+    /// One hour of the day, 0–23. `None`: complete days.
     pub hour: Option<u8>,
-    /// Events of the account instead of the space.
+    /// True for the events of the account instead of the space.
     pub account: bool,
 }
 
-/// A session as the service describes it; whatever it left out or sent as null is `None`.
+/// Session as the service describes it. Fields that the service omits or sends as null are `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The id to download with and to delete.
+    /// Id for downloading and deleting.
     pub id: String,
-    /// The space it belongs to.
+    /// Space that the session belongs to.
     pub space: Option<String>,
-    /// The user who opened it.
+    /// User who opened the session.
     pub username: Option<String>,
-    /// When it was opened.
+    /// Time at which the session was opened.
     pub created: Option<Timestamp>,
-    /// When it was last used.
+    /// Time at which the session was last used.
     pub accessed: Option<Timestamp>,
-    /// The range that the service answered, which may differ from what was asked.
+    /// Range in the reply of the service, which may differ from the request.
     pub range: Option<(Date, Date)>,
-    /// The scope that the service answered.
+    /// Scope in the reply of the service: true for the account.
     pub account: Option<bool>,
-    /// The hour that the service answered: `Some(None)` is the whole day, `None` unknown.
+    /// Hour in the reply of the service. `Some(None)`: the complete day. `None`: unknown.
     pub hour: Option<Option<u8>>,
 }
 
-/// One row of the daily listing.
+/// Row of the daily listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Day {
-    /// The UTC day.
+    /// UTC day.
     pub date: Date,
-    /// Events, where the service gives a number.
+    /// Number of events, if the service states one.
     pub count: Option<u64>,
-    /// The service's SIZE, a hint of unknown unit.
+    /// SIZE as the service states it, a hint in an unknown unit.
     pub size: Option<u64>,
-    /// TYPES as given, for people.
+    /// TYPES as the service states it, for display.
     pub types: Option<String>,
-    /// SEARCHABLE as given, for people.
+    /// SEARCHABLE as the service states it, for display.
     pub searchable: Option<String>,
 }
 
-/// How a transfer ended, as HTTP says it.
+/// End of a transfer, by the means of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransferEnd {
-    /// As many bytes as `Content-Length` announced.
+    /// All bytes that `Content-Length` announced were received.
     Length,
-    /// The final chunk came.
+    /// The final chunk was received.
     Chunked,
     /// The connection closed, and a further request confirmed that nothing follows.
     CloseConfirmed,
-    /// The connection closed, and nobody could confirm that it was the end.
+    /// The connection closed, and no request could confirm the end.
     CloseUnconfirmed,
 }

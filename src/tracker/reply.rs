@@ -1,8 +1,8 @@
-//! What the service's JSON means, whatever its shape: lists as arrays or in objects, keys in any case, numbers as
-//! strings. Pure, no I/O.
+//! Parser of the JSON of the service in all its shapes: lists as arrays or in objects, keys in any case, numbers as
+//! strings. No I/O.
 //!
-//! What is absent stays `None`; what cannot be understood is an error, because a session or a day that is
-//! overlooked would look deleted or empty.
+//! Absent values are `None`. Values that cannot be parsed are errors, because an overlooked session or day would look
+//! deleted or empty.
 
 use jiff::{Timestamp, civil::Date};
 use serde_json::{Map, Value};
@@ -10,17 +10,17 @@ use serde_json::{Map, Value};
 use super::{Day, Session};
 use crate::api::{is_printable, sanitize};
 
-/// Characters of a session id at most; it becomes a header, a path segment and part of a key.
+/// Maximum length of a session id; it becomes a header, a path segment and part of a key.
 const MAX_ID_CHARS: usize = 256;
-/// Characters of a user's or space's name at most: they go into documents that are read back up to a size.
+/// Maximum length of the name of a user or space: names are stored in documents of limited size.
 const MAX_NAME_CHARS: usize = 256;
-/// Sessions of one list at most: the service has 30 of a space, and an attempt is journalled with all their ids.
+/// Maximum number of sessions in a list: the service has 30 per space, and the journal of an attempt names all of them.
 const MAX_SESSIONS: usize = 1000;
-/// Items of one TYPES or SEARCHABLE that are shown at most.
+/// Maximum number of items of TYPES or SEARCHABLE that are displayed.
 const MAX_ITEMS: usize = 64;
-/// Rows of one listing at most, of all days and types.
+/// Maximum number of rows in a listing, over all days and types.
 const MAX_ROWS: usize = 100_000;
-/// What a list is called inside an object.
+/// Names of the list inside of an object.
 const LIST_KEYS: [&str; 7] = [
     "sessions",
     "events",
@@ -31,7 +31,7 @@ const LIST_KEYS: [&str; 7] = [
     "resources",
 ];
 
-/// The session in the reply to a POST or to a GET of one.
+/// Parses the reply to a POST, or to a GET of one session.
 pub(super) fn session(body: &[u8]) -> Result<Session, String> {
     match parse(body)? {
         Value::Object(map) if has_field(&map, "id") => one_session(&map),
@@ -41,17 +41,17 @@ pub(super) fn session(body: &[u8]) -> Result<Session, String> {
             .find(|inner| has_field(inner, "id"))
         {
             Some(inner) => one_session(inner),
-            None => Err("it has no id".to_owned()),
+            None => Err("no session id".to_owned()),
         },
         Value::Array(list) => match list.as_slice() {
             [Value::Object(map)] => one_session(map),
-            _ => Err("it is a list where one session was expected".to_owned()),
+            _ => Err("a list instead of one session".to_owned()),
         },
-        _ => Err("it is no session".to_owned()),
+        _ => Err("not a session".to_owned()),
     }
 }
 
-/// The sessions in a list.
+/// Parses a list of sessions.
 pub(super) fn sessions(body: &[u8]) -> Result<Vec<Session>, String> {
     rows(parse(body)?, MAX_SESSIONS)?
         .iter()
@@ -59,7 +59,7 @@ pub(super) fn sessions(body: &[u8]) -> Result<Vec<Session>, String> {
         .collect()
 }
 
-/// The days in a listing: sorted, one row a day.
+/// Parses a daily listing: sorted, one row per day.
 pub(super) fn days(body: &[u8]) -> Result<Vec<Day>, String> {
     let mut days = rows(parse(body)?, MAX_ROWS)?
         .iter()
@@ -72,13 +72,13 @@ pub(super) fn days(body: &[u8]) -> Result<Vec<Day>, String> {
 
 fn parse(body: &[u8]) -> Result<Value, String> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Err("it is empty".to_owned());
+        return Err("the body is empty".to_owned());
     }
-    // serde_json's words name a position, not the text.
-    serde_json::from_slice(body).map_err(|error| format!("it is no JSON ({error})"))
+    // The message of serde_json names a position, not the text.
+    serde_json::from_slice(body).map_err(|error| format!("not JSON ({error})"))
 }
 
-/// The objects of a list: an array, an object that holds one (or null in its place), or null.
+/// Returns the objects of a list: an array, an object that contains one (or null in its place), or null.
 fn rows(json: Value, max: usize) -> Result<Vec<Map<String, Value>>, String> {
     let list = match json {
         Value::Null => return Ok(Vec::new()),
@@ -90,25 +90,25 @@ fn rows(json: Value, max: usize) -> Result<Vec<Map<String, Value>>, String> {
             let key = match (named, arrays.as_slice()) {
                 (Some(named), _) if map.get(named).is_some_and(Value::is_array) => named.to_owned(),
                 (_, &[only]) => only.to_owned(),
-                (_, [_, _, ..]) => return Err("it holds several lists".to_owned()),
+                (_, [_, _, ..]) => return Err("several lists".to_owned()),
                 (_, []) if has_field(&map, "id") || has_field(&map, "date") => return Ok(vec![map]),
                 (Some(named), []) if map.get(named).is_some_and(Value::is_null) => return Ok(Vec::new()),
-                (_, []) => return Err("it holds no list".to_owned()),
+                (_, []) => return Err("no list".to_owned()),
             };
             match map.get_mut(&key).map(Value::take) {
                 Some(Value::Array(list)) => list,
                 _ => Vec::new(),
             }
         }
-        _ => return Err("it is no list".to_owned()),
+        _ => return Err("not a list".to_owned()),
     };
     if list.len() > max {
-        return Err(format!("it has more than {max} rows"));
+        return Err(format!("more than {max} rows"));
     }
     list.into_iter()
         .map(|row| match row {
             Value::Object(map) => Ok(map),
-            _ => Err("a row of it is no object".to_owned()),
+            _ => Err("a row is not an object".to_owned()),
         })
         .collect()
 }
@@ -116,7 +116,7 @@ fn rows(json: Value, max: usize) -> Result<Vec<Map<String, Value>>, String> {
 fn one_session(map: &Map<String, Value>) -> Result<Session, String> {
     let id = text(field(map, "id"))
         .filter(|id| is_valid_id(id))
-        .ok_or("it has a session without a usable id")?;
+        .ok_or("a session without a valid id")?;
     let range = field(map, "daterange").and_then(object);
     let edge = |key| {
         range
@@ -130,7 +130,7 @@ fn one_session(map: &Map<String, Value>) -> Result<Session, String> {
     let hour = match text(field(map, "searchtime")) {
         None => None,
         Some(text) if text.trim().is_empty() => Some(None),
-        // What is no hour is unknown, not a whole day.
+        // An invalid hour is unknown, not a complete day.
         Some(text) => text.trim().parse::<u8>().ok().filter(|hour| *hour < 24).map(Some),
     };
     Ok(Session {
@@ -150,7 +150,7 @@ fn one_session(map: &Map<String, Value>) -> Result<Session, String> {
 fn one_day(map: &Map<String, Value>) -> Result<Day, String> {
     let date = text(field(map, "date"))
         .and_then(|text| date(&text))
-        .ok_or("it has a row without a usable DATE")?;
+        .ok_or("a row without a valid DATE")?;
     Ok(Day {
         date,
         count: number(field(map, "count")),
@@ -160,7 +160,7 @@ fn one_day(map: &Map<String, Value>) -> Result<Day, String> {
     })
 }
 
-/// Joins a second row of the same day: rows of other types add up, repetitions do not.
+/// Merges a second row of the same day: rows of different types are added, repetitions are not.
 fn merge(kept: &mut Day, later: &Day) -> bool {
     let both = |one: Option<u64>, other: Option<u64>, join: fn(u64, u64) -> u64| match (one, other) {
         (Some(one), Some(other)) => Some(join(one, other)),
@@ -183,7 +183,7 @@ fn merge(kept: &mut Day, later: &Day) -> bool {
     true
 }
 
-/// May this be put in a header and, escaped, in a path?
+/// Returns true if the id can be sent in a header and, escaped, in a path.
 pub(super) fn is_valid_id(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= MAX_ID_CHARS
@@ -192,7 +192,7 @@ pub(super) fn is_valid_id(id: &str) -> bool {
         && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// The value under a key, in any case and with or without dashes; null is absent.
+/// Returns the value of a key, in any case and with or without dashes. Null counts as absent.
 fn field<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     let same = |name: &str| {
         let mut letters = name
@@ -223,12 +223,12 @@ fn text(value: Option<&Value>) -> Option<String> {
     }
 }
 
-/// The name of somebody or something; what cannot be one is as good as left out.
+/// Returns a name; an invalid one counts as absent.
 pub(super) fn name(value: Option<&Value>) -> Option<String> {
     text(value).filter(|name| name.chars().all(is_printable) && name.chars().nth(MAX_NAME_CHARS).is_none())
 }
 
-/// Text of anything, for people.
+/// Formats any value for display.
 fn display_text(value: Option<&Value>) -> Option<String> {
     let text = match value? {
         Value::Array(list) => {
@@ -244,15 +244,15 @@ fn display_text(value: Option<&Value>) -> Option<String> {
     Some(sanitize(&text).into_owned())
 }
 
-/// A whole number, also as a string or with a fraction of zero.
+/// Parses an integer, including strings and numbers with a zero fraction.
 fn number(value: Option<&Value>) -> Option<u64> {
     let text = text(value)?;
-    let whole = match text.trim().split_once('.') {
-        Some((whole, fraction)) if fraction.bytes().all(|byte| byte == b'0') => whole.to_owned(),
+    let integer = match text.trim().split_once('.') {
+        Some((integer, fraction)) if fraction.bytes().all(|byte| byte == b'0') => integer.to_owned(),
         Some(_) => return None,
         None => text.trim().to_owned(),
     };
-    whole.parse().ok()
+    integer.parse().ok()
 }
 
 fn flag(value: Option<&Value>) -> Option<bool> {
@@ -264,7 +264,7 @@ fn flag(value: Option<&Value>) -> Option<bool> {
     }
 }
 
-/// An object, also as JSON in a string, as the command line of 2017 shows the range.
+/// Returns an object, including one encoded as a JSON string, as the command line of 2017 displays the range.
 fn object(value: &Value) -> Option<Map<String, Value>> {
     match value {
         Value::Object(map) => Some(map.clone()),
@@ -273,7 +273,7 @@ fn object(value: &Value) -> Option<Map<String, Value>> {
     }
 }
 
-/// A date, also as the beginning of a time.
+/// Parses a date, or the date of a timestamp.
 fn date(text: &str) -> Option<Date> {
     text.trim().get(..10)?.parse().ok()
 }
@@ -286,7 +286,7 @@ fn time(map: &Map<String, Value>, key: &str) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
-    /// The API page's own example of 2019.
+    /// Example on the API page of 2019.
     const EXAMPLE: &str = r#"{"id":"b08cb740-ff85-404f-a6eb-ffec5374c7c6","space":"c1234567-6d55-4193-a9de-378620d6fab5","username":"xxx@ibm.com","create-time":"2018-06-28T12:50:36.012383445Z","access-time":"2018-06-28T12:50:36.012383445Z","date-range":{"Start":"2018-06-27","End":"2018-06-27"},"types":{"Type":"ActivityTracker","AtAccountLevel":true},"search-time":""}"#;
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_comes_as_an_array_in_an_object_or_null() {
+    fn a_list_is_an_array_or_in_an_object_or_null() {
         for (body, ids) in [
             (r#"[{"id":"a"},{"id":"b"}]"#, &["a", "b"][..]),
             (r#"{"sessions":[{"id":"a"}],"total":1,"errors":[]}"#, &["a"]),
@@ -364,7 +364,7 @@ mod tests {
                 "{body}"
             );
         }
-        // Never mistaken for an empty list: a session that is not listed counts as deleted.
+        // Never read as an empty list: an unlisted session counts as deleted.
         for bad in [
             "",
             "{}",
@@ -402,7 +402,7 @@ mod tests {
         );
         assert_eq!(read[1].types.as_deref(), Some("ActivityTracker, Other"));
         assert_eq!(days(b"null").unwrap(), []);
-        // A day that is overlooked would look empty.
+        // An overlooked day would look empty.
         assert!(days(br#"[{"DATE":"2018-02-30","COUNT":1}]"#).is_err());
     }
 }

@@ -1,21 +1,21 @@
-//! What a reply to `Range: bytes=N-` means for a download that stopped at N. Pure, no I/O.
+//! Classification of replies to `Range: bytes=N-` for a download that stopped at N. No I/O.
 
 use ::http::{HeaderMap, StatusCode, Version, header};
 
 use super::TransferEnd;
 
-/// How HTTP tells the end of a body (RFC 9112 § 6.3).
+/// Marker of the end of a body (RFC 9112 § 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyFraming {
-    /// So many bytes.
+    /// Number of bytes.
     Length(u64),
     /// A final chunk, or the end of an HTTP/2 stream.
     Chunked,
-    /// The end of the connection, which an interruption looks like too.
+    /// The end of the connection, which looks the same as an interruption.
     Close,
 }
 
-/// The head of a reply, as far as it matters here.
+/// Relevant parts of the head of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReplyHead {
     pub status: StatusCode,
@@ -26,43 +26,43 @@ pub(super) struct ReplyHead {
 /// `Content-Range` (RFC 9110 § 14.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ContentRange {
-    /// First byte and the one after the last; `None` in a 416.
+    /// Offsets of the first byte and after the last one. `None` in a 416.
     pub span: Option<(u64, u64)>,
-    /// Length of the whole; `None` when the service does not know.
+    /// Total length. `None`: the service does not know it.
     pub total: Option<u64>,
 }
 
-/// Where the download stands.
+/// Progress of the download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ResumeState {
     /// Bytes delivered: the N of the request.
     pub at: u64,
-    /// Length of the whole, where it was announced.
+    /// Total length, if it was announced.
     pub total: Option<u64>,
-    /// The body ended by closing the connection, and this only asks whether that was the end.
+    /// The connection closed at the end of the body, and the request only confirms the end.
     pub confirming: bool,
 }
 
-/// What to do with the reply.
+/// Action for a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ResumeAction {
     /// Deliver the body: it begins at N.
     Append,
-    /// Read N bytes and compare, then deliver what follows.
+    /// Compare the first N bytes, then deliver the rest.
     CompareFromStart,
-    /// Nothing follows.
+    /// End: nothing follows.
     Complete(TransferEnd),
-    /// Nothing follows, or this service refuses every range: ask for the last byte to tell.
+    /// Request the last byte, to distinguish the end from a service that rejects every range.
     ProbeLastByte,
-    /// The session is gone.
+    /// Fail: the session does not exist any more.
     SessionGone,
-    /// The service failed: ask again.
+    /// Retry: the service failed.
     Retry,
-    /// There is no way on in this session.
+    /// Fail: the session cannot be resumed.
     Fail(&'static str),
 }
 
-/// Reads the head of a reply.
+/// Parses the head of a reply.
 pub(super) fn parse_head(version: Version, status: StatusCode, headers: &HeaderMap) -> ReplyHead {
     let has_chunks = headers.get_all(header::TRANSFER_ENCODING).iter().any(|value| {
         value
@@ -108,8 +108,7 @@ fn parse_content_range(text: &str) -> Option<ContentRange> {
     Some(ContentRange { span, total })
 }
 
-/// What the reply means. An answer that only confirms an end is judged less strictly: what does not confirm it leaves
-/// it unconfirmed.
+/// Returns the action for a reply. While confirming an end, a failure leaves the end unconfirmed.
 pub(super) fn classify(head: &ReplyHead, state: ResumeState) -> ResumeAction {
     let action = classify_strictly(head, state);
     match action {
@@ -130,7 +129,7 @@ fn classify_strictly(head: &ReplyHead, state: ResumeState) -> ResumeAction {
         (200, _) => match head.framing {
             BodyFraming::Length(0) if confirming => ResumeAction::Complete(TransferEnd::CloseConfirmed),
             BodyFraming::Length(length) if length < at => {
-                ResumeAction::Fail("the service sent a body that is shorter than what was already there")
+                ResumeAction::Fail("the service sent a body that is shorter than the bytes already received")
             }
             _ => ResumeAction::CompareFromStart,
         },
@@ -138,40 +137,40 @@ fn classify_strictly(head: &ReplyHead, state: ResumeState) -> ResumeAction {
             206,
             Some(ContentRange {
                 span: Some((first, _)),
-                total: whole,
+                total: new_total,
             }),
         ) => {
-            if whole.is_some() && total.is_some() && whole != total {
-                ResumeAction::Fail("the whole has another length than before")
+            if new_total.is_some() && total.is_some() && new_total != total {
+                ResumeAction::Fail("the total length changed")
             } else if first == at {
                 ResumeAction::Append
             } else if first == 0 {
                 ResumeAction::CompareFromStart
             } else {
-                // Bytes between cannot be compared: only the checksum of all that came before is kept.
-                ResumeAction::Fail("the service went on at another place than it was asked to")
+                // Bytes in between cannot be compared: only the checksum of all delivered bytes is kept.
+                ResumeAction::Fail("the service resumed at another offset than requested")
             }
         }
-        (206, _) => ResumeAction::Fail("the service went on without saying where (no Content-Range)"),
+        (206, _) => ResumeAction::Fail("the service resumed at an unknown offset (no Content-Range)"),
         (204, _) if confirming => ResumeAction::Complete(TransferEnd::CloseConfirmed),
         (
             416,
             Some(ContentRange {
-                total: Some(whole), ..
+                total: Some(length), ..
             }),
-        ) if whole == at => ResumeAction::Complete(TransferEnd::CloseConfirmed),
-        (416, Some(ContentRange { total: Some(_), .. })) => ResumeAction::Fail(
-            "the service refuses to go on there (416), though the whole has another length",
-        ),
+        ) if length == at => ResumeAction::Complete(TransferEnd::CloseConfirmed),
+        (416, Some(ContentRange { total: Some(_), .. })) => {
+            ResumeAction::Fail("the service rejects the range (416), although the total length differs")
+        }
         (416, _) if confirming && at > 0 => ResumeAction::ProbeLastByte,
-        (416, _) => ResumeAction::Fail("the service refuses to go on there (416)"),
+        (416, _) => ResumeAction::Fail("the service rejects the range (416)"),
         (404, _) => ResumeAction::SessionGone,
         (408 | 429 | 500 | 502..=599, _) => ResumeAction::Retry,
-        _ => ResumeAction::Fail("the service refuses to go on"),
+        _ => ResumeAction::Fail("the service rejects the request to resume"),
     }
 }
 
-/// Does this reply to a range of only the last byte prove that ranges work and that nothing follows?
+/// Returns true if the reply to a request of the last byte proves that ranges work and that nothing follows.
 pub(super) fn confirms_end(head: &ReplyHead, at: u64) -> bool {
     let last = Some((at.saturating_sub(1), at));
     head.status == StatusCode::PARTIAL_CONTENT
@@ -233,10 +232,10 @@ mod tests {
             (reply(500, &[]), Some(Retry)),
             (reply(503, &[]), Some(Retry)),
         ] {
-            let judged = classify(&reply, cut);
+            let actual = classify(&reply, cut);
             match action {
-                Some(action) => assert_eq!(judged, action, "{reply:?}"),
-                None => assert!(matches!(judged, ResumeAction::Fail(_)), "{reply:?} {judged:?}"),
+                Some(action) => assert_eq!(actual, action, "{reply:?}"),
+                None => assert!(matches!(actual, ResumeAction::Fail(_)), "{reply:?} {actual:?}"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Goes on with a download that an earlier process began. Sends nothing by itself.
+//! Resumes a download of an earlier process. Sends nothing by itself.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{Download, Tracker, TrackerError, TransferEnd};
 
-/// What an earlier process has of a session's bytes: enough to go on behind them, and to recognise them when the
+/// Bytes of a session that an earlier process received: enough to resume after them, and to recognize them when the
 /// service sends them again.
 #[derive(Clone)]
 pub struct ResumePoint {
@@ -16,7 +16,7 @@ pub struct ResumePoint {
 }
 
 impl ResumePoint {
-    /// Nothing yet of a whole of `total` bytes, where an earlier reply announced that.
+    /// Creates a point at offset 0, with the total length if an earlier reply announced it.
     pub fn new(total: Option<u64>) -> Self {
         Self {
             bytes: 0,
@@ -25,14 +25,14 @@ impl ResumePoint {
         }
     }
 
-    /// Takes the next bytes that are there.
+    /// Appends received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.crc.update(bytes);
         let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.bytes = self.bytes.saturating_add(more);
     }
 
-    /// How many there are.
+    /// Returns the number of bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -40,7 +40,7 @@ impl ResumePoint {
 
 impl fmt::Debug for ResumePoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held")
+        f.debug_struct("ResumePoint")
             .field("bytes", &self.bytes)
             .field("total", &self.total)
             .finish_non_exhaustive()
@@ -48,8 +48,8 @@ impl fmt::Debug for ResumePoint {
 }
 
 impl Tracker {
-    /// Goes on behind the bytes that are held. Nothing is sent before [`Download::next`] is called, which treats the
-    /// download as one that was just cut; where the held bytes are all that was announced, nothing is asked at all.
+    /// Resumes after the bytes of the resume point. Sends nothing before the first call of [`Download::next`], which
+    /// treats the download as interrupted. If the resume point has all announced bytes, no request is sent.
     pub fn resume_download(
         &self,
         space: &str,
@@ -63,7 +63,7 @@ impl Tracker {
         download.crc = *crc;
         download.total = *total;
         download.end = (*total == Some(*bytes)).then_some(TransferEnd::Length);
-        "it was interrupted".clone_into(&mut download.interruption.why);
+        "the download was interrupted".clone_into(&mut download.interruption.why);
         download.interruption.partial = true;
         Ok(Box::new(download))
     }

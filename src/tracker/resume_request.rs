@@ -1,4 +1,4 @@
-//! Asks for the rest of a download that stopped. Speaks over the network; what a reply means is decided in `resume`.
+//! Requests the rest of an interrupted download. Network I/O; `resume` classifies the replies.
 
 use ::http::{Method, StatusCode, header};
 use crc_fast::{CrcAlgorithm, Digest};
@@ -13,7 +13,7 @@ use super::resume::{
 use super::{Download, StreamError, TrackerError, TrackerErrorClass, TransferEnd};
 
 impl Download {
-    /// Asks for the rest.
+    /// Requests the remaining bytes.
     pub(super) async fn request_remainder(&mut self) -> Result<(), StreamError> {
         let policy = *self.tracker.retry();
         if self.attempts_without_progress >= policy.resumes_without_progress
@@ -46,7 +46,7 @@ impl Download {
             total: self.total,
             confirming: self.interruption.confirming,
         };
-        tracing::debug!(session = %self.session, at = state.at, why = %self.interruption.why, "asking for the rest of a download");
+        tracing::debug!(session = %self.session, at = state.at, cause = %self.interruption.why, "resuming download");
         let Some(response) = self.request_from(self.received).await? else {
             return Ok(());
         };
@@ -77,7 +77,7 @@ impl Download {
                 });
             }
             ResumeAction::Retry => {
-                self.interruption.why = format!("the service answered with status {}", head.status.as_u16());
+                self.interruption.why = format!("the service replied with status {}", head.status.as_u16());
                 self.interruption.after = retry_after(response.headers(), jiff::Timestamp::now());
             }
             ResumeAction::Fail(why) => {
@@ -87,7 +87,7 @@ impl Download {
         Ok(())
     }
 
-    /// The head of the reply; `None` when there was none and it is worth asking again.
+    /// Returns the head of the reply. `None`: there was no reply, and a retry makes sense.
     async fn request_from(&mut self, from: u64) -> Result<Option<reqwest::Response>, StreamError> {
         let error = match self
             .tracker
@@ -112,20 +112,20 @@ impl Download {
         }
     }
 
-    /// Reads on from this reply, which begins at what is there already or at the start.
+    /// Continues with the body of this reply, which begins at the current offset or at the start.
     pub(super) fn attach_reply(&mut self, response: reqwest::Response, head: &ReplyHead, confirming: bool) {
         let part = head.range.filter(|_| head.status == StatusCode::PARTIAL_CONTENT);
         let (at, until) = match part.and_then(|range| range.span) {
             Some((first, end)) => (first, Some(end)),
             None => (0, None),
         };
-        let whole = match (part, head.framing) {
+        let total = match (part, head.framing) {
             (Some(ContentRange { total, .. }), _) => total.or(self.total),
             (None, BodyFraming::Length(length)) => Some(length),
-            // The same bytes, sent without a length this time: what was announced before still binds.
+            // The same bytes without a length: the earlier announcement still applies.
             (None, BodyFraming::Chunked | BodyFraming::Close) => self.total,
         };
-        self.total = whole;
+        self.total = total;
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         self.body = Some(ReplyBody {
@@ -152,7 +152,7 @@ pub(super) fn download_request<'a>(space: &'a str, id: &'a str, from: u64) -> Se
     }
 }
 
-/// A router's own 404 is a failure, not the end of a session.
+/// Parses the head of a reply. A 404 of a router is a failure, not the end of a session.
 pub(super) fn reply_head(response: &reqwest::Response) -> ReplyHead {
     let head = parse_head(response.version(), response.status(), response.headers());
     if is_router_error(response.headers()) && head.status == StatusCode::NOT_FOUND {

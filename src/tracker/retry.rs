@@ -1,23 +1,23 @@
-//! When to ask again: bounded by count and by time, jittered, honouring `Retry-After`. Pure, no I/O, no clock.
+//! Retry policy: bounded by count and by time, with jitter, honors `Retry-After`. No I/O, no clock.
 
 use std::time::Duration;
 
-/// Bounds of asking again, the only ones at the tracker's boundary.
+/// Limits of retries, the only ones in the client of the tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryConfig {
-    /// Tries of one request in all, the first included.
+    /// Maximum number of attempts of one request, including the first.
     pub attempts: u32,
-    /// Time in all after which nothing is tried again.
+    /// Time after which no further attempt starts.
     pub total: Duration,
-    /// The longest first pause; it doubles with every try.
+    /// Maximum of the first pause; it doubles with every attempt.
     pub base: Duration,
-    /// The longest pause that we choose ourselves.
+    /// Maximum pause without `Retry-After`.
     pub cap: Duration,
-    /// The longest pause that `Retry-After` may ask for.
+    /// Maximum pause that `Retry-After` may request.
     pub retry_after_cap: Duration,
-    /// How often a download is taken up again without a new byte in between.
+    /// Maximum number of resumes of a download without a new byte in between.
     pub resumes_without_progress: u32,
-    /// How often a download is taken up again in all.
+    /// Maximum number of resumes of a download.
     pub resumes: u32,
 }
 
@@ -36,7 +36,7 @@ impl Default for RetryConfig {
 }
 
 impl RetryConfig {
-    /// How long to pause before the next try of a request; `None` when it was the last. `attempt` counts from 1,
+    /// Returns the pause before the next attempt of a request. `None`: there is none left. `attempt` counts from 1,
     /// `random` is in 0–1.
     pub(super) fn pause(
         &self,
@@ -49,12 +49,12 @@ impl RetryConfig {
         (attempt < self.attempts && elapsed.saturating_add(pause) <= self.total).then_some(pause)
     }
 
-    /// Full jitter: anything up to the doubled base, but not less than the service asked for.
+    /// Returns a pause with full jitter: from zero to the doubled base, but not less than the service requests.
     pub(super) fn backoff(&self, attempt: u32, after: Option<Duration>, random: f64) -> Duration {
         let doublings = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
         let longest = self.base.saturating_mul(doublings).min(self.cap);
-        let own = longest.mul_f64(random.clamp(0.0, 1.0));
-        own.max(after.unwrap_or_default().min(self.retry_after_cap))
+        let jittered = longest.mul_f64(random.clamp(0.0, 1.0));
+        jittered.max(after.unwrap_or_default().min(self.retry_after_cap))
     }
 }
 
@@ -74,10 +74,10 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_honoured_up_to_its_cap() {
+    fn retry_after_is_honored_up_to_its_cap() {
         let policy = RetryConfig::default();
-        let asked = |seconds| policy.backoff(1, Some(Duration::from_secs(seconds)), 0.0);
-        assert_eq!(asked(7), Duration::from_secs(7));
-        assert_eq!(asked(3600), policy.retry_after_cap);
+        let requested = |seconds| policy.backoff(1, Some(Duration::from_secs(seconds)), 0.0);
+        assert_eq!(requested(7), Duration::from_secs(7));
+        assert_eq!(requested(3600), policy.retry_after_cap);
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions: opened, listed, shown, deleted. Speaks over the network.
+//! Sessions: create, list, get, delete. Network I/O.
 
 use ::http::{Method, StatusCode};
 use serde_json::json;
@@ -8,8 +8,8 @@ use super::error_reply::ApiOperation;
 use super::{Session, SessionRequest, Tracker, TrackerError, reply};
 
 impl Tracker {
-    /// Opens a session. Sent at most once, and once more only after a 401. When
-    /// [`TrackerError::may_have_executed`] says so, a session may be open whose id nobody knows.
+    /// Opens a session. Sends the request at most once, and once more only after a 401. If
+    /// [`TrackerError::may_have_executed`] is true, a session with an unknown id may be open.
     pub async fn create_session(
         &self,
         space: &str,
@@ -40,7 +40,7 @@ impl Tracker {
         reply::session(&reply.body).map_err(|why| self.bad_reply(ApiOperation::CreateSession, why))
     }
 
-    /// The open sessions that the service shows: this user's, maybe those of the whole space.
+    /// Lists the open sessions that the service shows: those of this user, or of all users of the space.
     pub async fn list_sessions(&self, space: &str) -> Result<Vec<Session>, TrackerError> {
         let reply = self
             .send_with_retry(&api_request(
@@ -56,7 +56,7 @@ impl Tracker {
         reply::sessions(&reply.body).map_err(|why| self.bad_reply(ApiOperation::ListSessions, why))
     }
 
-    /// One session; `None` when it is gone.
+    /// Returns a session. `None`: it does not exist.
     pub async fn get_session(&self, space: &str, id: &str) -> Result<Option<Session>, TrackerError> {
         self.check_id(id)?;
         match self
@@ -76,12 +76,12 @@ impl Tracker {
         }
     }
 
-    /// Ends a session; one that is gone already is fine.
+    /// Deletes a session. Succeeds if it does not exist.
     pub async fn delete_session(&self, space: &str, id: &str) -> Result<(), TrackerError> {
         self.delete_session_if_exists(space, id).await.map(drop)
     }
 
-    /// Ends a session; whether it was there.
+    /// Deletes a session. Returns true if it existed.
     pub async fn delete_session_if_exists(&self, space: &str, id: &str) -> Result<bool, TrackerError> {
         self.check_id(id)?;
         match self
@@ -99,17 +99,11 @@ impl Tracker {
         }
     }
 
-    /// An id that is no path segment would address something else, at worst the list of all sessions.
+    /// Rejects an id that is not a path segment: it would address something else, at worst the list of all sessions.
     pub(super) fn check_id(&self, id: &str) -> Result<(), TrackerError> {
         reply::is_valid_id(id)
             .then_some(())
-            .ok_or_else(|| TrackerError::Config {
-                field: "the session id",
-                why: format!(
-                    "it must be 1–256 visible ASCII characters to be asked of {}",
-                    self.host()
-                ),
-            })
+            .ok_or_else(|| TrackerError::InvalidSessionId { host: self.host() })
     }
 
     pub(super) fn bad_reply(&self, operation: ApiOperation, why: String) -> TrackerError {
@@ -121,7 +115,7 @@ impl Tracker {
     }
 }
 
-/// A call without session header, range or body.
+/// Creates a request without session header, range or body.
 pub(super) fn api_request<'a>(
     operation: ApiOperation,
     method: Method,

@@ -1,4 +1,4 @@
-//! Accounts shared by all exports with the same credentials, so that they share one token. No I/O.
+//! Accounts shared by exports with the same credentials, so that they use the same token. No I/O.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use super::uaa::Account;
 use super::{Credentials, UaaSource};
 
-/// Different credentials that are remembered at once.
+/// Maximum number of accounts in the cache.
 const MAX_ACCOUNTS: usize = 256;
 
-/// Tokens of all exports, shared by those with the same UAA and credentials. Cheap to clone, one per process.
+/// Tokens of all exports, shared by those with the same UAA and credentials. Cheap to clone; one per process.
 #[derive(Clone, Default)]
 pub struct TokenCache(Arc<Mutex<Accounts>>);
 
-/// Each with the time of its last use.
+/// Accounts with the time of their last use.
 type Accounts = HashMap<AccountKey, (Arc<Account>, Instant)>;
 
 #[derive(PartialEq, Eq, Hash)]
@@ -26,7 +26,7 @@ struct AccountKey {
 }
 
 impl TokenCache {
-    /// An empty cache.
+    /// Creates an empty cache.
     pub fn new() -> Self {
         Self::default()
     }
@@ -37,15 +37,15 @@ impl TokenCache {
             fingerprint: credentials.fingerprint(),
         };
         let now = Instant::now();
-        // A panic while the lock was held cannot have left the map half changed.
+        // A panic under the lock cannot leave the map in an inconsistent state.
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((account, used)) = accounts.get_mut(&key) {
-            *used = now;
+        if let Some((account, last_used)) = accounts.get_mut(&key) {
+            *last_used = now;
             return account.clone();
         }
         if accounts.len() >= MAX_ACCOUNTS {
-            let oldest = accounts.values().map(|(_, used)| *used).min();
-            accounts.retain(|_, (_, used)| Some(*used) != oldest);
+            let oldest = accounts.values().map(|(_, last_used)| *last_used).min();
+            accounts.retain(|_, (_, last_used)| Some(*last_used) != oldest);
         }
         let account = Arc::new(Account::new(uaa.clone(), credentials.clone()));
         accounts.insert(key, (account.clone(), now));

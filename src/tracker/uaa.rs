@@ -1,5 +1,5 @@
-//! Tokens from the Cloud Foundry UAA: one login at a time for the same credentials, kept until shortly before they
-//! expire. Speaks over the network; secrets stay in memory.
+//! Tokens from the Cloud Foundry UAA: concurrent requests with the same credentials share one login, and tokens are
+//! cached until shortly before they expire. Network I/O; secrets stay in memory.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -19,17 +19,17 @@ use super::reply::name;
 use super::{Credentials, RetryConfig, Timeouts, TrackerError, TrackerErrorClass, UaaSource};
 use crate::egress::{Peer, RequestLabel};
 
-/// How long before its end a token is no longer used, at most.
+/// Maximum time before its expiry at which a token is no longer used.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
-/// How long a token is taken to live when the UAA does not say.
+/// Lifetime of a token if the UAA does not state it.
 const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
-/// How long refused credentials are not tried again: a UAA locks a user after a few wrong passwords.
+/// Time for which rejected credentials are not tried again: a UAA locks a user after a few wrong passwords.
 const REFUSAL_TTL: Duration = Duration::from_secs(30);
-/// Bytes of a token at most: servers refuse headers that are much longer.
+/// Maximum size of a token: servers reject headers that are much longer.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
-/// Tokens, old and new, that are kept out of errors.
+/// Number of tokens, current and former, that are redacted from errors.
 const MAX_REMEMBERED_TOKENS: usize = 8;
-/// `cf:`, the public client of the Cloud Foundry command line, in base64.
+/// `cf:` in base64, the public client of the Cloud Foundry command line.
 const CF_CLIENT: HeaderValue = HeaderValue::from_static("Basic Y2Y6");
 
 /// One set of credentials at one UAA.
@@ -59,14 +59,14 @@ struct LoginFailure {
     error: TrackerError,
 }
 
-/// What a request needs to log in.
+/// Resources that a login needs.
 pub(super) struct LoginContext<'a> {
     pub transport: &'a Transport,
     pub timeouts: &'a Timeouts,
     pub retry: &'a RetryConfig,
 }
 
-/// The reply to a log-in.
+/// Reply to a login.
 #[derive(Deserialize)]
 pub(super) struct TokenResponse {
     pub(super) access_token: String,
@@ -75,19 +75,18 @@ pub(super) struct TokenResponse {
 }
 
 impl TokenResponse {
-    /// Reads it, or says what is wrong with it without a word of it.
+    /// Parses the reply. Errors quote nothing of it.
     pub(super) fn parse(body: &[u8]) -> Result<Self, &'static str> {
-        // serde's own words could quote the reply, and with it the token.
-        let response: Self =
-            serde_json::from_slice(body).map_err(|_| "it is no JSON with an access_token")?;
+        // The message of serde could quote the reply, and with it the token.
+        let response: Self = serde_json::from_slice(body).map_err(|_| "not JSON with an access_token")?;
         let token = &response.access_token;
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES || HeaderValue::from_str(token).is_err() {
-            return Err("its access_token cannot be put in a header");
+            return Err("the access_token has characters that HTTP headers do not allow, or is too long");
         }
         Ok(response)
     }
 
-    /// For how long the token is used: a little less than it lives.
+    /// Returns the time for which the token is used: a little less than its lifetime.
     pub(super) fn lifetime(&self) -> Duration {
         let expires_in = self.expires_in;
         let lifetime = expires_in
@@ -111,9 +110,9 @@ impl Account {
         &self.credentials
     }
 
-    /// Runs `show` with everything that must not be shown.
+    /// Calls `show` with all secrets, to redact them.
     pub(super) fn with_secrets<T>(&self, show: impl FnOnce(&[&str]) -> T) -> T {
-        // Never held across a log-in, so this does not wait; a token in flight is not yet known to any peer.
+        // Never locked during a login, so this does not wait. No peer knows a token that is still being issued.
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let mut secrets = vec![self.credentials.secret().expose_secret()];
         secrets.extend(issued.iter().map(ExposeSecret::expose_secret));
@@ -128,12 +127,12 @@ impl Account {
         issued.push(secret.clone());
     }
 
-    /// A token that is good for a while.
+    /// Returns a token that is valid for a while.
     pub(super) async fn token(&self, context: &LoginContext<'_>) -> Result<SecretString, TrackerError> {
         self.obtain(context, None).await
     }
 
-    /// Another token than the one that was refused; one login, however many ask for it.
+    /// Returns a token other than the rejected one. Concurrent callers share one login.
     pub(super) async fn renew(
         &self,
         context: &LoginContext<'_>,
@@ -159,7 +158,7 @@ impl Account {
         {
             return Ok(cached.token.clone());
         }
-        // Whoever waited while the login failed shares its outcome.
+        // Callers that waited for a failed login share its result.
         if let Some(LoginFailure { at, error }) = &state.failure
             && (*at >= requested_at
                 || (matches!(error, TrackerError::CredentialsRefused { .. }) && now < *at + REFUSAL_TTL))
@@ -201,7 +200,7 @@ impl Account {
                 .request_token(context, state, &url, &refresh_form(&refresh))
                 .await
             {
-                // The refresh token is spent; the Secret's own credentials may still be good.
+                // The refresh token is used up; the credentials may still be valid.
                 Err(TrackerError::CredentialsRefused { .. }) => {}
                 other => {
                     if other.is_err() {
@@ -221,7 +220,7 @@ impl Account {
             response,
             Err(TrackerError::NotFound { .. } | TrackerError::Redirected { .. })
         ) {
-            // The UAA may have moved: ask for it again next time.
+            // The UAA may have moved: discover it again next time.
             state.uaa = None;
         }
         response
@@ -249,17 +248,17 @@ impl Account {
             headers,
             body: Some(form.to_owned().into()),
         };
-        let began = Instant::now();
+        let started_at = Instant::now();
         let reply = self.send_with_retry(context, &request, "a token").await?;
-        let bad = |why: &str| TrackerError::BadReply {
+        let bad_reply = |why: &str| TrackerError::BadReply {
             host: host_of(url),
             what: "a token",
             why: why.to_owned(),
         };
-        let response = TokenResponse::parse(&reply.body).map_err(bad)?;
-        let usable_until = began
+        let response = TokenResponse::parse(&reply.body).map_err(bad_reply)?;
+        let usable_until = started_at
             .checked_add(response.lifetime())
-            .unwrap_or(began + DEFAULT_LIFETIME);
+            .unwrap_or(started_at + DEFAULT_LIFETIME);
         let token = SecretString::from(response.access_token);
         self.remember_token(&token);
         state.token = Some(CachedToken {
@@ -274,7 +273,7 @@ impl Account {
         Ok(token)
     }
 
-    /// The UAA, as configured or as the API names it; a discovered one is judged by the list of hosts like any other.
+    /// Returns the UAA as configured, or as the API names it. The allow-list applies to a discovered UAA as well.
     async fn discover_uaa(&self, context: &LoginContext<'_>) -> Result<Url, TrackerError> {
         let api = match &self.uaa {
             UaaSource::Endpoint(uaa) => return Ok(uaa.clone()),
@@ -290,21 +289,17 @@ impl Account {
         };
         let what = "the address of the UAA (/v2/info)";
         let reply = self.send_with_retry(context, &request, what).await?;
-        authorization_endpoint(&reply.body).ok_or_else(|| TrackerError::BadReply {
-            host: host_of(api),
-            what,
-            why: "it has no authorization_endpoint; name the UAA in spec.source.uaaEndpoint".to_owned(),
-        })
+        authorization_endpoint(&reply.body).ok_or_else(|| TrackerError::UaaUnknown { host: host_of(api) })
     }
 
-    /// One request to UAA or API, tried again as the policy says. A login that ran twice does no harm.
+    /// Sends a request to UAA or API, with retries by policy. A login that runs twice is harmless.
     async fn send_with_retry(
         &self,
         context: &LoginContext<'_>,
         request: &HttpRequest,
         what: &'static str,
     ) -> Result<Reply, TrackerError> {
-        let began = Instant::now();
+        let started_at = Instant::now();
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -319,7 +314,7 @@ impl Account {
             };
             let Some(pause) = context
                 .retry
-                .pause(attempts, began.elapsed(), after, rand::random())
+                .pause(attempts, started_at.elapsed(), after, rand::random())
             else {
                 return Err(error);
             };
@@ -362,24 +357,24 @@ impl Account {
     }
 }
 
-/// The address of the UAA in the reply to `GET /v2/info`.
+/// Returns the URL of the UAA from the reply to `GET /v2/info`.
 pub(super) fn authorization_endpoint(body: &[u8]) -> Option<Url> {
     let info: serde_json::Value = serde_json::from_slice(body).ok()?;
     Url::parse(info.get("authorization_endpoint")?.as_str()?).ok()
 }
 
-/// The claim `user_name` of a JSON web token (RFC 7519, in the compact form of RFC 7515).
+/// Returns the claim `user_name` of a JSON web token (RFC 7519, in the compact form of RFC 7515).
 pub(super) fn user_name_claim(token: &str) -> Option<String> {
     let claims = token
         .split('.')
         .nth(1)
         .filter(|_| token.split('.').count() == 3)?;
-    // From the alphabet for URLs, without padding, to the usual one.
-    let mut usual = claims.replace('-', "+").replace('_', "/");
-    while !usual.len().is_multiple_of(4) {
-        usual.push('=');
+    // From base64url without padding to standard base64.
+    let mut standard = claims.replace('-', "+").replace('_', "/");
+    while !standard.len().is_multiple_of(4) {
+        standard.push('=');
     }
-    let claims = aws_smithy_types::base64::decode(usual).ok()?;
+    let claims = aws_smithy_types::base64::decode(standard).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
     name(claims.get("user_name")).filter(|name| !name.is_empty())
 }

@@ -1,5 +1,5 @@
-//! What peers and the engine tell as they go: requests, retries, windows, bytes. Labels are from closed lists: peers
-//! and operations of our own naming, status codes, reasons.
+//! Metrics that clients and engine count: requests, retries, windows, bytes. Labels are from closed lists: names of
+//! peers and operations in this program, status codes, reasons.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::api::Reason;
 use crate::egress::{Peer, RequestLabel, RequestMetrics};
 use crate::export::observer::{EngineObserver, WindowResult};
 
-/// Bounds of the histogram of requests, in seconds: up to the head of the reply.
+/// Buckets of the duration of a request, up to the head of the response, in seconds.
 const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-/// Bounds of the histogram of windows, in seconds: an attempt ends after six hours.
+/// Buckets of the duration of a window, in seconds: an attempt ends after six hours.
 const WINDOW_SECONDS: [f64; 10] = [
     0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 1_200.0, 3_600.0, 21_600.0,
 ];
 
-/// The label of a request that got no answer.
+/// Status code label of a request without response.
 const NO_RESPONSE: &str = "none";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,7 +63,7 @@ impl MetricConstructor<Histogram> for RequestDurationHistogram {
     }
 }
 
-/// What peers and the engine told so far.
+/// Metrics of clients and engine.
 pub struct EngineMetrics {
     requests: Family<ResponseLabels, Counter>,
     request_duration: Family<OperationLabels, Histogram, RequestDurationHistogram>,
@@ -91,51 +91,51 @@ impl EngineMetrics {
         };
         registry.register(
             "requests",
-            "Requests sent, by peer, operation and status code; none: no answer",
+            "Total requests sent, by peer, operation and status code (none: no response)",
             metrics.requests.clone(),
         );
         registry.register_with_unit(
             "request_duration",
-            "Time from a request to the head of its answer",
+            "Time from sending a request to the head of its response, by peer and operation",
             Unit::Seconds,
             metrics.request_duration.clone(),
         );
         registry.register(
             "retries",
-            "Requests repeated and downloads taken up again, by peer",
+            "Total repeated requests and resumed downloads, by peer",
             metrics.retries.clone(),
         );
         registry.register(
             "windows",
-            "Attempts at windows that ended, by outcome",
+            "Total finished attempts at windows, by outcome",
             metrics.windows.clone(),
         );
         registry.register(
             "window_failures",
-            "Attempts at windows that failed or have to wait, by reason",
+            "Total attempts at windows that failed or must wait, by reason",
             metrics.failures.clone(),
         );
         registry.register_with_unit(
             "window_duration",
-            "Time that an attempt at a window took, from its place to its end",
+            "Duration of an attempt at a window, from getting a slot to its end",
             Unit::Seconds,
             metrics.window_duration.clone(),
         );
         registry.register_with_unit(
             "downloaded",
-            "Bytes of events that arrived from the service, stored or not",
+            "Total bytes of events received from the service, stored or not",
             Unit::Bytes,
             metrics.downloaded.clone(),
         );
         registry.register_with_unit(
             "stored",
-            "Bytes of events stored and proved by this process",
+            "Total bytes of events stored and proved by this process",
             Unit::Bytes,
             metrics.stored_bytes.clone(),
         );
         registry.register(
             "stored_events",
-            "Events stored and proved by this process",
+            "Total events stored and proved by this process",
             metrics.stored_events.clone(),
         );
         metrics

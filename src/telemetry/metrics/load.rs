@@ -1,4 +1,4 @@
-//! How busy the engine is: asked at each scrape, so that no number can be left behind by what ended otherwise.
+//! Load of the engine, read at each scrape, so that no gauge keeps the value of a run that ended unexpectedly.
 
 use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +15,12 @@ type SpaceValue = fn(&SpaceLoad) -> Option<usize>;
 
 type LoadFn = Box<dyn Fn() -> EngineLoad + Send + Sync>;
 
-/// Who knows how busy the engine is.
+/// Collector of the load of the engine.
 #[derive(Clone, Default)]
 pub struct LoadCollector(Arc<Mutex<Option<LoadFn>>>);
 
 impl LoadCollector {
-    /// From now on that one is asked.
+    /// Sets the function that each scrape calls.
     pub fn set_source(&self, engine: impl Fn() -> EngineLoad + Send + Sync + 'static) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(engine));
     }
@@ -58,7 +58,7 @@ fn bytes(count: u64) -> f64 {
 impl Collector for LoadCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let load = match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(ask) => ask(),
+            Some(load) => load(),
             None => return Ok(()),
         };
         let EngineLoad {
@@ -77,56 +77,61 @@ impl Collector for LoadCollector {
         };
         gauge(
             "windows_active",
-            "Windows that are worked on",
+            "Current number of windows that have a slot.",
             None,
             number(active_windows),
         )?;
         gauge(
             "windows_limit",
-            "Windows that may be worked on at once (--windows)",
+            "Maximum number of windows that have a slot (--windows).",
             None,
             number(windows),
         )?;
         let unit = Some(&Unit::Bytes);
         gauge(
             "pool_size",
-            "Memory for data on its way (--pool-mib)",
+            "Size of the memory pool for data in transfer (--pool-mib).",
             unit,
             bytes(pool_bytes),
         )?;
-        gauge("pool_used", "Of that, in use", unit, bytes(pool_used_bytes))?;
+        gauge(
+            "pool_used",
+            "Bytes of the memory pool in use.",
+            unit,
+            bytes(pool_used_bytes),
+        )?;
         let mut queue = encoder.encode_descriptor(
             "windows_waiting",
-            "Windows that wait: for a place among those worked on, for memory, for their turn to open a session",
+            "Current number of waiting windows, by what they wait for: slot, memory, or their turn to open a session.",
             None,
             MetricType::Gauge,
         )?;
-        for (what, count) in [
-            ("place", waiting_for_slot),
+        for (awaited, count) in [
+            ("slot", waiting_for_slot),
             ("memory", waiting_for_memory),
             ("session", waiting_for_session),
         ] {
             let gauge = ConstGauge::new(number(count));
-            gauge.encode(queue.encode_family(&[("for", what)])?)?;
+            gauge.encode(queue.encode_family(&[("for", awaited)])?)?;
         }
-        let about: [(&str, &str, SpaceValue); 3] = [
+        let gauges: [(&str, &str, SpaceValue); 3] = [
             (
                 "space_sessions_held",
-                "Sessions that this process holds open in a space",
+                "Current number of sessions that this process holds open in a space.",
                 |space| Some(space.held),
             ),
             (
                 "space_sessions_budget",
-                "Sessions that this process may hold in a space at most (--sessions-per-space), of the 30 of everybody",
+                "Maximum number of sessions that this process may hold in a space (--sessions-per-space), of 30 for all users.",
                 |space| Some(space.budget),
             ),
             (
                 "space_sessions_listed",
-                "Sessions of everybody that the service listed in a space when it was last asked",
+                "Number of sessions of all users in a space at the last listing.",
                 |space| space.listed,
             ),
         ];
-        for (name, help, value) in about {
+        for (name, help, value) in gauges {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for space in &spaces {
                 let labels = [("source", space.source.as_str()), ("space", space.space.as_str())];

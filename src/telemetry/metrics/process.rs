@@ -1,5 +1,5 @@
-//! The process itself, under the names that every Prometheus client uses. Asks the kernel (`/proc`, Linux only;
-//! elsewhere there is only the time that it started).
+//! Metrics of the process, under the names that every Prometheus client library uses. Reads `/proc` (Linux only; on
+//! other systems there are only the start time and the CPU time).
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use rustix::time::{ClockId, clock_gettime};
 
-/// When this process began to count.
+/// Collector of process metrics, with the start time in seconds since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct ProcessCollector {
     started: f64,
@@ -33,7 +33,7 @@ impl Collector for ProcessCollector {
         let spent = jiff::SignedDuration::new(spent.tv_sec, i32::try_from(spent.tv_nsec).unwrap_or(0));
         ConstCounter::new(spent.as_secs_f64()).encode(encoder.encode_descriptor(
             "process_cpu",
-            "User and system time spent",
+            "Total user and system CPU time spent.",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?)?;
@@ -46,7 +46,7 @@ impl Collector for ProcessCollector {
         };
         gauge(
             "process_start_time",
-            "When the process started, since the Unix epoch",
+            "Start time of the process since the Unix epoch.",
             Some(&Unit::Seconds),
             Some(self.started),
         )?;
@@ -54,28 +54,33 @@ impl Collector for ProcessCollector {
         let kib = |name| parse_number(&status, name).map(|kib| kib * 1024.0);
         gauge(
             "process_resident_memory",
-            "Memory in use",
+            "Resident memory size.",
             Some(&Unit::Bytes),
             kib("VmRSS:"),
         )?;
         gauge(
             "process_virtual_memory",
-            "Addresses in use",
+            "Virtual memory size.",
             Some(&Unit::Bytes),
             kib("VmSize:"),
         )?;
-        gauge("process_open_fds", "Open file descriptors", None, open_files())?;
+        gauge(
+            "process_open_fds",
+            "Number of open file descriptors.",
+            None,
+            open_files(),
+        )?;
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
         gauge(
             "process_max_fds",
-            "File descriptors that may be open",
+            "Maximum number of open file descriptors.",
             None,
             parse_number(&limits, "Max open files"),
         )
     }
 }
 
-/// The number after a name, in a file of the kernel.
+/// Returns the number after a name in a file of `/proc`.
 fn parse_number(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()

@@ -1,9 +1,9 @@
-//! What is known of each resource: asked at each scrape of whoever knows it, so that a resource that is gone has no
-//! series, and one that is there has its own from the first look on.
+//! State of each resource, read at each scrape, so that a deleted resource has no series, and a new one has its series
+//! after the first reconcile.
 //!
-//! Bounded: a resource has at most [`SERIES_PER_RESOURCE`] series, with the labels `namespace` and `name`. Where there are
-//! many resources, so many have them, those that need somebody first, and the others [`BRIEF_SERIES`]. Totals count
-//! all of them.
+//! Bounded: a resource has at most [`SERIES_PER_RESOURCE`] series, with the labels `namespace` and `name`. If there are
+//! more resources than a limit, those that need attention first get all series up to the limit, and the others
+//! [`REDUCED_SERIES`]. Totals count all of them.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Formatter};
@@ -17,49 +17,49 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// Series that one resource has at most.
+/// Maximum number of series of a resource.
 pub const SERIES_PER_RESOURCE: usize = 17;
 
-/// Series that one of many has.
-pub const BRIEF_SERIES: usize = 3;
+/// Number of series in the reduced set of a resource.
+pub const REDUCED_SERIES: usize = 3;
 
-/// Resources that have all series, if nothing else is said.
+/// Default maximum of resources with all series.
 pub const DEFAULT_DETAILED_RESOURCES: usize = 1000;
 
-/// What is known of a resource. Small: it is kept for each.
+/// State of a resource for its metrics. Small, because it is kept for each resource.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResourceFacts {
-    /// The conditions; `None`: unknown.
+    /// Condition Ready. `None`: unknown.
     pub ready: Option<bool>,
-    /// As above.
+    /// Condition Complete. `None`: unknown.
     pub complete: Option<bool>,
-    /// As above.
+    /// Condition Stalled. `None`: unknown.
     pub stalled: Option<bool>,
-    /// The reason of `Ready`, from the closed list of reasons.
+    /// Reason of `Ready`, from the closed list of reasons.
     pub reason: Option<&'static str>,
-    /// Whether `spec.suspend` is set.
+    /// True if `spec.suspend` is set.
     pub suspended: bool,
-    /// Windows wanted, stored, active, waiting and failed.
+    /// Numbers of windows wanted, stored, active, waiting and failed.
     pub windows: Option<[u64; 5]>,
-    /// Windows that the service no longer has.
+    /// Number of windows that the service no longer has.
     pub expired: Option<u64>,
     /// Events stored.
     pub events: Option<u64>,
     /// Bytes stored.
     pub bytes: Option<u64>,
-    /// Sessions that are open because of it.
+    /// Sessions that are open because of the resource.
     pub sessions: u64,
-    /// When a window was stored last.
+    /// Time at which a window was last stored.
     pub last_success: Option<Timestamp>,
-    /// When the oldest window that is due and not exported ended.
+    /// End of the oldest window that is due and not exported.
     pub oldest_missing: Option<Timestamp>,
-    /// When the service may delete it.
+    /// Earliest time at which the service may delete that window.
     pub earliest_deletion: Option<Timestamp>,
 }
 
 impl ResourceFacts {
-    /// Who is shown first where not all are: what needs a person, what fails, what is suspended,
-    /// what works, what rests.
+    /// Returns the priority for all series, lowest first: needs manual action, fails, suspended, in progress, healthy,
+    /// complete.
     fn rank(&self) -> u8 {
         if self.stalled == Some(true) {
             0
@@ -77,16 +77,16 @@ impl ResourceFacts {
     }
 }
 
-/// A resource by name, with what is known of it.
+/// Namespace, name and state of a resource.
 pub type NamedResource = (String, String, ResourceFacts);
 
-/// Who knows the resources.
+/// Source of the state of all resources.
 pub trait ResourceSource: Send + Sync {
-    /// All of them, each once.
+    /// Returns all resources, each once.
     fn all(&self) -> Vec<NamedResource>;
 }
 
-/// The series of resources.
+/// Collector of the series of resources.
 #[derive(Clone)]
 pub struct ResourceSeries(Arc<SeriesState>);
 
@@ -113,12 +113,12 @@ enum SeriesSource {
 }
 
 impl ResourceSeries {
-    /// From now on that one is asked, until it is gone.
+    /// Sets the source, which is used until it is dropped.
     pub fn set_source(&self, resources: Weak<dyn ResourceSource>) {
         *self.source() = SeriesSource::Registered(resources);
     }
 
-    /// How many resources have all series.
+    /// Sets the maximum number of resources with all series.
     pub fn set_detailed(&self, resources: usize) {
         self.0.detailed.store(resources, Ordering::Relaxed);
     }
@@ -166,74 +166,74 @@ impl Debug for ResourceSeries {
 
 type GaugeValue = fn(&ResourceFacts) -> Option<f64>;
 
-/// Gauges at the beginning of [`GAUGES`] that each resource has; the third series is its reason.
-const BRIEF_GAUGES: usize = BRIEF_SERIES - 1;
+/// Number of gauges at the beginning of [`GAUGES`] in the reduced set; the third series is the reason.
+const REDUCED_GAUGES: usize = REDUCED_SERIES - 1;
 
-/// A gauge of each resource: name, meaning, unit, value.
+/// Gauges of each resource: name, help, unit, value.
 const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 11] = [
     (
         "resource_ready",
-        "The condition Ready: 1 True, 0 False; absent: unknown",
+        "Condition Ready: 1 True, 0 False; absent if unknown.",
         None,
         |facts| facts.ready.map(flag),
     ),
     (
         "resource_complete",
-        "The condition Complete: 1 True, 0 False; absent: unknown",
+        "Condition Complete: 1 True, 0 False; absent if unknown.",
         None,
         |facts| facts.complete.map(flag),
     ),
     (
         "resource_stalled",
-        "The condition Stalled: 1 while a person is needed; absent: unknown",
+        "Condition Stalled: 1 while manual action is required; absent if unknown.",
         None,
         |facts| facts.stalled.map(flag),
     ),
     (
         "resource_suspended",
-        "1 while spec.suspend is true",
+        "1 while spec.suspend is true, 0 otherwise.",
         None,
         |facts| Some(flag(facts.suspended)),
     ),
     (
         "resource_expired_windows",
-        "Wanted windows that the service no longer has and that no accepted gap covers",
+        "Number of requested windows that the service no longer has and that no accepted gap covers.",
         None,
         |facts| facts.expired.map(count),
     ),
     (
         "resource_stored_events",
-        "Events of the wanted windows that are stored, whoever stored them",
+        "Number of events stored in requested windows, by any process.",
         None,
         |facts| facts.events.map(count),
     ),
     (
         "resource_stored",
-        "Bytes of the wanted windows that are stored, whoever stored them",
+        "Number of bytes stored in requested windows, by any process.",
         Some(Unit::Bytes),
         |facts| facts.bytes.map(count),
     ),
     (
         "resource_sessions_open",
-        "Sessions that are open, or may be, because of the resource",
+        "Number of sessions that are open, or may be, because of the resource.",
         None,
         |facts| Some(count(facts.sessions)),
     ),
     (
         "resource_last_success_timestamp",
-        "When a wanted window was stored last, by its receipt; absent: none is, or the bucket was not seen yet",
+        "Time at which a requested window was last stored, by its receipt; absent if there is none, or the bucket was not listed yet.",
         Some(Unit::Seconds),
         |facts| facts.last_success.map(seconds),
     ),
     (
         "resource_oldest_missing_timestamp",
-        "When the oldest window that is due, not stored, not expired and not accepted ended; absent: there is none",
+        "End of the oldest window that is due, not stored, not expired and not an accepted gap; absent if there is none.",
         Some(Unit::Seconds),
         |facts| facts.oldest_missing.map(seconds),
     ),
     (
-        "resource_source_deletes_timestamp",
-        "The earliest time at which the service may delete that window; absent: there is none, or retention is unknown",
+        "resource_source_expiry_timestamp",
+        "Earliest time at which the service may delete the oldest missing window; absent if there is none, or if retention is unknown.",
         Some(Unit::Seconds),
         |facts| facts.earliest_deletion.map(seconds),
     ),
@@ -245,7 +245,7 @@ fn flag(set: bool) -> f64 {
     f64::from(u8::from(set))
 }
 
-#[allow(clippy::cast_precision_loss)] // exact below 2^53, which is 9 PB
+#[allow(clippy::cast_precision_loss)] // exact up to 2^53 (9 PB)
 fn count(count: u64) -> f64 {
     count as f64
 }
@@ -254,7 +254,7 @@ fn seconds(at: Timestamp) -> f64 {
     at.as_duration().as_secs_f64()
 }
 
-/// What all resources come to, whether or not they have series of their own.
+/// Encodes the totals over all resources, including those without series of their own.
 fn encode_totals(all: &[NamedResource], detailed: usize, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let sum = |value: fn(&ResourceFacts) -> Option<u64>| -> u64 {
         all.iter().filter_map(|(_, _, facts)| value(facts)).sum()
@@ -262,25 +262,25 @@ fn encode_totals(all: &[NamedResource], detailed: usize, encoder: &mut Descripto
     let totals = [
         (
             "resources",
-            "Resources that this process knows: 0 unless it is the active one",
+            "Number of resources that this process serves; 0 unless it is the leader.",
             None,
             all.len() as u64,
         ),
         (
-            "resources_in_brief",
-            "Of those, how many have the series of ready, complete and reason only (--metrics-resources)",
+            "resources_reduced",
+            "Number of resources exported with the reduced set of series: ready, complete and reason (--metrics-resources).",
             None,
             (all.len() - detailed) as u64,
         ),
         (
             "resources_stored_events",
-            "Events of the wanted windows of all resources that are stored",
+            "Number of events stored in requested windows of all resources.",
             None,
             sum(|facts| facts.events),
         ),
         (
             "resources_stored",
-            "Bytes of the wanted windows of all resources that are stored",
+            "Number of bytes stored in requested windows of all resources.",
             Some(Unit::Bytes),
             sum(|facts| facts.bytes),
         ),
@@ -293,7 +293,7 @@ fn encode_totals(all: &[NamedResource], detailed: usize, encoder: &mut Descripto
     for reason in all.iter().filter_map(|(_, _, facts)| facts.reason) {
         *reasons.entry(reason).or_default() += 1;
     }
-    let help = "Resources by the reason of the condition Ready";
+    let help = "Number of resources, by reason of the condition Ready.";
     let mut family = encoder.encode_descriptor("resources_by_reason", help, None, MetricType::Gauge)?;
     for (reason, resources) in reasons {
         ConstGauge::new(count(resources)).encode(family.encode_family(&[("reason", reason)])?)?;
@@ -307,14 +307,14 @@ impl Collector for ResourceSeries {
         let detailed = all.len().min(self.0.detailed.load(Ordering::Relaxed));
         encode_totals(&all, detailed, &mut encoder)?;
         if detailed < all.len() {
-            // The same ones each time, where nothing changed.
+            // A stable order: the same resources at each scrape if nothing changed.
             all.sort_by(|one, other| {
                 (one.2.rank(), &one.0, &one.1).cmp(&(other.2.rank(), &other.0, &other.1))
             });
         }
         for (number, (name, help, unit, value)) in GAUGES.iter().enumerate() {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-            let shown = if number < BRIEF_GAUGES {
+            let shown = if number < REDUCED_GAUGES {
                 all.len()
             } else {
                 detailed
@@ -326,7 +326,8 @@ impl Collector for ResourceSeries {
                 }
             }
         }
-        let help = "Windows by state; wanted are all that the spec asks for up to today";
+        let help =
+            "Number of windows, by state; wanted counts all windows that the spec requests up to today.";
         let mut family = encoder.encode_descriptor("resource_windows", help, None, MetricType::Gauge)?;
         for (namespace, name, facts) in all.iter().take(detailed) {
             for (state, windows) in STATES.iter().zip(facts.windows.into_iter().flatten()) {
@@ -338,7 +339,7 @@ impl Collector for ResourceSeries {
                 ConstGauge::new(count(windows)).encode(family.encode_family(&labels)?)?;
             }
         }
-        let help = "1, with the reason of the condition Ready";
+        let help = "1, with the reason of the condition Ready as a label.";
         let mut family = encoder.encode_descriptor("resource_reason", help, None, MetricType::Gauge)?;
         for (namespace, name, facts) in &all {
             if let Some(reason) = facts.reason {
@@ -405,12 +406,12 @@ mod tests {
         metrics.resources.set_detailed(2);
         let text = metrics.text();
         let series = |name: &str| text.matches(&format!(",name=\"{name}\"")).count();
-        assert_eq!(series("done"), BRIEF_SERIES, "{text}");
+        assert_eq!(series("done"), REDUCED_SERIES, "{text}");
         assert_eq!(series("fails"), series("works"), "{text}");
-        assert!(series("fails") > BRIEF_SERIES, "{text}");
+        assert!(series("fails") > REDUCED_SERIES, "{text}");
         for line in [
             "eventexport_resources 3.0\n",
-            "eventexport_resources_in_brief 1.0\n",
+            "eventexport_resources_reduced 1.0\n",
             "eventexport_resources_stored_events 21.0\n",
             "eventexport_resources_by_reason{reason=\"Complete\"} 1.0\n",
         ] {

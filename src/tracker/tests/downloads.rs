@@ -1,4 +1,4 @@
-//! Downloads: how a body ends, how a cut one goes on, and what is not taken for events.
+//! Downloads: the end of a body, resuming after an interruption, and bodies that are not events.
 
 use super::scripted_server::{ReceivedRequest, ScriptedReply};
 use super::*;
@@ -6,10 +6,10 @@ use super::*;
 const PATH: &str = "/v3/events/download";
 const CUT: usize = 40_000;
 
-/// What further requests are answered, given N.
+/// Reply to a further request, given N.
 type ResumeScript = fn(usize) -> ScriptedReply;
 
-/// Bytes that begin as gzip does and repeat nowhere.
+/// Returns bytes that begin like gzip and do not repeat.
 fn data() -> Vec<u8> {
     let mut state = 7_u32;
     let mut bytes = vec![0x1f, 0x8b];
@@ -23,10 +23,10 @@ fn data() -> Vec<u8> {
     bytes
 }
 
-/// Bytes that are asked for at once.
+/// Number of bytes requested at once.
 const LIMIT: u64 = 9_973;
 
-/// All bytes, and how it went.
+/// Runs a download. Returns all bytes and the result.
 async fn run(
     script: impl Fn(&ReceivedRequest, usize) -> ScriptedReply + Send + Sync + 'static,
 ) -> (Vec<u8>, Result<Box<Download>, StreamError>) {
@@ -37,7 +37,7 @@ async fn run(
     };
     let mut bytes = Vec::new();
     loop {
-        // What is not asked for yet comes later, also across a cut.
+        // Later calls return the rest, also across an interruption.
         match download.next_within(LIMIT).await {
             Ok(Some(chunk)) => {
                 assert!((1..=LIMIT).contains(&(chunk.len() as u64)), "{}", chunk.len());
@@ -57,7 +57,7 @@ async fn run(
     }
 }
 
-/// A body cut at [`CUT`], then what `rest` says of every further request, which is given N.
+/// Runs a download that is cut at [`CUT`]; `rest` gets N and replies to every further request.
 async fn resumed(
     rest: impl Fn(usize, usize) -> ScriptedReply + Send + Sync + 'static,
 ) -> (Vec<u8>, Result<Box<Download>, StreamError>) {
@@ -68,7 +68,7 @@ async fn resumed(
     .await
 }
 
-/// The same, of a body that merely closes at [`CUT`].
+/// Runs a download of a body without length that closes at [`CUT`].
 async fn closed(
     rest: impl Fn(usize, usize) -> ScriptedReply + Send + Sync + 'static,
 ) -> (Vec<u8>, Result<Box<Download>, StreamError>) {
@@ -131,16 +131,16 @@ async fn resume_of_a_chunked_body() {
 
 #[tokio::test]
 async fn resume_answered_by_206_at_another_offset() {
-    for (first, whole) in [(0, true), (10, false), (CUT + 10, false)] {
+    for (first, complete) in [(0, true), (10, false), (CUT + 10, false)] {
         let (bytes, download) = resumed(move |_, _| ScriptedReply::part(&data(), first)).await;
-        assert_eq!(bytes == data(), whole);
-        assert_eq!(download.is_ok(), whole);
+        assert_eq!(bytes == data(), complete);
+        assert_eq!(download.is_ok(), complete);
         assert!(data().starts_with(&bytes));
     }
 }
 
 #[tokio::test]
-async fn resume_answered_by_200_with_the_whole_body() {
+async fn resume_answered_by_200_with_the_complete_body() {
     let (bytes, download) = resumed(|_, _| ScriptedReply::chunked(200, &data(), true)).await;
     assert!(bytes == data());
     assert_eq!(download.unwrap().resumes(), 1);
@@ -175,7 +175,7 @@ async fn resume_answered_by_416() {
         .await;
         assert!(matches!(download, Err(StreamError::CannotResume { .. })));
     }
-    // All of a chunked body but its final chunk came.
+    // All of a chunked body except the final chunk was received.
     let (bytes, download) = run(|_, number| match number {
         0 => ScriptedReply::chunked(200, &data(), false),
         _ => ScriptedReply::new(416, "").with("Content-Range", "bytes */100000"),
@@ -225,7 +225,7 @@ async fn a_download_resumes_from_a_resume_point() {
             1,
         ),
         (
-            "200, the whole",
+            "200, complete",
             None,
             |_| ScriptedReply::new(200, data()),
             true,
@@ -253,7 +253,7 @@ async fn a_download_resumes_from_a_resume_point() {
             0,
         ),
     ];
-    for (name, total, rest, whole, requests) in cases {
+    for (name, total, rest, complete, requests) in cases {
         let server = ScriptedServer::new(move |request, _| rest(request.range_start().unwrap())).await;
         let mut resume_point = ResumePoint::new(total);
         data()[..CUT]
@@ -270,13 +270,13 @@ async fn a_download_resumes_from_a_resume_point() {
                 Err(error) => break Err(error),
             }
         };
-        assert_eq!(ended.is_ok(), whole, "{name}: {ended:?}");
+        assert_eq!(ended.is_ok(), complete, "{name}: {ended:?}");
         let expected = if requests == 0 {
             &data()[..CUT]
         } else {
             &data()[..]
         };
-        assert!(!whole || bytes == expected, "{name}");
+        assert!(!complete || bytes == expected, "{name}");
         assert_eq!(server.count("GET", PATH), requests, "{name}");
     }
 }
@@ -316,10 +316,10 @@ async fn a_close_without_length_is_confirmed_or_reported_unconfirmed() {
         ("500", |_| ScriptedReply::new(500, ""), CloseUnconfirmed, false),
         ("more", |n| ScriptedReply::part(&data(), n), Length, true),
     ];
-    for (name, rest, end, whole) in cases {
+    for (name, rest, end, complete) in cases {
         let (bytes, download) = closed(move |n, _| rest(n)).await;
         assert!(
-            if whole {
+            if complete {
                 bytes == data()
             } else {
                 bytes == all(data())
@@ -328,7 +328,7 @@ async fn a_close_without_length_is_confirmed_or_reported_unconfirmed() {
         );
         assert_eq!(download.unwrap().end(), Some(end), "{name}");
     }
-    // A bare 416 is believed where the last byte is given when asked for.
+    // A 416 without total counts if the service returns the last byte on request.
     let (_, download) = run(|request, number| match (number, request.range_start()) {
         (0, _) => ScriptedReply::close(200, &data()[..CUT]),
         (_, Some(CUT)) => ScriptedReply::new(416, ""),
@@ -370,16 +370,16 @@ async fn gzip_in_transit_is_stored_as_it_comes() {
         bytes.extend_from_slice(&chunk);
     }
     assert!(bytes == data());
-    let asked = server
+    let received = server
         .requests()
         .into_iter()
         .find(|request| request.matches("GET", PATH))
         .unwrap();
-    assert_eq!(asked.headers["accept-encoding"], "gzip");
-    assert_eq!(asked.headers["sessionid"], "id-1");
-    assert_eq!(asked.headers["x-auth-project-id"], SPACE);
-    assert_eq!(asked.token(), "bearer token-1");
-    assert!(!asked.headers.contains_key("range"));
+    assert_eq!(received.headers["accept-encoding"], "gzip");
+    assert_eq!(received.headers["sessionid"], "id-1");
+    assert_eq!(received.headers["x-auth-project-id"], SPACE);
+    assert_eq!(received.token(), "bearer token-1");
+    assert!(!received.headers.contains_key("range"));
 }
 
 #[tokio::test]
@@ -417,12 +417,12 @@ async fn an_empty_range_is_404_or_204_or_zero_bytes() {
         tracker.download(SPACE, "id").await,
         Ok(DownloadResponse::NoContent)
     ));
-    for (answer, end) in [
+    for (reply, end) in [
         (ScriptedReply::new(200, ""), TransferEnd::Length),
         (ScriptedReply::chunked(200, b"", true), TransferEnd::Chunked),
         (ScriptedReply::close(200, ""), TransferEnd::CloseConfirmed),
     ] {
-        let (bytes, download) = run(move |_, _| answer.clone()).await;
+        let (bytes, download) = run(move |_, _| reply.clone()).await;
         let download = download.unwrap();
         assert_eq!(
             (bytes.len(), download.received(), download.end()),
@@ -449,17 +449,17 @@ async fn a_401_during_a_download_renews_the_token_once() {
 
 #[tokio::test]
 async fn nothing_is_read_ahead() {
-    const WHOLE: usize = 64 * 1024 * 1024;
+    const TOTAL: usize = 64 * 1024 * 1024;
     let server =
-        ScriptedServer::new(|_, _| ScriptedReply::new(200, [&[0x1f, 0x8b][..], &vec![0; WHOLE]].concat()))
+        ScriptedServer::new(|_, _| ScriptedReply::new(200, [&[0x1f, 0x8b][..], &vec![0; TOTAL]].concat()))
             .await;
     let DownloadResponse::Body(mut download) = tracker(&server).download(SPACE, "id-1").await.unwrap() else {
         panic!()
     };
     download.next().await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(400)).await;
-    // What the sockets of this machine hold, far from the whole.
-    assert!(server.written() < WHOLE as u64 / 2, "{}", server.written());
+    // Only the socket buffers were filled, far less than the body.
+    assert!(server.written() < TOTAL as u64 / 2, "{}", server.written());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The client against a scripted peer on 127.0.0.1: one test for each point that the protocol leaves open.
+//! Tests of the client against a scripted server on 127.0.0.1: one test for each point that the protocol leaves open.
 
 mod downloads;
 mod proxy;

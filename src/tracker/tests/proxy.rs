@@ -1,4 +1,4 @@
-//! The standard proxy variables. They belong to a process, so the client runs in a child of the test.
+//! The standard proxy variables. They apply to a process, so the client runs in a child process of the test.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -9,13 +9,13 @@ use tokio::process::Command;
 
 use super::*;
 
-/// Runs [`ask_by_the_environment`] in a process with these variables.
+/// Runs [`request_with_the_environment`] in a process with these variables.
 async fn child(variables: &[(&str, &str)]) {
     let status = Command::new(std::env::current_exe().unwrap())
         .args([
             "--ignored",
             "--exact",
-            "tracker::tests::proxy::ask_by_the_environment",
+            "tracker::tests::proxy::request_with_the_environment",
         ])
         .env_remove("NO_PROXY")
         .env_remove("no_proxy")
@@ -27,9 +27,9 @@ async fn child(variables: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn the_proxy_variables_are_honoured() {
+async fn the_proxy_variables_are_honored() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    // A name that leads to this machine: denied for a target, fine for the operator's own proxy.
+    // A name that resolves to this machine: denied for a target, allowed for the proxy of the operator.
     let proxy = format!("http://localhost:{}", listener.local_addr().unwrap().port());
     let seen = Arc::new(Mutex::new(String::new()));
     let log = seen.clone();
@@ -52,7 +52,7 @@ async fn the_proxy_variables_are_honoured() {
 
 #[tokio::test]
 #[ignore = "run by the test above, with proxy variables"]
-async fn ask_by_the_environment() {
+async fn request_with_the_environment() {
     let endpoint: url::Url = "https://tracker.invalid".parse().unwrap();
     let config = TrackerConfig {
         endpoint: endpoint.clone(),

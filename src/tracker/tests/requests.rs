@@ -1,4 +1,4 @@
-//! Sessions and the listing: what is sent, what is tried again, and where a token never goes.
+//! Sessions and the listing: requests, retries, and hosts that never receive a token.
 
 use super::scripted_server::ScriptedReply;
 use super::*;
@@ -20,30 +20,30 @@ async fn a_create_request_matches_the_documentation() {
     );
     tracker.create_session(SPACE, &hour).await.unwrap();
     let seen = server.requests();
-    let asked: Vec<_> = seen
+    let received: Vec<_> = seen
         .iter()
         .filter(|seen| seen.matches("POST", SESSIONS))
         .collect();
-    let body = |at: usize| serde_json::from_str::<serde_json::Value>(&asked[at].body).unwrap();
+    let body = |at: usize| serde_json::from_str::<serde_json::Value>(&received[at].body).unwrap();
     assert_eq!(
         body(0),
         serde_json::json!({"start": "2018-06-28", "end": "2018-06-28", "AtAccountLevel": true, "SearchTime": ""})
     );
     assert_eq!(body(1)["SearchTime"], "7");
-    assert_eq!(asked[0].headers["content-type"], "application/json");
-    assert_eq!(asked[0].headers["x-auth-project-id"], SPACE);
-    assert_eq!(asked[0].token(), "bearer token-1");
+    assert_eq!(received[0].headers["content-type"], "application/json");
+    assert_eq!(received[0].headers["x-auth-project-id"], SPACE);
+    assert_eq!(received[0].token(), "bearer token-1");
 }
 
 #[tokio::test]
 async fn an_ambiguous_create_is_never_retried() {
-    for answer in [
+    for reply in [
         ScriptedReply::new(502, "<html>Bad Gateway</html>"),
         ScriptedReply::new(200, "<html>"),
         ScriptedReply::new(201, r#"{"id":"a"}"#).cut(3),
         ScriptedReply::new(200, "").cut(0).delayed(Duration::from_secs(2)),
     ] {
-        let server = ScriptedServer::new(move |_, _| answer.clone()).await;
+        let server = ScriptedServer::new(move |_, _| reply.clone()).await;
         let mut config = config(&server);
         config.timeouts.request = Duration::from_millis(500);
         let tracker = Tracker::new(config, &TokenCache::new()).unwrap();
@@ -51,10 +51,10 @@ async fn an_ambiguous_create_is_never_retried() {
         assert!(error.may_have_executed(), "{error}");
         assert_eq!(server.count("POST", SESSIONS), 1, "{error}");
     }
-    let gone = ScriptedServer::new(|_, _| ScriptedReply::new(200, "")).await;
-    let tracker = tracker(&gone);
+    let stopped = ScriptedServer::new(|_, _| ScriptedReply::new(200, "")).await;
+    let tracker = tracker(&stopped);
     tracker.login().await.unwrap();
-    drop(gone);
+    drop(stopped);
     tokio::time::sleep(Duration::from_millis(50)).await;
     let error = tracker.create_session(SPACE, &request()).await.unwrap_err();
     assert!(!error.may_have_executed(), "{error:?}");
@@ -91,11 +91,7 @@ async fn a_missing_session_is_not_an_error() {
     for id in ["", "..", "a b"] {
         tracker.delete_session(SPACE, id).await.unwrap_err();
     }
-    assert_eq!(
-        server.requests().len(),
-        before,
-        "an id that is none must not be sent"
-    );
+    assert_eq!(server.requests().len(), before, "an invalid id must not be sent");
 }
 
 #[tokio::test]
@@ -149,12 +145,12 @@ async fn the_listing_may_be_refused_or_of_any_shape() {
         (days.len(), days[0].count, days[0].size),
         (1, Some(16), Some(3020))
     );
-    let asked = server
+    let received = server
         .requests()
         .into_iter()
         .find(|request| request.matches("GET", "/v3/events"))
         .unwrap();
-    let body: serde_json::Value = serde_json::from_str(&asked.body).unwrap();
+    let body: serde_json::Value = serde_json::from_str(&received.body).unwrap();
     assert_eq!(
         body,
         serde_json::json!({"start": "2018-06-01", "end": "2018-06-30", "AtAccountLevel": true})
@@ -167,7 +163,7 @@ async fn a_token_never_follows_a_redirect_to_another_host() {
     let elsewhere = other.url().port().unwrap();
     for status in [301, 302, 303, 307, 308] {
         for target in [
-            // The same host at another port; another name of it; without a scheme; with the token in the address.
+            // Another port of the same host; another name of it; no scheme; the token in the URL.
             format!("http://127.0.0.1:{elsewhere}/v3/sessions"),
             format!("http://localhost:{elsewhere}/v3/sessions"),
             format!("//127.0.0.1:{elsewhere}/v3/sessions"),
@@ -175,9 +171,10 @@ async fn a_token_never_follows_a_redirect_to_another_host() {
             "https://127.0.0.1/v3/sessions".to_owned(),
             "ftp://127.0.0.1/".to_owned(),
         ] {
-            let said = target.clone();
+            let location = target.clone();
             let server =
-                ScriptedServer::new(move |_, _| ScriptedReply::new(status, "").with("Location", &said)).await;
+                ScriptedServer::new(move |_, _| ScriptedReply::new(status, "").with("Location", &location))
+                    .await;
             let tracker = tracker(&server);
             for error in [
                 tracker.list_sessions(SPACE).await.unwrap_err(),
@@ -193,7 +190,7 @@ async fn a_token_never_follows_a_redirect_to_another_host() {
             }
         }
     }
-    // Credentials follow none at all, not even on the same host; nor does a downgrade of the same address.
+    // Credentials follow no redirect, not even on the same host.
     let uaa = ScriptedServer::bare(|_| ScriptedReply::new(307, "").with("Location", "/oauth/token2")).await;
     assert!(tracker(&uaa).list_sessions(SPACE).await.is_err());
     assert_eq!(uaa.count("POST", "/oauth/token2"), 0);

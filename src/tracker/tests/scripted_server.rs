@@ -1,4 +1,4 @@
-//! A peer that answers what a test says, byte for byte, one request per connection, and remembers what it was asked.
+//! A server that sends scripted replies, byte for byte, one request per connection, and records the requests.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use url::Url;
 
-/// A request as it arrived.
+/// Request as it was received.
 #[derive(Clone, Debug)]
 pub(super) struct ReceivedRequest {
     pub(super) method: String,
@@ -25,7 +25,7 @@ impl ReceivedRequest {
         self.method == method && self.path == path
     }
 
-    /// The N of `Range: bytes=N-`.
+    /// Returns the N of `Range: bytes=N-`.
     pub(super) fn range_start(&self) -> Option<usize> {
         self.headers
             .get("range")?
@@ -40,7 +40,7 @@ impl ReceivedRequest {
     }
 }
 
-/// A reply, as raw as needed.
+/// Raw reply.
 #[derive(Clone, Debug)]
 pub(super) struct ScriptedReply {
     head: String,
@@ -50,14 +50,14 @@ pub(super) struct ScriptedReply {
 }
 
 impl ScriptedReply {
-    /// A reply with its true length.
+    /// Creates a reply with its length.
     pub(super) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let length = body.len();
         Self::close(status, body).with("Content-Length", &length.to_string())
     }
 
-    /// A reply without length or chunks.
+    /// Creates a reply without length or chunks.
     pub(super) fn close(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let head = format!("HTTP/1.1 {status} Scripted\r\nConnection: close\r\n");
         Self {
@@ -68,21 +68,21 @@ impl ScriptedReply {
         }
     }
 
-    /// A chunked reply, without its final chunk where it is not `whole`.
-    pub(super) fn chunked(status: u16, body: &[u8], whole: bool) -> Self {
+    /// Creates a chunked reply, without its final chunk unless it is `complete`.
+    pub(super) fn chunked(status: u16, body: &[u8], complete: bool) -> Self {
         let mut chunks = Vec::new();
         for chunk in body.chunks(1000) {
             chunks.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
             chunks.extend_from_slice(chunk);
             chunks.extend_from_slice(b"\r\n");
         }
-        if whole {
+        if complete {
             chunks.extend_from_slice(b"0\r\n\r\n");
         }
         Self::close(status, chunks).with("Transfer-Encoding", "chunked")
     }
 
-    /// A part of `data` from `first`, as a 206 says it.
+    /// Creates a 206 reply with `data` from `first`.
     pub(super) fn part(data: &[u8], first: usize) -> Self {
         let range = format!("bytes {first}-{}/{}", data.len() - 1, data.len());
         Self::new(206, &data[first..]).with("Content-Range", &range)
@@ -93,13 +93,13 @@ impl ScriptedReply {
         self
     }
 
-    /// Only the first bytes of the body, then the connection closes.
+    /// Truncates the body, so that the connection closes early.
     pub(super) fn cut(mut self, at: usize) -> Self {
         self.body.truncate(at);
         self
     }
 
-    /// Keeps the connection open after what it has.
+    /// Keeps the connection open after the body.
     pub(super) fn hang(mut self) -> Self {
         self.hang = true;
         self
@@ -119,8 +119,8 @@ pub(super) struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// Answers every request but a login by `script`, which also gets how many it answered before; logins give
-    /// `token-1`, `token-2` and so on.
+    /// Starts a server that replies to every request but logins by `script`, which also gets the number of earlier
+    /// replies. Logins return `token-1`, `token-2` and so on.
     pub(super) async fn new(
         script: impl Fn(&ReceivedRequest, usize) -> ScriptedReply + Send + Sync + 'static,
     ) -> Self {
@@ -139,7 +139,7 @@ impl ScriptedServer {
         .await
     }
 
-    /// Answers everything by `script`.
+    /// Starts a server that replies to every request by `script`.
     pub(super) async fn bare(
         script: impl Fn(&ReceivedRequest) -> ScriptedReply + Send + Sync + 'static,
     ) -> Self {
@@ -176,7 +176,7 @@ impl ScriptedServer {
             .count()
     }
 
-    /// Body bytes that the socket took.
+    /// Returns the number of body bytes written to sockets.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::SeqCst)
     }
@@ -188,7 +188,7 @@ impl Drop for ScriptedServer {
     }
 }
 
-/// The UAA's reply, the nth token.
+/// Returns the reply of the UAA with the nth token.
 pub(super) fn token_reply(number: u32) -> ScriptedReply {
     let body = format!(
         r#"{{"access_token":"token-{number}","refresh_token":"refresh-{number}","token_type":"bearer","expires_in":3600}}"#
@@ -206,22 +206,22 @@ async fn serve(
         return;
     };
     log.lock().unwrap().push(request.clone());
-    let answer = script(&request);
-    tokio::time::sleep(answer.delay).await;
+    let reply = script(&request);
+    tokio::time::sleep(reply.delay).await;
     if stream
-        .write_all(format!("{}\r\n", answer.head).as_bytes())
+        .write_all(format!("{}\r\n", reply.head).as_bytes())
         .await
         .is_err()
     {
         return;
     }
-    for piece in answer.body.chunks(16 * 1024) {
+    for piece in reply.body.chunks(16 * 1024) {
         if stream.write_all(piece).await.is_err() {
             return;
         }
         written.fetch_add(piece.len() as u64, Ordering::SeqCst);
     }
-    if answer.hang {
+    if reply.hang {
         tokio::time::sleep(Duration::from_secs(30)).await;
     }
     let _ = stream.shutdown().await;
@@ -230,7 +230,7 @@ async fn serve(
 async fn receive(stream: &mut TcpStream) -> Option<ReceivedRequest> {
     let mut bytes = Vec::new();
     let end = loop {
-        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             break end;
         }
         if stream.read_buf(&mut bytes).await.ok()? == 0 {

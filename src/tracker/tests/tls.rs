@@ -1,4 +1,4 @@
-//! TLS with a certificate authority of the user's own.
+//! TLS with a private certificate authority.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -8,7 +8,8 @@ use rustls::pki_types::PrivateKeyDer;
 
 use super::*;
 
-/// Answers one request per connection with an empty list, by TLS, with a certificate for `localhost`.
+/// Starts a TLS server with a certificate for `localhost`, which replies to one request per connection with an empty
+/// list.
 fn serve_tls() -> (u16, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -39,7 +40,7 @@ fn serve_tls() -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_custom_ca_is_trusted_and_needed() {
+async fn a_private_ca_is_required_and_trusted() {
     let (port, pem) = serve_tls();
     let endpoint: url::Url = format!("https://localhost:{port}").parse().unwrap();
     let config = |ca_pem| TrackerConfig {
@@ -52,17 +53,20 @@ async fn a_custom_ca_is_trusted_and_needed() {
         timeouts: Timeouts::default(),
         retry: RetryConfig::default(),
     };
-    let ask = |config| async {
+    let list = |config| async {
         Tracker::new(config, &TokenCache::new())?
             .list_sessions(SPACE)
             .await
     };
-    assert_eq!(ask(config(Some(pem.into_bytes()))).await.unwrap(), []);
-    let error = ask(config(None)).await.unwrap_err();
+    assert_eq!(list(config(Some(pem.into_bytes()))).await.unwrap(), []);
+    let error = list(config(None)).await.unwrap_err();
     assert!(
-        matches!(error, TrackerError::Tls { .. }) && error.to_string().contains("caSecretRef"),
+        matches!(error, TrackerError::Tls { .. })
+            && error
+                .describe(&crate::api::SettingNames::default())
+                .contains("caSecretRef"),
         "{error:?}"
     );
-    let error = ask(config(Some(b"nonsense".to_vec()))).await.unwrap_err();
+    let error = list(config(Some(b"nonsense".to_vec()))).await.unwrap_err();
     assert!(matches!(error, TrackerError::Ca(_)), "{error:?}");
 }

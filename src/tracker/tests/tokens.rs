@@ -1,4 +1,4 @@
-//! Tokens: one login for all, renewed once, and shown to nobody.
+//! Tokens: one login for all requests, one renewal, and no token in any output.
 
 use std::fmt::Write;
 
@@ -12,9 +12,9 @@ async fn concurrent_requests_cause_one_login() {
     let server = ScriptedServer::new(|_, _| ScriptedReply::new(200, "[]")).await;
     let cache = TokenCache::new();
     let trackers = [(); 4].map(|()| Tracker::new(config(&server), &cache).unwrap());
-    let asks = (0..20).map(|number| trackers[number % 4].list_sessions(SPACE));
-    for answer in futures::future::join_all(asks).await {
-        answer.unwrap();
+    let requests = (0..20).map(|number| trackers[number % 4].list_sessions(SPACE));
+    for reply in futures::future::join_all(requests).await {
+        reply.unwrap();
     }
     assert_eq!(server.count("POST", LOGIN), 1);
     let login = server
@@ -37,8 +37,8 @@ async fn an_expired_token_is_renewed_once_for_all_requests() {
     })
     .await;
     let tracker = tracker(&server);
-    for answer in futures::future::join_all((0..8).map(|_| tracker.list_sessions(SPACE))).await {
-        answer.unwrap();
+    for reply in futures::future::join_all((0..8).map(|_| tracker.list_sessions(SPACE))).await {
+        reply.unwrap();
     }
     assert_eq!(server.count("POST", LOGIN), 2);
     let logins: Vec<_> = server
