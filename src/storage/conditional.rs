@@ -1,20 +1,20 @@
-//! Finds out whether a store honours `If-None-Match`, for each of the two writes that use it. Does I/O, and
-//! changes no content: all that it writes over a key is what is there already.
+//! Probe for conditional writes: tests whether a store honors `If-None-Match` in each of the two writes that use it.
+//! Does I/O, and changes no content: it writes to a key only the bytes that are already there.
 
 use super::{PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
-/// Which conditional writes of a store can be relied on.
+/// Conditional writes that a store honors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConditionalSupport {
-    /// `PutObject`.
+    /// True if `PutObject` does.
     pub put: bool,
-    /// `CompleteMultipartUpload`.
+    /// True if `CompleteMultipartUpload` does.
     pub complete: bool,
 }
 
-/// Asks the store to create `key` once more, both ways. The caller has just stored exactly `body` there,
-/// with these `options`; a store that ignores the condition stores the same bytes again (one more
-/// version, where the bucket keeps versions). What a store does not know counts as not supported.
+/// Creates `key` again, by both writes. The caller has just stored exactly `body` there, with these `options`. A store
+/// that ignores the condition stores the same bytes again (one more version in a versioned bucket). An operation that
+/// the store does not know counts as not supported.
 pub async fn probe(
     store: &dyn Store,
     key: &str,
@@ -41,18 +41,18 @@ async fn probe_complete(
         Ok(part) => store.complete_upload(&upload, &[part], options).await,
         Err(error) => Err(error),
     };
-    // Nothing is left of the upload if it succeeded, and else it has to go.
+    // A completed upload leaves nothing to abort.
     if outcome.is_err()
         && let Err(error) = store.abort_upload(&upload).await
     {
-        tracing::warn!(%error, key, upload = %upload.id, "the upload of the probe stays until it is swept");
+        tracing::warn!(%error, key, upload = %upload.id, "cannot abort probe upload, a later run aborts it");
     }
     honors_condition(outcome)
 }
 
 fn honors_condition(outcome: Result<PutResult, StoreError>) -> Result<bool, StoreError> {
     match outcome {
-        // A conflict with another writer is only seen by who looks at the condition.
+        // Only a store that evaluates the condition reports a conflict.
         Err(StoreError::AlreadyExists { .. } | StoreError::Conflict { .. }) => Ok(true),
         Ok(_) | Err(StoreError::Unsupported { .. }) => Ok(false),
         Err(error) => Err(error),

@@ -1,16 +1,16 @@
-//! CRC-64/NVME of bytes, and of what is put together from bytes whose checksums are known. No I/O.
+//! CRC-64/NVME of bytes, and its combination for concatenated bytes. No I/O.
 
 use std::fmt;
 
 use crc_fast::CrcAlgorithm::Crc64Nvme;
 
-use super::Segments;
+use super::{Segments, UploadedPart};
 
-/// CRC-64/NVME of some bytes, as S3 computes it (`x-amz-checksum-crc64nvme`).
+/// CRC-64/NVME, as S3 computes it (`x-amz-checksum-crc64nvme`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Crc64(pub u64);
 
-/// The polynomial, its bits in the order of the checksum's: the highest is that of x⁰
+/// The polynomial, in the bit order of the checksum: the highest bit is x⁰
 /// (<https://reveng.sourceforge.io/crc-catalogue/17plus.htm#crc.cat.crc-64-nvme>).
 const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
 
@@ -18,12 +18,12 @@ const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
 const X_POW_8: u64 = 1 << (63 - 8);
 
 impl Crc64 {
-    /// Of some bytes.
+    /// Computes the checksum of bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(crc_fast::checksum(Crc64Nvme, bytes))
     }
 
-    /// Of all pieces together.
+    /// Computes the checksum of all segments.
     pub fn of_segments(body: &Segments) -> Self {
         let mut digest = crc_fast::Digest::new(Crc64Nvme);
         for piece in body.pieces() {
@@ -32,22 +32,29 @@ impl Crc64 {
         Self(digest.finalize())
     }
 
-    /// Of these bytes and as many more behind them as `bytes` says, whose checksum is `next`: some microseconds, where
-    /// the library's own takes a hundred.
+    /// Combines the checksums of the parts of an object, in order.
+    pub fn of_parts(parts: &[UploadedPart]) -> Self {
+        parts
+            .iter()
+            .fold(Self::of(b""), |sum, part| sum.concat(part.crc64, part.size))
+    }
+
+    /// Returns the checksum of these bytes followed by `bytes` more with the checksum `next`. Takes a few
+    /// microseconds; the library's function takes a hundred.
     #[must_use]
     pub fn concat(self, next: Self, bytes: u64) -> Self {
         Self(multiply(self.0, pow(X_POW_8, bytes)) ^ next.0)
     }
 
-    /// Of the last `bytes` bytes alone, where `before` is the checksum of all that stands before them.
+    /// Returns the checksum of the last `bytes` bytes alone; `before` is the checksum of all bytes before them.
     #[must_use]
     pub fn suffix(self, before: Self, bytes: u64) -> Self {
-        // What is added to the end is added without a carry, so that it is taken away as it was added.
+        // Addition has no carry here, so it is its own inverse.
         before.concat(self, bytes)
     }
 }
 
-/// The product of two polynomials over GF(2), modulo ours.
+/// Multiplies two polynomials over GF(2), modulo [`POLYNOMIAL`].
 fn multiply(mut left: u64, mut right: u64) -> u64 {
     let mut product = 0;
     while left != 0 {
@@ -104,7 +111,7 @@ mod tests {
             prop_assert_eq!(whole.suffix(before, length), after);
         }
 
-        /// Also for lengths that no test can hold: the library says the same by another way.
+        /// Covers lengths that no test can allocate; the library uses another algorithm.
         #[test]
         fn concatenation_agrees_with_crc_fast(start in any::<u64>(), end in any::<u64>(), bytes in any::<u64>()) {
             let expected = crc_fast::checksum_combine(Crc64Nvme, start, end, bytes);

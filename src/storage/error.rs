@@ -1,194 +1,225 @@
-//! What can go wrong at a store, and what is to be done about it. No I/O.
+//! Errors of a store: message, class, and the setting to correct. No I/O.
 
 use std::time::Duration;
 
-/// What went wrong at the store, worded for whoever must act.
+use crate::api::{Remedy, Setting, SettingNames};
+
+/// An error of a store. `Display` states what failed; [`StoreError::remedy`] is the setting to correct.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The key is there and `IfAbsent` was asked.
+    /// The key exists and the write was conditional.
     #[error("{key} already exists in {store}")]
     AlreadyExists {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** key */
+        /// The key.
         key: String,
     },
     /// A conditional completion met a concurrent writer (409): all parts have to be uploaded again.
-    #[error("another writer is completing {key} in {store} at the same time")]
+    #[error("another writer completes {key} in {store} at the same time")]
     Conflict {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** key */
+        /// The key.
         key: String,
     },
-    /// The store does not know the operation or the condition (501, or 400 naming it).
+    /// The store does not support the operation or the condition (501, or 400 naming it).
     #[error("{store} does not support {what}")]
     Unsupported {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** what */
+        /// The operation or condition.
         what: String,
     },
-    /// The bucket or directory is not there.
-    #[error("{store} does not exist: create it, or correct spec.destination")]
+    /// The bucket or directory does not exist.
+    #[error("{store} does not exist")]
     NoSuchBucket {
-        /** store */
+        /// Name of the store.
         store: String,
     },
-    /// The bucket is there, but not where it is asked for.
-    #[error("{store} is in the region {region}: correct spec.destination.s3.region")]
+    /// The bucket is in another region.
+    #[error("{store} is in region {region}")]
     WrongRegion {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** its region */
+        /// Region of the bucket.
         region: String,
     },
-    /// The bucket does not take objects on these terms.
-    #[error(
-        "{store} does not take objects as spec.destination.s3 asks (objectLock, serverSideEncryption or storageClass; \
-         {code}): {message}: make the bucket with object lock, or correct the spec"
-    )]
+    /// The bucket rejects the object lock, encryption or storage class.
+    #[error("{store} rejects the object lock, encryption or storage class of objects ({code}): {message}")]
     AttributesRejected {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** S3 code */
+        /// Error code of S3.
         code: String,
-        /** its words */
+        /// Text of the reply.
         message: String,
     },
-    /// The upload is not there any more (aborted or completed by somebody).
-    #[error("the upload {id} of {key} in {store} is gone")]
+    /// The upload no longer exists: it was aborted or completed.
+    #[error("upload {id} of {key} in {store} no longer exists")]
     NoSuchUpload {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** key */
+        /// The key.
         key: String,
-        /** id */
+        /// The upload.
         id: String,
     },
-    /// The keys are wrong or unknown.
-    #[error(
-        "{store} refused the credentials ({code}): check the Secret of spec.destination.s3.credentialsSecretRef"
-    )]
+    /// The access key is wrong or unknown.
+    #[error("{store} rejects the credentials ({code})")]
     InvalidCredentials {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** S3 code */
+        /// Error code of S3.
         code: String,
     },
-    /// The credentials are right but may not do this.
-    #[error(
-        "{store} does not allow {action} on {key}: grant it in the bucket's policy (of a directory: its permissions)"
-    )]
+    /// The credentials lack a permission.
+    #[error("{store} denies {action} on {key}: grant it in the bucket policy (for a directory: its permissions)")]
     Forbidden {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** IAM action */
+        /// The IAM action.
         action: String,
-        /** key */
+        /// The key.
         key: String,
     },
-    /// The bytes that arrived are not the bytes that were sent.
-    #[error("{store} found a wrong checksum for {key}: the bytes changed on the way")]
+    /// The store received other bytes than were sent.
+    #[error("{store} received {key} with a wrong checksum: the bytes changed in transit")]
     Corrupted {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** key */
+        /// The key.
         key: String,
     },
-    /// No room.
+    /// No space.
     #[error("{store} is full: {message}")]
     Full {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** its words */
+        /// Text of the reply.
         message: String,
     },
-    /// Ask again later; `after` when the store said when.
-    #[error("{store} asks to slow down")]
+    /// Throttled; `after` where the store states it.
+    #[error("{store} throttles requests")]
     Throttled {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** wait */
+        /// Wait that the store asks for.
         after: Option<Duration>,
     },
-    /// No connection, a time-out, or a reply that broke off.
-    #[error("{store} could not be reached: {message}")]
+    /// No connection, a timeout, or a reply that broke off.
+    #[error("cannot reach {store}: {message}")]
     Network {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** cause */
+        /// The cause.
         message: String,
     },
-    /// The host is outside the allow-list.
+    /// The allow-list does not contain the host.
     #[error("{0}")]
     Egress(#[from] crate::egress::HostDenied),
     /// The file system failed.
     #[error("{store} failed for {key}: {message}")]
     Io {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** key or path */
+        /// The key or path.
         key: String,
-        /** its words */
+        /// Text of the reply.
         message: String,
     },
     /// A key that the store cannot hold.
     #[error("{key:?} cannot be a key in {store}: {reason}")]
     InvalidKey {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** key */
+        /// The key.
         key: String,
-        /** why, and what would do */
+        /// Why the store cannot hold it.
         reason: &'static str,
     },
-    /// More than the caller is ready to take.
-    #[error("{store} has more at {key} than can be taken: at most {limit}")]
+    /// More data than the limit of the caller.
+    #[error("{key} in {store} exceeds the limit of {limit}")]
     LimitExceeded {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** key or prefix */
+        /// The key or prefix.
         key: String,
-        /** limit with its unit */
+        /// The limit, with its unit.
         limit: String,
     },
-    /// What was asked for can never work.
+    /// The settings cannot work.
     #[error("{store} cannot be used: {message}")]
     InvalidSettings {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** the field at fault and what to do */
+        /// The defect of the settings.
         message: String,
+        /// The setting to correct.
+        remedy: Option<Remedy>,
     },
-    /// Any other refusal by the store.
+    /// Any other rejection by the store.
     #[error("{store} answered {status} {code}: {message}")]
     Rejected {
-        /** store */
+        /// Name of the store.
         store: String,
-        /** HTTP status */
+        /// HTTP status.
         status: u16,
-        /** S3 code */
+        /// Error code of S3.
         code: String,
-        /** its words, shortened */
+        /// Text of the reply, shortened.
         message: String,
     },
 }
 
-/// What to do about a [`StoreError`].
+/// Response of the caller to a [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreErrorClass {
-    /// Try again after a while.
+    /// Try again, after the wait if the store states one.
     Retry(Option<Duration>),
-    /// A person or another system has to change something; look again now and then.
+    /// A user or another system must change something; try again from time to time.
     ActionRequired,
-    /// Not an error of the store but an answer: the caller decides (exists, conflict, gone, unsupported).
+    /// An answer rather than an error: the caller decides (exists, conflict, gone, unsupported).
     CallerDecides,
 }
 
 impl StoreError {
-    /// What to do about it.
+    /// The setting to correct, if one is at fault.
+    pub fn remedy(&self) -> Option<Remedy> {
+        let (setting, action) = match self {
+            Self::NoSuchBucket { .. } => (Setting::Bucket, "create it, or correct {}"),
+            Self::WrongRegion { .. } => (Setting::BucketRegion, "correct {}"),
+            Self::AttributesRejected { .. } => (
+                Setting::ObjectAttributes,
+                "create the bucket with object lock, or correct {}",
+            ),
+            Self::InvalidCredentials { .. } => (Setting::BucketCredentials, "check {}"),
+            Self::InvalidSettings { remedy, .. } => return remedy.clone(),
+            Self::AlreadyExists { .. }
+            | Self::Conflict { .. }
+            | Self::Unsupported { .. }
+            | Self::NoSuchUpload { .. }
+            | Self::Forbidden { .. }
+            | Self::Corrupted { .. }
+            | Self::Full { .. }
+            | Self::Throttled { .. }
+            | Self::Network { .. }
+            | Self::Egress(_)
+            | Self::Io { .. }
+            | Self::InvalidKey { .. }
+            | Self::LimitExceeded { .. }
+            | Self::Rejected { .. } => return None,
+        };
+        Some(Remedy::new(setting, action))
+    }
+
+    /// The error and its remedy, in the names of a front end.
+    pub fn describe(&self, names: &SettingNames) -> String {
+        names.describe(&self.to_string(), self.remedy().as_ref())
+    }
+
+    /// Response of the caller.
     pub fn class(&self) -> StoreErrorClass {
         match self {
             Self::AlreadyExists { .. }
@@ -215,7 +246,7 @@ impl StoreError {
     }
 }
 
-/// Refusals that pass by themselves. S3 also words a slow client (`RequestTimeout`) as 400, and an
+/// True for rejections that pass by themselves. S3 reports a slow client (`RequestTimeout`) as 400, and an
 /// internal error as 200.
 fn is_transient(status: u16, code: &str) -> bool {
     matches!(status, 408 | 429 | 500..=599)

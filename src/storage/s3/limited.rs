@@ -1,5 +1,5 @@
-//! The end of a reply that does not end: the SDK keeps whole replies in memory, all but the objects that it streams, so
-//! they have a bound here. No I/O of its own.
+//! Size limit for replies. The SDK buffers every reply except the body of an object, so an endless one would fill the
+//! memory. No I/O of its own.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,17 +10,16 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// Bytes of a reply that is kept whole, at most: 8 MiB. A thousand keys of 1 KiB, each byte of them escaped, are less
-/// than half of it.
+/// Maximum size of a buffered reply: 8 MiB. A thousand keys of 1 KiB with every byte escaped need less than half of it.
 pub(super) const RESPONSE_MAX_BYTES: u64 = 8 << 20;
 
-/// A connector whose replies end.
+/// A connector that limits the size of replies.
 #[derive(Debug)]
 pub(super) struct LimitedConnector(pub(super) SharedHttpConnector);
 
-/// More came than [`RESPONSE_MAX_BYTES`].
+/// A reply is larger than [`RESPONSE_MAX_BYTES`].
 #[derive(Debug, thiserror::Error)]
-#[error("the reply is longer than 8 MiB, which no store's is: is this address that of a store?")]
+#[error("response larger than 8 MiB: the endpoint does not look like an S3 store")]
 struct ResponseTooLarge;
 
 struct LimitedBody {
@@ -46,8 +45,8 @@ impl HttpConnector for LimitedConnector {
     }
 }
 
-/// Whether a GET is one of an object, whose reader has a bound of its own: those of the bucket and of uploads say so
-/// in their query.
+/// Returns true if a GET reads an object, which has a limit of its own. Requests to the bucket and to uploads are
+/// recognized by their query.
 fn is_object_request(uri: &str) -> bool {
     let query = uri.split_once('?').map_or("", |(_, query)| query);
     !query

@@ -1,5 +1,4 @@
-//! A request body over pieces that are never joined, and what tells a slow request from a dead one.
-//! No I/O of its own.
+//! Request bodies over segments that are never joined, and the idle timeout of a transfer. No I/O of its own.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -12,16 +11,16 @@ use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::Segments;
+use crate::storage::Segments;
 
-/// Bytes that are handed to the connection at once, so that progress is seen within a large piece: 256 KiB.
+/// Size of the frames handed to the connection, so that progress is visible within a large segment: 256 KiB.
 const FRAME_BYTES: usize = 256 << 10;
 
-/// How many bytes of a request or reply have moved.
+/// Number of bytes of a request or reply that were transferred.
 #[derive(Debug, Default)]
 pub(super) struct TransferProgress(AtomicU64);
 
-/// Nothing moved for as long as it may.
+/// No byte was transferred for this duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IdleTimeout(pub(super) Duration);
 
@@ -34,7 +33,7 @@ impl TransferProgress {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits for a request as long as it moves; gives up between one and two `idle` after it stopped.
+    /// Waits for a request as long as bytes move; fails between one and two `idle` after the last byte.
     pub(super) async fn watch<T>(
         &self,
         idle: Duration,
@@ -52,7 +51,7 @@ impl TransferProgress {
     }
 }
 
-/// A fresh body for one try. Its length is known; its bytes are not copied.
+/// Returns a new body for one attempt. Its length is known; its bytes are not copied.
 pub(super) fn body_stream(segments: &Segments, progress: &Arc<TransferProgress>) -> ByteStream {
     ByteStream::new(SdkBody::from_body_1_x(SegmentsBody {
         pieces: segments.pieces().to_vec().into_iter(),

@@ -1,12 +1,13 @@
-//! Which checksums travel with a body, in the words of S3. No I/O.
+//! Checksums of request bodies, encoded for S3. No I/O.
 
 use aws_smithy_types::base64;
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 use sha2::{Digest as _, Sha256};
 
-use super::{ChecksumMode, Crc64, Segments, UploadedPart};
+use super::ChecksumMode;
+use crate::storage::{Crc64, Segments, hex_encode};
 
-/// What a request says about its body.
+/// Checksum headers of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct BodyChecksums {
     /// `x-amz-checksum-crc64nvme`
@@ -17,7 +18,7 @@ pub(super) struct BodyChecksums {
     pub(super) sha256: Option<String>,
 }
 
-/// Of one body; `None` when the store would not find out that `crc64` is wrong, and it is.
+/// Returns the checksum headers for a body. `None` if `crc64` is wrong in a mode in which the store does not check it.
 pub(super) fn body_checksums(mode: ChecksumMode, body: &Segments, crc64: Crc64) -> Option<BodyChecksums> {
     match mode {
         ChecksumMode::Crc64Nvme => Some(BodyChecksums {
@@ -35,14 +36,7 @@ pub(super) fn body_checksums(mode: ChecksumMode, body: &Segments, crc64: Crc64) 
     }
 }
 
-/// The checksum of all parts in order, from their own.
-pub(super) fn crc64_of_parts(parts: &[UploadedPart]) -> Crc64 {
-    parts
-        .iter()
-        .fold(Crc64::of(b""), |sum, part| sum.concat(part.crc64, part.size))
-}
-
-/// The CRC-32C of all parts in order, from theirs and their sizes in bytes.
+/// Combines the CRC-32C of parts, given with their sizes in bytes, to that of the object.
 pub(super) fn crc32c_of_parts(parts: &[(u32, u64)]) -> u32 {
     let sum = parts.iter().fold(0, |sum, (part, size)| {
         crc_fast::checksum_combine(Crc32Iscsi, sum, u64::from(*part), *size)
@@ -58,13 +52,13 @@ pub(super) fn encode_crc32c(sum: u32) -> String {
     base64::encode(sum.to_be_bytes())
 }
 
-/// Reads what a store says; `None` for a checksum of checksums (`…-12`), which is another thing.
+/// Parses a checksum from a reply; `None` for a composite checksum (`…-12`).
 pub(super) fn decode_crc64(text: &str) -> Option<Crc64> {
     let bytes = base64::decode(text).ok()?;
     Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
 }
 
-/// As hexadecimal; `None` for a checksum of checksums.
+/// Parses a SHA-256 from a reply, as hexadecimal digits; `None` for a composite checksum.
 pub(super) fn decode_sha256(text: &str) -> Option<String> {
     let bytes = base64::decode(text).ok()?;
     (bytes.len() == 32).then(|| hex_encode(&bytes))
@@ -83,7 +77,7 @@ fn crc32c(body: &Segments) -> u32 {
     low_half(digest.finalize())
 }
 
-/// The library returns 32-bit checksums in the low half of 64 bits.
+/// Returns a 32-bit checksum, which the library puts in the low half of 64 bits.
 #[allow(clippy::cast_possible_truncation)]
 const fn low_half(sum: u64) -> u32 {
     sum as u32
@@ -97,17 +91,10 @@ fn sha256(body: &Segments) -> String {
     hex_encode(&digest.finalize())
 }
 
-pub(super) fn hex_encode(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::UploadedPart;
     use bytes::Bytes;
 
     #[test]
@@ -142,7 +129,7 @@ mod tests {
                 size: piece.len() as u64,
             })
             .collect();
-        assert_eq!(crc64_of_parts(&parts), Crc64::of(&bytes));
+        assert_eq!(Crc64::of_parts(&parts), Crc64::of(&bytes));
         let of = |piece: &[u8]| crc32c(&Segments::from(Bytes::copy_from_slice(piece)));
         let sums = pieces.map(|piece| (of(piece), piece.len() as u64));
         assert_eq!(crc32c_of_parts(&sums), of(&bytes));

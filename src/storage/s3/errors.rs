@@ -1,4 +1,4 @@
-//! What S3 answers, in the words of [`StoreError`]. No I/O.
+//! Conversion of S3 error replies and SDK errors to [`StoreError`]. No I/O.
 
 use std::error::Error;
 use std::time::Duration;
@@ -8,16 +8,17 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::s3_body::IdleTimeout;
-use super::{S3Credentials, StoreError};
+use super::S3Credentials;
+use super::body::IdleTimeout;
 use crate::egress::{HostDenied, redact_tokens};
+use crate::storage::StoreError;
 
-/// The most of a store's own words that is passed on, in characters.
+/// Maximum length of a store's text in an error, in characters.
 const MESSAGE_MAX_CHARS: usize = 300;
-/// The longest chain of causes that is followed.
+/// Maximum length of a chain of causes.
 const CAUSES_MAX: usize = 16;
 
-/// Codes of keys that are wrong, unknown or spent. Some come as 400.
+/// Error codes for wrong, unknown or expired credentials. Some have status 400.
 const BAD_CREDENTIALS: &[&str] = &[
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -29,14 +30,14 @@ const BAD_CREDENTIALS: &[&str] = &[
     "NotSignedUp",
     "XAmzSecurityTokenInvalid",
 ];
-/// Codes of bytes that changed on the way.
+/// Error codes for bytes that changed in transit.
 const BAD_CHECKSUM: &[&str] = &[
     "BadDigest",
     "InvalidDigest",
     "XAmzContentSHA256Mismatch",
     "XAmzContentChecksumMismatch",
 ];
-/// Codes of a store that is asked too much.
+/// Error codes for throttling.
 const THROTTLED: &[&str] = &[
     "SlowDown",
     "SlowDownRead",
@@ -48,7 +49,7 @@ const THROTTLED: &[&str] = &[
     "RequestLimitExceeded",
     "BandwidthLimitExceeded",
 ];
-/// Codes of a store without room.
+/// Error codes for a full store.
 const FULL: &[&str] = &[
     "QuotaExceeded",
     "QuotaExceededException",
@@ -57,8 +58,8 @@ const FULL: &[&str] = &[
     "XMinioStorageFull",
 ];
 
-/// Codes of an encryption or storage class that the bucket does not take; those of the key management service begin
-/// with [`KMS_PREFIX`].
+/// Error codes for a rejected encryption or storage class; those of the key management service begin with
+/// [`KMS_PREFIX`].
 const UNSUPPORTED_ATTRIBUTES: &[&str] = &[
     "InvalidStorageClass",
     "InvalidEncryptionAlgorithmError",
@@ -66,10 +67,10 @@ const UNSUPPORTED_ATTRIBUTES: &[&str] = &[
     "MissingObjectLockConfiguration",
     "ObjectLockConfigurationNotFoundError",
 ];
-/// How the codes of a key management service begin.
+/// Prefix of error codes of a key management service.
 const KMS_PREFIX: &str = "KMS.";
 
-/// One kind of request, for its IAM action.
+/// Kind of a request, which determines its IAM action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum S3Operation {
     /// `PutObject`, `UploadPart`, `CompleteMultipartUpload`
@@ -105,18 +106,18 @@ impl S3Operation {
     }
 }
 
-/// What a request was about.
+/// Store, operation and key of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestContext<'a> {
     pub(super) store: &'a str,
     pub(super) operation: S3Operation,
     /// A key, or a prefix.
     pub(super) key: &'a str,
-    /// Of the upload that it belongs to; empty outside of one.
+    /// Upload id; empty if the request belongs to no upload.
     pub(super) upload: &'a str,
 }
 
-/// Texts that no error may carry, whatever a store echoes.
+/// Removes secrets from texts of a store, which may echo them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Redactor(Vec<SecretString>);
 
@@ -139,7 +140,7 @@ impl Redactor {
         })
     }
 
-    /// On one line, shortened, without secrets.
+    /// Returns a text on one line, shortened, without secrets.
     fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in &self.0 {
@@ -153,19 +154,19 @@ impl Redactor {
     }
 }
 
-/// A reply that says no.
+/// An error reply.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct S3ErrorResponse<'a> {
-    /// HTTP status; 200 too, as S3 may find out late that a completion fails.
+    /// HTTP status. It may be 200: a completion can fail after S3 has sent the headers.
     pub(super) status: u16,
     pub(super) code: &'a str,
     pub(super) message: &'a str,
     pub(super) retry_after: Option<Duration>,
-    /// Where the bucket is, when it is elsewhere.
+    /// Region of the bucket, if it is not the configured one.
     pub(super) bucket_region: Option<&'a str>,
 }
 
-/// An error of the SDK.
+/// Converts an error of the SDK.
 pub(super) fn error_from_sdk<E>(
     context: RequestContext<'_>,
     redactor: &Redactor,
@@ -200,10 +201,11 @@ where
         return StoreError::InvalidCredentials { store, code };
     }
     match error {
-        // The SDK could not word the request: it would be the same the next time.
+        // The SDK could not build the request, so a retry would fail too.
         SdkError::ConstructionFailure(_) => StoreError::InvalidSettings {
             store,
             message: redactor.redact(&source_messages(error)),
+            remedy: None,
         },
         _ => StoreError::Network {
             store,
@@ -212,7 +214,7 @@ where
     }
 }
 
-/// A refusal in S3's own words.
+/// Converts an error reply.
 pub(super) fn error_from_response(
     context: RequestContext<'_>,
     redactor: &Redactor,
@@ -227,7 +229,7 @@ pub(super) fn error_from_response(
     } = response;
     let store = context.store.to_owned();
     let key = context.key.to_owned();
-    // Codes are the store's words too.
+    // A code is a text of the store too.
     let code = &*redactor.redact(code);
     let is = |codes: &[&str]| codes.contains(&code);
     if is(&["NoSuchBucket"]) {
@@ -266,14 +268,14 @@ pub(super) fn error_from_response(
     }
     if is_unsupported(status, code, message) {
         let what = format!(
-            "{} as asked ({}): {}",
+            "{} with these parameters ({}): {}",
             context.operation.iam_action(),
             code.to_owned(),
             redactor.redact(message)
         );
         return StoreError::Unsupported { store, what };
     }
-    // A clock that is wrong comes as 403 as well, and is no matter of permission.
+    // A wrong clock has status 403 too, but is not a missing permission.
     if status == 403 && code != "RequestTimeTooSkewed" {
         let code = if code.is_empty() {
             "403".to_owned()
@@ -300,8 +302,8 @@ pub(super) fn error_from_response(
     }
 }
 
-/// The region that a request has to be signed for, as S3 words it where the bucket's is no header: "the region 'a' is
-/// wrong; expecting 'b'".
+/// Returns the region from the message of S3, for replies without a region header: "the region 'a' is wrong; expecting
+/// 'b'".
 fn expected_region<'a>(code: &str, message: &'a str) -> Option<&'a str> {
     if code != "AuthorizationHeaderMalformed" {
         return None;
@@ -310,8 +312,8 @@ fn expected_region<'a>(code: &str, message: &'a str) -> Option<&'a str> {
     expected.split(['\'', '"']).find(|word| !word.is_empty())
 }
 
-/// Whether the bucket does not take the lock, encryption or storage class that was asked for. A bucket without object
-/// lock has no code of its own.
+/// Returns true if the bucket rejects the object lock, encryption or storage class. S3 has no error code for a bucket
+/// without object lock.
 fn rejects_attributes(operation: S3Operation, status: u16, code: &str, message: &str) -> bool {
     let lock = operation == S3Operation::WriteLocked
         && status == 400
@@ -320,7 +322,7 @@ fn rejects_attributes(operation: S3Operation, status: u16, code: &str, message: 
     lock || UNSUPPORTED_ATTRIBUTES.contains(&code) || code.starts_with(KMS_PREFIX)
 }
 
-/// Whether the store does not know what it was asked for: an operation, or a condition.
+/// Returns true if the store does not support the operation or the condition.
 fn is_unsupported(status: u16, code: &str, message: &str) -> bool {
     status == 501
         || matches!(
@@ -330,12 +332,12 @@ fn is_unsupported(status: u16, code: &str, message: &str) -> bool {
         || (status == 400 && message.to_ascii_lowercase().contains("if-none-match"))
 }
 
-/// Nothing moved.
+/// Converts an idle timeout.
 pub(super) fn idle_timeout(context: RequestContext<'_>, IdleTimeout(idle): IdleTimeout) -> StoreError {
     StoreError::Network {
         store: context.store.to_owned(),
         message: format!(
-            "nothing moved for {} s during {}",
+            "no data for {} s during {}",
             idle.as_secs(),
             context.operation.iam_action()
         ),
@@ -346,12 +348,12 @@ fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Opti
     sources(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// All causes in a row; what an outer one repeats of its cause is said once.
+/// Joins the texts of all causes, without repetitions.
 fn source_messages(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for cause in sources(error) {
         let text = cause.to_string();
-        if !texts.iter().any(|said| said.contains(&text)) {
+        if !texts.iter().any(|outer| outer.contains(&text)) {
             texts.push(text);
         }
     }
@@ -365,6 +367,7 @@ fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dy
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::SettingNames;
 
     const CONTEXT: RequestContext<'static> = RequestContext {
         store: "s3://audit",
@@ -443,7 +446,8 @@ mod tests {
             matches!(error, StoreError::AttributesRejected { .. }),
             "{error:?}"
         );
-        assert!(error.to_string().contains("objectLock"), "{error}");
+        let text = error.describe(&SettingNames::default());
+        assert!(text.contains("objectLock"), "{text}");
     }
 
     #[test]
@@ -468,12 +472,13 @@ mod tests {
             bucket_region: Some("eu-west-1"),
             ..S3ErrorResponse::default()
         };
-        let text = error_from_response(CONTEXT, &Redactor::default(), response).to_string();
+        let names = SettingNames::default();
+        let text = error_from_response(CONTEXT, &Redactor::default(), response).describe(&names);
         assert!(
             text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),
             "{text}"
         );
-        // Some say it in words only.
+        // Some stores name it only in the message.
         for quote in ['\'', '"'] {
             let message =
                 format!("the region {quote}us-east-1{quote} is wrong; expecting {quote}eu-west-1{quote}");
@@ -483,8 +488,8 @@ mod tests {
                 message: &message,
                 ..S3ErrorResponse::default()
             };
-            let from_message = error_from_response(CONTEXT, &Redactor::default(), response).to_string();
-            assert_eq!(from_message, text);
+            let error = error_from_response(CONTEXT, &Redactor::default(), response);
+            assert_eq!(error.describe(&names), text);
         }
     }
 }

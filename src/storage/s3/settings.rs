@@ -1,4 +1,4 @@
-//! What an S3 destination is told: bucket, endpoint, credentials, and how objects are kept. No I/O.
+//! Settings of an S3 destination: bucket, endpoint, credentials, and attributes of objects. No I/O.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,127 +8,124 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::s3_client::HostCheck;
+use super::client::HostCheck;
 use crate::egress::Traffic;
 
-/// All that an [`S3Store`](super::S3Store) needs to know.
+/// Configuration of an [`S3Store`](super::S3Store).
 #[derive(Clone, Debug)]
 pub struct S3Settings {
     /// The bucket.
     pub bucket: String,
     /// The region to sign for.
     pub region: String,
-    /// Where the store is; absent: AWS, in the region.
+    /// URL of the store; absent: AWS, in the region.
     pub endpoint: Option<Url>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    /// True: `endpoint/bucket/key` instead of `bucket.endpoint/key`.
     pub force_path_style: bool,
-    /// Who asks.
+    /// Identity that signs requests.
     pub credentials: S3Credentials,
-    /// Certificates to trust besides the system's, PEM.
+    /// Certificates to trust in addition to the system's, PEM.
     pub ca_pem: Option<Vec<u8>>,
     /// Storage class of evidence; the journal stays in the bucket's default.
     pub storage_class: Option<String>,
-    /// Encryption by the store, of everything.
+    /// Encryption by the store, for all objects.
     pub server_side_encryption: Option<Sse>,
     /// Retention of evidence; the journal is never locked.
     pub object_lock: Option<ObjectRetention>,
-    /// How bytes are verified on arrival.
+    /// Verification of bytes on arrival.
     pub checksum: ChecksumMode,
-    /// How long to wait.
+    /// Maximum waits.
     pub timeouts: S3Timeouts,
-    /// Where requests may go.
+    /// Hosts that requests may contact.
     pub hosts: Arc<dyn HostCheck>,
-    /// How requests leave.
+    /// Fence and counters of requests.
     pub traffic: Traffic,
 }
 
-/// How an [`S3Store`](super::S3Store) proves who it is.
+/// Credentials of an [`S3Store`](super::S3Store).
 #[derive(Clone)]
 pub enum S3Credentials {
     /// Keys from a Secret.
     Static {
-        /// Names the secret key; no secret itself.
+        /// Identifies the secret key; not a secret itself.
         access_key_id: String,
         /// Signs requests.
         secret_access_key: SecretString,
-        /// Of temporary keys.
+        /// Session token of temporary keys.
         session_token: Option<SecretString>,
     },
-    /// What the process finds around it: web identity, container or instance metadata, environment.
+    /// Credentials from the environment of the process: web identity, container or instance metadata, variables.
     PodIdentity,
 }
 
-/// A Secret that holds no usable S3 keys.
+/// A Secret without usable S3 keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// A key is not there, or has an empty value.
-    #[error("the Secret of spec.destination.s3.credentialsSecretRef has no {0}: add that key")]
+    /// A key is missing or empty.
+    #[error("{0} is missing: add the key")]
     Missing(&'static str),
-    /// A value that no header can carry.
-    #[error(
-        "{0} in the Secret of spec.destination.s3.credentialsSecretRef is not printable ASCII: correct the value"
-    )]
+    /// A value cannot be sent in a header.
+    #[error("{0} is not printable ASCII: correct the value")]
     Unprintable(&'static str),
 }
 
 /// Encryption by the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sse {
-    /// With whose keys.
+    /// Owner of the keys.
     pub algorithm: SseAlgorithm,
     /// The KMS key; absent: the account's default key for S3.
     pub kms_key_id: Option<String>,
 }
 
-/// With whose keys the store encrypts.
+/// Keys with which the store encrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SseAlgorithm {
-    /// The store's own.
+    /// Keys of the store.
     Aes256,
-    /// Those of the key management service.
+    /// Keys of the key management service.
     AwsKms,
 }
 
-/// Retention of evidence.
+/// Retention of evidence objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectRetention {
-    /// Who may shorten it.
+    /// Object lock mode.
     pub mode: ObjectLockMode,
     /// Days from the moment of storing.
     pub retain_days: u32,
 }
 
-/// Who may shorten a retention.
+/// Object lock mode, which determines the users that may shorten a retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectLockMode {
-    /// Whoever has `s3:BypassGovernanceRetention`.
+    /// Users with `s3:BypassGovernanceRetention`.
     Governance,
-    /// Nobody.
+    /// No user.
     Compliance,
 }
 
-/// How the store verifies bytes on arrival.
+/// Method by which the store verifies bytes on arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChecksumMode {
-    /// `x-amz-checksum-crc64nvme`, whole objects included.
+    /// `x-amz-checksum-crc64nvme`, also for complete objects.
     #[default]
     Crc64Nvme,
     /// `x-amz-checksum-crc32c`, for stores that do not know the newer one.
     Crc32c,
-    /// No checksum header: each body is signed by its SHA-256 (which every store that verifies
-    /// signatures verifies), and the size of a completed upload is compared. Slower.
+    /// No checksum header. Each body is signed by its SHA-256, which every store that verifies signatures checks, and
+    /// the size of a completed upload is compared. Slower.
     None,
 }
 
-/// How long to wait for an S3 store.
+/// Maximum waits for an S3 store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct S3Timeouts {
-    /// For a connection, with TLS.
+    /// Time to connect, including TLS.
     pub connect: Duration,
-    /// Without a byte moving, in either direction. There is no limit on the whole: a body takes the
-    /// time that its size takes.
+    /// Time without a byte in either direction. The total time is not limited: it depends on the size of the body.
     pub idle: Duration,
-    /// For the reply to the completion of an upload, which some stores copy together only then.
+    /// Time for the reply to the completion of an upload; some stores assemble the object only then.
     pub complete: Duration,
 }
 
@@ -143,8 +140,8 @@ impl Default for S3Timeouts {
 }
 
 impl S3Credentials {
-    /// From the data of a Secret: `accessKeyId`, `secretAccessKey`, optional `sessionToken`. White
-    /// space around a value (the line end of a file) is not part of it.
+    /// Reads the data of a Secret: `accessKeyId`, `secretAccessKey`, optional `sessionToken`. Trims white space
+    /// around values, such as the final newline of a file.
     pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SecretError> {
         let access_key_id = secret_value(data, "accessKeyId")?;
         let secret_access_key = secret_value(data, "secretAccessKey")?;

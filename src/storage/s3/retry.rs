@@ -1,26 +1,25 @@
-//! The one place where a request to S3 is tried again: bounded by count and time, with full jitter. It
-//! only waits; the request is the caller's.
+//! Retries of requests to S3: limited by count and time, with full jitter. Only waits; the caller sends the request.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{StoreError, StoreErrorClass};
 use crate::egress::{Peer, Traffic};
+use crate::storage::{StoreError, StoreErrorClass};
 
-/// Tries of one request, the first included.
+/// Maximum attempts of one request, including the first.
 const MAX_ATTEMPTS: u32 = 5;
-/// No try begins later than this after the first failure: two minutes.
+/// Time after the first failure in which a retry may start: two minutes.
 const RETRY_WINDOW: Duration = Duration::from_mins(2);
-/// The longest pause after the first failure; it doubles with each.
+/// Maximum pause after the first failure; it doubles with each failure.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
-/// The longest pause that we choose ourselves. A store may ask for more, within the window.
+/// Maximum pause chosen by the client. A store may ask for more, within the window.
 const MAX_BACKOFF: Duration = Duration::from_secs(20);
 
-/// Tells what is to be repeated: all that it calls [`StoreErrorClass::Retry`].
+/// Decides which errors to retry: those that it maps to [`StoreErrorClass::Retry`].
 pub(super) type RetryClassifier = fn(&StoreError) -> StoreErrorClass;
 
-/// Repeats a request while it fails in a way that passes by itself; the last error is the outcome.
+/// Repeats a request while it fails with a retryable error. Returns the last error if it does not succeed.
 pub(super) async fn retry<T, F>(
     classify: RetryClassifier,
     traffic: &Traffic,
@@ -44,18 +43,18 @@ where
         let pause = backoff(tries, retry_after, rand::random());
         let now = Instant::now();
         let deadline = *deadline.get_or_insert(now + RETRY_WINDOW);
-        // A store may ask for more than a clock can hold.
+        // A store may ask for a pause that overflows the clock.
         if now.checked_add(pause).is_none_or(|next| next > deadline) {
             return Err(error);
         }
-        tracing::debug!(%error, tries, ?pause, "the request will be repeated");
+        tracing::debug!(%error, tries, ?pause, "request failed, retrying");
         tokio::time::sleep(pause).await;
         traffic.record_retry(Peer::S3);
     }
 }
 
-/// What passes by itself. Bytes that arrived wrong, and an upload that has lost a part, are told at once: the
-/// same request would fail again.
+/// Classifier for most requests. Corrupted bytes and a missing part are not retried: the same request would fail
+/// again.
 pub(super) fn classify(error: &StoreError) -> StoreErrorClass {
     match error {
         StoreError::Corrupted { .. } => StoreErrorClass::CallerDecides,
@@ -64,7 +63,7 @@ pub(super) fn classify(error: &StoreError) -> StoreErrorClass {
     }
 }
 
-/// For `PutObject`, whose conflict with a concurrent writer is to be repeated: the repetition meets the winner.
+/// Classifier for `PutObject`: a conflict with a concurrent writer is retried, and the retry finds the winner's object.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>
 pub(super) fn classify_put(error: &StoreError) -> StoreErrorClass {
     match error {
@@ -73,7 +72,7 @@ pub(super) fn classify_put(error: &StoreError) -> StoreErrorClass {
     }
 }
 
-/// Full jitter below a bound that doubles; never shorter than what the store asked for. `random` is 0–1.
+/// Returns a pause with full jitter below a doubling limit, and at least `retry_after`. `random` is 0–1.
 fn backoff(tries: u32, retry_after: Option<Duration>, random: f64) -> Duration {
     let bound = INITIAL_BACKOFF
         .saturating_mul(1 << (tries - 1).min(16))
@@ -111,7 +110,7 @@ mod tests {
     async fn retries_are_bounded_by_count_and_time() {
         assert_eq!(tries(throttled(None)).await.0, MAX_ATTEMPTS);
         let (count, waited) = tries(throttled(Some(50))).await;
-        assert_eq!(count, 3, "a third pause would end behind the window");
+        assert_eq!(count, 3, "a third pause would end after the window");
         assert!(
             waited >= Duration::from_secs(100) && waited <= RETRY_WINDOW,
             "{waited:?}"

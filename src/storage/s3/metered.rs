@@ -1,12 +1,12 @@
-//! Every request to S3 on its way out: held back by the fence, and counted by what it asks for. What that is tells
-//! the request itself, so that no caller can forget to say it. Sends what it is given.
+//! Metering of requests to S3: each waits for the fence and is counted by its operation, which is derived from the
+//! request itself, so that no caller can omit it. Does I/O.
 
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
 use crate::egress::{Peer, RequestLabel, Traffic};
 
-/// A connector whose requests are counted.
+/// A connector that counts requests.
 #[derive(Debug)]
 pub(super) struct MeteredConnector {
     pub(super) inner: SharedHttpConnector,
@@ -21,7 +21,7 @@ impl HttpConnector for MeteredConnector {
         };
         let (inner, traffic) = (self.inner.clone(), self.traffic.clone());
         HttpConnectorFuture::new(async move {
-            // Called only when it may leave.
+            // Polled only after the fence opens.
             let sent = async { inner.call(request).await };
             traffic
                 .send(label, sent, |reply| {
@@ -32,7 +32,7 @@ impl HttpConnector for MeteredConnector {
     }
 }
 
-/// The operation that a request asks for, as the API reference names it.
+/// Returns the operation of a request, as the API reference names it.
 fn operation(method: &str, uri: &str) -> &'static str {
     let query = uri.split_once('?').map_or("", |(_, query)| query);
     let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));

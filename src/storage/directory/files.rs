@@ -1,4 +1,4 @@
-//! Objects as files below a root: created once, durable before they are reported. Does blocking I/O.
+//! Objects as files below a root: created exactly once, and durable before they are reported. Does blocking I/O.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -8,30 +8,36 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use super::directory::INTERNAL_DIR;
-use super::directory_errors::is_not_found;
-use super::directory_sidecar::Sidecar;
-use super::{
+use super::INTERNAL_DIR;
+use super::sidecar::{Sidecar, mtime_nanos};
+use crate::api::{Remedy, Setting};
+use crate::storage::{
     Crc64, LIST_MAX, ObjectInfo, ObjectSummary, PutMode, PutOptions, PutResult, Segments, StoreError,
+    hex_encode,
 };
 
-/// What a write that was cut off has left is removed when it is older than this: a day.
+/// Age at which leftovers of interrupted writes are removed: a day.
 const STALE_AFTER: Duration = Duration::from_hours(24);
-/// The longest key, as S3 has it: 1,024 bytes.
+/// Maximum length of a key, the limit of S3: 1,024 bytes.
 const KEY_MAX_BYTES: usize = 1024;
-/// Folders within folders that a listing follows. A link that leads back up ends here.
+/// Maximum depth of folders in a listing. It ends loops of symbolic links.
 const DEPTH_MAX: usize = 64;
-/// Bytes that are read at once to compute a checksum: 1 MiB.
+/// Size of the buffer for computing a checksum: 1 MiB.
 const READ_BUFFER_BYTES: usize = 1 << 20;
+/// Size up to which an object without metadata gets no sidecar, since its checksum is quickly computed: 1 MiB.
+const SIDECAR_MIN_BYTES: u64 = 1 << 20;
+/// "Operation not permitted", the error of Linux on file systems without hard links.
+const EPERM: i32 = 1;
 
 /// A root folder and the files below it.
 #[derive(Clone, Debug)]
 pub(super) struct ObjectFiles {
     root: Arc<Path>,
     name: Arc<str>,
-    /// Whether our own folder could be made: not so on a medium that is read-only.
+    /// False if the internal folder could not be created, as on a read-only medium.
     writable: bool,
 }
 
@@ -64,7 +70,7 @@ impl ObjectFiles {
         Ok(files)
     }
 
-    /// A folder that is there; nothing is made in it.
+    /// Opens an existing folder without creating anything in it.
     pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let mut files = Self {
             name: path.display().to_string().into(),
@@ -77,7 +83,7 @@ impl ObjectFiles {
             .map_err(|error| files.io_error("", "opening the directory", &error))?
             .into();
         if !files.root.is_dir() {
-            return Err(files.invalid_key("", "it is a file, and a directory is needed"));
+            return Err(files.invalid_key("", "it is a file, not a directory"));
         }
         Ok(files)
     }
@@ -90,28 +96,28 @@ impl ObjectFiles {
         &self.name
     }
 
-    /// A place that is no object's.
+    /// Returns a path in the internal folder.
     pub(super) fn internal_path(&self, path: &str) -> PathBuf {
         self.root.join(INTERNAL_DIR).join(path)
     }
 
-    /// The file of a key; an error for a key that would be elsewhere than below the root.
+    /// Returns the path for a key. Fails for a key that would escape the root.
     pub(super) fn object_path(&self, key: &str) -> Result<PathBuf, StoreError> {
         let reason = if key.is_empty() || key.len() > KEY_MAX_BYTES {
-            "it needs 1 to 1,024 bytes"
+            "its length is not 1 to 1,024 bytes"
         } else if key.contains('\0') {
-            "it holds a zero byte"
+            "it contains a zero byte"
         } else if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            "no part between slashes may be empty, `.` or `..`"
+            "a part between slashes is empty, `.` or `..`"
         } else if key.split('/').next() == Some(INTERNAL_DIR) {
-            "that folder is the store's own"
+            "the store reserves this folder"
         } else {
             return Ok(self.root.join(key));
         };
         Err(self.invalid_key(key, reason))
     }
 
-    /// Whether the directory is still the one that was opened; a mount that went leaves an empty one.
+    /// Checks that the directory is still the one that was opened. After an unmount it is empty.
     pub(super) fn check_exists(&self) -> Result<(), StoreError> {
         let path = if self.writable {
             self.internal_path("")
@@ -138,7 +144,7 @@ impl ObjectFiles {
             return Err(self.corrupted(key));
         }
         self.check_exists()?;
-        // Saves the writing; the link decides.
+        // An early exit; the hard link decides.
         if options.mode == PutMode::Create && target.is_file() {
             return Err(self.already_exists(key));
         }
@@ -151,13 +157,13 @@ impl ObjectFiles {
                 self.publish(&temporary, key, options.mode, &sidecar)
             });
         if outcome.is_err() {
-            // It would be swept; the cause matters more than a failure here.
+            // Stale files are removed at the next start; the first error is the one to report.
             let _ = fs::remove_file(&temporary);
         }
         outcome
     }
 
-    /// Gives a whole and durable file its key. It is gone from where it was when this succeeds.
+    /// Moves a complete and durable file to its key.
     pub(super) fn publish(
         &self,
         temporary: &Path,
@@ -170,7 +176,7 @@ impl ObjectFiles {
         self.create_dirs(parent)
             .map_err(|error| self.io_error(key, "creating its folder", &error))?;
         if target.is_dir() {
-            return Err(self.invalid_key(key, "a folder of that name is there"));
+            return Err(self.invalid_key(key, "a folder with this name exists"));
         }
         let etag = sidecar.etag();
         let sidecar_path = self
@@ -191,7 +197,7 @@ impl ObjectFiles {
         sync_dir(parent).map_err(|error| self.io_error(key, "syncing its folder", &error))?;
         match mode {
             PutMode::Create => {
-                // A second name that is left behind is swept.
+                // A leftover second name is removed at a later start.
                 let _ = fs::remove_file(temporary);
             }
             PutMode::Overwrite => self.remove_sidecars(key, |path| Some(path) != sidecar_path.as_deref()),
@@ -204,7 +210,7 @@ impl ObjectFiles {
 
     pub(super) fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
         let store_error = |error: io::Error| self.io_error(key, "reading", &error);
-        let Some((file, size)) = self.open_object(key)? else {
+        let Some((file, metadata)) = self.open_object(key)? else {
             return Ok(None);
         };
         let limit_exceeded = || StoreError::LimitExceeded {
@@ -212,10 +218,10 @@ impl ObjectFiles {
             key: key.to_owned(),
             limit: format!("{limit} bytes"),
         };
-        if size.len() > limit {
+        if metadata.len() > limit {
             return Err(limit_exceeded());
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(size.len()).unwrap_or(0));
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
         file.take(limit.saturating_add(1))
             .read_to_end(&mut bytes)
             .map_err(store_error)?;
@@ -243,7 +249,7 @@ impl ObjectFiles {
         }))
     }
 
-    /// As [`head`](Self::head), with the checksum only where it was kept when this very file was written.
+    /// As [`head`](Self::head), with the checksum only if it was recorded when this file was written.
     pub(super) fn head_recorded(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
         let Some((_, metadata)) = self.open_object(key)? else {
             return Ok(None);
@@ -273,7 +279,11 @@ impl ObjectFiles {
             return Ok(None);
         };
         if etag.is_some_and(|etag| etag != Sidecar::etag_of(&metadata)) {
-            return Err(self.io_error(key, "reading", &io::Error::other("it has changed meanwhile")));
+            return Err(self.io_error(
+                key,
+                "reading",
+                &io::Error::other("the object changed while it was read"),
+            ));
         }
         let rest = metadata.len().saturating_sub(offset).min(limit);
         let mut bytes = Vec::with_capacity(usize::try_from(rest).unwrap_or(0));
@@ -282,7 +292,7 @@ impl ObjectFiles {
         Ok(Some(bytes.into()))
     }
 
-    /// Opens an object; a folder is none.
+    /// Opens an object; `None` for a folder or a missing file.
     fn open_object(&self, key: &str) -> Result<Option<(File, Metadata)>, StoreError> {
         let result = File::open(self.object_path(key)?)
             .and_then(|file| file.metadata().map(|metadata| (file, metadata)));
@@ -305,7 +315,7 @@ impl ObjectFiles {
         }
     }
 
-    /// Walks the folders that can hold a key with the prefix. Names that are not UTF-8 are nobody's keys.
+    /// Walks the folders that can hold a key with the prefix. Skips names that are not UTF-8, which are no keys.
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
         self.check_exists()?;
         let mut all = Vec::new();
@@ -325,7 +335,7 @@ impl ObjectFiles {
                     continue;
                 }
                 let key = format!("{below}{name}");
-                // Follows links, as reading does. One that leads nowhere, or a file just deleted, is no object.
+                // Follows links, as reading does. A dangling link or a file just deleted is no object.
                 let Ok(metadata) = fs::metadata(entry.path()) else {
                     continue;
                 };
@@ -355,7 +365,7 @@ impl ObjectFiles {
         Ok(all)
     }
 
-    /// The time that the file system gives to what is written now: on a network that of its server.
+    /// Returns the time that the file system assigns to a write: for a network file system, that of its server.
     pub(super) fn now(&self) -> Result<Timestamp, StoreError> {
         let clock = self.internal_path("clock");
         let metadata = fs::write(&clock, b"\n").and_then(|()| fs::metadata(&clock));
@@ -363,12 +373,12 @@ impl ObjectFiles {
             Ok(metadata) => Ok(modified(&metadata).unwrap_or_else(Timestamp::now)),
             Err(error) => {
                 self.check_exists()?;
-                Err(self.io_error(INTERNAL_DIR, "asking for the time", &error))
+                Err(self.io_error(INTERNAL_DIR, "reading the time", &error))
             }
         }
     }
 
-    /// Removes bodies of writes that were cut off long ago. What cannot be removed stays for the next time.
+    /// Removes leftovers of old interrupted writes. A file that cannot be removed is retried at the next start.
     pub(super) fn remove_stale_files(&self) {
         let Ok(entries) = fs::read_dir(self.internal_path("put")) else {
             return;
@@ -385,8 +395,8 @@ impl ObjectFiles {
         }
     }
 
-    /// Makes a folder and its parents below the root, each durable.
-    pub(super) fn create_dirs(&self, folder: &Path) -> io::Result<()> {
+    /// Creates a folder and its parents below the root, each durable.
+    fn create_dirs(&self, folder: &Path) -> io::Result<()> {
         let Ok(below) = folder.strip_prefix(&self.root) else {
             return Err(ErrorKind::InvalidInput.into());
         };
@@ -405,6 +415,173 @@ impl ObjectFiles {
         }
         Ok(())
     }
+
+    /// Writes the sidecar of an object, and returns its path. `None` if the object needs none.
+    fn write_sidecar(&self, key: &str, sidecar: &Sidecar) -> io::Result<Option<PathBuf>> {
+        if sidecar.metadata.is_empty() && sidecar.size <= SIDECAR_MIN_BYTES {
+            return Ok(None);
+        }
+        let folder = self.sidecar_dir(key);
+        self.create_dirs(&folder)?;
+        let name = Ulid::generate();
+        let part = folder.join(format!("{name}.part"));
+        let complete = folder.join(format!("{name}.json"));
+        let mut file = File::create_new(&part)?;
+        file.write_all(&serde_json::to_vec(sidecar)?)?;
+        file.sync_all()?;
+        fs::rename(&part, &complete)?;
+        sync_dir(&folder)?;
+        Ok(Some(complete))
+    }
+
+    /// Reads the sidecar of an open object, or computes its checksum if there is none.
+    fn read_sidecar(&self, key: &str, file: &File, metadata: &Metadata) -> io::Result<Sidecar> {
+        let mut sidecars: Vec<Sidecar> = self
+            .sidecar_paths(key)
+            .iter()
+            .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+            .filter(|sidecar: &Sidecar| sidecar.size == metadata.len())
+            .collect();
+        if let Some(own) = sidecars
+            .iter()
+            .position(|sidecar| sidecar.modified == mtime_nanos(metadata))
+        {
+            return Ok(sidecars.swap_remove(own));
+        }
+        let crc64 = file_crc64(file)?;
+        let sidecar = sidecars.into_iter().find(|sidecar| sidecar.crc64() == crc64);
+        Ok(Sidecar::from_metadata(
+            metadata,
+            crc64,
+            sidecar.map(|sidecar| sidecar.metadata).unwrap_or_default(),
+        ))
+    }
+
+    /// Returns the sidecar that was written with exactly this file.
+    fn matching_sidecar(&self, key: &str, metadata: &Metadata) -> Option<Sidecar> {
+        let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        let own =
+            |sidecar: &Sidecar| sidecar.size == metadata.len() && sidecar.modified == mtime_nanos(metadata);
+        self.sidecar_paths(key).iter().filter_map(read).find(own)
+    }
+
+    /// Removes sidecars of a key. A sidecar that cannot be removed is harmless: it matches no object.
+    fn remove_sidecars(&self, key: &str, which: impl Fn(&Path) -> bool) {
+        for path in self.sidecar_paths(key).into_iter().filter(|path| which(path)) {
+            let _ = fs::remove_file(path);
+        }
+        // Fails unless the folder is empty.
+        let _ = fs::remove_dir(self.sidecar_dir(key));
+    }
+
+    /// Lists the sidecars of a key, oldest first.
+    fn sidecar_paths(&self, key: &str) -> Vec<PathBuf> {
+        let entries = match fs::read_dir(self.sidecar_dir(key)) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::warn!(store = self.name(), key, %error, "cannot read sidecars of object");
+                }
+                return Vec::new();
+            }
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    /// Returns the folder for sidecars of a key. The name is a hash: it is short, and no two keys share it.
+    fn sidecar_dir(&self, key: &str) -> PathBuf {
+        let name = hex_encode(&Sha256::digest(key));
+        self.internal_path("facts").join(name)
+    }
+
+    /// Converts an error of the file system; `action` says what failed.
+    pub(super) fn io_error(&self, key: &str, action: &str, error: &io::Error) -> StoreError {
+        let store = self.name().to_owned();
+        match error.kind() {
+            ErrorKind::PermissionDenied => StoreError::Forbidden {
+                store,
+                action: action.to_owned(),
+                key: key.to_owned(),
+            },
+            ErrorKind::ReadOnlyFilesystem => StoreError::Forbidden {
+                store,
+                action: format!("{action} (it is read-only)"),
+                key: key.to_owned(),
+            },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => StoreError::Full {
+                store,
+                message: format!("{action} {key}: {error}"),
+            },
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists if key.is_empty() => {
+                StoreError::InvalidSettings {
+                    store,
+                    message: "it is not a directory".into(),
+                    remedy: Some(Remedy::new(Setting::Bucket, "correct {}")),
+                }
+            }
+            ErrorKind::NotADirectory => self.invalid_key(key, "a parent folder of it exists as a file"),
+            ErrorKind::IsADirectory => self.invalid_key(key, "a folder with this name exists"),
+            ErrorKind::InvalidFilename => {
+                self.invalid_key(key, "a part between slashes is too long for the file system")
+            }
+            _ => StoreError::Io {
+                store,
+                key: key.to_owned(),
+                message: format!("{action}: {error}"),
+            },
+        }
+    }
+
+    fn invalid_key(&self, key: &str, reason: &'static str) -> StoreError {
+        StoreError::InvalidKey {
+            store: self.name().to_owned(),
+            key: key.to_owned(),
+            reason,
+        }
+    }
+
+    fn already_exists(&self, key: &str) -> StoreError {
+        StoreError::AlreadyExists {
+            store: self.name().to_owned(),
+            key: key.to_owned(),
+        }
+    }
+
+    pub(super) fn corrupted(&self, key: &str) -> StoreError {
+        StoreError::Corrupted {
+            store: self.name().to_owned(),
+            key: key.to_owned(),
+        }
+    }
+
+    /// Converts an error of creating an object by a hard link.
+    fn link_error(&self, key: &str, error: &io::Error) -> StoreError {
+        match error.kind() {
+            ErrorKind::AlreadyExists => self.already_exists(key),
+            ErrorKind::Unsupported => self.hard_links_unsupported(),
+            _ if error.raw_os_error() == Some(EPERM) => self.hard_links_unsupported(),
+            _ => self.io_error(key, "linking", error),
+        }
+    }
+
+    fn hard_links_unsupported(&self) -> StoreError {
+        StoreError::Unsupported {
+            store: self.name().to_owned(),
+            what: "hard links, which are needed to create an object exactly once: choose another file system"
+                .into(),
+        }
+    }
+}
+
+/// Returns true if a path does not exist, also because a parent is a file.
+pub(super) fn is_not_found(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 fn write_new_file(path: &Path, body: &Segments) -> io::Result<File> {
@@ -416,7 +593,7 @@ fn write_new_file(path: &Path, body: &Segments) -> io::Result<File> {
     Ok(file)
 }
 
-/// The checksum of a whole file.
+/// Computes the checksum of a complete file.
 pub(super) fn file_crc64(mut file: &File) -> io::Result<Crc64> {
     use std::io::Seek as _;
     file.rewind()?;
@@ -433,11 +610,34 @@ pub(super) fn file_crc64(mut file: &File) -> io::Result<Crc64> {
     }
 }
 
-/// A name is on the disk only when its folder is.
-pub(super) fn sync_dir(folder: &Path) -> io::Result<()> {
+/// Syncs a folder, which makes the names in it durable.
+fn sync_dir(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 fn modified(metadata: &Metadata) -> Option<Timestamp> {
     metadata.modified().ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::StoreErrorClass;
+
+    #[test]
+    fn a_full_disk_needs_action_and_other_io_errors_are_retried() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ObjectFiles::open(folder.path()).unwrap();
+        let of = |kind: ErrorKind| files.io_error("key", "writing", &kind.into());
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            assert!(matches!(of(kind), StoreError::Full { .. }));
+            assert_eq!(of(kind).class(), StoreErrorClass::ActionRequired);
+        }
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+            assert!(matches!(of(kind), StoreError::Forbidden { .. }));
+        }
+        assert_eq!(of(ErrorKind::TimedOut).class(), StoreErrorClass::Retry(None));
+        let link = files.link_error("key", &io::Error::from_raw_os_error(EPERM));
+        assert!(matches!(link, StoreError::Unsupported { .. }), "{link:?}");
+    }
 }

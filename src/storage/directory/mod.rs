@@ -1,49 +1,61 @@
-//! Uploads in parts to a directory: one file below `uploads/<id>/` that the parts are written into, each at its
-//! place, until it gets its key. Does blocking I/O.
+//! A directory as a [`Store`], with the guarantees of a bucket: a write is atomic, a key can be created exactly once,
+//! and a write is durable before it is reported. Does I/O, on blocking threads.
 //!
-//! A part's place is known once the first part is (all but the last are of one size); one that comes before,
-//! or from another process, is written aside and copied in on completion.
+//! Objects are plain files under their keys. Other data is in `.eventexport-tmp/`: unfinished writes (`put/`,
+//! `uploads/`), and checksums and metadata of objects (`facts/`).
+//!
+//! An upload is one file below `uploads/<id>/`. Each part is written to its final offset, which is known after the first
+//! part since all parts but the last have the same size. A part that arrives before the first, or from another process,
+//! gets a file of its own and is copied on completion.
+
+mod files;
+mod sidecar;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
-use std::sync::{MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use super::directory::DirectoryStore;
-use super::directory_errors::is_not_found;
-use super::directory_files::file_crc64;
-use super::directory_sidecar::Sidecar;
-use super::s3_checksum::crc64_of_parts;
-use super::{Crc64, OpenUpload, PutOptions, PutResult, Segments, StoreError, Upload, UploadedPart};
+use self::files::{ObjectFiles, file_crc64, is_not_found};
+use self::sidecar::Sidecar;
+use super::{
+    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError, Upload,
+    UploadedPart,
+};
 
-/// The highest number of a part, as S3 has it.
+/// Folder below the root that holds no objects.
+const INTERNAL_DIR: &str = ".eventexport-tmp";
+
+/// Highest part number, the limit of S3.
 const PART_NUMBER_MAX: u16 = 10_000;
 
-/// What this process knows of an upload of its own.
+/// State of an upload that this process started.
 #[derive(Debug, Default)]
-pub(super) struct ActiveUpload {
-    /// Bytes of the first part.
+struct ActiveUpload {
+    /// Size of the first part in bytes.
     part_size: Option<u64>,
-    /// The parts that this process has written, by entity tag: they are as their checksums say.
+    /// Parts that this process has written, by entity tag. Their checksums were verified.
     written: HashMap<String, (Crc64, u64)>,
 }
 
-/// Where a part goes.
+/// Location of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PartPlacement {
-    /// Into the file, so many bytes from its begin.
+enum PartPlacement {
+    /// At this offset of the common file, in bytes.
     Offset(u64),
-    /// Into a file of its own.
+    /// In a file of its own.
     OwnFile,
 }
 
-/// What is written down of an upload when it begins.
+/// Record of an upload, written when it starts (`note.json`).
 #[derive(Debug, Serialize, Deserialize)]
 struct UploadRecord {
     key: String,
@@ -51,8 +63,168 @@ struct UploadRecord {
     metadata: Vec<(String, String)>,
 }
 
+/// A directory of a local or mounted file system that has hard links. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DirectoryStore {
+    files: ObjectFiles,
+    /// Uploads that this process has started and neither completed nor aborted.
+    active_uploads: Arc<Mutex<HashMap<String, ActiveUpload>>>,
+}
+
 impl DirectoryStore {
-    pub(super) fn begin(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError> {
+    /// Opens a directory. Creates it and its parents if they do not exist, and removes leftovers of interrupted
+    /// writes that are older than a day.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let store = Self {
+            files: ObjectFiles::open(path.as_ref())?,
+            active_uploads: Arc::default(),
+        };
+        store.files.remove_stale_files();
+        Ok(store)
+    }
+
+    /// Opens an existing directory read-only: creates, changes and removes nothing.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Ok(Self {
+            files: ObjectFiles::open_read_only(path.as_ref())?,
+            active_uploads: Arc::default(),
+        })
+    }
+
+    /// Returns the directory.
+    pub fn path(&self) -> &Path {
+        self.files.root()
+    }
+
+    /// Returns the path for a key, which need not exist.
+    pub fn object_path(&self, key: &str) -> Result<PathBuf, StoreError> {
+        self.files.object_path(key)
+    }
+}
+
+#[async_trait]
+impl Store for DirectoryStore {
+    fn name(&self) -> &str {
+        self.files.name()
+    }
+
+    async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {
+        let (key, options) = (key.to_owned(), options.clone());
+        self.run_blocking(move |store| store.files.put(&key, &body, &options))
+            .await
+    }
+
+    async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
+        let key = key.to_owned();
+        self.run_blocking(move |store| store.files.get(&key, limit)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        let key = key.to_owned();
+        self.run_blocking(move |store| store.files.head(&key)).await
+    }
+
+    async fn head_recorded(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        let key = key.to_owned();
+        self.run_blocking(move |store| store.files.head_recorded(&key))
+            .await
+    }
+
+    async fn get_range(
+        &self,
+        key: &str,
+        offset: u64,
+        limit: u64,
+        etag: Option<&str>,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let (key, etag) = (key.to_owned(), etag.map(str::to_owned));
+        self.run_blocking(move |store| store.files.get_range(&key, offset, limit, etag.as_deref()))
+            .await
+    }
+
+    fn local_path(&self, key: &str) -> Option<PathBuf> {
+        self.object_path(key).ok()
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.run_blocking(move |store| store.files.list(&prefix)).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {
+        let keys = keys.to_vec();
+        self.run_blocking(move |store| {
+            store.files.check_exists()?;
+            let outcomes = keys.into_iter().map(|key| (store.files.delete(&key), key));
+            Ok(outcomes
+                .filter_map(|(outcome, key)| Some((key, outcome.err()?)))
+                .collect())
+        })
+        .await
+    }
+
+    async fn begin_upload(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError> {
+        let (key, options) = (key.to_owned(), options.clone());
+        self.run_blocking(move |store| store.start_upload(&key, &options))
+            .await
+    }
+
+    async fn upload_part(
+        &self,
+        upload: &Upload,
+        number: u16,
+        body: Segments,
+        crc64: Crc64,
+    ) -> Result<UploadedPart, StoreError> {
+        let placement = self.part_placement(upload, number, body.len());
+        let upload = upload.clone();
+        self.run_blocking(move |store| store.write_part(&upload, number, &body, crc64, placement))
+            .await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[UploadedPart],
+        options: &PutOptions,
+    ) -> Result<PutResult, StoreError> {
+        let (upload, parts, options) = (upload.clone(), parts.to_vec(), options.clone());
+        self.run_blocking(move |store| store.complete(&upload, &parts, &options))
+            .await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
+        let upload = upload.clone();
+        self.run_blocking(move |store| store.abort(&upload)).await
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.run_blocking(move |store| store.open_uploads(&prefix)).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        self.run_blocking(|store| store.files.now()).await
+    }
+}
+
+impl DirectoryStore {
+    async fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(StoreError::Io {
+                store: self.files.name().to_owned(),
+                key: String::new(),
+                message: format!("the operation was interrupted: {error}"),
+            }),
+        }
+    }
+
+    fn start_upload(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError> {
         let files = &self.files;
         files.object_path(key)?;
         files.check_exists()?;
@@ -63,14 +235,14 @@ impl DirectoryStore {
         };
         let id = Ulid::generate().to_string();
         let folder = files.internal_path("uploads").join(&id);
-        // It is an upload from when its note is there.
+        // The upload exists as soon as its record does.
         let write = || -> io::Result<()> {
             fs::create_dir(&folder)?;
             File::create_new(folder.join("data"))?;
             fs::write(folder.join("note.part"), serde_json::to_vec(&record)?)?;
             fs::rename(folder.join("note.part"), folder.join("note.json"))
         };
-        write().map_err(|error| files.io_error(key, "beginning an upload", &error))?;
+        write().map_err(|error| files.io_error(key, "starting an upload", &error))?;
         self.active_uploads().insert(id.clone(), ActiveUpload::default());
         Ok(Upload {
             key: key.to_owned(),
@@ -79,8 +251,9 @@ impl DirectoryStore {
         })
     }
 
-    /// Decided in the order in which parts are handed over, before they go to threads of their own.
-    pub(super) fn part_placement(&self, upload: &Upload, number: u16, size: u64) -> PartPlacement {
+    /// Returns the location of a part. Called in the order in which the caller passes parts, before they are written
+    /// concurrently.
+    fn part_placement(&self, upload: &Upload, number: u16, size: u64) -> PartPlacement {
         let mut active = self.active_uploads();
         let Some(active) = active.get_mut(&upload.id) else {
             return PartPlacement::OwnFile;
@@ -96,7 +269,7 @@ impl DirectoryStore {
         }
     }
 
-    pub(super) fn write_part(
+    fn write_part(
         &self,
         upload: &Upload,
         number: u16,
@@ -105,7 +278,7 @@ impl DirectoryStore {
         placement: PartPlacement,
     ) -> Result<UploadedPart, StoreError> {
         if !(1..=PART_NUMBER_MAX).contains(&number) {
-            return Err(self.invalid_argument("the number of a part is 1 to 10,000"));
+            return Err(self.invalid_argument("part numbers are 1 to 10,000"));
         }
         if Crc64::of_segments(body) != crc64 {
             return Err(self.files.corrupted(&upload.key));
@@ -118,7 +291,7 @@ impl DirectoryStore {
         let write = || -> io::Result<()> {
             let file = OpenOptions::new()
                 .write(true)
-                // A part aside is new; the file of all is there, or the upload is not.
+                // The common file exists as long as the upload does.
                 .create_new(placement == PartPlacement::OwnFile)
                 .open(folder.join(&name))?;
             let mut at = offset;
@@ -142,7 +315,7 @@ impl DirectoryStore {
         })
     }
 
-    pub(super) fn complete(
+    fn complete(
         &self,
         upload: &Upload,
         parts: &[UploadedPart],
@@ -154,17 +327,17 @@ impl DirectoryStore {
             serde_json::from_slice(&fs::read(folder.join("note.json")).map_err(store_error)?)
                 .map_err(|error| store_error(error.into()))?;
         if parts.is_empty() || !parts.is_sorted_by(|one, next| one.number < next.number) {
-            return Err(self.invalid_argument("an upload has parts, in the order of their numbers"));
+            return Err(self.invalid_argument("an upload needs parts in ascending order of their numbers"));
         }
-        if crc64_of_parts(parts) != options.crc64 {
+        if Crc64::of_parts(parts) != options.crc64 {
             return Err(self.files.corrupted(&upload.key));
         }
-        // The file leaves its name while it is completed, so that a late part cannot reach an object.
+        // The file is renamed first, so that a late part cannot change an object.
         let (data, assembled) = (folder.join("data"), folder.join("whole"));
         let in_place = in_place(parts);
         if in_place {
             match fs::rename(&data, &assembled) {
-                // An earlier completion was cut off: it is there already.
+                // An interrupted completion has already renamed it.
                 Err(error) if is_not_found(&error) && assembled.is_file() => {}
                 outcome => outcome.map_err(store_error)?,
             }
@@ -193,7 +366,7 @@ impl DirectoryStore {
                 .publish(&assembled, &record.key, options.mode, &sidecar)
         })();
         if outcome.is_ok() {
-            // What stays is a listed upload, to be swept as such.
+            // Leftovers are listed as an upload and aborted later.
             let _ = fs::remove_dir_all(&folder);
             self.active_uploads().remove(&upload.id);
         } else if in_place {
@@ -204,7 +377,7 @@ impl DirectoryStore {
         outcome
     }
 
-    pub(super) fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
+    fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         self.active_uploads().remove(&upload.id);
         let folder = match self.upload_dir(upload) {
             Ok(folder) => folder,
@@ -218,7 +391,7 @@ impl DirectoryStore {
         }
     }
 
-    pub(super) fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         let mut all = Vec::new();
         let entries = match fs::read_dir(self.files.internal_path("uploads")) {
             Ok(entries) => entries,
@@ -256,7 +429,7 @@ impl DirectoryStore {
         })
     }
 
-    /// An id is one of ours or of no upload: it must not lead elsewhere.
+    /// Returns the folder of an upload. Rejects ids that this store does not create, since they could escape the folder.
     fn upload_dir(&self, upload: &Upload) -> Result<PathBuf, StoreError> {
         match Ulid::from_string(&upload.id) {
             Ok(id) => Ok(self.files.internal_path("uploads").join(id.to_string())),
@@ -296,18 +469,18 @@ impl DirectoryStore {
     }
 }
 
-/// Whether each part is where it belongs in the file.
+/// Returns true if every part is at its final offset in the common file.
 fn in_place(parts: &[UploadedPart]) -> bool {
     let mut at = 0;
     parts.iter().all(|part| {
-        let there = part.etag == format!("data@{at}");
+        let placed = part.etag == format!("data@{at}");
         at += part.size;
-        there
+        placed
     })
 }
 
-/// Copies the parts, from wherever they are, into one file.
-fn concatenate_parts(folder: &std::path::Path, parts: &[UploadedPart]) -> io::Result<()> {
+/// Copies the parts from their locations into one file.
+fn concatenate_parts(folder: &Path, parts: &[UploadedPart]) -> io::Result<()> {
     let mut assembled = File::create(folder.join("whole"))?;
     for part in parts {
         let (name, offset) = part

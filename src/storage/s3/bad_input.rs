@@ -1,16 +1,16 @@
-//! What holds of whatever a store says. For tests and fuzzing. No I/O.
+//! Properties of the readers of S3 replies, for tests and fuzzing. No I/O.
 
-// To panic where a property does not hold is what these are for.
+// A panic reports the violated property.
 #![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
 
 use std::time::Duration;
 
-use super::s3_errors::{Redactor, RequestContext, S3ErrorResponse, S3Operation, error_from_response};
-use super::s3_list::decode_key;
-use super::{S3Credentials, StoreErrorClass};
+use super::errors::{Redactor, RequestContext, S3ErrorResponse, S3Operation, error_from_response};
+use super::{S3Credentials, decode_key};
 use crate::fuzzing::{SECRET, assert_no_secret, insert_secret};
+use crate::storage::StoreErrorClass;
 
-/// A key that is encoded as a listing has it decodes to itself; any other decodes to something.
+/// Checks that a key survives the encoding of a listing, and that any other text decodes without a panic.
 pub(crate) fn check_listed_key(key: &str) {
     let encoded: String = url::form_urlencoded::byte_serialize(key.as_bytes()).collect();
     assert_eq!(decode_key(encoded, true), key);
@@ -18,7 +18,7 @@ pub(crate) fn check_listed_key(key: &str) {
     let _ = decode_key(key.to_owned(), true);
 }
 
-/// A refusal with these words as code and message: short, without secrets, classified.
+/// Checks that an error reply with this code and message gives a short, classified error without secrets.
 pub(crate) fn check_error_responses(data: &[u8]) {
     let text = insert_secret(data);
     let text = String::from_utf8_lossy(&text);
@@ -60,7 +60,7 @@ pub(crate) fn check_error_responses(data: &[u8]) {
         );
         assert_no_secret(&error.to_string());
         if let StoreErrorClass::Retry(Some(retry_after)) = error.class() {
-            // Whatever was asked for, the sum with a pause of our own exists.
+            // The sum with a pause of our own must not overflow.
             let _ = retry_after.saturating_add(Duration::from_secs(1));
         }
     }

@@ -1,5 +1,5 @@
-//! The S3 client as this program wants it: no retries, no checksums and no hosts of its own choice. It
-//! builds a client and looks at each request and reply; sending them is the SDK's.
+//! Configuration of the SDK client: no retries, checksums or hosts of its own choice. Builds the client and inspects
+//! each request and reply; the SDK does the I/O.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,23 +29,25 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
-use super::s3_limited::LimitedConnector;
-use super::s3_metered::MeteredConnector;
-use super::{S3Credentials, S3Settings, StoreError};
+use super::limited::LimitedConnector;
+use super::metered::MeteredConnector;
+use super::{S3Credentials, S3Settings};
+use crate::api::{Remedy, Setting};
 use crate::egress::{CheckedResolver, HostDenied, HostPolicy, check_ca};
+use crate::storage::StoreError;
 
-/// For how long a reply's `Date` and the time since tell the store's clock: a minute.
+/// Maximum age of the `Date` header from which the store's time is derived: a minute.
 const CLOCK_MAX_AGE: Duration = Duration::from_mins(1);
 
-/// Where the client may send requests: asked with the address of each request, and while a name is resolved.
+/// Policy for the hosts that the client may contact. It checks the URL of each request, and each resolved address.
 pub trait HostCheck: fmt::Debug + Send + Sync {
-    /// Whether a request may go to this address.
+    /// Checks that requests to this URL are allowed.
     fn check_url(&self, url: &Url) -> Result<(), HostDenied>;
-    /// What resolves names and refuses addresses; `None`: the system's resolver, unchecked.
+    /// Returns the resolver, which rejects addresses that are not allowed; `None`: the system's resolver, unchecked.
     fn resolver(&self) -> Option<SharedDnsResolver>;
 }
 
-/// Every host: for the command line, where the user's own network is the limit.
+/// Policy that allows every host, for the command line: the user's own network is the limit.
 #[derive(Clone, Copy, Debug)]
 pub struct AnyHost;
 
@@ -69,7 +71,7 @@ impl HostCheck for HostPolicy {
     }
 }
 
-/// The store's clock, as its replies tell it. Counted on from the latest one by a clock that is never set.
+/// The store's clock: the `Date` of the latest reply plus the monotonic time since then.
 #[derive(Debug, Default)]
 pub(super) struct StoreClock(Mutex<Option<(Timestamp, Instant)>>);
 
@@ -78,7 +80,7 @@ impl StoreClock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
     }
 
-    /// The time, where a reply of the last minute told it. It is exact to a second, as the header is.
+    /// Returns the time if a reply of the last minute had a `Date`. Its precision is one second, that of the header.
     pub(super) fn now(&self) -> Option<Timestamp> {
         let (date, at) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let since = at.elapsed();
@@ -86,11 +88,12 @@ impl StoreClock {
     }
 }
 
-/// Makes the client. Looks for the pod's identity (which may ask the metadata service) only when told to.
+/// Builds the client. Reads the pod's identity, which may contact the metadata service, only if so configured.
 pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Result<Client, StoreError> {
-    let invalid_settings = |message: String| StoreError::InvalidSettings {
+    let invalid_settings = |(message, remedy)| StoreError::InvalidSettings {
         store: format!("s3://{}", settings.bucket),
         message,
+        remedy,
     };
     if let Some(endpoint) = &settings.endpoint {
         settings.hosts.check_url(endpoint)?;
@@ -107,7 +110,7 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
         .region(region)
         .http_client(http)
         .retry_config(RetryConfig::disabled())
-        // Ours looks at both directions and at the wait for the reply.
+        // `TransferProgress` covers both directions and the wait for the reply.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -120,13 +123,16 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
         settings
             .endpoint
             .as_ref()
-            // With its slash: the SDK puts the bucket's name right behind a path.
+            // The SDK appends the bucket's name to a path without a slash.
             .map(|url| format!("{}/", url.as_str().trim_end_matches('/'))),
     );
     Ok(Client::from_conf(config.build()))
 }
 
-async fn credentials(wanted: &S3Credentials, region: Region) -> Result<SharedCredentialsProvider, String> {
+async fn credentials(
+    wanted: &S3Credentials,
+    region: Region,
+) -> Result<SharedCredentialsProvider, (String, Option<Remedy>)> {
     match wanted {
         S3Credentials::Static {
             access_key_id,
@@ -141,35 +147,42 @@ async fn credentials(wanted: &S3Credentials, region: Region) -> Result<SharedCre
             None,
             "Secret",
         ))),
-        // Its hosts (STS, metadata) are named by the pod's environment, not by a tenant, so they are
-        // not checked.
+        // The pod's environment names the hosts (STS, metadata), not a tenant, so they are not checked.
         S3Credentials::PodIdentity => aws_config::defaults(BehaviorVersion::latest())
             .region(region)
             .load()
             .await
             .credentials_provider()
             .ok_or_else(|| {
-                "the pod has no identity: give spec.destination.s3.credentialsSecretRef".to_owned()
+                (
+                    "the process has no identity for S3".to_owned(),
+                    Some(Remedy::new(Setting::BucketCredentials, "set {}")),
+                )
             }),
     }
 }
 
-fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
+fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Option<Remedy>)> {
     let plain = settings
         .endpoint
         .as_ref()
         .is_some_and(|url| url.scheme() == "http");
-    // System certificates take a while to read, and a machine need not have any.
+    // Reading the system certificates takes time, and a machine may have none.
     let mut trust = TrustStore::empty().with_native_roots(!plain);
     if let Some(pem) = &settings.ca_pem {
-        // The TLS library of the SDK panics on certificates that it cannot read, so they are read before.
-        check_ca(pem, "spec.destination.s3.caSecretRef").map_err(|error| error.to_string())?;
+        // The TLS library of the SDK panics on certificates that it cannot parse.
+        check_ca(pem).map_err(|error| {
+            (
+                error.to_string(),
+                Some(Remedy::new(Setting::BucketCa, "correct {}")),
+            )
+        })?;
         trust = trust.with_pem_certificate(pem.clone());
     }
     let context = TlsContext::builder()
         .with_trust_store(trust)
         .build()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        .map_err(|error| (format!("cannot set up TLS: {error}"), None))?;
     let connector = Connector::builder()
         .connector_settings(
             HttpConnectorSettings::builder()
@@ -190,7 +203,7 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, String> {
     Ok(http_client_fn(move |_, _| metered.clone()))
 }
 
-/// Sees each request before it leaves and each reply as it comes.
+/// Checks the host of each request, and reads the `Date` of each reply.
 #[derive(Debug)]
 struct RequestInterceptor {
     hosts: Arc<dyn HostCheck>,
@@ -202,7 +215,7 @@ impl Intercept for RequestInterceptor {
         "RequestInterceptor"
     }
 
-    /// The host is final only now: the SDK may have put the bucket's name before it.
+    /// Checks the host here, where it is final: the SDK may have prepended the bucket's name.
     fn read_before_transmit(
         &self,
         context: &BeforeTransmitInterceptorContextRef<'_>,
@@ -231,7 +244,7 @@ fn parse_date(text: &str) -> Option<Timestamp> {
     parser.parse_timestamp(text).ok()
 }
 
-/// Signs one request's body by this SHA-256 (hexadecimal), where the SDK would leave a streamed body unsigned.
+/// Signs the body of one request by this SHA-256 (hexadecimal). The SDK leaves a streamed body unsigned.
 #[derive(Debug)]
 pub(super) struct SignedBody(pub(super) String);
 
