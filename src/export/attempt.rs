@@ -1,4 +1,4 @@
-//! One window, from a free place to its receipt: the steps in order. I/O.
+//! Export of one window, from a free slot to its receipt: the steps in order. I/O.
 
 use std::sync::atomic::Ordering;
 
@@ -23,28 +23,28 @@ use crate::api::Reason;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
 use crate::tracker::{DownloadResponse, TransferEnd};
 
-/// A listing counts as "before" the download for so long: 10 min.
+/// Maximum age of a listing that counts as "before" the download: 10 min.
 const LISTING_MAX_AGE: std::time::Duration = std::time::Duration::from_mins(10);
 
-/// What came of a window.
+/// Result of the export of a window.
 #[derive(Debug)]
 pub(super) enum WindowOutcome {
-    /// Stored, or proved empty.
+    /// The window was stored, or proved empty.
     Stored(Box<Receipt>),
-    /// Somebody else stored it, or part of it.
+    /// Another holder stored the window, or part of it.
     Covered,
-    /// The service no longer has it.
+    /// The service no longer has the window.
     Expired,
 }
 
-/// Exports one window, once it has a place, and tells what came of it.
-/// Of an hour, `other_hours` are the events of the day's other hours (see [`EmptyEvidence`]).
+/// Exports one window when a slot is free, and reports the result to the observer.
+/// `other_hours`, for an hour: events of the other hours of its day (see [`EmptyEvidence`]).
 pub(super) async fn export_window(
     ctx: &RunContext,
     window: Window,
     other_hours: Option<u64>,
 ) -> Result<WindowOutcome, Failure> {
-    // First a session of the space, so that who waits for one takes no place from other spaces.
+    // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
     let permits = async {
         let slot = ctx.budget.acquire_slot(window).await;
         (slot, ctx.shared.window_slots.acquire(window).await)
@@ -85,7 +85,7 @@ async fn run_attempt(
         .as_ref()
         .and_then(|listing| listing.size_hint(window.date()));
     let part_bytes = ctx.shared.pool.part_bytes(hint);
-    // Room for one part before the session: who holds a session never waits for memory.
+    // Memory for one part before the session: a window with a session never waits for memory.
     let reservation = tokio::select! {
         reservation = ctx.shared.pool.reserve(part_bytes) => reservation.ok_or_else(stopped)?,
         () = ctx.stop.cancelled() => return Err(stopped()),
@@ -110,8 +110,8 @@ async fn run_attempt(
     outcome
 }
 
-/// Deletes the session, then what the journal says of it. A failure here never hides the outcome: what
-/// stays in the journal is settled later.
+/// Deletes the session, then its journal keys. A failure is logged and never replaces the outcome: recovery
+/// deletes the keys that are left.
 async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
     let OpenAttempt {
         needs_recovery,
@@ -141,12 +141,12 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
                     lock(&ctx.stale_windows).remove(&id.window);
                 }
                 Err(failure) => {
-                    tracing::warn!(attempt = %id, message = failure.message, "spent journal keys stay until they are settled");
+                    tracing::warn!(attempt = %id, error = failure.message, "cannot delete obsolete journal keys, recovery will retry");
                 }
             }
         }
         Err(error) => {
-            tracing::warn!(session = session.id, %error, "a session could not be deleted: it is tried again");
+            tracing::warn!(session = session.id, %error, "cannot delete session, will retry");
         }
     }
     drop((session_guard, in_progress));
@@ -156,7 +156,7 @@ struct Attempt<'a> {
     ctx: &'a RunContext,
     opened: &'a OpenAttempt<'a>,
     before: Option<&'a DayListing>,
-    /// Of an hour: the events of the day's other hours.
+    /// For an hour: events of the other hours of its day.
     other_hours: Option<u64>,
     part_bytes: u64,
 }
@@ -211,8 +211,8 @@ impl Attempt<'_> {
         self.evaluate(staged).await
     }
 
-    /// The service may answer another range than was asked for; another day's events are never stored under
-    /// the asked day's name.
+    /// Checks that the session has the requested range, hour and scope. The service may answer with others, and
+    /// events of another day must never be stored under the requested day.
     fn check_session_matches(&self) -> Result<(), Failure> {
         let (session, window) = (&self.opened.session, self.window());
         let date = window.date();
@@ -232,7 +232,7 @@ impl Attempt<'_> {
             if account { "the account" } else { "the space" }
         });
         let message = format!(
-            "asked for {window} of the {}, the service opened a session for {answered} of {scope}: nothing was stored",
+            "requested {window} of the {}, but the service opened a session for {answered} of {scope}; nothing was stored",
             self.ctx.export.scope.as_key()
         );
         Err(Failure::manual(Reason::RangeMismatch, message))
@@ -267,7 +267,7 @@ impl Attempt<'_> {
                 .max()
                 .unwrap_or(0);
             let message = format!(
-                "{window}: downloaded {} events, the service reports {reported}",
+                "{window}: downloaded {} events, but the service reports {reported}",
                 proof.events
             );
             return Err(Failure::retry(Reason::Short, message));
@@ -275,7 +275,7 @@ impl Attempt<'_> {
         if staged.end == TransferEnd::CloseUnconfirmed && comparison.verdict != Verdict::Matched {
             self.discard(staged).await;
             let message = format!(
-                "{window}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor counts its events"
+                "{window}: the connection closed before the end of the data was confirmed, and the service neither confirms it nor reports a matching event count"
             );
             return Err(Failure::retry(Reason::DownloadIncomplete, message));
         }
@@ -285,14 +285,14 @@ impl Attempt<'_> {
             Ok(ReceiptWrite::Written(receipt)) => Ok(WindowOutcome::Stored(receipt)),
             Ok(ReceiptWrite::WrittenByOther) => Ok(WindowOutcome::Covered),
             Err(failure) => {
-                // The object may be there without its receipt.
+                // The object may exist without its receipt.
                 self.opened.needs_recovery.store(true, Ordering::Relaxed);
                 Err(failure)
             }
         }
     }
 
-    /// The reports of before and after, and what they say of the counted events; `None`: proved empty.
+    /// Compares the counted events with the listings before and after the download; `None`: proved empty.
     fn compare_counts(&self, events: Option<u64>, after: Option<&DayListing>) -> CountComparison {
         let window = self.window();
         let count = |listing: Option<&DayListing>| listing.and_then(|listing| listing.count(window));
@@ -314,7 +314,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// An answer without events: stored as a receipt only when it is proved that there were none.
+    /// Evaluates an answer without events: writes a receipt only if it is proved that there were none.
     async fn evaluate_empty(
         &self,
         answer: EmptyAnswer,
@@ -378,34 +378,34 @@ impl Attempt<'_> {
             }
             EmptyVerdict::Short(reported) => Err(Failure::retry(
                 Reason::Short,
-                format!("{window}: downloaded no events, the service reports {reported}"),
+                format!("{window}: downloaded no events, but the service reports {reported}"),
             )),
             EmptyVerdict::ShortOfDay {
                 other_hours,
                 reported,
             } => {
                 let message = format!(
-                    "{window}: the service gave no events ({answer:?}), and the other hours have {other_hours} of the {reported} events that it reports of the day: it is tried again, or accept the gap in spec.acceptedGaps"
+                    "{window}: the service returned no events ({answer:?}), but the other hours have only {other_hours} of the {reported} events that it reports for the day: wait for the retry, or accept the gap in spec.acceptedGaps"
                 );
                 Err(Failure::retry(Reason::Short, message))
             }
-            // A session that is gone says nothing about the day, nor does one refusal of the listing: a new try may.
-            EmptyVerdict::Unproved(why) => {
+            // A lost session or one refused listing proves nothing about the day; a retry may.
+            EmptyVerdict::Unproved(reason) => {
                 let message = format!(
-                    "{window}: the service gave no events ({answer:?}), and {why}: it is tried again, or accept the gap in spec.acceptedGaps"
+                    "{window}: the service returned no events ({answer:?}), and {reason}: wait for the retry, or accept the gap in spec.acceptedGaps"
                 );
                 Err(Failure::retry(Reason::EmptyUnproved, message))
             }
         }
     }
 
-    /// What was sent to the store and will not be committed.
+    /// Aborts the upload of a body that will not be committed.
     async fn discard(&self, staged: StagedObject) {
         if let StagedBody::Multipart(upload, _) = staged.body
             && let Err(error) = self.ctx.peers.store.abort_upload(&upload).await
         {
             self.opened.needs_recovery.store(true, Ordering::Relaxed);
-            tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
+            tracing::warn!(key = upload.key, %error, "cannot abort upload, recovery will retry");
         }
     }
 
@@ -417,12 +417,12 @@ impl Attempt<'_> {
             TransferError::Proof(error) => Failure::from_proof(window, &error),
             TransferError::TooLarge if window.hour_of_day().is_none() => Failure::retry(
                 Reason::TooLarge,
-                format!("{window} has more bytes than a store takes in one object: it is split into hours"),
+                format!("{window} is larger than the store's maximum object size: it is split into hours"),
             ),
             TransferError::TooLarge => Failure::manual(
                 Reason::TooLarge,
                 format!(
-                    "{window} has more bytes than a store takes in one object, and an hour is the least that can be asked for"
+                    "{window} is larger than the store's maximum object size, and an hour cannot be split further"
                 ),
             ),
             TransferError::Stopped => stopped(),

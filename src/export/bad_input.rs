@@ -1,6 +1,6 @@
-//! What holds of whatever a download brings and whatever lies in the journal. For tests and fuzzing. No I/O.
+//! Properties of arbitrary downloads and journal contents, for tests and fuzzing. No I/O.
 
-// To panic where a property does not hold is what these are for.
+// These functions panic if a property does not hold.
 #![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
 
 use std::collections::BTreeSet;
@@ -24,15 +24,15 @@ use crate::fuzzing::assert_displayable;
 use crate::storage::ObjectSummary;
 use crate::storage::bad_input::{check_error_responses, check_listed_key};
 
-/// Bytes that an input may inflate to and still be compared: 16 MiB.
+/// Maximum decompressed size of an input that is compared with `flate2`: 16 MiB.
 const COMPARED_BYTES: u64 = 16 << 20;
 
-/// What comes of a stream, in pieces of some size.
-type ProofResult = Result<(u64, Vec<u8>, Result<u64, EventsError>), GzipError>;
+/// Members, decompressed bytes and event count of a stream.
+type VerifyResult = Result<(u64, Vec<u8>, Result<u64, EventsError>), GzipError>;
 
-/// The body of a download, in pieces of any size: first the input as it is, then packed into members. How it is cut
-/// changes nothing; a stream is whole exactly where `flate2` reads it to its end without an error, and inflates to the
-/// same bytes; events are counted as `serde_json` counts them.
+/// Checks the body of a download, in chunks of any size: the raw input, then the input packed into gzip members. The
+/// chunk size changes nothing; a stream is complete exactly if `flate2` reads it to its end without an error, with the
+/// same decompressed bytes; events are counted as `serde_json` counts them.
 pub fn download_stream(data: &[u8]) {
     let Some((&choice, rest)) = data.split_first() else {
         return;
@@ -45,40 +45,38 @@ pub fn download_stream(data: &[u8]) {
         .take(COMPARED_BYTES + 1)
         .read_to_end(&mut raw);
     if raw.len() as u64 <= COMPARED_BYTES {
-        let unsplit = prove(rest, usize::MAX);
-        assert_eq!(prove(rest, step), unsplit, "in pieces of {step}");
+        let unsplit = verify(rest, usize::MAX);
+        assert_eq!(verify(rest, step), unsplit, "chunks of {step}");
         match (&unsplit, read) {
             (Ok((_, out, _)), Ok(_)) => assert_eq!(out, &raw),
             (Err(error), Err(_)) => assert_displayable(&error.to_string()),
-            (actual, expected) => panic!("{actual:?}, and flate2 says {expected:?}"),
+            (actual, expected) => panic!("{actual:?}, but flate2 returns {expected:?}"),
         }
         let _ = count_as_serde(&raw);
     }
 
-    // Members of the input itself, cut where its own bytes say.
+    // Members made of the input, split at a position that its first byte selects.
     let at = rest
         .first()
         .map_or(0, |byte| usize::from(*byte) * rest.len() / 256);
     let (one, two) = rest.split_at_checked(at).unwrap_or((rest, &[]));
-    let packed = [packed(one), packed(two)].concat();
-    let unsplit = prove(&packed, usize::MAX);
-    assert_eq!(prove(&packed, step), unsplit, "in pieces of {step}");
+    let packed = [gzip_member(one), gzip_member(two)].concat();
+    let unsplit = verify(&packed, usize::MAX);
+    assert_eq!(verify(&packed, step), unsplit, "chunks of {step}");
     let Ok((members, out, events)) = unsplit else {
-        panic!("whole members are not taken for whole")
+        panic!("complete members are rejected")
     };
     assert_eq!((members, &out[..]), (2, rest));
     assert_eq!(events, count_as_serde(rest));
-    // Anything less is less.
+    // A truncated stream is rejected, except at the end of a member.
     if let Some(cut) = packed.len().checked_sub(1 + usize::from(choice)) {
-        assert!(prove(packed.get(..cut).unwrap_or_default(), step).is_err() || cut == packed_len(one));
+        assert!(
+            verify(packed.get(..cut).unwrap_or_default(), step).is_err() || cut == gzip_member(one).len()
+        );
     }
 }
 
-fn packed_len(bytes: &[u8]) -> usize {
-    packed(bytes).len()
-}
-
-fn packed(bytes: &[u8]) -> Vec<u8> {
+fn gzip_member(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder
         .write_all(bytes)
@@ -86,10 +84,10 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-fn prove(bytes: &[u8], step: usize) -> ProofResult {
+fn verify(bytes: &[u8], step: usize) -> VerifyResult {
     let (mut gzip, mut events, mut out) = (GzipVerifier::default(), EventCounter::default(), Vec::new());
-    for piece in bytes.chunks(step) {
-        gzip.push(piece, &mut |data| {
+    for chunk in bytes.chunks(step) {
+        gzip.push(chunk, &mut |data| {
             events.push(data);
             out.extend_from_slice(data);
         })?;
@@ -99,16 +97,16 @@ fn prove(bytes: &[u8], step: usize) -> ProofResult {
     Ok((members, out, events.finish()))
 }
 
-/// The count, in pieces of several sizes, beside what `serde_json` reads.
+/// Counts the events in chunks of several sizes, and compares the count with `serde_json`.
 fn count_as_serde(text: &[u8]) -> Result<u64, EventsError> {
     let count = |step: usize| {
         let mut events = EventCounter::default();
-        text.chunks(step).for_each(|piece| events.push(piece));
+        text.chunks(step).for_each(|chunk| events.push(chunk));
         events.finish()
     };
     let unsplit = count(usize::MAX);
     for step in [1, 5, 4096] {
-        assert_eq!(count(step), unsplit, "in pieces of {step}");
+        assert_eq!(count(step), unsplit, "chunks of {step}");
     }
     if let Err(error) = &unsplit {
         assert_displayable(&error.to_string());
@@ -127,14 +125,14 @@ fn count_as_serde(text: &[u8]) -> Result<u64, EventsError> {
         let all: Result<Vec<Map<String, Value>>, _> =
             serde_json::Deserializer::from_slice(text).into_iter().collect();
         if let (Ok(all), Ok(counted)) = (all, &unsplit) {
-            // Several objects on a line behind a first line of one count as one: never more than there are.
+            // Several objects on one line count as one if the first line has one object: never more than there are.
             assert!(*counted <= all.len() as u64, "{counted} of {}", all.len());
         }
     }
     unsplit
 }
 
-/// A manifest: reads back as it was written, its head says the same, sums do not overflow, errors fit to be shown.
+/// Checks a manifest: it round-trips, its header has the same facts, sums do not overflow, errors are displayable.
 pub fn archive_manifest(data: &[u8]) {
     let key = "space=s/scope=space/_manifests/00000001.json";
     let (read, head) = (
@@ -167,7 +165,7 @@ pub fn archive_manifest(data: &[u8]) {
         .for_each(drop);
 }
 
-/// A receipt: reads back as it was written; what the journal keeps of it is what it says.
+/// Checks a receipt: it round-trips, and the journal keeps its facts.
 pub fn receipt(data: &[u8]) {
     let Some(receipt) = check_round_trip::<Receipt>(data) else {
         return;
@@ -183,7 +181,7 @@ pub fn receipt(data: &[u8]) {
     }
 }
 
-/// The other documents of the journal, and its keys: one key means one thing, and that thing has one key.
+/// Checks the other documents of the journal, and its keys: each key has one meaning, and each meaning one key.
 pub fn journal(data: &[u8]) {
     check_round_trip::<AttemptRecord>(data);
     check_round_trip::<SessionRecord>(data);
@@ -209,8 +207,8 @@ pub fn journal(data: &[u8]) {
                     assert_eq!(ArchiveRoot::containing(&key), Some(root.clone()));
                 }
             }
-            // A session's id, whatever the service may have given, comes back from its key.
-            let given: String = line.chars().filter(char::is_ascii_graphic).collect();
+            // Any session id that the service may return round-trips through its key.
+            let session: String = line.chars().filter(char::is_ascii_graphic).collect();
             let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
                 .parse()
                 .ok()
@@ -218,8 +216,8 @@ pub fn journal(data: &[u8]) {
                     window: Window::day(jiff::civil::date(2018, 6, 28)),
                     ulid,
                 });
-            if let Some(id) = id.filter(|_| !given.is_empty()) {
-                let parsed = Key::Session(id, given);
+            if let Some(id) = id.filter(|_| !session.is_empty()) {
+                let parsed = Key::Session(id, session);
                 assert_eq!(root.key(&parsed).map(|key| root.parse(&key)), Some(parsed));
             }
             if let Ok(window) = line.parse::<Window>() {
@@ -229,8 +227,8 @@ pub fn journal(data: &[u8]) {
     }
 }
 
-/// Keys, one per line: what is taken for one of ours is written exactly as we write it, and a key that is encoded as a
-/// listing has it decodes to itself. Then a refusal with the last line as code and message: short, without secrets.
+/// Checks keys, one per line: a recognized key has exactly the spelling that eventexport writes, and a key encoded as in
+/// a listing decodes to itself. Then checks a refusal with the last line as code and message: short, without secrets.
 pub fn bucket_listing(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let root = ArchiveRoot::new("tracker", "c1234567-6d55-4193-a9de-378620d6fab5", "space");
@@ -262,12 +260,12 @@ pub fn bucket_listing(data: &[u8]) {
     assert!(journal.objects.keys().eq(windows.iter()));
     assert!(
         journal.covered("https://a").is_empty(),
-        "receipts that nobody read cover nothing"
+        "unread receipts cover nothing"
     );
     check_error_responses(data);
 }
 
-/// Durations and ranges as a spec and a status write them.
+/// Checks durations and ranges of a spec and a status.
 pub fn durations(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -276,7 +274,7 @@ pub fn durations(data: &[u8]) {
         if let Some(duration) = parse_duration(line) {
             assert!(line.len() <= 32 && !duration.is_negative(), "{line}");
             let written = format_duration(duration);
-            // Four numbers of five digits at most: what was given in other units may need more.
+            // The format has at most four numbers of five digits; other units may need more.
             assert!(
                 parse_duration(&written).is_none_or(|again| again == duration),
                 "{line} {written}"
@@ -291,7 +289,7 @@ pub fn durations(data: &[u8]) {
     }
 }
 
-/// Reads the document, where it is one; as it is written it reads back.
+/// Decodes a document; if it is valid, checks that it round-trips.
 fn check_round_trip<R: ArchiveRecord + PartialEq + std::fmt::Debug>(data: &[u8]) -> Option<R> {
     match decode::<R>("space=s/scope=space/_journal/k.json", data) {
         Ok(record) => {

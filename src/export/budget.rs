@@ -1,5 +1,5 @@
-//! The sessions of a space: opened one at a time, so that each listing tells how much is free, and never
-//! more than is ours to take. No I/O.
+//! Session budget of a space: sessions open one at a time, so that each listing shows the free ones, and never
+//! more than this process may hold. No I/O.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +12,18 @@ use super::window::Window;
 /// Open sessions that a space allows (the service's rule: 30 per space, shared by all its users).
 pub const SESSIONS_PER_SPACE: usize = 30;
 
-/// How long a space must be seen nearly full before a process that holds none of its sessions takes one: they may be its
-/// own, left by a crash, and are about to be deleted.
+/// Time that a space must stay nearly full before a process that holds none of its sessions opens one: 15 s. The
+/// sessions may be its own, left by a crash, and about to be deleted.
 const CRASH_GRACE: Duration = Duration::from_secs(15);
 
-/// Every space that this process exports from, by endpoint and space id.
+/// Budgets of all spaces that this process exports from, by endpoint and space id.
 #[derive(Clone, Debug)]
 pub struct SessionBudgets {
     by_space: Arc<Mutex<HashMap<(String, String), SessionBudget>>>,
     own_limit: usize,
 }
 
-/// One space: who opens a session next, and which sessions are this process's own.
+/// Budget of one space: the queue for opening sessions, and the sessions that this process holds.
 #[derive(Clone, Debug)]
 pub struct SessionBudget {
     own_limit: usize,
@@ -31,37 +31,37 @@ pub struct SessionBudget {
     slots: PrioritySemaphore<Window>,
     opening: PrioritySemaphore<Window>,
     held: Arc<Mutex<BTreeSet<String>>>,
-    /// How many sessions of everybody were open when they were last listed.
+    /// Open sessions of all users at the last listing.
     listed: Arc<Mutex<Option<usize>>>,
-    /// Since when it is nearly full, as far as was seen.
+    /// Time since which every listing showed the space nearly full.
     nearly_full_since: Arc<Mutex<Option<Instant>>>,
 }
 
-/// A session that this process holds; dropped when it is deleted or left to the journal.
+/// Session that this process holds; dropped when it is deleted or left to recovery.
 #[derive(Debug)]
 pub struct SessionGuard {
     held: Arc<Mutex<BTreeSet<String>>>,
     id: String,
 }
 
-/// Whether another session may be opened.
+/// Capacity for another session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionCapacity {
-    /// Yes.
+    /// Another session may be opened.
     Available,
-    /// The space is full, or its last free session is left to people.
+    /// The space is full, or its last free session is reserved for other users.
     SpaceFull,
-    /// This process holds as many as it may.
+    /// This process holds as many sessions as it may.
     OwnLimit,
 }
 
-/// Sets and maps that are valid after any panic elsewhere.
+/// Locks a mutex and ignores poisoning: the maps stay valid after a panic elsewhere.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SessionBudgets {
-    /// None yet; so many sessions may be held in each.
+    /// Creates an empty registry; this process holds at most `own_limit` sessions in each space.
     pub fn new(own_limit: usize) -> Self {
         Self {
             by_space: Arc::default(),
@@ -69,7 +69,7 @@ impl SessionBudgets {
         }
     }
 
-    /// The space, the same for every export of it. Spaces that nobody uses any more are forgotten.
+    /// Returns the budget of a space, shared by all its exports. Drops the budgets of unused spaces.
     pub fn for_space(&self, endpoint: &str, space: &str) -> SessionBudget {
         let mut spaces = lock(&self.by_space);
         spaces.retain(|_, space| Arc::strong_count(&space.held) > 1);
@@ -87,7 +87,7 @@ impl SessionBudgets {
             .clone()
     }
 
-    /// Every space, and how many wait for a session in any of them.
+    /// Returns the load of every space, and the number of windows that wait for a session.
     pub fn load(&self) -> (Vec<SpaceLoad>, usize) {
         let spaces = lock(&self.by_space);
         let used = spaces
@@ -105,7 +105,7 @@ impl SessionBudgets {
         (used.map(load).collect(), waiting)
     }
 
-    /// Sessions that this process holds, over all spaces.
+    /// Returns the number of sessions that this process holds in all spaces.
     pub fn open_sessions(&self) -> usize {
         lock(&self.by_space)
             .values()
@@ -115,18 +115,18 @@ impl SessionBudgets {
 }
 
 impl SessionBudget {
-    /// Waits until one more window may hold a session; the oldest goes first.
+    /// Waits until one more window may hold a session; the oldest window goes first.
     pub async fn acquire_slot(&self, window: Window) -> PriorityPermit<Window> {
         self.slots.acquire(window).await
     }
 
-    /// Waits for the turn to list and open; the oldest window goes first.
+    /// Waits for the exclusive right to list and open sessions; the oldest window goes first.
     pub async fn lock_opening(&self, window: Window) -> PriorityPermit<Window> {
         self.opening.acquire(window).await
     }
 
-    /// Whether a further session may be opened when `open` are open in the space. The last free one is
-    /// left to people, unless we would have none at all, and not only because of a crash.
+    /// Returns whether another session may be opened while `open` are open in the space. The last free one is
+    /// reserved for other users, unless this process would have none at all (after a grace period for crashes).
     pub fn capacity(&self, open: usize, now: Instant) -> SessionCapacity {
         *lock(&self.listed) = Some(open);
         let held = lock(&self.held).len();
@@ -147,7 +147,7 @@ impl SessionBudget {
         }
     }
 
-    /// Notes a session as ours for as long as the guard lives.
+    /// Registers a session as held by this process until the guard is dropped.
     pub fn hold(&self, id: &str) -> SessionGuard {
         lock(&self.held).insert(id.to_owned());
         SessionGuard {
@@ -156,7 +156,7 @@ impl SessionBudget {
         }
     }
 
-    /// Whether a session is one that this process is using.
+    /// True if this process uses the session.
     pub fn holds(&self, id: &str) -> bool {
         lock(&self.held).contains(id)
     }
@@ -215,7 +215,7 @@ mod tests {
         let space = SessionBudgets::new(28).for_space("e", "s");
         let now = Instant::now();
         assert_eq!(space.capacity(28, now), SessionCapacity::SpaceFull);
-        // Some of them were deleted: there is room, whoever the others belong to.
+        // Some were deleted: there is room, even if the others belong to other users.
         assert_eq!(space.capacity(20, now), SessionCapacity::Available);
         assert_eq!(
             (space.capacity(28, now), space.capacity(28, now + CRASH_GRACE)),

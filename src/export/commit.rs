@@ -1,4 +1,4 @@
-//! The commit: the object becomes visible, then its receipt is written, both once. I/O with the store.
+//! Commit of a window: publishes the object, then writes its receipt, each once. I/O with the store.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -18,29 +18,29 @@ use crate::api::Reason;
 use crate::storage::{Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError};
 use crate::tracker::TransferEnd;
 
-/// The user metadata of a small object that carries its receipt, so that it can be adopted after a crash.
+/// User metadata that carries the receipt of a small object, so that the object can be adopted after a crash.
 pub(super) const RECEIPT_METADATA: &str = "eventexport-receipt";
 
-/// The user metadata that names the attempt which wrote an object: for stores that keep no CRC-64/NVME.
+/// User metadata that names the attempt that wrote an object, for stores without CRC-64/NVME.
 pub(super) const ATTEMPT_METADATA: &str = "eventexport-attempt";
 
-/// The most that is put in metadata: S3 takes 2 KiB with names.
+/// Maximum bytes of a receipt in metadata: S3 accepts 2 KiB including names.
 const METADATA_MAX: usize = 1_900;
 
-/// Whose receipt it is.
+/// Result of writing a receipt.
 pub(super) enum ReceiptWrite {
-    /// This attempt's.
+    /// The receipt of this attempt is stored.
     Written(Box<Receipt>),
-    /// Somebody else's, who was faster.
+    /// Another holder wrote a receipt first.
     WrittenByOther,
 }
 
-/// What the service reports, and how the count compares.
+/// Event counts that the service reports, and the verdict on the counted events.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CountComparison {
     pub(super) before: Option<u64>,
     pub(super) after: Option<u64>,
-    /// Of an hour: the report of its day, the higher one.
+    /// For an hour: the higher report for its day.
     pub(super) of_day: Option<u64>,
     pub(super) verdict: Verdict,
 }
@@ -176,7 +176,7 @@ fn new_receipt(
     }
 }
 
-/// The receipt as metadata: ASCII JSON; nothing when it is too long.
+/// Encodes the receipt as metadata (ASCII JSON); empty if it is too long.
 fn receipt_metadata(receipt: &Receipt) -> Vec<(String, String)> {
     let json = serde_json::to_string(receipt).unwrap_or_default();
     let mut ascii = String::with_capacity(json.len());
@@ -239,7 +239,7 @@ async fn publish_object(
         Ok(stored) => return Ok(stored),
         Err(error) => error,
     };
-    // The reply may have been lost after the store did as it was asked.
+    // The store may have executed the request although the reply was lost.
     let found = match &error {
         StoreError::AlreadyExists { .. }
         | StoreError::NoSuchUpload { .. }
@@ -260,11 +260,11 @@ async fn abort_multipart(store: &dyn Store, opened: &OpenAttempt<'_>, body: &Sta
         && let Err(error) = store.abort_upload(upload).await
     {
         opened.needs_recovery.store(true, Ordering::Relaxed);
-        tracing::warn!(key = upload.key, %error, "an upload could not be aborted: it is swept later");
+        tracing::warn!(key = upload.key, %error, "cannot abort upload, recovery will retry");
     }
 }
 
-/// What is there is what was sent, or somebody else's.
+/// Returns the existing object if it is the one this attempt sent. Error: `ForeignObject`.
 fn check_same_object(
     found: &ObjectInfo,
     size: u64,
@@ -280,13 +280,13 @@ fn check_same_object(
     }
     let window = id.window;
     let message = format!(
-        "{key} is there already, with other bytes than the service gives for {window}: nothing was overwritten"
+        "{key} already exists, with other content than the service returns for {window}; nothing was overwritten"
     );
     Err(Failure::manual(Reason::ForeignObject, message))
 }
 
-/// Whether an object is the one that an attempt sent: by its checksum, or, where the store keeps none, by
-/// the attempt that it names.
+/// True if an object is the one that an attempt sent: by its checksum or, if the store keeps none, by the
+/// attempt named in its metadata.
 pub(super) fn is_same_object(found: &ObjectInfo, size: u64, crc64: Crc64, id: AttemptId) -> bool {
     let names_attempt = || {
         found
@@ -312,7 +312,7 @@ async fn put_receipt(
     write_receipt(store, &ctx.export.root, &key, receipt, mode).await
 }
 
-/// Writes a receipt once. One that says the same is ours: its reply was lost.
+/// Writes a receipt once. An equal receipt counts as written: only the reply was lost.
 pub(super) async fn write_receipt(
     store: &dyn Store,
     root: &super::keys::ArchiveRoot,
@@ -345,7 +345,7 @@ fn compare_receipts(existing: &Receipt, receipt: Receipt) -> ReceiptWrite {
     }
 }
 
-/// On a store that keeps no writers apart: what is there after the receipt is what the receipt states.
+/// Checks, on a store without conditional writes, that the object still matches its receipt.
 async fn check_not_overwritten(store: &dyn Store, key: &str, written: &ReceiptWrite) -> Result<(), Failure> {
     let ReceiptWrite::Written(receipt) = written else {
         return Ok(());
@@ -364,6 +364,6 @@ async fn check_not_overwritten(store: &dyn Store, key: &str, written: &ReceiptWr
     }
     Err(Failure::manual(
         Reason::ForeignObject,
-        format!("{key} was overwritten by another writer after it was stored"),
+        format!("another writer overwrote {key} after it was stored"),
     ))
 }

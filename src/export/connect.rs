@@ -1,5 +1,5 @@
-//! From a resource's spec to an export and its peers: the one place where spec, Secrets and the process's
-//! surroundings meet. Builds clients; asks nobody.
+//! Turns a spec, its Secrets and the context of the process into an export and its peers. Builds clients; sends
+//! no request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use super::keys::ArchiveRoot;
 use super::manifest::document::GapEntry;
 use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
 use super::shard::Shard;
-use super::spec::{ExportSpec, HolderEpoch, RetryPolicy, Scope};
-use crate::api::{self, CaSecretRef, CheckedSpec, EventExportSpec, S3Destination, SecretRef};
+use super::spec::{ExportSpec, HolderEpoch, RetryPolicy};
+use crate::api::{self, Remedy, Setting, SettingNames, CaSecretRef, CheckedSpec, EventExportSpec, S3Destination, SecretRef};
 use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
     ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts, Sse,
@@ -23,34 +23,36 @@ use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, Tr
 #[derive(Clone, Default)]
 pub struct Secrets(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
 
-/// What a process adds to a spec.
+/// Settings that the process adds to a spec.
 #[derive(Clone)]
 pub struct ProcessContext {
-    /// How logs name the export.
+    /// Name of the export in logs.
     pub name: String,
-    /// Where requests with tokens of the service may go: the tracker, and whatever host it names as its UAA.
+    /// Hosts that may receive requests with tokens of the service: the tracker, and the UAA that it names.
     pub hosts: HostPolicy,
-    /// Where requests to stores may go.
+    /// Hosts that may receive requests to stores.
     pub store_hosts: HostPolicy,
-    /// How requests leave.
+    /// Fence and metrics of outgoing requests.
     pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
     pub tokens: TokenCache,
-    /// Whether this export may use the identity of the process for its bucket.
+    /// True if this export may use the identity of the process for its bucket.
     pub pod_identity: bool,
-    /// Who exports, stable over restarts.
+    /// Holder of attempts, stable over restarts.
     pub holder: String,
-    /// Which process of that name it is, and since when it alone has it.
+    /// The process behind the holder's name, and since when it alone has the name.
     pub holder_epoch: Option<HolderEpoch>,
-    /// Whether a store that ignores `If-None-Match` may be written to.
+    /// True if a store that ignores `If-None-Match` may be written to.
     pub single_writer: bool,
-    /// How long to go on.
+    /// When to give a window up.
     pub retry_policy: RetryPolicy,
-    /// The part of the export that this process does.
+    /// The shard of the export that this process runs.
     pub shard: Shard,
+    /// Names that the front end gives to settings.
+    pub setting_names: SettingNames,
 }
 
-/// The Secrets that a spec refers to, each once.
+/// Names of the Secrets that a spec refers to, each once.
 pub fn secret_names(spec: &EventExportSpec) -> Vec<String> {
     let s3 = &spec.destination.s3;
     let mut names = vec![spec.source.credentials_secret_ref.name.clone()];
@@ -72,24 +74,20 @@ pub fn secret_names(spec: &EventExportSpec) -> Vec<String> {
     names
 }
 
-/// What the spec wants, validated.
+/// Validates a spec and adds the context of the process.
 pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> Result<ExportSpec, Failure> {
     let checked = checked(spec)?;
-    let scope = match spec.scope {
-        api::Scope::Space => Scope::Space,
-        api::Scope::Account => Scope::Account,
-    };
     let prefix = spec.destination.s3.prefix.as_deref().unwrap_or_default();
     let accepted = |api::CheckedGap { start, end, reason }| GapEntry { start, end, reason };
     Ok(ExportSpec {
         name: process_context.name.clone(),
         space: spec.space.clone(),
-        scope,
+        scope: spec.scope,
         start: checked.range.start,
         end: checked.range.end,
         hour: checked.range.hour,
         source: checked.tracker.as_str().trim_end_matches('/').to_owned(),
-        root: ArchiveRoot::new(prefix, &spec.space, scope.as_key()),
+        root: ArchiveRoot::new(prefix, &spec.space, spec.scope.as_key()),
         shard: process_context.shard,
         parallelism: usize::from(spec.parallelism),
         settle_after: checked.settle_after,
@@ -98,10 +96,11 @@ pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> 
         holder_epoch: process_context.holder_epoch.clone(),
         single_writer: process_context.single_writer,
         retry_policy: process_context.retry_policy,
+        setting_names: process_context.setting_names.clone(),
     })
 }
 
-/// The two peers of a spec.
+/// Connects the tracker, the store and the signing key of a spec.
 pub async fn peers(
     spec: &EventExportSpec,
     secrets: &Secrets,
@@ -116,43 +115,43 @@ pub async fn peers(
     })
 }
 
-/// Whether and how manifests are signed. A key that cannot be used keeps no event from being stored.
+/// Loads the signing key. A key that cannot be used does not keep events from being stored.
 pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
     let reference = spec.manifest.as_ref();
     let Some(SecretRef { name }) = reference.and_then(|manifest| manifest.signing_key_secret_ref.as_ref())
     else {
         return Signing::Disabled;
     };
-    let field = "spec.manifest.signingKeySecretRef";
-    let wrong = |what: String| {
-        let message = format!(
-            "{field}: {what}: no manifest is signed or written until it has one, made by `openssl genpkey -algorithm ed25519`"
+    let unavailable = |cause: String| {
+        let message = format!("{cause}; no manifest is written until the key is valid");
+        let remedy = Remedy::new(
+            Setting::SigningKey,
+            "correct {} (`openssl genpkey -algorithm ed25519` prints a key)",
         );
-        Signing::Unavailable(Failure::manual(api::Reason::SigningKeyInvalid, message).export_wide())
+        let failure = Failure::manual(api::Reason::SigningKeyInvalid, message);
+        Signing::Unavailable(failure.with_remedy(remedy).export_wide())
     };
     let Some(data) = secrets.0.get(name) else {
-        return wrong(format!(
-            "there is no Secret {name} that may be read: make it, with the key {SIGNING_KEY}"
-        ));
+        return unavailable(format!("Secret {name} does not exist or may not be read"));
     };
     match data.get(SIGNING_KEY).map(|pem| SigningKey::from_pem(pem)) {
         Some(Ok(key)) => Signing::With(Arc::new(key)),
-        Some(Err(error)) => wrong(format!("the key {SIGNING_KEY} of the Secret {name} {error}")),
-        None => wrong(format!("the Secret {name} has no key {SIGNING_KEY}")),
+        Some(Err(error)) => unavailable(format!("key {SIGNING_KEY} of Secret {name} {error}")),
+        None => unavailable(format!("Secret {name} has no key {SIGNING_KEY}")),
     }
 }
 
-/// The client of the service.
+/// Builds the client of the service.
 pub fn tracker(
     spec: &EventExportSpec,
     secrets: &Secrets,
     process_context: &ProcessContext,
 ) -> Result<Tracker, Failure> {
     let checked = checked(spec)?;
-    let field = "spec.source.credentialsSecretRef";
+    let setting = Setting::SourceCredentials;
     let reference = &spec.source.credentials_secret_ref;
-    let credentials = Credentials::from_secret(secret(secrets, reference, field)?)
-        .map_err(|error| credentials_missing(format!("{field} ({}): {error}", reference.name)))?;
+    let credentials = Credentials::from_secret(secret(secrets, reference, setting)?)
+        .map_err(|error| credentials_missing(format!("Secret {}: {error}", reference.name), setting))?;
     let config = TrackerConfig {
         endpoint: checked.tracker,
         uaa: match checked.uaa {
@@ -160,11 +159,7 @@ pub fn tracker(
             api::UaaAddress::DiscoverFrom(api) => UaaSource::Discover { api },
         },
         credentials,
-        ca_pem: ca(
-            secrets,
-            spec.source.ca_secret_ref.as_ref(),
-            "spec.source.caSecretRef",
-        )?,
+        ca_pem: ca(secrets, spec.source.ca_secret_ref.as_ref(), Setting::SourceCa)?,
         hosts: process_context.hosts.clone(),
         timeouts: Timeouts::default(),
         retry: RetryConfig::default(),
@@ -173,7 +168,7 @@ pub fn tracker(
     Tracker::new(config, &process_context.tokens).map_err(|error| Failure::from(&error).export_wide())
 }
 
-/// The store of a spec.
+/// Builds the client of the store.
 pub async fn s3(
     spec: &EventExportSpec,
     secrets: &Secrets,
@@ -193,16 +188,19 @@ pub async fn s3(
         object_lock,
         checksum,
     } = &spec.destination.s3;
-    let field = "spec.destination.s3.credentialsSecretRef";
+    let setting = Setting::BucketCredentials;
     let credentials = match credentials_secret_ref {
-        Some(reference) => S3Credentials::from_secret(secret(secrets, reference, field)?)
-            .map_err(|error| credentials_missing(format!("{field} ({}): {error}", reference.name)))?,
+        Some(reference) => S3Credentials::from_secret(secret(secrets, reference, setting)?)
+            .map_err(|error| credentials_missing(format!("Secret {}: {error}", reference.name), setting))?,
         None if process_context.pod_identity => S3Credentials::PodIdentity,
         None => {
             let message = format!(
-                "{field} is absent, and the operator does not grant its own identity to this namespace for bucket {bucket}: name a Secret, or have it granted (--grant-identity)"
+                "the spec names no credentials for bucket {bucket}, and the operator does not grant its own identity to \
+                 this namespace"
             );
-            return Err(Failure::wait(api::Reason::IdentityNotGranted, message, None).export_wide());
+            let remedy = Remedy::new(setting, "set {}, or add a grant to the operator (--grant-identity)");
+            let failure = Failure::wait(api::Reason::IdentityNotGranted, message, None);
+            return Err(failure.with_remedy(remedy).export_wide());
         }
     };
     let settings = S3Settings {
@@ -211,7 +209,7 @@ pub async fn s3(
         endpoint: checked.s3_endpoint,
         force_path_style: force_path_style.unwrap_or(endpoint.is_some()),
         credentials,
-        ca_pem: ca(secrets, ca_secret_ref.as_ref(), "spec.destination.s3.caSecretRef")?,
+        ca_pem: ca(secrets, ca_secret_ref.as_ref(), Setting::BucketCa)?,
         storage_class: storage_class.clone(),
         server_side_encryption: server_side_encryption.as_ref().map(|sse| Sse {
             algorithm: match sse.kind {
@@ -252,27 +250,31 @@ fn checked(spec: &EventExportSpec) -> Result<CheckedSpec, Failure> {
 fn secret<'a>(
     secrets: &'a Secrets,
     reference: &SecretRef,
-    field: &str,
+    setting: Setting,
 ) -> Result<&'a BTreeMap<String, Vec<u8>>, Failure> {
-    secrets.0.get(&reference.name).ok_or_else(|| {
-        credentials_missing(format!(
-            "{field}: there is no Secret {}: create it",
-            reference.name
-        ))
-    })
+    secrets
+        .0
+        .get(&reference.name)
+        .ok_or_else(|| credentials_missing(format!("Secret {} does not exist", reference.name), setting))
 }
 
-fn ca(secrets: &Secrets, reference: Option<&CaSecretRef>, field: &str) -> Result<Option<Vec<u8>>, Failure> {
+fn ca(
+    secrets: &Secrets,
+    reference: Option<&CaSecretRef>,
+    setting: Setting,
+) -> Result<Option<Vec<u8>>, Failure> {
     let Some(CaSecretRef { name, key }) = reference else {
         return Ok(None);
     };
     let reference = SecretRef { name: name.clone() };
-    let pem = secret(secrets, &reference, field)?.get(key);
+    let pem = secret(secrets, &reference, setting)?.get(key);
     pem.cloned()
         .map(Some)
-        .ok_or_else(|| credentials_missing(format!("{field}: the Secret {name} has no key {key}: add it")))
+        .ok_or_else(|| credentials_missing(format!("Secret {name} has no key {key}"), setting))
 }
 
-fn credentials_missing(message: String) -> Failure {
-    Failure::wait(api::Reason::CredentialsMissing, message, None).export_wide()
+fn credentials_missing(message: String, setting: Setting) -> Failure {
+    let remedy = Remedy::new(setting, "create or correct the Secret of {}");
+    let failure = Failure::wait(api::Reason::CredentialsMissing, message, None);
+    failure.with_remedy(remedy).export_wide()
 }

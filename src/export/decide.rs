@@ -1,103 +1,103 @@
-//! The decision: from what is seen and remembered to what is done next. Pure: no I/O, no clock, no
-//! randomness, so that tables and properties can hold it to its promises.
+//! Decision step of a run: from the observed bucket and the retry state to the next actions. Pure: no I/O,
+//! no clock, no randomness, so that tables and properties can test it.
 
 #[cfg(test)]
 mod fixture;
-mod leftovers;
 #[cfg(test)]
 mod properties;
-mod seal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::failure::{Failure, FailureScope, Problem, Remedy};
-use super::journal::{AttemptFacts, Journal, overlap};
-use super::keys::AttemptId;
+use super::failure::{Failure, FailureScope, Problem, RetryClass};
+use super::journal::{AttemptFacts, Journal, ReceiptMismatch, overlap};
+use super::keys::{AttemptId, Key};
+use super::manifest::periods::{days, period_contains, periods};
 use super::record::{AttemptRecord, RangeRecord};
 use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use super::window::{HourSet, Window};
 use crate::api::Reason;
-pub(super) use leftovers::{other_hours_events, short_days};
 
-/// How often the bucket is listed anew while others hold windows, who may be done long before their
-/// deadline: 5 min.
+/// Interval between bucket listings while other holders export windows: 5 min. They may finish long before
+/// their deadline.
 pub const HELD_RELIST_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
-/// All that a decision is made from.
+/// Input of a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct RunObservation<'a> {
-    /// What is wanted.
+    /// Desired export.
     pub export: &'a ExportSpec,
-    /// What the bucket says.
+    /// Journal, as the bucket was last listed.
     pub journal: &'a Journal,
-    /// Windows that this process is exporting now.
+    /// Windows that this process exports now.
     pub active: &'a BTreeSet<Window>,
-    /// Attempts that this process is working on, or settling.
+    /// Attempts that this process works on or recovers.
     pub in_progress: &'a BTreeSet<AttemptId>,
-    /// Whether this process is writing a manifest.
+    /// True while this process writes a manifest.
     pub sealing: bool,
-    /// What is remembered.
+    /// Failures and results of earlier steps of this run.
     pub retry_state: &'a RetryState,
-    /// When the whole bucket was listed last.
+    /// Time of the last complete listing of the bucket.
     pub listed_at: Timestamp,
-    /// Now.
+    /// Current time, by the local clock.
     pub now: Timestamp,
-    /// Now, by the store's clock.
+    /// Current time, by the store's clock.
     pub store_now: Timestamp,
 }
 
-/// What is to be done, and what is to be said.
+/// Next actions of a run, and the status to report.
 #[derive(Clone, Debug, Default)]
 pub struct RunDecision {
-    /// Windows to start now, the oldest first.
+    /// Windows to start now, oldest first.
     pub start: Vec<Window>,
     /// Days to export by the hour from now on.
     pub split: Vec<Window>,
-    /// Leftover attempts to settle now.
+    /// Leftover attempts to recover now.
     pub recover: Vec<AttemptId>,
-    /// Objects without a receipt to look at now.
+    /// Windows with an object but no receipt, to examine now.
     pub adopt: Vec<Window>,
-    /// The period whose manifest is to be written now.
+    /// Period to write a manifest for now.
     pub seal: Option<RangeRecord>,
-    /// Whether a manifest is due that is not known to be there.
+    /// True if a manifest is due that is not known to exist.
     pub sealing: bool,
-    /// What is wrong or waited for, the worst first.
+    /// Problems and waits, most severe first.
     pub problems: Vec<Problem>,
-    /// When something changes by itself; `None`: never.
+    /// Time of the next change that no event announces; `None`: never.
     pub wake: Option<Timestamp>,
-    /// All is stored or accepted, the range has an end, nothing is left open, and the manifest is there.
+    /// True if the range has an end, every window is stored or accepted, no session is open and the manifest
+    /// exists.
     pub complete: bool,
-    /// Nothing is under way, and nothing is to be tried again soon: the run may end.
+    /// True if no work is in progress and no retry is pending: the run may end.
     pub idle: bool,
-    /// The counts and cells of the snapshot.
+    /// Counts and cells of the snapshot.
     pub coverage: CoverageSummary,
 }
 
-/// Counts and cells, as the snapshot shows them.
+/// Counts and cells that a snapshot shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CoverageSummary {
     /// Wanted windows.
     pub wanted: u64,
-    /// Wanted windows that are covered whole.
+    /// Wanted windows that are covered completely.
     pub stored: u64,
     /// Windows that wait.
     pub waiting: u64,
-    /// Windows whose last try failed.
+    /// Windows that failed at the last attempt.
     pub failed: u64,
     /// Wanted cells that are covered.
     pub covered: HourSet,
     /// Wanted cells that are due, not covered and not accepted.
     pub missing: HourSet,
-    /// Of those, cells that the service no longer has.
+    /// Missing cells that the service no longer has.
     pub expired: HourSet,
 }
 
-/// Decides.
+/// Returns the next actions for an observation.
 pub fn decide(observation: &RunObservation<'_>) -> RunDecision {
     let mut builder = DecisionBuilder::new(observation);
     builder.plan_leftovers();
@@ -113,14 +113,14 @@ struct DecisionBuilder<'a> {
     accepted: HourSet,
     wanted: HourSet,
     decision: RunDecision,
-    /// Cells that are not over yet, or not settled.
+    /// Cells of days that are not over, or not settled.
     future: HourSet,
     backing_off: bool,
-    /// Whether what is there is of another source: then nothing is added to it.
+    /// True if the archive is of another source: then nothing is added to it.
     source_differs: bool,
-    /// Whether a window is due that the gate keeps from starting, or would.
+    /// True if a window is due that the export backoff would keep from starting.
     has_due: bool,
-    /// Whether this run tries something again, and not only a later one.
+    /// True if this run, and not only a later one, has a retry to make.
     retry_pending: bool,
 }
 
@@ -159,14 +159,14 @@ impl<'a> DecisionBuilder<'a> {
         }
     }
 
-    /// What has passed wakes nobody: what waited for it is among what is done now.
+    /// Wakes the run at a time. A time in the past is ignored: its work is already among the actions.
     fn wake_at(&mut self, at: Timestamp) {
         if at > self.observation.now {
             self.decision.wake = Some(self.decision.wake.map_or(at, |wake| wake.min(at)));
         }
     }
 
-    /// A time of the store's clock by ours.
+    /// Converts a time of the store's clock to the local clock.
     fn to_local_clock(&self, at: Timestamp) -> Timestamp {
         let clock_offset = self.observation.store_now.duration_since(self.observation.now);
         at.checked_sub(clock_offset).unwrap_or(at)
@@ -174,6 +174,100 @@ impl<'a> DecisionBuilder<'a> {
 
     fn is_accepted(&self, window: Window) -> bool {
         self.observation.export.in_accepted_gap(window.date())
+    }
+
+    /// Plans recovery of idle own attempts and of attempts past their deadline, and adoption of orphaned objects.
+    fn plan_leftovers(&mut self) {
+        self.plan_recovery();
+        self.plan_adoption();
+    }
+
+    fn plan_recovery(&mut self) {
+        let RunObservation {
+            journal,
+            active,
+            in_progress,
+            export,
+            ..
+        } = *self.observation;
+        let mut session_unknown: Vec<AttemptId> = Vec::new();
+        // Another shard recovers the leftovers of its own days.
+        let own_attempts = journal
+            .attempts
+            .iter()
+            .filter(|(id, _)| export.shard.contains(id.window.date()));
+        for (id, facts) in own_attempts {
+            // Recovery searches for its session among those that are open.
+            let needs_search = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
+            if in_progress.contains(id) {
+                if needs_search && !active.contains(&id.window) {
+                    session_unknown.push(*id);
+                }
+                continue;
+            }
+            if let Some(record) = &facts.record
+                && record.holder != export.holder
+                && record.deadline > self.observation.store_now
+            {
+                self.wake_at(self.to_local_clock(record.deadline));
+            } else if needs_search {
+                session_unknown.push(*id);
+            } else {
+                self.recover(*id);
+            }
+        }
+        // Latest first, one at a time: the session found for it is no candidate for earlier ones.
+        let latest = session_unknown.into_iter().max_by_key(|id| id.ulid);
+        if let Some(id) = latest.filter(|id| !in_progress.contains(id)) {
+            self.recover(id);
+        }
+    }
+
+    fn recover(&mut self, id: AttemptId) {
+        let RunObservation {
+            retry_state,
+            export,
+            now,
+            ..
+        } = *self.observation;
+        match retry_state.unrecovered.get(&id) {
+            Some(entry) if entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy) => {
+                self.report_failure(Some(id.window), entry);
+            }
+            _ => self.decision.recover.push(id),
+        }
+    }
+
+    fn plan_adoption(&mut self) {
+        let RunObservation {
+            journal,
+            retry_state,
+            export,
+            ..
+        } = *self.observation;
+        let orphaned: Vec<Window> = journal
+            .orphaned_objects()
+            .filter(|window| self.wanted.intersects(*window) && !self.is_accepted(*window))
+            .collect();
+        for window in orphaned {
+            if retry_state.foreign_objects.contains(&window) {
+                let key = export.root.key(&Key::Events(window)).unwrap_or_default();
+                let message = format!(
+                    "{key} has no receipt and was not written by eventexport: move the object away, or accept the gap in spec.acceptedGaps"
+                );
+                self.add_problem(
+                    Reason::ForeignObject,
+                    message,
+                    Some(window),
+                    RetryClass::Manual,
+                    None,
+                );
+            } else if self.backing_off {
+                self.has_due = true;
+            } else if !self.report_if_backing_off(window) {
+                self.decision.adopt.push(window);
+            }
+        }
     }
 
     fn plan_windows(&mut self) {
@@ -212,18 +306,18 @@ impl<'a> DecisionBuilder<'a> {
         }
         if let Some((window, at)) = next_settled.or_else(|| self.next_continuous_window()) {
             self.wake_at(at);
-            let message = format!("{window} is exported once it is over and settled (spec.settleAfter)");
+            let message = format!("{window} starts when it is over and spec.settleAfter has passed");
             self.add_problem(
                 Reason::NotSettled,
                 message,
                 Some(window),
-                Remedy::Wait(Some(at)),
+                RetryClass::Wait(Some(at)),
                 Some(at),
             );
         }
     }
 
-    /// The first window of a continuous export that is still to come.
+    /// Next window of a continuous export.
     fn next_continuous_window(&self) -> Option<(Window, Timestamp)> {
         let RunObservation { export, now, .. } = *self.observation;
         if export.end.is_some() {
@@ -235,8 +329,8 @@ impl<'a> DecisionBuilder<'a> {
         Some((next, export.due_at(next)))
     }
 
-    /// Says so when the last try of a window failed and the next is not due, or not to be.
-    fn in_backoff(&mut self, window: Window) -> bool {
+    /// Returns true, and reports the failure, if a window waits for a retry or has no attempts left.
+    fn report_if_backing_off(&mut self, window: Window) -> bool {
         let RunObservation {
             retry_state,
             export,
@@ -252,7 +346,7 @@ impl<'a> DecisionBuilder<'a> {
         entry.is_some()
     }
 
-    /// A wanted window that is due and not covered: starts what is missing of it, or says why not.
+    /// Plans a wanted window that is due and not covered: starts its missing windows, or reports why not.
     fn plan_due(&mut self, day: Window, free: &mut usize) {
         let RunObservation {
             export,
@@ -277,7 +371,7 @@ impl<'a> DecisionBuilder<'a> {
         }
         let (mut failed, mut waits) = (false, false);
         let missing = self.missing_windows(day);
-        // An hour that was without events is judged by the others, so it is asked for again after them.
+        // The verdict on an hour without events depends on the other hours, so it is retried after them.
         let others_first = !missing.iter().all(|window| retry_state.is_short_hour(*window));
         for window in missing {
             if active.iter().any(|running| overlap(*running, window)) {
@@ -293,7 +387,7 @@ impl<'a> DecisionBuilder<'a> {
             {
                 waits = true;
                 let message = format!(
-                    "{} is exporting {window}, until {} at the latest",
+                    "{window} is held by {}, until {} at the latest",
                     other.holder, other.deadline
                 );
                 let deadline = self.to_local_clock(other.deadline);
@@ -312,14 +406,14 @@ impl<'a> DecisionBuilder<'a> {
                     Reason::HeldByOther,
                     message,
                     Some(window),
-                    Remedy::Wait(Some(at)),
+                    RetryClass::Wait(Some(at)),
                     Some(at),
                 );
                 continue;
             }
             let mut unrecovered = self.decision.recover.iter().chain(in_progress);
             if journal.has_data_in(window) || unrecovered.any(|id| overlap(id.window, window)) {
-                // Adopted, foreign, mismatched or settled first: never downloaded beside what is there.
+                // Adopted, foreign, mismatched or recovered first: never downloaded next to existing data.
                 waits = true;
                 continue;
             }
@@ -328,9 +422,9 @@ impl<'a> DecisionBuilder<'a> {
                 waits = true;
                 continue;
             }
-            if self.in_backoff(window) {
+            if self.report_if_backing_off(window) {
                 let entry = retry_state.windows.get(&window);
-                let wait = entry.is_some_and(|entry| matches!(entry.failure.remedy, Remedy::Wait(_)));
+                let wait = entry.is_some_and(|entry| matches!(entry.failure.class, RetryClass::Wait(_)));
                 failed |= !wait;
                 waits |= wait;
             } else if !self.backing_off && *free > 0 {
@@ -344,8 +438,8 @@ impl<'a> DecisionBuilder<'a> {
         self.decision.coverage.waiting += u64::from(waits && !failed);
     }
 
-    /// The windows that cover what is missing: the day itself while nothing of it is covered and it was not
-    /// split, else the missing hours.
+    /// Windows to export for a day: the day itself if no hour of it is covered and it was not split, otherwise
+    /// the missing hours.
     fn missing_windows(&self, day: Window) -> Vec<Window> {
         let undivided = !self.covered.intersects(day) && !self.observation.journal.splits.contains(&day);
         if day.hour_of_day().is_some() || undivided {
@@ -354,6 +448,51 @@ impl<'a> DecisionBuilder<'a> {
         Window::split(day.date())
             .filter(|hour| !self.covered.contains(*hour))
             .collect()
+    }
+
+    /// Reports days exported by the hour with fewer events in total than the service reports.
+    fn report_shortfalls(&mut self) {
+        for (date, (events, reported)) in
+            short_days(self.observation.journal, &self.observation.export.source)
+        {
+            let day = Window::day(date);
+            if self.wanted.intersects(day) && !self.is_accepted(day) {
+                let message = format!(
+                    "the hours of {date} have {events} events in total, the service reports {reported}: delete the receipts of its hours without events to export those hours again, or accept the gap in spec.acceptedGaps"
+                );
+                self.add_problem(Reason::Short, message, Some(day), RetryClass::Manual, None);
+            }
+        }
+    }
+
+    fn report_mismatches(&mut self) {
+        let RunObservation { journal, export, .. } = *self.observation;
+        // Includes days that this export does not want: an archive has one source.
+        if let Some((window, source)) = journal.other_source(&export.source) {
+            let message = format!(
+                "the archive belongs to another source: the receipt of {window} names {source}, this export reads \
+                 from {}; nothing is written until they match",
+                export.source
+            );
+            self.add_problem(Reason::SourceMismatch, message, None, RetryClass::Manual, None);
+        }
+        for (window, mismatch) in journal.mismatches(&export.source) {
+            if !self.wanted.intersects(window) || self.is_accepted(window) {
+                continue;
+            }
+            let (reason, message) = match mismatch {
+                ReceiptMismatch::Source(_) => continue,
+                ReceiptMismatch::ObjectMissing => (
+                    Reason::ObjectMissing,
+                    format!("the object of {window} is missing, but its receipt exists"),
+                ),
+                ReceiptMismatch::ObjectSize { stated, found } => (
+                    Reason::ObjectSizeMismatch,
+                    format!("the object of {window} has {found} bytes, but its receipt states {stated}"),
+                ),
+            };
+            self.add_problem(reason, message, Some(window), RetryClass::Manual, None);
+        }
     }
 
     fn finish(mut self) -> RunDecision {
@@ -380,16 +519,18 @@ impl<'a> DecisionBuilder<'a> {
         coverage.covered = self.covered.clone();
         if !coverage.expired.is_empty() {
             let ranges = coverage.expired.ranges(8).join(", ");
-            let message = format!("the service no longer has {ranges}: accept the gap in spec.acceptedGaps");
+            let message = format!(
+                "the service no longer has the events of {ranges}: accept the gap in spec.acceptedGaps"
+            );
             self.decision.problems.push(Problem {
                 reason: Reason::Expired,
                 message,
                 window: None,
-                remedy: Remedy::Manual,
+                class: RetryClass::Manual,
                 retry_at: None,
             });
         }
-        // Of a shard, the leftovers of its own days only: others clean up after themselves.
+        // A shard counts the leftovers of its own days only: other shards clean up their own.
         let mut own_attempts = journal
             .attempts
             .iter()
@@ -424,7 +565,85 @@ impl<'a> DecisionBuilder<'a> {
         self.decision
     }
 
-    /// Whether an attempt is somebody else's, who may still be working on it.
+    /// Plans the manifest of the first closed period that is not known to have one. A finite export writes its
+    /// manifests when everything is stored and no session is open; a continuous export writes one each month. A
+    /// shard writes a manifest only for a period that all shards together cover.
+    fn plan_manifest(&mut self) {
+        let RunObservation {
+            export,
+            retry_state,
+            now,
+            sealing,
+            ..
+        } = *self.observation;
+        let finite = export.end.is_some();
+        if finite && !self.decision.complete {
+            return;
+        }
+        let mut covered = None;
+        let due = periods(export, now).into_iter().find(|period| {
+            !retry_state.sealed.contains(period)
+                && (finite && export.shard.is_single()
+                    || self.is_fully_covered(
+                        *period,
+                        covered.get_or_insert_with(|| self.covered_by_all_shards()),
+                    ) && self.has_no_open_session(*period))
+        });
+        let Some(period) = due else { return };
+        self.decision.complete = false;
+        self.decision.sealing = true;
+        if sealing {
+            return;
+        }
+        let failed = retry_state.seal_retry.as_ref();
+        let failed =
+            failed.filter(|entry| entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy));
+        if self.backing_off {
+            // Already reported if a window waits for it too.
+            if let Some(export_backoff) = retry_state.export_backoff.as_ref().filter(|_| !self.has_due) {
+                self.report_failure(None, export_backoff);
+            }
+        } else if let Some(entry) = failed {
+            self.report_failure(None, entry);
+        } else {
+            self.decision.seal = Some(period);
+        }
+    }
+
+    /// Covered cells of all shards.
+    fn covered_by_all_shards(&self) -> HourSet {
+        let RunObservation { export, journal, .. } = *self.observation;
+        let short = short_days(journal, &export.source).into_keys().map(Window::day);
+        journal.covered(&export.source).difference(&short.collect())
+    }
+
+    /// True if every day of the period is covered or accepted.
+    fn is_fully_covered(&self, period: RangeRecord, covered: &HourSet) -> bool {
+        let export = self.observation.export;
+        let mut windows = days(period).filter_map(|day| export.window_of(day));
+        windows.all(|window| {
+            export.in_accepted_gap(window.date())
+                || covered.hours_of(window.date()) & window.hours() == window.hours()
+        })
+    }
+
+    /// True if this process has no session to close for the period (for a finite export: for any window).
+    fn has_no_open_session(&self, period: RangeRecord) -> bool {
+        let RunObservation {
+            export,
+            active,
+            in_progress,
+            journal,
+            ..
+        } = *self.observation;
+        let within = |window| export.end.is_some() || period_contains(period, window);
+        let mut attempts = journal.attempts.iter();
+        !active.iter().any(|window| within(*window))
+            && !in_progress.iter().any(|id| within(id.window))
+            && attempts.all(|(id, facts)| !within(id.window) || self.is_held_by_other(id, facts))
+    }
+
+    /// True if another holder may still be working on an attempt.
     fn is_held_by_other(&self, id: &AttemptId, facts: &AttemptFacts) -> bool {
         let RunObservation {
             export,
@@ -437,20 +656,18 @@ impl<'a> DecisionBuilder<'a> {
     }
 
     fn report_failure(&mut self, window: Option<Window>, entry: &RetryEntry) {
+        let failure = &entry.failure;
+        let message = failure.describe(&self.observation.export.setting_names);
         let Failure {
-            reason,
-            message,
-            remedy,
-            scope,
-            timed_out: _,
-        } = entry.failure.clone();
-        // What was to be tried again before now is tried at this moment, or held back by something else.
+            reason, class, scope, ..
+        } = *failure;
+        // A retry that is due happens now, or waits for something else.
         let waits = !entry.is_exhausted(self.observation.export.retry_policy)
             && entry.is_backing_off(self.observation.now);
         let retry_at = waits.then_some(entry.retry_at);
         self.retry_pending |= retry_at.is_some();
         let window = window.filter(|_| scope == FailureScope::Window);
-        self.add_problem(reason, message, window, remedy, retry_at);
+        self.add_problem(reason, message, window, class, retry_at);
     }
 
     fn add_problem(
@@ -458,24 +675,58 @@ impl<'a> DecisionBuilder<'a> {
         reason: Reason,
         message: String,
         window: Option<Window>,
-        remedy: Remedy,
+        class: RetryClass,
         retry_at: Option<Timestamp>,
     ) {
         self.decision.problems.push(Problem {
             reason,
             message,
             window,
-            remedy,
+            class,
             retry_at,
         });
     }
 }
 
-/// Persons first, then what is tried again, then what waits.
+/// Sort key: manual action first, then retries, then waits.
 fn severity(problem: &Problem) -> u8 {
-    match problem.remedy {
-        Remedy::Manual => 0,
-        Remedy::Retry(_) => 1,
-        Remedy::Wait(_) => 2,
+    match problem.class {
+        RetryClass::Manual => 0,
+        RetryClass::Retry(_) => 1,
+        RetryClass::Wait(_) => 2,
     }
+}
+
+/// Stored events of the other hours of an hour's day; `None` if `window` is a day or the export covers one hour only.
+pub(super) fn other_hours_events(journal: &Journal, export: &ExportSpec, window: Window) -> Option<u64> {
+    if window.hour_of_day().is_none() || export.hour.is_some() {
+        return None;
+    }
+    let others = Window::split(window.date()).filter(|other| *other != window);
+    let receipts = others.filter_map(|other| journal.valid_receipt(other, &export.source));
+    Some(receipts.map(|receipt| receipt.summary.events).sum())
+}
+
+/// Days with all hours stored but fewer events than the service reports for the day, with both counts.
+pub(super) fn short_days(journal: &Journal, source: &str) -> BTreeMap<Date, (u64, u64)> {
+    let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
+    let mut hours = HourSet::default();
+    for window in journal
+        .receipts
+        .keys()
+        .filter(|window| window.hour_of_day().is_some())
+    {
+        let Some(facts) = journal.valid_receipt(*window, source) else {
+            continue;
+        };
+        let (events, reported) = sums.entry(window.date()).or_default();
+        *events += facts.summary.events;
+        *reported = (*reported).max(facts.day_reported.unwrap_or(0));
+        hours.insert(*window);
+    }
+    sums.retain(|date, (events, reported)| {
+        let day = Window::day(*date);
+        hours.contains(day) && journal.valid_receipt(day, source).is_none() && events < reported
+    });
+    sums
 }

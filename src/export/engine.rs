@@ -1,4 +1,4 @@
-//! The engine of one process: what all its exports share, and the two things it can be asked to do.
+//! Engine of one process: the resources that all its exports share, and the entry points to run or release one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,21 +20,21 @@ use super::spec::ExportSpec;
 use crate::storage::Store;
 use crate::tracker::Tracker;
 
-/// The clock of a process.
+/// Clock of a process.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Bounds of a process.
+/// Limits of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Memory for parts on their way, in MiB, over all transfers: at least 8. Default 96.
+    /// Memory for parts in flight of all transfers, in MiB: at least 8. Default 96.
     pub pool_mib: u32,
-    /// Windows at a time over all exports. Default 32.
+    /// Concurrent windows of all exports. Default 32.
     pub windows: usize,
-    /// Sessions that this process holds at most in one space, 1–29. Default 28.
+    /// Maximum sessions that this process holds in one space, 1–29. Default 28.
     pub sessions_per_space: usize,
-    /// How long a session must have been quiet before it may be taken for a leftover of ours. Default 10 min.
+    /// Time without activity after which a session may count as a leftover of this holder. Default 10 min.
     pub session_quiet: Duration,
-    /// The longest an attempt may take. Default 6 h.
+    /// Maximum duration of an attempt. Default 6 h.
     pub attempt: Duration,
 }
 
@@ -50,41 +50,41 @@ impl Default for Limits {
     }
 }
 
-/// The two peers of an export, and what its manifests are signed with.
+/// Source and destination of an export, and the signing of its manifests.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// Where events come from.
+    /// Source of the events.
     pub tracker: Tracker,
-    /// Where they go.
+    /// Destination of the events.
     pub store: Arc<dyn Store>,
-    /// Whether and how its manifests are signed.
+    /// Signing of the manifests.
     pub signing: Signing,
 }
 
-/// What is left after sessions were released.
+/// Result of releasing the sessions of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReleaseReport {
-    /// Sessions that are provably ours and could not be deleted, with why.
+    /// Sessions that provably belong to the export and could not be deleted, with the error.
     pub leftover_sessions: Vec<(String, String)>,
-    /// What could not be found out: the bucket or the service did not answer, or it is too early to tell.
+    /// Reason why the release is inconclusive: the bucket or the service did not answer, or it is too early to tell.
     pub unknown: Option<String>,
-    /// Trying again would not help: the bucket is gone, or a peer refuses the credentials.
+    /// True if a retry cannot help: the bucket is gone, or a peer refuses the credentials.
     pub permanent: bool,
 }
 
-/// What all exports of a process share: memory, processors, free sessions.
+/// Resources that all exports of a process share: memory, processors, sessions.
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<SharedResources>,
 }
 
 impl Engine {
-    /// With these bounds; `now` is the clock.
+    /// Creates an engine with these limits; `now` is the clock.
     pub fn new(limits: Limits, now: Clock) -> Self {
         Self::with_observer(limits, now, Arc::new(NoopObserver))
     }
 
-    /// The same, telling `observer` what comes of its work.
+    /// Creates an engine that reports results to `observer`.
     pub fn with_observer(limits: Limits, now: Clock, observer: Arc<dyn EngineObserver>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = SharedResources {
@@ -103,9 +103,9 @@ impl Engine {
     }
 
     /// Exports until nothing can be done before [`Snapshot::next_run_at`] (complete, or continuous and up to
-    /// date), until the persistence of the export is used up, or until `stop`: then transfers are
-    /// abandoned, uploads aborted and sessions deleted before it returns (about a second; at most 20 s).
-    /// Dropping the future instead leaves that to the next run. Publishes what changes, at most once a second.
+    /// date), until the retry policy of the export is exhausted, or until `stop`: then it abandons transfers,
+    /// aborts uploads and deletes sessions before it returns (about a second; at most 20 s). Dropping the future
+    /// leaves that to the next run. Publishes changes at most once a second.
     pub async fn run(
         &self,
         export: Arc<ExportSpec>,
@@ -115,14 +115,14 @@ impl Engine {
     ) -> Arc<Snapshot> {
         let ctx = RunContext::new(export, peers, Arc::clone(&self.shared), stop);
         let span = ctx.span();
-        // On the heap: callers hold it beside others.
+        // On the heap, since callers hold it next to other futures.
         Box::pin(ExportRun::new(Arc::new(ctx)).run(out))
             .instrument(span)
             .await
     }
 
-    /// Deletes every session that is provably this export's, and aborts its uploads: for the finalizer. What
-    /// is left is named.
+    /// Deletes every session that provably belongs to the export, and aborts its uploads, for the finalizer.
+    /// Reports the sessions that are left.
     pub async fn release(&self, export: &ExportSpec, peers: &Peers) -> ReleaseReport {
         let stop = CancellationToken::new();
         let ctx = RunContext::new(
@@ -135,7 +135,7 @@ impl Engine {
         super::release::release(&ctx).instrument(span).await
     }
 
-    /// How busy this process is now.
+    /// Returns the current load of this process.
     pub fn load(&self) -> EngineLoad {
         let shared = &self.shared;
         let windows = shared.window_slots.load();
@@ -153,7 +153,7 @@ impl Engine {
         }
     }
 
-    /// Sessions that this process holds open now, over all spaces.
+    /// Returns the number of sessions that this process holds open in all spaces.
     pub fn open_sessions(&self) -> usize {
         self.shared.budgets.open_sessions()
     }

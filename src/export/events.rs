@@ -1,38 +1,38 @@
-//! Counts events in inflated bytes: one JSON object per line, or one array of objects. No I/O.
+//! Counts events in decompressed bytes: one JSON object per line, or one array of objects. No I/O.
 //!
-//! The count is of top-level objects. A stream whose first line is exactly one object is counted by lines,
-//! with each line's first and last character checked; anything else goes through a scanner of JSON's
-//! structure. Bytes are never changed.
+//! Counts top-level objects. If the first line is exactly one object, the stream is counted by lines, and the
+//! first and last character of each line are checked; otherwise a scanner of the JSON structure counts. Bytes
+//! are never changed.
 
-/// The longest first line that is looked at to choose the way of counting: 1 MiB.
+/// Maximum length of the first line that is buffered to choose the counting mode: 1 MiB.
 const FIRST_LINE_MAX: usize = 1024 * 1024;
 
-/// Why the bytes are not events.
+/// Error of counting events.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventsError {
-    /// Something else than an object, where an event should begin or end.
-    #[error("after {events} events comes something that is no JSON object")]
+    /// The data has something other than an object where an event should begin or end.
+    #[error("the data after {events} events is not a JSON object")]
     NotAnObject {
         /// Events counted before it.
         events: u64,
     },
     /// The data ends inside an event or inside the array.
-    #[error("the data ends inside an event, after {events} whole ones")]
+    #[error("the data ends inside an event, after {events} complete events")]
     Unfinished {
-        /// Whole events.
+        /// Complete events.
         events: u64,
     },
 }
 
 #[derive(Debug)]
 enum CountMode {
-    /// Collecting the first line.
+    /// Collects the first line.
     FirstLine(Vec<u8>),
     Lines(LineCounter),
     Structure(StructureScanner),
 }
 
-/// The state of the count.
+/// Incremental counter of events.
 #[derive(Debug)]
 pub struct EventCounter {
     mode: CountMode,
@@ -49,7 +49,7 @@ impl Default for EventCounter {
 }
 
 impl EventCounter {
-    /// Takes the next bytes. What is wrong is said at the end.
+    /// Counts the next bytes. [`Self::finish`] returns any error.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.error.is_none()
             && let Err(error) = self.try_push(bytes)
@@ -58,7 +58,7 @@ impl EventCounter {
         }
     }
 
-    /// The number of events, once all bytes were given.
+    /// Returns the number of events in all bytes pushed.
     pub fn finish(mut self) -> Result<u64, EventsError> {
         if let Some(error) = self.error {
             return Err(error);
@@ -78,7 +78,7 @@ impl EventCounter {
 
     fn try_push(&mut self, mut bytes: &[u8]) -> Result<(), EventsError> {
         while let CountMode::FirstLine(line) = &mut self.mode {
-            // White space before the first event is passed over at once, as much as there is.
+            // White space before the first event is skipped at once, in any amount.
             if line.is_empty() {
                 bytes = bytes.trim_ascii_start();
             }
@@ -136,15 +136,15 @@ impl LineCounter {
     fn push(&mut self, bytes: &[u8]) -> Result<(), EventsError> {
         let mut start = 0;
         for at in memchr::memchr_iter(b'\n', bytes) {
-            self.part(bytes.get(start..at).unwrap_or_default());
+            self.add_part(bytes.get(start..at).unwrap_or_default());
             self.end_line()?;
             start = at + 1;
         }
-        self.part(bytes.get(start..).unwrap_or_default());
+        self.add_part(bytes.get(start..).unwrap_or_default());
         Ok(())
     }
 
-    fn part(&mut self, part: &[u8]) {
+    fn add_part(&mut self, part: &[u8]) {
         let mut visible = part.iter().copied();
         let not_space = |byte: &u8| !byte.is_ascii_whitespace();
         if self.line.first.is_none() {
@@ -180,7 +180,7 @@ impl LineCounter {
 struct StructureScanner {
     events: u64,
     depth: u64,
-    /// The data is one array of events.
+    /// True if the data is one array of events.
     array: bool,
     array_ended: bool,
     in_string: bool,
@@ -192,7 +192,7 @@ impl StructureScanner {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             if self.in_string && !self.escaped {
-                // Inside a string only its end and an escape mean anything.
+                // Inside a string only a quote and a backslash matter.
                 let rest = bytes.get(at..).unwrap_or_default();
                 match memchr::memchr2(b'"', b'\\', rest) {
                     None => return Ok(()),
@@ -205,16 +205,16 @@ impl StructureScanner {
             } else if self.escaped {
                 self.escaped = false;
             } else {
-                self.structural(byte)?;
+                self.scan_byte(byte)?;
             }
             at += 1;
         }
         Ok(())
     }
 
-    fn structural(&mut self, byte: u8) -> Result<(), EventsError> {
+    fn scan_byte(&mut self, byte: u8) -> Result<(), EventsError> {
         let top = u64::from(self.array && !self.array_ended);
-        let stray = Err(EventsError::NotAnObject { events: self.events });
+        let unexpected = Err(EventsError::NotAnObject { events: self.events });
         match byte {
             b'"' if self.depth > top => self.in_string = true,
             b'{' if !self.array_ended => self.depth += 1,
@@ -234,7 +234,7 @@ impl StructureScanner {
             }
             b',' if self.depth >= 1 => {}
             _ if byte.is_ascii_whitespace() || self.depth > top => {}
-            _ => return stray,
+            _ => return unexpected,
         }
         Ok(())
     }
@@ -253,16 +253,16 @@ mod tests {
     use super::*;
 
     fn count(text: &str) -> Result<u64, EventsError> {
-        let of_step = |step: usize| {
+        let count_in_chunks = |step: usize| {
             let mut events = EventCounter::default();
-            text.as_bytes().chunks(step).for_each(|piece| events.push(piece));
+            text.as_bytes().chunks(step).for_each(|chunk| events.push(chunk));
             events.finish()
         };
-        let whole = of_step(usize::MAX);
+        let unsplit = count_in_chunks(usize::MAX);
         for step in 1..12 {
-            assert_eq!(of_step(step), whole, "in pieces of {step}: {text}");
+            assert_eq!(count_in_chunks(step), unsplit, "chunks of {step}: {text}");
         }
-        whole
+        unsplit
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
         let mut events = EventCounter::default();
         events.push(b"[");
         for _ in 0..40_000 {
-            events.push(b"{\"key\":\"some text of an event that goes on and on\"},");
+            events.push(b"{\"key\":\"some text of an event of some length here\"},");
         }
         events.push(b"{}]");
         assert_eq!(events.finish(), Ok(40_001));

@@ -1,5 +1,4 @@
-//! Why a window, or the whole export, does not go on: in words for a person, classified for the decision.
-//! No I/O.
+//! Failures of a window or an export, classified for the decision to retry. No I/O.
 
 use std::time::Duration;
 
@@ -7,26 +6,27 @@ use jiff::Timestamp;
 
 use super::gzip::GzipError;
 use super::proof::ProofError;
+use super::record::RecordError;
 use super::window::Window;
-use crate::api::Reason;
+use crate::api::{Reason, Remedy, SettingNames};
 use crate::storage::{StoreError, StoreErrorClass};
 use crate::tracker::{StreamError, TrackerError, TrackerErrorClass};
 
-/// What is to be done about a failure.
+/// How a failure is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// Try again by itself, not before so long.
+pub enum RetryClass {
+    /// Transient: retried with backoff, not before this time if there is one.
     Retry(Option<Duration>),
-    /// Something outside has to change; look again now and then. Not a failure of ours.
+    /// Something outside must change: checked again every few minutes, or at this time.
     Wait(Option<Timestamp>),
-    /// A person is needed; tried again rarely.
+    /// Needs manual action; retried rarely.
     Manual,
 }
 
-/// What a failure concerns.
+/// Windows that a failure affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureScope {
-    /// One window; others may go on.
+    /// One window; others continue.
     Window,
     /// Every window: the credentials, the bucket, the space.
     Export,
@@ -37,60 +37,77 @@ pub enum FailureScope {
 pub struct Failure {
     /// The reason, as conditions name it.
     pub reason: Reason,
-    /// For a person: what is at fault, and what to do.
+    /// The object at fault and the cause.
     pub message: String,
-    /// What is to be done.
-    pub remedy: Remedy,
-    /// What it concerns.
+    /// The setting to correct, if one is at fault.
+    pub remedy: Option<Remedy>,
+    /// How it is retried.
+    pub class: RetryClass,
+    /// The windows that it affects.
     pub scope: FailureScope,
-    /// Whether the service was too slow with a download: repeated, the day is split into hours.
+    /// True if a download timed out: the day is split into hours when it happens again.
     pub timed_out: bool,
 }
 
-/// A failure as a snapshot shows it.
+/// A failure in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The reason, as conditions name it.
     pub reason: Reason,
-    /// For a person: what is at fault, and what to do.
+    /// The object at fault, the cause and the remedy, in the names of the front end.
     pub message: String,
-    /// The window, when it concerns one.
+    /// The window, if it affects one only.
     pub window: Option<Window>,
-    /// What is to be done.
-    pub remedy: Remedy,
-    /// When it is tried again.
+    /// How it is retried.
+    pub class: RetryClass,
+    /// Time of the next try.
     pub retry_at: Option<Timestamp>,
 }
 
 impl Failure {
-    /// A failure of one window that is tried again.
+    /// A transient failure of one window.
     pub fn retry(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
-            remedy: Remedy::Retry(None),
+            remedy: None,
+            class: RetryClass::Retry(None),
             scope: FailureScope::Window,
             timed_out: false,
         }
     }
 
-    /// A failure of one window that a person must look at.
+    /// A failure of one window that needs manual action.
     pub fn manual(reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            remedy: Remedy::Manual,
+            class: RetryClass::Manual,
             ..Self::retry(reason, message)
         }
     }
 
-    /// Something to wait for.
+    /// A condition to wait for.
     pub fn wait(reason: Reason, message: impl Into<String>, until: Option<Timestamp>) -> Self {
         Self {
-            remedy: Remedy::Wait(until),
+            class: RetryClass::Wait(until),
             ..Self::retry(reason, message)
         }
     }
 
-    /// The same failure, concerning every window.
+    /// The same failure with the setting to correct.
+    #[must_use]
+    pub fn with_remedy(self, remedy: Remedy) -> Self {
+        Self {
+            remedy: Some(remedy),
+            ..self
+        }
+    }
+
+    /// Message and remedy in the names of a front end.
+    pub fn describe(&self, names: &SettingNames) -> String {
+        names.describe(&self.message, self.remedy.as_ref())
+    }
+
+    /// The same failure, affecting every window.
     #[must_use]
     pub fn export_wide(self) -> Self {
         Self {
@@ -100,7 +117,18 @@ impl Failure {
     }
 }
 
-/// What a failure of the tracker means for an export.
+/// Classifies an unreadable document.
+impl From<&RecordError> for Failure {
+    fn from(error: &RecordError) -> Self {
+        let reason = match error {
+            RecordError::Unreadable { .. } => Reason::ReceiptUnreadable,
+            RecordError::UnsupportedSchema { .. } => Reason::UnsupportedSchema,
+        };
+        Self::manual(reason, error.to_string())
+    }
+}
+
+/// Classifies an error of the tracker.
 impl From<&TrackerError> for Failure {
     fn from(error: &TrackerError) -> Self {
         let reason = match error {
@@ -117,7 +145,9 @@ impl From<&TrackerError> for Failure {
                     ..Self::from(&**cause)
                 };
             }
-            TrackerError::Config { .. } | TrackerError::Ca(_) => Reason::InvalidSpec,
+            TrackerError::Config { .. } | TrackerError::Ca(_) | TrackerError::InvalidSessionId { .. } => {
+                Reason::InvalidSpec
+            }
             TrackerError::ListingRefused { .. }
             | TrackerError::NotFound { .. }
             | TrackerError::Refused { .. } => Reason::SourceRefused,
@@ -126,15 +156,16 @@ impl From<&TrackerError> for Failure {
             | TrackerError::Timeout { .. }
             | TrackerError::Redirected { .. }
             | TrackerError::BadReply { .. }
+            | TrackerError::UaaUnknown { .. }
             | TrackerError::Tls { .. } => Reason::SourceUnreachable,
         };
-        let remedy = match error.class() {
-            TrackerErrorClass::Retry { after } => Remedy::Retry(after),
-            TrackerErrorClass::Wait => Remedy::Wait(None),
-            TrackerErrorClass::Terminal => Remedy::Manual,
+        let class = match error.class() {
+            TrackerErrorClass::Retry { after } => RetryClass::Retry(after),
+            TrackerErrorClass::Wait => RetryClass::Wait(None),
+            TrackerErrorClass::Terminal => RetryClass::Manual,
         };
-        // What is wrong with one request of one window passes with it; the rest concerns all.
-        let scope = if matches!(remedy, Remedy::Retry(_)) {
+        // Transient errors concern the request of one window; the others concern all windows.
+        let scope = if matches!(class, RetryClass::Retry(_)) {
             FailureScope::Window
         } else {
             FailureScope::Export
@@ -142,18 +173,20 @@ impl From<&TrackerError> for Failure {
         Self {
             reason,
             message: error.to_string(),
-            remedy,
+            remedy: error.remedy(),
+            class,
             scope,
             timed_out: false,
         }
     }
 }
 
-/// What a failure of the store means for an export.
+/// Classifies an error of the store.
 impl From<&StoreError> for Failure {
     fn from(error: &StoreError) -> Self {
         let reason = match error {
-            StoreError::NoSuchBucket { .. } | StoreError::WrongRegion { .. } => Reason::BucketMissing,
+            StoreError::NoSuchBucket { .. } => Reason::BucketMissing,
+            StoreError::WrongRegion { .. } => Reason::BucketInOtherRegion,
             StoreError::AttributesRejected { .. } => Reason::ObjectAttributesRejected,
             StoreError::InvalidCredentials { .. } => Reason::CredentialsRefused,
             StoreError::Forbidden { .. } => Reason::BucketForbidden,
@@ -174,15 +207,16 @@ impl From<&StoreError> for Failure {
             | StoreError::Io { .. }
             | StoreError::Rejected { .. } => Reason::DestinationUnreachable,
         };
-        let (remedy, scope) = match error.class() {
-            StoreErrorClass::Retry(after) => (Remedy::Retry(after), FailureScope::Window),
-            StoreErrorClass::ActionRequired => (Remedy::Wait(None), FailureScope::Export),
-            StoreErrorClass::CallerDecides => (Remedy::Retry(None), FailureScope::Window),
+        let (class, scope) = match error.class() {
+            StoreErrorClass::Retry(after) => (RetryClass::Retry(after), FailureScope::Window),
+            StoreErrorClass::ActionRequired => (RetryClass::Wait(None), FailureScope::Export),
+            StoreErrorClass::CallerDecides => (RetryClass::Retry(None), FailureScope::Window),
         };
         Self {
             reason,
             message: error.to_string(),
-            remedy,
+            remedy: error.remedy(),
+            class,
             scope,
             timed_out: false,
         }
@@ -190,7 +224,7 @@ impl From<&StoreError> for Failure {
 }
 
 impl Failure {
-    /// A download that did not begin. Only downloads count as too slow: hours are no faster to list.
+    /// A download that did not start. Timeouts of other requests do not count: hours are no faster to list.
     pub fn from_download_start(error: &TrackerError) -> Self {
         Self {
             timed_out: matches!(error, TrackerError::Timeout { .. }),
@@ -214,7 +248,7 @@ impl Failure {
         }
     }
 
-    /// A download that is no proof: it is tried again, since damage on the way looks the same.
+    /// A download that proves nothing: it is retried, because damage in transit looks the same.
     pub fn from_proof(window: Window, error: &ProofError) -> Self {
         let reason = match error {
             ProofError::Gzip(GzipError::NotGzip) => Reason::NotGzip,
@@ -240,8 +274,8 @@ mod tests {
         };
         let failure = Failure::from(&refused);
         assert_eq!(
-            (failure.reason, failure.remedy),
-            (Reason::SourceRefused, Remedy::Wait(None))
+            (failure.reason, failure.class),
+            (Reason::SourceRefused, RetryClass::Wait(None))
         );
 
         let answered = |status: u16| {

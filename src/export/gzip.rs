@@ -1,57 +1,57 @@
-//! Proof that a byte stream is whole gzip: every member's header, CRC-32 and length, and nothing behind the
+//! Verifies that a byte stream is complete gzip: header, CRC-32 and length of every member, and no bytes after the
 //! last (RFC 1952). Push parser, bounded memory, no I/O.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// Bytes inflated at a time: 256 KiB. Less makes the library copy its window more often, more leaves the cache.
+/// Bytes inflated at a time: 256 KiB. Less makes the library copy its window more often, more exceeds the cache.
 const INFLATE_BYTES: usize = 256 * 1024;
 
-/// Why a stream is not whole gzip.
+/// Error of a stream that is not complete gzip.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GzipError {
     /// The first bytes are not `1f 8b 08`.
-    #[error("the body does not begin as gzip")]
+    #[error("the body does not start with a gzip header")]
     NotGzip,
-    /// The compressed data is broken.
-    #[error("the compressed data of member {member} is broken")]
+    /// The compressed data is invalid.
+    #[error("the compressed data of gzip member {member} is invalid")]
     Broken {
-        /// Which member, from 1.
+        /// Number of the member, from 1.
         member: u64,
     },
-    /// CRC-32 or length of a member differ from its trailer, or the CRC-16 of its header from what it is.
-    #[error("member {member} fails its own checksum")]
+    /// The CRC-32 or length of a member differs from its trailer, or its header from the CRC-16.
+    #[error("checksum or length mismatch in gzip member {member}")]
     Checksum {
-        /// Which member, from 1.
+        /// Number of the member, from 1.
         member: u64,
     },
     /// The stream ends inside a member.
-    #[error("the stream ends inside member {member}")]
+    #[error("the gzip stream ends inside member {member}")]
     Truncated {
-        /// Which member, from 1.
+        /// Number of the member, from 1.
         member: u64,
     },
-    /// There are bytes behind the last member that are no member.
-    #[error("there are bytes behind the last member ({members} members)")]
+    /// The stream has bytes after the last member that are no member.
+    #[error("unexpected bytes after the last gzip member ({members} members)")]
     Trailing {
-        /// Whole members before them.
+        /// Complete members before them.
         members: u64,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GzipState {
-    /// Fixed part of the header: so many of its 10 bytes seen.
+    /// Fixed part of the header, with the number of its 10 bytes read.
     Header(usize),
-    /// Length of the extra field: so many of its 2 bytes seen.
+    /// Length of the extra field, with the number of its 2 bytes read.
     ExtraLength(usize),
-    /// So many bytes of the extra field to come.
+    /// Extra field, with the number of bytes left.
     Extra(usize),
     /// A zero-terminated name or comment.
     Text,
-    /// So many bytes of the header's CRC-16 to come.
+    /// CRC-16 of the header, with the number of bytes left.
     HeaderCrc(usize),
     Body,
-    /// So many of the trailer's 8 bytes seen.
+    /// Trailer, with the number of its 8 bytes read.
     Trailer(usize),
 }
 
@@ -61,7 +61,7 @@ const FNAME: u8 = 8;
 const FCOMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 
-/// The state of the proof.
+/// Incremental verifier of a gzip stream.
 pub struct GzipVerifier {
     state: GzipState,
     flags: u8,
@@ -69,7 +69,7 @@ pub struct GzipVerifier {
     inflater: Decompress,
     out: Box<[u8]>,
     crc: crc32fast::Hasher,
-    /// Of the header, for its CRC-16.
+    /// Checksum of the header, for its CRC-16.
     header_crc: crc32fast::Hasher,
     header_stated: u16,
     member_bytes: u64,
@@ -80,7 +80,7 @@ pub struct GzipVerifier {
 
 impl std::fmt::Debug for GzipVerifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gzip")
+        f.debug_struct("GzipVerifier")
             .field("state", &self.state)
             .field("members", &self.members)
             .finish_non_exhaustive()
@@ -107,21 +107,21 @@ impl Default for GzipVerifier {
 }
 
 impl GzipVerifier {
-    /// Takes the next bytes; what they inflate to goes to `sink`, piece by piece.
+    /// Verifies the next bytes, and passes the decompressed data to `sink` in chunks.
     pub fn push(&mut self, mut input: &[u8], sink: &mut impl FnMut(&[u8])) -> Result<(), GzipError> {
         while !input.is_empty() {
             if self.state == GzipState::Body {
                 let consumed = self.inflate(input, sink)?;
                 input = input.get(consumed..).unwrap_or_default();
             } else if let [byte, rest @ ..] = input {
-                self.framing(*byte)?;
+                self.parse_framing(*byte)?;
                 input = rest;
             }
         }
         Ok(())
     }
 
-    /// The end of the stream: how many members it had, and how many bytes they inflate to.
+    /// Ends the stream; returns the number of members and of decompressed bytes.
     pub fn finish(&self) -> Result<(u64, u64), GzipError> {
         match self.state {
             GzipState::Header(0) if self.members > 0 => Ok((self.members, self.inflated)),
@@ -144,14 +144,14 @@ impl GzipVerifier {
             .inflater
             .decompress(input, &mut self.out, FlushDecompress::None)
             .map_err(|_| broken.clone())?;
-        // Differences of one call: both fit the slices given.
+        // Both differences are of one call and fit the slices.
         let consumed = usize::try_from(self.inflater.total_in() - before_in).unwrap_or(0);
         let produced = usize::try_from(self.inflater.total_out() - before_out).unwrap_or(0);
-        let piece = self.out.get(..produced).unwrap_or_default();
-        self.crc.update(piece);
+        let chunk = self.out.get(..produced).unwrap_or_default();
+        self.crc.update(chunk);
         self.member_bytes += produced as u64;
         self.inflated += produced as u64;
-        sink(piece);
+        sink(chunk);
         match status {
             Status::StreamEnd => self.state = GzipState::Trailer(0),
             Status::BufError if consumed == 0 && produced == 0 => return Err(broken),
@@ -160,8 +160,8 @@ impl GzipVerifier {
         Ok(consumed)
     }
 
-    fn framing(&mut self, byte: u8) -> Result<(), GzipError> {
-        // Where a header has no CRC, its flags are not known before its fourth byte.
+    fn parse_framing(&mut self, byte: u8) -> Result<(), GzipError> {
+        // The flags, which say if the header has a CRC, are not known before the fourth byte.
         let in_header_crc = match self.state {
             GzipState::Header(at) => at < 4 || self.flags & FHCRC != 0,
             GzipState::ExtraLength(_) | GzipState::Extra(_) | GzipState::Text => self.flags & FHCRC != 0,
@@ -172,7 +172,7 @@ impl GzipVerifier {
         }
         self.state = match self.state {
             GzipState::Header(at) => {
-                let fits = match at {
+                let valid = match at {
                     0 => byte == 0x1f,
                     1 => byte == 0x8b,
                     2 => byte == 8,
@@ -182,7 +182,7 @@ impl GzipVerifier {
                     }
                     _ => true,
                 };
-                if !fits {
+                if !valid {
                     return Err(match self.members {
                         0 => GzipError::NotGzip,
                         members => GzipError::Trailing { members },
@@ -211,9 +211,9 @@ impl GzipVerifier {
                 GzipState::HeaderCrc(1)
             }
             GzipState::HeaderCrc(_) => {
-                let stated = self.header_stated | u16::from(byte) << 8;
+                let expected = self.header_stated | u16::from(byte) << 8;
                 let crc = std::mem::take(&mut self.header_crc).finalize();
-                if crc & u32::from(u16::MAX) != u32::from(stated) {
+                if crc & u32::from(u16::MAX) != u32::from(expected) {
                     return Err(GzipError::Checksum {
                         member: self.members + 1,
                     });
@@ -243,7 +243,7 @@ impl GzipVerifier {
         }
     }
 
-    /// What follows once the field of this flag is past; name and comment come in this order.
+    /// Returns the state after the header field of `flag`; name and comment follow in this order.
     fn after_flag(&self, flag: u8) -> GzipState {
         if flag == FEXTRA && self.flags & (FNAME | FCOMMENT) != 0 {
             GzipState::Text
@@ -267,8 +267,8 @@ impl GzipVerifier {
         let crc = std::mem::take(&mut self.crc).finalize();
         // The trailer holds the length modulo 2^32.
         let length = u32::try_from(self.member_bytes & u64::from(u32::MAX)).unwrap_or(0);
-        let stated = u64::from_le_bytes(self.trailer);
-        if u64::from(crc) | u64::from(length) << 32 != stated {
+        let expected = u64::from_le_bytes(self.trailer);
+        if u64::from(crc) | u64::from(length) << 32 != expected {
             return Err(GzipError::Checksum {
                 member: self.members + 1,
             });
@@ -302,11 +302,11 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn prove(bytes: &[u8], step: usize) -> Result<(Vec<u8>, u64), GzipError> {
+    fn verify(bytes: &[u8], step: usize) -> Result<(Vec<u8>, u64), GzipError> {
         let mut gzip = GzipVerifier::default();
         let mut out = Vec::new();
-        for piece in bytes.chunks(step) {
-            gzip.push(piece, &mut |data| out.extend_from_slice(data))?;
+        for chunk in bytes.chunks(step) {
+            gzip.push(chunk, &mut |data| out.extend_from_slice(data))?;
         }
         let (members, inflated) = gzip.finish()?;
         assert_eq!(inflated, out.len() as u64);
@@ -318,7 +318,7 @@ mod tests {
         let text: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
         let bytes = [member(b""), rich_member(&text), member(b"end")].concat();
         for step in [1, 7, 4096, usize::MAX] {
-            let (out, members) = prove(&bytes, step).unwrap();
+            let (out, members) = verify(&bytes, step).unwrap();
             assert_eq!(members, 3);
             assert_eq!(out.len(), text.len() + 3);
         }
@@ -330,23 +330,23 @@ mod tests {
         let two = [one.clone(), one.clone()].concat();
         for cut in 0..two.len() {
             if cut != one.len() {
-                assert!(prove(&two[..cut], 5).is_err(), "cut at {cut}");
+                assert!(verify(&two[..cut], 5).is_err(), "cut at {cut}");
             }
         }
         for at in 10..one.len() {
             let mut flipped = one.clone();
             flipped[at] ^= 0x10;
-            assert!(prove(&flipped, 5).is_err(), "flipped at {at}");
+            assert!(verify(&flipped, 5).is_err(), "flipped at {at}");
         }
         assert_eq!(
-            prove(&[&two[..], b"\0"].concat(), 5),
+            verify(&[&two[..], b"\0"].concat(), 5),
             Err(GzipError::Trailing { members: 2 })
         );
         assert_eq!(
-            prove(&[&two[..], b"\x1f"].concat(), 5),
+            verify(&[&two[..], b"\x1f"].concat(), 5),
             Err(GzipError::Trailing { members: 2 })
         );
-        assert_eq!(prove(b"<html>", 5), Err(GzipError::NotGzip));
-        assert_eq!(prove(b"", 5), Err(GzipError::NotGzip));
+        assert_eq!(verify(b"<html>", 5), Err(GzipError::NotGzip));
+        assert_eq!(verify(b"", 5), Err(GzipError::NotGzip));
     }
 }

@@ -1,4 +1,4 @@
-//! The journal as one listing shows it, and what an export concludes from it. No I/O: `journal_io` reads.
+//! Journal of an export as one listing shows it, and the conclusions from it. No I/O: `journal_io` reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -15,12 +15,12 @@ use super::spec::ExportSpec;
 use super::window::{HourSet, Window};
 use crate::storage::ObjectSummary;
 
-/// What the bucket says about one space and scope.
+/// Archive and journal of one space and scope, as the bucket was listed.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    /// Objects with events, with their size.
+    /// Objects with events, with their size in bytes.
     pub objects: BTreeMap<Window, u64>,
-    /// Windows with a receipt: what it says, once it is read.
+    /// Windows with a receipt; `None`: the receipt is not read yet.
     pub receipts: BTreeMap<Window, Option<ReceiptFacts>>,
     /// Windows that the service no longer had when it was asked.
     pub expired: BTreeSet<Window>,
@@ -32,57 +32,57 @@ pub struct Journal {
     pub chain: ChainListing,
 }
 
-/// What a receipt says, as far as decisions need it.
+/// Facts of a receipt that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiptFacts {
     /// The source endpoint.
     pub source: String,
-    /// Of an hour: the events that the service reported of its whole day.
+    /// For an hour: events that the service reported for its day.
     pub day_reported: Option<u64>,
-    /// When the object was stored, by the store's clock.
+    /// Time at which the object was stored, by the store's clock.
     pub stored_at: Timestamp,
-    /// For people.
+    /// Facts for status and reports.
     pub summary: WindowFacts,
-    /// For the manifest.
+    /// Facts for the manifest.
     pub proof: ReceiptProof,
 }
 
-/// What a manifest says of a receipt beside its facts.
+/// Facts of a receipt that only a manifest needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceiptProof {
     /// SHA-256 of the receipt's bytes.
     pub sha256: [u8; 32],
     /// Events that the service reported before the download.
     pub reported_before: Option<u64>,
-    /// Events that the service reported after it.
+    /// Events that the service reported after the download.
     pub reported_after: Option<u64>,
     /// Bytes after decompression.
     pub decompressed_bytes: u64,
-    /// The version of the object, where the bucket keeps versions.
+    /// Version of the object, if the bucket keeps versions.
     pub version_id: Option<String>,
 }
 
-/// What an attempt left in the journal.
+/// Journal keys of one attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttemptFacts {
-    /// Its record, once it is read; `None` also when only later keys of it are left.
+    /// Record of the attempt; `None` if it is not read yet or only later keys are left.
     pub record: Option<AttemptRecord>,
-    /// Whether the attempt key is there.
+    /// True if the attempt key exists.
     pub has_attempt_key: bool,
-    /// The sessions that it opened and that may still be open.
+    /// Sessions that the attempt opened and that may still be open.
     pub sessions: Vec<String>,
-    /// Whether an upload was about to be completed.
+    /// True if an upload was about to be completed.
     pub prepared: bool,
 }
 
-/// Why a receipt does not cover its window.
+/// Reason why a receipt does not cover its window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReceiptMismatch {
-    /// It is about events of another service.
+    /// The receipt names another source.
     Source(String),
-    /// Its object is not there.
+    /// The object does not exist.
     ObjectMissing,
-    /// Its object has another size.
+    /// The object has another size.
     ObjectSize {
         /// Bytes that the receipt states.
         stated: u64,
@@ -92,7 +92,7 @@ pub enum ReceiptMismatch {
 }
 
 impl Journal {
-    /// From the rows of a listing. Keys that are not ours are left out.
+    /// Builds the journal from the rows of a listing. Ignores foreign keys.
     pub fn from_listing(root: &ArchiveRoot, rows: &[ObjectSummary]) -> Self {
         let mut journal = Self::default();
         for row in rows {
@@ -123,8 +123,7 @@ impl Journal {
         }
     }
 
-    /// Puts what a newer listing says of one day in the place of what is known of it. Receipts that were
-    /// read stay read, and so do attempts.
+    /// Replaces one day with a newer listing of it. Receipts and attempts that were read stay read.
     pub fn replace_day(&mut self, of: Window, newer: Self) {
         let day = of.same_day();
         let mut old = Self {
@@ -149,15 +148,15 @@ impl Journal {
         }
     }
 
-    /// Whether an object or a receipt is there that shares a cell with the window.
+    /// True if an object or a receipt shares a cell with the window.
     pub fn has_data_in(&self, window: Window) -> bool {
         let day = window.same_day();
-        let objects = self.objects.range(day.clone()).map(|(there, _)| there);
-        let receipts = self.receipts.range(day).map(|(there, _)| there);
-        objects.chain(receipts).any(|there| overlap(*there, window))
+        let objects = self.objects.range(day.clone()).map(|(existing, _)| existing);
+        let receipts = self.receipts.range(day).map(|(existing, _)| existing);
+        objects.chain(receipts).any(|existing| overlap(*existing, window))
     }
 
-    /// Receipts whose content is not known yet.
+    /// Returns the receipts that are not read yet.
     pub fn unread_receipts(&self) -> Vec<Window> {
         self.receipts
             .iter()
@@ -166,7 +165,7 @@ impl Journal {
             .collect()
     }
 
-    /// Attempts whose record is not known yet.
+    /// Returns the attempts with a record that is not read yet.
     pub fn unread_attempts(&self) -> Vec<AttemptId> {
         let unread = self
             .attempts
@@ -175,7 +174,7 @@ impl Journal {
         unread.map(|(id, _)| *id).collect()
     }
 
-    /// What receipts from this source cover. A receipt whose object is gone or changed covers nothing.
+    /// Returns the cells covered by receipts of this source. A receipt with a missing or changed object covers nothing.
     pub fn covered(&self, source: &str) -> HourSet {
         let good = self.receipts.iter().filter(|(window, facts)| {
             facts
@@ -185,13 +184,13 @@ impl Journal {
         good.map(|(window, _)| *window).collect()
     }
 
-    /// The receipt of a window, if it covers it.
+    /// Returns the receipt of a window if it covers the window.
     pub fn valid_receipt(&self, window: Window, source: &str) -> Option<&ReceiptFacts> {
         let facts = self.receipts.get(&window)?.as_ref()?;
         self.mismatch(window, facts, source).is_none().then_some(facts)
     }
 
-    /// Receipts that cover nothing, with why.
+    /// Returns the receipts that cover nothing, with the reason.
     pub fn mismatches<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (Window, ReceiptMismatch)> + 'a {
         let read = self
             .receipts
@@ -200,13 +199,13 @@ impl Journal {
         read.filter_map(move |(window, facts)| Some((window, self.mismatch(window, facts, source)?)))
     }
 
-    /// The first window that another source was asked for, and that source.
+    /// Returns the first receipt of another source: its window and source.
     pub fn other_source(&self, source: &str) -> Option<(Window, &str)> {
         let mut read = self
             .receipts
             .iter()
             .filter_map(|(window, facts)| Some((*window, facts.as_ref()?.source.as_str())));
-        read.find(|(_, theirs)| *theirs != source)
+        read.find(|(_, named)| *named != source)
     }
 
     fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<ReceiptMismatch> {
@@ -224,7 +223,7 @@ impl Journal {
         }
     }
 
-    /// Objects that neither a receipt nor an attempt explains.
+    /// Returns the objects without a receipt or an attempt.
     pub fn orphaned_objects(&self) -> impl Iterator<Item = Window> + '_ {
         let explained = |window: &Window| {
             self.receipts.contains_key(window) || self.attempts.keys().any(|id| id.window == *window)
@@ -235,8 +234,8 @@ impl Journal {
             .filter(move |window| !explained(window))
     }
 
-    /// Attempts by our own holder's name that are another process's, which is at work now, get another holder here:
-    /// they are not ours to settle. `clock_offset`: the store's clock less ours.
+    /// Gives attempts of another running process with the same holder name a different holder here, so that this
+    /// process does not recover them. `clock_offset`: store's clock minus local clock.
     pub fn mark_foreign_attempts(&mut self, export: &ExportSpec, clock_offset: SignedDuration) {
         let Some(holder_epoch) = &export.holder_epoch else {
             return;
@@ -249,15 +248,15 @@ impl Journal {
             if holder_epoch.conflicts_with(record, clock_offset) {
                 let process = record.process.as_deref().unwrap_or_default();
                 record.holder = format!(
-                    "{} (process {process}: another cluster or operator of the same name; stop one of them, or \
-                     give it a name of its own)",
+                    "{} (process {process}: another cluster or operator with the same name; stop one of them, or \
+                     give it a different name)",
                     export.holder
                 );
             }
         }
     }
 
-    /// Attempts at a day or its hours that somebody else may still be working on.
+    /// Returns the attempts at a day or its hours that other holders may still be working on.
     pub fn attempts_by_others<'a>(
         &'a self,
         window: Window,
@@ -271,25 +270,25 @@ impl Journal {
             .filter(move |(_, record)| record.holder != holder && record.deadline > store_now)
     }
 
-    /// Sessions that an attempt says it opened.
+    /// Returns the sessions that attempts opened.
     pub fn sessions(&self) -> impl Iterator<Item = &String> {
         self.attempts.values().flat_map(|facts| &facts.sessions)
     }
 }
 
-/// All attempts at some windows.
+/// Returns the key range of all attempts at some windows.
 fn attempts_at(windows: &RangeInclusive<Window>) -> RangeInclusive<AttemptId> {
     let at = |window, ulid| AttemptId { window, ulid };
     at(*windows.start(), Ulid::nil())..=at(*windows.end(), Ulid::max())
 }
 
-/// Whether two windows share a cell.
+/// True if two windows share a cell.
 pub fn overlap(one: Window, other: Window) -> bool {
     one.date() == other.date() && one.hours() & other.hours() != 0
 }
 
 impl ReceiptFacts {
-    /// Of a receipt, and of the bytes that it is stored as.
+    /// Extracts the facts of a receipt and of its stored bytes.
     pub fn new(receipt: &Receipt, bytes: &[u8]) -> Self {
         let object = receipt.object.as_ref();
         let proof = ReceiptProof {
@@ -431,10 +430,10 @@ mod tests {
 
     #[test]
     fn later_attempts_of_another_process_with_the_same_holder_are_foreign() {
-        let holder_epoch = HolderEpoch::new("we-2", Timestamp::from_second(1_000).unwrap());
+        let holder_epoch = HolderEpoch::new("self-2", Timestamp::from_second(1_000).unwrap());
         let record = |process: Option<&str>, second: i64| AttemptRecord {
             schema: AttemptRecord::SCHEMA.to_owned(),
-            holder: "we".to_owned(),
+            holder: "self".to_owned(),
             process: process.map(str::to_owned),
             source: "https://a".to_owned(),
             started_at: Timestamp::from_second(second).unwrap(),
@@ -442,17 +441,17 @@ mod tests {
             tracker_user: None,
             open_before: Vec::new(),
         };
-        let level = SignedDuration::ZERO;
+        let no_offset = SignedDuration::ZERO;
         for (process, second, clock_offset, shared) in [
-            (Some("we-1"), 1_006, level, true),
-            (Some("we-1"), 1_005, level, false),
-            (Some("we-1"), 400, level, false),
-            (Some("we-2"), 1_600, level, false),
-            // Of an older version.
-            (None, 1_600, level, false),
-            // The store's clock is ten minutes ahead of ours.
-            (Some("we-1"), 1_600, SignedDuration::from_mins(10), false),
-            (Some("we-1"), 1_606, SignedDuration::from_mins(10), true),
+            (Some("self-1"), 1_006, no_offset, true),
+            (Some("self-1"), 1_005, no_offset, false),
+            (Some("self-1"), 400, no_offset, false),
+            (Some("self-2"), 1_600, no_offset, false),
+            // Written by an older version.
+            (None, 1_600, no_offset, false),
+            // Store's clock ten minutes ahead of the local clock.
+            (Some("self-1"), 1_600, SignedDuration::from_mins(10), false),
+            (Some("self-1"), 1_606, SignedDuration::from_mins(10), true),
         ] {
             let record = record(process, second);
             assert_eq!(
@@ -474,7 +473,7 @@ mod tests {
         newer.receipts.insert(day, Some(facts(0, None)));
         let record = AttemptRecord {
             schema: AttemptRecord::SCHEMA.to_owned(),
-            holder: "somebody".to_owned(),
+            holder: "other".to_owned(),
             process: None,
             source: "https://a".to_owned(),
             started_at: Timestamp::UNIX_EPOCH,
@@ -487,7 +486,8 @@ mod tests {
         seen.replace_day(day, newer);
         assert!(seen.covered("https://a").contains(day));
         assert_eq!(
-            seen.attempts_by_others(day, "we", Timestamp::UNIX_EPOCH).count(),
+            seen.attempts_by_others(day, "self", Timestamp::UNIX_EPOCH)
+                .count(),
             1
         );
     }

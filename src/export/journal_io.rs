@@ -12,30 +12,30 @@ use super::record::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receip
 use super::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
-/// Records read at a time.
+/// Maximum concurrent reads of records.
 const READ_CONCURRENCY: usize = 16;
 
-/// Why a document of the journal could not be read.
+/// Error of reading a document of the journal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordReadError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It is there, and is not what it should be.
+    /// The document exists but is invalid.
     #[error(transparent)]
     Record(#[from] RecordError),
 }
 
 impl From<RecordReadError> for Failure {
-    fn from(why: RecordReadError) -> Self {
-        match why {
+    fn from(error: RecordReadError) -> Self {
+        match error {
             RecordReadError::Store(error) => Self::from(&error),
             RecordReadError::Record(error) => Self::from(&error).export_wide(),
         }
     }
 }
 
-/// Lists all of a space and scope, and reads what decisions need.
+/// Lists all keys of a space and scope, and reads the records that decisions need.
 pub(super) async fn load_journal(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
     let rows = store
         .list(root.as_str())
@@ -46,7 +46,7 @@ pub(super) async fn load_journal(store: &dyn Store, root: &ArchiveRoot) -> Resul
     Ok(journal)
 }
 
-/// Lists one day anew.
+/// Lists the keys of one day, and reads its records.
 pub(super) async fn load_day(
     store: &dyn Store,
     root: &ArchiveRoot,
@@ -60,8 +60,8 @@ pub(super) async fn load_day(
     Ok(journal)
 }
 
-/// What stands against opening a session for a window: the keys of its day, and the records of others' attempts at it.
-/// Both listings at once: an attempt goes only after its receipt is there, so that the journal shows one of them.
+/// Loads what conflicts with a session for a window: the keys of its day, and the records of other attempts at it.
+/// Lists both prefixes at once: an attempt is deleted only after its receipt exists, so the journal shows one of them.
 pub(super) async fn load_conflicts(
     store: &dyn Store,
     root: &ArchiveRoot,
@@ -80,7 +80,7 @@ pub(super) async fn load_conflicts(
     Ok(journal)
 }
 
-/// The sessions that the journal names, of all windows and holders.
+/// Returns the sessions in the journal, of all windows and holders.
 pub(super) async fn journaled_sessions(
     store: &dyn Store,
     root: &ArchiveRoot,
@@ -92,7 +92,7 @@ pub(super) async fn journaled_sessions(
     Ok(Journal::from_listing(root, &rows).sessions().cloned().collect())
 }
 
-/// Reads the receipts and attempts that are not known yet.
+/// Reads the receipts and attempts that are not read yet.
 pub(super) async fn read_records(
     store: &dyn Store,
     root: &ArchiveRoot,
@@ -123,7 +123,7 @@ async fn read_attempts(
                     facts.record = Some(record);
                 }
             }
-            // Its writer finished since the listing.
+            // Deleted by its writer since the listing.
             None => {
                 journal.attempts.remove(&id);
             }
@@ -132,7 +132,7 @@ async fn read_attempts(
     Ok(())
 }
 
-/// Reads the receipts of these windows that are not known yet.
+/// Reads the receipts of the wanted windows that are not read yet.
 pub(crate) async fn read_receipts(
     store: &dyn Store,
     root: &ArchiveRoot,
@@ -164,7 +164,7 @@ pub(crate) async fn read_receipts(
     Ok(())
 }
 
-/// Reads one record; `None` when it is not there.
+/// Reads one record; `None` if it does not exist.
 pub(super) async fn get_record<R: ArchiveRecord>(
     store: &dyn Store,
     root: &ArchiveRoot,
@@ -205,7 +205,7 @@ pub(super) async fn put_record<R: ArchiveRecord>(
         .await
 }
 
-/// How a record is stored.
+/// Returns the options to write a record with.
 pub(super) fn record_options(mode: PutMode, body: &Segments, class: ObjectClass) -> PutOptions {
     let crc64 = Crc64::of_segments(body);
     PutOptions {
@@ -217,7 +217,7 @@ pub(super) fn record_options(mode: PutMode, body: &Segments, class: ObjectClass)
     }
 }
 
-/// Receipts are evidence; everything else in the journal is deleted when spent.
+/// Returns the object class: receipts are evidence, other records are deleted when obsolete.
 fn object_class<R: ArchiveRecord>() -> ObjectClass {
     if R::SCHEMA == Receipt::SCHEMA {
         ObjectClass::Evidence
@@ -226,7 +226,7 @@ fn object_class<R: ArchiveRecord>() -> ObjectClass {
     }
 }
 
-/// Deletes keys that are spent. Where deleting is forbidden they stay and mean nothing.
+/// Deletes obsolete keys. If the store forbids deletion, they stay without effect.
 pub(super) async fn delete_keys(store: &dyn Store, root: &ArchiveRoot, keys: &[Key]) -> Result<(), Failure> {
     let keys: Vec<String> = keys.iter().filter_map(|key| root.key(key)).collect();
     let kept = match store.delete(&keys).await {
@@ -235,7 +235,7 @@ pub(super) async fn delete_keys(store: &dyn Store, root: &ArchiveRoot, keys: &[K
     };
     for (key, error) in kept {
         if matches!(error, StoreError::Forbidden { .. }) {
-            tracing::info!(key, %error, "a spent journal key stays: it means nothing any more");
+            tracing::info!(key, %error, "cannot delete obsolete journal key, ignoring");
         } else {
             return Err(Failure::from(&error));
         }

@@ -1,6 +1,6 @@
-//! The layout of the archive: which key means what. No I/O.
+//! Layout of the archive: maps keys to their meaning. No I/O.
 //!
-//! The state of an export is in its keys, so that one listing shows it whole. The layout outlives every
+//! The keys hold the complete state of an export, so that one listing shows it. The layout outlives every
 //! version of the resource; `docs/archive.md` describes it for readers of the archive.
 
 use std::fmt;
@@ -10,59 +10,59 @@ use ulid::Ulid;
 
 use super::window::Window;
 
-/// The folder of everything that one space and scope has in a bucket: ends with `/`.
+/// Key prefix of everything that one space and scope has in a bucket: empty, or ends with `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ArchiveRoot(String);
 
-/// One attempt at a window: its keys belong to their writer alone.
+/// Id of one attempt at a window. Only the writer of the attempt touches its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId {
-    /// What it tries to export.
+    /// Window to export.
     pub window: Window,
-    /// Which attempt, ordered by the time it began.
+    /// Unique id, ordered by the start time of the attempt.
     pub ulid: Ulid,
 }
 
-/// What a key below the root means.
+/// Meaning of a key below the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// Events of a window.
     Events(Window),
-    /// Stored and proved, or proved empty.
+    /// Proof that the window is stored, or that it has no events.
     Receipt(Window),
-    /// The service no longer had the window when we asked.
+    /// The service no longer had the window when it was asked.
     Expired(Window),
     /// The day is exported by the hour.
     Split(Window),
     /// A session is about to be opened.
     Attempt(AttemptId),
-    /// This session is ours.
+    /// The attempt opened this session.
     Session(AttemptId, String),
     /// All facts of an upload that is about to be completed.
     Prepared(AttemptId),
-    /// What a period holds: its number in the chain, from 1.
+    /// Manifest of a period, by its number in the chain, from 1.
     Manifest(u64),
-    /// The signature of the manifest of that number.
+    /// Signature of the manifest with this number.
     Signature(u64),
-    /// Not one of ours.
+    /// Foreign key.
     Other,
 }
 
 impl ArchiveRoot {
-    /// `<prefix>/space=<id>/scope=<space|account>/`; the id is percent-encoded outside `A–Z a–z 0–9 - _ . ~`.
+    /// Builds `<prefix>/space=<id>/scope=<space|account>/`; percent-encodes the id outside `A–Z a–z 0–9 - _ . ~`.
     pub fn new(prefix: &str, space: &str, scope: &str) -> Self {
         let prefix = prefix.trim_matches('/');
         let slash = if prefix.is_empty() { "" } else { "/" };
         Self(format!("{prefix}{slash}space={}/scope={scope}/", encode(space)))
     }
 
-    /// The root that is this very prefix of keys, which is empty or ends with `/`: also that of a copy that lies
-    /// elsewhere than a root should.
+    /// Creates the root from an exact key prefix, which is empty or ends with `/`. Accepts the root of a copy that
+    /// was moved.
     pub fn from_prefix(prefix: &str) -> Self {
         Self(prefix.to_owned())
     }
 
-    /// The root that a key lies below: up to and with the last folder `scope=…` that is in one `space=…`.
+    /// Returns the root of a key: up to and including the last folder `scope=…` inside a folder `space=…`.
     pub fn containing(key: &str) -> Option<Self> {
         let (mut end, mut at, mut space) = (None, 0, false);
         for folder in key.split_inclusive('/') {
@@ -75,7 +75,7 @@ impl ArchiveRoot {
         end.and_then(|end| key.get(..end)).map(Self::from_prefix)
     }
 
-    /// Space id and scope (`space` or `account`) as its last two folders name them.
+    /// Returns the space id and the scope (`space` or `account`) of the last two folders.
     pub fn space_and_scope(&self) -> Option<(String, String)> {
         let mut folders = self.0.trim_end_matches('/').rsplit('/');
         let scope = folders.next()?.strip_prefix("scope=")?;
@@ -83,55 +83,55 @@ impl ArchiveRoot {
         Some((decode(space)?, scope.to_owned()))
     }
 
-    /// The same root below a further prefix, which is empty or ends with `/`.
+    /// Returns the same root below another prefix, which is empty or ends with `/`.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
         Self(format!("{prefix}{}", self.0))
     }
 
-    /// The root as a key prefix, with its `/`.
+    /// Returns the root as a key prefix, with its final `/`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The full key of a meaning; `None` for [`Key::Other`].
+    /// Returns the full key; `None` for [`Key::Other`].
     pub fn key(&self, key: &Key) -> Option<String> {
         Some(format!("{}{}", self.0, key.relative()?))
     }
 
-    /// Every journal key begins so.
+    /// Returns the prefix of all journal keys.
     pub fn journal_prefix(&self) -> String {
         format!("{}_journal/", self.0)
     }
 
-    /// Every journal key of a day and of its hours begins so.
+    /// Returns the prefix of all journal keys of a day and its hours.
     pub fn day_journal_prefix(&self, window: Window) -> String {
         format!("{}_journal/{}", self.0, window.date())
     }
 
-    /// Every manifest and signature begins so.
+    /// Returns the prefix of all manifests and signatures.
     pub fn manifests_prefix(&self) -> String {
         format!("{}_manifests/", self.0)
     }
 
-    /// Every object of a day and of its hours begins so.
+    /// Returns the prefix of all objects of a day and its hours.
     pub fn day_objects_prefix(&self, window: Window) -> String {
         format!("{}date={}/", self.0, window.date())
     }
 
-    /// What a full key means.
+    /// Parses a full key.
     pub fn parse(&self, key: &str) -> Key {
         let below = key.strip_prefix(&self.0);
         below
             .and_then(parse_relative)
-            // A key that is written otherwise than ours is not ours: deleting or reading it would meet another.
+            // A key in another spelling is foreign: reading or deleting it would address a different object.
             .filter(|parsed| parsed.relative().as_deref() == below)
             .unwrap_or(Key::Other)
     }
 }
 
 impl Key {
-    /// The key below the root, as documents name it; `None` for [`Key::Other`].
+    /// Returns the key below the root, as documents name it; `None` for [`Key::Other`].
     pub fn relative(&self) -> Option<String> {
         Some(match self {
             Self::Events(window) => match window.hour_of_day() {
@@ -185,7 +185,7 @@ fn parse_relative(below: &str) -> Option<Key> {
     match kind.split_once('.') {
         None if kind == "attempt" => Some(Key::Attempt(id)),
         None if kind == "prepared" => Some(Key::Prepared(id)),
-        // As every id of the service is: what somebody else wrote there is none, and is shown nowhere.
+        // Session ids of the service are graphic ASCII. Anything else is foreign and never displayed.
         Some(("session", session)) => decode(session)
             .filter(|session| !session.is_empty() && session.bytes().all(|byte| byte.is_ascii_graphic()))
             .map(|session| Key::Session(id, session)),
@@ -193,7 +193,7 @@ fn parse_relative(below: &str) -> Option<Key> {
     }
 }
 
-/// The number of a manifest: eight decimal digits, so that keys sort as numbers do.
+/// Parses the number of a manifest: eight decimal digits, so that keys sort like numbers.
 fn manifest_number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
     let well_formed = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -206,14 +206,14 @@ impl fmt::Display for AttemptId {
     }
 }
 
-/// All but the unreserved characters of RFC 3986.
+/// All characters except the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
     .remove(b'~');
 
-/// Percent-encoding, also of a leading dot: `.` and `..` are no names of a folder.
+/// Percent-encodes a name, including a leading dot: `.` and `..` are invalid folder names.
 fn encode(text: &str) -> String {
     let (dot, rest) = text.strip_prefix('.').map_or(("", text), |rest| ("%2E", rest));
     format!("{dot}{}", utf8_percent_encode(rest, RESERVED))

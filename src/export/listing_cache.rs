@@ -1,5 +1,5 @@
-//! What the service reports of each day, shared by the windows of an export: asked again only when an
-//! answer must have begun after some moment. Asks the service.
+//! Cache of the day listing of the service, shared by the windows of an export. Requests a new listing only if
+//! the cached one began too early. I/O with the service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use super::run_context::lock;
 use super::verdict::DayListing;
 use crate::tracker::{Tracker, TrackerError};
 
-/// The listing is asked for so many days more on both sides, so that its edges mean retention and not the
-/// range that was asked for: 45 days, longer than the service keeps events.
+/// Days added to the listed range on both sides, so that its edges show retention and not the requested range:
+/// 45 days, longer than the service keeps events.
 const MARGIN_DAYS: i64 = 45;
 
-/// After so many failures in a row the service counts as giving no listing, so that exports go on.
+/// Consecutive failures after which exports continue without a listing.
 const FAILURES_MAX: u32 = 3;
 
-/// The reports of one export's days.
+/// Cached day listing of one export.
 #[derive(Debug)]
 pub(super) struct ListingCache {
     tracker: Tracker,
@@ -29,19 +29,19 @@ pub(super) struct ListingCache {
     account: bool,
     range: (Date, Date),
     latest: Mutex<CachedListing>,
-    /// The oldest day of the newest listing, and when it was asked for: read while a listing is under way, too.
+    /// Oldest day of the newest listing, and the time of its request. Readable while a listing is in progress.
     oldest: std::sync::Mutex<Option<(Date, Instant)>>,
 }
 
 #[derive(Debug, Default)]
 struct CachedListing {
-    /// When the request was begun, and what it gave; `None`: the service refuses to list.
+    /// Time of the request and its result; inner `None`: the service refuses to list.
     listing: Option<(Instant, Option<Arc<DayListing>>)>,
     failures: u32,
 }
 
 impl ListingCache {
-    /// Of these days.
+    /// Creates an empty cache for the days from `first` to `last`.
     pub(super) fn new(tracker: Tracker, space: &str, account: bool, first: Date, last: Date) -> Self {
         let margin = MARGIN_DAYS.days();
         let range = (first.saturating_sub(margin), last.saturating_add(margin));
@@ -55,14 +55,14 @@ impl ListingCache {
         }
     }
 
-    /// The oldest day that the service listed, and how long ago it was asked.
+    /// Returns the oldest day that the service listed, and the time since that request.
     pub(super) fn oldest(&self) -> Option<(Date, Duration)> {
         let oldest = *lock(&self.oldest);
         oldest.map(|(oldest, requested_at)| (oldest, requested_at.elapsed()))
     }
 
-    /// A listing begun at or after `since`; `None` when the service gives none. Callers that wait at the
-    /// same time share one request.
+    /// Returns a listing that began at or after `since`; `None` if the service gives none. Concurrent callers
+    /// share one request.
     pub(super) async fn listing_since(&self, since: Instant) -> Result<Option<Arc<DayListing>>, Failure> {
         let mut latest = self.latest.lock().await;
         if let Some((requested_at, listing)) = &latest.listing
@@ -83,7 +83,7 @@ impl ListingCache {
                 return Err(Failure::from(&error));
             }
             Err(error) => {
-                tracing::warn!(%error, "the service keeps failing to list its days: exporting without its counts");
+                tracing::warn!(%error, "cannot list days, exporting without reported counts");
                 None
             }
         };

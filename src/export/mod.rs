@@ -1,8 +1,8 @@
 //! The engine: windows → decide → transfer → receipt; the journal, the session budget, the proof.
 //!
-//! Read it in this order: `window`, `keys`, `record` (what there is), `verdict`, `journal`, `retry_state`,
-//! `decide` (what is concluded, without I/O), `run` (the loop), `attempt` with `open`, `transfer`, `commit`
-//! (one window), `recovery` (after a crash), `manifest` (what it all adds up to), `engine` (the entrance).
+//! Reading order: `window`, `keys`, `record` (data), `verdict`, `journal`, `retry_state`, `decide` (decisions, no
+//! I/O), `run` (the loop), `attempt` with `open`, `transfer`, `commit` (one window), `recovery` (after a crash),
+//! `manifest` (the statement of a period), `engine` (the public entrance).
 
 mod attempt;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,41 +1,41 @@
-//! What a process tells of its exports as they go: to whoever counts. No I/O.
+//! Observer of the exports of a process, for metrics. No I/O.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::api::Reason;
 
-/// How a window ended, one attempt at it.
+/// Result of one attempt at a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WindowResult {
-    /// Stored, with so many events in so many bytes.
+    /// The window was stored.
     Stored {
         /// Events counted.
         events: u64,
-        /// Bytes as stored.
+        /// Bytes of the object.
         bytes: u64,
     },
-    /// Proved to have no events.
+    /// The window was proved to have no events.
     Empty,
-    /// Somebody else stored it meanwhile.
+    /// Another holder stored it meanwhile.
     Covered,
     /// The service no longer has it.
     Expired,
-    /// It failed, or waits for something outside.
+    /// The attempt failed, or waits for an external change.
     Failed(Reason),
-    /// It was asked to stop.
+    /// The run was stopped.
     Stopped,
 }
 
-/// Is told. Called on the byte path: must not wait.
+/// Receives the results of the engine. Called on the byte path: implementations must not block.
 pub trait EngineObserver: fmt::Debug + Send + Sync {
-    /// A window ended, so long after it got its place.
-    fn window_finished(&self, end: WindowResult, took: Duration);
-    /// So many further bytes of downloads arrived.
+    /// Called when a window ends, with the time since it got its slot.
+    fn window_finished(&self, result: WindowResult, elapsed: Duration);
+    /// Called when more bytes of a download arrived.
     fn bytes_downloaded(&self, bytes: u64);
 }
 
-/// Is told and forgets.
+/// Observer that ignores everything.
 #[derive(Clone, Copy, Debug)]
 pub struct NoopObserver;
 
@@ -44,38 +44,38 @@ impl EngineObserver for NoopObserver {
     fn bytes_downloaded(&self, _: u64) {}
 }
 
-/// How busy a process is, at a moment.
+/// Load of a process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineLoad {
-    /// Windows that may be worked on at once.
+    /// Maximum concurrent windows.
     pub windows: usize,
-    /// Windows that have a place.
+    /// Windows that have a slot.
     pub active_windows: usize,
-    /// Windows that wait for a place.
+    /// Windows that wait for a slot.
     pub waiting_for_slot: usize,
-    /// Windows that have a place and wait for memory.
+    /// Windows that have a slot and wait for memory.
     pub waiting_for_memory: usize,
     /// Windows that wait for their turn to open a session.
     pub waiting_for_session: usize,
-    /// Bytes of the pool for data on its way.
+    /// Size of the memory pool for parts, in bytes.
     pub pool_bytes: u64,
-    /// Bytes of it that are taken.
+    /// Bytes of the pool in use.
     pub pool_used_bytes: u64,
-    /// Every space that is exported from.
+    /// Load of every space that is exported from.
     pub spaces: Vec<SpaceLoad>,
 }
 
-/// The sessions of one space, at a moment.
+/// Sessions of one space at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaceLoad {
-    /// The service, as receipts name it.
+    /// Endpoint of the service, as receipts name it.
     pub source: String,
-    /// The space's id.
+    /// Id of the space.
     pub space: String,
     /// Sessions that this process holds open.
     pub held: usize,
-    /// Sessions that it may hold at most.
+    /// Maximum sessions that this process may hold.
     pub budget: usize,
-    /// Sessions of everybody that the service listed when it was last asked; `None`: not asked yet.
+    /// Sessions of all users at the last listing; `None`: not listed yet.
     pub listed: Option<usize>,
 }

@@ -1,4 +1,4 @@
-//! Opens a session for a window: the attempt is journalled first, the session right after. I/O.
+//! Opens a session for a window: records the attempt in the journal first, the session right after. I/O.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
 
 use super::budget::{SessionCapacity, SessionGuard};
-use super::failure::{Failure, Remedy};
+use super::failure::{Failure, RetryClass};
 use super::journal::overlap;
 use super::journal_io::{delete_keys, load_conflicts, put_record, record_options};
 use super::keys::{AttemptId, Key};
@@ -19,10 +19,10 @@ use crate::storage::conditional::{ConditionalSupport, probe};
 use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store};
 use crate::tracker::{Session, SessionRequest};
 
-/// A session that is ours, journalled as such.
+/// Open session of this attempt, recorded in the journal.
 pub(super) struct OpenAttempt<'a> {
-    /// Whether the store may have something of this attempt that is neither evidence nor thrown away: then
-    /// its keys stay, and it is settled like one that a crash left.
+    /// True if the store may have leftovers of this attempt: then its keys stay, and it is recovered as after a
+    /// crash.
     pub(super) needs_recovery: AtomicBool,
     pub(super) id: AttemptId,
     pub(super) session: Session,
@@ -32,15 +32,15 @@ pub(super) struct OpenAttempt<'a> {
     pub(super) in_progress: InProgressGuard<'a>,
 }
 
-/// What came of the wish to open a session.
+/// Result of opening a session.
 pub(super) enum OpenOutcome<'a> {
-    /// It is open.
+    /// The session is open.
     Opened(Box<OpenAttempt<'a>>),
-    /// Somebody stored the window, or part of it, meanwhile: look again.
+    /// Another holder stored the window, or part of it, meanwhile: list the bucket again.
     Covered,
 }
 
-/// Opens a session, one at a time in each space, the oldest window first.
+/// Opens a session, one at a time in each space, oldest window first.
 pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<OpenOutcome<'_>, Failure> {
     let _opening = tokio::select! {
         opening = ctx.budget.lock_opening(window) => opening,
@@ -95,7 +95,7 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
     )
     .await;
     if let Err(error) = written {
-        // Its reply may have been lost.
+        // The store may have written it although the reply was lost.
         discard_attempt(ctx, id, None).await;
         return Err(Failure::from(&error));
     }
@@ -124,25 +124,25 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
             discard_attempt(ctx, id, Some(session)).await;
             Err(failure)
         }
-        // The attempt stays in the journal, to be settled: whoever does sweeps its uploads,
+        // The attempt stays in the journal: recovery aborts its uploads.
         Err((failure, OpenLeftover::ProbeUpload)) => {
             lock(&ctx.closed_attempts).insert(id);
             Err(failure)
         }
-        // and looks for its session.
+        // The attempt stays in the journal: recovery searches for its session.
         Err((failure, OpenLeftover::PossibleSession)) => Err(failure),
     }
 }
 
-/// What is left of the wish for a session.
+/// Leftover of a failed attempt to open a session.
 enum OpenLeftover {
-    /// Nothing.
+    /// No leftover.
     Nothing,
-    /// It was opened and deleted; its key may be in the journal.
+    /// The session was opened and deleted; its key may be in the journal.
     DeletedSession(String),
-    /// No session, but an upload of the probe that could not be thrown away.
+    /// No session, but an upload of the probe that could not be aborted.
     ProbeUpload,
-    /// A session may be open that nobody knows the id of, or that could not be deleted.
+    /// A session with an unknown id may be open, or a session could not be deleted.
     PossibleSession,
 }
 
@@ -175,11 +175,11 @@ async fn create_session(
     });
     for (other, facts) in others {
         let Some(record) = &facts.record else { continue };
-        // Leftovers of our own are settled, perhaps at this moment; they hold nothing.
+        // Leftovers of this holder are recovered, perhaps at this moment; they hold no window.
         if record.holder != export.holder {
             let (holder, until) = (&record.holder, record.deadline);
-            let message = format!("{holder} is exporting {window}, until {until} at the latest");
-            // Of two who begin at once each may see the other: the elder tries again, the younger waits.
+            let message = format!("{window} is held by {holder}, until {until} at the latest");
+            // Two attempts that begin at once may see each other: the older retries, the younger waits.
             return Err(without_leftover(if other.ulid > id.ulid {
                 Failure::retry(Reason::HeldByOther, message)
             } else {
@@ -205,7 +205,7 @@ async fn create_session(
         }
     };
     if let Some(user) = &session.username {
-        // The first reply names the user; later ones say the same.
+        // The first reply names the user; later replies name the same one.
         let _ = ctx.tracker_user.set(user.clone());
     }
     lock(&ctx.sessions).insert(session.id.clone(), window);
@@ -218,7 +218,7 @@ async fn create_session(
     };
     let key = Key::Session(id, session.id.clone());
     if let Err(error) = put_record(&*ctx.peers.store, &export.root, &key, &record, PutMode::Overwrite).await {
-        // Without its key nobody would know that it is ours.
+        // Without its key, recovery could not prove that this attempt opened the session.
         let deleted = ctx.peers.tracker.delete_session(&export.space, &session.id).await;
         if deleted.is_err() {
             return Err((Failure::from(&error), OpenLeftover::PossibleSession));
@@ -234,16 +234,16 @@ fn check_capacity(ctx: &RunContext, open: usize) -> Result<(), Failure> {
     let message = match ctx.budget.capacity(open, Instant::now()) {
         SessionCapacity::Available => return Ok(()),
         SessionCapacity::SpaceFull => format!(
-            "{open} of 30 sessions are open in space {space}: waiting for a free one (see them with the service's session list)"
+            "space {space} has {open} of 30 sessions open: waiting for a free session (list them with `eventexport session list`)"
         ),
         SessionCapacity::OwnLimit => format!(
-            "this process holds all the sessions that it may in space {space}: waiting for one of them"
+            "this process holds its maximum number of sessions in space {space}: waiting for one to close"
         ),
     };
     Err(Failure::wait(Reason::SpaceFull, message, None).export_wide())
 }
 
-/// What the store supports, found out once with the attempt's own bytes.
+/// Returns the conditional writes that the store supports; probes each store once, with the attempt's own bytes.
 async fn conditional_support(
     ctx: &RunContext,
     id: AttemptId,
@@ -258,7 +258,7 @@ async fn conditional_support(
         let key = ctx.export.root.key(&Key::Attempt(id)).unwrap_or_default();
         let options = record_options(PutMode::Overwrite, &body, ObjectClass::Journal);
         let probed = probe(&**store, &key, body, &options).await;
-        // An upload of the probe whose reply was lost has nobody else to throw it away.
+        // The reply to the probe's upload may have been lost; nothing else aborts that upload.
         abort_matching_uploads(&**store, &key, |_| true).await?;
         let support = probed.map_err(|error| Failure::from(&error))?;
         lock(&ctx.shared.support).insert(store.name().to_owned(), support);
@@ -268,20 +268,20 @@ async fn conditional_support(
         return Ok(support);
     }
     Err(Failure {
-        remedy: Remedy::Manual,
+        class: RetryClass::Manual,
         ..conditional_writes_unsupported(store.name())
     })
 }
 
-/// The store does not keep two writers apart.
+/// Returns the failure of a store without conditional writes.
 pub(super) fn conditional_writes_unsupported(store: &str) -> Failure {
     let message = format!(
-        "{store} ignores If-None-Match, so two writers could overwrite each other: use a store that honours it, or make sure that nothing else writes there (run --single-writer)"
+        "{store} ignores If-None-Match, so that two writers could overwrite each other: use a store that honors it, or make sure that nothing else writes to the prefix (run --single-writer)"
     );
     Failure::wait(Reason::ConditionalWritesUnsupported, message, None).export_wide()
 }
 
-/// Aborts the uploads of a key that `matches` names.
+/// Aborts the uploads of a key that satisfy `matches`.
 pub(super) async fn abort_matching_uploads(
     store: &dyn Store,
     key: &str,
@@ -300,27 +300,27 @@ pub(super) async fn abort_matching_uploads(
     Ok(())
 }
 
-/// An attempt that has no session open. What cannot be deleted of it now is settled later.
+/// Deletes the journal keys of an attempt without an open session. Recovery deletes the keys that are left.
 async fn discard_attempt(ctx: &RunContext, id: AttemptId, session: Option<String>) {
     lock(&ctx.closed_attempts).insert(id);
     let store = &*ctx.peers.store;
-    let mut spent: Vec<Key> = session
+    let mut obsolete: Vec<Key> = session
         .map(|session| Key::Session(id, session))
         .into_iter()
         .collect();
-    spent.push(Key::Attempt(id));
-    match delete_keys(store, &ctx.export.root, &spent).await {
+    obsolete.push(Key::Attempt(id));
+    match delete_keys(store, &ctx.export.root, &obsolete).await {
         Ok(()) => {
             lock(&ctx.stale_windows).remove(&id.window);
         }
         Err(failure) => {
-            tracing::warn!(message = failure.message, attempt = %id, "a spent attempt stays in the journal until it is settled");
+            tracing::warn!(error = failure.message, attempt = %id, "cannot delete obsolete attempt, recovery will retry");
         }
     }
 }
 
 pub(super) fn stopped() -> Failure {
-    Failure::retry(Reason::Failed, "stopped before it was done")
+    Failure::retry(Reason::Failed, "stopped before completion")
 }
 
 fn ulid_at(time: Timestamp) -> Ulid {

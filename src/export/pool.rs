@@ -1,4 +1,4 @@
-//! Memory for parts: one pool for the process, so that any number of transfers stays within it. No I/O.
+//! Memory for parts: one pool per process bounds the memory of all transfers. No I/O.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,13 +10,13 @@ use super::semaphore::{PriorityPermit, PrioritySemaphore};
 /// Bytes in a MiB.
 const MIB: u64 = 1024 * 1024;
 
-/// The smallest part: 8 MiB.
+/// Minimum size of a part: 8 MiB.
 const PART_MIB_MIN: u32 = 8;
 
-/// Stores take at most 10,000 parts; a hint of the size is stretched to stay well below.
+/// Planned number of parts of a transfer. Stores accept at most 10,000; the size hint may be too low.
 const PARTS_TARGET: u64 = 5_000;
 
-/// The pool. Cheap to clone.
+/// Pool of memory for parts, counted in MiB. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PartPool {
     permits: Arc<Semaphore>,
@@ -24,12 +24,12 @@ pub struct PartPool {
     waiting: Arc<AtomicUsize>,
 }
 
-/// Room for one part; dropping it gives it back.
+/// Memory reserved for one part; dropping it returns the memory to the pool.
 #[derive(Debug)]
 pub struct PartReservation(#[allow(dead_code)] OwnedSemaphorePermit);
 
 impl PartPool {
-    /// Of so many MiB, at least one part.
+    /// Creates a pool of `mib` MiB, at least the size of one part.
     pub fn new(mib: u32) -> Self {
         let mib = mib.max(PART_MIB_MIN);
         Self {
@@ -39,8 +39,8 @@ impl PartPool {
         }
     }
 
-    /// The size of the parts of a transfer, in bytes: 8 MiB, more where the service's size says that
-    /// 5,000 parts would not do, never more than the whole pool.
+    /// Returns the part size of a transfer in bytes: 8 MiB; more if the size hint of the service exceeds 5,000 parts of
+    /// that size; at most the size of the pool.
     pub fn part_bytes(&self, size_hint: Option<u64>) -> u64 {
         let wanted = size_hint.unwrap_or(0).div_ceil(PARTS_TARGET).div_ceil(MIB);
         let mib = u32::try_from(wanted)
@@ -49,7 +49,7 @@ impl PartPool {
         u64::from(mib) * MIB
     }
 
-    /// Bytes of the pool, bytes of it that are taken, and how many wait for room.
+    /// Returns the size of the pool in bytes, the bytes in use, and the number of waiting transfers.
     pub fn load(&self) -> (u64, u64, usize) {
         let free = u64::try_from(self.permits.available_permits()).unwrap_or(u64::MAX) * MIB;
         let all = u64::from(self.mib) * MIB;
@@ -60,25 +60,25 @@ impl PartPool {
         )
     }
 
-    /// Waits for room: only before a session is opened, so that no one who holds a session waits here.
+    /// Waits for memory. Called only before a session is opened, so that an open session never waits here.
     pub async fn reserve(&self, part_bytes: u64) -> Option<PartReservation> {
         let _waiting = WaitingGuard::new(&self.waiting);
         let permits = Arc::clone(&self.permits)
-            .acquire_many_owned(permits_of(part_bytes))
+            .acquire_many_owned(permits_for(part_bytes))
             .await;
         permits.ok().map(PartReservation)
     }
 
-    /// Room for a further part, if there is some now.
+    /// Reserves memory for a further part, if available now.
     pub fn try_reserve(&self, part_bytes: u64) -> Option<PartReservation> {
         Arc::clone(&self.permits)
-            .try_acquire_many_owned(permits_of(part_bytes))
+            .try_acquire_many_owned(permits_for(part_bytes))
             .ok()
             .map(PartReservation)
     }
 }
 
-/// Counts who waits, for as long as it lives.
+/// Counts a waiting transfer until dropped.
 struct WaitingGuard<'a>(&'a AtomicUsize);
 
 impl<'a> WaitingGuard<'a> {
@@ -94,14 +94,14 @@ impl Drop for WaitingGuard<'_> {
     }
 }
 
-fn permits_of(part_bytes: u64) -> u32 {
+fn permits_for(part_bytes: u64) -> u32 {
     u32::try_from(part_bytes.div_ceil(MIB)).unwrap_or(u32::MAX)
 }
 
-/// Windows at a time over all exports, the oldest first.
+/// Limits the concurrent windows of all exports; the oldest window is served first.
 pub type WindowSemaphore = PrioritySemaphore<super::window::Window>;
 
-/// A place for a window.
+/// Permit for one window.
 pub type WindowPermit = PriorityPermit<super::window::Window>;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The proof of a transfer: SHA-256, whole gzip and the event count, computed while bytes pass.
+//! The proof of a transfer: SHA-256, complete gzip and event count, computed while bytes pass.
 //!
-//! The same reference-counted pieces that are uploaded pass here, in batches, on the blocking threads of the
-//! runtime; a pool of as many permits as processors keeps proofs from crowding out everything else. A
-//! transfer has at most one batch being proved and one being filled, so a slow processor slows the download.
-//! While a processor is to spare, a batch is hashed on it beside being inflated; else one after the other.
+//! The reference-counted chunks that are uploaded are also proved, in batches, on the blocking threads of the
+//! runtime; a pool with one permit per processor keeps proofs from starving other work. A transfer has at most one
+//! batch being proved and one being filled, so a slow processor slows the download. If a processor is free, a batch is
+//! hashed and inflated in parallel; otherwise in sequence.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use tokio::task::JoinHandle;
 use super::events::{EventCounter, EventsError};
 use super::gzip::{GzipError, GzipVerifier};
 
-/// Bytes of a batch: 512 KiB, some milliseconds of work.
+/// Size of a batch: 512 KiB, some milliseconds of work.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// What was proved of a stream.
+/// Facts that a proof establishes about a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProofFacts {
     /// SHA-256 of the bytes, hexadecimal.
     pub sha256: String,
-    /// Members of the gzip.
+    /// Number of gzip members.
     pub members: u64,
     /// Bytes after decompression.
     pub decompressed: u64,
@@ -31,39 +31,39 @@ pub struct ProofFacts {
     pub events: u64,
 }
 
-/// Why a stream is no proof.
+/// A stream that cannot be proved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// Not whole gzip.
+    /// The stream is not complete gzip.
     #[error(transparent)]
     Gzip(#[from] GzipError),
-    /// Not events.
+    /// The content is not events.
     #[error(transparent)]
     Events(#[from] EventsError),
-    /// The proving thread ended without a result: the process is stopping, or a defect of ours.
-    #[error("the proof was interrupted")]
+    /// The proving thread ended without a result: the process is stopping, or a bug.
+    #[error("verification of the download was interrupted")]
     Interrupted,
-    /// Whoever was to read the decompressed bytes has gone.
-    #[error("nobody reads the decompressed bytes any more")]
+    /// The reader of the decompressed bytes is gone.
+    #[error("the reader of the decompressed bytes is closed")]
     ReaderClosed,
 }
 
-/// The processors that proofs may use.
+/// Limits concurrent proofs to the number of processors.
 #[derive(Clone, Debug)]
 pub struct ProverPool(Arc<Semaphore>);
 
 impl ProverPool {
-    /// As many proofs at a time as there are processors.
+    /// Creates a pool that runs one proof per processor.
     pub fn new(processors: usize) -> Self {
         Self(Arc::new(Semaphore::new(processors.max(1))))
     }
 
-    /// Begins a proof.
+    /// Starts a proof.
     pub fn begin(&self) -> StreamProver {
         self.begin_into(None)
     }
 
-    /// Begins a proof that gives what it inflates to a reader, who slows it down by being slow.
+    /// Starts a proof that sends the decompressed bytes to a reader; a slow reader slows the proof.
     pub fn begin_into(&self, inflated: Option<mpsc::Sender<Bytes>>) -> StreamProver {
         let contents = ContentState {
             inflated,
@@ -89,17 +89,17 @@ struct ProverState {
     contents: ContentState,
 }
 
-/// What is in the bytes.
+/// State of the decompression and of the event count.
 #[derive(Default)]
 struct ContentState {
     gzip: GzipVerifier,
     events: EventCounter,
-    /// Who reads what comes out.
+    /// Reader of the decompressed bytes.
     inflated: Option<mpsc::Sender<Bytes>>,
 }
 
 impl ContentState {
-    /// On a blocking thread: waits for the reader.
+    /// Runs on a blocking thread: waits for the reader.
     fn push(&mut self, bytes: &[u8]) -> Result<(), ProofError> {
         let Self {
             gzip,
@@ -122,7 +122,7 @@ impl ContentState {
 }
 
 impl ProverState {
-    /// The facts of what passed since the last division; the hash is of everything.
+    /// Returns the facts of the bytes since the last section; the hash covers all bytes.
     fn finish_section(&mut self) -> Result<ProofFacts, ProofError> {
         let (members, decompressed) = std::mem::take(&mut self.contents.gzip).finish()?;
         let events = std::mem::take(&mut self.contents.events).finish()?;
@@ -163,7 +163,7 @@ pub struct StreamProver {
 }
 
 impl StreamProver {
-    /// Takes the next bytes; waits while an earlier batch is still being proved and this one is full.
+    /// Adds the next bytes; waits if the batch is full while the previous one is still being proved.
     pub async fn push(&mut self, bytes: Bytes) -> Result<(), ProofError> {
         self.filled += bytes.len();
         self.batch.push(bytes);
@@ -174,13 +174,13 @@ impl StreamProver {
         }
     }
 
-    /// The facts, once every byte has passed.
+    /// Returns the facts after the last byte.
     pub async fn finish(mut self) -> Result<ProofFacts, ProofError> {
         self.finish_section().await
     }
 
-    /// The facts of one of several streams that stand one behind the other: it is whole, and the next begins. The
-    /// hash is of everything since the beginning.
+    /// Ends one of several concatenated streams and returns its facts; the next one begins. The hash covers all bytes
+    /// since the beginning.
     pub async fn finish_section(&mut self) -> Result<ProofFacts, ProofError> {
         self.flush().await?;
         self.state
@@ -189,7 +189,7 @@ impl StreamProver {
             .finish_section()
     }
 
-    /// Waits until all that was given has passed.
+    /// Waits until all added bytes are proved.
     pub async fn flush(&mut self) -> Result<(), ProofError> {
         self.submit_batch().await?;
         self.join_batch().await
@@ -268,11 +268,11 @@ mod tests {
             decompressed: lines.len() as u64 + 8,
             events: 50_001,
         };
-        // With one processor the hash is made in turn, with more beside.
+        // With one processor hashing and inflating run in sequence, with more in parallel.
         for processors in [1, 2] {
             let mut proof = ProverPool::new(processors).begin();
-            for piece in bytes.chunks(10_000) {
-                proof.push(Bytes::copy_from_slice(piece)).await.unwrap();
+            for chunk in bytes.chunks(10_000) {
+                proof.push(Bytes::copy_from_slice(chunk)).await.unwrap();
             }
             assert_eq!(
                 proof.finish().await.as_ref(),
@@ -288,8 +288,8 @@ mod tests {
         bytes.extend(std::iter::repeat_n(0u8, 3 * BATCH_BYTES));
         let mut proof = ProverPool::new(1).begin();
         let mut result = Ok(());
-        for piece in bytes.chunks(100_000) {
-            result = proof.push(Bytes::copy_from_slice(piece)).await;
+        for chunk in bytes.chunks(100_000) {
+            result = proof.push(Bytes::copy_from_slice(chunk)).await;
             if result.is_err() {
                 break;
             }

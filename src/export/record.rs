@@ -1,7 +1,7 @@
 //! The documents of the journal: attempt, session, prepared, receipt, expired, split. No I/O.
 //!
-//! Each carries the name and version of its schema; a reader refuses a version that it does not know.
-//! Unknown fields are ignored, so that a later version may add some.
+//! Each document states the name and version of its schema; a reader rejects an unknown version. Unknown fields are
+//! ignored, so that a later version can add some.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -11,54 +11,54 @@ use serde::{Deserialize, Serialize};
 use super::verdict::{EmptyAnswer, Verdict};
 use crate::api::sanitize;
 
-/// The software that writes, for receipts: `eventexport/0.1.0`.
+/// Name and version of this software, as receipts state it: `eventexport/0.1.0`.
 pub const SOFTWARE: &str = concat!("eventexport/", env!("CARGO_PKG_VERSION"));
 
-/// The largest journal document that is read: 256 KiB (an attempt that lists a thousand sessions has 50 KiB).
+/// Maximum size of a journal document: 256 KiB (an attempt that lists a thousand sessions has 50 KiB).
 pub const RECORD_MAX_BYTES: u64 = 256 * 1024;
 
 /// A document of the journal.
 pub trait ArchiveRecord: Serialize + DeserializeOwned {
     /// Name and version of the schema.
     const SCHEMA: &'static str;
-    /// What the document says of itself.
+    /// Returns the schema that the document states.
     fn schema(&self) -> &str;
 }
 
 /// A document that cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RecordError {
-    /// Not JSON, or fields missing.
-    #[error("{key} is not a readable {schema}: {message}")]
+    /// The document is not JSON, or a field is missing or invalid.
+    #[error("cannot read {key} as {schema}: {message}")]
     Unreadable {
-        /// The key.
+        /// The object key.
         key: String,
-        /// The schema expected.
+        /// The expected schema.
         schema: &'static str,
-        /// What is wrong.
+        /// Cause of the failure.
         message: String,
     },
-    /// Of another schema or version.
-    #[error("{key} is a {found}, and this software reads {schema}: upgrade eventexport")]
+    /// The document has another schema or version.
+    #[error("{key} has schema {found}, this version reads {schema}: upgrade eventexport")]
     UnsupportedSchema {
-        /// The key.
+        /// The object key.
         key: String,
-        /// The schema expected.
+        /// The expected schema.
         schema: &'static str,
-        /// The schema found.
+        /// The schema in the document.
         found: String,
     },
 }
 
-/// The bytes of a document: one line of JSON.
+/// Encodes a document as one line of JSON.
 pub fn encode<R: ArchiveRecord>(record: &R) -> Vec<u8> {
-    // Records are plain data with string keys: serialising them to memory has no way to fail.
+    // Records are plain data with string keys: serializing them to memory cannot fail.
     let mut bytes = serde_json::to_vec(record).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }
 
-/// Reads a document and checks its schema.
+/// Decodes a document and checks its schema.
 pub fn decode<R: ArchiveRecord>(key: &str, bytes: &[u8]) -> Result<R, RecordError> {
     #[derive(Deserialize)]
     struct SchemaHeader {
@@ -80,51 +80,51 @@ pub fn decode<R: ArchiveRecord>(key: &str, bytes: &[u8]) -> Result<R, RecordErro
     serde_json::from_slice(bytes).map_err(unreadable)
 }
 
-/// Written before a session is opened.
+/// An attempt at a window; written before a session is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptRecord {
     /// `eventexport.io/attempt/v1`.
     pub schema: String,
-    /// Who tries: stable over restarts of the same holder.
+    /// Holder of the attempt: stable over restarts.
     pub holder: String,
-    /// Which process of that holder: another one after each start.
+    /// Process of the holder: different after each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
     /// The source endpoint.
     pub source: String,
-    /// When it began, by the store's clock.
+    /// Start of the attempt, by the store's clock.
     pub started_at: Timestamp,
-    /// Until when the holder alone may work on the window, by the store's clock.
+    /// Time until which only the holder may work on the window, by the store's clock.
     pub deadline: Timestamp,
-    /// The tracker user, as far as known from the sessions that were open.
+    /// The tracker user, if known from open sessions.
     pub tracker_user: Option<String>,
-    /// The sessions that were open before.
+    /// Sessions that were open before the attempt.
     pub open_before: Vec<String>,
 }
 
-/// Written right after the service's reply: this session is ours.
+/// A session of an attempt; written immediately after the service's response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRecord {
     /// `eventexport.io/session/v1`.
     pub schema: String,
-    /// The id.
+    /// The session id.
     pub session_id: String,
-    /// Who opened it.
+    /// The tracker user that opened the session.
     pub tracker_user: Option<String>,
-    /// When, by the service's clock, where it says so.
+    /// Creation time by the service's clock, if the service states it.
     pub created_at: Option<Timestamp>,
 }
 
-/// A range as asked or answered; what a manifest is about.
+/// A range of days or hours: requested, answered, or the period of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RangeRecord {
     /// First UTC day.
     pub start: Date,
     /// Last UTC day, inclusive.
     pub end: Date,
-    /// One hour, 0–23, or absent for whole days.
+    /// One hour of each day, 0–23; absent for complete days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hour: Option<u8>,
 }
@@ -133,24 +133,24 @@ pub struct RangeRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRecord {
-    /// Its key below the root of the space and scope.
+    /// Key relative to the root of the space and scope.
     pub key: String,
-    /// The version, where the bucket keeps versions.
+    /// Version id, if the bucket is versioned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_id: Option<String>,
-    /// Bytes as stored, which are the bytes as sent.
+    /// Size in bytes, as stored and as sent.
     pub bytes: u64,
-    /// SHA-256 of them, hexadecimal.
+    /// SHA-256 of the bytes, hexadecimal.
     pub sha256: String,
-    /// CRC-64/NVME of them, 16 hexadecimal digits.
+    /// CRC-64/NVME of the bytes, 16 hexadecimal digits.
     pub crc64nvme: String,
-    /// Members of the gzip.
+    /// Number of gzip members.
     pub gzip_members: u64,
     /// Bytes after decompression.
     pub decompressed_bytes: u64,
 }
 
-/// Stored and proved, or proved empty: the commit record, written once and last.
+/// Commit record of a window that is stored and proved, or proved empty; written once, as the last step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
@@ -164,57 +164,57 @@ pub struct Receipt {
     pub space: String,
     /// The source endpoint.
     pub source: String,
-    /// Who downloaded.
+    /// The tracker user of the download.
     pub tracker_user: Option<String>,
     /// The session of the download.
     pub session_id: String,
-    /// What was asked for.
+    /// The requested range.
     pub asked: RangeRecord,
-    /// What the service answered, where it said so.
+    /// The range that the service answered, if it stated one.
     pub answered: Option<RangeRecord>,
-    /// The object; absent when the window was proved empty.
+    /// The object; absent if the window was proved empty.
     pub object: Option<ObjectRecord>,
-    /// How the service said that there is nothing, when it was proved empty.
+    /// Form of the empty answer, if the window was proved empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_answer: Option<EmptyAnswer>,
     /// Events counted in the object.
     pub events: u64,
     /// Events that the service reported before the download.
     pub reported_before: Option<u64>,
-    /// Events that the service reported after it.
+    /// Events that the service reported after the download.
     pub reported_after: Option<u64>,
-    /// Of an hour: events that the service reported of its whole day, which the hours are summed up against.
+    /// For an hour: events that the service reported for its day, to compare with the sum of the hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_of_day: Option<u64>,
-    /// How the count compares.
+    /// Comparison of the counts.
     pub verdict: Verdict,
-    /// How the transfer ended: `Length`, `Chunked`, `CloseConfirmed`, `CloseUnconfirmed`.
+    /// End of the transfer: `Length`, `Chunked`, `CloseConfirmed`, `CloseUnconfirmed`.
     pub transfer_end: Option<String>,
-    /// How often the transfer was cut and went on.
+    /// Number of times that the transfer was interrupted and resumed.
     pub resumes: u32,
-    /// 0; later supersets of a day have higher numbers.
+    /// Revision: 0; later supersets of a day have higher numbers.
     pub revision: u32,
-    /// When the session was asked for, by the store's clock.
+    /// Time of the session request, by the store's clock.
     pub started_at: Timestamp,
-    /// When the object was stored, by the store's clock.
+    /// Time at which the object was stored, by the store's clock.
     pub stored_at: Timestamp,
-    /// The software that wrote this.
+    /// Name and version of the software that wrote this document.
     pub software: String,
 }
 
-/// Written before an upload is completed: all that its receipt will say.
+/// Content of a future receipt; written before an upload is completed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PreparedRecord {
     /// `eventexport.io/prepared/v1`.
     pub schema: String,
-    /// The upload that is about to be completed.
+    /// Id of the upload that is completed next.
     pub upload_id: String,
-    /// The receipt, but for the object's version.
+    /// The receipt without the version of the object.
     pub receipt: Receipt,
 }
 
-/// The service no longer had the window.
+/// Record of a window that the service no longer had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExpiredRecord {
@@ -222,25 +222,25 @@ pub struct ExpiredRecord {
     pub schema: String,
     /// The source endpoint.
     pub source: String,
-    /// The oldest day that the service still listed.
+    /// The oldest day that the service listed.
     pub oldest_listed: Date,
-    /// How it answered the download.
+    /// Answer to the download request.
     pub answer: EmptyAnswer,
-    /// When, by the store's clock.
+    /// Time of the answer, by the store's clock.
     pub seen_at: Timestamp,
-    /// The software that wrote this.
+    /// Name and version of the software that wrote this document.
     pub software: String,
 }
 
-/// The day is exported by the hour, since it kept timing out.
+/// Record of a day that is exported by the hour because it timed out repeatedly or is too large.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SplitRecord {
     /// `eventexport.io/split/v1`.
     pub schema: String,
-    /// Why.
+    /// Last failure of the day.
     pub why: String,
-    /// When, by the store's clock.
+    /// Time of the decision, by the store's clock.
     pub at: Timestamp,
 }
 

@@ -1,12 +1,12 @@
-//! Settles what a crash left: objects are adopted or left alone, sessions deleted, uploads aborted, spent
-//! keys removed. Idempotent; what is gone is done. I/O.
+//! Recovery after a crash: adopts objects, deletes sessions, aborts uploads, deletes obsolete journal keys.
+//! Idempotent; "not found" counts as done. I/O.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, write_receipt};
-use super::failure::{Failure, Remedy};
+use super::failure::{Failure, RetryClass};
 use super::journal::AttemptFacts;
 use super::journal_io::{delete_keys, get_record, journaled_sessions, load_day};
 use super::keys::{AttemptId, Key};
@@ -18,17 +18,17 @@ use crate::api::Reason;
 use crate::storage::{Crc64, ObjectInfo, PutMode, Upload};
 use crate::tracker::Session;
 
-/// The least time between two looks at several sessions of which one may be ours.
+/// Minimum interval between two checks of ambiguous sessions: 20 s.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How far the clocks of the service and of the store may be apart: 5 min.
+/// Maximum difference between the clocks of the service and the store: 5 min.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
 
-/// When to look again at a session that is in use by this process: 5 s.
+/// Interval between checks of a session that this process uses: 5 s.
 const IN_USE_RECHECK_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 
-/// Settles one leftover attempt. When it returns, nothing of it is left to do, and the journal says no more
-/// of it than the store keeps against our will.
+/// Recovers one leftover attempt: finishes or adopts its object, deletes its sessions, uploads and journal keys.
+/// After success, only keys that the store refuses to delete are left.
 pub(super) async fn recover_attempt(
     ctx: &RunContext,
     id: AttemptId,
@@ -44,10 +44,10 @@ pub(super) async fn recover_attempt(
     }
     for session in &facts.sessions {
         if ctx.budget.holds(session) {
-            // Of a resource of this name that was removed by force, and whose run has not ended yet.
+            // A resource of this name was removed by force, and its run has not ended yet.
             let now = (ctx.shared.now)();
             return Err(recovery_pending(
-                format!("session {session} is in use by this process, which is about to end it"),
+                format!("session {session} is still in use by this process, which deletes it soon"),
                 now.saturating_add(IN_USE_RECHECK_INTERVAL).unwrap_or(now),
             ));
         }
@@ -62,17 +62,17 @@ pub(super) async fn recover_attempt(
         delete_orphan_session(ctx, id, record).await?;
     }
     abort_uploads(ctx, id).await?;
-    let mut spent: Vec<Key> = facts
+    let mut obsolete: Vec<Key> = facts
         .sessions
         .iter()
         .map(|session| Key::Session(id, session.clone()))
         .collect();
-    spent.extend([Key::Prepared(id), Key::Attempt(id)]);
-    delete_keys(store, &export.root, &spent).await
+    obsolete.extend([Key::Prepared(id), Key::Attempt(id)]);
+    delete_keys(store, &export.root, &obsolete).await
 }
 
-/// Deletes a session that the journal says is this attempt's. Whoever can write below the prefix can say so of any
-/// session whose id they know, so one that is plainly for something else is left alone.
+/// Deletes a session that the journal assigns to this attempt, unless it was opened for another window, scope or user:
+/// anyone who can write below the prefix can put a known session id into the journal.
 async fn delete_journaled_session(
     ctx: &RunContext,
     id: AttemptId,
@@ -94,17 +94,17 @@ async fn delete_journaled_session(
         return Err(orphan_suspected(
             id.window,
             &[session],
-            "that the journal names, but that were opened for something else",
+            "the journal names it, but it was opened for another window, scope or user",
         ));
     }
-    // Also one that is not shown: a service may show less than it keeps.
+    // Also if the session is not listed: a service may list fewer sessions than it keeps.
     tracker
         .delete_session(space, session)
         .await
         .map_err(|error| Failure::from(&error))
 }
 
-/// An upload that was about to be completed: its object gets its receipt, or there is nothing to keep.
+/// Finishes an upload that was about to be completed: writes the receipt if the object exists, else aborts the upload.
 async fn finish_upload(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
     let Some(prepared) = get_record::<PreparedRecord>(store, root, &Key::Prepared(id)).await? else {
@@ -137,7 +137,7 @@ async fn finish_upload(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An object that carries its own receipt gets it. Returns whether there is nothing unexplained.
+/// Writes the receipt of an object that carries it in its metadata. Returns false if the object is foreign.
 pub(super) async fn adopt_object(ctx: &RunContext, window: Window) -> Result<bool, Failure> {
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
     let key = root.key(&Key::Events(window)).unwrap_or_default();
@@ -188,20 +188,20 @@ async fn write_adopted_receipt(ctx: &RunContext, window: Window, receipt: Receip
     )
     .await?;
     if let ReceiptWrite::Written(_) = written {
-        tracing::info!(%window, "an object that a crash left without its receipt was adopted");
+        tracing::info!(%window, "adopted object without receipt");
     }
     Ok(())
 }
 
-/// Looks for a session that was opened, but whose reply never came. It is deleted only when it is provably
-/// ours; else a person is told, and nothing is touched.
+/// Finds and deletes a session that the service opened although its response was lost. A session that does not provably
+/// belong to this attempt is reported and not deleted.
 async fn delete_orphan_session(
     ctx: &RunContext,
     id: AttemptId,
     attempt: &AttemptRecord,
 ) -> Result<(), Failure> {
     let export = &ctx.export;
-    // No session of this process is between its opening and its key in the journal meanwhile.
+    // Meanwhile this process opens no session that is not in the journal yet.
     let _opening = ctx.budget.lock_opening(id.window).await;
     let store_now = ctx
         .peers
@@ -216,7 +216,7 @@ async fn delete_orphan_session(
         .list_sessions(&export.space)
         .await
         .map_err(|error| Failure::from(&error))?;
-    // Listed after the sessions: what an attempt of anybody has opened meanwhile is no orphan.
+    // Listed after the sessions, so that a session that any attempt opened meanwhile is no candidate.
     let journaled = journaled_sessions(&*ctx.peers.store, &export.root).await?;
     let user = tracker_user(ctx, id.window, attempt).await?;
     let user = user.as_deref();
@@ -231,11 +231,11 @@ async fn delete_orphan_session(
         .collect();
     let quiet_until = attempt.started_at.saturating_add(quiet).unwrap_or(Timestamp::MAX);
     match candidates.as_slice() {
-        // A request that was under way may still arrive: only after the quiet time nothing means nothing.
+        // A delayed request may still open a session: only after the quiet time the empty result is conclusive.
         [] if store_now >= quiet_until => Ok(()),
         [] => Err(recovery_pending(
             format!(
-                "whether {} opened a session is known only after {quiet_until}",
+                "an interrupted attempt at {} may still open a session: checking until {quiet_until}",
                 id.window
             ),
             quiet_until,
@@ -255,19 +255,19 @@ async fn delete_orphan_session(
                 return Err(orphan_suspected(
                     id.window,
                     &[session.id.as_str()],
-                    "whose user is not known to be ours",
+                    "the tracker user of this export is not known",
                 ));
             }
             if store_now < deletable_at {
                 return Err(recovery_pending(
                     format!(
-                        "session {} may be ours: it is deleted when it was quiet until {deletable_at}",
-                        session.id
+                        "session {} may be left over from an interrupted attempt at {}: it is deleted if unused until {deletable_at}",
+                        session.id, id.window
                     ),
                     deletable_at,
                 ));
             }
-            tracing::info!(session = session.id, window = %id.window, "deleting a session that a crash left");
+            tracing::info!(session = session.id, window = %id.window, "deleting orphaned session");
             ctx.peers
                 .tracker
                 .delete_session(&export.space, &session.id)
@@ -278,17 +278,17 @@ async fn delete_orphan_session(
         }
         ambiguous => {
             let ids: Vec<&str> = ambiguous.iter().map(|session| session.id.as_str()).collect();
-            let failure = orphan_suspected(id.window, &ids, "of which only one can be ours");
-            // After a restart, others of the same space may be about to settle theirs.
+            let failure = orphan_suspected(id.window, &ids, "at most one belongs to this export");
+            // After a restart, other exports of the space may be about to delete theirs.
             Err(Failure {
-                remedy: Remedy::Retry(Some(RECHECK_INTERVAL)),
+                class: RetryClass::Retry(Some(RECHECK_INTERVAL)),
                 ..failure
             })
         }
     }
 }
 
-/// The tracker user: as the attempt knew it, as this run has learnt it, or as the window's receipt names it.
+/// Returns the tracker user: from the attempt, from this run, or from the receipt of the window.
 async fn tracker_user(
     ctx: &RunContext,
     window: Window,
@@ -305,7 +305,7 @@ async fn tracker_user(
         .and_then(|receipt| receipt.tracker_user))
 }
 
-/// New since the attempt's list, of the same user, scope and hour, opened about then, its range within a day.
+/// Returns true if a session matches the window, user and scope, and was created about when the attempt started.
 fn may_belong_to(
     session: &Session,
     window: Window,
@@ -320,7 +320,7 @@ fn may_belong_to(
     in_time && matches_window(session, window, account, user)
 }
 
-/// Of that user, scope and hour, its range within a day of the window's; what is not known fits.
+/// Returns true if the user, scope and hour match and the range is within a day of the window; unknown values match.
 fn matches_window(session: &Session, window: Window, account: bool, user: Option<&str>) -> bool {
     let date = window.date();
     let near = |day: jiff::civil::Date| {
@@ -348,13 +348,13 @@ fn recovery_pending(message: String, until: Timestamp) -> Failure {
 fn orphan_suspected(window: Window, ids: &[&str], why: &str) -> Failure {
     let ids = ids.join(", ");
     let message = format!(
-        "after a crash while {window} was being opened, these sessions are open {why}: {ids}: delete those that nobody needs"
+        "an interrupted attempt at {window} may have left a session open: {ids} ({why}); delete it if it is not in use"
     );
     Failure::manual(Reason::OrphanSessionSuspected, message)
 }
 
-/// Uploads of the attempt that nobody will complete. Only this software writes below the root, so an upload
-/// of the window's object is this attempt's, an earlier one's, or that of a later attempt that is under way.
+/// Aborts uploads that will not be completed. Only this software writes below the root, so an upload of the window's
+/// object belongs to this attempt, to an earlier one, or to a later one that is in progress.
 async fn abort_uploads(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
     // The probe of conditional writes uploads over the attempt's own key.
@@ -376,8 +376,8 @@ async fn abort_uploads(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
     .await
 }
 
-/// When the first other attempt at the window began that is under way, here or elsewhere; in whole seconds,
-/// as S3 tells when an upload began.
+/// Returns the start of the earliest other attempt at the window that is in progress, in this process or elsewhere; in
+/// full seconds, like the start of an upload in S3.
 async fn earliest_in_progress(ctx: &RunContext, id: AttemptId) -> Result<Option<Timestamp>, Failure> {
     let store = &*ctx.peers.store;
     let now = store.now().await.map_err(|error| Failure::from(&error))?;

@@ -1,13 +1,13 @@
-//! Lets go of everything an export may have open, for the finalizer. I/O.
+//! Deletes everything that an export may have open, for the finalizer. I/O.
 
 use super::engine::ReleaseReport;
-use super::failure::{Failure, Remedy};
+use super::failure::{Failure, RetryClass};
 use super::journal_io::load_journal;
 use super::recovery::recover_attempt;
 use super::run_context::RunContext;
 use crate::api::Reason;
 
-/// Settles every attempt that is ours or past its deadline, and names what is left.
+/// Recovers every attempt that this holder owns or that is past its deadline, and reports leftovers.
 pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
     let mut released = ReleaseReport::default();
     let store = &*ctx.peers.store;
@@ -16,14 +16,14 @@ pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
         (Err(failure), _) => {
             return ReleaseReport {
                 permanent: is_permanent(&failure),
-                unknown: Some(failure.message),
+                unknown: Some(failure.describe(&ctx.export.setting_names)),
                 ..released
             };
         }
         (_, Err(error)) => {
             return ReleaseReport {
                 permanent: is_permanent(&Failure::from(&error)),
-                unknown: Some(error.to_string()),
+                unknown: Some(error.describe(&ctx.export.setting_names)),
                 ..released
             };
         }
@@ -44,10 +44,10 @@ pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
                 facts
                     .sessions
                     .iter()
-                    .map(|session| (session.clone(), failure.message.clone())),
+                    .map(|session| (session.clone(), failure.describe(&ctx.export.setting_names))),
             );
             if facts.sessions.is_empty() {
-                released.unknown = Some(failure.message);
+                released.unknown = Some(failure.describe(&ctx.export.setting_names));
             }
         }
     }
@@ -55,9 +55,9 @@ pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
     released
 }
 
-/// Whether that does not pass by itself: a peer is gone, or refuses us.
+/// Returns true if a retry does not help: the bucket is gone, or a peer refuses the credentials.
 fn is_permanent(failure: &Failure) -> bool {
-    !matches!(failure.remedy, Remedy::Retry(_))
+    !matches!(failure.class, RetryClass::Retry(_))
         && matches!(
             failure.reason,
             Reason::BucketMissing

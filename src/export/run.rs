@@ -1,70 +1,73 @@
-//! The loop of a run: observe, decide, act, tell, wait. Effects are tasks; decisions are `decide`.
+//! The loop of a run: list the bucket, decide, start tasks, publish a snapshot, wait for results.
+//!
+//! Decisions are pure (`decide`); effects are tasks, and only this loop changes the journal in memory. I/O.
 
-mod publish;
-mod results;
-mod seal;
-
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::attempt::{WindowOutcome, export_window};
 use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
-use super::failure::{Failure, Problem};
-use super::journal::Journal;
-use super::journal_io::{load_journal, put_record};
+use super::failure::{Failure, Problem, RetryClass};
+use super::journal::{Journal, ReceiptFacts};
+use super::journal_io::{load_day, load_journal, put_record};
 use super::keys::{AttemptId, Key};
 use super::manifest::ChainListing;
-use super::record::{ArchiveRecord, RangeRecord, SplitRecord};
+use super::manifest::chain::ensure_manifest;
+use super::manifest::periods::period_contains;
+use super::manifest::statement::build_statement;
+use super::open::{conditional_writes_unsupported, stopped};
+use super::record::{ArchiveRecord, RangeRecord, SplitRecord, encode};
 use super::recovery::{adopt_object, recover_attempt};
 use super::retry_state::RetryState;
 use super::run_context::{RunContext, lock};
-use super::snapshot::Snapshot;
+use super::snapshot::{ObservedRetention, PROBLEMS_MAX, SessionFacts, Snapshot};
 use super::window::Window;
 use crate::api::Reason;
 use crate::storage::{PutMode, StoreError};
 
-/// Progress is told this often while transfers run: 1 s.
+/// Interval between snapshots while transfers run: 1 s.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest that a stopping run waits for its sessions to be deleted: 20 s.
+/// Maximum time that a stopping run waits for its sessions to be deleted: 20 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// The shortest sleep, so that a clock that stands still or goes back does not make a run spin: 50 ms.
+/// Minimum sleep: 50 ms. A clock that stands still or goes back does not make the loop spin.
 const SLEEP_MIN: Duration = Duration::from_millis(50);
-/// The next decision waits so many times as long as the last one took: each goes through all windows, and however many
-/// they are, deciding is to stay below a tenth of the time. What ends meanwhile is decided on together.
+/// Pause before the next decision, as a multiple of the time that the last one took. Each decision visits all windows;
+/// this keeps it below a tenth of the time for any number of windows, and batches the results that arrive meanwhile.
 const PACE_FACTOR: u32 = 9;
-/// The longest that it waits for that: 100 ms.
+/// Maximum pause between decisions: 100 ms.
 const PACE_MAX: Duration = Duration::from_millis(100);
-/// The shortest that is waited for: 1 ms, the clock's own step.
+/// Minimum pause between decisions: 1 ms, the resolution of the timer.
 const PACE_MIN: Duration = Duration::from_millis(1);
-/// The longest sleep, so that a clock that was set does not make a run oversleep: 10 min.
+/// Maximum sleep: 10 min. A clock that is set does not make the loop oversleep.
 const SLEEP_MAX: Duration = Duration::from_mins(10);
 
-/// A run.
+/// One run of an export: its journal in memory, its retry state and its tasks.
 pub(super) struct ExportRun {
     ctx: Arc<RunContext>,
-    /// `None`: not listed yet, or to be listed anew.
+    /// `None`: the bucket must be listed first.
     journal: Option<Journal>,
     retry_state: RetryState,
     tasks: JoinSet<RunTaskResult>,
     running: HashMap<Id, RunTask>,
     stored_now: BTreeSet<Window>,
-    /// Whether the gate is there because the bucket could not be listed.
+    /// True if `export_backoff` exists because listing the bucket failed.
     listing_failed: bool,
-    /// Whether the tracker user was known when sessions were last looked for.
+    /// True once the tracker user is known, so that suspected orphan sessions are checked again.
     user_known: bool,
-    /// When the bucket was listed last, and whether another holder was found then or later.
+    /// Time of the last complete listing of the bucket.
     listed_at: Timestamp,
+    /// True if the last decision found an attempt of another holder; the bucket is then listed again from time to time.
     held_by_other: bool,
-    /// Whether a shard at its end has looked at what the others did.
+    /// True if this shard has listed the bucket once more at its end.
     relisted_for_shards: bool,
-    /// The store's clock less ours.
+    /// Clock of the store minus the local clock.
     store_clock_offset: SignedDuration,
 }
 
@@ -101,7 +104,7 @@ impl ExportRun {
         }
     }
 
-    /// Runs to its end; the last snapshot is published and returned.
+    /// Runs until nothing is left to do or the run is stopped; publishes and returns the last snapshot.
     pub(super) async fn run(mut self, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
         loop {
             if self.ctx.stop.is_cancelled() {
@@ -121,7 +124,7 @@ impl ExportRun {
             spent += publish_started.elapsed();
             if idle && !changed {
                 if self.relist_for_shards() {
-                    // At once: there is nothing to wait for.
+                    // Nothing to wait for.
                     continue;
                 }
                 return snapshot;
@@ -133,29 +136,7 @@ impl ExportRun {
         }
     }
 
-    /// After a decision that took so long, until the next one may be made.
-    async fn pause(&self, spent: Duration) {
-        let pause = (spent * PACE_FACTOR).min(PACE_MAX);
-        if pause >= PACE_MIN {
-            let stopped = self.ctx.stop.cancelled();
-            // Stopped or not: whoever comes next asks.
-            let _ = tokio::time::timeout(pause, stopped).await;
-        }
-    }
-
-    /// A shard that stored something lists the bucket once more before it ends: whichever ends last sees the whole
-    /// covered and writes its manifest.
-    fn relist_for_shards(&mut self) -> bool {
-        let relist = !self.ctx.export.shard.is_single()
-            && !self.stored_now.is_empty()
-            && !std::mem::replace(&mut self.relisted_for_shards, true);
-        if relist {
-            self.journal = None;
-        }
-        relist
-    }
-
-    /// Lists the bucket, unless that is done.
+    /// Lists the bucket if the journal is missing or stale, unless the export is backing off.
     async fn refresh_journal(&mut self) {
         let age = self.now().duration_since(self.listed_at);
         let stale = self.held_by_other && age >= HELD_RELIST_INTERVAL;
@@ -191,6 +172,18 @@ impl ExportRun {
         }
     }
 
+    /// Makes a shard that stored something list the bucket once more before it ends: the shard that ends last sees the
+    /// complete coverage and writes the manifest. Returns true if the bucket must be listed again.
+    fn relist_for_shards(&mut self) -> bool {
+        let relist = !self.ctx.export.shard.is_single()
+            && !self.stored_now.is_empty()
+            && !std::mem::replace(&mut self.relisted_for_shards, true);
+        if relist {
+            self.journal = None;
+        }
+        relist
+    }
+
     fn decide(&self) -> RunDecision {
         let Some(journal) = &self.journal else {
             return self.decide_unlisted();
@@ -210,37 +203,34 @@ impl ExportRun {
         })
     }
 
-    /// Before the bucket was listed nothing can be decided but when to try again.
+    /// Decides only when to list the bucket again: nothing else is known yet.
     fn decide_unlisted(&self) -> RunDecision {
         let retry_policy = self.ctx.export.retry_policy;
         let Some(export_backoff) = &self.retry_state.export_backoff else {
             return RunDecision::default();
         };
         let exhausted = export_backoff.is_exhausted(retry_policy);
-        let Failure {
-            reason,
-            message,
-            remedy,
-            ..
-        } = export_backoff.failure.clone();
+        let failure = &export_backoff.failure;
+        let message = failure.describe(&self.ctx.export.setting_names);
+        let Failure { reason, class, .. } = *failure;
         let retry_at = (!exhausted).then_some(export_backoff.retry_at);
         let problems = vec![Problem {
             reason,
             message,
             window: None,
-            remedy,
+            class,
             retry_at,
         }];
         RunDecision {
             problems,
             wake: retry_at,
-            // Sessions may be open as long as anything is under way.
+            // Running tasks may hold open sessions.
             idle: exhausted && self.running.is_empty(),
             ..RunDecision::default()
         }
     }
 
-    /// Does what was decided; returns whether something changed at once, so that the next decision is due.
+    /// Starts the decided tasks. Returns true if the state changed immediately, so that the next decision is due.
     async fn act(&mut self, decision: RunDecision) -> bool {
         let mut changed = false;
         for day in decision.split {
@@ -295,7 +285,7 @@ impl ExportRun {
             .windows
             .get(&day)
             .map_or_else(String::new, |entry| entry.failure.message.clone());
-        tracing::info!(%day, why, "the day is exported by the hour from now on");
+        tracing::info!(%day, error = why, "exporting day by the hour");
         let record = SplitRecord {
             schema: SplitRecord::SCHEMA.to_owned(),
             why,
@@ -330,7 +320,25 @@ impl ExportRun {
         }
     }
 
-    /// Waits for something to happen, and takes in what did.
+    /// Starts the task that adds the manifest of a closed period to the chain.
+    fn seal(&mut self, period: RangeRecord) {
+        let Some(journal) = &self.journal else { return };
+        let Some(statement) = build_statement(&self.ctx.export, journal, period) else {
+            let message = format!(
+                "cannot build the manifest of {} to {}: a day of the closed period is not covered; this is a bug in eventexport, report it",
+                period.start, period.end
+            );
+            let failure = Failure::retry(Reason::Failed, message);
+            let now = self.now();
+            return self.retry_state.record_seal_failure(failure, now, rand::random());
+        };
+        let chain = journal.chain.clone();
+        self.spawn(RunTask::Seal(period), move |ctx| async move {
+            RunTaskResult::Seal(period, ensure_manifest(&ctx, statement, chain).await)
+        });
+    }
+
+    /// Waits for a result, the stop signal, a new session or `wake`, and processes all results that are there.
     async fn wait(&mut self, wake: Option<Timestamp>) {
         let until = wake.map_or(SLEEP_MAX, |at| {
             Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
@@ -353,6 +361,16 @@ impl ExportRun {
         }
     }
 
+    /// Pauses after a decision that took `spent`.
+    async fn pause(&self, spent: Duration) {
+        let pause = (spent * PACE_FACTOR).min(PACE_MAX);
+        if pause >= PACE_MIN {
+            let stopped = self.ctx.stop.cancelled();
+            // The loop checks `stop` itself.
+            let _ = tokio::time::timeout(pause, stopped).await;
+        }
+    }
+
     async fn stop(mut self, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
         let finish = async {
             while let Some(done) = self.tasks.join_next_with_id().await {
@@ -362,11 +380,237 @@ impl ExportRun {
         if tokio::time::timeout(STOP_TIMEOUT, finish).await.is_err() {
             tracing::warn!(
                 export = self.ctx.export.name,
-                "stopped before every session was deleted: the next run settles them"
+                "stopping before all sessions are deleted, the next run deletes them"
             );
         }
         let decision = self.decide();
         self.publish_snapshot(&decision, out)
+    }
+
+    async fn process_result(&mut self, done: Result<(Id, RunTaskResult), JoinError>) {
+        let now = self.now();
+        match done {
+            Ok((id, done)) => {
+                self.running.remove(&id);
+                match done {
+                    RunTaskResult::Window(window, outcome) => self.window_done(window, outcome, now).await,
+                    RunTaskResult::Recover(id, outcome) => self.recover_done(id, outcome, now).await,
+                    RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
+                    RunTaskResult::Seal(period, outcome) => self.seal_done(period, outcome, now),
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, export = self.ctx.export.name, "export task ended unexpectedly, report this bug");
+                let failure = Failure::retry(
+                    Reason::Failed,
+                    "an export task ended unexpectedly: this is a bug in eventexport, report it with its log",
+                );
+                match self.running.remove(&error.id()) {
+                    Some(RunTask::Recover(id)) => {
+                        self.retry_state
+                            .record_recovery_failure(id, failure, now, rand::random())
+                    }
+                    Some(RunTask::Window(window) | RunTask::Adopt(window)) => {
+                        lock(&self.ctx.in_progress).retain(|id| id.window != window);
+                        lock(&self.ctx.transfers).remove(&window);
+                        self.retry_state
+                            .record_failure(window, failure, now, rand::random());
+                        self.refresh_day(window).await;
+                    }
+                    Some(RunTask::Seal(_)) => {
+                        self.retry_state.record_seal_failure(failure, now, rand::random())
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    async fn window_done(&mut self, window: Window, outcome: Result<WindowOutcome, Failure>, now: Timestamp) {
+        let mut needs_refresh = lock(&self.ctx.stale_windows).remove(&window);
+        if !self.user_known && self.ctx.tracker_user.get().is_some() {
+            self.user_known = true;
+            // Sessions that could not be attributed without the user can be checked now.
+            self.retry_state
+                .unrecovered
+                .retain(|_, entry| entry.failure.reason != Reason::OrphanSessionSuspected);
+        }
+        match outcome {
+            Ok(WindowOutcome::Stored(receipt)) => {
+                self.retry_state.record_success(window);
+                self.stored_now.insert(window);
+                if let Some(journal) = &mut self.journal {
+                    let facts = ReceiptFacts::new(&receipt, &encode(&*receipt));
+                    if receipt.object.is_some() {
+                        journal.objects.insert(window, facts.summary.bytes);
+                    }
+                    journal.receipts.insert(window, Some(facts));
+                }
+            }
+            Ok(WindowOutcome::Covered) => {
+                self.retry_state.record_success(window);
+                needs_refresh = true;
+            }
+            Ok(WindowOutcome::Expired) => {
+                self.retry_state.record_success(window);
+                if let Some(journal) = &mut self.journal {
+                    journal.expired.insert(window);
+                }
+            }
+            // A stop is not a failure of the window.
+            Err(failure) if self.ctx.stop.is_cancelled() && failure == stopped() => {}
+            Err(failure) => {
+                tracing::info!(%window, reason = %failure.reason, error = failure.message, "cannot export window");
+                self.retry_state
+                    .record_failure(window, failure, now, rand::random());
+            }
+        }
+        if needs_refresh {
+            self.refresh_day(window).await;
+        }
+    }
+
+    async fn recover_done(&mut self, id: AttemptId, outcome: Result<(), Failure>, now: Timestamp) {
+        match outcome {
+            Ok(()) => {
+                self.retry_state.unrecovered.remove(&id);
+                self.refresh_day(id.window).await;
+                // Without permission to delete, the keys stay; they have no effect.
+                if let Some(journal) = &mut self.journal {
+                    journal.attempts.remove(&id);
+                }
+            }
+            Err(failure) => {
+                tracing::info!(attempt = %id, reason = %failure.reason, error = failure.message, "cannot recover attempt");
+                self.retry_state
+                    .record_recovery_failure(id, failure, now, rand::random());
+            }
+        }
+    }
+
+    async fn adopt_done(&mut self, window: Window, outcome: Result<bool, Failure>, now: Timestamp) {
+        match outcome {
+            Ok(true) => self.refresh_day(window).await,
+            Ok(false) => {
+                self.retry_state.foreign_objects.insert(window);
+            }
+            Err(failure) => self
+                .retry_state
+                .record_failure(window, failure, now, rand::random()),
+        }
+    }
+
+    fn seal_done(&mut self, period: RangeRecord, outcome: Result<ChainListing, Failure>, now: Timestamp) {
+        match outcome {
+            Ok(chain) => {
+                self.retry_state.record_seal(period);
+                if let Some(journal) = &mut self.journal {
+                    journal.chain = chain;
+                }
+            }
+            Err(failure) => {
+                tracing::info!(reason = %failure.reason, error = failure.message, "cannot write manifest");
+                self.retry_state.record_seal_failure(failure, now, rand::random());
+            }
+        }
+    }
+
+    /// Lists one day again; on failure drops the journal, so that the complete bucket is listed later.
+    async fn refresh_day(&mut self, window: Window) {
+        let refreshed = load_day(&*self.ctx.peers.store, &self.ctx.export.root, window).await;
+        match (refreshed, &mut self.journal) {
+            (Ok(mut refreshed), Some(journal)) => {
+                refreshed.mark_foreign_attempts(&self.ctx.export, self.store_clock_offset);
+                journal.replace_day(window, refreshed);
+                self.retry_state
+                    .sealed
+                    .retain(|period| !period_contains(*period, window));
+            }
+            (Err(failure), _) => {
+                tracing::debug!(day = %window.date(), error = failure.message, "cannot list day, will list the bucket");
+                self.journal = None;
+            }
+            (Ok(_), None) => {}
+        }
+    }
+
+    fn publish_snapshot(&self, decision: &RunDecision, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
+        let snapshot = Arc::new(self.build_snapshot(decision));
+        out.send_replace(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    fn observed_retention(&self) -> Option<ObservedRetention> {
+        let (oldest, ago) = self.ctx.listing_cache.oldest()?;
+        let at = self.now().checked_sub(ago).ok()?;
+        Some(ObservedRetention { oldest, at })
+    }
+
+    fn build_snapshot(&self, decision: &RunDecision) -> Snapshot {
+        let empty = Journal::default();
+        let journal = self.journal.as_ref().unwrap_or(&empty);
+        let coverage = &decision.coverage;
+        let mut windows = BTreeMap::new();
+        let mut last_stored = None;
+        for (window, receipt) in &journal.receipts {
+            if let Some(receipt) = receipt.as_ref().filter(|_| coverage.covered.contains(*window)) {
+                let mut facts = receipt.summary.clone();
+                last_stored = last_stored.max(Some(receipt.stored_at));
+                facts.stored_now = self.stored_now.contains(window);
+                windows.insert(*window, facts);
+            }
+        }
+        let mut sessions: BTreeMap<String, Window> = lock(&self.ctx.sessions).clone();
+        let export = &self.ctx.export;
+        let own_attempts = journal.attempts.iter().filter(|(id, facts)| {
+            let record = facts.record.as_ref();
+            export.shard.contains(id.window.date())
+                && record.is_none_or(|record| record.holder == export.holder)
+        });
+        for (id, facts) in own_attempts {
+            sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
+        }
+        let mut problems = decision.problems.clone();
+        let support = lock(&self.ctx.shared.support)
+            .get(self.ctx.peers.store.name())
+            .copied();
+        if support.is_some_and(|support| !(support.put && support.complete)) && self.ctx.export.single_writer
+        {
+            let Failure { reason, message, .. } = conditional_writes_unsupported(self.ctx.peers.store.name());
+            problems.push(Problem {
+                reason,
+                message,
+                window: None,
+                class: RetryClass::Wait(None),
+                retry_at: None,
+            });
+        }
+        problems.truncate(PROBLEMS_MAX);
+        Snapshot {
+            observed: self.journal.is_some(),
+            wanted: coverage.wanted,
+            stored: coverage.stored,
+            active: self.active_windows().len() as u64,
+            waiting: coverage.waiting,
+            failed: coverage.failed,
+            events: windows.values().map(|facts| facts.events).sum(),
+            bytes: windows.values().map(|facts| facts.bytes).sum(),
+            covered: coverage.covered.clone(),
+            missing: coverage.missing.clone(),
+            expired: coverage.expired.clone(),
+            sessions: sessions
+                .into_iter()
+                .map(|(id, window)| SessionFacts { id, window })
+                .collect(),
+            problems,
+            complete: decision.complete,
+            manifest_due: decision.sealing,
+            next_run_at: decision.wake,
+            windows: Arc::new(windows),
+            transfers: lock(&self.ctx.transfers).values().cloned().collect(),
+            last_stored,
+            retention: self.observed_retention(),
+        }
     }
 
     fn active_windows(&self) -> BTreeSet<Window> {
@@ -377,7 +621,7 @@ impl ExportRun {
         windows.collect()
     }
 
-    /// Attempts that are worked on, here or by the windows' own tasks.
+    /// Returns the attempts that tasks of this process work on.
     fn attempts_in_progress(&self) -> BTreeSet<AttemptId> {
         let mut in_progress = lock(&self.ctx.in_progress).clone();
         in_progress.extend(self.running.values().filter_map(|task| match task {

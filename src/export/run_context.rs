@@ -1,4 +1,4 @@
-//! What the steps of one run stand on: the export, its peers, what the process shares, the stop signal.
+//! Context of one run: the export, its peers, the shared resources of the process, the stop signal.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,12 +23,13 @@ use super::proof::ProverPool;
 use super::snapshot::TransferFacts;
 use super::spec::ExportSpec;
 use super::window::Window;
+use crate::api::Scope;
 use crate::storage::conditional::ConditionalSupport;
 
-/// A day that the service gave us events of proves what it retains for so long: 1 h.
+/// Time for which a downloaded day proves the retention of the service: 1 h.
 const SERVED_TTL: Duration = Duration::from_hours(1);
 
-/// What all exports of a process share.
+/// Resources that all exports of a process share.
 pub(super) struct SharedResources {
     pub(super) limits: Limits,
     pub(super) now: Clock,
@@ -36,15 +37,15 @@ pub(super) struct SharedResources {
     pub(super) proofs: ProverPool,
     pub(super) window_slots: WindowSemaphore,
     pub(super) budgets: SessionBudgets,
-    /// What each store was found to support, by its name.
+    /// Conditional writes that each store supports, by its name.
     pub(super) support: Mutex<HashMap<String, ConditionalSupport>>,
-    /// Who is told what comes of the work.
+    /// Receiver of results.
     pub(super) observer: Arc<dyn EngineObserver>,
 }
 
-/// What one run stands on.
+/// Context of one run.
 pub(super) struct RunContext {
-    /// Names the run in logs and traces.
+    /// Id of the run in logs and traces.
     pub(super) id: Ulid,
     pub(super) export: Arc<ExportSpec>,
     pub(super) peers: Peers,
@@ -52,31 +53,31 @@ pub(super) struct RunContext {
     pub(super) budget: SessionBudget,
     pub(super) listing_cache: ListingCache,
     pub(super) stop: CancellationToken,
-    /// The tracker user, once a reply named it.
+    /// Tracker user, once a reply named it.
     pub(super) tracker_user: OnceLock<String>,
-    /// Attempts that this run is working on.
+    /// Attempts that this run works on.
     pub(super) in_progress: Mutex<BTreeSet<AttemptId>>,
     /// Sessions of this run that are not known to be deleted.
     pub(super) sessions: Mutex<BTreeMap<String, Window>>,
-    /// A session was opened, which is to be told.
+    /// Signals that a session was opened, so that the snapshot is published.
     pub(super) session_opened: Notify,
-    /// Attempts of this run that certainly have no session open: never asked for, or deleted.
+    /// Attempts of this run that certainly have no session open: never requested, or deleted.
     pub(super) closed_attempts: Mutex<BTreeSet<AttemptId>>,
     /// Windows whose attempt may have left something in the journal.
     pub(super) stale_windows: Mutex<BTreeSet<Window>>,
-    /// Transfers under way.
+    /// Transfers in progress.
     pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
     /// Manifests that this run has read or written.
     pub(super) chain_cache: Mutex<ChainCache>,
     served: Mutex<Option<(Date, Instant)>>,
 }
 
-/// Plain data, valid after any panic elsewhere.
+/// Locks a mutex and ignores poisoning: the data stays valid after a panic elsewhere.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Marks an attempt as worked on for as long as it lives.
+/// Marks an attempt as in progress until it is dropped.
 pub(super) struct InProgressGuard<'a> {
     ctx: &'a RunContext,
     id: AttemptId,
@@ -97,7 +98,7 @@ impl RunContext {
     ) -> Self {
         let budget = shared.budgets.for_space(&export.source, &export.space);
         let today = (shared.now)().to_zoned(jiff::tz::TimeZone::UTC).date();
-        let account = export.scope == super::spec::Scope::Account;
+        let account = export.scope == Scope::Account;
         let last = export.end.unwrap_or(today).max(export.start);
         let listing_cache =
             ListingCache::new(peers.tracker.clone(), &export.space, account, export.start, last);
@@ -121,26 +122,26 @@ impl RunContext {
         }
     }
 
-    // Spans that say what a line of the log is about are of the highest level, so that no filter takes them away.
+    // Spans that identify the subject of a log line have the highest level, so that no filter removes them.
 
-    /// Around the run.
+    /// Returns the span of the run.
     pub(super) fn span(&self) -> Span {
         tracing::error_span!("run", export = self.export.name, run = %self.id)
     }
 
-    /// Around one window: a trace of its own, since a run may go on for months.
+    /// Returns the span of one window: a separate trace, since a run may take months.
     pub(super) fn window_span(&self, window: Window) -> Span {
         let attempt = tracing::field::Empty;
         tracing::error_span!(parent: None, "window", export = self.export.name, run = %self.id, %window, attempt)
     }
 
-    /// Around the settling of what an attempt left: a trace of its own, too.
+    /// Returns the span of the recovery of an attempt: also a separate trace.
     pub(super) fn recovery_span(&self, id: AttemptId) -> Span {
         let (window, attempt) = (id.window, id.ulid);
-        tracing::error_span!(parent: None, "settle", export = self.export.name, run = %self.id, %window, %attempt)
+        tracing::error_span!(parent: None, "recovery", export = self.export.name, run = %self.id, %window, %attempt)
     }
 
-    /// The store's clock less ours, by what it was just now.
+    /// Returns the store's clock minus the local clock; `store_now` must be current.
     pub(super) fn clock_offset(&self, store_now: Timestamp) -> SignedDuration {
         store_now.duration_since((self.shared.now)())
     }
@@ -150,7 +151,7 @@ impl RunContext {
         InProgressGuard { ctx: self, id }
     }
 
-    /// Notes that the service gave us events of a day.
+    /// Records that the service returned events of a day.
     pub(super) fn record_served(&self, date: Date) {
         let mut served = lock(&self.served);
         let now = Instant::now();
@@ -160,7 +161,7 @@ impl RunContext {
         }
     }
 
-    /// The oldest day of which the service gave us events within the last hour.
+    /// Returns the oldest day with events that the service returned within the last hour.
     pub(super) fn oldest_served(&self) -> Option<Date> {
         let served = *lock(&self.served);
         served
@@ -169,6 +170,6 @@ impl RunContext {
     }
 
     pub(super) fn is_account_scope(&self) -> bool {
-        self.export.scope == super::spec::Scope::Account
+        self.export.scope == Scope::Account
     }
 }

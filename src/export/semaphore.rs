@@ -1,14 +1,14 @@
-//! A bounded number of places, given to the lowest priority value first. No I/O.
+//! A semaphore that serves the lowest priority value first. No I/O.
 //!
-//! Events expire at the source, oldest first, so places (for windows, for opening sessions) go to the oldest
-//! window across all exports. A place is given back on drop, also when its waiter went away.
+//! Events expire at the source, oldest first, so permits (for windows, for opening sessions) go to the oldest
+//! window across all exports. A permit is returned on drop, also when its waiter was cancelled.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Places and who waits for them.
+/// A semaphore with a priority queue of waiters. Cheap to clone.
 #[derive(Debug)]
 pub struct PrioritySemaphore<P: Ord> {
     inner: Arc<Mutex<SemaphoreState<P>>>,
@@ -22,20 +22,20 @@ struct SemaphoreState<P: Ord> {
     waiting: BTreeMap<(P, u64), oneshot::Sender<PriorityPermit<P>>>,
 }
 
-/// A place; dropping it gives it to the next.
+/// A permit; dropping it passes it to the next waiter.
 #[derive(Debug)]
 pub struct PriorityPermit<P: Ord> {
     inner: Option<Arc<Mutex<SemaphoreState<P>>>>,
 }
 
-/// How a queue is used at a moment.
+/// Utilization of a semaphore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SemaphoreLoad {
-    /// Places in all.
+    /// Total permits.
     pub permits: usize,
-    /// Of those, taken.
+    /// Permits in use.
     pub taken: usize,
-    /// Who waits for one.
+    /// Number of waiters.
     pub waiting: usize,
 }
 
@@ -47,13 +47,13 @@ impl<P: Ord> Clone for PrioritySemaphore<P> {
     }
 }
 
-/// The state is counters and channels, valid after any panic elsewhere.
+/// Locks the state, also after a panic: counters and channels stay valid.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<P: Ord> PrioritySemaphore<P> {
-    /// With so many places.
+    /// Creates a semaphore with `permits` permits.
     pub fn new(permits: usize) -> Self {
         Self {
             inner: Arc::new(Mutex::new(SemaphoreState {
@@ -65,7 +65,7 @@ impl<P: Ord> PrioritySemaphore<P> {
         }
     }
 
-    /// How many places there are, are taken, and are waited for.
+    /// Returns the total permits, the permits in use and the number of waiters.
     pub fn load(&self) -> SemaphoreLoad {
         let inner = lock(&self.inner);
         SemaphoreLoad {
@@ -97,7 +97,7 @@ impl<P: Ord> PrioritySemaphore<P> {
         };
         match receiver.await {
             Ok(permit) => permit,
-            // The sender lives in the queue that we hold: it is never dropped unsent.
+            // The sender lives in the queue that `self` keeps alive: it is never dropped unsent.
             Err(_) => PriorityPermit { inner: None },
         }
     }
@@ -116,7 +116,7 @@ impl<P: Ord> Drop for PriorityPermit<P> {
                     return;
                 }
             };
-            // A waiter that went away leaves its place to the next one.
+            // A cancelled waiter passes its permit to the next one.
             match next.send(PriorityPermit {
                 inner: Some(Arc::clone(&mutex)),
             }) {
@@ -159,6 +159,6 @@ mod tests {
         }
         assert_eq!(*lock(&served), [1, 3, 7]);
         let again = tokio::time::timeout(Duration::from_secs(1), semaphore.acquire(0)).await;
-        assert!(again.is_ok(), "the place came back");
+        assert!(again.is_ok(), "the permit was returned");
     }
 }

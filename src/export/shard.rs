@@ -1,51 +1,51 @@
-//! Which part of an export one of several processes does. No I/O.
+//! Shards: the distribution of the days of an export over several processes. No I/O.
 //!
-//! Days are dealt like cards: every process gets each n-th UTC day, counted from 1970. So the parts are even,
-//! each begins with the oldest days (which the service deletes first), and a day stays in its part when the
-//! range grows or begins elsewhere. A day that is split into hours stays in one part, with its journal.
+//! Days are distributed round-robin: each process gets every n-th UTC day, counted from 1970. So the shards are even,
+//! each begins with the oldest days (which the service deletes first), and a day stays in its shard when the
+//! range changes. A day that is split into hours stays in one shard, with its journal.
 
 use std::fmt;
 use std::str::FromStr;
 
 use jiff::civil::{Date, date};
 
-/// Parts of an export at most: 1,000.
+/// Maximum number of shards of an export: 1,000.
 pub const SHARDS_MAX: u16 = 1000;
 
-/// Days of a week.
+/// Days in a week.
 const WEEK: i64 = 7;
 
-/// One of `total` parts of an export, counted from 0.
+/// One of `total` shards of an export, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shard {
     index: u16,
     total: u16,
 }
 
-/// Not a shard.
+/// Invalid shard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShardError {
-    /// Not two numbers.
-    #[error("{0:?} is no shard: write its number, a slash and how many there are, such as 0/8")]
+    /// The text is not `INDEX/TOTAL`.
+    #[error("invalid shard {0:?}: use INDEX/TOTAL, such as 0/8")]
     Malformed(String),
-    /// None, or too many.
-    #[error("{0} shards: there must be 1 to {SHARDS_MAX}")]
+    /// The number of shards is 0 or too large.
+    #[error("invalid number of shards {0}: must be 1 to {SHARDS_MAX}")]
     CountOutOfRange(u64),
-    /// Past the last.
-    #[error("there is no shard {index} of {total}: they count from 0 to {}", total - 1)]
+    /// The index is not below the number of shards.
+    #[error("invalid shard index {index} of {total}: indexes count from 0 to {}", total - 1)]
     IndexOutOfRange {
-        /// The one that was asked for.
+        /// The requested index.
         index: u64,
-        /// How many there are.
+        /// Number of shards.
         total: u16,
     },
 }
 
 impl Shard {
-    /// The one part of an export that is not divided.
+    /// The only shard of an export that is not divided.
     pub const SINGLE: Self = Self { index: 0, total: 1 };
 
-    /// Part `index` of `total`, counted from 0.
+    /// Creates shard `index` of `total`, counted from 0.
     pub fn new(index: u64, total: u64) -> Result<Self, ShardError> {
         let total = u16::try_from(total)
             .ok()
@@ -58,17 +58,17 @@ impl Shard {
         Ok(Self { index, total })
     }
 
-    /// Whether it is all there is.
+    /// Returns true if the export has only this shard.
     pub const fn is_single(self) -> bool {
         self.total == 1
     }
 
-    /// How many parts there are.
+    /// Returns the number of shards.
     pub const fn count(self) -> usize {
         self.total as usize
     }
 
-    /// Whether the windows of this day are its own. Each day is in exactly one of the parts.
+    /// Returns true if this shard contains the windows of a day. Each day is in exactly one shard.
     pub fn contains(self, day: Date) -> bool {
         if self.is_single() {
             return true;
@@ -77,8 +77,8 @@ impl Shard {
         let number = day
             .since(date(1970, 1, 1))
             .map_or(0, |span| i64::from(span.get_days()));
-        // Every n-th day of whole weeks would be the same weekday for ever, busy for one part and quiet for
-        // another: there, each round begins one part later.
+        // If the number of shards is a multiple of seven, a shard would always get the same weekday, busy for one shard
+        // and quiet for another. In that case each round begins one shard later.
         let offset = if total % WEEK == 0 {
             number.div_euclid(total)
         } else {
@@ -87,18 +87,18 @@ impl Shard {
         (number + offset).rem_euclid(total) == i64::from(self.index)
     }
 
-    /// For people: `shard 2 of 8`.
+    /// Returns the shard for display: `shard 2 of 8`.
     pub fn label(self) -> String {
         format!("shard {} of {}", self.index, self.total)
     }
 
-    /// What this part may take of something that all parts share: an even share, at least 1.
+    /// Returns the share of this shard in a common resource: an even share, at least 1.
     pub fn share(self, amount: usize) -> usize {
         (amount / self.count()).max(1)
     }
 }
 
-/// `2/8`, as it is typed.
+/// Formats the shard as `2/8`, as it is typed.
 impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.index, self.total)
@@ -136,13 +136,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_day_belongs_to_exactly_one_shard(day in days(), total in 1u64..=u64::from(SHARDS_MAX)) {
-            let parts = (0..total).filter(|index| Shard::new(*index, total).unwrap().contains(day));
-            prop_assert_eq!(parts.count(), 1);
+            let shards = (0..total).filter(|index| Shard::new(*index, total).unwrap().contains(day));
+            prop_assert_eq!(shards.count(), 1);
         }
 
         #[test]
         fn shards_are_even_and_each_gets_old_days(first in days(), total in 1u64..40) {
-            // Any two rounds of days give each part at least one, and none more than three.
+            // Any two rounds of days give each shard one to three days.
             for index in 0..total {
                 let shard = Shard::new(index, total).unwrap();
                 let days = (0..2 * total).filter(|day| shard.contains(first.checked_add(i64::try_from(*day).unwrap().days()).unwrap()));

@@ -1,4 +1,4 @@
-//! What is known of an export at a moment: read by the operator for the status, by the command line for
+//! Snapshot of an export at a point in time: the operator derives the status from it, the command line the
 //! progress. Plain data, bounded. No I/O.
 
 use std::collections::BTreeMap;
@@ -11,68 +11,68 @@ use super::failure::Problem;
 use super::verdict::Verdict;
 use super::window::{HourSet, Window};
 
-/// The most troubles that a snapshot carries; the count says how many there are in all.
+/// Maximum number of problems in a snapshot.
 pub const PROBLEMS_MAX: usize = 32;
 
-/// An export at a moment.
+/// State of an export at a point in time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Whether the bucket was listed at least once: before, nothing below is known.
+    /// True if the bucket was listed at least once; until then, nothing below is known.
     pub observed: bool,
-    /// Wanted windows (days, or hours where an hour is asked for).
+    /// Wanted windows: days, or hours if the spec names an hour.
     pub wanted: u64,
-    /// Wanted windows that receipts cover whole.
+    /// Wanted windows that receipts cover completely.
     pub stored: u64,
     /// Windows being exported now.
     pub active: u64,
-    /// Windows that wait: for their day to be over, for a free session, for another holder.
+    /// Windows that wait: for the end of their day, for a free session, for another holder.
     pub waiting: u64,
-    /// Windows whose last try failed.
+    /// Windows with a failed last attempt.
     pub failed: u64,
     /// Events of the wanted windows that are stored.
     pub events: u64,
-    /// Bytes of them, as stored.
+    /// Stored bytes of the wanted windows.
     pub bytes: u64,
     /// Cells that receipts cover.
     pub covered: HourSet,
-    /// Cells that are wanted, whose day is over, and that nothing covers (expired ones included).
+    /// Wanted cells of past days that nothing covers, including expired ones.
     pub missing: HourSet,
-    /// Cells that the service no longer has and no person has accepted.
+    /// Cells that the service no longer has and that are not accepted as a gap.
     pub expired: HourSet,
-    /// Sessions that are open, or may be, because of this export.
+    /// Sessions of this export that are open or may be open.
     pub sessions: Vec<SessionFacts>,
-    /// What is wrong or waited for, the worst first.
+    /// Problems and waits, the worst first; at most [`PROBLEMS_MAX`].
     pub problems: Vec<Problem>,
-    /// All wanted cells are covered or accepted, the range has an end, no session is left, and the manifest
-    /// is there.
+    /// True if all wanted cells are covered or accepted, the range has an end, no session is left, and the manifest
+    /// exists.
     pub complete: bool,
-    /// A manifest is due that is not there yet.
+    /// True if a manifest is due that does not exist yet.
     pub manifest_due: bool,
-    /// When to look again; `None`: nothing will change by itself.
+    /// Time of the next decision; `None`: nothing changes by itself.
     pub next_run_at: Option<Timestamp>,
-    /// What this process stored or found, by window.
+    /// Windows that this process stored or found.
     pub windows: Arc<BTreeMap<Window, WindowFacts>>,
-    /// Transfers under way.
+    /// Running transfers.
     pub transfers: Vec<TransferFacts>,
-    /// When a wanted window was stored last, by the store's clock; `None`: none is stored.
+    /// Time at which the last wanted window was stored, by the store's clock; `None`: none is stored.
     pub last_stored: Option<Timestamp>,
-    /// What the service was last seen to retain; `None`: it was not asked, or does not list its days.
+    /// Last observed retention of the service; `None`: not requested, or the service does not list its days.
     pub retention: Option<ObservedRetention>,
 }
 
-/// The oldest day that the service listed, and when.
+/// The oldest day that the service listed, with the time of the listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedRetention {
-    /// The oldest day that it listed.
+    /// The oldest listed day.
     pub oldest: Date,
-    /// When it was asked.
+    /// Time of the listing.
     pub at: Timestamp,
 }
 
 impl ObservedRetention {
-    /// The earliest moment at which the service may delete a day: what it lists moves on by a day a day, so a day
-    /// that is `n` days younger than the oldest is there for `n` days at least. Where events are kept for longer than
-    /// the space has had any, that is too early, never too late.
+    /// Returns the earliest time at which the service may delete a day. Retention advances by a day a day, so a day
+    /// `n` days newer than the oldest is kept for at least `n` days. In a space younger than its retention, the
+    /// result is too early, never too late.
     pub fn retained_until(&self, day: Date) -> Timestamp {
         let days_newer = day.since(self.oldest).map_or(0, |span| span.get_days());
         let kept = SignedDuration::from_hours(24 * i64::from(days_newer.max(0)));
@@ -87,33 +87,33 @@ pub struct WindowFacts {
     pub bytes: u64,
     /// Events counted.
     pub events: u64,
-    /// Events that the service reported, the later report first choice.
+    /// Events that the service reported; the later report takes precedence.
     pub reported: Option<u64>,
-    /// How the count compares.
+    /// Comparison of the counts.
     pub verdict: Verdict,
     /// SHA-256 of the object; absent when the window was proved empty.
     pub sha256: Option<Arc<str>>,
-    /// Whether this process stored it, rather than found it.
+    /// True if this process stored the window, false if it found it.
     pub stored_now: bool,
 }
 
-/// A session that is open, or may be.
+/// A session that is open or may be open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionFacts {
-    /// Its id.
+    /// The session id.
     pub id: String,
-    /// What it downloads.
+    /// The window that it downloads.
     pub window: Window,
 }
 
-/// A transfer under way.
+/// A running transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransferFacts {
-    /// What is transferred.
+    /// The window being transferred.
     pub window: Window,
     /// Bytes so far.
     pub bytes: u64,
-    /// Bytes in all, where the service announced them.
+    /// Total bytes, if the service announced them.
     pub announced: Option<u64>,
 }
 

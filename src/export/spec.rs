@@ -1,4 +1,4 @@
-//! What an export wants: the validated form of a resource's spec, as the engine reads it. No I/O.
+//! The validated spec of an export, as the engine reads it. No I/O.
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -8,61 +8,35 @@ use super::manifest::document::GapEntry;
 use super::record::AttemptRecord;
 use super::shard::{SHARDS_MAX, Shard};
 use super::window::{HourSet, Window};
+use crate::api::{Scope, SettingNames};
 
-/// Whose events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// Of one space.
-    Space,
-    /// Of the account, asked for through a space.
-    Account,
-}
-
-impl Scope {
-    /// As receipts say it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Space => "Space",
-            Self::Account => "Account",
-        }
-    }
-
-    /// As keys say it.
-    pub const fn as_key(self) -> &'static str {
-        match self {
-            Self::Space => "space",
-            Self::Account => "account",
-        }
-    }
-}
-
-/// Days in which every part has one of its own: two rounds of the deal.
+/// Days within which each shard has a day: two rounds of the distribution.
 const SHARD_CYCLE_DAYS: usize = 2 * SHARDS_MAX as usize;
 
-/// How long to go on when something fails.
+/// Limit of retries after failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryPolicy {
-    /// Until it is stored or a person decides (the operator).
+    /// Retry until the window is stored or accepted as a gap (the operator).
     Forever,
-    /// So many tries of each window, then the run ends (the command line).
+    /// End the run after this many attempts of each window (the command line).
     MaxAttempts(u32),
 }
 
-/// How far the clocks of a store's servers, and a clock and a reading of it, may be apart: 5 s.
+/// Maximum difference between the clocks of a store's servers, or between a clock and a reading of it: 5 s.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_secs(5);
 
-/// That a process alone goes by its holder's name: what it finds of an earlier time is a leftover, of itself or of who had
-/// the name before. What another process begins by that name later shows that the name was given twice.
+/// Period during which one process alone uses its holder name. Earlier attempts are leftovers of that holder.
+/// An attempt that another process begins under the same name later shows that two processes share the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HolderEpoch {
-    /// Which process: a name that no other has.
+    /// Unique name of the process.
     pub process: String,
-    /// Since when, by its own clock.
+    /// Start of the period, by the clock of the process.
     pub since: Timestamp,
 }
 
 impl HolderEpoch {
-    /// Of a process that begins `since` then.
+    /// Creates the epoch of a process that starts at `since`.
     pub fn new(process: impl Into<String>, since: Timestamp) -> Self {
         Self {
             process: process.into(),
@@ -70,8 +44,8 @@ impl HolderEpoch {
         }
     }
 
-    /// Whether an attempt by the same name is another process's that is at work now. `clock_offset`: the store's clock less
-    /// ours.
+    /// Returns true if an attempt under the same holder name belongs to another process that is running now.
+    /// `clock_offset`: clock of the store minus the local clock.
     pub fn conflicts_with(&self, attempt: &AttemptRecord, clock_offset: SignedDuration) -> bool {
         let started_at = attempt
             .started_at
@@ -85,45 +59,47 @@ impl HolderEpoch {
     }
 }
 
-/// One export, validated.
+/// A validated export.
 #[derive(Clone, Debug)]
 pub struct ExportSpec {
-    /// How logs name it: `namespace/name`, or the file it came from.
+    /// Name in logs: `namespace/name`, or the file of the resource.
     pub name: String,
     /// The space id.
     pub space: String,
-    /// Whose events.
+    /// Events of the space or of the account.
     pub scope: Scope,
     /// First UTC day.
     pub start: Date,
     /// Last UTC day, inclusive; `None`: continuous.
     pub end: Option<Date>,
-    /// Only this hour of each day, 0–23.
+    /// The only hour of each day to export, 0–23; `None`: complete days.
     pub hour: Option<u8>,
-    /// The source endpoint: the identity that receipts carry.
+    /// The source endpoint, which identifies the source in receipts.
     pub source: String,
-    /// Where it goes in the store.
+    /// Root of the archive in the store.
     pub root: ArchiveRoot,
-    /// The part of it that this process does.
+    /// The part of the export that this process handles.
     pub shard: Shard,
-    /// Windows at a time, 1–30.
+    /// Maximum number of concurrent windows, 1–30.
     pub parallelism: usize,
-    /// How long after its end a window starts.
+    /// Delay between the end of a window and its export.
     pub settle_after: SignedDuration,
-    /// Gaps that a person accepted.
+    /// Gaps that the user accepted.
     pub accepted_gaps: Vec<GapEntry>,
-    /// Who exports: stable over restarts, different for everyone else.
+    /// Holder name: stable over restarts, unique to this exporter.
     pub holder: String,
-    /// Since when this process alone goes by that name; `None`: not known, and then nobody else is suspected of it.
+    /// Period of exclusive use of the holder name; `None`: unknown, conflicts are not detected.
     pub holder_epoch: Option<HolderEpoch>,
-    /// Whether a store that ignores `If-None-Match` may be written to: under a lease, or by a person's word.
+    /// True if writing to a store that ignores `If-None-Match` is allowed: under a lease, or by explicit setting.
     pub single_writer: bool,
-    /// How long to go on.
+    /// Limit of retries after failures.
     pub retry_policy: RetryPolicy,
+    /// Names of settings in the messages of problems.
+    pub setting_names: SettingNames,
 }
 
 impl ExportSpec {
-    /// The wanted windows of this process's part up to and including the day of `now`, oldest first.
+    /// Returns the wanted windows of this shard up to and including the day of `now`, oldest first.
     pub fn windows(&self, now: Timestamp) -> impl Iterator<Item = Window> + use<'_> {
         let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let last = self.end.unwrap_or(today);
@@ -137,13 +113,13 @@ impl ExportSpec {
             .filter_map(|day| self.window_of(day))
     }
 
-    /// The first day of this process's part that is not before `day`.
+    /// Returns the first day of this shard on or after `day`.
     pub fn next_own_day(&self, day: Date) -> Option<Date> {
         let days = std::iter::successors(Some(day), |day| day.tomorrow().ok());
         days.take(SHARD_CYCLE_DAYS).find(|day| self.shard.contains(*day))
     }
 
-    /// The wanted window of a day.
+    /// Returns the wanted window of a day.
     pub fn window_of(&self, day: Date) -> Option<Window> {
         match self.hour {
             None => Some(Window::day(day)),
@@ -151,7 +127,7 @@ impl ExportSpec {
         }
     }
 
-    /// When a window may be exported: `settleAfter` past its end.
+    /// Returns the earliest time at which a window may be exported: its end plus `settleAfter`.
     pub fn due_at(&self, window: Window) -> Timestamp {
         window
             .end()
@@ -159,13 +135,13 @@ impl ExportSpec {
             .unwrap_or(Timestamp::MAX)
     }
 
-    /// Whether a day lies in an accepted gap.
+    /// Returns true if a day lies in an accepted gap.
     pub fn in_accepted_gap(&self, day: Date) -> bool {
         let mut gaps = self.accepted_gaps.iter();
         gaps.any(|gap| (gap.start..=gap.end).contains(&day))
     }
 
-    /// The cells of accepted gaps.
+    /// Returns the wanted cells that lie in accepted gaps.
     pub fn accepted_hours(&self, wanted: &HourSet) -> HourSet {
         if self.accepted_gaps.is_empty() {
             return HourSet::default();

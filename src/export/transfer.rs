@@ -1,7 +1,7 @@
-//! The byte path: a download becomes the parts of an upload, or one small body, and its proof.
+//! The byte path: turns a download into the parts of an upload, or one small body, and a proof.
 //!
-//! Pieces are reference-counted: the same bytes are uploaded and proved, none is copied (but crumbs, which
-//! are joined so that a trickle does not cost more memory than it brings). Memory is what the pool gave.
+//! Chunks are reference-counted: the same bytes are uploaded and proved without a copy. Only small chunks are copied
+//! and joined, so that a slow stream of tiny chunks needs no extra memory. All memory is reserved from the pool.
 
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
@@ -18,83 +18,83 @@ use super::proof::{ProofError, ProofFacts, StreamProver};
 use crate::storage::{Crc64, PutOptions, Segments, Store, StoreError, Upload, UploadedPart};
 use crate::tracker::{Download, StreamError, TransferEnd};
 
-/// Parts of one transfer that are on their way at a time.
+/// Maximum number of parts of one transfer in flight.
 const PARTS_IN_FLIGHT: usize = 4;
 
-/// The most parts that stores take.
+/// Maximum number of parts that stores accept.
 const PARTS_MAX: u16 = 10_000;
 
-/// How long parts on their way may take to land when their upload is to be aborted.
+/// Maximum time to wait for parts in flight before their upload is aborted: 10 s.
 const ABORT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pieces smaller than this are joined: 4 KiB.
+/// Chunks smaller than this are joined: 4 KiB.
 const SMALL_CHUNK_BYTES: usize = 4 * 1024;
 
-/// What arrived at the store, not yet visible.
+/// A transferred object that is not visible in the store yet.
 #[derive(Debug)]
 pub(super) struct StagedObject {
-    /// Bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// CRC-64/NVME of them all.
+    /// CRC-64/NVME of all bytes.
     pub crc64: Crc64,
-    /// What was proved while they passed; `None` when there was no byte.
+    /// Facts that were proved during the transfer; `None` if there was no byte.
     pub proof: Option<ProofFacts>,
-    /// How the transfer ended.
+    /// End of the transfer.
     pub end: TransferEnd,
-    /// How often it was cut and went on.
+    /// Number of times that the transfer was interrupted and resumed.
     pub resumes: u32,
-    /// Where the bytes are.
+    /// Location of the bytes.
     pub body: StagedBody,
-    /// Room in the pool that a small body still needs: given back once it is stored.
+    /// Memory of a small body; returned to the pool once the body is stored.
     pub _reservation: Option<PartReservation>,
 }
 
-/// Where the bytes are.
+/// Location of the bytes.
 #[derive(Debug)]
 pub(super) enum StagedBody {
-    /// In memory: less than one part.
+    /// In memory; smaller than one part.
     InMemory(Segments),
-    /// At the store, in parts.
+    /// In the store, as parts.
     Multipart(Upload, Vec<UploadedPart>),
 }
 
-/// Why a transfer ended early.
+/// A transfer that ended early.
 #[derive(Debug)]
 pub(super) enum TransferError {
-    /// The download.
+    /// The download failed.
     Download(StreamError),
-    /// The store.
+    /// The store failed.
     Store(StoreError),
-    /// The proof.
+    /// The proof failed.
     Proof(ProofError),
-    /// More parts than stores take: the day has to be split into hours.
+    /// Too many parts for a store: the day must be split into hours.
     TooLarge,
-    /// Asked to stop.
+    /// The transfer was stopped.
     Stopped,
 }
 
-/// Where a transfer goes, and what it may use.
+/// Destination and resources of a transfer.
 pub(super) struct TransferContext<'a> {
     /// The store.
     pub store: &'a Arc<dyn Store>,
     /// The object's key.
     pub key: &'a str,
-    /// Bytes of a part.
+    /// Size of a part in bytes.
     pub part_bytes: u64,
-    /// Room for further parts.
+    /// Memory for further parts.
     pub pool: &'a PartPool,
-    /// Told how many bytes have arrived so far.
+    /// Called with the number of bytes received so far.
     pub progress: &'a (dyn Fn(u64) + Sync),
-    /// Asks to stop.
+    /// Stop signal.
     pub stop: &'a CancellationToken,
-    /// Set when an upload may be left that could not be aborted.
+    /// Set if an upload may be left that could not be aborted.
     pub needs_recovery: &'a AtomicBool,
-    /// How the object is to be stored; its checksum is filled in by the transfer.
+    /// Attributes of the object; the transfer fills in the checksum.
     pub options: PutOptions,
 }
 
-/// Moves a download to the store, up to the commit. On any error the upload is aborted before it returns, or
-/// [`TransferContext::needs_recovery`] says that it could not be.
+/// Transfers a download to the store, up to the commit. On error, aborts the upload before it returns, or sets
+/// [`TransferContext::needs_recovery`] if that is not possible.
 pub(super) async fn transfer(
     download: Download,
     proof: StreamProver,
@@ -135,19 +135,19 @@ impl PartUploader<'_> {
         let ctx = self.ctx;
         let mut buffer = PartBuffer::default();
         let mut reservation = Some(reservation);
-        // Of what is in parts already.
+        // Checksum of the bytes that are in parts already.
         let mut uploaded_crc64 = Crc64::of(b"");
         loop {
             let missing = ctx.part_bytes - buffer.len();
-            let piece = tokio::select! {
+            let chunk = tokio::select! {
                 biased;
                 () = ctx.stop.cancelled() => return Err(TransferError::Stopped),
-                piece = download.next_within(missing) => piece.map_err(TransferError::Download)?,
+                chunk = download.next_within(missing) => chunk.map_err(TransferError::Download)?,
             };
-            let Some(piece) = piece else { break };
+            let Some(chunk) = chunk else { break };
             (ctx.progress)(download.received());
-            proof.push(piece.clone()).await.map_err(TransferError::Proof)?;
-            buffer.push(piece);
+            proof.push(chunk.clone()).await.map_err(TransferError::Proof)?;
+            buffer.push(chunk);
             if buffer.len() == ctx.part_bytes {
                 let part = std::mem::take(&mut buffer).into_segments();
                 let crc64_so_far = Crc64(download.crc64nvme());
@@ -161,7 +161,7 @@ impl PartUploader<'_> {
                 reservation = Some(self.reserve_part().await?);
             }
         }
-        // The download says how it ended once it gave its last byte.
+        // The end of the download is known after its last byte.
         let end = download.end().unwrap_or(TransferEnd::CloseUnconfirmed);
         let (bytes, resumes) = (download.received(), download.resumes());
         let crc64 = Crc64(download.crc64nvme());
@@ -209,7 +209,7 @@ impl PartUploader<'_> {
         })
     }
 
-    /// Room for the next part: left over, free in the pool, or given back by a part that has landed.
+    /// Reserves memory for the next part: a spare reservation, free memory of the pool, or that of a finished part.
     async fn reserve_part(&mut self) -> Result<PartReservation, TransferError> {
         loop {
             if let Some(reservation) = self.spare_reservations.pop() {
@@ -239,7 +239,7 @@ impl PartUploader<'_> {
             let ctx = self.ctx;
             let created = ctx.store.begin_upload(ctx.key, &ctx.options).await;
             let created = created.map_err(|error| {
-                // Its reply may have been lost, and its id with it.
+                // The response, and the upload id with it, may be lost.
                 ctx.needs_recovery.store(true, Ordering::Relaxed);
                 TransferError::Store(error)
             })?;
@@ -256,7 +256,7 @@ impl PartUploader<'_> {
         Ok(())
     }
 
-    /// Waits for one part to be at the store.
+    /// Waits until one part is stored.
     async fn await_part(&mut self) -> Result<(), TransferError> {
         let finished = tokio::select! {
             () = self.ctx.stop.cancelled() => return Err(TransferError::Stopped),
@@ -268,16 +268,16 @@ impl PartUploader<'_> {
                 self.spare_reservations.push(reservation);
                 Ok(())
             }
-            // A part's task cannot end otherwise than by the process stopping.
+            // The task of a part ends without a result only if the process stops.
             Some(Err(_)) | None => Err(TransferError::Stopped),
         }
     }
 
     async fn abort(&mut self) {
-        // A part that is on its way while its upload is aborted may still arrive, and outlive the abort, so parts are let
-        // land first. https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
+        // A part in flight may still arrive after the abort and stay stored, so parts are awaited first.
+        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
         let drained = tokio::select! {
-            // Who is told to stop has no time for that: the next start sweeps it.
+            // A stop leaves no time to wait: recovery after the next start aborts the upload.
             () = self.ctx.stop.cancelled() => true,
             drained = timeout(ABORT_DRAIN_TIMEOUT, async { while self.in_flight.join_next().await.is_some() {} }) => drained.is_ok(),
         };
@@ -289,12 +289,12 @@ impl PartUploader<'_> {
             && let Err(error) = self.ctx.store.abort_upload(&upload).await
         {
             self.ctx.needs_recovery.store(true, Ordering::Relaxed);
-            tracing::warn!(%error, key = upload.key, "an upload could not be aborted: it is swept later");
+            tracing::warn!(%error, key = upload.key, "cannot abort upload, recovery will retry");
         }
     }
 }
 
-/// The part that is being filled.
+/// Buffer of the part that is being filled.
 #[derive(Default)]
 struct PartBuffer {
     body: Segments,
@@ -306,15 +306,15 @@ impl PartBuffer {
         self.body.len() + self.small_chunks.len() as u64
     }
 
-    fn push(&mut self, piece: Bytes) {
-        if piece.len() < SMALL_CHUNK_BYTES {
-            self.small_chunks.extend_from_slice(&piece);
+    fn push(&mut self, chunk: Bytes) {
+        if chunk.len() < SMALL_CHUNK_BYTES {
+            self.small_chunks.extend_from_slice(&chunk);
             if self.small_chunks.len() >= SMALL_CHUNK_BYTES {
                 self.flush_small_chunks();
             }
         } else {
             self.flush_small_chunks();
-            self.body.push(piece);
+            self.body.push(chunk);
         }
     }
 
@@ -339,9 +339,9 @@ mod tests {
         let mut buffer = PartBuffer::default();
         let mut expected = Vec::new();
         for n in 0..100usize {
-            let piece = vec![u8::try_from(n).unwrap(); n * 97];
-            expected.extend_from_slice(&piece);
-            buffer.push(Bytes::from(piece));
+            let chunk = vec![u8::try_from(n).unwrap(); n * 97];
+            expected.extend_from_slice(&chunk);
+            buffer.push(Bytes::from(chunk));
             assert_eq!(buffer.len(), expected.len() as u64);
         }
         let body = buffer.into_segments();

@@ -1,4 +1,4 @@
-//! What a download proves: the verdict of its event count, and of an answer without events. No I/O.
+//! Verdicts on a download: comparison of its event count with the reports, and the evaluation of empty answers. No I/O.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::window::Window;
 use crate::tracker::Day;
 
-/// How the counted events compare with what the service reports.
+/// Comparison of the counted events with the counts that the service reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// Between the reports before and after the download, both inclusive.
+    /// Between the reports before and after the download, inclusive.
     Matched,
     /// More than the service reports: its listing lags, or the day grew.
     Over,
@@ -22,7 +22,7 @@ pub enum Verdict {
     Empty,
 }
 
-/// Compares the counted events with the reports of before and after.
+/// Compares the counted events with the reports before and after the download.
 pub fn compare_counts(events: u64, before: Option<u64>, after: Option<u64>) -> Verdict {
     let (low, high) = match (before, after) {
         (Some(before), Some(after)) => (before.min(after), before.max(after)),
@@ -38,40 +38,40 @@ pub fn compare_counts(events: u64, before: Option<u64>, after: Option<u64>) -> V
     }
 }
 
-/// The service's daily listing, asked over a range wider than the export's so that its edges mean something.
+/// Daily listing of the service, over a range wider than the export's, so that its edges are significant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DayListing {
     days: Vec<Day>,
 }
 
-/// What a listing says of one day.
+/// Entry of a listing for one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DayLookup {
-    /// The day is listed, with this count where it is a number.
+    /// The day is listed, with its count if that is a number.
     Listed(Option<u64>),
-    /// Left out, between days that are listed.
+    /// The day is missing between listed days.
     Omitted,
-    /// Before the oldest day that is listed.
+    /// The day is before the oldest listed day.
     BeforeOldest(Date),
-    /// After the newest day that is listed.
+    /// The day is after the newest listed day.
     AfterNewest(Date),
-    /// Nothing is listed at all.
+    /// The listing is empty.
     EmptyListing,
 }
 
 impl DayListing {
-    /// From rows in any order.
+    /// Creates a listing from rows in any order.
     pub fn new(mut days: Vec<Day>) -> Self {
         days.sort_by_key(|day| day.date);
         Self { days }
     }
 
-    /// The oldest day that it lists.
+    /// Returns the oldest listed day.
     pub fn oldest(&self) -> Option<Date> {
         self.days.first().map(|day| day.date)
     }
 
-    /// What it says of a day.
+    /// Returns the entry of a day.
     pub fn lookup(&self, date: Date) -> DayLookup {
         if let Ok(at) = self.days.binary_search_by_key(&date, |day| day.date) {
             return DayLookup::Listed(self.days.get(at).and_then(|day| day.count));
@@ -84,7 +84,7 @@ impl DayListing {
         }
     }
 
-    /// The events reported for a window: days only, the service has no count of an hour.
+    /// Returns the reported events of a window; `None` for hours, which the service does not count.
     pub fn count(&self, window: Window) -> Option<u64> {
         if window.hour_of_day().is_some() {
             return None;
@@ -96,19 +96,19 @@ impl DayListing {
         }
     }
 
-    /// The events reported for a whole day, also when it is exported by the hour.
+    /// Returns the reported events of a day, also if it is exported by the hour.
     pub fn count_of_day(&self, date: Date) -> Option<u64> {
         self.count(Window::day(date))
     }
 
-    /// The service's SIZE of a day, a hint of unknown unit.
+    /// Returns the service's SIZE of a day, a hint of unknown unit.
     pub fn size_hint(&self, date: Date) -> Option<u64> {
         let at = self.days.binary_search_by_key(&date, |day| day.date).ok()?;
         self.days.get(at).and_then(|day| day.size)
     }
 }
 
-/// How the service answered when it gave no events.
+/// Form of an answer without events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EmptyAnswer {
     /// `404` on the download.
@@ -117,54 +117,54 @@ pub enum EmptyAnswer {
     NoContent,
     /// `200` without a byte.
     ZeroBytes,
-    /// A whole gzip with no events in it.
+    /// A complete gzip without events.
     GzipOfNothing,
 }
 
-/// What is known when an answer had no events.
+/// Evidence about an answer without events.
 #[derive(Clone, Copy, Debug)]
 pub struct EmptyEvidence<'a> {
-    /// What was asked for.
+    /// The requested window.
     pub window: Window,
-    /// How the service answered.
+    /// Form of the answer.
     pub answer: EmptyAnswer,
-    /// Whether the session could still be read after the answer.
+    /// True if the session was still readable after the answer.
     pub session_readable: bool,
-    /// The listing begun after the answer; `None` when the service refuses to list.
+    /// Listing that was requested after the answer; `None` if the service refuses to list.
     pub listing: Option<&'a DayListing>,
-    /// Of an hour: the events of the other hours of its day that are stored, where all of them are exported.
+    /// For an hour: stored events of the other hours of its day, if all of them are exported.
     pub other_hours: Option<u64>,
-    /// The oldest day of which the service gave us events within the last hour.
+    /// The oldest day with events that the service delivered within the last hour.
     pub oldest_served: Option<Date>,
-    /// Now.
+    /// Time of the evaluation.
     pub now: Timestamp,
 }
 
-/// What an answer without events proves.
+/// Verdict on an answer without events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyVerdict {
     /// There were no events.
     Proved,
-    /// There were events, says the service: the answer is short by so many.
+    /// The service reports this number of events: the answer is short.
     Short(u64),
-    /// Of an hour: the others do not hold all events that the service reports of the day, so this one may have some.
+    /// For an hour: the other hours have fewer events than the service reports for the day, so this one may have some.
     ShortOfDay {
-        /// Events of the other hours that are stored.
+        /// Stored events of the other hours.
         other_hours: u64,
-        /// Events of the day, as reported.
+        /// Reported events of the day.
         reported: u64,
     },
-    /// The service no longer has the day, whose oldest is this.
+    /// The service no longer has the day; its oldest day is this one.
     Expired(Date),
-    /// Nothing is proved; the text says what is missing.
+    /// Nothing is proved; the text states the missing evidence.
     Unproved(&'static str),
 }
 
-/// The service keeps events for "a few days" at least: within these days a whole gzip of nothing counts as
-/// proof even when nothing is listed. 3 days.
+/// Minimum retention of the service, documented as "a few days": 3 days. Within it, a complete gzip without events is
+/// proof even if the day is not listed.
 const RETENTION_DAYS_MIN: i64 = 3;
 
-/// Judges an answer without events. A 404 alone never proves anything, nor does a day past retention.
+/// Evaluates an answer without events. A 404 alone proves nothing, and neither does a day past retention.
 pub fn evaluate_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
     use EmptyVerdict::{Expired, Proved, Short, ShortOfDay, Unproved};
     let date = evidence.window.date();
@@ -176,10 +176,10 @@ pub fn evaluate_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
         && (is_surely_retained(evidence) || is_newer_than_served(evidence));
     match lookup {
         DayLookup::BeforeOldest(oldest) if !is_surely_retained(evidence) => Expired(oldest),
-        _ if !evidence.session_readable => Unproved("the session could not be read after the empty answer"),
+        _ if !evidence.session_readable => Unproved("the session was not readable after the empty answer"),
         DayLookup::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
-        // The day has events, and the service has no count of an hour: either the other hours hold all of them, or
-        // the service has to say positively that this one has none.
+        // The day has events, and the service does not count hours: either the other hours hold all events, or a
+        // complete gzip without events must prove that this hour has none.
         DayLookup::Listed(Some(reported))
             if reported > 0 && evidence.answer != EmptyAnswer::GzipOfNothing =>
         {
@@ -189,7 +189,7 @@ pub fn evaluate_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
                     reported,
                 },
                 Some(_) => Proved,
-                None => Unproved("the day has events, and the service counts none of its hours"),
+                None => Unproved("the day has events, and the service has no counts of hours"),
             }
         }
         DayLookup::Listed(Some(_)) | DayLookup::Omitted => Proved,
@@ -198,9 +198,9 @@ pub fn evaluate_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
         DayLookup::BeforeOldest(_) | DayLookup::AfterNewest(_) | DayLookup::EmptyListing if unlisted => {
             Proved
         }
-        DayLookup::BeforeOldest(_) => Unproved("the day lies before the oldest that the service lists"),
-        DayLookup::AfterNewest(_) => Unproved("the day lies after the newest that the service lists"),
-        DayLookup::EmptyListing => Unproved("the service lists no days, so it may have lost this one"),
+        DayLookup::BeforeOldest(_) => Unproved("the day is before the oldest day that the service lists"),
+        DayLookup::AfterNewest(_) => Unproved("the day is after the newest day that the service lists"),
+        DayLookup::EmptyListing => Unproved("the service lists no days and may have lost this one"),
     }
 }
 
@@ -208,7 +208,8 @@ fn is_surely_retained(evidence: &EmptyEvidence<'_>) -> bool {
     evidence.now.duration_since(evidence.window.end()).as_hours() < RETENTION_DAYS_MIN * 24
 }
 
-/// Retention moves forward by a day a day: what is two days younger than a day served within the hour is there.
+/// Returns true if the window is at least two days newer than a day that was served within the last hour: retention
+/// advances by a day a day, so the service still has it.
 fn is_newer_than_served(evidence: &EmptyEvidence<'_>) -> bool {
     let two_days_later = |day: Date| day.tomorrow().and_then(Date::tomorrow);
     evidence

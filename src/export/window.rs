@@ -1,7 +1,7 @@
-//! Windows and cells: what a session is asked for, and what coverage is counted in. No I/O.
+//! Windows and cells: the units of requests and of coverage. No I/O.
 //!
-//! A cell is one hour of one UTC day. A window is a whole day or one hour of it: one session, one object,
-//! one receipt. Coverage is a set of cells, so days and hours add up whichever way they were exported.
+//! A cell is one hour of one UTC day. A window is a UTC day or one hour of it: one session, one object, one receipt.
+//! Coverage is a set of cells, so windows of days and of hours add up.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,35 +10,35 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 
-/// Ranges that are read back from a status at most: more than it holds.
+/// Maximum number of ranges that are parsed from a status: more than a status holds.
 const RANGES_MAX: usize = 1_000;
 
-/// Days of them at most, more than two centuries: whoever may write a status could name the whole calendar a thousand
-/// times.
+/// Maximum number of days in parsed ranges, more than two centuries. Without it, a status could name the complete
+/// calendar a thousand times.
 const RANGE_DAYS_MAX: usize = 100_000;
 
 /// All 24 hours of a day.
 const ALL_HOURS: u32 = (1 << 24) - 1;
 
-/// A whole UTC day, or one hour of it. Ordered by time; a day comes before its hours.
+/// A UTC day or one hour of it. Ordered by time; a day sorts before its hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Window {
     day: Date,
     hour: Option<u8>,
 }
 
-/// Not a window.
+/// Invalid window.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a day (2018-06-28) nor an hour of one (2018-06-28T07)")]
+#[error("invalid window {0:?}: use a day (2018-06-28) or an hour (2018-06-28T07)")]
 pub struct ParseWindowError(pub String);
 
 impl Window {
-    /// A whole UTC day.
+    /// Creates the window of a UTC day.
     pub const fn day(day: Date) -> Self {
         Self { day, hour: None }
     }
 
-    /// One hour of a day; `None` when the hour is past 23.
+    /// Creates the window of one hour; `None` if `hour` is greater than 23.
     pub fn hour(day: Date, hour: u8) -> Option<Self> {
         (hour < 24).then_some(Self {
             day,
@@ -46,22 +46,22 @@ impl Window {
         })
     }
 
-    /// The UTC day.
+    /// Returns the UTC day.
     pub const fn date(self) -> Date {
         self.day
     }
 
-    /// The hour, 0–23, when it is one.
+    /// Returns the hour, 0–23; `None` for a day.
     pub const fn hour_of_day(self) -> Option<u8> {
         self.hour
     }
 
-    /// The hours it covers, as bits 0–23.
+    /// Returns the covered hours as bits 0–23.
     pub(crate) fn hours(self) -> u32 {
         self.hour.map_or(ALL_HOURS, |hour| 1 << hour)
     }
 
-    /// The first instant after it. Saturates at the end of the calendar.
+    /// Returns the first instant after the window. Saturates at the end of the calendar.
     pub fn end(self) -> Timestamp {
         let start = self
             .day
@@ -71,7 +71,7 @@ impl Window {
         start.checked_add(hours.hours()).unwrap_or(Timestamp::MAX)
     }
 
-    /// All windows of its day, as they are ordered.
+    /// Returns the range of all windows of the day: the day and its hours.
     pub fn same_day(self) -> RangeInclusive<Self> {
         let last = Self {
             day: self.day,
@@ -80,7 +80,7 @@ impl Window {
         Self::day(self.day)..=last
     }
 
-    /// The 24 hours of a day.
+    /// Returns the 24 hours of a day.
     pub fn split(day: Date) -> impl Iterator<Item = Self> {
         (0..24).map(move |hour| Self {
             day,
@@ -105,7 +105,7 @@ impl FromStr for Window {
         let error = || ParseWindowError(text.to_owned());
         let (day, hour) = match text.split_once('T') {
             None => (text, None),
-            // The parser of numbers would take a sign as well.
+            // `u8::from_str` would also accept a sign.
             Some((day, hour)) if hour.len() == 2 && hour.bytes().all(|byte| byte.is_ascii_digit()) => {
                 (day, Some(hour.parse::<u8>().map_err(|_| error())?))
             }
@@ -119,7 +119,7 @@ impl FromStr for Window {
     }
 }
 
-/// `YYYY-MM-DD`, exactly, and a day that the calendar has.
+/// Parses a date in the exact form `YYYY-MM-DD`.
 pub fn parse_date(text: &str) -> Option<Date> {
     let bytes = text.as_bytes();
     if bytes.len() != 10 || !text.is_ascii() {
@@ -133,13 +133,13 @@ pub fn parse_date(text: &str) -> Option<Date> {
     text.parse().ok()
 }
 
-/// A set of cells: the days that have one in, in order, with their hours as bits 0–23, never none. Decisions go through
-/// all days of an export at every turn, so that it is made in one piece of memory.
+/// A set of cells: days in order, each with its hours as bits 0–23, never 0. Each decision visits all days of an
+/// export, so the set is one contiguous vector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HourSet(Vec<(Date, u32)>);
 
 impl HourSet {
-    /// Of days in any order, some of them several times.
+    /// Creates a set from days in any order, with duplicates.
     fn from_days(mut days: Vec<(Date, u32)>) -> Self {
         days.sort_by_key(|(day, _)| *day);
         days.dedup_by(|(later, more), (day, hours)| {
@@ -152,17 +152,17 @@ impl HourSet {
         Self(days)
     }
 
-    /// Adds what a window covers: at once where no later day is in. Many of them are collected instead.
+    /// Adds the cells of a window. Constant time only at the end of the set: use `collect` for many windows.
     pub fn insert(&mut self, window: Window) {
         let (day, hours) = (window.day, window.hours());
         match self.search(day) {
-            Ok(place) => self
+            Ok(index) => self
                 .0
                 .iter_mut()
-                .skip(place)
+                .skip(index)
                 .take(1)
                 .for_each(|known| known.1 |= hours),
-            Err(place) => self.0.insert(place, (day, hours)),
+            Err(index) => self.0.insert(index, (day, hours)),
         }
     }
 
@@ -170,43 +170,43 @@ impl HourSet {
         self.0.binary_search_by_key(&day, |(day, _)| *day)
     }
 
-    /// Whether every cell of the window is in.
+    /// Returns true if the set contains every cell of the window.
     pub fn contains(&self, window: Window) -> bool {
         self.hours_of(window.day) & window.hours() == window.hours()
     }
 
-    /// Whether any cell of the window is in.
+    /// Returns true if the set contains any cell of the window.
     pub fn intersects(&self, window: Window) -> bool {
         self.hours_of(window.day) & window.hours() != 0
     }
 
-    /// The hours of a day that are in, as bits 0–23.
+    /// Returns the hours of a day in the set, as bits 0–23.
     pub(crate) fn hours_of(&self, day: Date) -> u32 {
-        let place = self.search(day).ok();
-        place
-            .and_then(|place| self.0.get(place))
+        let index = self.search(day).ok();
+        index
+            .and_then(|index| self.0.get(index))
             .map_or(0, |(_, hours)| *hours)
     }
 
-    /// All that is in either.
+    /// Returns the cells in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::from_days([self.0.as_slice(), &other.0].concat())
     }
 
-    /// What is in this and not in the other.
+    /// Returns the cells in this set that are not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         self.combine(other, |hours, other_hours| hours & !other_hours)
     }
 
-    /// What is in both.
+    /// Returns the cells in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.combine(other, |hours, other_hours| hours & other_hours)
     }
 
-    /// Each day of this with its hours and the other's: both are in order, so that each is gone through once.
+    /// Combines the hours of each day of this set with those of the other, in one pass over both.
     fn combine(&self, other: &Self, combine_hours: impl Fn(u32, u32) -> u32) -> Self {
         let mut others = other.0.iter().peekable();
         let days = self.0.iter().filter_map(|(day, hours)| {
@@ -220,24 +220,24 @@ impl HourSet {
         Self(days.collect())
     }
 
-    /// The days that have a cell in, with their hours as bits 0–23, oldest first.
+    /// Returns the days of the set with their hours as bits 0–23, oldest first.
     pub(crate) fn days(&self) -> impl DoubleEndedIterator<Item = (Date, u32)> + '_ {
         self.0.iter().copied()
     }
 
-    /// Whether nothing is in.
+    /// Returns true if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many cells.
+    /// Returns the number of cells.
     pub fn len(&self) -> u64 {
         self.days().map(|(_, hours)| u64::from(hours.count_ones())).sum()
     }
 
-    /// Merged runs, as people write them: `2018-06-01/2018-06-30` for whole days (both inclusive),
-    /// `2018-06-01T07/2018-06-01T09` for hours; at most `max` runs, the oldest first, then one more text
-    /// that says how many were left out.
+    /// Formats the set as merged ranges: `2018-06-01/2018-06-30` for days (both inclusive),
+    /// `2018-06-01T07/2018-06-01T09` for hours. Returns at most `max` ranges, the oldest first, then `and N more` if
+    /// ranges are left out.
     pub fn ranges(&self, max: usize) -> Vec<String> {
         let mut runs: Vec<(Window, Window)> = Vec::new();
         for (day, hours) in self.days() {
@@ -255,10 +255,8 @@ impl HourSet {
         }
         texts
     }
-}
 
-impl HourSet {
-    /// What [`HourSet::ranges`] said; what it left out and what is no range is left out here.
+    /// Parses the output of [`HourSet::ranges`]. Ignores texts that are not ranges, such as `and N more`.
     pub fn from_ranges(texts: &[String]) -> Self {
         let mut days = Vec::new();
         for text in texts.iter().take(RANGES_MAX) {
@@ -286,7 +284,7 @@ impl FromIterator<Window> for HourSet {
     }
 }
 
-/// A whole day as one run, or the runs of hours in it.
+/// Returns a complete day as one range, or the ranges of its hours.
 fn ranges_of_day(day: Date, hours: u32) -> Vec<(Window, Window)> {
     if hours & ALL_HOURS == ALL_HOURS {
         return vec![(Window::day(day), Window::day(day))];
@@ -305,7 +303,7 @@ fn ranges_of_day(day: Date, hours: u32) -> Vec<(Window, Window)> {
     runs
 }
 
-/// Whole days that follow each other make one run; hours of different days do not.
+/// Returns true for consecutive complete days; hours of different days are not merged.
 fn is_adjacent(last: Window, first: Window) -> bool {
     last.hour.is_none() && first.hour.is_none() && last.day.tomorrow().is_ok_and(|next| next == first.day)
 }
@@ -399,7 +397,7 @@ mod tests {
         assert_eq!(HourSet::from_ranges(&calendar).len(), 24 * RANGE_DAYS_MAX as u64);
     }
 
-    /// Windows of a few days, so that they meet.
+    /// Windows of a few days, so that they overlap.
     fn windows() -> impl Strategy<Value = Vec<Window>> {
         let window = (1..8i8, prop::option::of(0..24u8)).prop_map(|(day, hour)| Window {
             day: date(2018, 6, day),
@@ -408,7 +406,7 @@ mod tests {
         prop::collection::vec(window, 0..20)
     }
 
-    /// Day and hour of each.
+    /// Returns the cells of the windows as pairs of day and hour.
     fn hours_of_windows(windows: &[Window]) -> BTreeSet<(Date, u8)> {
         let hours = |window: &Window| match window.hour {
             Some(hour) => hour..hour + 1,
@@ -444,7 +442,7 @@ mod tests {
             prop_assert_eq!(hours_of_set(&cells.difference(&others)), &a - &b);
             prop_assert_eq!(hours_of_set(&cells.intersection(&others)), &a & &b);
             prop_assert_eq!(cells.len(), a.len() as u64);
-            // Equal sets are equal, and nothing is kept of a day without an hour.
+            // Sets with equal cells are equal: no day without hours is kept.
             prop_assert_eq!(cells.difference(&others).union(&cells.intersection(&others)), cells.clone());
             prop_assert!(cells.difference(&cells).is_empty());
             for window in &other {

@@ -1,4 +1,4 @@
-//! Whatever may be seen, for tests of decisions: by hand, or at random.
+//! Fixtures for tests of decisions: built explicitly or at random.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use proptest::sample::Index;
 use ulid::Ulid;
 
 use super::{RunDecision, RunObservation, decide};
-use crate::api::Reason;
-use crate::export::failure::{Failure, Remedy};
+use crate::api::{Reason, Scope, SettingNames};
+use crate::export::failure::{Failure, RetryClass};
 use crate::export::journal::{AttemptFacts, Journal, ReceiptFacts, ReceiptProof};
 use crate::export::keys::{ArchiveRoot, AttemptId};
 use crate::export::manifest::document::GapEntry;
@@ -19,14 +19,14 @@ use crate::export::record::{ArchiveRecord as _, AttemptRecord};
 use crate::export::retry_state::{RetryEntry, RetryState};
 use crate::export::shard::Shard;
 use crate::export::snapshot::WindowFacts;
-use crate::export::spec::{ExportSpec, RetryPolicy, Scope};
+use crate::export::spec::{ExportSpec, RetryPolicy};
 use crate::export::verdict::Verdict;
 use crate::export::window::Window;
 
 pub(super) const FIRST: Date = date(2018, 6, 2);
 pub(super) const SOURCE: &str = "https://a";
 
-/// All that is seen, owned.
+/// Owned input of a decision.
 #[derive(Clone, Debug)]
 pub(super) struct DecisionFixture {
     pub(super) export: ExportSpec,
@@ -48,7 +48,7 @@ impl DecisionFixture {
             in_progress: &self.in_progress,
             sealing: self.sealing,
             retry_state: &self.retry_state,
-            // Of this moment, or of long ago.
+            // Just now, or long ago.
             listed_at: self.now.min(at(-25)),
             now: self.now,
             store_now: self.store_now,
@@ -100,7 +100,7 @@ fn attempt(holder: &str, deadline: Timestamp) -> AttemptRecord {
 }
 
 pub(super) fn windows() -> impl Strategy<Value = Window> {
-    // Around the range, so that what is outside is seen too.
+    // Includes windows outside the wanted range.
     (
         -1i64..6,
         prop_oneof![3 => Just(None), 2 => (0u8..24).prop_map(Some), 2 => (6u8..9).prop_map(Some)],
@@ -111,11 +111,11 @@ pub(super) fn windows() -> impl Strategy<Value = Window> {
         })
 }
 
-pub(super) fn remedies() -> impl Strategy<Value = Remedy> {
+pub(super) fn retry_classes() -> impl Strategy<Value = RetryClass> {
     prop_oneof![
-        Just(Remedy::Retry(None)),
-        Just(Remedy::Wait(None)),
-        Just(Remedy::Manual)
+        Just(RetryClass::Retry(None)),
+        Just(RetryClass::Wait(None)),
+        Just(RetryClass::Manual)
     ]
 }
 
@@ -125,14 +125,14 @@ pub(super) fn retry_entries() -> impl Strategy<Value = RetryEntry> {
         Just(Reason::SpaceFull),
         Just(Reason::Short)
     ];
-    (remedies(), reasons, 1u32..5, 0u32..4, -30i64..200).prop_map(
-        |(remedy, reason, failure_count, timeouts, retry_at)| RetryEntry {
+    (retry_classes(), reasons, 1u32..5, 0u32..4, -30i64..200).prop_map(
+        |(class, reason, failure_count, timeouts, retry_at)| RetryEntry {
             failure_count,
             failed_at: Timestamp::MIN,
             timeouts,
             retry_at: at(retry_at),
             failure: Failure {
-                remedy,
+                class,
                 ..Failure::retry(reason, "x")
             },
         },
@@ -179,16 +179,17 @@ pub(super) fn specs() -> impl Strategy<Value = ExportSpec> {
                             reason: "x".to_owned(),
                         })
                         .collect(),
-                    holder: "we".to_owned(),
+                    holder: "self".to_owned(),
                     holder_epoch: None,
                     single_writer: false,
                     retry_policy,
+                    setting_names: SettingNames::default(),
                 }
             },
         )
 }
 
-/// What may be found of a window.
+/// Archive and journal content of a window.
 #[derive(Clone, Debug)]
 pub(super) enum FixtureEntry {
     Stored,
@@ -205,7 +206,7 @@ pub(super) enum FixtureEntry {
     Expired,
     Split,
     Attempt {
-        ours: bool,
+        own: bool,
         late: bool,
         session: bool,
         prepared: bool,
@@ -216,8 +217,8 @@ pub(super) enum FixtureEntry {
 
 pub(super) fn fixture_entries() -> impl Strategy<Value = FixtureEntry> {
     let attempts = (any::<[bool; 5]>(), proptest::option::of(retry_entries())).prop_map(
-        |([ours, late, session, prepared, in_progress], unrecovered)| FixtureEntry::Attempt {
-            ours,
+        |([own, late, session, prepared, in_progress], unrecovered)| FixtureEntry::Attempt {
+            own,
             late,
             session,
             prepared,
@@ -240,20 +241,20 @@ pub(super) fn fixture_entries() -> impl Strategy<Value = FixtureEntry> {
 }
 
 impl DecisionFixture {
-    pub(super) fn add(&mut self, n: u16, window: Window, found: FixtureEntry) {
+    pub(super) fn add(&mut self, n: u16, window: Window, entry: FixtureEntry) {
         let journal = &mut self.journal;
-        let mut receipt_of = |window, facts: ReceiptFacts| {
+        let mut add_receipt = |window, facts: ReceiptFacts| {
             journal.receipts.insert(window, Some(facts));
         };
-        match found {
+        match entry {
             FixtureEntry::Stored => {
-                receipt_of(window, receipt(9, 1, SOURCE, None));
+                add_receipt(window, receipt(9, 1, SOURCE, None));
                 journal.objects.insert(window, 9);
             }
-            FixtureEntry::Empty => receipt_of(window, receipt(0, 0, SOURCE, None)),
+            FixtureEntry::Empty => add_receipt(window, receipt(0, 0, SOURCE, None)),
             FixtureEntry::Hours { events, reported } => {
                 for hour in Window::split(window.date()) {
-                    receipt_of(hour, receipt(0, events, SOURCE, reported));
+                    add_receipt(hour, receipt(0, events, SOURCE, reported));
                 }
             }
             FixtureEntry::OrphanedObject { foreign } => {
@@ -262,9 +263,9 @@ impl DecisionFixture {
                     self.retry_state.foreign_objects.insert(window);
                 }
             }
-            FixtureEntry::OtherSource => receipt_of(window, receipt(0, 0, "https://b", None)),
+            FixtureEntry::OtherSource => add_receipt(window, receipt(0, 0, "https://b", None)),
             FixtureEntry::ObjectMissing => {
-                receipt_of(window, receipt(9, 1, SOURCE, None));
+                add_receipt(window, receipt(9, 1, SOURCE, None));
                 journal.objects.remove(&window);
             }
             FixtureEntry::Expired => {
@@ -274,7 +275,7 @@ impl DecisionFixture {
                 journal.splits.insert(Window::day(window.date()));
             }
             FixtureEntry::Attempt {
-                ours,
+                own,
                 late,
                 session,
                 prepared,
@@ -284,7 +285,7 @@ impl DecisionFixture {
                 let id = id(window, n);
                 let deadline = if late { at(-40) } else { at(1_000) };
                 let facts = AttemptFacts {
-                    record: Some(attempt(if ours { "we" } else { "they" }, deadline)),
+                    record: Some(attempt(if own { "self" } else { "other" }, deadline)),
                     has_attempt_key: true,
                     sessions: if session {
                         vec![format!("s{n}")]
@@ -294,7 +295,7 @@ impl DecisionFixture {
                     prepared,
                 };
                 journal.attempts.insert(id, facts);
-                if in_progress && (ours || late) {
+                if in_progress && (own || late) {
                     self.in_progress.insert(id);
                 } else if let Some(entry) = unrecovered {
                     self.retry_state.unrecovered.insert(id, entry);
@@ -309,7 +310,7 @@ prop_compose! {
         export in specs(),
         now in -30i64..160,
         clock_offset in -90i64..90,
-        found in vec((windows(), fixture_entries()), 0..10),
+        entries in vec((windows(), fixture_entries()), 0..10),
         failed in vec((windows(), retry_entries()), 0..6),
         export_backoff in proptest::option::weighted(0.3, retry_entries()),
         seal in proptest::option::weighted(0.2, retry_entries()),
@@ -327,10 +328,10 @@ prop_compose! {
             now,
             store_now: now.checked_add(SignedDuration::from_mins(clock_offset)).unwrap(),
         };
-        for (n, (window, found)) in found.into_iter().enumerate() {
-            fixture.add(u16::try_from(n).unwrap(), window, found);
+        for (n, (window, entry)) in entries.into_iter().enumerate() {
+            fixture.add(u16::try_from(n).unwrap(), window, entry);
         }
-        // What runs was started by an earlier decision.
+        // Running windows were started by an earlier decision.
         let startable = fixture.decide().start;
         for (n, index) in running.into_iter().enumerate() {
             if let Some(window) = startable.get(index.index(startable.len().max(1))) {

@@ -1,4 +1,4 @@
-//! What a decision promises, whatever is seen; and that deciding and doing in turns comes to an end.
+//! Properties of decisions for any input, including that a run without further failures becomes idle.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::fixture::{DecisionFixture, FIRST, FixtureEntry, SOURCE, fixtures, remedies};
+use super::fixture::{DecisionFixture, FIRST, FixtureEntry, SOURCE, fixtures, retry_classes};
 use super::*;
 use crate::export::manifest::periods::periods;
 use crate::export::manifest::statement::build_statement;
@@ -15,7 +15,7 @@ fn cells(windows: impl IntoIterator<Item = Window>) -> HourSet {
     windows.into_iter().collect()
 }
 
-/// Why a cell that is neither covered nor accepted is not being exported right now.
+/// True if a decision explains a cell that is neither covered nor accepted and is not exported now.
 fn is_explained(fixture: &DecisionFixture, decision: &RunDecision, cell: Window) -> bool {
     let DecisionFixture {
         export,
@@ -25,18 +25,18 @@ fn is_explained(fixture: &DecisionFixture, decision: &RunDecision, cell: Window)
         ..
     } = fixture;
     let wanted = export.window_of(cell.date()).unwrap();
-    // A day of which nothing is covered is exported as one.
+    // A day without covered hours is exported as one window.
     let undivided = export.hour.is_none() && !decision.coverage.covered.intersects(wanted);
-    let piece = if undivided && !journal.splits.contains(&wanted) {
+    let target = if undivided && !journal.splits.contains(&wanted) {
         wanted
     } else {
         cell
     };
-    let overlaps = |other: &Window| overlap(*other, piece);
+    let overlaps = |other: &Window| overlap(*other, target);
     let full = active.len() + decision.start.len() >= export.parallelism;
     let reported = decision.problems.iter().any(|problem| {
         let here = problem.window.as_ref().is_none_or(overlaps);
-        // Whoever waits says until when, or whom for.
+        // A wait reports a time or a holder.
         here && problem.reason != Reason::NotSettled && problem.reason != Reason::Expired
     });
     let expired = journal.expired.iter().any(overlaps)
@@ -71,20 +71,20 @@ proptest! {
         let covered = journal.covered(&export.source);
         let mut taken = cells(active.iter().copied());
         for window in &decision.start {
-            prop_assert!(!taken.intersects(*window), "{window} is under way");
+            prop_assert!(!taken.intersects(*window), "{window} is in progress");
             taken.insert(*window);
             prop_assert!(cells([*window]).difference(&wanted).is_empty(), "{window} is not wanted");
             prop_assert!(!covered.intersects(*window), "{window} is covered");
             prop_assert!(export.due_at(*window) <= fixture.now, "{window} is not settled");
             prop_assert!(!export.in_accepted_gap(window.date()));
-            let there = journal.receipts.keys().chain(journal.objects.keys());
-            let settled = decision.recover.iter().chain(in_progress).map(|id| &id.window);
-            let beside = there.chain(settled).find(|other| overlap(**other, *window));
-            prop_assert!(beside.is_none(), "{window} beside {beside:?}");
-            let rival = journal.attempts_by_others(*window, &export.holder, fixture.store_now).next();
-            prop_assert!(rival.is_none(), "{window} is held by {rival:?}");
+            let existing = journal.receipts.keys().chain(journal.objects.keys());
+            let recovered = decision.recover.iter().chain(in_progress).map(|id| &id.window);
+            let conflict = existing.chain(recovered).find(|other| overlap(**other, *window));
+            prop_assert!(conflict.is_none(), "{window} conflicts with {conflict:?}");
+            let other_holder = journal.attempts_by_others(*window, &export.holder, fixture.store_now).next();
+            prop_assert!(other_holder.is_none(), "{window} is held by {other_holder:?}");
         }
-        prop_assert!(decision.start.is_sorted(), "the oldest first");
+        prop_assert!(decision.start.is_sorted(), "oldest first");
     }
 
     #[test]
@@ -108,8 +108,8 @@ proptest! {
     #[test]
     fn a_shard_never_touches_days_of_other_shards(fixture in fixtures()) {
         let decision = fixture.decide();
-        let settled = decision.recover.iter().map(|id| &id.window);
-        let touched = decision.start.iter().chain(&decision.split).chain(&decision.adopt).chain(settled);
+        let recovered = decision.recover.iter().map(|id| &id.window);
+        let touched = decision.start.iter().chain(&decision.split).chain(&decision.adopt).chain(recovered);
         for window in touched {
             prop_assert!(fixture.export.shard.contains(window.date()), "{window}: {}", fixture.export.shard);
         }
@@ -118,8 +118,8 @@ proptest! {
     #[test]
     fn parallelism_is_never_exceeded(fixture in fixtures()) {
         let decision = fixture.decide();
-        let at_once = fixture.active.len() + decision.start.len();
-        prop_assert!(decision.start.is_empty() || at_once <= fixture.export.parallelism);
+        let concurrent = fixture.active.len() + decision.start.len();
+        prop_assert!(decision.start.is_empty() || concurrent <= fixture.export.parallelism);
         let export_backoff = fixture.retry_state.export_backoff.as_ref();
         let backing_off = export_backoff.is_some_and(|export_backoff| export_backoff.retry_at > fixture.now || export_backoff.is_exhausted(fixture.export.retry_policy));
         prop_assert!(!backing_off || decision.start.is_empty());
@@ -128,28 +128,28 @@ proptest! {
     #[test]
     fn every_decision_acts_or_waits_or_reports_why_it_is_idle(fixture in fixtures()) {
         let decision = fixture.decide();
-        let under_way = !fixture.active.is_empty() || !fixture.in_progress.is_empty() || fixture.sealing;
+        let in_progress = !fixture.active.is_empty() || !fixture.in_progress.is_empty() || fixture.sealing;
         let acts = !(decision.start.is_empty()
             && decision.split.is_empty()
             && decision.recover.is_empty()
             && decision.adopt.is_empty()
             && decision.seal.is_none());
         if let Some(wake) = decision.wake {
-            prop_assert!(wake > fixture.now, "woken for what has passed");
+            prop_assert!(wake > fixture.now, "wakes in the past");
         }
-        prop_assert!(decision.idle || under_way || acts || decision.wake.is_some(), "stuck: {decision:#?}");
-        prop_assert!(!(decision.idle && (under_way || acts)), "rests while something is under way");
-        let stated = !decision.problems.is_empty();
+        prop_assert!(decision.idle || in_progress || acts || decision.wake.is_some(), "stuck: {decision:#?}");
+        prop_assert!(!(decision.idle && (in_progress || acts)), "idle while work is in progress");
+        let reported = !decision.problems.is_empty();
         let caught_up = fixture.export.end.is_none() && decision.coverage.missing.is_empty();
-        prop_assert!(!decision.idle || decision.complete || stated || caught_up, "no reason: {decision:#?}");
+        prop_assert!(!decision.idle || decision.complete || reported || caught_up, "no reason: {decision:#?}");
         let retried = decision.problems.iter().find(|problem| {
-            // The next day is the caller's to wait for, and so is another holder unless asked to persist.
+            // The caller waits for the next day and, unless it retries forever, for another holder.
             let held_by_other = problem.reason == Reason::HeldByOther && fixture.export.retry_policy != RetryPolicy::Forever;
             problem.retry_at.is_some() && problem.reason != Reason::NotSettled && !held_by_other
         });
-        prop_assert!(!decision.idle || retried.is_none(), "rests before it tries again: {retried:?}");
+        prop_assert!(!decision.idle || retried.is_none(), "idle before a retry: {retried:?}");
         let continuous = fixture.export.end.is_none();
-        prop_assert!(!(continuous && decision.idle && decision.wake.is_none()), "sleeps for ever");
+        prop_assert!(!(continuous && decision.idle && decision.wake.is_none()), "never wakes");
     }
 
     #[test]
@@ -161,15 +161,15 @@ proptest! {
             let covered = fixture.journal.covered(SOURCE);
             prop_assert!(wanted.difference(&covered).difference(&accepted).is_empty());
             prop_assert!(fixture.export.end.is_some() && fixture.active.is_empty() && fixture.in_progress.is_empty());
-            let ours = fixture.journal.attempts.iter().filter(|(id, facts)| {
+            let unfinished = fixture.journal.attempts.iter().filter(|(id, facts)| {
                 let record = facts.record.as_ref().unwrap();
-                let needs_recovery = record.holder == "we" || record.deadline <= fixture.store_now;
+                let needs_recovery = record.holder == "self" || record.deadline <= fixture.store_now;
                 needs_recovery && fixture.export.shard.contains(id.window.date())
             });
-            prop_assert_eq!(ours.count(), 0);
+            prop_assert_eq!(unfinished.count(), 0);
             prop_assert!(decision.start.is_empty() && decision.recover.is_empty());
             let mut periods = periods(&fixture.export, fixture.now).into_iter();
-            // Of a shard, whoever sees the whole covered writes it.
+            // With several shards, the one that sees everything covered writes the manifest.
             let shard = !fixture.export.shard.is_single();
             prop_assert!(shard || periods.all(|period| fixture.retry_state.sealed.contains(&period)), "no manifest");
         }
@@ -182,21 +182,21 @@ proptest! {
             prop_assert!(decision.sealing && !decision.complete && !decision.idle && !fixture.sealing);
             prop_assert!(build_statement(&fixture.export, &fixture.journal, period).is_some(), "{period:?}");
         }
-        let ours = |id: &AttemptId| !fixture.journal.attempts_by_others(id.window, "we", fixture.store_now).any(|(other, _)| other == id);
+        let is_own = |id: &AttemptId| !fixture.journal.attempts_by_others(id.window, "self", fixture.store_now).any(|(other, _)| other == id);
         let finite = fixture.export.end.is_some();
-        let open = fixture.journal.attempts.keys().any(ours) || !fixture.active.is_empty();
+        let open = fixture.journal.attempts.keys().any(is_own) || !fixture.active.is_empty();
         prop_assert!(!(finite && open && decision.sealing), "sessions may be open");
     }
 
-    /// Deciding and doing in turns: whatever was there at first, when nothing more fails the run comes to rest,
-    /// with each window exported at most once, and all is covered but what has a reason.
+    /// Alternates decisions and their effects: without further failures the run becomes idle, each window is
+    /// exported at most once, and every missing day has a reported reason.
     #[test]
-    fn a_run_without_further_failures_becomes_idle(mut fixture in fixtures(), failures in vec(remedies(), 0..12)) {
+    fn a_run_without_further_failures_becomes_idle(mut fixture in fixtures(), failures in vec(retry_classes(), 0..12)) {
         let mut failures = failures.into_iter();
         let mut stored: BTreeMap<Window, u32> = BTreeMap::new();
         fixture.export.end.get_or_insert(FIRST);
         for step in 0..400 {
-            prop_assert!(step < 399, "never rests: {:#?}", fixture.decide());
+            prop_assert!(step < 399, "never idle: {:#?}", fixture.decide());
             let decision = fixture.decide();
             if decision.idle {
                 for cell in decision.coverage.missing.days().map(|(date, _)| Window::day(date)) {
@@ -212,12 +212,12 @@ proptest! {
                 && decision.recover.is_empty()
                 && decision.adopt.is_empty()
                 && decision.seal.is_none();
-            // What is under way ends before the next is done.
+            // Work in progress ends before the next decision takes effect.
             let ended: Vec<Window> = std::mem::take(&mut fixture.active).into_iter().collect();
-            let settled = std::mem::take(&mut fixture.in_progress);
+            let recovered = std::mem::take(&mut fixture.in_progress);
             for window in ended {
-                if let Some(remedy) = failures.next() {
-                    let failure = Failure { remedy, ..Failure::retry(Reason::DownloadIncomplete, "x") };
+                if let Some(class) = failures.next() {
+                    let failure = Failure { class, ..Failure::retry(Reason::DownloadIncomplete, "x") };
                     fixture.retry_state.record_failure(window, failure, fixture.now, 0.5);
                 } else {
                     *stored.entry(window).or_default() += 1;
@@ -225,7 +225,7 @@ proptest! {
                     fixture.add(0, window, FixtureEntry::Stored);
                 }
             }
-            for id in settled {
+            for id in recovered {
                 fixture.journal.attempts.remove(&id);
             }
             for day in decision.split {

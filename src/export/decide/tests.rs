@@ -1,12 +1,12 @@
-//! Rules of a decision that are easier read in a table than in a property.
+//! Table tests for rules of a decision.
 
 use super::fixture::{DecisionFixture, FIRST, FixtureEntry, at};
 use super::*;
+use crate::api::{Scope, SettingNames};
 use crate::export::keys::ArchiveRoot;
 use crate::export::shard::Shard;
-use crate::export::spec::Scope;
 
-/// A day that is exported by the hour, of which all but the last `open` hours are stored, long after it was over.
+/// Fixture with a day exported by the hour, long past: all but the last `open` hours are stored.
 fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
     let export = ExportSpec {
         name: "x".to_owned(),
@@ -21,10 +21,11 @@ fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
         parallelism,
         settle_after: SignedDuration::ZERO,
         accepted_gaps: Vec::new(),
-        holder: "we".to_owned(),
+        holder: "self".to_owned(),
         holder_epoch: None,
         single_writer: false,
         retry_policy: RetryPolicy::Forever,
+        setting_names: SettingNames::default(),
     };
     let mut fixture = DecisionFixture {
         export,
@@ -50,7 +51,7 @@ fn hour(hour: u8) -> Window {
 #[test]
 fn an_empty_hour_is_retried_after_the_other_hours_of_its_day() {
     let none: &[u8] = &[];
-    // Of the hours that are open: which were short before and may be tried again; which run; which are started now.
+    // Columns: open hours, hours that were short before, running hours, hours started now.
     for (open, short, running, started) in [
         (3, none, none, &[21, 22, 23][..]),
         (3, &[22], none, &[21, 23]),

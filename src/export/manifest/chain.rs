@@ -1,6 +1,6 @@
-//! Puts a statement into the chain, once: finds it there, or writes it under the next number; then signs it.
-//! I/O with the store. Whatever call is the last of a process, the next one goes on where it ended: a
-//! manifest that is there is found, one that is not is written, a signature that is missing is added.
+//! Adds a statement to the chain exactly once: finds its manifest, or writes it under the next number; then signs it.
+//! An interrupted process can resume at any point: an existing manifest is found, a missing manifest or signature is
+//! written. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest, ManifestHe
 use super::sign::Signing;
 use super::statement::{Statement, StatementId};
 use crate::api::Reason;
-use crate::export::failure::{Failure, Remedy};
+use crate::export::failure::{Failure, RetryClass};
 use crate::export::journal_io::record_options;
 use crate::export::keys::{ArchiveRoot, Key};
 use crate::export::open::conditional_writes_unsupported;
@@ -20,36 +20,36 @@ use crate::export::record;
 use crate::export::run_context::{RunContext, lock};
 use crate::storage::{ObjectClass, PutMode, PutOptions, Segments, Store, StoreError};
 
-/// How often the next number may be somebody else's before it is left for later.
+/// Maximum number of attempts to get the next number against concurrent writers.
 const ROUNDS_MAX: usize = 16;
 
-/// The longest version in the name of the software that wrote a manifest.
+/// Maximum length of the version in the `software` field of a manifest.
 const VERSION_CHARS_MAX: usize = 40;
 
-/// The last number that a key can name.
+/// Largest sequence number that a key can contain.
 const SEQUENCE_MAX: u64 = 99_999_999;
 
-/// The manifests and signatures that a listing shows.
+/// The manifests and signatures in a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChainListing {
-    /// Numbers of manifests.
+    /// Sequence numbers of the manifests.
     pub manifests: BTreeSet<u64>,
-    /// Numbers of those that have a signature.
+    /// Sequence numbers of the manifests with a signature.
     pub signatures: BTreeSet<u64>,
 }
 
-/// A manifest that was read or written: it never changes.
+/// Digest and statement id of a stored manifest, which never changes.
 #[derive(Clone, Debug)]
 pub(in crate::export) struct ChainLink {
     statement_id: StatementId,
     sha256: String,
 }
 
-/// What a run knows of the manifests, by number.
+/// Manifests that a run has read or written, by sequence number.
 pub(in crate::export) type ChainCache = BTreeMap<u64, ChainLink>;
 
-/// Makes sure that the statement is in the chain, and signed if that is wanted; returns the chain as it is
-/// then known.
+/// Ensures that the chain has a manifest of the statement, with a signature if signing is enabled. Returns the updated
+/// listing of the chain.
 pub(in crate::export) async fn ensure_manifest(
     ctx: &RunContext,
     statement: Statement,
@@ -60,13 +60,13 @@ pub(in crate::export) async fn ensure_manifest(
             sign_manifest(ctx, number, bytes, &mut chain).await?;
             return Ok(chain);
         }
-        // The listing may be of hours ago: look once more before something is written.
+        // The listing may be hours old: list again before writing.
         chain = list_chain(ctx).await?;
         if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain).await? {
             sign_manifest(ctx, number, bytes, &mut chain).await?;
             return Ok(chain);
         }
-        // Who cannot sign does not begin.
+        // Without a usable signing key, no manifest is written.
         signing_key(ctx)?;
         if let Some((number, bytes)) = write_manifest(ctx, &statement, &chain).await? {
             chain.manifests.insert(number);
@@ -75,7 +75,9 @@ pub(in crate::export) async fn ensure_manifest(
         }
     }
     let prefix = ctx.export.root.manifests_prefix();
-    let message = format!("others keep taking the next number in {prefix}: it is tried again");
+    let message = format!(
+        "cannot write a manifest below {prefix}: other writers took {ROUNDS_MAX} numbers in a row; will retry"
+    );
     Err(Failure::retry(Reason::HeldByOther, message))
 }
 
@@ -83,7 +85,7 @@ async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
     let root = &ctx.export.root;
     let prefix = root.manifests_prefix();
     let rows = ctx.peers.store.list(&prefix).await;
-    let rows = rows.map_err(|error| store_failure(&prefix, "listed", &error))?;
+    let rows = rows.map_err(|error| store_failure(&prefix, "list", &error))?;
     let mut chain = ChainListing::default();
     for row in &rows {
         chain.insert(&root.parse(&row.key));
@@ -92,7 +94,7 @@ async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
 }
 
 impl ChainListing {
-    /// Takes in a key, if it is of the chain.
+    /// Adds a key if it belongs to the chain.
     pub(in crate::export) fn insert(&mut self, key: &Key) {
         match key {
             Key::Manifest(number) => self.manifests.insert(*number),
@@ -102,8 +104,9 @@ impl ChainListing {
     }
 }
 
-/// The manifest that says the same, the newest first; each is read once in a run. With its bytes, where they
-/// are to be signed: then it must be what we would write, to the byte, since a signature vouches for all of it.
+/// Finds the newest manifest of the statement; a run reads each manifest once. Returns its bytes if it still needs a
+/// signature. Such a manifest must equal, byte for byte, the one that this run would write, because a signature vouches
+/// for all of it.
 async fn find_manifest(
     ctx: &RunContext,
     statement: &Statement,
@@ -126,11 +129,11 @@ async fn find_manifest(
                 }
                 tracing::warn!(
                     key,
-                    "not signed: it is not what its receipts say; another one is written"
+                    "cannot sign manifest that differs from receipts, writing another one"
                 );
             }
             Some(_) => {}
-            // Deleted since the listing.
+            // Deleted after the listing.
             None => {
                 chain.manifests.remove(&number);
             }
@@ -139,7 +142,7 @@ async fn find_manifest(
     Ok(None)
 }
 
-/// Whether a manifest is to the byte what the statement gives at its place in the chain.
+/// Returns true if a manifest is byte for byte what the statement gives at its position in the chain.
 fn matches_statement(
     statement: &Statement,
     key: &str,
@@ -150,7 +153,7 @@ fn matches_statement(
     let Ok(stored) = document::parse_manifest::<Manifest>(key, number, bytes) else {
         return false;
     };
-    // All but when and by which version it was written follows from the receipts.
+    // Only the time and the software version do not follow from the receipts.
     let version = stored.software.strip_prefix("eventexport/");
     let version = version.filter(|version| version.len() <= VERSION_CHARS_MAX);
     if !version.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_graphic())) {
@@ -163,7 +166,7 @@ fn matches_statement(
     record::encode(&expected) == bytes
 }
 
-/// The manifest before a number, as the next one names it.
+/// Returns key and digest of the manifest before a number.
 async fn previous_digest(
     ctx: &RunContext,
     chain: &ChainListing,
@@ -204,7 +207,7 @@ async fn read_manifest(ctx: &RunContext, number: u64) -> Result<(String, Option<
     Ok((key, bytes))
 }
 
-/// Writes the next manifest; `None`: somebody else took the number.
+/// Writes the next manifest. Returns `None` if another writer took the number.
 async fn write_manifest(
     ctx: &RunContext,
     statement: &Statement,
@@ -216,22 +219,22 @@ async fn write_manifest(
     let key = full_key(&ctx.export.root, &Key::Manifest(number));
     let previous = previous_digest(ctx, chain, number).await?;
     if previous.is_none() && last.is_some() {
-        // Deleted since the listing.
+        // Deleted after the listing.
         return Ok(None);
     }
     let now = store
         .now()
         .await
-        .map_err(|error| store_failure(&key, "written", &error))?;
+        .map_err(|error| store_failure(&key, "write", &error))?;
     let bytes = Bytes::from(record::encode(&statement.manifest(number, previous, now)));
     let too_large = bytes.len() as u64 > MANIFEST_MAX_BYTES;
     if too_large || number > SEQUENCE_MAX {
         let why = if too_large {
-            "it would be larger than 16 MiB"
+            "it is larger than 16 MiB"
         } else {
-            "there is no higher number"
+            "the largest sequence number is in use"
         };
-        let message = format!("the manifest {key} cannot be written: {why}");
+        let message = format!("cannot write manifest {key}: {why}");
         return Err(Failure::manual(Reason::Failed, message));
     }
     let body = Segments::from(bytes.clone());
@@ -244,11 +247,11 @@ async fn write_manifest(
         sha256: hex(&Sha256::digest(&bytes)),
     };
     lock(&ctx.chain_cache).insert(number, link);
-    tracing::info!(key, start = %statement.period.start, end = %statement.period.end, "a manifest was written");
+    tracing::info!(key, start = %statement.period.start, end = %statement.period.end, "wrote manifest");
     Ok(Some((number, bytes)))
 }
 
-/// Adds the signature of a manifest with these bytes, if one is wanted and missing.
+/// Writes the signature of a manifest if signing is enabled and the signature is missing.
 async fn sign_manifest(
     ctx: &RunContext,
     number: u64,
@@ -265,7 +268,7 @@ async fn sign_manifest(
     let Some(signature) = signer.sign(&bytes) else {
         return Err(Failure::retry(
             Reason::Failed,
-            format!("{key} could not be computed"),
+            format!("cannot compute signature {key}"),
         ));
     };
     let body = Segments::from(Bytes::copy_from_slice(&signature));
@@ -273,7 +276,7 @@ async fn sign_manifest(
         content_type: "application/octet-stream",
         ..record_options(PutMode::Create, &body, ObjectClass::Evidence)
     };
-    // Who was faster signed the same bytes.
+    // A faster writer signed the same bytes.
     create_object(ctx, &key, body, options).await?;
     chain.signatures.insert(number);
     Ok(())
@@ -287,8 +290,8 @@ fn signing_key(ctx: &RunContext) -> Result<Option<&super::sign::SigningKey>, Fai
     }
 }
 
-/// Creates a key that was just seen to be absent; `false`: it is somebody else's. Where the store does not
-/// keep writers apart, or was not found out to, what is there afterwards is compared.
+/// Creates an object that was absent a moment ago. Returns false if another writer created it. If the store does not
+/// support conditional writes, or its support is unknown, compares the stored content afterwards.
 async fn create_object(
     ctx: &RunContext,
     key: &str,
@@ -299,7 +302,7 @@ async fn create_object(
     let name = store.name();
     let conditional = lock(&ctx.shared.support).get(name).map(|support| support.put);
     let unsupported = || Failure {
-        remedy: Remedy::Manual,
+        class: RetryClass::Manual,
         ..conditional_writes_unsupported(name)
     };
     let overwrite = PutOptions {
@@ -322,13 +325,13 @@ async fn create_object(
         Ok(_) if conditional == Some(true) => Ok(true),
         Ok(_) => has_content(store, key, &body).await,
         Err(StoreError::AlreadyExists { .. } | StoreError::Conflict { .. }) => Ok(false),
-        Err(error) => Err(store_failure(key, "written", &error)),
+        Err(error) => Err(store_failure(key, "write", &error)),
     }
 }
 
 async fn has_content(store: &dyn Store, key: &str, body: &Segments) -> Result<bool, Failure> {
     let found = store.get(key, MANIFEST_MAX_BYTES).await;
-    let found = found.map_err(|error| store_failure(key, "read again", &error))?;
+    let found = found.map_err(|error| store_failure(key, "read back", &error))?;
     let expected = body.pieces().iter().flat_map(|piece| piece.iter());
     Ok(found.is_some_and(|found| found.iter().eq(expected)))
 }
@@ -337,11 +340,11 @@ fn full_key(root: &ArchiveRoot, key: &Key) -> String {
     root.key(key).unwrap_or_default()
 }
 
-/// A failure of the store, with the key that it is about.
-fn store_failure(key: &str, what: &str, error: &StoreError) -> Failure {
+/// Converts an error of the store, adding the operation and the key.
+fn store_failure(key: &str, operation: &str, error: &StoreError) -> Failure {
     let failure = Failure::from(error);
     Failure {
-        message: format!("the manifest {key} could not be {what}: {}", failure.message),
+        message: format!("cannot {operation} {key}: {}", failure.message),
         ..failure
     }
 }

@@ -1,8 +1,7 @@
-//! The manifest as a document: what an archive says that it holds of a period, with digests of every receipt.
-//! No I/O.
+//! Format of the manifest: the content of the archive for a period, with digests of every receipt. No I/O.
 //!
-//! Field order is part of the format only so far as people read it; unknown fields are ignored, another
-//! schema is refused. `docs/archive.md` describes it for readers of the archive.
+//! Readers ignore the order of fields and unknown fields, and reject another schema. `docs/archive.md` documents the
+//! format.
 
 use std::fmt::Write as _;
 
@@ -16,23 +15,23 @@ use crate::export::proof::hex;
 use crate::export::record::{self, ArchiveRecord, RangeRecord, RecordError};
 use crate::export::verdict::Verdict;
 
-/// The largest manifest that is written or read: 16 MiB. A period has at most 366 days, so at most 8,784
-/// windows of some 500 bytes each, 2 KiB where the bucket's version ids are as long as S3 allows.
+/// Maximum size of a manifest: 16 MiB. A period has at most 366 days, so at most 8,784 windows of some 500 bytes each,
+/// 2 KiB if the version ids of the bucket have the maximum length of S3.
 pub const MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The length of a signature in bytes (Ed25519, RFC 8032).
+/// Length of a signature in bytes (Ed25519, RFC 8032).
 pub const SIGNATURE_BYTES: usize = 64;
 
-/// The one algorithm of [`RootDigest`].
+/// The only algorithm of [`RootDigest`].
 pub const ROOT_ALGORITHM: &str = "sha256";
 
-/// What an archive holds of a period.
+/// Statement of the content of the archive for a period.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// `eventexport.io/manifest/v1`.
     pub schema: String,
-    /// Its number, as in its key.
+    /// Sequence number, as in the key.
     pub sequence: u64,
     /// The space id.
     pub space: String,
@@ -40,36 +39,36 @@ pub struct Manifest {
     pub scope: String,
     /// The source endpoint.
     pub source: String,
-    /// The days it is about, both included, and the hour where only one is asked for.
+    /// First and last day, inclusive, and the hour if the export is limited to one.
     pub period: RangeRecord,
     /// The receipts that cover the period, in time order: a day sorts before its hours.
     pub windows: Vec<WindowEntry>,
-    /// One for each day of the period: the statement of completeness.
+    /// One entry per day of the period: the statement of completeness.
     pub days: Vec<DayEntry>,
-    /// The gaps that a person accepted and that touch the period, in time order, each once.
+    /// Accepted gaps that overlap the period, in time order, without duplicates.
     pub accepted_gaps: Vec<GapEntry>,
-    /// Sums.
+    /// Sums over the period.
     pub totals: PeriodTotals,
-    /// One digest for all receipts.
+    /// Digest of all receipts.
     pub root: RootDigest,
-    /// The manifest numbered one below; null for the first.
+    /// The manifest with the preceding number; null for the first.
     pub previous: Option<FileDigest>,
-    /// When it was about to be written, by the store's clock.
+    /// Time immediately before the manifest was written, by the store's clock.
     pub written_at: Timestamp,
-    /// The software that wrote this.
+    /// Name and version of the software that wrote the manifest.
     pub software: String,
 }
 
-/// A file of the archive and its bytes' digest.
+/// A file of the archive with its digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
-    /// Its key below the root of the space and scope.
+    /// Key relative to the root of the space and scope.
     pub key: String,
-    /// SHA-256 of its bytes as stored, 64 lower-case hexadecimal digits.
+    /// SHA-256 of the stored bytes, 64 lower-case hexadecimal digits.
     pub sha256: String,
 }
 
-/// A receipt, and what it says.
+/// A receipt with a summary of its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WindowEntry {
@@ -77,7 +76,7 @@ pub struct WindowEntry {
     pub window: String,
     /// The receipt.
     pub receipt: FileDigest,
-    /// The object; null when the window was proved empty.
+    /// The object; null if the window was proved empty.
     pub object: Option<ObjectEntry>,
     /// Events counted in the object.
     pub events: u64,
@@ -85,9 +84,9 @@ pub struct WindowEntry {
     pub decompressed_bytes: u64,
     /// Events that the service reported before the download.
     pub reported_before: Option<u64>,
-    /// Events that the service reported after it.
+    /// Events that the service reported after the download.
     pub reported_after: Option<u64>,
-    /// How the count compares.
+    /// Comparison of the counts.
     pub verdict: Verdict,
 }
 
@@ -95,65 +94,65 @@ pub struct WindowEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectEntry {
-    /// Its key below the root of the space and scope.
+    /// Key relative to the root of the space and scope.
     pub key: String,
-    /// Bytes as stored.
+    /// Size in bytes, as stored.
     pub bytes: u64,
-    /// SHA-256 of them, 64 lower-case hexadecimal digits.
+    /// SHA-256 of the stored bytes, 64 lower-case hexadecimal digits.
     pub sha256: String,
-    /// The version, where the bucket keeps versions.
+    /// Version id, if the bucket is versioned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_id: Option<String>,
 }
 
-/// What is stated of one day.
+/// Statement about one day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DayEntry {
     /// The UTC day.
     pub date: Date,
-    /// How many of the wanted hours are covered.
+    /// Number of wanted hours that are covered.
     pub hours: u8,
-    /// How many are wanted: 24, or 1 where one hour of each day is asked for.
+    /// Number of wanted hours: 24, or 1 if the export is limited to one hour of each day.
     pub wanted: u8,
     /// Events of the day's windows.
     pub events: u64,
-    /// Events that the service reported of the day (of the hour, where one is asked for); null where it
-    /// reported none.
+    /// Events that the service reported for the day (or the hour, if the export is limited to one); null if it reported
+    /// no count.
     pub reported: Option<u64>,
-    /// How the two compare.
+    /// Comparison of the two counts.
     pub statement: DayStatement,
 }
 
-/// How a day stands.
+/// Result for a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DayStatement {
     /// As many events as the service reported.
     Matched,
-    /// More: its listing lagged, or the day grew.
+    /// More events than reported: the listing lagged, or the day grew.
     Over,
-    /// Fewer: only where the receipt itself says so, which this software never writes.
+    /// Fewer events than reported: only if a receipt states it, which this software never writes.
     Short,
-    /// The service gave no count: transfer and gzip are the proof.
+    /// The service reported no count: transfer and gzip are the proof.
     Unknown,
-    /// No events, and that was proved.
+    /// Proved to have no events.
     Empty,
-    /// A gap that a person accepted: what is stored of it is not all, or not known to be.
+    /// In an accepted gap: the stored events are incomplete, or not known to be complete.
     AcceptedGap,
 }
 
-/// A gap that a person accepted.
+/// A gap that the user accepted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GapEntry {
     /// First UTC day.
     pub start: Date,
-    /// Last UTC day, included.
+    /// Last UTC day, inclusive.
     pub end: Date,
-    /// Why.
+    /// Reason for the acceptance.
     pub reason: String,
 }
 
 impl GapEntry {
-    /// From the first to the last day, both included.
+    /// Creates a gap from the first to the last day, inclusive.
     pub fn new(start: Date, end: Date, reason: impl Into<String>) -> Self {
         Self {
             start,
@@ -167,15 +166,15 @@ impl GapEntry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeriodTotals {
-    /// Receipts.
+    /// Number of receipts.
     pub windows: u64,
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
-    /// Events.
+    /// Number of events.
     pub events: u64,
-    /// Events that the service reported, over the days with a count.
+    /// Events that the service reported, summed over the days with a count.
     pub reported: u64,
-    /// Days without a count.
+    /// Number of days without a count.
     pub days_without_count: u64,
     /// Bytes as stored.
     pub bytes: u64,
@@ -183,17 +182,17 @@ pub struct PeriodTotals {
     pub decompressed_bytes: u64,
 }
 
-/// One digest for all receipts of a manifest.
+/// Digest of all receipts of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootDigest {
     /// `sha256`.
     pub algorithm: String,
-    /// Of the lines that `sha256sum` prints for the receipts, in the order of `windows`: 64 lower-case
+    /// Digest of the lines that `sha256sum` prints for the receipts, in the order of `windows`: 64 lower-case
     /// hexadecimal digits.
     pub digest: String,
 }
 
-/// What tells a manifest's statement from others, read without its windows.
+/// The part of a manifest that identifies its statement, read without its windows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ManifestHeader {
@@ -229,8 +228,8 @@ impl ArchiveRecord for ManifestHeader {
     }
 }
 
-/// Reads a manifest (or its head) that was found at `key`. Another schema is refused, and so is a number
-/// other than the one in its key.
+/// Parses a manifest, or its header, that was read from `key`. Rejects another schema and a sequence number that is not
+/// the one in the key.
 pub fn parse_manifest<M: ArchiveRecord + ChainDocument>(
     key: &str,
     sequence: u64,
@@ -242,31 +241,29 @@ pub fn parse_manifest<M: ArchiveRecord + ChainDocument>(
         message,
     };
     if bytes.len() as u64 > MANIFEST_MAX_BYTES {
-        return Err(unreadable(format!(
-            "it is larger than {MANIFEST_MAX_BYTES} bytes"
-        )));
+        return Err(unreadable(format!("larger than {MANIFEST_MAX_BYTES} bytes")));
     }
     let manifest: M = record::decode(key, bytes)?;
     if manifest.sequence() != sequence {
         let found = manifest.sequence();
         return Err(unreadable(format!(
-            "it says of itself that its number is {found}"
+            "its sequence number is {found}, expected {sequence}"
         )));
     }
     if manifest.algorithm() != ROOT_ALGORITHM {
         let found = sanitize(manifest.algorithm());
         return Err(unreadable(format!(
-            "its root digest is of the unknown algorithm \"{found}\""
+            "unknown algorithm of the root digest \"{found}\""
         )));
     }
     Ok(manifest)
 }
 
-/// What knows its place in the chain.
+/// A document of the chain of manifests.
 pub trait ChainDocument {
-    /// The number in the chain.
+    /// Returns the sequence number.
     fn sequence(&self) -> u64;
-    /// How the root digest was made.
+    /// Returns the algorithm of the root digest.
     fn algorithm(&self) -> &str;
 }
 
@@ -288,7 +285,7 @@ impl ChainDocument for ManifestHeader {
     }
 }
 
-/// The root digest of receipts in the order given: of the text that `sha256sum` prints for them.
+/// Returns the root digest of receipts in the given order: the digest of the text that `sha256sum` prints for them.
 pub fn root_digest<'a>(receipts: impl IntoIterator<Item = &'a FileDigest>) -> RootDigest {
     let mut sha = Sha256::new();
     let mut line = String::new();
@@ -305,19 +302,19 @@ pub fn root_digest<'a>(receipts: impl IntoIterator<Item = &'a FileDigest>) -> Ro
 }
 
 impl Manifest {
-    /// The root digest that its windows give: equal to [`Manifest::root`] in a manifest that nobody edited.
+    /// Computes the root digest from the windows. It equals [`Manifest::root`] unless the manifest was edited.
     pub fn computed_root(&self) -> RootDigest {
         root_digest(self.windows.iter().map(|window| &window.receipt))
     }
 
-    /// The sums that its windows and days give: equal to [`Manifest::totals`] in a manifest that nobody edited.
+    /// Computes the sums from the windows and days. They equal [`Manifest::totals`] unless the manifest was edited.
     pub fn computed_totals(&self) -> PeriodTotals {
         PeriodTotals::of(&self.windows, &self.days)
     }
 }
 
 impl PeriodTotals {
-    /// The sums of some windows and days; a sum that does not fit stays at the most that does.
+    /// Computes the sums of windows and days, saturating.
     pub fn of(windows: &[WindowEntry], days: &[DayEntry]) -> Self {
         let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.fold(0u64, u64::saturating_add);
         let objects = || windows.iter().filter_map(|window| window.object.as_ref());

@@ -1,8 +1,7 @@
-//! The manifest of an archive: what a period holds, in one document with a digest of every receipt, and a
-//! chain of them.
+//! Manifests: each states the content of a period with a digest of every receipt, and names its predecessor.
 //!
-//! Read it in this order: `document` (the format), `periods` (what there is one of), `statement` (what it
-//! says), all without I/O; `chain` (once into the chain), `sign` (by a key from a Secret).
+//! Reading order: `document` (the format), `periods` (one manifest each), `statement` (the content), all without I/O;
+//! `chain` (writing and finding manifests in the store), `sign` (signatures with a key from a Secret).
 
 pub(super) mod chain;
 pub mod document;

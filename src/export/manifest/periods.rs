@@ -1,4 +1,4 @@
-//! Which periods an export's manifests are about, and when one is closed. Pure.
+//! Periods of an export that get a manifest each, and the time when a period is due. No I/O.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -7,12 +7,12 @@ use crate::export::record::RangeRecord;
 use crate::export::spec::ExportSpec;
 use crate::export::window::Window;
 
-/// The most days of a manifest. A finite range that is longer has one manifest for each calendar year, so that
-/// no document outgrows what a reader takes.
+/// Maximum number of days in a manifest. A longer finite range has one manifest per calendar year, so that no document
+/// exceeds the size limit of readers.
 pub const PERIOD_MAX_DAYS: i32 = 366;
 
-/// The periods of an export, in order of time: of a finite one its whole range, or the calendar years of a
-/// range of more than [`PERIOD_MAX_DAYS`]; of a continuous one the months whose last window is due.
+/// Returns the periods of an export in order of time. A finite export has one period, or one per calendar year if it is
+/// longer than [`PERIOD_MAX_DAYS`]; a continuous export has one per month, as soon as its last window is due.
 pub fn periods(export: &ExportSpec, now: Timestamp) -> Vec<RangeRecord> {
     let mut periods = Vec::new();
     let mut next = Some(export.start);
@@ -44,7 +44,7 @@ fn days_between(start: Date, end: Date) -> i32 {
     start.until(end).map_or(i32::MAX, |span| span.get_days())
 }
 
-/// The days of a period.
+/// Returns the days of a period.
 pub fn days(period: RangeRecord) -> impl Iterator<Item = Date> {
     let mut next = Some(period.start);
     std::iter::from_fn(move || {
@@ -54,7 +54,7 @@ pub fn days(period: RangeRecord) -> impl Iterator<Item = Date> {
     })
 }
 
-/// Whether a window lies in a period, whichever its hour.
+/// Returns true if the day of a window lies in a period.
 pub fn period_contains(period: RangeRecord, window: Window) -> bool {
     (period.start..=period.end).contains(&window.date())
 }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_finite_range_is_one_period_and_a_long_one_is_split_by_calendar_year() {
         let mut export = export(30);
-        // Whatever the time: it is decided by the range alone.
+        // The range alone decides, not the time.
         assert_eq!(texts(&export, date(2018, 6, 2)), ["2018-06-01/2018-06-30"]);
         export.end = Some(date(2019, 6, 1));
         assert_eq!(
@@ -98,7 +98,7 @@ mod tests {
     fn a_month_of_a_continuous_export_is_due_with_its_last_window() {
         let mut export = export(30);
         (export.start, export.end) = (date(2018, 6, 20), None);
-        // Six hours past the end of a day it has settled.
+        // A day settles six hours after its end.
         assert_eq!(texts(&export, date(2018, 6, 30)), Vec::<String>::new());
         assert_eq!(texts(&export, date(2018, 7, 1)), ["2018-06-20/2018-06-30"]);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Signing of manifests: an Ed25519 key from a Secret. No I/O. The key is never shown, in no error either.
+//! Signatures of manifests with an Ed25519 key from a Secret. The key appears in no output or error. No I/O.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,50 +10,50 @@ use rustls::pki_types::pem::PemObject as _;
 use super::document::SIGNATURE_BYTES;
 use crate::export::failure::Failure;
 
-/// The key in the Secret.
+/// Name of the signing key in the Secret.
 pub const SIGNING_KEY: &str = "signingKey";
 
-/// A private key.
+/// An Ed25519 private key.
 pub struct SigningKey(Ed25519KeyPair);
 
-/// Whether manifests are to be signed.
+/// Setting of manifest signatures.
 #[derive(Clone, Debug, Default)]
 pub enum Signing {
-    /// Nobody asked for it.
+    /// Manifests are not signed.
     #[default]
     Disabled,
-    /// With this key.
+    /// Manifests are signed with this key.
     With(Arc<SigningKey>),
-    /// With a key that is not there or not usable: events are stored all the same, manifests wait.
+    /// The signing key is missing or invalid: events are stored, manifests wait.
     Unavailable(Failure),
 }
 
-/// What is wrong with a signing key.
+/// Invalid signing key. The message continues a sentence that names the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningKeyError {
-    /// No PEM block of the right kind.
+    /// The text has no PEM block of the required type.
     #[error("is not a PEM file with a `BEGIN PRIVATE KEY` block (PKCS#8, not encrypted)")]
     NotPem,
-    /// A key of another algorithm, or damaged.
+    /// The key is damaged or has another algorithm.
     #[error("is not an Ed25519 key")]
     NotEd25519,
 }
 
 impl SigningKey {
-    /// From the text of a PEM file, as `openssl genpkey -algorithm ed25519` prints it.
+    /// Parses a PEM file, as `openssl genpkey -algorithm ed25519` prints it.
     pub fn from_pem(pem: &[u8]) -> Result<Self, SigningKeyError> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| SigningKeyError::NotPem)?;
         let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der());
         pair.map(Self).map_err(|_| SigningKeyError::NotEd25519)
     }
 
-    /// The signature of a message (RFC 8032, pure Ed25519); `None`: the library failed.
+    /// Signs a message (RFC 8032, pure Ed25519). Returns `None` if the library fails.
     pub fn sign(&self, message: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
         let signature = self.0.try_sign(message).ok()?;
         signature.as_ref().try_into().ok()
     }
 
-    /// The public key, 32 bytes.
+    /// Returns the public key, 32 bytes.
     pub fn public_key(&self) -> &[u8] {
         self.0.public_key().as_ref()
     }

@@ -1,5 +1,5 @@
-//! What is stated of a period: from receipts and accepted gaps to all that a manifest says, but for its place
-//! in the chain. Pure: the same journal gives the same statement, to the byte.
+//! The content of a manifest, derived from receipts and accepted gaps; only its position in the chain is missing.
+//! Deterministic: the same journal gives the same bytes. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,13 +21,13 @@ use crate::export::spec::ExportSpec;
 use crate::export::verdict::{Verdict, compare_counts};
 use crate::export::window::{HourSet, Window};
 
-/// All that a manifest says of a period.
+/// The content of the manifest of a period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
     space: String,
     scope: String,
     source: String,
-    /// What it is about.
+    /// The period of the statement.
     pub period: RangeRecord,
     windows: Vec<WindowEntry>,
     days: Vec<DayEntry>,
@@ -36,11 +36,11 @@ pub struct Statement {
     root: RootDigest,
 }
 
-/// What tells one statement from another: source, period, receipts and gaps.
+/// Digest that identifies a statement by source, period, receipts and gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatementId([u8; 32]);
 
-/// What the journal lets an export state of a period; `None` while a day is neither covered nor in an accepted gap.
+/// Builds the statement of a period; `None` if a day is neither covered nor in an accepted gap.
 pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeRecord) -> Option<Statement> {
     let short = short_days(journal, &export.source);
     let (mut windows, mut day_entries) = (Vec::new(), Vec::new());
@@ -53,11 +53,11 @@ pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeReco
                 .map(|(window, facts)| window_entry(*window, facts)),
         );
     }
-    let touching = export
+    let overlapping_gaps = export
         .accepted_gaps
         .iter()
         .filter(|gap| gap.start <= period.end && gap.end >= period.start);
-    let gaps: BTreeSet<GapEntry> = touching.cloned().collect();
+    let gaps: BTreeSet<GapEntry> = overlapping_gaps.cloned().collect();
     Some(Statement {
         space: export.space.clone(),
         scope: export.scope.as_str().to_owned(),
@@ -71,8 +71,8 @@ pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeReco
     })
 }
 
-/// The receipts that cover what is wanted of a day, each wanted cell once: of a whole day its own receipt, or
-/// else those of its hours; of one hour that of the hour, or else that of the day.
+/// Returns the receipts that cover the wanted cells of a day, each cell once. For a complete day: its own receipt, else
+/// those of its hours. For one hour: its own receipt, else that of the day.
 fn covering_receipts<'a>(
     export: &ExportSpec,
     journal: &'a Journal,
@@ -80,19 +80,19 @@ fn covering_receipts<'a>(
 ) -> BTreeMap<Window, &'a ReceiptFacts> {
     let day = Window::day(date);
     let usable = |window: Window| Some((window, journal.valid_receipt(window, &export.source)?));
-    let of_day = || usable(day).into_iter().collect();
+    let day_receipts = || usable(day).into_iter().collect();
     match export.hour {
         None => {
-            let day_receipt: BTreeMap<_, _> = of_day();
-            if day_receipt.is_empty() {
+            let receipts: BTreeMap<_, _> = day_receipts();
+            if receipts.is_empty() {
                 Window::split(date).filter_map(usable).collect()
             } else {
-                day_receipt
+                receipts
             }
         }
         Some(hour) => match Window::hour(date, hour).and_then(usable) {
             Some(hour_receipt) => BTreeMap::from([hour_receipt]),
-            None => of_day(),
+            None => day_receipts(),
         },
     }
 }
@@ -109,7 +109,7 @@ fn day_entry(
     let events = receipts
         .values()
         .fold(0u64, |sum, facts| sum.saturating_add(facts.summary.events));
-    // Of a day in hours, only the report of the day can be compared.
+    // For a day in hours, only the sum can be compared, with the report of the day.
     let split = receipts.keys().any(|window| window.hour_of_day().is_some()) && export.hour.is_none();
     let reported = if split {
         receipts.values().filter_map(|facts| facts.day_reported).max()
@@ -173,7 +173,7 @@ fn window_entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
 }
 
 impl Statement {
-    /// What tells it from others.
+    /// Returns the id of the statement.
     pub fn statement_id(&self) -> StatementId {
         statement_id(
             &[&self.space, &self.scope, &self.source],
@@ -183,7 +183,7 @@ impl Statement {
         )
     }
 
-    /// The document, at a place in the chain.
+    /// Returns the manifest for a position in the chain.
     pub fn manifest(&self, sequence: u64, previous: Option<FileDigest>, written_at: Timestamp) -> Manifest {
         let Self {
             space,
@@ -216,7 +216,7 @@ impl Statement {
 }
 
 impl ManifestHeader {
-    /// What tells its statement from others.
+    /// Returns the id of the statement in the manifest.
     pub fn statement_id(&self) -> StatementId {
         let mut gaps = self.accepted_gaps.clone();
         gaps.sort();
@@ -236,7 +236,7 @@ fn statement_id(
     root: &RootDigest,
     gaps: &[GapEntry],
 ) -> StatementId {
-    // Plain data: serialising it to memory has no way to fail.
+    // Plain data: serializing it to memory cannot fail.
     let text = serde_json::to_vec(&(source, period, root, gaps)).unwrap_or_default();
     StatementId(Sha256::digest(text).into())
 }

@@ -1,4 +1,4 @@
-//! What a statement promises, whatever the journal holds.
+//! Properties of manifests over generated journals.
 
 use jiff::SignedDuration;
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::document::{DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest};
 use super::periods::days;
 use super::statement::build_statement;
+use crate::api::{Scope, SettingNames};
 use crate::export::decide::short_days;
 use crate::export::journal::{Journal, ReceiptFacts, ReceiptProof};
 use crate::export::keys::ArchiveRoot;
@@ -18,13 +19,13 @@ use crate::export::proof::hex;
 use crate::export::record::{RangeRecord, encode};
 use crate::export::shard::Shard;
 use crate::export::snapshot::WindowFacts;
-use crate::export::spec::{ExportSpec, RetryPolicy, Scope};
+use crate::export::spec::{ExportSpec, RetryPolicy};
 use crate::export::verdict::Verdict;
 use crate::export::window::{HourSet, Window};
 
 const SOURCE: &str = "https://a";
 
-/// June 2018, up to a day.
+/// Returns an export of June 2018 up to and including a day.
 pub(super) fn export(last: i8) -> ExportSpec {
     ExportSpec {
         name: "x".to_owned(),
@@ -43,6 +44,7 @@ pub(super) fn export(last: i8) -> ExportSpec {
         holder_epoch: None,
         single_writer: false,
         retry_policy: RetryPolicy::Forever,
+        setting_names: SettingNames::default(),
     }
 }
 
@@ -50,13 +52,13 @@ fn june(day: i64) -> Date {
     date(2018, 6, 1).checked_add((day - 1).days()).unwrap()
 }
 
-/// What may be there of one window.
+/// Generated receipt of one window.
 #[derive(Clone, Debug)]
 struct StoredWindow {
     window: Window,
     events: u64,
     reported: Option<u64>,
-    of_day: Option<u64>,
+    day_reported: Option<u64>,
     source: &'static str,
     object: bool,
 }
@@ -87,7 +89,7 @@ impl StoredWindow {
         };
         let facts = ReceiptFacts {
             source: self.source.to_owned(),
-            day_reported: self.of_day.filter(|_| self.window.hour_of_day().is_some()),
+            day_reported: self.day_reported.filter(|_| self.window.hour_of_day().is_some()),
             stored_at: Timestamp::UNIX_EPOCH,
             summary,
             proof,
@@ -101,18 +103,18 @@ fn stored_window(window: impl Strategy<Value = Window>) -> impl Strategy<Value =
     let source = prop_oneof![199 => Just(SOURCE), 1 => Just("https://b")];
     let object = proptest::bool::weighted(0.995);
     (window, 0u64..4, reported(), reported(), source, object).prop_map(
-        |(window, events, reported, of_day, source, object)| StoredWindow {
+        |(window, events, reported, day_reported, source, object)| StoredWindow {
             window,
             events,
             reported: reported.map(|reported| reported.min(events)),
-            of_day,
+            day_reported,
             source,
             object,
         },
     )
 }
 
-/// Days as wholes, days in hours, single hours, and nothing.
+/// Generates days stored as a day, by the hour, both, or only some hours.
 fn archives() -> impl Strategy<Value = Vec<StoredWindow>> {
     let day = |n: i64| {
         let windows = move |hours: bool| -> Vec<Window> {
@@ -204,7 +206,7 @@ proptest! {
         let mut covered = HourSet::default();
         for entry in &manifest.windows {
             let window: Window = entry.window.parse().unwrap();
-            prop_assert!(wanted.intersects(window) && !covered.intersects(window), "{window} twice, or not wanted");
+            prop_assert!(wanted.intersects(window) && !covered.intersects(window), "{window} is duplicate or not wanted");
             prop_assert!(journal.covered(SOURCE).contains(window));
             covered.insert(window);
         }
@@ -215,15 +217,15 @@ proptest! {
             let hours = covered.hours_of(day.date) & window.hours();
             prop_assert_eq!(u32::from(day.hours), hours.count_ones());
             prop_assert_eq!(u32::from(day.wanted), window.hours().count_ones());
-            let whole = day.hours == day.wanted && !short.intersects(window);
-            prop_assert_eq!(whole, day.statement != DayStatement::AcceptedGap);
-            prop_assert!(whole || export.in_accepted_gap(day.date));
+            let complete = day.hours == day.wanted && !short.intersects(window);
+            prop_assert_eq!(complete, day.statement != DayStatement::AcceptedGap);
+            prop_assert!(complete || export.in_accepted_gap(day.date));
             match (day.statement, day.reported) {
                 (DayStatement::Matched, reported) => prop_assert_eq!(reported, Some(day.events)),
                 (DayStatement::Over, reported) => prop_assert!(reported.unwrap() < day.events),
                 (DayStatement::Unknown, reported) => prop_assert_eq!(reported, None),
                 (DayStatement::Empty, _) => prop_assert_eq!(day.events, 0),
-                (DayStatement::Short, _) => prop_assert!(false, "no receipt says so"),
+                (DayStatement::Short, _) => prop_assert!(false, "no receipt is short"),
                 (DayStatement::AcceptedGap, _) => {}
             }
         }
@@ -259,7 +261,7 @@ fn a_manifest_of_another_schema_sequence_or_algorithm_is_rejected() {
             window: Window::day(june(1)),
             events: 1,
             reported: Some(1),
-            of_day: None,
+            day_reported: None,
             source: SOURCE,
             object: true,
         }]),
@@ -289,7 +291,7 @@ fn the_largest_manifest_stays_within_the_size_limit() {
             window,
             events: 999_999_999,
             reported: Some(999_999_999),
-            of_day: None,
+            day_reported: None,
             source: SOURCE,
             object: true,
         })
