@@ -1,4 +1,4 @@
-//! Does what was decided for one resource. Reads its Secrets, writes its finalizer, begins and ends work.
+//! Executes the decision for one resource. Reads its Secrets, writes its finalizer, starts and stops tasks.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use super::kube_error::describe_error;
 use super::secrets::{self, FetchedSecrets};
 use super::supervise::{PrepareFn, StartPriority, Task};
 use super::{events, finalizer, registry};
-use crate::api::{ConditionType, EventExport, Reason, find_condition};
+use crate::api::{ConditionType, EventExport, Reason, SettingNames, find_condition};
 use crate::export::failure::Failure;
 use crate::telemetry::metrics::ReconcileResult;
 
-/// Does it; returns the resource as it is since then, where that changed it.
+/// Executes an action. Returns the resource if the action wrote it.
 pub(super) async fn act(
     context: &Arc<ReconcileContext>,
     object: &Arc<EventExport>,
@@ -30,8 +30,8 @@ pub(super) async fn act(
         Action::Start => start(context, object, owner),
         Action::CompareSecrets => compare_secrets(context, object, &owner).await?,
         Action::Stop => {
-            info!(export = %full_name(&owner), "stopping: its spec changed, or it is suspended or deleted");
-            // Also if the change is taken back before it has stopped.
+            info!(export = %full_name(&owner), "stopping export (spec changed, suspended or deleted)");
+            // Holds also if the change is reverted before the task has stopped.
             context
                 .registry
                 .with(&owner.uid, |entry| entry.restart_requested = true);
@@ -48,7 +48,7 @@ fn full_name(owner: &Owner) -> String {
     format!("{}/{}", owner.namespace, owner.name)
 }
 
-/// Reads the Secrets, after it was noted which, so that no change is missed.
+/// Registers the names of the Secrets and then reads them. This order misses no change.
 async fn read_secrets(
     context: &ReconcileContext,
     object: &EventExport,
@@ -62,7 +62,7 @@ async fn read_secrets(
     secrets::fetch(&context.client, &owner.namespace, &references).await
 }
 
-/// The export with its peers, or what a person has to do first.
+/// Creates the export with its peers. Fails if manual action is needed first.
 async fn prepare(
     context: &ReconcileContext,
     object: &EventExport,
@@ -80,7 +80,7 @@ async fn prepare(
     }
 }
 
-/// Begins in a task: with thousands of resources, each waits for its turn before it costs anything.
+/// Starts the export in a task, which waits for its turn: thousands of resources must not use memory at once.
 fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
     let priority = start_priority(object);
     let (uid, spec) = (owner.uid.clone(), spec_digest(&object.spec));
@@ -90,22 +90,22 @@ fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owne
     registry.start_task(&uid, spec, Task::Export(priority, prepare));
 }
 
-/// All that comes before an export: its Secrets, its job, its finalizer.
+/// Prepares an export: reads its Secrets, creates its runner, adds its finalizer.
 async fn prepare_run(
     context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
 ) -> Result<Arc<dyn ExportRunner>, registry::TaskOutcome> {
-    let (export, began) = (full_name(owner), Instant::now());
+    let (export, started_at) = (full_name(owner), Instant::now());
     let not_started = |error: kube::Error| {
         warn!(
             export,
             error = describe_error(&error),
-            "the API server did not answer: it begins later"
+            "cannot start the export, will retry"
         );
         context
             .metrics
-            .reconciled(ReconcileResult::error, began.elapsed());
+            .reconciled(ReconcileResult::error, started_at.elapsed());
         registry::TaskOutcome::NotStarted
     };
     let fetched = read_secrets(context, object, owner).await.map_err(not_started)?;
@@ -113,41 +113,44 @@ async fn prepare_run(
     let runner = prepare(context, object, owner, fetched)
         .await
         .map_err(|failure| {
-            warn!(export, reason = %failure.reason, message = failure.message, "cannot begin");
+            let error = failure.describe(&SettingNames::default());
+            warn!(export, reason = %failure.reason, error, "cannot start the export");
             registry::TaskOutcome::Blocked(failure)
         })?;
-    // By what is there, not by what was watched, which may be old: nothing begins for a resource that is gone. What was
-    // complete is only looked at; should there be something to do after all, the finalizer is put on then.
+    // The watch may lag behind: the resource is read again, so that no export starts for a deleted one. A complete
+    // export is only verified; it gets the finalizer if it opens a session after all.
     let (api, verify_only) = (context.api(object), is_complete(object));
-    let mut now = api.get_opt(&owner.name).await.map_err(not_started)?;
-    if let Some(there) = now.as_ref().filter(|now| is_current(object, now))
+    let mut newest = api.get_opt(&owner.name).await.map_err(not_started)?;
+    if let Some(current) = newest.as_ref().filter(|newest| is_current(object, newest))
         && !verify_only
-        && !has_finalizer(there)
+        && !has_finalizer(current)
     {
-        now = finalizer::add(&api, there).await.map_err(not_started)?;
+        newest = finalizer::add(&api, current).await.map_err(not_started)?;
     }
-    let Some(now) = now.filter(|now| is_current(object, now)) else {
-        // Its change or deletion wakes us, or it is gone.
+    let Some(newest) = newest.filter(|newest| is_current(object, newest)) else {
+        // The watch delivers the change or the deletion, which triggers a reconcile.
         return Err(registry::TaskOutcome::NotStarted);
     };
     context.registry.with(&owner.uid, |entry| {
-        entry.sessions = Some(has_finalizer(&now) || !verify_only);
+        entry.sessions = Some(has_finalizer(&newest) || !verify_only);
     });
-    info!(export, "begins");
+    info!(export, "export started");
     Ok(runner)
 }
 
-/// Whether a resource asks for the same as when it was watched.
-fn is_current(watched: &EventExport, now: &EventExport) -> bool {
-    let (watched, now) = (&watched.metadata, &now.metadata);
-    watched.uid == now.uid && watched.generation == now.generation && now.deletion_timestamp.is_none()
+/// Returns true if the resource has the generation that was watched and is not being deleted.
+fn is_current(watched: &EventExport, newest: &EventExport) -> bool {
+    let (watched, newest) = (&watched.metadata, &newest.metadata);
+    watched.uid == newest.uid
+        && watched.generation == newest.generation
+        && newest.deletion_timestamp.is_none()
 }
 
 fn is_complete(object: &EventExport) -> bool {
     start_priority(object) == StartPriority::Complete
 }
 
-/// When its bucket is listed for the first time, by what its status says of this very spec.
+/// Returns the priority of the first listing, by the status of the current generation.
 fn start_priority(object: &EventExport) -> StartPriority {
     let status = object.status.as_ref();
     let status = status.filter(|status| Some(status.observed_generation) == object.metadata.generation);
@@ -162,27 +165,27 @@ fn start_priority(object: &EventExport) -> StartPriority {
     }
 }
 
-/// A Secret has another version: only other contents are a reason to begin again.
+/// Restarts the export if the contents of its Secrets changed. A new version with the same contents changes nothing.
 async fn compare_secrets(
     context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
 ) -> kube::Result<()> {
     let fetched = read_secrets(context, object, owner).await?;
-    let other = context.registry.with(&owner.uid, |entry| {
-        let other = fetched.missing.is_some() || entry.secrets.digest != fetched.digest;
-        entry.restart_requested |= other;
-        other
+    let changed = context.registry.with(&owner.uid, |entry| {
+        let changed = fetched.missing.is_some() || entry.secrets.digest != fetched.digest;
+        entry.restart_requested |= changed;
+        changed
     });
     context.registry.record_secrets(&owner.uid, &fetched);
-    if other == Some(true) {
-        info!(export = %full_name(owner), "its Secrets have other contents; beginning again");
+    if changed == Some(true) {
+        info!(export = %full_name(owner), "contents of Secrets changed, restarting export");
         context.registry.stop(&owner.uid);
     }
     Ok(())
 }
 
-/// Deletes sessions: with credentials that are still in memory, or else with those of the Secrets.
+/// Deletes the sessions, with the credentials in memory or else with those of the Secrets.
 async fn release(context: &ReconcileContext, object: &EventExport, owner: &Owner) -> kube::Result<()> {
     let spec = spec_digest(&object.spec);
     let kept = context
@@ -195,33 +198,35 @@ async fn release(context: &ReconcileContext, object: &EventExport, owner: &Owner
         let fetched = read_secrets(context, object, owner).await?;
         context.registry.record_secrets(&owner.uid, &fetched);
         let prepared = prepare(context, object, owner, fetched).await;
-        context.registry.with(&owner.uid, |entry| entry.rebuilt = true);
+        context
+            .registry
+            .with(&owner.uid, |entry| entry.runner_rebuilt = true);
         match prepared {
             Ok(runner) => runner,
             Err(failure) => {
-                warn!(export = %full_name(owner), message = failure.message, "its sessions cannot be released");
-                context
-                    .registry
-                    .mark_release_impossible(&owner.uid, spec, failure.message);
+                let error = failure.describe(&SettingNames::default());
+                warn!(export = %full_name(owner), error, "cannot delete sessions");
+                context.registry.mark_release_impossible(&owner.uid, spec, error);
                 return Ok(());
             }
         }
     };
-    info!(export = %full_name(owner), "deleting its sessions");
+    info!(export = %full_name(owner), "deleting sessions");
     context
         .registry
         .start_task(&owner.uid, spec, Task::Release(runner));
     Ok(())
 }
 
-/// Lets a deleted resource go although sessions may be open, and says so in every place where somebody may look.
+/// Removes the finalizer of a deleted resource although sessions may be open. Reports that as an Event, a log line and
+/// metrics.
 async fn abandon_cleanup(
     context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
 ) -> kube::Result<Option<EventExport>> {
-    let left = context.registry.with(&owner.uid, |entry| {
-        let (mut ids, why) = finalizer::leftover_sessions(entry.left.as_deref());
+    let leftover = context.registry.with(&owner.uid, |entry| {
+        let (mut ids, why) = finalizer::leftover_sessions(entry.release_report.as_deref());
         if let TaskState::Running(running) = &entry.state {
             ids.extend(
                 running
@@ -232,12 +237,12 @@ async fn abandon_cleanup(
                     .map(|session| session.id.clone()),
             );
         }
-        if let Some((snapshot, _)) = &entry.last {
+        if let Some((snapshot, _)) = &entry.last_run {
             ids.extend(snapshot.sessions.iter().map(|session| session.id.clone()));
         }
         (ids, why)
     });
-    let (ids, why) = left.unwrap_or_else(|| finalizer::leftover_sessions(None));
+    let (ids, why) = leftover.unwrap_or_else(|| finalizer::leftover_sessions(None));
     let known = object
         .status
         .iter()
@@ -247,19 +252,19 @@ async fn abandon_cleanup(
     ids.sort();
     ids.dedup();
     context.registry.abort(&owner.uid);
-    warn!(export = %full_name(owner), sessions = ?ids, why, "deleted, but sessions may be left open at the service");
-    let note = events::leftover_sessions_event(&ids, &why);
-    // Before the finalizer goes: afterwards there is nothing to tell about. Not again if that write fails.
+    warn!(export = %full_name(owner), sessions = ?ids, why, "removing finalizer, sessions may still be open");
+    let event = events::leftover_sessions_event(&ids, &why);
+    // An Event needs the resource, so it is sent before the finalizer is removed. Not again if that write fails.
     let first = context.registry.with(&owner.uid, |entry| {
         !std::mem::replace(&mut entry.leftover_sessions_reported, true)
     });
     if first == Some(true) {
-        context.metrics.releases_given_up.inc();
+        context.metrics.deletions_abandoned.inc();
         context
             .metrics
             .sessions_left
             .inc_by(u64::try_from(ids.len()).unwrap_or(u64::MAX));
-        context.recorder.record(object, vec![note], || true).await;
+        context.recorder.record(object, vec![event], || true).await;
     }
     finalizer::remove(&context.api(object), object).await
 }
@@ -291,7 +296,7 @@ mod tests {
         let (complete, ready) = (ConditionType::Complete, ConditionType::Ready);
         assert_eq!(with(complete, true, Reason::Complete, 2), StartPriority::Complete);
         assert_eq!(with(ready, true, Reason::CaughtUp, 2), StartPriority::CaughtUp);
-        // It fails, works, or was changed since.
+        // It fails, exports, or has a newer generation.
         for unfinished in [
             with(ready, false, Reason::CaughtUp, 2),
             with(ready, true, Reason::Exporting, 2),

@@ -1,9 +1,9 @@
-//! Which operator serves a resource, where several would: those of one Lease take turns by it, and for those of
-//! different Leases the resource itself says, in an annotation, whose it is. Writes the annotations of resources.
+//! Decides which operator serves an export when operators with different Leases select it. An annotation of the
+//! resource names the serving operator. (Processes with the same Lease take turns by that Lease.) Writes annotations.
 //!
-//! Nothing is renewed. Who finds another's name there asks, by a second annotation; who serves it takes the question
-//! away, and that is the answer. Where none comes, the resource is taken over. Safety does not hang on it: should both
-//! work for a while, the journal keeps them apart ([`HolderEpoch`](crate::export::spec::HolderEpoch)).
+//! Nothing is renewed. An operator that finds another name there probes it with a second annotation. The serving
+//! operator answers by removing that annotation. If no answer comes, the contender takes over. Safety does not depend
+//! on this: the journal separates operators that export at once ([`HolderEpoch`](crate::export::spec::HolderEpoch)).
 
 use std::time::{Duration, Instant};
 
@@ -18,45 +18,45 @@ use super::election::LeaseTiming;
 use super::events;
 use crate::api::EventExport;
 
-/// Annotation: namespace and name of the Lease of the operator that serves the resource.
+/// Annotation with the namespace and name of the Lease of the operator that serves the resource.
 pub const OPERATOR_ANNOTATION: &str = "eventexport.io/operator";
 
-/// Annotation: the same of an operator that would serve it, and asks whether the other one does.
+/// Annotation with the namespace and name of the Lease of an operator that probes the serving one.
 pub const CONTENDER_ANNOTATION: &str = "eventexport.io/contender";
 
-/// How long after an answer it is asked again, in times of [`answer_timeout`]: with that, how long it takes until an operator
-/// that is gone is noticed. 3 min by default, both together.
+/// Time from an answer to the next probe, in multiples of [`answer_timeout`]. Both together bound the time to detect
+/// that the serving operator is gone: 3 min by default.
 const PROBE_INTERVAL_FACTOR: u32 = 2;
 
-/// How long after its last question a contender is shown: longer than it takes to ask again.
+/// Time after its last probe for which a contender is reported. Longer than the interval between probes.
 const CONTENDER_TTL: Duration = Duration::from_mins(5);
 
-/// How long to wait before the next look where a newer version of the resource was met.
+/// Delay of the next reconcile after a write conflict.
 const CONFLICT_REQUEUE: Duration = Duration::from_millis(500);
 
-/// Longest name of another operator that is shown, in characters: two DNS names.
+/// Maximum length of another operator's name in messages, in characters: two DNS names.
 const NAME_CHARS: usize = 320;
 
-/// How long an operator may take to answer: enough for another of its processes to take over its Lease.
+/// Returns the time in which an operator must answer. Another of its processes can take over its Lease meanwhile.
 pub(super) fn answer_timeout(timing: &LeaseTiming) -> Duration {
     timing.duration * 4
 }
 
-/// What is remembered of other operators that would serve a resource. Empty for almost all.
+/// State of the contention with other operators over one resource. Empty for almost all resources.
 #[derive(Debug, Default)]
 pub(super) struct OperatorContention(Option<Box<ContentionState>>);
 
 #[derive(Debug, Default)]
 struct ContentionState {
-    /// Since when an answer is waited for.
-    asked: Option<Instant>,
-    /// When the other one answered that it serves it.
-    answered: Option<Instant>,
-    /// Who asked us, and when last.
+    /// Time of the probe that has no answer yet.
+    probed_at: Option<Instant>,
+    /// Time of the last answer of the serving operator.
+    answered_at: Option<Instant>,
+    /// Operator that probed this one, and the time of its last probe.
     contender: Option<(String, Instant)>,
-    /// Since when it is ours, where it was another's or nobody's before.
+    /// Time when this operator took the resource over. `None`: it did not.
     since: Option<Timestamp>,
-    /// Another serves it.
+    /// True if another operator serves the resource.
     served_by_other: bool,
 }
 
@@ -65,51 +65,51 @@ impl OperatorContention {
         self.0.get_or_insert_default()
     }
 
-    /// Since when it is ours, where it was not from the start.
+    /// Returns the time when this operator took the resource over, if it did.
     pub(super) fn since(&self) -> Option<Timestamp> {
         self.0.as_ref()?.since
     }
 
-    /// Whether another serves it.
+    /// Returns true if another operator serves the resource.
     pub(super) fn served_by_other(&self) -> bool {
         self.0.as_ref().is_some_and(|state| state.served_by_other)
     }
 
-    /// Who else would serve it, and how much longer that is shown.
+    /// Returns the contender, and the remaining time for which it is reported.
     pub(super) fn contender(&self) -> Option<(&str, Duration)> {
-        let (name, asked) = self.0.as_ref()?.contender.as_ref()?;
-        let left = CONTENDER_TTL.checked_sub(asked.elapsed())?;
+        let (name, probed_at) = self.0.as_ref()?.contender.as_ref()?;
+        let left = CONTENDER_TTL.checked_sub(probed_at.elapsed())?;
         Some((name, left))
     }
 }
 
-/// What is known when it is decided whose a resource is.
+/// Input of [`claim_step`].
 #[derive(Clone, Copy, Debug)]
 struct ClaimObservation<'a> {
     me: &'a str,
     operator: Option<&'a str>,
     contender: Option<&'a str>,
-    /// For how long an answer is waited for.
-    asked: Option<Duration>,
-    /// How long ago one came.
-    answered: Option<Duration>,
+    /// Time since the probe that has no answer yet.
+    since_probe: Option<Duration>,
+    /// Time since the last answer.
+    since_answer: Option<Duration>,
     answer_timeout: Duration,
 }
 
-/// What is done about it.
+/// Next step of this operator for one resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClaimStep {
-    /// It is ours.
+    /// Serve the resource.
     Serve,
-    /// It is ours, and who asks is told so.
+    /// Serve the resource, and answer the contender.
     Answer,
-    /// It is nobody's, or its operator is gone: it is ours from now on.
+    /// Take the resource over: it has no operator, or its operator is gone.
     TakeOver,
-    /// Its operator is asked whether it is there.
+    /// Ask the serving operator for an answer.
     Probe,
-    /// It answered.
+    /// Leave the resource to the serving operator, which answered.
     Yield,
-    /// Nothing, for so long.
+    /// Do nothing for this time.
     Wait(Duration),
 }
 
@@ -120,15 +120,15 @@ fn claim_step(observed: &ClaimObservation<'_>) -> ClaimStep {
             None => ClaimStep::Serve,
             Some(_) => ClaimStep::Answer,
         },
-        Some(_) => match (observed.asked, observed.contender) {
+        Some(_) => match (observed.since_probe, observed.contender) {
             (Some(_), None) => ClaimStep::Yield,
-            // Who does not answer a third one either is gone.
+            // The name may be of a third operator: an operator that does not answer that one is gone, too.
             (Some(waited), Some(_)) => match observed.answer_timeout.checked_sub(waited) {
                 None | Some(Duration::ZERO) => ClaimStep::TakeOver,
                 Some(rest) => ClaimStep::Wait(rest),
             },
             (None, _) => match observed
-                .answered
+                .since_answer
                 .and_then(|ago| (observed.answer_timeout * PROBE_INTERVAL_FACTOR).checked_sub(ago))
             {
                 None | Some(Duration::ZERO) => ClaimStep::Probe,
@@ -138,8 +138,8 @@ fn claim_step(observed: &ClaimObservation<'_>) -> ClaimStep {
     }
 }
 
-/// Makes it ours, if it may be; else how long to leave it alone. Returns the resource as it is since then, where that
-/// was written: what is written next goes over that version.
+/// Claims the resource for this operator. Returns the resource if this wrote it: later writes need that version. The
+/// inner error is the delay of the next reconcile while another operator may serve the resource.
 pub(super) async fn claim(
     context: &ReconcileContext,
     object: &EventExport,
@@ -149,7 +149,7 @@ pub(super) async fn claim(
     let annotated = |object: &EventExport, name: &str| object.annotations().get(name).cloned();
     let mut read = None;
     if annotated(object, OPERATOR_ANNOTATION).is_some_and(|operator| operator != me) {
-        // What the watch has seen may be older than what this process wrote last.
+        // The watch may lag behind the last write of this process.
         let newest = context.api(object).get_opt(&object.name_any()).await?;
         match newest.filter(|newest| newest.metadata.uid == object.metadata.uid) {
             Some(newest) => read = Some(newest),
@@ -167,8 +167,8 @@ pub(super) async fn claim(
             me,
             operator: operator.as_deref(),
             contender: contender.as_deref(),
-            asked: state.and_then(|state| state.asked).map(|at| at.elapsed()),
-            answered: state.and_then(|state| state.answered).map(|at| at.elapsed()),
+            since_probe: state.and_then(|state| state.probed_at).map(|at| at.elapsed()),
+            since_answer: state.and_then(|state| state.answered_at).map(|at| at.elapsed()),
             answer_timeout: context.answer_timeout,
         })
     });
@@ -182,7 +182,7 @@ pub(super) async fn claim(
         ClaimStep::Serve => None,
         ClaimStep::Answer => {
             let contender = truncate(contender.as_deref().unwrap_or_default());
-            let Some(answered) = write_annotations(context, object, me, None).await? else {
+            let Some(written) = write_annotations(context, object, me, None).await? else {
                 return Ok(Err(CONFLICT_REQUEUE));
             };
             if contender != me {
@@ -190,18 +190,18 @@ pub(super) async fn claim(
                     export,
                     contender,
                     operator = me,
-                    "another operator would serve it, and is told that it is ours"
+                    "another operator selects this export, keeping it"
                 );
                 context.registry.with(uid, |entry| {
                     entry.contention.state().contender = Some((contender, Instant::now()));
                 });
             }
-            Some(answered)
+            Some(written)
         }
         ClaimStep::TakeOver => {
-            // Before it is written: what another process of our name began until then is left behind.
+            // Before the write: attempts that another process of this holder started until then are of an older epoch.
             let since = (context.now)();
-            let Some(taken) = write_annotations(context, object, me, None).await? else {
+            let Some(written) = write_annotations(context, object, me, None).await? else {
                 return Ok(Err(CONFLICT_REQUEUE));
             };
             if operator.is_some() {
@@ -209,7 +209,7 @@ pub(super) async fn claim(
                     export,
                     from = other,
                     operator = me,
-                    "its operator does not answer: taken over"
+                    "operator does not answer, export taken over"
                 );
             }
             context.registry.with(uid, |entry| {
@@ -217,19 +217,22 @@ pub(super) async fn claim(
                 entry.contention.0 = None;
                 entry.contention.state().since = Some(since);
             });
-            Some(taken)
+            Some(written)
         }
         ClaimStep::Probe => {
-            yield_export(context, uid, |state| state.asked = Some(Instant::now()));
-            let holder = operator.as_deref().unwrap_or_default();
-            if write_annotations(context, object, holder, Some(me))
+            yield_export(context, uid, |state| state.probed_at = Some(Instant::now()));
+            let serving = operator.as_deref().unwrap_or_default();
+            if write_annotations(context, object, serving, Some(me))
                 .await?
                 .is_none()
             {
-                yield_export(context, uid, |state| state.asked = None);
+                yield_export(context, uid, |state| state.probed_at = None);
                 return Ok(Err(CONFLICT_REQUEUE));
             }
-            info!(export, other, "another operator's; asked whether it is there");
+            info!(
+                export,
+                other, "another operator is named on the export, probing it"
+            );
             return Ok(Err(context.answer_timeout));
         }
         ClaimStep::Yield => {
@@ -237,17 +240,17 @@ pub(super) async fn claim(
                 export,
                 other,
                 operator = me,
-                "another operator serves it: left alone"
+                "another operator serves this export, ignoring it"
             );
             yield_export(context, uid, |state| {
-                (state.asked, state.answered) = (None, Some(Instant::now()));
+                (state.probed_at, state.answered_at) = (None, Some(Instant::now()));
             });
             let allowed = || {
                 let take = |entry: &mut super::entry::ExportEntry| entry.rate_limit.take(Instant::now());
                 context.registry.with(uid, take).unwrap_or(false)
             };
-            let note = events::served_elsewhere_event(&other, me);
-            context.recorder.record(object, vec![note], allowed).await;
+            let event = events::served_elsewhere_event(&other, me);
+            context.recorder.record(object, vec![event], allowed).await;
             return Ok(Err(context.answer_timeout * PROBE_INTERVAL_FACTOR));
         }
         ClaimStep::Wait(rest) => {
@@ -258,18 +261,18 @@ pub(super) async fn claim(
     Ok(Ok(claimed))
 }
 
-/// Another serves it: what is under way here ends, and begins anew should it be ours again.
-fn yield_export(context: &ReconcileContext, uid: &str, note: impl FnOnce(&mut ContentionState)) {
+/// Stops the task of a resource that another operator serves. The task restarts if this operator takes over later.
+fn yield_export(context: &ReconcileContext, uid: &str, update: impl FnOnce(&mut ContentionState)) {
     context.registry.stop(uid);
     context.registry.with(uid, |entry| {
         let state = entry.contention.state();
         (state.served_by_other, state.contender) = (true, None);
-        note(state);
+        update(state);
         entry.restart_requested = true;
     });
 }
 
-/// Writes both names, over the version that was read only; the resource with them, or `None` where it was another.
+/// Writes both annotations over exactly the version that was read. Returns `None` on a conflict.
 async fn write_annotations(
     context: &ReconcileContext,
     object: &EventExport,
@@ -308,8 +311,8 @@ mod tests {
             me: "a/me",
             operator,
             contender,
-            asked: None,
-            answered: None,
+            since_probe: None,
+            since_answer: None,
             answer_timeout: ANSWER_TIMEOUT,
         }
     }
@@ -327,15 +330,15 @@ mod tests {
 
     #[test]
     fn a_contender_takes_over_only_if_the_owner_is_silent() {
-        let contended_step = |contender, asked: Option<u64>, answered: Option<u64>| {
+        let contended_step = |contender, since_probe: Option<u64>, since_answer: Option<u64>| {
             claim_step(&ClaimObservation {
-                asked: asked.map(Duration::from_secs),
-                answered: answered.map(Duration::from_secs),
+                since_probe: since_probe.map(Duration::from_secs),
+                since_answer: since_answer.map(Duration::from_secs),
                 ..observed(Some("b/other"), contender)
             })
         };
         assert_eq!(contended_step(None, None, None), ClaimStep::Probe);
-        // By this process before it was started again: asked anew, so that the whole wait is its own.
+        // Probed before this process restarted: it probes again, to wait for the full timeout itself.
         assert_eq!(contended_step(Some("a/me"), None, None), ClaimStep::Probe);
         assert_eq!(
             contended_step(Some("a/me"), Some(59), None),

@@ -1,4 +1,4 @@
-//! What the operator is told, validated. No I/O.
+//! Validated configuration of the operator. No I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,47 +9,47 @@ use super::exporter::Exporter;
 use super::lease::LeaseSettings;
 use crate::egress::Traffic;
 
-/// How the operator works.
+/// Configuration of the operator.
 #[derive(Clone)]
 pub struct OperatorConfig {
-    /// The API server, and as whom.
+    /// Address and credentials of the API server.
     pub kubernetes: kube::Config,
-    /// Only resources of this namespace; `None`: all.
+    /// Namespace of the resources to serve. `None`: all namespaces.
     pub namespace: Option<String>,
-    /// How one of several processes is the active one.
+    /// Lease for leader election.
     pub lease: LeaseSettings,
-    /// Looks at resources at once, 1–1,000. Default 16.
+    /// Maximum concurrent reconciles, 1–1,000. Default 16.
     pub concurrency: u16,
-    /// How long changes of one resource are gathered before it is looked at. Default 200 ms.
+    /// Time for which changes of one resource are collected before a reconcile. Default 200 ms.
     pub debounce: Duration,
-    /// How changes are watched for.
+    /// Timeouts of watches.
     pub watch: WatchConfig,
-    /// How long exports may take to end and to delete their sessions at shutdown: below the pod's
+    /// Maximum time for exports to stop and delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
     pub shutdown_timeout: Duration,
-    /// What makes exports, once the names of the cluster and of this process are known.
+    /// Creates the exporter from the names of the cluster and of this process.
     pub exporter: Arc<dyn Fn(String, String) -> Arc<dyn Exporter> + Send + Sync>,
-    /// How requests leave; its fence is closed when the lease runs out.
+    /// Metrics and fence of outgoing requests. The fence closes when the lease expires.
     pub traffic: Traffic,
-    /// How long the service keeps events, where that is known: for a metric only.
+    /// Time for which the service keeps events, if known. Used only for a metric.
     pub retention: Option<SignedDuration>,
-    /// What tells this cluster from others; `None`: the UID of the namespace `kube-system`.
+    /// Name of this cluster, different from those of other clusters. `None`: the UID of the namespace `kube-system`.
     pub cluster: Option<String>,
 }
 
-/// Defaults of [`OperatorConfig::concurrency`].
+/// Default of [`OperatorConfig::concurrency`].
 pub const DEFAULT_CONCURRENCY: u16 = 16;
 
 /// Default of [`OperatorConfig::debounce`].
 pub const DEFAULT_DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// How changes in the cluster are watched for.
+/// Timeouts of watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchConfig {
-    /// How long the API server is asked to keep a watch open, in seconds: what a dead connection hides comes to light at
-    /// most 5 s after that. Default 60.
+    /// Time for which the API server keeps a watch open, in seconds. A dead connection is detected at most 5 s later.
+    /// Default 60.
     pub timeout_seconds: u32,
-    /// How long until everything is listed again, should events have been lost on the way. Default 12 h.
+    /// Interval between complete lists, in case events were lost. Default 12 h.
     pub relist_interval: Duration,
 }
 

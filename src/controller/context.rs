@@ -1,4 +1,4 @@
-//! What every look at a resource needs.
+//! State that all reconciles share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::registry::ExportRegistry;
 use crate::api::EventExport;
 use crate::telemetry::{Health, Metrics};
 
-/// What every look at a resource needs.
+/// Clients, registry and settings that all reconciles share.
 pub(super) struct ReconcileContext {
     pub(super) client: Client,
     pub(super) registry: Arc<ExportRegistry>,
@@ -20,27 +20,27 @@ pub(super) struct ReconcileContext {
     pub(super) recorder: EventRecorder,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
-    /// What tells this operator from others of the cluster: its Lease.
+    /// Namespace and name of the Lease, which identify this operator in the cluster.
     pub(super) operator: String,
-    /// How long another operator may take to answer.
+    /// Time in which another operator must answer a probe.
     pub(super) answer_timeout: Duration,
-    /// Since when this process leads.
+    /// Time since which this process leads.
     pub(super) since: Timestamp,
-    /// How long the service keeps events, as the operator was told.
+    /// Configured time for which the service keeps events.
     pub(super) retention: Option<SignedDuration>,
     pub(super) now: fn() -> Timestamp,
 }
 
 impl ReconcileContext {
     pub(super) fn api(&self, object: &EventExport) -> Api<EventExport> {
-        // The kind is namespaced: the API server gives none without.
+        // The kind is namespaced, so the namespace is always set.
         Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default())
     }
 }
 
 pub(super) fn owner(context: &ReconcileContext, object: &EventExport) -> Owner {
     let uid = object.uid().unwrap_or_default();
-    let taken = context
+    let taken_over = context
         .registry
         .with(&uid, |entry| entry.contention.since())
         .flatten();
@@ -48,6 +48,6 @@ pub(super) fn owner(context: &ReconcileContext, object: &EventExport) -> Owner {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
         uid,
-        since: taken.unwrap_or(context.since),
+        since: taken_over.unwrap_or(context.since),
     }
 }

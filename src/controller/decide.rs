@@ -1,88 +1,89 @@
-//! What the operator does with one resource, given what it knows of it. Pure: no I/O and no clock.
+//! Decides the action of a reconcile from the observed state of a resource. Pure: no I/O and no clock.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long sessions of a deleted resource are tried to be released, from its deletion on.
+/// Maximum time for the deletion of sessions, from the deletion of the resource.
 pub const RELEASE_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
 
-/// How long this process tries that at least, also if it comes late.
+/// Minimum time for the deletion of sessions in this process, even if it starts late.
 const MIN_RELEASE_TIME: SignedDuration = SignedDuration::from_mins(1);
 
-/// Longest pause after a failure that may go away by itself, or for which nothing tells that a person mended it.
+/// Maximum backoff after a failure that may be temporary, or that gives no signal when a user has fixed it.
 pub const MAX_FAILURE_BACKOFF: SignedDuration = SignedDuration::from_mins(10);
 
-/// Longest pause between two tries to release sessions: there are ten minutes in all.
+/// Maximum backoff between two tries to delete sessions, within [`RELEASE_TIMEOUT`].
 pub const MAX_RELEASE_BACKOFF: SignedDuration = SignedDuration::from_mins(1);
 
-/// The longest that a resource is left alone: then its bucket is listed again.
+/// Maximum time between two listings of the bucket of an idle export.
 pub const RESYNC_INTERVAL: SignedDuration = SignedDuration::from_hours(24);
 
-/// How often an export that is under way is looked at when it says nothing.
+/// Interval between reconciles of a running export that reports no change.
 pub const ACTIVE_RESYNC_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
-/// What is known of a resource at a moment.
+/// Observed state of a resource: the input of [`decide`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceObservation {
-    /// The moment.
+    /// Time of the observation.
     pub now: Timestamp,
-    /// Since when it is being deleted.
+    /// Time of the deletion, if the resource is being deleted (see [`deleting_since`]).
     pub deleting: Option<Timestamp>,
-    /// Whether our finalizer is on it.
+    /// True if the resource has [`FINALIZER`](super::FINALIZER).
     pub finalizer: bool,
-    /// Whether a person suspended it.
+    /// True if `spec.suspend` is set.
     pub suspended: bool,
-    /// What its spec asks for, as a digest; `suspend` does not count.
+    /// Digest of the spec without `suspend`.
     pub spec_digest: u64,
-    /// Whether its Secrets may have other contents than those in use.
+    /// True if its Secrets may have other contents than those in use.
     pub secrets_stale: bool,
-    /// Whether sessions may be open because of it.
+    /// True if sessions of this resource may be open.
     pub sessions: bool,
-    /// Whether its status is not what this process wrote, or the work has to begin again for another reason.
+    /// True if the task must restart, for example because the status is not the one that this process wrote.
     pub restart_requested: bool,
-    /// What this process does, or did, for it.
+    /// Task of this process for the resource.
     pub task: ObservedTask,
 }
 
-/// What this process does, or did, for a resource.
+/// State of the task of this process for a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObservedTask {
-    /// Nothing yet.
+    /// No task was started yet.
     NotStarted,
-    /// It exports, by the spec of this digest.
+    /// The task exports.
     Exporting {
-        /// The digest.
+        /// Digest of the spec that the task uses.
         spec: u64,
-        /// Whether it was told to stop.
+        /// True if the task was asked to stop.
         stopping: bool,
     },
-    /// It deletes sessions.
+    /// The task deletes sessions.
     Releasing,
-    /// It did something, which ended.
+    /// The task ended.
     Finished {
-        /// What it did was by the spec of this digest.
+        /// Digest of the spec that the task used.
         spec: u64,
-        /// How it ended.
+        /// Result of the task.
         result: FinishedTask,
     },
 }
 
-/// How work ended.
+/// Result of a finished task, with the time of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishedTask {
-    /// There is nothing to do before that time.
+    /// Nothing to do before this time.
     Idle(Timestamp),
-    /// It could not begin, or broke down: not again before that time.
+    /// The export could not start, or crashed. No retry before this time.
     Failed(Timestamp),
-    /// Sessions could not be deleted: not again before that time.
+    /// Sessions could not be deleted. No retry before this time.
     ReleaseFailed(Timestamp),
-    /// Sessions cannot be deleted, and trying again would not help.
+    /// Sessions cannot be deleted, and a retry does not help.
     ReleaseImpossible,
 }
 
 impl FinishedTask {
-    /// When to go on, if that is still to come. A time further away than any pause is not: the clock was set back.
+    /// Returns the time of the next task if it is in the future. Ignores a time beyond the maximum backoff: then the
+    /// clock was set back.
     fn retry_at(self, now: Timestamp) -> Option<Timestamp> {
         let (next, most) = match self {
             Self::Idle(next) => (next, RESYNC_INTERVAL),
@@ -94,8 +95,8 @@ impl FinishedTask {
     }
 }
 
-/// Since when a resource counts as being deleted, of which this process has known for `known`. The API server's word
-/// alone would not do: its clock may be another, and this process may have been away.
+/// Returns the time of the deletion of a resource. This process has known of it for `known`. The timestamp of the API
+/// server alone is not enough: the clocks may differ, and this process may have been down.
 pub fn deleting_since(now: Timestamp, by_api_server: Timestamp, known: SignedDuration) -> Timestamp {
     let longest = known
         .saturating_add(RELEASE_TIMEOUT)
@@ -104,31 +105,31 @@ pub fn deleting_since(now: Timestamp, by_api_server: Timestamp, known: SignedDur
     now.saturating_sub(age).unwrap_or(Timestamp::MIN)
 }
 
-/// What is to be done.
+/// Action of a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing.
+    /// Do nothing.
     Noop,
-    /// Begin to export.
+    /// Start the export.
     Start,
-    /// Compare the contents of the Secrets with those in use; where they differ, begin again.
+    /// Compare the contents of the Secrets with those in use, and restart the export if they differ.
     CompareSecrets,
-    /// Tell the export to stop; its end wakes us.
+    /// Ask the export to stop. Its end triggers a reconcile.
     Stop,
     /// Delete the sessions.
     ReleaseSessions,
-    /// Take our finalizer away: no session is open.
+    /// Remove the finalizer: no session is open.
     RemoveFinalizer,
-    /// Take our finalizer away although sessions may be open, and say so.
+    /// Remove the finalizer although sessions may be open, and report that.
     AbandonCleanup,
 }
 
-/// What is to be done now, and when to look again at the latest.
+/// Action of a reconcile, and the time of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReconcileDecision {
-    /// What is to be done now.
+    /// Action to execute now.
     pub action: Action,
-    /// When to look again, should nothing wake us before; `None`: something will.
+    /// Latest time of the next reconcile. `None`: an event triggers it.
     pub requeue_at: Option<Timestamp>,
 }
 
@@ -147,14 +148,14 @@ impl ReconcileDecision {
         }
     }
 
-    /// How long to wait from `now`, at least a second.
+    /// Returns the delay of the next reconcile from `now`, at least one second.
     pub fn pause(&self, now: Timestamp) -> Option<Duration> {
         let pause = Duration::try_from(self.requeue_at?.duration_since(now)).unwrap_or_default();
         Some(pause.max(Duration::from_secs(1)))
     }
 }
 
-/// What to do.
+/// Decides the action for a resource.
 pub fn decide(observed: &ResourceObservation) -> ReconcileDecision {
     match observed.deleting {
         Some(since) => delete(observed, since),
@@ -175,7 +176,7 @@ fn export(observed: &ResourceObservation) -> ReconcileDecision {
         ObservedTask::Exporting { .. } if observed.secrets_stale => {
             return ReconcileDecision::now(Action::CompareSecrets);
         }
-        // What waits may become overdue without anything else happening.
+        // A waiting window may become overdue without any other change.
         ObservedTask::Exporting { .. } => {
             return ReconcileDecision::wait(
                 observed
@@ -198,7 +199,7 @@ fn export(observed: &ResourceObservation) -> ReconcileDecision {
                 requeue_at: Some(next),
             },
             Some(next) => ReconcileDecision::wait(next),
-            // What cannot be released was suspended when that was found out; it no longer is.
+            // `ReleaseImpossible` comes from a suspended or deleted export; this one was resumed.
             None => ReconcileDecision::now(Action::Start),
         },
     }
@@ -221,7 +222,7 @@ fn suspend(observed: &ResourceObservation) -> ReconcileDecision {
             action: Action::Noop,
             requeue_at: pause,
         },
-        // Only a person can help; a change of the Secret or the spec wakes us, and a day's time.
+        // Needs manual action; a change of a Secret triggers a retry.
         ObservedTask::Finished {
             result: FinishedTask::ReleaseImpossible,
             ..
@@ -241,7 +242,7 @@ fn delete(observed: &ResourceObservation, since: Timestamp) -> ReconcileDecision
     let limit = since.saturating_add(RELEASE_TIMEOUT).unwrap_or(Timestamp::MAX);
     let late = observed.now >= limit;
     if !observed.finalizer {
-        // Somebody else's finalizer keeps it, or a person took ours away.
+        // The finalizer of another controller keeps the resource, or a user removed this one.
         return match observed.task {
             ObservedTask::Exporting { stopping: false, .. } => ReconcileDecision::now(Action::Stop),
             _ => ReconcileDecision::now(Action::Noop),

@@ -1,41 +1,40 @@
-//! Who leads: the decision of one candidate over one Lease record. Pure: no I/O and no clock.
+//! Leader election: the decision of one candidate over one Lease record. Pure: no I/O and no clock.
 //!
-//! The rules are those of client-go's leader election. Clocks of different machines are never compared: a record
-//! counts as abandoned when this process has watched it unchanged for the record's whole duration, by its own
-//! monotonic clock.
+//! The rules are those of client-go's leader election. It never compares clocks of different machines: a record
+//! is abandoned if it did not change for its full duration, by the monotonic clock of this process.
 
 use std::time::Duration;
 
-/// Times of a lease. Each must be longer than the next: duration > deadline > renew.
+/// Timing of a lease: `duration` > `deadline` > `renew`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTiming {
-    /// How long others wait for a leader that says nothing. Whole seconds.
+    /// Time that others wait for a leader that does not renew. Whole seconds.
     pub duration: Duration,
-    /// How long a leader tries to renew before it stops leading.
+    /// Time that a leader tries to renew before it stops leading.
     pub deadline: Duration,
-    /// How often a leader renews.
+    /// Interval between renewals of the leader.
     pub renew: Duration,
 }
 
-/// Times that cannot work.
+/// Invalid [`LeaseTiming`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseTimingError {
-    /// The record holds whole seconds.
-    #[error("the lease's duration must be whole seconds, from 2 s to 10 min")]
+    /// The Lease stores whole seconds.
+    #[error("the lease duration must be whole seconds, from 2 s to 10 min")]
     Duration,
-    /// A leader must stop before another may start.
-    #[error("the deadline must be shorter than the lease's duration by at least a second")]
+    /// A leader must stop before another process may start.
+    #[error("the renewal deadline must be at least 1 s shorter than the lease duration")]
     Deadline,
-    /// One failed renewal must not be the end.
-    #[error("the renewal interval must be at most half the deadline, and at least 100 ms")]
+    /// A leader must survive one failed renewal.
+    #[error("the renewal interval must be at least 100 ms and at most half the renewal deadline")]
     Renew,
 }
 
-/// Longest duration of a lease: longer, and a crashed leader is missed for too long.
+/// Maximum duration of a lease. It bounds the outage after a crash of the leader.
 const DURATION_MAX: Duration = Duration::from_mins(10);
 
-/// How often a candidate looks, and a leader repeats a renewal that failed: what a handover takes beyond the end of
-/// the old leader.
+/// Interval at which a candidate reads the Lease and a leader repeats a failed renewal: the maximum time of a handover
+/// after the old leader ended.
 pub const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 impl Default for LeaseTiming {
@@ -49,7 +48,7 @@ impl Default for LeaseTiming {
 }
 
 impl LeaseTiming {
-    /// These times, if they can work.
+    /// Returns the timing if it is valid.
     pub fn checked(self) -> Result<Self, LeaseTimingError> {
         let second = Duration::from_secs(1);
         if self.duration.subsec_nanos() != 0 || self.duration < 2 * second || self.duration > DURATION_MAX {
@@ -64,42 +63,42 @@ impl LeaseTiming {
         Ok(self)
     }
 
-    /// How long one request about the lease may take: a second one must fit before the deadline.
+    /// Returns the timeout of one request for the Lease. A second request fits before the deadline.
     pub fn request(&self) -> Duration {
         (self.deadline / 2).min(Duration::from_secs(5))
     }
 
-    /// How long to wait before a candidate looks again, or a failed renewal is repeated.
+    /// Returns the delay before a candidate reads the Lease again, or a leader repeats a failed renewal.
     pub fn retry(&self) -> Duration {
         RETRY_PERIOD.min(self.renew)
     }
 }
 
-/// What a Lease says, as far as the election goes.
+/// Fields of a Lease that the election uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseRecord {
-    /// Who holds it; `None` or empty: nobody.
+    /// Identity of the holder. `None` or empty: no holder.
     pub holder: Option<String>,
-    /// How long others must wait.
+    /// Time that others must wait after the last renewal.
     pub duration: Duration,
-    /// The version of the record: it changes whenever the holder renews.
+    /// `resourceVersion`, which changes with each renewal.
     pub version: String,
 }
 
-/// What a candidate does next.
+/// Next step of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CandidateStep {
-    /// There is no record: make one.
+    /// Create the Lease, which does not exist.
     Create,
-    /// The record is free or abandoned: put our name in, if it has not changed since.
+    /// Acquire the Lease, which is free or abandoned, if it did not change since.
     Acquire,
-    /// The record has our name: a reply of ours was lost. Renew it.
+    /// Renew the Lease, which this process holds already: the response to its write was lost.
     Renew,
-    /// Another leads: look again then.
+    /// Read the Lease again after this time: another process leads.
     Wait(Duration),
 }
 
-/// `unchanged` is how long this process has watched the record as it is.
+/// Decides the next step of a candidate. `unchanged` is the time since this process first read this version.
 pub fn candidate_step(
     me: &str,
     record: Option<&LeaseRecord>,
@@ -113,7 +112,7 @@ pub fn candidate_step(
         None | Some("") => CandidateStep::Acquire,
         Some(holder) if holder == me => CandidateStep::Renew,
         Some(_) => {
-            // The holder's own duration, should it be configured with a longer one than we are.
+            // The holder may be configured with a longer duration than this process.
             let validity = record.duration.clamp(timing.duration, DURATION_MAX);
             match validity.checked_sub(unchanged) {
                 None | Some(Duration::ZERO) => CandidateStep::Acquire,
@@ -123,27 +122,27 @@ pub fn candidate_step(
     }
 }
 
-/// How a renewal ended.
+/// Result of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewalResult {
-    /// The record is ours for another duration.
+    /// The Lease is renewed for another duration.
     Done,
-    /// The record has another name, or is gone.
+    /// The Lease has another holder, or does not exist.
     Taken,
-    /// Nobody knows: no answer, an error, or the record changed meanwhile.
+    /// Unknown: no answer, an error, or the Lease changed meanwhile.
     Unknown,
 }
 
-/// What a leader does after a renewal.
+/// Next step of a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaderStep {
-    /// Go on, and renew after so long.
+    /// Keep leading, and renew after this time.
     Keep(Duration),
-    /// Stop leading. Nobody else can lead before so long.
+    /// Stop leading. No other process can lead before this time.
     Lost(Duration),
 }
 
-/// `since` is how long ago the last successful renewal was *sent*.
+/// Decides the next step of a leader. `since` is the time since the last successful renewal was *sent*.
 pub fn leader_step(renewal: RenewalResult, since: Duration, timing: &LeaseTiming) -> LeaderStep {
     match renewal {
         RenewalResult::Done => LeaderStep::Keep(timing.renew),
@@ -182,11 +181,11 @@ mod tests {
             (Some(record(Some("other"), 15)), s(0), CandidateStep::Wait(s(1))),
             (Some(record(Some("other"), 15)), s(14), CandidateStep::Wait(s(1))),
             (Some(record(Some("other"), 15)), s(15), CandidateStep::Acquire),
-            // A leader with a longer duration than ours is given its own; one with a shorter, ours.
+            // The longer one of the durations of holder and candidate counts.
             (Some(record(Some("other"), 60)), s(59), CandidateStep::Wait(s(1))),
             (Some(record(Some("other"), 60)), s(60), CandidateStep::Acquire),
             (Some(record(Some("other"), 0)), s(3), CandidateStep::Wait(s(1))),
-            // A nonsensical record does not lock everyone out for ever.
+            // An invalid record does not block the election permanently.
             (
                 Some(record(Some("other"), 1_000_000)),
                 s(600),

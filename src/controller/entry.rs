@@ -1,4 +1,4 @@
-//! What this process remembers of one resource. Small: a resource that rests costs no more than its entry.
+//! State of one resource in this process. Small: an idle resource costs no more than its entry.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -24,68 +24,68 @@ use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 use crate::telemetry::metrics::ResourceFacts;
 
-/// Our finalizer: on a resource while sessions may be open because of it.
+/// Finalizer of the operator. It is on a resource while its sessions may be open.
 pub const FINALIZER: &str = "eventexport.io/sessions";
 
-/// What is remembered of one resource.
+/// State of one resource.
 pub(super) struct ExportEntry {
     pub(super) object: Arc<ObjectRef<EventExport>>,
-    /// The newest version of it that was looked at.
+    /// Newest version that was reconciled.
     newest_version: u64,
     pub(super) state: TaskState,
-    /// Whether sessions may be open; `None`: this process does not know, the finalizer does.
+    /// True if sessions may be open. `None`: unknown to this process; the finalizer tells.
     pub(super) sessions: Option<bool>,
-    /// The export with its credentials, while it runs or sessions may be open.
+    /// Export with its credentials, while it runs or sessions may be open.
     pub(super) runner: Option<Arc<dyn ExportRunner>>,
     pub(super) secrets: SecretsInUse,
-    /// The work has to begin again, whatever else is the case.
+    /// True if the task must restart in any case.
     pub(super) restart_requested: bool,
-    /// It was suspended when it was last looked at.
+    /// True if the resource was suspended at the last reconcile.
     pub(super) suspended: bool,
-    /// Failures in a row, of runs and of releases.
+    /// Consecutive failures of runs and releases.
     pub(super) failures: u32,
-    /// Errors of the API server in a row.
+    /// Consecutive failed reconciles.
     pub(super) errors: u32,
-    /// Why it could not begin or broke down.
+    /// Failure of an export that could not start or crashed.
     pub(super) failure: Option<Failure>,
-    /// What a run left, until the status says so.
-    pub(super) last: Option<(Arc<Snapshot>, Arc<ExportSpec>)>,
-    /// What a release left.
-    pub(super) left: Option<Box<ReleaseReport>>,
-    /// The job was made anew for a release, from what the Secrets hold.
-    pub(super) rebuilt: bool,
-    /// Since when this process has known that it is being deleted.
+    /// Result of the last run, until the status in the cluster shows it.
+    pub(super) last_run: Option<(Arc<Snapshot>, Arc<ExportSpec>)>,
+    /// Report of a release that left sessions.
+    pub(super) release_report: Option<Box<ReleaseReport>>,
+    /// True if a release built the runner from the Secrets.
+    pub(super) runner_rebuilt: bool,
+    /// Time when this process learned of the deletion.
     pub(super) deleting: Option<Instant>,
-    /// It was told that sessions are left.
+    /// True if the leftover sessions were reported.
     pub(super) leftover_sessions_reported: bool,
     pub(super) written: WrittenStatus,
-    /// What metrics show of it; `None`: it was not looked at yet.
+    /// Facts for metrics. `None`: not reconciled yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) rate_limit: RateLimit,
-    /// Other operators that would serve it.
+    /// Contention with other operators.
     pub(super) contention: OperatorContention,
 }
 
-/// What this process wrote to the status.
+/// Status writes of this process.
 #[derive(Default)]
 pub(super) struct WrittenStatus {
-    /// What was written last, until it is seen.
-    pub(super) last: Option<Box<PendingStatus>>,
+    /// Last written status, until the watch delivers it.
+    pub(super) pending: Option<Box<PendingStatus>>,
     pub(super) at: Option<Instant>,
-    /// The status of a resource that rests; another one is not ours.
+    /// Digest of the status of an idle resource. Another digest means that another writer changed it.
     pub(super) idle_digest: Option<u64>,
 }
 
-/// A status on its way to the watch.
+/// Written status that the watch has not delivered yet.
 pub(super) struct PendingStatus {
     pub(super) status: EventExportStatus,
-    /// The version of the resource that it was written over.
+    /// Version over which it was written.
     pub(super) base_version: Option<String>,
-    /// The version that came of it.
+    /// Version that the write created.
     pub(super) new_version: Option<String>,
 }
 
-/// The version of a resource. Versions are numbers that grow (KEP-5504).
+/// Returns the version of a resource. Versions are increasing numbers (KEP-5504).
 fn version(object: &EventExport) -> Option<u64> {
     parse_version(object.metadata.resource_version.as_deref())
 }
@@ -95,11 +95,11 @@ fn parse_version(version: Option<&str>) -> Option<u64> {
 }
 
 impl PendingStatus {
-    /// Whether this version of the resource is older than the write.
+    /// Returns true if the write is newer than the version `seen`.
     pub(super) fn is_newer_than(&self, seen: Option<&str>) -> bool {
-        // A write that changed nothing never comes.
-        let is_coming = seen == self.base_version.as_deref() && self.new_version != self.base_version;
-        is_coming
+        // A write without a change creates no version, so the watch never delivers it.
+        let expected = seen == self.base_version.as_deref() && self.new_version != self.base_version;
+        expected
             || matches!((parse_version(seen), parse_version(self.new_version.as_deref())), (Some(seen), Some(made)) if seen < made)
     }
 }
@@ -110,9 +110,9 @@ pub(super) enum TaskState {
     Finished { spec: u64, result: FinishedTask },
 }
 
-/// Work under way.
+/// Task that runs for a resource.
 pub(super) struct RunningTask {
-    /// Tells this work from what came before it.
+    /// Identifies the task among all tasks of the process.
     pub(super) serial: u64,
     pub(super) kind: TaskKind,
     pub(super) spec: u64,
@@ -141,9 +141,9 @@ impl ExportEntry {
             failures: 0,
             errors: 0,
             failure: None,
-            last: None,
-            left: None,
-            rebuilt: false,
+            last_run: None,
+            release_report: None,
+            runner_rebuilt: false,
             deleting: None,
             leftover_sessions_reported: false,
             written: WrittenStatus::default(),
@@ -153,7 +153,7 @@ impl ExportEntry {
         }
     }
 
-    /// Whether nothing newer of it was looked at; from now on nothing older is.
+    /// Returns true if this version is not older than the newest reconciled one, and records it as the newest.
     pub(super) fn accept_version(&mut self, object: &EventExport) -> bool {
         let version = version(object).unwrap_or(self.newest_version);
         let accepted = version >= self.newest_version;
@@ -163,17 +163,17 @@ impl ExportEntry {
         accepted
     }
 
-    /// What is there now is the newest, also where its number is lower: a cluster may be restored from a backup.
+    /// Records this version as the newest, even if its number is lower: a cluster may be restored from a backup.
     pub(super) fn reset_version(&mut self, object: &EventExport) {
         self.newest_version = version(object).unwrap_or_default();
     }
 
-    /// Whether that is older than what was looked at of this one.
+    /// Returns true if `object` is older than the newest reconciled version.
     pub(super) fn is_newer_than(&self, object: &EventExport) -> bool {
         version(object).is_some_and(|version| version < self.newest_version)
     }
 
-    /// What the decision needs to know.
+    /// Returns the input of the decision.
     pub(super) fn observe(&mut self, object: &EventExport, now: Timestamp) -> ResourceObservation {
         let finalizer = has_finalizer(object);
         let resumed = self.suspended && !object.spec.suspend;
@@ -209,8 +209,8 @@ impl ExportEntry {
         }
     }
 
-    /// Whether the resource rests and its status is not the one that this process left there: then nobody here knows
-    /// what it should say, and the bucket is asked.
+    /// Returns true if the resource is idle and another writer changed its status. The export then restarts, because
+    /// this process keeps no copy of the status and must list the bucket.
     fn status_drifted(&self, object: &EventExport) -> bool {
         matches!(
             self.state,
@@ -218,15 +218,15 @@ impl ExportEntry {
                 result: FinishedTask::Idle(_),
                 ..
             }
-        ) && self.last.is_none()
+        ) && self.last_run.is_none()
             && self
                 .written
                 .idle_digest
-                .is_some_and(|ours| ours != idle_status_digest(object.status.as_ref()))
+                .is_some_and(|written| written != idle_status_digest(object.status.as_ref()))
     }
 }
 
-/// Whether our finalizer is on it.
+/// Returns true if the resource has [`FINALIZER`].
 pub(super) fn has_finalizer(object: &EventExport) -> bool {
     object
         .metadata
@@ -236,7 +236,7 @@ pub(super) fn has_finalizer(object: &EventExport) -> bool {
         .any(|name| name == FINALIZER)
 }
 
-/// Tells specs apart that want different work, within this process.
+/// Returns a digest of the spec without `suspend`, valid within this process.
 pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
     digest(&EventExportSpec {
         suspend: false,
@@ -244,8 +244,8 @@ pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
     })
 }
 
-/// Tells statuses that rest apart, within this process. Conditions of others do not count, nor what is said of other
-/// operators, which comes and goes meanwhile.
+/// Returns a digest of the status of an idle resource, valid within this process. It excludes `Contended`, which may
+/// change meanwhile, and conditions of other writers.
 pub(super) fn idle_status_digest(status: Option<&EventExportStatus>) -> u64 {
     let mut status = status.map(owned_status);
     if let Some(status) = &mut status {
@@ -257,7 +257,7 @@ pub(super) fn idle_status_digest(status: Option<&EventExportStatus>) -> u64 {
 
 fn digest(value: &impl Serialize) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // Our own types have string keys only and are always JSON.
+    // Cannot fail: these types have string keys only.
     serde_json::to_vec(value).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
 }
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn an_idle_export_uses_little_memory() {
-        // Beside it: two names, a UID, and the versions of at most four Secrets, below half a KiB together.
+        // In addition: two names, a UID, and the versions of at most five Secrets, together below 0.5 KiB.
         let size = size_of::<ExportEntry>() + size_of::<ResourceFacts>();
         assert!(size <= 640, "{size}");
     }

@@ -1,5 +1,5 @@
-//! Kubernetes Events: what a person sees at the end of `kubectl describe`. The decision which ones a change of
-//! status deserves is pure; [`EventRecorder`] sends them, at a bounded rate, and never fails anyone's work.
+//! Kubernetes Events. Pure functions derive them from a change of the status; [`EventRecorder`] sends them at a bounded
+//! rate and never fails a reconcile.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,32 +13,32 @@ use super::kube_error::describe_error;
 use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find_condition};
 use crate::telemetry::Metrics;
 
-/// How many Events one export may have in a row. The bounds of client-go's spam filter (`defaultSpamBurst`).
+/// Maximum burst of Events of one export, as in client-go's spam filter (`defaultSpamBurst`).
 const BURST: u32 = 25;
 
-/// How long it takes until it may have one more (client-go's `defaultSpamQPS`).
+/// Time until an export may send one more Event (client-go's `defaultSpamQPS`).
 const REFILL_INTERVAL: Duration = Duration::from_mins(5);
 
-/// How many Events are remembered, to be counted up when they come again: each new one is compared with all of them.
+/// Maximum Events that the recorder keeps to count repetitions. It compares each new Event with all of them.
 const MAX_RECORDED_EVENTS: usize = 512;
 
-/// Longest note, in bytes: the API's bound for `note` is 1 kB.
+/// Maximum length of a note in bytes. The API limits `note` to 1 kB.
 const NOTE_BYTES: usize = 1000;
 
-/// One thing to tell.
+/// Event before it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusEvent {
-    /// Whether somebody should look.
+    /// True for the type `Warning`, false for `Normal`.
     pub warning: bool,
-    /// What was being done, in `PascalCase`.
+    /// Action of the operator, in `PascalCase`.
     pub action: &'static str,
-    /// Why, as conditions name it.
+    /// Reason, as in conditions.
     pub reason: String,
-    /// For a person.
+    /// Message for the user.
     pub note: String,
 }
 
-/// What a change of status deserves to be told.
+/// Returns the Events for a change of the status.
 pub fn status_events(before: &EventExportStatus, after: &EventExportStatus) -> Vec<StatusEvent> {
     let mut events = Vec::new();
     let became = |kind, wanted: &str| {
@@ -102,24 +102,24 @@ pub fn status_events(before: &EventExportStatus, after: &EventExportStatus) -> V
     events
 }
 
-/// That a deleted export was let go with sessions that may be open.
+/// Returns the Event for the removal of the finalizer while sessions may be open.
 pub fn leftover_sessions_event(ids: &[String], why: &str) -> StatusEvent {
-    let which = if ids.is_empty() {
-        "which ones is not known".to_owned()
+    let sessions = if ids.is_empty() {
+        "ids unknown".to_owned()
     } else {
         ids.join(", ")
     };
     let note = format!(
-        "sessions may be left open at the service ({which}): {why}; delete them by hand (`eventexport session delete ID`)"
+        "sessions may still be open ({sessions}): {why}; delete them with `eventexport session delete ID`"
     );
     new_event(true, "Delete", "SessionsLeft", note)
 }
 
-/// That another operator serves it.
+/// Returns the Event for an export that another operator serves.
 pub fn served_elsewhere_event(other: &str, me: &str) -> StatusEvent {
     let note = format!(
-        "the operator of the Lease {other} serves this export, and the operator of the Lease {me} would, too, and leaves \
-         it alone: let one of them look after this namespace"
+        "the operator with Lease {other} serves this export; the operator with Lease {me} ignores it: let only one \
+         operator watch this namespace"
     );
     new_event(true, "Export", Reason::OperatorConflict.as_str(), note)
 }
@@ -133,41 +133,41 @@ fn new_event(warning: bool, action: &'static str, reason: &str, note: String) ->
     }
 }
 
-/// How many Events an export may still have.
+/// Token bucket for the Events of one export.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
-    left: u32,
-    since: Instant,
+    tokens: u32,
+    refilled_at: Instant,
 }
 
 impl RateLimit {
-    /// A full one.
+    /// Creates a full bucket.
     pub fn full(now: Instant) -> Self {
         Self {
-            left: BURST,
-            since: now,
+            tokens: BURST,
+            refilled_at: now,
         }
     }
 
-    /// Whether one more may be sent; counts it.
+    /// Takes one token. Returns false if none is left.
     pub fn take(&mut self, now: Instant) -> bool {
-        let refills = now.saturating_duration_since(self.since).as_secs() / REFILL_INTERVAL.as_secs();
+        let refills = now.saturating_duration_since(self.refilled_at).as_secs() / REFILL_INTERVAL.as_secs();
         if refills > 0 {
             let refills = u32::try_from(refills).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(refills).min(BURST);
-            self.since = now;
+            self.tokens = self.tokens.saturating_add(refills).min(BURST);
+            self.refilled_at = now;
         }
-        let one = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        one
+        let available = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        available
     }
 }
 
-/// Sends Events.
+/// Sends Events to the API server.
 pub(super) struct EventRecorder {
     client: Client,
     reporter: Reporter,
-    /// With how many Events it was given.
+    /// Recorder, and the number of Events that it was used for.
     recorder: Mutex<(Recorder, usize)>,
     metrics: Metrics,
 }
@@ -186,8 +186,8 @@ impl EventRecorder {
         }
     }
 
-    /// A recorder never forgets while nothing happens, and looks at all that it remembers when something does: with
-    /// thousands of exports it is begun anew now and then.
+    /// Returns the recorder, and replaces it after [`MAX_RECORDED_EVENTS`] uses. kube's recorder scans all recorded
+    /// Events for each new one, and keeps them while none comes: that is slow with thousands of exports.
     fn recorder(&self) -> Recorder {
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         if recorder.1 >= MAX_RECORDED_EVENTS {
@@ -197,50 +197,47 @@ impl EventRecorder {
         recorder.0.clone()
     }
 
-    /// Sends what the allowance permits. What cannot be sent is logged: an Event is a courtesy.
+    /// Sends the Events that `allowed` permits. Logs errors instead of returning them: Events are best effort.
     pub(super) async fn record(
         &self,
         object: &EventExport,
         events: Vec<StatusEvent>,
         mut allowed: impl FnMut() -> bool,
     ) {
-        // Without its version, or the recorder would take each version for another object and never merge.
+        // Without the version: the recorder would take each version for another object and never merge Events.
         let reference = ObjectReference {
             resource_version: None,
             ..object.object_ref(&())
         };
-        for note in events {
+        for event in events {
             if !allowed() {
                 self.metrics.events_suppressed.inc();
-                debug!(
-                    reason = note.reason,
-                    "an Event was not sent: too many of this export"
-                );
+                debug!(reason = event.reason, "event dropped by the rate limit");
                 continue;
             }
             let event = Event {
-                type_: if note.warning {
+                type_: if event.warning {
                     EventType::Warning
                 } else {
                     EventType::Normal
                 },
-                reason: note.reason,
-                note: Some(truncate_bytes(note.note, NOTE_BYTES)),
-                action: note.action.to_owned(),
+                reason: event.reason,
+                note: Some(truncate_bytes(event.note, NOTE_BYTES)),
+                action: event.action.to_owned(),
                 secondary: None,
             };
             if let Err(error) = self.recorder().publish(&event, &reference).await {
                 warn!(
                     reason = event.reason,
                     error = describe_error(&error),
-                    "an Event could not be sent"
+                    "cannot send event"
                 );
             }
         }
     }
 }
 
-/// At most so many bytes, whole characters.
+/// Truncates the text to at most `bytes`, at a character boundary.
 fn truncate_bytes(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
         let end = (0..=bytes)
@@ -278,7 +275,7 @@ mod tests {
     fn reasons(before: &EventExportStatus, after: &EventExportStatus) -> Vec<String> {
         status_events(before, after)
             .into_iter()
-            .map(|note| note.reason)
+            .map(|event| event.reason)
             .collect()
     }
 
@@ -298,7 +295,7 @@ mod tests {
 
     #[test]
     fn an_error_that_stalls_emits_one_event() {
-        let calm = with(
+        let accepted = with(
             EventExportStatus::default(),
             ConditionType::Reconciling,
             false,
@@ -310,13 +307,13 @@ mod tests {
                 message: "again".to_owned(),
                 window: Some(window.to_owned()),
             }),
-            ..calm.clone()
+            ..accepted.clone()
         };
-        let once = failed(Reason::DownloadIncomplete, "2018-06-28");
-        assert_eq!(reasons(&calm, &once), ["DownloadIncomplete"]);
-        assert!(reasons(&once, &once).is_empty());
+        let failed_once = failed(Reason::DownloadIncomplete, "2018-06-28");
+        assert_eq!(reasons(&accepted, &failed_once), ["DownloadIncomplete"]);
+        assert!(reasons(&failed_once, &failed_once).is_empty());
         assert_eq!(
-            reasons(&once, &failed(Reason::DownloadIncomplete, "2018-06-29")),
+            reasons(&failed_once, &failed(Reason::DownloadIncomplete, "2018-06-29")),
             ["DownloadIncomplete"]
         );
         let stalled = with(
@@ -325,7 +322,7 @@ mod tests {
             true,
             Reason::Short,
         );
-        assert_eq!(reasons(&calm, &stalled), ["Short"]);
+        assert_eq!(reasons(&accepted, &stalled), ["Short"]);
     }
 
     #[test]

@@ -1,41 +1,40 @@
-//! How well an export is: what its snapshot means for `Ready`, `Complete` and `Stalled`. Pure.
+//! Health of an export: derives `Ready`, `Complete` and `Stalled` from its snapshot. No I/O.
 
 use jiff::{SignedDuration, Timestamp, Unit};
 
 use crate::api::{ConditionType, EventExportStatus};
-use crate::api::{Reason, find_condition};
-use crate::export::failure::{Failure, Problem, Remedy};
+use crate::api::{Reason, SettingNames, find_condition};
+use crate::export::failure::{Failure, Problem, RetryClass};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 use crate::export::window::Window;
 
-/// How long a window may wait past the time when it could have been exported, before the export is called overdue.
-/// A day: the service keeps events for days to weeks, and a window is asked for daily.
+/// Time after which a due window makes the export overdue: 24 h. The service keeps events for days to weeks.
 pub const OVERDUE: SignedDuration = SignedDuration::from_hours(24);
 
-/// What a reason says, in words.
+/// A reason with its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusMessage {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// For a person.
+    /// The object at fault, the cause and the remedy.
     pub message: String,
 }
 
-/// The state of health of an export.
+/// Health of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportHealth {
-    /// Whether credentials and bucket work, and nothing is overdue, short or lost.
+    /// True if credentials and bucket work, and nothing is overdue, short or expired.
     pub ready: bool,
-    /// Why it is ready or not, or what it does.
+    /// Cause of `ready`, or the progress.
     pub cause: StatusMessage,
-    /// What a person is needed for.
+    /// Set if the export needs manual action.
     pub stalled: Option<StatusMessage>,
-    /// Whether everything is covered or accepted, and no session is left.
+    /// True if every window is covered or accepted, and no session is left.
     pub complete: bool,
 }
 
-/// Whether that reason goes away only when a person acts. Exhaustive, so that a new reason is thought of.
+/// Returns true if the reason persists until somebody acts. Exhaustive, so that each new reason is considered.
 pub const fn needs_manual_action(reason: Reason) -> bool {
     match reason {
         Reason::InvalidSpec
@@ -45,6 +44,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::HostNotAllowed
         | Reason::IdentityNotGranted
         | Reason::BucketMissing
+        | Reason::BucketInOtherRegion
         | Reason::BucketForbidden
         | Reason::BucketFull
         | Reason::ConditionalWritesUnsupported
@@ -54,7 +54,11 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::EmptyUnproved
         | Reason::Expired
         | Reason::ForeignObject
-        | Reason::JournalMismatch
+        | Reason::SourceMismatch
+        | Reason::ObjectMissing
+        | Reason::ObjectSizeMismatch
+        | Reason::ReceiptUnreadable
+        | Reason::UnsupportedSchema
         | Reason::SigningKeyInvalid
         | Reason::OrphanSessionSuspected => true,
         Reason::Complete
@@ -81,39 +85,39 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
     }
 }
 
-/// How much a trouble weighs.
+/// Severity of a problem.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Severity {
-    /// A person is needed.
+    /// Needs manual action.
     ManualAction,
-    /// The export as a whole does not work at the moment.
+    /// The export as a whole does not work now.
     Degraded,
-    /// It waits, or tries one window again.
+    /// The export waits, or retries one window.
     Waiting,
 }
 
 fn severity(problem: &Problem) -> Severity {
-    match problem.remedy {
-        Remedy::Manual => Severity::ManualAction,
-        // A reason that needs a person is one whether the engine waits for them or tries again; but a single window
-        // that is downloaded once more is not yet short, nor its emptiness beyond proof.
-        // What ends at a known time needs nobody, and a weak store is allowed under the operator's lease.
-        Remedy::Wait(None)
+    match problem.class {
+        RetryClass::Manual => Severity::ManualAction,
+        // A reason that needs manual action does so whether the engine waits or retries. Exceptions: a single window
+        // that is downloaded once more is not short yet, a wait with a known end needs nobody, and a store without
+        // conditional writes is allowed under the lease of the operator.
+        RetryClass::Wait(None)
             if needs_manual_action(problem.reason)
                 && problem.reason != Reason::ConditionalWritesUnsupported =>
         {
             Severity::ManualAction
         }
-        Remedy::Retry(_) if problem.window.is_none() && needs_manual_action(problem.reason) => {
+        RetryClass::Retry(_) if problem.window.is_none() && needs_manual_action(problem.reason) => {
             Severity::ManualAction
         }
-        Remedy::Retry(_) if problem.window.is_none() => Severity::Degraded,
-        Remedy::Wait(_) if is_peer_failure(problem.reason) => Severity::Degraded,
-        Remedy::Retry(_) | Remedy::Wait(_) => Severity::Waiting,
+        RetryClass::Retry(_) if problem.window.is_none() => Severity::Degraded,
+        RetryClass::Wait(_) if is_peer_failure(problem.reason) => Severity::Degraded,
+        RetryClass::Retry(_) | RetryClass::Wait(_) => Severity::Waiting,
     }
 }
 
-/// Whether a peer does not do its part, which may pass: also a gateway that has lost its service for a moment refuses.
+/// Returns true for failures of a peer, which may pass: a gateway that lost its service also rejects requests.
 const fn is_peer_failure(reason: Reason) -> bool {
     matches!(
         reason,
@@ -124,12 +128,12 @@ const fn is_peer_failure(reason: Reason) -> bool {
     )
 }
 
-/// Whether a trouble is something that went wrong, rather than something to wait for.
+/// Returns true for a failure, false for a wait.
 pub fn is_error(problem: &Problem) -> bool {
-    !matches!(problem.remedy, Remedy::Wait(_)) || severity(problem) != Severity::Waiting
+    !matches!(problem.class, RetryClass::Wait(_)) || severity(problem) != Severity::Waiting
 }
 
-/// What a snapshot means, for a resource that exists since `created`.
+/// Evaluates a snapshot of a resource that was created at `created`.
 pub fn evaluate(
     snapshot: &Snapshot,
     export: &ExportSpec,
@@ -148,13 +152,13 @@ pub fn evaluate(
     }
 }
 
-/// What it means that an export could not begin.
+/// Health of an export that cannot start.
 pub fn blocked(failure: &Failure, previous: &EventExportStatus) -> ExportHealth {
     let cause = StatusMessage {
         reason: failure.reason,
-        message: failure.message.clone(),
+        message: failure.describe(&SettingNames::default()),
     };
-    let manual = failure.remedy == Remedy::Manual || needs_manual_action(failure.reason);
+    let manual = failure.class == RetryClass::Manual || needs_manual_action(failure.reason);
     let complete =
         find_condition(&previous.conditions, ConditionType::Complete).is_some_and(|was| was.status == "True");
     ExportHealth {
@@ -184,20 +188,20 @@ fn status_message(problem: &Problem) -> StatusMessage {
     }
 }
 
-/// What the service no longer has is shown until a person accepts it, whatever else is going on.
+/// Expired windows stay visible until the spec accepts them, whatever else happens.
 fn expired(snapshot: &Snapshot) -> Option<StatusMessage> {
     const NAMED: usize = 3;
     (!snapshot.expired.is_empty()).then(|| StatusMessage {
         reason: Reason::Expired,
         message: format!(
-            "the service no longer has the events of {}: nothing brings them back; accept the gap in \
-             spec.acceptedGaps, with the reason",
+            "the service no longer has the events of {}, they cannot be recovered: accept the gap in \
+             spec.acceptedGaps with a reason",
             snapshot.expired.ranges(NAMED).join(", ")
         ),
     })
 }
 
-/// The oldest window that could have been exported long ago, if nothing is moving.
+/// The oldest overdue window, if nothing is in transfer.
 fn overdue(
     snapshot: &Snapshot,
     export: &ExportSpec,
@@ -216,15 +220,15 @@ fn overdue(
     Some(StatusMessage {
         reason: waits.map_or(Reason::Failed, |problem| problem.reason),
         message: format!(
-            "{window} could have been exported since {} and was not: {}",
+            "{window} is due since {} and not exported: {}",
             format_time(since),
-            waits.map_or("no reason is known, see the operator's log", |problem| &problem
+            waits.map_or("the cause is unknown, see the log of the operator", |problem| &problem
                 .message)
         ),
     })
 }
 
-/// What a healthy export does.
+/// Progress of a healthy export.
 fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
     let Snapshot {
         wanted,
@@ -245,7 +249,7 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
         (Reason::Complete, format!("{counts}{gaps}"))
     } else if *active > 0 {
         let failed = if *failed > 0 {
-            format!(", {failed} to be tried again")
+            format!(", {failed} to retry")
         } else {
             String::new()
         };
@@ -265,7 +269,7 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
         )
     } else if let Some(problem) = snapshot.problems.first() {
         let StatusMessage { reason, message } = status_message(problem);
-        // What a continuous export waits for, when nothing else is left, is only the next day.
+        // A continuous export with nothing else left waits for the next day only.
         let caught_up = reason == Reason::NotSettled
             && export.end.is_none()
             && snapshot.missing.is_empty()
@@ -278,14 +282,14 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
         (
             Reason::SessionsOpen,
             format!(
-                "{counts}; {} sessions are still to be deleted",
+                "{counts}; {} sessions remain to be deleted",
                 snapshot.sessions.len()
             ),
         )
     } else {
         let next = snapshot
             .next_run_at
-            .map(|next| format!("; next look {}", format_time(next)))
+            .map(|next| format!("; next run at {}", format_time(next)))
             .unwrap_or_default();
         let reason = if export.end.is_none() {
             Reason::CaughtUp
@@ -294,23 +298,23 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
         };
         (
             reason,
-            format!("{counts}; the rest is not over or has not settled{next}"),
+            format!("{counts}; the rest has not ended or settled{next}"),
         )
     };
-    let weak = snapshot
+    let unsupported = snapshot
         .problems
         .iter()
         .find(|problem| problem.reason == Reason::ConditionalWritesUnsupported);
-    let message = match weak {
-        Some(weak) if !message.contains(&weak.message) => {
-            format!("{message}. {}: {}", weak.reason, weak.message)
+    let message = match unsupported {
+        Some(problem) if !message.contains(&problem.message) => {
+            format!("{message}. {}: {}", problem.reason, problem.message)
         }
         _ => message,
     };
     StatusMessage { reason, message }
 }
 
-/// A time as people read it, to the second.
+/// Formats a time to the second.
 fn format_time(at: Timestamp) -> String {
     at.round(Unit::Second).unwrap_or(at).to_string()
 }

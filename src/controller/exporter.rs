@@ -1,5 +1,5 @@
-//! The seam between controller and engine: what the controller asks for, so that its own tests need neither a
-//! service nor a bucket. The real one builds clients and sends nothing until it is run.
+//! Interface between controller and engine: tests of the controller need neither a service nor a bucket.
+//! [`EngineExporter`] creates clients and sends nothing until the export runs.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::grants::{Grant, is_granted};
-use crate::api::EventExportSpec;
+use crate::api::{EventExportSpec, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, ProcessContext, Secrets};
 use crate::export::engine::{Engine, Peers, ReleaseReport};
@@ -19,7 +19,7 @@ use crate::export::snapshot::Snapshot;
 use crate::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
 use crate::tracker::TokenCache;
 
-/// Whose export it is.
+/// Resource that owns an export.
 #[derive(Clone, Debug)]
 pub struct Owner {
     /// `metadata.namespace`.
@@ -28,14 +28,14 @@ pub struct Owner {
     pub name: String,
     /// `metadata.uid`.
     pub uid: String,
-    /// Since when this process alone serves it.
+    /// Time since which this process alone serves the resource.
     pub since: Timestamp,
 }
 
-/// Makes exports out of specs.
+/// Creates exports from specs.
 #[async_trait]
 pub trait Exporter: Send + Sync + 'static {
-    /// The export that a spec and its Secrets describe, or what a person has to change.
+    /// Creates the export of a spec and its Secrets. Fails if manual action is needed first.
     async fn prepare(
         &self,
         spec: &EventExportSpec,
@@ -44,36 +44,36 @@ pub trait Exporter: Send + Sync + 'static {
     ) -> Result<Arc<dyn ExportRunner>, Failure>;
 }
 
-/// One export with its peers. Holds credentials: kept only while it is needed.
+/// Export with its peers. Holds credentials, so keep it only while it is needed.
 #[async_trait]
 pub trait ExportRunner: Send + Sync + 'static {
-    /// What it wants.
+    /// Returns the spec of the export.
     fn export(&self) -> &Arc<ExportSpec>;
 
-    /// As [`Engine::run`].
+    /// Runs the export, see [`Engine::run`].
     async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot>;
 
-    /// As [`Engine::release`].
+    /// Deletes the sessions of the export, see [`Engine::release`].
     async fn release(&self) -> ReleaseReport;
 }
 
-/// The real one.
+/// [`Exporter`] that uses the engine.
 pub struct EngineExporter {
-    /// What all exports of the process share.
+    /// Engine that all exports of the process share.
     pub engine: Engine,
-    /// Where requests to trackers and their UAAs may go.
+    /// Allowed hosts for requests to trackers and their UAAs.
     pub hosts: HostPolicy,
-    /// Where requests to stores may go.
+    /// Allowed hosts for requests to stores.
     pub store_hosts: HostPolicy,
-    /// How requests leave.
+    /// Metrics and fence of outgoing requests.
     pub traffic: Traffic,
     /// Tokens of all exports.
     pub tokens: TokenCache,
-    /// To whom the operator's own bucket identity is lent.
+    /// Grants of the operator's own bucket identity.
     pub grants: Vec<Grant>,
-    /// What tells this cluster from others.
+    /// Name of this cluster, different from those of other clusters.
     pub cluster: String,
-    /// What tells this process from others.
+    /// Name of this process, different from those of other processes.
     pub process: String,
 }
 
@@ -98,12 +98,13 @@ impl Exporter for EngineExporter {
             traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
             pod_identity: is_granted(&self.grants, &owner.namespace, &spec.destination.s3),
-            // Not the UID: a resource that was removed by force and made again goes on at once.
+            // Not the UID: a resource that was deleted by force and recreated resumes at once.
             holder: format!("{}/{}/{}", self.cluster, owner.namespace, owner.name),
             holder_epoch: Some(HolderEpoch::new(self.process.clone(), owner.since)),
             // Only the holder of the lease runs exports.
             single_writer: true,
             retry_policy: RetryPolicy::Forever,
+            setting_names: SettingNames::default(),
             shard: Shard::SINGLE,
         };
         let export = Arc::new(connect::export_spec(spec, &process_context)?);

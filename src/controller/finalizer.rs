@@ -1,5 +1,5 @@
-//! The finalizer: put on a resource before sessions may be opened because of it, taken away when none is left, or
-//! when ten minutes, or the bucket, or the service, or the credentials are gone. Writes the metadata of resources.
+//! Adds the finalizer to a resource before sessions are opened. Removes it when no session is left, or when they cannot
+//! be deleted (no bucket, service or credentials, or ten minutes passed). Writes the metadata of resources.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -13,10 +13,13 @@ use super::entry::{FINALIZER, has_finalizer};
 use crate::api::EventExport;
 use crate::export::engine::ReleaseReport;
 
-/// How often a write is tried that meets a newer version of the resource.
+/// Maximum attempts of a write that conflicts with newer versions of the resource.
 const MAX_ATTEMPTS: usize = 4;
 
-/// The resource with it; `None`: it is gone, being deleted, or asks for something else by now.
+/// Cause of leftover sessions if no other one is known.
+const TIMED_OUT: &str = "their deletion timed out";
+
+/// Adds the finalizer. Returns `None` if the resource is gone, is being deleted or has another generation.
 pub(super) async fn add(api: &Api<EventExport>, object: &EventExport) -> kube::Result<Option<EventExport>> {
     write(
         api,
@@ -31,7 +34,7 @@ pub(super) async fn add(api: &Api<EventExport>, object: &EventExport) -> kube::R
     .map(|now| now.filter(has_finalizer))
 }
 
-/// The resource without it; `None`: it is gone.
+/// Removes the finalizer. Returns `None` if the resource is gone.
 pub(super) async fn remove(
     api: &Api<EventExport>,
     object: &EventExport,
@@ -45,7 +48,7 @@ pub(super) async fn remove(
     .await
 }
 
-/// Changes the list of finalizers, of which others own parts: only over the version that was read.
+/// Changes the list of finalizers only over the version that was read: other controllers own parts of it.
 async fn write(
     api: &Api<EventExport>,
     object: &EventExport,
@@ -61,7 +64,10 @@ async fn write(
         match patch(api, &name, &read, &change).await {
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                debug!(name, "a newer version of the resource is there; reading it");
+                debug!(
+                    name,
+                    "conflict while writing finalizers, reading the newer version"
+                );
                 match api.get_opt(&name).await? {
                     Some(newer) if newer.metadata.uid == object.metadata.uid => read = newer,
                     _ => return Ok(None),
@@ -94,7 +100,7 @@ async fn patch(
         .await
 }
 
-/// The sessions that a release left, and why, in words.
+/// Returns the sessions that a release left, and the cause.
 pub(super) fn leftover_sessions(released: Option<&ReleaseReport>) -> (Vec<String>, String) {
     let Some(ReleaseReport {
         leftover_sessions,
@@ -102,20 +108,17 @@ pub(super) fn leftover_sessions(released: Option<&ReleaseReport>) -> (Vec<String
         permanent: _,
     }) = released
     else {
-        return (Vec::new(), "they could not be released in time".to_owned());
+        return (Vec::new(), TIMED_OUT.to_owned());
     };
     let ids = leftover_sessions.iter().map(|(id, _)| id.clone()).collect();
     let why = unknown
         .clone()
         .or_else(|| leftover_sessions.first().map(|(_, why)| why.clone()));
-    (
-        ids,
-        why.unwrap_or_else(|| "they could not be released in time".to_owned()),
-    )
+    (ids, why.unwrap_or_else(|| TIMED_OUT.to_owned()))
 }
 
-/// Between three quarters and all of `most`, the same for one resource at every time: spreads many resources without
-/// a die.
+/// Returns a duration between 75 % and 100 % of `most`, always the same for one resource: spreads resources without
+/// random numbers.
 pub(super) fn jittered(most: SignedDuration, uid: &str) -> SignedDuration {
     const STEPS: u64 = 1 << 16;
     let mut hasher = DefaultHasher::new();

@@ -1,7 +1,6 @@
-//! What metrics show of a resource: from its status and the newest snapshot of its bucket. Pure.
+//! Computes the facts of a resource for metrics, from its status and its newest snapshot. Pure.
 //!
-//! The status is there before the bucket was listed, so a new leader shows what the last one knew, and the bucket
-//! then says it anew.
+//! Until the bucket is listed, a new leader exports the facts of the status, which the last leader wrote.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,8 +11,8 @@ use crate::export::spec::ExportSpec;
 use crate::export::window::{HourSet, Window};
 use crate::telemetry::metrics::ResourceFacts;
 
-/// What is shown after a look that left `status`, and saw `seen` if anything. `retention`: what the operator was told
-/// of how long the service keeps events.
+/// Returns the facts after a reconcile that computed `status` and observed `seen`. `before`: the last facts.
+/// `retention`: the configured time for which the service keeps events.
 pub(super) fn resource_facts(
     status: &EventExportStatus,
     suspended: bool,
@@ -89,8 +88,8 @@ fn oldest_day(cells: &HourSet) -> Option<Window> {
     cells.days().next().map(|(day, _)| Window::day(day))
 }
 
-/// When the service may delete a window: by the plan's retention where the operator was told it, else by what the
-/// service lists. What it no longer lists may be gone since it was asked.
+/// Returns the earliest time at which the service may delete a window: by the configured retention, or else by the days
+/// that the service lists. A day that it no longer lists may be gone since that listing.
 fn earliest_deletion(
     window: Window,
     snapshot: &Snapshot,
@@ -98,10 +97,10 @@ fn earliest_deletion(
 ) -> Option<Timestamp> {
     let seen = snapshot.retention;
     let day = Window::day(window.date());
-    let begin = day.end().checked_sub(SignedDuration::from_hours(24)).ok()?;
+    let start = day.end().checked_sub(SignedDuration::from_hours(24)).ok()?;
     match (retention, seen) {
         (Some(_), Some(seen)) if seen.oldest > window.date() => Some(seen.at),
-        (Some(retention), _) => begin.checked_add(retention).ok(),
+        (Some(retention), _) => start.checked_add(retention).ok(),
         (None, Some(seen)) => Some(seen.retained_until(window.date())),
         (None, None) => None,
     }

@@ -1,7 +1,7 @@
-//! The operator's own bucket identity, and to whom it is lent. Pure.
+//! Grants of the operator's own bucket identity to namespaces. Pure.
 //!
-//! Whoever may use it writes with the operator's rights, so it is lent by namespace, bucket and prefix, and per
-//! store: an endpoint of a tenant's choice would be sent the operator's session token.
+//! An export that uses it writes with the permissions of the operator. A grant therefore names a namespace, a bucket, a
+//! prefix and a store: an endpoint that a tenant chooses would receive the operator's session token.
 
 use std::str::FromStr;
 
@@ -9,26 +9,26 @@ use url::Url;
 
 use crate::api::S3Destination;
 
-/// One line of the configuration: this namespace may write there with the operator's identity.
+/// Grant of the operator's identity: a namespace may write below a prefix of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     namespace: String,
     bucket: String,
-    /// Folders, without slashes at the ends; empty: the whole bucket.
+    /// Prefix without slashes at the ends. Empty: the complete bucket.
     prefix: String,
-    /// `None`: AWS.
+    /// Endpoint of the store. `None`: AWS.
     endpoint: Option<String>,
 }
 
-/// A grant that cannot be read.
+/// Invalid grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no grant: {why}; write NAMESPACE=BUCKET, NAMESPACE=BUCKET/PREFIX or, for a store other than AWS, NAMESPACE=BUCKET/PREFIX@https://HOST"
+    "invalid grant {text:?}: {why}; write NAMESPACE=BUCKET, NAMESPACE=BUCKET/PREFIX or, for a store other than AWS, NAMESPACE=BUCKET/PREFIX@https://HOST"
 )]
 pub struct GrantError {
-    /// The grant as given.
+    /// Text of the grant.
     pub text: String,
-    /// What is wrong with it.
+    /// Cause.
     pub why: &'static str,
 }
 
@@ -40,12 +40,12 @@ impl FromStr for Grant {
             text: text.to_owned(),
             why,
         };
-        let (namespace, rest) = text.trim().split_once('=').ok_or_else(|| bad("it has no ="))?;
+        let (namespace, rest) = text.trim().split_once('=').ok_or_else(|| bad("= is missing"))?;
         let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if namespace.is_empty() || !namespace.chars().all(label) {
-            return Err(bad("what stands before = is not the name of a namespace"));
+            return Err(bad("the part before = is not a namespace name"));
         }
-        // A prefix may hold an @, but never a double slash.
+        // A prefix may contain @, but never a double slash.
         let split = ["@https://", "@http://"].iter().find_map(|mark| rest.find(mark));
         let (location, endpoint) = match split {
             Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..)),
@@ -53,11 +53,11 @@ impl FromStr for Grant {
         };
         let (bucket, prefix) = location.split_once('/').unwrap_or((location, ""));
         if bucket.is_empty() {
-            return Err(bad("it names no bucket"));
+            return Err(bad("the bucket is missing"));
         }
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         if location.contains('/') && (prefix.is_empty() || prefix.starts_with('/') || prefix.contains("//")) {
-            return Err(bad("its prefix has empty folders"));
+            return Err(bad("the prefix has an empty segment"));
         }
         Ok(Self {
             namespace: namespace.to_owned(),
@@ -70,9 +70,9 @@ impl FromStr for Grant {
 
 impl Grant {
     fn covers(&self, namespace: &str, destination: &S3Destination) -> bool {
-        let asked = destination.prefix.as_deref().unwrap_or_default();
+        let prefix = destination.prefix.as_deref().unwrap_or_default();
         let inside = self.prefix.is_empty()
-            || asked
+            || prefix
                 .strip_prefix(&self.prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.namespace == namespace
@@ -82,18 +82,18 @@ impl Grant {
     }
 }
 
-/// Whether an export of that namespace may use the operator's own identity for that destination.
+/// Returns true if an export of the namespace may use the operator's own identity for the destination.
 pub fn is_granted(grants: &[Grant], namespace: &str, destination: &S3Destination) -> bool {
     grants.iter().any(|grant| grant.covers(namespace, destination))
 }
 
-/// Host names have no case, and the usual port need not be said; paths are as they are.
+/// Normalizes the case of the host and the default port. Leaves the path as it is.
 fn normalize_endpoint(endpoint: &str) -> String {
-    let read = Url::parse(endpoint).map_or_else(|_| endpoint.to_owned(), String::from);
-    read.trim_end_matches('/').to_owned()
+    let normalized = Url::parse(endpoint).map_or_else(|_| endpoint.to_owned(), String::from);
+    normalized.trim_end_matches('/').to_owned()
 }
 
-/// The grants of a file: one per line; empty lines and what follows `#` at a line's beginning do not count.
+/// Parses the grants of a file, one per line. Ignores empty lines and lines that begin with `#`.
 pub fn parse_grants(text: &str) -> Result<Vec<Grant>, GrantError> {
     text.lines()
         .map(str::trim)
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn the_operator_identity_is_used_only_where_granted() {
         let grants = parse_grants(
-            "# who may write with our rights\naudit=archive/tracker\n\nops=archive\nlab=box/a@b@https://S3.example.com/\nlab=path@https://s3.example.com/One\n",
+            "# grants of the operator identity\naudit=archive/tracker\n\nops=archive\nlab=box/a@b@https://S3.example.com/\nlab=path@https://s3.example.com/One\n",
         )
         .unwrap();
         let s3 = Some("https://s3.example.com");
@@ -159,11 +159,11 @@ mod tests {
             ("audit", "archive", Some("trackerx/tracker"), None, false),
             ("audit", "Archive", Some("tracker"), None, false),
         ] {
-            let asked = destination(bucket, prefix, endpoint);
+            let destination = destination(bucket, prefix, endpoint);
             assert_eq!(
-                is_granted(&grants, namespace, &asked),
+                is_granted(&grants, namespace, &destination),
                 expected,
-                "{namespace} {asked:?}"
+                "{namespace} {destination:?}"
             );
         }
     }

@@ -1,9 +1,8 @@
-//! One active leader by a `coordination.k8s.io/v1` Lease. Reads and writes that one object; the decision is in
-//! [`super::election`].
+//! Leader election by a `coordination.k8s.io/v1` Lease. Reads and writes that one object; [`super::election`] decides.
 //!
-//! Every write carries the `resourceVersion` that was read, so that of two candidates one is refused. Its client has
-//! no retries and a time limit well below the deadline: a slow API server must not make a leader believe
-//! that it leads longer than it does.
+//! Every write carries the `resourceVersion` that was read, so the API server refuses one of two candidates. The client
+//! has no retries and a timeout well below the deadline: a slow API server must not make a leader believe that it leads
+//! longer than it does.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,26 +23,26 @@ use super::{FENCE_MARGIN, metered};
 use crate::egress::{Fence, Traffic};
 use crate::telemetry::Health;
 
-/// Where the lease is, and how it is kept.
+/// Name and timing of the Lease.
 #[derive(Clone, Debug)]
 pub struct LeaseSettings {
     /// Name of the Lease.
     pub name: String,
-    /// Namespace of the Lease; `None`: that of the pod, or of the kubeconfig's context.
+    /// Namespace of the Lease. `None`: the namespace of the pod, or of the kubeconfig's context.
     pub namespace: Option<String>,
-    /// Its times.
+    /// Duration, deadline and renewal interval.
     pub timing: LeaseTiming,
 }
 
 impl LeaseSettings {
-    /// Namespace and name: what tells the operators of one Lease from those of another.
+    /// Returns `namespace/name`, which identifies an operator in the cluster.
     pub(super) fn full_name(&self, client: &Client) -> String {
         let namespace = self.namespace.as_deref().unwrap_or(client.default_namespace());
         format!("{namespace}/{}", self.name)
     }
 }
 
-/// A client for the lease alone: a connection of its own, no retries, limits on every step.
+/// Creates the client for the Lease: a separate connection, no retries, a timeout on every step.
 pub(super) fn client(mut config: Config, timing: &LeaseTiming, traffic: &Traffic) -> kube::Result<Client> {
     config.default_retry = false;
     config.connect_timeout = Some(timing.request());
@@ -53,7 +52,7 @@ pub(super) fn client(mut config: Config, timing: &LeaseTiming, traffic: &Traffic
     metered::client(config, traffic)
 }
 
-/// A name that no other process has: the host's, and 64 random bits.
+/// Returns a unique name for this process: the host name and 64 random bits.
 pub(super) fn identity(host: Option<&str>) -> String {
     format!(
         "{}_{:016x}",
@@ -62,7 +61,7 @@ pub(super) fn identity(host: Option<&str>) -> String {
     )
 }
 
-/// A process that wants to lead.
+/// Process that tries to acquire the Lease.
 pub(super) struct LeaseCandidate {
     api: Api<Lease>,
     name: String,
@@ -71,23 +70,23 @@ pub(super) struct LeaseCandidate {
     fence: Fence,
 }
 
-/// The right to lead, until [`Leadership::lost`].
+/// Leadership of this process, until [`Leadership::lost`] is cancelled.
 pub(super) struct Leadership {
     lost: CancellationToken,
     resign: CancellationToken,
-    /// Until when nobody else can lead.
+    /// Earliest time at which another process can lead.
     until: Arc<Mutex<Instant>>,
     renewing: AbortOnDropHandle<()>,
 }
 
-/// The lease as this process last saw it.
+/// Lease as this process last read it.
 struct ObservedLease {
     lease: Option<Lease>,
     since: Instant,
 }
 
 impl LeaseCandidate {
-    /// `fence` is closed when the lease runs out, or is given back.
+    /// Creates a candidate. It closes `fence` when the lease expires or is released.
     pub(super) fn new(client: Client, settings: &LeaseSettings, me: String, fence: Fence) -> Self {
         let api = match &settings.namespace {
             Some(namespace) => Api::namespaced(client, namespace),
@@ -102,7 +101,7 @@ impl LeaseCandidate {
         }
     }
 
-    /// Waits until this process leads; `None`: `stop` came first. Errors of the API server are waited out.
+    /// Waits until this process leads. Returns `None` if `stop` is cancelled first. Retries after errors.
     pub(super) async fn acquire(self, health: &Health, stop: &CancellationToken) -> Option<Leadership> {
         let mut observed = ObservedLease {
             lease: None,
@@ -113,12 +112,12 @@ impl LeaseCandidate {
             health.heartbeat();
             let tried = self.try_acquire(&mut observed).await;
             if tried.is_ok() {
-                // It can read and write the Lease: it leads, or can as soon as it may.
+                // The process can read and write the Lease, so it is able to lead.
                 health.set_ready(true);
             }
             let wait = match tried {
                 Ok(Ok((lease, sent))) => {
-                    info!(lease = self.name, identity = self.me, "this process leads");
+                    info!(lease = self.name, identity = self.me, "lease acquired");
                     return Some(self.start_renewing(lease, sent, health.clone()));
                 }
                 Ok(Err(wait)) => {
@@ -127,7 +126,10 @@ impl LeaseCandidate {
                         .as_ref()
                         .and_then(|lease| lease_record(lease).holder);
                     if holder.is_some() && holder != logged_holder {
-                        info!(lease = self.name, holder, "another process leads; standing by");
+                        info!(
+                            lease = self.name,
+                            holder, "another process holds the lease, standing by"
+                        );
                         logged_holder = holder;
                     }
                     wait
@@ -136,7 +138,7 @@ impl LeaseCandidate {
                     let error = describe_error(&error);
                     warn!(
                         lease = self.name,
-                        error, "the lease cannot be read or written; trying again"
+                        error, "cannot read or write the lease, will retry"
                     );
                     self.timing.retry()
                 }
@@ -148,7 +150,8 @@ impl LeaseCandidate {
         }
     }
 
-    /// One look and, where it may be, one write: the lease with the time when the write was sent, or how long to wait.
+    /// Reads the Lease once and writes it if allowed. Returns the Lease and the time when the write was sent; the inner
+    /// error is the delay before the next try.
     async fn try_acquire(
         &self,
         observed: &mut ObservedLease,
@@ -181,7 +184,7 @@ impl LeaseCandidate {
             };
         match write {
             Ok(lease) => Ok(Ok((lease, sent))),
-            // Another was faster.
+            // Another candidate wrote first.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(self.timing.retry())),
             Err(error) => Err(error),
         }
@@ -201,7 +204,7 @@ impl LeaseCandidate {
         lease
     }
 
-    /// Writes the record as held by `holder`, only if it still is what was read.
+    /// Writes `holder` into the Lease, only over the version that was read. An empty `holder` releases it.
     async fn replace(&self, read: &Lease, holder: &str) -> kube::Result<Lease> {
         let mut lease = read.clone();
         let now = MicroTime(Timestamp::now());
@@ -249,7 +252,7 @@ impl LeaseCandidate {
         resign: CancellationToken,
         until: Arc<Mutex<Instant>>,
     ) {
-        // Whatever ends this task, nobody goes on leading without it.
+        // However this task ends, the process must not lead without it.
         let _lost = lost.drop_guard();
         let mut wait = self.timing.renew;
         loop {
@@ -261,7 +264,7 @@ impl LeaseCandidate {
                     return;
                 }
             }
-            // However slow the answers are, the loop is back at the deadline.
+            // Bounds slow answers: the loop must act at the deadline.
             let left = self.timing.deadline.saturating_sub(renewed.elapsed());
             let attempt = self.renew_once(&mut lease);
             let (renewal, sent) = tokio::time::timeout(left, attempt)
@@ -282,7 +285,7 @@ impl LeaseCandidate {
                     warn!(
                         lease = self.name,
                         taken = renewal == RenewalResult::Taken,
-                        "this process no longer leads"
+                        "lease lost"
                     );
                     if renewal == RenewalResult::Taken {
                         *until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -294,7 +297,7 @@ impl LeaseCandidate {
         }
     }
 
-    /// Gives the lease back, in at most two tries: a renewal whose answer was lost has changed the version.
+    /// Releases the lease, in at most two tries: a renewal without an answer may have changed the version.
     async fn release(&self, mut lease: Lease) {
         let Err(first) = self.replace(&lease, "").await else {
             return;
@@ -306,11 +309,11 @@ impl LeaseCandidate {
         warn!(
             lease = self.name,
             error = describe_error(&first),
-            "the lease could not be given back; it runs out by itself"
+            "cannot release the lease, it will expire"
         );
     }
 
-    /// One renewal, and when it was sent.
+    /// Renews the lease once. Returns the result, and the time when the request was sent.
     async fn renew_once(&self, lease: &mut Lease) -> (RenewalResult, Instant) {
         let sent = Instant::now();
         let renewal = match self.replace(lease, &self.me).await {
@@ -322,7 +325,7 @@ impl LeaseCandidate {
                 warn!(
                     lease = self.name,
                     error = describe_error(&error),
-                    "the lease was not renewed"
+                    "cannot renew the lease"
                 );
                 self.check_holder(lease).await
             }
@@ -330,7 +333,7 @@ impl LeaseCandidate {
         (renewal, sent)
     }
 
-    /// After a failed renewal: whose is it? Ours with another version is renewed at the next try.
+    /// Reads the holder after a failed renewal. If it still is this process, the next renewal uses the new version.
     async fn check_holder(&self, lease: &mut Lease) -> RenewalResult {
         match with_timeout(&self.timing, self.api.get_opt(&self.name)).await {
             Ok(Some(now)) if lease_record(&now).holder.as_deref() == Some(&self.me) => {
@@ -344,34 +347,34 @@ impl LeaseCandidate {
 }
 
 impl Leadership {
-    /// Cancelled when this process no longer leads.
+    /// Returns the token that is cancelled when this process stops leading.
     pub(super) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
-    /// How long it is certain that nobody else leads.
+    /// Returns the time for which certainly no other process leads.
     pub(super) fn time_left(&self) -> Duration {
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
         until.saturating_duration_since(Instant::now())
     }
 
-    /// Gives the lease back, so that another need not wait.
+    /// Releases the lease, so that another process can lead at once.
     pub(super) async fn resign(self) {
         self.resign.cancel();
-        // A panic in there was logged, and the lease then runs out by itself.
+        // A panic of that task was logged, and the lease expires.
         let _ = self.renewing.await;
     }
 }
 
-/// A limit over the whole request, whatever the connection does meanwhile.
+/// Bounds the complete request, independent of the state of the connection.
 async fn with_timeout<T>(
     timing: &LeaseTiming,
     request: impl Future<Output = kube::Result<T>>,
 ) -> kube::Result<T> {
     let limit = timing.request();
     tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
-        let what = format!("nothing within {} ms", limit.as_millis());
-        Err(kube::Error::Service(what.into()))
+        let message = format!("timed out after {} ms", limit.as_millis());
+        Err(kube::Error::Service(message.into()))
     })
 }
 

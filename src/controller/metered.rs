@@ -1,5 +1,4 @@
-//! Requests to the API server on their way out: counted, and held back by the fence like those to other peers. A layer
-//! of the Kubernetes client.
+//! Layer of the Kubernetes client that counts its requests and applies the fence to them, as for other peers.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +10,7 @@ use tower::{Layer, Service};
 
 use crate::egress::{Peer, RequestLabel, Traffic};
 
-/// A client whose requests leave that way.
+/// Creates a client with this layer.
 pub(super) fn client(config: Config, traffic: &Traffic) -> kube::Result<Client> {
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&MeteredLayer(traffic.clone()))
@@ -62,7 +61,7 @@ where
             operation: operation(request.method(), is_watch),
         };
         let traffic = self.traffic.clone();
-        // A request is sent when its future is first polled, which the fence decides.
+        // The future sends the request only when it is polled, which the fence controls.
         let request = self.inner.call(request);
         Box::pin(async move {
             let status = |reply: &Result<Response<ResBody>, S::Error>| {

@@ -1,7 +1,7 @@
-//! `EventExport` ⇄ engine: observe, decide, act, status, finalizer, leader lease.
+//! Controller of `EventExport` resources: observe, decide, act, write the status, with finalizer and leader election.
 //!
-//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`gauges`], [`grants`], [`secrets_in_use`]. With effects: [`reconcile`] and what it calls,
-//! [`lease`], and this file, which puts the parts together.
+//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`gauges`], [`grants`], [`secrets_in_use`]. With
+//! effects: [`reconcile`] and its callees, [`lease`], and this file, which starts and stops the parts.
 
 mod act;
 mod claim;
@@ -61,34 +61,35 @@ use events::EventRecorder;
 use lease::{Leadership, LeaseCandidate};
 use registry::ExportRegistry;
 
-/// How long is kept back of the time until another may lead, for cutting off what has not stopped.
+/// Margin before another process may lead, in which the remaining tasks are aborted.
 const FENCE_MARGIN: Duration = Duration::from_secs(1);
 
-/// How often the controller gives a sign of life.
+/// Interval between heartbeats of the controller.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where `kubectl apply` keeps the manifest.
+/// Annotation in which `kubectl apply` stores the manifest.
 const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// How long to wait before the API server is asked again at the start.
+/// Delay between requests to the API server at startup.
 const START_RETRY: Duration = Duration::from_secs(2);
 
-/// How long one request may take at the start.
+/// Timeout of a request to the API server at startup.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs the operator until `shutdown`: then exports are stopped, their sessions deleted, and the lease given back.
-/// An error: the lease was lost, and everything was stopped before another could lead; or it cannot begin. The
-/// process should end then, and be started again.
+/// Runs the operator until `shutdown`, then stops exports, deletes their sessions and releases the lease.
+///
+/// Fails if it cannot start, or if it loses the lease: then all exports are stopped before another process can lead.
+/// The process should exit then, and be restarted.
 pub async fn run_operator(
     config: OperatorConfig,
     telemetry: Telemetry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let client = watch_stream::client(config.kubernetes.clone(), config.watch, &config.traffic)
-        .context("no client for the Kubernetes API server")?;
+        .context("cannot create a client for the Kubernetes API server")?;
     let unfenced = config.traffic.unfenced();
     let lease_client = lease::client(config.kubernetes.clone(), &config.lease.timing, &unfenced)
-        .context("no client for the lease at the Kubernetes API server")?;
+        .context("cannot create a client for the Lease at the Kubernetes API server")?;
     let Some(cluster) = cluster_id(&config, &client, &telemetry, &shutdown).await? else {
         return Ok(());
     };
@@ -109,12 +110,12 @@ pub async fn run_operator(
     telemetry.health.set_ready(false);
     if outcome.is_ok() {
         leadership.resign().await;
-        info!("stopped; the lease is given back");
+        info!("operator stopped, lease released");
     }
     outcome
 }
 
-/// Leads until `shutdown`, or until the lease is lost.
+/// Runs the controller until `shutdown`, or until the lease is lost.
 async fn run_as_leader(
     config: &OperatorConfig,
     client: Client,
@@ -160,15 +161,15 @@ async fn run_as_leader(
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
         () = leadership.lost().cancelled() => true,
-        // It ends only when it is told to.
+        // The controller stops only when `end` is cancelled.
         ended = &mut controller_task => {
             registry.stop_all(config.shutdown_timeout).await;
-            bail!("a defect: the controller ended by itself ({ended:?}); report it with the lines above")
+            bail!("the controller stopped unexpectedly ({ended:?}): report this defect with the log lines above")
         }
     };
     telemetry.health.stop_heartbeat();
     telemetry.health.set_ready(false);
-    // First no new work, then the end of what is under way.
+    // Prevents new tasks before the running ones are stopped.
     end.cancel();
     secrets.abort();
     controller_task.abort();
@@ -177,13 +178,13 @@ async fn run_as_leader(
     } else {
         config.shutdown_timeout
     };
-    info!(?limit, lost, "stopping exports and deleting their sessions");
+    info!(?limit, lost, "stopping exports and deleting sessions");
     tokio::select! {
         () = registry.stop_all(limit) => {}
-        // Stopping takes longer than a lease: it may be lost only now.
+        // The shutdown may take longer than the lease, which can be lost meanwhile.
         () = leadership.lost().cancelled(), if !lost => {
             registry.stop_all(leadership.time_left().saturating_sub(FENCE_MARGIN)).await;
-            bail!("the lease was lost while exports were being stopped");
+            bail!("the lease was lost during shutdown: all exports are stopped");
         }
     }
     if lost {
@@ -192,7 +193,7 @@ async fn run_as_leader(
     Ok(())
 }
 
-/// Whoever drops the future of [`run_operator`] leaves no work behind that nobody leads.
+/// Aborts all tasks when the future of [`run_operator`] is dropped: no export may run without the lease.
 struct AbortOnDrop(Arc<ExportRegistry>);
 
 impl Drop for AbortOnDrop {
@@ -201,7 +202,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Looks at every resource when it changes, when it is due, and when its work has something to say.
+/// Reconciles every resource when it changes, when it is due, and when its task reports a change.
 async fn run_controller(
     config: OperatorConfig,
     client: Client,
@@ -225,7 +226,7 @@ async fn run_controller(
                 let error = kube_error::describe_watch_error(error);
                 warn!(
                     error,
-                    "EventExports cannot be watched (is crds/ applied?); trying again"
+                    "cannot watch EventExports (is the CRD installed?), will retry"
                 );
             }
         })
@@ -237,8 +238,8 @@ async fn run_controller(
     let woken = stream::unfold(woken, |mut woken| async {
         woken.recv().await.map(|object| (Some(object), woken))
     });
-    // Polled by the controller like everything that wakes it, so that it gives its sign of life only while it goes
-    // round. While all places for looks are taken it may not: then the looks are watched.
+    // The controller polls this stream like its other triggers, so it sends heartbeats only while its loop runs. It may
+    // not poll while all reconcile slots are taken: then the deadlines of the reconciles apply.
     let health = context.health.clone();
     let heartbeat = stream::unfold(tokio::time::interval(HEARTBEAT_INTERVAL), move |mut interval| {
         let health = health.clone();
@@ -254,19 +255,19 @@ async fn run_controller(
         .reconcile_on(woken)
         .graceful_shutdown_on(end.cancelled_owned())
         .run(reconcile::reconcile, reconcile::error_policy, context)
-        // What failed was logged, and the watch logs its own errors.
+        // `error_policy` logs failed reconciles, and the watch logs its own errors.
         .for_each(|_| std::future::ready(()))
         .await;
 }
 
-/// Takes away what is of no use here: most of a resource's bytes.
+/// Removes the metadata that the operator does not use: most of a resource's bytes.
 fn strip(object: &mut EventExport) {
     object.metadata.managed_fields = None;
     let annotations = object.metadata.annotations.as_mut();
     annotations.and_then(|annotations| annotations.remove(LAST_APPLIED_ANNOTATION));
 }
 
-/// What is deleted is forgotten, also what was deleted while nobody watched.
+/// Removes deleted resources from the registry, including those that were deleted while the watch was down.
 fn sync_registry(registry: &ExportRegistry, existing: &Mutex<HashSet<String>>, event: &Event<EventExport>) {
     let mut existing = existing.lock().unwrap_or_else(PoisonError::into_inner);
     match event {
@@ -278,7 +279,7 @@ fn sync_registry(registry: &ExportRegistry, existing: &Mutex<HashSet<String>>, e
     }
 }
 
-/// What tells this cluster from others, in the journals of buckets: asked until it is known or `shutdown`.
+/// Returns the name of this cluster in the journals of buckets. Retries until it is known; `None` after `shutdown`.
 async fn cluster_id(
     config: &OperatorConfig,
     client: &Client,
@@ -291,25 +292,27 @@ async fn cluster_id(
     let api: Api<Namespace> = Api::all(client.clone());
     loop {
         telemetry.health.heartbeat();
-        let asked = tokio::time::timeout(START_TIMEOUT, api.get("kube-system")).await;
-        match asked {
+        match tokio::time::timeout(START_TIMEOUT, api.get("kube-system")).await {
             Ok(Ok(namespace)) => {
                 return namespace
                     .uid()
                     .map(Some)
-                    .context("the namespace kube-system has no UID");
+                    .context("namespace kube-system has no UID");
             }
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => bail!(
-                "the UID of the namespace kube-system, which names this cluster in journals, cannot be read: {} ({}); \
-                 grant `get` on it, or name the cluster with --cluster-id",
+                "cannot read the UID of namespace kube-system, which identifies this cluster in journals: {} ({}); \
+                 grant `get` on it, or set --cluster-id",
                 status.message,
                 status.code
             ),
             Ok(Err(error)) => warn!(
                 error = kube_error::describe_error(&error),
-                "the API server does not answer; trying again"
+                "cannot read namespace kube-system from the API server, will retry"
             ),
-            Err(_) => warn!("the API server does not answer in time; trying again"),
+            Err(_) => warn!(
+                error = "timed out",
+                "cannot read namespace kube-system from the API server, will retry"
+            ),
         }
         tokio::select! {
             () = tokio::time::sleep(START_RETRY) => {}

@@ -1,5 +1,4 @@
-//! One look at one resource: observe, decide, act, and write back what is known. Bounded in time; work runs
-//! elsewhere.
+//! Reconciles one resource: observe, decide, act, write the status. Bounded in time; exports run in tasks elsewhere.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,45 +17,45 @@ use super::{claim, finalizer};
 use crate::api::EventExport;
 use crate::telemetry::metrics::ReconcileResult;
 
-/// The longest that one look may take; then it is an error and tried again.
+/// Maximum time that a reconcile may take. A longer one fails and is retried.
 pub(super) const RECONCILE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// First pause after an error of the API server; it doubles.
+/// Initial backoff after an error of the API server. It doubles.
 const ERROR_BACKOFF_BASE: Duration = Duration::from_secs(1);
 
-/// Longest pause after an error of the API server.
+/// Maximum backoff after an error of the API server.
 const MAX_ERROR_BACKOFF: Duration = Duration::from_mins(5);
 
-/// When to go on where there is more to do at once.
+/// Delay of the next reconcile if another action follows at once.
 const IMMEDIATE_REQUEUE: Duration = Duration::from_millis(100);
 
-/// Why a look failed.
+/// Error of a reconcile.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReconcileError {
-    /// The API server refused, or did not answer.
+    /// The API server rejected a request, or did not answer.
     #[error("{}", describe_error(.0))]
     Api(#[from] kube::Error),
-    /// It took too long.
-    #[error("it took longer than {} s", RECONCILE_TIMEOUT.as_secs())]
+    /// The reconcile exceeded [`RECONCILE_TIMEOUT`].
+    #[error("timed out after {} s", RECONCILE_TIMEOUT.as_secs())]
     TimedOut,
 }
 
-/// One look.
+/// Reconciles one resource.
 pub(super) async fn reconcile(
     object: Arc<EventExport>,
     context: Arc<ReconcileContext>,
 ) -> Result<Action, ReconcileError> {
-    let began = Instant::now();
+    let started_at = Instant::now();
     let _guard = context.health.begin_reconcile(RECONCILE_TIMEOUT);
     let result = tokio::time::timeout(RECONCILE_TIMEOUT, reconcile_once(&object, &context))
         .await
         .unwrap_or(Err(ReconcileError::TimedOut));
     let outcome = if result.is_ok() {
-        ReconcileResult::ok
+        ReconcileResult::success
     } else {
         ReconcileResult::error
     };
-    context.metrics.reconciled(outcome, began.elapsed());
+    context.metrics.reconciled(outcome, started_at.elapsed());
     if result.is_ok()
         && let Some(uid) = object.uid()
     {
@@ -65,8 +64,8 @@ pub(super) async fn reconcile(
     result
 }
 
-/// What happens after a look that failed.
-#[allow(clippy::needless_pass_by_value)] // as kube calls it
+/// Requeues a resource after a failed reconcile, with exponential backoff.
+#[allow(clippy::needless_pass_by_value)] // signature required by kube
 pub(super) fn error_policy(
     object: Arc<EventExport>,
     error: &ReconcileError,
@@ -81,7 +80,7 @@ pub(super) fn error_policy(
         .saturating_mul(1 << errors.unwrap_or(0).min(16))
         .min(MAX_ERROR_BACKOFF);
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    warn!(export = format!("{namespace}/{name}"), %error, again_in = ?pause, "a look failed");
+    warn!(export = format!("{namespace}/{name}"), %error, retry_in = ?pause, "reconcile failed, requeueing");
     Action::requeue(pause)
 }
 
@@ -93,7 +92,7 @@ async fn reconcile_once(
         return Ok(Action::await_change());
     };
     let Some(newest) = newest_version(object, &uid, context).await? else {
-        // Its deletion is on its way.
+        // The watch delivers its deletion soon.
         return Ok(Action::requeue(WRITE_INTERVAL));
     };
     let now = (context.now)();
@@ -106,7 +105,7 @@ async fn reconcile_once(
         .registry
         .with_or_insert(&uid, object, |entry| entry.observe(object, now));
     let decision = decide(&observed);
-    debug!(name = object.name_any(), ?observed, ?decision, "looked");
+    debug!(name = object.name_any(), ?observed, ?decision, "reconciling");
     let mut read = act(context, object, decision.action).await?;
     let mut pause = None;
     if observed.deleting.is_none() {
@@ -115,12 +114,12 @@ async fn reconcile_once(
         }
         pause = update_status(object, read, &uid, context).await?;
     }
-    // What is left to do, and until when to wait, after what was just done.
+    // The next action and its time, after this one.
     let next = context
         .registry
         .with(&uid, |entry| decide(&entry.observe(object, now)));
     let next = next.and_then(|next| match next.action {
-        // What could not be done is the matter of a newer version, which wakes us: unless the watch lags behind.
+        // The action had no effect: the resource has a newer version, and the watch may lag behind.
         decide::Action::Start | decide::Action::AbandonCleanup if next.action == decision.action => {
             Some(WRITE_INTERVAL)
         }
@@ -135,8 +134,8 @@ async fn reconcile_once(
     Ok(pause.map_or_else(Action::await_change, Action::requeue))
 }
 
-/// The resource as it was watched; or as it is, where a newer version was looked at before: a watch may show the past
-/// again. `None`: it is gone.
+/// Returns the watched resource, or reads it if a newer version was reconciled before: a watch may deliver an old
+/// version again. Returns `None` if the resource is gone.
 async fn newest_version(
     object: &Arc<EventExport>,
     uid: &str,
@@ -156,20 +155,20 @@ async fn newest_version(
     Ok(read.map(Arc::new))
 }
 
-/// An export that was complete and is only looked at has no finalizer; it gets one as soon as sessions are opened.
+/// Adds the finalizer as soon as sessions are opened: a complete export that is only verified starts without it.
 async fn ensure_finalizer(
     object: &EventExport,
     uid: &str,
     context: &ReconcileContext,
 ) -> kube::Result<Option<EventExport>> {
-    let opens = context.registry.with(uid, |entry| match &entry.state {
+    let opens_sessions = context.registry.with(uid, |entry| match &entry.state {
         TaskState::Running(running) if running.kind == TaskKind::Export => {
             let snapshot = running.snapshots.borrow();
             snapshot.active > 0 || !snapshot.sessions.is_empty()
         }
         _ => false,
     });
-    if opens == Some(true) && !has_finalizer(object) {
+    if opens_sessions == Some(true) && !has_finalizer(object) {
         context.registry.with(uid, |entry| entry.sessions = Some(true));
         return finalizer::add(&context.api(object), object).await;
     }

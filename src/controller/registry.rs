@@ -1,5 +1,4 @@
-//! The registry: what this process does for each resource, keyed by UID. Work runs in tasks of its own, outside
-//! `reconcile`; how it is watched over is in [`super::supervise`].
+//! Registry of resources and their tasks, keyed by UID. Tasks run outside `reconcile`, under [`super::supervise`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,41 +19,41 @@ use super::supervise::{StartPriority, Task};
 use super::{finalizer, supervise};
 use crate::api::EventExport;
 use crate::export::engine::ReleaseReport;
-use crate::export::failure::{Failure, Remedy};
+use crate::export::failure::{Failure, RetryClass};
 use crate::export::semaphore::PrioritySemaphore;
 use crate::export::snapshot::Snapshot;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{NamedResource, ResourceSource};
 
-/// Exports whose bucket is being listed for the first time, at once: a restart with thousands of resources must not
-/// ask everything of everyone in one second.
+/// Maximum exports that list their bucket for the first time concurrently. A restart with thousands of resources must
+/// not send all requests at once.
 pub(super) const MAX_FIRST_LISTINGS: usize = 32;
 
-/// How many wake-ups may wait; who has more to say waits.
+/// Capacity of the wake-up channel. Senders wait when it is full.
 const WAKE_UP_CAPACITY: usize = 1024;
 
-/// First pause after a failure; it doubles.
+/// Initial backoff after a failure. It doubles.
 const BACKOFF_BASE: SignedDuration = SignedDuration::from_secs(5);
 
-/// First pause after the API server did not answer; it doubles.
+/// Initial backoff after the API server did not answer. It doubles.
 const API_BACKOFF_BASE: SignedDuration = SignedDuration::from_secs(1);
 
-/// Longest pause after the API server did not answer.
+/// Maximum backoff after the API server did not answer.
 const MAX_API_BACKOFF: SignedDuration = SignedDuration::from_mins(5);
 
-/// Shortest rest, whatever the engine says: a defect there must not keep a processor busy.
+/// Minimum idle time, whatever the engine returns: a defect there must not cause a busy loop.
 const MIN_IDLE: SignedDuration = SignedDuration::from_secs(5);
 
-/// Rest of an export that ended without having seen its bucket.
+/// Idle time of an export that ended without a listing of its bucket.
 const UNOBSERVED_IDLE: SignedDuration = SignedDuration::from_mins(1);
 
-/// So many exports are named in one line of the log at most.
+/// Maximum names of exports in one log line.
 const MAX_LOGGED_NAMES: usize = 10;
 
-/// What wakes the controller for one resource.
+/// Channel that triggers the reconcile of a resource.
 pub(super) type WakeUps = mpsc::Sender<ObjectRef<EventExport>>;
 
-/// What this process does for each resource.
+/// State and task of each resource.
 pub(super) struct ExportRegistry {
     entries: Mutex<RegistryState>,
     pub(super) tasks: TaskTracker,
@@ -66,14 +65,14 @@ pub(super) struct ExportRegistry {
 
 #[derive(Default)]
 struct RegistryState {
-    /// Boxed: a table has room for twice as many as are in it.
+    /// Boxed: the table allocates room for up to twice as many entries.
     by_uid: HashMap<Arc<str>, Box<ExportEntry>>,
     by_name: HashMap<Arc<ObjectRef<EventExport>>, Arc<str>>,
     by_secret: SecretUsers,
     serial: u64,
 }
 
-/// Who uses a Secret, by namespace and name.
+/// UIDs of the resources that use a Secret, by its namespace and name.
 type SecretUsers = HashMap<(String, String), BTreeSet<Arc<str>>>;
 
 fn remove_user(by_secret: &mut SecretUsers, uid: &str, namespace: &str, name: &str) {
@@ -86,7 +85,7 @@ fn remove_user(by_secret: &mut SecretUsers, uid: &str, namespace: &str, name: &s
     }
 }
 
-/// What a resource is called by: without its version and UID, which are kept beside it.
+/// Returns a reference to a resource by name, without version and UID.
 fn object_ref(object: &EventExport) -> ObjectRef<EventExport> {
     let name = ObjectRef::new(&object.name_any());
     match object.namespace() {
@@ -95,20 +94,20 @@ fn object_ref(object: &EventExport) -> ObjectRef<EventExport> {
     }
 }
 
-/// How work in a task ended.
+/// Outcome of a task.
 pub(super) enum TaskOutcome {
     Exported(Arc<Snapshot>),
     Released(ReleaseReport),
-    /// It could not begin, until somebody does something.
+    /// The export could not start because of its spec, its Secrets or a peer.
     Blocked(Failure),
-    /// It could not begin: the API server did not answer, or the resource is gone.
+    /// The export could not start: the API server did not answer, or the resource changed or is gone.
     NotStarted,
-    /// It panicked, or was cut off.
+    /// The task panicked or was aborted.
     Crashed,
 }
 
 impl ExportRegistry {
-    /// Empty; the receiver gets the resources to look at.
+    /// Creates an empty registry. The receiver gets the resources to reconcile.
     pub(super) fn new(
         metrics: Metrics,
         now: fn() -> Timestamp,
@@ -127,11 +126,11 @@ impl ExportRegistry {
     }
 
     fn lock(&self) -> MutexGuard<'_, RegistryState> {
-        // A panic under this lock leaves an entry that the next look mends.
+        // A panic under this lock leaves an entry that the next reconcile corrects.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads or changes what is remembered of a resource, which is remembered from now on.
+    /// Calls `f` with the entry of a resource, and creates the entry if it does not exist.
     pub(super) fn with_or_insert<T>(
         &self,
         uid: &str,
@@ -148,12 +147,12 @@ impl ExportRegistry {
         f(entry)
     }
 
-    /// Reads or changes what is remembered of a resource; `None`: it is gone meanwhile.
+    /// Calls `f` with the entry of a resource. Returns `None` if the resource is gone.
     pub(super) fn with<T>(&self, uid: &str, f: impl FnOnce(&mut ExportEntry) -> T) -> Option<T> {
         self.lock().by_uid.get_mut(uid).map(|entry| f(entry))
     }
 
-    /// The Secrets that a resource uses from now on: said before they are read, so that no change is missed.
+    /// Registers the Secrets that a resource uses. Call it before reading them, so that no change is missed.
     pub(super) fn register_secrets(&self, uid: &str, namespace: &str, names: &HashSet<&str>) {
         let mut entries = self.lock();
         let RegistryState {
@@ -171,14 +170,14 @@ impl ExportRegistry {
         }
     }
 
-    /// What was read of them.
+    /// Records the versions of the Secrets that were read.
     pub(super) fn record_secrets(&self, uid: &str, fetched: &FetchedSecrets) {
         if let Some(entry) = self.lock().by_uid.get_mut(uid) {
             entry.secrets.end_reading(fetched);
         }
     }
 
-    /// A Secret is seen in some version, or not at all: the resources that use it in another one.
+    /// Records the version of a Secret from the watch. `None`: deleted. Returns the resources that use another version.
     pub(super) fn observe_secret(
         &self,
         namespace: &str,
@@ -204,12 +203,12 @@ impl ExportRegistry {
         woken
     }
 
-    /// All Secrets that are used: what a complete list of the cluster's Secrets is compared with.
+    /// Returns all Secrets in use, to compare them with a complete list of the cluster.
     pub(super) fn used_secrets(&self) -> HashSet<(String, String)> {
         self.lock().by_secret.keys().cloned().collect()
     }
 
-    /// Sessions cannot be released, for a reason that trying again does not mend.
+    /// Records that sessions cannot be deleted, for a reason that a retry does not change.
     pub(super) fn mark_release_impossible(&self, uid: &str, spec: u64, why: String) {
         if let Some(entry) = self.lock().by_uid.get_mut(uid) {
             entry.state = TaskState::Finished {
@@ -218,23 +217,23 @@ impl ExportRegistry {
             };
             entry.secrets.stale = false;
             entry.restart_requested = false;
-            entry.left.get_or_insert_default().unknown = Some(why);
+            entry.release_report.get_or_insert_default().unknown = Some(why);
         }
     }
 
-    /// Begins work in a task of its own.
+    /// Starts a task for a resource.
     pub(super) fn start_task(self: &Arc<Self>, uid: &str, spec: u64, task: Task) {
         let mut entries = self.lock();
         entries.serial += 1;
         let serial = entries.serial;
-        // A resource that is gone meanwhile gets no work that nobody would stop.
+        // The resource may be gone: then nothing would stop the task.
         let Some(entry) = entries.by_uid.get_mut(uid) else {
             return;
         };
         entry.restart_requested = false;
         if task.kind() == TaskKind::Export {
             entry.suspended = false;
-            (entry.last, entry.left, entry.rebuilt) = (None, None, false);
+            (entry.last_run, entry.release_report, entry.runner_rebuilt) = (None, None, false);
         }
         if let Task::Release(runner) = &task {
             entry.runner = Some(runner.clone());
@@ -251,7 +250,7 @@ impl ExportRegistry {
         entry.state = TaskState::Running(running);
     }
 
-    /// The work has its job, and the credentials of what came before it are needed no more.
+    /// Stores the runner of the current task. It replaces the runner of the previous task and its credentials.
     pub(super) fn attach_runner(&self, uid: &str, serial: u64, runner: &Arc<dyn ExportRunner>) {
         if let Some(entry) = self.lock().by_uid.get_mut(uid)
             && matches!(&entry.state, TaskState::Running(running) if running.serial == serial)
@@ -260,14 +259,14 @@ impl ExportRegistry {
         }
     }
 
-    /// Tells the work to stop; its end wakes the controller.
+    /// Asks the task to stop. Its end triggers a reconcile.
     pub(super) fn stop(&self, uid: &str) {
         if let Some(TaskState::Running(running)) = self.lock().by_uid.get(uid).map(|entry| &entry.state) {
             running.stop.cancel();
         }
     }
 
-    /// Cuts the work off where it stands.
+    /// Aborts the task.
     pub(super) fn abort(&self, uid: &str) {
         if let Some(TaskState::Running(running)) = self.lock().by_uid.get(uid).map(|entry| &entry.state) {
             running.stop.cancel();
@@ -275,7 +274,7 @@ impl ExportRegistry {
         }
     }
 
-    /// Work ended.
+    /// Records the outcome of a task, unless another task has started since.
     pub(super) fn finish_task(&self, uid: &str, serial: u64, outcome: TaskOutcome) {
         let now = (self.now)();
         let mut entries = self.lock();
@@ -302,7 +301,7 @@ impl ExportRegistry {
         }
     }
 
-    /// The resource is gone: its work stops by itself, and nothing is remembered.
+    /// Removes a deleted resource, and asks its task to stop.
     pub(super) fn remove(&self, uid: &str) {
         let mut entries = self.lock();
         let Some(entry) = entries.by_uid.remove(uid) else {
@@ -324,8 +323,8 @@ impl ExportRegistry {
         }
     }
 
-    /// Another resource of the same name is there: what is remembered of the one before is forgotten, even if nobody
-    /// said that it was deleted. Not if the watch shows the past.
+    /// Removes the earlier resource of the same name: the watch may have missed its deletion. Does nothing if the watch
+    /// delivers an old version.
     pub(super) fn replace_recreated(&self, object: &EventExport) {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let known = {
@@ -341,7 +340,7 @@ impl ExportRegistry {
         }
     }
 
-    /// Only these resources exist: what is remembered of others is forgotten.
+    /// Removes all resources except these.
     pub(super) fn retain_only(&self, existing: &HashSet<String>) {
         let gone: Vec<_> = self
             .lock()
@@ -355,7 +354,7 @@ impl ExportRegistry {
         }
     }
 
-    /// Stops all work, each deleting its sessions, and cuts off what has not ended after `limit`.
+    /// Stops all tasks, which delete their sessions. Aborts those that have not ended after `limit`.
     pub(super) async fn stop_all(&self, limit: Duration) {
         self.tasks.close();
         for entry in self.lock().by_uid.values() {
@@ -368,16 +367,16 @@ impl ExportRegistry {
             let exports = self.running_names();
             warn!(
                 left,
-                exports, "exports did not end in time and are cut off; the next start cleans up"
+                exports, "exports did not stop in time, aborting (the next start cleans up)"
             );
             self.abort_all();
         }
     }
 
-    /// The names of exports whose work has not ended, as far as a line of the log holds them.
+    /// Returns the names of exports with a running task, at most [`MAX_LOGGED_NAMES`].
     fn running_names(&self) -> String {
-        let work = self.lock();
-        let running = work.by_uid.values().filter(|entry| match &entry.state {
+        let entries = self.lock();
+        let running = entries.by_uid.values().filter(|entry| match &entry.state {
             TaskState::Running(running) => !running.abort.is_finished(),
             _ => false,
         });
@@ -388,7 +387,7 @@ impl ExportRegistry {
         names.join(", ")
     }
 
-    /// Cuts all work off where it stands.
+    /// Aborts all tasks.
     pub(super) fn abort_all(&self) {
         for entry in self.lock().by_uid.values() {
             if let TaskState::Running(running) = &entry.state {
@@ -407,15 +406,15 @@ impl ResourceSource for ExportRegistry {
             (namespace.unwrap_or_default(), name, facts.unwrap_or_default())
         };
         let entries = self.lock();
-        let ours = entries
+        let served = entries
             .by_uid
             .values()
             .filter(|entry| !entry.contention.served_by_other());
-        ours.map(|entry| named(entry)).collect()
+        served.map(|entry| named(entry)).collect()
     }
 }
 
-/// When a run that ended is due again.
+/// Returns the result of a run that ended, with the time of the next one.
 fn after_export(entry: &mut ExportEntry, uid: &str, snapshot: Arc<Snapshot>, now: Timestamp) -> FinishedTask {
     let daily = later(now, finalizer::jittered(RESYNC_INTERVAL, uid));
     let next = match snapshot.next_run_at {
@@ -428,14 +427,14 @@ fn after_export(entry: &mut ExportEntry, uid: &str, snapshot: Arc<Snapshot>, now
         entry.sessions = Some(!snapshot.sessions.is_empty());
     }
     let export = entry.runner.as_ref().map(|runner| runner.export().clone());
-    entry.last = export.map(|export| (snapshot, export));
+    entry.last_run = export.map(|export| (snapshot, export));
     FinishedTask::Idle(next.max(later(now, MIN_IDLE)))
 }
 
 fn after_blocked(entry: &mut ExportEntry, failure: Failure, now: Timestamp) -> FinishedTask {
-    let pause = match failure.remedy {
-        Remedy::Retry(_) => backoff(entry.failures, MAX_FAILURE_BACKOFF),
-        Remedy::Wait(_) | Remedy::Manual => MAX_FAILURE_BACKOFF,
+    let pause = match failure.class {
+        RetryClass::Retry(_) => backoff(entry.failures, MAX_FAILURE_BACKOFF),
+        RetryClass::Wait(_) | RetryClass::Manual => MAX_FAILURE_BACKOFF,
     };
     entry.failures = entry.failures.saturating_add(1);
     entry.failure = Some(failure);
@@ -450,13 +449,13 @@ fn after_not_started(entry: &mut ExportEntry, now: Timestamp) -> FinishedTask {
 
 fn after_release(entry: &mut ExportEntry, released: ReleaseReport, now: Timestamp) -> FinishedTask {
     if released.leftover_sessions.is_empty() && released.unknown.is_none() {
-        (entry.sessions, entry.left, entry.failures) = (Some(false), None, 0);
+        (entry.sessions, entry.release_report, entry.failures) = (Some(false), None, 0);
         return FinishedTask::Idle(now);
     }
     let permanent = released.permanent;
-    entry.left = Some(Box::new(released));
-    if permanent && !entry.rebuilt {
-        // With credentials from memory. Perhaps the Secrets have better ones by now: that is tried, once.
+    entry.release_report = Some(Box::new(released));
+    if permanent && !entry.runner_rebuilt {
+        // The credentials came from memory. Retries once with those of the Secrets, which may be newer.
         entry.runner = None;
         return FinishedTask::ReleaseFailed(now);
     }
@@ -470,7 +469,7 @@ fn after_release(entry: &mut ExportEntry, released: ReleaseReport, now: Timestam
 }
 
 fn after_crash(entry: &mut ExportEntry, now: Timestamp) -> FinishedTask {
-    let message = "the export broke down (a defect of the operator, its log says more); it is tried again";
+    let message = "the export crashed (a defect of the operator, see its log); the operator retries it";
     entry.failure = Some(Failure::retry(crate::api::Reason::Failed, message).export_wide());
     let pause = backoff(entry.failures, MAX_FAILURE_BACKOFF);
     entry.failures = entry.failures.saturating_add(1);

@@ -1,4 +1,4 @@
-//! Wakes exports when a Secret that they use changes. Watches the metadata of Secrets only, and remembers none.
+//! Triggers a reconcile of exports when a Secret that they use changes. Watches only metadata, and stores none of it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::kube_error::describe_watch_error;
 use super::registry::ExportRegistry;
 use super::watch_stream::watch_stream;
 
-/// Nobody's credentials for us, and in many clusters most of all Secrets.
+/// Types of Secrets that no export uses, but that are the majority in many clusters.
 const EXCLUDED_TYPES: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
 
-/// How long until it is tried again where it is forbidden: that may be meant, and a role is seldom changed.
+/// Delay after a forbidden watch. The missing permission may be intended, and roles rarely change.
 const FORBIDDEN_BACKOFF: Duration = Duration::from_mins(10);
 
-/// Watches until it is dropped.
+/// Watches Secrets until the future is dropped.
 pub(super) async fn watch(
     client: Client,
     namespace: Option<&str>,
@@ -36,7 +36,7 @@ pub(super) async fn watch(
     };
     let config = watcher::Config::default().fields(EXCLUDED_TYPES);
     let mut events = watch_stream(api, config, times).default_backoff().boxed();
-    // Of a complete list, those that somebody uses and that were not seen yet.
+    // Secrets in use that the current list has not contained yet.
     let mut unseen = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
@@ -56,7 +56,7 @@ pub(super) async fn watch(
                 let message = describe_watch_error(&error);
                 warn!(
                     error = message,
-                    "Secrets cannot be watched: a change of credentials is noticed late; trying again"
+                    "cannot watch Secrets (credential changes are noticed late), will retry"
                 );
                 if is_forbidden(&error) {
                     tokio::time::sleep(FORBIDDEN_BACKOFF).await;
@@ -77,15 +77,15 @@ fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(refused, kube::Error::Api(status) if status.code == 403)
 }
 
-async fn wake(registry: &ExportRegistry, secret: &PartialObjectMeta<Secret>, there: bool) {
+async fn wake(registry: &ExportRegistry, secret: &PartialObjectMeta<Secret>, exists: bool) {
     let namespace = secret.namespace().unwrap_or_default();
-    let version = secret.metadata.resource_version.as_deref().filter(|_| there);
+    let version = secret.metadata.resource_version.as_deref().filter(|_| exists);
     notify(registry, &namespace, &secret.name_any(), version).await;
 }
 
 async fn notify(registry: &ExportRegistry, namespace: &str, name: &str, version: Option<&str>) {
     for export in registry.observe_secret(namespace, name, version) {
-        // A controller that is gone needs no waking.
+        // Fails only if the controller is gone.
         let _ = registry.wake_ups.send(export).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The Secrets of one export: read when it begins, from its own namespace only, and never kept.
+//! Reads the Secrets of one export when it starts, from its own namespace only. Never keeps their contents.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,39 +7,39 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 
-use crate::api::{EventExportSpec, Reason};
+use crate::api::{EventExportSpec, Reason, Remedy, Setting};
 use crate::export::connect::Secrets;
 use crate::export::failure::Failure;
 
-/// A Secret that a spec names.
+/// Reference of a spec to a Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SecretReference<'a> {
-    /// The field that names it.
-    pub(super) field: &'static str,
-    /// Its name.
+    /// Setting that names the Secret.
+    pub(super) setting: Setting,
+    /// Name of the Secret.
     pub(super) name: &'a str,
-    /// Whether nothing can begin without it. Without the key of manifests, events are stored all the same.
+    /// True if the export cannot start without the Secret. Without the signing key, events are stored all the same.
     pub(super) required: bool,
 }
 
-/// The Secrets that a spec names, in the order of its fields; one may be named twice.
+/// Returns the references of a spec to Secrets, in the order of its fields. A Secret may occur twice.
 pub(super) fn references(spec: &EventExportSpec) -> Vec<SecretReference<'_>> {
     let (source, s3) = (&spec.source, &spec.destination.s3);
     let named = [
         (
-            "spec.source.credentialsSecretRef",
+            Setting::SourceCredentials,
             Some(&source.credentials_secret_ref.name),
         ),
         (
-            "spec.source.caSecretRef",
+            Setting::SourceCa,
             source.ca_secret_ref.as_ref().map(|secret| &secret.name),
         ),
         (
-            "spec.destination.s3.credentialsSecretRef",
+            Setting::BucketCredentials,
             s3.credentials_secret_ref.as_ref().map(|secret| &secret.name),
         ),
         (
-            "spec.destination.s3.caSecretRef",
+            Setting::BucketCa,
             s3.ca_secret_ref.as_ref().map(|secret| &secret.name),
         ),
     ];
@@ -48,15 +48,15 @@ pub(super) fn references(spec: &EventExportSpec) -> Vec<SecretReference<'_>> {
         .as_ref()
         .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
     let signing = signing.map(|secret| SecretReference {
-        field: "spec.manifest.signingKeySecretRef",
+        setting: Setting::SigningKey,
         name: &secret.name,
         required: false,
     });
     let required = true;
-    let named = named.into_iter().filter_map(|(field, name)| {
+    let named = named.into_iter().filter_map(|(setting, name)| {
         let name = name?;
         Some(SecretReference {
-            field,
+            setting,
             name,
             required,
         })
@@ -64,16 +64,16 @@ pub(super) fn references(spec: &EventExportSpec) -> Vec<SecretReference<'_>> {
     named.chain(signing).collect()
 }
 
-/// What was read.
+/// Secrets that were read.
 #[derive(Default)]
 pub(super) struct FetchedSecrets {
-    /// The contents.
+    /// Contents.
     pub(super) secrets: Secrets,
-    /// The version of each Secret that is named; `None`: it is not there.
+    /// Version of each referenced Secret. `None`: it does not exist.
     pub(super) versions: BTreeMap<String, Option<String>>,
-    /// Tells contents apart, within this process.
+    /// Digest of the contents, valid within this process.
     pub(super) digest: u64,
-    /// What a person has to do before the contents are whole.
+    /// Failure if a required Secret could not be read.
     pub(super) missing: Option<Failure>,
 }
 
@@ -85,8 +85,7 @@ impl fmt::Debug for FetchedSecrets {
     }
 }
 
-/// Reads the Secrets. What is not there, or may not be read, is a matter for a person; other errors are the API
-/// server's.
+/// Reads the Secrets. A Secret that does not exist or is forbidden goes to `missing`; other errors are returned.
 pub(super) async fn fetch(
     client: &Client,
     namespace: &str,
@@ -95,7 +94,7 @@ pub(super) async fn fetch(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut fetched = FetchedSecrets::default();
     for SecretReference {
-        field,
+        setting,
         name,
         required,
     } in named
@@ -126,7 +125,7 @@ pub(super) async fn fetch(
             None => {
                 fetched
                     .missing
-                    .get_or_insert_with(|| missing(namespace, name, field, forbidden));
+                    .get_or_insert_with(|| missing(namespace, name, *setting, forbidden));
             }
         }
     }
@@ -134,15 +133,20 @@ pub(super) async fn fetch(
     Ok(fetched)
 }
 
-fn missing(namespace: &str, name: &str, field: &str, forbidden: bool) -> Failure {
-    let message = if forbidden {
-        format!(
-            "the operator may not read Secret {name} in namespace {namespace}, which {field} names: bind its role there"
+fn missing(namespace: &str, name: &str, setting: Setting, forbidden: bool) -> Failure {
+    let (message, action) = if forbidden {
+        (
+            format!("the operator lacks permission to read Secret {name} in namespace {namespace}"),
+            "bind its role there, so that it may read the Secret of {}",
         )
     } else {
-        format!("Secret {name}, which {field} names, does not exist in namespace {namespace}: make it there")
+        (
+            format!("Secret {name} does not exist in namespace {namespace}"),
+            "create the Secret of {}",
+        )
     };
-    Failure::wait(Reason::CredentialsMissing, message, None).export_wide()
+    let failure = Failure::wait(Reason::CredentialsMissing, message, None);
+    failure.with_remedy(Remedy::new(setting, action)).export_wide()
 }
 
 fn digest(secrets: &Secrets) -> u64 {
@@ -166,7 +170,7 @@ mod tests {
         .unwrap();
         let found: Vec<_> = references(&spec)
             .into_iter()
-            .map(|found| (found.field, found.name, found.required))
+            .map(|found| (found.setting.field(), found.name, found.required))
             .collect();
         assert_eq!(
             found,
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn secret_contents_are_never_printed() {
-        let failure = missing("audit", "tracker", "spec.source.credentialsSecretRef", false);
+        let failure = missing("audit", "tracker", Setting::SourceCredentials, false);
         assert_eq!(failure.reason, Reason::CredentialsMissing);
         assert!(failure.message.contains("Secret tracker") && failure.message.contains("namespace audit"));
         let mut fetched = FetchedSecrets::default();

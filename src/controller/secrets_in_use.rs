@@ -1,31 +1,31 @@
-//! The contents of Secrets that a resource uses: which they are, and whether a change came that was not read. Pure.
+//! Tracks the versions of the Secrets that a resource uses, and detects changes that were not read. Pure.
 //!
-//! Secrets are watched and read side by side. What the watch says while they are being read may be older or newer than
-//! what was read, so that they are read once more then.
+//! Secrets are watched and read concurrently. A version that the watch delivers during a read may be older or newer
+//! than the one that was read: then the Secrets are read again.
 
 use std::collections::HashSet;
 
 use super::secrets::FetchedSecrets;
 
-/// The contents of Secrets that are in use.
+/// Secrets that a resource uses.
 #[derive(Default)]
 pub(super) struct SecretsInUse {
-    /// Their names, also before they were read: a handful.
+    /// Names, also before the first read. At most five.
     named: Box<[Box<str>]>,
-    /// What was read of each.
+    /// Version of each Secret that was read.
     read: Box<[SecretVersion]>,
-    /// What the watch said since a reading began that has not ended: at most one for each name.
+    /// Versions that the watch delivered during the current read, at most one per name. `None`: no read is running.
     changed_during_read: Option<Vec<SecretVersion>>,
-    /// Tells contents apart, within this process.
+    /// Digest of the contents, valid within this process.
     pub(super) digest: u64,
-    /// A version was seen that is not the one in use.
+    /// True if the watch delivered a version that is not in use.
     pub(super) stale: bool,
 }
 
-/// A Secret in some version.
+/// Version of a Secret.
 struct SecretVersion {
     name: Box<str>,
-    /// `None`: it is not there.
+    /// `None`: the Secret does not exist.
     version: Option<Box<str>>,
 }
 
@@ -39,12 +39,12 @@ impl SecretVersion {
 }
 
 impl SecretsInUse {
-    /// Their names.
+    /// Returns the names of the Secrets.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.named.iter().map(|name| &**name)
     }
 
-    /// They are about to be read; returns the names that are in use no more.
+    /// Begins a read. Returns the names that are no longer in use.
     pub(super) fn begin_reading(&mut self, names: &HashSet<&str>) -> Vec<Box<str>> {
         self.changed_during_read = Some(Vec::new());
         let before = std::mem::replace(&mut self.named, names.iter().map(|name| (*name).into()).collect());
@@ -52,7 +52,7 @@ impl SecretsInUse {
         gone.collect()
     }
 
-    /// They were read. What changed meanwhile is as good as not read.
+    /// Ends a read. The Secrets are stale if the watch delivered another version meanwhile.
     pub(super) fn end_reading(&mut self, fetched: &FetchedSecrets) {
         let versions = fetched.versions.iter();
         self.read = versions
@@ -66,8 +66,8 @@ impl SecretsInUse {
         self.stale = changed_during_read.iter().any(differs);
     }
 
-    /// The watch shows one of them in some version, or as deleted; whether it has to be read again. Not yet where it is
-    /// being read for the first time: the end of that says.
+    /// Records a version from the watch. `None`: deleted. Returns true if the Secret must be read again. During the
+    /// first read, [`SecretsInUse::end_reading`] decides that.
     pub(super) fn observe_version(&mut self, name: &str, version: Option<&str>) -> bool {
         if let Some(changed_during_read) = &mut self.changed_during_read {
             changed_during_read.retain(|observed| *observed.name != *name);
@@ -78,7 +78,7 @@ impl SecretsInUse {
         is_stale
     }
 
-    /// Whether it was read in another version; `None`: it was not read.
+    /// Returns true if the version differs from the one that was read, or `None` if the Secret was not read.
     fn differs(&self, name: &str, version: Option<&str>) -> Option<bool> {
         let read = self.read.iter().find(|read| *read.name == *name)?;
         Some(read.version.as_deref() != version)
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn changes_during_a_read_are_not_lost() {
-        // Made after it was read as missing, and before the reading ended; for the first time, or again.
+        // Created after it was read as missing and before the read ended, during the first or a later read.
         let mut again = reading();
         again.end_reading(&fetched(&[("key", None)]));
         again.begin_reading(&HashSet::from(["key", "ca"]));
@@ -135,7 +135,7 @@ mod tests {
             secrets.end_reading(&fetched(&[("key", Some("3")), ("ca", Some("1"))]));
             assert!(!secrets.stale);
         }
-        // Read after it changed.
+        // Changed before it was read.
         let mut secrets = reading();
         secrets.observe_version("key", Some("2"));
         secrets.observe_version("key", Some("3"));

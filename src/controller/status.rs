@@ -1,7 +1,7 @@
-//! What is written back: from what is known of an export to its `status`. Pure.
+//! Computes the `status` of a resource from the state of its export. Pure.
 //!
-//! Conditions follow the rules of kstatus, so that GitOps tools wait rightly: `Reconciling` and `Stalled` are shown
-//! in both states, the time of a transition stays where the status did not change.
+//! Conditions follow the rules of kstatus, so that GitOps tools wait correctly: `Reconciling` and `Stalled` are always
+//! present, and the transition time changes only with the status of the condition.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,64 +17,64 @@ use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 
-/// Longest id of a session that is shown, in characters: the schema's bound.
+/// Maximum length of a session id, in characters: the limit of the schema.
 const SESSION_CHARS: usize = 256;
 
-/// What the resource is at a moment.
+/// Metadata of the resource, and the current time.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusContext {
     /// `metadata.generation`.
     pub generation: i64,
     /// `metadata.creationTimestamp`.
     pub created: Timestamp,
-    /// The moment.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// What happens with the resource.
+/// Phase of an export.
 #[derive(Clone, Copy, Debug)]
 pub enum ExportPhase<'a> {
-    /// Work for this generation is about to begin, or the last generation's is about to end.
+    /// The task of this generation is about to start, or that of the last generation is about to end.
     Starting,
-    /// It could not begin, or broke down.
+    /// The export could not start, or crashed.
     Blocked(&'a Failure),
-    /// It is suspended; whether work is still ending.
+    /// The export is suspended.
     Suspended {
-        /// Whether work is still ending.
+        /// True while its task is still stopping.
         stopping: bool,
     },
-    /// It exports, or rests until there is something to do.
+    /// The export runs, or is idle.
     Observed(&'a Snapshot, &'a ExportSpec),
 }
 
-/// The status without conditions of others, which are theirs to keep.
+/// Returns the status without the conditions of other writers.
 pub fn owned_status(status: &EventExportStatus) -> EventExportStatus {
-    let mut own = status.clone();
-    own.conditions.retain(|condition| {
-        let mut ours = ConditionType::ALL.iter().chain([&ConditionType::Contended]);
-        ours.any(|kind| kind.as_str() == condition.type_)
+    let mut owned = status.clone();
+    owned.conditions.retain(|condition| {
+        let mut types = ConditionType::ALL.iter().chain([&ConditionType::Contended]);
+        types.any(|kind| kind.as_str() == condition.type_)
     });
-    own
+    owned
 }
 
-/// What somebody else put in a status and is not in ours, as the merge patch that takes it away: applying ours leaves
-/// it there. Lists are wholly ours or wholly theirs.
-pub fn foreign_fields(ours: &Value, there: &Value) -> Option<Value> {
-    let (Value::Object(ours), Value::Object(there)) = (ours, there) else {
+/// Returns the merge patch that removes the fields of other writers from a stored status, or `None` if it has none:
+/// server-side apply leaves them there. A list has one owner.
+pub fn foreign_fields(owned: &Value, stored: &Value) -> Option<Value> {
+    let (Value::Object(owned), Value::Object(stored)) = (owned, stored) else {
         return None;
     };
-    let mut stray = Map::new();
-    for (field, value) in there {
-        let found = match ours.get(field) {
+    let mut foreign = Map::new();
+    for (field, value) in stored {
+        let found = match owned.get(field) {
             None => Some(Value::Null),
             Some(own) => foreign_fields(own, value),
         };
-        stray.extend(found.map(|found| (field.clone(), found)));
+        foreign.extend(found.map(|found| (field.clone(), found)));
     }
-    (!stray.is_empty()).then_some(Value::Object(stray))
+    (!foreign.is_empty()).then_some(Value::Object(foreign))
 }
 
-/// The status that says so. Facts that are not known now stay as they were.
+/// Computes the status of a phase. Facts that are unknown keep their previous values.
 pub fn compute_status(
     subject: StatusContext,
     phase: ExportPhase<'_>,
@@ -128,7 +128,7 @@ pub fn compute_status(
 }
 
 fn set_starting(next: &mut EventExportStatus, subject: StatusContext) {
-    let message = "the spec is new or changed; what is stored is being listed";
+    let message = "the spec is new or changed: the operator lists the stored windows";
     put_condition(
         next,
         subject,
@@ -165,11 +165,11 @@ fn set_starting(next: &mut EventExportStatus, subject: StatusContext) {
 
 fn set_suspended(next: &mut EventExportStatus, subject: StatusContext, stopping: bool) {
     let message = if stopping {
-        "spec.suspend is true: transfers are being stopped and sessions deleted"
+        "spec.suspend is true: the operator stops transfers and deletes sessions"
     } else {
         "spec.suspend is true: nothing is exported, and days may expire at the service meanwhile"
     };
-    // What was complete may have been given another range in the same breath, and nobody looks.
+    // The same change may have given a complete export another range, which nothing verifies while it is suspended.
     let was = find_condition(&next.conditions, ConditionType::Complete).map(|was| was.status.as_str());
     let complete = (was == Some("False")).then_some(false);
     put_condition(
@@ -230,7 +230,7 @@ fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &Exp
         &cause.message,
     );
     if *complete && cause.reason != Reason::Complete {
-        let message = "everything that was asked for is stored and proved, or an accepted gap";
+        let message = "everything that the spec asks for is stored and proved, or an accepted gap";
         put_condition(
             next,
             subject,
@@ -249,14 +249,14 @@ fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &Exp
             &cause.message,
         );
     }
-    let acted = format!("generation {} is acted upon", subject.generation);
+    let accepted = format!("generation {} is accepted", subject.generation);
     put_condition(
         next,
         subject,
         ConditionType::Reconciling,
         Some(false),
         Reason::Accepted,
-        &acted,
+        &accepted,
     );
     match stalled {
         Some(StatusMessage { reason, message }) => {
@@ -275,7 +275,7 @@ fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &Exp
             ConditionType::Stalled,
             Some(false),
             cause.reason,
-            "no person is needed",
+            "no manual action is needed",
         ),
     }
     if *complete {
@@ -285,7 +285,7 @@ fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &Exp
     }
 }
 
-/// Says that another operator would serve it, or no longer.
+/// Sets the condition `Contended` if another operator selects the export, or removes it.
 pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, contender: Option<(&str, &str)>) {
     let Some((other, me)) = contender else {
         next.conditions
@@ -297,8 +297,8 @@ pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, conte
         ..subject
     };
     let message = format!(
-        "the operator of the Lease {me} serves this export; that of the Lease {other} would, too, and leaves it alone: let \
-         one of them look after this namespace"
+        "the operator with Lease {me} serves this export; the operator with Lease {other} ignores it: let only one \
+         operator watch this namespace"
     );
     put_condition(
         next,
@@ -324,7 +324,7 @@ fn put_condition(
     );
 }
 
-/// Every field of the snapshot that the status shows.
+/// Copies the fields of the snapshot that the status shows.
 fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
     let Snapshot {
         observed: _,
@@ -359,7 +359,7 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) 
     });
     next.events = large(events);
     next.bytes = large(bytes);
-    // One less than may be, for the text that says how many were left out.
+    // Leaves one item for the text that counts the omitted ranges.
     next.covered = covered.ranges(MAX_RANGES - 1);
     next.missing = missing.ranges(MAX_RANGES - 1);
     next.expired = expired.ranges(MAX_RANGES - 1);
@@ -387,7 +387,7 @@ fn last_error(reason: Reason, message: &str, window: Option<String>) -> LastErro
     }
 }
 
-/// The whole second: Kubernetes keeps no more, and what comes back must equal what was written.
+/// Truncates to seconds, as Kubernetes stores times: a stored status must equal the written one.
 fn truncate_to_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

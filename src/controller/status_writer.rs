@@ -1,5 +1,4 @@
-//! Writing a status back: what is known here becomes the status of the resource, over no version but the one that was
-//! read, and only where it says something else.
+//! Writes the status of a resource: only if it changed, and only over the version that was read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,16 +17,16 @@ use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 
-/// The least time between two writes of one status, unless a condition changes.
+/// Minimum time between two writes of one status, unless a condition changes.
 pub(super) const WRITE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often a status is tried to be written in one look: over what was watched, and over what is newest.
+/// Attempts to write a status in one reconcile: over the watched version, then over the newest one.
 const MAX_WRITE_ATTEMPTS: usize = 2;
 
-/// Who writes the fields of a status (server-side apply).
+/// Field manager of the status (server-side apply).
 pub const FIELD_MANAGER: &str = "eventexport.io/operator";
 
-/// What is to be said, as far as it is known here.
+/// State of an export that the status reports, as far as this process knows it.
 enum KnownState {
     Unknown,
     Starting,
@@ -49,7 +48,7 @@ fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
                 None => KnownState::Starting,
             }
         }
-        TaskState::Finished { spec, .. } if *spec == wanted => match (&entry.failure, &entry.last) {
+        TaskState::Finished { spec, .. } if *spec == wanted => match (&entry.failure, &entry.last_run) {
             (Some(failure), _) => KnownState::Blocked(failure.clone()),
             (None, Some((snapshot, export))) => KnownState::Observed(snapshot.clone(), export.clone()),
             (None, None) => KnownState::Unknown,
@@ -58,13 +57,13 @@ fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
     }
 }
 
-/// A version of a resource that its status is written over.
+/// Version of a resource over which its status is written.
 struct StatusBase {
     version: Option<String>,
     generation: Option<i64>,
-    /// What it says, without what others say in it.
+    /// Status of that version, without conditions of other writers.
     status: EventExportStatus,
-    /// Whether it is what the watch brought.
+    /// True if the watch delivered this version.
     is_watched_version: bool,
 }
 
@@ -78,11 +77,11 @@ impl StatusBase {
         }
     }
 
-    /// What was written and has not come back yet is what is there.
+    /// Returns the last written version if the watch has not delivered it yet.
     fn from_pending(entry: &ExportEntry, object: &EventExport) -> Option<Self> {
-        let last = entry.written.last.as_ref();
+        let pending = entry.written.pending.as_ref();
         let pending =
-            last.filter(|pending| pending.is_newer_than(object.metadata.resource_version.as_deref()))?;
+            pending.filter(|pending| pending.is_newer_than(object.metadata.resource_version.as_deref()))?;
         Some(Self {
             version: pending.new_version.clone(),
             generation: object.metadata.generation,
@@ -92,9 +91,9 @@ impl StatusBase {
     }
 }
 
-/// Writes the status if it says something else than the one that is there; says when to come back to do so. Only over
-/// the version of the resource that was `read`, or else over the newest, and only while that asks for what was acted
-/// upon: a watch that lags behind must not take a status back.
+/// Writes the status if it changed. Returns the delay of the next reconcile if the write has to wait. Writes only over
+/// the version that was `read`, or the newest one, and only while its generation is the one that was reconciled: a
+/// watch that lags behind must not revert a status.
 pub(super) async fn update_status(
     object: &EventExport,
     read: Option<EventExport>,
@@ -115,7 +114,7 @@ pub(super) async fn update_status(
     };
     for _ in 0..MAX_WRITE_ATTEMPTS {
         if base.generation != object.metadata.generation {
-            // Its arrival wakes us.
+            // The watch delivers the new generation, which triggers a reconcile.
             return Ok(None);
         }
         if let StatusWrite::Done(pause) = write_status(base, object, &known, uid, context).await? {
@@ -131,9 +130,9 @@ pub(super) async fn update_status(
 }
 
 enum StatusWrite {
-    /// There is nothing more to write now; when to come back.
+    /// Nothing is left to write now. The value is the delay of the next reconcile.
     Done(Option<Duration>),
-    /// Not over what was read: the resource has another version, or is gone.
+    /// Nothing was written: the resource has another version, or is gone.
     Conflict,
 }
 
@@ -190,7 +189,7 @@ async fn write_status(
             if base.is_watched_version {
                 confirm_written(entry, object);
             } else {
-                entry.written.last = Some(Box::new(PendingStatus {
+                entry.written.pending = Some(Box::new(PendingStatus {
                     status: after,
                     base_version,
                     new_version: base.version,
@@ -211,9 +210,9 @@ async fn write_status(
         return Ok(StatusWrite::Conflict);
     };
     context.metrics.status_writes.inc();
-    let notes = events::status_events(before, &after);
+    let events = events::status_events(before, &after);
     context.registry.with(uid, |entry| {
-        entry.written.last = Some(Box::new(PendingStatus {
+        entry.written.pending = Some(Box::new(PendingStatus {
             status: after,
             base_version,
             new_version: written.metadata.resource_version,
@@ -226,15 +225,15 @@ async fn write_status(
             .with(uid, |entry| entry.rate_limit.take(Instant::now()))
             .unwrap_or(false)
     };
-    context.recorder.record(object, notes, allowed).await;
+    context.recorder.record(object, events, allowed).await;
     Ok(StatusWrite::Done(None))
 }
 
-/// The status in the cluster says what there is to say: a resource that rests needs no more memory of it.
+/// Drops the state that the status in the cluster now holds: an idle resource keeps only a digest in memory.
 fn confirm_written(entry: &mut ExportEntry, object: &EventExport) {
-    entry.written.last = None;
+    entry.written.pending = None;
     if matches!(entry.state, TaskState::Finished { .. }) && entry.failure.is_none() {
-        entry.last = None;
+        entry.last_run = None;
         entry.written.idle_digest = Some(idle_status_digest(object.status.as_ref()));
     }
 }
@@ -249,7 +248,7 @@ fn same_conditions(before: &EventExportStatus, after: &EventExportStatus) -> boo
     before.observed_generation == after.observed_generation && states(before) == states(after)
 }
 
-/// The resource with what was written; `None`: it is gone, has changed, or is another one of that name.
+/// Applies the status. Returns the written resource, or `None` if it is gone, changed or was recreated.
 async fn apply_status(
     base: &StatusBase,
     object: &EventExport,
@@ -267,20 +266,21 @@ async fn apply_status(
     let Some(written) = none_if_stale(api.patch_status(&name, &params, &Patch::Apply(&body)).await)? else {
         return Ok(None);
     };
-    let there = written.status.as_ref().map(status::owned_status);
-    let Some(strays) = status::foreign_fields(&json!(status), &json!(there)) else {
+    let stored = written.status.as_ref().map(status::owned_status);
+    let Some(fields) = status::foreign_fields(&json!(status), &json!(stored)) else {
         return Ok(Some(written));
     };
-    warn!(name, %strays, "somebody else wrote to the status; taking that away");
+    let export = format!("{}/{name}", object.namespace().unwrap_or_default());
+    warn!(export, %fields, "removing status fields of another writer");
     let metadata =
         json!({ "uid": written.metadata.uid, "resourceVersion": written.metadata.resource_version });
-    let body = json!({ "metadata": metadata, "status": strays });
+    let body = json!({ "metadata": metadata, "status": fields });
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
     let cleaned = none_if_stale(api.patch_status(&name, &params, &Patch::Merge(&body)).await)?;
-    // Changed meanwhile: that version is seen, and compared again.
+    // On a conflict, the watch delivers the newer version, which is compared again.
     Ok(Some(cleaned.unwrap_or(written)))
 }
 

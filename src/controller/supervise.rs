@@ -1,5 +1,5 @@
-//! Watches over one piece of work in its task: wakes the controller when something changed, at most every few
-//! seconds, and when it ended, however it ended.
+//! Supervises the task of one resource. Triggers a reconcile when its snapshot changed, at most every few seconds, and
+//! when the task ended or panicked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,29 +20,29 @@ use crate::export::semaphore::PriorityPermit;
 use crate::export::snapshot::Snapshot;
 use crate::telemetry::metrics::GaugeShare;
 
-/// The least time between two wake-ups for one resource while it exports.
+/// Minimum time between two reconciles that a running export triggers.
 pub(super) const WAKE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How long an export may keep its place among those that list their bucket for the first time.
+/// Maximum time that an export keeps its permit for the first listing of its bucket.
 const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who gets a place among those that list their bucket for the first time, the first of these first.
+/// Priority of an export for the first listing of its bucket, highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum StartPriority {
-    /// What has something to do, as far as is known.
+    /// Windows are missing, as far as the status says.
     Unfinished,
-    /// What had stored all that there was: at most a young day waits, which the service keeps for weeks.
+    /// All settled windows were stored. A new day may be missing, which the service keeps for weeks.
     CaughtUp,
-    /// What was complete, and is looked at only to make sure.
+    /// Everything was stored; the export is only verified.
     Complete,
 }
 
-/// Makes the job of an export, asked once there is a place for it: the clients of thousands that wait would fill the
-/// memory. The outcome, if it cannot begin.
+/// Prepares the runner of an export. Called only when the export has a permit: the clients of thousands of waiting
+/// exports would use too much memory. Returns the outcome if the export cannot start.
 pub(super) type PrepareFn =
     Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn ExportRunner>, TaskOutcome>> + Send>;
 
-/// What is to be done.
+/// Task before it starts.
 pub(super) enum Task {
     Export(StartPriority, PrepareFn),
     Release(Arc<dyn ExportRunner>),
@@ -57,7 +57,7 @@ impl Task {
     }
 }
 
-/// Begins work; what it needs from the registry is only its queues, so that the caller may hold its lock.
+/// Starts a task and its supervisor. Does not lock the registry, so the caller may hold its lock.
 pub(super) fn spawn(
     registry: &Arc<ExportRegistry>,
     uid: Arc<str>,
@@ -105,9 +105,9 @@ async fn run_task(
         Task::Export(priority, prepare) => (priority, prepare),
     };
     let prepared = async {
-        let place = registry.start_queue.acquire(priority).await;
-        // A supervisor that is gone needs no place.
-        let _ = admit.send(place);
+        let permit = registry.start_queue.acquire(priority).await;
+        // Without a supervisor, the permit is dropped.
+        let _ = admit.send(permit);
         prepare().await
     };
     let runner = tokio::select! {
@@ -136,9 +136,9 @@ async fn supervise(
         GaugeShare::of(&registry.metrics.sessions_open),
     );
     running.set(1);
-    let mut place: Option<PriorityPermit<StartPriority>> = None;
-    let (mut waits, mut changed) = (true, false);
-    let (mut quiet_until, mut place_until) = (Instant::now(), Instant::now());
+    let mut permit: Option<PriorityPermit<StartPriority>> = None;
+    let (mut queued, mut changed) = (true, false);
+    let (mut quiet_until, mut permit_until) = (Instant::now(), Instant::now());
     let outcome = loop {
         tokio::select! {
             ended = &mut work => break ended,
@@ -147,28 +147,28 @@ async fn supervise(
                 sessions.set(snapshot.sessions.len());
                 changed = true;
                 if snapshot.observed {
-                    place = None;
+                    permit = None;
                 }
             }
             () = sleep_until(quiet_until), if changed => {
                 changed = false;
                 quiet_until = Instant::now() + WAKE_INTERVAL;
-                // A controller that is gone needs no waking.
+                // Fails only if the controller is gone.
                 let _ = registry.wake_ups.send(object.clone()).await;
             }
-            given = &mut admitted, if waits => {
-                waits = false;
-                place = given.ok();
-                place_until = Instant::now() + FIRST_LISTING_TIMEOUT;
+            received = &mut admitted, if queued => {
+                queued = false;
+                permit = received.ok();
+                permit_until = Instant::now() + FIRST_LISTING_TIMEOUT;
             }
-            () = sleep_until(place_until), if place.is_some() => place = None,
+            () = sleep_until(permit_until), if permit.is_some() => permit = None,
         }
     };
-    drop(place);
+    drop(permit);
     let outcome = outcome.unwrap_or_else(|failed| {
         if failed.is_panic() {
             registry.metrics.run_panics.inc();
-            error!(export = %object, "an export panicked; this is a defect, please report it with the lines above");
+            error!(export = %object, "export panicked (a defect: report it with the lines above)");
         }
         TaskOutcome::Crashed
     });

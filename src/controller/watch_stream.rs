@@ -1,9 +1,8 @@
-//! Watches that do not stay blind: [`watcher`] goes on by itself after most errors; this begins anew where it would not.
-//! Asks the API server.
+//! Watch that recovers from all errors: [`watcher`] resumes after most errors, and this module restarts it after the
+//! others. Sends requests to the API server.
 //!
-//! What is added to it: a bound on silence, also while a list is read; a list anew where the API server does not take the
-//! version to go on from, also when it says so by the status of its answer and not in the stream; and a list anew now and
-//! then, should events have been lost on the way.
+//! It adds a read timeout, also for lists; a relist if the API server rejects the resource version, also by the status
+//! of its response instead of an event of the stream; and a periodic relist, in case events were lost.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -20,13 +19,13 @@ use super::config::WatchConfig;
 use super::metered;
 use crate::egress::Traffic;
 
-/// How much longer than a watch an answer may say nothing: as the watcher itself waits.
-const MAX_SILENCE: Duration = Duration::from_secs(5);
+/// Time that the read timeout exceeds the timeout of a watch, as in the watcher itself.
+const READ_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
-/// A client whose answers may not stand still.
+/// Creates a client with a read timeout for watches and lists.
 pub(super) fn client(mut config: Config, times: WatchConfig, traffic: &Traffic) -> kube::Result<Client> {
-    config.read_timeout = Some(Duration::from_secs(times.timeout_seconds.into()) + MAX_SILENCE);
-    // Counted from the request, not from when the connection was last used.
+    config.read_timeout = Some(Duration::from_secs(times.timeout_seconds.into()) + READ_TIMEOUT_MARGIN);
+    // The timeout starts with the request, not with the last use of the connection.
     config.reset_reader_on_write = true;
     metered::client(config, traffic)
 }
@@ -36,11 +35,11 @@ type EventStream<K> = BoxStream<'static, watcher::Result<Event<K>>>;
 struct WatchState<K, B> {
     open: B,
     events: EventStream<K>,
-    /// When everything is listed anew; `None`: it is being listed.
+    /// Time of the next relist. `None`: a list is running.
     relist_at: Option<Instant>,
 }
 
-/// As [`watcher`], for ever.
+/// Returns the events of [`watcher`] in a stream that never ends.
 pub(super) fn watch_stream<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -74,7 +73,7 @@ where
                 Ok(Event::Init) => watch.relist_at = None,
                 Ok(Event::InitDone) => watch.relist_at = Some(Instant::now() + times.relist_interval),
                 Err(error) if needs_relist(error) => {
-                    debug!(%error, "listing anew");
+                    debug!(%error, "relisting");
                     watch.events = (watch.open)();
                     watch.relist_at = None;
                 }
@@ -85,8 +84,8 @@ where
     })
 }
 
-/// Whether the API server does not let a watch go on from where it was, but for want of rights or of time: asking the
-/// same again would be in vain.
+/// Returns true if the API server rejects the resource version of a watch, so that a retry would fail again. False for
+/// missing permissions, timeouts and rate limits.
 fn needs_relist(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {

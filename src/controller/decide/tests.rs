@@ -1,4 +1,4 @@
-//! Tables: what is done for what is known.
+//! Tables of observations and the expected decisions.
 
 use super::*;
 
@@ -43,9 +43,9 @@ fn an_export_starts_stops_and_restarts() {
         sessions: false,
         ..observed(task)
     };
-    let rested = |second| finished(FinishedTask::Idle(at(second)));
+    let idle = |second| finished(FinishedTask::Idle(at(second)));
     let failed = |second| finished(FinishedTask::Failed(at(second)));
-    let leave = ReconcileDecision::now(Action::Noop);
+    let noop = ReconcileDecision::now(Action::Noop);
     for (observed, expected) in [
         (
             quiet(ObservedTask::NotStarted),
@@ -55,7 +55,7 @@ fn an_export_starts_stops_and_restarts() {
             observed(EXPORTING),
             ReconcileDecision::wait(at(1_000_000) + ACTIVE_RESYNC_INTERVAL),
         ),
-        (observed(STOPPING), leave),
+        (observed(STOPPING), noop),
         (
             ResourceObservation {
                 spec_digest: 2,
@@ -68,12 +68,12 @@ fn an_export_starts_stops_and_restarts() {
                 spec_digest: 2,
                 ..observed(STOPPING)
             },
-            leave,
+            noop,
         ),
         (
             ResourceObservation {
                 spec_digest: 2,
-                ..quiet(rested(SOON))
+                ..quiet(idle(SOON))
             },
             ReconcileDecision::now(Action::Start),
         ),
@@ -87,7 +87,7 @@ fn an_export_starts_stops_and_restarts() {
         (
             ResourceObservation {
                 secrets_stale: true,
-                ..quiet(rested(SOON))
+                ..quiet(idle(SOON))
             },
             ReconcileDecision::now(Action::CompareSecrets),
         ),
@@ -101,15 +101,15 @@ fn an_export_starts_stops_and_restarts() {
         (
             ResourceObservation {
                 restart_requested: true,
-                ..quiet(rested(SOON))
+                ..quiet(idle(SOON))
             },
             ReconcileDecision::now(Action::Start),
         ),
-        (quiet(rested(SOON)), ReconcileDecision::wait(at(SOON))),
-        (quiet(rested(PAST)), ReconcileDecision::now(Action::Start)),
+        (quiet(idle(SOON)), ReconcileDecision::wait(at(SOON))),
+        (quiet(idle(PAST)), ReconcileDecision::now(Action::Start)),
         (quiet(failed(SOON)), ReconcileDecision::wait(at(SOON))),
         (quiet(failed(PAST)), ReconcileDecision::now(Action::Start)),
-        (observed(ObservedTask::Releasing), leave),
+        (observed(ObservedTask::Releasing), noop),
     ] {
         assert_eq!(decide(&observed), expected, "{observed:?}");
     }
@@ -117,10 +117,10 @@ fn an_export_starts_stops_and_restarts() {
 
 #[test]
 fn the_finalizer_stays_only_while_sessions_may_be_open() {
-    let rested = finished(FinishedTask::Idle(at(SOON)));
+    let idle = finished(FinishedTask::Idle(at(SOON)));
     let done = ResourceObservation {
         sessions: false,
-        ..observed(rested)
+        ..observed(idle)
     };
     assert_eq!(
         decide(&done),
@@ -129,7 +129,7 @@ fn the_finalizer_stays_only_while_sessions_may_be_open() {
             requeue_at: Some(at(SOON))
         }
     );
-    assert_eq!(decide(&observed(rested)).action, Action::Noop);
+    assert_eq!(decide(&observed(idle)).action, Action::Noop);
     assert_eq!(
         decide(&ResourceObservation {
             finalizer: false,
@@ -257,7 +257,7 @@ fn a_deleted_export_is_requeued_before_its_release_timeout() {
         finished(FinishedTask::ReleaseFailed(at(SOON))),
     ];
     for task in at_work {
-        // Ten minutes are over before a pause is.
+        // The release timeout ends before the backoff.
         let since = at(SOON - 1) - RELEASE_TIMEOUT;
         let decision = decide(&ResourceObservation {
             deleting: Some(since),
@@ -310,7 +310,7 @@ fn the_deletion_time_tolerates_clock_skew() {
     for (by_api_server, known, age) in [
         (now - minutes(4), minutes(4), minutes(4)),
         (now - minutes(4), minutes(0), minutes(4)),
-        // The operator was away, or its clock is ahead.
+        // The operator was down, or its clock is ahead.
         (now - hours(3), minutes(0), minutes(9)),
         (now - hours(3), minutes(1), minutes(10)),
         // Its clock is behind.

@@ -1,14 +1,15 @@
-//! Tables: what a person sees for what is known.
+//! Tables of snapshots and the expected conditions.
 
 use jiff::SignedDuration;
 use jiff::civil::date;
 
 use super::*;
-use crate::export::failure::{Problem, Remedy};
+use crate::api::{Scope, SettingNames};
+use crate::export::failure::{Problem, RetryClass};
 use crate::export::keys::ArchiveRoot;
 use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
-use crate::export::spec::{RetryPolicy, Scope};
+use crate::export::spec::RetryPolicy;
 use crate::export::window::{HourSet, Window};
 
 const DAY: Window = Window::day(date(2018, 6, 28));
@@ -40,6 +41,7 @@ fn export() -> ExportSpec {
         holder_epoch: None,
         single_writer: true,
         retry_policy: RetryPolicy::Forever,
+        setting_names: SettingNames::default(),
     }
 }
 
@@ -53,12 +55,12 @@ fn snapshot() -> Snapshot {
     }
 }
 
-fn problem(reason: Reason, window: Option<Window>, remedy: Remedy) -> Problem {
+fn problem(reason: Reason, window: Option<Window>, class: RetryClass) -> Problem {
     Problem {
         reason,
         message: "why".to_owned(),
         window,
-        remedy,
+        class,
         retry_at: None,
     }
 }
@@ -91,8 +93,8 @@ fn summary(status: &EventExportStatus) -> (String, String) {
 
 #[test]
 fn conditions_follow_the_snapshot() {
-    let soon = Remedy::Retry(None);
-    let wait = Remedy::Wait(None);
+    let soon = RetryClass::Retry(None);
+    let wait = RetryClass::Wait(None);
     let complete = Snapshot {
         stored: 30,
         complete: true,
@@ -123,7 +125,7 @@ fn conditions_follow_the_snapshot() {
         ..snapshot()
     };
     let unsigned = Snapshot {
-        problems: vec![problem(Reason::SigningKeyInvalid, None, Remedy::Manual)],
+        problems: vec![problem(Reason::SigningKeyInvalid, None, RetryClass::Manual)],
         ..manifest_due.clone()
     };
     let blind = Snapshot {
@@ -152,7 +154,7 @@ fn conditions_follow_the_snapshot() {
         (open, "TFFF", "SessionsOpen"),
         (manifest_due, "TFFF", "Exporting"),
         (unsigned, "FFFT", "SigningKeyInvalid"),
-        // Waiting for others is no illness, until it takes too long.
+        // Waiting for others does not degrade an export until it is overdue.
         (with(problem(Reason::SpaceFull, None, wait)), "TFFF", "SpaceFull"),
         (
             with(problem(Reason::HeldByOther, Some(DAY), wait)),
@@ -160,7 +162,7 @@ fn conditions_follow_the_snapshot() {
             "HeldByOther",
         ),
         (moving, "TFFF", "Exporting"),
-        // One window that is tried again is none either; a peer that does not answer is.
+        // Nor does one window that is retried; a peer that does not answer does.
         (
             with(problem(Reason::DownloadIncomplete, Some(DAY), soon)),
             "TFFF",
@@ -173,9 +175,9 @@ fn conditions_follow_the_snapshot() {
             "SourceUnreachable",
         ),
         (blind, "FFFF", "DestinationUnreachable"),
-        // A person is needed.
+        // Manual action is needed.
         (
-            with(problem(Reason::Short, Some(DAY), Remedy::Manual)),
+            with(problem(Reason::Short, Some(DAY), RetryClass::Manual)),
             "FFFT",
             "Short",
         ),
@@ -190,7 +192,7 @@ fn conditions_follow_the_snapshot() {
             "BucketMissing",
         ),
         (
-            with(problem(Reason::InvalidEvents, Some(DAY), Remedy::Manual)),
+            with(problem(Reason::InvalidEvents, Some(DAY), RetryClass::Manual)),
             "FFFT",
             "InvalidEvents",
         ),
@@ -206,7 +208,7 @@ fn conditions_follow_the_snapshot() {
 
 #[test]
 fn a_window_stuck_for_a_day_is_overdue() {
-    let waiting = with(problem(Reason::SpaceFull, None, Remedy::Wait(None)));
+    let waiting = with(problem(Reason::SpaceFull, None, RetryClass::Wait(None)));
     let later = |hours| {
         let subject = StatusContext {
             now: subject().created + SignedDuration::from_hours(hours),
@@ -257,11 +259,15 @@ fn a_caught_up_continuous_export_is_ready() {
         ..export()
     };
     let next = "2018-07-11T06:00:00.25Z".parse().unwrap();
-    // As the decision words it: the next day is waited for.
+    // The export waits for the next day.
     let caught_up = Snapshot {
         missing: HourSet::default(),
         next_run_at: Some(next),
-        ..with(problem(Reason::NotSettled, Some(DAY), Remedy::Wait(Some(next))))
+        ..with(problem(
+            Reason::NotSettled,
+            Some(DAY),
+            RetryClass::Wait(Some(next)),
+        ))
     };
     let status = compute_status(
         subject(),
@@ -292,15 +298,18 @@ fn a_restart_keeps_the_status_until_the_bucket_is_listed() {
         compute_status(subject(), ExportPhase::Observed(&unseen, &export()), &complete),
         complete
     );
-    // Another generation is something else.
+    // A new generation resets the conditions.
     let newer = StatusContext {
         generation: 3,
         ..subject()
     };
-    let begins = compute_status(newer, ExportPhase::Starting, &complete);
-    assert_eq!(summary(&begins), ("UUTF".to_owned(), "NewGeneration".to_owned()));
-    assert_eq!(begins.covered, complete.covered);
-    assert_eq!(begins.observed_generation, 3);
+    let starting = compute_status(newer, ExportPhase::Starting, &complete);
+    assert_eq!(
+        summary(&starting),
+        ("UUTF".to_owned(), "NewGeneration".to_owned())
+    );
+    assert_eq!(starting.covered, complete.covered);
+    assert_eq!(starting.observed_generation, 3);
 }
 
 #[test]
@@ -323,8 +332,8 @@ fn a_blocked_export_names_the_manual_action() {
             blocked.last_error.as_ref().unwrap().message,
             "Secret tracker does not exist"
         );
-        let good = compute_status(subject(), ExportPhase::Observed(&snapshot(), &export()), &blocked);
-        assert_eq!(good.last_error, None, "an error that is made good is gone");
+        let resolved = compute_status(subject(), ExportPhase::Observed(&snapshot(), &export()), &blocked);
+        assert_eq!(resolved.last_error, None, "a resolved error is removed");
     }
 }
 
@@ -349,7 +358,7 @@ fn a_suspended_export_keeps_its_counts() {
     assert_eq!(
         summary(&suspended).0,
         "FUFF",
-        "nobody looks whether the range still is the one that was complete"
+        "a suspended export does not verify that its range is still complete"
     );
     assert_eq!(
         compute_status(subject(), ExportPhase::Suspended { stopping: false }, &suspended),
@@ -359,7 +368,7 @@ fn a_suspended_export_keeps_its_counts() {
 
 #[test]
 fn transition_times_change_only_with_the_status() {
-    let going = observed(&Snapshot {
+    let running = observed(&Snapshot {
         active: 1,
         ..snapshot()
     });
@@ -373,8 +382,8 @@ fn transition_times_change_only_with_the_status() {
         missing: HourSet::default(),
         ..snapshot()
     };
-    let complete = compute_status(later, ExportPhase::Observed(&done, &export()), &going);
-    assert_eq!(complete.start_time, going.start_time);
+    let complete = compute_status(later, ExportPhase::Observed(&done, &export()), &running);
+    assert_eq!(complete.start_time, running.start_time);
     assert_eq!(
         complete.completion_time.as_ref().unwrap().0,
         truncate_to_second(later.now)
@@ -385,7 +394,7 @@ fn transition_times_change_only_with_the_status() {
             .last_transition_time
             .clone()
     };
-    assert_eq!(ready(&complete), ready(&going), "it was ready all the time");
+    assert_eq!(ready(&complete), ready(&running), "it was ready all the time");
     let much_later = StatusContext {
         now: later.now + SignedDuration::from_mins(5),
         ..later
@@ -418,7 +427,7 @@ fn the_status_size_is_bounded() {
         id: format!("{n}{}", "ü".repeat(300)),
         window: DAY,
     };
-    let mut wild = with(problem(Reason::Failed, Some(DAY), Remedy::Manual));
+    let mut wild = with(problem(Reason::Failed, Some(DAY), RetryClass::Manual));
     wild.problems[0].message = "ü".repeat(5000);
     wild.missing = odd.clone().collect();
     wild.covered = odd.clone().collect();
