@@ -1,8 +1,8 @@
-//! Keeps Activity Tracker events: sessions are opened, downloads streamed to object storage, proved,
-//! and the sessions deleted. One engine under an operator and a command line.
+//! Exports Activity Tracker events: opens sessions, streams downloads to object storage, proves them,
+//! and deletes the sessions. The operator and the command line share one engine.
 //!
-//! Dependencies point down this list only:
-//! `cli`, `controller` → `telemetry`, `verify` → `export` → `tracker`, `storage` → `egress`. `api` is known to all.
+//! Modules depend only on those to their right; every module may use `api`:
+//! `cli`, `controller` → `telemetry`, `verify` → `export` → `tracker`, `storage` → `egress`.
 
 pub mod api;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The command line as typed.
+//! Entry point: parses the arguments and runs the subcommand.
 
 use std::process::ExitCode;
 

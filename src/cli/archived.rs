@@ -1,53 +1,53 @@
-//! What an archive holds of some days, in the words of its receipts: read for [`status`](super::status), decided purely
-//! in [`assess_day`]. Reads the store; writes nothing.
+//! Archived days for [`status`](super::status), from the receipts. [`assess_day`] has the decisions, without I/O.
+//! Reads the store; writes nothing.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::human;
-use super::location::{OpenArchive, store_error_message};
+use super::location::OpenArchive;
 use crate::export::journal::{Journal, ReceiptMismatch};
 use crate::export::journal_io::{RecordReadError, read_receipts};
 use crate::export::keys::ArchiveRoot;
 use crate::export::verdict::Verdict;
 use crate::export::window::{HourSet, Window};
 
-/// Hours that are shown for a day that is held in part.
+/// Maximum number of missing ranges in a cell of a partial day.
 const RANGES_SHOWN: usize = 3;
 
-/// What an archive holds of one day.
+/// Day in an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchivedDay {
-    /// How much of it.
+    /// State of the day.
     pub state: DayState,
-    /// Events counted, of all receipts that cover it.
+    /// Events counted, over all receipts that cover the day.
     pub events: u64,
     /// Bytes as stored.
     pub bytes: u64,
-    /// The weakest verdict of its receipts.
+    /// Weakest verdict of the receipts.
     pub verdict: Option<Verdict>,
 }
 
-/// How much of a day is held.
+/// State of a day in an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DayState {
-    /// All 24 hours.
+    /// All 24 hours are stored.
     Complete,
-    /// Some hours: these are missing, as merged ranges.
+    /// Some hours are stored; contains the merged ranges of missing hours.
     Partial(Vec<String>),
-    /// None, and the day is over.
+    /// Nothing is stored, and the day is over.
     Missing,
-    /// None, and the day is not over.
+    /// Nothing is stored, and the day is not over.
     Ongoing,
-    /// None, and the service no longer had the day when it was asked.
+    /// Nothing is stored, and the service no longer had the day at the last attempt.
     Expired,
-    /// There is something that does not count, and why.
+    /// Stored data does not count, for this reason.
     Inconsistent(String),
 }
 
 impl DayState {
-    /// As programs read it.
+    /// Returns the value in JSON output.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Complete => "Whole",
@@ -60,7 +60,7 @@ impl DayState {
     }
 }
 
-/// Lists what is below the root, and reads the receipts of the days from `start` to `end`.
+/// Lists the root, and reads the receipts of the days from `start` to `end`.
 pub async fn read_journal(
     location: &OpenArchive,
     root: &ArchiveRoot,
@@ -71,19 +71,19 @@ pub async fn read_journal(
     let rows = store
         .list(root.as_str())
         .await
-        .map_err(|error| store_error_message(&error))?;
+        .map_err(|error| error.describe(&location.setting_names))?;
     let mut journal = Journal::from_listing(root, &rows);
     let within = |window: Window| (start..=end).contains(&window.date());
     read_receipts(store.as_ref(), root, &mut journal, within)
         .await
-        .map_err(|why| match why {
-            RecordReadError::Store(error) => store_error_message(&error),
+        .map_err(|error| match error {
+            RecordReadError::Store(error) => error.describe(&location.setting_names),
             RecordReadError::Record(error) => error.to_string(),
         })?;
     Ok(journal)
 }
 
-/// What the journal holds of a day of this source.
+/// Returns the state of a day of this source in the journal.
 pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) -> ArchivedDay {
     let full_day = Window::day(day);
     let covered = journal.covered(source);
@@ -109,7 +109,7 @@ pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) ->
         .find(|(window, _)| window.date() == day)
     {
         DayState::Inconsistent(match mismatch {
-            ReceiptMismatch::Source(other) => format!("its receipt is about {other}"),
+            ReceiptMismatch::Source(other) => format!("its receipt is from source {other}"),
             ReceiptMismatch::ObjectMissing => "its object is missing".to_owned(),
             ReceiptMismatch::ObjectSize { stated, found } => format!(
                 "its object has {}, its receipt says {}",
@@ -123,7 +123,7 @@ pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) ->
     } else if journal.expired.iter().any(|window| window.date() == day) {
         DayState::Expired
     } else if journal.orphaned_objects().any(|window| window.date() == day) {
-        DayState::Inconsistent("an object without a receipt".to_owned())
+        DayState::Inconsistent("object without a receipt".to_owned())
     } else if full_day.end() > now {
         DayState::Ongoing
     } else {
@@ -132,7 +132,7 @@ pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) ->
     archived
 }
 
-/// The weaker of two verdicts.
+/// Selects the weaker of two verdicts.
 trait WeakerVerdict {
     fn weaker(self, other: Verdict) -> Self;
 }
@@ -154,7 +154,7 @@ impl WeakerVerdict for Option<Verdict> {
 }
 
 impl ArchivedDay {
-    /// In a cell of a table; `listed` are the events that the service reports now.
+    /// Returns the cell of the table; `listed` is the number of events that the service reports now.
     pub fn cell(&self, listed: Option<u64>) -> String {
         let events = human::count(self.events);
         let verdict = self
@@ -166,19 +166,19 @@ impl ArchivedDay {
                 Some(more @ 1..) => format!("{events}{verdict}; {} more now", human::count(more)),
                 _ => format!("{events}{verdict}"),
             },
-            DayState::Partial(missing) => format!("{events} in part; missing {}", missing.join(", ")),
+            DayState::Partial(missing) => format!("{events} partial; missing {}", missing.join(", ")),
             DayState::Missing => "missing".to_owned(),
             DayState::Ongoing => "not over".to_owned(),
             DayState::Expired => "EXPIRED".to_owned(),
-            DayState::Inconsistent(why) => format!("DOUBTFUL: {why}"),
+            DayState::Inconsistent(reason) => format!("INCONSISTENT: {reason}"),
         }
     }
 
-    /// For programs.
+    /// Returns the JSON object of the day.
     pub fn to_json(&self, listed: Option<u64>) -> Value {
-        let (missing, why) = match &self.state {
+        let (missing, reason) = match &self.state {
             DayState::Partial(missing) => (missing.as_slice(), None),
-            DayState::Inconsistent(why) => (&[][..], Some(why)),
+            DayState::Inconsistent(reason) => (&[][..], Some(reason)),
             _ => (&[][..], None),
         };
         json!({
@@ -187,7 +187,7 @@ impl ArchivedDay {
             "bytes": self.bytes,
             "verdict": self.verdict,
             "missingHours": missing,
-            "why": why,
+            "why": reason,
             "moreNow": listed.map(|listed| listed.saturating_sub(self.events)),
         })
     }
@@ -258,14 +258,14 @@ mod tests {
             (1, Some(5), "5 Matched"),
             (1, Some(9), "5 Matched; 4 more now"),
             (2, None, "0 Empty"),
-            (3, Some(60), "40 in part; missing 2018-06-03T20/2018-06-03T23"),
-            (4, None, "DOUBTFUL: its receipt is about https://b"),
+            (3, Some(60), "40 partial; missing 2018-06-03T20/2018-06-03T23"),
+            (4, None, "INCONSISTENT: its receipt is from source https://b"),
             (
                 5,
                 None,
-                "DOUBTFUL: its object has 49 bytes, its receipt says 50 bytes",
+                "INCONSISTENT: its object has 49 bytes, its receipt says 50 bytes",
             ),
-            (6, None, "DOUBTFUL: an object without a receipt"),
+            (6, None, "INCONSISTENT: object without a receipt"),
             (7, None, "EXPIRED"),
             (8, Some(3), "missing"),
             (9, Some(3), "not over"),

@@ -1,7 +1,7 @@
-//! What holds of whatever a person hands to a command: manifests, the config file, a partial download's note. For tests
+//! Properties of the files that a command reads: manifests, the config file, the state of a partial download. For tests
 //! and fuzzing. No I/O.
 
-// To panic where a property does not hold is what these are for.
+// These functions panic if a property does not hold.
 #![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
 
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ use super::manifest::from_documents;
 use crate::api;
 use crate::fuzzing::{SECRET, assert_displayable, assert_no_secret, insert_secret};
 
-/// Documents with an export and the Secrets beside it: errors name object and field on one short line each, a hundred
-/// at most for each object; a Secret's value is in none of them; what is accepted reads back as it was.
+/// Manifest with exports and Secrets: each error is one short line with object and field, at most 100 for each object;
+/// no error contains a Secret value; accepted documents survive a round trip.
 pub fn resource_yaml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -25,7 +25,7 @@ pub fn resource_yaml(data: &[u8]) {
         return;
     };
     let count = documents.len();
-    // The same as JSON.
+    // The same documents as JSON.
     let json = documents
         .iter()
         .map(Value::to_string)
@@ -53,7 +53,7 @@ pub fn resource_yaml(data: &[u8]) {
                 .for_each(|error| assert_displayable(&error.to_string()));
         }
     }
-    // The input is whole documents, so what follows is another: a Secret, in several states of disrepair.
+    // The input ends a document, so this appends another: a Secret, valid or damaged.
     for secret in [
         format!("stringData: {{apiKey: {SECRET}}}"),
         format!("data: {{apiKey: '{SECRET}!'}}"),
@@ -75,7 +75,7 @@ pub fn resource_yaml(data: &[u8]) {
     }
 }
 
-/// The config file: an error names line and field, not what a person wrote there by mistake; what it sets reads back.
+/// Config file: an error names line and field, never the value; changes survive a round trip.
 pub fn config_file(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -85,7 +85,7 @@ pub fn config_file(data: &[u8]) {
         Err(error) => assert_displayable(&error),
         Ok(mut file) => {
             let before = file.config.contexts.len();
-            // A context that is there may be written as what cannot be added to.
+            // An existing context may have a form that cannot be extended.
             if file.set("of-a-test", &[("account", Some(true.into()))]).is_ok() {
                 assert_eq!(
                     file.config
@@ -103,7 +103,7 @@ pub fn config_file(data: &[u8]) {
             }
         }
     }
-    // As the value of each kind of field.
+    // The input as the value of each kind of field.
     let secret = insert_secret(data);
     let secret = String::from_utf8_lossy(&secret);
     let quoted = toml_edit::Value::from(secret.as_ref()).to_string();
@@ -125,7 +125,7 @@ pub fn config_file(data: &[u8]) {
     }
 }
 
-/// The note beside a partial file: reads back, and its sums do not overflow.
+/// State of a partial download: survives a round trip, and its sums do not overflow.
 pub fn part_state(data: &[u8]) {
     if data.len() as u64 > PART_STATE_MAX_BYTES {
         return;
@@ -137,6 +137,6 @@ pub fn part_state(data: &[u8]) {
     assert_eq!(PartState::parse(&bytes).as_ref(), Some(&state));
     let boundary = state.boundary();
     assert!(state.sections.iter().all(|section| section.bytes <= boundary));
-    let of = format!("{} at {}", state.identity.asked, state.identity.endpoint);
-    assert!(!of.is_empty());
+    let download = format!("{} at {}", state.identity.asked, state.identity.endpoint);
+    assert!(!download.is_empty());
 }

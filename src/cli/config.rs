@@ -1,7 +1,7 @@
-//! The config file of named contexts: where it is, what it may hold, and how it is read and written. Touches the disk.
+//! Config file of the named contexts: locates, reads, validates and writes it. File I/O.
 //!
-//! It names the files that hold secrets, never a secret; its mode is enforced all the same, because it says whom this
-//! user speaks to and with what.
+//! The file names secret files but holds no secrets. Its mode is enforced because it controls which service receives
+//! the credentials of the user.
 
 mod fields;
 
@@ -17,25 +17,25 @@ use super::exit::CliError;
 use super::secrets::EnvLookup;
 use crate::api::sanitize;
 
-/// The variable that names another config file.
+/// Environment variable with the path of the config file.
 pub const FILE_VARIABLE: &str = "EVENTEXPORT_CONFIG";
 
-/// The largest config file that is read: 1 MiB.
+/// Maximum size of the config file: 1 MiB.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
 
-/// Most contexts of one file.
+/// Maximum number of contexts in a file.
 const CONTEXTS_MAX: usize = 256;
 
-/// The longest name of a context, in characters.
+/// Maximum length of a context name, in characters.
 const NAME_MAX_CHARS: usize = 63;
 
-/// The permissions of the file: read and written by its user alone.
+/// Mode of the file: read and write for its owner only.
 const FILE_MODE: u32 = 0o600;
 
-/// Permissions that nobody but the user may have.
+/// Permission bits of group and others; the file must have none of them.
 const OTHERS_MASK: u32 = 0o077;
 
-/// What people might put in, though it must not be there.
+/// Fields with secrets, which users may add by mistake.
 const SECRET_FIELDS: [&str; 6] = [
     "api-key",
     "apikey",
@@ -45,24 +45,24 @@ const SECRET_FIELDS: [&str; 6] = [
     "token",
 ];
 
-/// A config file that was read, and can be written again with its comments kept.
+/// Config file in memory. Writing it keeps the comments.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
-    /// Where it is, or would be.
+    /// Path of the file, which may not exist yet.
     pub path: PathBuf,
-    /// What it says; empty where there is no file.
+    /// Contents; empty if there is no file.
     pub config: CliConfig,
     document: DocumentMut,
 }
 
-/// Held while a config file is read, changed and written, so that no change is lost.
+/// Lock on the config file, held from reading to writing, so that no change of another process is lost.
 #[derive(Debug)]
 pub struct ConfigLock {
     _file: File,
 }
 
-/// Where the config file is: `$EVENTEXPORT_CONFIG`, or below `$XDG_CONFIG_HOME`, or below `~/.config`. `None` where no
-/// variable tells.
+/// Returns the path of the config file: `$EVENTEXPORT_CONFIG`, or below `$XDG_CONFIG_HOME`, or below `~/.config`.
+/// `None` if no variable is set.
 pub fn locate(lookup: EnvLookup<'_>) -> Result<Option<PathBuf>, CliError> {
     use std::os::unix::ffi::OsStringExt as _;
     let variable = |name: &str| -> Result<Option<PathBuf>, CliError> {
@@ -72,7 +72,7 @@ pub fn locate(lookup: EnvLookup<'_>) -> Result<Option<PathBuf>, CliError> {
     if let Some(path) = variable(FILE_VARIABLE)? {
         return Ok(Some(path));
     }
-    // The XDG base directory specification: a relative path is to be ignored.
+    // The XDG base directory specification: relative paths are ignored.
     if let Some(folder) = variable("XDG_CONFIG_HOME")?.filter(|folder| folder.is_absolute()) {
         return Ok(Some(folder.join("eventexport/config.toml")));
     }
@@ -80,7 +80,7 @@ pub fn locate(lookup: EnvLookup<'_>) -> Result<Option<PathBuf>, CliError> {
 }
 
 impl ConfigFile {
-    /// Reads the file; one that is not there is empty. Refused when others may read or write it.
+    /// Reads the file; a missing file is empty. Fails if group or others have access to it.
     pub fn read(path: &Path) -> Result<Self, CliError> {
         let fault = |why: String| CliError::usage(format!("config file {}: {why}", path.display()));
         let mut text = String::new();
@@ -93,7 +93,7 @@ impl ConfigFile {
                     .mode();
                 if mode & OTHERS_MASK != 0 {
                     return Err(fault(format!(
-                        "its mode is {:04o}, so that others could read or change it: run `chmod 600 {}`",
+                        "its mode is {:04o}, which gives other users access: run `chmod 600 {}`",
                         mode & 0o7777,
                         path.display()
                     )));
@@ -112,8 +112,8 @@ impl ConfigFile {
     }
 
     pub(super) fn parse(path: PathBuf, text: &str) -> Result<Self, String> {
-        // The library's own words would quote the line, and what a person wrote there may be a secret.
-        let wrong = |message: &str, span: Option<std::ops::Range<usize>>| {
+        // The `Display` text of the library quotes the line, which may contain a secret.
+        let parse_error = |message: &str, span: Option<std::ops::Range<usize>>| {
             let line = span
                 .and_then(|span| text.get(..span.start))
                 .map(|before| before.matches('\n').count() + 1);
@@ -122,7 +122,7 @@ impl ConfigFile {
                 .iter()
                 .any(|field| message.contains(&format!("`{field}`")))
             {
-                "; secrets do not belong in it: name a file, as with api-key-file"
+                "; the config file must not contain secrets: set a field for a secret file, such as api-key-file"
             } else {
                 ""
             };
@@ -130,9 +130,9 @@ impl ConfigFile {
         };
         let document: DocumentMut = text
             .parse()
-            .map_err(|error: toml_edit::TomlError| wrong(error.message(), error.span()))?;
+            .map_err(|error: toml_edit::TomlError| parse_error(error.message(), error.span()))?;
         let config: CliConfig =
-            toml_edit::de::from_str(text).map_err(|error| wrong(error.message(), error.span()))?;
+            toml_edit::de::from_str(text).map_err(|error| parse_error(error.message(), error.span()))?;
         if let Some(name) = config.contexts.keys().find(|name| !is_context_name(name)) {
             return Err(format!("[contexts.\"{}\"]: {}", sanitize(name), name_rule()));
         }
@@ -151,31 +151,31 @@ impl ConfigFile {
         })
     }
 
-    /// The context of this name.
+    /// Returns a context by name.
     pub fn context(&self, name: &str) -> Result<&ContextConfig, CliError> {
         self.config.contexts.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.config.contexts.keys().map(String::as_str).collect();
             let known = if names.is_empty() {
-                "it has none; make one with `eventexport context set`".to_owned()
+                "it has none; create one with `eventexport context set`".to_owned()
             } else {
                 format!("it has {}", names.join(", "))
             };
             CliError::usage(format!(
-                "there is no context \"{}\" in {}: {known}",
+                "no context \"{}\" in {}: {known}",
                 sanitize(name),
                 self.path.display()
             ))
         })
     }
 
-    /// A path that the file names, which is relative to the file's own folder.
+    /// Resolves a path in the file relative to the directory of the file.
     pub fn resolve_path(&self, path: &Path) -> PathBuf {
         self.path
             .parent()
             .map_or_else(|| path.to_owned(), |folder| folder.join(path))
     }
 
-    /// Makes a context the current one; `None`: none is.
+    /// Sets the current context; `None` unsets it.
     pub fn use_context(&mut self, name: Option<&str>) {
         self.config.current_context = name.map(str::to_owned);
         match name {
@@ -188,14 +188,14 @@ impl ConfigFile {
         }
     }
 
-    /// Writes keys of a context, which is made where it is not there; `None` removes a key. Whether it was made.
+    /// Sets fields of a context; `None` removes a field. Returns true if it created the context.
     pub fn set(&mut self, name: &str, keys: &[(&str, Option<Value>)]) -> Result<bool, CliError> {
         if !is_context_name(name) {
             return Err(invalid_name());
         }
         let created = !self.config.contexts.contains_key(name);
-        // What was read as a table is one.
-        let not_a_table = self.document_error("contexts is no table");
+        // Unexpected: a parsed file has a table here.
+        let not_a_table = self.document_error("contexts is not a table");
         let contexts = self
             .document
             .entry("contexts")
@@ -224,7 +224,7 @@ impl ConfigFile {
         Ok(created)
     }
 
-    /// Takes a context out; the current one leaves none current. Whether it was there.
+    /// Deletes a context, and unsets it as the current one. Returns true if it existed.
     pub fn delete(&mut self, name: &str) -> Result<bool, CliError> {
         let contexts = self
             .document
@@ -238,7 +238,7 @@ impl ConfigFile {
         Ok(removed)
     }
 
-    /// What the changed document means.
+    /// Updates `config` from the changed document.
     fn reparse(&mut self) -> Result<(), CliError> {
         let reparsed = Self::parse(self.path.clone(), &self.document.to_string());
         *self = reparsed.map_err(|why| self.document_error(&why))?;
@@ -249,7 +249,7 @@ impl ConfigFile {
         CliError::usage(format!("config file {}: {why}", self.path.display()))
     }
 
-    /// Waits until no other process changes the file. Makes its folder, for this user alone.
+    /// Locks the file; waits for other processes. Creates its directory, accessible to this user only.
     pub fn lock(path: &Path) -> Result<ConfigLock, CliError> {
         let folder = parent_dir(path);
         let locked = DirBuilder::new()
@@ -263,16 +263,16 @@ impl ConfigFile {
                     .write(true)
                     .mode(FILE_MODE)
                     .open(hidden_sibling(path, "lock"))?;
-                // Held for milliseconds by whoever has it, and freed by the system when a process dies.
+                // Held for milliseconds; the kernel releases it when a process dies.
                 file.lock().map(|()| file)
             });
         let file = locked.map_err(|error| cannot_write(path, &error))?;
         Ok(ConfigLock { _file: file })
     }
 
-    /// Writes the file whole or not at all, readable by this user alone.
+    /// Writes the file atomically, with access for this user only.
     pub fn write(&self, _lock: &ConfigLock) -> Result<(), CliError> {
-        // A link to a file that is kept elsewhere stays a link.
+        // A symbolic link stays a link; its target is replaced.
         let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let draft = hidden_sibling(&target, "new");
         let written = File::options()
@@ -288,14 +288,14 @@ impl ConfigFile {
             })
             .and_then(|()| std::fs::rename(&draft, &target));
         written.map_err(|error| {
-            // What is left of the draft is in nobody's way.
+            // Best effort: a leftover draft does no harm.
             let _ = std::fs::remove_file(&draft);
             cannot_write(&self.path, &error)
         })
     }
 }
 
-/// Puts a value where one was, with the comments around it, or adds it.
+/// Replaces a value and keeps the comments around it, or adds the value.
 fn set_value(table: &mut dyn TableLike, key: &str, mut new: Value) {
     match table.get_mut(key) {
         Some(item) => {
@@ -310,20 +310,20 @@ fn set_value(table: &mut dyn TableLike, key: &str, mut new: Value) {
     }
 }
 
-/// The library's message without the value that it quotes where a field is of another kind than it should be.
+/// Removes the value that the library quotes if a field has the wrong type.
 fn redact_value(message: &str) -> String {
-    let wrong_kind = ["invalid type: ", "invalid value: "]
+    let wrong_type = ["invalid type: ", "invalid value: "]
         .iter()
         .any(|start| message.starts_with(start));
-    match message.rsplit_once(", expected ").filter(|_| wrong_kind) {
-        Some((_, expected)) => format!("a value of another kind than this field has: expected {expected}"),
+    match message.rsplit_once(", expected ").filter(|_| wrong_type) {
+        Some((_, expected)) => format!("wrong type: expected {expected}"),
         None => sanitize(message).into_owned(),
     }
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> CliError {
     CliError::Failed(anyhow::anyhow!(
-        "config file {} cannot be written: {error}",
+        "cannot write config file {}: {error}",
         path.display()
     ))
 }
@@ -334,13 +334,13 @@ fn parent_dir(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// A hidden file in the same folder.
-fn hidden_sibling(path: &Path, what: &str) -> PathBuf {
+/// Returns a hidden file in the same directory.
+fn hidden_sibling(path: &Path, suffix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    parent_dir(path).join(format!(".{name}.{what}"))
+    parent_dir(path).join(format!(".{name}.{suffix}"))
 }
 
-/// Letters, digits, dots, dashes and underscores, beginning with a letter or digit.
+/// True if a name has only letters, digits, dots, dashes and underscores, and starts with a letter or digit.
 pub fn is_context_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.chars().count() <= NAME_MAX_CHARS
@@ -349,14 +349,15 @@ pub fn is_context_name(name: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
 }
 
-/// What is said of a name that cannot be one.
+/// Returns the error for an invalid context name.
 pub fn invalid_name() -> CliError {
     CliError::usage(format!("NAME: {}", name_rule()))
 }
 
 fn name_rule() -> String {
     format!(
-        "the name of a context has 1 to {NAME_MAX_CHARS} letters, digits, dots, dashes and underscores, and begins with a letter or digit"
+        "a context name has 1 to {NAME_MAX_CHARS} letters, digits, dots, dashes and underscores, and starts with a letter or \
+         digit"
     )
 }
 
@@ -364,7 +365,7 @@ fn name_rule() -> String {
 mod tests {
     use super::*;
 
-    const FILE: &str = "# whose\ncurrent-context = \"prod\" # mine\n\n[contexts.prod]\n# the audit space\nspace = \"c1\"\nregion = \"eu-de\"\n";
+    const FILE: &str = "# contexts\ncurrent-context = \"prod\" # default\n\n[contexts.prod]\n# the audit space\nspace = \"c1\"\nregion = \"eu-de\"\n";
 
     fn parsed(text: &str) -> Result<ConfigFile, String> {
         ConfigFile::parse(PathBuf::from("/x/config.toml"), text)
@@ -382,7 +383,7 @@ mod tests {
         let text = file.document.to_string();
         assert_eq!(
             text,
-            "# whose\ncurrent-context = \"prod\" # mine\n\n[contexts.prod]\n# the audit space\nspace = \"c2\"\n\n[contexts.test]\naccount = true\n"
+            "# contexts\ncurrent-context = \"prod\" # default\n\n[contexts.prod]\n# the audit space\nspace = \"c2\"\n\n[contexts.test]\naccount = true\n"
         );
         assert_eq!(file.config.contexts["test"].account, Some(true));
         assert!(file.delete("prod").unwrap());
@@ -409,7 +410,7 @@ mod tests {
             ("[contexts.a\n", "line 1"),
             (
                 "[contexts.a]\naccount = \"hunter2, expected x\"\n",
-                "line 2: a value of another kind than this field has: expected a boolean",
+                "line 2: wrong type: expected a boolean",
             ),
         ] {
             let error = parsed(text).unwrap_err();

@@ -1,5 +1,5 @@
-//! `eventexport context`: the named contexts of the config file, in the place of `bx login` and `bx target`. Reads and
-//! writes the config file; asks nobody.
+//! `eventexport context`: named contexts of the config file, instead of `bx login` and `bx target`. Reads and writes
+//! the config file; no prompts.
 
 pub mod set;
 
@@ -13,36 +13,36 @@ use super::exit::{CliError, Exit};
 use super::output::{OutputArgs, display_path, table};
 use super::secrets;
 
-/// Manage the named contexts of the config file: which service, space and archive commands are about.
+/// Manage named contexts: the service, space, secret files and archive that commands use.
 ///
-/// A context stands in the place of logging in and targeting a space: it holds the space, the region or endpoint, where
-/// the secrets come from, and optionally where the archive lies. It never holds a secret itself. The file is
-/// `~/.config/eventexport/config.toml` (below `$XDG_CONFIG_HOME` where that is set), or the one that `EVENTEXPORT_CONFIG`
-/// names.
+/// A context replaces logging in and targeting a space. It holds the space, the region or endpoint, the path of a file
+/// with a secret, and optionally the location of the archive. It never holds a secret. Contexts are stored in
+/// `~/.config/eventexport/config.toml`, in `eventexport/config.toml` below `$XDG_CONFIG_HOME` if that is set, or in the
+/// file that `$EVENTEXPORT_CONFIG` names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct ContextArgs {
-    /// What to do.
+    /// Subcommand.
     #[command(subcommand)]
     pub command: ContextCommand,
 }
 
-/// What can be done with contexts.
+/// Subcommands of `context`.
 #[derive(Debug, clap::Subcommand)]
 pub enum ContextCommand {
-    /// List the contexts, the current one marked.
+    /// List the contexts and mark the current one.
     #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
     List(ContextListArgs),
-    /// Make a context the current one.
+    /// Set the current context.
     #[command(after_help = USE_EXAMPLES)]
     Use(ContextNameArgs),
-    /// Show a context: everything but secrets, which it does not hold.
+    /// Show a context.
     #[command(after_help = SHOW_EXAMPLES)]
     Show(ContextShowArgs),
-    /// Make a context, or change the given fields of one.
+    /// Create a context, or change fields of an existing one.
     #[command(after_help = set::EXAMPLES)]
     Set(Box<set::ContextSetArgs>),
-    /// Delete a context; the files that it names stay.
+    /// Delete a context, but not the files that it refers to.
     #[command(visible_alias = "rm", after_help = DELETE_EXAMPLES)]
     Delete(ContextNameArgs),
 }
@@ -79,33 +79,39 @@ pub struct ContextShowArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  In the place of `bx login` and `bx target -o ORG -s SPACE`:
+  Create and use a context, instead of `bx login` and `bx target -o ORG -s SPACE`:
     eventexport context set prod --region us-south --space c1234567-6d55-4193-a9de-378620d6fab5 \\
       --api-key-file ~/.config/eventexport/prod.key
     eventexport context use prod
-  Which there are, and what the current one says:
+  List the contexts, and show the current one:
     eventexport context list
     eventexport context show";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
-  eventexport context list
-  eventexport context list --output json";
+  List the contexts:
+    eventexport context list
+  List the contexts as JSON:
+    eventexport context list --output json";
 
 const USE_EXAMPLES: &str = "\
 Examples:
-  eventexport context use prod
-  For one command only:
+  Use a context for all commands:
+    eventexport context use prod
+  Use a context for one command:
     eventexport status --context prod";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
-  eventexport context show
-  eventexport context show prod --output json";
+  Show the current context:
+    eventexport context show
+  Show a context as JSON:
+    eventexport context show prod --output json";
 
 const DELETE_EXAMPLES: &str = "\
 Examples:
-  eventexport context delete lab";
+  Delete a context:
+    eventexport context delete lab";
 
 /// Runs `eventexport context`.
 pub fn run(args: ContextArgs) -> Result<Exit, CliError> {
@@ -120,13 +126,13 @@ pub fn run(args: ContextArgs) -> Result<Exit, CliError> {
     }
 }
 
-/// The document of a change.
+/// Schema version of the document of a change.
 const CHANGE_SCHEMA: &str = "eventexport.io/context-change/v1";
 
 fn config_path() -> Result<PathBuf, CliError> {
     config::locate(&secrets::env_value)?.ok_or_else(|| {
         CliError::usage(format!(
-            "no place for the config file: set HOME, XDG_CONFIG_HOME or {}",
+            "cannot locate the config file: set HOME, XDG_CONFIG_HOME or {}",
             config::FILE_VARIABLE
         ))
     })
@@ -145,7 +151,7 @@ fn list(output: OutputArgs) -> Result<Exit, CliError> {
     output.print("eventexport.io/context-list/v1", document, || {
         if file.config.contexts.is_empty() {
             return format!(
-                "No contexts in {}: make one with `eventexport context set NAME --region REGION --space ID`.",
+                "No contexts in {}: create one with `eventexport context set NAME --region REGION --space ID`.",
                 display_path(&file.path)
             );
         }
@@ -178,7 +184,7 @@ fn list(output: OutputArgs) -> Result<Exit, CliError> {
 
 fn use_context(args: &ContextNameArgs) -> Result<Exit, CliError> {
     let path = config_path()?;
-    // Looks first, so that nothing is made for a name that is not there.
+    // Checked before `lock` creates the directory of the file.
     ConfigFile::read(&path)?.context(&args.name)?;
     let lock = ConfigFile::lock(&path)?;
     let mut file = ConfigFile::read(&path)?;
@@ -187,7 +193,7 @@ fn use_context(args: &ContextNameArgs) -> Result<Exit, CliError> {
     file.write(&lock)?;
     let document = json!({"file": file.path, "name": args.name, "change": "Current"});
     args.output.print(CHANGE_SCHEMA, document, || {
-        format!("Context {} is the current one.", args.name)
+        format!("Context {} is now the current context.", args.name)
     });
     Ok(Exit::Done)
 }
@@ -200,7 +206,7 @@ fn show(args: &ContextShowArgs) -> Result<Exit, CliError> {
         .or_else(|| file.config.current_context.clone())
         .ok_or_else(|| {
             CliError::usage(format!(
-                "no context is the current one in {}: name one, or say `eventexport context use NAME`",
+                "no current context in {}: give a NAME, or run `eventexport context use NAME`",
                 file.path.display()
             ))
         })?;
@@ -213,9 +219,9 @@ fn show(args: &ContextShowArgs) -> Result<Exit, CliError> {
             rows.add_row(["context", &name]);
             rows.add_row(["file", &display_path(&file.path)]);
             for (field, value) in set_fields(context) {
-                let plain = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                let mut text = display_path(Path::new(&plain));
-                if field.ends_with("-file") && !file.resolve_path(Path::new(&plain)).is_file() {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let mut text = display_path(Path::new(&value));
+                if field.ends_with("-file") && !file.resolve_path(Path::new(&value)).is_file() {
                     text.push_str(" (no such file)");
                 }
                 rows.add_row([field, text]);
@@ -237,7 +243,7 @@ fn delete(args: &ContextNameArgs) -> Result<Exit, CliError> {
     let document = json!({"file": file.path, "name": args.name, "change": "Deleted"});
     args.output.print(CHANGE_SCHEMA, document, || {
         let also = if was_current {
-            " None is the current one now."
+            " There is no current context now."
         } else {
             ""
         };
@@ -254,7 +260,7 @@ fn scope(context: &ContextConfig) -> &'static str {
     }
 }
 
-/// Which field says where the secret is.
+/// Returns the field that names the secret file.
 fn secret_field(context: &ContextConfig) -> Option<&'static str> {
     let ContextConfig {
         api_key_file,
@@ -270,7 +276,7 @@ fn secret_field(context: &ContextConfig) -> Option<&'static str> {
         .map(|(_, field)| field)
 }
 
-/// The fields that are set, in the order of the file's documentation.
+/// Returns the fields that are set, in the order of the documentation.
 fn set_fields(context: &ContextConfig) -> Vec<(String, Value)> {
     let Ok(Value::Object(map)) = serde_json::to_value(context) else {
         return Vec::new();
@@ -282,7 +288,7 @@ fn set_fields(context: &ContextConfig) -> Vec<(String, Value)> {
         .collect()
 }
 
-/// A context as programs read it.
+/// Returns the JSON of a context.
 fn to_json(file: &ConfigFile, name: &str, context: &ContextConfig) -> Value {
     let mut object = Map::new();
     object.insert("name".to_owned(), json!(name));
@@ -298,7 +304,7 @@ fn to_json(file: &ConfigFile, name: &str, context: &ContextConfig) -> Value {
     Value::Object(object)
 }
 
-/// `uaa-endpoint` as `uaaEndpoint`.
+/// Converts a field name to camel case: `uaa-endpoint` to `uaaEndpoint`.
 fn camel_case(field: &str) -> String {
     let mut parts = field.split('-');
     let mut text = parts.next().unwrap_or_default().to_owned();

@@ -1,5 +1,5 @@
-//! The credentials of a command: from the environment, the files that a context names, or a prompt; never from
-//! arguments. Reads variables and files; asks on a terminal.
+//! Credentials of a command: from the environment, the secret files of a context, or a prompt; never from arguments.
+//! Reads variables and files; prompts on a terminal.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use super::exit::CliError;
 use super::secrets::{EnvLookup, SECRET_FILE_MAX_BYTES};
 use crate::tracker::Credentials;
 
-/// Keys as a Secret names them, the variable of each, and the context's field.
+/// Keys of a Secret, each with its environment variable and its context field.
 const KEYS: [(&str, &str, &str); 5] = [
     ("apiKey", "EVENTEXPORT_API_KEY", "api-key-file"),
     ("username", "EVENTEXPORT_USERNAME", "username"),
@@ -22,19 +22,19 @@ const KEYS: [(&str, &str, &str); 5] = [
     ("token", "EVENTEXPORT_TOKEN", "token-file"),
 ];
 
-/// Credentials, and where they came from in words that go behind "the".
+/// Credentials and their origin.
 #[derive(Clone, Debug)]
 pub struct ResolvedCredentials {
-    /// Themselves.
+    /// Credentials for the service.
     pub credentials: Credentials,
-    /// Such as `API key of EVENTEXPORT_API_KEY`.
+    /// Origin, to follow "the" in a message: `API key of EVENTEXPORT_API_KEY`.
     pub origin: String,
 }
 
-/// Asks a person for a secret; `None` where nobody is there to be asked.
+/// Prompts for a secret; returns `None` without a terminal.
 pub type SecretPrompt<'a> = &'a dyn Fn(&str) -> Option<std::io::Result<String>>;
 
-/// The first that is there: the environment, the context, a person.
+/// Returns the credentials of the environment, else of the context, else of the prompt.
 pub fn resolve(
     lookup: EnvLookup<'_>,
     context: Option<(&str, &ContextConfig, &ConfigFile)>,
@@ -53,7 +53,7 @@ pub fn resolve(
         entries = from_context(name, context, file)?;
         origin = CredentialsOrigin::Context(name);
     }
-    // A user alone, be it only to know whose sessions are ours, goes with a password or with an API key.
+    // A user name alone is no credential: prompt for the secret.
     if !entries.keys().any(|key| key != "username") {
         origin = CredentialsOrigin::Prompt;
         entries = from_prompt(entries, prompt)?;
@@ -63,7 +63,7 @@ pub fn resolve(
         .filter(|(key, _, _)| entries.contains_key(*key))
         .map(|(key, _, _)| *key)
         .collect();
-    // The context's username also says whose sessions are ours, beside any kind of credentials.
+    // A context can have a username with any kind of credentials, to identify the sessions of the user.
     if matches!(origin, CredentialsOrigin::Context(_)) && !entries.contains_key("password") {
         entries.remove("username");
     }
@@ -75,8 +75,7 @@ pub fn resolve(
     })
 }
 
-/// Asks on the terminal without showing what is typed. Only where both ends are a terminal: a person who sees the
-/// question can answer it.
+/// Prompts on the terminal without echo. Returns `None` unless standard error and standard input are terminals.
 pub fn prompt_on_terminal(question: &str) -> Option<std::io::Result<String>> {
     let term = Term::stderr();
     if !term.is_term() || !std::io::stdin().is_terminal() {
@@ -115,7 +114,7 @@ fn read_secret_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(SECRET_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     if bytes.len() as u64 > SECRET_FILE_MAX_BYTES {
         return Err(format!("{} is larger than 1 MiB", path.display()));
     }
@@ -140,7 +139,7 @@ fn from_prompt(
             Ok(entries)
         }
         Some(Err(error)) => Err(CliError::Failed(anyhow::anyhow!(
-            "the answer cannot be read from the terminal: {error}"
+            "cannot read the answer from the terminal: {error}"
         ))),
         None => Err(missing_credentials()),
     }
@@ -148,13 +147,13 @@ fn from_prompt(
 
 fn missing_credentials() -> CliError {
     CliError::usage(
-        "no credentials: set EVENTEXPORT_API_KEY, or EVENTEXPORT_USERNAME and EVENTEXPORT_PASSWORD, or \
-         EVENTEXPORT_REFRESH_TOKEN, or EVENTEXPORT_TOKEN, each also as …_FILE with the path of a file; or name a file in a \
-         context (`eventexport context set NAME --api-key-file FILE`); on a terminal you are asked",
+        "no credentials: set EVENTEXPORT_API_KEY, EVENTEXPORT_USERNAME and EVENTEXPORT_PASSWORD, EVENTEXPORT_REFRESH_TOKEN \
+         or EVENTEXPORT_TOKEN (or each as …_FILE with the path of a file), set a secret file in a context (`eventexport \
+         context set NAME --api-key-file FILE`), or run the command on a terminal to enter them",
     )
 }
 
-/// Where the credentials are from.
+/// Origin of the credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CredentialsOrigin<'a> {
     Environment,
@@ -180,35 +179,35 @@ impl CredentialsOrigin<'_> {
         match self {
             Self::Environment => format!("{kind} of {variable}"),
             Self::Context(name) => format!("{kind} of context {name} ({field})"),
-            Self::Prompt => format!("{kind} that was typed"),
+            Self::Prompt => format!("{kind} entered at the prompt"),
         }
     }
 
-    /// Credentials that cannot be used, with the names that the person gave them by.
+    /// Converts an error, with the names of the variables or fields that the user set.
     fn usage_error(self, kinds: &[&str], error: &crate::tracker::CredentialsError) -> CliError {
         use crate::tracker::CredentialsError as Error;
-        let name = |wanted: &str| {
-            let known = KEYS.iter().find(|(key, _, _)| *key == wanted);
+        let name = |key: &str| {
+            let known = KEYS.iter().find(|(other, _, _)| *other == key);
             known.map_or_else(
-                || wanted.to_owned(),
+                || key.to_owned(),
                 |(_, variable, field)| match self {
                     Self::Environment => (*variable).to_owned(),
                     Self::Context(context) => format!("{field} of context {context}"),
-                    Self::Prompt => "what was typed".to_owned(),
+                    Self::Prompt => "the entered secret".to_owned(),
                 },
             )
         };
         match error {
             Error::Missing => missing_credentials(),
             Error::Incomplete { has, lacks } => CliError::usage(format!(
-                "{} is given but not {}: both are needed",
+                "{} is set but {} is not: both are required",
                 name(has),
                 name(lacks)
             )),
             Error::Ambiguous { keys: _ } => {
                 let all: Vec<String> = kinds.iter().map(|kind| name(kind)).collect();
                 CliError::usage(format!(
-                    "several kinds of credentials are given ({}): keep one of them",
+                    "more than one kind of credentials is set ({}): keep one of them",
                     all.join(", ")
                 ))
             }
@@ -243,11 +242,11 @@ mod tests {
                 None,
                 "token of EVENTEXPORT_TOKEN",
             ),
-            (&[], Some("hunter2"), "API key that was typed"),
+            (&[], Some("hunter2"), "API key entered at the prompt"),
             (
                 &[("EVENTEXPORT_USERNAME", "a@b")],
                 Some("hunter2"),
-                "user and password that was typed",
+                "user and password entered at the prompt",
             ),
         ] {
             let resolved = resolve_with(variables, typed).unwrap();
@@ -264,7 +263,7 @@ mod tests {
             (
                 &[("EVENTEXPORT_PASSWORD", "p")],
                 None,
-                "EVENTEXPORT_PASSWORD is given but not EVENTEXPORT_USERNAME",
+                "EVENTEXPORT_PASSWORD is set but EVENTEXPORT_USERNAME is not",
             ),
             (
                 &[("EVENTEXPORT_API_KEY", "k"), ("EVENTEXPORT_TOKEN", "t")],

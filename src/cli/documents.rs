@@ -1,6 +1,6 @@
-//! The text of a manifest as documents: YAML or JSON, one or several. Reads a file or standard input.
+//! Reads a manifest as YAML or JSON documents from a file or standard input.
 //!
-//! Manifests hold Secrets, so no error here repeats a line of the text.
+//! Manifests contain Secrets, so errors never quote the text.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::api::sanitize;
 
-/// The largest manifest that is read, in bytes: 16 MiB (etcd's own limit of one object is 1.5 MiB).
+/// Maximum size of a manifest, in bytes: 16 MiB (the limit of etcd for one object is 1.5 MiB).
 pub const MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The largest file of certificates or keys that is read, in bytes: 1 MiB.
+/// Maximum size of a file with certificates or keys, in bytes: 1 MiB.
 const SMALL_FILE_MAX_BYTES: u64 = 1024 * 1024;
 
-/// Where a manifest comes from.
+/// Origin of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ManifestInput {
     /// `-f -`.
@@ -25,15 +25,15 @@ pub enum ManifestInput {
     File(PathBuf),
 }
 
-/// A manifest that cannot be read.
+/// Error of reading a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
-    /// Not there, or not readable.
-    #[error("{origin} cannot be read: {cause}")]
+    /// The file does not exist or is not readable.
+    #[error("cannot read {origin}: {cause}")]
     Unreadable {
-        /// As the person named it.
+        /// Path as given.
         origin: String,
-        /// The system's words.
+        /// Error of the operating system.
         cause: io::Error,
     },
     /// Larger than [`MANIFEST_MAX_BYTES`].
@@ -45,15 +45,15 @@ pub enum DocumentError {
     /// Neither YAML nor JSON.
     #[error("{origin} is not valid YAML or JSON: {message}")]
     Syntax {
-        /// As the person named it.
+        /// Path as given.
         origin: String,
-        /// What is wrong, and where.
+        /// Problem and its position.
         message: String,
     },
 }
 
 impl ManifestInput {
-    /// From what was typed.
+    /// Parses the value of `-f`.
     pub fn from_path(path: &Path) -> Self {
         if path.as_os_str() == "-" {
             Self::Stdin
@@ -62,7 +62,7 @@ impl ManifestInput {
         }
     }
 
-    /// As a person names it.
+    /// Returns the name for messages.
     pub fn name(&self) -> String {
         match self {
             Self::Stdin => "standard input".to_owned(),
@@ -70,7 +70,7 @@ impl ManifestInput {
         }
     }
 
-    /// All documents in it; empty ones are left out.
+    /// Returns all documents except empty ones.
     pub fn read_documents(&self) -> Result<Vec<Value>, DocumentError> {
         let unreadable = |cause| DocumentError::Unreadable {
             origin: self.name(),
@@ -94,24 +94,24 @@ impl ManifestInput {
     }
 }
 
-/// A file of at most 1 MiB, as certificates and keys are; the text of an error names it.
+/// Reads a file of at most 1 MiB, such as a certificate or key. Errors name the path.
 pub fn read_small_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(SMALL_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     if bytes.len() as u64 > SMALL_FILE_MAX_BYTES {
         return Err(format!("{} is larger than 1 MiB", path.display()));
     }
     Ok(bytes)
 }
 
-/// Documents of a text: JSON values one after the other, or YAML documents between `---`. The items of a
-/// `List`, as `kubectl get -o yaml` prints several objects, stand for themselves.
+/// Parses a sequence of JSON values, or YAML documents separated by `---`. A `List`, as `kubectl get -o yaml` prints,
+/// is replaced by its items.
 pub fn parse(text: &str) -> Result<Vec<Value>, String> {
     let text = text.trim_start_matches('\u{feff}');
     let values = if text.trim_start().starts_with('{') {
-        // A text that begins like JSON may still be YAML in flow style.
+        // YAML in flow style begins like JSON.
         parse_json(text).or_else(|error| parse_yaml(text).map_err(|_| error))?
     } else {
         parse_yaml(text)?
@@ -131,7 +131,7 @@ fn parse_json(text: &str) -> Result<Vec<Value>, String> {
 }
 
 fn parse_yaml(text: &str) -> Result<Vec<Value>, String> {
-    // A snippet of the text could show a Secret.
+    // A snippet could reveal a Secret.
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
 }
@@ -188,11 +188,11 @@ mod tests {
     #[test]
     fn an_alias_bomb_is_rejected() {
         let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
-        for (this, last) in ('b'..='l').zip('a'..) {
+        for (this, previous) in ('b'..='l').zip('a'..) {
             let _ = writeln!(
                 text,
                 "{this}: &{this} [{}]",
-                vec![format!("*{last}"); 10].join(",")
+                vec![format!("*{previous}"); 10].join(",")
             );
         }
         assert!(parse(&text).is_err());

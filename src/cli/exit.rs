@@ -1,38 +1,38 @@
-//! How a command ends: exit codes, and errors that say which of them they are. No I/O.
+//! Exit codes of commands, and errors with their exit code. No I/O.
 
 use std::process::ExitCode;
 
-/// How a command ended.
+/// Exit status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: all that is wanted and due is stored and proved, or an accepted gap.
+    /// 0: everything wanted and due is stored and proved, or an accepted gap.
     Done,
     /// 1: something failed, is missing, or was stopped.
     Failed,
-    /// 2: the arguments or the manifest cannot be used; nothing was attempted.
+    /// 2: the arguments or the manifest are invalid; nothing was attempted.
     Usage,
-    /// 141: nobody reads standard output any more. As the shell tells of a program that SIGPIPE ended, such as `cat`.
+    /// 141: standard output is closed. The shell reports the same code for a program that SIGPIPE ends, such as `cat`.
     PipeClosed,
 }
 
-/// Why a command ends early.
+/// Error of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The arguments, the manifest or the environment are at fault.
+    /// The arguments, the manifest or the environment are invalid.
     #[error("{0}")]
     Usage(String),
-    /// Something failed.
+    /// An operation failed.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
 
 impl CliError {
-    /// The arguments, the manifest or the environment are at fault.
+    /// Returns an error for invalid arguments, an invalid manifest or an invalid environment.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())
     }
 
-    /// How the command ends because of it.
+    /// Returns the exit status for the error.
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
@@ -42,7 +42,7 @@ impl CliError {
 }
 
 impl Exit {
-    /// The code that the process ends with.
+    /// Returns the exit code of the process.
     pub const fn code(self) -> u8 {
         match self {
             Self::Done => 0,

@@ -1,6 +1,6 @@
-//! Numbers for people: bytes in binary units, thousands apart. No I/O.
+//! Formats numbers for text output: bytes in binary units, counts with thousands separators. No I/O.
 
-/// `1.5 MiB`, as the CLI page of the service writes sizes.
+/// Formats a size as `1.5 MiB`, as the CLI page of the service does.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
@@ -19,7 +19,7 @@ pub fn bytes(count: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-/// `12,345`.
+/// Formats a count as `12,345`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
@@ -32,7 +32,7 @@ pub fn count(number: u64) -> String {
     text
 }
 
-/// `1 day`, `12,345 days`: the word takes an s unless it is one.
+/// Formats a count with a noun: `1 day`, `12,345 days`. The plural is the noun with an s.
 pub fn plural(number: u64, word: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {word}{plural}", count(number))

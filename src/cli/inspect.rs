@@ -1,5 +1,5 @@
-//! `eventexport inspect`: what an archive covers, what is missing, and which counts need a look. Reads keys, receipts
-//! and manifests, and asks the service only when told to.
+//! `eventexport inspect`: shows the coverage of an archive, gaps, and count mismatches. Reads keys, receipts and
+//! manifests; asks the service only with `--ask-service`.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::exit::{CliError, Exit};
 use super::human;
 use super::job::{self, RunOptions};
-use super::location::{ArchiveLocation, LocationArgs, OpenArchive, store_error_message};
+use super::location::{ArchiveLocation, LocationArgs, OpenArchive};
 use super::output::OutputArgs;
 use super::secrets::SecretPurpose;
-use crate::api::escape;
+use crate::api::{Scope, escape};
 use crate::export::connect;
-use crate::export::spec::Scope;
 use crate::export::verdict::DayListing;
+use crate::storage::StoreError;
 use crate::tracker::TokenCache;
 use crate::verify::archive::{self, VerifyOptions};
 use crate::verify::inspect::{Inspection, inspect};
@@ -23,27 +23,27 @@ use crate::verify::inspect::{Inspection, inspect};
 /// Name and version of the JSON document.
 const SCHEMA: &str = "eventexport.io/inspect/v1";
 
-/// Entries of a list that are shown to people: 10. Programs get all.
+/// Maximum number of entries of a list in text output: 10. JSON output has all.
 const ENTRIES_SHOWN: usize = 10;
 
 /// Show what an archive covers and what is missing, without reading the events.
 ///
-/// Looks at keys, receipts and manifests: merged ranges of what is covered, missing, accepted as missing or expired;
-/// windows that came late; windows whose count is not what the service reported. `verify` proves the events
-/// themselves. Exit code 0: nothing is missing; 1: something is, or could not be read; 2: the arguments cannot be used.
+/// Reads keys, receipts and manifests. Prints merged ranges of covered, missing, accepted and expired windows; windows
+/// that were stored late; and windows with another count than the service reported. Use `verify` to check the events.
+/// Exit code 0: nothing is missing; 1: something is missing or unreadable; 2: the arguments are invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct InspectArgs {
-    /// The archive: a directory, or `s3://bucket/prefix`
+    /// Archive: a directory, or `s3://bucket/prefix`
     #[arg(value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
     pub archive: Option<ArchiveLocation>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub location: LocationArgs,
-    /// A window is late when it was stored more than so many days after its end
+    /// Report a window as late if it was stored more than this number of days after its end
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     pub late_after: u32,
-    /// Ask the service what it counts now, and show days that have grown since they were stored (with -f)
+    /// Ask the service for its current counts, and show days that have grown since they were stored (with -f)
     #[arg(long, requires = "files")]
     pub ask_service: bool,
     #[command(flatten)]
@@ -53,14 +53,14 @@ pub struct InspectArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  What a directory holds:
+  The coverage of a directory:
     eventexport inspect ./export
-  What a bucket lacks of the range that the manifest wants, and which days have grown since:
+  The gaps of a bucket in the range of a manifest, and the days that have grown since:
     eventexport inspect -f audit.yaml --ask-service
-  The missing ranges alone:
+  Only the missing ranges:
     eventexport inspect s3://audit/tracker --output json | jq '.archives[].roots[].range.missing'";
 
-/// Inspects every archive that is named.
+/// Inspects every given archive.
 pub async fn run(args: InspectArgs) -> Result<Exit, CliError> {
     let result = inspect_all(&args).await;
     args.output.finish(SCHEMA, result)
@@ -110,7 +110,8 @@ async fn inspect_archive(
         until: None,
         now: Timestamp::now(),
     };
-    let store_error = |error| anyhow::anyhow!("{}: {}", location.name, store_error_message(&error));
+    let store_error =
+        |error: StoreError| anyhow::anyhow!("{}: {}", location.name, error.describe(&location.setting_names));
     let mut roots = Vec::new();
     for contents in archive::list_roots(&options).await.map_err(store_error)?.0 {
         let documents = archive::read_documents(&options, &contents)
@@ -134,7 +135,7 @@ async fn inspect_archive(
     Ok(roots)
 }
 
-/// What the service says now of the days of an export.
+/// Returns the current listing of the service for the days of an export.
 async fn listing(
     location: &OpenArchive,
     first: jiff::civil::Date,
@@ -142,18 +143,25 @@ async fn listing(
 ) -> Result<DayListing, CliError> {
     let (Some((resource, manifest)), Some(export)) = (&location.declared, &location.export) else {
         return Err(CliError::usage(
-            "--ask-service: give the manifest that names the service by -f FILE",
+            "--ask-service: use -f FILE to give a manifest with the service",
         ));
     };
     let options = RunOptions::read_only(None);
-    let secrets = job::resolve_secrets(resource, manifest, &[SecretPurpose::Source])?;
+    let resolved = job::resolve_secrets(resource, manifest, &[SecretPurpose::Source])?;
+    let names = &resolved.setting_names;
     let process_context = job::process_context(resource, "reader", &TokenCache::new(), &options);
-    let tracker = connect::tracker(&resource.spec, &secrets, &process_context)
-        .map_err(|failure| CliError::usage(format!("EventExport {}: {}", export.name, failure.message)))?;
+    let tracker =
+        connect::tracker(&resource.spec, &resolved.secrets, &process_context).map_err(|failure| {
+            CliError::usage(format!(
+                "EventExport {}: {}",
+                export.name,
+                failure.describe(names)
+            ))
+        })?;
     let days = tracker
         .list_days(&export.space, first, last, export.scope == Scope::Account)
         .await
-        .map_err(|error| anyhow::anyhow!("EventExport {}: {error}", export.name))?;
+        .map_err(|error| anyhow::anyhow!("EventExport {}: {}", export.name, error.describe(names)))?;
     Ok(DayListing::new(days))
 }
 
@@ -195,7 +203,7 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
 fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> String {
     if roots.is_empty() {
         return format!(
-            "{name}: there is no archive here (no receipts, objects or manifests): check the bucket, prefix or directory\n"
+            "{name}: no archive found (no receipts, objects or manifests): check the bucket, prefix or directory\n"
         );
     }
     let mut lines = vec![format!("{name}:")];
@@ -205,7 +213,7 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
         } else {
             escape(root).into_owned()
         });
-        let mut line = |label: &str, words: String| lines.push(format!("  {label:13} {}", escape(&words)));
+        let mut line = |label: &str, value: String| lines.push(format!("  {label:13} {}", escape(&value)));
         line(
             "range",
             format!(
@@ -231,7 +239,7 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
         line(
             "windows",
             format!(
-                "{}, {} of them proved empty, {} without a count of the service; {}, {}",
+                "{}, {} of them proved empty, {} without a count from the service; {}, {}",
                 human::count(inspection.windows),
                 human::count(inspection.empty),
                 human::count(inspection.uncounted),
@@ -253,7 +261,7 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
             &format!("late by over {}", human::plural(late_after.into(), "day")),
             late.collect(),
         );
-        let reported = |number: Option<u64>| number.map_or("nothing".to_owned(), human::count);
+        let reported = |number: Option<u64>| number.map_or("no count".to_owned(), human::count);
         let mismatches = inspection.mismatches.iter().map(|one| {
             format!(
                 "{}: {} stored, {} reported before, {} after: {}",
@@ -264,9 +272,9 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
                 one.kind.description()
             )
         });
-        write_list(&mut line, "counts that disagree", mismatches.collect());
+        write_list(&mut line, "count mismatches", mismatches.collect());
         let unreadable = inspection.unreadable.iter().map(ToString::to_string);
-        write_list(&mut line, "receipts that cannot be read", unreadable.collect());
+        write_list(&mut line, "unreadable receipts", unreadable.collect());
         let sessions = inspection
             .sessions
             .iter()
@@ -280,7 +288,7 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
             if grown.is_empty() {
                 line(
                     "now",
-                    "the service reports no more of any stored day than is stored".to_owned(),
+                    "the service reports no more events for any stored day than are stored".to_owned(),
                 );
             }
             write_list(&mut line, "grown since", days.collect());
@@ -289,7 +297,7 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
     lines.join("\n") + "\n"
 }
 
-/// A heading with its entries, as many as people read; nothing without entries.
+/// Writes a heading with at most [`ENTRIES_SHOWN`] entries; nothing without entries.
 fn write_list(line: &mut impl FnMut(&str, String), heading: &str, entries: Vec<String>) {
     if entries.is_empty() {
         return;
@@ -300,7 +308,7 @@ fn write_list(line: &mut impl FnMut(&str, String), heading: &str, entries: Vec<S
         line("", entry);
     }
     if more > 0 {
-        line("", format!("and {more} more: --output json has all"));
+        line("", format!("and {more} more: use --output json to list all"));
     }
 }
 

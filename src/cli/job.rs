@@ -1,5 +1,5 @@
-//! From a resource of the manifest to something that can be run: the export, its peers, and the lock's name.
-//! Builds clients, opens directories; sends nothing.
+//! Prepares the resources of a manifest to run: the export, its peers and the identity of its lock.
+//! Builds clients and opens directories; sends no requests.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +10,9 @@ use ulid::Ulid;
 
 use super::exit::CliError;
 use super::manifest::{ExportResource, ManifestError, ResourceManifest};
-use super::secrets::{self, SecretPurpose};
+use super::secrets::{self, ResolvedSecrets, SecretPurpose};
 use super::simulation::{SIMULATED_SOURCE, Simulation};
-use crate::api::{FieldError, Reason};
+use crate::api::{FieldError, Reason, Setting, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, ProcessContext, Secrets};
 use crate::export::engine::Peers;
@@ -22,26 +22,26 @@ use crate::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
 use crate::storage::{DirectoryStore, Store};
 use crate::tracker::TokenCache;
 
-/// How often a window is tried before `run` gives it up: 5 times.
-const TRIES_MAX: u32 = 5;
+/// Maximum number of attempts at a window before `run` gives up: 5.
+const ATTEMPTS_MAX: u32 = 5;
 
-/// What was typed, as far as it changes the exports of the manifest.
+/// Command-line options that change the exports of the manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions<'a> {
-    /// A directory in the place of the bucket.
+    /// Directory to use instead of the bucket.
     pub to: Option<&'a Path>,
-    /// Windows at a time, in the place of `spec.parallelism`.
+    /// Maximum number of concurrent windows, instead of `spec.parallelism`.
     pub parallelism: Option<u8>,
-    /// The part of each export that is done.
+    /// Shard of each export to run.
     pub shard: Shard,
-    /// Sessions that may be held in one space, 1–29: no more windows at a time than that.
+    /// Maximum number of sessions in one space, 1–29; limits the concurrent windows.
     pub max_sessions: u8,
-    /// Whether a store that ignores `If-None-Match` may be written to.
+    /// True if a store that ignores `If-None-Match` is allowed.
     pub single_writer: bool,
 }
 
 impl<'a> RunOptions<'a> {
-    /// Of who only looks at an archive.
+    /// Returns the options of a command that only reads an archive.
     pub const fn read_only(to: Option<&'a Path>) -> Self {
         Self {
             to,
@@ -56,20 +56,20 @@ impl<'a> RunOptions<'a> {
 /// One export, ready to run.
 #[derive(Debug)]
 pub struct PreparedExport {
-    /// What it wants.
+    /// Validated spec.
     pub export: Arc<ExportSpec>,
-    /// Where events come from and go to.
+    /// Source and destination of the events.
     pub peers: Peers,
 }
 
 impl PreparedExport {
-    /// Store and root: exports that share them run one after the other.
+    /// Returns store and root; exports with the same identity run in sequence.
     pub fn identity(&self) -> String {
         format!("{} {}", self.peers.store.name(), self.export.root.as_str())
     }
 }
 
-/// The resource as it is to be run: with what was typed in the place of what is written.
+/// Returns the resource with the command-line options applied.
 pub fn apply_options(
     resource: &ExportResource,
     options: &RunOptions<'_>,
@@ -80,7 +80,7 @@ pub fn apply_options(
         simulation.redirect(&mut resource);
     }
     if options.to.is_some() {
-        // A directory needs no keys, so none are asked for.
+        // A directory needs no credentials.
         let s3 = &mut resource.spec.destination.s3;
         (s3.credentials_secret_ref, s3.ca_secret_ref) = (None, None);
     }
@@ -91,21 +91,21 @@ pub fn apply_options(
     resource
 }
 
-/// The wish of an adjusted resource.
+/// Validates the spec of a resource.
 pub fn export_spec(
     resource: &ExportResource,
     process_context: &ProcessContext,
     simulated: bool,
 ) -> Result<ExportSpec, CliError> {
     let mut export = connect::export_spec(&resource.spec, process_context)
-        .map_err(|failure| cli_error(resource, &failure))?;
+        .map_err(|failure| cli_error(resource, process_context, &failure))?;
     if simulated {
         SIMULATED_SOURCE.clone_into(&mut export.source);
     }
     Ok(export)
 }
 
-/// What a process adds to a resource's spec.
+/// Returns the settings of the process that complement the spec of a resource.
 pub fn process_context(
     resource: &ExportResource,
     holder: &str,
@@ -122,12 +122,13 @@ pub fn process_context(
         holder: holder.to_owned(),
         holder_epoch: None,
         single_writer: options.single_writer,
-        retry_policy: RetryPolicy::MaxAttempts(TRIES_MAX),
+        retry_policy: RetryPolicy::MaxAttempts(ATTEMPTS_MAX),
         shard: options.shard,
+        setting_names: SettingNames::default(),
     }
 }
 
-/// Everything that the manifest wants, ready to run; or all that is wrong.
+/// Prepares every export of the manifest.
 pub async fn prepare_all(
     manifest: &ResourceManifest,
     options: &RunOptions<'_>,
@@ -145,11 +146,14 @@ pub async fn prepare_all(
             ));
         }
         let resource = apply_options(resource, options, simulation);
-        let secrets = match simulation {
+        let ResolvedSecrets {
+            secrets,
+            setting_names,
+        } = match simulation {
             Some(_) => {
-                let mut secrets = resolve_secrets(&resource, manifest, &[SecretPurpose::Signing])?;
-                secrets.0.extend(Simulation::secrets().0);
-                secrets
+                let mut resolved = resolve_secrets(&resource, manifest, &[SecretPurpose::Signing])?;
+                resolved.secrets.0.extend(Simulation::secrets().0);
+                resolved
             }
             None => resolve_secrets(
                 &resource,
@@ -163,11 +167,12 @@ pub async fn prepare_all(
         };
         let process_context = ProcessContext {
             holder_epoch: Some(holder_epoch.clone()),
+            setting_names,
             ..process_context(&resource, holder, &tokens, options)
         };
         let export = export_spec(&resource, &process_context, simulation.is_some())?;
         let tracker = connect::tracker(&resource.spec, &secrets, &process_context)
-            .map_err(|failure| cli_error(&resource, &failure))?;
+            .map_err(|failure| cli_error(&resource, &process_context, &failure))?;
         let store = match options.to {
             Some(folder) => open_directory(folder)?,
             None => open_bucket(&resource, &secrets, &process_context).await?,
@@ -184,7 +189,7 @@ pub async fn prepare_all(
     Ok(jobs)
 }
 
-/// The bucket of an adjusted resource.
+/// Opens the bucket of a resource.
 pub async fn open_bucket(
     resource: &ExportResource,
     secrets: &Secrets,
@@ -192,21 +197,26 @@ pub async fn open_bucket(
 ) -> Result<Arc<dyn Store>, CliError> {
     connect::s3(&resource.spec, secrets, process_context)
         .await
-        .map_err(|failure| cli_error(resource, &failure))
+        .map_err(|failure| cli_error(resource, process_context, &failure))
 }
 
-/// The directory of `--to`, made where it is missing.
+/// Opens the directory of `--to`; creates it if it does not exist.
 fn open_directory(folder: &Path) -> Result<Arc<dyn Store>, CliError> {
-    let store = DirectoryStore::open(folder).map_err(|error| CliError::usage(format!("--to: {error}")))?;
+    let store = DirectoryStore::open(folder).map_err(|error| {
+        CliError::usage(format!(
+            "--to: {}",
+            error.describe(&SettingNames::default().with(Setting::Bucket, "--to"))
+        ))
+    })?;
     Ok(Arc::new(store))
 }
 
-/// The Secrets of an adjusted resource for these purposes, from the manifest or the environment.
+/// Returns the Secrets of a resource for these purposes, from the manifest or the environment.
 pub fn resolve_secrets(
     resource: &ExportResource,
     manifest: &ResourceManifest,
     purposes: &[SecretPurpose],
-) -> Result<Secrets, CliError> {
+) -> Result<ResolvedSecrets, CliError> {
     secrets::resolve(resource, manifest, purposes, &secrets::env_value).map_err(|errors| {
         let lines: Vec<String> = errors
             .iter()
@@ -216,7 +226,7 @@ pub fn resolve_secrets(
     })
 }
 
-/// Numbers of jobs that may run together: each inner list is run one after the other.
+/// Groups the jobs by identity. Groups may run concurrently; the jobs of a group run in sequence.
 pub fn group_by_destination(jobs: &[PreparedExport]) -> Vec<(String, Vec<usize>)> {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (number, job) in jobs.iter().enumerate() {
@@ -227,14 +237,14 @@ pub fn group_by_destination(jobs: &[PreparedExport]) -> Vec<(String, Vec<usize>)
     groups
 }
 
-/// What cannot be meant is for the person who typed it; what fails now may work later.
-fn cli_error(resource: &ExportResource, failure: &Failure) -> CliError {
+/// Maps an invalid spec or missing credentials to a usage error, and other failures to a runtime error.
+fn cli_error(resource: &ExportResource, process_context: &ProcessContext, failure: &Failure) -> CliError {
+    let message = failure.describe(&process_context.setting_names);
     match failure.reason {
-        Reason::InvalidSpec | Reason::CredentialsMissing => usage_error(resource, &failure.message),
+        Reason::InvalidSpec | Reason::CredentialsMissing => usage_error(resource, &message),
         reason => CliError::from(anyhow::anyhow!(
-            "EventExport {}: {reason}: {}",
+            "EventExport {}: {reason}: {message}",
             resource.full_name(),
-            failure.message
         )),
     }
 }
@@ -243,13 +253,13 @@ fn usage_error(resource: &ExportResource, message: &str) -> CliError {
     CliError::usage(format!("EventExport {}: {message}", resource.full_name()))
 }
 
-/// All that is wrong with a manifest, a line each.
+/// Returns a usage error with a line for each problem of a manifest.
 pub fn invalid_manifest(origin: &str, errors: &[ManifestError]) -> CliError {
     let lines: Vec<String> = errors.iter().map(|error| format!("{origin}: {error}")).collect();
     CliError::usage(lines.join("\n"))
 }
 
-/// First and last day of a resource whose spec keeps every rule.
+/// Returns the first and last day of a resource with a valid spec.
 pub fn date_range(
     resource: &ExportResource,
 ) -> Result<(jiff::civil::Date, Option<jiff::civil::Date>), CliError> {

@@ -1,4 +1,4 @@
-//! Which API server, as whom, and through which proxy. Reads kubeconfig files and the environment.
+//! Client configuration for the API server: address, credentials, proxy. Reads kubeconfig files and the environment.
 
 use std::path::Path;
 
@@ -7,7 +7,8 @@ use hyper_util::client::proxy::matcher::Matcher;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-/// By `--kubeconfig` and `--context`; without either by `KUBECONFIG`, `~/.kube/config`, or the pod's service account.
+/// Loads the configuration from `--kubeconfig` and `--context`, else from `KUBECONFIG`, `~/.kube/config`, or the pod's
+/// service account.
 pub(super) async fn kube_config(file: Option<&Path>, context: Option<&str>) -> Result<Config> {
     let options = KubeConfigOptions {
         context: context.map(str::to_owned),
@@ -27,14 +28,14 @@ pub(super) async fn kube_config(file: Option<&Path>, context: Option<&str>) -> R
     Ok(config)
 }
 
-/// Takes away a proxy of the environment that `NO_PROXY` exempts the API server from: the client itself compares that
-/// list with the proxy's own name. One that the kubeconfig names stays.
+/// Removes a proxy from the environment if `NO_PROXY` exempts the API server: the client compares `NO_PROXY` with the
+/// host of the proxy instead. Keeps a proxy from the kubeconfig.
 fn apply_no_proxy(config: &mut Config, environment: &[String], proxies: &Matcher) {
-    let of_environment = config.proxy_url.as_ref().is_some_and(|proxy| {
-        let mut named = environment.iter().map(|value| value.parse::<http::Uri>());
-        named.any(|value| value.is_ok_and(|value| value == *proxy))
+    let from_environment = config.proxy_url.as_ref().is_some_and(|proxy| {
+        let mut proxies = environment.iter().map(|value| value.parse::<http::Uri>());
+        proxies.any(|value| value.is_ok_and(|value| value == *proxy))
     });
-    if of_environment && proxies.intercept(&config.cluster_url).is_none() {
+    if from_environment && proxies.intercept(&config.cluster_url).is_none() {
         config.proxy_url = None;
     }
 }
@@ -45,12 +46,12 @@ mod tests {
 
     #[test]
     fn no_proxy_exempts_the_api_server_from_the_environment_proxy_only() {
-        let ours = "http://proxy.example:3128";
-        let environment = [ours.to_owned(), String::new()];
+        let env_proxy = "http://proxy.example:3128";
+        let environment = [env_proxy.to_owned(), String::new()];
         for (proxy, exempt, left) in [
-            (Some(ours), "10.0.0.0/8", None),
-            (Some(ours), "192.0.2.0/24", Some(ours)),
-            (Some(ours), "proxy.example", Some(ours)),
+            (Some(env_proxy), "10.0.0.0/8", None),
+            (Some(env_proxy), "192.0.2.0/24", Some(env_proxy)),
+            (Some(env_proxy), "proxy.example", Some(env_proxy)),
             (
                 Some("http://other.example:1"),
                 "10.0.0.0/8",
@@ -60,7 +61,7 @@ mod tests {
         ] {
             let mut config = Config::new("https://10.0.0.1:6443".parse().unwrap());
             config.proxy_url = proxy.map(|text| text.parse().unwrap());
-            let proxies = Matcher::builder().https(ours).no(exempt).build();
+            let proxies = Matcher::builder().https(env_proxy).no(exempt).build();
             apply_no_proxy(&mut config, &environment, &proxies);
             let expected = left.map(|text| text.parse::<http::Uri>().unwrap());
             assert_eq!(config.proxy_url, expected, "{proxy:?} {exempt}");

@@ -1,4 +1,4 @@
-//! The manifest that the arguments name, read and checked. Reads files or standard input.
+//! Loads the manifest of `-f` and validates it. Reads files or standard input.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::exit::CliError;
 use super::job;
 use super::manifest::{self, ResourceManifest};
 
-/// Reads every file as one manifest, and tells on standard error which objects are not for us.
+/// Reads all files as one manifest, and lists the skipped objects on standard error.
 pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
     let mut documents = Vec::new();
     for file in files {
@@ -25,7 +25,7 @@ pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
         manifest::from_documents(documents).map_err(|errors| job::invalid_manifest(&origin, &errors))?;
     if !manifest.skipped.is_empty() {
         eprintln!(
-            "{origin}: not for this command, left alone: {}",
+            "{origin}: ignoring objects of other kinds: {}",
             manifest.skipped.join(", ")
         );
     }

@@ -1,5 +1,5 @@
-//! Where an archive lies, as typed: a directory, `s3://bucket/prefix`, or the destination of a manifest. Builds
-//! clients and looks whether a directory is there; writes nothing, and needs no right to write.
+//! Location of an archive: a directory, `s3://bucket/prefix`, or the destination of a manifest. Builds clients and
+//! checks that a directory exists; writes nothing, and needs no permission to write.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,17 +15,18 @@ use super::job::{self, RunOptions};
 use super::manifest::{ExportResource, ResourceManifest};
 use super::secrets::{self, SecretPurpose};
 use super::{documents, load};
+use crate::api::{Setting, SettingNames};
 use crate::egress::Traffic;
 use crate::export::spec::ExportSpec;
 use crate::storage::{
-    AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
+    AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store,
 };
 use crate::tracker::TokenCache;
 
-/// The region that requests are signed for where none is given; stores with an endpoint of their own ignore it.
+/// Default region of signatures; most stores with their own endpoint ignore it.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Where the archive lies.
+/// Location of the archive.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LocationArgs {
     /// The archive: a directory, or `s3://bucket/prefix`
@@ -35,13 +36,13 @@ pub struct LocationArgs {
     /// standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// How the bucket of an `s3://` URL is reached.
+    /// Connection to the bucket of an `s3://` URL.
     #[command(flatten)]
     pub s3: S3Args,
 }
 
-/// How the bucket of an `s3://` URL is reached. Keys are `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or what the
-/// AWS SDK finds.
+/// Connection to the bucket of an `s3://` URL. Keys come from `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or from
+/// the default chain of the AWS SDK.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "S3 (with s3:// only; keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")]
 pub struct S3Args {
@@ -61,7 +62,7 @@ pub struct S3Args {
         env = "AWS_REGION"
     )]
     pub region: Option<String>,
-    /// Put the bucket's name into the path instead of the host name (default: true with an endpoint)
+    /// Put the bucket name into the path instead of the host name (default: true with an endpoint)
     #[arg(
         id = "s3-path-style",
         long = "s3-path-style",
@@ -71,7 +72,7 @@ pub struct S3Args {
         default_missing_value = "true"
     )]
     pub path_style: Option<bool>,
-    /// Certificates to trust besides the system's, PEM
+    /// PEM file with certificate authorities to trust besides those of the system
     #[arg(
         id = "s3-ca-file",
         long = "s3-ca-file",
@@ -81,57 +82,59 @@ pub struct S3Args {
     pub ca_file: Option<PathBuf>,
 }
 
-/// A place as typed.
+/// A location as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArchiveLocation {
     /// A directory.
     Directory(PathBuf),
     /// A bucket, and a prefix without slashes at its ends, which may be empty.
     Bucket {
-        /// Its name.
+        /// Name of the bucket.
         bucket: String,
-        /// Keys of the archive are below it.
+        /// Prefix of all keys of the archive.
         prefix: String,
     },
 }
 
-/// Not a place; the text says what is wrong.
+/// A location that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
-    /// Nothing was typed.
-    #[error("it is empty: give a directory or s3://bucket/prefix")]
+    /// An empty argument.
+    #[error("the location is empty: give a directory or s3://bucket/prefix")]
     Empty,
     /// `s3://` without a usable bucket.
     #[error("{0} names no bucket: write s3://bucket/prefix")]
     NoBucket(String),
     /// Another scheme.
-    #[error("{0}:// is not read: give a directory or s3://bucket/prefix")]
+    #[error("{0}:// is not supported: give a directory or s3://bucket/prefix")]
     UnsupportedScheme(String),
 }
 
-/// An archive that can be read.
+/// An archive, opened for reading.
 #[derive(Clone, Debug)]
 pub struct OpenArchive {
-    /// What holds it. It was opened to be read.
+    /// The store.
     pub store: Arc<dyn Store>,
-    /// Every key of the archive begins so: empty, or with `/` at its end.
+    /// Prefix of every key: empty, or ends with `/`.
     pub prefix: String,
-    /// As a person names it: `s3://audit/tracker`, `export`.
+    /// Name for messages: `s3://audit/tracker`, `export`.
     pub name: String,
-    /// What a manifest wants there; the prefix is its root then.
+    /// The export of a manifest; the prefix is its root then.
     pub export: Option<ExportSpec>,
-    /// The resource that wants it, and the manifest with its Secrets.
+    /// The resource that declares it, and the manifest with its Secrets.
     pub declared: Option<(ExportResource, Arc<ResourceManifest>)>,
+    /// Names of settings in errors of the store.
+    pub setting_names: SettingNames,
 }
 
 impl LocationArgs {
-    /// Every archive that is named: by a positional argument, `--to`, or `-f` with one for each of its exports (in
+    /// Opens every archive that is named: by a positional argument, `--to`, or `-f` with one for each of its exports (in
     /// the bucket of the manifest, or under the same keys below `--to`).
     pub async fn open(&self, positional: Option<&ArchiveLocation>) -> Result<Vec<OpenArchive>, CliError> {
         let location = match (positional, &self.to) {
             (Some(_), Some(_)) => {
                 return Err(CliError::usage(
-                    "--to: the archive is named twice: leave one of the two out",
+                    "--to: the archive is named twice: remove one of the two",
                 ));
             }
             (one, other) => one.or(other.as_ref()),
@@ -158,17 +161,25 @@ impl LocationArgs {
     ) -> Result<OpenArchive, CliError> {
         let options = RunOptions::read_only(location.map(|_| std::path::Path::new("")));
         let resource = job::apply_options(resource, &options, None);
-        let process_context = job::process_context(&resource, "reader", &TokenCache::new(), &options);
+        let mut process_context = job::process_context(&resource, "reader", &TokenCache::new(), &options);
         let mut export = job::export_spec(&resource, &process_context, false)?;
+        let setting_names;
         let (store, name) = if let Some(location) = location {
             let OpenArchive {
-                store, prefix, name, ..
+                store,
+                prefix,
+                name,
+                setting_names: names,
+                ..
             } = location.open(&self.s3).await?;
             export.root = export.root.under(&prefix);
+            setting_names = names;
             (store, name)
         } else {
-            let secrets = job::resolve_secrets(&resource, manifest, &[SecretPurpose::Bucket])?;
-            let store = job::open_bucket(&resource, &secrets, &process_context).await?;
+            let resolved = job::resolve_secrets(&resource, manifest, &[SecretPurpose::Bucket])?;
+            setting_names = resolved.setting_names;
+            process_context.setting_names = setting_names.clone();
+            let store = job::open_bucket(&resource, &resolved.secrets, &process_context).await?;
             let name = store.name().to_owned();
             (store, name)
         };
@@ -178,12 +189,13 @@ impl LocationArgs {
             name: format!("{name}/{}", export.root.as_str().trim_end_matches('/')),
             export: Some(export),
             declared: Some((resource, Arc::clone(manifest))),
+            setting_names,
         })
     }
 }
 
 impl ArchiveLocation {
-    /// Reads what was typed, also a path that is not UTF-8.
+    /// Parses a location, also a path that is not UTF-8.
     pub fn parser() -> ValueParser {
         OsStringValueParser::new().try_map(Self::from_os_string).into()
     }
@@ -195,24 +207,27 @@ impl ArchiveLocation {
         }
     }
 
-    /// Opens it. A directory that is not there is an error, and is not made.
+    /// Opens the archive. A missing directory is an error, and is not created.
     pub async fn open(&self, s3: &S3Args) -> Result<OpenArchive, CliError> {
         match self {
             Self::Directory(path) => {
+                let setting_names = SettingNames::default().with(Setting::Bucket, "the location of the archive");
                 let store = DirectoryStore::open_read_only(path)
-                    .map_err(|error| CliError::usage(store_error_message(&error)))?;
+                    .map_err(|error| CliError::usage(error.describe(&setting_names)))?;
                 Ok(OpenArchive {
                     store: Arc::new(store),
                     prefix: String::new(),
                     name: path.display().to_string(),
                     export: None,
                     declared: None,
+                    setting_names,
                 })
             }
             Self::Bucket { bucket, prefix } => {
+                let setting_names = s3_setting_names();
                 let store = S3Store::connect(s3.settings(bucket)?)
                     .await
-                    .map_err(|error| CliError::usage(store_error_message(&error)))?;
+                    .map_err(|error| CliError::usage(error.describe(&setting_names)))?;
                 let slash = if prefix.is_empty() { "" } else { "/" };
                 Ok(OpenArchive {
                     store: Arc::new(store),
@@ -220,6 +235,7 @@ impl ArchiveLocation {
                     name: format!("s3://{bucket}{slash}{prefix}"),
                     export: None,
                     declared: None,
+                    setting_names,
                 })
             }
         }
@@ -259,7 +275,7 @@ impl S3Args {
             None => env_string("AWS_ENDPOINT_URL")?
                 .map(|text| {
                     text.parse().map_err(|error| {
-                        CliError::usage(format!("AWS_ENDPOINT_URL: {text} is no address: {error}"))
+                        CliError::usage(format!("AWS_ENDPOINT_URL: {text:?} is not a URL: {error}"))
                     })
                 })
                 .transpose()?,
@@ -291,7 +307,7 @@ impl S3Args {
     }
 }
 
-/// Keys of the environment, also by `…_FILE`; else what the SDK finds.
+/// Keys from the environment, also by `…_FILE`; otherwise the default chain of the SDK.
 fn env_credentials() -> Result<S3Credentials, CliError> {
     let id = env_string("AWS_ACCESS_KEY_ID")?;
     let key = env_string("AWS_SECRET_ACCESS_KEY")?;
@@ -320,18 +336,17 @@ fn env_string(name: &str) -> Result<Option<String>, CliError> {
         .map_err(|_| CliError::usage(format!("{name} is not UTF-8 text: correct the value")))
 }
 
-/// What a store says, for who named it by flags instead of a resource.
-pub fn store_error_message(error: &StoreError) -> String {
-    match error {
-        StoreError::NoSuchBucket { store } => {
-            format!("{store} does not exist: correct the location of the archive")
-        }
-        StoreError::InvalidCredentials { store, code } => format!(
-            "{store} refused the credentials ({code}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with -f: \
-             the Secret of spec.destination.s3.credentialsSecretRef), --s3-endpoint and --s3-region"
-        ),
-        other => other.to_string(),
-    }
+/// Names of settings that flags and variables give.
+fn s3_setting_names() -> SettingNames {
+    SettingNames::default()
+        .with(Setting::Bucket, "the location of the archive")
+        .with(
+            Setting::BucketCredentials,
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, --s3-endpoint and --s3-region",
+        )
+        .with(Setting::BucketRegion, "--s3-region")
+        .with(Setting::BucketEndpoint, "--s3-endpoint")
+        .with(Setting::BucketCa, "--s3-ca-file")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The log of a command at a terminal: lines go to standard error, above the bars. Sets the subscriber.
+//! Logging of commands: lines go to standard error, above the progress bars. Sets the subscriber.
 
 use std::io::{self, Write};
 
@@ -12,19 +12,19 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use super::exit::CliError;
 use crate::telemetry::logs::{FILTER_VARIABLE, is_safe_to_log};
 
-/// What is logged unless `EVENTEXPORT_LOG` says otherwise: what goes wrong is told by progress and table.
+/// Default filter, without `EVENTEXPORT_LOG`. Progress and summary already show problems.
 const DEFAULT_FILTER: &str = "error";
 
-/// How much is logged.
+/// Log verbosity.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Verbosity {
-    /// Log more to standard error: what is done; -vv: also why; -vvv: also every request. Wins over `EVENTEXPORT_LOG`
+    /// Log more to standard error: -v for actions, -vv for reasons, -vvv for every request. Overrides `EVENTEXPORT_LOG`
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
 impl Verbosity {
-    /// The filter that was asked for, if any.
+    /// Returns the filter for the verbosity; `None` without `-v`.
     const fn filter(self) -> Option<&'static str> {
         match self.verbose {
             0 => None,
@@ -44,14 +44,14 @@ pub fn start(screen: &MultiProgress, verbosity: Verbosity) -> Result<(), CliErro
     };
     let filter = filter.map_err(|error| {
         CliError::usage(format!(
-            "{FILTER_VARIABLE}: {error}; write for example info,eventexport::export=debug"
+            "{FILTER_VARIABLE}: {error}; use for example info,eventexport::export=debug"
         ))
     })?;
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(ScreenWriter(screen.clone()))
         .with_filter(filter.and(filter_fn(is_safe_to_log)));
-    // A second start keeps the first log.
+    // A second call keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(lines).try_init();
     Ok(())
 }

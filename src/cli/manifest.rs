@@ -1,4 +1,4 @@
-//! What a manifest holds: exports and their Secrets, checked as `kubectl apply` would check them. No I/O.
+//! Contents of a manifest: exports and their Secrets, validated as the API server would. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -7,49 +7,49 @@ use serde_json::Value;
 
 use crate::api::{self, EventExportSpec, sanitize};
 
-/// The group of our kinds.
+/// Prefix of the `apiVersion` of our kinds.
 const GROUP: &str = "eventexport.io/";
 
-/// An `EventExport` of the manifest.
+/// `EventExport` of the manifest.
 #[derive(Clone, Debug)]
 pub struct ExportResource {
-    /// The namespace that it names, if any.
+    /// Namespace, if the document has one.
     pub namespace: Option<String>,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// What it asks for; every rule is kept.
+    /// Validated spec.
     pub spec: EventExportSpec,
 }
 
-/// The keys of a Secret. `Debug` names the keys only.
+/// Data of a Secret. `Debug` shows only the keys.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SecretData(pub BTreeMap<String, Vec<u8>>);
 
-/// Namespace, where one is named, and name of an object.
+/// Optional namespace and name of an object.
 pub type ObjectName = (Option<String>, String);
 
-/// A manifest, read and checked.
+/// Validated manifest.
 #[derive(Debug, Default)]
 pub struct ResourceManifest {
-    /// In the order of the file.
+    /// Exports, in the order of the file.
     pub exports: Vec<ExportResource>,
-    /// By namespace and name.
+    /// Secrets, by namespace and name.
     pub secrets: BTreeMap<ObjectName, SecretData>,
-    /// Objects of other kinds, which a cluster would make and a command line has no use for.
+    /// Objects of other kinds, which the command line ignores.
     pub skipped: Vec<String>,
 }
 
-/// One thing that is wrong with a manifest.
+/// Problem of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {problem}")]
 pub struct ManifestError {
-    /// The object at fault: its place in the file, kind and name.
+    /// Object with the problem: position in the file, kind and name.
     pub object: String,
-    /// The field, what is wrong with it, and what to do.
+    /// Field, problem and remedy.
     pub problem: String,
 }
 
-/// Everything that documents hold, or everything that is wrong with them.
+/// Validates documents; returns the manifest or all problems.
 pub fn from_documents(documents: Vec<Value>) -> Result<ResourceManifest, Vec<ManifestError>> {
     let mut manifest = ResourceManifest::default();
     let mut errors = Vec::new();
@@ -108,7 +108,7 @@ impl ResourceManifest {
             .any(|other| other.namespace == namespace && other.name == name)
         {
             return Err(vec![
-                "metadata.name: another EventExport of the file has this name: change one".to_owned(),
+                "metadata.name: another EventExport in the manifest has this name: rename one".to_owned(),
             ]);
         }
         self.exports.push(ExportResource {
@@ -132,7 +132,7 @@ impl ResourceManifest {
         let fields = document.as_object().into_iter().flat_map(serde_json::Map::keys);
         if let Some(unknown) = fields.into_iter().find(|field| !known.contains(&field.as_str())) {
             return Err(format!(
-                "{}: is no field of a Secret: the values go into data or stringData",
+                "{}: unknown field of a Secret: put values in data or stringData",
                 sanitize(unknown)
             ));
         }
@@ -148,7 +148,7 @@ impl ResourceManifest {
         for (key, value) in take_map(document.get_mut("data"), "data")? {
             let ByteString(bytes) = serde_json::from_value(value).map_err(|_| {
                 format!(
-                    "data.{}: is not base64: encode it, or write it plainly below stringData",
+                    "data.{}: is not base64: encode it, or move it to stringData",
                     sanitize(&key)
                 )
             })?;
@@ -157,14 +157,14 @@ impl ResourceManifest {
         for (key, value) in take_map(document.get_mut("stringData"), "stringData")? {
             let Value::String(text) = value else {
                 return Err(format!(
-                    "stringData.{}: is not a text: put it in quotes",
+                    "stringData.{}: is not a string: put it in quotes",
                     sanitize(&key)
                 ));
             };
             data.insert(key, text.into_bytes());
         }
         if self.secrets.insert((namespace, name), SecretData(data)).is_some() {
-            return Err("metadata.name: another Secret of the file has this name: remove one".to_owned());
+            return Err("metadata.name: another Secret in the manifest has this name: remove one".to_owned());
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ fn take_map(field: Option<&mut Value>, name: &str) -> Result<serde_json::Map<Str
     }
 }
 
-/// `document 2 (Secret tracker)`.
+/// Returns a description such as `document 2 (Secret tracker)`.
 fn describe(number: usize, document: &Value) -> String {
     let kind = document.get("kind").and_then(Value::as_str).map(sanitize);
     let name = document
@@ -193,7 +193,7 @@ fn describe(number: usize, document: &Value) -> String {
 }
 
 impl ExportResource {
-    /// `namespace/name`, or the name alone where no namespace is named.
+    /// Returns `namespace/name`, or the name without a namespace.
     pub fn full_name(&self) -> String {
         match &self.namespace {
             Some(namespace) => format!("{namespace}/{}", self.name),

@@ -1,4 +1,4 @@
-//! The command line: arguments as typed become validated settings; one file per subcommand.
+//! Command line: turns arguments into validated settings. One file per subcommand.
 
 pub mod archived;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -47,21 +47,21 @@ use std::time::Duration;
 
 pub use exit::{CliError, Exit};
 
-/// How long the process waits at its end for work that nobody waits for any more: 1 s.
+/// Maximum time that the runtime waits at exit for background tasks: 1 s.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Keep Activity Tracker events: export them to object storage, with proof that nothing is missing.
+/// Export Activity Tracker events to object storage, with proof that nothing is missing.
 #[derive(Debug, clap::Parser)]
 #[command(name = "eventexport", version, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// Subcommand to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The subcommands. Those with arguments are told about beside these, for `--help` as for readers.
+/// Subcommands. Those with arguments are documented on their argument structs, which `--help` shows.
 #[derive(Debug, clap::Subcommand)]
-// There is one of them, once.
+// The process has only one value of this type.
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub enum Command {
     Operator(operator::OperatorArgs),
@@ -74,7 +74,7 @@ pub enum Command {
     Session(session::SessionArgs),
     Download(download::DownloadArgs),
     Context(context::ContextArgs),
-    /// Print the `CustomResourceDefinition`, for `kubectl apply -f -`.
+    /// Print the `CustomResourceDefinition` for `kubectl apply -f -`.
     #[command(after_help = CRD_EXAMPLES)]
     Crd,
     Simulate(crate::simulator::SimulateArgs),
@@ -95,15 +95,15 @@ Examples:
   eventexport simulate --listen 127.0.0.1:8030
   eventexport verify s3://audit/tracker --public-key exporter.pem
 
-Environment: EVENTEXPORT_LOG says what is logged, as info,eventexport::export=debug.
-NO_COLOR turns colours off. HTTPS_PROXY and NO_PROXY are honoured.
-Secrets are never arguments: they are in the environment or in files (docs/cli.md).";
+Environment: EVENTEXPORT_LOG sets the log filter, for example info,eventexport::export=debug.
+NO_COLOR disables colors. HTTPS_PROXY and NO_PROXY are honored.
+Secrets are never arguments: pass them in the environment or in files (docs/cli.md).";
 
 const CRD_EXAMPLES: &str = "\
 Examples:
   eventexport crd | kubectl apply -f -";
 
-/// Runs a command to its end, and tells on standard error why it failed.
+/// Runs an async command to completion and prints its error, if any, to standard error.
 pub fn block_on(command: impl Future<Output = Result<Exit, CliError>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -114,20 +114,20 @@ pub fn block_on(command: impl Future<Output = Result<Exit, CliError>>) -> ExitCo
     exit_code(result)
 }
 
-/// `eventexport operator`: operates until it is told to stop, or loses its lease.
+/// `eventexport operator`: runs until a signal, or until the lease is lost.
 pub async fn operate(args: operator::OperatorArgs) -> Result<Exit, CliError> {
     operator::run(args).await?;
     Ok(Exit::Done)
 }
 
-/// `eventexport simulate`: serves until it is told to stop.
+/// `eventexport simulate`: serves until a signal.
 pub async fn simulate(args: crate::simulator::SimulateArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     crate::simulator::simulate(args, async move { stop.graceful.cancelled().await }).await?;
     Ok(Exit::Done)
 }
 
-/// Ends a command that needs no runtime, and tells on standard error why it failed.
+/// Returns the exit code of a finished command and prints its error, if any, to standard error.
 pub fn exit_code(result: Result<Exit, CliError>) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
@@ -135,11 +135,10 @@ pub fn exit_code(result: Result<Exit, CliError>) -> ExitCode {
     }
 }
 
-/// `eventexport crd`.
+/// `eventexport crd`: prints the `CustomResourceDefinition`. Fails if standard output is closed.
 pub fn print_crd() -> ExitCode {
     use std::io::Write as _;
     let written = std::io::stdout().lock().write_all(crd::crd().as_bytes());
-    // Whoever stopped reading, as `head` does, has what it wanted.
     if written.is_ok() {
         Exit::Done.into()
     } else {

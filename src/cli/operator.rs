@@ -1,6 +1,6 @@
-//! `eventexport operator`: arguments as typed become the operator's settings, and the operator runs until a signal.
+//! `eventexport operator`: turns the arguments into the operator's configuration, and runs it until a signal.
 
-#![allow(clippy::doc_markdown)] // the doc comments are help texts, where backticks would be noise
+#![allow(clippy::doc_markdown)] // doc comments are help texts, which show no backticks
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,24 +34,24 @@ const EXAMPLES: &str = "\
 Examples:
   All namespaces, the public regions and AWS S3:
     eventexport operator
-  One namespace, and a store of your own:
+  One namespace, and your own store:
     eventexport operator --namespace audit --allow-host public-regions,minio.example.com";
 
-/// Watches EventExport resources and exports what they ask for, until it is told to stop.
+/// Run the operator: watch EventExport resources and export their events.
 ///
-/// Reaches the API server as its pod's service account, or by a kubeconfig. Several may run at once: one of them
-/// is active, by a Lease, and the others stand by. When the active one loses its Lease it stops all exports and
-/// exits with 1, to be started again as a candidate.
+/// Connects to the API server with the pod's service account or a kubeconfig. Several replicas may run: the one that
+/// holds the Lease is active, and the others stand by. If the active replica loses the Lease, it stops all exports and
+/// exits with code 1; after a restart it is a candidate again.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct OperatorArgs {
-    /// Only EventExports of this namespace; without it, those of all namespaces
+    /// Watch only this namespace (default: all namespaces)
     #[arg(long, env = "EVENTEXPORT_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
 
-    /// Host that exports may speak to, once per host: the tracker, its UAA (also one that it names) and the store.
-    /// HOST, HOST:PORT, *.SUFFIX, an IP address, or public-regions for the service's public regions and AWS S3,
-    /// which is also what is allowed without it
+    /// Host that exports may connect to: tracker, UAA (also one that the tracker names) or store; may be repeated.
+    /// HOST, HOST:PORT, *.SUFFIX, an IP address, or public-regions for the service's public regions and AWS S3
+    /// (default: public-regions)
     #[arg(
         long,
         env = "EVENTEXPORT_ALLOW_HOST",
@@ -60,8 +60,8 @@ pub struct OperatorArgs {
     )]
     pub allow_host: Vec<String>,
 
-    /// Lends the operator's own bucket identity, once per grant: NAMESPACE=BUCKET, NAMESPACE=BUCKET/PREFIX, or
-    /// NAMESPACE=BUCKET/PREFIX@https://HOST for a store other than AWS. Without it, to nobody
+    /// Let a namespace use the operator's own bucket identity; may be repeated: NAMESPACE=BUCKET,
+    /// NAMESPACE=BUCKET/PREFIX, or NAMESPACE=BUCKET/PREFIX@https://HOST for a store other than AWS (default: none)
     #[arg(
         long,
         env = "EVENTEXPORT_GRANT_IDENTITY",
@@ -74,12 +74,12 @@ pub struct OperatorArgs {
     #[arg(long, env = "EVENTEXPORT_GRANT_IDENTITY_FILE", value_name = "FILE")]
     pub grant_identity_file: Option<PathBuf>,
 
-    /// How many days the service keeps events, by the plan of the space: for the metric of the time that is left
-    /// before a day is deleted. Without it, that is told from the days that the service lists
+    /// Number of days that the service keeps events, by the plan of the space; for the metric of the time left before a
+    /// day is deleted (default: derived from the days that the service lists)
     #[arg(long, env = "EVENTEXPORT_SOURCE_RETENTION_DAYS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=3650))]
     pub source_retention_days: Option<u16>,
 
-    /// Address for /livez, /readyz and /metrics
+    /// Listen address of /livez, /readyz and /metrics
     #[arg(
         long,
         env = "EVENTEXPORT_METRICS_LISTEN",
@@ -88,33 +88,33 @@ pub struct OperatorArgs {
     )]
     pub metrics_listen: SocketAddr,
 
-    /// How many EventExports have all their metrics, those that need somebody first; others have ready, complete and
-    /// reason only
+    /// Maximum number of EventExports with all their metrics; those that need attention come first. The others have only
+    /// ready, complete and reason
     #[arg(long, env = "EVENTEXPORT_METRICS_RESOURCES", value_name = "N", default_value_t = DEFAULT_DETAILED_RESOURCES)]
     pub metrics_resources: usize,
 
-    /// How log lines look; what is logged is set by EVENTEXPORT_LOG, in the syntax of RUST_LOG
+    /// Log format. EVENTEXPORT_LOG sets the filter, in the syntax of RUST_LOG
     #[arg(long, env = "EVENTEXPORT_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 
-    /// OTLP collector that traces are sent to, by HTTP; /v1/traces is put behind it. Without it, traces are not made
+    /// OTLP/HTTP endpoint for traces; /v1/traces is appended (default: no traces)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<Url>,
 
-    /// Kubeconfig to use. Without it: KUBECONFIG, ~/.kube/config, or the pod's service account
+    /// Path of the kubeconfig (default: KUBECONFIG, ~/.kube/config, or the pod's service account)
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Context of the kubeconfig. Without it, its current one
+    /// Context of the kubeconfig (default: its current context)
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
 
-    /// Name of this cluster in the journals of buckets; the same for ever. Without it, the UID of kube-system
+    /// Name of this cluster in the journals of buckets; it must never change (default: the UID of kube-system)
     #[arg(long, env = "EVENTEXPORT_CLUSTER_ID", value_name = "ID")]
     pub cluster_id: Option<String>,
 
-    /// Name of the Lease that makes one process the active one. Without it: eventexport-operator, with the
-    /// namespace added if there is --namespace
+    /// Name of the Lease for leader election (default: eventexport-operator, with -NAMESPACE appended if --namespace is
+    /// given)
     #[arg(
         long,
         env = "EVENTEXPORT_LEASE_NAME",
@@ -123,7 +123,7 @@ pub struct OperatorArgs {
     )]
     pub lease_name: Option<String>,
 
-    /// Namespace of the Lease. Without it, the pod's own
+    /// Namespace of the Lease (default: the pod's own)
     #[arg(
         long,
         env = "EVENTEXPORT_LEASE_NAMESPACE",
@@ -132,53 +132,54 @@ pub struct OperatorArgs {
     )]
     pub lease_namespace: Option<String>,
 
-    /// How long others wait for an active process that says nothing, in whole seconds
+    /// Time without a renewal after which a candidate takes over the Lease, in whole seconds
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration, help_heading = "Fine tuning")]
     pub lease_duration: Duration,
 
-    /// How long the active process tries to renew its Lease before it stops
+    /// Time that the active process tries to renew the Lease before it stops
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "Fine tuning")]
     pub lease_deadline: Duration,
 
-    /// How often the Lease is renewed
+    /// Interval between renewals of the Lease
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, help_heading = "Fine tuning")]
     pub lease_renew: Duration,
 
-    /// How long exports may take to stop and delete their sessions after SIGTERM; keep it below the pod's
+    /// Time for exports to stop and delete their sessions after SIGTERM; keep it below the pod's
     /// terminationGracePeriodSeconds
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, help_heading = "Fine tuning")]
     pub shutdown_timeout: Duration,
 
-    /// Resources looked at at once
+    /// Maximum number of concurrent reconciles
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CONCURRENCY, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Fine tuning")]
     pub concurrency: u16,
 
-    /// Memory for data on its way, in MiB, over all exports
+    /// Memory for data in flight, in MiB, over all exports
     #[arg(long, env = "EVENTEXPORT_POOL_MIB", value_name = "MIB", default_value_t = Limits::default().pool_mib, value_parser = clap::value_parser!(u32).range(8..=1_048_576), help_heading = "Fine tuning")]
     pub pool_mib: u32,
 
-    /// Windows (days or hours) transferred at once, over all exports
+    /// Maximum number of windows (days or hours) transferred concurrently, over all exports
     #[arg(long, env = "EVENTEXPORT_WINDOWS", value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=10_000), help_heading = "Fine tuning")]
     pub windows: u16,
 
-    /// Sessions that this operator holds at most in one space, of the 30 that the service allows everyone together
+    /// Maximum number of sessions that the operator holds in one space, of the 30 that the service allows for all users
+    /// together
     #[arg(long, value_name = "N", default_value_t = 28, value_parser = clap::value_parser!(u8).range(1..=29), help_heading = "Fine tuning")]
     pub sessions_per_space: u8,
 
-    /// How long a session must have been untouched before it may be taken for a leftover of a crash
+    /// Minimum idle time before a session may count as a leftover of a crash
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Fine tuning")]
     pub session_quiet: Duration,
 
-    /// The longest that one window may take
+    /// Maximum time for one attempt at a window
     #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = duration, help_heading = "Fine tuning")]
     pub attempt: Duration,
 }
 
-/// A duration as resources write it: `10m`, `1h30m`.
+/// Parses a duration as resources write it: `10m`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| "write hours, minutes and seconds, such as 10m or 1h30m".to_owned())
+        .ok_or_else(|| "use hours, minutes and seconds, for example 10m or 1h30m".to_owned())
 }
 
 /// Runs the operator until SIGTERM or SIGINT (exit code 0), or until it loses its Lease (1).
@@ -193,36 +194,36 @@ pub async fn run(args: OperatorArgs) -> Result<ExitCode> {
     let token = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM"),
-            _ = interrupt.recv() => info!("SIGINT"),
+            _ = terminate.recv() => info!(signal = "SIGTERM", "shutting down"),
+            _ = interrupt.recv() => info!(signal = "SIGINT", "shutting down"),
         }
         token.cancel();
     });
 
     let listener = TcpListener::bind(args.metrics_listen).await.with_context(|| {
         format!(
-            "--metrics-listen {}: the address cannot be listened on",
+            "--metrics-listen {}: cannot listen on this address",
             args.metrics_listen
         )
     })?;
-    info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
-    let patience = Duration::from_mins(1).max(config.lease.timing.duration * 4);
+    info!(address = %listener.local_addr()?, "serving health checks and metrics");
+    let tolerance = Duration::from_mins(1).max(config.lease.timing.duration * 4);
     let telemetry = Telemetry {
-        health: Health::new(patience),
+        health: Health::new(tolerance),
         metrics,
     };
-    // Until the very end, so that the shutdown can be watched.
+    // Serves until the process ends, so that the shutdown can be observed.
     let serving = tokio::spawn(telemetry.clone().serve(listener, CancellationToken::new()));
     let result = run_operator(config, telemetry, shutdown).await;
     if let Err(error) = &result {
-        tracing::error!(error = format!("{error:#}"), "the operator ends");
+        tracing::error!(error = format!("{error:#}"), "operator failed");
     }
     traces.shutdown().await;
     serving.abort();
     result.map(|()| ExitCode::SUCCESS)
 }
 
-/// The settings that the arguments mean.
+/// Converts the arguments to the configuration of the operator.
 fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> Result<OperatorConfig> {
     let timing = LeaseTiming {
         duration: args.lease_duration,
@@ -234,7 +235,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         .context("--lease-duration, --lease-deadline, --lease-renew")?;
     ensure!(
         !args.shutdown_timeout.is_zero(),
-        "--shutdown-timeout must be longer than nothing: sessions are deleted in that time"
+        "--shutdown-timeout must be greater than 0: the operator deletes its sessions in that time"
     );
     let default_name = match &args.namespace {
         Some(namespace) => format!("eventexport-operator-{namespace}"),
@@ -254,13 +255,13 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         TokenCache::default(),
     );
     let traffic = Traffic::new(metrics.engine.clone(), Fence::default());
-    let loaded = engine.clone();
-    metrics.load.set_source(move || loaded.load());
-    let outgoing = traffic.clone();
+    let load_engine = engine.clone();
+    metrics.load.set_source(move || load_engine.load());
+    let exporter_traffic = traffic.clone();
     let exporter = move |cluster: String, process: String| -> Arc<dyn Exporter> {
         let (engine, tokens, grants) = (engine.clone(), tokens.clone(), grants.clone());
         let (hosts, store_hosts) = (hosts.clone(), store_hosts.clone());
-        let traffic = outgoing.clone();
+        let traffic = exporter_traffic.clone();
         Arc::new(EngineExporter {
             engine,
             hosts,
@@ -293,15 +294,15 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
     })
 }
 
-/// Stands for the public regions of the service, and AWS S3, in `--allow-host`.
+/// Keyword in `--allow-host` for the public regions of the service and AWS S3.
 const PUBLIC_KEYWORD: &str = "public-regions";
 
-/// Where S3 is when a spec names no endpoint.
+/// Hosts of S3 for a spec without an endpoint.
 const AWS_HOSTS: &str = "*.amazonaws.com";
 
-/// Where trackers and UAAs may be, and where stores. What is named holds for both; of what stands for the public service,
-/// the regions are for the one and AWS for the other: anybody can have a host below amazonaws.com, and a service that
-/// names one as its UAA must not be sent an API key there.
+/// Returns the host policies for trackers and UAAs, and for stores. Named hosts are in both. Of [`PUBLIC_KEYWORD`], the
+/// regions are in the first and AWS is in the second: anyone can get a host below amazonaws.com, and a service that
+/// names such a host as its UAA must not receive the API key there.
 fn host_policies(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
     let named: Vec<String> = allowed
         .iter()
@@ -320,9 +321,9 @@ fn host_policies(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
 fn read_grants(args: &OperatorArgs) -> Result<Vec<Grant>> {
     let mut grants = args.grant_identity.clone();
     if let Some(file) = &args.grant_identity_file {
-        let named = || format!("--grant-identity-file {}", file.display());
-        let text = std::fs::read_to_string(file).with_context(named)?;
-        grants.extend(parse_grants(&text).with_context(named)?);
+        let context = || format!("--grant-identity-file {}", file.display());
+        let text = std::fs::read_to_string(file).with_context(context)?;
+        grants.extend(parse_grants(&text).with_context(context)?);
     }
     Ok(grants)
 }

@@ -1,4 +1,4 @@
-//! What became of every window that an export wants, from its last snapshot: decides the exit code. No I/O.
+//! Outcome of an export by window, from its last snapshot; determines the exit code. No I/O.
 
 use std::sync::Arc;
 
@@ -7,82 +7,82 @@ use jiff::Timestamp;
 use super::exit::Exit;
 use super::totals::ExportTotals;
 use crate::api::Reason;
-use crate::export::failure::{Problem, Remedy};
+use crate::export::failure::{Problem, RetryClass};
 use crate::export::snapshot::{Snapshot, WindowFacts};
 use crate::export::spec::ExportSpec;
 use crate::export::verdict::Verdict;
 use crate::export::window::{HourSet, Window};
 
-/// What became of an export.
+/// Outcome of an export.
 #[derive(Clone, Debug)]
 pub struct ExportOutcome {
-    /// Every wanted window up to its range's end, oldest first.
+    /// Every wanted window, oldest first.
     pub rows: Vec<WindowRow>,
-    /// Sums over the stored ones.
+    /// Totals over the windows.
     pub totals: ExportTotals,
-    /// Sessions that are open, or may be.
+    /// Sessions that are or may be open.
     pub sessions: Vec<String>,
-    /// What is wrong or waited for, the worst first.
+    /// Problems and waits, the worst first.
     pub problems: Vec<Problem>,
-    /// Whether the destination was seen at all.
+    /// True if the destination was listed.
     pub observed: bool,
-    /// Whether a manifest is due that is not there.
+    /// True if a due manifest is missing.
     pub manifest_due: bool,
-    /// When a continuous export has something to do again.
+    /// Time of the next work of a continuous export.
     pub next_run_at: Option<Timestamp>,
 }
 
-/// What became of a window.
+/// Outcome of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowRow {
-    /// The day, or the hour where an hour was asked for.
+    /// Day, or hour if the spec requests an hour.
     pub window: Window,
-    /// What is stored of it.
+    /// Facts of the stored data.
     pub stored: Option<StoredFacts>,
-    /// Where it stands.
+    /// State of the window.
     pub state: WindowState,
 }
 
-/// What is stored of a window: one object, or the sum of the hours of a day that was split.
+/// Stored data of a window: one object, or the sum of the hours of a split day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredFacts {
     /// Events counted.
     pub events: u64,
-    /// Events that the service reported, where it did for all of it.
+    /// Events that the service reported; absent unless it did for every receipt.
     pub reported: Option<u64>,
     /// Bytes as stored.
     pub bytes: u64,
-    /// The weakest verdict of its objects.
+    /// Weakest verdict of the receipts.
     pub verdict: Verdict,
-    /// SHA-256 of the object, where it is one.
+    /// SHA-256 of the object, if there is exactly one.
     pub sha256: Option<Arc<str>>,
-    /// How many receipts it is made of: 1, or up to 24 hours.
+    /// Number of receipts: 1, or up to 24 for a split day.
     pub receipts: usize,
 }
 
-/// Where a window stands.
+/// State of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WindowState {
     /// This run stored it.
     StoredNow,
-    /// Its receipt was there.
+    /// An earlier run stored it.
     AlreadyStored,
-    /// A gap that a person accepted in the spec.
+    /// The spec accepts the gap.
     Accepted,
-    /// Not over, or `settleAfter` has not passed: due then.
+    /// Not over, or `settleAfter` has not passed; due at this time.
     NotDue(Timestamp),
     /// The service no longer has it.
     Expired,
-    /// It waits for something outside.
+    /// Waits for an external condition.
     Waiting(Reason),
-    /// Its last try failed.
+    /// The last attempt failed.
     Failed(Reason),
-    /// Nothing was tried.
+    /// No attempt was made.
     NotTried,
 }
 
 impl WindowState {
-    /// Whether it is due and neither stored nor accepted.
+    /// True if the window is due and neither stored nor accepted.
     pub const fn is_missing(&self) -> bool {
         match self {
             Self::StoredNow | Self::AlreadyStored | Self::Accepted | Self::NotDue(_) => false,
@@ -91,12 +91,12 @@ impl WindowState {
     }
 }
 
-/// What became of `export`, as `snapshot` shows it at `now`.
+/// Returns the outcome of `export` at `now` from its snapshot.
 pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> ExportOutcome {
     let windows: Vec<Window> = export.windows(now).collect();
     let wanted: HourSet = windows.iter().copied().collect();
     let accepted = export.accepted_hours(&wanted);
-    // An accepted gap may be a part of a window whose other hours are stored.
+    // An accepted gap may cover a part of a window with the other hours stored.
     let settled = accepted.union(&snapshot.covered);
     let accepts = |window| accepted.intersects(window) && settled.contains(window);
     let mut totals = ExportTotals::default();
@@ -134,27 +134,27 @@ pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> Exp
 }
 
 impl ExportOutcome {
-    /// 0 only where all that is due is stored or accepted, no session is left, every manifest that is due is there,
-    /// and nothing is wrong that a person must know (a wait for the next day to be over is not wrong).
+    /// Returns [`Exit::Done`] only if every due window is stored or accepted, no session is left, every due manifest
+    /// exists, and there is no problem other than a wait, such as for the end of the day.
     pub fn exit(&self) -> Exit {
-        let fine = self
+        let only_waits = self
             .problems
             .iter()
-            .all(|problem| matches!(problem.remedy, Remedy::Wait(_)));
+            .all(|problem| matches!(problem.class, RetryClass::Wait(_)));
         let stored = self.totals.missing == 0 && self.sessions.is_empty();
-        let done = self.observed && stored && !self.manifest_due && fine;
+        let done = self.observed && stored && !self.manifest_due && only_waits;
         if done { Exit::Done } else { Exit::Failed }
     }
 
-    /// What is due and missing, as merged ranges, at most `max`.
+    /// Returns the missing windows as merged ranges, at most `max`.
     pub fn missing(&self, max: usize) -> Vec<String> {
         let missing = self.rows.iter().filter(|row| row.state.is_missing());
         missing.map(|row| row.window).collect::<HourSet>().ranges(max)
     }
 }
 
-/// The facts of a covered window, and whether this run stored any of it; facts are absent where the snapshot
-/// says only that it is covered.
+/// Returns the facts of a covered window, and true if this run stored any of it. The facts are absent if the snapshot
+/// has only the coverage.
 fn stored_facts(window: Window, snapshot: &Snapshot) -> Option<(Option<StoredFacts>, bool)> {
     if !snapshot.covered.contains(window) {
         return None;
@@ -194,12 +194,12 @@ fn missing_state(export: &ExportSpec, window: Window, snapshot: &Snapshot, now: 
     }
     let of_day = |problem: &&Problem| problem.window.is_some_and(|other| other.date() == window.date());
     let own = snapshot.problems.iter().find(of_day);
-    // What concerns the whole export explains a window that nobody tried.
+    // A problem of the whole export explains a window without an attempt.
     match own.or_else(|| snapshot.problems.iter().find(|problem| problem.window.is_none())) {
         None => WindowState::NotTried,
-        Some(problem) => match problem.remedy {
-            Remedy::Wait(_) => WindowState::Waiting(problem.reason),
-            Remedy::Retry(_) | Remedy::Manual => WindowState::Failed(problem.reason),
+        Some(problem) => match problem.class {
+            RetryClass::Wait(_) => WindowState::Waiting(problem.reason),
+            RetryClass::Retry(_) | RetryClass::Manual => WindowState::Failed(problem.reason),
         },
     }
 }
@@ -264,10 +264,11 @@ pub(crate) mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::api::{Scope, SettingNames};
     use crate::export::keys::ArchiveRoot;
     use crate::export::shard::Shard;
     use crate::export::snapshot::SessionFacts;
-    use crate::export::spec::{RetryPolicy, Scope};
+    use crate::export::spec::RetryPolicy;
 
     pub(crate) fn export(days: i8) -> ExportSpec {
         ExportSpec {
@@ -287,6 +288,7 @@ pub(crate) mod tests {
             holder_epoch: None,
             single_writer: true,
             retry_policy: RetryPolicy::MaxAttempts(5),
+            setting_names: SettingNames::default(),
         }
     }
 
@@ -322,12 +324,12 @@ pub(crate) mod tests {
         "2019-01-01T00:00:00Z".parse().unwrap()
     }
 
-    fn problem(reason: Reason, window: Option<Window>, remedy: Remedy) -> Problem {
+    fn problem(reason: Reason, window: Option<Window>, class: RetryClass) -> Problem {
         Problem {
             reason,
             message: "why".to_owned(),
             window,
-            remedy,
+            class,
             retry_at: None,
         }
     }
@@ -356,7 +358,7 @@ pub(crate) mod tests {
         };
         assert_eq!(evaluate(&export(2), &open, later()).exit(), Exit::Failed);
         let short = Snapshot {
-            problems: vec![problem(Reason::Short, Some(day(1)), Remedy::Manual)],
+            problems: vec![problem(Reason::Short, Some(day(1)), RetryClass::Manual)],
             ..all.clone()
         };
         assert_eq!(evaluate(&export(2), &short, later()).exit(), Exit::Failed);
@@ -372,8 +374,8 @@ pub(crate) mod tests {
         let mut seen = snapshot(vec![(day(1), facts(5, true))]);
         seen.expired.insert(day(2));
         seen.problems = vec![
-            problem(Reason::Short, Some(day(3)), Remedy::Manual),
-            problem(Reason::SpaceFull, None, Remedy::Wait(None)),
+            problem(Reason::Short, Some(day(3)), RetryClass::Manual),
+            problem(Reason::SpaceFull, None, RetryClass::Wait(None)),
         ];
         let mut export = export(7);
         export.accepted_gaps = vec![crate::export::manifest::document::GapEntry::new(

@@ -1,4 +1,4 @@
-//! What a command prints: text for people, JSON for programs, and how much of it. Writes to standard output.
+//! Output options of a command: text or JSON, and verbosity. Writes to standard output.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -13,7 +13,7 @@ use super::exit::{CliError, Exit};
 use super::logs::{self, Verbosity};
 use super::progress::events;
 
-/// What is printed.
+/// Output format of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OutputFormat {
     /// For people.
@@ -23,13 +23,13 @@ pub enum OutputFormat {
     Json,
 }
 
-/// The options of every command that prints.
+/// Output options, shared by the commands.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {
-    /// What is printed: text for people, json for programs
+    /// Output format: text for people, json for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
-    /// Print no remarks, only results and what is wrong
+    /// Print only results and errors
     #[arg(short, long)]
     pub quiet: bool,
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// Whether a program reads.
+    /// True for JSON output.
     pub const fn is_json(&self) -> bool {
         matches!(self.output, OutputFormat::Json)
     }
@@ -48,15 +48,14 @@ impl OutputArgs {
         logs::start(&MultiProgress::new(), self.verbosity)
     }
 
-    /// A remark for people, on standard error. Programs find the same in the document.
+    /// Prints a note to standard error, for text output only: the JSON document has the same information.
     pub fn note(&self, text: impl Display) {
         if !self.quiet && !self.is_json() {
             eprintln!("{text}");
         }
     }
 
-    /// Prints the document where a program reads, else the text. Whoever stopped reading, as `head` does, has what it
-    /// wanted.
+    /// Prints the JSON document or the text. Ignores write errors: a reader such as `head` may close the pipe early.
     pub fn print(&self, schema: &str, document: Value, text: impl FnOnce() -> String) {
         let mut out = io::stdout().lock();
         let _ = if self.is_json() {
@@ -69,7 +68,7 @@ impl OutputArgs {
         };
     }
 
-    /// The end of a command: where a program reads, why it failed is a document too.
+    /// Returns the result of the command; for JSON output, prints an error as a document first.
     pub fn finish(&self, schema: &str, result: Result<Exit, CliError>) -> Result<Exit, CliError> {
         if let (Err(error), true) = (&result, self.is_json()) {
             let document = json!({"error": {"message": error.to_string(), "exitCode": error.exit().code()}});
@@ -79,8 +78,8 @@ impl OutputArgs {
     }
 }
 
-/// A table as the service's own command line drew them, no wider than the terminal; as wide as it must be where standard
-/// output is none, so that `grep` finds what it looks for in one line.
+/// Returns a table in the style of the service's command line, no wider than the terminal. Without a terminal the width
+/// is unlimited, so that `grep` finds each row in one line.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_FULL_CONDENSED.header_separator(LineStyle::new('+', '-', '+', '+')));
@@ -88,19 +87,19 @@ pub fn table(header: &[&str]) -> Table {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table.set_header(header.iter().copied());
-    // An id that is broken over lines cannot be copied.
+    // A user cannot copy an id that is wrapped.
     if let Some(first) = table.column_mut(0) {
         first.set_constraint(ColumnConstraint::ContentWidth);
     }
     table
 }
 
-/// Whether colour is welcome on standard output: a terminal, and `NO_COLOR` is not set (no-color.org).
+/// True if standard output is a terminal and `NO_COLOR` is not set (no-color.org).
 pub fn use_color() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A path as people write it: `~` for their home.
+/// Returns a path with `~` for the home directory.
 pub fn display_path(path: &Path) -> String {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     match home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned)) {

@@ -1,5 +1,5 @@
-//! `eventexport plan`: what a run would do, without opening a session. Asks the destination at most; decides
-//! purely in [`planner`](super::forecast).
+//! `eventexport plan`: shows the actions of a run without opening a session. Reads the destination only; the decisions
+//! are in [`planner`](super::planner), without I/O.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,41 +27,41 @@ use crate::export::window::{HourSet, Window};
 use crate::storage::{DirectoryStore, Store, StoreError};
 use crate::tracker::TokenCache;
 
-/// The longest that the destination is waited for: 20 s.
+/// Maximum time to list the destination: 20 s.
 const LIST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Ranges that are printed for people; programs get every window.
+/// Maximum number of ranges in the text output; JSON lists every window.
 const RANGES_SHOWN: usize = 12;
 
-/// Show what a run would do, without opening any session.
+/// Show what a run would do, without opening a session.
 ///
-/// Prints the windows that are missing, and the sessions and requests that a run would take for them. Looks at the
-/// destination to know what is stored, where it can be reached; asks the service nothing.
+/// Prints the missing windows, and the sessions and requests that a run would need for them. Lists the destination to
+/// find the stored windows, if it is reachable; sends no request to the service.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PlanArgs {
     /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Look at this directory instead of the bucket of the manifest
+    /// List this directory instead of the bucket of the manifest
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
-    /// Do not look at the destination: plan as if nothing were stored
+    /// Do not list the destination; plan as if nothing were stored
     #[arg(long)]
     pub offline: bool,
-    /// Plan one part of several only, as `run --shard` would do it: part I of N, counted from 0
+    /// Plan only part I of N (counted from 0), as `run --shard` would run it
     #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::SINGLE, hide_default_value = true)]
     pub shard: Shard,
-    /// What is printed: text for people, json for programs
+    /// Output format: text for people, json for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  What would be done, and how much of it:
+  The windows, sessions and requests of a run:
     eventexport plan -f audit.yaml
-  As JSON, with every window, without asking the bucket:
+  As JSON, with every window, without listing the bucket:
     eventexport plan -f audit.yaml --offline --output json";
 
 /// Prints the plan.
@@ -112,7 +112,7 @@ fn bucket_url(resource: &ExportResource) -> String {
 async fn list_directory(folder: &Path, root: &ArchiveRoot) -> (String, DestinationListing) {
     let destination = folder.display().to_string();
     if !folder.exists() {
-        // A look must not make it.
+        // A plan must not create the directory.
         return (
             destination,
             DestinationListing::Listed {
@@ -134,10 +134,13 @@ async fn list_bucket(
     options: &RunOptions<'_>,
     root: &ArchiveRoot,
 ) -> DestinationListing {
-    // Only the bucket is asked, so only its keys are needed.
-    let process_context = job::process_context(resource, "plan", &TokenCache::new(), options);
+    // The plan sends requests to the bucket only, so it needs only the credentials of the bucket.
+    let mut process_context = job::process_context(resource, "plan", &TokenCache::new(), options);
     let store = match job::resolve_secrets(resource, manifest, &[SecretPurpose::Bucket]) {
-        Ok(secrets) => job::open_bucket(resource, &secrets, &process_context).await,
+        Ok(resolved) => {
+            process_context.setting_names = resolved.setting_names;
+            job::open_bucket(resource, &resolved.secrets, &process_context).await
+        }
         Err(error) => Err(error),
     };
     match store {
@@ -177,7 +180,7 @@ fn render_text(
     listing: &DestinationListing,
     plan: &RunPlan,
 ) -> String {
-    let of = |wanted: fn(&PlannedAction) -> bool| {
+    let windows_with = |wanted: fn(&PlannedAction) -> bool| {
         plan.windows
             .iter()
             .filter(|(_, action)| wanted(action))
@@ -211,17 +214,26 @@ fn render_text(
         human::count(plan.windows.len() as u64)
     ));
     for (label, windows) in [
-        ("to export", of(|action| *action == PlannedAction::Export)),
-        ("stored", of(|action| *action == PlannedAction::Stored)),
-        ("accepted gaps", of(|action| *action == PlannedAction::Accepted)),
+        (
+            "to export",
+            windows_with(|action| *action == PlannedAction::Export),
+        ),
+        ("stored", windows_with(|action| *action == PlannedAction::Stored)),
+        (
+            "accepted gaps",
+            windows_with(|action| *action == PlannedAction::Accepted),
+        ),
         (
             "not due yet",
-            of(|action| matches!(action, PlannedAction::NotDue(_))),
+            windows_with(|action| matches!(action, PlannedAction::NotDue(_))),
         ),
-        ("expired", of(|action| *action == PlannedAction::Expired)),
+        (
+            "expired",
+            windows_with(|action| *action == PlannedAction::Expired),
+        ),
         (
             "object without receipt",
-            of(|action| *action == PlannedAction::Adopt),
+            windows_with(|action| *action == PlannedAction::Adopt),
         ),
     ] {
         if !windows.is_empty() {
@@ -233,7 +245,7 @@ fn render_text(
         }
     }
     if plan.sessions.is_empty() {
-        lines.push("  sessions      none: nothing is to be done".to_owned());
+        lines.push("  sessions      none: nothing to do".to_owned());
         return lines.join("\n") + "\n";
     }
     let sessions = human::count(plan.sessions.len() as u64);
@@ -242,7 +254,7 @@ fn render_text(
         plan.concurrency
     ));
     lines.push(format!(
-        "  requests      about {} to the service, when nothing fails ({REQUESTS_PER_RUN} for the run, \
+        "  requests      about {} to the service if nothing fails ({REQUESTS_PER_RUN} for the run, \
          {REQUESTS_PER_WINDOW} for each session)",
         human::count(plan.requests)
     ));
@@ -295,12 +307,12 @@ mod tests {
         let plan = plan(&export(3), &listing, later());
         assert_eq!(plan.sessions, [day(1), day(2), day(3)]);
         let text = render_text(&export(3), "s3://audit", &listing, &plan);
-        for words in [
+        for expected in [
             "no answer",
             "to export: 3 (2018-06-01/2018-06-03)",
             "about 18 to the service",
         ] {
-            assert!(text.contains(words), "{words} is not in:\n{text}");
+            assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
         let object = plan_json(&export(3), "s3://audit", &listing, &plan);
         assert_eq!(object["destinationSeen"], false);

@@ -1,4 +1,4 @@
-//! What a run would do about each window, from the keys of the destination alone. No I/O.
+//! Plans the action of a run for each window, from the keys of the destination. No I/O.
 
 use jiff::Timestamp;
 
@@ -6,58 +6,58 @@ use crate::export::keys::Key;
 use crate::export::spec::ExportSpec;
 use crate::export::window::{HourSet, Window};
 
-/// Requests to the service once in a run: its description, a token, the listing of its days.
+/// Requests to the service per run: service description, token, list of days.
 pub const REQUESTS_PER_RUN: u64 = 3;
 
-/// Requests for each window: list the sessions, open one, download, list the days again, delete the session.
+/// Requests to the service per window: list sessions, open one, download, list days, delete the session.
 pub const REQUESTS_PER_WINDOW: u64 = 5;
 
-/// What is known of the destination.
+/// Listing of the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DestinationListing {
-    /// Its keys.
+    /// The destination was listed.
     Listed {
-        /// All below the root.
+        /// Keys below the root.
         keys: Vec<Key>,
-        /// The source that its newest receipt names.
+        /// Source in the newest receipt.
         source: Option<String>,
     },
-    /// Nothing, and why.
+    /// The destination was not listed, for this reason.
     Unavailable(String),
 }
 
-/// What a run would do for one export.
+/// Plan of a run for one export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunPlan {
-    /// Every wanted window with what is to be done about it.
+    /// Every wanted window with its action.
     pub windows: Vec<(Window, PlannedAction)>,
-    /// Windows of sessions to open: days, or hours of days that are stored in part or were split.
+    /// Windows of the sessions to open: days, or hours of days that are partly stored or were split.
     pub sessions: Vec<Window>,
-    /// Sessions that are open at once at most.
+    /// Maximum number of concurrent sessions.
     pub concurrency: usize,
-    /// Requests to the service, when all goes well: about.
+    /// Estimated requests to the service if nothing fails.
     pub requests: u64,
 }
 
-/// What a run does about a window.
+/// Action of a run for a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlannedAction {
-    /// Exports it, or what is missing of it.
+    /// Export it, or its missing hours.
     Export,
-    /// Nothing: it has a receipt.
+    /// None: it has a receipt.
     Stored,
-    /// Nothing: a person accepted the gap.
+    /// None: the spec accepts the gap.
     Accepted,
-    /// Nothing before then.
+    /// None before this time.
     NotDue(Timestamp),
-    /// Nothing: the service was found not to have it any more.
+    /// None: the service no longer has it.
     Expired,
-    /// Looks whether the object that lies there is its own.
+    /// Check the object that exists without a receipt, and adopt it if it is from this exporter.
     Adopt,
 }
 
 impl PlannedAction {
-    /// As programs read it.
+    /// Returns the value in JSON output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Export => "Export",
@@ -71,42 +71,43 @@ impl PlannedAction {
 }
 
 impl DestinationListing {
-    /// What is to be said of a destination that counts for less than it seems.
+    /// Returns a warning if the stored windows do not count.
     pub fn warning(&self, export: &ExportSpec) -> Option<String> {
         match self {
-            Self::Unavailable(why) => Some(format!("not looked at, so nothing counts as stored: {why}")),
+            Self::Unavailable(reason) => Some(format!("not listed, so nothing counts as stored: {reason}")),
             Self::Listed {
                 source: Some(source), ..
             } if *source != export.source => Some(format!(
-                "its receipts are about {source}: a run does not count them (SourceMismatch)"
+                "its receipts are from source {source}: a run does not count them (SourceMismatch)"
             )),
             Self::Listed { .. } => None,
         }
     }
 }
 
-/// What a run at `now` does, as far as keys tell.
+/// Plans a run at `now` from the listing.
 pub fn plan(export: &ExportSpec, listing: &DestinationListing, now: Timestamp) -> RunPlan {
     let keys: &[Key] = match listing {
         DestinationListing::Listed { keys, .. } => keys,
         DestinationListing::Unavailable(_) => &[],
     };
-    let cells = |of: fn(&Key) -> Option<Window>| keys.iter().filter_map(of).collect::<HourSet>();
-    let covered = cells(|key| {
+    let hours =
+        |window_of: fn(&Key) -> Option<Window>| keys.iter().filter_map(window_of).collect::<HourSet>();
+    let covered = hours(|key| {
         if let Key::Receipt(window) = key {
             Some(*window)
         } else {
             None
         }
     });
-    let expired = cells(|key| {
+    let expired = hours(|key| {
         if let Key::Expired(window) = key {
             Some(*window)
         } else {
             None
         }
     });
-    let objects = cells(|key| {
+    let objects = hours(|key| {
         if let Key::Events(window) = key {
             Some(*window)
         } else {
@@ -114,7 +115,7 @@ pub fn plan(export: &ExportSpec, listing: &DestinationListing, now: Timestamp) -
         }
     })
     .difference(&covered);
-    let split = cells(|key| {
+    let split = hours(|key| {
         if let Key::Split(window) = key {
             Some(*window)
         } else {
@@ -153,7 +154,7 @@ pub fn plan(export: &ExportSpec, listing: &DestinationListing, now: Timestamp) -
     }
 }
 
-/// One session for a whole window; for a day that is stored in part, or was split, one for each missing hour.
+/// Returns one session for the window, or one for each missing hour of a day that is partly stored or was split.
 fn sessions_for(window: Window, covered: &HourSet, split: &HourSet) -> Vec<Window> {
     if window.hour_of_day().is_some() || !(covered.intersects(window) || split.contains(window)) {
         return vec![window];

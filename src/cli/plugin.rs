@@ -1,5 +1,5 @@
-//! The names that the program goes by: `eventexport`, the kubectl plugin `kubectl-eventexport`, and
-//! `kubectl_complete-eventexport`, which kubectl asks for completions of its plugin. Reads the process's arguments.
+//! Names of the program: `eventexport`, the kubectl plugin `kubectl-eventexport`, and `kubectl_complete-eventexport`,
+//! which kubectl runs to complete plugin commands. Reads the arguments of the process.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,21 +8,21 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::Cli;
 
-/// The program.
+/// Name of the program.
 pub const NAME: &str = "eventexport";
 
-/// The program as `kubectl` starts it, and as a person types it then.
+/// File name of the kubectl plugin, and the command that users type.
 const PLUGIN: (&str, &str) = ("kubectl-eventexport", "kubectl eventexport");
 
-/// The program as kubectl starts it to complete a line (KEP-2379).
+/// File name of the program that kubectl runs for completions (KEP-2379).
 const COMPLETER: &str = "kubectl_complete-eventexport";
 
-/// What the shell is told behind the candidates: complete no files of its own (cobra's `ShellCompDirectiveNoFileComp`).
+/// Directive after the candidates: no file completion (cobra's `ShellCompDirectiveNoFileComp`).
 const DIRECTIVE_NO_FILE_COMP: &str = ":4";
-/// The same, where a file may follow (cobra's `ShellCompDirectiveDefault`).
+/// Directive after the candidates: file completion (cobra's `ShellCompDirectiveDefault`).
 const DIRECTIVE_DEFAULT: &str = ":0";
 
-/// The arguments as typed; ends the process where they are wrong or ask for help.
+/// Parses the arguments; exits the process if they are invalid or request help.
 pub fn parse_args() -> Cli {
     let typed: Vec<OsString> = std::env::args_os().collect();
     let name = typed.first().map(Path::new).and_then(Path::file_stem);
@@ -43,7 +43,7 @@ pub fn parse_args() -> Cli {
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut definition).exit())
 }
 
-/// The commands; as a plugin their usage and examples are what a person types to kubectl.
+/// Returns the command definitions; as a plugin, usage and examples begin with `kubectl eventexport`.
 pub fn command(as_plugin: bool) -> clap::Command {
     let command = hide_env_values(Cli::command());
     if as_plugin {
@@ -53,7 +53,7 @@ pub fn command(as_plugin: bool) -> clap::Command {
     }
 }
 
-/// Help names the variables, not what they hold: that is nobody else's business.
+/// Hides the values of environment variables in help, because they may be private.
 fn hide_env_values(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| arg.hide_env_values(true))
@@ -62,8 +62,8 @@ fn hide_env_values(command: clap::Command) -> clap::Command {
 
 fn with_plugin_name(command: clap::Command) -> clap::Command {
     let examples = command.get_after_help().map(|help| {
-        let plain = help.to_string();
-        plain.replace("eventexport ", &format!("{} ", PLUGIN.1))
+        let text = help.to_string();
+        text.replace("eventexport ", &format!("{} ", PLUGIN.1))
     });
     let command = match examples {
         Some(examples) => command.after_help(examples),
@@ -72,7 +72,7 @@ fn with_plugin_name(command: clap::Command) -> clap::Command {
     command.mut_subcommands(with_plugin_name)
 }
 
-/// What may stand in the place of the last word, and whether a file may; the words are those behind the program's name.
+/// Returns the completions of the last word, and the directive for files. `words` excludes the program name.
 fn candidates(definition: &clap::Command, words: &[String]) -> Vec<String> {
     let mut command = definition.clone();
     command.build();
@@ -90,7 +90,7 @@ fn candidates(definition: &clap::Command, words: &[String]) -> Vec<String> {
             _ => previous = Some(word),
         }
     }
-    let of_flag = previous.and_then(|flag| {
+    let flag_arg = previous.and_then(|flag| {
         command
             .get_arguments()
             .find(|arg| flag_names(arg).iter().any(|name| name == flag))
@@ -99,7 +99,7 @@ fn candidates(definition: &clap::Command, words: &[String]) -> Vec<String> {
     });
     let mut found: Vec<String> = Vec::new();
     let mut files = false;
-    if let Some(arg) = of_flag {
+    if let Some(arg) = flag_arg {
         found.extend(possible_values(&arg));
         files = found.is_empty();
     } else if last.starts_with('-') {
@@ -144,7 +144,7 @@ fn possible_values(arg: &clap::Arg) -> Vec<String> {
     values.iter().map(|value| value.get_name().to_owned()).collect()
 }
 
-/// A candidate with its first line of help, as cobra writes them.
+/// Returns a candidate with the first line of its help, in the format of cobra.
 fn candidate_line(name: &str, about: &str) -> String {
     match about.lines().next().filter(|line| !line.is_empty()) {
         Some(line) => format!("{name}\t{line}"),

@@ -1,5 +1,5 @@
-//! `eventexport run`: exports what a manifest asks for, once, without a cluster. Does everything that has
-//! effects through the engine; itself only shows progress and listens to signals.
+//! `eventexport run`: runs the exports of a manifest once, without a cluster. The engine does all I/O on sources
+//! and destinations; this module shows progress and listens for signals.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,59 +25,59 @@ use crate::export::engine::{Engine, Limits};
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 
-/// Exports of a manifest that run together: 4. Their windows share the engine's bounds anyway.
+/// Maximum number of exports that run concurrently: 4. Their windows share the limits of the engine.
 const CONCURRENT_EXPORTS_MAX: usize = 4;
 
-/// How often the view is brought up to date while nothing changes.
+/// Refresh interval of the progress display while nothing changes.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest that the clean-up after an export may take: 30 s.
+/// Maximum time for deleting leftover sessions after an export: 30 s.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Export what a manifest asks for, once, without a cluster.
+/// Run the exports of a manifest once, without a cluster.
 ///
-/// Takes the very file that `kubectl apply` takes. What is stored already is not downloaded again: run it again
-/// after a failure or an interruption, and it goes on where it left off. Exit code 0: all that is due is stored
-/// and proved; 1: something is missing; 2: the arguments or the manifest cannot be used.
+/// Reads the same file as `kubectl apply`. Windows that are already stored are not downloaded again: to resume
+/// after a failure or an interruption, run the same command again. Exit code 0: everything due is stored and
+/// proved; 1: something is missing; 2: the arguments or the manifest are invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Store below this directory instead of the bucket of the manifest, under the same keys
+    /// Store in this directory instead of the bucket of the manifest, under the same keys
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
-    /// Ask a bundled, made-up Activity Tracker instead of the source of the manifest
+    /// Use a bundled fake Activity Tracker instead of the source of the manifest
     #[arg(long, requires = "to")]
     pub simulate: bool,
-    /// What is printed: text for people, json for programs (one object per line on standard output)
+    /// Output format: text for people, json for programs (one object per line on standard output)
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
-    /// Print nothing but what is missing and what to do
+    /// Print only what is missing and what to do about it
     #[arg(short, long)]
     pub quiet: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub verbosity: logs::Verbosity,
-    /// Write to a store that cannot create an object only if it is absent: nobody else exports to this prefix
+    /// Allow a store without conditional writes; no other process may export to this prefix
     #[arg(long)]
     pub single_writer: bool,
-    /// Windows at a time, instead of `spec.parallelism`
+    /// Maximum number of concurrent windows; overrides `spec.parallelism`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=30))]
     pub parallelism: Option<u8>,
-    /// Do one part of several only, as one of several processes that share the work: part I of N, counted from 0
+    /// Run only part I of N (counted from 0), to divide the work between N processes
     #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::SINGLE, hide_default_value = true)]
     pub shard: Shard,
-    /// Sessions held at most in one space, of the 30 that the service allows everyone together (default: 28, or with
-    /// --shard an even share of them)
+    /// Maximum number of sessions to hold in one space, of the 30 that the service allows for all users together
+    /// (default: 28, or with --shard an even share)
     #[arg(long, env = "EVENTEXPORT_SESSIONS_PER_SPACE", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=29))]
     pub sessions_per_space: Option<u8>,
-    /// Name in the journal instead of one for this user on this machine: the same after a restart, and nobody else's.
-    /// With it the state folder is used only where --state-dir names it. The shard is added to it
+    /// Holder name in the journal, instead of one for this user on this machine. It must be unique and stay the same
+    /// after a restart. The state folder is then used only with --state-dir. The shard is appended to the name
     #[arg(long, env = "EVENTEXPORT_HOLDER", value_name = "NAME")]
     pub holder: Option<String>,
-    /// Folder that stands for this user on this machine, so that a run after a crash knows its own leftovers
+    /// State folder that identifies this user on this machine, so that a run after a crash recognizes its own leftovers
     /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -85,17 +85,17 @@ pub struct RunArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  Try it without service, bucket or cluster:
+  Try it without a service, bucket or cluster:
     eventexport run -f examples/quickstart.yaml --simulate --to ./export
   Export to the bucket of the manifest, with the API key from the environment:
     EVENTEXPORT_API_KEY=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… eventexport run -f audit.yaml
-  The same for a program:
+  The same, with JSON output:
     eventexport run -f audit.yaml --output json
 
-Secrets are never arguments: they are further documents of the manifest, or in the environment (docs/cli.md).
-Ctrl-C deletes the open sessions and says what is left; a second Ctrl-C leaves at once.";
+Secrets are never arguments: pass them as documents of the manifest or in the environment (docs/cli.md).
+Ctrl-C deletes the open sessions and prints what is left; a second Ctrl-C exits immediately.";
 
-/// Runs the command; whatever ends it early is told to programs too.
+/// Runs the command. With `--output json`, an early error is printed as a JSON line too.
 pub async fn run(args: RunArgs) -> Result<Exit, CliError> {
     let json = args.output == OutputFormat::Json;
     let result = run_exports(args).await;
@@ -157,11 +157,11 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     Ok(exit)
 }
 
-/// Sessions that one process may hold in a space: what was asked for, or an even share of what one alone takes.
-/// More than 28 processes take one each, and wait for each other when the space is full.
-pub(super) fn max_sessions(shard: Shard, asked: Option<u8>) -> u8 {
+/// Returns the maximum number of sessions per space: the requested number, or this shard's even share of the default.
+/// With more than 28 shards, each takes one and waits while the space is full.
+pub(super) fn max_sessions(shard: Shard, requested: Option<u8>) -> u8 {
     let even = shard.share(Limits::default().sessions_per_space);
-    asked.unwrap_or_else(|| u8::try_from(even).unwrap_or(u8::MAX))
+    requested.unwrap_or_else(|| u8::try_from(even).unwrap_or(u8::MAX))
 }
 
 async fn start_simulation(
@@ -179,7 +179,7 @@ async fn start_simulation(
     Simulation::start(&ranges, today).await.map(Some)
 }
 
-/// The latest of each export, readable also when the run is left at once.
+/// Latest snapshot of an export, which stays readable after an immediate exit.
 type SnapshotChannel = (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>);
 
 fn snapshot_channels(jobs: &[PreparedExport]) -> Vec<SnapshotChannel> {
@@ -196,7 +196,7 @@ struct ManifestRun<'a> {
 }
 
 impl ManifestRun<'_> {
-    /// Until every export is at its end, or a person wants to leave at once.
+    /// Runs until every export ends, or until the second signal.
     async fn run_all(&self) -> Vec<ExportResult> {
         let engine = Engine::new(self.limits, Arc::new(Timestamp::now));
         let groups = job::group_by_destination(self.jobs);
@@ -218,18 +218,18 @@ impl ManifestRun<'_> {
             .collect()
     }
 
-    /// Says once that the signal was heard; never ends by itself.
+    /// Prints a line after the first signal; never completes.
     async fn announce_stop(&self) {
         self.stop.graceful.cancelled().await;
         self.with_progress(|progress| {
             progress.println(
-                "Stopping: transfers are given up and sessions deleted. Ctrl-C again leaves at once.",
+                "Stopping: aborting transfers and deleting sessions. Press Ctrl-C again to exit immediately.",
             );
         });
         std::future::pending::<()>().await;
     }
 
-    /// Exports of one store and root, one after the other: with one holder they would meet in the journal.
+    /// Runs exports of the same store and root in sequence: they share a holder and would conflict in the journal.
     async fn run_group(&self, engine: &Engine, identity: String, numbers: Vec<usize>) {
         for (number, job, (sender, receiver)) in numbers
             .into_iter()
@@ -265,7 +265,7 @@ impl ManifestRun<'_> {
             sender,
             self.stop.graceful.clone()
         ));
-        // What fails after the signal fails because of it.
+        // The shutdown causes the problems that follow the signal.
         let mut problems = Vec::new();
         let last = loop {
             tokio::select! {
@@ -294,7 +294,7 @@ impl ManifestRun<'_> {
         }
     }
 
-    /// Tries once more to delete what is open, and keeps the truth about what is left.
+    /// Tries once more to delete the open sessions, and keeps those that are left in the snapshot.
     async fn release_sessions(
         &self,
         engine: &Engine,
@@ -321,7 +321,7 @@ impl ManifestRun<'_> {
     }
 
     fn with_progress(&self, show: impl FnOnce(&mut RunProgress)) {
-        // Drawing keeps no promise that a panic elsewhere could have broken.
+        // The display has no invariant that a panic elsewhere could have broken.
         show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
     }
 

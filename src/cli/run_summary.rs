@@ -1,5 +1,5 @@
-//! The end of a run, printed: table and sentence for people, one object for programs. Writes to standard output;
-//! what is missing goes to standard error where standard output is not for people.
+//! Summary of a run: table and text, or one JSON object. Writes to standard output; with `--quiet`, prints only
+//! what is missing, to standard error.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -15,40 +15,40 @@ use super::summary_text::{self, SessionCount};
 use super::table;
 use super::totals::ExportTotals;
 use crate::api::Reason;
-use crate::export::failure::{Problem, Remedy};
+use crate::export::failure::{Problem, RetryClass};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 
-/// Missing ranges that the summary for programs lists; one more text counts the rest.
+/// Maximum number of missing ranges in the JSON summary; one more entry counts the rest.
 const RANGES_LISTED: usize = 100;
 
-/// How an export ended.
+/// Result of an export.
 #[derive(Debug)]
 pub struct ExportResult {
-    /// Window by window.
+    /// State of each window.
     pub outcome: ExportOutcome,
-    /// What is left, for a person.
+    /// Remaining work, as lines of text.
     pub left: Vec<String>,
 }
 
-/// All that the end of a run is told from.
+/// Input of the summary of a run.
 #[derive(Debug)]
 pub struct RunSummary<'a> {
-    /// How each export ended.
+    /// Result of each export.
     pub results: &'a [ExportResult],
-    /// The exports, in the same order.
+    /// Exports, in the same order.
     pub jobs: &'a [PreparedExport],
-    /// The simulator, where there was one.
+    /// Simulator of `--simulate`.
     pub simulation: Option<&'a Simulation>,
-    /// Whether a person stopped it.
+    /// True after the first signal.
     pub stopped: bool,
-    /// Whether a person left at once.
+    /// True after the second signal.
     pub immediate: bool,
-    /// For whom it is printed.
+    /// Selects text or JSON.
     pub mode: ProgressMode,
 }
 
-/// Prints the end, and says how the command ends.
+/// Prints the summary and returns the exit status.
 pub fn print(summary: &RunSummary<'_>) -> Exit {
     let done = summary
         .results
@@ -75,18 +75,18 @@ pub fn print(summary: &RunSummary<'_>) -> Exit {
     exit
 }
 
-/// Tells a program why nothing was attempted.
+/// Prints an error as a JSON line, when nothing was attempted.
 pub fn print_error(error: &CliError) {
     events::print(json!({"event": "error", "message": error.to_string(), "exitCode": error.exit().code()}));
 }
 
-/// A snapshot that says why an export was not begun.
+/// Returns a snapshot with the reason why an export was not started.
 pub fn not_started(message: &str) -> Snapshot {
     let problem = Problem {
         reason: Reason::HeldByOther,
         message: message.to_owned(),
         window: None,
-        remedy: Remedy::Wait(None),
+        class: RetryClass::Wait(None),
         retry_at: None,
     };
     Snapshot {
@@ -95,7 +95,7 @@ pub fn not_started(message: &str) -> Snapshot {
     }
 }
 
-/// Behind the name of an export: `, shard 2 of 8`, or nothing where it is the whole.
+/// Returns the suffix for the name of an export: `, shard 2 of 8`, or nothing without shards.
 pub fn shard_suffix(export: &ExportSpec) -> String {
     if export.shard.is_single() {
         return String::new();
@@ -125,7 +125,9 @@ fn print_text(summary: &RunSummary<'_>) {
             text.push('\n');
             text.push_str(&summary_text::stored_text(&outcome.totals, export.hour.is_some()));
             if !export.shard.is_single() {
-                text.push_str(" This is one part of the export: the others' days are not looked at.");
+                text.push_str(
+                    " This is one shard of the export; the days of the other shards are not checked.",
+                );
             }
             text.push('\n');
         }
@@ -134,14 +136,14 @@ fn print_text(summary: &RunSummary<'_>) {
             text.push('\n');
         }
         if summary.immediate && outcome.exit() == Exit::Failed {
-            text.push_str("Left at once: a session that was just being opened may still be open; the next run deletes it.\n");
+            text.push_str("Exited immediately: a session that was being opened may still be open; the next run deletes it.\n");
         }
     }
     if let Some(simulation) = summary.simulation {
         text.push_str(&summary_text::session_counts(&simulation.sessions()));
         text.push('\n');
     }
-    // Nobody to tell that nobody listens.
+    // A closed pipe cannot be reported.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 

@@ -1,19 +1,23 @@
-//! The Secrets of an export without a cluster: from the manifest, or from the environment, never from
-//! arguments. Decides purely; [`env_value`] reads variables and the files that they name.
+//! Secrets of an export without a cluster: from the manifest or the environment, never from arguments. Pure, but
+//! for [`env_value`], which reads variables and the files that they name.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 
 use super::manifest::{ExportResource, ResourceManifest, SecretData};
+use crate::api::{Setting, SettingNames};
 use crate::export::connect::Secrets;
 use crate::export::manifest::sign::SIGNING_KEY;
 
-/// The largest file that a `…_FILE` variable may name, in bytes: 1 MiB, as a Secret.
+/// Largest file that a `…_FILE` variable may name, in bytes: 1 MiB, as a Secret.
 pub const SECRET_FILE_MAX_BYTES: u64 = 1024 * 1024;
 
-/// Reads one variable.
+/// Reads a variable.
 pub type EnvLookup<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, String>;
+
+/// Keys of a Secret with their values.
+type SecretKeys = BTreeMap<String, Vec<u8>>;
 
 /// A key of a Secret, the end of the variable that stands for it, and the variable that holds it for all
 /// Secrets of this purpose.
@@ -38,7 +42,7 @@ const BUCKET_KEYS: &[KeyNames] = &[
 /// Keys of `spec.manifest.signingKeySecretRef`.
 const SIGNING_KEYS: &[KeyNames] = &[(SIGNING_KEY, "SIGNING_KEY", "EVENTEXPORT_SIGNING_KEY")];
 
-/// What a Secret is for.
+/// Use of a Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretPurpose {
     /// `spec.source`.
@@ -49,15 +53,24 @@ pub enum SecretPurpose {
     Signing,
 }
 
+/// Secrets of a resource, and where their values came from.
+#[derive(Default)]
+pub struct ResolvedSecrets {
+    /// The Secrets by name.
+    pub secrets: Secrets,
+    /// Settings whose values came from the environment, by variable.
+    pub setting_names: SettingNames,
+}
+
 /// A Secret that the spec names.
 struct RequiredSecret<'a> {
     purpose: SecretPurpose,
-    path: &'static str,
+    setting: Setting,
     name: &'a str,
     keys: Vec<(String, String, Option<&'static str>)>,
 }
 
-/// A variable, or the contents of the file that `<variable>_FILE` names. An empty one counts as not set.
+/// Reads a variable, or the file that `<variable>_FILE` names. An empty variable counts as unset.
 pub fn env_value(variable: &str) -> Result<Option<Vec<u8>>, String> {
     use std::os::unix::ffi::OsStringExt as _;
     if let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
@@ -70,37 +83,40 @@ pub fn env_value(variable: &str) -> Result<Option<Vec<u8>>, String> {
     let mut bytes = Vec::new();
     File::open(&path)
         .and_then(|file| file.take(SECRET_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("{by_file}: {} cannot be read: {error}", path.display()))?;
+        .map_err(|error| format!("{by_file}: cannot read {}: {error}", path.display()))?;
     if bytes.len() as u64 > SECRET_FILE_MAX_BYTES {
         return Err(format!("{by_file}: {} is larger than 1 MiB", path.display()));
     }
     Ok(Some(bytes))
 }
 
-/// Every Secret that the resource names for these purposes, or which are nowhere and where they could be given.
+/// Resolves the Secrets that a resource names for these purposes. Each error names a missing Secret and the places
+/// that may hold it.
 pub fn resolve(
     resource: &ExportResource,
     manifest: &ResourceManifest,
     purposes: &[SecretPurpose],
     lookup: EnvLookup<'_>,
-) -> Result<Secrets, Vec<String>> {
-    let mut secrets = Secrets::default();
+) -> Result<ResolvedSecrets, Vec<String>> {
+    let mut resolved = ResolvedSecrets::default();
     let mut errors = Vec::new();
     for required in required_secrets(resource)
         .iter()
         .filter(|required| purposes.contains(&required.purpose))
     {
         match find_secret(required, resource, manifest, lookup) {
-            Ok(data) => secrets
-                .0
-                .entry(required.name.to_owned())
-                .or_default()
-                .extend(data),
-            Err(error) => errors.push(format!("{}: {error}", required.path)),
+            Ok((data, variables)) => {
+                let secret = resolved.secrets.0.entry(required.name.to_owned());
+                secret.or_default().extend(data);
+                if let Some(variables) = variables {
+                    resolved.setting_names = resolved.setting_names.with(required.setting, variables);
+                }
+            }
+            Err(error) => errors.push(format!("{}: {error}", required.setting.field())),
         }
     }
     if errors.is_empty() {
-        Ok(secrets)
+        Ok(resolved)
     } else {
         Err(errors)
     }
@@ -112,25 +128,25 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
     let tracker = &source.credentials_secret_ref;
     let mut all = vec![RequiredSecret::new(
         SecretPurpose::Source,
-        "spec.source.credentialsSecretRef",
+        Setting::SourceCredentials,
         &tracker.name,
         SOURCE_KEYS,
     )];
     if let Some(bucket) = &s3.credentials_secret_ref {
-        let path = "spec.destination.s3.credentialsSecretRef";
+        let setting = Setting::BucketCredentials;
         all.push(RequiredSecret::new(
             SecretPurpose::Bucket,
-            path,
+            setting,
             &bucket.name,
             BUCKET_KEYS,
         ));
     }
     let signing = resource.spec.manifest.as_ref();
     if let Some(signing) = signing.and_then(|manifest| manifest.signing_key_secret_ref.as_ref()) {
-        let path = "spec.manifest.signingKeySecretRef";
+        let setting = Setting::SigningKey;
         all.push(RequiredSecret::new(
             SecretPurpose::Signing,
-            path,
+            setting,
             &signing.name,
             SIGNING_KEYS,
         ));
@@ -138,21 +154,21 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
     let authorities = [
         (
             SecretPurpose::Source,
-            "spec.source.caSecretRef",
+            Setting::SourceCa,
             &source.ca_secret_ref,
         ),
         (
             SecretPurpose::Bucket,
-            "spec.destination.s3.caSecretRef",
+            Setting::BucketCa,
             &s3.ca_secret_ref,
         ),
     ];
-    for (purpose, path, reference) in authorities {
+    for (purpose, setting, reference) in authorities {
         if let Some(ca) = reference {
             let keys = vec![(ca.key.clone(), env_segment(&ca.key), None)];
             all.push(RequiredSecret {
                 purpose,
-                path,
+                setting,
                 name: &ca.name,
                 keys,
             });
@@ -162,11 +178,11 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
 }
 
 impl<'a> RequiredSecret<'a> {
-    fn new(purpose: SecretPurpose, path: &'static str, name: &'a str, keys: &[KeyNames]) -> Self {
+    fn new(purpose: SecretPurpose, setting: Setting, name: &'a str, keys: &[KeyNames]) -> Self {
         let owned = |&(key, part, general): &KeyNames| (key.to_owned(), part.to_owned(), Some(general));
         Self {
             purpose,
-            path,
+            setting,
             name,
             keys: keys.iter().map(owned).collect(),
         }
@@ -178,48 +194,47 @@ impl<'a> RequiredSecret<'a> {
     }
 }
 
-/// One place gives the whole Secret: mixing two users' keys would be worse than asking.
+/// Finds a Secret, and the variables that hold it. All keys come from one place, so that the keys of two users never
+/// mix.
 fn find_secret(
     required: &RequiredSecret<'_>,
     resource: &ExportResource,
     manifest: &ResourceManifest,
     lookup: EnvLookup<'_>,
-) -> Result<BTreeMap<String, Vec<u8>>, String> {
+) -> Result<(SecretKeys, Option<String>), String> {
     let name = (resource.namespace.clone(), required.name.to_owned());
     if let Some(SecretData(data)) = manifest.secrets.get(&name) {
-        return Ok(data.clone());
+        return Ok((data.clone(), None));
     }
     let own = required
         .keys
         .iter()
         .map(|(key, part, _)| (key, Some(required.variable(part))));
-    let own = collect_keys(own, lookup)?;
-    if !own.is_empty() {
-        return Ok(own);
-    }
-    let general = required
+    let shared = required
         .keys
         .iter()
-        .map(|(key, _, general)| (key, general.map(str::to_owned)));
-    let general = collect_keys(general, lookup)?;
-    if general.is_empty() {
-        Err(missing_secret(required, resource, manifest))
-    } else {
-        Ok(general)
+        .map(|(key, _, shared)| (key, shared.map(str::to_owned)));
+    for (data, variables) in [collect_keys(own, lookup)?, collect_keys(shared, lookup)?] {
+        if !data.is_empty() {
+            return Ok((data, Some(variables.join(", "))));
+        }
     }
+    Err(missing_secret(required, resource, manifest))
 }
 
 fn collect_keys<'k>(
     variables: impl Iterator<Item = (&'k String, Option<String>)>,
     lookup: EnvLookup<'_>,
-) -> Result<BTreeMap<String, Vec<u8>>, String> {
-    let mut found = BTreeMap::new();
+) -> Result<(SecretKeys, Vec<String>), String> {
+    let (mut found, mut names) = (SecretKeys::new(), Vec::new());
     for (key, variable) in variables {
-        if let Some(value) = variable.map_or(Ok(None), |variable| lookup(&variable))? {
+        let Some(variable) = variable else { continue };
+        if let Some(value) = lookup(&variable)? {
             found.insert(key.clone(), value);
+            names.push(variable);
         }
     }
-    Ok(found)
+    Ok((found, names))
 }
 
 fn missing_secret(
@@ -246,13 +261,13 @@ fn missing_secret(
         .map(|(_, part, _)| required.variable(part))
         .unwrap_or_default();
     format!(
-        "there is no Secret {} {place}{elsewhere}: add it as a further document, or set {general}{own} in the environment \
+        "no Secret {} {place}{elsewhere}: add it as a further document, or set {general}{own} in the environment \
          (docs/cli.md lists the variables)",
         required.name
     )
 }
 
-/// Upper case, and `_` for what no variable may hold.
+/// Converts a name to upper case, with `_` for characters that a variable may not hold.
 fn env_segment(name: &str) -> String {
     name.chars()
         .map(|c| {
@@ -282,7 +297,7 @@ spec:
   manifest: {signingKeySecretRef: {name: signing}}
 ";
 
-    fn resolve_text(text: &str, variables: &[(&str, &str)]) -> Result<Secrets, Vec<String>> {
+    fn resolve_text(text: &str, variables: &[(&str, &str)]) -> Result<ResolvedSecrets, Vec<String>> {
         let manifest = manifest::from_documents(documents::parse(text).unwrap()).unwrap();
         let lookup = |name: &str| {
             let value = variables.iter().find(|(variable, _)| *variable == name);
@@ -308,8 +323,14 @@ spec:
             ("AWS_SECRET_ACCESS_KEY", "key"),
             ("EVENTEXPORT_SIGNING_KEY", "pem"),
         ];
-        let secrets = resolve_text(MANIFEST, &common).ok().unwrap().0;
+        let secrets = resolve_text(MANIFEST, &common).ok().unwrap().secrets.0;
         assert_eq!(secrets["tracker.ng"]["apiKey"], b"common");
+        let names = resolve_text(MANIFEST, &common).ok().unwrap().setting_names;
+        assert_eq!(names.name(Setting::SourceCredentials), "EVENTEXPORT_API_KEY");
+        assert_eq!(
+            names.name(Setting::BucketCredentials),
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+        );
         assert_eq!(secrets["bucket"].len(), 2);
         assert_eq!(secrets["signing"]["signingKey"], b"pem");
 
@@ -318,7 +339,7 @@ spec:
             &[("EVENTEXPORT_SECRET_TRACKER_NG_TOKEN", "own")],
         ]
         .concat();
-        let secrets = resolve_text(MANIFEST, &own).ok().unwrap().0;
+        let secrets = resolve_text(MANIFEST, &own).ok().unwrap().secrets.0;
         assert_eq!(
             secrets["tracker.ng"],
             BTreeMap::from([("token".to_owned(), b"own".to_vec())])
@@ -326,7 +347,12 @@ spec:
 
         let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: tracker.ng, namespace: audit}\n\
                       stringData: {apiKey: written}\n";
-        let secrets = resolve_text(&format!("{MANIFEST}{secret}"), &own).ok().unwrap().0;
+        let resolved = resolve_text(&format!("{MANIFEST}{secret}"), &own).ok().unwrap();
+        assert_eq!(
+            resolved.setting_names.name(Setting::SourceCredentials),
+            "spec.source.credentialsSecretRef"
+        );
+        let secrets = resolved.secrets.0;
         assert_eq!(
             secrets["tracker.ng"],
             BTreeMap::from([("apiKey".to_owned(), b"written".to_vec())])

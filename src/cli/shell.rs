@@ -1,5 +1,5 @@
-//! `eventexport completions` and `eventexport man`: scripts and pages from the definitions of the commands themselves.
-//! Writes to standard output, or into a folder.
+//! `eventexport completions` and `eventexport man`: shell scripts and manual pages, generated from the command
+//! definitions. Writes to standard output or to a folder.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,23 +11,23 @@ use super::exit::{CliError, Exit};
 use super::plugin;
 use crate::export::record::SOFTWARE;
 
-/// Print the completions of a shell.
+/// Print the completion script for a shell.
 #[derive(Debug, clap::Args)]
 #[command(after_help = COMPLETIONS_EXAMPLES)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to print completions for
     #[arg(value_name = "SHELL", value_enum)]
     pub shell: Shell,
 }
 
-/// Print the manual page of a command, or write those of all commands into a folder.
+/// Print the manual page of a command, or write the pages of all commands to a folder.
 #[derive(Debug, clap::Args)]
 #[command(after_help = MAN_EXAMPLES)]
 pub struct ManArgs {
-    /// The command, as `session create` (default: eventexport itself)
+    /// Command, for example `session create` (default: eventexport itself)
     #[arg(value_name = "COMMAND", conflicts_with = "dir")]
     pub command: Vec<String>,
-    /// Write one page for each command into this folder, which is made where it is not there
+    /// Write a page for each command to this folder; the folder is created if it does not exist
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
@@ -43,25 +43,26 @@ Examples:
 
 const MAN_EXAMPLES: &str = "\
 Examples:
-  Read one:
+  Read one page:
     eventexport man session create | man -l -
-  Install all of them for this user:
+  Install all pages for this user:
     eventexport man --dir ~/.local/share/man/man1";
 
-/// Prints completions.
+/// Runs `eventexport completions`.
 pub fn completions(args: &CompletionsArgs) -> Result<Exit, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut plugin::command(false), plugin::NAME, &mut script);
     ignore_broken_pipe(io::stdout().lock().write_all(&script))
 }
 
-/// Prints or writes manual pages.
+/// Runs `eventexport man`.
 pub fn man(args: &ManArgs) -> Result<Exit, CliError> {
     if let Some(dir) = &args.dir {
         let mut command = plugin::command(false).disable_help_subcommand(true);
         command.build();
-        let made = std::fs::create_dir_all(dir).and_then(|()| write_pages(&command, dir));
-        made.map_err(|error| anyhow::anyhow!("--dir: {} cannot be written: {error}", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .and_then(|()| write_pages(&command, dir))
+            .map_err(|error| anyhow::anyhow!("--dir: cannot write {}: {error}", dir.display()))?;
         return Ok(Exit::Done);
     }
     let mut command = plugin::command(false).disable_help_subcommand(true);
@@ -70,7 +71,7 @@ pub fn man(args: &ManArgs) -> Result<Exit, CliError> {
         let found = command.find_subcommand(name).cloned();
         command = found.ok_or_else(|| {
             CliError::usage(format!(
-                "COMMAND: there is no {} (in `{}`)",
+                "COMMAND: unknown command {} (in `{}`)",
                 name,
                 args.command.join(" ")
             ))
@@ -83,7 +84,7 @@ pub fn man(args: &ManArgs) -> Result<Exit, CliError> {
     ignore_broken_pipe(io::stdout().lock().write_all(&page))
 }
 
-/// The page of a command, and those of the commands in it.
+/// Writes the page of a command and the pages of its subcommands.
 fn write_pages(command: &clap::Command, dir: &Path) -> io::Result<()> {
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
         write_pages(inner, dir)?;
@@ -97,7 +98,7 @@ fn man_page(command: &clap::Command) -> Man {
         .source(SOFTWARE.replace('/', " "))
 }
 
-/// Whoever stopped reading, as `head` does, has what it wanted.
+/// Ignores a closed pipe: a reader such as `head` may stop early.
 fn ignore_broken_pipe(result: io::Result<()>) -> Result<Exit, CliError> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Failed(error.into())),

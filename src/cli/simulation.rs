@@ -1,5 +1,5 @@
-//! `run --simulate`: the bundled simulator in the place of the service, set up so that it has the days that the
-//! manifest asks for. Listens on 127.0.0.1.
+//! `run --simulate`: the bundled simulator instead of the service, configured to have the days that the manifest
+//! requests. Listens on 127.0.0.1.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ use crate::api::{SecretRef, Source};
 use crate::export::connect::Secrets;
 use crate::simulator::{DEFAULT_API_KEY, Ledger, Settings, Simulator};
 
-/// What receipts name as their source. The port changes from run to run, the identity must not: a receipt
-/// from another source is no coverage. `.invalid` never resolves (RFC 2606), so no real service is meant.
+/// Source in the receipts of a simulation. The port changes with each run, but the source must not: a receipt
+/// from another source is not coverage. `.invalid` never resolves (RFC 2606), so no real service is meant.
 pub const SIMULATED_SOURCE: &str = "http://simulator.invalid";
 
-/// Days of service time after the last day that is asked for: it is over, settled, and the listing goes past it.
+/// Days of simulated time after the last requested day, so that it is over, settled, and the listing extends past it.
 const DAYS_AFTER: i32 = 35;
 
-/// Days that the simulator keeps before the first day that is asked for, so that the listing begins before it.
+/// Days that the simulator keeps before the first requested day, so that the listing starts before it.
 const DAYS_BEFORE: u16 = 7;
 
-/// The Secret that stands in for the manifest's.
+/// Name of the Secret that replaces the source credentials of the manifest.
 const SECRET: &str = "simulator";
 
-/// A simulator for the exports of a manifest.
+/// Simulator for the exports of a manifest.
 #[derive(Debug)]
 pub struct Simulation {
     simulator: Simulator,
@@ -33,20 +33,20 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// Starts one whose service time has every range over and retained, as far as the real time allows.
+    /// Starts a simulator at a time when every range is over and still retained, but no later than today.
     pub async fn start(ranges: &[(Date, Option<Date>)], real_today: Date) -> Result<Self, CliError> {
         let settings = simulator_settings(ranges, real_today);
         let today = settings.today.unwrap_or(real_today);
-        let started = Simulator::start(settings).await;
-        let simulator =
-            started.map_err(|error| anyhow::anyhow!("the simulator cannot listen on 127.0.0.1: {error}"))?;
+        let simulator = Simulator::start(settings)
+            .await
+            .map_err(|error| anyhow::anyhow!("the simulator cannot listen on 127.0.0.1: {error}"))?;
         Ok(Self { simulator, today })
     }
 
-    /// What a person is told at the start.
+    /// Returns the line printed at the start of the run.
     pub fn announcement(&self) -> String {
         format!(
-            "Simulated: a made-up Activity Tracker on {} whose today is {}; the manifest's source and credentials are not used.",
+            "Simulation: a fake Activity Tracker on {} with current date {}; the manifest's source and credentials are not used.",
             self.simulator.url(),
             self.today
         )
@@ -65,18 +65,18 @@ impl Simulation {
         };
     }
 
-    /// The Secrets of a redirected resource.
+    /// Returns the Secrets of a redirected resource.
     pub fn secrets() -> Secrets {
         let data = BTreeMap::from([("apiKey".to_owned(), DEFAULT_API_KEY.as_bytes().to_vec())]);
         Secrets(BTreeMap::from([(SECRET.to_owned(), data)]))
     }
 
-    /// What happened to it.
+    /// Returns the counters of the simulator.
     pub fn ledger(&self) -> Ledger {
         self.simulator.ledger()
     }
 
-    /// What happened to its sessions.
+    /// Returns how many sessions the run opened and deleted, and how many are open.
     pub fn sessions(&self) -> SessionCount {
         let ledger = self.simulator.ledger();
         SessionCount {
@@ -86,13 +86,13 @@ impl Simulation {
         }
     }
 
-    /// Ends it.
+    /// Stops the simulator.
     pub async fn stop(self) {
         self.simulator.stop().await;
     }
 }
 
-/// First and last days of the ranges decide the service's today and what it keeps.
+/// Derives the current date and the retention of the simulator from the ranges.
 fn simulator_settings(ranges: &[(Date, Option<Date>)], real_today: Date) -> Settings {
     let later = |day: Date| day.saturating_add(jiff::Span::new().days(DAYS_AFTER));
     let last = ranges
@@ -108,7 +108,7 @@ fn simulator_settings(ranges: &[(Date, Option<Date>)], real_today: Date) -> Sett
         .saturating_add(1 + DAYS_BEFORE);
     let defaults = Settings::default();
     Settings {
-        // A range that reaches into the present keeps the real clock, so that tomorrow's run goes on.
+        // A range that reaches into the present keeps the real clock, so that tomorrow's run continues.
         today: (today < real_today).then_some(today),
         retention_days: kept.max(defaults.retention_days),
         ..defaults

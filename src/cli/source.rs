@@ -1,5 +1,5 @@
-//! The connection to the service that a command speaks through: flags over environment over context become a client, a
-//! space and a scope. Reads variables and files, may ask on a terminal; sends nothing.
+//! Connection of a command to the service: flags, environment and context become a client, a space and a scope. Reads
+//! variables and files, may prompt on a terminal; sends no request.
 
 mod layers;
 
@@ -11,23 +11,24 @@ use super::credentials::{self, ResolvedCredentials};
 use super::exit::CliError;
 use super::location::{ArchiveLocation, S3Args};
 use super::secrets::{self, EnvLookup};
+use crate::api::{Setting, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
 use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError};
 
-/// The largest file of certificates: 1 MiB.
+/// Largest file of certificates, in bytes: 1 MiB.
 const CA_MAX_BYTES: u64 = 1024 * 1024;
 
-/// Where events come from. The ids of the flags are the source's own: a store beside it has a region and an endpoint too.
+/// Source of events. Flag ids begin with `source_`, because a store beside it has a region and an endpoint as well.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Source (a flag wins over its variable, and that over the context)")]
 pub struct SourceArgs {
-    /// Named context of the config file, instead of the current one (or `EVENTEXPORT_CONTEXT`)
+    /// Context of the config file, instead of the current one (or `EVENTEXPORT_CONTEXT`)
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// The space's id, as `cf space NAME --guid` prints it (or `EVENTEXPORT_SPACE`)
+    /// ID of the space, as `cf space NAME --guid` prints it (or `EVENTEXPORT_SPACE`)
     #[arg(long, value_name = "ID")]
     pub space: Option<String>,
-    /// Events of the account instead of the space; --account=false where a context says otherwise
+    /// Events of the account instead of the space; --account=false overrides a context
     /// (or `EVENTEXPORT_ACCOUNT`)
     #[arg(
         short = 'a', long, alias = "at-account-level", value_name = "BOOL",
@@ -42,35 +43,35 @@ pub struct SourceArgs {
         conflicts_with = "source_endpoint"
     )]
     pub region: Option<String>,
-    /// Address of the service, where it is not a public region (or `EVENTEXPORT_ENDPOINT`)
+    /// URL of the service, if it is not in a public region (or `EVENTEXPORT_ENDPOINT`)
     #[arg(id = "source_endpoint", long = "endpoint", value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Address of the UAA, where the service's `/v2/info` does not name it (or `EVENTEXPORT_UAA_ENDPOINT`)
+    /// URL of the UAA, if `/v2/info` of the service does not name it (or `EVENTEXPORT_UAA_ENDPOINT`)
     #[arg(long, value_name = "URL")]
     pub uaa_endpoint: Option<String>,
-    /// PEM file with the certificate authority of the service, where it is not a public one
+    /// PEM file with the certificate authority of the service, if it is private
     /// (or `EVENTEXPORT_CA_FILE`)
     #[arg(id = "source_ca_file", long = "ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
 
-/// The service as a command speaks to it.
+/// Connection to the service.
 #[derive(Debug)]
 pub struct SourceConnection {
     /// The client; it logs in with its first request.
     pub tracker: Tracker,
-    /// The space's id.
+    /// The space id.
     pub space: String,
-    /// Events of the account instead of the space.
+    /// True for events of the account instead of the space.
     pub account: bool,
-    /// The context that was used, and the file that it is in.
+    /// Name and content of the context in use, and its file.
     pub context: Option<(String, ContextConfig, ConfigFile)>,
     username: Option<String>,
-    origin: String,
+    setting_names: SettingNames,
 }
 
 impl SourceArgs {
-    /// A ready client. May ask for the secret on the terminal, so call it before signals are listened to.
+    /// Builds the client. May prompt for the secret on the terminal: call it before installing signal handlers.
     pub fn connect(&self) -> Result<SourceConnection, CliError> {
         let context = self.select_context(&secrets::env_value)?;
         let resolved = resolve(self, &secrets::env_value, context.as_ref())?;
@@ -90,25 +91,26 @@ impl SourceArgs {
             uaa: resolved.uaa,
             credentials,
             ca_pem: resolved.ca.as_deref().map(read_ca_file).transpose()?,
-            // Whoever runs the command speaks for themselves.
+            // A user of the command line may send their own credentials to any host.
             hosts: HostPolicy::any(),
             timeouts: Timeouts::default(),
             retry: RetryConfig::default(),
             traffic: Traffic::default(),
         };
+        let setting_names = setting_names(&origin);
         let tracker = Tracker::new(config, &TokenCache::new())
-            .map_err(|error| CliError::usage(error_text(&error, &origin)))?;
+            .map_err(|error| CliError::usage(error.describe(&setting_names)))?;
         Ok(SourceConnection {
             tracker,
             space: resolved.space,
             account: resolved.account,
             context,
             username,
-            origin,
+            setting_names,
         })
     }
 
-    /// The context that is named, or the current one, if any.
+    /// Selects the named context, or the current one if there is one.
     pub fn select_context(
         &self,
         lookup: EnvLookup<'_>,
@@ -121,7 +123,7 @@ impl SourceArgs {
             return match named {
                 None => Ok(None),
                 Some(name) => Err(CliError::usage(format!(
-                    "no config file to find context {name:?} in: set HOME, XDG_CONFIG_HOME or {}",
+                    "cannot find context {name:?} without a config file: set HOME, XDG_CONFIG_HOME or {}",
                     config::FILE_VARIABLE
                 ))),
             };
@@ -136,18 +138,17 @@ impl SourceArgs {
 }
 
 impl SourceConnection {
-    /// `space` or `account`, as keys and documents say it.
+    /// `space` or `account`, as keys and documents spell it.
     pub const fn scope(&self) -> &'static str {
         if self.account { "account" } else { "space" }
     }
 
-    /// The user whose sessions these are: as the token says it, else as the credentials or the context do. `None` where
-    /// nothing tells.
+    /// The user that owns the sessions: from the token, the credentials or the context; `None` if none of them names one.
     pub async fn user(&self) -> Result<Option<String>, TrackerError> {
         Ok(self.tracker.user().await?.or_else(|| self.username.clone()))
     }
 
-    /// The archive that the context names, and how its bucket is reached: what was typed wins.
+    /// Returns the archive of the context, and the connection to its bucket; flags win over the context.
     pub fn archive(&self, typed: &S3Args) -> Result<(Option<ArchiveLocation>, S3Args), CliError> {
         let mut s3 = typed.clone();
         let Some((name, context, file)) = &self.context else {
@@ -180,64 +181,36 @@ impl SourceConnection {
         Ok((place, s3))
     }
 
-    /// An error of the service, in the words of the command line.
+    /// Converts an error of the service, in the names of the command line.
     pub fn tracker_error(&self, error: &TrackerError) -> CliError {
         CliError::Failed(anyhow::anyhow!(self.error_text(error)))
     }
 
-    /// The same as text.
+    /// Describes an error of the service in the names of the command line.
     pub fn error_text(&self, error: &TrackerError) -> String {
-        error_text(error, &self.origin)
+        error.describe(&self.setting_names)
     }
 }
 
-/// The error with flags and variables in the place of the fields of a manifest.
-fn error_text(error: &TrackerError, origin: &str) -> String {
-    let saying = |said: &str| {
-        if said.is_empty() {
-            String::new()
-        } else {
-            format!(", saying “{said}”")
-        }
-    };
-    match error {
-        TrackerError::Unauthorized {
-            host,
-            key: _,
-            message,
-        } => format!(
-            "{host} does not accept the {origin}{}; check that the credentials are of this region and still valid",
-            saying(message)
-        ),
-        TrackerError::CredentialsRefused {
-            host,
-            key: _,
-            message,
-        } => {
-            format!("{host} refuses the {origin}{}; give a valid one", saying(message))
-        }
-        TrackerError::NoToken(cause) => format!("no token could be had: {}", error_text(cause, origin)),
-        other => [
-            ("the Secret's token", origin),
-            ("spec.source.caSecretRef", "--ca-file"),
-            ("spec.source.uaaEndpoint", "--uaa-endpoint"),
-            ("spec.source.endpoint", "--endpoint"),
-            ("spec.space", "--space"),
-        ]
-        .iter()
-        .fold(other.to_string(), |text, (field, flag)| text.replace(field, flag)),
-    }
+/// Names of settings that flags, variables and the context give.
+fn setting_names(credentials: &str) -> SettingNames {
+    SettingNames::default()
+        .with(Setting::SourceCredentials, format!("the {credentials}"))
+        .with(Setting::Space, "--space")
+        .with(Setting::SourceEndpoint, "--endpoint")
+        .with(Setting::UaaEndpoint, "--uaa-endpoint")
+        .with(Setting::SourceCa, "--ca-file")
 }
 
 fn read_ca_file(path: &Path) -> Result<Vec<u8>, CliError> {
     use std::io::Read as _;
-    let fault = |why: String| CliError::usage(format!("--ca-file: {} {why}", path.display()));
+    let usage = |problem: String| CliError::usage(format!("--ca-file: {}: {problem}", path.display()));
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(CA_MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| fault(format!("cannot be read: {error}")))?;
+        .map_err(|error| usage(format!("cannot read the file: {error}")))?;
     if bytes.len() as u64 > CA_MAX_BYTES {
-        return Err(fault("is larger than 1 MiB".to_owned()));
+        return Err(usage("the file is larger than 1 MiB".to_owned()));
     }
     Ok(bytes)
 }

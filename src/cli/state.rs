@@ -1,7 +1,7 @@
-//! Who exports, without a cluster: a folder that stands for this user on this machine. Touches the disk.
+//! Identity of an exporter without a cluster: a state folder of this user on this machine. Reads and writes the disk.
 //!
-//! The holder of a window must be the same after a crash and different for everyone else, so it is named by
-//! host, user and folder, and a lock lets one process at a time hold one export with it.
+//! The holder of a window must be the same after a crash and unique, so its name consists of host, user and folder,
+//! and a lock allows only one process at a time to run an export under that name.
 
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -13,67 +13,65 @@ use sha2::{Digest as _, Sha256};
 
 use crate::export::shard::Shard;
 
-/// Bytes of a digest that name a lock: 16, more than enough to tell exports apart.
+/// Bytes of the digest in the name of a lock file: 16, enough to distinguish exports.
 const LOCK_NAME_BYTES: usize = 16;
 
-/// Characters of a name that was given, at most: 200. It is in every record of the journal.
+/// Maximum length of a given name, in characters: 200. Every record of the journal contains it.
 const NAME_MAX: usize = 200;
 
-/// Who exports, as the journal names it: the same after a crash, different for everyone else.
+/// Holder of attempts, as the journal names it: the same after a crash, and unique.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     name: String,
     folder: Option<StateDir>,
 }
 
-/// The folder below `$XDG_STATE_HOME`, or the one that was asked for.
+/// State folder: the one given, or the default below `$XDG_STATE_HOME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDir {
     path: PathBuf,
     holder: String,
 }
 
-/// While it lives, no other process exports the same with this folder. Freed by the system when the process
-/// dies, however it dies.
+/// Lock on one export: no other process runs it with this folder. The system releases it when the process ends,
+/// even after a crash.
 #[derive(Debug)]
 pub struct ExportLock {
     _file: File,
 }
 
-/// Why there is no claim.
+/// Error of opening the state folder or of locking an export.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A name that cannot be one.
-    #[error(
-        "--holder {0:?} cannot be a name in the journal: give 1 to {NAME_MAX} printable characters, no spaces"
-    )]
+    /// The name given by `--holder` is invalid.
+    #[error("--holder {0:?} is not a valid name: use 1 to {NAME_MAX} printable characters without spaces")]
     InvalidName(String),
-    /// Neither asked for nor to be found out.
-    #[error("no state folder: set HOME or XDG_STATE_HOME, or give --state-dir")]
+    /// No folder is given, and the environment has no default.
+    #[error("no state folder: set HOME or XDG_STATE_HOME, or use --state-dir")]
     NoStateDir,
-    /// The disk says no.
-    #[error("the state folder {path} cannot be used: {cause}; give another by --state-dir")]
+    /// The folder or a file in it cannot be created or written.
+    #[error("cannot use the state folder {path}: {cause}; choose another with --state-dir")]
     Unusable {
-        /// The folder.
+        /// Folder, or file in it.
         path: String,
-        /// The system's words.
+        /// Error of the operating system.
         cause: io::Error,
     },
-    /// Another process is at it.
+    /// Another process runs the export.
     #[error(
-        "{what} is being exported by another process of this state folder ({path}): wait for it, or stop it"
+        "another process of this state folder is exporting {export} (lock file {path}): wait for it, or stop it"
     )]
     Locked {
-        /// Which export.
-        what: String,
-        /// The lock file.
+        /// Name of the export.
+        export: String,
+        /// Lock file.
         path: String,
     },
 }
 
 impl Holder {
-    /// By the name that was given, which somebody else has to keep to one process at a time, as a Job does; else
-    /// by a folder of this user on this machine. Each shard is a holder of its own.
+    /// Opens the holder with the given name, or with the name of the state folder. The caller must ensure that only one
+    /// process at a time uses a given name, as a Job does. Each shard is a separate holder.
     pub fn open(named: Option<&str>, folder: Option<&Path>, shard: Shard) -> Result<Self, StateError> {
         if let Some(name) = named {
             let printable = |c: char| !c.is_control() && !c.is_whitespace();
@@ -83,7 +81,7 @@ impl Holder {
         }
         let folder = match (named, folder) {
             (Some(_), None) => None,
-            (_, asked) => Some(StateDir::open(asked)?),
+            (_, folder) => Some(StateDir::open(folder)?),
         };
         let name = named.or(folder.as_ref().map(StateDir::holder));
         let mut name = name.ok_or(StateError::NoStateDir)?.to_owned();
@@ -93,42 +91,41 @@ impl Holder {
         Ok(Self { name, folder })
     }
 
-    /// As the journal has it.
+    /// Returns the name as the journal records it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Claims one export, where there is a folder to do it in: `identity` names its store and root, `what` is for
-    /// people.
-    pub fn lock(&self, identity: &str, what: &str) -> Result<Option<ExportLock>, StateError> {
-        let claimed = self.folder.as_ref().map(|folder| {
-            // Another name may export the same: the journal keeps them apart.
-            folder.lock(&format!("{} {identity}", self.name), what)
+    /// Locks an export, if there is a state folder: `identity` names its store and root, `export` is for the error.
+    pub fn lock(&self, identity: &str, export: &str) -> Result<Option<ExportLock>, StateError> {
+        let lock = self.folder.as_ref().map(|folder| {
+            // Another holder may run the same export: the journal separates them.
+            folder.lock(&format!("{} {identity}", self.name), export)
         });
-        claimed.transpose()
+        lock.transpose()
     }
 }
 
 impl StateDir {
-    /// The folder that was asked for, or `$XDG_STATE_HOME/eventexport`, or `~/.local/state/eventexport`.
-    /// Made when it is not there, for this user alone.
-    pub fn open(asked: Option<&Path>) -> Result<Self, StateError> {
+    /// Opens the given folder, else `$XDG_STATE_HOME/eventexport`, else `~/.local/state/eventexport`.
+    /// Creates it with mode 0700 if it does not exist.
+    pub fn open(given: Option<&Path>) -> Result<Self, StateError> {
         let variable = |name: &str| {
             std::env::var_os(name)
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        let path = asked
+        let path = given
             .map(Path::to_owned)
             .or_else(|| variable("XDG_STATE_HOME").map(|state| state.join("eventexport")))
             .or_else(|| variable("HOME").map(|home| home.join(".local/state/eventexport")))
             .ok_or(StateError::NoStateDir)?;
-        let made = DirBuilder::new()
+        let created = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path)
             .and_then(|()| path.canonicalize());
-        let path = made.map_err(|cause| StateError::Unusable {
+        let path = created.map_err(|cause| StateError::Unusable {
             path: path.display().to_string(),
             cause,
         })?;
@@ -136,13 +133,13 @@ impl StateDir {
         Ok(Self { path, holder })
     }
 
-    /// `run:host/user/folder`, as the journal names this user on this machine.
+    /// Returns `run:host/user/folder`, the name of this user on this machine in the journal.
     pub fn holder(&self) -> &str {
         &self.holder
     }
 
-    /// Claims one export: `identity` names its store and root, `what` is for people.
-    pub fn lock(&self, identity: &str, what: &str) -> Result<ExportLock, StateError> {
+    /// Locks an export: `identity` names its store and root, `export` is for the error.
+    pub fn lock(&self, identity: &str, export: &str) -> Result<ExportLock, StateError> {
         let digest = Sha256::digest(identity.as_bytes());
         let name = digest
             .iter()
@@ -166,13 +163,13 @@ impl StateDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(StateError::Locked {
-                    what: what.to_owned(),
+                    export: export.to_owned(),
                     path: path.display().to_string(),
                 });
             }
             Err(TryLockError::Error(cause)) => return Err(unusable(cause)),
         }
-        // For a person who wonders what the file is; the lock is what counts.
+        // Explains the file to a user who finds it; only the lock matters.
         let note = format!("{identity}\nprocess {}\n", std::process::id());
         let written = file
             .set_len(0)

@@ -1,5 +1,5 @@
-//! `eventexport status`: which days the service has, and beside it what the archive holds. Asks the service and the
-//! store; changes nothing.
+//! `eventexport status`: lists the days of the service beside those of the archive. Reads the service and the store;
+//! changes nothing.
 
 mod view;
 
@@ -21,28 +21,28 @@ use crate::tracker::Day;
 
 const SCHEMA: &str = "eventexport.io/status/v1";
 
-/// Days that are shown unless the range is given: two weeks, as `cf at status`.
+/// Default number of days: two weeks, as `cf at status`.
 const DEFAULT_DAYS: i32 = 14;
 
-/// Most days at a time: a leap year.
+/// Maximum number of days: a leap year.
 const DAYS_MAX: i32 = 366;
 
-/// Show which days the service has events of, and which of them the archive holds.
+/// Show the days that the service has events for, and compare them with an archive.
 ///
-/// The table of `cf at status` for the last two weeks, or the days that are given. Where an archive is named (--to, -f, or
-/// the context's), the column ARCHIVED says beside each day what is stored and proved of it, or what is missing. COUNT,
-/// SIZE, TYPES and SEARCHABLE are the service's own words; the unit of SIZE is not known.
+/// Prints the table of `cf at status` for the last two weeks or the given days. With an archive (--to, -f, or from the
+/// context), the column ARCHIVED shows what is stored and proved of each day, or what is missing. COUNT, SIZE, TYPES and
+/// SEARCHABLE are values of the service; the unit of SIZE is unknown.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StatusArgs {
     /// First UTC day (default: 13 days before the last)
     #[arg(long, value_name = "DATE", alias = "start", value_parser = date)]
     pub from: Option<Date>,
-    /// Last UTC day (default: the current one), or the archive to compare with: a directory or `s3://bucket/prefix`; may
-    /// be given once as each. A directory that is named like a day is ./2018-06-28
+    /// Last UTC day (default: today), or the archive to compare with: a directory or `s3://bucket/prefix`; may be given
+    /// once for each. Write a directory that is named like a day as ./2018-06-28
     #[arg(long, value_name = "DATE|DIR|S3-URL", alias = "end", value_parser = ToArg::from_str)]
     pub to: Vec<ToArg>,
-    /// Manifest with `EventExport` resources and their Secrets, whose destination is the archive; `-` reads standard
+    /// Manifest with `EventExport` resources and their Secrets; its destination is the archive; `-` reads standard
     /// input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -57,12 +57,12 @@ pub struct StatusArgs {
     pub s3: S3Args,
 }
 
-/// What `--to` names.
+/// Value of `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToArg {
-    /// The last day.
+    /// Last day.
     Day(Date),
-    /// The archive.
+    /// Archive to compare with.
     Archive(ArchiveLocation),
 }
 
@@ -70,7 +70,7 @@ impl FromStr for ToArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A day that the calendar does not have is a slip, not a folder.
+        // A date that does not exist is a mistake, not a folder.
         let like_a_day = text.len() == 10
             && text.bytes().enumerate().all(|(at, byte)| {
                 if matches!(at, 4 | 7) {
@@ -91,9 +91,9 @@ const EXAMPLES: &str = "\
 Examples:
   The last two weeks, as `cf at status`:
     eventexport status
-  Some days of the account, and what the archive holds of them:
+  Days of the account, compared with an archive:
     eventexport status --from 2018-06-01 --to 2018-06-30 --account --to s3://audit/tracker
-  Days that are missing in the archive, for a script:
+  Days that are missing in the archive, for scripts:
     eventexport status --to ./export --output json |
       jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
 
@@ -128,7 +128,7 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     });
     let (days, warning) = match listed {
         Ok(days) => (days, None),
-        // What the archive holds is worth a table of its own.
+        // The table is still useful without the listing of the service.
         Err(error) if archive.is_some() => (Vec::new(), Some(source.error_text(&error))),
         Err(error) => return Err(source.tracker_error(&error)),
     };
@@ -139,14 +139,14 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     });
     if !rows.is_empty() && warning.is_none() {
         args.output
-            .note("COUNT and SIZE are what the service says; it does not say in which unit SIZE is.");
+            .note("COUNT and SIZE are reported by the service; the unit of SIZE is unknown.");
     }
     let journal_error = archive
         .as_ref()
         .and_then(|archive| archive.journal.as_ref().err());
     if !args.output.is_json() {
-        for why in warning.iter().chain(journal_error) {
-            eprintln!("eventexport: {why}");
+        for error in warning.iter().chain(journal_error) {
+            eprintln!("eventexport: {error}");
         }
     }
     Ok(if warning.is_some() || journal_error.is_some() {
@@ -156,17 +156,17 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     })
 }
 
-/// The day and the archive of `--to`.
+/// Separates the day and the archive of `--to`.
 fn split_to_args(given: &[ToArg]) -> Result<(Option<Date>, Option<ArchiveLocation>), CliError> {
     let (mut day, mut location) = (None, None);
-    for one in given {
-        let before = match one {
+    for argument in given {
+        let repeated = match argument {
             ToArg::Day(date) => day.replace(*date).is_some(),
             ToArg::Archive(archive) => location.replace(archive.clone()).is_some(),
         };
-        if before {
+        if repeated {
             return Err(CliError::usage(
-                "--to: may be given twice, once with the last day and once with the archive",
+                "--to: use it at most twice, once for the last day and once for the archive",
             ));
         }
     }
@@ -182,22 +182,22 @@ fn day_range(from: Option<Date>, to: Option<Date>, today: Date) -> Result<(Date,
     let days = (end - start).get_days() + 1;
     if days > DAYS_MAX {
         return Err(CliError::usage(format!(
-            "--from: {start} to {end} are {days} days, and at most {DAYS_MAX} are shown at a time"
+            "--from: {start} to {end} is {days} days; the maximum is {DAYS_MAX}"
         )));
     }
     Ok((start, end))
 }
 
-/// The archive that is named: by flags, else by the context.
+/// Opens the archive given by flags, else by the context.
 async fn open_archive(
     args: &StatusArgs,
     location: Option<ArchiveLocation>,
     source: &SourceConnection,
 ) -> Result<Option<OpenArchive>, CliError> {
-    let (context_place, s3) = source.archive(&args.s3)?;
+    let (context_location, s3) = source.archive(&args.s3)?;
     let named = LocationArgs {
         to: if args.files.is_empty() {
-            location.or(context_place)
+            location.or(context_location)
         } else {
             location
         },
@@ -219,14 +219,14 @@ async fn open_archive(
     };
     found.into_iter().find(fits).map(Some).ok_or_else(|| {
         CliError::usage(format!(
-            "-f: no EventExport of it is about {} {}: name its space and scope, or another manifest",
+            "-f: the manifest has no EventExport for {} {}: give the space and scope of one, or another manifest",
             source.scope(),
             source.space
         ))
     })
 }
 
-/// Where the space and scope are in the archive.
+/// Returns the root of the space and scope in the archive.
 fn archive_root(location: &OpenArchive, source: &SourceConnection) -> ArchiveRoot {
     match &location.export {
         Some(export) => export.root.clone(),

@@ -1,20 +1,20 @@
-//! Ctrl-C and SIGTERM: the first asks to stop in order, the second to leave at once. Listens to signals.
+//! Shutdown by Ctrl-C or SIGTERM: the first signal is graceful, the second immediate. Listens for signals.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// What a person asked for by signals.
+/// Shutdown requests by signals.
 #[derive(Clone, Debug)]
 pub struct ShutdownSignals {
-    /// The first signal: give transfers up, delete the sessions, say what is left.
+    /// Cancelled by the first signal: abort transfers, delete sessions, print what is left.
     pub graceful: CancellationToken,
-    /// The second: leave, and let the next run clean up.
+    /// Cancelled by the second signal: exit; the next run cleans up.
     pub immediate: CancellationToken,
 }
 
-/// Listens from now on, in a task of the runtime.
+/// Spawns a task that listens for signals.
 pub fn listen() -> io::Result<ShutdownSignals> {
     let stop = ShutdownSignals {
         graceful: CancellationToken::new(),

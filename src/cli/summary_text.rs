@@ -1,4 +1,4 @@
-//! The last words of a run: what was stored and proved, what is missing and what to do. No I/O.
+//! Summary of a run in text: what is stored and proved, what is missing, and the remedies. No I/O.
 
 use std::fmt::Write as _;
 
@@ -7,10 +7,10 @@ use super::outcome::ExportOutcome;
 use super::totals::ExportTotals;
 use crate::export::failure::Problem;
 
-/// Ranges, sessions and troubles that are named; the rest are counted.
+/// Largest number of ranges, sessions and problems that are named; the rest are counted.
 const NAMED_MAX: usize = 8;
 
-/// What a simulated service saw, for the last line.
+/// Sessions of the simulated service, for the last line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionCount {
     /// Sessions that were opened.
@@ -21,7 +21,7 @@ pub struct SessionCount {
     pub open: u64,
 }
 
-/// What was stored and proved, in one sentence or two.
+/// States what is stored and proved.
 pub fn stored_text(totals: &ExportTotals, by_hour: bool) -> String {
     let window = if by_hour { "hour" } else { "day" };
     let stored = totals.stored();
@@ -45,7 +45,7 @@ pub fn stored_text(totals: &ExportTotals, by_hour: bool) -> String {
     text.push_str(". Each has a receipt");
     let with_object = stored - totals.empty;
     if with_object > 0 {
-        text.push_str(" and a whole gzip as the service sent it");
+        text.push_str(" and the complete gzip as the service sent it");
         let counted = with_object - totals.uncounted.min(with_object);
         if counted == with_object {
             text.push_str(", with no fewer events than the service reports");
@@ -61,12 +61,12 @@ pub fn stored_text(totals: &ExportTotals, by_hour: bool) -> String {
     }
     text.push('.');
     for (number, words) in [
-        (totals.empty, "proved to have no events"),
+        (totals.empty, "proved empty"),
         (
             totals.over,
-            "with more events than the service reports: its listing lags, or the day grew",
+            "with more events than the service reports (its listing lags, or the day grew)",
         ),
-        (totals.accepted, "accepted as a gap"),
+        (totals.accepted, "accepted gaps"),
         (totals.not_due, "not due yet"),
     ] {
         if number > 0 {
@@ -76,36 +76,36 @@ pub fn stored_text(totals: &ExportTotals, by_hour: bool) -> String {
     text
 }
 
-/// What is left, and what to do about it; nothing where nothing is.
+/// Lines about what is left, with remedies; empty if nothing is.
 pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if !outcome.observed {
-        lines.push("The destination was not seen, so nothing is known of what is stored there.".to_owned());
+        lines.push("The destination could not be listed: it is unknown what is stored there.".to_owned());
     } else if outcome.totals.missing > 0 {
         lines.push(format!("Missing: {}.", outcome.missing(NAMED_MAX).join(", ")));
     }
     if outcome.totals.expired > 0 {
         lines.push(format!(
-            "{} of them no longer exist at the service: a gap that only spec.acceptedGaps can close.",
+            "{} of them have expired at the service: accept the gap in spec.acceptedGaps.",
             human::count(outcome.totals.expired)
         ));
     }
     lines.extend(outcome.problems.iter().take(NAMED_MAX).map(problem));
     let more = outcome.problems.len().saturating_sub(NAMED_MAX);
     if more > 0 {
-        lines.push(format!("… and {more} more of the kind."));
+        lines.push(format!("… and {more} more problems."));
     }
     if outcome.manifest_due {
-        lines.push("A manifest is due that is not written: what is stored has its receipts, but nothing states it as a whole.".to_owned());
+        lines.push("A manifest is due and not written: the stored windows have receipts, but no manifest states them.".to_owned());
     }
     if !outcome.sessions.is_empty() {
         lines.push(open_sessions(&outcome.sessions));
     }
     if stopped && (outcome.totals.missing > 0 || !outcome.observed) {
-        lines.push("Stopped. Run the same command again: it goes on where it left off.".to_owned());
+        lines.push("Stopped. Run the same command again to resume.".to_owned());
     } else if outcome.totals.missing > 0 && outcome.totals.missing > outcome.totals.expired {
         lines.push(
-            "Run the same command again when the cause is gone: it goes on where it left off.".to_owned(),
+            "Run the same command again to resume when the cause is gone.".to_owned(),
         );
     }
     if let (Some(next), 0) = (outcome.next_run_at, outcome.totals.missing) {
@@ -116,7 +116,7 @@ pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
     lines
 }
 
-/// Sessions that are, or may be, left open.
+/// Names the sessions that are, or may be, open.
 pub fn open_sessions(ids: &[String]) -> String {
     let named = ids
         .iter()
@@ -138,35 +138,15 @@ fn problem(problem: &Problem) -> String {
         .window
         .map(|window| format!("{window}: "))
         .unwrap_or_default();
-    let remedy = remedy_for_run(problem.reason.remedy());
     format!(
-        "{place}{}: {} What to do: {remedy}",
+        "{place}{}: {}\n  Remedy: {}",
         problem.reason,
-        with_period(&problem.message)
+        problem.message,
+        problem.reason.remedy()
     )
 }
 
-/// What a person does, without the promise that it goes on by itself: a run has ended.
-fn remedy_for_run(remedy: &str) -> String {
-    let clauses = remedy.trim_end_matches('.').split("; ");
-    let kept: Vec<&str> = clauses.filter(|clause| !clause.contains("by itself")).collect();
-    if kept.is_empty() {
-        remedy.to_owned()
-    } else {
-        format!("{}.", kept.join("; "))
-    }
-}
-
-fn with_period(message: &str) -> String {
-    let message = message.trim_end();
-    if message.ends_with(['.', '!', '?']) {
-        message.to_owned()
-    } else {
-        format!("{message}.")
-    }
-}
-
-/// What the simulated service saw.
+/// Counts the sessions of the simulated service.
 pub fn session_counts(count: &SessionCount) -> String {
     let SessionCount {
         opened,
@@ -174,7 +154,7 @@ pub fn session_counts(count: &SessionCount) -> String {
         open,
     } = count;
     format!(
-        "The simulated service saw {} opened, {deleted} deleted, {open} open now.",
+        "Simulated service: {} opened, {deleted} deleted, {open} open.",
         human::plural(*opened, "session")
     )
 }
@@ -184,7 +164,7 @@ mod tests {
     use super::*;
     use crate::api::Reason;
     use crate::cli::outcome::{self, tests as given};
-    use crate::export::failure::Remedy;
+    use crate::export::failure::RetryClass;
     use crate::export::snapshot::{SessionFacts, Snapshot};
     use crate::export::window::Window;
     use jiff::civil::date;
@@ -201,8 +181,8 @@ mod tests {
         };
         assert_eq!(
             stored_text(&totals, false),
-            "30 of 30 days stored and proved: 5,280 events, 2.0 KiB. Each has a receipt and a whole gzip as the service \
-             sent it, with no fewer events than the service reports. 8 days: proved to have no events."
+            "30 of 30 days stored and proved: 5,280 events, 2.0 KiB. Each has a receipt and the complete gzip as the service \
+             sent it, with no fewer events than the service reports. 8 days: proved empty."
         );
         let uncounted = ExportTotals {
             uncounted: 22,
@@ -228,7 +208,7 @@ mod tests {
                 reason: Reason::RoleMissing,
                 message: "xxx@ibm.com lacks the developer role".to_owned(),
                 window: None,
-                remedy: Remedy::Manual,
+                class: RetryClass::Manual,
                 retry_at: None,
             }],
             ..given::snapshot(vec![(Window::day(date(2018, 6, 1)), given::facts(3, true))])

@@ -1,5 +1,4 @@
-//! The closing table: what was stored and what is proved of it, window by window, as many rows as a person
-//! reads. No I/O.
+//! Summary table of a run: the stored data and the verdict of each window, with a bounded number of rows. No I/O.
 
 use std::mem::{Discriminant, discriminant};
 
@@ -10,18 +9,18 @@ use super::human;
 use super::outcome::{ExportOutcome, StoredFacts, WindowRow, WindowState};
 use crate::export::verdict::Verdict;
 
-/// Stored windows that are shown: the first and the last of them, 10 and 5.
+/// Number of stored windows to show: the first 10 and the last 5.
 const FIRST_SHOWN: usize = 10;
 const LAST_SHOWN: usize = 5;
 
-/// Windows that are not stored that are shown: the first 3 of a run of the same state, 40 in all.
+/// Number of windows to show that are not stored: the first 3 of a sequence with the same state, 40 in total.
 const ALIKE_SHOWN: usize = 3;
 const OTHERS_SHOWN: usize = 40;
 
-/// Characters of a SHA-256 that are shown; the receipt has all 64.
+/// Number of characters of a SHA-256 to show; the receipt has all 64.
 const SHA_SHOWN: usize = 12;
 
-/// The table of an outcome; `color` for a terminal that has it.
+/// Returns the table of an outcome, with ANSI colors if `color` is set.
 pub fn render(outcome: &ExportOutcome, color: bool) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
@@ -52,7 +51,7 @@ pub fn render(outcome: &ExportOutcome, color: bool) -> String {
     table.to_string()
 }
 
-/// Rows of one kind that were left out, summed up where they stood.
+/// Totals of adjacent hidden rows with the same state.
 #[derive(Default)]
 struct HiddenRows {
     rows: u64,
@@ -102,20 +101,20 @@ impl HiddenRows {
     }
 }
 
-/// Which rows are shown: the first and last of the stored ones, and those that are not.
+/// Returns true for each row to show: the first and last stored windows, and windows that are not stored.
 fn visible_rows(rows: &[WindowRow]) -> Vec<bool> {
-    let fine = |row: &WindowRow| {
+    let is_routine = |row: &WindowRow| {
         matches!(row.state, WindowState::StoredNow | WindowState::AlreadyStored) && !is_weak(row)
     };
-    let all = rows.iter().filter(|row| fine(row)).count();
+    let all = rows.iter().filter(|row| is_routine(row)).count();
     let (mut seen, mut others) = (0, 0);
     let mut alike: Option<(Discriminant<WindowState>, usize)> = None;
     rows.iter()
         .map(|row| {
-            if fine(row) {
+            if is_routine(row) {
                 alike = None;
                 seen += 1;
-                // One hidden row would take as much room as the line that stands for it.
+                // The line that replaces a single hidden row would take as much space.
                 return all <= FIRST_SHOWN + LAST_SHOWN + 1 || seen <= FIRST_SHOWN || seen > all - LAST_SHOWN;
             }
             let state = discriminant(&row.state);
@@ -130,7 +129,7 @@ fn visible_rows(rows: &[WindowRow]) -> Vec<bool> {
         .collect()
 }
 
-/// Stored, with less proof than the best.
+/// True if the window is stored with a count other than the service reported.
 fn is_weak(row: &WindowRow) -> bool {
     row.stored
         .as_ref()
@@ -140,16 +139,16 @@ fn is_weak(row: &WindowRow) -> bool {
 fn row_cells(row: &WindowRow, color: bool) -> Vec<Cell> {
     let dash = || "-".to_owned();
     let stored = row.stored.as_ref();
-    let number = |of: &dyn Fn(&StoredFacts) -> String| stored.map_or_else(dash, of);
+    let cell = |text: &dyn Fn(&StoredFacts) -> String| stored.map_or_else(dash, text);
     let (state, tint) = state_text(&row.state);
     let state = Cell::new_owned(state);
     vec![
         Cell::new(row.window),
-        Cell::new_owned(number(&|facts| human::count(facts.events))),
-        Cell::new_owned(number(&|facts| facts.reported.map_or_else(dash, human::count))),
-        Cell::new_owned(number(&|facts| human::bytes(facts.bytes))),
-        Cell::new_owned(number(&|facts| format!("{:?}", facts.verdict))),
-        Cell::new_owned(number(&digest)),
+        Cell::new_owned(cell(&|facts| human::count(facts.events))),
+        Cell::new_owned(cell(&|facts| facts.reported.map_or_else(dash, human::count))),
+        Cell::new_owned(cell(&|facts| human::bytes(facts.bytes))),
+        Cell::new_owned(cell(&|facts| format!("{:?}", facts.verdict))),
+        Cell::new_owned(cell(&digest)),
         if color { state.fg(tint) } else { state },
     ]
 }
@@ -162,15 +161,15 @@ fn digest(facts: &StoredFacts) -> String {
     }
 }
 
-/// A state in words, and whether it is good (green), expected (grey), or not (red).
+/// Returns the text of a state, and its color: green for success, gray if expected, yellow if pending, red for failure.
 fn state_text(state: &WindowState) -> (String, Color) {
     match state {
         WindowState::StoredNow => ("stored now".to_owned(), Color::Green),
-        WindowState::AlreadyStored => ("already there".to_owned(), Color::Green),
+        WindowState::AlreadyStored => ("already stored".to_owned(), Color::Green),
         WindowState::Accepted => ("accepted gap".to_owned(), Color::DarkGrey),
         WindowState::NotDue(due) => (format!("not due before {due}"), Color::DarkGrey),
         WindowState::Expired => ("EXPIRED at the service".to_owned(), Color::Red),
-        WindowState::Waiting(reason) => (format!("waits: {reason}"), Color::Yellow),
+        WindowState::Waiting(reason) => (format!("waiting: {reason}"), Color::Yellow),
         WindowState::Failed(reason) => (format!("FAILED: {reason}"), Color::Red),
         WindowState::NotTried => ("not stored".to_owned(), Color::Yellow),
     }
@@ -207,7 +206,7 @@ mod tests {
     use super::*;
     use crate::api::Reason;
     use crate::cli::outcome::{self, tests as given};
-    use crate::export::failure::{Problem, Remedy};
+    use crate::export::failure::{Problem, RetryClass};
     use crate::export::window::Window;
 
     fn later() -> Timestamp {
@@ -225,18 +224,18 @@ mod tests {
             reason: Reason::Short,
             message: "m".to_owned(),
             window: Some(day(3)),
-            remedy: Remedy::Manual,
+            class: RetryClass::Manual,
             retry_at: None,
         });
         let text = render(&outcome::evaluate(&given::export(3), &snapshot, later()), false);
-        for words in [
+        for expected in [
             "│ 2018-06-01 ┆  1,224 ┆    1,224 ┆ 12.0 KiB ┆ Matched ┆ abababababab ┆ stored now",
-            "│ 2018-06-02 ┆      0 ┆        0 ┆      0 B ┆ Empty   ┆ -            ┆ already there",
+            "│ 2018-06-02 ┆      0 ┆        0 ┆      0 B ┆ Empty   ┆ -            ┆ already stored",
             "FAILED: Short",
             "2 of 3",
         ] {
-            let words = words.replace("12.0 KiB", &human::bytes(12_240));
-            assert!(text.contains(&words), "{words} is not in:\n{text}");
+            let expected = expected.replace("12.0 KiB", &human::bytes(12_240));
+            assert!(text.contains(&expected), "{expected} is not in:\n{text}");
         }
         assert!(!text.contains('\u{1b}'), "{text}");
     }
@@ -259,7 +258,7 @@ mod tests {
             false,
         );
         assert!(text.lines().count() < 30, "{text}");
-        for words in [
+        for expected in [
             "2018-01-10",
             "… 90 more",
             "2018-04-11",
@@ -268,7 +267,7 @@ mod tests {
             "199 of 200",
             "1,990",
         ] {
-            assert!(text.contains(words), "{words} is not in:\n{text}");
+            assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
         assert!(!text.contains("2018-01-11"), "{text}");
     }

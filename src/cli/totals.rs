@@ -1,41 +1,41 @@
-//! Sums over the windows of an export, or of several. No I/O.
+//! Totals over the windows of one or more exports. No I/O.
 
 use super::outcome::{StoredFacts, WindowState};
 use crate::export::verdict::Verdict;
 
-/// Sums over the stored windows.
+/// Totals over the windows of one or more exports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportTotals {
     /// Wanted windows.
     pub wanted: u64,
-    /// Stored by this run.
+    /// Windows stored by this run.
     pub stored_now: u64,
-    /// Stored before.
+    /// Windows stored by earlier runs.
     pub already_stored: u64,
-    /// Of the stored: proved to have no events.
+    /// Stored windows that are proved empty.
     pub empty: u64,
-    /// Of the stored: those for which the service gave no count.
+    /// Stored windows without a count from the service.
     pub uncounted: u64,
-    /// Of the stored: those with more events than the service counts.
+    /// Stored windows with more events than the service reports.
     pub over: u64,
     /// Accepted gaps.
     pub accepted: u64,
-    /// Not due yet.
+    /// Windows that are not due yet.
     pub not_due: u64,
-    /// Due, and neither stored nor accepted.
+    /// Windows that are due and neither stored nor accepted.
     pub missing: u64,
-    /// Of the missing: those that the service no longer has.
+    /// Missing windows that the service no longer has.
     pub expired: u64,
     /// Events counted.
     pub events: u64,
     /// Bytes stored.
     pub bytes: u64,
-    /// Of the bytes: those that this run stored.
+    /// Bytes stored by this run.
     pub bytes_now: u64,
 }
 
 impl ExportTotals {
-    /// Counts a window.
+    /// Adds a window.
     pub(super) fn add(&mut self, stored: Option<&StoredFacts>, state: &WindowState) {
         self.wanted += 1;
         match state {
@@ -63,12 +63,12 @@ impl ExportTotals {
         }
     }
 
-    /// Windows that are stored, now or before.
+    /// Returns the number of stored windows.
     pub const fn stored(&self) -> u64 {
         self.stored_now + self.already_stored
     }
 
-    /// The sums of several exports.
+    /// Returns the sum of two totals.
     #[must_use]
     pub const fn plus(self, other: &Self) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! `eventexport verify`: proves an archive from itself. Reads it through [`crate::verify`]; itself only shows
-//! progress and prints.
+//! `eventexport verify`: proves an archive without the service. Reads it through [`crate::verify`]; this module shows
+//! progress and prints the report.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::documents;
 use super::exit::{CliError, Exit};
 use super::human;
-use super::location::{ArchiveLocation, LocationArgs, OpenArchive, store_error_message};
+use super::location::{ArchiveLocation, LocationArgs, OpenArchive};
 use super::logs;
 use super::output::OutputArgs;
 use super::progress::{ProgressMode, events};
@@ -24,43 +24,43 @@ use crate::verify::archive::{self, VerifyOptions, VerifyProgress};
 use crate::verify::report::VerifyReport;
 use crate::verify::signature::PublicKey;
 
-/// How often bars move.
+/// Refresh interval of bars.
 const TICK: Duration = Duration::from_millis(200);
-/// How often a line is printed where bars cannot move.
+/// Interval between progress lines without a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Name and version of the JSON document.
 pub const SCHEMA: &str = "eventexport.io/verify/v1";
 
-/// Prove an archive: every object, receipt and manifest, without the service and without trusting who wrote it.
+/// Verify an archive without the service and without trusting the exporter.
 ///
-/// Checks that every object that a receipt names is there with its size, SHA-256 and CRC-64/NVME, is whole gzip, and
-/// holds as many events as stated; that no window of the range is missing and nothing is there without a receipt; that
-/// the receipts are those of the manifests, and the manifests a whole chain, signed if wanted. It reads only. Works on
-/// a copy in another bucket or folder, on one space or many. Exit code 0: proved; 1: something is wrong; 2: the
-/// arguments cannot be used.
+/// Reads every object, receipt and manifest, and writes nothing. Checks that each object named by a receipt exists with
+/// its size, SHA-256 and CRC-64/NVME, is complete gzip, and holds the stated number of events; that no window of the
+/// range is missing and nothing exists without a receipt; that the receipts match the manifests; and that the manifests
+/// form a complete chain, with signatures if required. Works on a copy in another bucket or folder, for one space or
+/// many. Exit code 0: proved; 1: something is wrong; 2: the arguments are invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct VerifyArgs {
-    /// The archive: a directory, or `s3://bucket/prefix`
+    /// Archive: a directory, or `s3://bucket/prefix`
     #[arg(value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
     pub archive: Option<ArchiveLocation>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub location: LocationArgs,
-    /// Compare by checksums that the store holds, without reading the objects
+    /// Compare the checksums that the store holds, without reading the objects
     #[arg(long)]
     pub quick: bool,
-    /// Ed25519 public key (PEM) that must verify the signatures of the manifests; may be repeated for changed keys
+    /// Ed25519 public key (PEM) that verifies the signatures of the manifests; may be repeated for rotated keys
     #[arg(long = "public-key", value_name = "FILE")]
     pub public_keys: Vec<PathBuf>,
-    /// Every manifest must have a signature, and there must be one
+    /// Require at least one manifest, and a signature on each
     #[arg(long)]
     pub require_signature: bool,
-    /// Only windows of this UTC day and later
+    /// Verify only windows of this UTC day and later
     #[arg(long, value_name = "DAY", value_parser = day)]
     pub since: Option<Date>,
-    /// Only windows of this UTC day and earlier
+    /// Verify only windows of this UTC day and earlier
     #[arg(long, value_name = "DAY", value_parser = day)]
     pub until: Option<Date>,
     #[command(flatten)]
@@ -75,17 +75,17 @@ Examples:
   A bucket, with the exporter's public key:
     AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… \\
     eventexport verify s3://audit/tracker --public-key exporter.pem --require-signature
-  The destination of a manifest, with the range that it wants:
+  The destination and the range of a manifest:
     eventexport verify -f audit.yaml
-  Every night, without reading the data, for a program:
+  A nightly check that does not read the data, with JSON output:
     eventexport verify -f audit.yaml --quick --output json";
 
-/// `YYYY-MM-DD`.
+/// Parses `YYYY-MM-DD`.
 pub fn day(text: &str) -> Result<Date, String> {
-    parse_date(text).ok_or_else(|| "is no UTC day: write it as 2018-06-30".to_owned())
+    parse_date(text).ok_or_else(|| "not a UTC day: write it as 2018-06-30".to_owned())
 }
 
-/// Verifies every archive that is named.
+/// Verifies every given archive.
 pub async fn run(args: VerifyArgs) -> Result<Exit, CliError> {
     let result = verify(&args).await;
     args.output.finish(SCHEMA, result)
@@ -121,8 +121,9 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
             report = archive::verify(&options, &progress) => report,
             () = display => continue,
         };
-        let report =
-            report.map_err(|error| anyhow::anyhow!("{}: {}", location.name, store_error_message(&error)))?;
+        let report = report.map_err(|error| {
+            anyhow::anyhow!("{}: {}", location.name, error.describe(&location.setting_names))
+        })?;
         reports.push((location, report));
     }
     let proved = reports
@@ -168,7 +169,7 @@ fn verify_json(args: &VerifyArgs, reports: &[(OpenArchive, VerifyReport)], exit:
     })
 }
 
-/// Shows how far it is; never ends by itself.
+/// Shows the progress; never completes.
 async fn show_progress(
     args: &VerifyArgs,
     location: &OpenArchive,
@@ -209,7 +210,7 @@ async fn show_progress(
             loop {
                 tokio::time::sleep(TICK).await;
                 let ((done, all), (bytes, of)) = read();
-                // Checksums of the store are asked for by object.
+                // With --quick, the progress counts objects: no bytes are read.
                 let (at, end) = if args.quick { (done, all) } else { (bytes, of) };
                 bar.0.set_length(end);
                 bar.0.set_position(at);
@@ -218,7 +219,7 @@ async fn show_progress(
     }
 }
 
-/// A bar that goes when nobody watches any more.
+/// Progress bar that is cleared when dropped.
 struct ClearOnDrop(ProgressBar);
 
 impl Drop for ClearOnDrop {

@@ -1,4 +1,4 @@
-//! A verification in words: what is wrong first, then remarks, then a summary of each root. No I/O.
+//! Text report of a verification: problems, then remarks, then a summary of each root. No I/O.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use crate::verify::finding::Finding;
 use crate::verify::observation::CheckMethod;
 use crate::verify::report::{RootReport, VerifyReport};
 
-/// Things that are wrong that are shown: 40.
+/// Maximum number of problems in the report: 40.
 const PROBLEMS_SHOWN: usize = 40;
-/// Remarks that are shown: 10.
+/// Maximum number of remarks in the report: 10.
 const REMARKS_SHOWN: usize = 10;
-/// Runs of a range that are shown: 8.
+/// Maximum number of ranges on a line: 8.
 const RANGES_SHOWN: usize = 8;
 
-/// The report of one archive.
+/// Returns the report of one archive.
 pub fn render(name: &str, report: &VerifyReport, quick: bool, quiet: bool) -> String {
     let all = report.all();
     let (wrong, remarks): (Vec<&Finding>, Vec<&Finding>) =
@@ -32,31 +32,26 @@ pub fn render(name: &str, report: &VerifyReport, quick: bool, quiet: bool) -> St
         }
         if quick && !report.roots.is_empty() {
             text.push_str(
-                "--quick compared what the store says of its objects with what the receipts say. It cannot tell whether \
-                 the data can still be read,\nis whole gzip, or holds as many events as stated: without --quick every \
-                 byte is read.\n",
+                "--quick compared the metadata of the store with the receipts. It cannot prove that the data is \
+                 readable, is complete gzip,\nor holds the stated number of events: without --quick every byte is \
+                 read.\n",
             );
         }
     }
     let verdict = if report.roots.is_empty() {
-        "NOT PROVED: there is no archive here (no receipts, objects or manifests): check the bucket, prefix or directory"
+        "NOT PROVED: no archive found (no receipts, objects or manifests): check the bucket, prefix or directory"
             .to_owned()
     } else if wrong.is_empty() {
         let events = report.roots.iter().map(|root| root.totals.events).sum();
         let windows: u64 = report.roots.iter().map(|root| root.totals.windows).sum();
         format!(
             "{}: {} with {}",
-            if quick { "Nothing found wrong" } else { "Proved" },
+            if quick { "No problems found" } else { "Proved" },
             human::plural(windows, "window"),
             human::plural(events, "event")
         )
     } else {
-        let are = if wrong.len() == 1 {
-            "thing is"
-        } else {
-            "things are"
-        };
-        format!("NOT PROVED: {} {are} wrong", human::count(wrong.len() as u64))
+        format!("NOT PROVED: {}", human::plural(wrong.len() as u64, "problem"))
     };
     let _ = writeln!(text, "{name}: {verdict}");
     text
@@ -65,13 +60,13 @@ pub fn render(name: &str, report: &VerifyReport, quick: bool, quiet: bool) -> St
 fn write_findings(text: &mut String, findings: &[&Finding], shown: usize) {
     for finding in findings.iter().take(shown) {
         let _ = writeln!(text, "{}  {}", finding.kind.as_str(), escape(&finding.key));
-        for (label, words) in [
+        for (label, value) in [
             ("expected", finding.expected.as_deref()),
             ("found", finding.found.as_deref()),
             ("means", Some(finding.kind.explanation())),
         ] {
-            if let Some(words) = words {
-                let _ = writeln!(text, "  {label:9} {}", escape(words));
+            if let Some(value) = value {
+                let _ = writeln!(text, "  {label:9} {}", escape(value));
             }
         }
     }
@@ -79,7 +74,7 @@ fn write_findings(text: &mut String, findings: &[&Finding], shown: usize) {
     if more > 0 {
         let _ = writeln!(
             text,
-            "… and {} more: --output json has all",
+            "… and {} more: use --output json to list all",
             human::count(more as u64)
         );
     }
@@ -98,8 +93,8 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
             escape(&root.root)
         }
     );
-    let mut line = |label: &str, words: String| {
-        let _ = writeln!(text, "  {label:13} {}", escape(&words));
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "  {label:13} {}", escape(&value));
     };
     let sources: Vec<&str> = root.sources.iter().map(String::as_str).collect();
     if !sources.is_empty() {
@@ -128,7 +123,7 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
     line(
         "objects",
         format!(
-            "{} of {} as they were stored: {}, {} decompressed",
+            "{} of {} intact: {}, {} decompressed",
             human::count(totals.good),
             human::count(totals.objects),
             human::bytes(totals.bytes),
@@ -159,7 +154,7 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
                 ),
             };
             format!(
-                "{} of {} sound, {verified}",
+                "{} of {} valid, {verified}",
                 human::count(chain.valid),
                 human::count(chain.manifests)
             )
@@ -170,11 +165,11 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
 
 const fn check_method_label(method: CheckMethod) -> &'static str {
     match method {
-        CheckMethod::Data => "by every byte",
+        CheckMethod::Data => "by reading every byte",
         CheckMethod::StoredSha256 => "by size and the SHA-256 that the store holds",
         CheckMethod::StoredCrc64 => "by size and the CRC-64/NVME that the store holds",
-        CheckMethod::Size => "by size alone, as the store holds no checksum",
-        CheckMethod::Nothing => "not at all",
+        CheckMethod::Size => "by size alone: the store holds no checksum",
+        CheckMethod::Nothing => "not checked",
     }
 }
 

@@ -1,4 +1,5 @@
-//! `eventexport context set`: which fields change, decided purely in [`changes`]; reads and writes the config file.
+//! `eventexport context set`: creates or changes a context. [`changes`] is pure; the rest reads and writes the config
+//! file.
 
 use std::path::{Path, PathBuf};
 
@@ -12,32 +13,32 @@ use super::{CHANGE_SCHEMA, config_path, to_json};
 /// Arguments of `context set`.
 #[derive(Debug, Default, clap::Args)]
 pub struct ContextSetArgs {
-    /// Name of the context; letters, digits, dots, dashes and underscores
+    /// Name of the context: letters, digits, dots, dashes and underscores
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// The space's id, as `cf space NAME --guid` prints it
+    /// ID of the space, as printed by `cf space NAME --guid`
     #[arg(long, value_name = "ID")]
     pub space: Option<String>,
-    /// Public region of the service: us-south (or ng), eu-de, au-syd, eu-gb; takes the place of an endpoint
+    /// Public region of the service: us-south (or ng), eu-de, au-syd, eu-gb; replaces the endpoint
     #[arg(long, value_name = "REGION", conflicts_with = "endpoint")]
     pub region: Option<String>,
-    /// Address of the service, where it is not a public region; takes the place of a region
+    /// URL of the service, if it is not in a public region; replaces the region
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Address of the UAA, where the service's `/v2/info` does not name it
+    /// URL of the UAA, if `/v2/info` of the service does not contain it
     #[arg(long, value_name = "URL")]
     pub uaa_endpoint: Option<String>,
-    /// PEM file with the certificate authority of the service, where it is not a public one
+    /// PEM file with the certificate authority of the service, if it is private
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// Events of the account instead of the space
+    /// Use the events of the account instead of the space
     #[arg(short = 'a', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           hide_possible_values = true)]
     pub account: Option<bool>,
-    /// The user's name: for --password-file, and to know which sessions are this user's
+    /// User name, for --password-file and to identify your sessions
     #[arg(long, value_name = "NAME")]
     pub username: Option<String>,
-    /// File with the API key; like the other files of secrets it takes the place of them
+    /// File with an API key; each of the secret files replaces the others
     #[arg(long, value_name = "FILE", group = "secret")]
     pub api_key_file: Option<PathBuf>,
     /// File with the password of --username
@@ -46,29 +47,29 @@ pub struct ContextSetArgs {
     /// File with a refresh token
     #[arg(long, value_name = "FILE", group = "secret")]
     pub refresh_token_file: Option<PathBuf>,
-    /// File with a ready token
+    /// File with an access token
     #[arg(long, value_name = "FILE", group = "secret")]
     pub token_file: Option<PathBuf>,
-    /// The archive: a directory, or `s3://bucket/prefix`
+    /// Archive: a directory or `s3://bucket/prefix`
     #[arg(long, value_name = "DIR|S3-URL")]
     pub to: Option<String>,
-    /// Address of an S3-compatible store (default: AWS)
+    /// URL of an S3-compatible store (default: AWS)
     #[arg(long, value_name = "URL")]
     pub s3_endpoint: Option<String>,
     /// Region of the bucket
     #[arg(long, value_name = "REGION")]
     pub s3_region: Option<String>,
-    /// Put the bucket's name into the path instead of the host name
+    /// Put the bucket name in the path instead of the host name
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           hide_possible_values = true)]
     pub s3_path_style: Option<bool>,
     /// PEM file with the certificate authority of the store
     #[arg(long, value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
-    /// Take a field out again, as `--unset uaa-endpoint`; may be repeated
+    /// Remove a field, for example `--unset uaa-endpoint`; can be repeated
     #[arg(long, value_name = "FIELD", value_parser = FIELDS)]
     pub unset: Vec<String>,
-    /// Make it the current one as well; the first context is in any case
+    /// Make this the current context; the first context always becomes current
     #[arg(long = "use")]
     pub make_current: bool,
     #[command(flatten)]
@@ -76,7 +77,7 @@ pub struct ContextSetArgs {
     pub output: OutputArgs,
 }
 
-/// Fields of a context.
+/// Fields of a context, in the order of the documentation.
 pub(super) const FIELDS: [&str; 16] = [
     "space",
     "region",
@@ -96,7 +97,7 @@ pub(super) const FIELDS: [&str; 16] = [
     "s3-ca-file",
 ];
 
-/// Fields of which one at a time is meant.
+/// Secret files, of which a context has one.
 pub(super) const SECRETS: [&str; 4] = [
     "api-key-file",
     "password-file",
@@ -104,17 +105,17 @@ pub(super) const SECRETS: [&str; 4] = [
     "token-file",
 ];
 
-/// What `--help` shows.
+/// Examples in `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  A space of a public region, with an API key from a file (a prompt asks for it where no file is named):
+  Create a context for a space in a public region; without a secret file, commands prompt for the API key:
     eventexport context set prod --region eu-de --space c1234567-6d55-4193-a9de-378620d6fab5 --api-key-file prod.key
-  Where its archive lies, so that `eventexport status` compares:
+  Set the location of the archive, for `eventexport status`:
     eventexport context set prod --to s3://audit/tracker --s3-region eu-central-1
-  A service of your own:
+  Create a context for another service:
     eventexport context set lab --endpoint https://tracker.example.com --ca-file ca.pem --space lab";
 
-/// Makes or changes a context.
+/// Creates or changes a context.
 pub fn set(args: &ContextSetArgs) -> Result<Exit, CliError> {
     let changes = changes(args)?;
     if !config::is_context_name(&args.name) {
@@ -137,18 +138,22 @@ pub fn set(args: &ContextSetArgs) -> Result<Exit, CliError> {
         "file": file.path, "name": args.name, "change": change, "context": to_json(&file, &args.name, context),
     });
     args.output.print(CHANGE_SCHEMA, document, || {
-        let also = if current { " It is the current one." } else { "" };
+        let action = if created { "created" } else { "changed" };
+        let also = if current {
+            " It is now the current context."
+        } else {
+            ""
+        };
         format!(
-            "Context {} {} in {}.{also}",
+            "Context {} {action} in {}.{also}",
             args.name,
-            change.to_lowercase(),
             display_path(&file.path)
         )
     });
     Ok(Exit::Done)
 }
 
-/// A field with its new value, or none.
+/// Field with its new value; `None` removes it.
 type FieldChange = (&'static str, Option<toml_edit::Value>);
 
 fn changes(args: &ContextSetArgs) -> Result<Vec<FieldChange>, CliError> {
@@ -195,14 +200,14 @@ fn changes(args: &ContextSetArgs) -> Result<Vec<FieldChange>, CliError> {
         .find(|(field, value)| value.is_some() && args.unset.iter().any(|unset| unset == field))
     {
         return Err(CliError::usage(format!(
-            "--{field} is both given and taken out by --unset: keep one of them"
+            "--{field} and --unset {field} conflict: keep one of them"
         )));
     }
-    // One service, and one kind of secret.
-    let set = |wanted: &str, changes: &[FieldChange]| {
+    // A context has one service, and one kind of secret.
+    let set = |name: &str, changes: &[FieldChange]| {
         changes
             .iter()
-            .any(|(field, value)| *field == wanted && value.is_some())
+            .any(|(field, value)| *field == name && value.is_some())
     };
     for (new, old) in [("region", "endpoint"), ("endpoint", "region")] {
         if set(new, &changes) {
@@ -220,13 +225,13 @@ fn changes(args: &ContextSetArgs) -> Result<Vec<FieldChange>, CliError> {
     Ok(changes)
 }
 
-/// A path that means the same from every folder.
+/// Returns an absolute path, so that it is valid in every working directory.
 fn absolute_path(flag: &str, path: Option<&Path>) -> Result<Option<toml_edit::Value>, CliError> {
     let Some(path) = path else { return Ok(None) };
     let absolute = std::path::absolute(path)
         .ok()
         .and_then(|path| path.to_str().map(str::to_owned))
-        .ok_or_else(|| CliError::usage(format!("{flag}: must be a path in UTF-8")))?;
+        .ok_or_else(|| CliError::usage(format!("{flag}: must be a non-empty path in UTF-8")))?;
     Ok(Some(absolute.into()))
 }
 
@@ -235,10 +240,10 @@ fn archive_value(to: &str) -> Result<toml_edit::Value, CliError> {
         return Ok(to.into());
     }
     let path = absolute_path("--to", Some(Path::new(to)))?;
-    path.ok_or_else(|| CliError::usage("--to: it is empty: give a directory or s3://bucket/prefix"))
+    path.ok_or_else(|| CliError::usage("--to: must be a directory or s3://bucket/prefix"))
 }
 
-/// Secrets in files that are not there, or that others may read.
+/// Prints a note for each secret file that cannot be read, or that other users may read.
 fn warn_about_files(args: &ContextSetArgs) {
     use std::os::unix::fs::PermissionsExt as _;
     let files = [
@@ -252,9 +257,9 @@ fn warn_about_files(args: &ContextSetArgs) {
         match path.metadata() {
             Err(error) => args
                 .output
-                .note(format!("{flag}: {} cannot be read yet: {error}", path.display())),
-            Ok(facts) if facts.permissions().mode() & 0o077 != 0 => args.output.note(format!(
-                "{flag}: others may read {}: run `chmod 600 {}`",
+                .note(format!("{flag}: cannot read {}: {error}", path.display())),
+            Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => args.output.note(format!(
+                "{flag}: other users may read {}: run `chmod 600 {}`",
                 path.display(),
                 path.display()
             )),

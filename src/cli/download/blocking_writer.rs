@@ -1,4 +1,4 @@
-//! Where bytes are poured: a thread that writes what it is given, a few pieces behind. Writes to a file or a pipe.
+//! Writer on its own thread, with a bounded queue. Writes to a file or a pipe.
 
 use std::io::{self, Write};
 
@@ -6,10 +6,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Pieces that wait to be written: 16, of half a MiB at most each.
+/// Capacity of the queue: 16 chunks, of at most 512 KiB each.
 const QUEUED_CHUNKS_MAX: usize = 16;
 
-/// A writer on a thread of its own, so that a slow pipe slows the download and stops nothing else.
+/// Writer on its own thread: a slow pipe slows the download and blocks no other task.
 #[derive(Debug)]
 pub struct BlockingWriter {
     sender: Option<mpsc::Sender<Bytes>>,
@@ -17,7 +17,7 @@ pub struct BlockingWriter {
 }
 
 impl BlockingWriter {
-    /// Writes to this.
+    /// Starts a writer to `sink`.
     pub fn new(mut sink: impl Write + Send + 'static) -> Self {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUED_CHUNKS_MAX);
         let task = tokio::task::spawn_blocking(move || {
@@ -32,12 +32,12 @@ impl BlockingWriter {
         }
     }
 
-    /// Another way in; the writer ends when all are closed.
+    /// Returns another sender; the writer ends when all senders are dropped.
     pub fn sender(&self) -> Option<mpsc::Sender<Bytes>> {
         self.sender.clone()
     }
 
-    /// Gives the next bytes; fails as writing failed.
+    /// Queues the next chunk. Fails with the error of an earlier write.
     pub async fn push(&mut self, chunk: Bytes) -> io::Result<()> {
         let sent = match &self.sender {
             Some(sender) => sender.send(chunk).await.is_ok(),
@@ -46,7 +46,7 @@ impl BlockingWriter {
         if sent { Ok(()) } else { Err(self.failure().await) }
     }
 
-    /// Why the writer takes no more. Waits for its end, so call it only when a way in was refused.
+    /// Returns the error that ended the writer. Waits for its end, so call it only after a send failed.
     pub async fn failure(&mut self) -> io::Error {
         self.finish()
             .await
@@ -54,7 +54,7 @@ impl BlockingWriter {
             .unwrap_or_else(|| io::Error::other("the writer has ended"))
     }
 
-    /// Waits until all is written.
+    /// Waits until all chunks are written and flushed.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.sender = None;
         match self.task.take() {

@@ -1,5 +1,4 @@
-//! From bytes that are all there to FILE: decompressed where that is asked for, and at its name at once. Reads and
-//! writes files.
+//! Creates FILE from a complete partial file, decompressed if requested. Reads and writes files.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -9,13 +8,13 @@ use super::part::{PartError, PartFile, io_error, with_suffix};
 use super::sink::EMPTY_GZIP;
 use crate::export::gzip::GzipVerifier;
 
-/// Bytes that are read at a time: 256 KiB.
+/// Size of a read: 256 KiB.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Makes FILE of a part that is whole and proved.
+/// Turns a complete and verified partial file into FILE, atomically.
 pub async fn commit(part: PartFile, decompress: bool) -> Result<(), PartError> {
     if part.bytes()? == 0 && !decompress {
-        let part_error = |error| io_error(&part.paths.part, "written", error);
+        let part_error = |error| io_error(&part.paths.part, "write", error);
         part.writer()?.write_all(&EMPTY_GZIP).map_err(part_error)?;
     }
     part.sync().await?;
@@ -30,14 +29,14 @@ pub async fn commit(part: PartFile, decompress: bool) -> Result<(), PartError> {
     let inflated = tokio::task::spawn_blocking(move || inflate(&source, &created)).await;
     let inflated = inflated.unwrap_or_else(|error| Err(io::Error::other(error)));
     if let Err(error) = inflated {
-        // The room is needed; the part is whole and is kept.
+        // Frees the disk space; the partial file is complete and stays.
         let _ = fs::remove_file(&target);
-        return Err(io_error(&target, "written", error));
+        return Err(io_error(&target, "write", error));
     }
     part.commit_as(&target)
 }
 
-/// Inflates every member, durably.
+/// Decompresses all gzip members of `source` to `target`, and syncs it.
 fn inflate(source: &Path, target: &Path) -> io::Result<()> {
     let (mut from, mut to) = (File::open(source)?, File::create(target)?);
     let mut gzip = GzipVerifier::default();

@@ -1,62 +1,74 @@
-//! A download from its first session to its last: opened where it is ours, fetched, proved, deleted again. Speaks over
-//! the network, through `fetch`; writes through its place.
+//! State machine of a download: opens each session, transfers and verifies its events, and deletes the sessions that it
+//! opened. Network I/O through the tracker client and `fetch`; writes to the sink.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan as _};
+
 use super::blocking_writer::BlockingWriter;
 use super::error::DownloadError;
-use super::evaluate::DayCounts;
+use super::evaluate::{self, DayCounts, evaluate};
 use super::fetch::{FetchError, FetchOutcome, FetchTarget, SessionRef, fetch};
 use super::meter::ProgressMeter;
 use super::part_state::{CompletedSession, CurrentSession, RecordedEnd};
 use super::replay::replay;
-use super::request::{DownloadRequest, format_days};
+use super::report::DownloadReport;
+use super::request::{DownloadRequest, format_days, mismatch};
 use super::sink::DownloadSink;
 use crate::cli::human;
 use crate::cli::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
 use crate::export::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
-use crate::export::verdict::EmptyAnswer;
-use crate::tracker::{ResumePoint, SessionRequest};
+use crate::export::verdict::{DayListing, EmptyAnswer};
+use crate::tracker::{ResumePoint, Session, SessionRequest, TrackerError};
 
-/// How often a session's bytes are fetched from their start: 3 times.
+/// Maximum number of times the bytes of a session are downloaded from the start: 3.
 const TRIES_MAX: u32 = 3;
 
-/// The longest that deleting a session may take when the download ends: 30 s.
-pub const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum time to delete a session when the download ends: 30 s.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A download under way.
+/// Maximum number of session IDs in a hint about a session that may have been opened.
+const NAMED_MAX: usize = 5;
+
+/// Days that a listing includes on both sides of the range, so that its first and last day show the retention of the
+/// service and not the limits of the request: 45 days.
+const MARGIN_DAYS: i64 = 45;
+
+/// A download in progress.
 pub struct Downloader<'a> {
     pub(super) source: &'a SourceConnection,
     pub(super) request: &'a DownloadRequest,
-    /// Whether the events are the account's.
+    /// True if the events are those of the account instead of the space.
     pub(super) account: bool,
-    /// Whether sessions of ours stay open.
+    /// True if sessions that this download opens stay open.
     pub(super) keep_sessions: bool,
     pub(super) sink: DownloadSink,
     pub(super) meter: ProgressMeter,
     pub(super) stop: &'a ShutdownSignals,
     pub(super) pool: ProverPool,
-    /// The session that is open now and is ours; readable also when the process is left at once.
+    /// ID of the open session that this download owns. Shared, so that it can be printed on an immediate exit.
     pub(super) open_session_id: Arc<Mutex<Option<String>>>,
-    /// Sessions of ours that stay open, and why.
+    /// IDs of owned sessions that stay open, and why.
     pub(super) leftover_sessions: Vec<(String, String)>,
     pub(super) sections: Vec<CompletedSession>,
     pub(super) before: DayCounts,
-    /// The hash of everything that is whole.
+    /// SHA-256 of all verified bytes, hexadecimal.
     pub(super) sha256: Option<String>,
     pub(super) proof: Option<StreamProver>,
     pub(super) resume_point: ResumePoint,
     pub(super) current: Option<CurrentSession>,
-    /// Bytes that an earlier process left.
+    /// Bytes that an earlier process downloaded.
     pub(super) resumed_bytes: u64,
-    /// Bytes of the session in transfer that standard output has seen.
+    /// Bytes of the current session that were written to standard output.
     pub(super) transferred: u64,
 }
 
 impl Downloader<'_> {
-    /// Fetches every session that is asked for. Whatever comes of it, [`Downloader::close`] is to be called.
+    /// Downloads all requested sessions. Call [`Downloader::close`] afterwards, also after an error.
     pub async fn run(&mut self) -> Result<(), DownloadError> {
         self.resume_part().await?;
         match self.request.clone() {
@@ -74,7 +86,88 @@ impl Downloader<'_> {
         }
     }
 
-    /// What an earlier process left.
+    /// Deletes the session of a partial file that `--force` discarded, if that download opened it.
+    pub async fn delete_discarded_session(&mut self) {
+        let DownloadSink::File(part) = &mut self.sink else {
+            return;
+        };
+        let discarded = part
+            .discarded
+            .take()
+            .and_then(|state| Some((state.current?, state.identity)));
+        let Some((current, identity)) = discarded.filter(|(current, _)| current.ours) else {
+            return;
+        };
+        let source = self.source;
+        if (identity.endpoint.as_str(), &identity.space) == (source.tracker.endpoint(), &source.space) {
+            self.set_open_session(Some(current.session));
+            self.close_session().await;
+        } else {
+            let destination = format!("space {} at {}", identity.space, identity.endpoint);
+            let why = format!("opened for the partial file that --force discarded, in {destination}");
+            self.leftover_sessions.push((current.session, why));
+        }
+    }
+
+    /// Deletes the open session and releases the sink, after success as well as after an error. Returns the bytes after
+    /// which the same command can resume, or that were written to standard output.
+    pub async fn close(&mut self) -> u64 {
+        self.meter.finish();
+        let owned = self.current.as_ref().is_some_and(|current| current.ours);
+        let leftover_before = self.leftover_sessions.len();
+        self.close_session().await;
+        let deleted = owned && self.leftover_sessions.len() == leftover_before;
+        // The prover may hold a sender of the writer, which ends when all senders are dropped.
+        self.proof = None;
+        let DownloadSink::File(part) = &mut self.sink else {
+            return self.sections.iter().map(|section| section.bytes).sum::<u64>() + self.transferred;
+        };
+        if deleted {
+            let boundary = part.state().boundary();
+            // If this fails, the next run detects the damage.
+            let _ = part.truncate(boundary);
+            let _ = part.update_state(|state| state.current = None);
+        }
+        let _ = part.sync().await;
+        part.bytes().unwrap_or(0)
+    }
+
+    /// Returns the report; a complete download is compared with the current listing of the service.
+    pub async fn report(&mut self, complete: bool) -> DownloadReport {
+        let ranges = || self.sections.iter().filter_map(|section| section.range);
+        let (start, end) = (
+            ranges().map(|range| range.0).min(),
+            ranges().map(|range| range.1).max(),
+        );
+        let after = match start.zip(end).filter(|_| complete) {
+            Some((start, end)) => self.fetch_listing(start, end).await,
+            None => None,
+        };
+        let now = Timestamp::now();
+        let sessions: Vec<_> = std::mem::take(&mut self.sections)
+            .into_iter()
+            .map(|section| {
+                let evaluation = evaluate(&section, &self.before, after.as_ref(), now);
+                (section, evaluation)
+            })
+            .collect();
+        let doubts = sessions
+            .iter()
+            .flat_map(|(_, evaluation)| evaluation.doubts.clone());
+        DownloadReport {
+            file: None,
+            decompressed: false,
+            doubts: if complete { doubts.collect() } else { Vec::new() },
+            sessions,
+            sha256: self.sha256.take(),
+            resumed_bytes: self.resumed_bytes,
+            leftover_sessions: std::mem::take(&mut self.leftover_sessions),
+            sessions_kept: self.keep_sessions,
+            failure: None,
+        }
+    }
+
+    /// Verifies the partial file of an earlier process and restores the state from it.
     async fn resume_part(&mut self) -> Result<(), DownloadError> {
         let DownloadSink::File(part) = &mut self.sink else {
             self.proof = Some(self.sink.proof(&self.pool));
@@ -96,19 +189,20 @@ impl Downloader<'_> {
         if let Some(current) = self.current.clone().filter(|current| current.ours) {
             self.set_open_session(Some(current.session));
             if sections_lost {
-                // It is of other days than those that come next now.
+                // The session is for other days than the first missing section.
                 self.abandon_session().await?;
             }
         }
         if self.resumed_bytes > 0 {
-            let words = "of an earlier run are there: going on behind them.";
-            self.meter
-                .println(&format!("{} {words}", human::bytes(self.resumed_bytes)));
+            self.meter.println(&format!(
+                "Resuming after {} of an earlier run.",
+                human::bytes(self.resumed_bytes)
+            ));
         }
         Ok(())
     }
 
-    /// A session of somebody's.
+    /// Downloads a session that the user opened.
     async fn run_existing_session(&mut self, id: &str) -> Result<(), DownloadError> {
         let source = self.source;
         let session = tokio::select! {
@@ -136,7 +230,7 @@ impl Downloader<'_> {
         self.download_session(None).await
     }
 
-    /// One session, from its start again where that helps.
+    /// Downloads one session; starts again after a recoverable error, up to [`TRIES_MAX`] times in all.
     async fn download_session(&mut self, request: Option<&SessionRequest>) -> Result<(), DownloadError> {
         let mut tries = 1;
         loop {
@@ -150,11 +244,12 @@ impl Downloader<'_> {
             }
             tries += 1;
             self.meter
-                .println(&format!("{error}. Downloading it again from its start."));
+                .println(&format!("{error}. Downloading the session again from its start."));
             self.rewind(request.is_some()).await?;
         }
     }
 
+    /// Downloads one session, opening it if none is current.
     async fn try_once(&mut self, request: Option<&SessionRequest>) -> Result<(), DownloadError> {
         let current = match (&self.current, request) {
             (Some(current), _) => current.clone(),
@@ -197,7 +292,7 @@ impl Downloader<'_> {
             .await
     }
 
-    /// Moves the bytes of a session, and proves them.
+    /// Transfers the bytes of a session and verifies them.
     async fn transfer(
         &mut self,
         current: &CurrentSession,
@@ -231,7 +326,7 @@ impl Downloader<'_> {
                     () = self.stop.graceful.cancelled() => None,
                     fetched = fetch(from, &self.resume_point, &mut proof, target, &self.meter, &mut on_total) => Some(fetched),
                 };
-                // Also after a failure: what came is there for the next run.
+                // Also after a failure: the next run resumes after these bytes.
                 let written = writer.finish().await;
                 match (fetched, written) {
                     (Some(Ok(_)) | None, Err(error)) => Some(Err(FetchError::Write(error))),
@@ -278,7 +373,7 @@ impl Downloader<'_> {
         Ok((fetched, facts))
     }
 
-    /// A session is there whole: its bytes are made durable, it is deleted, and then it counts.
+    /// Syncs the bytes of a complete session, deletes the session, and records it as complete.
     async fn complete_session(&mut self, section: CompletedSession) -> Result<(), DownloadError> {
         if let DownloadSink::File(part) = &self.sink {
             part.sync().await?;
@@ -298,7 +393,7 @@ impl Downloader<'_> {
         Ok(())
     }
 
-    /// Back to the start of the session in transfer; one of ours is given up for a new one.
+    /// Returns to the start of the current session; a session that this download opened is replaced by a new one.
     async fn rewind(&mut self, owned: bool) -> Result<(), DownloadError> {
         if owned {
             self.abandon_session().await?;
@@ -321,7 +416,7 @@ impl Downloader<'_> {
         Ok(())
     }
 
-    /// Gives the session in transfer up: deletes it, and what came of it counts no more.
+    /// Deletes the current session and discards its bytes.
     async fn abandon_session(&mut self) -> Result<(), DownloadError> {
         self.close_session().await;
         if let DownloadSink::File(part) = &mut self.sink {
@@ -332,20 +427,105 @@ impl Downloader<'_> {
         self.set_current(None)
     }
 
-    /// What the session in transfer is, for this process and the next.
-    pub(super) fn set_current(&mut self, current: Option<CurrentSession>) -> Result<(), DownloadError> {
-        self.current.clone_from(&current);
-        if let DownloadSink::File(part) = &mut self.sink {
-            part.update_state(|state| state.current = current)?;
+    /// Opens a session. A signal waits for the response once the request is sent, since otherwise a session with an
+    /// unknown ID could stay open.
+    async fn open_session(&mut self, request: &SessionRequest) -> Result<CurrentSession, DownloadError> {
+        let source = self.source;
+        let service_error = |error: &TrackerError| DownloadError::Service(source.error_text(error));
+        let open_before = tokio::select! {
+            biased;
+            () = self.stop.graceful.cancelled() => return Err(DownloadError::Stopped),
+            listed = source.tracker.list_sessions(&source.space) => listed.map_err(|error| service_error(&error))?,
+        };
+        if self.stop.graceful.is_cancelled() {
+            return Err(DownloadError::Stopped);
         }
-        Ok(())
+        let session = match source.tracker.create_session(&source.space, request).await {
+            Ok(session) => session,
+            Err(error) if error.may_have_executed() => {
+                return Err(DownloadError::SessionUnknown {
+                    reason: source.error_text(&error),
+                    hint: self.orphan_hint(request, &open_before).await,
+                });
+            }
+            Err(error) => return Err(service_error(&error)),
+        };
+        self.set_open_session(Some(session.id.clone()));
+        let current = CurrentSession {
+            session: session.id.clone(),
+            range: session.range.or(Some((request.start, request.end))),
+            hour: request.hour,
+            ours: true,
+            total: None,
+        };
+        self.set_current(Some(current.clone()))?;
+        let days = format_days(request.start, request.end, request.hour);
+        self.meter
+            .println(&format!("Session {} opened for {days}.", session.id));
+        match mismatch(request, &session) {
+            Some(difference) => Err(DownloadError::SessionMismatch(difference)),
+            None => Ok(current),
+        }
     }
 
-    pub(super) fn set_open_session(&self, session: Option<String>) {
-        *self
+    /// Deletes the open session unless it is kept. A session that cannot be deleted is added to `leftover_sessions`.
+    async fn close_session(&mut self) {
+        let open = self
             .open_session_id
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = session;
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(id) = open else { return };
+        if self.keep_sessions {
+            self.leftover_sessions
+                .push((id, "kept because of --keep-session".to_owned()));
+            self.set_open_session(None);
+            return;
+        }
+        let source = self.source;
+        let deleted =
+            tokio::time::timeout(DELETE_TIMEOUT, source.tracker.delete_session(&source.space, &id)).await;
+        let why = match deleted {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(source.error_text(&error)),
+            Err(_) => Some(format!(
+                "no response from the service within {} s",
+                DELETE_TIMEOUT.as_secs()
+            )),
+        };
+        self.set_open_session(None);
+        match why {
+            None => self.meter.println(&format!("Session {id} deleted.")),
+            Some(why) => self.leftover_sessions.push((id, why)),
+        }
+    }
+
+    /// Returns how to find or delete the session that a failed request may have opened.
+    async fn orphan_hint(&self, request: &SessionRequest, before: &[Session]) -> String {
+        let known_ids: BTreeSet<_> = before.iter().map(|session| session.id.as_str()).collect();
+        let found = self
+            .source
+            .tracker
+            .list_sessions(&self.source.space)
+            .await
+            .unwrap_or_default();
+        let ids: Vec<_> = found
+            .iter()
+            .filter(|session| {
+                !known_ids.contains(session.id.as_str()) && mismatch(request, session).is_none()
+            })
+            .map(|session| session.id.as_str())
+            .take(NAMED_MAX)
+            .collect();
+        if ids.is_empty() {
+            "find it with `eventexport session list` and delete it with `eventexport session delete ID`"
+                .to_owned()
+        } else {
+            format!(
+                "unless another user has just opened it, delete it with `eventexport session delete {}`",
+                ids.join(" ")
+            )
+        }
     }
 
     async fn session_exists(&self, session: &str) -> Result<bool, DownloadError> {
@@ -353,6 +533,59 @@ impl Downloader<'_> {
         found
             .map(|session| session.is_some())
             .map_err(|error| DownloadError::Service(self.source.error_text(&error)))
+    }
+
+    /// Sets the current session, for this process and in the partial file for the next one.
+    fn set_current(&mut self, current: Option<CurrentSession>) -> Result<(), DownloadError> {
+        self.current.clone_from(&current);
+        if let DownloadSink::File(part) = &mut self.sink {
+            part.update_state(|state| state.current = current)?;
+        }
+        Ok(())
+    }
+
+    fn set_open_session(&self, session: Option<String>) {
+        *self
+            .open_session_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    /// Stores the event counts that the service reports before the first byte, unless an earlier process stored them.
+    async fn fetch_counts_before(&mut self, range: Option<(Date, Date)>) -> Result<(), DownloadError> {
+        let Some((start, end)) = range.filter(|_| self.before.is_empty()) else {
+            return Ok(());
+        };
+        let Some(listing) = self.fetch_listing(start, end).await else {
+            return Ok(());
+        };
+        self.before = evaluate::day_counts(&listing, start, end);
+        if let DownloadSink::File(part) = &mut self.sink {
+            let before = self.before.clone();
+            part.update_state(|state| state.before = before)?;
+        }
+        Ok(())
+    }
+
+    /// Lists the days of a range. A failed listing is printed and does not stop the download.
+    async fn fetch_listing(&self, start: Date, end: Date) -> Option<DayListing> {
+        let source = self.source;
+        let (first, last) = (
+            start.saturating_sub(MARGIN_DAYS.days()),
+            end.saturating_add(MARGIN_DAYS.days()),
+        );
+        tokio::select! {
+            biased;
+            () = self.stop.graceful.cancelled() => None,
+            days = source.tracker.list_days(&source.space, first, last, self.account) => match days {
+                Ok(days) => Some(DayListing::new(days)),
+                Err(error) => {
+                    let why = source.error_text(&error);
+                    self.meter.println(&format!("No event counts to compare with: {why}."));
+                    None
+                }
+            },
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Why a download ends before it is whole, in words for whoever typed it. No I/O.
+//! Errors of a download, as the command line prints them. No I/O.
 
 use std::io;
 
@@ -9,74 +9,70 @@ use crate::cli::source::SourceConnection;
 use crate::export::proof::ProofError;
 use crate::tracker::StreamError;
 
-/// Why a download ends early.
+/// Failed download.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
-    /// A signal.
+    /// A signal stopped the download.
     #[error("stopped")]
     Stopped,
-    /// Nobody reads standard output any more, as after `| head`.
-    #[error("nobody reads standard output any more")]
+    /// The reader of standard output closed the pipe, for example `| head`.
+    #[error("the reader closed standard output")]
     StdoutClosed,
-    /// Standard output takes no more.
-    #[error("standard output cannot be written: {0}")]
+    /// Writing to standard output failed.
+    #[error("cannot write to standard output: {0}")]
     StdoutWrite(io::Error),
-    /// The file.
+    /// FILE or its partial file failed.
     #[error("{0}")]
     Part(#[from] PartError),
-    /// The service refuses or fails, in the words of the command line.
+    /// The service refused or failed a request; the text is that of `SourceConnection::error_text`.
     #[error("{0}")]
     Service(String),
-    /// There is no such session.
-    #[error(
-        "there is no session {id} in space {space}: `eventexport session list` shows those that are open"
-    )]
+    /// The session does not exist.
+    #[error("no session {id} in space {space}: `eventexport session list` shows the open sessions")]
     SessionNotFound {
-        /// What was asked for.
+        /// Requested session ID.
         id: String,
-        /// Where.
+        /// Space ID.
         space: String,
     },
-    /// The session went away under the download.
-    #[error(
-        "the session {id} is gone: somebody deleted it, or the service did; what came of it cannot be completed"
-    )]
+    /// The session was deleted during the download.
+    #[error("session {id} is gone: a user or the service deleted it, so its download cannot be completed")]
     SessionGone {
-        /// Its id.
+        /// Session ID.
         id: String,
     },
-    /// The session cannot be gone on with where it stopped.
+    /// The service cannot resume the session at the required byte.
     #[error("{0}")]
     CannotResume(StreamError),
-    /// Cut, or not gzip.
+    /// The transfer was cut, or its body is not gzip.
     #[error("{0}")]
     Transfer(StreamError),
-    /// The bytes are not what they should be.
-    #[error("session {session}: what came is not whole: {error}")]
+    /// The received bytes failed verification.
+    #[error("session {session}: the received data is not valid: {error}")]
     Proof {
-        /// Its id.
+        /// Session ID.
         session: String,
-        /// Why not.
+        /// Failed check.
         error: ProofError,
     },
-    /// The service opened a session of something else.
-    #[error("{0}; nothing was downloaded, since events of other days under these names would mislead")]
+    /// The service opened a session for other days, another hour or another scope.
+    #[error("{0}; nothing was downloaded")]
     SessionMismatch(String),
-    /// No byte came, and nothing proves that there was nothing.
-    #[error("the service sent nothing, and nothing is written")]
+    /// The service sent no byte, and nothing proves that there are no events.
+    #[error("the service sent no data; nothing is written")]
     NoBytes,
-    /// A session may be open that nobody knows the id of.
-    #[error("{reason}; a session may have been opened all the same: {hint}")]
+    /// A failed request may have opened a session with an unknown ID.
+    #[error("{reason}; the request may have opened a session: {hint}")]
     SessionUnknown {
-        /// What failed.
+        /// Failure of the request.
         reason: String,
-        /// Where to look for it.
+        /// Remedy: find or delete the session.
         hint: String,
     },
 }
 
 impl DownloadError {
-    /// What the end of a transfer means to a person.
+    /// Converts the error of a transfer.
     pub fn from_fetch(
         error: FetchError,
         source: &SourceConnection,
@@ -103,16 +99,16 @@ impl DownloadError {
         }
     }
 
-    /// What a failed write means to a person.
+    /// Converts the error of a write to the sink.
     pub fn from_write(error: io::Error, sink: &DownloadSink) -> Self {
         match sink {
-            DownloadSink::File(part) => Self::Part(io_error(&part.paths.part, "written", error)),
+            DownloadSink::File(part) => Self::Part(io_error(&part.paths.part, "write", error)),
             DownloadSink::Stdout(_) if error.kind() == io::ErrorKind::BrokenPipe => Self::StdoutClosed,
             DownloadSink::Stdout(_) => Self::StdoutWrite(error),
         }
     }
 
-    /// Whether the session's bytes from its start, or another session of ours, may help.
+    /// True if downloading the session again from its start, or in a new session if it is `owned`, may succeed.
     pub fn is_restartable(&self, owned: bool) -> bool {
         match self {
             Self::CannotResume(_) => true,

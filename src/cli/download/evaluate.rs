@@ -1,5 +1,5 @@
-//! What a download proves: its events against what the service reports of the days, and what speaks against taking it
-//! for complete. No I/O, no clock.
+//! Compares the events of a download with the counts that the service reports, and lists the reasons not to regard it
+//! as complete. No I/O, no clock.
 
 use std::collections::BTreeMap;
 
@@ -13,31 +13,31 @@ use crate::export::verdict::{
     DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty,
 };
 
-/// Days that a doubt names; the rest are counted.
+/// Maximum number of days listed by name; the rest are counted.
 const NAMED_MAX: usize = 5;
 
-/// The counts of days, where the service gives them.
+/// Event counts by day, if the service reports them.
 pub type DayCounts = BTreeMap<Date, u64>;
 
-/// What a session's bytes prove.
+/// Evaluation of a downloaded session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionEvaluation {
-    /// How its events compare with the reports.
+    /// Comparison of the events with the reported counts.
     pub verdict: Verdict,
-    /// Events that the service reported before and after.
+    /// Event counts that the service reported before and after the download.
     pub reported: (Option<u64>, Option<u64>),
-    /// Why it must not be taken for complete; nothing where it may.
+    /// Reasons not to regard the session as complete; empty if there are none.
     pub doubts: Vec<String>,
 }
 
-/// The counts of these days in a listing.
+/// Returns the counts of a range of days from a listing.
 pub fn day_counts(listing: &DayListing, start: Date, end: Date) -> DayCounts {
     windows(start, end, None)
         .filter_map(|window| Some((window.date(), listing.count(window)?)))
         .collect()
 }
 
-/// Judges a session that is there whole, by the reports of before and after it.
+/// Evaluates a completely transferred session by the counts reported before and after it.
 pub fn evaluate(
     section: &CompletedSession,
     before: &DayCounts,
@@ -49,7 +49,7 @@ pub fn evaluate(
     };
     let reported = |counts: &DayCounts| {
         let days = windows(start, end, None).map(|window| counts.get(&window.date()).copied());
-        // The service counts no hours.
+        // The service reports no counts of hours.
         if section.hour.is_some() { None } else { days.sum() }
     };
     let later = after
@@ -90,34 +90,34 @@ pub fn evaluate(
     if evaluation.verdict == Verdict::Short {
         let most = before.into_iter().chain(after_count).max().unwrap_or(0);
         evaluation.doubts.push(format!(
-            "{days}: {} came, the service reports {}",
+            "{days}: received {}, but the service reports {}",
             human::plural(section.events, "event"),
             human::count(most)
         ));
     }
     if section.end == RecordedEnd::CloseUnconfirmed && evaluation.verdict != Verdict::Matched {
         evaluation.doubts.push(format!(
-            "{days}: the connection closed without saying that the data was whole, and the service neither confirmed its end nor reports as many events"
+            "{days}: the connection closed without an end marker, and neither another request nor the reported count confirms that the data is complete"
         ));
     }
-    // The events may be of the other days: those that the service no longer lists are not known to be there.
+    // The events may belong to the other days: nothing shows that days which are no longer listed are included.
     if start != end {
-        let lost: Vec<_> = empty(EmptyAnswer::GzipOfNothing)
+        let expired: Vec<_> = empty(EmptyAnswer::GzipOfNothing)
             .filter(|(_, verdict)| matches!(verdict, EmptyVerdict::Expired(_)))
             .filter_map(|(day, verdict)| doubt(day, &verdict))
             .collect();
-        evaluation.doubts.extend(truncated(lost));
+        evaluation.doubts.extend(truncated(expired));
     }
     evaluation
 }
 
-/// Nobody knows of which days the session is.
+/// Evaluates a session with unknown days.
 fn evaluate_undated(section: &CompletedSession) -> SessionEvaluation {
     let mut doubts = Vec::new();
     if section.events == 0 {
-        doubts.push("no event came, and the service does not say of which days the session is".to_owned());
+        doubts.push("received no events, and the service does not report the days of the session".to_owned());
     } else if section.end == RecordedEnd::CloseUnconfirmed {
-        doubts.push("the connection closed without saying that the data was whole".to_owned());
+        doubts.push("the connection closed without an end marker".to_owned());
     }
     SessionEvaluation {
         verdict: Verdict::Unknown,
@@ -130,20 +130,20 @@ fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
     match verdict {
         EmptyVerdict::Proved => None,
         EmptyVerdict::Short(reported) => Some(format!(
-            "{day}: nothing came, the service reports {}",
+            "{day}: received no events, but the service reports {}",
             human::plural(*reported, "event")
         )),
         EmptyVerdict::ShortOfDay {
             other_hours,
             reported,
         } => Some(format!(
-            "{day}: no events came, and the other hours have {other_hours} of the {reported} that the service reports"
+            "{day}: received no events, and the other hours have {other_hours} of the {reported} events that the service reports"
         )),
         EmptyVerdict::Expired(oldest) => Some(format!(
-            "{day}: the service lists no day before {oldest}, so what happened on this one may be gone"
+            "{day}: the service lists no day before {oldest}, so the events of this day may have expired"
         )),
         EmptyVerdict::Unproved(why) => Some(format!(
-            "{day}: nothing came, and nothing proves that nothing happened: {why}"
+            "{day}: received no events, and nothing proves that there were none: {why}"
         )),
     }
 }
@@ -153,7 +153,7 @@ fn truncated(mut doubts: Vec<String>) -> Vec<String> {
     doubts.truncate(NAMED_MAX);
     if more > 0 {
         doubts.push(format!(
-            "and the like of {}",
+            "the same for {}",
             human::plural(more as u64, "further day")
         ));
     }
@@ -216,10 +216,10 @@ mod tests {
         let (verdict, doubts) = evaluate_range(21, (1, 4));
         assert_eq!(verdict, Verdict::Short);
         assert!(
-            doubts.contains("21 events came, the service reports 22"),
+            doubts.contains("received 21 events, but the service reports 22"),
             "{doubts}"
         );
-        // The day grew in between.
+        // Events were added to the day during the download.
         assert_eq!(
             evaluated(&section(6, (2, 2)), &[(2, 5)], Some(&[(2, 8)])).0,
             Verdict::Matched
@@ -239,7 +239,7 @@ mod tests {
         );
         let (_, doubts) = evaluated(&section(0, (3, 4)), rows, Some(rows));
         assert!(
-            doubts.contains("2018-06-04: nothing came, the service reports 7"),
+            doubts.contains("2018-06-04: received no events, but the service reports 7"),
             "{doubts}"
         );
         let (_, doubts) = evaluated(&section(0, (2, 2)), rows, None);
@@ -274,6 +274,10 @@ mod tests {
             evaluated(&unconfirmed, &[(2, 5)], Some(&[(2, 5)])),
             (Verdict::Matched, String::new())
         );
-        assert!(evaluated(&unconfirmed, &[], None).1.contains("neither confirmed"));
+        assert!(
+            evaluated(&unconfirmed, &[], None)
+                .1
+                .contains("without an end marker")
+        );
     }
 }

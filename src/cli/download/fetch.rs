@@ -1,5 +1,4 @@
-//! Moves the bytes of one session: from the service into the proof and to where they are poured. Speaks over the
-//! network.
+//! Transfers the bytes of one session from the service to the prover and the writer. Network I/O.
 
 use std::io;
 
@@ -11,58 +10,58 @@ use crate::export::proof::{ProofError, StreamProver};
 use crate::export::verdict::EmptyAnswer;
 use crate::tracker::{DownloadResponse, ResumePoint, StreamError, Tracker, TrackerError, TransferEnd};
 
-/// What came of a session.
+/// Result of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchOutcome {
-    /// Bytes, so many of the session in all.
+    /// The session has bytes.
     Bytes {
-        /// Those held before included.
+        /// Bytes of the session, including those of earlier processes.
         bytes: u64,
-        /// How the transfer ended.
+        /// End of the transfer.
         end: RecordedEnd,
-        /// How often it was cut and went on.
+        /// Number of times the transfer was cut and resumed.
         resumes: u32,
     },
-    /// No byte.
+    /// The service sent no byte.
     Empty(EmptyAnswer),
 }
 
-/// Why the bytes of a session did not all come through.
+/// Failed transfer.
 #[derive(Debug)]
 pub enum FetchError {
-    /// The first request.
+    /// The first request failed.
     Tracker(TrackerError),
-    /// The transfer.
+    /// The transfer failed.
     Download(StreamError),
-    /// The bytes are not what they should be.
+    /// The received bytes failed verification.
     Proof(ProofError),
-    /// They could not be written.
+    /// Writing the bytes failed.
     Write(io::Error),
-    /// It could not be noted how large the whole is.
+    /// Recording the size of the session in the partial file failed.
     Part(PartError),
 }
 
-/// Whose bytes.
+/// Session to download.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionRef<'a> {
-    /// The service.
+    /// Client of the service.
     pub tracker: &'a Tracker,
-    /// The space.
+    /// Space ID.
     pub space: &'a str,
-    /// The session.
+    /// Session ID.
     pub session: &'a str,
 }
 
-/// Where the bytes go; `fed_by_proof` where the pour is fed by the proof, with what it inflates.
+/// Destination of the bytes.
 #[derive(Debug)]
 pub struct FetchTarget<'a> {
-    /// The writer.
+    /// Writer of the sink.
     pub writer: &'a mut BlockingWriter,
-    /// Whether the proof feeds it.
+    /// True if the prover sends the decompressed bytes to the writer.
     pub fed_by_proof: bool,
 }
 
-/// Fetches what is not held yet. `on_total` is told how large the session's body is, once that is known.
+/// Downloads the bytes after `resume_point`. Calls `on_total` with the session's size once the service announces it.
 pub async fn fetch(
     from: SessionRef<'_>,
     resume_point: &ResumePoint,
@@ -103,7 +102,7 @@ pub async fn fetch(
         }
         if download.resumes() > resumes {
             resumes = download.resumes();
-            // The first request of a process that goes on is no cut.
+            // The first request of a resumed download is not a cut.
             if at > resume_point.bytes() {
                 meter.resumed(at);
             }

@@ -1,77 +1,12 @@
-//! The end of a download: FILE appears, or what is there is kept, put aside or thrown away, and what it means is told.
-//! Writes through its place.
-
-use jiff::Timestamp;
+//! Finishes the output of a download: commits, keeps, quarantines or discards the partial file. Writes to the sink.
 
 use super::commit;
-use super::downloader::Downloader;
 use super::error::DownloadError;
-use super::evaluate::evaluate;
 use super::report::DownloadReport;
 use super::sink::{DownloadSink, EMPTY_GZIP};
 use crate::cli::human;
 
-impl Downloader<'_> {
-    /// Deletes the session of a part that `--force` threw away, where it was opened for that part.
-    pub(super) async fn delete_discarded_session(&mut self) {
-        let DownloadSink::File(part) = &mut self.sink else {
-            return;
-        };
-        let discarded = part
-            .discarded
-            .take()
-            .and_then(|state| Some((state.current?, state.identity)));
-        let Some((current, identity)) = discarded.filter(|(current, _)| current.ours) else {
-            return;
-        };
-        let source = self.source;
-        if (identity.endpoint.as_str(), &identity.space) == (source.tracker.endpoint(), &source.space) {
-            self.set_open_session(Some(current.session));
-            self.close_session().await;
-        } else {
-            let destination = format!("space {} at {}", identity.space, identity.endpoint);
-            let why = format!("it was opened for the part that --force threw away, in {destination}");
-            self.leftover_sessions.push((current.session, why));
-        }
-    }
-
-    /// What came of it; judged by what the service reports where it came whole.
-    pub(super) async fn report(&mut self, complete: bool) -> DownloadReport {
-        let ranges = || self.sections.iter().filter_map(|section| section.range);
-        let (start, end) = (
-            ranges().map(|range| range.0).min(),
-            ranges().map(|range| range.1).max(),
-        );
-        let after = match start.zip(end).filter(|_| complete) {
-            Some((start, end)) => self.fetch_listing(start, end).await,
-            None => None,
-        };
-        let now = Timestamp::now();
-        let sessions: Vec<_> = std::mem::take(&mut self.sections)
-            .into_iter()
-            .map(|section| {
-                let evaluation = evaluate(&section, &self.before, after.as_ref(), now);
-                (section, evaluation)
-            })
-            .collect();
-        let doubts = sessions
-            .iter()
-            .flat_map(|(_, evaluation)| evaluation.doubts.clone());
-        DownloadReport {
-            file: None,
-            decompressed: false,
-            doubts: if complete { doubts.collect() } else { Vec::new() },
-            sessions,
-            sha256: self.sha256.take(),
-            resumed_bytes: self.resumed_bytes,
-            leftover_sessions: std::mem::take(&mut self.leftover_sessions),
-            sessions_kept: self.keep_sessions,
-            failure: None,
-        }
-    }
-}
-
-/// All came: FILE appears, or the last byte goes out.
+/// Finishes a complete download: creates FILE, or flushes standard output.
 pub async fn finish(
     sink: DownloadSink,
     report: &DownloadReport,
@@ -99,12 +34,12 @@ pub async fn finish(
     }
 }
 
-/// It ended early: what is there is kept where it is of use, and a person is told what to do. `bytes_kept` are the bytes that
-/// are in the part, or that standard output has seen.
+/// Finishes a failed download: keeps the partial file if it can be resumed or inspected, and returns the error message
+/// with the remedy. `bytes_kept`: bytes in the partial file or on standard output.
 pub fn finish_failed(sink: DownloadSink, cause: &DownloadError, bytes_kept: u64) -> String {
     let DownloadSink::File(part) = sink else {
         return if bytes_kept > 0 {
-            format!("{cause}; what standard output has seen is not the whole: do not use it")
+            format!("{cause}; the data on standard output is incomplete: do not use it")
         } else {
             cause.to_string()
         };
@@ -113,7 +48,7 @@ pub fn finish_failed(sink: DownloadSink, cause: &DownloadError, bytes_kept: u64)
     match cause {
         DownloadError::Proof { .. } => match part.quarantine() {
             Ok(broken) => format!(
-                "{cause}; the bytes are kept as {}, for `gzip -dc` to show what can be read of them",
+                "{cause}; the received data is kept in {}: `gzip -dc` decompresses its readable part",
                 broken.display()
             ),
             Err(error) => format!("{cause}; {error}"),
@@ -127,11 +62,11 @@ pub fn finish_failed(sink: DownloadSink, cause: &DownloadError, bytes_kept: u64)
             cause.to_string()
         }
         DownloadError::SessionGone { .. } | DownloadError::SessionNotFound { .. } => format!(
-            "{cause}; {} has {bytes} of it: remove it, or begin another download with --force",
+            "{cause}; {} holds {bytes} of it: delete that file, or start another download with --force",
             part.paths.part.display()
         ),
         _ => format!(
-            "{cause}; {bytes} are kept in {}: the same command goes on behind them",
+            "{cause}; {bytes} are kept in {}: run the same command to resume",
             part.paths.part.display()
         ),
     }

@@ -1,5 +1,4 @@
-//! What a person sees while bytes come: a bar with rate and time left on a terminal, and lines for what matters. Draws
-//! on standard error.
+//! Progress of a download: a bar with rate and remaining time on a terminal, and lines. Writes to standard error.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,13 +8,13 @@ use crate::cli::human;
 use crate::cli::progress::ProgressMode;
 use crate::cli::progress::bars::bar_style;
 
-/// With the size of the whole known: how much, how fast, and how long it will still take.
+/// Bar with a known total: bytes, rate and remaining time.
 const TEMPLATE_WITH_TOTAL: &str = "{prefix} [{bar:28}] {percent:>3}% {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
 
-/// Without: how much, how fast, and how long it took.
+/// Bar without a known total: bytes, rate and elapsed time.
 const TEMPLATE_WITHOUT_TOTAL: &str = "{prefix} {binary_bytes}, {binary_bytes_per_sec}, {elapsed} so far";
 
-/// Shows how a download stands.
+/// Shows the progress of a download.
 #[derive(Debug)]
 pub struct ProgressMeter {
     screen: MultiProgress,
@@ -25,7 +24,7 @@ pub struct ProgressMeter {
 }
 
 impl ProgressMeter {
-    /// In a mode, on a screen that the log shares.
+    /// Creates a meter on a screen that the log shares.
     pub fn new(mode: ProgressMode, screen: &MultiProgress) -> Self {
         Self {
             screen: screen.clone(),
@@ -35,7 +34,7 @@ impl ProgressMeter {
         }
     }
 
-    /// Begins at a byte of a whole; the rate is of what comes from now on.
+    /// Starts a bar at byte `at`; the rate counts bytes from now on.
     pub fn begin(&mut self, name: &str, at: u64) {
         self.finish();
         self.position.store(at, Ordering::Relaxed);
@@ -48,7 +47,7 @@ impl ProgressMeter {
         }
     }
 
-    /// So many bytes are there, of so many.
+    /// Sets the number of bytes, and the total if it is known.
     pub fn set_position(&self, bytes: u64, total: Option<u64>) {
         self.position.store(bytes, Ordering::Relaxed);
         if self.mode != ProgressMode::Bars {
@@ -63,30 +62,30 @@ impl ProgressMeter {
         self.bar.set_position(bytes);
     }
 
-    /// Bytes that were there when it was told last.
+    /// Returns the last number of bytes.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)
     }
 
-    /// A transfer was cut and went on.
+    /// Prints that a transfer was cut and resumed.
     pub fn resumed(&self, at: u64) {
         self.println(&format!(
-            "The transfer was cut after {} and went on there.",
+            "The transfer was cut after {} and resumed.",
             human::bytes(at)
         ));
     }
 
-    /// A line for a person; programs find the same in the document.
+    /// Prints a line, except in JSON mode: the document has the same facts.
     pub fn println(&self, text: &str) {
         match self.mode {
-            // A terminal that is gone cannot be told.
+            // A closed terminal is not an error.
             ProgressMode::Bars => drop(self.screen.println(text)),
             ProgressMode::Lines => eprintln!("{text}"),
             ProgressMode::Json | ProgressMode::Quiet => {}
         }
     }
 
-    /// Takes the bar off the screen.
+    /// Removes the bar from the screen.
     pub fn finish(&mut self) {
         self.bar.finish_and_clear();
         self.screen.remove(&self.bar);

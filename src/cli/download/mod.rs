@@ -1,5 +1,5 @@
-//! `eventexport download`: the events of a session, or of days, into a file that is whole or not there, or to standard
-//! output. Decides what the end of it means and says so; the work is in `downloader`.
+//! `eventexport download`: downloads the events of a session or of a range of days to a file or to standard output.
+//! Parses the arguments, prints the report and sets the exit code; `downloader` does the work.
 
 pub mod blocking_writer;
 pub mod commit;
@@ -8,14 +8,12 @@ pub mod error;
 pub mod evaluate;
 pub mod fetch;
 pub mod finish;
-pub mod listing;
 pub mod meter;
 pub mod part;
 pub mod part_state;
 pub mod replay;
 pub mod report;
 pub mod request;
-pub mod session_guard;
 pub mod sink;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -44,47 +42,47 @@ use super::stop::{self, ShutdownSignals};
 use crate::export::proof::ProverPool;
 use crate::tracker::ResumePoint;
 
-/// Download the events of a session, or of days, and prove that they came whole.
+/// Download the events of a session or of a range of days, and verify that they are complete.
 ///
-/// With an ID, the events of a session that is open (`eventexport session create`); the session stays. With --start, the
-/// events of days, in sessions of its own that are deleted at the end, also after Ctrl-C or an error. The events are
-/// gzip-compressed JSON, as the service sends them. Exit code 0: all came, the gzip is whole, and there are no fewer
-/// events than the service reports; 1: not so; 2: the arguments cannot be used.
+/// With ID, download an open session (see `eventexport session create`) and leave it open. With --start, open sessions
+/// for the given days and delete them at the end, also after Ctrl-C or an error. The events are gzip-compressed JSON,
+/// as the service sends them. Exit codes: 0, the gzip is valid and has at least as many events as the service reports;
+/// 1, the download failed or is incomplete; 2, the arguments are invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DownloadArgs {
-    /// The session
+    /// ID of an open session
     #[arg(
         value_name = "ID",
         required_unless_present = "start",
         conflicts_with = "start"
     )]
     pub session: Option<String>,
-    /// Write to this file, which appears only when it is whole; `-`: standard output, as without
+    /// Write to FILE, created only when the download is complete; `-` or unset: standard output
     #[arg(short = 'o', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// First UTC day
+    /// First day (UTC)
     #[arg(long, value_name = "DATE")]
     pub start: Option<Date>,
-    /// Last UTC day, inclusive (default: the first)
+    /// Last day (UTC), inclusive (default: --start)
     #[arg(long, value_name = "DATE", requires = "start", conflicts_with = "session")]
     pub end: Option<Date>,
-    /// Only this hour of each day, 0–23
+    /// Download only this hour of each day (UTC), 0 to 23
     #[arg(
         long, value_name = "HOUR", requires = "start", conflicts_with = "session",
         value_parser = clap::value_parser!(u8).range(0..24)
     )]
     pub hour: Option<u8>,
-    /// Replace FILE if it exists, and throw away a part of another download
+    /// Overwrite FILE if it exists, and discard the partial file of another download
     #[arg(long)]
     pub force: bool,
-    /// Write the JSON instead of the gzip
+    /// Write decompressed JSON instead of gzip
     #[arg(long)]
     pub decompress: bool,
-    /// Leave the sessions of --start open: an interrupted download can be gone on with, and another file be filled
+    /// Keep the sessions that --start opens, to resume or repeat the download later
     #[arg(long, requires = "start", conflicts_with = "session")]
     pub keep_session: bool,
-    /// Days of a session at most; fewer where long downloads time out
+    /// Maximum number of days per session; use fewer if long downloads time out
     #[arg(
         long, value_name = "DAYS", requires = "start", conflicts_with = "session",
         default_value_t = request::SESSION_DAYS_MAX,
@@ -101,14 +99,14 @@ pub struct DownloadArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  The events of a session, into a file; interrupted, the same command goes on where it stopped:
+  Download a session to a file; to resume after an interruption, run the same command again:
     eventexport download -o events.json.gz 32c657c5-31c0-4a3c-a139-b380871c737a
-  Session, download and delete in one command:
+  Create a session, download it and delete it:
     eventexport download --start 2018-06-30 --end 2018-07-02 --account -o events.json.gz
-  Into another program:
+  Pipe the events into another program:
     eventexport download --start 2018-06-30 --decompress | jq -c 'select(.payload.outcome == \"failure\")'
 
-docs/consumers.md has the pipes into Elasticsearch and Logstash.";
+See docs/consumers.md for pipelines into Elasticsearch and Logstash.";
 
 /// Runs the command.
 pub async fn run(args: DownloadArgs) -> Result<Exit, CliError> {
@@ -145,37 +143,37 @@ pub async fn run(args: DownloadArgs) -> Result<Exit, CliError> {
     })
 }
 
-/// The result: on standard output, unless that is where the events go.
+/// Prints the result: to standard output, or to standard error if the events go to standard output.
 fn print(args: &DownloadArgs, text: &str) {
     if text.is_empty() {
         return;
     }
-    // Whoever stopped reading has what they wanted.
+    // A reader that closed the pipe needs no more.
     let _ = match output_file(args) {
         Some(_) => writeln!(io::stdout().lock(), "{text}"),
         None => writeln!(io::stderr().lock(), "{text}"),
     };
 }
 
-/// FILE; `None`: standard output.
+/// Returns FILE; `None`: standard output.
 fn output_file(args: &DownloadArgs) -> Option<&Path> {
     args.file.as_deref().filter(|file| *file != Path::new("-"))
 }
 
-/// Downloads; `None` where nobody reads standard output any more.
+/// Downloads; returns `None` if the reader of standard output closed the pipe.
 async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliError> {
     let file = output_file(args);
     let to_terminal = file.is_none() && io::stdout().is_terminal();
     if to_terminal && !args.decompress {
         return Err(CliError::usage(
-            "standard output is a terminal, and gzip would garble it: give -o FILE, a pipe, or --decompress",
+            "cannot write gzip data: standard output is a terminal; use -o FILE, a pipe or --decompress",
         ));
     }
     let days = date_range(args)?;
     let screen = MultiProgress::new();
     logs::start(&screen, args.output.verbosity)?;
     let source = args.source.connect()?;
-    let asked = match (&args.session, days) {
+    let request = match (&args.session, days) {
         (Some(id), _) => DownloadRequest::Session { id: id.clone() },
         (None, Some((start, end))) => DownloadRequest::Days {
             start,
@@ -184,14 +182,14 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
             account: source.account,
             days_per_session: args.days_per_session,
         },
-        (None, None) => return Err(CliError::usage("give the ID of a session, or --start")),
+        (None, None) => return Err(CliError::usage("no session: give an ID, or use --start")),
     };
     let sink = match file {
         Some(file) => {
             let identity = DownloadIdentity {
                 endpoint: source.tracker.endpoint().to_owned(),
                 space: source.space.clone(),
-                asked: asked.clone(),
+                asked: request.clone(),
             };
             DownloadSink::File(Box::new(
                 PartFile::open(file, args.force, identity).map_err(part_fault)?,
@@ -200,7 +198,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
         None => DownloadSink::stdout(args.decompress).map_err(anyhow::Error::from)?,
     };
     let mode = match ProgressMode::detect(args.output.is_json(), args.output.quiet) {
-        // The bar would be drawn into the events.
+        // A bar would be mixed with the events on the terminal.
         ProgressMode::Bars if to_terminal => ProgressMode::Lines,
         mode => mode,
     };
@@ -209,7 +207,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
     let downloader = Downloader {
         account: source.account,
         source: &source,
-        request: &asked,
+        request: &request,
         keep_sessions: args.keep_session,
         sink,
         meter: ProgressMeter::new(mode, &screen),
@@ -231,15 +229,15 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
         () = stop.immediate.cancelled() => {
             let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let left = open.map_or_else(String::new, |id| {
-                format!("; session {id} may still be open: `eventexport session delete {id}` deletes it")
+                format!("; session {id} may still be open: delete it with `eventexport session delete {id}`")
             });
-            Err(anyhow::anyhow!("left at once{left}").into())
+            Err(anyhow::anyhow!("interrupted{left}").into())
         }
         report = run_to_completion(downloader, args, &screen) => report,
     }
 }
 
-/// What was typed about days.
+/// Returns the first and last day of `--start` and `--end`.
 fn date_range(args: &DownloadArgs) -> Result<Option<(Date, Date)>, CliError> {
     let Some(start) = args.start else {
         return Ok(None);
@@ -250,13 +248,13 @@ fn date_range(args: &DownloadArgs) -> Result<Option<(Date, Date)>, CliError> {
     }
     if start.until(end).map_or(i32::MAX, |span| span.get_days()) >= DAYS_MAX {
         return Err(CliError::usage(format!(
-            "--start {start} to --end {end} are more than {DAYS_MAX} days: download a part at a time, or use `eventexport run`"
+            "--start {start} --end {end}: more than {DAYS_MAX} days; split the range, or use `eventexport run`"
         )));
     }
     Ok(Some((start, end)))
 }
 
-/// What is there already is for the person who typed the name.
+/// Returns a usage error if another FILE or flag helps, else a failure.
 fn part_fault(error: PartError) -> CliError {
     match error {
         PartError::Io { .. } => CliError::Failed(error.into()),
@@ -268,7 +266,7 @@ fn part_fault(error: PartError) -> CliError {
     }
 }
 
-/// Downloads, whatever happens closes, and says what came of it.
+/// Downloads, deletes the session in any case, and returns the report.
 async fn run_to_completion(
     mut downloader: Downloader<'_>,
     args: &DownloadArgs,
@@ -308,12 +306,12 @@ async fn run_to_completion(
     Ok(Some(report))
 }
 
-/// Says once that the signal was heard; never ends.
+/// Prints once that the command is stopping; never returns.
 async fn announce_stop(stop: &ShutdownSignals, args: &DownloadArgs, screen: &MultiProgress) {
     stop.graceful.cancelled().await;
     if !args.output.quiet && !args.output.is_json() {
-        let text = "Stopping. Ctrl-C again leaves at once.";
-        // The bars are drawn on a terminal only; elsewhere nothing is to be kept clear of.
+        let text = "Stopping. Press Ctrl-C again to exit immediately.";
+        // Without a terminal no bars are drawn, and `println` prints nothing.
         if screen.println(text).is_err() || screen.is_hidden() {
             eprintln!("{text}");
         }

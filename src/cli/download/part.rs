@@ -1,5 +1,5 @@
-//! The file that a download fills: `FILE.part` with `FILE.part.json` beside it, and `FILE` only when it is whole. Reads
-//! and writes files.
+//! Output file of a download: `FILE.part` and its state `FILE.part.json`, and `FILE` when the download is complete.
+//! Reads and writes files.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -9,69 +9,69 @@ use std::path::{Path, PathBuf};
 
 use super::part_state::{DownloadIdentity, PART_STATE_MAX_BYTES, PartState};
 
-/// How often the partial file is opened anew when another process finished it in between: 3 times.
+/// Maximum attempts to open the partial file while other processes complete it: 3.
 const OPEN_TRIES_MAX: usize = 3;
 
-/// Why a file cannot be downloaded to.
+/// Error of the output file.
 #[derive(Debug, thiserror::Error)]
 pub enum PartError {
-    /// It is there already.
-    #[error("{} exists: name another file, or give --force to replace it", .0.display())]
+    /// The file exists.
+    #[error("{} exists: choose another file, or use --force to overwrite it", .0.display())]
     Exists(PathBuf),
-    /// A folder, a device, a pipe.
-    #[error("{} is no regular file: name a file, or leave -o away and redirect standard output", .0.display())]
+    /// The path is a directory, a device or a pipe.
+    #[error("{} is not a regular file: choose another file, or omit -o and redirect standard output", .0.display())]
     NotAFile(PathBuf),
-    /// Another process fills it.
-    #[error("{} is being downloaded to by another process", .0.display())]
+    /// Another process writes the partial file.
+    #[error("another process is downloading to {}", .0.display())]
     Locked(PathBuf),
-    /// The partial file is of another download.
-    #[error("{} is a part of another download ({of}): finish that one, name another file, or give --force to throw the part away", part.display())]
+    /// The partial file belongs to another download.
+    #[error("{} belongs to another download ({download}): finish that download, choose another file, or use --force to discard the partial file", part.display())]
     Foreign {
-        /// The partial file.
+        /// Partial file.
         part: PathBuf,
-        /// What it is a part of.
-        of: String,
+        /// Download that the file belongs to.
+        download: String,
     },
-    /// The partial file is of nobody knows what.
-    #[error("{} is there, but nothing that says what it is a part of: move it away, or give --force to throw it away", .0.display())]
+    /// The partial file has no readable state.
+    #[error("cannot tell which download {} belongs to: move it away, or use --force to discard it", .0.display())]
     Unidentified(PathBuf),
     /// Reading or writing failed.
-    #[error("{} cannot be {operation}: {source}", path.display())]
+    #[error("cannot {operation} {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// What was tried.
+        /// Failed operation, as a verb.
         operation: &'static str,
-        /// Why not.
+        /// Cause.
         source: io::Error,
     },
 }
 
-/// The three names.
+/// Paths of an output file.
 #[derive(Clone, Debug)]
 pub struct PartPaths {
-    /// What the person asked for.
+    /// `FILE`, as given by the user.
     pub file: PathBuf,
-    /// What is there of it.
+    /// `FILE.part`: bytes of an incomplete download.
     pub part: PathBuf,
-    /// Whose bytes those are.
+    /// `FILE.part.json`: state of the download.
     pub state: PathBuf,
 }
 
-/// A partial file, locked for this process.
+/// Partial file, locked by this process.
 #[derive(Debug)]
 pub struct PartFile {
-    /// Its names.
+    /// Paths of the file.
     pub paths: PartPaths,
     data: File,
     state: PartState,
     replace: bool,
-    /// The note of a part that `--force` threw away.
+    /// State of a partial file that `--force` discarded.
     pub discarded: Option<PartState>,
 }
 
 impl PartPaths {
-    /// Of a file.
+    /// Returns the paths for a file.
     pub fn for_file(file: &Path) -> Self {
         Self {
             file: file.to_owned(),
@@ -82,7 +82,7 @@ impl PartPaths {
 }
 
 impl PartFile {
-    /// Takes the partial file of this download up, or begins one.
+    /// Opens the partial file of this download, or creates one.
     pub fn open(file: &Path, replace: bool, identity: DownloadIdentity) -> Result<Self, PartError> {
         let paths = PartPaths::for_file(file);
         match fs::metadata(file) {
@@ -114,12 +114,12 @@ impl PartFile {
                 return Ok(part);
             }
             Some(state) if replace => part.discarded = Some(state),
-            // Nothing was stored of it, and no session is open.
+            // The other download has no bytes and no open session.
             Some(state) if length == 0 && state.current.is_none() => {}
             Some(state) => {
                 return Err(PartError::Foreign {
                     part: part.paths.part.clone(),
-                    of: format!("{} at {}", state.identity.asked, state.identity.endpoint),
+                    download: format!("{} at {}", state.identity.asked, state.identity.endpoint),
                 });
             }
             None if length > 0 && !replace => return Err(PartError::Unidentified(part.paths.part.clone())),
@@ -129,15 +129,15 @@ impl PartFile {
         Ok(part)
     }
 
-    /// What is known of it.
+    /// Returns the state.
     pub fn state(&self) -> &PartState {
         &self.state
     }
 
-    /// Changes what is known of it, durably.
+    /// Changes the state and writes it durably.
     pub fn update_state(&mut self, change: impl FnOnce(&mut PartState)) -> Result<(), PartError> {
         change(&mut self.state);
-        let part_error = |error| io_error(&self.paths.state, "written", error);
+        let part_error = |error| io_error(&self.paths.state, "write", error);
         let text = serde_json::to_vec_pretty(&self.state).map_err(|error| part_error(error.into()))?;
         let temporary = with_suffix(&self.paths.state, ".new");
         let written = File::create(&temporary).and_then(|mut file| {
@@ -149,7 +149,7 @@ impl PartFile {
             .map_err(part_error)
     }
 
-    /// Bytes that are there.
+    /// Returns the length of the partial file.
     pub fn bytes(&self) -> Result<u64, PartError> {
         let metadata = self.data.metadata();
         metadata
@@ -157,29 +157,29 @@ impl PartFile {
             .map_err(|error| self.part_error("read", error))
     }
 
-    /// Keeps the first bytes only.
+    /// Truncates the partial file to a length.
     pub fn truncate(&mut self, bytes: u64) -> Result<(), PartError> {
         self.data
             .set_len(bytes)
-            .map_err(|error| self.part_error("cut", error))
+            .map_err(|error| self.part_error("truncate", error))
     }
 
-    /// Reads it from its start.
+    /// Opens the partial file for reading from its start.
     pub fn reader(&self) -> Result<File, PartError> {
         File::open(&self.paths.part).map_err(|error| self.part_error("read", error))
     }
 
-    /// Writes behind what is there.
+    /// Opens the partial file for appending.
     pub fn writer(&self) -> Result<File, PartError> {
         let at_end = || {
             let mut file = self.data.try_clone()?;
             file.seek(SeekFrom::End(0))?;
             Ok(file)
         };
-        at_end().map_err(|error| self.part_error("written", error))
+        at_end().map_err(|error| self.part_error("write", error))
     }
 
-    /// Waits until all that was written is on the disk.
+    /// Syncs the partial file to the disk.
     pub async fn sync(&self) -> Result<(), PartError> {
         let synced = match self.data.try_clone() {
             Ok(file) => match tokio::task::spawn_blocking(move || file.sync_all()).await {
@@ -188,45 +188,45 @@ impl PartFile {
             },
             Err(error) => Err(error),
         };
-        synced.map_err(|error| self.part_error("written to the disk", error))
+        synced.map_err(|error| self.part_error("sync", error))
     }
 
-    /// The whole becomes FILE: at once, and only if nobody made it meanwhile.
+    /// Renames the partial file to FILE. Fails if FILE exists by now, unless it may be replaced.
     pub fn commit(self) -> Result<(), PartError> {
         let part = self.paths.part.clone();
         self.commit_as(&part)
     }
 
-    /// The same with other contents in the place of the bytes, which go.
+    /// Renames `contents` to FILE and removes the partial file.
     pub fn commit_as(self, contents: &Path) -> Result<(), PartError> {
         let PartPaths { file, part, state } = &self.paths;
         if self.replace {
-            fs::rename(contents, file).map_err(|error| io_error(file, "written", error))?;
+            fs::rename(contents, file).map_err(|error| io_error(file, "write", error))?;
         } else {
             link_or_rename(contents, file).map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => PartError::Exists(file.clone()),
-                _ => io_error(file, "written", error),
+                _ => io_error(file, "write", error),
             })?;
         }
         sync_parent_dir(file);
-        // FILE is there and whole: what is left beside it does no harm.
+        // FILE is complete; leftover files do no harm.
         for path in [contents, part, state] {
             let _ = fs::remove_file(path);
         }
         Ok(())
     }
 
-    /// Puts bytes that are no proof aside, as `FILE.broken`, and tells where.
+    /// Renames the partial file to `FILE.broken` and returns that path.
     pub fn quarantine(self) -> Result<PathBuf, PartError> {
         let broken = with_suffix(&self.paths.file, ".broken");
-        fs::rename(&self.paths.part, &broken).map_err(|error| io_error(&broken, "written", error))?;
+        fs::rename(&self.paths.part, &broken).map_err(|error| io_error(&broken, "write", error))?;
         let _ = fs::remove_file(&self.paths.state);
         Ok(broken)
     }
 
-    /// Throws it away.
+    /// Deletes the partial file and its state.
     pub fn discard(self) {
-        // What stays is thrown away by the next download, or told to its person.
+        // The next download discards or reports files that cannot be deleted.
         let _ = fs::remove_file(&self.paths.state);
         let _ = fs::remove_file(&self.paths.part);
     }
@@ -255,9 +255,9 @@ fn read_state(path: &Path) -> Result<StoredState, PartError> {
     })
 }
 
-/// Opens and locks the file of this name: a process that finishes it takes the name away.
+/// Opens and locks a partial file. Tries again if another process renames it at the same time.
 fn open_locked(path: &Path) -> Result<File, PartError> {
-    let part_error = |error| io_error(path, "opened", error);
+    let part_error = |error| io_error(path, "open", error);
     for _ in 0..OPEN_TRIES_MAX {
         let file = OpenOptions::new()
             .read(true)
@@ -281,7 +281,7 @@ fn open_locked(path: &Path) -> Result<File, PartError> {
     Err(PartError::Locked(path.to_owned()))
 }
 
-/// Gives the contents a second name, only if it is free; where the file system knows no links, checks and renames.
+/// Links `contents` to `file` if `file` does not exist. On file systems without hard links, checks and renames.
 fn link_or_rename(contents: &Path, file: &Path) -> io::Result<()> {
     match fs::hard_link(contents, file) {
         Err(error)
@@ -299,23 +299,23 @@ fn link_or_rename(contents: &Path, file: &Path) -> io::Result<()> {
     }
 }
 
-/// The name outlives a crash too; a file system that cannot promise that does not stop us.
+/// Syncs the parent directory, so that the rename survives a crash. Best effort: some file systems do not support it.
 fn sync_parent_dir(file: &Path) {
-    let folder = match file.parent() {
+    let directory = match file.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
-/// The name with something behind it.
-pub fn with_suffix(file: &Path, end: &str) -> PathBuf {
+/// Appends a suffix to a file name.
+pub fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(file);
-    name.push(end);
+    name.push(suffix);
     PathBuf::from(name)
 }
 
-/// An error that names the file.
+/// Returns an I/O error with the path and the failed operation, a verb.
 pub fn io_error(path: &Path, operation: &'static str, source: io::Error) -> PartError {
     PartError::Io {
         path: path.to_owned(),
@@ -367,7 +367,7 @@ mod tests {
         drop(again);
         let other = PartFile::open(&file, false, identity("b")).unwrap_err();
         assert!(
-            matches!(&other, PartError::Foreign { of, .. } if of.contains("session a")),
+            matches!(&other, PartError::Foreign { download, .. } if download.contains("session a")),
             "{other}"
         );
         let forced = PartFile::open(&file, true, identity("b")).unwrap();
@@ -422,9 +422,9 @@ mod tests {
 
         fs::remove_file(&file).unwrap();
         let part = write(false, b"three");
-        fs::write(&file, "somebody's").unwrap();
+        fs::write(&file, "other").unwrap();
         assert!(matches!(part.commit(), Err(PartError::Exists(_))));
-        assert_eq!(fs::read(&file).unwrap(), b"somebody's");
+        assert_eq!(fs::read(&file).unwrap(), b"other");
         assert!(matches!(
             PartFile::open(folder.path(), true, identity("a")),
             Err(PartError::NotAFile(_))

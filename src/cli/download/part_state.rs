@@ -1,4 +1,4 @@
-//! What `FILE.part.json` says of `FILE.part`: whose bytes they are, and how to go on. No I/O.
+//! Contents of `FILE.part.json`: the download that `FILE.part` belongs to, and the state to resume it. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -9,91 +9,91 @@ use super::request::DownloadRequest;
 use crate::export::verdict::EmptyAnswer;
 use crate::tracker::TransferEnd;
 
-/// Bytes of a note at most: 1 MiB.
+/// Maximum size of `FILE.part.json`: 1 MiB.
 pub const PART_STATE_MAX_BYTES: u64 = 1024 * 1024;
 
-/// Which download a partial file belongs to: only the same one may go on with it.
+/// Download that a partial file belongs to. Only the same download resumes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DownloadIdentity {
-    /// The service, as receipts name it.
+    /// URL of the service, as in receipts.
     pub endpoint: String,
-    /// The space.
+    /// Space ID.
     pub space: String,
-    /// What is asked for.
+    /// Requested session or days.
     pub asked: DownloadRequest,
 }
 
-/// The note beside a partial file.
+/// State of a partial file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PartState {
     /// [`PartState::SCHEMA`].
     pub schema: String,
-    /// Whose bytes.
+    /// Download that the file belongs to.
     pub identity: DownloadIdentity,
-    /// Sessions whose bytes are there, whole and proved, in order.
+    /// Complete and verified sessions, in order.
     pub sections: Vec<CompletedSession>,
-    /// The session whose bytes stand behind those.
+    /// Session in transfer; its bytes follow those of the complete sessions.
     pub current: Option<CurrentSession>,
-    /// What the service reported of each day before the first byte came.
+    /// Event counts that the service reported for each day before the first byte.
     pub before: BTreeMap<Date, u64>,
 }
 
-/// A session that is there whole.
+/// Completely downloaded session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompletedSession {
-    /// Its id.
+    /// Session ID.
     pub session: String,
-    /// First and last day, where the service said so.
+    /// First and last day, if the service reports them.
     pub range: Option<(Date, Date)>,
-    /// The hour of each day, where only one was asked for.
+    /// Hour of each day, if the session is limited to one.
     pub hour: Option<u8>,
-    /// Its bytes.
+    /// Compressed bytes.
     pub bytes: u64,
-    /// Its events.
+    /// Number of events.
     pub events: u64,
-    /// Its gzip members.
+    /// Number of gzip members.
     pub members: u64,
-    /// Its bytes after decompression.
+    /// Decompressed bytes.
     pub decompressed: u64,
-    /// How the transfer ended.
+    /// End of the transfer.
     pub end: RecordedEnd,
-    /// How often it was cut and went on, in the process that ended it.
+    /// Number of times the transfer was cut and resumed, in the process that completed it.
     pub resumes: u32,
-    /// How the service answered, where there was no event.
+    /// Answer of the service, if there were no events.
     pub empty: Option<EmptyAnswer>,
-    /// Whether the session could still be read after an empty answer.
+    /// True if the session was still readable after an empty answer.
     pub readable: bool,
 }
 
-/// The session in transfer.
+/// Session in transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CurrentSession {
-    /// Its id.
+    /// Session ID.
     pub session: String,
-    /// First and last day, where the service said so.
+    /// First and last day, if the service reports them.
     pub range: Option<(Date, Date)>,
-    /// The hour of each day, where it is of only one.
+    /// Hour of each day, if the session is limited to one.
     pub hour: Option<u8>,
-    /// Whether it was opened for this download, and is to be deleted with it.
+    /// True if this download opened the session and deletes it.
     pub ours: bool,
-    /// Bytes of the whole, once announced.
+    /// Total compressed bytes, once announced.
     pub total: Option<u64>,
 }
 
-/// How a transfer ended, as receipts name it.
+/// End of a transfer, as in receipts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecordedEnd {
-    /// As many bytes as `Content-Length` announced.
+    /// All bytes of `Content-Length` arrived.
     Length,
-    /// The final chunk came.
+    /// The final chunk arrived.
     Chunked,
-    /// The connection closed, and a further request confirmed that nothing follows.
+    /// The connection closed, and another request confirmed that no bytes follow.
     CloseConfirmed,
-    /// The connection closed, and nobody could confirm that it was the end.
+    /// The connection closed, and no request could confirm the end.
     CloseUnconfirmed,
 }
 
@@ -109,10 +109,10 @@ impl From<TransferEnd> for RecordedEnd {
 }
 
 impl PartState {
-    /// The version of its shape.
+    /// Schema version of the document.
     pub const SCHEMA: &'static str = "eventexport.io/part/v1";
 
-    /// Of a download of which nothing is there yet.
+    /// Creates the state of a download without bytes.
     pub fn new(identity: DownloadIdentity) -> Self {
         Self {
             schema: Self::SCHEMA.to_owned(),
@@ -123,13 +123,13 @@ impl PartState {
         }
     }
 
-    /// Reads a note; `None` where the bytes are none of this version.
+    /// Parses a document; `None` if it is not valid for this version.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let state: Self = serde_json::from_slice(bytes).ok()?;
         (state.schema == Self::SCHEMA).then_some(state)
     }
 
-    /// Where the bytes of the session in transfer begin.
+    /// Returns the offset at which the bytes of the current session start.
     pub fn boundary(&self) -> u64 {
         let bytes = self.sections.iter().map(|section| section.bytes);
         bytes.fold(0, u64::saturating_add)

@@ -1,5 +1,5 @@
-//! Reads a partial file again after an interruption: what is there is proved anew, so nothing rests on what a process
-//! that died may have believed. Reads a file.
+//! Verifies a partial file again after an interruption, without relying on the state of the interrupted process.
+//! Reads a file.
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
@@ -9,26 +9,26 @@ use super::part::{PartError, PartFile, io_error};
 use crate::export::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
 use crate::tracker::ResumePoint;
 
-/// Bytes that are read at a time: 256 KiB.
+/// Size of a read: 256 KiB.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A part as it stands.
+/// Verified partial file.
 pub struct ReplayedPart {
-    /// The proof, as far as the bytes go.
+    /// Prover that has read all bytes of the file.
     pub proof: StreamProver,
-    /// The bytes of the session in transfer.
+    /// Bytes of the current session.
     pub resume_point: ResumePoint,
-    /// The hash of everything up to the session in transfer, where there is anything.
+    /// SHA-256 of the bytes before the current session, if there are any.
     pub sha256: Option<String>,
 }
 
-/// Proves a part anew. What does not prove is cut off, with all that follows, and its session begins anew.
+/// Verifies a partial file. Truncates it before the first damaged session, which is then downloaded again.
 pub async fn replay(
     part: &mut PartFile,
     pool: &ProverPool,
     meter: &mut ProgressMeter,
 ) -> Result<ReplayedPart, PartError> {
-    // Each round cuts something off, so there are as many as there are sections, and one for the tail.
+    // Each round removes a section or the tail.
     for _ in 0..=part.state().sections.len() {
         match replay_once(part, pool, meter).await? {
             Ok(replayed) => return Ok(replayed),
@@ -44,7 +44,7 @@ pub async fn replay(
                 let boundary = part.state().boundary();
                 part.truncate(boundary)?;
                 meter.println(&format!(
-                    "What is behind byte {boundary} of {} is damaged and is downloaded again.",
+                    "{} is damaged after byte {boundary}: downloading the rest again.",
                     part.paths.part.display()
                 ));
             }
@@ -59,8 +59,9 @@ pub async fn replay(
     })
 }
 
-/// Some bytes do not prove; so many sections before them do.
+/// Partial file with invalid bytes.
 struct DamagedPart {
+    /// Number of valid sections before them.
     intact: usize,
 }
 
@@ -78,7 +79,7 @@ async fn replay_once(
         total,
     };
     if total > 0 {
-        meter.begin("Checking what is there", 0);
+        meter.begin("Verifying partial file", 0);
     }
     let mut proof = pool.begin();
     let mut sha256 = None;
@@ -110,7 +111,7 @@ async fn replay_once(
                 return Ok(Err(DamagedPart { intact }));
             }
         }
-        // A batch that is still on its way tells its failure to the next, which may be long in coming.
+        // A queued batch reports its failure only with the next push, which may come much later.
         if proof.flush().await.is_err() {
             return Ok(Err(DamagedPart { intact }));
         }
@@ -133,7 +134,7 @@ struct PartReader<'a> {
 }
 
 impl PartReader<'_> {
-    /// The next bytes, at most so many; `None` at the end.
+    /// Reads at most `limit` bytes; `None` at the end.
     async fn next(&mut self, limit: u64, meter: &ProgressMeter) -> Result<Option<Bytes>, PartError> {
         let limit = usize::try_from(limit).unwrap_or(READ_BYTES).min(READ_BYTES);
         if limit == 0 {

@@ -1,4 +1,4 @@
-//! The last words of a download: a summary for people, a document for programs. No I/O.
+//! Report of a download, as text and as JSON. No I/O.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -11,44 +11,44 @@ use super::request::format_days;
 use crate::cli::human;
 use crate::export::verdict::Verdict;
 
-/// The version of the document's shape.
+/// Schema version of the document.
 pub const SCHEMA: &str = "eventexport.io/download/v1";
 
-/// Sessions that the summary names; the rest are counted. The document has all.
+/// Maximum number of sessions in the text; the rest are counted. The document has all.
 const NAMED_MAX: usize = 20;
 
-/// What came of a download.
+/// Result of a download.
 #[derive(Debug)]
 pub struct DownloadReport {
-    /// Where it went; `None`: standard output.
+    /// Output file; `None`: standard output.
     pub file: Option<PathBuf>,
-    /// Whether it went there decompressed.
+    /// True if the output is decompressed.
     pub decompressed: bool,
-    /// Each session, and what it proves.
+    /// Completed sessions and their evaluation.
     pub sessions: Vec<(CompletedSession, SessionEvaluation)>,
-    /// The hash of all compressed bytes, where there were any.
+    /// SHA-256 of all compressed bytes, if there are any.
     pub sha256: Option<String>,
-    /// Bytes that an earlier run left.
+    /// Bytes that an earlier run downloaded.
     pub resumed_bytes: u64,
-    /// Why it must not be taken for complete.
+    /// Reasons not to regard the download as complete.
     pub doubts: Vec<String>,
-    /// Sessions of ours that are still open, and why.
+    /// IDs of the sessions that the download opened and that are still open, and why.
     pub leftover_sessions: Vec<(String, String)>,
-    /// Whether those were to stay open.
+    /// True if these sessions stay open on request.
     pub sessions_kept: bool,
-    /// Why it ended early, and what to do; it did not where this is `None`.
+    /// Error with its remedy, if the download failed.
     pub failure: Option<String>,
 }
 
 impl DownloadReport {
-    /// The exit code.
+    /// True if the exit code is 0.
     pub fn succeeded(&self) -> bool {
         self.failure.is_none()
             && self.doubts.is_empty()
             && (self.leftover_sessions.is_empty() || self.sessions_kept)
     }
 
-    /// The document.
+    /// Returns the JSON document.
     pub fn document(&self) -> Value {
         let sessions: Vec<Value> = self.sessions.iter().map(session_json).collect();
         let leftover_sessions: Vec<Value> = self
@@ -78,7 +78,7 @@ impl DownloadReport {
         document
     }
 
-    /// The summary.
+    /// Returns the text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         if self.failure.is_none() {
@@ -91,12 +91,12 @@ impl DownloadReport {
             let _ = if self.sessions_kept {
                 writeln!(
                     text,
-                    "Session {id} is open ({why}); `eventexport session delete {id}` deletes it."
+                    "Session {id} is still open ({why}). Delete it with `eventexport session delete {id}`."
                 )
             } else {
                 writeln!(
                     text,
-                    "Session {id} could not be deleted: {why}. It stays open, and a space has room for 30: delete it with `eventexport session delete {id}`."
+                    "Cannot delete session {id}: {why}. It counts toward the 30 open sessions of the space; delete it with `eventexport session delete {id}`."
                 )
             };
         }
@@ -111,7 +111,7 @@ impl DownloadReport {
         let bytes = self.sum(|section| section.bytes);
         let _ = writeln!(
             text,
-            "{destination}: {}, {} ({} bytes){}, whole",
+            "{destination}: {}, {} ({} bytes){}, complete",
             human::plural(self.sum(|section| section.events), "event"),
             human::bytes(bytes),
             human::count(bytes),
@@ -125,17 +125,17 @@ impl DownloadReport {
             }
         );
         if let Some(sha256) = &self.sha256 {
-            let of = if self.decompressed { " of the gzip" } else { "" };
-            let _ = writeln!(text, "SHA-256{of}: {sha256}");
+            let subject = if self.decompressed { " of the gzip" } else { "" };
+            let _ = writeln!(text, "SHA-256{subject}: {sha256}");
         }
         for (section, evaluation) in self.sessions.iter().take(NAMED_MAX) {
-            let of = section.range.map_or_else(
+            let name = section.range.map_or_else(
                 || format!("session {}", section.session),
                 |(start, end)| format_days(start, end, section.hour),
             );
             let _ = writeln!(
                 text,
-                "{of}: {}, {}",
+                "{name}: {}, {}",
                 human::plural(section.events, "event"),
                 verdict_text(evaluation)
             );
@@ -146,8 +146,8 @@ impl DownloadReport {
         }
     }
 
-    fn sum(&self, of: impl Fn(&CompletedSession) -> u64) -> u64 {
-        self.sessions.iter().map(|(section, _)| of(section)).sum()
+    fn sum(&self, value: impl Fn(&CompletedSession) -> u64) -> u64 {
+        self.sessions.iter().map(|(section, _)| value(section)).sum()
     }
 }
 
@@ -165,10 +165,12 @@ fn verdict_text(evaluation: &SessionEvaluation) -> String {
     };
     match evaluation.verdict {
         Verdict::Matched => format!("Matched: the service reports {reported}"),
-        Verdict::Over => format!("Over: the service reports {reported}; its listing lags, or the days grew"),
+        Verdict::Over => {
+            format!("Over: the service reports {reported} (its listing is delayed, or events were added)")
+        }
         Verdict::Short => format!("Short: the service reports {reported}"),
-        Verdict::Empty => "Empty: the service's listing says that nothing happened".to_owned(),
-        Verdict::Unknown => "the service reports no count to compare with".to_owned(),
+        Verdict::Empty => "Empty: the listing of the service shows that there are no events".to_owned(),
+        Verdict::Unknown => "Unknown: the service reports no count".to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a download is asked for: a session of somebody's, or days, which become sessions of at most fifteen. No I/O.
+//! Request of a download: an open session, or days, which are split into sessions of at most 15 days. No I/O.
 
 use std::fmt::{self, Write as _};
 
@@ -9,38 +9,38 @@ use serde::{Deserialize, Serialize};
 use crate::export::window::Window;
 use crate::tracker::{Session, SessionRequest};
 
-/// Days that a session may have (API page).
+/// Maximum number of days of a session (API page).
 pub const SESSION_DAYS_MAX: u8 = 15;
 
-/// Days that one download may ask for: 366. The service keeps weeks.
+/// Maximum number of days of a download: 366. The service retains events for weeks.
 pub const DAYS_MAX: i32 = 366;
 
-/// What is asked for; a partial file is gone on with only where this is the same.
+/// Requested events. A partial file is resumed only for the same request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum DownloadRequest {
-    /// A session that is open already, and stays so.
+    /// Session that is already open and stays open.
     Session {
-        /// Its id.
+        /// Session ID.
         id: String,
     },
-    /// Days, in sessions of our own.
+    /// Days, in sessions that the download opens.
     Days {
-        /// First UTC day.
+        /// First day (UTC).
         start: Date,
-        /// Last UTC day, inclusive.
+        /// Last day (UTC), inclusive.
         end: Date,
         /// Only this hour of each day.
         hour: Option<u8>,
         /// Events of the account instead of the space.
         account: bool,
-        /// Days of a session at most.
+        /// Maximum number of days per session.
         days_per_session: u8,
     },
 }
 
 impl DownloadRequest {
-    /// The sessions that it takes, in order of time; of a session of somebody else's none is to be opened.
+    /// Returns the sessions to open, in order of time; none for a session that is already open.
     pub fn session_requests(&self) -> Vec<SessionRequest> {
         let Self::Days {
             start,
@@ -63,7 +63,7 @@ impl DownloadRequest {
                 hour,
                 account,
             });
-            // The last day that there is has no tomorrow.
+            // `Date::MAX` has no next day.
             let Ok(next) = last.tomorrow() else { break };
             first = next;
         }
@@ -89,7 +89,7 @@ impl fmt::Display for DownloadRequest {
     }
 }
 
-/// `2018-06-28`, `2018-06-28 to 2018-07-02, hour 7`.
+/// Formats days: `2018-06-28`, `2018-06-28 to 2018-07-02, hour 7`.
 pub fn format_days(start: Date, end: Date, hour: Option<u8>) -> String {
     let mut text = start.to_string();
     if end != start {
@@ -102,7 +102,7 @@ pub fn format_days(start: Date, end: Date, hour: Option<u8>) -> String {
     text
 }
 
-/// How the answered session differs from what was asked for; `None` where it does not, or does not say.
+/// Describes how the opened session differs from the request. `None` if it does not, or if the service omits the field.
 pub fn mismatch(requested: &SessionRequest, session: &Session) -> Option<String> {
     let SessionRequest {
         start,
@@ -114,7 +114,7 @@ pub fn mismatch(requested: &SessionRequest, session: &Session) -> Option<String>
         && (first, last) != (start, end)
     {
         return Some(format!(
-            "asked for {}, the service answered {}",
+            "requested {}, but the session is for {}",
             format_days(start, end, None),
             format_days(first, last, None)
         ));
@@ -123,9 +123,9 @@ pub fn mismatch(requested: &SessionRequest, session: &Session) -> Option<String>
         && other != hour
     {
         let name =
-            |hour: Option<u8>| hour.map_or_else(|| "the whole day".to_owned(), |hour| format!("hour {hour}"));
+            |hour: Option<u8>| hour.map_or_else(|| "all hours".to_owned(), |hour| format!("hour {hour}"));
         return Some(format!(
-            "asked for {}, the service answered {}",
+            "requested {}, but the session is for {}",
             name(hour),
             name(other)
         ));
@@ -133,19 +133,19 @@ pub fn mismatch(requested: &SessionRequest, session: &Session) -> Option<String>
     let other = session.account.filter(|other| *other != account)?;
     let name = |account| {
         if account {
-            "the account's events"
+            "events of the account"
         } else {
-            "the space's events"
+            "events of the space"
         }
     };
     Some(format!(
-        "asked for {}, the service answered {}",
+        "requested {}, but the session is for {}",
         name(account),
         name(other)
     ))
 }
 
-/// The windows of days, one for each.
+/// Returns one window for each day.
 pub fn windows(start: Date, end: Date, hour: Option<u8>) -> impl Iterator<Item = Window> {
     std::iter::successors(Some(start), |day| day.tomorrow().ok())
         .take_while(move |day| *day <= end)
@@ -173,14 +173,14 @@ mod tests {
 
     #[test]
     fn days_become_sessions_in_order_without_gap_or_overlap() {
-        for (days, most, expected) in [
+        for (days, days_per_session, expected) in [
             (1, 15, vec![(1, 1)]),
             (15, 15, vec![(1, 15)]),
             (16, 15, vec![(1, 15), (16, 16)]),
             (30, 13, vec![(1, 13), (14, 26), (27, 30)]),
             (3, 1, vec![(1, 1), (2, 2), (3, 3)]),
         ] {
-            let found: Vec<_> = days_request(days, most)
+            let found: Vec<_> = days_request(days, days_per_session)
                 .session_requests()
                 .iter()
                 .map(|session| (session.start.day(), session.end.day()))
@@ -221,21 +221,21 @@ mod tests {
                     range: Some((date(2018, 5, 31), date(2018, 6, 2))),
                     ..session.clone()
                 },
-                "answered 2018-05-31 to 2018-06-02",
+                "for 2018-05-31 to 2018-06-02",
             ),
             (
                 Session {
                     hour: Some(Some(7)),
                     ..session.clone()
                 },
-                "answered hour 7",
+                "for hour 7",
             ),
             (
                 Session {
                     account: Some(false),
                     ..session
                 },
-                "answered the space's events",
+                "for events of the space",
             ),
         ] {
             let text = mismatch(&request, &other).unwrap();

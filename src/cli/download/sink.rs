@@ -1,4 +1,4 @@
-//! Where a download goes: a file that is gone on with, or standard output, which has seen what it has seen. Writes.
+//! Destination of a download: a partial file, which can be resumed, or standard output, which cannot. Writes.
 
 use std::fs::File;
 use std::io;
@@ -8,16 +8,16 @@ use super::blocking_writer::BlockingWriter;
 use super::part::PartFile;
 use crate::export::proof::{ProverPool, StreamProver};
 
-/// A gzip of nothing (RFC 1952), for a range that is proved to have no events where the service sent no byte: what
-/// reads gzip takes an empty input for a broken one.
+/// Gzip of no data (RFC 1952), written if the service sent no byte and the range is proved to have no events: gzip
+/// readers reject an empty input.
 pub const EMPTY_GZIP: [u8; 20] = [
     0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 ];
 
-/// Where the bytes go.
+/// Destination of a download.
 #[derive(Debug)]
 pub enum DownloadSink {
-    /// A file, partial until it is whole.
+    /// Partial file, renamed to FILE when it is complete.
     File(Box<PartFile>),
     /// Standard output.
     Stdout(StdoutSink),
@@ -26,16 +26,16 @@ pub enum DownloadSink {
 /// Standard output.
 #[derive(Debug)]
 pub struct StdoutSink {
-    /// The writer.
+    /// Writer on its own thread.
     pub writer: BlockingWriter,
-    /// Whether what was inflated goes there.
+    /// True if the decompressed bytes are written.
     pub decompress: bool,
 }
 
 impl DownloadSink {
-    /// Standard output, as bytes came or decompressed.
+    /// Opens standard output, for the received or the decompressed bytes.
     pub fn stdout(decompress: bool) -> io::Result<Self> {
-        // The handle of its own: Rust's standard output looks for line ends.
+        // A separate handle: the standard output of Rust is line-buffered.
         let out = io::stdout().as_fd().try_clone_to_owned()?;
         Ok(Self::Stdout(StdoutSink {
             writer: BlockingWriter::new(File::from(out)),
@@ -43,7 +43,7 @@ impl DownloadSink {
         }))
     }
 
-    /// A proof that feeds standard output where that wants the decompressed bytes.
+    /// Starts a prover, which sends the decompressed bytes to standard output if these are written.
     pub fn proof(&self, pool: &ProverPool) -> StreamProver {
         match self {
             Self::Stdout(stdout) if stdout.decompress => pool.begin_into(stdout.writer.sender()),

@@ -1,4 +1,4 @@
-//! Progress as bars on a terminal: one for each export, a few for its transfers, lines above for what matters.
+//! Progress as bars on a terminal: one for each export, a few for its transfers, and lines above them for problems.
 //! Draws on standard error.
 
 use std::fmt::Write as _;
@@ -11,16 +11,16 @@ use super::lines::describe;
 use crate::cli::human;
 use crate::export::snapshot::Snapshot;
 
-/// Transfers that are drawn per export; the rest are counted.
+/// Maximum number of transfer bars per export; the rest are counted.
 const TRANSFERS_SHOWN: usize = 6;
 
-/// Exports that are drawn; the rest run unseen until the closing table.
+/// Maximum number of exports with bars; the rest appear only in the summary table.
 const EXPORTS_SHOWN: usize = 4;
 
-/// How often the elapsed time moves.
+/// Refresh interval of the elapsed time.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Draws bars.
+/// Renders progress as bars.
 #[derive(Debug)]
 pub struct ProgressBars {
     screen: MultiProgress,
@@ -34,7 +34,7 @@ struct ExportBars {
 }
 
 impl ProgressBars {
-    /// Bars for exports with these names.
+    /// Returns bars for exports with these names.
     pub fn new(names: &[String], screen: &MultiProgress) -> Self {
         let exports = names
             .iter()
@@ -45,7 +45,7 @@ impl ProgressBars {
                     "{prefix} [{elapsed_precise}] {bar:30} {pos}/{len} windows {msg}",
                 ));
                 overall.set_prefix(name.clone());
-                overall.set_message("looking at the destination");
+                overall.set_message("listing destination");
                 overall.enable_steady_tick(TICK);
                 ExportBars {
                     overall,
@@ -59,10 +59,10 @@ impl ProgressBars {
         }
     }
 
-    /// Draws how an export stands, and prints what matters above.
+    /// Draws the state of an export, and prints problems above the bars.
     pub fn update(&mut self, number: usize, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
         for change in changes {
-            // Stored windows show in the bar and in the closing table.
+            // The bar and the summary table show stored windows.
             if let (SnapshotChange::Problem(_), Some(text)) = (change, describe(change)) {
                 self.println(&format!("{name}: {text}"));
             }
@@ -78,11 +78,11 @@ impl ProgressBars {
 
     /// Prints a line above the bars.
     pub fn println(&self, text: &str) {
-        // A terminal that is gone cannot be told.
+        // A closed terminal cannot be reported.
         let _ = self.screen.println(text);
     }
 
-    /// Takes the bars off the screen.
+    /// Removes the bars.
     pub fn finish(&mut self) {
         for bars in self.exports.drain(..) {
             bars.transfers.iter().for_each(ProgressBar::finish_and_clear);
@@ -94,9 +94,9 @@ impl ProgressBars {
 impl ExportBars {
     fn draw_transfers(&mut self, screen: &MultiProgress, snapshot: &Snapshot) {
         let shown = snapshot.transfers.len().min(TRANSFERS_SHOWN);
-        for gone in self.transfers.drain(shown.min(self.transfers.len())..) {
-            gone.finish_and_clear();
-            screen.remove(&gone);
+        for bar in self.transfers.drain(shown.min(self.transfers.len())..) {
+            bar.finish_and_clear();
+            screen.remove(&bar);
         }
         while self.transfers.len() < shown {
             let after = self.transfers.last().unwrap_or(&self.overall);
@@ -121,7 +121,7 @@ impl ExportBars {
 
 fn status_message(snapshot: &Snapshot) -> String {
     if !snapshot.observed {
-        return "looking at the destination".to_owned();
+        return "listing destination".to_owned();
     }
     let mut text = format!(
         "{}, {}",
@@ -129,19 +129,19 @@ fn status_message(snapshot: &Snapshot) -> String {
         human::bytes(snapshot.bytes)
     );
     let hidden = snapshot.transfers.len().saturating_sub(TRANSFERS_SHOWN);
-    for (number, words) in [
-        (hidden as u64, "more under way"),
+    for (number, label) in [
+        (hidden as u64, "more in progress"),
         (snapshot.waiting, "waiting"),
-        (snapshot.failed, "to be tried again"),
+        (snapshot.failed, "to retry"),
     ] {
         if number > 0 {
-            let _ = write!(text, ", {number} {words}");
+            let _ = write!(text, ", {number} {label}");
         }
     }
     text
 }
 
-/// Of a bar. Its template is a constant, and a test beside it draws it.
+/// Returns the style of a bar. Templates are constants, and a unit test draws each.
 pub(in crate::cli) fn bar_style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -160,7 +160,7 @@ mod tests {
     use crate::export::snapshot::TransferFacts;
     use crate::export::window::Window;
 
-    /// Keeps what is drawn.
+    /// Terminal that records its output.
     #[derive(Clone, Debug, Default)]
     struct FakeTerminal(Arc<Mutex<String>>);
 
@@ -219,21 +219,21 @@ mod tests {
             transfers,
             ..Snapshot::default()
         };
-        // Drawing is rationed to some 20 a second.
+        // Draws are limited to about 20 a second.
         for _ in 0..10 {
             bars.update(0, "audit", &snapshot, &[]);
             std::thread::sleep(Duration::from_millis(60));
         }
         bars.finish();
         let drawn = terminal.0.lock().unwrap().clone();
-        for words in [
+        for expected in [
             "3/30 windows",
-            "3 more under way",
+            "3 more in progress",
             "2018-06-01",
             "2.00 KiB of 4.00 KiB",
             "2018-06-06",
         ] {
-            assert!(drawn.contains(words), "{words} is not in:\n{drawn}");
+            assert!(drawn.contains(expected), "{expected} is not in:\n{drawn}");
         }
         assert!(!drawn.contains("2018-06-07"), "{drawn}");
     }

@@ -1,4 +1,4 @@
-//! What happened between two looks at an export, each thing once. No I/O.
+//! Changes between two snapshots of an export, each reported once. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,23 @@ use crate::export::failure::Problem;
 use crate::export::snapshot::{Snapshot, WindowFacts};
 use crate::export::window::Window;
 
-/// One thing that happened.
+/// Change of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotChange<'a> {
-    /// The destination was listed for the first time: so many windows are wanted, so many were there.
+    /// The destination was listed for the first time.
     Observed {
-        /// Wanted windows.
+        /// Number of wanted windows.
         wanted: u64,
-        /// Stored before.
+        /// Number of windows that are already stored.
         stored: u64,
     },
     /// A window is stored, or was found stored.
     Window(Window, &'a WindowFacts),
-    /// Something is wrong, or waited for, that was not before.
+    /// A new problem or wait.
     Problem(&'a Problem),
 }
 
-/// What was told so far.
+/// Reports each change once.
 #[derive(Clone, Debug, Default)]
 pub struct ChangeDetector {
     observed: bool,
@@ -32,7 +32,7 @@ pub struct ChangeDetector {
 }
 
 impl ChangeDetector {
-    /// What `snapshot` tells that was not told before. A trouble that went away and came back is told again.
+    /// Returns the changes in `snapshot` since the last call. A problem that returns is reported again.
     pub fn changes<'a>(&mut self, snapshot: &'a Snapshot) -> Vec<SnapshotChange<'a>> {
         let mut changes = Vec::new();
         if snapshot.observed && !self.observed {
@@ -48,11 +48,11 @@ impl ChangeDetector {
             }
         }
         let key = |problem: &Problem| (problem.reason, problem.window);
-        let fresh = snapshot
+        let new_problems = snapshot
             .problems
             .iter()
             .filter(|problem| !self.problems.contains(&key(problem)));
-        changes.extend(fresh.map(SnapshotChange::Problem));
+        changes.extend(new_problems.map(SnapshotChange::Problem));
         self.problems = snapshot.problems.iter().map(key).collect();
         changes
     }
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::cli::outcome::tests::{facts, snapshot};
-    use crate::export::failure::Remedy;
+    use crate::export::failure::RetryClass;
 
     #[test]
     fn each_change_is_reported_once_and_a_returning_problem_again() {
@@ -73,26 +73,26 @@ mod tests {
             reason: Reason::Throttled,
             message: "slower".to_owned(),
             window: None,
-            remedy: Remedy::Retry(None),
+            class: RetryClass::Retry(None),
             retry_at: None,
         };
-        let calm = snapshot(vec![(window, facts(3, true))]);
-        let troubled = Snapshot {
+        let healthy = snapshot(vec![(window, facts(3, true))]);
+        let failing = Snapshot {
             problems: vec![problem.clone()],
-            ..calm.clone()
+            ..healthy.clone()
         };
         let mut detector = ChangeDetector::default();
         assert!(detector.changes(&Snapshot::default()).is_empty());
         assert_eq!(
-            detector.changes(&troubled),
+            detector.changes(&failing),
             [
                 SnapshotChange::Observed { wanted: 0, stored: 0 },
                 SnapshotChange::Window(window, &facts(3, true)),
                 SnapshotChange::Problem(&problem)
             ]
         );
-        assert!(detector.changes(&troubled).is_empty());
-        assert!(detector.changes(&calm).is_empty());
-        assert_eq!(detector.changes(&troubled), [SnapshotChange::Problem(&problem)]);
+        assert!(detector.changes(&failing).is_empty());
+        assert!(detector.changes(&healthy).is_empty());
+        assert_eq!(detector.changes(&failing), [SnapshotChange::Problem(&problem)]);
     }
 }

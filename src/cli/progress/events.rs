@@ -1,4 +1,4 @@
-//! Progress as JSON, one object per line on standard output, for programs. `docs/cli.md` documents the fields.
+//! Progress as JSON, one object per line on standard output. `docs/cli.md` documents the fields.
 
 use std::io::Write as _;
 
@@ -12,12 +12,12 @@ use crate::export::snapshot::{Snapshot, WindowFacts};
 /// Name and version of the lines' schema: the first field of every line.
 pub const SCHEMA: &str = "eventexport.io/run/v1";
 
-/// Prints lines of JSON.
+/// Renders progress as lines of JSON.
 #[derive(Clone, Copy, Debug)]
 pub struct JsonProgress;
 
 impl JsonProgress {
-    /// Prints what happened.
+    /// Prints each change.
     pub fn update(self, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
         for change in changes {
             print(change_json(name, snapshot, change));
@@ -25,7 +25,7 @@ impl JsonProgress {
     }
 }
 
-/// A change as an object.
+/// Returns a change as a JSON object.
 fn change_json(name: &str, snapshot: &Snapshot, change: &SnapshotChange<'_>) -> Value {
     match change {
         SnapshotChange::Observed { wanted, stored } => {
@@ -51,7 +51,7 @@ fn change_json(name: &str, snapshot: &Snapshot, change: &SnapshotChange<'_>) -> 
     }
 }
 
-/// The fields of a stored window.
+/// Returns the fields of a stored window.
 pub fn window_json(facts: &WindowFacts) -> Value {
     let WindowFacts {
         bytes,
@@ -64,13 +64,13 @@ pub fn window_json(facts: &WindowFacts) -> Value {
     json!({"events": events, "reported": reported, "bytes": bytes, "verdict": verdict, "sha256": sha256.as_deref()})
 }
 
-/// The fields of a trouble.
+/// Returns the fields of a problem.
 pub fn problem(problem: &Problem) -> Value {
     let Problem {
         reason,
         message,
         window,
-        remedy: _,
+        class: _,
         retry_at,
     } = problem;
     json!({
@@ -81,15 +81,15 @@ pub fn problem(problem: &Problem) -> Value {
     })
 }
 
-/// Prints an object as one line, with schema and time.
+/// Prints an object on one line, with schema and time.
 pub fn print(object: Value) {
     let mut line = json!({"schema": SCHEMA, "time": Timestamp::now()});
     merge(&mut line, object);
-    // Nobody to tell that nobody listens.
+    // A closed pipe cannot be reported.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// Adds the fields of `more`.
+/// Adds the fields of `more` to `object`.
 pub fn merge(object: &mut Value, more: Value) {
     if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
         object.extend(more);

@@ -1,4 +1,4 @@
-//! Progress as lines, for a pipe or a log: one when something happened, one now and then while nothing does.
+//! Progress as lines, for a pipe or a log: one for each change, and a heartbeat while nothing changes.
 //! Writes to standard error.
 
 use std::io::Write as _;
@@ -12,10 +12,10 @@ use crate::export::snapshot::{Snapshot, WindowFacts};
 use crate::export::verdict::Verdict;
 use crate::export::window::Window;
 
-/// After so long without a line, one says that the work goes on: 30 s.
+/// Time without a line after which a heartbeat line is printed: 30 s.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// Prints lines.
+/// Renders progress as lines.
 #[derive(Debug)]
 pub struct ProgressLines {
     last: Instant,
@@ -28,7 +28,7 @@ impl Default for ProgressLines {
 }
 
 impl ProgressLines {
-    /// Prints what happened.
+    /// Prints each change, or a heartbeat.
     pub fn update(&mut self, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
         for text in changes.iter().filter_map(describe) {
             self.println(&format!("{name}: {text}"));
@@ -42,12 +42,12 @@ impl ProgressLines {
     pub fn println(&mut self, text: &str) {
         self.last = Instant::now();
         let now = Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
-        // Nobody to tell that nobody listens.
+        // A closed pipe cannot be reported.
         let _ = writeln!(std::io::stderr().lock(), "{now} {text}");
     }
 }
 
-/// What a person reads of a change; windows that were found are summed up by the first line.
+/// Returns the text of a change; `None` for windows stored before, which the first line counts.
 pub fn describe(change: &SnapshotChange<'_>) -> Option<String> {
     match change {
         SnapshotChange::Observed { wanted, stored } => Some(format!(
@@ -72,7 +72,7 @@ fn stored_text(window: Window, facts: &WindowFacts) -> String {
     }
     let reported = match facts.reported {
         Some(reported) => format!("of {} reported", human::count(reported)),
-        None => "without a count by the service".to_owned(),
+        None => "without a count from the service".to_owned(),
     };
     let events = human::plural(facts.events, "event");
     format!(
@@ -86,7 +86,7 @@ fn transfers_text(snapshot: &Snapshot) -> String {
     let bytes = snapshot.transfers.iter().map(|transfer| transfer.bytes).sum();
     let transfers = human::plural(snapshot.transfers.len() as u64, "transfer");
     format!(
-        "{transfers} under way, {} so far; {} of {} stored",
+        "{transfers} in progress, {} so far; {} of {} stored",
         human::bytes(bytes),
         snapshot.stored,
         snapshot.wanted

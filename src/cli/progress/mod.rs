@@ -1,4 +1,4 @@
-//! What a person or a program sees while exports run: bars on a terminal, lines in a pipe, JSON for programs.
+//! Progress of running exports: bars on a terminal, lines in a pipe, or JSON.
 //! Writes to standard error, JSON to standard output.
 
 pub mod bars;
@@ -16,34 +16,34 @@ use self::events::JsonProgress;
 use self::lines::ProgressLines;
 use crate::export::snapshot::Snapshot;
 
-/// How progress is shown.
+/// Display of progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgressMode {
-    /// Bars that move, for a person at a terminal.
+    /// Bars on a terminal.
     Bars,
-    /// A line for each thing that happened.
+    /// A line for each change.
     Lines,
-    /// A JSON object for each thing that happened.
+    /// A JSON object for each change.
     Json,
-    /// Nothing.
+    /// No progress.
     Quiet,
 }
 
 impl ProgressMode {
-    /// What fits: JSON where it was asked for, bars where standard error is a terminal that can move.
+    /// Selects the mode: JSON if requested, bars if standard error is a terminal that can move the cursor.
     pub fn detect(json: bool, quiet: bool) -> Self {
-        let moves =
+        let can_draw =
             std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         match (json, quiet) {
             (true, _) => Self::Json,
             (false, true) => Self::Quiet,
-            (false, false) if moves => Self::Bars,
+            (false, false) if can_draw => Self::Bars,
             (false, false) => Self::Lines,
         }
     }
 }
 
-/// The view of all exports of a run.
+/// Progress of all exports of a run.
 #[derive(Debug)]
 pub struct RunProgress {
     names: Vec<String>,
@@ -60,7 +60,7 @@ enum ProgressRenderer {
 }
 
 impl RunProgress {
-    /// Of exports with these names. Bars are drawn on `screen`, so that logs can make room for themselves.
+    /// Returns the progress of exports with these names. Draws bars on `screen`, so that log lines appear above them.
     pub fn new(mode: ProgressMode, names: Vec<String>, screen: &MultiProgress) -> Self {
         let renderer = match mode {
             ProgressMode::Bars => ProgressRenderer::Bars(ProgressBars::new(&names, screen)),
@@ -76,7 +76,7 @@ impl RunProgress {
         }
     }
 
-    /// Shows how the export of this number stands. To be called at every change and about once a second.
+    /// Shows the state of the export with this number. Callers call it at every change and about once a second.
     pub fn update(&mut self, number: usize, snapshot: &Snapshot) {
         let (Some(name), Some(detector)) = (self.names.get(number), self.detectors.get_mut(number)) else {
             return;
@@ -90,7 +90,7 @@ impl RunProgress {
         }
     }
 
-    /// A remark for people; programs read the same in the summary.
+    /// Prints a line of text; JSON output has the same information in the summary.
     pub fn println(&mut self, text: &str) {
         match &mut self.renderer {
             ProgressRenderer::Bars(bars) => bars.println(text),
@@ -99,7 +99,7 @@ impl RunProgress {
         }
     }
 
-    /// Takes the bars off the screen.
+    /// Removes the bars.
     pub fn finish(&mut self) {
         if let ProgressRenderer::Bars(bars) = &mut self.renderer {
             bars.finish();

@@ -1,29 +1,29 @@
-//! Which sessions are provably this user's and old: decides purely what `--all-mine-older-than` deletes. No I/O.
+//! Selects the sessions that `--all-mine-older-than` deletes: owned by the user, old and idle. No I/O.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::format_duration;
 use crate::tracker::Session;
 
-/// How long ago a session must have been used last to be taken for idle: 10 minutes, as the engine holds it.
+/// Time since its last use after which a session is idle: 10 minutes, as in the engine.
 pub const IDLE_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
-/// What becomes of a session, and why it stays.
+/// Decision on a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CleanupDecision {
-    /// It is ours, old and idle.
+    /// Delete: owned by the user, old and idle.
     Delete,
-    /// It is ours and old, and was used a while ago that is shorter than [`IDLE_AFTER`].
+    /// Keep by default: owned by the user and old, but last used less than [`IDLE_AFTER`] ago. Holds the idle time.
     RecentlyUsed(SignedDuration),
-    /// It is younger than what was asked for.
+    /// Keep: younger than requested.
     TooYoung,
-    /// Another user's.
+    /// Keep: owned by another user.
     OtherUser,
-    /// The service does not say whose it is, how old it is, or says that it is of another space.
+    /// Keep: the owner or the age is unknown, or the session belongs to another space. Holds the reason.
     Unverified(&'static str),
 }
 
-/// What becomes of `session` when `user` deletes those of `space` that are older than `age`.
+/// Decides on a session when `user` deletes the sessions of `space` that are older than `age`.
 pub fn decide(
     session: &Session,
     user: &str,
@@ -32,15 +32,15 @@ pub fn decide(
     now: Timestamp,
 ) -> CleanupDecision {
     match session.username.as_deref() {
-        None => return CleanupDecision::Unverified("the service does not say whose it is"),
+        None => return CleanupDecision::Unverified("the service does not report its owner"),
         Some(owner) if owner != user => return CleanupDecision::OtherUser,
         Some(_) => {}
     }
-    if session.space.as_deref().is_some_and(|of| of != space) {
-        return CleanupDecision::Unverified("the service says that it is of another space");
+    if session.space.as_deref().is_some_and(|other| other != space) {
+        return CleanupDecision::Unverified("it belongs to another space");
     }
     let Some(created) = session.created else {
-        return CleanupDecision::Unverified("the service does not say when it was made");
+        return CleanupDecision::Unverified("the service does not report its creation time");
     };
     if now.duration_since(created) < age {
         return CleanupDecision::TooYoung;
@@ -51,15 +51,15 @@ pub fn decide(
     }
 }
 
-/// A duration to the minute, or to the second below one: `2h5m`, `40s`.
+/// Formats a duration to the minute, or to the second below one minute: `2h5m`, `40s`.
 pub fn format_age(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
-    let shown = if seconds < 60 {
+    let rounded = if seconds < 60 {
         SignedDuration::from_secs(seconds)
     } else {
         SignedDuration::from_mins(seconds / 60)
     };
-    format_duration(shown)
+    format_duration(rounded)
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
             created: ago(119),
             ..own.clone()
         };
-        for (session, wanted) in [
+        for (session, expected) in [
             (own.clone(), CleanupDecision::Delete),
             (with(|session| session.space = None), CleanupDecision::Delete),
             (with(|session| session.accessed = None), CleanupDecision::Delete),
@@ -108,20 +108,20 @@ mod tests {
             ),
             (
                 with(|session| session.username = None),
-                CleanupDecision::Unverified("the service does not say whose it is"),
+                CleanupDecision::Unverified("the service does not report its owner"),
             ),
             (
                 with(|session| session.created = None),
-                CleanupDecision::Unverified("the service does not say when it was made"),
+                CleanupDecision::Unverified("the service does not report its creation time"),
             ),
             (
                 with(|session| session.space = Some("t".to_owned())),
-                CleanupDecision::Unverified("the service says that it is of another space"),
+                CleanupDecision::Unverified("it belongs to another space"),
             ),
         ] {
             assert_eq!(
                 decide(&session, "me", "s", SignedDuration::from_hours(2), now),
-                wanted,
+                expected,
                 "{session:?}"
             );
         }

@@ -1,4 +1,4 @@
-//! `eventexport session create`. Speaks to the service.
+//! `eventexport session create`. Network I/O.
 
 use jiff::civil::Date;
 use jiff::{Timestamp, tz::TimeZone};
@@ -12,22 +12,22 @@ use super::{SESSIONS_PER_SPACE, view};
 use crate::export::window::parse_date;
 use crate::tracker::{Session, SessionRequest, TrackerError};
 
-/// The document of a new session.
+/// Schema version of the JSON document.
 pub const SCHEMA: &str = "eventexport.io/session-create/v1";
 
-/// Days that a session may have (API page).
+/// Maximum number of days of a session (API page).
 pub const DAYS_MAX: i32 = 15;
 
 /// Arguments of `session create`.
 #[derive(Debug, clap::Args)]
 pub struct SessionCreateArgs {
-    /// First UTC day, as 2018-06-28 (default: --end, or the current UTC day)
+    /// First day (UTC), for example 2018-06-28 (default: --end, or the current day)
     #[arg(short, long, value_name = "DATE", value_parser = date)]
     pub start: Option<Date>,
-    /// Last UTC day, inclusive (default: --start, or the current UTC day)
+    /// Last day (UTC), inclusive (default: --start, or the current day)
     #[arg(short, long, value_name = "DATE", value_parser = date)]
     pub end: Option<Date>,
-    /// Only this hour of the day, 0 to 23 (UTC)
+    /// Select only this hour of each day (UTC), 0 to 23
     #[arg(long, value_name = "HOUR", value_parser = clap::value_parser!(u8).range(0..=23))]
     pub hour: Option<u8>,
     #[command(flatten)]
@@ -38,24 +38,24 @@ pub struct SessionCreateArgs {
     pub source: SourceArgs,
 }
 
-/// What `--help` shows.
+/// Examples in `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  For the current UTC day:
+  Create a session for the current UTC day:
     eventexport session create
-  For some days of the account:
+  Create a session for several days of the account:
     eventexport session create --start 2018-06-28 --end 2018-06-30 --account
-  For one hour of a day, and only the id:
+  Create a session for one hour of a day, and print only its ID:
     eventexport session create --start 2018-06-28 --hour 7 --output json | jq -r .session.id
 
-Days are UTC days, both ends included, at most 15. Delete the session when you are done with it.";
+A session has at most 15 days (UTC), including the first and the last. Delete the session when you no longer need it.";
 
-/// A UTC day, as people write it.
+/// Parses a day: `2018-06-28`.
 pub fn date(text: &str) -> Result<Date, String> {
-    parse_date(text).ok_or_else(|| "is no day as 2018-06-28".to_owned())
+    parse_date(text).ok_or_else(|| "expected a date such as 2018-06-28".to_owned())
 }
 
-/// The current UTC day.
+/// Returns the current UTC day.
 pub fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
@@ -84,7 +84,7 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
     args.output
         .print(SCHEMA, document, || view::detail_table(&session));
     if !args.output.is_json() {
-        // Not a remark: who is quiet must know it too.
+        // A warning, not a note: printed also with --quiet.
         for warning in &warnings {
             eprintln!("eventexport: warning: {warning}");
         }
@@ -92,7 +92,7 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The days that are meant: one given end stands for both.
+/// Returns the first and the last day. If only one is given, it is both.
 fn date_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Date, Date), CliError> {
     let (start, end) = (start.or(end).unwrap_or(today), end.or(start).unwrap_or(today));
     if end < start {
@@ -101,30 +101,30 @@ fn date_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Da
     let days = (end - start).get_days() + 1;
     if days > DAYS_MAX {
         return Err(CliError::usage(format!(
-            "--end: {start} to {end} are {days} days, and a session may have {DAYS_MAX} at most: make several sessions, or \
-             let `eventexport run` do it"
+            "--end: {start} to {end} is {days} days, but a session has at most {DAYS_MAX}: create several sessions, or use \
+             `eventexport run`"
         )));
     }
     Ok((start, end))
 }
 
-/// What the service answered otherwise than asked.
+/// Describes how the opened session differs from the request.
 fn mismatches(request: &SessionRequest, session: &Session) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some((start, end)) = session.range
         && (start, end) != (request.start, request.end)
     {
         warnings.push(format!(
-            "asked for {} to {}, and the service answered {start} to {end}: a download gets the days of the answer",
+            "requested {} to {}, but the session is for {start} to {end}: a download returns the days of the session",
             request.start, request.end
         ));
     }
     if let Some(hour) = session.hour
         && hour != request.hour
     {
-        let text = |hour: Option<u8>| hour.map_or("the whole day".to_owned(), |hour| format!("hour {hour}"));
+        let text = |hour: Option<u8>| hour.map_or("all hours".to_owned(), |hour| format!("hour {hour}"));
         warnings.push(format!(
-            "asked for {}, and the service answered {}",
+            "requested {}, but the session is for {}",
             text(request.hour),
             text(hour)
         ));
@@ -134,7 +134,7 @@ fn mismatches(request: &SessionRequest, session: &Session) -> Vec<String> {
     {
         let text = |account| if account { "the account" } else { "the space" };
         warnings.push(format!(
-            "asked for events of {}, and the service answered events of {}",
+            "requested events of {}, but the session is for events of {}",
             text(request.account),
             text(account)
         ));
@@ -142,7 +142,7 @@ fn mismatches(request: &SessionRequest, session: &Session) -> Vec<String> {
     warnings
 }
 
-/// Why there is no session, and what to do about it.
+/// Returns the error of a failed request, with the remedy.
 async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliError {
     let message = match error {
         TrackerError::Capacity {
@@ -153,19 +153,16 @@ async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliErr
             let message = if message.is_empty() {
                 String::new()
             } else {
-                format!(", saying “{message}”")
+                format!(": “{message}”")
             };
             let open = match source.tracker.list_sessions(&source.space).await {
                 Ok(sessions) => open_sessions_text(&sessions),
-                Err(error) => format!(
-                    "The list of sessions is not to be had: {}.",
-                    source.error_text(&error)
-                ),
+                Err(error) => format!("Cannot list sessions: {}.", source.error_text(&error)),
             };
-            format!("no session could be opened in space {space} (status {status}){message}. {open}")
+            format!("cannot open a session in space {space} (status {status}){message}. {open}")
         }
         error if error.may_have_executed() => format!(
-            "{}; a session may be open all the same: `eventexport session list` shows it",
+            "{}; the request may have opened a session: check with `eventexport session list`",
             source.error_text(error)
         ),
         error => source.error_text(error),
@@ -173,7 +170,7 @@ async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliErr
     CliError::Failed(anyhow::anyhow!(message))
 }
 
-/// How many are open, whose, and the way out.
+/// Describes the open sessions by user, and the remedy.
 fn open_sessions_text(sessions: &[Session]) -> String {
     let mut users: Vec<(&str, u64)> = Vec::new();
     for session in sessions {
@@ -190,26 +187,26 @@ fn open_sessions_text(sessions: &[Session]) -> String {
         .collect();
     let oldest = sessions.iter().filter_map(|session| session.created).min();
     let oldest = oldest
-        .map(|at| format!(", the oldest of {at}"))
+        .map(|at| format!(", the oldest created {at}"))
         .unwrap_or_default();
     let count = human::plural(sessions.len() as u64, "open session");
     if sessions.is_empty() {
         return format!(
-            "The service shows you none that is open: the {SESSIONS_PER_SPACE} that a space may have are other users', or you \
-             lack the developer role in the space (for --account the account's permission)."
+            "The service shows you no open sessions: the {SESSIONS_PER_SPACE} that a space can have belong to other users, or \
+             you lack the developer role in the space (with --account: the permission on the account)."
         );
     }
     let intro = if sessions.len() >= SESSIONS_PER_SPACE {
         format!("The space is full: {count}")
     } else {
         format!(
-            "The service shows you {count} of the {SESSIONS_PER_SPACE} that a space may have; the rest may be other users', or \
-             you lack a permission"
+            "The service shows you {count} of the {SESSIONS_PER_SPACE} that a space can have; the rest may belong to other \
+             users, or you lack a permission"
         )
     };
     format!(
-        "{intro} ({}{oldest}). Delete what nobody needs (`eventexport session list`, `eventexport session delete ID`, or \
-         `eventexport session delete --all-mine-older-than 2h`), or wait until others have ended theirs.",
+        "{intro} ({}{oldest}). Delete unused sessions (`eventexport session list`, `eventexport session delete ID`, or \
+         `eventexport session delete --all-mine-older-than 2h`), or wait until other users delete theirs.",
         by_user.join(", ")
     )
 }
@@ -224,13 +221,13 @@ mod tests {
     fn one_given_day_is_start_and_end_and_long_ranges_are_rejected() {
         let now = date(2018, 7, 1);
         let (one, two) = (date(2018, 6, 1), date(2018, 6, 2));
-        for (start, end, wanted) in [
+        for (start, end, expected) in [
             (None, None, (now, now)),
             (Some(one), None, (one, one)),
             (None, Some(one), (one, one)),
             (Some(one), Some(two), (one, two)),
         ] {
-            assert_eq!(date_range(start, end, now).ok(), Some(wanted));
+            assert_eq!(date_range(start, end, now).ok(), Some(expected));
         }
         assert!(date_range(Some(two), Some(one), now).is_err());
         assert!(date_range(Some(one), Some(date(2018, 6, 15)), now).is_ok());
@@ -263,7 +260,7 @@ mod tests {
         session.account = Some(false);
         session.hour = Some(Some(3));
         let text = mismatches(&request, &session).join("\n");
-        for words in ["answered 2018-06-27", "hour 3", "events of the space"] {
+        for words in ["for 2018-06-27", "hour 3", "events of the space"] {
             assert!(text.contains(words), "{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! `eventexport session delete`. Speaks to the service, and asks on the terminal.
+//! `eventexport session delete`. Network I/O; asks for confirmation on the terminal.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -15,38 +15,38 @@ use super::view;
 use crate::api::parse_duration;
 use crate::tracker::Session;
 
-/// The document of a deletion.
+/// Schema version of the JSON document.
 pub const SCHEMA: &str = "eventexport.io/session-delete/v1";
 
-/// Sessions that are deleted at a time: 4.
+/// Number of concurrent deletions: 4.
 const CONCURRENT_DELETES: usize = 4;
 
-/// Most ids of one command: 1,000, more than a space can have open.
+/// Maximum number of IDs: 1,000, more than a space can have open.
 const IDS_MAX: usize = 1000;
 
 /// Arguments of `session delete`.
 #[derive(Debug, clap::Args)]
 pub struct SessionDeleteArgs {
-    /// Ids of the sessions
+    /// IDs of the sessions
     #[arg(
         value_name = "ID",
         required_unless_present = "all_mine_older_than",
         conflicts_with = "all_mine_older_than"
     )]
     pub ids: Vec<String>,
-    /// All sessions that are provably yours and were made longer ago than this, as 2h or 90m
+    /// Delete all of your sessions that are older than DURATION, for example 2h or 90m
     #[arg(long, value_name = "DURATION", value_parser = age)]
     pub all_mine_older_than: Option<SignedDuration>,
-    /// With --all-mine-older-than: also those that were used within the last ten minutes
+    /// With --all-mine-older-than: also delete sessions that were used in the last 10 minutes
     #[arg(long, requires = "all_mine_older_than")]
     pub including_touched: bool,
-    /// With --all-mine-older-than: your user's name, where neither the token nor the context says it
+    /// With --all-mine-older-than: your user name, if neither the token nor the context contains it
     #[arg(long, value_name = "NAME", requires = "all_mine_older_than")]
     pub username: Option<String>,
-    /// Do not ask for a confirmation
+    /// Do not ask for confirmation
     #[arg(short, long)]
     pub yes: bool,
-    /// Show what would be deleted, and delete nothing
+    /// Only print the sessions that would be deleted
     #[arg(long, requires = "all_mine_older_than", conflicts_with = "yes")]
     pub dry_run: bool,
     #[command(flatten)]
@@ -57,24 +57,25 @@ pub struct SessionDeleteArgs {
     pub source: SourceArgs,
 }
 
-/// What `--help` shows.
+/// Examples in `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  eventexport session delete 32c657c5-31c0-4a3c-a139-b380871c737a
-  Several; one that is gone already is no error:
+  Delete a session:
+    eventexport session delete 32c657c5-31c0-4a3c-a139-b380871c737a
+  Delete several sessions; a session that does not exist is not an error:
     eventexport session delete ID1 ID2 ID3
-  What you left open: look first, then delete; in a script with --yes:
+  Preview and delete all of your old sessions; scripts need --yes:
     eventexport session delete --all-mine-older-than 2h --dry-run
     eventexport session delete --all-mine-older-than 2h --yes
 
-Ids that you name are deleted without a question. With --all-mine-older-than only sessions whose username is yours are
-deleted; one that was used within the last ten minutes may be downloading, so it is told and left alone.";
+Sessions given by ID are deleted without confirmation. --all-mine-older-than deletes only sessions with your user name.
+It keeps and reports sessions that were used in the last 10 minutes, since a download may be in progress.";
 
 fn age(text: &str) -> Result<SignedDuration, String> {
-    parse_duration(text).ok_or_else(|| "is no duration as 2h, 90m or 1h30m".to_owned())
+    parse_duration(text).ok_or_else(|| "expected a duration such as 2h, 90m or 1h30m".to_owned())
 }
 
-/// What became of an id.
+/// Result for a session ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum DeleteResult {
     Deleted,
@@ -82,12 +83,12 @@ enum DeleteResult {
     Failed(String),
 }
 
-/// Deletes what was named, or what is provably ours and old.
+/// Deletes the given sessions, or the old sessions of the user.
 pub async fn delete(args: &SessionDeleteArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
     if args.ids.len() > IDS_MAX {
         return Err(CliError::usage(format!(
-            "ID: {} are more than {IDS_MAX} at a time",
+            "ID: {} IDs given, but at most {IDS_MAX} are allowed",
             args.ids.len()
         )));
     }
@@ -135,7 +136,7 @@ async fn delete_one(source: &SourceConnection, id: String) -> (String, DeleteRes
     (id, result)
 }
 
-/// What is to be deleted, and what stays although it may be meant.
+/// Sessions to delete, and sessions to keep with the reason.
 struct SessionSelection {
     ids: Vec<String>,
     kept: Vec<(Session, String)>,
@@ -153,15 +154,15 @@ async fn select_sessions(
     let user = match (token_user, &args.username) {
         (Some(token_user), Some(named)) if token_user != *named => {
             return Err(CliError::usage(format!(
-                "--username: the credentials are {token_user}'s, not {named}'s"
+                "--username: the credentials belong to {token_user}, not to {named}"
             )));
         }
         (Some(user), _) => user,
         (None, Some(named)) => named.clone(),
         (None, None) => {
             return Err(CliError::usage(
-                "which sessions are yours cannot be told: the token does not name its user; say --username NAME, as \
-                 `eventexport session list` shows it",
+                "cannot determine your user name: the token does not contain it; set --username NAME \
+                 (`eventexport session list` shows it)",
             ));
         }
     };
@@ -175,7 +176,7 @@ async fn select_sessions(
         ids: Vec::new(),
         kept: Vec::new(),
     };
-    let mut rows = table(&["Id", "Username", "Age", "Last used", "Date-range", "What happens"]);
+    let mut rows = table(&["Id", "Username", "Age", "Last used", "Date-range", "Action"]);
     let ago = |at: Option<Timestamp>| {
         at.map_or_else(
             || "unknown".to_owned(),
@@ -184,18 +185,18 @@ async fn select_sessions(
     };
     for session in sessions {
         let decision = cleanup::decide(&session, &user, &source.space, age, now);
-        let what = match &decision {
-            CleanupDecision::Delete => "to be deleted".to_owned(),
+        let action = match &decision {
+            CleanupDecision::Delete => "delete".to_owned(),
             CleanupDecision::RecentlyUsed(idle) if args.including_touched => {
-                format!("to be deleted, though used {} ago", cleanup::format_age(*idle))
+                format!("delete (used {} ago)", cleanup::format_age(*idle))
             }
             CleanupDecision::RecentlyUsed(idle) => format!(
-                "left alone: used {} ago, may be downloading (--including-touched deletes it too)",
+                "keep: used {} ago, may be downloading (--including-touched deletes it)",
                 cleanup::format_age(*idle)
             ),
-            CleanupDecision::TooYoung => "left alone: younger".to_owned(),
-            CleanupDecision::OtherUser => "left alone: another user's".to_owned(),
-            CleanupDecision::Unverified(why) => format!("left alone: {why}"),
+            CleanupDecision::TooYoung => "keep: too young".to_owned(),
+            CleanupDecision::OtherUser => "keep: owned by another user".to_owned(),
+            CleanupDecision::Unverified(why) => format!("keep: {why}"),
         };
         rows.add_row([
             session.id.clone(),
@@ -203,22 +204,22 @@ async fn select_sessions(
             ago(session.created),
             ago(session.accessed),
             view::format_range(&session),
-            what.clone(),
+            action.clone(),
         ]);
         match decision {
             CleanupDecision::Delete => selection.ids.push(session.id),
             CleanupDecision::RecentlyUsed(_) if args.including_touched => selection.ids.push(session.id),
-            _ => selection.kept.push((session, what)),
+            _ => selection.kept.push((session, action)),
         }
     }
     if !args.output.is_json() && rows.row_count() > 0 {
-        // What is asked about, or done, is shown first, wherever the result goes.
+        // Printed before the confirmation and the result, wherever the result goes.
         eprintln!("{rows}");
     }
     Ok(selection)
 }
 
-/// Asks a person; refuses where nobody can answer.
+/// Asks for confirmation. Fails without a terminal.
 fn confirm(args: &SessionDeleteArgs, number: usize) -> Result<(), CliError> {
     if args.yes {
         return Ok(());
@@ -227,18 +228,18 @@ fn confirm(args: &SessionDeleteArgs, number: usize) -> Result<(), CliError> {
     let stdin = std::io::stdin();
     if args.output.is_json() || !stdin.is_terminal() || !std::io::stderr().is_terminal() {
         return Err(CliError::usage(format!(
-            "{what} would be deleted, and nobody is there to be asked: say --yes"
+            "{what} would be deleted, but there is no terminal to confirm it: use --yes"
         )));
     }
     let mut answer = String::new();
-    let asked = std::io::stderr()
+    let read = std::io::stderr()
         .write_all(format!("Delete {what}? [y/N] ").as_bytes())
         .and_then(|()| stdin.lock().read_line(&mut answer));
-    asked.map_err(|error| anyhow::anyhow!("the answer cannot be read from the terminal: {error}"))?;
+    read.map_err(|error| anyhow::anyhow!("cannot read the answer from the terminal: {error}"))?;
     if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
         Ok(())
     } else {
-        Err(CliError::Failed(anyhow::anyhow!("nothing was deleted")))
+        Err(CliError::Failed(anyhow::anyhow!("canceled: nothing was deleted")))
     }
 }
 
@@ -269,7 +270,7 @@ fn report(
                 "Nothing to delete.".to_owned()
             } else {
                 format!(
-                    "{} would be deleted; nothing was.",
+                    "{} would be deleted (dry run).",
                     human::plural(planned.len() as u64, "session")
                 )
             };
@@ -278,7 +279,7 @@ fn report(
         for (id, result) in results {
             let text = match result {
                 DeleteResult::Deleted => "Delete session success".to_owned(),
-                DeleteResult::NotFound => "was not there: nothing to delete".to_owned(),
+                DeleteResult::NotFound => "not found: nothing to delete".to_owned(),
                 DeleteResult::Failed(why) => format!("FAILED: {why}"),
             };
             rows.add_row([id, &text]);

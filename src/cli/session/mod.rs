@@ -1,4 +1,4 @@
-//! `eventexport session`: sessions made, listed, shown and deleted by hand. Speaks to the service.
+//! `eventexport session`: creates, lists, shows and deletes sessions of the service. Network I/O.
 
 pub mod cleanup;
 pub mod create;
@@ -11,32 +11,32 @@ use super::source::SourceArgs;
 
 use serde_json::json;
 
-/// Make, list, show and delete sessions of the service.
+/// Create, list, show and delete sessions of the service.
 ///
-/// A session defines which events a download gets, and keeps its place. At most 30 may be open in a space, of all its
-/// users together, and none ends by itself: delete what you made. `eventexport download` and `eventexport run` make and
-/// delete their own.
+/// A session selects the events of a download and keeps its position. A space can have at most 30 open sessions of all
+/// its users, and sessions do not expire: delete the sessions that you create. `eventexport download` and
+/// `eventexport run` create and delete their own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct SessionArgs {
-    /// What to do.
+    /// Subcommand.
     #[command(subcommand)]
     pub command: SessionCommand,
 }
 
-/// What can be done with sessions.
+/// Subcommands of `session`.
 #[derive(Debug, clap::Subcommand)]
 pub enum SessionCommand {
-    /// Open a session: for the current UTC day, unless dates are given.
+    /// Create a session, by default for the current UTC day.
     #[command(visible_alias = "new", after_help = create::EXAMPLES)]
     Create(create::SessionCreateArgs),
-    /// List the open sessions that the service shows you.
+    /// List the open sessions that are visible to you.
     #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
     List(SessionListArgs),
-    /// Show one session.
+    /// Show a session.
     #[command(visible_alias = "get", after_help = SHOW_EXAMPLES)]
     Show(SessionShowArgs),
-    /// Delete sessions, by id or all of yours that are old.
+    /// Delete sessions by ID, or all of your old sessions.
     #[command(visible_alias = "rm", after_help = delete::EXAMPLES)]
     Delete(delete::SessionDeleteArgs),
 }
@@ -54,7 +54,7 @@ pub struct SessionListArgs {
 /// Arguments of `session show`.
 #[derive(Debug, clap::Args)]
 pub struct SessionShowArgs {
-    /// The session's id
+    /// ID of the session
     #[arg(value_name = "ID")]
     pub id: String,
     #[command(flatten)]
@@ -67,26 +67,29 @@ pub struct SessionShowArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  Open one for today (UTC), look at it, and delete it:
+  Create a session for today (UTC), show it, and delete it:
     eventexport session create
     eventexport session show 32c657c5-31c0-4a3c-a139-b380871c737a
     eventexport session delete 32c657c5-31c0-4a3c-a139-b380871c737a
-  What is open, and what of it is old and yours:
+  List the open sessions, and preview the deletion of your old ones:
     eventexport session list
     eventexport session delete --all-mine-older-than 2h --dry-run";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
-  eventexport session list
-  Ids alone, for a script:
+  List the open sessions:
+    eventexport session list
+  Print only the IDs:
     eventexport session list --output json | jq -r '.sessions[].id'";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
-  eventexport session show 32c657c5-31c0-4a3c-a139-b380871c737a
-  eventexport session show 32c657c5-31c0-4a3c-a139-b380871c737a --output json";
+  Show a session:
+    eventexport session show 32c657c5-31c0-4a3c-a139-b380871c737a
+  Show a session as JSON:
+    eventexport session show 32c657c5-31c0-4a3c-a139-b380871c737a --output json";
 
-/// Sessions that a space may have open at once (API page).
+/// Maximum number of open sessions in a space (API page).
 pub const SESSIONS_PER_SPACE: usize = 30;
 
 /// Runs `eventexport session`.
@@ -131,7 +134,7 @@ async fn list(args: &SessionListArgs) -> Result<Exit, CliError> {
         rows.to_string()
     });
     args.output.note(format!(
-        "{} shown; a space may have {SESSIONS_PER_SPACE}, of all its users together, and the service may show you only your own.",
+        "{} listed. A space can have {SESSIONS_PER_SPACE} of all its users; the service may list only yours.",
         super::human::plural(sessions.len() as u64, "session")
     ));
     Ok(Exit::Done)
@@ -144,8 +147,8 @@ async fn show(args: &SessionShowArgs) -> Result<Exit, CliError> {
     let found = found.map_err(|error| view::session_error(&source, &args.id, &error))?;
     let Some(session) = found else {
         return Err(CliError::Failed(anyhow::anyhow!(
-            "there is no session {} in space {}: it was deleted, or it is of another space; `eventexport session list` shows \
-             those that are open",
+            "no session {} in space {}: it was deleted, or it belongs to another space; `eventexport session list` shows the \
+             open sessions",
             args.id,
             source.space
         )));

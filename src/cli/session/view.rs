@@ -1,4 +1,4 @@
-//! A session as people and programs read it. No I/O.
+//! Text and JSON of a session. No I/O.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::super::output::table;
 use super::super::source::SourceConnection;
 use crate::tracker::{Session, TrackerError};
 
-/// A session as programs read it; what the service left out is null.
+/// Returns the JSON of a session; fields that the service omits are null.
 pub fn to_json(session: &Session) -> Value {
     let Session {
         id,
@@ -32,7 +32,7 @@ pub fn to_json(session: &Session) -> Value {
     })
 }
 
-/// The table of `cf at session create` and `show`: the same rows, and what the service answers today besides.
+/// Returns the table of `cf at session create` and `show`, with rows for the newer fields of the service.
 pub fn detail_table(session: &Session) -> String {
     let dash = || "-".to_owned();
     let mut rows = table(&["Name", "Value"]);
@@ -59,7 +59,7 @@ pub fn detail_table(session: &Session) -> String {
     rows.to_string()
 }
 
-/// A row of the list.
+/// Returns the row of a session in the list.
 pub fn list_row(session: &Session) -> Vec<String> {
     let dash = || "-".to_owned();
     vec![
@@ -77,7 +77,7 @@ pub fn list_row(session: &Session) -> Vec<String> {
     ]
 }
 
-/// The days, and the hour where it is one.
+/// Formats the days, and the hour if there is one.
 pub fn format_range(session: &Session) -> String {
     let Some((start, end)) = session.range else {
         return "-".to_owned();
@@ -98,33 +98,33 @@ fn format_time(at: Option<Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| format!("{at:.9}"))
 }
 
-/// An error about one session: a refusal may mean that it is somebody else's.
+/// Converts an error about one session. A refusal may mean that the session belongs to another user.
 pub fn session_error(source: &SourceConnection, id: &str, error: &TrackerError) -> CliError {
     match error {
         TrackerError::Forbidden { .. } => {
             CliError::Failed(anyhow::anyhow!("{}", session_error_text(source, id, error)))
         }
-        TrackerError::Config { .. } => CliError::usage(session_error_text(source, id, error)),
+        TrackerError::InvalidSessionId { .. } => CliError::usage(session_error_text(source, id, error)),
         other => source.tracker_error(other),
     }
 }
 
-/// The same as text.
+/// Returns the text of an error about one session.
 pub fn session_error_text(source: &SourceConnection, id: &str, error: &TrackerError) -> String {
     match error {
         TrackerError::Forbidden { host, space, message } => {
             let message = if message.is_empty() {
                 String::new()
             } else {
-                format!(", saying “{message}”")
+                format!(" (“{message}”)")
             };
             format!(
-                "{host} forbids this for session {id} in space {space}{message}: it is another user's or of another space, or \
-                 you lack the developer role in the space"
+                "{host} denies access to session {id} in space {space}{message}: the session belongs to another user or space, \
+                 or you lack the developer role in the space"
             )
         }
-        TrackerError::Config { .. } => format!(
-            "ID: {id:?} cannot be the id of a session: `eventexport session list` shows those that are open"
+        TrackerError::InvalidSessionId { .. } => format!(
+            "ID: {id:?} is not a valid session ID: `eventexport session list` shows the open sessions"
         ),
         other => source.error_text(other),
     }

@@ -1,4 +1,4 @@
-//! Flags over environment over context: decides purely which service, space and scope are meant.
+//! Resolves service, space and scope from flags, environment and context, in this order. No I/O.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::SourceArgs;
 use crate::api;
 use crate::tracker::{UaaSource, endpoint_of_region};
 
-/// What was settled before anybody is asked for a secret.
+/// Service, space and scope of a command; resolved before any prompt for a secret.
 #[derive(Debug)]
 pub(super) struct ResolvedSource {
     pub(super) endpoint: Url,
@@ -21,25 +21,25 @@ pub(super) struct ResolvedSource {
     pub(super) account: bool,
 }
 
-/// What one level says: flags, environment or context.
+/// Settings of one layer: flags, environment or context.
 #[derive(Debug, Default)]
 struct SourceLayer {
-    space: Option<Setting>,
+    space: Option<SettingLayers>,
     account: Option<bool>,
-    region: Option<Setting>,
-    endpoint: Option<Setting>,
-    uaa_endpoint: Option<Setting>,
+    region: Option<SettingLayers>,
+    endpoint: Option<SettingLayers>,
+    uaa_endpoint: Option<SettingLayers>,
     ca_file: Option<PathBuf>,
 }
 
-/// A value, and what a person calls the place that it stands in.
+/// Value with the flag, variable or context field that it comes from.
 #[derive(Clone, Debug)]
-struct Setting {
+struct SettingLayers {
     value: String,
     origin: String,
 }
 
-/// The first that each level has, from the flags down to the context.
+/// Resolves each setting from the first layer that has it: flags, environment, context.
 pub(super) fn resolve(
     args: &SourceArgs,
     lookup: EnvLookup<'_>,
@@ -55,7 +55,7 @@ pub(super) fn resolve(
         .find_map(|layer| layer.region.as_ref().zip(layer.endpoint.as_ref()))
     {
         return Err(CliError::usage(format!(
-            "{} and {} are both given: keep one of them",
+            "{} and {} conflict: keep one of them",
             both.0.origin, both.1.origin
         )));
     }
@@ -64,24 +64,24 @@ pub(super) fn resolve(
         .find_map(|layer| layer.space.clone())
         .ok_or_else(|| {
             CliError::usage(
-                "no space: give --space ID (`cf space NAME --guid` prints it), set EVENTEXPORT_SPACE, or use a context \
-                 that has one (`eventexport context set NAME --space ID`)",
+                "no space: use --space ID (`cf space NAME --guid` prints it), set EVENTEXPORT_SPACE, or use a context with a \
+                 space (`eventexport context set NAME --space ID`)",
             )
         })?;
     if !api::is_space_id(&space.value) {
         return Err(CliError::usage(format!(
-            "{}: must be the id of the space, as `cf space NAME --guid` prints it, not its name",
+            "{}: must be the ID of the space, as printed by `cf space NAME --guid`, not its name",
             space.origin
         )));
     }
-    // Whoever names another service does not mean the UAA or the certificates of the one below.
+    // A layer that sets the service does not use the UAA or the certificates of the layers below.
     let service_layer = layers
         .iter()
         .position(|layer| layer.region.is_some() || layer.endpoint.is_some());
     let service_layer = service_layer.ok_or_else(|| {
         CliError::usage(
-            "no service: give --region (us-south, eu-de, au-syd, eu-gb) or --endpoint URL, set EVENTEXPORT_REGION or \
-             EVENTEXPORT_ENDPOINT, or use a context that has one (`eventexport context set NAME --region REGION`)",
+            "no service: use --region (us-south, eu-de, au-syd, eu-gb) or --endpoint URL, set EVENTEXPORT_REGION or \
+             EVENTEXPORT_ENDPOINT, or use a context with a service (`eventexport context set NAME --region REGION`)",
         )
     })?;
     let account = layers.iter().find_map(|layer| layer.account).unwrap_or(false);
@@ -92,7 +92,7 @@ pub(super) fn resolve(
     let (endpoint, api) = match (layer.region, layer.endpoint) {
         (Some(region), _) => endpoint_of_region(&region.value).ok_or_else(|| {
             CliError::usage(format!(
-                "{}: {:?} is no public region: us-south (or ng), eu-de, au-syd or eu-gb; --endpoint names any other service",
+                "{}: {:?} is not a public region: use us-south (or ng), eu-de, au-syd or eu-gb, or --endpoint for another service",
                 region.origin, region.value
             ))
         })?,
@@ -100,7 +100,7 @@ pub(super) fn resolve(
             let url = parse_endpoint(&endpoint)?;
             (url.clone(), url)
         }
-        (None, None) => return Err(CliError::usage("no service: give --region or --endpoint")),
+        (None, None) => return Err(CliError::usage("no service: use --region or --endpoint")),
     };
     let uaa = match uaa {
         Some(setting) => UaaSource::Endpoint(parse_endpoint(&setting)?),
@@ -118,7 +118,7 @@ pub(super) fn resolve(
 impl SourceLayer {
     fn from_flags(args: &SourceArgs) -> Self {
         let setting = |value: &Option<String>, flag: &str| {
-            value.clone().map(|value| Setting {
+            value.clone().map(|value| SettingLayers {
                 value,
                 origin: flag.to_owned(),
             })
@@ -134,8 +134,8 @@ impl SourceLayer {
     }
 
     fn from_environment(lookup: EnvLookup<'_>) -> Result<Self, CliError> {
-        let setting = |variable: &str| -> Result<Option<Setting>, CliError> {
-            Ok(env_text(lookup, variable)?.map(|value| Setting {
+        let setting = |variable: &str| -> Result<Option<SettingLayers>, CliError> {
+            Ok(env_text(lookup, variable)?.map(|value| SettingLayers {
                 value,
                 origin: variable.to_owned(),
             }))
@@ -149,7 +149,7 @@ impl SourceLayer {
             Some("false" | "0") => Some(false),
             Some(other) => {
                 return Err(CliError::usage(format!(
-                    "EVENTEXPORT_ACCOUNT: {other:?} is neither true nor false"
+                    "EVENTEXPORT_ACCOUNT: must be true or false, not {other:?}"
                 )));
             }
         };
@@ -165,7 +165,7 @@ impl SourceLayer {
 
     fn from_context(name: &str, context: &ContextConfig, file: &ConfigFile) -> Self {
         let setting = |value: &Option<String>, field: &str| {
-            value.clone().map(|value| Setting {
+            value.clone().map(|value| SettingLayers {
                 value,
                 origin: format!("{field} of context {name}"),
             })
@@ -181,21 +181,21 @@ impl SourceLayer {
     }
 }
 
-/// A variable as text.
+/// Returns an environment variable as text.
 pub(super) fn env_text(lookup: EnvLookup<'_>, variable: &str) -> Result<Option<String>, CliError> {
     lookup(variable)
         .map_err(CliError::usage)?
         .map(|bytes| {
-            String::from_utf8(bytes).map_err(|_| CliError::usage(format!("{variable}: is not UTF-8 text")))
+            String::from_utf8(bytes).map_err(|_| CliError::usage(format!("{variable}: must be UTF-8 text")))
         })
         .transpose()
 }
 
-fn parse_endpoint(setting: &Setting) -> Result<Url, CliError> {
+fn parse_endpoint(setting: &SettingLayers) -> Result<Url, CliError> {
     api::parse_url(&setting.value).ok_or_else(|| {
         CliError::usage(format!(
-            "{}: must be an address as https://tracker.example.com (plain http only to 127.0.0.1, [::1] or localhost), \
-             without user, query or fragment",
+            "{}: must be a URL such as https://tracker.example.com (http only for 127.0.0.1, [::1] or localhost), without \
+             user, query or fragment",
             setting.origin
         ))
     })

@@ -1,4 +1,4 @@
-//! The table of days as people and programs read it. No I/O but the clock.
+//! Table of days, as text and as JSON. No I/O except the clock.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,21 +16,21 @@ use crate::export::journal::Journal;
 use crate::export::keys::ArchiveRoot;
 use crate::tracker::Day;
 
-/// A row of the table.
+/// Row of the table.
 pub(super) struct DayRow {
     date: Date,
     day: Option<Day>,
     archived_day: Option<ArchivedDay>,
 }
 
-/// The archive as far as it could be read.
+/// Archive to compare with; the journal may be unreadable.
 pub(super) struct Archive {
     pub(super) name: String,
     pub(super) root: ArchiveRoot,
     pub(super) journal: Result<Journal, String>,
 }
 
-/// With an archive every day of the range, so that what is missing on both sides is seen; without, what is listed.
+/// Returns a row for every day of the range, to show days missing on both sides; without an archive, the listed days.
 pub(super) fn rows(
     days: Vec<Day>,
     archive: Option<&Archive>,
@@ -61,7 +61,7 @@ pub(super) fn rows(
     rows
 }
 
-/// The table, and the sum below it.
+/// Returns the table and the totals below it.
 pub(super) fn status_table(
     rows: &[DayRow],
     archive: Option<&Archive>,
@@ -86,15 +86,15 @@ pub(super) fn status_table(
     } in rows
     {
         let placeholder = if listing_failed { "?" } else { "-" };
-        let number = |of: fn(&Day) -> Option<u64>| {
+        let number = |field: fn(&Day) -> Option<u64>| {
             let number = day
                 .as_ref()
-                .map(|day| of(day).map_or("?".to_owned(), |number| number.to_string()));
+                .map(|day| field(day).map_or("?".to_owned(), |number| number.to_string()));
             number.unwrap_or_else(|| placeholder.to_owned())
         };
-        let text_cell = |of: fn(&Day) -> Option<&String>| {
+        let text_cell = |field: fn(&Day) -> Option<&String>| {
             day.as_ref()
-                .and_then(of)
+                .and_then(field)
                 .cloned()
                 .unwrap_or_else(|| placeholder.to_owned())
         };
@@ -123,11 +123,11 @@ pub(super) fn status_table(
             .iter()
             .filter(|row| has_state(row, &archived::DayState::Complete))
             .count() as u64;
-        let archived_day = rows.iter().filter_map(|row| row.archived_day.as_ref());
-        let events: u64 = archived_day.fold(0, |sum, archived_day| sum.saturating_add(archived_day.events));
+        let archived_days = rows.iter().filter_map(|row| row.archived_day.as_ref());
+        let events: u64 = archived_days.fold(0, |sum, day| sum.saturating_add(day.events));
         let _ = write!(
             text,
-            "\n{}: {} of {} whole, {}",
+            "\n{}: {} of {} complete, {}",
             display_path(Path::new(&archive.name)),
             human::count(complete),
             human::plural(rows.len() as u64, "day"),
@@ -143,7 +143,7 @@ fn has_state(row: &DayRow, state: &archived::DayState) -> bool {
         .is_some_and(|archived_day| archived_day.state == *state)
 }
 
-/// The same for programs.
+/// Returns the JSON document with the rows.
 pub(super) fn status_json(
     source: &SourceConnection,
     (start, end): (Date, Date),
