@@ -1,9 +1,9 @@
-//! The parts of the byte path by themselves, for `bench/bytes`: what moving costs without the proof, and what each part
-//! of the proof costs without the moving. The product has no way to skip the proof, and gets none for a benchmark.
+//! Measures the parts of the byte path separately, for `bench/bytes`: the transfer without the proof, and each part of
+//! the proof without the transfer. The product cannot skip the proof, not even for a benchmark.
 //!
 //! ```text
-//! parts move FROM TO CA BYTES OBJECTS AT_ONCE   the product's own download and upload, nothing between them
-//! parts prove FILE                              milliseconds per MiB of gzip, for each part of the proof and for the whole
+//! parts move FROM TO CA BYTES OBJECTS AT_ONCE   download and upload of the product, without the proof
+//! parts prove FILE                              milliseconds per MiB of gzip, for each part of the proof and all of it
 //! ```
 
 use std::error::Error;
@@ -28,17 +28,18 @@ use tokio::task::JoinSet;
 
 type BenchResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// As the program has it.
+/// The allocator of the program.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Bytes of a part, and parts in flight: as `export::transfer` has them.
+/// Size of a part in bytes, as in `export::transfer`.
 const PART_BYTES: u64 = 8 << 20;
+/// Concurrent part uploads, as in `export::transfer`.
 const IN_FLIGHT: usize = 4;
-/// Bytes that are proved at once.
+/// Size of the chunks that are proved, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Rounds of each part of the proof; the fastest counts, since nothing makes code faster than it is.
+/// Rounds of each measurement. The fastest counts, since disturbances only slow down.
 const ROUNDS: usize = 5;
 
 fn main() -> BenchResult {
@@ -54,7 +55,7 @@ fn main() -> BenchResult {
             runtime.block_on(move_all(from, to, ca, bytes, objects, at_once))
         }
         ["prove", file] => prove(&std::fs::read(file)?),
-        _ => Err("see the head of bench/parts.rs for what it takes".into()),
+        _ => Err("invalid arguments: see the first lines of bench/parts.rs".into()),
     }
 }
 
@@ -110,7 +111,7 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
     };
     let session = tracker.create_session(space, &request).await?;
     let DownloadResponse::Body(mut download) = tracker.download(space, &session.id).await? else {
-        return Err("the source has no body".into());
+        return Err("the download has no body".into());
     };
     let mut options = PutOptions {
         mode: PutMode::Overwrite,
@@ -128,9 +129,9 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
         filling.push(piece.unwrap_or_default());
         if filling.len() == PART_BYTES || (ended && upload.is_some() && !filling.is_empty()) {
             let body = std::mem::take(&mut filling);
-            let so_far = Crc64(download.crc64nvme());
-            let crc64 = so_far.suffix(crc64_of_parts, body.len());
-            crc64_of_parts = so_far;
+            let received = Crc64(download.crc64nvme());
+            let crc64 = received.suffix(crc64_of_parts, body.len());
+            crc64_of_parts = received;
             let upload = match &upload {
                 Some(upload) => upload,
                 None => upload.insert(store.begin_upload(&key, &options).await?),
@@ -172,7 +173,7 @@ fn prove(gzip: &[u8]) -> BenchResult {
         proof.finish()?;
         BenchResult::Ok(())
     };
-    let whole = Segments::from(Bytes::copy_from_slice(gzip));
+    let segments = Segments::from(Bytes::copy_from_slice(gzip));
     println!("part,ms_per_mib");
     report("inflate and check CRC-32", gzip, || inflate(false))?;
     report("inflate and check CRC-32 and count", gzip, || inflate(true))?;
@@ -185,7 +186,7 @@ fn prove(gzip: &[u8]) -> BenchResult {
         Ok(())
     })?;
     report("CRC-64/NVME", gzip, || {
-        std::hint::black_box(Crc64::of_segments(&whole));
+        std::hint::black_box(Crc64::of_segments(&segments));
         Ok(())
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
@@ -231,12 +232,12 @@ fn report_with_clock(
     Ok(())
 }
 
-/// Of this thread: what other programs do changes it little.
+/// Returns the CPU time of this thread, which other programs hardly affect.
 fn thread_cpu_seconds() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     #[allow(clippy::cast_precision_loss)]
     let fraction = now.tv_nsec as f64 / 1e9;
     #[allow(clippy::cast_precision_loss)]
-    let whole = now.tv_sec as f64;
-    whole + fraction
+    let seconds = now.tv_sec as f64;
+    seconds + fraction
 }

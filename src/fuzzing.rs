@@ -1,8 +1,7 @@
-//! What must hold whatever comes in: the bodies of the fuzz targets in `fuzz/`, which run in the ordinary tests as well,
-//! over the committed seeds and mutations of them. No part of the product: it is built for tests and with the feature
-//! `fuzzing` only. No I/O.
+//! Fuzz targets of `fuzz/`. They also run in the unit tests, over the committed seeds and mutations of them. Not part of
+//! the product: built only for tests and with the feature `fuzzing`. No I/O.
 //!
-//! The properties of each reader stand beside it, in the `bad_input` of its module; `docs/bad-input.md` lists them.
+//! Each module has the properties of its readers in `bad_input`; `docs/bad-input.md` lists them.
 
 pub use crate::cli::bad_input::{config_file, part_state, resource_yaml};
 pub use crate::egress::bad_input::hosts;
@@ -15,10 +14,10 @@ pub use crate::tracker::bad_input::{
 
 use crate::api::is_printable;
 
-/// A fuzz target: takes any bytes, and panics where a property does not hold.
+/// A fuzz target: accepts any bytes, and panics if a property is violated.
 pub type FuzzTarget = fn(&[u8]);
 
-/// All of them, by the names that they have in `fuzz/`.
+/// All fuzz targets, by their names in `fuzz/`.
 pub const TARGETS: [(&str, FuzzTarget); 15] = [
     ("archive_manifest", archive_manifest),
     ("bucket_listing", bucket_listing),
@@ -37,13 +36,13 @@ pub const TARGETS: [(&str, FuzzTarget); 15] = [
     ("token_response", token_response),
 ];
 
-/// What no error may say. Nothing in a seed is like it.
+/// Secret that no error may contain. No seed contains it.
 pub(crate) const SECRET: &str = "hUnTeR2-nobody-may-see";
 
-/// The longest error that any input may cause, in characters.
+/// Maximum length of an error for any input, in characters.
 pub(crate) const ERROR_MAX_CHARS: usize = 4096;
 
-/// The secret, put into the input at a place that its first two bytes say.
+/// Inserts the secret into the input, at the position given by its first two bytes.
 pub(crate) fn insert_secret(data: &[u8]) -> Vec<u8> {
     let (place, rest) = data.split_at_checked(2).unwrap_or((&[], data));
     let place = place
@@ -55,7 +54,7 @@ pub(crate) fn insert_secret(data: &[u8]) -> Vec<u8> {
     [before, SECRET.as_bytes(), after].concat()
 }
 
-/// An error is short, and nothing in it moves a cursor or hides text.
+/// Asserts that an error is short, and contains no characters that move a cursor or hide text.
 pub(crate) fn assert_displayable(text: &str) {
     assert!(
         text.chars().count() <= ERROR_MAX_CHARS,
@@ -65,7 +64,7 @@ pub(crate) fn assert_displayable(text: &str) {
     assert!(text.chars().all(is_printable), "{text:?}");
 }
 
-/// The same, and nothing in it is secret.
+/// Asserts the same, and that an error does not contain the secret.
 pub(crate) fn assert_no_secret(text: &str) {
     assert_displayable(text);
     assert!(!text.contains(SECRET), "{text}");

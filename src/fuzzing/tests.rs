@@ -1,4 +1,4 @@
-//! The properties over the committed seeds and seeded mutations of them: the same inputs on every machine.
+//! Runs the fuzz targets over the committed seeds and seeded mutations of them, the same on every machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::simulator::Random;
 
-/// Mutations of each target at most.
+/// Maximum number of mutations for each target.
 const MUTATIONS: usize = 4000;
-/// A target that is slower than that runs fewer, on a machine that is loaded too.
+/// Maximum time for each target. A slow target, or one on a loaded machine, runs fewer mutations.
 const TIME_LIMIT: Duration = Duration::from_millis(1500);
-/// Bytes of a mutation at most.
+/// Maximum size of a mutation in bytes.
 const MAX_INPUT_BYTES: usize = 16 * 1024;
 
-/// What parsers stumble over.
+/// Tokens that often break parsers.
 const DICTIONARY: [&[u8]; 32] = [
     b"\0",
     b"\xff",
@@ -67,7 +67,8 @@ fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     seeds
 }
 
-/// One to eight changes: bytes flipped, cut out, doubled, replaced by what parsers stumble over, or taken from another.
+/// Applies one to eight changes: flips a bit, removes or doubles bytes, inserts a token or bytes of another seed, or
+/// truncates.
 fn mutate(random: &mut Random, seed: &[u8], other: &[u8]) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=random.below(8) {
@@ -100,7 +101,7 @@ fn random_index(random: &mut Random, end: usize) -> usize {
     usize::try_from(random.below(end as u64 + 1)).unwrap()
 }
 
-/// What a target was given, told where it panics.
+/// Prints the input of a target if it panics.
 struct PanicReport<'a>(&'a str, &'a [u8]);
 
 impl Drop for PanicReport<'_> {

@@ -1,14 +1,14 @@
-//! Reading and changing a running simulator over HTTP, for tests in another process. No I/O.
+//! Admin API of a running simulator, for tests in another process. No I/O.
 //!
-//! | request | body | answer |
+//! | request | body | response |
 //! |---|---|---|
 //! | `GET /simulator/ledger` | | the ledger |
 //! | `GET /simulator/sessions` | | all open sessions |
-//! | `GET /simulator/presets` | | names and meanings of the faults |
-//! | `PUT /simulator/faults` | `["cut@2018-06-03x2", {"effect":…}]` replaces all | how many |
-//! | `POST /simulator/sessions` | `{"user","space","count"}` opens sessions as a person | their ids |
-//! | `POST /simulator/grow` | `{"date","events"}` lets events come late | |
-//! | `POST /simulator/age` | `{"seconds"}` moves every session's times back | |
+//! | `GET /simulator/presets` | | names and descriptions of the faults |
+//! | `PUT /simulator/faults` | `["cut@2018-06-03x2", {"effect":…}]` replaces all faults | their number |
+//! | `POST /simulator/sessions` | `{"user","space","count"}` opens sessions as a human user does | their ids |
+//! | `POST /simulator/grow` | `{"date","events"}` adds late events | |
+//! | `POST /simulator/age` | `{"seconds"}` moves the times of every session back | |
 
 use jiff::civil::Date;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use super::presets::presets;
 use super::reply::json_response;
 use super::service::SimulatedService;
 
-/// Sessions that one request opens at most.
+/// Maximum number of sessions that one request opens.
 const MAX_SESSIONS: usize = 1000;
 
 #[derive(Deserialize)]
@@ -52,15 +52,15 @@ struct AgeSessionsRequest {
     seconds: i64,
 }
 
-/// Answers such a request.
+/// Serves a request to the admin API.
 pub(super) fn admin(service: &SimulatedService, request: &ServerRequest) -> ServerResponse {
-    match answer(service, request) {
+    match execute(service, request) {
         Ok(value) => json_response(200, &value),
         Err(message) => json_response(400, &json!({"message": message})),
     }
 }
 
-fn answer(service: &SimulatedService, request: &ServerRequest) -> Result<Value, String> {
+fn execute(service: &SimulatedService, request: &ServerRequest) -> Result<Value, String> {
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/simulator/ledger") => Ok(json!(service.ledger())),
         ("GET", "/simulator/sessions") => Ok(json!(service.open_sessions())),
@@ -97,11 +97,11 @@ fn answer(service: &SimulatedService, request: &ServerRequest) -> Result<Value, 
             service.age(seconds);
             Ok(json!({}))
         }
-        (method, path) => Err(format!("there is no {method} {path}")),
+        (method, path) => Err(format!("unknown request {method} {path}")),
     }
 }
 
 fn body<T: DeserializeOwned>(request: &ServerRequest) -> Result<T, String> {
     serde_json::from_slice(&request.body)
-        .map_err(|error| format!("the body does not fit {}: {error}", request.path))
+        .map_err(|error| format!("invalid body for {}: {error}", request.path))
 }

@@ -1,9 +1,9 @@
-//! Compressed blocks of events, and what is kept of them. No I/O; compresses on the caller's thread.
+//! Compressed blocks of events, and their cache. No I/O; compresses on the caller's thread.
 //!
-//! A block is raw deflate that ends in a full flush: it is byte-aligned and refers to nothing before it, so
-//! any blocks in any order make one valid gzip member, whose CRC is combined from theirs (RFC 1951, 1952).
-//! That is how a body of any size is made from few bytes: each hour has a block of its own events, and
-//! volume comes from two template blocks that are compressed once and sent many times without a copy.
+//! A block is raw deflate that ends with a full flush: it is byte-aligned and has no references to earlier data. So
+//! blocks in any order form one valid gzip member, and its CRC is combined from theirs (RFC 1951, 1952). A body of any
+//! size needs little memory: each hour has a block of its own events, and two template blocks, compressed once, are sent
+//! many times without a copy.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,18 +14,18 @@ use flate2::{Compress, Compression, FlushCompress};
 use super::events::{BlockKey, SMALL_BLOCK, own_text, template_text};
 use super::settings::JsonShape;
 
-/// Decompressed bytes that a large template block has at least.
+/// Minimum decompressed size of a large template block: 1 MiB.
 const LARGE_BLOCK_BYTES: u64 = 1 << 20;
-/// Compressed bytes of own blocks that are kept for the next request.
+/// Maximum size of the cache of own blocks, in compressed bytes: 8 MiB.
 const CACHE_BYTES: usize = 8 << 20;
-/// Blocks whose size and sum are remembered; more, and all are forgotten.
+/// Maximum number of cached sizes and checksums; when it is reached, all are removed.
 const MAX_CACHED_INFO: usize = 50_000;
 
-/// A CRC-32 and the length of what it is of.
+/// A CRC-32, and the length of its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Crc32 {
     pub(super) crc: u32,
-    /// Decompressed bytes.
+    /// Decompressed size in bytes.
     pub(super) raw: u64,
 }
 
@@ -37,7 +37,7 @@ impl Crc32 {
         }
     }
 
-    /// The sum of this and then that.
+    /// Returns the checksum of this data followed by that of `next`.
     pub(super) fn then(self, next: Self) -> Self {
         let mut sum = crc32fast::Hasher::new_with_initial_len(self.crc, self.raw);
         sum.combine(&crc32fast::Hasher::new_with_initial_len(next.crc, next.raw));
@@ -47,7 +47,7 @@ impl Crc32 {
         }
     }
 
-    /// The sum of `times` of this, in as many steps as `times` has bits.
+    /// Returns the checksum of `times` repetitions, in logarithmic time.
     pub(super) fn repeated(self, mut times: u64) -> Self {
         let (mut all, mut power) = (Self::default(), self);
         while times > 0 {
@@ -69,14 +69,14 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Compresses a text. Level 0 stores it.
+    /// Compresses a text. Level 0 stores it uncompressed.
     pub(super) fn of(text: &[u8], level: u8) -> Self {
         let mut deflate = Vec::with_capacity(text.len() + text.len() / 64 + 256);
         let mut compress = Compress::new(Compression::new(u32::from(level.min(9))), false);
         loop {
             let done = usize::try_from(compress.total_in()).unwrap_or(text.len());
             let rest = text.get(done..).unwrap_or_default();
-            // With room to spare, an error is only "nothing left to do".
+            // With free capacity, the only error is that no input is left.
             if compress
                 .compress_vec(rest, &mut deflate, FlushCompress::Full)
                 .is_err()
@@ -96,27 +96,27 @@ impl Block {
     }
 }
 
-/// The blocks that give volume.
+/// The template blocks.
 #[derive(Debug)]
 pub(super) struct Templates {
     pub(super) small: Block,
     pub(super) large: Block,
-    /// Events of the large one, a multiple of [`SMALL_BLOCK`].
+    /// Events of the large block, a multiple of [`SMALL_BLOCK`].
     pub(super) large_events: u64,
 }
 
-/// What is remembered of an hour's own block.
+/// Checksum and size of an hour's own block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockInfo {
     pub(super) sum: Crc32,
-    /// Compressed bytes.
+    /// Compressed size in bytes.
     pub(super) len: u64,
 }
 
-/// How blocks are written: JSON shape and compression level.
+/// Format of blocks: JSON shape and compression level.
 pub(super) type BlockFormat = (JsonShape, u8);
 
-/// Makes blocks, and keeps some.
+/// Generates and caches blocks.
 #[derive(Debug)]
 pub(super) struct Blocks {
     seed: u64,
@@ -144,13 +144,13 @@ impl Blocks {
         }
     }
 
-    /// Events of the large template: enough for [`LARGE_BLOCK_BYTES`].
+    /// Returns the number of events in the large template, enough for [`LARGE_BLOCK_BYTES`].
     pub(super) fn large_events(&self) -> u64 {
         let small = SMALL_BLOCK * (self.bytes_per_event.max(850) as u64);
         SMALL_BLOCK * LARGE_BLOCK_BYTES.div_ceil(small)
     }
 
-    /// The templates, made at their first use.
+    /// Returns the templates, which are generated on first use.
     pub(super) fn templates(&self, format: BlockFormat) -> Arc<Templates> {
         let mut all = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
         let templates = all.entry(format).or_insert_with(|| {
@@ -171,7 +171,7 @@ impl Blocks {
         Arc::clone(templates)
     }
 
-    /// An hour's own block, made now unless it was kept.
+    /// Returns an hour's own block, from the cache or generated.
     pub(super) fn own(&self, key: &BlockKey, format: BlockFormat) -> Block {
         let wanted = (key.clone(), format);
         {
@@ -186,7 +186,7 @@ impl Blocks {
         block
     }
 
-    /// Size and sum of an hour's own block.
+    /// Returns size and checksum of an hour's own block.
     pub(super) fn info(&self, key: &BlockKey, format: BlockFormat) -> BlockInfo {
         let wanted = (key.clone(), format);
         if let Some(info) = self

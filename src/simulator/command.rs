@@ -1,4 +1,4 @@
-//! `eventexport simulate`: a simulator of its own, until it is told to stop. Listens on loopback only.
+//! `eventexport simulate`: runs a simulator until shutdown. Listens on loopback addresses only.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -10,70 +10,70 @@ use tokio::net::TcpListener;
 
 use super::{Fault, Framing, GzipSettings, JsonShape, Members, Settings, Simulator, Volume, presets};
 
-/// Serve an Activity Tracker and its UAA that behave as documented, and misbehave on demand.
+/// Run a fake Activity Tracker on this machine, for tests and demos.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SimulateArgs {
-    /// Where to listen; a loopback address. Port 0: any free one, which is printed
+    /// Loopback address to listen on. Port 0: a free port, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8030")]
     pub listen: SocketAddr,
-    /// What events, ids and tokens are derived from
+    /// Seed of events, ids and tokens
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// A space that exists; may be repeated. Without it every space does
+    /// Id of an existing space; can be repeated. Default: every space exists
     #[arg(long = "space", value_name = "ID")]
     pub spaces: Vec<String>,
-    /// The service's day, instead of the real one
+    /// Current day of the service, instead of the real one
     #[arg(long, value_name = "DATE")]
     pub today: Option<Date>,
-    /// Days that are kept, today included
+    /// Retention in days, including today
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..))]
     pub retention: u16,
-    /// Events of each day
+    /// Events per day
     #[arg(long, value_name = "EVENTS", default_value_t = 240)]
     pub events_per_day: u64,
-    /// Another number of events on one day, as 2018-06-03=100000; may be repeated
+    /// Number of events on one day, as 2018-06-03=100000; can be repeated
     #[arg(long = "day", value_name = "DATE=EVENTS", value_parser = day)]
     pub days: Vec<(Date, u64)>,
-    /// Events at week-ends too
+    /// Events on weekends too
     #[arg(long)]
     pub weekends: bool,
-    /// Seconds that a token is good for
+    /// Lifetime of a token in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub token_lifetime: u64,
-    /// Milliseconds before every answer
+    /// Delay of every response in milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     pub latency: u64,
-    /// Bytes per second of each download
+    /// Speed of each download in bytes per second
     #[arg(long, value_name = "BYTES")]
     pub bandwidth: Option<u64>,
-    /// Compression, 0 (stored) to 9
+    /// Compression level, 0 (stored) to 9
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(0..=9))]
     pub level: u8,
-    /// A misbehaviour, as NAME[@2018-06-03][#NTH][xTIMES]; may be repeated
+    /// Fault to inject, as NAME[@2018-06-03][#NTH][xTIMES]; can be repeated
     #[arg(long = "fault", value_name = "NAME", value_parser = Fault::preset)]
     pub faults: Vec<Vec<Fault>>,
-    /// Print the misbehaviours and end
+    /// Print all faults and exit
     #[arg(long)]
     pub list_faults: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  A service whose today is a day of 2018:
+  Set the current day of the service:
     eventexport simulate --today 2018-07-02
-  One that cuts the first download of a day, and has much of another:
+  Interrupt the first download of a day, and generate a million events on another:
     eventexport simulate --today 2018-07-02 --fault cut@2018-06-28 --day 2018-06-29=1000000
-  Speak to it:
+  List its sessions:
     export EVENTEXPORT_ENDPOINT=http://127.0.0.1:8030 EVENTEXPORT_SPACE=test
     EVENTEXPORT_API_KEY=simulated-api-key eventexport session list";
 
 fn day(text: &str) -> Result<(Date, u64), String> {
-    let wrong = || format!("{text:?} is not like 2018-06-03=100000");
-    let (date, events) = text.split_once('=').ok_or_else(wrong)?;
+    let invalid = || format!("{text:?} is not DATE=EVENTS, for example 2018-06-03=100000");
+    let (date, events) = text.split_once('=').ok_or_else(invalid)?;
     Ok((
-        date.parse().map_err(|_| wrong())?,
-        events.parse().map_err(|_| wrong())?,
+        date.parse().map_err(|_| invalid())?,
+        events.parse().map_err(|_| invalid())?,
     ))
 }
 
@@ -118,7 +118,7 @@ pub async fn simulate(args: SimulateArgs, shutdown: impl Future<Output = ()>) ->
         }
         return Ok(());
     }
-    // Its credentials are public.
+    // The credentials are public.
     if !args.listen.ip().is_loopback() {
         bail!(
             "--listen {} is not a loopback address: use 127.0.0.1",

@@ -1,5 +1,5 @@
-//! HTTP/1.1 on a socket, as small as it can be and with full control of how an answer ends: hyper would not
-//! send a body that neither length nor chunks delimit, nor one that breaks off. Reads and writes a socket.
+//! A minimal HTTP/1.1 server connection with full control over the end of a response: hyper does not send a body
+//! without length or chunks, or one that breaks off. Reads and writes a socket.
 
 use std::fmt::Write as _;
 use std::io;
@@ -13,14 +13,14 @@ use tokio::time::sleep;
 use super::layout::Pieces;
 use super::settings::Framing;
 
-/// Bytes that the head of a request may have.
+/// Maximum size of the head of a request: 64 KiB.
 const MAX_HEAD: usize = 64 << 10;
-/// Bytes that the body of a request may have.
+/// Maximum size of the body of a request: 1 MiB.
 const MAX_BODY: usize = 1 << 20;
-/// Slices per second of an answer whose speed is limited.
+/// Slices per second of a response with limited speed.
 const SLICES_PER_SECOND: u64 = 20;
 
-/// A request as read.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct ServerRequest {
     pub(super) method: String,
@@ -31,7 +31,7 @@ pub(super) struct ServerRequest {
 }
 
 impl ServerRequest {
-    /// The value of a header that comes once; `Err` when it comes more often.
+    /// Returns the value of a header. Fails if the header is repeated.
     pub(super) fn header(&self, name: &str) -> Result<Option<&str>, String> {
         let mut values = self
             .headers
@@ -40,26 +40,26 @@ impl ServerRequest {
         let first = values.next().map(|(_, value)| value.as_str());
         match values.next() {
             None => Ok(first),
-            Some(_) => Err(format!("header {name} comes more than once")),
+            Some(_) => Err(format!("header {name} occurs more than once")),
         }
     }
 
-    /// Whether the connection ends with the answer.
+    /// Returns true if the connection closes after the response.
     fn closes(&self) -> bool {
         matches!(self.header("connection"), Ok(Some(value)) if value.eq_ignore_ascii_case("close"))
     }
 }
 
-/// What came from a connection.
+/// Result of reading a request.
 #[derive(Debug)]
 pub(super) enum Incoming {
     Request(ServerRequest),
-    /// Not HTTP as it should be; the words say what is wrong.
+    /// Invalid HTTP, with the reason.
     Malformed(&'static str),
     Closed,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(super) struct ServerResponse {
     pub(super) status: u16,
@@ -67,14 +67,14 @@ pub(super) struct ServerResponse {
     pub(super) body: ResponseBody,
 }
 
-/// What follows the head.
+/// Body of a response.
 #[derive(Debug)]
 pub(super) enum ResponseBody {
     Whole(Bytes),
     Events(Transfer),
 }
 
-/// A download on its way.
+/// Body of a download.
 #[derive(Debug)]
 pub(super) struct Transfer {
     pub(super) pieces: Pieces,
@@ -83,33 +83,33 @@ pub(super) struct Transfer {
     pub(super) end: BodyEnding,
 }
 
-/// How a transfer ends.
+/// End of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyEnding {
     Complete,
-    /// Closes after so many bytes.
+    /// Closes the connection after so many bytes.
     Cut {
         after: u64,
         reset: bool,
     },
-    /// Says nothing more after so many bytes.
+    /// Stops sending after so many bytes.
     Stall {
         after: u64,
     },
 }
 
-/// What became of an answer.
+/// Treatment of the connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionAction {
-    /// The connection may be used again.
+    /// Read the next request.
     KeepAlive,
-    /// It may not.
+    /// Close it.
     Close,
     Reset,
     Hang,
 }
 
-/// A connection, with what was read of it too early.
+/// A connection, with the bytes read ahead.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
@@ -124,14 +124,14 @@ impl Connection {
         }
     }
 
-    /// The next request.
+    /// Reads the next request.
     pub(super) async fn request(&mut self) -> io::Result<Incoming> {
         let head_end = loop {
             if let Some(at) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at;
             }
             if self.read.len() > MAX_HEAD {
-                return Ok(Incoming::Malformed("the head is longer than 64 KiB"));
+                return Ok(Incoming::Malformed("the request head is larger than 64 KiB"));
             }
             if self.stream.read_buf(&mut self.read).await? == 0 {
                 return Ok(Incoming::Closed);
@@ -139,15 +139,13 @@ impl Connection {
         };
         let head = self.read.split_to(head_end + 4);
         let Ok(head) = std::str::from_utf8(&head) else {
-            return Ok(Incoming::Malformed("the head is not text"));
+            return Ok(Incoming::Malformed("the request head is not UTF-8"));
         };
         let Some(mut request) = parse_head(head) else {
-            return Ok(Incoming::Malformed("the head is not that of an HTTP/1.1 request"));
+            return Ok(Incoming::Malformed("the request head is not HTTP/1.1"));
         };
         if !matches!(request.header("transfer-encoding"), Ok(None)) {
-            return Ok(Incoming::Malformed(
-                "a request's body needs a Content-Length here",
-            ));
+            return Ok(Incoming::Malformed("a request body needs a Content-Length"));
         }
         let length = match request.header("content-length") {
             Ok(None) => 0,
@@ -155,7 +153,7 @@ impl Connection {
                 Ok(length) if length <= MAX_BODY => length,
                 _ => return Ok(Incoming::Malformed("Content-Length is not a number up to 1 MiB")),
             },
-            Err(_) => return Ok(Incoming::Malformed("Content-Length comes more than once")),
+            Err(_) => return Ok(Incoming::Malformed("header Content-Length occurs more than once")),
         };
         while self.read.len() < length {
             if self.stream.read_buf(&mut self.read).await? == 0 {
@@ -166,18 +164,18 @@ impl Connection {
         Ok(Incoming::Request(request))
     }
 
-    /// Sends an answer. `sent` counts the bytes of the body as they go.
+    /// Sends a response. `sent` counts the bytes of the body.
     pub(super) async fn send_response(
         &mut self,
         request: Option<&ServerRequest>,
-        answer: ServerResponse,
+        response: ServerResponse,
         sent: &mut u64,
     ) -> io::Result<ConnectionAction> {
         let ServerResponse {
             status,
             headers,
             body,
-        } = answer;
+        } = response;
         let close = request.is_none_or(ServerRequest::closes);
         let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
         for (name, value) in headers {
@@ -192,7 +190,7 @@ impl Connection {
             ResponseBody::Events(transfer) => transfer.pieces.left(),
         };
         match framing {
-            // RFC 9110, 8.6: none in a 204.
+            // A 204 has no Content-Length (RFC 9110, 8.6).
             Framing::Length if status == 204 => {}
             Framing::Length => {
                 let _ = write!(head, "Content-Length: {length}\r\n");
@@ -277,7 +275,7 @@ impl Connection {
         })
     }
 
-    /// Waits until the other side gives up.
+    /// Waits until the peer closes the connection.
     pub(super) async fn hang(&mut self) -> io::Result<()> {
         loop {
             self.read.clear();

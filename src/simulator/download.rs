@@ -1,4 +1,5 @@
-//! `GET /v3/events/download`: the bytes of a session, whole or from a byte on, as the faults allow.
+//! `GET /v3/events/download`: the body of a session, complete or from an offset, with faults. Compresses on blocking
+//! threads.
 
 use std::sync::Arc;
 
@@ -16,31 +17,31 @@ use super::sessions::owned_session;
 use super::settings::Framing;
 use super::validate::single_header;
 
-/// What is noted when a download ended.
+/// Data that is recorded when a download ends.
 #[derive(Debug)]
 pub(super) struct DownloadRecord {
     session: String,
     label: String,
     resumed: bool,
-    /// Bytes after which the body is complete.
-    whole_after: Option<u64>,
-    /// The session is gone if it broke off.
+    /// Number of sent bytes that complete the body.
+    complete_after: Option<u64>,
+    /// True if the session disappears after the download.
     vanish: bool,
     moves_access_time: bool,
 }
 
 impl DownloadRecord {
-    /// Notes how much went.
+    /// Records the number of sent bytes.
     pub(super) fn finish(&self, service: &SimulatedService, sent: u64) {
         let mut state = service.state();
         let entry = state.ledger.downloads.entry(self.label.clone()).or_default();
         entry.answers += 1;
         entry.resumed += u64::from(self.resumed);
         entry.bytes += sent;
-        let whole = self.whole_after.is_some_and(|whole| sent >= whole);
-        entry.completed += u64::from(whole);
+        let complete = self.complete_after.is_some_and(|bytes| sent >= bytes);
+        entry.completed += u64::from(complete);
         if let Some(open) = state.sessions.get_mut(&self.session) {
-            open.completed += u64::from(whole);
+            open.completed += u64::from(complete);
             if self.moves_access_time {
                 open.accessed = Timestamp::now();
             }
@@ -51,7 +52,7 @@ impl DownloadRecord {
     }
 }
 
-/// The first byte of `Range: bytes=N-`.
+/// Parses `Range: bytes=N-`.
 pub(super) fn range(request: &ServerRequest) -> Result<Option<u64>, ApiError> {
     let Some(value) = single_header(request, "range")? else {
         return Ok(None);
@@ -68,7 +69,7 @@ pub(super) fn range(request: &ServerRequest) -> Result<Option<u64>, ApiError> {
     }
 }
 
-/// Answers a download.
+/// Serves a download.
 pub(super) async fn download(
     service: &Arc<SimulatedService>,
     caller: &Caller,
@@ -96,10 +97,10 @@ pub(super) async fn download(
     }
     let shape = shape(service, context);
     let served = open.served.clone();
-    let making = Arc::clone(service);
-    let layout = tokio::task::spawn_blocking(move || making.layout(&served, shape))
+    let worker = Arc::clone(service);
+    let layout = tokio::task::spawn_blocking(move || worker.layout(&served, shape))
         .await
-        .map_err(|_| ApiError::new(500, "the body could not be made"))?;
+        .map_err(|_| ApiError::new(500, "cannot generate the body"))?;
     let layout = Arc::new(layout);
     if layout.events == 0
         && let Some(outcome) = empty_reply(service, &open, context)?
@@ -113,7 +114,7 @@ pub(super) async fn download(
         });
         match second {
             Some(RepeatDownload::Refused) => {
-                return Err(ApiError::new(409, "this session was downloaded already"));
+                return Err(ApiError::new(409, "this session was already downloaded"));
             }
             Some(RepeatDownload::Empty) => return Ok(empty_response(200)),
             None => {}
@@ -122,7 +123,7 @@ pub(super) async fn download(
     Ok(transfer(service, &open, id, &layout, from, context, moves))
 }
 
-/// The shape of this download.
+/// Returns the shape of this download, with faults.
 fn shape(service: &SimulatedService, context: FaultContext) -> BodyShape {
     let mut shape = service.shape();
     let take = |pick: &dyn Fn(&Effect, &mut BodyShape)| {
@@ -165,7 +166,7 @@ fn shape(service: &SimulatedService, context: FaultContext) -> BodyShape {
     shape
 }
 
-/// The answer to a range without events, if it is not a gzip of nothing.
+/// Returns the response to a range without events, unless it is a gzip without contents.
 fn empty_reply(
     service: &SimulatedService,
     open: &SimulatedSession,
@@ -193,11 +194,11 @@ fn empty_response(status: u16) -> RouteOutcome {
     })
 }
 
-/// Where a `Range` leads.
+/// Start of a response.
 enum RangeStart {
-    /// The status, the first byte that the answer says, and the one that it has.
+    /// The status, the stated first byte, and the actual first byte.
     Serve(u16, u64, u64),
-    /// No bytes, this status.
+    /// This status without a body.
     Refuse(u16),
 }
 
@@ -243,8 +244,8 @@ fn transfer(
         }
     };
     let mut to = first + (total - claimed);
-    // A place counts if this answer passes it; one that an earlier answer ended at does not count again.
-    let place = |at: BodyOffset, to: u64| {
+    // An offset applies if it lies within this response, and not at its start, where an earlier response ended.
+    let relative_offset = |at: BodyOffset, to: u64| {
         let at = match at {
             BodyOffset::Byte(byte) => byte,
             BodyOffset::Permille(part) => {
@@ -256,15 +257,15 @@ fn transfer(
         (at < to && (at > first || first == 0)).then(|| at - first)
     };
     let early = service.fault(context, |effect| match effect {
-        Effect::EndEarly { at } => place(*at, to),
+        Effect::EndEarly { at } => relative_offset(*at, to),
         _ => None,
     });
     to = early.map_or(to, |after| first + after);
     let ending = service.fault(context, |effect| match effect {
         Effect::Cut { at, reset, vanish } => {
-            place(*at, to).map(|after| (BodyEnding::Cut { after, reset: *reset }, *vanish))
+            relative_offset(*at, to).map(|after| (BodyEnding::Cut { after, reset: *reset }, *vanish))
         }
-        Effect::Stall { at } => place(*at, to).map(|after| (BodyEnding::Stall { after }, false)),
+        Effect::Stall { at } => relative_offset(*at, to).map(|after| (BodyEnding::Stall { after }, false)),
         _ => None,
     });
     let (end, vanish) = ending.unwrap_or((BodyEnding::Complete, false));
@@ -290,11 +291,11 @@ fn transfer(
         session: id.to_owned(),
         label: open.requested.label(),
         resumed: first > 0,
-        whole_after: (end == BodyEnding::Complete && to == total).then(|| to - first),
+        complete_after: (end == BodyEnding::Complete && to == total).then(|| to - first),
         vanish,
         moves_access_time,
     };
-    let answer = ServerResponse {
+    let response = ServerResponse {
         status,
         headers,
         body: ResponseBody::Events(Transfer {
@@ -308,5 +309,5 @@ fn transfer(
             end,
         }),
     };
-    RouteOutcome::Download(answer, record)
+    RouteOutcome::Download(response, record)
 }

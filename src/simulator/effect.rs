@@ -1,10 +1,10 @@
-//! Each behaviour that the protocol's sources leave open, as a value. No I/O.
+//! Effects of faults: each behavior that the protocol's sources leave open, as a value. No I/O.
 
 use serde::{Deserialize, Serialize};
 
 use super::settings::{Framing, JsonShape, Members};
 
-/// What happens.
+/// Effect of a fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "kebab-case",
@@ -12,45 +12,45 @@ use super::settings::{Framing, JsonShape, Members};
     deny_unknown_fields
 )]
 pub enum Effect {
-    /// The answer comes late.
+    /// The response is late.
     Delay {
         /// Milliseconds.
         millis: u64,
     },
-    /// No answer at all.
+    /// There is no response.
     NoReply {
-        /// The request is carried out all the same.
+        /// True if the request is executed.
         done: bool,
-        /// What happens to the connection.
+        /// Treatment of the connection.
         how: NoReplyMode,
     },
-    /// An error instead of the answer; the request is not carried out.
+    /// An error response; the request is not executed.
     Status {
         /// The HTTP status.
         status: u16,
         /// Seconds for `Retry-After`.
         #[serde(default)]
         retry_after: Option<u64>,
-        /// The words.
+        /// Error message.
         message: String,
     },
-    /// A redirect; the ledger notes a violation if a token follows it to another host.
+    /// A redirect; the ledger records a violation if a token follows it to another host.
     Redirect {
         /// The HTTP status, 301–308.
         status: u16,
-        /// To `localhost` instead of the address; otherwise to the same host, where it is answered.
+        /// True: to `localhost` instead of the address. False: to the same host, which serves the request.
         other_host: bool,
     },
-    /// The token of the request is no longer known: 401.
+    /// The token of the request expires: 401.
     ExpireToken,
-    /// The session of the request is gone: 404.
+    /// The session of the request no longer exists: 404.
     SessionGone,
-    /// How every error is worded.
+    /// Format of all errors.
     ErrorsAs {
-        /// The form.
+        /// The format.
         form: ErrorForm,
     },
-    /// How a full space is told.
+    /// Response to a create in a full space.
     CapacityAs {
         /// The HTTP status.
         status: u16,
@@ -58,142 +58,142 @@ pub enum Effect {
         #[serde(default)]
         retry_after: Option<u64>,
     },
-    /// Objects of a JSON answer have other fields.
+    /// JSON objects have other fields.
     Fields {
-        /// Adds fields that nobody documented.
+        /// Adds undocumented fields.
         #[serde(default)]
         add: bool,
-        /// Leaves these out.
+        /// Omits these fields.
         #[serde(default)]
         drop: Vec<String>,
-        /// Sends these as null.
+        /// Sends these fields as null.
         #[serde(default)]
         null: Vec<String>,
-        /// Field names in lower case.
+        /// Sends field names in lower case.
         #[serde(default)]
         lowercase: bool,
-        /// Numbers as strings.
+        /// Sends numbers as strings.
         #[serde(default)]
         number_strings: bool,
     },
-    /// How a list is sent.
+    /// Format of lists.
     ListAs {
-        /// The form.
+        /// The format.
         form: ListForm,
     },
-    /// The created session's date range differs from what was asked.
+    /// The date range of a created session differs from the request.
     AnswerShifted {
         /// Days added to both ends.
         days: i8,
-        /// The download follows the answer, not the request.
+        /// True if the download has the shifted range too.
         data: bool,
     },
-    /// The session list names the sessions of every user of the space.
+    /// The session list has the sessions of every user of the space.
     WholeSpace,
-    /// A session's access-time does not move.
+    /// The access-time of sessions never changes.
     AccessTimeFrozen,
     /// The listing's counts are wrong.
     CountAs {
-        /// Percent of the right count: below 100 rounded down, above rounded up.
+        /// Percentage of the correct count: below 100 rounded down, above rounded up.
         percent: u64,
     },
-    /// The listing leaves days out.
+    /// The listing omits days.
     LeaveOutDays,
-    /// The listing has kept days without events, as zero.
+    /// The listing has retained days without events, with count zero.
     ZeroDays,
-    /// The listing has every kept day, whatever was asked.
+    /// The listing has every retained day, whatever the request asks for.
     IgnoreFields,
-    /// How a `Range` is answered.
+    /// Response to a `Range`.
     ResumeAs {
-        /// The way.
+        /// The response.
         how: RangeReply,
     },
-    /// The connection ends before the body does.
+    /// The connection closes before the end of the body.
     Cut {
-        /// Where.
+        /// Position of the cut.
         at: BodyOffset,
-        /// With a reset instead of a clean close.
+        /// True: a reset instead of a clean close.
         #[serde(default)]
         reset: bool,
-        /// The session is gone after that.
+        /// True if the session disappears after that.
         #[serde(default)]
         vanish: bool,
     },
-    /// The body ends early, and HTTP says that it is complete.
+    /// The body ends early, and the HTTP framing says that it is complete.
     EndEarly {
-        /// Where.
+        /// Position of the end.
         at: BodyOffset,
     },
-    /// The body stops coming, and the connection stays.
+    /// The body stops, and the connection stays open.
     Stall {
-        /// Where.
+        /// Position of the stop.
         at: BodyOffset,
     },
-    /// The body comes slowly.
+    /// The body arrives slowly.
     Trickle {
         /// Bytes per second.
         bytes_per_second: u64,
     },
-    /// How the end of the body is told.
+    /// HTTP framing of the body.
     FramingAs {
-        /// The way.
+        /// The framing.
         framing: Framing,
     },
-    /// Where gzip members end.
+    /// Boundaries of gzip members.
     MembersAs {
-        /// The way.
+        /// The boundaries.
         members: Members,
     },
-    /// How events are put together.
+    /// JSON format of the events.
     JsonAs {
-        /// The way.
+        /// The format.
         json: JsonShape,
     },
-    /// `Content-Encoding: gzip` on the body.
+    /// The header `Content-Encoding: gzip`.
     EncodingLabel,
-    /// Bytes behind the last gzip member.
+    /// Bytes after the last gzip member.
     Trailing {
-        /// How many.
+        /// Number of bytes.
         bytes: usize,
     },
     /// The CRC of the first gzip member is wrong.
     WrongCrc,
-    /// The same events in other bytes, at every download anew.
+    /// Every download has the same events in different bytes.
     OtherBytes,
-    /// A login page in HTML, with status 200.
+    /// An HTML login page with status 200.
     LoginPage,
-    /// How a range without events is answered.
+    /// Response to a range without events.
     EmptyAs {
-        /// The way.
+        /// The response.
         how: EmptyReply,
     },
-    /// How a range past retention is answered.
+    /// Response to a range past retention.
     ExpiredAs {
-        /// The way.
+        /// The response.
         how: EmptyReply,
     },
-    /// How another whole download in one session is answered.
+    /// Response to a second complete download in one session.
     SecondDownloadAs {
-        /// The way; never seen: the same bytes again.
+        /// The response; without this effect, the same bytes again.
         how: RepeatDownload,
     },
-    /// A refresh token is good for one use, and the answer has the next.
+    /// A refresh token is valid for one use, and the response has the next one.
     RotateRefreshTokens,
 }
 
-/// What a connection does instead of answering.
+/// Treatment of a connection without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoReplyMode {
-    /// Closes.
+    /// Close it.
     Close,
-    /// Resets.
+    /// Reset it.
     Reset,
-    /// Stays open and silent.
+    /// Keep it open without sending anything.
     Hang,
 }
 
-/// How an error is worded.
+/// Format of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorForm {
@@ -201,55 +201,55 @@ pub enum ErrorForm {
     Json,
     /// Plain text.
     Text,
-    /// A page of a gateway.
+    /// An HTML page of a gateway.
     Html,
 }
 
-/// How a list is sent.
+/// Format of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ListForm {
     /// An array.
     Array,
-    /// An object that holds an array.
+    /// An object that contains an array.
     Object,
     /// `null`.
     Null,
 }
 
-/// A place in a body.
+/// A position in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BodyOffset {
-    /// This many bytes of the whole body.
+    /// Offset in the complete body, in bytes.
     Byte(u64),
-    /// This many thousandths of the whole body.
+    /// Offset in the complete body, in thousandths of its size.
     Permille(u64),
-    /// The end of this gzip member, from 1, if more follow.
+    /// End of this gzip member, from 1, if more follow.
     MemberEnd(u64),
-    /// This many bytes of this answer.
+    /// Offset in this response, in bytes.
     Answer(u64),
 }
 
-/// How a `Range: bytes=N-` is answered.
+/// Response to `Range: bytes=N-`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RangeReply {
-    /// `206` at N.
+    /// `206` from N.
     Right,
-    /// `206` at another offset, and it says so.
+    /// `206` from another offset, stated in its header.
     WrongOffset,
-    /// `206` that says N and sends from another offset.
+    /// `206` with N in its header and bytes from another offset.
     Lie,
-    /// `200` with the whole body.
+    /// `200` with the complete body.
     Whole,
-    /// `200` with the remainder only.
+    /// `200` with only the remainder.
     Remainder,
     /// This status.
     Status(u16),
 }
 
-/// How nothing is sent.
+/// Response without events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmptyReply {
@@ -257,18 +257,18 @@ pub enum EmptyReply {
     NotFound,
     /// `204`.
     NoContent,
-    /// `200` and zero bytes.
+    /// `200` with an empty body.
     ZeroLength,
-    /// `200` and a gzip of nothing.
+    /// `200` with a gzip without contents.
     GzipOfNothing,
 }
 
-/// How another whole download in one session is answered.
+/// Response to a second complete download in one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RepeatDownload {
     /// `409`.
     Refused,
-    /// `200` and zero bytes.
+    /// `200` with an empty body.
     Empty,
 }

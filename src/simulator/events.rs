@@ -1,7 +1,7 @@
-//! The events themselves: which hour has how many, and the text of each. No I/O, no clock.
+//! Generation of events: their number in each hour, and the text of each. No I/O, no clock.
 //!
-//! Texts look like the CADF records that services sent to Activity Tracker. A block of events depends only
-//! on its [`BlockKey`], so it can be made again at any time instead of being kept.
+//! Texts look like the CADF records that services sent to Activity Tracker. A block of events depends only on its
+//! [`BlockKey`], so it can be generated again at any time and need not be kept.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -11,34 +11,34 @@ use jiff::civil::Date;
 use super::random::{Random, hash_of};
 use super::settings::{JsonShape, Volume};
 
-/// Events of a small template block. Few enough that an hour's own events stay few.
+/// Events of a small template block. A small number limits the events that an hour needs of its own.
 pub(super) const SMALL_BLOCK: u64 = 256;
-/// Up to this many events an hour is made of its own events only, without templates.
+/// Maximum number of events in an hour without template blocks.
 const OWN_EVENTS: u64 = 2 * SMALL_BLOCK;
-/// Events of a day at most, in each scope and revision: lengths stay far below 2⁶⁴.
+/// Maximum number of events of a day in each scope and revision, so that lengths stay far below 2⁶⁴.
 pub(super) const MAX_EVENTS: u64 = 1_000_000_000_000;
-/// How busy the hours of a day are, relative to each other.
+/// Relative number of events in each hour of a day.
 const HOUR_WEIGHTS: [u64; 24] = [
     4, 3, 3, 3, 3, 4, 6, 9, 14, 17, 18, 17, 14, 16, 18, 17, 16, 13, 10, 8, 7, 6, 5, 4,
 ];
 
-/// Which block of own events: the whole input of its text.
+/// Key of a block of own events: the complete input of its text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct BlockKey {
-    /// The space; `None`: the account, the same through every space.
+    /// The space; `None`: the account, which has the same events in every space.
     pub(super) space: Option<Arc<str>>,
     pub(super) date: Date,
     pub(super) hour: u8,
-    /// Own events that were there from the start, then those that came late, by revision.
+    /// Number of original own events, then of late ones, by revision.
     pub(super) counts: Vec<u64>,
-    /// The first event of a body: in an array it has no comma before it.
+    /// True for the first event of a body, which has no preceding comma in an array.
     pub(super) first: bool,
 }
 
-/// What an hour's events are made of.
+/// Composition of the events of an hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct EventMix {
-    /// Events of the hour's own.
+    /// Own events of the hour.
     pub(super) own: u64,
     /// Small template blocks.
     pub(super) small: u64,
@@ -47,7 +47,7 @@ pub(super) struct EventMix {
 }
 
 impl EventMix {
-    /// How `events` are made of own ones, small blocks, and large ones of `large_events` each (a multiple of
+    /// Composes `events` of own ones, small blocks, and large blocks of `large_events` each (a multiple of
     /// [`SMALL_BLOCK`]).
     pub(super) fn of(events: u64, large_events: u64) -> Self {
         if events <= OWN_EVENTS {
@@ -66,7 +66,7 @@ impl EventMix {
     }
 }
 
-/// Events of a day in the space or account scope, before any came late.
+/// Returns the number of events of a day in the space or account scope, without late ones.
 pub(super) fn events_of_day(volume: &Volume, account: bool, date: Date) -> u64 {
     let factor = if account { Volume::ACCOUNT_FACTOR } else { 1 };
     let quiet = volume.quiet.contains(&date.weekday());
@@ -75,7 +75,7 @@ pub(super) fn events_of_day(volume: &Volume, account: bool, date: Date) -> u64 {
     events.saturating_mul(factor).min(MAX_EVENTS)
 }
 
-/// The part of a day's `total` that falls into an hour: 24 of them are the total, exactly.
+/// Returns the share of an hour in the `total` of its day. The shares of 24 hours add up to the total.
 pub(super) fn share_of_hour(total: u64, hour: u8) -> u64 {
     let all: u64 = HOUR_WEIGHTS.iter().sum();
     let until = |hours: usize| {
@@ -85,7 +85,7 @@ pub(super) fn share_of_hour(total: u64, hour: u8) -> u64 {
     until(usize::from(hour) + 1) - until(usize::from(hour))
 }
 
-/// The text of an hour's own events, in order of time: those that came late stand between the others.
+/// Returns the text of an hour's own events in chronological order, with late events between the others.
 pub(super) fn own_text(seed: u64, key: &BlockKey, bytes_per_event: usize, json: JsonShape) -> Vec<u8> {
     let scope = key.space.as_deref().map_or(0, hash_of);
     let day =
@@ -115,8 +115,8 @@ pub(super) fn own_text(seed: u64, key: &BlockKey, bytes_per_event: usize, json: 
     text
 }
 
-/// The text of a template block: `events` events, the same in every space and hour of this seed. Their
-/// times are those of an hour of 2000, so that nobody takes them for the hour's own.
+/// Returns the text of a template block of `events` events, the same in every space and hour of this seed. Their
+/// times are in 2000, to distinguish them from the hour's own events.
 pub(super) fn template_text(seed: u64, events: u64, bytes_per_event: usize, json: JsonShape) -> Vec<u8> {
     let mut text = Vec::new();
     for index in 0..events {
@@ -139,11 +139,11 @@ pub(super) fn template_text(seed: u64, events: u64, bytes_per_event: usize, json
     text
 }
 
-/// When an event was.
+/// Time of an event.
 struct EventTime {
     date: Date,
     hour: u8,
-    /// Microseconds of the hour.
+    /// Microseconds within the hour.
     micros: u64,
 }
 
@@ -207,7 +207,7 @@ fn write_event(
         minute = seconds / 60,
         second = seconds % 60,
     );
-    // `,"requestData":""}` and the line's end are 19 bytes and one.
+    // `,"requestData":""}` has 19 bytes, and the line ending one.
     let padding = (from + bytes_per_event).saturating_sub(text.len() + 20);
     if padding > 0 {
         text.extend_from_slice(b",\"requestData\":\"");

@@ -1,11 +1,11 @@
-//! Which requests a misbehaviour befalls, and how often. No I/O.
+//! Faults: effects, and the requests that they affect. No I/O.
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::effect::Effect;
 
-/// What a request asks for.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RequestKind {
@@ -34,7 +34,7 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// A request of the Activity Tracker, with a token.
+    /// Returns true for a request to the Activity Tracker, which needs a token.
     pub const fn is_tracker(self) -> bool {
         matches!(
             self,
@@ -43,34 +43,34 @@ impl RequestKind {
     }
 }
 
-/// One misbehaviour: an effect, and the requests that it befalls.
+/// An effect, and the requests that it affects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Fault {
-    /// How the ledger calls it.
+    /// Name in the ledger.
     #[serde(default = "unnamed")]
     pub name: String,
-    /// What happens.
+    /// The effect.
     pub effect: Effect,
-    /// The kinds of requests; empty: all of the tracker.
+    /// Kinds of requests; empty: all kinds of the tracker.
     #[serde(default)]
     pub on: Vec<RequestKind>,
-    /// Only sessions that touch this UTC day, or only this row of the listing.
+    /// Only sessions that include this UTC day, or only this row of the listing.
     #[serde(default)]
     pub date: Option<Date>,
     /// Only sessions of this hour, 0–23.
     #[serde(default)]
     pub hour: Option<u8>,
-    /// Only sessions of whole days, or only those of an hour.
+    /// Only sessions of full days, or only those of an hour.
     #[serde(default)]
     pub windows: WindowFilter,
-    /// The first occurrence that is befallen, from 1.
+    /// First affected occurrence, from 1.
     #[serde(default = "first")]
     pub nth: u64,
-    /// How many are befallen; `None`: all from then on.
+    /// Number of affected occurrences; `None`: all from the first.
     #[serde(default)]
     pub times: Option<u64>,
-    /// Of those, only the first of so many in a row, at least 1: 10 befalls one in ten.
+    /// Affects one of so many occurrences, at least 1: 10 affects every tenth.
     #[serde(default = "first")]
     pub every: u64,
 }
@@ -84,7 +84,7 @@ const fn first() -> u64 {
 }
 
 impl Fault {
-    /// An effect on these kinds of requests, always.
+    /// Creates a fault that always affects these kinds of requests.
     pub fn new(name: &str, effect: Effect, on: &[RequestKind]) -> Self {
         Self {
             name: name.to_owned(),
@@ -99,7 +99,7 @@ impl Fault {
         }
     }
 
-    /// Only this many times.
+    /// Limits the number of affected occurrences.
     #[must_use]
     pub fn times(self, times: u64) -> Self {
         Self {
@@ -108,19 +108,19 @@ impl Fault {
         }
     }
 
-    /// Only from this occurrence on, counted from 1.
+    /// Sets the first affected occurrence, counted from 1.
     #[must_use]
     pub fn from_nth(self, nth: u64) -> Self {
         Self { nth, ..self }
     }
 
-    /// Only one in so many.
+    /// Affects one of so many occurrences.
     #[must_use]
     pub fn every(self, every: u64) -> Self {
         Self { every, ..self }
     }
 
-    /// Only where this UTC day is concerned.
+    /// Affects only this UTC day.
     #[must_use]
     pub fn on_date(self, date: Date) -> Self {
         Self {
@@ -130,28 +130,28 @@ impl Fault {
     }
 }
 
-/// Which sessions a fault befalls.
+/// Sessions that a fault affects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WindowFilter {
-    /// All.
+    /// All sessions.
     #[default]
     Any,
-    /// Those of whole days.
+    /// Sessions of full days.
     Days,
-    /// Those of one hour.
+    /// Sessions of one hour.
     Hours,
 }
 
-/// The faults of a service, with how often each was met.
+/// The faults of a service, with the number of occurrences of each.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<(Fault, u64)>);
 
-/// What a request concerns, as far as faults ask.
+/// Properties of a request that determine its faults.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FaultContext {
     pub(super) kind: RequestKind,
-    /// First and last day, and the hour, of its session.
+    /// First day, last day and hour of its session.
     pub(super) window: Option<(Date, Date, Option<u8>)>,
 }
 
@@ -164,27 +164,27 @@ impl Faults {
         self.0.push((fault, 0));
     }
 
-    /// The first fault of this kind of effect that befalls the request, counted as met. `pick` gives what is
-    /// wanted of an effect, or `None` if it does not apply here.
+    /// Returns the first fault that affects the request, and counts the occurrence. `pick` returns the parameters of an
+    /// effect, or `None` for an effect that does not apply here.
     pub(super) fn next_effect<T>(
         &mut self,
         context: FaultContext,
         pick: impl Fn(&Effect) -> Option<T>,
     ) -> Option<(String, T)> {
-        for (fault, met) in &mut self.0 {
+        for (fault, occurrences) in &mut self.0 {
             if !fault.applies_to(context) {
                 continue;
             }
-            let Some(wanted) = pick(&fault.effect) else {
+            let Some(parameters) = pick(&fault.effect) else {
                 continue;
             };
-            *met += 1;
+            *occurrences += 1;
             let last = fault.times.map_or(u64::MAX, |times| {
                 fault.nth.saturating_sub(1).saturating_add(times)
             });
-            let since = met.checked_sub(fault.nth);
-            if *met <= last && since.is_some_and(|since| since.is_multiple_of(fault.every.max(1))) {
-                return Some((fault.name.clone(), wanted));
+            let since = occurrences.checked_sub(fault.nth);
+            if *occurrences <= last && since.is_some_and(|since| since.is_multiple_of(fault.every.max(1))) {
+                return Some((fault.name.clone(), parameters));
             }
         }
         None
@@ -227,7 +227,7 @@ mod tests {
                 .from_nth(2)
                 .times(2),
         );
-        let mut met = |kind, date| {
+        let mut affected = |kind, date| {
             let context = FaultContext {
                 kind,
                 window: Some((date, date, None)),
@@ -236,10 +236,10 @@ mod tests {
                 .next_effect(context, |effect| (*effect == Effect::SessionGone).then_some(()))
                 .is_some()
         };
-        assert!(!met(RequestKind::Show, day));
-        assert!(!met(RequestKind::Delete, day) && !met(RequestKind::Show, date(2018, 6, 4)));
-        assert!(met(RequestKind::Show, day) && met(RequestKind::Show, day));
-        assert!(!met(RequestKind::Show, day));
+        assert!(!affected(RequestKind::Show, day));
+        assert!(!affected(RequestKind::Delete, day) && !affected(RequestKind::Show, date(2018, 6, 4)));
+        assert!(affected(RequestKind::Show, day) && affected(RequestKind::Show, day));
+        assert!(!affected(RequestKind::Show, day));
     }
 
     #[test]
@@ -254,11 +254,11 @@ mod tests {
             kind: RequestKind::Show,
             window: None,
         };
-        let mut met = || {
-            let taken = faults.next_effect(context, |effect| (*effect == Effect::SessionGone).then_some(()));
-            taken.is_some()
+        let mut is_affected = || {
+            let effect = faults.next_effect(context, |effect| (*effect == Effect::SessionGone).then_some(()));
+            effect.is_some()
         };
-        let befallen: Vec<usize> = (1..=30).filter(|_| met()).collect();
-        assert_eq!(befallen, [3, 13, 23]);
+        let affected: Vec<usize> = (1..=30).filter(|_| is_affected()).collect();
+        assert_eq!(affected, [3, 13, 23]);
     }
 }

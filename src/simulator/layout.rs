@@ -1,7 +1,7 @@
-//! What a download is made of: gzip members, blocks, and the bytes of any range of it. No I/O.
+//! Layout of a download: gzip members, blocks, and the bytes of any range. No I/O.
 //!
-//! A layout knows every length before a byte is made, so a body has a `Content-Length`, and a range of it
-//! is made without making what comes before.
+//! A layout knows every length before it generates bytes. So a body has a `Content-Length`, and a range is generated
+//! without the bytes before it.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::block::{Block, BlockFormat, Blocks, Crc32};
 use super::events::{BlockKey, EventMix, SMALL_BLOCK};
 use super::settings::{JsonShape, Members};
 
-/// Nothing, deflated: the final block that ends a member.
+/// An empty final deflate block, which ends a member.
 const DEFLATE_END: [u8; 2] = [3, 0];
 
-/// How many events an hour has: at first, then each time that some came late.
+/// Number of events in an hour: the original ones, then the late ones of each revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HourEvents {
     pub(super) date: Date,
@@ -23,25 +23,25 @@ pub(super) struct HourEvents {
     pub(super) counts: Vec<u64>,
 }
 
-/// How a body is written, faults included.
+/// Format of a body, with faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BodyShape {
     pub(super) json: JsonShape,
     pub(super) level: u8,
     pub(super) members: Members,
-    /// MTIME of the gzip headers: other bytes, the same events.
+    /// MTIME of the gzip headers. It changes the bytes without changing the events.
     pub(super) mtime: u32,
-    /// The first member's CRC is wrong.
+    /// True if the CRC of the first member is wrong.
     pub(super) wrong_crc: bool,
-    /// Bytes behind the last member.
+    /// Bytes after the last member.
     pub(super) trailing: usize,
 }
 
-/// Some bytes, `times` times.
+/// Bytes that are sent `times` times.
 #[derive(Debug)]
 struct ByteRun {
     source: RunSource,
-    /// Bytes of one.
+    /// Size of one repetition in bytes.
     len: u64,
     times: u64,
     ends_member: bool,
@@ -53,19 +53,19 @@ enum RunSource {
     Own(BlockKey),
 }
 
-/// A body: its runs, its size, its events.
+/// Layout of a body.
 #[derive(Debug)]
 pub(super) struct Layout {
     runs: Vec<ByteRun>,
     format: BlockFormat,
-    /// Compressed bytes.
+    /// Compressed size in bytes.
     pub(super) bytes: u64,
-    /// Events in it.
+    /// Number of events.
     pub(super) events: u64,
 }
 
 impl Layout {
-    /// The body of some hours, in this order.
+    /// Lays out the body of some hours, in this order.
     pub(super) fn new(
         blocks: &Blocks,
         space: Option<&Arc<str>>,
@@ -113,7 +113,7 @@ impl Layout {
         writer.layout
     }
 
-    /// Where the `nth` gzip member ends, from 1; the last one's end when there are fewer.
+    /// Returns the end of the `nth` gzip member, from 1, or of the last one if there are fewer.
     pub(super) fn member_end(&self, nth: u64) -> u64 {
         let (mut at, mut seen, mut end) = (0, 0, 0);
         for run in &self.runs {
@@ -130,7 +130,7 @@ impl Layout {
         end
     }
 
-    /// The bytes from `from` up to `to`, in pieces of one block at most.
+    /// Returns the bytes from `from` up to `to`, in pieces of at most one block.
     pub(super) fn pieces(self: &Arc<Self>, blocks: &Arc<Blocks>, from: u64, to: u64) -> Pieces {
         let mut pieces = Pieces {
             layout: Arc::clone(self),
@@ -148,7 +148,7 @@ impl Layout {
 struct LayoutBuilder {
     layout: Layout,
     shape: BodyShape,
-    /// The sum of the open member.
+    /// Checksum of the open member.
     open: Option<Crc32>,
 }
 
@@ -184,7 +184,7 @@ impl LayoutBuilder {
         }
     }
 
-    /// Closes the member where each of these ends one.
+    /// Closes the member if the shape is one of these.
     fn boundary(&mut self, members: &[Members]) {
         if members.contains(&self.shape.members) {
             self.close();
@@ -255,7 +255,7 @@ impl LayoutBuilder {
     }
 }
 
-/// A gzip header without names or comments, of an unknown system.
+/// Returns a gzip header without names or comments, for an unknown system.
 fn header(mtime: u32) -> Bytes {
     let mut header = vec![0x1f, 0x8b, 8, 0];
     header.extend_from_slice(&mtime.to_le_bytes());
@@ -263,7 +263,7 @@ fn header(mtime: u32) -> Bytes {
     header.into()
 }
 
-/// The final deflate block, CRC-32, and the length modulo 2³².
+/// Returns the final deflate block, the CRC-32, and the length modulo 2³².
 fn footer(sum: Crc32) -> Bytes {
     let mut footer = DEFLATE_END.to_vec();
     footer.extend_from_slice(&sum.crc.to_le_bytes());
@@ -272,7 +272,7 @@ fn footer(sum: Crc32) -> Bytes {
     footer.into()
 }
 
-/// A block as a member of its own.
+/// Returns a block as a complete gzip member.
 fn member(block: &Block, mtime: u32) -> Bytes {
     [header(mtime), block.deflate.clone(), footer(block.sum)]
         .concat()
@@ -292,12 +292,12 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Bytes that are still to come.
+    /// Returns the number of remaining bytes.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
 
-    /// Goes to where `skip` points without making anything.
+    /// Advances to the position of `skip` without generating bytes.
     fn seek(&mut self) {
         while let Some(run) = self.layout.runs.get(self.run) {
             let rest = run.len * (run.times - self.time);
@@ -321,17 +321,17 @@ impl Iterator for Pieces {
             return None;
         }
         let run = self.layout.runs.get(self.run)?;
-        let whole = match &run.source {
+        let block = match &run.source {
             RunSource::Bytes(bytes) => bytes.clone(),
             RunSource::Own(key) => self.blocks.own(key, self.layout.format).deflate,
         };
-        let from = usize::try_from(self.skip).ok()?.min(whole.len());
+        let from = usize::try_from(self.skip).ok()?.min(block.len());
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let to = from.saturating_add(left).min(whole.len());
+        let to = from.saturating_add(left).min(block.len());
         self.left -= (to - from) as u64;
         self.skip = to as u64;
         self.seek();
-        Some(whole.slice(from..to))
+        Some(block.slice(from..to))
     }
 }
 
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_is_valid_gzip_with_the_events_it_says() {
+    fn every_shape_is_valid_gzip_with_the_stated_events() {
         let blocks = Arc::new(Blocks::new(1, 700));
         for members in [Members::One, Members::Hours, Members::Blocks] {
             for json in [JsonShape::Lines, JsonShape::Array] {
@@ -403,12 +403,12 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_the_slice_of_the_whole() {
+    fn a_range_is_a_slice_of_the_complete_body() {
         let blocks = Arc::new(Blocks::new(1, 700));
         for members in [Members::One, Members::Blocks] {
             let hours = day(&[7, 9000, 2]);
             let layout = Arc::new(Layout::new(&blocks, None, &hours, BodyShape { members, ..SHAPE }));
-            let whole = body(&layout, &blocks, 0, u64::MAX);
+            let complete = body(&layout, &blocks, 0, u64::MAX);
             let len = layout.bytes;
             for (from, to) in [
                 (0, 1),
@@ -418,7 +418,7 @@ mod tests {
                 (len, len),
                 (5, u64::MAX),
             ] {
-                let wanted = &whole[usize::try_from(from).unwrap()..usize::try_from(to.min(len)).unwrap()];
+                let wanted = &complete[usize::try_from(from).unwrap()..usize::try_from(to.min(len)).unwrap()];
                 assert_eq!(body(&layout, &blocks, from, to), wanted, "{from}..{to}");
             }
         }
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_whole_gzip_of_nothing() {
+    fn a_body_without_events_is_a_complete_gzip() {
         let blocks = Arc::new(Blocks::new(1, 700));
         let layout = Arc::new(Layout::new(&blocks, None, &day(&[0, 0]), SHAPE));
         assert_eq!(layout.bytes, 20);

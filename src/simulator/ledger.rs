@@ -1,4 +1,4 @@
-//! What happened to a simulated service, for tests and people to read. No I/O.
+//! Ledger of a simulated service: counters for tests and users. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::RequestKind;
 
-/// Violations that are kept in words; more are counted only.
+/// Maximum number of recorded violation messages. Further violations are only counted.
 const MAX_VIOLATIONS: usize = 100;
 
-/// What happened since the start.
+/// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ledger {
@@ -19,60 +19,60 @@ pub struct Ledger {
     pub deleted: u64,
     /// Sessions that a fault removed.
     pub vanished: u64,
-    /// Deletes of sessions that were not there.
+    /// Deletes of sessions that did not exist.
     pub deletes_of_nothing: u64,
-    /// Sessions created by request and open now.
+    /// Open sessions created by request.
     pub open_now: u64,
-    /// Sessions of people (opened by the test itself) and open now.
+    /// Open sessions of human users, created by the test.
     pub people_open: u64,
-    /// Sessions of people that were deleted by request: 0 unless somebody deleted what was not theirs.
+    /// Sessions of human users deleted by request. Not 0 only if a client deleted sessions of another user.
     pub people_deleted: u64,
-    /// The most sessions that were open in one space at once, of all users.
+    /// Maximum number of sessions open in one space at the same time, of all users.
     pub max_open: u64,
-    /// Creates refused because the space was full.
+    /// Creates rejected because the space was full.
     pub refused_full: u64,
-    /// Tokens given for a password or an API key.
+    /// Tokens issued for a password or an API key.
     pub logins: u64,
-    /// Tokens given for a refresh token.
+    /// Tokens issued for a refresh token.
     pub refreshes: u64,
-    /// Logins and refreshes refused.
+    /// Rejected logins and refreshes.
     pub logins_refused: u64,
     /// Requests by kind.
     pub requests: BTreeMap<RequestKind, u64>,
-    /// Answers by HTTP status.
+    /// Responses by HTTP status.
     pub answers: BTreeMap<u16, u64>,
     /// Downloads by `SPACE/SCOPE/WINDOW`, for example `c1/space/2018-06-28T07`, or
     /// `c1/account/2018-06-28/2018-06-30` for several days.
     pub downloads: BTreeMap<String, DownloadStats>,
-    /// Faults that befell a request, by name.
+    /// Injected faults by name.
     pub faults: BTreeMap<String, u64>,
-    /// Requests that broke the protocol.
+    /// Requests that violated the protocol.
     pub violation_count: u64,
-    /// The first of them, in words.
+    /// Messages of the first violations.
     pub violations: Vec<String>,
 }
 
-/// What was downloaded of a window.
+/// Downloads of a window.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DownloadStats {
-    /// Answers with bytes.
+    /// Responses with bytes.
     pub answers: u64,
-    /// Answers that went on at a later byte.
+    /// Responses that started at a later byte.
     pub resumed: u64,
-    /// Answers that reached the last byte.
+    /// Responses that reached the last byte.
     pub completed: u64,
-    /// Bytes sent, those sent twice counted twice.
+    /// Bytes sent, including repeated ones.
     pub bytes: u64,
 }
 
 impl Ledger {
-    /// Requests of a kind.
+    /// Returns the number of requests of a kind.
     pub fn requests_of(&self, kind: RequestKind) -> u64 {
         self.requests.get(&kind).copied().unwrap_or(0)
     }
 
-    /// Downloads of a window (`2018-06-28` or `2018-06-28T07`) in all spaces and scopes.
+    /// Sums downloads of a window (`2018-06-28` or `2018-06-28T07`) over all spaces and scopes.
     pub fn downloads_of(&self, window: &str) -> DownloadStats {
         let mut sum = DownloadStats::default();
         for (key, download) in &self.downloads {
@@ -86,10 +86,10 @@ impl Ledger {
         sum
     }
 
-    pub(super) fn violation(&mut self, words: String) {
+    pub(super) fn violation(&mut self, message: String) {
         self.violation_count += 1;
         if self.violations.len() < MAX_VIOLATIONS {
-            self.violations.push(words);
+            self.violations.push(message);
         }
     }
 }

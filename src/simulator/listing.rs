@@ -1,4 +1,4 @@
-//! `GET /v3/events`: what each day has. Compresses days that nobody asked about before, away from the sockets.
+//! `GET /v3/events`: counts and sizes of days. Compresses days on their first use, on blocking threads.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use super::service::{Selection, SimulatedService};
 use super::sessions::{parse_account, parse_dates};
 use super::validate::json_body;
 
-/// Days until which a day can be searched, and not only downloaded.
+/// Age below which a day can be searched, not only downloaded, in days.
 const SEARCHABLE_DAYS: i32 = 3;
 
-/// What the listing is asked for.
+/// A request for the listing.
 #[derive(Clone, Debug)]
 pub(super) struct ListingRequest {
     pub(super) start: Date,
@@ -25,7 +25,7 @@ pub(super) struct ListingRequest {
     account: bool,
 }
 
-/// Reads a request; without a body it is for all kept days of the space.
+/// Parses a request. Without a body it is for all retained days of the space.
 pub(super) fn parse_listing(
     service: &SimulatedService,
     request: &ServerRequest,
@@ -46,7 +46,7 @@ pub(super) fn parse_listing(
     })
 }
 
-/// The rows, oldest first: kept days with events.
+/// Returns the rows, oldest first: retained days with events.
 pub(super) async fn list(
     service: &Arc<SimulatedService>,
     caller: &Caller,
@@ -90,8 +90,8 @@ async fn row(
         end: date,
         hour: None,
     };
-    let making = Arc::clone(service);
-    let layout = tokio::task::spawn_blocking(move || making.layout(&selection, making.shape()))
+    let worker = Arc::clone(service);
+    let layout = tokio::task::spawn_blocking(move || worker.layout(&selection, worker.shape()))
         .await
         .ok()?;
     let zero = || {

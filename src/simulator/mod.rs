@@ -1,20 +1,18 @@
-//! An Activity Tracker v3 and its UAA that behave as documented, and misbehave on demand.
+//! A fake Activity Tracker v3 and UAA with fault injection.
 //!
-//! [`Simulator::start`] serves both on one loopback address, for tests and for `run --simulate`;
-//! [`simulate`] is the command of its own. Nothing of the exporter is used here, so that a mistake there is
-//! not repeated here.
+//! [`Simulator::start`] serves both on one loopback address, for tests and for `run --simulate`; [`simulate`] is the
+//! command. It shares no code with the exporter, so that both do not have the same bug.
 //!
-//! **Sound requests only.** Whatever breaks the protocol (a header or field that is missing, wrong or
-//! unknown, a range inverted or too long, a token that followed a redirect to another host) is refused and
-//! noted in [`Ledger::violations`].
+//! **Request validation.** A request that violates the protocol (a missing, wrong or unknown header or field, an
+//! inverted or too long range, a token that followed a redirect to another host) is rejected and recorded in
+//! [`Ledger::violations`].
 //!
-//! **Any size from a seed.** Events depend on seed, space, scope, day, hour and revision only. A body is a
-//! list of runs of compressed blocks whose lengths are known before a byte is made; a byte range is made
-//! anew and no body is kept. Up to 512 events of an hour are its own; beyond that volume comes from two
-//! template blocks that are compressed once and sent again and again without a copy, in one valid gzip
-//! member or in several. Template events carry a time in 2000 and repeat their ids; the hour's own do not.
+//! **Any size from a seed.** Events depend only on seed, space, scope, day, hour and revision. A body is a list of runs
+//! of compressed blocks with known lengths, so a byte range is generated on demand and no body is kept. An hour has up
+//! to 512 events of its own. More events come from two template blocks, which are compressed once and sent repeatedly
+//! without a copy, in one valid gzip member or several. Template events have a time in 2000 and repeat their ids.
 //!
-//! **Misbehaviour** is a list of [`Fault`]s; [`presets`] names the usual ones.
+//! **Faults.** Errors are injected by a list of [`Fault`]s; [`presets`] names the usual ones.
 
 mod admin;
 mod block;
@@ -68,7 +66,7 @@ pub use settings::{
 use layout::{Layout, Pieces};
 use service::{Selection, SimulatedService};
 
-/// A running simulator. Dropped, it stops too, without waiting.
+/// A running simulator. It stops without waiting when it is dropped.
 #[derive(Debug)]
 pub struct Simulator {
     service: Arc<SimulatedService>,
@@ -78,7 +76,7 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Serves on a free port of 127.0.0.1, in the runtime of the caller.
+    /// Serves on a free port of 127.0.0.1, in the caller's runtime.
     pub async fn start(settings: Settings) -> io::Result<Self> {
         Self::serve(settings, TcpListener::bind(("127.0.0.1", 0)).await?)
     }
@@ -98,27 +96,27 @@ impl Simulator {
         })
     }
 
-    /// `http://127.0.0.1:PORT/`: the endpoint of tracker and UAA alike.
+    /// Returns `http://127.0.0.1:PORT/`, the endpoint of both tracker and UAA.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// What happened so far.
+    /// Returns the ledger.
     pub fn ledger(&self) -> Ledger {
         self.service.ledger()
     }
 
-    /// Misbehaves in these ways from now on, and in no others.
+    /// Replaces all faults.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         self.service.state().faults.set(faults);
     }
 
-    /// Misbehaves in one more way.
+    /// Adds a fault.
     pub fn add_fault(&self, fault: Fault) {
         self.service.state().faults.add(fault);
     }
 
-    /// Misbehaves in the ways of a preset too: `NAME[@2018-06-03][#NTH][xTIMES]`.
+    /// Adds the faults of a preset: `NAME[@2018-06-03][#NTH][xTIMES]`.
     pub fn add_preset(&self, text: &str) -> Result<(), InvalidFault> {
         Fault::preset(text)?
             .into_iter()
@@ -126,33 +124,33 @@ impl Simulator {
         Ok(())
     }
 
-    /// Opens sessions as a person does, of today and in the space scope; tells their ids.
+    /// Opens sessions of today in the space scope, as a human user does. Returns their ids.
     pub fn open_sessions_as(&self, user: &str, space: &str, count: usize) -> Vec<String> {
         self.service.open_as(user, space, count)
     }
 
-    /// All open sessions, by id.
+    /// Returns all open sessions, by id.
     pub fn open_sessions(&self) -> Vec<SessionView> {
         self.service.open_sessions()
     }
 
-    /// Lets events of a day come late, in every space and scope: from now on a download of it has all
-    /// events that it had, and `extra_events` more in between.
+    /// Adds late events to a day, in every space and scope: downloads then have the earlier events, with
+    /// `extra_events` more between them.
     pub fn grow_day(&self, date: Date, extra_events: u64) {
         self.service.grow(date, extra_events);
     }
 
-    /// Moves the create- and access-time of every open session back, as if nobody had used it for so long.
+    /// Moves the create-time and access-time of every open session back, as if it had been idle for so long.
     pub fn age_sessions(&self, seconds: i64) {
         self.service.age(seconds);
     }
 
-    /// An access token of a user, as a user may bring it.
+    /// Issues an access token for a user.
     pub fn token_of(&self, user: &str) -> String {
         self.service.state().issue(&self.service, user)
     }
 
-    /// What a download of a day, or of one hour of it, has now if nothing misbehaves.
+    /// Returns the body of a download of a day, or of one hour of it, without faults.
     pub fn body_of(&self, space: &str, account: bool, date: Date, hour: Option<u8>) -> EventsBody {
         let selection = Selection {
             space: space.into(),
@@ -168,11 +166,11 @@ impl Simulator {
         }
     }
 
-    /// Closes every connection, and waits for that.
+    /// Closes every connection, and waits until they are closed.
     pub async fn stop(mut self) {
         self.stop.cancel();
         if let Err(error) = (&mut self.server).await {
-            tracing::warn!(%error, "the simulator did not end well");
+            tracing::warn!(%error, "simulator task failed");
         }
     }
 }
@@ -183,7 +181,7 @@ impl Drop for Simulator {
     }
 }
 
-/// The bytes of a download, made as they are asked for.
+/// The bytes of a download, generated on demand.
 #[derive(Debug)]
 pub struct EventsBody {
     layout: Arc<Layout>,
@@ -191,17 +189,17 @@ pub struct EventsBody {
 }
 
 impl EventsBody {
-    /// Compressed bytes of the whole.
+    /// Returns the compressed size in bytes.
     pub fn len(&self) -> u64 {
         self.layout.bytes
     }
 
-    /// Whether it has no events; it has some bytes all the same.
+    /// Returns true if it has no events. It has some bytes even then.
     pub fn is_empty(&self) -> bool {
         self.layout.events == 0
     }
 
-    /// Events in it.
+    /// Returns the number of events.
     pub fn events(&self) -> u64 {
         self.layout.events
     }

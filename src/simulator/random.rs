@@ -1,11 +1,11 @@
-//! Numbers from a seed, the same on every machine and in every version (`SplitMix64`, public domain). No I/O.
+//! Random numbers from a seed, the same on every machine and in every version (`SplitMix64`, public domain). No I/O.
 
-/// A stream of numbers that depends on its seed only.
+/// A stream of numbers that depends only on its seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// A stream for a seed and whatever tells it from its neighbours.
+    /// Creates the stream for a seed and a salt.
     pub(crate) fn new(seed: u64, salt: &[u64]) -> Self {
         let mut random = Self(seed);
         for part in salt {
@@ -15,7 +15,7 @@ impl Random {
         random
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -24,19 +24,19 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`; 0 when `end` is 0.
+    /// Returns a number below `end`; 0 if `end` is 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         // The high half of the product: no division, and a bias below 2⁻³² for the small ends used here.
         u64::try_from((u128::from(self.next()) * u128::from(end)) >> 64).unwrap_or(0)
     }
 
-    /// One of them; the empty text when there is none.
+    /// Returns one of the choices; the empty text if there are none.
     pub(super) fn of(&mut self, choices: &[&'static str]) -> &'static str {
         let index = usize::try_from(self.below(choices.len() as u64)).unwrap_or(0);
         choices.get(index).copied().unwrap_or("")
     }
 
-    /// An id in the shape of a UUID of version 4.
+    /// Returns an id in the format of a UUID of version 4.
     pub(super) fn uuid(&mut self) -> String {
         let (a, b) = (self.next(), self.next());
         format!(
@@ -50,7 +50,7 @@ impl Random {
     }
 }
 
-/// A number for a text (FNV-1a, 64 bits).
+/// Returns the hash of a text (FNV-1a, 64 bits).
 pub(super) fn hash_of(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)

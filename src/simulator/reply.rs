@@ -1,4 +1,4 @@
-//! Answers in words: JSON, lists, errors, in the form that the faults want. No I/O.
+//! JSON responses, lists and errors, with the format that faults select. No I/O.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::fault::{FaultContext, RequestKind};
 use super::router::RouteOutcome;
 use super::service::SimulatedService;
 
-/// A refusal. `violation` says that the request broke the protocol.
+/// An error response. `violation` is true if the request violates the protocol.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub(super) status: u16,
@@ -18,7 +18,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    /// An answer with an error status to a sound request.
+    /// Creates an error for a valid request.
     pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -28,7 +28,7 @@ impl ApiError {
         }
     }
 
-    /// The request broke the protocol.
+    /// Creates an error for a request that violates the protocol.
     pub(super) fn violation(status: u16, message: impl Into<String>) -> Self {
         Self {
             violation: true,
@@ -37,7 +37,7 @@ impl ApiError {
     }
 }
 
-/// The answer to a request that was carried out, unless a fault loses it.
+/// Returns the response to an executed request, unless a fault drops it.
 pub(super) fn respond(
     service: &SimulatedService,
     context: FaultContext,
@@ -54,7 +54,7 @@ pub(super) fn respond(
     )
 }
 
-/// JSON.
+/// Returns a JSON response.
 pub(super) fn json_response(status: u16, value: &Value) -> ServerResponse {
     ServerResponse {
         status,
@@ -63,18 +63,18 @@ pub(super) fn json_response(status: u16, value: &Value) -> ServerResponse {
     }
 }
 
-/// An error, worded as the faults want it; a violation is noted.
+/// Returns an error response with the format that faults select, and records violations.
 pub(super) fn error_response(
     service: &SimulatedService,
     context: FaultContext,
-    refusal: ApiError,
+    error: ApiError,
 ) -> ServerResponse {
     let ApiError {
         status,
         message,
         retry_after,
         violation,
-    } = refusal;
+    } = error;
     if violation {
         service
             .state()
@@ -105,7 +105,7 @@ pub(super) fn error_response(
     }
 }
 
-/// A list, in the form that the faults want.
+/// Returns a list with the format that faults select.
 pub(super) fn list_value(
     service: &SimulatedService,
     context: FaultContext,
@@ -127,7 +127,7 @@ pub(super) fn list_value(
     }
 }
 
-/// An object, with the fields that the faults want.
+/// Returns an object with the fields that faults select.
 pub(super) fn reshape(service: &SimulatedService, context: FaultContext, value: Value) -> Value {
     let fields = service.fault(context, |effect| {
         matches!(effect, Effect::Fields { .. }).then(|| effect.clone())

@@ -1,4 +1,4 @@
-//! From a request to its answer: what is asked, who asks, what is wrong with it, and which faults befall it.
+//! Routing: classifies a request, checks caller and parameters, injects faults, and executes it. Waits for delays.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,25 +13,25 @@ use super::service::SimulatedService;
 use super::validate::single_header;
 use super::{admin, download, listing, sessions, uaa};
 
-/// Marks a redirect to another host, so that a token that follows it is seen.
+/// Marks a redirect to another host, so that a token that follows it is detected.
 const OTHER_HOST_MARK: &str = "simulator-redirect=other-host";
-/// Marks a redirect within the host, so that it is answered the second time.
+/// Marks a redirect within the host, so that the second request is served.
 const SAME_HOST_MARK: &str = "simulator-redirect=same-host";
-/// Bytes of a session's id in a path; more is not an id.
+/// Maximum length of a session id in a path, in bytes.
 const MAX_ID: usize = 64;
 
-/// What to do about a request.
+/// Result of routing a request.
 #[derive(Debug)]
 pub(super) enum RouteOutcome {
     Response(ServerResponse),
-    /// Not of the service: not in the ledger.
+    /// Response of the admin API, which the ledger does not count.
     Admin(ServerResponse),
-    /// A download, to be noted when it ended.
+    /// A download, recorded when it ends.
     Download(ServerResponse, download::DownloadRecord),
     NoReply(NoReplyMode),
 }
 
-/// Who asks, and for which space.
+/// User and space of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) user: String,
@@ -39,9 +39,14 @@ pub(super) struct Caller {
     pub(super) space: Arc<str>,
 }
 
-/// What a request asks for, and the session that its path names.
+/// Returns the kind of a request, and the session id in its path.
 fn classify(request: &ServerRequest) -> Result<(RequestKind, &str), ApiError> {
-    let wrong_method = || ApiError::violation(405, format!("{} is not for {}", request.method, request.path));
+    let wrong_method = || {
+        ApiError::violation(
+            405,
+            format!("{} does not support {}", request.path, request.method),
+        )
+    };
     let (method, path) = (request.method.as_str(), request.path.as_str());
     let only = |wanted: &str, kind| {
         if method == wanted {
@@ -67,12 +72,12 @@ fn classify(request: &ServerRequest) -> Result<(RequestKind, &str), ApiError> {
                 "DELETE" => Ok((RequestKind::Delete, id)),
                 _ => Err(wrong_method()),
             },
-            _ => Err(ApiError::violation(404, format!("there is no {path}"))),
+            _ => Err(ApiError::violation(404, format!("unknown path {path}"))),
         },
     }
 }
 
-/// Answers a request.
+/// Routes a request.
 pub(super) async fn route(service: &Arc<SimulatedService>, request: &ServerRequest) -> RouteOutcome {
     let classified = classify(request);
     let mut kind = classified.as_ref().map_or(RequestKind::Other, |(kind, _)| *kind);
@@ -86,12 +91,12 @@ pub(super) async fn route(service: &Arc<SimulatedService>, request: &ServerReque
     sleep(service.settings.latency).await;
     let mut context = FaultContext { kind, window: None };
     let result = match classified {
-        Err(refusal) => Err(refusal),
+        Err(error) => Err(error),
         Ok((_, id)) => execute(service, request, id, &mut context).await,
     };
     match result {
         Ok(outcome) => outcome,
-        Err(refusal) => RouteOutcome::Response(error_response(service, context, refusal)),
+        Err(error) => RouteOutcome::Response(error_response(service, context, error)),
     }
 }
 
@@ -108,7 +113,7 @@ async fn execute(
     if request.query.contains(OTHER_HOST_MARK) && (has_secret || !request.body.is_empty()) {
         return Err(ApiError::violation(
             400,
-            "credentials followed a redirect to another host",
+            "credentials were sent to another host after a redirect",
         ));
     }
     if !kind.is_tracker() {
@@ -127,7 +132,7 @@ async fn execute(
     if !matches!(kind, RequestKind::Create | RequestKind::Events) && !request.body.is_empty() {
         return Err(ApiError::violation(
             400,
-            format!("{} {} takes no body", request.method, request.path),
+            format!("{} {} does not accept a body", request.method, request.path),
         ));
     }
     let mut plan = TrackerRequest::parse(service, request, &caller, id, kind)?;
@@ -135,8 +140,8 @@ async fn execute(
     if let Some(outcome) = inject_faults(service, request, *context).await? {
         return Ok(outcome);
     }
-    // A fault may have taken the session away meanwhile.
-    let gone = |id: &str| {
+    // A fault can remove the session before the request is executed.
+    let remove_if_gone = |id: &str| {
         service
             .fault(*context, |effect| (*effect == Effect::SessionGone).then_some(()))
             .map(|()| service.state().vanish(id))
@@ -161,7 +166,7 @@ async fn execute(
             ))
         }
         TrackerRequest::Show(id) => {
-            gone(id);
+            remove_if_gone(id);
             let value = sessions::show(service, &caller, id)?;
             Ok(respond(
                 service,
@@ -171,7 +176,7 @@ async fn execute(
             ))
         }
         TrackerRequest::Delete(id) => {
-            gone(id);
+            remove_if_gone(id);
             let value = sessions::delete(service, &caller, id)?;
             Ok(respond(
                 service,
@@ -190,20 +195,20 @@ async fn execute(
             ))
         }
         TrackerRequest::Download(id, from) => {
-            gone(id);
+            remove_if_gone(id);
             download::download(service, &caller, id, *from, *context).await
         }
     }
 }
 
-/// A sound request of the tracker.
+/// A valid request to the tracker.
 enum TrackerRequest {
     Create(sessions::CreateRequest),
     List,
     Show(String),
     Delete(String),
     Events(listing::ListingRequest),
-    /// The session, and the first byte of a `Range`.
+    /// The session id, and the first byte of a `Range`.
     Download(String, Option<u64>),
 }
 
@@ -246,7 +251,7 @@ impl TrackerRequest {
     }
 }
 
-/// The faults that befall any request before it is carried out.
+/// Injects the faults that affect a request before it is executed.
 async fn inject_faults(
     service: &SimulatedService,
     request: &ServerRequest,
@@ -284,7 +289,7 @@ async fn inject_faults(
             ))));
         }
     }
-    let refusal = service.fault(context, |effect| match effect {
+    let error = service.fault(context, |effect| match effect {
         Effect::Status {
             status,
             retry_after,
@@ -295,7 +300,7 @@ async fn inject_faults(
         }),
         _ => None,
     });
-    refusal.map_or(Ok(None), Err)
+    error.map_or(Ok(None), Err)
 }
 
 fn redirect_response(

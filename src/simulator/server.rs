@@ -1,4 +1,4 @@
-//! Connections: accepts them, and answers requests one after the other on each. Reads and writes sockets.
+//! Accepts connections, and serves the requests of each in sequence. Reads and writes sockets.
 
 use std::io;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::reply::json_response;
 use super::router::{RouteOutcome, route};
 use super::service::SimulatedService;
 
-/// Connections at once; more wait to be accepted.
+/// Maximum concurrent connections; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Serves until `stop`; then every connection is closed at once.
+/// Serves until `stop`, then closes every connection.
 pub(super) async fn serve(service: Arc<SimulatedService>, listener: TcpListener, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
@@ -34,7 +34,7 @@ pub(super) async fn serve(service: Arc<SimulatedService>, listener: TcpListener,
                 Ok((stream, _)) => {
                     connections.spawn(serve_connection(Arc::clone(&service), stream));
                 }
-                Err(error) => tracing::warn!(%error, "the simulator could not accept a connection"),
+                Err(error) => tracing::warn!(%error, "cannot accept connection"),
             },
         }
     }
@@ -42,7 +42,7 @@ pub(super) async fn serve(service: Arc<SimulatedService>, listener: TcpListener,
 }
 
 async fn serve_connection(service: Arc<SimulatedService>, stream: TcpStream) {
-    // Without this, small answers wait for the other side's acknowledgement.
+    // Otherwise small responses wait for an acknowledgment of the peer.
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -51,19 +51,19 @@ async fn serve_connection(service: Arc<SimulatedService>, stream: TcpStream) {
         match serve_request(&service, &mut connection).await {
             Ok(ConnectionAction::KeepAlive) => {}
             Ok(action) => break action,
-            // The other side went away, as it may.
+            // The peer closed the connection.
             Err(_) => break ConnectionAction::Close,
         }
     };
     match action {
-        // With unread requests a close would be a reset anyway; there are none.
+        // A close with unread requests would be a reset; there are none.
         ConnectionAction::KeepAlive | ConnectionAction::Close => {}
         ConnectionAction::Reset => drop(connection.stream.set_zero_linger()),
         ConnectionAction::Hang => drop(connection.hang().await),
     }
 }
 
-/// One request and its answer.
+/// Serves one request.
 async fn serve_request(
     service: &Arc<SimulatedService>,
     connection: &mut Connection,
@@ -73,21 +73,21 @@ async fn serve_request(
         Incoming::Closed => return Ok(ConnectionAction::Close),
         Incoming::Malformed(why) => {
             service.state().ledger.violation(why.to_owned());
-            let answer = json_response(400, &json!({"message": why}));
+            let response = json_response(400, &json!({"message": why}));
             connection
-                .send_response(None, record_response(service, answer), &mut 0)
+                .send_response(None, record_response(service, response), &mut 0)
                 .await?;
             return Ok(ConnectionAction::Close);
         }
     };
     match route(service, &request).await {
-        RouteOutcome::Admin(answer) => connection.send_response(Some(&request), answer, &mut 0).await,
-        RouteOutcome::Response(answer) => {
+        RouteOutcome::Admin(response) => connection.send_response(Some(&request), response, &mut 0).await,
+        RouteOutcome::Response(response) => {
             connection
-                .send_response(Some(&request), record_response(service, answer), &mut 0)
+                .send_response(Some(&request), record_response(service, response), &mut 0)
                 .await
         }
-        RouteOutcome::Download(answer, record) => {
+        RouteOutcome::Download(response, record) => {
             let mut sending = DownloadGuard {
                 service,
                 record: &record,
@@ -96,7 +96,7 @@ async fn serve_request(
             connection
                 .send_response(
                     Some(&request),
-                    record_response(service, answer),
+                    record_response(service, response),
                     &mut sending.sent,
                 )
                 .await
@@ -107,12 +107,12 @@ async fn serve_request(
     }
 }
 
-fn record_response(service: &SimulatedService, answer: ServerResponse) -> ServerResponse {
-    *service.state().ledger.answers.entry(answer.status).or_default() += 1;
-    answer
+fn record_response(service: &SimulatedService, response: ServerResponse) -> ServerResponse {
+    *service.state().ledger.answers.entry(response.status).or_default() += 1;
+    response
 }
 
-/// Notes a download however it ends, also when the connection's task is dropped.
+/// Records a download when it ends, also if the task of the connection is dropped.
 struct DownloadGuard<'a> {
     service: &'a SimulatedService,
     record: &'a super::download::DownloadRecord,

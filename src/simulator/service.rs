@@ -1,4 +1,4 @@
-//! The state of a simulated service: sessions, tokens, days, faults, ledger. No I/O but the clock.
+//! State of a simulated service: sessions, tokens, days, faults, ledger. No I/O but the clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -18,13 +18,13 @@ use super::ledger::Ledger;
 use super::random::Random;
 use super::settings::{READY_REFRESH_TOKEN, READY_TOKEN, Settings, User};
 
-/// The hour of day at which a service with a fixed day stands still.
+/// Current hour of a service with a fixed day.
 const NOON: u8 = 12;
 
-/// Times that events of one day may come late; further times are ignored.
+/// Maximum number of times that events are added to one day; further additions are ignored.
 const MAX_REVISIONS: usize = 100;
 
-/// What a session gives.
+/// Events of a session: space, scope, days and hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Selection {
     pub(super) space: Arc<str>,
@@ -35,7 +35,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Its name in the ledger.
+    /// Returns the name in the ledger.
     pub(super) fn label(&self) -> String {
         let scope = if self.account { "account" } else { "space" };
         let mut label = format!("{}/{scope}/{}", self.space, self.start);
@@ -53,39 +53,39 @@ impl Selection {
 #[derive(Clone, Debug)]
 pub(super) struct SimulatedSession {
     pub(super) username: String,
-    /// What was asked for.
+    /// Requested events.
     pub(super) requested: Selection,
-    /// What a download gives.
+    /// Events of a download.
     pub(super) served: Selection,
-    /// What the session says it is for.
+    /// Range that the session states.
     pub(super) reported_range: (Date, Date),
     pub(super) created: Timestamp,
     pub(super) accessed: Timestamp,
-    /// Opened by the test, as a person's.
+    /// True if the test opened it, for a human user.
     pub(super) of_a_person: bool,
-    /// Whole downloads so far.
+    /// Complete downloads so far.
     pub(super) completed: u64,
 }
 
-/// An open session, as tests see it.
+/// An open session, in the admin API and in tests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionView {
-    /// Its id.
+    /// The session id.
     pub id: String,
     /// The space.
     pub space: String,
-    /// Who opened it.
+    /// Owner of the session.
     pub username: String,
-    /// First day asked for.
+    /// First requested day.
     pub start: Date,
-    /// Last day asked for.
+    /// Last requested day.
     pub end: Date,
-    /// The hour asked for.
+    /// Requested hour.
     pub hour: Option<u8>,
-    /// The account scope.
+    /// True for the account scope.
     pub account: bool,
-    /// Opened by the test, as a person's.
+    /// True if the test opened it, for a human user.
     pub of_a_person: bool,
 }
 
@@ -94,10 +94,10 @@ pub(super) struct ServiceState {
     pub(super) sessions: BTreeMap<String, SimulatedSession>,
     pub(super) faults: Faults,
     pub(super) ledger: Ledger,
-    /// Access tokens: the user, and until when.
+    /// Access tokens, with user and expiry.
     pub(super) tokens: HashMap<String, (String, Option<Instant>)>,
     pub(super) refresh_tokens: HashMap<String, String>,
-    /// Events that came late, by day and revision.
+    /// Late events, by day and revision.
     growth: BTreeMap<Date, Vec<u64>>,
     pub(super) ids: Random,
 }
@@ -142,19 +142,19 @@ impl SimulatedService {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a fault befalls this request; if so, it is in the ledger.
+    /// Returns the parameters of a fault that affects this request, and records it in the ledger.
     pub(super) fn fault<T>(&self, context: FaultContext, pick: impl Fn(&Effect) -> Option<T>) -> Option<T> {
         let mut state = self.state();
-        let (name, wanted) = state.faults.next_effect(context, pick)?;
+        let (name, parameters) = state.faults.next_effect(context, pick)?;
         *state.ledger.faults.entry(name).or_default() += 1;
-        Some(wanted)
+        Some(parameters)
     }
 
     pub(super) fn user(&self, name: &str) -> Option<&User> {
         self.settings.users.iter().find(|user| user.name == name)
     }
 
-    /// The service's day, and the hour that is not over yet.
+    /// Returns the current day and hour of the service.
     pub(super) fn now(&self) -> (Date, u8) {
         if let Some(today) = self.settings.today {
             return (today, NOON);
@@ -163,13 +163,13 @@ impl SimulatedService {
         (now.date(), now.hour().unsigned_abs())
     }
 
-    /// The oldest day that is kept.
+    /// Returns the oldest retained day.
     pub(super) fn oldest(&self) -> Date {
         let before = i32::from(self.settings.retention_days.max(1)) - 1;
         self.now().0.checked_sub(before.days()).unwrap_or(Date::MIN)
     }
 
-    /// Lets events of a day come late, in every space.
+    /// Adds late events to a day, in every space.
     pub(super) fn grow(&self, date: Date, extra: u64) {
         let mut state = self.state();
         let revisions = state.growth.entry(date).or_default();
@@ -178,7 +178,7 @@ impl SimulatedService {
         }
     }
 
-    /// The hours of a selection that are kept and over, with their events.
+    /// Returns the retained and finished hours of a selection, with their events.
     pub(super) fn hours(&self, selection: &Selection) -> Vec<HourEvents> {
         let (today, now) = self.now();
         let growth = self.state().growth.clone();
@@ -204,13 +204,13 @@ impl SimulatedService {
         hours
     }
 
-    /// The body of a selection. Compresses: minutes of CPU for thousands of days that were never asked for.
+    /// Returns the body of a selection. Compresses days on their first use: thousands of days take minutes of CPU.
     pub(super) fn layout(&self, selection: &Selection, shape: BodyShape) -> Layout {
         let space = (!selection.account).then_some(&selection.space);
         Layout::new(&self.blocks, space, &self.hours(selection), shape)
     }
 
-    /// The shape of a body without faults.
+    /// Returns the shape of a body without faults.
     pub(super) fn shape(&self) -> BodyShape {
         BodyShape {
             json: self.settings.json,
@@ -222,7 +222,7 @@ impl SimulatedService {
         }
     }
 
-    /// The ledger as of now.
+    /// Returns the current ledger.
     pub(super) fn ledger(&self) -> Ledger {
         let state = self.state();
         let people = state.sessions.values().filter(|open| open.of_a_person).count() as u64;
@@ -233,7 +233,7 @@ impl SimulatedService {
         }
     }
 
-    /// The open sessions, by id.
+    /// Returns the open sessions, by id.
     pub(super) fn open_sessions(&self) -> Vec<SessionView> {
         let state = self.state();
         let view = |(id, open): (&String, &SimulatedSession)| SessionView {
@@ -249,7 +249,7 @@ impl SimulatedService {
         state.sessions.iter().map(view).collect()
     }
 
-    /// Moves every session's times back.
+    /// Moves the times of every session back.
     pub(super) fn age(&self, seconds: i64) {
         for open in self.state().sessions.values_mut() {
             for time in [&mut open.created, &mut open.accessed] {
@@ -258,7 +258,7 @@ impl SimulatedService {
         }
     }
 
-    /// Opens sessions as a person would: of today, in the space scope, past the limit if need be.
+    /// Opens sessions of today in the space scope, as a human user does. Ignores the limit.
     pub(super) fn open_as(&self, user: &str, space: &str, count: usize) -> Vec<String> {
         let (today, _) = self.now();
         let selection = Selection {
@@ -276,7 +276,7 @@ impl SimulatedService {
 }
 
 impl ServiceState {
-    /// Sessions that are open in a space, of all users.
+    /// Returns the number of open sessions in a space, of all users.
     pub(super) fn open_in(&self, space: &str) -> usize {
         self.sessions
             .values()
@@ -284,7 +284,7 @@ impl ServiceState {
             .count()
     }
 
-    /// Opens a session and tells its id.
+    /// Opens a session, and returns its id.
     pub(super) fn open(
         &mut self,
         user: &str,
@@ -315,7 +315,7 @@ impl ServiceState {
         id
     }
 
-    /// Removes a session by a fault.
+    /// Removes a session because of a fault.
     pub(super) fn vanish(&mut self, id: &str) {
         if self.sessions.remove(id).is_some() {
             self.ledger.vanished += 1;

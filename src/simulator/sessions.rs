@@ -12,10 +12,10 @@ use super::router::Caller;
 use super::service::{Selection, SimulatedService, SimulatedSession};
 use super::validate::json_body;
 
-/// Days that a session may have (API page).
+/// Maximum length of a session in days (API page).
 const MAX_DAYS: i32 = 15;
 
-/// What a create asks for.
+/// A request to create a session.
 #[derive(Clone, Debug)]
 pub(super) struct CreateRequest {
     pub(super) start: Date,
@@ -24,18 +24,18 @@ pub(super) struct CreateRequest {
     account: bool,
 }
 
-/// `YYYY-MM-DD`, exactly.
+/// Parses a date, exactly `YYYY-MM-DD`.
 pub(super) fn parse_date(name: &str, value: Option<&Value>) -> Result<Date, ApiError> {
-    let wrong = || ApiError::violation(400, format!("{name} is not a date as YYYY-MM-DD"));
-    let text = value.and_then(Value::as_str).ok_or_else(wrong)?;
+    let invalid = || ApiError::violation(400, format!("{name} is not a date of the form YYYY-MM-DD"));
+    let text = value.and_then(Value::as_str).ok_or_else(invalid)?;
     let well_formed = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     if !well_formed {
-        return Err(wrong());
+        return Err(invalid());
     }
-    text.parse().map_err(|_| wrong())
+    text.parse().map_err(|_| invalid())
 }
 
-/// Both dates, in order.
+/// Parses both dates, and checks their order.
 pub(super) fn parse_dates(body: &serde_json::Map<String, Value>) -> Result<(Date, Date), ApiError> {
     let (start, end) = (
         parse_date("start", body.get("start"))?,
@@ -50,14 +50,14 @@ pub(super) fn parse_dates(body: &serde_json::Map<String, Value>) -> Result<(Date
     Ok((start, end))
 }
 
-/// The account scope, which not everybody may ask for.
+/// Parses the account scope.
 pub(super) fn parse_account(body: &serde_json::Map<String, Value>) -> Result<bool, ApiError> {
     body.get("AtAccountLevel")
         .and_then(Value::as_bool)
         .ok_or_else(|| ApiError::violation(400, "AtAccountLevel is neither true nor false"))
 }
 
-/// Reads a create.
+/// Parses a create.
 pub(super) fn parse_create(request: &ServerRequest, caller: &Caller) -> Result<CreateRequest, ApiError> {
     let body = json_body(request, &["start", "end", "AtAccountLevel", "SearchTime"])?;
     let (start, end) = parse_dates(&body)?;
@@ -65,14 +65,14 @@ pub(super) fn parse_create(request: &ServerRequest, caller: &Caller) -> Result<C
     if days > MAX_DAYS {
         return Err(ApiError::violation(
             400,
-            format!("{days} days are more than {MAX_DAYS}"),
+            format!("{days} days are more than the maximum of {MAX_DAYS}"),
         ));
     }
     let account = parse_account(&body)?;
     let hour = match body.get("SearchTime").and_then(Value::as_str) {
         Some("") => None,
         Some(text) => match text.parse::<u8>() {
-            // "07" and "+7" are not what the API page shows.
+            // The API page does not allow "07" or "+7".
             Ok(hour) if hour < 24 && hour.to_string() == text => Some(hour),
             _ => {
                 return Err(ApiError::violation(
@@ -86,7 +86,7 @@ pub(super) fn parse_create(request: &ServerRequest, caller: &Caller) -> Result<C
     if account && !caller.account {
         return Err(ApiError::new(
             403,
-            format!("{} may not ask for the account scope", caller.user),
+            format!("{} is not allowed to read the account scope", caller.user),
         ));
     }
     Ok(CreateRequest {
@@ -135,18 +135,18 @@ pub(super) fn create(
         }
         state.ledger.refused_full += 1;
     }
-    let refusal = service.fault(context, |effect| match effect {
+    let replacement = service.fault(context, |effect| match effect {
         Effect::CapacityAs { status, retry_after } => Some((*status, *retry_after)),
         _ => None,
     });
-    let (status, retry_after) = refusal.unwrap_or((429, Some(1)));
+    let (status, retry_after) = replacement.unwrap_or((429, Some(1)));
     Err(ApiError {
         retry_after,
         ..ApiError::new(status, "too many sessions are open in this space")
     })
 }
 
-/// A session as the API page shows it.
+/// Returns a session as the API page shows it.
 fn session_json(id: &str, open: &SimulatedSession) -> Value {
     json!({
         "id": id,
@@ -164,35 +164,35 @@ fn nanoseconds(time: Timestamp) -> String {
     format!("{time:.9}")
 }
 
-/// The caller's sessions in the space.
+/// Lists the caller's sessions in the space.
 pub(super) fn list(service: &SimulatedService, caller: &Caller, context: FaultContext) -> Vec<Value> {
-    let everybody = service
+    let all_users = service
         .fault(context, |effect| (*effect == Effect::WholeSpace).then_some(()))
         .is_some();
     let state = service.state();
-    let seen = |open: &SimulatedSession| {
-        open.requested.space == caller.space && (everybody || open.username == caller.user)
+    let visible = |open: &SimulatedSession| {
+        open.requested.space == caller.space && (all_users || open.username == caller.user)
     };
     state
         .sessions
         .iter()
-        .filter(|(_, open)| seen(open))
+        .filter(|(_, open)| visible(open))
         .map(|(id, open)| session_json(id, open))
         .collect()
 }
 
-/// The session, if it is the caller's.
+/// Returns the session if the caller owns it.
 pub(super) fn owned_session(
     service: &SimulatedService,
     caller: &Caller,
     id: &str,
 ) -> Result<SimulatedSession, ApiError> {
     let open = service.state().sessions.get(id).cloned();
-    let open = open.ok_or_else(|| ApiError::new(404, format!("there is no session {id:?}")))?;
+    let open = open.ok_or_else(|| ApiError::new(404, format!("session {id:?} not found")))?;
     if open.username != caller.user {
         return Err(ApiError::violation(
             403,
-            format!("session {id} is another user's"),
+            format!("session {id} is of another user"),
         ));
     }
     if open.requested.space != caller.space {
@@ -204,7 +204,7 @@ pub(super) fn owned_session(
     Ok(open)
 }
 
-/// One session.
+/// Shows one session.
 pub(super) fn show(service: &SimulatedService, caller: &Caller, id: &str) -> Result<Value, ApiError> {
     owned_session(service, caller, id).map(|open| session_json(id, &open))
 }
@@ -215,7 +215,7 @@ pub(super) fn delete(service: &SimulatedService, caller: &Caller, id: &str) -> R
     let mut state = service.state();
     match owned {
         Ok(open) => {
-            // Of two deletes at once, one finds nothing.
+            // Of two concurrent deletes, one finds no session.
             if state.sessions.remove(id).is_some() {
                 if open.of_a_person {
                     state.ledger.people_deleted += 1;
@@ -225,11 +225,11 @@ pub(super) fn delete(service: &SimulatedService, caller: &Caller, id: &str) -> R
             }
             Ok(json!({"message": "Delete session success"}))
         }
-        Err(refusal) => {
-            if refusal.status == 404 {
+        Err(error) => {
+            if error.status == 404 {
                 state.ledger.deletes_of_nothing += 1;
             }
-            Err(refusal)
+            Err(error)
         }
     }
 }

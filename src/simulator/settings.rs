@@ -1,4 +1,4 @@
-//! What a simulated Activity Tracker is: its users, its events, and the shape of its answers. No I/O.
+//! Settings of a simulated Activity Tracker: users, events, and the format of responses. No I/O.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,57 +7,57 @@ use std::time::Duration;
 use jiff::civil::{Date, Weekday};
 use serde::{Deserialize, Serialize};
 
-/// The user of the defaults.
+/// The default user.
 pub const DEFAULT_USER: &str = "operator@example.com";
-/// A second user, for sessions that are a person's own.
+/// A second user, for sessions that the exporter must not touch.
 pub const DEFAULT_PERSON: &str = "person@example.com";
 /// The API key of [`DEFAULT_USER`].
 pub const DEFAULT_API_KEY: &str = "simulated-api-key";
 /// The password of every default user.
 pub const DEFAULT_PASSWORD: &str = "simulated-password";
-/// An access token of [`DEFAULT_USER`] that never expires: the token that a user brings ready-made.
+/// An access token of [`DEFAULT_USER`] that never expires.
 pub const READY_TOKEN: &str = "simulated-token";
 /// A refresh token of [`DEFAULT_USER`].
 pub const READY_REFRESH_TOKEN: &str = "simulated-refresh-token";
 
-/// Open sessions that a space may hold, of all users together (protocol: "Rules of the service").
+/// Maximum open sessions in a space, of all users together (protocol: "Rules of the service").
 pub const SESSION_LIMIT: usize = 30;
 
-/// How the simulated service is set up. Everything has a default: see [`Settings::default`].
+/// Settings of the simulated service. Defaults: see [`Settings::default`].
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What events, ids and tokens are derived from.
+    /// Seed of events, ids and tokens.
     pub seed: u64,
-    /// The spaces that exist; empty: every space id exists.
+    /// Ids of the existing spaces; empty: every space exists.
     pub spaces: Vec<String>,
-    /// Who may log in.
+    /// Users that can log in.
     pub users: Vec<User>,
-    /// The service's own UTC day, at noon; `None`: the real clock. Decides which days and hours have
-    /// events, never the times in a session, which are always real.
+    /// Current UTC day of the service, at noon; `None`: the real clock. Determines the days and hours with events, but
+    /// not the times of sessions, which are always real.
     pub today: Option<Date>,
-    /// Days that are kept, today included; older ones are gone. At least 1.
+    /// Retention in days, including today. At least 1.
     pub retention_days: u16,
-    /// How many events there are.
+    /// Number and size of events.
     pub volume: Volume,
-    /// How long an access token is good for.
+    /// Lifetime of access tokens.
     pub token_lifetime: Duration,
-    /// Open sessions per space, of all users together.
+    /// Maximum open sessions in a space, of all users together.
     pub session_limit: usize,
-    /// Waited before every answer.
+    /// Delay of every response.
     pub latency: Duration,
-    /// How bodies are compressed.
+    /// Compression of bodies.
     pub gzip: GzipSettings,
-    /// How the end of a download is told.
+    /// HTTP framing of downloads.
     pub framing: Framing,
-    /// How events are put together.
+    /// JSON format of events.
     pub json: JsonShape,
-    /// Bytes per second of each download; `None`: as fast as it goes.
+    /// Speed of each download in bytes per second; `None`: unlimited.
     pub bandwidth: Option<u64>,
 }
 
 impl Default for Settings {
-    /// Any space, two users, 90 days of 240 events each, none at week-ends, one gzip member of lines with a
-    /// `Content-Length`, no latency.
+    /// Returns settings with any space, two users, 90 days of 240 events, none on weekends, one gzip member of lines with
+    /// a `Content-Length`, and no latency.
     fn default() -> Self {
         Self {
             seed: 1,
@@ -80,23 +80,23 @@ impl Default for Settings {
     }
 }
 
-/// Somebody who may log in. `Debug` leaves key and password out.
+/// A user that can log in. `Debug` omits key and password.
 #[derive(Clone)]
 pub struct User {
     /// The IBM id.
     pub name: String,
-    /// The API key that stands for the user.
+    /// The user's API key.
     pub api_key: Option<String>,
     /// The password.
     pub password: String,
-    /// Has the developer role in the space; without it every request is a 403.
+    /// True if the user has the developer role in the space; otherwise every request gets 403.
     pub developer: bool,
-    /// May ask for the account scope; without it that is a 403.
+    /// True if the user can read the account scope; otherwise that gets 403.
     pub account: bool,
 }
 
 impl User {
-    /// A developer who may also read the account scope.
+    /// Creates a developer that can also read the account scope.
     pub fn new(name: &str, api_key: Option<&str>, password: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -116,16 +116,16 @@ impl fmt::Debug for User {
     }
 }
 
-/// How many events a day has, and how large they are.
+/// Number and size of events.
 #[derive(Clone, Debug)]
 pub struct Volume {
-    /// Events of a day in the space scope; the account scope has [`Volume::ACCOUNT_FACTOR`] times as many.
+    /// Events per day in the space scope; the account scope has [`Volume::ACCOUNT_FACTOR`] times as many.
     pub events_per_day: u64,
-    /// Decompressed bytes of an event, about; below 900 has no effect.
+    /// Approximate decompressed size of an event in bytes; values below 900 have no effect.
     pub bytes_per_event: usize,
     /// Days with another number of events, in the space scope.
     pub days: BTreeMap<Date, u64>,
-    /// Days of the week without events.
+    /// Weekdays without events.
     pub quiet: Vec<Weekday>,
 }
 
@@ -145,12 +145,12 @@ impl Default for Volume {
     }
 }
 
-/// How bodies are compressed.
+/// Compression of bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GzipSettings {
-    /// Where one gzip member ends and the next begins.
+    /// Boundaries of gzip members.
     pub members: Members,
-    /// 0 (stored) to 9.
+    /// Compression level, 0 (stored) to 9.
     pub level: u8,
 }
 
@@ -163,19 +163,19 @@ impl Default for GzipSettings {
     }
 }
 
-/// Where one gzip member ends and the next begins.
+/// Boundaries of gzip members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Members {
     /// One member, of any size.
     One,
-    /// One for each hour that has events.
+    /// One for each hour with events.
     Hours,
-    /// One for each block of about 1 MiB or less: the most there are.
+    /// One for each block of about 1 MiB or less, the maximum number.
     Blocks,
 }
 
-/// How the end of a download is told.
+/// HTTP framing of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Framing {
@@ -187,7 +187,7 @@ pub enum Framing {
     Close,
 }
 
-/// How events are put together.
+/// JSON format of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JsonShape {

@@ -1,4 +1,4 @@
-//! The promises of the simulator, met over sockets as its users do.
+//! Tests of the simulator over HTTP.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-mod misbehaviour;
+mod faults;
 mod strictness;
 
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
@@ -196,14 +196,14 @@ async fn hours_add_up_to_the_day_and_match_the_listing() {
         .map(|row| row["DATE"].as_str().unwrap())
         .collect();
     let workdays = ["21", "22", "25", "26", "27", "28", "29"].map(|day| format!("2018-06-{day}"));
-    assert_eq!(dates, workdays, "days without events are left out");
+    assert_eq!(dates, workdays, "days without events are omitted");
     let row = &rows[5];
     assert_eq!(row["COUNT"], 240);
     assert_eq!(row["SIZE"], expected_body(&client.simulator, None).len());
 }
 
 #[tokio::test]
-async fn late_events_make_a_superset_and_another_seed_other_bytes() {
+async fn late_events_make_a_superset_and_another_seed_makes_other_bytes() {
     let one = Simulator::start(settings()).await.unwrap();
     let same = Simulator::start(settings()).await.unwrap();
     let other = Simulator::start(Settings {
@@ -224,7 +224,7 @@ async fn late_events_make_a_superset_and_another_seed_other_bytes() {
 }
 
 #[tokio::test]
-async fn days_that_are_gone_or_not_over_have_no_events() {
+async fn expired_days_and_unfinished_hours_have_no_events() {
     let client = Client::new(settings()).await;
     let events = |day, hour| client.simulator.body_of(SPACE, false, day, hour).events();
     assert_eq!(events(date(2018, 6, 2), None), 0, "31 days ago");
@@ -235,7 +235,7 @@ async fn days_that_are_gone_or_not_over_have_no_events() {
     assert_eq!(
         client.simulator.body_of(SPACE, true, DAY, None).events(),
         480,
-        "the account has more"
+        "the account has more events"
     );
     let other = client
         .simulator
@@ -247,7 +247,7 @@ async fn days_that_are_gone_or_not_over_have_no_events() {
         .body_of(SPACE, true, DAY, None)
         .collect::<Vec<_>>()
         .concat();
-    assert_eq!(one, other, "the account is the same through every space");
+    assert_eq!(one, other, "the account has the same events in every space");
 }
 
 #[tokio::test]
@@ -312,7 +312,7 @@ async fn users_log_in_refresh_and_expire() {
     assert_eq!(
         client.login(&refresh).await.unwrap().status(),
         401,
-        "a rotated token is good for one use"
+        "a rotated token is valid for one use"
     );
     let ledger = client.simulator.ledger();
     assert_eq!(
@@ -331,7 +331,7 @@ async fn a_space_holds_thirty_sessions_of_all_users() {
         (full.status().as_u16(), &full.headers()["retry-after"]),
         (429, &"1".parse().unwrap())
     );
-    let mine: Value = client
+    let owned: Value = client
         .request(Method::GET, "/v3/sessions")
         .send()
         .await
@@ -339,10 +339,10 @@ async fn a_space_holds_thirty_sessions_of_all_users() {
         .json()
         .await
         .unwrap();
-    assert_eq!(mine.as_array().unwrap().len(), 1);
-    assert_eq!(mine[0]["search-time"], "7");
+    assert_eq!(owned.as_array().unwrap().len(), 1);
+    assert_eq!(owned[0]["search-time"], "7");
     assert_eq!(
-        mine[0]["date-range"],
+        owned[0]["date-range"],
         json!({"Start": "2018-06-28", "End": "2018-06-28"})
     );
     let ledger = client.simulator.ledger();

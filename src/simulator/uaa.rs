@@ -1,4 +1,4 @@
-//! The UAA: logins, refreshes, and whose token a request carries. No I/O but the clock.
+//! The UAA: logins, refreshes, and the user of a token. No I/O but the clock.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,12 +12,12 @@ use super::router::Caller;
 use super::service::{ServiceState, SimulatedService};
 use super::validate::single_header;
 
-/// Basic authentication of the user `cf` with an empty password.
+/// Basic authentication header of the user `cf` with an empty password.
 const CF_CLIENT: &str = "Basic Y2Y6";
-/// The user name that stands for an API key.
+/// User name of logins with an API key.
 const API_KEY_USER: &str = "apikey";
 
-/// `GET /v2/info`: this service is its own UAA.
+/// Serves `GET /v2/info`. This service is its own UAA.
 pub(super) fn info(service: &SimulatedService) -> Value {
     let url = format!("http://{}", service.authority);
     json!({
@@ -28,13 +28,13 @@ pub(super) fn info(service: &SimulatedService) -> Value {
     })
 }
 
-/// Whether the form asks for a refresh.
+/// Returns true if the form requests a refresh.
 pub(super) fn is_refresh(request: &ServerRequest) -> bool {
     url::form_urlencoded::parse(&request.body)
         .any(|(name, value)| name == "grant_type" && value == "refresh_token")
 }
 
-/// `POST /oauth/token`.
+/// Serves `POST /oauth/token`.
 pub(super) fn token(
     service: &SimulatedService,
     request: &ServerRequest,
@@ -43,7 +43,7 @@ pub(super) fn token(
     if single_header(request, "authorization")? != Some(CF_CLIENT) {
         return Err(ApiError::violation(
             401,
-            "basic authentication is not that of user cf with an empty password",
+            "basic authentication is not for user cf with an empty password",
         ));
     }
     let media = single_header(request, "content-type")?.unwrap_or("");
@@ -93,7 +93,7 @@ pub(super) fn token(
     } else {
         let user = service
             .user(name)
-            .ok_or_else(|| ApiError::violation(401, format!("there is no user {name:?}")))?;
+            .ok_or_else(|| ApiError::violation(401, format!("unknown user {name:?}")))?;
         if user.password == password {
             user
         } else {
@@ -148,7 +148,7 @@ impl ServiceState {
         token
     }
 
-    /// A token in the shape of a JWT, as UAA gives them; those that ended are forgotten.
+    /// Issues a token in the format of a JWT, like UAA. Removes expired tokens.
     pub(super) fn issue(&mut self, service: &SimulatedService, user: &str) -> String {
         let now = Instant::now();
         self.tokens
@@ -169,7 +169,7 @@ impl ServiceState {
     }
 }
 
-/// Base64 for URLs, without padding (RFC 4648, 5).
+/// Encodes base64 for URLs, without padding (RFC 4648, 5).
 fn base64url(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
@@ -198,19 +198,19 @@ fn token_of(request: &ServerRequest) -> Result<&str, ApiError> {
         }
         _ => Err(ApiError::violation(
             401,
-            "header X-Auth-Token does not carry the word bearer and a token",
+            "header X-Auth-Token is not `bearer TOKEN`",
         )),
     }
 }
 
-/// Makes the request's token unknown, whatever its lifetime.
+/// Removes the token of a request before its expiry.
 pub(super) fn expire_token(service: &SimulatedService, request: &ServerRequest) {
     if let Ok(token) = token_of(request) {
         service.state().tokens.remove(token);
     }
 }
 
-/// Who asks, if token, space and role are in order.
+/// Returns the caller if token, space and role are valid.
 pub(super) fn caller(service: &SimulatedService, request: &ServerRequest) -> Result<Caller, ApiError> {
     let token = token_of(request)?;
     let known = service.state().tokens.get(token).cloned();
@@ -222,7 +222,7 @@ pub(super) fn caller(service: &SimulatedService, request: &ServerRequest) -> Res
         .filter(|space| !space.is_empty())
         .ok_or_else(|| ApiError::violation(400, "header X-Auth-Project-Id is missing"))?;
     if !service.settings.spaces.is_empty() && !service.settings.spaces.iter().any(|known| known == space) {
-        return Err(ApiError::violation(403, format!("there is no space {space:?}")));
+        return Err(ApiError::violation(403, format!("unknown space {space:?}")));
     }
     let Some(rights) = service.user(&user).filter(|user| user.developer) else {
         return Err(ApiError::new(

@@ -1,18 +1,18 @@
-//! What every sound request has in common: headers that come once, a body of known fields. No I/O.
+//! Request validation: headers that occur once, and bodies with known fields. No I/O.
 
 use serde_json::Value;
 
 use super::connection::ServerRequest;
 use super::reply::ApiError;
 
-/// A header that comes once at most.
+/// Returns a header that occurs at most once.
 pub(super) fn single_header<'a>(request: &'a ServerRequest, name: &str) -> Result<Option<&'a str>, ApiError> {
     request
         .header(name)
         .map_err(|message| ApiError::violation(400, message))
 }
 
-/// The body as JSON, with its content type and nothing but these fields.
+/// Parses a JSON body with the right content type and no other fields than these.
 pub(super) fn json_body(
     request: &ServerRequest,
     fields: &[&str],

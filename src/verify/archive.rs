@@ -1,5 +1,5 @@
-//! Reads an archive and has it judged: one listing, every receipt and manifest, then every object, several at a time.
-//! Does I/O, reading only. Memory is bounded by the documents and a few pieces of the objects in flight.
+//! Reads an archive and runs the checks: one listing, every receipt and manifest, then every object, several
+//! concurrently. Does I/O, reading only. Memory is bounded by the documents and a few pieces of each object in flight.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -27,53 +27,54 @@ use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
 use crate::export::spec::ExportSpec;
 use crate::storage::{ObjectSummary, Store, StoreError};
 
-/// Documents that are asked for at once.
+/// Maximum concurrent reads of documents.
 const DOCUMENT_CONCURRENCY: usize = 32;
-/// Objects of a bucket that are in flight: as many for each processor, and never more than the second.
+/// Concurrent reads of objects from a bucket, for each processor.
 const OBJECTS_PER_CPU: usize = 4;
+/// Maximum concurrent reads of objects from a bucket.
 const OBJECT_CONCURRENCY_MAX: usize = 16;
-/// Bytes that are asked of a bucket in one request: 4 MiB. An object in flight holds three such pieces at most.
+/// Size of the ranges that are read from a bucket: 4 MiB. An object in flight needs memory for three.
 const RANGE_BYTES: u64 = 4 << 20;
-/// The largest signature that is read; more than one is long is no signature.
+/// Maximum size of a signature file in bytes. A longer file is no signature.
 const SIGNATURE_MAX_BYTES: u64 = 1024;
 
-/// What is to be verified, and how.
+/// Options of a verification.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
-    /// What holds it.
+    /// Store of the archive.
     pub store: Arc<dyn Store>,
-    /// Its keys begin so: empty, or with `/` at its end.
+    /// Prefix of its keys: empty, or ends with `/`.
     pub prefix: String,
-    /// What a resource wants there, whose root the prefix is then.
+    /// Export that writes the archive; the prefix is then its root.
     pub export: Option<ExportSpec>,
-    /// By checksums that the store holds, without reading objects.
+    /// True: compare checksums of the store without reading objects.
     pub quick: bool,
-    /// Keys, one of which must verify each signature.
+    /// Public keys. One of them must verify each signature.
     pub keys: Vec<PublicKey>,
-    /// Whether every manifest must have a signature.
+    /// True if every manifest must have a signature.
     pub require_signature: bool,
-    /// Only windows of this day and later.
+    /// First day to verify.
     pub since: Option<Date>,
-    /// Only windows of this day and earlier.
+    /// Last day to verify.
     pub until: Option<Date>,
-    /// Now.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// How far it is, for whoever shows progress.
+/// Progress of a verification.
 #[derive(Debug, Default)]
 pub struct VerifyProgress {
-    /// Objects to look at, as far as known.
+    /// Objects to check, as far as known.
     pub objects: AtomicU64,
-    /// Their bytes.
+    /// Total size of the objects to check, in bytes.
     pub bytes: AtomicU64,
-    /// Objects that were looked at.
+    /// Checked objects.
     pub objects_done: AtomicU64,
-    /// Bytes that were read.
+    /// Bytes read so far.
     pub bytes_done: AtomicU64,
 }
 
-/// The documents of a root.
+/// Receipts and manifests of a root.
 #[derive(Debug, Default)]
 pub struct RootDocuments {
     /// Every receipt.
@@ -82,7 +83,7 @@ pub struct RootDocuments {
     pub manifests: Manifests,
 }
 
-/// Verifies an archive. An error is of the store, and leaves the archive unproved.
+/// Verifies an archive. Fails only on errors of the store.
 pub async fn verify(
     options: &VerifyOptions,
     progress: &Arc<VerifyProgress>,
@@ -125,7 +126,7 @@ pub async fn verify(
     Ok(report)
 }
 
-/// The roots below the prefix, and what is in none of them.
+/// Lists the roots below the prefix, and a finding for each file outside of them.
 pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, Vec<Finding>), StoreError> {
     let listing = contents::group_by_root(&options.prefix, options.store.list(&options.prefix).await?);
     let mut roots = listing.roots;
@@ -146,7 +147,7 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
 }
 
 impl VerifyOptions {
-    /// The source whose receipts count, where a resource says which.
+    /// Returns the source of the export, if one is given. Receipts of other sources cover nothing then.
     pub fn source(&self) -> Option<&str> {
         self.export.as_ref().map(|export| export.source.as_str())
     }
@@ -156,7 +157,7 @@ impl VerifyOptions {
     }
 }
 
-/// Reads every receipt, manifest and signature of a root. One that vanishes meanwhile is as if it had not been listed.
+/// Reads every receipt, manifest and signature of a root. Ignores files that are deleted after the listing.
 pub async fn read_documents(
     options: &VerifyOptions,
     contents: &RootContents,
@@ -217,7 +218,7 @@ fn parse_document<T, E: ToString>(
     }
 }
 
-/// What was found of each expected object, in their order; `None`: it is not there.
+/// Checks the expected objects, and returns the results in their order; `None` if an object does not exist.
 async fn check_objects(
     options: &VerifyOptions,
     contents: &RootContents,
@@ -257,7 +258,7 @@ async fn check_objects(
         .await
 }
 
-/// Reads one object; `None`: it has gone since the listing.
+/// Reads and checks one object; `None` if it was deleted after the listing.
 async fn prove_object(
     options: &VerifyOptions,
     listed: &ObjectSummary,
@@ -277,14 +278,14 @@ async fn prove_object(
             })
         })
         .await
-        .map_err(|error| read_error(format!("the proof was cut off: {error}")))?;
+        .map_err(|error| read_error(format!("the check was interrupted: {error}")))?;
         return match proved {
             Ok(proved) => Ok(Some(proved)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(read_error(format!("reading failed: {error}"))),
+            Err(error) => Err(read_error(format!("cannot read: {error}"))),
         };
     }
-    // One piece is proved, one waits, one is being fetched.
+    // One piece is checked, one waits, one is being read.
     let (pieces, mut queue) = mpsc::channel::<bytes::Bytes>(1);
     let prover = tokio::task::spawn_blocking(move || {
         let mut prover = ObjectProver::new(limit);
@@ -305,7 +306,7 @@ async fn prove_object(
         };
         if piece.is_empty() {
             return Err(read_error(
-                "the store ended it before the size that it lists".to_owned(),
+                "the object is shorter than its listed size".to_owned(),
             ));
         }
         let length = piece.len() as u64;
@@ -319,5 +320,5 @@ async fn prove_object(
     prover
         .await
         .map(Some)
-        .map_err(|error| read_error(format!("the proof was cut off: {error}")))
+        .map_err(|error| read_error(format!("the check was interrupted: {error}")))
 }

@@ -1,4 +1,4 @@
-//! From what was found of a root's objects to its report. No I/O.
+//! Combination of the results for a root to its report. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,10 @@ use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals};
 use crate::export::window::{HourSet, Window};
 use crate::storage::StoreError;
 
-/// Merged runs that are reported of a range: 1,000; then how many more there are.
+/// Maximum number of merged ranges in a list: 1,000. One more entry states the number of omitted ranges.
 const RUNS_MAX: usize = 1000;
 
-/// Everything about a root, judged.
+/// Builds the report for a root.
 pub fn build_report(
     options: &VerifyOptions,
     contents: &RootContents,
@@ -33,7 +33,7 @@ pub fn build_report(
             None => {
                 let missing = Finding::new(FindingKind::ObjectMissing, expected.key.clone())
                     .with_window(expected.window);
-                let stated = format!("{} bytes, as {} says", expected.bytes, expected.stated_by);
+                let stated = format!("{} bytes, by {}", expected.bytes, expected.stated_by);
                 (CheckMethod::Nothing, 0, vec![missing.expected(stated)])
             }
             Some(Err(error)) => {
@@ -108,13 +108,13 @@ fn build_remarks(
 ) -> Vec<Finding> {
     let mut remarks = Vec::new();
     if !not_in_manifest.is_empty() {
-        let how = if chain.manifests == 0 {
-            "there is no manifest yet".to_owned()
+        let found = if chain.manifests == 0 {
+            "no manifest yet".to_owned()
         } else {
             let cells: HourSet = not_in_manifest.iter().copied().collect();
             cells.ranges(8).join(", ")
         };
-        remarks.push(Finding::new(FindingKind::NotInManifest, contents.root.as_str()).found(how));
+        remarks.push(Finding::new(FindingKind::NotInManifest, contents.root.as_str()).found(found));
     }
     for (id, session, key) in &contents.sessions {
         remarks.push(
@@ -123,8 +123,8 @@ fn build_remarks(
                 .found(format!("session {session}")),
         );
     }
-    let others = source.is_some_and(|source| sources.iter().any(|other| other != source));
-    if sources.len() > 1 || others {
+    let differs = source.is_some_and(|source| sources.iter().any(|other| other != source));
+    if sources.len() > 1 || differs {
         let all: Vec<&str> = sources.iter().map(String::as_str).collect();
         remarks.push(Finding::new(FindingKind::SeveralSources, contents.root.as_str()).found(all.join(", ")));
     }

@@ -1,8 +1,7 @@
-//! The manifests of a root: whether each is what it was when it was written, and so which of them may accuse a
-//! receipt. No I/O.
+//! Check of the chain of manifests of a root. Only unchanged manifests are evidence against a receipt. No I/O.
 //!
-//! The chain is judged from its end: a manifest that is sound vouches for the one before it. One that is not
-//! accuses nobody else.
+//! The check starts at the end of the chain: a valid manifest proves the digest of the previous one. An invalid
+//! manifest is evidence of nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,62 +15,63 @@ use crate::export::manifest::periods::days;
 use crate::export::record::{RangeRecord, Receipt};
 use crate::export::window::{HourSet, Window};
 
-/// Contradictions of one manifest that are told: 20.
+/// Maximum number of reported contradictions of one manifest.
 const CONTRADICTIONS_MAX: usize = 20;
 
-/// Manifests that are missing that are told, the latest of them and those that another names: 1000.
+/// Maximum number of reported missing manifests, the latest first. Those that another manifest refers to are always
+/// reported.
 const MISSING_REPORTED_MAX: usize = 1000;
 
-/// A document as it lies there.
+/// A stored document.
 #[derive(Clone, Debug)]
 pub struct Document<T> {
     /// SHA-256 of its bytes.
     pub sha256: String,
-    /// What it says, or why it cannot be read.
+    /// Its contents, or the reason that it cannot be parsed.
     pub parsed: Result<T, String>,
 }
 
 /// Receipts by window.
 pub type Receipts = BTreeMap<Window, Document<Receipt>>;
 
-/// Manifests by number, each with what is known of its signature.
+/// Manifests by number, with the status of their signatures.
 pub type Manifests = BTreeMap<u64, (Document<Manifest>, SignatureStatus)>;
 
-/// What a sound manifest says of a window.
+/// Entry of a valid manifest for a window.
 #[derive(Clone, Debug)]
 pub struct LedgerEntry {
-    /// The key of the manifest.
+    /// Key of the manifest.
     pub manifest: String,
-    /// What it says.
+    /// The entry.
     pub entry: WindowEntry,
 }
 
-/// What the manifests of a root are worth.
+/// Result of the check of a chain of manifests.
 #[derive(Clone, Debug, Default)]
 pub struct ChainAudit {
-    /// What is wrong with them.
+    /// Errors and remarks.
     pub findings: Vec<Finding>,
-    /// What the latest sound manifest says of each window.
+    /// Entry of the latest valid manifest for each window.
     pub ledger: BTreeMap<Window, LedgerEntry>,
-    /// Windows that any readable manifest names.
+    /// Windows in any readable manifest.
     pub named: BTreeSet<Window>,
-    /// What sound manifests are about.
+    /// Hours in the periods of valid manifests.
     pub wanted: HourSet,
-    /// Of these, what a person accepted as missing.
+    /// Accepted gaps among them.
     pub accepted: HourSet,
-    /// Periods of the sound manifests, oldest first.
+    /// Periods of the valid manifests, oldest first.
     pub periods: Vec<RangeRecord>,
-    /// Manifests that are there.
+    /// Existing manifests.
     pub manifests: u64,
-    /// Manifests that nothing is wrong with.
+    /// Manifests without an error.
     pub valid: u64,
-    /// Signatures that are there.
+    /// Existing signatures.
     pub signatures: u64,
     /// Signatures that one of the given keys verifies.
     pub verified: u64,
 }
 
-/// Judges all manifests of a root.
+/// Checks all manifests of a root.
 pub fn validate(
     contents: &RootContents,
     manifests: &Manifests,
@@ -80,13 +80,13 @@ pub fn validate(
 ) -> ChainAudit {
     let mut chain = ChainAudit::default();
     let last = contents.manifests.keys().chain(contents.signatures.keys()).max();
-    // The one that comes after, where it is sound.
+    // The following manifest, if it is valid.
     let mut next: Option<&Manifest> = None;
     let mut missing_reported = 0;
     for number in (1..=last.copied().unwrap_or(0)).rev() {
         let stated = next.and_then(|next| next.previous.as_ref());
         let Some((document, signature)) = manifests.get(&number) else {
-            // Anybody's file may have the number 99,999,999.
+            // A foreign file can have the number 99,999,999.
             missing_reported += 1;
             if stated.is_some() || missing_reported <= MISSING_REPORTED_MAX {
                 let missing =
@@ -106,7 +106,8 @@ pub fn validate(
         chain.findings.extend(findings);
         match signature {
             SignatureStatus::Absent if require_signature => chain.findings.push(
-                Finding::new(FindingKind::SignatureMissing, key.clone()).expected("a signature beside it"),
+                Finding::new(FindingKind::SignatureMissing, key.clone())
+                    .expected("a signature of the manifest"),
             ),
             SignatureStatus::Absent => {}
             SignatureStatus::Unchecked => chain.signatures += 1,
@@ -160,7 +161,7 @@ pub fn validate(
 }
 
 impl ChainAudit {
-    /// Takes over what a sound manifest says. Later ones were taken before and win.
+    /// Adds the entries of a valid manifest. Those of later manifests, which were added before, take precedence.
     fn merge(&mut self, manifest: &Manifest, key: &str) {
         self.valid += 1;
         self.periods.push(manifest.period);
@@ -187,7 +188,7 @@ impl ChainAudit {
     }
 }
 
-/// All that is wrong with one manifest, by itself, by its successor, and by the receipts whose digests it has.
+/// Checks one manifest by itself, by its successor, and by the receipts that match its digests.
 fn manifest_findings(
     contents: &RootContents,
     number: u64,
@@ -205,14 +206,11 @@ fn manifest_findings(
         if let Err(why) = &document.parsed {
             found = format!("{found} ({why})");
         } else if let Some(first) = contradictions.first() {
-            found = format!(
-                "{found} ({} where {} follows from the rest)",
-                first.found, first.expected
-            );
+            found = format!("{found} ({} instead of {})", first.found, first.expected);
         }
         return vec![
             Finding::new(FindingKind::ManifestChanged, key)
-                .expected(format!("sha256 {}, as the next manifest names it", stated.sha256))
+                .expected(format!("sha256 {}, by the next manifest", stated.sha256))
                 .found(found),
         ];
     }

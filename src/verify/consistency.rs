@@ -1,4 +1,4 @@
-//! Whether one manifest says what follows from its own windows, and from the receipts whose digests it has. No I/O.
+//! Consistency of one manifest with its own entries, and with the receipts that match its digests. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::export::record::{RangeRecord, Receipt};
 use crate::export::verdict::Verdict;
 use crate::export::window::{HourSet, Window};
 
-/// What follows from the rest of a manifest or from receipts, and what it says instead.
+/// A value in a manifest that differs from its other values or from receipts.
 pub(super) struct Contradiction {
     pub(super) window: Option<Window>,
     pub(super) expected: String,
     pub(super) found: String,
 }
 
-/// The windows of a manifest that can be read, with what it says of each.
+/// Returns the entries of a manifest whose windows are valid.
 pub(super) fn windows(manifest: &Manifest) -> impl Iterator<Item = (Window, &WindowEntry)> {
     manifest
         .windows
@@ -26,7 +26,7 @@ pub(super) fn windows(manifest: &Manifest) -> impl Iterator<Item = (Window, &Win
         .filter_map(|entry| Some((entry.window.parse().ok()?, entry)))
 }
 
-/// All contradictions of one manifest.
+/// Finds all contradictions of one manifest.
 pub(super) fn contradictions(
     contents: &RootContents,
     number: u64,
@@ -34,12 +34,12 @@ pub(super) fn contradictions(
     receipts: &Receipts,
 ) -> Vec<Contradiction> {
     let mut all = Vec::new();
-    let mut check_equal = |window: Option<Window>, what: &str, expected: String, found: String| {
+    let mut check_equal = |window: Option<Window>, field: &str, expected: String, found: String| {
         if expected != found {
             all.push(Contradiction {
                 window,
-                expected: format!("{what} {expected}"),
-                found: format!("{what} {found}"),
+                expected: format!("{field} {expected}"),
+                found: format!("{field} {found}"),
             });
         }
     };
@@ -67,7 +67,7 @@ pub(super) fn contradictions(
         }
     }
     let (computed, stated) = (manifest.computed_totals(), manifest.totals);
-    for (what, sum, stated) in [
+    for (field, sum, stated) in [
         ("totals.windows", computed.windows, stated.windows),
         ("totals.objects", computed.objects, stated.objects),
         ("totals.events", computed.events, stated.events),
@@ -84,7 +84,7 @@ pub(super) fn contradictions(
             stated.decompressed_bytes,
         ),
     ] {
-        check_equal(None, what, sum.to_string(), stated.to_string());
+        check_equal(None, field, sum.to_string(), stated.to_string());
     }
     let mut earlier: Option<Window> = None;
     for entry in &manifest.windows {
@@ -101,7 +101,7 @@ pub(super) fn contradictions(
             check_equal(
                 Some(window),
                 "windows",
-                "in order of time".to_owned(),
+                "in chronological order".to_owned(),
                 "out of order".to_owned(),
             );
         }
@@ -131,7 +131,8 @@ pub(super) fn contradictions(
     all
 }
 
-/// Windows whose entry was edited: with the digests of the receipts that are there, the root digest is right.
+/// Returns edited entries: the window, the digest of the receipt and the digest in the entry. Empty unless the root
+/// digest matches the digests of the stored receipts.
 fn edited_entries(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, String)> {
     let mut edited = Vec::new();
     let mut actual: Vec<FileDigest> = Vec::new();
@@ -152,7 +153,7 @@ fn edited_entries(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, Stri
     }
 }
 
-/// Days whose sums are not those of their windows: the day, what follows from the windows, what is said.
+/// Returns days that differ from the sums of their windows: the day, the expected and the stated values.
 fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, String)> {
     let mut inconsistent = Vec::new();
     let mut by_day: BTreeMap<_, Vec<(Window, &WindowEntry)>> = BTreeMap::new();
@@ -165,8 +166,8 @@ fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, S
         let (day, count) = (Window::day(manifest.period.start), stated.len());
         inconsistent.push((
             day,
-            format!("one for each of {} days", dates.len()),
-            format!("{count} of them"),
+            format!("one entry for each of {} days", dates.len()),
+            format!("{count} entries"),
         ));
         return inconsistent;
     }
@@ -192,7 +193,7 @@ fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, S
             inconsistent.push((window, describe(expected), describe(found)));
         } else if hours < wanted.hours().count_ones() && day.statement != DayStatement::AcceptedGap {
             let found = format!("{:?} with {hours} hours", day.statement);
-            inconsistent.push((window, "all hours, or an accepted gap".to_owned(), found));
+            inconsistent.push((window, "all hours or an accepted gap".to_owned(), found));
         } else if let Ok(reported) = reported(&manifest.period, entries, receipts)
             && reported != day.reported
         {
@@ -203,10 +204,10 @@ fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, S
     inconsistent
 }
 
-/// A receipt is not to be had as it was.
+/// A receipt is missing, changed or unreadable.
 struct ReceiptUnavailable;
 
-/// What the service reported of a day, by its receipts.
+/// Returns the service's count for a day, from the receipts.
 fn reported(
     period: &RangeRecord,
     entries: &[(Window, &WindowEntry)],
@@ -229,7 +230,7 @@ fn reported(
     Ok(most)
 }
 
-/// What a manifest repeats of a receipt, in words.
+/// Formats the values that a manifest copies from a receipt.
 fn describe_receipt(receipt: &Receipt) -> String {
     let object = receipt.object.as_ref();
     describe(

@@ -1,4 +1,4 @@
-//! What lies below a prefix, sorted by root and by meaning. No I/O.
+//! Keys below a prefix, grouped by root and by kind. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,45 +6,45 @@ use crate::export::keys::{ArchiveRoot, AttemptId, Key};
 use crate::export::window::Window;
 use crate::storage::ObjectSummary;
 
-/// The folder of a directory store that is no part of the archive; a copy into a bucket may have brought it along.
+/// Internal folder of a directory store. A copy of a directory to a bucket may contain it.
 const INTERNAL_DIR: &str = ".eventexport-tmp";
 
 /// All keys of one space and scope.
 #[derive(Clone, Debug)]
 pub struct RootContents {
-    /// Where.
+    /// The root.
     pub root: ArchiveRoot,
-    /// Events.
+    /// Objects with events.
     pub objects: BTreeMap<Window, ObjectSummary>,
     /// Receipts.
     pub receipts: BTreeMap<Window, ObjectSummary>,
-    /// Windows that the service no longer had.
+    /// Windows that had expired in the service.
     pub expired: BTreeSet<Window>,
     /// Days that are exported by the hour.
     pub split: BTreeSet<Window>,
-    /// Sessions that the journal names as open.
+    /// Open sessions of the journal: the attempt, the session id and the key.
     pub sessions: Vec<(AttemptId, String, String)>,
-    /// Manifests, by their number.
+    /// Manifests by number.
     pub manifests: BTreeMap<u64, ObjectSummary>,
-    /// Signatures, by the number of their manifest.
+    /// Signatures by the number of their manifest.
     pub signatures: BTreeMap<u64, ObjectSummary>,
-    /// Files in `date=` folders that are no events of a window.
+    /// Unexpected files in `date=` folders.
     pub strays: Vec<ObjectSummary>,
-    /// Other files that are not the archive's.
+    /// Other files that do not belong to the archive.
     pub foreign: Vec<ObjectSummary>,
 }
 
-/// What a listing holds.
+/// A listing, grouped by root.
 #[derive(Clone, Debug, Default)]
 pub struct ArchiveListing {
-    /// In the order of their keys.
+    /// Roots, in the order of their keys.
     pub roots: Vec<RootContents>,
-    /// Keys that are in no root.
+    /// Keys outside of all roots.
     pub outside: Vec<String>,
 }
 
-/// Sorts a listing of everything below `prefix`, which is empty or ends with `/`: of several spaces and scopes, or of
-/// one root directly.
+/// Groups a listing of all keys below `prefix`, which is empty or ends with `/`. The prefix contains several spaces
+/// and scopes, or is one root.
 pub fn group_by_root(prefix: &str, listed: Vec<ObjectSummary>) -> ArchiveListing {
     let mut roots: BTreeMap<String, RootContents> = BTreeMap::new();
     let mut outside = Vec::new();
@@ -76,7 +76,7 @@ pub fn group_by_root(prefix: &str, listed: Vec<ObjectSummary>) -> ArchiveListing
 }
 
 impl RootContents {
-    /// Of a root with nothing in it.
+    /// Creates an empty root.
     pub const fn new(root: ArchiveRoot) -> Self {
         Self {
             root,
@@ -107,7 +107,7 @@ impl RootContents {
                 self.split.insert(window);
             }
             Key::Session(id, session) => self.sessions.push((id, session, row.key)),
-            // Working papers: spent ones may lie where nothing can be deleted.
+            // Temporary journal entries. They remain in stores without permission to delete.
             Key::Attempt(_) | Key::Prepared(_) => {}
             Key::Manifest(number) => {
                 self.manifests.insert(number, row);
@@ -120,12 +120,12 @@ impl RootContents {
         }
     }
 
-    /// A key as documents of this root name it.
+    /// Returns a key relative to the root, as in its documents.
     pub fn relative_key<'a>(&self, key: &'a str) -> &'a str {
         key.strip_prefix(self.root.as_str()).unwrap_or(key)
     }
 
-    /// The full key of a meaning.
+    /// Returns the full key.
     pub fn key(&self, key: &Key) -> String {
         self.root.key(key).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What the archive should cover, and what of it is not covered. No I/O.
+//! Expected range of an archive, and its gaps. No I/O.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -9,33 +9,33 @@ use super::finding::{Finding, FindingKind};
 use crate::export::spec::ExportSpec;
 use crate::export::window::{HourSet, Window};
 
-/// Gaps that are told one by one; the last finding says how many more there are.
+/// Maximum number of reported gaps. The last finding states the number of omitted gaps.
 const GAPS_MAX: usize = 1000;
 
-/// Where the range comes from.
+/// Origin of the expected range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeBasis {
-    /// The spec of a resource: what it wants and is due.
+    /// The due windows of a spec.
     Spec,
-    /// The periods of the manifests, and from the first to the last window.
+    /// The periods of the manifests, and later windows up to the last one.
     Manifests,
-    /// From the first to the last window: what was wanted before and after cannot be known.
+    /// From the first to the last window, since the configured range is unknown.
     FirstToLast,
 }
 
-/// What should be covered.
+/// Expected range of a root.
 #[derive(Clone, Debug)]
 pub struct ExpectedRange {
-    /// Where it comes from.
+    /// Origin of the range.
     pub basis: RangeBasis,
-    /// What should be covered.
+    /// Expected hours.
     pub wanted: HourSet,
-    /// What a person accepted as missing.
+    /// Accepted gaps.
     pub accepted: HourSet,
 }
 
 impl RangeBasis {
-    /// As programs read it.
+    /// Returns the name in JSON output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Spec => "Spec",
@@ -44,17 +44,17 @@ impl RangeBasis {
         }
     }
 
-    /// For people.
+    /// Returns the description in text output.
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Spec => "what the spec wants and is due",
-            Self::Manifests => "the periods of the manifests, and what follows them up to the last window",
-            Self::FirstToLast => "from the first to the last window, since no manifest says what was wanted",
+            Self::Spec => "the due windows of the spec",
+            Self::Manifests => "the periods of the manifests, and later windows up to the last one",
+            Self::FirstToLast => "from the first to the last window, since there is no manifest",
         }
     }
 }
 
-/// What a root should cover.
+/// Returns the expected range of a root.
 pub fn expected_range(
     export: Option<&ExportSpec>,
     now: Timestamp,
@@ -72,7 +72,7 @@ pub fn expected_range(
             wanted,
         };
     }
-    // What no manifest is about yet follows its latest one without a gap.
+    // The range continues after the latest manifest without a gap.
     let open = covered.difference(&chain.wanted);
     let first = open.days().next().map(|(day, _)| day);
     let after = first.and_then(|first| {
@@ -91,8 +91,8 @@ pub fn expected_range(
     }
 }
 
-/// The cells from the first to the last one that is covered, or from an earlier day; of each day the same hour only,
-/// where no day has more.
+/// Returns the hours from the first (or an earlier day) to the last covered one. If every day covers only the same
+/// hour, only that hour of each day.
 fn first_to_last(covered: &HourSet, from: Option<Date>) -> HourSet {
     let mut days = covered.days();
     let Some((first, first_hours)) = days.next() else {
@@ -127,7 +127,7 @@ const fn highest_bit(hours: u32) -> u32 {
 }
 
 impl ExpectedRange {
-    /// Only these days.
+    /// Restricts the range to these days.
     pub fn restrict(&mut self, since: Option<Date>, until: Option<Date>) {
         let keep = |cells: &HourSet| {
             let within = |day: &Date| {
@@ -144,12 +144,12 @@ impl ExpectedRange {
         (self.wanted, self.accepted) = (keep(&self.wanted), keep(&self.accepted));
     }
 
-    /// What is not covered and should be.
+    /// Returns the expected hours that are neither covered nor accepted as missing.
     pub fn missing(&self, covered: &HourSet) -> HourSet {
         self.wanted.difference(covered).difference(&self.accepted)
     }
 
-    /// A finding for each run of cells that are not covered, and not explained by another finding.
+    /// Returns a finding for each merged range of missing hours that no other finding explains.
     pub fn gaps(&self, contents: &RootContents, covered: &HourSet, explained: &HourSet) -> Vec<Finding> {
         let missing = self.missing(covered).difference(explained);
         let expired: HourSet = contents.expired.iter().copied().collect();
@@ -157,7 +157,7 @@ impl ExpectedRange {
         let mut findings = Vec::new();
         for (cells, found) in [
             (missing.difference(&lost), "no receipt"),
-            (lost, "no receipt; the service no longer had it when it was asked"),
+            (lost, "no receipt; the service no longer had the events"),
         ] {
             findings.extend(cells.ranges(GAPS_MAX).into_iter().map(|run| {
                 Finding::new(FindingKind::Gap, contents.root.as_str())

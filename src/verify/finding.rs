@@ -1,88 +1,88 @@
-//! What can be wrong with an archive, and in which words it is told. No I/O.
+//! Kinds of problems of an archive, and their explanations. No I/O.
 
 use serde_json::{Value, json};
 
 use crate::export::window::Window;
 
-/// What is wrong, or worth a remark. The names are part of the JSON format.
+/// Kind of an error or remark. The names are part of the JSON format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
-    /// A receipt or manifest names an object that is not there.
+    /// A receipt or manifest refers to an object that does not exist.
     ObjectMissing,
-    /// The object holds the bytes of another window.
+    /// The object has the bytes of another window.
     ObjectSwapped,
     /// The object is shorter or longer than stated.
     ObjectSize,
-    /// The object's bytes are others than those that were stored.
+    /// The object has other bytes than were stored.
     ObjectChanged,
     /// The object could not be read.
     ObjectUnreadable,
-    /// The bytes are those that the receipt names, and no whole gzip of events.
+    /// The object has the bytes that the receipt states, but they are no complete gzip of events.
     ObjectNotWhole,
-    /// Events that no receipt vouches for.
+    /// Events without a receipt.
     ObjectWithoutReceipt,
-    /// A file where only events of a window may be.
+    /// A file in a folder for events of a window.
     StrayFile,
-    /// A manifest names a receipt that is not there.
+    /// A manifest lists a receipt that does not exist.
     ReceiptMissing,
-    /// The receipt is not the one that a manifest names.
+    /// The receipt differs from the digest in a manifest.
     ReceiptChanged,
-    /// The receipt cannot be read as one.
+    /// The receipt cannot be parsed.
     ReceiptUnreadable,
-    /// The receipt is about another window, space or scope than its key.
+    /// The receipt is for another window, space or scope than its key.
     ReceiptMisplaced,
     /// The receipt contradicts itself or its object.
     ReceiptInconsistent,
-    /// The hours of a day have fewer events than the service reported of the day.
+    /// The hours of a day have fewer events than the service reported for the day.
     DayShort,
-    /// A number in the chain of manifests has no manifest.
+    /// A number in the chain has no manifest.
     ManifestMissing,
-    /// The manifest is not the one that the next one names.
+    /// The manifest differs from the digest in the next one.
     ManifestChanged,
-    /// The manifest cannot be read as one.
+    /// The manifest cannot be parsed.
     ManifestUnreadable,
-    /// The manifest contradicts itself or the receipts that it names.
+    /// The manifest contradicts itself or its receipts.
     ManifestInconsistent,
-    /// The signature is of none of the given keys, or of other bytes.
+    /// No given key verifies the signature.
     SignatureInvalid,
-    /// The manifest has no signature, and one was required.
+    /// The manifest has no signature, and one is required.
     SignatureMissing,
     /// Hours or days within the range are not covered.
     Gap,
-    /// Signatures are there and no key was given to check them.
+    /// Signatures exist, but no key was given to check them.
     SignatureUnchecked,
-    /// The journal names a session that may still be open.
+    /// The journal has a session that may still be open.
     SessionOpen,
-    /// Receipts that no manifest names yet.
+    /// Receipts that no manifest lists yet.
     NotInManifest,
-    /// Receipts name more than one source.
+    /// Receipts of more than one source.
     SeveralSources,
-    /// A file that is none of the archive's, where it does no harm.
+    /// A file that does not belong to the archive, outside of folders for events.
     ForeignFile,
 }
 
-/// One thing that is wrong, or worth a remark.
+/// An error or remark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is.
+    /// Kind.
     pub kind: FindingKind,
-    /// The key at fault, as the store has it; of a gap the root.
+    /// Key of the file, as the store has it; for a gap, the root.
     pub key: String,
-    /// The window that it is about.
+    /// Affected window.
     pub window: Option<Window>,
-    /// What was expected.
+    /// Expected state.
     pub expected: Option<String>,
-    /// What was found.
+    /// Actual state.
     pub found: Option<String>,
 }
 
 impl FindingKind {
-    /// As programs read it.
+    /// Returns the name in JSON output.
     pub fn as_str(self) -> String {
         format!("{self:?}")
     }
 
-    /// Whether the archive is not proved because of it.
+    /// Returns true for an error, false for a remark.
     pub const fn is_error(self) -> bool {
         !matches!(
             self,
@@ -94,37 +94,36 @@ impl FindingKind {
         )
     }
 
-    /// What it means, and what to do.
+    /// Explains the kind, and says what to do.
     pub const fn explanation(self) -> &'static str {
         match self {
             Self::ObjectMissing => {
-                "the events were stored and are gone: restore this object from a copy or an older version, or have \
-                 the window exported again"
+                "the object was deleted after it was stored: restore it from a copy or an older version, or export the \
+                 window again"
             }
             Self::ObjectSwapped => {
-                "the events of one window lie under the key of another: exchange the objects back, and find out who \
-                 moved them"
+                "the events of one window are under the key of another: swap the objects back, and find out how they \
+                 were moved"
             }
             Self::ObjectSize => {
-                "the object was cut off, appended to or replaced after it was stored: restore it from a copy or an \
-                 older version"
+                "the object was truncated, extended or replaced after it was stored: restore it from a copy or an older \
+                 version"
             }
             Self::ObjectChanged => {
                 "the bytes changed after they were stored: restore the object from a copy or an older version"
             }
             Self::ObjectUnreadable => {
-                "nothing is proved of it: mend the store or the permissions, and verify again"
+                "the object was not checked: correct the store or the permissions, and verify again"
             }
             Self::ObjectNotWhole => {
-                "receipt and object agree on bytes that no export would have accepted: both were made by something \
-                 else; restore both from a copy"
+                "receipt and object agree on bytes that no export accepts, so another program wrote both: restore both \
+                 from a copy"
             }
             Self::ObjectWithoutReceipt => {
-                "nothing says that these events came from the service whole: the receipt was removed, the object was \
-                 added by somebody, or an export was cut off; run the export again, which adopts or replaces what is \
-                 its own"
+                "the events are not proved to be complete: the receipt was removed, the object was added by something \
+                 else, or an export was interrupted; run the export again, which adopts or replaces its own objects"
             }
-            Self::StrayFile => "queries over date= folders would read it as events: remove it",
+            Self::StrayFile => "queries over date= folders read it as events: remove it",
             Self::ReceiptMissing => {
                 "the proof of this window was removed: restore it from a copy or an older version"
             }
@@ -133,12 +132,14 @@ impl FindingKind {
                  older version"
             }
             Self::ReceiptUnreadable => {
-                "it proves nothing: restore it from a copy or an older version; if it is of a later version, upgrade \
-                 eventexport"
+                "the receipt proves nothing: restore it from a copy or an older version; if a later version of \
+                 eventexport wrote it, upgrade"
             }
-            Self::ReceiptMisplaced => "it was copied from another key: restore the right one from a copy",
+            Self::ReceiptMisplaced => {
+                "the receipt was copied from another key: restore the right one from a copy or an older version"
+            }
             Self::ReceiptInconsistent => "the receipt was edited: restore it from a copy or an older version",
-            Self::DayShort => "events of the day are missing from its hours: have the day exported again",
+            Self::DayShort => "events of the day are missing from its hours: export the day again",
             Self::ManifestMissing => {
                 "the chain is broken: restore the manifest from a copy or an older version"
             }
@@ -147,40 +148,41 @@ impl FindingKind {
                  older version"
             }
             Self::ManifestUnreadable => {
-                "it states nothing: restore it from a copy or an older version; if it is of a later version, upgrade \
-                 eventexport"
+                "the manifest proves nothing: restore it from a copy or an older version; if a later version of \
+                 eventexport wrote it, upgrade"
             }
             Self::ManifestInconsistent => {
                 "the manifest was edited: restore it from a copy or an older version"
             }
             Self::SignatureInvalid => {
-                "the manifest was signed with another key, or manifest or signature were changed since: check that \
-                 --public-key is the exporter's (it may be given several times), else restore both from a copy"
+                "the manifest was signed with another key, or manifest or signature were changed: check that \
+                 --public-key is that of the exporter (repeat it for several keys), else restore both from a copy"
             }
             Self::SignatureMissing => {
-                "nobody vouches for the manifest: set spec.manifest.signingKeySecretRef, or leave \
-                 --require-signature out"
+                "the manifest is not signed: set spec.manifest.signingKeySecretRef, or omit --require-signature"
             }
             Self::Gap => {
                 "these events are not in the archive: run the export again while the service still has them, or \
                  accept the gap in spec.acceptedGaps"
             }
-            Self::SignatureUnchecked => "give the exporter's public key by --public-key FILE to check them",
+            Self::SignatureUnchecked => "pass the exporter's public key with --public-key FILE to check them",
             Self::SessionOpen => {
-                "an export is running, or was cut off: the next run deletes it, and the service forgets it by itself"
+                "an export is running, or was interrupted: the next run deletes the session, and the service expires it"
             }
             Self::NotInManifest => {
-                "nothing but the receipts themselves shows whether they were changed: a manifest is written when the \
-                 export completes, or the month is over"
+                "a change of these receipts cannot be detected yet: a manifest is written when the export completes, or \
+                 at the end of the month"
             }
-            Self::SeveralSources => "with -f, receipts of another source than the spec's cover no window",
-            Self::ForeignFile => "it is outside of date= folders, so queries do not read it",
+            Self::SeveralSources => {
+                "with -f, receipts of another source than that of the spec cover no window"
+            }
+            Self::ForeignFile => "the file is outside of date= folders, so queries do not read it",
         }
     }
 }
 
 impl Finding {
-    /// About a key.
+    /// Creates a finding for a key.
     pub fn new(kind: FindingKind, key: impl Into<String>) -> Self {
         Self {
             kind,
@@ -191,28 +193,28 @@ impl Finding {
         }
     }
 
-    /// About this window.
+    /// Sets the window.
     #[must_use]
     pub const fn with_window(mut self, window: Window) -> Self {
         self.window = Some(window);
         self
     }
 
-    /// This was expected.
+    /// Sets the expected state.
     #[must_use]
     pub fn expected(mut self, text: impl Into<String>) -> Self {
         self.expected = Some(text.into());
         self
     }
 
-    /// This was found.
+    /// Sets the actual state.
     #[must_use]
     pub fn found(mut self, text: impl Into<String>) -> Self {
         self.found = Some(text.into());
         self
     }
 
-    /// As programs read it.
+    /// Returns the JSON output.
     pub fn json(&self) -> Value {
         json!({
             "kind": self.kind.as_str(),

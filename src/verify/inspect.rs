@@ -1,5 +1,4 @@
-//! What an archive covers, and where its counts need a look: from keys, receipts and manifests, without the objects.
-//! Judges purely.
+//! Coverage of an archive and problems of its counts, from keys, receipts and manifests without objects. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -14,100 +13,100 @@ use crate::export::spec::ExportSpec;
 use crate::export::verdict::{DayListing, DayLookup, Verdict};
 use crate::export::window::{HourSet, Window};
 
-/// Merged runs of a range: 1,000; then how many more there are.
+/// Maximum number of merged ranges in a list: 1,000. One more entry states the number of omitted ranges.
 const RUNS_MAX: usize = 1000;
 
-/// What one root holds.
+/// Result of the inspection of one root.
 #[derive(Clone, Debug)]
 pub struct Inspection {
-    /// Where the range comes from.
+    /// Origin of the expected range.
     pub basis: RangeBasis,
-    /// What should be covered, merged.
+    /// Expected windows, merged.
     pub wanted: Vec<String>,
-    /// What is covered, merged.
+    /// Covered windows, merged.
     pub covered: Vec<String>,
-    /// What should be and is not, merged.
+    /// Expected windows that are not covered, merged.
     pub missing: Vec<String>,
-    /// What a person accepted as missing, merged.
+    /// Accepted gaps, merged.
     pub accepted: Vec<String>,
-    /// What the service no longer had when it was asked, and is not covered, merged.
+    /// Windows that had expired in the service and are not covered, merged.
     pub expired: Vec<String>,
     /// Days that are stored by the hour.
     pub split: Vec<Date>,
-    /// Receipts that can be read.
+    /// Readable receipts.
     pub windows: u64,
-    /// Of these, windows that were proved empty.
+    /// Readable receipts of empty windows.
     pub empty: u64,
-    /// Of these, windows of which the service gave no count.
+    /// Readable receipts of windows for which the service gave no count.
     pub uncounted: u64,
-    /// Events that they name.
+    /// Events in readable receipts.
     pub events: u64,
-    /// Bytes of their objects.
+    /// Size of their objects in bytes.
     pub bytes: u64,
-    /// Receipts that cannot be read.
+    /// Windows with an unreadable receipt.
     pub unreadable: Vec<Window>,
     /// Windows that were stored late.
     pub late: Vec<LateWindow>,
-    /// Windows whose count is not what the service said all along.
+    /// Windows with a count that differs from a report of the service.
     pub mismatches: Vec<CountMismatch>,
-    /// Sessions that the journal names as open: the window, and the id.
+    /// Open sessions of the journal: the window and the id.
     pub sessions: Vec<(Window, String)>,
-    /// Manifests that are there.
+    /// Existing manifests.
     pub manifests: u64,
-    /// What the service says now of days that are stored; `None`: it was not asked.
+    /// Days that have grown in the service since they were stored; `None` if the service was not asked.
     pub grown: Option<Vec<GrownDay>>,
 }
 
 /// A window that was stored late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LateWindow {
-    /// Which.
+    /// The window.
     pub window: Window,
-    /// When.
+    /// Time of storing.
     pub stored_at: Timestamp,
-    /// Whole days after its end.
+    /// Delay after its end, in full days.
     pub days: i64,
 }
 
-/// A window, or a day in hours, whose counts disagree.
+/// Disagreeing counts of a window, or of a day in hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CountMismatch {
-    /// Which.
+    /// The window.
     pub window: Window,
-    /// Events that are stored.
+    /// Stored events.
     pub events: u64,
     /// Events that the service reported before the download.
     pub before: Option<u64>,
-    /// Events that it reported after it (of a day in hours: of the day).
+    /// Events that it reported after the download (for a day in hours: for the day).
     pub after: Option<u64>,
-    /// Why it is told.
+    /// Kind of the disagreement.
     pub kind: MismatchKind,
 }
 
-/// How counts disagree.
+/// Kind of a disagreement of counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MismatchKind {
     /// More events are stored than the service reported.
     Over,
-    /// Fewer are stored than it reported.
+    /// Fewer events are stored than the service reported.
     Short,
     /// The service's count changed during the download.
     Moved,
 }
 
-/// A day of which the service reports more now than is stored.
+/// A day for which the service now reports more events than are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrownDay {
     /// The day.
     pub date: Date,
-    /// Events that are stored.
+    /// Stored events.
     pub stored: u64,
     /// Events that the service reports now.
     pub reported: u64,
 }
 
 impl MismatchKind {
-    /// As programs read it.
+    /// Returns the name in JSON output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Over => "Over",
@@ -116,17 +115,17 @@ impl MismatchKind {
         }
     }
 
-    /// For people.
+    /// Returns the description in text output.
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Over => "more stored than reported: the service's listing lagged, or the day grew",
+            Self::Over => "more stored than reported: the service's listing was late, or the day grew",
             Self::Short => "fewer stored than reported",
             Self::Moved => "the service's count changed during the download",
         }
     }
 }
 
-/// Looks at one root; late is what was stored more than `late_after` days after its end.
+/// Inspects one root. A window is late if it was stored more than `late_after` days after its end.
 pub fn inspect(
     contents: &RootContents,
     documents: &RootDocuments,
@@ -165,15 +164,15 @@ pub fn inspect(
             out.unreadable.push(*window);
             continue;
         };
-        let there = match &receipt.object {
+        let complete = match &receipt.object {
             None => true,
             Some(object) => contents
                 .objects
                 .get(window)
                 .is_some_and(|listed| listed.size == object.bytes),
         };
-        // As the engine counts: of the export's source, and with its object.
-        if there && export.is_none_or(|export| export.source == receipt.source) {
+        // The rule of the engine: the source of the export, and an existing object.
+        if complete && export.is_none_or(|export| export.source == receipt.source) {
             covered.insert(*window);
         }
         out.windows += 1;
@@ -223,7 +222,7 @@ pub fn inspect(
 }
 
 impl Inspection {
-    /// Days that are stored by the hour, and their sums against the service's report of the day.
+    /// Finds days that are stored by the hour, and compares their sums with the service's counts for the days.
     fn check_split_days(&mut self, documents: &RootDocuments) {
         let mut sums: BTreeMap<Date, (HourSet, u64, Option<u64>)> = BTreeMap::new();
         for (window, document) in &documents.receipts {
@@ -256,11 +255,11 @@ impl Inspection {
         self.mismatches.sort_by_key(|one| one.window);
     }
 
-    /// Takes in what the service says now: days that it lists with more events than are stored.
+    /// Finds days for which the service now lists more events than are stored.
     pub fn compare_listing(&mut self, documents: &RootDocuments, listing: &DayListing) {
         let mut stored: BTreeMap<Date, u64> = BTreeMap::new();
-        let whole = |window: &Window| window.hour_of_day().is_none();
-        for (window, document) in documents.receipts.iter().filter(|(window, _)| whole(window)) {
+        let is_day = |window: &Window| window.hour_of_day().is_none();
+        for (window, document) in documents.receipts.iter().filter(|(window, _)| is_day(window)) {
             if let Ok(receipt) = &document.parsed {
                 stored.insert(window.date(), receipt.events);
             }
@@ -269,7 +268,7 @@ impl Inspection {
             let hours = documents
                 .receipts
                 .iter()
-                .filter(|(window, _)| window.date() == *date && !whole(window));
+                .filter(|(window, _)| window.date() == *date && !is_day(window));
             let events = hours.filter_map(|(_, document)| Some(document.parsed.as_ref().ok()?.events));
             stored
                 .entry(*date)
@@ -288,7 +287,7 @@ impl Inspection {
         self.grown = Some(grown.collect());
     }
 
-    /// Whether something that should be there is not.
+    /// Returns true if an expected window is missing, unreadable or has grown.
     pub fn is_incomplete(&self) -> bool {
         let grown = self.grown.as_ref().is_some_and(|grown| !grown.is_empty());
         !self.missing.is_empty() || !self.unreadable.is_empty() || grown

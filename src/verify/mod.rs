@@ -1,9 +1,10 @@
-//! Proof of an archive from itself: every object against its receipt, every receipt against the manifests, the
-//! manifests against each other, without the service and without what wrote the archive.
+//! Verification of an archive by its own contents: every object against its receipt, every receipt against the
+//! manifests, and the manifests against each other. It needs neither the service nor the exporter.
 //!
-//! Reading and judging are apart. `archive` reads (a listing, documents, objects) and is the entrance; `contents`
-//! sorts keys, `chain` and `consistency` judge manifests, `receipts` says what to expect of each object, `object` proves bytes,
-//! `observation` compares, `coverage` looks for gaps, `build_report` sums up: all pure. What is wrong is a [`finding::Finding`].
+//! I/O and checks are separate. `archive` is the entry point and reads a listing, documents and objects. The rest is
+//! pure: `contents` groups keys, `chain` and `consistency` check manifests, `receipts` derives the expected objects,
+//! `object` checks bytes, `observation` compares, `coverage` finds gaps, and `build_report` combines the results. Each
+//! problem is a [`finding::Finding`].
 
 pub mod archive;
 pub mod build_report;

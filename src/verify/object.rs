@@ -1,5 +1,5 @@
-//! Proof of one object's bytes: SHA-256, CRC-64/NVME, whole gzip, events. Bounded memory whatever the object's size,
-//! and bounded work on a gzip that inflates to far more than stated. Reads files, else no I/O.
+//! Check of one object's bytes: SHA-256, CRC-64/NVME, complete gzip, events. Memory is bounded for any size, and so is
+//! the work on a gzip that inflates to far more than stated. Reads files, no other I/O.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,51 +12,51 @@ use crate::export::gzip::GzipVerifier;
 use crate::export::proof::hex;
 use crate::storage::Crc64;
 
-/// Bytes that are inflated between two looks at how much came out: 64 KiB, which inflate to 66 MiB at most.
+/// Compressed bytes between two checks of the output limit: 64 KiB, which inflate to 66 MiB at most.
 const INFLATE_CHUNK_BYTES: usize = 64 * 1024;
 
-/// Bytes that are read of a file at once: 256 KiB, which stay in the processor's cache.
+/// Size of the read buffer: 256 KiB, which fit the processor's cache.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
-/// What is in a whole gzip.
+/// Contents of a complete gzip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GzipStats {
     /// Members of the gzip.
     pub members: u64,
-    /// Bytes after decompression.
+    /// Size after decompression in bytes.
     pub decompressed: u64,
     /// Events.
     pub events: u64,
 }
 
-/// What was found out of an object by reading it.
+/// Result of reading an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectProof {
-    /// Bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of them, hexadecimal.
+    /// SHA-256 in hexadecimal digits.
     pub sha256: String,
-    /// CRC-64/NVME of them.
+    /// CRC-64/NVME.
     pub crc64: Crc64,
-    /// What it inflates to, or why it is no whole gzip of events.
+    /// Contents of the gzip, or the reason that it is no complete gzip of events.
     pub stats: Result<GzipStats, String>,
 }
 
-/// The state of a proof.
+/// A check of an object in progress.
 pub struct ObjectProver {
     sha: Sha256,
     crc: crc_fast::Digest,
     bytes: u64,
     gzip: GzipVerifier,
     events: EventCounter,
-    /// Bytes that may come out.
+    /// Maximum size after decompression.
     limit: u64,
     out: u64,
     fault: Option<String>,
 }
 
 impl ObjectProver {
-    /// Of an object that should inflate to `limit` bytes at most; what inflates to more is given up.
+    /// Starts the check of an object that should inflate to at most `limit` bytes. Beyond that, decompression stops.
     pub fn new(limit: u64) -> Self {
         Self {
             sha: Sha256::new(),
@@ -70,7 +70,7 @@ impl ObjectProver {
         }
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         self.sha.update(bytes);
@@ -95,13 +95,13 @@ impl ObjectProver {
             self.fault = Some(error.to_string());
         } else if self.out > self.limit {
             self.fault = Some(format!(
-                "it inflates to more than the {} bytes stated",
+                "the gzip inflates to more than the stated {} bytes",
                 self.limit
             ));
         }
     }
 
-    /// What was found out, once all bytes were given.
+    /// Returns the result after the last bytes.
     pub fn finish(self) -> ObjectProof {
         let stats =
             match self.fault {
@@ -126,7 +126,7 @@ impl ObjectProver {
     }
 }
 
-/// Reads a file and proves it; `on_read` is told of the bytes that were read.
+/// Reads and checks a file. Calls `on_read` with the number of bytes of each read.
 pub fn prove_file(path: &Path, limit: u64, on_read: &mut dyn FnMut(u64)) -> io::Result<ObjectProof> {
     let mut file = File::open(path)?;
     let mut prover = ObjectProver::new(limit);
@@ -146,7 +146,7 @@ pub fn prove_file(path: &Path, limit: u64, on_read: &mut dyn FnMut(u64)) -> io::
 
 impl std::fmt::Debug for ObjectProver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Prover")
+        f.debug_struct("ObjectProver")
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
@@ -169,7 +169,7 @@ mod tests {
         prover.push(&bomb);
         let found = prover.finish();
         let why = found.stats.unwrap_err();
-        assert!(why.contains("more than the 1000 bytes stated"), "{why}");
+        assert!(why.contains("more than the stated 1000 bytes"), "{why}");
         assert_eq!(found.sha256, hex(&Sha256::digest(&bomb)));
         assert_eq!((found.bytes, found.crc64), (bomb.len() as u64, Crc64::of(&bomb)));
     }

@@ -1,4 +1,4 @@
-//! An object against what a receipt or manifest says of it. No I/O.
+//! Comparison of an object with its receipt or manifest. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -8,37 +8,37 @@ use super::receipts::ExpectedObject;
 use crate::export::window::Window;
 use crate::storage::{Crc64, ObjectInfo};
 
-/// By which means an object was checked.
+/// Method by which an object was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CheckMethod {
     /// Every byte was read.
     Data,
-    /// The SHA-256 that the store holds.
+    /// The SHA-256 of the store was compared.
     StoredSha256,
-    /// The CRC-64/NVME that the store holds.
+    /// The CRC-64/NVME of the store was compared.
     StoredCrc64,
-    /// Its size alone: the store holds no checksum of it.
+    /// Only the size was compared: the store has no checksum.
     Size,
-    /// Not at all.
+    /// The object was not checked.
     Nothing,
 }
 
-/// What was found out of an object.
+/// Observed properties of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectObservation {
-    /// By which means.
+    /// Method of the check.
     pub method: CheckMethod,
-    /// Bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of them.
+    /// SHA-256, hexadecimal digits.
     pub sha256: Option<String>,
-    /// CRC-64/NVME of them.
+    /// CRC-64/NVME.
     pub crc64: Option<Crc64>,
-    /// What it inflates to.
+    /// Contents of the gzip, or the reason that it is not complete.
     pub stats: Option<Result<GzipStats, String>>,
 }
 
-/// Windows by what is stated of their objects: to find out whose bytes lie in a wrong place.
+/// Index of windows by the stated digests of their objects, to recognize swapped objects.
 #[derive(Clone, Debug, Default)]
 pub struct DigestIndex {
     by_sha256: BTreeMap<String, Window>,
@@ -46,7 +46,7 @@ pub struct DigestIndex {
 }
 
 impl CheckMethod {
-    /// As programs read it.
+    /// Returns the name in JSON output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Data => "Data",
@@ -88,7 +88,7 @@ impl From<ObjectInfo> for ObjectObservation {
 }
 
 impl DigestIndex {
-    /// Of all objects that a root must hold.
+    /// Indexes the expected objects of a root.
     pub fn new(expected: &[ExpectedObject]) -> Self {
         let mut index = Self::default();
         for one in expected {
@@ -109,7 +109,7 @@ impl DigestIndex {
     }
 }
 
-/// What is wrong with an object that was looked at, if anything.
+/// Compares an object with its expected properties, and returns the errors.
 pub fn evaluate(expected: &ExpectedObject, seen: &ObjectObservation, index: &DigestIndex) -> Vec<Finding> {
     let object = |kind| Finding::new(kind, expected.key.clone()).with_window(expected.window);
     let crc64 = seen.crc64.map(|crc64| crc64.to_string());
@@ -131,25 +131,21 @@ pub fn evaluate(expected: &ExpectedObject, seen: &ObjectObservation, index: &Dig
         return vec![finding.found(format!("the events of {other}"))];
     }
     if seen.bytes != expected.bytes {
-        let finding = object(FindingKind::ObjectSize).expected(format!(
-            "{} bytes, as {} says",
-            expected.bytes, expected.stated_by
-        ));
-        let how = if seen.bytes < expected.bytes {
-            "cut off"
+        let finding = object(FindingKind::ObjectSize)
+            .expected(format!("{} bytes, by {}", expected.bytes, expected.stated_by));
+        let difference = if seen.bytes < expected.bytes {
+            "truncated"
         } else {
             "longer"
         };
-        return vec![finding.found(format!("{} bytes ({how})", seen.bytes))];
+        return vec![finding.found(format!("{} bytes ({difference})", seen.bytes))];
     }
     if let (Some(sha256), Some(true)) = (&seen.sha256, crc64_fits) {
-        // The object is what it was: the receipt's other checksum says so.
+        // The object is unchanged: it matches the other checksum of the receipt.
         return vec![
             Finding::new(FindingKind::ReceiptInconsistent, expected.stated_by.clone())
                 .with_window(expected.window)
-                .expected(format!(
-                    "sha256 {sha256}, which belongs to the CRC-64 that it states"
-                ))
+                .expected(format!("sha256 {sha256}, which matches the stated CRC-64"))
                 .found(format!("sha256 {}", expected.sha256)),
         ];
     }
@@ -166,12 +162,12 @@ pub fn evaluate(expected: &ExpectedObject, seen: &ObjectObservation, index: &Dig
     };
     vec![
         object(FindingKind::ObjectChanged)
-            .expected(format!("{stated}, as {} says", expected.stated_by))
+            .expected(format!("{stated}, by {}", expected.stated_by))
             .found(broken),
     ]
 }
 
-/// The bytes are those that are named: what else is said of them must be true.
+/// Compares the other stated properties of an object that has the stated bytes.
 fn compare_counts(
     expected: &ExpectedObject,
     seen: &ObjectObservation,
@@ -182,40 +178,40 @@ fn compare_counts(
     } else {
         FindingKind::ManifestInconsistent
     };
-    let mut wrong = Vec::new();
-    let mut differ = |what: &str, object: u64, stated: u64| {
+    let mut findings = Vec::new();
+    let mut compare = |name: &str, object: u64, stated: u64| {
         if object != stated {
-            wrong.push(
+            findings.push(
                 Finding::new(kind, expected.stated_by.clone())
                     .with_window(expected.window)
-                    .expected(format!("{what} {object}, which its object has"))
-                    .found(format!("{what} {stated}")),
+                    .expected(format!("{name} {object}, by its object"))
+                    .found(format!("{name} {stated}")),
             );
         }
     };
-    differ("bytes", seen.bytes, expected.bytes);
+    compare("bytes", seen.bytes, expected.bytes);
     match &seen.stats {
         None => {}
         Some(Ok(stats)) => {
-            differ("events", stats.events, expected.events);
-            differ("decompressedBytes", stats.decompressed, expected.decompressed);
+            compare("events", stats.events, expected.events);
+            compare("decompressedBytes", stats.decompressed, expected.decompressed);
             if let Some(members) = expected.members {
-                differ("gzipMembers", stats.members, members);
+                compare("gzipMembers", stats.members, members);
             }
         }
-        Some(Err(why)) => wrong.push(
+        Some(Err(why)) => findings.push(
             Finding::new(FindingKind::ObjectNotWhole, expected.key.clone())
                 .with_window(expected.window)
-                .expected("a whole gzip of events")
+                .expected("a complete gzip of events")
                 .found(why.clone()),
         ),
     }
     if crc64_fits == Some(false) {
-        wrong.push(
+        findings.push(
             Finding::new(kind, expected.stated_by.clone())
                 .with_window(expected.window)
                 .expected(format!(
-                    "crc64nvme {}, which its object has",
+                    "crc64nvme {}, by its object",
                     seen.crc64.map(|crc64| crc64.to_string()).unwrap_or_default()
                 ))
                 .found(format!(
@@ -224,5 +220,5 @@ fn compare_counts(
                 )),
         );
     }
-    wrong
+    findings
 }

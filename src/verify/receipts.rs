@@ -1,4 +1,4 @@
-//! What must lie in a root, by its receipts and, where one of these is gone or was changed, by the manifest. No I/O.
+//! Expected objects of a root, by its receipts or, for a missing or changed receipt, by the manifest. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,56 +10,56 @@ use crate::export::record::Receipt;
 use crate::export::verdict::{Verdict, compare_counts};
 use crate::export::window::{HourSet, Window};
 
-/// An object that must be there.
+/// An object that must exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedObject {
-    /// Whose events.
+    /// Window of its events.
     pub window: Window,
     /// The full key.
     pub key: String,
-    /// The full key of the document that says so: a receipt, or a manifest in its place.
+    /// Full key of the receipt or manifest that describes the object.
     pub stated_by: String,
-    /// Whether it is a receipt.
+    /// True if that is a receipt.
     pub from_receipt: bool,
-    /// Bytes as stored.
+    /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of them.
+    /// SHA-256, hexadecimal digits.
     pub sha256: String,
-    /// CRC-64/NVME of them, 16 hexadecimal digits.
+    /// CRC-64/NVME, 16 hexadecimal digits.
     pub crc64: Option<String>,
     /// Members of the gzip.
     pub members: Option<u64>,
-    /// Bytes after decompression.
+    /// Size after decompression in bytes.
     pub decompressed: u64,
     /// Events.
     pub events: u64,
 }
 
-/// What follows from the receipts of a root.
+/// Result of the check of the receipts of a root.
 #[derive(Clone, Debug, Default)]
 pub struct Expectations {
-    /// What is wrong with the receipts, and objects without one.
+    /// Errors of receipts, and objects without one.
     pub findings: Vec<Finding>,
-    /// Objects that must be there, in time order.
+    /// Objects that must exist, in chronological order.
     pub objects: Vec<ExpectedObject>,
-    /// Cells that receipts cover.
+    /// Hours that receipts cover.
     pub covered: HourSet,
-    /// Cells that are not covered for a reason that is told otherwise.
+    /// Hours whose missing coverage another finding explains.
     pub explained: HourSet,
-    /// Receipts that are as they should be.
+    /// Valid receipts.
     pub windows: u64,
-    /// Of these, windows that were proved empty.
+    /// Valid receipts of empty windows.
     pub empty: u64,
-    /// Events that they name.
+    /// Events in valid receipts.
     pub events: u64,
-    /// Endpoints that they name.
+    /// Endpoints in valid receipts.
     pub sources: BTreeSet<String>,
-    /// Windows whose receipt no manifest names.
+    /// Windows with a receipt that no manifest lists.
     pub not_in_manifest: BTreeSet<Window>,
 }
 
-/// Judges the receipts of a root, and says what must be there because of them. Where a source is named, receipts of
-/// others cover nothing.
+/// Checks the receipts of a root, and derives the expected objects. If a source is given, receipts of other sources
+/// cover nothing.
 pub fn expected_objects(
     contents: &RootContents,
     receipts: &Receipts,
@@ -76,7 +76,7 @@ pub fn expected_objects(
                 Finding::new(FindingKind::ReceiptMissing, contents.key(&Key::Receipt(*window)))
                     .with_window(*window)
                     .expected(format!(
-                        "sha256 {}, as {} names it",
+                        "sha256 {}, by {}",
                         entry.entry.receipt.sha256, entry.manifest
                     )),
             );
@@ -86,10 +86,10 @@ pub fn expected_objects(
     }
     out.objects.sort_by_key(|expected| expected.window);
     let known: BTreeSet<Window> = out.objects.iter().map(|expected| expected.window).collect();
-    // Where the receipt itself was accused, its object is not.
-    let accused: BTreeSet<Window> = out.findings.iter().filter_map(|finding| finding.window).collect();
+    // An object is not reported if its receipt is.
+    let reported: BTreeSet<Window> = out.findings.iter().filter_map(|finding| finding.window).collect();
     for (window, listed) in &contents.objects {
-        if accused.contains(window) {
+        if reported.contains(window) {
             continue;
         }
         if !known.contains(window) {
@@ -97,7 +97,7 @@ pub fn expected_objects(
                 Finding::new(FindingKind::ObjectWithoutReceipt, listed.key.clone()).with_window(*window);
             out.findings.push(match receipts.get(window) {
                 None => finding.expected(contents.key(&Key::Receipt(*window))),
-                Some(_) => finding.expected("no object: the receipt says that the window was empty"),
+                Some(_) => finding.expected("no object, since the receipt is for an empty window"),
             });
             out.explained.insert(*window);
         }
@@ -130,7 +130,7 @@ impl Expectations {
             let changed = Finding::new(FindingKind::ReceiptChanged, key)
                 .with_window(window)
                 .expected(format!(
-                    "sha256 {}, as {} names it",
+                    "sha256 {}, by {}",
                     entry.entry.receipt.sha256, entry.manifest
                 ))
                 .found(match why {
@@ -187,7 +187,7 @@ impl Expectations {
         });
     }
 
-    /// Days that are stored by the hour: the sum of their hours against what the service reported of the day.
+    /// Compares days that are stored by the hour with the service's counts for the days.
     fn check_split_days(&mut self, contents: &RootContents, receipts: &Receipts) {
         let mut sums: BTreeMap<_, (u32, u64, Option<u64>)> = BTreeMap::new();
         for (window, receipt) in receipts {
@@ -204,7 +204,7 @@ impl Expectations {
                 self.findings.push(
                     Finding::new(FindingKind::DayShort, contents.root.day_objects_prefix(day))
                         .with_window(day)
-                        .expected(format!("{reported} events, as the service reported of the day"))
+                        .expected(format!("{reported} events, by the service's count for the day"))
                         .found(format!("{events} events in its hours")),
                 );
             }
@@ -228,7 +228,7 @@ fn object_from_entry(contents: &RootContents, window: Window, entry: &LedgerEntr
     })
 }
 
-/// What the key says, and what the receipt says instead.
+/// Compares a receipt with its key. Returns the expected and the actual value if they differ.
 fn misplaced(contents: &RootContents, window: Window, receipt: &Receipt) -> Option<(String, String)> {
     if receipt.window != window.to_string() {
         return Some((format!("window {window}"), format!("window {}", receipt.window)));
@@ -243,7 +243,7 @@ fn misplaced(contents: &RootContents, window: Window, receipt: &Receipt) -> Opti
     None
 }
 
-/// What a receipt that this software wrote would say, and what it says.
+/// Checks a receipt for values that an export never writes. Returns the expected and the actual value.
 fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> {
     let differs = |expected: &str, found: String| Some((expected.to_owned(), found));
     match &receipt.object {
@@ -272,9 +272,9 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
                 });
             }
             Some((
-                format!("verdict {verdict:?}, by its counts"),
+                format!("verdict {verdict:?} for these counts"),
                 format!(
-                    "verdict {:?} of {} events, reported {:?} before and {:?} after",
+                    "verdict {:?} for {} events, reported {:?} before and {:?} after",
                     receipt.verdict, receipt.events, receipt.reported_before, receipt.reported_after
                 ),
             ))

@@ -1,4 +1,4 @@
-//! What was found out of an archive, for people's and programs' words. No I/O.
+//! Result of a verification, for text and JSON output. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,95 +9,95 @@ use super::finding::Finding;
 use super::observation::CheckMethod;
 use crate::export::window::Window;
 
-/// What was found out of an archive.
+/// Result of the verification of an archive.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
-    /// By space and scope.
+    /// One report for each space and scope.
     pub roots: Vec<RootReport>,
-    /// What concerns no root.
+    /// Findings outside of all roots.
     pub findings: Vec<Finding>,
 }
 
-/// What was found out of one space and scope.
+/// Result for one space and scope.
 #[derive(Clone, Debug)]
 pub struct RootReport {
     /// The prefix of its keys.
     pub root: String,
-    /// The space id, where the root's name tells it.
+    /// The space id, if the root's name contains it.
     pub space: Option<String>,
-    /// `space` or `account`, where the root's name tells it.
+    /// `space` or `account`, if the root's name contains it.
     pub scope: Option<String>,
-    /// Endpoints that receipts name.
+    /// Endpoints in the receipts.
     pub sources: BTreeSet<String>,
-    /// What is wrong, and remarks.
+    /// Errors and remarks.
     pub findings: Vec<Finding>,
-    /// Where the range comes from.
+    /// Origin of the expected range.
     pub basis: RangeBasis,
-    /// What should be covered, merged.
+    /// Expected windows, merged.
     pub wanted: Vec<String>,
-    /// What of it is not, merged.
+    /// Expected windows that are not covered, merged.
     pub missing: Vec<String>,
-    /// What a person accepted as missing, merged.
+    /// Accepted gaps, merged.
     pub accepted: Vec<String>,
     /// Sums.
     pub totals: RootTotals,
     /// The chain of manifests.
     pub manifests: ManifestTotals,
-    /// Each object that was looked at.
+    /// Checked objects.
     pub objects: Vec<CheckedObject>,
 }
 
-/// An object that was looked at.
+/// A checked object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedObject {
     /// The full key.
     pub key: String,
-    /// Whose events.
+    /// Window of its events.
     pub window: Window,
-    /// By which means.
+    /// Method of the check.
     pub method: CheckMethod,
-    /// Bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Whether nothing is wrong with it.
+    /// True if it has no error.
     pub good: bool,
 }
 
 /// Sums over a root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootTotals {
-    /// Receipts that are as they should be.
+    /// Valid receipts.
     pub windows: u64,
-    /// Of these, windows that were proved empty.
+    /// Valid receipts of empty windows.
     pub empty: u64,
-    /// Objects that must be there.
+    /// Expected objects.
     pub objects: u64,
-    /// Of these, objects that nothing is wrong with.
+    /// Expected objects without an error.
     pub good: u64,
-    /// Events that the receipts name.
+    /// Events, by the receipts.
     pub events: u64,
-    /// Bytes that were looked at.
+    /// Size of the checked objects in bytes.
     pub bytes: u64,
-    /// Bytes after decompression that the receipts name.
+    /// Size after decompression in bytes, by the receipts.
     pub decompressed: u64,
 }
 
 /// The chain of manifests in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ManifestTotals {
-    /// That are there.
+    /// Existing manifests.
     pub manifests: u64,
-    /// That nothing is wrong with.
+    /// Manifests without an error.
     pub valid: u64,
-    /// Signatures that are there.
+    /// Existing signatures.
     pub signatures: u64,
     /// Signatures that one of the given keys verifies.
     pub verified: u64,
-    /// Receipts that no manifest names.
+    /// Receipts that no manifest lists.
     pub receipts_not_in_manifest: u64,
 }
 
 impl VerifyReport {
-    /// Everything that was found, what is wrong before remarks, else in the order of keys.
+    /// Returns all findings: errors before remarks, then in the order of keys.
     pub fn all(&self) -> Vec<&Finding> {
         let roots = self.roots.iter().flat_map(|root| &root.findings);
         let mut all: Vec<&Finding> = self.findings.iter().chain(roots).collect();
@@ -105,20 +105,20 @@ impl VerifyReport {
         all
     }
 
-    /// Whether nothing is wrong.
+    /// Returns true if there is no error.
     pub fn is_proved(&self) -> bool {
         self.all().iter().all(|finding| !finding.kind.is_error())
     }
 
-    /// As programs read it, without what the command adds.
+    /// Returns the JSON output, without the fields that the command adds.
     pub fn json(&self) -> Value {
-        let (wrong, remarks): (Vec<&Finding>, Vec<&Finding>) = self
+        let (errors, remarks): (Vec<&Finding>, Vec<&Finding>) = self
             .all()
             .into_iter()
             .partition(|finding| finding.kind.is_error());
         json!({
-            "proved": wrong.is_empty(),
-            "findings": wrong.iter().map(|finding| finding.json()).collect::<Vec<_>>(),
+            "proved": errors.is_empty(),
+            "findings": errors.iter().map(|finding| finding.json()).collect::<Vec<_>>(),
             "remarks": remarks.iter().map(|finding| finding.json()).collect::<Vec<_>>(),
             "roots": self.roots.iter().map(RootReport::json).collect::<Vec<_>>(),
         })
@@ -126,7 +126,7 @@ impl VerifyReport {
 }
 
 impl RootReport {
-    /// Objects by the means by which they were checked.
+    /// Counts objects by method of the check.
     pub fn check_methods(&self) -> BTreeMap<CheckMethod, u64> {
         let mut methods = BTreeMap::new();
         for object in &self.objects {

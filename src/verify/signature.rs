@@ -1,44 +1,44 @@
-//! Public keys, and what a signature says of a manifest (Ed25519, RFC 8032). No I/O.
+//! Public keys, and verification of the signatures of manifests (Ed25519, RFC 8032). No I/O.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
 
-/// What stands before the 32 bytes of an Ed25519 key in its DER (RFC 8410, section 4).
+/// Prefix of the 32 bytes of an Ed25519 key in DER (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
-/// A public key.
+/// An Ed25519 public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey([u8; 32]);
 
-/// What is wrong with a file that should hold a public key.
+/// Error of a file that should contain a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublicKeyError {
-    /// No PEM block of the right kind.
+    /// The file has no PEM block of the right kind.
     #[error("is not a PEM file with a `BEGIN PUBLIC KEY` block: `openssl pkey -in KEY -pubout` prints one")]
     NotPem,
-    /// A key of another algorithm, or damaged.
+    /// The key is damaged or of another algorithm.
     #[error("is not an Ed25519 public key")]
     NotEd25519,
 }
 
-/// What is known of a manifest's signature.
+/// Status of a manifest's signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignatureStatus {
-    /// There is none.
+    /// There is no signature.
     Absent,
-    /// There is one, and no key to check it.
+    /// There is no key to check it.
     Unchecked,
     /// One of the keys verifies it.
     Valid,
-    /// None does.
+    /// No key verifies it.
     Invalid,
 }
 
 impl PublicKey {
-    /// From the text of a PEM file.
+    /// Parses a PEM file.
     pub fn from_pem(pem: &[u8]) -> Result<Self, PublicKeyError> {
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| PublicKeyError::NotPem)?;
         der.strip_prefix(&SPKI_PREFIX)
@@ -48,7 +48,7 @@ impl PublicKey {
     }
 }
 
-/// Judges the signature over a manifest's bytes by the keys that were given.
+/// Verifies the signature of a manifest's bytes with the given keys.
 pub fn check(manifest: &[u8], signature: Option<&[u8]>, keys: &[PublicKey]) -> SignatureStatus {
     let Some(signature) = signature else {
         return SignatureStatus::Absent;
@@ -71,7 +71,7 @@ pub fn check(manifest: &[u8], signature: Option<&[u8]>, keys: &[PublicKey]) -> S
 mod tests {
     use super::*;
 
-    /// As `openssl pkey -pubout` printed it, of the key in RFC 8410, section 10.3.
+    /// Output of `openssl pkey -pubout` for the key in RFC 8410, section 10.3.
     const PEM: &[u8] =
         b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n\
                          -----END PUBLIC KEY-----\n";

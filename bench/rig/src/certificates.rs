@@ -1,4 +1,4 @@
-//! Certificates of a day: an authority, and a server on 127.0.0.1.
+//! Test certificates: an authority, and a server on 127.0.0.1.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub fn make(folder: &str) -> BenchResult {
     let own = KeyPair::generate()?;
     let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
     server.distinguished_name = named("bench");
-    // Python's TLS refuses a chain without it.
+    // Python's TLS rejects a chain without it.
     server.use_authority_key_identifier_extension = true;
     let signed = server.signed_by(&own, &issuer)?;
     let folder = Path::new(folder);
@@ -40,7 +40,7 @@ pub fn make(folder: &str) -> BenchResult {
     Ok(())
 }
 
-/// What a server needs.
+/// Reads the TLS configuration of a server.
 pub fn server(folder: &str) -> BenchResult<Arc<ServerConfig>> {
     let folder = Path::new(folder);
     let chain = CertificateDer::pem_file_iter(folder.join("server.pem"))?.collect::<Result<_, _>>()?;
@@ -51,7 +51,7 @@ pub fn server(folder: &str) -> BenchResult<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// What a client needs.
+/// Returns the TLS configuration of a client.
 pub fn client(ca: &str) -> BenchResult<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca)? {

@@ -1,8 +1,8 @@
-//! Gzip of events as a service would send it: lines of JSON at a ratio of about 6.5, made once and kept in memory.
+//! Gzip of events as a service sends it: lines of JSON with a ratio of about 6.5, generated once and kept in memory.
 //!
-//! A body is one gzip member of raw deflate blocks, each ended by a full flush, so that they may stand in any order
-//! (RFC 1951) and a body of any size costs no more memory than the blocks. There are 16 large ones, all different:
-//! more than a processor keeps in its nearer caches, so no contender is helped by repetition.
+//! A body is one gzip member of raw deflate blocks. Each ends with a full flush, so they can have any order (RFC 1951),
+//! and a body of any size needs no more memory than the blocks. There are 16 different large ones, more than fit the
+//! near caches of a processor, so that repetition does not help any contender.
 
 use std::fmt::Write as _;
 use std::thread;
@@ -10,14 +10,14 @@ use std::thread;
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-/// Blocks that are different.
+/// Number of different blocks of each size.
 const BLOCKS: u64 = 16;
 /// Events of a large block: about 1 MiB compressed.
 const LARGE: u64 = 5_800;
 /// Events of a small block: about 32 KiB compressed.
 const SMALL: u64 = 180;
 
-/// Some events, compressed.
+/// Compressed events.
 #[derive(Clone)]
 struct Block {
     deflate: Bytes,
@@ -28,22 +28,22 @@ struct Block {
 
 /// The body of one window.
 pub struct WindowBody {
-    /// What is sent, piece by piece.
+    /// Pieces to send.
     pub pieces: Vec<Bytes>,
-    /// Bytes of them.
+    /// Total size in bytes.
     pub bytes: u64,
-    /// Events in it.
+    /// Number of events.
     pub events: u64,
 }
 
-/// The blocks that bodies are made of.
+/// Blocks of bodies.
 pub struct Corpus {
     large: Vec<Block>,
     small: Vec<Block>,
 }
 
 impl Corpus {
-    /// Makes the blocks, on all cores.
+    /// Generates the blocks, on all cores.
     pub fn new() -> Self {
         let start = |seeds: std::ops::Range<u64>, events| -> Vec<_> {
             seeds
@@ -53,28 +53,28 @@ impl Corpus {
         let join = |threads: Vec<thread::JoinHandle<Block>>| -> Vec<Block> {
             threads
                 .into_iter()
-                .map(|one| one.join().expect("a block is made"))
+                .map(|thread| thread.join().expect("the thread returns a block"))
                 .collect()
         };
         let (large, small) = (start(0..BLOCKS, LARGE), start(100..100 + BLOCKS, SMALL));
-        let made = Self {
+        let corpus = Self {
             large: join(large),
             small: join(small),
         };
-        let raw: u64 = made.large.iter().map(|block| block.raw).sum();
-        let deflated: usize = made.large.iter().map(|block| block.deflate.len()).sum();
+        let raw: u64 = corpus.large.iter().map(|block| block.raw).sum();
+        let deflated: usize = corpus.large.iter().map(|block| block.deflate.len()).sum();
         eprintln!(
             "blocks of {} KiB, ratio {:.2}",
             deflated / 1024 / 16,
             raw as f64 / deflated as f64
         );
-        made
+        corpus
     }
 
-    /// A body of about `bytes`, never more.
+    /// Returns a body of about `bytes`, never more.
     pub fn body(&self, bytes: u64) -> WindowBody {
         let mut pieces = vec![Bytes::from_static(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3])];
-        // An empty last block, the sum and the length.
+        // Room for the header, an empty last block, the checksum and the length.
         let mut left = bytes.saturating_sub(10 + 5 + 8);
         let (mut sum, mut raw, mut events) = (crc32fast::Hasher::new(), 0u64, 0);
         for blocks in [&self.large, &self.small] {
@@ -114,7 +114,7 @@ fn block(seed: u64, events: u64) -> Block {
         let done = compress.total_in() as usize;
         let status = compress
             .compress_vec(&text.as_bytes()[done..], &mut deflate, FlushCompress::Full)
-            .expect("text is compressed");
+            .expect("compression cannot fail");
         if compress.total_in() as usize == text.len() && deflate.len() < deflate.capacity() {
             break;
         }
@@ -168,7 +168,7 @@ const AGENTS: [&str; 4] = [
     "kubectl/v1.10.3 (linux/amd64) kubernetes/2bba012",
 ];
 
-/// One CADF record of about 1,300 bytes, `millis` into the hour.
+/// Writes a CADF record of about 1,300 bytes, `millis` into the hour.
 fn event(text: &mut String, random: &mut Random, millis: u64) {
     let (action, kind) = ACTIONS[random.below(12) as usize];
     let agent = AGENTS[random.below(4) as usize];

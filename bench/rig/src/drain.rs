@@ -1,5 +1,5 @@
-//! A bucket that keeps what is small (the journal) and drains what is large, without storing or hashing it: as fast
-//! as a store can be, so that what is measured is who writes to it. Signatures and checksums are not looked at.
+//! A bucket that stores small objects (the journal) and discards large ones without hashing them. It is as fast as a
+//! store can be, so that a measurement shows the writer. It ignores signatures and checksums.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,9 +15,9 @@ use tokio::io::AsyncWriteExt as _;
 use crate::http::{self, Connection, RequestHead, Service, Socket};
 use crate::{BenchResult, certificates};
 
-/// Bytes that are kept of an object: 64 KiB. Nothing that the journal needs is longer.
+/// Maximum size of a stored object: 64 KiB. No journal entry is larger.
 const KEPT_MAX_BYTES: usize = 64 << 10;
-/// What every object has; the dash says that it is no MD5.
+/// Entity tag of every object; the dash marks it as no MD5.
 const ETAG: &str = "\"00000000000000000000000000000000-1\"";
 
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ struct Bucket(Arc<BucketState>);
 #[derive(Default)]
 struct BucketState {
     objects: Mutex<BTreeMap<String, Object>>,
-    /// Bytes of the parts of each upload so far.
+    /// Received bytes of each upload.
     uploads: Mutex<BTreeMap<String, u64>>,
     last: AtomicU64,
 }
@@ -35,12 +35,12 @@ struct BucketState {
 struct Object {
     size: u64,
     bytes: Vec<u8>,
-    /// `x-amz-meta-…` and the checksum, to be told again.
+    /// Checksum headers, returned on reads.
     headers: Vec<(String, String)>,
     last_modified: SystemTime,
 }
 
-/// Serves one bucket under whatever name.
+/// Serves one bucket under any name.
 pub fn serve(plain: u16, tls: u16, folder: &str) -> BenchResult {
     http::serve(Bucket::default(), plain, tls, certificates::server(folder)?)
 }
@@ -48,7 +48,7 @@ pub fn serve(plain: u16, tls: u16, folder: &str) -> BenchResult {
 enum S3Response {
     Empty(u16),
     Xml(u16, String),
-    /// Of an object, with its bytes unless only asked about.
+    /// An object, and true if its bytes are sent.
     Object(Object, bool),
 }
 
@@ -103,7 +103,7 @@ impl Bucket {
         };
         let mut uploads = self.0.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let upload = head.query.get("uploadId").cloned().unwrap_or_default();
-        // Of a body in chunks that carry its checksum.
+        // Size of a chunked body with a trailing checksum.
         let decoded = head
             .header("x-amz-decoded-content-length")
             .and_then(|value| value.parse().ok());
@@ -185,7 +185,7 @@ fn error(code: &str) -> String {
     format!("<Error><Code>{code}</Code><Message>{code}</Message></Error>")
 }
 
-/// One page of a listing: 1,000 keys.
+/// Returns one page of a listing: 1,000 keys.
 fn list(objects: &BTreeMap<String, Object>, head: &RequestHead) -> String {
     let word = |name: &str| head.query.get(name).map_or("", String::as_str);
     let (prefix, after) = (

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on a socket, as small as it can be, so that the servers cost less than what they are to measure.
+//! A minimal HTTP/1.1 server, so that the servers cost less than the measured programs.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,10 +13,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::BenchResult;
 
-/// Bytes that are read at once of what is drained: 512 KiB.
+/// Size of the buffer for discarded bodies: 512 KiB.
 const DRAIN_BUFFER_BYTES: usize = 512 << 10;
 
-/// A request up to its body.
+/// A request without its body.
 pub struct RequestHead {
     pub method: String,
     pub path: String,
@@ -37,7 +37,7 @@ pub struct Connection<S> {
     scratch: Vec<u8>,
 }
 
-/// Answers the requests of one connection.
+/// A server of requests.
 pub trait Service: Clone + Send + 'static {
     fn respond<S: Socket>(
         &self,
@@ -49,7 +49,7 @@ pub trait Service: Clone + Send + 'static {
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for T {}
 
-/// Serves both ports until the process is ended.
+/// Serves both ports until the process ends.
 pub fn serve(service: impl Service, plain: u16, tls: u16, config: Arc<ServerConfig>) -> BenchResult {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -96,7 +96,7 @@ async fn serve_connection<S: Socket>(stream: S, service: impl Service) {
                 error.kind(),
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
             ) {
-                eprintln!("a connection ended: {error}");
+                eprintln!("connection failed: {error}");
             }
             return;
         }
@@ -141,7 +141,7 @@ impl<S: Socket> Connection<S> {
         }))
     }
 
-    /// Reads the body away; its first `keep` bytes are given, and how many there were in all.
+    /// Reads the body. Returns its first `keep` bytes, and its size.
     pub async fn body(&mut self, head: &RequestHead, keep: usize) -> io::Result<(Vec<u8>, u64)> {
         if head
             .header("expect")
@@ -209,16 +209,16 @@ impl<S: Socket> Connection<S> {
         Ok(())
     }
 
-    /// Answers with a body.
+    /// Sends a response with a body.
     pub async fn reply(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> io::Result<()> {
-        let mut whole = response_head(status, headers, body.len() as u64).into_bytes();
-        whole.extend_from_slice(body);
-        self.stream.write_all(&whole).await?;
+        let mut response = response_head(status, headers, body.len() as u64).into_bytes();
+        response.extend_from_slice(body);
+        self.stream.write_all(&response).await?;
         self.stream.flush().await
     }
 }
 
-/// The head of an answer with a body of `length` bytes, or to a HEAD that would have one.
+/// Returns the head of a response with a body of `length` bytes, or of the response to a HEAD request.
 pub fn response_head(status: u16, headers: &[(&str, &str)], length: u64) -> String {
     let date = httpdate::fmt_http_date(SystemTime::now());
     let mut text = format!("HTTP/1.1 {status} .\r\nDate: {date}\r\n");

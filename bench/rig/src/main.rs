@@ -1,10 +1,10 @@
-//! What stands around the program while it is measured. `bench/bytes` starts it; a person need not.
+//! Servers and clients for the measurements of `bench/bytes`, which starts them.
 //!
 //! ```text
 //! bench-rig certificates FOLDER                       ca.pem, server.pem and server.key for 127.0.0.1
-//! bench-rig source PORT TLS_PORT FOLDER               the tracker: days of any size, from memory
-//! bench-rig drain PORT TLS_PORT FOLDER                the bucket: keeps small objects, drains large ones
-//! bench-rig relay FROM TO CA BYTES OBJECTS AT_ONCE    read, write, nothing else
+//! bench-rig source PORT TLS_PORT FOLDER               a tracker: days of any size, from memory
+//! bench-rig drain PORT TLS_PORT FOLDER                a bucket: stores small objects, discards large ones
+//! bench-rig relay FROM TO CA BYTES OBJECTS AT_ONCE    copies bytes without checks
 //! ```
 
 mod certificates;
@@ -16,7 +16,7 @@ mod source;
 
 use std::error::Error;
 
-/// Whatever goes wrong ends the run.
+/// Result with any error, which ends the run.
 pub type BenchResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> BenchResult {
@@ -29,6 +29,6 @@ fn main() -> BenchResult {
         ["relay", from, to, ca, bytes, objects, at_once] => {
             relay::run(from, to, ca, bytes.parse()?, objects.parse()?, at_once.parse()?)
         }
-        _ => Err("see the head of bench/rig/src/main.rs for what it takes".into()),
+        _ => Err("invalid arguments: see the first lines of bench/rig/src/main.rs".into()),
     }
 }

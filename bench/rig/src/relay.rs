@@ -1,5 +1,5 @@
-//! The ceiling: one read from the source, one write to the store, 256 KiB at a time, on blocking sockets, and
-//! nothing else. No check, no part, no second try.
+//! Upper limit of the throughput: one read from the source, one write to the store, 256 KiB at a time, on blocking
+//! sockets. No checks, no parts, no retries.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,13 +11,13 @@ use rustls::{ClientConnection, StreamOwned};
 
 use crate::{BenchResult, certificates};
 
-/// Bytes moved at once.
+/// Size of a read in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
 
 trait Socket: Read + Write + Send {}
 impl<T: Read + Write + Send> Socket for T {}
 
-/// Moves `objects` bodies of `bytes` from `FROM/plain/BYTES` to `TO/bench/relay-N`, `at_once` at a time.
+/// Copies `objects` bodies of `bytes` from `FROM/plain/BYTES` to `TO/bench/relay-N`, `at_once` concurrently.
 pub fn run(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: u64) -> BenchResult {
     let next = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -43,7 +43,7 @@ pub fn run(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_once: u6
 }
 
 fn connect(url: &str, ca: &str) -> BenchResult<Box<dyn Socket>> {
-    let (scheme, host) = url.split_once("://").ok_or("no URL")?;
+    let (scheme, host) = url.split_once("://").ok_or("invalid URL")?;
     let stream = TcpStream::connect(host)?;
     stream.set_nodelay(true)?;
     if scheme == "http" {
@@ -55,34 +55,34 @@ fn connect(url: &str, ca: &str) -> BenchResult<Box<dyn Socket>> {
 
 fn relay_object(source: &mut dyn Socket, store: &mut dyn Socket, piece: &mut [u8], bytes: u64, n: u64) -> BenchResult {
     write!(source, "GET /plain/{bytes} HTTP/1.1\r\nHost: x\r\n\r\n")?;
-    let (mut known, mut left) = read_head(source, piece)?;
+    let (mut filled, mut left) = read_head(source, piece)?;
     write!(
         store,
         "PUT /bench/relay-{n} HTTP/1.1\r\nHost: x\r\nContent-Length: {left}\r\n\r\n"
     )?;
     while left > 0 {
-        if known == 0 {
-            known = source.read(piece)?;
+        if filled == 0 {
+            filled = source.read(piece)?;
         }
-        if known == 0 {
-            return Err("the source ended early".into());
+        if filled == 0 {
+            return Err("the body of the source is truncated".into());
         }
-        store.write_all(&piece[..known])?;
-        left -= known as u64;
-        known = 0;
+        store.write_all(&piece[..filled])?;
+        left -= filled as u64;
+        filled = 0;
     }
     store.flush()?;
     read_head(store, piece)?;
     Ok(())
 }
 
-/// Reads a head; the beginning of the body moves to the front of `piece`. Gives its bytes and the body's length.
+/// Reads a head, and moves the start of the body to the front of `piece`. Returns its length and that of the body.
 fn read_head(from: &mut dyn Socket, piece: &mut [u8]) -> BenchResult<(usize, u64)> {
     let mut filled = 0;
     loop {
         let read = from.read(&mut piece[filled..])?;
         if read == 0 {
-            return Err("closed before an answer".into());
+            return Err("connection closed before a response".into());
         }
         filled += read;
         if let Some(at) = piece[..filled].windows(4).position(|four| four == b"\r\n\r\n") {

@@ -1,6 +1,6 @@
-//! The tracker, as far as a run that meets no trouble needs it: a login, sessions, a listing of days, and downloads
-//! from memory. What it has is said by the space: `b1048576-w30` has 30 days, from the first, of a MiB each, all the
-//! same. `GET /plain/1048576` gives the same bytes without login and session, to contenders that know neither.
+//! A tracker without errors: a login, sessions, a listing of days, and downloads from memory. The name of a space
+//! defines its contents: `b1048576-w30` has 30 days, from the first, of one MiB each, all the same.
+//! `GET /plain/1048576` returns the same bytes without login and session, for contenders that support neither.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,11 +10,11 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::corpus::{WindowBody, Corpus};
+use crate::corpus::{Corpus, WindowBody};
 use crate::http::{self, Connection, RequestHead, Service, Socket};
 use crate::{BenchResult, certificates};
 
-/// The first day; windows are days from then on.
+/// The first day; windows are consecutive days.
 const FIRST_DAY: (i64, i64, i64) = (2015, 1, 1);
 /// Days between 1970 and the first day.
 const FIRST_DAY_UNIX: i64 = 16_436;
@@ -29,7 +29,7 @@ struct TrackerState {
     tls: String,
 }
 
-/// Serves until the process is ended.
+/// Serves until the process ends.
 pub fn serve(plain: u16, tls: u16, folder: &str) -> BenchResult {
     let state = TrackerState {
         corpus: Corpus::new(),
@@ -45,13 +45,13 @@ pub fn serve(plain: u16, tls: u16, folder: &str) -> BenchResult {
     )
 }
 
-/// Bytes of a window, and how many windows a space has.
+/// Returns the size of a window in bytes, and the number of windows in a space.
 fn parse_space(space: &str) -> Option<(u64, i64)> {
     let (bytes, windows) = space.strip_prefix('b')?.split_once("-w")?;
     Some((bytes.parse().ok()?, windows.parse().ok()?))
 }
 
-/// The date of the `n`th day, by the civil calendar (Howard Hinnant's days algorithms).
+/// Returns the date of the `n`th day (Howard Hinnant's algorithms for the civil calendar).
 fn day(n: i64) -> String {
     let (year, month, date) = FIRST_DAY;
     let y = if month <= 2 { year - 1 } else { year };
@@ -136,7 +136,7 @@ impl Service for FakeTracker {
                     sessions().remove(id);
                     (200, json!({"message": "Delete session success"}))
                 }
-                _ => (404, json!({"message": "not here"})),
+                _ => (404, json!({"message": "not found"})),
             },
         };
         let text = value.to_string();
@@ -147,7 +147,7 @@ impl Service for FakeTracker {
 }
 
 impl FakeTracker {
-    /// The same for everyone, made once.
+    /// Returns the body of a size, which is generated once.
     fn body(&self, bytes: u64) -> Arc<WindowBody> {
         let mut bodies = self.0.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(
@@ -168,13 +168,13 @@ impl FakeTracker {
     }
 }
 
-/// A number that no other session has.
+/// Returns a unique number for a session.
 fn next_session() -> u64 {
     static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Now, as RFC 3339 has it.
+/// Returns the current time in RFC 3339 format.
 fn now() -> String {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -182,7 +182,7 @@ fn now() -> String {
     rfc3339(now.as_secs())
 }
 
-/// A time in seconds since 1970, as RFC 3339 has it.
+/// Formats a time in seconds since 1970 by RFC 3339.
 pub fn rfc3339(seconds: u64) -> String {
     let (days, of_day) = ((seconds / 86_400) as i64, seconds % 86_400);
     format!(

@@ -1,9 +1,9 @@
-//! What is refused, and what of that breaks the protocol.
+//! Rejected requests, and those among them that violate the protocol.
 
 use super::*;
 
 #[tokio::test]
-async fn protocol_violations_are_refused_and_recorded() {
+async fn protocol_violations_are_rejected_and_recorded() {
     let mut strict = settings();
     strict.spaces = vec![SPACE.to_owned()];
     let client = Client::new(strict).await;
@@ -28,7 +28,7 @@ async fn protocol_violations_are_refused_and_recorded() {
     let other_space = sessions()
         .header("X-Auth-Token", token())
         .header("X-Auth-Project-Id", "elsewhere");
-    let refused: Vec<(u16, &str, RequestBuilder)> = vec![
+    let rejected: Vec<(u16, &str, RequestBuilder)> = vec![
         (
             401,
             "X-Auth-Token is missing",
@@ -40,7 +40,7 @@ async fn protocol_violations_are_refused_and_recorded() {
             "X-Auth-Project-Id",
             sessions().header("X-Auth-Token", token()).json(&good()),
         ),
-        (403, "no space", other_space.json(&good())),
+        (403, "unknown space", other_space.json(&good())),
         (
             400,
             "more than once",
@@ -95,14 +95,14 @@ async fn protocol_violations_are_refused_and_recorded() {
         (400, "bytes=N-", client.download(&id).header("Range", "bytes=-5")),
         (
             400,
-            "takes no body",
+            "does not accept a body",
             client.request(Method::GET, "/v3/sessions").json(&good()),
         ),
         (405, "PUT", client.request(Method::PUT, "/v3/sessions")),
-        (404, "there is no", client.request(Method::GET, "/v3/nothing")),
+        (404, "unknown path", client.request(Method::GET, "/v3/nothing")),
         (
             403,
-            "another user's",
+            "of another user",
             client.request(Method::DELETE, &format!("/v3/sessions/{}", persons[0])),
         ),
         (
@@ -113,12 +113,12 @@ async fn protocol_violations_are_refused_and_recorded() {
                 .form(&[("grant_type", "password")]),
         ),
     ];
-    let count = refused.len() as u64;
-    for (status, words, request) in refused {
+    let count = rejected.len() as u64;
+    for (status, text, request) in rejected {
         let reply = request.send().await.unwrap();
-        assert_eq!(reply.status(), status, "{words}");
+        assert_eq!(reply.status(), status, "{text}");
         let message: Value = reply.json().await.unwrap();
-        assert!(message["message"].as_str().unwrap().contains(words), "{message}");
+        assert!(message["message"].as_str().unwrap().contains(text), "{message}");
     }
     let ledger = client.simulator.ledger();
     assert_eq!(ledger.violation_count, count, "{:?}", ledger.violations);
@@ -129,7 +129,7 @@ async fn protocol_violations_are_refused_and_recorded() {
 }
 
 #[tokio::test]
-async fn refused_valid_requests_are_not_violations() {
+async fn rejected_valid_requests_are_not_violations() {
     let mut restricted = settings();
     restricted.users[0].account = false;
     restricted.users[1].developer = false;
@@ -137,14 +137,14 @@ async fn refused_valid_requests_are_not_violations() {
     let mut account = create_body(DAY, DAY, "");
     account["AtAccountLevel"] = json!(true);
     assert_eq!(client.create(&account).send().await.unwrap().status(), 403);
-    let theirs = client.simulator.token_of(DEFAULT_PERSON);
+    let other_token = client.simulator.token_of(DEFAULT_PERSON);
     let list = |token: &str| {
         let request = client
             .bare(Method::GET, "/v3/sessions")
             .header("X-Auth-Project-Id", SPACE);
         request.header("X-Auth-Token", format!("bearer {token}")).send()
     };
-    assert_eq!(list(&theirs).await.unwrap().status(), 403, "not a developer");
+    assert_eq!(list(&other_token).await.unwrap().status(), 403, "not a developer");
     assert_eq!(list("stale").await.unwrap().status(), 401);
     assert_eq!(client.simulator.ledger().violation_count, 0);
 }

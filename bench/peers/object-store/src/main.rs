@@ -1,4 +1,4 @@
-//! The contender that a Rust programmer would write in an hour: `reqwest` into `object_store`'s `BufWriter`.
+//! A simple contender in Rust: `reqwest` into the `BufWriter` of `object_store`.
 
 use std::sync::Arc;
 
@@ -10,11 +10,12 @@ use tokio::io::AsyncWriteExt as _;
 
 type BenchResult<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Bytes of a part, and parts in flight: as the product has them.
+/// Size of a part in bytes, as in the product.
 const PART_BYTES: usize = 8 << 20;
+/// Concurrent part uploads, as in the product.
 const IN_FLIGHT: usize = 4;
 
-/// Moves OBJECTS bodies from `FROM/plain/BYTES` to `TO/bench/writer-N`, AT_ONCE at a time.
+/// Copies OBJECTS bodies from `FROM/plain/BYTES` to `TO/bench/writer-N`, AT_ONCE concurrently.
 fn main() -> BenchResult {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [from, to, ca, bytes, objects, at_once] = &args[..] else {

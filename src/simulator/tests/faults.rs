@@ -1,10 +1,10 @@
-//! Every fault is met, and looks from outside as it says.
+//! Every fault affects a request, and has the described effect.
 
 use futures::StreamExt as _;
 
 use super::*;
 
-/// Makes every request once, as an exporter would, and again where that gives a fault its chance.
+/// Sends every request of an exporter once, and some again so that a fault can affect them.
 async fn send_every_request(client: &Client) {
     let send = |request: RequestBuilder| async move {
         let mut reply = request.send().await.ok()?;
@@ -33,7 +33,7 @@ async fn send_every_request(client: &Client) {
     let gone = date(2018, 1, 4);
     for day in [DAY, quiet, gone] {
         let created = send(client.create(&create_body(day, day, ""))).await;
-        // Where the reply was lost, the session is known all the same.
+        // The session exists even if the reply was lost.
         let open = client.simulator.open_sessions();
         let Some(id) = open
             .iter()
@@ -66,7 +66,7 @@ async fn every_preset_affects_a_request_of_an_exporter() {
                 .open_sessions_as(DEFAULT_PERSON, SPACE, SESSION_LIMIT);
         }
         client.simulator.add_preset(name).unwrap();
-        // On a busy machine a request may run out of time before its fault: another round.
+        // On a busy machine a request can time out before its fault, so repeat.
         for _ in 0..4 {
             send_every_request(&client).await;
             if client.simulator.ledger().faults.contains_key(name) {
@@ -82,7 +82,7 @@ async fn every_preset_affects_a_request_of_an_exporter() {
         .await;
 }
 
-/// What each way to break a body looks like from outside: status, bytes, and whether HTTP calls it whole.
+/// Checks the status, the bytes and the HTTP completeness of each interrupted body.
 #[tokio::test]
 async fn bodies_break_as_their_faults_describe() {
     let reference = Simulator::start(settings()).await.unwrap();
@@ -98,21 +98,21 @@ async fn bodies_break_as_their_faults_describe() {
         ("not-gzip", 200, None, true),
         ("stall", 200, Some(half), false),
     ];
-    for (name, status, bytes, ended_well) in cases {
+    for (name, status, bytes, complete) in cases {
         let client = Client::with_timeout(settings(), Duration::from_millis(1500)).await;
         client.simulator.add_preset(name).unwrap();
         let id = client.session(DAY, "").await;
         let mut reply = client.download(&id).send().await.unwrap();
         assert_eq!(reply.status(), status, "{name}");
         let mut body = Vec::new();
-        let ended = loop {
+        let found_complete = loop {
             match reply.chunk().await {
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break true,
                 Err(_) => break false,
             }
         };
-        assert_eq!(ended, ended_well, "{name}");
+        assert_eq!(found_complete, complete, "{name}");
         if let Some(bytes) = bytes {
             assert!(
                 body.len().abs_diff(bytes) <= 1,
@@ -132,9 +132,9 @@ async fn a_lost_response_leaves_its_session_and_a_leaked_token_is_detected() {
 
     client.simulator.add_preset("redirect").unwrap();
     let reply = client.request(Method::GET, "/v3/sessions").send().await.unwrap();
-    let there = reply.headers()["location"].to_str().unwrap().to_owned();
-    assert!(there.starts_with("http://localhost:"), "{there}");
-    let mark = there.split_once('?').unwrap().1;
+    let location = reply.headers()["location"].to_str().unwrap().to_owned();
+    assert!(location.starts_with("http://localhost:"), "{location}");
+    let mark = location.split_once('?').unwrap().1;
     let followed = client.request(Method::GET, &format!("/v3/sessions?{mark}"));
     assert_eq!(followed.send().await.unwrap().status(), 400);
     assert_eq!(client.simulator.ledger().violation_count, 1);
