@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use eventexport::egress::{HostPolicy, Traffic};
-use eventexport::export::{events::EventCounter, gzip::GzipVerifier, proof::ProverPool};
+use eventexport::pipeline::{events::EventCounter, gzip::GzipVerifier, proof::ProverPool};
 use eventexport::storage::{
     AnyHost, ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store,
     S3Timeouts, Segments, Store,

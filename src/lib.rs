@@ -5,6 +5,7 @@
 //! `cli`, `controller` → `telemetry`, `verify` → `export` → `tracker`, `storage` → `egress`.
 
 pub mod api;
+pub mod archive;
 pub mod cli;
 pub mod controller;
 pub mod egress;
@@ -12,8 +13,8 @@ pub mod export;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod pipeline;
 pub mod simulator;
 pub mod storage;
 pub mod telemetry;
 pub mod tracker;
-pub mod verify;

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::human;
 use super::location::OpenArchive;
-use crate::export::journal::{Journal, ReceiptMismatch};
+use crate::archive::counts::Verdict;
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::listing::{Journal, ReceiptMismatch};
+use crate::archive::window::{HourSet, Window};
 use crate::export::journal_io::{RecordReadError, read_receipts};
-use crate::export::keys::ArchiveRoot;
-use crate::export::verdict::Verdict;
-use crate::export::window::{HourSet, Window};
 
 /// Maximum number of missing ranges in a cell of a partial day.
 const RANGES_SHOWN: usize = 3;
@@ -198,8 +198,8 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::export::journal::{ReceiptFacts, ReceiptProof};
-    use crate::export::snapshot::WindowFacts;
+    use crate::archive::listing::WindowFacts;
+    use crate::archive::listing::{ReceiptFacts, ReceiptProof};
 
     const SOURCE: &str = "https://a";
 

@@ -13,12 +13,12 @@ use super::location::{ArchiveLocation, LocationArgs, OpenArchive};
 use super::output::OutputArgs;
 use super::secrets::SecretPurpose;
 use crate::api::{Scope, escape};
+use crate::archive::counts::DayListing;
+use crate::archive::verify::archive::{self, VerifyOptions};
+use crate::archive::verify::inspect::{Inspection, inspect};
 use crate::export::connect;
-use crate::export::verdict::DayListing;
 use crate::storage::StoreError;
 use crate::tracker::TokenCache;
-use crate::verify::archive::{self, VerifyOptions};
-use crate::verify::inspect::{Inspection, inspect};
 
 /// Name and version of the JSON document.
 const SCHEMA: &str = "eventexport.io/inspect/v1";

@@ -211,7 +211,8 @@ impl ArchiveLocation {
     pub async fn open(&self, s3: &S3Args) -> Result<OpenArchive, CliError> {
         match self {
             Self::Directory(path) => {
-                let setting_names = SettingNames::default().with(Setting::Bucket, "the location of the archive");
+                let setting_names =
+                    SettingNames::default().with(Setting::Bucket, "the location of the archive");
                 let store = DirectoryStore::open_read_only(path)
                     .map_err(|error| CliError::usage(error.describe(&setting_names)))?;
                 Ok(OpenArchive {

@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use super::exit::Exit;
 use super::totals::ExportTotals;
 use crate::api::Reason;
+use crate::archive::counts::Verdict;
+use crate::archive::listing::WindowFacts;
+use crate::archive::window::{HourSet, Window};
 use crate::export::failure::{Problem, RetryClass};
-use crate::export::snapshot::{Snapshot, WindowFacts};
+use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
-use crate::export::verdict::Verdict;
-use crate::export::window::{HourSet, Window};
 
 /// Outcome of an export.
 #[derive(Clone, Debug)]
@@ -265,7 +266,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::api::{Scope, SettingNames};
-    use crate::export::keys::ArchiveRoot;
+    use crate::archive::layout::ArchiveRoot;
     use crate::export::shard::Shard;
     use crate::export::snapshot::SessionFacts;
     use crate::export::spec::RetryPolicy;
@@ -378,7 +379,7 @@ pub(crate) mod tests {
             problem(Reason::SpaceFull, None, RetryClass::Wait(None)),
         ];
         let mut export = export(7);
-        export.accepted_gaps = vec![crate::export::manifest::document::GapEntry::new(
+        export.accepted_gaps = vec![crate::archive::manifest::document::GapEntry::new(
             date(2018, 6, 4),
             date(2018, 6, 4),
             "lost",

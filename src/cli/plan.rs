@@ -19,11 +19,11 @@ use super::planner::{
 use super::progress::events;
 use super::run_summary;
 use super::secrets::SecretPurpose;
-use crate::export::keys::{ArchiveRoot, Key};
-use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
+use crate::archive::layout::{ArchiveRoot, Key};
+use crate::archive::records::{self, RECORD_MAX_BYTES, Receipt};
+use crate::archive::window::{HourSet, Window};
 use crate::export::shard::Shard;
 use crate::export::spec::ExportSpec;
-use crate::export::window::{HourSet, Window};
 use crate::storage::{DirectoryStore, Store, StoreError};
 use crate::tracker::TokenCache;
 
@@ -161,7 +161,7 @@ async fn list_destination(store: &dyn Store, root: &ArchiveRoot) -> DestinationL
         let source = match newest {
             None => None,
             Some(key) => store.get(&key, RECORD_MAX_BYTES).await?.and_then(|bytes| {
-                let receipt = record::decode::<Receipt>(&key, &bytes);
+                let receipt = records::decode::<Receipt>(&key, &bytes);
                 receipt.ok().map(|receipt| receipt.source)
             }),
         };

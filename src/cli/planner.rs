@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::export::keys::Key;
+use crate::archive::layout::Key;
+use crate::archive::window::{HourSet, Window};
 use crate::export::spec::ExportSpec;
-use crate::export::window::{HourSet, Window};
 
 /// Requests to the service per run: service description, token, list of days.
 pub const REQUESTS_PER_RUN: u64 = 3;
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn only_windows_to_export_need_a_session() {
         let mut export = export(8);
-        export.accepted_gaps = vec![crate::export::manifest::document::GapEntry::new(
+        export.accepted_gaps = vec![crate::archive::manifest::document::GapEntry::new(
             date(2018, 6, 3),
             date(2018, 6, 3),
             "lost",

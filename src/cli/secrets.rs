@@ -152,16 +152,8 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
         ));
     }
     let authorities = [
-        (
-            SecretPurpose::Source,
-            Setting::SourceCa,
-            &source.ca_secret_ref,
-        ),
-        (
-            SecretPurpose::Bucket,
-            Setting::BucketCa,
-            &s3.ca_secret_ref,
-        ),
+        (SecretPurpose::Source, Setting::SourceCa, &source.ca_secret_ref),
+        (SecretPurpose::Bucket, Setting::BucketCa, &s3.ca_secret_ref),
     ];
     for (purpose, setting, reference) in authorities {
         if let Some(ca) = reference {

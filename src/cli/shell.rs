@@ -9,7 +9,7 @@ use clap_mangen::Man;
 
 use super::exit::{CliError, Exit};
 use super::plugin;
-use crate::export::record::SOFTWARE;
+use crate::archive::records::SOFTWARE;
 
 /// Print the completion script for a shell.
 #[derive(Debug, clap::Args)]

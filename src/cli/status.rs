@@ -16,7 +16,7 @@ use super::location::{ArchiveLocation, LocationArgs, OpenArchive, S3Args};
 use super::output::OutputArgs;
 use super::session::create::{date, today};
 use super::source::{SourceArgs, SourceConnection};
-use crate::export::keys::ArchiveRoot;
+use crate::archive::layout::ArchiveRoot;
 use crate::tracker::Day;
 
 const SCHEMA: &str = "eventexport.io/status/v1";

@@ -104,9 +104,7 @@ pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
     if stopped && (outcome.totals.missing > 0 || !outcome.observed) {
         lines.push("Stopped. Run the same command again to resume.".to_owned());
     } else if outcome.totals.missing > 0 && outcome.totals.missing > outcome.totals.expired {
-        lines.push(
-            "Run the same command again to resume when the cause is gone.".to_owned(),
-        );
+        lines.push("Run the same command again to resume when the cause is gone.".to_owned());
     }
     if let (Some(next), 0) = (outcome.next_run_at, outcome.totals.missing) {
         lines.push(format!(
@@ -163,10 +161,10 @@ pub fn session_counts(count: &SessionCount) -> String {
 mod tests {
     use super::*;
     use crate::api::Reason;
+    use crate::archive::window::Window;
     use crate::cli::outcome::{self, tests as given};
     use crate::export::failure::RetryClass;
     use crate::export::snapshot::{SessionFacts, Snapshot};
-    use crate::export::window::Window;
     use jiff::civil::date;
 
     #[test]

@@ -7,7 +7,7 @@ use comfy_table::{Cell, CellAlignment, Color, Table};
 
 use super::human;
 use super::outcome::{ExportOutcome, StoredFacts, WindowRow, WindowState};
-use crate::export::verdict::Verdict;
+use crate::archive::counts::Verdict;
 
 /// Number of stored windows to show: the first 10 and the last 5.
 const FIRST_SHOWN: usize = 10;
@@ -205,9 +205,9 @@ mod tests {
 
     use super::*;
     use crate::api::Reason;
+    use crate::archive::window::Window;
     use crate::cli::outcome::{self, tests as given};
     use crate::export::failure::{Problem, RetryClass};
-    use crate::export::window::Window;
 
     fn later() -> Timestamp {
         "2019-01-01T00:00:00Z".parse().unwrap()

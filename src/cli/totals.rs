@@ -1,7 +1,7 @@
 //! Totals over the windows of one or more exports. No I/O.
 
 use super::outcome::{StoredFacts, WindowState};
-use crate::export::verdict::Verdict;
+use crate::archive::counts::Verdict;
 
 /// Totals over the windows of one or more exports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! `eventexport verify`: proves an archive without the service. Reads it through [`crate::verify`]; this module shows
+//! `eventexport verify`: proves an archive without the service. Reads it through [`crate::archive::verify`]; this module shows
 //! progress and prints the report.
 
 use std::path::PathBuf;
@@ -19,10 +19,10 @@ use super::logs;
 use super::output::OutputArgs;
 use super::progress::{ProgressMode, events};
 use super::verify_text;
-use crate::export::window::parse_date;
-use crate::verify::archive::{self, VerifyOptions, VerifyProgress};
-use crate::verify::report::VerifyReport;
-use crate::verify::signature::PublicKey;
+use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
+use crate::archive::verify::report::VerifyReport;
+use crate::archive::verify::signature::PublicKey;
+use crate::archive::window::parse_date;
 
 /// Refresh interval of bars.
 const TICK: Duration = Duration::from_millis(200);

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::human;
 use crate::api::escape;
-use crate::verify::finding::Finding;
-use crate::verify::observation::CheckMethod;
-use crate::verify::report::{RootReport, VerifyReport};
+use crate::archive::verify::finding::Finding;
+use crate::archive::verify::observation::CheckMethod;
+use crate::archive::verify::report::{RootReport, VerifyReport};
 
 /// Maximum number of problems in the report: 40.
 const PROBLEMS_SHOWN: usize = 40;

@@ -4,10 +4,10 @@ use jiff::{SignedDuration, Timestamp, Unit};
 
 use crate::api::{ConditionType, EventExportStatus};
 use crate::api::{Reason, SettingNames, find_condition};
+use crate::archive::window::Window;
 use crate::export::failure::{Failure, Problem, RetryClass};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
-use crate::export::window::Window;
 
 /// Time after which a due window makes the export overdue: 24 h. The service keeps events for days to weeks.
 pub const OVERDUE: SignedDuration = SignedDuration::from_hours(24);
@@ -222,8 +222,9 @@ fn overdue(
         message: format!(
             "{window} is due since {} and not exported: {}",
             format_time(since),
-            waits.map_or("the cause is unknown, see the log of the operator", |problem| &problem
-                .message)
+            waits.map_or("the cause is unknown, see the log of the operator", |problem| {
+                &problem.message
+            })
         ),
     })
 }

@@ -6,9 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::api::{ConditionType, EventExportStatus, Reason, find_condition};
+use crate::archive::window::{HourSet, Window};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
-use crate::export::window::{HourSet, Window};
 use crate::telemetry::metrics::ResourceFacts;
 
 /// Returns the facts after a reconcile that computed `status` and observed `seen`. `before`: the last facts.

@@ -20,7 +20,9 @@ pub fn check_ca(pem: &[u8]) -> Result<(), CaError> {
 /// Parses a PEM bundle for reqwest.
 pub fn ca_certificates(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, CaError> {
     if pem.len() > MAX_BUNDLE_BYTES {
-        return Err(CaError(format!("the bundle is larger than {MAX_BUNDLE_BYTES} bytes")));
+        return Err(CaError(format!(
+            "the bundle is larger than {MAX_BUNDLE_BYTES} bytes"
+        )));
     }
     let mut roots = RootCertStore::empty();
     let mut certificates = Vec::new();

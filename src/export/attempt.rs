@@ -9,17 +9,17 @@ use tracing::field::Empty;
 use super::commit::{ATTEMPT_METADATA, CountComparison, ReceiptWrite, commit_empty, commit_object};
 use super::failure::Failure;
 use super::journal_io::{delete_keys, put_record};
-use super::keys::Key;
 use super::observer::WindowResult;
 use super::open::{OpenAttempt, OpenOutcome, open_session, stopped};
 use super::pool::PartReservation;
-use super::record::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
 use super::transfer::{StagedBody, StagedObject, TransferContext, TransferError, transfer};
-use super::verdict::{self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict};
-use super::window::Window;
 use crate::api::Reason;
+use crate::archive::counts::{self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict};
+use crate::archive::layout::Key;
+use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
+use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
 use crate::tracker::{DownloadResponse, TransferEnd};
 
@@ -309,7 +309,7 @@ impl Attempt<'_> {
             after,
             of_day,
             verdict: events.map_or(Verdict::Empty, |events| {
-                verdict::compare_counts(events, before, after)
+                counts::compare_counts(events, before, after)
             }),
         }
     }
@@ -346,7 +346,7 @@ impl Attempt<'_> {
             now: (shared.now)(),
         };
         let window = self.window();
-        match verdict::evaluate_empty(&evidence) {
+        match counts::evaluate_empty(&evidence) {
             EmptyVerdict::Proved => {
                 let comparison = self.compare_counts(None, listing.as_deref());
                 commit_empty(self.ctx, self.opened, answer, end, comparison)

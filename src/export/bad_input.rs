@@ -9,18 +9,18 @@ use std::io::{Read as _, Write as _};
 use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
-use super::events::{EventCounter, EventsError};
-use super::gzip::{GzipError, GzipVerifier};
-use super::journal::{Journal, ReceiptFacts};
-use super::keys::{ArchiveRoot, Key};
-use super::manifest::document::{self, Manifest, ManifestHeader, PeriodTotals};
-use super::record::{
+use crate::api::{format_duration, parse_duration};
+use crate::archive::layout::{ArchiveRoot, Key};
+use crate::archive::listing::{Journal, ReceiptFacts};
+use crate::archive::manifest::document::{self, Manifest, ManifestHeader, PeriodTotals};
+use crate::archive::records::{
     ArchiveRecord, AttemptRecord, ExpiredRecord, PreparedRecord, Receipt, SessionRecord, SplitRecord, decode,
     encode,
 };
-use super::window::{HourSet, Window};
-use crate::api::{format_duration, parse_duration};
+use crate::archive::window::{HourSet, Window};
 use crate::fuzzing::assert_displayable;
+use crate::pipeline::events::{EventCounter, EventsError};
+use crate::pipeline::gzip::{GzipError, GzipVerifier};
 use crate::storage::ObjectSummary;
 use crate::storage::bad_input::{check_error_responses, check_listed_key};
 
@@ -209,13 +209,14 @@ pub fn journal(data: &[u8]) {
             }
             // Any session id that the service may return round-trips through its key.
             let session: String = line.chars().filter(char::is_ascii_graphic).collect();
-            let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-                .parse()
-                .ok()
-                .map(|ulid| super::keys::AttemptId {
-                    window: Window::day(jiff::civil::date(2018, 6, 28)),
-                    ulid,
-                });
+            let id =
+                "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+                    .parse()
+                    .ok()
+                    .map(|ulid| crate::archive::layout::AttemptId {
+                        window: Window::day(jiff::civil::date(2018, 6, 28)),
+                        ulid,
+                    });
             if let Some(id) = id.filter(|_| !session.is_empty()) {
                 let parsed = Key::Session(id, session);
                 assert_eq!(root.key(&parsed).map(|key| root.parse(&key)), Some(parsed));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::observer::SpaceLoad;
 use super::semaphore::{PriorityPermit, PrioritySemaphore};
-use super::window::Window;
+use crate::archive::window::Window;
 
 /// Open sessions that a space allows (the service's rule: 30 per space, shared by all its users).
 pub const SESSIONS_PER_SPACE: usize = 30;

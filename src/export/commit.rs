@@ -7,14 +7,14 @@ use tracing::Instrument as _;
 
 use super::failure::Failure;
 use super::journal_io::put_record;
-use super::keys::{AttemptId, Key};
 use super::open::OpenAttempt;
-use super::proof::ProofFacts;
-use super::record::{ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE};
 use super::run_context::RunContext;
 use super::transfer::{StagedBody, StagedObject};
-use super::verdict::{EmptyAnswer, Verdict};
 use crate::api::Reason;
+use crate::archive::counts::{EmptyAnswer, Verdict};
+use crate::archive::layout::{AttemptId, Key};
+use crate::archive::records::{ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE};
+use crate::pipeline::proof::ProofFacts;
 use crate::storage::{Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError};
 use crate::tracker::TransferEnd;
 
@@ -315,7 +315,7 @@ async fn put_receipt(
 /// Writes a receipt once. An equal receipt counts as written: only the reply was lost.
 pub(super) async fn write_receipt(
     store: &dyn Store,
-    root: &super::keys::ArchiveRoot,
+    root: &crate::archive::layout::ArchiveRoot,
     key: &Key,
     receipt: Receipt,
     mode: PutMode,

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::engine::Peers;
 use super::failure::Failure;
-use super::keys::ArchiveRoot;
-use super::manifest::document::GapEntry;
 use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
 use super::shard::Shard;
 use super::spec::{ExportSpec, HolderEpoch, RetryPolicy};
-use crate::api::{self, Remedy, Setting, SettingNames, CaSecretRef, CheckedSpec, EventExportSpec, S3Destination, SecretRef};
+use crate::api::{
+    self, CaSecretRef, CheckedSpec, EventExportSpec, Remedy, S3Destination, SecretRef, Setting, SettingNames,
+};
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::manifest::document::GapEntry;
 use crate::egress::{HostPolicy, Traffic};
 use crate::storage::{
     ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts, Sse,
@@ -198,7 +200,10 @@ pub async fn s3(
                 "the spec names no credentials for bucket {bucket}, and the operator does not grant its own identity to \
                  this namespace"
             );
-            let remedy = Remedy::new(setting, "set {}, or add a grant to the operator (--grant-identity)");
+            let remedy = Remedy::new(
+                setting,
+                "set {}, or add a grant to the operator (--grant-identity)",
+            );
             let failure = Failure::wait(api::Reason::IdentityNotGranted, message, None);
             return Err(failure.with_remedy(remedy).export_wide());
         }

@@ -14,14 +14,14 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
-use super::journal::{AttemptFacts, Journal, ReceiptMismatch, overlap};
-use super::keys::{AttemptId, Key};
 use super::manifest::periods::{days, period_contains, periods};
-use super::record::{AttemptRecord, RangeRecord};
 use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
-use super::window::{HourSet, Window};
 use crate::api::Reason;
+use crate::archive::layout::{AttemptId, Key};
+use crate::archive::listing::{AttemptFacts, Journal, ReceiptMismatch, overlap};
+use crate::archive::records::{AttemptRecord, RangeRecord};
+use crate::archive::window::{HourSet, Window};
 
 /// Interval between bucket listings while other holders export windows: 5 min. They may finish long before
 /// their deadline.

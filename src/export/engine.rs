@@ -12,11 +12,11 @@ use super::budget::SessionBudgets;
 use super::manifest::sign::Signing;
 use super::observer::{EngineLoad, EngineObserver, NoopObserver};
 use super::pool::{PartPool, WindowSemaphore};
-use super::proof::ProverPool;
 use super::run::ExportRun;
 use super::run_context::{RunContext, SharedResources};
 use super::snapshot::Snapshot;
 use super::spec::ExportSpec;
+use crate::pipeline::proof::ProverPool;
 use crate::storage::Store;
 use crate::tracker::Tracker;
 

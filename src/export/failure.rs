@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::gzip::GzipError;
-use super::proof::ProofError;
-use super::record::RecordError;
-use super::window::Window;
 use crate::api::{Reason, Remedy, SettingNames};
+use crate::archive::records::RecordError;
+use crate::archive::window::Window;
+use crate::pipeline::gzip::GzipError;
+use crate::pipeline::proof::ProofError;
 use crate::storage::{StoreError, StoreErrorClass};
 use crate::tracker::{StreamError, TrackerError, TrackerErrorClass};
 

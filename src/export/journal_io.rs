@@ -6,10 +6,10 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::Failure;
-use super::journal::{Journal, ReceiptFacts, overlap};
-use super::keys::{ArchiveRoot, AttemptId, Key};
-use super::record::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
-use super::window::Window;
+use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
+use crate::archive::listing::{Journal, ReceiptFacts, overlap};
+use crate::archive::records::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
 /// Maximum concurrent reads of records.
@@ -183,7 +183,7 @@ async fn get_with_bytes<R: ArchiveRecord>(
     let Some(bytes) = store.get(&key, RECORD_MAX_BYTES).await? else {
         return Ok(None);
     };
-    Ok(Some((record::decode(&key, &bytes)?, bytes)))
+    Ok(Some((records::decode(&key, &bytes)?, bytes)))
 }
 
 /// Writes one record.
@@ -195,7 +195,7 @@ pub(super) async fn put_record<R: ArchiveRecord>(
     mode: PutMode,
 ) -> Result<PutResult, StoreError> {
     let key = root.key(key).unwrap_or_default();
-    let body = Segments::from(Bytes::from(record::encode(record)));
+    let body = Segments::from(Bytes::from(records::encode(record)));
     store
         .put(
             &key,

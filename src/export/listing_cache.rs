@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::run_context::lock;
-use super::verdict::DayListing;
+use crate::archive::counts::DayListing;
 use crate::tracker::{Tracker, TrackerError};
 
 /// Days added to the listed range on both sides, so that its edges show retention and not the requested range:

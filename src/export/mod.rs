@@ -1,6 +1,6 @@
-//! The engine: windows → decide → transfer → receipt; the journal, the session budget, the proof.
+//! The engine: windows → decide → transfer → receipt; the session budget, recovery, manifests.
 //!
-//! Reading order: `window`, `keys`, `record` (data), `verdict`, `journal`, `retry_state`, `decide` (decisions, no
+//! Reading order: `spec`, `retry_state`, `decide` (decisions, no
 //! I/O), `run` (the loop), `attempt` with `open`, `transfer`, `commit` (one window), `recovery` (after a crash),
 //! `manifest` (the statement of a period), `engine` (the public entrance).
 
@@ -12,19 +12,13 @@ mod commit;
 pub mod connect;
 pub mod decide;
 pub mod engine;
-pub mod events;
 pub mod failure;
-pub mod gzip;
-pub mod journal;
 pub(crate) mod journal_io;
-pub mod keys;
 mod listing_cache;
 pub mod manifest;
 pub mod observer;
 mod open;
 pub mod pool;
-pub mod proof;
-pub mod record;
 mod recovery;
 mod release;
 pub mod retry_state;
@@ -35,5 +29,3 @@ pub mod shard;
 pub mod snapshot;
 pub mod spec;
 mod transfer;
-pub mod verdict;
-pub mod window;

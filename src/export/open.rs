@@ -8,13 +8,13 @@ use ulid::Ulid;
 
 use super::budget::{SessionCapacity, SessionGuard};
 use super::failure::{Failure, RetryClass};
-use super::journal::overlap;
 use super::journal_io::{delete_keys, load_conflicts, put_record, record_options};
-use super::keys::{AttemptId, Key};
-use super::record::{self, ArchiveRecord, AttemptRecord, SessionRecord};
 use super::run_context::{InProgressGuard, RunContext, lock};
-use super::window::Window;
 use crate::api::Reason;
+use crate::archive::layout::{AttemptId, Key};
+use crate::archive::listing::overlap;
+use crate::archive::records::{self, ArchiveRecord, AttemptRecord, SessionRecord};
+use crate::archive::window::Window;
 use crate::storage::conditional::{ConditionalSupport, probe};
 use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store};
 use crate::tracker::{Session, SessionRequest};
@@ -161,7 +161,7 @@ async fn create_session(
     let mut journal = load_conflicts(&*ctx.peers.store, &export.root, id)
         .await
         .map_err(without_leftover)?;
-    journal.mark_foreign_attempts(export, ctx.clock_offset(attempt.started_at));
+    export.mark_foreign_attempts(&mut journal, ctx.clock_offset(attempt.started_at));
     let overlaps = |other: &Window| overlap(*other, window);
     if journal.receipts.keys().any(overlaps) || journal.objects.keys().any(overlaps) {
         return Ok(None);
@@ -254,7 +254,7 @@ async fn conditional_support(
     let support = if let Some(support) = cached {
         support
     } else {
-        let body = Segments::from(bytes::Bytes::from(record::encode(attempt)));
+        let body = Segments::from(bytes::Bytes::from(records::encode(attempt)));
         let key = ctx.export.root.key(&Key::Attempt(id)).unwrap_or_default();
         let options = record_options(PutMode::Overwrite, &body, ObjectClass::Journal);
         let probed = probe(&**store, &key, body, &options).await;

@@ -99,10 +99,10 @@ fn permits_for(part_bytes: u64) -> u32 {
 }
 
 /// Limits the concurrent windows of all exports; the oldest window is served first.
-pub type WindowSemaphore = PrioritySemaphore<super::window::Window>;
+pub type WindowSemaphore = PrioritySemaphore<crate::archive::window::Window>;
 
 /// Permit for one window.
-pub type WindowPermit = PriorityPermit<super::window::Window>;
+pub type WindowPermit = PriorityPermit<crate::archive::window::Window>;
 
 #[cfg(test)]
 mod tests {

@@ -7,14 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, write_receipt};
 use super::failure::{Failure, RetryClass};
-use super::journal::AttemptFacts;
 use super::journal_io::{delete_keys, get_record, journaled_sessions, load_day};
-use super::keys::{AttemptId, Key};
 use super::open::abort_matching_uploads;
-use super::record::{AttemptRecord, PreparedRecord, Receipt};
 use super::run_context::{RunContext, lock};
-use super::window::Window;
 use crate::api::Reason;
+use crate::archive::layout::{AttemptId, Key};
+use crate::archive::listing::AttemptFacts;
+use crate::archive::records::{AttemptRecord, PreparedRecord, Receipt};
+use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectInfo, PutMode, Upload};
 use crate::tracker::Session;
 
@@ -169,7 +169,7 @@ pub(super) async fn adopt_object(ctx: &RunContext, window: Window) -> Result<boo
 
 fn embedded_receipt(found: &ObjectInfo) -> Option<Receipt> {
     let (_, json) = found.metadata.iter().find(|(name, _)| name == RECEIPT_METADATA)?;
-    super::record::decode(RECEIPT_METADATA, json.as_bytes()).ok()
+    crate::archive::records::decode(RECEIPT_METADATA, json.as_bytes()).ok()
 }
 
 async fn write_adopted_receipt(ctx: &RunContext, window: Window, receipt: Receipt) -> Result<(), Failure> {
@@ -382,7 +382,8 @@ async fn earliest_in_progress(ctx: &RunContext, id: AttemptId) -> Result<Option<
     let store = &*ctx.peers.store;
     let now = store.now().await.map_err(|error| Failure::from(&error))?;
     let mut journal = load_day(store, &ctx.export.root, id.window).await?;
-    journal.mark_foreign_attempts(&ctx.export, ctx.clock_offset(now));
+    ctx.export
+        .mark_foreign_attempts(&mut journal, ctx.clock_offset(now));
     let own_in_progress = lock(&ctx.in_progress).clone();
     let attempts = journal.attempts.iter().filter(|(other, facts)| {
         let held_by_other = facts

@@ -28,7 +28,8 @@ pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
             };
         }
     };
-    journal.mark_foreign_attempts(&ctx.export, ctx.clock_offset(now));
+    ctx.export
+        .mark_foreign_attempts(&mut journal, ctx.clock_offset(now));
     let mut retryable = false;
     for (id, facts) in &journal.attempts {
         let held_by_other = facts

@@ -7,11 +7,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, FailureScope, RetryClass};
-use super::keys::AttemptId;
-use super::record::RangeRecord;
 use super::spec::RetryPolicy;
-use super::window::Window;
 use crate::api::Reason;
+use crate::archive::layout::AttemptId;
+use crate::archive::records::RangeRecord;
+use crate::archive::window::Window;
 
 /// Backoff of failures that are retried automatically: 2 s, doubled each time, at most 10 min.
 const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(10));

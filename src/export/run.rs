@@ -15,21 +15,21 @@ use tracing::Instrument as _;
 use super::attempt::{WindowOutcome, export_window};
 use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
 use super::failure::{Failure, Problem, RetryClass};
-use super::journal::{Journal, ReceiptFacts};
 use super::journal_io::{load_day, load_journal, put_record};
-use super::keys::{AttemptId, Key};
-use super::manifest::ChainListing;
 use super::manifest::chain::ensure_manifest;
 use super::manifest::periods::period_contains;
 use super::manifest::statement::build_statement;
 use super::open::{conditional_writes_unsupported, stopped};
-use super::record::{ArchiveRecord, RangeRecord, SplitRecord, encode};
 use super::recovery::{adopt_object, recover_attempt};
 use super::retry_state::RetryState;
 use super::run_context::{RunContext, lock};
 use super::snapshot::{ObservedRetention, PROBLEMS_MAX, SessionFacts, Snapshot};
-use super::window::Window;
 use crate::api::Reason;
+use crate::archive::layout::{AttemptId, Key};
+use crate::archive::listing::{Journal, ReceiptFacts};
+use crate::archive::manifest::ChainListing;
+use crate::archive::records::{ArchiveRecord, RangeRecord, SplitRecord, encode};
+use crate::archive::window::Window;
 use crate::storage::{PutMode, StoreError};
 
 /// Interval between snapshots while transfers run: 1 s.
@@ -155,7 +155,9 @@ impl ExportRun {
                 if let Ok(store_now) = store.now().await {
                     self.store_clock_offset = self.ctx.clock_offset(store_now);
                 }
-                journal.mark_foreign_attempts(&self.ctx.export, self.store_clock_offset);
+                self.ctx
+                    .export
+                    .mark_foreign_attempts(&mut journal, self.store_clock_offset);
                 self.journal = Some(journal);
                 self.retry_state.sealed.clear();
                 self.listed_at = self.now();
@@ -520,7 +522,9 @@ impl ExportRun {
         let refreshed = load_day(&*self.ctx.peers.store, &self.ctx.export.root, window).await;
         match (refreshed, &mut self.journal) {
             (Ok(mut refreshed), Some(journal)) => {
-                refreshed.mark_foreign_attempts(&self.ctx.export, self.store_clock_offset);
+                self.ctx
+                    .export
+                    .mark_foreign_attempts(&mut refreshed, self.store_clock_offset);
                 journal.replace_day(window, refreshed);
                 self.retry_state
                     .sealed

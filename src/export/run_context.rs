@@ -14,16 +14,16 @@ use ulid::Ulid;
 
 use super::budget::{SessionBudget, SessionBudgets};
 use super::engine::{Clock, Limits, Peers};
-use super::keys::AttemptId;
 use super::listing_cache::ListingCache;
 use super::manifest::chain::ChainCache;
 use super::observer::EngineObserver;
 use super::pool::{PartPool, WindowSemaphore};
-use super::proof::ProverPool;
 use super::snapshot::TransferFacts;
 use super::spec::ExportSpec;
-use super::window::Window;
 use crate::api::Scope;
+use crate::archive::layout::AttemptId;
+use crate::archive::window::Window;
+use crate::pipeline::proof::ProverPool;
 use crate::storage::conditional::ConditionalSupport;
 
 /// Time for which a downloaded day proves the retention of the service: 1 h.

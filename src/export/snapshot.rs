@@ -8,8 +8,8 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Problem;
-use super::verdict::Verdict;
-use super::window::{HourSet, Window};
+use crate::archive::listing::WindowFacts;
+use crate::archive::window::{HourSet, Window};
 
 /// Maximum number of problems in a snapshot.
 pub const PROBLEMS_MAX: usize = 32;
@@ -78,23 +78,6 @@ impl ObservedRetention {
         let kept = SignedDuration::from_hours(24 * i64::from(days_newer.max(0)));
         self.at.checked_add(kept).unwrap_or(Timestamp::MAX)
     }
-}
-
-/// A stored window.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WindowFacts {
-    /// Bytes as stored.
-    pub bytes: u64,
-    /// Events counted.
-    pub events: u64,
-    /// Events that the service reported; the later report takes precedence.
-    pub reported: Option<u64>,
-    /// Comparison of the counts.
-    pub verdict: Verdict,
-    /// SHA-256 of the object; absent when the window was proved empty.
-    pub sha256: Option<Arc<str>>,
-    /// True if this process stored the window, false if it found it.
-    pub stored_now: bool,
 }
 
 /// A session that is open or may be open.

@@ -3,12 +3,13 @@
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::keys::ArchiveRoot;
-use super::manifest::document::GapEntry;
-use super::record::AttemptRecord;
 use super::shard::{SHARDS_MAX, Shard};
-use super::window::{HourSet, Window};
 use crate::api::{Scope, SettingNames};
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::listing::Journal;
+use crate::archive::manifest::document::GapEntry;
+use crate::archive::records::AttemptRecord;
+use crate::archive::window::{HourSet, Window};
 
 /// Days within which each shard has a day: two rounds of the distribution.
 const SHARD_CYCLE_DAYS: usize = 2 * SHARDS_MAX as usize;
@@ -99,6 +100,28 @@ pub struct ExportSpec {
 }
 
 impl ExportSpec {
+    /// Gives attempts of another running process with the same holder name a different holder in `journal`, so that
+    /// this process does not recover them. `clock_offset`: store's clock minus local clock.
+    pub fn mark_foreign_attempts(&self, journal: &mut Journal, clock_offset: SignedDuration) {
+        let Some(holder_epoch) = &self.holder_epoch else {
+            return;
+        };
+        let records = journal
+            .attempts
+            .values_mut()
+            .filter_map(|facts| facts.record.as_mut());
+        for record in records.filter(|record| record.holder == self.holder) {
+            if holder_epoch.conflicts_with(record, clock_offset) {
+                let process = record.process.as_deref().unwrap_or_default();
+                record.holder = format!(
+                    "{} (process {process}: another cluster or operator with the same name; stop one of them, or \
+                     give it a different name)",
+                    self.holder
+                );
+            }
+        }
+    }
+
     /// Returns the wanted windows of this shard up to and including the day of `now`, oldest first.
     pub fn windows(&self, now: Timestamp) -> impl Iterator<Item = Window> + use<'_> {
         let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
@@ -152,5 +175,45 @@ impl ExportSpec {
             .map(|(day, _)| Window::day(day))
             .collect::<HourSet>()
             .intersection(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::records::ArchiveRecord;
+
+    #[test]
+    fn later_attempts_of_another_process_with_the_same_holder_are_foreign() {
+        let holder_epoch = HolderEpoch::new("self-2", Timestamp::from_second(1_000).unwrap());
+        let record = |process: Option<&str>, second: i64| AttemptRecord {
+            schema: AttemptRecord::SCHEMA.to_owned(),
+            holder: "self".to_owned(),
+            process: process.map(str::to_owned),
+            source: "https://a".to_owned(),
+            started_at: Timestamp::from_second(second).unwrap(),
+            deadline: Timestamp::MAX,
+            tracker_user: None,
+            open_before: Vec::new(),
+        };
+        let no_offset = SignedDuration::ZERO;
+        for (process, second, clock_offset, shared) in [
+            (Some("self-1"), 1_006, no_offset, true),
+            (Some("self-1"), 1_005, no_offset, false),
+            (Some("self-1"), 400, no_offset, false),
+            (Some("self-2"), 1_600, no_offset, false),
+            // Written by an older version.
+            (None, 1_600, no_offset, false),
+            // Store's clock ten minutes ahead of the local clock.
+            (Some("self-1"), 1_600, SignedDuration::from_mins(10), false),
+            (Some("self-1"), 1_606, SignedDuration::from_mins(10), true),
+        ] {
+            let record = record(process, second);
+            assert_eq!(
+                holder_epoch.conflicts_with(&record, clock_offset),
+                shared,
+                "{record:?}"
+            );
+        }
     }
 }

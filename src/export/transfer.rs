@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::pool::{PartPool, PartReservation};
-use super::proof::{ProofError, ProofFacts, StreamProver};
+use crate::pipeline::proof::{ProofError, ProofFacts, StreamProver};
 use crate::storage::{Crc64, PutOptions, Segments, Store, StoreError, Upload, UploadedPart};
 use crate::tracker::{Download, StreamError, TransferEnd};
 

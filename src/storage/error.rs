@@ -75,7 +75,9 @@ pub enum StoreError {
         code: String,
     },
     /// The credentials lack a permission.
-    #[error("{store} denies {action} on {key}: grant it in the bucket policy (for a directory: its permissions)")]
+    #[error(
+        "{store} denies {action} on {key}: grant it in the bucket policy (for a directory: its permissions)"
+    )]
     Forbidden {
         /// Name of the store.
         store: String,

@@ -52,9 +52,7 @@ impl fmt::Display for CredentialsKey {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
     /// None of the known keys.
-    #[error(
-        "there are no credentials: set one of apiKey, username and password, refreshToken, or token"
-    )]
+    #[error("there are no credentials: set one of apiKey, username and password, refreshToken, or token")]
     Missing,
     /// One half of a pair.
     #[error("{has} is set without {lacks}: set both")]

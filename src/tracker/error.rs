@@ -26,7 +26,10 @@ pub enum TrackerErrorClass {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TrackerError {
     /// 401, also with a fresh token.
-    #[error("{host} rejects the token obtained with the {key} (status 401){}", quoted(message))]
+    #[error(
+        "{host} rejects the token obtained with the {key} (status 401){}",
+        quoted(message)
+    )]
     Unauthorized {
         /// Host that rejected the token.
         host: String,

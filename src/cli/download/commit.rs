@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::part::{PartError, PartFile, io_error, with_suffix};
 use super::sink::EMPTY_GZIP;
-use crate::export::gzip::GzipVerifier;
+use crate::pipeline::gzip::GzipVerifier;
 
 /// Size of a read: 256 KiB.
 const READ_BYTES: usize = 256 * 1024;

@@ -18,11 +18,11 @@ use super::replay::replay;
 use super::report::DownloadReport;
 use super::request::{DownloadRequest, format_days, mismatch};
 use super::sink::DownloadSink;
+use crate::archive::counts::{DayListing, EmptyAnswer};
 use crate::cli::human;
 use crate::cli::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
-use crate::export::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
-use crate::export::verdict::{DayListing, EmptyAnswer};
+use crate::pipeline::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
 use crate::tracker::{ResumePoint, Session, SessionRequest, TrackerError};
 
 /// Maximum number of times the bytes of a session are downloaded from the start: 3.

@@ -8,10 +8,10 @@ use jiff::civil::Date;
 
 use super::part_state::{CompletedSession, RecordedEnd};
 use super::request::{self, windows};
-use crate::cli::human;
-use crate::export::verdict::{
+use crate::archive::counts::{
     DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty,
 };
+use crate::cli::human;
 
 /// Maximum number of days listed by name; the rest are counted.
 const NAMED_MAX: usize = 5;

@@ -6,8 +6,8 @@ use super::blocking_writer::BlockingWriter;
 use super::meter::ProgressMeter;
 use super::part::PartError;
 use super::part_state::RecordedEnd;
-use crate::export::proof::{ProofError, StreamProver};
-use crate::export::verdict::EmptyAnswer;
+use crate::archive::counts::EmptyAnswer;
+use crate::pipeline::proof::{ProofError, StreamProver};
 use crate::tracker::{DownloadResponse, ResumePoint, StreamError, Tracker, TrackerError, TransferEnd};
 
 /// Result of a transfer.

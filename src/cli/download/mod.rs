@@ -39,7 +39,7 @@ use super::output::OutputArgs;
 use super::progress::ProgressMode;
 use super::source::SourceArgs;
 use super::stop::{self, ShutdownSignals};
-use crate::export::proof::ProverPool;
+use crate::pipeline::proof::ProverPool;
 use crate::tracker::ResumePoint;
 
 /// Download the events of a session or of a range of days, and verify that they are complete.

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::request::DownloadRequest;
-use crate::export::verdict::EmptyAnswer;
+use crate::archive::counts::EmptyAnswer;
 use crate::tracker::TransferEnd;
 
 /// Maximum size of `FILE.part.json`: 1 MiB.

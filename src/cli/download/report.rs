@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::evaluate::SessionEvaluation;
 use super::part_state::CompletedSession;
 use super::request::format_days;
+use crate::archive::counts::Verdict;
 use crate::cli::human;
-use crate::export::verdict::Verdict;
 
 /// Schema version of the document.
 pub const SCHEMA: &str = "eventexport.io/download/v1";

@@ -6,7 +6,7 @@ use jiff::ToSpan as _;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::export::window::Window;
+use crate::archive::window::Window;
 use crate::tracker::{Session, SessionRequest};
 
 /// Maximum number of days of a session (API page).

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use super::blocking_writer::BlockingWriter;
 use super::part::PartFile;
-use crate::export::proof::{ProverPool, StreamProver};
+use crate::pipeline::proof::{ProverPool, StreamProver};
 
 /// Gzip of no data (RFC 1952), written if the service sent no byte and the range is proved to have no events: gzip
 /// readers reject an empty input.
@@ -55,7 +55,7 @@ impl DownloadSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::gzip::GzipVerifier;
+    use crate::pipeline::gzip::GzipVerifier;
 
     #[test]
     fn the_empty_gzip_is_complete() {

@@ -157,8 +157,8 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::archive::window::Window;
     use crate::export::snapshot::TransferFacts;
-    use crate::export::window::Window;
 
     /// Terminal that records its output.
     #[derive(Clone, Debug, Default)]

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::api::Reason;
+use crate::archive::listing::WindowFacts;
+use crate::archive::window::Window;
 use crate::export::failure::Problem;
-use crate::export::snapshot::{Snapshot, WindowFacts};
-use crate::export::window::Window;
+use crate::export::snapshot::Snapshot;
 
 /// Change of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::changes::SnapshotChange;
+use crate::archive::listing::WindowFacts;
 use crate::export::failure::Problem;
-use crate::export::snapshot::{Snapshot, WindowFacts};
+use crate::export::snapshot::Snapshot;
 
 /// Name and version of the lines' schema: the first field of every line.
 pub const SCHEMA: &str = "eventexport.io/run/v1";

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::changes::SnapshotChange;
+use crate::archive::counts::Verdict;
+use crate::archive::listing::WindowFacts;
+use crate::archive::window::Window;
 use crate::cli::human;
-use crate::export::snapshot::{Snapshot, WindowFacts};
-use crate::export::verdict::Verdict;
-use crate::export::window::Window;
+use crate::export::snapshot::Snapshot;
 
 /// Time without a line after which a heartbeat line is printed: 30 s.
 const HEARTBEAT: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use super::super::human;
 use super::super::output::OutputArgs;
 use super::super::source::{SourceArgs, SourceConnection};
 use super::{SESSIONS_PER_SPACE, view};
-use crate::export::window::parse_date;
+use crate::archive::window::parse_date;
 use crate::tracker::{Session, SessionRequest, TrackerError};
 
 /// Schema version of the JSON document.

@@ -12,8 +12,8 @@ use super::super::archived::{self, ArchivedDay};
 use super::super::human;
 use super::super::output::{display_path, table};
 use super::super::source::SourceConnection;
-use crate::export::journal::Journal;
-use crate::export::keys::ArchiveRoot;
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::listing::Journal;
 use crate::tracker::Day;
 
 /// Row of the table.

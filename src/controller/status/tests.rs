@@ -5,12 +5,12 @@ use jiff::civil::date;
 
 use super::*;
 use crate::api::{Scope, SettingNames};
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::window::{HourSet, Window};
 use crate::export::failure::{Problem, RetryClass};
-use crate::export::keys::ArchiveRoot;
 use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
 use crate::export::spec::RetryPolicy;
-use crate::export::window::{HourSet, Window};
 
 const DAY: Window = Window::day(date(2018, 6, 28));
 
@@ -233,7 +233,7 @@ fn a_window_stuck_for_a_day_is_overdue() {
         "TFFF"
     );
     let accepted = ExportSpec {
-        accepted_gaps: vec![crate::export::manifest::document::GapEntry::new(
+        accepted_gaps: vec![crate::archive::manifest::document::GapEntry::new(
             date(2018, 6, 28),
             date(2018, 6, 28),
             "lost",

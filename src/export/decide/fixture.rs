@@ -11,17 +11,17 @@ use ulid::Ulid;
 
 use super::{RunDecision, RunObservation, decide};
 use crate::api::{Reason, Scope, SettingNames};
+use crate::archive::counts::Verdict;
+use crate::archive::layout::{ArchiveRoot, AttemptId};
+use crate::archive::listing::WindowFacts;
+use crate::archive::listing::{AttemptFacts, Journal, ReceiptFacts, ReceiptProof};
+use crate::archive::manifest::document::GapEntry;
+use crate::archive::records::{ArchiveRecord as _, AttemptRecord};
+use crate::archive::window::Window;
 use crate::export::failure::{Failure, RetryClass};
-use crate::export::journal::{AttemptFacts, Journal, ReceiptFacts, ReceiptProof};
-use crate::export::keys::{ArchiveRoot, AttemptId};
-use crate::export::manifest::document::GapEntry;
-use crate::export::record::{ArchiveRecord as _, AttemptRecord};
 use crate::export::retry_state::{RetryEntry, RetryState};
 use crate::export::shard::Shard;
-use crate::export::snapshot::WindowFacts;
 use crate::export::spec::{ExportSpec, RetryPolicy};
-use crate::export::verdict::Verdict;
-use crate::export::window::Window;
 
 pub(super) const FIRST: Date = date(2018, 6, 2);
 pub(super) const SOURCE: &str = "https://a";

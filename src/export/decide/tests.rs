@@ -3,7 +3,7 @@
 use super::fixture::{DecisionFixture, FIRST, FixtureEntry, at};
 use super::*;
 use crate::api::{Scope, SettingNames};
-use crate::export::keys::ArchiveRoot;
+use crate::archive::layout::ArchiveRoot;
 use crate::export::shard::Shard;
 
 /// Fixture with a day exported by the hour, long past: all but the last `open` hours are stored.

@@ -2,22 +2,23 @@
 //! An interrupted process can resume at any point: an existing manifest is found, a missing manifest or signature is
 //! written. I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest, ManifestHeader};
 use super::sign::Signing;
 use super::statement::{Statement, StatementId};
 use crate::api::Reason;
+use crate::archive::layout::{ArchiveRoot, Key};
+use crate::archive::manifest::ChainListing;
+use crate::archive::manifest::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest, ManifestHeader};
+use crate::archive::records;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::journal_io::record_options;
-use crate::export::keys::{ArchiveRoot, Key};
 use crate::export::open::conditional_writes_unsupported;
-use crate::export::proof::hex;
-use crate::export::record;
 use crate::export::run_context::{RunContext, lock};
+use crate::pipeline::proof::hex;
 use crate::storage::{ObjectClass, PutMode, PutOptions, Segments, Store, StoreError};
 
 /// Maximum number of attempts to get the next number against concurrent writers.
@@ -28,15 +29,6 @@ const VERSION_CHARS_MAX: usize = 40;
 
 /// Largest sequence number that a key can contain.
 const SEQUENCE_MAX: u64 = 99_999_999;
-
-/// The manifests and signatures in a listing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ChainListing {
-    /// Sequence numbers of the manifests.
-    pub manifests: BTreeSet<u64>,
-    /// Sequence numbers of the manifests with a signature.
-    pub signatures: BTreeSet<u64>,
-}
 
 /// Digest and statement id of a stored manifest, which never changes.
 #[derive(Clone, Debug)]
@@ -91,17 +83,6 @@ async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
         chain.insert(&root.parse(&row.key));
     }
     Ok(chain)
-}
-
-impl ChainListing {
-    /// Adds a key if it belongs to the chain.
-    pub(in crate::export) fn insert(&mut self, key: &Key) {
-        match key {
-            Key::Manifest(number) => self.manifests.insert(*number),
-            Key::Signature(number) => self.signatures.insert(*number),
-            _ => false,
-        };
-    }
 }
 
 /// Finds the newest manifest of the statement; a run reads each manifest once. Returns its bytes if it still needs a
@@ -163,7 +144,7 @@ fn matches_statement(
         software: stored.software,
         ..statement.manifest(number, previous, stored.written_at)
     };
-    record::encode(&expected) == bytes
+    records::encode(&expected) == bytes
 }
 
 /// Returns key and digest of the manifest before a number.
@@ -226,7 +207,7 @@ async fn write_manifest(
         .now()
         .await
         .map_err(|error| store_failure(&key, "write", &error))?;
-    let bytes = Bytes::from(record::encode(&statement.manifest(number, previous, now)));
+    let bytes = Bytes::from(records::encode(&statement.manifest(number, previous, now)));
     let too_large = bytes.len() as u64 > MANIFEST_MAX_BYTES;
     if too_large || number > SEQUENCE_MAX {
         let why = if too_large {

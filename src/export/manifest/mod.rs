@@ -4,12 +4,9 @@
 //! `chain` (writing and finding manifests in the store), `sign` (signatures with a key from a Secret).
 
 pub(super) mod chain;
-pub mod document;
 pub mod periods;
 pub mod sign;
 pub mod statement;
-
-pub use chain::ChainListing;
 
 #[cfg(test)]
 mod tests;

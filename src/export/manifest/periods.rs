@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use crate::export::record::RangeRecord;
+use crate::archive::records::RangeRecord;
+use crate::archive::window::Window;
 use crate::export::spec::ExportSpec;
-use crate::export::window::Window;
 
 /// Maximum number of days in a manifest. A longer finite range has one manifest per calendar year, so that no document
 /// exceeds the size limit of readers.

@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::document::SIGNATURE_BYTES;
+use crate::archive::manifest::document::SIGNATURE_BYTES;
 use crate::export::failure::Failure;
 
 /// Name of the signing key in the Secret.

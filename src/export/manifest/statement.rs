@@ -7,19 +7,19 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 
-use super::document::{
+use super::periods::days;
+use crate::archive::counts::{Verdict, compare_counts};
+use crate::archive::layout::Key;
+use crate::archive::listing::{Journal, ReceiptFacts};
+use crate::archive::manifest::document::{
     DayEntry, DayStatement, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry, PeriodTotals,
     RootDigest, WindowEntry, root_digest,
 };
-use super::periods::days;
+use crate::archive::records::{ArchiveRecord as _, RangeRecord, SOFTWARE};
+use crate::archive::window::{HourSet, Window};
 use crate::export::decide::short_days;
-use crate::export::journal::{Journal, ReceiptFacts};
-use crate::export::keys::Key;
-use crate::export::proof::hex;
-use crate::export::record::{ArchiveRecord as _, RangeRecord, SOFTWARE};
 use crate::export::spec::ExportSpec;
-use crate::export::verdict::{Verdict, compare_counts};
-use crate::export::window::{HourSet, Window};
+use crate::pipeline::proof::hex;
 
 /// The content of the manifest of a period.
 #[derive(Clone, Debug, PartialEq, Eq)]

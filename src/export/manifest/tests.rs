@@ -8,20 +8,22 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::document::{DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest};
 use super::periods::days;
 use super::statement::build_statement;
 use crate::api::{Scope, SettingNames};
+use crate::archive::counts::Verdict;
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::listing::WindowFacts;
+use crate::archive::listing::{Journal, ReceiptFacts, ReceiptProof};
+use crate::archive::manifest::document::{
+    DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest,
+};
+use crate::archive::records::{RangeRecord, encode};
+use crate::archive::window::{HourSet, Window};
 use crate::export::decide::short_days;
-use crate::export::journal::{Journal, ReceiptFacts, ReceiptProof};
-use crate::export::keys::ArchiveRoot;
-use crate::export::proof::hex;
-use crate::export::record::{RangeRecord, encode};
 use crate::export::shard::Shard;
-use crate::export::snapshot::WindowFacts;
 use crate::export::spec::{ExportSpec, RetryPolicy};
-use crate::export::verdict::Verdict;
-use crate::export::window::{HourSet, Window};
+use crate::pipeline::proof::hex;
 
 const SOURCE: &str = "https://a";
 
@@ -67,7 +69,7 @@ impl StoredWindow {
     fn insert_into(&self, journal: &mut Journal) {
         let verdict = match self.events {
             0 => Verdict::Empty,
-            _ => crate::export::verdict::compare_counts(self.events, self.reported, self.reported),
+            _ => crate::archive::counts::compare_counts(self.events, self.reported, self.reported),
         };
         let summary = WindowFacts {
             bytes: self.events * 100,
@@ -303,7 +305,7 @@ fn the_largest_manifest_stays_within_the_size_limit() {
     let manifest = manifest(&export, &journal).unwrap();
     let bytes = encode(&manifest);
     assert!(
-        bytes.len() as u64 <= super::document::MANIFEST_MAX_BYTES,
+        bytes.len() as u64 <= crate::archive::manifest::document::MANIFEST_MAX_BYTES,
         "{}",
         bytes.len()
     );

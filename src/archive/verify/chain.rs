@@ -9,11 +9,11 @@ use super::consistency::{contradictions, windows};
 use super::contents::RootContents;
 use super::finding::{Finding, FindingKind};
 use super::signature::SignatureStatus;
-use crate::export::keys::Key;
-use crate::export::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry};
+use crate::archive::layout::Key;
+use crate::archive::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry};
+use crate::archive::records::{RangeRecord, Receipt};
+use crate::archive::window::{HourSet, Window};
 use crate::export::manifest::periods::days;
-use crate::export::record::{RangeRecord, Receipt};
-use crate::export::window::{HourSet, Window};
 
 /// Maximum number of reported contradictions of one manifest.
 const CONTRADICTIONS_MAX: usize = 20;

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use super::keys::{ArchiveRoot, AttemptId, Key};
+use super::counts::Verdict;
+use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::record::{AttemptRecord, Receipt};
-use super::snapshot::WindowFacts;
-use super::spec::ExportSpec;
+use super::records::{AttemptRecord, Receipt};
 use super::window::{HourSet, Window};
 use crate::storage::ObjectSummary;
 
@@ -30,6 +30,23 @@ pub struct Journal {
     pub attempts: BTreeMap<AttemptId, AttemptFacts>,
     /// Manifests.
     pub chain: ChainListing,
+}
+
+/// A stored window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowFacts {
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// Events counted.
+    pub events: u64,
+    /// Events that the service reported; the later report takes precedence.
+    pub reported: Option<u64>,
+    /// Comparison of the counts.
+    pub verdict: Verdict,
+    /// SHA-256 of the object; absent when the window was proved empty.
+    pub sha256: Option<Arc<str>>,
+    /// True if this process stored the window, false if it found it.
+    pub stored_now: bool,
 }
 
 /// Facts of a receipt that decisions need.
@@ -234,28 +251,6 @@ impl Journal {
             .filter(move |window| !explained(window))
     }
 
-    /// Gives attempts of another running process with the same holder name a different holder here, so that this
-    /// process does not recover them. `clock_offset`: store's clock minus local clock.
-    pub fn mark_foreign_attempts(&mut self, export: &ExportSpec, clock_offset: SignedDuration) {
-        let Some(holder_epoch) = &export.holder_epoch else {
-            return;
-        };
-        let records = self
-            .attempts
-            .values_mut()
-            .filter_map(|facts| facts.record.as_mut());
-        for record in records.filter(|record| record.holder == export.holder) {
-            if holder_epoch.conflicts_with(record, clock_offset) {
-                let process = record.process.as_deref().unwrap_or_default();
-                record.holder = format!(
-                    "{} (process {process}: another cluster or operator with the same name; stop one of them, or \
-                     give it a different name)",
-                    export.holder
-                );
-            }
-        }
-    }
-
     /// Returns the attempts at a day or its hours that other holders may still be working on.
     pub fn attempts_by_others<'a>(
         &'a self,
@@ -322,9 +317,8 @@ impl ReceiptFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::record::ArchiveRecord;
-    use crate::export::spec::HolderEpoch;
-    use crate::export::verdict::Verdict;
+    use crate::archive::counts::Verdict;
+    use crate::archive::records::ArchiveRecord;
 
     fn window(text: &str) -> Window {
         text.parse().unwrap()
@@ -426,40 +420,6 @@ mod tests {
         seen.replace_day(window("2018-06-02"), journal(&[(Key::Receipt(two), 1)]));
         assert_eq!(seen.attempts.keys().copied().collect::<Vec<_>>(), [id(one)]);
         assert_eq!(seen.unread_receipts(), [two]);
-    }
-
-    #[test]
-    fn later_attempts_of_another_process_with_the_same_holder_are_foreign() {
-        let holder_epoch = HolderEpoch::new("self-2", Timestamp::from_second(1_000).unwrap());
-        let record = |process: Option<&str>, second: i64| AttemptRecord {
-            schema: AttemptRecord::SCHEMA.to_owned(),
-            holder: "self".to_owned(),
-            process: process.map(str::to_owned),
-            source: "https://a".to_owned(),
-            started_at: Timestamp::from_second(second).unwrap(),
-            deadline: Timestamp::MAX,
-            tracker_user: None,
-            open_before: Vec::new(),
-        };
-        let no_offset = SignedDuration::ZERO;
-        for (process, second, clock_offset, shared) in [
-            (Some("self-1"), 1_006, no_offset, true),
-            (Some("self-1"), 1_005, no_offset, false),
-            (Some("self-1"), 400, no_offset, false),
-            (Some("self-2"), 1_600, no_offset, false),
-            // Written by an older version.
-            (None, 1_600, no_offset, false),
-            // Store's clock ten minutes ahead of the local clock.
-            (Some("self-1"), 1_600, SignedDuration::from_mins(10), false),
-            (Some("self-1"), 1_606, SignedDuration::from_mins(10), true),
-        ] {
-            let record = record(process, second);
-            assert_eq!(
-                holder_epoch.conflicts_with(&record, clock_offset),
-                shared,
-                "{record:?}"
-            );
-        }
     }
 
     #[test]

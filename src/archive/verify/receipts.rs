@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chain::{ChainAudit, Document, LedgerEntry, Receipts};
 use super::contents::RootContents;
 use super::finding::{Finding, FindingKind};
-use crate::export::keys::Key;
-use crate::export::record::Receipt;
-use crate::export::verdict::{Verdict, compare_counts};
-use crate::export::window::{HourSet, Window};
+use crate::archive::counts::{Verdict, compare_counts};
+use crate::archive::layout::Key;
+use crate::archive::records::Receipt;
+use crate::archive::window::{HourSet, Window};
 
 /// An object that must exist.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::chain::Receipts;
 use super::contents::RootContents;
-use crate::export::keys::Key;
-use crate::export::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry, root_digest};
+use crate::archive::counts::Verdict;
+use crate::archive::layout::Key;
+use crate::archive::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry, root_digest};
+use crate::archive::records::{RangeRecord, Receipt};
+use crate::archive::window::{HourSet, Window};
 use crate::export::manifest::periods::days;
-use crate::export::record::{RangeRecord, Receipt};
-use crate::export::verdict::Verdict;
-use crate::export::window::{HourSet, Window};
 
 /// A value in a manifest that differs from its other values or from receipts.
 pub(super) struct Contradiction {

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::export::events::EventCounter;
-use crate::export::gzip::GzipVerifier;
-use crate::export::proof::hex;
+use crate::pipeline::events::EventCounter;
+use crate::pipeline::gzip::GzipVerifier;
+use crate::pipeline::proof::hex;
 use crate::storage::Crc64;
 
 /// Compressed bytes between two checks of the output limit: 64 KiB, which inflate to 66 MiB at most.

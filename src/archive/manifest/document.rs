@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::api::sanitize;
-use crate::export::proof::hex;
-use crate::export::record::{self, ArchiveRecord, RangeRecord, RecordError};
-use crate::export::verdict::Verdict;
+use crate::archive::counts::Verdict;
+use crate::archive::records::{self, ArchiveRecord, RangeRecord, RecordError};
+use crate::pipeline::proof::hex;
 
 /// Maximum size of a manifest: 16 MiB. A period has at most 366 days, so at most 8,784 windows of some 500 bytes each,
 /// 2 KiB if the version ids of the bucket have the maximum length of S3.
@@ -243,7 +243,7 @@ pub fn parse_manifest<M: ArchiveRecord + ChainDocument>(
     if bytes.len() as u64 > MANIFEST_MAX_BYTES {
         return Err(unreadable(format!("larger than {MANIFEST_MAX_BYTES} bytes")));
     }
-    let manifest: M = record::decode(key, bytes)?;
+    let manifest: M = records::decode(key, bytes)?;
     if manifest.sequence() != sequence {
         let found = manifest.sequence();
         return Err(unreadable(format!(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::finding::{Finding, FindingKind};
 use super::object::{GzipStats, ObjectProof};
 use super::receipts::ExpectedObject;
-use crate::export::window::Window;
+use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectInfo};
 
 /// Method by which an object was checked.

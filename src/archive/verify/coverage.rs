@@ -6,8 +6,8 @@ use jiff::civil::Date;
 use super::chain::ChainAudit;
 use super::contents::RootContents;
 use super::finding::{Finding, FindingKind};
+use crate::archive::window::{HourSet, Window};
 use crate::export::spec::ExportSpec;
-use crate::export::window::{HourSet, Window};
 
 /// Maximum number of reported gaps. The last finding states the number of omitted gaps.
 const GAPS_MAX: usize = 1000;

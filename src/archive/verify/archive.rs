@@ -20,11 +20,11 @@ use super::observation::ObjectObservation;
 use super::receipts::{self, ExpectedObject};
 use super::report::VerifyReport;
 use super::signature::{self, PublicKey};
-use crate::export::keys::ArchiveRoot;
-use crate::export::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
-use crate::export::proof::hex;
-use crate::export::record::{self, RECORD_MAX_BYTES, Receipt};
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
+use crate::archive::records::{self, RECORD_MAX_BYTES, Receipt};
 use crate::export::spec::ExportSpec;
+use crate::pipeline::proof::hex;
 use crate::storage::{ObjectSummary, Store, StoreError};
 
 /// Maximum concurrent reads of documents.
@@ -170,7 +170,7 @@ pub async fn read_documents(
         .map(async |(window, listed)| {
             let bytes = get(listed, RECORD_MAX_BYTES).await?;
             Ok::<_, StoreError>(bytes.map(|bytes| {
-                let document = parse_document(bytes, |bytes| record::decode::<Receipt>(&listed.key, bytes));
+                let document = parse_document(bytes, |bytes| records::decode::<Receipt>(&listed.key, bytes));
                 (*window, document)
             }))
         })

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::coverage::RangeBasis;
 use super::finding::Finding;
 use super::observation::CheckMethod;
-use crate::export::window::Window;
+use crate::archive::window::Window;
 
 /// Result of the verification of an archive.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::verdict::{EmptyAnswer, Verdict};
+use super::counts::{EmptyAnswer, Verdict};
 use crate::api::sanitize;
 
 /// Name and version of this software, as receipts state it: `eventexport/0.1.0`.

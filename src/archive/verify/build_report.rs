@@ -10,7 +10,7 @@ use super::finding::{Finding, FindingKind};
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
 use super::receipts::Expectations;
 use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals};
-use crate::export::window::{HourSet, Window};
+use crate::archive::window::{HourSet, Window};
 use crate::storage::StoreError;
 
 /// Maximum number of merged ranges in a list: 1,000. One more entry states the number of omitted ranges.

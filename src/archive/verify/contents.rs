@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::export::keys::{ArchiveRoot, AttemptId, Key};
-use crate::export::window::Window;
+use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
+use crate::archive::window::Window;
 use crate::storage::ObjectSummary;
 
 /// Internal folder of a directory store. A copy of a directory to a bucket may contain it.

@@ -9,9 +9,9 @@ use super::archive::RootDocuments;
 use super::chain;
 use super::contents::RootContents;
 use super::coverage::{self, RangeBasis};
+use crate::archive::counts::{DayListing, DayLookup, Verdict};
+use crate::archive::window::{HourSet, Window};
 use crate::export::spec::ExportSpec;
-use crate::export::verdict::{DayListing, DayLookup, Verdict};
-use crate::export::window::{HourSet, Window};
 
 /// Maximum number of merged ranges in a list: 1,000. One more entry states the number of omitted ranges.
 const RUNS_MAX: usize = 1000;
