@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
-# The image: one static program, the certificate authorities it trusts, and the list of what it is made of.
+# The image: one static program, its certificate authorities, and its SBOM.
 #
 #   docker build --build-arg VERSION=0.1.0 --tag registry.example.com/eventexport:0.1.0 .
-#   docker buildx build --platform linux/amd64,linux/arm64 …        cross-compiled: nothing is emulated
+#   docker buildx build --platform linux/amd64,linux/arm64 …        cross-compiled, without emulation
 #   make image                                                      without a daemon (docs/image.md)
 #
-# `make image` builds the program outside and takes the part from `FROM scratch` on, so both ways hold the same.
+# `make image` builds the program outside and uses the stage from `FROM scratch` on, so both images are equal.
 
-# Give a digest (rust:…@sha256:…) to build the same bytes next year.
+# Pin a digest (rust:…@sha256:…) for a reproducible build.
 ARG RUST_IMAGE=rust:1.95-bookworm
 
 FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
@@ -23,7 +23,7 @@ COPY Cargo.toml Cargo.lock LICENSE ./
 COPY .cargo .cargo
 COPY image image
 COPY src src
-# Cargo looks for the test and the benchmark that Cargo.toml names, though they are not built.
+# Cargo requires the files of the test and the benchmark in Cargo.toml, even if they are not built.
 RUN mkdir -p tests/it bench && touch tests/it/main.rs bench/parts.rs \
  && sh image/rootfs "${TARGETARCH:-$(dpkg --print-architecture)}" /rootfs
 
@@ -31,11 +31,11 @@ FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=
 LABEL org.opencontainers.image.title="eventexport" \
-      org.opencontainers.image.description="Keeps Activity Tracker events: exports audit events to object storage, with proof that nothing is missing" \
+      org.opencontainers.image.description="Exports Activity Tracker audit events to object storage, with proof that nothing is missing" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /rootfs/ /
-# A number, so that the kubelet can see that it is not root. Nothing is written: the root may be read-only.
+# Numeric, so that the kubelet can check that it is not root. The root file system may be read-only.
 USER 65532:65532
 ENTRYPOINT ["/eventexport"]

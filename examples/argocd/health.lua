@@ -1,16 +1,16 @@
--- How Argo CD says how an EventExport is: the script for resource.customizations.health.eventexport.io_EventExport
--- in the ConfigMap argocd-cm (see argocd-cm.yaml beside this file).
+-- Health of an EventExport in Argo CD: the script for resource.customizations.health.eventexport.io_EventExport
+-- in the ConfigMap argocd-cm (see argocd-cm.yaml in this folder).
 --
--- Progressing: not looked at yet, or it goes on by itself.   Healthy: accepted, and nothing is overdue, short or lost.
--- Degraded: a person is needed; the message says for what.   Suspended: spec.suspend is true.
+-- Progressing: not reconciled yet, or retried automatically.   Healthy: accepted, and nothing is overdue, short or lost.
+-- Degraded: needs manual action, see the message.   Suspended: spec.suspend is true.
 --
--- It uses no library of Lua, so useOpenLibs is not needed.
+-- It uses no Lua library, so useOpenLibs is not needed.
 
 local health = {status = "Progressing", message = "the operator has not looked at it yet"}
 if obj.status == nil or obj.status.conditions == nil then
   return health
 end
--- A status of an older spec says nothing about this one. The schema's default is -1.
+-- A status of an older generation does not describe this spec. The schema's default is -1.
 if obj.status.observedGeneration ~= obj.metadata.generation then
   health.message = "the operator has not acted upon the newest spec yet"
   return health

@@ -1,4 +1,4 @@
-/* What holds the namespaces of a Pod on the test bed's node: it waits until it is told to end. */
+/* Holds the namespaces of a Pod on the test bed's node: waits for a signal. */
 #include <signal.h>
 #include <unistd.h>
 

@@ -1,7 +1,7 @@
-//! The resource before a real API server: what is accepted and what is refused, with which words, and that Rust
-//! comes to the same verdict without a server.
+//! Validates resources on a real API server: which are accepted or refused, and with which message. The validation in
+//! Rust must reach the same verdict without a server.
 
-// What kubectl and serde say here is known; if it is not, the test must stop.
+// A test panics on output of kubectl or serde that it does not expect.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod cases;
@@ -15,19 +15,19 @@ use serde_json::{Value, json};
 
 use crate::bed::Cluster;
 
-/// What `eventexport crd` prints, as it is in Git.
+/// CRD manifest in Git; `eventexport crd` prints the same.
 const DEFINITION: &str = "crds/eventexports.yaml";
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Whether generated files are to be written anew instead of compared.
+/// True if generated files are rewritten instead of compared.
 fn update_docs() -> bool {
     std::env::var_os("UPDATE_DOCS").is_some()
 }
 
-/// A generated file that is in Git says what is generated today.
+/// Asserts that a generated file in Git is up to date.
 fn assert_generated(path: &str, text: &str) {
     let there = fs::read_to_string(file(path)).unwrap_or_default();
     if there == text {
@@ -40,9 +40,9 @@ fn assert_generated(path: &str, text: &str) {
     fs::write(file(path), text).unwrap();
 }
 
-/// The shared cluster with our definition, as a person applies it: without one warning.
+/// Returns the shared cluster with our CRD applied without a warning.
 async fn cluster() -> &'static Cluster {
-    // Before the cluster starts, as it takes the definition from there.
+    // Runs before the cluster starts, which reads the CRD from there.
     assert_generated(DEFINITION, &cli::crd::crd());
     let cluster = Cluster::shared().await;
     let path = file(DEFINITION);
@@ -67,12 +67,12 @@ async fn every_example_is_accepted() {
     for entry in fs::read_dir(file("examples")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            // What other programs are told about it: tested with them.
+            // Conditions of other programs are tested with those programs.
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
         if !text.contains("kind: EventExport\n") {
-            // The operator's own manifest is applied by the tests that run it.
+            // The tests that run the operator apply its own manifest.
             continue;
         }
         let args = [
@@ -100,8 +100,8 @@ async fn every_example_is_accepted() {
     assert!(count >= 4);
 }
 
-/// kstatus takes a resource whose status is of another generation as unfinished; without the default, a wait
-/// that starts before the operator looked would pass.
+/// kstatus treats a resource whose status is of an older generation as in progress. Without the default value, a wait
+/// that starts before the first reconcile would succeed.
 #[tokio::test]
 async fn a_new_export_counts_as_not_reconciled() {
     let cluster = cluster().await;
@@ -200,13 +200,13 @@ async fn kubectl_get_columns_are_readable() {
         ],
         "{listing}"
     );
-    // Blank where there is no end, and before the operator looked.
+    // The column is blank without an end and before the first reconcile.
     assert_eq!(words[2][..3], ["continuous", "Space", "2018-06-01"], "{listing}");
     assert_eq!(words[2].len(), 4, "{listing}");
 }
 
-/// The table of manifests: the server's verdict, the words it says, and that Rust agrees on both verdict and
-/// field. What is refused is pasted into the documentation.
+/// Checks the table of manifests: the server's verdict and message, and that Rust agrees on verdict and field. The
+/// refused manifests are written to the documentation.
 #[tokio::test]
 async fn the_api_server_and_rust_agree_on_every_manifest() {
     let cluster = cluster().await;
@@ -226,10 +226,10 @@ async fn the_api_server_and_rust_agree_on_every_manifest() {
     assert_generated("docs/validation.md", &table::document(&outcomes));
 }
 
-/// The first and the last day of every month are dates, the day after the last is none: as the server's
-/// regular expression says it, and as the calendar does.
+/// The first and the last day of each month are dates and the day after the last is not, both in the server's regular
+/// expression and in the calendar.
 #[tokio::test]
-async fn the_calendar_of_the_rules_is_the_calendar() {
+async fn the_date_pattern_matches_the_calendar() {
     let cluster = cluster().await;
     let namespace = cluster.namespace("calendar").await;
     let months: Vec<(i16, i8)> = (1970..=2099)

@@ -1,6 +1,5 @@
-//! The commands of docs/auditor.md, as they stand there, in an archive that the program made, and in damaged copies.
+//! Runs the commands of docs/auditor.md, exactly as written, on an archive of the program and on damaged copies.
 
-// A test that cannot go on must stop.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -8,13 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A command of the page, with the name that it has there.
+/// Command of the page, with its name.
 struct AuditorCommand {
     name: String,
     script: String,
 }
 
-/// All commands that the page says are checked.
+/// Returns all commands of the page.
 fn commands() -> Vec<AuditorCommand> {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/auditor.md")).unwrap();
     let mut commands = Vec::new();
@@ -39,12 +38,12 @@ fn run_shell(folder: &Path, public_key: &Path, script: &str) -> Output {
         .unwrap()
 }
 
-/// The names of the steps that do not pass, with what they say.
+/// Returns the steps that fail, with their output.
 fn failing_commands(folder: &Path, public_key: &Path) -> Vec<(String, String)> {
     let run = |command: AuditorCommand| {
         let output = run_shell(folder, public_key, &command.script);
-        let said = [output.stdout, output.stderr].concat();
-        (!output.status.success()).then(|| (command.name, String::from_utf8_lossy(&said).into_owned()))
+        let printed = [output.stdout, output.stderr].concat();
+        (!output.status.success()).then(|| (command.name, String::from_utf8_lossy(&printed).into_owned()))
     };
     commands().into_iter().filter_map(run).collect()
 }
@@ -54,7 +53,7 @@ fn openssl(args: &[&str]) {
     assert!(done.status.success(), "{done:?}");
 }
 
-/// Three manifests over a week that has a week-end without events, and a gap.
+/// Creates an archive of three manifests over a week with an empty weekend and a gap.
 fn archive(folder: &Path) -> PathBuf {
     let file = folder.join("audit.yaml");
     let key = folder.join("signing.pem");
@@ -110,7 +109,7 @@ fn copy(from: &Path, to: &Path) {
 
 type Damage = fn(&Path);
 
-/// What may be done to an archive, and the step that finds it out.
+/// Damage to the archive, and the step that detects it.
 const DAMAGES: &[(&str, &str, Damage)] = &[
     ("a byte of an object flipped", "objects", |root| {
         let path = root.join("date=2018-06-05/events.json.gz");
@@ -205,7 +204,7 @@ fn auditor_commands_pass_a_good_archive_and_detect_damage() {
     let root = archive(folder.path());
     let public = folder.path().join("signing.pub.pem");
     assert_eq!(failing_commands(&root, &public), []);
-    let said = |name: &str| {
+    let stdout_of = |name: &str| {
         let command = commands()
             .into_iter()
             .find(|command| command.name == name)
@@ -213,21 +212,21 @@ fn auditor_commands_pass_a_good_archive_and_detect_damage() {
         let output = run_shell(&root, &public, &command.script);
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    assert_eq!(said("gaps"), "2018-06-01 to 2018-06-01: before we began\n");
+    assert_eq!(stdout_of("gaps"), "2018-06-01 to 2018-06-01: before we began\n");
     assert!(
-        said("periods").starts_with("1: 2018-06-01 to 2018-06-03, "),
+        stdout_of("periods").starts_with("1: 2018-06-01 to 2018-06-03, "),
         "{}",
-        said("periods")
+        stdout_of("periods")
     );
     assert!(
-        said("table").contains("2018-06-01\t0/24\t0\tno count\tAcceptedGap"),
+        stdout_of("table").contains("2018-06-01\t0/24\t0\tno count\tAcceptedGap"),
         "{}",
-        said("table")
+        stdout_of("table")
     );
     assert!(
-        said("table").contains("2018-06-02\t24/24\t0\t"),
+        stdout_of("table").contains("2018-06-02\t24/24\t0\t"),
         "{}",
-        said("table")
+        stdout_of("table")
     );
 
     let wrong_key = failing_commands(&root, &folder.path().join("other.pub.pem"));
@@ -242,12 +241,12 @@ fn auditor_commands_pass_a_good_archive_and_detect_damage() {
         damage(damaged.path());
         let check = all.iter().find(|check| check.name == *command).unwrap();
         let output = run_shell(damaged.path(), &public, &check.script);
-        let said = [&output.stdout[..], &output.stderr[..]].concat();
-        let finds = !output.status.success() && !said.is_empty();
+        let printed = [&output.stdout[..], &output.stderr[..]].concat();
+        let finds = !output.status.success() && !printed.is_empty();
         assert!(finds, "{words}, not found by {command}: {output:?}");
         found.insert(*command);
     }
-    // What only prints finds nothing out.
+    // Commands that only print detect nothing.
     let only_prints = ["table", "gaps", "periods"];
     let checks = commands().into_iter().map(|command| command.name);
     for check in checks.filter(|name| !only_prints.contains(&name.as_str())) {

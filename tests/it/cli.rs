@@ -1,6 +1,5 @@
-//! The program as a person starts it: exit codes, what it prints, and what it leaves behind.
+//! Runs the program as a user does: exit codes, output, and files left behind.
 
-// A test that cannot go on must stop.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod contexts;
@@ -19,7 +18,7 @@ use eventexport::simulator::{RequestKind, Settings, Simulator, Volume};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-/// The longest that a run of these tests may take.
+/// Maximum time a run may take.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 fn program(folder: &Path, arguments: &[&str]) -> Command {
@@ -52,7 +51,7 @@ fn last_object(output: &Output) -> Value {
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 
-/// A manifest of seven days at a simulator.
+/// Returns a manifest of seven days for a simulator.
 fn manifest(folder: &Path, simulator: &Simulator) -> String {
     let path = folder.join("audit.yaml");
     let text = format!(
@@ -68,7 +67,7 @@ fn manifest(folder: &Path, simulator: &Simulator) -> String {
 
 async fn simulator() -> Simulator {
     let today = "2018-07-01".parse().ok();
-    // A day without events would be over at once, and another one begun.
+    // A day without events would finish at once and the next one would start.
     let volume = Volume {
         quiet: Vec::new(),
         ..Volume::default()
@@ -82,7 +81,7 @@ async fn simulator() -> Simulator {
     .unwrap()
 }
 
-/// Waits until four sessions are open, each with its download begun: then the journal names them all.
+/// Waits until four sessions are open and downloading. The journal then names all of them.
 async fn in_transfer(simulator: &Simulator) {
     let flowing = async {
         while simulator.ledger().requests_of(RequestKind::Download) < 4 {
@@ -105,7 +104,7 @@ async fn signal(child: &Child, name: &str) {
 }
 
 #[tokio::test]
-async fn the_quickstart_is_stored_and_proved_and_not_downloaded_again() {
+async fn the_quickstart_is_stored_once_and_verifies() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("export");
     let arguments = [
@@ -161,16 +160,16 @@ async fn an_invalid_signing_key_does_not_block_storing_events() {
     let to = folder.path().join("export");
     let [file, to] = [&file, &to].map(|path| path.to_str().unwrap());
     let arguments = ["run", "-f", file, "--simulate", "--to", to, "--output", "json"];
-    let said = |output: &Output| {
+    let printed = |output: &Output| {
         String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
     };
 
     let none = run(folder.path(), &arguments).await;
     assert_eq!(none.status.code(), Some(2), "{none:?}");
     assert!(
-        said(&none).contains("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY"),
+        printed(&none).contains("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY"),
         "{}",
-        said(&none)
+        printed(&none)
     );
 
     let mut wrong = program(folder.path(), &arguments);
@@ -185,9 +184,9 @@ async fn an_invalid_signing_key_does_not_block_storing_events() {
         (Some(true), &"SigningKeyInvalid".into())
     );
     assert!(
-        said(&wrong).contains("openssl genpkey") && !said(&wrong).contains("hunter2"),
+        printed(&wrong).contains("openssl genpkey") && !printed(&wrong).contains("hunter2"),
         "{}",
-        said(&wrong)
+        printed(&wrong)
     );
 
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
@@ -203,7 +202,7 @@ async fn an_invalid_signing_key_does_not_block_storing_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_deletes_the_sessions_and_the_next_run_goes_on() {
+async fn a_signal_deletes_the_sessions_and_the_next_run_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("trickle").unwrap();
@@ -217,12 +216,12 @@ async fn a_signal_deletes_the_sessions_and_the_next_run_goes_on() {
     let stopped = output(child).await;
     assert_eq!(stopped.status.code(), Some(1));
     assert_eq!(simulator.ledger().open_now, 0);
-    let said = String::from_utf8(stopped.stdout).unwrap();
+    let stdout = String::from_utf8(stopped.stdout).unwrap();
     assert!(
-        said.contains("Missing: 2018-06-01") && said.contains("goes on where it left off"),
-        "{said}"
+        stdout.contains("Missing: 2018-06-01") && stdout.contains("Run the same command again to resume."),
+        "{stdout}"
     );
-    assert!(!said.contains("Failed"), "the signal is no failure: {said}");
+    assert!(!stdout.contains("Failed"), "the signal is no failure: {stdout}");
 
     simulator.set_faults(Vec::new());
     let opened = simulator.ledger().opened;
@@ -237,7 +236,7 @@ async fn the_run_after_a_kill_cleans_up() {
     let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("trickle").unwrap();
-    let person = simulator.open_sessions_as("person@example.com", "c1", 3);
+    let manual_sessions = simulator.open_sessions_as("person@example.com", "c1", 3);
     let manifest = manifest(folder.path(), &simulator);
     let to = folder.path().join("export");
     let arguments = [
@@ -262,7 +261,7 @@ async fn the_run_after_a_kill_cleans_up() {
     let ledger = simulator.ledger();
     assert_eq!(
         (ledger.open_now, ledger.people_open, ledger.people_deleted),
-        (0, person.len() as u64, 0)
+        (0, manual_sessions.len() as u64, 0)
     );
 }
 
@@ -290,12 +289,12 @@ async fn invalid_input_exits_with_2_and_names_the_field() {
         let mut command = program(folder.path(), &["run", "-f", path.to_str().unwrap()]);
         command.env_remove("EVENTEXPORT_API_KEY");
         let ended = output(command.spawn().unwrap()).await;
-        let said = String::from_utf8(ended.stderr).unwrap();
-        assert_eq!(ended.status.code(), Some(2), "{wrong}: {said}");
-        assert!(said.contains(named), "{wrong}: {said}");
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{wrong}: {stderr}");
+        assert!(stderr.contains(named), "{wrong}: {stderr}");
         assert!(
-            !said.contains("simulated-api-key") && !said.contains("simulated-secret-key"),
-            "{said}"
+            !stderr.contains("simulated-api-key") && !stderr.contains("simulated-secret-key"),
+            "{stderr}"
         );
     }
 }
@@ -339,7 +338,7 @@ async fn a_plan_opens_no_session_and_counts_the_work() {
     assert_eq!(planned["exports"][0]["requests"], 0);
 }
 
-/// Days below a folder that have a receipt.
+/// Lists the days below a folder that have a receipt.
 fn stored_days(to: &Path) -> Vec<String> {
     let journal = to.join("space=c1/scope=space/_journal");
     let names = fs::read_dir(journal)
@@ -372,7 +371,7 @@ async fn shards_together_store_every_day_once() {
         ];
         program(folder.path(), &arguments).spawn().unwrap()
     };
-    // At the same time, with one state folder.
+    // Both shards run at the same time with one state folder.
     let (one, two) = tokio::join!(output(with("0/2")), output(with("1/2")));
     for (ended, shard) in [(one, "0/2"), (two, "1/2")] {
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -414,7 +413,7 @@ async fn the_replacement_of_a_killed_shard_reuses_its_name_and_leaves_no_session
     simulator.add_preset("trickle").unwrap();
     let manifest = manifest(folder.path(), &simulator);
     let to = folder.path().join("export");
-    // Four windows, all at once. The disk for a state folder may not be there, as in a container.
+    // Four windows run at once. The state folder may be missing, as in a container.
     let arguments = [
         "run",
         "-f",
@@ -444,10 +443,10 @@ async fn the_replacement_of_a_killed_shard_reuses_its_name_and_leaves_no_session
     assert_eq!(summary["totals"]["wanted"], summary["totals"]["stored"]);
     assert!(simulator.open_sessions().is_empty());
 
-    let told = run(folder.path(), &["run", "-f", &manifest, "--shard", "2/2"]).await;
-    assert_eq!(told.status.code(), Some(2));
+    let refused = run(folder.path(), &["run", "-f", &manifest, "--shard", "2/2"]).await;
+    assert_eq!(refused.status.code(), Some(2));
     assert!(
-        String::from_utf8_lossy(&told.stderr).contains("from 0 to 1"),
-        "{told:?}"
+        String::from_utf8_lossy(&refused.stderr).contains("from 0 to 1"),
+        "{refused:?}"
     );
 }

@@ -1,5 +1,4 @@
-//! The operator, as the process that people run, killed and started again; and what must be the same whichever way an
-//! export is run.
+//! Kills and restarts the operator process, and compares the ways to run an export.
 
 mod conditional_writes;
 pub(crate) mod crash_points;

@@ -1,5 +1,5 @@
-//! What the documentation of the second day promises, on real peers: the least policy of the bucket and what is said
-//! without each of its actions, object lock, and rotated credentials.
+//! Day-two operations on real peers: the minimal bucket policy and the message for each missing action, object lock,
+//! and credential rotation.
 
 mod lock;
 mod policy;
@@ -16,7 +16,7 @@ use crate::bed::{Cluster, Gateway};
 use crate::operator::end_to_end::{SPACE, operator};
 use crate::operator::{apply, secret};
 
-/// A namespace whose operator is a process with the rights of deploy/operator.yaml, with its service and its store.
+/// Namespace with a service, a store, and an operator process that has the rights of deploy/operator.yaml.
 struct DayTwoFixture {
     cluster: &'static Cluster,
     gateway: &'static Gateway,
@@ -45,7 +45,7 @@ impl DayTwoFixture {
         })
     }
 
-    /// Keys of an account of the store that may do nothing yet, as the Secret of that name.
+    /// Creates a store account without permissions and the Secret with its keys.
     async fn account(&self, name: &str) -> Result<String> {
         let (access, secret_key) = (
             format!("{}-{name}", self.namespace),
@@ -64,7 +64,7 @@ impl DayTwoFixture {
         apply(self.cluster, &made).await
     }
 
-    /// Two days, the second of which is larger than a part.
+    /// Returns an export of two days, the second of which is larger than a part.
     fn export(&self, name: &str, bucket: &str, secret: &str) -> Value {
         let url = self.simulator.url().as_str().trim_end_matches('/');
         json!({
@@ -83,7 +83,7 @@ impl DayTwoFixture {
         })
     }
 
-    /// Lets an account do in a bucket what examples/bucket-policy.json says, and perhaps more or less.
+    /// Grants an account the permissions of examples/bucket-policy.json on a bucket, after `change`.
     async fn grant(&self, bucket: &str, account: &str, change: impl Fn(&mut Vec<Value>)) -> Result<()> {
         let policy = policy::for_account(bucket, account, change)?;
         let put = self.s3.put_bucket_policy().bucket(bucket).policy(policy);

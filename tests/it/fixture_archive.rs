@@ -1,4 +1,4 @@
-//! The archive that version 0.1.0 wrote (tests/fixtures/archive-0.1.0): this version reads, verifies and continues it.
+//! Reads, verifies and continues the archive that version 0.1.0 wrote (tests/fixtures/archive-0.1.0).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/archive-0.1.0")
 }
 
-/// Every file below a folder, with its bytes.
+/// Returns all files below a folder with their bytes.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -33,7 +33,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-/// A copy of the archive, without the store's own folder, which is no part of an archive.
+/// Copies the archive without the store's internal folder.
 fn copy(to: &Path) {
     let from = fixture();
     for (path, bytes) in files(&from.join("tracker")) {
@@ -43,7 +43,7 @@ fn copy(to: &Path) {
     }
 }
 
-/// The signing key of the archive, in PEM: PKCS #8 of the seed that the fixture's README states.
+/// Returns the signing key of the archive in PEM: PKCS #8 of the seed in the fixture's README.
 fn signing_key() -> String {
     let mut der = vec![
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -119,7 +119,7 @@ fn an_archive_of_version_0_1_0_is_read() {
 }
 
 #[test]
-fn an_archive_of_version_0_1_0_is_proved_with_its_signatures() {
+fn an_archive_of_version_0_1_0_verifies_with_its_signatures() {
     let folder = tempfile::tempdir().unwrap();
     copy(&folder.path().join("archive"));
     let report = verified(folder.path(), "archive");
@@ -134,7 +134,7 @@ fn an_archive_of_version_0_1_0_is_proved_with_its_signatures() {
     };
     assert_eq!((sum("windows"), sum("objects"), sum("events")), (31, 29, 1218));
 
-    // The check can fail: one byte of one object is another one.
+    // Proves that the check can fail: one byte of one object differs.
     let object = folder
         .path()
         .join("archive")
@@ -166,7 +166,7 @@ fn an_archive_of_version_0_1_0_is_continued_and_nothing_of_it_changes() {
     let run = ["run", "-f", "third.yaml", "--simulate", "--to", "archive"];
     let summary = program(folder.path(), &run);
     let totals = &summary["totals"];
-    // 7 days were there, one of them in hours; 2 of the 4 new ones are a week-end.
+    // 7 days exist already, one of them in hours; 2 of the 4 new ones are an empty weekend.
     assert_eq!(
         (&totals["alreadyThere"], &totals["storedNow"]),
         (&json!(7), &json!(4))
@@ -190,7 +190,7 @@ fn an_archive_of_version_0_1_0_is_continued_and_nothing_of_it_changes() {
         (&json!(3), &json!(3))
     );
 
-    // A second run has nothing to do.
+    // A second run finds nothing to do.
     let summary = program(folder.path(), &run);
     assert_eq!(summary["totals"]["storedNow"], 0);
     assert_eq!(summary["simulatedSessions"]["opened"], 0);

@@ -1,13 +1,13 @@
-//! The integration tests: each promise against real parts (API server, controllers, S3, the simulator).
+//! Integration tests against real components: API server, controllers, S3 store, simulator.
 
-// Also outside of the functions that clippy takes for tests: a test that cannot go on must stop.
+// Needed outside of `#[test]` functions: fixtures panic, too.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic
 )]
-// `state` and `stage` are two things to a reader.
+// Short pairs such as `state` and `stage` are clear in tests.
 #![allow(clippy::similar_names)]
 
 mod api;

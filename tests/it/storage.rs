@@ -1,7 +1,6 @@
-//! Where bytes go: one conformance suite on a directory and on a real S3 store, and what each of them
-//! does when something is wrong.
+//! Storage backends: one conformance suite for a directory and a real S3 store, and the errors of each.
 
-// Also outside of the functions that clippy takes for tests.
+// Needed outside of `#[test]` functions: fixtures panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 pub(crate) mod bucket;
@@ -9,7 +8,7 @@ mod conformance;
 mod directory;
 mod scripted;
 
-/// One test for each promise, on a store that `$open` makes.
+/// Declares one test per promise, on a store that `$open` creates.
 macro_rules! conforms {
     ($name:ident, $open:expr, $($promise:ident),+ $(,)?) => {
         mod $name {

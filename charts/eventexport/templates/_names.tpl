@@ -1,10 +1,10 @@
-{{/* Names and labels that several templates share. */}}
+{{/* Shared names and labels. */}}
 
 {{- define "eventexport.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 52 characters at most: further parts are added to it, and label values end at 63. */}}
+{{/* At most 52 characters: suffixes are appended, and label values are limited to 63. */}}
 {{- define "eventexport.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
@@ -39,7 +39,7 @@ eventexport-operator
 {{- define "eventexport.image" -}}
 {{- $image := .Values.image -}}
 {{- if not $image.repository -}}
-{{- fail "image.repository: say where the image is, such as registry.example.com/audit/eventexport; there is no public one" -}}
+{{- fail "image.repository: required, such as registry.example.com/audit/eventexport; there is no public image" -}}
 {{- end -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $image.repository $image.digest -}}
@@ -48,14 +48,14 @@ eventexport-operator
 {{- end -}}
 {{- end -}}
 
-{{/* What never changes in the life of a release: selectors cannot. */}}
+{{/* Labels that are constant for a release, because selectors are immutable. */}}
 {{- define "eventexport.selector" -}}
 app.kubernetes.io/name: {{ include "eventexport.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
-{{/* The labels of a resource; takes (dict "root" $ "labels" …), what is further said about it. */}}
+{{/* Labels of a resource; takes (dict "root" $ "labels" …) with additional labels. */}}
 {{- define "eventexport.labels" -}}
 {{- $labels := dict
   "helm.sh/chart" (printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace "+" "_") | trunc 63 | trimSuffix "-")
@@ -68,14 +68,14 @@ app.kubernetes.io/component: operator
 {{- end -}}
 
 {{/*
-The labels of Pods. Not the chart's version: a change of the chart alone is no reason to stop exports.
+Labels of Pods. Without the chart's version: an update of only the chart must not restart Pods.
 */}}
 {{- define "eventexport.podLabels" -}}
 {{- $labels := include "eventexport.labels" (dict "root" . "labels" .Values.podLabels) | fromYaml -}}
 {{- toYaml (omit $labels "helm.sh/chart" "app.kubernetes.io/managed-by") -}}
 {{- end -}}
 
-{{/* `labels` and `annotations` of a resource; takes (dict "root" $ "labels" … "annotations" …). */}}
+{{/* Labels and annotations of a resource; takes (dict "root" $ "labels" … "annotations" …). */}}
 {{- define "eventexport.metadata" -}}
 labels:
   {{- include "eventexport.labels" . | nindent 2 }}

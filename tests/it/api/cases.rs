@@ -1,4 +1,4 @@
-//! The table: manifests that are accepted, and manifests that are refused, each for one reason.
+//! Table of manifests: accepted ones, and refused ones with one error each.
 
 mod accepted;
 mod changes;
@@ -14,8 +14,8 @@ use super::table::ValidationCase;
 
 type Rejection = (&'static str, &'static str);
 
-/// Words of the messages of our own rules.
-const DAY: &str = "must be a day that the calendar has";
+/// Text in the messages of our rules.
+const DAY: &str = "must be a calendar date";
 const ADDRESS: &str = "must be https://HOST";
 const IMMUTABLE: &str = "cannot be changed";
 const SETTLE: &str = "must be a duration from 0s to 720h";
@@ -55,7 +55,7 @@ fn rejected_case(name: &'static str, edits: Vec<SpecEdit>, rejection: Rejection)
     }
 }
 
-/// One field that is set to something wrong.
+/// Returns a case in which one field has an invalid value.
 fn invalid_value(
     name: &'static str,
     pointer: &'static str,
@@ -69,7 +69,7 @@ fn gap(start: &str, end: &str, reason: &str) -> Value {
     json!([{ "start": start, "end": end, "reason": reason }])
 }
 
-/// A source that is an endpoint.
+/// Returns the edits for a source with an endpoint.
 fn endpoint(address: &str) -> Vec<SpecEdit> {
     vec![Remove("/source/region"), Set("/source/endpoint", address.into())]
 }

@@ -1,5 +1,4 @@
-//! The certificates and keys of one test cluster: an authority made for it alone, and what it
-//! signs. No I/O; nobody else ever trusts it.
+//! Certificates and keys of one test cluster, signed by an authority of its own. No I/O.
 
 use anyhow::{Context, Result};
 use rcgen::{
@@ -13,7 +12,7 @@ pub(super) struct CertifiedKey {
     pub(super) key: String,
 }
 
-/// The key pair that signs service-account tokens, as PEM.
+/// Key pair that signs service-account tokens, as PEM.
 pub(super) struct TokenKey {
     pub(super) public: String,
     pub(super) private: String,
@@ -41,14 +40,14 @@ impl Authority {
         Ok(Self { certificate, issuer })
     }
 
-    /// The authority's own certificate as PEM.
+    /// Returns the certificate of the authority, as PEM.
     pub(super) fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// For a server on this machine.
+    /// Creates a certificate for a server on this machine.
     pub(super) fn serving(&self) -> Result<CertifiedKey> {
-        // A name that is an IP address becomes an IP SAN.
+        // An IP address becomes an IP SAN.
         let names = ["127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"];
         let mut params = CertificateParams::new(names.map(String::from))?;
         params
@@ -58,7 +57,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// For a client whom Kubernetes knows as this user, in at most one group.
+    /// Creates a client certificate for a Kubernetes user in at most one group.
     pub(super) fn client(&self, user: &str, group: Option<&str>) -> Result<CertifiedKey> {
         let mut params = CertificateParams::new(Vec::<String>::new())?;
         params.distinguished_name.push(DnType::CommonName, user);

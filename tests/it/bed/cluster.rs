@@ -1,6 +1,6 @@
-//! One Kubernetes control plane: etcd, kube-apiserver and kube-controller-manager. Unless a [`Node`](super::Node)
-//! joins it there is none, so Pods stay Pending; everything that controllers do (owner references, Jobs, tokens,
-//! finalizers, namespaces) is real.
+//! One Kubernetes control plane: etcd, kube-apiserver and kube-controller-manager. Pods stay Pending unless a
+//! [`Node`](super::Node) joins it. The work of controllers (owner references, Jobs, tokens, finalizers, namespaces)
+//! is real.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use super::certificates::Authority;
 use super::watchdog::Watchdog;
 use super::{PORT_TAKEN, control_plane, free_ports, program};
 
-/// Long, because a machine that also compiles is slow; a start takes seconds otherwise.
+/// Generous, because a machine that also compiles is slow; a start usually takes seconds.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
-/// What `kubectl` said.
+/// Output of `kubectl`.
 #[derive(Debug)]
 pub(crate) struct KubectlOutput {
     pub(crate) status: ExitStatus,
@@ -31,7 +31,7 @@ pub(crate) struct KubectlOutput {
 }
 
 impl KubectlOutput {
-    /// What it printed, or an error with what it complained about.
+    /// Returns standard output, or an error with standard error.
     pub(crate) fn success(self) -> Result<String> {
         ensure!(
             self.status.success(),
@@ -48,14 +48,14 @@ pub(crate) struct Cluster {
     authority: Authority,
     kubectl: PathBuf,
     port: u16,
-    /// Numbers namespaces and kubeconfigs, so that their names are unique in the cluster.
+    /// Counter that makes the names of namespaces and kubeconfigs unique in the cluster.
     made: AtomicU32,
     process_ids: Vec<u32>,
 }
 
 impl Cluster {
-    /// The cluster of this test process, started by whoever asks first. Tests keep apart by
-    /// [`namespace`](Self::namespace); one that stops a component starts a cluster of its own.
+    /// Returns the cluster of this test process; the first call starts it. Tests are isolated by
+    /// [`namespace`](Self::namespace); a test that stops a component starts its own cluster.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<Cluster> = OnceCell::const_new();
         SHARED
@@ -67,7 +67,7 @@ impl Cluster {
             .await
     }
 
-    /// A cluster of its own; gone when dropped.
+    /// Starts a separate cluster that ends when dropped.
     pub(crate) async fn start() -> Result<Self> {
         let mut attempts = 0;
         loop {
@@ -105,26 +105,26 @@ impl Cluster {
         cluster
             .watchdog
             .ready("kube-apiserver", START_LIMIT, async || {
-                // A look at the port first: it costs less than a process.
+                // Probe the port first: it costs less than a process.
                 accepts(port).await && cluster.is_ready().await
             })
             .await?;
 
-        // Before the controllers start: they look for new kinds every half minute only, and until
-        // then an owner of such a kind leaves its dependents behind.
+        // Before the controllers start: they discover new kinds only every half minute, and until then dependents of
+        // such owners are not collected.
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
         if own.is_dir() {
             cluster.apply_crd(&own).await.context("crds/")?;
         }
 
-        // Only now: it gives up when the API server keeps it waiting.
+        // Last, because it exits if the API server is not ready.
         let manager = cluster
             .watchdog
             .start(&control_plane::controller_manager(folder)?)?;
         cluster
             .watchdog
             .ready("kube-controller-manager", START_LIMIT, async || {
-                // The first thing that its controllers visibly do.
+                // First visible effect of its controllers.
                 let account = ["get", "serviceaccount", "default", "-n", "default"];
                 cluster.kubectl(&account, None).await.status.success()
             })
@@ -134,12 +134,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// For clients with all rights (group `system:masters`).
+    /// Returns a kubeconfig with all rights (group `system:masters`).
     pub(crate) fn kubeconfig_path(&self) -> PathBuf {
         self.watchdog.folder().join("admin.kubeconfig")
     }
 
-    /// For a client whom the cluster knows as this user: no rights but those that a test grants.
+    /// Returns a kubeconfig for this user, who has no rights except those that a test grants.
     pub(crate) fn kubeconfig_for_user(&self, user: &str, group: Option<&str>) -> Result<PathBuf> {
         let identity = self.authority.client(user, group)?;
         let name = self.file_name(user);
@@ -148,7 +148,7 @@ impl Cluster {
         self.write_kubeconfig(&name, &credentials)
     }
 
-    /// For a client that holds a fresh token of an existing service account.
+    /// Returns a kubeconfig with a fresh token of an existing service account.
     pub(crate) async fn kubeconfig_for_service_account(
         &self,
         namespace: &str,
@@ -166,18 +166,18 @@ impl Cluster {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// The port of 127.0.0.1 that the API server listens on.
+    /// Port of 127.0.0.1 that the API server listens on.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The certificate that the server's own is signed with, as PEM.
+    /// CA certificate of the server, as PEM.
     pub(crate) fn ca_path(&self) -> PathBuf {
         self.watchdog.folder().join("ca.crt")
     }
 
-    /// A client that the API server knows as the admin of [`Self::kubeconfig_path`]. As all clients it belongs to the
-    /// runtime that made it.
+    /// Returns a client with the rights of [`Self::kubeconfig_path`]. Like all clients it belongs to the runtime that
+    /// created it.
     pub(crate) fn http_client(&self) -> Result<reqwest::Client> {
         let folder = self.watchdog.folder();
         let read = |name: &str| fs::read(folder.join(name)).with_context(|| name.to_owned());
@@ -192,23 +192,23 @@ impl Cluster {
             .context("cannot make a client of the API server")
     }
 
-    /// A certificate and its key, both PEM, for a server of this machine; [`Self::ca_path`] vouches for it.
+    /// Returns a PEM certificate and key for a server on this machine, signed by [`Self::ca_path`].
     pub(crate) fn serving_identity(&self) -> Result<(String, String)> {
         let identity = self.authority.serving()?;
         Ok((identity.certificate, identity.key))
     }
 
-    /// Where it keeps everything, logs included.
+    /// Folder of all data, logs included.
     pub(crate) fn folder(&self) -> &Path {
         self.watchdog.folder()
     }
 
-    /// The process ids of etcd, kube-apiserver and kube-controller-manager.
+    /// Process ids of etcd, kube-apiserver and kube-controller-manager.
     pub(crate) fn process_ids(&self) -> &[u32] {
         &self.process_ids
     }
 
-    /// Runs kubectl with all rights. Panics only when kubectl cannot be run at all.
+    /// Runs kubectl with all rights. Panics only if kubectl cannot be started.
     pub(crate) async fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> KubectlOutput {
         self.try_kubectl(args, stdin)
             .await
@@ -223,7 +223,7 @@ impl Cluster {
             .arg("--cache-dir")
             .arg(folder.join("kubectl-cache"))
             .args(args)
-            // The preferences of whoever runs the tests do not count.
+            // Ignore the preferences of the user who runs the tests.
             .env("KUBERC", "off")
             .env_remove("KUBECONFIG")
             .stdin(Stdio::piped())
@@ -233,8 +233,8 @@ impl Cluster {
             .spawn()?;
         let mut pipe = child.stdin.take().context("kubectl has no standard input")?;
         let input = stdin.unwrap_or_default().as_bytes();
-        // Both at once: a kubectl that answers early would block on a full pipe. That it may
-        // close its input unread is no error.
+        // Write and read concurrently: a kubectl that answers early would block on a full pipe. It may close its
+        // input unread.
         let feed = async move {
             let _ = pipe.write_all(input).await;
             drop(pipe);
@@ -248,9 +248,8 @@ impl Cluster {
         })
     }
 
-    /// Applies the definitions of a file or folder and returns when the server offers the
-    /// resources. The project's own (`crds/`) are there from the start. Of others the garbage
-    /// collector takes up to a minute to learn.
+    /// Applies the CRDs of a file or folder and returns when the server offers the resources. The project's own
+    /// (`crds/`) exist from the start. The garbage collector discovers others only after up to a minute.
     pub(crate) async fn apply_crd(&self, path: &Path) -> Result<()> {
         let path = path.to_str().context("the path is not UTF-8")?;
         let apply = ["apply", "--server-side", "-f", path];
@@ -262,7 +261,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes a namespace `<prefix>-<n>` that no other test has.
+    /// Creates a namespace `<prefix>-<n>` that no other test uses.
     pub(crate) async fn namespace(&self, prefix: &str) -> String {
         let name = format!("{prefix}-{}", self.made.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name], None)
@@ -279,7 +278,7 @@ impl Cluster {
             .is_ok_and(|output| output.status.success())
     }
 
-    /// A file name of its own for a user, whose name may hold what a file name must not.
+    /// Returns a safe, unique file name for a user.
     fn file_name(&self, user: &str) -> String {
         let plain: String = user
             .chars()

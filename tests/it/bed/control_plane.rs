@@ -1,4 +1,4 @@
-//! How the parts of a test cluster are started: their files and arguments.
+//! Files and arguments of the control plane components.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::certificates::{Authority, CertifiedKey, TokenKey};
 use super::program;
 use super::watchdog::Program;
 
-/// All files that the components are started with.
+/// Writes all files that the components need.
 pub(super) fn write_identities(folder: &Path, authority: &Authority, port: u16) -> Result<()> {
     let serving = authority.serving()?;
     let admin = client_certificate(
@@ -29,7 +29,7 @@ pub(super) fn write_identities(folder: &Path, authority: &Authority, port: u16) 
     Ok(())
 }
 
-/// What service accounts ask for is written to `audit.log`, so that a test can tell which rights are used.
+/// Logs requests of service accounts to `audit.log`, which shows the rights that are used.
 fn audit_policy() -> Value {
     json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -42,7 +42,7 @@ fn audit_policy() -> Value {
     })
 }
 
-/// Writes a client's certificate and key and returns the user that a kubeconfig names them by.
+/// Writes a client's certificate and key and returns its user entry for a kubeconfig.
 pub(super) fn client_certificate(folder: &Path, name: &str, identity: &CertifiedKey) -> Result<Value> {
     let certificate = folder.join(format!("{name}.crt"));
     let key = folder.join(format!("{name}.key"));
@@ -51,7 +51,7 @@ pub(super) fn client_certificate(folder: &Path, name: &str, identity: &Certified
     Ok(json!({ "client-certificate": certificate, "client-key": key }))
 }
 
-/// JSON is YAML.
+/// JSON is valid YAML.
 pub(super) fn kubeconfig(folder: &Path, port: u16, user: &Value) -> Result<String> {
     Ok(serde_json::to_string_pretty(&json!({
         "apiVersion": "v1",
@@ -76,9 +76,9 @@ pub(super) fn etcd(folder: &Path, port: u16) -> Result<Program> {
             format!("--listen-client-urls={url}"),
             format!("--advertise-client-urls={url}"),
             "--listen-peer-urls=http://127.0.0.1:0".into(),
-            // What is lost in a crash was to be thrown away anyhow.
+            // Durability does not matter: the data are temporary.
             "--unsafe-no-fsync".into(),
-            // The most that etcd advises, for tests with tens of thousands of objects.
+            // Maximum that etcd recommends, for tests with tens of thousands of objects.
             "--quota-backend-bytes=8589934592".into(),
             "--log-level=warn".into(),
         ],
@@ -95,7 +95,7 @@ pub(super) fn api_server(folder: &Path, etcd_port: u16, port: u16) -> Result<Pro
             format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
             "--bind-address=127.0.0.1".into(),
             "--advertise-address=127.0.0.1".into(),
-            // A loopback address is not allowed in Endpoints, and nobody here would use them.
+            // Endpoints may not contain a loopback address, and nothing here uses them.
             "--endpoint-reconciler-type=none".into(),
             format!("--secure-port={port}"),
             format!("--cert-dir={}", file("kube-apiserver")),
@@ -110,7 +110,7 @@ pub(super) fn api_server(folder: &Path, etcd_port: u16, port: u16) -> Result<Pro
             ),
             "--service-cluster-ip-range=10.96.0.0/24".into(),
             "--authorization-mode=Node,RBAC".into(),
-            // For the logs of Pods, where there is a node.
+            // For the logs of Pods, if there is a node.
             format!("--kubelet-client-certificate={}", file("admin.crt")),
             format!("--kubelet-client-key={}", file("admin.key")),
             "--kubelet-preferred-address-types=Hostname".into(),
@@ -129,7 +129,7 @@ pub(super) fn controller_manager(folder: &Path) -> Result<Program> {
         path: program("kube-controller-manager")?,
         args: vec![
             format!("--kubeconfig={}", file("admin.kubeconfig")),
-            // It has nothing to serve, and one port less is one race less.
+            // It serves nothing here, and one port less is one race less.
             "--secure-port=0".into(),
             "--leader-elect=false".into(),
             format!("--root-ca-file={}", file("ca.crt")),

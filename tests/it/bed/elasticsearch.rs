@@ -1,5 +1,5 @@
-//! A real Elasticsearch, as a consumer of events has it. `make consumers` fetches it; where it or Java is missing, tests
-//! say so and do without.
+//! Real Elasticsearch as a consumer of events. `make consumers` fetches it; without it or Java the tests report that
+//! they are skipped.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,10 +13,10 @@ use anyhow::{Context, Result, ensure};
 use super::watchdog::{Program, Watchdog};
 use super::{free_ports, http_client};
 
-/// It takes 20 s on an idle machine.
+/// A start takes 20 s on an idle machine.
 const START_LIMIT: Duration = Duration::from_mins(4);
 const NAME: &str = "elasticsearch";
-/// It refuses to run as root, so it runs as this user, who has nothing: `nobody`.
+/// Elasticsearch refuses to run as root and runs as `nobody`.
 const NOBODY: &str = "65534";
 
 pub(crate) struct Elasticsearch {
@@ -25,7 +25,8 @@ pub(crate) struct Elasticsearch {
 }
 
 impl Elasticsearch {
-    /// Starts one; gone when dropped. `None` where it cannot be had, which is said past the capture of the tests.
+    /// Starts an instance that ends when dropped. Returns `None` if it is unavailable, and reports that past the
+    /// capture of the tests.
     pub(crate) async fn start(test: &str) -> Result<Option<Self>> {
         let home = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".bed/consumers/elasticsearch");
         let missing = if !home.join("version").is_file() {
@@ -47,7 +48,7 @@ impl Elasticsearch {
         let watchdog = Watchdog::new(NAME)?;
         let folder = watchdog.folder();
         let own = folder.join("home");
-        // A copy: it writes beside its configuration, and another user may not read where the original is.
+        // Copied, because it writes beside its configuration and the other user may not read the original.
         shell(&[
             "cp",
             "-R",
@@ -78,7 +79,7 @@ impl Elasticsearch {
             "network.host=127.0.0.1".to_owned(),
             format!("http.port={port}"),
             format!("transport.port={transport}"),
-            // A disk that is nearly full elsewhere is no concern of a test.
+            // A nearly full disk must not fail a test.
             "cluster.routing.allocation.disk.threshold_enabled=false".to_owned(),
         ] {
             args.extend(["-E".to_owned(), setting]);
@@ -116,7 +117,7 @@ impl Elasticsearch {
     }
 }
 
-/// Where the `java` of the PATH is at home, or what `JAVA_HOME` says.
+/// Returns the home of the `java` in PATH, or `JAVA_HOME`.
 fn java_home() -> Option<PathBuf> {
     if let Some(home) = std::env::var_os("JAVA_HOME").map(PathBuf::from)
         && home.join("bin/java").is_file()

@@ -1,6 +1,6 @@
-//! Flux's own kustomize-controller and helm-controller, as processes, for one cluster. There is no source-controller:
-//! what it would fetch from Git or a registry is served here, and named by `ExternalArtifact` objects, which is Flux's
-//! own interface for other sources.
+//! Flux's kustomize-controller and helm-controller, as processes for one cluster. There is no source-controller: this
+//! module serves the artifacts and names them in `ExternalArtifact` objects, which is Flux's interface for other
+//! sources.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use super::watchdog::{Program, Watchdog};
 use super::{Cluster, program};
 
-/// Long, because a machine that also compiles is slow.
+/// Generous, because a machine that also compiles is slow.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
 type ArtifactFiles = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
@@ -39,7 +39,7 @@ impl Drop for Flux {
 }
 
 impl Flux {
-    /// With all rights in that cluster, as Flux has them by default.
+    /// Starts Flux with all rights in the cluster, which is its default.
     pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
         let flux = Self::without_controllers(cluster).await?;
         for name in ["kustomize-controller", "helm-controller"] {
@@ -48,7 +48,7 @@ impl Flux {
         Ok(flux)
     }
 
-    /// Its definitions, and what serves artifacts.
+    /// Installs the CRDs and serves artifacts, without the controllers.
     pub(crate) async fn without_controllers(cluster: &Cluster) -> Result<Self> {
         let definitions = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".bed/flux/definitions");
         ensure!(
@@ -104,12 +104,12 @@ impl Flux {
             .await
     }
 
-    /// The end of a controller's log, for errors.
+    /// Returns the end of a controller's log, for errors.
     pub(crate) fn log(&self, name: &str) -> String {
         self.watchdog.log_tail(name)
     }
 
-    /// Makes an archive, or a new revision of it, what the object of that name stands for.
+    /// Publishes an archive, or a new revision of it, under the name of an `ExternalArtifact`.
     pub(crate) async fn publish(
         &self,
         cluster: &Cluster,

@@ -28,11 +28,11 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// The region to sign for.
+    /// Region for signatures.
     pub(crate) const REGION: &'static str = signature::REGION;
 
-    /// The gateway of this test process, started by whoever asks first. Tests keep apart by
-    /// bucket; one that stops it starts a gateway of its own.
+    /// Returns the gateway of this test process; the first call starts it. Tests are isolated by bucket; a test that
+    /// stops the gateway starts its own.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<Gateway> = OnceCell::const_new();
         SHARED
@@ -44,12 +44,12 @@ impl Gateway {
             .await
     }
 
-    /// A gateway of its own; gone when dropped.
+    /// Starts a separate gateway that ends when dropped.
     pub(crate) async fn start() -> Result<Self> {
         Self::start_with(&[]).await
     }
 
-    /// The same, that keeps connections open after a reply, as S3 does.
+    /// Starts a gateway that keeps connections open after a reply, as S3 does.
     pub(crate) async fn start_keeping_alive() -> Result<Self> {
         Self::start_with(&["--keep-alive"]).await
     }
@@ -69,7 +69,7 @@ impl Gateway {
         let path = program(NAME)?;
         let [port] = free_ports()?;
         let watchdog = Watchdog::new("gateway")?;
-        // Neither name may begin with the other, or the gateway takes one folder for the other.
+        // No name may be a prefix of another, or the gateway confuses the folders.
         let [objects, versions, accounts] =
             ["objects", "versions", "accounts"].map(|name| watchdog.folder().join(name));
         for folder in [&objects, &versions, &accounts] {
@@ -116,17 +116,17 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// `http://127.0.0.1:…`, to be used with path-style addressing.
+    /// `http://127.0.0.1:…`, for path-style addressing.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The port of 127.0.0.1 that it listens on.
+    /// Port of 127.0.0.1 that it listens on.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Of the account that may do everything.
+    /// Access key of the root account.
     pub(crate) fn access_key(&self) -> &str {
         &self.access_key
     }
@@ -135,7 +135,7 @@ impl Gateway {
         &self.secret_key
     }
 
-    /// Where it keeps everything, in case a test wants to look or to spoil something.
+    /// Folder of all data, for tests that inspect or damage it.
     pub(crate) fn folder(&self) -> &Path {
         self.watchdog.folder()
     }
@@ -149,7 +149,7 @@ impl Gateway {
         self.watchdog.stop(NAME)
     }
 
-    /// Starts the gateway again on the same port, with the same keys and everything stored.
+    /// Restarts the gateway on the same port with the same keys and data.
     pub(crate) async fn resume(&mut self) -> Result<()> {
         self.process_id = self.watchdog.start(&self.program)?;
         let address = ("127.0.0.1", self.port);
@@ -160,7 +160,7 @@ impl Gateway {
             .await
     }
 
-    /// Makes a bucket. Its name needs three letters or more, as S3 has it.
+    /// Creates a bucket. S3 requires a name of three letters or more.
     pub(crate) async fn create_bucket(&self, name: &str) -> Result<()> {
         let mut request = Request::builder()
             .method(Method::PUT)
@@ -177,15 +177,15 @@ impl Gateway {
         Ok(())
     }
 
-    /// Removes a bucket and all that was ever in it from the disk, past S3.
+    /// Removes a bucket and all its versions from the disk, bypassing S3.
     pub(crate) fn remove_bucket(&self, name: &str) {
         for folder in ["objects", "versions"] {
             let _ = fs::remove_dir_all(self.folder().join(folder).join(name));
         }
     }
 
-    /// Adds an account. As `user` it may do nothing in buckets that it neither owns nor was
-    /// granted by a bucket policy; `userplus` may make buckets too; `admin` may do everything.
+    /// Adds an account. A `user` has access only to buckets that it owns or that a policy grants; `userplus` may also
+    /// create buckets; `admin` may do everything.
     pub(crate) async fn add_user(&self, access: &str, secret: &str, role: &str) -> Result<()> {
         let output = Command::new(&self.program.path)
             .args(["admin", "create-user", "--access", access])

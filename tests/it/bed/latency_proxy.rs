@@ -1,8 +1,6 @@
-//! A forwarder that makes a peer of this machine as far away as another region: what goes through it arrives half a
-//! round trip later, and a new connection costs one before its first byte. Optionally the far end is TLS. It counts
-//! connections.
+//! Proxy that delays a local peer as if it were in another region: data arrive half a round trip later, and a new
+//! connection costs one round trip before its first byte. The far end may use TLS. It counts connections.
 
-// A test that cannot go on must stop.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::net::SocketAddr;
@@ -19,24 +17,23 @@ use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Pieces that are on their way in one direction at most; with 64 KiB each that is more than these tests send in a
-/// round trip.
+/// Maximum chunks in flight per direction; at 64 KiB each, more than these tests send in a round trip.
 const CHUNKS_IN_FLIGHT: usize = 256;
 
-/// Bytes of one piece at most.
+/// Maximum bytes of one chunk.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A peer, seen from far away.
+/// Proxy with latency before a peer.
 pub(crate) struct LatencyProxy {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    /// Whom TLS has to trust; `None`: it is plain HTTP.
+    /// CA of the TLS listener; `None` if it serves plain HTTP.
     pub(crate) ca_pem: Option<String>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl LatencyProxy {
-    /// Before that port of this machine.
+    /// Starts a proxy before that port of this machine.
     pub(crate) async fn start(port: u16, round_trip: Duration, tls: bool) -> Self {
         let (mut port, mut tasks, mut ca_pem) = (port, Vec::new(), None);
         if tls {
@@ -86,7 +83,7 @@ impl LatencyProxy {
     }
 }
 
-/// TLS to plain.
+/// Terminates TLS.
 async fn unwrap(listener: TcpListener, config: rustls::ServerConfig, to: u16) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     while let Ok((stream, _)) = listener.accept().await {
@@ -111,7 +108,7 @@ async fn forward(near: TcpStream, to: u16, round_trip: Duration) {
     };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-    // The handshake of TCP: nothing leaves before it is answered.
+    // Simulates the TCP handshake: nothing leaves before its reply.
     let open = Instant::now() + round_trip;
     tokio::join!(
         carry(near_in, far_out, round_trip / 2, open),
@@ -119,7 +116,7 @@ async fn forward(near: TcpStream, to: u16, round_trip: Duration) {
     );
 }
 
-/// Carries bytes one way; each arrives so much later, however many are on their way.
+/// Copies bytes in one direction. Each chunk arrives after the delay, however many are in flight.
 async fn carry(
     mut source: impl AsyncRead + Unpin + Send + 'static,
     mut sink: impl AsyncWrite + Unpin,

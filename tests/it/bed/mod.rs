@@ -1,11 +1,10 @@
-//! The real peers of the integration tests: a Kubernetes control plane and an S3 gateway, run as
-//! processes on 127.0.0.1. `make -C tests/bed` builds their programs.
+//! Real peers of the integration tests: a Kubernetes control plane and an S3 gateway as processes on 127.0.0.1. `make
+//! -C tests/bed` builds the programs.
 //!
-//! Nothing here outlives the test process, however that ends (see [`watchdog`]). With `BED_KEEP=1`
-//! in the environment the folders with data and logs stay, and their paths are printed.
+//! Nothing outlives the test process, however that ends (see [`watchdog`]). `BED_KEEP=1` keeps the folders with data
+//! and logs and prints their paths.
 
-// A test bed may offer more than today's tests use, and a test that cannot get its peer has
-// nothing better to do than to stop with the reason.
+// The bed may offer more than today's tests use, and a test without its peer panics with the reason.
 #![allow(dead_code, clippy::expect_used)]
 
 mod certificates;
@@ -41,7 +40,7 @@ pub(crate) use self::{
     wiretap::{TappedRequest, Wiretap},
 };
 
-/// The built program of that name, or an error that says how to build it.
+/// Returns the path of a program of the test bed, or an error that says how to build it.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join(".bed/bin")
@@ -54,9 +53,8 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// `N` different ports of 127.0.0.1 that nobody listened on a moment ago. All are held until all
-/// are known; another process may still take one before its server does, so who starts a server
-/// tries again on [`PORT_TAKEN`].
+/// Returns `N` different free ports of 127.0.0.1. Another process may take one before its server does, so callers
+/// retry on [`PORT_TAKEN`].
 fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
@@ -68,11 +66,11 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     Ok(ports)
 }
 
-/// How Go's servers word a lost race for a port.
+/// Error text of Go servers if a port is taken.
 const PORT_TAKEN: &str = "address already in use";
 
-/// An HTTP client for one use. Not shared: a connection pool belongs to the runtime that made it,
-/// and each test has its own. It loads no root certificates, as all it speaks to is plain HTTP.
+/// Returns an HTTP client for one test. A connection pool belongs to the runtime that created it, and each test has
+/// its own. It loads no root certificates because all peers use plain HTTP.
 pub(crate) fn http_client() -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .no_proxy()

@@ -1,9 +1,9 @@
-//! A real node beside a [`Cluster`]: scheduler, kubelet, containerd and runc, so that Pods run. Needs root and what
-//! `make bed-node` builds.
+//! Real node of a [`Cluster`]: scheduler, kubelet, containerd and runc, so that Pods run. Needs root and the programs
+//! of `make bed-node`.
 //!
-//! Pods have a network of their own and reach this machine at [`Node::ADDRESS`], which is also the address of the
-//! Service `kubernetes`: so they find the API server as on any cluster, without kube-proxy. Nothing but 127.0.0.1
-//! and that address, which only this machine knows, is ever spoken to.
+//! Pods have their own network and reach this machine at [`Node::ADDRESS`], which is also the address of the Service
+//! `kubernetes`, so they find the API server without kube-proxy. Only 127.0.0.1 and that local address are ever
+//! contacted.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -24,26 +24,26 @@ use tokio_rustls::TlsAcceptor;
 use super::watchdog::{Program, Watchdog};
 use super::{Cluster, free_ports, program};
 
-/// A machine that also compiles takes its time.
+/// Generous, because a machine that also compiles is slow.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
-/// The port of the Service `kubernetes`.
+/// Port of the Service `kubernetes`.
 const HTTPS: u16 = 443;
 
-/// Networks that Pods get their addresses from.
+/// Address range of Pods.
 const PODS: &str = "10.211.96.0/24";
 
-/// A node; gone when dropped, with its Pods, mounts and control groups.
+/// Node that ends when dropped, with its Pods, mounts and control groups.
 pub(crate) struct Node {
     watchdog: Watchdog,
     forwarders: Vec<JoinHandle<()>>,
 }
 
 impl Node {
-    /// What Pods reach this machine by: the first address of the cluster's services.
+    /// Address of this machine for Pods: the first address of the cluster's Services.
     pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
-    /// Joins the cluster; returns when Pods can run.
+    /// Joins the cluster and returns when Pods can run.
     pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
         let root = Command::new("id").arg("-u").output().await?;
         ensure!(
@@ -88,13 +88,13 @@ impl Node {
         Ok(node)
     }
 
-    /// Where it keeps everything, logs included.
+    /// Folder of all data, logs included.
     pub(crate) fn folder(&self) -> &Path {
         self.watchdog.folder()
     }
 
-    /// Makes a server of plain HTTP at this port of 127.0.0.1 reachable for Pods: at [`Self::ADDRESS`], by TLS with a
-    /// certificate that the cluster's authority vouches for.
+    /// Makes a plain HTTP server at this port of 127.0.0.1 reachable for Pods at [`Self::ADDRESS`], by TLS with a
+    /// certificate of the cluster's authority.
     pub(crate) async fn offer(&mut self, cluster: &Cluster, port: u16) -> Result<()> {
         let (certificate, key) = cluster.serving_identity()?;
         let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes())?];
@@ -114,7 +114,7 @@ impl Node {
             .with_context(|| format!("{}:{port} cannot be listened on", Self::ADDRESS))?;
         self.forwarders.push(tokio::spawn(async move {
             while let Ok((from, _)) = listener.accept().await {
-                // A connection that fails is for its two ends to notice.
+                // The two ends notice a failed connection.
                 tokio::spawn(carry(from, to, tls.clone()));
             }
         }));
@@ -127,14 +127,14 @@ impl Node {
             .await
     }
 
-    /// Brings an image onto the node, from an archive of the OCI layout.
+    /// Imports an image from an archive of the OCI layout.
     pub(crate) async fn import(&self, archive: &Path) -> Result<()> {
         let archive = archive.to_str().context("the path is not UTF-8")?;
         self.ctr(&["images", "import", "--local", "--snapshotter", "native", archive])
             .await
     }
 
-    /// Gives an image of the node a second name.
+    /// Adds a name to an image of the node.
     pub(crate) async fn tag(&self, image: &str, name: &str) -> Result<()> {
         self.ctr(&["images", "tag", image, name]).await
     }
@@ -156,7 +156,7 @@ impl Node {
         Ok(())
     }
 
-    /// In namespaces of its own: they end with it, however it ends.
+    /// Runs in namespaces that end with it, however it ends.
     fn program(&self, bin: &Path) -> Program {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/bed/node.sh");
         let namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
@@ -172,7 +172,7 @@ impl Node {
         }
     }
 
-    /// All files that the node is started with.
+    /// Writes all files that the node needs.
     fn write(&self, cluster: &Cluster, bin: &Path) -> Result<()> {
         let folder = self.folder();
         let [port] = free_ports()?;
@@ -226,7 +226,7 @@ fn scheduler(cluster: &Cluster) -> Result<Program> {
     })
 }
 
-/// Carries what two ends say to each other until one is gone.
+/// Copies bytes in both directions until one end closes.
 async fn carry(mut from: TcpStream, to: u16, tls: Option<TlsAcceptor>) -> std::io::Result<()> {
     let mut to = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await?;
     match tls {
@@ -236,7 +236,7 @@ async fn carry(mut from: TcpStream, to: u16, tls: Option<TlsAcceptor>) -> std::i
     Ok(())
 }
 
-/// That a node takes Pods, its network included.
+/// True if the node accepts Pods and its network works.
 async fn is_ready(cluster: &Cluster) -> bool {
     let ready = [
         "get",
@@ -249,7 +249,7 @@ async fn is_ready(cluster: &Cluster) -> bool {
     output.status.success() && output.stdout == "True"
 }
 
-/// Settings without which a kubelet does not run in a container, or touches what is not its own.
+/// Kubelet settings that let it run in a container and touch only its own resources.
 fn kubelet(folder: &Path, port: u16, ca: &Path) -> Result<Value> {
     let name = folder.file_name().and_then(|name| name.to_str());
     let name = name.context("the folder's name is not UTF-8")?;
@@ -276,7 +276,7 @@ fn kubelet(folder: &Path, port: u16, ca: &Path) -> Result<Value> {
         "volumePluginDir": folder.join("plugins"),
         "resolvConf": "",
         "clusterDNS": ["10.96.0.1"],
-        // Whatever else the machine is used for does not drive Pods away.
+        // Other use of the machine must not evict Pods.
         "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
@@ -320,7 +320,7 @@ SystemdCgroup = false
     )
 }
 
-/// The image that holds the namespaces of Pods: one program, as an archive of the OCI layout.
+/// Builds the image of the pause container: one program, as an archive of the OCI layout.
 fn pause_image(folder: &Path, bin: &Path) -> Result<()> {
     let root = folder.join("pause");
     fs::create_dir(&root)?;

@@ -1,8 +1,8 @@
 # Runs containerd and the kubelet of one test node until either ends.
 #
-# Usage: sh node.sh FOLDER BIN HOST_ADDRESS, as root, in mount and process namespaces of its own: when this shell is
-# killed, the kernel ends every process of the node, its Pods included, and forgets its mounts. What outlives
-# namespaces (control groups, an address, a setting) is undone by FOLDER/cleanup.sh, which the watchdog runs.
+# Usage: sh node.sh FOLDER BIN HOST_ADDRESS, as root, in its own mount and process namespaces: when this shell is killed,
+# the kernel ends all processes of the node, its Pods included, and removes its mounts. FOLDER/cleanup.sh, which the
+# watchdog runs, undoes effects that outlive namespaces (control groups, an address, a setting).
 set -eu
 folder=$1
 bin=$2
@@ -16,7 +16,7 @@ ip address del $address/32 dev lo 2>/dev/null
 echo $forwarding >/proc/sys/net/ipv4/ip_forward
 find /sys/fs/cgroup -depth -type d -path '*/$name*' 2>/dev/null | while read -r group; do
 	tries=0
-	# Killed processes leave their group a moment later.
+	# Killed processes leave their group with a delay.
 	until rmdir "\$group" 2>/dev/null || [ \$tries -ge 50 ]; do
 		tries=\$((tries + 1))
 		sleep 0.1
@@ -24,12 +24,12 @@ find /sys/fs/cgroup -depth -type d -path '*/$name*' 2>/dev/null | while read -r 
 done
 END
 
-# Programs keep things in these places that no setting moves: theirs are empty and go with this namespace.
+# Fixed paths of programs: empty, and removed with this namespace.
 for place in /run /var/lib /var/log; do mount -t tmpfs tmpfs "$place"; done
 
 ip address add "$address/32" dev lo
 
-# Pods get control groups below one of this node's own.
+# Control group of this node, for those of its Pods.
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
 	for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
 		echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
@@ -64,7 +64,7 @@ kubelet --config "$folder/kubelet.json" --kubeconfig "$folder/kubelet.kubeconfig
 	--cert-dir "$folder/kubelet-certificates" --hostname-override localhost >"$folder/kubelet.log" 2>&1 &
 kubelet=$!
 while kill -0 "$containerd" 2>/dev/null && kill -0 "$kubelet" 2>/dev/null; do
-	# Processes that lost their parents are this shell's to wait for: it is the first of its namespace.
+	# This shell is the init process of its namespace and must reap orphans.
 	sleep 1
 done
 tail -n 20 "$folder/containerd.log" "$folder/kubelet.log"

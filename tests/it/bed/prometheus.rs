@@ -1,6 +1,6 @@
-//! A real Prometheus, and promtool.
+//! Real Prometheus and promtool.
 
-// What Prometheus answers is JSON, where a field that is not there is null.
+// Responses of Prometheus are JSON; a missing field is null.
 #![allow(clippy::indexing_slicing)]
 
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes these addresses every second, and evaluates these rules as often.
+    /// Scrapes these targets and evaluates these rules every second.
     pub(crate) async fn start(targets: &[&str], rules: &str) -> Result<Self> {
         let mut attempts = 0;
         loop {
@@ -75,7 +75,7 @@ impl Prometheus {
         })
     }
 
-    /// What a query gives now: one entry for each series.
+    /// Returns the current result of a query: one entry per series.
     pub(crate) async fn query(&self, query: &str) -> Result<Vec<Value>> {
         let mut url = url::Url::parse(&format!("http://127.0.0.1:{}/api/v1/query", self.port))?;
         url.query_pairs_mut().append_pair("query", query);
@@ -86,7 +86,7 @@ impl Prometheus {
     }
 }
 
-/// Runs promtool there.
+/// Runs promtool in that folder.
 pub(crate) async fn promtool(folder: &Path, args: &[&str]) -> Result<()> {
     let output = Command::new(program("promtool")?)
         .current_dir(folder)

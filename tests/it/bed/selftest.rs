@@ -1,5 +1,4 @@
-//! What the tests may rely on from their bed, so that a fault of the bed is not taken for one of
-//! the product.
+//! Tests of the test bed, so that a fault of the bed is not mistaken for one of the product.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -16,7 +15,7 @@ use serde_json::json;
 
 use super::{Cluster, Gateway, StripHeader};
 
-/// The environment variable that lets [`holds_a_bed_until_killed`] do what its name says.
+/// Environment variable that enables [`holds_a_bed_until_killed`].
 const HOLD: &str = "BED_SELFTEST_HOLD";
 
 fn client(endpoint: String, access_key: &str, secret_key: &str) -> Client {
@@ -52,7 +51,7 @@ async fn read(client: &Client, bucket: &str, key: &str) -> Result<Vec<u8>> {
     Ok(object.body.collect().await?.to_vec())
 }
 
-/// `412 PreconditionFailed`, where the store answered.
+/// Formats the reply, such as `412 PreconditionFailed`.
 fn describe<E: aws_sdk_s3::error::ProvideErrorMetadata + std::fmt::Debug>(error: &SdkError<E>) -> String {
     match (error.raw_response(), error.code()) {
         (Some(response), Some(code)) => format!("{} {code}", response.status().as_u16()),
@@ -60,7 +59,7 @@ fn describe<E: aws_sdk_s3::error::ProvideErrorMetadata + std::fmt::Debug>(error:
     }
 }
 
-/// A body that the SDK cannot hash beforehand, as it would read it twice: it goes out in chunks.
+/// Returns a body that the SDK cannot hash beforehand, because it would have to read it twice. It is sent in chunks.
 fn streamed(folder: &tempfile::TempDir, content: &[u8]) -> Result<PathBuf> {
     let path = folder.path().join("body");
     std::fs::write(&path, content)?;
@@ -68,7 +67,7 @@ fn streamed(folder: &tempfile::TempDir, content: &[u8]) -> Result<PathBuf> {
 }
 
 #[tokio::test]
-async fn the_gateway_keeps_conditional_writes() -> Result<()> {
+async fn the_gateway_enforces_conditional_writes() -> Result<()> {
     let gateway = Gateway::shared().await;
     gateway.create_bucket("conditional").await?;
     let s3 = root(gateway, gateway.endpoint());
@@ -85,7 +84,7 @@ async fn the_gateway_keeps_conditional_writes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn behind_the_proxy_conditional_writes_overwrite() -> Result<()> {
+async fn conditional_writes_through_the_proxy_overwrite() -> Result<()> {
     let gateway = Gateway::shared().await;
     gateway.create_bucket("weak").await?;
     let proxy = StripHeader::start(gateway).await?;
@@ -94,7 +93,7 @@ async fn behind_the_proxy_conditional_writes_overwrite() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let large = vec![7; 300_000];
     for content in [&b"first"[..], b"second", b"", &large] {
-        // The same key each time, once with a body that is signed whole, once in chunks.
+        // The same key each time, once with a signed body and once in signed chunks.
         let whole = ByteStream::from(content.to_vec());
         let chunked = ByteStream::from_path(streamed(&folder, content)?).await?;
         for (how, body) in [("whole", whole), ("chunked", chunked)] {
@@ -109,7 +108,7 @@ async fn behind_the_proxy_conditional_writes_overwrite() -> Result<()> {
 }
 
 #[tokio::test]
-async fn behind_the_proxy_a_conditional_multipart_upload_overwrites() -> Result<()> {
+async fn a_conditional_multipart_upload_through_the_proxy_overwrites() -> Result<()> {
     let gateway = Gateway::shared().await;
     gateway.create_bucket("weak-parts").await?;
     let proxy = StripHeader::start(gateway).await?;
@@ -164,7 +163,7 @@ async fn upload_parts(s3: &Client, content: &'static [u8]) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_gateway_user_may_do_nothing_in_the_buckets_of_others() -> Result<()> {
+async fn a_gateway_user_has_no_access_to_foreign_buckets() -> Result<()> {
     let gateway = Gateway::shared().await;
     gateway.create_bucket("private").await?;
     gateway.add_user("nobody", "nobody-secret", "user").await?;
@@ -196,7 +195,7 @@ async fn a_stopped_gateway_refuses_connections_and_resumes_with_its_objects() ->
 }
 
 #[tokio::test]
-async fn the_cluster_collects_what_lost_its_owner() -> Result<()> {
+async fn the_cluster_garbage_collects_dependents() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = cluster.namespace("garbage").await;
     let in_namespace = ["--namespace", &namespace];
@@ -220,7 +219,7 @@ async fn the_cluster_collects_what_lost_its_owner() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_cluster_knows_definitions_users_and_service_accounts() -> Result<()> {
+async fn the_cluster_supports_crds_users_and_service_accounts() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = cluster.namespace("access").await;
     let folder = tempfile::tempdir()?;
@@ -256,7 +255,7 @@ async fn the_cluster_knows_definitions_users_and_service_accounts() -> Result<()
     Ok(())
 }
 
-/// Run by the next test in a process of its own.
+/// Runs in a child process of the next test.
 #[tokio::test]
 #[ignore = "holds a cluster and a gateway until it is killed"]
 async fn holds_a_bed_until_killed() {

@@ -1,5 +1,4 @@
-//! Signs S3 requests (AWS Signature Version 4) for the few that the bed itself makes or alters.
-//! No I/O.
+//! Signs the S3 requests (AWS Signature Version 4) that the bed makes or alters. No I/O.
 
 use std::time::SystemTime;
 
@@ -13,10 +12,10 @@ use aws_sigv4::sign::v4;
 use axum::body::Bytes;
 use axum::http::{Request, header};
 
-/// The region that the gateway takes itself to be in.
+/// Region of the gateway.
 pub(super) const REGION: &str = "us-east-1";
 
-/// Signs a request with a whole body, in place of any signature that it had.
+/// Signs a request with a complete body and replaces any existing signature.
 pub(super) fn sign(request: &mut Request<Bytes>, access_key: &str, secret_key: &str) -> Result<()> {
     let headers = request.headers_mut();
     for replaced in ["authorization", "x-amz-date", "x-amz-content-sha256"] {
@@ -24,8 +23,8 @@ pub(super) fn sign(request: &mut Request<Bytes>, access_key: &str, secret_key: &
     }
 
     let mut settings = SigningSettings::default();
-    // What S3 does unlike all other services: a key is encoded once, `//` and `..` are plain
-    // characters, and the hash of the body is a header.
+    // S3 differs from other services: a key is encoded once, `//` and `..` are plain characters, and the hash of the
+    // body is a header.
     settings.percent_encoding_mode = PercentEncodingMode::Single;
     settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
     settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
@@ -40,7 +39,7 @@ pub(super) fn sign(request: &mut Request<Bytes>, access_key: &str, secret_key: &
         .build()?
         .into();
 
-    // These S3 demands; the others may change on the way.
+    // S3 requires these headers; others may change on the way.
     let mut signed = Vec::new();
     for (name, value) in request.headers() {
         if name == header::HOST || name.as_str().starts_with("x-amz-") {

@@ -1,9 +1,8 @@
-//! A store that ignores conditional writes: a proxy before the gateway that takes the
-//! `If-None-Match` header out of PUT and POST requests. All else passes untouched, as it comes.
+//! Store without conditional writes: a proxy before the gateway that removes the `If-None-Match` header from PUT and
+//! POST requests. Everything else passes unchanged.
 //!
-//! Clients sign that header, so a request without it needs a new signature; and where the body
-//! came in chunks that are signed one by one, in a chain that begins at the old signature, it is
-//! made whole first. Such bodies are held in memory: conditional writes are small.
+//! Clients sign that header, so the request needs a new signature. A body in signed chunks, whose chain starts at the
+//! old signature, is joined first. Such bodies are held in memory: conditional writes are small.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::gateway::Gateway;
 use super::{http_client, signature};
 
-/// More than any conditional write of a test.
+/// Larger than any conditional write of a test.
 const LARGEST_BODY: usize = 64 << 20;
 
 /// Serves until dropped, on the runtime of the test that started it.
@@ -40,7 +39,7 @@ struct Upstream {
 }
 
 impl StripHeader {
-    /// A proxy before that gateway; its clients use the gateway's own root keys and region.
+    /// Starts a proxy before that gateway. Clients use the gateway's root keys and region.
     pub(crate) async fn start(gateway: &Gateway) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -62,12 +61,12 @@ impl StripHeader {
         })
     }
 
-    /// `http://127.0.0.1:…`, to be used with path-style addressing.
+    /// `http://127.0.0.1:…`, for path-style addressing.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// From how many requests the header was taken.
+    /// Number of requests without their header.
     pub(crate) fn stripped(&self) -> usize {
         self.upstream.stripped.load(Ordering::Relaxed)
     }
@@ -88,7 +87,7 @@ async fn answer(State(upstream): State<Arc<Upstream>>, request: Request<Body>) -
 
 impl Upstream {
     async fn forward(&self, mut request: Request<Body>) -> Result<Response> {
-        // The Host header stays that of the proxy: it is signed.
+        // The Host header is signed and stays that of the proxy.
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = format!("{}{path}", self.endpoint).parse()?;
 
@@ -101,13 +100,13 @@ impl Upstream {
         };
         let response = self.client.execute(request.try_into()?).await?;
         let mut response = axum::http::Response::from(response).map(Body::new);
-        // Of this connection, not of the response.
+        // This header belongs to the connection, not to the response.
         response.headers_mut().remove(header::CONNECTION);
         response.headers_mut().remove(header::TRANSFER_ENCODING);
         Ok(response)
     }
 
-    /// The same request without its condition, signed anew.
+    /// Removes the condition from a request and signs it again.
     async fn unconditional(&self, request: Request<Body>) -> Result<Request<reqwest::Body>> {
         let (mut head, body) = request.into_parts();
         let mut body = to_bytes(body, LARGEST_BODY).await?;
@@ -128,10 +127,10 @@ impl Upstream {
     }
 }
 
-/// The content of an aws-chunked body; its trailers become headers.
+/// Returns the content of an aws-chunked body; its trailers become headers.
 ///
-/// Chunks are `<size in hex>[;chunk-signature=…]\r\n<content>\r\n`; after the chunk of size 0 come
-/// trailers and an empty line.
+/// Chunks are `<size in hex>[;chunk-signature=…]\r\n<content>\r\n`; after the chunk of size 0 come trailers and an
+/// empty line.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming-trailers.html>
 fn unchunk(mut body: &[u8], headers: &mut HeaderMap) -> Result<Bytes> {
     let mut content = Vec::with_capacity(body.len());
@@ -177,7 +176,7 @@ fn take_line<'a>(body: &mut &'a [u8]) -> Result<&'a str> {
     Ok(std::str::from_utf8(line)?)
 }
 
-/// `aws-chunked` is a content encoding beside the object's own, which must stay.
+/// Removes the content encoding `aws-chunked` and keeps those of the object.
 fn remove_aws_chunked(headers: &mut HeaderMap) -> Result<()> {
     let Some(encodings) = headers.remove(header::CONTENT_ENCODING) else {
         return Ok(());

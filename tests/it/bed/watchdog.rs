@@ -1,12 +1,12 @@
-//! Runs the programs of a test bed in one temporary folder and makes sure that neither they nor
-//! the folder outlive the test process.
+//! Runs the programs of a test bed in one temporary folder and ensures that neither they nor the folder outlive the
+//! test process.
 //!
-//! Statics are never dropped and a test may be killed, so the clean-up cannot be Rust's: a small
-//! shell script (`watchdog.sh`) holds the read end of a pipe whose write end only this process
-//! has, and cleans up when the pipe closes.
+//! Statics are never dropped and a test may be killed, so Rust cannot do the cleanup: a small shell script
+//! (`watchdog.sh`) holds the read end of a pipe, of which only this process has the write end, and cleans up when the
+//! pipe closes.
 //!
-//! The pipes are blocking on purpose: those of tokio would belong to the runtime of the test that
-//! happened to come first. An exchange takes milliseconds.
+//! The pipes are blocking on purpose: tokio pipes would belong to the runtime of the first test. An exchange takes
+//! milliseconds.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,16 +19,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How many lines of a program's log an error shows.
+/// Maximum lines of a program's log in an error.
 const LOG_TAIL: usize = 25;
 
-/// A program as the watchdog runs it.
+/// Program that the watchdog runs.
 pub(super) struct Program {
-    /// Unique within the watchdog; names its log.
+    /// Name of the program and its log, unique within the watchdog.
     pub(super) name: &'static str,
     pub(super) path: PathBuf,
     pub(super) args: Vec<String>,
-    /// For what must not show in a process list.
+    /// Values that must not show in a process list.
     pub(super) env: Vec<(&'static str, String)>,
 }
 
@@ -39,13 +39,13 @@ pub(super) struct Watchdog {
 
 struct Shell {
     process: Child,
-    /// `None` once closed, which is the request to clean up.
+    /// `None` once closed, which requests the cleanup.
     commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
 impl Watchdog {
-    /// Makes a folder of that name and starts the shell that guards it.
+    /// Creates a folder of that name and starts the shell that guards it.
     pub(super) fn new(name: &str) -> Result<Self> {
         let keep = std::env::var_os("BED_KEEP").is_some_and(|value| value != "0");
         let folder = tempfile::Builder::new()
@@ -66,7 +66,7 @@ impl Watchdog {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
-            // Its own group, so that Ctrl-C ends the tests and the pipe tells the watchdog.
+            // Own process group: Ctrl-C ends the tests, and the closed pipe ends the watchdog.
             .process_group(0)
             .spawn()
             .context("cannot start sh, which guards the test bed's programs")?;
@@ -85,12 +85,12 @@ impl Watchdog {
         })
     }
 
-    /// Where the programs may keep their data; removed with the watchdog.
+    /// Folder for the data of the programs; removed with the watchdog.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Starts a program, or starts it again after [`stop`](Self::stop), and returns its process id.
+    /// Starts a program, or restarts it after [`stop`](Self::stop), and returns its process id.
     pub(super) fn start(&self, program: &Program) -> Result<u32> {
         let name = program.name;
         fs::write(self.folder.join(format!("{name}.sh")), shell_script(program))?;
@@ -102,13 +102,13 @@ impl Watchdog {
             .with_context(|| format!("the watchdog answered {answer:?} to the start of {name}"))
     }
 
-    /// Kills a program and returns when it is gone; its data stay.
+    /// Kills a program and waits for its end. Its data stay.
     pub(super) fn stop(&self, name: &str) -> Result<()> {
         self.ask(&format!("stop {name}")).map(drop)
     }
 
-    /// Waits until the program answers the probe, at most `limit`. Fails at once when the program
-    /// ends; an error shows the end of its log.
+    /// Waits until the probe succeeds, at most `limit`. Fails at once if the program ends; the error shows the end of
+    /// its log.
     pub(super) async fn ready(
         &self,
         name: &str,
@@ -147,7 +147,7 @@ impl Watchdog {
         tail
     }
 
-    /// One command, one line of answer.
+    /// Sends one command and reads one line.
     fn ask(&self, command: &str) -> Result<String> {
         let mut shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
         let commands = shell.commands.as_mut().context("the watchdog has been closed")?;
@@ -170,7 +170,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// `exec`, so that the program keeps the process id that the shell knows.
+/// Uses `exec`, so that the program keeps the process id that the shell knows.
 fn shell_script(program: &Program) -> String {
     let mut script = String::new();
     for (name, value) in &program.env {

@@ -1,18 +1,18 @@
-# Runs the programs of one test bed and ends them when whoever started it is gone.
+# Runs the programs of one test bed and ends them when the process that started it is gone.
 #
 # Usage: sh watchdog.sh FOLDER [keep]. Each line of standard input is `start NAME`, which runs
-# FOLDER/NAME.sh, or `stop NAME`; each is answered by one line. The end of standard input is the
-# end of the process that holds the pipe's other end, be it by exit, panic or kill -9.
+# FOLDER/NAME.sh, or `stop NAME`; the reply is one line. Standard input ends when the process at the
+# other end of the pipe ends, by exit, panic or kill -9.
 #
-# Programs are killed, not asked: their data are thrown away, and an API server that has lost its
-# etcd ignores SIGTERM for a minute. The newest goes first, as it needs the older ones.
+# Programs are killed with SIGKILL: their data are discarded, and an API server without its etcd
+# ignores SIGTERM for a minute. The newest ends first, because it depends on the older ones.
 
 folder=$1
 keep=${2:-}
 running=''
 
-# The programs run in a shell of their own each, which notes how they ended: `kill -0` cannot tell
-# an ended child from a living one before someone has waited for it.
+# Each program runs in its own shell, which records its exit: `kill -0` cannot distinguish an ended
+# child from a running one before it is waited for.
 start() {
 	rm -f "$folder/$1.pid" "$folder/$1.exit"
 	{
@@ -37,13 +37,12 @@ stop() {
 
 finish() {
 	for name in $running; do stop "$name"; done
-	# What a program did that does not end with it, it undoes by this script.
+	# A program's script to undo effects that outlive it.
 	[ ! -f "$folder/cleanup.sh" ] || sh "$folder/cleanup.sh"
 	[ "$keep" = keep ] || rm -rf "$folder"
 }
 
-# An answer to a dead process must not end the watchdog before it has cleaned up, and neither
-# must a terminal that closes.
+# A reply to a dead process or a closed terminal must not end the watchdog before the cleanup.
 trap '' PIPE HUP INT
 trap 'exit 1' TERM
 trap finish EXIT

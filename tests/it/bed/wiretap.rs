@@ -1,7 +1,5 @@
-//! A TCP forwarder that notes which process sends which request when, and can be cut like a cable. Who sends is the
-//! kernel's word (`/proc`), not the sender's.
+//! TCP proxy that records the requests of each process and can be cut. The kernel (`/proc`) identifies the sender.
 
-// A test that cannot go on must stop.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
@@ -16,18 +14,18 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often a cut cable is looked at.
+/// Interval at which a cut connection is checked.
 const CUT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A request that was seen.
+/// Recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct TappedRequest {
     pub(crate) at: Instant,
-    /// The process that sent it; `None`: none of those that are watched.
+    /// Process that sent it; `None` if it is not a watched one.
     pub(crate) process: Option<u32>,
-    /// Its first line.
+    /// Request line.
     pub(crate) line: String,
-    /// What came with it: its headers, and perhaps some of its body.
+    /// First bytes: the headers, and possibly part of the body.
     pub(crate) head: String,
 }
 
@@ -40,7 +38,7 @@ struct TapState {
 }
 
 impl TapState {
-    /// Notes a request, if these bytes begin one.
+    /// Records a request if these bytes start one.
     fn record(&self, process: Option<u32>, bytes: &[u8]) {
         let at = Instant::now();
         if let Some(line) = request_line(bytes) {
@@ -62,7 +60,7 @@ pub(crate) struct Wiretap {
 }
 
 impl Wiretap {
-    /// Before that port of this machine.
+    /// Starts a proxy before that port of this machine.
     pub(crate) async fn start(port: u16) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -83,30 +81,30 @@ impl Wiretap {
         format!("http://{}", self.address)
     }
 
-    /// From now on that process is told from others.
+    /// Identifies the requests of this process from now on.
     pub(crate) fn watch(&self, process: u32) {
         self.shared.processes.lock().unwrap().push(process);
     }
 
-    /// Nothing passes any more, in either direction; connections stay open.
+    /// Stops all traffic in both directions; connections stay open.
     pub(crate) fn cut(&self) {
         self.shared.cut.store(true, Ordering::SeqCst);
     }
 
-    /// Answers are held back, or let go.
+    /// Holds replies back, or releases them.
     pub(crate) fn hold_replies(&self, hold: bool) {
         self.shared.held.store(hold, Ordering::SeqCst);
     }
 
-    /// All requests of plain HTTP so far.
+    /// All plain HTTP requests so far.
     pub(crate) fn requests(&self) -> Vec<TappedRequest> {
         self.shared.requests.lock().unwrap().clone()
     }
 
     pub(crate) fn requests_from(&self, process: u32) -> Vec<TappedRequest> {
-        let mut said = self.requests();
-        said.retain(|said| said.process == Some(process));
-        said
+        let mut requests_of_process = self.requests();
+        requests_of_process.retain(|requests_of_process| requests_of_process.process == Some(process));
+        requests_of_process
     }
 }
 
@@ -130,7 +128,7 @@ async fn accept(listener: TcpListener, own: u16, to: u16, shared: Arc<TapState>)
     }
 }
 
-/// Carries bytes one way, while they are not held.
+/// Copies bytes in one direction unless they are held.
 async fn carry(
     mut source: OwnedReadHalf,
     mut sink: OwnedWriteHalf,
@@ -157,7 +155,7 @@ async fn carry(
     }
 }
 
-/// The first line, where bytes begin a request: what a client sends in one go begins with it.
+/// Returns the request line if the bytes start a request. A client sends it in one write.
 fn request_line(bytes: &[u8]) -> Option<String> {
     let methods: [&[u8]; 6] = [b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ", b"PATCH "];
     if !methods.iter().any(|method| bytes.starts_with(method)) {
@@ -170,7 +168,7 @@ fn request_line(bytes: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
 }
 
-/// Which of the watched processes holds the connection from `port` to `to`.
+/// Finds the watched process that owns the connection from `port` to `to`.
 fn owner(port: u16, to: u16, watched: &[u32]) -> Result<Option<u32>> {
     let wanted = (format!("0100007F:{port:04X}"), format!("0100007F:{to:04X}"));
     let table = fs::read_to_string("/proc/net/tcp")?;

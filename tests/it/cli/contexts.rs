@@ -1,4 +1,4 @@
-//! Contexts in the place of logging in and targeting a space, and each way in which they and secrets can be wrong.
+//! Contexts, which replace logging in and targeting a space, and the errors of contexts and secrets.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -23,7 +23,7 @@ async fn a_context_replaces_login_and_target() {
         ])
         .await;
     assert_eq!(made.code, Some(0), "{made:?}");
-    assert!(made.out.contains("It is the current one."), "{made:?}");
+    assert!(made.out.contains("It is now the current context."), "{made:?}");
     let permissions = fs::metadata(fixture.config()).unwrap().permissions().mode();
     assert_eq!(permissions & 0o777, 0o600);
 
@@ -32,7 +32,7 @@ async fn a_context_replaces_login_and_target() {
         .await;
     assert_eq!(listed.json()["space"], "c1");
 
-    // A flag and a variable win over it, for one command.
+    // A flag and a variable override it for one command.
     let other = fixture
         .run_without_env(&["session", "list", "--space", "c2", "--output", "json"])
         .await;
@@ -41,7 +41,7 @@ async fn a_context_replaces_login_and_target() {
     by_variable.env("EVENTEXPORT_SPACE", "c3");
     assert_eq!(wait_output(by_variable).await.json()["space"], "c3");
 
-    // A second one is not the current one until it is used; what a person wrote into the file stays.
+    // A new context is not the current one until it is used; manual edits of the file stay.
     let text = fs::read_to_string(fixture.config()).unwrap();
     write(&fixture.config(), &format!("# mine\n{text}"), 0o600);
     let account = ["context", "set", "account", "--account", "--space", "c9"];
@@ -79,7 +79,7 @@ async fn a_context_replaces_login_and_target() {
     fixture
         .run_without_env(&["context", "show"])
         .await
-        .expect_failure(2, &["no context is the current one", "context use"]);
+        .expect_failure(2, &["no current context", "context use"]);
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
         .await
         .expect_failure(2, &["no service", "--region", "--endpoint"]);
     let connected = ["session", "list", "--space", "c1", "--endpoint", &fixture.url];
-    // Nobody can be asked here, so there is no prompt.
+    // There is no terminal, so there is no prompt.
     fixture.run_without_env(&connected).await.expect_failure(
         2,
         &["no credentials", "EVENTEXPORT_API_KEY", "_FILE", "--api-key-file"],
@@ -122,7 +122,7 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
         (
             "EVENTEXPORT_API_KEY",
             "wrong",
-            "refuses the API key of EVENTEXPORT_API_KEY",
+            "correct the API key of EVENTEXPORT_API_KEY",
         ),
         ("EVENTEXPORT_TOKEN", "wrong", "token of EVENTEXPORT_TOKEN"),
     ] {
@@ -135,7 +135,7 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
     command.env("EVENTEXPORT_API_KEY_FILE", &file);
     wait_output(command)
         .await
-        .expect_failure(2, &["EVENTEXPORT_API_KEY_FILE", "cannot be read"]);
+        .expect_failure(2, &["EVENTEXPORT_API_KEY_FILE", "cannot read"]);
 
     fixture
         .run(&["session", "list", "--context", "prod"])
@@ -149,7 +149,7 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
     let secret = "[contexts.test]\napi-key = \"hunter2\"\n";
     write(&fixture.config(), secret, 0o600);
     let refused = fixture.run(&list).await;
-    refused.expect_failure(2, &["line 2", "api-key", "secrets do not belong in it"]);
+    refused.expect_failure(2, &["line 2", "api-key", "must not contain secrets"]);
     assert!(!refused.err.contains("hunter2"), "{refused:?}");
 
     fs::remove_file(fixture.config()).unwrap();
@@ -157,16 +157,20 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
     fixture
         .run(&list)
         .await
-        .expect_failure(1, &["forbids this in space c1", "developer role"]);
+        .expect_failure(1, &["denies access to space c1", "developer role"]);
     for (flag, value, words) in [
-        ("--space", "my space", "--space: must be the id"),
+        ("--space", "my space", "--space: must be the ID"),
         ("--region", "mars", "--region: \"mars\""),
         (
             "--endpoint",
             "http://tracker.example.com",
-            "--endpoint: must be an address",
+            "--endpoint: must be a URL",
         ),
-        ("--ca-file", "none.pem", "--ca-file: none.pem cannot be read"),
+        (
+            "--ca-file",
+            "none.pem",
+            "--ca-file: none.pem: cannot read the file",
+        ),
     ] {
         let mut command = fixture.command(&["session", "list", flag, value]);
         command

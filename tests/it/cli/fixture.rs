@@ -1,4 +1,4 @@
-//! A person at a shell: a home of their own, and `eventexport simulate` as the service, a process of its own.
+//! Fixture of the command line tests: a home directory, and `eventexport simulate` as a separate process.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,23 +9,23 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// The longest that one command may take.
+/// Maximum time a command may take.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The simulator's user, to whom its API key belongs.
+/// User of the simulator who owns the API key.
 pub(super) const USER: &str = "operator@example.com";
-/// Its API key.
+/// API key of [`USER`].
 pub(super) const KEY: &str = "simulated-api-key";
 
-/// A home, and a service.
+/// Home directory and service.
 pub(super) struct CliFixture {
     folder: TempDir,
-    /// The service's address, without a slash at its end.
+    /// Address of the service, without a trailing slash.
     pub(super) url: String,
     _simulator: Child,
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug)]
 pub(super) struct CliOutput {
     pub(super) code: Option<i32>,
@@ -34,12 +34,12 @@ pub(super) struct CliOutput {
 }
 
 impl CliOutput {
-    /// The document on standard output.
+    /// Parses the document on standard output.
     pub(super) fn json(&self) -> Value {
         serde_json::from_str(self.out.trim()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Checks the exit code, and that the words are on standard error.
+    /// Asserts the exit code and the text on standard error.
     pub(super) fn expect_failure(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         for words in words {
@@ -50,7 +50,7 @@ impl CliOutput {
 }
 
 impl CliFixture {
-    /// Starts the service with these arguments besides a free port.
+    /// Starts the service with these arguments on a free port.
     pub(super) async fn start(arguments: &[&str]) -> Self {
         let mut simulator = Command::new(env!("CARGO_BIN_EXE_eventexport"))
             .args(["simulate", "--listen", "127.0.0.1:0"])
@@ -70,17 +70,17 @@ impl CliFixture {
         }
     }
 
-    /// A path in the home.
+    /// Returns a path in the home directory.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// The config file.
+    /// Path of the config file.
     pub(super) fn config(&self) -> PathBuf {
         self.path(".config/eventexport/config.toml")
     }
 
-    /// The program, in this home and with nothing of the test's own surroundings that it would heed.
+    /// Returns the program in this home directory, isolated from the environment of the test.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
         command.args(arguments);
@@ -88,7 +88,7 @@ impl CliFixture {
         command
     }
 
-    /// Puts a process into this home.
+    /// Isolates a process in this home directory.
     pub(super) fn isolate(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy().into_owned();
@@ -108,7 +108,7 @@ impl CliFixture {
             .kill_on_drop(true);
     }
 
-    /// Runs the program with space, service and key from the environment.
+    /// Runs the program with space, service and key in its environment.
     pub(super) async fn run(&self, arguments: &[&str]) -> CliOutput {
         let mut command = self.command(arguments);
         command
@@ -118,17 +118,17 @@ impl CliFixture {
         wait_output(command).await
     }
 
-    /// Runs the program with nothing from the environment.
+    /// Runs the program with an empty environment.
     pub(super) async fn run_without_env(&self, arguments: &[&str]) -> CliOutput {
         wait_output(self.command(arguments)).await
     }
 
-    /// Lets the service misbehave; replaces what was said before.
+    /// Replaces the faults of the service.
     pub(super) async fn set_faults(&self, names: &[&str]) {
         self.admin("PUT", "faults", json!(names)).await;
     }
 
-    /// Opens sessions as a person would.
+    /// Opens sessions as another client.
     pub(super) async fn open_sessions(&self, user: &str, count: usize) -> Vec<String> {
         let body = json!({"user": user, "space": "c1", "count": count});
         let ids = self.admin("POST", "sessions", body).await;
@@ -140,7 +140,7 @@ impl CliFixture {
         self.admin("POST", "age", json!({"seconds": seconds})).await;
     }
 
-    /// How many sessions are open.
+    /// Number of open sessions.
     pub(super) async fn open_now(&self) -> usize {
         self.admin("GET", "sessions", Value::Null)
             .await
@@ -161,13 +161,13 @@ impl CliFixture {
         reply.json().await.unwrap()
     }
 
-    /// Writes a file of the home with this mode.
+    /// Writes a file in the home directory with this mode.
     pub(super) fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
         write(&self.path(name), text, mode)
     }
 }
 
-/// Writes a file with this mode, and the folders above it.
+/// Writes a file with this mode, and its parent folders.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -176,7 +176,7 @@ pub(super) fn write(path: &Path, text: &str, mode: u32) -> PathBuf {
     path.to_owned()
 }
 
-/// Runs a command to its end.
+/// Runs a command to completion.
 pub(super) async fn wait_output(mut command: Command) -> CliOutput {
     let child = command.spawn().unwrap();
     let output = tokio::time::timeout(TIMEOUT, child.wait_with_output())

@@ -1,11 +1,11 @@
-//! Sessions by hand, as the old command line had them, and what it had not: care for what is not ours.
+//! Manual session commands, as the old command line had them, and protection of foreign sessions.
 
 use super::fixture::{CliFixture, USER};
 
 const PERSON: &str = "person@example.com";
 
 #[tokio::test]
-async fn a_session_is_made_shown_listed_and_deleted() {
+async fn a_session_is_created_shown_listed_and_deleted() {
     let fixture = CliFixture::start(&["--today", "2018-07-02"]).await;
     let create = ["session", "create", "-s", "2018-06-28", "-e", "2018-06-29", "-a"];
     let made = fixture.run(&[&create[..], &["--output", "json"]].concat()).await;
@@ -63,15 +63,15 @@ async fn a_session_is_made_shown_listed_and_deleted() {
     assert_eq!(fixture.open_now().await, 0);
     let again = fixture.run(&["session", "delete", id]).await;
     assert_eq!(again.code, Some(0));
-    assert!(again.out.contains("was not there"), "{again:?}");
+    assert!(again.out.contains("not found"), "{again:?}");
     fixture
         .run(&["session", "show", id])
         .await
-        .expect_failure(1, &["there is no session", "session list"]);
+        .expect_failure(1, &["no session", "session list"]);
 }
 
 #[tokio::test]
-async fn without_dates_a_session_is_of_the_current_utc_day() {
+async fn a_session_without_dates_covers_the_current_utc_day() {
     let fixture = CliFixture::start(&[]).await;
     let day = || {
         jiff::Timestamp::now()
@@ -97,7 +97,7 @@ async fn invalid_dates_are_refused_before_any_request() {
     let fixture = CliFixture::start(&[]).await;
     for (arguments, words) in [
         (&["--start", "2018-02-30"][..], "--start"),
-        (&["--start", "30.06.2018"], "no day as 2018-06-28"),
+        (&["--start", "30.06.2018"], "expected a date such as 2018-06-28"),
         (
             &["--start", "2018-06-30", "--end", "2018-06-28"],
             "--end: 2018-06-28 is before",
@@ -127,7 +127,7 @@ async fn a_response_with_other_dates_is_reported() {
         .await;
     assert_eq!(made.code, Some(0));
     assert!(
-        made.err.contains("warning") && made.err.contains("answered 2018-06-27"),
+        made.err.contains("warning") && made.err.contains("the session is for 2018-06-27"),
         "{made:?}"
     );
 }
@@ -147,7 +147,7 @@ async fn a_full_space_error_counts_sessions_by_owner_and_gives_a_remedy() {
             "--all-mine-older-than 2h",
         ],
     );
-    // Where only one's own are shown, the rest is not made up.
+    // If only our own sessions are listed, the rest is not guessed.
     fixture.set_faults(&[]).await;
     let refused = fixture.run(&["session", "create", "--output", "json"]).await;
     refused.expect_failure(1, &["shows you 28 open sessions of the 30"]);
@@ -157,17 +157,17 @@ async fn a_full_space_error_counts_sessions_by_owner_and_gives_a_remedy() {
 #[tokio::test]
 async fn only_own_old_and_idle_sessions_are_deleted() {
     let fixture = CliFixture::start(&["--fault", "list-whole-space"]).await;
-    let ours = fixture.open_sessions(USER, 2).await;
-    let theirs = fixture.open_sessions(PERSON, 2).await;
+    let own = fixture.open_sessions(USER, 2).await;
+    let foreign = fixture.open_sessions(PERSON, 2).await;
     fixture.age_sessions(3 * 3600).await;
     fixture.open_sessions(USER, 1).await;
     let all = ["session", "delete", "--all-mine-older-than", "2h"];
 
-    // Without a terminal nobody can confirm it; what would go is shown all the same.
+    // Without a terminal nobody can confirm; the sessions that would be deleted are listed anyway.
     let asked = fixture.run(&all).await;
     asked.expect_failure(
         2,
-        &["2 sessions would be deleted", "--yes", &ours[0], "another user's"],
+        &["2 sessions would be deleted", "--yes", &own[0], "another user"],
     );
     let dry = fixture
         .run(&[&all[..], &["--dry-run", "--output", "json"]].concat())
@@ -188,22 +188,22 @@ async fn only_own_old_and_idle_sessions_are_deleted() {
         .map(|session| session["id"].as_str().unwrap())
         .collect();
     assert_eq!(left.len(), 3);
-    assert!(theirs.iter().all(|id| left.contains(&id.as_str())));
+    assert!(foreign.iter().all(|id| left.contains(&id.as_str())));
     let nothing = fixture.run(&[&all[..], &["--yes"]].concat()).await;
     assert_eq!(nothing.code, Some(0));
     assert!(nothing.out.contains("Nothing to delete"), "{nothing:?}");
 
-    // The service leaves out whose they are.
+    // The service omits the owners.
     fixture.age_sessions(3 * 3600).await;
     fixture.set_faults(&["session-fields-missing"]).await;
     let unproved = fixture.run(&[&all[..], &["--yes"]].concat()).await;
     assert_eq!(unproved.code, Some(0));
-    assert!(unproved.err.contains("does not say whose it is"), "{unproved:?}");
+    assert!(unproved.err.contains("does not report its owner"), "{unproved:?}");
     assert_eq!(fixture.open_now().await, 3);
     fixture
         .run(&[&all[..], &["--username", PERSON]].concat())
         .await
-        .expect_failure(2, &["--username", "operator@example.com's"]);
+        .expect_failure(2, &["--username", "belong to operator@example.com"]);
 }
 
 #[tokio::test]
@@ -211,9 +211,9 @@ async fn a_recently_used_session_is_reported_and_kept() {
     let fixture = CliFixture::start(&["--today", "2018-07-02"]).await;
     fixture.open_sessions(USER, 1).await;
     let all = ["session", "delete", "--all-mine-older-than", "0s"];
-    let told = fixture.run(&[&all[..], &["--yes"]].concat()).await;
-    assert_eq!(told.code, Some(0));
-    assert!(told.err.contains("may be downloading"), "{told:?}");
+    let forced = fixture.run(&[&all[..], &["--yes"]].concat()).await;
+    assert_eq!(forced.code, Some(0));
+    assert!(forced.err.contains("may be downloading"), "{forced:?}");
     assert_eq!(fixture.open_now().await, 1);
     let too = fixture
         .run(&[&all[..], &["--including-touched", "--yes"]].concat())
@@ -225,19 +225,19 @@ async fn a_recently_used_session_is_reported_and_kept() {
 #[tokio::test]
 async fn a_failed_deletion_is_reported_and_does_not_stop_the_others() {
     let fixture = CliFixture::start(&[]).await;
-    let ours = fixture.open_sessions(USER, 2).await;
-    let theirs = fixture.open_sessions(PERSON, 1).await;
-    let ids = [ours[0].as_str(), theirs[0].as_str(), ours[1].as_str()];
+    let own = fixture.open_sessions(USER, 2).await;
+    let foreign = fixture.open_sessions(PERSON, 1).await;
+    let ids = [own[0].as_str(), foreign[0].as_str(), own[1].as_str()];
     let deleted = fixture.run(&[&["session", "delete"][..], &ids].concat()).await;
     assert_eq!(deleted.code, Some(1), "{deleted:?}");
     assert_eq!(deleted.out.matches("Delete session success").count(), 2);
     assert!(
-        deleted.out.contains("FAILED") && deleted.out.contains("another user's"),
+        deleted.out.contains("FAILED") && deleted.out.contains("another user"),
         "{deleted:?}"
     );
     assert_eq!(fixture.open_now().await, 1);
     fixture
-        .run(&["session", "show", &theirs[0]])
+        .run(&["session", "show", &foreign[0]])
         .await
-        .expect_failure(1, &["another user's"]);
+        .expect_failure(1, &["another user"]);
 }

@@ -1,4 +1,4 @@
-//! What shells, manuals and kubectl get from the definitions of the commands.
+//! Completions, manual pages and kubectl plugin, generated from the command definitions.
 
 use std::os::unix::fs::symlink;
 
@@ -14,7 +14,7 @@ async fn every_shell_and_every_manual_page_comes_from_the_same_definitions() {
         assert_eq!(script.code, Some(0));
         assert!(script.out.contains("all-mine-older-than"), "{shell}");
     }
-    // The script of the shell that is here is one that it can read.
+    // The local shell can parse its script.
     let script = fixture.run_without_env(&["completions", "bash"]).await.out;
     let path = fixture.write("completions.bash", &script, 0o600);
     let mut bash = Command::new("bash");
@@ -38,11 +38,11 @@ async fn every_shell_and_every_manual_page_comes_from_the_same_definitions() {
     fixture
         .run_without_env(&["man", "sesion"])
         .await
-        .expect_failure(2, &["there is no sesion"]);
+        .expect_failure(2, &["unknown command sesion"]);
 }
 
 #[tokio::test]
-async fn the_program_is_a_plugin_of_kubectl_by_its_name() {
+async fn the_program_works_as_a_kubectl_plugin() {
     let fixture = CliFixture::start(&[]).await;
     let program = env!("CARGO_BIN_EXE_eventexport");
     for name in ["kubectl-eventexport", "kubectl_complete-eventexport"] {
@@ -76,7 +76,7 @@ async fn the_program_is_a_plugin_of_kubectl_by_its_name() {
     assert_eq!(listed.code, Some(0), "{listed:?}");
     assert!(listed.out.contains("| Id "), "{listed:?}");
 
-    // As kubectl's own completion script asks.
+    // Same call as kubectl's completion script makes.
     let mut complete = Command::new(&kubectl);
     complete.args(["__complete", "eventexport", "session", "de"]);
     fixture.isolate(&mut complete);
@@ -87,7 +87,7 @@ async fn the_program_is_a_plugin_of_kubectl_by_its_name() {
 }
 
 #[tokio::test]
-async fn every_command_says_how_it_is_used_with_examples() {
+async fn every_command_has_usage_and_examples() {
     use clap::CommandFactory as _;
 
     fn walk(command: &clap::Command, path: &str, without: &mut Vec<String>) {

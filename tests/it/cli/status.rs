@@ -1,10 +1,10 @@
-//! What the service has, beside what the archive holds.
+//! Compares the sessions at the service with the archive.
 
 use std::fs;
 
 use super::fixture::{CliFixture, KEY, wait_output};
 
-/// A manifest of some days at the scene's service.
+/// Returns a manifest of some days at the fixture's service.
 fn manifest(fixture: &CliFixture) -> String {
     let text = format!(
         "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
@@ -37,7 +37,7 @@ async fn status_shows_the_sessions_beside_the_archive() {
     assert_eq!(header, ["", "DATE", "COUNT", "SIZE", "TYPES", "SEARCHABLE", ""]);
     assert!(table.out.contains("| 2018-06-28 |   240 |"), "{table:?}");
     assert!(!table.out.contains("2018-06-30"), "a Saturday without events");
-    assert!(table.err.contains("in which unit SIZE is"), "{table:?}");
+    assert!(table.err.contains("the unit of SIZE is unknown"), "{table:?}");
 
     let audit = manifest(&fixture);
     let run = fixture.run(&["run", "-f", &audit, "--to", "export", "-q"]).await;
@@ -59,8 +59,8 @@ async fn status_shows_the_sessions_beside_the_archive() {
     assert_eq!(both.code, Some(0), "{both:?}");
     for (day, held) in [
         ("2018-06-26", "240 Matched"),
-        ("2018-06-27", "DOUBTFUL: its object is missing"),
-        ("2018-06-28", "DOUBTFUL: an object without a receipt"),
+        ("2018-06-27", "INCONSISTENT: its object is missing"),
+        ("2018-06-28", "INCONSISTENT: object without a receipt"),
         ("2018-06-29", "240 Matched"),
         ("2018-06-30", "0 Empty"),
         ("2018-07-01", "missing"),
@@ -71,7 +71,7 @@ async fn status_shows_the_sessions_beside_the_archive() {
             "{day} is not {held}: {both:?}"
         );
     }
-    assert!(both.out.contains("3 of 7 days whole, 480 events"), "{both:?}");
+    assert!(both.out.contains("3 of 7 days complete, 480 events"), "{both:?}");
 
     let json = fixture
         .run(&[&archive[..], &["--output", "json"]].concat())
@@ -82,7 +82,7 @@ async fn status_shows_the_sessions_beside_the_archive() {
     assert_eq!(json["days"][4]["listed"], false);
     assert_eq!(json["days"][0]["archived"]["verdict"], "Matched");
 
-    // The same place by the manifest, and by a context.
+    // Same archive, once by the manifest and once by a context.
     let by_manifest = fixture
         .run(&[
             "status",
@@ -96,7 +96,10 @@ async fn status_shows_the_sessions_beside_the_archive() {
             &audit,
         ])
         .await;
-    assert!(by_manifest.out.contains("3 of 7 days whole"), "{by_manifest:?}");
+    assert!(
+        by_manifest.out.contains("3 of 7 days complete"),
+        "{by_manifest:?}"
+    );
     let set = [
         "context",
         "set",
@@ -112,7 +115,7 @@ async fn status_shows_the_sessions_beside_the_archive() {
     let mut by_context = fixture.command(&["status", "--from", "2018-06-26", "--to", "2018-07-02"]);
     by_context.env("EVENTEXPORT_API_KEY", KEY);
     let by_context = wait_output(by_context).await;
-    assert!(by_context.out.contains("3 of 7 days whole"), "{by_context:?}");
+    assert!(by_context.out.contains("3 of 7 days complete"), "{by_context:?}");
 }
 
 #[tokio::test]
@@ -122,10 +125,10 @@ async fn status_reports_an_unavailable_listing_or_archive() {
     fixture
         .run(&days)
         .await
-        .expect_failure(1, &["gives no daily listing"]);
+        .expect_failure(1, &["provides no daily listing"]);
     fs::create_dir(fixture.path("export")).unwrap();
     let beside = fixture.run(&[&days[..], &["--to", "export"]].concat()).await;
-    beside.expect_failure(1, &["gives no daily listing"]);
+    beside.expect_failure(1, &["provides no daily listing"]);
     assert!(beside.out.contains("| 2018-06-28 |     ? |"), "{beside:?}");
     fixture
         .run(&[&days[..], &["--to", "none"]].concat())

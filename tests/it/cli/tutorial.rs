@@ -1,6 +1,5 @@
-//! The tutorial is a transcript: every command of it is run against a simulator, and its output compared. Times are
-//! masked, and ids are followed: where the page names the id of a session, the run uses the one that it got itself.
-//! `UPDATE_DOCS=1` writes the outputs anew.
+//! The tutorial is a transcript: each command runs against a simulator, and its output is compared. Times are masked.
+//! Session ids of the page are replaced by those of the run. `UPDATE_DOCS=1` rewrites the outputs.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -14,23 +13,23 @@ use tokio::process::{Child, Command};
 
 use super::fixture::CliFixture;
 
-/// The page.
+/// Path of the tutorial.
 const PAGE: &str = "docs/tutorial.md";
-/// The service in it.
+/// Address of the service in the tutorial.
 const PORT: &str = "127.0.0.1:8030";
-/// The service's day in it, which stands for the real one too.
+/// Day of the service in the tutorial, which also stands for today.
 const DAY: &str = "2018-07-02";
-/// Ports that are tried for a simulator with an address as long as the page's, so that tables have the same width.
+/// Ports to try for a simulator address as long as the tutorial's, so that tables keep their width.
 const PORTS_TRIED: u16 = 200;
 
-/// A step: what is typed, and what it prints.
+/// Step of the transcript: the command and its output.
 struct TutorialStep {
     command: String,
     output: String,
 }
 
 #[tokio::test]
-async fn every_command_of_the_tutorial_prints_what_it_says() {
+async fn every_tutorial_command_prints_the_documented_output() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
     let page = std::fs::read_to_string(&path).unwrap();
     let served = format!("eventexport simulate --listen {PORT} --today {DAY}");
@@ -74,7 +73,7 @@ async fn every_command_of_the_tutorial_prints_what_it_says() {
     panic!("{PAGE} is not what its commands print: run `make generated`; first: {differs:#?}");
 }
 
-/// A simulator whose address has as many characters as the page's.
+/// Starts a simulator with an address as long as the tutorial's.
 async fn simulator() -> (Child, String) {
     for _ in 0..PORTS_TRIED {
         let port: u16 = 2000 + rand::random::<u16>() % 8000;
@@ -95,7 +94,7 @@ async fn simulator() -> (Child, String) {
     panic!("no port is free");
 }
 
-/// Runs what is typed, with both outputs as a person sees them.
+/// Runs a command and returns both outputs interleaved, as a terminal shows them.
 async fn bash(fixture: &CliFixture, typed: &str) -> (Option<i32>, String) {
     let mut command = Command::new("bash");
     command.args(["-c", &format!("exec 2>&1; set -o pipefail; {typed}")]);
@@ -106,7 +105,7 @@ async fn bash(fixture: &CliFixture, typed: &str) -> (Option<i32>, String) {
     (output.code, output.out)
 }
 
-/// The page's text, with the steps of the transcript that follows it; the last has none.
+/// Splits the page into texts and the transcripts that follow them; the last text has none.
 fn blocks(page: &str) -> Vec<(String, Vec<TutorialStep>)> {
     let mut blocks = Vec::new();
     let mut rest = page;
@@ -143,7 +142,7 @@ fn steps(block: &str) -> Vec<TutorialStep> {
     steps
 }
 
-/// What differs from run to run, as the page has it.
+/// Replaces the parts that differ between runs by those of the page.
 fn masked(output: &str, address: &str) -> String {
     let today = jiff::Timestamp::now()
         .to_zoned(jiff::tz::TimeZone::UTC)
@@ -157,8 +156,8 @@ fn masked(output: &str, address: &str) -> String {
     text.replace(&today, DAY)
 }
 
-/// The text without what no reader cares about: ids, which depend on how often the service was asked before, and sizes,
-/// checksums and widths, which depend on how this machine's processor lets the simulator compress.
+/// Removes ids, which depend on earlier requests, and sizes, checksums and widths, which depend on how this processor
+/// compresses.
 fn comparable(text: &str) -> String {
     let mut text = uuid().replace_all(text, "id").into_owned();
     for (pattern, plain) in [
@@ -176,11 +175,11 @@ fn comparable(text: &str) -> String {
     text
 }
 
-/// The page's ids replaced by those of this run.
+/// Replaces the page's ids by those of this run.
 fn followed(text: &str, ids: &HashMap<String, String>) -> String {
-    let ours =
+    let replacement =
         |found: &regex::Captures<'_>| ids.get(&found[0]).cloned().unwrap_or_else(|| found[0].to_owned());
-    uuid().replace_all(text, ours).into_owned()
+    uuid().replace_all(text, replacement).into_owned()
 }
 
 fn uuid() -> Regex {

@@ -1,4 +1,4 @@
-//! A store that ignores `If-None-Match` is found out and named.
+//! Detects and reports a store that ignores `If-None-Match`.
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::Settings;
@@ -51,12 +51,12 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
     let bucket = VersionedBucket::create(fixture.gateway, &name).await?;
     let opened = fixture.simulator.ledger().opened;
     let refused = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
-    let said =
+    let printed =
         String::from_utf8_lossy(&refused.stdout).into_owned() + &String::from_utf8_lossy(&refused.stderr);
-    println!("by run: {said}");
+    println!("by run: {printed}");
     ensure!(refused.status.code() == Some(1), "{refused:?}");
     for part in ["ConditionalWritesUnsupported", "--single-writer", &name] {
-        ensure!(said.contains(part), "{part} is not in {said}");
+        ensure!(printed.contains(part), "{part} is not in {printed}");
     }
     ensure!(
         fixture.simulator.ledger().opened == opened,
@@ -68,12 +68,12 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
     ensure!(alone.status.success(), "{alone:?}");
     ensure!(bucket.keys().await?.len() == 7, "{:?}", bucket.keys().await?);
 
-    // Who only looks at what is whole tries nothing out, and writes what is due all the same, once.
+    // A run without windows to download makes no test writes, and still writes the manifest once.
     let manifest = format!("{ROOT}_manifests/00000001.json");
     bucket.delete(&manifest).await?;
     for _ in 0..2 {
-        let looks = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
-        ensure!(looks.status.success(), "{looks:?}");
+        let second = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
+        ensure!(second.status.success(), "{second:?}");
     }
     let versions = bucket.versions().await?;
     ensure!(versions.get(&manifest) == Some(&3), "{versions:#?}");

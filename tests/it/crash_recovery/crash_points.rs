@@ -1,8 +1,9 @@
-//! `kill -9` at each moment that matters, then a restart: complete, nothing doubled, no session and no upload left.
+//! `kill -9` at each critical request, then a restart: the export completes, nothing is duplicated, and no session or
+//! upload is left.
 //!
-//! One window at a time, so that the n-th request is the same in every run: 4 June is small, 5 June has three parts,
-//! 6 June is small. `MOMENT=receipt cargo test … kill::crash_points -- --nocapture` tries those with that word in their name,
-//! and prints what happened.
+//! One window at a time, so that the n-th request is the same in each run: 4 June is small, 5 June has three parts, 6
+//! June is small. `MOMENT=receipt cargo test … crash_recovery::crash_points -- --nocapture` runs the cases with that
+//! word in their name and prints a summary.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,7 +21,7 @@ use crate::faults::{
     wait_injected,
 };
 
-/// Exports at a time: more only wait for the processor.
+/// Concurrent exports; more would only wait for the processor.
 const CONCURRENCY: usize = 6;
 
 const FIRST: Date = date(2018, 6, 4);
@@ -30,16 +31,16 @@ const LAST: Date = date(2018, 6, 6);
 struct CrashPoint {
     name: &'static str,
     peer: ProxiedPeer,
-    /// The request: parts of its line, and which of those.
+    /// Request: parts of its line, and its ordinal.
     request: (&'static [&'static str], usize),
     fault: InjectedFault,
-    /// The window that was cut off.
+    /// Interrupted window.
     day: Date,
-    /// The last day of the export; its first is 4 June.
+    /// Last day of the export; its first is 4 June.
     end: Date,
-    /// What the crash leaves of it.
+    /// Leftovers of the crash.
     leftovers: &'static [&'static str],
-    /// How often it is downloaded in all.
+    /// Total number of downloads of the window.
     downloads: u64,
 }
 
@@ -92,7 +93,7 @@ const CRASH_POINTS: &[CrashPoint] = &[
 fn settings() -> Settings {
     let mut settings = Settings {
         today: Some(date(2018, 6, 9)),
-        // Stored, so that three parts are quickly made and quickly read.
+        // Uncompressed, so that three parts are fast to make and to read.
         gzip: GzipSettings {
             level: 0,
             ..GzipSettings::default()
@@ -127,7 +128,7 @@ async fn an_operator_killed_at_any_point_resumes() -> Result<()> {
 }
 
 impl CrashPoint {
-    /// Shows that the promise holds; returns what happened, in a line.
+    /// Checks the promise; returns a one-line summary.
     async fn run(&self) -> Result<String> {
         let fixture = CrashFixture::start("kill", settings()).await?;
         let injector = FaultInjector::new();
@@ -191,7 +192,7 @@ impl CrashPoint {
         ))
     }
 
-    /// What there is of the window.
+    /// Lists the leftovers of the window.
     async fn leftovers(&self, fixture: &CrashFixture) -> Result<BTreeSet<&'static str>> {
         let mut leftovers = BTreeSet::new();
         let journal = format!("{ROOT}_journal/{}.", self.day);
@@ -225,7 +226,7 @@ impl CrashPoint {
     }
 }
 
-/// The store was asked successfully once only to make each object and each receipt visible.
+/// Checks that each object and receipt became visible by exactly one successful request.
 pub(crate) fn created_once(days: &[Date], seen: &[RecordedRequest]) -> Result<()> {
     for day in days {
         let object = format!("date={day}/events.json.gz");
@@ -255,7 +256,7 @@ pub(crate) fn created_once(days: &[Date], seen: &[RecordedRequest]) -> Result<()
     Ok(())
 }
 
-/// What the restart did, in words.
+/// Summarizes the restart.
 fn summary(seen: &[RecordedRequest]) -> String {
     let count = |parts: &[&str]| {
         seen.iter()

@@ -1,5 +1,5 @@
-//! The same manifest by the operator, by `run`, and by `run --to`: the same objects, byte for byte, and receipts that
-//! differ in what cannot be the same only.
+//! One manifest by the operator, by `run` and by `run --to` gives the same objects, byte for byte. Receipts differ
+//! only in [`VOLATILE_FIELDS`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use tokio::process::Command;
 use super::fixture::{CrashFixture, ManifestParams};
 use super::versioned_bucket::VersionedBucket;
 
-/// What two receipts of the same window may differ in: who downloaded it when, and where the bucket keeps it.
+/// Fields of a receipt that differ between runs: time, session and place in the bucket.
 const VOLATILE_FIELDS: [&str; 3] = ["sessionId", "startedAt", "storedAt"];
 
-/// `eventexport run` with a manifest, as a person types it.
+/// Runs `eventexport run` with a manifest.
 pub(super) async fn run(fixture: &CrashFixture, manifest: &str, more: &[&str]) -> Result<Output> {
     let folder = fixture.folder.path();
     let file = folder.join("manifest.yaml");
@@ -35,10 +35,10 @@ pub(super) async fn run(fixture: &CrashFixture, manifest: &str, more: &[&str]) -
     Ok(output)
 }
 
-/// Objects as they are; receipts and manifests without what is their own.
+/// Objects as stored; receipts and manifests without their volatile fields.
 pub(crate) type ArchiveContents = BTreeMap<String, Vec<u8>>;
 
-/// An object of an archive without what is its own, if it is a receipt or a manifest.
+/// Removes the volatile fields if the object is a receipt or a manifest.
 pub(crate) fn normalized(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
     if key.ends_with(".receipt.json") {
         let mut receipt: Value = serde_json::from_slice(&bytes)?;
@@ -56,7 +56,7 @@ pub(crate) fn normalized(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
     }
 }
 
-/// A manifest without what follows from the receipts' own.
+/// Removes the fields of a manifest that follow from volatile fields of receipts.
 fn manifest(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut manifest: Value = serde_json::from_slice(bytes)?;
     let remove = |object: Option<&mut Value>, field: &str| {
@@ -89,7 +89,7 @@ pub(crate) async fn read_bucket(bucket: &VersionedBucket) -> Result<ArchiveConte
     Ok(archive)
 }
 
-/// All below the prefix: what a directory keeps beside it, a bucket keeps where nobody sees it.
+/// Reads all objects below the prefix, without the internal files of a directory store.
 fn read_folder(root: &Path) -> Result<ArchiveContents> {
     let mut archive = ArchiveContents::new();
     let mut folders: Vec<PathBuf> = vec![root.join("tracker")];
@@ -117,23 +117,23 @@ fn ensure_same(one: &ArchiveContents, other: &ArchiveContents) -> Result<()> {
         keys(other)
     );
     for (key, bytes) in one {
-        let theirs = other.get(key).map_or(&[][..], Vec::as_slice);
-        let [ours, theirs_as_text] = [bytes, theirs].map(|bytes| match std::str::from_utf8(bytes) {
+        let other_bytes = other.get(key).map_or(&[][..], Vec::as_slice);
+        let [ours, theirs_as_text] = [bytes, other_bytes].map(|bytes| match std::str::from_utf8(bytes) {
             Ok(text) => text.to_owned(),
             Err(_) => format!("{} bytes", bytes.len()),
         });
-        ensure!(bytes == theirs, "{key} is\n{ours}\nand\n{theirs_as_text}");
+        ensure!(bytes == other_bytes, "{key} is\n{ours}\nand\n{theirs_as_text}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_manifest_gives_the_same_archive_whichever_way_it_is_run() -> Result<()> {
+async fn every_way_to_run_a_manifest_gives_the_same_archive() -> Result<()> {
     let mut settings = Settings {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
     };
-    // In two parts; and 2 and 3 June are a week-end without events.
+    // Two parts per day; 2 and 3 June are a weekend without events.
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 5), 10_000);
     let fixture = CrashFixture::start("same", settings).await?;
@@ -163,7 +163,7 @@ async fn the_same_manifest_gives_the_same_archive_whichever_way_it_is_run() -> R
     ensure!(ran.status.success(), "{ran:?}");
     ensure_same(&operated, &read_folder(&folder)?)?;
 
-    // Nobody downloads again what is there, though the resource is another and so is the way it is run.
+    // Existing days are not downloaded again by another resource or another way to run.
     let opened = fixture.simulator.ledger().opened;
     ensure!(opened == 15, "{opened} sessions for five days, three times");
     let delete = [

@@ -1,4 +1,5 @@
-//! One namespace with its service, its bucket, its resource and its operator, and what must hold at the end.
+//! Fixture of crash tests: a namespace with service, bucket, resource and operator, and the checks of the final
+//! archive.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -18,10 +19,10 @@ use crate::faults::TargetProcess;
 
 pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
-/// Where all keys are.
+/// Prefix of all keys.
 pub(crate) const ROOT: &str = "tracker/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space/";
 
-/// Long, because a machine that also compiles is slow.
+/// Generous, because a machine that also compiles is slow.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct CrashFixture {
@@ -32,7 +33,7 @@ pub(crate) struct CrashFixture {
     pub(crate) folder: tempfile::TempDir,
 }
 
-/// Which days, and where the peers are: themselves, or proxies before them.
+/// Days, and addresses of the peers or of proxies before them.
 pub(crate) struct ManifestParams<'a> {
     pub(crate) start: &'a str,
     pub(crate) end: &'a str,
@@ -54,12 +55,12 @@ impl CrashFixture {
         })
     }
 
-    /// Also the name of the bucket.
+    /// Name of the namespace and of the bucket.
     pub(crate) fn namespace(&self) -> &str {
         &self.bucket.name
     }
 
-    /// The resource and its Secrets, as documents of one file; the bucket may be another.
+    /// Returns the resource and its Secrets as one multi-document file, for any bucket.
     pub(crate) fn manifest(&self, params: &ManifestParams<'_>, bucket: &str) -> String {
         let metadata = |name: &str| json!({ "namespace": self.namespace(), "name": name });
         let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata(name), "stringData": data });
@@ -97,8 +98,8 @@ impl CrashFixture {
             .map(drop)
     }
 
-    /// A process of the operator. Its lease is the same each time; only its times are short, so that a killed one is
-    /// soon known to be gone.
+    /// Starts an operator process. Its lease identity is constant and its lease times are short, so that a killed
+    /// process is replaced soon.
     pub(crate) fn operator(&self) -> Result<Arc<TargetProcess>> {
         let log = File::options()
             .create(true)
@@ -127,12 +128,12 @@ impl CrashFixture {
         Ok(TargetProcess::new(child))
     }
 
-    /// What the operator said.
+    /// Returns the operator's log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// As a person waits for it; returns the status.
+    /// Waits for completion as a user does and returns the status.
     pub(crate) async fn wait_complete(&self) -> Result<Value> {
         let timeout = format!("--timeout={}s", TIMEOUT.as_secs());
         let wait = [
@@ -155,14 +156,14 @@ impl CrashFixture {
         Ok(object.get_mut("status").map(Value::take).unwrap_or_default())
     }
 
-    /// The bytes that the service gives for a day.
+    /// Returns the bytes that the service sends for a day.
     pub(crate) fn served(&self, day: Date) -> Vec<u8> {
         let body = self.simulator.body_of(SPACE, false, day, None);
         body.flat_map(|piece| piece.to_vec()).collect()
     }
 
-    /// A receipt for each of these days, an object where it has events, and one manifest; nothing doubled, nothing overwritten, no
-    /// session open, no upload left, nothing but receipts in the journal.
+    /// Checks the archive: a receipt for each of these days, an object if the day has events, and one manifest. No
+    /// duplicates, no overwritten objects, no open session, no upload, and no temporary journal entry.
     pub(crate) async fn check_archive(&self, days: &[Date]) -> Result<()> {
         let receipt = |day: &Date| format!("{ROOT}_journal/{day}.receipt.json");
         let object = |day: &Date| format!("{ROOT}date={day}/events.json.gz");
@@ -181,7 +182,7 @@ impl CrashFixture {
             if keys == wanted {
                 break;
             }
-            // Spent keys are deleted after the receipt.
+            // Temporary entries are deleted after the receipt.
             ensure!(
                 start.elapsed() < Duration::from_secs(10),
                 "not as wanted: {:#?}\n{}",
@@ -211,14 +212,17 @@ impl CrashFixture {
         self.no_session_left()
     }
 
-    /// Neither the key of the service nor that of the store is in the log.
+    /// Checks that no key of the service or the store is in the log.
     fn no_secret_logged(&self) -> Result<()> {
         let log = self.log();
         let secrets = [DEFAULT_API_KEY, self.gateway.secret_key()];
-        let said = log
+        let line_with_secret = log
             .lines()
             .find(|line| secrets.iter().any(|secret| line.contains(secret)));
-        ensure!(said.is_none(), "a secret was logged: {said:?}");
+        ensure!(
+            line_with_secret.is_none(),
+            "a secret was logged: {line_with_secret:?}"
+        );
         Ok(())
     }
 

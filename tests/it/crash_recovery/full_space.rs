@@ -1,4 +1,4 @@
-//! A space that is nearly full of sessions of a person.
+//! A space that is nearly full of a user's sessions.
 
 use anyhow::{Result, ensure};
 use eventexport::simulator::{DEFAULT_PERSON, SESSION_LIMIT, Settings};
@@ -8,14 +8,14 @@ use jiff::civil::{Date, date};
 use super::fixture::{CrashFixture, ManifestParams, SPACE};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_days_are_exported_beside_a_person_who_holds_28_of_30_sessions() -> Result<()> {
+async fn thirty_days_are_exported_while_a_user_holds_28_of_30_sessions() -> Result<()> {
     let mut settings = Settings {
         today: Some(date(2018, 7, 2)),
         ..Settings::default()
     };
     settings.volume.quiet.clear();
     let fixture = CrashFixture::start("full", settings).await?;
-    let theirs = fixture.simulator.open_sessions_as(DEFAULT_PERSON, SPACE, 28);
+    let manual_sessions = fixture.simulator.open_sessions_as(DEFAULT_PERSON, SPACE, 28);
     let source = fixture.simulator.url().to_string();
     let params = ManifestParams {
         start: "2018-06-01",
@@ -38,7 +38,7 @@ async fn thirty_days_are_exported_beside_a_person_who_holds_28_of_30_sessions() 
         .map(|open| open.id)
         .collect();
     ensure!(
-        open.len() == 28 && theirs.iter().all(|id| open.contains(id)),
+        open.len() == 28 && manual_sessions.iter().all(|id| open.contains(id)),
         "theirs are untouched"
     );
     let ledger = fixture.simulator.ledger();

@@ -1,5 +1,5 @@
-//! Several windows at a time, and an operator that is killed over and over: each crash finds the leftovers of those
-//! before it. Where it dies is not the same in each run: the days overlap.
+//! Several windows at a time, and an operator that is killed repeatedly: each restart finds the leftovers of all
+//! earlier crashes. The crash points vary between runs because the days overlap.
 
 use anyhow::{Context as _, Result};
 use eventexport::simulator::Settings;
@@ -11,7 +11,7 @@ use crate::faults::{
     FaultInjector, FaultPlan, FaultProxy, InjectedFault, ProxiedPeer, RequestMatcher, wait_injected,
 };
 
-/// After how many requests to the store each process dies, before or after the store did as asked.
+/// Number of store requests after which each process dies, and whether before or after the store acted.
 const KILLS: [(usize, InjectedFault); 6] = [
     (9, InjectedFault::KillAfter),
     (23, InjectedFault::KillBefore),

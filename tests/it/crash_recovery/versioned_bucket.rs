@@ -1,4 +1,4 @@
-//! The bucket as it is, asked past proxies and past our own client.
+//! Reads the bucket directly, without proxies and without our own client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 
 use crate::bed::Gateway;
 
-/// A bucket that keeps versions, so that nothing is overwritten unseen.
+/// Bucket with versioning, which makes an overwritten object visible.
 pub(crate) struct VersionedBucket {
     client: Client,
     pub(crate) name: String,
@@ -39,7 +39,7 @@ impl VersionedBucket {
         })
     }
 
-    /// All keys.
+    /// Returns all keys.
     pub(crate) async fn keys(&self) -> Result<BTreeSet<String>> {
         let page = self.client.list_objects_v2().bucket(&self.name).send().await?;
         Ok(page
@@ -50,7 +50,7 @@ impl VersionedBucket {
             .collect())
     }
 
-    /// How many versions each key has or had, delete markers among them.
+    /// Returns the number of versions per key, delete markers included.
     pub(crate) async fn versions(&self) -> Result<BTreeMap<String, usize>> {
         let page = self
             .client
@@ -75,7 +75,7 @@ impl VersionedBucket {
         Ok(count)
     }
 
-    /// The keys of uploads that were neither completed nor aborted.
+    /// Returns the keys of uploads that are neither completed nor aborted.
     pub(crate) async fn uploads(&self) -> Result<Vec<String>> {
         let page = self
             .client

@@ -1,4 +1,4 @@
-//! Object lock: what is evidence cannot be deleted or replaced by anybody, and what is not is tidied away.
+//! Object lock: nobody can delete or replace evidence, and temporary entries are still removed.
 
 use anyhow::{Context as _, Result, ensure};
 use aws_sdk_s3::types::ObjectLockMode;
@@ -22,7 +22,7 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
         }
     };
     fixture.grant(bucket, &account, with_retention).await?;
-    // A bucket that was made without it says so.
+    // A bucket without object lock is reported as such.
     let plain = format!("{bucket}-plain");
     fixture.gateway.create_bucket(&plain).await?;
     fixture.grant(&plain, &account, with_retention).await?;
@@ -36,7 +36,7 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
         "True/ObjectAttributesRejected",
     ];
     wait_conditions(fixture.cluster, &fixture.namespace, "plain", states).await?;
-    // And one whose policy does not grant it says that.
+    // A bucket whose policy does not grant it is reported as such.
     let forbidden = format!("{bucket}-forbidden");
     let create = fixture.s3.create_bucket().bucket(&forbidden);
     create.object_lock_enabled_for_bucket(true).send().await?;
@@ -67,7 +67,7 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
         .iter()
         .filter_map(|object| object.key())
         .collect();
-    // Two days: events and receipts, and a manifest; and no working papers, which are never locked.
+    // Two days: events and receipts, and a manifest. Temporary entries are never locked and are gone.
     ensure!(keys.len() == 5, "{keys:?}");
     for key in keys {
         let head = fixture.s3.head_object().bucket(bucket).key(key).send().await?;
@@ -79,7 +79,7 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
         let days = (until - Timestamp::now().as_second() + 3600) / 86_400;
         ensure!(days == 30, "{key}: {days} days");
 
-        // Whoever owns everything cannot delete it, not even past governance.
+        // Not even the root account can delete it, with governance bypass.
         let version = head.version_id().context("no version")?;
         let delete = fixture
             .s3

@@ -1,5 +1,5 @@
-//! The least policy of a bucket: with exactly it an export completes, and without each of its actions the operator says
-//! which one is missing. The table in docs/credentials.md is written by this test and compared with it.
+//! Minimal bucket policy: an export completes with exactly this policy, and without any one of its actions the
+//! operator names the missing one. This test writes the table in docs/credentials.md or compares it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use super::DayTwoFixture;
 use crate::docs::with_part;
 use crate::operator::{apply, condition, eventually, get, patch, wait_conditions};
 
-/// Parts of the names of what is deleted when it is spent.
+/// Name parts of temporary entries.
 const TEMPORARY_ENTRIES: [&str; 3] = [".attempt.", ".session.", ".prepared."];
 
 fn example() -> Result<Value> {
@@ -22,7 +22,7 @@ fn example() -> Result<Value> {
     Ok(serde_json::from_str(&std::fs::read_to_string(path)?)?)
 }
 
-/// The example, for another bucket and account; `change` gets the list of actions of each statement.
+/// Returns the example for another bucket and account; `change` edits the actions of each statement.
 pub(super) fn for_account(bucket: &str, account: &str, change: impl Fn(&mut Vec<Value>)) -> Result<String> {
     let mut policy = example()?;
     let statements = policy["Statement"].as_array_mut().context("no statements")?;
@@ -53,24 +53,22 @@ fn actions() -> Result<Vec<String>> {
         .collect())
 }
 
-/// What every action is for, in the order of the example.
+/// Purpose of each action, in the order of the example.
 fn purpose(action: &str) -> &'static str {
     match action {
-        "s3:ListBucket" => "to see what is stored: the journal is in the keys",
+        "s3:ListBucket" => "to list what is stored: the journal is in the keys",
         "s3:ListBucketMultipartUploads" => "to find uploads that a crash left behind",
         "s3:PutObject" => "to store events, receipts and the journal",
         "s3:GetObject" => "to read receipts, and to check what was written",
-        "s3:AbortMultipartUpload" => "to end uploads that failed, which cost storage otherwise",
+        "s3:AbortMultipartUpload" => "to abort failed uploads, which otherwise cost storage",
         "s3:ListMultipartUploadParts" => "to finish an upload that a crash interrupted at its end",
-        "s3:DeleteObject" => {
-            "to delete spent working papers, below `_journal/` only; never events or receipts"
-        }
+        "s3:DeleteObject" => "to delete temporary entries below `_journal/`; never events or receipts",
         _ => "",
     }
 }
 
 #[tokio::test]
-async fn the_least_policy_suffices_and_each_missing_action_is_named() -> Result<()> {
+async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Result<()> {
     let settings = Settings {
         volume: Volume {
             days: BTreeMap::from([(date(2018, 6, 5), 20_000)]),
@@ -101,7 +99,7 @@ async fn the_least_policy_suffices_and_each_missing_action_is_named() -> Result<
     for (at, action) in actions.iter().enumerate() {
         let (mut ready, mut message) = wait_settled(&fixture, &without(at)).await?;
         if action == "s3:GetObject" {
-            // Only what is stored already has to be read.
+            // Only stored data have to be read.
             ensure!(ready == "True/Complete", "{action}: {ready} {message}");
             trigger_reconcile(&fixture, &without(at)).await?;
             (ready, message) = wait_settled(&fixture, &without(at)).await?;
@@ -111,7 +109,7 @@ async fn the_least_policy_suffices_and_each_missing_action_is_named() -> Result<
         } else {
             ensure!(ready == "False/BucketForbidden", "{action}: {ready} {message}");
             ensure!(
-                message.contains(&format!("does not allow {action} ")),
+                message.contains(&format!("denies {action} ")),
                 "{action}: {message}"
             );
             format!("`BucketForbidden`, naming `{action}`; no session is left open")
@@ -119,29 +117,29 @@ async fn the_least_policy_suffices_and_each_missing_action_is_named() -> Result<
         let works = ["s3:ListMultipartUploadParts", "s3:DeleteObject"].contains(&action.as_str());
         ensure!(works == (ready == "True/Complete"), "{action}: {ready} {message}");
         let says = match action.as_str() {
-            "s3:DeleteObject" => "the export works; working papers stay, and mean nothing",
+            "s3:DeleteObject" => "the export works; temporary entries stay and are ignored",
             "s3:ListMultipartUploadParts" => {
-                "the export works; after a crash at the very end of an upload, it says `BucketForbidden`"
+                "the export works; after a crash at the very end of an upload it has `BucketForbidden`"
             }
             "s3:GetObject" => {
-                "the export works until it looks again at what is stored; then `BucketForbidden`, naming `s3:GetObject`"
+                "the export works until it reads stored data again; then `BucketForbidden`, naming `s3:GetObject`"
             }
             _ => &says,
         };
-        ensure!(!purpose(action).is_empty(), "what is {action} for?");
+        ensure!(!purpose(action).is_empty(), "{action} has no purpose");
         let _ = writeln!(table, "| `{action}` | {} | {says} |", purpose(action));
     }
     let (ready, message) = wait_settled(&fixture, &without(actions.len())).await?;
     ensure!(
         ready == "True/Complete",
-        "with the whole policy: {ready} {message}"
+        "with the complete policy: {ready} {message}"
     );
     eventually("no session is left", async || {
         Ok(fixture.simulator.open_sessions().is_empty())
     })
     .await?;
 
-    // No more than that: nothing above needed the right to delete events or receipts.
+    // Minimal: nothing above needed permission to delete events or receipts.
     let bucket = format!("{}-{}", fixture.namespace, actions.len());
     let listed = fixture.s3.list_objects_v2().bucket(&bucket).send().await?;
     let keys: Vec<&str> = listed
@@ -163,14 +161,14 @@ async fn the_least_policy_suffices_and_each_missing_action_is_named() -> Result<
     if text != wanted {
         ensure!(
             std::env::var_os("UPDATE_DOCS").is_some(),
-            "docs/credentials.md: policy is not what would be generated: run `make generated`\n{table}"
+            "docs/credentials.md: policy is out of date: run `make generated`\n{table}"
         );
         std::fs::write(&path, wanted)?;
     }
     Ok(())
 }
 
-/// Suspends the export, and lets it go on, as after a restart.
+/// Suspends and resumes the export, as after a restart.
 async fn trigger_reconcile(fixture: &DayTwoFixture, name: &str) -> Result<()> {
     for suspend in [true, false] {
         let change = json!({ "spec": { "suspend": suspend } });
@@ -188,7 +186,7 @@ async fn trigger_reconcile(fixture: &DayTwoFixture, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// `Ready` once it is complete or forbidden, and its message.
+/// Waits until `Ready` is complete or forbidden and returns it with its message.
 async fn wait_settled(fixture: &DayTwoFixture, name: &str) -> Result<(String, String)> {
     let mut found = (String::new(), String::new());
     let outcome = eventually(&format!("{name} is complete or stalls"), async || {

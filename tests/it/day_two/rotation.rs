@@ -1,4 +1,5 @@
-//! Rotating credentials: the old key is refused, the export says so and loses nothing, and the new Secret wakes it.
+//! Credential rotation: the old key is refused, the export reports it and loses nothing, and the new Secret triggers
+//! a reconcile.
 
 use anyhow::{Result, ensure};
 use eventexport::simulator::Settings;
@@ -19,7 +20,7 @@ async fn a_rotated_key_is_noticed_and_nothing_is_downloaded_twice() -> Result<()
     wait_conditions(fixture.cluster, bucket, "june", complete).await?;
     let opened = fixture.simulator.ledger().opened;
 
-    // Of the store: whatever was stored counts again as soon as the new key is there.
+    // Store key: stored data count again when the new key is available.
     let refused = ["False/CredentialsRefused", "", "False", "True/CredentialsRefused"];
     fixture.keys("bucket", access, "spent").await?;
     let more = json!({ "spec": { "dateRange": { "end": "2018-06-06" } } });
@@ -41,7 +42,7 @@ async fn a_rotated_key_is_noticed_and_nothing_is_downloaded_twice() -> Result<()
         "only the new day was downloaded"
     );
 
-    // Of the service. The token of the old key is still good, so the change itself is what wakes the export.
+    // Service key. The token of the old key is still valid, so the change of the Secret triggers the reconcile.
     apply(fixture.cluster, &secret(bucket, "spent")).await?;
     let more = json!({ "spec": { "dateRange": { "end": "2018-06-07" } } });
     patch(fixture.cluster, bucket, "june", &more).await?;

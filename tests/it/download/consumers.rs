@@ -1,4 +1,4 @@
-//! Into real consumers, by the very commands of docs/consumers.md.
+//! Loads events into real consumers with the commands of docs/consumers.md.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::fixture::{CommandOutput, PROGRAM, configure_command, wait_output};
 use super::pipe::SimulatorProcess;
 use crate::bed::Elasticsearch;
 
-/// A command of the documentation: the block behind this mark.
+/// Returns a command of the documentation: the block after this marker.
 fn documented(mark: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/consumers.md");
     let text = std::fs::read_to_string(path).unwrap();
@@ -19,7 +19,7 @@ fn documented(mark: &str) -> String {
     rest.split_once("```").unwrap().0.to_owned()
 }
 
-/// Runs a command of the documentation, with the program on the PATH.
+/// Runs a command of the documentation with the program in PATH.
 async fn run(service: &SimulatorProcess, line: &str, target: &str) -> CommandOutput {
     let mut command = Command::new("bash");
     configure_command(&mut command, &service.url, service.folder.path());
@@ -33,13 +33,12 @@ async fn run(service: &SimulatorProcess, line: &str, target: &str) -> CommandOut
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn elasticsearch_gets_every_event_of_several_days_once() {
-    let started =
-        Elasticsearch::start("download::consumers::elasticsearch_gets_every_event_of_several_days_once");
+async fn elasticsearch_indexes_each_event_once() {
+    let started = Elasticsearch::start("download::consumers::elasticsearch_indexes_each_event_once");
     let Some(elasticsearch) = started.await.unwrap() else {
         return;
     };
-    // More than goes in one request, and below 512 an hour, where every event has an id of its own.
+    // More than one bulk request, and fewer than 512 an hour, where each event has its own id.
     let service = SimulatorProcess::start(&["--events-per-day", "6000"]).await;
     let target = format!("{}/audit", elasticsearch.url());
     let line = documented("elasticsearch");
@@ -74,7 +73,7 @@ async fn elasticsearch_gets_every_event_of_several_days_once() {
     let expected = [25, 26, 27].map(|day| (format!("2018-06-{day}"), 6000));
     assert_eq!(days, expected);
 
-    // What Elasticsearch refuses is not passed over.
+    // A rejection by Elasticsearch is reported.
     let refused = run(&service, &line, &format!("{}/_not_a_name", elasticsearch.url())).await;
     assert!(!refused.status.success(), "{}", refused.err);
     service.stop().await;

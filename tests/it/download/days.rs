@@ -1,4 +1,4 @@
-//! Days in one command: the sessions are its own, and none stays open.
+//! Several days in one command: it opens and deletes its own sessions.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use super::fixture::{DownloadFixture, gunzip, settings, signal, wait_output};
 const FILE: &str = "events.json.gz";
 const DAYS: [&str; 4] = ["--start", "2018-06-25", "--end", "2018-06-27"];
 
-/// The arguments of three days into a file, and more.
+/// Returns the arguments that download three days into a file, plus `more`.
 fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&DAYS[..], &["-o", FILE], more].concat()
 }
@@ -18,13 +18,13 @@ fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn session_download_and_delete_are_one_command() {
     let fixture = DownloadFixture::new(settings()).await;
-    let told = fixture
+    let summary = fixture
         .download(&with(&["--account", "--output", "json"]))
         .await
         .expect_exit(0)
         .document();
     assert_eq!(
-        (&told["events"], &told["sessions"][0]["verdict"]),
+        (&summary["events"], &summary["sessions"][0]["verdict"]),
         (&1440.into(), &"Matched".into())
     );
     let ledger = fixture.simulator.ledger();
@@ -43,7 +43,7 @@ async fn session_download_and_delete_are_one_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_days_than_a_session_takes_are_several_in_one_file() {
+async fn more_days_than_one_session_allows_become_several_sessions_in_one_file() {
     let fixture = DownloadFixture::new(settings()).await;
     let arguments = ["--start", "2018-05-20", "--end", "2018-06-20", "-o", FILE];
     let text = fixture.download(&arguments).await.expect_exit(0).text();
@@ -133,7 +133,7 @@ async fn a_session_with_other_dates_is_refused() {
         let fixture = DownloadFixture::new(settings()).await;
         fixture.set_faults(&[preset]);
         let ended = fixture.download(&with(&[])).await.expect_exit(1);
-        let words = "asked for 2018-06-25 to 2018-06-27, the service answered 2018-06-24 to 2018-06-26";
+        let words = "requested 2018-06-25 to 2018-06-27, but the session is for 2018-06-24 to 2018-06-26";
         assert!(ended.err.contains(words), "{}", ended.err);
         assert_eq!(fixture.simulator.ledger().requests_of(RequestKind::Download), 0);
         assert_eq!(fixture.files(), Vec::<String>::new());
@@ -141,7 +141,7 @@ async fn a_session_with_other_dates_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_cannot_be_deleted_is_named_with_the_way_to_delete_it() {
+async fn an_undeleted_session_is_named_with_a_remedy() {
     let fixture = DownloadFixture::new(settings()).await;
     let refuse = Effect::Status {
         status: 403,
@@ -226,7 +226,7 @@ async fn a_killed_command_resumes_in_its_session_and_keeps_complete_ones() {
     assert_eq!(fixture.simulator.ledger().open_now, 1);
 
     fixture.simulator.set_faults(Vec::new());
-    let told = fixture
+    let summary = fixture
         .download(&[&arguments[..], &["--output", "json"]].concat())
         .await
         .expect_exit(0)
@@ -235,9 +235,9 @@ async fn a_killed_command_resumes_in_its_session_and_keeps_complete_ones() {
         .map(|day| fixture.served(date(2018, 6, day)))
         .concat();
     assert!(fs::read(fixture.path(FILE)).unwrap() == expected);
-    assert!(told["bytesOfEarlierRuns"].as_u64().unwrap() >= first + 8_000);
+    assert!(summary["bytesOfEarlierRuns"].as_u64().unwrap() >= first + 8_000);
     assert_eq!(
-        (&told["events"], told["sessions"].as_array().unwrap().len()),
+        (&summary["events"], summary["sessions"].as_array().unwrap().len()),
         (&720.into(), 3)
     );
     let ledger = fixture.simulator.ledger();
@@ -321,10 +321,10 @@ async fn empty_days_become_an_empty_gzip_if_the_listing_proves_it() {
             .download(&[&day[..], &["-o", FILE]].concat())
             .await
             .expect_exit(1);
-        let said = doubted.text() + &doubted.err;
+        let printed = doubted.text() + &doubted.err;
         assert!(
-            said.contains("nothing proves that nothing happened"),
-            "{preset}: {said}"
+            printed.contains("nothing proves that there were none"),
+            "{preset}: {printed}"
         );
     }
 }
@@ -351,7 +351,7 @@ async fn invalid_days_exit_with_2_and_open_no_session() {
             "--days-per-session",
         ),
         (&["-o", FILE], "ID"),
-        (&["--start", "2018-06-28", "-o", "."], "no regular file"),
+        (&["--start", "2018-06-28", "-o", "."], "not a regular file"),
     ] {
         let ended = fixture.download(arguments).await.expect_exit(2);
         assert!(ended.err.contains(named), "{arguments:?}: {}", ended.err);

@@ -1,4 +1,4 @@
-//! A session into a file: whole or not there, and never in the place of another.
+//! A session into a file: the file is complete or absent, and never replaces another one.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ async fn a_session_becomes_a_file_and_stays_open() {
     let fixture = DownloadFixture::new(settings()).await;
     let day = date(2018, 6, 28);
     let id = fixture.session(day).await;
-    let told = fixture
+    let summary = fixture
         .download(&["-o", FILE, &id, "--output", "json"])
         .await
         .expect_exit(0)
@@ -32,9 +32,9 @@ async fn a_session_becomes_a_file_and_stays_open() {
     ];
     for (field, value) in expected {
         let value: serde_json::Value = value;
-        assert_eq!(told[field], value, "{field}");
+        assert_eq!(summary[field], value, "{field}");
     }
-    let session = &told["sessions"][0];
+    let session = &summary["sessions"][0];
     assert_eq!(
         (&session["verdict"], &session["reportedAfter"]),
         (&"Matched".into(), &240.into())
@@ -43,12 +43,12 @@ async fn a_session_becomes_a_file_and_stays_open() {
         .arg(fixture.path(FILE))
         .output()
         .unwrap();
-    assert!(String::from_utf8_lossy(&sum.stdout).starts_with(told["sha256"].as_str().unwrap()));
+    assert!(String::from_utf8_lossy(&sum.stdout).starts_with(summary["sha256"].as_str().unwrap()));
     let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.open_now, ledger.deleted), (1, 0));
     assert_eq!(ledger.violations, Vec::<String>::new());
 
-    // The same again: not over it, and not without being told to.
+    // A second download does not overwrite the file unless requested.
     let refused = fixture.download(&["-o", FILE, &id]).await.expect_exit(2);
     assert!(
         refused.err.contains("exists") && refused.err.contains("--force"),
@@ -60,7 +60,7 @@ async fn a_session_becomes_a_file_and_stays_open() {
         .await
         .expect_exit(0)
         .text();
-    for words in ["240 events", told["sha256"].as_str().unwrap(), "Matched"] {
+    for words in ["240 events", summary["sha256"].as_str().unwrap(), "Matched"] {
         assert!(text.contains(words), "{words} is not in: {text}");
     }
 
@@ -73,11 +73,11 @@ async fn a_session_becomes_a_file_and_stays_open() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_incomplete_or_invalid_gzip_is_refused_with_the_reason() {
     for (preset, words, left) in [
-        ("not-gzip", "does not begin as gzip", &[][..]),
+        ("not-gzip", "is not gzip", &[][..]),
         ("end-early", "ends inside member", &["events.json.gz.broken"]),
         (
             "trailing-bytes",
-            "behind the last member",
+            "after the last gzip member",
             &["events.json.gz.broken"],
         ),
         ("wrong-crc", "checksum", &["events.json.gz.broken"]),
@@ -97,7 +97,7 @@ async fn an_incomplete_or_invalid_gzip_is_refused_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fewer_events_than_the_service_reports_are_not_taken_for_complete() {
+async fn fewer_events_than_reported_are_incomplete() {
     let fixture = DownloadFixture::new(settings()).await;
     fixture.set_faults(&["end-early-at-member-end"]);
     let id = fixture.session(date(2018, 6, 28)).await;
@@ -127,7 +127,7 @@ async fn every_transfer_encoding_downloads_completely() {
         fixture.set_faults(&["encoding-label"]);
         let day = date(2018, 6, 28);
         let id = fixture.session(day).await;
-        let told = fixture
+        let summary = fixture
             .download(&["-o", FILE, &id, "--output", "json"])
             .await
             .expect_exit(0)
@@ -136,7 +136,7 @@ async fn every_transfer_encoding_downloads_completely() {
             fs::read(fixture.path(FILE)).unwrap() == fixture.served(day),
             "{framing:?}"
         );
-        assert_eq!(told["events"], 240, "{framing:?} {json:?}");
+        assert_eq!(summary["events"], 240, "{framing:?} {json:?}");
     }
 }
 
@@ -164,7 +164,7 @@ async fn a_missing_session_is_reported_and_leaves_no_file() {
     let id = fixture.session(date(2018, 6, 28)).await;
     let refused = fixture.download(&["-o", FILE, &id]).await.expect_exit(2);
     assert!(
-        refused.err.contains("part of another download"),
+        refused.err.contains("belongs to another download"),
         "{}",
         refused.err
     );
@@ -195,11 +195,12 @@ async fn a_full_disk_is_reported_and_the_same_command_resumes() {
     let fixture = DownloadFixture::new(settings()).await;
     let day = date(2018, 6, 28);
     let id = fixture.session(day).await;
-    // Files of at most 16 KiB; the signal that comes with it is ignored, so that writing fails as on a full disk.
+    // Limits files to 16 KiB; the signal is ignored, so that a write fails as on a full disk.
     let line = format!("trap '' XFSZ; ulimit -f 16; exec \"$E\" download -o {FILE} {id}");
     let ended = fixture.shell(&line).await.expect_exit(1);
     assert!(
-        ended.err.contains("events.json.gz.part cannot be written") && ended.err.contains("goes on behind"),
+        ended.err.contains("cannot write events.json.gz.part")
+            && ended.err.contains("run the same command to resume"),
         "{}",
         ended.err
     );
@@ -223,14 +224,18 @@ async fn a_signal_keeps_the_part_file_and_the_same_command_resumes() {
     let id = fixture.session(day).await;
     let child = fixture.command(&["-o", FILE, &id]).spawn().unwrap();
     fixture.until("events.json.gz.part", 8_000).await;
-    // Nobody else may fill the same file meanwhile.
+    // A second process may not fill the same file concurrently.
     let second = fixture.download(&["-o", FILE, &id]).await.expect_exit(2);
     assert!(second.err.contains("another process"), "{}", second.err);
     signal(&child, "INT").await;
     let stopped = wait_output(child).await.expect_exit(1);
-    assert!(stopped.err.contains("goes on behind"), "{}", stopped.err);
+    assert!(
+        stopped.err.contains("run the same command to resume"),
+        "{}",
+        stopped.err
+    );
     assert!(!fixture.path(FILE).exists());
-    assert_eq!(fixture.simulator.ledger().open_now, 1, "it is the person's");
+    assert_eq!(fixture.simulator.ledger().open_now, 1, "it belongs to the user");
     fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
     assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(day));
     let downloads = fixture.simulator.ledger().downloads_of("2018-06-28");

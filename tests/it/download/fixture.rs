@@ -1,4 +1,4 @@
-//! A simulator, a folder, and the program between them.
+//! Fixture of download tests: a simulator, a folder, and the program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,21 @@ use jiff::civil::{Date, date};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-/// The space that is downloaded from.
+/// Space of the downloads.
 pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
-/// The longest that one command may take, on a machine that is busy with everything else.
+/// Generous, because the machine may be busy.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
 
-/// The simulator, and where files go.
+/// Simulator and target folder.
 pub(super) struct DownloadFixture {
     pub(super) simulator: Simulator,
     pub(super) folder: tempfile::TempDir,
-    /// What the program speaks to, where that is not the simulator itself.
+    /// Endpoint for the program, if it is not the simulator itself.
     pub(super) endpoint: Option<String>,
 }
 
-/// June 2018, seen from the second of July; every day has events.
+/// June 2018, seen from July 2; every day has events.
 pub(super) fn settings() -> Settings {
     let mut settings = Settings {
         today: Some(date(2018, 7, 2)),
@@ -38,7 +38,7 @@ pub(super) fn settings() -> Settings {
     settings
 }
 
-/// What a command said, and how it ended.
+/// Output and exit status of a command.
 #[derive(Debug)]
 pub(super) struct CommandOutput {
     pub(super) status: ExitStatus,
@@ -47,17 +47,17 @@ pub(super) struct CommandOutput {
 }
 
 impl CommandOutput {
-    /// Standard output as text.
+    /// Returns standard output as text.
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
-    /// The document on standard output.
+    /// Parses the document on standard output.
     pub(super) fn document(&self) -> Value {
         serde_json::from_slice(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Stops the test unless it ended so.
+    /// Panics unless the command ended with this exit code.
     #[track_caller]
     pub(super) fn expect_exit(self, code: i32) -> Self {
         assert_eq!(self.status.code(), Some(code), "{}{}", self.text(), self.err);
@@ -74,7 +74,7 @@ impl DownloadFixture {
         }
     }
 
-    /// Misbehaves in these ways and no others from now on.
+    /// Replaces the faults of the simulator.
     pub(super) fn set_faults(&self, presets: &[&str]) {
         self.simulator.set_faults(Vec::new());
         for preset in presets {
@@ -86,7 +86,7 @@ impl DownloadFixture {
         self.folder.path().join(name)
     }
 
-    /// Names of all files, sorted.
+    /// Returns the names of all files, sorted.
     pub(super) fn files(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.folder.path())
             .unwrap()
@@ -96,7 +96,7 @@ impl DownloadFixture {
         names
     }
 
-    /// A command with the environment that makes the program speak to the simulator.
+    /// Returns a command with the environment that points to the simulator.
     pub(super) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let endpoint = self
@@ -107,19 +107,19 @@ impl DownloadFixture {
         command
     }
 
-    /// `eventexport download` with these arguments.
+    /// Returns `eventexport download` with these arguments.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.program(PROGRAM);
         command.arg("download").args(arguments);
         command
     }
 
-    /// The same, to its end.
+    /// Runs `eventexport download` to completion.
     pub(super) async fn download(&self, arguments: &[&str]) -> CommandOutput {
         wait_output(self.command(arguments).spawn().unwrap()).await
     }
 
-    /// A shell line; `$E` is the program.
+    /// Runs a shell line; `$E` is the program.
     pub(super) async fn shell(&self, line: &str) -> CommandOutput {
         let mut command = self.program("bash");
         command.args(["-c", line]).env("E", PROGRAM);
@@ -142,7 +142,7 @@ impl DownloadFixture {
         Tracker::new(config, &TokenCache::new()).unwrap()
     }
 
-    /// A session of a day, as a person opens it.
+    /// Opens a session of a day manually.
     pub(super) async fn session(&self, day: Date) -> String {
         let ask = SessionRequest {
             start: day,
@@ -153,23 +153,23 @@ impl DownloadFixture {
         self.tracker().create_session(SPACE, &ask).await.unwrap().id
     }
 
-    /// The bytes that are served for a day.
+    /// Returns the bytes that are served for a day.
     pub(super) fn served(&self, day: Date) -> Vec<u8> {
         let body = self.simulator.body_of(SPACE, false, day, None);
         body.flat_map(|piece| piece.to_vec()).collect()
     }
 
-    /// Waits until a file has so many bytes.
+    /// Waits until a file has at least this many bytes.
     pub(super) async fn until(&self, name: &str, bytes: u64) {
         let path = self.path(name);
         wait_for(|| fs::metadata(&path).is_ok_and(|there| there.len() >= bytes)).await;
     }
 }
 
-/// The program under test.
+/// Program under test.
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_eventexport");
 
-/// Lets a command speak to this service, in this folder, with nothing of the machine's own.
+/// Isolates a command in this folder and points it to this service.
 pub(super) fn configure_command(command: &mut Command, endpoint: &str, folder: &Path) {
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("EVENTEXPORT_")) {
@@ -203,7 +203,7 @@ pub(super) async fn wait_output(child: Child) -> CommandOutput {
     }
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 pub(super) async fn wait_for(condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
@@ -226,7 +226,7 @@ pub(super) async fn signal(child: &Child, name: &str) {
     assert!(sent.success());
 }
 
-/// What gzip makes of bytes.
+/// Decompresses gzip.
 pub(super) fn gunzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Read as _;
     let mut text = Vec::new();

@@ -1,7 +1,5 @@
-//! `eventexport download` as a person starts it, against the simulator: what is there at the end of it, whatever happens
-//! in the middle.
+//! Runs `eventexport download` against the simulator and checks the files after every kind of failure.
 
-// A test that cannot go on must stop.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Into other programs, through a real shell, from a simulator that is a process of its own.
+//! Pipes events into other programs, through a real shell and from a simulator in a separate process.
 
 use std::process::Stdio;
 
@@ -60,7 +60,7 @@ impl SimulatorProcess {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_days_go_through_gunzip_into_jq() {
+async fn several_days_stream_through_gunzip_into_jq() {
     let service = SimulatorProcess::start(&["--events-per-day", "500"]).await;
     let days = "--start 2018-06-20 --end 2018-06-26";
     let line = format!(
@@ -136,9 +136,7 @@ async fn an_incomplete_download_into_a_pipe_is_reported() {
             );
             let ended = fixture.shell(&line).await.expect_exit(1);
             assert!(
-                ended
-                    .err
-                    .contains("what standard output has seen is not the whole"),
+                ended.err.contains("the data on standard output is incomplete"),
                 "{preset}: {}",
                 ended.err
             );
@@ -151,22 +149,22 @@ async fn an_incomplete_download_into_a_pipe_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_is_on_standard_error_where_the_events_are_on_standard_output() {
+async fn the_summary_goes_to_stderr_if_events_go_to_stdout() {
     let fixture = DownloadFixture::new(settings()).await;
     let ended = fixture
         .download(&["--start", "2018-06-28", "--output", "json"])
         .await
         .expect_exit(0);
     assert!(ended.out == fixture.served(date(2018, 6, 28)));
-    let told: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
     assert_eq!(
-        (&told["events"], &told["file"]),
+        (&summary["events"], &summary["file"]),
         (&240.into(), &serde_json::Value::Null)
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gzip_is_not_written_to_a_terminal_and_the_bar_says_how_long_it_takes() {
+async fn gzip_is_refused_on_a_terminal_and_the_bar_shows_the_remaining_time() {
     let mut slow = settings();
     slow.bandwidth = Some(30_000);
     let fixture = DownloadFixture::new(slow).await;

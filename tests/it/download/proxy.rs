@@ -1,5 +1,5 @@
-//! A TCP proxy that cuts: after certain numbers of bytes from the service, all connections together, it closes the one
-//! that is under way, or holds it still until it is told to go on.
+//! TCP proxy that, after given numbers of bytes from the service (over all connections), closes or holds the current
+//! connection.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Bytes that are passed on at a time.
+/// Bytes that are forwarded at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What happens after so many bytes.
+/// Action after a number of bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CutPoint {
-    /// Bytes from the service, of all connections since the start.
+    /// Bytes from the service, over all connections since the start.
     pub(super) after: u64,
-    /// Whether the connection stands still, and the test is told, instead of being closed.
+    /// True if the connection is held and the test notified, instead of closing it.
     pub(super) hold: bool,
 }
 
@@ -30,10 +30,10 @@ struct CuttingProxyState {
     held: mpsc::UnboundedSender<()>,
 }
 
-/// Runs until it is dropped.
+/// Runs until dropped.
 pub(super) struct CuttingProxy {
     pub(super) url: String,
-    /// One message for each connection that stands still.
+    /// One message for each held connection.
     pub(super) held: mpsc::UnboundedReceiver<()>,
     shared: Arc<CuttingProxyState>,
     task: JoinHandle<()>,
@@ -43,12 +43,12 @@ impl CuttingProxy {
     pub(super) async fn start(to: SocketAddr, cuts: Vec<CutPoint>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (told, held) = mpsc::unbounded_channel();
+        let (sender, held) = mpsc::unbounded_channel();
         let shared = Arc::new(CuttingProxyState {
             to,
             passed: AtomicU64::new(0),
             cuts: Mutex::new(cuts.into()),
-            held: told,
+            held: sender,
         });
         let serving = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -72,7 +72,7 @@ impl CuttingProxy {
         self.shared.passed.load(Ordering::SeqCst)
     }
 
-    /// Cuts that are still to come.
+    /// Remaining cuts.
     pub(super) fn left(&self) -> usize {
         self.shared.cuts.lock().unwrap().len()
     }
@@ -90,7 +90,7 @@ async fn forward(mut client: TcpStream, shared: &CuttingProxyState) -> std::io::
     let (mut from_service, mut to_service) = service.split();
     let up = async {
         tokio::io::copy(&mut from_client, &mut to_service).await?;
-        // A client that leaves ends the transfer.
+        // A client that disconnects ends the transfer.
         Ok::<_, std::io::Error>(())
     };
     let down = async {

@@ -1,4 +1,4 @@
-//! Every answer to a request to go on (protocol: "resume on the wire"), in the process that was cut and in one that comes
+//! Every response to a resume request (protocol: "resume on the wire"), in the interrupted process and in a new one
 //! after a kill.
 
 use std::fs;
@@ -10,21 +10,21 @@ use super::fixture::{DownloadFixture, gunzip, settings, wait_for};
 
 const FILE: &str = "events.json.gz";
 
-/// What a behaviour leads to.
+/// Outcome of a resume behavior.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum ResumeOutcome {
-    /// The download goes on behind what is there.
+    /// The download continues after the existing bytes.
     Resumed,
-    /// The service sends all of it again, and it goes on where that agrees.
+    /// The service sends everything again; the download continues if the bytes match.
     Compared,
-    /// It begins anew by itself.
+    /// The download restarts.
     Restarted,
-    /// Not to the end; the same command goes on once the service behaves.
+    /// The download fails; the same command continues once the service behaves.
     Stopped,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cut_download_completes_whatever_the_service_answers() {
+async fn a_cut_download_completes_for_any_resume_response() {
     use ResumeOutcome::{Compared, Restarted, Resumed, Stopped};
     for (preset, outcome) in [
         ("cut", Resumed),
@@ -51,7 +51,11 @@ async fn a_cut_download_completes_whatever_the_service_answers() {
             .await
             .expect_exit(i32::from(outcome == Stopped));
         if outcome == Stopped {
-            assert!(ended.err.contains("goes on behind"), "{preset}: {}", ended.err);
+            assert!(
+                ended.err.contains("run the same command to resume"),
+                "{preset}: {}",
+                ended.err
+            );
             fixture.set_faults(&[]);
             fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
         }
@@ -59,7 +63,7 @@ async fn a_cut_download_completes_whatever_the_service_answers() {
         let bytes = fs::read(fixture.path(FILE)).unwrap();
         let served = fixture.served(day);
         match preset {
-            // The same events in other bytes, or in other members.
+            // Same events in different bytes or members.
             "resume-other-bytes" | "cut-at-member-end" | "cut-close-delimited-at-member-end" => {
                 assert!(gunzip(&bytes) == gunzip(&served), "{preset}");
             }
@@ -68,7 +72,7 @@ async fn a_cut_download_completes_whatever_the_service_answers() {
         let downloads = fixture.simulator.ledger().downloads_of("2018-06-28");
         let whole = bytes.len() as u64;
         match outcome {
-            // A reset throws away what had come and was not read yet, so some of it is sent twice.
+            // A reset discards received but unread bytes, so some are sent twice.
             Resumed if preset == "cut-reset" => {
                 assert_eq!(downloads.resumed, 1, "{preset}");
                 assert!((whole..2 * whole).contains(&downloads.bytes), "{downloads:?}");
@@ -90,7 +94,7 @@ async fn a_cut_download_completes_whatever_the_service_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_download_completes_whatever_the_service_answers() {
+async fn a_killed_download_completes_for_any_resume_response() {
     use ResumeOutcome::{Compared, Restarted, Resumed, Stopped};
     for (how, outcome) in [
         (RangeReply::Right, Resumed),
@@ -155,7 +159,7 @@ async fn a_damaged_part_file_is_not_resumed() {
     let mut child = fixture.command(&["-o", FILE, &id]).spawn().unwrap();
     fixture.until("events.json.gz.part", 12_000).await;
     child.kill().await.unwrap();
-    // As a crash of the machine leaves it: the length is there, the bytes are not.
+    // State after a machine crash: the length is right, the bytes are not.
     let part = fixture.path("events.json.gz.part");
     let mut bytes = fs::read(&part).unwrap();
     bytes[6_000..].fill(0);
@@ -167,7 +171,7 @@ async fn a_damaged_part_file_is_not_resumed() {
         ended.err
     );
 
-    // All of it there, but not yet at its name: nothing is asked for again.
+    // Complete, but not yet renamed: nothing is requested again.
     fs::remove_file(fixture.path(FILE)).unwrap();
     let id = fixture.session(day).await;
     let mut child = fixture.command(&["-o", FILE, &id]).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! A large download, cut and killed at random places: whole in the end, and hardly a byte twice.
+//! A large download, cut and killed at random points: complete in the end, with hardly a byte sent twice.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,17 +14,16 @@ use super::proxy::{CutPoint, CuttingProxy};
 const FILE: &str = "events.json.gz";
 const MIB: u64 = 1024 * 1024;
 
-/// Bytes that may be on their way when a connection is cut, in buffers of the sockets and the proxy: they are sent
-/// again.
+/// Maximum bytes in buffers of sockets and proxy when a connection is cut; they are sent again.
 const MAX_IN_FLIGHT_BYTES: u64 = 16 * MIB;
 
-/// Bytes between two cuts at least.
+/// Minimum bytes between two cuts.
 const MIN_CUT_DISTANCE: u64 = 256 * 1024;
 
-/// The longest that all may take.
+/// Maximum time for all of it.
 const TIMEOUT: Duration = Duration::from_mins(15);
 
-/// Numbers from a seed (`SplitMix64`), so that a failure can be repeated.
+/// Random numbers from a seed (`SplitMix64`), so that a failure can be repeated.
 struct RandomSequence(u64);
 
 impl RandomSequence {
@@ -37,14 +36,14 @@ impl RandomSequence {
     }
 }
 
-/// Downloads at least so many bytes through ten cuts, of which every third is a `kill -9`.
+/// Downloads at least this many bytes through ten cuts, every third of which is a `kill -9`.
 async fn cut_ten_times(bytes: u64) {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(rand::random::<u64>);
     println!("SEED={seed} repeats this");
     let day = date(2018, 6, 28);
     let mut settings = settings();
-    // Stored, not compressed: as many bytes as events, about 900 for each.
+    // Uncompressed: as many bytes as events, about 900 each.
     settings.gzip.level = 0;
     settings.volume.days.insert(day, bytes / 900);
     let mut fixture = DownloadFixture::new(settings).await;
@@ -59,7 +58,7 @@ async fn cut_ten_times(bytes: u64) {
     let mut places = BTreeSet::new();
     while places.len() < 10 {
         let place = MIN_CUT_DISTANCE + random.below(whole - 2 * MIN_CUT_DISTANCE);
-        // No cut falls into what a process asks before it goes on with the download.
+        // No cut hits the requests that a process sends before it resumes the download.
         if places
             .iter()
             .all(|other: &u64| other.abs_diff(place) > MIN_CUT_DISTANCE)
@@ -93,7 +92,7 @@ async fn cut_ten_times(bytes: u64) {
         }
         child.kill().await.unwrap();
     }
-    let told = wait_output(fixture.command(&arguments).spawn().unwrap())
+    let summary = wait_output(fixture.command(&arguments).spawn().unwrap())
         .await
         .expect_exit(0)
         .document();
@@ -114,8 +113,11 @@ async fn cut_ten_times(bytes: u64) {
         sum.update(&piece[..read]);
     }
     assert!(sum.finalize() == expected, "the file is what the source has");
-    assert_eq!((&told["events"], &told["bytes"]), (&events.into(), &whole.into()));
-    assert_eq!(told["sessions"][0]["verdict"], "Matched");
+    assert_eq!(
+        (&summary["events"], &summary["bytes"]),
+        (&events.into(), &whole.into())
+    );
+    assert_eq!(summary["sessions"][0]["verdict"], "Matched");
     let downloads = fixture.simulator.ledger().downloads_of("2018-06-28");
     assert_eq!(
         (downloads.answers, downloads.resumed),

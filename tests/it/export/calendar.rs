@@ -1,4 +1,4 @@
-//! Which days are wanted and when: days that are not over, ranges without an end, gaps, hours, splits.
+//! Due windows: unfinished days, open ranges, gaps, hours, splits.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -66,7 +66,7 @@ async fn a_continuous_range_exports_each_new_day_and_states_the_next_run() {
     assert_eq!(second.stored, 3);
     assert_eq!(second.next_run_at, Some("2018-06-06T06:00:00Z".parse().unwrap()));
 
-    // Of one hour a day, today's may be done already, and the range may lie ahead.
+    // With one hour a day, today's may be due already, and the range may lie in the future.
     fixture.export.hour = Some(7);
     *clock.lock().unwrap() = "2018-06-05T20:00:00Z".parse().unwrap();
     let hours = fixture.run().await;
@@ -89,7 +89,7 @@ async fn an_accepted_gap_is_not_downloaded_and_does_not_block_completion() {
     );
     assert_eq!((snapshot.wanted, snapshot.stored), (3, 2));
     assert_eq!(fixture.simulator.ledger().opened, 2);
-    // A day of which an hour is stored already, too.
+    // A day with a stored hour is included.
     fixture.export.accepted_gaps.clear();
     fixture.export.start = june(3);
     fixture.export.hour = Some(7);
@@ -122,14 +122,14 @@ async fn after_an_hour_the_day_needs_only_the_other_hours() {
         let stored = std::fs::read(fixture.root().join(name)).unwrap();
         assert!(stored == fixture.served_hour(june(3), hour), "hour {hour}");
     }
-    // The day covers the hour, too.
+    // The day also covers the hour.
     fixture.export.hour = Some(9);
     assert!(fixture.run().await.complete);
     assert_eq!(fixture.simulator.ledger().opened, 24);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_hour_without_events_is_short_until_the_others_have_all_of_the_day() {
+async fn an_hour_without_events_is_short_until_the_other_hours_add_up_to_the_day() {
     let mut settings = settings();
     settings.volume.events_per_day = 480;
     let mut fixture = EngineFixture::start(settings, june(2), june(3)).await;
@@ -153,7 +153,7 @@ async fn an_hour_without_events_is_short_until_the_others_have_all_of_the_day() 
             .files()
             .contains(&"_journal/2018-06-03.split.json".to_owned())
     );
-    // Whatever answered 404 for the hour is believed by nobody: there is no receipt that says that it is empty.
+    // A 404 for the hour is not trusted: no receipt declares it empty.
     let receipt = "_journal/2018-06-03T07.receipt.json".to_owned();
     assert!(!fixture.files().contains(&receipt));
     let accepted = vec![gap(june(3), june(3))];
@@ -165,7 +165,7 @@ async fn an_hour_without_events_is_short_until_the_others_have_all_of_the_day() 
         with_gap.problems
     );
 
-    // Once it is given, nothing but it is asked for, and the day is whole.
+    // Once the hour is available, only it is requested, and the day is complete.
     fixture.export.accepted_gaps.clear();
     fixture.simulator.set_faults(Vec::new());
     let downloads = fixture.simulator.ledger().requests_of(RequestKind::Download);
@@ -184,9 +184,9 @@ async fn an_hour_without_events_is_short_until_the_others_have_all_of_the_day() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hours_that_are_empty_are_proved_by_the_others_in_a_second_round() {
+async fn empty_hours_are_proved_by_the_other_hours_in_a_second_round() {
     let mut settings = settings();
-    // At most a handful of hours have an event.
+    // Only a few hours have an event.
     settings.volume.days.insert(june(3), 5);
     let mut fixture = EngineFixture::start(settings, june(3), june(3)).await;
     fixture.export.parallelism = 8;
@@ -198,7 +198,7 @@ async fn hours_that_are_empty_are_proved_by_the_others_in_a_second_round() {
     assert!(day.complete, "{:?}", day.problems);
     assert_eq!(day.events, 5);
     let ledger = fixture.simulator.ledger();
-    // Two tries of the whole day, each hour once, and those without events once more.
+    // Two attempts of the day, each hour once, and those without events once more.
     assert!(
         (2 + 24 + 19..=2 + 24 + 23).contains(&ledger.opened),
         "{}",
@@ -208,7 +208,7 @@ async fn hours_that_are_empty_are_proved_by_the_others_in_a_second_round() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_hour_of_its_own_is_not_empty_because_of_a_404() {
+async fn a_404_does_not_prove_a_single_hour_empty() {
     let mut fixture = EngineFixture::start(settings(), june(2), june(3)).await;
     fixture.export.hour = Some(7);
     fixture.simulator.add_preset("download-404@2018-06-03").unwrap();

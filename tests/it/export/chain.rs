@@ -1,14 +1,14 @@
-//! The chain of manifests of an archive, checked as somebody would who has only the files: for tests of the engine.
+//! Checks the manifest chain of an archive from its files alone, for tests of the engine.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use eventexport::export::manifest::document::{FileDigest, Manifest, parse_manifest};
+use eventexport::archive::manifest::document::{FileDigest, Manifest, parse_manifest};
 use eventexport::export::manifest::sign::{Signing, SigningKey};
 use sha2::{Digest as _, Sha256};
 
-/// Signing with a key that nobody has.
+/// Signs with a throwaway key.
 pub(crate) fn signing() -> Signing {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     let key = SigningKey::from_pem(pair.serialize_pem().as_bytes()).expect("it is one of ours");
@@ -25,7 +25,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
         })
 }
 
-/// The manifests below a root, by number.
+/// Returns the manifests below a root, by number.
 pub(crate) fn manifests(root: &Path) -> Vec<Manifest> {
     let mut all = Vec::new();
     for number in 1.. {
@@ -38,7 +38,7 @@ pub(crate) fn manifests(root: &Path) -> Vec<Manifest> {
     all
 }
 
-/// What is wrong with the chain; nothing is the hope.
+/// Lists errors of the chain; none is expected.
 pub(crate) fn chain_violations(root: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     let all = manifests(root);
@@ -81,7 +81,7 @@ pub(crate) fn chain_violations(root: &Path) -> Vec<String> {
     faults
 }
 
-/// What differs from what the newest manifest of each period says.
+/// Lists differences from the newest manifest of each period.
 pub(crate) fn statement_violations(root: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     let all = manifests(root);

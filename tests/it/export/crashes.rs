@@ -1,5 +1,5 @@
-//! A crash, a refusal or a lost reply at every single call of the store: whatever the moment, going on
-//! completes the export, with every object and receipt created once, and leaves nothing open.
+//! A crash, an error or a lost reply at every store call: recovery completes the export, creates each object and
+//! receipt once, and leaves nothing open.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::chain::{chain_violations, manifests, signing, statement_violations};
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, gap, settings};
 
-/// Exports at a time: they wait for timers more than they work.
+/// Concurrent exports, which mostly wait for timers.
 const CONCURRENCY: usize = 24;
-/// Runs after the crash within which all must be settled.
+/// Maximum runs until recovery is complete.
 const RUNS: usize = 4;
 
-/// Two days, the second of which goes in parts, after a manifest of another; one window at a time, so that calls
-/// come in a known order.
+/// Two days, the second of which has several parts, after a manifest of another export. One window at a time, so that
+/// calls come in a known order.
 async fn two_days() -> EngineFixture {
     let mut settings = settings();
     settings.gzip.level = 0;
@@ -30,7 +30,7 @@ async fn two_days() -> EngineFixture {
     let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
     fixture.export.parallelism = 1;
     fixture.signing = signing();
-    // What is stated first, of a day that is lost: the chain goes on from there.
+    // The first manifest states a lost day; the chain continues from there.
     let export = fixture.export.clone();
     let day = date(2018, 5, 31);
     (fixture.export.start, fixture.export.end) = (day, Some(day));
@@ -40,7 +40,7 @@ async fn two_days() -> EngineFixture {
     fixture
 }
 
-/// What is not as it must be after all runs; nothing is the hope.
+/// Lists violations after all runs; none is expected.
 pub(super) async fn archive_violations(fixture: &EngineFixture, created: &CreationLog) -> Vec<String> {
     let mut faults = Vec::new();
     let ledger = fixture.simulator.ledger();
@@ -57,7 +57,7 @@ pub(super) async fn archive_violations(fixture: &EngineFixture, created: &Creati
         faults.push(format!("{} opened, {} deleted", ledger.opened, ledger.deleted));
     }
     if ledger.people_deleted > 0 {
-        faults.push("a session of a person was deleted".to_owned());
+        faults.push("a manual session was deleted".to_owned());
     }
     faults.extend(
         created
@@ -97,11 +97,11 @@ pub(super) async fn archive_violations(fixture: &EngineFixture, created: &Creati
     faults
 }
 
-/// Goes on with new processes until it is complete; tells what each ended with.
+/// Runs new processes until the export is complete; returns the result of each.
 async fn resume_export(fixture: &EngineFixture, created: &Arc<CreationLog>) -> (bool, Vec<String>) {
     let mut runs = Vec::new();
     for _ in 0..RUNS {
-        // A session that nobody knows the id of may be deleted once it was quiet.
+        // A session without a known id may be deleted after a quiet period.
         tokio::time::sleep(Duration::from_millis(1_050)).await;
         let store = FaultyStore::new(fixture.store(), created, 0, StoreFault::Fail);
         let snapshot = fixture
@@ -115,14 +115,14 @@ async fn resume_export(fixture: &EngineFixture, created: &Arc<CreationLog>) -> (
     (false, runs)
 }
 
-/// Strikes the first process at a call, then goes on with others until it is complete.
+/// Injects a fault into a call of the first process, then runs others until the export is complete.
 async fn inject_store_fault(served: &[Vec<u8>], at: usize, times: usize, fault: StoreFault) -> Vec<String> {
     let fixture = two_days().await;
     let created = Arc::new(CreationLog::default());
     let store = FaultyStore::with_repeats(fixture.store(), &created, at, times, fault);
     let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
     let mut complete = false;
-    // A defect outside of a window's task ends the run, as a crash does.
+    // A panic outside of a window's task ends the run, as a crash does.
     let run = AssertUnwindSafe(fixture.run_with(peers, CancellationToken::new())).catch_unwind();
     tokio::select! {
         ended = run => complete = ended.is_ok_and(|snapshot| snapshot.complete),
@@ -175,7 +175,7 @@ async fn a_fault_at_any_store_call_is_recovered_and_nothing_is_stored_twice() {
         "a manifest is written and signed:\n{log}"
     );
 
-    // A store that is away for longer is away for what would mend the first failure, too.
+    // A longer outage also affects the recovery of the first failure.
     let moments = (1..=calls).flat_map(|at| {
         let once = StoreFault::ALL.map(|fault| (at, 1, fault));
         let longer = [2, 3]
@@ -201,8 +201,8 @@ async fn a_fault_at_any_store_call_is_recovered_and_nothing_is_stored_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_away_for_a_while_at_any_moment_keeps_no_session_open() {
-    /// Calls in a row that fail: more than any one window makes.
+async fn a_store_outage_at_any_point_leaves_no_session_open() {
+    /// Failing calls in a row: more than any one window makes.
     const OUTAGE_CALLS: usize = 15;
     let away = |(at, fault): (usize, StoreFault)| async move {
         let mut settings = settings();
@@ -217,7 +217,7 @@ async fn a_store_that_is_away_for_a_while_at_any_moment_keeps_no_session_open() 
         if fixture.simulator.ledger().open_now > 0 {
             faults.push(format!("open after the run: {:?}", snapshot.problems));
         }
-        // Spent keys that may not be deleted stay, and mean nothing: the next run tries again.
+        // Temporary entries that may not be deleted stay and are ignored; the next run retries.
         let mut complete = snapshot.complete && fault != StoreFault::Forbid;
         if !complete {
             let runs;
@@ -242,7 +242,7 @@ async fn a_store_that_is_away_for_a_while_at_any_moment_keeps_no_session_open() 
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// What happens to one request of the tracker.
+/// Faults of one tracker request.
 fn request_faults() -> Vec<(&'static str, Effect)> {
     let silent = |done, how| Effect::NoReply { done, how };
     let status = |status| Effect::Status {
@@ -261,7 +261,7 @@ fn request_faults() -> Vec<(&'static str, Effect)> {
     ]
 }
 
-/// Lets a mishap befall the `nth` request and those after it, then goes on.
+/// Injects a fault into the `nth` request and those after it, then resumes the export.
 async fn inject_request_fault(nth: u64, times: u64, (words, effect): (&str, Effect)) -> Vec<String> {
     let mut settings = settings();
     settings.volume.events_per_day = 48;
@@ -277,7 +277,7 @@ async fn inject_request_fault(nth: u64, times: u64, (words, effect): (&str, Effe
         while !dies || fixture.simulator.ledger().faults.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // What is carried out all the same has time to be.
+        // Gives requests without a reply time to be carried out.
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let mut complete = false;
@@ -291,7 +291,7 @@ async fn inject_request_fault(nth: u64, times: u64, (words, effect): (&str, Effe
     }
     let mut faults = archive_violations(&fixture, &created).await;
     if fixture.simulator.ledger().faults.is_empty() {
-        faults.push("befell nothing".to_owned());
+        faults.push("the fault was not injected".to_owned());
     }
     if !complete {
         faults.extend(runs);
@@ -304,13 +304,13 @@ async fn inject_request_fault(nth: u64, times: u64, (words, effect): (&str, Effe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_any_tracker_request_is_recovered_and_nothing_is_stored_twice() {
-    /// Two days are six requests each: list days, list sessions, create, download, list days, delete; but the
-    /// days are listed before the first only.
+    /// Two days are six requests each: list days, list sessions, create, download, list days, delete. The days are
+    /// listed only before the first.
     const REQUESTS: u64 = 11;
-    /// Of those, without the downloads: they have no reply that could be lost as a whole.
+    /// The same without downloads, which have no reply that could be lost at once.
     const REPLIES: u64 = 9;
     let moments = (1..=REQUESTS).flat_map(|nth| {
-        // Once, and longer than a request is tried.
+        // Once, and more often than a request is retried.
         let times = [1, 4].into_iter();
         times.flat_map(move |times| {
             request_faults()

@@ -1,5 +1,5 @@
-//! What lies in the archive and is not as it was written: said, never overwritten, never downloaded beside, and
-//! never a reason to spin.
+//! Archive objects that differ from what was written: they are reported, never overwritten, never downloaded again,
+//! and never cause a busy loop.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::crashes::archive_violations;
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, gap, settings};
 
-/// Calls of the store that a run of three days may take; one that spins takes thousands.
+/// Maximum store calls of a run over three days; a busy loop makes thousands.
 const CALLS_MAX: usize = 150;
 
 async fn fixture() -> EngineFixture {
@@ -29,7 +29,7 @@ async fn run(fixture: &EngineFixture) -> Arc<Snapshot> {
     let store = FaultyStore::new(fixture.store(), &created, 0, StoreFault::Fail);
     let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
     let snapshot = fixture.run_with(peers, CancellationToken::new()).await;
-    // Under the operator the same is looked at for ever, and as quietly.
+    // The operator checks the same object repeatedly, with as few calls.
     let stop = CancellationToken::new();
     let forever = ExportSpec {
         retry_policy: RetryPolicy::Forever,
@@ -82,11 +82,11 @@ async fn a_foreign_object_is_neither_overwritten_nor_downloaded_again() {
     ] {
         let mut fixture = fixture().await;
         let path = object(&fixture, name);
-        std::fs::write(&path, "somebody's").unwrap();
+        std::fs::write(&path, "foreign").unwrap();
         let snapshot = run(&fixture).await;
         ensure_reported(&snapshot, Reason::ForeignObject, name);
         assert_eq!((snapshot.stored, snapshot.waiting), (2, 1));
-        assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+        assert_eq!(std::fs::read(&path).unwrap(), b"foreign");
         assert_eq!(fixture.simulator.ledger().opened, 2);
         fixture.export.accepted_gaps = vec![gap(date(2018, 6, 3), date(2018, 6, 3))];
         let accepted = run(&fixture).await;
@@ -108,7 +108,7 @@ async fn an_object_that_carries_its_receipt_is_adopted_without_a_download() {
     std::fs::remove_file(fixture.root().join("_journal/2018-06-03.receipt.json")).unwrap();
     assert!(run(&fixture).await.complete);
     assert_eq!(fixture.simulator.ledger().opened, 3);
-    // Copied to another day it is that day's for nobody.
+    // A receipt copied to another day counts for no day.
     std::fs::remove_file(fixture.root().join("_journal/2018-06-03.receipt.json")).unwrap();
     let copy = std::fs::read(object(&fixture, "date=2018-06-02/events.json.gz")).unwrap();
     std::fs::write(object(&fixture, "date=2018-06-03/events.json.gz"), copy).unwrap();
@@ -125,12 +125,12 @@ async fn an_object_that_does_not_match_its_receipt_is_not_adopted() {
     std::fs::remove_file(fixture.root().join("_journal/2018-06-03.receipt.json")).unwrap();
     let options = PutOptions {
         mode: PutMode::Overwrite,
-        crc64: Crc64::of(b"somebody's"),
+        crc64: Crc64::of(b"foreign"),
         metadata: carried,
         content_type: "application/gzip",
         class: ObjectClass::Evidence,
     };
-    let body = Segments::from(bytes::Bytes::from_static(b"somebody's"));
+    let body = Segments::from(bytes::Bytes::from_static(b"foreign"));
     store.put(&whole, body, &options).await.unwrap();
     ensure_reported(&run(&fixture).await, Reason::ForeignObject, key);
 }
@@ -145,11 +145,11 @@ async fn a_foreign_object_that_appears_during_a_transfer_is_not_adopted() {
         while fixture.simulator.open_sessions().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        std::fs::write(&path, "somebody's").unwrap();
+        std::fs::write(&path, "foreign").unwrap();
     };
     let (snapshot, ()) = tokio::join!(fixture.run(), appears);
     ensure_reported(&snapshot, Reason::ForeignObject, "2018-06-03");
-    assert_eq!(std::fs::read(&path).unwrap(), b"somebody's");
+    assert_eq!(std::fs::read(&path).unwrap(), b"foreign");
     let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.open_now, ledger.opened), (0, 1));
 }
@@ -164,29 +164,25 @@ async fn a_mismatched_receipt_covers_nothing_and_gives_a_remedy() {
     std::fs::write(&path, [&bytes[..], b"!"].concat()).unwrap();
     ensure_reported(
         &run(&fixture).await,
-        Reason::JournalMismatch,
+        Reason::ObjectSizeMismatch,
         "its receipt states",
     );
     std::fs::remove_file(&path).unwrap();
-    ensure_reported(
-        &run(&fixture).await,
-        Reason::JournalMismatch,
-        "an object that is not there",
-    );
+    ensure_reported(&run(&fixture).await, Reason::ObjectMissing, "is missing");
     std::fs::write(&path, &bytes).unwrap();
     assert!(run(&fixture).await.complete, "restored, all is well");
 
     edit_receipt(&fixture, "http://simulator.invalid", "https://elsewhere.invalid");
     ensure_reported(
         &run(&fixture).await,
-        Reason::JournalMismatch,
+        Reason::SourceMismatch,
         "https://elsewhere.invalid",
     );
     edit_receipt(&fixture, "https://elsewhere.invalid", "http://simulator.invalid");
     edit_receipt(&fixture, "receipt/v1", "receipt/v9");
     ensure_reported(
         &run(&fixture).await,
-        Reason::JournalMismatch,
+        Reason::UnsupportedSchema,
         "2018-06-03.receipt.json",
     );
     assert_eq!(
@@ -204,6 +200,6 @@ async fn an_empty_receipt_from_another_source_is_not_coverage_and_causes_no_busy
     assert!(run(&fixture).await.complete);
     edit_receipt(&fixture, "http://simulator.invalid", "https://elsewhere.invalid");
     let snapshot = run(&fixture).await;
-    ensure_reported(&snapshot, Reason::JournalMismatch, "https://elsewhere.invalid");
+    ensure_reported(&snapshot, Reason::SourceMismatch, "https://elsewhere.invalid");
     assert_eq!(fixture.simulator.ledger().opened, 3);
 }

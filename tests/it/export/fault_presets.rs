@@ -1,5 +1,5 @@
-//! Every misbehaviour of the simulator with its outcome: exported, or a reason that says what is wrong.
-//! `docs/misbehaviour.md` is made from the table: `UPDATE_DOCS=1 cargo test --test it export::fault_presets`.
+//! Each fault preset of the simulator with its outcome: exported, or a reason. `docs/misbehaviour.md` is generated
+//! from the table: `UPDATE_DOCS=1 cargo test --test it export::fault_presets`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventexport::api::Reason;
-use eventexport::export::record::{Receipt, decode};
+use eventexport::archive::counts::Verdict;
+use eventexport::archive::records::{Receipt, decode};
+use eventexport::archive::window::Window;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::RetryPolicy;
-use eventexport::export::verdict::Verdict;
-use eventexport::export::window::Window;
 use eventexport::simulator::{DEFAULT_PERSON, SESSION_LIMIT, presets};
 use futures::StreamExt as _;
 use jiff::civil::{Date, date};
@@ -24,32 +24,31 @@ use super::crashes::archive_violations;
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, SPACE, settings};
 
-/// Exports at a time.
+/// Concurrent exports.
 const CONCURRENCY: usize = 32;
 
-/// What comes of the days that a misbehaviour befalls; the others are always exported.
+/// Outcome of the affected days; all others are always exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PresetOutcome {
-    /// Byte for byte as served.
+    /// Stored byte for byte as served.
     Exported,
-    /// The same events, in the bytes that came.
+    /// Stored with the same events in the received bytes.
     SameEvents,
-    /// In hours instead of a day.
+    /// Stored as hours instead of a day.
     ByTheHour,
-    /// A receipt without an object.
+    /// Receipt without an object.
     Empty,
-    /// Stored without all its events, and nothing can tell.
+    /// Stored without all its events, and undetectable.
     Unnoticed,
     /// Nothing is stored, and the run ends with this reason.
     Refused(Reason),
-    /// Nothing is stored, and it goes on waiting with this reason.
+    /// Nothing is stored, and the export waits with this reason.
     Waits(Reason),
 }
 
 use PresetOutcome::{ByTheHour, Empty, Exported, Refused, SameEvents, Unnoticed, Waits};
 
-/// Preset, with `@` for "on one day only", `x` before how often, `+` before what comes with it; and the
-/// outcome.
+/// Preset (`@`: on one day only, `x`: repetitions, `+`: combined with) and its outcome.
 const EXPECTED_OUTCOMES: &[(&str, PresetOutcome)] = &[
     ("resume-wrong-offset@", Exported),
     ("resume-lie@", Exported),
@@ -174,17 +173,17 @@ const EXPECTED_OUTCOMES: &[(&str, PresetOutcome)] = &[
     ("info-500", Refused(Reason::SourceUnreachable)),
 ];
 
-/// The days of the export, and the one that a fault on one day befalls.
+/// Days of the export; a fault on one day affects the second.
 const DAYS: [Date; 3] = [date(2018, 6, 2), date(2018, 6, 3), date(2018, 6, 4)];
 const AFFECTED_DAY: Date = date(2018, 6, 3);
 
-/// The presets of a row.
+/// Presets of a row.
 fn names(row: &str) -> impl Iterator<Item = &str> {
     row.split('+')
         .map(|part| part.split_once('@').map_or(part, |(name, _)| name))
 }
 
-/// A day past retention is the first; else the one in the middle, or all.
+/// Returns the affected days: the first for a day past retention, otherwise the middle one or all.
 fn affected_days(row: &str) -> Vec<Date> {
     if row.starts_with("expired-") {
         vec![DAYS[0]]
@@ -247,7 +246,7 @@ fn receipt(fixture: &EngineFixture, window: &str) -> Option<Receipt> {
     Some(decode("receipt", &bytes).expect("a receipt"))
 }
 
-/// The events of a body, whatever its members and its JSON.
+/// Parses the events of a body, regardless of its members and JSON form.
 fn events(gzip: &[u8]) -> Vec<Value> {
     let mut text = String::new();
     flate2::read::MultiGzDecoder::new(gzip)
@@ -262,7 +261,7 @@ fn events(gzip: &[u8]) -> Vec<Value> {
         .collect()
 }
 
-/// What is wrong with a day, given what should have come of it.
+/// Describes a difference of a day from its expected outcome.
 fn check_day(
     fixture: &EngineFixture,
     day: Date,
@@ -296,21 +295,21 @@ fn check_day(
                 && verdict == Some(Verdict::Unknown)
         }
         Refused(reason) | Waits(reason) => {
-            let said = snapshot.problems.iter().any(|problem| problem.reason == reason);
+            let reported = snapshot.problems.iter().any(|problem| problem.reason == reason);
             let missing = snapshot.missing.contains(Window::day(day)) && !snapshot.complete;
-            object.is_none() && receipt_of.is_none() && said && missing
+            object.is_none() && receipt_of.is_none() && reported && missing
         }
     };
     (!fine).then_some(facts)
 }
 
-/// What is wrong with the numbers of a snapshot after the run.
+/// Describes errors in the counts of a snapshot after the run.
 fn check_counts(snapshot: &Snapshot, outcome: PresetOutcome, hit: usize) -> Option<String> {
     let missing = match outcome {
         Refused(_) | Waits(_) => hit as u64,
         Exported | SameEvents | ByTheHour | Empty | Unnoticed => 0,
     };
-    // An expired day is neither tried again nor waited for.
+    // An expired day is neither retried nor waited for.
     let expired = u64::from(outcome == Refused(Reason::Expired));
     let Snapshot {
         wanted,
@@ -330,7 +329,7 @@ fn check_counts(snapshot: &Snapshot, outcome: PresetOutcome, hit: usize) -> Opti
     (!fine).then(|| format!("counts: {snapshot:?}"))
 }
 
-/// Runs to the end, or until it says what it waits for.
+/// Runs to completion, or until the export reports what it waits for.
 async fn run(
     fixture: &EngineFixture,
     created: &Arc<CreationLog>,
@@ -381,13 +380,13 @@ async fn check_preset(row: &str, outcome: PresetOutcome) -> Vec<String> {
     faults.extend(check_counts(&snapshot, outcome, hit.len()));
     let met = fixture.simulator.ledger().faults;
     for part in names(row) {
-        // The exporter downloads once in a session, and a token of an API key is not refreshed by itself.
+        // The exporter downloads once per session, and does not refresh a token of an API key.
         let never = part.starts_with("second-") || matches!(part, "uaa-rotates" | "refresh-refused");
         if !never && !met.contains_key(part) {
-            faults.push(format!("{part} befell nothing"));
+            faults.push(format!("{part} had no effect"));
         }
     }
-    // What was left because the service misbehaved is settled once it behaves.
+    // Leftovers of the faults are cleaned up once the service behaves.
     fixture.simulator.set_faults(Vec::new());
     let mut last = snapshot;
     for _ in 0..3 {
@@ -430,26 +429,26 @@ async fn every_fault_preset_ends_in_an_export_or_a_reason() {
 fn outcome_text(outcome: PresetOutcome) -> String {
     match outcome {
         Exported => "Exported, byte for byte.".to_owned(),
-        SameEvents => "Exported: all events, in the bytes that came.".to_owned(),
-        ByTheHour => "Exported by the hour, and the sum compared.".to_owned(),
+        SameEvents => "Exported: all events, in the received bytes.".to_owned(),
+        ByTheHour => "Exported by the hour; the sum is compared.".to_owned(),
         Empty => "Proved empty: a receipt without an object.".to_owned(),
-        Unnoticed => "**Stored as it came**, with verdict `Unknown`: nothing can tell.".to_owned(),
-        Refused(reason) => format!("Nothing stored, and `{reason}` is said."),
-        Waits(reason) => format!("Nothing stored; it says `{reason}` and waits."),
+        Unnoticed => "**Stored as received**, with verdict `Unknown`: undetectable.".to_owned(),
+        Refused(reason) => format!("Nothing stored; `{reason}`."),
+        Waits(reason) => format!("Nothing stored; waits with `{reason}`."),
     }
 }
 
 fn often(row: &str) -> &'static str {
     match row.rsplit_once('x') {
         Some((_, "1")) => ", once",
-        Some((_, "99")) => ", again and again",
+        Some((_, "99")) => ", repeatedly",
         _ => "",
     }
 }
 
 fn page() -> String {
     let mut page = include_str!("fault_presets.md").to_owned();
-    page.push_str("\n| misbehaviour | what the service does | outcome |\n|---|---|---|\n");
+    page.push_str("\n| fault | behavior of the service | outcome |\n|---|---|---|\n");
     let about = |name: &str| {
         let found = presets().into_iter().find(|(known, _)| *known == name);
         found.expect("a preset").1
@@ -486,6 +485,6 @@ fn every_fault_preset_has_a_documented_outcome() {
     let found = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         found == page,
-        "docs/misbehaviour.md is not as the table says: run this test with UPDATE_DOCS=1"
+        "docs/misbehaviour.md is out of date: run this test with UPDATE_DOCS=1"
     );
 }

@@ -1,5 +1,5 @@
-//! A store that strikes at the call it is told: refuses it, loses its reply, or lets the process die there.
-//! It counts what is created, so that a test sees what was created twice.
+//! Store that injects a fault into a chosen call: an error, a lost reply, or a crash. It counts creations, so that
+//! tests detect duplicates.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -15,27 +15,27 @@ use eventexport::storage::{
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-/// What happens at the call.
+/// Fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoreFault {
-    /// Not carried out, and an error.
+    /// Not carried out; returns an error.
     Fail,
-    /// Not carried out, and a person would have to allow it.
+    /// Not carried out; returns an error that needs manual action.
     Forbid,
-    /// Carried out, and an error instead of its reply.
+    /// Carried out; returns an error instead of the reply.
     LoseReply,
-    /// Not carried out, and nothing is ever answered again.
+    /// Not carried out; no later call is answered.
     CrashBefore,
-    /// Carried out, and nothing is ever answered again.
+    /// Carried out; no later call is answered.
     CrashAfter,
-    /// A defect: the task ends there.
+    /// Panics in the task.
     Panic,
-    /// Carried out as if nothing were, and told.
+    /// Carried out normally; notifies the test.
     Notify,
 }
 
 impl StoreFault {
-    /// All that a process may go on from by itself, or die of.
+    /// All faults that a process recovers from, alone or after a restart.
     pub(crate) const ALL: [Self; 5] = [
         Self::Fail,
         Self::LoseReply,
@@ -45,12 +45,12 @@ impl StoreFault {
     ];
 }
 
-/// What was created, by key: survives the process.
+/// Creations by key; survives the process.
 #[derive(Debug, Default)]
 pub(crate) struct CreationLog(Mutex<BTreeMap<String, u32>>);
 
 impl CreationLog {
-    /// Evidence that was created more than once.
+    /// Lists objects and receipts that were created more than once.
     pub(crate) fn duplicates(&self) -> Vec<String> {
         let created = self.0.lock().unwrap();
         created
@@ -68,22 +68,22 @@ impl CreationLog {
     }
 }
 
-/// The store.
+/// Store with injected faults.
 #[derive(Debug)]
 pub(crate) struct FaultyStore {
     inner: Arc<dyn Store>,
     created: Arc<CreationLog>,
-    /// The call that is struck, from 1; 0 is none; and how many in a row.
+    /// First faulty call, from 1 (0 for none), and the number of faulty calls in a row.
     at: usize,
     times: usize,
     fault: StoreFault,
     calls: AtomicUsize,
     in_flight: AtomicU64,
-    /// The most bytes of parts that were on their way at a time.
+    /// Maximum bytes of parts in flight.
     pub(crate) max_in_flight: AtomicU64,
-    /// Told when the process dies, or is told.
+    /// Notified when the process dies or reaches a `Notify` call.
     pub(crate) died: Notify,
-    /// Every call in words, for the message of a test that fails.
+    /// All calls as text, for failure messages.
     pub(crate) log: Mutex<Vec<String>>,
 }
 
@@ -97,7 +97,7 @@ impl FaultyStore {
         Self::with_repeats(inner, created, at, 1, fault)
     }
 
-    /// Strikes several calls in a row.
+    /// Injects the fault into several calls in a row.
     pub(crate) fn with_repeats(
         inner: Arc<dyn Store>,
         created: &Arc<CreationLog>,
@@ -138,8 +138,8 @@ impl FaultyStore {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         self.log.lock().unwrap().push(format!("{call} {what}"));
         let dies = matches!(self.fault, StoreFault::CrashBefore | StoreFault::CrashAfter);
-        let struck = self.at > 0 && call >= self.at && (dies || call < self.at + self.times);
-        if !struck {
+        let faulty = self.at > 0 && call >= self.at && (dies || call < self.at + self.times);
+        if !faulty {
             return work.await;
         }
         match self.fault {

@@ -1,4 +1,4 @@
-//! One export against the simulator, into a directory: the shortest way to try the engine whole.
+//! One export from the simulator into a directory: the shortest complete engine test.
 
 #![allow(clippy::expect_used)] // a test that cannot be set up says why and ends
 
@@ -6,14 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventexport::api::{Scope, SettingNames};
+use eventexport::archive::layout::ArchiveRoot;
+use eventexport::archive::manifest::document::GapEntry;
 use eventexport::egress::HostPolicy;
 use eventexport::export::engine::{Clock, Engine, Limits, Peers};
-use eventexport::export::keys::ArchiveRoot;
-use eventexport::export::manifest::document::GapEntry;
 use eventexport::export::manifest::sign::Signing;
 use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::spec::{ExportSpec, RetryPolicy, Scope};
+use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use eventexport::storage::{DirectoryStore, Store};
 use eventexport::tracker::{
@@ -24,10 +25,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// The space that the tests export.
+/// Space of the exports.
 pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
-/// The simulator, a directory, and the engine between them.
+/// Simulator, directory, and the engine.
 pub(crate) struct EngineFixture {
     pub(crate) simulator: Simulator,
     pub(crate) folder: tempfile::TempDir,
@@ -50,7 +51,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 impl EngineFixture {
-    /// With these days wanted, both inclusive.
+    /// Starts with these days wanted, both inclusive.
     pub(crate) async fn start(settings: Settings, start: Date, end: Date) -> Self {
         let simulator = Simulator::start(settings).await.expect("the simulator starts");
         let export = ExportSpec {
@@ -70,6 +71,7 @@ impl EngineFixture {
             holder_epoch: None,
             single_writer: false,
             retry_policy: RetryPolicy::MaxAttempts(4),
+            setting_names: SettingNames::default(),
         };
         let limits = Limits {
             session_quiet: Duration::from_secs(1),
@@ -98,12 +100,12 @@ impl EngineFixture {
         }
     }
 
-    /// The directory as a store.
+    /// Opens the directory as a store.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::new(DirectoryStore::open(self.folder.path()).expect("the directory opens"))
     }
 
-    /// The peers of the export.
+    /// Returns the peers of the export.
     pub(crate) fn peers(&self, store: Arc<dyn Store>) -> Peers {
         let config = TrackerConfig {
             endpoint: self.simulator.url().clone(),
@@ -125,12 +127,12 @@ impl EngineFixture {
         }
     }
 
-    /// A process of its own.
+    /// Creates an engine of a separate process.
     pub(crate) fn engine(&self) -> Engine {
         Engine::new(self.limits, Arc::clone(&self.clock))
     }
 
-    /// Runs to the end.
+    /// Runs to completion.
     pub(crate) async fn run(&self) -> Arc<Snapshot> {
         self.run_with(self.peers(self.store()), CancellationToken::new())
             .await
@@ -147,12 +149,12 @@ impl EngineFixture {
         snapshot
     }
 
-    /// The folder of the space and scope.
+    /// Folder of the space and scope.
     pub(crate) fn root(&self) -> std::path::PathBuf {
         self.folder.path().join(self.export.root.as_str())
     }
 
-    /// Every file below the root, sorted, as keys.
+    /// Returns all files below the root as sorted keys.
     pub(crate) fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         walk(&self.root(), "", &mut files);
@@ -160,20 +162,20 @@ impl EngineFixture {
         files
     }
 
-    /// The bytes that the simulator serves for a day.
+    /// Returns the bytes that the simulator serves for a day.
     pub(crate) fn served(&self, day: Date) -> Vec<u8> {
         let body = self.simulator.body_of(SPACE, false, day, None);
         body.flat_map(|piece| piece.to_vec()).collect()
     }
 
-    /// The bytes that the simulator serves for an hour.
+    /// Returns the bytes that the simulator serves for an hour.
     pub(crate) fn served_hour(&self, day: Date, hour: u8) -> Vec<u8> {
         let body = self.simulator.body_of(SPACE, false, day, Some(hour));
         body.flat_map(|piece| piece.to_vec()).collect()
     }
 }
 
-/// A gap that a person accepted.
+/// Returns an accepted gap.
 pub(crate) fn gap(start: Date, end: Date) -> GapEntry {
     GapEntry::new(start, end, "known to be lost")
 }

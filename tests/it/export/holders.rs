@@ -1,4 +1,4 @@
-//! Several holders of one archive: nobody fights, and nothing is done twice.
+//! Several holders of one archive do not interfere, and no work is done twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::crashes::archive_violations;
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, settings};
 
-/// A process of its own, with its own engine and its own connection to the store.
+/// Runs a process with its own engine and store connection.
 async fn process(fixture: &EngineFixture, export: &ExportSpec, created: &Arc<CreationLog>) -> Arc<Snapshot> {
     let store = FaultyStore::new(fixture.store(), created, 0, StoreFault::Fail);
     let (out, _) = watch::channel(Arc::default());
@@ -27,7 +27,7 @@ async fn process(fixture: &EngineFixture, export: &ExportSpec, created: &Arc<Cre
     ended.expect("the run ends")
 }
 
-/// Objects and receipts.
+/// Counts objects and receipts.
 fn evidence(fixture: &EngineFixture) -> usize {
     let files = fixture.files();
     files
@@ -89,12 +89,12 @@ async fn two_holders_of_overlapping_ranges_store_everything_once() {
     }
 }
 
-/// As the operators of a cluster that was restored beside the first one.
+/// Situation of a cluster restored beside the first one.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_processes_of_one_name_leave_each_other_s_work_alone() {
+async fn two_processes_with_one_holder_name_do_not_interfere() {
     let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
     let created = Arc::new(CreationLog::default());
-    // Both are there for longer than clocks may be apart.
+    // Both wait longer than clocks may differ.
     let since = Timestamp::now() - SignedDuration::from_mins(1);
     let named = |process: &str| ExportSpec {
         holder_epoch: Some(HolderEpoch::new(process, since)),
@@ -123,7 +123,7 @@ async fn two_processes_of_one_name_leave_each_other_s_work_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_holders_that_begin_at_once_one_goes_on() {
+async fn of_two_holders_that_start_at_once_one_continues() {
     let rounds = (0..24).map(|round| async move {
         let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
         let created = Arc::new(CreationLog::default());
@@ -147,9 +147,9 @@ async fn of_two_holders_that_begin_at_once_one_goes_on() {
     futures::future::join_all(rounds).await;
 }
 
-/// Lets a process of the first holder die at a call of the store.
+/// Crashes a process of the first holder at a store call.
 async fn run_until_crash(fixture: &EngineFixture, created: &Arc<CreationLog>, call: &str, fault: StoreFault) {
-    // The first run counts the calls up to the one that is meant.
+    // The first run counts the calls up to the wanted one.
     let practice = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
     let counted = FaultyStore::new(practice.store(), &Arc::default(), 0, StoreFault::Fail);
     let peers = practice.peers(Arc::clone(&counted) as Arc<dyn Store>);
@@ -175,7 +175,7 @@ async fn a_window_is_taken_over_after_the_deadline_of_its_holder_and_its_session
         ("receipt.json", StoreFault::CrashBefore),
     ] {
         let mut fixture = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
-        // Long enough for a look before it is over, on a machine that also compiles.
+        // Long enough for a reconcile before it ends, on a machine that also compiles.
         fixture.limits.attempt = Duration::from_secs(8);
         let created = Arc::new(CreationLog::default());
         run_until_crash(&fixture, &created, call, fault).await;
@@ -211,7 +211,7 @@ async fn a_window_is_taken_over_after_the_deadline_of_its_holder_and_its_session
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_past_its_deadline_loses_the_window_and_stops() {
     let mut settings = settings();
-    // Some kilobytes, at one a second.
+    // Some kilobytes, at one kilobyte a second.
     settings.volume.events_per_day = 60;
     let mut fixture = EngineFixture::start(settings, date(2018, 6, 2), date(2018, 6, 2)).await;
     fixture.limits.attempt = Duration::from_secs(2);

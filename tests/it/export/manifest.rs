@@ -1,4 +1,4 @@
-//! The manifests of an archive: one for each statement, in one chain, whoever writes them and whatever happens.
+//! Archive manifests: one per statement, in one chain, with any number of writers and after any failure.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eventexport::api::Reason;
+use eventexport::archive::manifest::document::{DayStatement, GapEntry};
 use eventexport::export::failure::Failure;
-use eventexport::export::manifest::document::{DayStatement, GapEntry};
 use eventexport::export::manifest::sign::{Signing, SigningKey};
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::ExportSpec;
@@ -38,7 +38,7 @@ fn violations(fixture: &EngineFixture) -> Vec<String> {
     [chain_violations(&root), statement_violations(&root)].concat()
 }
 
-/// A key as `openssl` makes it, and its public half in a file.
+/// Creates a key with `openssl`, and its public half in a file.
 fn key(folder: &Path, name: &str) -> (Signing, std::path::PathBuf) {
     let (private, public) = (folder.join(name), folder.join(format!("{name}.pub")));
     let openssl = |args: &[&str]| {
@@ -59,7 +59,7 @@ fn key(folder: &Path, name: &str) -> (Signing, std::path::PathBuf) {
     (Signing::With(Arc::new(key)), public)
 }
 
-/// Whether `openssl` accepts the signature of a manifest.
+/// True if `openssl` accepts the signature of a manifest.
 fn is_signed_by(fixture: &EngineFixture, number: u64, public: &Path) -> bool {
     let manifest = fixture.root().join(format!("_manifests/{number:08}.json"));
     let verified = Command::new("openssl")
@@ -96,7 +96,7 @@ async fn a_complete_export_writes_its_manifest_once() {
             (3, DayStatement::Matched),
             (4, DayStatement::Matched)
         ]
-        .map(|(day, said)| (june(day), 24, 24, said))
+        .map(|(day, statement)| (june(day), 24, 24, statement))
     );
     assert_eq!((first.totals.windows, first.totals.objects), (4, 3));
     assert_eq!(
@@ -106,7 +106,7 @@ async fn a_complete_export_writes_its_manifest_once() {
     assert!(first.windows[1].object.is_none());
     assert_eq!((first.previous.clone(), first.sequence), (None, 1));
 
-    // Again, by somebody else, and by a part of it that was stored before manifests were written.
+    // Again, by another holder, and by a part of the archive that was stored before manifests existed.
     fixture.run().await;
     fixture.export.holder = "tests/two".to_owned();
     fixture.run().await;
@@ -122,7 +122,7 @@ async fn a_complete_export_writes_its_manifest_once() {
         "nothing is downloaded for it"
     );
 
-    // A longer range is another statement, after the first.
+    // A longer range is a new statement after the first.
     fixture.export.end = Some(june(5));
     assert!(fixture.run().await.complete);
     fixture.export.end = Some(june(4));
@@ -134,7 +134,7 @@ async fn a_complete_export_writes_its_manifest_once() {
     assert_eq!(violations(&fixture), Vec::<String>::new());
 }
 
-/// The calls of a run that are about manifests.
+/// Returns the calls of a run that concern manifests.
 async fn calls(fixture: &EngineFixture) -> Vec<String> {
     let store = FaultyStore::new(fixture.store(), &Arc::default(), 0, StoreFault::Fail);
     let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
@@ -150,7 +150,7 @@ async fn calls(fixture: &EngineFixture) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn checking_the_chain_reads_only_the_manifests_it_needs() {
     let mut fixture = EngineFixture::start(settings(), june(2), june(2)).await;
-    // Whoever stored something in the same run knows the store, and need not read again what it wrote.
+    // A run that stored something knows the store and does not read again what it wrote.
     assert_eq!(
         calls(&fixture).await,
         ["list _manifests/", "put _manifests/00000001.json"]
@@ -163,12 +163,12 @@ async fn checking_the_chain_reads_only_the_manifests_it_needs() {
         "put _manifests/00000002.json",
     ];
     assert_eq!(calls(&fixture).await, wrote);
-    // The newest is the likeliest, and each is read once.
+    // The newest is the likeliest match, and each is read once.
     assert_eq!(calls(&fixture).await, ["get _manifests/00000002.json"]);
     fixture.export.end = Some(june(2));
     let both = ["get _manifests/00000002.json", "get _manifests/00000001.json"];
     assert_eq!(calls(&fixture).await, both);
-    // Who stores nothing does not know the store.
+    // A run that stores nothing does not know the store.
     fixture.export.accepted_gaps = vec![gap(june(2), june(2))];
     let tried = [
         "list _manifests/",
@@ -185,12 +185,12 @@ async fn a_manifest_records_a_gap_and_how_it_is_closed() {
     assert!(fixture.run().await.complete);
     fixture.export.accepted_gaps = vec![GapEntry::new(june(3), june(3), "asked the service: lost")];
     assert!(fixture.run().await.complete);
-    // It was not lost after all.
+    // The window was not lost after all.
     fixture.export.accepted_gaps.clear();
     assert!(fixture.run().await.complete);
     assert!(fixture.run().await.complete);
     let all = manifests(&fixture.root());
-    let said: Vec<_> = all
+    let statements: Vec<_> = all
         .iter()
         .map(|manifest| {
             let day = &manifest.days[1];
@@ -203,7 +203,7 @@ async fn a_manifest_records_a_gap_and_how_it_is_closed() {
         })
         .collect();
     assert_eq!(
-        said,
+        statements,
         [
             (0, DayStatement::AcceptedGap, 1, 2),
             (0, DayStatement::AcceptedGap, 1, 2),
@@ -214,7 +214,7 @@ async fn a_manifest_records_a_gap_and_how_it_is_closed() {
     assert_eq!(violations(&fixture), Vec::<String>::new());
 }
 
-/// Lets the time of the process be this now, and go on.
+/// Sets the clock of the process to this time and lets it run.
 fn run_clock_from(fixture: &mut EngineFixture, now: &str) {
     let now: Timestamp = now.parse().unwrap();
     let started = Instant::now();
@@ -222,7 +222,7 @@ fn run_clock_from(fixture: &mut EngineFixture, now: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
+async fn a_continuous_export_writes_a_manifest_per_complete_month() {
     let mut settings = settings();
     settings.today = Some(date(2018, 7, 3));
     settings.volume.events_per_day = 24;
@@ -232,7 +232,7 @@ async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
     let early = fixture.run().await;
     assert_eq!((early.stored, in_chain(&fixture).len()), (2, 0));
 
-    // The last day of June cannot be stored at first, and July goes on all the same.
+    // The last day of June cannot be stored at first; July continues anyway.
     run_clock_from(&mut fixture, "2018-07-02T12:00:00Z");
     fixture.simulator.add_preset("download-404@2018-06-30").unwrap();
     let without = fixture.run().await;
@@ -254,7 +254,7 @@ async fn a_continuous_export_states_each_month_when_its_last_day_is_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_range_is_stated_by_the_calendar_year_when_all_of_it_is_in() {
+async fn a_complete_long_range_gets_a_manifest_per_calendar_year() {
     let mut fixture = EngineFixture::start(settings(), date(2016, 12, 30), june(3)).await;
     fixture.export.accepted_gaps = vec![gap(date(2016, 12, 30), june(1))];
     let snapshot = fixture.run().await;
@@ -297,13 +297,13 @@ async fn process(fixture: &EngineFixture, export: ExportSpec, created: &Arc<Crea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writers_that_race_make_one_chain_without_a_fork() {
+async fn concurrent_writers_make_one_chain() {
     for round in 0..6 {
         let fixture = EngineFixture::start(settings(), june(1), june(5)).await;
         assert!(fixture.run().await.complete);
         std::fs::remove_dir_all(fixture.root().join("_manifests")).unwrap();
         let created = Arc::new(CreationLog::default());
-        // Four that say the same, and four that each say something of their own.
+        // Four writers with the same statement, and four with one each.
         let writers = (0..8).map(|n: i8| {
             let mut export = fixture.export.clone();
             export.holder = format!("tests/{n}");
@@ -317,13 +317,13 @@ async fn writers_that_race_make_one_chain_without_a_fork() {
         }
         assert_eq!(violations(&fixture), Vec::<String>::new(), "round {round}");
         assert_eq!(created.duplicates(), Vec::<String>::new(), "round {round}");
-        // To the 5th, the 4th, the 3rd and the 2nd; and the last once more, with its gap.
+        // Ranges to the 5th, 4th, 3rd and 2nd, and the last once more with its gap.
         assert_eq!(manifests(&fixture.root()).len(), 5, "round {round}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_is_signed_by_the_key_of_its_day_and_one_without_gets_its_signature() {
+async fn a_manifest_is_signed_by_the_current_key_and_unsigned_ones_are_signed_later() {
     let mut fixture = EngineFixture::start(settings(), june(2), june(3)).await;
     assert!(fixture.run().await.complete);
     assert_eq!(in_chain(&fixture), ["_manifests/00000001.json"]);
@@ -337,7 +337,7 @@ async fn a_manifest_is_signed_by_the_key_of_its_day_and_one_without_gets_its_sig
         ["_manifests/00000001.json", "_manifests/00000001.json.sig"]
     );
     assert!(is_signed_by(&fixture, 1, &one_public) && !is_signed_by(&fixture, 1, &two_public));
-    // Another key signs what comes later, and leaves what is signed.
+    // Another key signs later manifests and leaves signed ones alone.
     fixture.signing = two;
     assert!(fixture.run().await.complete);
     fixture.export.end = Some(june(4));
@@ -404,7 +404,7 @@ async fn without_a_usable_key_events_are_stored_and_only_completion_waits() {
     fixture.signing = signing;
     assert!(fixture.run().await.complete);
     assert!(is_signed_by(&fixture, 1, &public));
-    // What is there and signed needs no key.
+    // Existing signed manifests need no key.
     fixture.signing = Signing::Unavailable(Failure::manual(reason, "gone again"));
     assert!(fixture.run().await.complete);
 }
@@ -416,7 +416,7 @@ async fn an_unwritable_or_unreadable_manifest_is_named_and_blocks_completion() {
     let peers = fixture.peers(Arc::clone(&counted) as Arc<dyn Store>);
     assert!(fixture.run_with(peers, CancellationToken::new()).await.complete);
     std::fs::remove_dir_all(fixture.root().join("_manifests")).unwrap();
-    // The last call of a look at what is stored is the one that writes it.
+    // The last call of a run without downloads writes the manifest.
     let store = FaultyStore::new(fixture.store(), &Arc::default(), 0, StoreFault::Fail);
     let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
     assert!(fixture.run_with(peers, CancellationToken::new()).await.complete);
@@ -439,7 +439,7 @@ async fn an_unwritable_or_unreadable_manifest_is_named_and_blocks_completion() {
         problem.message
     );
 
-    // Somebody's file in its place is not overwritten, and not built upon.
+    // A foreign file at its key is not overwritten and not continued.
     let body = Segments::from(bytes::Bytes::from_static(
         b"{\"schema\":\"eventexport.io/manifest/v9\"}",
     ));
@@ -453,7 +453,7 @@ async fn an_unwritable_or_unreadable_manifest_is_named_and_blocks_completion() {
     let name = format!("{}_manifests/00000001.json", fixture.export.root.as_str());
     fixture.store().put(&name, body, &options).await.unwrap();
     let newer = fixture.run().await;
-    assert!(!newer.complete && newer.problems[0].reason == Reason::JournalMismatch);
+    assert!(!newer.complete && newer.problems[0].reason == Reason::UnsupportedSchema);
     let message = &newer.problems[0].message;
     assert!(
         message.contains("00000001.json") && message.contains("upgrade"),

@@ -13,13 +13,13 @@ mod retry_backoff;
 mod shared_space;
 mod volume;
 
-use eventexport::export::record::{Receipt, decode};
-use eventexport::export::verdict::Verdict;
+use eventexport::archive::counts::Verdict;
+use eventexport::archive::records::{Receipt, decode};
 use fixture::{EngineFixture, settings};
 use jiff::civil::date;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_becomes_proven_objects_once_and_no_session_is_left() {
+async fn a_range_is_exported_once_and_leaves_no_session() {
     let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 7)).await;
     let snapshot = fixture.run().await;
     assert!(snapshot.complete, "{:#?}", snapshot.problems);

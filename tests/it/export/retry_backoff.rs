@@ -1,5 +1,5 @@
-//! What waits does so quietly: under the operator a run goes on for ever, and must not ask, write or tell all
-//! the time.
+//! A waiting export is quiet: an operator run lasts indefinitely and must not send requests, write, or publish
+//! continuously.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::faulty_store::{FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, settings};
 
-/// How long a run is watched.
+/// Observation time of a run.
 const OBSERVATION_PERIOD: Duration = Duration::from_secs(6);
 
-/// What a run of three days did while it was watched.
+/// Activity of a run of three days while observed.
 #[derive(Debug)]
 struct RunActivity {
     snapshot: Arc<Snapshot>,
@@ -92,7 +92,7 @@ async fn persistent_failures_are_retried_with_backoff() {
         fixture.timeouts.request = Duration::from_secs(1);
         fixture.simulator.add_preset(preset).unwrap();
         let seen = observe(&fixture, 0).await;
-        // Three days by two tries in this time, each some requests, each of those tried three times.
+        // Three days with two attempts each in this time, some requests per attempt, each tried three times.
         let quiet = seen.snapshots < 60 && seen.calls < 150 && seen.requests < 120;
         assert!(quiet && !seen.snapshot.complete, "{preset}: {seen:#?}");
     });

@@ -1,4 +1,4 @@
-//! A space that people use, too: their sessions are theirs, and room is waited for.
+//! A space shared with users: their sessions are not touched, and the export waits for a free one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::crashes::archive_violations;
 use super::faulty_store::CreationLog;
 use super::fixture::{EngineFixture, SPACE, settings};
 
-/// Thirty days of June.
+/// Exports the thirty days of June.
 async fn june() -> EngineFixture {
     let mut settings = settings();
     settings.today = Some(date(2018, 7, 2));
@@ -23,8 +23,8 @@ async fn june() -> EngineFixture {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_days_are_exported_beside_twenty_eight_sessions_of_a_person() {
-    // Another user's sessions are not listed; one's own are, and may be a person's all the same.
+async fn thirty_days_are_exported_beside_28_user_sessions() {
+    // Another user's sessions are not listed; sessions of our user are, and may still be opened manually.
     for user in [DEFAULT_PERSON, DEFAULT_USER] {
         let fixture = june().await;
         let user_sessions = fixture.simulator.open_sessions_as(user, SPACE, 28);
@@ -74,7 +74,7 @@ async fn a_full_space_is_reported_and_waited_for() {
         assert_eq!((snapshot.stored, snapshot.waiting), (0, 3));
         assert!(snapshot.next_run_at.is_some());
         let asked = fixture.simulator.ledger().requests.values().sum::<u64>();
-        // The person is done with one.
+        // The user closes one session.
         let peers = fixture.peers(fixture.store());
         peers
             .tracker
@@ -103,7 +103,7 @@ async fn a_full_space_is_reported_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_holds_no_more_sessions_than_it_may() {
+async fn a_process_respects_its_session_limit() {
     let mut fixture = june().await;
     fixture.export.end = Some(date(2018, 6, 8));
     fixture.export.parallelism = 8;

@@ -1,4 +1,4 @@
-//! Days of many parts: bytes as served, memory within the pool.
+//! Days with many parts: bytes as served, memory within the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,11 +11,10 @@ use super::crashes::archive_violations;
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, settings};
 
-/// Bytes in a MiB.
 const MIB: u64 = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_days_and_hours_go_in_parts_within_the_memory_that_there_is() {
+async fn large_windows_upload_in_parts_within_the_memory_pool() {
     let mut settings = settings();
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 1), 30_000);

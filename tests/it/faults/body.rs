@@ -1,4 +1,4 @@
-//! What happens to a body on its way.
+//! Faults of a body in transit.
 
 use std::io;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use axum::body::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, stream};
 
-/// A body on its way.
+/// Body in transit.
 pub(super) type BodyStream = BoxStream<'static, io::Result<Bytes>>;
 
-/// In how many pieces a body trickles, and how long each is waited for.
+/// Number of pieces of a trickling body, and the pause before each.
 const TRICKLE: (usize, Duration) = (24, Duration::from_millis(100));
 
-/// The first `bytes` of a body; then `end` happens, and the body breaks off.
+/// Passes the first `bytes` of a body, then runs `end` and breaks the connection.
 pub(super) fn cut(
     pieces: BodyStream,
     bytes: usize,
@@ -33,7 +33,7 @@ pub(super) fn cut(
     })
 }
 
-/// A body of about that many bytes, slowly and in small pieces.
+/// Sends a body of about that many bytes slowly and in small pieces.
 pub(super) fn trickle(
     pieces: BodyStream,
     bytes: usize,

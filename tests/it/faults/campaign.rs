@@ -1,10 +1,10 @@
-//! The campaign: every fault at every request of a reference export, pairs of crashes, pairs at random; and a sample of
-//! it for every day.
+//! Fault campaign: each fault at each request of a reference export, pairs of crashes, and random pairs. A small
+//! sample of it runs with every test run.
 //!
-//! `make faults` runs all of it. `EVENTEXPORT_FAULT='three-days/lose-reply #1 tracker: POST /v3/sessions' make faults` runs that
-//! case alone, as each failure prints it. Further variables: `EVENTEXPORT_FAULTS` (`single_faults`, `cluster`, `crash_pairs`, `random_pairs`; all
-//! without it), `EVENTEXPORT_FAULTS_SEED`, `EVENTEXPORT_FAULTS_AT_ONCE`, `EVENTEXPORT_FAULTS_ONLY` (a part of the case's
-//! text), `EVENTEXPORT_FAULTS_REPORT` (a file for the tables).
+//! `make faults` runs the campaign. `EVENTEXPORT_FAULT='three-days/lose-reply #1 tracker: POST /v3/sessions' make
+//! faults` runs one case, as each failure prints it. Other variables: `EVENTEXPORT_FAULTS` (`single_faults`,
+//! `cluster`, `crash_pairs`, `random_pairs`; default all), `EVENTEXPORT_FAULTS_SEED`, `EVENTEXPORT_FAULTS_AT_ONCE`,
+//! `EVENTEXPORT_FAULTS_ONLY` (part of the case's text), `EVENTEXPORT_FAULTS_REPORT` (file for the tables).
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -22,34 +22,34 @@ use super::invariants::violations;
 use super::report::CampaignReport;
 use super::run_case::{CaseRun, run_case};
 
-/// Of the sample, and of the campaign unless another is given.
+/// Seed of the sample, and default seed of the campaign.
 const SEED: u64 = 20_180_604;
 
-/// Where every fault is tried at every request.
+/// Export for each fault at each request.
 const SMALL: &str = "three-days";
 
-/// Where all pairs of crashes are tried.
+/// Export for all pairs of crashes.
 const SINGLE: &str = "one-day";
 
-/// Where pairs are tried at random.
+/// Export for random pairs.
 const LARGER: &str = "eight-days";
 
-/// Cases at once: they mostly wait.
+/// Concurrent cases, which mostly wait.
 const CONCURRENCY: usize = 12;
 
 /// Cases of the sample.
 const SAMPLE_SIZE: usize = 8;
 
-/// More requests than there are after a restart.
+/// Larger than the number of requests after a restart.
 const MAX_CRASH_DISTANCE: usize = 99;
 
-/// Pairs at random.
+/// Number of random pairs.
 const PAIR_COUNT: usize = 150;
 
-/// How far the second fault of a pair is from the first, in requests.
+/// Maximum distance of the second fault of a pair from the first, in requests.
 const MAX_PAIR_DISTANCE: usize = 40;
 
-/// An export that faults are tried on, by name.
+/// Returns the export of that name.
 fn campaign_spec(name: &str) -> Result<CampaignSpec> {
     let mut service = Settings {
         today: Some(date(2018, 6, 9)),
@@ -66,7 +66,7 @@ fn campaign_spec(name: &str) -> Result<CampaignSpec> {
     if name == "one-day" || name == CLUSTER {
         return Ok(spec(4, 4, service));
     }
-    // Stored, so that the two parts of 5 June are quickly made and quickly read. 2 and 3 June have no events.
+    // Uncompressed, so that the two parts of 5 June are fast to make and to read. 2 and 3 June have no events.
     service.gzip.level = 0;
     service.volume.days.insert(day(5), 10_000);
     match name {
@@ -81,13 +81,13 @@ fn campaign_spec(name: &str) -> Result<CampaignSpec> {
     }
 }
 
-/// The same day as that of one-day, with a proxy before the API server.
+/// The day of one-day with a proxy before the API server.
 const CLUSTER: &str = "api-server";
 
 /// Cases of the sample at the API server.
 const API_SERVER_SAMPLE_SIZE: usize = 8;
 
-/// What is played, against which reference.
+/// Cases, and the reference run that they are compared with.
 struct Campaign {
     name: &'static str,
     spec: CampaignSpec,
@@ -142,14 +142,14 @@ impl Campaign {
         })
     }
 
-    /// Plays all these cases, and counts.
+    /// Runs all cases and counts them.
     async fn run(&self, cases: Vec<FaultCase>, table: &mut CampaignReport) -> Result<()> {
         self.run_lists(cases.into_iter().map(|case| vec![case]).collect(), table)
             .await
     }
 
-    /// Plays lists of cases, one case of a list after the other and no further than to the first whose request did not
-    /// come: then none comes for those behind it either.
+    /// Runs lists of cases. A list ends at the first case whose request did not occur, because later ones would not
+    /// occur either.
     async fn run_lists(&self, lists: Vec<Vec<FaultCase>>, table: &mut CampaignReport) -> Result<()> {
         let only = std::env::var("EVENTEXPORT_FAULTS_ONLY").unwrap_or_default();
         let lists: Vec<Vec<FaultCase>> = lists
@@ -185,7 +185,11 @@ impl Campaign {
                     let broken = violations(&outcome.observed, &self.reference.observed);
                     (outcome.injected.len() == faults.len(), broken, summary(outcome))
                 }
-                Err(error) => (true, vec![("it gets there", format!("{error:#}"))], String::new()),
+                Err(error) => (
+                    true,
+                    vec![("the export completes", format!("{error:#}"))],
+                    String::new(),
+                ),
             };
             let names: Vec<&'static str> = broken.iter().map(|(name, _)| *name).collect();
             table.record_case(&case.row_label(), &faults, all, &names);
@@ -218,7 +222,7 @@ impl Campaign {
     }
 }
 
-/// What happened, in a line.
+/// Summarizes a run in one line.
 fn summary(run: &CaseRun) -> String {
     format!(
         "{:.1} s, {} requests, {} restarts, {:?}",
@@ -229,7 +233,7 @@ fn summary(run: &CaseRun) -> String {
     )
 }
 
-/// Keeps what a person needs to understand a failure; says where.
+/// Saves the material to analyze a failure; returns its path.
 fn save_failure(number: usize, case: &FaultCase, run: &CaseRun) -> Result<String> {
     let folder = std::env::temp_dir().join("eventexport-faults");
     std::fs::create_dir_all(&folder)?;
@@ -247,7 +251,7 @@ fn save_failure(number: usize, case: &FaultCase, run: &CaseRun) -> Result<String
 async fn a_sample_of_faults_leaves_no_trace() -> Result<()> {
     let campaign = Campaign::start(SMALL).await?;
     let (mut cases, _) = single_faults(&campaign.reference.requests);
-    // Those take a minute each.
+    // Each of these takes a minute.
     cases.retain(|case| case.faults().all(|fault| fault != InjectedFault::HangReply));
     let mut random = StdRng::seed_from_u64(env_or("EVENTEXPORT_FAULTS_SEED", SEED)?);
     let sample: Vec<FaultCase> = cases.sample(&mut random, SAMPLE_SIZE).cloned().collect();

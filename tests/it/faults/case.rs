@@ -1,4 +1,4 @@
-//! A case: which faults befall which requests. It is written so that it can be read again. No I/O.
+//! Fault cases: faults and their requests, with a text form that can be parsed. No I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,11 +10,11 @@ use super::{
     ErrorStatus, FaultPlan, InjectedFault, ProxiedPeer, RecordedRequest, RequestKey, RequestMatcher,
 };
 
-/// The peers whose requests are counted after a first fault.
+/// Peers whose requests are counted after a first fault.
 pub(crate) const COUNTED_PEERS: [ProxiedPeer; 3] =
     [ProxiedPeer::Tracker, ProxiedPeer::Uaa, ProxiedPeer::Store];
 
-/// What befalls which request.
+/// Fault at a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Injection {
     /// The `nth` request of that name, from 1.
@@ -23,25 +23,25 @@ pub(crate) enum Injection {
         nth: usize,
         request: RequestKey,
     },
-    /// The `nth` request after the blow before, from 1, to tracker, UAA or store.
+    /// The `nth` request after the previous fault, from 1, to tracker, UAA or store.
     After { fault: InjectedFault, nth: usize },
 }
 
-/// Blows, one after the other.
+/// Faults, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FaultCase(pub(crate) Vec<Injection>);
 
-/// A request of the reference.
+/// Request of the reference run.
 #[derive(Clone, Debug)]
 pub(crate) struct ReferenceRequest {
     pub(crate) request: RequestKey,
-    /// Which of those of that name, from 1.
+    /// Ordinal among the requests of that name, from 1.
     pub(crate) nth: usize,
     pub(crate) reply_bytes: u64,
 }
 
-/// The requests of a run in their order, each told from others of its name. Those to the API server depend on the
-/// clock, and are not among them.
+/// Returns the requests of a run in order, numbered by name. Requests to the API server depend on the clock and are
+/// left out.
 pub(crate) fn reference_requests(seen: &[RecordedRequest]) -> Vec<ReferenceRequest> {
     let mut requests: Vec<ReferenceRequest> = Vec::new();
     for seen in seen.iter().filter(|seen| COUNTED_PEERS.contains(&seen.peer)) {
@@ -56,10 +56,11 @@ pub(crate) fn reference_requests(seen: &[RecordedRequest]) -> Vec<ReferenceReque
     requests
 }
 
-/// How many requests of one name to the API server are counted: an operator goes on renewing its lease and watching.
+/// Maximum number of API server requests of one name that are used: an operator renews its lease and watches
+/// continuously.
 const MAX_REPEATS: usize = 2;
 
-/// The first requests of each name to the API server, in their order.
+/// Returns the first API server requests of each name, in order.
 pub(crate) fn api_server_requests(seen: &[RecordedRequest]) -> Vec<ReferenceRequest> {
     let mut requests: Vec<ReferenceRequest> = Vec::new();
     for seen in seen.iter().filter(|seen| seen.peer == ProxiedPeer::ApiServer) {
@@ -76,7 +77,8 @@ pub(crate) fn api_server_requests(seen: &[RecordedRequest]) -> Vec<ReferenceRequ
     requests
 }
 
-/// Every fault at every request, and why some make no sense: as many as steps times faults in all.
+/// Returns each fault at each request, and the reasons for combinations that do not apply. Both together are steps
+/// times faults.
 pub(crate) fn single_faults(
     requests: &[ReferenceRequest],
 ) -> (Vec<FaultCase>, Vec<(InjectedFault, RequestKey, &'static str)>) {
@@ -102,9 +104,9 @@ impl ReferenceRequest {
     }
 }
 
-/// Crashes at every request, each with another at every one of the `most` requests after the restart: one list for each
-/// request. That the peer did as asked, always: before the next request is the same moment as after the one before it,
-/// for whoever starts again.
+/// Returns each crash combined with a crash at each of the `most` requests after the restart, one list per request.
+/// The first crash is always after the peer acted: for the restarted process that equals a crash before the next
+/// request.
 pub(crate) fn crash_pairs(requests: &[ReferenceRequest], most: usize) -> Vec<Vec<FaultCase>> {
     let second = |nth| Injection::After {
         fault: InjectedFault::KillAfter,
@@ -119,7 +121,7 @@ pub(crate) fn crash_pairs(requests: &[ReferenceRequest], most: usize) -> Vec<Vec
         .collect()
 }
 
-/// Faults that make sense at any request.
+/// Faults that apply to any request.
 fn universal_faults() -> Vec<InjectedFault> {
     let own = [
         InjectedFault::KillBefore,
@@ -140,7 +142,7 @@ fn universal_faults() -> Vec<InjectedFault> {
         .collect()
 }
 
-/// So many pairs: any single case, and then a fault at one of the next `far` requests.
+/// Returns this many pairs: any single case, then a fault at one of the next `far` requests.
 pub(crate) fn random_pairs(
     singles: &[FaultCase],
     far: usize,
@@ -161,7 +163,7 @@ pub(crate) fn random_pairs(
 }
 
 impl FaultCase {
-    /// For the board.
+    /// Converts the case for the injector.
     pub(crate) fn plans(&self) -> Vec<FaultPlan> {
         self.0
             .iter()
@@ -186,14 +188,14 @@ impl FaultCase {
         })
     }
 
-    /// Whether it befalls requests to the API server.
+    /// True if it affects requests to the API server.
     pub(crate) fn targets_api_server(&self) -> bool {
         self.0
             .iter()
             .any(|injection| matches!(injection, Injection::At { request, .. } if request.peer == ProxiedPeer::ApiServer))
     }
 
-    /// The row of the table that it belongs to.
+    /// Row of the report.
     pub(crate) fn row_label(&self) -> String {
         match self.0.as_slice() {
             [Injection::At { request, .. }] => format!("{}: {}", request.peer, request.row_label()),

@@ -1,4 +1,4 @@
-//! What stands before a peer and answers in its place, in the peer's own words. No I/O.
+//! Replies of an intermediary in the peer's format. No I/O.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
@@ -7,14 +7,14 @@ use serde_json::json;
 use super::fault::ErrorStatus;
 use super::request::ProxiedPeer;
 
-/// What a person must never find in a log: pages of gateways are for browsers.
+/// HTML pages of gateways must never appear in a log.
 const HTML_PAGE: &str = "<html><head><title>502 Bad Gateway</title></head><body>\n<center><h1>502 Bad Gateway</h1></center>\n\
                     <hr><center>gateway</center></body></html>\n";
 
-/// Seconds, as short as they can be told.
+/// Seconds; the shortest possible value.
 const RETRY_AFTER: &str = "1";
 
-/// The answer of that kind, as this peer has it.
+/// Returns the reply of that status in the format of this peer.
 pub(super) fn error_reply(peer: ProxiedPeer, status: ErrorStatus) -> Response<Body> {
     let (kind, body) = match status {
         ErrorStatus::BadGateway => ("text/html", HTML_PAGE.to_owned()),
@@ -74,7 +74,7 @@ fn s3_error(status: ErrorStatus) -> String {
     )
 }
 
-/// The Status of apimachinery.
+/// Status object of apimachinery.
 fn status_error(status: ErrorStatus) -> String {
     let reason = match status {
         ErrorStatus::Unauthorized => "Unauthorized",
@@ -95,7 +95,7 @@ fn status_error(status: ErrorStatus) -> String {
     status.to_string()
 }
 
-/// RFC 6749, 5.2.
+/// Error response of RFC 6749, section 5.2.
 fn oauth_error(status: ErrorStatus) -> String {
     let error = match status {
         ErrorStatus::Unauthorized => "unauthorized",

@@ -1,4 +1,4 @@
-//! What can befall a request, and which of that makes sense for which request. No I/O.
+//! Faults of a request, and the requests that each applies to. No I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,54 +7,48 @@ use anyhow::{Context as _, Result};
 
 use super::request::{ProxiedPeer, RequestKey};
 
-/// What befalls a request.
+/// Fault of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum InjectedFault {
-    /// The operator is killed; the peer never hears of the request.
+    /// Kills the operator before the peer gets the request.
     KillBefore,
-    /// The peer did as asked; the operator is killed before it hears of that.
+    /// Kills the operator after the peer acted, before the reply.
     KillAfter,
-    /// The operator is killed when the peer got so many bytes of the body.
+    /// Kills the operator when the peer has got this many bytes of the body.
     KillSending(usize),
-    /// The operator is killed when it got so many bytes of the reply, and has since got an answer to a request of
-    /// the store whose line has these parts.
+    /// Kills the operator when it has got this many bytes of the reply and the store has since answered a request
+    /// with these parts in its line.
     KillReceiving(usize, &'static [&'static str]),
-    /// The peer never hears of the request: the connection breaks off.
+    /// Breaks the connection before the peer gets the request.
     DropBefore,
-    /// The peer did as asked; the connection breaks off before a byte of the reply.
+    /// The peer acts; breaks the connection before the first byte of the reply.
     LoseReply,
-    /// The peer did as asked; the reply comes no sooner than the client gives up.
+    /// The peer acts; delays the reply until the client gives up.
     HangReply,
-    /// Half of the reply's body comes, then the connection breaks off.
+    /// Breaks the connection in the middle of the reply's body.
     CutBody,
-    /// The reply's body comes in small pieces, with pauses.
+    /// Sends the reply's body in small pieces with pauses.
     TrickleBody,
-    /// Something before the peer answers, and the peer never hears of the request.
+    /// An intermediary replies; the peer does not get the request.
     ErrorReply(ErrorStatus),
 }
 
-/// An answer in the peer's place.
+/// Reply of an intermediary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ErrorStatus {
-    /// 401.
     Unauthorized,
-    /// 403.
     Forbidden,
-    /// 404.
     NotFound,
-    /// 409.
     Conflict,
-    /// 410.
     Gone,
-    /// 429, with `Retry-After`.
+    /// 429 with `Retry-After`.
     TooManyRequests,
-    /// 500.
     InternalServerError,
-    /// 502, with a page of HTML.
+    /// 502 with an HTML page.
     BadGateway,
-    /// 503; of a store: `SlowDown`.
+    /// 503; for a store `SlowDown`.
     ServiceUnavailable,
-    /// 504, without a body.
+    /// 504 without a body.
     GatewayTimeout,
 }
 
@@ -89,7 +83,7 @@ impl ErrorStatus {
 }
 
 impl InjectedFault {
-    /// Those that the campaign tries at each request.
+    /// Returns the faults that the campaign tries at each request.
     pub(crate) fn all() -> Vec<Self> {
         let own = [
             Self::KillBefore,
@@ -105,7 +99,7 @@ impl InjectedFault {
             .collect()
     }
 
-    /// Whether the operator does not survive it.
+    /// True if it kills the operator.
     pub(crate) const fn kills(self) -> bool {
         matches!(
             self,
@@ -113,12 +107,12 @@ impl InjectedFault {
         )
     }
 
-    /// Whether the peer hears of the request.
+    /// True if the peer gets the request.
     pub(crate) const fn reaches_peer(self) -> bool {
         !matches!(self, Self::KillBefore | Self::DropBefore | Self::ErrorReply(_))
     }
 
-    /// Why it makes no sense for such a request, whose reply's body has so many bytes, if it does not.
+    /// Returns the reason that the fault does not apply to such a request with a reply body of this size.
     pub(crate) fn not_applicable_reason(
         self,
         request: &RequestKey,
@@ -128,26 +122,21 @@ impl InjectedFault {
             Self::KillAfter | Self::LoseReply | Self::HangReply | Self::CutBody | Self::TrickleBody
                 if request.is_watch() =>
             {
-                Some(
-                    "a watch goes on telling, and has no reply that could be lost as a whole: see watches.rs",
-                )
+                Some("a watch is an open stream without a reply to lose: see watch_faults.rs")
             }
             Self::CutBody | Self::TrickleBody => {
-                (reply_bytes < 2).then_some("the reply has no body, or none that can be cut")
+                (reply_bytes < 2).then_some("the reply has no body, or one too short to cut")
             }
-            Self::ErrorReply(ErrorStatus::Conflict) => request
-                .is_read()
-                .then_some("a request that changes nothing conflicts with nothing"),
+            Self::ErrorReply(ErrorStatus::Conflict) => request.is_read().then_some("a read never conflicts"),
             Self::ErrorReply(ErrorStatus::NotFound | ErrorStatus::Gone)
                 if request.peer == ProxiedPeer::ApiServer && request.name.contains("/secrets/") =>
             {
-                Some("the API server alone knows whether a Secret is there: then a person has to make it")
+                Some("a missing Secret needs manual action, and only the API server knows")
             }
-            // The session would stay open, and nobody could know.
+            // The session would stay open undetectably.
             Self::ErrorReply(ErrorStatus::NotFound | ErrorStatus::Gone) => {
-                (request.peer == ProxiedPeer::Tracker && request.method() == "DELETE").then_some(
-                    "that a session is not there means that it is deleted: a lie that nobody can see through",
-                )
+                (request.peer == ProxiedPeer::Tracker && request.method() == "DELETE")
+                    .then_some("a missing session counts as deleted, and a false reply is undetectable")
             }
             Self::KillBefore
             | Self::KillAfter
@@ -194,7 +183,7 @@ impl FromStr for InjectedFault {
         let found = all.iter().find(|fault| fault.to_string() == text);
         found.copied().with_context(|| {
             let names: Vec<String> = all.iter().map(Self::to_string).collect();
-            format!("{text} is no fault; there are {}", names.join(", "))
+            format!("{text} is not a fault; known faults: {}", names.join(", "))
         })
     }
 }
@@ -209,7 +198,7 @@ fn a_fault_round_trips_through_text() -> Result<()> {
 }
 
 #[test]
-fn a_fault_is_tried_where_it_makes_sense() {
+fn a_fault_is_injected_where_it_applies() {
     let get = (RequestKey::new(ProxiedPeer::Store, "GET /audit?list-type=2"), 300);
     let head = (RequestKey::new(ProxiedPeer::Store, "HEAD /audit/key"), 0);
     let put = (RequestKey::new(ProxiedPeer::Store, "PUT /audit/key"), 0);

@@ -1,4 +1,4 @@
-//! What one case is played on: a namespace, a bucket, a service, proxies before them, and the operator as a process.
+//! Fixture of one case: a namespace, a bucket, a service, proxies before them, and the operator as a process.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,33 +20,33 @@ use crate::crash_recovery::versioned_bucket::VersionedBucket;
 
 pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
-/// Sessions that people have open in the space: of another user, and of the operator's own.
+/// Manually opened sessions in the space: of another user, and of the operator's user.
 pub(crate) const USER_SESSIONS: usize = 2;
 
-/// Sessions that the operator may hold at once, leftovers among them.
+/// Maximum sessions of the operator, leftovers included.
 pub(crate) const SESSION_LIMIT: usize = 4;
 
-/// What is exported.
+/// Export of a campaign.
 #[derive(Clone)]
 pub(crate) struct CampaignSpec {
     pub(crate) start: Date,
     pub(crate) end: Date,
     pub(crate) parallelism: u8,
     pub(crate) service: Settings,
-    /// Days that the journal says are to be exported by the hour, as it does after a day kept timing out.
+    /// Days that the journal splits into hours, as after repeated timeouts.
     pub(crate) split: Vec<Date>,
 }
 
-/// Which way the operator reaches the API server.
+/// Connection of the operator to the API server.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum ApiServerRoute {
-    /// As people have it, by TLS.
+    /// Direct, by TLS, as in production.
     Direct,
-    /// By a proxy.
+    /// Through a proxy.
     Proxied,
 }
 
-/// The program that is tried: this build's, or another, such as one for release.
+/// Returns the program under test: that of this build, or another one, such as a release build.
 fn program() -> OsString {
     std::env::var_os("EVENTEXPORT_FAULTS_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_eventexport").into())
 }
@@ -56,10 +56,10 @@ pub(crate) struct FaultFixture {
     pub(crate) gateway: &'static Gateway,
     client: reqwest::Client,
     pub(crate) simulator: Simulator,
-    /// Also the name of the namespace.
+    /// Bucket; also the name of the namespace.
     pub(crate) bucket: VersionedBucket,
     pub(crate) injector: Arc<FaultInjector>,
-    /// Sessions that people have open.
+    /// Manually opened sessions.
     pub(crate) user_sessions: Vec<String>,
     tracker: FaultProxy,
     _uaa: FaultProxy,
@@ -102,7 +102,7 @@ impl FaultFixture {
         Ok(fixture)
     }
 
-    /// One request to the API server, past the proxy; an error if it is refused.
+    /// Sends one request to the API server, bypassing the proxy; an error if it is refused.
     async fn api_request(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         let url = format!("{}{path}", self.cluster.server_url());
         let mut request = self.client.request(method, url);
@@ -120,12 +120,12 @@ impl FaultFixture {
         &self.bucket.name
     }
 
-    /// The address by which receipts name the service.
+    /// Address of the service in receipts.
     pub(crate) fn source(&self) -> String {
         self.tracker.endpoint()
     }
 
-    /// Makes Secrets and resource.
+    /// Creates the Secrets and the resource.
     pub(crate) async fn apply(&self, spec: &CampaignSpec) -> Result<()> {
         for day in &spec.split {
             let key = format!("tracker/space={SPACE}/scope=space/_journal/{day}.split.json");
@@ -170,13 +170,13 @@ impl FaultFixture {
         )
     }
 
-    /// The resource, whole.
+    /// Returns the complete resource.
     pub(crate) async fn resource(&self) -> Result<Value> {
         self.api_request(Method::GET, &format!("{}/june", self.exports()), None)
             .await
     }
 
-    /// The Events of the namespace.
+    /// Returns the Events of the namespace.
     pub(crate) async fn events(&self) -> Result<Value> {
         let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace());
         self.api_request(Method::GET, &path, None).await
@@ -197,25 +197,25 @@ impl FaultFixture {
         Ok(path)
     }
 
-    /// Whether a proxy stands before the API server, too.
+    /// True if a proxy is before the API server.
     pub(crate) fn is_proxied(&self) -> bool {
         self.kubernetes.is_some()
     }
 
-    /// Takes the lease of a process that is known to be dead away, so that nobody waits for it to run out.
+    /// Deletes the lease of a dead process, so that its successor does not wait for the expiry.
     pub(crate) async fn delete_lease(&self) -> Result<()> {
         let namespace = self.namespace();
         let url = format!(
             "{}/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/eventexport-operator-{namespace}",
             self.cluster.server_url()
         );
-        // One that never led has none.
+        // A process that never led has no lease.
         self.client.delete(url).send().await?;
         Ok(())
     }
 
-    /// A process of the operator, which faults are aimed at from now on. Its lease is the same each time, and long: a
-    /// machine that stands still for seconds is not what is tried here.
+    /// Starts an operator process as the target of faults. Its lease identity is constant, and the lease is long,
+    /// because a machine that pauses for seconds is not part of this test.
     pub(crate) fn operator(&self) -> Result<Arc<TargetProcess>> {
         let log = self.folder.path().join("log");
         let log = File::options().create(true).append(true).open(log)?;
@@ -237,14 +237,14 @@ impl FaultFixture {
         Ok(target)
     }
 
-    /// What all processes of the operator said.
+    /// Returns the logs of all operator processes.
     pub(crate) fn log(&self) -> String {
         std::fs::read(self.folder.path().join("log"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
     }
 
-    /// What an auditor's `verify` says of the archive: whether it is proved, and in which words.
+    /// Runs `verify` on the archive; returns whether it succeeds, and its output.
     pub(crate) async fn verify(&self) -> Result<(bool, String)> {
         let place = format!("s3://{}/tracker", self.bucket.name);
         let output = Command::new(program())
@@ -259,14 +259,14 @@ impl FaultFixture {
             .output()
             .await
             .context("verify")?;
-        let said = [output.stdout, output.stderr].concat();
+        let printed = [output.stdout, output.stderr].concat();
         Ok((
             output.status.success(),
-            String::from_utf8_lossy(&said).into_owned(),
+            String::from_utf8_lossy(&printed).into_owned(),
         ))
     }
 
-    /// What no log, Event or status may show.
+    /// Values that must not appear in a log, Event or status.
     pub(crate) fn secrets(&self) -> Vec<String> {
         let own = [DEFAULT_API_KEY, self.gateway.secret_key()].map(str::to_owned);
         self.injector.secrets().into_iter().chain(own).collect()

@@ -1,5 +1,5 @@
-//! What all proxies of one operator share: the list of all requests, and the faults that wait for theirs. No I/O but
-//! the kill of the operator.
+//! State that all proxies of one operator share: the list of requests and the armed faults. No I/O except killing the
+//! operator.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use super::fault::InjectedFault;
 use super::request::{ProxiedPeer, RecordedRequest, RequestKey};
 
-/// How long a reply that is cut in its middle is held until the operator has done what it is waited for.
+/// Maximum time a truncated reply is held until the operator has made the awaited request.
 const HOLD_MAX: Duration = Duration::from_mins(1);
 
-/// A process to be killed.
+/// Process to kill.
 pub(crate) struct TargetProcess(tokio::sync::Mutex<Child>);
 
 impl TargetProcess {
@@ -24,7 +24,7 @@ impl TargetProcess {
         Arc::new(Self(tokio::sync::Mutex::new(child)))
     }
 
-    /// SIGKILL; returns when the process is gone.
+    /// Sends SIGKILL and returns when the process is gone.
     pub(crate) async fn kill(&self) -> Result<()> {
         let mut child = self.0.lock().await;
         ensure!(child.try_wait()?.is_none(), "it ended by itself before");
@@ -34,12 +34,12 @@ impl TargetProcess {
         Ok(())
     }
 
-    /// SIGTERM; whether it ended well and within `limit`. If not in time, it is killed.
+    /// Sends SIGTERM. Returns true if it exits successfully within `limit`; otherwise kills it.
     pub(crate) async fn stop(&self, limit: Duration) -> Result<bool> {
         let mut child = self.0.lock().await;
         let Some(id) = child.id() else { return Ok(false) };
-        let told = Command::new("kill").arg(id.to_string()).status().await?;
-        ensure!(told.success(), "kill: {told}");
+        let status = Command::new("kill").arg(id.to_string()).status().await?;
+        ensure!(status.success(), "kill: {status}");
         if let Ok(ended) = tokio::time::timeout(limit, child.wait()).await {
             return Ok(ended?.success());
         }
@@ -47,22 +47,22 @@ impl TargetProcess {
         Ok(false)
     }
 
-    /// Whether it still runs.
+    /// True if it still runs.
     pub(crate) async fn is_running(&self) -> Result<bool> {
         Ok(self.0.lock().await.try_wait()?.is_none())
     }
 }
 
-/// Which requests are counted.
+/// Requests that count.
 #[derive(Clone, Debug)]
 pub(crate) enum RequestMatcher {
-    /// All, of all peers.
+    /// All requests of all peers.
     Any,
-    /// All of these peers.
+    /// All requests of these peers.
     Peers(Vec<ProxiedPeer>),
-    /// Those of that peer whose line has all these parts.
+    /// Requests of that peer with all these parts in their line.
     LineContains(ProxiedPeer, Vec<&'static str>),
-    /// Those that are known by that name.
+    /// Requests with that key.
     Key(RequestKey),
 }
 
@@ -77,7 +77,7 @@ impl RequestMatcher {
     }
 }
 
-/// A fault, and the request that it befalls: the `nth` of those that are wanted, from 1, counted since it was armed.
+/// Fault and its request: the `nth` matching one, from 1, counted since it was armed.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultPlan {
     pub(crate) matcher: RequestMatcher,
@@ -85,18 +85,18 @@ pub(crate) struct FaultPlan {
     pub(crate) fault: InjectedFault,
 }
 
-/// Tells what befell which request, once it did; where the operator was killed, once it is gone.
+/// Reports the fault and its request after injection, and after the death of a killed operator.
 pub(crate) type InjectionReceiver = oneshot::Receiver<Result<String>>;
 
 struct ArmedFault {
     plan: FaultPlan,
     matched: usize,
     sender: oneshot::Sender<Result<String>>,
-    /// Those that wait until this one befell its request.
+    /// Faults to arm after this one is injected.
     next: VecDeque<ArmedFault>,
 }
 
-/// A fault that befalls a request now.
+/// Fault that is injected now.
 pub(super) struct TriggeredFault {
     pub(super) fault: InjectedFault,
     line: String,
@@ -105,8 +105,8 @@ pub(super) struct TriggeredFault {
 }
 
 impl TriggeredFault {
-    /// Kills the operator if the fault does, and tells. In a task of its own: when the operator dies, so does the
-    /// connection and what serves it.
+    /// Kills the operator if the fault does, and reports it. Runs in its own task, because the operator's death ends
+    /// the connection and the task that serves it.
     pub(super) async fn inject(self) {
         let task = tokio::spawn(async move {
             let killed = match self.target {
@@ -122,7 +122,7 @@ impl TriggeredFault {
     }
 }
 
-/// What all proxies of one operator share.
+/// State that all proxies of one operator share.
 #[derive(Default)]
 pub(crate) struct FaultInjector {
     requests: Mutex<Vec<RecordedRequest>>,
@@ -136,20 +136,19 @@ impl FaultInjector {
         Arc::default()
     }
 
-    /// Whom faults kill from now on.
+    /// Sets the process that faults kill from now on.
     pub(crate) fn set_target(&self, target: &Arc<TargetProcess>) {
         *lock(&self.target) = Some(Arc::clone(target));
     }
 
-    /// Lets a fault wait for its request. Several may wait; each befalls one request, and where two wait for the same,
-    /// the one that was armed first.
+    /// Arms a fault. Several may be armed; each hits one request, and the first armed one wins.
     pub(crate) fn arm(&self, plan: FaultPlan) -> InjectionReceiver {
         let (armed, receiver) = arm_fault(plan);
         lock(&self.armed).push(armed);
         receiver
     }
 
-    /// Lets faults wait one after the other: each is armed at the moment when the one before it befell its request.
+    /// Arms faults in sequence: each when the previous one is injected.
     pub(crate) fn arm_sequence(&self, plans: Vec<FaultPlan>) -> Vec<InjectionReceiver> {
         let (mut queue, receiver): (VecDeque<_>, Vec<_>) = plans.into_iter().map(arm_fault).unzip();
         if let Some(mut first) = queue.pop_front() {
@@ -159,29 +158,29 @@ impl FaultInjector {
         receiver
     }
 
-    /// Notes what no log may show.
+    /// Adds a value that must not appear in a log.
     pub(super) fn add_secret(&self, secret: &str) {
         lock(&self.secrets).insert(secret.to_owned());
     }
 
-    /// The tokens that passed by.
+    /// Returns the tokens that passed through the proxies.
     pub(crate) fn secrets(&self) -> BTreeSet<String> {
         lock(&self.secrets).clone()
     }
 
-    /// All requests so far, of all peers, in the order in which they came.
+    /// Returns all requests so far, in order of arrival.
     pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
         lock(&self.requests).clone()
     }
 
-    /// All requests so far of that peer.
+    /// Returns all requests to that peer so far.
     pub(crate) fn requests_to(&self, peer: ProxiedPeer) -> Vec<RecordedRequest> {
         let mut seen = self.requests();
         seen.retain(|seen| seen.peer == peer);
         seen
     }
 
-    /// Waits until the store answered a request whose line has these parts.
+    /// Waits until the store answers a request with these parts in its line.
     pub(super) async fn wait_answered(&self, parts: &[&str]) -> Result<()> {
         let start = Instant::now();
         let is_it = |seen: &RecordedRequest| seen.contains(parts) && seen.succeeded();
@@ -192,9 +191,9 @@ impl FaultInjector {
         Ok(())
     }
 
-    /// Notes a request; its number here, and the fault that befalls it.
+    /// Records a request; returns its number and the fault to inject.
     pub(super) fn record(&self, peer: ProxiedPeer, line: &str) -> (usize, Option<TriggeredFault>) {
-        // One lock after the other, always in this order: numbers and faults go together.
+        // Locks are taken in this order only: numbers and faults belong together.
         let mut seen = lock(&self.requests);
         let mut armed = lock(&self.armed);
         let mut now = None;
@@ -231,7 +230,7 @@ impl FaultInjector {
         (number, triggered)
     }
 
-    /// Notes what is learned of a request later.
+    /// Adds later information to a request.
     pub(super) fn update(&self, number: usize, learn: impl FnOnce(&mut RecordedRequest)) {
         if let Some(seen) = lock(&self.requests).get_mut(number) {
             learn(seen);
@@ -250,7 +249,7 @@ fn arm_fault(plan: FaultPlan) -> (ArmedFault, InjectionReceiver) {
     (armed, receiver)
 }
 
-/// Waits for the request that a fault was armed for.
+/// Waits for the request of an armed fault.
 pub(crate) async fn wait_injected(limit: Duration, receiver: InjectionReceiver) -> Result<String> {
     let receiver = tokio::time::timeout(limit, receiver).await;
     receiver.context("the request never came")??

@@ -1,4 +1,4 @@
-//! What must hold after every case, each by name, over what was observed. No I/O.
+//! Named invariants of each case, over an observation. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,32 +10,32 @@ use super::fixture::{SESSION_LIMIT, USER_SESSIONS};
 use super::observation::{CaseObservation, CaseOutcome};
 use super::{InjectedFault, ProxiedPeer, RecordedRequest};
 
-/// A promise, by name; it says what is wrong, where it is not kept.
+/// Named invariant; its check describes a violation.
 pub(crate) struct Invariant {
     pub(crate) name: &'static str,
-    /// Of a case, and of the reference.
+    /// Compares a case with the reference.
     check: fn(&CaseObservation, &CaseObservation) -> Result<(), String>,
 }
 
 pub(crate) const INVARIANTS: [Invariant; 15] = [
     Invariant {
-        name: "it gets there",
+        name: "the export completes",
         check: completes,
     },
     Invariant {
-        name: "a person is needed only where the reason says so",
+        name: "manual action is needed only for reasons that say so",
         check: needs_no_manual_action,
     },
     Invariant {
-        name: "it stops when it is told to",
+        name: "the operator stops on request",
         check: stops_on_sigterm,
     },
     Invariant {
-        name: "the objects are the reference's, byte for byte",
+        name: "objects equal the reference byte for byte",
         check: same_objects,
     },
     Invariant {
-        name: "the receipts are the reference's",
+        name: "receipts equal the reference",
         check: same_receipts,
     },
     Invariant {
@@ -43,15 +43,15 @@ pub(crate) const INVARIANTS: [Invariant; 15] = [
         check: created_once,
     },
     Invariant {
-        name: "every session that was opened is deleted",
+        name: "every opened session is deleted",
         check: no_session_left,
     },
     Invariant {
-        name: "no more sessions are open than allowed",
+        name: "the session limit is respected",
         check: within_budget,
     },
     Invariant {
-        name: "sessions of people are untouched",
+        name: "manual sessions are untouched",
         check: user_sessions_untouched,
     },
     Invariant {
@@ -59,28 +59,28 @@ pub(crate) const INVARIANTS: [Invariant; 15] = [
         check: no_upload_left,
     },
     Invariant {
-        name: "no working paper is left",
+        name: "no temporary journal entry is left",
         check: no_temporary_entry_left,
     },
     Invariant {
-        name: "the status is the reference's",
+        name: "the status equals the reference",
         check: same_status,
     },
     Invariant {
-        name: "every warning can be acted upon",
+        name: "every warning is actionable",
         check: warnings_are_actionable,
     },
     Invariant {
-        name: "no secret is shown",
+        name: "no secret is visible",
         check: no_secret,
     },
     Invariant {
-        name: "the archive is proved by verify",
+        name: "verify succeeds",
         check: archive_verifies,
     },
 ];
 
-/// The promises that are not kept, with what is wrong.
+/// Returns the violated invariants with their descriptions.
 pub(crate) fn violations(
     observed: &CaseObservation,
     reference: &CaseObservation,
@@ -101,12 +101,12 @@ fn ensure(holds: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
 fn completes(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
     match &observed.ending {
         CaseOutcome::Recovered | CaseOutcome::ManualAction(_) => Ok(()),
-        CaseOutcome::Incomplete(said) => Err(format!("not complete; the status: {said}")),
+        CaseOutcome::Incomplete(status) => Err(format!("not complete; the status: {status}")),
     }
 }
 
-/// Reasons for which a person acts, and that a peer's refusal can be the cause of. That days are lost, or objects
-/// somebody else's, no passing fault may make anybody believe.
+/// Reasons that need manual action and that a refusal by a peer may cause. A transient fault must not cause a report
+/// of lost days or foreign objects.
 fn requires_manual_action(reason: Reason) -> bool {
     let of_peers = matches!(
         reason,
@@ -132,24 +132,24 @@ fn needs_no_manual_action(observed: &CaseObservation, _: &CaseObservation) -> Re
 }
 
 fn stops_on_sigterm(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
-    // Who loses its lease, as on a machine that stands still for seconds, ends with 1: then that is not judged.
+    // An operator that loses its lease, as on a paused machine, exits with 1; that is not a violation.
     ensure(
         observed.stopped_cleanly || observed.log.contains("the lease was lost"),
         || "it did not end within its time, or not with 0, after SIGTERM".to_owned(),
     )
 }
 
-/// Whether it is in the way of nothing, and spent when its window is done.
+/// True for temporary entries, which are ignored and removed when the window is done.
 pub(crate) fn is_temporary_entry(key: &str) -> bool {
     key.contains("/_journal/") && !is_receipt(key) && !key.ends_with(".split.json")
 }
 
-/// What is written once and stays, beside the events.
+/// True for receipts and other permanent entries except events.
 fn is_receipt(key: &str) -> bool {
     key.ends_with(".receipt.json") || key.contains("/_manifests/")
 }
 
-/// That all of one kind is the same.
+/// Checks that all entries of one kind are equal.
 fn compare_entries(
     observed: &CaseObservation,
     reference: &CaseObservation,
@@ -178,7 +178,7 @@ fn compare_entries(
     Ok(())
 }
 
-/// Text in one line, or how many bytes.
+/// Formats an object as one line of text, or as its size.
 fn display_object(object: &[u8]) -> String {
     match std::str::from_utf8(object) {
         Ok(text) => text.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -192,7 +192,7 @@ fn same_objects(observed: &CaseObservation, reference: &CaseObservation) -> Resu
     })
 }
 
-/// But for times, ids, and how the transfer went; and but for counts, where the service refused to give them.
+/// Ignores times, ids and transfer details; ignores counts if the service refused them.
 fn same_receipts(observed: &CaseObservation, reference: &CaseObservation) -> Result<(), String> {
     let refused = |seen: &RecordedRequest| {
         seen.peer == ProxiedPeer::Tracker
@@ -215,7 +215,7 @@ fn same_receipts(observed: &CaseObservation, reference: &CaseObservation) -> Res
     compare_entries(&without(observed), &without(reference), is_receipt)
 }
 
-/// A document without these fields, wherever they are.
+/// Returns a document without these fields at any depth.
 fn without_fields(document: &[u8], names: &[&str]) -> Vec<u8> {
     fn strip(value: Value, names: &[&str]) -> Value {
         match value {
@@ -234,8 +234,8 @@ fn without_fields(document: &[u8], names: &[&str]) -> Vec<u8> {
     }
 }
 
-/// The key that a successful request made visible, and the upload that it completed, if one: stores answer the same
-/// completion again as they did the first time.
+/// Returns the key that a successful request made visible, and the upload that it completed. Stores answer a repeated
+/// completion as they did the first one.
 fn created(seen: &RecordedRequest) -> Option<(&str, &str)> {
     let (method, rest) = seen.line.split_once(' ')?;
     let (key, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -284,7 +284,7 @@ fn no_session_left(observed: &CaseObservation, _: &CaseObservation) -> Result<()
 fn within_budget(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
     let most = usize::try_from(observed.ledger.max_open).unwrap_or(usize::MAX);
     ensure(most <= USER_SESSIONS + SESSION_LIMIT, || {
-        format!("{most} were open at once, {USER_SESSIONS} of them people's; {SESSION_LIMIT} are allowed")
+        format!("{most} were open at once, {USER_SESSIONS} of them manual; {SESSION_LIMIT} are allowed")
     })
 }
 
@@ -311,7 +311,7 @@ fn no_temporary_entry_left(observed: &CaseObservation, _: &CaseObservation) -> R
     ensure(entries.is_empty(), || format!("{entries:?}"))
 }
 
-/// The status without its times.
+/// Returns the status without its times.
 fn without_times(status: &Value) -> Value {
     match status {
         Value::Object(fields) => fields
@@ -329,7 +329,7 @@ fn same_status(observed: &CaseObservation, reference: &CaseObservation) -> Resul
     ensure(one == other, || format!("{one} is not {other}"))
 }
 
-/// What marks words that are for the writers of programs.
+/// Markers of text for developers.
 const DEBUG_MARKERS: [&str; 16] = [
     "panicked",
     "stack backtrace",
@@ -349,19 +349,19 @@ const DEBUG_MARKERS: [&str; 16] = [
     "source: ",
 ];
 
-/// Fields by which a line names what it is about.
+/// Fields that name the object of a log line.
 const SUBJECT_FIELDS: [&str; 10] = [
     "export", "exports", "lease", "session", "sessions", "attempt", "key", "upload", "window", "reason",
 ];
 
-/// Whether a person could act upon a line of the log; or why not. Lines that only tell are not judged.
+/// Checks that an operator can act on a log line. Informational lines are not checked.
 pub(crate) fn check_actionable(line: &str) -> Result<(), String> {
     for mark in DEBUG_MARKERS {
         ensure(!line.contains(mark), || {
             format!("{mark:?} is for programmers: {line}")
         })?;
     }
-    // As the program says why it ended.
+    // Error of the exiting program.
     if line.starts_with("eventexport: ") {
         return Ok(());
     }
@@ -374,8 +374,7 @@ pub(crate) fn check_actionable(line: &str) -> Result<(), String> {
     }
     ensure(!text("message").is_empty(), || format!("it says nothing: {line}"))?;
     let names = SUBJECT_FIELDS.iter().any(|name| fields.contains_key(*name));
-    // The process itself may be what it is about: its lease, the API server, or the namespace that names its cluster,
-    // which no export is to blame for.
+    // The process itself may be at fault: its lease, the API server, or the namespace that identifies its cluster.
     let of_itself = ["API server", "lease", "namespace kube-system"]
         .iter()
         .any(|word| line.contains(word));
@@ -384,7 +383,7 @@ pub(crate) fn check_actionable(line: &str) -> Result<(), String> {
 
 fn warnings_are_actionable(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
     let mut lines: Vec<&str> = observed.log.lines().filter(|line| !line.is_empty()).collect();
-    // A process that is killed may leave half a line.
+    // A killed process may leave an incomplete line.
     lines.retain(|line| line.ends_with('}') || !line.starts_with("{\"timestamp\""));
     lines.into_iter().try_for_each(check_actionable)
 }
@@ -407,6 +406,6 @@ fn no_secret(observed: &CaseObservation, _: &CaseObservation) -> Result<(), Stri
 }
 
 fn archive_verifies(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
-    let (proved, said) = &observed.verified;
-    ensure(*proved, || said.clone())
+    let (proved, printed) = &observed.verified;
+    ensure(*proved, || printed.clone())
 }

@@ -1,4 +1,4 @@
-//! Faults at every request that the operator sends, one after the other, and what must hold after each.
+//! Fault injection at each request of the operator, and the invariants after each fault.
 
 // Proxies may offer more than today's campaigns use.
 #![allow(dead_code)]

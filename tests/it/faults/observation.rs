@@ -1,4 +1,4 @@
-//! What there is at the end of a case, taken from all peers.
+//! Observation of the final state of a case, from all peers.
 
 use std::collections::BTreeMap;
 
@@ -11,41 +11,41 @@ use super::RecordedRequest;
 use super::fixture::FaultFixture;
 use crate::crash_recovery::equivalence::{ArchiveContents, normalized};
 
-/// How an export got to its end.
+/// Outcome of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CaseOutcome {
-    /// It is complete, and nobody did more than start a process again that had ended.
+    /// Complete; nothing but restarts of ended processes was needed.
     Recovered,
-    /// It is complete, after a person acted because of what the status said.
+    /// Complete after a manual action that the status asked for.
     ManualAction(Option<Reason>),
-    /// It is not complete: what the status says instead.
+    /// Not complete; the status as text.
     Incomplete(String),
 }
 
-/// All that the oracles judge by.
+/// Data for the invariants.
 #[derive(Clone, Debug)]
 pub(crate) struct CaseObservation {
     pub(crate) ending: CaseOutcome,
-    /// Whether every process that was told to end did so, well and in time.
+    /// True if each process that had to stop exited successfully and in time.
     pub(crate) stopped_cleanly: bool,
-    /// All keys with their objects; receipts and manifests without what is their own.
+    /// All keys with their objects; receipts and manifests without volatile fields.
     pub(crate) archive: ArchiveContents,
-    /// How many versions each key has or had.
+    /// Number of versions per key, past ones included.
     pub(crate) versions: BTreeMap<String, usize>,
     /// Uploads that were neither completed nor aborted.
     pub(crate) uploads: Vec<String>,
-    /// What the peers were asked.
+    /// Requests to the peers.
     pub(crate) requests: Vec<RecordedRequest>,
     pub(crate) ledger: Ledger,
-    /// Sessions of people that are gone.
+    /// Manually opened sessions that are gone.
     pub(crate) deleted_user_sessions: Vec<String>,
-    /// The status as it was written.
+    /// Status as written.
     pub(crate) status: Value,
-    /// The resource and the Events, as text.
+    /// Resource and Events as text.
     pub(crate) resource_text: String,
     pub(crate) log: String,
     pub(crate) secrets: Vec<String>,
-    /// Whether `verify` proves the archive, and what it says.
+    /// True if `verify` succeeds, and its output.
     pub(crate) verified: (bool, String),
 }
 
@@ -59,12 +59,12 @@ impl CaseObservation {
         let mut archive = ArchiveContents::new();
         for key in fixture.bucket.keys().await? {
             let object = fixture.bucket.get(&key).await?;
-            // Where the service is, is the case's own.
+            // The address of the service differs between cases.
             let object = match String::from_utf8(object) {
                 Ok(text) => text.replace(&source, "https://service").into_bytes(),
                 Err(bytes) => bytes.into_bytes(),
             };
-            // One that cannot be read is shown as it is.
+            // An unreadable document is kept as it is.
             let object = normalized(&key, object.clone()).unwrap_or(object);
             archive.insert(key, object);
         }

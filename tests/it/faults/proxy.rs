@@ -1,7 +1,7 @@
-//! A proxy before a peer of the operator. It notes every request on the board, and does to it what the board says.
+//! Proxy before a peer of the operator. It records each request and applies the injector's faults.
 //!
-//! Bodies pass as they come, in both directions. The `Host` header stays that of the proxy, so that signatures hold.
-//! The operator speaks plain HTTP to it, also where the peer speaks TLS: what is tried here is above that.
+//! Bodies are streamed in both directions. The `Host` header stays that of the proxy, so that signatures hold. The
+//! operator uses plain HTTP even if the peer uses TLS: the faults are above TLS.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::injector::{FaultInjector, TriggeredFault};
 use super::request::{ProxiedPeer, request_line};
 use crate::bed::{Cluster, Gateway, http_client};
 
-/// More than any reply that is read whole before it is lost, or in which an address is changed.
+/// Larger than any reply that is buffered, to lose it or to change an address in it.
 const REPLY_MAX: usize = 64 << 20;
 
 /// Serves until dropped, on the runtime of the test that started it.
@@ -37,16 +37,16 @@ pub(crate) struct FaultProxy {
 
 struct ProxyUpstream {
     peer: ProxiedPeer,
-    /// Where the peer is: `http://…` without a slash at its end.
+    /// Address of the peer: `http://…` without a trailing slash.
     endpoint: String,
     client: reqwest::Client,
-    /// What the tracker says of the UAA, and what is told instead: its proxy.
+    /// Address of the UAA in the tracker's discovery document, and its replacement: the UAA's proxy.
     discovery_rewrite: Option<(String, String)>,
     injector: Arc<FaultInjector>,
 }
 
 impl FaultProxy {
-    /// Before a peer that speaks plain HTTP at `endpoint`.
+    /// Starts a proxy before a peer with plain HTTP at `endpoint`.
     pub(crate) async fn start(
         peer: ProxiedPeer,
         endpoint: &str,
@@ -55,7 +55,8 @@ impl FaultProxy {
         Self::start_with(peer, endpoint, http_client()?, None, injector).await
     }
 
-    /// Before the tracker, whose UAA is at the same address: its discovery names the proxy `uaa` instead.
+    /// Starts a proxy before the tracker and its UAA at the same address. Its discovery document names the proxy
+    /// `uaa`.
     pub(crate) async fn tracker(endpoint: &str, uaa: &Self, injector: &Arc<FaultInjector>) -> Result<Self> {
         let discovery_rewrite = (endpoint.trim_end_matches('/').to_owned(), uaa.endpoint());
         Self::start_with(
@@ -68,12 +69,12 @@ impl FaultProxy {
         .await
     }
 
-    /// Before the bucket's store.
+    /// Starts a proxy before the store.
     pub(crate) async fn store(gateway: &Gateway, injector: &Arc<FaultInjector>) -> Result<Self> {
         Self::start(ProxiedPeer::Store, &gateway.endpoint(), injector).await
     }
 
-    /// Before the API server, which knows the proxy as a client with all rights.
+    /// Starts a proxy before the API server; the proxy is a client with all rights.
     pub(crate) async fn cluster(cluster: &Cluster, injector: &Arc<FaultInjector>) -> Result<Self> {
         let client = cluster.http_client()?;
         Self::start_with(
@@ -123,7 +124,7 @@ async fn accept(listener: TcpListener, upstream: Arc<ProxyUpstream>) {
     }
 }
 
-/// One connection; an error of the service ends it without an answer.
+/// Serves one connection. An error of the service ends it without a reply.
 async fn serve_connection(stream: TcpStream, upstream: Arc<ProxyUpstream>) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: Request<Incoming>| {
@@ -136,7 +137,7 @@ async fn serve_connection(stream: TcpStream, upstream: Arc<ProxyUpstream>) {
 }
 
 impl ProxyUpstream {
-    /// An error means that the connection breaks off.
+    /// Forwards a request. An error breaks the connection.
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let (number, triggered) = self
@@ -153,7 +154,7 @@ impl ProxyUpstream {
                 bail!("not sent");
             }
             Some(InjectedFault::ErrorReply(refusal)) => {
-                // As a server that is polite: one that closes on an unread body may reset the connection instead.
+                // Read the body first: a server that closes with an unread body may reset the connection.
                 let _ = to_bytes(request.into_body(), REPLY_MAX).await;
                 inject(triggered).await;
                 Ok(error_reply(self.peer, refusal))
@@ -171,7 +172,7 @@ impl ProxyUpstream {
                     .context("the reply")?;
                 inject(triggered).await;
                 if fault == Some(InjectedFault::HangReply) {
-                    // Until the client goes away: then the connection ends, and this with it.
+                    // Waits until the client disconnects, which also drops this task.
                     std::future::pending::<()>().await;
                 }
                 bail!("the reply is lost");
@@ -179,7 +180,7 @@ impl ProxyUpstream {
             Some(InjectedFault::KillReceiving(bytes, parts)) => {
                 let injector = Arc::clone(&self.injector);
                 let held = async move {
-                    // That it never came is seen in what is left behind.
+                    // A missing answer shows in the leftovers.
                     let _ = injector.wait_answered(parts).await;
                     inject(triggered).await;
                 };
@@ -203,18 +204,18 @@ impl ProxyUpstream {
         }
     }
 
-    /// What the peer says.
+    /// Sends the request to the peer.
     async fn send(&self, number: usize, mut request: Request<Body>) -> Result<Response<Body>> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let discovers = path == "/v2/info";
         *request.uri_mut() = format!("{}{path}", self.endpoint).parse()?;
-        // A stream without a known length would be sent in chunks, even if it is nothing.
+        // A stream of unknown length would be sent in chunks even if empty.
         let request = if request.body().is_end_stream() {
             request.map(|_| reqwest::Body::default())
         } else {
             request.map(|body| reqwest::Body::wrap_stream(body.into_data_stream()))
         };
-        // In a task of its own: where the operator goes away meanwhile, what the peer did is noted all the same.
+        // In its own task: the peer's reply is recorded even if the operator disconnects meanwhile.
         let (client, injector) = (self.client.clone(), Arc::clone(&self.injector));
         let request = request.try_into()?;
         let asked = tokio::spawn(async move {
@@ -225,19 +226,19 @@ impl ProxyUpstream {
         });
         let reply = asked.await??;
         let (mut reply, body) = Response::from(reply).into_parts();
-        // Of this connection, not of the reply.
+        // This header belongs to the connection, not to the reply.
         reply.headers.remove(header::CONNECTION);
         reply.headers.remove(header::TRANSFER_ENCODING);
         let mut body = Body::new(body);
         if self.peer == ProxiedPeer::Uaa {
-            let said = to_bytes(body, REPLY_MAX).await?;
-            let tokens: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+            let buffered = to_bytes(body, REPLY_MAX).await?;
+            let tokens: serde_json::Value = serde_json::from_slice(&buffered).unwrap_or_default();
             for token in ["access_token", "refresh_token"].map(|name| tokens.get(name)) {
                 if let Some(token) = token.and_then(serde_json::Value::as_str) {
                     self.injector.add_secret(token);
                 }
             }
-            body = Body::from(said);
+            body = Body::from(buffered);
         }
         if discovers && let Some((own, discovery_rewrite)) = &self.discovery_rewrite {
             let text = String::from_utf8(to_bytes(body, REPLY_MAX).await?.to_vec())?;
@@ -250,7 +251,7 @@ impl ProxyUpstream {
             injector.update(number, |seen| seen.reply_bytes += bytes as u64);
             piece
         };
-        // A stream hides that there is nothing in it, as in the reply to a HEAD.
+        // A stream hides that it is empty, as in the reply to a HEAD.
         if body.is_end_stream() {
             return Ok(Response::from_parts(reply, Body::empty()));
         }
@@ -273,9 +274,9 @@ fn body_stream(body: Body) -> BodyStream {
         .boxed()
 }
 
-/// How long the body says that it is; where it does not, long enough that some of it is there.
+/// Declared length of the body, or a length large enough to get part of it.
 fn body_length(reply: &Response<Body>) -> usize {
-    let said = reply.headers().get(header::CONTENT_LENGTH);
-    let said = said.and_then(|said| said.to_str().ok()?.parse().ok());
-    said.unwrap_or(64)
+    let length = reply.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(64)
 }

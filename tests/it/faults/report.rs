@@ -1,4 +1,4 @@
-//! What a campaign came to, as tables. No I/O.
+//! Tables of a campaign's results. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,27 +6,27 @@ use std::fmt::Write as _;
 use super::invariants::INVARIANTS;
 use super::{InjectedFault, RequestKey};
 
-/// What came of one fault at one kind of request.
+/// Results of one fault at one kind of request.
 #[derive(Clone, Copy, Default)]
 struct CellCounts {
     tried: usize,
-    /// Cases in which a promise was not kept.
+    /// Cases with a violated invariant.
     broken: usize,
-    /// The request did not come in that run, so nothing befell it.
+    /// Cases without the request, so that nothing was injected.
     missed: usize,
     not_applicable: usize,
 }
 
-/// Counts of a campaign.
+/// Results of a campaign.
 #[derive(Default)]
 pub(crate) struct CampaignReport {
     cells: BTreeMap<(String, String), CellCounts>,
     violations: BTreeMap<&'static str, usize>,
-    /// Why faults make no sense, and how often.
+    /// Reasons that faults do not apply, with counts.
     reasons: BTreeMap<&'static str, usize>,
 }
 
-/// The column of pairs.
+/// Column of pairs.
 const PAIRS: &str = "pairs";
 
 impl CampaignReport {
@@ -40,7 +40,7 @@ impl CampaignReport {
         *self.reasons.entry(why).or_default() += 1;
     }
 
-    /// A case that was played: whether all its faults befell their requests, and the promises that were not kept.
+    /// Records a case: whether all faults were injected, and the violated invariants.
     pub(crate) fn record_case(
         &mut self,
         kind: &str,
@@ -68,7 +68,7 @@ impl CampaignReport {
         self.cells.values().map(of).sum()
     }
 
-    /// Whether every promise was kept in every case.
+    /// True if no case violates an invariant.
     pub(crate) fn is_clean(&self) -> bool {
         self.sum(|cell| cell.broken) == 0
     }
@@ -77,10 +77,10 @@ impl CampaignReport {
         self.cells.is_empty()
     }
 
-    /// In one line.
+    /// Formats the totals in one line.
     pub(crate) fn summary(&self) -> String {
         format!(
-            "{} tried, {} whose request did not come, {} make no sense, {} broke a promise",
+            "{} run, {} missed their request, {} not applicable, {} violate an invariant",
             self.sum(|cell| cell.tried),
             self.sum(|cell| cell.missed),
             self.sum(|cell| cell.not_applicable),
@@ -88,7 +88,7 @@ impl CampaignReport {
         )
     }
 
-    /// As Markdown.
+    /// Formats the tables as Markdown.
     pub(crate) fn markdown(&self) -> String {
         let kinds: BTreeSet<&String> = self.cells.keys().map(|(kind, _)| kind).collect();
         let used: BTreeSet<&String> = self.cells.keys().map(|(_, fault)| fault).collect();
@@ -126,7 +126,7 @@ impl CampaignReport {
     }
 }
 
-/// `3` tried; `3 (1 broke)`; `+2 missed`; `–` where it makes no sense.
+/// `3` run; `3 (1 broke)`; `+2 missed`; `–` if it does not apply.
 fn cell_text(cell: &CellCounts) -> String {
     let mut parts = Vec::new();
     if cell.tried > 0 {

@@ -1,4 +1,4 @@
-//! A request as a proxy sees it, and the names by which it is known again in another run. No I/O.
+//! Requests as a proxy sees them, and keys that identify them across runs. No I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,16 +12,16 @@ use regex::Regex;
 
 use super::fault::InjectedFault;
 
-/// Whom the operator asks.
+/// Peer behind a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ProxiedPeer {
-    /// The Kubernetes API server.
+    /// Kubernetes API server.
     ApiServer,
-    /// The Activity Tracker.
+    /// Activity Tracker.
     Tracker,
-    /// Who gives tokens.
+    /// UAA, which issues tokens.
     Uaa,
-    /// The bucket.
+    /// Object store.
     Store,
 }
 
@@ -36,26 +36,26 @@ impl fmt::Display for ProxiedPeer {
     }
 }
 
-/// What a request is, whichever run it is of.
+/// Identity of a request across runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestKey {
     pub(crate) peer: ProxiedPeer,
-    /// `METHOD /path?query` without what differs from run to run: see [`normalized`].
+    /// `METHOD /path?query` without the parts that differ between runs: see [`normalized`].
     pub(crate) name: String,
 }
 
-/// A request as it was seen.
+/// Recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordedRequest {
     pub(crate) peer: ProxiedPeer,
     /// `METHOD /path?query`, percent-decoded.
     pub(crate) line: String,
     pub(crate) at: Instant,
-    /// What the peer answered, also where the operator never heard of it.
+    /// Status of the peer's reply, even if the operator never got it.
     pub(crate) status: Option<StatusCode>,
-    /// Bytes of the reply's body, as far as they came by.
+    /// Bytes of the reply's body that passed.
     pub(crate) reply_bytes: u64,
-    /// What befell it.
+    /// Injected fault.
     pub(crate) fault: Option<InjectedFault>,
 }
 
@@ -64,7 +64,7 @@ impl RecordedRequest {
         self.status.is_some_and(|status| status.is_success())
     }
 
-    /// Whether the line has all these parts.
+    /// True if the line contains all parts.
     pub(crate) fn contains(&self, parts: &[&str]) -> bool {
         parts.iter().all(|part| self.line.contains(part))
     }
@@ -90,8 +90,8 @@ static QUERY: LazyLock<Regex> = LazyLock::new(|| {
 static BUCKET: LazyLock<Regex> = LazyLock::new(|| pattern("^([A-Z]+) /[^/?]+"));
 static RUN_SPECIFIC: LazyLock<Regex> = LazyLock::new(|| pattern("/(namespaces|leases)/[^/?]+"));
 
-/// A line without the run that it is of: names of attempts, sessions, uploads and pages, the bucket, the namespace, the
-/// lease.
+/// Removes the parts of a line that differ between runs: ids of attempts, sessions, uploads and pages; bucket,
+/// namespace and lease.
 fn normalized(peer: ProxiedPeer, line: &str) -> String {
     let line = match peer {
         ProxiedPeer::Store => BUCKET.replace(line, "$1 "),
@@ -115,17 +115,17 @@ impl RequestKey {
         self.name.split(' ').next().unwrap_or_default()
     }
 
-    /// Whether the peer is asked to go on telling what changes.
+    /// True for a watch.
     pub(crate) fn is_watch(&self) -> bool {
         self.peer == ProxiedPeer::ApiServer && self.name.contains("watch=")
     }
 
-    /// Whether the peer is asked to change nothing.
+    /// True if it changes nothing.
     pub(crate) fn is_read(&self) -> bool {
         matches!(self.method(), "GET" | "HEAD")
     }
 
-    /// What is asked for, as a row of a table.
+    /// Row of the report.
     pub(crate) fn row_label(&self) -> String {
         let name = &self.name;
         let has = |part: &str| name.contains(part);
@@ -150,7 +150,7 @@ impl RequestKey {
         }
     }
 
-    /// By the name that S3 has for it, and what the object is for.
+    /// Name of the S3 operation and kind of the object.
     fn s3_operation(&self) -> String {
         let (method, rest) = self.name.split_once(' ').unwrap_or_default();
         let (key, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -208,7 +208,7 @@ impl FromStr for RequestKey {
     }
 }
 
-/// Method, path and query, as [`RecordedRequest`] has them.
+/// Method, path and query, as in [`RecordedRequest`].
 pub(super) fn request_line(method: &str, path: &str) -> String {
     format!("{method} {}", percent_decode_str(path).decode_utf8_lossy())
 }

@@ -1,4 +1,4 @@
-//! Plays one case: faults befall requests, the export is left to recover, and what there is then is taken down.
+//! Runs one case: injects faults, lets the export recover, and records the final state.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,48 +12,46 @@ use super::invariants::is_temporary_entry;
 use super::observation::{CaseObservation, CaseOutcome};
 use super::{InjectedFault, InjectionReceiver, ProxiedPeer, RecordedRequest, TargetProcess};
 
-/// How often it is looked at.
+/// Interval at which the state is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
 
-/// How long nothing may be asked of tracker, UAA and store until a complete export is taken to be at rest.
+/// Time without requests to tracker, UAA and store after which a complete export counts as idle.
 const QUIET_PERIOD: Duration = Duration::from_millis(1500);
 
-/// How long an export may say that it needs a person before a person acts: longer than what goes on by itself takes
-/// for its first two tries (20 s, 40 s).
+/// Time that an export may be stalled before the manual action: longer than its first two retries (20 s, 40 s).
 const STALLED_GRACE: Duration = Duration::from_secs(75);
 
-/// How long a person waits for what ought to go on by itself. Requests that hang are given up after a minute, and tried
-/// again for two.
+/// Maximum wait for automatic recovery. Hanging requests time out after a minute, and are retried for two.
 const RECOVERY_TIMEOUT: Duration = Duration::from_mins(4);
 
-/// The same where the completion of an upload hangs, for which the operator waits ten minutes.
+/// Same limit if the completion of an upload hangs, which the operator awaits for ten minutes.
 const HUNG_COMPLETION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long papers may stay where deleting them was refused. They mean nothing, and are swept when the journal is listed
-/// again: once a day, or when a process starts, which is made to happen here.
+/// Maximum time that temporary entries may stay if their deletion was refused. They are ignored, and swept when the
+/// journal is listed again: daily or at a start, which is triggered here.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long it may take in all.
+/// Maximum time of a case.
 const CASE_TIMEOUT: Duration = Duration::from_mins(6);
 
-/// How long a process may take to end; it gives its exports 25 s by default.
+/// Maximum time a process may take to stop; it gives its exports 25 s by default.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// What came of a case.
+/// Result of a case.
 pub(crate) struct CaseRun {
     pub(crate) observed: CaseObservation,
-    /// Its requests, in order.
+    /// Requests, in order.
     pub(crate) requests: Vec<ReferenceRequest>,
-    /// The first ones of each name to the API server, where that is reached by a proxy.
+    /// First API server requests of each name, if there is a proxy.
     pub(crate) api_server_requests: Vec<ReferenceRequest>,
-    /// What befell which request; those that never came are missing.
+    /// Injected faults and their requests; missed ones are left out.
     pub(crate) injected: Vec<String>,
-    /// How often a process was started again.
+    /// Number of restarts.
     pub(crate) restarts: usize,
     pub(crate) took: Duration,
 }
 
-/// Plays a case; with no faults, the reference.
+/// Runs a case; without faults, the reference.
 pub(crate) async fn run_case(
     spec: &CampaignSpec,
     case: Option<&FaultCase>,
@@ -77,7 +75,7 @@ pub(crate) async fn run_case(
     runner.fixture.apply(spec).await?;
     let ending = runner.recover().await?;
     let ended = runner.stop().await?;
-    // The last request of all is that which gives the lease back. Who is killed at it cannot end otherwise.
+    // The very last request releases the lease. A process killed there counts as stopped.
     let kills = |case: &FaultCase| {
         matches!(
             case.faults().last(),
@@ -105,13 +103,13 @@ fn completion_hangs(case: &FaultCase) -> bool {
 struct CaseRunner {
     fixture: FaultFixture,
     operator: Arc<TargetProcess>,
-    /// Faults that have not befallen their request yet.
+    /// Faults that are not injected yet.
     pending: Vec<InjectionReceiver>,
-    /// Whether the completion of an upload hangs.
+    /// True if the completion of an upload hangs.
     completion_hangs: bool,
-    /// Since when it is complete and at rest but for its papers.
+    /// Time since which only temporary entries are left.
     waiting_for_cleanup_since: Option<Instant>,
-    /// Whether it was started again for them.
+    /// True if the operator was restarted to sweep them.
     restarted_for_cleanup: bool,
     started: Instant,
     injected: Vec<String>,
@@ -120,7 +118,7 @@ struct CaseRunner {
 }
 
 impl CaseRunner {
-    /// Until the export is complete and at rest.
+    /// Waits until the export is complete and idle.
     async fn recover(&mut self) -> Result<CaseOutcome> {
         let mut manual_action = None;
         let mut stalled: Option<Instant> = None;
@@ -167,7 +165,7 @@ impl CaseRunner {
             let acts = stalled.is_some_and(|since| since.elapsed() > STALLED_GRACE)
                 || last_progress.elapsed() > limit;
             if acts && manual_action.is_none() {
-                // The documented wait for a completion is no failure, and nobody needs to end it.
+                // The documented wait for a completion is no failure and needs no action.
                 if !self.completion_hangs {
                     manual_action = Some(reason(&status));
                 }
@@ -178,7 +176,7 @@ impl CaseRunner {
         }
     }
 
-    /// As `kubectl rollout restart` does.
+    /// Restarts the operator, as `kubectl rollout restart` does.
     async fn restart(&mut self) -> Result<()> {
         self.stopped_cleanly &= self.stop().await?;
         self.fixture.delete_lease().await?;
@@ -187,13 +185,13 @@ impl CaseRunner {
         Ok(())
     }
 
-    /// Whether a fault befell its request since.
+    /// True if a fault was injected since.
     fn collect_injections(&mut self) -> bool {
         let before = self.injected.len();
-        while let Some(told) = self.pending.first_mut() {
-            match told.try_recv() {
-                Ok(Ok(said)) => self.injected.push(said),
-                // It ended by itself at the same moment: then it is started again as if it had been killed.
+        while let Some(receiver) = self.pending.first_mut() {
+            match receiver.try_recv() {
+                Ok(Ok(injection)) => self.injected.push(injection),
+                // It exited by itself at that moment and is restarted as if killed.
                 Ok(Err(error)) => self.injected.push(format!("{error:#}")),
                 Err(_) => break,
             }
@@ -202,7 +200,7 @@ impl CaseRunner {
         self.injected.len() > before
     }
 
-    /// Whether nothing is left to do: nobody asks for anything, and all papers are gone, or stay.
+    /// True if no requests are sent and all temporary entries are gone, or will stay.
     async fn is_idle(&mut self) -> Result<bool> {
         let seen = self.fixture.injector.requests();
         let asks =
@@ -210,7 +208,7 @@ impl CaseRunner {
         if seen.iter().any(asks) {
             return Ok(false);
         }
-        // Where faults befall what the API server is asked, the lease is held long enough to be renewed.
+        // If faults target the API server, the lease is held long enough to be renewed.
         let renews = |seen: &RecordedRequest| {
             seen.peer == ProxiedPeer::ApiServer
                 && seen.contains(&["PUT ", "/leases/"])
@@ -224,7 +222,7 @@ impl CaseRunner {
             return Ok(true);
         }
         let since = *self.waiting_for_cleanup_since.get_or_insert_with(Instant::now);
-        // The oracle says so where they stay.
+        // The invariants report those that stay.
         Ok(self.restarted_for_cleanup && since.elapsed() > CLEANUP_TIMEOUT * 3)
     }
 
@@ -242,7 +240,7 @@ fn condition_is_true(status: &Value, kind: &str) -> bool {
     condition(status, kind).is_some_and(|condition| condition["status"] == "True")
 }
 
-/// Why it is not ready, by what it says.
+/// Returns the reason of `Ready` if it is false.
 fn reason(status: &Value) -> Option<eventexport::api::Reason> {
     condition(status, "Ready")?["reason"].as_str()?.parse().ok()
 }

@@ -1,5 +1,5 @@
-//! What a watch shows may be late, old, doubled, or never come. Whatever it is: no second run, nothing done to a resource
-//! by the view of one that is gone, no status taken back, and in the end the right state and no further write.
+//! Watch events may be late, stale, duplicated or lost. In all cases: no second run, no action on a resource from the
+//! view of a deleted one, no status reverted, and in the end the right state without further writes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::operator::{
     wait_conditions,
 };
 
-/// How long nothing may be written at the end.
+/// Time without writes at the end.
 const QUIET_PERIOD: Duration = Duration::from_secs(10);
 
-/// As operators have it, only that what a dead connection hides comes to light in 8 s.
+/// Operator defaults, except that a dead connection is detected within 8 s.
 const SHORT_WATCH: WatchConfig = WatchConfig {
     timeout_seconds: 3,
     relist_interval: Duration::from_hours(12),
 };
 
-/// Conditions of an export that is under way, of one that is suspended, and of one that is complete.
+/// Conditions of an export that is running, suspended, and complete.
 const BUSY: [&str; 4] = ["True/Exporting", "False", "False/Accepted", "False"];
 const SUSPENDED: [&str; 4] = ["False/Suspended", "", "False/Suspended", "False"];
 const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
@@ -40,7 +40,7 @@ struct WatchFixture {
 }
 
 impl WatchFixture {
-    /// With the Secret `tracker`, and no operator.
+    /// Starts with the Secret `tracker` and without an operator.
     async fn start(name: &str) -> Result<Self> {
         let cluster = Cluster::shared().await;
         let namespace = cluster.namespace(name).await;
@@ -62,7 +62,7 @@ impl WatchFixture {
         )
     }
 
-    /// What the script takes the space for decides what happens.
+    /// Applies an export; the script of its space decides its behavior.
     async fn export(&self, name: &str, space: &str) -> Result<()> {
         apply(self.cluster, &manifest(&self.namespace, name, space)).await
     }
@@ -76,7 +76,7 @@ impl WatchFixture {
         patch(self.cluster, &self.namespace, name, &change).await
     }
 
-    /// As somebody does who takes the finalizer away by hand; returns when it is gone.
+    /// Removes the finalizer manually; returns when the export is gone.
     async fn force_delete(&self, name: &str) -> Result<()> {
         let delete = [
             "delete",
@@ -96,7 +96,7 @@ impl WatchFixture {
         .await
     }
 
-    /// Waits until runs of that name are under way.
+    /// Waits for this number of runs of that name.
     async fn wait_running(&self, name: &str, runs: usize) -> Result<()> {
         eventually(&format!("{runs} runs of {name}"), async || {
             Ok(self.exporter.activity(name).running == runs)
@@ -104,7 +104,7 @@ impl WatchFixture {
         .await
     }
 
-    /// What must hold at the end, whatever the operator was shown: nothing changes any more, and nothing went back.
+    /// Checks the final state: nothing changes any more, and nothing was reverted.
     async fn ensure_quiet(&self) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -120,7 +120,7 @@ impl WatchFixture {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         ensure_generations_increase(&self.proxy.writes())?;
-        // The operator deletes nothing in the cluster, but Events are merged by patches.
+        // The operator deletes nothing in the cluster; Events are merged by patches.
         let deleted: Vec<ApiRequest> = self
             .proxy
             .writes()
@@ -132,7 +132,7 @@ impl WatchFixture {
     }
 }
 
-/// No status that was accepted is of an older generation than one before it.
+/// Checks that no accepted status is of an older generation than an earlier one.
 fn ensure_generations_increase(writes: &[ApiRequest]) -> Result<()> {
     let mut last: HashMap<String, i64> = HashMap::new();
     for write in writes {
@@ -160,88 +160,90 @@ fn uid(object: &Value) -> Result<String> {
 
 #[tokio::test]
 async fn a_stalled_watch_is_detected_and_no_change_is_missed() -> Result<()> {
-    let scene = WatchFixture::start("frozen").await?;
-    scene.export("june", "busy").await?;
-    let operator = scene.operator(SHORT_WATCH)?;
-    scene.wait_conditions("june", BUSY).await?;
+    let fixture = WatchFixture::start("frozen").await?;
+    fixture.export("june", "busy").await?;
+    let operator = fixture.operator(SHORT_WATCH)?;
+    fixture.wait_conditions("june", BUSY).await?;
     for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        scene.proxy.freeze(kind);
+        fixture.proxy.freeze(kind);
     }
-    // While nobody hears of it.
-    scene.export("july", "complete").await?;
-    apply(scene.cluster, &secret(&scene.namespace, "two")).await?;
-    scene.wait_conditions("july", COMPLETE).await?;
+    // Unnoticed by the operator.
+    fixture.export("july", "complete").await?;
+    apply(fixture.cluster, &secret(&fixture.namespace, "two")).await?;
+    fixture.wait_conditions("july", COMPLETE).await?;
     eventually("it begins again with the new key", async || {
-        Ok(scene.exporter.activity("june").started_with == ["one", "two"])
+        Ok(fixture.exporter.activity("june").started_with == ["one", "two"])
     })
     .await?;
-    scene.wait_running("june", 1).await?;
-    scene.ensure_quiet().await?;
+    fixture.wait_running("june", 1).await?;
+    fixture.ensure_quiet().await?;
     operator.stop().await
 }
 
 #[tokio::test]
-async fn a_list_that_is_never_answered_is_asked_for_again() -> Result<()> {
-    let scene = WatchFixture::start("unanswered").await?;
-    scene.export("june", "busy").await?;
+async fn an_unanswered_list_is_retried() -> Result<()> {
+    let fixture = WatchFixture::start("unanswered").await?;
+    fixture.export("june", "busy").await?;
     for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        scene.proxy.update_rules(kind, |rules| rules.unanswered_lists = 2);
+        fixture
+            .proxy
+            .update_rules(kind, |rules| rules.unanswered_lists = 2);
     }
-    let operator = scene.operator(SHORT_WATCH)?;
-    scene.wait_conditions("june", BUSY).await?;
-    apply(scene.cluster, &secret(&scene.namespace, "two")).await?;
+    let operator = fixture.operator(SHORT_WATCH)?;
+    fixture.wait_conditions("june", BUSY).await?;
+    apply(fixture.cluster, &secret(&fixture.namespace, "two")).await?;
     eventually("it begins again with the new key", async || {
-        Ok(scene.exporter.activity("june").started_with == ["one", "two"])
+        Ok(fixture.exporter.activity("june").started_with == ["one", "two"])
     })
     .await?;
-    scene.ensure_quiet().await?;
+    fixture.ensure_quiet().await?;
     operator.stop().await
 }
 
 #[tokio::test]
 async fn a_broken_watch_is_restarted() -> Result<()> {
-    let scene = WatchFixture::start("gone").await?;
-    scene.export("june", "busy").await?;
-    let operator = scene.operator(WatchConfig::default())?;
-    scene.wait_conditions("june", BUSY).await?;
+    let fixture = WatchFixture::start("gone").await?;
+    fixture.export("june", "busy").await?;
+    let operator = fixture.operator(WatchConfig::default())?;
+    fixture.wait_conditions("june", BUSY).await?;
     let kinds = [WatchedKind::Exports, WatchedKind::Secrets];
     for (round, key) in ["two", "three", "four", "five", "six"].into_iter().enumerate() {
         let each = |does: &dyn Fn(WatchedKind)| kinds.into_iter().for_each(does);
         match round {
-            // By the status of the answer, for as long as the same is asked for.
+            // By the status of the reply, as long as the same version is requested.
             0 => each(&|kind| {
-                scene
+                fixture
                     .proxy
                     .update_rules(kind, |rules| rules.watch_error = Some(410));
-                scene.proxy.cut(kind);
+                fixture.proxy.cut(kind);
             }),
-            // What is said before the end is lost, see below.
-            1 => each(&|kind| scene.proxy.update_rules(kind, |rules| rules.events_to_drop = 1)),
-            2 => each(&|kind| scene.proxy.send_error(kind, 500)),
-            3 => each(&|kind| scene.proxy.send_text(kind, "{\"type\": \"MODIF")),
-            _ => each(&|kind| scene.proxy.cut(kind)),
+            // The event before the end is lost, see below.
+            1 => each(&|kind| fixture.proxy.update_rules(kind, |rules| rules.events_to_drop = 1)),
+            2 => each(&|kind| fixture.proxy.send_error(kind, 500)),
+            3 => each(&|kind| fixture.proxy.send_text(kind, "{\"type\": \"MODIF")),
+            _ => each(&|kind| fixture.proxy.cut(kind)),
         }
         let suspend = round % 2 == 0;
-        scene.suspend("june", suspend).await?;
-        apply(scene.cluster, &secret(&scene.namespace, key)).await?;
+        fixture.suspend("june", suspend).await?;
+        apply(fixture.cluster, &secret(&fixture.namespace, key)).await?;
         if round == 1 {
             eventually("it is lost", async || {
                 Ok(kinds
                     .into_iter()
-                    .all(|kind| scene.proxy.events_to_drop(kind) == 0))
+                    .all(|kind| fixture.proxy.events_to_drop(kind) == 0))
             })
             .await?;
-            // In the stream, as the API server says it.
-            each(&|kind| scene.proxy.send_error(kind, 410));
+            // In the stream, as the API server sends it.
+            each(&|kind| fixture.proxy.send_error(kind, 410));
         }
         let states = if suspend { SUSPENDED } else { BUSY };
-        scene.wait_conditions("june", states).await?;
-        scene.wait_running("june", usize::from(!suspend)).await?;
+        fixture.wait_conditions("june", states).await?;
+        fixture.wait_running("june", usize::from(!suspend)).await?;
     }
-    scene.suspend("june", false).await?;
-    scene.wait_conditions("june", BUSY).await?;
+    fixture.suspend("june", false).await?;
+    fixture.wait_conditions("june", BUSY).await?;
     eventually("it runs with the last key", async || {
-        Ok(scene
+        Ok(fixture
             .exporter
             .activity("june")
             .started_with
@@ -250,98 +252,98 @@ async fn a_broken_watch_is_restarted() -> Result<()> {
             == Some("six"))
     })
     .await?;
-    scene.ensure_quiet().await?;
+    fixture.ensure_quiet().await?;
     operator.stop().await
 }
 
 #[tokio::test]
 async fn a_resource_replaced_between_events_leaves_no_stale_run() -> Result<()> {
-    let scene = WatchFixture::start("replaced").await?;
-    scene.export("june", "busy").await?;
-    let operator = scene.operator(WatchConfig::default())?;
-    let first = uid(&scene.wait_conditions("june", BUSY).await?)?;
-    // A list is enough to be busy; what is lost below is lost on a watch.
+    let fixture = WatchFixture::start("replaced").await?;
+    fixture.export("june", "busy").await?;
+    let operator = fixture.operator(WatchConfig::default())?;
+    let first = uid(&fixture.wait_conditions("june", BUSY).await?)?;
+    // A list suffices to start runs; the events below are lost on a watch.
     eventually("the watch has caught up", async || {
-        let heard = scene.proxy.received_events(WatchedKind::Exports);
+        let heard = fixture.proxy.received_events(WatchedKind::Exports);
         Ok(heard.iter().any(|event| event["type"] == "MODIFIED"))
     })
     .await?;
-    scene
+    fixture
         .proxy
         .update_rules(WatchedKind::Exports, |rules| rules.events_to_drop = usize::MAX);
-    scene.force_delete("june").await?;
+    fixture.force_delete("june").await?;
     eventually("its deletion is lost", async || {
-        let heard = scene.proxy.received_events(WatchedKind::Exports);
+        let heard = fixture.proxy.received_events(WatchedKind::Exports);
         Ok(heard.iter().any(|event| event["type"] == "DELETED"))
     })
     .await?;
-    scene
+    fixture
         .proxy
         .update_rules(WatchedKind::Exports, |rules| rules.events_to_drop = 0);
-    scene.export("june", "busy").await?;
-    let second = uid(&scene.wait_conditions("june", BUSY).await?)?;
+    fixture.export("june", "busy").await?;
+    let second = uid(&fixture.wait_conditions("june", BUSY).await?)?;
     ensure!(first != second);
-    scene.wait_running("june", 1).await?;
-    let seen = scene.exporter.activity("june");
+    fixture.wait_running("june", 1).await?;
+    let seen = fixture.exporter.activity("june");
     ensure!((seen.started_with.len(), seen.stopped) == (2, 1), "{seen:?}");
-    scene.ensure_quiet().await?;
-    ensure!(scene.exporter.activity("june").running == 1);
+    fixture.ensure_quiet().await?;
+    ensure!(fixture.exporter.activity("june").running == 1);
     operator.stop().await
 }
 
 #[tokio::test]
 async fn lost_events_are_recovered_by_relisting() -> Result<()> {
-    let scene = WatchFixture::start("lost").await?;
-    scene.export("june", "busy").await?;
-    scene.export("july", "busy").await?;
-    scene.export("august", "busy").await?;
-    let operator = scene.operator(WatchConfig {
+    let fixture = WatchFixture::start("lost").await?;
+    fixture.export("june", "busy").await?;
+    fixture.export("july", "busy").await?;
+    fixture.export("august", "busy").await?;
+    let operator = fixture.operator(WatchConfig {
         relist_interval: Duration::from_secs(12),
         ..SHORT_WATCH
     })?;
     for name in ["june", "july", "august"] {
-        scene.wait_conditions(name, BUSY).await?;
+        fixture.wait_conditions(name, BUSY).await?;
     }
     for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        scene
+        fixture
             .proxy
             .update_rules(kind, |rules| rules.events_to_drop = usize::MAX);
     }
-    scene.suspend("june", true).await?;
-    scene.force_delete("july").await?;
-    scene.export("september", "complete").await?;
-    apply(scene.cluster, &secret(&scene.namespace, "two")).await?;
-    scene.wait_conditions("june", SUSPENDED).await?;
-    scene.wait_conditions("september", COMPLETE).await?;
-    scene.wait_running("july", 0).await?;
+    fixture.suspend("june", true).await?;
+    fixture.force_delete("july").await?;
+    fixture.export("september", "complete").await?;
+    apply(fixture.cluster, &secret(&fixture.namespace, "two")).await?;
+    fixture.wait_conditions("june", SUSPENDED).await?;
+    fixture.wait_conditions("september", COMPLETE).await?;
+    fixture.wait_running("july", 0).await?;
     eventually("it begins again with the new key", async || {
-        Ok(scene.exporter.activity("august").started_with == ["one", "two"])
+        Ok(fixture.exporter.activity("august").started_with == ["one", "two"])
     })
     .await?;
-    scene.wait_running("august", 1).await?;
-    scene.ensure_quiet().await?;
+    fixture.wait_running("august", 1).await?;
+    fixture.ensure_quiet().await?;
     operator.stop().await
 }
 
 #[tokio::test]
 async fn a_delayed_status_does_not_overwrite_a_newer_one() -> Result<()> {
-    let scene = WatchFixture::start("overtaken").await?;
-    scene.export("june", "busy").await?;
-    let operator = scene.operator(SHORT_WATCH)?;
-    scene.wait_conditions("june", BUSY).await?;
-    scene
+    let fixture = WatchFixture::start("overtaken").await?;
+    fixture.export("june", "busy").await?;
+    let operator = fixture.operator(SHORT_WATCH)?;
+    fixture.wait_conditions("june", BUSY).await?;
+    fixture
         .proxy
         .update_rules(WatchedKind::Exports, |rules| rules.hold_status_writes = true);
-    scene.suspend("june", true).await?;
+    fixture.suspend("june", true).await?;
     eventually("its status is on the way", async || {
-        Ok(scene.proxy.held_status_writes(WatchedKind::Exports) > 0)
+        Ok(fixture.proxy.held_status_writes(WatchedKind::Exports) > 0)
     })
     .await?;
 
-    // Meanwhile somebody else, as the next leader would, writes what it knows of a later generation.
-    scene.suspend("june", false).await?;
+    // Meanwhile another writer, as the next leader would, writes the status of a later generation.
+    fixture.suspend("june", false).await?;
     let later = json!({ "status": { "observedGeneration": 3 } }).to_string();
-    let namespace = scene.namespace.as_str();
+    let namespace = fixture.namespace.as_str();
     let write = [
         "patch",
         "eventexport",
@@ -351,21 +353,21 @@ async fn a_delayed_status_does_not_overwrite_a_newer_one() -> Result<()> {
         "--subresource=status",
     ];
     kubectl(
-        scene.cluster,
+        fixture.cluster,
         &[&write[..], &["--type=merge", "-p", &later]].concat(),
     )
     .await?;
-    scene
+    fixture
         .proxy
         .update_rules(WatchedKind::Exports, |rules| rules.hold_status_writes = false);
     let of_second = || {
-        let mut writes = scene.proxy.writes();
+        let mut writes = fixture.proxy.writes();
         writes.retain(|write| write.body["status"]["observedGeneration"] == 2);
         writes
     };
     eventually("it has arrived", async || Ok(!of_second().is_empty())).await?;
-    scene.wait_conditions("june", BUSY).await?;
-    scene.ensure_quiet().await?;
+    fixture.wait_conditions("june", BUSY).await?;
+    fixture.ensure_quiet().await?;
     let accepted: Vec<_> = of_second()
         .into_iter()
         .filter(|write| write.status == 200)
@@ -376,60 +378,60 @@ async fn a_delayed_status_does_not_overwrite_a_newer_one() -> Result<()> {
 
 #[tokio::test]
 async fn a_stale_view_reverts_nothing() -> Result<()> {
-    let scene = WatchFixture::start("past").await?;
-    scene.export("june", "busy").await?;
-    scene.export("july", "busy").await?;
-    let past = list_exports(scene.cluster, &scene.namespace).await?;
-    let first = scene.operator(SHORT_WATCH)?;
+    let fixture = WatchFixture::start("past").await?;
+    fixture.export("june", "busy").await?;
+    fixture.export("july", "busy").await?;
+    let past = list_exports(fixture.cluster, &fixture.namespace).await?;
+    let first = fixture.operator(SHORT_WATCH)?;
     for name in ["june", "july"] {
-        scene.wait_conditions(name, BUSY).await?;
+        fixture.wait_conditions(name, BUSY).await?;
     }
-    let finalized = list_exports(scene.cluster, &scene.namespace).await?;
-    scene.suspend("june", true).await?;
-    scene.wait_conditions("june", SUSPENDED).await?;
-    scene.force_delete("july").await?;
-    scene.export("july", "complete").await?;
-    let third = uid(&scene.wait_conditions("july", COMPLETE).await?)?;
-    scene.wait_running("june", 0).await?;
+    let finalized = list_exports(fixture.cluster, &fixture.namespace).await?;
+    fixture.suspend("june", true).await?;
+    fixture.wait_conditions("june", SUSPENDED).await?;
+    fixture.force_delete("july").await?;
+    fixture.export("july", "complete").await?;
+    let third = uid(&fixture.wait_conditions("july", COMPLETE).await?)?;
+    fixture.wait_running("june", 0).await?;
 
-    // The same process hears it all again, from the beginning.
-    let begun = |name: &str| scene.exporter.activity(name).started_with.len();
+    // The same process gets all events again from the start.
+    let begun = |name: &str| fixture.exporter.activity(name).started_with.len();
     let before = (begun("june"), begun("july"));
-    let heard = scene.proxy.received_events(WatchedKind::Exports);
+    let heard = fixture.proxy.received_events(WatchedKind::Exports);
     for half in heard.chunks(heard.len().div_ceil(2)) {
         for event in half {
-            scene.proxy.send_event(WatchedKind::Exports, event);
+            fixture.proxy.send_event(WatchedKind::Exports, event);
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    scene.ensure_quiet().await?;
+    fixture.ensure_quiet().await?;
     ensure!(
         (begun("june"), begun("july")) == before,
         "it began by an old view: june and july {before:?} times before, then {:?}",
         (begun("june"), begun("july"))
     );
-    scene.wait_conditions("june", SUSPENDED).await?;
-    scene.wait_conditions("july", COMPLETE).await?;
-    ensure!(scene.exporter.activity("june").running == 0 && scene.exporter.activity("july").running == 0);
+    fixture.wait_conditions("june", SUSPENDED).await?;
+    fixture.wait_conditions("july", COMPLETE).await?;
+    ensure!(fixture.exporter.activity("june").running == 0 && fixture.exporter.activity("july").running == 0);
     first.stop().await?;
 
-    // A new one begins with what was, and hears nothing else for a while.
+    // A new process starts from a stale list and gets no events for a while.
     for view in [past, finalized] {
         let before = (begun("june"), begun("july"));
-        scene.proxy.update_rules(WatchedKind::Exports, |rules| {
+        fixture.proxy.update_rules(WatchedKind::Exports, |rules| {
             rules.canned_lists.push_back(view);
             rules.paused = true;
         });
-        let (written, asked) = (scene.proxy.writes().len(), scene.proxy.requests().len());
-        let operator = scene.operator(WatchConfig::default())?;
+        let (written, asked) = (fixture.proxy.writes().len(), fixture.proxy.requests().len());
+        let operator = fixture.operator(WatchConfig::default())?;
         eventually("it acts", async || {
-            let asked = scene.proxy.requests().split_off(asked);
+            let asked = fixture.proxy.requests().split_off(asked);
             let is_about = |name: &str| asked.iter().any(|asked| asked.path.ends_with(name));
             Ok(is_about("/eventexports/june") && is_about("/eventexports/july"))
         })
         .await?;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let refused = scene.proxy.writes().split_off(written);
+        let refused = fixture.proxy.writes().split_off(written);
         ensure!(
             refused.iter().all(|write| matches!(write.status, 404 | 409)),
             "written by an old view: {refused:#?}"
@@ -439,17 +441,19 @@ async fn a_stale_view_reverts_nothing() -> Result<()> {
             (begun("june"), begun("july")) == before,
             "something began by an old view"
         );
-        let object = get(scene.cluster, &scene.namespace, "july")
+        let object = get(fixture.cluster, &fixture.namespace, "july")
             .await?
             .context("july")?;
         ensure!(uid(&object)? == third && !has_finalizer(&object), "{object:#}");
-        scene
+        fixture
             .proxy
             .update_rules(WatchedKind::Exports, |rules| rules.paused = false);
-        scene.ensure_quiet().await?;
-        scene.wait_conditions("june", SUSPENDED).await?;
-        scene.wait_conditions("july", COMPLETE).await?;
-        ensure!(scene.exporter.activity("june").running == 0 && scene.exporter.activity("july").running == 0);
+        fixture.ensure_quiet().await?;
+        fixture.wait_conditions("june", SUSPENDED).await?;
+        fixture.wait_conditions("july", COMPLETE).await?;
+        ensure!(
+            fixture.exporter.activity("june").running == 0 && fixture.exporter.activity("july").running == 0
+        );
         operator.stop().await?;
     }
     Ok(())
@@ -457,35 +461,41 @@ async fn a_stale_view_reverts_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn duplicate_and_late_events_are_handled_once() -> Result<()> {
-    let scene = WatchFixture::start("twice").await?;
+    let fixture = WatchFixture::start("twice").await?;
     for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        scene.proxy.update_rules(kind, |rules| rules.duplicates = 2);
+        fixture.proxy.update_rules(kind, |rules| rules.duplicates = 2);
     }
-    let operator = scene.operator(SHORT_WATCH)?;
-    scene.export("june", "complete").await?;
-    scene.export("july", "busy").await?;
-    scene.wait_conditions("june", COMPLETE).await?;
-    scene.wait_conditions("july", BUSY).await?;
-    // Late: several changes come at once, in the end.
+    let operator = fixture.operator(SHORT_WATCH)?;
+    fixture.export("june", "complete").await?;
+    fixture.export("july", "busy").await?;
+    fixture.wait_conditions("june", COMPLETE).await?;
+    fixture.wait_conditions("july", BUSY).await?;
+    // Late: several changes arrive at once at the end.
     for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        scene.proxy.update_rules(kind, |rules| rules.paused = true);
+        fixture.proxy.update_rules(kind, |rules| rules.paused = true);
     }
     for suspend in [true, false, true] {
-        scene.suspend("july", suspend).await?;
+        fixture.suspend("july", suspend).await?;
     }
     tokio::time::sleep(Duration::from_secs(4)).await;
-    ensure!(scene.exporter.activity("july").running == 1, "nobody told it yet");
+    ensure!(
+        fixture.exporter.activity("july").running == 1,
+        "no stop request yet"
+    );
     for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        scene.proxy.update_rules(kind, |rules| rules.paused = false);
+        fixture.proxy.update_rules(kind, |rules| rules.paused = false);
     }
-    scene.wait_conditions("july", SUSPENDED).await?;
-    scene.ensure_quiet().await?;
-    let (june, july) = (scene.exporter.activity("june"), scene.exporter.activity("july"));
+    fixture.wait_conditions("july", SUSPENDED).await?;
+    fixture.ensure_quiet().await?;
+    let (june, july) = (
+        fixture.exporter.activity("june"),
+        fixture.exporter.activity("july"),
+    );
     ensure!((june.started_with.len(), june.running) == (1, 0), "{june:?}");
     ensure!(
         july.running == 0 && july.stopped == july.started_with.len() && july.stopped <= 2,
         "{july:?}"
     );
-    ensure!(event_reasons(scene.cluster, &scene.namespace, "june").await? == ["Accepted", "Complete"]);
+    ensure!(event_reasons(fixture.cluster, &fixture.namespace, "june").await? == ["Accepted", "Complete"]);
     operator.stop().await
 }

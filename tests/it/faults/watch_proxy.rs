@@ -1,8 +1,7 @@
-//! A proxy before the API server that does to lists and watches what networks, load balancers and lagging API servers do
-//! to them: they stand still, break off, lose, repeat, and go back in time. All else passes as it comes. Notes every
-//! request that is no watch.
+//! Proxy before the API server with the faults of networks, load balancers and lagging servers for lists and watches:
+//! they stall, break, lose and repeat events, and return stale data. Everything else passes unchanged. Records all
+//! requests except watches.
 
-// A test that cannot go on must stop.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -24,13 +23,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::bed::Cluster;
 
-/// More than any request or reply of a test that is no watch.
+/// Larger than any request or reply of a test except watches.
 const BODY_MAX: usize = 16 << 20;
 
-/// How often a line that is held back is looked at.
+/// Interval at which a held line is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What is listed and watched.
+/// Listed and watched kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchedKind {
     Exports,
@@ -38,7 +37,7 @@ pub(crate) enum WatchedKind {
 }
 
 impl WatchedKind {
-    /// Of a path without its query.
+    /// Finds the kind of a path without its query.
     fn from_path(path: &str) -> Option<Self> {
         match path.rsplit('/').next()? {
             "eventexports" => Some(Self::Exports),
@@ -48,42 +47,42 @@ impl WatchedKind {
     }
 }
 
-/// A request that is no watch, with its answer.
+/// Request other than a watch, with its reply.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiRequest {
     pub(crate) at: Instant,
     pub(crate) method: Method,
-    /// Without its query.
+    /// Path without its query.
     pub(crate) path: String,
-    /// Null where there is none.
+    /// Null if there is none.
     pub(crate) body: Value,
     pub(crate) status: u16,
 }
 
-/// What befalls the lists and watches of one kind.
+/// Faults of the lists and watches of one kind.
 #[derive(Default)]
 pub(crate) struct WatchRules {
-    /// Answers that began up to this number say nothing any more, for good.
+    /// Replies with a number up to this one are frozen permanently.
     frozen_through: u64,
-    /// Watches say nothing until that ends; nothing is lost.
+    /// Watches are paused; nothing is lost.
     pub(crate) paused: bool,
-    /// So many lists are never answered.
+    /// Number of lists that are never answered.
     pub(crate) unanswered_lists: usize,
-    /// What the next lists are answered with.
+    /// Replies to the next lists.
     pub(crate) canned_lists: VecDeque<Value>,
-    /// Watches are refused with this status until somebody lists.
+    /// Watches fail with this status until the next list.
     pub(crate) watch_error: Option<u16>,
-    /// So many of the next events are lost.
+    /// Number of events to lose.
     pub(crate) events_to_drop: usize,
-    /// How often each event comes again.
+    /// Number of extra copies of each event.
     pub(crate) duplicates: usize,
-    /// Statuses that are written stay on their way until that ends.
+    /// Status writes are held until this ends.
     pub(crate) hold_status_writes: bool,
-    /// How many are on their way so.
+    /// Number of held status writes.
     status_writes_in_flight: usize,
 }
 
-/// What is said to all open watches of a kind.
+/// Text sent to all open watches of a kind.
 #[derive(Clone)]
 enum WatchCommand {
     Text(String),
@@ -93,7 +92,7 @@ enum WatchCommand {
 struct WatchChannel {
     rules: Mutex<WatchRules>,
     commands: broadcast::Sender<WatchCommand>,
-    /// Every event that the API server sent.
+    /// All events that the API server sent.
     received_events: Mutex<Vec<Value>>,
 }
 
@@ -143,45 +142,45 @@ impl WatchProxy {
         })
     }
 
-    /// For a client of the API server behind it, which knows the relay as a client with all rights.
+    /// Returns the config of a client that uses the proxy, which has all rights.
     pub(crate) fn config(&self) -> Result<kube::Config> {
         Ok(kube::Config::new(
             format!("http://127.0.0.1:{}", self.port).parse()?,
         ))
     }
 
-    /// Changes what befalls that kind from now on.
+    /// Changes the faults of that kind.
     pub(crate) fn update_rules(&self, kind: WatchedKind, change: impl FnOnce(&mut WatchRules)) {
         change(&mut lock(&self.shared.line(kind).rules));
     }
 
-    /// How many of the next events are still to be lost.
+    /// Returns the number of events that are still to be lost.
     pub(crate) fn events_to_drop(&self, kind: WatchedKind) -> usize {
         lock(&self.shared.line(kind).rules).events_to_drop
     }
 
-    /// How many statuses are held up on their way.
+    /// Returns the number of held status writes.
     pub(crate) fn held_status_writes(&self, kind: WatchedKind) -> usize {
         lock(&self.shared.line(kind).rules).status_writes_in_flight
     }
 
-    /// Answers that are under way say nothing any more; their connections stay open.
+    /// Freezes the replies in progress; their connections stay open.
     pub(crate) fn freeze(&self, kind: WatchedKind) {
         let now = *lock(&self.shared.answers);
         self.update_rules(kind, |rules| rules.frozen_through = now);
     }
 
-    /// Breaks all open watches off.
+    /// Breaks all open watches.
     pub(crate) fn cut(&self, kind: WatchedKind) {
         let _ = self.shared.line(kind).commands.send(WatchCommand::Disconnect);
     }
 
-    /// Says something in all open watches.
+    /// Sends an event to all open watches.
     pub(crate) fn send_event(&self, kind: WatchedKind, event: &Value) {
         self.send_text(kind, &event.to_string());
     }
 
-    /// The same, of what need not be an event.
+    /// Sends any text to all open watches.
     pub(crate) fn send_text(&self, kind: WatchedKind, text: &str) {
         let _ = self
             .shared
@@ -190,24 +189,24 @@ impl WatchProxy {
             .send(WatchCommand::Text(text.to_owned()));
     }
 
-    /// Says that the API server failed, as it does in the middle of a watch.
+    /// Sends an error Status, as the API server does in the middle of a watch.
     pub(crate) fn send_error(&self, kind: WatchedKind, code: u16) {
         let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": "said by the test", "reason": "Expired", "code": code });
+            "message": "sent by the test", "reason": "Expired", "code": code });
         self.send_event(kind, &json!({ "type": "ERROR", "object": status }));
     }
 
-    /// Every event so far that the API server sent, also where the operator never heard of it.
+    /// Returns all events that the API server sent, even those that the operator never got.
     pub(crate) fn received_events(&self, kind: WatchedKind) -> Vec<Value> {
         lock(&self.shared.line(kind).received_events).clone()
     }
 
-    /// Every request so far that is no watch.
+    /// Returns all requests so far, except watches.
     pub(crate) fn requests(&self) -> Vec<ApiRequest> {
         lock(&self.shared.requests).clone()
     }
 
-    /// Requests that change something, but for those about leases.
+    /// Returns the requests that change something, except leases.
     pub(crate) fn writes(&self) -> Vec<ApiRequest> {
         let mut noted = self.requests();
         noted.retain(|noted| noted.method != Method::GET && !noted.path.contains("/leases"));
@@ -274,7 +273,7 @@ impl WatchProxyState {
             return Ok(self.watch(kind, serial, reply));
         }
         let kind = reply.headers().get(header::CONTENT_TYPE).cloned();
-        let said = reply.bytes().await?;
+        let reply_body = reply.bytes().await?;
         lock(&self.requests).push(ApiRequest {
             at: Instant::now(),
             method: head.method,
@@ -282,14 +281,14 @@ impl WatchProxyState {
             body: serde_json::from_slice(&body).unwrap_or_default(),
             status: status.as_u16(),
         });
-        let mut response = (status, said).into_response();
+        let mut response = (status, reply_body).into_response();
         if let Some(kind) = kind {
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
         }
         Ok(response)
     }
 
-    /// While statuses may not arrive.
+    /// Waits while status writes are held.
     async fn hold_status_write(&self, kind: WatchedKind) {
         let rules = || lock(&self.line(kind).rules);
         rules().status_writes_in_flight += 1;
@@ -299,7 +298,7 @@ impl WatchProxyState {
         rules().status_writes_in_flight -= 1;
     }
 
-    /// What a list or watch is answered without asking.
+    /// Returns the reply to a list or watch that is not forwarded.
     async fn canned_response(&self, kind: WatchedKind, watches: bool) -> Option<Response> {
         let rules = || lock(&self.line(kind).rules);
         if watches {
@@ -314,7 +313,7 @@ impl WatchProxyState {
             held
         };
         if held {
-            // Until the client goes away.
+            // Waits until the client disconnects.
             std::future::pending::<()>().await;
         }
         let list = rules().canned_lists.pop_front()?;
@@ -338,7 +337,7 @@ impl WatchProxyState {
         response
     }
 
-    /// Carries the lines of a watch to its end.
+    /// Forwards the lines of a watch.
     async fn carry(
         &self,
         kind: WatchedKind,
@@ -393,7 +392,7 @@ impl WatchProxyState {
         }
     }
 
-    /// While nothing may be said; for ever, where it stands still.
+    /// Waits while the watch is paused, or forever if frozen.
     async fn wait_unfrozen(&self, kind: WatchedKind, serial: u64) {
         loop {
             {
@@ -411,7 +410,7 @@ async fn send_line(send: &mpsc::Sender<io::Result<Bytes>>, text: &str) {
     let _ = send.send(Ok(Bytes::from(format!("{text}\n")))).await;
 }
 
-/// A list of that kind as the API server has it now, to be shown again later.
+/// Returns the current list of that kind, for later replay.
 pub(crate) async fn list_exports(cluster: &Cluster, namespace: &str) -> Result<Value> {
     let path = format!("/apis/eventexport.io/v1alpha1/namespaces/{namespace}/eventexports");
     let url = format!("{}{path}", cluster.server_url());

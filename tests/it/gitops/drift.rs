@@ -1,4 +1,4 @@
-//! No field drifts: what was applied is what is there, whoever applies it, before and after the operator acted.
+//! No field drifts: applied values stay as they are, with any client, before and after the operator acts.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::bed::{Cluster, KubectlOutput};
 use crate::operator::scripted_exporter::ScriptedExporter;
 use crate::operator::{Operator, apply, eventually, get, has_finalizer, manifest, secret, wait_conditions};
 
-/// Every field of the spec, each with a value that a server which normalises would rewrite.
+/// Returns a spec with all fields, with values that a normalizing server would rewrite.
 fn full(namespace: &str, name: &str, by_region: bool) -> Value {
     let mut made = manifest(namespace, name, "complete");
     let at = if by_region {
@@ -57,7 +57,7 @@ fn full(namespace: &str, name: &str, by_region: bool) -> Value {
     made
 }
 
-/// How somebody applies: kubectl's own way, or the API server's as Flux and Argo CD can do it.
+/// Client-side apply of kubectl, or server-side apply as Flux and Argo CD use it.
 #[derive(Clone, Copy)]
 enum ApplyMode {
     Client,
@@ -104,7 +104,7 @@ async fn an_applied_manifest_does_not_drift() -> Result<()> {
     operator.stop().await
 }
 
-/// Applied, acted upon, and applied again.
+/// Applies a manifest, lets the operator act, and applies it again.
 async fn ensure_no_drift(cluster: &Cluster, mode: ApplyMode, manifest: &Value) -> Result<()> {
     let text = |field: &str| manifest["metadata"][field].as_str().unwrap_or_default();
     let (namespace, name) = (text("namespace"), text("name"));
@@ -123,7 +123,7 @@ async fn ensure_no_drift(cluster: &Cluster, mode: ApplyMode, manifest: &Value) -
     );
     ensure_contains_all(&manifest["spec"], &before["spec"], "spec")?;
 
-    // The same again: no difference, nothing written. kubectl diff ends with 1 where there is one.
+    // Same manifest: no difference and no write. kubectl diff exits with 1 on a difference.
     let both = [
         mode,
         ApplyMode::Client,
@@ -143,7 +143,7 @@ async fn ensure_no_drift(cluster: &Cluster, mode: ApplyMode, manifest: &Value) -
     owners(cluster, namespace, name).await?;
     not_out_of_sync(manifest, &after).await?;
 
-    // Whoever comes later with the same manifest has no conflict, and changes nothing.
+    // Another manager with the same manifest has no conflict and changes nothing.
     for other in both {
         let applied = other.run(cluster, "apply", manifest).await;
         let warned = applied.stderr.clone();
@@ -158,7 +158,7 @@ async fn ensure_no_drift(cluster: &Cluster, mode: ApplyMode, manifest: &Value) -
     not_out_of_sync(manifest, &last).await
 }
 
-/// What was written is there in the same letters; what is there besides are defaults.
+/// Checks that all written values are unchanged; additional fields are defaults.
 fn ensure_contains_all(written: &Value, there: &Value, path: &str) -> Result<()> {
     match (written, there) {
         (Value::Object(written), Value::Object(there)) => {
@@ -172,7 +172,7 @@ fn ensure_contains_all(written: &Value, there: &Value, path: &str) -> Result<()>
     Ok(())
 }
 
-/// Who owns what: the spec is of whoever applied it, the status of the operator, and of each only that.
+/// Checks field ownership: the applier owns the spec, the operator the status, and neither more.
 async fn owners(cluster: &Cluster, namespace: &str, name: &str) -> Result<()> {
     let args = [
         "get",
@@ -187,7 +187,7 @@ async fn owners(cluster: &Cluster, namespace: &str, name: &str) -> Result<()> {
     let object: Value = serde_json::from_str(&cluster.kubectl(&args, None).await.success()?)?;
     let entries = object["metadata"]["managedFields"]
         .as_array()
-        .context("nobody owns anything")?;
+        .context("no field owners")?;
     ensure!(
         entries
             .iter()
@@ -203,7 +203,7 @@ async fn owners(cluster: &Cluster, namespace: &str, name: &str) -> Result<()> {
         );
         ensure!(
             of_operator || !part("f:status"),
-            "somebody else owns the status: {entry}"
+            "another manager owns the status: {entry}"
         );
     }
     Ok(())
@@ -216,7 +216,7 @@ struct Difference {
     predicted: Value,
 }
 
-/// By Argo CD's own comparison of what Git has with what is there.
+/// Compares as Argo CD does, Git with live state.
 async fn not_out_of_sync(manifest: &Value, live: &Value) -> Result<()> {
     let pair = json!({ "git": manifest, "live": live });
     let differences: Vec<Difference> = tool("argocd", &["diff"], &[pair]).await?;
@@ -231,9 +231,9 @@ async fn not_out_of_sync(manifest: &Value, live: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The comparison does see a difference, so that its silence means something.
+/// Proves that the comparison detects a difference.
 #[tokio::test]
-async fn argo_cd_sees_what_does_differ() -> Result<()> {
+async fn argo_cd_comparison_detects_a_difference() -> Result<()> {
     let git = manifest("audit", "june", "complete");
     let mut live = git.clone();
     live["spec"]["parallelism"] = json!(9);
@@ -244,9 +244,9 @@ async fn argo_cd_sees_what_does_differ() -> Result<()> {
     Ok(())
 }
 
-/// The full manifests name every field that the definition has, so that a new field is tried as well.
+/// The full manifests set each field of the CRD, so that new fields are covered.
 #[test]
-fn the_full_manifests_are_full() -> Result<()> {
+fn the_full_manifests_set_every_field() -> Result<()> {
     let definition: Value =
         serde_saphyr::from_str(&std::fs::read_to_string(file("crds/eventexports.yaml"))?)?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];

@@ -1,7 +1,7 @@
-//! A real Flux deploys the chart and an export, waits for it, fails when it stalls, recovers, and prunes it.
+//! Real Flux deploys the chart and an export, waits for it, fails when it stalls, recovers, and prunes it.
 //!
-//! There is no node here, so the chart's Pods do not run: the release asks for none, and the operator is a process with
-//! the rights of the chart's service account and the arguments of the chart's Deployment.
+//! Without a node the chart's Pods do not run: the release has no replicas, and the operator is a process with the
+//! rights of the chart's service account and the arguments of its Deployment.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -33,7 +33,7 @@ struct FluxFixture {
 impl FluxFixture {
     async fn start() -> Result<Self> {
         let cluster = Cluster::start().await?;
-        // It is the chart's to bring.
+        // The chart installs it.
         kubectl(&cluster, &["delete", "crd", "eventexports.eventexport.io"]).await?;
         let flux = Flux::start(&cluster).await?;
         let gateway = Gateway::shared().await;
@@ -41,7 +41,7 @@ impl FluxFixture {
         gateway.create_bucket(&bucket).await?;
         let settings = Settings {
             today: Some(date(2018, 6, 9)),
-            // A day takes a while, so that Flux finds the export under way.
+            // A day takes a while, so that Flux sees the export in progress.
             bandwidth: Some(2000),
             ..Settings::default()
         };
@@ -55,7 +55,7 @@ impl FluxFixture {
         })
     }
 
-    /// What examples/flux/ says, with our artifacts in the place of registry and repository.
+    /// Applies examples/flux/ with our artifacts instead of registry and repository.
     async fn apply_example(&self, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
         let text = std::fs::read_to_string(file("examples/flux").join(name))?;
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
@@ -76,11 +76,11 @@ impl FluxFixture {
         apply(&self.cluster, &secret).await
     }
 
-    /// The next commit of the tenant's folder.
+    /// Publishes the next revision of the tenant's folder.
     async fn commit(&self, revision: &str, files: &[(&str, Value)]) -> Result<()> {
         let folder = self.folder.path().join(revision);
         std::fs::create_dir_all(folder.join("audit/exports"))?;
-        // A folder without manifests is a mistake to Flux; a team's folder holds more than exports.
+        // Flux rejects a folder without manifests; a team's folder holds more than exports.
         let team = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "team", "namespace": TENANT } });
         for (name, value) in files.iter().chain([&("team.yaml", team)]) {
             std::fs::write(folder.join("audit/exports").join(name), value.to_string())?;
@@ -111,7 +111,7 @@ impl FluxFixture {
         })
     }
 
-    /// Waits until a Flux object says so of the revision, and returns its message.
+    /// Waits until a Flux object has this condition for the revision, and returns its message.
     async fn wait_ready(
         &self,
         kind: &str,
@@ -145,7 +145,7 @@ impl FluxFixture {
         outcome.with_context(|| format!("{}\n{}", last["status"], self.flux.log(log)))
     }
 
-    /// What `flux reconcile` does.
+    /// Triggers a reconcile, as `flux reconcile` does.
     async fn reconcile(&self) -> Result<()> {
         let now = format!("reconcile.fluxcd.io/requestedAt={}", jiff::Timestamp::now());
         let args = [
@@ -160,7 +160,7 @@ impl FluxFixture {
         kubectl(&self.cluster, &args).await.map(drop)
     }
 
-    /// With the rights, and the arguments, that the chart gave it.
+    /// Starts the operator with the rights and arguments of the chart.
     async fn operator(&self) -> Result<Child> {
         let args = ["get", "deployment", "eventexport", "-n", SYSTEM, "-o", "json"];
         let deployment: Value = serde_json::from_str(&kubectl(&self.cluster, &args).await?)?;
@@ -190,7 +190,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     let fleet = FluxFixture::start().await?;
     let cluster = &fleet.cluster;
 
-    // The chart, by the example's HelmRelease.
+    // The chart, by the HelmRelease of the example.
     let folder = text(fleet.folder.path())?;
     let helm = program("helm")?;
     run(
@@ -208,7 +208,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .apply_example("operator.yaml", |document| {
             if document["kind"] == "HelmRelease" {
                 document["spec"]["chartRef"]["kind"] = json!("ExternalArtifact");
-                // No node runs Pods here, and everything is on this machine.
+                // No node runs Pods, and all peers are on this machine.
                 document["spec"]["values"]["replicas"] = json!(0);
                 document["spec"]["values"]["allowHosts"] = json!(["127.0.0.1"]);
                 document["spec"]["values"]["limits"] = json!({ "sessionQuiet": "1s" });
@@ -220,7 +220,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .await?;
     let _operator = fleet.operator().await?;
 
-    // The export, by the example's Kustomization. It stalls: nobody made the tracker's Secret.
+    // The export, by the Kustomization of the example. It stalls because the tracker's Secret is missing.
     kubectl(cluster, &["create", "namespace", TENANT]).await?;
     let keys =
         json!({ "accessKeyId": fleet.gateway.access_key(), "secretAccessKey": fleet.gateway.secret_key() });
@@ -240,7 +240,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .wait_ready("kustomization", TENANT, "audit-exports", "False", &stalled)
         .await?;
 
-    // Mended, the wait passes by itself, while the export is still under way.
+    // After the fix the wait passes by itself, with the export still in progress.
     fleet
         .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
         .await?;
@@ -252,12 +252,12 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     let generation =
         get(cluster, TENANT, "june").await?.context("it is gone")?["metadata"]["generation"].clone();
 
-    // Applied again and again, nothing drifts: Flux finds nothing to correct.
+    // Repeated applies find no drift to correct.
     fleet.reconcile().await?;
     kustomization("True", &["main@sha1:1"]).await?;
     ensure!(generation == 1, "something changed the spec: {generation}");
 
-    // It stalls once more, later: the next look tells.
+    // It stalls again later; the next reconcile of Flux reports it.
     let more = json!({ "dateRange": { "start": "2018-06-02", "end": "2018-06-07" } });
     let mut widened = fleet.export();
     widened["spec"]["dateRange"] = more["dateRange"].clone();
@@ -272,7 +272,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     kustomization("True", &["main@sha1:2"]).await?;
     wait_conditions(cluster, TENANT, "june", states).await?;
 
-    // Taken out of Git, it goes, and leaves no session behind; the data stay.
+    // Removed from Git, it is deleted without a leftover session; the data stay.
     fleet.commit("3", &[]).await?;
     kustomization("True", &["main@sha1:3"]).await?;
     eventually("the export is pruned", async || {
@@ -288,7 +288,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .join("tracker");
     ensure!(stored.is_dir(), "{} is gone", stored.display());
 
-    // So does the operator when its release goes, but not what people declared.
+    // Uninstalling the release removes the operator, but no EventExport.
     fleet.commit("4", &[("june.yaml", widened)]).await?;
     kustomization("True", &["main@sha1:4"]).await?;
     kubectl(

@@ -1,5 +1,5 @@
-//! The resource under GitOps tools: what kstatus and Argo CD make of it, that no field drifts, and a real Flux that
-//! deploys, waits, fails and prunes. `make bed-gitops` builds the tools.
+//! GitOps tools: health according to kstatus and Argo CD, no drift of fields, and a real Flux that deploys, waits,
+//! fails and prunes. `make bed-gitops` builds the tools.
 
 mod drift;
 mod flux;
@@ -15,28 +15,28 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// The script, as the documentation gives it to people.
+/// Health script of the documentation.
 const HEALTH_SCRIPT: &str = "examples/argocd/health.lua";
 
-/// What a tool makes of a resource.
+/// Health of a resource according to a tool.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 struct HealthVerdict {
     status: String,
     message: String,
 }
 
-/// What Flux, and whatever else uses kstatus, makes of resources.
+/// Returns the health according to kstatus, as Flux and others use it.
 async fn kstatus(resources: &[Value]) -> Result<Vec<HealthVerdict>> {
     tool("kstatus", &[], resources).await
 }
 
-/// What Argo CD makes of resources, with our script.
+/// Returns the health according to Argo CD with our script.
 async fn argo_health(resources: &[Value]) -> Result<Vec<HealthVerdict>> {
     let script = file(HEALTH_SCRIPT).display().to_string();
     tool("argocd", &["health", &script], resources).await
 }
 
-/// One answer for each value.
+/// Runs a tool; returns one verdict per value.
 async fn tool<T: for<'a> Deserialize<'a>>(name: &str, args: &[&str], values: &[Value]) -> Result<Vec<T>> {
     let mut child = Command::new(program(name)?)
         .args(args)
@@ -85,7 +85,7 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The two say the same, each in its words; only a suspended export is a state of its own for Argo CD.
+/// True if both verdicts mean the same. Only Argo CD has a verdict for suspended exports.
 fn verdicts_agree(kstatus: &str, argo: &str) -> bool {
     matches!(
         (kstatus, argo),

@@ -1,5 +1,5 @@
-//! An export through its life under the real operator, with every version of it that the API server had: what kstatus
-//! and Argo CD made of each.
+//! Health in each phase of an export with the real operator: verdicts of kstatus and Argo CD on every version that
+//! the API server had.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::bed::{Cluster, Gateway};
 use crate::operator::end_to_end::{SPACE, operator};
 use crate::operator::{apply, eventually, get, has_finalizer, kubectl, patch};
 
-/// One export, its peers, and whoever watches it.
+/// One export, its peers, and a watch.
 struct GitOpsFixture {
     cluster: &'static Cluster,
     gateway: &'static Gateway,
@@ -37,7 +37,7 @@ impl GitOpsFixture {
         })
     }
 
-    /// As Git has it: every day from then on, without waiting for late events.
+    /// Applies a continuous export from that day on, without a delay for late events.
     async fn apply(&self, first: &str) -> Result<()> {
         let url = self.simulator.url().as_str().trim_end_matches('/').to_owned();
         let export = json!({
@@ -70,7 +70,7 @@ impl GitOpsFixture {
         found.context("it is gone")
     }
 
-    /// Both tools' verdicts now.
+    /// Returns the current verdicts of both tools.
     async fn verdicts(&self) -> Result<(HealthVerdict, HealthVerdict)> {
         let now = [self.object().await?];
         let (mut flux, mut argo) = (kstatus(&now).await?, argo_health(&now).await?);
@@ -80,7 +80,7 @@ impl GitOpsFixture {
         ))
     }
 
-    /// Waits until kstatus says so, with those words in its message.
+    /// Waits for this kstatus verdict with these words in its message.
     async fn wait_status(&self, phase: &str, status: &str, words: &[&str]) -> Result<()> {
         eventually(&format!("{phase}: {status}, saying {words:?}"), async || {
             let (flux, argo) = self.verdicts().await?;
@@ -91,7 +91,7 @@ impl GitOpsFixture {
         .await
     }
 
-    /// Holds the operator where it is, or lets it go on, as a busy machine does.
+    /// Stops or continues the operator process, like a busy machine.
     async fn signal(&self, signal: &str) -> Result<()> {
         let id = self.operator.as_ref().and_then(Child::id);
         let id = id.context("there is no operator")?.to_string();
@@ -101,7 +101,7 @@ impl GitOpsFixture {
     }
 }
 
-/// Every version of the export, from now on.
+/// Starts to record every version of the export.
 fn watch(fixture: &GitOpsFixture) -> Result<Child> {
     Ok(Command::new(super::program("kubectl")?)
         .arg("--kubeconfig")
@@ -115,14 +115,14 @@ fn watch(fixture: &GitOpsFixture) -> Result<Child> {
         .spawn()?)
 }
 
-/// What the watch has seen; it ends with this.
+/// Ends the watch and returns the versions it recorded.
 async fn versions(mut watch: Child) -> Result<Vec<Value>> {
     watch.start_kill()?;
     let mut text = Vec::new();
     let mut pipe = watch.stdout.take().context("no standard output")?;
     pipe.read_to_end(&mut text).await?;
     let events = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
-    // The last one may be cut off by the end.
+    // The last version may be incomplete.
     Ok(events
         .map_while(Result::ok)
         .map(|mut event| event["object"].take())
@@ -139,7 +139,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     let mut fixture = GitOpsFixture::new("phases").await?;
     let mut watch = watch(&fixture)?;
 
-    // Nobody has looked: no tool takes it for ready, however long that lasts.
+    // Before the first reconcile no tool considers it ready, however long that lasts.
     fixture.apply(&days_ago(4)?).await?;
     fixture
         .wait_status("just applied", "InProgress", &["not looked"])
@@ -159,7 +159,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     let (flux, _) = fixture.verdicts().await?;
     ensure!(
         flux.message.contains("tracker"),
-        "a person reads what is missing: {flux:?}"
+        "the message names what is missing: {flux:?}"
     );
 
     fixture
@@ -172,7 +172,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
         .wait_status("no bucket", "Failed", &["BucketMissing", &bucket])
         .await?;
 
-    // Mended, it goes on by itself, and a download keeps it exporting.
+    // After the fix it continues by itself, and a download keeps it exporting.
     let held = format!("hang-download@{}x1", days_ago(3)?);
     fixture.simulator.add_preset(&held)?;
     fixture.gateway.create_bucket(&bucket).await?;
@@ -180,13 +180,13 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
         .wait_status("accepted and exporting", "Current", &["Exporting"])
         .await?;
 
-    // It hangs once only, so what begins again below does not.
+    // It hangs only once, so the runs below do not.
     eventually("a download hangs", async || {
         Ok(!fixture.simulator.ledger().faults.is_empty())
     })
     .await?;
 
-    // The operator is slow to see a change: until then, no verdict on the old spec counts.
+    // The operator notices a change late: until then no verdict on the old spec counts.
     fixture.signal("-STOP").await?;
     let other = json!({ "spec": { "parallelism": 2 } });
     patch(fixture.cluster, &fixture.namespace, "daily", &other).await?;
@@ -202,7 +202,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     patch(fixture.cluster, &fixture.namespace, "daily", &end).await?;
     fixture.wait_status("complete", "Current", &["Complete"]).await?;
 
-    // Deleted while a session is open: it is there until the session is gone, and no wait takes it for ready.
+    // Deleted with an open session: it stays until the session is gone, and no wait considers it ready.
     let held = format!("hang-download@{}x1", days_ago(6)?);
     fixture.simulator.add_preset(&held)?;
     let more = json!({ "spec": { "dateRange": { "start": days_ago(6)? } } });
@@ -235,7 +235,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     health_of_all(&versions(watch).await?).await
 }
 
-/// Nothing of what was there for a moment only misled a tool.
+/// Checks the verdicts on each intermediate version.
 async fn health_of_all(versions: &[Value]) -> Result<()> {
     let alive: Vec<Value> = versions
         .iter()

@@ -1,5 +1,5 @@
-//! Every reason that a condition can have, brought about in a resource on a real API server by the real operator:
-//! what kstatus and Argo CD make of it. The table in docs/gitops.md is written by this test and compared with it.
+//! Every condition reason, set by the real operator on a real API server, with the verdicts of kstatus and Argo CD.
+//! This test writes the table in docs/gitops.md or compares it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use eventexport::api::Reason;
 use eventexport::controller::export_health::needs_manual_action;
-use eventexport::export::failure::{Failure, Problem, Remedy};
+use eventexport::export::failure::{Failure, Problem, RetryClass};
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,7 +18,8 @@ use crate::docs::with_part;
 use crate::operator::scripted_exporter::{DAY, ScriptedExporter, ScriptedRun};
 use crate::operator::{Operator, apply, condition, manifest, secret, wait_conditions};
 
-/// How the reason comes about. `None`: `Ready` never has it. Exhaustive, so that a new reason is thought of.
+/// Returns the run that causes the reason; `None` if `Ready` never has it. Exhaustive, so that a new reason must be
+/// considered.
 #[allow(clippy::too_many_lines)]
 fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
     let settled = Snapshot {
@@ -32,12 +33,12 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         waiting: 1,
         ..settled.clone()
     };
-    let problem = |remedy, window| Snapshot {
+    let problem = |class, window| Snapshot {
         problems: vec![Problem {
             reason,
             message: reason.meaning().to_owned(),
             window,
-            remedy,
+            class,
             retry_at: None,
         }],
         ..missing.clone()
@@ -51,7 +52,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         Reason::Suspended => settled,
         // Of a range without an end and with one: the next day is waited for.
         Reason::CaughtUp | Reason::NotSettled => {
-            let waits = problem(Remedy::Wait(Some(Timestamp::MAX)), Some(DAY)).problems;
+            let waits = problem(RetryClass::Wait(Some(Timestamp::MAX)), Some(DAY)).problems;
             Snapshot {
                 problems: waits
                     .into_iter()
@@ -80,9 +81,9 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             }],
             ..settled
         },
-        // What is waited for.
-        Reason::Throttled | Reason::HeldByOther => problem(Remedy::Wait(None), Some(DAY)),
-        // What concerns every window: others are waited for, or a person is needed.
+        // Reasons to wait.
+        Reason::Throttled | Reason::HeldByOther => problem(RetryClass::Wait(None), Some(DAY)),
+        // Problems of all windows: the export waits for others or needs manual action.
         Reason::SpaceFull
         | Reason::ConditionalWritesUnsupported
         | Reason::CredentialsRefused
@@ -92,40 +93,45 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         | Reason::BucketForbidden
         | Reason::BucketFull
         | Reason::ObjectAttributesRejected
-        | Reason::JournalMismatch
+        | Reason::SourceMismatch
+        | Reason::ObjectMissing
+        | Reason::ObjectSizeMismatch
+        | Reason::ReceiptUnreadable
+        | Reason::UnsupportedSchema
+        | Reason::BucketInOtherRegion
         | Reason::SourceRefused
         | Reason::DestinationRefused
-        | Reason::OrphanSessionSuspected => problem(Remedy::Wait(None), None),
-        // All is stored, and its manifest cannot be signed.
+        | Reason::OrphanSessionSuspected => problem(RetryClass::Wait(None), None),
+        // Everything is stored, and the manifest cannot be signed.
         Reason::SigningKeyInvalid => Snapshot {
             manifest_due: true,
             missing: settled.missing,
             waiting: 0,
-            ..problem(Remedy::Manual, None)
+            ..problem(RetryClass::Manual, None)
         },
-        // What is found before it begins.
+        // Failures before the run starts.
         Reason::InvalidSpec | Reason::CredentialsMissing | Reason::IdentityNotGranted => {
             return Some(ScriptedRun::FailsToPrepare(
                 Failure::wait(reason, reason.meaning(), None).export_wide(),
             ));
         }
-        // What keeps every window back and passes.
+        // Transient problems of all windows.
         Reason::SourceUnreachable | Reason::DestinationUnreachable | Reason::Failed => {
-            problem(Remedy::Retry(None), None)
+            problem(RetryClass::Retry(None), None)
         }
-        // What happened to one window, which is tried again.
+        // Problems of one window that is retried.
         Reason::NotGzip | Reason::DownloadIncomplete | Reason::InvalidEvents | Reason::RangeMismatch => {
-            problem(Remedy::Retry(None), Some(DAY))
+            problem(RetryClass::Retry(None), Some(DAY))
         }
-        // What a person has to decide about one window.
+        // Problems of one window that need a manual decision.
         Reason::TooLarge | Reason::Short | Reason::EmptyUnproved | Reason::ForeignObject => {
-            problem(Remedy::Manual, Some(DAY))
+            problem(RetryClass::Manual, Some(DAY))
         }
         Reason::Expired => Snapshot {
             expired: [DAY].into_iter().collect(),
             ..missing
         },
-        // Of conditions of their own.
+        // Reasons of other conditions.
         Reason::Accepted | Reason::OperatorConflict => return None,
     };
     Some(ScriptedRun::Reports(Box::new(snapshot)))
@@ -147,15 +153,15 @@ fn name(reason: Reason) -> String {
 }
 
 #[tokio::test]
-async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
+async fn kstatus_and_argo_cd_agree_on_every_reason() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("reasons").await;
     let script = Arc::new(ScriptedExporter::default());
     apply(cluster, &secret(namespace, "one")).await?;
     let mut resources = vec![];
     for reason in Reason::ALL {
-        if let Some(play) = scripted_run(*reason) {
-            script.set_run(&name(*reason), play);
+        if let Some(scripted) = scripted_run(*reason) {
+            script.set_run(&name(*reason), scripted);
             resources.push(resource(namespace, *reason));
         }
     }
@@ -166,13 +172,13 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
     .await?;
     let operator = Operator::start_with(cluster, namespace, script).await?;
 
-    let (mut shown, mut seen) = (vec![], vec![]);
+    let (mut reasons, mut seen) = (vec![], vec![]);
     for reason in Reason::ALL
         .iter()
         .copied()
         .filter(|reason| scripted_run(*reason).is_some())
     {
-        // The word, to its end: Complete is not CompleteNot.
+        // Complete word: Complete is not CompleteNot.
         let wanted = ["True", "False", "Unknown"].map(|status| format!("{status}/{reason}"));
         let mut last = Value::Null;
         crate::operator::eventually(&format!("Ready has the reason {reason}"), async || {
@@ -182,10 +188,10 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
         })
         .await
         .with_context(|| format!("{}", last["status"]))?;
-        shown.push(reason);
+        reasons.push(reason);
         seen.push(last);
     }
-    // It stays so: nothing above was a passing state.
+    // The state is stable, not transient.
     let busy = ["True/Exporting", "False/Exporting", "False/Accepted", "False"];
     wait_conditions(cluster, namespace, "exporting", busy).await?;
 
@@ -193,7 +199,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
     let mut table = "| reason of `Ready` | `Ready` | `Stalled` | kstatus (Flux) | Argo CD | a wait |\n\
                      |---|---|---|---|---|---|\n"
         .to_owned();
-    for (((reason, object), flux), argo) in shown.iter().zip(&seen).zip(&flux).zip(&argo) {
+    for (((reason, object), flux), argo) in reasons.iter().zip(&seen).zip(&flux).zip(&argo) {
         let status = |kind| {
             condition(object, kind)
                 .split('/')
@@ -212,7 +218,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
             "{reason}: {flux:?} {}",
             object["status"]
         );
-        // A weak store is used under the operator's lease, with extra checks.
+        // Under the operator's lease a store without conditional writes is used with extra checks.
         if *reason != Reason::ConditionalWritesUnsupported {
             ensure!(
                 needs_manual_action(*reason) == (flux.status == "Failed"),
@@ -229,7 +235,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
         let wait = match flux.status.as_str() {
             "Current" => "passes",
             "Failed" => "fails at once",
-            _ => "goes on",
+            _ => "continues",
         };
         let _ = writeln!(
             table,
@@ -243,7 +249,7 @@ async fn every_reason_means_the_same_to_kstatus_and_to_argo_cd() -> Result<()> {
     if text != wanted {
         ensure!(
             std::env::var_os("UPDATE_DOCS").is_some(),
-            "docs/gitops.md: health is not what would be generated: run `make generated`\n{table}"
+            "docs/gitops.md: health is out of date: run `make generated`\n{table}"
         );
         std::fs::write(&path, wanted)?;
     }

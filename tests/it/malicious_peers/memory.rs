@@ -1,4 +1,4 @@
-//! The real program, and how much memory it takes at most (`VmHWM`), while a service sends it bombs.
+//! Peak memory (`VmHWM`) of the real program while a service sends decompression bombs.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,16 +16,17 @@ use super::peer::{MaliciousPeer, Payload, PeerAction};
 
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 const MIB: u64 = 1024 * 1024;
-/// Bytes that a member of a bomb inflates to.
+/// Inflated bytes of one gzip member.
 const MEMBER_BYTES: u64 = 16 * MIB;
 /// Bytes of an event and its line.
 const LINE_BYTES: u64 = 256;
-/// What the program may take at most, whatever comes: parts, a window of gzip, code. A bomb kept would be many times it.
+/// Maximum memory of the program for any input: parts, a gzip window, code. A buffered bomb would be many times
+/// larger.
 const MEMORY_BYTES: u64 = 224 * MIB;
-/// The longest that one command may take, on a machine that is busy with everything else.
+/// Generous, because the machine may be busy.
 const TIMEOUT: Duration = Duration::from_mins(20);
 
-/// How a program ended, and its memory at most.
+/// Exit status and peak memory of a program.
 struct MeasuredRun {
     output: Output,
     peak: u64,
@@ -48,7 +49,7 @@ fn member(pattern: &[u8]) -> Vec<u8> {
     gzip(&pattern.repeat(times))
 }
 
-/// A body: a beginning, then a member again and again, then an end.
+/// Returns a body: a beginning, a repeated member, and an end.
 fn body(begin: &[u8], member: Vec<u8>, times: u64, end: &[u8]) -> Payload {
     let length = begin.len() as u64 + member.len() as u64 * times + end.len() as u64;
     let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
@@ -70,7 +71,8 @@ impl MemoryFixture {
         }
     }
 
-    /// The simulator, but for requests that begin so.
+    /// Starts a peer that sends the payload to requests that start with `endpoint` and forwards others to the
+    /// simulator.
     async fn peer(&self, endpoint: &'static str, payload: Payload) -> MaliciousPeer {
         let upstream = self.simulator.url().socket_addrs(|| None).unwrap()[0];
         MaliciousPeer::start(Some(upstream), move |line| {
@@ -119,7 +121,7 @@ impl MemoryFixture {
         }
     }
 
-    /// `eventexport run` of one day, by a manifest that names the peer.
+    /// Runs `eventexport run` for one day with a manifest that names the peer.
     async fn run(&self, peer: &MaliciousPeer) -> MeasuredRun {
         let manifest = format!(
             "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: bomb}}\nspec:\n  space: {SPACE}\n  \
@@ -145,7 +147,7 @@ impl MemoryFixture {
     }
 }
 
-/// Bytes that a process had in memory at most; 0 once it ended.
+/// Returns the peak memory of a process in bytes; 0 after its end.
 fn peak_memory(id: u32) -> u64 {
     let status =
         fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status")).unwrap_or_default();
@@ -155,7 +157,7 @@ fn peak_memory(id: u32) -> u64 {
         * 1024
 }
 
-/// What bombs there are: a name, the body, and how many events it holds; `None` is no body of events.
+/// Payloads by name, with their number of events; `None` if the body has no events.
 fn bombs(bytes: u64) -> Vec<(&'static str, Payload, Option<u64>)> {
     let times = bytes / MEMBER_BYTES;
     let filled = usize::try_from(LINE_BYTES).unwrap() - r#"{"event":""}"#.len() - 1;
@@ -205,14 +207,15 @@ fn bombs(bytes: u64) -> Vec<(&'static str, Payload, Option<u64>)> {
     ]
 }
 
-/// Every bomb through `run` and through `download`: taken for what it is, in bounded memory, and no session stays.
+/// Sends each payload to `run` and `download`: it is classified correctly in bounded memory, and no session stays
+/// open.
 async fn check_bombs(bytes: u64) {
     for (name, payload, events) in bombs(bytes) {
         let sent = payload.piece.len() as u64 * payload.times;
         let fixture = MemoryFixture::new().await;
         let peer = fixture.peer("GET /v3/events/download ", payload).await;
         let run = fixture.run(&peer).await;
-        let said = String::from_utf8_lossy(&run.output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&run.output.stderr).into_owned();
         println!(
             "run, {name}: {} MiB of {} KiB sent, {:.1} s, {} MiB of memory at most",
             bytes / MIB,
@@ -224,8 +227,12 @@ async fn check_bombs(bytes: u64) {
         let counted = receipt
             .as_ref()
             .map(|receipt| receipt["events"].as_u64().unwrap());
-        // Fewer events than the service reports are no export of its day.
-        assert_eq!(counted, events.filter(|events| *events >= 240), "{name}: {said}");
+        // Fewer events than the service reports are not accepted for the day.
+        assert_eq!(
+            counted,
+            events.filter(|events| *events >= 240),
+            "{name}: {stderr}"
+        );
         assert!(
             run.peak > 0 && run.peak <= MEMORY_BYTES,
             "{name}: {} MiB",
@@ -255,12 +262,12 @@ async fn decompression_bombs_of_256_mib_use_bounded_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make bombs"]
+#[ignore = "takes minutes: make decompression-bombs"]
 async fn decompression_bombs_of_ten_gib_use_bounded_memory() {
     check_bombs(10 * 1024 * MIB).await;
 }
 
-/// Parsed JSON takes more room than its text: what a list of two MiB may become is bounded as well.
+/// Parsed JSON is larger than its text: that growth is bounded for a list of two MiB.
 #[tokio::test(flavor = "multi_thread")]
 async fn parsing_large_lists_uses_bounded_memory() {
     let full = 2 * 1024 * 1024 - 16;
@@ -288,14 +295,14 @@ async fn parsing_large_lists_uses_bounded_memory() {
         let fixture = MemoryFixture::new().await;
         let peer = fixture.peer("GET /v3/sessions ", payload).await;
         let list = fixture.program(&peer, &["session", "list"]).await;
-        let said = String::from_utf8_lossy(&list.output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&list.output.stderr).into_owned();
         println!(
-            "{name}: {:.1} s, {} MiB at most: {said}",
+            "{name}: {:.1} s, {} MiB at most: {stderr}",
             list.took.as_secs_f64(),
             list.peak / MIB
         );
-        assert_eq!(list.output.status.code(), Some(1), "{name}: {said}");
-        assert_displayable(name, said.trim_end(), "127.0.0.1", &[DEFAULT_API_KEY]);
+        assert_eq!(list.output.status.code(), Some(1), "{name}: {stderr}");
+        assert_displayable(name, stderr.trim_end(), "127.0.0.1", &[DEFAULT_API_KEY]);
         assert!(
             list.peak > 0 && list.peak <= MEMORY_BYTES,
             "{name}: {} MiB",

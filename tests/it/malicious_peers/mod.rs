@@ -1,5 +1,5 @@
-//! Peers that mean harm, over real sockets: whatever they send, a request ends in its time, with an error that names
-//! them and can be shown, in bounded memory, and leaves no session behind. `docs/bad-input.md` has the bounds.
+//! Malicious peers over real sockets: for any reply, a request ends in time, with a printable error that names the
+//! peer, in bounded memory, and without a leftover session. `docs/bad-input.md` lists the bounds.
 
 mod memory;
 mod payloads;
@@ -10,10 +10,10 @@ mod tracker;
 
 use eventexport::api::is_printable;
 
-/// The longest error, in characters: a sentence of ours with some words of theirs.
+/// Maximum characters of an error: our sentence and an excerpt of the reply.
 const MAX_ERROR_CHARS: usize = 1500;
 
-/// An error names who is at fault, fits a terminal and a status, and says nothing secret.
+/// Asserts that an error names the peer, fits a terminal and a status, and contains no secret.
 #[track_caller]
 fn assert_displayable(what: &str, error: &str, peer: &str, secrets: &[&str]) {
     assert!(error.contains(peer), "{what}: {error} does not name {peer}");

@@ -1,18 +1,18 @@
-//! What a peer may say instead of an answer, whichever it was asked for.
+//! Malicious replies for any request.
 
 use std::time::Duration;
 
 use super::peer::Payload;
 
-/// Without end.
+/// Unlimited repetitions.
 const ENDLESS: u64 = u64::MAX;
-/// Head of a success whose body ends with the connection.
+/// Head of a successful reply whose body ends with the connection.
 const CLOSE_DELIMITED_HEAD: &str =
     "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n\r\n";
-/// Head of a success in chunks.
+/// Head of a successful chunked reply.
 const CHUNKED_HEAD: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// Names for people, with what is said. None of it is a good answer to anything.
+/// Returns the payloads with their names. None is a valid reply to any request.
 pub(super) fn malicious_payloads() -> Vec<(&'static str, Payload)> {
     let raw = |text: &str| Payload::raw(text);
     let nested = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();

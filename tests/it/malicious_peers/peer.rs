@@ -1,4 +1,4 @@
-//! A server that says what a test wants, byte for byte and without end, or passes a request on to a real one.
+//! Server that sends scripted bytes, possibly without end, or forwards a request to a real one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,32 +10,32 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Bytes of a request's head at most.
+/// Maximum bytes of a request's head.
 const HEAD_BYTES: usize = 64 * 1024;
 
-/// What is sent: a beginning, then a piece again and again, then an end.
+/// Payload: a beginning, a repeated piece, and an end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Payload {
     pub(super) begin: Bytes,
     pub(super) piece: Bytes,
-    /// How often; `u64::MAX` is without end.
+    /// Repetitions; `u64::MAX` for no end.
     pub(super) times: u64,
-    /// Before each piece.
+    /// Pause before each piece.
     pub(super) pause: Duration,
     pub(super) end: Bytes,
-    /// The connection stays open, as long as the client likes.
+    /// True if the connection stays open until the client closes it.
     pub(super) hold: bool,
 }
 
-/// What comes of a request.
+/// Action for a request.
 #[derive(Clone, Debug)]
 pub(super) enum PeerAction {
     Send(Payload),
-    /// To the server behind.
+    /// Forwards the request to the real server.
     Forward,
 }
 
-/// Runs until it is dropped.
+/// Runs until dropped.
 pub(super) struct MaliciousPeer {
     pub(super) address: SocketAddr,
     written: Arc<AtomicU64>,
@@ -43,7 +43,7 @@ pub(super) struct MaliciousPeer {
 }
 
 impl Payload {
-    /// All bytes of a reply at once.
+    /// Returns a payload of raw bytes.
     pub(super) fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self {
             begin: Bytes::from(bytes.into()),
@@ -51,7 +51,7 @@ impl Payload {
         }
     }
 
-    /// A reply with its true length.
+    /// Returns a reply with a correct length.
     pub(super) fn reply(status: &str, body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
         let head = format!(
@@ -61,7 +61,7 @@ impl Payload {
         Self::raw([head.as_bytes(), body].concat())
     }
 
-    /// Then this piece, so often.
+    /// Appends a repeated piece.
     pub(super) fn repeat(mut self, piece: impl Into<Vec<u8>>, times: u64) -> Self {
         (self.piece, self.times) = (Bytes::from(piece.into()), times);
         self
@@ -84,7 +84,8 @@ impl Payload {
 }
 
 impl MaliciousPeer {
-    /// Asks `script` about each request's first line, as `GET /v3/sessions HTTP/1.1`; one request per connection.
+    /// Starts a peer. `script` decides by the request line, such as `GET /v3/sessions HTTP/1.1`. One request per
+    /// connection.
     pub(super) async fn start(
         upstream: Option<SocketAddr>,
         script: impl Fn(&str) -> PeerAction + Send + Sync + 'static,
@@ -97,7 +98,7 @@ impl MaliciousPeer {
             while let Ok((client, _)) = listener.accept().await {
                 let (script, count) = (Arc::clone(&script), Arc::clone(&count));
                 tokio::spawn(async move {
-                    // A client that has enough closes: that is how most of these end.
+                    // Most connections end because the client closes.
                     let _ = serve(client, upstream, &*script, &count).await;
                 });
             }
@@ -113,7 +114,7 @@ impl MaliciousPeer {
         format!("http://{}", self.address)
     }
 
-    /// Bytes that the sockets took.
+    /// Returns the bytes that the sockets accepted.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::SeqCst)
     }
@@ -147,7 +148,7 @@ async fn serve(
         (PeerAction::Forward, None) => return Ok(()),
         (PeerAction::Forward, Some(upstream)) => {
             let mut server = TcpStream::connect(upstream).await?;
-            // So that the next request comes on a connection of its own, and is asked about, too.
+            // Forces a new connection for the next request, so that the script sees it.
             let end = head
                 .windows(2)
                 .position(|two| two == b"\r\n")
@@ -158,7 +159,7 @@ async fn serve(
             return copy_bidirectional(&mut client, &mut server).await.map(drop);
         }
     };
-    // What the client still sends must not block it, nor reset the connection before it has read the reply.
+    // Drain the client's data: it must not block, and must not reset the connection before the reply is read.
     let (mut from, mut to) = client.into_split();
     let drained = tokio::spawn(async move {
         let mut rest = vec![0; 64 * 1024];
@@ -169,7 +170,7 @@ async fn serve(
         written.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         Ok(())
     };
-    let said = async {
+    let reply = async {
         say(&payload.begin).await?;
         for _ in 0..payload.times {
             tokio::time::sleep(payload.pause).await;
@@ -184,5 +185,5 @@ async fn serve(
         let _ = to.shutdown().await;
         let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;
     }
-    said
+    reply
 }

@@ -1,5 +1,5 @@
-//! Manifests that are wrong, huge or malicious, through the commands that read them and a real API server: each is
-//! refused in a moment, and the error names the field.
+//! Invalid, huge and malicious manifests, given to the commands and to a real API server: each is refused quickly
+//! with an error that names the field.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,9 +13,9 @@ use super::MAX_ERROR_CHARS;
 use crate::bed::Cluster;
 use eventexport::api::is_printable;
 
-/// The longest that a command may take over a manifest, on a machine that is busy with everything else.
+/// Generous, because the machine may be busy.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// What each of a hundred errors at most may have.
+/// Maximum output: a hundred errors of maximum length.
 const MAX_OUTPUT_CHARS: usize = 100 * MAX_ERROR_CHARS;
 const SECRET: &str = "hunter2-nobody-may-see";
 
@@ -29,12 +29,13 @@ spec:
   destination: {s3: {bucket: audit, credentialsSecretRef: {name: bucket}}}
 ";
 
-/// A bad manifest, and what the error must name.
+/// Invalid manifest, and the text that its error must contain.
 struct InvalidManifest {
     name: &'static str,
     text: String,
     named: &'static str,
-    /// Whether a server refuses it too, by the same name; otherwise its client cannot read it, or takes it.
+    /// True if a server refuses it with the same field; otherwise its client cannot parse it, or the server accepts
+    /// it.
     server: bool,
 }
 
@@ -204,7 +205,7 @@ async fn command_output(command: &str, manifest: &Path) -> (Option<i32>, String)
     if command == "run" {
         program.arg("--simulate");
     }
-    // To verify, the manifest alone says where.
+    // `verify` finds the archive only by the manifest.
     if command != "verify" {
         program.arg("--to").arg(to);
     }
@@ -223,7 +224,7 @@ async fn command_output(command: &str, manifest: &Path) -> (Option<i32>, String)
 }
 
 #[tokio::test]
-async fn a_bad_manifest_is_refused_by_every_command_and_the_field_is_named() {
+async fn every_command_refuses_a_bad_manifest_and_names_the_field() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = folder.path().join("m.yaml");
     fs::write(&manifest, [0xff, 0xfe]).unwrap();
@@ -240,33 +241,33 @@ async fn a_bad_manifest_is_refused_by_every_command_and_the_field_is_named() {
     } in invalid_manifests()
     {
         fs::write(&manifest, &text).unwrap();
-        // What is large is read by one of them, as all read alike.
+        // One command suffices for large ones: all use the same reader.
         let commands = if text.len() > 100_000 { 1 } else { 3 };
         for command in ["run", "plan", "verify"].into_iter().take(commands) {
-            let (code, said) = command_output(command, &manifest).await;
-            let shown: String = said.chars().take(400).collect();
-            assert_eq!(code, Some(2), "{command}, {name}: {shown}");
+            let (code, printed) = command_output(command, &manifest).await;
+            let excerpt: String = printed.chars().take(400).collect();
+            assert_eq!(code, Some(2), "{command}, {name}: {excerpt}");
             assert!(
-                said.contains(named),
-                "{command}, {name}: {named} is not named: {shown}"
+                printed.contains(named),
+                "{command}, {name}: {named} is not named: {excerpt}"
             );
             assert!(
-                said.chars().count() <= MAX_OUTPUT_CHARS,
+                printed.chars().count() <= MAX_OUTPUT_CHARS,
                 "{command}, {name}: {} characters",
-                said.chars().count()
+                printed.chars().count()
             );
             assert!(
-                said.chars().all(|c| c == '\n' || is_printable(c)),
-                "{command}, {name}: {shown:?}"
+                printed.chars().all(|c| c == '\n' || is_printable(c)),
+                "{command}, {name}: {excerpt:?}"
             );
-            assert!(!said.contains(SECRET), "{command}, {name}: {shown}");
+            assert!(!printed.contains(SECRET), "{command}, {name}: {excerpt}");
         }
     }
     assert!(!folder.path().join("to").exists(), "nothing was attempted");
 }
 
 #[tokio::test]
-async fn a_server_refuses_a_bad_manifest_by_the_same_field() {
+async fn the_api_server_refuses_the_same_field_of_a_bad_manifest() {
     let cluster = Cluster::shared().await;
     let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/eventexports.yaml");
     cluster.apply_crd(&definition).await.unwrap();
@@ -291,7 +292,7 @@ async fn a_server_refuses_a_bad_manifest_by_the_same_field() {
         assert!(refused.contains(named), "{name}: {refused:.400}");
         assert!(begun.elapsed() < TIMEOUT, "{name}");
     }
-    // All that the schema allows at once: within the cost that the server grants our rules.
+    // Maximum that the schema allows: within the CEL cost limit of the server.
     let gaps = (0..1000).fold(String::new(), |mut text, _| {
         let reason = "\u{fc}".repeat(512);
         let _ = writeln!(

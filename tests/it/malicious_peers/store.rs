@@ -1,4 +1,4 @@
-//! An S3 that means harm: listings, writes and reads answered in every hostile way, and XML that is more than it seems.
+//! Malicious S3 server: hostile replies to listings, writes and reads, and XML attacks.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::payloads::malicious_payloads;
 use super::peer::{MaliciousPeer, Payload, PeerAction};
 
 const SECRET: &str = "the-secret-that-nobody-may-see";
-/// Nothing moves for so long: a try is given up.
+/// Idle timeout of an attempt.
 const IDLE: Duration = Duration::from_secs(1);
-/// Far beyond what five tries of twice that and the pauses between them may take.
+/// Far more than five attempts of twice that time with their pauses.
 const TIMEOUT: Duration = Duration::from_secs(90);
-/// Bytes that five tries and the buffers of their sockets may take in.
+/// Maximum bytes that five attempts and their socket buffers may accept.
 const MAX_READ_BYTES: u64 = 5 * (8 + 12) * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ async fn perform(store: &S3Store, call: StoreCall) -> Result<(), StoreError> {
     }
 }
 
-/// Whatever it says, it ends; what is an error can be shown.
+/// Checks that the call ends and that an error is printable.
 async fn check_payload(call: StoreCall, what: String, payload: Payload) -> Result<(), StoreError> {
     let endless = payload.times == u64::MAX;
     let peer = MaliciousPeer::start(None, move |_| PeerAction::Send(payload.clone())).await;
@@ -121,7 +121,7 @@ async fn no_store_response_hangs_overflows_or_leaks() {
             .map(move |(what, payload)| check_payload(call, what.to_owned(), payload))
     });
     for ended in join_all(call.map(tokio::spawn)).await {
-        // An empty success is what S3 itself answers to some of these.
+        // S3 itself answers some of these with an empty success.
         let _ = ended.unwrap();
     }
 }
@@ -159,7 +159,7 @@ async fn impossible_listings_are_refused_cheaply() {
         ("a key of 10 MiB", listing(&contents(&"k".repeat(10 << 20), "1"))),
         ("a key of 2 KiB", listing(&contents(&"k".repeat(2048), "1"))),
         ("no key", listing("<Contents><Size>1</Size></Contents>")),
-        ("less than no bytes", listing(&contents("tracker/k", "-1"))),
+        ("negative size", listing(&contents("tracker/k", "-1"))),
         (
             "more bytes than there can be",
             listing(&contents("tracker/k", "99999999999999999999")),
@@ -198,18 +198,18 @@ async fn store_error_messages_are_truncated() {
             let _ = check_payload(call, what.to_owned(), payload.clone()).await;
         }
     }
-    // More patience than a clock can hold is asked for.
+    // Asks for a delay longer than a clock can represent.
     let ever = Payload::raw(
         "HTTP/1.1 503 Slow Down\r\nRetry-After: 18446744073709551615\r\nContent-Length: 0\r\n\r\n",
     );
     let begun = Instant::now();
-    let outcome = check_payload(StoreCall::Put, "patience for ever".to_owned(), ever).await;
+    let outcome = check_payload(StoreCall::Put, "endless retry delay".to_owned(), ever).await;
     assert!(
         matches!(outcome, Err(StoreError::Throttled { .. })),
         "{outcome:?}"
     );
     assert!(begun.elapsed() < TIMEOUT);
-    // Names that would fill the records that hold them.
+    // Names longer than the records that hold them.
     let id = format!(
         "<InitiateMultipartUploadResult><UploadId>{}</UploadId></InitiateMultipartUploadResult>",
         "u".repeat(300_000)

@@ -1,4 +1,4 @@
-//! The tracker and its UAA: each request of the client, answered in every hostile way.
+//! Malicious tracker and UAA: hostile replies to each request of the client.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use super::peer::{MaliciousPeer, Payload, PeerAction};
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 const KEY: &str = "the-api-key-that-nobody-may-see";
 const TOKEN: &str = "the-token-that-nobody-may-see";
-/// For one try of a request; there are two.
+/// Timeout of one attempt; there are two.
 const REQUEST: Duration = Duration::from_secs(2);
-/// Far beyond what two tries and the pause between them may take, for a machine that is busy with everything else.
+/// Far more than two attempts and their pause, because the machine may be busy.
 const TIMEOUT: Duration = Duration::from_secs(40);
-/// Bytes of one try that the client and the buffers of the sockets may take in.
+/// Maximum bytes of one attempt that the client and the socket buffers may accept.
 const MAX_READ_BYTES: u64 = 2 * 1024 * 1024 + 12 * 1024 * 1024;
 
-/// A point of the protocol: how its request begins.
+/// Start of the request line of each endpoint.
 const ENDPOINTS: [&str; 5] = [
     "POST /oauth/token ",
     "GET /v3/sessions ",
@@ -99,7 +99,7 @@ async fn check_payload(endpoint: &'static str, what: &'static str, payload: Payl
     let answer = answer.unwrap_or_else(|_| panic!("{name}: no end after {:?}", begun.elapsed()));
     match answer {
         Err(error) => {
-            // What a space is full of is told by the space.
+            // The error of a full space names the space.
             let at_fault = if matches!(error, TrackerError::Capacity { .. }) {
                 SPACE
             } else {
@@ -117,7 +117,7 @@ async fn check_payload(endpoint: &'static str, what: &'static str, payload: Payl
                 assert!(refused, "{name}: {error:?}");
             }
         }
-        // To delete, any success will do: what it says is not read.
+        // Any success is accepted for a delete; its body is ignored.
         Ok(()) => assert!(endpoint.starts_with("DELETE"), "{name} was taken for an answer"),
     }
     if endless {
@@ -187,7 +187,7 @@ async fn unusual_but_valid_responses_are_accepted() {
             .list_sessions(SPACE)
             .await
             .unwrap_or_else(|error| panic!("{what}: {error}"));
-        // Of a key that is given twice the later one holds, as the parsers of the field have it.
+        // The last of duplicate keys wins, as in common JSON parsers.
         assert_eq!(
             sessions
                 .iter()
@@ -210,22 +210,22 @@ async fn invalid_rows_and_oversized_lists_are_refused() {
                 .join(",")
         )
     };
-    for (endpoint, body, said) in [
+    for (endpoint, body, expected) in [
         (
             "GET /v3/events ",
             r#"[{"DATE":"9999-99-99","COUNT":1}]"#.to_owned(),
-            "without a usable DATE",
+            "without a valid DATE",
         ),
         (
             "GET /v3/events ",
             r#"[{"DATE":"2018-06-28","COUNT":1e400}]"#.to_owned(),
-            "no JSON",
+            "not JSON",
         ),
         ("GET /v3/sessions ", many(1001), "more than 1000 rows"),
         (
             "GET /v3/sessions ",
             r#"[{"id":"a/../b c"}]"#.to_owned(),
-            "without a usable id",
+            "without a valid id",
         ),
     ] {
         let peer = MaliciousPeer::start(None, move |line| {
@@ -237,9 +237,9 @@ async fn invalid_rows_and_oversized_lists_are_refused() {
         })
         .await;
         let error = call(&tracker(&peer), endpoint).await.unwrap_err().to_string();
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
-    // Counts that cannot be are as good as none; a name that is a book is as good as none.
+    // Impossible counts and overlong names are dropped.
     let rows = r#"[{"DATE":"2018-06-28","COUNT":-5,"SIZE":18446744073709551616}]"#;
     let book = format!(r#"[{{"id":"a","username":"{}"}}]"#, "u".repeat(300_000));
     let peer = MaliciousPeer::start(None, move |line| {

@@ -1,5 +1,5 @@
-//! The life of a release: installed, exporting, upgraded, rolled back, its leader killed, uninstalled and installed
-//! again. The archive and the resources outlive all of it.
+//! Lifecycle of a release: install, export, upgrade, rollback, leader kill, uninstall and reinstall. The archive and
+//! the resources survive all of it.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,21 +10,21 @@ use super::fixture::{AUDIT, IMAGE, NodeFixture, SYSTEM};
 
 const RELEASE: &str = "eventexport";
 
-/// The chart as it is.
+/// Current chart.
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/eventexport");
 
-/// The chart as it was when it was new, numbered 0.0.1.
+/// First version of the chart, numbered 0.0.1.
 const PREVIOUS_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/node/eventexport-0.0.1.tgz");
 
 const DEPLOYMENT: &str = "deployment/eventexport";
 
-/// The days of the first export.
+/// Days of the first export.
 const JUNE: (i8, i8) = (1, 7);
 
-/// What the release must not touch: names with their unique ids.
+/// State that the release must not change: names with their UIDs.
 type PreservedState = BTreeMap<String, String>;
 
-/// Of the first chart, with a resource that is exported; returns when the archive is proved.
+/// Installs the first chart and exports a resource; returns when the archive is verified.
 pub(super) async fn install_and_export(fixture: &NodeFixture) -> Result<()> {
     fixture.transcript.part("Installed by Helm, and an export");
     fixture
@@ -65,7 +65,7 @@ pub(super) async fn install_and_export(fixture: &NodeFixture) -> Result<()> {
     Ok(())
 }
 
-/// To today's chart while an export runs, and back.
+/// Upgrades to the current chart during an export, and rolls back.
 pub(super) async fn upgrade_and_roll_back(fixture: &NodeFixture) -> Result<()> {
     fixture
         .transcript
@@ -125,7 +125,7 @@ pub(super) async fn upgrade_and_roll_back(fixture: &NodeFixture) -> Result<()> {
     Ok(())
 }
 
-/// The leader's process is killed in the middle of four downloads: another one goes on.
+/// Kills the leader during four downloads: another Pod continues.
 pub(super) async fn kill_the_leader(fixture: &NodeFixture) -> Result<()> {
     fixture.transcript.part("The leader is killed");
     let before = fixture.slow_downloads()?;
@@ -182,7 +182,7 @@ pub(super) async fn kill_the_leader(fixture: &NodeFixture) -> Result<()> {
     fixture.no_session_open().await
 }
 
-/// Takes only what the release made; installed again, it downloads nothing.
+/// Uninstalls, which removes only the release's own objects, and reinstalls, which downloads nothing again.
 pub(super) async fn uninstall_and_install_again(fixture: &NodeFixture) -> Result<()> {
     fixture.transcript.part("Uninstalled, and installed again");
     let kept = preserved_state(fixture).await?;
@@ -197,7 +197,7 @@ pub(super) async fn uninstall_and_install_again(fixture: &NodeFixture) -> Result
             "--timeout=3m",
         ])
         .await?;
-    let ours = [
+    let own_objects = [
         "get",
         "deployments,pods,services,serviceaccounts,roles,clusterroles,poddisruptionbudgets",
         "-n",
@@ -209,7 +209,7 @@ pub(super) async fn uninstall_and_install_again(fixture: &NodeFixture) -> Result
     ];
     fixture
         .eventually("nothing of the release is left", async || {
-            Ok(fixture.kubectl(&ours).await?.is_empty())
+            Ok(fixture.kubectl(&own_objects).await?.is_empty())
         })
         .await?;
     unchanged(fixture, &kept, downloads).await?;
@@ -219,7 +219,7 @@ pub(super) async fn uninstall_and_install_again(fixture: &NodeFixture) -> Result
     fixture
         .helm(&arguments("install", CHART, &["--wait", "--timeout=3m"]))
         .await?;
-    // A change of the spec is looked at by the new operator: the archive tells it that all is there.
+    // A change of the spec triggers the new operator, which finds everything in the archive.
     fixture
         .kubectl(&[
             "patch",
@@ -248,7 +248,7 @@ pub(super) async fn uninstall_and_install_again(fixture: &NodeFixture) -> Result
     Ok(())
 }
 
-/// The arguments of an installation or upgrade with the values of this machine.
+/// Returns the arguments of an install or upgrade with the values of this machine.
 fn arguments<'a>(verb: &'a str, chart: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec![verb, RELEASE, chart, "--namespace", SYSTEM];
     for value in [
@@ -270,7 +270,7 @@ async fn rolled_out(fixture: &NodeFixture) -> Result<()> {
     Ok(())
 }
 
-/// `<pod>_<number of the process>`; nothing while nobody leads.
+/// Returns `<pod>_<process number>` of the leader; empty without one.
 async fn leader(fixture: &NodeFixture) -> Result<String> {
     fixture
         .part(
@@ -284,7 +284,7 @@ fn pod_of(identity: &str) -> &str {
     identity.split('_').next().unwrap_or(identity)
 }
 
-/// The definition and every EventExport.
+/// Returns the CRD and all EventExports.
 async fn preserved_state(fixture: &NodeFixture) -> Result<PreservedState> {
     let path = "{range .items[*]}{.kind}/{.metadata.name} {.metadata.uid}{\"\\n\"}{end}";
     let found = fixture.part(&["eventexports,crds", "-n", AUDIT], path).await?;
@@ -294,7 +294,7 @@ async fn preserved_state(fixture: &NodeFixture) -> Result<PreservedState> {
         .collect())
 }
 
-/// Fails unless all of it is there and the same, and the first export's days were not downloaded again.
+/// Checks that all of it is unchanged and that the days of the first export were not downloaded again.
 async fn unchanged(fixture: &NodeFixture, before: &PreservedState, downloads: u64) -> Result<()> {
     let now = preserved_state(fixture).await?;
     for (name, uid) in before {

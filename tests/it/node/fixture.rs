@@ -1,4 +1,5 @@
-//! A cluster with a real node, an S3 store and a service that Pods reach, and the image on the node.
+//! Fixture of the node tests: a cluster with a real node, an S3 store and a service that Pods reach, and the image on
+//! the node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,16 @@ use tokio::process::Command;
 use super::transcript::Transcript;
 use crate::bed::{Cluster, Gateway, Node, program};
 
-/// The longest that anything may take, on a machine that also compiles.
+/// Generous, because a machine that also compiles is slow.
 const TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Where the image is named by, on the node.
+/// Image name on the node.
 pub(super) const IMAGE: &str = "localhost/eventexport";
 
-/// The namespace of what is exported; it enforces the restricted policy, as does that of the operator.
+/// Namespace of the exports. Like that of the operator it enforces the restricted policy.
 pub(super) const AUDIT: &str = "audit";
 
-/// The namespace of the operator.
+/// Namespace of the operator.
 pub(super) const SYSTEM: &str = "eventexport";
 
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
@@ -43,7 +44,7 @@ impl NodeFixture {
         let transcript = Transcript::create()?;
         transcript.part("The stage");
         let cluster = Cluster::start().await?;
-        // As a cluster is before anybody installed anything.
+        // As in a cluster before the first installation.
         let crd = ["delete", "crd", "eventexports.eventexport.io"];
         cluster.kubectl(&crd, None).await.success()?;
         let mut node = Node::start(&cluster).await?;
@@ -102,7 +103,7 @@ impl NodeFixture {
         .await
     }
 
-    /// What is asked for: days of June 2018, from the simulator into the bucket below a prefix of its own.
+    /// Returns an export of days of June 2018 from the simulator into the bucket, below its own prefix.
     pub(super) fn export(&self, name: &str, days: (i8, i8)) -> Value {
         let at = |port: Option<u16>| format!("https://{}:{}", Node::ADDRESS, port.unwrap_or_default());
         let service = at(self.simulator.url().port());
@@ -131,8 +132,8 @@ impl NodeFixture {
         })
     }
 
-    /// Fails unless the archive below a prefix is just these days of June, each as the service has it, and nothing
-    /// of the work is left in journal or service.
+    /// Checks that the archive below a prefix has exactly these days of June, each as served, and that no temporary
+    /// entry or session is left.
     pub(super) fn verify(&self, prefix: &str, days: (i8, i8)) -> Result<u64> {
         let mut events = 0;
         let mut wanted = Vec::new();
@@ -169,7 +170,7 @@ impl NodeFixture {
         Ok(body.events())
     }
 
-    /// Receipts below a prefix.
+    /// Counts the receipts below a prefix.
     pub(super) fn receipts(&self, prefix: &str) -> usize {
         let mut found = Vec::new();
         let _ = files(&self.root(prefix), &mut found);
@@ -177,13 +178,13 @@ impl NodeFixture {
         found.iter().filter(receipt).count()
     }
 
-    /// Where the store keeps what is below a prefix.
+    /// Folder of a prefix in the store.
     fn root(&self, prefix: &str) -> PathBuf {
         let bucket = self.gateway.folder().join("objects").join(BUCKET);
         bucket.join(prefix).join(format!("space={SPACE}/scope=space"))
     }
 
-    /// Waits until no session is open, and until nothing that was asked broke the protocol.
+    /// Waits until no session is open, and checks that all requests followed the protocol.
     pub(super) async fn no_session_open(&self) -> Result<()> {
         self.eventually("every session is deleted", async || {
             Ok(self.simulator.open_sessions().is_empty())
@@ -198,7 +199,7 @@ impl NodeFixture {
         Ok(())
     }
 
-    /// Makes downloads endless, in practice, until [`restore_downloads`](Self::hurry).
+    /// Makes downloads practically endless until [`restore_downloads`](Self::hurry).
     pub(super) fn slow_downloads(&self) -> Result<u64> {
         self.simulator.add_preset("trickle")?;
         Ok(self.downloads())
@@ -212,7 +213,7 @@ impl NodeFixture {
         self.simulator.ledger().requests_of(RequestKind::Download)
     }
 
-    /// Answers to downloads of these days of June, of all exports.
+    /// Counts the downloads of these days of June by all exports.
     pub(super) fn downloads_of(&self, days: (i8, i8)) -> u64 {
         let ledger = self.simulator.ledger();
         let of = |day| {
@@ -235,7 +236,7 @@ impl NodeFixture {
         self.cluster.kubectl(args, None).await.success()
     }
 
-    /// Runs it with all rights and shows what it printed.
+    /// Runs kubectl with all rights and adds its output to the transcript.
     pub(super) async fn show(&self, args: &[&str]) -> Result<String> {
         let printed = self.kubectl(args).await?;
         let command: Vec<String> = args.iter().map(|arg| shell_word(arg)).collect();
@@ -244,13 +245,13 @@ impl NodeFixture {
         Ok(printed)
     }
 
-    /// A part of an object, by a `JSONPath`.
+    /// Reads a part of an object by `JSONPath`.
     pub(super) async fn part(&self, of: &[&str], path: &str) -> Result<String> {
         let output = format!("jsonpath={path}");
         self.kubectl(&[&["get"], of, &["-o", &output]].concat()).await
     }
 
-    /// Runs Helm with all rights and shows what it printed.
+    /// Runs Helm with all rights and adds its output to the transcript.
     pub(super) async fn helm(&self, args: &[&str]) -> Result<String> {
         let began = Instant::now();
         let folder = self.node.folder().join("helm");
@@ -278,7 +279,7 @@ impl NodeFixture {
         Ok(printed)
     }
 
-    /// Waits until it holds.
+    /// Waits until the condition holds.
     pub(super) async fn eventually(
         &self,
         what: &str,
@@ -298,7 +299,7 @@ impl NodeFixture {
         }
     }
 
-    /// Waits until an export says of itself that all is stored.
+    /// Waits until an export is complete.
     pub(super) async fn wait_complete(&self, name: &str) -> Result<()> {
         let export = format!("eventexport/{name}");
         let wait = [
@@ -324,7 +325,7 @@ impl NodeFixture {
         Ok(())
     }
 
-    /// What is to be seen when something went wrong.
+    /// Prints diagnostics after a failure.
     pub(super) async fn show_diagnostics(&self) {
         for args in [
             &["get", "pods,jobs,eventexports", "-A", "-o", "wide"][..],

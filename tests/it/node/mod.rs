@@ -1,6 +1,6 @@
-//! The image and the chart on a real node: `make e2e`. Needs root, and the programs of `make bed-node`.
+//! Tests the image and the chart on a real node: `make e2e`. Needs root and the programs of `make bed-node`.
 
-// Also outside of the functions that clippy takes for tests.
+// Needed outside of `#[test]` functions: fixtures panic, too.
 #![allow(clippy::indexing_slicing)]
 
 mod chart;
@@ -12,10 +12,10 @@ use anyhow::Result;
 
 use self::fixture::NodeFixture;
 
-/// One test, since a machine has room for one node: its parts follow each other, as in the life of a release.
+/// One test, because a machine has room for one node; its parts follow the lifecycle of a release.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make e2e: needs root and a real node"]
-async fn a_release_lives_on_a_real_node_and_loses_nothing() -> Result<()> {
+async fn a_release_survives_its_lifecycle_on_a_real_node() -> Result<()> {
     let fixture = NodeFixture::start().await?;
     let lived = run_release(&fixture).await;
     if let Err(error) = &lived {

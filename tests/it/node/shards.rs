@@ -1,14 +1,14 @@
-//! The Indexed Job of `examples/job.yaml`, with a Pod killed in the middle.
+//! The Indexed Job of `examples/job.yaml`, with a Pod killed during the export.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::fixture::{AUDIT, IMAGE, NodeFixture};
 
-/// Shards, and Pods at a time.
+/// Number of shards and concurrent Pods.
 const SHARDS: usize = 3;
 
-/// Days of June: four for each shard, two of them without events.
+/// Days of June: four per shard, two of them without events.
 const DAYS: (i8, i8) = (4, 15);
 
 const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/job.yaml");
@@ -104,12 +104,12 @@ pub(super) async fn export_by_a_job(fixture: &NodeFixture) -> Result<()> {
     Ok(())
 }
 
-/// The example with this machine's image, service, bucket and number of shards.
+/// Adapts the example to the image, service, bucket and number of shards of this test.
 fn adapted(fixture: &NodeFixture, mut object: Value) -> Result<Value> {
     object["metadata"]["namespace"] = json!(AUDIT);
     if object["kind"] == "ConfigMap" {
         let mut export = fixture.export("sharded", DAYS);
-        // A manifest of a file knows no namespace.
+        // A manifest in a file has no namespace.
         export["metadata"] = json!({"name": "sharded"});
         object["data"]["export.yaml"] = json!(export.to_string());
         return Ok(object);
@@ -130,7 +130,7 @@ fn adapted(fixture: &NodeFixture, mut object: Value) -> Result<Value> {
         );
     }
     let env = container["env"].as_array_mut().context("no env")?;
-    // The authority of this stage; its users' stores have public ones.
+    // Certificate authority of this fixture; production stores have public ones.
     env.push(json!({"name": "EVENTEXPORT_SECRET_AUTHORITY_CA_CRT_FILE", "value": "/etc/eventexport/authority/ca.crt"}));
     let mounts = container["volumeMounts"].as_array_mut().context("no mounts")?;
     mounts.push(json!({"name": "authority", "mountPath": "/etc/eventexport/authority", "readOnly": true}));

@@ -1,4 +1,4 @@
-//! What happened, as it happens: printed, and kept in `target/e2e/transcript.md` for whoever was not there.
+//! Transcript of the test: printed, and kept in `target/e2e/transcript.md`.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -28,23 +28,23 @@ impl Transcript {
         Ok(transcript)
     }
 
-    /// Where it is.
+    /// Path of the transcript.
     pub(super) fn path(&self) -> &PathBuf {
         &self.path
     }
 
-    /// Begins a part.
+    /// Starts a section.
     pub(super) fn part(&self, title: &str) {
         self.write(&format!("\n## {title}\n"));
     }
 
-    /// A sentence, with the time since the beginning.
+    /// Adds a sentence with the time since the start.
     pub(super) fn say(&self, text: &str) {
         let seconds = self.began.elapsed().as_secs_f64();
         self.write(&format!("\n[{seconds:5.1} s] {text}"));
     }
 
-    /// A command and what it printed.
+    /// Adds a command and its output.
     pub(super) fn show(&self, command: &str, printed: &str) {
         self.write(&format!("\n```\n$ {command}\n{}\n```", printed.trim_end()));
     }
@@ -52,7 +52,7 @@ impl Transcript {
     fn write(&self, text: &str) {
         println!("{text}");
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its loss must not hide what the test has to say.
+        // A write failure must not hide the test's result.
         let _ = writeln!(file, "{text}").and_then(|()| file.flush());
     }
 }

@@ -1,5 +1,5 @@
-//! The life of a release: the real helm installs the chart, the operator runs with the rights, arguments and
-//! environment that the chart gives its Pods, and whatever helm does, no EventExport and nothing stored is lost.
+//! Lifecycle of a release: real helm installs the chart, and the operator runs with the rights, arguments and
+//! environment of its Pods. No helm operation loses an EventExport or stored data.
 
 use std::fs;
 use std::path::Path;
@@ -18,12 +18,12 @@ const NAMESPACE: &str = "eventexport-system";
 const DEFINITION: &str = "eventexports.eventexport.io";
 const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
-/// A cluster with a release of the chart, and an export in a namespace of its own.
+/// Cluster with a release of the chart, and an export in its own namespace.
 struct ChartFixture {
     cluster: Cluster,
     helm: Helm,
     simulator: Simulator,
-    /// An older version of the chart.
+    /// Older version of the chart.
     previous: TempDir,
 }
 
@@ -49,7 +49,7 @@ impl ChartFixture {
         })
     }
 
-    /// `helm install` or `helm upgrade`, with what a test's operator needs to be told.
+    /// Runs `helm install` or `helm upgrade` with the values of the test's operator.
     async fn helm(&self, verb: &str, release: &str, chart: &Path, more: &[&str]) -> Result<String> {
         let chart = chart.display().to_string();
         let args = [
@@ -80,7 +80,7 @@ impl ChartFixture {
         pod::start(&self.cluster, NAMESPACE).await
     }
 
-    /// The export as it is once it is complete and nothing was done to it: its UID and what it covers.
+    /// Waits until the export is complete without a restart; returns its UID and coverage.
     async fn wait_complete(&self) -> Result<(Value, Value)> {
         let export = wait_conditions(&self.cluster, "audit", "june", COMPLETE).await?;
         Ok((
@@ -89,7 +89,7 @@ impl ChartFixture {
         ))
     }
 
-    /// Whether the definition is the older one.
+    /// True if the CRD is the older one.
     async fn definition_is_previous(&self) -> Result<bool> {
         let text = kubectl(&self.cluster, &["get", "crd", DEFINITION, "-o", "json"]).await?;
         Ok(!text.contains(REASON_COLUMN))
@@ -99,9 +99,9 @@ impl ChartFixture {
         self.simulator.ledger().requests_of(RequestKind::Download)
     }
 
-    /// What kubectl says to a person of these rights in the namespace of the export.
+    /// Returns the answer of `kubectl auth can-i` for this user in the namespace of the export.
     async fn may(&self, who: &str, verb: &str, what: &str) -> bool {
-        // kubectl takes a part behind a slash for a name.
+        // kubectl treats a part after a slash as a name.
         let (resource, part) = what.split_once('/').unwrap_or((what, ""));
         let part = format!("--subresource={part}");
         let args = ["auth", "can-i", verb, resource, &part, "-n", "audit", "--as", who];
@@ -109,10 +109,10 @@ impl ChartFixture {
     }
 }
 
-/// What only today's definition has.
-const REASON_COLUMN: &str = "Why it is, or is not, ready";
+/// Description that only the current CRD has.
+const REASON_COLUMN: &str = "Reason of the condition Ready";
 
-/// The chart as an older version might have been: another version, and a definition with a column less.
+/// Returns a chart as an older version might have been: another version number, and a CRD with one column less.
 fn previous_chart() -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let copied = std::process::Command::new("cp")
@@ -145,14 +145,14 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     let fixture = ChartFixture::start().await?;
     let (cluster, current) = (&fixture.cluster, Path::new(CHART));
 
-    // The definition is there already, and not helm's: it is not taken over unasked.
-    let Err(said) = fixture
+    // The CRD exists and does not belong to helm, which refuses to adopt it.
+    let Err(error) = fixture
         .helm("install", "eventexport", fixture.previous.path(), &[])
         .await
     else {
         bail!("a definition of others was taken over");
     };
-    ensure!(said.to_string().contains("ownership"), "{said}");
+    ensure!(error.to_string().contains("ownership"), "{error}");
     fixture
         .helm(
             "install",
@@ -163,11 +163,11 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
         .await?;
     ensure!(fixture.definition_is_previous().await?);
 
-    // For all namespaces, with the rights of the chart: an export elsewhere completes.
+    // For all namespaces with the rights of the chart: an export in another namespace completes.
     let operator = fixture.operator().await?;
     let (uid, covered) = fixture.wait_complete().await?;
     let downloads = fixture.downloads();
-    // The same told twice, so that the right to count repetitions is used too.
+    // Repeated, so that the right to count repetitions of Events is used.
     for suspend in [true, false, true, false] {
         patch(
             cluster,
@@ -192,7 +192,7 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     let unused = rbac::unused(cluster, NAMESPACE).await?;
     ensure!(unused.is_empty(), "granted and never used: {unused:?}");
 
-    // Upgrade, to a release that may read only the Secrets that it is told of.
+    // Upgrade to a release that may read only named Secrets.
     fixture
         .helm(
             "upgrade",
@@ -219,9 +219,9 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     ensure!(fixture.definition_is_previous().await?);
     ensure!(fixture.wait_complete().await? == (uid.clone(), covered.clone()));
 
-    // Uninstalled: only what nobody asked to delete is left.
+    // After the uninstallation only objects that nobody asked to delete are left.
     fixture.uninstall("eventexport").await?;
-    let mine = [
+    let leftovers = [
         "get",
         "deployment,service,serviceaccount,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,crd",
         "--all-namespaces",
@@ -230,14 +230,14 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
         "-o",
         "name",
     ];
-    let left = kubectl(cluster, &mine).await?;
+    let left = kubectl(cluster, &leftovers).await?;
     ensure!(
         left.trim() == format!("customresourcedefinition.apiextensions.k8s.io/{DEFINITION}"),
         "{left}"
     );
     ensure!(fixture.wait_complete().await? == (uid.clone(), covered.clone()));
 
-    // The same release takes up what it left, and asks the service for nothing.
+    // The same release adopts its leftovers and sends no request to the service.
     fixture.helm("install", "eventexport", current, &[]).await?;
     ensure!(!fixture.definition_is_previous().await?);
     let operator = fixture.operator().await?;
@@ -261,16 +261,16 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     pod::stop(operator).await?;
     fixture.uninstall("eventexport").await?;
 
-    // A release of another name has to say that it means it.
-    let Err(said) = fixture.helm("install", "other", current, &[]).await else {
+    // A release with another name must adopt them explicitly.
+    let Err(error) = fixture.helm("install", "other", current, &[]).await else {
         bail!("a definition of another release was taken over");
     };
-    ensure!(said.to_string().contains("ownership"), "{said}");
+    ensure!(error.to_string().contains("ownership"), "{error}");
     let take = ["--take-ownership", "--set", "crds.keep=false"];
     fixture.helm("install", "other", current, &take).await?;
     ensure!(get(cluster, "audit", "june").await?.context("it is gone")?["metadata"]["uid"] == uid);
 
-    // Asked to, helm deletes the definition.
+    // If requested, helm deletes the CRD.
     fixture.uninstall("other").await?;
     let gone = kubectl(
         cluster,
@@ -281,7 +281,7 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     Ok(())
 }
 
-/// Bound to the cluster's own roles, people may do with exports what they may do with everything else.
+/// Checks the aggregated roles: users may do with exports what they may do with other resources.
 async fn people_have_the_rights_of_their_roles(fixture: &ChartFixture) -> Result<()> {
     for role in ["view", "edit", "admin"] {
         let (clusterrole, user) = (format!("--clusterrole={role}"), format!("--user={role}er"));

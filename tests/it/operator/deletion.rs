@@ -1,4 +1,4 @@
-//! Deletion: no session stays open, and nothing can keep a resource or its namespace from going.
+//! Deletion: no session stays open, and a resource or its namespace is always deleted in the end.
 
 use anyhow::{Result, ensure};
 
@@ -30,7 +30,7 @@ async fn wait_gone(cluster: &Cluster, namespace: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_deleted_export_stops_and_goes() -> Result<()> {
+async fn a_deleted_export_stops_and_is_removed() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("delete").await;
     let operator = start_busy(cluster, namespace, "busy").await?;
@@ -46,12 +46,12 @@ async fn a_namespace_deleted_with_its_secret_leaves_no_session() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("terminating").await;
     let operator = start_busy(cluster, namespace, "leaves").await?;
-    // The worst order: the credentials first.
+    // Worst order: the credentials are deleted first.
     kubectl(cluster, &["delete", "secret", "tracker", "-n", namespace]).await?;
     kubectl(cluster, &["delete", "namespace", namespace, "--timeout=60s"]).await?;
     let seen = operator.exporter.activity("june");
     ensure!(seen.running == 0 && seen.released >= 1, "{seen:?}");
-    ensure!(operator.metrics.releases_given_up.get() == 0);
+    ensure!(operator.metrics.deletions_abandoned.get() == 0);
     operator.stop().await
 }
 
@@ -75,7 +75,7 @@ async fn a_deleted_export_without_credentials_is_removed_and_names_its_sessions(
 
     let operator = Operator::start(cluster, namespace).await?;
     wait_gone(cluster, namespace).await?;
-    ensure!(operator.metrics.sessions_left.get() == 1 && operator.metrics.releases_given_up.get() == 1);
+    ensure!(operator.metrics.sessions_left.get() == 1 && operator.metrics.deletions_abandoned.get() == 1);
     ensure!(
         event_reasons(cluster, namespace, "june")
             .await?
@@ -91,7 +91,7 @@ async fn a_deleted_export_without_a_bucket_is_removed_at_once() -> Result<()> {
     let operator = start_busy(cluster, namespace, "hopeless").await?;
     delete(cluster, namespace).await?;
     wait_gone(cluster, namespace).await?;
-    ensure!(operator.metrics.releases_given_up.get() == 1);
+    ensure!(operator.metrics.deletions_abandoned.get() == 1);
     ensure!(
         operator.exporter.activity("june").released == 2,
         "once with what was in memory, once with the Secrets"
@@ -110,7 +110,7 @@ async fn a_deleted_export_is_kept_while_cleanup_may_succeed() -> Result<()> {
     })
     .await?;
     ensure!(get(cluster, namespace, "june").await?.is_some());
-    // A person lets it go.
+    // A user removes the finalizer.
     super::patch(
         cluster,
         namespace,

@@ -1,5 +1,5 @@
-//! The whole: `eventexport operator` as a process with the rights of deploy/operator.yaml and no others, between the
-//! real API server, a real S3 store and the simulator.
+//! End to end: `eventexport operator` as a process with exactly the rights of deploy/operator.yaml, with a real API
+//! server, a real S3 store and the simulator.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::bed::{Cluster, Gateway};
 
 pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
-/// One namespace with its service, its bucket and its operator.
+/// One namespace with its service, bucket and operator.
 pub(super) struct EndToEndFixture {
     pub(super) cluster: &'static Cluster,
     gateway: &'static Gateway,
@@ -57,7 +57,7 @@ impl EndToEndFixture {
         wait_conditions(self.cluster, &self.namespace, "june", states).await
     }
 
-    /// Where the gateway keeps the objects of the space.
+    /// Folder of the space's objects in the gateway.
     pub(super) fn folder(&self) -> std::path::PathBuf {
         let bucket = self.gateway.folder().join("objects").join(&self.namespace);
         bucket.join("tracker").join(format!("space={SPACE}"))
@@ -88,7 +88,7 @@ impl EndToEndFixture {
     }
 }
 
-/// A service of the days around the export's.
+/// Starts a service with days around those of the export.
 pub(crate) async fn simulator() -> Result<Simulator> {
     let settings = Settings {
         today: Some(date(2018, 6, 9)),
@@ -97,7 +97,7 @@ pub(crate) async fn simulator() -> Result<Simulator> {
     Ok(Simulator::start(settings).await?)
 }
 
-/// An export of five days and its Secrets.
+/// Returns an export of five days and its Secrets.
 pub(super) fn documents(
     namespace: &str,
     bucket: &str,
@@ -129,14 +129,14 @@ pub(super) fn documents(
     ]
 }
 
-/// With the rights of deploy/operator.yaml, which is made from the chart.
+/// Starts an operator with the rights of deploy/operator.yaml, which is generated from the chart.
 pub(crate) async fn operator(cluster: &Cluster, namespace: &str) -> Result<Child> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/operator.yaml");
     kubectl(cluster, &["apply", "--server-side", "-f", manifest]).await?;
     let kubeconfig = cluster
         .kubeconfig_for_service_account("eventexport-system", "eventexport")
         .await?;
-    // The name of the lease is part of the rights, so each test's operator holds it in a namespace of its own.
+    // The rights name the lease, so each test's operator holds it in its own namespace.
     let rights = kubectl(
         cluster,
         &[
@@ -232,7 +232,7 @@ async fn sigterm_deletes_the_sessions_and_a_restart_completes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_bucket_that_vanished_keeps_no_deleted_export() -> Result<()> {
+async fn a_vanished_bucket_does_not_block_deletion() -> Result<()> {
     let fixture = EndToEndFixture::start("vanished", &["hang-download@2018-06-05x1"]).await?;
     eventually("the session is in the status", async || {
         let object = get(fixture.cluster, &fixture.namespace, "june")
@@ -242,8 +242,11 @@ async fn a_bucket_that_vanished_keeps_no_deleted_export() -> Result<()> {
         Ok(hangs && object["status"]["sessions"][0]["window"] == "2018-06-05")
     })
     .await?;
+    // In one step: the operator writes into the bucket until it is gone.
     let bucket = fixture.gateway.folder().join("objects").join(&fixture.namespace);
-    std::fs::remove_dir_all(&bucket).with_context(|| bucket.display().to_string())?;
+    let removed = bucket.with_extension("removed");
+    std::fs::rename(&bucket, &removed).with_context(|| bucket.display().to_string())?;
+    std::fs::remove_dir_all(&removed).with_context(|| removed.display().to_string())?;
     fixture.delete().await?;
     ensure!(
         fixture.simulator.open_sessions().is_empty(),

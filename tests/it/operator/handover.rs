@@ -1,5 +1,5 @@
-//! One active process by a Lease: what the old one and the new one really send, as seen on the lines to service and
-//! store, whatever befalls the old one.
+//! Leader election by a Lease: the requests of the old and the new leader, recorded on the connections to service and
+//! store, for each way to end the old one.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::process::{OperatorFixture, OperatorProcess, SHORT_LEASE};
 use super::{eventually, wait_conditions};
 use crate::bed::{TappedRequest, Wiretap};
 
-/// Long exports of a service that takes its time, so that the old one is always about to send something.
+/// Starts long exports of a slow service, so that the old leader always has requests to send.
 async fn fixture(name: &str) -> Result<OperatorFixture> {
     let settings = Settings {
         today: Some(date(2018, 8, 1)),
@@ -26,7 +26,7 @@ async fn fixture(name: &str) -> Result<OperatorFixture> {
     Ok(fixture)
 }
 
-/// Two processes, of which the first leads and has begun to transfer.
+/// Starts two processes; the first leads and has started to transfer.
 async fn pair(fixture: &OperatorFixture, lease: &[&str]) -> Result<(OperatorProcess, OperatorProcess)> {
     let first = fixture.operator(lease, &[]).await?;
     eventually("the first leads", async || Ok(first.leads().await)).await?;
@@ -47,14 +47,16 @@ async fn wait_standby(process: &OperatorProcess) -> Result<()> {
 
 async fn wait_busy(fixture: &OperatorFixture, process: &OperatorProcess) -> Result<()> {
     eventually("it has stored a day", async || {
-        let puts = |said: &TappedRequest| said.line.starts_with("PUT ") && said.line.contains("receipt.json");
+        let puts = |request: &TappedRequest| {
+            request.line.starts_with("PUT ") && request.line.contains("receipt.json")
+        };
         Ok(fixture.store.requests_from(process.id).iter().any(puts))
     })
     .await
 }
 
-/// Everything on both lines: nothing of anybody else after the first of the new one. Who sent what comes from a
-/// process that ended at once cannot be told, so it counts as the old one's.
+/// Checks that no other process sends after the first request of the new leader. Requests of a process that ended at
+/// once cannot be attributed and count as the old leader's.
 fn ensure_no_overlap(fixture: &OperatorFixture, old: u32, new: u32) -> Result<()> {
     let begun = first_of(fixture, new).context("the new one sent nothing")?;
     for line in [&fixture.tracker, &fixture.store] {
@@ -62,13 +64,13 @@ fn ensure_no_overlap(fixture: &OperatorFixture, old: u32, new: u32) -> Result<()
             !line.requests_from(old).is_empty(),
             "the old one was not seen at all"
         );
-        for said in line.requests() {
+        for request in line.requests() {
             ensure!(
-                said.process == Some(new) || said.at < begun,
+                request.process == Some(new) || request.at < begun,
                 "{} was sent {:?} after the new one began, by process {:?} (the old one is {old}, the new one {new})",
-                said.line,
-                said.at - begun,
-                said.process
+                request.line,
+                request.at - begun,
+                request.process
             );
         }
     }
@@ -77,16 +79,16 @@ fn ensure_no_overlap(fixture: &OperatorFixture, old: u32, new: u32) -> Result<()
 
 fn first_of(fixture: &OperatorFixture, process: u32) -> Option<Instant> {
     let lines = [&fixture.tracker, &fixture.store];
-    let said = lines
+    let requests = lines
         .into_iter()
         .flat_map(|line: &Wiretap| line.requests_from(process));
-    said.map(|said| said.at).min()
+    requests.map(|request| request.at).min()
 }
 
 #[tokio::test]
 async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<()> {
     let fixture = fixture("asleep").await?;
-    // Many at once, so that some are between two requests at any moment.
+    // Many exports, so that some are between two requests at any time.
     for space in ["two", "three", "four", "five", "six"] {
         let change = json!({ "space": space, "parallelism": 4 });
         fixture
@@ -94,19 +96,19 @@ async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<
             .await?;
     }
     let (mut first, second) = pair(&fixture, &SHORT_LEASE).await?;
-    // At rest, but for answers that it waits for: nothing of it is on its way when it is stopped.
+    // Idle except for awaited replies: no request is in flight when it is stopped.
     let lines = [&fixture.tracker, &fixture.store];
     for line in lines {
         line.hold_replies(true);
     }
-    let said = || {
+    let request_count = || {
         let count = |line: &&Wiretap| line.requests_from(first.id).len();
         lines.iter().map(count).sum::<usize>()
     };
-    let mut quiet = (said(), Instant::now());
+    let mut quiet = (request_count(), Instant::now());
     eventually("all of the first waits", async || {
-        if said() != quiet.0 {
-            quiet = (said(), Instant::now());
+        if request_count() != quiet.0 {
+            quiet = (request_count(), Instant::now());
         }
         Ok(quiet.1.elapsed() > Duration::from_secs(2))
     })
@@ -119,7 +121,7 @@ async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<
         Ok(first_of(&fixture, second.id).is_some())
     })
     .await?;
-    // Answers wait for it, its timers have run out, and it believes that it leads.
+    // Replies wait for it, its timers have expired, and it believes that it leads.
     first.signal("-CONT").await?;
     let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
@@ -151,9 +153,9 @@ async fn a_leader_cut_off_from_the_api_server_stops_before_another_starts() -> R
     ensure_no_overlap(&fixture, first.id, second.id)
 }
 
-/// With the times that operators have by default.
+/// With the default lease times.
 #[tokio::test]
-async fn an_orderly_end_hands_over_within_five_seconds_with_nothing_left_open() -> Result<()> {
+async fn an_orderly_shutdown_hands_over_within_five_seconds_with_nothing_left_open() -> Result<()> {
     let fixture = fixture("orderly").await?;
     let (mut first, second) = pair(&fixture, &[]).await?;
     let begun = Instant::now();
@@ -169,15 +171,17 @@ async fn an_orderly_end_hands_over_within_five_seconds_with_nothing_left_open() 
     ensure!(ended.success(), "{ended}");
     wait_busy(&fixture, &second).await?;
     ensure_no_overlap(&fixture, first.id, second.id)?;
-    // The new one had nothing to clean up.
+    // The new leader had nothing to clean up.
     let deletes = |process: u32, before: Instant| {
-        let said = fixture.tracker.requests_from(process).into_iter();
-        said.filter(|said| said.at < before && said.line.starts_with("DELETE /v3/sessions"))
+        let requests = fixture.tracker.requests_from(process).into_iter();
+        requests
+            .filter(|request| request.at < before && request.line.starts_with("DELETE /v3/sessions"))
             .count()
     };
     let creates = |process: u32| {
-        let said = fixture.tracker.requests_from(process).into_iter();
-        said.filter(|said| said.line.starts_with("POST /v3/sessions"))
+        let requests = fixture.tracker.requests_from(process).into_iter();
+        requests
+            .filter(|request| request.line.starts_with("POST /v3/sessions"))
             .count()
     };
     let end = Instant::now();
@@ -188,7 +192,7 @@ async fn an_orderly_end_hands_over_within_five_seconds_with_nothing_left_open() 
     Ok(())
 }
 
-/// With the times that operators have by default.
+/// With the default lease times.
 #[tokio::test]
 async fn a_crash_is_noticed_within_the_lease_and_its_sessions_are_deleted() -> Result<()> {
     let fixture = fixture("crashed").await?;
@@ -201,7 +205,7 @@ async fn a_crash_is_noticed_within_the_lease_and_its_sessions_are_deleted() -> R
     }
     let took = begun.elapsed();
     println!("from SIGKILL to the other's leadership: {took:?}");
-    // 15 s from what the second saw of the last renewal, up to a look before and one after; and a busy machine.
+    // 15 s after the last renewal that the second saw, plus one poll before and one after, on a busy machine.
     ensure!(took < Duration::from_secs(25), "{took:?}");
     let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
     wait_conditions(fixture.cluster, &fixture.namespace, "june", states).await?;

@@ -1,4 +1,4 @@
-//! The real helm, for one cluster.
+//! Real helm for one cluster.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 use crate::bed::{Cluster, program};
 
-/// Where the chart is.
+/// Path of the chart.
 pub(super) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/eventexport");
 
 pub(super) struct Helm {
@@ -17,12 +17,12 @@ pub(super) struct Helm {
 }
 
 impl Helm {
-    /// With all rights.
+    /// Uses a kubeconfig with all rights.
     pub(super) fn new(cluster: &Cluster) -> Result<Self> {
         Self::with(cluster, cluster.kubeconfig_path())
     }
 
-    /// With the rights of a kubeconfig.
+    /// Uses this kubeconfig.
     pub(super) fn with(cluster: &Cluster, kubeconfig: PathBuf) -> Result<Self> {
         Ok(Self {
             program: program("helm")?,
@@ -31,7 +31,7 @@ impl Helm {
         })
     }
 
-    /// What it printed, or an error with what it complained about.
+    /// Returns standard output, or an error with standard error.
     pub(super) async fn run(&self, args: &[&str]) -> Result<String> {
         let output = Command::new(&self.program)
             .args(args)
@@ -52,7 +52,7 @@ impl Helm {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The manifests of the chart with these values, in a namespace that no other test installs to.
+    /// Renders the chart with these values in a namespace that no other test uses.
     pub(super) async fn template(&self, values: &Path, more: &[&str]) -> Result<String> {
         let values = values.display().to_string();
         let args = [

@@ -1,4 +1,4 @@
-//! One active process by a Lease.
+//! Leader election by a Lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ async fn a_crashed_leader_is_replaced_when_its_lease_expires() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("crash").await;
     let (first, second) = pair(cluster, namespace).await?;
-    // Its lease is no longer renewed: nothing of it is left.
+    // It no longer renews its lease and has ended.
     first.kill();
     eventually("the second leads", async || Ok(second.leads())).await?;
     eventually("the second exports", async || {
@@ -94,8 +94,8 @@ async fn a_leader_that_loses_its_lease_stops_and_exits() -> Result<()> {
     eventually("nothing runs", async || Ok(script.activity("june").running == 0)).await
 }
 
-/// The API server answers nobody, as behind a broken network: others may lead when the lease ran out, and by then
-/// nothing may run here, not even what does not stop when it is told to.
+/// The API server does not answer anyone, as behind a broken network: others may lead after the lease expires, and by
+/// then everything here must have stopped, even a run that ignores the request to stop.
 #[tokio::test]
 async fn a_leader_that_cannot_renew_stops_before_another_leads() -> Result<()> {
     let cluster = &Cluster::start().await?;
@@ -126,7 +126,7 @@ async fn a_leader_that_cannot_renew_stops_before_another_leads() -> Result<()> {
     let script = Arc::clone(&operator.exporter);
     let ended = operator.wait_exit().await;
     let took = silent.elapsed();
-    // Restarting who waits would mend nothing.
+    // A restart of a standby process would not help.
     while silent.elapsed() < 2 * HEARTBEAT_TIMEOUT {
         ensure!(waiting.health.alive() == Ok(()), "{:?}", waiting.health.alive());
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -151,5 +151,8 @@ async fn a_stalled_process_fails_its_liveness_check() -> Result<()> {
     ensure!(operator.health.alive() == Ok(()));
     ensure!(operator.health.ready());
     apply(cluster, &manifest(namespace, "july", "wedges")).await?;
-    eventually("kubelet is told", async || Ok(operator.health.alive().is_err())).await
+    eventually("the liveness check fails", async || {
+        Ok(operator.health.alive().is_err())
+    })
+    .await
 }

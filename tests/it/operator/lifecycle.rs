@@ -1,4 +1,4 @@
-//! From `kubectl apply` to a status, and what changes it.
+//! From `kubectl apply` to a status, and later changes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
 use crate::bed::Cluster;
 
 #[tokio::test]
-async fn a_complete_export_is_ready_complete_and_left_alone() -> Result<()> {
+async fn a_complete_export_is_ready_and_idle() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("complete").await;
     apply(cluster, &secret(namespace, "one")).await?;
@@ -45,7 +45,7 @@ async fn a_complete_export_is_ready_complete_and_left_alone() -> Result<()> {
     kubectl(cluster, &wait).await?;
     ensure!(event_reasons(cluster, namespace, "june").await? == ["Accepted", "Complete"]);
 
-    // It rests: no write, no run, no look.
+    // Idle: no write, run or reconcile.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let numbers = || {
         let text = operator.metrics.text();
@@ -57,7 +57,7 @@ async fn a_complete_export_is_ready_complete_and_left_alone() -> Result<()> {
     ensure!(before == (numbers(), get(cluster, namespace, "june").await?));
     ensure!(operator.exporter.activity("june").started_with.len() == 1);
 
-    // Someone wipes the status: the bucket is asked again.
+    // The status is cleared: the bucket is listed again.
     let wiped = json!({ "status": null }).to_string();
     let wipe = [
         "patch",
@@ -77,7 +77,7 @@ async fn a_complete_export_is_ready_complete_and_left_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_missing_secret_is_named_and_its_arrival_and_rotation_wake_the_export() -> Result<()> {
+async fn a_missing_secret_is_named_and_its_creation_and_rotation_trigger_a_reconcile() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("secret").await;
     let operator = Operator::start(cluster, namespace).await?;
@@ -126,7 +126,7 @@ async fn a_missing_secret_is_named_and_its_arrival_and_rotation_wake_the_export(
     ensure!(object["status"]["sessions"] == json!([{ "id": "session-7", "window": "2018-06-28" }]));
     ensure!(object["status"]["lastError"].is_null());
 
-    // Another version with the same contents is no reason to begin again; other contents are.
+    // A new version with the same contents does not restart the export; new contents do.
     kubectl(
         cluster,
         &["label", "secret", "tracker", "-n", namespace, "rotated=no"],
@@ -141,7 +141,7 @@ async fn a_missing_secret_is_named_and_its_arrival_and_rotation_wake_the_export(
     .await?;
     ensure!(operator.exporter.activity("june").stopped == 1);
 
-    // The Secret is taken away: the export stops.
+    // The Secret is deleted: the export stops.
     kubectl(cluster, &["delete", "secret", "tracker", "-n", namespace]).await?;
     wait_conditions(cluster, namespace, "june", missing).await?;
     ensure!(operator.exporter.activity("june").running == 0);
@@ -149,7 +149,7 @@ async fn a_missing_secret_is_named_and_its_arrival_and_rotation_wake_the_export(
 }
 
 #[tokio::test]
-async fn a_changed_spec_begins_again_and_a_suspended_one_stops() -> Result<()> {
+async fn a_spec_change_restarts_the_export_and_suspend_stops_it() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("suspend").await;
     apply(cluster, &secret(namespace, "one")).await?;
@@ -223,7 +223,7 @@ async fn a_changed_spec_begins_again_and_a_suspended_one_stops() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_failure_of_its_own_run_only() -> Result<()> {
+async fn a_panic_fails_only_its_own_run() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("panic").await;
     apply(cluster, &secret(namespace, "one")).await?;
@@ -237,7 +237,7 @@ async fn a_panic_is_a_failure_of_its_own_run_only() -> Result<()> {
         ["False/Failed", "False", "False", "False"],
     )
     .await?;
-    ensure!(has_finalizer(&object), "nobody knows whether sessions are open");
+    ensure!(has_finalizer(&object), "sessions may still be open");
     wait_conditions(cluster, namespace, "good", ["True/Exporting", "", "", ""]).await?;
     eventually("it is tried again", async || {
         Ok(operator.exporter.activity("bad").started_with.len() >= 2)

@@ -1,5 +1,5 @@
-//! Every way to install, as the API server judges it: nothing is unknown, nothing is warned about, and Pods are let
-//! into a namespace that enforces the restricted policy.
+//! Each way to install, validated by the API server: no unknown field, no warning, and Pods are admitted into a
+//! namespace that enforces the restricted policy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use super::helm::{CHART, Helm};
 use super::{apply, kubectl};
 use crate::bed::Cluster;
 
-/// Of the plain manifests, of kustomize's and of the chart's values.
+/// Namespaces of the plain manifests, of kustomize, and of the chart's values.
 const NAMESPACES: [&str; 4] = ["eventexport-system", "eventexport", "judged", "audit"];
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What a server-side dry run says of manifests; a warning is an error.
+/// Checks manifests by a server-side dry run; a warning is an error.
 async fn ensure_accepted(cluster: &Cluster, manifests: &str) -> Result<()> {
     let args = [
         "apply",
@@ -36,7 +36,7 @@ async fn ensure_accepted(cluster: &Cluster, manifests: &str) -> Result<()> {
     cluster.kubectl(&args, Some(manifests)).await.success().map(drop)
 }
 
-/// The Pods that the Deployments of manifests would make, with the account that every namespace has.
+/// Returns the Pods of the Deployments, with the default account of a namespace.
 fn pods(manifests: &str) -> Result<Vec<Value>> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(manifests)?;
     let deployments = documents.into_iter().filter(|one| one["kind"] == "Deployment");
@@ -54,7 +54,7 @@ fn pods(manifests: &str) -> Result<Vec<Value>> {
     deployments.map(pod).collect()
 }
 
-/// The program understands what its Pods are told.
+/// Checks that the program accepts the arguments of its Pods.
 fn takes_its_arguments(pod: &Value) -> Result<()> {
     let args = pod["spec"]["containers"][0]["args"].as_array();
     let args = args.into_iter().flatten().filter_map(Value::as_str);
@@ -62,7 +62,7 @@ fn takes_its_arguments(pod: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Every way to install: its name and its manifests.
+/// Returns each way to install: its name and its manifests.
 async fn install_methods(helm: &Helm, cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let mut ways = Vec::new();
     for entry in fs::read_dir(Path::new(CHART).join("ci"))? {
@@ -79,7 +79,7 @@ async fn install_methods(helm: &Helm, cluster: &Cluster) -> Result<Vec<(String, 
 }
 
 #[tokio::test]
-async fn the_api_server_takes_every_way_to_install_without_a_warning() -> Result<()> {
+async fn every_install_method_is_accepted_without_a_warning() -> Result<()> {
     let cluster = Cluster::shared().await;
     let helm = Helm::new(cluster)?;
     for name in NAMESPACES {
@@ -99,7 +99,7 @@ async fn the_api_server_takes_every_way_to_install_without_a_warning() -> Result
         ];
         kubectl(cluster, &account).await?;
     }
-    // The kinds of the Prometheus operator.
+    // CRDs of the Prometheus operator.
     let definitions = root(".bed/definitions");
     ensure!(
         definitions.is_dir(),
@@ -125,7 +125,7 @@ async fn the_api_server_takes_every_way_to_install_without_a_warning() -> Result
     }
     ensure!(admitted >= 6, "only {admitted} Pods were judged");
 
-    // The judge is one.
+    // Proves that the check can fail.
     let minimal = Path::new(CHART).join("ci/minimal-values.yaml");
     let lax = helm
         .template(
@@ -133,19 +133,19 @@ async fn the_api_server_takes_every_way_to_install_without_a_warning() -> Result
             &["--set", "securityContext.allowPrivilegeEscalation=true"],
         )
         .await?;
-    let Err(said) = ensure_accepted(cluster, &lax).await else {
+    let Err(error) = ensure_accepted(cluster, &lax).await else {
         bail!("a Deployment that the policy forbids was taken");
     };
-    ensure!(said.to_string().contains("PodSecurity"), "{said}");
+    ensure!(error.to_string().contains("PodSecurity"), "{error}");
     Ok(())
 }
 
-/// What is in the schema and has no default.
+/// Fields of the schema without a default.
 const WITHOUT_DEFAULT: [&str; 12] = [
-    // Set by whoever makes this chart a part of another one.
+    // Set by a parent chart.
     "global",
     "enabled",
-    // Kubernetes' own defaults are meant.
+    // The defaults are those of Kubernetes.
     "affinity.nodeAffinity",
     "affinity.podAffinity",
     "affinity.podAntiAffinity",
@@ -158,7 +158,7 @@ const WITHOUT_DEFAULT: [&str; 12] = [
     "readinessProbe.successThreshold",
 ];
 
-/// The paths of all properties that the schema allows in objects of a fixed shape.
+/// Collects the paths of all properties that the schema allows in objects of a fixed shape.
 fn paths(schema: &Value, whole: &Value, above: &str, found: &mut Vec<String>) {
     let schema = match schema["$ref"].as_str().and_then(|to| to.strip_prefix('#')) {
         Some(pointer) => whole.pointer(pointer).unwrap_or(schema),
@@ -176,7 +176,7 @@ fn paths(schema: &Value, whole: &Value, above: &str, found: &mut Vec<String>) {
 }
 
 #[test]
-fn every_value_that_the_schema_allows_has_a_default_and_so_a_line_in_the_readme() -> Result<()> {
+fn every_chart_value_has_a_default_and_documentation() -> Result<()> {
     let schema: Value =
         serde_json::from_str(&fs::read_to_string(Path::new(CHART).join("values.schema.json"))?)?;
     let values: Value = serde_saphyr::from_str(&fs::read_to_string(Path::new(CHART).join("values.yaml"))?)?;

@@ -1,7 +1,7 @@
-//! The operator on a real API server with real controllers. Its exports are scripted, so that each test has the
-//! trouble that it is about.
+//! The operator on a real API server with real controllers. Its exports are scripted, so that each test gets exactly
+//! its problem.
 
-// Also outside of the functions that clippy takes for tests.
+// Needed outside of `#[test]` functions: fixtures panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod chart;
@@ -40,20 +40,20 @@ use tokio_util::sync::CancellationToken;
 use self::scripted_exporter::ScriptedExporter;
 use crate::bed::Cluster;
 
-/// Long, because a machine that also compiles is slow.
+/// Generous, because a machine that also compiles is slow.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How late a sign of life may be: shorter than an operator has it, and long for a machine that also compiles.
+/// Heartbeat timeout: shorter than the default, and generous for a machine that also compiles.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// An operator in this process, for one namespace.
+/// Operator in this process, for one namespace.
 pub(crate) struct Operator {
     exporter: Arc<ScriptedExporter>,
     metrics: Metrics,
     health: Health,
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
-    /// Its own, so that it can be killed whole.
+    /// Separate runtime, so that it can be killed completely.
     runtime: Option<Runtime>,
 }
 
@@ -73,7 +73,7 @@ impl Operator {
         Self::start_watching(kubernetes, namespace, exporter, WatchConfig::default())
     }
 
-    /// One that finds the API server there, and watches it in that way.
+    /// Starts an operator with this API server address and these watch settings.
     pub(crate) fn start_watching(
         kubernetes: kube::Config,
         namespace: &str,
@@ -129,19 +129,19 @@ impl Operator {
         self.metrics.leader.get() == 1
     }
 
-    /// As SIGTERM does.
+    /// Stops it, as SIGTERM does.
     pub(crate) async fn stop(mut self) -> Result<()> {
         self.shutdown.cancel();
         (&mut self.task).await?
     }
 
-    /// How it ends by itself.
+    /// Waits until it exits by itself.
     async fn wait_exit(mut self) -> Result<()> {
         let ended = tokio::time::timeout(TIMEOUT, &mut self.task).await;
         ended.context("it goes on")??
     }
 
-    /// As `kill -9` does.
+    /// Ends it, as `kill -9` does.
     fn kill(mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -157,7 +157,7 @@ impl Drop for Operator {
     }
 }
 
-/// Waits until it holds.
+/// Waits until the condition holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -173,7 +173,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Resul
     }
 }
 
-/// What the script takes the space for decides what happens.
+/// Returns a manifest; the script of its space decides its behavior.
 pub(crate) fn manifest(namespace: &str, name: &str, space: &str) -> Value {
     json!({
         "apiVersion": "eventexport.io/v1alpha1",
@@ -201,13 +201,13 @@ pub(crate) fn secret(namespace: &str, value: &str) -> Value {
 }
 
 pub(crate) async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {
-    let said = cluster
+    let output = cluster
         .kubectl(&["apply", "-f", "-"], Some(&manifest.to_string()))
         .await;
-    said.success().map(drop)
+    output.success().map(drop)
 }
 
-/// `None`: there is none.
+/// Returns `None` if it does not exist.
 pub(crate) async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Value>> {
     let args = [
         "get",
@@ -226,7 +226,7 @@ pub(crate) async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Resul
     Ok(Some(serde_json::from_str(&text)?))
 }
 
-/// A condition as `True/Reason`.
+/// Formats a condition as `True/Reason`.
 pub(crate) fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array();
     let found = conditions.into_iter().flatten().find(|one| one["type"] == kind);
@@ -234,8 +234,8 @@ pub(crate) fn condition(object: &Value, kind: &str) -> String {
     format!("{}/{}", text("status"), text("reason"))
 }
 
-/// Waits until the conditions `Ready`, `Complete`, `Reconciling` and `Stalled` are these, as [`condition`] has them;
-/// an empty text stands for any.
+/// Waits for these conditions `Ready`, `Complete`, `Reconciling` and `Stalled`, in the format of [`condition`]; an
+/// empty text matches any.
 pub(crate) async fn wait_conditions(
     cluster: &Cluster,
     namespace: &str,
@@ -269,7 +269,7 @@ pub(crate) async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> 
     cluster.kubectl(args, None).await.success()
 }
 
-/// The reasons of the Events about a resource.
+/// Returns the reasons of the Events about a resource.
 pub(crate) async fn event_reasons(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
     let field = format!("regarding.name={name}");
     let args = [

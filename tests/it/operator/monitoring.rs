@@ -1,5 +1,5 @@
-//! What the operator shows of itself, and what is made of it: every name in rules and dashboard is one that it has, a
-//! real Prometheus scrapes it, its alerts fire, and series come and go with their resources.
+//! Metrics, rules and dashboard: all names that they use exist, a real Prometheus scrapes the operator, its alerts
+//! fire, and series appear and disappear with their resources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,7 +24,7 @@ fn chart(file: &str) -> String {
     fs::read_to_string(root().join("charts/eventexport").join(file)).unwrap()
 }
 
-/// Every alert of the rules, with its runbook.
+/// Returns all alerts of the rules with their runbooks.
 fn alerts() -> BTreeMap<String, String> {
     let rules: Value = serde_saphyr::from_str(&chart("files/rules.yaml")).unwrap();
     let groups = rules["groups"].as_array().unwrap();
@@ -42,7 +42,7 @@ fn alerts() -> BTreeMap<String, String> {
     alerts.collect()
 }
 
-/// Every query of the dashboard, with the panel's title.
+/// Returns all queries of the dashboard with their panel titles.
 fn queries() -> Vec<(String, String)> {
     let dashboard: Value = serde_json::from_str(&chart("files/dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
@@ -55,7 +55,7 @@ fn queries() -> Vec<(String, String)> {
     queries.collect()
 }
 
-/// As Grafana fills it in, with everything selected.
+/// Fills in the variables as Grafana does, with everything selected.
 fn filled(query: &str) -> String {
     ["$job", "$namespace", "$name"]
         .iter()
@@ -64,7 +64,7 @@ fn filled(query: &str) -> String {
         })
 }
 
-/// The labels of every series of a scrape, by the name of the metric.
+/// Returns the labels of all series of a scrape by metric name.
 fn series(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let line = Regex::new(r"^([a-z_]+)(?:\{(.*)\})? ").unwrap();
     let label = Regex::new(r#"([a-z_]+)=""#).unwrap();
@@ -77,8 +77,8 @@ fn series(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     series
 }
 
-/// What a query names: metrics, and the labels that it selects by or groups by. Alerts and recorded series are
-/// Prometheus's own.
+/// Returns the metrics of a query, and the labels that it selects or groups by. Alerts and recorded series belong to
+/// Prometheus.
 fn named(query: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let metric = Regex::new(r"\b((?:eventexport|process)_[a-z_]+)\b(\{[^}]*\})?").unwrap();
     let selected = Regex::new(r#"([a-z_]+)\s*(?:=~|!~|!=|=)\s*""#).unwrap();
@@ -96,7 +96,7 @@ fn named(query: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     (metrics, labels)
 }
 
-/// Labels that Prometheus and Grafana put there.
+/// Labels that Prometheus and Grafana add.
 const SCRAPE_LABELS: [&str; 4] = ["job", "instance", "pod", "namespace"];
 
 #[test]
@@ -136,7 +136,7 @@ fn rules_and_dashboard_use_only_existing_metrics_and_labels() {
             used.insert(metric);
         }
     }
-    // The dashboard shows everything that there is, but for what is said otherwise by another panel.
+    // The dashboard shows all metrics, except those that another panel covers.
     let unused = there.keys().filter(|name| {
         let base = name.trim_end_matches("_count").trim_end_matches("_sum");
         let buckets = used.contains(&format!("{base}_bucket"));
@@ -179,7 +179,7 @@ fn days_ago(days: i64) -> Date {
         .saturating_sub(days.days())
 }
 
-/// Alerts that wait for a moment instead of hours.
+/// Shortens the delays of alerts from hours to a moment.
 fn without_delays(rules: &str) -> String {
     Regex::new(r"(?m)^(\s+for:) .*$")
         .unwrap()
@@ -187,8 +187,8 @@ fn without_delays(rules: &str) -> String {
         .into_owned()
 }
 
-/// Panels that have nothing to show in the scene below.
-const EMPTY: [&str; 1] = ["Repeated requests"];
+/// Panels without data in the fixture below.
+const EMPTY: [&str; 1] = ["Retried requests"];
 
 #[tokio::test]
 async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_alerts() -> Result<()> {
@@ -201,8 +201,7 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
         ..Settings::default()
     };
     let fixture = OperatorFixture::start("watched", settings).await?;
-    // One that goes well, one that came too late, one whose day is damaged, one that lacks a Secret, one that somebody
-    // stopped.
+    // One healthy export, one too late, one with a damaged day, one without its Secret, and one suspended.
     let (week, month) = (days_ago(5).to_string(), days_ago(30).to_string());
     let (lost, damaged) = (days_ago(20).to_string(), days_ago(7).to_string());
     fixture.simulator.add_preset(&format!("wrong-crc@{damaged}"))?;
@@ -242,7 +241,7 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
         let fires = async || Ok(!prometheus.query(&query).await?.is_empty());
         eventually(&format!("{alert} fires for {name}"), fires).await?;
     }
-    // While it caught up, impatient rules may have called it behind.
+    // The shortened rules may have fired while it caught up.
     eventually("nothing fires for what goes well", async || {
         let firing = "ALERTS{name=\"well\", alertstate=\"firing\"}";
         Ok(prometheus.query(firing).await?.is_empty())
@@ -261,7 +260,7 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
         }
     }
 
-    // What a real operator has is what the documentation says.
+    // The labels of a real operator match the documentation.
     let documented = series(&Metrics::sample().text());
     let real = series(&operator.metrics().await?);
     for (name, labels) in &real {
@@ -281,7 +280,7 @@ async fn series_of(process: &OperatorProcess, name: &str) -> Result<Vec<String>>
 }
 
 #[tokio::test]
-async fn a_resource_has_the_same_numbers_after_a_restart_and_none_after_its_deletion() -> Result<()> {
+async fn resource_metrics_survive_a_restart_and_end_with_the_resource() -> Result<()> {
     let settings = Settings {
         today: Some(jiff::civil::date(2018, 6, 9)),
         ..Settings::default()

@@ -1,5 +1,5 @@
-//! The operator as a process with the account, arguments and environment that a Deployment gives its Pods: the test bed has
-//! no node to run them.
+//! The operator as a process with the account, arguments and environment of a Deployment's Pods, because the test bed
+//! has no node to run them.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use super::kubectl;
 use crate::bed::Cluster;
 
-/// Of the Deployment `eventexport` in that namespace.
+/// Starts the Pod of the Deployment `eventexport` in that namespace.
 pub(super) async fn start(cluster: &Cluster, namespace: &str) -> Result<Child> {
     let text = kubectl(
         cluster,
@@ -37,7 +37,7 @@ pub(super) async fn start(cluster: &Cluster, namespace: &str) -> Result<Child> {
         .arg("--kubeconfig")
         .arg(kubeconfig)
         .envs(env)
-        // As in many a company: nothing may go this way, as NO_PROXY exempts all that there is here.
+        // As in a company network: NO_PROXY exempts all peers, so nothing may use this proxy.
         .env("HTTPS_PROXY", "http://127.0.0.1:1")
         .env("NO_PROXY", "127.0.0.1")
         .stdin(Stdio::null())
@@ -46,7 +46,7 @@ pub(super) async fn start(cluster: &Cluster, namespace: &str) -> Result<Child> {
     Ok(child)
 }
 
-/// As the kubelet does, and it has to end well.
+/// Stops it as the kubelet does; it must exit successfully.
 pub(super) async fn stop(mut operator: Child) -> Result<()> {
     let id = operator.id().context("it ended")?.to_string();
     Command::new("kill").args(["-TERM", &id]).status().await?;

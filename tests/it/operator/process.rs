@@ -1,5 +1,5 @@
-//! `eventexport operator` as processes, between the real API server, a real S3 store and the simulator, with taps on
-//! the lines to service and store.
+//! `eventexport operator` as processes, with the real API server, a real S3 store and the simulator, and wiretaps on
+//! the connections to service and store.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -17,7 +17,7 @@ use crate::bed::{Cluster, Gateway, Wiretap, http_client};
 
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
-/// A lease that is short enough for tests, and long enough for a busy machine.
+/// Lease that is short enough for tests and long enough for a busy machine.
 pub(crate) const SHORT_LEASE: [&str; 6] = [
     "--lease-duration",
     "6s",
@@ -27,14 +27,14 @@ pub(crate) const SHORT_LEASE: [&str; 6] = [
     "1s",
 ];
 
-/// One namespace with its service and its bucket.
+/// One namespace with its service and bucket.
 pub(crate) struct OperatorFixture {
     pub(crate) cluster: &'static Cluster,
     pub(crate) simulator: Simulator,
     pub(crate) namespace: String,
     pub(crate) tracker: Wiretap,
     pub(crate) store: Wiretap,
-    /// Where its operators hold their lease: in the namespace itself, unless a test deletes that.
+    /// Namespace of the operators' lease: this one, unless a test deletes it.
     pub(crate) lease_namespace: String,
 }
 
@@ -77,7 +77,7 @@ impl OperatorFixture {
         apply(self.cluster, &secret).await
     }
 
-    /// Makes an export of these days; `change` is merged over its spec.
+    /// Creates an export of these days; `change` is merged into its spec.
     pub(crate) async fn export(&self, name: &str, days: [&str; 2], change: &Value) -> Result<()> {
         let mut range = json!({ "start": days[0] });
         if !days[1].is_empty() {
@@ -107,13 +107,13 @@ impl OperatorFixture {
         apply(self.cluster, &export).await
     }
 
-    /// An operator of this namespace, with these further arguments and variables.
+    /// Starts an operator of this namespace with additional arguments and variables.
     pub(crate) async fn operator(&self, args: &[&str], env: &[(&str, &str)]) -> Result<OperatorProcess> {
         self.operator_with(&self.cluster.kubeconfig_path(), args, env)
             .await
     }
 
-    /// The same, that finds the API server by that kubeconfig.
+    /// Starts an operator that uses this kubeconfig.
     pub(crate) async fn operator_with(
         &self,
         kubeconfig: &Path,
@@ -129,7 +129,7 @@ impl OperatorFixture {
     }
 }
 
-/// Starts an operator that finds the API server by that kubeconfig, and is known to those taps.
+/// Starts an operator that uses this kubeconfig and is watched by these wiretaps.
 pub(crate) async fn operator(
     kubeconfig: &Path,
     args: &[&str],
@@ -153,7 +153,7 @@ pub(crate) async fn operator(
     tokio::spawn(async move {
         let mut errors = BufReader::new(errors).lines();
         while let Ok(Some(line)) = errors.next_line().await {
-            // Shown where the test fails.
+            // Shown if the test fails.
             eprintln!("{line}");
             kept.lock().unwrap().push(line);
         }
@@ -179,17 +179,17 @@ pub(crate) async fn operator(
     Ok(process)
 }
 
-/// A running operator.
+/// Running operator.
 pub(crate) struct OperatorProcess {
     pub(crate) id: u32,
     pub(crate) child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    /// Where it can be watched.
+    /// Address of the metrics and health endpoints.
     pub(crate) address: String,
 }
 
 impl OperatorProcess {
-    /// What it has logged, where it is JSON.
+    /// Returns the log lines that are JSON.
     pub(crate) fn lines(&self) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();
         lines

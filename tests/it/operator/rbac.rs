@@ -1,4 +1,4 @@
-//! Which rights are used, by the API server's audit log; and who can install an operator with how few of them.
+//! Rights that are used, from the API server's audit log, and the rights needed to install an operator.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use super::{apply, end_to_end, eventually, kubectl, pod, wait_conditions};
 use crate::bed::{Cluster, Gateway};
 
 #[tokio::test]
-async fn whoever_administers_a_namespace_installs_an_operator_for_it() -> Result<()> {
+async fn a_namespace_admin_can_install_an_operator_for_it() -> Result<()> {
     let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
     let base = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kustomize/crds");
     kubectl(
@@ -79,7 +79,7 @@ async fn whoever_administers_a_namespace_installs_an_operator_for_it() -> Result
     Ok(())
 }
 
-/// The rights of the operator's roles that its requests until now had no need of, by the API server's audit log.
+/// Returns the rights of the operator's roles that no request has used so far, from the audit log.
 pub(super) async fn unused(cluster: &Cluster, namespace: &str) -> Result<BTreeSet<String>> {
     let mut used = BTreeSet::new();
     for line in fs::read_to_string(cluster.folder().join("audit.log"))?.lines() {
@@ -95,7 +95,7 @@ pub(super) async fn unused(cluster: &Cluster, namespace: &str) -> Result<BTreeSe
         }
     }
     ensure!(!used.is_empty(), "the audit log names nothing of the operator");
-    // Only after a conflict.
+    // Used only after a conflict.
     used.insert("get eventexports".to_owned());
     let args = [
         "get",

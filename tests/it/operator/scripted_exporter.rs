@@ -1,20 +1,20 @@
-//! Exports without an engine: the space says what happens, and everything that happened is written down.
+//! Exporter without an engine: the space selects the script, and all activity is recorded.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eventexport::api::{EventExportSpec, Reason};
+use eventexport::api::{EventExportSpec, Reason, Scope, SettingNames};
+use eventexport::archive::layout::ArchiveRoot;
+use eventexport::archive::window::Window;
 use eventexport::controller::{ExportRunner, Exporter, Owner};
 use eventexport::export::connect::Secrets;
 use eventexport::export::engine::ReleaseReport;
 use eventexport::export::failure::Failure;
-use eventexport::export::keys::ArchiveRoot;
 use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
-use eventexport::export::spec::{ExportSpec, RetryPolicy, Scope};
-use eventexport::export::window::Window;
+use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use jiff::SignedDuration;
 use jiff::civil::date;
 use tokio::sync::watch;
@@ -22,34 +22,34 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) const DAY: Window = Window::day(date(2018, 6, 28));
 
-/// How long the space `wedges` keeps its thread.
+/// Time that the space `wedges` blocks its thread.
 const BLOCKED_TIME: Duration = Duration::from_secs(20);
 
-/// What was asked for, by the name of the export.
+/// Activity by name of the export.
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedExporter {
     activity: Arc<Mutex<BTreeMap<String, JobActivity>>>,
     runs: Arc<Mutex<BTreeMap<String, ScriptedRun>>>,
 }
 
-/// What an export is, whatever its space says.
+/// Scripted behavior of an export, independent of its space.
 #[derive(Clone)]
 pub(crate) enum ScriptedRun {
-    /// It shows this, and goes on while windows are active.
+    /// Publishes this snapshot and runs while windows are active.
     Reports(Box<Snapshot>),
-    /// It cannot begin.
+    /// Fails to start.
     FailsToPrepare(Failure),
 }
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JobActivity {
-    /// The API key that each run began with.
+    /// API key at the start of each run.
     pub(crate) started_with: Vec<String>,
-    /// Runs under way now.
+    /// Number of current runs.
     pub(crate) running: usize,
-    /// Runs that were asked to stop, and did.
+    /// Number of runs that stopped on request.
     pub(crate) stopped: usize,
-    /// Releases.
+    /// Number of releases.
     pub(crate) released: usize,
 }
 
@@ -66,7 +66,7 @@ impl ScriptedExporter {
         self.lock().get(name).cloned().unwrap_or_default()
     }
 
-    /// Says what the export of that name is.
+    /// Sets the behavior of the export of that name.
     pub(crate) fn set_run(&self, name: &str, play: ScriptedRun) {
         self.runs.lock().unwrap().insert(name.to_owned(), play);
     }
@@ -93,7 +93,7 @@ impl Exporter for ScriptedExporter {
         owner: &Owner,
     ) -> Result<Arc<dyn ExportRunner>, Failure> {
         if spec.space == "wedges" {
-            // Not as a future waits: nothing else goes on in this thread.
+            // Blocks, unlike a future: nothing else runs in this thread.
             std::thread::sleep(BLOCKED_TIME);
         }
         if let Some(ScriptedRun::FailsToPrepare(failure)) = self.scripted_run(&owner.name) {
@@ -122,6 +122,7 @@ impl Exporter for ScriptedExporter {
             holder_epoch: None,
             single_writer: true,
             retry_policy: RetryPolicy::Forever,
+            setting_names: SettingNames::default(),
         };
         Ok(Arc::new(ScriptedJob {
             exporter: self.clone(),
@@ -166,7 +167,7 @@ impl ExportRunner for ScriptedJob {
     }
 }
 
-/// Also where the run is cut off or panics.
+/// Also runs if the run is aborted or panics.
 struct RunningGuard<'a>(&'a ScriptedJob);
 
 impl Drop for RunningGuard<'_> {
@@ -177,12 +178,12 @@ impl Drop for RunningGuard<'_> {
 
 impl ScriptedJob {
     async fn play(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Snapshot {
-        if let Some(ScriptedRun::Reports(shown)) = self.exporter.scripted_run(&self.name) {
-            out.send_replace(Arc::new((*shown).clone()));
-            if shown.active > 0 {
+        if let Some(ScriptedRun::Reports(snapshot)) = self.exporter.scripted_run(&self.name) {
+            out.send_replace(Arc::new((*snapshot).clone()));
+            if snapshot.active > 0 {
                 stop.cancelled().await;
             }
-            return *shown;
+            return *snapshot;
         }
         let seen = Snapshot {
             observed: true,
@@ -199,7 +200,7 @@ impl ScriptedJob {
                 ..seen
             },
             "panics" => panic!("as the script says"),
-            // All others are at work, with a session, until they are told to stop.
+            // All others work with an open session until they are stopped.
             kept => {
                 let session = SessionFacts {
                     id: "session-7".to_owned(),

@@ -1,4 +1,4 @@
-//! Manifests of the operator, signed with a key that a Secret gives, sooner or later.
+//! Manifests of the operator, signed with a key that its Secret may provide later.
 
 use std::process::Command as Process;
 
@@ -60,15 +60,19 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
         })
     };
     apply(cluster, &secret("hunter2")).await?;
-    let said = async || {
+    let stalled_message = async || {
         let object = super::get(cluster, namespace, "june").await?;
         Ok::<_, anyhow::Error>(message(&object.context("it is gone")?, "Stalled"))
     };
     super::eventually("it says what is wrong with the key", async || {
-        Ok(said().await?.contains("is not a PEM file"))
+        Ok(stalled_message().await?.contains("is not a PEM file"))
     })
     .await?;
-    ensure!(!said().await?.contains("hunter2"), "{}", said().await?);
+    ensure!(
+        !stalled_message().await?.contains("hunter2"),
+        "{}",
+        stalled_message().await?
+    );
 
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -77,7 +81,7 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
     apply(cluster, &secret(&std::fs::read_to_string(path("key"))?)).await?;
     fixture.wait_complete().await?;
 
-    // The first stands for what was asked at first; the second, of another range, is signed.
+    // The first manifest keeps the first statement; the second, with another range, is signed.
     let manifests = fixture.folder().join("scope=space/_manifests");
     let name = |name: &str| manifests.join(name).display().to_string();
     ensure!(!manifests.join("00000001.json.sig").exists());

@@ -1,4 +1,4 @@
-//! Traces by OTLP, as a real receiver gets them, and the log lines that belong to them.
+//! Traces by OTLP, as a real receiver gets them, and their log lines.
 
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +33,7 @@ impl ReceivedSpans {
     }
 }
 
-/// Takes what the protocol allows and nothing else.
+/// Accepts only requests that follow the protocol.
 async fn receive(State(received): State<ReceivedSpans>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let kind = headers.get("content-type").map(|kind| kind.as_bytes().to_vec());
     let (true, Ok(request)) = (
@@ -65,7 +65,7 @@ pub(crate) async fn collector() -> Result<(String, ReceivedSpans, AbortOnDropHan
     Ok((url, received, AbortOnDropHandle::new(serving)))
 }
 
-/// An attribute as text.
+/// Returns an attribute as text.
 fn attribute(span: &Span, name: &str) -> String {
     let found = span.attributes.iter().find(|one| one.key == name);
     let value = found.and_then(|one| one.value.as_ref()?.value.as_ref());
@@ -81,13 +81,13 @@ fn hexadecimal(id: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
+async fn a_window_is_a_trace_and_its_log_lines_carry_the_trace_id() -> Result<()> {
     let settings = Settings {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
     };
     let fixture = OperatorFixture::start("traces", settings).await?;
-    // So that there is something to log.
+    // Gives the run something to log.
     fixture.simulator.add_preset("cut@2018-06-05x1")?;
     fixture
         .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
@@ -109,10 +109,10 @@ async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
     let name = format!("{}/june", fixture.namespace);
     let spans = received.spans();
     let of_day = |day: &str| {
-        let ours = |span: &&Span| span.name == "window" && attribute(span, "window").contains(day);
+        let window_span = |span: &&Span| span.name == "window" && attribute(span, "window").contains(day);
         spans
             .iter()
-            .find(ours)
+            .find(window_span)
             .with_context(|| format!("no trace of {day}"))
     };
     for day in ["2018-06-04", "2018-06-05", "2018-06-06", "2018-06-07"] {
@@ -178,13 +178,13 @@ async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
         );
     }
 
-    // Nothing secret went to the collector, and nothing of the traces to the audited service.
+    // No secret went to the collector, and no trace data to the audited service.
     ensure!(!format!("{spans:?}").contains(DEFAULT_API_KEY));
-    for said in fixture.tracker.requests() {
+    for request in fixture.tracker.requests() {
         ensure!(
-            !said.head.to_ascii_lowercase().contains("traceparent"),
+            !request.head.to_ascii_lowercase().contains("traceparent"),
             "{}",
-            said.line
+            request.line
         );
     }
     eventually("the sessions are gone", async || {
@@ -194,7 +194,7 @@ async fn a_window_is_a_trace_and_every_line_about_it_says_so() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_not_there_holds_up_nothing() -> Result<()> {
+async fn a_missing_collector_delays_nothing() -> Result<()> {
     let settings = Settings {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()

@@ -1,4 +1,4 @@
-//! A bucket as it is, asked past proxies and past our own client, however many keys it has.
+//! Lists the bucket directly, without proxies and without our own client, for any number of keys.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) struct PagedBucket {
 }
 
 impl PagedBucket {
-    /// Where `versioned`, nothing is overwritten unseen.
+    /// Creates a bucket. If `versioned`, an overwritten object is detectable.
     pub(super) async fn create(gateway: &Gateway, name: &str, versioned: bool) -> Result<Self> {
         gateway.create_bucket(name).await?;
         let keys = Credentials::new(gateway.access_key(), gateway.secret_key(), None, None, "test");
@@ -41,7 +41,7 @@ impl PagedBucket {
         })
     }
 
-    /// All keys below a prefix that are there now.
+    /// Returns all current keys below a prefix.
     pub(super) async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
         let mut keys = Vec::new();
         let mut token = None;
@@ -57,7 +57,7 @@ impl PagedBucket {
         }
     }
 
-    /// How many versions each key below a prefix has or had, delete markers among them.
+    /// Returns the number of versions per key below a prefix, delete markers included.
     pub(super) async fn versions(&self, prefix: &str) -> Result<BTreeMap<String, usize>> {
         let mut count = BTreeMap::new();
         let (mut key, mut version) = (None, None);
@@ -82,7 +82,7 @@ impl PagedBucket {
         }
     }
 
-    /// The keys of uploads that were neither completed nor aborted.
+    /// Returns the keys of uploads that are neither completed nor aborted.
     pub(super) async fn uploads(&self) -> Result<Vec<String>> {
         let page = self
             .client

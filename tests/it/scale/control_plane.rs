@@ -1,4 +1,4 @@
-//! What an operator costs beside thousands of resources that need nothing, and how soon it gets to one that does.
+//! Cost of an operator with thousands of idle resources, and its latency for one that needs work.
 
 use std::time::{Duration, Instant};
 
@@ -12,32 +12,32 @@ use super::fixture::{ExportParams, LoadFixture, ProcessUsage};
 use super::operator::{MeasuredOperator, ScrapedMetrics};
 use super::results::{LoadResults, counts, setting};
 
-/// Namespaces that the resources are spread over, each with Secrets of its own.
+/// Namespaces of the resources, each with its own Secrets.
 const NAMESPACES: usize = 10;
 
 const BUCKET: &str = "audit";
 
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 
-/// The longest that anything may take, before the machine is at fault or the operator.
+/// Maximum time of a step.
 const TIMEOUT: Duration = Duration::from_hours(1);
 
-/// How long a process is left alone before its memory is read.
+/// Time without load before the memory of a process is read.
 const QUIET_PERIOD: Duration = Duration::from_secs(5);
 
-/// A lease that a machine may forget for a while that also runs all that is measured against.
+/// Generous lease, because the machine also runs everything else.
 const LEASE_FLAGS: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
 
-/// Lists that are held to see how large an object is.
+/// Number of lists that are kept to determine the size of an object.
 const COPIES: usize = 3;
 
-/// After so long memory that is free was given back.
+/// Time after which the allocator has returned free memory.
 const MEMORY_RELEASE_TIME: Duration = Duration::from_mins(1);
 
-/// How often the time to the first action is taken.
+/// Number of measurements of the time to the first action.
 const ROUNDS: usize = 5;
 
-/// What the many resources are like.
+/// State of the idle resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LoadState {
     Complete,
@@ -63,7 +63,7 @@ impl LoadState {
         }
     }
 
-    /// The reason of `Ready` once nothing is to be done.
+    /// Reason of `Ready` when nothing is left to do.
     const fn reason(self) -> &'static str {
         match self {
             Self::Complete => "Complete",
@@ -72,7 +72,7 @@ impl LoadState {
         }
     }
 
-    /// Whether a new process lists its bucket.
+    /// True if a new process lists its bucket.
     const fn is_listed(self) -> bool {
         !matches!(self, Self::Suspended)
     }
@@ -80,7 +80,7 @@ impl LoadState {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load: bench/control-plane runs it"]
-async fn what_thousands_of_resources_cost() -> Result<()> {
+async fn operator_cost_of_thousands_of_resources() -> Result<()> {
     let mut results = LoadResults::new();
     let states: String = setting(
         "EVENTEXPORT_BENCH_STATES",
@@ -97,7 +97,7 @@ async fn what_thousands_of_resources_cost() -> Result<()> {
     Ok(())
 }
 
-/// `2018-06-28`, so many days before today.
+/// Day of this many days ago, such as `2018-06-28`.
 fn day(ago: i64) -> String {
     let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
     today.saturating_sub(ago.days()).to_string()
@@ -111,7 +111,7 @@ struct LoadSpec {
 }
 
 impl LoadSpec {
-    /// One of the many: all are of one archive, so that no time goes into storing it again and again.
+    /// Returns one of the many resources. All share one archive, so that storing it again takes no time.
     fn manifest(&self, name: &str, prefix: &str) -> Value {
         ExportParams {
             name,
@@ -155,7 +155,7 @@ async fn measure(results: &mut LoadResults, count: usize, state: LoadState) -> R
     let empty = operator.usage()?;
     add("rss_without_resources", "KiB", empty.rss_kib);
 
-    // What all the others find done.
+    // The archive that all others find complete.
     fixture
         .create(vec![(namespace(0), load.manifest("many-0", "many"))])
         .await?;
@@ -168,11 +168,15 @@ async fn measure(results: &mut LoadResults, count: usize, state: LoadState) -> R
     fixture.create(all.collect()).await?;
     add("apply_all", "s", began.elapsed().as_secs_f64());
     let metrics = settled(&operator, state, count).await?;
-    add("apply_all_and_judge", "s", began.elapsed().as_secs_f64());
+    add("apply_all_and_reconcile", "s", began.elapsed().as_secs_f64());
     let spent = operator.usage()?.cpu_seconds - empty.cpu_seconds;
-    add("cpu_to_judge_per_resource", "ms", spent * 1e3 / count as f64);
+    add("cpu_to_reconcile_per_resource", "ms", spent * 1e3 / count as f64);
     let each = |name: &str| metrics.sum_of(name) / count as f64;
-    add("looks_per_resource", "1", each("eventexport_reconciles_total"));
+    add(
+        "reconciles_per_resource",
+        "1",
+        each("eventexport_reconciles_total"),
+    );
     add(
         "status_writes_per_resource",
         "1",
@@ -212,7 +216,7 @@ async fn measure(results: &mut LoadResults, count: usize, state: LoadState) -> R
     ensure!(operator.stop().await?.success(), "it did not stop well");
     restart(&mut add, &load, state, count, empty).await?;
 
-    // Each list uses again what the one before left unused, so that from the second on all that grows is objects.
+    // Each list reuses the memory that the previous one left, so from the second on only objects grow.
     let mut lists = vec![fixture.all().await?, fixture.all().await?];
     let before = own_rss()?;
     for _ in 0..COPIES {
@@ -228,12 +232,12 @@ fn own_rss() -> Result<f64> {
     Ok(ProcessUsage::of(std::process::id())?.rss_kib)
 }
 
-/// An idle hour: what is spent in some seconds, times as many as an hour has.
+/// Cost of an idle hour, extrapolated from some seconds.
 async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &MeasuredOperator) -> Result<()> {
     let seconds: u64 = setting("EVENTEXPORT_BENCH_IDLE", 30);
     sleep(QUIET_PERIOD).await;
     let before = operator.scrape().await?;
-    // After the scrape, which costs more than an idle minute.
+    // Measured after the scrape, which costs more than an idle minute.
     let (began, spent) = (Instant::now(), operator.usage()?.cpu_seconds);
     sleep(Duration::from_secs(seconds)).await;
     let spent = operator.usage()?.cpu_seconds - spent;
@@ -248,16 +252,16 @@ async fn idle(add: &mut impl FnMut(&str, &str, f64), operator: &MeasuredOperator
             (of(&after) - of(&before)) / hours,
         );
     }
-    let looks = |metrics: &ScrapedMetrics| metrics.sum_of("eventexport_reconciles_total");
+    let reconciles = |metrics: &ScrapedMetrics| metrics.sum_of("eventexport_reconciles_total");
     add(
-        "idle_looks_per_hour",
+        "idle_reconciles_per_hour",
         "1",
-        (looks(&after) - looks(&before)) / hours,
+        (reconciles(&after) - reconciles(&before)) / hours,
     );
     Ok(())
 }
 
-/// From a resource applied to its session opened: the median.
+/// Median time from applying a resource until its session is open.
 async fn first_action(load: &LoadSpec, name: &str) -> Result<f64> {
     let mut took = Vec::new();
     for round in 0..ROUNDS {
@@ -268,7 +272,7 @@ async fn first_action(load: &LoadSpec, name: &str) -> Result<f64> {
         load.fixture.create(vec![(namespace(round), manifest)]).await?;
         opened_after(load, opened, began).await?;
         took.push(began.elapsed().as_secs_f64());
-        // All its sessions are opened before the next one is applied.
+        // All its sessions are open before the next one is applied.
         sleep(Duration::from_secs(3)).await;
     }
     took.sort_by(f64::total_cmp);
@@ -283,7 +287,7 @@ async fn opened_after(load: &LoadSpec, opened: u64, began: Instant) -> Result<()
     Ok(())
 }
 
-/// A new process: how soon it leads, works on what is not done, and has looked at all that is.
+/// Restart: time until the new process leads, works on unfinished resources, and has reconciled all others.
 async fn restart(
     add: &mut impl FnMut(&str, &str, f64),
     load: &LoadSpec,
@@ -291,7 +295,7 @@ async fn restart(
     count: usize,
     empty: ProcessUsage,
 ) -> Result<()> {
-    // Made while nobody looks: it must not wait for the many.
+    // Created while no operator runs; it must not wait for the many.
     let mut manifest = load.manifest("urgent", "urgent");
     manifest["spec"]["suspend"] = false.into();
     load.fixture.create(vec![(namespace(0), manifest)]).await?;
@@ -308,7 +312,11 @@ async fn restart(
     } else {
         settled(&operator, state, count).await?
     };
-    add("restart_judged", "s", operator.started.elapsed().as_secs_f64());
+    add(
+        "restart_reconciled",
+        "s",
+        operator.started.elapsed().as_secs_f64(),
+    );
     let usage = operator.usage()?;
     add(
         "restart_cpu_per_resource",
@@ -340,7 +348,7 @@ async fn restart(
     Ok(())
 }
 
-/// How many resources have that reason.
+/// Returns the number of resources with that reason.
 fn with_reason(metrics: &ScrapedMetrics, reason: &str) -> f64 {
     let total = metrics.sum_of(&format!("eventexport_resources_by_reason{{reason=\"{reason}\"}}"));
     if total > 0.0 {
@@ -354,7 +362,7 @@ fn with_reason(metrics: &ScrapedMetrics, reason: &str) -> f64 {
     series.filter(|line| line.contains(&label)).count() as f64
 }
 
-/// Waits until so many are in their state and nothing is under way.
+/// Waits until this many resources are in their state and no run is active.
 async fn settled(operator: &MeasuredOperator, state: LoadState, count: usize) -> Result<ScrapedMetrics> {
     let began = Instant::now();
     loop {
@@ -364,12 +372,12 @@ async fn settled(operator: &MeasuredOperator, state: LoadState, count: usize) ->
             return Ok(metrics);
         }
         ensure!(began.elapsed() < TIMEOUT, "{there} of {count} are {state:?}");
-        // A scrape costs as much as many looks.
+        // A scrape costs as much as many reconciles.
         sleep(Duration::from_millis(if count > 100 { 2000 } else { 100 })).await;
     }
 }
 
-/// Waits until each of so many had its bucket listed and nothing is under way.
+/// Waits until each bucket has been listed and no run is active.
 async fn listed(operator: &MeasuredOperator, count: usize) -> Result<ScrapedMetrics> {
     let began = Instant::now();
     loop {

@@ -1,5 +1,5 @@
-//! The world around the operator: a cluster, a store and a service of its own, namespaces with their Secrets, and
-//! resources in any number.
+//! Fixture of the load tests: a cluster, a store and a service, namespaces with their Secrets, and any number of
+//! resources.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -20,10 +20,10 @@ use tokio::process::{Child, Command};
 
 use crate::bed::{Cluster, Gateway, http_client};
 
-/// Requests to the API server at once.
+/// Concurrent requests to the API server.
 const CONCURRENCY: usize = 32;
 
-/// Resources of one page of a list.
+/// Resources per page of a list.
 const PAGE: u32 = 500;
 
 pub(super) struct LoadFixture {
@@ -34,14 +34,14 @@ pub(super) struct LoadFixture {
     pub(super) folder: tempfile::TempDir,
 }
 
-/// A simulated service as a process of its own, so that its work is not ours.
+/// Simulated service as a separate process, so that its cost is not ours.
 pub(super) struct SimulatorService {
     pub(super) url: String,
     /// Killed when dropped.
     _process: Child,
 }
 
-/// The program that is measured: the released one where it is named, else the one that was built with the tests.
+/// Returns the measured program: the release build if named, otherwise the one built with the tests.
 pub(super) fn program() -> PathBuf {
     std::env::var_os("EVENTEXPORT_PROGRAM")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_eventexport")), PathBuf::from)
@@ -60,7 +60,7 @@ impl SimulatorService {
         let out = process.stdout.take().context("it has no standard output")?;
         let mut lines = BufReader::new(out).lines();
         let url = lines.next_line().await?.context("the simulator ended")?;
-        // Whatever it says later must not fill the pipe.
+        // Later output must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
@@ -103,7 +103,7 @@ impl LoadFixture {
         })
     }
 
-    /// A namespace with the Secrets of its exports.
+    /// Creates a namespace with the Secrets of its exports.
     pub(super) async fn namespace(&self, name: &str) -> Result<()> {
         let params = PostParams::default();
         let namespace = json!({ "metadata": { "name": name } });
@@ -127,12 +127,12 @@ impl LoadFixture {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Makes the resources, many at once: each with its namespace.
+    /// Creates the resources concurrently, each in its namespace.
     pub(super) async fn create(&self, all: Vec<(String, Value)>) -> Result<()> {
         let created = stream::iter(all).map(|(namespace, object)| async move {
             let object = serde_json::from_value(object)?;
             let params = PostParams {
-                // As kubectl leaves it: most of a small object is what managedFields say of it.
+                // As kubectl does: managedFields are most of a small object.
                 field_manager: Some("kubectl-create".to_owned()),
                 ..PostParams::default()
             };
@@ -142,7 +142,7 @@ impl LoadFixture {
         created.buffer_unordered(CONCURRENCY).try_collect().await
     }
 
-    /// All resources, page by page, as somebody who keeps them would hold them.
+    /// Returns all resources, page by page, as a client with a cache holds them.
     pub(super) async fn all(&self) -> Result<Vec<EventExport>> {
         let api: Api<EventExport> = Api::all(self.client.clone());
         let mut all = Vec::new();
@@ -162,7 +162,7 @@ impl LoadFixture {
     }
 }
 
-/// A resource of a space, below a prefix of its own or of many.
+/// Parameters of a resource of a space, below its own prefix or a shared one.
 pub(super) struct ExportParams<'a> {
     pub(super) name: &'a str,
     pub(super) space: &'a str,
@@ -202,7 +202,7 @@ impl ExportParams<'_> {
     }
 }
 
-/// What is measured of a process, from the kernel.
+/// Resource usage of a process, from the kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProcessUsage {
     pub(super) rss_kib: f64,
@@ -212,7 +212,7 @@ pub(super) struct ProcessUsage {
 
 impl ProcessUsage {
     pub(super) fn of(process: u32) -> Result<Self> {
-        /// `sysconf(_SC_CLK_TCK)` of Linux, whatever the machine.
+        /// `sysconf(_SC_CLK_TCK)` on Linux.
         const TICKS: f64 = 100.0;
         let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
         let kib = |name: &str| -> Result<f64> {
@@ -237,7 +237,7 @@ impl ProcessUsage {
     }
 }
 
-/// How busy the machine is, whoever makes it so.
+/// Load of the machine from all processes.
 pub(super) fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let first = text.split_whitespace().next();

@@ -1,5 +1,5 @@
-//! A store that fails now and then: a proxy before the gateway that answers some requests with an error, before they
-//! are carried out or after.
+//! Store with occasional errors: a proxy before the gateway that fails some requests, before or after they are
+//! carried out.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ struct FlakyUpstream {
     per_mille: u32,
     asked: AtomicU64,
     refused: AtomicU64,
-    /// Carried out, and answered with an error all the same.
+    /// Carried out, but answered with an error.
     denied: AtomicU64,
 }
 
-/// What befalls a request.
+/// Handling of a request.
 enum FlakyReply {
     Forward,
     Error(StatusCode, &'static str),
@@ -41,7 +41,7 @@ enum FlakyReply {
 }
 
 impl FlakyStore {
-    /// Before that endpoint; so many of a thousand requests fail.
+    /// Starts a proxy before that endpoint; this many per thousand requests fail.
     pub(super) async fn start(endpoint: &str, per_mille: u32) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -68,7 +68,7 @@ impl FlakyStore {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Requests, those that were refused, and those that were carried out but answered with an error.
+    /// Returns the numbers of all requests, of refused ones, and of those carried out but answered with an error.
     pub(super) fn counts(&self) -> [u64; 3] {
         let FlakyUpstream {
             asked,
@@ -118,13 +118,13 @@ impl FlakyUpstream {
     }
 
     async fn try_forward(&self, mut request: Request<Body>) -> Result<Response> {
-        // The Host header stays that of the proxy: it is signed.
+        // The Host header is signed and stays that of the proxy.
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = format!("{}{path}", self.endpoint).parse()?;
         let request = request.map(|body| reqwest::Body::wrap_stream(body.into_data_stream()));
         let response = self.client.execute(request.try_into()?).await?;
         let mut response = axum::http::Response::from(response).map(Body::new);
-        // Of this connection, not of the response.
+        // This header belongs to the connection, not to the response.
         response.headers_mut().remove(header::CONNECTION);
         response.headers_mut().remove(header::TRANSFER_ENCODING);
         Ok(response)

@@ -1,6 +1,6 @@
-//! The same questions to an operator of somebody else: Flux's kustomize-controller, built with controller-runtime, beside
-//! thousands of resources that need nothing. It stands for its kind, not for what it does: a `Kustomization` is applied
-//! from an archive again and again, an `EventExport` is done when it is done.
+//! The same measurements of another operator: Flux's kustomize-controller, built with controller-runtime, with
+//! thousands of idle resources. It represents its kind of program, not the same task: a `Kustomization` is reapplied
+//! periodically, an `EventExport` completes.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -19,16 +19,16 @@ use super::operator::ScrapedMetrics;
 use super::results::{LoadResults, counts, setting};
 use crate::bed::{Flux, http_client, program};
 
-/// Namespaces that the resources are spread over.
+/// Namespaces of the resources.
 const NAMESPACES: usize = 10;
 
-/// Requests to the API server at once.
+/// Concurrent requests to the API server.
 const CONCURRENCY: usize = 32;
 
-/// The longest that anything may take.
+/// Maximum time of a step.
 const TIMEOUT: Duration = Duration::from_mins(30);
 
-/// How long a process is left alone before its memory is read.
+/// Time without load before the memory of a process is read.
 const QUIET_PERIOD: Duration = Duration::from_secs(5);
 
 struct FluxController {
@@ -39,7 +39,7 @@ struct FluxController {
 }
 
 impl FluxController {
-    /// With its defaults but for addresses.
+    /// Starts it with defaults except addresses.
     async fn start(fixture: &LoadFixture) -> Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string();
         let temporary = fixture.folder.path().join("peer");
@@ -90,19 +90,19 @@ impl FluxController {
         }
     }
 
-    /// Until so many were looked at and none waits.
-    async fn settled(&self, looks: usize) -> Result<()> {
+    /// Waits until this many reconciles are done and none is queued.
+    async fn settled(&self, reconciles: usize) -> Result<()> {
         loop {
             let metrics = self.scrape().await?;
             let of = |name: &str| metrics.sum_of(&format!("{name}{{controller=\"kustomization\""));
             let done = of("controller_runtime_reconcile_total");
             let waiting = of("workqueue_depth") + of("controller_runtime_active_workers");
-            if done >= looks as f64 && waiting == 0.0 {
+            if done >= reconciles as f64 && waiting == 0.0 {
                 return Ok(());
             }
             ensure!(
                 self.started.elapsed() < TIMEOUT,
-                "{done} of {looks} looks, {waiting} wait"
+                "{done} of {reconciles} reconciles, {waiting} queued"
             );
             sleep(Duration::from_millis(500)).await;
         }
@@ -121,7 +121,7 @@ fn namespace(number: usize) -> String {
     format!("team-{}", number % NAMESPACES)
 }
 
-/// All of one archive, which holds one `ConfigMap`; each applies it under a name of its own.
+/// Returns a resource. All share one archive with one `ConfigMap`, and apply it under their own names.
 fn kustomization(name: &str, suspend: bool) -> Value {
     json!({
         "apiVersion": "kustomize.toolkit.fluxcd.io/v1",
@@ -186,9 +186,9 @@ async fn measure(results: &mut LoadResults, count: usize, suspend: bool) -> Resu
     let began = Instant::now();
     create(&fixture, count, suspend).await?;
     peer.settled(count).await?;
-    add("apply_all_and_judge", "s", began.elapsed().as_secs_f64());
+    add("apply_all_and_reconcile", "s", began.elapsed().as_secs_f64());
     let spent = peer.usage()?.cpu_seconds - empty.cpu_seconds;
-    add("cpu_to_judge_per_resource", "ms", spent * 1e3 / count as f64);
+    add("cpu_to_reconcile_per_resource", "ms", spent * 1e3 / count as f64);
     sleep(QUIET_PERIOD).await;
     add("rss_after_work", "KiB", peer.usage()?.rss_kib);
     let (began, before) = (Instant::now(), peer.usage()?.cpu_seconds);
@@ -203,7 +203,7 @@ async fn measure(results: &mut LoadResults, count: usize, suspend: bool) -> Resu
 
     let peer = FluxController::start(&fixture).await?;
     peer.settled(count).await?;
-    add("restart_judged", "s", peer.started.elapsed().as_secs_f64());
+    add("restart_reconciled", "s", peer.started.elapsed().as_secs_f64());
     let usage = peer.usage()?;
     add(
         "restart_cpu_per_resource",
@@ -222,7 +222,7 @@ async fn measure(results: &mut LoadResults, count: usize, suspend: bool) -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load: bench/peer runs it"]
-async fn what_thousands_of_resources_cost_a_peer() -> Result<()> {
+async fn flux_cost_of_thousands_of_resources() -> Result<()> {
     let mut results = LoadResults::new();
     for count in counts("1000")? {
         for suspend in [true, false] {

@@ -1,8 +1,8 @@
-//! Many resources: what the operator costs beside thousands of them, and whether it gets through when everything
-//! around it fails. Both run the released program against a real API server and a real S3 store; `bench/control-plane`
-//! and `make soak` start them, and `bench/control-plane.md` says what the numbers mean.
+//! Scale: cost of the operator with thousands of resources, and completion despite faults of all peers. Both run the
+//! release build against a real API server and a real S3 store. `bench/control-plane` and `make soak` start them;
+//! `bench/control-plane.md` explains the numbers.
 
-// Also outside of the functions that clippy takes for tests.
+// Needed outside of `#[test]` functions: fixtures panic, too.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! One process of the operator, for the whole cluster, and what it says of itself.
+//! One operator process for the whole cluster, and its metrics.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::fixture::{LoadFixture, ProcessUsage, program};
 use crate::bed::http_client;
 
-/// Long, because a machine that also compiles is slow.
+/// Generous, because a machine that also compiles is slow.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub(super) struct MeasuredOperator {
@@ -25,7 +25,7 @@ pub(super) struct MeasuredOperator {
 }
 
 impl MeasuredOperator {
-    /// With these further arguments. Its log goes to a file of that name.
+    /// Starts it with additional arguments. Its log goes to a file of that name.
     pub(super) async fn start(fixture: &LoadFixture, log: &str, args: &[&str]) -> Result<Self> {
         let path = fixture.folder.path().join(log);
         let file = File::create(&path)?;
@@ -70,7 +70,7 @@ impl MeasuredOperator {
         }
     }
 
-    /// The end of its log.
+    /// Returns the end of its log.
     fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -81,7 +81,7 @@ impl MeasuredOperator {
         ProcessUsage::of(self.id)
     }
 
-    /// What it says of itself.
+    /// Scrapes its metrics.
     pub(super) async fn scrape(&self) -> Result<ScrapedMetrics> {
         let answer = http_client()?
             .get(format!("http://{}/metrics", self.address))
@@ -106,32 +106,32 @@ impl MeasuredOperator {
         metrics.is_ok_and(|metrics| metrics.sum_of("eventexport_leader") > 0.0)
     }
 
-    /// Whether it has ended by itself.
+    /// True if it exited by itself.
     pub(super) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// As `kill -9` does; whether it had ended before.
+    /// Kills it, as `kill -9` does; returns true if it had exited before.
     pub(super) async fn kill(mut self) -> Result<bool> {
         let ended = self.child.try_wait()?.is_some();
         self.child.kill().await?;
         Ok(ended)
     }
 
-    /// As a rollout does: it gives its lease back.
+    /// Stops it, as a rollout does: it releases its lease.
     pub(super) async fn stop(mut self) -> Result<ExitStatus> {
         let id = self.id.to_string();
-        let told = Command::new("kill").arg(&id).status().await?;
-        ensure!(told.success(), "kill: {told}");
+        let status = Command::new("kill").arg(&id).status().await?;
+        ensure!(status.success(), "kill: {status}");
         Ok(self.child.wait().await?)
     }
 }
 
-/// The text of a scrape.
+/// Text of a scrape.
 pub(super) struct ScrapedMetrics(pub(super) String);
 
 impl ScrapedMetrics {
-    /// The sum of all series whose name and labels begin with this.
+    /// Sums all series whose name and labels start with this text.
     pub(super) fn sum_of(&self, series: &str) -> f64 {
         let values = self
             .0
@@ -144,7 +144,7 @@ impl ScrapedMetrics {
         self.0.lines().filter(|line| !line.starts_with('#')).count()
     }
 
-    /// Requests to a peer so far, by operation.
+    /// Returns the requests to a peer so far, by operation.
     pub(super) fn requests(&self, peer: &str) -> BTreeMap<String, f64> {
         let begin = format!("eventexport_requests_total{{peer=\"{peer}\",operation=\"");
         let mut requests = BTreeMap::new();

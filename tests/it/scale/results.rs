@@ -1,4 +1,4 @@
-//! What was measured, as rows of a table that people and plots read. Writes a CSV file where it is told one.
+//! Measurements as rows of a table, for readers and plots. Writes a CSV file if `EVENTEXPORT_BENCH_CSV` names one.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub(super) struct LoadResults {
 }
 
 impl LoadResults {
-    /// `EVENTEXPORT_BENCH_CSV` names the file.
+    /// Reads the name of the file from `EVENTEXPORT_BENCH_CSV`.
     pub(super) fn new() -> Self {
         Self {
             rows: Vec::new(),
@@ -23,19 +23,19 @@ impl LoadResults {
     }
 
     pub(super) fn add(&mut self, resources: usize, state: &str, metric: &str, unit: &str, value: f64) {
-        // As many digits as mean something.
+        // Significant digits only.
         let digits = if value.abs() < 10.0 { 3 } else { 1 };
         let row = format!("{resources},{state},{metric},{unit},{value:.digits$}");
         println!("{row}");
         self.rows.push(row);
     }
 
-    /// How busy the machine was, to be read beside the times.
+    /// Adds the load of the machine, to interpret the times.
     pub(super) fn add_load(&mut self, resources: usize, state: &str) {
         self.add(resources, state, "machine_load_1min", "processes", load());
     }
 
-    /// Written after each step, so that an end before the last one loses nothing.
+    /// Writes after each step, so that an abort loses nothing.
     pub(super) fn write(&self) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let mut text = "resources,state,metric,unit,value\n".to_owned();
@@ -47,7 +47,7 @@ impl LoadResults {
     }
 }
 
-/// How many resources: `EVENTEXPORT_BENCH_RESOURCES`, several with commas between them.
+/// Reads the numbers of resources from `EVENTEXPORT_BENCH_RESOURCES`, separated by commas.
 pub(super) fn counts(default: &str) -> Result<Vec<usize>> {
     let resources: String = setting("EVENTEXPORT_BENCH_RESOURCES", default.to_owned());
     let counts = resources.split(',').map(|count| count.trim().parse());

@@ -1,5 +1,5 @@
-//! Thousands of exports at once, a service and a store that fail, and an operator that is killed again and again:
-//! everything gets stored, once, and nothing is left behind.
+//! Thousands of concurrent exports, a failing service and store, and an operator that is killed repeatedly:
+//! everything is stored once, and nothing is left behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -22,16 +22,16 @@ use super::results::{LoadResults, setting};
 
 const BUCKET: &str = "audit";
 
-/// Sessions of people in each space, which must be there at the end.
+/// Manually opened sessions in each space, which must survive.
 const USER_SESSIONS: usize = 1;
 
-/// Days that the exports are spread over.
+/// Days of the exports.
 const DAYS: usize = 20;
 
-/// The longest that it may take to complete what is left, once nobody kills any more.
+/// Maximum time to complete the rest after the kills.
 const TIMEOUT: Duration = Duration::from_mins(20);
 
-/// A lease that is soon known to be gone, and long enough for a busy machine.
+/// Lease that expires soon after a kill and survives a busy machine.
 const LEASE_FLAGS: [&str; 6] = [
     "--lease-duration",
     "6s",
@@ -41,15 +41,15 @@ const LEASE_FLAGS: [&str; 6] = [
     "1s",
 ];
 
-/// That of the last one, whose memory is compared with its own: it is not to lose it.
+/// Lease of the last process, whose memory is compared over time: it must not lose the lease.
 const LONG_LEASE_FLAGS: [&str; 4] = ["--lease-duration", "60s", "--lease-deadline", "50s"];
 
 struct SoakPlan {
     exports: usize,
     spaces: usize,
-    /// How long processes are killed.
+    /// Duration of the kills.
     killing: Duration,
-    /// How long each lives, from when it leads.
+    /// Lifetime of each process, from when it leads.
     life: Duration,
     /// Rounds of work without kills at the end, after which memory is compared.
     rounds: usize,
@@ -58,7 +58,7 @@ struct SoakPlan {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a quarter of an hour of load: `make soak` runs it"]
-async fn thousands_of_exports_get_through_kills_and_faults() -> Result<()> {
+async fn thousands_of_exports_complete_despite_kills_and_faults() -> Result<()> {
     let plan = SoakPlan {
         exports: setting("EVENTEXPORT_SOAK_EXPORTS", 2000),
         spaces: setting("EVENTEXPORT_SOAK_SPACES", 4),
@@ -71,7 +71,7 @@ async fn thousands_of_exports_get_through_kills_and_faults() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exports_get_through_kills_and_faults() -> Result<()> {
+async fn exports_complete_despite_kills_and_faults() -> Result<()> {
     let plan = SoakPlan {
         exports: 40,
         spaces: 2,
@@ -83,8 +83,7 @@ async fn exports_get_through_kills_and_faults() -> Result<()> {
     soak(&plan).await
 }
 
-/// One request in ten fails: half of them are carried out all the same, and nobody hears of it. One download in ten
-/// breaks off.
+/// One request in ten fails: half of those are carried out, but the reply is lost. One download in ten breaks off.
 fn faults() -> Vec<Fault> {
     let unwell = Effect::Status {
         status: 503,
@@ -124,7 +123,7 @@ fn day(number: usize) -> String {
     today.saturating_sub(ago.days()).to_string()
 }
 
-/// An export, by its number: which space, day and place in the bucket.
+/// Peers, cluster and resources of the soak test.
 struct SoakFixture {
     fixture: LoadFixture,
     bucket: PagedBucket,
@@ -134,7 +133,7 @@ struct SoakFixture {
 
 impl SoakFixture {
     fn space(&self, number: usize) -> usize {
-        // The first one has more than all others, so that it is full.
+        // The first space has more exports than all others, so that it is full.
         if number.is_multiple_of(2) {
             0
         } else {
@@ -195,7 +194,7 @@ async fn soak(plan: &SoakPlan) -> Result<()> {
     let fixture = LoadFixture::start(&["--retention", "30", "--events-per-day", "40"]).await?;
     let bucket = PagedBucket::create(&fixture.gateway, BUCKET, true).await?;
     let store = FlakyStore::start(&fixture.gateway.endpoint(), 50).await?;
-    let mut people = BTreeSet::new();
+    let mut manual_sessions = BTreeSet::new();
     for number in 0..plan.spaces {
         fixture.namespace(&namespace(number)).await?;
         let ask = json!({ "user": DEFAULT_PERSON, "space": space(number), "count": USER_SESSIONS });
@@ -204,7 +203,7 @@ async fn soak(plan: &SoakPlan) -> Result<()> {
             .admin(reqwest::Method::POST, "sessions", &ask)
             .await?;
         let ids: Vec<String> = serde_json::from_value(made)?;
-        people.extend(ids);
+        manual_sessions.extend(ids);
     }
     let faults = serde_json::to_value(faults())?;
     fixture
@@ -217,7 +216,7 @@ async fn soak(plan: &SoakPlan) -> Result<()> {
         store,
         spaces: plan.spaces,
     };
-    let outcome = run(plan, &fixture, &people, &mut results).await;
+    let outcome = run(plan, &fixture, &manual_sessions, &mut results).await;
     if outcome.is_err() {
         show(&fixture).await;
     }
@@ -227,7 +226,7 @@ async fn soak(plan: &SoakPlan) -> Result<()> {
 async fn run(
     plan: &SoakPlan,
     fixture: &SoakFixture,
-    people: &BTreeSet<String>,
+    manual_sessions: &BTreeSet<String>,
     results: &mut LoadResults,
 ) -> Result<()> {
     let mut add = |metric: &str, unit: &str, value: f64| {
@@ -262,7 +261,7 @@ async fn run(
                 led = Some(Instant::now());
             }
         }
-        // A machine that is busy enough makes a process lose its lease and end.
+        // On a busy machine a process may lose its lease and exit.
         ended += u32::from(operator.kill().await?);
         lives += 1;
         let done = complete(fixture).await?;
@@ -272,7 +271,7 @@ async fn run(
         );
         if done == created {
             completed.get_or_insert(began.elapsed());
-            // The kills must meet work.
+            // The kills must hit active work.
             let more = plan.exports / 4;
             fixture.create(created..created + more).await?;
             created += more;
@@ -295,7 +294,7 @@ async fn run(
     sleep(Duration::from_secs(2)).await;
     let kept = created;
     for round in 0..plan.rounds {
-        // Others than before, or they would find their work done.
+        // New exports, because existing ones have no work left.
         let more = created..created + plan.exports / 4;
         created = more.end;
         fixture.create(more.clone()).await?;
@@ -317,7 +316,7 @@ async fn run(
         "an export panicked"
     );
     ensure!(operator.stop().await?.success(), "it did not stop well");
-    check_results(fixture, people, created, &mut add).await?;
+    check_results(fixture, manual_sessions, created, &mut add).await?;
     results.add_load(plan.exports, "soak");
     results.write()
 }
@@ -327,8 +326,7 @@ async fn complete(fixture: &SoakFixture) -> Result<usize> {
     Ok(all.iter().filter(|export| is_complete(export)).count())
 }
 
-/// Waits until there are so many, and all complete. An operator that lost its lease is started again, as a Deployment
-/// does it.
+/// Waits until this many exist and all are complete. Restarts an operator that lost its lease, as a Deployment does.
 async fn wait(
     fixture: &SoakFixture,
     operator: &mut MeasuredOperator,
@@ -355,10 +353,10 @@ async fn wait(
     }
 }
 
-/// What must hold at the end, asked of service, store and archive themselves.
+/// Checks the final state at service, store and archive.
 async fn check_results(
     fixture: &SoakFixture,
-    people: &BTreeSet<String>,
+    manual_sessions: &BTreeSet<String>,
     created: usize,
     add: &mut impl FnMut(&str, &str, f64),
 ) -> Result<()> {
@@ -399,13 +397,16 @@ async fn check_results(
     ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
     ensure!(
         people_deleted == 0,
-        "{people_deleted} sessions of people were deleted"
+        "{people_deleted} manual sessions were deleted"
     );
-    ensure!(people_open == people.len() as u64, "{ledger:#?}");
+    ensure!(people_open == manual_sessions.len() as u64, "{ledger:#?}");
     let text = fixture.fixture.service.sessions().await?.to_string();
-    ensure!(people.iter().all(|id| text.contains(id.as_str())), "{text}");
-    // How many were open at most is told, not judged: a process holds 28 at most, but takes the last of the 30 when it has
-    // none, as after a start that finds 28 which a killed one has left.
+    ensure!(
+        manual_sessions.iter().all(|id| text.contains(id.as_str())),
+        "{text}"
+    );
+    // The maximum of open sessions is printed, not checked: a process holds 28 at most, but takes one of the last two
+    // if it has none, as after a start that finds 28 of a killed one.
     ensure!(
         refused_full == 0,
         "{refused_full} sessions were asked for of a full space"
@@ -431,8 +432,8 @@ async fn check_results(
     Ok(())
 }
 
-/// Object, receipt and manifest of an export, each created once, and no working papers: how many keys there are, and
-/// how many versions they have.
+/// Checks that object, receipt and manifest of an export were created once and that no temporary entries are left.
+/// Returns the numbers of keys and versions.
 async fn versions_of(fixture: &SoakFixture, number: usize) -> Result<[usize; 2]> {
     let day = day(number);
     let space = space(fixture.space(number));
@@ -456,7 +457,7 @@ async fn versions_of(fixture: &SoakFixture, number: usize) -> Result<[usize; 2]>
     Ok([keys.len(), wanted.len()])
 }
 
-/// As an auditor does it, over all archives of the bucket.
+/// Verifies all archives of the bucket, as an auditor does.
 async fn verify(fixture: &SoakFixture) -> Result<Value> {
     let gateway = &fixture.fixture.gateway;
     let output = Command::new(program())
@@ -468,17 +469,17 @@ async fn verify(fixture: &SoakFixture) -> Result<Value> {
         .stdin(Stdio::null())
         .output()
         .await?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),
-        "verify: {}\n{said}\n{}",
+        "verify: {}\n{printed}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    serde_json::from_str(&said).with_context(|| said.into_owned())
+    serde_json::from_str(&printed).with_context(|| printed.into_owned())
 }
 
-/// What is not complete, and why; and what the last processes said.
+/// Prints the incomplete exports with their reasons, and the logs of the last processes.
 async fn show(fixture: &SoakFixture) {
     let all = fixture.fixture.all().await.unwrap_or_default();
     for export in all.iter().filter(|export| !is_complete(export)).take(5) {

@@ -1,11 +1,11 @@
-//! What somebody can do who may write below the prefix, or the status of a resource: the journal is believed, so what
-//! it may not be believed in is tried here, and what it is believed in is shown, since docs/security.md says so.
+//! Attacks of a client that may write below the prefix or to the status of a resource. The journal is trusted: these
+//! tests show where it must not be, and where it is, as documented in docs/security.md.
 
 use std::fs;
 
 use eventexport::api::Reason;
-use eventexport::export::record::{ArchiveRecord as _, AttemptRecord, Receipt, decode, encode};
-use eventexport::export::verdict::{EmptyAnswer, Verdict};
+use eventexport::archive::counts::{EmptyAnswer, Verdict};
+use eventexport::archive::records::{ArchiveRecord as _, AttemptRecord, Receipt, decode, encode};
 use eventexport::simulator::Settings;
 use eventexport::tracker::SessionRequest;
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use crate::export::fixture::{EngineFixture, SPACE, settings};
 use crate::operator::process::{OperatorFixture, SHORT_LEASE};
 use crate::operator::{condition, eventually, get, kubectl, wait_conditions};
 
-/// A session that a person opened.
+/// Opens a session manually.
 async fn foreign(fixture: &EngineFixture, day: Date, hour: Option<u8>) -> String {
     let tracker = fixture.peers(fixture.store()).tracker;
     let ask = SessionRequest {
@@ -29,7 +29,7 @@ async fn foreign(fixture: &EngineFixture, day: Date, hour: Option<u8>) -> String
     tracker.create_session(SPACE, &ask).await.unwrap().id
 }
 
-/// Says in the journal that a session is that of an attempt of ours.
+/// Forges a journal entry that claims a session for one of our attempts.
 fn claim(fixture: &EngineFixture, window: &str, ulid: &str, session: &str) {
     let journal = fixture.root().join("_journal");
     fs::create_dir_all(&journal).unwrap();
@@ -65,7 +65,7 @@ async fn a_forged_journal_cannot_delete_a_foreign_session() {
     ];
     claim(&fixture, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAV", &ids[0]);
     claim(&fixture, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAW", &ids[1]);
-    // No id of a service: neither the list of all sessions nor a header of its own.
+    // Not a session id: neither the list of all sessions nor another header.
     claim(&fixture, "2018-06-02", "01ARZ3NDEKTSV4RRFFQ69G5FAX", "%2E%2E");
     claim(
         &fixture,
@@ -82,23 +82,23 @@ async fn a_forged_journal_cannot_delete_a_foreign_session() {
         .collect();
     assert!(ids.iter().all(|id| open.contains(id)), "{open:?}");
     assert_eq!(open.len(), 2, "nor is one left of ours");
-    let told = |id: &str| {
+    let is_reported = |id: &str| {
         let about = |problem: &&eventexport::export::failure::Problem| {
             problem.reason == Reason::OrphanSessionSuspected && problem.message.contains(id)
         };
         snapshot.problems.iter().find(about).is_some()
     };
-    assert!(ids.iter().all(|id| told(id)), "{:#?}", snapshot.problems);
+    assert!(ids.iter().all(|id| is_reported(id)), "{:#?}", snapshot.problems);
     assert!(!snapshot.complete);
     assert_eq!(fixture.simulator.ledger().violations, Vec::<String>::new());
 }
 
-/// The truth about what is not prevented: object lock, and keeping others from writing, do.
+/// Documents the limit of the protection: only object lock or write permissions prevent this.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_receipt_is_trusted_only_if_its_object_matches() {
     for (forgery, believed) in [("no object", false), ("its object", true), ("proved empty", true)] {
         let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
-        // From an export of its own, for a receipt of the right form.
+        // Another export provides a receipt of the right form.
         let other = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
         other.run().await;
         let (name, object) = (
@@ -149,19 +149,24 @@ async fn a_forged_status_triggers_no_action_and_is_corrected() {
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
     };
-    let scene = OperatorFixture::start("forged-status", settings).await.unwrap();
-    scene
+    let operator_fixture = OperatorFixture::start("forged-status", settings).await.unwrap();
+    operator_fixture
         .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await
         .unwrap();
-    let mut operator = scene.operator(&SHORT_LEASE, &[]).await.unwrap();
+    let mut operator = operator_fixture.operator(&SHORT_LEASE, &[]).await.unwrap();
     let complete = ["True/Complete", "True/Complete", "", ""];
-    wait_conditions(scene.cluster, &scene.namespace, "june", complete)
-        .await
-        .unwrap();
-    let downloads = scene.simulator.ledger().opened;
+    wait_conditions(
+        operator_fixture.cluster,
+        &operator_fixture.namespace,
+        "june",
+        complete,
+    )
+    .await
+    .unwrap();
+    let downloads = operator_fixture.simulator.ledger().opened;
     let forged = json!({ "status": {
-        "sessions": [{ "id": "somebody-elses", "window": "2018-06-04" }],
+        "sessions": [{ "id": "foreign", "window": "2018-06-04" }],
         "covered": ["2000-01-01/2030-01-01"],
         "missing": ["2018-06-04/2018-06-07"],
         "windows": { "wanted": 9, "stored": 9, "active": 9, "waiting": 9, "failed": 9 },
@@ -172,15 +177,15 @@ async fn a_forged_status_triggers_no_action_and_is_corrected() {
         "eventexport",
         "june",
         "-n",
-        &scene.namespace,
+        &operator_fixture.namespace,
         "--subresource=status",
         "--type=merge",
         "-p",
         &patch,
     ];
-    kubectl(scene.cluster, &args).await.unwrap();
+    kubectl(operator_fixture.cluster, &args).await.unwrap();
     eventually("the status is put right", async || {
-        let object = get(scene.cluster, &scene.namespace, "june")
+        let object = get(operator_fixture.cluster, &operator_fixture.namespace, "june")
             .await?
             .unwrap_or_default();
         let right = object["status"]["windows"]["wanted"] == 4
@@ -190,13 +195,13 @@ async fn a_forged_status_triggers_no_action_and_is_corrected() {
     })
     .await
     .unwrap();
-    let ledger = scene.simulator.ledger();
+    let ledger = operator_fixture.simulator.ledger();
     assert_eq!(ledger.opened, downloads, "nothing is downloaded because of it");
-    let deleted = scene
+    let deleted = operator_fixture
         .tracker
         .requests()
         .iter()
-        .any(|said| said.line.contains("somebody-elses"));
+        .any(|request| request.line.contains("foreign"));
     assert!(!deleted, "a session was deleted that only the status names");
     operator.signal("-TERM").await.unwrap();
     operator.child.wait().await.unwrap();

@@ -1,5 +1,5 @@
-//! The threats of docs/security.md that need a whole operator, each tried by whoever it names: a tenant, a spiteful
-//! service or store, a writer of the bucket.
+//! Threats of docs/security.md that need a complete operator, each attempted by its attacker: a tenant, a malicious
+//! service or store, a writer to the bucket.
 
 mod forged;
 mod secret_leaks;

@@ -1,5 +1,5 @@
-//! A service, a UAA and a store that echo every credential that they are sent, in bodies and headers, with what
-//! terminals obey and readers of logs take for lines; and redirect to where no token may go.
+//! A service, a UAA and a store that echo all credentials in bodies and headers, together with terminal escapes and
+//! line breaks, and that redirect to hosts which must not get a token.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,13 +19,13 @@ use crate::operator::end_to_end::{SPACE, simulator};
 use crate::operator::traces::collector;
 use crate::operator::{apply, condition, eventually, get, kubectl};
 
-/// Is in every secret of this test, and in nothing else.
+/// Part of each secret of this test, and of nothing else.
 const SECRET_MARKER: &str = "hush";
 
-/// What a terminal obeys, and a line of its own.
+/// Terminal escapes and a line break.
 const INJECTED: &str = "\u{1b}[2J\u{9b}31m\r\nforged line \u{202e}";
 
-/// A peer by its first folder: what it does with a request.
+/// Answers a request for the peer that its first path segment names.
 async fn answer(mut stream: TcpStream, seen: &Mutex<String>, elsewhere: &str) -> Option<()> {
     let mut bytes = Vec::new();
     let (head, body) = loop {
@@ -51,7 +51,7 @@ async fn answer(mut stream: TcpStream, seen: &Mutex<String>, elsewhere: &str) ->
     let mut folders = path.trim_start_matches('/').splitn(2, '/');
     let (mode, rest) = (folders.next()?, folders.next().unwrap_or_default());
     let echo = format!("{} {}", head.replace("\r\n", " "), form(&body));
-    // As far as a header can hold it.
+    // Without characters that a header cannot hold.
     let header: String = echo.chars().filter(|c| !c.is_control()).collect();
     let token = format!("{SECRET_MARKER}-token-of-{mode}");
     let reply = |status: &str, more: &str, body: &str| {
@@ -100,7 +100,7 @@ async fn answer(mut stream: TcpStream, seen: &Mutex<String>, elsewhere: &str) ->
             ),
             "",
         ),
-        // The code is the store's words too.
+        // The code is also text from the store.
         _ => {
             let xml = |text: &str| {
                 text.replace('&', "&amp;")
@@ -122,14 +122,14 @@ async fn answer(mut stream: TcpStream, seen: &Mutex<String>, elsewhere: &str) ->
 
 const INJECTED_REGION: &str = "\u{9b}2Jeu ";
 
-/// What a form says, decoded, beside the form itself.
+/// Returns a form as text, followed by its decoded values.
 fn form(body: &str) -> String {
     let pairs = url::form_urlencoded::parse(body.as_bytes());
     let pairs: Vec<String> = pairs.map(|(_, value)| value.into_owned()).collect();
     format!("{body} {}", pairs.join(" "))
 }
 
-/// Counts who comes.
+/// Starts a server that counts connections.
 async fn catcher() -> (String, Arc<Mutex<usize>>, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -143,7 +143,7 @@ async fn catcher() -> (String, Arc<Mutex<usize>>, AbortOnDropHandle<()>) {
     (url, came, AbortOnDropHandle::new(task))
 }
 
-/// The texts of a document.
+/// Collects the strings of a document.
 fn texts(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) => found.push(text.clone()),
@@ -153,7 +153,7 @@ fn texts(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Every file below a folder, as text.
+/// Reads all files below a folder as text.
 fn files(folder: &Path, found: &mut BTreeMap<String, String>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -265,7 +265,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         .spawn()
         .unwrap();
     let process = Path::new("/proc").join(operator.id().unwrap().to_string());
-    let mut shown = BTreeMap::new();
+    let mut visible = BTreeMap::new();
     for mode in at_service.into_iter().chain(at_store) {
         eventually(&format!("{mode} is said to fail"), async || {
             let object = get(cluster, &namespace, mode).await?.unwrap_or_default();
@@ -282,13 +282,13 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
                 |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}');
             assert!(!text.contains(obeyed), "{mode}: {text:?}");
         }
-        shown.insert(format!("status of {mode}"), found.join("\n"));
+        visible.insert(format!("status of {mode}"), found.join("\n"));
     }
     let args = ["get", "events.events.k8s.io", "-n", &namespace, "-o", "json"];
     let events = kubectl(cluster, &args);
-    shown.insert("events".to_owned(), events.await.unwrap());
-    let said = std::fs::read_to_string(&log).unwrap();
-    let address = said
+    visible.insert("events".to_owned(), events.await.unwrap());
+    let log_text = std::fs::read_to_string(&log).unwrap();
+    let address = log_text
         .lines()
         .find_map(|line| line.split_once("address=")?.1.split_whitespace().next());
     let metrics = http_client()
@@ -296,23 +296,23 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         .get(format!("http://{}/metrics", address.unwrap()))
         .timeout(Duration::from_secs(10))
         .send();
-    shown.insert("metrics".to_owned(), metrics.await.unwrap().text().await.unwrap());
+    visible.insert("metrics".to_owned(), metrics.await.unwrap().text().await.unwrap());
     for name in ["cmdline", "environ"] {
         let bytes = std::fs::read(process.join(name)).unwrap();
-        shown.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
+        visible.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
     }
     operator.start_kill().unwrap();
     operator.wait().await.unwrap();
-    shown.insert("traces".to_owned(), format!("{:?}", received.spans()));
-    let said = std::fs::read_to_string(&log).unwrap();
-    assert!(said.contains("TRACE"), "everything is logged");
-    for line in said.lines() {
+    visible.insert("traces".to_owned(), format!("{:?}", received.spans()));
+    let log_text = std::fs::read_to_string(&log).unwrap();
+    assert!(log_text.contains("TRACE"), "everything is logged");
+    for line in log_text.lines() {
         assert!(!line.starts_with("forged"), "{line}");
         assert!(!line.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{line:?}");
     }
-    shown.insert("log".to_owned(), said);
-    files(&gateway.folder().join("objects").join(&namespace), &mut shown);
-    for (place, text) in &shown {
+    visible.insert("log".to_owned(), log_text);
+    files(&gateway.folder().join("objects").join(&namespace), &mut visible);
+    for (place, text) in &visible {
         let found: Vec<&str> = text
             .lines()
             .filter(|line| line.to_ascii_lowercase().contains(SECRET_MARKER))
@@ -324,7 +324,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         );
     }
 
-    // The peers had it all to echo.
+    // The peers received all secrets.
     let seen = seen.lock().unwrap().clone();
     for secret in [
         "hush-api",
@@ -334,5 +334,5 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
     ] {
         assert!(seen.contains(secret), "{secret} was never sent");
     }
-    assert_eq!(*came.lock().unwrap(), 0, "nobody follows a redirect");
+    assert_eq!(*came.lock().unwrap(), 0, "no client follows a redirect");
 }

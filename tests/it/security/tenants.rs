@@ -1,5 +1,5 @@
-//! Two tenants under one operator for the whole cluster, with the rights that it is installed with: what the one can
-//! make it read, use or tell of the other's.
+//! Two tenants of one cluster-wide operator with its installed rights: tests whether one can make it read, use or
+//! reveal data of the other.
 
 use std::fs;
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use crate::bed::Cluster;
 use crate::operator::end_to_end::SPACE;
 use crate::operator::{apply, get, kubectl, wait_conditions};
 
-/// In every Secret of this test.
+/// Part of each Secret of this test.
 const SECRET_MARKER: &str = "hush";
 
 fn secret(namespace: &str, name: &str, data: &Value) -> Value {
@@ -50,7 +50,7 @@ fn message(object: &Value) -> String {
 
 #[tokio::test]
 async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
-    // Of its own: its operator serves every namespace.
+    // A separate cluster: its operator serves all namespaces.
     let cluster = Cluster::start().await.unwrap();
     for namespace in ["mine", "theirs"] {
         kubectl(&cluster, &["create", "namespace", namespace])
@@ -65,7 +65,7 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
             "bucket",
             json!({ "accessKeyId": "AKIAEXAMPLE", "secretAccessKey": format!("{SECRET_MARKER}-s3") }),
         ),
-        // Nobody's credentials for us: what can be learned of them by naming them?
+        // Secrets without our keys: tests what can be learned by naming them.
         (
             "mine",
             "database",
@@ -86,7 +86,7 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
         apply(&cluster, &secret(namespace, name, &data)).await.unwrap();
     }
 
-    // What the API server takes for the name of a Secret at all.
+    // Names that the API server accepts for a Secret.
     let bucket = json!({ "credentialsSecretRef": { "name": "bucket" } });
     for name in [
         "theirs/tracker",
@@ -104,19 +104,19 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
             &json!({ "credentialsSecretRef": { "name": name } }),
             &bucket,
         );
-        let said = cluster
+        let output = cluster
             .kubectl(&["create", "-f", "-"], Some(&object.to_string()))
             .await;
-        assert!(!said.status.success(), "{name:?} is taken");
+        assert!(!output.status.success(), "{name:?} is taken");
     }
-    // A namespace in the reference is no field, and where validation is off it is dropped.
+    // A namespace in the reference is no field, and is dropped if validation is off.
     let elsewhere = json!({ "credentialsSecretRef": { "name": "tracker", "namespace": "theirs" } });
     let object = export("elsewhere", &elsewhere, &bucket).to_string();
-    let said = cluster.kubectl(&["create", "-f", "-"], Some(&object)).await;
+    let output = cluster.kubectl(&["create", "-f", "-"], Some(&object)).await;
     assert!(
-        !said.status.success() && said.stderr.contains("namespace"),
+        !output.status.success() && output.stderr.contains("namespace"),
         "{}",
-        said.stderr
+        output.stderr
     );
     let lax = ["create", "--validate=false", "-f", "-"];
     cluster.kubectl(&lax, Some(&object)).await.success().unwrap();
@@ -140,7 +140,7 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
     ] {
         apply(&cluster, &export(name, &source, &bucket)).await.unwrap();
     }
-    // Without a Secret it would be the operator's own identity, which nobody was granted.
+    // Without a Secret it would use the operator's own identity, which nobody was granted.
     apply(&cluster, &export("identity", &named("good"), &json!({})))
         .await
         .unwrap();
@@ -165,7 +165,7 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
         .spawn()
         .unwrap();
 
-    let mut said = String::new();
+    let mut revealed = String::new();
     let blocked = async |name: &str, reason: &str| {
         let ready = format!("False/{reason}");
         wait_conditions(&cluster, "mine", name, [&ready, "", "", ""])
@@ -177,7 +177,7 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
     assert_eq!(
         there.replace("Secret tracker", "Secret absent"),
         nowhere,
-        "they can be told apart"
+        "the messages differ"
     );
     let elsewhere = message(&blocked("elsewhere", "CredentialsMissing").await);
     assert!(
@@ -191,10 +191,10 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
         ("ca-key", "CredentialsMissing"),
         ("identity", "IdentityNotGranted"),
     ] {
-        said.push_str(&blocked(name, reason).await["status"].to_string());
+        revealed.push_str(&blocked(name, reason).await["status"].to_string());
     }
-    said.push_str(&blocked("ca", "").await["status"].to_string());
-    said.push_str(
+    revealed.push_str(&blocked("ca", "").await["status"].to_string());
+    revealed.push_str(
         &kubectl(
             &cluster,
             &["get", "events.events.k8s.io", "-n", "mine", "-o", "json"],
@@ -205,27 +205,27 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
     assert!(get(&cluster, "mine", "trick").await.unwrap().is_none());
     operator.start_kill().unwrap();
     operator.wait().await.unwrap();
-    said.push_str(&fs::read_to_string(&log).unwrap());
+    revealed.push_str(&fs::read_to_string(&log).unwrap());
     let own = fs::read_to_string(&kubeconfig).unwrap();
     let own: Value = serde_json::from_str(&own).unwrap();
     let own = own["users"][0]["user"]["token"].as_str().unwrap();
     for hidden in [SECRET_MARKER, "dsn", "apiKeys", "operators-own", own] {
-        // The keys of a Secret that are none of ours are not told either; those that a spec names are its own words.
-        let found = said
+        // Foreign keys of a Secret are not revealed; those that the spec names are part of it.
+        let found = revealed
             .lines()
             .filter(|line| line.contains(hidden) && !line.contains("caSecretRef"));
         let found: Vec<&str> = found.take(3).collect();
         assert!(found.is_empty(), "{hidden}: {found:#?}");
     }
 
-    // What the API server saw: Secrets were got in the namespace of the exports only.
+    // Audit log: Secrets were read only in the namespace of the exports.
     let audit = fs::read_to_string(cluster.folder().join("audit.log")).unwrap();
     let mut got = 0;
     for line in audit.lines() {
         let event: Value = serde_json::from_str(line).unwrap();
-        let ours = event["user"]["username"] == "system:serviceaccount:eventexport-system:eventexport";
+        let by_operator = event["user"]["username"] == "system:serviceaccount:eventexport-system:eventexport";
         let object = &event["objectRef"];
-        if ours && object["resource"] == "secrets" {
+        if by_operator && object["resource"] == "secrets" {
             assert!(object["namespace"] != "theirs", "{line}");
             if event["verb"] == "get" {
                 assert_eq!(object["namespace"], "mine", "{line}");

@@ -1,4 +1,4 @@
-//! What befalls resources: each field of the spec changed, and events that are no change of the spec.
+//! Spec change cases: each field changed, and events other than spec changes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::phases::{LifecyclePhase, RelativeDays};
 
-/// What a row's parts may depend on.
+/// Values that cases depend on.
 pub(super) struct CaseContext<'a> {
     pub(super) days: RelativeDays,
     pub(super) phase: LifecyclePhase,
     pub(super) namespace: &'a str,
-    /// Another way to the service of the resource.
+    /// Another address of the resource's service.
     pub(super) other_endpoint: &'a str,
 }
 
@@ -22,69 +22,69 @@ type PatchFn = fn(&CaseContext<'_>) -> Value;
 
 /// One line of the table.
 pub(super) struct ChangeCase {
-    /// The field, as the schema has it, or what happens.
+    /// Field as in the schema, or event.
     pub(super) subject: &'static str,
-    /// How it is changed, for people.
+    /// Kind of change, for readers.
     pub(super) variant: &'static str,
-    /// What of the spec it needs beforehand, as a merge patch.
+    /// Merge patch of the spec that the case needs beforehand.
     pub(super) setup: PatchFn,
     pub(super) change: ResourceChange,
     pub(super) expected: Expectation,
 }
 
-/// What is done.
+/// Change of a resource.
 #[derive(Clone, Copy)]
 pub(super) enum ResourceChange {
-    /// The spec changes, by this merge patch.
+    /// Changes the spec by this merge patch.
     Spec(PatchFn),
-    /// `kubectl delete`.
+    /// Runs `kubectl delete`.
     Delete,
-    /// Deleted without a wait, as `--cascade=orphan` and a finalizer taken away by hand do, and applied again.
+    /// Deletes without waiting, as `--cascade=orphan` and a manually removed finalizer do, and applies again.
     ForceReplace,
-    /// Deleted, and another of that name is applied when it is gone: with another prefix.
+    /// Deletes, and then applies another resource of that name with another prefix.
     Recreate,
-    /// Our finalizer taken away by hand.
+    /// Removes our finalizer manually.
     RemoveFinalizer,
-    /// The status taken away.
+    /// Removes the status.
     ClearStatus,
-    /// Parts of the status taken away.
+    /// Removes parts of the status.
     ClearConditions,
-    /// A status that is nonsense.
+    /// Writes a nonsensical status.
     InvalidStatus,
-    /// A status that is allowed by the schema, and larger than any number of ours.
+    /// Writes a status that the schema allows, with values larger than ours ever are.
     HugeStatus,
-    /// Suspended, and resumed at once.
+    /// Suspends, and resumes immediately.
     SuspendAndResume,
-    /// A change of the spec, seen by the operator, and taken back before the old work has ended.
+    /// Changes the spec, and reverts it after the operator saw the change and before the old work ends.
     ChangeAndRevert,
-    /// Labels and annotations that change at a high rate.
+    /// Changes labels and annotations at a high rate.
     LabelChurn,
-    /// The Secret gets other credentials.
+    /// Replaces the credentials in the Secret.
     ReplaceSecret,
-    /// The Secret deleted, and made again.
+    /// Deletes the Secret and creates it again.
     RecreateSecret,
 }
 
-/// What shows that a change took effect.
+/// Evidence that a change took effect.
 #[derive(Clone, Copy)]
 pub(super) enum Expectation {
-    /// That the generation was acted upon, and what was asked for is there.
+    /// The generation is observed, and the requested data exist.
     Applied,
-    /// The API server refuses it, naming this field.
+    /// The API server refuses it and names this field.
     Rejected(&'static str),
-    /// It cannot go on, for this reason, which names this; until it is mended by this merge patch.
+    /// The export stalls with this reason and a message with this text, until this merge patch fixes it.
     Blocks(&'static str, &'static str, PatchFn),
-    /// A request to the store that holds this text.
+    /// A request to the store contains this text.
     Store(&'static str),
     /// A receipt has this value at this pointer.
     Receipt(&'static str, &'static str),
-    /// A token is asked for elsewhere.
+    /// A token is requested at the other endpoint.
     LoginAtOtherEndpoint,
     /// A manifest is signed.
     Signed,
-    /// A manifest holds this text.
+    /// A manifest contains this text.
     Manifest(&'static str),
-    /// So many windows are transferred at once.
+    /// This many windows are transferred concurrently.
     AtOnce(u64),
 }
 
@@ -129,7 +129,7 @@ fn gap(context: &CaseContext<'_>) -> Value {
     json!({ "acceptedGaps": [{ "start": day, "end": day, "reason": "known to be lost" }] })
 }
 
-/// The range that a resource has at first.
+/// Initial range of a resource.
 fn range(context: &CaseContext<'_>) -> Value {
     let mut spec = base(context.days);
     super::merge(&mut spec, &context.phase.spec(context.days));
@@ -146,7 +146,7 @@ fn gap_with(context: &CaseContext<'_>, field: &str, value: &Value) -> Value {
     gaps
 }
 
-/// The first day less one.
+/// The day before the first one.
 fn earlier(context: &CaseContext<'_>) -> String {
     let first = *context.days.exported_in(&range(context)).first().unwrap();
     first.yesterday().unwrap().to_string()
@@ -156,7 +156,7 @@ const CA: PatchFn = |_| json!({ "source": { "caSecretRef": { "name": "ca" } } })
 const STORE_CA: PatchFn = |_| json!({ "destination": { "s3": { "caSecretRef": { "name": "ca" } } } });
 const ENCRYPTED: PatchFn = |_| json!({ "destination": { "s3": { "serverSideEncryption": { "type": "aws:kms", "kmsKeyId": "one" } } } });
 
-/// Every leaf of the spec.
+/// Returns a case for each leaf of the spec.
 #[allow(clippy::too_many_lines)] // a table
 pub(super) fn fields() -> Vec<ChangeCase> {
     use Expectation::{
@@ -241,7 +241,7 @@ pub(super) fn fields() -> Vec<ChangeCase> {
         field("spec.source.caSecretRef.name", "added", no_patch, CA, Applied),
         field(
             "spec.source.caSecretRef.key",
-            "one that is not there",
+            "a missing one",
             CA,
             |_| json!({ "source": { "caSecretRef": { "key": "none.pem" } } }),
             Blocks(
@@ -287,7 +287,7 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             "false",
             no_patch,
             |_| json!({ "destination": { "s3": { "forcePathStyle": false } } }),
-            // An address has no names below it, so its path is used all the same.
+            // An address has no subdomains, so path-style addressing is used anyway.
             Applied,
         ),
         field(
@@ -306,7 +306,7 @@ pub(super) fn fields() -> Vec<ChangeCase> {
         ),
         field(
             "spec.destination.s3.caSecretRef.key",
-            "one that is not there",
+            "a missing one",
             STORE_CA,
             |_| json!({ "destination": { "s3": { "caSecretRef": { "key": "none.pem" } } } }),
             Blocks(
@@ -380,7 +380,7 @@ pub(super) fn fields() -> Vec<ChangeCase> {
         ),
         field(
             "spec.suspend",
-            "the other",
+            "toggled",
             no_patch,
             |context| json!({ "suspend": context.phase != LifecyclePhase::Suspended }),
             Applied,
@@ -412,20 +412,20 @@ pub(super) fn fields() -> Vec<ChangeCase> {
     ]
 }
 
-/// What else befalls resources.
+/// Returns the events other than spec changes.
 pub(super) fn events() -> Vec<ChangeCase> {
     vec![
         event("deleted", ResourceChange::Delete),
-        event("replaced by force", ResourceChange::ForceReplace),
-        event("deleted, another of its name", ResourceChange::Recreate),
-        event("finalizer taken away", ResourceChange::RemoveFinalizer),
-        event("status taken away", ResourceChange::ClearStatus),
-        event("status taken away in part", ResourceChange::ClearConditions),
+        event("force replaced", ResourceChange::ForceReplace),
+        event("deleted and recreated", ResourceChange::Recreate),
+        event("finalizer removed", ResourceChange::RemoveFinalizer),
+        event("status cleared", ResourceChange::ClearStatus),
+        event("status partly cleared", ResourceChange::ClearConditions),
         event("status overwritten with nonsense", ResourceChange::InvalidStatus),
         event("status overwritten with huge numbers", ResourceChange::HugeStatus),
         event("suspended and resumed at once", ResourceChange::SuspendAndResume),
-        event("changed and changed back", ResourceChange::ChangeAndRevert),
-        event("labels change quickly", ResourceChange::LabelChurn),
+        event("changed and reverted", ResourceChange::ChangeAndRevert),
+        event("labels changed quickly", ResourceChange::LabelChurn),
         ChangeCase {
             expected: Expectation::Receipt("/trackerUser", DEFAULT_PERSON),
             ..event("Secret replaced", ResourceChange::ReplaceSecret)
@@ -439,7 +439,7 @@ pub(super) fn all() -> Vec<ChangeCase> {
 }
 
 impl ChangeCase {
-    /// As the table names it.
+    /// Title in the table.
     pub(super) fn title(&self) -> String {
         match self.change {
             ResourceChange::Spec(_) => format!("`{}`: {}", self.subject, self.variant),
@@ -448,7 +448,7 @@ impl ChangeCase {
     }
 }
 
-/// A field of the schema that no row changes makes this fail, and a row of a field that is gone too.
+/// Fails if a field of the schema has no case, or a case has no field.
 #[test]
 fn every_spec_field_has_a_change_case() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/eventexports.yaml");

@@ -1,6 +1,6 @@
-//! The operator's clock, set to another time under it while the clocks of API server, store and service go on: by
-//! Debian's libfaketime, which leaves the monotonic clock alone. What the store's clock decides (whose attempt is past
-//! its deadline) is not asked here.
+//! Jumps of the operator's clock, while those of API server, store and service stay right. Debian's libfaketime
+//! leaves the monotonic clock alone. Decisions by the store's clock (attempts past their deadline) are not tested
+//! here.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::operator::{condition, kubectl};
 
 const NAME: &str = "june";
 
-/// A clock that can be set.
+/// Clock that can be set.
 struct FakeClock {
     folder: tempfile::TempDir,
     library: String,
@@ -43,7 +43,7 @@ impl FakeClock {
         self.folder.path().join("clock")
     }
 
-    /// As an offset: `+3h`. At once, as whoever reads it may do so at any time.
+    /// Sets an offset such as `+3h`. Atomic, because the file may be read at any time.
     fn set(&self, offset: &str) -> Result<()> {
         let new = self.folder.path().join("new");
         std::fs::write(&new, offset)?;
@@ -88,15 +88,16 @@ fn delay_downloads(simulator: &Simulator, millis: u64) {
 }
 
 async fn wait_until(fixture: &ChangeFixture, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
-    let there = |live: Option<&Value>| live.is_some_and(&holds);
-    let live = fixture.history.wait_until(NAME, what, there).await?;
+    let holds_now = |live: Option<&Value>| live.is_some_and(&holds);
+    let live = fixture.history.wait_until(NAME, what, holds_now).await?;
     live.context("it is gone")
 }
 
-/// The one thing that lasts: a service that is gone keeps a deleted resource for ten minutes, and no longer.
+/// The only time limit that matters here: an unreachable service delays the deletion of a resource by at most ten
+/// minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Debian's faketime, and takes two minutes: make motion"]
-async fn a_deleted_export_goes_after_ten_minutes_although_its_service_is_gone() -> Result<()> {
+#[ignore = "needs Debian's faketime, and takes two minutes: make spec-changes"]
+async fn a_deleted_export_is_removed_after_ten_minutes_without_its_service() -> Result<()> {
     let (fixture, clock) = (ChangeFixture::start("patience").await?, FakeClock::new()?);
     let simulator = Simulator::start(service_settings()).await?;
     delay_downloads(&simulator, 50_000);
@@ -120,7 +121,7 @@ async fn a_deleted_export_goes_after_ten_minutes_although_its_service_is_gone() 
         operator
             .lines()
             .iter()
-            .any(|line| line["message"] == "deleting its sessions")
+            .any(|line| line["message"] == "deleting sessions")
     };
     crate::operator::eventually("it tries", async || Ok(releasing())).await?;
     super::runner::settle_delay().await;
@@ -133,7 +134,7 @@ async fn a_deleted_export_goes_after_ten_minutes_although_its_service_is_gone() 
         .await?;
     let metrics = operator.metrics().await?;
     for line in [
-        "eventexport_deletion_given_up_total 1",
+        "eventexport_deletion_abandoned_total 1",
         "eventexport_deletion_sessions_left_total 1",
     ] {
         ensure!(metrics.contains(&format!("\n{line}\n")), "{metrics}");
@@ -145,15 +146,15 @@ async fn a_deleted_export_goes_after_ten_minutes_although_its_service_is_gone() 
         events.contains("SessionsLeft") && events.contains(&session),
         "{events}"
     );
-    // It is really still there, and was not forgotten by mistake.
+    // It is still open, and was not just forgotten.
     ensure!(simulator.open_sessions().iter().any(|open| open.id == session));
     Ok(())
 }
 
-/// Forward and backward by hours, at rest and in motion: it goes on when the clock is right again, if not before, and
-/// nothing is lost or doubled.
+/// Forward and backward by hours, idle and during work: it continues at the latest when the clock is right again, and
+/// nothing is lost or duplicated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Debian's faketime, and takes minutes: make motion"]
+#[ignore = "needs Debian's faketime, and takes minutes: make spec-changes"]
 async fn a_clock_change_neither_loses_nor_duplicates_data() -> Result<()> {
     let (fixture, clock) = (ChangeFixture::start("clock").await?, FakeClock::new()?);
     let simulator = Simulator::start(service_settings()).await?;
@@ -184,7 +185,7 @@ async fn a_clock_change_neither_loses_nor_duplicates_data() -> Result<()> {
                 .await?;
                 clock.set(offset)?;
             }
-            // Whether the store takes requests of such a time is the store's to say.
+            // The store decides whether it accepts requests with such a time.
             let live = wait_until(&fixture, "it says how it is", |live| {
                 live["status"]["observedGeneration"] == *generation
                     && !condition(live, "Ready").ends_with("NewGeneration")

@@ -1,5 +1,5 @@
-//! One namespace with its buckets, its Secrets and its operator, for many resources that each have a service of their
-//! own; and every version of them that the API server had.
+//! One namespace with its buckets, Secrets and operator, for many resources that each have their own service, and all
+//! versions of them that the API server had.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,10 +23,10 @@ use super::phases::RelativeDays;
 use crate::bed::{Cluster, Gateway};
 use crate::operator::process::{OperatorFixture, OperatorProcess};
 
-/// Very long, because very many resources are in motion at once, on a machine that also compiles.
+/// Very generous, because very many resources are active at once, on a machine that also compiles.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
 
-/// A lease that outlasts a machine which is very busy: who leads is not the question here.
+/// Lease that survives a very busy machine; leader election is not tested here.
 pub(super) const LONG_LEASE: [&str; 6] = [
     "--lease-duration",
     "60s",
@@ -36,8 +36,8 @@ pub(super) const LONG_LEASE: [&str; 6] = [
     "5s",
 ];
 
-/// Manager of what a test changes.
-const FIELD_MANAGER: &str = "motion";
+/// Field manager of the tests.
+const FIELD_MANAGER: &str = "spec-changes";
 
 pub(super) struct ChangeFixture {
     pub(super) operators: OperatorFixture,
@@ -48,14 +48,14 @@ pub(super) struct ChangeFixture {
     pub(super) history: ResourceHistory,
 }
 
-/// A client with all rights.
+/// Returns a client with all rights.
 pub(super) async fn client(cluster: &Cluster) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
 }
 
-/// A service where every day has a few events.
+/// Settings of a service with a few events each day.
 pub(super) fn service_settings() -> Settings {
     let mut settings = Settings::default();
     settings.volume.quiet.clear();
@@ -93,7 +93,7 @@ impl ChangeFixture {
         &self.operators.namespace
     }
 
-    /// What rows refer to.
+    /// Creates the Secrets that cases refer to.
     async fn shared_secrets(&self, gateway: &Gateway) -> Result<()> {
         let access = format!("second-{}", self.namespace());
         let hidden = format!("{:032x}", rand::random::<u128>());
@@ -111,7 +111,7 @@ impl ChangeFixture {
         self.secret("signing", &json!({ "signingKey": key })).await
     }
 
-    /// Makes a Secret, or gives it other contents.
+    /// Creates a Secret or replaces its contents.
     pub(super) async fn secret(&self, name: &str, data: &Value) -> Result<()> {
         let keys = data.as_object().into_iter().flatten();
         let data: BTreeMap<String, String> = keys
@@ -124,7 +124,7 @@ impl ChangeFixture {
         secret.metadata.name = Some(name.to_owned());
         match self.secrets.create(&PostParams::default(), &secret).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                // Not a patch: what it had goes.
+                // Not a patch: existing keys are removed.
                 self.secrets
                     .replace(name, &PostParams::default(), &secret)
                     .await?;
@@ -154,7 +154,7 @@ impl ChangeFixture {
         Ok(serde_json::to_value(made?)?)
     }
 
-    /// Changes it; the API server's words, where it refuses.
+    /// Patches a resource; returns the API server's message if it is refused.
     pub(super) async fn patch(&self, name: &str, patch: &Value) -> Result<Result<Value, String>> {
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -182,7 +182,7 @@ impl ChangeFixture {
         }
     }
 
-    /// The keys below that prefix, and how many versions each has.
+    /// Returns the keys below that prefix with their number of versions.
     pub(super) async fn keys(&self, bucket: &str, prefix: &str) -> Result<BTreeMap<String, usize>> {
         let page = self
             .s3
@@ -223,12 +223,12 @@ impl ChangeFixture {
     }
 }
 
-/// The credentials of another user.
+/// Credentials of another user.
 pub(super) fn other_credentials() -> Value {
     json!({ "username": DEFAULT_PERSON, "password": DEFAULT_PASSWORD })
 }
 
-/// Every version of every resource of a namespace, from its start on.
+/// All versions of all resources of a namespace, from its start.
 pub(super) struct ResourceHistory {
     state: Arc<Mutex<HistoryState>>,
     _watching: AbortOnDropHandle<()>,
@@ -274,7 +274,7 @@ impl ResourceHistory {
         }
     }
 
-    /// As it is; `None`: it is not there.
+    /// Returns the current version; `None` if it does not exist.
     pub(super) fn live(&self, name: &str) -> Option<Value> {
         self.state.lock().unwrap().live.get(name).cloned()
     }
@@ -289,7 +289,7 @@ impl ResourceHistory {
             .unwrap_or_default()
     }
 
-    /// The version of each resource that is there.
+    /// Returns the resource versions of all existing resources.
     pub(super) fn resource_versions(&self) -> BTreeMap<String, String> {
         let state = self.state.lock().unwrap();
         let mark = |object: &Value| {
@@ -305,7 +305,7 @@ impl ResourceHistory {
             .collect()
     }
 
-    /// Waits until what is there is so.
+    /// Waits until the current version satisfies the condition.
     pub(super) async fn wait_until(
         &self,
         name: &str,

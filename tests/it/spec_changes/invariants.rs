@@ -1,5 +1,4 @@
-//! What must hold whatever happened: of the bucket, of the service, of the versions that the status had, and of the
-//! API server, which is left alone.
+//! Invariants of all cases: of the bucket, the service, the versions of the status, and the load on the API server.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +12,14 @@ use super::fixture::ChangeFixture;
 use super::runner::ChangeCaseRunner;
 use crate::operator::process::OperatorProcess;
 
-/// Bucket and prefix of a resource.
+/// Returns bucket and prefix of a resource.
 pub(super) fn destination(object: &Value) -> Result<(String, String)> {
     let s3 = &object["spec"]["destination"]["s3"];
     let text = |field: &str| s3[field].as_str().map(str::to_owned).context("no destination");
     Ok((text("bucket")?, text("prefix")?))
 }
 
-/// Days as the status has them: merged ranges.
+/// Merges days into ranges, as the status lists them.
 pub(super) fn ranges(days: &[Date]) -> Vec<(Date, Date)> {
     let mut ranges: Vec<(Date, Date)> = Vec::new();
     for day in days {
@@ -32,8 +31,7 @@ pub(super) fn ranges(days: &[Date]) -> Vec<(Date, Date)> {
     ranges
 }
 
-/// Whether those days are among what the status says is covered: receipts of days that are no longer asked for count
-/// for nobody, and may be left out or not.
+/// True if the status covers those days. Receipts of days outside the range may count or not.
 pub(super) fn covers(covered: &Value, days: &[(Date, Date)]) -> bool {
     let there: Vec<(Date, Date)> = covered
         .as_array()
@@ -51,7 +49,8 @@ pub(super) fn covers(covered: &Value, days: &[(Date, Date)]) -> bool {
         .all(|(first, last)| there.iter().any(|(from, to)| from <= first && last <= to))
 }
 
-/// Every object once, a receipt for each, nothing else but manifests, and no upload.
+/// Checks that each object was created once with its receipt, that only manifests are beside them, and that no upload
+/// is left.
 pub(super) async fn check_archive(
     fixture: &ChangeFixture,
     runner: &ChangeCaseRunner<'_>,
@@ -63,7 +62,7 @@ pub(super) async fn check_archive(
     let only_evidence = |key: &String| {
         key.ends_with("receipt.json") || key.contains("/events") || key.contains("/_manifests/")
     };
-    // Spent keys are deleted after the receipt.
+    // Temporary entries are deleted after the receipt.
     for _ in 0..100 {
         keys = fixture.keys(&bucket, &below).await?;
         if keys.keys().all(only_evidence) {
@@ -119,7 +118,7 @@ pub(super) async fn check_archive(
     Ok(())
 }
 
-/// What was opened was deleted, and nothing else was.
+/// Checks that exactly the opened sessions were deleted.
 pub(super) fn no_session_left(simulator: &Simulator) -> Result<()> {
     let ledger = simulator.ledger();
     ensure!(
@@ -131,8 +130,8 @@ pub(super) fn no_session_left(simulator: &Simulator) -> Result<()> {
     Ok(())
 }
 
-/// The generation that was observed goes up only, conditions speak of it, and the time of a transition is that of a
-/// transition. Whoever tampers with the status answers for these.
+/// Checks that the observed generation only increases, that conditions refer to it, and that transition times are
+/// right. Cases that edit the status are exempt.
 pub(super) fn check_history(versions: &[Value], tampered: bool) -> Result<()> {
     if tampered {
         return Ok(());
@@ -148,7 +147,7 @@ pub(super) fn check_history(versions: &[Value], tampered: bool) -> Result<()> {
             observed(new) <= after["metadata"]["generation"].as_i64(),
             "{after:#}"
         );
-        // Nothing here needs a person for sessions: all of them are our own.
+        // No manual action is needed for sessions, because all of them are ours.
         ensure!(
             !new.to_string()
                 .contains("OrphanSessionSuspected\",\"status\":\"True"),
@@ -179,12 +178,12 @@ pub(super) fn check_history(versions: &[Value], tampered: bool) -> Result<()> {
     Ok(())
 }
 
-/// What an operator did to the API server and to itself.
+/// Load of an operator on the API server and itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OperatorLoad {
-    /// Writes of resources and Events, without those of the Lease.
+    /// Writes of resources and Events, without the Lease.
     pub(super) writes: u64,
-    /// Looks at resources.
+    /// Reconciles.
     pub(super) reconciles: u64,
 }
 
@@ -210,7 +209,7 @@ pub(super) async fn operator_load(operator: &OperatorProcess) -> Result<Operator
     })
 }
 
-/// For a while nothing is written, looked at or asked for.
+/// Checks for a while that there is no write, reconcile or request.
 pub(super) async fn ensure_quiet(
     fixture: &ChangeFixture,
     operator: &OperatorProcess,
@@ -220,7 +219,7 @@ pub(super) async fn ensure_quiet(
         let requests = |simulator: &&Simulator| simulator.ledger().requests.values().sum::<u64>();
         services.iter().map(requests).sum()
     };
-    // What was told last may still be on its way.
+    // The last update may still be in flight.
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     let before = (
         operator_load(operator).await?,

@@ -1,9 +1,9 @@
-//! The resource in motion: every field of its spec changed, and whatever else befalls resources, at every phase of
-//! their life, under the real operator, with the real API server, store and service of the test bed.
+//! Spec changes by lifecycle phase: each field of the spec changed, and other events, at each phase, with the real
+//! operator, API server and store and a simulated service.
 //!
-//! [`cases`] has what is done, [`phases`] when, [`runner`] plays one of each, [`sweep`] plays many at once and writes
-//! docs/transitions.md, [`invariants`] says what must hold for all of them. [`namespace`], [`writers`] and [`clock`] are
-//! the cases that need a scene of their own.
+//! [`cases`] lists the changes, [`phases`] the phases; [`runner`] runs one combination; [`sweep`] runs many
+//! concurrently and writes docs/transitions.md; [`invariants`] checks all of them. [`namespace`], [`writers`] and
+//! [`clock`] are cases with their own fixtures.
 
 mod cases;
 mod clock;
@@ -17,7 +17,7 @@ mod writers;
 
 use serde_json::Value;
 
-/// Puts `patch` over `target` (RFC 7386).
+/// Merges `patch` into `target` (RFC 7386).
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();

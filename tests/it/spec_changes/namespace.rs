@@ -1,4 +1,4 @@
-//! Deletion when something else is gone first: the namespace with its Secrets, or the bucket.
+//! Deletion after the loss of something else: the namespace with its Secrets, or the bucket.
 
 use anyhow::{Result, ensure};
 use eventexport::simulator::{Effect, Fault, RequestKind, Simulator};
@@ -12,10 +12,10 @@ use super::phases::LifecyclePhase;
 use crate::bed::Gateway;
 use crate::operator::{eventually, get, kubectl};
 
-/// How late a download's answer is, so that it is under way all the time.
+/// Delay of a download, so that it is always in progress.
 const DOWNLOAD_DELAY_MS: u64 = 50_000;
 
-/// A service whose downloads take long.
+/// Starts a service with slow downloads.
 async fn slow_service() -> Result<Simulator> {
     let simulator = Simulator::start(service_settings()).await?;
     let late = Effect::Delay {
@@ -70,8 +70,8 @@ async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
         .wait_until("resting", "it is complete", complete)
         .await?;
 
-    // The service does not delete the session at first, so that this falls into the time when nothing new may be made
-    // in the namespace, and the Secrets are gone.
+    // The service refuses to delete the session at first, so that the retry happens when nothing new can be created
+    // in the namespace and the Secrets are gone.
     let (message, status) = ("not now".to_owned(), 500);
     let refuses = Effect::Status {
         status,
@@ -89,7 +89,7 @@ async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
         operator
             .lines()
             .iter()
-            .any(|line| line["message"] == "deleting its sessions")
+            .any(|line| line["message"] == "deleting sessions")
     };
     eventually("sessions are to be released", async || Ok(releasing())).await?;
     ensure!(
@@ -105,16 +105,16 @@ async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
     invariants::no_session_left(&moving)?;
     invariants::no_session_left(&resting)?;
 
-    // That nothing may be made there any more was no failure of anything.
+    // A terminating namespace that refuses new objects is not reported as a failure.
     let failed: Vec<Value> = operator
         .lines()
         .into_iter()
-        .filter(|line| line["message"] == "a look failed")
+        .filter(|line| line["message"] == "reconcile failed, requeueing")
         .collect();
     ensure!(failed.is_empty(), "{failed:?}");
     let metrics = operator.metrics().await?;
     ensure!(
-        metrics.contains("\neventexport_deletion_given_up_total 0\n"),
+        metrics.contains("\neventexport_deletion_abandoned_total 0\n"),
         "{metrics}"
     );
     ensure!(operator.leads().await && operator.get("/livez").await?.0 == 200);
@@ -133,7 +133,7 @@ async fn a_deleted_export_without_its_bucket_still_deletes_its_session() -> Resu
     let operator = fixture.operator(&[]).await?;
     wait_transferring(&fixture, "june").await?;
 
-    // As a person does who is in a hurry.
+    // A user removes the bucket's folder.
     std::fs::remove_dir_all(Gateway::shared().await.folder().join("objects").join(&bucket))?;
     fixture.delete("june", &DeleteParams::default()).await?;
     eventually("it goes", async || {
@@ -142,7 +142,7 @@ async fn a_deleted_export_without_its_bucket_still_deletes_its_session() -> Resu
             .is_none())
     })
     .await?;
-    // It was known from memory.
+    // The session was known from memory.
     invariants::no_session_left(&simulator)?;
     ensure!(operator.leads().await);
     Ok(())

@@ -1,4 +1,4 @@
-//! The phases of a resource's life: how one is brought there, how it is known to be there, and what lets it go on.
+//! Lifecycle phases of a resource: how to reach, detect and leave each.
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
@@ -6,22 +6,22 @@ use serde_json::{Value, json};
 
 use crate::operator::condition;
 
-/// Where a resource stands when something befalls it.
+/// Phase of a resource at the time of the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LifecyclePhase {
-    /// Applied, and no operator has looked.
+    /// Applied, and not reconciled yet.
     Pending,
-    /// A session is open, a download is under way.
+    /// A session is open, and a download in progress.
     Transferring,
     /// Its days have not settled.
     Settling,
-    /// A person is needed: a Secret is missing.
+    /// Needs manual action: a Secret is missing.
     Failed,
     /// `spec.suspend` is true.
     Suspended,
-    /// All is stored.
+    /// Everything is stored.
     Complete,
-    /// Without an end, and all is stored until today.
+    /// Continuous, and everything is stored until today.
     CaughtUp,
     /// Being deleted, while the service refuses to delete its session.
     Deleting,
@@ -39,13 +39,13 @@ impl LifecyclePhase {
         Self::Deleting,
     ];
 
-    /// As the table has it.
+    /// Title in the table.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Transferring => "transferring",
             Self::Settling => "not settled",
-            Self::Failed => "waits for a person",
+            Self::Failed => "stalled",
             Self::Suspended => "suspended",
             Self::Complete => "complete",
             Self::CaughtUp => "caught up",
@@ -53,7 +53,7 @@ impl LifecyclePhase {
         }
     }
 
-    /// Part of the names of resources.
+    /// Part of resource names.
     pub(super) fn name_part(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -67,7 +67,7 @@ impl LifecyclePhase {
         }
     }
 
-    /// What of the spec brings it there.
+    /// Returns the spec that leads to the phase.
     pub(super) fn spec(self, days: RelativeDays) -> Value {
         match self {
             Self::Settling => json!({
@@ -79,12 +79,12 @@ impl LifecyclePhase {
         }
     }
 
-    /// Whether a session of it is open when something befalls it.
+    /// True if a session is open at the time of the change.
     pub(super) fn downloads(self) -> bool {
         matches!(self, Self::Transferring | Self::Deleting)
     }
 
-    /// Whether it is there.
+    /// True if the resource is in this phase.
     pub(super) fn is(self, object: &Value) -> bool {
         let status = &object["status"];
         let generation_observed = status["observedGeneration"] == object["metadata"]["generation"];
@@ -108,7 +108,8 @@ impl LifecyclePhase {
         }
     }
 
-    /// What of the spec lets it go on; what is at rest gets another day, which is exported as the spec now says.
+    /// Returns the patch to leave the phase. An idle export gets another day, which is exported with the changed
+    /// spec.
     pub(super) fn release_patch(self, days: RelativeDays, spec: &Value) -> Option<Value> {
         match self {
             Self::Settling => Some(json!({ "settleAfter": "0s" })),
@@ -123,12 +124,12 @@ impl LifecyclePhase {
     }
 }
 
-/// No session may be open: our finalizer is gone.
+/// True if our finalizer is gone, so that no session may be open.
 pub(super) fn is_at_rest(object: &Value) -> bool {
     !crate::operator::has_finalizer(object)
 }
 
-/// Days before today: the settling of days is by the real clock.
+/// Days before today, because days settle by the real clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RelativeDays {
     today: Date,
@@ -149,7 +150,7 @@ impl RelativeDays {
         self.day(ago).to_string()
     }
 
-    /// The days of a finished range, those of accepted gaps left out.
+    /// Returns the days of a finite range without accepted gaps.
     pub(super) fn exported_in(self, spec: &Value) -> Vec<Date> {
         let read = |value: &Value| value.as_str().and_then(|text| text.parse::<Date>().ok());
         let start = read(&spec["dateRange"]["start"]).unwrap();

@@ -1,4 +1,4 @@
-//! One resource to which one thing happens at one phase, from its beginning to its end.
+//! Runs one case: one change of one resource at one phase, from creation to deletion.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use super::{invariants, merge};
 use crate::bed::Wiretap;
 use crate::operator::{condition, has_finalizer};
 
-/// How late a download's answer is that is to be under way for a while: shorter than the client's patience.
+/// Delay of a download that has to be in progress for a while: shorter than the client's timeout.
 const DOWNLOAD_DELAY_MS: u64 = 25_000;
 
-/// How late the service is in deleting a session, so that the end of a run takes a while.
+/// Delay of the deletion of a session, so that the end of a run takes a while.
 const DELETE_DELAY_MS: u64 = 2_000;
 
-/// Changes of labels in a row.
+/// Label changes in a row.
 const LABEL_CHANGES: usize = 40;
 
 pub(super) struct ChangeCaseRunner<'a> {
@@ -30,12 +30,12 @@ pub(super) struct ChangeCaseRunner<'a> {
     pub(super) name: String,
     pub(super) simulator: Simulator,
     other_endpoint: Wiretap,
-    /// What it was made with.
+    /// Initial spec.
     spec: Value,
 }
 
 impl<'a> ChangeCaseRunner<'a> {
-    /// Makes the resource, which is looked at as soon as there is an operator.
+    /// Creates the resource; an operator reconciles it once one runs.
     pub(super) async fn start(
         fixture: &'a ChangeFixture,
         case: &'a ChangeCase,
@@ -127,7 +127,7 @@ impl<'a> ChangeCaseRunner<'a> {
         self.fixture.secret(&self.secret_name(), &key).await
     }
 
-    /// What happens before there is an operator.
+    /// Makes the change if it comes before the first operator.
     pub(super) async fn run_before_operator(&self) -> Result<()> {
         if self.phase == LifecyclePhase::Pending {
             self.apply_change().await?;
@@ -135,7 +135,7 @@ impl<'a> ChangeCaseRunner<'a> {
         Ok(())
     }
 
-    /// From the phase to the end; what came of it, for the table.
+    /// Runs the case from the phase to the end; returns the outcome for the table.
     pub(super) async fn run(&self) -> Result<String> {
         let mut refused = None;
         if self.phase == LifecyclePhase::Pending {
@@ -156,15 +156,15 @@ impl<'a> ChangeCaseRunner<'a> {
         }
         self.wait_active_windows().await?;
         self.leave_phase(removed).await?;
-        let said = if removed {
+        let outcome = if removed {
             self.fixture
                 .history
-                .wait_until(&self.name, "it goes", |live| live.is_none())
+                .wait_until(&self.name, "it is removed", |live| live.is_none())
                 .await?;
             match (refused, self.case.change) {
                 (Some(_), _) => "refused",
-                (None, ResourceChange::RemoveFinalizer) => "goes at once",
-                (None, _) => "goes",
+                (None, ResourceChange::RemoveFinalizer) => "removed at once",
+                (None, _) => "removed",
             }
             .to_owned()
         } else {
@@ -174,14 +174,14 @@ impl<'a> ChangeCaseRunner<'a> {
             self.check_effect(&last).await?;
             match (refused, blocked, self.case.expected) {
                 (Some(_), ..) => "refused".to_owned(),
-                (_, Some(reason), _) => format!("`{reason}` until mended"),
+                (_, Some(reason), _) => format!("`{reason}` until fixed"),
                 (_, _, Expectation::Applied) if !matches!(self.case.change, ResourceChange::Spec(_)) => {
-                    "goes on".to_owned()
+                    "unaffected".to_owned()
                 }
                 _ => "in effect".to_owned(),
             }
         };
-        // Who takes the finalizer away does not wait for a service that refuses to delete a session.
+        // A manually removed finalizer does not wait for a service that refuses to delete a session.
         let cut_off = removed && matches!(self.case.change, ResourceChange::RemoveFinalizer);
         if !cut_off {
             invariants::no_session_left(&self.simulator)?;
@@ -194,7 +194,7 @@ impl<'a> ChangeCaseRunner<'a> {
                 | ResourceChange::HugeStatus
         );
         invariants::check_history(&self.fixture.history.versions(&self.name), tampers)?;
-        Ok(said)
+        Ok(outcome)
     }
 
     fn rejected_field(&self) -> Option<&'static str> {
@@ -204,16 +204,21 @@ impl<'a> ChangeCaseRunner<'a> {
         }
     }
 
-    /// Waits until it is at its phase.
+    /// Waits until it reaches its phase.
     async fn reach_phase(&self) -> Result<()> {
         let history = &self.fixture.history;
         if self.phase == LifecyclePhase::Deleting {
-            let there = |live: Option<&Value>| live.is_some_and(|live| LifecyclePhase::Transferring.is(live));
-            history.wait_until(&self.name, "a session is open", there).await?;
+            let in_phase =
+                |live: Option<&Value>| live.is_some_and(|live| LifecyclePhase::Transferring.is(live));
+            history
+                .wait_until(&self.name, "a session is open", in_phase)
+                .await?;
             self.fixture.delete(&self.name, &DeleteParams::default()).await?;
         }
-        let there = |live: Option<&Value>| live.is_some_and(|live| self.phase.is(live));
-        history.wait_until(&self.name, self.phase.title(), there).await?;
+        let in_phase = |live: Option<&Value>| live.is_some_and(|live| self.phase.is(live));
+        history
+            .wait_until(&self.name, self.phase.title(), in_phase)
+            .await?;
         Ok(())
     }
 
@@ -222,7 +227,7 @@ impl<'a> ChangeCaseRunner<'a> {
         patched.map(drop).map_err(anyhow::Error::msg)
     }
 
-    #[allow(clippy::too_many_lines)] // one arm for each deed
+    #[allow(clippy::too_many_lines)] // one arm per change
     async fn apply_change(&self) -> Result<()> {
         let (fixture, name) = (self.fixture, &self.name);
         match self.case.change {
@@ -232,11 +237,11 @@ impl<'a> ChangeCaseRunner<'a> {
                 match (fixture.patch(name, &patch).await?, self.case.expected) {
                     (Err(words), Expectation::Rejected(field)) => {
                         let named = format!("{field}: ");
-                        let remedy = "cannot be changed";
+                        let class = "cannot be changed";
                         ensure!(
                             words.contains(&named)
-                                && words.contains(remedy)
-                                && words.contains("make another EventExport"),
+                                && words.contains(class)
+                                && words.contains("create another EventExport"),
                             "{words}"
                         );
                     }
@@ -249,7 +254,7 @@ impl<'a> ChangeCaseRunner<'a> {
             ResourceChange::ForceReplace => {
                 let uid = self.uid();
                 fixture.delete(name, &DeleteParams::orphan()).await?;
-                // The garbage collector has a finalizer of its own on it for a moment.
+                // The garbage collector briefly adds its own finalizer.
                 while let Some(live) = fixture.exports.get_opt(name).await? {
                     ensure!(live.metadata.uid == uid || uid.is_none(), "another one already");
                     let patch = json!({ "metadata": { "finalizers": null } });
@@ -263,7 +268,7 @@ impl<'a> ChangeCaseRunner<'a> {
                 if self.phase != LifecyclePhase::Pending {
                     fixture
                         .history
-                        .wait_until(name, "it goes", |live| live.is_none())
+                        .wait_until(name, "it is removed", |live| live.is_none())
                         .await?;
                 }
                 let mut spec = self.spec.clone();
@@ -351,7 +356,7 @@ impl<'a> ChangeCaseRunner<'a> {
         live["metadata"]["uid"].as_str().map(str::to_owned)
     }
 
-    /// The newest generation is acted upon.
+    /// Waits until the latest generation is observed.
     async fn wait_observed(&self) -> Result<()> {
         let name = &self.name;
         let now = self.fixture.exports.get(name).await?;
@@ -370,7 +375,7 @@ impl<'a> ChangeCaseRunner<'a> {
         Ok(())
     }
 
-    /// Where so many windows are to be transferred at once, they are, while downloads take long.
+    /// Waits until the expected number of windows is transferred, while downloads are slow.
     async fn wait_active_windows(&self) -> Result<()> {
         let (Expectation::AtOnce(windows), LifecyclePhase::Transferring) = (self.case.expected, self.phase)
         else {
@@ -389,7 +394,7 @@ impl<'a> ChangeCaseRunner<'a> {
         self.simulator.set_faults(Vec::new());
     }
 
-    /// Lets it go on from its phase.
+    /// Lets it leave its phase.
     async fn leave_phase(&self, removed: bool) -> Result<()> {
         self.clear_faults();
         if removed {
@@ -403,7 +408,7 @@ impl<'a> ChangeCaseRunner<'a> {
         if matches!(self.phase, LifecyclePhase::Complete | LifecyclePhase::CaughtUp)
             && self.resume_patch().is_none()
         {
-            // First what was asked is there, and nothing was downloaded for it twice.
+            // First the requested data exist, and nothing was downloaded twice for them.
             if !matches!(self.case.expected, Expectation::Blocks(..)) {
                 self.wait_done().await?;
             }
@@ -422,22 +427,22 @@ impl<'a> ChangeCaseRunner<'a> {
         Ok(now.data["spec"].clone())
     }
 
-    /// A change that suspends it, and what undoes that.
+    /// Returns the patch that undoes a change which suspends it.
     fn resume_patch(&self) -> Option<Value> {
         (self.case.subject == "spec.suspend" && self.phase != LifecyclePhase::Suspended)
             .then(|| json!({ "suspend": false }))
     }
 
-    /// Where the change keeps it from going on, it says why, and goes on when that is mended.
+    /// If the change stalls it, checks the message and the recovery after the fix.
     async fn unblock(&self) -> Result<Option<&'static str>> {
         let url = self.other_endpoint.url();
         let (reason, words, patch) = match (self.resume_patch(), self.case.expected) {
             (Some(patch), _) => ("Suspended", "spec.suspend", patch),
-            (None, Expectation::Blocks(reason, words, mend)) => (reason, words, mend(&self.context(&url))),
+            (None, Expectation::Blocks(reason, words, fix)) => (reason, words, fix(&self.context(&url))),
             _ => return Ok(None),
         };
         let ready = format!("False/{reason}");
-        // The reason may be the same as before, for another thing.
+        // The reason may be the same as before for another cause.
         let blocked = |live: Option<&Value>| {
             live.is_some_and(|live| {
                 condition(live, "Ready") == ready && live["status"]["conditions"].to_string().contains(words)
@@ -452,7 +457,7 @@ impl<'a> ChangeCaseRunner<'a> {
         Ok(Some(reason))
     }
 
-    /// Waits until it has done what its spec asks for.
+    /// Waits until the spec is fulfilled.
     async fn wait_done(&self) -> Result<Value> {
         let spec = self.current_spec().await?;
         let finite = spec["dateRange"]["end"].is_string();
@@ -489,10 +494,10 @@ impl<'a> ChangeCaseRunner<'a> {
             Expectation::Store(text) => {
                 let text = text.to_ascii_lowercase();
                 let own = format!("/{prefix}/");
-                let said = self.fixture.operators.store.requests();
-                said.iter().any(|said| {
-                    (said.line.contains(&own) || said.line.contains(&own.replace('/', "%2F")))
-                        && said.head.to_ascii_lowercase().contains(&text)
+                let requests = self.fixture.operators.store.requests();
+                requests.iter().any(|request| {
+                    (request.line.contains(&own) || request.line.contains(&own.replace('/', "%2F")))
+                        && request.head.to_ascii_lowercase().contains(&text)
                 })
             }
             Expectation::Receipt(pointer, value) => {
@@ -507,8 +512,8 @@ impl<'a> ChangeCaseRunner<'a> {
                 .other_endpoint
                 .requests()
                 .iter()
-                .any(|said| said.line.contains("/oauth/token")),
-            // Manifests of a continuous export are written when a month is over.
+                .any(|request| request.line.contains("/oauth/token")),
+            // Manifests of a continuous export are written at the end of a month.
             Expectation::Signed => keys.keys().any(|key| key.ends_with(".json.sig")) || is_continuous(last),
             Expectation::Manifest(text) => {
                 let mut found = false;
@@ -531,12 +536,12 @@ fn is_continuous(object: &Value) -> bool {
     object["spec"]["dateRange"]["end"].is_null()
 }
 
-/// Its generation is acted upon.
+/// True if its generation is observed.
 fn generation_observed(live: Option<&Value>) -> bool {
     live.is_some_and(|live| live["status"]["observedGeneration"] == live["metadata"]["generation"])
 }
 
-/// What no operator would write.
+/// Returns a status that no operator writes.
 fn invalid_status() -> Value {
     let condition = |kind: &str| {
         json!({
@@ -559,7 +564,7 @@ fn invalid_status() -> Value {
     }})
 }
 
-/// A short wait, where nothing says that something was not done.
+/// Waits briefly for effects that no event announces.
 pub(super) async fn settle_delay() {
     tokio::time::sleep(Duration::from_secs(6)).await;
 }

@@ -1,4 +1,4 @@
-//! Many plays at once, and the table of what came of them: docs/transitions.md.
+//! Runs many cases concurrently and writes the table of outcomes: docs/transitions.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,16 +18,16 @@ use crate::docs::with_part;
 
 const DOCUMENT: &str = "docs/transitions.md";
 
-/// Writes to the API server for each resource, from its creation to its end: so many at most, for it is about fifteen.
+/// Maximum API server writes per resource over its lifetime, which needs about fifteen.
 const MAX_WRITES: u64 = 60;
 
-/// Looks at each resource: so many at most.
+/// Maximum reconciles per resource.
 const MAX_RECONCILES: u64 = 150;
 
-/// What came of a row at a phase.
+/// Outcomes by case and phase.
 type CaseOutcomes = BTreeMap<(usize, LifecyclePhase), String>;
 
-/// Plays these rows at these phases, all at once under one operator.
+/// Runs these cases at these phases, all at once with one operator.
 async fn sweep(name: &str, cases: &[ChangeCase], cells: &[(usize, LifecyclePhase)]) -> Result<CaseOutcomes> {
     let started = Instant::now();
     let fixture = ChangeFixture::start(name).await?;
@@ -41,7 +41,7 @@ async fn sweep(name: &str, cases: &[ChangeCase], cells: &[(usize, LifecyclePhase
     for done in join_all(runners.iter().map(ChangeCaseRunner::run_before_operator)).await {
         done?;
     }
-    // Room for all that are kept downloading at once.
+    // Enough capacity to keep all of them downloading at once.
     let operator = fixture
         .operator(&["--windows", "128", "--pool-mib", "1024"])
         .await?;
@@ -50,9 +50,9 @@ async fn sweep(name: &str, cases: &[ChangeCase], cells: &[(usize, LifecyclePhase
     let mut wrong = String::new();
     for ((cell, runner), outcome) in cells.iter().zip(&runners).zip(outcome) {
         match outcome {
-            Ok(said) => {
-                println!("{}, {}: {said}", cases[cell.0].title(), cell.1.title());
-                outcomes.insert(*cell, said);
+            Ok(outcome_text) => {
+                println!("{}, {}: {outcome_text}", cases[cell.0].title(), cell.1.title());
+                outcomes.insert(*cell, outcome_text);
             }
             Err(error) => {
                 let (case, phase) = (cases[cell.0].title(), cell.1.title());
@@ -68,7 +68,7 @@ async fn sweep(name: &str, cases: &[ChangeCase], cells: &[(usize, LifecyclePhase
     let load = invariants::operator_load(&operator).await?;
     let each = |count: u64| count / cells.len().max(1) as u64;
     println!(
-        "{name}: {} transitions in {:.0?}, {} writes and {} looks for each",
+        "{name}: {} transitions in {:.0?}, {} writes and {} reconciles each",
         cells.len(),
         started.elapsed(),
         each(load.writes),
@@ -87,7 +87,7 @@ fn read_document() -> Result<String> {
     )?)
 }
 
-/// Each row at one phase, in turn, so that all rows and all phases are played.
+/// Runs each case at one phase, in turn, so that all cases and all phases occur.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_takes_effect_without_loss_or_duplication() -> Result<()> {
     let cases = all();
@@ -97,7 +97,7 @@ async fn every_change_takes_effect_without_loss_or_duplication() -> Result<()> {
         .count();
     let in_turn =
         (0..fields).map(|index| LifecyclePhase::ALL[(index * 3 + index / 8) % LifecyclePhase::ALL.len()]);
-    // Events where they are most dangerous.
+    // Events at their most critical phases.
     let events = cases[fields..].iter().map(|case| match case.change {
         ResourceChange::ClearStatus | ResourceChange::InvalidStatus => LifecyclePhase::CaughtUp,
         ResourceChange::ClearConditions | ResourceChange::HugeStatus | ResourceChange::Recreate => {
@@ -107,15 +107,15 @@ async fn every_change_takes_effect_without_loss_or_duplication() -> Result<()> {
         _ => LifecyclePhase::Transferring,
     });
     let cells: Vec<_> = in_turn.chain(events).enumerate().collect();
-    let outcomes = sweep("motion", &cases, &cells).await?;
-    // The table that people read says so too.
+    let outcomes = sweep("sample", &cases, &cells).await?;
+    // The documented table must agree.
     let document = read_document()?;
-    for ((index, phase), said) in outcomes {
+    for ((index, phase), outcome_text) in outcomes {
         let title = cases[index].title();
         let written = cell_of(&document, &title, phase);
         ensure!(
-            written == Some(&said),
-            "{DOCUMENT}: {title}, {}: {written:?}, and it is {said:?}: UPDATE_DOCS=1 make motion",
+            written == Some(&outcome_text),
+            "{DOCUMENT}: {title}, {}: {written:?}, and the outcome is {outcome_text:?}: UPDATE_DOCS=1 make spec-changes",
             phase.title()
         );
     }
@@ -130,13 +130,15 @@ fn cell_of<'a>(document: &'a str, title: &str, phase: LifecyclePhase) -> Option<
     line.split('|').nth(column + 2).map(str::trim)
 }
 
-/// Every row at one phase: one column of the table.
+/// Runs all cases at one phase: one column of the table.
 async fn column(phase: LifecyclePhase) -> Result<()> {
     let cases = all();
     let cells: Vec<_> = (0..cases.len()).map(|index| (index, phase)).collect();
     let outcomes = sweep(phase.name_part(), &cases, &cells).await?;
     let count = |wanted: &dyn Fn(usize, &str) -> bool| {
-        let seen = outcomes.iter().filter(|((index, _), said)| wanted(*index, said));
+        let seen = outcomes
+            .iter()
+            .filter(|((index, _), outcome_text)| wanted(*index, outcome_text));
         seen.count()
     };
     let is_field = |index: usize| matches!(cases[index].change, ResourceChange::Spec(_));
@@ -144,7 +146,7 @@ async fn column(phase: LifecyclePhase) -> Result<()> {
         "{}: {} changes of the spec, of which {} were refused; {} other events",
         phase.title(),
         count(&|index, _| is_field(index)),
-        count(&|_, said| said == "refused"),
+        count(&|_, outcome_text| outcome_text == "refused"),
         count(&|index, _| !is_field(index)),
     );
     let document = read_document()?;
@@ -152,7 +154,7 @@ async fn column(phase: LifecyclePhase) -> Result<()> {
     if document != wanted {
         ensure!(
             std::env::var_os("UPDATE_DOCS").is_some(),
-            "{DOCUMENT} is not what was seen: UPDATE_DOCS=1 make motion\n{wanted}"
+            "{DOCUMENT} is out of date: UPDATE_DOCS=1 make spec-changes\n{wanted}"
         );
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCUMENT), wanted)?;
     }
@@ -163,7 +165,7 @@ macro_rules! columns {
     ($($name:ident: $phase:ident;)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            #[ignore = "takes minutes: make motion"]
+            #[ignore = "takes minutes: make spec-changes"]
             async fn $name() -> Result<()> {
                 column(LifecyclePhase::$phase).await
             }
@@ -182,7 +184,7 @@ columns! {
     everything_while_being_deleted: Deleting;
 }
 
-/// The table with these outcomes; of other phases, what the document has.
+/// Returns the table with these outcomes; other phases keep their text.
 fn table(cases: &[ChangeCase], document: &str, outcomes: &CaseOutcomes) -> String {
     let mut text = String::new();
     let titles = LifecyclePhase::ALL.map(LifecyclePhase::title);
@@ -204,7 +206,7 @@ fn table(cases: &[ChangeCase], document: &str, outcomes: &CaseOutcomes) -> Strin
     text
 }
 
-/// A row that is not in the document was never played.
+/// A case without a row in the document was never run.
 #[test]
 fn the_table_has_every_case() -> Result<()> {
     let document = read_document()?;
@@ -214,7 +216,7 @@ fn the_table_has_every_case() -> Result<()> {
             let cell = cell_of(&document, &title, phase);
             ensure!(
                 cell.is_some_and(|cell| !cell.is_empty()),
-                "{DOCUMENT} has nothing of {title}, {}: UPDATE_DOCS=1 make motion",
+                "{DOCUMENT} has no cell for {title}, {}: UPDATE_DOCS=1 make spec-changes",
                 phase.title()
             );
         }

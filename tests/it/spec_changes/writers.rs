@@ -1,4 +1,5 @@
-//! Several who write one resource, as Git's tools and people do: no work comes of it that the spec does not ask for.
+//! Several writers of one resource, such as GitOps tools and users: they cause no work that the spec does not ask
+//! for.
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::Simulator;
@@ -18,7 +19,7 @@ struct WriterFixture {
 }
 
 impl WriterFixture {
-    /// As Git has it; `change` is merged over its spec.
+    /// Returns the manifest; `change` is merged into its spec.
     fn manifest(&self, change: &Value) -> Value {
         let url = self.simulator.url().as_str().trim_end_matches('/').to_owned();
         let mut spec = base(self.fixture.days);
@@ -38,7 +39,7 @@ impl WriterFixture {
         })
     }
 
-    /// Server-side apply; the API server's words, where it refuses.
+    /// Applies server-side; returns the API server's message if it is refused.
     async fn apply(&self, manager: &str, change: &Value, force: bool) -> Result<Result<i64, String>> {
         let mut params = PatchParams::apply(manager);
         params.force = force;
@@ -55,7 +56,7 @@ impl WriterFixture {
         }
     }
 
-    /// It is complete by this generation, and so many sessions were opened so far.
+    /// Waits until this generation is complete, and checks the number of sessions opened so far.
     async fn complete(&self, generation: i64, sessions: u64) -> Result<Value> {
         let done = |live: Option<&Value>| {
             live.is_some_and(|live| {
@@ -91,7 +92,7 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
     ensure!(applied("flux", &two, false).await? == 1);
     writers.complete(1, 2).await?;
 
-    // The same by another, and by kubectl's own way: nothing changes.
+    // The same manifest by another manager, and by client-side apply: nothing changes.
     ensure!(applied("argo", &two, false).await? == 1);
     let by_client = writers.manifest(&two).to_string();
     let apply = ["apply", "-f", "-"];
@@ -105,7 +106,7 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
     let live = writers.complete(1, 2).await?;
     ensure!(live["metadata"]["generation"] == 1);
 
-    // They disagree: nobody wins by accident, and whoever insists does.
+    // Conflicting values are refused unless forced.
     let three = json!({ "parallelism": 3 });
     let words = writers.apply("argo", &three, false).await?;
     let words = words.err().context("no conflict")?;
@@ -115,7 +116,7 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
     );
     ensure!(applied("argo", &three, true).await? == 2);
     writers.complete(2, 2).await?;
-    // Flux lets go of the field, then all do: it is as it is by default.
+    // Flux drops the field, then all do: it returns to its default.
     ensure!(applied("flux", &json!({}), true).await? == 2);
     let bare = writers.manifest(&json!({})).to_string();
     writers
@@ -129,13 +130,13 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
     let live = writers.complete(generation, 2).await?;
     ensure!(live["spec"]["parallelism"] == 4, "{}", live["spec"]);
 
-    // Somebody else's condition stays theirs, whatever the operator writes beside it.
-    let theirs = json!({
+    // A condition of another controller stays as it is, whatever the operator writes beside it.
+    let foreign_condition = json!({
         "type": "Audited", "status": "True", "reason": "Signed", "message": "by the auditor",
         "lastTransitionTime": "2024-02-03T04:05:06Z",
     });
     let status = json!({
-        "apiVersion": "eventexport.io/v1alpha1", "kind": "EventExport", "status": { "conditions": [theirs] },
+        "apiVersion": "eventexport.io/v1alpha1", "kind": "EventExport", "status": { "conditions": [foreign_condition] },
     });
     let auditor = PatchParams::apply("auditor");
     writers
@@ -148,13 +149,13 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
     let live = writers.complete(generation, 3).await?;
     let mut conditions = live["status"]["conditions"].as_array().into_iter().flatten();
     ensure!(
-        conditions.any(|condition| *condition == theirs),
+        conditions.any(|condition| *condition == foreign_condition),
         "{}",
         live["status"]
     );
     invariants::ensure_quiet(&writers.fixture, &operator, &[&writers.simulator]).await?;
 
-    // Pruned, and back in Git: nothing is downloaded again.
+    // Pruned and restored from Git: nothing is downloaded again.
     writers.fixture.delete(NAME, &DeleteParams::default()).await?;
     writers
         .fixture

@@ -1,4 +1,4 @@
-//! Two clusters, each with its API server and its operator, and one bucket.
+//! Two clusters, each with an API server and an operator, and one bucket.
 
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ const DAYS: [&str; 2] = ["2018-06-01", "2018-06-14"];
 fn settings() -> Settings {
     Settings {
         today: Some(date(2018, 8, 1)),
-        // A window takes some seconds: few begin within the five that clocks may be apart.
+        // A window takes some seconds: few start within the five seconds that clocks may differ.
         latency: Duration::from_millis(600),
         ..Settings::default()
     }
 }
 
-/// Both export the same below the same root. Returns what the second cluster said of windows that the first one held.
+/// Both export the same days below the same root. Returns the second cluster's messages on windows held by the first
+/// one.
 async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
     let (one, other) = (Cluster::shared().await, &Cluster::start().await?);
     let namespace = one.namespace(name).await;
@@ -59,7 +60,7 @@ async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
         Ok(stored.count() == 14)
     })
     .await?;
-    // Who waits for the other looks again after minutes; a change of the spec is a reason to look now.
+    // The next reconcile of a held window is minutes away; a change of the spec triggers it now.
     for cluster in [one, other] {
         patch(
             cluster,
@@ -81,8 +82,8 @@ async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
         ledger.max_open,
         held.first().map_or(Value::Null, |held| json!(held))
     );
-    // A day is downloaded once more only where the second one began in the middle of the first one's work, or it was begun
-    // within the seconds by which clocks may be apart: four at once, and four or eight after them.
+    // A day is downloaded again only if the second one starts during the first one's work, or within the seconds that
+    // clocks may differ: four at once, and four or eight after them.
     ensure!(ledger.opened <= 14 + 12, "{} sessions for 14 days", ledger.opened);
     Ok(held)
 }
@@ -92,8 +93,8 @@ async fn two_clusters_share_the_work_of_one_archive() -> Result<()> {
     both("clusters", ["one", "other"]).await.map(drop)
 }
 
-/// As after a backup of one was restored into a second one, and both live: their operators go by the same name.
+/// Situation after a backup was restored into a second cluster: both operators have the same identity.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_clusters_of_the_same_name_do_not_undo_each_other_s_work() -> Result<()> {
+async fn two_clusters_with_one_name_do_not_interfere() -> Result<()> {
     both("restored", ["prod", "prod"]).await.map(drop)
 }

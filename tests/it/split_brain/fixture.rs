@@ -1,5 +1,5 @@
-//! A service and a bucket behind taps and tripwires, the resources that lie about them, and what must hold of the
-//! archives at the end.
+//! A service and a bucket behind wiretaps and freeze proxies, the resources that use them, and the checks of the
+//! final archives.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::operator::{apply, condition, get};
 
 pub(super) const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
-/// Long, because a machine that also compiles is slow.
+/// Generous, because a machine that also compiles is slow.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// Short enough to be waited for, and long enough to be kept on a machine that also compiles.
+/// Short enough to wait for, and long enough to keep on a machine that also compiles.
 const LEASE_FLAGS: [&str; 6] = [
     "--lease-duration",
     "10s",
@@ -34,7 +34,7 @@ const LEASE_FLAGS: [&str; 6] = [
     "1s",
 ];
 
-/// A service with a wire and a tap before it.
+/// Service with a freeze proxy and a wiretap before it.
 pub(super) struct TappedService {
     pub(super) simulator: Simulator,
     pub(super) proxy: Arc<FreezeProxy>,
@@ -53,7 +53,7 @@ impl TappedService {
         })
     }
 
-    /// Every session that was opened is deleted, but those of people, and none was asked for above the limit.
+    /// Checks that all opened sessions except manual ones are deleted, and that none was requested above the limit.
     pub(super) fn no_session_left(&self) -> Result<()> {
         let ledger = self.simulator.ledger();
         ensure!(
@@ -81,7 +81,7 @@ pub(super) struct SplitBrainFixture {
     pub(super) folder: tempfile::TempDir,
 }
 
-/// One resource.
+/// Parameters of one resource.
 #[derive(Clone, Copy)]
 pub(super) struct ResourceParams<'a> {
     pub(super) namespace: &'a str,
@@ -92,7 +92,7 @@ pub(super) struct ResourceParams<'a> {
 }
 
 impl SplitBrainFixture {
-    /// With a bucket of that name.
+    /// Starts with a bucket of that name.
     pub(super) async fn start(bucket: &str, settings: Settings) -> Result<Self> {
         let gateway = Gateway::shared().await;
         let store = FreezeProxy::start(&gateway.endpoint()).await?;
@@ -107,7 +107,7 @@ impl SplitBrainFixture {
         })
     }
 
-    /// The resource and its Secrets.
+    /// Returns the resource and its Secrets.
     pub(super) fn manifests(&self, params: &ResourceParams<'_>, source: &TappedService) -> Vec<Value> {
         let metadata = |name: &str| json!({ "namespace": params.namespace, "name": name });
         let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata(name), "stringData": data });
@@ -152,7 +152,7 @@ impl SplitBrainFixture {
         Ok(())
     }
 
-    /// An operator of that namespace, with a short Lease there.
+    /// Starts an operator of that namespace with a short Lease in it.
     pub(super) async fn operator(
         &self,
         cluster: &Cluster,
@@ -164,7 +164,7 @@ impl SplitBrainFixture {
             .await
     }
 
-    /// The same, of all namespaces unless `args` say otherwise, as they may about times.
+    /// Starts an operator of all namespaces unless `args` differ, which may also set times.
     pub(super) async fn operator_in(
         &self,
         cluster: &Cluster,
@@ -186,7 +186,7 @@ impl SplitBrainFixture {
         process::operator(&kubeconfig, &args, &[], [&self.source.tap, &self.store_tap]).await
     }
 
-    /// `eventexport` with these arguments, about to be started.
+    /// Returns the command `eventexport` with these arguments.
     pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
         command
@@ -198,7 +198,7 @@ impl SplitBrainFixture {
         command
     }
 
-    /// The manifest as a file.
+    /// Writes the manifest to a file.
     pub(super) fn file(&self, params: &ResourceParams<'_>) -> Result<String> {
         let documents = self.manifests(params, &self.source);
         let text: Vec<String> = documents.iter().map(Value::to_string).collect();
@@ -207,13 +207,13 @@ impl SplitBrainFixture {
         path.to_str().map(str::to_owned).context("not UTF-8")
     }
 
-    /// The bytes that the service gives for a day.
+    /// Returns the bytes that the service sends for a day.
     fn served(&self, day: Date) -> Vec<u8> {
         let body = self.source.simulator.body_of(SPACE, false, day, None);
         body.flat_map(|piece| piece.to_vec()).collect()
     }
 
-    /// Waits until the export is complete, by its status.
+    /// Waits until the status is complete.
     pub(super) async fn wait_complete(
         &self,
         cluster: &Cluster,
@@ -237,8 +237,8 @@ impl SplitBrainFixture {
         Ok(last)
     }
 
-    /// Below a prefix lies all of these days, as the service serves it, and a chain of manifests: each created once,
-    /// nothing else beside it, and `eventexport verify` proves it.
+    /// Checks that a prefix has exactly these days as served, and a chain of manifests, each created once, and that
+    /// `eventexport verify` succeeds.
     pub(super) async fn check_archive(&self, prefix: &str, days: [&str; 2]) -> Result<()> {
         let all = dates(days)?;
         let root = format!("{prefix}/space={SPACE}/scope=space/");
@@ -263,7 +263,7 @@ impl SplitBrainFixture {
             if keys == wanted && !manifests.is_empty() {
                 break manifests;
             }
-            // Spent keys are deleted after the receipt.
+            // Temporary entries are deleted after the receipt.
             ensure!(
                 start.elapsed() < Duration::from_secs(20),
                 "not as wanted: {:#?}",
@@ -290,7 +290,7 @@ impl SplitBrainFixture {
         self.verify(prefix, days).await
     }
 
-    /// `eventexport verify` finds nothing wrong.
+    /// Checks that `eventexport verify` succeeds.
     async fn verify(&self, prefix: &str, days: [&str; 2]) -> Result<()> {
         let archive = format!("s3://{}/{prefix}", self.bucket.name);
         let endpoint = self.gateway.endpoint();
@@ -314,7 +314,7 @@ impl SplitBrainFixture {
     }
 }
 
-/// Waits until it holds: longer than elsewhere, since whole exports are waited for.
+/// Waits until the condition holds; longer than elsewhere, because complete exports are awaited.
 pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -330,14 +330,15 @@ pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Resul
     }
 }
 
-/// The days from the first to the last.
+/// Returns the days of the range.
 pub(super) fn dates(days: [&str; 2]) -> Result<Vec<Date>> {
     let (first, last): (Date, Date) = (days[0].parse()?, days[1].parse()?);
     Ok(first.series(1.day()).take_while(|day| *day <= last).collect())
 }
 
-/// The store was asked successfully once only to make each object, receipt and manifest of a root visible. Not those in
-/// parts: a store may answer a second completion as it did the first, and the count of versions tells that it made nothing.
+/// Checks that each object, receipt and manifest of a root became visible by exactly one successful request. Uploads
+/// in parts are exempt: a store may repeat its reply to a second completion, and the number of versions shows that it
+/// created nothing.
 fn created_once(root: &str, seen: &[ProxiedRequest]) -> Result<()> {
     let mut created = BTreeSet::new();
     for seen in seen
@@ -356,7 +357,7 @@ fn created_once(root: &str, seen: &[ProxiedRequest]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until so many receipts were written through the store's wire.
+/// Waits until this many receipts were written through the store's proxy.
 pub(super) async fn wait_receipts(fixture: &SplitBrainFixture, count: usize) -> Result<()> {
     let what = format!("{count} days are stored");
     eventually(&what, async || {
@@ -367,12 +368,13 @@ pub(super) async fn wait_receipts(fixture: &SplitBrainFixture, count: usize) -> 
     .await
 }
 
-/// What a process was heard to say, to either peer, from a moment on.
+/// Returns the requests of a process to both peers since that time.
 pub(super) fn requests_since(fixture: &SplitBrainFixture, process: u32, since: Instant) -> Vec<String> {
     let lines = [&fixture.source.tap, &fixture.store_tap];
-    let said = lines.into_iter().flat_map(|line| line.requests_from(process));
-    said.filter(|said| said.at >= since)
-        .map(|said| said.line)
+    let requests = lines.into_iter().flat_map(|line| line.requests_from(process));
+    requests
+        .filter(|request| request.at >= since)
+        .map(|request| request.line)
         .collect()
 }
 
@@ -382,7 +384,7 @@ pub(super) async fn wait_exit(process: &mut OperatorProcess) -> Result<Option<i3
     Ok(ended.context("it goes on")??.code())
 }
 
-/// `kill -9`, and the end of it.
+/// Kills a process with SIGKILL and waits for its end.
 pub(super) async fn kill(mut process: OperatorProcess) -> Result<()> {
     process.signal("-KILL").await?;
     process.child.wait().await?;

@@ -1,6 +1,6 @@
-//! A proxy before a peer of the operator that keeps a list of all requests, and freezes the operator at one of them.
+//! Proxy before a peer of the operator that records all requests and freezes the operator at one of them.
 //!
-//! Bodies pass as they come, in both directions. The `Host` header stays that of the proxy, so that signatures hold.
+//! Bodies are streamed in both directions. The `Host` header stays that of the proxy, so that signatures hold.
 
 use std::fmt;
 use std::io;
@@ -20,17 +20,17 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-/// More than any reply that is read whole before the operator is killed.
+/// Larger than any reply that is buffered before the operator is killed.
 const REPLY_MAX: usize = 1 << 20;
 
-/// How long a reply that is cut in its middle is held until the operator has done what it is waited for.
+/// Maximum time a truncated reply is held until the operator has made the awaited request.
 const HOLD_MAX: Duration = Duration::from_mins(1);
 
-/// A process to be frozen, by its id.
+/// Process to freeze, by id.
 pub(crate) struct FreezeTarget(u32);
 
 impl FreezeTarget {
-    /// Gets SIGSTOP, and hears of its request once it goes on.
+    /// Targets a process for SIGSTOP; it gets the reply after it resumes.
     pub(crate) fn new(id: u32) -> Arc<Self> {
         Arc::new(Self(id))
     }
@@ -43,16 +43,16 @@ impl FreezeTarget {
     }
 }
 
-/// When within a request the operator is killed or frozen.
+/// Point of a request at which the operator is killed or frozen.
 #[derive(Clone)]
 pub(crate) enum FreezePoint {
-    /// The peer did as asked, and the operator never hears of it; where it is frozen, it does when it goes on.
+    /// The peer acted, and the reply is lost; a frozen operator gets it after it resumes.
     AfterReply,
-    /// The request is on its way until it is let go, and then reaches the peer.
+    /// The request is delayed until released, and then reaches the peer.
     DelayRequest(Arc<Notify>),
-    /// The peer got so many bytes of the body, and no more.
+    /// The peer gets this many bytes of the body.
     Sending(usize),
-    /// The operator got so many bytes of the reply, and has since got an answer to such a request of another peer.
+    /// The operator gets this many bytes of the reply, and has since got a reply to such a request from another peer.
     Receiving(usize, Arc<FreezeProxy>, &'static [&'static str]),
 }
 
@@ -67,22 +67,22 @@ impl fmt::Display for FreezePoint {
     }
 }
 
-/// The request that the operator does not survive.
+/// Request at which the operator is killed or frozen.
 pub(crate) struct FreezeTrigger {
-    /// Parts of its line, all of them.
+    /// All parts of its line.
     pub(crate) parts: Vec<&'static str>,
-    /// Which of those, from 1.
+    /// Ordinal among the matching requests, from 1.
     pub(crate) nth: usize,
     pub(crate) point: FreezePoint,
     pub(crate) target: Arc<FreezeTarget>,
 }
 
-/// A request as it was seen.
+/// Recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxiedRequest {
     /// `METHOD /path?query`, percent-decoded.
     pub(crate) line: String,
-    /// What the peer answered, also where the operator never heard of it.
+    /// Status of the peer's reply, even if the operator never got it.
     pub(crate) status: Option<StatusCode>,
 }
 
@@ -116,7 +116,7 @@ struct ArmedFreeze {
     sender: oneshot::Sender<Result<String>>,
 }
 
-/// A wire that was touched: whoever has it pulls it.
+/// Freeze to carry out now.
 struct TriggeredFreeze {
     point: FreezePoint,
     target: Arc<FreezeTarget>,
@@ -125,13 +125,14 @@ struct TriggeredFreeze {
 }
 
 impl TriggeredFreeze {
-    /// In a task of its own: when the operator dies, so does the connection and what serves it. Whether it lives.
+    /// Freezes or kills the operator; returns true if it lives. Runs in its own task, because the operator's death
+    /// ends the connection and the task that serves it.
     async fn freeze(self) -> bool {
         let pulled = tokio::spawn(async move {
-            let struck = self.target.freeze().await;
-            let lives = struck.is_ok();
-            let said = format!("{} {}", self.point, self.line);
-            let _ = self.sender.send(struck.map(|()| said));
+            let frozen = self.target.freeze().await;
+            let lives = frozen.is_ok();
+            let description = format!("{} {}", self.point, self.line);
+            let _ = self.sender.send(frozen.map(|()| description));
             lives
         });
         pulled.await.unwrap_or(false)
@@ -139,7 +140,7 @@ impl TriggeredFreeze {
 }
 
 impl FreezeProxy {
-    /// A proxy before the peer at `endpoint`.
+    /// Starts a proxy before the peer at `endpoint`.
     pub(crate) async fn start(endpoint: &str) -> Result<Arc<Self>> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
@@ -165,12 +166,12 @@ impl FreezeProxy {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// All requests so far.
+    /// Returns all requests so far.
     pub(crate) fn requests(&self) -> Vec<ProxiedRequest> {
         lock(&self.shared.requests).clone()
     }
 
-    /// Kills at that request; tells when and where, once the process is gone.
+    /// Arms a trigger; the receiver gets its time and request once the process is frozen or gone.
     pub(crate) fn arm(&self, trigger: FreezeTrigger) -> oneshot::Receiver<Result<String>> {
         let (sender, receiver) = oneshot::channel();
         *lock(&self.shared.armed) = Some(ArmedFreeze {
@@ -181,7 +182,7 @@ impl FreezeProxy {
         receiver
     }
 
-    /// Waits for an answer to a request whose line has these parts.
+    /// Waits for a reply to a request with these parts in its line.
     async fn wait_answered(&self, parts: &[&str]) -> Result<()> {
         let start = Instant::now();
         while !self
@@ -214,7 +215,7 @@ async fn answer(State(shared): State<Arc<FreezeProxyState>>, request: Request<Bo
 }
 
 impl FreezeProxyState {
-    /// Notes a request; the wire, if this is its request.
+    /// Records a request; returns its number and the triggered freeze.
     fn record(&self, line: &str) -> (usize, Option<TriggeredFreeze>) {
         let mut seen = lock(&self.requests);
         let number = seen.len();
@@ -264,7 +265,7 @@ impl FreezeProxyState {
                     }))
                 })
             }
-            // A stream without a known length would be sent in chunks, even if it is nothing.
+            // A stream of unknown length would be sent in chunks even if empty.
             _ if request.body().is_end_stream() => request.map(|_| reqwest::Body::default()),
             _ => request.map(|body| reqwest::Body::wrap_stream(body.into_data_stream())),
         };
@@ -277,7 +278,7 @@ impl FreezeProxyState {
         };
         note(status);
         let (mut reply, body) = axum::http::Response::from(reply).into_parts();
-        // Of this connection, not of the reply.
+        // This header belongs to the connection, not to the reply.
         reply.headers.remove(header::CONNECTION);
         reply.headers.remove(header::TRANSFER_ENCODING);
         match point {
@@ -288,7 +289,7 @@ impl FreezeProxyState {
             }
             Some(FreezePoint::Receiving(bytes, other, parts)) => {
                 let held = async move {
-                    // That it never came is seen in what is left behind.
+                    // A missing answer shows in the leftovers.
                     let _ = other.wait_answered(parts).await;
                     freeze(triggered).await;
                 };
@@ -312,7 +313,7 @@ async fn freeze(triggered: Option<TriggeredFreeze>) -> bool {
     }
 }
 
-/// The first `bytes` of a body; then `end` happens, and the body breaks off.
+/// Passes the first `bytes` of a body, then runs `end` and breaks the connection.
 fn cut(
     pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     bytes: usize,

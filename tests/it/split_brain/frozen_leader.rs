@@ -1,9 +1,9 @@
-//! An operator that is frozen past its Lease at each moment that matters, while another leads; then it goes on. It
-//! sends nothing more, and what it had sent already, even where that arrives only then, spoils nothing.
+//! A leader is frozen past its Lease at each critical request, while another one leads; then it resumes. It sends
+//! nothing more, and requests already sent, even if they arrive only then, corrupt nothing.
 //!
-//! One window at a time, so that the n-th request is the same in every run: 4 June is small, 5 June has three parts,
-//! 6 June is small. `MOMENT=receipt cargo test … twice::frozen_leader -- --ignored --nocapture` tries those with that word in
-//! their name.
+//! One window at a time, so that the n-th request is the same in each run: 4 June is small, 5 June has three parts, 6
+//! June is small. `MOMENT=receipt cargo test … split_brain::frozen_leader -- --ignored --nocapture` runs the cases
+//! with that word in their name.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::fixture::{ResourceParams, SplitBrainFixture, TIMEOUT, eventually, req
 use super::freeze_proxy::{FreezePoint, FreezeProxy, FreezeTarget, FreezeTrigger};
 use crate::bed::Cluster;
 
-/// Exports at a time: more only wait for the processor.
+/// Concurrent exports; more would only wait for the processor.
 const CONCURRENCY: usize = 6;
 
 const DAYS: [&str; 2] = ["2018-06-04", "2018-06-06"];
@@ -33,11 +33,11 @@ enum FrozenPeer {
 
 #[derive(Clone, Copy, PartialEq)]
 enum FreezeTiming {
-    /// The answer waits for the process.
+    /// The reply waits for the process.
     Answered,
-    /// The request reaches the peer only once the other one has done everything.
+    /// The request reaches the peer only after the other leader has finished.
     Late,
-    /// The request reaches the peer when the other one leads and has not settled it yet.
+    /// The request reaches the peer when the other one leads and has not recovered the attempt yet.
     Meanwhile,
     Sending(usize),
     Receiving(usize, &'static [&'static str]),
@@ -46,10 +46,10 @@ enum FreezeTiming {
 struct FreezeCase {
     name: &'static str,
     peer: FrozenPeer,
-    /// The request: parts of its line, and which of those.
+    /// Request: parts of its line, and its ordinal.
     request: (&'static [&'static str], usize),
     timing: FreezeTiming,
-    /// Whether it is tried each time that tests are run.
+    /// True if the case is part of every test run.
     always: bool,
 }
 
@@ -77,7 +77,7 @@ const CASES: &[FreezeCase] = &[
 fn settings() -> Settings {
     let mut settings = Settings {
         today: Some(date(2018, 6, 9)),
-        // Stored, so that three parts are quickly made and quickly read.
+        // Uncompressed, so that three parts are fast to make and to read.
         gzip: GzipSettings {
             level: 0,
             ..GzipSettings::default()
@@ -93,9 +93,9 @@ async fn a_leader_frozen_past_its_lease_sends_and_corrupts_nothing() -> Result<(
     sweep(|case| case.always).await
 }
 
-/// `make twice`
+/// Run by `make split-brain`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: `make twice`"]
+#[ignore = "takes minutes: `make split-brain`"]
 async fn a_leader_frozen_at_any_point_sends_and_corrupts_nothing() -> Result<()> {
     let only = std::env::var("MOMENT").unwrap_or_default();
     sweep(|case| case.name.contains(&only)).await
@@ -119,12 +119,12 @@ async fn sweep(wanted: impl Fn(&&FreezeCase) -> bool) -> Result<()> {
 }
 
 impl FreezeCase {
-    /// Shows that the promise holds; returns what happened, in a line.
+    /// Checks the promise; returns a one-line summary.
     async fn run(&self) -> Result<String> {
         let cluster = Cluster::shared().await;
         let namespace = cluster.namespace("frozen").await;
         let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
-        // Long enough for a request that is on its way for so long; the others need not wait for it.
+        // Long enough for a delayed request; the other timings need not wait for it.
         let quiet = if self.timing == FreezeTiming::Meanwhile {
             "20s"
         } else {
@@ -168,16 +168,16 @@ impl FreezeCase {
         fixture.wait_complete(cluster, &params).await?;
         let took = since.elapsed();
         delivery.notify_one();
-        // What was let go arrives.
+        // The released request arrives.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let awake = Instant::now();
         first.signal("-CONT").await?;
         let code = wait_exit(&mut first).await?;
         ensure!(code == Some(1), "to be started again, not {code:?}; {frozen}");
-        let said = requests_since(&fixture, first.id, awake);
+        let requests = requests_since(&fixture, first.id, awake);
         ensure!(
-            said.is_empty(),
-            "frozen {frozen}; when it went on it sent {said:#?}"
+            requests.is_empty(),
+            "frozen {frozen}; when it went on it sent {requests:#?}"
         );
         let whole = fixture.check_archive("tracker", DAYS).await;
         whole.with_context(|| format!("frozen {frozen}"))?;
@@ -186,7 +186,7 @@ impl FreezeCase {
             .no_session_left()
             .with_context(|| format!("frozen {frozen}"))?;
         fixture.wait_complete(cluster, &params).await?;
-        // Started again it is a candidate.
+        // After a restart it is a candidate.
         let again = fixture.operator(cluster, &namespace, &args).await?;
         eventually("it stands by", async || Ok(again.get("/readyz").await?.0 == 200)).await?;
         eventually("one of them leads", async || {
@@ -228,8 +228,8 @@ async fn a_leader_frozen_while_idle_exits_and_repeats_nothing() -> Result<()> {
     let awake = Instant::now();
     first.signal("-CONT").await?;
     ensure!(wait_exit(&mut first).await? == Some(1));
-    let said = requests_since(&fixture, first.id, awake);
-    ensure!(said.is_empty(), "{said:#?}");
+    let requests = requests_since(&fixture, first.id, awake);
+    ensure!(requests.is_empty(), "{requests:#?}");
     fixture.wait_complete(cluster, &params).await?;
     ensure!(fixture.source.simulator.ledger().opened == 3, "downloaded again");
     fixture.check_archive("tracker", DAYS).await?;

@@ -1,5 +1,5 @@
-//! Two at once: whatever two processes do to one resource, one archive or one space, everything is stored once, no
-//! session stays open, nobody's session is touched but one's own, and people are told.
+//! Split brain: with two processes for one resource, archive or space, everything is stored once, no session stays
+//! open, foreign sessions are not touched, and users get a report.
 
 mod clusters;
 mod fixture;

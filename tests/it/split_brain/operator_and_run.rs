@@ -1,4 +1,4 @@
-//! `eventexport run` with the same manifest, beside the operator that serves it.
+//! `eventexport run` with the manifest of an export that an operator serves.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn params(namespace: &str) -> ResourceParams<'_> {
     }
 }
 
-/// The operator comes first, and the command is killed halfway.
+/// The operator starts first, and the command is killed halfway.
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Result<()> {
     let cluster = Cluster::shared().await;
@@ -66,7 +66,8 @@ async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Resu
     beside.start_kill()?;
     beside.wait().await?;
     let holder = left.first().context("no holder")?;
-    // All else is stored; what the dead one holds is left to it, and the status says whose it is, and until when.
+    // Everything else is stored. The windows of the dead process are left to it, and the status names its holder and
+    // the deadline.
     let mut status = serde_json::Value::Null;
     eventually("the status tells", async || {
         status = get(cluster, &namespace, "june").await?.context("it is gone")?["status"].clone();
@@ -75,12 +76,15 @@ async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Resu
             == windows["stored"]
                 .as_u64()
                 .map(|stored| stored + left.len() as u64);
-        let told = status["conditions"].to_string();
-        Ok(rest && windows["active"] == 0 && told.contains("HeldByOther") && told.contains(holder.as_str()))
+        let conditions = status["conditions"].to_string();
+        Ok(rest
+            && windows["active"] == 0
+            && conditions.contains("HeldByOther")
+            && conditions.contains(holder.as_str()))
     })
     .await
     .with_context(|| format!("{left:?} {status:#}"))?;
-    // Run again it knows its own leftovers.
+    // A second run recognizes its own leftovers.
     let again = tokio::time::timeout(TIMEOUT, run(&fixture, &params)?.wait_with_output()).await??;
     ensure!(again.status.success(), "{again:?}");
     patch(
@@ -95,7 +99,7 @@ async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Resu
     fixture.source.no_session_left()
 }
 
-/// The command comes first, and the operator is killed halfway and started again.
+/// The command starts first, and the operator is killed halfway and restarted.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_beside_a_run_resumes_without_touching_its_windows() -> Result<()> {
     let cluster = Cluster::shared().await;
@@ -116,8 +120,8 @@ async fn an_operator_killed_beside_a_run_resumes_without_touching_its_windows() 
     kill(operator).await?;
     let _operator = fixture.operator(cluster, &namespace, &[]).await?;
     let ran = tokio::time::timeout(TIMEOUT, beside.wait_with_output()).await??;
-    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-    ensure!(ran.status.success() || said.contains("HeldByOther"), "{ran:?}");
+    let stdout = String::from_utf8_lossy(&ran.stdout).into_owned();
+    ensure!(ran.status.success() || stdout.contains("HeldByOther"), "{ran:?}");
     wait_receipts(&fixture, 16).await?;
     patch(
         cluster,
@@ -140,7 +144,7 @@ async fn signal(signal: &str, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Who holds windows now and has a session for them, by the journal.
+/// Returns the holders of windows with a session, from the journal.
 async fn holders(fixture: &SplitBrainFixture) -> Result<Vec<String>> {
     let keys = fixture.bucket.keys().await?;
     let mut holders = Vec::new();

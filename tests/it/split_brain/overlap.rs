@@ -1,4 +1,4 @@
-//! Resources that meet: in one archive, in one space, or one below the other.
+//! Overlapping resources: in one archive, in one space, or nested prefixes.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn settings() -> Settings {
     }
 }
 
-/// Of one namespace, and of two with an operator each: what both want is stored once, and each is complete.
+/// In one namespace, and in two with an operator each: common days are stored once, and each export completes.
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_of_overlapping_ranges_share_one_archive() -> Result<()> {
     let cluster = Cluster::shared().await;
@@ -33,19 +33,19 @@ async fn exports_of_overlapping_ranges_share_one_archive() -> Result<()> {
         prefix: "tracker",
         parallelism: 3,
     };
-    let wishes = [
+    let exports = [
         params(here.as_str(), "first", ["2018-06-01", "2018-06-09"]),
         params(here.as_str(), "second", ["2018-06-04", "2018-06-12"]),
         params(there.as_str(), "first", ["2018-06-07", "2018-06-15"]),
     ];
-    for params in &wishes {
+    for params in &exports {
         fixture.apply(cluster, params).await?;
     }
     let _one = fixture.operator(cluster, &here, &[]).await?;
     let _other = fixture.operator(cluster, &there, &[]).await?;
     wait_receipts(&fixture, 15).await?;
-    // Who found a window held looks again after minutes, a new process at once.
-    for params in &wishes {
+    // The next reconcile of a held window is minutes away; a new process does it at once.
+    for params in &exports {
         let change = json!({ "spec": { "parallelism": 4 } });
         patch(cluster, params.namespace, params.name, &change).await?;
         fixture.wait_complete(cluster, params).await?;
@@ -58,7 +58,7 @@ async fn exports_of_overlapping_ranges_share_one_archive() -> Result<()> {
     Ok(())
 }
 
-/// The same space by another service: a second one is refused, whatever days it wants, and nothing is mixed.
+/// The same space of another service: the second export is refused for any days, and nothing is mixed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
     let cluster = Cluster::shared().await;
@@ -90,13 +90,16 @@ async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
             "True/JournalMismatch",
         ];
         let object = wait_conditions(cluster, &namespace, name, states).await?;
-        let told = object["status"]["conditions"].to_string();
+        let conditions = object["status"]["conditions"].to_string();
         for part in [
             fixture.source.tap.url(),
             other.tap.url(),
             "another prefix".to_owned(),
         ] {
-            ensure!(told.contains(&part), "{name}: {part} is not in {told}");
+            ensure!(
+                conditions.contains(&part),
+                "{name}: {part} is not in {conditions}"
+            );
         }
     }
     let opened = other.simulator.ledger().opened;
@@ -105,13 +108,13 @@ async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
     fixture.source.no_session_left()
 }
 
-/// Two prefixes, one below the other: two archives of one space, whose sessions are one budget.
+/// Two nested prefixes: two archives of one space with one session limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn nested_archives_share_one_session_limit() -> Result<()> {
     let cluster = Cluster::shared().await;
     let (here, there) = (cluster.namespace("outer").await, cluster.namespace("inner").await);
     let mut settings = settings();
-    // Opened quickly and downloaded slowly, so that they would hold 56 at once.
+    // Fast to open and slow to download, so that they would hold 56 at once.
     settings.latency = Duration::from_millis(10);
     settings.bandwidth = Some(20_000);
     let fixture = SplitBrainFixture::start(&here, settings).await?;
@@ -123,18 +126,18 @@ async fn nested_archives_share_one_session_limit() -> Result<()> {
         prefix,
         parallelism: 30,
     };
-    let wishes = [params(here.as_str(), "a"), params(there.as_str(), "a/b")];
-    // A person's. Of the other's sessions an operator knows by the list only.
-    let theirs = fixture.source.simulator.open_sessions_as(DEFAULT_USER, SPACE, 22);
+    let exports = [params(here.as_str(), "a"), params(there.as_str(), "a/b")];
+    // Manual sessions. An operator knows the other's sessions only from the list.
+    let manual_sessions = fixture.source.simulator.open_sessions_as(DEFAULT_USER, SPACE, 22);
     let _one = fixture.operator(cluster, &here, &[]).await?;
     let _other = fixture.operator(cluster, &there, &[]).await?;
-    for params in &wishes {
+    for params in &exports {
         fixture.apply(cluster, params).await?;
     }
-    for params in &wishes {
+    for params in &exports {
         fixture.wait_complete(cluster, params).await?;
     }
-    for params in &wishes {
+    for params in &exports {
         fixture.check_archive(params.prefix, days).await?;
     }
     fixture.source.no_session_left()?;
@@ -148,6 +151,10 @@ async fn nested_archives_share_one_session_limit() -> Result<()> {
         "{ledger:#?}"
     );
     let open = fixture.source.simulator.open_sessions();
-    ensure!(theirs.iter().all(|id| open.iter().any(|open| open.id == *id)));
+    ensure!(
+        manual_sessions
+            .iter()
+            .all(|id| open.iter().any(|open| open.id == *id))
+    );
     Ok(())
 }

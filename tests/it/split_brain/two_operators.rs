@@ -1,4 +1,4 @@
-//! Two operators of one cluster that know nothing of each other: each leads, by a Lease of its own.
+//! Two operators of one cluster that do not know of each other: each leads by its own Lease.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::operator::{condition, get, kubectl};
 
 const DAYS: [&str; 2] = ["2018-06-01", "2018-06-20"];
 
-/// A service that takes its time, so that both would always be about to do something.
+/// Settings of a slow service, so that both always have work.
 fn settings() -> Settings {
     Settings {
         today: Some(date(2018, 8, 1)),
@@ -23,8 +23,7 @@ fn settings() -> Settings {
     }
 }
 
-/// Times of a Lease, shorter than elsewhere: an answer is waited for as long as four Leases, and asked for again after
-/// eight.
+/// Lease times, shorter than elsewhere: a claim is awaited for four Leases, and repeated after eight.
 const LEASE_FLAGS: [&str; 6] = [
     "--lease-duration",
     "8s",
@@ -44,7 +43,7 @@ async fn annotation(cluster: &Cluster, namespace: &str, name: &str) -> Result<St
     Ok(value.unwrap_or_default().to_owned())
 }
 
-/// The notes of the Events with that reason.
+/// Returns the notes of the Events with that reason.
 async fn event_notes(cluster: &Cluster, namespace: &str, reason: &str) -> Result<Vec<String>> {
     let field = format!("regarding.name=june,reason={reason}");
     let args = [
@@ -64,8 +63,8 @@ async fn event_notes(cluster: &Cluster, namespace: &str, reason: &str) -> Result
         .collect())
 }
 
-/// One looks after the whole cluster, the other after the namespace. Which came first serves the export; the other says
-/// so and does nothing, until the first one is gone.
+/// One operator serves the cluster, the other one the namespace. The first one serves the export; the other one
+/// reports that and does nothing until the first is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> Result<()> {
     let cluster = &Cluster::start().await?;
@@ -89,20 +88,20 @@ async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> R
     let namespace_operator = fixture.operator(cluster, "tenant", &LEASE_FLAGS).await?;
     wait_leading(&namespace_operator).await?;
 
-    // The one that serves it tells, and goes on; so does the other, who does not.
+    // The serving operator reports the conflict and continues; the other one reports it and waits.
     let mut contended = Value::Null;
-    eventually("a person is told", async || {
+    eventually("the conflict is reported", async || {
         contended = get(cluster, "tenant", "june").await?.context("it is gone")?;
         Ok(condition(&contended, "Contended") == "True/OperatorConflict")
     })
     .await
     .with_context(|| format!("{}", contended["metadata"]["annotations"]))?;
-    let told = contended["status"]["conditions"].to_string();
+    let conditions = contended["status"]["conditions"].to_string();
     for lease in [
         "system/eventexport-operator",
         "tenant/eventexport-operator-tenant",
     ] {
-        ensure!(told.contains(lease), "{told}");
+        ensure!(conditions.contains(lease), "{conditions}");
     }
     eventually("the other tells, too", async || {
         let notes = event_notes(cluster, "tenant", "OperatorConflict").await?;
@@ -111,11 +110,15 @@ async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> R
             .any(|note| note.contains("system/eventexport-operator serves")))
     })
     .await?;
-    ensure!(condition(&contended, "Ready").starts_with("True/"), "{told}");
-    let said = requests_since(&fixture, namespace_operator.id, begun);
-    ensure!(said.is_empty(), "both export: {said:#?}");
+    ensure!(
+        condition(&contended, "Ready").starts_with("True/"),
+        "{conditions}"
+    );
+    let requests = requests_since(&fixture, namespace_operator.id, begun);
+    ensure!(requests.is_empty(), "both export: {requests:#?}");
 
-    // It crashes in the middle. The other takes over, and cleans up after it at once: the name in the journal is the same.
+    // It crashes during the export. The other one takes over and cleans up at once: the holder in the journal is the
+    // same.
     let stored = fixture.store.requests();
     let stored = stored
         .iter()
@@ -131,24 +134,24 @@ async fn an_export_claimed_by_two_operators_is_served_by_one_and_reported() -> R
     fixture.check_archive("tracker", DAYS).await?;
     fixture.source.no_session_left()?;
 
-    // Back again, it finds another in its place, and leaves it alone though nothing is under way.
+    // After its restart it finds another holder, and leaves the export alone although nothing is active.
     let begun = Instant::now();
     let back = fixture.operator_in(cluster, "system", &LEASE_FLAGS).await?;
     wait_leading(&back).await?;
-    eventually("a person is told at rest, too", async || {
+    eventually("the conflict is reported at rest, too", async || {
         let object = get(cluster, "tenant", "june").await?.context("it is gone")?;
         Ok(condition(&object, "Contended") == "True/OperatorConflict")
     })
     .await?;
     fixture.wait_complete(cluster, &params).await?;
-    let said = requests_since(&fixture, back.id, begun);
-    ensure!(said.is_empty(), "{said:#?}");
+    let requests = requests_since(&fixture, back.id, begun);
+    ensure!(requests.is_empty(), "{requests:#?}");
     ensure!(annotation(cluster, "tenant", "contender").await?.is_empty());
     Ok(())
 }
 
-/// Frozen, it does not answer, and the export is taken over; when it goes on it still has its own Lease, which nobody
-/// wanted. Both may believe for a moment that it is theirs.
+/// A frozen operator does not answer, and the export is taken over. When it resumes it still has its own Lease. Both
+/// may briefly consider themselves the holder.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_leaves_an_export_alone_after_a_takeover() -> Result<()> {
     let cluster = Cluster::shared().await;
@@ -167,7 +170,7 @@ async fn an_operator_leaves_an_export_alone_after_a_takeover() -> Result<()> {
     wait_leading(&first).await?;
     fixture.apply(cluster, &params).await?;
     wait_receipts(&fixture, 1).await?;
-    // As if it had been asked and not answered.
+    // As after a claim without an answer.
     let second = format!("{namespace}/second");
     let taken = format!("eventexport.io/operator={second}");
     kubectl(
@@ -188,15 +191,15 @@ async fn an_operator_leaves_an_export_alone_after_a_takeover() -> Result<()> {
         .await?;
     fixture.wait_complete(cluster, &params).await?;
     ensure!(annotation(cluster, &namespace, "operator").await? == second);
-    eventually("it is told", async || {
+    eventually("the takeover is reported", async || {
         let object = get(cluster, &namespace, "june").await?.context("it is gone")?;
         Ok(condition(&object, "Contended") == "True/OperatorConflict")
     })
     .await?;
     let since = Instant::now();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let said = requests_since(&fixture, first.id, since);
-    ensure!(said.is_empty() && other.leads().await, "{said:#?}");
+    let requests = requests_since(&fixture, first.id, since);
+    ensure!(requests.is_empty() && other.leads().await, "{requests:#?}");
     fixture.check_archive("tracker", DAYS).await?;
     fixture.source.no_session_left()
 }

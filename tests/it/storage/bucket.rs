@@ -1,10 +1,11 @@
-//! What a real S3 store does when something is wrong, and what only it can do.
+//! Errors and special features of a real S3 store.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
+use eventexport::api::SettingNames;
 use eventexport::egress::HostPolicy;
 use eventexport::storage::{
     AnyHost, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
@@ -14,7 +15,7 @@ use eventexport::storage::{
 use super::conformance::{self, bytes, options, put, segments};
 use crate::bed::{Gateway, StripHeader};
 
-/// With the root keys of the gateway.
+/// Settings with the root keys of the gateway.
 fn settings(gateway: &Gateway, bucket: &str) -> S3Settings {
     S3Settings {
         bucket: bucket.into(),
@@ -47,14 +48,14 @@ async fn fresh_bucket(gateway: &Gateway) -> String {
     name
 }
 
-/// A store over a bucket of its own.
+/// Opens a store on its own bucket.
 pub(super) async fn open() -> (S3Store, ()) {
     let gateway = Gateway::shared().await;
     let bucket = fresh_bucket(gateway).await;
     (S3Store::connect(settings(gateway, &bucket)).await.unwrap(), ())
 }
 
-/// What the store itself does not offer.
+/// Returns an SDK client for operations that the store does not offer.
 pub(crate) fn sdk(gateway: &Gateway) -> aws_sdk_s3::Client {
     let keys = Credentials::new(gateway.access_key(), gateway.secret_key(), None, None, "test");
     let config = aws_sdk_s3::Config::builder()
@@ -66,7 +67,7 @@ pub(crate) fn sdk(gateway: &Gateway) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(config.build())
 }
 
-/// Every kind of request, for stores that must refuse all of them.
+/// Sends all kinds of requests to a store that must refuse them.
 async fn refusals(store: &S3Store) -> Vec<StoreError> {
     let body = bytes(1, 10);
     let once = options(PutMode::Create, &body);
@@ -160,15 +161,15 @@ async fn a_bucket_deleted_midway_is_reported_as_such() {
     store.abort_upload(&upload).await.unwrap();
     sdk(gateway).delete_bucket().bucket(&bucket).send().await.unwrap();
 
-    let mut told = refusals(&store).await;
-    told.push(
+    let mut errors = refusals(&store).await;
+    errors.push(
         store
             .upload_part(&upload, 1, segments(&body), once.crc64)
             .await
             .unwrap_err(),
     );
-    told.push(store.complete_upload(&upload, &[part], &once).await.unwrap_err());
-    for error in told {
+    errors.push(store.complete_upload(&upload, &[part], &once).await.unwrap_err());
+    for error in errors {
         assert!(matches!(error, StoreError::NoSuchBucket { .. }), "{error:?}");
     }
 }
@@ -272,7 +273,7 @@ async fn no_request_goes_to_a_host_that_is_not_allowed() {
     let refused = S3Store::connect(elsewhere).await.unwrap_err();
     assert!(matches!(refused, StoreError::Egress(_)), "{refused:?}");
 
-    // The SDK puts the bucket before the host; that host is asked about.
+    // The SDK puts the bucket before the host; the check uses that host.
     let mut before = settings(gateway, "bucket");
     before.endpoint = Some("https://s3.example:1".parse().unwrap());
     before.force_path_style = false;
@@ -292,6 +293,7 @@ async fn unreadable_certificates_are_reported_by_field() {
     let gateway = Gateway::shared().await;
     let mut settings = settings(gateway, "bucket");
     settings.ca_pem = Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec());
-    let text = S3Store::connect(settings).await.unwrap_err().to_string();
+    let error = S3Store::connect(settings).await.unwrap_err();
+    let text = error.describe(&SettingNames::default());
     assert!(text.contains("spec.destination.s3.caSecretRef"), "{text}");
 }

@@ -1,5 +1,5 @@
-//! What every store has to do, whatever it is made of. Each function is one promise and keeps to keys below
-//! its own name, so that they may share a store.
+//! Promises of every store. Each function is one promise and uses keys below its own name, so that they may share a
+//! store.
 
 use bytes::Bytes;
 use eventexport::storage::{
@@ -8,10 +8,10 @@ use eventexport::storage::{
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 
-/// The least that S3 takes for a part that is not the last.
+/// Minimum size of a part in S3, except the last.
 const PART: usize = 5 << 20;
 
-/// Bytes that look like no others, from a seed.
+/// Returns unique bytes from a seed.
 pub(super) fn bytes(seed: u64, length: usize) -> Bytes {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let words = std::iter::repeat_with(|| {
@@ -23,7 +23,7 @@ pub(super) fn bytes(seed: u64, length: usize) -> Bytes {
     words.flatten().take(length).collect::<Vec<u8>>().into()
 }
 
-/// In three pieces, one of them empty.
+/// Splits bytes into three segments, one of them empty.
 pub(super) fn segments(bytes: &Bytes) -> Segments {
     let cut = bytes.len() / 3;
     let mut segments = Segments::from(bytes.slice(..cut));
@@ -51,7 +51,7 @@ async fn read(store: &dyn Store, key: &str) -> Option<Bytes> {
     store.get(key, 1 << 30).await.unwrap()
 }
 
-/// Sends a body in parts of [`PART`] bytes, the last first and all at once.
+/// Sends a body in parts of [`PART`] bytes, concurrently and the last first.
 async fn upload(store: &dyn Store, upload: &Upload, body: &Bytes) -> Vec<eventexport::storage::UploadedPart> {
     let cuts: Vec<Bytes> = (0..body.len())
         .step_by(PART)
@@ -194,7 +194,7 @@ pub(super) async fn an_upload_is_all_or_nothing(store: &dyn Store) {
         store.list_uploads("parts/").await.unwrap().is_empty(),
         "a completed upload is gone"
     );
-    // Whose reply was lost asks again. Stores say that the upload is gone, or that all is well.
+    // A client that lost the reply retries. Stores report that the upload is gone, or success.
     let again = store.complete_upload(&begun, &parts, &options).await;
     let sensible = matches!(
         again,
@@ -335,7 +335,7 @@ pub(super) async fn conditional_writes_are_found_to_work(store: &dyn Store) {
     assert!(store.list_uploads("probe/").await.unwrap().is_empty());
 }
 
-/// Where the store holds no CRC-64, the bytes are all that can be compared.
+/// Without CRC-64 the store can compare only the bytes.
 pub(super) async fn a_key_is_created_once_by_any_checksum(store: &dyn Store) {
     let body = bytes(4, 1 << 20);
     put(store, "any/key", PutMode::Create, &body).await.unwrap();

@@ -1,4 +1,4 @@
-//! What only a directory can do wrong.
+//! Errors that only a directory can have.
 
 use std::fs;
 
@@ -10,13 +10,13 @@ use super::conformance::{bytes, options, put, segments};
 
 pub(super) fn open() -> (DirectoryStore, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    // Made on opening, with its parents.
+    // Opening creates it with its parents.
     let store = DirectoryStore::open(folder.path().join("a/b")).unwrap();
     (store, folder)
 }
 
 #[tokio::test]
-async fn no_key_leads_out_of_the_directory() {
+async fn no_key_escapes_the_directory() {
     let (store, folder) = open();
     let body = bytes(1, 10);
     let long = "x".repeat(2000);
@@ -80,7 +80,7 @@ async fn a_vanished_directory_is_reported_and_not_recreated() {
     let once = options(PutMode::Create, &body);
     let upload = store.begin_upload("up", &once).await.unwrap();
     fs::remove_dir_all(store.path()).unwrap();
-    let told = [
+    let errors = [
         put(&store, "a/other", PutMode::Create, &body).await.unwrap_err(),
         store.get("a/key", 10).await.unwrap_err(),
         store.head("a/key").await.unwrap_err(),
@@ -96,7 +96,7 @@ async fn a_vanished_directory_is_reported_and_not_recreated() {
         store.list_uploads("").await.unwrap_err(),
         store.now().await.unwrap_err(),
     ];
-    for error in told {
+    for error in errors {
         assert!(matches!(error, StoreError::NoSuchBucket { .. }), "{error:?}");
     }
     assert!(!store.path().exists());
@@ -113,7 +113,7 @@ async fn another_process_completes_an_upload_and_proves_its_bytes() {
         metadata: vec![("attempt".into(), "1".into())],
         ..options(PutMode::Create, &whole)
     };
-    // The third part comes before the first, the second from the other process.
+    // The third part comes before the first, and the second from the other process.
     let upload = store.begin_upload("key", &once).await.unwrap();
     let other = DirectoryStore::open(store.path()).unwrap();
     let mut parts = Vec::new();
@@ -127,7 +127,7 @@ async fn another_process_completes_an_upload_and_proves_its_bytes() {
     }
     parts.sort_by_key(|part| part.number);
 
-    // One that changed on the disk is found out.
+    // A part that changed on the disk is detected.
     let data = store
         .path()
         .join(".eventexport-tmp/uploads")
@@ -146,7 +146,7 @@ async fn another_process_completes_an_upload_and_proves_its_bytes() {
 }
 
 #[tokio::test]
-async fn facts_outlive_a_copy_of_the_directory_and_never_fit_other_bytes() {
+async fn cached_checksums_survive_a_copy_and_never_match_other_bytes() {
     let (store, _folder) = open();
     let body = bytes(1, 1000);
     let facts = PutOptions {
@@ -159,14 +159,14 @@ async fn facts_outlive_a_copy_of_the_directory_and_never_fit_other_bytes() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
     };
-    // As a copy without times does it.
+    // As a copy without times does.
     rewrite(&body);
     let head = store.head("key").await.unwrap().unwrap();
     assert_eq!(
         (head.crc64, head.metadata),
         (Some(facts.crc64), facts.metadata.clone())
     );
-    // The same size, other bytes: nothing of the old is believed.
+    // Same size, different bytes: the cached checksum is not trusted.
     let other = bytes(2, 1000);
     rewrite(&other);
     let head = store.head("key").await.unwrap().unwrap();

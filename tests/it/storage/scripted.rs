@@ -1,5 +1,4 @@
-//! Answers that a store may give and our gateway does not: each test writes down the replies, and looks at
-//! the requests that came.
+//! Replies that our gateway never sends: each test scripts the replies and checks the requests.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -11,6 +10,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use eventexport::api::SettingNames;
 use eventexport::storage::{
     AnyHost, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
     S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store as _, StoreError, Upload, UploadedPart,
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::conformance::{bytes, options, segments};
 
-/// What a request was.
+/// Recorded request.
 #[derive(Debug)]
 struct S3Request {
     method: Method,
@@ -29,7 +29,7 @@ struct S3Request {
     body: Bytes,
 }
 
-/// A reply: status, one more header, body.
+/// Reply: status, one extra header, body.
 type S3Reply = (u16, Option<(&'static str, &'static str)>, &'static str);
 
 #[derive(Default)]
@@ -129,7 +129,7 @@ async fn answer(State(script): State<Arc<ReplyScript>>, request: Request<Body>) 
         body,
     });
     let Some((status, header, body)) = script.replies.lock().unwrap().pop_front() else {
-        // The script is over: a reply that never comes.
+        // After the script: a reply that never comes.
         return std::future::pending().await;
     };
     let mut reply = (StatusCode::from_u16(status).unwrap(), body).into_response();
@@ -164,7 +164,7 @@ async fn slow_down_is_retried_after_the_requested_delay() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_repeated() {
+async fn a_refused_request_is_not_retried() {
     let denied = "<Error><Code>AccessDenied</Code><Message>AKID with the-token may not</Message></Error>";
     let strange = "<Error><Code>InvalidRequest</Code><Message>AKID, the-token, the-secret</Message></Error>";
     for reply in [(403, None, denied), (400, None, strange), (412, None, "")] {
@@ -187,7 +187,7 @@ async fn every_s3_completion_failure_is_recognized() {
     let table: &[(&[S3Reply], &str)] = &[
         (&[(200, None, INTERNAL), (200, None, COMPLETED)], "Ok"),
         (&[(200, None, exists)], "Err(AlreadyExists"),
-        // The reply to the first was lost.
+        // The first reply was lost.
         (&[(500, None, INTERNAL), (404, None, gone)], "Err(NoSuchUpload"),
         (&[(500, None, INTERNAL), (412, None, exists)], "Err(AlreadyExists"),
         (&[(409, None, conflict)], "Err(Conflict"),
@@ -203,7 +203,7 @@ async fn every_s3_completion_failure_is_recognized() {
 }
 
 #[tokio::test]
-async fn requests_say_what_the_destination_asks_for() {
+async fn requests_carry_the_settings_of_the_destination() {
     let scripted = ScriptedStore::start(&[OK, OK, (200, None, COMPLETED)], |settings| {
         settings.storage_class = Some("STANDARD_IA".into());
         settings.server_side_encryption = Some(Sse {
@@ -216,7 +216,7 @@ async fn requests_say_what_the_destination_asks_for() {
         });
     })
     .await;
-    // The first reply is to a question for the time; then evidence; then a completion.
+    // The first reply is to a time request; then evidence; then a completion.
     let body = bytes(1, 1000);
     let evidence = PutOptions {
         class: ObjectClass::Evidence,
@@ -269,7 +269,7 @@ async fn requests_say_what_the_destination_asks_for() {
 }
 
 #[tokio::test]
-async fn a_store_without_batches_is_asked_to_delete_one_by_one() {
+async fn a_store_without_batch_delete_gets_single_deletes() {
     let md5 =
         "<Error><Code>InvalidRequest</Code><Message>Missing required header: Content-MD5</Message></Error>";
     let replies = [
@@ -295,7 +295,7 @@ async fn a_store_without_batches_is_asked_to_delete_one_by_one() {
 }
 
 #[tokio::test]
-async fn a_key_that_may_not_be_deleted_is_named_with_why() {
+async fn a_failed_delete_names_the_key_and_the_reason() {
     let kept = "<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>locked</Message></Error></DeleteResult>";
     let scripted = ScriptedStore::start(&[(200, None, kept)], |_| {}).await;
     let kept = scripted.store.delete(&["a".into(), "b".into()]).await.unwrap();
@@ -309,7 +309,7 @@ async fn a_key_that_may_not_be_deleted_is_named_with_why() {
 }
 
 #[tokio::test]
-async fn a_listing_goes_on_to_its_end_and_decodes_keys() {
+async fn a_listing_reads_all_pages_and_decodes_keys() {
     let first = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
         <NextContinuationToken>t</NextContinuationToken>\
         <Contents><Key>b%3D1+x%01</Key><Size>3</Size></Contents></ListBucketResult>";
@@ -334,9 +334,9 @@ async fn a_silent_store_times_out() {
 }
 
 #[tokio::test]
-async fn the_time_is_the_stores() {
-    let told = (200, Some(("date", "Thu, 28 Jun 2018 07:00:00 GMT")), "");
-    let scripted = ScriptedStore::start(&[told], |_| {}).await;
+async fn the_time_comes_from_the_store() {
+    let dated = (200, Some(("date", "Thu, 28 Jun 2018 07:00:00 GMT")), "");
+    let scripted = ScriptedStore::start(&[dated], |_| {}).await;
     for _ in 0..2 {
         let now = scripted.store.now().await.unwrap().to_string();
         assert!(now.starts_with("2018-06-28T07:00:"), "{now}");
@@ -349,7 +349,8 @@ async fn a_wrong_region_error_names_the_right_one() {
     let moved = "<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>";
     let reply = (301, Some(("x-amz-bucket-region", "eu-west-1")), moved);
     let scripted = ScriptedStore::start(&[reply], |_| {}).await;
-    let text = scripted.put().await.unwrap_err().to_string();
+    let error = scripted.put().await.unwrap_err();
+    let text = error.describe(&SettingNames::default());
     assert!(
         text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),
         "{text}"

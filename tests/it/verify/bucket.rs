@@ -1,4 +1,4 @@
-//! The same on a real S3, with and without reading the data.
+//! Verification on a real S3 store, with and without reading the data.
 
 use std::fs;
 use std::sync::Arc;

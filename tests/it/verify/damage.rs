@@ -1,4 +1,4 @@
-//! Each damage to a directory is named, and nothing else is accused.
+//! Each damage of a directory is reported, and nothing else.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ const RECEIPT: &str = "_journal/2018-06-01.receipt.json";
 const MANIFEST_1: &str = "_manifests/00000001.json";
 const MANIFEST_2: &str = "_manifests/00000002.json";
 
-/// Changes a file of the space.
+/// Edits a file of the space.
 fn edit(archive: &Path, key: &str, change: impl FnOnce(&mut Vec<u8>)) {
     let path = archive.join(SPACE).join(key);
     let mut bytes = fs::read(&path).unwrap();
@@ -18,7 +18,7 @@ fn edit(archive: &Path, key: &str, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Replaces words in a document of the space, which must be there.
+/// Replaces text in a document of the space, which must contain it.
 fn replace(archive: &Path, key: &str, from: &str, to: &str) {
     edit(archive, key, |bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();
@@ -49,7 +49,7 @@ fn forget_manifests(archive: &Path) {
     fs::remove_dir_all(archive.join(SPACE).join("_manifests")).unwrap();
 }
 
-/// The number after `"events":` in a receipt.
+/// Returns the number after `"events":` in a receipt.
 fn events_of(archive: &Path, key: &str) -> String {
     let text = fs::read_to_string(archive.join(SPACE).join(key)).unwrap();
     let receipt: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -63,7 +63,7 @@ struct DamageCase {
     findings: &'static [(&'static str, &'static str)],
 }
 
-/// A damage with its manifests, and what must be said of it.
+/// Returns a case: a damage of an archive with manifests, and its findings.
 const fn damage_case(
     name: &'static str,
     damage: fn(&Path),
@@ -222,7 +222,7 @@ const CASES: &[DamageCase] = &[
         arguments: &["--require-signature"],
         findings: &[("SignatureMissing", MANIFEST_1)],
     },
-    // Without manifests, by what receipts and objects say of each other.
+    // Without manifests, receipts and objects are compared.
     damage_case(
         "flipped byte, without manifests",
         |archive| {
@@ -314,7 +314,7 @@ async fn a_good_archive_verifies_anywhere_and_is_not_modified() {
     assert_eq!(roots.len(), 2);
     let space = &roots[1];
     assert_eq!(space["root"], SPACE);
-    // Four whole days, two empty ones, 24 hours.
+    // Four days, two empty ones, and 24 hours.
     assert_eq!(
         (&space["totals"]["windows"], &space["totals"]["empty"]),
         (&30.into(), &2.into())
@@ -356,7 +356,7 @@ async fn missing_windows_and_an_empty_archive_fail_verification() {
     let empty = tempfile::tempdir().unwrap();
     let output = fixture.program(&["verify", text(empty.path())], &[]).await;
     assert_eq!(output.code, Some(1));
-    assert!(output.out.contains("there is no archive here"), "{output:?}");
+    assert!(output.out.contains("no archive found"), "{output:?}");
     let missing = empty.path().join("none");
     let output = fixture.program(&["verify", text(&missing)], &[]).await;
     assert_eq!(output.code, Some(2));
@@ -375,16 +375,16 @@ async fn text_output_lists_findings_first_and_quick_states_its_limits() {
     let first = output.out.lines().next().unwrap();
     assert_eq!(first, format!("ObjectChanged  {SPACE}{OBJECT}"));
     assert!(
-        output.out.trim_end().ends_with("NOT PROVED: 1 thing is wrong"),
+        output.out.trim_end().ends_with("NOT PROVED: 1 problem"),
         "{output:?}"
     );
 
-    // The copy lacks the store's own folder, so a flipped byte cannot be seen without reading.
+    // The copy lacks the store's internal folder, so a flipped byte is found only by reading.
     let output = fixture
         .program(&["verify", text(copy.path()), "--quick"], &[])
         .await;
     assert_eq!(output.code, Some(0), "{output:?}");
-    for words in ["by size alone", "without --quick every", "Nothing found wrong"] {
+    for words in ["by size alone", "without --quick every", "No problems found"] {
         assert!(output.out.contains(words), "{words} is not in {output:?}");
     }
     remove(copy.path(), OBJECT);

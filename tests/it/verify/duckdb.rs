@@ -1,4 +1,4 @@
-//! A real `DuckDB` reads the archive as Hive partitions, and counts the same events of each day as the receipts.
+//! Real `DuckDB` reads the archive as Hive partitions and counts the same events per day as the receipts.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 use super::fixture::ArchiveFixture;
 
-/// The query as the documentation shows it.
+/// Query of the documentation.
 fn documented() -> String {
     let page = include_str!("../../../docs/archive.md");
     let (_, rest) = page.split_once("<!-- checked: duckdb -->\n```sql\n").unwrap();
@@ -21,7 +21,7 @@ async fn duckdb_counts_the_same_events_of_each_day() {
     if !home.join("version").is_file() {
         let name = "verify::duckdb::duckdb_counts_the_same_events_of_each_day";
         let missing = "DuckDB is not in .bed/consumers: `make consumers` fetches it through pip";
-        // Past the capture of the tests.
+        // Bypasses the capture of the tests.
         let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: {missing}");
         return;
     }
@@ -39,7 +39,7 @@ async fn duckdb_counts_the_same_events_of_each_day() {
         .await
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    // Two days of the week-end have no object; one is stored in hours.
+    // The two days of the weekend have no object; one day is stored in hours.
     let days = ["01", "04", "05", "06", "07"];
     let expected = days.map(|day| format!("2018-06-{day} 240"));
     let counted = String::from_utf8(output.stdout).unwrap();

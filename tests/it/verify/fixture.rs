@@ -1,4 +1,5 @@
-//! The archive of these tests: two scopes, an empty week-end, a day in hours, gzip of many members, two signed manifests.
+//! Archive of these tests: two scopes, an empty weekend, a day in hours, gzip with many members, two signed
+//! manifests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +12,21 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-/// The longest that one command may take.
+/// Maximum time of a command.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Below the archive: what of it is the space's.
+/// Prefix of the space in the archive.
 pub(super) const SPACE: &str = "t/space=c1/scope=space/";
 
-/// Below the archive: what of it is the account's.
+/// Prefix of the account in the archive.
 pub(super) const ACCOUNT: &str = "t/space=c1/scope=account/";
 
-/// An archive that nobody changes, and the keys that signed it.
+/// Unmodified archive, and the keys that signed it.
 pub(super) struct ArchiveFixture {
     folder: TempDir,
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug)]
 pub(super) struct VerifyOutput {
     pub(super) code: Option<i32>,
@@ -34,12 +35,12 @@ pub(super) struct VerifyOutput {
 }
 
 impl VerifyOutput {
-    /// The one document that was printed.
+    /// Parses the one document on standard output.
     pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Kind and key of each finding, in order, and whether the archive was proved.
+    /// Returns kind and key of each finding in order, and whether the verification succeeded.
     pub(super) fn findings(&self) -> Vec<(String, String)> {
         let document = self.json();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -58,7 +59,7 @@ impl VerifyOutput {
 }
 
 impl ArchiveFixture {
-    /// The scene of this test process, made by whoever asks first.
+    /// Returns the fixture of this test process; the first call creates it.
     pub(super) async fn shared() -> &'static Self {
         static SHARED: OnceCell<ArchiveFixture> = OnceCell::const_new();
         SHARED.get_or_init(Self::create).await
@@ -76,7 +77,7 @@ impl ArchiveFixture {
 
         let simulator = simulator().await;
         let to = fixture.folder.path().join("archive");
-        // As an earlier run would have left it that saw the day time out twice.
+        // As an earlier run leaves it after the day timed out twice.
         let split = to.join(SPACE).join("_journal/2018-06-04.split.json");
         fs::create_dir_all(split.parent().unwrap()).unwrap();
         fs::write(
@@ -105,7 +106,7 @@ impl ArchiveFixture {
         fixture
     }
 
-    /// A manifest of exports: scope, first and last day.
+    /// Returns a manifest of exports: scope, first and last day.
     pub(super) fn manifest(
         &self,
         simulator: &Simulator,
@@ -134,17 +135,17 @@ impl ArchiveFixture {
         text
     }
 
-    /// A file with the key of this name: `private`, `public`, or the `other` one's public key.
+    /// Returns the file of the key: `private`, `public`, or `other` for another public key.
     pub(super) fn key(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.pem"))
     }
 
-    /// The manifest of the first run.
+    /// Returns the manifest of the first run.
     pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("0.yaml")
     }
 
-    /// A copy of the archive, without the store's own folder.
+    /// Copies the archive without the store's internal folder.
     pub(super) fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().unwrap();
         copy_folder(&self.folder.path().join("archive"), copy.path());
@@ -170,7 +171,7 @@ impl ArchiveFixture {
         }
     }
 
-    /// Verifies a folder, with the right public key unless other arguments name one.
+    /// Verifies a folder, with the right public key unless `more` names one.
     pub(super) async fn verify(&self, archive: &Path, more: &[&str]) -> VerifyOutput {
         let public = self.key("public");
         let mut arguments = vec!["verify", text(archive), "--output", "json"];
@@ -182,7 +183,7 @@ impl ArchiveFixture {
     }
 }
 
-/// A service with a gzip member for each hour.
+/// Starts a service with one gzip member per hour.
 pub(super) async fn simulator() -> Simulator {
     let simulator = Simulator::start(Settings {
         today: "2018-06-20".parse().ok(),
@@ -194,7 +195,7 @@ pub(super) async fn simulator() -> Simulator {
     simulator
 }
 
-/// A path as an argument.
+/// Returns a path as an argument.
 pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -1,4 +1,4 @@
-//! What `inspect` shows: coverage, and counts that need a look.
+//! Output of `inspect`: coverage, and suspicious counts.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ async fn root(fixture: &ArchiveFixture, arguments: &[&str], code: i32) -> Value 
 }
 
 #[tokio::test]
-async fn coverage_is_printable_in_merged_ranges_and_a_spec_says_what_is_missing() {
+async fn inspect_prints_merged_coverage_and_the_missing_windows_of_a_spec() {
     let fixture = ArchiveFixture::shared().await;
     let copy = fixture.copy();
     let archive = text(copy.path());

@@ -1,5 +1,4 @@
-//! An archive that a real export made, damaged in every way that matters: `verify` names what was done, and accuses
-//! nothing else.
+//! The archive of a real export with every relevant damage: `verify` reports the damage, and nothing else.
 
 mod bucket;
 mod damage;

@@ -1,5 +1,5 @@
-//! Thirty windows at once, with service and store 50 ms away: how long each takes beside the round trips that cannot be
-//! avoided. Too slow for every day: `bench/windows`.
+//! Thirty concurrent windows, with service and store 50 ms away: the time of each compared with its unavoidable round
+//! trips. Too slow for every run: `bench/windows`.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::{PeerAddresses, WindowFixture};
 use crate::bed::LatencyProxy;
 use crate::export::fixture::settings;
 
-/// What is added to every way; 0 shows what this machine takes by itself.
+/// Added latency per direction; 0 shows the time of this machine.
 const ROUND_TRIPS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(50)];
 
-/// Round trips of one window after another that nothing can take away, without handshakes: see docs/requests.md.
+/// Unavoidable sequential round trips of a window, without handshakes: see docs/requests.md.
 const MIN_ROUND_TRIPS_PER_WINDOW: u32 = 11;
-/// Those of them that only one window of a space is in at a time.
+/// Those during which no other window of the space may be in the same step.
 const MIN_ROUND_TRIPS_PER_TURN: u32 = 5;
 
 async fn measured(rows: &mut String, round_trip: Duration, tls: bool, days: bool) -> f64 {

@@ -1,4 +1,4 @@
-//! What many small windows cost: requests to each peer, and round trips.
+//! Cost of many small windows: requests to each peer, and round trips.
 
 mod latency;
 mod requests;
@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use eventexport::api::{Scope, SettingNames};
+use eventexport::archive::layout::ArchiveRoot;
 use eventexport::egress::{Fence, HostPolicy, Peer, RequestLabel, RequestMetrics, Traffic};
 use eventexport::export::engine::{Engine, Limits, Peers};
-use eventexport::export::keys::ArchiveRoot;
 use eventexport::export::manifest::sign::Signing;
 use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::spec::{ExportSpec, RetryPolicy, Scope};
+use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use eventexport::storage::{AnyHost, ChecksumMode, S3Credentials, S3Settings, S3Store, S3Timeouts};
 use eventexport::tracker::{
@@ -28,7 +29,7 @@ use crate::bed::Gateway;
 use crate::export::fixture::SPACE;
 use crate::storage::bucket::sdk;
 
-/// Requests as they leave, by peer and operation.
+/// Requests as they are sent, by peer and operation.
 #[derive(Debug, Default)]
 struct RequestCounter(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
 
@@ -48,7 +49,7 @@ impl RequestMetrics for RequestCounter {
     }
 }
 
-/// The gateway of these tests.
+/// Returns the gateway of these tests.
 async fn gateway() -> &'static Gateway {
     static SHARED: OnceCell<Gateway> = OnceCell::const_new();
     SHARED
@@ -56,7 +57,7 @@ async fn gateway() -> &'static Gateway {
         .await
 }
 
-/// Where the peers are, as the export sees them.
+/// Addresses of the peers for the export.
 struct PeerAddresses {
     remote: bool,
     tracker: String,
@@ -65,10 +66,10 @@ struct PeerAddresses {
     store_ca: Option<String>,
 }
 
-/// One export from a simulator into a real bucket, by a process that knows nothing yet.
+/// One export from a simulator into a real bucket, by a new process.
 struct WindowFixture {
     simulator: Simulator,
-    /// It keeps connections open, as S3 does.
+    /// Keeps connections open, as S3 does.
     gateway: &'static Gateway,
     export: ExportSpec,
     bucket: String,
@@ -100,6 +101,7 @@ impl WindowFixture {
                 holder_epoch: None,
                 single_writer: false,
                 retry_policy: RetryPolicy::MaxAttempts(4),
+                setting_names: SettingNames::default(),
             },
             bucket,
             signing: Signing::Disabled,
@@ -113,7 +115,7 @@ impl WindowFixture {
         put.body(text.as_bytes().to_vec().into()).send().await.unwrap();
     }
 
-    /// At the peers themselves.
+    /// Returns the addresses of the peers themselves.
     fn direct(&self) -> PeerAddresses {
         PeerAddresses {
             remote: false,
@@ -129,7 +131,7 @@ impl WindowFixture {
         let config = TrackerConfig {
             endpoint: endpoint.clone(),
             uaa: if peers.remote {
-                // The one that it names is here.
+                // The named UAA is this one.
                 UaaSource::Endpoint(endpoint)
             } else {
                 UaaSource::Discover { api: endpoint }
@@ -144,7 +146,7 @@ impl WindowFixture {
         Tracker::new(config, &TokenCache::new()).unwrap()
     }
 
-    /// Runs to the end; how long it took, and what was asked.
+    /// Runs to completion; returns its duration and requests.
     async fn run(&self, peers: &PeerAddresses) -> (Arc<Snapshot>, Duration, Arc<RequestCounter>) {
         let gateway = self.gateway;
         let count = Arc::<RequestCounter>::default();

@@ -1,4 +1,4 @@
-//! Every request of an export is written down in docs/requests.md, and no more are sent.
+//! All requests of an export are documented in docs/requests.md, and no others are sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,13 +14,13 @@ use super::{PeerAddresses, WindowFixture};
 use crate::bed::LatencyProxy;
 use crate::export::fixture::{SPACE, settings};
 
-/// What is exported, as the table's columns name it.
+/// Runs the export of a column of the table.
 async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
     let days = |first: Date, last: Date, hour| WindowFixture::start(settings(), first, last, hour);
     let mut windows = match name {
         "a day" => days(date(2018, 6, 2), date(2018, 6, 2), None).await,
         "an hour" => days(date(2018, 6, 2), date(2018, 6, 2), Some(7)).await,
-        // A Sunday, on which the simulator is quiet, and the days around it.
+        // A Sunday, without events in the simulator, and the days around it.
         "an empty day" => {
             let quiet = Settings {
                 today: Some(date(2018, 6, 9)),
@@ -35,7 +35,7 @@ async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
             };
             WindowFixture::start(late, date(2018, 5, 31), date(2018, 6, 29), None).await
         }
-        // As an earlier process would have left it that saw the day time out twice.
+        // As an earlier process leaves it after the day timed out twice.
         "a day in hours" => {
             let split = days(date(2018, 6, 2), date(2018, 6, 2), None).await;
             split.put("_journal/2018-06-02.split.json", "{}").await;
@@ -55,7 +55,7 @@ async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
         .iter()
         .map(|((peer, operation), times)| (format!("{peer} {operation}"), *times))
         .collect();
-    // What the client says it sent is what arrived.
+    // The counted requests are those that arrived.
     let sent: u64 = count
         .iter()
         .filter(|((peer, _), _)| *peer != "s3")
@@ -70,7 +70,7 @@ async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
     (snapshot.wanted, asked)
 }
 
-/// The table of the documentation: for each request its counts, by the heading of their column.
+/// Parses the table of the documentation: counts of each request by column.
 fn table(text: &str) -> (Vec<String>, BTreeMap<String, Vec<u64>>) {
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|')
@@ -130,16 +130,17 @@ async fn a_connection_is_reused_at_once_but_not_after_idling() {
     };
     let (snapshot, _, _) = windows.run(&peers).await;
     assert!(snapshot.complete, "{:#?}", snapshot.problems);
-    // Seven requests and sixteen; a slow machine may let one of them grow old.
+    // Seven requests and sixteen; on a slow machine one connection may time out.
     assert!(service.connections() <= 3, "{}", service.connections());
     assert!(store.connections() <= 4, "{}", store.connections());
 
-    // Of a client of its own: an idle connection that the service might close is not used for what must not be unclear.
+    // A separate client: requests that must not be ambiguous never use an idle connection, which the service might
+    // close.
     let before = service.connections();
     let tracker = WindowFixture::tracker(&peers, Traffic::default());
     tracker.list_sessions(SPACE).await.unwrap();
     let between = service.connections();
-    // Three requests; one may begin in the instant before the connection of the one before it is free.
+    // Three requests; one may start just before the previous connection is free.
     assert!(between - before <= 2, "{before} and {between}");
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     tracker.list_sessions(SPACE).await.unwrap();

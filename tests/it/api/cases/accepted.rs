@@ -1,4 +1,4 @@
-//! Manifests that are accepted.
+//! Accepted manifests.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Changes of a resource that is there.
+//! Changes of an existing resource.
 
 use serde_json::{Value, json};
 

@@ -40,7 +40,7 @@ pub(super) fn dates() -> Vec<ValidationCase> {
             "the end of all time",
             "/dateRange/end",
             "9999-12-31",
-            ("spec.dateRange.end", "leave it out for a continuous"),
+            ("spec.dateRange.end", "omit it for a continuous"),
         ),
         invalid_value(
             "an empty last day",

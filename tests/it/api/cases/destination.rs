@@ -7,7 +7,7 @@ use crate::api::table::ValidationCase;
 
 const SLASHES: &str = "must not begin or end with a slash";
 const FOLDERS: &str = "must be folders of letters, digits";
-const RESERVED: &str = "these are the export's own";
+const RESERVED: &str = "the export creates these";
 
 pub(super) fn s3() -> Vec<ValidationCase> {
     let bucket = |name, value: &str| {
@@ -15,7 +15,7 @@ pub(super) fn s3() -> Vec<ValidationCase> {
             name,
             "/destination/s3/bucket",
             value,
-            ("spec.destination.s3.bucket", "must be a bucket's name"),
+            ("spec.destination.s3.bucket", "must be a valid bucket name"),
         )
     };
     let prefix = |name, value: &str, words| {
@@ -96,7 +96,7 @@ pub(super) fn s3() -> Vec<ValidationCase> {
             json!({ "type": "AES256", "kmsKeyId": "alias/audit" }),
             (
                 "spec.destination.s3.serverSideEncryption.kmsKeyId",
-                "is only for type aws:kms",
+                "is allowed only with type aws:kms",
             ),
         ),
         invalid_value(

@@ -1,4 +1,4 @@
-//! Fields that are missing, of another type, or out of bounds.
+//! Fields that are missing, have the wrong type, or are out of bounds.
 
 use serde_json::{Value, json};
 
@@ -191,7 +191,7 @@ pub(super) fn rest() -> Vec<ValidationCase> {
             "an inverted gap",
             "/acceptedGaps",
             gap("2018-06-04", "2018-06-03", "r"),
-            ("spec.acceptedGaps[0].end", "is before the gap's start"),
+            ("spec.acceptedGaps[0].end", "is before the start of the gap"),
         ),
         invalid_value(
             "an impossible day in a gap",
@@ -221,13 +221,13 @@ pub(super) fn rest() -> Vec<ValidationCase> {
             "a gap with a blank reason",
             "/acceptedGaps",
             gap("2018-06-03", "2018-06-04", " \u{b}"),
-            ("spec.acceptedGaps[0].reason", "must say in one line why"),
+            ("spec.acceptedGaps[0].reason", "must explain on one line why"),
         ),
         invalid_value(
             "a reason of several lines",
             "/acceptedGaps",
             gap("2018-06-03", "2018-06-04", "a\nb"),
-            ("spec.acceptedGaps[0].reason", "must say in one line why"),
+            ("spec.acceptedGaps[0].reason", "must explain on one line why"),
         ),
         invalid_value(
             "a reason of 513 characters",

@@ -1,4 +1,4 @@
-//! Sources, and addresses anywhere.
+//! Sources, and the addresses of all peers.
 
 use serde_json::json;
 
