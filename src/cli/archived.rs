@@ -135,7 +135,7 @@ impl ArchivedDay {
             WindowState::NotDue => "not over".to_owned(),
             WindowState::Accepted => "accepted gap".to_owned(),
             WindowState::Expired => "EXPIRED".to_owned(),
-            WindowState::Damaged(damage) => format!("{}: {damage}", damage.reason()),
+            WindowState::Damaged(damage) => format!("{}: {damage}", damage.as_str()),
         }
     }
 
@@ -227,13 +227,13 @@ pub mod tests {
             (1, Some(9), "5 Matched; 4 more now"),
             (2, None, "0 Empty"),
             (3, Some(60), "40 partial; missing 2018-06-03T20/2018-06-03T23"),
-            (4, None, "SourceMismatch: its receipt names the source https://b"),
+            (4, None, "OtherSource: its receipt names the source https://b"),
             (
                 5,
                 None,
                 "ObjectSizeMismatch: its object has 49 bytes, but its receipt states 50",
             ),
-            (6, None, "ForeignObject: its object has no receipt"),
+            (6, None, "Orphaned: its object has no receipt"),
             (7, None, "EXPIRED"),
             (8, Some(3), "missing"),
             (9, Some(3), "not over"),

@@ -228,7 +228,7 @@ fn render_text(
         _ => None,
     });
     for (window, damage) in damaged.clone().take(RANGES_SHOWN) {
-        lines.push(format!("    {}: {window}: {damage}", damage.reason()));
+        lines.push(format!("    {}: {window}: {damage}", damage.as_str()));
     }
     let more = damaged.count().saturating_sub(RANGES_SHOWN);
     if more > 0 {
@@ -261,10 +261,9 @@ fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListin
         let mut object = json!({"window": window.to_string(), "state": state.as_str()});
         match state {
             WindowState::NotDue => events::merge(&mut object, json!({"dueAt": export.due_at(*window)})),
-            WindowState::Damaged(damage) => events::merge(
-                &mut object,
-                json!({"reason": damage.reason().as_str(), "message": damage.to_string()}),
-            ),
+            WindowState::Damaged(damage) => {
+                events::merge(&mut object, json!({"message": damage.to_string()}))
+            }
             _ => {}
         }
         object
