@@ -13,30 +13,31 @@ use super::job::{self, RunOptions};
 use super::load;
 use super::manifest::{ExportResource, ResourceManifest};
 use super::output::OutputFormat;
-use super::planner::{
-    DestinationListing, PlannedAction, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan,
-};
+use super::planner::{DestinationListing, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan};
 use super::progress::events;
 use super::run_summary;
 use super::secrets::SecretPurpose;
-use crate::archive::layout::{ArchiveRoot, Key};
-use crate::archive::records::{self, RECORD_MAX_BYTES, Receipt};
+use crate::archive::coverage::WindowState;
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::listing::Journal;
 use crate::archive::window::{HourSet, Window};
+use crate::export::journal_io::read_receipts;
 use crate::export::shard::Shard;
 use crate::export::spec::ExportSpec;
 use crate::storage::{DirectoryStore, Store, StoreError};
 use crate::tracker::TokenCache;
 
-/// Maximum time to list the destination: 20 s.
-const LIST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum time to list the destination and to read its receipts: 2 min.
+const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Maximum number of ranges in the text output; JSON lists every window.
 const RANGES_SHOWN: usize = 12;
 
 /// Show what a run would do, without opening a session.
 ///
-/// Prints the missing windows, and the sessions and requests that a run would need for them. Lists the destination to
-/// find the stored windows, if it is reachable; sends no request to the service.
+/// Prints the missing windows, and the sessions and requests that a run would need for them. Lists the destination and
+/// reads its receipts, if it is reachable; sends no request to the service. Exit code 0: a run can complete by itself;
+/// 1: the destination cannot be listed, or a window needs manual action; 2: the manifest is invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PlanArgs {
@@ -67,7 +68,7 @@ Examples:
 /// Prints the plan.
 pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
     let manifest = load::manifest(&args.files)?;
-    let mut objects = Vec::new();
+    let (mut objects, mut blocked) = (Vec::new(), false);
     for resource in &manifest.exports {
         let options = RunOptions {
             to: args.to.as_deref(),
@@ -91,6 +92,9 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
             }
         };
         let plan = plan(&export, &listing, Timestamp::now());
+        let unlisted = matches!(listing, DestinationListing::Unavailable(_)) && !args.offline;
+        blocked |=
+            unlisted || plan.needs_manual_action() || listing.warning(&export).is_some() && !args.offline;
         match args.output {
             OutputFormat::Text => print!("{}", render_text(&export, &destination, &listing, &plan)),
             OutputFormat::Json => objects.push(plan_json(&export, &destination, &listing, &plan)),
@@ -99,10 +103,10 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
     if args.output == OutputFormat::Json {
         println!(
             "{}",
-            json!({"schema": "eventexport.io/plan/v1", "exports": objects})
+            json!({"schema": "eventexport.io/plan/v2", "exports": objects})
         );
     }
-    Ok(Exit::Done)
+    Ok(if blocked { Exit::Failed } else { Exit::Done })
 }
 
 fn bucket_url(resource: &ExportResource) -> String {
@@ -113,13 +117,7 @@ async fn list_directory(folder: &Path, root: &ArchiveRoot) -> (String, Destinati
     let destination = folder.display().to_string();
     if !folder.exists() {
         // A plan must not create the directory.
-        return (
-            destination,
-            DestinationListing::Listed {
-                keys: Vec::new(),
-                source: None,
-            },
-        );
+        return (destination, DestinationListing::Listed(Box::default()));
     }
     let listing = match DirectoryStore::open(folder) {
         Ok(store) => list_destination(&store, root).await,
@@ -151,26 +149,17 @@ async fn list_bucket(
 
 async fn list_destination(store: &dyn Store, root: &ArchiveRoot) -> DestinationListing {
     let list = async {
-        let listed = store.list(root.as_str()).await?;
-        let keys: Vec<Key> = listed.iter().map(|object| root.parse(&object.key)).collect();
-        let newest = keys
-            .iter()
-            .rev()
-            .find(|key| matches!(key, Key::Receipt(_)))
-            .and_then(|key| root.key(key));
-        let source = match newest {
-            None => None,
-            Some(key) => store.get(&key, RECORD_MAX_BYTES).await?.and_then(|bytes| {
-                let receipt = records::decode::<Receipt>(&key, &bytes);
-                receipt.ok().map(|receipt| receipt.source)
-            }),
-        };
-        Ok::<DestinationListing, StoreError>(DestinationListing::Listed { keys, source })
+        let rows = store.list(root.as_str()).await?;
+        let mut journal = Journal::from_listing(root, &rows);
+        read_receipts(store, root, &mut journal, |_| true).await?;
+        Ok::<_, StoreError>(DestinationListing::Listed(Box::new(journal)))
     };
     match tokio::time::timeout(LIST_TIMEOUT, list).await {
         Ok(Ok(listing)) => listing,
         Ok(Err(error)) => DestinationListing::Unavailable(error.to_string()),
-        Err(_) => DestinationListing::Unavailable(format!("{} did not answer within 20 s", store.name())),
+        Err(_) => {
+            DestinationListing::Unavailable(format!("{} did not answer within 2 minutes", store.name()))
+        }
     }
 }
 
@@ -180,10 +169,10 @@ fn render_text(
     listing: &DestinationListing,
     plan: &RunPlan,
 ) -> String {
-    let windows_with = |wanted: fn(&PlannedAction) -> bool| {
+    let windows_with = |wanted: fn(&WindowState) -> bool| {
         plan.windows
             .iter()
-            .filter(|(_, action)| wanted(action))
+            .filter(|(_, state)| wanted(state))
             .map(|(window, _)| *window)
             .collect::<Vec<_>>()
     };
@@ -216,25 +205,15 @@ fn render_text(
     for (label, windows) in [
         (
             "to export",
-            windows_with(|action| *action == PlannedAction::Export),
+            windows_with(|state| matches!(state, WindowState::Missing | WindowState::Partial(_))),
         ),
-        ("stored", windows_with(|action| *action == PlannedAction::Stored)),
+        ("stored", windows_with(|state| *state == WindowState::Covered)),
         (
             "accepted gaps",
-            windows_with(|action| *action == PlannedAction::Accepted),
+            windows_with(|state| *state == WindowState::Accepted),
         ),
-        (
-            "not due yet",
-            windows_with(|action| matches!(action, PlannedAction::NotDue(_))),
-        ),
-        (
-            "expired",
-            windows_with(|action| *action == PlannedAction::Expired),
-        ),
-        (
-            "object without receipt",
-            windows_with(|action| *action == PlannedAction::Adopt),
-        ),
+        ("not due yet", windows_with(|state| *state == WindowState::NotDue)),
+        ("expired", windows_with(|state| *state == WindowState::Expired)),
     ] {
         if !windows.is_empty() {
             lines.push(format!(
@@ -244,8 +223,24 @@ fn render_text(
             ));
         }
     }
+    let damaged = plan.windows.iter().filter_map(|(window, state)| match state {
+        WindowState::Damaged(damage) => Some((window, damage)),
+        _ => None,
+    });
+    for (window, damage) in damaged.clone().take(RANGES_SHOWN) {
+        lines.push(format!("    {}: {window}: {damage}", damage.as_str()));
+    }
+    let more = damaged.count().saturating_sub(RANGES_SHOWN);
+    if more > 0 {
+        lines.push(format!("    … and {more} more damaged windows"));
+    }
     if plan.sessions.is_empty() {
-        lines.push("  sessions      none: nothing to do".to_owned());
+        let needed = if plan.needs_manual_action() {
+            "none: the windows above need manual action"
+        } else {
+            "none: nothing to do"
+        };
+        lines.push(format!("  sessions      {needed}"));
         return lines.join("\n") + "\n";
     }
     let sessions = human::count(plan.sessions.len() as u64);
@@ -262,10 +257,14 @@ fn render_text(
 }
 
 fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListing, plan: &RunPlan) -> Value {
-    let window = |(window, action): &(Window, PlannedAction)| {
-        let mut object = json!({"window": window.to_string(), "plan": action.as_str()});
-        if let PlannedAction::NotDue(due) = action {
-            events::merge(&mut object, json!({"dueAt": due}));
+    let window = |(window, state): &(Window, WindowState)| {
+        let mut object = json!({"window": window.to_string(), "state": state.as_str()});
+        match state {
+            WindowState::NotDue => events::merge(&mut object, json!({"dueAt": export.due_at(*window)})),
+            WindowState::Damaged(damage) => {
+                events::merge(&mut object, json!({"message": damage.to_string()}))
+            }
+            _ => {}
         }
         object
     };
@@ -277,7 +276,7 @@ fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListin
         "source": export.source,
         "destination": destination,
         "root": export.root.as_str(),
-        "destinationSeen": matches!(listing, DestinationListing::Listed { .. }),
+        "destinationSeen": matches!(listing, DestinationListing::Listed(_)),
         "destinationDoubt": listing.warning(export),
         "windows": plan.windows.iter().map(window).collect::<Vec<_>>(),
         "sessions": plan.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -318,7 +317,7 @@ mod tests {
         assert_eq!(object["destinationSeen"], false);
         assert_eq!(
             object["windows"][2],
-            json!({"window": "2018-06-03", "plan": "Export"})
+            json!({"window": "2018-06-03", "state": "Missing"})
         );
     }
 }
