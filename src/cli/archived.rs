@@ -11,7 +11,7 @@ use crate::archive::counts::Verdict;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::{Journal, ReceiptMismatch};
 use crate::archive::window::{HourSet, Window};
-use crate::export::journal_io::{RecordReadError, read_receipts};
+use crate::export::journal_io::{RecordReadError, read_negative_records, read_receipts};
 
 /// Maximum number of missing ranges in a cell of a partial day.
 const RANGES_SHOWN: usize = 3;
@@ -74,12 +74,14 @@ pub async fn read_journal(
         .map_err(|error| error.describe(&location.setting_names))?;
     let mut journal = Journal::from_listing(root, &rows);
     let within = |window: Window| (start..=end).contains(&window.date());
-    read_receipts(store.as_ref(), root, &mut journal, within)
-        .await
-        .map_err(|error| match error {
-            RecordReadError::Store(error) => error.describe(&location.setting_names),
-            RecordReadError::Record(error) => error.to_string(),
-        })?;
+    let read = async {
+        read_receipts(store.as_ref(), root, &mut journal, within).await?;
+        read_negative_records(store.as_ref(), root, &mut journal, within).await
+    };
+    read.await.map_err(|error: RecordReadError| match error {
+        RecordReadError::Store(error) => error.describe(&location.setting_names),
+        RecordReadError::Record(error) => error.to_string(),
+    })?;
     Ok(journal)
 }
 
@@ -120,7 +122,7 @@ pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) ->
     } else if covered.intersects(full_day) {
         let missing = HourSet::from_iter([full_day]).difference(&covered);
         DayState::Partial(missing.ranges(RANGES_SHOWN))
-    } else if journal.expired.iter().any(|window| window.date() == day) {
+    } else if journal.gone(source, None).any(|window| window.date() == day) {
         DayState::Expired
     } else if journal.orphaned_objects().any(|window| window.date() == day) {
         DayState::Inconsistent("object without a receipt".to_owned())
@@ -198,8 +200,7 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::archive::listing::WindowFacts;
-    use crate::archive::listing::{ReceiptFacts, ReceiptProof};
+    use crate::archive::listing::{ExpiredFacts, ReceiptFacts, ReceiptProof, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
@@ -253,7 +254,11 @@ mod tests {
         stored(day(5), receipt(SOURCE, 5, Verdict::Matched, true));
         journal.objects.insert(day(5), 49);
         journal.objects.insert(day(6), 7);
-        journal.expired.insert(day(7));
+        let expired = ExpiredFacts {
+            source: SOURCE.to_owned(),
+            oldest_listed: Date::MAX,
+        };
+        journal.expired.insert(day(7), Some(expired));
         for (number, listed, wanted) in [
             (1, Some(5), "5 Matched"),
             (1, Some(9), "5 Matched; 4 more now"),

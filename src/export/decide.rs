@@ -42,6 +42,8 @@ pub struct RunObservation<'a> {
     pub sealing: bool,
     /// Failures and results of earlier steps of this run.
     pub retry_state: &'a RetryState,
+    /// Oldest day that the service lists now, if known.
+    pub oldest_listed: Option<Date>,
     /// Time of the last complete listing of the bucket.
     pub listed_at: Timestamp,
     /// Current time, by the local clock.
@@ -112,6 +114,8 @@ struct DecisionBuilder<'a> {
     covered: HourSet,
     accepted: HourSet,
     wanted: HourSet,
+    /// Windows that the service no longer has.
+    gone: BTreeSet<Window>,
     decision: RunDecision,
     /// Cells of days that are not over, or not settled.
     future: HourSet,
@@ -147,6 +151,10 @@ impl<'a> DecisionBuilder<'a> {
             covered,
             accepted,
             wanted,
+            gone: observation
+                .journal
+                .gone(&observation.export.source, observation.oldest_listed)
+                .collect(),
             decision: RunDecision::default(),
             future: HourSet::default(),
             backing_off,
@@ -378,7 +386,7 @@ impl<'a> DecisionBuilder<'a> {
                 self.has_due = true;
                 continue;
             }
-            if journal.expired.contains(&window) {
+            if self.gone.contains(&window) {
                 continue;
             }
             if let Some((_, other)) = journal
@@ -510,8 +518,8 @@ impl<'a> DecisionBuilder<'a> {
             .difference(&self.covered)
             .difference(&self.accepted)
             .difference(&self.future);
-        coverage.expired = journal
-            .expired
+        coverage.expired = self
+            .gone
             .iter()
             .copied()
             .collect::<HourSet>()
