@@ -55,6 +55,7 @@ reasons! {
     NewGeneration: "The operator has not acted on the newest generation of the spec yet.", "Nothing; wait.";
     // Waiting for time or for others.
     NotSettled: "The day has not ended, or spec.settleAfter has not passed since its end.", "Nothing; wait, or shorten spec.settleAfter.";
+    NotListedYet: "The service lists neither the day nor a later one yet, so that its number of events is not known.", "Nothing; wait. Three days after the day has settled, it is exported without waiting.";
     Suspended: "spec.suspend is true.", "Set spec.suspend to false to resume.";
     Throttled: "The service or the store asks for fewer requests.", "Nothing at first; if it persists, lower spec.parallelism.";
     SpaceFull: "All 30 sessions of the space are open, or too few are left for this export.", "Delete sessions that nobody needs (`eventexport session list` shows them, `eventexport session delete` deletes them), or wait until their owners delete them.";

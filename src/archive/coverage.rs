@@ -17,6 +17,8 @@ use crate::api::Reason;
 pub struct Expectation {
     /// Source of the events; receipts of another source cover nothing. `None`: every source counts.
     pub source: Option<String>,
+    /// Oldest day that the service lists, if it is known: an expired window is not later.
+    pub oldest_listed: Option<Date>,
     /// Hours that the archive should hold.
     pub wanted: HourSet,
     /// Wanted hours in gaps that the user accepted.
@@ -118,10 +120,14 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
     }
     let Expectation {
         source: _,
+        oldest_listed,
         wanted,
         accepted,
         not_due,
     } = expectation;
+    let expired: HourSet = journal
+        .expired_windows(source.unwrap_or_default(), *oldest_listed)
+        .collect();
     let accepted = accepted.intersection(wanted).difference(&covered);
     let not_due = not_due
         .intersection(wanted)
@@ -134,12 +140,7 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
             .difference(&not_due),
         accepted,
         not_due,
-        expired: journal
-            .expired
-            .iter()
-            .copied()
-            .collect::<HourSet>()
-            .difference(&covered),
+        expired: expired.difference(&covered),
         covered,
         damaged,
     }
@@ -347,7 +348,7 @@ mod tests {
     use super::*;
     use crate::archive::counts::Verdict;
     use crate::archive::layout::AttemptId;
-    use crate::archive::listing::{AttemptFacts, ReceiptProof, WindowFacts};
+    use crate::archive::listing::{AttemptFacts, ExpiredFacts, ReceiptProof, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
@@ -399,6 +400,13 @@ mod tests {
                 ..facts(1, None, Some(10))
             };
             store(journal, hour(number), facts);
+        }
+    }
+
+    fn expired() -> ExpiredFacts {
+        ExpiredFacts {
+            source: SOURCE.to_owned(),
+            oldest_listed: date(2018, 6, 20),
         }
     }
 
@@ -515,14 +523,14 @@ mod tests {
             (
                 "expired",
                 |j| {
-                    j.expired.insert(DAY);
+                    j.expired.insert(DAY, Some(expired()));
                 },
                 WindowState::Expired,
             ),
             (
                 "expired, and stored by another run",
                 |j| {
-                    j.expired.insert(DAY);
+                    j.expired.insert(DAY, Some(expired()));
                     store(j, DAY, facts(5, Some(5), Some(50)));
                 },
                 WindowState::Covered,

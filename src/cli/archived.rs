@@ -12,7 +12,7 @@ use crate::archive::coverage::{self, Coverage, Expectation, WindowState};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
 use crate::archive::window::{HourSet, Window};
-use crate::export::journal_io::read_receipts;
+use crate::export::journal_io::{read_negative_records, read_receipts};
 use crate::export::spec::ExportSpec;
 
 /// Maximum number of missing ranges in a cell of a partial day.
@@ -45,8 +45,11 @@ pub async fn read_journal(
         .map_err(|error| error.describe(&location.setting_names))?;
     let mut journal = Journal::from_listing(root, &rows);
     let within = |window: Window| (start..=end).contains(&window.date());
-    read_receipts(store.as_ref(), root, &mut journal, within)
-        .await
+    let read = async {
+        read_receipts(store.as_ref(), root, &mut journal, within).await?;
+        read_negative_records(store.as_ref(), root, &mut journal, within).await
+    };
+    read.await
         .map_err(|error| error.describe(&location.setting_names))?;
     Ok(journal)
 }
@@ -67,6 +70,7 @@ pub fn assess(
         .filter(|day| day.end() > now);
     let expectation = Expectation {
         source: Some(source.to_owned()),
+        oldest_listed: None,
         accepted: export.map_or_else(HourSet::default, |export| export.accepted_hours(&wanted)),
         not_due: not_over.collect(),
         wanted,
@@ -164,7 +168,7 @@ pub mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::archive::listing::{ReceiptFacts, ReceiptProof, WindowFacts};
+    use crate::archive::listing::{ExpiredFacts, ReceiptFacts, ReceiptProof, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
@@ -219,7 +223,11 @@ pub mod tests {
         stored(day(5), receipt(SOURCE, 5, Verdict::Matched, true));
         journal.objects.insert(day(5), 49);
         journal.objects.insert(day(6), 7);
-        journal.expired.insert(day(7));
+        let expired = ExpiredFacts {
+            source: SOURCE.to_owned(),
+            oldest_listed: Date::MAX,
+        };
+        journal.expired.insert(day(7), Some(expired));
         let days = (date(2018, 6, 1), date(2018, 6, 9));
         let coverage = assess(&journal, SOURCE, days, None, now);
         for (number, listed, wanted) in [

@@ -249,6 +249,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         sessions_per_space: usize::from(args.sessions_per_space),
         session_quiet: args.session_quiet,
         attempt: args.attempt,
+        ..Limits::default()
     };
     let (engine, tokens) = (
         Engine::with_observer(limits, Arc::new(Timestamp::now), metrics.engine.clone()),

@@ -21,7 +21,7 @@ use crate::archive::coverage::WindowState;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
 use crate::archive::window::{HourSet, Window};
-use crate::export::journal_io::read_receipts;
+use crate::export::journal_io::{read_negative_records, read_receipts};
 use crate::export::shard::Shard;
 use crate::export::spec::ExportSpec;
 use crate::storage::{DirectoryStore, Store, StoreError};
@@ -152,6 +152,7 @@ async fn list_destination(store: &dyn Store, root: &ArchiveRoot) -> DestinationL
         let rows = store.list(root.as_str()).await?;
         let mut journal = Journal::from_listing(root, &rows);
         read_receipts(store, root, &mut journal, |_| true).await?;
+        read_negative_records(store, root, &mut journal, |_| true).await?;
         Ok::<_, StoreError>(DestinationListing::Listed(Box::new(journal)))
     };
     match tokio::time::timeout(LIST_TIMEOUT, list).await {

@@ -67,6 +67,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::Accepted
         | Reason::NewGeneration
         | Reason::NotSettled
+        | Reason::NotListedYet
         | Reason::Suspended
         | Reason::Throttled
         | Reason::SpaceFull

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
@@ -17,7 +18,7 @@ use super::manifest::periods::{days, period_contains, periods};
 use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use crate::api::Reason;
-use crate::archive::coverage::{self, Coverage, Damage};
+use crate::archive::coverage::{self, Coverage, Damage, Expectation};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal, overlap};
 use crate::archive::records::{AttemptRecord, RangeRecord};
@@ -42,6 +43,8 @@ pub struct RunObservation<'a> {
     pub sealing: bool,
     /// Failures and results of earlier steps of this run.
     pub retry_state: &'a RetryState,
+    /// Oldest day that the service lists now, if known.
+    pub oldest_listed: Option<Date>,
     /// Time of the last complete listing of the bucket.
     pub listed_at: Timestamp,
     /// Current time, by the local clock.
@@ -122,7 +125,10 @@ struct DecisionBuilder<'a> {
 
 impl<'a> DecisionBuilder<'a> {
     fn new(observation: &'a RunObservation<'a>) -> Self {
-        let expectation = observation.export.expectation(observation.now);
+        let expectation = Expectation {
+            oldest_listed: observation.oldest_listed,
+            ..observation.export.expectation(observation.now)
+        };
         let coverage = coverage::assess(&expectation, observation.journal);
         let backing_off = observation
             .retry_state
@@ -377,7 +383,7 @@ impl<'a> DecisionBuilder<'a> {
                 self.has_due = true;
                 continue;
             }
-            if journal.expired.contains(&window) {
+            if self.coverage.expired.contains(window) {
                 continue;
             }
             if let Some((_, other)) = journal

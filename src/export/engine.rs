@@ -36,6 +36,10 @@ pub struct Limits {
     pub session_quiet: Duration,
     /// Maximum duration of an attempt. Default 6 h.
     pub attempt: Duration,
+    /// Time between the two looks at a window that the service seems to have deleted. Default 5 min.
+    pub second_look: Duration,
+    /// Maximum age of the listing of all days while an export has work left. Default 24 h.
+    pub listing_max_age: Duration,
 }
 
 impl Default for Limits {
@@ -46,6 +50,8 @@ impl Default for Limits {
             sessions_per_space: 28,
             session_quiet: Duration::from_mins(10),
             attempt: Duration::from_hours(6),
+            second_look: Duration::from_mins(5),
+            listing_max_age: Duration::from_hours(24),
         }
     }
 }

@@ -7,8 +7,10 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::Failure;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
-use crate::archive::listing::{Journal, ReceiptFacts, overlap};
-use crate::archive::records::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::archive::listing::{ExpiredFacts, Journal, ReceiptFacts, overlap};
+use crate::archive::records::{
+    self, ArchiveRecord, AttemptRecord, ExpiredRecord, RECORD_MAX_BYTES, Receipt, RecordError, SplitRecord,
+};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
@@ -92,14 +94,17 @@ pub(super) async fn journaled_sessions(
     Ok(Journal::from_listing(root, &rows).sessions().cloned().collect())
 }
 
-/// Reads the receipts and attempts that are not read yet.
+/// Reads the records that are not read yet.
 pub(super) async fn read_records(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,
 ) -> Result<(), Failure> {
-    let read = read_receipts(store, root, journal, |_| true).await;
-    read.map_err(|error| Failure::from(&error))?;
+    let read = async {
+        read_receipts(store, root, journal, |_| true).await?;
+        read_negative_records(store, root, journal, |_| true).await
+    };
+    read.await.map_err(|error| Failure::from(&error))?;
     read_attempts(store, root, journal, |_| true).await
 }
 
@@ -185,6 +190,61 @@ pub(crate) async fn read_receipts(
         }
     }
     Ok(())
+}
+
+/// Reads the records of the wanted windows that state why a window is not stored as a whole: expired, split. A record
+/// that cannot be read is removed from the journal: its key alone proves nothing.
+pub(crate) async fn read_negative_records(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let unread = journal.expired.iter().filter(|(_, facts)| facts.is_none());
+    let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
+    let reads = windows.map(|window| async move {
+        let record = read_negative::<ExpiredRecord>(store, root, &Key::Expired(window)).await?;
+        Ok::<_, StoreError>((window, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (window, record) in found {
+        match record {
+            Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
+            None => journal.expired.remove(&window),
+        };
+    }
+    let days = journal.splits.iter().copied().filter(|day| wanted(*day));
+    let reads = days.map(|day| async move {
+        let record = read_negative::<SplitRecord>(store, root, &Key::Split(day)).await?;
+        Ok::<_, StoreError>((day, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (day, _) in found.into_iter().filter(|(_, record)| record.is_none()) {
+        journal.splits.remove(&day);
+    }
+    Ok(())
+}
+
+/// Reads a record; `None`, with a warning, if it is not valid.
+async fn read_negative<R: ArchiveRecord>(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    key: &Key,
+) -> Result<Option<R>, StoreError> {
+    match get_with_bytes(store, root, key).await {
+        Ok(read) => Ok(read.map(|(record, _)| record)),
+        Err(RecordReadError::Record(error)) => {
+            tracing::warn!(%error, "ignoring journal entry");
+            Ok(None)
+        }
+        Err(RecordReadError::Store(error)) => Err(error),
+    }
 }
 
 /// Reads one record; `None` if it does not exist.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::failure::{Failure, FailureScope, RetryClass};
+use super::failure::{Failure, FailureScope, Observed, RetryClass};
 use super::spec::RetryPolicy;
 use crate::api::Reason;
 use crate::archive::layout::AttemptId;
@@ -101,6 +101,12 @@ impl RetryState {
         window.hour_of_day().is_some() && entry.is_some_and(|entry| entry.failure.reason == Reason::Short)
     }
 
+    /// Returns the time of the last attempt if it found the window before the oldest day that the service lists.
+    pub fn before_oldest_since(&self, window: Window) -> Option<Timestamp> {
+        let entry = self.windows.get(&window)?;
+        (entry.failure.observed == Some(Observed::BeforeOldest)).then_some(entry.failed_at)
+    }
+
     /// Records an export-wide failure. Windows that fail for the same reason at the same time count once.
     pub fn record_export_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
         let repeated = self.export_backoff.as_ref().is_some_and(|export_backoff| {
@@ -157,8 +163,15 @@ impl RetryEntry {
 }
 
 /// Escalates repeated failures to manual action: too few events twice, unproved empty answers twice, broken bytes five
-/// times, ambiguous orphan sessions seven times (after some minutes).
+/// times, ambiguous orphan sessions seven times (after some minutes). A day with a rising count is downloaded again, and
+/// a window before the oldest listed day is looked at again.
 fn escalate(failure: Failure, last: Option<&RetryEntry>) -> Failure {
+    let before = last.and_then(|last| last.failure.observed);
+    match (failure.observed, before) {
+        (Some(Observed::Count(count)), Some(Observed::Count(before))) if count > before => return failure,
+        (Some(Observed::BeforeOldest), _) => return failure,
+        (Some(Observed::Count(_)) | None, _) => {}
+    }
     let repeats = last
         .filter(|last| last.failure.reason == failure.reason)
         .map_or(0, |last| last.failure_count);
@@ -241,6 +254,48 @@ mod tests {
         assert!(!retry_state.windows[&window].is_exhausted(RetryPolicy::Forever));
         retry_state.record_success(window);
         assert!(retry_state.windows.is_empty());
+    }
+
+    #[test]
+    fn a_day_with_a_rising_count_is_not_escalated() {
+        let window: Window = "2018-06-28".parse().unwrap();
+        let mut retry_state = RetryState::default();
+        let mut now = Timestamp::UNIX_EPOCH;
+        let mut record = |count| {
+            let failure = Failure::retry(Reason::Short, "x").with_observed(Observed::Count(count));
+            retry_state.record_failure(window, failure, now, 1.0);
+            let entry = &retry_state.windows[&window];
+            let pause = entry.retry_at.duration_since(now).as_secs();
+            now = entry.retry_at;
+            (entry.failure.class == RetryClass::Manual, pause)
+        };
+        assert_eq!(record(2_500), (false, 2));
+        assert_eq!(record(2_600), (false, 4));
+        assert_eq!(record(3_000), (false, 8));
+        assert_eq!(record(3_000), (true, 600));
+        assert_eq!(record(3_001), (false, 4));
+    }
+
+    #[test]
+    fn a_window_before_the_oldest_day_is_looked_at_again() {
+        let window: Window = "2018-06-28".parse().unwrap();
+        let mut retry_state = RetryState::default();
+        let now = Timestamp::UNIX_EPOCH;
+        let lost = Failure::retry(Reason::EmptyUnproved, "lost session");
+        retry_state.record_failure(window, lost.clone(), now, 1.0);
+        assert_eq!(retry_state.before_oldest_since(window), None);
+        let gone = Failure {
+            class: RetryClass::Retry(Some(Duration::from_mins(5))),
+            ..lost.clone().with_observed(Observed::BeforeOldest)
+        };
+        retry_state.record_failure(window, gone, now, 1.0);
+        let entry = &retry_state.windows[&window];
+        assert_eq!(entry.retry_at.as_second(), 300);
+        assert!(!entry.is_exhausted(RetryPolicy::MaxAttempts(5)));
+        assert_eq!(retry_state.before_oldest_since(window), Some(now));
+        // A lost session proves nothing: the first look is forgotten.
+        retry_state.record_failure(window, lost, now, 1.0);
+        assert_eq!(retry_state.before_oldest_since(window), None);
     }
 
     #[test]

@@ -97,7 +97,8 @@ impl ErrorReply<'_> {
                 message,
             },
             (_, 429) => TrackerError::Throttled { host, message, after },
-            (ApiOperation::ListDays, 400..=499 | 501) => TrackerError::ListingRefused {
+            // Other replies may pass.
+            (ApiOperation::ListDays, 400 | 403 | 404 | 405 | 501) => TrackerError::ListingRefused {
                 host,
                 status: code,
                 message,

@@ -27,6 +27,7 @@ mod tests;
 pub use client::Tracker;
 pub use config::{Timeouts, TrackerConfig, UaaSource, endpoint_of_region};
 pub use credentials::{Credentials, CredentialsError, CredentialsKey};
+pub use days::LISTING_DAYS_MAX;
 pub use download::{Download, DownloadResponse};
 pub use error::{StreamError, TrackerError, TrackerErrorClass};
 pub use resume_point::ResumePoint;

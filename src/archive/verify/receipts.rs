@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chain::{ChainAudit, Document, LedgerEntry, Receipts};
 use super::contents::RootContents;
 use super::finding::{Finding, FindingKind};
-use crate::archive::counts::{Verdict, compare_counts};
+use crate::archive::counts::{Verdict, compare_counts, latest_count};
 use crate::archive::layout::Key;
 use crate::archive::records::Receipt;
 use crate::archive::window::{HourSet, Window};
@@ -261,15 +261,23 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
         )),
         Some(_) => {
             let verdict = compare_counts(receipt.events, receipt.reported_before, receipt.reported_after);
-            if verdict == receipt.verdict || receipt.verdict == Verdict::Empty && receipt.events == 0 {
-                return (verdict == Verdict::Short).then(|| {
-                    let reports = [receipt.reported_before, receipt.reported_after];
-                    let least = reports.into_iter().flatten().min().unwrap_or_default();
-                    (
-                        format!("at least {least} events"),
-                        format!("{} events", receipt.events),
-                    )
-                });
+            if verdict == Verdict::Short {
+                let reported =
+                    latest_count(receipt.reported_before, receipt.reported_after).unwrap_or_default();
+                return differs(
+                    &format!("at least {reported} events"),
+                    format!("{} events", receipt.events),
+                );
+            }
+            // Earlier versions wrote `Matched` for any count between both reports.
+            let is_before = |before| receipt.events <= before;
+            let was_between =
+                receipt.verdict == Verdict::Matched && receipt.reported_before.is_some_and(is_before);
+            if verdict == receipt.verdict
+                || was_between
+                || receipt.verdict == Verdict::Empty && receipt.events == 0
+            {
+                return None;
             }
             Some((
                 format!("verdict {verdict:?} for these counts"),

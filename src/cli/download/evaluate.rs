@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::part_state::{CompletedSession, RecordedEnd};
 use super::request::{self, windows};
 use crate::archive::counts::{
-    DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty,
+    DayListing, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty, latest_count,
 };
 use crate::cli::human;
 
@@ -30,7 +29,7 @@ pub struct SessionEvaluation {
     pub doubts: Vec<String>,
 }
 
-/// Returns the counts of a range of days from a listing.
+/// Returns the counts of a range of days from a listing, without days that it leaves out.
 pub fn day_counts(listing: &DayListing, start: Date, end: Date) -> DayCounts {
     windows(start, end, None)
         .filter_map(|window| Some((window.date(), listing.count(window)?)))
@@ -42,45 +41,42 @@ pub fn evaluate(
     section: &CompletedSession,
     before: &DayCounts,
     after: Option<&DayListing>,
-    now: Timestamp,
 ) -> SessionEvaluation {
     let Some((start, end)) = section.range else {
         return evaluate_undated(section);
     };
-    let reported = |counts: &DayCounts| {
-        let days = windows(start, end, None).map(|window| counts.get(&window.date()).copied());
-        // The service reports no counts of hours.
-        if section.hour.is_some() { None } else { days.sum() }
-    };
     let later = after
         .map(|listing| day_counts(listing, start, end))
         .unwrap_or_default();
-    let (before, after_count) = (reported(before), reported(&later));
-    let days = request::format_days(start, end, section.hour);
-    let empty = |answer| {
-        windows(start, end, section.hour).map(move |window| {
-            let evidence = EmptyEvidence {
-                window,
-                answer,
-                session_readable: section.readable,
-                listing: after,
-                other_hours: None,
-                oldest_served: None,
-                now,
-            };
-            (window.date(), evaluate_empty(&evidence))
-        })
+    // A day that the later listing leaves out has its earlier count. Without one, and between listed days, it counts 0.
+    let after_count = |date: Date| {
+        let omitted = || after.is_some_and(|listing| listing.omits(date)).then_some(0);
+        let known = latest_count(before.get(&date).copied(), later.get(&date).copied());
+        known.or_else(omitted)
     };
+    let sum = |count: &dyn Fn(Date) -> Option<u64>| {
+        let days = windows(start, end, None).map(|window| count(window.date()));
+        // The service reports no counts of hours.
+        if section.hour.is_some() { None } else { days.sum() }
+    };
+    let (before, after_count) = (sum(&|date| before.get(&date).copied()), sum(&after_count));
+    let days = request::format_days(start, end, section.hour);
+    let empty = windows(start, end, section.hour).map(|window| {
+        let evidence = EmptyEvidence {
+            window,
+            session_readable: section.readable,
+            listing: after,
+            other_hours: None,
+        };
+        (window.date(), evaluate_empty(&evidence))
+    });
     let mut evaluation = SessionEvaluation {
         verdict: compare_counts(section.events, before, after_count),
         reported: (before, after_count),
         doubts: Vec::new(),
     };
     if section.events == 0 {
-        let answer = section.empty.unwrap_or(EmptyAnswer::GzipOfNothing);
-        let doubts: Vec<_> = empty(answer)
-            .filter_map(|(day, verdict)| doubt(day, &verdict))
-            .collect();
+        let doubts: Vec<_> = empty.filter_map(|(day, verdict)| doubt(day, &verdict)).collect();
         if doubts.is_empty() {
             evaluation.verdict = Verdict::Empty;
         }
@@ -88,11 +84,11 @@ pub fn evaluate(
         return evaluation;
     }
     if evaluation.verdict == Verdict::Short {
-        let most = before.into_iter().chain(after_count).max().unwrap_or(0);
+        let reported = latest_count(before, after_count).unwrap_or(0);
         evaluation.doubts.push(format!(
             "{days}: received {}, but the service reports {}",
             human::plural(section.events, "event"),
-            human::count(most)
+            human::count(reported)
         ));
     }
     if section.end == RecordedEnd::CloseUnconfirmed && evaluation.verdict != Verdict::Matched {
@@ -102,8 +98,8 @@ pub fn evaluate(
     }
     // The events may belong to the other days: nothing shows that days which are no longer listed are included.
     if start != end {
-        let expired: Vec<_> = empty(EmptyAnswer::GzipOfNothing)
-            .filter(|(_, verdict)| matches!(verdict, EmptyVerdict::Expired(_)))
+        let expired: Vec<_> = empty
+            .filter(|(_, verdict)| matches!(verdict, EmptyVerdict::BeforeOldest(_)))
             .filter_map(|(day, verdict)| doubt(day, &verdict))
             .collect();
         evaluation.doubts.extend(truncated(expired));
@@ -139,7 +135,7 @@ fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
         } => Some(format!(
             "{day}: received no events, and the other hours have {other_hours} of the {reported} events that the service reports"
         )),
-        EmptyVerdict::Expired(oldest) => Some(format!(
+        EmptyVerdict::BeforeOldest(oldest) => Some(format!(
             "{day}: the service lists no day before {oldest}, so the events of this day may have expired"
         )),
         EmptyVerdict::Unproved(why) => Some(format!(
@@ -165,6 +161,7 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::archive::counts::EmptyAnswer;
     use crate::tracker::Day;
 
     fn listing(rows: &[(i8, u64)]) -> DayListing {
@@ -202,8 +199,7 @@ mod tests {
         let (start, end) = section.range.unwrap();
         let before = day_counts(&listing(before), start, end);
         let after = after.map(listing);
-        let now = "2018-07-20T00:00:00Z".parse().unwrap();
-        let evaluation = evaluate(section, &before, after.as_ref(), now);
+        let evaluation = evaluate(section, &before, after.as_ref());
         (evaluation.verdict, evaluation.doubts.join("\n"))
     }
 
@@ -219,10 +215,16 @@ mod tests {
             doubts.contains("received 21 events, but the service reports 22"),
             "{doubts}"
         );
-        // Events were added to the day during the download.
+        // Events were added to a day during the download.
+        let grown: &[_] = &[(1, 10), (2, 8), (4, 7), (9, 1)];
+        let (verdict, doubts) = evaluated(&section(23, (1, 4)), rows, Some(grown));
+        assert_eq!(verdict, Verdict::Short);
+        assert!(doubts.contains("but the service reports 25"), "{doubts}");
+        // A day that the later listing leaves out has its earlier count.
+        let left_out: &[_] = &[(1, 10), (4, 7), (9, 1)];
         assert_eq!(
-            evaluated(&section(6, (2, 2)), &[(2, 5)], Some(&[(2, 8)])).0,
-            Verdict::Matched
+            evaluated(&section(17, (1, 4)), rows, Some(left_out)).0,
+            Verdict::Short
         );
         assert_eq!(
             evaluated(&section(6, (2, 2)), &[], None),

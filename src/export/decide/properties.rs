@@ -40,7 +40,7 @@ fn is_explained(fixture: &DecisionFixture, decision: &RunDecision, cell: Window)
         // A wait reports a time or a holder.
         here && problem.reason != Reason::NotSettled && problem.reason != Reason::Expired
     });
-    let expired = journal.expired.iter().any(overlaps)
+    let expired = journal.expired.keys().any(overlaps)
         && decision
             .problems
             .iter()
