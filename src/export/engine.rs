@@ -34,8 +34,11 @@ pub struct Limits {
     pub sessions_per_space: usize,
     /// Time without activity after which a session may count as a leftover of this holder. Default 10 min.
     pub session_quiet: Duration,
-    /// Maximum duration of an attempt. Default 6 h.
+    /// Maximum duration of an attempt, after which it is abandoned. Default 6 h.
     pub attempt: Duration,
+    /// Maximum time that a run with a limit of retries waits for a session while it can open none. `None`: no limit,
+    /// the default.
+    pub session_wait: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -46,6 +49,7 @@ impl Default for Limits {
             sessions_per_space: 28,
             session_quiet: Duration::from_mins(10),
             attempt: Duration::from_hours(6),
+            session_wait: None,
         }
     }
 }

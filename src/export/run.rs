@@ -89,9 +89,12 @@ enum RunTaskResult {
 impl ExportRun {
     pub(super) fn new(ctx: Arc<RunContext>) -> Self {
         Self {
+            retry_state: RetryState {
+                session_wait: ctx.shared.limits.session_wait,
+                ..RetryState::default()
+            },
             ctx,
             journal: None,
-            retry_state: RetryState::default(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
             stored_now: BTreeSet::new(),
@@ -607,6 +610,9 @@ impl ExportRun {
                 .map(|(id, window)| SessionFacts { id, window })
                 .collect(),
             problems,
+            open_attempts: decision.open_attempts.iter().map(|id| id.window).collect(),
+            suspected_sessions: lock(&self.ctx.suspected_sessions).iter().cloned().collect(),
+            finished: decision.finished,
             complete: decision.complete,
             manifest_due: decision.sealing,
             next_run_at: decision.wake,

@@ -85,6 +85,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         Reason::Throttled | Reason::HeldByOther => problem(RetryClass::Wait(None), Some(DAY)),
         // Problems of all windows: the export waits for others or needs manual action.
         Reason::SpaceFull
+        | Reason::SessionRefused
         | Reason::ConditionalWritesUnsupported
         | Reason::CredentialsRefused
         | Reason::RoleMissing
