@@ -289,7 +289,7 @@ mod tests {
             now = entry.retry_at;
         }
         assert_eq!(tries, [(0, false), (20, false), (50, true)]);
-        // A session that was opened meanwhile begins the time anew.
+        // A stored window restarts the limit.
         retry_state.record_success("2018-06-28".parse().unwrap());
         retry_state.record_export_failure(full(Reason::SpaceFull), now, 1.0);
         assert!(!retry_state.export_backoff.unwrap().is_exhausted(policy));

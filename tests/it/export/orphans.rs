@@ -16,7 +16,9 @@ use super::fixture::{EngineFixture, settings};
 
 /// One day, and a service that loses the reply to the first request for a session.
 async fn lost_reply() -> EngineFixture {
-    let fixture = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
+    let mut fixture = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
+    // Longer than a run.
+    fixture.limits.session_quiet = Duration::from_secs(4);
     fixture.simulator.add_preset("create-reply-lost").unwrap();
     fixture
 }
@@ -32,8 +34,7 @@ async fn process(fixture: &EngineFixture, created: &Arc<CreationLog>, skew: Sign
 async fn a_store_with_another_clock_hides_no_session() {
     for minutes in [10, -10] {
         let skew = SignedDuration::from_mins(minutes);
-        let mut fixture = lost_reply().await;
-        fixture.limits.session_quiet = Duration::from_secs(4);
+        let fixture = lost_reply().await;
         let created = Arc::new(CreationLog::default());
         let first = process(&fixture, &created, skew).await;
         assert!(
@@ -70,7 +71,7 @@ async fn a_session_that_fits_everything_but_the_time_is_reported_and_kept() {
     let first = process(&fixture, &created, no_skew).await;
     assert!(!first.complete, "{:?}", first.problems);
     fixture.simulator.age_sessions(3_600);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(fixture.limits.session_quiet).await;
     let run = process(&fixture, &created, no_skew);
     let Err(_) = tokio::time::timeout(Duration::from_secs(5), run).await else {
         panic!("it is checked again for a while");
