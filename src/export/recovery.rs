@@ -636,7 +636,7 @@ mod tests {
         let attempt = attempt(0);
         let unknown = session("a", None);
         assert_eq!(
-            evaluate(&attempt, 900, Some(900), &[unknown.clone()]),
+            evaluate(&attempt, 900, Some(900), std::slice::from_ref(&unknown)),
             "TimeUnknown"
         );
         assert_eq!(
