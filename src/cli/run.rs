@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::exit::{CliError, Exit};
 use super::job::{self, PreparedExport, RunOptions};
+use super::operator::duration;
 use super::outcome::{self, ExportOutcome};
 use super::output::OutputFormat;
 use super::progress::{ProgressMode, RunProgress};
@@ -38,7 +39,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Reads the same file as `kubectl apply`. Windows that are already stored are not downloaded again: to resume
 /// after a failure or an interruption, run the same command again. Exit code 0: everything due is stored and
-/// proved; 1: something is missing; 2: the arguments or the manifest are invalid.
+/// proved, and no session is left; 1: something is missing or not finished; 2: the arguments or the manifest are
+/// invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
@@ -60,6 +62,10 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub verbosity: logs::Verbosity,
+    /// Maximum time to wait for a session while the service opens none, for example `90s`, `10m`, `2h`; then the run
+    /// ends with exit code 1
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub wait: Duration,
     /// Allow a store without conditional writes; no other process may export to this prefix
     #[arg(long)]
     pub single_writer: bool,
@@ -136,6 +142,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         holder: &holder,
         limits: Limits {
             sessions_per_space: usize::from(options.max_sessions),
+            session_wait: Some(args.wait),
             ..Limits::default()
         },
         stop: &stop,
@@ -241,7 +248,7 @@ impl ManifestRun<'_> {
             match self.holder.lock(&identity, &job.export.name) {
                 Ok(_lock) => {
                     self.run_export(engine, number, job, sender, receiver.clone())
-                        .await
+                        .await;
                 }
                 Err(error) => {
                     sender.send_replace(Arc::new(run_summary::not_started(&error.to_string())));
@@ -306,6 +313,12 @@ impl ManifestRun<'_> {
         if let Ok(released) = released
             && released.unknown.is_none()
         {
+            // Without leftovers, every attempt is closed.
+            let open_attempts = if released.leftover_sessions.is_empty() {
+                Vec::new()
+            } else {
+                last.open_attempts.clone()
+            };
             let left = |id: &String| released.leftover_sessions.iter().any(|(other, _)| other == id);
             let sessions = last
                 .sessions
@@ -315,6 +328,7 @@ impl ManifestRun<'_> {
                 .collect();
             sender.send_replace(Arc::new(Snapshot {
                 sessions,
+                open_attempts,
                 ..last.clone()
             }));
         }

@@ -123,7 +123,7 @@ fn print_text(summary: &RunSummary<'_>) {
         if outcome.observed {
             text.push_str(&table::render(outcome, color));
             text.push('\n');
-            text.push_str(&summary_text::stored_text(&outcome.totals, export.hour.is_some()));
+            text.push_str(&summary_text::stored_text(outcome, export.hour.is_some()));
             if !export.shard.is_single() {
                 text.push_str(
                     " This is one shard of the export; the days of the other shards are not checked.",
@@ -136,7 +136,7 @@ fn print_text(summary: &RunSummary<'_>) {
             text.push('\n');
         }
         if summary.immediate && outcome.exit() == Exit::Failed {
-            text.push_str("Exited immediately: a session that was being opened may still be open; the next run deletes it.\n");
+            text.push_str("Exited immediately: a session that was being opened may still be open; the next run reports it, or deletes it if it is provably its own.\n");
         }
     }
     if let Some(simulation) = summary.simulation {
@@ -196,6 +196,8 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "missing": outcome.missing(RANGES_LISTED),
         "manifestDue": outcome.manifest_due,
         "sessionsLeft": outcome.sessions,
+        "openAttempts": outcome.open_attempts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "rerunAt": outcome.rerun_at,
         "troubles": outcome.problems.iter().map(events::problem).collect::<Vec<_>>(),
         "nextDueAt": outcome.next_run_at,
     })

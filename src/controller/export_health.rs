@@ -71,6 +71,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::Suspended
         | Reason::Throttled
         | Reason::SpaceFull
+        | Reason::SessionRefused
         | Reason::HeldByOther
         | Reason::SessionsOpen
         | Reason::OperatorConflict
@@ -125,6 +126,7 @@ const fn is_peer_failure(reason: Reason) -> bool {
         Reason::SourceUnreachable
             | Reason::DestinationUnreachable
             | Reason::SourceRefused
+            | Reason::SessionRefused
             | Reason::DestinationRefused
     )
 }

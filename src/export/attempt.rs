@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
@@ -118,8 +119,9 @@ async fn run_attempt(
         before: before.as_deref(),
         prior,
         part_bytes,
+        stop: ctx.stop.child_token(),
     };
-    let outcome = attempt.download(reservation).await;
+    let outcome = attempt.run_until_deadline(reservation).await;
     lock(&ctx.transfers).remove(&window);
     let span = tracing::info_span!("close");
     close_session(ctx, *opened).instrument(span).await;
@@ -134,6 +136,7 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
         id,
         session,
         started_at: _,
+        deadline: _,
         support: _,
         session_guard,
         in_progress,
@@ -174,9 +177,52 @@ struct Attempt<'a> {
     before: Option<&'a DayListing>,
     prior: PriorEvidence,
     part_bytes: u64,
+    /// Cancelled when the run stops, and at the deadline.
+    stop: CancellationToken,
 }
 
 impl Attempt<'_> {
+    /// Downloads and stores the window; abandons it at the deadline, since other holders may then take it over.
+    async fn run_until_deadline(&self, reservation: PartReservation) -> Result<WindowOutcome, Failure> {
+        let deadline = async {
+            tokio::time::sleep_until(self.opened.deadline).await;
+            // The transfer aborts its upload before it ends.
+            self.stop.cancel();
+            std::future::pending().await
+        };
+        let outcome = tokio::select! {
+            outcome = self.download(reservation) => outcome,
+            never = deadline => never,
+        };
+        match outcome {
+            Err(failure) if failure == stopped() && !self.ctx.stop.is_cancelled() => {
+                Err(self.past_deadline())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn past_deadline(&self) -> Failure {
+        let message = format!(
+            "{}: not stored within {} s, the maximum duration of an attempt; it was abandoned, since another process may then take the window over",
+            self.window(),
+            self.ctx.shared.limits.attempt.as_secs()
+        );
+        Failure {
+            // A day that is too slow is split into hours.
+            timed_out: true,
+            ..Failure::retry(Reason::DownloadIncomplete, message)
+        }
+    }
+
+    /// Fails if the attempt must not store anything any more.
+    fn check_deadline(&self) -> Result<(), Failure> {
+        if Instant::now() >= self.opened.deadline {
+            return Err(self.past_deadline());
+        }
+        Ok(())
+    }
+
     fn window(&self) -> Window {
         self.opened.id.window
     }
@@ -186,7 +232,7 @@ impl Attempt<'_> {
         let RunContext { peers, export, .. } = self.ctx;
         let answer = tokio::select! {
             answer = peers.tracker.download(&export.space, &self.opened.session.id) => answer,
-            () = self.ctx.stop.cancelled() => return Err(stopped()),
+            () = self.stop.cancelled() => return Err(stopped()),
         };
         let download = match answer.map_err(|error| Failure::from_download_start(&error))? {
             DownloadResponse::NotFound => return self.evaluate_empty(EmptyAnswer::NotFound, None).await,
@@ -214,7 +260,7 @@ impl Attempt<'_> {
             part_bytes: self.part_bytes,
             pool: &self.ctx.shared.pool,
             progress: &progress,
-            stop: &self.ctx.stop,
+            stop: &self.stop,
             needs_recovery: &self.opened.needs_recovery,
             options: self.options(Crc64::of(b"")),
         };
@@ -289,6 +335,10 @@ impl Attempt<'_> {
             );
             return Err(Failure::retry(Reason::DownloadIncomplete, message));
         }
+        if let Err(failure) = self.check_deadline() {
+            self.discard(staged).await;
+            return Err(failure);
+        }
         let span = tracing::info_span!("commit", events = proof.events, bytes = staged.bytes);
         let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
         match committed.instrument(span).await {
@@ -362,6 +412,7 @@ impl Attempt<'_> {
             other_hours: self.prior.other_hours,
         };
         let window = self.window();
+        self.check_deadline()?;
         match counts::evaluate_empty(&evidence) {
             EmptyVerdict::Proved => {
                 let comparison = self.counts_of_empty(listing.as_deref());

@@ -72,8 +72,11 @@ pub struct RunDecision {
     pub problems: Vec<Problem>,
     /// Time of the next change that no event announces; `None`: never.
     pub wake: Option<Timestamp>,
-    /// True if the range has an end, every window is stored or accepted, no session is open and the manifest
-    /// exists.
+    /// Attempts that are in progress or must be recovered: each may have a session open.
+    pub open_attempts: BTreeSet<AttemptId>,
+    /// True if every window that is due is stored or accepted, no attempt is open, and every due manifest exists.
+    pub finished: bool,
+    /// True if the run is finished and the range has an end that is past.
     pub complete: bool,
     /// True if no work is in progress and no retry is pending: the run may end.
     pub idle: bool,
@@ -514,15 +517,16 @@ impl<'a> DecisionBuilder<'a> {
             });
         }
         // A shard counts the leftovers of its own days only: other shards clean up their own.
-        let mut own_attempts = journal
-            .attempts
-            .iter()
-            .filter(|(id, _)| export.shard.contains(id.window.date()));
-        let nothing_open = active.is_empty()
-            && in_progress.is_empty()
-            && own_attempts.all(|(id, facts)| self.is_held_by_other(id, facts));
-        let all_covered = self.decision.coverage.missing.is_empty() && self.coverage.not_due.is_empty();
-        self.decision.complete = export.end.is_some() && all_covered && nothing_open;
+        let own_attempts = journal.attempts.iter().filter(|(id, facts)| {
+            export.shard.contains(id.window.date()) && !self.is_held_by_other(id, facts)
+        });
+        let open_attempts = own_attempts.map(|(id, _)| id).chain(in_progress).copied();
+        self.decision.open_attempts = open_attempts.collect();
+        self.decision.finished = self.decision.coverage.missing.is_empty()
+            && active.is_empty()
+            && self.decision.open_attempts.is_empty();
+        self.decision.complete =
+            self.decision.finished && export.end.is_some() && self.coverage.not_due.is_empty();
         self.plan_manifest();
         let decision = &self.decision;
         let idle = active.is_empty()
@@ -569,6 +573,7 @@ impl<'a> DecisionBuilder<'a> {
                     || self.is_fully_covered(*period) && self.has_no_open_session(*period))
         });
         let Some(period) = due else { return };
+        self.decision.finished = false;
         self.decision.complete = false;
         self.decision.sealing = true;
         if sealing {

@@ -1,7 +1,5 @@
 //! Reads and writes the journal: listings, records, keys. I/O with the store only.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -82,16 +80,13 @@ pub(super) async fn load_conflicts(
     Ok(journal)
 }
 
-/// Returns the sessions in the journal, of all windows and holders.
-pub(super) async fn journaled_sessions(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-) -> Result<BTreeSet<String>, Failure> {
+/// Lists the attempts and sessions in the journal, of all windows and holders, without reading them.
+pub(super) async fn list_attempts(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
     let rows = store
         .list(&root.journal_prefix())
         .await
         .map_err(|error| Failure::from(&error))?;
-    Ok(Journal::from_listing(root, &rows).sessions().cloned().collect())
+    Ok(Journal::from_listing(root, &rows))
 }
 
 /// Reads the records that are not read yet.
@@ -108,7 +103,8 @@ pub(super) async fn read_records(
     read_attempts(store, root, journal, |_| true).await
 }
 
-async fn read_attempts(
+/// Reads the wanted attempts that are not read yet.
+pub(super) async fn read_attempts(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,

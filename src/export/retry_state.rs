@@ -37,6 +37,8 @@ pub struct RetryState {
     pub sealed: BTreeSet<RangeRecord>,
     /// Failure of the last attempt to write a manifest.
     pub seal_retry: Option<RetryEntry>,
+    /// Maximum time to wait for a session while none can be opened; `None`: no limit.
+    pub session_wait: Option<Duration>,
 }
 
 /// A failure with its count and the time of the next attempt.
@@ -52,6 +54,8 @@ pub struct RetryEntry {
     pub failed_at: Timestamp,
     /// Earliest time of the next attempt.
     pub retry_at: Timestamp,
+    /// Time of the last attempt, if the wait is limited.
+    pub give_up_at: Option<Timestamp>,
 }
 
 impl RetryState {
@@ -113,7 +117,22 @@ impl RetryState {
             export_backoff.is_backing_off(now) && export_backoff.failure.reason == failure.reason
         });
         if !repeated {
-            self.export_backoff = Some(next_entry(self.export_backoff.as_ref(), failure, now, jitter));
+            let last = self.export_backoff.as_ref();
+            let entry = next_entry(last, failure, now, jitter);
+            let waited_since = last.filter(|last| waits_for_session(last.failure.reason));
+            let limit = self
+                .session_wait
+                .filter(|_| waits_for_session(entry.failure.reason));
+            let give_up_at = limit.map(|limit| {
+                let limit = SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
+                let end = now.saturating_add(limit).unwrap_or(Timestamp::MAX);
+                waited_since.and_then(|last| last.give_up_at).unwrap_or(end)
+            });
+            self.export_backoff = Some(RetryEntry {
+                retry_at: give_up_at.map_or(entry.retry_at, |end| entry.retry_at.min(end)),
+                give_up_at,
+                ..entry
+            });
         }
     }
 
@@ -151,15 +170,23 @@ impl RetryEntry {
     }
 
     /// Returns true if the policy allows no further attempt: the maximum is reached, or an external change is needed.
-    /// A full space is waited for, because sessions of others end by themselves.
+    /// A session is waited for until the limit, because sessions of others end by themselves.
     pub fn is_exhausted(&self, retry_policy: RetryPolicy) -> bool {
         match (retry_policy, self.failure.class) {
             (RetryPolicy::Forever, _) => false,
             (RetryPolicy::MaxAttempts(_), RetryClass::Manual) => true,
-            (RetryPolicy::MaxAttempts(_), RetryClass::Wait(_)) => self.failure.reason != Reason::SpaceFull,
+            (RetryPolicy::MaxAttempts(_), RetryClass::Wait(_)) => {
+                !waits_for_session(self.failure.reason)
+                    || self.give_up_at.is_some_and(|end| self.failed_at >= end)
+            }
             (RetryPolicy::MaxAttempts(max), RetryClass::Retry(_)) => self.failure_count >= max,
         }
     }
+}
+
+/// Returns true if the export waits for the service to open a session.
+const fn waits_for_session(reason: Reason) -> bool {
+    matches!(reason, Reason::SpaceFull | Reason::SessionRefused)
 }
 
 /// Escalates repeated failures to manual action: too few events twice, unproved empty answers twice, broken bytes five
@@ -218,6 +245,7 @@ fn next_entry(last: Option<&RetryEntry>, failure: Failure, now: Timestamp, jitte
         failure,
         failed_at: now,
         retry_at,
+        give_up_at: None,
     }
 }
 
@@ -296,6 +324,30 @@ mod tests {
         // A lost session proves nothing: the first look is forgotten.
         retry_state.record_failure(window, lost, now, 1.0);
         assert_eq!(retry_state.before_oldest_since(window), None);
+    }
+
+    #[test]
+    fn a_session_is_waited_for_until_the_limit() {
+        let policy = RetryPolicy::MaxAttempts(5);
+        let full = |reason| Failure::wait(reason, "x", None).export_wide();
+        let mut retry_state = RetryState {
+            session_wait: Some(Duration::from_secs(50)),
+            ..RetryState::default()
+        };
+        let mut now = Timestamp::UNIX_EPOCH;
+        let mut tries = Vec::new();
+        for reason in [Reason::SpaceFull, Reason::SessionRefused, Reason::SpaceFull] {
+            retry_state.record_export_failure(full(reason), now, 1.0);
+            let entry = retry_state.export_backoff.clone().unwrap();
+            tries.push((now.as_second(), entry.is_exhausted(policy)));
+            assert!(!entry.is_exhausted(RetryPolicy::Forever));
+            now = entry.retry_at;
+        }
+        assert_eq!(tries, [(0, false), (20, false), (50, true)]);
+        // A stored window restarts the limit.
+        retry_state.record_success("2018-06-28".parse().unwrap());
+        retry_state.record_export_failure(full(Reason::SpaceFull), now, 1.0);
+        assert!(!retry_state.export_backoff.unwrap().is_exhausted(policy));
     }
 
     #[test]

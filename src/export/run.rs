@@ -95,9 +95,12 @@ enum RunTaskResult {
 impl ExportRun {
     pub(super) fn new(ctx: Arc<RunContext>) -> Self {
         Self {
+            retry_state: RetryState {
+                session_wait: ctx.shared.limits.session_wait,
+                ..RetryState::default()
+            },
             ctx,
             journal: None,
-            retry_state: RetryState::default(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
             stored_now: BTreeSet::new(),
@@ -451,7 +454,7 @@ impl ExportRun {
                 match self.running.remove(&error.id()) {
                     Some(RunTask::Recover(id)) => {
                         self.retry_state
-                            .record_recovery_failure(id, failure, now, rand::random())
+                            .record_recovery_failure(id, failure, now, rand::random());
                     }
                     Some(RunTask::Window(window) | RunTask::Adopt(window)) => {
                         lock(&self.ctx.in_progress).retain(|id| id.window != window);
@@ -461,7 +464,7 @@ impl ExportRun {
                         self.refresh_day(window).await;
                     }
                     Some(RunTask::Seal(_)) => {
-                        self.retry_state.record_seal_failure(failure, now, rand::random())
+                        self.retry_state.record_seal_failure(failure, now, rand::random());
                     }
                     Some(RunTask::ListDays) => self.list_days_done(Err(failure)),
                     None => {}
@@ -643,6 +646,9 @@ impl ExportRun {
                 .map(|(id, window)| SessionFacts { id, window })
                 .collect(),
             problems,
+            open_attempts: decision.open_attempts.iter().map(|id| id.window).collect(),
+            suspected_sessions: lock(&self.ctx.suspected_sessions).iter().cloned().collect(),
+            finished: decision.finished,
             complete: decision.complete,
             manifest_due: decision.sealing,
             next_run_at: decision.wake,

@@ -53,6 +53,8 @@ pub(super) struct RunContext {
     pub(super) in_progress: Mutex<BTreeSet<AttemptId>>,
     /// Sessions of this run that are not known to be deleted.
     pub(super) sessions: Mutex<BTreeMap<String, Window>>,
+    /// Sessions that interrupted attempts may have left open, at the last search.
+    pub(super) suspected_sessions: Mutex<BTreeSet<String>>,
     /// Signals that a session was opened, so that the snapshot is published.
     pub(super) session_opened: Notify,
     /// Attempts of this run that certainly have no session open: never requested, or deleted.
@@ -113,6 +115,7 @@ impl RunContext {
             tracker_user: OnceLock::new(),
             in_progress: Mutex::default(),
             sessions: Mutex::default(),
+            suspected_sessions: Mutex::default(),
             session_opened: Notify::new(),
             closed_attempts: Mutex::default(),
             stale_windows: Mutex::default(),

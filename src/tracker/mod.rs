@@ -70,6 +70,15 @@ pub struct Session {
     pub hour: Option<Option<u8>>,
 }
 
+/// Open sessions, with the time of the listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionListing {
+    /// Sessions that the service shows.
+    pub sessions: Vec<Session>,
+    /// Time of the reply by the clock of the service, from its `Date` header; `None` without a valid one.
+    pub service_time: Option<Timestamp>,
+}
+
 /// Row of the daily listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Day {

@@ -8,6 +8,7 @@ mod sessions;
 mod shells;
 mod status;
 mod tutorial;
+mod unfinished;
 
 use std::fs;
 use std::path::Path;

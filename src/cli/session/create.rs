@@ -148,6 +148,7 @@ async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliErr
         TrackerError::Capacity {
             space,
             status,
+            names_capacity: _,
             message,
         } => {
             let message = if message.is_empty() {

@@ -132,6 +132,7 @@ pub(super) fn retry_entries() -> impl Strategy<Value = RetryEntry> {
             failed_at: Timestamp::MIN,
             timeouts,
             retry_at: at(retry_at),
+            give_up_at: None,
             failure: Failure {
                 class,
                 ..Failure::retry(reason, "x")

@@ -156,6 +156,13 @@ proptest! {
     #[test]
     fn complete_means_nothing_is_missing_or_open(fixture in fixtures()) {
         let decision = fixture.decide();
+        prop_assert!(decision.finished || !decision.complete);
+        if decision.finished {
+            prop_assert!(decision.coverage.missing.is_empty() && fixture.active.is_empty() && !decision.sealing);
+            let RunDecision { start, recover, split, open_attempts, .. } = &decision;
+            prop_assert!(start.is_empty() && recover.is_empty() && split.is_empty());
+            prop_assert!(open_attempts.is_empty() && fixture.in_progress.is_empty());
+        }
         if decision.complete {
             let wanted = cells(fixture.export.windows(fixture.now));
             let accepted = fixture.export.accepted_hours(&wanted);

@@ -115,7 +115,7 @@ const EXPECTED_OUTCOMES: &[(&str, PresetOutcome)] = &[
     ("capacity-409", Waits(Reason::SpaceFull)),
     ("capacity-500", Waits(Reason::SpaceFull)),
     ("full", Waits(Reason::SpaceFull)),
-    ("create-403", Waits(Reason::SpaceFull)),
+    ("create-403", Waits(Reason::SessionRefused)),
     ("create-500@", Refused(Reason::SourceUnreachable)),
     ("create-reply-lost@", Exported),
     ("create-reply-hangs@", Exported),

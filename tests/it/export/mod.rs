@@ -10,6 +10,7 @@ mod faulty_store;
 pub(crate) mod fixture;
 mod holders;
 mod manifest;
+mod orphans;
 mod retry_backoff;
 mod shared_space;
 mod volume;

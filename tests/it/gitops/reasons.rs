@@ -87,6 +87,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         }
         // Problems of all windows: the export waits for others or needs manual action.
         Reason::SpaceFull
+        | Reason::SessionRefused
         | Reason::ConditionalWritesUnsupported
         | Reason::CredentialsRefused
         | Reason::RoleMissing
