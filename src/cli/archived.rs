@@ -100,7 +100,12 @@ pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) ->
     for facts in receipts.filter_map(|(_, facts)| facts.as_ref()) {
         archived.events = archived.events.saturating_add(facts.summary.events);
         archived.bytes = archived.bytes.saturating_add(facts.summary.bytes);
-        archived.verdict = archived.verdict.weaker(facts.summary.verdict);
+        let verdict = facts.summary.verdict;
+        archived.verdict = Some(
+            archived
+                .verdict
+                .map_or(verdict, |weakest| weakest.weaker(verdict)),
+        );
     }
     archived.state = if covered.contains(full_day) {
         DayState::Complete
@@ -130,27 +135,6 @@ pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) ->
         DayState::Missing
     };
     archived
-}
-
-/// Selects the weaker of two verdicts.
-trait WeakerVerdict {
-    fn weaker(self, other: Verdict) -> Self;
-}
-
-impl WeakerVerdict for Option<Verdict> {
-    fn weaker(self, other: Verdict) -> Self {
-        let weakness = |verdict: Verdict| match verdict {
-            Verdict::Empty => 0,
-            Verdict::Matched => 1,
-            Verdict::Over => 2,
-            Verdict::Unknown => 3,
-            Verdict::Short => 4,
-        };
-        Some(match self {
-            Some(one) if weakness(one) >= weakness(other) => one,
-            _ => other,
-        })
-    }
 }
 
 impl ArchivedDay {
