@@ -18,6 +18,7 @@ use super::manifest::periods::{days, period_contains, periods};
 use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use crate::api::Reason;
+use crate::archive::counts::{Verdict, split_days};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal, ReceiptMismatch, overlap};
 use crate::archive::records::{AttemptRecord, RangeRecord};
@@ -565,9 +566,9 @@ impl<'a> DecisionBuilder<'a> {
         self.decision
     }
 
-    /// Plans the manifest of the first closed period that is not known to have one. A finite export writes its
-    /// manifests when everything is stored and no session is open; a continuous export writes one each month. A
-    /// shard writes a manifest only for a period that all shards together cover.
+    /// Plans the manifest of the first closed period that is not known to have one. A period is closed when every
+    /// window is covered (by all shards together) or accepted and no session of it is open, whatever other periods
+    /// miss.
     fn plan_manifest(&mut self) {
         let RunObservation {
             export,
@@ -576,18 +577,14 @@ impl<'a> DecisionBuilder<'a> {
             sealing,
             ..
         } = *self.observation;
-        let finite = export.end.is_some();
-        if finite && !self.decision.complete {
-            return;
-        }
         let mut covered = None;
         let due = periods(export, now).into_iter().find(|period| {
             !retry_state.sealed.contains(period)
-                && (finite && export.shard.is_single()
-                    || self.is_fully_covered(
-                        *period,
-                        covered.get_or_insert_with(|| self.covered_by_all_shards()),
-                    ) && self.has_no_open_session(*period))
+                && self.has_no_open_session(*period)
+                && self.is_fully_covered(
+                    *period,
+                    covered.get_or_insert_with(|| self.covered_by_all_shards()),
+                )
         });
         let Some(period) = due else { return };
         self.decision.complete = false;
@@ -627,16 +624,15 @@ impl<'a> DecisionBuilder<'a> {
         })
     }
 
-    /// True if this process has no session to close for the period (for a finite export: for any window).
+    /// True if this process has no session to close for the period.
     fn has_no_open_session(&self, period: RangeRecord) -> bool {
         let RunObservation {
-            export,
             active,
             in_progress,
             journal,
             ..
         } = *self.observation;
-        let within = |window| export.end.is_some() || period_contains(period, window);
+        let within = |window| period_contains(period, window);
         let mut attempts = journal.attempts.iter();
         !active.iter().any(|window| within(*window))
             && !in_progress.iter().any(|id| within(id.window))
@@ -709,24 +705,14 @@ pub(super) fn other_hours_events(journal: &Journal, export: &ExportSpec, window:
 
 /// Days with all hours stored but fewer events than the service reports for the day, with both counts.
 pub(super) fn short_days(journal: &Journal, source: &str) -> BTreeMap<Date, (u64, u64)> {
-    let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
-    let mut hours = HourSet::default();
-    for window in journal
-        .receipts
-        .keys()
-        .filter(|window| window.hour_of_day().is_some())
-    {
-        let Some(facts) = journal.valid_receipt(*window, source) else {
-            continue;
-        };
-        let (events, reported) = sums.entry(window.date()).or_default();
-        *events += facts.summary.events;
-        *reported = (*reported).max(facts.day_reported.unwrap_or(0));
-        hours.insert(*window);
-    }
-    sums.retain(|date, (events, reported)| {
-        let day = Window::day(*date);
-        hours.contains(day) && journal.valid_receipt(day, source).is_none() && events < reported
+    let stored = journal.receipts.keys().filter_map(|window| {
+        let facts = journal.valid_receipt(*window, source)?;
+        Some((*window, facts.summary.events, facts.day_reported))
     });
-    sums
+    let short = split_days(stored).into_iter().filter(|(date, sum)| {
+        sum.verdict() == Verdict::Short && journal.valid_receipt(Window::day(*date), source).is_none()
+    });
+    short
+        .filter_map(|(date, sum)| Some((date, (sum.events, sum.reported?))))
+        .collect()
 }
