@@ -1,12 +1,13 @@
 //! Verdicts on a download: comparison of its event count with the reports, and the evaluation of empty answers. No I/O.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 
-use super::window::Window;
+use super::window::{HourSet, Window};
 use crate::tracker::Day;
 
 /// Comparison of the counted events with the latest count that the service reports.
@@ -67,6 +68,62 @@ pub fn can_wait_for_count(failing_for: Duration, retained_until: Option<Timestam
 /// Time after the settling of a window for which its export waits until the service lists the day or a later one:
 /// 3 days.
 const LISTING_WAIT: SignedDuration = SignedDuration::from_hours(3 * 24);
+
+impl Verdict {
+    /// Returns the weaker of two verdicts: the one that proves less.
+    #[must_use]
+    pub const fn weaker(self, other: Self) -> Self {
+        if other.weakness() > self.weakness() {
+            other
+        } else {
+            self
+        }
+    }
+
+    const fn weakness(self) -> u8 {
+        match self {
+            Self::Empty => 0,
+            Self::Matched => 1,
+            Self::Over => 2,
+            Self::Unknown => 3,
+            Self::Short => 4,
+        }
+    }
+}
+
+/// A day of which all 24 hours are stored, each by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SplitDay {
+    /// Events of its hours.
+    pub events: u64,
+    /// Highest count that the service reported for the day while its hours were stored.
+    pub reported: Option<u64>,
+}
+
+impl SplitDay {
+    /// Compares the sum of the hours with the report for the day. The service does not count single hours.
+    pub fn verdict(self) -> Verdict {
+        compare_counts(self.events, self.reported, self.reported)
+    }
+}
+
+/// Adds up the hours of each day. Takes stored windows with their events and the report for their day; ignores windows
+/// of a whole day, and days of which an hour is missing.
+pub fn split_days(stored: impl IntoIterator<Item = (Window, u64, Option<u64>)>) -> BTreeMap<Date, SplitDay> {
+    let mut days: BTreeMap<Date, SplitDay> = BTreeMap::new();
+    let mut hours: Vec<Window> = Vec::new();
+    for (window, events, reported) in stored {
+        if window.hour_of_day().is_some() {
+            let day = days.entry(window.date()).or_default();
+            day.events = day.events.saturating_add(events);
+            day.reported = day.reported.max(reported);
+            hours.push(window);
+        }
+    }
+    let hours: HourSet = hours.into_iter().collect();
+    days.retain(|date, _| hours.contains(Window::day(*date)));
+    days
+}
 
 /// Daily listing of the service, over a range wider than the export's, so that its edges are significant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -276,6 +333,33 @@ mod tests {
                 verdict,
                 "{events} {before:?} {after:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_split_day_is_the_sum_of_its_24_hours() {
+        let (whole, partial) = (date(2018, 6, 4), date(2018, 6, 5));
+        let hours = Window::split(whole).chain(Window::split(partial).skip(1));
+        let stored = hours.map(|hour| (hour, 10, Some(u64::from(hour.hour_of_day() == Some(3)) * 250)));
+        let days = split_days(stored.chain([(Window::day(whole), 7, Some(9))]));
+        let sum = SplitDay {
+            events: 240,
+            reported: Some(250),
+        };
+        assert_eq!(days, BTreeMap::from([(whole, sum)]));
+        assert_eq!(sum.verdict(), Verdict::Short);
+    }
+
+    #[test]
+    fn the_weaker_verdict_proves_less() {
+        use Verdict::{Empty, Matched, Over, Short, Unknown};
+        for (weak, strong) in [
+            (Matched, Empty),
+            (Over, Matched),
+            (Unknown, Over),
+            (Short, Unknown),
+        ] {
+            assert_eq!((weak.weaker(strong), strong.weaker(weak)), (weak, weak));
         }
     }
 

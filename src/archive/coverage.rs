@@ -7,6 +7,7 @@ use std::fmt;
 
 use jiff::civil::Date;
 
+use super::counts::{Verdict, split_days};
 use super::listing::{Journal, ReceiptFacts};
 use super::records::RecordError;
 use super::window::{HourSet, Window};
@@ -208,26 +209,16 @@ pub fn counted_receipts<'a>(
 
 /// Returns days whose 24 hours are stored and have fewer events than the newest count of the day: stored and reported.
 pub fn day_shortfalls(journal: &Journal, source: Option<&str>) -> BTreeMap<Date, (u64, u64)> {
-    let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
-    let mut hours = HourSet::default();
-    for window in journal
-        .receipts
-        .keys()
-        .filter(|window| window.hour_of_day().is_some())
-    {
-        let Some(facts) = valid_receipt(journal, *window, source) else {
-            continue;
-        };
-        let (events, reported) = sums.entry(window.date()).or_default();
-        *events = events.saturating_add(facts.summary.events);
-        *reported = (*reported).max(facts.day_reported.unwrap_or(0));
-        hours.insert(*window);
-    }
-    sums.retain(|date, (events, reported)| {
-        let day = Window::day(*date);
-        hours.contains(day) && valid_receipt(journal, day, source).is_none() && events < reported
+    let stored = journal.receipts.keys().filter_map(|window| {
+        let facts = valid_receipt(journal, *window, source)?;
+        Some((*window, facts.summary.events, facts.day_reported))
     });
-    sums
+    let short = split_days(stored).into_iter().filter(|(date, sum)| {
+        sum.verdict() == Verdict::Short && valid_receipt(journal, Window::day(*date), source).is_none()
+    });
+    short
+        .filter_map(|(date, sum)| Some((date, (sum.events, sum.reported?))))
+        .collect()
 }
 
 impl Expectation {
@@ -346,7 +337,6 @@ mod tests {
     use ulid::Ulid;
 
     use super::*;
-    use crate::archive::counts::Verdict;
     use crate::archive::layout::AttemptId;
     use crate::archive::listing::{AttemptFacts, ExpiredFacts, ReceiptProof, WindowFacts};
 

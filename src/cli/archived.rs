@@ -90,30 +90,14 @@ pub fn archived_day(journal: &Journal, coverage: &Coverage, day: Date) -> Archiv
     for (_, facts) in coverage::counted_receipts(journal, coverage, full_day) {
         archived.events = archived.events.saturating_add(facts.summary.events);
         archived.bytes = archived.bytes.saturating_add(facts.summary.bytes);
-        archived.verdict = archived.verdict.weaker(facts.summary.verdict);
+        let verdict = facts.summary.verdict;
+        archived.verdict = Some(
+            archived
+                .verdict
+                .map_or(verdict, |weakest| weakest.weaker(verdict)),
+        );
     }
     archived
-}
-
-/// Selects the weaker of two verdicts.
-trait WeakerVerdict {
-    fn weaker(self, other: Verdict) -> Self;
-}
-
-impl WeakerVerdict for Option<Verdict> {
-    fn weaker(self, other: Verdict) -> Self {
-        let weakness = |verdict: Verdict| match verdict {
-            Verdict::Empty => 0,
-            Verdict::Matched => 1,
-            Verdict::Over => 2,
-            Verdict::Unknown => 3,
-            Verdict::Short => 4,
-        };
-        Some(match self {
-            Some(one) if weakness(one) >= weakness(other) => one,
-            _ => other,
-        })
-    }
 }
 
 impl ArchivedDay {

@@ -266,24 +266,10 @@ impl StoredFacts {
                 .zip(other.reported)
                 .map(|(one, two)| one.saturating_add(two)),
             bytes: self.bytes.saturating_add(other.bytes),
-            verdict: if weakness(other.verdict) > weakness(self.verdict) {
-                other.verdict
-            } else {
-                self.verdict
-            },
+            verdict: self.verdict.weaker(other.verdict),
             sha256: None,
             receipts: self.receipts + 1,
         }
-    }
-}
-
-const fn weakness(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Empty => 0,
-        Verdict::Matched => 1,
-        Verdict::Over => 2,
-        Verdict::Unknown => 3,
-        Verdict::Short => 4,
     }
 }
 

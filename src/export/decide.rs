@@ -552,9 +552,9 @@ impl<'a> DecisionBuilder<'a> {
         self.decision
     }
 
-    /// Plans the manifest of the first closed period that is not known to have one. A finite export writes its
-    /// manifests when everything is stored and no session is open; a continuous export writes one each month. A
-    /// shard writes a manifest only for a period that all shards together cover.
+    /// Plans the manifest of the first closed period that is not known to have one. A period is closed when every
+    /// window is covered (by all shards together) or accepted and no session of it is open, whatever other periods
+    /// miss.
     fn plan_manifest(&mut self) {
         let RunObservation {
             export,
@@ -563,14 +563,10 @@ impl<'a> DecisionBuilder<'a> {
             sealing,
             ..
         } = *self.observation;
-        let finite = export.end.is_some();
-        if finite && !self.decision.complete {
-            return;
-        }
         let due = periods(export, now).into_iter().find(|period| {
             !retry_state.sealed.contains(period)
-                && (finite && export.shard.is_single()
-                    || self.is_fully_covered(*period) && self.has_no_open_session(*period))
+                && self.has_no_open_session(*period)
+                && self.is_fully_covered(*period)
         });
         let Some(period) = due else { return };
         self.decision.finished = false;
@@ -606,16 +602,15 @@ impl<'a> DecisionBuilder<'a> {
         })
     }
 
-    /// True if this process has no session to close for the period (for a finite export: for any window).
+    /// True if this process has no session to close for the period.
     fn has_no_open_session(&self, period: RangeRecord) -> bool {
         let RunObservation {
-            export,
             active,
             in_progress,
             journal,
             ..
         } = *self.observation;
-        let within = |window| export.end.is_some() || period_contains(period, window);
+        let within = |window| period_contains(period, window);
         let mut attempts = journal.attempts.iter();
         !active.iter().any(|window| within(*window))
             && !in_progress.iter().any(|id| within(id.window))

@@ -33,6 +33,8 @@ pub enum FindingKind {
     ReceiptMisplaced,
     /// The receipt contradicts itself or its object.
     ReceiptInconsistent,
+    /// Fewer events are stored than the newest count of the service.
+    WindowShort,
     /// The hours of a day have fewer events than the service reported for the day.
     DayShort,
     /// A number in the chain has no manifest.
@@ -139,7 +141,14 @@ impl FindingKind {
                 "the receipt was copied from another key: restore the right one from a copy or an older version"
             }
             Self::ReceiptInconsistent => "the receipt was edited: restore it from a copy or an older version",
-            Self::DayShort => "events of the day are missing from its hours: export the day again",
+            Self::WindowShort => {
+                "events of the window are missing: move its object and receipt away and export it again while the \
+                 service still has it, or accept the gap in spec.acceptedGaps"
+            }
+            Self::DayShort => {
+                "events of the day are missing from its hours: export the day again, or accept the gap in \
+                 spec.acceptedGaps"
+            }
             Self::ManifestMissing => {
                 "the chain is broken: restore the manifest from a copy or an older version"
             }

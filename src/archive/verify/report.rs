@@ -62,22 +62,22 @@ pub struct CheckedObject {
     pub good: bool,
 }
 
-/// Sums over a root.
+/// Sums over a root. Only what was proved is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootTotals {
-    /// Valid receipts.
+    /// Windows with a valid receipt and, unless they are empty, an object without an error.
     pub windows: u64,
-    /// Valid receipts of empty windows.
+    /// Empty windows among them.
     pub empty: u64,
-    /// Expected objects.
+    /// Expected objects, whether they are there or not.
     pub objects: u64,
-    /// Expected objects without an error.
+    /// Objects without an error.
     pub good: u64,
-    /// Events, by the receipts.
+    /// Events of the windows.
     pub events: u64,
-    /// Size of the checked objects in bytes.
+    /// Size of the objects without an error, in bytes.
     pub bytes: u64,
-    /// Size after decompression in bytes, by the receipts.
+    /// Their size after decompression, in bytes.
     pub decompressed: u64,
 }
 

@@ -53,6 +53,19 @@ async fn inspect_prints_merged_coverage_and_the_missing_windows_of_a_spec() {
 }
 
 #[tokio::test]
+async fn a_window_without_its_object_is_missing_and_not_counted() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
+    let space = copy.path().join(SPACE);
+    // The last day of an archive without manifests still belongs to the range.
+    fs::remove_dir_all(space.join("_manifests")).unwrap();
+    fs::remove_file(space.join("date=2018-06-07/events.json.gz")).unwrap();
+    let seen = root(fixture, &[text(copy.path())], 1).await;
+    assert_eq!(seen["range"]["missing"], json!(["2018-06-07"]));
+    assert_eq!((&seen["windows"], &seen["events"]), (&json!(29), &json!(4 * 240)));
+}
+
+#[tokio::test]
 async fn mismatched_counts_and_grown_days_are_shown() {
     let fixture = ArchiveFixture::shared().await;
     let simulator = simulator().await;
