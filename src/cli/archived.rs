@@ -50,12 +50,12 @@ impl DayState {
     /// Returns the value in JSON output.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Complete => "Whole",
-            Self::Partial(_) => "Part",
+            Self::Complete => "Complete",
+            Self::Partial(_) => "Partial",
             Self::Missing => "Missing",
-            Self::Ongoing => "NotOver",
+            Self::Ongoing => "Ongoing",
             Self::Expired => "Expired",
-            Self::Inconsistent(_) => "Doubtful",
+            Self::Inconsistent(_) => "Inconsistent",
         }
     }
 }
@@ -187,8 +187,8 @@ impl ArchivedDay {
             "bytes": self.bytes,
             "verdict": self.verdict,
             "missingHours": missing,
-            "why": reason,
-            "moreNow": listed.map(|listed| listed.saturating_sub(self.events)),
+            "reason": reason,
+            "moreReported": listed.map(|listed| listed.saturating_sub(self.events)),
         })
     }
 }

@@ -127,7 +127,7 @@ pub fn run(args: ContextArgs) -> Result<Exit, CliError> {
 }
 
 /// Schema version of the document of a change.
-const CHANGE_SCHEMA: &str = "eventexport.io/context-change/v1";
+const CHANGE_SCHEMA: &str = "eventexport.io/context-change/v2";
 
 fn config_path() -> Result<PathBuf, CliError> {
     config::locate(&secrets::env_value)?.ok_or_else(|| {

@@ -21,7 +21,7 @@ use crate::storage::StoreError;
 use crate::tracker::TokenCache;
 
 /// Name and version of the JSON document.
-const SCHEMA: &str = "eventexport.io/inspect/v1";
+const SCHEMA: &str = "eventexport.io/inspect/v2";
 
 /// Maximum number of entries of a list in text output: 10. JSON output has all.
 const ENTRIES_SHOWN: usize = 10;
@@ -187,9 +187,9 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
         "late": inspection.late.iter().map(|late| json!({
             "window": late.window.to_string(), "storedAt": late.stored_at, "daysAfterEnd": late.days,
         })).collect::<Vec<_>>(),
-        "disagreeing": inspection.mismatches.iter().map(|one| json!({
+        "countMismatches": inspection.mismatches.iter().map(|one| json!({
             "window": one.window.to_string(), "events": one.events, "reportedBefore": one.before,
-            "reportedAfter": one.after, "why": one.kind.as_str(),
+            "reportedAfter": one.after, "reason": one.kind.as_str(),
         })).collect::<Vec<_>>(),
         "openSessions": inspection.sessions.iter().map(|(window, session)| json!({
             "window": window.to_string(), "session": session,

@@ -99,7 +99,7 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
     if args.output == OutputFormat::Json {
         println!(
             "{}",
-            json!({"schema": "eventexport.io/plan/v1", "exports": objects})
+            json!({"schema": "eventexport.io/plan/v2", "exports": objects})
         );
     }
     Ok(Exit::Done)
@@ -277,11 +277,11 @@ fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListin
         "source": export.source,
         "destination": destination,
         "root": export.root.as_str(),
-        "destinationSeen": matches!(listing, DestinationListing::Listed { .. }),
-        "destinationDoubt": listing.warning(export),
+        "destinationListed": matches!(listing, DestinationListing::Listed { .. }),
+        "destinationWarning": listing.warning(export),
         "windows": plan.windows.iter().map(window).collect::<Vec<_>>(),
         "sessions": plan.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "sessionsAtOnce": plan.concurrency,
+        "parallelSessions": plan.concurrency,
         "requests": plan.requests,
     })
 }
@@ -315,7 +315,7 @@ mod tests {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
         let object = plan_json(&export(3), "s3://audit", &listing, &plan);
-        assert_eq!(object["destinationSeen"], false);
+        assert_eq!(object["destinationListed"], false);
         assert_eq!(
             object["windows"][2],
             json!({"window": "2018-06-03", "plan": "Export"})

@@ -196,7 +196,7 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "missing": outcome.missing(RANGES_LISTED),
         "manifestDue": outcome.manifest_due,
         "sessionsLeft": outcome.sessions,
-        "troubles": outcome.problems.iter().map(events::problem).collect::<Vec<_>>(),
+        "problems": outcome.problems.iter().map(events::problem).collect::<Vec<_>>(),
         "nextDueAt": outcome.next_run_at,
     })
 }
@@ -221,7 +221,7 @@ fn totals_json(totals: &ExportTotals) -> Value {
         "wanted": wanted,
         "stored": totals.stored(),
         "storedNow": stored_now,
-        "alreadyThere": already_stored,
+        "alreadyStored": already_stored,
         "empty": empty,
         "uncounted": uncounted,
         "over": over,

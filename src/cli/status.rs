@@ -19,7 +19,7 @@ use super::source::{SourceArgs, SourceConnection};
 use crate::archive::layout::ArchiveRoot;
 use crate::tracker::Day;
 
-const SCHEMA: &str = "eventexport.io/status/v1";
+const SCHEMA: &str = "eventexport.io/status/v2";
 
 /// Default number of days: two weeks, as `cf at status`.
 const DEFAULT_DAYS: i32 = 14;

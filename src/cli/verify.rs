@@ -30,7 +30,7 @@ const TICK: Duration = Duration::from_millis(200);
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Name and version of the JSON document.
-pub const SCHEMA: &str = "eventexport.io/verify/v1";
+pub const SCHEMA: &str = "eventexport.io/verify/v2";
 
 /// Verify an archive without the service and without trusting the exporter.
 ///

@@ -124,7 +124,7 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
         "objects",
         format!(
             "{} of {} intact: {}, {} decompressed",
-            human::count(totals.good),
+            human::count(totals.proved),
             human::count(totals.objects),
             human::bytes(totals.bytes),
             human::bytes(totals.decompressed)

@@ -27,7 +27,7 @@ pub fn build_report(
     let index = DigestIndex::new(&expectations.objects);
     let mut findings = chain.findings.clone();
     findings.extend(expectations.findings);
-    let (mut checked, mut bytes, mut good) = (Vec::new(), 0u64, 0);
+    let (mut checked, mut bytes, mut proved) = (Vec::new(), 0u64, 0);
     for (expected, seen) in expectations.objects.iter().zip(seen) {
         let (method, size, wrong) = match seen {
             None => {
@@ -44,13 +44,13 @@ pub fn build_report(
             Some(Ok(seen)) => (seen.method, seen.bytes, evaluate(expected, seen, &index)),
         };
         bytes = bytes.saturating_add(size);
-        good += u64::from(wrong.is_empty());
+        proved += u64::from(wrong.is_empty());
         checked.push(CheckedObject {
             key: expected.key.clone(),
             window: expected.window,
             method,
             bytes: size,
-            good: wrong.is_empty(),
+            proved: wrong.is_empty(),
         });
         findings.extend(wrong);
     }
@@ -78,7 +78,7 @@ pub fn build_report(
             windows: expectations.windows,
             empty: expectations.empty,
             objects: checked.len() as u64,
-            good,
+            proved,
             events: expectations.events,
             bytes,
             decompressed: expectations

@@ -59,7 +59,7 @@ pub struct CheckedObject {
     /// Size in bytes.
     pub bytes: u64,
     /// True if it has no error.
-    pub good: bool,
+    pub proved: bool,
 }
 
 /// Sums over a root.
@@ -72,7 +72,7 @@ pub struct RootTotals {
     /// Expected objects.
     pub objects: u64,
     /// Expected objects without an error.
-    pub good: u64,
+    pub proved: u64,
     /// Events, by the receipts.
     pub events: u64,
     /// Size of the checked objects in bytes.
@@ -150,7 +150,7 @@ impl RootReport {
                     "window": object.window.to_string(),
                     "bytes": object.bytes,
                     "checkedBy": object.method.as_str(),
-                    "good": object.good,
+                    "proved": object.proved,
                 })
             })
             .collect();
@@ -169,17 +169,17 @@ impl RootReport {
                 "windows": self.totals.windows,
                 "empty": self.totals.empty,
                 "objects": self.totals.objects,
-                "good": self.totals.good,
+                "proved": self.totals.proved,
                 "events": self.totals.events,
                 "bytes": self.totals.bytes,
                 "decompressedBytes": self.totals.decompressed,
             },
             "manifests": {
                 "manifests": self.manifests.manifests,
-                "sound": self.manifests.valid,
+                "valid": self.manifests.valid,
                 "signatures": self.manifests.signatures,
                 "verified": self.manifests.verified,
-                "receiptsNotInOne": self.manifests.receipts_not_in_manifest,
+                "receiptsOutsideManifests": self.manifests.receipts_not_in_manifest,
             },
             "checkedBy": methods,
             "objects": objects,

@@ -11,7 +11,7 @@ use crate::export::failure::Problem;
 use crate::export::snapshot::Snapshot;
 
 /// Name and version of the lines' schema: the first field of every line.
-pub const SCHEMA: &str = "eventexport.io/run/v1";
+pub const SCHEMA: &str = "eventexport.io/run/v2";
 
 /// Renders progress as lines of JSON.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ fn change_json(name: &str, snapshot: &Snapshot, change: &SnapshotChange<'_>) -> 
             object
         }
         SnapshotChange::Problem(problem) => {
-            let mut object = json!({"event": "trouble", "export": name});
+            let mut object = json!({"event": "problem", "export": name});
             merge(&mut object, self::problem(problem));
             object
         }
@@ -78,7 +78,7 @@ pub fn problem(problem: &Problem) -> Value {
         "reason": reason.as_str(),
         "message": message,
         "window": window.map(|window| window.to_string()),
-        "triedAgainAt": retry_at,
+        "retryAt": retry_at,
     })
 }
 

@@ -16,7 +16,7 @@ use crate::api::parse_duration;
 use crate::tracker::Session;
 
 /// Schema version of the JSON document.
-pub const SCHEMA: &str = "eventexport.io/session-delete/v1";
+pub const SCHEMA: &str = "eventexport.io/session-delete/v2";
 
 /// Number of concurrent deletions: 4.
 const CONCURRENT_DELETES: usize = 4;
@@ -251,18 +251,18 @@ fn report(
 ) {
     let result = |(id, result): &(String, DeleteResult)| match result {
         DeleteResult::Deleted => json!({"id": id, "result": "Deleted"}),
-        DeleteResult::NotFound => json!({"id": id, "result": "NotThere"}),
+        DeleteResult::NotFound => json!({"id": id, "result": "NotFound"}),
         DeleteResult::Failed(why) => json!({"id": id, "result": "Failed", "message": why}),
     };
     let kept: Vec<Value> = kept
         .iter()
-        .map(|(session, why)| json!({"session": view::to_json(session), "why": why}))
+        .map(|(session, reason)| json!({"session": view::to_json(session), "reason": reason}))
         .collect();
     let document = json!({
         "dryRun": args.dry_run,
         "wouldDelete": planned,
         "results": results.iter().map(result).collect::<Vec<_>>(),
-        "leftAlone": kept,
+        "kept": kept,
     });
     args.output.print(SCHEMA, document, || {
         if results.is_empty() {

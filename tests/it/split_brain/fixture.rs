@@ -61,7 +61,7 @@ impl TappedService {
             "{ledger:#?}"
         );
         ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
-        ensure!(ledger.people_deleted == 0, "{ledger:#?}");
+        ensure!(ledger.other_users_deleted == 0, "{ledger:#?}");
         ensure!(ledger.max_open <= 30, "{ledger:#?}");
         Ok(())
     }
