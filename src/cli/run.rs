@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::exit::{CliError, Exit};
 use super::job::{self, PreparedExport, RunOptions};
+use super::location::{ArchiveLocation, DestinationOverride, S3Args};
 use super::outcome::{self, ExportOutcome};
 use super::output::OutputFormat;
 use super::progress::{ProgressMode, RunProgress};
@@ -45,9 +46,9 @@ pub struct RunArgs {
     /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Store in this directory instead of the bucket of the manifest, under the same keys
-    #[arg(long, value_name = "DIR")]
-    pub to: Option<PathBuf>,
+    /// Store here instead of in the bucket of the manifest, under the same keys: a directory, or `s3://bucket/prefix`
+    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
+    pub to: Option<ArchiveLocation>,
     /// Use a bundled fake Activity Tracker instead of the source of the manifest
     #[arg(long, requires = "to")]
     pub simulate: bool,
@@ -81,6 +82,9 @@ pub struct RunArgs {
     /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub s3: S3Args,
 }
 
 const EXAMPLES: &str = "\
@@ -91,6 +95,8 @@ Examples:
     EVENTEXPORT_API_KEY=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… eventexport run -f audit.yaml
   The same, with JSON output:
     eventexport run -f audit.yaml --output json
+  Export to another bucket:
+    eventexport run -f audit.yaml --to s3://audit-copy/tracker --s3-region eu-central-1
 
 Secrets are never arguments: pass them as documents of the manifest or in the environment (docs/cli.md).
 Ctrl-C deletes the open sessions and prints what is left; a second Ctrl-C exits immediately.";
@@ -115,7 +121,10 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = start_simulation(&args, &manifest.exports).await?;
     let options = RunOptions {
-        to: args.to.as_deref(),
+        to: args.to.as_ref().map(|location| DestinationOverride {
+            location,
+            s3: &args.s3,
+        }),
         parallelism: args.parallelism,
         single_writer: args.single_writer,
         shard: args.shard,
