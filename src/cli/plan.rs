@@ -13,7 +13,7 @@ use super::job::{self, RunOptions};
 use super::load;
 use super::location::{ArchiveLocation, DestinationOverride, S3Args};
 use super::manifest::ExportResource;
-use super::output::OutputFormat;
+use super::output::{OutputFormat, write_stdout};
 use super::planner::{
     DestinationListing, PlannedAction, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan,
 };
@@ -105,15 +105,15 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
         };
         let plan = plan(&export, &listing, Timestamp::now());
         match args.output {
-            OutputFormat::Text => print!("{}", render_text(&export, &destination, &listing, &plan)),
+            OutputFormat::Text => {
+                write_stdout(&render_text(&export, &destination, &listing, &plan))?;
+            }
             OutputFormat::Json => objects.push(plan_json(&export, &destination, &listing, &plan)),
         }
     }
     if args.output == OutputFormat::Json {
-        println!(
-            "{}",
-            json!({"schema": "eventexport.io/plan/v2", "exports": objects})
-        );
+        let document = json!({"schema": "eventexport.io/plan/v2", "exports": objects});
+        write_stdout(&format!("{document}\n"))?;
     }
     Ok(Exit::Done)
 }

@@ -152,7 +152,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         snapshots: snapshot_channels(&jobs),
     };
     let results = run.run_all().await;
-    let exit = run_summary::print(&run_summary::RunSummary {
+    let printed = run_summary::print(&run_summary::RunSummary {
         results: &results,
         jobs: &jobs,
         simulation: simulation.as_ref(),
@@ -163,7 +163,10 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     if let Some(simulation) = simulation {
         simulation.stop().await;
     }
-    Ok(exit)
+    match run.with_progress(RunProgress::take_error) {
+        Some(error) => Err(error),
+        None => printed,
+    }
 }
 
 /// Returns the maximum number of sessions per space: the requested number, or this shard's even share of the default.
@@ -329,9 +332,9 @@ impl ManifestRun<'_> {
         }
     }
 
-    fn with_progress(&self, show: impl FnOnce(&mut RunProgress)) {
+    fn with_progress<T>(&self, show: impl FnOnce(&mut RunProgress) -> T) -> T {
         // The display has no invariant that a panic elsewhere could have broken.
-        show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn export_result(&self, job: &PreparedExport, snapshot: &Snapshot) -> ExportResult {

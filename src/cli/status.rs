@@ -136,7 +136,7 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     let document = status_json(&source, (start, end), &rows, archive.as_ref(), warning.as_deref());
     args.output.print(SCHEMA, document, || {
         status_table(&rows, archive.as_ref(), warning.is_some(), (start, end))
-    });
+    })?;
     if !rows.is_empty() && warning.is_none() {
         args.output
             .note("COUNT and SIZE are reported by the service; the unit of SIZE is unknown.");

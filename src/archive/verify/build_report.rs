@@ -56,7 +56,10 @@ pub fn build_report(
     }
     let mut range =
         coverage::expected_range(options.export.as_ref(), options.now, chain, &expectations.covered);
-    range.restrict(options.since, options.until);
+    range.assert_days(
+        (options.since, options.until),
+        coverage::hour_of_day(options.export.as_ref(), chain),
+    );
     findings.extend(range.gaps(contents, &expectations.covered, &expectations.explained));
     findings.extend(build_remarks(
         contents,

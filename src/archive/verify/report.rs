@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::coverage::RangeBasis;
-use super::finding::Finding;
+use super::finding::{Finding, FindingKind};
 use super::observation::CheckMethod;
 use crate::archive::window::Window;
 
@@ -97,6 +97,32 @@ pub struct ManifestTotals {
 }
 
 impl VerifyReport {
+    /// Adds a finding if there is no error, but nothing to prove either: no archive, or no receipt in the range.
+    #[must_use]
+    pub fn conclude(mut self, prefix: &str) -> Self {
+        let windows: u64 = self.roots.iter().map(|root| root.totals.windows).sum();
+        if windows == 0 && self.is_proved() {
+            let found = if self.roots.is_empty() {
+                "no archive found: no receipts, objects or manifests"
+            } else {
+                "no receipt in the range"
+            };
+            let nothing = Finding::new(FindingKind::NothingToProve, prefix);
+            self.findings.push(nothing.expected("a receipt").found(found));
+        }
+        self
+    }
+
+    /// Returns true if the only errors are objects that could not be read: neither proved nor refuted.
+    pub fn is_unchecked(&self) -> bool {
+        let mut errors = self
+            .all()
+            .into_iter()
+            .filter(|finding| finding.kind.is_error())
+            .peekable();
+        errors.peek().is_some() && errors.all(|finding| finding.kind == FindingKind::ObjectUnreadable)
+    }
+
     /// Returns all findings: errors before remarks, then in the order of keys.
     pub fn all(&self) -> Vec<&Finding> {
         let roots = self.roots.iter().flat_map(|root| &root.findings);

@@ -149,7 +149,7 @@ pub fn set(args: &ContextSetArgs) -> Result<Exit, CliError> {
             args.name,
             display_path(&file.path)
         )
-    });
+    })?;
     Ok(Exit::Done)
 }
 

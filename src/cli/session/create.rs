@@ -81,7 +81,8 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
         "requested": {"start": start, "end": end, "hour": request.hour, "account": request.account},
         "warnings": warnings,
     });
-    args.output
+    let printed = args
+        .output
         .print(SCHEMA, document, || view::detail_table(&session));
     if !args.output.is_json() {
         // A warning, not a note: printed also with --quiet.
@@ -89,6 +90,7 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
             eprintln!("eventexport: warning: {warning}");
         }
     }
+    printed.map_err(|error| anyhow::anyhow!("{error}; session {} is open", session.id))?;
     Ok(Exit::Done)
 }
 

@@ -98,7 +98,7 @@ pub async fn delete(args: &SessionDeleteArgs) -> Result<Exit, CliError> {
         Some(age) => {
             let selection = select_sessions(args, &source, age).await?;
             if args.dry_run || selection.ids.is_empty() {
-                report(args, &[], &selection.ids, &selection.kept);
+                report(args, &[], &selection.ids, &selection.kept)?;
                 return Ok(Exit::Done);
             }
             confirm(args, selection.ids.len())?;
@@ -110,7 +110,7 @@ pub async fn delete(args: &SessionDeleteArgs) -> Result<Exit, CliError> {
         .buffered(CONCURRENT_DELETES)
         .collect()
         .await;
-    report(args, &results, &[], &kept);
+    report(args, &results, &[], &kept)?;
     let failed = results
         .iter()
         .any(|(_, result)| matches!(result, DeleteResult::Failed(_)));
@@ -248,7 +248,7 @@ fn report(
     results: &[(String, DeleteResult)],
     planned: &[String],
     kept: &[(Session, String)],
-) {
+) -> Result<(), CliError> {
     let result = |(id, result): &(String, DeleteResult)| match result {
         DeleteResult::Deleted => json!({"id": id, "result": "Deleted"}),
         DeleteResult::NotFound => json!({"id": id, "result": "NotFound"}),
@@ -285,5 +285,5 @@ fn report(
             rows.add_row([id, &text]);
         }
         rows.to_string()
-    });
+    })
 }
