@@ -4,6 +4,7 @@
 
 mod contexts;
 mod fixture;
+mod locations;
 mod sessions;
 mod shells;
 mod status;
