@@ -11,8 +11,8 @@ use ulid::Ulid;
 use super::counts::Verdict;
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::records::{AttemptRecord, Receipt};
-use super::window::{HourSet, Window};
+use super::records::{AttemptRecord, Receipt, RecordError};
+use super::window::Window;
 use crate::storage::ObjectSummary;
 
 /// Archive and journal of one space and scope, as the bucket was listed.
@@ -22,6 +22,8 @@ pub struct Journal {
     pub objects: BTreeMap<Window, u64>,
     /// Windows with a receipt; `None`: the receipt is not read yet.
     pub receipts: BTreeMap<Window, Option<ReceiptFacts>>,
+    /// Receipts that cannot be read; their windows are among `receipts`.
+    pub unreadable: BTreeMap<Window, RecordError>,
     /// Windows that the service no longer had when it was asked.
     pub expired: BTreeSet<Window>,
     /// Days that are exported by the hour.
@@ -90,22 +92,8 @@ pub struct AttemptFacts {
     pub sessions: Vec<String>,
     /// True if an upload was about to be completed.
     pub prepared: bool,
-}
-
-/// Reason why a receipt does not cover its window.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReceiptMismatch {
-    /// The receipt names another source.
-    Source(String),
-    /// The object does not exist.
-    ObjectMissing,
-    /// The object has another size.
-    ObjectSize {
-        /// Bytes that the receipt states.
-        stated: u64,
-        /// Bytes that the store has.
-        found: u64,
-    },
+    /// Set if the record cannot be read: its holder is unknown, so the attempt is neither recovered nor ignored.
+    pub unreadable: Option<RecordError>,
 }
 
 impl Journal {
@@ -149,6 +137,10 @@ impl Journal {
             ..Self::default()
         };
         self.objects.extract_if(day.clone(), |_, _| true).for_each(drop);
+        self.unreadable
+            .extract_if(day.clone(), |_, _| true)
+            .for_each(drop);
+        self.unreadable.extend(newer.unreadable);
         self.expired.extract_if(day.clone(), |_| true).for_each(drop);
         self.splits.extract_if(day, |_| true).for_each(drop);
         self.expired.extend(newer.expired);
@@ -173,47 +165,28 @@ impl Journal {
         objects.chain(receipts).any(|existing| overlap(*existing, window))
     }
 
+    /// True if an attempt at the window, or at a part of it, has a record that cannot be read.
+    pub fn has_unreadable_attempt(&self, window: Window) -> bool {
+        let attempts = self.attempts.range(attempts_at(&window.same_day()));
+        let mut unreadable = attempts.filter(|(_, facts)| facts.unreadable.is_some());
+        unreadable.any(|(id, _)| overlap(id.window, window))
+    }
+
     /// Returns the receipts that are not read yet.
     pub fn unread_receipts(&self) -> Vec<Window> {
         self.receipts
             .iter()
-            .filter(|(_, facts)| facts.is_none())
+            .filter(|(window, facts)| facts.is_none() && !self.unreadable.contains_key(window))
             .map(|(window, _)| *window)
             .collect()
     }
 
     /// Returns the attempts with a record that is not read yet.
     pub fn unread_attempts(&self) -> Vec<AttemptId> {
-        let unread = self
-            .attempts
-            .iter()
-            .filter(|(_, facts)| facts.has_attempt_key && facts.record.is_none());
-        unread.map(|(id, _)| *id).collect()
-    }
-
-    /// Returns the cells covered by receipts of this source. A receipt with a missing or changed object covers nothing.
-    pub fn covered(&self, source: &str) -> HourSet {
-        let good = self.receipts.iter().filter(|(window, facts)| {
-            facts
-                .as_ref()
-                .is_some_and(|facts| self.mismatch(**window, facts, source).is_none())
+        let unread = self.attempts.iter().filter(|(_, facts)| {
+            facts.has_attempt_key && facts.record.is_none() && facts.unreadable.is_none()
         });
-        good.map(|(window, _)| *window).collect()
-    }
-
-    /// Returns the receipt of a window if it covers the window.
-    pub fn valid_receipt(&self, window: Window, source: &str) -> Option<&ReceiptFacts> {
-        let facts = self.receipts.get(&window)?.as_ref()?;
-        self.mismatch(window, facts, source).is_none().then_some(facts)
-    }
-
-    /// Returns the receipts that cover nothing, with the reason.
-    pub fn mismatches<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (Window, ReceiptMismatch)> + 'a {
-        let read = self
-            .receipts
-            .iter()
-            .filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
-        read.filter_map(move |(window, facts)| Some((window, self.mismatch(window, facts, source)?)))
+        unread.map(|(id, _)| *id).collect()
     }
 
     /// Returns the first receipt of another source: its window and source.
@@ -223,21 +196,6 @@ impl Journal {
             .iter()
             .filter_map(|(window, facts)| Some((*window, facts.as_ref()?.source.as_str())));
         read.find(|(_, named)| *named != source)
-    }
-
-    fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<ReceiptMismatch> {
-        if receipt.source != source {
-            return Some(ReceiptMismatch::Source(receipt.source.clone()));
-        }
-        receipt.summary.sha256.as_ref()?;
-        match self.objects.get(&window) {
-            None => Some(ReceiptMismatch::ObjectMissing),
-            Some(size) if *size != receipt.summary.bytes => Some(ReceiptMismatch::ObjectSize {
-                stated: receipt.summary.bytes,
-                found: *size,
-            }),
-            Some(_) => None,
-        }
     }
 
     /// Returns the objects without a receipt or an attempt.
@@ -354,40 +312,6 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_covers_its_window_only_with_its_object_and_source() {
-        let day = window("2018-06-28");
-        let mut seen = journal(&[(Key::Receipt(day), 9), (Key::Events(day), 100)]);
-        assert!(
-            seen.covered("https://a").is_empty(),
-            "unread receipts cover nothing"
-        );
-        seen.receipts.insert(day, Some(facts(100, Some("f"))));
-        assert!(seen.covered("https://a").contains(day));
-        assert!(seen.covered("https://b").is_empty());
-        seen.objects.insert(day, 99);
-        assert_eq!(
-            seen.mismatches("https://a").collect::<Vec<_>>(),
-            [(
-                day,
-                ReceiptMismatch::ObjectSize {
-                    stated: 100,
-                    found: 99
-                }
-            )]
-        );
-        seen.objects.clear();
-        assert_eq!(
-            seen.mismatches("https://a").collect::<Vec<_>>(),
-            [(day, ReceiptMismatch::ObjectMissing)]
-        );
-        seen.receipts.insert(day, Some(facts(0, None)));
-        assert!(
-            seen.covered("https://a").contains(day),
-            "proved empty needs no object"
-        );
-    }
-
-    #[test]
     fn an_object_without_receipt_or_attempt_is_orphaned() {
         let (one, two, three) = (window("2018-06-01"), window("2018-06-02"), window("2018-06-03"));
         let id = AttemptId {
@@ -444,7 +368,7 @@ mod tests {
         newer.attempts.get_mut(&id).unwrap().record = Some(record);
         let mut seen = Journal::default();
         seen.replace_day(day, newer);
-        assert!(seen.covered("https://a").contains(day));
+        assert!(seen.receipts[&day].is_some());
         assert_eq!(
             seen.attempts_by_others(day, "self", Timestamp::UNIX_EPOCH)
                 .count(),

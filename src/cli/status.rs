@@ -114,6 +114,7 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
                 name: location.name.clone(),
                 journal: archived::read_journal(&location, &root, start, end).await,
                 root,
+                export: location.export.clone(),
             })
         }
         None => None,

@@ -293,6 +293,7 @@ impl DecisionFixture {
                         Vec::new()
                     },
                     prepared,
+                    unreadable: None,
                 };
                 journal.attempts.insert(id, facts);
                 if in_progress && (own || late) {

@@ -1,5 +1,6 @@
 //! Properties of decisions for any input, including that a run without further failures becomes idle.
 
+use crate::archive::coverage::{self, Expectation};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ proptest! {
         let decision = fixture.decide();
         let DecisionFixture { export, journal, active, in_progress, .. } = &fixture;
         let wanted = cells(export.windows(fixture.now));
-        let covered = journal.covered(&export.source);
+        let covered = coverage::assess(&Expectation::of_source(&export.source), journal).covered;
         let mut taken = cells(active.iter().copied());
         for window in &decision.start {
             prop_assert!(!taken.intersects(*window), "{window} is in progress");
@@ -158,7 +159,7 @@ proptest! {
         if decision.complete {
             let wanted = cells(fixture.export.windows(fixture.now));
             let accepted = fixture.export.accepted_hours(&wanted);
-            let covered = fixture.journal.covered(SOURCE);
+            let covered = coverage::assess(&Expectation::of_source(SOURCE), &fixture.journal).covered;
             prop_assert!(wanted.difference(&covered).difference(&accepted).is_empty());
             prop_assert!(fixture.export.end.is_some() && fixture.active.is_empty() && fixture.in_progress.is_empty());
             let unfinished = fixture.journal.attempts.iter().filter(|(id, facts)| {

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::periods::days;
 use crate::archive::counts::{Verdict, compare_counts};
+use crate::archive::coverage::{day_shortfalls, valid_receipt};
 use crate::archive::layout::Key;
 use crate::archive::listing::{Journal, ReceiptFacts};
 use crate::archive::manifest::document::{
@@ -17,7 +18,6 @@ use crate::archive::manifest::document::{
 };
 use crate::archive::records::{ArchiveRecord as _, RangeRecord, SOFTWARE};
 use crate::archive::window::{HourSet, Window};
-use crate::export::decide::short_days;
 use crate::export::spec::ExportSpec;
 use crate::pipeline::proof::hex;
 
@@ -42,7 +42,7 @@ pub struct StatementId([u8; 32]);
 
 /// Builds the statement of a period; `None` if a day is neither covered nor in an accepted gap.
 pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeRecord) -> Option<Statement> {
-    let short = short_days(journal, &export.source);
+    let short = day_shortfalls(journal, Some(&export.source));
     let (mut windows, mut day_entries) = (Vec::new(), Vec::new());
     for date in days(period) {
         let receipts = covering_receipts(export, journal, date);
@@ -79,7 +79,7 @@ fn covering_receipts<'a>(
     date: Date,
 ) -> BTreeMap<Window, &'a ReceiptFacts> {
     let day = Window::day(date);
-    let usable = |window: Window| Some((window, journal.valid_receipt(window, &export.source)?));
+    let usable = |window: Window| Some((window, valid_receipt(journal, window, Some(&export.source))?));
     let day_receipts = || usable(day).into_iter().collect();
     match export.hour {
         None => {

@@ -12,6 +12,7 @@ use super::periods::days;
 use super::statement::build_statement;
 use crate::api::{Scope, SettingNames};
 use crate::archive::counts::Verdict;
+use crate::archive::coverage::{self, Expectation};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::WindowFacts;
 use crate::archive::listing::{Journal, ReceiptFacts, ReceiptProof};
@@ -20,7 +21,6 @@ use crate::archive::manifest::document::{
 };
 use crate::archive::records::{RangeRecord, encode};
 use crate::archive::window::{HourSet, Window};
-use crate::export::decide::short_days;
 use crate::export::shard::Shard;
 use crate::export::spec::{ExportSpec, RetryPolicy};
 use crate::pipeline::proof::hex;
@@ -200,8 +200,10 @@ proptest! {
     fn a_manifest_needs_every_wanted_hour_covered_or_accepted((export, stored) in cases()) {
         let journal = journal(&stored);
         let wanted: HourSet = days(period(&export)).filter_map(|day| export.window_of(day)).collect();
-        let short: HourSet = short_days(&journal, SOURCE).into_keys().map(Window::day).collect();
-        let open = wanted.difference(&journal.covered(SOURCE).difference(&short)).difference(&export.accepted_hours(&wanted));
+        let short = coverage::day_shortfalls(&journal, Some(SOURCE)).into_keys().map(Window::day);
+        let short: HourSet = short.collect();
+        let held = coverage::assess(&Expectation::of_source(SOURCE), &journal).covered;
+        let open = wanted.difference(&held).difference(&export.accepted_hours(&wanted));
         let manifest = manifest(&export, &journal);
         prop_assert_eq!(manifest.is_some(), open.is_empty(), "{:?}", open);
         let Some(manifest) = manifest else { return Ok(()) };
@@ -209,7 +211,7 @@ proptest! {
         for entry in &manifest.windows {
             let window: Window = entry.window.parse().unwrap();
             prop_assert!(wanted.intersects(window) && !covered.intersects(window), "{window} is duplicate or not wanted");
-            prop_assert!(journal.covered(SOURCE).contains(window));
+            prop_assert!(coverage::valid_receipt(&journal, window, Some(SOURCE)).is_some());
             covered.insert(window);
         }
         prop_assert!(manifest.windows.is_sorted_by_key(|entry| entry.window.parse::<Window>().unwrap()));

@@ -119,7 +119,7 @@ async fn every_command_agrees_on_a_directory_and_on_a_bucket() {
     assert_eq!(directory["sessions"], json!([]));
     assert_eq!(directory["range"]["from"], "Asserted");
     for day in directory["states"].as_array().unwrap() {
-        assert_eq!(day["state"], "Complete");
+        assert_eq!(day["state"], "Covered");
     }
     assert!(!fixture.cli.path("s3:").exists());
     let again = fixture

@@ -84,17 +84,17 @@ async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
     ] {
         fixture.apply_from(cluster, &params(name, days), &other).await?;
         let states = [
-            "False/JournalMismatch",
-            "False/JournalMismatch",
+            "False/SourceMismatch",
+            "False/SourceMismatch",
             "False",
-            "True/JournalMismatch",
+            "True/SourceMismatch",
         ];
         let object = wait_conditions(cluster, &namespace, name, states).await?;
         let conditions = object["status"]["conditions"].to_string();
         for part in [
             fixture.source.tap.url(),
             other.tap.url(),
-            "another prefix".to_owned(),
+            "another source".to_owned(),
         ] {
             ensure!(
                 conditions.contains(&part),
