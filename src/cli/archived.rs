@@ -140,8 +140,8 @@ impl ArchivedDay {
             "bytes": self.bytes,
             "verdict": self.verdict,
             "missingHours": missing,
-            "why": reason,
-            "moreNow": listed.map(|listed| listed.saturating_sub(self.events)),
+            "reason": reason,
+            "moreReported": listed.map(|listed| listed.saturating_sub(self.events)),
         })
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::exit::{CliError, Exit};
 use super::job::{self, PreparedExport, RunOptions};
+use super::location::{ArchiveLocation, DestinationOverride, S3Args};
 use super::operator::duration;
 use super::outcome::{self, ExportOutcome};
 use super::output::OutputFormat;
@@ -47,9 +48,9 @@ pub struct RunArgs {
     /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Store in this directory instead of the bucket of the manifest, under the same keys
-    #[arg(long, value_name = "DIR")]
-    pub to: Option<PathBuf>,
+    /// Store here instead of in the bucket of the manifest, under the same keys: a directory, or `s3://bucket/prefix`
+    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
+    pub to: Option<ArchiveLocation>,
     /// Use a bundled fake Activity Tracker instead of the source of the manifest
     #[arg(long, requires = "to")]
     pub simulate: bool,
@@ -87,6 +88,9 @@ pub struct RunArgs {
     /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub s3: S3Args,
 }
 
 const EXAMPLES: &str = "\
@@ -97,6 +101,8 @@ Examples:
     EVENTEXPORT_API_KEY=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… eventexport run -f audit.yaml
   The same, with JSON output:
     eventexport run -f audit.yaml --output json
+  Export to another bucket:
+    eventexport run -f audit.yaml --to s3://audit-copy/tracker --s3-region eu-central-1
 
 Secrets are never arguments: pass them as documents of the manifest or in the environment (docs/cli.md).
 Ctrl-C deletes the open sessions and prints what is left; a second Ctrl-C exits immediately.";
@@ -121,7 +127,10 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = start_simulation(&args, &manifest.exports).await?;
     let options = RunOptions {
-        to: args.to.as_deref(),
+        to: args.to.as_ref().map(|location| DestinationOverride {
+            location,
+            s3: &args.s3,
+        }),
         parallelism: args.parallelism,
         single_writer: args.single_writer,
         shard: args.shard,
@@ -150,7 +159,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         snapshots: snapshot_channels(&jobs),
     };
     let results = run.run_all().await;
-    let exit = run_summary::print(&run_summary::RunSummary {
+    let printed = run_summary::print(&run_summary::RunSummary {
         results: &results,
         jobs: &jobs,
         simulation: simulation.as_ref(),
@@ -161,7 +170,10 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     if let Some(simulation) = simulation {
         simulation.stop().await;
     }
-    Ok(exit)
+    match run.with_progress(RunProgress::take_error) {
+        Some(error) => Err(error),
+        None => printed,
+    }
 }
 
 /// Returns the maximum number of sessions per space: the requested number, or this shard's even share of the default.
@@ -334,9 +346,9 @@ impl ManifestRun<'_> {
         }
     }
 
-    fn with_progress(&self, show: impl FnOnce(&mut RunProgress)) {
+    fn with_progress<T>(&self, show: impl FnOnce(&mut RunProgress) -> T) -> T {
         // The display has no invariant that a panic elsewhere could have broken.
-        show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn export_result(&self, job: &PreparedExport, snapshot: &Snapshot) -> ExportResult {

@@ -36,7 +36,7 @@ pub fn build_report(
         .collect();
     findings.extend(expectations.findings);
     for (expected, seen) in expectations.objects.iter().zip(seen) {
-        let (method, bytes, wrong) = match seen {
+        let (method, size, wrong) = match seen {
             None => {
                 let missing = Finding::new(FindingKind::ObjectMissing, expected.key.clone())
                     .with_window(expected.window);
@@ -53,8 +53,8 @@ pub fn build_report(
         let good = wrong.is_empty();
         totals.objects += 1;
         if good {
-            totals.good += 1;
-            totals.bytes = totals.bytes.saturating_add(bytes);
+            totals.proved += 1;
+            totals.bytes = totals.bytes.saturating_add(size);
             totals.decompressed = totals.decompressed.saturating_add(expected.decompressed);
         } else {
             faulty.insert(expected.window);
@@ -67,8 +67,8 @@ pub fn build_report(
             key: expected.key.clone(),
             window: expected.window,
             method,
-            bytes,
-            good,
+            bytes: size,
+            proved: good,
         });
         findings.extend(wrong);
     }
@@ -76,7 +76,10 @@ pub fn build_report(
     totals.windows += totals.empty;
     let named: HourSet = expectations.covering.iter().copied().collect();
     let mut range = coverage::expected_range(options.export.as_ref(), options.now, chain, &named);
-    range.restrict(options.since, options.until);
+    range.assert_days(
+        (options.since, options.until),
+        coverage::hour_of_day(options.export.as_ref(), chain),
+    );
     let short: HourSet = expectations.short.iter().map(|(window, _)| *window).collect();
     let covered: HourSet = expectations.covering.difference(&faulty).copied().collect();
     let covered = covered.difference(&short);

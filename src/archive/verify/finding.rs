@@ -51,6 +51,8 @@ pub enum FindingKind {
     SignatureMissing,
     /// Hours or days within the range are not covered.
     Gap,
+    /// The archive has no receipt in the range.
+    NothingToProve,
     /// Signatures exist, but no key was given to check them.
     SignatureUnchecked,
     /// The journal has a session that may still be open.
@@ -173,6 +175,9 @@ impl FindingKind {
             Self::Gap => {
                 "these events are not in the archive: run the export again while the service still has them, or \
                  accept the gap in spec.acceptedGaps"
+            }
+            Self::NothingToProve => {
+                "the archive proves nothing: check the bucket, prefix or directory, and the range"
             }
             Self::SignatureUnchecked => "pass the exporter's public key with --public-key FILE to check them",
             Self::SessionOpen => {

@@ -146,13 +146,13 @@ impl Downloader<'_> {
                 (section, evaluation)
             })
             .collect();
-        let doubts = sessions
+        let warnings = sessions
             .iter()
-            .flat_map(|(_, evaluation)| evaluation.doubts.clone());
+            .flat_map(|(_, evaluation)| evaluation.warnings.clone());
         DownloadReport {
             file: None,
             decompressed: false,
-            doubts: if complete { doubts.collect() } else { Vec::new() },
+            warnings: if complete { warnings.collect() } else { Vec::new() },
             sessions,
             sha256: self.sha256.take(),
             resumed_bytes: self.resumed_bytes,

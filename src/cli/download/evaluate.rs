@@ -26,7 +26,7 @@ pub struct SessionEvaluation {
     /// Event counts that the service reported before and after the download.
     pub reported: (Option<u64>, Option<u64>),
     /// Reasons not to regard the session as complete; empty if there are none.
-    pub doubts: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// Returns the counts of a range of days from a listing, without days that it leaves out.
@@ -73,26 +73,28 @@ pub fn evaluate(
     let mut evaluation = SessionEvaluation {
         verdict: compare_counts(section.events, before, after_count),
         reported: (before, after_count),
-        doubts: Vec::new(),
+        warnings: Vec::new(),
     };
     if section.events == 0 {
-        let doubts: Vec<_> = empty.filter_map(|(day, verdict)| doubt(day, &verdict)).collect();
-        if doubts.is_empty() {
+        let warnings: Vec<_> = empty
+            .filter_map(|(day, verdict)| warning(day, &verdict))
+            .collect();
+        if warnings.is_empty() {
             evaluation.verdict = Verdict::Empty;
         }
-        evaluation.doubts = truncated(doubts);
+        evaluation.warnings = truncated(warnings);
         return evaluation;
     }
     if evaluation.verdict == Verdict::Short {
         let reported = latest_count(before, after_count).unwrap_or(0);
-        evaluation.doubts.push(format!(
+        evaluation.warnings.push(format!(
             "{days}: received {}, but the service reports {}",
             human::plural(section.events, "event"),
             human::count(reported)
         ));
     }
     if section.end == RecordedEnd::CloseUnconfirmed && evaluation.verdict != Verdict::Matched {
-        evaluation.doubts.push(format!(
+        evaluation.warnings.push(format!(
             "{days}: the connection closed without an end marker, and neither another request nor the reported count confirms that the data is complete"
         ));
     }
@@ -100,29 +102,30 @@ pub fn evaluate(
     if start != end {
         let expired: Vec<_> = empty
             .filter(|(_, verdict)| matches!(verdict, EmptyVerdict::BeforeOldest(_)))
-            .filter_map(|(day, verdict)| doubt(day, &verdict))
+            .filter_map(|(day, verdict)| warning(day, &verdict))
             .collect();
-        evaluation.doubts.extend(truncated(expired));
+        evaluation.warnings.extend(truncated(expired));
     }
     evaluation
 }
 
 /// Evaluates a session with unknown days.
 fn evaluate_undated(section: &CompletedSession) -> SessionEvaluation {
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     if section.events == 0 {
-        doubts.push("received no events, and the service does not report the days of the session".to_owned());
+        warnings
+            .push("received no events, and the service does not report the days of the session".to_owned());
     } else if section.end == RecordedEnd::CloseUnconfirmed {
-        doubts.push("the connection closed without an end marker".to_owned());
+        warnings.push("the connection closed without an end marker".to_owned());
     }
     SessionEvaluation {
         verdict: Verdict::Unknown,
         reported: (None, None),
-        doubts,
+        warnings,
     }
 }
 
-fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
+fn warning(day: Date, verdict: &EmptyVerdict) -> Option<String> {
     match verdict {
         EmptyVerdict::Proved => None,
         EmptyVerdict::Short(reported) => Some(format!(
@@ -144,16 +147,16 @@ fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
     }
 }
 
-fn truncated(mut doubts: Vec<String>) -> Vec<String> {
-    let more = doubts.len().saturating_sub(NAMED_MAX);
-    doubts.truncate(NAMED_MAX);
+fn truncated(mut warnings: Vec<String>) -> Vec<String> {
+    let more = warnings.len().saturating_sub(NAMED_MAX);
+    warnings.truncate(NAMED_MAX);
     if more > 0 {
-        doubts.push(format!(
+        warnings.push(format!(
             "the same for {}",
             human::plural(more as u64, "further day")
         ));
     }
-    doubts
+    warnings
 }
 
 #[cfg(test)]
@@ -200,7 +203,7 @@ mod tests {
         let before = day_counts(&listing(before), start, end);
         let after = after.map(listing);
         let evaluation = evaluate(section, &before, after.as_ref());
-        (evaluation.verdict, evaluation.doubts.join("\n"))
+        (evaluation.verdict, evaluation.warnings.join("\n"))
     }
 
     #[test]
@@ -209,17 +212,17 @@ mod tests {
         let evaluate_range = |events, days| evaluated(&section(events, days), rows, Some(rows));
         assert_eq!(evaluate_range(22, (1, 4)), (Verdict::Matched, String::new()));
         assert_eq!(evaluate_range(23, (1, 4)), (Verdict::Over, String::new()));
-        let (verdict, doubts) = evaluate_range(21, (1, 4));
+        let (verdict, warnings) = evaluate_range(21, (1, 4));
         assert_eq!(verdict, Verdict::Short);
         assert!(
-            doubts.contains("received 21 events, but the service reports 22"),
-            "{doubts}"
+            warnings.contains("received 21 events, but the service reports 22"),
+            "{warnings}"
         );
         // Events were added to a day during the download.
         let grown: &[_] = &[(1, 10), (2, 8), (4, 7), (9, 1)];
-        let (verdict, doubts) = evaluated(&section(23, (1, 4)), rows, Some(grown));
+        let (verdict, warnings) = evaluated(&section(23, (1, 4)), rows, Some(grown));
         assert_eq!(verdict, Verdict::Short);
-        assert!(doubts.contains("but the service reports 25"), "{doubts}");
+        assert!(warnings.contains("but the service reports 25"), "{warnings}");
         // A day that the later listing leaves out has its earlier count.
         let left_out: &[_] = &[(1, 10), (4, 7), (9, 1)];
         assert_eq!(
@@ -239,31 +242,31 @@ mod tests {
             evaluated(&section(0, (2, 3)), rows, Some(rows)),
             (Verdict::Empty, String::new())
         );
-        let (_, doubts) = evaluated(&section(0, (3, 4)), rows, Some(rows));
+        let (_, warnings) = evaluated(&section(0, (3, 4)), rows, Some(rows));
         assert!(
-            doubts.contains("2018-06-04: received no events, but the service reports 7"),
-            "{doubts}"
+            warnings.contains("2018-06-04: received no events, but the service reports 7"),
+            "{warnings}"
         );
-        let (_, doubts) = evaluated(&section(0, (2, 2)), rows, None);
-        assert!(doubts.contains("nothing proves"), "{doubts}");
+        let (_, warnings) = evaluated(&section(0, (2, 2)), rows, None);
+        assert!(warnings.contains("nothing proves"), "{warnings}");
         let late: &[_] = &[(20, 3)];
-        let (_, doubts) = evaluated(&section(0, (1, 9)), late, Some(late));
+        let (_, warnings) = evaluated(&section(0, (1, 9)), late, Some(late));
         assert!(
-            doubts.contains("no day before 2018-06-20") && doubts.contains("4 further days"),
-            "{doubts}"
+            warnings.contains("no day before 2018-06-20") && warnings.contains("4 further days"),
+            "{warnings}"
         );
     }
 
     #[test]
-    fn days_before_the_oldest_listed_day_raise_a_doubt() {
+    fn days_before_the_oldest_listed_day_raise_a_warning() {
         let rows: &[_] = &[(3, 10), (4, 7)];
-        let (verdict, doubts) = evaluated(&section(17, (1, 4)), rows, Some(rows));
+        let (verdict, warnings) = evaluated(&section(17, (1, 4)), rows, Some(rows));
         assert_eq!(verdict, Verdict::Unknown);
         assert!(
-            doubts.contains("2018-06-01") && doubts.contains("2018-06-02"),
-            "{doubts}"
+            warnings.contains("2018-06-01") && warnings.contains("2018-06-02"),
+            "{warnings}"
         );
-        assert!(!doubts.contains("2018-06-03: "), "{doubts}");
+        assert!(!warnings.contains("2018-06-03: "), "{warnings}");
     }
 
     #[test]
