@@ -241,7 +241,7 @@ impl ManifestRun<'_> {
             match self.holder.lock(&identity, &job.export.name) {
                 Ok(_lock) => {
                     self.run_export(engine, number, job, sender, receiver.clone())
-                        .await
+                        .await;
                 }
                 Err(error) => {
                     sender.send_replace(Arc::new(run_summary::not_started(&error.to_string())));

@@ -459,7 +459,7 @@ impl ExportRun {
                 match self.running.remove(&error.id()) {
                     Some(RunTask::Recover(id)) => {
                         self.retry_state
-                            .record_recovery_failure(id, failure, now, rand::random())
+                            .record_recovery_failure(id, failure, now, rand::random());
                     }
                     Some(RunTask::Window(window) | RunTask::Adopt(window)) => {
                         lock(&self.ctx.in_progress).retain(|id| id.window != window);
@@ -469,7 +469,7 @@ impl ExportRun {
                         self.refresh_day(window).await;
                     }
                     Some(RunTask::Seal(_)) => {
-                        self.retry_state.record_seal_failure(failure, now, rand::random())
+                        self.retry_state.record_seal_failure(failure, now, rand::random());
                     }
                     Some(RunTask::ListDays) => self.list_days_done(Err(failure)),
                     None => {}
