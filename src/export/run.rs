@@ -127,8 +127,8 @@ impl ExportRun {
             let mut problems = decision.problems.iter();
             self.held_by_other = problems.any(|problem| problem.reason == Reason::HeldByOther);
             let idle = decision.idle;
-            let wake = decision.wake;
             let lists_days = self.list_days(&decision);
+            let wake = self.next_wake(&decision);
             let changed = self.act(decision.clone()).await;
             let publish_started = Instant::now();
             let snapshot = self.publish_snapshot(&decision, out);
@@ -262,6 +262,14 @@ impl ExportRun {
             });
         }
         self.running.values().any(|task| *task == RunTask::ListDays)
+    }
+
+    /// Returns the time of the next decision, which may be to list the days of the service.
+    fn next_wake(&self, decision: &RunDecision) -> Option<Timestamp> {
+        let left = self.list_days_at.saturating_duration_since(Instant::now());
+        let list_at = self.now().checked_add(left).ok();
+        let list_at = list_at.filter(|_| !decision.coverage.missing.is_empty());
+        decision.wake.into_iter().chain(list_at).min()
     }
 
     fn list_days_done(&mut self, outcome: Result<(), Failure>) {
