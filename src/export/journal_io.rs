@@ -206,6 +206,8 @@ async fn get_with_bytes<R: ArchiveRecord>(
     match store.get(&key, RECORD_MAX_BYTES).await {
         Ok(None) => Ok(None),
         Ok(Some(bytes)) => Ok(Some((records::decode(&key, &bytes)?, bytes))),
+        // It concerns this document, not the store.
+        Err(StoreError::Archived { key, .. }) => Err(RecordError::Archived { key }.into()),
         // A document of this size is none of ours.
         Err(StoreError::LimitExceeded { key, limit, .. }) => Err(RecordError::Unreadable {
             key,
@@ -248,10 +250,10 @@ pub(super) fn record_options(mode: PutMode, body: &Segments, class: ObjectClass)
     }
 }
 
-/// Returns the object class: receipts are evidence, other records are deleted when obsolete.
+/// Returns the object class: receipts stay, other records are deleted when obsolete.
 fn object_class<R: ArchiveRecord>() -> ObjectClass {
     if R::SCHEMA == Receipt::SCHEMA {
-        ObjectClass::Evidence
+        ObjectClass::Proof
     } else {
         ObjectClass::Journal
     }

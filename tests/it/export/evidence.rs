@@ -128,7 +128,7 @@ async fn an_object_that_does_not_match_its_receipt_is_not_adopted() {
         crc64: Crc64::of(b"foreign"),
         metadata: carried,
         content_type: "application/gzip",
-        class: ObjectClass::Evidence,
+        class: ObjectClass::Events,
     };
     let body = Segments::from(bytes::Bytes::from_static(b"foreign"));
     store.put(&whole, body, &options).await.unwrap();
