@@ -20,6 +20,7 @@ use super::output::OutputArgs;
 use super::progress::{ProgressMode, events};
 use super::verify_text;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
+use crate::archive::verify::recheck::Recheck;
 use crate::archive::verify::report::VerifyReport;
 use crate::archive::verify::signature::PublicKey;
 use crate::archive::window::parse_date;
@@ -114,6 +115,7 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
             since: args.since,
             until: args.until,
             now: Timestamp::now(),
+            recheck: Recheck::default(),
         };
         let progress = Arc::new(VerifyProgress::default());
         let display = show_progress(args, &location, &screen, Arc::clone(&progress));

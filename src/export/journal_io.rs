@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::failure::Failure;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
 use crate::archive::listing::{Journal, ReceiptFacts, overlap};
+use crate::archive::presence::find_unlisted;
 use crate::archive::records::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
@@ -183,6 +184,25 @@ pub(crate) async fn read_receipts(
                 journal.unreadable.insert(window, error);
             }
         }
+    }
+    add_unlisted_objects(store, root, journal, wanted).await?;
+    Ok(())
+}
+
+/// Adds the objects that receipts of the wanted windows name and that exist although the listing leaves them out.
+async fn add_unlisted_objects(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let absent = journal
+        .absent_objects()
+        .filter(|window| wanted(*window))
+        .filter_map(|window| root.key(&Key::Events(window)));
+    let found = find_unlisted(store, absent.collect::<Vec<_>>()).await?;
+    for row in found {
+        journal.add(root, &row);
     }
     Ok(())
 }

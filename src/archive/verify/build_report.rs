@@ -37,8 +37,11 @@ pub fn build_report(
                 (CheckMethod::Nothing, 0, vec![missing.expected(stated)])
             }
             Some(Err(error)) => {
-                let unreadable = Finding::new(FindingKind::ObjectUnreadable, expected.key.clone())
-                    .with_window(expected.window);
+                let kind = match error {
+                    StoreError::Archived { .. } => FindingKind::ObjectArchived,
+                    _ => FindingKind::ObjectUnreadable,
+                };
+                let unreadable = Finding::new(kind, expected.key.clone()).with_window(expected.window);
                 (CheckMethod::Nothing, 0, vec![unreadable.found(error.to_string())])
             }
             Some(Ok(seen)) => (seen.method, seen.bytes, evaluate(expected, seen, &index)),

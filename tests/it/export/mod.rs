@@ -5,7 +5,7 @@ mod chain;
 mod crashes;
 mod evidence;
 mod fault_presets;
-mod faulty_store;
+pub(crate) mod faulty_store;
 pub(crate) mod fixture;
 mod holders;
 mod manifest;
