@@ -7,6 +7,7 @@ use std::fmt;
 
 use jiff::civil::Date;
 
+use super::counts::{Verdict, split_days};
 use super::listing::{Journal, ReceiptFacts};
 use super::records::RecordError;
 use super::window::{HourSet, Window};
@@ -17,6 +18,8 @@ use crate::api::Reason;
 pub struct Expectation {
     /// Source of the events; receipts of another source cover nothing. `None`: every source counts.
     pub source: Option<String>,
+    /// Oldest day that the service lists, if it is known: an expired window is not later.
+    pub oldest_listed: Option<Date>,
     /// Hours that the archive should hold.
     pub wanted: HourSet,
     /// Wanted hours in gaps that the user accepted.
@@ -118,10 +121,14 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
     }
     let Expectation {
         source: _,
+        oldest_listed,
         wanted,
         accepted,
         not_due,
     } = expectation;
+    let expired: HourSet = journal
+        .expired_windows(source.unwrap_or_default(), *oldest_listed)
+        .collect();
     let accepted = accepted.intersection(wanted).difference(&covered);
     let not_due = not_due
         .intersection(wanted)
@@ -134,12 +141,7 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
             .difference(&not_due),
         accepted,
         not_due,
-        expired: journal
-            .expired
-            .iter()
-            .copied()
-            .collect::<HourSet>()
-            .difference(&covered),
+        expired: expired.difference(&covered),
         covered,
         damaged,
     }
@@ -207,26 +209,16 @@ pub fn counted_receipts<'a>(
 
 /// Returns days whose 24 hours are stored and have fewer events than the newest count of the day: stored and reported.
 pub fn day_shortfalls(journal: &Journal, source: Option<&str>) -> BTreeMap<Date, (u64, u64)> {
-    let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
-    let mut hours = HourSet::default();
-    for window in journal
-        .receipts
-        .keys()
-        .filter(|window| window.hour_of_day().is_some())
-    {
-        let Some(facts) = valid_receipt(journal, *window, source) else {
-            continue;
-        };
-        let (events, reported) = sums.entry(window.date()).or_default();
-        *events = events.saturating_add(facts.summary.events);
-        *reported = (*reported).max(facts.day_reported.unwrap_or(0));
-        hours.insert(*window);
-    }
-    sums.retain(|date, (events, reported)| {
-        let day = Window::day(*date);
-        hours.contains(day) && valid_receipt(journal, day, source).is_none() && events < reported
+    let stored = journal.receipts.keys().filter_map(|window| {
+        let facts = valid_receipt(journal, *window, source)?;
+        Some((*window, facts.summary.events, facts.day_reported))
     });
-    sums
+    let short = split_days(stored).into_iter().filter(|(date, sum)| {
+        sum.verdict() == Verdict::Short && valid_receipt(journal, Window::day(*date), source).is_none()
+    });
+    short
+        .filter_map(|(date, sum)| Some((date, (sum.events, sum.reported?))))
+        .collect()
 }
 
 impl Expectation {
@@ -347,9 +339,8 @@ mod tests {
     use ulid::Ulid;
 
     use super::*;
-    use crate::archive::counts::Verdict;
     use crate::archive::layout::AttemptId;
-    use crate::archive::listing::{AttemptFacts, ReceiptProof, WindowFacts};
+    use crate::archive::listing::{AttemptFacts, ExpiredFacts, ReceiptProof, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
@@ -401,6 +392,13 @@ mod tests {
                 ..facts(1, None, Some(10))
             };
             store(journal, hour(number), facts);
+        }
+    }
+
+    fn expired() -> ExpiredFacts {
+        ExpiredFacts {
+            source: SOURCE.to_owned(),
+            oldest_listed: date(2018, 6, 20),
         }
     }
 
@@ -517,14 +515,14 @@ mod tests {
             (
                 "expired",
                 |j| {
-                    j.expired.insert(DAY);
+                    j.expired.insert(DAY, Some(expired()));
                 },
                 WindowState::Expired,
             ),
             (
                 "expired, and stored by another run",
                 |j| {
-                    j.expired.insert(DAY);
+                    j.expired.insert(DAY, Some(expired()));
                     store(j, DAY, facts(5, Some(5), Some(50)));
                 },
                 WindowState::Covered,

@@ -5,13 +5,14 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use super::counts::Verdict;
+use super::counts::{Verdict, latest_count};
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::records::{AttemptRecord, Receipt, RecordError};
+use super::records::{AttemptRecord, ExpiredRecord, Receipt, RecordError};
 use super::window::Window;
 use crate::storage::ObjectSummary;
 
@@ -24,9 +25,10 @@ pub struct Journal {
     pub receipts: BTreeMap<Window, Option<ReceiptFacts>>,
     /// Receipts that cannot be read; their windows are among `receipts`.
     pub unreadable: BTreeMap<Window, RecordError>,
-    /// Windows that the service no longer had when it was asked.
-    pub expired: BTreeSet<Window>,
-    /// Days that are exported by the hour.
+    /// Windows with a record that the service no longer had them; `None`: the record is not read yet.
+    pub expired: BTreeMap<Window, Option<ExpiredFacts>>,
+    /// Days that are exported by the hour. [`Journal::from_listing`] trusts the keys; the reader of the records removes
+    /// those without a valid record.
     pub splits: BTreeSet<Window>,
     /// Attempts that left keys behind.
     pub attempts: BTreeMap<AttemptId, AttemptFacts>,
@@ -64,6 +66,15 @@ pub struct ReceiptFacts {
     pub summary: WindowFacts,
     /// Facts for the manifest.
     pub proof: ReceiptProof,
+}
+
+/// Facts of a record that the service no longer had a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpiredFacts {
+    /// The source endpoint.
+    pub source: String,
+    /// The oldest day that the service listed.
+    pub oldest_listed: Date,
 }
 
 /// Facts of a receipt that only a manifest needs.
@@ -120,7 +131,7 @@ impl Journal {
                 self.receipts.entry(window).or_default();
             }
             Key::Expired(window) => {
-                self.expired.insert(window);
+                self.expired.entry(window).or_default();
             }
             Key::Split(window) => {
                 self.splits.insert(window);
@@ -146,7 +157,7 @@ impl Journal {
             .extract_if(day.clone(), |_, _| true)
             .for_each(drop);
         self.unreadable.extend(newer.unreadable);
-        self.expired.extract_if(day.clone(), |_| true).for_each(drop);
+        self.expired.extract_if(day.clone(), |_, _| true).for_each(drop);
         self.splits.extract_if(day, |_| true).for_each(drop);
         self.expired.extend(newer.expired);
         self.splits.extend(newer.splits);
@@ -195,6 +206,24 @@ impl Journal {
             .filter(|(window, facts)| facts.is_none() && !self.unreadable.contains_key(window))
             .map(|(window, _)| *window)
             .collect()
+    }
+
+    /// Returns the windows that a source no longer has, by records of that source. `oldest_listed`: oldest day that the
+    /// source lists now, if known; a window is not expired if that day is not later.
+    pub fn expired_windows<'a>(
+        &'a self,
+        source: &'a str,
+        oldest_listed: Option<Date>,
+    ) -> impl Iterator<Item = Window> + 'a {
+        let read = self
+            .expired
+            .iter()
+            .filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
+        read.filter(move |(window, facts)| {
+            let is_later = |oldest: Date| oldest > window.date();
+            facts.source == source && is_later(facts.oldest_listed) && oldest_listed.is_none_or(is_later)
+        })
+        .map(|(window, _)| window)
     }
 
     /// Returns the attempts with a record that is not read yet.
@@ -256,6 +285,16 @@ pub fn overlap(one: Window, other: Window) -> bool {
     one.date() == other.date() && one.hours() & other.hours() != 0
 }
 
+impl ExpiredFacts {
+    /// Extracts the facts of a record.
+    pub fn new(record: ExpiredRecord) -> Self {
+        Self {
+            source: record.source,
+            oldest_listed: record.oldest_listed,
+        }
+    }
+}
+
 impl ReceiptFacts {
     /// Extracts the facts of a receipt and of its stored bytes.
     pub fn new(receipt: &Receipt, bytes: &[u8]) -> Self {
@@ -270,7 +309,7 @@ impl ReceiptFacts {
         let summary = WindowFacts {
             bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
             events: receipt.events,
-            reported: receipt.reported_after.or(receipt.reported_before),
+            reported: latest_count(receipt.reported_before, receipt.reported_after),
             verdict: receipt.verdict,
             sha256: receipt
                 .object
@@ -325,6 +364,28 @@ mod tests {
             summary,
             proof: ReceiptProof::default(),
         }
+    }
+
+    #[test]
+    fn a_record_of_an_expired_window_counts_for_its_source_while_older_days_are_not_listed() {
+        let day = window("2018-06-10");
+        let date = |day| jiff::civil::date(2018, 6, day);
+        let mut seen = journal(&[(Key::Expired(day), 1)]);
+        let expired = |seen: &Journal, oldest| seen.expired_windows("https://a", oldest).count();
+        assert_eq!(expired(&seen, None), 0, "not read yet");
+        let facts = |source: &str, oldest| ExpiredFacts {
+            source: source.to_owned(),
+            oldest_listed: oldest,
+        };
+        seen.expired.insert(day, Some(facts("https://a", date(12))));
+        assert_eq!(expired(&seen, None), 1);
+        assert_eq!(expired(&seen, Some(date(11))), 1);
+        assert_eq!(expired(&seen, Some(date(10))), 0, "listed again");
+        assert_eq!(expired(&seen, Some(date(1))), 0);
+        seen.expired.insert(day, Some(facts("https://b", date(12))));
+        assert_eq!(expired(&seen, None), 0, "of another source");
+        seen.expired.insert(day, Some(facts("https://a", date(10))));
+        assert_eq!(expired(&seen, None), 0, "proves nothing");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::archive::coverage::{self, Coverage, Expectation, WindowState};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
 use crate::archive::window::{HourSet, Window};
-use crate::export::journal_io::read_receipts;
+use crate::export::journal_io::{read_negative_records, read_receipts};
 use crate::export::spec::ExportSpec;
 
 /// Maximum number of missing ranges in a cell of a partial day.
@@ -45,8 +45,11 @@ pub async fn read_journal(
         .map_err(|error| error.describe(&location.setting_names))?;
     let mut journal = Journal::from_listing(root, &rows);
     let within = |window: Window| (start..=end).contains(&window.date());
-    read_receipts(store.as_ref(), root, &mut journal, within)
-        .await
+    let read = async {
+        read_receipts(store.as_ref(), root, &mut journal, within).await?;
+        read_negative_records(store.as_ref(), root, &mut journal, within).await
+    };
+    read.await
         .map_err(|error| error.describe(&location.setting_names))?;
     Ok(journal)
 }
@@ -67,6 +70,7 @@ pub fn assess(
         .filter(|day| day.end() > now);
     let expectation = Expectation {
         source: Some(source.to_owned()),
+        oldest_listed: None,
         accepted: export.map_or_else(HourSet::default, |export| export.accepted_hours(&wanted)),
         not_due: not_over.collect(),
         wanted,
@@ -86,30 +90,14 @@ pub fn archived_day(journal: &Journal, coverage: &Coverage, day: Date) -> Archiv
     for (_, facts) in coverage::counted_receipts(journal, coverage, full_day) {
         archived.events = archived.events.saturating_add(facts.summary.events);
         archived.bytes = archived.bytes.saturating_add(facts.summary.bytes);
-        archived.verdict = archived.verdict.weaker(facts.summary.verdict);
+        let verdict = facts.summary.verdict;
+        archived.verdict = Some(
+            archived
+                .verdict
+                .map_or(verdict, |weakest| weakest.weaker(verdict)),
+        );
     }
     archived
-}
-
-/// Selects the weaker of two verdicts.
-trait WeakerVerdict {
-    fn weaker(self, other: Verdict) -> Self;
-}
-
-impl WeakerVerdict for Option<Verdict> {
-    fn weaker(self, other: Verdict) -> Self {
-        let weakness = |verdict: Verdict| match verdict {
-            Verdict::Empty => 0,
-            Verdict::Matched => 1,
-            Verdict::Over => 2,
-            Verdict::Unknown => 3,
-            Verdict::Short => 4,
-        };
-        Some(match self {
-            Some(one) if weakness(one) >= weakness(other) => one,
-            _ => other,
-        })
-    }
 }
 
 impl ArchivedDay {
@@ -152,8 +140,8 @@ impl ArchivedDay {
             "bytes": self.bytes,
             "verdict": self.verdict,
             "missingHours": missing,
-            "why": reason,
-            "moreNow": listed.map(|listed| listed.saturating_sub(self.events)),
+            "reason": reason,
+            "moreReported": listed.map(|listed| listed.saturating_sub(self.events)),
         })
     }
 }
@@ -164,7 +152,7 @@ pub mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::archive::listing::{ReceiptFacts, ReceiptProof, WindowFacts};
+    use crate::archive::listing::{ExpiredFacts, ReceiptFacts, ReceiptProof, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
@@ -219,7 +207,11 @@ pub mod tests {
         stored(day(5), receipt(SOURCE, 5, Verdict::Matched, true));
         journal.objects.insert(day(5), 49);
         journal.objects.insert(day(6), 7);
-        journal.expired.insert(day(7));
+        let expired = ExpiredFacts {
+            source: SOURCE.to_owned(),
+            oldest_listed: Date::MAX,
+        };
+        journal.expired.insert(day(7), Some(expired));
         let days = (date(2018, 6, 1), date(2018, 6, 9));
         let coverage = assess(&journal, SOURCE, days, None, now);
         for (number, listed, wanted) in [

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
@@ -17,7 +18,7 @@ use super::manifest::periods::{days, period_contains, periods};
 use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use crate::api::Reason;
-use crate::archive::coverage::{self, Coverage, Damage};
+use crate::archive::coverage::{self, Coverage, Damage, Expectation};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal, overlap};
 use crate::archive::records::{AttemptRecord, RangeRecord};
@@ -42,6 +43,8 @@ pub struct RunObservation<'a> {
     pub sealing: bool,
     /// Failures and results of earlier steps of this run.
     pub retry_state: &'a RetryState,
+    /// Oldest day that the service lists now, if known.
+    pub oldest_listed: Option<Date>,
     /// Time of the last complete listing of the bucket.
     pub listed_at: Timestamp,
     /// Current time, by the local clock.
@@ -69,8 +72,11 @@ pub struct RunDecision {
     pub problems: Vec<Problem>,
     /// Time of the next change that no event announces; `None`: never.
     pub wake: Option<Timestamp>,
-    /// True if the range has an end, every window is stored or accepted, no session is open and the manifest
-    /// exists.
+    /// Attempts that are in progress or must be recovered: each may have a session open.
+    pub open_attempts: BTreeSet<AttemptId>,
+    /// True if every window that is due is stored or accepted, no attempt is open, and every due manifest exists.
+    pub finished: bool,
+    /// True if the run is finished and the range has an end that is past.
     pub complete: bool,
     /// True if no work is in progress and no retry is pending: the run may end.
     pub idle: bool,
@@ -122,7 +128,10 @@ struct DecisionBuilder<'a> {
 
 impl<'a> DecisionBuilder<'a> {
     fn new(observation: &'a RunObservation<'a>) -> Self {
-        let expectation = observation.export.expectation(observation.now);
+        let expectation = Expectation {
+            oldest_listed: observation.oldest_listed,
+            ..observation.export.expectation(observation.now)
+        };
         let coverage = coverage::assess(&expectation, observation.journal);
         let backing_off = observation
             .retry_state
@@ -377,7 +386,7 @@ impl<'a> DecisionBuilder<'a> {
                 self.has_due = true;
                 continue;
             }
-            if journal.expired.contains(&window) {
+            if self.coverage.expired.contains(window) {
                 continue;
             }
             if let Some((_, other)) = journal
@@ -508,15 +517,16 @@ impl<'a> DecisionBuilder<'a> {
             });
         }
         // A shard counts the leftovers of its own days only: other shards clean up their own.
-        let mut own_attempts = journal
-            .attempts
-            .iter()
-            .filter(|(id, _)| export.shard.contains(id.window.date()));
-        let nothing_open = active.is_empty()
-            && in_progress.is_empty()
-            && own_attempts.all(|(id, facts)| self.is_held_by_other(id, facts));
-        let all_covered = self.decision.coverage.missing.is_empty() && self.coverage.not_due.is_empty();
-        self.decision.complete = export.end.is_some() && all_covered && nothing_open;
+        let own_attempts = journal.attempts.iter().filter(|(id, facts)| {
+            export.shard.contains(id.window.date()) && !self.is_held_by_other(id, facts)
+        });
+        let open_attempts = own_attempts.map(|(id, _)| id).chain(in_progress).copied();
+        self.decision.open_attempts = open_attempts.collect();
+        self.decision.finished = self.decision.coverage.missing.is_empty()
+            && active.is_empty()
+            && self.decision.open_attempts.is_empty();
+        self.decision.complete =
+            self.decision.finished && export.end.is_some() && self.coverage.not_due.is_empty();
         self.plan_manifest();
         let decision = &self.decision;
         let idle = active.is_empty()
@@ -542,9 +552,9 @@ impl<'a> DecisionBuilder<'a> {
         self.decision
     }
 
-    /// Plans the manifest of the first closed period that is not known to have one. A finite export writes its
-    /// manifests when everything is stored and no session is open; a continuous export writes one each month. A
-    /// shard writes a manifest only for a period that all shards together cover.
+    /// Plans the manifest of the first closed period that is not known to have one. A period is closed when every
+    /// window is covered (by all shards together) or accepted and no session of it is open, whatever other periods
+    /// miss.
     fn plan_manifest(&mut self) {
         let RunObservation {
             export,
@@ -553,16 +563,13 @@ impl<'a> DecisionBuilder<'a> {
             sealing,
             ..
         } = *self.observation;
-        let finite = export.end.is_some();
-        if finite && !self.decision.complete {
-            return;
-        }
         let due = periods(export, now).into_iter().find(|period| {
             !retry_state.sealed.contains(period)
-                && (finite && export.shard.is_single()
-                    || self.is_fully_covered(*period) && self.has_no_open_session(*period))
+                && self.has_no_open_session(*period)
+                && self.is_fully_covered(*period)
         });
         let Some(period) = due else { return };
+        self.decision.finished = false;
         self.decision.complete = false;
         self.decision.sealing = true;
         if sealing {
@@ -595,16 +602,15 @@ impl<'a> DecisionBuilder<'a> {
         })
     }
 
-    /// True if this process has no session to close for the period (for a finite export: for any window).
+    /// True if this process has no session to close for the period.
     fn has_no_open_session(&self, period: RangeRecord) -> bool {
         let RunObservation {
-            export,
             active,
             in_progress,
             journal,
             ..
         } = *self.observation;
-        let within = |window| export.end.is_some() || period_contains(period, window);
+        let within = |window| period_contains(period, window);
         let mut attempts = journal.attempts.iter();
         !active.iter().any(|window| within(*window))
             && !in_progress.iter().any(|id| within(id.window))

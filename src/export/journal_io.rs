@@ -1,15 +1,15 @@
 //! Reads and writes the journal: listings, records, keys. I/O with the store only.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::Failure;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
-use crate::archive::listing::{Journal, ReceiptFacts, overlap};
+use crate::archive::listing::{ExpiredFacts, Journal, ReceiptFacts, overlap};
 use crate::archive::presence::find_unlisted;
-use crate::archive::records::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::archive::records::{
+    self, ArchiveRecord, AttemptRecord, ExpiredRecord, RECORD_MAX_BYTES, Receipt, RecordError, SplitRecord,
+};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
@@ -81,30 +81,31 @@ pub(super) async fn load_conflicts(
     Ok(journal)
 }
 
-/// Returns the sessions in the journal, of all windows and holders.
-pub(super) async fn journaled_sessions(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-) -> Result<BTreeSet<String>, Failure> {
+/// Lists the attempts and sessions in the journal, of all windows and holders, without reading them.
+pub(super) async fn list_attempts(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
     let rows = store
         .list(&root.journal_prefix())
         .await
         .map_err(|error| Failure::from(&error))?;
-    Ok(Journal::from_listing(root, &rows).sessions().cloned().collect())
+    Ok(Journal::from_listing(root, &rows))
 }
 
-/// Reads the receipts and attempts that are not read yet.
+/// Reads the records that are not read yet.
 pub(super) async fn read_records(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,
 ) -> Result<(), Failure> {
-    let read = read_receipts(store, root, journal, |_| true).await;
-    read.map_err(|error| Failure::from(&error))?;
+    let read = async {
+        read_receipts(store, root, journal, |_| true).await?;
+        read_negative_records(store, root, journal, |_| true).await
+    };
+    read.await.map_err(|error| Failure::from(&error))?;
     read_attempts(store, root, journal, |_| true).await
 }
 
-async fn read_attempts(
+/// Reads the wanted attempts that are not read yet.
+pub(super) async fn read_attempts(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,
@@ -205,6 +206,61 @@ async fn add_unlisted_objects(
         journal.add(root, &row);
     }
     Ok(())
+}
+
+/// Reads the records of the wanted windows that state why a window is not stored as a whole: expired, split. A record
+/// that cannot be read is removed from the journal: its key alone proves nothing.
+pub(crate) async fn read_negative_records(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let unread = journal.expired.iter().filter(|(_, facts)| facts.is_none());
+    let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
+    let reads = windows.map(|window| async move {
+        let record = read_negative::<ExpiredRecord>(store, root, &Key::Expired(window)).await?;
+        Ok::<_, StoreError>((window, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (window, record) in found {
+        match record {
+            Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
+            None => journal.expired.remove(&window),
+        };
+    }
+    let days = journal.splits.iter().copied().filter(|day| wanted(*day));
+    let reads = days.map(|day| async move {
+        let record = read_negative::<SplitRecord>(store, root, &Key::Split(day)).await?;
+        Ok::<_, StoreError>((day, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (day, _) in found.into_iter().filter(|(_, record)| record.is_none()) {
+        journal.splits.remove(&day);
+    }
+    Ok(())
+}
+
+/// Reads a record; `None`, with a warning, if it is not valid.
+async fn read_negative<R: ArchiveRecord>(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    key: &Key,
+) -> Result<Option<R>, StoreError> {
+    match get_with_bytes(store, root, key).await {
+        Ok(read) => Ok(read.map(|(record, _)| record)),
+        Err(RecordReadError::Record(error)) => {
+            tracing::warn!(%error, "ignoring journal entry");
+            Ok(None)
+        }
+        Err(RecordReadError::Store(error)) => Err(error),
+    }
 }
 
 /// Reads one record; `None` if it does not exist.

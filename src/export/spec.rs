@@ -156,6 +156,7 @@ impl ExportSpec {
         let wanted: HourSet = self.windows(now).collect();
         Expectation {
             source: Some(self.source.clone()),
+            oldest_listed: None,
             accepted: self.accepted_hours(&wanted),
             not_due: self
                 .windows(now)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::archive::VerifyOptions;
 use super::chain::ChainAudit;
 use super::contents::RootContents;
-use super::coverage;
+use super::coverage::{self, ExpectedRange};
 use super::finding::{Finding, FindingKind};
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
 use super::receipts::Expectations;
@@ -26,8 +26,15 @@ pub fn build_report(
 ) -> RootReport {
     let index = DigestIndex::new(&expectations.objects);
     let mut findings = chain.findings.clone();
+    let mut totals = RootTotals::default();
+    let mut checked = Vec::new();
+    // Windows with an error are neither counted nor covered, and are no gap beside it.
+    let mut faulty: BTreeSet<Window> = expectations
+        .findings
+        .iter()
+        .filter_map(|finding| finding.window)
+        .collect();
     findings.extend(expectations.findings);
-    let (mut checked, mut bytes, mut good) = (Vec::new(), 0u64, 0);
     for (expected, seen) in expectations.objects.iter().zip(seen) {
         let (method, size, wrong) = match seen {
             None => {
@@ -46,21 +53,42 @@ pub fn build_report(
             }
             Some(Ok(seen)) => (seen.method, seen.bytes, evaluate(expected, seen, &index)),
         };
-        bytes = bytes.saturating_add(size);
-        good += u64::from(wrong.is_empty());
+        let good = wrong.is_empty();
+        totals.objects += 1;
+        if good {
+            totals.proved += 1;
+            totals.bytes = totals.bytes.saturating_add(size);
+            totals.decompressed = totals.decompressed.saturating_add(expected.decompressed);
+        } else {
+            faulty.insert(expected.window);
+        }
+        if !faulty.contains(&expected.window) {
+            totals.windows += 1;
+            totals.events = totals.events.saturating_add(expected.events);
+        }
         checked.push(CheckedObject {
             key: expected.key.clone(),
             window: expected.window,
             method,
             bytes: size,
-            good: wrong.is_empty(),
+            proved: good,
         });
         findings.extend(wrong);
     }
-    let mut range =
-        coverage::expected_range(options.export.as_ref(), options.now, chain, &expectations.covered);
-    range.restrict(options.since, options.until);
-    findings.extend(range.gaps(contents, &expectations.covered, &expectations.explained));
+    totals.empty = expectations.empty.difference(&faulty).count() as u64;
+    totals.windows += totals.empty;
+    let range = range_to_prove(options, chain, &expectations.covering);
+    let short: HourSet = expectations.short.iter().map(|(window, _)| *window).collect();
+    let covered: HourSet = expectations.covering.difference(&faulty).copied().collect();
+    let covered = covered.difference(&short);
+    let explained: HourSet = faulty.into_iter().collect();
+    findings.extend(range.gaps(contents, &covered, &explained.union(&short)));
+    let short = expectations.short.into_iter();
+    findings.extend(
+        short
+            .filter(|(window, _)| !range.accepted.contains(*window))
+            .map(|(_, finding)| finding),
+    );
     findings.extend(build_remarks(
         contents,
         chain,
@@ -75,20 +103,9 @@ pub fn build_report(
         scope,
         basis: range.basis,
         wanted: range.wanted.ranges(RUNS_MAX),
-        missing: range.missing(&expectations.covered).ranges(RUNS_MAX),
+        missing: range.missing(&covered).ranges(RUNS_MAX),
         accepted: range.accepted.ranges(RUNS_MAX),
-        totals: RootTotals {
-            windows: expectations.windows,
-            empty: expectations.empty,
-            objects: checked.len() as u64,
-            good,
-            events: expectations.events,
-            bytes,
-            decompressed: expectations
-                .objects
-                .iter()
-                .fold(0, |sum, one| sum.saturating_add(one.decompressed)),
-        },
+        totals,
         manifests: ManifestTotals {
             manifests: chain.manifests,
             valid: chain.valid,
@@ -100,6 +117,20 @@ pub fn build_report(
         objects: checked,
         findings,
     }
+}
+
+/// Returns the range that a root must cover.
+pub fn range_to_prove(
+    options: &VerifyOptions,
+    chain: &ChainAudit,
+    covering: &BTreeSet<Window>,
+) -> ExpectedRange {
+    let export = options.export.as_ref();
+    let named: HourSet = covering.iter().copied().collect();
+    let mut range = coverage::expected_range(export, options.now, chain, &named);
+    let hour = coverage::hour_of_day(export, chain);
+    range.assert_days((options.since, options.until), hour);
+    range
 }
 
 fn build_remarks(

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::archive::{RootDocuments, VerifyOptions, list_roots, read_documents};
+use super::build_report::range_to_prove;
 use super::chain::{self, ChainAudit, Receipts};
 use super::contents::RootContents;
-use super::coverage;
 use super::finding::{Finding, FindingKind};
 use super::receipts::{self, Expectations};
 use crate::archive::layout::Key;
 use crate::archive::presence::{HEADS_MAX, find_unlisted};
-use crate::archive::window::Window;
+use crate::archive::window::{HourSet, Window};
 use crate::storage::StoreError;
 
 /// Further listings before a file is reported missing.
@@ -246,10 +246,10 @@ impl RootReading {
 
     /// Returns true if an expected hour is not covered: its receipt may be younger than the listing.
     fn has_gaps(&self, options: &VerifyOptions) -> bool {
-        let covered = &self.expectations.covered;
-        let mut range = coverage::expected_range(options.export.as_ref(), options.now, &self.chain, covered);
-        range.restrict(options.since, options.until);
-        !range.missing(covered).is_empty()
+        let covering = &self.expectations.covering;
+        let covered: HourSet = covering.iter().copied().collect();
+        let range = range_to_prove(options, &self.chain, covering);
+        !range.missing(&covered).is_empty()
     }
 }
 

@@ -175,7 +175,7 @@ pub(super) fn status_json(
         json!({
             "location": archive.name,
             "root": archive.root.as_str(),
-            "doubt": archive.journal.as_ref().err(),
+            "warning": archive.journal.as_ref().err(),
         })
     });
     json!({
@@ -184,7 +184,7 @@ pub(super) fn status_json(
         "source": source.tracker.endpoint(),
         "start": start,
         "end": end,
-        "listingDoubt": warning,
+        "listingWarning": warning,
         "archive": archive,
         "days": rows.iter().map(row).collect::<Vec<_>>(),
     })

@@ -20,10 +20,15 @@ use crate::archive::manifest::document::{
     DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest,
 };
 use crate::archive::records::{RangeRecord, encode};
+use crate::archive::verify::chain::{self, Document, Manifests, Receipts};
+use crate::archive::verify::contents::RootContents;
+use crate::archive::verify::finding::Finding;
+use crate::archive::verify::signature::SignatureStatus;
 use crate::archive::window::{HourSet, Window};
 use crate::export::shard::Shard;
 use crate::export::spec::{ExportSpec, RetryPolicy};
 use crate::pipeline::proof::hex;
+use crate::storage::ObjectSummary;
 
 const SOURCE: &str = "https://a";
 
@@ -254,6 +259,70 @@ proptest! {
         other.root.digest.replace_range(0..1, "x");
         let header: ManifestHeader = parse_manifest("k", 1, &encode(&other)).unwrap();
         prop_assert_ne!(header.statement_id(), statement_id);
+    }
+}
+
+/// Returns what the verification finds wrong in a manifest, without any receipt.
+fn contradictions(manifest: &Manifest) -> Vec<Finding> {
+    let mut contents = RootContents::new(ArchiveRoot::new("p", "s", "space"));
+    let listed = ObjectSummary {
+        key: "k".to_owned(),
+        size: 1,
+        etag: None,
+        last_modified: None,
+    };
+    contents.manifests.insert(1, listed);
+    let document = Document {
+        sha256: String::new(),
+        parsed: Ok(manifest.clone()),
+    };
+    let manifests = Manifests::from([(1, (document, SignatureStatus::Absent))]);
+    chain::validate(&contents, &manifests, &Receipts::new(), false).findings
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_statement_must_follow_from_windows_and_accepted_gaps((export, stored) in cases(), at in any::<prop::sample::Index>()) {
+        use DayStatement::{AcceptedGap, Empty, Matched, Over, Short, Unknown};
+        let Some(manifest) = manifest(&export, &journal(&stored)) else { return Ok(()) };
+        prop_assert_eq!(contradictions(&manifest), []);
+        let at = at.index(manifest.days.len());
+        let date = manifest.days[at].date;
+        let accepted = export.in_accepted_gap(date);
+        let split = manifest.windows.iter().any(|entry| entry.window.starts_with(&format!("{date}T"))) && export.hour.is_none();
+        // The edited days add up.
+        let edited = |change: &dyn Fn(&mut Manifest)| {
+            let mut edited = manifest.clone();
+            change(&mut edited);
+            edited.totals = edited.computed_totals();
+            edited.root = edited.computed_root();
+            contradictions(&edited)
+        };
+        for statement in [Matched, Over, Short, Unknown, Empty, AcceptedGap] {
+            // A manifest about one hour a day does not show whether the sum of the day is short.
+            let unknown = export.hour.is_some()
+                && accepted
+                && [statement, manifest.days[at].statement].contains(&AcceptedGap);
+            if statement != manifest.days[at].statement && !unknown {
+                prop_assert_ne!(edited(&|manifest| manifest.days[at].statement = statement), [], "{:?}", statement);
+            }
+        }
+        prop_assert_ne!(edited(&|manifest| manifest.days[at].hours += 1), []);
+        prop_assert_ne!(edited(&|manifest| manifest.days[at].wanted -= 1), []);
+        prop_assert_ne!(edited(&|manifest| manifest.days[at].events += 1), []);
+        if !split {
+            prop_assert_ne!(edited(&|manifest| manifest.days[at].reported = Some(99)), []);
+        }
+        if manifest.days[at].statement == AcceptedGap {
+            prop_assert_ne!(edited(&|manifest| manifest.accepted_gaps.clear()), []);
+        } else if let Some(removed) = manifest.windows.iter().position(|entry| entry.window.starts_with(&date.to_string())) {
+            prop_assert_ne!(edited(&|manifest| drop(manifest.windows.remove(removed))), []);
+        }
+        let mut totals = manifest.clone();
+        totals.totals.reported += 1;
+        prop_assert_ne!(contradictions(&totals), []);
     }
 }
 

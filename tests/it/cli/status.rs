@@ -80,7 +80,7 @@ async fn status_shows_the_sessions_beside_the_archive() {
         .run(&[&archive[..], &["--output", "json"]].concat())
         .await
         .json();
-    assert_eq!(json["schema"], "eventexport.io/status/v1");
+    assert_eq!(json["schema"], "eventexport.io/status/v2");
     assert_eq!(json["days"][4]["archived"]["state"], "Covered");
     assert_eq!(json["days"][4]["listed"], false);
     assert_eq!(json["days"][0]["archived"]["verdict"], "Matched");

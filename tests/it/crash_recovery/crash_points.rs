@@ -177,7 +177,7 @@ impl CrashPoint {
             .simulator
             .ledger()
             .downloads_of(&self.day.to_string())
-            .answers;
+            .replies;
         ensure!(
             downloads == self.downloads,
             "{} was downloaded {downloads} times",

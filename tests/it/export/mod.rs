@@ -2,6 +2,7 @@
 
 mod calendar;
 mod chain;
+mod counts;
 mod crashes;
 mod evidence;
 mod fault_presets;
@@ -9,6 +10,7 @@ pub(crate) mod faulty_store;
 pub(crate) mod fixture;
 mod holders;
 mod manifest;
+mod orphans;
 mod retry_backoff;
 mod shared_space;
 mod volume;

@@ -323,7 +323,7 @@ impl<'a> ChangeCaseRunner<'a> {
                 }
             }
             ResourceChange::ReplaceSecret => {
-                fixture.secret(&self.secret_name(), &other_credentials()).await?
+                fixture.secret(&self.secret_name(), &other_credentials()).await?;
             }
             ResourceChange::RecreateSecret => {
                 if self.phase == LifecyclePhase::Failed {

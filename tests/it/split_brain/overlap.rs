@@ -144,10 +144,10 @@ async fn nested_archives_share_one_session_limit() -> Result<()> {
     let ledger = fixture.source.simulator.ledger();
     println!(
         "{} sessions, {} at once, {} refused",
-        ledger.opened, ledger.max_open, ledger.refused_full
+        ledger.opened, ledger.max_open, ledger.refused_at_capacity
     );
     ensure!(
-        ledger.opened == 48 && ledger.people_open == 22 && ledger.max_open >= 28,
+        ledger.opened == 48 && ledger.other_users_open == 22 && ledger.max_open >= 28,
         "{ledger:#?}"
     );
     let open = fixture.source.simulator.open_sessions();
