@@ -118,7 +118,7 @@ async fn move_one(tracker: &Tracker, store: &Arc<dyn Store>, space: &str, n: u64
         crc64: Crc64::of(b""),
         metadata: Vec::new(),
         content_type: "application/gzip",
-        class: ObjectClass::Evidence,
+        class: ObjectClass::Events,
     };
     let key = format!("parts-{n}");
     let (mut upload, mut number, mut filling) = (None, 0, Segments::default());

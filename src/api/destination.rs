@@ -73,8 +73,8 @@ pub struct S3Destination {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
 
-    /// Storage class of events and receipts, as the store names it. Defaults to the storage class of the bucket.
-    /// Example: `STANDARD_IA`
+    /// Storage class of the events, as the store names it. Receipts, manifests and the journal are read by every run
+    /// and stay in the storage class of the bucket. Defaults to the storage class of the bucket. Example: `STANDARD_IA`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = limit::STORAGE_CLASS_CHARS))]
     #[x_kube(validation = rules::STORAGE_CLASS)]

@@ -98,6 +98,7 @@ reasons! {
     SourceMismatch: "The receipts below the prefix are about another source.", "Use another destination.s3.prefix, or the source that the receipts name.";
     ObjectMissing: "A receipt names an object that does not exist.", "Restore the object from a backup or a version of the bucket, or delete the receipt to export the window again while the service still has it.";
     ObjectSizeMismatch: "An object has another size than its receipt states.", "Restore the object from a backup or a version of the bucket.";
+    ObjectArchived: "An object of the archive is in an archive tier of the store and cannot be read.", "Restore the object that the message names from the archive tier; limit the lifecycle rule of the bucket, or spec.destination.s3.storageClass, to classes that can be read at once, or exempt `_journal/` and `_manifests/` from the rule.";
     ReceiptUnreadable: "A document of the journal or a manifest is not valid JSON, or lacks a field.", "Restore the document that the message names from a backup or a version of the bucket.";
     UnsupportedSchema: "A document of the journal or a manifest has a schema that this version cannot read.", "Upgrade eventexport to the version that wrote the document, or a later one.";
     OrphanSessionSuspected: "An open session may belong to this export, but nothing proves it; it is not deleted.", "Find out who owns the session; if nobody does, delete it with `eventexport session delete ID`.";

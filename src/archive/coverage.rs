@@ -273,6 +273,7 @@ impl Damage {
         match self {
             Self::Unreadable(RecordError::Unreadable { .. }) => Reason::ReceiptUnreadable,
             Self::Unreadable(RecordError::UnsupportedSchema { .. }) => Reason::UnsupportedSchema,
+            Self::Unreadable(RecordError::Archived { .. }) => Reason::ObjectArchived,
             Self::OtherSource(_) => Reason::SourceMismatch,
             Self::ObjectMissing => Reason::ObjectMissing,
             Self::ObjectSizeMismatch { .. } => Reason::ObjectSizeMismatch,
@@ -286,6 +287,7 @@ impl Damage {
         match self {
             Self::Unreadable(RecordError::Unreadable { .. }) => "Unreadable",
             Self::Unreadable(RecordError::UnsupportedSchema { .. }) => "UnsupportedSchema",
+            Self::Unreadable(RecordError::Archived { .. }) => "ObjectArchived",
             Self::OtherSource(_) => "OtherSource",
             Self::ObjectMissing => "ObjectMissing",
             Self::ObjectSizeMismatch { .. } => "ObjectSizeMismatch",

@@ -112,9 +112,14 @@ impl Journal {
     pub fn from_listing(root: &ArchiveRoot, rows: &[ObjectSummary]) -> Self {
         let mut journal = Self::default();
         for row in rows {
-            journal.insert(root.parse(&row.key), row.size);
+            journal.add(root, row);
         }
         journal
+    }
+
+    /// Adds a row of a listing.
+    pub fn add(&mut self, root: &ArchiveRoot, row: &ObjectSummary) {
+        self.insert(root.parse(&row.key), row.size);
     }
 
     fn insert(&mut self, key: Key, size: u64) {
@@ -174,6 +179,17 @@ impl Journal {
         let objects = self.objects.range(day.clone()).map(|(existing, _)| existing);
         let receipts = self.receipts.range(day).map(|(existing, _)| existing);
         objects.chain(receipts).any(|existing| overlap(*existing, window))
+    }
+
+    /// Returns the windows whose object the listing leaves out although a receipt, which was read, names it.
+    pub fn absent_objects(&self) -> impl Iterator<Item = Window> + '_ {
+        let named = self.receipts.iter().filter(|(_, facts)| {
+            let sha256 = facts.as_ref().and_then(|facts| facts.summary.sha256.as_ref());
+            sha256.is_some()
+        });
+        named
+            .map(|(window, _)| *window)
+            .filter(|window| !self.objects.contains_key(window))
     }
 
     /// True if an attempt at the window, or at a part of it, has a record that cannot be read.

@@ -9,6 +9,7 @@ pub mod coverage;
 pub mod layout;
 pub mod listing;
 pub mod manifest;
+pub mod presence;
 pub mod records;
 pub mod verify;
 pub mod window;

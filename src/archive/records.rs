@@ -48,6 +48,12 @@ pub enum RecordError {
         /// The schema in the document.
         found: String,
     },
+    /// The store keeps the document in an archive tier.
+    #[error("{key} is in an archive tier of the store: restore it, then it can be read")]
+    Archived {
+        /// The object key.
+        key: String,
+    },
 }
 
 /// Encodes a document as one line of JSON.

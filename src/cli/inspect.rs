@@ -14,8 +14,9 @@ use super::output::OutputArgs;
 use super::secrets::SecretPurpose;
 use crate::api::{Scope, escape};
 use crate::archive::counts::DayListing;
-use crate::archive::verify::archive::{self, VerifyOptions};
+use crate::archive::verify::archive::VerifyOptions;
 use crate::archive::verify::inspect::{Inspection, inspect};
+use crate::archive::verify::recheck::{self, Recheck};
 use crate::export::connect;
 use crate::storage::StoreError;
 use crate::tracker::TokenCache;
@@ -110,14 +111,13 @@ async fn inspect_archive(
         since: None,
         until: None,
         now: Timestamp::now(),
+        recheck: Recheck::default(),
     };
     let store_error =
         |error: StoreError| anyhow::anyhow!("{}: {}", location.name, error.describe(&location.setting_names));
     let mut roots = Vec::new();
-    for contents in archive::list_roots(&options).await.map_err(store_error)?.0 {
-        let documents = archive::read_documents(&options, &contents)
-            .await
-            .map_err(store_error)?;
+    for root in recheck::read_archive(&options).await.map_err(store_error)?.roots {
+        let (contents, documents) = (root.contents, root.documents);
         let mut inspection = inspect(
             &contents,
             &documents,

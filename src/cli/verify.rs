@@ -21,6 +21,7 @@ use super::progress::{ProgressMode, events};
 use super::session::create::today;
 use super::verify_text;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
+use crate::archive::verify::recheck::Recheck;
 use crate::archive::verify::report::VerifyReport;
 use crate::archive::verify::signature::PublicKey;
 use crate::archive::window::parse_date;
@@ -114,6 +115,7 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
             since: args.start,
             until: args.end,
             now: Timestamp::now(),
+            recheck: Recheck::default(),
         };
         let progress = Arc::new(VerifyProgress::default());
         let display = show_progress(args, &location, &screen, Arc::clone(&progress));

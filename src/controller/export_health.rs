@@ -57,6 +57,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::SourceMismatch
         | Reason::ObjectMissing
         | Reason::ObjectSizeMismatch
+        | Reason::ObjectArchived
         | Reason::ReceiptUnreadable
         | Reason::UnsupportedSchema
         | Reason::SigningKeyInvalid

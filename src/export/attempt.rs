@@ -533,7 +533,7 @@ impl Attempt<'_> {
             crc64,
             metadata,
             content_type: "application/gzip",
-            class: ObjectClass::Evidence,
+            class: ObjectClass::Events,
         }
     }
 }

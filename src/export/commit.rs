@@ -222,7 +222,7 @@ async fn publish_object(
         crc64,
         metadata,
         content_type: "application/gzip",
-        class: ObjectClass::Evidence,
+        class: ObjectClass::Events,
     };
     let size = staged.bytes;
     if !conditional && let Some(found) = store.head(key).await.map_err(|error| Failure::from(&error))? {

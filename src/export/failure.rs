@@ -144,6 +144,7 @@ impl From<&RecordError> for Failure {
         let reason = match error {
             RecordError::Unreadable { .. } => Reason::ReceiptUnreadable,
             RecordError::UnsupportedSchema { .. } => Reason::UnsupportedSchema,
+            RecordError::Archived { .. } => Reason::ObjectArchived,
         };
         Self::manual(reason, error.to_string())
     }
@@ -212,6 +213,7 @@ impl From<&StoreError> for Failure {
             StoreError::AttributesRejected { .. } => Reason::ObjectAttributesRejected,
             StoreError::InvalidCredentials { .. } => Reason::CredentialsRefused,
             StoreError::Forbidden { .. } => Reason::BucketForbidden,
+            StoreError::Archived { .. } => Reason::ObjectArchived,
             StoreError::Full { .. } => Reason::BucketFull,
             StoreError::Throttled { .. } => Reason::Throttled,
             StoreError::Egress(_) => Reason::HostNotAllowed,
@@ -224,6 +226,7 @@ impl From<&StoreError> for Failure {
             StoreError::InvalidKey { .. } | StoreError::LimitExceeded { .. } => Reason::DestinationRefused,
             StoreError::Conflict { .. }
             | StoreError::NoSuchUpload { .. }
+            | StoreError::IncompleteListing { .. }
             | StoreError::Corrupted { .. }
             | StoreError::Network { .. }
             | StoreError::Io { .. }
@@ -231,6 +234,10 @@ impl From<&StoreError> for Failure {
         };
         let (class, scope) = match error.class() {
             StoreErrorClass::Retry(after) => (RetryClass::Retry(after), FailureScope::Window),
+            // One object is archived, not the bucket.
+            StoreErrorClass::ActionRequired if reason == Reason::ObjectArchived => {
+                (RetryClass::Wait(None), FailureScope::Window)
+            }
             StoreErrorClass::ActionRequired => (RetryClass::Wait(None), FailureScope::Export),
             StoreErrorClass::CallerDecides => (RetryClass::Retry(None), FailureScope::Window),
         };

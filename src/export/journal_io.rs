@@ -6,6 +6,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::failure::Failure;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
 use crate::archive::listing::{ExpiredFacts, Journal, ReceiptFacts, overlap};
+use crate::archive::presence::find_unlisted;
 use crate::archive::records::{
     self, ArchiveRecord, AttemptRecord, ExpiredRecord, RECORD_MAX_BYTES, Receipt, RecordError, SplitRecord,
 };
@@ -185,6 +186,25 @@ pub(crate) async fn read_receipts(
             }
         }
     }
+    add_unlisted_objects(store, root, journal, wanted).await?;
+    Ok(())
+}
+
+/// Adds the objects that receipts of the wanted windows name and that exist although the listing leaves them out.
+async fn add_unlisted_objects(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let absent = journal
+        .absent_objects()
+        .filter(|window| wanted(*window))
+        .filter_map(|window| root.key(&Key::Events(window)));
+    let found = find_unlisted(store, absent.collect::<Vec<_>>()).await?;
+    for row in found {
+        journal.add(root, &row);
+    }
     Ok(())
 }
 
@@ -262,6 +282,8 @@ async fn get_with_bytes<R: ArchiveRecord>(
     match store.get(&key, RECORD_MAX_BYTES).await {
         Ok(None) => Ok(None),
         Ok(Some(bytes)) => Ok(Some((records::decode(&key, &bytes)?, bytes))),
+        // It concerns this document, not the store.
+        Err(StoreError::Archived { key, .. }) => Err(RecordError::Archived { key }.into()),
         // A document of this size is none of ours.
         Err(StoreError::LimitExceeded { key, limit, .. }) => Err(RecordError::Unreadable {
             key,
@@ -304,10 +326,10 @@ pub(super) fn record_options(mode: PutMode, body: &Segments, class: ObjectClass)
     }
 }
 
-/// Returns the object class: receipts are evidence, other records are deleted when obsolete.
+/// Returns the object class: receipts stay, other records are deleted when obsolete.
 fn object_class<R: ArchiveRecord>() -> ObjectClass {
     if R::SCHEMA == Receipt::SCHEMA {
-        ObjectClass::Evidence
+        ObjectClass::Proof
     } else {
         ObjectClass::Journal
     }

@@ -86,6 +86,24 @@ pub enum StoreError {
         /// The key.
         key: String,
     },
+    /// The object is in an archive tier and cannot be read (`InvalidObjectState`).
+    #[error("{key} in {store} is in an archive tier: restore the object, then it can be read")]
+    Archived {
+        /// Name of the store.
+        store: String,
+        /// The key.
+        key: String,
+    },
+    /// A listing contradicts itself: it is truncated and does not say where to continue, or continues in a circle.
+    #[error("the listing of {prefix:?} in {store} is incomplete: {problem}")]
+    IncompleteListing {
+        /// Name of the store.
+        store: String,
+        /// Prefix of the listing.
+        prefix: String,
+        /// The contradiction.
+        problem: &'static str,
+    },
     /// The store received other bytes than were sent.
     #[error("{store} received {key} with a wrong checksum: the bytes changed in transit")]
     Corrupted {
@@ -203,6 +221,8 @@ impl StoreError {
             | Self::Unsupported { .. }
             | Self::NoSuchUpload { .. }
             | Self::Forbidden { .. }
+            | Self::Archived { .. }
+            | Self::IncompleteListing { .. }
             | Self::Corrupted { .. }
             | Self::Full { .. }
             | Self::Throttled { .. }
@@ -228,7 +248,10 @@ impl StoreError {
             | Self::Conflict { .. }
             | Self::Unsupported { .. }
             | Self::NoSuchUpload { .. } => StoreErrorClass::CallerDecides,
-            Self::Corrupted { .. } | Self::Network { .. } | Self::Io { .. } => StoreErrorClass::Retry(None),
+            Self::IncompleteListing { .. }
+            | Self::Corrupted { .. }
+            | Self::Network { .. }
+            | Self::Io { .. } => StoreErrorClass::Retry(None),
             Self::Throttled { after, .. } => StoreErrorClass::Retry(*after),
             Self::Rejected { status, code, .. } if is_transient(*status, code) => {
                 StoreErrorClass::Retry(None)
@@ -239,6 +262,7 @@ impl StoreError {
             | Self::AttributesRejected { .. }
             | Self::InvalidCredentials { .. }
             | Self::Forbidden { .. }
+            | Self::Archived { .. }
             | Self::Full { .. }
             | Self::Egress(_)
             | Self::InvalidKey { .. }

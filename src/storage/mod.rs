@@ -54,15 +54,18 @@ pub struct PutOptions {
     pub metadata: Vec<(String, String)>,
     /// `Content-Type` of the object.
     pub content_type: &'static str,
-    /// Determines if object lock and storage class of the destination apply.
+    /// Determines whether object lock and storage class of the destination apply.
     pub class: ObjectClass,
 }
 
-/// Kind of object: only evidence is locked and stored in the configured storage class.
+/// Kind of object, which determines the attributes of the destination that apply to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectClass {
-    /// Events and receipts: object lock and storage class apply.
-    Evidence,
+    /// Events: object lock and storage class apply.
+    Events,
+    /// Receipts, manifests and signatures: object lock applies. They are read by every later run, so they stay in the
+    /// default storage class of the bucket.
+    Proof,
     /// Journal entries that are deleted after use: never locked.
     Journal,
 }
@@ -135,8 +138,10 @@ pub struct UploadedPart {
     pub number: u16,
     /// The store's entity tag of the part.
     pub etag: String,
-    /// Its checksum, as verified by the store.
+    /// Its checksum.
     pub crc64: Crc64,
+    /// Its CRC-32C, if that is the checksum which the store verified.
+    pub crc32c: Option<u32>,
     /// Bytes.
     pub size: u64,
 }

@@ -1,4 +1,4 @@
-//! Reads an archive and runs the checks: one listing, every receipt and manifest, then every object, several
+//! Reads an archive and runs the checks: listing, receipts and manifests (see `recheck`), then every object, several
 //! concurrently. Does I/O, reading only. Memory is bounded by the documents and a few pieces of each object in flight.
 
 use std::num::NonZero;
@@ -12,12 +12,13 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::build_report::build_report;
-use super::chain::{self, Document, Manifests, Receipts};
+use super::chain::{Document, Manifests, Receipts};
 use super::contents::{self, RootContents};
 use super::finding::{Finding, FindingKind};
 use super::object::{ObjectProof, ObjectProver};
 use super::observation::ObjectObservation;
-use super::receipts::{self, ExpectedObject};
+use super::receipts::ExpectedObject;
+use super::recheck::{self, ArchiveReading, Recheck, RootReading};
 use super::report::VerifyReport;
 use super::signature::{self, PublicKey};
 use crate::archive::layout::ArchiveRoot;
@@ -59,6 +60,8 @@ pub struct VerifyOptions {
     pub until: Option<Date>,
     /// Current time.
     pub now: Timestamp,
+    /// Further listings before a file is reported missing.
+    pub recheck: Recheck,
 }
 
 /// Progress of a verification.
@@ -88,25 +91,19 @@ pub async fn verify(
     options: &VerifyOptions,
     progress: &Arc<VerifyProgress>,
 ) -> Result<VerifyReport, StoreError> {
-    let (roots, findings) = list_roots(options).await?;
+    let ArchiveReading { roots, findings } = recheck::read_archive(options).await?;
     let mut report = VerifyReport {
         roots: Vec::new(),
         findings,
     };
     let mut work = Vec::new();
-    for contents in roots {
-        let documents = read_documents(options, &contents).await?;
-        let chain = chain::validate(
-            &contents,
-            &documents.manifests,
-            &documents.receipts,
-            options.require_signature,
-        );
-        let RootDocuments { mut receipts, .. } = documents;
-        receipts.retain(|window, _| options.includes(window.date()));
-        let mut chain = chain;
-        chain.ledger.retain(|window, _| options.includes(window.date()));
-        let expectations = receipts::expected_objects(&contents, &receipts, &chain, options.source());
+    for root in roots {
+        let RootReading {
+            contents,
+            documents: _,
+            chain,
+            expectations,
+        } = root;
         let present = expectations
             .objects
             .iter()
@@ -152,21 +149,32 @@ impl VerifyOptions {
         self.export.as_ref().map(|export| export.source.as_str())
     }
 
-    fn includes(&self, day: Date) -> bool {
+    /// Returns true if a day is in the range to verify.
+    pub fn includes(&self, day: Date) -> bool {
         self.since.is_none_or(|since| day >= since) && self.until.is_none_or(|until| day <= until)
     }
 }
 
 /// Reads every receipt, manifest and signature of a root. Ignores files that are deleted after the listing.
+///
+/// Documents of an earlier reading whose rows are unchanged are used again.
 pub async fn read_documents(
     options: &VerifyOptions,
     contents: &RootContents,
+    known: Option<(RootContents, RootDocuments)>,
 ) -> Result<RootDocuments, StoreError> {
     let get = async |listed: &ObjectSummary, limit: u64| match options.store.get(&listed.key, limit).await {
-        Err(error @ StoreError::LimitExceeded { .. }) => Ok(Some(Err(error.to_string()))),
+        Err(error @ (StoreError::LimitExceeded { .. } | StoreError::Archived { .. })) => Ok(Some(Err(error))),
         other => other.map(|bytes| bytes.map(Ok)),
     };
-    let receipts: Vec<_> = stream::iter(&contents.receipts)
+    let mut out = known.map_or_else(RootDocuments::default, |(old, documents)| {
+        documents.retain_unchanged(&old, contents)
+    });
+    let unread = contents
+        .receipts
+        .iter()
+        .filter(|(window, _)| !out.receipts.contains_key(window));
+    let receipts: Vec<_> = stream::iter(unread.collect::<Vec<_>>())
         .map(async |(window, listed)| {
             let bytes = get(listed, RECORD_MAX_BYTES).await?;
             Ok::<_, StoreError>(bytes.map(|bytes| {
@@ -177,8 +185,11 @@ pub async fn read_documents(
         .buffer_unordered(DOCUMENT_CONCURRENCY)
         .try_collect()
         .await?;
-    let mut manifests = Manifests::new();
+    out.receipts.extend(receipts.into_iter().flatten());
     for (number, listed) in &contents.manifests {
+        if out.manifests.contains_key(number) {
+            continue;
+        }
         let Some(bytes) = get(listed, MANIFEST_MAX_BYTES).await? else {
             continue;
         };
@@ -186,7 +197,10 @@ pub async fn read_documents(
             Some(listed) => get(listed, SIGNATURE_MAX_BYTES).await?,
             None => None,
         };
-        let signature = signature.map(Result::unwrap_or_default);
+        let (bytes, signature) = match signature {
+            Some(Err(error @ StoreError::Archived { .. })) => (Err(error), None),
+            signature => (bytes, signature.map(Result::unwrap_or_default)),
+        };
         let signature = match &bytes {
             Ok(bytes) => signature::check(bytes, signature.as_deref(), &options.keys),
             Err(_) => signature::SignatureStatus::Absent,
@@ -194,26 +208,38 @@ pub async fn read_documents(
         let document = parse_document(bytes, |bytes| {
             document::parse_manifest::<Manifest>(&listed.key, *number, bytes)
         });
-        manifests.insert(*number, (document, signature));
+        out.manifests.insert(*number, (document, signature));
     }
-    Ok(RootDocuments {
-        receipts: receipts.into_iter().flatten().collect(),
-        manifests,
-    })
+    Ok(out)
+}
+
+impl RootDocuments {
+    /// Returns the documents whose rows are the same in both listings.
+    fn retain_unchanged(mut self, old: &RootContents, new: &RootContents) -> Self {
+        self.receipts
+            .retain(|window, _| old.receipts.get(window) == new.receipts.get(window));
+        self.manifests.retain(|number, _| {
+            old.manifests.get(number) == new.manifests.get(number)
+                && old.signatures.get(number) == new.signatures.get(number)
+        });
+        self
+    }
 }
 
 fn parse_document<T, E: ToString>(
-    bytes: Result<bytes::Bytes, String>,
+    bytes: Result<bytes::Bytes, StoreError>,
     read: impl FnOnce(&[u8]) -> Result<T, E>,
 ) -> Document<T> {
     match bytes {
         Ok(bytes) => Document {
             sha256: hex(&Sha256::digest(&bytes)),
             parsed: read(&bytes).map_err(|error| error.to_string()),
+            archived: false,
         },
-        Err(why) => Document {
+        Err(error) => Document {
             sha256: String::new(),
-            parsed: Err(why),
+            parsed: Err(error.to_string()),
+            archived: matches!(error, StoreError::Archived { .. }),
         },
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::archive::VerifyOptions;
 use super::chain::ChainAudit;
 use super::contents::RootContents;
-use super::coverage;
+use super::coverage::{self, ExpectedRange};
 use super::finding::{Finding, FindingKind};
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
 use super::receipts::Expectations;
@@ -44,8 +44,11 @@ pub fn build_report(
                 (CheckMethod::Nothing, 0, vec![missing.expected(stated)])
             }
             Some(Err(error)) => {
-                let unreadable = Finding::new(FindingKind::ObjectUnreadable, expected.key.clone())
-                    .with_window(expected.window);
+                let kind = match error {
+                    StoreError::Archived { .. } => FindingKind::ObjectArchived,
+                    _ => FindingKind::ObjectUnreadable,
+                };
+                let unreadable = Finding::new(kind, expected.key.clone()).with_window(expected.window);
                 (CheckMethod::Nothing, 0, vec![unreadable.found(error.to_string())])
             }
             Some(Ok(seen)) => (seen.method, seen.bytes, evaluate(expected, seen, &index)),
@@ -74,12 +77,7 @@ pub fn build_report(
     }
     totals.empty = expectations.empty.difference(&faulty).count() as u64;
     totals.windows += totals.empty;
-    let named: HourSet = expectations.covering.iter().copied().collect();
-    let mut range = coverage::expected_range(options.export.as_ref(), options.now, chain, &named);
-    range.assert_days(
-        (options.since, options.until),
-        coverage::hour_of_day(options.export.as_ref(), chain),
-    );
+    let range = range_to_prove(options, chain, &expectations.covering);
     let short: HourSet = expectations.short.iter().map(|(window, _)| *window).collect();
     let covered: HourSet = expectations.covering.difference(&faulty).copied().collect();
     let covered = covered.difference(&short);
@@ -119,6 +117,20 @@ pub fn build_report(
         objects: checked,
         findings,
     }
+}
+
+/// Returns the range that a root must cover.
+pub fn range_to_prove(
+    options: &VerifyOptions,
+    chain: &ChainAudit,
+    covering: &BTreeSet<Window>,
+) -> ExpectedRange {
+    let export = options.export.as_ref();
+    let named: HourSet = covering.iter().copied().collect();
+    let mut range = coverage::expected_range(export, options.now, chain, &named);
+    let hour = coverage::hour_of_day(export, chain);
+    range.assert_days((options.since, options.until), hour);
+    range
 }
 
 fn build_remarks(

@@ -29,6 +29,16 @@ pub struct Document<T> {
     pub sha256: String,
     /// Its contents, or the reason that it cannot be parsed.
     pub parsed: Result<T, String>,
+    /// True if it, or its signature, is in an archive tier of the store and was not read.
+    pub archived: bool,
+}
+
+impl<T> Document<T> {
+    /// Returns the finding of a document in an archive tier.
+    pub fn archived_finding(&self, key: String) -> Finding {
+        let why = self.parsed.as_ref().err();
+        Finding::new(FindingKind::ObjectArchived, key).found(why.cloned().unwrap_or_default())
+    }
 }
 
 /// Receipts by window.
@@ -198,6 +208,9 @@ fn manifest_findings(
     receipts: &Receipts,
 ) -> Vec<Finding> {
     let key = contents.key(&Key::Manifest(number));
+    if document.archived {
+        return vec![document.archived_finding(key)];
+    }
     let contradictions = match &document.parsed {
         Ok(manifest) => contradictions(contents, number, manifest, receipts),
         Err(_) => Vec::new(),

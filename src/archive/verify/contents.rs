@@ -10,7 +10,7 @@ use crate::storage::ObjectSummary;
 const INTERNAL_DIR: &str = ".eventexport-tmp";
 
 /// All keys of one space and scope.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootContents {
     /// The root.
     pub root: ArchiveRoot,
@@ -22,6 +22,8 @@ pub struct RootContents {
     pub expired: BTreeSet<Window>,
     /// Days that are exported by the hour.
     pub split: BTreeSet<Window>,
+    /// Windows with an attempt in the journal. Such keys remain in stores without permission to delete.
+    pub attempts: BTreeSet<Window>,
     /// Open sessions of the journal: the attempt, the session id and the key.
     pub sessions: Vec<(AttemptId, String, String)>,
     /// Manifests by number.
@@ -84,6 +86,7 @@ impl RootContents {
             receipts: BTreeMap::new(),
             expired: BTreeSet::new(),
             split: BTreeSet::new(),
+            attempts: BTreeSet::new(),
             sessions: Vec::new(),
             manifests: BTreeMap::new(),
             signatures: BTreeMap::new(),
@@ -92,7 +95,8 @@ impl RootContents {
         }
     }
 
-    fn add(&mut self, row: ObjectSummary) {
+    /// Adds a row of a listing.
+    pub fn add(&mut self, row: ObjectSummary) {
         match self.root.parse(&row.key) {
             Key::Events(window) => {
                 self.objects.insert(window, row);
@@ -107,8 +111,9 @@ impl RootContents {
                 self.split.insert(window);
             }
             Key::Session(id, session) => self.sessions.push((id, session, row.key)),
-            // Temporary journal entries. They remain in stores without permission to delete.
-            Key::Attempt(_) | Key::Prepared(_) => {}
+            Key::Attempt(id) | Key::Prepared(id) => {
+                self.attempts.insert(id.window);
+            }
             Key::Manifest(number) => {
                 self.manifests.insert(number, row);
             }
@@ -118,6 +123,16 @@ impl RootContents {
             Key::Other if self.relative_key(&row.key).starts_with("date=") => self.strays.push(row),
             Key::Other => self.foreign.push(row),
         }
+    }
+
+    /// Removes the objects without a receipt that an earlier listing did not have: an export is about to write theirs.
+    pub fn retain_objects(&mut self, earlier: Option<&BTreeSet<Window>>) {
+        let Self {
+            objects, receipts, ..
+        } = self;
+        objects.retain(|window, _| {
+            receipts.contains_key(window) || earlier.is_some_and(|earlier| earlier.contains(window))
+        });
     }
 
     /// Returns a key relative to the root, as in its documents.

@@ -17,6 +17,8 @@ pub enum FindingKind {
     ObjectChanged,
     /// The object could not be read.
     ObjectUnreadable,
+    /// The object, or a receipt, manifest or signature, is in an archive tier of the store.
+    ObjectArchived,
     /// The object has the bytes that the receipt states, but they are no complete gzip of events.
     ObjectNotWhole,
     /// Events without a receipt.
@@ -118,6 +120,11 @@ impl FindingKind {
             }
             Self::ObjectUnreadable => {
                 "the object was not checked: correct the store or the permissions, and verify again"
+            }
+            Self::ObjectArchived => {
+                "the store keeps it in an archive tier and does not return it, so it was not checked: restore it from \
+                 there and verify again (--quick checks archived events by the checksums of the store), and exempt \
+                 _journal/ and _manifests/ from the lifecycle rule of the bucket"
             }
             Self::ObjectNotWhole => {
                 "receipt and object agree on bytes that no export accepts, so another program wrote both: restore both \

@@ -1,8 +1,8 @@
 //! Verification of an archive by its own contents: every object against its receipt, every receipt against the
 //! manifests, and the manifests against each other. It needs neither the service nor the exporter.
 //!
-//! I/O and checks are separate. `archive` is the entry point and reads a listing, documents and objects. The rest is
-//! pure: `contents` groups keys, `chain` and `consistency` check manifests, `receipts` derives the expected objects,
+//! I/O and checks are separate. `archive` is the entry point and reads the objects; `recheck` reads listing and documents,
+//! and looks again before a file is reported missing. The rest is pure: `contents` groups keys, `chain` and `consistency` check manifests, `receipts` derives the expected objects,
 //! `object` checks bytes, `observation` compares, `coverage` finds gaps, and `build_report` combines the results. Each
 //! problem is a [`finding::Finding`].
 
@@ -17,5 +17,6 @@ pub mod inspect;
 pub mod object;
 pub mod observation;
 pub mod receipts;
+pub mod recheck;
 pub mod report;
 pub mod signature;

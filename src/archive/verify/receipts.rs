@@ -117,6 +117,14 @@ impl Expectations {
         if !chain.named.contains(&window) {
             self.not_in_manifest.insert(window);
         }
+        if document.archived {
+            self.findings
+                .push(document.archived_finding(key).with_window(window));
+            let entry = chain.ledger.get(&window);
+            self.objects
+                .extend(entry.and_then(|entry| object_from_entry(contents, window, entry)));
+            return;
+        }
         if let Some(entry) = chain.ledger.get(&window)
             && entry.entry.receipt.sha256 != document.sha256
         {

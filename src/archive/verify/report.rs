@@ -120,7 +120,8 @@ impl VerifyReport {
             .into_iter()
             .filter(|finding| finding.kind.is_error())
             .peekable();
-        errors.peek().is_some() && errors.all(|finding| finding.kind == FindingKind::ObjectUnreadable)
+        let unread = |kind| matches!(kind, FindingKind::ObjectUnreadable | FindingKind::ObjectArchived);
+        errors.peek().is_some() && errors.all(|finding| unread(finding.kind))
     }
 
     /// Returns all findings: errors before remarks, then in the order of keys.

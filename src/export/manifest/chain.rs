@@ -224,7 +224,7 @@ async fn write_manifest(
         return Err(Failure::manual(Reason::Failed, message));
     }
     let body = Segments::from(bytes.clone());
-    let options = record_options(PutMode::Create, &body, ObjectClass::Evidence);
+    let options = record_options(PutMode::Create, &body, ObjectClass::Proof);
     if !create_object(ctx, &key, body, options).await? {
         return Ok(None);
     }
@@ -260,7 +260,7 @@ async fn sign_manifest(
     let body = Segments::from(Bytes::copy_from_slice(&signature));
     let options = PutOptions {
         content_type: "application/octet-stream",
-        ..record_options(PutMode::Create, &body, ObjectClass::Evidence)
+        ..record_options(PutMode::Create, &body, ObjectClass::Proof)
     };
     // A faster writer signed the same bytes.
     create_object(ctx, &key, body, options).await?;

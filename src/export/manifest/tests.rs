@@ -274,6 +274,7 @@ fn contradictions(manifest: &Manifest) -> Vec<Finding> {
     contents.manifests.insert(1, listed);
     let document = Document {
         sha256: String::new(),
+        archived: false,
         parsed: Ok(manifest.clone()),
     };
     let manifests = Manifests::from([(1, (document, SignatureStatus::Absent))]);

@@ -311,6 +311,7 @@ impl DirectoryStore {
             number,
             etag,
             crc64,
+            crc32c: None,
             size,
         })
     }

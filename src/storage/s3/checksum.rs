@@ -18,22 +18,23 @@ pub(super) struct BodyChecksums {
     pub(super) sha256: Option<String>,
 }
 
-/// Returns the checksum headers for a body. `None` if `crc64` is wrong in a mode in which the store does not check it.
-pub(super) fn body_checksums(mode: ChecksumMode, body: &Segments, crc64: Crc64) -> Option<BodyChecksums> {
-    match mode {
-        ChecksumMode::Crc64Nvme => Some(BodyChecksums {
-            crc64: Some(encode_crc64(crc64)),
-            ..BodyChecksums::default()
-        }),
-        ChecksumMode::Crc32c => (Crc64::of_segments(body) == crc64).then(|| BodyChecksums {
-            crc32c: Some(encode_crc32c(crc32c(body))),
-            ..BodyChecksums::default()
-        }),
-        ChecksumMode::None => (Crc64::of_segments(body) == crc64).then(|| BodyChecksums {
-            sha256: Some(sha256(body)),
-            ..BodyChecksums::default()
-        }),
+/// Returns the checksum headers for a body, with its SHA-256 if it is to be signed. `None` if `crc64` is wrong and the
+/// store might not check it.
+pub(super) fn body_checksums(
+    mode: ChecksumMode,
+    body: &Segments,
+    crc64: Crc64,
+    sign: bool,
+) -> Option<BodyChecksums> {
+    let compare = sign || mode != ChecksumMode::Crc64Nvme;
+    if compare && Crc64::of_segments(body) != crc64 {
+        return None;
     }
+    Some(BodyChecksums {
+        crc64: (mode == ChecksumMode::Crc64Nvme).then(|| encode_crc64(crc64)),
+        crc32c: (mode == ChecksumMode::Crc32c).then(|| encode_crc32c(crc32c(body))),
+        sha256: sign.then(|| sha256(body)),
+    })
 }
 
 /// Combines the CRC-32C of parts, given with their sizes in bytes, to that of the object.
@@ -103,7 +104,7 @@ mod tests {
         let body = Segments::from(Bytes::from_static(b"123456789"));
         let crc64 = Crc64(0xae8b_1486_0a79_9888);
         assert_eq!(Crc64::of_segments(&body), crc64);
-        let of = |mode| body_checksums(mode, &body, crc64).unwrap();
+        let of = |mode| body_checksums(mode, &body, crc64, mode == ChecksumMode::None).unwrap();
         assert_eq!(of(ChecksumMode::Crc64Nvme).crc64.as_deref(), Some("rosUhgp5mIg="));
         assert_eq!(decode_crc64("rosUhgp5mIg="), Some(crc64));
         assert_eq!(decode_crc64("rosUhgp5mIg=-2"), None);
@@ -113,7 +114,12 @@ mod tests {
             of(ChecksumMode::None).sha256.as_deref(),
             Some("15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225")
         );
-        assert_eq!(body_checksums(ChecksumMode::None, &body, Crc64(1)), None);
+        assert_eq!(of(ChecksumMode::Crc64Nvme).sha256, None);
+        assert_eq!(body_checksums(ChecksumMode::None, &body, Crc64(1), true), None);
+        assert_eq!(
+            body_checksums(ChecksumMode::Crc64Nvme, &body, Crc64(1), true),
+            None
+        );
     }
 
     #[test]
@@ -126,6 +132,7 @@ mod tests {
                 number,
                 etag: String::new(),
                 crc64: Crc64::of(piece),
+                crc32c: None,
                 size: piece.len() as u64,
             })
             .collect();

@@ -87,8 +87,6 @@ pub(super) enum S3Operation {
     Abort,
     /// `ListMultipartUploads`
     ListUploads,
-    /// `ListParts`
-    ListParts,
 }
 
 impl S3Operation {
@@ -101,7 +99,6 @@ impl S3Operation {
             Self::Delete => "s3:DeleteObject",
             Self::Abort => "s3:AbortMultipartUpload",
             Self::ListUploads => "s3:ListBucketMultipartUploads",
-            Self::ListParts => "s3:ListMultipartUploadParts",
         }
     }
 }
@@ -242,6 +239,10 @@ pub(super) fn error_from_response(
     if is(BAD_CREDENTIALS) {
         let code = code.to_owned();
         return StoreError::InvalidCredentials { store, code };
+    }
+    // Status 403, but no permission is missing.
+    if is(&["InvalidObjectState"]) {
+        return StoreError::Archived { store, key };
     }
     if is(BAD_CHECKSUM) {
         return StoreError::Corrupted { store, key };
@@ -396,6 +397,7 @@ mod tests {
             (403, "AccessDenied", "", "Forbidden"),
             (403, "", "", "Forbidden"),
             (403, "RequestTimeTooSkewed", "", "Rejected"),
+            (403, "InvalidObjectState", "", "Archived"),
             (400, "BadDigest", "", "Corrupted"),
             (412, "PreconditionFailed", "", "AlreadyExists"),
             (409, "ConditionalRequestConflict", "", "Conflict"),

@@ -26,11 +26,11 @@ pub struct S3Settings {
     pub credentials: S3Credentials,
     /// Certificates to trust in addition to the system's, PEM.
     pub ca_pem: Option<Vec<u8>>,
-    /// Storage class of evidence; the journal stays in the bucket's default.
+    /// Storage class of events. Everything else, which later runs read, stays in the bucket's default.
     pub storage_class: Option<String>,
     /// Encryption by the store, for all objects.
     pub server_side_encryption: Option<Sse>,
-    /// Retention of evidence; the journal is never locked.
+    /// Retention of events, receipts, manifests and signatures; temporary journal entries are never locked.
     pub object_lock: Option<ObjectRetention>,
     /// Verification of bytes on arrival.
     pub checksum: ChecksumMode,
@@ -87,7 +87,7 @@ pub enum SseAlgorithm {
     AwsKms,
 }
 
-/// Retention of evidence objects.
+/// Retention of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectRetention {
     /// Object lock mode.
@@ -105,7 +105,8 @@ pub enum ObjectLockMode {
     Compliance,
 }
 
-/// Method by which the store verifies bytes on arrival.
+/// Method by which the store verifies bytes on arrival. Until a reply of the store states the checksum that was sent,
+/// bodies are also signed by their SHA-256.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChecksumMode {
     /// `x-amz-checksum-crc64nvme`, also for complete objects.

@@ -61,7 +61,6 @@ fn purpose(action: &str) -> &'static str {
         "s3:PutObject" => "to store events, receipts and the journal",
         "s3:GetObject" => "to read receipts, and to check what was written",
         "s3:AbortMultipartUpload" => "to abort failed uploads, which otherwise cost storage",
-        "s3:ListMultipartUploadParts" => "to finish an upload that a crash interrupted at its end",
         "s3:DeleteObject" => "to delete temporary entries below `_journal/`; never events or receipts",
         _ => "",
     }
@@ -114,13 +113,10 @@ async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Resul
             );
             format!("`BucketForbidden`, naming `{action}`; no session is left open")
         };
-        let works = ["s3:ListMultipartUploadParts", "s3:DeleteObject"].contains(&action.as_str());
+        let works = action == "s3:DeleteObject";
         ensure!(works == (ready == "True/Complete"), "{action}: {ready} {message}");
         let says = match action.as_str() {
             "s3:DeleteObject" => "the export works; temporary entries stay and are ignored",
-            "s3:ListMultipartUploadParts" => {
-                "the export works; after a crash at the very end of an upload it has `BucketForbidden`"
-            }
             "s3:GetObject" => {
                 "the export works until it reads stored data again; then `BucketForbidden`, naming `s3:GetObject`"
             }

@@ -128,7 +128,7 @@ async fn an_object_that_does_not_match_its_receipt_is_not_adopted() {
         crc64: Crc64::of(b"foreign"),
         metadata: carried,
         content_type: "application/gzip",
-        class: ObjectClass::Evidence,
+        class: ObjectClass::Events,
     };
     let body = Segments::from(bytes::Bytes::from_static(b"foreign"));
     store.put(&whole, body, &options).await.unwrap();
@@ -202,4 +202,53 @@ async fn an_empty_receipt_from_another_source_is_not_coverage_and_causes_no_busy
     let snapshot = run(&fixture).await;
     ensure_reported(&snapshot, Reason::SourceMismatch, "https://elsewhere.invalid");
     assert_eq!(fixture.simulator.ledger().opened, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_a_listing_leaves_out_is_asked_for_before_it_is_missing() {
+    let fixture = fixture().await;
+    assert!(run(&fixture).await.complete);
+    let created = Arc::new(CreationLog::default());
+    let store = FaultyStore::new(fixture.store(), &created, 0, StoreFault::Fail);
+    store.hide("date=2018-06-03/events.json.gz", usize::MAX, true);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let snapshot = fixture.run_with(peers, CancellationToken::new()).await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+    let heads = store
+        .log
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|call| call.contains("head date="))
+        .count();
+    assert_eq!(heads, 1, "once for each look");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archived_receipt_concerns_its_window_and_archived_events_stop_nothing() {
+    let mut fixture = fixture().await;
+    assert!(run(&fixture).await.complete);
+    let created = Arc::new(CreationLog::default());
+    let store = FaultyStore::new(fixture.store(), &created, 0, StoreFault::Fail);
+    store.archive("events.json.gz");
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let snapshot = fixture.run_with(peers, CancellationToken::new()).await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+
+    store.archive("_journal/2018-06-03.receipt.json");
+    fixture.export.end = Some(date(2018, 6, 5));
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let snapshot = fixture.run_with(peers, CancellationToken::new()).await;
+    ensure_reported(
+        &snapshot,
+        Reason::ObjectArchived,
+        "_journal/2018-06-03.receipt.json",
+    );
+    ensure_reported(&snapshot, Reason::ObjectArchived, "restore it");
+    assert_eq!((snapshot.wanted, snapshot.stored), (4, 3), "the other days go on");
+    assert_eq!(
+        fixture.simulator.ledger().opened,
+        4,
+        "nothing is downloaded again"
+    );
 }

@@ -68,10 +68,24 @@ impl CreationLog {
     }
 }
 
+/// A key that the first listings leave out.
+#[derive(Debug)]
+struct HiddenKey {
+    end: String,
+    /// Listings without it.
+    listings: usize,
+    /// True if it exists all the time, false if only from the first listing on that has it.
+    exists: bool,
+}
+
 /// Store with injected faults.
 #[derive(Debug)]
 pub(crate) struct FaultyStore {
     inner: Arc<dyn Store>,
+    hidden: Mutex<Vec<HiddenKey>>,
+    /// Ends of keys in an archive tier.
+    archived: Mutex<Vec<String>>,
+    listings: AtomicUsize,
     created: Arc<CreationLog>,
     /// First faulty call, from 1 (0 for none), and the number of faulty calls in a row.
     at: usize,
@@ -109,6 +123,9 @@ impl FaultyStore {
     ) -> Arc<Self> {
         Arc::new(Self {
             inner,
+            hidden: Mutex::default(),
+            archived: Mutex::default(),
+            listings: AtomicUsize::new(0),
             created: Arc::clone(created),
             at,
             times,
@@ -138,6 +155,42 @@ impl FaultyStore {
 
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Leaves a key out of the first listings. It exists all the time, or only from the first listing on that has it.
+    pub(crate) fn hide(&self, end: &str, listings: usize, exists: bool) {
+        let end = end.to_owned();
+        self.hidden.lock().unwrap().push(HiddenKey {
+            end,
+            listings,
+            exists,
+        });
+    }
+
+    /// Moves a key to an archive tier: it cannot be read.
+    pub(crate) fn archive(&self, end: &str) {
+        self.archived.lock().unwrap().push(end.to_owned());
+    }
+
+    /// Returns the number of listings.
+    pub(crate) fn listings(&self) -> usize {
+        self.listings.load(Ordering::SeqCst)
+    }
+
+    fn exists(&self, key: &str) -> bool {
+        let hidden = self.hidden.lock().unwrap();
+        let absent =
+            |one: &HiddenKey| !one.exists && self.listings() <= one.listings && key.ends_with(&one.end);
+        !hidden.iter().any(absent)
+    }
+
+    fn check_tier(&self, key: &str) -> Result<(), StoreError> {
+        let archived = self.archived.lock().unwrap();
+        if archived.iter().any(|end| key.ends_with(end)) {
+            let (store, key) = (self.inner.name().to_owned(), key.to_owned());
+            return Err(StoreError::Archived { store, key });
+        }
+        Ok(())
     }
 
     fn injected_error(&self) -> StoreError {
@@ -208,13 +261,20 @@ impl Store for FaultyStore {
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
-        self.call(format!("get {}", short_key(key)), self.inner.get(key, limit))
-            .await
+        let work = async {
+            self.check_tier(key)?;
+            let found = self.inner.get(key, limit).await;
+            found.map(|bytes| bytes.filter(|_| self.exists(key)))
+        };
+        self.call(format!("get {}", short_key(key)), work).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
-        self.call(format!("head {}", short_key(key)), self.inner.head(key))
-            .await
+        let work = async {
+            let found = self.inner.head(key).await;
+            found.map(|info| info.filter(|_| self.exists(key)))
+        };
+        self.call(format!("head {}", short_key(key)), work).await
     }
 
     async fn get_range(
@@ -224,13 +284,25 @@ impl Store for FaultyStore {
         limit: u64,
         etag: Option<&str>,
     ) -> Result<Option<Bytes>, StoreError> {
-        let work = self.inner.get_range(key, offset, limit, etag);
+        let work = async {
+            self.check_tier(key)?;
+            self.inner.get_range(key, offset, limit, etag).await
+        };
         self.call(format!("read {}", short_key(key)), work).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
-        self.call(format!("list {}", short_key(prefix)), self.inner.list(prefix))
-            .await
+        let work = async {
+            let listing = self.listings.fetch_add(1, Ordering::SeqCst) + 1;
+            let mut rows = self.inner.list(prefix).await?;
+            let hidden = self.hidden.lock().unwrap();
+            rows.retain(|row| {
+                let hides = |one: &HiddenKey| listing <= one.listings && row.key.ends_with(&one.end);
+                !hidden.iter().any(hides)
+            });
+            Ok(rows)
+        };
+        self.call(format!("list {}", short_key(prefix)), work).await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {

@@ -506,7 +506,7 @@ async fn an_unwritable_or_unreadable_manifest_is_named_and_blocks_completion() {
         crc64: Crc64::of_segments(&body),
         metadata: Vec::new(),
         content_type: "application/json",
-        class: ObjectClass::Evidence,
+        class: ObjectClass::Proof,
     };
     let name = format!("{}_manifests/00000001.json", fixture.export.root.as_str());
     fixture.store().put(&name, body, &options).await.unwrap();

@@ -6,7 +6,7 @@ mod counts;
 mod crashes;
 mod evidence;
 mod fault_presets;
-mod faulty_store;
+pub(crate) mod faulty_store;
 pub(crate) mod fixture;
 mod holders;
 mod manifest;

@@ -99,6 +99,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         | Reason::SourceMismatch
         | Reason::ObjectMissing
         | Reason::ObjectSizeMismatch
+        | Reason::ObjectArchived
         | Reason::ReceiptUnreadable
         | Reason::UnsupportedSchema
         | Reason::BucketInOtherRegion

@@ -224,7 +224,7 @@ async fn only_evidence_is_locked() -> Result<()> {
     let store = S3Store::connect(settings).await?;
     let body = bytes(1, 700);
     let evidence = PutOptions {
-        class: ObjectClass::Evidence,
+        class: ObjectClass::Events,
         ..options(PutMode::Create, &body)
     };
     let now = store.now().await?.as_second();

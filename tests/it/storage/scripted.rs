@@ -12,8 +12,9 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use eventexport::api::SettingNames;
 use eventexport::storage::{
-    AnyHost, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
-    S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store as _, StoreError, Upload, UploadedPart,
+    AnyHost, ChecksumMode, Crc64, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions,
+    S3Credentials, S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store as _, StoreError,
+    StoreErrorClass, Upload, UploadedPart,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -110,6 +111,7 @@ impl ScriptedStore {
             number: 1,
             etag: "\"e\"".into(),
             crc64: once.crc64,
+            crc32c: None,
             size: 1000,
         };
         self.store
@@ -132,6 +134,7 @@ async fn answer(State(script): State<Arc<ReplyScript>>, request: Request<Body>) 
         // After the script: a reply that never comes.
         return std::future::pending().await;
     };
+    let body = body.replace("@SUM@", crc64_header());
     let mut reply = (StatusCode::from_u16(status).unwrap(), body).into_response();
     if let Some((name, value)) = header {
         reply.headers_mut().insert(name, value.parse().unwrap());
@@ -141,7 +144,9 @@ async fn answer(State(script): State<Arc<ReplyScript>>, request: Request<Body>) 
 
 const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>";
 const INTERNAL: &str = "<Error><Code>InternalError</Code><Message>We failed</Message></Error>";
-const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"e\"</ETag></CompleteMultipartUploadResult>";
+/// Completion of the upload of [`ScriptedStore::complete`].
+const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"e\"</ETag>\
+    <ChecksumCRC64NVME>@SUM@</ChecksumCRC64NVME></CompleteMultipartUploadResult>";
 const OK: S3Reply = (200, Some(("etag", "\"e\"")), "");
 
 #[tokio::test]
@@ -216,16 +221,16 @@ async fn requests_carry_the_settings_of_the_destination() {
         });
     })
     .await;
-    // The first reply is to a time request; then evidence; then a completion.
+    // The first reply is to a time request; then events; then a completion.
     let body = bytes(1, 1000);
-    let evidence = PutOptions {
-        class: ObjectClass::Evidence,
+    let events = PutOptions {
+        class: ObjectClass::Events,
         metadata: vec![("window".into(), "2018-06-28".into())],
         ..options(PutMode::Create, &body)
     };
     scripted
         .store
-        .put("a=1/b c", segments(&body), &evidence)
+        .put("a=1/b c", segments(&body), &events)
         .await
         .unwrap();
     scripted.complete().await.unwrap();
@@ -242,7 +247,6 @@ async fn requests_carry_the_settings_of_the_destination() {
         ("content-length", "1000"),
         ("content-type", "application/octet-stream"),
         ("if-none-match", "*"),
-        ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
         ("x-amz-storage-class", "STANDARD_IA"),
         ("x-amz-server-side-encryption", "aws:kms"),
         ("x-amz-server-side-encryption-aws-kms-key-id", "key-1"),
@@ -355,4 +359,146 @@ async fn a_wrong_region_error_names_the_right_one() {
         text.contains("eu-west-1") && text.contains("spec.destination.s3.region"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn the_storage_class_applies_to_events_only() {
+    let replies = [OK; 4];
+    let scripted = ScriptedStore::start(&replies, |settings| {
+        settings.storage_class = Some("GLACIER".into());
+        settings.object_lock = Some(ObjectRetention {
+            mode: ObjectLockMode::Governance,
+            retain_days: 1,
+        });
+    })
+    .await;
+    let body = bytes(1, 10);
+    for class in [ObjectClass::Events, ObjectClass::Proof, ObjectClass::Journal] {
+        let options = PutOptions {
+            class,
+            ..options(PutMode::Create, &body)
+        };
+        scripted
+            .store
+            .put("key", segments(&body), &options)
+            .await
+            .unwrap();
+    }
+    let seen: Vec<(bool, bool)> = scripted
+        .requests()
+        .iter()
+        .filter(|request| request.method == Method::PUT)
+        .map(|request| {
+            let has = |name: &str| request.headers.contains_key(name);
+            (has("x-amz-storage-class"), has("x-amz-object-lock-mode"))
+        })
+        .collect();
+    assert_eq!(seen, [(true, true), (false, true), (false, false)]);
+}
+
+#[tokio::test]
+async fn an_archived_object_is_not_a_missing_permission() {
+    let archived = "<Error><Code>InvalidObjectState</Code><Message>The operation is not valid for the object's \
+        storage class</Message><StorageClass>GLACIER</StorageClass></Error>";
+    let scripted = ScriptedStore::start(&[(403, None, archived)], |_| {}).await;
+    let error = scripted.store.get("key", 10).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Archived { key, .. } if key == "key"),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    assert!(text.contains("restore") && !text.contains("policy"), "{text}");
+    assert_eq!(scripted.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_listing_that_is_truncated_without_a_continuation_is_refused() {
+    let broken = "<ListBucketResult><IsTruncated>true</IsTruncated>\
+        <Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>";
+    let first = "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>\
+        <Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>";
+    let last = "<ListBucketResult><IsTruncated>false</IsTruncated>\
+        <Contents><Key>b</Key><Size>1</Size></Contents></ListBucketResult>";
+    let ok = |body| (200, None, body);
+    // It passes: the page is requested again.
+    let scripted = ScriptedStore::start(&[ok(broken), ok(first), ok(first), ok(last)], |_| {}).await;
+    let listed = scripted.store.list("").await.unwrap();
+    assert_eq!(listed.iter().map(|row| &*row.key).collect::<Vec<_>>(), ["a", "b"]);
+    // It persists: refused after a bounded number of requests.
+    for pages in [[ok(broken); 6], [ok(first); 6]] {
+        let scripted = ScriptedStore::start(&pages, |_| {}).await;
+        let error = scripted.store.list("p/").await.unwrap_err();
+        assert!(matches!(error, StoreError::IncompleteListing { .. }), "{error:?}");
+        assert_eq!(error.class(), StoreErrorClass::Retry(None));
+        assert!(scripted.requests().len() <= 6);
+    }
+    let uploads = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>\
+        <Upload><Key>a</Key><UploadId>u</UploadId></Upload></ListMultipartUploadsResult>";
+    let scripted = ScriptedStore::start(&[ok(uploads); 5], |_| {}).await;
+    let error = scripted.store.list_uploads("").await.unwrap_err();
+    assert!(matches!(error, StoreError::IncompleteListing { .. }), "{error:?}");
+    assert_eq!(scripted.requests().len(), 5);
+}
+
+/// Returns the checksum of the body that the tests send, as S3 writes it.
+fn crc64_header() -> &'static str {
+    let sum = Crc64::of(&bytes(1, 1000)).0.to_be_bytes();
+    aws_smithy_types::base64::encode(sum).leak()
+}
+
+#[tokio::test]
+async fn a_body_is_signed_until_the_store_states_its_checksum() {
+    let states = (200, Some(("x-amz-checksum-crc64nvme", crc64_header())), "");
+    let part = |header| (200, header, "");
+    let scripted = ScriptedStore::start(&[OK, states, OK, part(OK.1)], |_| {}).await;
+    for _ in 0..3 {
+        scripted.put().await.unwrap();
+    }
+    // Another kind of request has to show it too.
+    let body = bytes(1, 1000);
+    let upload = Upload {
+        key: "key".into(),
+        id: "u1".into(),
+        retried: false,
+    };
+    let crc64 = Crc64::of(&body);
+    scripted
+        .store
+        .upload_part(&upload, 1, segments(&body), crc64)
+        .await
+        .unwrap();
+    let unsigned: Vec<bool> = scripted
+        .requests()
+        .iter()
+        .map(|request| request.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD")
+        .collect();
+    assert_eq!(unsigned, [false, false, true, false]);
+
+    let other = (200, Some(("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=")), "");
+    let scripted = ScriptedStore::start(&[other], |_| {}).await;
+    let error = scripted.put().await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupted { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_completion_without_a_checksum_is_checked_by_a_head() {
+    let silent = "<CompleteMultipartUploadResult><ETag>\"e\"</ETag></CompleteMultipartUploadResult>";
+    let body: &'static str = "x".repeat(1000).leak();
+    // The reply to a HEAD carries the length of this body.
+    for (header, wanted) in [
+        (None, "Ok"),
+        (Some(crc64_header()), "Ok"),
+        (Some("AAAAAAAAAAA="), "Err(Corrupted"),
+    ] {
+        let head = (200, header.map(|sum| ("x-amz-checksum-crc64nvme", sum)), body);
+        let scripted = ScriptedStore::start(&[(200, None, silent), head], |_| {}).await;
+        let outcome = format!("{:?}", scripted.complete().await);
+        assert!(outcome.starts_with(wanted), "{outcome}, wanted {wanted}");
+        let methods: Vec<Method> = scripted
+            .requests()
+            .into_iter()
+            .map(|request| request.method)
+            .collect();
+        assert_eq!(methods, [Method::POST, Method::HEAD]);
+    }
 }

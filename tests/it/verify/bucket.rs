@@ -54,7 +54,7 @@ impl ArchiveBucket {
             crc64: Crc64::of(&bytes),
             metadata: Vec::new(),
             content_type: "application/gzip",
-            class: ObjectClass::Evidence,
+            class: ObjectClass::Events,
         };
         self.store.put(key, bytes.into(), &options).await.unwrap();
     }

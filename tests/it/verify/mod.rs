@@ -5,3 +5,4 @@ mod damage;
 mod duckdb;
 mod fixture;
 mod inspect;
+mod recheck;

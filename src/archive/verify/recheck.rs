@@ -1,0 +1,268 @@
+//! Reads the listing and the documents of an archive, and looks again before a file is reported missing: an export may
+//! be writing meanwhile, and a listing may leave keys out. Reads the store.
+//!
+//! The first listing decides which objects are checked. Later listings only answer for what the first one lacked.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::archive::{RootDocuments, VerifyOptions, list_roots, read_documents};
+use super::build_report::range_to_prove;
+use super::chain::{self, ChainAudit, Receipts};
+use super::contents::RootContents;
+use super::finding::{Finding, FindingKind};
+use super::receipts::{self, Expectations};
+use crate::archive::layout::Key;
+use crate::archive::presence::{HEADS_MAX, find_unlisted};
+use crate::archive::window::{HourSet, Window};
+use crate::storage::StoreError;
+
+/// Further listings before a file is reported missing.
+#[derive(Clone, Copy, Debug)]
+pub struct Recheck {
+    /// Maximum number of further listings. The first of them follows at once.
+    pub listings: u32,
+    /// Pause before each of the others.
+    pub pause: Duration,
+}
+
+impl Default for Recheck {
+    fn default() -> Self {
+        Self {
+            listings: 2,
+            pause: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Listing and documents of an archive.
+#[derive(Debug, Default)]
+pub struct ArchiveReading {
+    /// Roots, in the order of their keys.
+    pub roots: Vec<RootReading>,
+    /// A finding for each file outside of them.
+    pub findings: Vec<Finding>,
+}
+
+/// Listing and documents of a root, and the conclusions from them.
+#[derive(Debug)]
+pub struct RootReading {
+    /// The listing.
+    pub contents: RootContents,
+    /// Every receipt and manifest.
+    pub documents: RootDocuments,
+    /// Check of the manifests.
+    pub chain: ChainAudit,
+    /// Objects that must exist.
+    pub expectations: Expectations,
+}
+
+/// Windows with an object in the first listing, by root.
+type FirstListed = BTreeMap<String, BTreeSet<Window>>;
+
+/// A file that should exist.
+struct Absence {
+    key: String,
+    window: Option<Window>,
+}
+
+/// Reads an archive. If something is missing, lists it again, then asks for the missing keys by name.
+pub async fn read_archive(options: &VerifyOptions) -> Result<ArchiveReading, StoreError> {
+    let mut reading = ArchiveReading::default();
+    reading.list_again(options, None).await?;
+    let first: FirstListed = reading
+        .roots
+        .iter()
+        .map(|root| {
+            let windows = root.contents.objects.keys().copied().collect();
+            (root.contents.root.as_str().to_owned(), windows)
+        })
+        .collect();
+    for listing in 0..options.recheck.listings {
+        if reading.is_complete(options) {
+            return Ok(reading);
+        }
+        if listing > 0 {
+            tokio::time::sleep(options.recheck.pause).await;
+        }
+        let changed = reading.list_again(options, Some(&first)).await?;
+        if !changed && !reading.is_being_written() {
+            break;
+        }
+    }
+    reading.ask_for_absent(options).await?;
+    Ok(reading)
+}
+
+impl ArchiveReading {
+    /// Replaces the reading by that of a newer listing. Documents whose row is unchanged are not read again. Returns
+    /// true if the listing differs.
+    async fn list_again(
+        &mut self,
+        options: &VerifyOptions,
+        first: Option<&FirstListed>,
+    ) -> Result<bool, StoreError> {
+        let (listed, findings) = list_roots(options).await?;
+        let mut known: BTreeMap<String, RootReading> = std::mem::take(&mut self.roots)
+            .into_iter()
+            .map(|root| (root.contents.root.as_str().to_owned(), root))
+            .collect();
+        let mut changed = listed.len() != known.len();
+        for mut contents in listed {
+            let key = contents.root.as_str().to_owned();
+            let known = known.remove(&key);
+            changed |= known.as_ref().is_none_or(|known| known.contents != contents);
+            if let Some(first) = first {
+                contents.retain_objects(first.get(&key));
+            }
+            self.roots
+                .push(RootReading::read(options, contents, known).await?);
+        }
+        self.findings = findings;
+        Ok(changed)
+    }
+
+    /// Returns true if nothing is missing.
+    fn is_complete(&self, options: &VerifyOptions) -> bool {
+        self.roots
+            .iter()
+            .all(|root| root.absences().is_empty() && !root.has_gaps(options))
+    }
+
+    /// Returns true if an attempt is at work on a window of a missing file.
+    fn is_being_written(&self) -> bool {
+        let at_work = |root: &RootReading, absence: &Absence| {
+            let window = absence.window.as_ref();
+            window.is_some_and(|window| root.contents.attempts.contains(window))
+        };
+        self.roots
+            .iter()
+            .any(|root| root.absences().iter().any(|absence| at_work(root, absence)))
+    }
+
+    /// Asks for the missing files by name, and adds those that exist.
+    async fn ask_for_absent(&mut self, options: &VerifyOptions) -> Result<(), StoreError> {
+        let mut left = HEADS_MAX;
+        for root in &mut self.roots {
+            let absent = root.absences().into_iter().map(|absence| absence.key);
+            let absent: Vec<String> = absent.take(left).collect();
+            left -= absent.len();
+            let found = find_unlisted(&*options.store, absent).await?;
+            if found.is_empty() {
+                continue;
+            }
+            let mut contents = root.contents.clone();
+            for row in found {
+                contents.add(row);
+            }
+            let old = std::mem::replace(root, RootReading::empty(contents.clone()));
+            *root = RootReading::read(options, contents, Some(old)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl RootReading {
+    fn empty(contents: RootContents) -> Self {
+        Self {
+            contents,
+            documents: RootDocuments::default(),
+            chain: ChainAudit::default(),
+            expectations: Expectations::default(),
+        }
+    }
+
+    async fn read(
+        options: &VerifyOptions,
+        contents: RootContents,
+        known: Option<Self>,
+    ) -> Result<Self, StoreError> {
+        let known = known.map(|known| (known.contents, known.documents));
+        let documents = read_documents(options, &contents, known).await?;
+        let mut chain = chain::validate(
+            &contents,
+            &documents.manifests,
+            &documents.receipts,
+            options.require_signature,
+        );
+        chain.ledger.retain(|window, _| options.includes(window.date()));
+        let expectations = receipts::expected_objects(
+            &contents,
+            &receipts_in_range(options, &documents.receipts),
+            &chain,
+            options.source(),
+        );
+        Ok(Self {
+            contents,
+            documents,
+            chain,
+            expectations,
+        })
+    }
+
+    /// Returns the files that other files refer to, and that the listing lacks.
+    fn absences(&self) -> Vec<Absence> {
+        let Self {
+            contents,
+            documents,
+            chain,
+            expectations,
+        } = self;
+        let objects = expectations
+            .objects
+            .iter()
+            .filter(|expected| !contents.objects.contains_key(&expected.window))
+            .map(|expected| Absence {
+                key: expected.key.clone(),
+                window: Some(expected.window),
+            });
+        let findings = expectations.findings.iter().chain(&chain.findings);
+        let documents = findings.filter_map(|finding| {
+            let absent = |key| {
+                Some(Absence {
+                    key,
+                    window: finding.window,
+                })
+            };
+            match (finding.kind, finding.window) {
+                (FindingKind::ReceiptMissing | FindingKind::ManifestMissing, _) => {
+                    absent(finding.key.clone())
+                }
+                (FindingKind::ObjectWithoutReceipt, Some(window))
+                    if !documents.receipts.contains_key(&window) =>
+                {
+                    absent(contents.key(&Key::Receipt(window)))
+                }
+                (FindingKind::SignatureMissing, _) => match contents.root.parse(&finding.key) {
+                    Key::Manifest(number) => absent(contents.key(&Key::Signature(number))),
+                    _ => absent(contents.key(&Key::Manifest(1))),
+                },
+                _ => None,
+            }
+        });
+        objects.chain(documents).collect()
+    }
+
+    /// Returns true if an expected hour is not covered: its receipt may be younger than the listing.
+    fn has_gaps(&self, options: &VerifyOptions) -> bool {
+        let covering = &self.expectations.covering;
+        let covered: HourSet = covering.iter().copied().collect();
+        let range = range_to_prove(options, &self.chain, covering);
+        !range.missing(&covered).is_empty()
+    }
+}
+
+fn receipts_in_range<'a>(options: &VerifyOptions, receipts: &'a Receipts) -> Cow<'a, Receipts> {
+    if options.since.is_none() && options.until.is_none() {
+        return Cow::Borrowed(receipts);
+    }
+    let within = receipts
+        .iter()
+        .filter(|(window, _)| options.includes(window.date()));
+    Cow::Owned(
+        within
+            .map(|(window, document)| (*window, document.clone()))
+            .collect(),
+    )
+}
