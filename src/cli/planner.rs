@@ -113,6 +113,7 @@ mod tests {
     use crate::archive::counts::Verdict;
     use crate::archive::coverage::Damage;
     use crate::archive::layout::{ArchiveRoot, Key};
+    use crate::archive::listing::ExpiredFacts;
     use crate::cli::archived::tests::receipt;
     use crate::cli::outcome::tests::export;
     use crate::storage::ObjectSummary;
@@ -152,6 +153,11 @@ mod tests {
                 .receipts
                 .insert(window, Some(receipt(&export.source, events, verdict, object)));
         }
+        let expired = ExpiredFacts {
+            source: export.source.clone(),
+            oldest_listed: date(2018, 6, 3),
+        };
+        journal.expired.insert(day(2), Some(expired));
         let now: Timestamp = "2018-06-08T07:00:00Z".parse().unwrap();
         let plan = plan(&export, &DestinationListing::Listed(Box::new(journal)), now);
         let states: Vec<&WindowState> = plan.windows.iter().map(|(_, state)| state).collect();
