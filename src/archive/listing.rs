@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use super::counts::Verdict;
+use super::counts::{Verdict, partial_count_suffices};
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::records::{AttemptRecord, Receipt};
+use super::records::{AttemptRecord, Receipt, UncountedRecord};
 use super::window::{HourSet, Window};
 use crate::storage::ObjectSummary;
 
@@ -43,6 +43,8 @@ pub struct WindowFacts {
     pub reported: Option<u64>,
     /// Comparison of the counts.
     pub verdict: Verdict,
+    /// End of the count, if the content could be counted only in part.
+    pub uncounted: Option<Box<UncountedRecord>>,
     /// SHA-256 of the object; absent when the window was proved empty.
     pub sha256: Option<Arc<str>>,
     /// True if this process stored the window, false if it found it.
@@ -105,6 +107,15 @@ pub enum ReceiptMismatch {
         stated: u64,
         /// Bytes that the store has.
         found: u64,
+    },
+    /// The content could be counted only in part, and the counted events are not enough.
+    Uncounted {
+        /// Events counted.
+        events: u64,
+        /// Events that the service reported.
+        reported: Option<u64>,
+        /// End of the count.
+        uncounted: UncountedRecord,
     },
 }
 
@@ -236,7 +247,7 @@ impl Journal {
                 stated: receipt.summary.bytes,
                 found: *size,
             }),
-            Some(_) => None,
+            Some(_) => receipt.insufficient_count(),
         }
     }
 
@@ -297,7 +308,11 @@ impl ReceiptFacts {
             bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
             events: receipt.events,
             reported: receipt.reported_after.or(receipt.reported_before),
-            verdict: receipt.verdict,
+            verdict: match &receipt.uncounted {
+                Some(_) => Verdict::Uncounted,
+                None => receipt.verdict,
+            },
+            uncounted: receipt.uncounted.clone().map(Box::new),
             sha256: receipt
                 .object
                 .as_ref()
@@ -311,6 +326,19 @@ impl ReceiptFacts {
             summary,
             proof,
         }
+    }
+
+    fn insufficient_count(&self) -> Option<ReceiptMismatch> {
+        let Self { summary, proof, .. } = self;
+        let uncounted = summary.uncounted.as_deref()?;
+        if partial_count_suffices(summary.events, proof.reported_before, proof.reported_after) {
+            return None;
+        }
+        Some(ReceiptMismatch::Uncounted {
+            events: summary.events,
+            reported: summary.reported,
+            uncounted: uncounted.clone(),
+        })
     }
 }
 
@@ -341,6 +369,7 @@ mod tests {
             events: 1,
             reported: None,
             verdict: Verdict::Matched,
+            uncounted: None,
             sha256: sha256.map(Into::into),
             stored_now: false,
         };
@@ -385,6 +414,36 @@ mod tests {
             seen.covered("https://a").contains(day),
             "proved empty needs no object"
         );
+    }
+
+    #[test]
+    fn a_partial_count_covers_a_window_only_if_it_reaches_the_report() {
+        let day = window("2018-06-28");
+        let mut seen = journal(&[(Key::Receipt(day), 9), (Key::Events(day), 100)]);
+        let uncounted = UncountedRecord {
+            reason: "NotAnObject".to_owned(),
+            at_byte: 77,
+        };
+        let mut insert = |events, reported| {
+            let mut facts = facts(100, Some("f"));
+            facts.summary.events = events;
+            facts.summary.verdict = Verdict::Uncounted;
+            facts.summary.uncounted = Some(Box::new(uncounted.clone()));
+            facts.proof.reported_after = reported;
+            facts.summary.reported = reported;
+            seen.receipts.insert(day, Some(facts));
+            seen.mismatches("https://a").next().map(|(_, mismatch)| mismatch)
+        };
+        assert_eq!(insert(5, None), None);
+        assert_eq!(insert(5, Some(5)), None);
+        let mismatch = |events, reported| ReceiptMismatch::Uncounted {
+            events,
+            reported,
+            uncounted: uncounted.clone(),
+        };
+        assert_eq!(insert(4, Some(5)), Some(mismatch(4, Some(5))));
+        assert_eq!(insert(0, None), Some(mismatch(0, None)));
+        assert!(seen.covered("https://a").is_empty());
     }
 
     #[test]

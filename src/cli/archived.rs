@@ -116,6 +116,12 @@ pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) ->
                 human::plural(found, "byte"),
                 human::plural(stated, "byte")
             ),
+            ReceiptMismatch::Uncounted {
+                events, uncounted, ..
+            } => format!(
+                "only {} of it could be counted ({uncounted})",
+                human::plural(events, "event")
+            ),
         })
     } else if covered.intersects(full_day) {
         let missing = HourSet::from_iter([full_day]).difference(&covered);
@@ -144,7 +150,8 @@ impl WeakerVerdict for Option<Verdict> {
             Verdict::Matched => 1,
             Verdict::Over => 2,
             Verdict::Unknown => 3,
-            Verdict::Short => 4,
+            Verdict::Uncounted => 4,
+            Verdict::Short => 5,
         };
         Some(match self {
             Some(one) if weakness(one) >= weakness(other) => one,
@@ -185,7 +192,7 @@ impl ArchivedDay {
             "state": self.state.as_str(),
             "events": self.events,
             "bytes": self.bytes,
-            "verdict": self.verdict,
+            "verdict": self.verdict.map(|verdict| format!("{verdict:?}")),
             "missingHours": missing,
             "why": reason,
             "moreNow": listed.map(|listed| listed.saturating_sub(self.events)),
@@ -214,6 +221,7 @@ mod tests {
                 events,
                 reported: None,
                 verdict,
+                uncounted: None,
                 sha256: object.then(|| "ab".into()),
                 stored_now: false,
             },

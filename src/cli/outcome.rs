@@ -212,6 +212,7 @@ impl From<&WindowFacts> for StoredFacts {
             events,
             reported,
             verdict,
+            uncounted: _,
             sha256,
             stored_now: _,
         } = facts.clone();
@@ -252,7 +253,8 @@ const fn weakness(verdict: Verdict) -> u8 {
         Verdict::Matched => 1,
         Verdict::Over => 2,
         Verdict::Unknown => 3,
-        Verdict::Short => 4,
+        Verdict::Uncounted => 4,
+        Verdict::Short => 5,
     }
 }
 
@@ -303,6 +305,7 @@ pub(crate) mod tests {
             } else {
                 Verdict::Matched
             },
+            uncounted: None,
             sha256: (events > 0).then(|| "ab".repeat(32).into()),
             stored_now,
         }

@@ -57,6 +57,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::SourceMismatch
         | Reason::ObjectMissing
         | Reason::ObjectSizeMismatch
+        | Reason::EventsUncounted
         | Reason::ReceiptUnreadable
         | Reason::UnsupportedSchema
         | Reason::SigningKeyInvalid
@@ -79,7 +80,6 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::DestinationRefused
         | Reason::NotGzip
         | Reason::DownloadIncomplete
-        | Reason::InvalidEvents
         | Reason::RangeMismatch
         | Reason::Failed => false,
     }

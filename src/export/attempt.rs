@@ -16,10 +16,13 @@ use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
 use super::transfer::{StagedBody, StagedObject, TransferContext, TransferError, transfer};
 use crate::api::Reason;
-use crate::archive::counts::{self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict};
+use crate::archive::counts::{
+    self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, partial_count_suffices,
+};
 use crate::archive::layout::Key;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
+use crate::pipeline::events::{EventCount, UncountedReason};
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
 use crate::tracker::{DownloadResponse, TransferEnd};
 
@@ -38,11 +41,13 @@ pub(super) enum WindowOutcome {
 }
 
 /// Exports one window when a slot is free, and reports the result to the observer.
-/// `other_hours`, for an hour: events of the other hours of its day (see [`EmptyEvidence`]).
+/// `other_hours`, for an hour: events of the other hours of its day (see [`EmptyEvidence`]). `uncounted_before`: the last
+/// attempt failed because the data ended inside an event.
 pub(super) async fn export_window(
     ctx: &RunContext,
     window: Window,
     other_hours: Option<u64>,
+    uncounted_before: bool,
 ) -> Result<WindowOutcome, Failure> {
     // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
     let permits = async {
@@ -54,7 +59,9 @@ pub(super) async fn export_window(
         () = ctx.stop.cancelled() => return Err(stopped()),
     };
     let (span, started) = (ctx.window_span(window), Instant::now());
-    let outcome = run_attempt(ctx, window, other_hours).instrument(span).await;
+    let outcome = run_attempt(ctx, window, other_hours, uncounted_before)
+        .instrument(span)
+        .await;
     let end = match &outcome {
         Ok(WindowOutcome::Stored(receipt)) => match &receipt.object {
             Some(object) => WindowResult::Stored {
@@ -76,6 +83,7 @@ async fn run_attempt(
     ctx: &RunContext,
     window: Window,
     other_hours: Option<u64>,
+    uncounted_before: bool,
 ) -> Result<WindowOutcome, Failure> {
     let oldest_usable = Instant::now()
         .checked_sub(LISTING_MAX_AGE)
@@ -101,6 +109,7 @@ async fn run_attempt(
         opened: &opened,
         before: before.as_deref(),
         other_hours,
+        uncounted_before,
         part_bytes,
     };
     let outcome = attempt.download(reservation).await;
@@ -158,6 +167,8 @@ struct Attempt<'a> {
     before: Option<&'a DayListing>,
     /// For an hour: events of the other hours of its day.
     other_hours: Option<u64>,
+    /// True if the last attempt failed because the data ended inside an event.
+    uncounted_before: bool,
     part_bytes: u64,
 }
 
@@ -241,7 +252,7 @@ impl Attempt<'_> {
     async fn evaluate(&self, staged: StagedObject) -> Result<WindowOutcome, Failure> {
         let window = self.window();
         let proof = match &staged.proof {
-            Some(proof) if proof.events > 0 => proof.clone(),
+            Some(proof) if proof.events.events > 0 || proof.events.uncounted.is_some() => proof.clone(),
             Some(_) => {
                 return self
                     .evaluate_empty(EmptyAnswer::GzipOfNothing, Some(staged))
@@ -249,7 +260,9 @@ impl Attempt<'_> {
             }
             None => return self.evaluate_empty(EmptyAnswer::ZeroBytes, Some(staged)).await,
         };
-        self.ctx.record_served(window.date());
+        if proof.events.events > 0 {
+            self.ctx.record_served(window.date());
+        }
         let after = match self.ctx.listing_cache.listing_since(Instant::now()).await {
             Ok(after) => after,
             Err(failure) => {
@@ -268,9 +281,19 @@ impl Attempt<'_> {
                 .unwrap_or(0);
             let message = format!(
                 "{window}: downloaded {} events, but the service reports {reported}",
-                proof.events
+                proof.events.events
             );
             return Err(Failure::retry(Reason::Short, message));
+        }
+        // A transfer that ended early looks the same: once more, then the bytes are stored as they are.
+        if let Some(uncounted) = proof.events.uncounted
+            && uncounted.reason == UncountedReason::Unfinished
+            && !self.uncounted_before
+            && !partial_count_suffices(proof.events.events, comparison.before, comparison.after)
+        {
+            self.discard(staged).await;
+            let message = format!("{window}: {uncounted}; it is downloaded once more");
+            return Err(Failure::retry(Reason::EventsUncounted, message));
         }
         if staged.end == TransferEnd::CloseUnconfirmed && comparison.verdict != Verdict::Matched {
             self.discard(staged).await;
@@ -279,7 +302,7 @@ impl Attempt<'_> {
             );
             return Err(Failure::retry(Reason::DownloadIncomplete, message));
         }
-        let span = tracing::info_span!("commit", events = proof.events, bytes = staged.bytes);
+        let span = tracing::info_span!("commit", events = proof.events.events, bytes = staged.bytes);
         let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
         match committed.instrument(span).await {
             Ok(ReceiptWrite::Written(receipt)) => Ok(WindowOutcome::Stored(receipt)),
@@ -293,7 +316,7 @@ impl Attempt<'_> {
     }
 
     /// Compares the counted events with the listings before and after the download; `None`: proved empty.
-    fn compare_counts(&self, events: Option<u64>, after: Option<&DayListing>) -> CountComparison {
+    fn compare_counts(&self, events: Option<EventCount>, after: Option<&DayListing>) -> CountComparison {
         let window = self.window();
         let count = |listing: Option<&DayListing>| listing.and_then(|listing| listing.count(window));
         let of_day =
@@ -309,7 +332,7 @@ impl Attempt<'_> {
             after,
             of_day,
             verdict: events.map_or(Verdict::Empty, |events| {
-                counts::compare_counts(events, before, after)
+                counts::evaluate_count(events, before, after)
             }),
         }
     }

@@ -19,8 +19,8 @@ use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
-use crate::archive::listing::{AttemptFacts, Journal, ReceiptMismatch, overlap};
-use crate::archive::records::{AttemptRecord, RangeRecord};
+use crate::archive::listing::{AttemptFacts, Journal, ReceiptFacts, ReceiptMismatch, overlap};
+use crate::archive::records::{AttemptRecord, RangeRecord, UncountedRecord};
 use crate::archive::window::{HourSet, Window};
 
 /// Interval between bucket listings while other holders export windows: 5 min. They may finish long before
@@ -457,10 +457,19 @@ impl<'a> DecisionBuilder<'a> {
         {
             let day = Window::day(date);
             if self.wanted.intersects(day) && !self.is_accepted(day) {
-                let message = format!(
-                    "the hours of {date} have {events} events in total, the service reports {reported}: delete the receipts of its hours without events to export those hours again, or accept the gap in spec.acceptedGaps"
+                let totals = format!(
+                    "the hours of {date} have {events} events in total, the service reports {reported}"
                 );
-                self.add_problem(Reason::Short, message, Some(day), RetryClass::Manual, None);
+                let mut hours = self.observation.journal.receipts.range(day.same_day());
+                let (reason, remedy) = if hours.any(|(_, facts)| is_uncounted(facts.as_ref())) {
+                    let remedy = "some of them could be counted only in part: examine their objects; if they have all events, accept the gap in spec.acceptedGaps";
+                    (Reason::EventsUncounted, remedy)
+                } else {
+                    let remedy = "delete the receipts of its hours without events to export those hours again, or accept the gap in spec.acceptedGaps";
+                    (Reason::Short, remedy)
+                };
+                let message = format!("{totals}: {remedy}");
+                self.add_problem(reason, message, Some(day), RetryClass::Manual, None);
             }
         }
     }
@@ -489,6 +498,14 @@ impl<'a> DecisionBuilder<'a> {
                 ReceiptMismatch::ObjectSize { stated, found } => (
                     Reason::ObjectSizeMismatch,
                     format!("the object of {window} has {found} bytes, but its receipt states {stated}"),
+                ),
+                ReceiptMismatch::Uncounted {
+                    events,
+                    reported,
+                    uncounted,
+                } => (
+                    Reason::EventsUncounted,
+                    uncounted_message(export, window, events, reported, &uncounted),
                 ),
             };
             self.add_problem(reason, message, Some(window), RetryClass::Manual, None);
@@ -686,6 +703,28 @@ impl<'a> DecisionBuilder<'a> {
             retry_at,
         });
     }
+}
+
+fn is_uncounted(facts: Option<&ReceiptFacts>) -> bool {
+    facts.is_some_and(|facts| facts.summary.uncounted.is_some())
+}
+
+/// Describes a stored window whose content could be counted only in part.
+fn uncounted_message(
+    export: &ExportSpec,
+    window: Window,
+    events: u64,
+    reported: Option<u64>,
+    uncounted: &UncountedRecord,
+) -> String {
+    let key = export.root.key(&Key::Events(window)).unwrap_or_default();
+    let reported = reported.map_or_else(
+        || "the service reports no count".to_owned(),
+        |reported| format!("the service reports {reported}"),
+    );
+    format!(
+        "{window} is stored in {key}, but only {events} events of it could be counted ({uncounted} of the decompressed data), and {reported}: examine the object; if it has all events, accept the gap in spec.acceptedGaps, otherwise delete it and its receipt to export the window again"
+    )
 }
 
 /// Sort key: manual action first, then retries, then waits.

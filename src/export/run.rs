@@ -263,8 +263,13 @@ impl ExportRun {
             let journal = self.journal.as_ref();
             let other_hours =
                 journal.and_then(|journal| other_hours_events(journal, &self.ctx.export, window));
+            let last = self.retry_state.windows.get(&window);
+            let uncounted_before = last.is_some_and(|last| last.failure.reason == Reason::EventsUncounted);
             self.spawn(RunTask::Window(window), move |ctx| async move {
-                RunTaskResult::Window(window, export_window(&ctx, window, other_hours).await)
+                RunTaskResult::Window(
+                    window,
+                    export_window(&ctx, window, other_hours, uncounted_before).await,
+                )
             });
         }
         changed

@@ -57,6 +57,14 @@ pub fn build_report(
     let mut range =
         coverage::expected_range(options.export.as_ref(), options.now, chain, &expectations.covered);
     range.restrict(options.since, options.until);
+    for finding in &mut findings {
+        let accepted = finding
+            .window
+            .is_some_and(|window| range.accepted.contains(window));
+        if finding.kind == FindingKind::EventsUnproved && accepted {
+            finding.kind = FindingKind::EventsUncounted;
+        }
+    }
     findings.extend(range.gaps(contents, &expectations.covered, &expectations.explained));
     findings.extend(build_remarks(
         contents,

@@ -17,7 +17,7 @@ pub enum FindingKind {
     ObjectChanged,
     /// The object could not be read.
     ObjectUnreadable,
-    /// The object has the bytes that the receipt states, but they are no complete gzip of events.
+    /// The object has the bytes that the receipt states, but they are no complete gzip.
     ObjectNotWhole,
     /// Events without a receipt.
     ObjectWithoutReceipt,
@@ -33,6 +33,8 @@ pub enum FindingKind {
     ReceiptMisplaced,
     /// The receipt contradicts itself or its object.
     ReceiptInconsistent,
+    /// The content could be counted only in part, and fewer events were counted than the service reported, or none.
+    EventsUnproved,
     /// The hours of a day have fewer events than the service reported for the day.
     DayShort,
     /// A number in the chain has no manifest.
@@ -47,6 +49,8 @@ pub enum FindingKind {
     SignatureInvalid,
     /// The manifest has no signature, and one is required.
     SignatureMissing,
+    /// The content could be counted only in part; the counted events are enough, or the service reported no count.
+    EventsUncounted,
     /// Hours or days within the range are not covered.
     Gap,
     /// Signatures exist, but no key was given to check them.
@@ -86,7 +90,8 @@ impl FindingKind {
     pub const fn is_error(self) -> bool {
         !matches!(
             self,
-            Self::SignatureUnchecked
+            Self::EventsUncounted
+                | Self::SignatureUnchecked
                 | Self::SessionOpen
                 | Self::NotInManifest
                 | Self::SeveralSources
@@ -139,6 +144,13 @@ impl FindingKind {
                 "the receipt was copied from another key: restore the right one from a copy or an older version"
             }
             Self::ReceiptInconsistent => "the receipt was edited: restore it from a copy or an older version",
+            Self::EventsUnproved => {
+                "the bytes are those that the service sent, but nothing shows that they have all events: examine the \
+                 object, then accept the gap in spec.acceptedGaps, or delete object and receipt and export the window again"
+            }
+            Self::EventsUncounted => {
+                "the bytes are those that the service sent; the rest of their content is not in the number of events"
+            }
             Self::DayShort => "events of the day are missing from its hours: export the day again",
             Self::ManifestMissing => {
                 "the chain is broken: restore the manifest from a copy or an older version"

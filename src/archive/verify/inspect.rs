@@ -171,8 +171,9 @@ pub fn inspect(
                 .get(window)
                 .is_some_and(|listed| listed.size == object.bytes),
         };
-        // The rule of the engine: the source of the export, and an existing object.
-        if complete && export.is_none_or(|export| export.source == receipt.source) {
+        // The rule of the engine: the source of the export, an existing object, and enough events in it.
+        if complete && receipt.is_sufficient() && export.is_none_or(|export| export.source == receipt.source)
+        {
             covered.insert(*window);
         }
         out.windows += 1;

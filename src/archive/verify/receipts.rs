@@ -7,7 +7,7 @@ use super::contents::RootContents;
 use super::finding::{Finding, FindingKind};
 use crate::archive::counts::{Verdict, compare_counts};
 use crate::archive::layout::Key;
-use crate::archive::records::Receipt;
+use crate::archive::records::{Receipt, UncountedRecord};
 use crate::archive::window::{HourSet, Window};
 
 /// An object that must exist.
@@ -33,6 +33,8 @@ pub struct ExpectedObject {
     pub decompressed: u64,
     /// Events.
     pub events: u64,
+    /// End of the count, if the content could be counted only in part; `None`: not stated.
+    pub uncounted: Option<Option<UncountedRecord>>,
 }
 
 /// Result of the check of the receipts of a root.
@@ -165,8 +167,14 @@ impl Expectations {
         }
         self.windows += 1;
         self.events = self.events.saturating_add(receipt.events);
-        if source.is_none_or(|source| source == receipt.source) {
+        if let Some(uncounted) = &receipt.uncounted {
+            self.findings
+                .push(uncounted_finding(&key, window, receipt, uncounted));
+        }
+        if receipt.is_sufficient() && source.is_none_or(|source| source == receipt.source) {
             self.covered.insert(window);
+        } else if !receipt.is_sufficient() {
+            self.explained.insert(window);
         }
         self.sources.insert(receipt.source.clone());
         let Some(object) = &receipt.object else {
@@ -184,6 +192,7 @@ impl Expectations {
             members: Some(object.gzip_members),
             decompressed: object.decompressed_bytes,
             events: receipt.events,
+            uncounted: Some(receipt.uncounted.clone()),
         });
     }
 
@@ -225,7 +234,27 @@ fn object_from_entry(contents: &RootContents, window: Window, entry: &LedgerEntr
         members: None,
         decompressed: entry.entry.decompressed_bytes,
         events: entry.entry.events,
+        uncounted: None,
     })
+}
+
+/// Reports a window whose content could be counted only in part: an error if its events are not enough.
+fn uncounted_finding(key: &str, window: Window, receipt: &Receipt, uncounted: &UncountedRecord) -> Finding {
+    let kind = if receipt.is_sufficient() {
+        FindingKind::EventsUncounted
+    } else {
+        FindingKind::EventsUnproved
+    };
+    let reported = receipt.reported_before.max(receipt.reported_after);
+    let expected = reported.map_or_else(
+        || "events that can be counted to the end".to_owned(),
+        |reported| format!("{reported} events, by the service's count"),
+    );
+    let found = format!("{} events, counted up to {uncounted}", receipt.events);
+    Finding::new(kind, key)
+        .with_window(window)
+        .expected(expected)
+        .found(found)
 }
 
 /// Compares a receipt with its key. Returns the expected and the actual value if they differ.
@@ -260,6 +289,15 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
             format!("object {}", object.key),
         )),
         Some(_) => {
+            if receipt.uncounted.is_some() {
+                return (receipt.verdict != Verdict::Unknown).then(|| {
+                    let found = format!("verdict {:?}", receipt.verdict);
+                    (
+                        "verdict Unknown of events that could not be counted".to_owned(),
+                        found,
+                    )
+                });
+            }
             let verdict = compare_counts(receipt.events, receipt.reported_before, receipt.reported_after);
             if verdict == receipt.verdict || receipt.verdict == Verdict::Empty && receipt.events == 0 {
                 return (verdict == Verdict::Short).then(|| {

@@ -10,6 +10,7 @@ use super::part_state::{CompletedSession, RecordedEnd};
 use super::request::{self, windows};
 use crate::archive::counts::{
     DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty,
+    partial_count_suffices,
 };
 use crate::cli::human;
 
@@ -76,7 +77,19 @@ pub fn evaluate(
         reported: (before, after_count),
         doubts: Vec::new(),
     };
-    if section.events == 0 {
+    if let Some(uncounted) = &section.uncounted {
+        evaluation.verdict = Verdict::Uncounted;
+        if !partial_count_suffices(section.events, before, after_count) {
+            let reported = before.max(after_count).map_or_else(
+                || "the service reports no count".to_owned(),
+                |reported| format!("the service reports {}", human::count(reported)),
+            );
+            evaluation.doubts.push(format!(
+                "{days}: only {} could be counted ({uncounted} of the decompressed data), and {reported}",
+                human::plural(section.events, "event")
+            ));
+        }
+    } else if section.events == 0 {
         let answer = section.empty.unwrap_or(EmptyAnswer::GzipOfNothing);
         let doubts: Vec<_> = empty(answer)
             .filter_map(|(day, verdict)| doubt(day, &verdict))
@@ -114,13 +127,20 @@ pub fn evaluate(
 /// Evaluates a session with unknown days.
 fn evaluate_undated(section: &CompletedSession) -> SessionEvaluation {
     let mut doubts = Vec::new();
-    if section.events == 0 {
+    if let Some(uncounted) = section.uncounted.as_ref().filter(|_| section.events == 0) {
+        doubts.push(format!(
+            "no event could be counted ({uncounted} of the decompressed data)"
+        ));
+    } else if section.events == 0 {
         doubts.push("received no events, and the service does not report the days of the session".to_owned());
     } else if section.end == RecordedEnd::CloseUnconfirmed {
         doubts.push("the connection closed without an end marker".to_owned());
     }
     SessionEvaluation {
-        verdict: Verdict::Unknown,
+        verdict: match section.uncounted {
+            Some(_) => Verdict::Uncounted,
+            None => Verdict::Unknown,
+        },
         reported: (None, None),
         doubts,
     }
@@ -165,6 +185,7 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::archive::records::UncountedRecord;
     use crate::tracker::Day;
 
     fn listing(rows: &[(i8, u64)]) -> DayListing {
@@ -185,6 +206,7 @@ mod tests {
             hour: None,
             bytes: 1,
             events,
+            uncounted: None,
             members: 1,
             decompressed: 1,
             end: RecordedEnd::Length,
@@ -262,6 +284,32 @@ mod tests {
             "{doubts}"
         );
         assert!(!doubts.contains("2018-06-03: "), "{doubts}");
+    }
+
+    #[test]
+    fn content_that_cannot_be_counted_is_kept_and_doubted_unless_enough_was_counted() {
+        let uncounted = |events| CompletedSession {
+            uncounted: Some(UncountedRecord {
+                reason: "NotAnObject".to_owned(),
+                at_byte: 9,
+            }),
+            empty: None,
+            ..section(events, (2, 2))
+        };
+        let rows: &[_] = &[(2, 5)];
+        let (verdict, doubts) = evaluated(&uncounted(4), rows, Some(rows));
+        assert_eq!(verdict, Verdict::Uncounted);
+        assert!(
+            doubts.contains("only 4 events could be counted (NotAnObject at byte 9"),
+            "{doubts}"
+        );
+        for reports in [(rows, Some(rows)), (&[], None)] {
+            assert_eq!(
+                evaluated(&uncounted(5), reports.0, reports.1),
+                (Verdict::Uncounted, String::new())
+            );
+        }
+        assert!(evaluated(&uncounted(0), &[], None).1.contains("no count"));
     }
 
     #[test]

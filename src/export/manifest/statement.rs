@@ -118,7 +118,9 @@ fn day_entry(
     };
     let statement = if hours == wanted.hours() && !short {
         let mut verdicts = receipts.values().map(|facts| facts.summary.verdict);
-        if split && !verdicts.clone().all(|verdict| verdict == Verdict::Empty) {
+        if verdicts.clone().any(|verdict| verdict == Verdict::Uncounted) {
+            DayStatement::Unknown
+        } else if split && !verdicts.clone().all(|verdict| verdict == Verdict::Empty) {
             day_statement(compare_counts(events, reported, reported))
         } else {
             day_statement(verdicts.next()?)
@@ -144,7 +146,7 @@ const fn day_statement(verdict: Verdict) -> DayStatement {
         Verdict::Matched => DayStatement::Matched,
         Verdict::Over => DayStatement::Over,
         Verdict::Short => DayStatement::Short,
-        Verdict::Unknown => DayStatement::Unknown,
+        Verdict::Unknown | Verdict::Uncounted => DayStatement::Unknown,
         Verdict::Empty => DayStatement::Empty,
     }
 }
@@ -168,7 +170,7 @@ fn window_entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
         decompressed_bytes: proof.decompressed_bytes,
         reported_before: proof.reported_before,
         reported_after: proof.reported_after,
-        verdict: facts.verdict,
+        verdict: facts.verdict.recorded(),
     }
 }
 

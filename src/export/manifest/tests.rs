@@ -76,6 +76,7 @@ impl StoredWindow {
             events: self.events,
             reported: self.reported,
             verdict,
+            uncounted: None,
             sha256: (self.events > 0).then(|| hex(&Sha256::digest(self.window.to_string())).into()),
             stored_now: false,
         };

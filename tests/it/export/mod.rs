@@ -2,6 +2,7 @@
 
 mod calendar;
 mod chain;
+mod content;
 mod crashes;
 mod evidence;
 mod fault_presets;
