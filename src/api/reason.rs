@@ -55,9 +55,11 @@ reasons! {
     NewGeneration: "The operator has not acted on the newest generation of the spec yet.", "Nothing; wait.";
     // Waiting for time or for others.
     NotSettled: "The day has not ended, or spec.settleAfter has not passed since its end.", "Nothing; wait, or shorten spec.settleAfter.";
+    NotListedYet: "The service lists neither the day nor a later one yet, so that its number of events is not known.", "Nothing; wait. Three days after the day has settled, it is exported without waiting.";
     Suspended: "spec.suspend is true.", "Set spec.suspend to false to resume.";
     Throttled: "The service or the store asks for fewer requests.", "Nothing at first; if it persists, lower spec.parallelism.";
     SpaceFull: "All 30 sessions of the space are open, or too few are left for this export.", "Delete sessions that nobody needs (`eventexport session list` shows them, `eventexport session delete` deletes them), or wait until their owners delete them.";
+    SessionRefused: "The service refuses to open a session, and neither its reply nor its list of sessions shows that the space is full.", "Read the reply that the message quotes: grant the developer role to the user (for account events the permission of the account), or delete sessions of other users, which the list may omit.";
     HeldByOther: "Another process holds the window: an operator of another cluster, a run of the command, or a Pod.", "Nothing if that process is meant to run; otherwise stop it, or wait until its deadline has passed.";
     SessionsOpen: "Everything is stored, but a session is not deleted yet.", "Nothing; wait. If it persists, delete the session that status.sessions names.";
     OperatorConflict: "Two operators of the cluster with different Leases select this export: one serves it, the other ignores it.", "Let one operator watch the namespace: the message names both. To hand the export over, stop the operator that serves it; the other one takes over within three minutes.";

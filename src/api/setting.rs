@@ -92,6 +92,13 @@ impl SettingNames {
         self
     }
 
+    /// The same names, replaced by those of `other`.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        self.renamed.extend(other.renamed);
+        self
+    }
+
     /// The name of a setting.
     pub fn name(&self, setting: Setting) -> &str {
         self.renamed.get(&setting).map_or(setting.field(), String::as_str)

@@ -1,19 +1,22 @@
 //! Verdicts on a download: comparison of its event count with the reports, and the evaluation of empty answers. No I/O.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 
-use super::window::Window;
+use super::window::{HourSet, Window};
 use crate::pipeline::events::EventCount;
 use crate::tracker::Day;
 
-/// Comparison of the counted events with the counts that the service reports.
+/// Comparison of the counted events with the latest count that the service reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// Between the reports before and after the download, inclusive.
+    /// As many as the service reports.
     Matched,
-    /// More than the service reports: its listing lags, or the day grew.
+    /// More than the service reports: its listing lags.
     Over,
     /// Fewer than the service reports: not covered.
     Short,
@@ -46,19 +49,18 @@ pub fn evaluate_count(count: EventCount, before: Option<u64>, after: Option<u64>
     }
 }
 
-/// Compares the counted events with the reports before and after the download.
+/// Returns the latest count of the service: the one after the download or, without one, the one before it.
+pub fn latest_count(before: Option<u64>, after: Option<u64>) -> Option<u64> {
+    after.or(before)
+}
+
+/// Compares the counted events with the latest count of the service.
 pub fn compare_counts(events: u64, before: Option<u64>, after: Option<u64>) -> Verdict {
-    let (low, high) = match (before, after) {
-        (Some(before), Some(after)) => (before.min(after), before.max(after)),
-        (Some(one), None) | (None, Some(one)) => (one, one),
-        (None, None) => return Verdict::Unknown,
-    };
-    if events < low {
-        Verdict::Short
-    } else if events > high {
-        Verdict::Over
-    } else {
-        Verdict::Matched
+    match latest_count(before, after).map(|reported| events.cmp(&reported)) {
+        None => Verdict::Unknown,
+        Some(std::cmp::Ordering::Less) => Verdict::Short,
+        Some(std::cmp::Ordering::Equal) => Verdict::Matched,
+        Some(std::cmp::Ordering::Greater) => Verdict::Over,
     }
 }
 
@@ -66,6 +68,92 @@ pub fn compare_counts(events: u64, before: Option<u64>, after: Option<u64>) -> V
 /// counted, and not fewer than the service reports. Without a report, they are as good as any count without one.
 pub fn partial_count_suffices(events: u64, before: Option<u64>, after: Option<u64>) -> bool {
     events > 0 && compare_counts(events, before, after) != Verdict::Short
+}
+
+/// Days listed before and after a range, so that the edges of the listing show retention and not the requested range:
+/// 45 days, longer than the service keeps events.
+const LISTING_MARGIN_DAYS: i64 = 45;
+
+/// Returns the days to list for the days from `first` to `last`: with a margin on both sides, and none in the future.
+pub fn listing_range(first: Date, last: Date, today: Date) -> (Date, Date) {
+    let margin = LISTING_MARGIN_DAYS.days();
+    let start = first.saturating_sub(margin);
+    (start, last.saturating_add(margin).min(today).max(start))
+}
+
+/// Time for which the service may fail to list its days before days that may be near the end of retention are exported
+/// without a count: 10 min.
+const LISTING_PATIENCE: Duration = Duration::from_mins(10);
+
+/// Least time before the end of retention for which an export waits for a count: 24 h.
+const RETENTION_MARGIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// Returns true if a day can wait for a count although the service fails to list its days for `failing_for`.
+/// `retained_until`: earliest time at which the service may delete the day, if known.
+pub fn can_wait_for_count(failing_for: Duration, retained_until: Option<Timestamp>, now: Timestamp) -> bool {
+    failing_for < LISTING_PATIENCE
+        || retained_until.is_some_and(|until| until.duration_since(now) > RETENTION_MARGIN)
+}
+
+/// Time after the settling of a window for which its export waits until the service lists the day or a later one:
+/// 3 days.
+const LISTING_WAIT: SignedDuration = SignedDuration::from_hours(3 * 24);
+
+impl Verdict {
+    /// Returns the weaker of two verdicts: the one that proves less.
+    #[must_use]
+    pub const fn weaker(self, other: Self) -> Self {
+        if other.weakness() > self.weakness() {
+            other
+        } else {
+            self
+        }
+    }
+
+    const fn weakness(self) -> u8 {
+        match self {
+            Self::Empty => 0,
+            Self::Matched => 1,
+            Self::Over => 2,
+            Self::Unknown => 3,
+            Self::Uncounted => 4,
+            Self::Short => 5,
+        }
+    }
+}
+
+/// A day of which all 24 hours are stored, each by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SplitDay {
+    /// Events of its hours.
+    pub events: u64,
+    /// Highest count that the service reported for the day while its hours were stored.
+    pub reported: Option<u64>,
+}
+
+impl SplitDay {
+    /// Compares the sum of the hours with the report for the day. The service does not count single hours.
+    pub fn verdict(self) -> Verdict {
+        compare_counts(self.events, self.reported, self.reported)
+    }
+}
+
+/// Adds up the hours of each day. Takes stored windows with their events and the report for their day; ignores windows
+/// of a whole day, and days of which an hour is missing.
+pub fn split_days(stored: impl IntoIterator<Item = (Window, u64, Option<u64>)>) -> BTreeMap<Date, SplitDay> {
+    let mut days: BTreeMap<Date, SplitDay> = BTreeMap::new();
+    let mut hours: Vec<Window> = Vec::new();
+    for (window, events, reported) in stored {
+        if window.hour_of_day().is_some() {
+            let day = days.entry(window.date()).or_default();
+            day.events = day.events.saturating_add(events);
+            day.reported = day.reported.max(reported);
+            hours.push(window);
+        }
+    }
+    let hours: HourSet = hours.into_iter().collect();
+    days.retain(|date, _| hours.contains(Window::day(*date)));
+    days
 }
 
 /// Daily listing of the service, over a range wider than the export's, so that its edges are significant.
@@ -114,21 +202,39 @@ impl DayListing {
         }
     }
 
-    /// Returns the reported events of a window; `None` for hours, which the service does not count.
+    /// Returns the reported events of a window; `None` for hours, which the service does not count, and for days that
+    /// are not listed: that the service leaves out a day is no count.
     pub fn count(&self, window: Window) -> Option<u64> {
         if window.hour_of_day().is_some() {
             return None;
         }
-        match self.lookup(window.date()) {
-            DayLookup::Listed(count) => count,
-            DayLookup::Omitted => Some(0),
-            DayLookup::BeforeOldest(_) | DayLookup::AfterNewest(_) | DayLookup::EmptyListing => None,
-        }
+        self.count_of_day(window.date())
     }
 
     /// Returns the reported events of a day, also if it is exported by the hour.
     pub fn count_of_day(&self, date: Date) -> Option<u64> {
-        self.count(Window::day(date))
+        match self.lookup(date) {
+            DayLookup::Listed(count) => count,
+            DayLookup::Omitted
+            | DayLookup::BeforeOldest(_)
+            | DayLookup::AfterNewest(_)
+            | DayLookup::EmptyListing => None,
+        }
+    }
+
+    /// Returns true if the service leaves out a day between listed days: if there are no events either, that is 0.
+    pub fn omits(&self, date: Date) -> bool {
+        self.lookup(date) == DayLookup::Omitted
+    }
+
+    /// Returns true if the service lists neither the day nor a later one yet, and the time to wait for that is not over.
+    /// `settled_at`: earliest time of the export.
+    pub fn is_not_listed_yet(&self, date: Date, settled_at: Timestamp, now: Timestamp) -> bool {
+        let newer = match self.lookup(date) {
+            DayLookup::AfterNewest(_) | DayLookup::EmptyListing => true,
+            DayLookup::Listed(_) | DayLookup::Omitted | DayLookup::BeforeOldest(_) => false,
+        };
+        newer && now.duration_since(settled_at) < LISTING_WAIT
     }
 
     /// Returns the service's SIZE of a day, a hint of unknown unit.
@@ -151,23 +257,17 @@ pub enum EmptyAnswer {
     GzipOfNothing,
 }
 
-/// Evidence about an answer without events.
+/// Evidence about an answer without events. The form of the answer is no evidence: none of them proves anything.
 #[derive(Clone, Copy, Debug)]
 pub struct EmptyEvidence<'a> {
     /// The requested window.
     pub window: Window,
-    /// Form of the answer.
-    pub answer: EmptyAnswer,
     /// True if the session was still readable after the answer.
     pub session_readable: bool,
     /// Listing that was requested after the answer; `None` if the service refuses to list.
     pub listing: Option<&'a DayListing>,
     /// For an hour: stored events of the other hours of its day, if all of them are exported.
     pub other_hours: Option<u64>,
-    /// The oldest day with events that the service delivered within the last hour.
-    pub oldest_served: Option<Date>,
-    /// Time of the evaluation.
-    pub now: Timestamp,
 }
 
 /// Verdict on an answer without events.
@@ -184,67 +284,46 @@ pub enum EmptyVerdict {
         /// Reported events of the day.
         reported: u64,
     },
-    /// The service no longer has the day; its oldest day is this one.
-    Expired(Date),
+    /// The day is before this oldest listed day. The service no longer has it if a later look shows the same.
+    BeforeOldest(Date),
     /// Nothing is proved; the text states the missing evidence.
     Unproved(&'static str),
 }
 
-/// Minimum retention of the service, documented as "a few days": 3 days. Within it, a complete gzip without events is
-/// proof even if the day is not listed.
-const RETENTION_DAYS_MIN: i64 = 3;
-
-/// Evaluates an answer without events. A 404 alone proves nothing, and neither does a day past retention.
+/// Evaluates an answer without events. An empty answer alone proves nothing, and neither does a day that the service
+/// leaves out at an edge of its listing.
 pub fn evaluate_empty(evidence: &EmptyEvidence<'_>) -> EmptyVerdict {
-    use EmptyVerdict::{Expired, Proved, Short, ShortOfDay, Unproved};
-    let date = evidence.window.date();
-    let lookup = evidence
-        .listing
-        .map_or(DayLookup::EmptyListing, |listing| listing.lookup(date));
-    let by_hour = evidence.window.hour_of_day().is_some();
-    let unlisted = evidence.answer == EmptyAnswer::GzipOfNothing
-        && (is_surely_retained(evidence) || is_newer_than_served(evidence));
-    match lookup {
-        DayLookup::BeforeOldest(oldest) if !is_surely_retained(evidence) => Expired(oldest),
-        _ if !evidence.session_readable => Unproved("the session was not readable after the empty answer"),
-        DayLookup::Listed(Some(count)) if count > 0 && !by_hour => Short(count),
-        // The day has events, and the service does not count hours: either the other hours hold all events, or a
-        // complete gzip without events must prove that this hour has none.
-        DayLookup::Listed(Some(reported))
-            if reported > 0 && evidence.answer != EmptyAnswer::GzipOfNothing =>
-        {
-            match evidence.other_hours {
-                Some(other_hours) if other_hours < reported => ShortOfDay {
-                    other_hours,
-                    reported,
-                },
-                Some(_) => Proved,
-                None => Unproved("the day has events, and the service has no counts of hours"),
-            }
-        }
-        DayLookup::Listed(Some(_)) | DayLookup::Omitted => Proved,
-        DayLookup::Listed(None) if evidence.answer == EmptyAnswer::GzipOfNothing => Proved,
+    use EmptyVerdict::{BeforeOldest, Proved, Short, ShortOfDay, Unproved};
+    let EmptyEvidence {
+        window,
+        session_readable,
+        listing,
+        other_hours,
+    } = *evidence;
+    if !session_readable {
+        return Unproved("the session was not readable after the empty answer");
+    }
+    let Some(listing) = listing else {
+        return Unproved("the service does not list its days");
+    };
+    let by_hour = window.hour_of_day().is_some();
+    match listing.lookup(window.date()) {
+        DayLookup::Listed(Some(0)) | DayLookup::Omitted => Proved,
+        DayLookup::Listed(Some(reported)) if !by_hour => Short(reported),
+        // The service does not count hours: only the other hours can show that this one has no events.
+        DayLookup::Listed(Some(reported)) => match other_hours {
+            Some(other_hours) if other_hours < reported => ShortOfDay {
+                other_hours,
+                reported,
+            },
+            Some(_) => Proved,
+            None => Unproved("the day has events, and the service has no counts of hours"),
+        },
         DayLookup::Listed(None) => Unproved("the service lists the day without a count"),
-        DayLookup::BeforeOldest(_) | DayLookup::AfterNewest(_) | DayLookup::EmptyListing if unlisted => {
-            Proved
-        }
-        DayLookup::BeforeOldest(_) => Unproved("the day is before the oldest day that the service lists"),
+        DayLookup::BeforeOldest(oldest) => BeforeOldest(oldest),
         DayLookup::AfterNewest(_) => Unproved("the day is after the newest day that the service lists"),
         DayLookup::EmptyListing => Unproved("the service lists no days and may have lost this one"),
     }
-}
-
-fn is_surely_retained(evidence: &EmptyEvidence<'_>) -> bool {
-    evidence.now.duration_since(evidence.window.end()).as_hours() < RETENTION_DAYS_MIN * 24
-}
-
-/// Returns true if the window is at least two days newer than a day that was served within the last hour: retention
-/// advances by a day a day, so the service still has it.
-fn is_newer_than_served(evidence: &EmptyEvidence<'_>) -> bool {
-    let two_days_later = |day: Date| day.tomorrow().and_then(Date::tomorrow);
-    evidence
-        .oldest_served
-        .is_some_and(|served| two_days_later(served).is_ok_and(|sure| evidence.window.date() >= sure))
 }
 
 #[cfg(test)]
@@ -264,15 +343,19 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_compared_with_both_reports() {
+    fn the_newest_count_decides() {
         let table = [
             (5, Some(5), Some(5), Verdict::Matched),
-            (6, Some(5), Some(7), Verdict::Matched),
-            (4, Some(5), Some(7), Verdict::Short),
+            // The day grew during the download.
+            (2_000, Some(2_000), Some(2_500), Verdict::Short),
+            (6, Some(5), Some(7), Verdict::Short),
+            (7, Some(5), Some(7), Verdict::Matched),
             (8, Some(5), Some(7), Verdict::Over),
-            (6, Some(7), Some(5), Verdict::Matched),
+            (6, Some(7), Some(5), Verdict::Over),
             (5, None, Some(5), Verdict::Matched),
+            (40, None, Some(2_400), Verdict::Short),
             (4, Some(5), None, Verdict::Short),
+            (5, Some(5), None, Verdict::Matched),
             (4, None, None, Verdict::Unknown),
         ];
         for (events, before, after, verdict) in table {
@@ -366,141 +449,162 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_day_needs_a_readable_session_and_a_listing() {
-        use EmptyAnswer::{GzipOfNothing, NotFound};
-        let full = listing(&[(1, Some(9)), (3, Some(0)), (5, Some(4)), (7, None)]);
-        let none = DayListing::default();
-        let old: Timestamp = "2018-07-20T00:00:00Z".parse().unwrap();
-        let evaluate = |day: i8, answer, readable, listing: Option<&DayListing>| {
-            evaluate_empty(&EmptyEvidence {
-                window: Window::day(date(2018, 6, day)),
-                answer,
-                session_readable: readable,
-                listing,
-                other_hours: None,
-                oldest_served: None,
-                now: old,
-            })
+    fn a_split_day_is_the_sum_of_its_24_hours() {
+        let (whole, partial) = (date(2018, 6, 4), date(2018, 6, 5));
+        let hours = Window::split(whole).chain(Window::split(partial).skip(1));
+        let stored = hours.map(|hour| (hour, 10, Some(u64::from(hour.hour_of_day() == Some(3)) * 250)));
+        let days = split_days(stored.chain([(Window::day(whole), 7, Some(9))]));
+        let sum = SplitDay {
+            events: 240,
+            reported: Some(250),
         };
-        assert_eq!(evaluate(3, NotFound, true, Some(&full)), EmptyVerdict::Proved);
-        assert_eq!(evaluate(2, NotFound, true, Some(&full)), EmptyVerdict::Proved);
-        assert!(matches!(
-            evaluate(2, NotFound, false, Some(&full)),
-            EmptyVerdict::Unproved(_)
-        ));
-        assert_eq!(
-            evaluate(5, GzipOfNothing, true, Some(&full)),
-            EmptyVerdict::Short(4)
-        );
-        assert!(matches!(
-            evaluate(7, NotFound, true, Some(&full)),
-            EmptyVerdict::Unproved(_)
-        ));
-        assert!(matches!(
-            evaluate(9, GzipOfNothing, true, Some(&full)),
-            EmptyVerdict::Unproved(_)
-        ));
-        assert!(matches!(
-            evaluate(3, GzipOfNothing, true, Some(&none)),
-            EmptyVerdict::Unproved(_)
-        ));
-        assert!(matches!(
-            evaluate(3, GzipOfNothing, true, None),
-            EmptyVerdict::Unproved(_)
-        ));
-        assert!(matches!(
-            evaluate(5, GzipOfNothing, false, Some(&full)),
-            EmptyVerdict::Unproved(_)
-        ));
-        let later = listing(&[(20, Some(1))]);
-        for answer in [NotFound, GzipOfNothing] {
-            assert_eq!(
-                evaluate(3, answer, true, Some(&later)),
-                EmptyVerdict::Expired(date(2018, 6, 20))
-            );
+        assert_eq!(days, BTreeMap::from([(whole, sum)]));
+        assert_eq!(sum.verdict(), Verdict::Short);
+    }
+
+    #[test]
+    fn the_weaker_verdict_proves_less() {
+        use Verdict::{Empty, Matched, Over, Short, Uncounted, Unknown};
+        for (weak, strong) in [
+            (Matched, Empty),
+            (Over, Matched),
+            (Unknown, Over),
+            (Uncounted, Unknown),
+            (Short, Uncounted),
+        ] {
+            assert_eq!((weak.weaker(strong), strong.weaker(weak)), (weak, weak));
         }
     }
 
     #[test]
-    fn an_empty_hour_needs_a_complete_gzip_or_the_sum_of_its_day() {
-        let listing = listing(&[(5, Some(4))]);
-        let evaluate = |answer, other_hours| {
+    fn a_day_that_the_listing_leaves_out_has_no_count() {
+        let listing = listing(&[(1, Some(9)), (3, Some(0)), (5, None)]);
+        let day = |day| Window::day(date(2018, 6, day));
+        assert_eq!(listing.count(day(1)), Some(9));
+        assert_eq!(listing.count(day(3)), Some(0));
+        for unknown in [2, 4, 5, 6, 30] {
+            assert_eq!(listing.count(day(unknown)), None, "{unknown}");
+        }
+        assert_eq!(listing.count("2018-06-01T07".parse().unwrap()), None);
+        assert!(listing.omits(date(2018, 6, 2)) && !listing.omits(date(2018, 6, 6)));
+    }
+
+    #[test]
+    fn an_empty_day_needs_a_readable_session_and_a_listing_around_it() {
+        let full = listing(&[(1, Some(9)), (3, Some(0)), (5, Some(4)), (7, None)]);
+        let none = DayListing::default();
+        let evaluate = |day: i8, session_readable, listing: Option<&DayListing>| {
             evaluate_empty(&EmptyEvidence {
-                window: "2018-06-05T07".parse().unwrap(),
-                answer,
-                session_readable: true,
-                listing: Some(&listing),
-                other_hours,
-                oldest_served: None,
-                now: "2018-06-07T00:00:00Z".parse().unwrap(),
+                window: Window::day(date(2018, 6, day)),
+                session_readable,
+                listing,
+                other_hours: None,
             })
         };
-        assert_eq!(evaluate(EmptyAnswer::GzipOfNothing, None), EmptyVerdict::Proved);
+        assert_eq!(evaluate(3, true, Some(&full)), EmptyVerdict::Proved);
+        assert_eq!(evaluate(2, true, Some(&full)), EmptyVerdict::Proved);
+        assert_eq!(evaluate(5, true, Some(&full)), EmptyVerdict::Short(4));
+        // Not readable, without a count, after the newest day, nothing listed, no listing.
+        for (day, readable, listing) in [
+            (2, false, Some(&full)),
+            (5, false, Some(&full)),
+            (7, true, Some(&full)),
+            (9, true, Some(&full)),
+            (3, true, Some(&none)),
+            (3, true, None),
+        ] {
+            let verdict = evaluate(day, readable, listing);
+            assert!(matches!(verdict, EmptyVerdict::Unproved(_)), "{day}: {verdict:?}");
+        }
+        let later = listing(&[(20, Some(1))]);
         assert_eq!(
-            evaluate(EmptyAnswer::GzipOfNothing, Some(0)),
-            EmptyVerdict::Proved
+            evaluate(3, true, Some(&later)),
+            EmptyVerdict::BeforeOldest(date(2018, 6, 20))
         );
+        let lost = evaluate(3, false, Some(&later));
+        assert!(matches!(lost, EmptyVerdict::Unproved(_)), "{lost:?}");
+    }
+
+    #[test]
+    fn an_empty_hour_needs_the_sum_of_its_day() {
+        let evaluate = |listing: &DayListing, other_hours| {
+            evaluate_empty(&EmptyEvidence {
+                window: "2018-06-05T07".parse().unwrap(),
+                session_readable: true,
+                listing: Some(listing),
+                other_hours,
+            })
+        };
+        let day = listing(&[(5, Some(4))]);
         for other_hours in [4, 5] {
-            assert_eq!(
-                evaluate(EmptyAnswer::NotFound, Some(other_hours)),
-                EmptyVerdict::Proved
-            );
+            assert_eq!(evaluate(&day, Some(other_hours)), EmptyVerdict::Proved);
         }
         let (other_hours, reported) = (3, 4);
         assert_eq!(
-            evaluate(EmptyAnswer::NotFound, Some(other_hours)),
+            evaluate(&day, Some(other_hours)),
             EmptyVerdict::ShortOfDay {
                 other_hours,
                 reported
             }
         );
-        for answer in [
-            EmptyAnswer::NotFound,
-            EmptyAnswer::NoContent,
-            EmptyAnswer::ZeroBytes,
+        assert!(matches!(evaluate(&day, None), EmptyVerdict::Unproved(_)));
+        assert_eq!(evaluate(&listing(&[(5, Some(0))]), None), EmptyVerdict::Proved);
+        assert_eq!(
+            evaluate(&listing(&[(4, Some(1)), (6, Some(1))]), None),
+            EmptyVerdict::Proved
+        );
+    }
+
+    #[test]
+    fn a_day_newer_than_the_newest_listed_day_waits_for_a_bounded_time() {
+        let settled: Timestamp = "2018-06-06T06:00:00Z".parse().unwrap();
+        let after = |hours| settled.checked_add(SignedDuration::from_hours(hours)).unwrap();
+        let older = listing(&[(1, Some(9)), (4, Some(9))]);
+        let day = date(2018, 6, 5);
+        for listing in [&older, &DayListing::default()] {
+            assert!(listing.is_not_listed_yet(day, settled, settled));
+            assert!(listing.is_not_listed_yet(day, settled, after(71)));
+            assert!(!listing.is_not_listed_yet(day, settled, after(72)));
+        }
+        for listed in [
+            listing(&[(5, Some(0))]),
+            listing(&[(4, Some(1)), (6, Some(1))]),
+            listing(&[(6, Some(1))]),
         ] {
-            assert!(matches!(evaluate(answer, None), EmptyVerdict::Unproved(_)));
+            assert!(!listed.is_not_listed_yet(day, settled, settled));
         }
     }
 
     #[test]
-    fn without_a_listing_only_a_surely_retained_day_is_proved_empty() {
-        let window = Window::day(date(2018, 6, 3));
-        let evidence = EmptyEvidence {
-            window,
-            answer: EmptyAnswer::GzipOfNothing,
-            session_readable: true,
-            listing: None,
-            other_hours: None,
-            oldest_served: None,
-            now: "2018-06-05T00:00:00Z".parse().unwrap(),
-        };
-        assert_eq!(evaluate_empty(&evidence), EmptyVerdict::Proved);
-        assert!(matches!(
-            evaluate_empty(&EmptyEvidence {
-                answer: EmptyAnswer::NotFound,
-                ..evidence
-            }),
-            EmptyVerdict::Unproved(_)
-        ));
-        let late = EmptyEvidence {
-            now: "2018-07-05T00:00:00Z".parse().unwrap(),
-            ..evidence
-        };
-        assert!(matches!(evaluate_empty(&late), EmptyVerdict::Unproved(_)));
+    fn a_day_far_from_the_end_of_retention_waits_for_a_count() {
+        let now: Timestamp = "2018-06-06T06:00:00Z".parse().unwrap();
+        let until = |hours| now.checked_add(SignedDuration::from_hours(hours)).ok();
+        for (minutes, retained_until, waits) in [
+            (0, None, true),
+            (9, until(0), true),
+            (10, None, false),
+            (10, until(24), false),
+            (10, until(25), true),
+            (600, until(25), true),
+        ] {
+            assert_eq!(
+                can_wait_for_count(Duration::from_mins(minutes), retained_until, now),
+                waits,
+                "{minutes} {retained_until:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_future_day_is_listed() {
+        let day = |month, day| date(2018, month, day);
+        let today = day(6, 9);
+        assert_eq!(listing_range(day(6, 1), day(6, 8), today), (day(4, 17), today));
         assert_eq!(
-            evaluate_empty(&EmptyEvidence {
-                oldest_served: Some(date(2018, 6, 1)),
-                ..late
-            }),
-            EmptyVerdict::Proved
+            listing_range(day(3, 1), day(3, 2), today),
+            (day(1, 15), day(4, 16))
         );
-        assert!(matches!(
-            evaluate_empty(&EmptyEvidence {
-                oldest_served: Some(date(2018, 6, 2)),
-                ..late
-            }),
-            EmptyVerdict::Unproved(_)
-        ));
+        let (start, end) = listing_range(day(9, 1), day(9, 2), today);
+        assert!(start <= end);
     }
 }

@@ -5,14 +5,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use super::counts::{Verdict, partial_count_suffices};
+use super::counts::{Verdict, latest_count};
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::records::{AttemptRecord, Receipt, UncountedRecord};
-use super::window::{HourSet, Window};
+use super::records::{AttemptRecord, ExpiredRecord, Receipt, RecordError, UncountedRecord};
+use super::window::Window;
 use crate::storage::ObjectSummary;
 
 /// Archive and journal of one space and scope, as the bucket was listed.
@@ -22,9 +23,12 @@ pub struct Journal {
     pub objects: BTreeMap<Window, u64>,
     /// Windows with a receipt; `None`: the receipt is not read yet.
     pub receipts: BTreeMap<Window, Option<ReceiptFacts>>,
-    /// Windows that the service no longer had when it was asked.
-    pub expired: BTreeSet<Window>,
-    /// Days that are exported by the hour.
+    /// Receipts that cannot be read; their windows are among `receipts`.
+    pub unreadable: BTreeMap<Window, RecordError>,
+    /// Windows with a record that the service no longer had them; `None`: the record is not read yet.
+    pub expired: BTreeMap<Window, Option<ExpiredFacts>>,
+    /// Days that are exported by the hour. [`Journal::from_listing`] trusts the keys; the reader of the records removes
+    /// those without a valid record.
     pub splits: BTreeSet<Window>,
     /// Attempts that left keys behind.
     pub attempts: BTreeMap<AttemptId, AttemptFacts>,
@@ -66,6 +70,15 @@ pub struct ReceiptFacts {
     pub proof: ReceiptProof,
 }
 
+/// Facts of a record that the service no longer had a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpiredFacts {
+    /// The source endpoint.
+    pub source: String,
+    /// The oldest day that the service listed.
+    pub oldest_listed: Date,
+}
+
 /// Facts of a receipt that only a manifest needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceiptProof {
@@ -92,31 +105,8 @@ pub struct AttemptFacts {
     pub sessions: Vec<String>,
     /// True if an upload was about to be completed.
     pub prepared: bool,
-}
-
-/// Reason why a receipt does not cover its window.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReceiptMismatch {
-    /// The receipt names another source.
-    Source(String),
-    /// The object does not exist.
-    ObjectMissing,
-    /// The object has another size.
-    ObjectSize {
-        /// Bytes that the receipt states.
-        stated: u64,
-        /// Bytes that the store has.
-        found: u64,
-    },
-    /// The content could be counted only in part, and the counted events are not enough.
-    Uncounted {
-        /// Events counted.
-        events: u64,
-        /// Events that the service reported.
-        reported: Option<u64>,
-        /// End of the count.
-        uncounted: UncountedRecord,
-    },
+    /// Set if the record cannot be read: its holder is unknown, so the attempt is neither recovered nor ignored.
+    pub unreadable: Option<RecordError>,
 }
 
 impl Journal {
@@ -138,7 +128,7 @@ impl Journal {
                 self.receipts.entry(window).or_default();
             }
             Key::Expired(window) => {
-                self.expired.insert(window);
+                self.expired.entry(window).or_default();
             }
             Key::Split(window) => {
                 self.splits.insert(window);
@@ -160,7 +150,11 @@ impl Journal {
             ..Self::default()
         };
         self.objects.extract_if(day.clone(), |_, _| true).for_each(drop);
-        self.expired.extract_if(day.clone(), |_| true).for_each(drop);
+        self.unreadable
+            .extract_if(day.clone(), |_, _| true)
+            .for_each(drop);
+        self.unreadable.extend(newer.unreadable);
+        self.expired.extract_if(day.clone(), |_, _| true).for_each(drop);
         self.splits.extract_if(day, |_| true).for_each(drop);
         self.expired.extend(newer.expired);
         self.splits.extend(newer.splits);
@@ -184,47 +178,46 @@ impl Journal {
         objects.chain(receipts).any(|existing| overlap(*existing, window))
     }
 
+    /// True if an attempt at the window, or at a part of it, has a record that cannot be read.
+    pub fn has_unreadable_attempt(&self, window: Window) -> bool {
+        let attempts = self.attempts.range(attempts_at(&window.same_day()));
+        let mut unreadable = attempts.filter(|(_, facts)| facts.unreadable.is_some());
+        unreadable.any(|(id, _)| overlap(id.window, window))
+    }
+
     /// Returns the receipts that are not read yet.
     pub fn unread_receipts(&self) -> Vec<Window> {
         self.receipts
             .iter()
-            .filter(|(_, facts)| facts.is_none())
+            .filter(|(window, facts)| facts.is_none() && !self.unreadable.contains_key(window))
             .map(|(window, _)| *window)
             .collect()
     }
 
-    /// Returns the attempts with a record that is not read yet.
-    pub fn unread_attempts(&self) -> Vec<AttemptId> {
-        let unread = self
-            .attempts
-            .iter()
-            .filter(|(_, facts)| facts.has_attempt_key && facts.record.is_none());
-        unread.map(|(id, _)| *id).collect()
-    }
-
-    /// Returns the cells covered by receipts of this source. A receipt with a missing or changed object covers nothing.
-    pub fn covered(&self, source: &str) -> HourSet {
-        let good = self.receipts.iter().filter(|(window, facts)| {
-            facts
-                .as_ref()
-                .is_some_and(|facts| self.mismatch(**window, facts, source).is_none())
-        });
-        good.map(|(window, _)| *window).collect()
-    }
-
-    /// Returns the receipt of a window if it covers the window.
-    pub fn valid_receipt(&self, window: Window, source: &str) -> Option<&ReceiptFacts> {
-        let facts = self.receipts.get(&window)?.as_ref()?;
-        self.mismatch(window, facts, source).is_none().then_some(facts)
-    }
-
-    /// Returns the receipts that cover nothing, with the reason.
-    pub fn mismatches<'a>(&'a self, source: &'a str) -> impl Iterator<Item = (Window, ReceiptMismatch)> + 'a {
+    /// Returns the windows that a source no longer has, by records of that source. `oldest_listed`: oldest day that the
+    /// source lists now, if known; a window is not expired if that day is not later.
+    pub fn expired_windows<'a>(
+        &'a self,
+        source: &'a str,
+        oldest_listed: Option<Date>,
+    ) -> impl Iterator<Item = Window> + 'a {
         let read = self
-            .receipts
+            .expired
             .iter()
             .filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
-        read.filter_map(move |(window, facts)| Some((window, self.mismatch(window, facts, source)?)))
+        read.filter(move |(window, facts)| {
+            let is_later = |oldest: Date| oldest > window.date();
+            facts.source == source && is_later(facts.oldest_listed) && oldest_listed.is_none_or(is_later)
+        })
+        .map(|(window, _)| window)
+    }
+
+    /// Returns the attempts with a record that is not read yet.
+    pub fn unread_attempts(&self) -> Vec<AttemptId> {
+        let unread = self.attempts.iter().filter(|(_, facts)| {
+            facts.has_attempt_key && facts.record.is_none() && facts.unreadable.is_none()
+        });
+        unread.map(|(id, _)| *id).collect()
     }
 
     /// Returns the first receipt of another source: its window and source.
@@ -234,21 +227,6 @@ impl Journal {
             .iter()
             .filter_map(|(window, facts)| Some((*window, facts.as_ref()?.source.as_str())));
         read.find(|(_, named)| *named != source)
-    }
-
-    fn mismatch(&self, window: Window, receipt: &ReceiptFacts, source: &str) -> Option<ReceiptMismatch> {
-        if receipt.source != source {
-            return Some(ReceiptMismatch::Source(receipt.source.clone()));
-        }
-        receipt.summary.sha256.as_ref()?;
-        match self.objects.get(&window) {
-            None => Some(ReceiptMismatch::ObjectMissing),
-            Some(size) if *size != receipt.summary.bytes => Some(ReceiptMismatch::ObjectSize {
-                stated: receipt.summary.bytes,
-                found: *size,
-            }),
-            Some(_) => receipt.insufficient_count(),
-        }
     }
 
     /// Returns the objects without a receipt or an attempt.
@@ -293,6 +271,16 @@ pub fn overlap(one: Window, other: Window) -> bool {
     one.date() == other.date() && one.hours() & other.hours() != 0
 }
 
+impl ExpiredFacts {
+    /// Extracts the facts of a record.
+    pub fn new(record: ExpiredRecord) -> Self {
+        Self {
+            source: record.source,
+            oldest_listed: record.oldest_listed,
+        }
+    }
+}
+
 impl ReceiptFacts {
     /// Extracts the facts of a receipt and of its stored bytes.
     pub fn new(receipt: &Receipt, bytes: &[u8]) -> Self {
@@ -307,7 +295,7 @@ impl ReceiptFacts {
         let summary = WindowFacts {
             bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
             events: receipt.events,
-            reported: receipt.reported_after.or(receipt.reported_before),
+            reported: latest_count(receipt.reported_before, receipt.reported_after),
             verdict: match &receipt.uncounted {
                 Some(_) => Verdict::Uncounted,
                 None => receipt.verdict,
@@ -326,19 +314,6 @@ impl ReceiptFacts {
             summary,
             proof,
         }
-    }
-
-    fn insufficient_count(&self) -> Option<ReceiptMismatch> {
-        let Self { summary, proof, .. } = self;
-        let uncounted = summary.uncounted.as_deref()?;
-        if partial_count_suffices(summary.events, proof.reported_before, proof.reported_after) {
-            return None;
-        }
-        Some(ReceiptMismatch::Uncounted {
-            events: summary.events,
-            reported: summary.reported,
-            uncounted: uncounted.clone(),
-        })
     }
 }
 
@@ -383,67 +358,25 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_covers_its_window_only_with_its_object_and_source() {
-        let day = window("2018-06-28");
-        let mut seen = journal(&[(Key::Receipt(day), 9), (Key::Events(day), 100)]);
-        assert!(
-            seen.covered("https://a").is_empty(),
-            "unread receipts cover nothing"
-        );
-        seen.receipts.insert(day, Some(facts(100, Some("f"))));
-        assert!(seen.covered("https://a").contains(day));
-        assert!(seen.covered("https://b").is_empty());
-        seen.objects.insert(day, 99);
-        assert_eq!(
-            seen.mismatches("https://a").collect::<Vec<_>>(),
-            [(
-                day,
-                ReceiptMismatch::ObjectSize {
-                    stated: 100,
-                    found: 99
-                }
-            )]
-        );
-        seen.objects.clear();
-        assert_eq!(
-            seen.mismatches("https://a").collect::<Vec<_>>(),
-            [(day, ReceiptMismatch::ObjectMissing)]
-        );
-        seen.receipts.insert(day, Some(facts(0, None)));
-        assert!(
-            seen.covered("https://a").contains(day),
-            "proved empty needs no object"
-        );
-    }
-
-    #[test]
-    fn a_partial_count_covers_a_window_only_if_it_reaches_the_report() {
-        let day = window("2018-06-28");
-        let mut seen = journal(&[(Key::Receipt(day), 9), (Key::Events(day), 100)]);
-        let uncounted = UncountedRecord {
-            reason: "NotAnObject".to_owned(),
-            at_byte: 77,
+    fn a_record_of_an_expired_window_counts_for_its_source_while_older_days_are_not_listed() {
+        let day = window("2018-06-10");
+        let date = |day| jiff::civil::date(2018, 6, day);
+        let mut seen = journal(&[(Key::Expired(day), 1)]);
+        let expired = |seen: &Journal, oldest| seen.expired_windows("https://a", oldest).count();
+        assert_eq!(expired(&seen, None), 0, "not read yet");
+        let facts = |source: &str, oldest| ExpiredFacts {
+            source: source.to_owned(),
+            oldest_listed: oldest,
         };
-        let mut insert = |events, reported| {
-            let mut facts = facts(100, Some("f"));
-            facts.summary.events = events;
-            facts.summary.verdict = Verdict::Uncounted;
-            facts.summary.uncounted = Some(Box::new(uncounted.clone()));
-            facts.proof.reported_after = reported;
-            facts.summary.reported = reported;
-            seen.receipts.insert(day, Some(facts));
-            seen.mismatches("https://a").next().map(|(_, mismatch)| mismatch)
-        };
-        assert_eq!(insert(5, None), None);
-        assert_eq!(insert(5, Some(5)), None);
-        let mismatch = |events, reported| ReceiptMismatch::Uncounted {
-            events,
-            reported,
-            uncounted: uncounted.clone(),
-        };
-        assert_eq!(insert(4, Some(5)), Some(mismatch(4, Some(5))));
-        assert_eq!(insert(0, None), Some(mismatch(0, None)));
-        assert!(seen.covered("https://a").is_empty());
+        seen.expired.insert(day, Some(facts("https://a", date(12))));
+        assert_eq!(expired(&seen, None), 1);
+        assert_eq!(expired(&seen, Some(date(11))), 1);
+        assert_eq!(expired(&seen, Some(date(10))), 0, "listed again");
+        assert_eq!(expired(&seen, Some(date(1))), 0);
+        seen.expired.insert(day, Some(facts("https://b", date(12))));
+        assert_eq!(expired(&seen, None), 0, "of another source");
+        seen.expired.insert(day, Some(facts("https://a", date(10))));
+        assert_eq!(expired(&seen, None), 0, "proves nothing");
     }
 
     #[test]
@@ -503,7 +436,7 @@ mod tests {
         newer.attempts.get_mut(&id).unwrap().record = Some(record);
         let mut seen = Journal::default();
         seen.replace_day(day, newer);
-        assert!(seen.covered("https://a").contains(day));
+        assert!(seen.receipts[&day].is_some());
         assert_eq!(
             seen.attempts_by_others(day, "self", Timestamp::UNIX_EPOCH)
                 .count(),

@@ -2,9 +2,10 @@
 //! nothing else: no service, no engine.
 //!
 //! Reading order: `window`, `layout` (keys), `records` (documents), `listing` (the only classifier of keys), `counts`
-//! (comparison with the reports of the service), `manifest`, `verify`.
+//! (comparison with the reports of the service), `coverage` (the state of each window), `manifest`, `verify`.
 
 pub mod counts;
+pub mod coverage;
 pub mod layout;
 pub mod listing;
 pub mod manifest;

@@ -27,7 +27,7 @@ pub trait ArchiveRecord: Serialize + DeserializeOwned {
 }
 
 /// A document that cannot be read.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// The document is not JSON, or a field is missing or invalid.
     #[error("cannot read {key} as {schema}: {message}")]

@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use super::human;
 use super::location::OpenArchive;
 use crate::archive::counts::Verdict;
+use crate::archive::coverage::{self, Coverage, Expectation, WindowState};
 use crate::archive::layout::ArchiveRoot;
-use crate::archive::listing::{Journal, ReceiptMismatch};
+use crate::archive::listing::Journal;
 use crate::archive::window::{HourSet, Window};
-use crate::export::journal_io::{RecordReadError, read_receipts};
+use crate::export::journal_io::{read_negative_records, read_receipts};
+use crate::export::spec::ExportSpec;
 
 /// Maximum number of missing ranges in a cell of a partial day.
 const RANGES_SHOWN: usize = 3;
@@ -20,44 +22,13 @@ const RANGES_SHOWN: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchivedDay {
     /// State of the day.
-    pub state: DayState,
+    pub state: WindowState,
     /// Events counted, over all receipts that cover the day.
     pub events: u64,
     /// Bytes as stored.
     pub bytes: u64,
     /// Weakest verdict of the receipts.
     pub verdict: Option<Verdict>,
-}
-
-/// State of a day in an archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DayState {
-    /// All 24 hours are stored.
-    Complete,
-    /// Some hours are stored; contains the merged ranges of missing hours.
-    Partial(Vec<String>),
-    /// Nothing is stored, and the day is over.
-    Missing,
-    /// Nothing is stored, and the day is not over.
-    Ongoing,
-    /// Nothing is stored, and the service no longer had the day at the last attempt.
-    Expired,
-    /// Stored data does not count, for this reason.
-    Inconsistent(String),
-}
-
-impl DayState {
-    /// Returns the value in JSON output.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Complete => "Whole",
-            Self::Partial(_) => "Part",
-            Self::Missing => "Missing",
-            Self::Ongoing => "NotOver",
-            Self::Expired => "Expired",
-            Self::Inconsistent(_) => "Doubtful",
-        }
-    }
 }
 
 /// Lists the root, and reads the receipts of the days from `start` to `end`.
@@ -74,90 +45,59 @@ pub async fn read_journal(
         .map_err(|error| error.describe(&location.setting_names))?;
     let mut journal = Journal::from_listing(root, &rows);
     let within = |window: Window| (start..=end).contains(&window.date());
-    read_receipts(store.as_ref(), root, &mut journal, within)
-        .await
-        .map_err(|error| match error {
-            RecordReadError::Store(error) => error.describe(&location.setting_names),
-            RecordReadError::Record(error) => error.to_string(),
-        })?;
+    let read = async {
+        read_receipts(store.as_ref(), root, &mut journal, within).await?;
+        read_negative_records(store.as_ref(), root, &mut journal, within).await
+    };
+    read.await
+        .map_err(|error| error.describe(&location.setting_names))?;
     Ok(journal)
 }
 
-/// Returns the state of a day of this source in the journal.
-pub fn assess_day(journal: &Journal, source: &str, day: Date, now: Timestamp) -> ArchivedDay {
+/// Assesses the days from `start` to `end` of an archive of this source, with the gaps that an export accepts.
+pub fn assess(
+    journal: &Journal,
+    source: &str,
+    (start, end): (Date, Date),
+    export: Option<&ExportSpec>,
+    now: Timestamp,
+) -> Coverage {
+    let days = std::iter::successors(Some(start), |day| day.tomorrow().ok()).take_while(|day| *day <= end);
+    let wanted: HourSet = days.map(Window::day).collect();
+    let not_over = wanted
+        .days()
+        .map(|(day, _)| Window::day(day))
+        .filter(|day| day.end() > now);
+    let expectation = Expectation {
+        source: Some(source.to_owned()),
+        oldest_listed: None,
+        accepted: export.map_or_else(HourSet::default, |export| export.accepted_hours(&wanted)),
+        not_due: not_over.collect(),
+        wanted,
+    };
+    coverage::assess(&expectation, journal)
+}
+
+/// Returns a day of an assessed archive.
+pub fn archived_day(journal: &Journal, coverage: &Coverage, day: Date) -> ArchivedDay {
     let full_day = Window::day(day);
-    let covered = journal.covered(source);
     let mut archived = ArchivedDay {
-        state: DayState::Missing,
+        state: coverage.state(full_day),
         events: 0,
         bytes: 0,
         verdict: None,
     };
-    let receipts = journal
-        .receipts
-        .iter()
-        .filter(|(window, _)| window.date() == day && covered.contains(**window));
-    for facts in receipts.filter_map(|(_, facts)| facts.as_ref()) {
+    for (_, facts) in coverage::counted_receipts(journal, coverage, full_day) {
         archived.events = archived.events.saturating_add(facts.summary.events);
         archived.bytes = archived.bytes.saturating_add(facts.summary.bytes);
-        archived.verdict = archived.verdict.weaker(facts.summary.verdict);
+        let verdict = facts.summary.verdict;
+        archived.verdict = Some(
+            archived
+                .verdict
+                .map_or(verdict, |weakest| weakest.weaker(verdict)),
+        );
     }
-    archived.state = if covered.contains(full_day) {
-        DayState::Complete
-    } else if let Some((_, mismatch)) = journal
-        .mismatches(source)
-        .find(|(window, _)| window.date() == day)
-    {
-        DayState::Inconsistent(match mismatch {
-            ReceiptMismatch::Source(other) => format!("its receipt is from source {other}"),
-            ReceiptMismatch::ObjectMissing => "its object is missing".to_owned(),
-            ReceiptMismatch::ObjectSize { stated, found } => format!(
-                "its object has {}, its receipt says {}",
-                human::plural(found, "byte"),
-                human::plural(stated, "byte")
-            ),
-            ReceiptMismatch::Uncounted {
-                events, uncounted, ..
-            } => format!(
-                "only {} of it could be counted ({uncounted})",
-                human::plural(events, "event")
-            ),
-        })
-    } else if covered.intersects(full_day) {
-        let missing = HourSet::from_iter([full_day]).difference(&covered);
-        DayState::Partial(missing.ranges(RANGES_SHOWN))
-    } else if journal.expired.iter().any(|window| window.date() == day) {
-        DayState::Expired
-    } else if journal.orphaned_objects().any(|window| window.date() == day) {
-        DayState::Inconsistent("object without a receipt".to_owned())
-    } else if full_day.end() > now {
-        DayState::Ongoing
-    } else {
-        DayState::Missing
-    };
     archived
-}
-
-/// Selects the weaker of two verdicts.
-trait WeakerVerdict {
-    fn weaker(self, other: Verdict) -> Self;
-}
-
-impl WeakerVerdict for Option<Verdict> {
-    fn weaker(self, other: Verdict) -> Self {
-        let weakness = |verdict: Verdict| match verdict {
-            Verdict::Empty => 0,
-            Verdict::Matched => 1,
-            Verdict::Over => 2,
-            Verdict::Unknown => 3,
-            Verdict::Uncounted => 4,
-            Verdict::Short => 5,
-        };
-        Some(match self {
-            Some(one) if weakness(one) >= weakness(other) => one,
-            _ => other,
-        })
-    }
 }
 
 impl ArchivedDay {
@@ -169,24 +109,30 @@ impl ArchivedDay {
             .map(|verdict| format!(" {verdict:?}"))
             .unwrap_or_default();
         match &self.state {
-            DayState::Complete => match listed.map(|listed| listed.saturating_sub(self.events)) {
+            WindowState::Covered => match listed.map(|listed| listed.saturating_sub(self.events)) {
                 Some(more @ 1..) => format!("{events}{verdict}; {} more now", human::count(more)),
                 _ => format!("{events}{verdict}"),
             },
-            DayState::Partial(missing) => format!("{events} partial; missing {}", missing.join(", ")),
-            DayState::Missing => "missing".to_owned(),
-            DayState::Ongoing => "not over".to_owned(),
-            DayState::Expired => "EXPIRED".to_owned(),
-            DayState::Inconsistent(reason) => format!("INCONSISTENT: {reason}"),
+            WindowState::Partial(missing) => {
+                format!(
+                    "{events} partial; missing {}",
+                    missing.ranges(RANGES_SHOWN).join(", ")
+                )
+            }
+            WindowState::Missing => "missing".to_owned(),
+            WindowState::NotDue => "not over".to_owned(),
+            WindowState::Accepted => "accepted gap".to_owned(),
+            WindowState::Expired => "EXPIRED".to_owned(),
+            WindowState::Damaged(damage) => format!("{}: {damage}", damage.as_str()),
         }
     }
 
     /// Returns the JSON object of the day.
     pub fn to_json(&self, listed: Option<u64>) -> Value {
         let (missing, reason) = match &self.state {
-            DayState::Partial(missing) => (missing.as_slice(), None),
-            DayState::Inconsistent(reason) => (&[][..], Some(reason)),
-            _ => (&[][..], None),
+            WindowState::Partial(missing) => (missing.ranges(RANGES_SHOWN), None),
+            WindowState::Damaged(damage) => (Vec::new(), Some(damage.to_string())),
+            _ => (Vec::new(), None),
         };
         json!({
             "state": self.state.as_str(),
@@ -194,23 +140,24 @@ impl ArchivedDay {
             "bytes": self.bytes,
             "verdict": self.verdict.map(|verdict| format!("{verdict:?}")),
             "missingHours": missing,
-            "why": reason,
-            "moreNow": listed.map(|listed| listed.saturating_sub(self.events)),
+            "reason": reason,
+            "moreReported": listed.map(|listed| listed.saturating_sub(self.events)),
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
+#[allow(missing_docs)]
+pub mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::archive::listing::WindowFacts;
-    use crate::archive::listing::{ReceiptFacts, ReceiptProof};
+    use crate::archive::listing::{ExpiredFacts, ReceiptFacts, ReceiptProof, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
-    fn receipt(source: &str, events: u64, verdict: Verdict, object: bool) -> ReceiptFacts {
+    /// Facts of a receipt; its object has ten bytes for each event.
+    pub fn receipt(source: &str, events: u64, verdict: Verdict, object: bool) -> ReceiptFacts {
         ReceiptFacts {
             source: source.to_owned(),
             day_reported: None,
@@ -261,24 +208,30 @@ mod tests {
         stored(day(5), receipt(SOURCE, 5, Verdict::Matched, true));
         journal.objects.insert(day(5), 49);
         journal.objects.insert(day(6), 7);
-        journal.expired.insert(day(7));
+        let expired = ExpiredFacts {
+            source: SOURCE.to_owned(),
+            oldest_listed: Date::MAX,
+        };
+        journal.expired.insert(day(7), Some(expired));
+        let days = (date(2018, 6, 1), date(2018, 6, 9));
+        let coverage = assess(&journal, SOURCE, days, None, now);
         for (number, listed, wanted) in [
             (1, Some(5), "5 Matched"),
             (1, Some(9), "5 Matched; 4 more now"),
             (2, None, "0 Empty"),
             (3, Some(60), "40 partial; missing 2018-06-03T20/2018-06-03T23"),
-            (4, None, "INCONSISTENT: its receipt is from source https://b"),
+            (4, None, "OtherSource: its receipt names the source https://b"),
             (
                 5,
                 None,
-                "INCONSISTENT: its object has 49 bytes, its receipt says 50 bytes",
+                "ObjectSizeMismatch: its object has 49 bytes, but its receipt states 50",
             ),
-            (6, None, "INCONSISTENT: object without a receipt"),
+            (6, None, "Orphaned: its object has no receipt"),
             (7, None, "EXPIRED"),
             (8, Some(3), "missing"),
             (9, Some(3), "not over"),
         ] {
-            let archived = assess_day(&journal, SOURCE, date(2018, 6, number), now);
+            let archived = archived_day(&journal, &coverage, date(2018, 6, number));
             assert_eq!(archived.cell(listed), wanted, "day {number}");
             if number == 3 {
                 assert_eq!(archived.verdict, Some(Verdict::Over));

@@ -127,7 +127,7 @@ pub fn run(args: ContextArgs) -> Result<Exit, CliError> {
 }
 
 /// Schema version of the document of a change.
-const CHANGE_SCHEMA: &str = "eventexport.io/context-change/v1";
+const CHANGE_SCHEMA: &str = "eventexport.io/context-change/v2";
 
 fn config_path() -> Result<PathBuf, CliError> {
     config::locate(&secrets::env_value)?.ok_or_else(|| {
@@ -178,7 +178,7 @@ fn list(output: OutputArgs) -> Result<Exit, CliError> {
             ]);
         }
         rows.to_string()
-    });
+    })?;
     Ok(Exit::Done)
 }
 
@@ -194,7 +194,7 @@ fn use_context(args: &ContextNameArgs) -> Result<Exit, CliError> {
     let document = json!({"file": file.path, "name": args.name, "change": "Current"});
     args.output.print(CHANGE_SCHEMA, document, || {
         format!("Context {} is now the current context.", args.name)
-    });
+    })?;
     Ok(Exit::Done)
 }
 
@@ -228,7 +228,7 @@ fn show(args: &ContextShowArgs) -> Result<Exit, CliError> {
             }
             rows.to_string()
         },
-    );
+    )?;
     Ok(Exit::Done)
 }
 
@@ -248,7 +248,7 @@ fn delete(args: &ContextNameArgs) -> Result<Exit, CliError> {
             ""
         };
         format!("Context {} deleted.{also}", args.name)
-    });
+    })?;
     Ok(Exit::Done)
 }
 

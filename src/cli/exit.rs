@@ -7,10 +7,12 @@ use std::process::ExitCode;
 pub enum Exit {
     /// 0: everything wanted and due is stored and proved, or an accepted gap.
     Done,
-    /// 1: something failed, is missing, or was stopped.
+    /// 1: something failed, is missing, or was stopped. `verify` and `inspect`: the archive is not proved, or incomplete.
     Failed,
     /// 2: the arguments or the manifest are invalid; nothing was attempted.
     Usage,
+    /// 3: `verify` and `inspect` could not check the archive, for example because the store is unreachable.
+    Unchecked,
     /// 141: standard output is closed. The shell reports the same code for a program that SIGPIPE ends, such as `cat`.
     PipeClosed,
 }
@@ -24,6 +26,9 @@ pub enum CliError {
     /// An operation failed.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
+    /// A check did not come to a result.
+    #[error("{0:#}")]
+    Unchecked(anyhow::Error),
 }
 
 impl CliError {
@@ -32,11 +37,21 @@ impl CliError {
         Self::Usage(message.into())
     }
 
+    /// Returns the error of a command that checks an archive: a failed operation means that the check has no result.
+    #[must_use]
+    pub fn unchecked(self) -> Self {
+        match self {
+            Self::Failed(error) => Self::Unchecked(error),
+            Self::Usage(_) | Self::Unchecked(_) => self,
+        }
+    }
+
     /// Returns the exit status for the error.
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Failed(_) => Exit::Failed,
+            Self::Unchecked(_) => Exit::Unchecked,
         }
     }
 }
@@ -48,6 +63,7 @@ impl Exit {
             Self::Done => 0,
             Self::Failed => 1,
             Self::Usage => 2,
+            Self::Unchecked => 3,
             Self::PipeClosed => 141,
         }
     }

@@ -21,7 +21,7 @@ use crate::storage::StoreError;
 use crate::tracker::TokenCache;
 
 /// Name and version of the JSON document.
-const SCHEMA: &str = "eventexport.io/inspect/v1";
+const SCHEMA: &str = "eventexport.io/inspect/v2";
 
 /// Maximum number of entries of a list in text output: 10. JSON output has all.
 const ENTRIES_SHOWN: usize = 10;
@@ -30,7 +30,8 @@ const ENTRIES_SHOWN: usize = 10;
 ///
 /// Reads keys, receipts and manifests. Prints merged ranges of covered, missing, accepted and expired windows; windows
 /// that were stored late; and windows with another count than the service reported. Use `verify` to check the events.
-/// Exit code 0: nothing is missing; 1: something is missing or unreadable; 2: the arguments are invalid.
+/// Exit code 0: nothing is missing; 1: something is missing or unreadable; 2: the arguments are invalid; 3: the archive
+/// could not be read, for example because the store is unreachable or the credentials are rejected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct InspectArgs {
@@ -63,7 +64,7 @@ Examples:
 /// Inspects every given archive.
 pub async fn run(args: InspectArgs) -> Result<Exit, CliError> {
     let result = inspect_all(&args).await;
-    args.output.finish(SCHEMA, result)
+    args.output.finish(SCHEMA, result.map_err(CliError::unchecked))
 }
 
 async fn inspect_all(args: &InspectArgs) -> Result<Exit, CliError> {
@@ -91,7 +92,7 @@ async fn inspect_all(args: &InspectArgs) -> Result<Exit, CliError> {
             .iter()
             .map(|(location, roots)| render_text(&location.name, roots, args.late_after))
             .collect()
-    });
+    })?;
     Ok(exit)
 }
 
@@ -187,9 +188,9 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
         "late": inspection.late.iter().map(|late| json!({
             "window": late.window.to_string(), "storedAt": late.stored_at, "daysAfterEnd": late.days,
         })).collect::<Vec<_>>(),
-        "disagreeing": inspection.mismatches.iter().map(|one| json!({
+        "countMismatches": inspection.mismatches.iter().map(|one| json!({
             "window": one.window.to_string(), "events": one.events, "reportedBefore": one.before,
-            "reportedAfter": one.after, "why": one.kind.as_str(),
+            "reportedAfter": one.after, "reason": one.kind.as_str(),
         })).collect::<Vec<_>>(),
         "openSessions": inspection.sessions.iter().map(|(window, session)| json!({
             "window": window.to_string(), "session": session,

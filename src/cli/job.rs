@@ -2,24 +2,24 @@
 //! Builds clients and opens directories; sends no requests.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use ulid::Ulid;
 
 use super::exit::CliError;
+use super::location::{Access, DestinationOverride};
 use super::manifest::{ExportResource, ManifestError, ResourceManifest};
 use super::secrets::{self, ResolvedSecrets, SecretPurpose};
 use super::simulation::{SIMULATED_SOURCE, Simulation};
-use crate::api::{FieldError, Reason, Setting, SettingNames};
+use crate::api::{FieldError, Reason, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, ProcessContext, Secrets};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
 use crate::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
-use crate::storage::{DirectoryStore, Store};
+use crate::storage::Store;
 use crate::tracker::TokenCache;
 
 /// Maximum number of attempts at a window before `run` gives up: 5.
@@ -28,8 +28,8 @@ const ATTEMPTS_MAX: u32 = 5;
 /// Command-line options that change the exports of the manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions<'a> {
-    /// Directory to use instead of the bucket.
-    pub to: Option<&'a Path>,
+    /// Destination to use instead of that of the manifest.
+    pub to: Option<DestinationOverride<'a>>,
     /// Maximum number of concurrent windows, instead of `spec.parallelism`.
     pub parallelism: Option<u8>,
     /// Shard of each export to run.
@@ -42,7 +42,7 @@ pub struct RunOptions<'a> {
 
 impl<'a> RunOptions<'a> {
     /// Returns the options of a command that only reads an archive.
-    pub const fn read_only(to: Option<&'a Path>) -> Self {
+    pub const fn read_only(to: Option<DestinationOverride<'a>>) -> Self {
         Self {
             to,
             parallelism: None,
@@ -80,7 +80,7 @@ pub fn apply_options(
         simulation.redirect(&mut resource);
     }
     if options.to.is_some() {
-        // A directory needs no credentials.
+        // `--to` has its own credentials.
         let s3 = &mut resource.spec.destination.s3;
         (s3.credentials_secret_ref, s3.ca_secret_ref) = (None, None);
     }
@@ -91,14 +91,18 @@ pub fn apply_options(
     resource
 }
 
-/// Validates the spec of a resource.
+/// Validates the spec of a resource. Keys begin with the prefix of `--to`.
 pub fn export_spec(
     resource: &ExportResource,
     process_context: &ProcessContext,
+    options: &RunOptions<'_>,
     simulated: bool,
 ) -> Result<ExportSpec, CliError> {
     let mut export = connect::export_spec(&resource.spec, process_context)
         .map_err(|failure| cli_error(resource, process_context, &failure))?;
+    if let Some(to) = options.to {
+        export.root = export.root.under(&to.location.key_prefix());
+    }
     if simulated {
         SIMULATED_SOURCE.clone_into(&mut export.source);
     }
@@ -148,7 +152,7 @@ pub async fn prepare_all(
         let resource = apply_options(resource, options, simulation);
         let ResolvedSecrets {
             secrets,
-            setting_names,
+            mut setting_names,
         } = match simulation {
             Some(_) => {
                 let mut resolved = resolve_secrets(&resource, manifest, &[SecretPurpose::Signing])?;
@@ -165,16 +169,22 @@ pub async fn prepare_all(
                 ],
             )?,
         };
+        if let Some(to) = options.to {
+            setting_names = setting_names.merge(to.location.setting_names());
+        }
         let process_context = ProcessContext {
             holder_epoch: Some(holder_epoch.clone()),
             setting_names,
             ..process_context(&resource, holder, &tokens, options)
         };
-        let export = export_spec(&resource, &process_context, simulation.is_some())?;
+        let export = export_spec(&resource, &process_context, options, simulation.is_some())?;
         let tracker = connect::tracker(&resource.spec, &secrets, &process_context)
             .map_err(|failure| cli_error(&resource, &process_context, &failure))?;
         let store = match options.to {
-            Some(folder) => open_directory(folder)?,
+            Some(to) => {
+                let access = Access::Write(&resource.spec.destination.s3);
+                to.location.store(to.s3, access).await?
+            }
             None => open_bucket(&resource, &secrets, &process_context).await?,
         };
         jobs.push(PreparedExport {
@@ -190,7 +200,7 @@ pub async fn prepare_all(
 }
 
 /// Opens the bucket of a resource.
-pub async fn open_bucket(
+async fn open_bucket(
     resource: &ExportResource,
     secrets: &Secrets,
     process_context: &ProcessContext,
@@ -200,15 +210,28 @@ pub async fn open_bucket(
         .map_err(|failure| cli_error(resource, process_context, &failure))
 }
 
-/// Opens the directory of `--to`; creates it if it does not exist.
-fn open_directory(folder: &Path) -> Result<Arc<dyn Store>, CliError> {
-    let store = DirectoryStore::open(folder).map_err(|error| {
-        CliError::usage(format!(
-            "--to: {}",
-            error.describe(&SettingNames::default().with(Setting::Bucket, "--to"))
-        ))
-    })?;
-    Ok(Arc::new(store))
+/// Opens the destination of a resource for reading, and returns it with the names of its settings: the location of `--to`,
+/// or the bucket of the manifest, which needs only the credentials of the bucket.
+pub async fn open_for_reading(
+    resource: &ExportResource,
+    manifest: &ResourceManifest,
+    process_context: &ProcessContext,
+    options: &RunOptions<'_>,
+) -> Result<(Arc<dyn Store>, SettingNames), CliError> {
+    if let Some(to) = options.to {
+        let store = to.location.store(to.s3, Access::Read).await?;
+        return Ok((store, to.location.setting_names()));
+    }
+    let ResolvedSecrets {
+        secrets,
+        setting_names,
+    } = resolve_secrets(resource, manifest, &[SecretPurpose::Bucket])?;
+    let process_context = ProcessContext {
+        setting_names,
+        ..process_context.clone()
+    };
+    let store = open_bucket(resource, &secrets, &process_context).await?;
+    Ok((store, process_context.setting_names))
 }
 
 /// Returns the Secrets of a resource for these purposes, from the manifest or the environment.

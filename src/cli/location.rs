@@ -1,5 +1,5 @@
 //! Location of an archive: a directory, `s3://bucket/prefix`, or the destination of a manifest. Builds clients and
-//! checks that a directory exists; writes nothing, and needs no permission to write.
+//! opens directories. Opening for reading writes nothing and needs no permission to write.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,13 +13,14 @@ use url::Url;
 use super::exit::CliError;
 use super::job::{self, RunOptions};
 use super::manifest::{ExportResource, ResourceManifest};
-use super::secrets::{self, SecretPurpose};
+use super::secrets;
 use super::{documents, load};
-use crate::api::{Setting, SettingNames};
+use crate::api::{S3Destination, Setting, SettingNames};
 use crate::egress::Traffic;
+use crate::export::connect;
 use crate::export::spec::ExportSpec;
 use crate::storage::{
-    AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store,
+    AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
 };
 use crate::tracker::TokenCache;
 
@@ -96,6 +97,24 @@ pub enum ArchiveLocation {
     },
 }
 
+/// Location of `--to` that replaces the destination of a manifest.
+#[derive(Clone, Copy, Debug)]
+pub struct DestinationOverride<'a> {
+    /// The location.
+    pub location: &'a ArchiveLocation,
+    /// Connection to its bucket.
+    pub s3: &'a S3Args,
+}
+
+/// Access to the store of a location.
+#[derive(Clone, Copy, Debug)]
+pub enum Access<'a> {
+    /// Read only: a missing directory is an error, and is not created.
+    Read,
+    /// Read and write: creates a missing directory; objects in a bucket get the attributes of this destination.
+    Write(&'a S3Destination),
+}
+
 /// A location that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
@@ -159,34 +178,21 @@ impl LocationArgs {
         manifest: &Arc<ResourceManifest>,
         location: Option<&ArchiveLocation>,
     ) -> Result<OpenArchive, CliError> {
-        let options = RunOptions::read_only(location.map(|_| std::path::Path::new("")));
+        let s3 = &self.s3;
+        let options = RunOptions::read_only(location.map(|location| DestinationOverride { location, s3 }));
         let resource = job::apply_options(resource, &options, None);
-        let mut process_context = job::process_context(&resource, "reader", &TokenCache::new(), &options);
-        let mut export = job::export_spec(&resource, &process_context, false)?;
-        let setting_names;
-        let (store, name) = if let Some(location) = location {
-            let OpenArchive {
-                store,
-                prefix,
-                name,
-                setting_names: names,
-                ..
-            } = location.open(&self.s3).await?;
-            export.root = export.root.under(&prefix);
-            setting_names = names;
-            (store, name)
-        } else {
-            let resolved = job::resolve_secrets(&resource, manifest, &[SecretPurpose::Bucket])?;
-            setting_names = resolved.setting_names;
-            process_context.setting_names = setting_names.clone();
-            let store = job::open_bucket(&resource, &resolved.secrets, &process_context).await?;
-            let name = store.name().to_owned();
-            (store, name)
-        };
+        let process_context = job::process_context(&resource, "reader", &TokenCache::new(), &options);
+        let export = job::export_spec(&resource, &process_context, &options, false)?;
+        let (store, setting_names) =
+            job::open_for_reading(&resource, manifest, &process_context, &options).await?;
         Ok(OpenArchive {
-            store,
             prefix: export.root.as_str().to_owned(),
-            name: format!("{name}/{}", export.root.as_str().trim_end_matches('/')),
+            name: format!(
+                "{}/{}",
+                location.map_or_else(|| store.name().to_owned(), ArchiveLocation::store_name),
+                export.root.as_str().trim_end_matches('/')
+            ),
+            store,
             export: Some(export),
             declared: Some((resource, Arc::clone(manifest))),
             setting_names,
@@ -207,38 +213,67 @@ impl ArchiveLocation {
         }
     }
 
-    /// Opens the archive. A missing directory is an error, and is not created.
+    /// Opens the archive for reading.
     pub async fn open(&self, s3: &S3Args) -> Result<OpenArchive, CliError> {
+        Ok(OpenArchive {
+            store: self.store(s3, Access::Read).await?,
+            prefix: self.key_prefix(),
+            name: match self {
+                Self::Directory(_) => self.store_name(),
+                Self::Bucket { prefix, .. } if prefix.is_empty() => self.store_name(),
+                Self::Bucket { prefix, .. } => format!("{}/{prefix}", self.store_name()),
+            },
+            export: None,
+            declared: None,
+            setting_names: self.setting_names(),
+        })
+    }
+
+    /// Opens the directory, or builds the client of the bucket.
+    pub async fn store(&self, s3: &S3Args, access: Access<'_>) -> Result<Arc<dyn Store>, CliError> {
+        let usage = |error: StoreError| CliError::usage(error.describe(&self.setting_names()));
         match self {
             Self::Directory(path) => {
-                let setting_names =
-                    SettingNames::default().with(Setting::Bucket, "the location of the archive");
-                let store = DirectoryStore::open_read_only(path)
-                    .map_err(|error| CliError::usage(error.describe(&setting_names)))?;
-                Ok(OpenArchive {
-                    store: Arc::new(store),
-                    prefix: String::new(),
-                    name: path.display().to_string(),
-                    export: None,
-                    declared: None,
-                    setting_names,
-                })
+                let store = match access {
+                    Access::Read => DirectoryStore::open_read_only(path),
+                    Access::Write(_) => DirectoryStore::open(path),
+                };
+                Ok(Arc::new(store.map_err(usage)?))
             }
-            Self::Bucket { bucket, prefix } => {
-                let setting_names = s3_setting_names();
-                let store = S3Store::connect(s3.settings(bucket)?)
-                    .await
-                    .map_err(|error| CliError::usage(error.describe(&setting_names)))?;
-                let slash = if prefix.is_empty() { "" } else { "/" };
-                Ok(OpenArchive {
-                    store: Arc::new(store),
-                    prefix: format!("{prefix}{slash}"),
-                    name: format!("s3://{bucket}{slash}{prefix}"),
-                    export: None,
-                    declared: None,
-                    setting_names,
-                })
+            Self::Bucket { bucket, .. } => {
+                let settings = s3.settings(bucket)?;
+                let settings = match access {
+                    Access::Read => settings,
+                    Access::Write(destination) => connect::with_object_attributes(settings, destination),
+                };
+                Ok(Arc::new(S3Store::connect(settings).await.map_err(usage)?))
             }
+        }
+    }
+
+    /// Returns the prefix of every key in the store: empty, or ends with `/`.
+    pub fn key_prefix(&self) -> String {
+        match self {
+            Self::Bucket { prefix, .. } if !prefix.is_empty() => format!("{prefix}/"),
+            Self::Bucket { .. } | Self::Directory(_) => String::new(),
+        }
+    }
+
+    /// Returns the name of the store for messages, without the prefix.
+    pub fn store_name(&self) -> String {
+        match self {
+            Self::Directory(path) => path.display().to_string(),
+            Self::Bucket { bucket, .. } => format!("s3://{bucket}"),
+        }
+    }
+
+    /// Returns the names of the settings of this location in errors.
+    pub fn setting_names(&self) -> SettingNames {
+        match self {
+            Self::Directory(_) => {
+                SettingNames::default().with(Setting::Bucket, "the location of the archive")
+            }
+            Self::Bucket { .. } => s3_setting_names(),
         }
     }
 }

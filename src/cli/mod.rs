@@ -135,15 +135,9 @@ pub fn exit_code(result: Result<Exit, CliError>) -> ExitCode {
     }
 }
 
-/// `eventexport crd`: prints the `CustomResourceDefinition`. Fails if standard output is closed.
+/// `eventexport crd`: prints the `CustomResourceDefinition`.
 pub fn print_crd() -> ExitCode {
-    use std::io::Write as _;
-    let written = std::io::stdout().lock().write_all(crd::crd().as_bytes());
-    if written.is_ok() {
-        Exit::Done.into()
-    } else {
-        Exit::Failed.into()
-    }
+    exit_code(output::write_stdout(&crd::crd()).map(|()| Exit::Done))
 }
 
 fn report_error(error: &CliError) -> ExitCode {

@@ -176,7 +176,7 @@ pub struct OperatorArgs {
 }
 
 /// Parses a duration as resources write it: `10m`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| "use hours, minutes and seconds, for example 10m or 1h30m".to_owned())
@@ -248,7 +248,9 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         windows: usize::from(args.windows),
         sessions_per_space: usize::from(args.sessions_per_space),
         session_quiet: args.session_quiet,
+        session_wait: None,
         attempt: args.attempt,
+        ..Limits::default()
     };
     let (engine, tokens) = (
         Engine::with_observer(limits, Arc::new(Timestamp::now), metrics.engine.clone()),

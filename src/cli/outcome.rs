@@ -1,5 +1,6 @@
 //! Outcome of an export by window, from its last snapshot; determines the exit code. No I/O.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -14,6 +15,9 @@ use crate::export::failure::{Problem, RetryClass};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 
+/// Name of a session whose id is not known.
+pub const UNKNOWN_SESSION: &str = "unknown";
+
 /// Outcome of an export.
 #[derive(Clone, Debug)]
 pub struct ExportOutcome {
@@ -21,8 +25,14 @@ pub struct ExportOutcome {
     pub rows: Vec<WindowRow>,
     /// Totals over the windows.
     pub totals: ExportTotals,
-    /// Sessions that are or may be open.
+    /// Sessions that are or may be open, and `unknown` if an attempt may have opened one that is not known.
     pub sessions: Vec<String>,
+    /// Windows of attempts that may have a session open.
+    pub open_attempts: Vec<Window>,
+    /// True if every window that is due is covered or accepted, no attempt is open, and every due manifest exists.
+    pub finished: bool,
+    /// Earliest time at which another run gets further; `None`: not known, or nothing to wait for.
+    pub rerun_at: Option<Timestamp>,
     /// Problems and waits, the worst first.
     pub problems: Vec<Problem>,
     /// True if the destination was listed.
@@ -122,11 +132,10 @@ pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> Exp
     ExportOutcome {
         rows,
         totals,
-        sessions: snapshot
-            .sessions
-            .iter()
-            .map(|session| session.id.clone())
-            .collect(),
+        sessions: open_sessions(snapshot),
+        open_attempts: snapshot.open_attempts.clone(),
+        finished: snapshot.finished,
+        rerun_at: rerun_at(&snapshot.problems),
         problems: snapshot.problems.clone(),
         observed: snapshot.observed,
         manifest_due: snapshot.manifest_due,
@@ -135,15 +144,15 @@ pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> Exp
 }
 
 impl ExportOutcome {
-    /// Returns [`Exit::Done`] only if every due window is stored or accepted, no session is left, every due manifest
-    /// exists, and there is no problem other than a wait, such as for the end of the day.
+    /// Returns [`Exit::Done`] only if every due window is stored or accepted, no attempt or session is left, every due
+    /// manifest exists, and there is no problem other than a wait, such as for the end of the day.
     pub fn exit(&self) -> Exit {
         let only_waits = self
             .problems
             .iter()
             .all(|problem| matches!(problem.class, RetryClass::Wait(_)));
         let stored = self.totals.missing == 0 && self.sessions.is_empty();
-        let done = self.observed && stored && !self.manifest_due && only_waits;
+        let done = self.observed && self.finished && stored && !self.manifest_due && only_waits;
         if done { Exit::Done } else { Exit::Failed }
     }
 
@@ -152,6 +161,28 @@ impl ExportOutcome {
         let missing = self.rows.iter().filter(|row| row.state.is_missing());
         missing.map(|row| row.window).collect::<HourSet>().ranges(max)
     }
+}
+
+/// Returns the sessions that are or may be open. Each open attempt has one, known or not.
+fn open_sessions(snapshot: &Snapshot) -> Vec<String> {
+    let known = snapshot.sessions.iter().map(|session| session.id.clone());
+    if snapshot.open_attempts.is_empty() {
+        return known.collect();
+    }
+    let mut sessions: BTreeSet<String> = known.collect();
+    sessions.extend(snapshot.suspected_sessions.iter().cloned());
+    let unknown = sessions.len() < snapshot.open_attempts.len();
+    let unknown = unknown.then(|| UNKNOWN_SESSION.to_owned());
+    sessions.into_iter().chain(unknown).collect()
+}
+
+/// Returns the latest known end of the waits that this run does not make.
+fn rerun_at(problems: &[Problem]) -> Option<Timestamp> {
+    let ends = problems.iter().filter_map(|problem| match problem.class {
+        RetryClass::Wait(end) if problem.reason != Reason::NotSettled => end,
+        RetryClass::Wait(_) | RetryClass::Retry(_) | RetryClass::Manual => None,
+    });
+    ends.max()
 }
 
 /// Returns the facts of a covered window, and true if this run stored any of it. The facts are absent if the snapshot
@@ -236,25 +267,10 @@ impl StoredFacts {
                 .zip(other.reported)
                 .map(|(one, two)| one.saturating_add(two)),
             bytes: self.bytes.saturating_add(other.bytes),
-            verdict: if weakness(other.verdict) > weakness(self.verdict) {
-                other.verdict
-            } else {
-                self.verdict
-            },
+            verdict: self.verdict.weaker(other.verdict),
             sha256: None,
             receipts: self.receipts + 1,
         }
-    }
-}
-
-const fn weakness(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Empty => 0,
-        Verdict::Matched => 1,
-        Verdict::Over => 2,
-        Verdict::Unknown => 3,
-        Verdict::Uncounted => 4,
-        Verdict::Short => 5,
     }
 }
 
@@ -314,6 +330,7 @@ pub(crate) mod tests {
     pub(crate) fn snapshot(windows: Vec<(Window, WindowFacts)>) -> Snapshot {
         Snapshot {
             observed: true,
+            finished: true,
             covered: windows.iter().map(|(window, _)| *window).collect(),
             windows: Arc::new(windows.into_iter().collect::<BTreeMap<_, _>>()),
             ..Snapshot::default()
@@ -361,6 +378,11 @@ pub(crate) mod tests {
             ..all.clone()
         };
         assert_eq!(evaluate(&export(2), &open, later()).exit(), Exit::Failed);
+        let unfinished = Snapshot {
+            finished: false,
+            ..all.clone()
+        };
+        assert_eq!(evaluate(&export(2), &unfinished, later()).exit(), Exit::Failed);
         let short = Snapshot {
             problems: vec![problem(Reason::Short, Some(day(1)), RetryClass::Manual)],
             ..all.clone()

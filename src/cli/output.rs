@@ -1,7 +1,7 @@
 //! Output options of a command: text or JSON, and verbosity. Writes to standard output.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use comfy_table::presets::ASCII_FULL_CONDENSED;
@@ -55,26 +55,41 @@ impl OutputArgs {
         }
     }
 
-    /// Prints the JSON document or the text. Ignores write errors: a reader such as `head` may close the pipe early.
-    pub fn print(&self, schema: &str, document: Value, text: impl FnOnce() -> String) {
-        let mut out = io::stdout().lock();
-        let _ = if self.is_json() {
+    /// Prints the JSON document or the text.
+    pub fn print(
+        &self,
+        schema: &str,
+        document: Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        if self.is_json() {
             let mut versioned = json!({"schema": schema});
             events::merge(&mut versioned, document);
-            writeln!(out, "{versioned}")
-        } else {
-            let text = text();
-            writeln!(out, "{}", text.trim_end_matches('\n'))
-        };
+            return write_stdout(&format!("{versioned}\n"));
+        }
+        write_stdout(&format!("{}\n", text().trim_end_matches('\n')))
     }
 
     /// Returns the result of the command; for JSON output, prints an error as a document first.
     pub fn finish(&self, schema: &str, result: Result<Exit, CliError>) -> Result<Exit, CliError> {
         if let (Err(error), true) = (&result, self.is_json()) {
             let document = json!({"error": {"message": error.to_string(), "exitCode": error.exit().code()}});
-            self.print(schema, document, String::new);
+            // The caller prints the error to standard error too.
+            let _ = self.print(schema, document, String::new);
         }
         result
+    }
+}
+
+/// Writes a text to standard output: the only way to print a result. Ignores a closed pipe, since a reader such as `head` may
+/// stop early; every other error fails the command.
+pub fn write_stdout(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Failed(anyhow::anyhow!(
+            "cannot write the result to standard output: {error}"
+        ))),
+        _ => Ok(()),
     }
 }
 

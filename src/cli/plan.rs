@@ -1,7 +1,7 @@
 //! `eventexport plan`: shows the actions of a run without opening a session. Reads the destination only; the decisions
 //! are in [`planner`](super::planner), without I/O.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,41 +11,43 @@ use super::exit::{CliError, Exit};
 use super::human;
 use super::job::{self, RunOptions};
 use super::load;
-use super::manifest::{ExportResource, ResourceManifest};
-use super::output::OutputFormat;
-use super::planner::{
-    DestinationListing, PlannedAction, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan,
-};
+use super::location::{ArchiveLocation, DestinationOverride, S3Args};
+use super::manifest::ExportResource;
+use super::output::{OutputFormat, write_stdout};
+use super::planner::{DestinationListing, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan};
 use super::progress::events;
 use super::run_summary;
-use super::secrets::SecretPurpose;
-use crate::archive::layout::{ArchiveRoot, Key};
-use crate::archive::records::{self, RECORD_MAX_BYTES, Receipt};
+use crate::api::SettingNames;
+use crate::archive::coverage::WindowState;
+use crate::archive::layout::ArchiveRoot;
+use crate::archive::listing::Journal;
 use crate::archive::window::{HourSet, Window};
+use crate::export::journal_io::{read_negative_records, read_receipts};
 use crate::export::shard::Shard;
 use crate::export::spec::ExportSpec;
-use crate::storage::{DirectoryStore, Store, StoreError};
+use crate::storage::{Store, StoreError};
 use crate::tracker::TokenCache;
 
-/// Maximum time to list the destination: 20 s.
-const LIST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum time to list the destination and to read its receipts: 2 min.
+const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Maximum number of ranges in the text output; JSON lists every window.
 const RANGES_SHOWN: usize = 12;
 
 /// Show what a run would do, without opening a session.
 ///
-/// Prints the missing windows, and the sessions and requests that a run would need for them. Lists the destination to
-/// find the stored windows, if it is reachable; sends no request to the service.
+/// Prints the missing windows, and the sessions and requests that a run would need for them. Lists the destination and
+/// reads its receipts, if it is reachable; sends no request to the service. Exit code 0: a run can complete by itself;
+/// 1: the destination cannot be listed, or a window needs manual action; 2: the manifest is invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PlanArgs {
     /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// List this directory instead of the bucket of the manifest
-    #[arg(long, value_name = "DIR")]
-    pub to: Option<PathBuf>,
+    /// List this location instead of the bucket of the manifest: a directory, or `s3://bucket/prefix`
+    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
+    pub to: Option<ArchiveLocation>,
     /// Do not list the destination; plan as if nothing were stored
     #[arg(long)]
     pub offline: bool,
@@ -55,6 +57,9 @@ pub struct PlanArgs {
     /// Output format: text for people, json for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub s3: S3Args,
 }
 
 const EXAMPLES: &str = "\
@@ -67,10 +72,13 @@ Examples:
 /// Prints the plan.
 pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
     let manifest = load::manifest(&args.files)?;
-    let mut objects = Vec::new();
+    let (mut objects, mut blocked) = (Vec::new(), false);
     for resource in &manifest.exports {
         let options = RunOptions {
-            to: args.to.as_deref(),
+            to: args.to.as_ref().map(|location| DestinationOverride {
+                location,
+                s3: &args.s3,
+            }),
             parallelism: None,
             single_writer: false,
             shard: args.shard,
@@ -78,99 +86,62 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
         };
         let adjusted = job::apply_options(resource, &options, None);
         let process_context = job::process_context(&adjusted, "plan", &TokenCache::new(), &options);
-        let export = job::export_spec(&adjusted, &process_context, false)?;
-        let (destination, listing) = match (args.offline, args.to.as_deref()) {
-            (true, _) => (
-                bucket_url(&adjusted),
-                DestinationListing::Unavailable("--offline was given".to_owned()),
-            ),
-            (false, Some(folder)) => list_directory(folder, &export.root).await,
-            (false, None) => {
-                let listing = list_bucket(&adjusted, &manifest, &options, &export.root).await;
-                (bucket_url(&adjusted), listing)
+        let export = job::export_spec(&adjusted, &process_context, &options, false)?;
+        let destination = args
+            .to
+            .as_ref()
+            .map_or_else(|| bucket_url(&adjusted), ArchiveLocation::store_name);
+        let listing = if args.offline {
+            DestinationListing::Unavailable("--offline was given".to_owned())
+        } else if is_missing_directory(args.to.as_ref()) {
+            DestinationListing::Listed(Box::default())
+        } else {
+            match job::open_for_reading(&adjusted, &manifest, &process_context, &options).await {
+                Ok((store, names)) => list_destination(&*store, &names, &export.root).await,
+                Err(error) => DestinationListing::Unavailable(error.to_string()),
             }
         };
         let plan = plan(&export, &listing, Timestamp::now());
+        let unlisted = matches!(listing, DestinationListing::Unavailable(_)) && !args.offline;
+        blocked |=
+            unlisted || plan.needs_manual_action() || listing.warning(&export).is_some() && !args.offline;
         match args.output {
-            OutputFormat::Text => print!("{}", render_text(&export, &destination, &listing, &plan)),
+            OutputFormat::Text => {
+                write_stdout(&render_text(&export, &destination, &listing, &plan))?;
+            }
             OutputFormat::Json => objects.push(plan_json(&export, &destination, &listing, &plan)),
         }
     }
     if args.output == OutputFormat::Json {
-        println!(
-            "{}",
-            json!({"schema": "eventexport.io/plan/v1", "exports": objects})
-        );
+        let document = json!({"schema": "eventexport.io/plan/v2", "exports": objects});
+        write_stdout(&format!("{document}\n"))?;
     }
-    Ok(Exit::Done)
+    Ok(if blocked { Exit::Failed } else { Exit::Done })
 }
 
 fn bucket_url(resource: &ExportResource) -> String {
     format!("s3://{}", resource.spec.destination.s3.bucket)
 }
 
-async fn list_directory(folder: &Path, root: &ArchiveRoot) -> (String, DestinationListing) {
-    let destination = folder.display().to_string();
-    if !folder.exists() {
-        // A plan must not create the directory.
-        return (
-            destination,
-            DestinationListing::Listed {
-                keys: Vec::new(),
-                source: None,
-            },
-        );
-    }
-    let listing = match DirectoryStore::open(folder) {
-        Ok(store) => list_destination(&store, root).await,
-        Err(error) => DestinationListing::Unavailable(error.to_string()),
-    };
-    (destination, listing)
+/// True for a directory that does not exist: a run creates it, a plan does not.
+fn is_missing_directory(to: Option<&ArchiveLocation>) -> bool {
+    matches!(to, Some(ArchiveLocation::Directory(path)) if !path.exists())
 }
 
-async fn list_bucket(
-    resource: &ExportResource,
-    manifest: &ResourceManifest,
-    options: &RunOptions<'_>,
-    root: &ArchiveRoot,
-) -> DestinationListing {
-    // The plan sends requests to the bucket only, so it needs only the credentials of the bucket.
-    let mut process_context = job::process_context(resource, "plan", &TokenCache::new(), options);
-    let store = match job::resolve_secrets(resource, manifest, &[SecretPurpose::Bucket]) {
-        Ok(resolved) => {
-            process_context.setting_names = resolved.setting_names;
-            job::open_bucket(resource, &resolved.secrets, &process_context).await
-        }
-        Err(error) => Err(error),
-    };
-    match store {
-        Ok(store) => list_destination(&*store, root).await,
-        Err(error) => DestinationListing::Unavailable(error.to_string()),
-    }
-}
-
-async fn list_destination(store: &dyn Store, root: &ArchiveRoot) -> DestinationListing {
+async fn list_destination(store: &dyn Store, names: &SettingNames, root: &ArchiveRoot) -> DestinationListing {
     let list = async {
-        let listed = store.list(root.as_str()).await?;
-        let keys: Vec<Key> = listed.iter().map(|object| root.parse(&object.key)).collect();
-        let newest = keys
-            .iter()
-            .rev()
-            .find(|key| matches!(key, Key::Receipt(_)))
-            .and_then(|key| root.key(key));
-        let source = match newest {
-            None => None,
-            Some(key) => store.get(&key, RECORD_MAX_BYTES).await?.and_then(|bytes| {
-                let receipt = records::decode::<Receipt>(&key, &bytes);
-                receipt.ok().map(|receipt| receipt.source)
-            }),
-        };
-        Ok::<DestinationListing, StoreError>(DestinationListing::Listed { keys, source })
+        let rows = store.list(root.as_str()).await?;
+        let mut journal = Journal::from_listing(root, &rows);
+        read_receipts(store, root, &mut journal, |_| true).await?;
+        read_negative_records(store, root, &mut journal, |_| true).await?;
+        Ok::<_, StoreError>(DestinationListing::Listed(Box::new(journal)))
     };
     match tokio::time::timeout(LIST_TIMEOUT, list).await {
         Ok(Ok(listing)) => listing,
-        Ok(Err(error)) => DestinationListing::Unavailable(error.to_string()),
-        Err(_) => DestinationListing::Unavailable(format!("{} did not answer within 20 s", store.name())),
+        Ok(Err(error)) => DestinationListing::Unavailable(error.describe(names)),
+        Err(_) => {
+            DestinationListing::Unavailable(format!("{} did not answer within 2 minutes", store.name()))
+        }
     }
 }
 
@@ -180,10 +151,10 @@ fn render_text(
     listing: &DestinationListing,
     plan: &RunPlan,
 ) -> String {
-    let windows_with = |wanted: fn(&PlannedAction) -> bool| {
+    let windows_with = |wanted: fn(&WindowState) -> bool| {
         plan.windows
             .iter()
-            .filter(|(_, action)| wanted(action))
+            .filter(|(_, state)| wanted(state))
             .map(|(window, _)| *window)
             .collect::<Vec<_>>()
     };
@@ -216,25 +187,15 @@ fn render_text(
     for (label, windows) in [
         (
             "to export",
-            windows_with(|action| *action == PlannedAction::Export),
+            windows_with(|state| matches!(state, WindowState::Missing | WindowState::Partial(_))),
         ),
-        ("stored", windows_with(|action| *action == PlannedAction::Stored)),
+        ("stored", windows_with(|state| *state == WindowState::Covered)),
         (
             "accepted gaps",
-            windows_with(|action| *action == PlannedAction::Accepted),
+            windows_with(|state| *state == WindowState::Accepted),
         ),
-        (
-            "not due yet",
-            windows_with(|action| matches!(action, PlannedAction::NotDue(_))),
-        ),
-        (
-            "expired",
-            windows_with(|action| *action == PlannedAction::Expired),
-        ),
-        (
-            "object without receipt",
-            windows_with(|action| *action == PlannedAction::Adopt),
-        ),
+        ("not due yet", windows_with(|state| *state == WindowState::NotDue)),
+        ("expired", windows_with(|state| *state == WindowState::Expired)),
     ] {
         if !windows.is_empty() {
             lines.push(format!(
@@ -244,8 +205,24 @@ fn render_text(
             ));
         }
     }
+    let damaged = plan.windows.iter().filter_map(|(window, state)| match state {
+        WindowState::Damaged(damage) => Some((window, damage)),
+        _ => None,
+    });
+    for (window, damage) in damaged.clone().take(RANGES_SHOWN) {
+        lines.push(format!("    {}: {window}: {damage}", damage.as_str()));
+    }
+    let more = damaged.count().saturating_sub(RANGES_SHOWN);
+    if more > 0 {
+        lines.push(format!("    … and {more} more damaged windows"));
+    }
     if plan.sessions.is_empty() {
-        lines.push("  sessions      none: nothing to do".to_owned());
+        let needed = if plan.needs_manual_action() {
+            "none: the windows above need manual action"
+        } else {
+            "none: nothing to do"
+        };
+        lines.push(format!("  sessions      {needed}"));
         return lines.join("\n") + "\n";
     }
     let sessions = human::count(plan.sessions.len() as u64);
@@ -262,10 +239,14 @@ fn render_text(
 }
 
 fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListing, plan: &RunPlan) -> Value {
-    let window = |(window, action): &(Window, PlannedAction)| {
-        let mut object = json!({"window": window.to_string(), "plan": action.as_str()});
-        if let PlannedAction::NotDue(due) = action {
-            events::merge(&mut object, json!({"dueAt": due}));
+    let window = |(window, state): &(Window, WindowState)| {
+        let mut object = json!({"window": window.to_string(), "state": state.as_str()});
+        match state {
+            WindowState::NotDue => events::merge(&mut object, json!({"dueAt": export.due_at(*window)})),
+            WindowState::Damaged(damage) => {
+                events::merge(&mut object, json!({"message": damage.to_string()}));
+            }
+            _ => {}
         }
         object
     };
@@ -277,11 +258,11 @@ fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListin
         "source": export.source,
         "destination": destination,
         "root": export.root.as_str(),
-        "destinationSeen": matches!(listing, DestinationListing::Listed { .. }),
-        "destinationDoubt": listing.warning(export),
+        "destinationListed": matches!(listing, DestinationListing::Listed(_)),
+        "destinationWarning": listing.warning(export),
         "windows": plan.windows.iter().map(window).collect::<Vec<_>>(),
         "sessions": plan.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "sessionsAtOnce": plan.concurrency,
+        "parallelSessions": plan.concurrency,
         "requests": plan.requests,
     })
 }
@@ -315,10 +296,10 @@ mod tests {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
         let object = plan_json(&export(3), "s3://audit", &listing, &plan);
-        assert_eq!(object["destinationSeen"], false);
+        assert_eq!(object["destinationListed"], false);
         assert_eq!(
             object["windows"][2],
-            json!({"window": "2018-06-03", "plan": "Export"})
+            json!({"window": "2018-06-03", "state": "Missing"})
         );
     }
 }

@@ -1,8 +1,9 @@
-//! Plans the action of a run for each window, from the keys of the destination. No I/O.
+//! Plans a run from the state of each window in the destination. No I/O.
 
 use jiff::Timestamp;
 
-use crate::archive::layout::Key;
+use crate::archive::coverage::{self, Coverage, WindowState};
+use crate::archive::listing::Journal;
 use crate::archive::window::{HourSet, Window};
 use crate::export::spec::ExportSpec;
 
@@ -13,15 +14,10 @@ pub const REQUESTS_PER_RUN: u64 = 3;
 pub const REQUESTS_PER_WINDOW: u64 = 5;
 
 /// Listing of the destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum DestinationListing {
-    /// The destination was listed.
-    Listed {
-        /// Keys below the root.
-        keys: Vec<Key>,
-        /// Source in the newest receipt.
-        source: Option<String>,
-    },
+    /// The destination was listed, and its receipts were read.
+    Listed(Box<Journal>),
     /// The destination was not listed, for this reason.
     Unavailable(String),
 }
@@ -29,8 +25,8 @@ pub enum DestinationListing {
 /// Plan of a run for one export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunPlan {
-    /// Every wanted window with its action.
-    pub windows: Vec<(Window, PlannedAction)>,
+    /// Every wanted window with its state.
+    pub windows: Vec<(Window, WindowState)>,
     /// Windows of the sessions to open: days, or hours of days that are partly stored or were split.
     pub sessions: Vec<Window>,
     /// Maximum number of concurrent sessions.
@@ -39,34 +35,13 @@ pub struct RunPlan {
     pub requests: u64,
 }
 
-/// Action of a run for a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlannedAction {
-    /// Export it, or its missing hours.
-    Export,
-    /// None: it has a receipt.
-    Stored,
-    /// None: the spec accepts the gap.
-    Accepted,
-    /// None before this time.
-    NotDue(Timestamp),
-    /// None: the service no longer has it.
-    Expired,
-    /// Check the object that exists without a receipt, and adopt it if it is from this exporter.
-    Adopt,
-}
-
-impl PlannedAction {
-    /// Returns the value in JSON output.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Export => "Export",
-            Self::Stored => "Stored",
-            Self::Accepted => "AcceptedGap",
-            Self::NotDue(_) => "NotDue",
-            Self::Expired => "Expired",
-            Self::Adopt => "ObjectWithoutReceipt",
-        }
+impl RunPlan {
+    /// True if a run needs manual action before it can complete: data in the destination does not count, or the service
+    /// no longer has a window.
+    pub fn needs_manual_action(&self) -> bool {
+        self.windows
+            .iter()
+            .any(|(_, state)| matches!(state, WindowState::Damaged(_) | WindowState::Expired))
     }
 }
 
@@ -75,73 +50,38 @@ impl DestinationListing {
     pub fn warning(&self, export: &ExportSpec) -> Option<String> {
         match self {
             Self::Unavailable(reason) => Some(format!("not listed, so nothing counts as stored: {reason}")),
-            Self::Listed {
-                source: Some(source), ..
-            } if *source != export.source => Some(format!(
-                "its receipts are from source {source}: a run does not count them (SourceMismatch)"
-            )),
-            Self::Listed { .. } => None,
+            Self::Listed(journal) => journal.other_source(&export.source).map(|(window, source)| {
+                format!(
+                    "the receipt of {window} names the source {source}: a run adds nothing to the archive of another \
+                     source (SourceMismatch)"
+                )
+            }),
         }
     }
 }
 
 /// Plans a run at `now` from the listing.
 pub fn plan(export: &ExportSpec, listing: &DestinationListing, now: Timestamp) -> RunPlan {
-    let keys: &[Key] = match listing {
-        DestinationListing::Listed { keys, .. } => keys,
-        DestinationListing::Unavailable(_) => &[],
+    let nothing = Journal::default();
+    let journal = match listing {
+        DestinationListing::Listed(journal) => journal,
+        DestinationListing::Unavailable(_) => &nothing,
     };
-    let hours =
-        |window_of: fn(&Key) -> Option<Window>| keys.iter().filter_map(window_of).collect::<HourSet>();
-    let covered = hours(|key| {
-        if let Key::Receipt(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    });
-    let expired = hours(|key| {
-        if let Key::Expired(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    });
-    let objects = hours(|key| {
-        if let Key::Events(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    })
-    .difference(&covered);
-    let split = hours(|key| {
-        if let Key::Split(window) = key {
-            Some(*window)
-        } else {
-            None
-        }
-    });
-    let wanted: HourSet = export.windows(now).collect();
-    let settled = export.accepted_hours(&wanted).union(&covered);
-
-    let planned_action = |window: Window| match window {
-        window if covered.contains(window) => PlannedAction::Stored,
-        window if settled.contains(window) => PlannedAction::Accepted,
-        window if export.due_at(window) > now => PlannedAction::NotDue(export.due_at(window)),
-        window if expired.intersects(window) => PlannedAction::Expired,
-        window if objects.intersects(window) => PlannedAction::Adopt,
-        _ => PlannedAction::Export,
-    };
-    let windows: Vec<(Window, PlannedAction)> = export
+    let coverage = coverage::assess(&export.expectation(now), journal);
+    let windows: Vec<(Window, WindowState)> = export
         .windows(now)
-        .map(|window| (window, planned_action(window)))
+        .map(|window| (window, coverage.state(window)))
         .collect();
     let sessions: Vec<Window> = windows
         .iter()
-        .filter(|(_, action)| *action == PlannedAction::Export)
-        .flat_map(|(window, _)| sessions_for(*window, &covered, &split))
+        .filter(|(_, state)| matches!(state, WindowState::Missing | WindowState::Partial(_)))
+        .flat_map(|(window, _)| sessions_for(*window, &coverage, journal))
         .collect();
+    // Nothing is added to the archive of another source.
+    let sessions = match journal.other_source(&export.source) {
+        Some(_) => Vec::new(),
+        None => sessions,
+    };
     let requests = match sessions.len() as u64 {
         0 => 0,
         number => REQUESTS_PER_RUN + REQUESTS_PER_WINDOW * number,
@@ -155,8 +95,9 @@ pub fn plan(export: &ExportSpec, listing: &DestinationListing, now: Timestamp) -
 }
 
 /// Returns one session for the window, or one for each missing hour of a day that is partly stored or was split.
-fn sessions_for(window: Window, covered: &HourSet, split: &HourSet) -> Vec<Window> {
-    if window.hour_of_day().is_some() || !(covered.intersects(window) || split.contains(window)) {
+fn sessions_for(window: Window, coverage: &Coverage, journal: &Journal) -> Vec<Window> {
+    let covered: &HourSet = &coverage.covered;
+    if window.hour_of_day().is_some() || !(covered.intersects(window) || journal.splits.contains(&window)) {
         return vec![window];
     }
     Window::split(window.date())
@@ -169,7 +110,12 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::archive::counts::Verdict;
+    use crate::archive::coverage::Damage;
+    use crate::archive::layout::{ArchiveRoot, Key};
+    use crate::cli::archived::tests::receipt;
     use crate::cli::outcome::tests::export;
+    use crate::storage::ObjectSummary;
 
     fn day(day: i8) -> Window {
         Window::day(date(2018, 6, day))
@@ -184,33 +130,48 @@ mod tests {
             "lost",
         )];
         let hour = Window::hour(date(2018, 6, 5), 0).unwrap();
-        let keys = vec![
+        let root = ArchiveRoot::new("", "c1", "space");
+        let keys = [
             Key::Receipt(day(1)),
             Key::Events(day(1)),
             Key::Expired(day(2)),
             Key::Events(day(4)),
             Key::Receipt(hour),
-            Key::Other,
+            Key::Receipt(day(6)),
         ];
+        let row = |key: &Key| ObjectSummary {
+            key: root.key(key).unwrap(),
+            size: 50,
+            etag: None,
+            last_modified: None,
+        };
+        let mut journal = Journal::from_listing(&root, &keys.iter().map(row).collect::<Vec<_>>());
+        for (window, events, object) in [(day(1), 5, true), (hour, 0, false), (day(6), 5, true)] {
+            let verdict = if object { Verdict::Matched } else { Verdict::Empty };
+            journal
+                .receipts
+                .insert(window, Some(receipt(&export.source, events, verdict, object)));
+        }
         let now: Timestamp = "2018-06-08T07:00:00Z".parse().unwrap();
-        let plan = plan(&export, &DestinationListing::Listed { keys, source: None }, now);
-        let actions: Vec<PlannedAction> = plan.windows.iter().map(|(_, action)| *action).collect();
-        let due = PlannedAction::NotDue("2018-06-09T06:00:00Z".parse().unwrap());
+        let plan = plan(&export, &DestinationListing::Listed(Box::new(journal)), now);
+        let states: Vec<&WindowState> = plan.windows.iter().map(|(_, state)| state).collect();
+        let partial = HourSet::from_iter([day(5)]).difference(&HourSet::from_iter([hour]));
         assert_eq!(
-            actions,
+            states,
             [
-                PlannedAction::Stored,
-                PlannedAction::Expired,
-                PlannedAction::Accepted,
-                PlannedAction::Adopt,
-                PlannedAction::Export,
-                PlannedAction::Export,
-                PlannedAction::Export,
-                due
+                &WindowState::Covered,
+                &WindowState::Expired,
+                &WindowState::Accepted,
+                &WindowState::Damaged(Damage::Orphaned),
+                &WindowState::Partial(partial),
+                &WindowState::Damaged(Damage::ObjectMissing),
+                &WindowState::Missing,
+                &WindowState::NotDue,
             ]
         );
-        // The 23 other hours of the fifth, and two days.
-        assert_eq!((plan.sessions.len(), plan.concurrency), (25, 4));
-        assert_eq!(plan.requests, 3 + 25 * 5);
+        // The 23 other hours of the fifth, and the seventh.
+        assert_eq!((plan.sessions.len(), plan.concurrency), (24, 4));
+        assert_eq!(plan.requests, 3 + 24 * 5);
+        assert!(plan.needs_manual_action());
     }
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::Cli;
+use super::exit::Exit;
+use super::output::write_stdout;
 
 /// Name of the program.
 pub const NAME: &str = "eventexport";
@@ -35,8 +37,12 @@ pub fn parse_args() -> Cli {
             .skip(1)
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
-        println!("{}", candidates(&command(true), &words).join("\n"));
-        std::process::exit(0);
+        let found = candidates(&command(true), &words).join("\n");
+        let exit = match write_stdout(&format!("{found}\n")) {
+            Ok(()) => Exit::Done,
+            Err(error) => error.exit(),
+        };
+        std::process::exit(exit.code().into());
     }
     let mut definition = command(name == PLUGIN.0);
     let matches = definition.get_matches_mut();

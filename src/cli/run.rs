@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 use super::exit::{CliError, Exit};
 use super::job::{self, PreparedExport, RunOptions};
+use super::location::{ArchiveLocation, DestinationOverride, S3Args};
+use super::operator::duration;
 use super::outcome::{self, ExportOutcome};
 use super::output::OutputFormat;
 use super::progress::{ProgressMode, RunProgress};
@@ -38,16 +40,17 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Reads the same file as `kubectl apply`. Windows that are already stored are not downloaded again: to resume
 /// after a failure or an interruption, run the same command again. Exit code 0: everything due is stored and
-/// proved; 1: something is missing; 2: the arguments or the manifest are invalid.
+/// proved, and no session is left; 1: something is missing or not finished; 2: the arguments or the manifest are
+/// invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Store in this directory instead of the bucket of the manifest, under the same keys
-    #[arg(long, value_name = "DIR")]
-    pub to: Option<PathBuf>,
+    /// Store here instead of in the bucket of the manifest, under the same keys: a directory, or `s3://bucket/prefix`
+    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
+    pub to: Option<ArchiveLocation>,
     /// Use a bundled fake Activity Tracker instead of the source of the manifest
     #[arg(long, requires = "to")]
     pub simulate: bool,
@@ -60,6 +63,10 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub verbosity: logs::Verbosity,
+    /// Maximum time to wait for a session while the service opens none, for example `90s`, `10m`, `2h`; then the run
+    /// ends with exit code 1
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub wait: Duration,
     /// Allow a store without conditional writes; no other process may export to this prefix
     #[arg(long)]
     pub single_writer: bool,
@@ -81,6 +88,9 @@ pub struct RunArgs {
     /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub s3: S3Args,
 }
 
 const EXAMPLES: &str = "\
@@ -91,6 +101,8 @@ Examples:
     EVENTEXPORT_API_KEY=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… eventexport run -f audit.yaml
   The same, with JSON output:
     eventexport run -f audit.yaml --output json
+  Export to another bucket:
+    eventexport run -f audit.yaml --to s3://audit-copy/tracker --s3-region eu-central-1
 
 Secrets are never arguments: pass them as documents of the manifest or in the environment (docs/cli.md).
 Ctrl-C deletes the open sessions and prints what is left; a second Ctrl-C exits immediately.";
@@ -115,7 +127,10 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = start_simulation(&args, &manifest.exports).await?;
     let options = RunOptions {
-        to: args.to.as_deref(),
+        to: args.to.as_ref().map(|location| DestinationOverride {
+            location,
+            s3: &args.s3,
+        }),
         parallelism: args.parallelism,
         single_writer: args.single_writer,
         shard: args.shard,
@@ -136,6 +151,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         holder: &holder,
         limits: Limits {
             sessions_per_space: usize::from(options.max_sessions),
+            session_wait: Some(args.wait),
             ..Limits::default()
         },
         stop: &stop,
@@ -143,7 +159,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         snapshots: snapshot_channels(&jobs),
     };
     let results = run.run_all().await;
-    let exit = run_summary::print(&run_summary::RunSummary {
+    let printed = run_summary::print(&run_summary::RunSummary {
         results: &results,
         jobs: &jobs,
         simulation: simulation.as_ref(),
@@ -154,7 +170,10 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     if let Some(simulation) = simulation {
         simulation.stop().await;
     }
-    Ok(exit)
+    match run.with_progress(RunProgress::take_error) {
+        Some(error) => Err(error),
+        None => printed,
+    }
 }
 
 /// Returns the maximum number of sessions per space: the requested number, or this shard's even share of the default.
@@ -241,7 +260,7 @@ impl ManifestRun<'_> {
             match self.holder.lock(&identity, &job.export.name) {
                 Ok(_lock) => {
                     self.run_export(engine, number, job, sender, receiver.clone())
-                        .await
+                        .await;
                 }
                 Err(error) => {
                     sender.send_replace(Arc::new(run_summary::not_started(&error.to_string())));
@@ -306,6 +325,12 @@ impl ManifestRun<'_> {
         if let Ok(released) = released
             && released.unknown.is_none()
         {
+            // Without leftovers, every attempt is closed.
+            let open_attempts = if released.leftover_sessions.is_empty() {
+                Vec::new()
+            } else {
+                last.open_attempts.clone()
+            };
             let left = |id: &String| released.leftover_sessions.iter().any(|(other, _)| other == id);
             let sessions = last
                 .sessions
@@ -315,14 +340,15 @@ impl ManifestRun<'_> {
                 .collect();
             sender.send_replace(Arc::new(Snapshot {
                 sessions,
+                open_attempts,
                 ..last.clone()
             }));
         }
     }
 
-    fn with_progress(&self, show: impl FnOnce(&mut RunProgress)) {
+    fn with_progress<T>(&self, show: impl FnOnce(&mut RunProgress) -> T) -> T {
         // The display has no invariant that a panic elsewhere could have broken.
-        show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        show(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn export_result(&self, job: &PreparedExport, snapshot: &Snapshot) -> ExportResult {

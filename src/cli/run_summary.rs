@@ -2,13 +2,14 @@
 //! what is missing, to standard error.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
 use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::job::PreparedExport;
 use super::outcome::ExportOutcome;
+use super::output::write_stdout;
 use super::progress::{ProgressMode, events};
 use super::simulation::Simulation;
 use super::summary_text::{self, SessionCount};
@@ -49,7 +50,7 @@ pub struct RunSummary<'a> {
 }
 
 /// Prints the summary and returns the exit status.
-pub fn print(summary: &RunSummary<'_>) -> Exit {
+pub fn print(summary: &RunSummary<'_>) -> Result<Exit, CliError> {
     let done = summary
         .results
         .iter()
@@ -60,8 +61,8 @@ pub fn print(summary: &RunSummary<'_>) -> Exit {
         Exit::Failed
     };
     match summary.mode {
-        ProgressMode::Json => events::print(summary_json(summary, exit)),
-        ProgressMode::Bars | ProgressMode::Lines => print_text(summary),
+        ProgressMode::Json => events::print(summary_json(summary, exit))?,
+        ProgressMode::Bars | ProgressMode::Lines => print_text(summary)?,
         ProgressMode::Quiet => summary
             .results
             .iter()
@@ -72,12 +73,15 @@ pub fn print(summary: &RunSummary<'_>) -> Exit {
                 }
             }),
     }
-    exit
+    Ok(exit)
 }
 
 /// Prints an error as a JSON line, when nothing was attempted.
 pub fn print_error(error: &CliError) {
-    events::print(json!({"event": "error", "message": error.to_string(), "exitCode": error.exit().code()}));
+    // The caller prints the error to standard error too.
+    let _ = events::print(
+        json!({"event": "error", "message": error.to_string(), "exitCode": error.exit().code()}),
+    );
 }
 
 /// Returns a snapshot with the reason why an export was not started.
@@ -103,10 +107,9 @@ pub fn shard_suffix(export: &ExportSpec) -> String {
     format!(", {}", export.shard.label())
 }
 
-fn print_text(summary: &RunSummary<'_>) {
-    let mut out = std::io::stdout().lock();
+fn print_text(summary: &RunSummary<'_>) -> Result<(), CliError> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let color = out.is_terminal() && !no_color;
+    let color = std::io::stdout().is_terminal() && !no_color;
     let mut text = String::new();
     for (result, job) in summary.results.iter().zip(summary.jobs) {
         let ExportResult { outcome, left } = result;
@@ -123,7 +126,7 @@ fn print_text(summary: &RunSummary<'_>) {
         if outcome.observed {
             text.push_str(&table::render(outcome, color));
             text.push('\n');
-            text.push_str(&summary_text::stored_text(&outcome.totals, export.hour.is_some()));
+            text.push_str(&summary_text::stored_text(outcome, export.hour.is_some()));
             if !export.shard.is_single() {
                 text.push_str(
                     " This is one shard of the export; the days of the other shards are not checked.",
@@ -136,15 +139,14 @@ fn print_text(summary: &RunSummary<'_>) {
             text.push('\n');
         }
         if summary.immediate && outcome.exit() == Exit::Failed {
-            text.push_str("Exited immediately: a session that was being opened may still be open; the next run deletes it.\n");
+            text.push_str("Exited immediately: a session that was being opened may still be open; the next run reports it, or deletes it if it is provably its own.\n");
         }
     }
     if let Some(simulation) = summary.simulation {
         text.push_str(&summary_text::session_counts(&simulation.sessions()));
         text.push('\n');
     }
-    // A closed pipe cannot be reported.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    write_stdout(&text)
 }
 
 fn summary_json(summary: &RunSummary<'_>, exit: Exit) -> Value {
@@ -196,7 +198,9 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "missing": outcome.missing(RANGES_LISTED),
         "manifestDue": outcome.manifest_due,
         "sessionsLeft": outcome.sessions,
-        "troubles": outcome.problems.iter().map(events::problem).collect::<Vec<_>>(),
+        "openAttempts": outcome.open_attempts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "rerunAt": outcome.rerun_at,
+        "problems": outcome.problems.iter().map(events::problem).collect::<Vec<_>>(),
         "nextDueAt": outcome.next_run_at,
     })
 }
@@ -221,7 +225,7 @@ fn totals_json(totals: &ExportTotals) -> Value {
         "wanted": wanted,
         "stored": totals.stored(),
         "storedNow": stored_now,
-        "alreadyThere": already_stored,
+        "alreadyStored": already_stored,
         "empty": empty,
         "uncounted": uncounted,
         "over": over,

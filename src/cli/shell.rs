@@ -1,13 +1,14 @@
 //! `eventexport completions` and `eventexport man`: shell scripts and manual pages, generated from the command
 //! definitions. Writes to standard output or to a folder.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::exit::{CliError, Exit};
+use super::output::write_stdout;
 use super::plugin;
 use crate::archive::records::SOFTWARE;
 
@@ -52,7 +53,7 @@ Examples:
 pub fn completions(args: &CompletionsArgs) -> Result<Exit, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut plugin::command(false), plugin::NAME, &mut script);
-    ignore_broken_pipe(io::stdout().lock().write_all(&script))
+    print(&script)
 }
 
 /// Runs `eventexport man`.
@@ -81,7 +82,7 @@ pub fn man(args: &ManArgs) -> Result<Exit, CliError> {
     man_page(&command)
         .render(&mut page)
         .map_err(anyhow::Error::from)?;
-    ignore_broken_pipe(io::stdout().lock().write_all(&page))
+    print(&page)
 }
 
 /// Writes the page of a command and the pages of its subcommands.
@@ -98,10 +99,8 @@ fn man_page(command: &clap::Command) -> Man {
         .source(SOFTWARE.replace('/', " "))
 }
 
-/// Ignores a closed pipe: a reader such as `head` may stop early.
-fn ignore_broken_pipe(result: io::Result<()>) -> Result<Exit, CliError> {
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Failed(error.into())),
-        _ => Ok(Exit::Done),
-    }
+/// Prints generated text.
+fn print(text: &[u8]) -> Result<Exit, CliError> {
+    write_stdout(&String::from_utf8_lossy(text))?;
+    Ok(Exit::Done)
 }

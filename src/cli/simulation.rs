@@ -63,6 +63,8 @@ impl Simulation {
             },
             ca_secret_ref: None,
         };
+        // Locked fake events could not be deleted.
+        resource.spec.destination.s3.object_lock = None;
     }
 
     /// Returns the Secrets of a redirected resource.

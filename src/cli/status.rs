@@ -19,7 +19,7 @@ use super::source::{SourceArgs, SourceConnection};
 use crate::archive::layout::ArchiveRoot;
 use crate::tracker::Day;
 
-const SCHEMA: &str = "eventexport.io/status/v1";
+const SCHEMA: &str = "eventexport.io/status/v2";
 
 /// Default number of days: two weeks, as `cf at status`.
 const DEFAULT_DAYS: i32 = 14;
@@ -114,6 +114,7 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
                 name: location.name.clone(),
                 journal: archived::read_journal(&location, &root, start, end).await,
                 root,
+                export: location.export.clone(),
             })
         }
         None => None,
@@ -136,7 +137,7 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     let document = status_json(&source, (start, end), &rows, archive.as_ref(), warning.as_deref());
     args.output.print(SCHEMA, document, || {
         status_table(&rows, archive.as_ref(), warning.is_some(), (start, end))
-    });
+    })?;
     if !rows.is_empty() && warning.is_none() {
         args.output
             .note("COUNT and SIZE are reported by the service; the unit of SIZE is unknown.");

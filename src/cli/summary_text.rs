@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::exit::Exit;
 use super::human;
 use super::outcome::ExportOutcome;
-use super::totals::ExportTotals;
+use crate::archive::window::{HourSet, Window};
 use crate::export::failure::Problem;
 
 /// Largest number of ranges, sessions and problems that are named; the rest are counted.
@@ -21,15 +22,21 @@ pub struct SessionCount {
     pub open: u64,
 }
 
-/// States what is stored and proved.
-pub fn stored_text(totals: &ExportTotals, by_hour: bool) -> String {
+/// States what is stored, and whether all of it is proved.
+pub fn stored_text(outcome: &ExportOutcome, by_hour: bool) -> String {
+    let totals = &outcome.totals;
+    let proved = if outcome.exit() == Exit::Done {
+        "stored and proved"
+    } else {
+        "stored"
+    };
     let window = if by_hour { "hour" } else { "day" };
     let stored = totals.stored();
     if stored == 0 {
         return format!("Nothing is stored of {}.", human::plural(totals.wanted, window));
     }
     let mut text = format!(
-        "{} of {} stored and proved: {}, {}",
+        "{} of {} {proved}: {}, {}",
         human::count(stored),
         human::plural(totals.wanted, window),
         human::plural(totals.events, "event"),
@@ -98,13 +105,20 @@ pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
     if outcome.manifest_due {
         lines.push("A manifest is due and not written: the stored windows have receipts, but no manifest states them.".to_owned());
     }
+    if !outcome.open_attempts.is_empty() {
+        lines.push(open_attempts(&outcome.open_attempts));
+    }
     if !outcome.sessions.is_empty() {
         lines.push(open_sessions(&outcome.sessions));
     }
-    if stopped && (outcome.totals.missing > 0 || !outcome.observed) {
+    if let Some(at) = outcome.rerun_at {
+        lines.push(format!("Run the same command again after {at}."));
+    } else if stopped && (outcome.totals.missing > 0 || !outcome.observed) {
         lines.push("Stopped. Run the same command again to resume.".to_owned());
     } else if outcome.totals.missing > 0 && outcome.totals.missing > outcome.totals.expired {
         lines.push("Run the same command again to resume when the cause is gone.".to_owned());
+    } else if outcome.totals.missing == 0 && outcome.exit() == Exit::Failed {
+        lines.push("Run the same command again to finish.".to_owned());
     }
     if let (Some(next), 0) = (outcome.next_run_at, outcome.totals.missing) {
         lines.push(format!(
@@ -128,7 +142,19 @@ pub fn open_sessions(ids: &[String]) -> String {
     } else {
         String::new()
     };
-    format!("Sessions that may still be open: {named}{more}. The next run deletes them.")
+    format!(
+        "Sessions that may still be open: {named}{more}. The next run deletes those that are provably of this export."
+    )
+}
+
+/// States which attempts may have a session open.
+fn open_attempts(windows: &[Window]) -> String {
+    let ranges = windows.iter().copied().collect::<HourSet>().ranges(NAMED_MAX);
+    format!(
+        "{} not closed ({}): each may have left a session open.",
+        human::plural(windows.len() as u64, "attempt"),
+        ranges.join(", ")
+    )
 }
 
 fn problem(problem: &Problem) -> String {
@@ -161,11 +187,24 @@ pub fn session_counts(count: &SessionCount) -> String {
 mod tests {
     use super::*;
     use crate::api::Reason;
-    use crate::archive::window::Window;
     use crate::cli::outcome::{self, tests as given};
+    use crate::cli::totals::ExportTotals;
     use crate::export::failure::RetryClass;
     use crate::export::snapshot::{SessionFacts, Snapshot};
+    use jiff::Timestamp;
     use jiff::civil::date;
+
+    /// Outcome of a finished run with these totals.
+    fn finished(totals: ExportTotals) -> ExportOutcome {
+        ExportOutcome {
+            totals,
+            ..outcome::evaluate(
+                &given::export(1),
+                &given::snapshot(Vec::new()),
+                Timestamp::UNIX_EPOCH,
+            )
+        }
+    }
 
     #[test]
     fn the_text_claims_no_more_than_was_proved() {
@@ -178,21 +217,29 @@ mod tests {
             ..ExportTotals::default()
         };
         assert_eq!(
-            stored_text(&totals, false),
+            stored_text(&finished(totals), false),
             "30 of 30 days stored and proved: 5,280 events, 2.0 KiB. Each has a receipt and the complete gzip as the service \
              sent it, with no fewer events than the service reports. 8 days: proved empty."
         );
+        let unfinished = ExportOutcome {
+            finished: false,
+            ..finished(totals)
+        };
+        assert!(stored_text(&unfinished, false).starts_with("30 of 30 days stored: 5,280 events"));
         let uncounted = ExportTotals {
             uncounted: 22,
             ..totals
         };
-        assert!(stored_text(&uncounted, false).contains("no counts to compare with"));
+        assert!(stored_text(&finished(uncounted), false).contains("no counts to compare with"));
         let nothing_stored = ExportTotals {
             wanted: 1,
             missing: 1,
             ..ExportTotals::default()
         };
-        assert_eq!(stored_text(&nothing_stored, false), "Nothing is stored of 1 day.");
+        assert_eq!(
+            stored_text(&finished(nothing_stored), false),
+            "Nothing is stored of 1 day."
+        );
     }
 
     #[test]

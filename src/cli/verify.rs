@@ -18,6 +18,7 @@ use super::location::{ArchiveLocation, LocationArgs, OpenArchive};
 use super::logs;
 use super::output::OutputArgs;
 use super::progress::{ProgressMode, events};
+use super::session::create::today;
 use super::verify_text;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
 use crate::archive::verify::report::VerifyReport;
@@ -30,7 +31,7 @@ const TICK: Duration = Duration::from_millis(200);
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Name and version of the JSON document.
-pub const SCHEMA: &str = "eventexport.io/verify/v1";
+pub const SCHEMA: &str = "eventexport.io/verify/v2";
 
 /// Verify an archive without the service and without trusting the exporter.
 ///
@@ -38,7 +39,9 @@ pub const SCHEMA: &str = "eventexport.io/verify/v1";
 /// its size, SHA-256 and CRC-64/NVME, is complete gzip, and holds the stated number of events; that no window of the
 /// range is missing and nothing exists without a receipt; that the receipts match the manifests; and that the manifests
 /// form a complete chain, with signatures if required. Works on a copy in another bucket or folder, for one space or
-/// many. Exit code 0: proved; 1: something is wrong; 2: the arguments are invalid.
+/// many. Exit code 0: proved; 1: not proved, since something is wrong or there is nothing to prove; 2: the arguments are
+/// invalid; 3: the archive could not be checked, for example because the store is unreachable or the credentials are
+/// rejected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct VerifyArgs {
@@ -57,12 +60,13 @@ pub struct VerifyArgs {
     /// Require at least one manifest, and a signature on each
     #[arg(long)]
     pub require_signature: bool,
-    /// Verify only windows of this UTC day and later
-    #[arg(long, value_name = "DAY", value_parser = day)]
-    pub since: Option<Date>,
-    /// Verify only windows of this UTC day and earlier
-    #[arg(long, value_name = "DAY", value_parser = day)]
-    pub until: Option<Date>,
+    /// First UTC day to prove: every hour from it to the last day must be stored or an accepted gap; windows of earlier days
+    /// are not verified
+    #[arg(long, value_name = "DAY", alias = "since", value_parser = day)]
+    pub start: Option<Date>,
+    /// Last UTC day to prove; windows of later days are not verified
+    #[arg(long, value_name = "DAY", alias = "until", value_parser = day)]
+    pub end: Option<Date>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: OutputArgs,
@@ -77,6 +81,8 @@ Examples:
     eventexport verify s3://audit/tracker --public-key exporter.pem --require-signature
   The destination and the range of a manifest:
     eventexport verify -f audit.yaml
+  That nothing of a month is missing:
+    eventexport verify s3://audit/tracker --start 2018-06-01 --end 2018-06-30
   A nightly check that does not read the data, with JSON output:
     eventexport verify -f audit.yaml --quick --output json";
 
@@ -88,20 +94,14 @@ pub fn day(text: &str) -> Result<Date, String> {
 /// Verifies every given archive.
 pub async fn run(args: VerifyArgs) -> Result<Exit, CliError> {
     let result = verify(&args).await;
-    args.output.finish(SCHEMA, result)
+    args.output.finish(SCHEMA, result.map_err(CliError::unchecked))
 }
 
 async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
     let screen = MultiProgress::new();
     logs::start(&screen, args.output.verbosity)?;
     let keys = read_public_keys(&args.public_keys)?;
-    if let (Some(since), Some(until)) = (args.since, args.until)
-        && since > until
-    {
-        return Err(CliError::usage(format!(
-            "--since: {since} is later than --until {until}"
-        )));
-    }
+    check_days(args.start, args.end, today())?;
     let mut reports = Vec::new();
     for location in args.location.open(args.archive.as_ref()).await? {
         let options = VerifyOptions {
@@ -111,8 +111,8 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
             quick: args.quick,
             keys: keys.clone(),
             require_signature: args.require_signature,
-            since: args.since,
-            until: args.until,
+            since: args.start,
+            until: args.end,
             now: Timestamp::now(),
         };
         let progress = Arc::new(VerifyProgress::default());
@@ -126,17 +126,42 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
         })?;
         reports.push((location, report));
     }
-    let proved = reports
-        .iter()
-        .all(|(_, report)| report.is_proved() && !report.roots.is_empty());
-    let exit = if proved { Exit::Done } else { Exit::Failed };
+    let exit = exit_of(reports.iter().map(|(_, report)| report));
     args.output.print(SCHEMA, verify_json(args, &reports, exit), || {
         let texts = reports.iter().map(|(location, report)| {
             verify_text::render(&location.name, report, args.quick, args.output.quiet)
         });
         texts.collect::<Vec<_>>().join("\n")
-    });
+    })?;
     Ok(exit)
+}
+
+/// Checks the asserted days. Nothing can be stored of a day in the future.
+fn check_days(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(), CliError> {
+    for (flag, day) in [("--start", start), ("--end", end)] {
+        if let Some(day) = day.filter(|day| *day > today) {
+            return Err(CliError::usage(format!("{flag}: {day} is in the future")));
+        }
+    }
+    match (start, end) {
+        (Some(start), Some(end)) if start > end => Err(CliError::usage(format!(
+            "--start: {start} is later than --end {end}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the exit status: [`Exit::Done`] if all archives are proved, [`Exit::Unchecked`] if the only errors are objects that
+/// could not be read.
+fn exit_of<'a>(reports: impl Iterator<Item = &'a VerifyReport>) -> Exit {
+    let mut exit = Exit::Done;
+    for report in reports.filter(|report| !report.is_proved()) {
+        if !report.is_unchecked() {
+            return Exit::Failed;
+        }
+        exit = Exit::Unchecked;
+    }
+    exit
 }
 
 fn read_public_keys(files: &[PathBuf]) -> Result<Vec<PublicKey>, CliError> {

@@ -1,5 +1,6 @@
 //! Text report of a verification: problems, then remarks, then a summary of each root. No I/O.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::human;
@@ -38,22 +39,52 @@ pub fn render(name: &str, report: &VerifyReport, quick: bool, quiet: bool) -> St
             );
         }
     }
-    let verdict = if report.roots.is_empty() {
-        "NOT PROVED: no archive found (no receipts, objects or manifests): check the bucket, prefix or directory"
-            .to_owned()
-    } else if wrong.is_empty() {
+    let verdict = if wrong.is_empty() {
         let events = report.roots.iter().map(|root| root.totals.events).sum();
         let windows: u64 = report.roots.iter().map(|root| root.totals.windows).sum();
         format!(
-            "{}: {} with {}",
+            "{}: {}: {} with {}",
             if quick { "No problems found" } else { "Proved" },
+            asserted_ranges(report),
             human::plural(windows, "window"),
             human::plural(events, "event")
+        )
+    } else if report.is_unchecked() {
+        format!(
+            "NOT CHECKED: {} could not be read",
+            human::plural(wrong.len() as u64, "object")
         )
     } else {
         format!("NOT PROVED: {}", human::plural(wrong.len() as u64, "problem"))
     };
     let _ = writeln!(text, "{name}: {verdict}");
+    text
+}
+
+/// Returns the range of each root, each different one once, with its accepted gaps.
+fn asserted_ranges(report: &VerifyReport) -> String {
+    let ranges: BTreeSet<String> = report
+        .roots
+        .iter()
+        .filter(|root| !root.wanted.is_empty())
+        .map(|root| {
+            let range = format_ranges(&root.wanted);
+            if root.accepted.is_empty() {
+                range
+            } else {
+                format!("{range} (except accepted gaps {})", format_ranges(&root.accepted))
+            }
+        })
+        .collect();
+    let more = ranges.len().saturating_sub(RANGES_SHOWN);
+    let mut text = ranges
+        .into_iter()
+        .take(RANGES_SHOWN)
+        .collect::<Vec<_>>()
+        .join("; ");
+    if more > 0 {
+        let _ = write!(text, "; and {}", human::plural(more as u64, "other range"));
+    }
     text
 }
 
@@ -124,7 +155,7 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
         "objects",
         format!(
             "{} of {} intact: {}, {} decompressed",
-            human::count(totals.good),
+            human::count(totals.proved),
             human::count(totals.objects),
             human::bytes(totals.bytes),
             human::bytes(totals.decompressed)

@@ -68,9 +68,11 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::Accepted
         | Reason::NewGeneration
         | Reason::NotSettled
+        | Reason::NotListedYet
         | Reason::Suspended
         | Reason::Throttled
         | Reason::SpaceFull
+        | Reason::SessionRefused
         | Reason::HeldByOther
         | Reason::SessionsOpen
         | Reason::OperatorConflict
@@ -124,6 +126,7 @@ const fn is_peer_failure(reason: Reason) -> bool {
         Reason::SourceUnreachable
             | Reason::DestinationUnreachable
             | Reason::SourceRefused
+            | Reason::SessionRefused
             | Reason::DestinationRefused
     )
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::export_health::{self, ExportHealth, StatusMessage};
 use crate::api::{
     ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OpenSession,
-    Reason, WindowCounts, condition, find_condition, set_condition,
+    Reason, SettingNames, WindowCounts, condition, find_condition, set_condition,
 };
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -95,7 +95,11 @@ pub fn compute_status(
             let mut health = export_health::blocked(failure, previous);
             health.complete &= same;
             set_health(&mut next, subject, &health);
-            next.last_error = Some(last_error(failure.reason, &failure.message, None));
+            next.last_error = Some(last_error(
+                failure.reason,
+                &failure.describe(&SettingNames::default()),
+                None,
+            ));
             next.next_run_time = None;
         }
         ExportPhase::Observed(snapshot, _) if !snapshot.observed && snapshot.problems.is_empty() => {
@@ -340,6 +344,9 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) 
         expired,
         sessions,
         problems: _,
+        open_attempts: _,
+        suspected_sessions: _,
+        finished: _,
         complete,
         manifest_due: _,
         next_run_at,

@@ -1,13 +1,16 @@
 //! Export of one window, from a free slot to its receipt: the steps in order. I/O.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::commit::{ATTEMPT_METADATA, CountComparison, ReceiptWrite, commit_empty, commit_object};
-use super::failure::Failure;
+use super::failure::{Failure, Observed, RetryClass};
 use super::journal_io::{delete_keys, put_record};
 use super::observer::WindowResult;
 use super::open::{OpenAttempt, OpenOutcome, open_session, stopped};
@@ -20,14 +23,15 @@ use crate::archive::counts::{
     self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, partial_count_suffices,
 };
 use crate::archive::layout::Key;
+use crate::archive::listing::ExpiredFacts;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
 use crate::pipeline::events::{EventCount, UncountedReason};
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
 use crate::tracker::{DownloadResponse, TransferEnd};
 
-/// Maximum age of a listing that counts as "before" the download: 10 min.
-const LISTING_MAX_AGE: std::time::Duration = std::time::Duration::from_mins(10);
+/// Time until a window is tried again whose day, and every later one, the service does not list yet: 30 min.
+const LISTING_POLL: SignedDuration = SignedDuration::from_mins(30);
 
 /// Result of the export of a window.
 #[derive(Debug)]
@@ -37,17 +41,25 @@ pub(super) enum WindowOutcome {
     /// Another holder stored the window, or part of it.
     Covered,
     /// The service no longer has the window.
-    Expired,
+    Expired(ExpiredFacts),
+}
+
+/// Evidence from outside an attempt.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PriorEvidence {
+    /// For an hour: events of the other hours of its day (see [`EmptyEvidence`]).
+    pub(super) other_hours: Option<u64>,
+    /// Time of the last attempt, if it found the window before the oldest day that the service lists.
+    pub(super) before_oldest_since: Option<Timestamp>,
+    /// True if the last attempt failed because the data ended inside an event.
+    pub(super) uncounted_before: bool,
 }
 
 /// Exports one window when a slot is free, and reports the result to the observer.
-/// `other_hours`, for an hour: events of the other hours of its day (see [`EmptyEvidence`]). `uncounted_before`: the last
-/// attempt failed because the data ended inside an event.
 pub(super) async fn export_window(
     ctx: &RunContext,
     window: Window,
-    other_hours: Option<u64>,
-    uncounted_before: bool,
+    prior: PriorEvidence,
 ) -> Result<WindowOutcome, Failure> {
     // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
     let permits = async {
@@ -59,9 +71,7 @@ pub(super) async fn export_window(
         () = ctx.stop.cancelled() => return Err(stopped()),
     };
     let (span, started) = (ctx.window_span(window), Instant::now());
-    let outcome = run_attempt(ctx, window, other_hours, uncounted_before)
-        .instrument(span)
-        .await;
+    let outcome = run_attempt(ctx, window, prior).instrument(span).await;
     let end = match &outcome {
         Ok(WindowOutcome::Stored(receipt)) => match &receipt.object {
             Some(object) => WindowResult::Stored {
@@ -71,7 +81,7 @@ pub(super) async fn export_window(
             None => WindowResult::Empty,
         },
         Ok(WindowOutcome::Covered) => WindowResult::Covered,
-        Ok(WindowOutcome::Expired) => WindowResult::Expired,
+        Ok(WindowOutcome::Expired(_)) => WindowResult::Expired,
         Err(failure) if *failure == stopped() => WindowResult::Stopped,
         Err(failure) => WindowResult::Failed(failure.reason),
     };
@@ -82,13 +92,17 @@ pub(super) async fn export_window(
 async fn run_attempt(
     ctx: &RunContext,
     window: Window,
-    other_hours: Option<u64>,
-    uncounted_before: bool,
+    prior: PriorEvidence,
 ) -> Result<WindowOutcome, Failure> {
-    let oldest_usable = Instant::now()
-        .checked_sub(LISTING_MAX_AGE)
-        .unwrap_or_else(Instant::now);
-    let before = ctx.listing_cache.listing_since(oldest_usable).await?;
+    let before = ctx.listing_cache.before(window.date()).await?;
+    let (settled_at, now) = (ctx.export.due_at(window), (ctx.shared.now)());
+    let not_listed_yet =
+        |listing: &Arc<DayListing>| listing.is_not_listed_yet(window.date(), settled_at, now);
+    if before.as_ref().is_some_and(not_listed_yet) {
+        let message = format!("{window}: the service lists neither this day nor a later one yet");
+        let until = now.checked_add(LISTING_POLL).ok();
+        return Err(Failure::wait(Reason::NotListedYet, message, until));
+    }
     let hint = before
         .as_ref()
         .and_then(|listing| listing.size_hint(window.date()));
@@ -108,11 +122,11 @@ async fn run_attempt(
         ctx,
         opened: &opened,
         before: before.as_deref(),
-        other_hours,
-        uncounted_before,
+        prior,
         part_bytes,
+        stop: ctx.stop.child_token(),
     };
-    let outcome = attempt.download(reservation).await;
+    let outcome = attempt.run_until_deadline(reservation).await;
     lock(&ctx.transfers).remove(&window);
     let span = tracing::info_span!("close");
     close_session(ctx, *opened).instrument(span).await;
@@ -127,6 +141,7 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
         id,
         session,
         started_at: _,
+        deadline: _,
         support: _,
         session_guard,
         in_progress,
@@ -165,14 +180,54 @@ struct Attempt<'a> {
     ctx: &'a RunContext,
     opened: &'a OpenAttempt<'a>,
     before: Option<&'a DayListing>,
-    /// For an hour: events of the other hours of its day.
-    other_hours: Option<u64>,
-    /// True if the last attempt failed because the data ended inside an event.
-    uncounted_before: bool,
+    prior: PriorEvidence,
     part_bytes: u64,
+    /// Cancelled when the run stops, and at the deadline.
+    stop: CancellationToken,
 }
 
 impl Attempt<'_> {
+    /// Downloads and stores the window; abandons it at the deadline, since other holders may then take it over.
+    async fn run_until_deadline(&self, reservation: PartReservation) -> Result<WindowOutcome, Failure> {
+        let deadline = async {
+            tokio::time::sleep_until(self.opened.deadline).await;
+            // The transfer aborts its upload before it ends.
+            self.stop.cancel();
+            std::future::pending().await
+        };
+        let outcome = tokio::select! {
+            outcome = self.download(reservation) => outcome,
+            never = deadline => never,
+        };
+        match outcome {
+            Err(failure) if failure == stopped() && !self.ctx.stop.is_cancelled() => {
+                Err(self.past_deadline())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn past_deadline(&self) -> Failure {
+        let message = format!(
+            "{}: not stored within {} s, the maximum duration of an attempt; it was abandoned, since another process may then take the window over",
+            self.window(),
+            self.ctx.shared.limits.attempt.as_secs()
+        );
+        Failure {
+            // A day that is too slow is split into hours.
+            timed_out: true,
+            ..Failure::retry(Reason::DownloadIncomplete, message)
+        }
+    }
+
+    /// Fails if the attempt must not store anything any more.
+    fn check_deadline(&self) -> Result<(), Failure> {
+        if Instant::now() >= self.opened.deadline {
+            return Err(self.past_deadline());
+        }
+        Ok(())
+    }
+
     fn window(&self) -> Window {
         self.opened.id.window
     }
@@ -182,7 +237,7 @@ impl Attempt<'_> {
         let RunContext { peers, export, .. } = self.ctx;
         let answer = tokio::select! {
             answer = peers.tracker.download(&export.space, &self.opened.session.id) => answer,
-            () = self.ctx.stop.cancelled() => return Err(stopped()),
+            () = self.stop.cancelled() => return Err(stopped()),
         };
         let download = match answer.map_err(|error| Failure::from_download_start(&error))? {
             DownloadResponse::NotFound => return self.evaluate_empty(EmptyAnswer::NotFound, None).await,
@@ -210,7 +265,7 @@ impl Attempt<'_> {
             part_bytes: self.part_bytes,
             pool: &self.ctx.shared.pool,
             progress: &progress,
-            stop: &self.ctx.stop,
+            stop: &self.stop,
             needs_recovery: &self.opened.needs_recovery,
             options: self.options(Crc64::of(b"")),
         };
@@ -260,35 +315,28 @@ impl Attempt<'_> {
             }
             None => return self.evaluate_empty(EmptyAnswer::ZeroBytes, Some(staged)).await,
         };
-        if proof.events.events > 0 {
-            self.ctx.record_served(window.date());
-        }
-        let after = match self.ctx.listing_cache.listing_since(Instant::now()).await {
+        let listing_cache = &self.ctx.listing_cache;
+        let after = match listing_cache.day_since(window.date(), Instant::now()).await {
             Ok(after) => after,
             Err(failure) => {
                 self.discard(staged).await;
                 return Err(failure);
             }
         };
-        let comparison = self.compare_counts(Some(proof.events), after.as_deref());
+        let comparison = self.compare_counts(proof.events, after.as_deref());
         if comparison.verdict == Verdict::Short {
             self.discard(staged).await;
-            let reported = comparison
-                .before
-                .into_iter()
-                .chain(comparison.after)
-                .max()
-                .unwrap_or(0);
+            let reported = counts::latest_count(comparison.before, comparison.after).unwrap_or(0);
             let message = format!(
                 "{window}: downloaded {} events, but the service reports {reported}",
                 proof.events.events
             );
-            return Err(Failure::retry(Reason::Short, message));
+            return Err(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)));
         }
         // A transfer that ended early looks the same: once more, then the bytes are stored as they are.
         if let Some(uncounted) = proof.events.uncounted
             && uncounted.reason == UncountedReason::Unfinished
-            && !self.uncounted_before
+            && !self.prior.uncounted_before
             && !partial_count_suffices(proof.events.events, comparison.before, comparison.after)
         {
             self.discard(staged).await;
@@ -301,6 +349,10 @@ impl Attempt<'_> {
                 "{window}: the connection closed before the end of the data was confirmed, and the service neither confirms it nor reports a matching event count"
             );
             return Err(Failure::retry(Reason::DownloadIncomplete, message));
+        }
+        if let Err(failure) = self.check_deadline() {
+            self.discard(staged).await;
+            return Err(failure);
         }
         let span = tracing::info_span!("commit", events = proof.events.events, bytes = staged.bytes);
         let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
@@ -315,8 +367,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Compares the counted events with the listings before and after the download; `None`: proved empty.
-    fn compare_counts(&self, events: Option<EventCount>, after: Option<&DayListing>) -> CountComparison {
+    /// Compares the counted events with the listings before and after the download.
+    fn compare_counts(&self, events: EventCount, after: Option<&DayListing>) -> CountComparison {
         let window = self.window();
         let count = |listing: Option<&DayListing>| listing.and_then(|listing| listing.count(window));
         let of_day =
@@ -331,9 +383,23 @@ impl Attempt<'_> {
             before,
             after,
             of_day,
-            verdict: events.map_or(Verdict::Empty, |events| {
-                counts::evaluate_count(events, before, after)
-            }),
+            verdict: counts::evaluate_count(events, before, after),
+        }
+    }
+
+    /// Returns the counts of a window that is proved to have no events: a day that the listing omits has 0.
+    fn counts_of_empty(&self, after: Option<&DayListing>) -> CountComparison {
+        let window = self.window();
+        let comparison = self.compare_counts(EventCount::default(), after);
+        let omitted = |listing: Option<&DayListing>| {
+            let omits = listing.is_some_and(|listing| listing.omits(window.date()));
+            (omits && window.hour_of_day().is_none()).then_some(0)
+        };
+        CountComparison {
+            before: comparison.before.or_else(|| omitted(self.before)),
+            after: comparison.after.or_else(|| omitted(after)),
+            verdict: Verdict::Empty,
+            ..comparison
         }
     }
 
@@ -343,12 +409,7 @@ impl Attempt<'_> {
         answer: EmptyAnswer,
         staged: Option<StagedObject>,
     ) -> Result<WindowOutcome, Failure> {
-        let RunContext {
-            peers,
-            export,
-            shared,
-            ..
-        } = self.ctx;
+        let RunContext { peers, export, .. } = self.ctx;
         let end = staged.as_ref().map(|staged| staged.end);
         if let Some(staged) = staged {
             self.discard(staged).await;
@@ -358,20 +419,18 @@ impl Attempt<'_> {
             .get_session(&export.space, &self.opened.session.id)
             .await;
         let session_readable = session.map_err(|error| Failure::from(&error))?.is_some();
-        let listing = self.ctx.listing_cache.listing_since(Instant::now()).await?;
+        let listing = self.ctx.listing_cache.all_since(Instant::now()).await?;
         let evidence = EmptyEvidence {
             window: self.window(),
-            answer,
             session_readable,
             listing: listing.as_deref(),
-            other_hours: self.other_hours,
-            oldest_served: self.ctx.oldest_served(),
-            now: (shared.now)(),
+            other_hours: self.prior.other_hours,
         };
         let window = self.window();
+        self.check_deadline()?;
         match counts::evaluate_empty(&evidence) {
             EmptyVerdict::Proved => {
-                let comparison = self.compare_counts(None, listing.as_deref());
+                let comparison = self.counts_of_empty(listing.as_deref());
                 commit_empty(self.ctx, self.opened, answer, end, comparison)
                     .await
                     .map(|committed| match committed {
@@ -379,7 +438,16 @@ impl Attempt<'_> {
                         ReceiptWrite::WrittenByOther => WindowOutcome::Covered,
                     })
             }
-            EmptyVerdict::Expired(oldest_listed) => {
+            EmptyVerdict::BeforeOldest(oldest) if !self.is_second_look() => {
+                let message = format!(
+                    "{window}: the service returned no events ({answer:?}), and the oldest day that it lists is {oldest}: the window is expired if a second look shows the same"
+                );
+                Err(Failure {
+                    class: RetryClass::Retry(Some(self.ctx.shared.limits.second_look)),
+                    ..Failure::retry(Reason::EmptyUnproved, message).with_observed(Observed::BeforeOldest)
+                })
+            }
+            EmptyVerdict::BeforeOldest(oldest_listed) => {
                 let record = ExpiredRecord {
                     schema: ExpiredRecord::SCHEMA.to_owned(),
                     source: export.source.clone(),
@@ -397,12 +465,12 @@ impl Attempt<'_> {
                 )
                 .await
                 .map_err(|error| Failure::from(&error))?;
-                Ok(WindowOutcome::Expired)
+                Ok(WindowOutcome::Expired(ExpiredFacts::new(record)))
             }
-            EmptyVerdict::Short(reported) => Err(Failure::retry(
-                Reason::Short,
-                format!("{window}: downloaded no events, but the service reports {reported}"),
-            )),
+            EmptyVerdict::Short(reported) => {
+                let message = format!("{window}: downloaded no events, but the service reports {reported}");
+                Err(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)))
+            }
             EmptyVerdict::ShortOfDay {
                 other_hours,
                 reported,
@@ -410,7 +478,7 @@ impl Attempt<'_> {
                 let message = format!(
                     "{window}: the service returned no events ({answer:?}), but the other hours have only {other_hours} of the {reported} events that it reports for the day: wait for the retry, or accept the gap in spec.acceptedGaps"
                 );
-                Err(Failure::retry(Reason::Short, message))
+                Err(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)))
             }
             // A lost session or one refused listing proves nothing about the day; a retry may.
             EmptyVerdict::Unproved(reason) => {
@@ -420,6 +488,14 @@ impl Attempt<'_> {
                 Err(Failure::retry(Reason::EmptyUnproved, message))
             }
         }
+    }
+
+    /// Returns true if an earlier attempt, long enough ago, found the window before the oldest listed day too.
+    fn is_second_look(&self) -> bool {
+        let shared = &self.ctx.shared;
+        let interval = SignedDuration::try_from(shared.limits.second_look).unwrap_or(SignedDuration::MAX);
+        let first = self.prior.before_oldest_since;
+        first.is_some_and(|first| (shared.now)().duration_since(first) >= interval)
     }
 
     /// Aborts the upload of a body that will not be committed.

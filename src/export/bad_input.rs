@@ -3,6 +3,7 @@
 // These functions panic if a property does not hold.
 #![allow(clippy::missing_panics_doc, clippy::needless_for_each)]
 
+use crate::archive::coverage::{self, Expectation};
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 
@@ -272,7 +273,9 @@ pub fn bucket_listing(data: &[u8]) {
     let journal = Journal::from_listing(&root, &rows);
     assert!(journal.objects.keys().eq(windows.iter()));
     assert!(
-        journal.covered("https://a").is_empty(),
+        coverage::assess(&Expectation::of_source("https://a"), &journal)
+            .covered
+            .is_empty(),
         "unread receipts cover nothing"
     );
     check_error_responses(data);

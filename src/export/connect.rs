@@ -185,10 +185,11 @@ pub async fn s3(
         force_path_style,
         credentials_secret_ref,
         ca_secret_ref,
-        storage_class,
-        server_side_encryption,
-        object_lock,
-        checksum,
+        // Set by `with_object_attributes`.
+        storage_class: _,
+        server_side_encryption: _,
+        object_lock: _,
+        checksum: _,
     } = &spec.destination.s3;
     let setting = Setting::BucketCredentials;
     let credentials = match credentials_secret_ref {
@@ -215,34 +216,46 @@ pub async fn s3(
         force_path_style: force_path_style.unwrap_or(endpoint.is_some()),
         credentials,
         ca_pem: ca(secrets, ca_secret_ref.as_ref(), Setting::BucketCa)?,
-        storage_class: storage_class.clone(),
-        server_side_encryption: server_side_encryption.as_ref().map(|sse| Sse {
+        storage_class: None,
+        server_side_encryption: None,
+        object_lock: None,
+        checksum: ChecksumMode::default(),
+        timeouts: S3Timeouts::default(),
+        hosts: Arc::new(process_context.store_hosts.clone()),
+        traffic: process_context.traffic.clone(),
+    };
+    let store = S3Store::connect(with_object_attributes(settings, &spec.destination.s3))
+        .await
+        .map_err(|error| Failure::from(&error).export_wide())?;
+    Ok(Arc::new(store))
+}
+
+/// Returns the settings with the attributes of written objects that a destination requires: storage class, encryption,
+/// object lock and checksum.
+pub fn with_object_attributes(settings: S3Settings, destination: &S3Destination) -> S3Settings {
+    S3Settings {
+        storage_class: destination.storage_class.clone(),
+        server_side_encryption: destination.server_side_encryption.as_ref().map(|sse| Sse {
             algorithm: match sse.kind {
                 api::EncryptionType::Aes256 => SseAlgorithm::Aes256,
                 api::EncryptionType::AwsKms => SseAlgorithm::AwsKms,
             },
             kms_key_id: sse.kms_key_id.clone(),
         }),
-        object_lock: object_lock.as_ref().map(|lock| ObjectRetention {
+        object_lock: destination.object_lock.as_ref().map(|lock| ObjectRetention {
             mode: match lock.mode {
                 api::LockMode::Governance => ObjectLockMode::Governance,
                 api::LockMode::Compliance => ObjectLockMode::Compliance,
             },
             retain_days: lock.retain_days,
         }),
-        checksum: match checksum {
+        checksum: match destination.checksum {
             api::Checksum::Crc64Nvme => ChecksumMode::Crc64Nvme,
             api::Checksum::Crc32c => ChecksumMode::Crc32c,
             api::Checksum::Sha256 => ChecksumMode::None,
         },
-        timeouts: S3Timeouts::default(),
-        hosts: Arc::new(process_context.store_hosts.clone()),
-        traffic: process_context.traffic.clone(),
-    };
-    let store = S3Store::connect(settings)
-        .await
-        .map_err(|error| Failure::from(&error).export_wide())?;
-    Ok(Arc::new(store))
+        ..settings
+    }
 }
 
 fn checked(spec: &EventExportSpec) -> Result<CheckedSpec, Failure> {

@@ -8,7 +8,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -18,9 +18,10 @@ use super::manifest::periods::{days, period_contains, periods};
 use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use crate::api::Reason;
+use crate::archive::coverage::{self, Coverage, Damage, Expectation};
 use crate::archive::layout::{AttemptId, Key};
-use crate::archive::listing::{AttemptFacts, Journal, ReceiptFacts, ReceiptMismatch, overlap};
-use crate::archive::records::{AttemptRecord, RangeRecord, UncountedRecord};
+use crate::archive::listing::{AttemptFacts, Journal, overlap};
+use crate::archive::records::{AttemptRecord, RangeRecord};
 use crate::archive::window::{HourSet, Window};
 
 /// Interval between bucket listings while other holders export windows: 5 min. They may finish long before
@@ -42,6 +43,8 @@ pub struct RunObservation<'a> {
     pub sealing: bool,
     /// Failures and results of earlier steps of this run.
     pub retry_state: &'a RetryState,
+    /// Oldest day that the service lists now, if known.
+    pub oldest_listed: Option<Date>,
     /// Time of the last complete listing of the bucket.
     pub listed_at: Timestamp,
     /// Current time, by the local clock.
@@ -69,8 +72,11 @@ pub struct RunDecision {
     pub problems: Vec<Problem>,
     /// Time of the next change that no event announces; `None`: never.
     pub wake: Option<Timestamp>,
-    /// True if the range has an end, every window is stored or accepted, no session is open and the manifest
-    /// exists.
+    /// Attempts that are in progress or must be recovered: each may have a session open.
+    pub open_attempts: BTreeSet<AttemptId>,
+    /// True if every window that is due is stored or accepted, no attempt is open, and every due manifest exists.
+    pub finished: bool,
+    /// True if the run is finished and the range has an end that is past.
     pub complete: bool,
     /// True if no work is in progress and no retry is pending: the run may end.
     pub idle: bool,
@@ -102,19 +108,15 @@ pub fn decide(observation: &RunObservation<'_>) -> RunDecision {
     let mut builder = DecisionBuilder::new(observation);
     builder.plan_leftovers();
     builder.plan_windows();
-    builder.report_shortfalls();
-    builder.report_mismatches();
+    builder.report_damage();
     builder.finish()
 }
 
 struct DecisionBuilder<'a> {
     observation: &'a RunObservation<'a>,
-    covered: HourSet,
-    accepted: HourSet,
     wanted: HourSet,
+    coverage: Coverage,
     decision: RunDecision,
-    /// Cells of days that are not over, or not settled.
-    future: HourSet,
     backing_off: bool,
     /// True if the archive is of another source: then nothing is added to it.
     source_differs: bool,
@@ -126,14 +128,11 @@ struct DecisionBuilder<'a> {
 
 impl<'a> DecisionBuilder<'a> {
     fn new(observation: &'a RunObservation<'a>) -> Self {
-        let wanted: HourSet = observation.export.windows(observation.now).collect();
-        let short: HourSet = short_days(observation.journal, &observation.export.source)
-            .into_keys()
-            .map(Window::day)
-            .collect();
-        let covered = observation.journal.covered(&observation.export.source);
-        let covered = covered.intersection(&wanted).difference(&short);
-        let accepted = observation.export.accepted_hours(&wanted).difference(&covered);
+        let expectation = Expectation {
+            oldest_listed: observation.oldest_listed,
+            ..observation.export.expectation(observation.now)
+        };
+        let coverage = coverage::assess(&expectation, observation.journal);
         let backing_off = observation
             .retry_state
             .export_backoff
@@ -144,11 +143,9 @@ impl<'a> DecisionBuilder<'a> {
             });
         Self {
             observation,
-            covered,
-            accepted,
-            wanted,
+            wanted: expectation.wanted,
+            coverage,
             decision: RunDecision::default(),
-            future: HourSet::default(),
             backing_off,
             source_differs: observation
                 .journal
@@ -197,6 +194,18 @@ impl<'a> DecisionBuilder<'a> {
             .iter()
             .filter(|(id, _)| export.shard.contains(id.window.date()));
         for (id, facts) in own_attempts {
+            if let Some(error) = &facts.unreadable {
+                // Its holder is unknown: it is neither recovered nor ignored.
+                let reason = Failure::from(error).reason;
+                self.add_problem(
+                    reason,
+                    error.to_string(),
+                    Some(id.window),
+                    RetryClass::Manual,
+                    None,
+                );
+                continue;
+            }
             // Recovery searches for its session among those that are open.
             let needs_search = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
             if in_progress.contains(id) {
@@ -277,7 +286,7 @@ impl<'a> DecisionBuilder<'a> {
         let days: Vec<Window> = export.windows(self.observation.now).collect();
         for day in days {
             self.decision.coverage.wanted += 1;
-            if self.covered.contains(day) {
+            if self.coverage.covered.contains(day) {
                 self.decision.coverage.stored += 1;
                 continue;
             }
@@ -286,7 +295,6 @@ impl<'a> DecisionBuilder<'a> {
             }
             let settled = export.due_at(day);
             if settled > self.observation.now {
-                self.future.insert(day);
                 self.decision.coverage.waiting += 1;
                 if next_settled.is_none_or(|(_, at)| settled < at) {
                     next_settled = Some((day, settled));
@@ -378,7 +386,7 @@ impl<'a> DecisionBuilder<'a> {
                 self.has_due = true;
                 continue;
             }
-            if journal.expired.contains(&window) {
+            if self.coverage.expired.contains(window) {
                 continue;
             }
             if let Some((_, other)) = journal
@@ -412,7 +420,10 @@ impl<'a> DecisionBuilder<'a> {
                 continue;
             }
             let mut unrecovered = self.decision.recover.iter().chain(in_progress);
-            if journal.has_data_in(window) || unrecovered.any(|id| overlap(id.window, window)) {
+            if journal.has_unreadable_attempt(window)
+                || journal.has_data_in(window)
+                || unrecovered.any(|id| overlap(id.window, window))
+            {
                 // Adopted, foreign, mismatched or recovered first: never downloaded next to existing data.
                 waits = true;
                 continue;
@@ -441,40 +452,18 @@ impl<'a> DecisionBuilder<'a> {
     /// Windows to export for a day: the day itself if no hour of it is covered and it was not split, otherwise
     /// the missing hours.
     fn missing_windows(&self, day: Window) -> Vec<Window> {
-        let undivided = !self.covered.intersects(day) && !self.observation.journal.splits.contains(&day);
+        let undivided =
+            !self.coverage.covered.intersects(day) && !self.observation.journal.splits.contains(&day);
         if day.hour_of_day().is_some() || undivided {
             return vec![day];
         }
         Window::split(day.date())
-            .filter(|hour| !self.covered.contains(*hour))
+            .filter(|hour| !self.coverage.covered.contains(*hour))
             .collect()
     }
 
-    /// Reports days exported by the hour with fewer events in total than the service reports.
-    fn report_shortfalls(&mut self) {
-        for (date, (events, reported)) in
-            short_days(self.observation.journal, &self.observation.export.source)
-        {
-            let day = Window::day(date);
-            if self.wanted.intersects(day) && !self.is_accepted(day) {
-                let totals = format!(
-                    "the hours of {date} have {events} events in total, the service reports {reported}"
-                );
-                let mut hours = self.observation.journal.receipts.range(day.same_day());
-                let (reason, remedy) = if hours.any(|(_, facts)| is_uncounted(facts.as_ref())) {
-                    let remedy = "some of them could be counted only in part: examine their objects; if they have all events, accept the gap in spec.acceptedGaps";
-                    (Reason::EventsUncounted, remedy)
-                } else {
-                    let remedy = "delete the receipts of its hours without events to export those hours again, or accept the gap in spec.acceptedGaps";
-                    (Reason::Short, remedy)
-                };
-                let message = format!("{totals}: {remedy}");
-                self.add_problem(reason, message, Some(day), RetryClass::Manual, None);
-            }
-        }
-    }
-
-    fn report_mismatches(&mut self) {
+    /// Reports windows with data that does not count, each with its own reason. Other windows are not affected.
+    fn report_damage(&mut self) {
         let RunObservation { journal, export, .. } = *self.observation;
         // Includes days that this export does not want: an archive has one source.
         if let Some((window, source)) = journal.other_source(&export.source) {
@@ -485,29 +474,24 @@ impl<'a> DecisionBuilder<'a> {
             );
             self.add_problem(Reason::SourceMismatch, message, None, RetryClass::Manual, None);
         }
-        for (window, mismatch) in journal.mismatches(&export.source) {
-            if !self.wanted.intersects(window) || self.is_accepted(window) {
-                continue;
-            }
-            let (reason, message) = match mismatch {
-                ReceiptMismatch::Source(_) => continue,
-                ReceiptMismatch::ObjectMissing => (
-                    Reason::ObjectMissing,
-                    format!("the object of {window} is missing, but its receipt exists"),
-                ),
-                ReceiptMismatch::ObjectSize { stated, found } => (
-                    Reason::ObjectSizeMismatch,
-                    format!("the object of {window} has {found} bytes, but its receipt states {stated}"),
-                ),
-                ReceiptMismatch::Uncounted {
-                    events,
-                    reported,
-                    uncounted,
-                } => (
-                    Reason::EventsUncounted,
-                    uncounted_message(export, window, events, reported, &uncounted),
-                ),
-            };
+        let damaged: Vec<(Window, Reason, String)> = self
+            .coverage
+            .damaged
+            .iter()
+            .filter(|(window, damage)| match damage {
+                // Reported above; adopted or reported as foreign.
+                Damage::OtherSource(_) | Damage::Orphaned => false,
+                _ => self.wanted.intersects(**window) && !self.is_accepted(**window),
+            })
+            .map(|(window, damage)| {
+                (
+                    *window,
+                    damage.reason(),
+                    damage_message(export, journal, *window, damage),
+                )
+            })
+            .collect();
+        for (window, reason, message) in damaged {
             self.add_problem(reason, message, Some(window), RetryClass::Manual, None);
         }
     }
@@ -522,18 +506,9 @@ impl<'a> DecisionBuilder<'a> {
             ..
         } = *self.observation;
         let coverage = &mut self.decision.coverage;
-        coverage.missing = self
-            .wanted
-            .difference(&self.covered)
-            .difference(&self.accepted)
-            .difference(&self.future);
-        coverage.expired = journal
-            .expired
-            .iter()
-            .copied()
-            .collect::<HourSet>()
-            .intersection(&coverage.missing);
-        coverage.covered = self.covered.clone();
+        coverage.missing = self.coverage.missing.clone();
+        coverage.expired = self.coverage.expired.intersection(&coverage.missing);
+        coverage.covered = self.coverage.covered.intersection(&self.wanted);
         if !coverage.expired.is_empty() {
             let ranges = coverage.expired.ranges(8).join(", ");
             let message = format!(
@@ -548,15 +523,16 @@ impl<'a> DecisionBuilder<'a> {
             });
         }
         // A shard counts the leftovers of its own days only: other shards clean up their own.
-        let mut own_attempts = journal
-            .attempts
-            .iter()
-            .filter(|(id, _)| export.shard.contains(id.window.date()));
-        let nothing_open = active.is_empty()
-            && in_progress.is_empty()
-            && own_attempts.all(|(id, facts)| self.is_held_by_other(id, facts));
-        let all_covered = self.decision.coverage.missing.is_empty() && self.future.is_empty();
-        self.decision.complete = export.end.is_some() && all_covered && nothing_open;
+        let own_attempts = journal.attempts.iter().filter(|(id, facts)| {
+            export.shard.contains(id.window.date()) && !self.is_held_by_other(id, facts)
+        });
+        let open_attempts = own_attempts.map(|(id, _)| id).chain(in_progress).copied();
+        self.decision.open_attempts = open_attempts.collect();
+        self.decision.finished = self.decision.coverage.missing.is_empty()
+            && active.is_empty()
+            && self.decision.open_attempts.is_empty();
+        self.decision.complete =
+            self.decision.finished && export.end.is_some() && self.coverage.not_due.is_empty();
         self.plan_manifest();
         let decision = &self.decision;
         let idle = active.is_empty()
@@ -582,9 +558,9 @@ impl<'a> DecisionBuilder<'a> {
         self.decision
     }
 
-    /// Plans the manifest of the first closed period that is not known to have one. A finite export writes its
-    /// manifests when everything is stored and no session is open; a continuous export writes one each month. A
-    /// shard writes a manifest only for a period that all shards together cover.
+    /// Plans the manifest of the first closed period that is not known to have one. A period is closed when every
+    /// window is covered (by all shards together) or accepted and no session of it is open, whatever other periods
+    /// miss.
     fn plan_manifest(&mut self) {
         let RunObservation {
             export,
@@ -593,20 +569,13 @@ impl<'a> DecisionBuilder<'a> {
             sealing,
             ..
         } = *self.observation;
-        let finite = export.end.is_some();
-        if finite && !self.decision.complete {
-            return;
-        }
-        let mut covered = None;
         let due = periods(export, now).into_iter().find(|period| {
             !retry_state.sealed.contains(period)
-                && (finite && export.shard.is_single()
-                    || self.is_fully_covered(
-                        *period,
-                        covered.get_or_insert_with(|| self.covered_by_all_shards()),
-                    ) && self.has_no_open_session(*period))
+                && self.has_no_open_session(*period)
+                && self.is_fully_covered(*period)
         });
         let Some(period) = due else { return };
+        self.decision.finished = false;
         self.decision.complete = false;
         self.decision.sealing = true;
         if sealing {
@@ -627,16 +596,11 @@ impl<'a> DecisionBuilder<'a> {
         }
     }
 
-    /// Covered cells of all shards.
-    fn covered_by_all_shards(&self) -> HourSet {
-        let RunObservation { export, journal, .. } = *self.observation;
-        let short = short_days(journal, &export.source).into_keys().map(Window::day);
-        journal.covered(&export.source).difference(&short.collect())
-    }
-
     /// True if every day of the period is covered or accepted.
-    fn is_fully_covered(&self, period: RangeRecord, covered: &HourSet) -> bool {
+    fn is_fully_covered(&self, period: RangeRecord) -> bool {
         let export = self.observation.export;
+        // Of all shards.
+        let covered = &self.coverage.covered;
         let mut windows = days(period).filter_map(|day| export.window_of(day));
         windows.all(|window| {
             export.in_accepted_gap(window.date())
@@ -644,16 +608,15 @@ impl<'a> DecisionBuilder<'a> {
         })
     }
 
-    /// True if this process has no session to close for the period (for a finite export: for any window).
+    /// True if this process has no session to close for the period.
     fn has_no_open_session(&self, period: RangeRecord) -> bool {
         let RunObservation {
-            export,
             active,
             in_progress,
             journal,
             ..
         } = *self.observation;
-        let within = |window| export.end.is_some() || period_contains(period, window);
+        let within = |window| period_contains(period, window);
         let mut attempts = journal.attempts.iter();
         !active.iter().any(|window| within(*window))
             && !in_progress.iter().any(|id| within(id.window))
@@ -705,26 +668,23 @@ impl<'a> DecisionBuilder<'a> {
     }
 }
 
-fn is_uncounted(facts: Option<&ReceiptFacts>) -> bool {
-    facts.is_some_and(|facts| facts.summary.uncounted.is_some())
-}
-
-/// Describes a stored window whose content could be counted only in part.
-fn uncounted_message(
-    export: &ExportSpec,
-    window: Window,
-    events: u64,
-    reported: Option<u64>,
-    uncounted: &UncountedRecord,
-) -> String {
-    let key = export.root.key(&Key::Events(window)).unwrap_or_default();
-    let reported = reported.map_or_else(
-        || "the service reports no count".to_owned(),
-        |reported| format!("the service reports {reported}"),
-    );
-    format!(
-        "{window} is stored in {key}, but only {events} events of it could be counted ({uncounted} of the decompressed data), and {reported}: examine the object; if it has all events, accept the gap in spec.acceptedGaps, otherwise delete it and its receipt to export the window again"
-    )
+/// Describes a window with data that does not count. Content that could be counted only in part needs a person.
+fn damage_message(export: &ExportSpec, journal: &Journal, window: Window, damage: &Damage) -> String {
+    if !matches!(damage, Damage::Uncounted { .. }) {
+        return damage.to_string();
+    }
+    if journal.receipts.contains_key(&window) {
+        let key = export.root.key(&Key::Events(window)).unwrap_or_default();
+        format!(
+            "{window} is stored in {key}, but {damage}: examine the object; if it has all events, accept the gap in \
+             spec.acceptedGaps, otherwise delete it and its receipt to export the window again"
+        )
+    } else {
+        format!(
+            "of the hours of {window}, {damage}: examine the objects of the hours that could be counted only in part; \
+             if they have all events, accept the gap in spec.acceptedGaps"
+        )
+    }
 }
 
 /// Sort key: manual action first, then retries, then waits.
@@ -742,30 +702,6 @@ pub(super) fn other_hours_events(journal: &Journal, export: &ExportSpec, window:
         return None;
     }
     let others = Window::split(window.date()).filter(|other| *other != window);
-    let receipts = others.filter_map(|other| journal.valid_receipt(other, &export.source));
+    let receipts = others.filter_map(|other| coverage::valid_receipt(journal, other, Some(&export.source)));
     Some(receipts.map(|receipt| receipt.summary.events).sum())
-}
-
-/// Days with all hours stored but fewer events than the service reports for the day, with both counts.
-pub(super) fn short_days(journal: &Journal, source: &str) -> BTreeMap<Date, (u64, u64)> {
-    let mut sums: BTreeMap<Date, (u64, u64)> = BTreeMap::new();
-    let mut hours = HourSet::default();
-    for window in journal
-        .receipts
-        .keys()
-        .filter(|window| window.hour_of_day().is_some())
-    {
-        let Some(facts) = journal.valid_receipt(*window, source) else {
-            continue;
-        };
-        let (events, reported) = sums.entry(window.date()).or_default();
-        *events += facts.summary.events;
-        *reported = (*reported).max(facts.day_reported.unwrap_or(0));
-        hours.insert(*window);
-    }
-    sums.retain(|date, (events, reported)| {
-        let day = Window::day(*date);
-        hours.contains(day) && journal.valid_receipt(day, source).is_none() && events < reported
-    });
-    sums
 }

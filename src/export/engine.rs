@@ -34,8 +34,15 @@ pub struct Limits {
     pub sessions_per_space: usize,
     /// Time without activity after which a session may count as a leftover of this holder. Default 10 min.
     pub session_quiet: Duration,
-    /// Maximum duration of an attempt. Default 6 h.
+    /// Maximum duration of an attempt, after which it is abandoned. Default 6 h.
     pub attempt: Duration,
+    /// Time between the two looks at a window that the service seems to have deleted. Default 5 min.
+    pub second_look: Duration,
+    /// Maximum age of the listing of all days while an export has work left. Default 24 h.
+    pub listing_max_age: Duration,
+    /// Maximum time that a run with a limit of retries waits for a session while it can open none. `None`: no limit,
+    /// the default.
+    pub session_wait: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -46,6 +53,9 @@ impl Default for Limits {
             sessions_per_space: 28,
             session_quiet: Duration::from_mins(10),
             attempt: Duration::from_hours(6),
+            second_look: Duration::from_mins(5),
+            listing_max_age: Duration::from_hours(24),
+            session_wait: None,
         }
     }
 }

@@ -47,6 +47,17 @@ pub struct Failure {
     pub scope: FailureScope,
     /// True if a download timed out: the day is split into hours when it happens again.
     pub timed_out: bool,
+    /// Observation of the attempt that the next one is compared with.
+    pub observed: Option<Observed>,
+}
+
+/// Observation of a failed attempt that gains its meaning by the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// Latest count of the service. A day with a rising count is not complete yet.
+    Count(u64),
+    /// The answer was empty, the session readable, and the window before the oldest listed day.
+    BeforeOldest,
 }
 
 /// A failure in a snapshot.
@@ -74,6 +85,7 @@ impl Failure {
             class: RetryClass::Retry(None),
             scope: FailureScope::Window,
             timed_out: false,
+            observed: None,
         }
     }
 
@@ -98,6 +110,15 @@ impl Failure {
     pub fn with_remedy(self, remedy: Remedy) -> Self {
         Self {
             remedy: Some(remedy),
+            ..self
+        }
+    }
+
+    /// The same failure with an observation for the next attempt.
+    #[must_use]
+    pub fn with_observed(self, observed: Observed) -> Self {
+        Self {
+            observed: Some(observed),
             ..self
         }
     }
@@ -177,6 +198,7 @@ impl From<&TrackerError> for Failure {
             class,
             scope,
             timed_out: false,
+            observed: None,
         }
     }
 }
@@ -219,6 +241,7 @@ impl From<&StoreError> for Failure {
             class,
             scope,
             timed_out: false,
+            observed: None,
         }
     }
 }

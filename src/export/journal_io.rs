@@ -1,14 +1,14 @@
 //! Reads and writes the journal: listings, records, keys. I/O with the store only.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::Failure;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
-use crate::archive::listing::{Journal, ReceiptFacts, overlap};
-use crate::archive::records::{self, ArchiveRecord, AttemptRecord, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::archive::listing::{ExpiredFacts, Journal, ReceiptFacts, overlap};
+use crate::archive::records::{
+    self, ArchiveRecord, AttemptRecord, ExpiredRecord, RECORD_MAX_BYTES, Receipt, RecordError, SplitRecord,
+};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
 
@@ -80,29 +80,31 @@ pub(super) async fn load_conflicts(
     Ok(journal)
 }
 
-/// Returns the sessions in the journal, of all windows and holders.
-pub(super) async fn journaled_sessions(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-) -> Result<BTreeSet<String>, Failure> {
+/// Lists the attempts and sessions in the journal, of all windows and holders, without reading them.
+pub(super) async fn list_attempts(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
     let rows = store
         .list(&root.journal_prefix())
         .await
         .map_err(|error| Failure::from(&error))?;
-    Ok(Journal::from_listing(root, &rows).sessions().cloned().collect())
+    Ok(Journal::from_listing(root, &rows))
 }
 
-/// Reads the receipts and attempts that are not read yet.
+/// Reads the records that are not read yet.
 pub(super) async fn read_records(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,
 ) -> Result<(), Failure> {
-    read_receipts(store, root, journal, |_| true).await?;
+    let read = async {
+        read_receipts(store, root, journal, |_| true).await?;
+        read_negative_records(store, root, journal, |_| true).await
+    };
+    read.await.map_err(|error| Failure::from(&error))?;
     read_attempts(store, root, journal, |_| true).await
 }
 
-async fn read_attempts(
+/// Reads the wanted attempts that are not read yet.
+pub(super) async fn read_attempts(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,
@@ -110,42 +112,59 @@ async fn read_attempts(
 ) -> Result<(), Failure> {
     let attempts = journal.unread_attempts().into_iter().filter(|id| wanted(*id));
     let reads = stream::iter(attempts.collect::<Vec<_>>().into_iter().map(|id| async move {
-        Ok::<_, Failure>((
-            id,
-            get_record::<AttemptRecord>(store, root, &Key::Attempt(id)).await?,
-        ))
+        let read = get_with_bytes::<AttemptRecord>(store, root, &Key::Attempt(id)).await;
+        let record = read.map(|read| read.map(|(record, _)| record));
+        Ok::<_, StoreError>((id, per_document(record)?))
     }));
-    let found: Vec<_> = reads.buffer_unordered(READ_CONCURRENCY).try_collect().await?;
+    let found: Vec<_> = reads
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await
+        .map_err(|error: StoreError| Failure::from(&error))?;
     for (id, record) in found {
+        let Some(facts) = journal.attempts.get_mut(&id) else {
+            continue;
+        };
         match record {
-            Some(record) => {
-                if let Some(facts) = journal.attempts.get_mut(&id) {
-                    facts.record = Some(record);
-                }
-            }
+            Ok(Some(record)) => facts.record = Some(record),
             // Deleted by its writer since the listing.
-            None => {
+            Ok(None) => {
                 journal.attempts.remove(&id);
+            }
+            Err(error) => {
+                tracing::warn!(attempt = %id, %error, "cannot read attempt");
+                facts.unreadable = Some(error);
             }
         }
     }
     Ok(())
 }
 
-/// Reads the receipts of the wanted windows that are not read yet.
+/// Separates a document that cannot be read, which concerns its window only, from a failure of the store.
+fn per_document<T>(read: Result<T, RecordReadError>) -> Result<Result<T, RecordError>, StoreError> {
+    match read {
+        Ok(document) => Ok(Ok(document)),
+        Err(RecordReadError::Record(error)) => Ok(Err(error)),
+        Err(RecordReadError::Store(error)) => Err(error),
+    }
+}
+
+/// Reads the receipts of the wanted windows that are not read yet. One that cannot be read is marked as such.
 pub(crate) async fn read_receipts(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,
     wanted: impl Fn(Window) -> bool,
-) -> Result<(), RecordReadError> {
+) -> Result<(), StoreError> {
     let windows = journal
         .unread_receipts()
         .into_iter()
         .filter(|window| wanted(*window));
     let reads = windows.map(|window| async move {
-        let read = get_with_bytes::<Receipt>(store, root, &Key::Receipt(window)).await?;
-        Ok::<_, RecordReadError>((window, read))
+        let read = get_with_bytes::<Receipt>(store, root, &Key::Receipt(window)).await;
+        // Only the facts are kept: an archive of years has more receipts than fit into memory.
+        let facts = read.map(|read| read.map(|(receipt, bytes)| ReceiptFacts::new(&receipt, &bytes)));
+        Ok::<_, StoreError>((window, per_document(facts)?))
     });
     let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
         .buffer_unordered(READ_CONCURRENCY)
@@ -153,15 +172,75 @@ pub(crate) async fn read_receipts(
         .await?;
     for (window, receipt) in found {
         match receipt {
-            Some((receipt, bytes)) => {
-                let facts = ReceiptFacts::new(&receipt, &bytes);
-                journal.receipts.insert(window, Some(facts))
+            Ok(Some(facts)) => {
+                journal.receipts.insert(window, Some(facts));
             }
             // Deleted since the listing.
-            None => journal.receipts.remove(&window),
-        };
+            Ok(None) => {
+                journal.receipts.remove(&window);
+            }
+            Err(error) => {
+                tracing::warn!(%window, %error, "cannot read receipt");
+                journal.unreadable.insert(window, error);
+            }
+        }
     }
     Ok(())
+}
+
+/// Reads the records of the wanted windows that state why a window is not stored as a whole: expired, split. A record
+/// that cannot be read is removed from the journal: its key alone proves nothing.
+pub(crate) async fn read_negative_records(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let unread = journal.expired.iter().filter(|(_, facts)| facts.is_none());
+    let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
+    let reads = windows.map(|window| async move {
+        let record = read_negative::<ExpiredRecord>(store, root, &Key::Expired(window)).await?;
+        Ok::<_, StoreError>((window, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (window, record) in found {
+        match record {
+            Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
+            None => journal.expired.remove(&window),
+        };
+    }
+    let days = journal.splits.iter().copied().filter(|day| wanted(*day));
+    let reads = days.map(|day| async move {
+        let record = read_negative::<SplitRecord>(store, root, &Key::Split(day)).await?;
+        Ok::<_, StoreError>((day, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (day, _) in found.into_iter().filter(|(_, record)| record.is_none()) {
+        journal.splits.remove(&day);
+    }
+    Ok(())
+}
+
+/// Reads a record; `None`, with a warning, if it is not valid.
+async fn read_negative<R: ArchiveRecord>(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    key: &Key,
+) -> Result<Option<R>, StoreError> {
+    match get_with_bytes(store, root, key).await {
+        Ok(read) => Ok(read.map(|(record, _)| record)),
+        Err(RecordReadError::Record(error)) => {
+            tracing::warn!(%error, "ignoring journal entry");
+            Ok(None)
+        }
+        Err(RecordReadError::Store(error)) => Err(error),
+    }
 }
 
 /// Reads one record; `None` if it does not exist.
@@ -180,10 +259,18 @@ async fn get_with_bytes<R: ArchiveRecord>(
     key: &Key,
 ) -> Result<Option<(R, Bytes)>, RecordReadError> {
     let Some(key) = root.key(key) else { return Ok(None) };
-    let Some(bytes) = store.get(&key, RECORD_MAX_BYTES).await? else {
-        return Ok(None);
-    };
-    Ok(Some((records::decode(&key, &bytes)?, bytes)))
+    match store.get(&key, RECORD_MAX_BYTES).await {
+        Ok(None) => Ok(None),
+        Ok(Some(bytes)) => Ok(Some((records::decode(&key, &bytes)?, bytes))),
+        // A document of this size is none of ours.
+        Err(StoreError::LimitExceeded { key, limit, .. }) => Err(RecordError::Unreadable {
+            key,
+            schema: R::SCHEMA,
+            message: format!("it is larger than {limit}"),
+        }
+        .into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes one record.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
 
-use super::budget::{SessionCapacity, SessionGuard};
+use super::budget::{SESSIONS_PER_SPACE, SessionCapacity, SessionGuard};
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{delete_keys, load_conflicts, put_record, record_options};
 use super::run_context::{InProgressGuard, RunContext, lock};
@@ -17,7 +17,7 @@ use crate::archive::records::{self, ArchiveRecord, AttemptRecord, SessionRecord}
 use crate::archive::window::Window;
 use crate::storage::conditional::{ConditionalSupport, probe};
 use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store};
-use crate::tracker::{Session, SessionRequest};
+use crate::tracker::{Session, SessionRequest, TrackerError};
 
 /// Open session of this attempt, recorded in the journal.
 pub(super) struct OpenAttempt<'a> {
@@ -27,6 +27,8 @@ pub(super) struct OpenAttempt<'a> {
     pub(super) id: AttemptId,
     pub(super) session: Session,
     pub(super) started_at: Timestamp,
+    /// Time at which this process abandons the attempt, since others may then take the window over.
+    pub(super) deadline: tokio::time::Instant,
     pub(super) support: ConditionalSupport,
     pub(super) session_guard: SessionGuard,
     pub(super) in_progress: InProgressGuard<'a>,
@@ -56,8 +58,11 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
         .list_sessions(&export.space)
         .await
         .map_err(|error| Failure::from(&error))?;
-    check_capacity(ctx, open_before.len())?;
+    let listed = open_before.len();
+    check_capacity(ctx, listed)?;
 
+    // Read before the store's clock, so that the deadline of this process is not later than the one in the journal.
+    let started = tokio::time::Instant::now();
     let started_at = ctx
         .peers
         .store
@@ -72,6 +77,7 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
     let in_progress = ctx.mark_in_progress(id);
     let max_duration =
         SignedDuration::try_from(ctx.shared.limits.attempt).unwrap_or(SignedDuration::from_hours(6));
+    let deadline = started + max_duration.unsigned_abs();
     let attempt = AttemptRecord {
         schema: AttemptRecord::SCHEMA.to_owned(),
         holder: export.holder.clone(),
@@ -99,7 +105,7 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
         discard_attempt(ctx, id, None).await;
         return Err(Failure::from(&error));
     }
-    match create_session(ctx, id, &attempt).await {
+    match create_session(ctx, id, &attempt, listed).await {
         Ok(Some((session, support))) => {
             let session_guard = ctx.budget.hold(&session.id);
             Ok(OpenOutcome::Opened(Box::new(OpenAttempt {
@@ -107,6 +113,7 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
                 id,
                 session,
                 started_at,
+                deadline,
                 support,
                 session_guard,
                 in_progress,
@@ -152,6 +159,7 @@ async fn create_session(
     ctx: &RunContext,
     id: AttemptId,
     attempt: &AttemptRecord,
+    listed: usize,
 ) -> Result<CreatedSession, (Failure, OpenLeftover)> {
     let (export, window) = (&ctx.export, id.window);
     let without_leftover = |failure: Failure| (failure, OpenLeftover::Nothing);
@@ -201,7 +209,7 @@ async fn create_session(
             } else {
                 OpenLeftover::Nothing
             };
-            return Err((Failure::from(&error), leftover));
+            return Err((create_failure(&error, listed), leftover));
         }
     };
     if let Some(user) = &session.username {
@@ -227,6 +235,26 @@ async fn create_session(
         return Err((Failure::from(&error), OpenLeftover::DeletedSession(session.id)));
     }
     Ok(Some((session, support)))
+}
+
+/// Classifies the failure of a request for a session, with the number of open sessions that the service listed before.
+/// A refusal means a full space only if the reply or the list says so.
+fn create_failure(error: &TrackerError, listed: usize) -> Failure {
+    let failure = Failure::from(error);
+    let TrackerError::Capacity { names_capacity, .. } = error else {
+        return failure;
+    };
+    let message = format!("{error}. Before that, the service listed {listed} open sessions of the space");
+    if *names_capacity || listed + 1 >= SESSIONS_PER_SPACE {
+        return Failure { message, ..failure };
+    }
+    Failure {
+        reason: Reason::SessionRefused,
+        message: format!(
+            "{message}: the role is missing, or sessions of others that it does not list fill the space"
+        ),
+        ..failure
+    }
 }
 
 fn check_capacity(ctx: &RunContext, open: usize) -> Result<(), Failure> {

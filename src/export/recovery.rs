@@ -1,18 +1,19 @@
 //! Recovery after a crash: adopts objects, deletes sessions, aborts uploads, deletes obsolete journal keys.
 //! Idempotent; "not found" counts as done. I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, write_receipt};
 use super::failure::{Failure, RetryClass};
-use super::journal_io::{delete_keys, get_record, journaled_sessions, load_day};
+use super::journal_io::{delete_keys, get_record, list_attempts, load_day, read_attempts};
 use super::open::abort_matching_uploads;
 use super::run_context::{RunContext, lock};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
-use crate::archive::listing::AttemptFacts;
+use crate::archive::listing::{AttemptFacts, Journal};
 use crate::archive::records::{AttemptRecord, PreparedRecord, Receipt};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectInfo, PutMode, Upload};
@@ -21,8 +22,8 @@ use crate::tracker::Session;
 /// Minimum interval between two checks of ambiguous sessions: 20 s.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Maximum difference between the clocks of the service and the store: 5 min.
-const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
+/// Maximum difference between the ages of an attempt and of the session that it opened: 5 min, for slow requests.
+const OPENING_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// Interval between checks of a session that this process uses: 5 s.
 const IN_USE_RECHECK_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
@@ -209,64 +210,63 @@ async fn delete_orphan_session(
         .now()
         .await
         .map_err(|error| Failure::from(&error))?;
-    let quiet = SignedDuration::try_from(ctx.shared.limits.session_quiet).unwrap_or(SignedDuration::MAX);
-    let open = ctx
+    let listing = ctx
         .peers
         .tracker
-        .list_sessions(&export.space)
+        .list_sessions_with_time(&export.space)
         .await
         .map_err(|error| Failure::from(&error))?;
     // Listed after the sessions, so that a session that any attempt opened meanwhile is no candidate.
-    let journaled = journaled_sessions(&*ctx.peers.store, &export.root).await?;
+    let mut journal = list_attempts(&*ctx.peers.store, &export.root).await?;
+    let unassigned: Vec<&Session> = {
+        let journaled: BTreeSet<&String> = journal.sessions().collect();
+        let known = |session: &&Session| journaled.contains(&session.id) || ctx.budget.holds(&session.id);
+        listing
+            .sessions
+            .iter()
+            .filter(|session| !known(session))
+            .collect()
+    };
+    name_suspects(ctx, &mut journal, &unassigned, store_now).await;
     let user = tracker_user(ctx, id.window, attempt).await?;
-    let user = user.as_deref();
-    let candidates: Vec<&Session> = open
-        .iter()
-        .filter(|session| {
-            !attempt.open_before.contains(&session.id)
-                && !journaled.contains(&session.id)
-                && !ctx.budget.holds(&session.id)
-        })
-        .filter(|session| may_belong_to(session, id.window, ctx.is_account_scope(), user, attempt))
-        .collect();
-    let quiet_until = attempt.started_at.saturating_add(quiet).unwrap_or(Timestamp::MAX);
-    match candidates.as_slice() {
-        // A delayed request may still open a session: only after the quiet time the empty result is conclusive.
-        [] if store_now >= quiet_until => Ok(()),
-        [] => Err(recovery_pending(
-            format!(
-                "an interrupted attempt at {} may still open a session: checking until {quiet_until}",
-                id.window
-            ),
-            quiet_until,
-        )),
-        [session] => {
-            let last_use = session
-                .accessed
-                .into_iter()
-                .chain(session.created)
-                .max()
-                .unwrap_or(attempt.started_at);
-            let deletable_at = last_use
-                .saturating_add(quiet)
-                .unwrap_or(Timestamp::MAX)
-                .max(quiet_until);
-            if user.is_none() && session.username.is_some() {
-                return Err(orphan_suspected(
-                    id.window,
-                    &[session.id.as_str()],
-                    "the tracker user of this export is not known",
-                ));
-            }
-            if store_now < deletable_at {
-                return Err(recovery_pending(
-                    format!(
-                        "session {} may be left over from an interrupted attempt at {}: it is deleted if unused until {deletable_at}",
-                        session.id, id.window
-                    ),
-                    deletable_at,
-                ));
-            }
+    let search = OrphanSearch {
+        attempt,
+        user_known: user.is_some(),
+        candidates: candidates(ctx, &unassigned, id.window, attempt, user.as_deref()),
+        store_now,
+        service_now: listing.service_time,
+        quiet: SignedDuration::try_from(ctx.shared.limits.session_quiet).unwrap_or(SignedDuration::MAX),
+    };
+    let local = |wait: SignedDuration| {
+        let now = (ctx.shared.now)();
+        now.saturating_add(wait).unwrap_or(Timestamp::MAX)
+    };
+    match search.evaluate() {
+        OrphanVerdict::NoSession => Ok(()),
+        OrphanVerdict::Wait { wait, session: None } => {
+            let until = local(wait);
+            Err(recovery_pending(
+                format!(
+                    "an interrupted attempt at {} may still open a session: checking until {until}",
+                    id.window
+                ),
+                until,
+            ))
+        }
+        OrphanVerdict::Wait {
+            wait,
+            session: Some(session),
+        } => {
+            let until = local(wait);
+            Err(recovery_pending(
+                format!(
+                    "session {} may be left over from an interrupted attempt at {}: it is deleted if unused until {until}",
+                    session.id, id.window
+                ),
+                until,
+            ))
+        }
+        OrphanVerdict::Delete(session) => {
             tracing::info!(session = session.id, window = %id.window, "deleting orphaned session");
             ctx.peers
                 .tracker
@@ -274,16 +274,174 @@ async fn delete_orphan_session(
                 .await
                 .map_err(|error| Failure::from(&error))?;
             lock(&ctx.sessions).remove(&session.id);
+            lock(&ctx.suspected_sessions).remove(&session.id);
             Ok(())
         }
-        ambiguous => {
-            let ids: Vec<&str> = ambiguous.iter().map(|session| session.id.as_str()).collect();
-            let failure = orphan_suspected(id.window, &ids, "at most one belongs to this export");
-            // After a restart, other exports of the space may be about to delete theirs.
-            Err(Failure {
-                class: RetryClass::Retry(Some(RECHECK_INTERVAL)),
-                ..failure
+        OrphanVerdict::Report(doubt) => {
+            let ids: Vec<&str> = search
+                .candidates
+                .iter()
+                .map(|session| session.id.as_str())
+                .collect();
+            let failure = orphan_suspected(id.window, &ids, doubt.text());
+            Err(match doubt {
+                OrphanDoubt::UserUnknown => failure,
+                // After a restart, other exports of the space may be about to delete theirs.
+                OrphanDoubt::Several | OrphanDoubt::OtherTime | OrphanDoubt::TimeUnknown => Failure {
+                    class: RetryClass::Retry(Some(RECHECK_INTERVAL)),
+                    ..failure
+                },
             })
+        }
+    }
+}
+
+/// Returns the sessions that an attempt may have opened: new since it began, and of its window, user and scope. Time is
+/// no filter: the clocks of the store and the service may differ.
+fn candidates<'a>(
+    ctx: &RunContext,
+    unassigned: &[&'a Session],
+    window: Window,
+    attempt: &AttemptRecord,
+    user: Option<&str>,
+) -> Vec<&'a Session> {
+    let fits = |session: &&&Session| {
+        !attempt.open_before.contains(&session.id)
+            && matches_window(session, window, ctx.is_account_scope(), user)
+    };
+    unassigned.iter().filter(fits).copied().collect()
+}
+
+/// Records the sessions that interrupted attempts may have left open, for the report. The names are incomplete if an
+/// attempt cannot be read.
+async fn name_suspects(
+    ctx: &RunContext,
+    journal: &mut Journal,
+    unassigned: &[&Session],
+    store_now: Timestamp,
+) {
+    if let Err(failure) = read_attempts(&*ctx.peers.store, &ctx.export.root, journal, |_| true).await {
+        tracing::debug!(error = failure.message, "cannot read attempts");
+    }
+    ctx.export
+        .mark_foreign_attempts(journal, ctx.clock_offset(store_now));
+    let mut suspects = BTreeSet::new();
+    for (id, facts) in &journal.attempts {
+        let record = facts.record.as_ref().filter(|record| {
+            facts.sessions.is_empty()
+                && (record.holder == ctx.export.holder || record.deadline <= store_now)
+                && !lock(&ctx.closed_attempts).contains(id)
+        });
+        let Some(record) = record else { continue };
+        let user = record.tracker_user.as_ref().or_else(|| ctx.tracker_user.get());
+        let found = candidates(ctx, unassigned, id.window, record, user.map(String::as_str));
+        suspects.extend(found.into_iter().map(|session| session.id.clone()));
+    }
+    *lock(&ctx.suspected_sessions) = suspects;
+}
+
+/// Evidence about the session of an attempt whose creation got no reply.
+struct OrphanSearch<'a> {
+    attempt: &'a AttemptRecord,
+    user_known: bool,
+    /// Sessions that fit everything but, perhaps, the time.
+    candidates: Vec<&'a Session>,
+    /// Current time by the store's clock, as the times of the attempt.
+    store_now: Timestamp,
+    /// Current time by the clock of the service, as the times of the sessions.
+    service_now: Option<Timestamp>,
+    /// Time without activity after which nothing uses a session or opens it late.
+    quiet: SignedDuration,
+}
+
+/// Result of a search for the session of an attempt.
+#[derive(Debug, PartialEq, Eq)]
+enum OrphanVerdict<'a> {
+    /// The attempt has no session open.
+    NoSession,
+    /// The session of the attempt; nothing uses it.
+    Delete(&'a Session),
+    /// Too early to tell: search again after `wait`.
+    Wait {
+        wait: SignedDuration,
+        /// The only session that fits so far.
+        session: Option<&'a Session>,
+    },
+    /// The candidates may belong to someone else.
+    Report(OrphanDoubt),
+}
+
+/// Reason why it is not proved that a session belongs to an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OrphanDoubt {
+    Several,
+    UserUnknown,
+    OtherTime,
+    TimeUnknown,
+}
+
+impl OrphanDoubt {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Several => "at most one belongs to this export",
+            Self::UserUnknown => "the tracker user of this export is not known",
+            Self::OtherTime => {
+                "it was opened at another time than the attempt, or the clock of the service was set"
+            }
+            Self::TimeUnknown => "the service does not state when it was opened, or its own time",
+        }
+    }
+}
+
+impl<'a> OrphanSearch<'a> {
+    /// Compares ages, each by the clock that states the time: times of different clocks are never compared.
+    fn evaluate(&self) -> OrphanVerdict<'a> {
+        let attempt_age = self.store_now.duration_since(self.attempt.started_at);
+        // A delayed request may still open a session.
+        let settled = self.quiet.saturating_sub(attempt_age);
+        let [_, others @ ..] = self.candidates.as_slice() else {
+            return if settled > SignedDuration::ZERO {
+                OrphanVerdict::Wait {
+                    wait: settled,
+                    session: None,
+                }
+            } else {
+                OrphanVerdict::NoSession
+            };
+        };
+        if !self.user_known && self.candidates.iter().any(|session| session.username.is_some()) {
+            return OrphanVerdict::Report(OrphanDoubt::UserUnknown);
+        }
+        let age = |session: &Session| Some(self.service_now?.duration_since(session.created?));
+        let in_time = |session: &Session| {
+            age(session).map(|age| age.saturating_sub(attempt_age).abs() <= OPENING_TOLERANCE)
+        };
+        if self.candidates.iter().any(|session| in_time(session).is_none()) {
+            return OrphanVerdict::Report(if others.is_empty() {
+                OrphanDoubt::TimeUnknown
+            } else {
+                OrphanDoubt::Several
+            });
+        }
+        let mut fitting = self
+            .candidates
+            .iter()
+            .filter(|session| in_time(session) == Some(true));
+        let (session, service_now) = match (fitting.next(), fitting.next(), self.service_now) {
+            (Some(session), None, Some(service_now)) => (*session, service_now),
+            (None, ..) if others.is_empty() => return OrphanVerdict::Report(OrphanDoubt::OtherTime),
+            _ => return OrphanVerdict::Report(OrphanDoubt::Several),
+        };
+        let last_use = session.accessed.max(session.created);
+        let unused = last_use.map_or(SignedDuration::ZERO, |at| service_now.duration_since(at));
+        let wait = settled.max(self.quiet.saturating_sub(unused));
+        if wait > SignedDuration::ZERO {
+            OrphanVerdict::Wait {
+                wait,
+                session: Some(session),
+            }
+        } else {
+            OrphanVerdict::Delete(session)
         }
     }
 }
@@ -303,21 +461,6 @@ async fn tracker_user(
     Ok(receipt
         .filter(|receipt| receipt.source == attempt.source)
         .and_then(|receipt| receipt.tracker_user))
-}
-
-/// Returns true if a session matches the window, user and scope, and was created about when the attempt started.
-fn may_belong_to(
-    session: &Session,
-    window: Window,
-    account: bool,
-    user: Option<&str>,
-    attempt: &AttemptRecord,
-) -> bool {
-    let in_time = session.created.is_none_or(|created| {
-        let since = created.duration_since(attempt.started_at);
-        since >= -CLOCK_SKEW_MAX && since <= CLOCK_SKEW_MAX
-    });
-    in_time && matches_window(session, window, account, user)
 }
 
 /// Returns true if the user, scope and hour match and the range is within a day of the window; unknown values match.
@@ -397,4 +540,112 @@ async fn earliest_in_progress(ctx: &RunContext, id: AttemptId) -> Result<Option<
         Timestamp::from_second(seconds).ok()
     });
     Ok(start_times.min())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::records::ArchiveRecord as _;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + second).unwrap()
+    }
+
+    fn attempt(started: i64) -> AttemptRecord {
+        AttemptRecord {
+            schema: AttemptRecord::SCHEMA.to_owned(),
+            holder: "self".to_owned(),
+            process: None,
+            source: "https://a".to_owned(),
+            started_at: at(started),
+            deadline: Timestamp::MAX,
+            tracker_user: None,
+            open_before: Vec::new(),
+        }
+    }
+
+    fn session(id: &str, created: Option<i64>) -> Session {
+        Session {
+            id: id.to_owned(),
+            space: None,
+            username: Some("user".to_owned()),
+            created: created.map(at),
+            accessed: None,
+            range: None,
+            account: None,
+            hour: None,
+        }
+    }
+
+    /// Evaluates sessions created at these times of the service's clock. The quiet time is 10 min.
+    fn evaluate(
+        attempt: &AttemptRecord,
+        store_now: i64,
+        service_now: Option<i64>,
+        sessions: &[Session],
+    ) -> String {
+        let search = OrphanSearch {
+            attempt,
+            user_known: true,
+            candidates: sessions.iter().collect(),
+            store_now: at(store_now),
+            service_now: service_now.map(at),
+            quiet: SignedDuration::from_mins(10),
+        };
+        match search.evaluate() {
+            OrphanVerdict::NoSession => "none".to_owned(),
+            OrphanVerdict::Delete(session) => format!("delete {}", session.id),
+            OrphanVerdict::Wait { wait, session } => {
+                format!(
+                    "wait {} {}",
+                    wait.as_secs(),
+                    session.map_or("-", |session| &session.id)
+                )
+            }
+            OrphanVerdict::Report(doubt) => format!("{doubt:?}"),
+        }
+    }
+
+    #[test]
+    fn an_orphan_is_identified_by_ages_and_never_forgotten_for_its_time() {
+        // The store's clock is `skew` behind that of the service; the attempt began at 0 of the store's clock.
+        for skew in [0, 600, -600, 86_400] {
+            let attempt = attempt(0);
+            let check = |age: i64, created: &[i64]| {
+                let sessions: Vec<Session> = created
+                    .iter()
+                    .zip(["a", "b"])
+                    .map(|(created, id)| session(id, Some(created + skew)))
+                    .collect();
+                evaluate(&attempt, age, Some(age + skew), &sessions)
+            };
+            assert_eq!(check(60, &[]), "wait 540 -", "{skew}");
+            assert_eq!(check(600, &[]), "none", "{skew}");
+            assert_eq!(check(60, &[3]), "wait 543 a", "{skew}");
+            assert_eq!(check(603, &[3]), "delete a", "{skew}");
+            assert_eq!(check(1_200, &[700]), "OtherTime", "{skew}");
+            assert_eq!(check(1_200, &[-400]), "OtherTime", "{skew}");
+            assert_eq!(check(1_200, &[3, 700]), "delete a", "{skew}");
+            assert_eq!(check(1_200, &[3, 9]), "Several", "{skew}");
+            assert_eq!(check(1_200, &[700, 800]), "Several", "{skew}");
+        }
+    }
+
+    #[test]
+    fn a_session_of_unknown_age_is_reported() {
+        let attempt = attempt(0);
+        let unknown = session("a", None);
+        assert_eq!(
+            evaluate(&attempt, 900, Some(900), std::slice::from_ref(&unknown)),
+            "TimeUnknown"
+        );
+        assert_eq!(
+            evaluate(&attempt, 900, Some(900), &[unknown, session("b", Some(0))]),
+            "Several"
+        );
+        assert_eq!(
+            evaluate(&attempt, 900, None, &[session("a", Some(0))]),
+            "TimeUnknown"
+        );
+    }
 }

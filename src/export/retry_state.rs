@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::failure::{Failure, FailureScope, RetryClass};
+use super::failure::{Failure, FailureScope, Observed, RetryClass};
 use super::spec::RetryPolicy;
 use crate::api::Reason;
 use crate::archive::layout::AttemptId;
@@ -37,6 +37,8 @@ pub struct RetryState {
     pub sealed: BTreeSet<RangeRecord>,
     /// Failure of the last attempt to write a manifest.
     pub seal_retry: Option<RetryEntry>,
+    /// Maximum time to wait for a session while none can be opened; `None`: no limit.
+    pub session_wait: Option<Duration>,
 }
 
 /// A failure with its count and the time of the next attempt.
@@ -52,6 +54,8 @@ pub struct RetryEntry {
     pub failed_at: Timestamp,
     /// Earliest time of the next attempt.
     pub retry_at: Timestamp,
+    /// Time of the last attempt, if the wait is limited.
+    pub give_up_at: Option<Timestamp>,
 }
 
 impl RetryState {
@@ -101,13 +105,34 @@ impl RetryState {
         window.hour_of_day().is_some() && entry.is_some_and(|entry| entry.failure.reason == Reason::Short)
     }
 
+    /// Returns the time of the last attempt if it found the window before the oldest day that the service lists.
+    pub fn before_oldest_since(&self, window: Window) -> Option<Timestamp> {
+        let entry = self.windows.get(&window)?;
+        (entry.failure.observed == Some(Observed::BeforeOldest)).then_some(entry.failed_at)
+    }
+
     /// Records an export-wide failure. Windows that fail for the same reason at the same time count once.
     pub fn record_export_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
         let repeated = self.export_backoff.as_ref().is_some_and(|export_backoff| {
             export_backoff.is_backing_off(now) && export_backoff.failure.reason == failure.reason
         });
         if !repeated {
-            self.export_backoff = Some(next_entry(self.export_backoff.as_ref(), failure, now, jitter));
+            let last = self.export_backoff.as_ref();
+            let entry = next_entry(last, failure, now, jitter);
+            let waited_since = last.filter(|last| waits_for_session(last.failure.reason));
+            let limit = self
+                .session_wait
+                .filter(|_| waits_for_session(entry.failure.reason));
+            let give_up_at = limit.map(|limit| {
+                let limit = SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
+                let end = now.saturating_add(limit).unwrap_or(Timestamp::MAX);
+                waited_since.and_then(|last| last.give_up_at).unwrap_or(end)
+            });
+            self.export_backoff = Some(RetryEntry {
+                retry_at: give_up_at.map_or(entry.retry_at, |end| entry.retry_at.min(end)),
+                give_up_at,
+                ..entry
+            });
         }
     }
 
@@ -145,20 +170,35 @@ impl RetryEntry {
     }
 
     /// Returns true if the policy allows no further attempt: the maximum is reached, or an external change is needed.
-    /// A full space is waited for, because sessions of others end by themselves.
+    /// A session is waited for until the limit, because sessions of others end by themselves.
     pub fn is_exhausted(&self, retry_policy: RetryPolicy) -> bool {
         match (retry_policy, self.failure.class) {
             (RetryPolicy::Forever, _) => false,
             (RetryPolicy::MaxAttempts(_), RetryClass::Manual) => true,
-            (RetryPolicy::MaxAttempts(_), RetryClass::Wait(_)) => self.failure.reason != Reason::SpaceFull,
+            (RetryPolicy::MaxAttempts(_), RetryClass::Wait(_)) => {
+                !waits_for_session(self.failure.reason)
+                    || self.give_up_at.is_some_and(|end| self.failed_at >= end)
+            }
             (RetryPolicy::MaxAttempts(max), RetryClass::Retry(_)) => self.failure_count >= max,
         }
     }
 }
 
+/// Returns true if the export waits for the service to open a session.
+const fn waits_for_session(reason: Reason) -> bool {
+    matches!(reason, Reason::SpaceFull | Reason::SessionRefused)
+}
+
 /// Escalates repeated failures to manual action: too few events twice, unproved empty answers twice, broken bytes five
-/// times, ambiguous orphan sessions seven times (after some minutes).
+/// times, ambiguous orphan sessions seven times (after some minutes). A day with a rising count is downloaded again, and
+/// a window before the oldest listed day is looked at again.
 fn escalate(failure: Failure, last: Option<&RetryEntry>) -> Failure {
+    let before = last.and_then(|last| last.failure.observed);
+    match (failure.observed, before) {
+        (Some(Observed::Count(count)), Some(Observed::Count(before))) if count > before => return failure,
+        (Some(Observed::BeforeOldest), _) => return failure,
+        (Some(Observed::Count(_)) | None, _) => {}
+    }
     let repeats = last
         .filter(|last| last.failure.reason == failure.reason)
         .map_or(0, |last| last.failure_count);
@@ -205,6 +245,7 @@ fn next_entry(last: Option<&RetryEntry>, failure: Failure, now: Timestamp, jitte
         failure,
         failed_at: now,
         retry_at,
+        give_up_at: None,
     }
 }
 
@@ -241,6 +282,72 @@ mod tests {
         assert!(!retry_state.windows[&window].is_exhausted(RetryPolicy::Forever));
         retry_state.record_success(window);
         assert!(retry_state.windows.is_empty());
+    }
+
+    #[test]
+    fn a_day_with_a_rising_count_is_not_escalated() {
+        let window: Window = "2018-06-28".parse().unwrap();
+        let mut retry_state = RetryState::default();
+        let mut now = Timestamp::UNIX_EPOCH;
+        let mut record = |count| {
+            let failure = Failure::retry(Reason::Short, "x").with_observed(Observed::Count(count));
+            retry_state.record_failure(window, failure, now, 1.0);
+            let entry = &retry_state.windows[&window];
+            let pause = entry.retry_at.duration_since(now).as_secs();
+            now = entry.retry_at;
+            (entry.failure.class == RetryClass::Manual, pause)
+        };
+        assert_eq!(record(2_500), (false, 2));
+        assert_eq!(record(2_600), (false, 4));
+        assert_eq!(record(3_000), (false, 8));
+        assert_eq!(record(3_000), (true, 600));
+        assert_eq!(record(3_001), (false, 4));
+    }
+
+    #[test]
+    fn a_window_before_the_oldest_day_is_looked_at_again() {
+        let window: Window = "2018-06-28".parse().unwrap();
+        let mut retry_state = RetryState::default();
+        let now = Timestamp::UNIX_EPOCH;
+        let lost = Failure::retry(Reason::EmptyUnproved, "lost session");
+        retry_state.record_failure(window, lost.clone(), now, 1.0);
+        assert_eq!(retry_state.before_oldest_since(window), None);
+        let gone = Failure {
+            class: RetryClass::Retry(Some(Duration::from_mins(5))),
+            ..lost.clone().with_observed(Observed::BeforeOldest)
+        };
+        retry_state.record_failure(window, gone, now, 1.0);
+        let entry = &retry_state.windows[&window];
+        assert_eq!(entry.retry_at.as_second(), 300);
+        assert!(!entry.is_exhausted(RetryPolicy::MaxAttempts(5)));
+        assert_eq!(retry_state.before_oldest_since(window), Some(now));
+        // A lost session proves nothing: the first look is forgotten.
+        retry_state.record_failure(window, lost, now, 1.0);
+        assert_eq!(retry_state.before_oldest_since(window), None);
+    }
+
+    #[test]
+    fn a_session_is_waited_for_until_the_limit() {
+        let policy = RetryPolicy::MaxAttempts(5);
+        let full = |reason| Failure::wait(reason, "x", None).export_wide();
+        let mut retry_state = RetryState {
+            session_wait: Some(Duration::from_secs(50)),
+            ..RetryState::default()
+        };
+        let mut now = Timestamp::UNIX_EPOCH;
+        let mut tries = Vec::new();
+        for reason in [Reason::SpaceFull, Reason::SessionRefused, Reason::SpaceFull] {
+            retry_state.record_export_failure(full(reason), now, 1.0);
+            let entry = retry_state.export_backoff.clone().unwrap();
+            tries.push((now.as_second(), entry.is_exhausted(policy)));
+            assert!(!entry.is_exhausted(RetryPolicy::Forever));
+            now = entry.retry_at;
+        }
+        assert_eq!(tries, [(0, false), (20, false), (50, true)]);
+        // A stored window restarts the limit.
+        retry_state.record_success("2018-06-28".parse().unwrap());
+        retry_state.record_export_failure(full(Reason::SpaceFull), now, 1.0);
+        assert!(!retry_state.export_backoff.unwrap().is_exhausted(policy));
     }
 
     #[test]

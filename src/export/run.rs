@@ -12,7 +12,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::attempt::{WindowOutcome, export_window};
+use super::attempt::{PriorEvidence, WindowOutcome, export_window};
 use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
 use super::failure::{Failure, Problem, RetryClass};
 use super::journal_io::{load_day, load_journal, put_record};
@@ -23,7 +23,7 @@ use super::open::{conditional_writes_unsupported, stopped};
 use super::recovery::{adopt_object, recover_attempt};
 use super::retry_state::RetryState;
 use super::run_context::{RunContext, lock};
-use super::snapshot::{ObservedRetention, PROBLEMS_MAX, SessionFacts, Snapshot};
+use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{Journal, ReceiptFacts};
@@ -32,6 +32,8 @@ use crate::archive::records::{ArchiveRecord, RangeRecord, SplitRecord, encode};
 use crate::archive::window::Window;
 use crate::storage::{PutMode, StoreError};
 
+/// Time until the days of the service are listed again after a failure: 5 min.
+const LIST_DAYS_RETRY: Duration = Duration::from_mins(5);
 /// Interval between snapshots while transfers run: 1 s.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum time that a stopping run waits for its sessions to be deleted: 20 s.
@@ -63,6 +65,8 @@ pub(super) struct ExportRun {
     user_known: bool,
     /// Time of the last complete listing of the bucket.
     listed_at: Timestamp,
+    /// Earliest time of the next listing of the service's days.
+    list_days_at: Instant,
     /// True if the last decision found an attempt of another holder; the bucket is then listed again from time to time.
     held_by_other: bool,
     /// True if this shard has listed the bucket once more at its end.
@@ -77,6 +81,7 @@ enum RunTask {
     Recover(AttemptId),
     Adopt(Window),
     Seal(RangeRecord),
+    ListDays,
 }
 
 enum RunTaskResult {
@@ -84,20 +89,25 @@ enum RunTaskResult {
     Recover(AttemptId, Result<(), Failure>),
     Adopt(Window, Result<bool, Failure>),
     Seal(RangeRecord, Result<ChainListing, Failure>),
+    ListDays(Result<(), Failure>),
 }
 
 impl ExportRun {
     pub(super) fn new(ctx: Arc<RunContext>) -> Self {
         Self {
+            retry_state: RetryState {
+                session_wait: ctx.shared.limits.session_wait,
+                ..RetryState::default()
+            },
             ctx,
             journal: None,
-            retry_state: RetryState::default(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
             stored_now: BTreeSet::new(),
             listing_failed: false,
             user_known: false,
             listed_at: Timestamp::UNIX_EPOCH,
+            list_days_at: Instant::now(),
             held_by_other: false,
             relisted_for_shards: false,
             store_clock_offset: SignedDuration::ZERO,
@@ -117,12 +127,13 @@ impl ExportRun {
             let mut problems = decision.problems.iter();
             self.held_by_other = problems.any(|problem| problem.reason == Reason::HeldByOther);
             let idle = decision.idle;
-            let wake = decision.wake;
+            let lists_days = self.list_days(&decision);
+            let wake = self.next_wake(&decision);
             let changed = self.act(decision.clone()).await;
             let publish_started = Instant::now();
             let snapshot = self.publish_snapshot(&decision, out);
             spent += publish_started.elapsed();
-            if idle && !changed {
+            if idle && !changed && !lists_days {
                 if self.relist_for_shards() {
                     // Nothing to wait for.
                     continue;
@@ -199,6 +210,11 @@ impl ExportRun {
             in_progress: &in_progress,
             sealing: self.running.values().any(|task| matches!(task, RunTask::Seal(_))),
             retry_state: &self.retry_state,
+            oldest_listed: self
+                .ctx
+                .listing_cache
+                .retention()
+                .map(|retention| retention.oldest),
             listed_at: self.listed_at,
             now,
             store_now: now.checked_add(self.store_clock_offset).unwrap_or(now),
@@ -232,6 +248,38 @@ impl ExportRun {
         }
     }
 
+    /// Lists the days of the service, regularly, while the archive lacks some: retention moves, and what was found to be
+    /// expired may be listed again. Returns true while that is in progress.
+    fn list_days(&mut self, decision: &RunDecision) -> bool {
+        if !decision.coverage.missing.is_empty() && Instant::now() >= self.list_days_at {
+            self.list_days_at = Instant::now() + self.ctx.shared.limits.listing_max_age;
+            self.spawn(RunTask::ListDays, |ctx| async move {
+                let listed = tokio::select! {
+                    listed = ctx.listing_cache.refresh_if_due() => listed,
+                    () = ctx.stop.cancelled() => Err(stopped()),
+                };
+                RunTaskResult::ListDays(listed)
+            });
+        }
+        self.running.values().any(|task| *task == RunTask::ListDays)
+    }
+
+    /// Returns the time of the next decision, which may be to list the days of the service.
+    fn next_wake(&self, decision: &RunDecision) -> Option<Timestamp> {
+        let left = self.list_days_at.saturating_duration_since(Instant::now());
+        let list_at = self.now().checked_add(left).ok();
+        let list_at = list_at.filter(|_| !decision.coverage.missing.is_empty());
+        decision.wake.into_iter().chain(list_at).min()
+    }
+
+    fn list_days_done(&mut self, outcome: Result<(), Failure>) {
+        if let Err(failure) = outcome {
+            tracing::info!(reason = %failure.reason, error = failure.message, "cannot list the days of the service");
+            let retry = LIST_DAYS_RETRY.min(self.ctx.shared.limits.listing_max_age);
+            self.list_days_at = Instant::now() + retry;
+        }
+    }
+
     /// Starts the decided tasks. Returns true if the state changed immediately, so that the next decision is due.
     async fn act(&mut self, decision: RunDecision) -> bool {
         let mut changed = false;
@@ -261,15 +309,15 @@ impl ExportRun {
         }
         for window in decision.start {
             let journal = self.journal.as_ref();
-            let other_hours =
-                journal.and_then(|journal| other_hours_events(journal, &self.ctx.export, window));
             let last = self.retry_state.windows.get(&window);
-            let uncounted_before = last.is_some_and(|last| last.failure.reason == Reason::EventsUncounted);
+            let prior = PriorEvidence {
+                other_hours: journal
+                    .and_then(|journal| other_hours_events(journal, &self.ctx.export, window)),
+                before_oldest_since: self.retry_state.before_oldest_since(window),
+                uncounted_before: last.is_some_and(|last| last.failure.reason == Reason::EventsUncounted),
+            };
             self.spawn(RunTask::Window(window), move |ctx| async move {
-                RunTaskResult::Window(
-                    window,
-                    export_window(&ctx, window, other_hours, uncounted_before).await,
-                )
+                RunTaskResult::Window(window, export_window(&ctx, window, prior).await)
             });
         }
         changed
@@ -404,6 +452,7 @@ impl ExportRun {
                     RunTaskResult::Recover(id, outcome) => self.recover_done(id, outcome, now).await,
                     RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
                     RunTaskResult::Seal(period, outcome) => self.seal_done(period, outcome, now),
+                    RunTaskResult::ListDays(outcome) => self.list_days_done(outcome),
                 }
             }
             Err(error) => {
@@ -415,7 +464,7 @@ impl ExportRun {
                 match self.running.remove(&error.id()) {
                     Some(RunTask::Recover(id)) => {
                         self.retry_state
-                            .record_recovery_failure(id, failure, now, rand::random())
+                            .record_recovery_failure(id, failure, now, rand::random());
                     }
                     Some(RunTask::Window(window) | RunTask::Adopt(window)) => {
                         lock(&self.ctx.in_progress).retain(|id| id.window != window);
@@ -425,8 +474,9 @@ impl ExportRun {
                         self.refresh_day(window).await;
                     }
                     Some(RunTask::Seal(_)) => {
-                        self.retry_state.record_seal_failure(failure, now, rand::random())
+                        self.retry_state.record_seal_failure(failure, now, rand::random());
                     }
+                    Some(RunTask::ListDays) => self.list_days_done(Err(failure)),
                     None => {}
                 }
             }
@@ -458,10 +508,10 @@ impl ExportRun {
                 self.retry_state.record_success(window);
                 needs_refresh = true;
             }
-            Ok(WindowOutcome::Expired) => {
+            Ok(WindowOutcome::Expired(facts)) => {
                 self.retry_state.record_success(window);
                 if let Some(journal) = &mut self.journal {
-                    journal.expired.insert(window);
+                    journal.expired.insert(window, Some(facts));
                 }
             }
             // A stop is not a failure of the window.
@@ -549,12 +599,6 @@ impl ExportRun {
         snapshot
     }
 
-    fn observed_retention(&self) -> Option<ObservedRetention> {
-        let (oldest, ago) = self.ctx.listing_cache.oldest()?;
-        let at = self.now().checked_sub(ago).ok()?;
-        Some(ObservedRetention { oldest, at })
-    }
-
     fn build_snapshot(&self, decision: &RunDecision) -> Snapshot {
         let empty = Journal::default();
         let journal = self.journal.as_ref().unwrap_or(&empty);
@@ -612,20 +656,23 @@ impl ExportRun {
                 .map(|(id, window)| SessionFacts { id, window })
                 .collect(),
             problems,
+            open_attempts: decision.open_attempts.iter().map(|id| id.window).collect(),
+            suspected_sessions: lock(&self.ctx.suspected_sessions).iter().cloned().collect(),
+            finished: decision.finished,
             complete: decision.complete,
             manifest_due: decision.sealing,
             next_run_at: decision.wake,
             windows: Arc::new(windows),
             transfers: lock(&self.ctx.transfers).values().cloned().collect(),
             last_stored,
-            retention: self.observed_retention(),
+            retention: self.ctx.listing_cache.retention(),
         }
     }
 
     fn active_windows(&self) -> BTreeSet<Window> {
         let windows = self.running.values().filter_map(|task| match task {
             RunTask::Window(window) => Some(*window),
-            RunTask::Recover(_) | RunTask::Adopt(_) | RunTask::Seal(_) => None,
+            RunTask::Recover(_) | RunTask::Adopt(_) | RunTask::Seal(_) | RunTask::ListDays => None,
         });
         windows.collect()
     }
@@ -635,7 +682,7 @@ impl ExportRun {
         let mut in_progress = lock(&self.ctx.in_progress).clone();
         in_progress.extend(self.running.values().filter_map(|task| match task {
             RunTask::Recover(id) => Some(*id),
-            RunTask::Window(_) | RunTask::Adopt(_) | RunTask::Seal(_) => None,
+            RunTask::Window(_) | RunTask::Adopt(_) | RunTask::Seal(_) | RunTask::ListDays => None,
         }));
         in_progress
     }

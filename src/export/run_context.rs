@@ -2,19 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
-use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use ulid::Ulid;
 
 use super::budget::{SessionBudget, SessionBudgets};
 use super::engine::{Clock, Limits, Peers};
-use super::listing_cache::ListingCache;
+use super::listing_cache::{ListedDays, ListingCache};
 use super::manifest::chain::ChainCache;
 use super::observer::EngineObserver;
 use super::pool::{PartPool, WindowSemaphore};
@@ -25,9 +22,6 @@ use crate::archive::layout::AttemptId;
 use crate::archive::window::Window;
 use crate::pipeline::proof::ProverPool;
 use crate::storage::conditional::ConditionalSupport;
-
-/// Time for which a downloaded day proves the retention of the service: 1 h.
-const SERVED_TTL: Duration = Duration::from_hours(1);
 
 /// Resources that all exports of a process share.
 pub(super) struct SharedResources {
@@ -59,6 +53,8 @@ pub(super) struct RunContext {
     pub(super) in_progress: Mutex<BTreeSet<AttemptId>>,
     /// Sessions of this run that are not known to be deleted.
     pub(super) sessions: Mutex<BTreeMap<String, Window>>,
+    /// Sessions that interrupted attempts may have left open, at the last search.
+    pub(super) suspected_sessions: Mutex<BTreeSet<String>>,
     /// Signals that a session was opened, so that the snapshot is published.
     pub(super) session_opened: Notify,
     /// Attempts of this run that certainly have no session open: never requested, or deleted.
@@ -69,7 +65,6 @@ pub(super) struct RunContext {
     pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
     /// Manifests that this run has read or written.
     pub(super) chain_cache: Mutex<ChainCache>,
-    served: Mutex<Option<(Date, Instant)>>,
 }
 
 /// Locks a mutex and ignores poisoning: the data stays valid after a panic elsewhere.
@@ -97,11 +92,18 @@ impl RunContext {
         stop: CancellationToken,
     ) -> Self {
         let budget = shared.budgets.for_space(&export.source, &export.space);
-        let today = (shared.now)().to_zoned(jiff::tz::TimeZone::UTC).date();
-        let account = export.scope == Scope::Account;
-        let last = export.end.unwrap_or(today).max(export.start);
-        let listing_cache =
-            ListingCache::new(peers.tracker.clone(), &export.space, account, export.start, last);
+        let days = ListedDays {
+            space: export.space.clone(),
+            account: export.scope == Scope::Account,
+            first: export.start,
+            last: export.end,
+        };
+        let listing_cache = ListingCache::new(
+            peers.tracker.clone(),
+            days,
+            Arc::clone(&shared.now),
+            shared.limits.listing_max_age,
+        );
         Self {
             id: Ulid::generate(),
             export,
@@ -113,12 +115,12 @@ impl RunContext {
             tracker_user: OnceLock::new(),
             in_progress: Mutex::default(),
             sessions: Mutex::default(),
+            suspected_sessions: Mutex::default(),
             session_opened: Notify::new(),
             closed_attempts: Mutex::default(),
             stale_windows: Mutex::default(),
             transfers: Mutex::default(),
             chain_cache: Mutex::default(),
-            served: Mutex::default(),
         }
     }
 
@@ -149,24 +151,6 @@ impl RunContext {
     pub(super) fn mark_in_progress(&self, id: AttemptId) -> InProgressGuard<'_> {
         lock(&self.in_progress).insert(id);
         InProgressGuard { ctx: self, id }
-    }
-
-    /// Records that the service returned events of a day.
-    pub(super) fn record_served(&self, date: Date) {
-        let mut served = lock(&self.served);
-        let now = Instant::now();
-        let keep = served.filter(|(oldest, at)| *oldest <= date && now.duration_since(*at) < SERVED_TTL);
-        if keep.is_none() {
-            *served = Some((date, now));
-        }
-    }
-
-    /// Returns the oldest day with events that the service returned within the last hour.
-    pub(super) fn oldest_served(&self) -> Option<Date> {
-        let served = *lock(&self.served);
-        served
-            .filter(|(_, at)| at.elapsed() < SERVED_TTL)
-            .map(|(date, _)| date)
     }
 
     pub(super) fn is_account_scope(&self) -> bool {

@@ -43,8 +43,13 @@ pub struct Snapshot {
     pub sessions: Vec<SessionFacts>,
     /// Problems and waits, the worst first; at most [`PROBLEMS_MAX`].
     pub problems: Vec<Problem>,
-    /// True if all wanted cells are covered or accepted, the range has an end, no session is left, and the manifest
-    /// exists.
+    /// Windows of attempts that are in progress or must be recovered: each may have a session open.
+    pub open_attempts: Vec<Window>,
+    /// Sessions that attempts with a lost reply may have opened, at the last search; not all may be known.
+    pub suspected_sessions: Vec<String>,
+    /// True if every due cell is covered or accepted, no attempt is open, and every due manifest exists.
+    pub finished: bool,
+    /// True if the run is finished and the range has an end that is past.
     pub complete: bool,
     /// True if a manifest is due that does not exist yet.
     pub manifest_due: bool,

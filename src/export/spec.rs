@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::shard::{SHARDS_MAX, Shard};
 use crate::api::{Scope, SettingNames};
+use crate::archive::coverage::Expectation;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
 use crate::archive::manifest::document::GapEntry;
@@ -147,6 +148,21 @@ impl ExportSpec {
         match self.hour {
             None => Some(Window::day(day)),
             Some(hour) => Window::hour(day, hour),
+        }
+    }
+
+    /// Returns the content that this shard should have stored by now.
+    pub fn expectation(&self, now: Timestamp) -> Expectation {
+        let wanted: HourSet = self.windows(now).collect();
+        Expectation {
+            source: Some(self.source.clone()),
+            oldest_listed: None,
+            accepted: self.accepted_hours(&wanted),
+            not_due: self
+                .windows(now)
+                .filter(|window| self.due_at(*window) > now)
+                .collect(),
+            wanted,
         }
     }
 

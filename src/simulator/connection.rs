@@ -6,6 +6,8 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -178,6 +180,8 @@ impl Connection {
         } = response;
         let close = request.is_none_or(ServerRequest::closes);
         let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
+        let now = Timestamp::now().to_zoned(TimeZone::UTC);
+        let _ = write!(head, "Date: {}\r\n", now.strftime("%a, %d %b %Y %H:%M:%S GMT"));
         for (name, value) in headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }

@@ -35,7 +35,7 @@ impl DownloadRecord {
     pub(super) fn finish(&self, service: &SimulatedService, sent: u64) {
         let mut state = service.state();
         let entry = state.ledger.downloads.entry(self.label.clone()).or_default();
-        entry.answers += 1;
+        entry.replies += 1;
         entry.resumed += u64::from(self.resumed);
         entry.bytes += sent;
         let complete = self.complete_after.is_some_and(|bytes| sent >= bytes);

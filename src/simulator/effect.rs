@@ -97,6 +97,11 @@ pub enum Effect {
         /// Percentage of the correct count: below 100 rounded down, above rounded up.
         percent: u64,
     },
+    /// The listing rejects longer ranges, and days in the future, with 400.
+    RefuseRanges {
+        /// Maximum number of days.
+        days: u16,
+    },
     /// The listing omits days.
     LeaveOutDays,
     /// The listing has retained days without events, with count zero.

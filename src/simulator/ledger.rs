@@ -20,17 +20,17 @@ pub struct Ledger {
     /// Sessions that a fault removed.
     pub vanished: u64,
     /// Deletes of sessions that did not exist.
-    pub deletes_of_nothing: u64,
+    pub deletes_not_found: u64,
     /// Open sessions created by request.
     pub open_now: u64,
     /// Open sessions of human users, created by the test.
-    pub people_open: u64,
+    pub other_users_open: u64,
     /// Sessions of human users deleted by request. Not 0 only if a client deleted sessions of another user.
-    pub people_deleted: u64,
+    pub other_users_deleted: u64,
     /// Maximum number of sessions open in one space at the same time, of all users.
     pub max_open: u64,
     /// Creates rejected because the space was full.
-    pub refused_full: u64,
+    pub refused_at_capacity: u64,
     /// Tokens issued for a password or an API key.
     pub logins: u64,
     /// Tokens issued for a refresh token.
@@ -40,7 +40,7 @@ pub struct Ledger {
     /// Requests by kind.
     pub requests: BTreeMap<RequestKind, u64>,
     /// Responses by HTTP status.
-    pub answers: BTreeMap<u16, u64>,
+    pub replies: BTreeMap<u16, u64>,
     /// Downloads by `SPACE/SCOPE/WINDOW`, for example `c1/space/2018-06-28T07`, or
     /// `c1/account/2018-06-28/2018-06-30` for several days.
     pub downloads: BTreeMap<String, DownloadStats>,
@@ -57,7 +57,7 @@ pub struct Ledger {
 #[serde(rename_all = "camelCase", default)]
 pub struct DownloadStats {
     /// Responses with bytes.
-    pub answers: u64,
+    pub replies: u64,
     /// Responses that started at a later byte.
     pub resumed: u64,
     /// Responses that reached the last byte.
@@ -77,7 +77,7 @@ impl Ledger {
         let mut sum = DownloadStats::default();
         for (key, download) in &self.downloads {
             if key.splitn(3, '/').nth(2) == Some(window) {
-                sum.answers += download.answers;
+                sum.replies += download.replies;
                 sum.resumed += download.resumed;
                 sum.completed += download.completed;
                 sum.bytes += download.bytes;

@@ -25,6 +25,24 @@ pub(super) struct ListingRequest {
     account: bool,
 }
 
+impl ListingRequest {
+    /// Rejects a range that a fault does not allow.
+    pub(super) fn check_range(
+        &self,
+        service: &SimulatedService,
+        context: FaultContext,
+    ) -> Result<(), ApiError> {
+        let (length, today) = ((self.end - self.start).get_days(), service.now().0);
+        let refused = service.fault(context, |effect| match effect {
+            Effect::RefuseRanges { days } => (length >= i32::from(*days) || self.end > today).then_some(()),
+            _ => None,
+        });
+        refused.map_or(Ok(()), |()| {
+            Err(ApiError::new(400, "the range is too long or in the future"))
+        })
+    }
+}
+
 /// Parses a request. Without a body it is for all retained days of the space.
 pub(super) fn parse_listing(
     service: &SimulatedService,

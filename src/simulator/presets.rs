@@ -293,9 +293,11 @@ static PRESETS: &[Preset] = presets! {
     // Daily listing.
     "events-403": "GET /v3/events gets 403" => [Events], status(403, "forbidden"),
     "events-400": "GET /v3/events gets 400 with an HTML page of a gateway that rejects GET requests with a body" => [Events], status(400, "a GET must not have a body"); [Events], Effect::ErrorsAs { form: ErrorForm::Html },
+    "events-refuse-long": "GET /v3/events gets 400 for more than 15 days, and for days in the future" => [Events], Effect::RefuseRanges { days: 15 },
     "events-500": "GET /v3/events gets 500" => [Events], status(500, "internal error"),
     "events-ignores-fields": "the daily listing has every retained day, whatever the request asks for" => [Events], Effect::IgnoreFields,
     "events-lag": "the counts in the daily listing are half of the correct ones" => [Events], Effect::CountAs { percent: 50 },
+    "day-grows": "a day grows during its download: the first listing has a count of 80 %, and the first body ends after 20 gzip members" => [Download], Effect::EndEarly { at: BodyOffset::MemberEnd(20) }, times(1); [Download], Effect::MembersAs { members: Members::Hours }; [Events], Effect::CountAs { percent: 80 }, times(1),
     "events-over": "the counts in the daily listing are too high" => [Events], Effect::CountAs { percent: 150 },
     "events-left-out": "the daily listing omits days" => [Events], Effect::LeaveOutDays,
     "events-zero": "the daily listing has days without events, with count zero" => [Events], Effect::ZeroDays,

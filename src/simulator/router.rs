@@ -186,6 +186,7 @@ async fn execute(
             ))
         }
         TrackerRequest::Events(listing) => {
+            listing.check_range(service, *context)?;
             let value = listing::list(service, &caller, listing, *context).await;
             Ok(respond(
                 service,

@@ -108,7 +108,7 @@ async fn serve_request(
 }
 
 fn record_response(service: &SimulatedService, response: ServerResponse) -> ServerResponse {
-    *service.state().ledger.answers.entry(response.status).or_default() += 1;
+    *service.state().ledger.replies.entry(response.status).or_default() += 1;
     response
 }
 

@@ -62,7 +62,7 @@ pub(super) struct SimulatedSession {
     pub(super) created: Timestamp,
     pub(super) accessed: Timestamp,
     /// True if the test opened it, for a human user.
-    pub(super) of_a_person: bool,
+    pub(super) other_user: bool,
     /// Complete downloads so far.
     pub(super) completed: u64,
 }
@@ -86,7 +86,7 @@ pub struct SessionView {
     /// True for the account scope.
     pub account: bool,
     /// True if the test opened it, for a human user.
-    pub of_a_person: bool,
+    pub other_user: bool,
 }
 
 #[derive(Debug)]
@@ -225,10 +225,10 @@ impl SimulatedService {
     /// Returns the current ledger.
     pub(super) fn ledger(&self) -> Ledger {
         let state = self.state();
-        let people = state.sessions.values().filter(|open| open.of_a_person).count() as u64;
+        let people = state.sessions.values().filter(|open| open.other_user).count() as u64;
         Ledger {
             open_now: state.sessions.len() as u64 - people,
-            people_open: people,
+            other_users_open: people,
             ..state.ledger.clone()
         }
     }
@@ -244,7 +244,7 @@ impl SimulatedService {
             end: open.requested.end,
             hour: open.requested.hour,
             account: open.requested.account,
-            of_a_person: open.of_a_person,
+            other_user: open.other_user,
         };
         state.sessions.iter().map(view).collect()
     }
@@ -291,7 +291,7 @@ impl ServiceState {
         requested: Selection,
         served: Selection,
         reported_range: (Date, Date),
-        of_a_person: bool,
+        other_user: bool,
     ) -> String {
         let id = self.ids.uuid();
         let now = Timestamp::now();
@@ -303,13 +303,13 @@ impl ServiceState {
             reported_range,
             created: now,
             accessed: now,
-            of_a_person,
+            other_user,
             completed: 0,
         };
         self.sessions.insert(id.clone(), open);
         let open_now = self.open_in(&space) as u64;
         self.ledger.max_open = self.ledger.max_open.max(open_now);
-        if !of_a_person {
+        if !other_user {
             self.ledger.opened += 1;
         }
         id

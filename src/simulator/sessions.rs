@@ -133,7 +133,7 @@ pub(super) fn create(
                 .map_or(Value::Null, |open| session_json(&id, open));
             return Ok((200, value));
         }
-        state.ledger.refused_full += 1;
+        state.ledger.refused_at_capacity += 1;
     }
     let replacement = service.fault(context, |effect| match effect {
         Effect::CapacityAs { status, retry_after } => Some((*status, *retry_after)),
@@ -217,8 +217,8 @@ pub(super) fn delete(service: &SimulatedService, caller: &Caller, id: &str) -> R
         Ok(open) => {
             // Of two concurrent deletes, one finds no session.
             if state.sessions.remove(id).is_some() {
-                if open.of_a_person {
-                    state.ledger.people_deleted += 1;
+                if open.other_user {
+                    state.ledger.other_users_deleted += 1;
                 } else {
                     state.ledger.deleted += 1;
                 }
@@ -227,7 +227,7 @@ pub(super) fn delete(service: &SimulatedService, caller: &Caller, id: &str) -> R
         }
         Err(error) => {
             if error.status == 404 {
-                state.ledger.deletes_of_nothing += 1;
+                state.ledger.deletes_not_found += 1;
             }
             Err(error)
         }

@@ -166,11 +166,11 @@ async fn a_download_follows_the_seed_and_is_in_the_ledger() {
         (ledger.opened, ledger.deleted, ledger.open_now, ledger.max_open),
         (1, 1, 0, 1)
     );
-    assert_eq!(ledger.deletes_of_nothing, 1);
+    assert_eq!(ledger.deletes_not_found, 1);
     assert_eq!(ledger.requests_of(RequestKind::Download), 3);
     let download = ledger.downloads_of("2018-06-28");
     assert_eq!(
-        (download.answers, download.resumed, download.completed),
+        (download.replies, download.resumed, download.completed),
         (2, 1, 2)
     );
     assert_eq!(download.bytes, 2 * body.len() as u64 - 1000);
@@ -350,8 +350,8 @@ async fn a_space_holds_thirty_sessions_of_all_users() {
         (
             ledger.max_open,
             ledger.open_now,
-            ledger.people_open,
-            ledger.refused_full
+            ledger.other_users_open,
+            ledger.refused_at_capacity
         ),
         (30, 1, 29, 1)
     );

@@ -1,6 +1,7 @@
 //! The daily listing: days that the service has, and their numbers of events. Network I/O.
 
 use ::http::{Method, StatusCode};
+use jiff::ToSpan as _;
 use jiff::civil::Date;
 use serde_json::json;
 
@@ -9,11 +10,32 @@ use super::error_reply::ApiOperation;
 use super::sessions::api_request;
 use super::{Day, Tracker, TrackerError, reply};
 
+/// Maximum number of days in one request for the listing. Services may refuse longer ranges.
+pub const LISTING_DAYS_MAX: i64 = 15;
+
 impl Tracker {
     /// Returns the days that the service lists for the range, both ends inclusive: sorted, one row per day. The service
-    /// may ignore the range, lag behind, or omit days. [`TrackerError::ListingRefused`] means that it provides no
-    /// listing.
+    /// may lag behind or omit days; days outside the range are dropped. Sends one request for each
+    /// [`LISTING_DAYS_MAX`] days. [`TrackerError::ListingRefused`] means that it provides no listing.
     pub async fn list_days(
+        &self,
+        space: &str,
+        start: Date,
+        end: Date,
+        account: bool,
+    ) -> Result<Vec<Day>, TrackerError> {
+        let mut days = Vec::new();
+        let mut first = Some(start);
+        while let Some(from) = first.filter(|first| *first <= end) {
+            let to = from.saturating_add((LISTING_DAYS_MAX - 1).days()).min(end);
+            let listed = self.list_range(space, from, to, account).await?;
+            days.extend(listed.into_iter().filter(|day| (from..=to).contains(&day.date)));
+            first = to.tomorrow().ok();
+        }
+        Ok(days)
+    }
+
+    async fn list_range(
         &self,
         space: &str,
         start: Date,

@@ -61,7 +61,7 @@ pub enum TrackerError {
         /// Text of the reply.
         message: String,
     },
-    /// No session was opened: the space is full, or the role is missing; the service does not tell them apart.
+    /// No session was opened: the space is full, or the role is missing; the status does not tell them apart.
     #[error(
         "cannot open a session in space {space} (status {status}){}: at most 30 may be open at once, and the user needs the developer role (for account events the permission of the account)",
         quoted(message)
@@ -71,6 +71,8 @@ pub enum TrackerError {
         space: String,
         /// HTTP status.
         status: u16,
+        /// True if the reply itself names the number of sessions as the cause.
+        names_capacity: bool,
         /// Text of the reply.
         message: String,
     },

@@ -89,15 +89,18 @@ impl ErrorReply<'_> {
             (ApiOperation::CreateSession, 403 | 409 | 429) => TrackerError::Capacity {
                 space: space.to_owned(),
                 status: code,
+                names_capacity: code == 429 || mentions_capacity(&message),
                 message,
             },
             (ApiOperation::CreateSession, 500) if mentions_capacity(&message) => TrackerError::Capacity {
                 space: space.to_owned(),
                 status: code,
+                names_capacity: true,
                 message,
             },
             (_, 429) => TrackerError::Throttled { host, message, after },
-            (ApiOperation::ListDays, 400..=499 | 501) => TrackerError::ListingRefused {
+            // Other replies may pass.
+            (ApiOperation::ListDays, 400 | 403 | 404 | 405 | 501) => TrackerError::ListingRefused {
                 host,
                 status: code,
                 message,
@@ -134,7 +137,7 @@ pub(super) fn is_router_error(headers: &HeaderMap) -> bool {
     headers.contains_key("x-cf-routererror")
 }
 
-/// Returns true for a 500 that reports a full space, which means that no session was opened.
+/// Returns true for a text that reports a full space. In a 500 it means that no session was opened.
 fn mentions_capacity(message: &str) -> bool {
     let message = message.to_lowercase();
     let any = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -148,10 +151,19 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
-    let at = jiff::fmt::rfc2822::DateTimeParser::new()
-        .parse_timestamp(text)
-        .ok()?;
+    let at = http_date(text)?;
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+/// Returns the time of a reply by the clock of its sender (RFC 9110 § 6.6.1).
+pub(super) fn reply_time(headers: &HeaderMap) -> Option<Timestamp> {
+    http_date(headers.get(header::DATE)?.to_str().ok()?.trim())
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text)
+        .ok()
 }
 
 #[cfg(test)]

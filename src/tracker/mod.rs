@@ -27,6 +27,7 @@ mod tests;
 pub use client::Tracker;
 pub use config::{Timeouts, TrackerConfig, UaaSource, endpoint_of_region};
 pub use credentials::{Credentials, CredentialsError, CredentialsKey};
+pub use days::LISTING_DAYS_MAX;
 pub use download::{Download, DownloadResponse};
 pub use error::{StreamError, TrackerError, TrackerErrorClass};
 pub use resume_point::ResumePoint;
@@ -67,6 +68,15 @@ pub struct Session {
     pub account: Option<bool>,
     /// Hour in the reply of the service. `Some(None)`: the complete day. `None`: unknown.
     pub hour: Option<Option<u8>>,
+}
+
+/// Open sessions, with the time of the listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionListing {
+    /// Sessions that the service shows.
+    pub sessions: Vec<Session>,
+    /// Time of the reply by the clock of the service, from its `Date` header; `None` without a valid one.
+    pub service_time: Option<Timestamp>,
 }
 
 /// Row of the daily listing.

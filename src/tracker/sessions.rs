@@ -4,8 +4,8 @@ use ::http::{Method, StatusCode};
 use serde_json::json;
 
 use super::client::ServiceRequest;
-use super::error_reply::ApiOperation;
-use super::{Session, SessionRequest, Tracker, TrackerError, reply};
+use super::error_reply::{ApiOperation, reply_time};
+use super::{Session, SessionListing, SessionRequest, Tracker, TrackerError, reply};
 
 impl Tracker {
     /// Opens a session. Sends the request at most once, and once more only after a 401. If
@@ -42,6 +42,13 @@ impl Tracker {
 
     /// Lists the open sessions that the service shows: those of this user, or of all users of the space.
     pub async fn list_sessions(&self, space: &str) -> Result<Vec<Session>, TrackerError> {
+        self.list_sessions_with_time(space)
+            .await
+            .map(|listing| listing.sessions)
+    }
+
+    /// Lists the open sessions like [`Tracker::list_sessions`], with the time at which the service replied.
+    pub async fn list_sessions_with_time(&self, space: &str) -> Result<SessionListing, TrackerError> {
         let reply = self
             .send_with_retry(&api_request(
                 ApiOperation::ListSessions,
@@ -50,10 +57,15 @@ impl Tracker {
                 space,
             ))
             .await?;
-        if reply.status == StatusCode::NO_CONTENT {
-            return Ok(Vec::new());
-        }
-        reply::sessions(&reply.body).map_err(|why| self.bad_reply(ApiOperation::ListSessions, why))
+        let sessions = if reply.status == StatusCode::NO_CONTENT {
+            Vec::new()
+        } else {
+            reply::sessions(&reply.body).map_err(|why| self.bad_reply(ApiOperation::ListSessions, why))?
+        };
+        Ok(SessionListing {
+            sessions,
+            service_time: reply_time(&reply.headers),
+        })
     }
 
     /// Returns a session. `None`: it does not exist.

@@ -164,6 +164,43 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
             "\"end\":\"2018-06-06\"",
         );
     }),
+    (
+        "a day that is not covered is an accepted gap without an entry",
+        "completeness",
+        |root| {
+            edit(
+                &root.join("_manifests/00000003.json"),
+                "\"acceptedGaps\":[{",
+                "\"acceptedGaps\":[],\"gaps\":[{",
+            );
+        },
+    ),
+    ("a covered day is an accepted gap", "completeness", |root| {
+        edit(
+            &root.join("_manifests/00000003.json"),
+            "\"end\":\"2018-06-01\"",
+            "\"end\":\"2018-06-05\"",
+        );
+        edit(
+            &root.join("_manifests/00000003.json"),
+            "\"statement\":\"Matched\"",
+            "\"statement\":\"AcceptedGap\"",
+        );
+    }),
+    ("a sum of a manifest edited", "completeness", |root| {
+        edit(
+            &root.join("_manifests/00000003.json"),
+            "\"daysWithoutCount\":",
+            "\"daysWithoutCount\":1",
+        );
+    }),
+    ("a receipt with fewer events than reported", "counts", |root| {
+        edit(
+            &root.join("_journal/2018-06-05.receipt.json"),
+            "\"reportedAfter\":",
+            "\"reportedAfter\":9",
+        );
+    }),
     ("a manifest's numbers edited", "facts", |root| {
         edit(
             &root.join("_manifests/00000003.json"),

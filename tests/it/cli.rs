@@ -4,10 +4,12 @@
 
 mod contexts;
 mod fixture;
+mod locations;
 mod sessions;
 mod shells;
 mod status;
 mod tutorial;
+mod unfinished;
 
 use std::fs;
 use std::path::Path;
@@ -134,7 +136,7 @@ async fn the_quickstart_is_stored_once_and_verifies() {
     assert_eq!(
         (
             summary["totals"]["storedNow"].as_u64(),
-            summary["totals"]["alreadyThere"].as_u64()
+            summary["totals"]["alreadyStored"].as_u64()
         ),
         (Some(0), Some(7))
     );
@@ -180,7 +182,7 @@ async fn an_invalid_signing_key_does_not_block_storing_events() {
     assert_eq!(summary["totals"]["storedNow"], 1);
     let export = &summary["exports"][0];
     assert_eq!(
-        (export["manifestDue"].as_bool(), &export["troubles"][0]["reason"]),
+        (export["manifestDue"].as_bool(), &export["problems"][0]["reason"]),
         (Some(true), &"SigningKeyInvalid".into())
     );
     assert!(
@@ -196,7 +198,7 @@ async fn an_invalid_signing_key_does_not_block_storing_events() {
     right.env("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY", &key);
     let right = output(right.spawn().unwrap()).await;
     assert_eq!(right.status.code(), Some(0), "{right:?}");
-    assert_eq!(last_object(&right)["totals"]["alreadyThere"], 1);
+    assert_eq!(last_object(&right)["totals"]["alreadyStored"], 1);
     let manifests = Path::new(to).join("space=c1/scope=space/_manifests");
     assert_eq!(fs::read(manifests.join("00000001.json.sig")).unwrap().len(), 64);
 }
@@ -260,7 +262,11 @@ async fn the_run_after_a_kill_cleans_up() {
     assert_eq!(last_object(&again)["totals"]["stored"], 7);
     let ledger = simulator.ledger();
     assert_eq!(
-        (ledger.open_now, ledger.people_open, ledger.people_deleted),
+        (
+            ledger.open_now,
+            ledger.other_users_open,
+            ledger.other_users_deleted
+        ),
         (0, manual_sessions.len() as u64, 0)
     );
 }
@@ -387,7 +393,7 @@ async fn shards_together_store_every_day_once() {
     assert_eq!(stored_days(&to), june);
     let ledger = simulator.ledger();
     assert_eq!((ledger.opened, ledger.deleted, ledger.violation_count), (7, 7, 0));
-    assert!(ledger.downloads.values().all(|download| download.answers <= 1));
+    assert!(ledger.downloads.values().all(|download| download.replies <= 1));
 
     let arguments = [
         "run",
@@ -400,7 +406,7 @@ async fn shards_together_store_every_day_once() {
     ];
     let whole = last_object(&run(folder.path(), &arguments).await);
     assert_eq!(
-        (&whole["totals"]["alreadyThere"], &whole["exports"][0]["shard"]),
+        (&whole["totals"]["alreadyStored"], &whole["exports"][0]["shard"]),
         (&7.into(), &Value::Null)
     );
     assert_eq!(simulator.ledger().opened, 7);

@@ -168,7 +168,7 @@ fn an_archive_of_version_0_1_0_is_continued_and_nothing_of_it_changes() {
     let totals = &summary["totals"];
     // 7 days exist already, one of them in hours; 2 of the 4 new ones are an empty weekend.
     assert_eq!(
-        (&totals["alreadyThere"], &totals["storedNow"]),
+        (&totals["alreadyStored"], &totals["storedNow"]),
         (&json!(7), &json!(4))
     );
     assert_eq!((&totals["accepted"], &totals["missing"]), (&json!(3), &json!(0)));

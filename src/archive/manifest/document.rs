@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::api::sanitize;
-use crate::archive::counts::Verdict;
+use crate::archive::counts::{SplitDay, Verdict};
 use crate::archive::records::{self, ArchiveRecord, RangeRecord, RecordError};
+use crate::archive::window::Window;
 use crate::pipeline::proof::hex;
 
 /// Maximum size of a manifest: 16 MiB. A period has at most 366 days, so at most 8,784 windows of some 500 bytes each,
@@ -121,6 +122,85 @@ pub struct DayEntry {
     pub reported: Option<u64>,
     /// Comparison of the two counts.
     pub statement: DayStatement,
+}
+
+/// Facts that determine the entry of a day.
+#[derive(Clone, Copy, Debug)]
+pub struct DayEvidence<'a> {
+    /// The day, or its hour if the export is limited to one.
+    pub wanted: Window,
+    /// Entries of the windows that cover it, in time order.
+    pub windows: &'a [(Window, &'a WindowEntry)],
+    /// Highest report for the day in the receipts of its hours.
+    pub reported_of_day: Option<u64>,
+    /// True if the archive has all hours of the day, with fewer events than the service reported.
+    pub short: bool,
+    /// True if the content of some hours could be counted only in part: their sum is compared with nothing.
+    pub uncounted: bool,
+    /// True if the day is in an accepted gap.
+    pub accepted: bool,
+}
+
+impl DayEntry {
+    /// Derives the entry of a day: the rule for those who write manifests and those who check them. Returns `None` if
+    /// the day is neither covered nor in an accepted gap.
+    pub fn derive(evidence: &DayEvidence<'_>) -> Option<Self> {
+        let DayEvidence {
+            wanted,
+            windows,
+            reported_of_day,
+            short,
+            uncounted,
+            accepted,
+        } = *evidence;
+        let entries = || windows.iter().map(|(_, entry)| *entry);
+        let covered = windows
+            .iter()
+            .fold(0, |hours, (window, _)| hours | window.hours());
+        let hours = covered & wanted.hours();
+        let events = entries().fold(0u64, |sum, entry| sum.saturating_add(entry.events));
+        // For a day in hours, only the sum can be compared, with the report of the day.
+        let split = wanted.hour_of_day().is_none()
+            && windows.iter().any(|(window, _)| window.hour_of_day().is_some());
+        let reported = if split {
+            reported_of_day
+        } else {
+            entries().find_map(|entry| entry.reported_after.or(entry.reported_before))
+        };
+        let sum = SplitDay { events, reported }.verdict();
+        let verdict = if split && !entries().all(|entry| entry.verdict == Verdict::Empty) {
+            Some(if uncounted { Verdict::Unknown } else { sum })
+        } else {
+            entries().next().map(|entry| entry.verdict)
+        };
+        let short = short || split && sum == Verdict::Short;
+        let statement = match verdict {
+            Some(verdict) if hours == wanted.hours() && !short => DayStatement::from(verdict),
+            _ if accepted => DayStatement::AcceptedGap,
+            _ => return None,
+        };
+        let count = |hours: u32| u8::try_from(hours.count_ones()).unwrap_or(u8::MAX);
+        Some(Self {
+            date: wanted.date(),
+            hours: count(hours),
+            wanted: count(wanted.hours()),
+            events,
+            reported,
+            statement,
+        })
+    }
+}
+
+impl From<Verdict> for DayStatement {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Matched => Self::Matched,
+            Verdict::Over => Self::Over,
+            Verdict::Short => Self::Short,
+            Verdict::Unknown | Verdict::Uncounted => Self::Unknown,
+            Verdict::Empty => Self::Empty,
+        }
+    }
 }
 
 /// Result for a day.

@@ -123,7 +123,7 @@ pub async fn verify(
             .roots
             .push(build_report(options, &contents, &chain, expectations, &seen));
     }
-    Ok(report)
+    Ok(report.conclude(&options.prefix))
 }
 
 /// Lists the roots below the prefix, and a finding for each file outside of them.

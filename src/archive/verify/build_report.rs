@@ -26,8 +26,15 @@ pub fn build_report(
 ) -> RootReport {
     let index = DigestIndex::new(&expectations.objects);
     let mut findings = chain.findings.clone();
+    let mut totals = RootTotals::default();
+    let mut checked = Vec::new();
+    // Windows with an error are neither counted nor covered, and are no gap beside it.
+    let mut faulty: BTreeSet<Window> = expectations
+        .findings
+        .iter()
+        .filter_map(|finding| finding.window)
+        .collect();
     findings.extend(expectations.findings);
-    let (mut checked, mut bytes, mut good) = (Vec::new(), 0u64, 0);
     for (expected, seen) in expectations.objects.iter().zip(seen) {
         let (method, size, wrong) = match seen {
             None => {
@@ -43,29 +50,60 @@ pub fn build_report(
             }
             Some(Ok(seen)) => (seen.method, seen.bytes, evaluate(expected, seen, &index)),
         };
-        bytes = bytes.saturating_add(size);
-        good += u64::from(wrong.is_empty());
+        let good = wrong.is_empty();
+        totals.objects += 1;
+        if good {
+            totals.proved += 1;
+            totals.bytes = totals.bytes.saturating_add(size);
+            totals.decompressed = totals.decompressed.saturating_add(expected.decompressed);
+        } else {
+            faulty.insert(expected.window);
+        }
+        if !faulty.contains(&expected.window) {
+            totals.windows += 1;
+            totals.events = totals.events.saturating_add(expected.events);
+        }
         checked.push(CheckedObject {
             key: expected.key.clone(),
             window: expected.window,
             method,
             bytes: size,
-            good: wrong.is_empty(),
+            proved: good,
         });
         findings.extend(wrong);
     }
-    let mut range =
-        coverage::expected_range(options.export.as_ref(), options.now, chain, &expectations.covered);
-    range.restrict(options.since, options.until);
-    for finding in &mut findings {
-        let accepted = finding
-            .window
-            .is_some_and(|window| range.accepted.contains(window));
-        if finding.kind == FindingKind::EventsUnproved && accepted {
+    totals.empty = expectations.empty.difference(&faulty).count() as u64;
+    totals.windows += totals.empty;
+    let named: HourSet = expectations.covering.iter().copied().collect();
+    let mut range = coverage::expected_range(options.export.as_ref(), options.now, chain, &named);
+    range.assert_days(
+        (options.since, options.until),
+        coverage::hour_of_day(options.export.as_ref(), chain),
+    );
+    let short: HourSet = expectations.short.iter().map(|(window, _)| *window).collect();
+    let covered: HourSet = expectations.covering.difference(&faulty).copied().collect();
+    let covered = covered.difference(&short);
+    let explained: HourSet = faulty.into_iter().collect();
+    let unproved = expectations.uncounted.iter();
+    let unproved: HourSet = unproved
+        .filter(|(_, finding)| finding.kind == FindingKind::EventsUnproved)
+        .map(|(window, _)| *window)
+        .collect();
+    let covered = covered.difference(&unproved);
+    let explained = explained.union(&short).union(&unproved);
+    findings.extend(range.gaps(contents, &covered, &explained));
+    let short = expectations.short.into_iter();
+    findings.extend(
+        short
+            .filter(|(window, _)| !range.accepted.contains(*window))
+            .map(|(_, finding)| finding),
+    );
+    findings.extend(expectations.uncounted.into_iter().map(|(window, mut finding)| {
+        if range.accepted.contains(window) {
             finding.kind = FindingKind::EventsUncounted;
         }
-    }
-    findings.extend(range.gaps(contents, &expectations.covered, &expectations.explained));
+        finding
+    }));
     findings.extend(build_remarks(
         contents,
         chain,
@@ -80,20 +118,9 @@ pub fn build_report(
         scope,
         basis: range.basis,
         wanted: range.wanted.ranges(RUNS_MAX),
-        missing: range.missing(&expectations.covered).ranges(RUNS_MAX),
+        missing: range.missing(&covered).ranges(RUNS_MAX),
         accepted: range.accepted.ranges(RUNS_MAX),
-        totals: RootTotals {
-            windows: expectations.windows,
-            empty: expectations.empty,
-            objects: checked.len() as u64,
-            good,
-            events: expectations.events,
-            bytes,
-            decompressed: expectations
-                .objects
-                .iter()
-                .fold(0, |sum, one| sum.saturating_add(one.decompressed)),
-        },
+        totals,
         manifests: ManifestTotals {
             manifests: chain.manifests,
             valid: chain.valid,

@@ -161,7 +161,7 @@ pub fn validate(
 }
 
 impl ChainAudit {
-    /// Adds the entries of a valid manifest. Those of later manifests, which were added before, take precedence.
+    /// Adds the statements of a valid manifest. Those of later manifests, which were added before, take precedence.
     fn merge(&mut self, manifest: &Manifest, key: &str) {
         self.valid += 1;
         self.periods.push(manifest.period);
@@ -183,7 +183,8 @@ impl ChainAudit {
             .filter(|day| day.statement == DayStatement::AcceptedGap)
             .map(|day| Window::day(day.date))
             .collect();
-        self.accepted = self.accepted.union(&accepted.intersection(&wanted));
+        let accepted = accepted.intersection(&wanted).difference(&self.wanted);
+        self.accepted = self.accepted.union(&accepted);
         self.wanted = self.wanted.union(&wanted);
     }
 }

@@ -6,10 +6,12 @@ use super::chain::Receipts;
 use super::contents::RootContents;
 use crate::archive::counts::Verdict;
 use crate::archive::layout::Key;
-use crate::archive::manifest::document::{DayStatement, FileDigest, Manifest, WindowEntry, root_digest};
-use crate::archive::records::{RangeRecord, Receipt};
-use crate::archive::window::{HourSet, Window};
-use crate::export::manifest::periods::days;
+use crate::archive::manifest::document::{
+    DayEntry, DayEvidence, DayStatement, FileDigest, Manifest, WindowEntry, root_digest,
+};
+use crate::archive::records::Receipt;
+use crate::archive::window::Window;
+use crate::export::manifest::periods::{days, period_contains};
 
 /// A value in a manifest that differs from its other values or from receipts.
 pub(super) struct Contradiction {
@@ -106,6 +108,14 @@ pub(super) fn contradictions(
             );
         }
         earlier = Some(window);
+        if !period_contains(manifest.period, window) {
+            check_equal(
+                Some(window),
+                "windows",
+                "within the period".to_owned(),
+                "outside of the period".to_owned(),
+            );
+        }
         check_equal(
             Some(window),
             "receipt",
@@ -153,7 +163,8 @@ fn edited_entries(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, Stri
     }
 }
 
-/// Returns days that differ from the sums of their windows: the day, the expected and the stated values.
+/// Returns days that do not follow from their windows and the accepted gaps: the day, the expected and the stated
+/// values.
 fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, String)> {
     let mut inconsistent = Vec::new();
     let mut by_day: BTreeMap<_, Vec<(Window, &WindowEntry)>> = BTreeMap::new();
@@ -179,55 +190,87 @@ fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, S
             .hour
             .and_then(|hour| Window::hour(day.date, hour))
             .unwrap_or(window);
-        let covered: HourSet = entries.iter().map(|(window, _)| *window).collect();
-        let hours = (covered.hours_of(day.date) & wanted.hours()).count_ones();
-        let events = entries
-            .iter()
-            .map(|(_, entry)| entry.events)
-            .fold(0, u64::saturating_add);
-        let expected = (hours, wanted.hours().count_ones(), events);
-        let found = (u32::from(day.hours), u32::from(day.wanted), day.events);
-        let describe =
-            |(hours, wanted, events): (u32, u32, u64)| format!("{hours} of {wanted} hours, {events} events");
-        if expected != found {
-            inconsistent.push((window, describe(expected), describe(found)));
-        } else if hours < wanted.hours().count_ones() && day.statement != DayStatement::AcceptedGap {
-            let found = format!("{:?} with {hours} hours", day.statement);
-            inconsistent.push((window, "all hours or an accepted gap".to_owned(), found));
-        } else if let Ok(reported) = reported(&manifest.period, entries, receipts)
-            && reported != day.reported
-        {
-            let describe = |reported: Option<u64>| format!("reported {}", or_nothing(reported.as_ref()));
-            inconsistent.push((window, describe(reported), describe(day.reported)));
+        if !each_hour_is_in_one_window(wanted, entries) {
+            let expected = "each wanted hour in one window".to_owned();
+            inconsistent.push((window, expected, format!("{} windows", entries.len())));
+            continue;
         }
+        let derived = DayEntry::derive(&DayEvidence {
+            wanted,
+            windows: entries,
+            reported_of_day: reported_of_day(day.reported, entries, receipts),
+            // A manifest about one hour a day does not list the other hours, whose sum may be short.
+            short: manifest.period.hour.is_some() && day.statement == DayStatement::AcceptedGap,
+            uncounted: is_uncounted(day.statement, entries, receipts),
+            accepted: manifest
+                .accepted_gaps
+                .iter()
+                .any(|gap| (gap.start..=gap.end).contains(&day.date)),
+        });
+        let expected = match &derived {
+            Some(derived) if derived == day => continue,
+            Some(derived) => describe_day(derived),
+            None => "all hours, or an accepted gap in acceptedGaps".to_owned(),
+        };
+        inconsistent.push((window, expected, describe_day(day)));
     }
     inconsistent
 }
 
-/// A receipt is missing, changed or unreadable.
-struct ReceiptUnavailable;
+/// Returns true if each window covers wanted hours, and no two windows the same hour.
+fn each_hour_is_in_one_window(wanted: Window, entries: &[(Window, &WindowEntry)]) -> bool {
+    let mut taken = 0;
+    entries.iter().all(|(window, _)| {
+        let hours = window.hours();
+        let fits = hours & wanted.hours() != 0 && hours & taken == 0;
+        taken |= hours;
+        fits
+    })
+}
 
-/// Returns the service's count for a day, from the receipts.
-fn reported(
-    period: &RangeRecord,
+fn describe_day(day: &DayEntry) -> String {
+    format!(
+        "{:?}, {} of {} hours, {} events, reported {}",
+        day.statement,
+        day.hours,
+        day.wanted,
+        day.events,
+        or_nothing(day.reported.as_ref())
+    )
+}
+
+/// Returns true if the content of a window could be counted only in part, by its receipt. Where a receipt is missing,
+/// changed or unreadable, the stated comparison is all there is.
+fn is_uncounted(stated: DayStatement, entries: &[(Window, &WindowEntry)], receipts: &Receipts) -> bool {
+    entries.iter().any(|(window, entry)| {
+        receipts
+            .get(window)
+            .filter(|there| there.sha256 == entry.receipt.sha256)
+            .and_then(|document| document.parsed.as_ref().ok())
+            .map_or(stated == DayStatement::Unknown, |receipt| {
+                receipt.uncounted.is_some()
+            })
+    })
+}
+
+/// Returns the highest report for a day in the receipts of its windows. Where a receipt is missing, changed or
+/// unreadable, the stated report is all there is.
+fn reported_of_day(
+    stated: Option<u64>,
     entries: &[(Window, &WindowEntry)],
     receipts: &Receipts,
-) -> Result<Option<u64>, ReceiptUnavailable> {
-    let split = period.hour.is_none() && entries.iter().any(|(window, _)| window.hour_of_day().is_some());
-    if !split {
-        let first = entries.first().map(|(_, entry)| entry);
-        return Ok(first.and_then(|entry| entry.reported_after.or(entry.reported_before)));
-    }
+) -> Option<u64> {
     let mut most = None;
     for (window, entry) in entries {
         let document = receipts
             .get(window)
-            .filter(|there| there.sha256 == entry.receipt.sha256)
-            .ok_or(ReceiptUnavailable)?;
-        let receipt = document.parsed.as_ref().map_err(|_| ReceiptUnavailable)?;
+            .filter(|there| there.sha256 == entry.receipt.sha256);
+        let Some(receipt) = document.and_then(|document| document.parsed.as_ref().ok()) else {
+            return stated;
+        };
         most = most.max(receipt.reported_of_day);
     }
-    Ok(most)
+    most
 }
 
 /// Formats the values that a manifest copies from a receipt.

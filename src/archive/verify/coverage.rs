@@ -1,7 +1,7 @@
 //! Expected range of an archive, and its gaps. No I/O.
 
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{Span, Timestamp};
 
 use super::chain::ChainAudit;
 use super::contents::RootContents;
@@ -21,6 +21,8 @@ pub enum RangeBasis {
     Manifests,
     /// From the first to the last window, since the configured range is unknown.
     FirstToLast,
+    /// The requested days.
+    Asserted,
 }
 
 /// Expected range of a root.
@@ -41,6 +43,7 @@ impl RangeBasis {
             Self::Spec => "Spec",
             Self::Manifests => "Manifests",
             Self::FirstToLast => "FirstToLast",
+            Self::Asserted => "Asserted",
         }
     }
 
@@ -50,6 +53,7 @@ impl RangeBasis {
             Self::Spec => "the due windows of the spec",
             Self::Manifests => "the periods of the manifests, and later windows up to the last one",
             Self::FirstToLast => "from the first to the last window, since there is no manifest",
+            Self::Asserted => "the days of --start and --end",
         }
     }
 }
@@ -91,6 +95,17 @@ pub fn expected_range(
     }
 }
 
+/// Returns the only hour of each day that the export, or every valid manifest, covers; `None` for complete days. The receipts
+/// do not tell: an archive with the same hour of each day may have lost the others.
+pub fn hour_of_day(export: Option<&ExportSpec>, chain: &ChainAudit) -> Option<u8> {
+    if let Some(export) = export {
+        return export.hour;
+    }
+    let hour = chain.periods.first()?.hour?;
+    let same = chain.periods.iter().all(|period| period.hour == Some(hour));
+    same.then_some(hour)
+}
+
 /// Returns the hours from the first (or an earlier day) to the last covered one. If every day covers only the same
 /// hour, only that hour of each day.
 fn first_to_last(covered: &HourSet, from: Option<Date>) -> HourSet {
@@ -127,21 +142,27 @@ const fn highest_bit(hours: u32) -> u32 {
 }
 
 impl ExpectedRange {
-    /// Restricts the range to these days.
-    pub fn restrict(&mut self, since: Option<Date>, until: Option<Date>) {
-        let keep = |cells: &HourSet| {
-            let within = |day: &Date| {
-                since.is_none_or(|since| *day >= since) && until.is_none_or(|until| *day <= until)
-            };
-            let days: HourSet = cells
-                .days()
-                .map(|(day, _)| day)
-                .filter(within)
-                .map(Window::day)
-                .collect();
-            cells.intersection(&days)
+    /// Expects every hour of the days from the first to the last given one, or only this hour of each day. If only one of
+    /// them is given, the range keeps its own other end. Without a given day, the range stays as it is.
+    pub fn assert_days(&mut self, (first, last): (Option<Date>, Option<Date>), hour: Option<u8>) {
+        let own_first = self.wanted.days().next().map(|(day, _)| day);
+        let own_last = self.wanted.days().next_back().map(|(day, _)| day);
+        let (first, last) = match (first, last) {
+            (None, None) => return,
+            (Some(first), Some(last)) => (first, last),
+            (Some(first), None) => (first, own_last.map_or(first, |own| own.max(first))),
+            (None, Some(last)) => (own_first.map_or(last, |own| own.min(last)), last),
         };
-        (self.wanted, self.accepted) = (keep(&self.wanted), keep(&self.accepted));
+        self.wanted = first
+            .series(Span::new().days(1))
+            .take_while(|day| *day <= last)
+            .filter_map(|day| match hour {
+                None => Some(Window::day(day)),
+                Some(hour) => Window::hour(day, hour),
+            })
+            .collect();
+        self.accepted = self.accepted.intersection(&self.wanted);
+        self.basis = RangeBasis::Asserted;
     }
 
     /// Returns the expected hours that are neither covered nor accepted as missing.
@@ -196,5 +217,60 @@ mod tests {
         );
         assert_eq!(missing(&["2018-06-01T07", "2018-06-03T07"]), ["2018-06-02T07"]);
         assert!(missing(&["2018-06-01", "2018-06-02T00"]).is_empty());
+    }
+    #[test]
+    fn given_days_are_asserted_whatever_the_archive_has() {
+        let range = |windows: &[&str], days: [Option<&str>; 2], hour| {
+            let covered = cells(windows);
+            let mut range = expected_range(None, Timestamp::UNIX_EPOCH, &ChainAudit::default(), &covered);
+            let [first, last] = days.map(|day| day.map(|day| day.parse().unwrap()));
+            range.assert_days((first, last), hour);
+            (range.wanted.ranges(9), range.missing(&covered).ranges(9))
+        };
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let week = ["2018-06-02", "2018-06-03"];
+        for (windows, days, hour, wanted, missing) in [
+            (
+                &week[..],
+                [Some("2018-06-01"), Some("2018-06-04")],
+                None,
+                &["2018-06-01/2018-06-04"][..],
+                &["2018-06-01", "2018-06-04"][..],
+            ),
+            (&week, [Some("2018-06-03"), None], None, &["2018-06-03"], &[]),
+            (
+                &week,
+                [Some("2018-06-05"), None],
+                None,
+                &["2018-06-05"],
+                &["2018-06-05"],
+            ),
+            (&week, [None, Some("2018-06-02")], None, &["2018-06-02"], &[]),
+            (&week, [None, None], None, &["2018-06-02/2018-06-03"], &[]),
+            (
+                &[],
+                [None, Some("2018-06-02")],
+                None,
+                &["2018-06-02"],
+                &["2018-06-02"],
+            ),
+            (
+                &["2018-06-02T07"],
+                [Some("2018-06-02"), Some("2018-06-03")],
+                Some(7),
+                &["2018-06-02T07", "2018-06-03T07"],
+                &["2018-06-03T07"],
+            ),
+            (
+                &["2018-06-02T07"],
+                [Some("2018-06-02"), None],
+                None,
+                &["2018-06-02"],
+                &["2018-06-02T00/2018-06-02T06", "2018-06-02T08/2018-06-02T23"],
+            ),
+        ] {
+            let expected = (texts(wanted), texts(missing));
+            assert_eq!(range(windows, days, hour), expected, "{windows:?} {days:?}");
+        }
     }
 }

@@ -35,6 +35,8 @@ pub enum FindingKind {
     ReceiptInconsistent,
     /// The content could be counted only in part, and fewer events were counted than the service reported, or none.
     EventsUnproved,
+    /// Fewer events are stored than the newest count of the service.
+    WindowShort,
     /// The hours of a day have fewer events than the service reported for the day.
     DayShort,
     /// A number in the chain has no manifest.
@@ -53,6 +55,8 @@ pub enum FindingKind {
     EventsUncounted,
     /// Hours or days within the range are not covered.
     Gap,
+    /// The archive has no receipt in the range.
+    NothingToProve,
     /// Signatures exist, but no key was given to check them.
     SignatureUnchecked,
     /// The journal has a session that may still be open.
@@ -151,7 +155,14 @@ impl FindingKind {
             Self::EventsUncounted => {
                 "the bytes are those that the service sent; the rest of their content is not in the number of events"
             }
-            Self::DayShort => "events of the day are missing from its hours: export the day again",
+            Self::WindowShort => {
+                "events of the window are missing: move its object and receipt away and export it again while the \
+                 service still has it, or accept the gap in spec.acceptedGaps"
+            }
+            Self::DayShort => {
+                "events of the day are missing from its hours: export the day again, or accept the gap in \
+                 spec.acceptedGaps"
+            }
             Self::ManifestMissing => {
                 "the chain is broken: restore the manifest from a copy or an older version"
             }
@@ -176,6 +187,9 @@ impl FindingKind {
             Self::Gap => {
                 "these events are not in the archive: run the export again while the service still has them, or \
                  accept the gap in spec.acceptedGaps"
+            }
+            Self::NothingToProve => {
+                "the archive proves nothing: check the bucket, prefix or directory, and the range"
             }
             Self::SignatureUnchecked => "pass the exporter's public key with --public-key FILE to check them",
             Self::SessionOpen => {

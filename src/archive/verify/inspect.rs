@@ -9,7 +9,7 @@ use super::archive::RootDocuments;
 use super::chain;
 use super::contents::RootContents;
 use super::coverage::{self, RangeBasis};
-use crate::archive::counts::{DayListing, DayLookup, Verdict};
+use crate::archive::counts::{DayListing, DayLookup, SplitDay, Verdict, split_days};
 use crate::archive::window::{HourSet, Window};
 use crate::export::spec::ExportSpec;
 
@@ -33,13 +33,13 @@ pub struct Inspection {
     pub expired: Vec<String>,
     /// Days that are stored by the hour.
     pub split: Vec<Date>,
-    /// Readable receipts.
+    /// Readable receipts with their object, if they name one.
     pub windows: u64,
-    /// Readable receipts of empty windows.
+    /// Those of empty windows.
     pub empty: u64,
-    /// Readable receipts of windows for which the service gave no count.
+    /// Those of windows for which the service gave no count.
     pub uncounted: u64,
-    /// Events in readable receipts.
+    /// Their events.
     pub events: u64,
     /// Size of their objects in bytes.
     pub bytes: u64,
@@ -134,7 +134,7 @@ pub fn inspect(
     late_after: u32,
 ) -> Inspection {
     let chain = chain::validate(contents, &documents.manifests, &documents.receipts, false);
-    let mut covered = HourSet::default();
+    let (mut covered, mut stored) = (HourSet::default(), Vec::new());
     let mut out = Inspection {
         basis: RangeBasis::FirstToLast,
         wanted: Vec::new(),
@@ -171,18 +171,20 @@ pub fn inspect(
                 .get(window)
                 .is_some_and(|listed| listed.size == object.bytes),
         };
-        // The rule of the engine: the source of the export, an existing object, and enough events in it.
-        if complete && receipt.is_sufficient() && export.is_none_or(|export| export.source == receipt.source)
-        {
-            covered.insert(*window);
+        if complete {
+            out.windows += 1;
+            out.events = out.events.saturating_add(receipt.events);
+            out.bytes = out
+                .bytes
+                .saturating_add(receipt.object.as_ref().map_or(0, |object| object.bytes));
+            out.empty += u64::from(receipt.object.is_none());
+            out.uncounted += u64::from(receipt.verdict == Verdict::Unknown);
+            // The rule of the engine: the source of the export, an existing object, and enough events in it.
+            if receipt.is_sufficient() && export.is_none_or(|export| export.source == receipt.source) {
+                covered.insert(*window);
+            }
+            stored.push((*window, receipt.events, receipt.reported_of_day));
         }
-        out.windows += 1;
-        out.events = out.events.saturating_add(receipt.events);
-        out.bytes = out
-            .bytes
-            .saturating_add(receipt.object.as_ref().map_or(0, |object| object.bytes));
-        out.empty += u64::from(receipt.object.is_none());
-        out.uncounted += u64::from(receipt.verdict == Verdict::Unknown);
         let days = receipt.stored_at.duration_since(window.end()).as_hours() / 24;
         if days > i64::from(late_after) {
             out.late.push(LateWindow {
@@ -209,7 +211,9 @@ pub fn inspect(
             });
         }
     }
-    let range = coverage::expected_range(export, now, &chain, &covered);
+    // A window whose object is gone still belongs to the range.
+    let named: HourSet = documents.receipts.keys().copied().collect();
+    let range = coverage::expected_range(export, now, &chain, &named);
     let missing = range.missing(&covered);
     let expired: HourSet = contents.expired.iter().copied().collect();
     out.basis = range.basis;
@@ -218,40 +222,27 @@ pub fn inspect(
     out.accepted = range.accepted.ranges(RUNS_MAX);
     out.expired = expired.difference(&covered).ranges(RUNS_MAX);
     out.covered = covered.ranges(RUNS_MAX);
-    out.check_split_days(documents);
+    out.check_split_days(split_days(stored));
     out
 }
 
 impl Inspection {
-    /// Finds days that are stored by the hour, and compares their sums with the service's counts for the days.
-    fn check_split_days(&mut self, documents: &RootDocuments) {
-        let mut sums: BTreeMap<Date, (HourSet, u64, Option<u64>)> = BTreeMap::new();
-        for (window, document) in &documents.receipts {
-            if let (Some(_), Ok(receipt)) = (window.hour_of_day(), &document.parsed) {
-                let (cells, events, reported) = sums.entry(window.date()).or_default();
-                cells.insert(*window);
-                *events = events.saturating_add(receipt.events);
-                *reported = (*reported).max(receipt.reported_of_day);
-            }
-        }
-        for (date, (cells, events, reported)) in sums {
-            if !cells.contains(Window::day(date)) {
-                continue;
-            }
+    /// Compares the sums of days that are stored by the hour with the service's counts for the days.
+    fn check_split_days(&mut self, days: BTreeMap<Date, SplitDay>) {
+        for (date, sum) in days {
             self.split.push(date);
-            if let Some(reported) = reported.filter(|reported| *reported != events) {
-                self.mismatches.push(CountMismatch {
-                    window: Window::day(date),
-                    events,
-                    before: None,
-                    after: Some(reported),
-                    kind: if events < reported {
-                        MismatchKind::Short
-                    } else {
-                        MismatchKind::Over
-                    },
-                });
-            }
+            let kind = match sum.verdict() {
+                Verdict::Short => MismatchKind::Short,
+                Verdict::Over => MismatchKind::Over,
+                Verdict::Matched | Verdict::Unknown | Verdict::Uncounted | Verdict::Empty => continue,
+            };
+            self.mismatches.push(CountMismatch {
+                window: Window::day(date),
+                events: sum.events,
+                before: None,
+                after: sum.reported,
+                kind,
+            });
         }
         self.mismatches.sort_by_key(|one| one.window);
     }

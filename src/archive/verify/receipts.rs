@@ -1,14 +1,14 @@
 //! Expected objects of a root, by its receipts or, for a missing or changed receipt, by the manifest. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::chain::{ChainAudit, Document, LedgerEntry, Receipts};
 use super::contents::RootContents;
 use super::finding::{Finding, FindingKind};
-use crate::archive::counts::{Verdict, compare_counts};
+use crate::archive::counts::{Verdict, compare_counts, latest_count, split_days};
 use crate::archive::layout::Key;
 use crate::archive::records::{Receipt, UncountedRecord};
-use crate::archive::window::{HourSet, Window};
+use crate::archive::window::Window;
 
 /// An object that must exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,18 +42,16 @@ pub struct ExpectedObject {
 pub struct Expectations {
     /// Errors of receipts, and objects without one.
     pub findings: Vec<Finding>,
+    /// Windows, and days in hours, with fewer events than the service reported. In an accepted gap they are no error.
+    pub short: Vec<(Window, Finding)>,
+    /// Windows whose content could be counted only in part. In an accepted gap they are no error.
+    pub uncounted: Vec<(Window, Finding)>,
     /// Objects that must exist, in chronological order.
     pub objects: Vec<ExpectedObject>,
-    /// Hours that receipts cover.
-    pub covered: HourSet,
-    /// Hours whose missing coverage another finding explains.
-    pub explained: HourSet,
-    /// Valid receipts.
-    pub windows: u64,
-    /// Valid receipts of empty windows.
-    pub empty: u64,
-    /// Events in valid receipts.
-    pub events: u64,
+    /// Windows with a valid receipt of the source.
+    pub covering: BTreeSet<Window>,
+    /// Windows with a valid receipt that states that they are empty.
+    pub empty: BTreeSet<Window>,
     /// Endpoints in valid receipts.
     pub sources: BTreeSet<String>,
     /// Windows with a receipt that no manifest lists.
@@ -82,7 +80,6 @@ pub fn expected_objects(
                         entry.entry.receipt.sha256, entry.manifest
                     )),
             );
-            out.explained.insert(*window);
             out.objects.extend(object_from_entry(contents, *window, entry));
         }
     }
@@ -101,7 +98,6 @@ pub fn expected_objects(
                 None => finding.expected(contents.key(&Key::Receipt(*window))),
                 Some(_) => finding.expected("no object, since the receipt is for an empty window"),
             });
-            out.explained.insert(*window);
         }
     }
     for listed in &contents.strays {
@@ -140,7 +136,6 @@ impl Expectations {
                     Some(why) => format!("sha256 {} ({why})", document.sha256),
                 });
             self.findings.push(changed);
-            self.explained.insert(window);
             self.objects.extend(object_from_entry(contents, window, entry));
             return;
         }
@@ -151,34 +146,31 @@ impl Expectations {
                     .with_window(window)
                     .found(why.clone());
                 self.findings.push(finding);
-                self.explained.insert(window);
                 return;
             }
         };
         if let Some((expected, found)) = misplaced(contents, window, receipt) {
             let finding = Finding::new(FindingKind::ReceiptMisplaced, key).with_window(window);
             self.findings.push(finding.expected(expected).found(found));
-            self.explained.insert(window);
             return;
         }
         if let Some((expected, found)) = contradiction(window, receipt) {
             let finding = Finding::new(FindingKind::ReceiptInconsistent, key.clone()).with_window(window);
             self.findings.push(finding.expected(expected).found(found));
+        } else if let Some((expected, found)) = shortfall(receipt) {
+            let finding = Finding::new(FindingKind::WindowShort, key.clone()).with_window(window);
+            self.short.push((window, finding.expected(expected).found(found)));
         }
-        self.windows += 1;
-        self.events = self.events.saturating_add(receipt.events);
         if let Some(uncounted) = &receipt.uncounted {
-            self.findings
-                .push(uncounted_finding(&key, window, receipt, uncounted));
+            let finding = uncounted_finding(&key, window, receipt, uncounted);
+            self.uncounted.push((window, finding));
         }
-        if receipt.is_sufficient() && source.is_none_or(|source| source == receipt.source) {
-            self.covered.insert(window);
-        } else if !receipt.is_sufficient() {
-            self.explained.insert(window);
+        if source.is_none_or(|source| source == receipt.source) {
+            self.covering.insert(window);
         }
         self.sources.insert(receipt.source.clone());
         let Some(object) = &receipt.object else {
-            self.empty += 1;
+            self.empty.insert(window);
             return;
         };
         self.objects.push(ExpectedObject {
@@ -198,24 +190,23 @@ impl Expectations {
 
     /// Compares days that are stored by the hour with the service's counts for the days.
     fn check_split_days(&mut self, contents: &RootContents, receipts: &Receipts) {
-        let mut sums: BTreeMap<_, (u32, u64, Option<u64>)> = BTreeMap::new();
-        for (window, receipt) in receipts {
-            if let (Some(_), Ok(receipt)) = (window.hour_of_day(), &receipt.parsed) {
-                let (hours, events, reported) = sums.entry(window.date()).or_default();
-                *hours |= window.hours();
-                *events = events.saturating_add(receipt.events);
-                *reported = (*reported).max(receipt.reported_of_day);
-            }
-        }
-        for (date, (hours, events, reported)) in sums {
+        let stored = self.covering.iter().filter_map(|window| {
+            let receipt = receipts.get(window)?.parsed.as_ref().ok()?;
+            receipt
+                .is_sufficient()
+                .then_some((*window, receipt.events, receipt.reported_of_day))
+        });
+        for (date, sum) in split_days(stored) {
             let day = Window::day(date);
-            if let Some(reported) = reported.filter(|reported| hours == day.hours() && events < *reported) {
-                self.findings.push(
-                    Finding::new(FindingKind::DayShort, contents.root.day_objects_prefix(day))
-                        .with_window(day)
-                        .expected(format!("{reported} events, by the service's count for the day"))
-                        .found(format!("{events} events in its hours")),
-                );
+            if sum.verdict() == Verdict::Short && !self.covering.contains(&day) {
+                let finding = Finding::new(FindingKind::DayShort, contents.root.day_objects_prefix(day))
+                    .with_window(day)
+                    .expected(format!(
+                        "{} events, by the service's count for the day",
+                        sum.reported.unwrap_or_default()
+                    ))
+                    .found(format!("{} events in its hours", sum.events));
+                self.short.push((day, finding));
             }
         }
     }
@@ -245,7 +236,7 @@ fn uncounted_finding(key: &str, window: Window, receipt: &Receipt, uncounted: &U
     } else {
         FindingKind::EventsUnproved
     };
-    let reported = receipt.reported_before.max(receipt.reported_after);
+    let reported = latest_count(receipt.reported_before, receipt.reported_after);
     let expected = reported.map_or_else(
         || "events that can be counted to the end".to_owned(),
         |reported| format!("{reported} events, by the service's count"),
@@ -298,24 +289,45 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
                     )
                 });
             }
-            let verdict = compare_counts(receipt.events, receipt.reported_before, receipt.reported_after);
-            if verdict == receipt.verdict || receipt.verdict == Verdict::Empty && receipt.events == 0 {
-                return (verdict == Verdict::Short).then(|| {
-                    let reports = [receipt.reported_before, receipt.reported_after];
-                    let least = reports.into_iter().flatten().min().unwrap_or_default();
-                    (
-                        format!("at least {least} events"),
-                        format!("{} events", receipt.events),
-                    )
-                });
+            let (before, after) = (receipt.reported_before, receipt.reported_after);
+            let verdict = compare_counts(receipt.events, before, after);
+            let fits = match (receipt.verdict, verdict) {
+                // Fewer events than reported: `shortfall`.
+                (_, Verdict::Short) => true,
+                // Earlier versions wrote this for a count between the two reports.
+                (Verdict::Matched, Verdict::Over) => before.is_some_and(|before| receipt.events <= before),
+                (Verdict::Empty, _) => receipt.events == 0,
+                (stated, verdict) => stated == verdict,
+            };
+            if fits {
+                return None;
             }
             Some((
                 format!("verdict {verdict:?} for these counts"),
                 format!(
-                    "verdict {:?} for {} events, reported {:?} before and {:?} after",
-                    receipt.verdict, receipt.events, receipt.reported_before, receipt.reported_after
+                    "verdict {:?} for {} events, reported {before:?} before and {after:?} after",
+                    receipt.verdict, receipt.events
                 ),
             ))
         }
     }
+}
+
+/// Compares a receipt with the newest report of the service, whatever verdict it states. Returns the expected and the
+/// actual value if it has fewer events. Content that could be counted only in part has a finding of its own.
+fn shortfall(receipt: &Receipt) -> Option<(String, String)> {
+    if receipt.uncounted.is_some() {
+        return None;
+    }
+    let (before, after) = (receipt.reported_before, receipt.reported_after);
+    let verdict = compare_counts(receipt.events, before, after);
+    (verdict == Verdict::Short).then(|| {
+        (
+            format!(
+                "at least {} events, by the service's newest count",
+                after.or(before).unwrap_or_default()
+            ),
+            format!("{} events, verdict {:?}", receipt.events, receipt.verdict),
+        )
+    })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::coverage::RangeBasis;
-use super::finding::Finding;
+use super::finding::{Finding, FindingKind};
 use super::observation::CheckMethod;
 use crate::archive::window::Window;
 
@@ -59,25 +59,25 @@ pub struct CheckedObject {
     /// Size in bytes.
     pub bytes: u64,
     /// True if it has no error.
-    pub good: bool,
+    pub proved: bool,
 }
 
-/// Sums over a root.
+/// Sums over a root. Only what was proved is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootTotals {
-    /// Valid receipts.
+    /// Windows with a valid receipt and, unless they are empty, an object without an error.
     pub windows: u64,
-    /// Valid receipts of empty windows.
+    /// Empty windows among them.
     pub empty: u64,
-    /// Expected objects.
+    /// Expected objects, whether they are there or not.
     pub objects: u64,
-    /// Expected objects without an error.
-    pub good: u64,
-    /// Events, by the receipts.
+    /// Objects without an error.
+    pub proved: u64,
+    /// Events of the windows.
     pub events: u64,
-    /// Size of the checked objects in bytes.
+    /// Size of the objects without an error, in bytes.
     pub bytes: u64,
-    /// Size after decompression in bytes, by the receipts.
+    /// Their size after decompression, in bytes.
     pub decompressed: u64,
 }
 
@@ -97,6 +97,32 @@ pub struct ManifestTotals {
 }
 
 impl VerifyReport {
+    /// Adds a finding if there is no error, but nothing to prove either: no archive, or no receipt in the range.
+    #[must_use]
+    pub fn conclude(mut self, prefix: &str) -> Self {
+        let windows: u64 = self.roots.iter().map(|root| root.totals.windows).sum();
+        if windows == 0 && self.is_proved() {
+            let found = if self.roots.is_empty() {
+                "no archive found: no receipts, objects or manifests"
+            } else {
+                "no receipt in the range"
+            };
+            let nothing = Finding::new(FindingKind::NothingToProve, prefix);
+            self.findings.push(nothing.expected("a receipt").found(found));
+        }
+        self
+    }
+
+    /// Returns true if the only errors are objects that could not be read: neither proved nor refuted.
+    pub fn is_unchecked(&self) -> bool {
+        let mut errors = self
+            .all()
+            .into_iter()
+            .filter(|finding| finding.kind.is_error())
+            .peekable();
+        errors.peek().is_some() && errors.all(|finding| finding.kind == FindingKind::ObjectUnreadable)
+    }
+
     /// Returns all findings: errors before remarks, then in the order of keys.
     pub fn all(&self) -> Vec<&Finding> {
         let roots = self.roots.iter().flat_map(|root| &root.findings);
@@ -150,7 +176,7 @@ impl RootReport {
                     "window": object.window.to_string(),
                     "bytes": object.bytes,
                     "checkedBy": object.method.as_str(),
-                    "good": object.good,
+                    "proved": object.proved,
                 })
             })
             .collect();
@@ -169,17 +195,17 @@ impl RootReport {
                 "windows": self.totals.windows,
                 "empty": self.totals.empty,
                 "objects": self.totals.objects,
-                "good": self.totals.good,
+                "proved": self.totals.proved,
                 "events": self.totals.events,
                 "bytes": self.totals.bytes,
                 "decompressedBytes": self.totals.decompressed,
             },
             "manifests": {
                 "manifests": self.manifests.manifests,
-                "sound": self.manifests.valid,
+                "valid": self.manifests.valid,
                 "signatures": self.manifests.signatures,
                 "verified": self.manifests.verified,
-                "receiptsNotInOne": self.manifests.receipts_not_in_manifest,
+                "receiptsOutsideManifests": self.manifests.receipts_not_in_manifest,
             },
             "checkedBy": methods,
             "objects": objects,

@@ -132,7 +132,7 @@ pub fn set(args: &ContextSetArgs) -> Result<Exit, CliError> {
     }
     file.write(&lock)?;
     warn_about_files(args);
-    let change = if created { "Made" } else { "Changed" };
+    let change = if created { "Created" } else { "Changed" };
     let context = file.context(&args.name)?;
     let document = json!({
         "file": file.path, "name": args.name, "change": change, "context": to_json(&file, &args.name, context),
@@ -149,7 +149,7 @@ pub fn set(args: &ContextSetArgs) -> Result<Exit, CliError> {
             args.name,
             display_path(&file.path)
         )
-    });
+    })?;
     Ok(Exit::Done)
 }
 

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::civil::Date;
-use jiff::{Timestamp, ToSpan as _};
 
 use super::blocking_writer::BlockingWriter;
 use super::error::DownloadError;
@@ -18,8 +17,9 @@ use super::replay::replay;
 use super::report::DownloadReport;
 use super::request::{DownloadRequest, format_days, mismatch};
 use super::sink::DownloadSink;
-use crate::archive::counts::{DayListing, EmptyAnswer};
+use crate::archive::counts::{DayListing, EmptyAnswer, listing_range};
 use crate::cli::human;
+use crate::cli::session::create::today;
 use crate::cli::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
 use crate::pipeline::events::EventCount;
@@ -34,10 +34,6 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum number of session IDs in a hint about a session that may have been opened.
 const NAMED_MAX: usize = 5;
-
-/// Days that a listing includes on both sides of the range, so that its first and last day show the retention of the
-/// service and not the limits of the request: 45 days.
-const MARGIN_DAYS: i64 = 45;
 
 /// A download in progress.
 pub struct Downloader<'a> {
@@ -144,21 +140,20 @@ impl Downloader<'_> {
             Some((start, end)) => self.fetch_listing(start, end).await,
             None => None,
         };
-        let now = Timestamp::now();
         let sessions: Vec<_> = std::mem::take(&mut self.sections)
             .into_iter()
             .map(|section| {
-                let evaluation = evaluate(&section, &self.before, after.as_ref(), now);
+                let evaluation = evaluate(&section, &self.before, after.as_ref());
                 (section, evaluation)
             })
             .collect();
-        let doubts = sessions
+        let warnings = sessions
             .iter()
-            .flat_map(|(_, evaluation)| evaluation.doubts.clone());
+            .flat_map(|(_, evaluation)| evaluation.warnings.clone());
         DownloadReport {
             file: None,
             decompressed: false,
-            doubts: if complete { doubts.collect() } else { Vec::new() },
+            warnings: if complete { warnings.collect() } else { Vec::new() },
             sessions,
             sha256: self.sha256.take(),
             resumed_bytes: self.resumed_bytes,
@@ -572,10 +567,7 @@ impl Downloader<'_> {
     /// Lists the days of a range. A failed listing is printed and does not stop the download.
     async fn fetch_listing(&self, start: Date, end: Date) -> Option<DayListing> {
         let source = self.source;
-        let (first, last) = (
-            start.saturating_sub(MARGIN_DAYS.days()),
-            end.saturating_add(MARGIN_DAYS.days()),
-        );
+        let (first, last) = listing_range(start, end, today());
         tokio::select! {
             biased;
             () = self.stop.graceful.cancelled() => None,

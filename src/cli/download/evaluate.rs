@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::part_state::{CompletedSession, RecordedEnd};
 use super::request::{self, windows};
 use crate::archive::counts::{
-    DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty,
+    DayListing, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty, latest_count,
     partial_count_suffices,
 };
 use crate::cli::human;
@@ -28,10 +27,10 @@ pub struct SessionEvaluation {
     /// Event counts that the service reported before and after the download.
     pub reported: (Option<u64>, Option<u64>),
     /// Reasons not to regard the session as complete; empty if there are none.
-    pub doubts: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
-/// Returns the counts of a range of days from a listing.
+/// Returns the counts of a range of days from a listing, without days that it leaves out.
 pub fn day_counts(listing: &DayListing, start: Date, end: Date) -> DayCounts {
     windows(start, end, None)
         .filter_map(|window| Some((window.date(), listing.count(window)?)))
@@ -43,98 +42,98 @@ pub fn evaluate(
     section: &CompletedSession,
     before: &DayCounts,
     after: Option<&DayListing>,
-    now: Timestamp,
 ) -> SessionEvaluation {
     let Some((start, end)) = section.range else {
         return evaluate_undated(section);
     };
-    let reported = |counts: &DayCounts| {
-        let days = windows(start, end, None).map(|window| counts.get(&window.date()).copied());
-        // The service reports no counts of hours.
-        if section.hour.is_some() { None } else { days.sum() }
-    };
     let later = after
         .map(|listing| day_counts(listing, start, end))
         .unwrap_or_default();
-    let (before, after_count) = (reported(before), reported(&later));
-    let days = request::format_days(start, end, section.hour);
-    let empty = |answer| {
-        windows(start, end, section.hour).map(move |window| {
-            let evidence = EmptyEvidence {
-                window,
-                answer,
-                session_readable: section.readable,
-                listing: after,
-                other_hours: None,
-                oldest_served: None,
-                now,
-            };
-            (window.date(), evaluate_empty(&evidence))
-        })
+    // A day that the later listing leaves out has its earlier count. Without one, and between listed days, it counts 0.
+    let after_count = |date: Date| {
+        let omitted = || after.is_some_and(|listing| listing.omits(date)).then_some(0);
+        let known = latest_count(before.get(&date).copied(), later.get(&date).copied());
+        known.or_else(omitted)
     };
+    let sum = |count: &dyn Fn(Date) -> Option<u64>| {
+        let days = windows(start, end, None).map(|window| count(window.date()));
+        // The service reports no counts of hours.
+        if section.hour.is_some() { None } else { days.sum() }
+    };
+    let (before, after_count) = (sum(&|date| before.get(&date).copied()), sum(&after_count));
+    let days = request::format_days(start, end, section.hour);
+    let empty = windows(start, end, section.hour).map(|window| {
+        let evidence = EmptyEvidence {
+            window,
+            session_readable: section.readable,
+            listing: after,
+            other_hours: None,
+        };
+        (window.date(), evaluate_empty(&evidence))
+    });
     let mut evaluation = SessionEvaluation {
         verdict: compare_counts(section.events, before, after_count),
         reported: (before, after_count),
-        doubts: Vec::new(),
+        warnings: Vec::new(),
     };
     if let Some(uncounted) = &section.uncounted {
         evaluation.verdict = Verdict::Uncounted;
         if !partial_count_suffices(section.events, before, after_count) {
-            let reported = before.max(after_count).map_or_else(
+            let reported = latest_count(before, after_count).map_or_else(
                 || "the service reports no count".to_owned(),
                 |reported| format!("the service reports {}", human::count(reported)),
             );
-            evaluation.doubts.push(format!(
+            evaluation.warnings.push(format!(
                 "{days}: only {} could be counted ({uncounted} of the decompressed data), and {reported}",
                 human::plural(section.events, "event")
             ));
         }
     } else if section.events == 0 {
-        let answer = section.empty.unwrap_or(EmptyAnswer::GzipOfNothing);
-        let doubts: Vec<_> = empty(answer)
-            .filter_map(|(day, verdict)| doubt(day, &verdict))
+        let warnings: Vec<_> = empty
+            .filter_map(|(day, verdict)| warning(day, &verdict))
             .collect();
-        if doubts.is_empty() {
+        if warnings.is_empty() {
             evaluation.verdict = Verdict::Empty;
         }
-        evaluation.doubts = truncated(doubts);
+        evaluation.warnings = truncated(warnings);
         return evaluation;
     }
     if evaluation.verdict == Verdict::Short {
-        let most = before.into_iter().chain(after_count).max().unwrap_or(0);
-        evaluation.doubts.push(format!(
+        let reported = latest_count(before, after_count).unwrap_or(0);
+        evaluation.warnings.push(format!(
             "{days}: received {}, but the service reports {}",
             human::plural(section.events, "event"),
-            human::count(most)
+            human::count(reported)
         ));
     }
     if section.end == RecordedEnd::CloseUnconfirmed && evaluation.verdict != Verdict::Matched {
-        evaluation.doubts.push(format!(
+        evaluation.warnings.push(format!(
             "{days}: the connection closed without an end marker, and neither another request nor the reported count confirms that the data is complete"
         ));
     }
     // The events may belong to the other days: nothing shows that days which are no longer listed are included.
     if start != end {
-        let expired: Vec<_> = empty(EmptyAnswer::GzipOfNothing)
-            .filter(|(_, verdict)| matches!(verdict, EmptyVerdict::Expired(_)))
-            .filter_map(|(day, verdict)| doubt(day, &verdict))
+        let expired: Vec<_> = empty
+            .filter(|(_, verdict)| matches!(verdict, EmptyVerdict::BeforeOldest(_)))
+            .filter_map(|(day, verdict)| warning(day, &verdict))
             .collect();
-        evaluation.doubts.extend(truncated(expired));
+        evaluation.warnings.extend(truncated(expired));
     }
     evaluation
 }
 
 /// Evaluates a session with unknown days.
 fn evaluate_undated(section: &CompletedSession) -> SessionEvaluation {
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     if let Some(uncounted) = section.uncounted.as_ref().filter(|_| section.events == 0) {
-        doubts.push(format!(
+        warnings.push(format!(
             "no event could be counted ({uncounted} of the decompressed data)"
         ));
     } else if section.events == 0 {
-        doubts.push("received no events, and the service does not report the days of the session".to_owned());
+        warnings
+            .push("received no events, and the service does not report the days of the session".to_owned());
     } else if section.end == RecordedEnd::CloseUnconfirmed {
-        doubts.push("the connection closed without an end marker".to_owned());
+        warnings.push("the connection closed without an end marker".to_owned());
     }
     SessionEvaluation {
         verdict: match section.uncounted {
@@ -142,11 +141,11 @@ fn evaluate_undated(section: &CompletedSession) -> SessionEvaluation {
             None => Verdict::Unknown,
         },
         reported: (None, None),
-        doubts,
+        warnings,
     }
 }
 
-fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
+fn warning(day: Date, verdict: &EmptyVerdict) -> Option<String> {
     match verdict {
         EmptyVerdict::Proved => None,
         EmptyVerdict::Short(reported) => Some(format!(
@@ -159,7 +158,7 @@ fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
         } => Some(format!(
             "{day}: received no events, and the other hours have {other_hours} of the {reported} events that the service reports"
         )),
-        EmptyVerdict::Expired(oldest) => Some(format!(
+        EmptyVerdict::BeforeOldest(oldest) => Some(format!(
             "{day}: the service lists no day before {oldest}, so the events of this day may have expired"
         )),
         EmptyVerdict::Unproved(why) => Some(format!(
@@ -168,16 +167,16 @@ fn doubt(day: Date, verdict: &EmptyVerdict) -> Option<String> {
     }
 }
 
-fn truncated(mut doubts: Vec<String>) -> Vec<String> {
-    let more = doubts.len().saturating_sub(NAMED_MAX);
-    doubts.truncate(NAMED_MAX);
+fn truncated(mut warnings: Vec<String>) -> Vec<String> {
+    let more = warnings.len().saturating_sub(NAMED_MAX);
+    warnings.truncate(NAMED_MAX);
     if more > 0 {
-        doubts.push(format!(
+        warnings.push(format!(
             "the same for {}",
             human::plural(more as u64, "further day")
         ));
     }
-    doubts
+    warnings
 }
 
 #[cfg(test)]
@@ -185,6 +184,7 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::archive::counts::EmptyAnswer;
     use crate::archive::records::UncountedRecord;
     use crate::tracker::Day;
 
@@ -224,9 +224,8 @@ mod tests {
         let (start, end) = section.range.unwrap();
         let before = day_counts(&listing(before), start, end);
         let after = after.map(listing);
-        let now = "2018-07-20T00:00:00Z".parse().unwrap();
-        let evaluation = evaluate(section, &before, after.as_ref(), now);
-        (evaluation.verdict, evaluation.doubts.join("\n"))
+        let evaluation = evaluate(section, &before, after.as_ref());
+        (evaluation.verdict, evaluation.warnings.join("\n"))
     }
 
     #[test]
@@ -235,16 +234,22 @@ mod tests {
         let evaluate_range = |events, days| evaluated(&section(events, days), rows, Some(rows));
         assert_eq!(evaluate_range(22, (1, 4)), (Verdict::Matched, String::new()));
         assert_eq!(evaluate_range(23, (1, 4)), (Verdict::Over, String::new()));
-        let (verdict, doubts) = evaluate_range(21, (1, 4));
+        let (verdict, warnings) = evaluate_range(21, (1, 4));
         assert_eq!(verdict, Verdict::Short);
         assert!(
-            doubts.contains("received 21 events, but the service reports 22"),
-            "{doubts}"
+            warnings.contains("received 21 events, but the service reports 22"),
+            "{warnings}"
         );
-        // Events were added to the day during the download.
+        // Events were added to a day during the download.
+        let grown: &[_] = &[(1, 10), (2, 8), (4, 7), (9, 1)];
+        let (verdict, warnings) = evaluated(&section(23, (1, 4)), rows, Some(grown));
+        assert_eq!(verdict, Verdict::Short);
+        assert!(warnings.contains("but the service reports 25"), "{warnings}");
+        // A day that the later listing leaves out has its earlier count.
+        let left_out: &[_] = &[(1, 10), (4, 7), (9, 1)];
         assert_eq!(
-            evaluated(&section(6, (2, 2)), &[(2, 5)], Some(&[(2, 8)])).0,
-            Verdict::Matched
+            evaluated(&section(17, (1, 4)), rows, Some(left_out)).0,
+            Verdict::Short
         );
         assert_eq!(
             evaluated(&section(6, (2, 2)), &[], None),
@@ -259,35 +264,35 @@ mod tests {
             evaluated(&section(0, (2, 3)), rows, Some(rows)),
             (Verdict::Empty, String::new())
         );
-        let (_, doubts) = evaluated(&section(0, (3, 4)), rows, Some(rows));
+        let (_, warnings) = evaluated(&section(0, (3, 4)), rows, Some(rows));
         assert!(
-            doubts.contains("2018-06-04: received no events, but the service reports 7"),
-            "{doubts}"
+            warnings.contains("2018-06-04: received no events, but the service reports 7"),
+            "{warnings}"
         );
-        let (_, doubts) = evaluated(&section(0, (2, 2)), rows, None);
-        assert!(doubts.contains("nothing proves"), "{doubts}");
+        let (_, warnings) = evaluated(&section(0, (2, 2)), rows, None);
+        assert!(warnings.contains("nothing proves"), "{warnings}");
         let late: &[_] = &[(20, 3)];
-        let (_, doubts) = evaluated(&section(0, (1, 9)), late, Some(late));
+        let (_, warnings) = evaluated(&section(0, (1, 9)), late, Some(late));
         assert!(
-            doubts.contains("no day before 2018-06-20") && doubts.contains("4 further days"),
-            "{doubts}"
+            warnings.contains("no day before 2018-06-20") && warnings.contains("4 further days"),
+            "{warnings}"
         );
     }
 
     #[test]
-    fn days_before_the_oldest_listed_day_raise_a_doubt() {
+    fn days_before_the_oldest_listed_day_raise_a_warning() {
         let rows: &[_] = &[(3, 10), (4, 7)];
-        let (verdict, doubts) = evaluated(&section(17, (1, 4)), rows, Some(rows));
+        let (verdict, warnings) = evaluated(&section(17, (1, 4)), rows, Some(rows));
         assert_eq!(verdict, Verdict::Unknown);
         assert!(
-            doubts.contains("2018-06-01") && doubts.contains("2018-06-02"),
-            "{doubts}"
+            warnings.contains("2018-06-01") && warnings.contains("2018-06-02"),
+            "{warnings}"
         );
-        assert!(!doubts.contains("2018-06-03: "), "{doubts}");
+        assert!(!warnings.contains("2018-06-03: "), "{warnings}");
     }
 
     #[test]
-    fn content_that_cannot_be_counted_is_kept_and_doubted_unless_enough_was_counted() {
+    fn content_that_cannot_be_counted_is_kept_with_a_warning_unless_enough_was_counted() {
         let uncounted = |events| CompletedSession {
             uncounted: Some(UncountedRecord {
                 reason: "NotAnObject".to_owned(),
@@ -297,11 +302,11 @@ mod tests {
             ..section(events, (2, 2))
         };
         let rows: &[_] = &[(2, 5)];
-        let (verdict, doubts) = evaluated(&uncounted(4), rows, Some(rows));
+        let (verdict, warnings) = evaluated(&uncounted(4), rows, Some(rows));
         assert_eq!(verdict, Verdict::Uncounted);
         assert!(
-            doubts.contains("only 4 events could be counted (NotAnObject at byte 9"),
-            "{doubts}"
+            warnings.contains("only 4 events could be counted (NotAnObject at byte 9"),
+            "{warnings}"
         );
         for reports in [(rows, Some(rows)), (&[], None)] {
             assert_eq!(

@@ -13,7 +13,7 @@ pub async fn finish(
     decompress: bool,
 ) -> Result<(), DownloadError> {
     let no_bytes = report.sha256.is_none();
-    if no_bytes && !report.doubts.is_empty() {
+    if no_bytes && !report.warnings.is_empty() {
         if let DownloadSink::File(part) = sink {
             part.discard();
         }

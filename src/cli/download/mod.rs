@@ -35,7 +35,7 @@ use self::request::{DAYS_MAX, DownloadRequest};
 use self::sink::DownloadSink;
 use super::exit::{CliError, Exit};
 use super::logs;
-use super::output::OutputArgs;
+use super::output::{OutputArgs, write_stdout};
 use super::progress::ProgressMode;
 use super::source::SourceArgs;
 use super::stop::{self, ShutdownSignals};
@@ -117,7 +117,7 @@ pub async fn run(args: DownloadArgs) -> Result<Exit, CliError> {
             print(
                 &args,
                 &serde_json::json!({"schema": report::SCHEMA, "error": error}).to_string(),
-            );
+            )?;
             return Ok(fault.exit());
         }
         Err(fault) => return Err(fault),
@@ -126,14 +126,14 @@ pub async fn run(args: DownloadArgs) -> Result<Exit, CliError> {
         return Ok(Exit::PipeClosed);
     };
     if args.output.is_json() {
-        print(&args, &report.document().to_string());
+        print(&args, &report.document().to_string())?;
     } else {
         if let Some(failure) = &report.failure {
             eprintln!("eventexport: {failure}");
         }
         let text = report.text();
         if !args.output.quiet || !report.succeeded() {
-            print(&args, text.trim_end());
+            print(&args, text.trim_end())?;
         }
     }
     Ok(if report.succeeded() {
@@ -144,15 +144,16 @@ pub async fn run(args: DownloadArgs) -> Result<Exit, CliError> {
 }
 
 /// Prints the result: to standard output, or to standard error if the events go to standard output.
-fn print(args: &DownloadArgs, text: &str) {
+fn print(args: &DownloadArgs, text: &str) -> Result<(), CliError> {
     if text.is_empty() {
-        return;
+        return Ok(());
     }
-    // A reader that closed the pipe needs no more.
-    let _ = match output_file(args) {
-        Some(_) => writeln!(io::stdout().lock(), "{text}"),
-        None => writeln!(io::stderr().lock(), "{text}"),
-    };
+    if output_file(args).is_some() {
+        return write_stdout(&format!("{text}\n"));
+    }
+    // A failure to write to standard error cannot be reported.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+    Ok(())
 }
 
 /// Returns FILE; `None`: standard output.

@@ -12,7 +12,7 @@ use crate::archive::counts::Verdict;
 use crate::cli::human;
 
 /// Schema version of the document.
-pub const SCHEMA: &str = "eventexport.io/download/v1";
+pub const SCHEMA: &str = "eventexport.io/download/v2";
 
 /// Maximum number of sessions in the text; the rest are counted. The document has all.
 const NAMED_MAX: usize = 20;
@@ -31,7 +31,7 @@ pub struct DownloadReport {
     /// Bytes that an earlier run downloaded.
     pub resumed_bytes: u64,
     /// Reasons not to regard the download as complete.
-    pub doubts: Vec<String>,
+    pub warnings: Vec<String>,
     /// IDs of the sessions that the download opened and that are still open, and why.
     pub leftover_sessions: Vec<(String, String)>,
     /// True if these sessions stay open on request.
@@ -44,7 +44,7 @@ impl DownloadReport {
     /// True if the exit code is 0.
     pub fn succeeded(&self) -> bool {
         self.failure.is_none()
-            && self.doubts.is_empty()
+            && self.warnings.is_empty()
             && (self.leftover_sessions.is_empty() || self.sessions_kept)
     }
 
@@ -54,14 +54,14 @@ impl DownloadReport {
         let leftover_sessions: Vec<Value> = self
             .leftover_sessions
             .iter()
-            .map(|(id, why)| json!({"session": id, "why": why}))
+            .map(|(id, reason)| json!({"session": id, "reason": reason}))
             .collect();
         let mut document = json!({
             "schema": SCHEMA,
             "exitCode": u8::from(!self.succeeded()),
             "file": self.file.as_ref().map(|file| file.display().to_string()),
             "decompressed": self.decompressed,
-            "whole": self.failure.is_none(),
+            "complete": self.failure.is_none(),
             "bytes": self.sum(|section| section.bytes),
             "bytesOfEarlierRuns": self.resumed_bytes,
             "sha256": self.sha256,
@@ -69,7 +69,7 @@ impl DownloadReport {
             "decompressedBytes": self.sum(|section| section.decompressed),
             "events": self.sum(|section| section.events),
             "sessions": sessions,
-            "doubts": self.doubts,
+            "warnings": self.warnings,
             "sessionsLeft": leftover_sessions,
         });
         if let (Some(message), Some(object)) = (&self.failure, document.as_object_mut()) {
@@ -84,8 +84,8 @@ impl DownloadReport {
         if self.failure.is_none() {
             self.write_complete(&mut text);
         }
-        for doubt in &self.doubts {
-            let _ = writeln!(text, "Not complete: {doubt}.");
+        for warning in &self.warnings {
+            let _ = writeln!(text, "Not complete: {warning}.");
         }
         for (id, why) in &self.leftover_sessions {
             let _ = if self.sessions_kept {

@@ -1,27 +1,32 @@
 //! Progress as JSON, one object per line on standard output. `docs/cli.md` documents the fields.
 
-use std::io::Write as _;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::changes::SnapshotChange;
 use crate::archive::listing::WindowFacts;
+use crate::cli::exit::CliError;
+use crate::cli::output::write_stdout;
 use crate::export::failure::Problem;
 use crate::export::snapshot::Snapshot;
 
 /// Name and version of the lines' schema: the first field of every line.
-pub const SCHEMA: &str = "eventexport.io/run/v1";
+pub const SCHEMA: &str = "eventexport.io/run/v2";
 
 /// Renders progress as lines of JSON.
-#[derive(Clone, Copy, Debug)]
-pub struct JsonProgress;
+#[derive(Debug, Default)]
+pub struct JsonProgress {
+    /// Error of the first line that could not be written.
+    pub error: Option<CliError>,
+}
 
 impl JsonProgress {
     /// Prints each change.
-    pub fn update(self, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
+    pub fn update(&mut self, name: &str, snapshot: &Snapshot, changes: &[SnapshotChange<'_>]) {
         for change in changes {
-            print(change_json(name, snapshot, change));
+            if let Err(error) = print(change_json(name, snapshot, change)) {
+                self.error.get_or_insert(error);
+            }
         }
     }
 }
@@ -45,7 +50,7 @@ fn change_json(name: &str, snapshot: &Snapshot, change: &SnapshotChange<'_>) -> 
             object
         }
         SnapshotChange::Problem(problem) => {
-            let mut object = json!({"event": "trouble", "export": name});
+            let mut object = json!({"event": "problem", "export": name});
             merge(&mut object, self::problem(problem));
             object
         }
@@ -79,16 +84,15 @@ pub fn problem(problem: &Problem) -> Value {
         "reason": reason.as_str(),
         "message": message,
         "window": window.map(|window| window.to_string()),
-        "triedAgainAt": retry_at,
+        "retryAt": retry_at,
     })
 }
 
 /// Prints an object on one line, with schema and time.
-pub fn print(object: Value) {
+pub fn print(object: Value) -> Result<(), CliError> {
     let mut line = json!({"schema": SCHEMA, "time": Timestamp::now()});
     merge(&mut line, object);
-    // A closed pipe cannot be reported.
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    write_stdout(&format!("{line}\n"))
 }
 
 /// Adds the fields of `more` to `object`.

@@ -34,8 +34,10 @@ impl ProgressLines {
         for text in changes.iter().filter_map(describe) {
             self.println(&format!("{name}: {text}"));
         }
-        if self.last.elapsed() >= HEARTBEAT && !snapshot.transfers.is_empty() {
-            self.println(&format!("{name}: {}", transfers_text(snapshot)));
+        if self.last.elapsed() >= HEARTBEAT
+            && let Some(text) = heartbeat_text(snapshot)
+        {
+            self.println(&format!("{name}: {text}"));
         }
     }
 
@@ -83,6 +85,20 @@ fn stored_text(window: Window, facts: &WindowFacts) -> String {
     )
 }
 
+/// Returns what a run that prints nothing else is doing; `None` if it neither transfers nor waits.
+fn heartbeat_text(snapshot: &Snapshot) -> Option<String> {
+    if !snapshot.transfers.is_empty() {
+        return Some(transfers_text(snapshot));
+    }
+    let mut problems = snapshot.problems.iter();
+    let (problem, at) = problems.find_map(|problem| Some((problem, problem.retry_at?)))?;
+    let at = at.round(jiff::Unit::Second).unwrap_or(at);
+    Some(format!(
+        "waiting: {}, next try {at}; {} of {} stored",
+        problem.reason, snapshot.stored, snapshot.wanted
+    ))
+}
+
 fn transfers_text(snapshot: &Snapshot) -> String {
     let bytes = snapshot.transfers.iter().map(|transfer| transfer.bytes).sum();
     let transfers = human::plural(snapshot.transfers.len() as u64, "transfer");
@@ -99,7 +115,29 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::api::Reason;
     use crate::cli::outcome::tests::facts;
+    use crate::export::failure::{Problem, RetryClass};
+
+    #[test]
+    fn a_run_that_waits_says_for_what_and_until_when() {
+        let waiting = Snapshot {
+            wanted: 7,
+            problems: vec![Problem {
+                reason: Reason::SessionRefused,
+                message: "403".to_owned(),
+                window: None,
+                class: RetryClass::Wait(None),
+                retry_at: "2018-06-30T12:00:20.4Z".parse().ok(),
+            }],
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            heartbeat_text(&waiting).unwrap(),
+            "waiting: SessionRefused, next try 2018-06-30T12:00:20Z; 0 of 7 stored"
+        );
+        assert_eq!(heartbeat_text(&Snapshot::default()), None);
+    }
 
     #[test]
     fn a_line_states_what_was_stored_and_proved() {

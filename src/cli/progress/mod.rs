@@ -14,6 +14,7 @@ use self::bars::ProgressBars;
 use self::changes::ChangeDetector;
 use self::events::JsonProgress;
 use self::lines::ProgressLines;
+use super::exit::CliError;
 use crate::export::snapshot::Snapshot;
 
 /// Display of progress.
@@ -65,7 +66,7 @@ impl RunProgress {
         let renderer = match mode {
             ProgressMode::Bars => ProgressRenderer::Bars(ProgressBars::new(&names, screen)),
             ProgressMode::Lines => ProgressRenderer::Lines(ProgressLines::default()),
-            ProgressMode::Json => ProgressRenderer::Json(JsonProgress),
+            ProgressMode::Json => ProgressRenderer::Json(JsonProgress::default()),
             ProgressMode::Quiet => ProgressRenderer::Quiet,
         };
         let detectors = names.iter().map(|_| ChangeDetector::default()).collect();
@@ -96,6 +97,14 @@ impl RunProgress {
             ProgressRenderer::Bars(bars) => bars.println(text),
             ProgressRenderer::Lines(lines) => lines.println(text),
             ProgressRenderer::Json(_) | ProgressRenderer::Quiet => {}
+        }
+    }
+
+    /// Returns the error of the first line that could not be written to standard output.
+    pub fn take_error(&mut self) -> Option<CliError> {
+        match &mut self.renderer {
+            ProgressRenderer::Json(events) => events.error.take(),
+            ProgressRenderer::Bars(_) | ProgressRenderer::Lines(_) | ProgressRenderer::Quiet => None,
         }
     }
 

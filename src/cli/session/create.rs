@@ -13,7 +13,7 @@ use crate::archive::window::parse_date;
 use crate::tracker::{Session, SessionRequest, TrackerError};
 
 /// Schema version of the JSON document.
-pub const SCHEMA: &str = "eventexport.io/session-create/v1";
+pub const SCHEMA: &str = "eventexport.io/session-create/v2";
 
 /// Maximum number of days of a session (API page).
 pub const DAYS_MAX: i32 = 15;
@@ -78,10 +78,11 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
     let warnings = mismatches(&request, &session);
     let document = json!({
         "session": view::to_json(&session),
-        "asked": {"start": start, "end": end, "hour": request.hour, "account": request.account},
+        "requested": {"start": start, "end": end, "hour": request.hour, "account": request.account},
         "warnings": warnings,
     });
-    args.output
+    let printed = args
+        .output
         .print(SCHEMA, document, || view::detail_table(&session));
     if !args.output.is_json() {
         // A warning, not a note: printed also with --quiet.
@@ -89,6 +90,7 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
             eprintln!("eventexport: warning: {warning}");
         }
     }
+    printed.map_err(|error| anyhow::anyhow!("{error}; session {} is open", session.id))?;
     Ok(Exit::Done)
 }
 
@@ -148,6 +150,7 @@ async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliErr
         TrackerError::Capacity {
             space,
             status,
+            names_capacity: _,
             message,
         } => {
             let message = if message.is_empty() {

@@ -16,7 +16,7 @@ use crate::api::parse_duration;
 use crate::tracker::Session;
 
 /// Schema version of the JSON document.
-pub const SCHEMA: &str = "eventexport.io/session-delete/v1";
+pub const SCHEMA: &str = "eventexport.io/session-delete/v2";
 
 /// Number of concurrent deletions: 4.
 const CONCURRENT_DELETES: usize = 4;
@@ -98,7 +98,7 @@ pub async fn delete(args: &SessionDeleteArgs) -> Result<Exit, CliError> {
         Some(age) => {
             let selection = select_sessions(args, &source, age).await?;
             if args.dry_run || selection.ids.is_empty() {
-                report(args, &[], &selection.ids, &selection.kept);
+                report(args, &[], &selection.ids, &selection.kept)?;
                 return Ok(Exit::Done);
             }
             confirm(args, selection.ids.len())?;
@@ -110,7 +110,7 @@ pub async fn delete(args: &SessionDeleteArgs) -> Result<Exit, CliError> {
         .buffered(CONCURRENT_DELETES)
         .collect()
         .await;
-    report(args, &results, &[], &kept);
+    report(args, &results, &[], &kept)?;
     let failed = results
         .iter()
         .any(|(_, result)| matches!(result, DeleteResult::Failed(_)));
@@ -248,21 +248,21 @@ fn report(
     results: &[(String, DeleteResult)],
     planned: &[String],
     kept: &[(Session, String)],
-) {
+) -> Result<(), CliError> {
     let result = |(id, result): &(String, DeleteResult)| match result {
         DeleteResult::Deleted => json!({"id": id, "result": "Deleted"}),
-        DeleteResult::NotFound => json!({"id": id, "result": "NotThere"}),
+        DeleteResult::NotFound => json!({"id": id, "result": "NotFound"}),
         DeleteResult::Failed(why) => json!({"id": id, "result": "Failed", "message": why}),
     };
     let kept: Vec<Value> = kept
         .iter()
-        .map(|(session, why)| json!({"session": view::to_json(session), "why": why}))
+        .map(|(session, reason)| json!({"session": view::to_json(session), "reason": reason}))
         .collect();
     let document = json!({
         "dryRun": args.dry_run,
         "wouldDelete": planned,
         "results": results.iter().map(result).collect::<Vec<_>>(),
-        "leftAlone": kept,
+        "kept": kept,
     });
     args.output.print(SCHEMA, document, || {
         if results.is_empty() {
@@ -285,5 +285,5 @@ fn report(
             rows.add_row([id, &text]);
         }
         rows.to_string()
-    });
+    })
 }

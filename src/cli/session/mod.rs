@@ -132,7 +132,7 @@ async fn list(args: &SessionListArgs) -> Result<Exit, CliError> {
             rows.add_row(view::list_row(session));
         }
         rows.to_string()
-    });
+    })?;
     args.output.note(format!(
         "{} listed. A space can have {SESSIONS_PER_SPACE} of all its users; the service may list only yours.",
         super::human::plural(sessions.len() as u64, "session")
@@ -156,6 +156,6 @@ async fn show(args: &SessionShowArgs) -> Result<Exit, CliError> {
     args.output
         .print(SHOW_SCHEMA, json!({"session": view::to_json(&session)}), || {
             view::detail_table(&session)
-        });
+        })?;
     Ok(Exit::Done)
 }

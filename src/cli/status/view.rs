@@ -12,8 +12,10 @@ use super::super::archived::{self, ArchivedDay};
 use super::super::human;
 use super::super::output::{display_path, table};
 use super::super::source::SourceConnection;
+use crate::archive::coverage::WindowState;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
+use crate::export::spec::ExportSpec;
 use crate::tracker::Day;
 
 /// Row of the table.
@@ -27,6 +29,7 @@ pub(super) struct DayRow {
 pub(super) struct Archive {
     pub(super) name: String,
     pub(super) root: ArchiveRoot,
+    pub(super) export: Option<ExportSpec>,
     pub(super) journal: Result<Journal, String>,
 }
 
@@ -46,7 +49,10 @@ pub(super) fn rows(
         return days.into_iter().map(row).collect();
     };
     let now = Timestamp::now();
-    let journal = archive.journal.as_ref().ok();
+    let assessed = archive.journal.as_ref().ok().map(|journal| {
+        let coverage = archived::assess(journal, source, (start, end), archive.export.as_ref(), now);
+        (journal, coverage)
+    });
     let mut days = days.into_iter().peekable();
     let mut rows = Vec::new();
     let mut next = Some(start);
@@ -54,7 +60,9 @@ pub(super) fn rows(
         rows.push(DayRow {
             date,
             day: days.next_if(|day| day.date == date),
-            archived_day: journal.map(|journal| archived::assess_day(journal, source, date, now)),
+            archived_day: assessed
+                .as_ref()
+                .map(|(journal, coverage)| archived::archived_day(journal, coverage, date)),
         });
         next = date.tomorrow().ok();
     }
@@ -121,7 +129,7 @@ pub(super) fn status_table(
     {
         let complete = rows
             .iter()
-            .filter(|row| has_state(row, &archived::DayState::Complete))
+            .filter(|row| has_state(row, &WindowState::Covered))
             .count() as u64;
         let archived_days = rows.iter().filter_map(|row| row.archived_day.as_ref());
         let events: u64 = archived_days.fold(0, |sum, day| sum.saturating_add(day.events));
@@ -137,7 +145,7 @@ pub(super) fn status_table(
     text
 }
 
-fn has_state(row: &DayRow, state: &archived::DayState) -> bool {
+fn has_state(row: &DayRow, state: &WindowState) -> bool {
     row.archived_day
         .as_ref()
         .is_some_and(|archived_day| archived_day.state == *state)
@@ -167,7 +175,7 @@ pub(super) fn status_json(
         json!({
             "location": archive.name,
             "root": archive.root.as_str(),
-            "doubt": archive.journal.as_ref().err(),
+            "warning": archive.journal.as_ref().err(),
         })
     });
     json!({
@@ -176,7 +184,7 @@ pub(super) fn status_json(
         "source": source.tracker.endpoint(),
         "start": start,
         "end": end,
-        "listingDoubt": warning,
+        "listingWarning": warning,
         "archive": archive,
         "days": rows.iter().map(row).collect::<Vec<_>>(),
     })

@@ -14,7 +14,7 @@ use crate::api::{Reason, Scope, SettingNames};
 use crate::archive::counts::Verdict;
 use crate::archive::layout::{ArchiveRoot, AttemptId};
 use crate::archive::listing::WindowFacts;
-use crate::archive::listing::{AttemptFacts, Journal, ReceiptFacts, ReceiptProof};
+use crate::archive::listing::{AttemptFacts, ExpiredFacts, Journal, ReceiptFacts, ReceiptProof};
 use crate::archive::manifest::document::GapEntry;
 use crate::archive::records::{ArchiveRecord as _, AttemptRecord};
 use crate::archive::window::Window;
@@ -48,6 +48,7 @@ impl DecisionFixture {
             in_progress: &self.in_progress,
             sealing: self.sealing,
             retry_state: &self.retry_state,
+            oldest_listed: None,
             // Just now, or long ago.
             listed_at: self.now.min(at(-25)),
             now: self.now,
@@ -132,6 +133,7 @@ pub(super) fn retry_entries() -> impl Strategy<Value = RetryEntry> {
             failed_at: Timestamp::MIN,
             timeouts,
             retry_at: at(retry_at),
+            give_up_at: None,
             failure: Failure {
                 class,
                 ..Failure::retry(reason, "x")
@@ -270,7 +272,11 @@ impl DecisionFixture {
                 journal.objects.remove(&window);
             }
             FixtureEntry::Expired => {
-                journal.expired.insert(window);
+                let facts = ExpiredFacts {
+                    source: SOURCE.to_owned(),
+                    oldest_listed: Date::MAX,
+                };
+                journal.expired.insert(window, Some(facts));
             }
             FixtureEntry::Split => {
                 journal.splits.insert(Window::day(window.date()));
@@ -294,6 +300,7 @@ impl DecisionFixture {
                         Vec::new()
                     },
                     prepared,
+                    unreadable: None,
                 };
                 journal.attempts.insert(id, facts);
                 if in_progress && (own || late) {

@@ -1,5 +1,6 @@
 //! Properties of decisions for any input, including that a run without further failures becomes idle.
 
+use crate::archive::coverage::{self, Expectation};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ fn is_explained(fixture: &DecisionFixture, decision: &RunDecision, cell: Window)
         // A wait reports a time or a holder.
         here && problem.reason != Reason::NotSettled && problem.reason != Reason::Expired
     });
-    let expired = journal.expired.iter().any(overlaps)
+    let expired = journal.expired.keys().any(overlaps)
         && decision
             .problems
             .iter()
@@ -68,7 +69,7 @@ proptest! {
         let decision = fixture.decide();
         let DecisionFixture { export, journal, active, in_progress, .. } = &fixture;
         let wanted = cells(export.windows(fixture.now));
-        let covered = journal.covered(&export.source);
+        let covered = coverage::assess(&Expectation::of_source(&export.source), journal).covered;
         let mut taken = cells(active.iter().copied());
         for window in &decision.start {
             prop_assert!(!taken.intersects(*window), "{window} is in progress");
@@ -155,10 +156,17 @@ proptest! {
     #[test]
     fn complete_means_nothing_is_missing_or_open(fixture in fixtures()) {
         let decision = fixture.decide();
+        prop_assert!(decision.finished || !decision.complete);
+        if decision.finished {
+            prop_assert!(decision.coverage.missing.is_empty() && fixture.active.is_empty() && !decision.sealing);
+            let RunDecision { start, recover, split, open_attempts, .. } = &decision;
+            prop_assert!(start.is_empty() && recover.is_empty() && split.is_empty());
+            prop_assert!(open_attempts.is_empty() && fixture.in_progress.is_empty());
+        }
         if decision.complete {
             let wanted = cells(fixture.export.windows(fixture.now));
             let accepted = fixture.export.accepted_hours(&wanted);
-            let covered = fixture.journal.covered(SOURCE);
+            let covered = coverage::assess(&Expectation::of_source(SOURCE), &fixture.journal).covered;
             prop_assert!(wanted.difference(&covered).difference(&accepted).is_empty());
             prop_assert!(fixture.export.end.is_some() && fixture.active.is_empty() && fixture.in_progress.is_empty());
             let unfinished = fixture.journal.attempts.iter().filter(|(id, facts)| {
@@ -183,9 +191,11 @@ proptest! {
             prop_assert!(build_statement(&fixture.export, &fixture.journal, period).is_some(), "{period:?}");
         }
         let is_own = |id: &AttemptId| !fixture.journal.attempts_by_others(id.window, "self", fixture.store_now).any(|(other, _)| other == id);
-        let finite = fixture.export.end.is_some();
-        let open = fixture.journal.attempts.keys().any(is_own) || !fixture.active.is_empty();
-        prop_assert!(!(finite && open && decision.sealing), "sessions may be open");
+        let own = fixture.journal.attempts.keys().filter(|id| is_own(id)).map(|id| id.window);
+        let mut open = own.chain(fixture.active.iter().copied());
+        if let Some(period) = decision.seal {
+            prop_assert!(!open.any(|window| period_contains(period, window)), "sessions may be open");
+        }
     }
 
     /// Alternates decisions and their effects: without further failures the run becomes idle, each window is

@@ -2,8 +2,11 @@
 
 use super::fixture::{DecisionFixture, FIRST, FixtureEntry, at};
 use super::*;
+use jiff::civil::date;
+
 use crate::api::{Scope, SettingNames};
 use crate::archive::layout::ArchiveRoot;
+use crate::archive::manifest::document::GapEntry;
 use crate::export::shard::Shard;
 
 /// Fixture with a day exported by the hour, long past: all but the last `open` hours are stored.
@@ -89,4 +92,43 @@ fn missing_hours_start_up_to_the_parallelism() {
             (19, 5)
         );
     }
+}
+
+#[test]
+fn each_closed_period_is_sealed_whatever_other_periods_miss() {
+    let mut fixture = split_day(0, 1);
+    // From the 2nd of June 2018 to the end of 2019, in two years; the second is an accepted gap.
+    fixture.export.end = Some(date(2019, 12, 31));
+    fixture.now = Window::day(date(2020, 1, 1)).end();
+    fixture.store_now = fixture.now;
+    let year = |start, end| RangeRecord {
+        start,
+        end,
+        hour: None,
+    };
+    let (first, second) = (
+        year(FIRST, date(2018, 12, 31)),
+        year(date(2019, 1, 1), date(2019, 12, 31)),
+    );
+    let accept = |start| vec![GapEntry::new(start, second.end, "lost")];
+    assert_eq!(fixture.decide().seal, None);
+    fixture.export.accepted_gaps = accept(second.start);
+    let decision = fixture.decide();
+    assert_eq!((decision.seal, decision.complete), (Some(second), false));
+    // A session of the period is open.
+    fixture.active.insert(Window::day(date(2019, 3, 1)));
+    assert_eq!(fixture.decide().seal, None);
+    fixture.active.clear();
+    fixture.retry_state.record_seal(second);
+    let decision = fixture.decide();
+    assert_eq!(
+        (decision.seal, decision.sealing, decision.complete),
+        (None, false, false)
+    );
+    // The first year misses nothing any more.
+    fixture.export.accepted_gaps = accept(date(2018, 6, 3));
+    let decision = fixture.decide();
+    assert_eq!((decision.seal, decision.complete), (Some(first), false));
+    fixture.retry_state.record_seal(first);
+    assert!(fixture.decide().complete);
 }

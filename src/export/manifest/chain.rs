@@ -85,33 +85,21 @@ async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
     Ok(chain)
 }
 
-/// Finds the newest manifest of the statement; a run reads each manifest once. Returns its bytes if it still needs a
-/// signature. Such a manifest must equal, byte for byte, the one that this run would write, because a signature vouches
-/// for all of it.
+/// Returns the newest manifest of the statement's period if it has the statement: an older one with it was superseded.
+/// Returns its bytes if it still needs a signature. Such a manifest must equal, byte for byte, the one that this run
+/// would write, because a signature vouches for all of it. A run reads each manifest once.
 async fn find_manifest(
     ctx: &RunContext,
     statement: &Statement,
     chain: &mut ChainListing,
 ) -> Result<Option<(u64, Bytes)>, Failure> {
     let wanted = statement.statement_id();
-    let signs = matches!(ctx.peers.signing, Signing::With(_));
+    let mut newest = None;
     for number in chain.manifests.clone().into_iter().rev() {
         match load_link(ctx, number).await? {
-            Some(link) if link.statement_id == wanted => {
-                if !signs || chain.signatures.contains(&number) {
-                    return Ok(Some((number, Bytes::new())));
-                }
-                let (key, bytes) = read_manifest(ctx, number).await?;
-                let previous = previous_digest(ctx, chain, number).await?;
-                if let Some(bytes) = bytes
-                    && matches_statement(statement, &key, number, previous, &bytes)
-                {
-                    return Ok(Some((number, bytes)));
-                }
-                tracing::warn!(
-                    key,
-                    "cannot sign manifest that differs from receipts, writing another one"
-                );
+            Some(link) if link.statement_id.has_same_period(&wanted) => {
+                newest = Some((number, link.statement_id));
+                break;
             }
             Some(_) => {}
             // Deleted after the listing.
@@ -120,7 +108,24 @@ async fn find_manifest(
             }
         }
     }
-    Ok(None)
+    let Some((number, _)) = newest.filter(|(_, found)| *found == wanted) else {
+        return Ok(None);
+    };
+    if matches!(ctx.peers.signing, Signing::Disabled | Signing::Unavailable(_))
+        || chain.signatures.contains(&number)
+    {
+        return Ok(Some((number, Bytes::new())));
+    }
+    let (key, bytes) = read_manifest(ctx, number).await?;
+    let previous = previous_digest(ctx, chain, number).await?;
+    let unsigned = bytes.filter(|bytes| matches_statement(statement, &key, number, previous, bytes));
+    if unsigned.is_none() {
+        tracing::warn!(
+            key,
+            "cannot sign manifest that differs from receipts, writing another one"
+        );
+    }
+    Ok(unsigned.map(|bytes| (number, bytes)))
 }
 
 /// Returns true if a manifest is byte for byte what the statement gives at its position in the chain.

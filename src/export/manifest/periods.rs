@@ -1,4 +1,4 @@
-//! Periods of an export that get a manifest each, and the time when a period is due. No I/O.
+//! Periods of an export that get a manifest each. No I/O.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -11,25 +11,21 @@ use crate::export::spec::ExportSpec;
 /// exceeds the size limit of readers.
 pub const PERIOD_MAX_DAYS: i32 = 366;
 
-/// Returns the periods of an export in order of time. A finite export has one period, or one per calendar year if it is
-/// longer than [`PERIOD_MAX_DAYS`]; a continuous export has one per month, as soon as its last window is due.
+/// Returns the periods of an export up to now, in order of time. A finite export has one period, or one per calendar
+/// year if it is longer than [`PERIOD_MAX_DAYS`]; a continuous export has one per month. A period is closed, and gets
+/// its manifest, when its windows are covered or accepted.
 pub fn periods(export: &ExportSpec, now: Timestamp) -> Vec<RangeRecord> {
     let mut periods = Vec::new();
+    let last = export
+        .end
+        .unwrap_or_else(|| now.to_zoned(jiff::tz::TimeZone::UTC).date());
     let mut next = Some(export.start);
-    while let Some(start) = next {
+    while let Some(start) = next.filter(|start| *start <= last) {
         let end = match export.end {
             Some(end) if days_between(start, end) < PERIOD_MAX_DAYS && periods.is_empty() => end,
             Some(end) => start.last_of_year().min(end),
             None => start.last_of_month(),
         };
-        let due = |window| export.due_at(window) <= now;
-        let within = match export.end {
-            Some(last) => start <= last,
-            None => export.window_of(end).is_some_and(due),
-        };
-        if !within {
-            break;
-        }
         periods.push(RangeRecord {
             start,
             end,
@@ -95,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn a_month_of_a_continuous_export_is_due_with_its_last_window() {
+    fn a_continuous_export_has_a_period_per_month_up_to_the_current_one() {
         let mut export = export(30);
         (export.start, export.end) = (date(2018, 6, 20), None);
-        // A day settles six hours after its end.
-        assert_eq!(texts(&export, date(2018, 6, 30)), Vec::<String>::new());
-        assert_eq!(texts(&export, date(2018, 7, 1)), ["2018-06-20/2018-06-30"]);
+        // The end of a day is the start of the next.
+        assert_eq!(texts(&export, date(2018, 6, 18)), Vec::<String>::new());
+        assert_eq!(texts(&export, date(2018, 6, 29)), ["2018-06-20/2018-06-30"]);
         assert_eq!(
-            texts(&export, date(2018, 8, 1)),
+            texts(&export, date(2018, 6, 30)),
             ["2018-06-20/2018-06-30", "2018-07-01/2018-07-31"]
         );
         export.hour = Some(3);
@@ -111,6 +107,6 @@ mod tests {
             end: date(2018, 6, 30),
             hour: Some(3),
         };
-        assert_eq!(periods(&export, Window::day(date(2018, 6, 30)).end()), [june]);
+        assert_eq!(periods(&export, Window::day(date(2018, 6, 29)).end()), [june]);
     }
 }

@@ -8,16 +8,15 @@ use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 
 use super::periods::days;
-use crate::archive::counts::{Verdict, compare_counts};
+use crate::archive::coverage::{day_shortfalls, valid_receipt};
 use crate::archive::layout::Key;
 use crate::archive::listing::{Journal, ReceiptFacts};
 use crate::archive::manifest::document::{
-    DayEntry, DayStatement, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry, PeriodTotals,
+    DayEntry, DayEvidence, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry, PeriodTotals,
     RootDigest, WindowEntry, root_digest,
 };
 use crate::archive::records::{ArchiveRecord as _, RangeRecord, SOFTWARE};
-use crate::archive::window::{HourSet, Window};
-use crate::export::decide::short_days;
+use crate::archive::window::Window;
 use crate::export::spec::ExportSpec;
 use crate::pipeline::proof::hex;
 
@@ -36,22 +35,44 @@ pub struct Statement {
     root: RootDigest,
 }
 
-/// Digest that identifies a statement by source, period, receipts and gaps.
+/// Digests that identify a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatementId([u8; 32]);
+pub struct StatementId {
+    /// Of source and period.
+    subject: [u8; 32],
+    /// Of receipts and gaps.
+    content: [u8; 32],
+}
+
+impl StatementId {
+    /// Returns true if both statements are about the same period of the same source.
+    pub fn has_same_period(&self, other: &Self) -> bool {
+        self.subject == other.subject
+    }
+}
 
 /// Builds the statement of a period; `None` if a day is neither covered nor in an accepted gap.
 pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeRecord) -> Option<Statement> {
-    let short = short_days(journal, &export.source);
+    let short = day_shortfalls(journal, Some(&export.source));
     let (mut windows, mut day_entries) = (Vec::new(), Vec::new());
     for date in days(period) {
         let receipts = covering_receipts(export, journal, date);
-        day_entries.push(day_entry(export, date, &receipts, short.contains_key(&date))?);
-        windows.extend(
-            receipts
+        let entries = receipts
+            .iter()
+            .map(|(window, facts)| (*window, window_entry(*window, facts)));
+        let entries: Vec<(Window, WindowEntry)> = entries.collect();
+        day_entries.push(DayEntry::derive(&DayEvidence {
+            wanted: export.window_of(date)?,
+            windows: &entries
                 .iter()
-                .map(|(window, facts)| window_entry(*window, facts)),
-        );
+                .map(|(window, entry)| (*window, entry))
+                .collect::<Vec<_>>(),
+            reported_of_day: receipts.values().filter_map(|facts| facts.day_reported).max(),
+            short: short.contains_key(&date),
+            uncounted: receipts.values().any(|facts| facts.summary.uncounted.is_some()),
+            accepted: export.in_accepted_gap(date),
+        })?);
+        windows.extend(entries.into_iter().map(|(_, entry)| entry));
     }
     let overlapping_gaps = export
         .accepted_gaps
@@ -79,7 +100,7 @@ fn covering_receipts<'a>(
     date: Date,
 ) -> BTreeMap<Window, &'a ReceiptFacts> {
     let day = Window::day(date);
-    let usable = |window: Window| Some((window, journal.valid_receipt(window, &export.source)?));
+    let usable = |window: Window| Some((window, valid_receipt(journal, window, Some(&export.source))?));
     let day_receipts = || usable(day).into_iter().collect();
     match export.hour {
         None => {
@@ -94,60 +115,6 @@ fn covering_receipts<'a>(
             Some(hour_receipt) => BTreeMap::from([hour_receipt]),
             None => day_receipts(),
         },
-    }
-}
-
-fn day_entry(
-    export: &ExportSpec,
-    date: Date,
-    receipts: &BTreeMap<Window, &ReceiptFacts>,
-    short: bool,
-) -> Option<DayEntry> {
-    let wanted = export.window_of(date)?;
-    let covered: HourSet = receipts.keys().copied().collect();
-    let hours = covered.hours_of(date) & wanted.hours();
-    let events = receipts
-        .values()
-        .fold(0u64, |sum, facts| sum.saturating_add(facts.summary.events));
-    // For a day in hours, only the sum can be compared, with the report of the day.
-    let split = receipts.keys().any(|window| window.hour_of_day().is_some()) && export.hour.is_none();
-    let reported = if split {
-        receipts.values().filter_map(|facts| facts.day_reported).max()
-    } else {
-        receipts.values().find_map(|facts| facts.summary.reported)
-    };
-    let statement = if hours == wanted.hours() && !short {
-        let mut verdicts = receipts.values().map(|facts| facts.summary.verdict);
-        if verdicts.clone().any(|verdict| verdict == Verdict::Uncounted) {
-            DayStatement::Unknown
-        } else if split && !verdicts.clone().all(|verdict| verdict == Verdict::Empty) {
-            day_statement(compare_counts(events, reported, reported))
-        } else {
-            day_statement(verdicts.next()?)
-        }
-    } else if export.in_accepted_gap(date) {
-        DayStatement::AcceptedGap
-    } else {
-        return None;
-    };
-    let count = |hours: u32| u8::try_from(hours.count_ones()).unwrap_or(u8::MAX);
-    Some(DayEntry {
-        date,
-        hours: count(hours),
-        wanted: count(wanted.hours()),
-        events,
-        reported,
-        statement,
-    })
-}
-
-const fn day_statement(verdict: Verdict) -> DayStatement {
-    match verdict {
-        Verdict::Matched => DayStatement::Matched,
-        Verdict::Over => DayStatement::Over,
-        Verdict::Short => DayStatement::Short,
-        Verdict::Unknown | Verdict::Uncounted => DayStatement::Unknown,
-        Verdict::Empty => DayStatement::Empty,
     }
 }
 
@@ -239,6 +206,9 @@ fn statement_id(
     gaps: &[GapEntry],
 ) -> StatementId {
     // Plain data: serializing it to memory cannot fail.
-    let text = serde_json::to_vec(&(source, period, root, gaps)).unwrap_or_default();
-    StatementId(Sha256::digest(text).into())
+    let digest = |text: serde_json::Result<Vec<u8>>| Sha256::digest(text.unwrap_or_default()).into();
+    StatementId {
+        subject: digest(serde_json::to_vec(&(source, period))),
+        content: digest(serde_json::to_vec(&(root, gaps))),
+    }
 }

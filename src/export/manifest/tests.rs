@@ -12,6 +12,7 @@ use super::periods::days;
 use super::statement::build_statement;
 use crate::api::{Scope, SettingNames};
 use crate::archive::counts::Verdict;
+use crate::archive::coverage::{self, Expectation};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::WindowFacts;
 use crate::archive::listing::{Journal, ReceiptFacts, ReceiptProof};
@@ -19,11 +20,15 @@ use crate::archive::manifest::document::{
     DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest,
 };
 use crate::archive::records::{RangeRecord, encode};
+use crate::archive::verify::chain::{self, Document, Manifests, Receipts};
+use crate::archive::verify::contents::RootContents;
+use crate::archive::verify::finding::Finding;
+use crate::archive::verify::signature::SignatureStatus;
 use crate::archive::window::{HourSet, Window};
-use crate::export::decide::short_days;
 use crate::export::shard::Shard;
 use crate::export::spec::{ExportSpec, RetryPolicy};
 use crate::pipeline::proof::hex;
+use crate::storage::ObjectSummary;
 
 const SOURCE: &str = "https://a";
 
@@ -201,8 +206,10 @@ proptest! {
     fn a_manifest_needs_every_wanted_hour_covered_or_accepted((export, stored) in cases()) {
         let journal = journal(&stored);
         let wanted: HourSet = days(period(&export)).filter_map(|day| export.window_of(day)).collect();
-        let short: HourSet = short_days(&journal, SOURCE).into_keys().map(Window::day).collect();
-        let open = wanted.difference(&journal.covered(SOURCE).difference(&short)).difference(&export.accepted_hours(&wanted));
+        let short = coverage::day_shortfalls(&journal, Some(SOURCE)).into_keys().map(Window::day);
+        let short: HourSet = short.collect();
+        let held = coverage::assess(&Expectation::of_source(SOURCE), &journal).covered;
+        let open = wanted.difference(&held).difference(&export.accepted_hours(&wanted));
         let manifest = manifest(&export, &journal);
         prop_assert_eq!(manifest.is_some(), open.is_empty(), "{:?}", open);
         let Some(manifest) = manifest else { return Ok(()) };
@@ -210,7 +217,7 @@ proptest! {
         for entry in &manifest.windows {
             let window: Window = entry.window.parse().unwrap();
             prop_assert!(wanted.intersects(window) && !covered.intersects(window), "{window} is duplicate or not wanted");
-            prop_assert!(journal.covered(SOURCE).contains(window));
+            prop_assert!(coverage::valid_receipt(&journal, window, Some(SOURCE)).is_some());
             covered.insert(window);
         }
         prop_assert!(manifest.windows.is_sorted_by_key(|entry| entry.window.parse::<Window>().unwrap()));
@@ -253,6 +260,72 @@ proptest! {
         other.root.digest.replace_range(0..1, "x");
         let header: ManifestHeader = parse_manifest("k", 1, &encode(&other)).unwrap();
         prop_assert_ne!(header.statement_id(), statement_id);
+    }
+}
+
+/// Returns what the verification finds wrong in a manifest, without any receipt.
+fn contradictions(manifest: &Manifest) -> Vec<Finding> {
+    let mut contents = RootContents::new(ArchiveRoot::new("p", "s", "space"));
+    let listed = ObjectSummary {
+        key: "k".to_owned(),
+        size: 1,
+        etag: None,
+        last_modified: None,
+    };
+    contents.manifests.insert(1, listed);
+    let document = Document {
+        sha256: String::new(),
+        parsed: Ok(manifest.clone()),
+    };
+    let manifests = Manifests::from([(1, (document, SignatureStatus::Absent))]);
+    chain::validate(&contents, &manifests, &Receipts::new(), false).findings
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_statement_must_follow_from_windows_and_accepted_gaps((export, stored) in cases(), at in any::<prop::sample::Index>()) {
+        use DayStatement::{AcceptedGap, Empty, Matched, Over, Short, Unknown};
+        let Some(manifest) = manifest(&export, &journal(&stored)) else { return Ok(()) };
+        prop_assert_eq!(contradictions(&manifest), []);
+        let at = at.index(manifest.days.len());
+        let date = manifest.days[at].date;
+        let accepted = export.in_accepted_gap(date);
+        let split = manifest.windows.iter().any(|entry| entry.window.starts_with(&format!("{date}T"))) && export.hour.is_none();
+        // The edited days add up.
+        let edited = |change: &dyn Fn(&mut Manifest)| {
+            let mut edited = manifest.clone();
+            change(&mut edited);
+            edited.totals = edited.computed_totals();
+            edited.root = edited.computed_root();
+            contradictions(&edited)
+        };
+        for statement in [Matched, Over, Short, Unknown, Empty, AcceptedGap] {
+            // A manifest about one hour a day does not show whether the sum of the day is short.
+            let unknown = export.hour.is_some()
+                && accepted
+                && [statement, manifest.days[at].statement].contains(&AcceptedGap);
+            // Without the receipts, nothing shows whether all hours of the day were counted.
+            let unknown = unknown || split && statement == Unknown;
+            if statement != manifest.days[at].statement && !unknown {
+                prop_assert_ne!(edited(&|manifest| manifest.days[at].statement = statement), [], "{:?}", statement);
+            }
+        }
+        prop_assert_ne!(edited(&|manifest| manifest.days[at].hours += 1), []);
+        prop_assert_ne!(edited(&|manifest| manifest.days[at].wanted -= 1), []);
+        prop_assert_ne!(edited(&|manifest| manifest.days[at].events += 1), []);
+        if !split {
+            prop_assert_ne!(edited(&|manifest| manifest.days[at].reported = Some(99)), []);
+        }
+        if manifest.days[at].statement == AcceptedGap {
+            prop_assert_ne!(edited(&|manifest| manifest.accepted_gaps.clear()), []);
+        } else if let Some(removed) = manifest.windows.iter().position(|entry| entry.window.starts_with(&date.to_string())) {
+            prop_assert_ne!(edited(&|manifest| drop(manifest.windows.remove(removed))), []);
+        }
+        let mut totals = manifest.clone();
+        totals.totals.reported += 1;
+        prop_assert_ne!(contradictions(&totals), []);
     }
 }
 

@@ -29,6 +29,8 @@ async fn send_every_request(client: &Client) {
         ])
         .await;
     let _ = client.listing().await;
+    // All retained days.
+    let _ = send(client.request(Method::GET, "/v3/events")).await;
     let quiet = date(2018, 6, 23);
     let gone = date(2018, 1, 4);
     for day in [DAY, quiet, gone] {

@@ -123,7 +123,7 @@ async fn protocol_violations_are_rejected_and_recorded() {
     let ledger = client.simulator.ledger();
     assert_eq!(ledger.violation_count, count, "{:?}", ledger.violations);
     assert_eq!(
-        (ledger.opened, ledger.people_open, ledger.people_deleted),
+        (ledger.opened, ledger.other_users_open, ledger.other_users_deleted),
         (1, 1, 0)
     );
 }

@@ -145,15 +145,18 @@ async fn the_listing_may_be_refused_or_of_any_shape() {
         (days.len(), days[0].count, days[0].size),
         (1, Some(16), Some(3020))
     );
-    let received = server
-        .requests()
-        .into_iter()
-        .find(|request| request.matches("GET", "/v3/events"))
-        .unwrap();
-    let body: serde_json::Value = serde_json::from_str(&received.body).unwrap();
+    // At most 15 days in each request, and no day outside of its range.
+    let requests = server.requests().into_iter();
+    let bodies: Vec<serde_json::Value> = requests
+        .filter(|request| request.matches("GET", "/v3/events"))
+        .map(|request| serde_json::from_str(&request.body).unwrap())
+        .collect();
     assert_eq!(
-        body,
-        serde_json::json!({"start": "2018-06-01", "end": "2018-06-30", "AtAccountLevel": true})
+        bodies,
+        [
+            serde_json::json!({"start": "2018-06-01", "end": "2018-06-15", "AtAccountLevel": true}),
+            serde_json::json!({"start": "2018-06-16", "end": "2018-06-30", "AtAccountLevel": true}),
+        ]
     );
 }
 

@@ -11,9 +11,9 @@ async fn a_session_is_created_shown_listed_and_deleted() {
     let made = fixture.run(&[&create[..], &["--output", "json"]].concat()).await;
     assert_eq!(made.code, Some(0), "{made:?}");
     let document = made.json();
-    assert_eq!(document["schema"], "eventexport.io/session-create/v1");
+    assert_eq!(document["schema"], "eventexport.io/session-create/v2");
     assert_eq!(
-        document["asked"],
+        document["requested"],
         serde_json::json!({"start": "2018-06-28", "end": "2018-06-29", "hour": null, "account": true})
     );
     assert_eq!(document["session"]["account"], true);
@@ -58,7 +58,7 @@ async fn a_session_is_created_shown_listed_and_deleted() {
     assert_eq!(deleted.code, Some(0), "{deleted:?}");
     let results = &deleted.json()["results"];
     assert_eq!(results[0]["result"], "Deleted");
-    assert_eq!(results[1]["result"], "NotThere");
+    assert_eq!(results[1]["result"], "NotFound");
     assert_eq!(results[2]["result"], "Deleted");
     assert_eq!(fixture.open_now().await, 0);
     let again = fixture.run(&["session", "delete", id]).await;

@@ -59,8 +59,11 @@ async fn status_shows_the_sessions_beside_the_archive() {
     assert_eq!(both.code, Some(0), "{both:?}");
     for (day, held) in [
         ("2018-06-26", "240 Matched"),
-        ("2018-06-27", "INCONSISTENT: its object is missing"),
-        ("2018-06-28", "INCONSISTENT: object without a receipt"),
+        (
+            "2018-06-27",
+            "ObjectMissing: its receipt exists, but its object is missing",
+        ),
+        ("2018-06-28", "Orphaned: its object has no receipt"),
         ("2018-06-29", "240 Matched"),
         ("2018-06-30", "0 Empty"),
         ("2018-07-01", "missing"),
@@ -77,8 +80,8 @@ async fn status_shows_the_sessions_beside_the_archive() {
         .run(&[&archive[..], &["--output", "json"]].concat())
         .await
         .json();
-    assert_eq!(json["schema"], "eventexport.io/status/v1");
-    assert_eq!(json["days"][4]["archived"]["state"], "Whole");
+    assert_eq!(json["schema"], "eventexport.io/status/v2");
+    assert_eq!(json["days"][4]["archived"]["state"], "Covered");
     assert_eq!(json["days"][4]["listed"], false);
     assert_eq!(json["days"][0]["archived"]["verdict"], "Matched");
 

@@ -80,9 +80,9 @@ const CRASH_POINTS: &[CrashPoint] = &[
         day: LARGE, end: LAST, leftovers: &["attempt", "object", "open", "prepared", "receipt", "session"], downloads: 1 },
     CrashPoint { name: "the session is deleted, the reply lost", peer: ProxiedPeer::Tracker, request: (&["DELETE /v3/sessions/"], 2), fault: InjectedFault::KillAfter,
         day: LARGE, end: LAST, leftovers: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
-    CrashPoint { name: "before the spent keys are deleted", peer: ProxiedPeer::Store, request: (&["POST ", "?delete"], 2), fault: InjectedFault::KillBefore,
+    CrashPoint { name: "before the temporary keys are deleted", peer: ProxiedPeer::Store, request: (&["POST ", "?delete"], 2), fault: InjectedFault::KillBefore,
         day: LARGE, end: LAST, leftovers: &["attempt", "object", "prepared", "receipt", "session"], downloads: 1 },
-    CrashPoint { name: "after the spent keys are deleted", peer: ProxiedPeer::Store, request: (&["POST ", "?delete"], 2), fault: InjectedFault::KillAfter,
+    CrashPoint { name: "after the temporary keys are deleted", peer: ProxiedPeer::Store, request: (&["POST ", "?delete"], 2), fault: InjectedFault::KillAfter,
         day: LARGE, end: LAST, leftovers: &["object", "receipt"], downloads: 1 },
     CrashPoint { name: "before the manifest", peer: ProxiedPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), fault: InjectedFault::KillBefore,
         day: LAST, end: LAST, leftovers: &["object", "receipt"], downloads: 1 },
@@ -177,7 +177,7 @@ impl CrashPoint {
             .simulator
             .ledger()
             .downloads_of(&self.day.to_string())
-            .answers;
+            .replies;
         ensure!(
             downloads == self.downloads,
             "{} was downloaded {downloads} times",

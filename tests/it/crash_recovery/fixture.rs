@@ -233,7 +233,7 @@ impl CrashFixture {
             "{ledger:#?}"
         );
         ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
-        ensure!(ledger.people_deleted == 0, "{ledger:#?}");
+        ensure!(ledger.other_users_deleted == 0, "{ledger:#?}");
         Ok(())
     }
 }

@@ -42,12 +42,12 @@ async fn thirty_days_are_exported_while_a_user_holds_28_of_30_sessions() -> Resu
         "theirs are untouched"
     );
     let ledger = fixture.simulator.ledger();
-    ensure!((ledger.people_open, ledger.people_deleted) == (28, 0));
+    ensure!((ledger.other_users_open, ledger.other_users_deleted) == (28, 0));
     let most = usize::try_from(ledger.max_open)?;
     ensure!(most > 28 && most <= SESSION_LIMIT, "{most} were open at once");
     println!(
         "at most {most} of {SESSION_LIMIT} open, {} refused; {} opened",
-        ledger.refused_full, ledger.opened
+        ledger.refused_at_capacity, ledger.opened
     );
     Ok(())
 }

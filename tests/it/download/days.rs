@@ -242,7 +242,7 @@ async fn a_killed_command_resumes_in_its_session_and_keeps_complete_ones() {
     );
     let ledger = fixture.simulator.ledger();
     assert_eq!((ledger.opened, ledger.open_now), (3, 0));
-    assert_eq!(ledger.downloads_of("2018-06-25").answers, 1);
+    assert_eq!(ledger.downloads_of("2018-06-25").replies, 1);
     assert_eq!(ledger.downloads_of("2018-06-26").resumed, 1);
 }
 
@@ -279,7 +279,7 @@ async fn a_signal_keeps_complete_sessions_and_force_restarts() {
     assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(date(2018, 6, 28)));
     let ledger = fixture.simulator.ledger();
     assert_eq!(
-        (ledger.downloads_of("2018-06-25").answers, ledger.open_now),
+        (ledger.downloads_of("2018-06-25").replies, ledger.open_now),
         (1, 0),
         "the session of the part that was thrown away is deleted with it"
     );

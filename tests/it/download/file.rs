@@ -23,8 +23,8 @@ async fn a_session_becomes_a_file_and_stays_open() {
     assert!(fs::read(fixture.path(FILE)).unwrap() == served);
     assert_eq!(fixture.files(), [FILE]);
     let expected = [
-        ("schema", "eventexport.io/download/v1".into()),
-        ("whole", true.into()),
+        ("schema", "eventexport.io/download/v2".into()),
+        ("complete", true.into()),
         ("bytes", served.len().into()),
         ("events", 240.into()),
         ("members", 1.into()),
@@ -241,7 +241,7 @@ async fn a_full_disk_is_reported_and_the_same_command_resumes() {
     fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
     assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(day));
     let after = fixture.simulator.ledger().downloads_of("2018-06-28");
-    assert_eq!((after.answers - before.answers, after.resumed), (1, 1));
+    assert_eq!((after.replies - before.replies, after.resumed), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +268,7 @@ async fn a_signal_keeps_the_part_file_and_the_same_command_resumes() {
     fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
     assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(day));
     let downloads = fixture.simulator.ledger().downloads_of("2018-06-28");
-    assert_eq!((downloads.answers, downloads.resumed), (2, 1));
+    assert_eq!((downloads.replies, downloads.resumed), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +295,7 @@ async fn a_service_that_refuses_is_named_and_nothing_is_left() {
         .expect_exit(1)
         .document();
     assert_eq!(
-        (&json["whole"], &json["error"]["exitCode"]),
+        (&json["complete"], &json["error"]["exitCode"]),
         (&false.into(), &1.into())
     );
     assert_eq!(fixture.files(), Vec::<String>::new());

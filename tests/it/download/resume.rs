@@ -78,7 +78,7 @@ async fn a_cut_download_completes_for_any_resume_response() {
                 assert!((whole..2 * whole).contains(&downloads.bytes), "{downloads:?}");
             }
             Resumed | Stopped => assert_eq!((downloads.resumed, downloads.bytes), (1, whole), "{preset}"),
-            Compared => assert_eq!(downloads.answers, 2, "{preset}"),
+            Compared => assert_eq!(downloads.replies, 2, "{preset}"),
             Restarted => assert!(
                 ended.err.contains("again from its start"),
                 "{preset}: {}",
@@ -115,7 +115,7 @@ async fn a_killed_download_completes_for_any_resume_response() {
         fixture.until("events.json.gz.part", 12_000).await;
         child.kill().await.unwrap();
         assert!(!fixture.path(FILE).exists());
-        wait_for(|| fixture.simulator.ledger().downloads_of("2018-06-28").answers == 1).await;
+        wait_for(|| fixture.simulator.ledger().downloads_of("2018-06-28").replies == 1).await;
         let had = fs::metadata(fixture.path("events.json.gz.part")).unwrap().len();
 
         let fault = Fault::new("resume", Effect::ResumeAs { how }, &[RequestKind::Download]);

@@ -120,7 +120,7 @@ async fn cut_ten_times(bytes: u64) {
     assert_eq!(summary["sessions"][0]["verdict"], "Matched");
     let downloads = fixture.simulator.ledger().downloads_of("2018-06-28");
     assert_eq!(
-        (downloads.answers, downloads.resumed),
+        (downloads.replies, downloads.resumed),
         (11, 10),
         "each cut is resumed"
     );

@@ -56,7 +56,7 @@ pub(super) async fn archive_violations(fixture: &EngineFixture, created: &Creati
     if ledger.opened != ledger.deleted + ledger.vanished {
         faults.push(format!("{} opened, {} deleted", ledger.opened, ledger.deleted));
     }
-    if ledger.people_deleted > 0 {
+    if ledger.other_users_deleted > 0 {
         faults.push("a manual session was deleted".to_owned());
     }
     faults.extend(

@@ -12,7 +12,7 @@ use eventexport::storage::{
     Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError, Upload,
     UploadedPart,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 /// Fault of a call.
@@ -77,6 +77,8 @@ pub(crate) struct FaultyStore {
     at: usize,
     times: usize,
     fault: StoreFault,
+    /// Clock of this store minus that of the inner one.
+    clock_offset: SignedDuration,
     calls: AtomicUsize,
     in_flight: AtomicU64,
     /// Maximum bytes of parts in flight.
@@ -111,11 +113,26 @@ impl FaultyStore {
             at,
             times,
             fault,
+            clock_offset: SignedDuration::ZERO,
             calls: AtomicUsize::new(0),
             in_flight: AtomicU64::new(0),
             max_in_flight: AtomicU64::new(0),
             died: Notify::new(),
             log: Mutex::default(),
+        })
+    }
+
+    /// Creates a store without faults and with another clock.
+    pub(crate) fn with_clock(
+        inner: Arc<dyn Store>,
+        created: &Arc<CreationLog>,
+        clock_offset: SignedDuration,
+    ) -> Arc<Self> {
+        let store = Self::new(inner, created, 0, StoreFault::Fail);
+        let store = Arc::into_inner(store).expect("the only reference");
+        Arc::new(Self {
+            clock_offset,
+            ..store
         })
     }
 
@@ -282,6 +299,7 @@ impl Store for FaultyStore {
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {
-        self.call("now".to_owned(), self.inner.now()).await
+        let now = self.call("now".to_owned(), self.inner.now()).await?;
+        Ok(now + self.clock_offset)
     }
 }

@@ -75,6 +75,7 @@ impl EngineFixture {
         };
         let limits = Limits {
             session_quiet: Duration::from_secs(1),
+            second_look: Duration::from_millis(300),
             ..Limits::default()
         };
         Self {

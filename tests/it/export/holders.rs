@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use eventexport::api::Reason;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::spec::{ExportSpec, HolderEpoch};
+use eventexport::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
 use eventexport::storage::Store;
 use jiff::civil::date;
 use jiff::{SignedDuration, Timestamp};
@@ -227,8 +227,44 @@ async fn a_holder_past_its_deadline_loses_the_window_and_stops() {
         process(&fixture, &other, &created).await
     };
     let (slow, quick) = tokio::join!(slow, quick);
-    assert!(quick.complete, "{:?}", quick.problems);
-    assert!(slow.complete || held(&slow), "{:?}", slow.problems);
+    assert!(
+        quick.complete || slow.complete,
+        "{:?} {:?}",
+        quick.problems,
+        slow.problems
+    );
+    for (snapshot, name) in [(&slow, "slow"), (&quick, "quick")] {
+        assert!(
+            snapshot.complete || held(snapshot),
+            "{name}: {:?}",
+            snapshot.problems
+        );
+    }
     assert_eq!(archive_violations(&fixture, &created).await, Vec::<String>::new());
-    assert_eq!(fixture.simulator.ledger().opened, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_abandons_an_attempt_at_its_deadline_and_tries_again() {
+    let mut settings = settings();
+    settings.gzip.level = 0;
+    let mut fixture = EngineFixture::start(settings, date(2018, 6, 2), date(2018, 6, 2)).await;
+    fixture.limits.attempt = Duration::from_secs(2);
+    fixture.export.retry_policy = RetryPolicy::MaxAttempts(1);
+    let created = Arc::new(CreationLog::default());
+    // Far longer than the deadline.
+    fixture.simulator.add_preset("trickle").unwrap();
+    let start = std::time::Instant::now();
+    let snapshot = process(&fixture, &fixture.export, &created).await;
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    let problem = snapshot.problems.first().expect("a problem");
+    assert_eq!(problem.reason, Reason::DownloadIncomplete);
+    assert!(
+        problem.message.contains("maximum duration of an attempt"),
+        "{}",
+        problem.message
+    );
+    assert_eq!(fixture.simulator.ledger().open_now, 0, "its session is deleted");
+    fixture.simulator.set_faults(Vec::new());
+    assert!(process(&fixture, &fixture.export, &created).await.complete);
+    assert_eq!(archive_violations(&fixture, &created).await, Vec::<String>::new());
 }

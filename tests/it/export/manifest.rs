@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use eventexport::api::Reason;
 use eventexport::archive::manifest::document::{DayStatement, GapEntry};
+use eventexport::archive::records::RangeRecord;
 use eventexport::export::failure::Failure;
 use eventexport::export::manifest::sign::{Signing, SigningKey};
 use eventexport::export::snapshot::Snapshot;
@@ -214,6 +215,35 @@ async fn a_manifest_records_a_gap_and_how_it_is_closed() {
     assert_eq!(violations(&fixture), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_manifest_of_a_period_states_the_gaps_of_today() {
+    let mut fixture = EngineFixture::start(settings(), june(2), june(3)).await;
+    for reason in ["outage", "maintenance", "outage", "outage"] {
+        fixture.export.accepted_gaps = vec![GapEntry::new(june(3), june(3), reason)];
+        assert!(fixture.run().await.complete);
+    }
+    // A manifest of another period between them changes nothing.
+    fixture.export.end = Some(june(4));
+    assert!(fixture.run().await.complete);
+    fixture.export.end = Some(june(3));
+    assert!(fixture.run().await.complete);
+    let all = manifests(&fixture.root());
+    let stated: Vec<_> = all
+        .iter()
+        .map(|manifest| (manifest.period.end, manifest.accepted_gaps[0].reason.as_str()))
+        .collect();
+    assert_eq!(
+        stated,
+        [
+            (june(3), "outage"),
+            (june(3), "maintenance"),
+            (june(3), "outage"),
+            (june(4), "outage")
+        ]
+    );
+    assert_eq!(violations(&fixture), Vec::<String>::new());
+}
+
 /// Sets the clock of the process to this time and lets it run.
 fn run_clock_from(fixture: &mut EngineFixture, now: &str) {
     let now: Timestamp = now.parse().unwrap();
@@ -278,6 +308,34 @@ async fn a_complete_long_range_gets_a_manifest_per_calendar_year() {
             ("2017-01-01/2017-12-31".to_owned(), 365, 0),
             ("2018-01-01/2018-06-03".to_owned(), 154, 2),
         ]
+    );
+    assert_eq!(violations(&fixture), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_gap_in_a_long_range_delays_the_manifest_of_its_year_only() {
+    let mut fixture = EngineFixture::start(settings(), date(2016, 12, 30), june(3)).await;
+    fixture.export.accepted_gaps = vec![gap(date(2016, 12, 30), june(1))];
+    fixture.simulator.add_preset("download-404@2018-06-03").unwrap();
+    let periods = |fixture: &EngineFixture| -> Vec<String> {
+        let all = manifests(&fixture.root());
+        let period = |period: RangeRecord| format!("{}/{}", period.start, period.end);
+        all.iter().map(|manifest| period(manifest.period)).collect()
+    };
+    let snapshot = fixture.run().await;
+    assert!(
+        !snapshot.complete && !snapshot.manifest_due,
+        "{:?}",
+        snapshot.problems
+    );
+    let closed = ["2016-12-30/2016-12-31", "2017-01-01/2017-12-31"];
+    assert_eq!(periods(&fixture), closed);
+
+    fixture.simulator.set_faults(Vec::new());
+    assert!(fixture.run().await.complete);
+    assert_eq!(
+        periods(&fixture),
+        [&closed[..], &["2018-01-01/2018-06-03"]].concat()
     );
     assert_eq!(violations(&fixture), Vec::<String>::new());
 }

@@ -3,6 +3,7 @@
 mod calendar;
 mod chain;
 mod content;
+mod counts;
 mod crashes;
 mod evidence;
 mod fault_presets;
@@ -10,6 +11,7 @@ mod faulty_store;
 pub(crate) mod fixture;
 mod holders;
 mod manifest;
+mod orphans;
 mod retry_backoff;
 mod shared_space;
 mod volume;

@@ -32,7 +32,11 @@ async fn thirty_days_are_exported_beside_28_user_sessions() {
         assert!(snapshot.complete, "{user}: {:?}", snapshot.problems);
         let ledger = fixture.simulator.ledger();
         assert_eq!(
-            (ledger.people_open, ledger.people_deleted, ledger.open_now),
+            (
+                ledger.other_users_open,
+                ledger.other_users_deleted,
+                ledger.open_now
+            ),
             (28, 0, 0),
             "{user}"
         );
@@ -88,7 +92,7 @@ async fn a_full_space_is_reported_and_waited_for() {
     assert!(snapshot.complete, "{:?}", snapshot.problems);
     let ledger = fixture.simulator.ledger();
     assert_eq!(
-        (ledger.people_open, ledger.open_now, ledger.max_open),
+        (ledger.other_users_open, ledger.open_now, ledger.max_open),
         (29, 0, 30)
     );
     assert!(

@@ -290,8 +290,11 @@ fn within_budget(observed: &CaseObservation, _: &CaseObservation) -> Result<(), 
 
 fn user_sessions_untouched(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
     let (gone, ledger) = (&observed.deleted_user_sessions, &observed.ledger);
-    ensure(gone.is_empty() && ledger.people_deleted == 0, || {
-        format!("gone: {gone:?}; {} deleted by request", ledger.people_deleted)
+    ensure(gone.is_empty() && ledger.other_users_deleted == 0, || {
+        format!(
+            "gone: {gone:?}; {} deleted by request",
+            ledger.other_users_deleted
+        )
     })?;
     ensure(ledger.violations.is_empty(), || {
         format!("the protocol was broken: {:?}", ledger.violations)

@@ -82,9 +82,12 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             ..settled
         },
         // Reasons to wait.
-        Reason::Throttled | Reason::HeldByOther => problem(RetryClass::Wait(None), Some(DAY)),
+        Reason::Throttled | Reason::HeldByOther | Reason::NotListedYet => {
+            problem(RetryClass::Wait(None), Some(DAY))
+        }
         // Problems of all windows: the export waits for others or needs manual action.
         Reason::SpaceFull
+        | Reason::SessionRefused
         | Reason::ConditionalWritesUnsupported
         | Reason::CredentialsRefused
         | Reason::RoleMissing

@@ -284,7 +284,7 @@ fn pod_of(identity: &str) -> &str {
     identity.split('_').next().unwrap_or(identity)
 }
 
-/// Returns the CRD and all EventExports.
+/// Returns the CRD and all `EventExports`.
 async fn preserved_state(fixture: &NodeFixture) -> Result<PreservedState> {
     let path = "{range .items[*]}{.kind}/{.metadata.name} {.metadata.uid}{\"\\n\"}{end}";
     let found = fixture.part(&["eventexports,crds", "-n", AUDIT], path).await?;

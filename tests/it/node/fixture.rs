@@ -221,7 +221,7 @@ impl NodeFixture {
             ledger
                 .downloads
                 .get(&window)
-                .map_or(0, |download| download.answers)
+                .map_or(0, |download| download.replies)
         };
         (days.0..=days.1).map(of).sum()
     }

@@ -146,9 +146,9 @@ async fn a_window_is_a_trace_and_its_log_lines_carry_the_trace_id() -> Result<()
     let lines = operator.lines();
     let resumed = lines.iter().find(|line| {
         let message = line["message"].as_str().unwrap_or_default();
-        message.contains("asking for the rest of a download")
+        message.contains("resuming download")
     });
-    let resumed = resumed.context("the cut download went on without a word")?;
+    let resumed = resumed.context("the resumed download has no log line")?;
     ensure!(
         resumed["export"] == name.as_str() && resumed["window"] == "2018-06-05",
         "{resumed}"

@@ -367,9 +367,9 @@ async fn check_results(
         deleted,
         open_now,
         max_open,
-        people_open,
-        people_deleted,
-        refused_full,
+        other_users_open,
+        other_users_deleted,
+        refused_at_capacity,
         ..
     } = ledger;
     let number = |count: u64| count as f64;
@@ -380,8 +380,8 @@ async fn check_results(
         ("sessions_deleted", deleted),
         ("sessions_open_at_the_end", open_now),
         ("sessions_most_in_a_space_with_a_persons", max_open),
-        ("creates_refused_by_a_full_space", refused_full),
-        ("peoples_sessions_deleted", people_deleted),
+        ("creates_refused_by_a_full_space", refused_at_capacity),
+        ("peoples_sessions_deleted", other_users_deleted),
         ("tracker_requests", requests),
         ("tracker_faults", faults),
         ("store_requests", asked),
@@ -396,10 +396,10 @@ async fn check_results(
     );
     ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
     ensure!(
-        people_deleted == 0,
-        "{people_deleted} manual sessions were deleted"
+        other_users_deleted == 0,
+        "{other_users_deleted} manual sessions were deleted"
     );
-    ensure!(people_open == manual_sessions.len() as u64, "{ledger:#?}");
+    ensure!(other_users_open == manual_sessions.len() as u64, "{ledger:#?}");
     let text = fixture.fixture.service.sessions().await?.to_string();
     ensure!(
         manual_sessions.iter().all(|id| text.contains(id.as_str())),
@@ -408,8 +408,8 @@ async fn check_results(
     // The maximum of open sessions is printed, not checked: a process holds 28 at most, but takes one of the last two
     // if it has none, as after a start that finds 28 of a killed one.
     ensure!(
-        refused_full == 0,
-        "{refused_full} sessions were asked for of a full space"
+        refused_at_capacity == 0,
+        "{refused_at_capacity} sessions were asked for of a full space"
     );
 
     let uploads = fixture.bucket.uploads().await?;

@@ -178,7 +178,7 @@ fn export(namespace: &str, name: &str, tracker: &str, store: &str, bucket: &str)
             "dateRange": { "start": "2018-06-04", "end": "2018-06-04" },
             "source": {
                 "endpoint": tracker, "uaaEndpoint": tracker,
-                "credentialsSecretRef": { "name": if bucket == "good-bucket" { "spiteful" } else { "good" } },
+                "credentialsSecretRef": { "name": if bucket == "good-bucket" { "malicious" } else { "good" } },
             },
             "destination": { "s3": {
                 "bucket": namespace, "prefix": name, "endpoint": store, "credentialsSecretRef": { "name": bucket },
@@ -190,13 +190,13 @@ fn export(namespace: &str, name: &str, tracker: &str, store: &str, bucket: &str)
 #[tokio::test]
 async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
     let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
-    let namespace = cluster.namespace("spite").await;
+    let namespace = cluster.namespace("leaks").await;
     gateway.create_bucket(&namespace).await.unwrap();
     let simulator = simulator().await.unwrap();
     let good = simulator.url().as_str().trim_end_matches('/').to_owned();
     let (elsewhere, came, _catching) = catcher().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let spite = format!("http://{}", listener.local_addr().unwrap());
+    let malicious = format!("http://{}", listener.local_addr().unwrap());
     let seen = Arc::<Mutex<String>>::default();
     let heard = seen.clone();
     let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -208,7 +208,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
     let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": name }, "stringData": data });
     let key = format!("{SECRET_MARKER}-api key+\"&/");
     for document in [
-        secret("spiteful", json!({ "apiKey": key })),
+        secret("malicious", json!({ "apiKey": key })),
         secret("good", json!({ "apiKey": DEFAULT_API_KEY })),
         secret(
             "good-bucket",
@@ -227,12 +227,12 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
     let at_service = ["uaa", "html", "json", "moved", "body"];
     let at_store = ["s3", "s3moved"];
     for mode in at_service {
-        let tracker = format!("{spite}/{mode}");
+        let tracker = format!("{malicious}/{mode}");
         let document = export(&namespace, mode, &tracker, &gateway.endpoint(), "good-bucket");
         apply(cluster, &document).await.unwrap();
     }
     for mode in at_store {
-        let document = export(&namespace, mode, &good, &format!("{spite}/{mode}"), "bucket");
+        let document = export(&namespace, mode, &good, &format!("{malicious}/{mode}"), "bucket");
         apply(cluster, &document).await.unwrap();
     }
 

@@ -126,7 +126,7 @@ pub(super) fn no_session_left(simulator: &Simulator) -> Result<()> {
         "{ledger:#?}"
     );
     ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
-    ensure!(ledger.people_deleted == 0, "{ledger:#?}");
+    ensure!(ledger.other_users_deleted == 0, "{ledger:#?}");
     Ok(())
 }
 

@@ -323,7 +323,7 @@ impl<'a> ChangeCaseRunner<'a> {
                 }
             }
             ResourceChange::ReplaceSecret => {
-                fixture.secret(&self.secret_name(), &other_credentials()).await?
+                fixture.secret(&self.secret_name(), &other_credentials()).await?;
             }
             ResourceChange::RecreateSecret => {
                 if self.phase == LifecyclePhase::Failed {
@@ -555,7 +555,7 @@ fn invalid_status() -> Value {
         "conditions": conditions,
         "windows": { "wanted": 1, "stored": 2, "active": 3, "waiting": 4, "failed": 5 },
         "events": -1,
-        "covered": ["for ever"],
+        "covered": ["forever"],
         "missing": ["never"],
         "sessions": [{ "id": "not-ours", "window": "2018-06-28" }],
         "completionTime": "2024-02-03T04:05:06Z",

@@ -61,7 +61,7 @@ impl TappedService {
             "{ledger:#?}"
         );
         ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
-        ensure!(ledger.people_deleted == 0, "{ledger:#?}");
+        ensure!(ledger.other_users_deleted == 0, "{ledger:#?}");
         ensure!(ledger.max_open <= 30, "{ledger:#?}");
         Ok(())
     }
@@ -302,7 +302,7 @@ impl SplitBrainFixture {
             "--s3-region",
             Gateway::REGION,
         ];
-        let range = ["--since", days[0], "--until", days[1]];
+        let range = ["--start", days[0], "--end", days[1]];
         let verified = self.command(&[&args[..], &range].concat()).output().await?;
         ensure!(
             verified.status.success(),

@@ -56,7 +56,7 @@ struct FreezeCase {
 #[rustfmt::skip]
 const CASES: &[FreezeCase] = &[
     FreezeCase { name: "a session is opened", peer: FrozenPeer::TappedService, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Answered, always: true },
-    FreezeCase { name: "the wish for a session arrives late", peer: FrozenPeer::TappedService, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Meanwhile, always: true },
+    FreezeCase { name: "the request for a session arrives late", peer: FrozenPeer::TappedService, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Meanwhile, always: true },
     FreezeCase { name: "the session's key is written", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), timing: FreezeTiming::Answered, always: false },
     FreezeCase { name: "in the middle of the download", peer: FrozenPeer::TappedService, request: (&["GET /v3/events/download"], 2), timing: FreezeTiming::Receiving(12 * MIB, &["PUT ", "date=2018-06-05/", "partNumber=1"]), always: true },
     FreezeCase { name: "an upload is begun", peer: FrozenPeer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), timing: FreezeTiming::Answered, always: false },
@@ -69,7 +69,7 @@ const CASES: &[FreezeCase] = &[
     FreezeCase { name: "between receipt and session", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), timing: FreezeTiming::Answered, always: false },
     FreezeCase { name: "the session is deleted late", peer: FrozenPeer::TappedService, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Late, always: false },
     FreezeCase { name: "the session is deleted", peer: FrozenPeer::TappedService, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Answered, always: false },
-    FreezeCase { name: "spent keys are deleted late", peer: FrozenPeer::Store, request: (&["POST ", "?delete"], 2), timing: FreezeTiming::Late, always: false },
+    FreezeCase { name: "temporary keys are deleted late", peer: FrozenPeer::Store, request: (&["POST ", "?delete"], 2), timing: FreezeTiming::Late, always: false },
     FreezeCase { name: "a manifest arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Late, always: true },
     FreezeCase { name: "between manifest and status", peer: FrozenPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Answered, always: true },
 ];

@@ -84,17 +84,17 @@ async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
     ] {
         fixture.apply_from(cluster, &params(name, days), &other).await?;
         let states = [
-            "False/JournalMismatch",
-            "False/JournalMismatch",
+            "False/SourceMismatch",
+            "False/SourceMismatch",
             "False",
-            "True/JournalMismatch",
+            "True/SourceMismatch",
         ];
         let object = wait_conditions(cluster, &namespace, name, states).await?;
         let conditions = object["status"]["conditions"].to_string();
         for part in [
             fixture.source.tap.url(),
             other.tap.url(),
-            "another prefix".to_owned(),
+            "another source".to_owned(),
         ] {
             ensure!(
                 conditions.contains(&part),
@@ -144,10 +144,10 @@ async fn nested_archives_share_one_session_limit() -> Result<()> {
     let ledger = fixture.source.simulator.ledger();
     println!(
         "{} sessions, {} at once, {} refused",
-        ledger.opened, ledger.max_open, ledger.refused_full
+        ledger.opened, ledger.max_open, ledger.refused_at_capacity
     );
     ensure!(
-        ledger.opened == 48 && ledger.people_open == 22 && ledger.max_open >= 28,
+        ledger.opened == 48 && ledger.other_users_open == 22 && ledger.max_open >= 28,
         "{ledger:#?}"
     );
     let open = fixture.source.simulator.open_sessions();

@@ -124,11 +124,11 @@ async fn a_missing_permission_is_reported_by_name() {
     let gateway = Gateway::shared().await;
     let bucket = fresh_bucket(gateway).await;
     gateway
-        .add_user("stranger", "strangers-secret", "user")
+        .add_user("foreign", "foreign-secret", "user")
         .await
         .unwrap();
     let mut settings = settings(gateway, &bucket);
-    settings.credentials = keys("stranger", "strangers-secret");
+    settings.credentials = keys("foreign", "foreign-secret");
     let store = S3Store::connect(settings).await.unwrap();
     for error in refusals(&store).await {
         assert!(matches!(error, StoreError::Forbidden { .. }), "{error:?}");

@@ -165,7 +165,7 @@ async fn wrong_keys_and_a_missing_bucket_are_reported_by_argument() {
     let (place, endpoint) = (format!("s3://{}/t", bucket.name), bucket.gateway.endpoint());
     let arguments = ["verify", &place, "--s3-endpoint", &endpoint];
     let output = fixture.program(&arguments, &keys).await;
-    assert_eq!(output.code, Some(1), "{output:?}");
+    assert_eq!(output.code, Some(3), "{output:?}");
     assert!(
         output.err.contains("AWS_SECRET_ACCESS_KEY") && !output.err.contains("hunter2"),
         "{output:?}"
@@ -173,6 +173,6 @@ async fn wrong_keys_and_a_missing_bucket_are_reported_by_argument() {
 
     let arguments = ["verify", "s3://no-such-bucket/t", "--s3-endpoint", &endpoint];
     let output = fixture.program(&arguments, &bucket.keys()).await;
-    assert_eq!(output.code, Some(1), "{output:?}");
+    assert_eq!(output.code, Some(3), "{output:?}");
     assert!(output.err.contains("s3://no-such-bucket"), "{output:?}");
 }

@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use eventexport::archive::manifest::document::{DayStatement, Manifest, parse_manifest};
+use eventexport::archive::records::encode;
+use serde_json::json;
+
 use super::fixture::{ACCOUNT, ArchiveFixture, SPACE, text};
 
 const OBJECT: &str = "date=2018-06-01/events.json.gz";
@@ -54,6 +58,20 @@ fn events_of(archive: &Path, key: &str) -> String {
     let text = fs::read_to_string(archive.join(SPACE).join(key)).unwrap();
     let receipt: serde_json::Value = serde_json::from_str(&text).unwrap();
     receipt["events"].to_string()
+}
+
+/// Rewrites the last manifest without its last day, which becomes an accepted gap that no entry of `acceptedGaps` names.
+fn forge_gap(archive: &Path) {
+    let path = archive.join(SPACE).join(MANIFEST_2);
+    let mut manifest: Manifest = parse_manifest(MANIFEST_2, 2, &fs::read(&path).unwrap()).unwrap();
+    manifest.windows.pop().unwrap();
+    let day = manifest.days.last_mut().unwrap();
+    (day.hours, day.events, day.reported) = (0, 0, None);
+    day.statement = DayStatement::AcceptedGap;
+    manifest.totals = manifest.computed_totals();
+    manifest.root = manifest.computed_root();
+    fs::write(path, encode(&manifest)).unwrap();
+    remove(archive, "_manifests/00000002.json.sig");
 }
 
 struct DamageCase {
@@ -192,6 +210,28 @@ const CASES: &[DamageCase] = &[
         &[("ManifestChanged", MANIFEST_1)],
     ),
     damage_case(
+        "forged manifest: a day that is not there is an accepted gap without a reason",
+        |archive| {
+            forge_gap(archive);
+            remove(archive, "_journal/2018-06-07.receipt.json");
+            remove(archive, "date=2018-06-07/events.json.gz");
+        },
+        &[("ManifestInconsistent", MANIFEST_2)],
+    ),
+    damage_case(
+        "unsigned manifest that calls a stored day a gap",
+        |archive| {
+            replace(
+                archive,
+                MANIFEST_2,
+                "\"statement\":\"Matched\"",
+                "\"statement\":\"AcceptedGap\"",
+            );
+            remove(archive, "_manifests/00000002.json.sig");
+        },
+        &[("ManifestInconsistent", MANIFEST_2)],
+    ),
+    damage_case(
         "manifest removed",
         |archive| remove(archive, MANIFEST_1),
         &[("ManifestMissing", MANIFEST_1)],
@@ -246,6 +286,40 @@ const CASES: &[DamageCase] = &[
             replace(archive, RECEIPT, "\"gzipMembers\":", "\"gzipMembers\":1");
         },
         &[("ReceiptInconsistent", RECEIPT)],
+    ),
+    damage_case(
+        "fewer events than the newest count in a receipt that says Matched, without manifests",
+        |archive| {
+            forget_manifests(archive);
+            replace(archive, RECEIPT, "\"reportedAfter\":240", "\"reportedAfter\":250");
+        },
+        &[("WindowShort", RECEIPT)],
+    ),
+    damage_case(
+        "more events than the newest count, as earlier versions matched them, without manifests",
+        |archive| {
+            forget_manifests(archive);
+            replace(archive, RECEIPT, "\"reportedAfter\":240", "\"reportedAfter\":230");
+        },
+        &[],
+    ),
+    damage_case(
+        "empty day with a later count, without manifests",
+        |archive| {
+            forget_manifests(archive);
+            let receipt = "_journal/2018-06-02.receipt.json";
+            replace(archive, receipt, "\"reportedAfter\":0", "\"reportedAfter\":7");
+        },
+        &[("WindowShort", "_journal/2018-06-02.receipt.json")],
+    ),
+    damage_case(
+        "hours with fewer events than the day, without manifests",
+        |archive| {
+            forget_manifests(archive);
+            let receipt = "_journal/2018-06-04T05.receipt.json";
+            replace(archive, receipt, "\"reportedOfDay\":240", "\"reportedOfDay\":241");
+        },
+        &[("DayShort", "date=2018-06-04/")],
     ),
     damage_case(
         "receipt of another day, without manifests",
@@ -330,6 +404,79 @@ async fn a_good_archive_verifies_anywhere_and_is_not_modified() {
     let output = fixture.verify(&root.path().join("anything"), &[]).await;
     assert_eq!(output.findings(), []);
     assert_eq!(output.json()["archives"][0]["roots"][0]["totals"]["windows"], 30);
+}
+
+#[tokio::test]
+async fn totals_count_only_what_is_there() {
+    let fixture = ArchiveFixture::shared().await;
+    for damage in [
+        |archive: &Path| remove(archive, OBJECT),
+        |archive: &Path| edit(archive, OBJECT, |bytes| bytes.push(0)),
+    ] {
+        let copy = fixture.copy();
+        damage(copy.path());
+        let seen = fixture.verify(copy.path(), &[]).await;
+        assert_eq!(seen.findings().len(), 1, "the object is not also a gap: {seen:?}");
+        let root = &seen.json()["archives"][0]["roots"][1];
+        let totals = &root["totals"];
+        assert_eq!(
+            (&totals["windows"], &totals["events"]),
+            (&json!(29), &json!(4 * 240))
+        );
+        assert_eq!((&totals["objects"], &totals["good"]), (&json!(28), &json!(27)));
+        let good = root["objects"].as_array().unwrap().iter();
+        let good = good.filter(|object| object["good"] == true);
+        let bytes: u64 = good.map(|object| object["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(totals["bytes"], bytes);
+        assert_eq!(root["range"]["missing"], json!(["2018-06-01"]));
+    }
+}
+
+#[tokio::test]
+async fn a_short_day_is_no_finding_where_the_gap_is_accepted() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
+    forget_manifests(copy.path());
+    replace(
+        copy.path(),
+        RECEIPT,
+        "\"reportedAfter\":240",
+        "\"reportedAfter\":250",
+    );
+    let receipt = "_journal/2018-06-04T05.receipt.json";
+    replace(
+        copy.path(),
+        receipt,
+        "\"reportedOfDay\":240",
+        "\"reportedOfDay\":241",
+    );
+    let spec = fs::read_to_string(fixture.file()).unwrap();
+    let file = copy.path().join("accepted.yaml");
+    let arguments = [
+        "verify",
+        "-f",
+        text(&file),
+        "--to",
+        text(copy.path()),
+        "--output",
+        "json",
+    ];
+    fs::write(&file, &spec).unwrap();
+    let kinds: Vec<String> = fixture
+        .program(&arguments, &[])
+        .await
+        .findings()
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect();
+    assert_eq!(kinds, ["DayShort", "WindowShort"]);
+    let gaps = "acceptedGaps: [{start: 2018-06-01, end: 2018-06-04, reason: the service lost some}]";
+    fs::write(
+        &file,
+        spec.replacen("  space: c1\n", &format!("  space: c1\n  {gaps}\n"), 1),
+    )
+    .unwrap();
+    assert_eq!(fixture.program(&arguments, &[]).await.findings(), []);
 }
 
 #[tokio::test]

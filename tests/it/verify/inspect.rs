@@ -12,7 +12,7 @@ async fn root(fixture: &ArchiveFixture, arguments: &[&str], code: i32) -> Value 
     let output = fixture.program(&all, &[]).await;
     assert_eq!(output.code, Some(code), "{output:?}");
     let document = output.json();
-    assert_eq!(document["schema"], "eventexport.io/inspect/v1");
+    assert_eq!(document["schema"], "eventexport.io/inspect/v2");
     let roots = document["archives"][0]["roots"].as_array().unwrap().clone();
     roots.into_iter().find(|root| root["root"] == SPACE).unwrap()
 }
@@ -32,7 +32,7 @@ async fn inspect_prints_merged_coverage_and_the_missing_windows_of_a_spec() {
     assert_eq!(all["late"].as_array().unwrap().len(), 30);
     let patient = root(fixture, &[archive, "--late-after", "1000000"], 0).await;
     assert_eq!(patient["late"], json!([]));
-    assert_eq!(patient["disagreeing"], json!([]));
+    assert_eq!(patient["countMismatches"], json!([]));
 
     let file = fs::read_to_string(fixture.file()).unwrap();
     let more = copy.path().join("more.yaml");
@@ -53,6 +53,19 @@ async fn inspect_prints_merged_coverage_and_the_missing_windows_of_a_spec() {
 }
 
 #[tokio::test]
+async fn a_window_without_its_object_is_missing_and_not_counted() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
+    let space = copy.path().join(SPACE);
+    // The last day of an archive without manifests still belongs to the range.
+    fs::remove_dir_all(space.join("_manifests")).unwrap();
+    fs::remove_file(space.join("date=2018-06-07/events.json.gz")).unwrap();
+    let seen = root(fixture, &[text(copy.path())], 1).await;
+    assert_eq!(seen["range"]["missing"], json!(["2018-06-07"]));
+    assert_eq!((&seen["windows"], &seen["events"]), (&json!(29), &json!(4 * 240)));
+}
+
+#[tokio::test]
 async fn mismatched_counts_and_grown_days_are_shown() {
     let fixture = ArchiveFixture::shared().await;
     let simulator = simulator().await;
@@ -70,10 +83,10 @@ async fn mismatched_counts_and_grown_days_are_shown() {
 
     let arguments = ["-f", text(&file), "--to", text(&to), "--ask-service"];
     let seen = root(fixture, &arguments, 0).await;
-    let over = &seen["disagreeing"][1];
+    let over = &seen["countMismatches"][1];
     assert_eq!(over["window"], "2018-06-05");
     assert_eq!(
-        (&over["why"], &over["events"], &over["reportedAfter"]),
+        (&over["reason"], &over["events"], &over["reportedAfter"]),
         (&json!("Over"), &json!(240), &json!(120))
     );
     assert_eq!(seen["grown"], json!([]));

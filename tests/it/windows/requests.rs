@@ -38,7 +38,9 @@ async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
         // As an earlier process leaves it after the day timed out twice.
         "a day in hours" => {
             let split = days(date(2018, 6, 2), date(2018, 6, 2), None).await;
-            split.put("_journal/2018-06-02.split.json", "{}").await;
+            let record =
+                r#"{"schema":"eventexport.io/split/v1","why":"timed out","at":"2018-06-09T00:00:00Z"}"#;
+            split.put("_journal/2018-06-02.split.json", record).await;
             split
         }
         other => panic!("no scenario {other}"),

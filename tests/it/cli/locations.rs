@@ -1,0 +1,224 @@
+//! Every command with the same location of an archive: a directory, and a prefix of a bucket on a real S3 store.
+
+use std::fs::File;
+
+use serde_json::{Value, json};
+
+use super::fixture::{CliFixture, CliOutput, KEY, wait_output};
+use crate::bed::Gateway;
+
+/// Range of the manifest.
+const DAYS: [&str; 4] = ["--start", "2018-06-27", "--end", "2018-06-29"];
+
+/// Home directory, service, and an empty bucket.
+struct LocationFixture {
+    cli: CliFixture,
+    gateway: &'static Gateway,
+    bucket: String,
+    manifest: String,
+}
+
+impl LocationFixture {
+    async fn start() -> Self {
+        let cli = CliFixture::start(&["--today", "2018-07-02"]).await;
+        let gateway = Gateway::shared().await;
+        let bucket = format!("locations-{:016x}", rand::random::<u64>());
+        gateway.create_bucket(&bucket).await.unwrap();
+        let text = format!(
+            "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
+             space: c1\n  dateRange: {{start: 2018-06-27, end: 2018-06-29}}\n  \
+             source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
+             destination: {{s3: {{bucket: unused, prefix: deep, credentialsSecretRef: {{name: unused}}}}}}\n",
+            cli.url
+        );
+        let manifest = cli.write("audit.yaml", &text, 0o644);
+        Self {
+            manifest: manifest.to_str().unwrap().to_owned(),
+            cli,
+            gateway,
+            bucket,
+        }
+    }
+
+    /// Returns a location in the bucket.
+    fn url(&self, prefix: &str) -> String {
+        format!("s3://{}/{prefix}", self.bucket)
+    }
+
+    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = self.cli.command(arguments);
+        command
+            .env("EVENTEXPORT_SPACE", "c1")
+            .env("EVENTEXPORT_ENDPOINT", &self.cli.url)
+            .env("EVENTEXPORT_API_KEY", KEY)
+            .env("AWS_ENDPOINT_URL_S3", self.gateway.endpoint())
+            .env("AWS_REGION", Gateway::REGION)
+            .env("AWS_ACCESS_KEY_ID", self.gateway.access_key())
+            .env("AWS_SECRET_ACCESS_KEY", self.gateway.secret_key())
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> CliOutput {
+        wait_output(self.command(arguments)).await
+    }
+
+    /// Returns the last object of a command that succeeds.
+    async fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--output", "json"]].concat()).await;
+        assert_eq!(output.code, Some(0), "{arguments:?}: {output:?}");
+        serde_json::from_str(output.out.lines().last().unwrap()).unwrap()
+    }
+
+    /// Exports to the location, and returns what every command says about it, without the location.
+    async fn export(&self, to: &str, prefix: &str) -> Value {
+        let (file, root) = (
+            self.manifest.as_str(),
+            format!("{prefix}deep/space=c1/scope=space/"),
+        );
+        let planned = self.json(&["plan", "-f", file, "--to", to]).await;
+        assert_eq!(planned["exports"][0]["destinationListed"], true, "{planned}");
+        assert_eq!(planned["exports"][0]["sessions"].as_array().unwrap().len(), 3);
+        let summary = self.json(&["run", "-f", file, "--to", to]).await;
+        assert_eq!(summary["exports"][0]["root"], root);
+        let again = self.json(&["plan", "-f", file, "--to", to]).await;
+        assert_eq!(again["exports"][0]["root"], root);
+        let [from, first, until, last] = DAYS;
+        assert_eq!((from, until), ("--start", "--end"));
+        let status = ["status", "--from", first, "--to", last, "-f", file, "--to", to];
+        let status = self.json(&status).await;
+        assert_eq!(status["archive"]["root"], root);
+        let named = self
+            .json(&[&["verify", "-f", file, "--to", to], &DAYS[..]].concat())
+            .await;
+        let found = self.json(&[&["verify", to], &DAYS[..]].concat()).await;
+        let inspected = self.json(&["inspect", to]).await;
+        let root_of = |document: &Value| document["archives"][0]["roots"][0].clone();
+        assert_eq!(root_of(&named)["root"], root);
+        assert_eq!(root_of(&found)["root"], root);
+        assert_eq!(root_of(&inspected)["root"], root);
+        json!({
+            "stored": summary["totals"],
+            "planned": again["exports"][0]["windows"],
+            "sessions": again["exports"][0]["sessions"],
+            "states": status["days"].as_array().unwrap().iter().map(|day| &day["archived"]).collect::<Vec<_>>(),
+            "proved": [root_of(&named)["totals"], root_of(&found)["totals"]],
+            "range": root_of(&found)["range"],
+            "covered": root_of(&inspected)["range"]["covered"],
+        })
+    }
+}
+
+#[tokio::test]
+async fn every_command_agrees_on_a_directory_and_on_a_bucket() {
+    let fixture = LocationFixture::start().await;
+    let directory = fixture.export("export", "").await;
+    let bucket = fixture.export(&fixture.url("copies/one/"), "copies/one/").await;
+    assert_eq!(directory, bucket);
+    assert_eq!(directory["stored"]["storedNow"], 3);
+    assert_eq!(directory["sessions"], json!([]));
+    assert_eq!(directory["range"]["from"], "Asserted");
+    for day in directory["states"].as_array().unwrap() {
+        assert_eq!(day["state"], "Covered");
+    }
+    assert!(!fixture.cli.path("s3:").exists());
+    let again = fixture
+        .json(&["run", "-f", &fixture.manifest, "--to", &fixture.url("copies/one")])
+        .await;
+    assert_eq!(again["totals"]["alreadyStored"], 3);
+
+    let simulated = fixture.url("simulated");
+    let summary = fixture
+        .json(&["run", "-f", &fixture.manifest, "--simulate", "--to", &simulated])
+        .await;
+    assert_eq!(summary["totals"]["storedNow"], 3);
+    let found = fixture.json(&["verify", &simulated]).await;
+    assert_eq!(
+        found["archives"][0]["roots"][0]["sources"],
+        json!(["http://simulator.invalid"])
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_proved_and_what_cannot_be_read_is_not_checked() {
+    let fixture = LocationFixture::start().await;
+    let (empty, file) = (fixture.url("nothing"), fixture.manifest.as_str());
+    for (arguments, finding) in [
+        (&["verify", &empty][..], "NothingToProve"),
+        (&["verify", "-f", file, "--to", &empty], "Gap"),
+    ] {
+        let output = fixture.run(&[arguments, &["--output", "json"]].concat()).await;
+        assert_eq!(output.code, Some(1), "{output:?}");
+        let document = output.json();
+        let archive = &document["archives"][0];
+        assert_eq!(
+            (&document["proved"], &archive["proved"]),
+            (&json!(false), &json!(false))
+        );
+        assert_eq!(archive["findings"][0]["kind"], finding, "{archive}");
+    }
+
+    for command in ["verify", "inspect"] {
+        let mut wrong = fixture.command(&[command, &empty, "--output", "json"]);
+        wrong.env("AWS_SECRET_ACCESS_KEY", "wrong");
+        let output = wait_output(wrong).await;
+        output.expect_failure(3, &[]);
+        assert_eq!(output.json()["error"]["exitCode"], 3);
+        let output = fixture.run(&[command, "s3://no-such-bucket-here/x"]).await;
+        output.expect_failure(3, &["no-such-bucket-here"]);
+        let output = fixture.run(&[command, "s3://"]).await;
+        output.expect_failure(2, &["names no bucket"]);
+    }
+
+    let run = fixture.run(&["run", "-f", file, "--to", "export", "-q"]).await;
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let proved = fixture
+        .run(&[&["verify", "export", "-q"], &DAYS[..]].concat())
+        .await;
+    assert_eq!(proved.code, Some(0), "{proved:?}");
+    assert_eq!(
+        proved.out,
+        "export: Proved: 2018-06-27/2018-06-29: 3 windows with 720 events\n"
+    );
+    for (days, missing) in [
+        (["--start", "2018-06-26", "--end", "2018-06-29"], "2018-06-26"),
+        (["--since", "2018-06-27", "--until", "2018-06-30"], "2018-06-30"),
+    ] {
+        let output = fixture
+            .run(&[&["verify", "export", "--output", "json"], &days[..]].concat())
+            .await;
+        assert_eq!(output.code, Some(1), "{output:?}");
+        let archive = &output.json()["archives"][0];
+        assert_eq!(archive["findings"][0]["kind"], "Gap");
+        assert_eq!(archive["roots"][0]["range"]["missing"], json!([missing]));
+    }
+    let late = fixture.run(&["verify", "export", "--start", "9999-12-31"]).await;
+    late.expect_failure(2, &["--start: 9999-12-31 is in the future"]);
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_written_fails_the_command() {
+    let fixture = LocationFixture::start().await;
+    let file = fixture.manifest.as_str();
+    let run = fixture.run(&["run", "-f", file, "--to", "export", "-q"]).await;
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for (arguments, code) in [
+        (&["verify", "export", "--output", "json"][..], 3),
+        (&["verify", "export"], 3),
+        (&["inspect", "export", "--output", "json"], 3),
+        (&["plan", "-f", file, "--to", "export"], 1),
+        (&["plan", "-f", file, "--to", "export", "--output", "json"], 1),
+        (&["run", "-f", file, "--to", "export"], 1),
+        (&["run", "-f", file, "--to", "export", "--output", "json"], 1),
+        (&["status", "--output", "json"], 1),
+        (&["session", "list", "--output", "json"], 1),
+        (&["context", "list"], 1),
+        (&["crd"], 1),
+        (&["completions", "bash"], 1),
+    ] {
+        let mut command = fixture.command(arguments);
+        command.stdout(File::options().write(true).open("/dev/full").unwrap());
+        let output = wait_output(command).await;
+        output.expect_failure(code, &["cannot write the result to standard output"]);
+    }
+}

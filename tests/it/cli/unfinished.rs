@@ -1,0 +1,139 @@
+//! A run exits with 0 only when no session or attempt is left and every manifest is written; otherwise it names what is
+//! left and says when to run again.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use eventexport::simulator::Simulator;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{TIMEOUT, last_object, manifest, program, run, simulator};
+
+fn open_ids(simulator: &Simulator) -> Vec<String> {
+    let mut ids: Vec<String> = simulator
+        .open_sessions()
+        .into_iter()
+        .map(|open| open.id)
+        .collect();
+    ids.sort();
+    ids
+}
+
+/// Returns the summary of the export, after a check that everything is stored but not finished.
+fn unfinished_export(summary: &Value) -> Value {
+    assert_eq!(summary["exitCode"], 1, "{summary:#}");
+    assert_eq!(summary["totals"]["stored"], 7, "{summary:#}");
+    let export = summary["exports"][0].clone();
+    let rerun_at: Timestamp = export["rerunAt"].as_str().unwrap().parse().unwrap();
+    let wait = rerun_at.duration_since(Timestamp::now()).as_secs();
+    assert!((500..=600).contains(&wait), "{wait} s: {summary:#}");
+    export
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_lost_the_reply_to_a_create_names_the_session_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    simulator.add_preset("create-reply-lost").unwrap();
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    let arguments = ["run", "-f", &manifest, "--to", to.to_str().unwrap()];
+    let json = [&arguments[..], &["--output", "json"]].concat();
+    for round in 0..2 {
+        let output = run(folder.path(), &json).await;
+        assert_eq!(output.status.code(), Some(1), "{round}: {output:?}");
+        let export = unfinished_export(&last_object(&output));
+        assert_eq!(export["sessionsLeft"], json!(open_ids(&simulator)), "{round}");
+        assert_eq!(export["openAttempts"].as_array().unwrap().len(), 1, "{round}");
+    }
+    let text = run(folder.path(), &arguments).await;
+    assert_eq!(text.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&text.stdout);
+    for expected in [
+        "7 of 7 days stored:",
+        &open_ids(&simulator)[0],
+        "Run the same command again after 20",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    assert!(!text.contains("stored and proved"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_after_repeated_kills_names_the_sessions_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    let arguments = [
+        "run",
+        "-f",
+        &manifest,
+        "--to",
+        to.to_str().unwrap(),
+        "--output",
+        "json",
+    ];
+    for kills in 1..=4 {
+        simulator.add_preset("create-reply-hangs").unwrap();
+        let mut child = program(folder.path(), &arguments).spawn().unwrap();
+        let opened = async {
+            while simulator.open_sessions().len() < kills {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(TIMEOUT, opened).await.unwrap();
+        child.kill().await.unwrap();
+        simulator.set_faults(Vec::new());
+    }
+    let output = run(folder.path(), &arguments).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let export = unfinished_export(&last_object(&output));
+    assert_eq!(export["sessionsLeft"], json!(open_ids(&simulator)));
+    assert_eq!(export["openAttempts"].as_array().unwrap().len(), 4);
+    let manifests = to.join("space=c1/scope=space/_manifests");
+    assert_eq!(fs::read_dir(manifests).map_or(0, Iterator::count), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_session_is_quoted_and_waited_for_until_the_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = simulator().await;
+    simulator.add_preset("create-403").unwrap();
+    let manifest = manifest(folder.path(), &simulator);
+    let to = folder.path().join("export");
+    let start = Instant::now();
+    let output = run(
+        folder.path(),
+        &[
+            "run",
+            "-f",
+            &manifest,
+            "--to",
+            to.to_str().unwrap(),
+            "--wait",
+            "3s",
+        ],
+    )
+    .await;
+    let waited = start.elapsed();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        (Duration::from_secs(3)..Duration::from_secs(30)).contains(&waited),
+        "{waited:?}"
+    );
+    for text in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(text);
+        for expected in [
+            "SessionRefused",
+            "status 403",
+            "“forbidden”",
+            "listed 0 open sessions",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in:\n{text}");
+        }
+    }
+    let help = run(folder.path(), &["run", "--help"]).await;
+    assert!(String::from_utf8_lossy(&help.stdout).contains("[default: 1h]"));
+}
