@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 
 use super::window::{HourSet, Window};
+use crate::pipeline::events::EventCount;
 use crate::tracker::Day;
 
 /// Comparison of the counted events with the latest count that the service reports.
@@ -23,6 +24,29 @@ pub enum Verdict {
     Unknown,
     /// No events, and the service's listing proves that there were none.
     Empty,
+    /// The content could be counted only in part. Documents state `Unknown` and the field `uncounted`, because
+    /// earlier readers refuse a verdict that they do not know.
+    #[serde(rename(serialize = "Unknown"), skip_deserializing)]
+    Uncounted,
+}
+
+impl Verdict {
+    /// Returns the verdict as documents state it.
+    #[must_use]
+    pub const fn recorded(self) -> Self {
+        match self {
+            Self::Uncounted => Self::Unknown,
+            Self::Matched | Self::Over | Self::Short | Self::Unknown | Self::Empty => self,
+        }
+    }
+}
+
+/// Returns the verdict on the content of a window with the reports before and after the download.
+pub fn evaluate_count(count: EventCount, before: Option<u64>, after: Option<u64>) -> Verdict {
+    match count.uncounted {
+        Some(_) => Verdict::Uncounted,
+        None => compare_counts(count.events, before, after),
+    }
 }
 
 /// Returns the latest count of the service: the one after the download or, without one, the one before it.
@@ -38,6 +62,12 @@ pub fn compare_counts(events: u64, before: Option<u64>, after: Option<u64>) -> V
         Some(std::cmp::Ordering::Equal) => Verdict::Matched,
         Some(std::cmp::Ordering::Greater) => Verdict::Over,
     }
+}
+
+/// Returns true if the events of a window whose content could be counted only in part are enough to cover it: some were
+/// counted, and not fewer than the service reports. Without a report, they are as good as any count without one.
+pub fn partial_count_suffices(events: u64, before: Option<u64>, after: Option<u64>) -> bool {
+    events > 0 && compare_counts(events, before, after) != Verdict::Short
 }
 
 /// Days listed before and after a range, so that the edges of the listing show retention and not the requested range:
@@ -86,7 +116,8 @@ impl Verdict {
             Self::Matched => 1,
             Self::Over => 2,
             Self::Unknown => 3,
-            Self::Short => 4,
+            Self::Uncounted => 4,
+            Self::Short => 5,
         }
     }
 }
@@ -337,6 +368,87 @@ mod tests {
     }
 
     #[test]
+    fn a_partial_count_covers_a_window_only_with_enough_events() {
+        let table = [
+            (5, None, None, true),
+            (5, Some(5), Some(5), true),
+            (5, Some(4), Some(4), true),
+            (4, Some(5), Some(5), false),
+            (0, None, None, false),
+            (0, Some(0), Some(0), false),
+        ];
+        for (events, before, after, enough) in table {
+            assert_eq!(
+                partial_count_suffices(events, before, after),
+                enough,
+                "{events} {before:?} {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_body_has_a_verdict_and_covers_its_window_or_not() {
+        use Verdict::{Matched, Over, Short, Uncounted, Unknown};
+        // The body, the events that the service reports, the verdict, and whether the window is covered.
+        let bodies: &[(&[u8], Option<u64>, Verdict, bool)] = &[
+            (b"{}\n{}\n", Some(2), Matched, true),
+            (b"{}\n{}\n", None, Unknown, true),
+            (b"{}\n{}\n", Some(1), Over, true),
+            (b"{}\n{}\n", Some(3), Short, false),
+            (b"\xef\xbb\xbf{}\n{}\n", Some(2), Matched, true),
+            (b"\xef\xbb\xbf[{},{}]", Some(2), Matched, true),
+            (b"{}{}", Some(2), Matched, true),
+            (b"{}\n{}{}\n", Some(3), Matched, true),
+            (b"{}\n{}{}\n", Some(4), Short, false),
+            (b"{} {}\n{}\n", Some(3), Matched, true),
+            (b"{}\r\n\r\n{}\r\n", Some(2), Matched, true),
+            (b"{\n}\n{\n}\n", Some(2), Matched, true),
+            (b"[{},{}]", Some(2), Matched, true),
+            (b"[{},{}]\n[{}]", Some(3), Matched, true),
+            (b"[{}][{}]", Some(2), Matched, true),
+            (b"{}\nnull\n{}\n", Some(2), Matched, true),
+            (b"[null,{}]", Some(1), Matched, true),
+            (b"\x1e{}\n\x1e{}\n", Some(2), Matched, true),
+            (b"{}\n{}\n\0\0\0", Some(2), Matched, true),
+            (b"{}\n\0{}\n", Some(2), Matched, true),
+            (b"{}\n{}\nerror\n", Some(2), Uncounted, true),
+            (b"{}\nerror\n{}\n", Some(2), Uncounted, false),
+            (b"{}\nerror\n{}\n", None, Uncounted, true),
+            (b"error\n{}\n{}\n", Some(2), Uncounted, false),
+            (b"error\n{}\n{}\n", None, Uncounted, false),
+            (b"{}\n{\"a\":", Some(2), Uncounted, false),
+            (b"{}\n{\"a\":", None, Uncounted, true),
+            (b"[{},{}", Some(3), Uncounted, false),
+            (b"{\"events\":[{},{}]}", Some(2), Uncounted, false),
+            (b"{\"events\":[{},{}]}", None, Uncounted, true),
+            (b"{\"attachments\":[{}]}", Some(1), Uncounted, true),
+            (b"{\"events\":[]}", Some(1), Uncounted, false),
+            (b"{\"events\":[]}", None, Uncounted, false),
+            (b"<html></html>", None, Uncounted, false),
+            (b"<html></html>", Some(0), Uncounted, false),
+        ];
+        for (body, reported, verdict, covers) in bodies {
+            let mut counter = crate::pipeline::events::EventCounter::default();
+            counter.push(body);
+            let count = counter.finish();
+            let found = evaluate_count(count, *reported, *reported);
+            let covered = match found {
+                Short => false,
+                Uncounted => partial_count_suffices(count.events, *reported, *reported),
+                _ => true,
+            };
+            let name = format!("{} of {reported:?}", body.escape_ascii());
+            assert_eq!((found, covered), (*verdict, *covers), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_document_never_states_a_verdict_that_earlier_readers_refuse() {
+        assert_eq!(serde_json::to_string(&Verdict::Uncounted).unwrap(), "\"Unknown\"");
+        assert!(serde_json::from_str::<Verdict>("\"Uncounted\"").is_err());
+    }
+
+    #[test]
     fn a_split_day_is_the_sum_of_its_24_hours() {
         let (whole, partial) = (date(2018, 6, 4), date(2018, 6, 5));
         let hours = Window::split(whole).chain(Window::split(partial).skip(1));
@@ -352,12 +464,13 @@ mod tests {
 
     #[test]
     fn the_weaker_verdict_proves_less() {
-        use Verdict::{Empty, Matched, Over, Short, Unknown};
+        use Verdict::{Empty, Matched, Over, Short, Uncounted, Unknown};
         for (weak, strong) in [
             (Matched, Empty),
             (Over, Matched),
             (Unknown, Over),
-            (Short, Unknown),
+            (Uncounted, Unknown),
+            (Short, Uncounted),
         ] {
             assert_eq!((weak.weaker(strong), strong.weaker(weak)), (weak, weak));
         }

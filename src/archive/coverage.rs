@@ -7,9 +7,9 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::counts::{Verdict, split_days};
+use super::counts::{Verdict, partial_count_suffices, split_days};
 use super::listing::{Journal, ReceiptFacts};
-use super::records::RecordError;
+use super::records::{RecordError, UncountedRecord};
 use super::window::{HourSet, Window};
 use crate::api::Reason;
 
@@ -50,6 +50,15 @@ pub enum Damage {
         events: u64,
         /// Events that the service reported last.
         reported: u64,
+    },
+    /// The content could be counted only in part, and the counted events are not enough. Of a day: the sum of its hours.
+    Uncounted {
+        /// Events that were counted.
+        events: u64,
+        /// Events that the service reported last.
+        reported: Option<u64>,
+        /// End of the count. Of a day: of the first such hour.
+        uncounted: UncountedRecord,
     },
     /// An object without receipt and attempt.
     Orphaned,
@@ -111,7 +120,17 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
     for (date, (events, reported)) in day_shortfalls(journal, source) {
         let day = Window::day(date);
         covered = covered.difference(&HourSet::from_iter([day]));
-        damaged.insert(day, Damage::Short { events, reported });
+        damaged.insert(
+            day,
+            match first_uncounted(journal, day) {
+                None => Damage::Short { events, reported },
+                Some(uncounted) => Damage::Uncounted {
+                    events,
+                    reported: Some(reported),
+                    uncounted: uncounted.clone(),
+                },
+            },
+        );
     }
     let orphaned = journal
         .orphaned_objects()
@@ -162,7 +181,8 @@ fn receipt_damage(
         return Some(Damage::OtherSource(facts.source.clone()));
     }
     let summary = &facts.summary;
-    if let Some(reported) = summary.reported.filter(|reported| summary.events < *reported) {
+    let short = summary.reported.filter(|reported| summary.events < *reported);
+    if let (Some(reported), None) = (short, &summary.uncounted) {
         return Some(Damage::Short {
             events: summary.events,
             reported,
@@ -176,8 +196,26 @@ fn receipt_damage(
             stated: summary.bytes,
             found: *found,
         }),
-        Some(_) => None,
+        Some(_) => {
+            let uncounted = summary.uncounted.as_deref()?;
+            let insufficient = !partial_count_suffices(summary.events, None, summary.reported);
+            insufficient.then(|| Damage::Uncounted {
+                events: summary.events,
+                reported: summary.reported,
+                uncounted: uncounted.clone(),
+            })
+        }
     }
+}
+
+/// Returns the end of the count of the first hour of a day whose content could be counted only in part.
+fn first_uncounted(journal: &Journal, day: Window) -> Option<&UncountedRecord> {
+    let mut hours = journal
+        .receipts
+        .range(day.same_day())
+        .filter(|(window, _)| window.hour_of_day().is_some())
+        .filter_map(read);
+    hours.find_map(|(_, facts)| facts.summary.uncounted.as_deref())
 }
 
 /// Returns the receipt of a window if it covers it.
@@ -278,6 +316,7 @@ impl Damage {
             Self::ObjectMissing => Reason::ObjectMissing,
             Self::ObjectSizeMismatch { .. } => Reason::ObjectSizeMismatch,
             Self::Short { .. } => Reason::Short,
+            Self::Uncounted { .. } => Reason::EventsUncounted,
             Self::Orphaned => Reason::ForeignObject,
         }
     }
@@ -292,6 +331,7 @@ impl Damage {
             Self::ObjectMissing => "ObjectMissing",
             Self::ObjectSizeMismatch { .. } => "ObjectSizeMismatch",
             Self::Short { .. } => "Short",
+            Self::Uncounted { .. } => "Uncounted",
             Self::Orphaned => "Orphaned",
         }
     }
@@ -311,6 +351,20 @@ impl fmt::Display for Damage {
                     f,
                     "{events} events are stored, but the service reported {reported}"
                 )
+            }
+            Self::Uncounted {
+                events,
+                reported,
+                uncounted,
+            } => {
+                write!(
+                    f,
+                    "only {events} events could be counted ({uncounted} of the decompressed data), and the service reported "
+                )?;
+                match reported {
+                    None => f.write_str("no count"),
+                    Some(reported) => write!(f, "{reported}"),
+                }
             }
             Self::Orphaned => f.write_str("its object has no receipt"),
         }
@@ -354,11 +408,26 @@ mod tests {
                 events,
                 reported,
                 verdict: Verdict::Matched,
+                uncounted: None,
                 sha256: bytes.map(|_| "ab".into()),
                 stored_now: false,
             },
             proof: ReceiptProof::default(),
         }
+    }
+
+    fn uncounted() -> UncountedRecord {
+        UncountedRecord {
+            reason: "NotAnObject".to_owned(),
+            at_byte: 77,
+        }
+    }
+
+    fn counted_in_part(events: u64, reported: Option<u64>) -> ReceiptFacts {
+        let mut facts = facts(events, reported, Some(50));
+        facts.summary.verdict = Verdict::Uncounted;
+        facts.summary.uncounted = Some(Box::new(uncounted()));
+        facts
     }
 
     fn unreadable() -> RecordError {
@@ -409,6 +478,13 @@ mod tests {
     #[test]
     fn each_window_has_exactly_one_state() {
         let short = |events, reported| damaged(Damage::Short { events, reported });
+        let partial = |events, reported| {
+            damaged(Damage::Uncounted {
+                events,
+                reported,
+                uncounted: uncounted(),
+            })
+        };
         let table: Vec<Case> = vec![
             ("nothing", |_| {}, WindowState::Missing),
             (
@@ -435,6 +511,50 @@ mod tests {
                 "fewer than the newest count",
                 |j| store(j, DAY, facts(4, Some(5), Some(50))),
                 short(4, 5),
+            ),
+            (
+                "counted in part, as many as the newest count",
+                |j| store(j, DAY, counted_in_part(5, Some(5))),
+                WindowState::Covered,
+            ),
+            (
+                "counted in part, and no count",
+                |j| store(j, DAY, counted_in_part(5, None)),
+                WindowState::Covered,
+            ),
+            (
+                "counted in part, fewer than the newest count",
+                |j| store(j, DAY, counted_in_part(4, Some(5))),
+                partial(4, Some(5)),
+            ),
+            (
+                "no event could be counted, and no count",
+                |j| store(j, DAY, counted_in_part(0, None)),
+                partial(0, None),
+            ),
+            (
+                "counted in part, and the object is gone",
+                |j| {
+                    store(j, DAY, counted_in_part(4, Some(5)));
+                    j.objects.clear();
+                },
+                damaged(Damage::ObjectMissing),
+            ),
+            (
+                "all hours, one counted in part, as many as the day",
+                |j| {
+                    hours(j, 0..24, 24);
+                    store(j, hour(7), counted_in_part(1, None));
+                },
+                WindowState::Covered,
+            ),
+            (
+                "all hours, one counted in part, fewer than the day",
+                |j| {
+                    hours(j, 0..24, 25);
+                    store(j, hour(7), counted_in_part(1, None));
+                },
+                partial(24, Some(25)),
             ),
             (
                 "an unread receipt",

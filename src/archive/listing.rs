@@ -12,7 +12,7 @@ use ulid::Ulid;
 use super::counts::{Verdict, latest_count};
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::records::{AttemptRecord, ExpiredRecord, Receipt, RecordError};
+use super::records::{AttemptRecord, ExpiredRecord, Receipt, RecordError, UncountedRecord};
 use super::window::Window;
 use crate::storage::ObjectSummary;
 
@@ -47,6 +47,8 @@ pub struct WindowFacts {
     pub reported: Option<u64>,
     /// Comparison of the counts.
     pub verdict: Verdict,
+    /// End of the count, if the content could be counted only in part.
+    pub uncounted: Option<Box<UncountedRecord>>,
     /// SHA-256 of the object; absent when the window was proved empty.
     pub sha256: Option<Arc<str>>,
     /// True if this process stored the window, false if it found it.
@@ -310,7 +312,11 @@ impl ReceiptFacts {
             bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
             events: receipt.events,
             reported: latest_count(receipt.reported_before, receipt.reported_after),
-            verdict: receipt.verdict,
+            verdict: match &receipt.uncounted {
+                Some(_) => Verdict::Uncounted,
+                None => receipt.verdict,
+            },
+            uncounted: receipt.uncounted.clone().map(Box::new),
             sha256: receipt
                 .object
                 .as_ref()
@@ -354,6 +360,7 @@ mod tests {
             events: 1,
             reported: None,
             verdict: Verdict::Matched,
+            uncounted: None,
             sha256: sha256.map(Into::into),
             stored_now: false,
         };

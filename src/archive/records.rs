@@ -8,8 +8,9 @@ use jiff::civil::Date;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::counts::{EmptyAnswer, Verdict};
+use super::counts::{EmptyAnswer, Verdict, partial_count_suffices};
 use crate::api::sanitize;
+use crate::pipeline::events::Uncounted;
 
 /// Name and version of this software, as receipts state it: `eventexport/0.1.0`.
 pub const SOFTWARE: &str = concat!("eventexport/", env!("CARGO_PKG_VERSION"));
@@ -156,6 +157,31 @@ pub struct ObjectRecord {
     pub decompressed_bytes: u64,
 }
 
+/// Place and reason of the end of the count, for content that could be counted only in part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UncountedRecord {
+    /// `NotAnObject`, `Unfinished`, `Envelope`; later versions may add some.
+    pub reason: String,
+    /// Offset in the decompressed data.
+    pub at_byte: u64,
+}
+
+impl From<Uncounted> for UncountedRecord {
+    fn from(uncounted: Uncounted) -> Self {
+        Self {
+            reason: uncounted.reason.as_str().to_owned(),
+            at_byte: uncounted.at_byte,
+        }
+    }
+}
+
+impl std::fmt::Display for UncountedRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at byte {}", sanitize(&self.reason), self.at_byte)
+    }
+}
+
 /// Commit record of a window that is stored and proved, or proved empty; written once, as the last step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -185,6 +211,9 @@ pub struct Receipt {
     pub empty_answer: Option<EmptyAnswer>,
     /// Events counted in the object.
     pub events: u64,
+    /// End of the count, if the content could be counted only in part: `events` are those before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<UncountedRecord>,
     /// Events that the service reported before the download.
     pub reported_before: Option<u64>,
     /// Events that the service reported after the download.
@@ -206,6 +235,14 @@ pub struct Receipt {
     pub stored_at: Timestamp,
     /// Name and version of the software that wrote this document.
     pub software: String,
+}
+
+impl Receipt {
+    /// Returns true unless the content could be counted only in part and the counted events are not enough.
+    pub fn is_sufficient(&self) -> bool {
+        self.uncounted.is_none()
+            || partial_count_suffices(self.events, self.reported_before, self.reported_after)
+    }
 }
 
 /// Content of a future receipt; written before an upload is completed.

@@ -243,6 +243,7 @@ impl From<&WindowFacts> for StoredFacts {
             events,
             reported,
             verdict,
+            uncounted: _,
             sha256,
             stored_now: _,
         } = facts.clone();
@@ -320,6 +321,7 @@ pub(crate) mod tests {
             } else {
                 Verdict::Matched
             },
+            uncounted: None,
             sha256: (events > 0).then(|| "ab".repeat(32).into()),
             stored_now,
         }

@@ -129,11 +129,11 @@ fn visible_rows(rows: &[WindowRow]) -> Vec<bool> {
         .collect()
 }
 
-/// True if the window is stored with a count other than the service reported.
+/// True if the window is stored with a count other than the service reported, or was counted only in part.
 fn is_weak(row: &WindowRow) -> bool {
     row.stored
         .as_ref()
-        .is_some_and(|facts| matches!(facts.verdict, Verdict::Over | Verdict::Short))
+        .is_some_and(|facts| matches!(facts.verdict, Verdict::Over | Verdict::Short | Verdict::Uncounted))
 }
 
 fn row_cells(row: &WindowRow, color: bool) -> Vec<Cell> {

@@ -57,7 +57,7 @@ impl ExportTotals {
         }
         match facts.verdict {
             Verdict::Empty => self.empty += 1,
-            Verdict::Unknown => self.uncounted += 1,
+            Verdict::Unknown | Verdict::Uncounted => self.uncounted += 1,
             Verdict::Over => self.over += 1,
             Verdict::Matched | Verdict::Short => {}
         }

@@ -58,6 +58,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::ObjectMissing
         | Reason::ObjectSizeMismatch
         | Reason::ObjectArchived
+        | Reason::EventsUncounted
         | Reason::ReceiptUnreadable
         | Reason::UnsupportedSchema
         | Reason::SigningKeyInvalid
@@ -82,7 +83,6 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::DestinationRefused
         | Reason::NotGzip
         | Reason::DownloadIncomplete
-        | Reason::InvalidEvents
         | Reason::RangeMismatch
         | Reason::Failed => false,
     }

@@ -19,11 +19,14 @@ use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
 use super::transfer::{StagedBody, StagedObject, TransferContext, TransferError, transfer};
 use crate::api::Reason;
-use crate::archive::counts::{self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict};
+use crate::archive::counts::{
+    self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, partial_count_suffices,
+};
 use crate::archive::layout::Key;
 use crate::archive::listing::ExpiredFacts;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
+use crate::pipeline::events::{EventCount, UncountedReason};
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
 use crate::tracker::{DownloadResponse, TransferEnd};
 
@@ -48,6 +51,8 @@ pub(super) struct PriorEvidence {
     pub(super) other_hours: Option<u64>,
     /// Time of the last attempt, if it found the window before the oldest day that the service lists.
     pub(super) before_oldest_since: Option<Timestamp>,
+    /// True if the last attempt failed because the data ended inside an event.
+    pub(super) uncounted_before: bool,
 }
 
 /// Exports one window when a slot is free, and reports the result to the observer.
@@ -302,7 +307,7 @@ impl Attempt<'_> {
     async fn evaluate(&self, staged: StagedObject) -> Result<WindowOutcome, Failure> {
         let window = self.window();
         let proof = match &staged.proof {
-            Some(proof) if proof.events > 0 => proof.clone(),
+            Some(proof) if proof.events.events > 0 || proof.events.uncounted.is_some() => proof.clone(),
             Some(_) => {
                 return self
                     .evaluate_empty(EmptyAnswer::GzipOfNothing, Some(staged))
@@ -324,9 +329,19 @@ impl Attempt<'_> {
             let reported = counts::latest_count(comparison.before, comparison.after).unwrap_or(0);
             let message = format!(
                 "{window}: downloaded {} events, but the service reports {reported}",
-                proof.events
+                proof.events.events
             );
             return Err(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)));
+        }
+        // A transfer that ended early looks the same: once more, then the bytes are stored as they are.
+        if let Some(uncounted) = proof.events.uncounted
+            && uncounted.reason == UncountedReason::Unfinished
+            && !self.prior.uncounted_before
+            && !partial_count_suffices(proof.events.events, comparison.before, comparison.after)
+        {
+            self.discard(staged).await;
+            let message = format!("{window}: {uncounted}; it is downloaded once more");
+            return Err(Failure::retry(Reason::EventsUncounted, message));
         }
         if staged.end == TransferEnd::CloseUnconfirmed && comparison.verdict != Verdict::Matched {
             self.discard(staged).await;
@@ -339,7 +354,7 @@ impl Attempt<'_> {
             self.discard(staged).await;
             return Err(failure);
         }
-        let span = tracing::info_span!("commit", events = proof.events, bytes = staged.bytes);
+        let span = tracing::info_span!("commit", events = proof.events.events, bytes = staged.bytes);
         let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
         match committed.instrument(span).await {
             Ok(ReceiptWrite::Written(receipt)) => Ok(WindowOutcome::Stored(receipt)),
@@ -353,7 +368,7 @@ impl Attempt<'_> {
     }
 
     /// Compares the counted events with the listings before and after the download.
-    fn compare_counts(&self, events: u64, after: Option<&DayListing>) -> CountComparison {
+    fn compare_counts(&self, events: EventCount, after: Option<&DayListing>) -> CountComparison {
         let window = self.window();
         let count = |listing: Option<&DayListing>| listing.and_then(|listing| listing.count(window));
         let of_day =
@@ -368,14 +383,14 @@ impl Attempt<'_> {
             before,
             after,
             of_day,
-            verdict: counts::compare_counts(events, before, after),
+            verdict: counts::evaluate_count(events, before, after),
         }
     }
 
     /// Returns the counts of a window that is proved to have no events: a day that the listing omits has 0.
     fn counts_of_empty(&self, after: Option<&DayListing>) -> CountComparison {
         let window = self.window();
-        let comparison = self.compare_counts(0, after);
+        let comparison = self.compare_counts(EventCount::default(), after);
         let omitted = |listing: Option<&DayListing>| {
             let omits = listing.is_some_and(|listing| listing.omits(window.date()));
             (omits && window.hour_of_day().is_none()).then_some(0)

@@ -71,7 +71,8 @@ pub(super) async fn commit_object(
     let stored_at = store.now().await.map_err(|error| Failure::from(&error))?;
     let mut receipt = Receipt {
         object: Some(object),
-        events: proof.events,
+        events: proof.events.events,
+        uncounted: proof.events.uncounted.map(Into::into),
         resumes: staged.resumes,
         stored_at,
         ..new_receipt(ctx, opened, Some(staged.end), comparison)
@@ -163,10 +164,11 @@ fn new_receipt(
         object: None,
         empty_answer: None,
         events: 0,
+        uncounted: None,
         reported_before: before,
         reported_after: after,
         reported_of_day: of_day,
-        verdict,
+        verdict: verdict.recorded(),
         transfer_end: end.map(|end| format!("{end:?}")),
         resumes: 0,
         revision: 0,

@@ -483,7 +483,13 @@ impl<'a> DecisionBuilder<'a> {
                 Damage::OtherSource(_) | Damage::Orphaned => false,
                 _ => self.wanted.intersects(**window) && !self.is_accepted(**window),
             })
-            .map(|(window, damage)| (*window, damage.reason(), damage.to_string()))
+            .map(|(window, damage)| {
+                (
+                    *window,
+                    damage.reason(),
+                    damage_message(export, journal, *window, damage),
+                )
+            })
             .collect();
         for (window, reason, message) in damaged {
             self.add_problem(reason, message, Some(window), RetryClass::Manual, None);
@@ -659,6 +665,25 @@ impl<'a> DecisionBuilder<'a> {
             class,
             retry_at,
         });
+    }
+}
+
+/// Describes a window with data that does not count. Content that could be counted only in part needs a person.
+fn damage_message(export: &ExportSpec, journal: &Journal, window: Window, damage: &Damage) -> String {
+    if !matches!(damage, Damage::Uncounted { .. }) {
+        return damage.to_string();
+    }
+    if journal.receipts.contains_key(&window) {
+        let key = export.root.key(&Key::Events(window)).unwrap_or_default();
+        format!(
+            "{window} is stored in {key}, but {damage}: examine the object; if it has all events, accept the gap in \
+             spec.acceptedGaps, otherwise delete it and its receipt to export the window again"
+        )
+    } else {
+        format!(
+            "of the hours of {window}, {damage}: examine the objects of the hours that could be counted only in part; \
+             if they have all events, accept the gap in spec.acceptedGaps"
+        )
     }
 }
 

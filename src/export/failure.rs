@@ -283,7 +283,6 @@ impl Failure {
         let reason = match error {
             ProofError::Gzip(GzipError::NotGzip) => Reason::NotGzip,
             ProofError::Gzip(_) => Reason::DownloadIncomplete,
-            ProofError::Events(_) => Reason::InvalidEvents,
             ProofError::Interrupted | ProofError::ReaderClosed => Reason::Failed,
         };
         Self::retry(reason, format!("{window}: {error}; nothing was stored"))

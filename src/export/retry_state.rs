@@ -204,7 +204,7 @@ fn escalate(failure: Failure, last: Option<&RetryEntry>) -> Failure {
         .map_or(0, |last| last.failure_count);
     let tolerated = match failure.reason {
         Reason::Short | Reason::EmptyUnproved => 1,
-        Reason::NotGzip | Reason::DownloadIncomplete | Reason::InvalidEvents => 4,
+        Reason::NotGzip | Reason::DownloadIncomplete => 4,
         Reason::OrphanSessionSuspected if matches!(failure.class, RetryClass::Retry(_)) => 6,
         _ => return failure,
     };

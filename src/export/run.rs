@@ -309,10 +309,12 @@ impl ExportRun {
         }
         for window in decision.start {
             let journal = self.journal.as_ref();
+            let last = self.retry_state.windows.get(&window);
             let prior = PriorEvidence {
                 other_hours: journal
                     .and_then(|journal| other_hours_events(journal, &self.ctx.export, window)),
                 before_oldest_since: self.retry_state.before_oldest_since(window),
+                uncounted_before: last.is_some_and(|last| last.failure.reason == Reason::EventsUncounted),
             };
             self.spawn(RunTask::Window(window), move |ctx| async move {
                 RunTaskResult::Window(window, export_window(&ctx, window, prior).await)

@@ -169,11 +169,7 @@ fn write_event(
     first: bool,
 ) {
     let from = text.len();
-    let (separator, end) = match json {
-        JsonShape::Lines => ("", "\n"),
-        JsonShape::Array if first => ("\n", ""),
-        JsonShape::Array => (",\n", ""),
-    };
+    let (separator, end) = json.around_event(first);
     let which = usize::try_from(random.below(ACTIONS.len() as u64)).unwrap_or(0);
     let (action, kind) = ACTIONS.get(which).copied().unwrap_or(("unknown", "unknown"));
     let name = random.of(&NAMES);

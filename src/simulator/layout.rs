@@ -82,21 +82,24 @@ impl Layout {
             shape,
             open: None,
         };
-        let array = shape.json == JsonShape::Array;
-        if array {
-            writer.text(b"[");
-        }
+        let (start, end) = shape.json.around_body();
+        let (hour_start, hour_end) = shape.json.around_hour();
+        let boundaries = [Members::Hours, Members::Blocks];
+        writer.text(start);
+        writer.boundary(&boundaries);
         let mut first = true;
         for hour in hours
             .iter()
             .filter(|hour| hour.counts.iter().any(|count| *count > 0))
         {
-            writer.hour(blocks, space, hour, first);
+            writer.text(hour_start);
+            writer.hour(blocks, space, hour, first || !hour_start.is_empty());
+            writer.text(hour_end);
+            writer.boundary(&boundaries);
             first = false;
         }
-        if array {
-            writer.text(b"\n]\n");
-        }
+        writer.text(end);
+        writer.boundary(&boundaries);
         if writer.layout.runs.is_empty() {
             writer.open();
         }
@@ -198,12 +201,14 @@ impl LayoutBuilder {
     }
 
     fn text(&mut self, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
         self.open();
         let block = Block::of(text, self.shape.level);
         let len = block.deflate.len() as u64;
         self.push(RunSource::Bytes(block.deflate), len, 1, false);
         self.add(block.sum);
-        self.boundary(&[Members::Hours, Members::Blocks]);
     }
 
     fn hour(&mut self, blocks: &Blocks, space: Option<&Arc<str>>, hour: &HourEvents, first: bool) {
@@ -234,7 +239,6 @@ impl LayoutBuilder {
             self.template(&templates.small, SMALL_BLOCK, small);
             self.template(&templates.large, templates.large_events, large);
         }
-        self.boundary(&[Members::Hours]);
     }
 
     fn template(&mut self, block: &Block, events: u64, times: u64) {
@@ -371,7 +375,7 @@ mod tests {
     fn every_shape_is_valid_gzip_with_the_stated_events() {
         let blocks = Arc::new(Blocks::new(1, 700));
         for members in [Members::One, Members::Hours, Members::Blocks] {
-            for json in [JsonShape::Lines, JsonShape::Array] {
+            for json in JsonShape::ALL {
                 for level in [0, 6] {
                     let shape = BodyShape {
                         json,
@@ -389,12 +393,14 @@ mod tests {
                         Members::One => GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap(),
                         _ => MultiGzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap(),
                     };
+                    assert_eq!(text.matches("{\"payload\":").count(), 5004, "{shape:?}");
                     let events: Vec<serde_json::Value> = match json {
                         JsonShape::Array => serde_json::from_str(&text).unwrap(),
                         JsonShape::Lines => text
                             .lines()
                             .map(|line| serde_json::from_str(line).unwrap())
                             .collect(),
+                        _ => continue,
                     };
                     assert_eq!(events.len(), 5004, "{shape:?}");
                 }

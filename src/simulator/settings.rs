@@ -195,4 +195,80 @@ pub enum JsonShape {
     Lines,
     /// One array.
     Array,
+    /// One array per hour.
+    ArrayPerHour,
+    /// One object per line, after a byte order mark.
+    ByteOrderMark,
+    /// Objects without a separator.
+    Joined,
+    /// One object per line, and a line `null` after each hour.
+    NullLines,
+    /// One object per line, each after a record separator (RFC 7464).
+    RecordSeparators,
+    /// One object per line, and 512 NUL bytes after the last.
+    NulPadding,
+    /// One object per line, and a line after each hour that is not JSON.
+    BrokenLine,
+    /// One object with all events in a list.
+    Envelope,
+}
+
+impl JsonShape {
+    /// Every shape.
+    pub const ALL: [Self; 10] = [
+        Self::Lines,
+        Self::Array,
+        Self::ArrayPerHour,
+        Self::ByteOrderMark,
+        Self::Joined,
+        Self::NullLines,
+        Self::RecordSeparators,
+        Self::NulPadding,
+        Self::BrokenLine,
+        Self::Envelope,
+    ];
+
+    /// Returns the text before the first hour and after the last.
+    pub(super) fn around_body(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Self::Array => (b"[", b"\n]\n"),
+            Self::Envelope => (b"{\"events\":[", b"\n]}\n"),
+            Self::ByteOrderMark => (b"\xef\xbb\xbf", b""),
+            Self::NulPadding => (b"", &[0; 512]),
+            Self::Lines
+            | Self::ArrayPerHour
+            | Self::Joined
+            | Self::NullLines
+            | Self::RecordSeparators
+            | Self::BrokenLine => (b"", b""),
+        }
+    }
+
+    /// Returns the text before and after each hour.
+    pub(super) fn around_hour(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Self::ArrayPerHour => (b"[", b"\n]\n"),
+            Self::NullLines => (b"", b"null\n"),
+            Self::BrokenLine => (b"", b"an event was lost here\n"),
+            Self::Lines
+            | Self::Array
+            | Self::ByteOrderMark
+            | Self::Joined
+            | Self::RecordSeparators
+            | Self::NulPadding
+            | Self::Envelope => (b"", b""),
+        }
+    }
+
+    /// Returns the text before and after an event. `first`: it is the first of its list.
+    pub(super) fn around_event(self, first: bool) -> (&'static str, &'static str) {
+        match self {
+            Self::Array | Self::ArrayPerHour | Self::Envelope => (if first { "\n" } else { ",\n" }, ""),
+            Self::Joined => ("", ""),
+            Self::RecordSeparators => ("\x1e", "\n"),
+            Self::Lines | Self::ByteOrderMark | Self::NullLines | Self::NulPadding | Self::BrokenLine => {
+                ("", "\n")
+            }
+        }
+    }
 }

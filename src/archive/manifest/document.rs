@@ -135,6 +135,8 @@ pub struct DayEvidence<'a> {
     pub reported_of_day: Option<u64>,
     /// True if the archive has all hours of the day, with fewer events than the service reported.
     pub short: bool,
+    /// True if the content of some hours could be counted only in part: their sum is compared with nothing.
+    pub uncounted: bool,
     /// True if the day is in an accepted gap.
     pub accepted: bool,
 }
@@ -148,6 +150,7 @@ impl DayEntry {
             windows,
             reported_of_day,
             short,
+            uncounted,
             accepted,
         } = *evidence;
         let entries = || windows.iter().map(|(_, entry)| *entry);
@@ -166,7 +169,7 @@ impl DayEntry {
         };
         let sum = SplitDay { events, reported }.verdict();
         let verdict = if split && !entries().all(|entry| entry.verdict == Verdict::Empty) {
-            Some(sum)
+            Some(if uncounted { Verdict::Unknown } else { sum })
         } else {
             entries().next().map(|entry| entry.verdict)
         };
@@ -194,7 +197,7 @@ impl From<Verdict> for DayStatement {
             Verdict::Matched => Self::Matched,
             Verdict::Over => Self::Over,
             Verdict::Short => Self::Short,
-            Verdict::Unknown => Self::Unknown,
+            Verdict::Unknown | Verdict::Uncounted => Self::Unknown,
             Verdict::Empty => Self::Empty,
         }
     }

@@ -82,13 +82,26 @@ pub fn build_report(
     let covered: HourSet = expectations.covering.difference(&faulty).copied().collect();
     let covered = covered.difference(&short);
     let explained: HourSet = faulty.into_iter().collect();
-    findings.extend(range.gaps(contents, &covered, &explained.union(&short)));
+    let unproved = expectations.uncounted.iter();
+    let unproved: HourSet = unproved
+        .filter(|(_, finding)| finding.kind == FindingKind::EventsUnproved)
+        .map(|(window, _)| *window)
+        .collect();
+    let covered = covered.difference(&unproved);
+    let explained = explained.union(&short).union(&unproved);
+    findings.extend(range.gaps(contents, &covered, &explained));
     let short = expectations.short.into_iter();
     findings.extend(
         short
             .filter(|(window, _)| !range.accepted.contains(*window))
             .map(|(_, finding)| finding),
     );
+    findings.extend(expectations.uncounted.into_iter().map(|(window, mut finding)| {
+        if range.accepted.contains(window) {
+            finding.kind = FindingKind::EventsUncounted;
+        }
+        finding
+    }));
     findings.extend(build_remarks(
         contents,
         chain,

@@ -201,6 +201,7 @@ fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, S
             reported_of_day: reported_of_day(day.reported, entries, receipts),
             // A manifest about one hour a day does not list the other hours, whose sum may be short.
             short: manifest.period.hour.is_some() && day.statement == DayStatement::AcceptedGap,
+            uncounted: is_uncounted(day.statement, entries, receipts),
             accepted: manifest
                 .accepted_gaps
                 .iter()
@@ -236,6 +237,20 @@ fn describe_day(day: &DayEntry) -> String {
         day.events,
         or_nothing(day.reported.as_ref())
     )
+}
+
+/// Returns true if the content of a window could be counted only in part, by its receipt. Where a receipt is missing,
+/// changed or unreadable, the stated comparison is all there is.
+fn is_uncounted(stated: DayStatement, entries: &[(Window, &WindowEntry)], receipts: &Receipts) -> bool {
+    entries.iter().any(|(window, entry)| {
+        receipts
+            .get(window)
+            .filter(|there| there.sha256 == entry.receipt.sha256)
+            .and_then(|document| document.parsed.as_ref().ok())
+            .map_or(stated == DayStatement::Unknown, |receipt| {
+                receipt.uncounted.is_some()
+            })
+    })
 }
 
 /// Returns the highest report for a day in the receipts of its windows. Where a receipt is missing, changed or

@@ -19,7 +19,7 @@ pub enum FindingKind {
     ObjectUnreadable,
     /// The object, or a receipt, manifest or signature, is in an archive tier of the store.
     ObjectArchived,
-    /// The object has the bytes that the receipt states, but they are no complete gzip of events.
+    /// The object has the bytes that the receipt states, but they are no complete gzip.
     ObjectNotWhole,
     /// Events without a receipt.
     ObjectWithoutReceipt,
@@ -35,6 +35,8 @@ pub enum FindingKind {
     ReceiptMisplaced,
     /// The receipt contradicts itself or its object.
     ReceiptInconsistent,
+    /// The content could be counted only in part, and fewer events were counted than the service reported, or none.
+    EventsUnproved,
     /// Fewer events are stored than the newest count of the service.
     WindowShort,
     /// The hours of a day have fewer events than the service reported for the day.
@@ -51,6 +53,8 @@ pub enum FindingKind {
     SignatureInvalid,
     /// The manifest has no signature, and one is required.
     SignatureMissing,
+    /// The content could be counted only in part; the counted events are enough, or the service reported no count.
+    EventsUncounted,
     /// Hours or days within the range are not covered.
     Gap,
     /// The archive has no receipt in the range.
@@ -92,7 +96,8 @@ impl FindingKind {
     pub const fn is_error(self) -> bool {
         !matches!(
             self,
-            Self::SignatureUnchecked
+            Self::EventsUncounted
+                | Self::SignatureUnchecked
                 | Self::SessionOpen
                 | Self::NotInManifest
                 | Self::SeveralSources
@@ -150,6 +155,13 @@ impl FindingKind {
                 "the receipt was copied from another key: restore the right one from a copy or an older version"
             }
             Self::ReceiptInconsistent => "the receipt was edited: restore it from a copy or an older version",
+            Self::EventsUnproved => {
+                "the bytes are those that the service sent, but nothing shows that they have all events: examine the \
+                 object, then accept the gap in spec.acceptedGaps, or delete object and receipt and export the window again"
+            }
+            Self::EventsUncounted => {
+                "the bytes are those that the service sent; the rest of their content is not in the number of events"
+            }
             Self::WindowShort => {
                 "events of the window are missing: move its object and receipt away and export it again while the \
                  service still has it, or accept the gap in spec.acceptedGaps"

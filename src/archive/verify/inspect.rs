@@ -179,8 +179,8 @@ pub fn inspect(
                 .saturating_add(receipt.object.as_ref().map_or(0, |object| object.bytes));
             out.empty += u64::from(receipt.object.is_none());
             out.uncounted += u64::from(receipt.verdict == Verdict::Unknown);
-            // The rule of the engine: the source of the export, and an existing object.
-            if export.is_none_or(|export| export.source == receipt.source) {
+            // The rule of the engine: the source of the export, an existing object, and enough events in it.
+            if receipt.is_sufficient() && export.is_none_or(|export| export.source == receipt.source) {
                 covered.insert(*window);
             }
             stored.push((*window, receipt.events, receipt.reported_of_day));
@@ -234,7 +234,7 @@ impl Inspection {
             let kind = match sum.verdict() {
                 Verdict::Short => MismatchKind::Short,
                 Verdict::Over => MismatchKind::Over,
-                Verdict::Matched | Verdict::Unknown | Verdict::Empty => continue,
+                Verdict::Matched | Verdict::Unknown | Verdict::Uncounted | Verdict::Empty => continue,
             };
             self.mismatches.push(CountMismatch {
                 window: Window::day(date),

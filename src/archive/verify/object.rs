@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::pipeline::events::EventCounter;
+use crate::pipeline::events::{EventCount, EventCounter};
 use crate::pipeline::gzip::GzipVerifier;
 use crate::pipeline::proof::hex;
 use crate::storage::Crc64;
@@ -26,7 +26,7 @@ pub struct GzipStats {
     /// Size after decompression in bytes.
     pub decompressed: u64,
     /// Events.
-    pub events: u64,
+    pub events: EventCount,
 }
 
 /// Result of reading an object.
@@ -38,7 +38,7 @@ pub struct ObjectProof {
     pub sha256: String,
     /// CRC-64/NVME.
     pub crc64: Crc64,
-    /// Contents of the gzip, or the reason that it is no complete gzip of events.
+    /// Contents of the gzip, or the reason that it is no complete gzip.
     pub stats: Result<GzipStats, String>,
 }
 
@@ -103,20 +103,18 @@ impl ObjectProver {
 
     /// Returns the result after the last bytes.
     pub fn finish(self) -> ObjectProof {
-        let stats =
-            match self.fault {
-                Some(fault) => Err(fault),
-                None => self.gzip.finish().map_err(|error| error.to_string()).and_then(
-                    |(members, decompressed)| {
-                        let events = self.events.finish().map_err(|error| error.to_string())?;
-                        Ok(GzipStats {
-                            members,
-                            decompressed,
-                            events,
-                        })
-                    },
-                ),
-            };
+        let stats = match self.fault {
+            Some(fault) => Err(fault),
+            None => self
+                .gzip
+                .finish()
+                .map_err(|error| error.to_string())
+                .map(|(members, decompressed)| GzipStats {
+                    members,
+                    decompressed,
+                    events: self.events.finish(),
+                }),
+        };
         ObjectProof {
             bytes: self.bytes,
             sha256: hex(&self.sha.finalize()),

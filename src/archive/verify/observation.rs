@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::finding::{Finding, FindingKind};
 use super::object::{GzipStats, ObjectProof};
 use super::receipts::ExpectedObject;
+use crate::archive::records::UncountedRecord;
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectInfo};
 
@@ -193,7 +194,7 @@ fn compare_counts(
     match &seen.stats {
         None => {}
         Some(Ok(stats)) => {
-            compare("events", stats.events, expected.events);
+            compare("events", stats.events.events, expected.events);
             compare("decompressedBytes", stats.decompressed, expected.decompressed);
             if let Some(members) = expected.members {
                 compare("gzipMembers", stats.members, members);
@@ -202,9 +203,24 @@ fn compare_counts(
         Some(Err(why)) => findings.push(
             Finding::new(FindingKind::ObjectNotWhole, expected.key.clone())
                 .with_window(expected.window)
-                .expected("a complete gzip of events")
+                .expected("a complete gzip")
                 .found(why.clone()),
         ),
+    }
+    if let (Some(Ok(stats)), Some(stated)) = (&seen.stats, &expected.uncounted) {
+        let counted = stats.events.uncounted.map(UncountedRecord::from);
+        if counted != *stated {
+            let describe = |uncounted: &Option<UncountedRecord>| match uncounted {
+                None => "counted completely".to_owned(),
+                Some(uncounted) => format!("counted up to {uncounted}"),
+            };
+            findings.push(
+                Finding::new(kind, expected.stated_by.clone())
+                    .with_window(expected.window)
+                    .expected(format!("{}, by its object", describe(&counted)))
+                    .found(describe(stated)),
+            );
+        }
     }
     if crc64_fits == Some(false) {
         findings.push(

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::chain::{ChainAudit, Document, LedgerEntry, Receipts};
 use super::contents::RootContents;
 use super::finding::{Finding, FindingKind};
-use crate::archive::counts::{Verdict, compare_counts, split_days};
+use crate::archive::counts::{Verdict, compare_counts, latest_count, split_days};
 use crate::archive::layout::Key;
-use crate::archive::records::Receipt;
+use crate::archive::records::{Receipt, UncountedRecord};
 use crate::archive::window::Window;
 
 /// An object that must exist.
@@ -33,6 +33,8 @@ pub struct ExpectedObject {
     pub decompressed: u64,
     /// Events.
     pub events: u64,
+    /// End of the count, if the content could be counted only in part; `None`: not stated.
+    pub uncounted: Option<Option<UncountedRecord>>,
 }
 
 /// Result of the check of the receipts of a root.
@@ -42,6 +44,8 @@ pub struct Expectations {
     pub findings: Vec<Finding>,
     /// Windows, and days in hours, with fewer events than the service reported. In an accepted gap they are no error.
     pub short: Vec<(Window, Finding)>,
+    /// Windows whose content could be counted only in part. In an accepted gap they are no error.
+    pub uncounted: Vec<(Window, Finding)>,
     /// Objects that must exist, in chronological order.
     pub objects: Vec<ExpectedObject>,
     /// Windows with a valid receipt of the source.
@@ -165,6 +169,10 @@ impl Expectations {
             let finding = Finding::new(FindingKind::WindowShort, key.clone()).with_window(window);
             self.short.push((window, finding.expected(expected).found(found)));
         }
+        if let Some(uncounted) = &receipt.uncounted {
+            let finding = uncounted_finding(&key, window, receipt, uncounted);
+            self.uncounted.push((window, finding));
+        }
         if source.is_none_or(|source| source == receipt.source) {
             self.covering.insert(window);
         }
@@ -184,6 +192,7 @@ impl Expectations {
             members: Some(object.gzip_members),
             decompressed: object.decompressed_bytes,
             events: receipt.events,
+            uncounted: Some(receipt.uncounted.clone()),
         });
     }
 
@@ -191,7 +200,9 @@ impl Expectations {
     fn check_split_days(&mut self, contents: &RootContents, receipts: &Receipts) {
         let stored = self.covering.iter().filter_map(|window| {
             let receipt = receipts.get(window)?.parsed.as_ref().ok()?;
-            Some((*window, receipt.events, receipt.reported_of_day))
+            receipt
+                .is_sufficient()
+                .then_some((*window, receipt.events, receipt.reported_of_day))
         });
         for (date, sum) in split_days(stored) {
             let day = Window::day(date);
@@ -222,7 +233,27 @@ fn object_from_entry(contents: &RootContents, window: Window, entry: &LedgerEntr
         members: None,
         decompressed: entry.entry.decompressed_bytes,
         events: entry.entry.events,
+        uncounted: None,
     })
+}
+
+/// Reports a window whose content could be counted only in part: an error if its events are not enough.
+fn uncounted_finding(key: &str, window: Window, receipt: &Receipt, uncounted: &UncountedRecord) -> Finding {
+    let kind = if receipt.is_sufficient() {
+        FindingKind::EventsUncounted
+    } else {
+        FindingKind::EventsUnproved
+    };
+    let reported = latest_count(receipt.reported_before, receipt.reported_after);
+    let expected = reported.map_or_else(
+        || "events that can be counted to the end".to_owned(),
+        |reported| format!("{reported} events, by the service's count"),
+    );
+    let found = format!("{} events, counted up to {uncounted}", receipt.events);
+    Finding::new(kind, key)
+        .with_window(window)
+        .expected(expected)
+        .found(found)
 }
 
 /// Compares a receipt with its key. Returns the expected and the actual value if they differ.
@@ -257,6 +288,15 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
             format!("object {}", object.key),
         )),
         Some(_) => {
+            if receipt.uncounted.is_some() {
+                return (receipt.verdict != Verdict::Unknown).then(|| {
+                    let found = format!("verdict {:?}", receipt.verdict);
+                    (
+                        "verdict Unknown of events that could not be counted".to_owned(),
+                        found,
+                    )
+                });
+            }
             let (before, after) = (receipt.reported_before, receipt.reported_after);
             let verdict = compare_counts(receipt.events, before, after);
             let fits = match (receipt.verdict, verdict) {
@@ -282,8 +322,11 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
 }
 
 /// Compares a receipt with the newest report of the service, whatever verdict it states. Returns the expected and the
-/// actual value if it has fewer events.
+/// actual value if it has fewer events. Content that could be counted only in part has a finding of its own.
 fn shortfall(receipt: &Receipt) -> Option<(String, String)> {
+    if receipt.uncounted.is_some() {
+        return None;
+    }
     let (before, after) = (receipt.reported_before, receipt.reported_after);
     let verdict = compare_counts(receipt.events, before, after);
     (verdict == Verdict::Short).then(|| {

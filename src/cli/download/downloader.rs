@@ -22,6 +22,7 @@ use crate::cli::human;
 use crate::cli::session::create::today;
 use crate::cli::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
+use crate::pipeline::events::EventCount;
 use crate::pipeline::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
 use crate::tracker::{ResumePoint, Session, SessionRequest, TrackerError};
 
@@ -265,12 +266,13 @@ impl Downloader<'_> {
         let section = match (fetched, section) {
             (FetchOutcome::Bytes { bytes, end, resumes }, Some(facts)) => CompletedSession {
                 bytes,
-                events: facts.events,
+                events: facts.events.events,
+                uncounted: facts.events.uncounted.map(Into::into),
                 members: facts.members,
                 decompressed: facts.decompressed,
                 end,
                 resumes,
-                empty: (facts.events == 0).then_some(EmptyAnswer::GzipOfNothing),
+                empty: (facts.events == EventCount::default()).then_some(EmptyAnswer::GzipOfNothing),
                 ..empty_session(&current)
             },
             (FetchOutcome::Empty(answer), _) => CompletedSession {
@@ -279,7 +281,7 @@ impl Downloader<'_> {
             },
             (FetchOutcome::Bytes { .. }, None) => return Err(DownloadError::Stopped),
         };
-        let readable = section.events > 0 || self.session_exists(&current.session).await?;
+        let readable = section.empty.is_none() || self.session_exists(&current.session).await?;
         if !readable && section.empty == Some(EmptyAnswer::NotFound) {
             return Err(DownloadError::SessionGone { id: current.session });
         }
@@ -588,6 +590,7 @@ fn empty_session(current: &CurrentSession) -> CompletedSession {
         hour: current.hour,
         bytes: 0,
         events: 0,
+        uncounted: None,
         members: 0,
         decompressed: 0,
         end: RecordedEnd::Length,

@@ -9,6 +9,7 @@ use super::part_state::{CompletedSession, RecordedEnd};
 use super::request::{self, windows};
 use crate::archive::counts::{
     DayListing, EmptyEvidence, EmptyVerdict, Verdict, compare_counts, evaluate_empty, latest_count,
+    partial_count_suffices,
 };
 use crate::cli::human;
 
@@ -75,7 +76,19 @@ pub fn evaluate(
         reported: (before, after_count),
         warnings: Vec::new(),
     };
-    if section.events == 0 {
+    if let Some(uncounted) = &section.uncounted {
+        evaluation.verdict = Verdict::Uncounted;
+        if !partial_count_suffices(section.events, before, after_count) {
+            let reported = latest_count(before, after_count).map_or_else(
+                || "the service reports no count".to_owned(),
+                |reported| format!("the service reports {}", human::count(reported)),
+            );
+            evaluation.warnings.push(format!(
+                "{days}: only {} could be counted ({uncounted} of the decompressed data), and {reported}",
+                human::plural(section.events, "event")
+            ));
+        }
+    } else if section.events == 0 {
         let warnings: Vec<_> = empty
             .filter_map(|(day, verdict)| warning(day, &verdict))
             .collect();
@@ -112,14 +125,21 @@ pub fn evaluate(
 /// Evaluates a session with unknown days.
 fn evaluate_undated(section: &CompletedSession) -> SessionEvaluation {
     let mut warnings = Vec::new();
-    if section.events == 0 {
+    if let Some(uncounted) = section.uncounted.as_ref().filter(|_| section.events == 0) {
+        warnings.push(format!(
+            "no event could be counted ({uncounted} of the decompressed data)"
+        ));
+    } else if section.events == 0 {
         warnings
             .push("received no events, and the service does not report the days of the session".to_owned());
     } else if section.end == RecordedEnd::CloseUnconfirmed {
         warnings.push("the connection closed without an end marker".to_owned());
     }
     SessionEvaluation {
-        verdict: Verdict::Unknown,
+        verdict: match section.uncounted {
+            Some(_) => Verdict::Uncounted,
+            None => Verdict::Unknown,
+        },
         reported: (None, None),
         warnings,
     }
@@ -165,6 +185,7 @@ mod tests {
 
     use super::*;
     use crate::archive::counts::EmptyAnswer;
+    use crate::archive::records::UncountedRecord;
     use crate::tracker::Day;
 
     fn listing(rows: &[(i8, u64)]) -> DayListing {
@@ -185,6 +206,7 @@ mod tests {
             hour: None,
             bytes: 1,
             events,
+            uncounted: None,
             members: 1,
             decompressed: 1,
             end: RecordedEnd::Length,
@@ -267,6 +289,32 @@ mod tests {
             "{warnings}"
         );
         assert!(!warnings.contains("2018-06-03: "), "{warnings}");
+    }
+
+    #[test]
+    fn content_that_cannot_be_counted_is_kept_with_a_warning_unless_enough_was_counted() {
+        let uncounted = |events| CompletedSession {
+            uncounted: Some(UncountedRecord {
+                reason: "NotAnObject".to_owned(),
+                at_byte: 9,
+            }),
+            empty: None,
+            ..section(events, (2, 2))
+        };
+        let rows: &[_] = &[(2, 5)];
+        let (verdict, warnings) = evaluated(&uncounted(4), rows, Some(rows));
+        assert_eq!(verdict, Verdict::Uncounted);
+        assert!(
+            warnings.contains("only 4 events could be counted (NotAnObject at byte 9"),
+            "{warnings}"
+        );
+        for reports in [(rows, Some(rows)), (&[], None)] {
+            assert_eq!(
+                evaluated(&uncounted(5), reports.0, reports.1),
+                (Verdict::Uncounted, String::new())
+            );
+        }
+        assert!(evaluated(&uncounted(0), &[], None).1.contains("no count"));
     }
 
     #[test]

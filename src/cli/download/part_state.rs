@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::request::DownloadRequest;
 use crate::archive::counts::EmptyAnswer;
+use crate::archive::records::UncountedRecord;
 use crate::tracker::TransferEnd;
 
 /// Maximum size of `FILE.part.json`: 1 MiB.
@@ -54,6 +55,9 @@ pub struct CompletedSession {
     pub bytes: u64,
     /// Number of events.
     pub events: u64,
+    /// End of the count, if the content could be counted only in part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<UncountedRecord>,
     /// Number of gzip members.
     pub members: u64,
     /// Decompressed bytes.

@@ -95,7 +95,7 @@ async fn replay_once(
             let facts: Result<ProofFacts, ProofError> = proof.finish_section().await;
             let Some(facts) = facts
                 .ok()
-                .filter(|facts| remaining == 0 && facts.events == section.events)
+                .filter(|facts| remaining == 0 && facts.events.events == section.events)
             else {
                 return Ok(Err(DamagedPart { intact }));
             };

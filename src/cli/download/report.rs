@@ -171,6 +171,12 @@ fn verdict_text(evaluation: &SessionEvaluation) -> String {
         Verdict::Short => format!("Short: the service reports {reported}"),
         Verdict::Empty => "Empty: the listing of the service shows that there are no events".to_owned(),
         Verdict::Unknown => "Unknown: the service reports no count".to_owned(),
+        Verdict::Uncounted if reported.is_empty() => {
+            "Uncounted: the rest of the content could not be counted".to_owned()
+        }
+        Verdict::Uncounted => {
+            format!("Uncounted: the rest of the content could not be counted, the service reports {reported}")
+        }
     }
 }
 
@@ -181,6 +187,7 @@ fn session_json((section, evaluation): &(CompletedSession, SessionEvaluation)) -
         hour,
         bytes,
         events,
+        uncounted,
         members,
         decompressed,
         end,
@@ -195,12 +202,13 @@ fn session_json((section, evaluation): &(CompletedSession, SessionEvaluation)) -
         "hour": hour,
         "bytes": bytes,
         "events": events,
+        "uncounted": uncounted,
         "members": members,
         "decompressedBytes": decompressed,
         "transferEnd": end,
         "resumes": resumes,
         "reportedBefore": evaluation.reported.0,
         "reportedAfter": evaluation.reported.1,
-        "verdict": evaluation.verdict,
+        "verdict": format!("{:?}", evaluation.verdict),
     })
 }

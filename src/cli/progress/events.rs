@@ -64,10 +64,11 @@ pub fn window_json(facts: &WindowFacts) -> Value {
         events,
         reported,
         verdict,
+        uncounted,
         sha256,
         stored_now: _,
     } = facts;
-    json!({"events": events, "reported": reported, "bytes": bytes, "verdict": verdict, "sha256": sha256.as_deref()})
+    json!({"events": events, "reported": reported, "bytes": bytes, "verdict": format!("{verdict:?}"), "uncounted": uncounted, "sha256": sha256.as_deref()})
 }
 
 /// Returns the fields of a problem.

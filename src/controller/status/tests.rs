@@ -192,9 +192,9 @@ fn conditions_follow_the_snapshot() {
             "BucketMissing",
         ),
         (
-            with(problem(Reason::InvalidEvents, Some(DAY), RetryClass::Manual)),
+            with(problem(Reason::EventsUncounted, Some(DAY), RetryClass::Manual)),
             "FFFT",
-            "InvalidEvents",
+            "EventsUncounted",
         ),
         (expired, "FFFT", "Expired"),
     ] {

@@ -75,6 +75,7 @@ pub(super) fn receipt(bytes: u64, events: u64, source: &str, day_reported: Optio
         events,
         reported: None,
         verdict: Verdict::Matched,
+        uncounted: None,
         sha256: (bytes > 0).then(|| "".into()),
         stored_now: false,
     };

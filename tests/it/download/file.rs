@@ -115,6 +115,35 @@ async fn fewer_events_than_reported_are_incomplete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn content_that_cannot_be_counted_is_kept_and_not_called_complete() {
+    let fixture = DownloadFixture::new(settings()).await;
+    fixture.set_faults(&["json-envelope"]);
+    let id = fixture.session(date(2018, 6, 28)).await;
+    let ended = fixture
+        .download(&["-o", FILE, &id, "--output", "json"])
+        .await
+        .expect_exit(1);
+    let summary = ended.document();
+    let session = &summary["sessions"][0];
+    assert_eq!(
+        (
+            &session["verdict"],
+            &session["uncounted"]["reason"],
+            &session["events"]
+        ),
+        (&"Uncounted".into(), &"Envelope".into(), &1.into())
+    );
+    let doubt = summary["doubts"][0].as_str().unwrap_or_default();
+    assert!(doubt.contains("only 1 event could be counted"), "{doubt}");
+    assert_eq!(fixture.files(), [FILE], "the bytes are there");
+    assert_eq!(
+        fixture.simulator.ledger().requests_of(RequestKind::Download),
+        1,
+        "once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_transfer_encoding_downloads_completely() {
     for (framing, members, json) in [
         (Framing::Chunked, Members::Hours, JsonShape::Lines),

@@ -40,13 +40,19 @@ enum PresetOutcome {
     Empty,
     /// Stored without all its events, and undetectable.
     Unnoticed,
+    /// Stored as received, but its events cannot be counted to the end: not covered.
+    Uncounted,
+    /// The same without a count to compare with: covered.
+    UncountedUnknown,
     /// Nothing is stored, and the run ends with this reason.
     Refused(Reason),
     /// Nothing is stored, and the export waits with this reason.
     Waits(Reason),
 }
 
-use PresetOutcome::{ByTheHour, Empty, Exported, Refused, SameEvents, Unnoticed, Waits};
+use PresetOutcome::{
+    ByTheHour, Empty, Exported, Refused, SameEvents, Uncounted, UncountedUnknown, Unnoticed, Waits,
+};
 
 /// Preset (`@`: on one day only, `x`: repetitions, `+`: combined with) and its outcome.
 const EXPECTED_OUTCOMES: &[(&str, PresetOutcome)] = &[
@@ -85,6 +91,16 @@ const EXPECTED_OUTCOMES: &[(&str, PresetOutcome)] = &[
     ("wrong-crc@", Refused(Reason::DownloadIncomplete)),
     ("other-bytes@", SameEvents),
     ("json-array@", SameEvents),
+    ("json-array-per-member@", SameEvents),
+    ("json-bom@", SameEvents),
+    ("json-joined@", SameEvents),
+    ("json-null-lines@", SameEvents),
+    ("json-record-separators@", SameEvents),
+    ("json-nul-padding@", SameEvents),
+    ("json-broken-line@", Uncounted),
+    ("json-broken-line@+events-403", UncountedUnknown),
+    ("json-envelope@", Uncounted),
+    ("json-envelope@+events-403", UncountedUnknown),
     ("empty-404@", Empty),
     ("empty-204@", Empty),
     ("empty-zero-length@", Empty),
@@ -250,18 +266,24 @@ fn receipt(fixture: &EngineFixture, window: &str) -> Option<Receipt> {
     Some(decode("receipt", &bytes).expect("a receipt"))
 }
 
-/// Parses the events of a body, regardless of its members and JSON form.
-fn events(gzip: &[u8]) -> Vec<Value> {
+fn text(gzip: &[u8]) -> String {
     let mut text = String::new();
     flate2::read::MultiGzDecoder::new(gzip)
         .read_to_string(&mut text)
         .expect("whole gzip");
-    if text.trim_start().starts_with('[') {
-        return serde_json::from_str(&text).expect("an array");
-    }
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    lines
-        .map(|line| serde_json::from_str(line).expect("an event"))
+    text
+}
+
+/// Parses the events of a body, regardless of its members and JSON form.
+fn events(gzip: &[u8]) -> Vec<Value> {
+    let text = text(gzip).replace(['\u{feff}', '\u{1e}', '\0'], "");
+    serde_json::Deserializer::from_str(&text)
+        .into_iter::<Value>()
+        .flat_map(|value| match value.expect("JSON") {
+            Value::Array(events) => events,
+            Value::Null => Vec::new(),
+            event => vec![event],
+        })
         .collect()
 }
 
@@ -298,6 +320,17 @@ fn check_day(
             object.is_some_and(|object| events(&object).len() < events(&served).len())
                 && verdict == Some(Verdict::Unknown)
         }
+        Uncounted | UncountedUnknown => {
+            let reason = Reason::EventsUncounted;
+            let reported = snapshot.problems.iter().any(|problem| problem.reason == reason);
+            let missing = snapshot.missing.contains(Window::day(day));
+            let all =
+                |object: Vec<u8>| text(&object).matches("{\"payload\":").count() == events(&served).len();
+            object.is_some_and(all)
+                && verdict == Some(Verdict::Unknown)
+                && receipt_of.is_some_and(|receipt| receipt.uncounted.is_some())
+                && (reported, missing) == (outcome == Uncounted, outcome == Uncounted)
+        }
         Refused(reason) | Waits(reason) => {
             let reported = snapshot.problems.iter().any(|problem| problem.reason == reason);
             let missing = snapshot.missing.contains(Window::day(day)) && !snapshot.complete;
@@ -310,8 +343,8 @@ fn check_day(
 /// Describes errors in the counts of a snapshot after the run.
 fn check_counts(snapshot: &Snapshot, outcome: PresetOutcome, hit: usize) -> Option<String> {
     let missing = match outcome {
-        Refused(_) | Waits(_) => hit as u64,
-        Exported | SameEvents | ByTheHour | Empty | Unnoticed => 0,
+        Refused(_) | Waits(_) | Uncounted => hit as u64,
+        Exported | SameEvents | ByTheHour | Empty | Unnoticed | UncountedUnknown => 0,
     };
     // An expired day is neither retried nor waited for.
     let expired = u64::from(outcome == Refused(Reason::Expired));
@@ -439,6 +472,8 @@ fn outcome_text(outcome: PresetOutcome) -> String {
         ByTheHour => "Exported by the hour; the sum is compared.".to_owned(),
         Empty => "Proved empty: a receipt without an object.".to_owned(),
         Unnoticed => "**Stored as received**, with verdict `Unknown`: undetectable.".to_owned(),
+        Uncounted => "**Stored as received**, not proved: `EventsUncounted`.".to_owned(),
+        UncountedUnknown => "**Stored as received**, with verdict `Unknown` and `uncounted`.".to_owned(),
         Refused(reason) => format!("Nothing stored; `{reason}`."),
         Waits(reason) => format!("Nothing stored; waits with `{reason}`."),
     }

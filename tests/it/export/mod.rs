@@ -2,6 +2,7 @@
 
 mod calendar;
 mod chain;
+mod content;
 mod counts;
 mod crashes;
 mod evidence;

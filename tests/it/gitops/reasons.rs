@@ -124,13 +124,15 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             problem(RetryClass::Retry(None), None)
         }
         // Problems of one window that is retried.
-        Reason::NotGzip | Reason::DownloadIncomplete | Reason::InvalidEvents | Reason::RangeMismatch => {
+        Reason::NotGzip | Reason::DownloadIncomplete | Reason::RangeMismatch => {
             problem(RetryClass::Retry(None), Some(DAY))
         }
         // Problems of one window that need a manual decision.
-        Reason::TooLarge | Reason::Short | Reason::EmptyUnproved | Reason::ForeignObject => {
-            problem(RetryClass::Manual, Some(DAY))
-        }
+        Reason::TooLarge
+        | Reason::Short
+        | Reason::EventsUncounted
+        | Reason::EmptyUnproved
+        | Reason::ForeignObject => problem(RetryClass::Manual, Some(DAY)),
         Reason::Expired => Snapshot {
             expired: [DAY].into_iter().collect(),
             ..missing
