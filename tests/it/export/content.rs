@@ -73,7 +73,7 @@ async fn a_day_that_cannot_be_counted_is_stored_once_and_is_not_complete() {
     for part in [
         "date=2018-06-03/events.json.gz",
         "NotAnObject at byte",
-        "the service reports 240",
+        "the service reported 240",
         "spec.acceptedGaps",
     ] {
         assert!(problem.message.contains(part), "{part}: {}", problem.message);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator, Volume};
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -25,13 +25,25 @@ struct GitOpsFixture {
     operator: Option<Child>,
 }
 
+/// A service with events on every day: after a quiet day it lists no later one, and an export waits for that.
+fn every_day() -> Settings {
+    let volume = Volume {
+        quiet: Vec::new(),
+        ..Volume::default()
+    };
+    Settings {
+        volume,
+        ..Settings::default()
+    }
+}
+
 impl GitOpsFixture {
     async fn new(name: &str) -> Result<Self> {
         let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
         Ok(Self {
             cluster,
             gateway,
-            simulator: Simulator::start(Settings::default()).await?,
+            simulator: Simulator::start(every_day()).await?,
             namespace: cluster.namespace(name).await,
             operator: None,
         })
