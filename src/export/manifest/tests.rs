@@ -275,6 +275,7 @@ fn contradictions(manifest: &Manifest) -> Vec<Finding> {
     let document = Document {
         sha256: String::new(),
         parsed: Ok(manifest.clone()),
+        archived: false,
     };
     let manifests = Manifests::from([(1, (document, SignatureStatus::Absent))]);
     chain::validate(&contents, &manifests, &Receipts::new(), false).findings
