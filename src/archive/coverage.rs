@@ -470,7 +470,7 @@ mod tests {
                             source: "https://b".to_owned(),
                             ..facts(5, None, Some(50))
                         },
-                    )
+                    );
                 },
                 damaged(Damage::OtherSource("https://b".to_owned())),
             ),

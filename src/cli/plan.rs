@@ -244,7 +244,7 @@ fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListin
         match state {
             WindowState::NotDue => events::merge(&mut object, json!({"dueAt": export.due_at(*window)})),
             WindowState::Damaged(damage) => {
-                events::merge(&mut object, json!({"message": damage.to_string()}))
+                events::merge(&mut object, json!({"message": damage.to_string()}));
             }
             _ => {}
         }
