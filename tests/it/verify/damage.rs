@@ -423,9 +423,9 @@ async fn totals_count_only_what_is_there() {
             (&totals["windows"], &totals["events"]),
             (&json!(29), &json!(4 * 240))
         );
-        assert_eq!((&totals["objects"], &totals["good"]), (&json!(28), &json!(27)));
+        assert_eq!((&totals["objects"], &totals["proved"]), (&json!(28), &json!(27)));
         let good = root["objects"].as_array().unwrap().iter();
-        let good = good.filter(|object| object["good"] == true);
+        let good = good.filter(|object| object["proved"] == true);
         let bytes: u64 = good.map(|object| object["bytes"].as_u64().unwrap()).sum();
         assert_eq!(totals["bytes"], bytes);
         assert_eq!(root["range"]["missing"], json!(["2018-06-01"]));
