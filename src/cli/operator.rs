@@ -144,6 +144,10 @@ pub struct OperatorArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, help_heading = "Fine tuning")]
     pub lease_renew: Duration,
 
+    /// Time between the two looks at a day that the service seems to have deleted; both must agree before it is expired
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = "Fine tuning")]
+    pub expiry_recheck: Duration,
+
     /// Time for exports to stop and delete their sessions after SIGTERM; keep it below the pod's
     /// terminationGracePeriodSeconds
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, help_heading = "Fine tuning")]
@@ -250,6 +254,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         session_quiet: args.session_quiet,
         session_wait: None,
         attempt: args.attempt,
+        second_look: args.expiry_recheck,
         ..Limits::default()
     };
     let (engine, tokens) = (
