@@ -277,7 +277,6 @@ fn contradictions(manifest: &Manifest) -> Vec<Finding> {
         sha256: String::new(),
         archived: false,
         parsed: Ok(manifest.clone()),
-        archived: false,
     };
     let manifests = Manifests::from([(1, (document, SignatureStatus::Absent))]);
     chain::validate(&contents, &manifests, &Receipts::new(), false).findings
