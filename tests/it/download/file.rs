@@ -133,8 +133,8 @@ async fn content_that_cannot_be_counted_is_kept_and_not_called_complete() {
         ),
         (&"Uncounted".into(), &"Envelope".into(), &1.into())
     );
-    let doubt = summary["doubts"][0].as_str().unwrap_or_default();
-    assert!(doubt.contains("only 1 event could be counted"), "{doubt}");
+    let warning = summary["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("only 1 event could be counted"), "{warning}");
     assert_eq!(fixture.files(), [FILE], "the bytes are there");
     assert_eq!(
         fixture.simulator.ledger().requests_of(RequestKind::Download),
