@@ -2,7 +2,8 @@
 //! and deletes the sessions. The operator and the command line share one engine.
 //!
 //! Modules depend only on those to their right; every module may use `api`:
-//! `cli`, `controller` → `telemetry`, `verify` → `export` → `tracker`, `storage` → `egress`.
+//! `cli`, `controller` → `telemetry` → `export` → `archive` → `pipeline` → `tracker`, `storage` → `egress`.
+//! `archive::verify` still reads `export::spec`.
 
 pub mod api;
 pub mod archive;
