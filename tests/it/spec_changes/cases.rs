@@ -277,8 +277,8 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             no_patch,
             |_| json!({ "destination": { "s3": { "region": "eu-west-1" } } }),
             Blocks(
-                "BucketMissing",
-                "is in the region us-east-1: correct spec.destination.s3.region",
+                "BucketInOtherRegion",
+                "is in region us-east-1; correct spec.destination.s3.region",
                 |_| json!({ "destination": { "s3": { "region": "us-east-1" } } }),
             ),
         ),
