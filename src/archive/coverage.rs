@@ -8,7 +8,8 @@ use std::fmt;
 use jiff::civil::Date;
 
 use super::counts::{Verdict, partial_count_suffices, split_days};
-use super::listing::{Journal, ReceiptFacts};
+use super::listing::Journal;
+use super::receipt::ReceiptFacts;
 use super::records::{RecordError, UncountedRecord};
 use super::window::{HourSet, Window};
 use crate::api::Reason;
@@ -60,6 +61,8 @@ pub enum Damage {
         /// End of the count. Of a day: of the first such hour.
         uncounted: UncountedRecord,
     },
+    /// The receipt states that there are no events, but an object exists.
+    UnexpectedObject,
     /// An object without receipt and attempt.
     Orphaned,
 }
@@ -109,7 +112,7 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
         .map(|(window, error)| (*window, Damage::Unreadable(error.clone())))
         .collect();
     let mut covered = HourSet::default();
-    for (window, facts) in journal.receipts.iter().filter_map(read) {
+    for (window, facts) in journal.read_receipts() {
         match receipt_damage(journal, window, facts, source) {
             None => covered.insert(window),
             Some(damage) => {
@@ -166,10 +169,6 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
     }
 }
 
-fn read<'a>((window, facts): (&Window, &'a Option<ReceiptFacts>)) -> Option<(Window, &'a ReceiptFacts)> {
-    Some((*window, facts.as_ref()?))
-}
-
 /// Returns the reason why a receipt does not cover its window.
 fn receipt_damage(
     journal: &Journal,
@@ -177,8 +176,8 @@ fn receipt_damage(
     facts: &ReceiptFacts,
     source: Option<&str>,
 ) -> Option<Damage> {
-    if source.is_some_and(|source| source != facts.source) {
-        return Some(Damage::OtherSource(facts.source.clone()));
+    if source.is_some_and(|source| source != &*facts.source) {
+        return Some(Damage::OtherSource(facts.source.to_string()));
     }
     let summary = &facts.summary;
     let short = summary.reported.filter(|reported| summary.events < *reported);
@@ -188,8 +187,10 @@ fn receipt_damage(
             reported,
         });
     }
-    // Proved empty: there is no object.
-    summary.sha256.as_ref()?;
+    if summary.sha256.is_none() {
+        // Proved empty: there is no object.
+        return journal.is_unexplained(window).then_some(Damage::UnexpectedObject);
+    }
     match journal.objects.get(&window) {
         None => Some(Damage::ObjectMissing),
         Some(found) if *found != summary.bytes => Some(Damage::ObjectSizeMismatch {
@@ -214,8 +215,8 @@ fn first_uncounted(journal: &Journal, day: Window) -> Option<&UncountedRecord> {
         .receipts
         .range(day.same_day())
         .filter(|(window, _)| window.hour_of_day().is_some())
-        .filter_map(read);
-    hours.find_map(|(_, facts)| facts.summary.uncounted.as_deref())
+        .filter_map(|(_, facts)| facts.as_ref());
+    hours.find_map(|facts| facts.summary.uncounted.as_deref())
 }
 
 /// Returns the receipt of a window if it covers it.
@@ -230,19 +231,35 @@ pub fn valid_receipt<'a>(
         .then_some(facts)
 }
 
-/// Returns the receipts that cover a window, each hour once: where a day has a receipt of its own, not those of its
+/// Returns the receipts that cover a day, each hour once: where the day has a receipt of its own, not those of its
 /// hours. Counts and totals are sums over these.
 pub fn counted_receipts<'a>(
     journal: &'a Journal,
     coverage: &'a Coverage,
-    window: Window,
+    day: Date,
 ) -> impl Iterator<Item = (Window, &'a ReceiptFacts)> {
-    let counts =
-        |receipt: &Window| coverage.covered.contains(*receipt) && !coverage.damaged.contains_key(receipt);
+    let receipts = journal.receipts.range(Window::day(day).same_day());
+    let read = receipts.filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
+    read.filter(move |(window, _)| is_counted(journal, coverage, *window))
+}
+
+/// Returns the receipts that cover an archive, each hour once.
+pub fn all_counted_receipts<'a>(
+    journal: &'a Journal,
+    coverage: &'a Coverage,
+) -> impl Iterator<Item = (Window, &'a ReceiptFacts)> {
+    let receipts = journal.read_receipts();
+    receipts.filter(move |(window, _)| is_counted(journal, coverage, *window))
+}
+
+/// Returns true if the receipt of a window covers it, and no receipt of the day covers the same hour.
+fn is_counted(journal: &Journal, coverage: &Coverage, window: Window) -> bool {
+    let covers = |window: Window| {
+        let read = journal.receipts.get(&window).is_some_and(Option::is_some);
+        read && coverage.covered.contains(window) && !coverage.damaged.contains_key(&window)
+    };
     let day = Window::day(window.date());
-    let by_day = counts(&day) && journal.receipts.contains_key(&day);
-    let receipts = journal.receipts.range(window.same_day()).filter_map(read);
-    receipts.filter(move |(receipt, _)| counts(receipt) && (*receipt == day || !by_day))
+    covers(window) && (window == day || !covers(day))
 }
 
 /// Returns days whose 24 hours are stored and have fewer events than the newest count of the day: stored and reported.
@@ -293,6 +310,28 @@ impl Coverage {
         WindowState::Missing
     }
 
+    /// Returns the windows that are not covered, with their states: expected ones, a day at a time, and others with data
+    /// that does not count.
+    pub fn uncovered(&self, wanted: &HourSet) -> Vec<(Window, WindowState)> {
+        let days = wanted.days().flat_map(|(date, hours)| {
+            let day = Window::day(date);
+            // Of an export of one hour of each day: that hour.
+            let hour = Window::split(date).find(|hour| hour.hours() == hours);
+            hour.or(Some(day))
+        });
+        let expected: BTreeMap<Window, WindowState> =
+            days.map(|window| (window, self.state(window))).collect();
+        let mut all: BTreeMap<Window, WindowState> = self
+            .damaged
+            .keys()
+            .filter(|window| !wanted.intersects(**window))
+            .map(|window| (*window, self.state(*window)))
+            .collect();
+        all.extend(expected);
+        all.retain(|_, state| *state != WindowState::Covered);
+        all.into_iter().collect()
+    }
+
     /// Returns the damaged windows that overlap a window and are neither covered otherwise nor accepted, in time order.
     pub fn damage_in(&self, window: Window) -> impl Iterator<Item = (Window, &Damage)> {
         self.damaged
@@ -309,29 +348,26 @@ impl Damage {
     /// The reason, as conditions name it.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Unreadable(RecordError::Unreadable { .. }) => Reason::ReceiptUnreadable,
-            Self::Unreadable(RecordError::UnsupportedSchema { .. }) => Reason::UnsupportedSchema,
-            Self::Unreadable(RecordError::Archived { .. }) => Reason::ObjectArchived,
+            Self::Unreadable(error) => error.reason(),
             Self::OtherSource(_) => Reason::SourceMismatch,
             Self::ObjectMissing => Reason::ObjectMissing,
             Self::ObjectSizeMismatch { .. } => Reason::ObjectSizeMismatch,
             Self::Short { .. } => Reason::Short,
             Self::Uncounted { .. } => Reason::EventsUncounted,
-            Self::Orphaned => Reason::ForeignObject,
+            Self::UnexpectedObject | Self::Orphaned => Reason::ForeignObject,
         }
     }
 
     /// The name in JSON output.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Unreadable(RecordError::Unreadable { .. }) => "Unreadable",
-            Self::Unreadable(RecordError::UnsupportedSchema { .. }) => "UnsupportedSchema",
-            Self::Unreadable(RecordError::Archived { .. }) => "ObjectArchived",
+            Self::Unreadable(error) => error.as_str(),
             Self::OtherSource(_) => "OtherSource",
             Self::ObjectMissing => "ObjectMissing",
             Self::ObjectSizeMismatch { .. } => "ObjectSizeMismatch",
             Self::Short { .. } => "Short",
             Self::Uncounted { .. } => "Uncounted",
+            Self::UnexpectedObject => "UnexpectedObject",
             Self::Orphaned => "Orphaned",
         }
     }
@@ -366,6 +402,9 @@ impl fmt::Display for Damage {
                     Some(reported) => write!(f, "{reported}"),
                 }
             }
+            Self::UnexpectedObject => {
+                f.write_str("its receipt states that there are no events, but an object exists")
+            }
             Self::Orphaned => f.write_str("its object has no receipt"),
         }
     }
@@ -394,13 +433,14 @@ mod tests {
 
     use super::*;
     use crate::archive::layout::AttemptId;
-    use crate::archive::listing::{AttemptFacts, ExpiredFacts, ReceiptProof, WindowFacts};
+    use crate::archive::listing::{AttemptFacts, ExpiredFacts};
+    use crate::archive::receipt::{ReceiptProof, Sha256Digest, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
     fn facts(events: u64, reported: Option<u64>, bytes: Option<u64>) -> ReceiptFacts {
         ReceiptFacts {
-            source: SOURCE.to_owned(),
+            source: SOURCE.into(),
             day_reported: None,
             stored_at: Timestamp::UNIX_EPOCH,
             summary: WindowFacts {
@@ -409,7 +449,7 @@ mod tests {
                 reported,
                 verdict: Verdict::Matched,
                 uncounted: None,
-                sha256: bytes.map(|_| "ab".into()),
+                sha256: bytes.map(|_| Sha256Digest::default()),
                 stored_now: false,
             },
             proof: ReceiptProof::default(),
@@ -435,6 +475,14 @@ mod tests {
             key: "k".to_owned(),
             schema: "s",
             message: "m".to_owned(),
+        }
+    }
+
+    fn misplaced() -> RecordError {
+        RecordError::Misplaced {
+            key: "k".to_owned(),
+            expected: "e".to_owned(),
+            found: "f".to_owned(),
         }
     }
 
@@ -587,7 +635,7 @@ mod tests {
                         j,
                         DAY,
                         ReceiptFacts {
-                            source: "https://b".to_owned(),
+                            source: "https://b".into(),
                             ..facts(5, None, Some(50))
                         },
                     );
@@ -619,6 +667,23 @@ mod tests {
                     j.objects.insert(DAY, 50);
                 },
                 damaged(Damage::Orphaned),
+            ),
+            (
+                "an object beside a receipt without one",
+                |j| {
+                    store(j, DAY, facts(0, Some(0), None));
+                    j.objects.insert(DAY, 50);
+                },
+                damaged(Damage::UnexpectedObject),
+            ),
+            (
+                "a receipt of another window",
+                |j| {
+                    j.objects.insert(DAY, 50);
+                    j.receipts.insert(DAY, None);
+                    j.unreadable.insert(DAY, misplaced());
+                },
+                damaged(Damage::Unreadable(misplaced())),
             ),
             (
                 "an object of an attempt in progress",
@@ -741,7 +806,7 @@ mod tests {
         let expectation = Expectation::of_source(SOURCE);
         let sum = |journal: &Journal| -> u64 {
             let coverage = assess(&expectation, journal);
-            counted_receipts(journal, &coverage, DAY)
+            counted_receipts(journal, &coverage, DAY.date())
                 .map(|(_, facts)| facts.summary.events)
                 .sum()
         };

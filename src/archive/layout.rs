@@ -10,6 +10,9 @@ use ulid::Ulid;
 
 use super::window::Window;
 
+/// Internal folder of a directory store. A copy of a directory to a bucket may contain it.
+const INTERNAL_DIR: &str = ".eventexport-tmp";
+
 /// Key prefix of everything that one space and scope has in a bucket: empty, or ends with `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ArchiveRoot(String);
@@ -73,6 +76,22 @@ impl ArchiveRoot {
             space = folder.starts_with("space=");
         }
         end.and_then(|end| key.get(..end)).map(Self::from_prefix)
+    }
+
+    /// Returns the root of a key below a prefix, which is empty or ends with `/`: the prefix contains several spaces and
+    /// scopes, or is one root. `None`: the key is in no root.
+    pub fn of(prefix: &str, key: &str) -> Option<Self> {
+        let below = key.strip_prefix(prefix).unwrap_or(key);
+        let folders = ["date=", "_journal/", "_manifests/"];
+        if folders.iter().any(|folder| below.starts_with(folder)) {
+            return Some(Self::from_prefix(prefix));
+        }
+        Self::containing(key)
+    }
+
+    /// Returns true if a key belongs to the internal folder of a directory store.
+    pub fn is_internal(key: &str) -> bool {
+        key.split('/').any(|folder| folder == INTERNAL_DIR)
     }
 
     /// Returns the space id and the scope (`space` or `account`) of the last two folders.

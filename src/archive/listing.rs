@@ -1,18 +1,16 @@
-//! Journal of an export as one listing shows it, and the conclusions from it. No I/O: `journal_io` reads.
+//! Journal of an export as one listing shows it, and the conclusions from it. No I/O: `read` reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
-use super::counts::{Verdict, latest_count};
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::records::{AttemptRecord, ExpiredRecord, Receipt, RecordError, UncountedRecord};
+use super::receipt::ReceiptFacts;
+use super::records::{AttemptRecord, ExpiredRecord, RecordError};
 use super::window::Window;
 use crate::storage::ObjectSummary;
 
@@ -36,40 +34,6 @@ pub struct Journal {
     pub chain: ChainListing,
 }
 
-/// A stored window.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WindowFacts {
-    /// Bytes as stored.
-    pub bytes: u64,
-    /// Events counted.
-    pub events: u64,
-    /// Events that the service reported; the later report takes precedence.
-    pub reported: Option<u64>,
-    /// Comparison of the counts.
-    pub verdict: Verdict,
-    /// End of the count, if the content could be counted only in part.
-    pub uncounted: Option<Box<UncountedRecord>>,
-    /// SHA-256 of the object; absent when the window was proved empty.
-    pub sha256: Option<Arc<str>>,
-    /// True if this process stored the window, false if it found it.
-    pub stored_now: bool,
-}
-
-/// Facts of a receipt that decisions need.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReceiptFacts {
-    /// The source endpoint.
-    pub source: String,
-    /// For an hour: events that the service reported for its day.
-    pub day_reported: Option<u64>,
-    /// Time at which the object was stored, by the store's clock.
-    pub stored_at: Timestamp,
-    /// Facts for status and reports.
-    pub summary: WindowFacts,
-    /// Facts for the manifest.
-    pub proof: ReceiptProof,
-}
-
 /// Facts of a record that the service no longer had a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredFacts {
@@ -77,21 +41,6 @@ pub struct ExpiredFacts {
     pub source: String,
     /// The oldest day that the service listed.
     pub oldest_listed: Date,
-}
-
-/// Facts of a receipt that only a manifest needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReceiptProof {
-    /// SHA-256 of the receipt's bytes.
-    pub sha256: [u8; 32],
-    /// Events that the service reported before the download.
-    pub reported_before: Option<u64>,
-    /// Events that the service reported after the download.
-    pub reported_after: Option<u64>,
-    /// Bytes after decompression.
-    pub decompressed_bytes: u64,
-    /// Version of the object, if the bucket keeps versions.
-    pub version_id: Option<String>,
 }
 
 /// Journal keys of one attempt.
@@ -124,7 +73,8 @@ impl Journal {
         self.insert(root.parse(&row.key), row.size);
     }
 
-    fn insert(&mut self, key: Key, size: u64) {
+    /// Adds a key with the size of its object in bytes.
+    pub(super) fn insert(&mut self, key: Key, size: u64) {
         match key {
             Key::Events(window) => {
                 self.objects.insert(window, size);
@@ -201,6 +151,12 @@ impl Journal {
         unreadable.any(|(id, _)| overlap(id.window, window))
     }
 
+    /// Returns the receipts that were read.
+    pub fn read_receipts(&self) -> impl Iterator<Item = (Window, &ReceiptFacts)> {
+        let receipts = self.receipts.iter();
+        receipts.filter_map(|(window, facts)| Some((*window, facts.as_ref()?)))
+    }
+
     /// Returns the receipts that are not read yet.
     pub fn unread_receipts(&self) -> Vec<Window> {
         self.receipts
@@ -241,19 +197,20 @@ impl Journal {
         let mut read = self
             .receipts
             .iter()
-            .filter_map(|(window, facts)| Some((*window, facts.as_ref()?.source.as_str())));
+            .filter_map(|(window, facts)| Some((*window, &*facts.as_ref()?.source)));
         read.find(|(_, named)| *named != source)
     }
 
     /// Returns the objects without a receipt or an attempt.
     pub fn orphaned_objects(&self) -> impl Iterator<Item = Window> + '_ {
-        let explained = |window: &Window| {
-            self.receipts.contains_key(window) || self.attempts.keys().any(|id| id.window == *window)
-        };
-        self.objects
-            .keys()
-            .copied()
-            .filter(move |window| !explained(window))
+        let objects = self.objects.keys().copied();
+        objects.filter(|window| !self.receipts.contains_key(window) && self.is_unexplained(*window))
+    }
+
+    /// Returns true if a window has an object, and no attempt at exactly this window is about to write its receipt.
+    pub fn is_unexplained(&self, window: Window) -> bool {
+        let mut attempts = self.attempts.range(attempts_at(&(window..=window)));
+        self.objects.contains_key(&window) && attempts.next().is_none()
     }
 
     /// Returns the attempts at a day or its hours that other holders may still be working on.
@@ -271,8 +228,9 @@ impl Journal {
     }
 
     /// Returns the sessions that attempts opened.
-    pub fn sessions(&self) -> impl Iterator<Item = &String> {
-        self.attempts.values().flat_map(|facts| &facts.sessions)
+    pub fn sessions(&self) -> impl Iterator<Item = (AttemptId, &String)> {
+        let attempts = self.attempts.iter();
+        attempts.flat_map(|(id, facts)| facts.sessions.iter().map(|session| (*id, session)))
     }
 }
 
@@ -297,46 +255,11 @@ impl ExpiredFacts {
     }
 }
 
-impl ReceiptFacts {
-    /// Extracts the facts of a receipt and of its stored bytes.
-    pub fn new(receipt: &Receipt, bytes: &[u8]) -> Self {
-        let object = receipt.object.as_ref();
-        let proof = ReceiptProof {
-            sha256: Sha256::digest(bytes).into(),
-            reported_before: receipt.reported_before,
-            reported_after: receipt.reported_after,
-            decompressed_bytes: object.map_or(0, |object| object.decompressed_bytes),
-            version_id: object.and_then(|object| object.version_id.clone()),
-        };
-        let summary = WindowFacts {
-            bytes: receipt.object.as_ref().map_or(0, |object| object.bytes),
-            events: receipt.events,
-            reported: latest_count(receipt.reported_before, receipt.reported_after),
-            verdict: match &receipt.uncounted {
-                Some(_) => Verdict::Uncounted,
-                None => receipt.verdict,
-            },
-            uncounted: receipt.uncounted.clone().map(Box::new),
-            sha256: receipt
-                .object
-                .as_ref()
-                .map(|object| object.sha256.as_str().into()),
-            stored_now: false,
-        };
-        Self {
-            source: receipt.source.clone(),
-            day_reported: receipt.reported_of_day,
-            stored_at: receipt.stored_at,
-            summary,
-            proof,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::archive::counts::Verdict;
+    use crate::archive::receipt::{ReceiptProof, WindowFacts};
     use crate::archive::records::ArchiveRecord;
 
     fn window(text: &str) -> Window {
@@ -354,18 +277,18 @@ mod tests {
         Journal::from_listing(&root, &keys.iter().map(row).collect::<Vec<_>>())
     }
 
-    fn facts(bytes: u64, sha256: Option<&str>) -> ReceiptFacts {
+    fn facts(bytes: u64) -> ReceiptFacts {
         let summary = WindowFacts {
             bytes,
             events: 1,
             reported: None,
             verdict: Verdict::Matched,
             uncounted: None,
-            sha256: sha256.map(Into::into),
+            sha256: None,
             stored_now: false,
         };
         ReceiptFacts {
-            source: "https://a".to_owned(),
+            source: "https://a".into(),
             day_reported: None,
             stored_at: Timestamp::UNIX_EPOCH,
             summary,
@@ -424,7 +347,7 @@ mod tests {
             (Key::Attempt(id(two)), 1),
             (Key::Receipt(one), 1),
         ]);
-        seen.receipts.insert(one, Some(facts(0, None)));
+        seen.receipts.insert(one, Some(facts(0)));
         seen.replace_day(window("2018-06-02"), journal(&[(Key::Receipt(two), 1)]));
         assert_eq!(seen.attempts.keys().copied().collect::<Vec<_>>(), [id(one)]);
         assert_eq!(seen.unread_receipts(), [two]);
@@ -438,7 +361,7 @@ mod tests {
             ulid: Ulid::from_parts(1, 1),
         };
         let mut newer = journal(&[(Key::Attempt(id), 1), (Key::Receipt(day), 1)]);
-        newer.receipts.insert(day, Some(facts(0, None)));
+        newer.receipts.insert(day, Some(facts(0)));
         let record = AttemptRecord {
             schema: AttemptRecord::SCHEMA.to_owned(),
             holder: "other".to_owned(),

@@ -8,8 +8,9 @@ use jiff::civil::Date;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::counts::{EmptyAnswer, Verdict, partial_count_suffices};
-use crate::api::sanitize;
+use super::counts::{EmptyAnswer, Verdict};
+use super::window::Window;
+use crate::api::{Reason, sanitize};
 use crate::pipeline::events::Uncounted;
 
 /// Name and version of this software, as receipts state it: `eventexport/0.1.0`.
@@ -49,12 +50,56 @@ pub enum RecordError {
         /// The schema in the document.
         found: String,
     },
+    /// The document is about another window, space or scope than its key.
+    #[error("{key} states {found}, expected {expected}: it was copied from another key")]
+    Misplaced {
+        /// The object key.
+        key: String,
+        /// Value that the key implies.
+        expected: String,
+        /// Value in the document.
+        found: String,
+    },
+    /// The values of the document contradict each other.
+    #[error("{key} states {found}, expected {expected}: it was edited")]
+    Inconsistent {
+        /// The object key.
+        key: String,
+        /// Value that follows from the others.
+        expected: String,
+        /// Value in the document.
+        found: String,
+    },
     /// The store keeps the document in an archive tier.
     #[error("{key} is in an archive tier of the store: restore it, then it can be read")]
     Archived {
         /// The object key.
         key: String,
     },
+}
+
+impl RecordError {
+    /// The reason, as conditions name it.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Unreadable { .. } | Self::Misplaced { .. } | Self::Inconsistent { .. } => {
+                Reason::ReceiptUnreadable
+            }
+            Self::UnsupportedSchema { .. } => Reason::UnsupportedSchema,
+            Self::Archived { .. } => Reason::ObjectArchived,
+        }
+    }
+
+    /// The name of the state of its window in JSON output.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "Unreadable",
+            Self::Misplaced { .. } => "Misplaced",
+            Self::Inconsistent { .. } => "Inconsistent",
+            Self::UnsupportedSchema { .. } => "UnsupportedSchema",
+            Self::Archived { .. } => "ObjectArchived",
+        }
+    }
 }
 
 /// Encodes a document as one line of JSON.
@@ -134,6 +179,23 @@ pub struct RangeRecord {
     /// One hour of each day, 0–23; absent for complete days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hour: Option<u8>,
+}
+
+impl RangeRecord {
+    /// Returns the days of the range.
+    pub fn days(self) -> impl Iterator<Item = Date> {
+        let mut next = Some(self.start);
+        std::iter::from_fn(move || {
+            let day = next.filter(|day| *day <= self.end)?;
+            next = day.tomorrow().ok();
+            Some(day)
+        })
+    }
+
+    /// Returns true if the day of a window lies in the range.
+    pub fn contains(self, window: Window) -> bool {
+        (self.start..=self.end).contains(&window.date())
+    }
 }
 
 /// The stored object of a window.
@@ -235,14 +297,6 @@ pub struct Receipt {
     pub stored_at: Timestamp,
     /// Name and version of the software that wrote this document.
     pub software: String,
-}
-
-impl Receipt {
-    /// Returns true unless the content could be counted only in part and the counted events are not enough.
-    pub fn is_sufficient(&self) -> bool {
-        self.uncounted.is_none()
-            || partial_count_suffices(self.events, self.reported_before, self.reported_after)
-    }
 }
 
 /// Content of a future receipt; written before an upload is completed.

@@ -11,8 +11,8 @@ use crate::archive::counts::Verdict;
 use crate::archive::coverage::{self, Coverage, Expectation, WindowState};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
+use crate::archive::read::{ReadOptions, read_journal};
 use crate::archive::window::{HourSet, Window};
-use crate::export::journal_io::{read_negative_records, read_receipts};
 use crate::export::spec::ExportSpec;
 
 /// Maximum number of missing ranges in a cell of a partial day.
@@ -32,24 +32,18 @@ pub struct ArchivedDay {
 }
 
 /// Lists the root, and reads the receipts of the days from `start` to `end`.
-pub async fn read_journal(
+pub async fn read_days(
     location: &OpenArchive,
     root: &ArchiveRoot,
     start: Date,
     end: Date,
 ) -> Result<Journal, String> {
-    let store = &location.store;
-    let rows = store
-        .list(root.as_str())
-        .await
-        .map_err(|error| error.describe(&location.setting_names))?;
-    let mut journal = Journal::from_listing(root, &rows);
-    let within = |window: Window| (start..=end).contains(&window.date());
-    let read = async {
-        read_receipts(store.as_ref(), root, &mut journal, within).await?;
-        read_negative_records(store.as_ref(), root, &mut journal, within).await
+    let options = ReadOptions {
+        days: Some(start..=end),
+        all_manifests: false,
     };
-    read.await
+    let (journal, _) = read_journal(&*location.store, root, &options)
+        .await
         .map_err(|error| error.describe(&location.setting_names))?;
     Ok(journal)
 }
@@ -87,7 +81,7 @@ pub fn archived_day(journal: &Journal, coverage: &Coverage, day: Date) -> Archiv
         bytes: 0,
         verdict: None,
     };
-    for (_, facts) in coverage::counted_receipts(journal, coverage, full_day) {
+    for (_, facts) in coverage::counted_receipts(journal, coverage, day) {
         archived.events = archived.events.saturating_add(facts.summary.events);
         archived.bytes = archived.bytes.saturating_add(facts.summary.bytes);
         let verdict = facts.summary.verdict;
@@ -152,14 +146,15 @@ pub mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::archive::listing::{ExpiredFacts, ReceiptFacts, ReceiptProof, WindowFacts};
+    use crate::archive::listing::ExpiredFacts;
+    use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
 
     const SOURCE: &str = "https://a";
 
     /// Facts of a receipt; its object has ten bytes for each event.
     pub fn receipt(source: &str, events: u64, verdict: Verdict, object: bool) -> ReceiptFacts {
         ReceiptFacts {
-            source: source.to_owned(),
+            source: source.into(),
             day_reported: None,
             stored_at: Timestamp::UNIX_EPOCH,
             proof: ReceiptProof::default(),
@@ -169,7 +164,7 @@ pub mod tests {
                 reported: None,
                 verdict,
                 uncounted: None,
-                sha256: object.then(|| "ab".into()),
+                sha256: object.then(Sha256Digest::default),
                 stored_now: false,
             },
         }

@@ -1,9 +1,6 @@
 //! `eventexport inspect`: shows the coverage of an archive, gaps, and count mismatches. Reads keys, receipts and
 //! manifests; asks the service only with `--ask-service`.
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
@@ -14,9 +11,10 @@ use super::output::OutputArgs;
 use super::secrets::SecretPurpose;
 use crate::api::{Scope, escape};
 use crate::archive::counts::DayListing;
-use crate::archive::verify::archive::VerifyOptions;
-use crate::archive::verify::inspect::{Inspection, inspect};
-use crate::archive::verify::recheck::{self, Recheck};
+use crate::archive::coverage::WindowState;
+use crate::archive::inspect::{Inspection, inspect};
+use crate::archive::read::{ReadOptions, read_roots};
+use crate::archive::window::Window;
 use crate::export::connect;
 use crate::storage::StoreError;
 use crate::tracker::TokenCache;
@@ -101,37 +99,24 @@ async fn inspect_archive(
     args: &InspectArgs,
     location: &OpenArchive,
 ) -> Result<Vec<(String, Inspection)>, CliError> {
-    let options = VerifyOptions {
-        store: Arc::clone(&location.store),
-        prefix: location.prefix.clone(),
-        export: location.export.clone(),
-        quick: true,
-        keys: Vec::new(),
-        require_signature: false,
-        since: None,
-        until: None,
-        now: Timestamp::now(),
-        recheck: Recheck::default(),
+    let expectation = location.expectation();
+    let options = ReadOptions {
+        days: None,
+        all_manifests: expectation.is_none(),
     };
     let store_error =
         |error: StoreError| anyhow::anyhow!("{}: {}", location.name, error.describe(&location.setting_names));
+    let read = read_roots(&*location.store, &location.prefix, &options).await;
     let mut roots = Vec::new();
-    for root in recheck::read_archive(&options).await.map_err(store_error)?.roots {
-        let (contents, documents) = (root.contents, root.documents);
-        let mut inspection = inspect(
-            &contents,
-            &documents,
-            options.export.as_ref(),
-            options.now,
-            args.late_after,
-        );
+    for (root, journal, sealed) in read.map_err(store_error)? {
+        let mut inspection = inspect(&journal, &sealed, expectation.as_ref(), args.late_after);
         if args.ask_service {
-            let days = documents.receipts.keys().map(|window| window.date());
+            let days = journal.receipts.keys().map(|window| window.date());
             if let Some((first, last)) = days.clone().min().zip(days.max()) {
-                inspection.compare_listing(&documents, &listing(location, first, last).await?);
+                inspection.compare_listing(&journal, &listing(location, first, last).await?);
             }
         }
-        roots.push((contents.root.as_str().to_owned(), inspection));
+        roots.push((root.as_str().to_owned(), inspection));
     }
     Ok(roots)
 }
@@ -184,7 +169,7 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
         "events": inspection.events,
         "bytes": inspection.bytes,
         "manifests": inspection.manifests,
-        "unreadableReceipts": inspection.unreadable.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "uncovered": inspection.uncovered.iter().map(window_json).collect::<Vec<_>>(),
         "late": inspection.late.iter().map(|late| json!({
             "window": late.window.to_string(), "storedAt": late.stored_at, "daysAfterEnd": late.days,
         })).collect::<Vec<_>>(),
@@ -199,6 +184,15 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
             "date": day.date, "stored": day.stored, "reported": day.reported,
         })).collect::<Vec<_>>()),
     })
+}
+
+/// Returns the JSON object of a window that is not covered.
+fn window_json((window, state): &(Window, WindowState)) -> Value {
+    let reason = match state {
+        WindowState::Damaged(damage) => Some(damage.to_string()),
+        _ => None,
+    };
+    json!({"window": window.to_string(), "state": state.as_str(), "reason": reason})
 }
 
 fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> String {
@@ -274,8 +268,14 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
             )
         });
         write_list(&mut line, "count mismatches", mismatches.collect());
-        let unreadable = inspection.unreadable.iter().map(ToString::to_string);
-        write_list(&mut line, "unreadable receipts", unreadable.collect());
+        let damaged = inspection
+            .uncovered
+            .iter()
+            .filter_map(|(window, state)| match state {
+                WindowState::Damaged(damage) => Some(format!("{window}: {}: {damage}", damage.as_str())),
+                _ => None,
+            });
+        write_list(&mut line, "damaged", damaged.collect());
         let sessions = inspection
             .sessions
             .iter()

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+use jiff::Timestamp;
 use secrecy::SecretString;
 use url::Url;
 
@@ -16,6 +17,7 @@ use super::manifest::{ExportResource, ResourceManifest};
 use super::secrets;
 use super::{documents, load};
 use crate::api::{S3Destination, Setting, SettingNames};
+use crate::archive::coverage::Expectation;
 use crate::egress::Traffic;
 use crate::export::connect;
 use crate::export::spec::ExportSpec;
@@ -144,6 +146,15 @@ pub struct OpenArchive {
     pub declared: Option<(ExportResource, Arc<ResourceManifest>)>,
     /// Names of settings in errors of the store.
     pub setting_names: SettingNames,
+}
+
+impl OpenArchive {
+    /// Returns the content that the archive should have by the export of its manifest, if there is one.
+    pub fn expectation(&self) -> Option<Expectation> {
+        self.export
+            .as_ref()
+            .map(|export| export.expectation(Timestamp::now()))
+    }
 }
 
 impl LocationArgs {

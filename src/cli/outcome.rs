@@ -1,7 +1,6 @@
 //! Outcome of an export by window, from its last snapshot; determines the exit code. No I/O.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -9,7 +8,7 @@ use super::exit::Exit;
 use super::totals::ExportTotals;
 use crate::api::Reason;
 use crate::archive::counts::Verdict;
-use crate::archive::listing::WindowFacts;
+use crate::archive::receipt::{Sha256Digest, WindowFacts};
 use crate::archive::window::{HourSet, Window};
 use crate::export::failure::{Problem, RetryClass};
 use crate::export::snapshot::Snapshot;
@@ -66,7 +65,7 @@ pub struct StoredFacts {
     /// Weakest verdict of the receipts.
     pub verdict: Verdict,
     /// SHA-256 of the object, if there is exactly one.
-    pub sha256: Option<Arc<str>>,
+    pub sha256: Option<Sha256Digest>,
     /// Number of receipts: 1, or up to 24 for a split day.
     pub receipts: usize,
 }
@@ -322,7 +321,7 @@ pub(crate) mod tests {
                 Verdict::Matched
             },
             uncounted: None,
-            sha256: (events > 0).then(|| "ab".repeat(32).into()),
+            sha256: (events > 0).then_some(Sha256Digest([0xab; 32])),
             stored_now,
         }
     }

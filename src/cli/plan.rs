@@ -20,9 +20,8 @@ use super::run_summary;
 use crate::api::SettingNames;
 use crate::archive::coverage::WindowState;
 use crate::archive::layout::ArchiveRoot;
-use crate::archive::listing::Journal;
+use crate::archive::read::{ReadOptions, read_journal};
 use crate::archive::window::{HourSet, Window};
-use crate::export::journal_io::{read_negative_records, read_receipts};
 use crate::export::shard::Shard;
 use crate::export::spec::ExportSpec;
 use crate::storage::{Store, StoreError};
@@ -130,10 +129,7 @@ fn is_missing_directory(to: Option<&ArchiveLocation>) -> bool {
 
 async fn list_destination(store: &dyn Store, names: &SettingNames, root: &ArchiveRoot) -> DestinationListing {
     let list = async {
-        let rows = store.list(root.as_str()).await?;
-        let mut journal = Journal::from_listing(root, &rows);
-        read_receipts(store, root, &mut journal, |_| true).await?;
-        read_negative_records(store, root, &mut journal, |_| true).await?;
+        let (journal, _) = read_journal(store, root, &ReadOptions::default()).await?;
         Ok::<_, StoreError>(DestinationListing::Listed(Box::new(journal)))
     };
     match tokio::time::timeout(LIST_TIMEOUT, list).await {

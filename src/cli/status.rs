@@ -112,7 +112,7 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
             let root = archive_root(&location, &source);
             Some(Archive {
                 name: location.name.clone(),
-                journal: archived::read_journal(&location, &root, start, end).await,
+                journal: archived::read_days(&location, &root, start, end).await,
                 root,
                 export: location.export.clone(),
             })

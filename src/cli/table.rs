@@ -155,7 +155,7 @@ fn row_cells(row: &WindowRow, color: bool) -> Vec<Cell> {
 
 fn digest(facts: &StoredFacts) -> String {
     match &facts.sha256 {
-        Some(digest) => digest.chars().take(SHA_SHOWN).collect(),
+        Some(digest) => digest.to_string().chars().take(SHA_SHOWN).collect(),
         None if facts.receipts > 1 => format!("{} by hour", facts.receipts),
         None => "-".to_owned(),
     }

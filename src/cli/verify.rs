@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
@@ -20,10 +19,10 @@ use super::output::OutputArgs;
 use super::progress::{ProgressMode, events};
 use super::session::create::today;
 use super::verify_text;
+use crate::archive::manifest::signature::PublicKey;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
 use crate::archive::verify::recheck::Recheck;
 use crate::archive::verify::report::VerifyReport;
-use crate::archive::verify::signature::PublicKey;
 use crate::archive::window::parse_date;
 
 /// Refresh interval of bars.
@@ -108,13 +107,13 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
         let options = VerifyOptions {
             store: Arc::clone(&location.store),
             prefix: location.prefix.clone(),
-            export: location.export.clone(),
+            expectation: location.expectation(),
+            hour: location.export.as_ref().and_then(|export| export.hour),
             quick: args.quick,
             keys: keys.clone(),
             require_signature: args.require_signature,
             since: args.start,
             until: args.end,
-            now: Timestamp::now(),
             recheck: Recheck::default(),
         };
         let progress = Arc::new(VerifyProgress::default());

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::human;
 use crate::api::escape;
-use crate::archive::verify::finding::Finding;
+use crate::archive::finding::Finding;
 use crate::archive::verify::observation::CheckMethod;
 use crate::archive::verify::report::{RootReport, VerifyReport};
 

@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::api::{format_duration, parse_duration};
 use crate::archive::layout::{ArchiveRoot, Key};
-use crate::archive::listing::{Journal, ReceiptFacts};
+use crate::archive::listing::Journal;
 use crate::archive::manifest::document::{self, Manifest, ManifestHeader, PeriodTotals};
+use crate::archive::receipt::{ReceiptFacts, Sha256Digest};
 use crate::archive::records::{
     ArchiveRecord, AttemptRecord, ExpiredRecord, PreparedRecord, Receipt, SessionRecord, SplitRecord, decode,
     encode,
@@ -173,9 +174,7 @@ pub fn archive_manifest(data: &[u8]) {
     assert_eq!(head_facts, Some(manifest_facts));
     let _: PeriodTotals = manifest.computed_totals();
     assert_eq!(manifest.computed_root().digest.len(), 64);
-    crate::export::manifest::periods::days(manifest.period)
-        .take(1000)
-        .for_each(drop);
+    manifest.period.days().take(1000).for_each(drop);
 }
 
 /// Checks a receipt: it round-trips, and the journal keeps its facts.
@@ -183,8 +182,8 @@ pub fn receipt(data: &[u8]) {
     let Some(receipt) = check_round_trip::<Receipt>(data) else {
         return;
     };
-    let facts = ReceiptFacts::new(&receipt, data);
-    assert_eq!(facts.source, receipt.source);
+    let facts = ReceiptFacts::new(&receipt, Sha256Digest::of(data));
+    assert_eq!(*facts.source, receipt.source);
     assert_eq!(
         facts.summary.bytes,
         receipt.object.as_ref().map_or(0, |object| object.bytes)

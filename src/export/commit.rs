@@ -13,6 +13,7 @@ use super::transfer::{StagedBody, StagedObject};
 use crate::api::Reason;
 use crate::archive::counts::{EmptyAnswer, Verdict};
 use crate::archive::layout::{AttemptId, Key};
+use crate::archive::read;
 use crate::archive::records::{ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE};
 use crate::pipeline::proof::ProofFacts;
 use crate::storage::{Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError};
@@ -323,14 +324,14 @@ pub(super) async fn write_receipt(
     mode: PutMode,
 ) -> Result<ReceiptWrite, Failure> {
     if mode == PutMode::Overwrite
-        && let Some(existing) = super::journal_io::get_record::<Receipt>(store, root, key).await?
+        && let Some(existing) = read::get_record::<Receipt>(store, root, key).await?
     {
         return Ok(compare_receipts(&existing, receipt));
     }
     match put_record(store, root, key, &receipt, mode).await {
         Ok(_) => Ok(ReceiptWrite::Written(Box::new(receipt))),
         Err(StoreError::AlreadyExists { .. }) => {
-            let existing = super::journal_io::get_record::<Receipt>(store, root, key).await?;
+            let existing = read::get_record::<Receipt>(store, root, key).await?;
             Ok(existing.map_or(ReceiptWrite::WrittenByOther, |existing| {
                 compare_receipts(&existing, receipt)
             }))

@@ -14,7 +14,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
-use super::manifest::periods::{days, period_contains, periods};
+use super::manifest::periods::periods;
 use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use crate::api::Reason;
@@ -601,7 +601,7 @@ impl<'a> DecisionBuilder<'a> {
         let export = self.observation.export;
         // Of all shards.
         let covered = &self.coverage.covered;
-        let mut windows = days(period).filter_map(|day| export.window_of(day));
+        let mut windows = period.days().filter_map(|day| export.window_of(day));
         windows.all(|window| {
             export.in_accepted_gap(window.date())
                 || covered.hours_of(window.date()) & window.hours() == window.hours()
@@ -616,7 +616,7 @@ impl<'a> DecisionBuilder<'a> {
             journal,
             ..
         } = *self.observation;
-        let within = |window| period_contains(period, window);
+        let within = |window| period.contains(window);
         let mut attempts = journal.attempts.iter();
         !active.iter().any(|window| within(*window))
             && !in_progress.iter().any(|id| within(id.window))

@@ -141,12 +141,7 @@ impl Failure {
 /// Classifies an unreadable document.
 impl From<&RecordError> for Failure {
     fn from(error: &RecordError) -> Self {
-        let reason = match error {
-            RecordError::Unreadable { .. } => Reason::ReceiptUnreadable,
-            RecordError::UnsupportedSchema { .. } => Reason::UnsupportedSchema,
-            RecordError::Archived { .. } => Reason::ObjectArchived,
-        };
-        Self::manual(reason, error.to_string())
+        Self::manual(error.reason(), error.to_string())
     }
 }
 

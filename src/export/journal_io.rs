@@ -1,31 +1,14 @@
-//! Reads and writes the journal: listings, records, keys. I/O with the store only.
+//! Loads the journal for the engine, and writes its records. I/O with the store only.
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::failure::Failure;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
-use crate::archive::listing::{ExpiredFacts, Journal, ReceiptFacts, overlap};
-use crate::archive::presence::find_unlisted;
-use crate::archive::records::{
-    self, ArchiveRecord, AttemptRecord, ExpiredRecord, RECORD_MAX_BYTES, Receipt, RecordError, SplitRecord,
-};
+use crate::archive::listing::{Journal, overlap};
+use crate::archive::read::{ReadOptions, RecordReadError, read_attempts, read_day, read_journal};
+use crate::archive::records::{self, ArchiveRecord, Receipt};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
-
-/// Maximum concurrent reads of records.
-const READ_CONCURRENCY: usize = 16;
-
-/// Error of reading a document of the journal.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RecordReadError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The document exists but is invalid.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-}
 
 impl From<RecordReadError> for Failure {
     fn from(error: RecordReadError) -> Self {
@@ -38,13 +21,12 @@ impl From<RecordReadError> for Failure {
 
 /// Lists all keys of a space and scope, and reads the records that decisions need.
 pub(super) async fn load_journal(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
-    let rows = store
-        .list(root.as_str())
-        .await
-        .map_err(|error| Failure::from(&error))?;
-    let mut journal = Journal::from_listing(root, &rows);
-    read_records(store, root, &mut journal).await?;
-    Ok(journal)
+    let load = async {
+        let (mut journal, _) = read_journal(store, root, &ReadOptions::default()).await?;
+        read_attempts(store, root, &mut journal, |_| true).await?;
+        Ok(journal)
+    };
+    load.await.map_err(|error: StoreError| Failure::from(&error))
 }
 
 /// Lists the keys of one day, and reads its records.
@@ -53,12 +35,12 @@ pub(super) async fn load_day(
     root: &ArchiveRoot,
     window: Window,
 ) -> Result<Journal, Failure> {
-    let fail = |error: StoreError| Failure::from(&error);
-    let mut rows = store.list(&root.day_journal_prefix(window)).await.map_err(fail)?;
-    rows.extend(store.list(&root.day_objects_prefix(window)).await.map_err(fail)?);
-    let mut journal = Journal::from_listing(root, &rows);
-    read_records(store, root, &mut journal).await?;
-    Ok(journal)
+    let load = async {
+        let mut journal = read_day(store, root, window).await?;
+        read_attempts(store, root, &mut journal, |_| true).await?;
+        Ok(journal)
+    };
+    load.await.map_err(|error: StoreError| Failure::from(&error))
 }
 
 /// Loads what conflicts with a session for a window: the keys of its day, and the records of other attempts at it.
@@ -77,7 +59,8 @@ pub(super) async fn load_conflicts(
     read_attempts(store, root, &mut journal, |id| {
         id != own && overlap(id.window, window)
     })
-    .await?;
+    .await
+    .map_err(|error| Failure::from(&error))?;
     Ok(journal)
 }
 
@@ -88,211 +71,6 @@ pub(super) async fn list_attempts(store: &dyn Store, root: &ArchiveRoot) -> Resu
         .await
         .map_err(|error| Failure::from(&error))?;
     Ok(Journal::from_listing(root, &rows))
-}
-
-/// Reads the records that are not read yet.
-pub(super) async fn read_records(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    journal: &mut Journal,
-) -> Result<(), Failure> {
-    let read = async {
-        read_receipts(store, root, journal, |_| true).await?;
-        read_negative_records(store, root, journal, |_| true).await
-    };
-    read.await.map_err(|error| Failure::from(&error))?;
-    read_attempts(store, root, journal, |_| true).await
-}
-
-/// Reads the wanted attempts that are not read yet.
-pub(super) async fn read_attempts(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    journal: &mut Journal,
-    wanted: impl Fn(AttemptId) -> bool,
-) -> Result<(), Failure> {
-    let attempts = journal.unread_attempts().into_iter().filter(|id| wanted(*id));
-    let reads = stream::iter(attempts.collect::<Vec<_>>().into_iter().map(|id| async move {
-        let read = get_with_bytes::<AttemptRecord>(store, root, &Key::Attempt(id)).await;
-        let record = read.map(|read| read.map(|(record, _)| record));
-        Ok::<_, StoreError>((id, per_document(record)?))
-    }));
-    let found: Vec<_> = reads
-        .buffer_unordered(READ_CONCURRENCY)
-        .try_collect()
-        .await
-        .map_err(|error: StoreError| Failure::from(&error))?;
-    for (id, record) in found {
-        let Some(facts) = journal.attempts.get_mut(&id) else {
-            continue;
-        };
-        match record {
-            Ok(Some(record)) => facts.record = Some(record),
-            // Deleted by its writer since the listing.
-            Ok(None) => {
-                journal.attempts.remove(&id);
-            }
-            Err(error) => {
-                tracing::warn!(attempt = %id, %error, "cannot read attempt");
-                facts.unreadable = Some(error);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Separates a document that cannot be read, which concerns its window only, from a failure of the store.
-fn per_document<T>(read: Result<T, RecordReadError>) -> Result<Result<T, RecordError>, StoreError> {
-    match read {
-        Ok(document) => Ok(Ok(document)),
-        Err(RecordReadError::Record(error)) => Ok(Err(error)),
-        Err(RecordReadError::Store(error)) => Err(error),
-    }
-}
-
-/// Reads the receipts of the wanted windows that are not read yet. One that cannot be read is marked as such.
-pub(crate) async fn read_receipts(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    journal: &mut Journal,
-    wanted: impl Fn(Window) -> bool,
-) -> Result<(), StoreError> {
-    let windows = journal
-        .unread_receipts()
-        .into_iter()
-        .filter(|window| wanted(*window));
-    let reads = windows.map(|window| async move {
-        let read = get_with_bytes::<Receipt>(store, root, &Key::Receipt(window)).await;
-        // Only the facts are kept: an archive of years has more receipts than fit into memory.
-        let facts = read.map(|read| read.map(|(receipt, bytes)| ReceiptFacts::new(&receipt, &bytes)));
-        Ok::<_, StoreError>((window, per_document(facts)?))
-    });
-    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(READ_CONCURRENCY)
-        .try_collect()
-        .await?;
-    for (window, receipt) in found {
-        match receipt {
-            Ok(Some(facts)) => {
-                journal.receipts.insert(window, Some(facts));
-            }
-            // Deleted since the listing.
-            Ok(None) => {
-                journal.receipts.remove(&window);
-            }
-            Err(error) => {
-                tracing::warn!(%window, %error, "cannot read receipt");
-                journal.unreadable.insert(window, error);
-            }
-        }
-    }
-    add_unlisted_objects(store, root, journal, wanted).await?;
-    Ok(())
-}
-
-/// Adds the objects that receipts of the wanted windows name and that exist although the listing leaves them out.
-async fn add_unlisted_objects(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    journal: &mut Journal,
-    wanted: impl Fn(Window) -> bool,
-) -> Result<(), StoreError> {
-    let absent = journal
-        .absent_objects()
-        .filter(|window| wanted(*window))
-        .filter_map(|window| root.key(&Key::Events(window)));
-    let found = find_unlisted(store, absent.collect::<Vec<_>>()).await?;
-    for row in found {
-        journal.add(root, &row);
-    }
-    Ok(())
-}
-
-/// Reads the records of the wanted windows that state why a window is not stored as a whole: expired, split. A record
-/// that cannot be read is removed from the journal: its key alone proves nothing.
-pub(crate) async fn read_negative_records(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    journal: &mut Journal,
-    wanted: impl Fn(Window) -> bool,
-) -> Result<(), StoreError> {
-    let unread = journal.expired.iter().filter(|(_, facts)| facts.is_none());
-    let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
-    let reads = windows.map(|window| async move {
-        let record = read_negative::<ExpiredRecord>(store, root, &Key::Expired(window)).await?;
-        Ok::<_, StoreError>((window, record))
-    });
-    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(READ_CONCURRENCY)
-        .try_collect()
-        .await?;
-    for (window, record) in found {
-        match record {
-            Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
-            None => journal.expired.remove(&window),
-        };
-    }
-    let days = journal.splits.iter().copied().filter(|day| wanted(*day));
-    let reads = days.map(|day| async move {
-        let record = read_negative::<SplitRecord>(store, root, &Key::Split(day)).await?;
-        Ok::<_, StoreError>((day, record))
-    });
-    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(READ_CONCURRENCY)
-        .try_collect()
-        .await?;
-    for (day, _) in found.into_iter().filter(|(_, record)| record.is_none()) {
-        journal.splits.remove(&day);
-    }
-    Ok(())
-}
-
-/// Reads a record; `None`, with a warning, if it is not valid.
-async fn read_negative<R: ArchiveRecord>(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    key: &Key,
-) -> Result<Option<R>, StoreError> {
-    match get_with_bytes(store, root, key).await {
-        Ok(read) => Ok(read.map(|(record, _)| record)),
-        Err(RecordReadError::Record(error)) => {
-            tracing::warn!(%error, "ignoring journal entry");
-            Ok(None)
-        }
-        Err(RecordReadError::Store(error)) => Err(error),
-    }
-}
-
-/// Reads one record; `None` if it does not exist.
-pub(super) async fn get_record<R: ArchiveRecord>(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    key: &Key,
-) -> Result<Option<R>, Failure> {
-    let read = get_with_bytes(store, root, key).await?;
-    Ok(read.map(|(record, _)| record))
-}
-
-async fn get_with_bytes<R: ArchiveRecord>(
-    store: &dyn Store,
-    root: &ArchiveRoot,
-    key: &Key,
-) -> Result<Option<(R, Bytes)>, RecordReadError> {
-    let Some(key) = root.key(key) else { return Ok(None) };
-    match store.get(&key, RECORD_MAX_BYTES).await {
-        Ok(None) => Ok(None),
-        Ok(Some(bytes)) => Ok(Some((records::decode(&key, &bytes)?, bytes))),
-        // It concerns this document, not the store.
-        Err(StoreError::Archived { key, .. }) => Err(RecordError::Archived { key }.into()),
-        // A document of this size is none of ours.
-        Err(StoreError::LimitExceeded { key, limit, .. }) => Err(RecordError::Unreadable {
-            key,
-            schema: R::SCHEMA,
-            message: format!("it is larger than {limit}"),
-        }
-        .into()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Writes one record.

@@ -8,12 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, write_receipt};
 use super::failure::{Failure, RetryClass};
-use super::journal_io::{delete_keys, get_record, list_attempts, load_day, read_attempts};
+use super::journal_io::{delete_keys, list_attempts, load_day};
 use super::open::abort_matching_uploads;
 use super::run_context::{RunContext, lock};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal};
+use crate::archive::read::{get_record, read_attempts};
 use crate::archive::records::{AttemptRecord, PreparedRecord, Receipt};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectInfo, PutMode, Upload};
@@ -219,7 +220,7 @@ async fn delete_orphan_session(
     // Listed after the sessions, so that a session that any attempt opened meanwhile is no candidate.
     let mut journal = list_attempts(&*ctx.peers.store, &export.root).await?;
     let unassigned: Vec<&Session> = {
-        let journaled: BTreeSet<&String> = journal.sessions().collect();
+        let journaled: BTreeSet<&String> = journal.sessions().map(|(_, session)| session).collect();
         let known = |session: &&Session| journaled.contains(&session.id) || ctx.budget.holds(&session.id);
         listing
             .sessions
@@ -320,8 +321,8 @@ async fn name_suspects(
     unassigned: &[&Session],
     store_now: Timestamp,
 ) {
-    if let Err(failure) = read_attempts(&*ctx.peers.store, &ctx.export.root, journal, |_| true).await {
-        tracing::debug!(error = failure.message, "cannot read attempts");
+    if let Err(error) = read_attempts(&*ctx.peers.store, &ctx.export.root, journal, |_| true).await {
+        tracing::debug!(%error, "cannot read attempts");
     }
     ctx.export
         .mark_foreign_attempts(journal, ctx.clock_offset(store_now));

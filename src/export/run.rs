@@ -17,7 +17,6 @@ use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, o
 use super::failure::{Failure, Problem, RetryClass};
 use super::journal_io::{load_day, load_journal, put_record};
 use super::manifest::chain::ensure_manifest;
-use super::manifest::periods::period_contains;
 use super::manifest::statement::build_statement;
 use super::open::{conditional_writes_unsupported, stopped};
 use super::recovery::{adopt_object, recover_attempt};
@@ -26,8 +25,9 @@ use super::run_context::{RunContext, lock};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
-use crate::archive::listing::{Journal, ReceiptFacts};
+use crate::archive::listing::Journal;
 use crate::archive::manifest::ChainListing;
+use crate::archive::receipt::{ReceiptFacts, Sha256Digest};
 use crate::archive::records::{ArchiveRecord, RangeRecord, SplitRecord, encode};
 use crate::archive::window::Window;
 use crate::storage::{PutMode, StoreError};
@@ -169,6 +169,9 @@ impl ExportRun {
                 self.ctx
                     .export
                     .mark_foreign_attempts(&mut journal, self.store_clock_offset);
+                let links = std::mem::take(&mut journal.chain.links);
+                let links = links.into_iter().map(|(number, link)| (number, link.into()));
+                lock(&self.ctx.chain_cache).extend(links);
                 self.journal = Some(journal);
                 self.retry_state.sealed.clear();
                 self.listed_at = self.now();
@@ -497,7 +500,7 @@ impl ExportRun {
                 self.retry_state.record_success(window);
                 self.stored_now.insert(window);
                 if let Some(journal) = &mut self.journal {
-                    let facts = ReceiptFacts::new(&receipt, &encode(&*receipt));
+                    let facts = ReceiptFacts::new(&receipt, Sha256Digest::of(&encode(&*receipt)));
                     if receipt.object.is_some() {
                         journal.objects.insert(window, facts.summary.bytes);
                     }
@@ -581,9 +584,7 @@ impl ExportRun {
                     .export
                     .mark_foreign_attempts(&mut refreshed, self.store_clock_offset);
                 journal.replace_day(window, refreshed);
-                self.retry_state
-                    .sealed
-                    .retain(|period| !period_contains(*period, window));
+                self.retry_state.sealed.retain(|period| !period.contains(window));
             }
             (Err(failure), _) => {
                 tracing::debug!(day = %window.date(), error = failure.message, "cannot list day, will list the bucket");

@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Problem;
-use crate::archive::listing::WindowFacts;
+use crate::archive::receipt::WindowFacts;
 use crate::archive::window::{HourSet, Window};
 
 /// Maximum number of problems in a snapshot.

@@ -174,8 +174,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn local_path(&self, _key: &str) -> Option<PathBuf> {
         None
     }
-    /// Lists every key that begins with `prefix`, in order. More than [`LIST_MAX`] keys are an error.
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError>;
+    /// Lists every key that begins with `prefix`, a page at a time. More than [`LIST_MAX`] keys are an error.
+    async fn list_pages(
+        &self,
+        prefix: &str,
+        on_page: &mut (dyn FnMut(Vec<ObjectSummary>) + Send),
+    ) -> Result<(), StoreError>;
+    /// Lists every key that begins with `prefix`, in order.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+        let mut all = Vec::new();
+        self.list_pages(prefix, &mut |page| all.extend(page)).await?;
+        // Not every store lists in order.
+        all.sort_unstable_by(|one: &ObjectSummary, other| one.key.cmp(&other.key));
+        Ok(all)
+    }
     /// Deletes keys; a missing key counts as deleted. Returns the keys that were not deleted, with the error of each.
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError>;
     /// Starts a multipart upload.

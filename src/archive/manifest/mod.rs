@@ -1,9 +1,15 @@
 //! Manifests: each states the content of a period with a digest of every receipt, and names its predecessor. No I/O.
+//!
+//! `document` is the format, `chain` the check of all manifests of a root, `consistency` that of one by itself.
 
+pub mod chain;
+mod consistency;
 pub mod document;
+pub mod signature;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use self::document::{Manifest, ManifestHeader};
 use super::layout::Key;
 
 /// The manifests and signatures in a listing.
@@ -13,6 +19,45 @@ pub struct ChainListing {
     pub manifests: BTreeSet<u64>,
     /// Sequence numbers of the manifests with a signature.
     pub signatures: BTreeSet<u64>,
+    /// Manifests that were read.
+    pub links: BTreeMap<u64, ManifestLink>,
+}
+
+/// Identification of a stored manifest, which never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestLink {
+    /// Its statement, without windows.
+    pub header: ManifestHeader,
+    /// SHA-256 of its bytes, hexadecimal digits.
+    pub sha256: String,
+}
+
+impl ManifestLink {
+    /// Reduces a manifest.
+    pub fn new(manifest: Manifest, sha256: String) -> Self {
+        let Manifest {
+            schema,
+            sequence,
+            space,
+            scope,
+            source,
+            period,
+            accepted_gaps,
+            root,
+            ..
+        } = manifest;
+        let header = ManifestHeader {
+            schema,
+            sequence,
+            space,
+            scope,
+            source,
+            period,
+            accepted_gaps,
+            root,
+        };
+        Self { header, sha256 }
+    }
 }
 
 impl ChainListing {

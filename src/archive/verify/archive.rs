@@ -1,31 +1,31 @@
 //! Reads an archive and runs the checks: listing, receipts and manifests (see `recheck`), then every object, several
 //! concurrently. Does I/O, reading only. Memory is bounded by the documents and a few pieces of each object in flight.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use jiff::Timestamp;
 use jiff::civil::Date;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::build_report::build_report;
-use super::chain::{Document, Manifests, Receipts};
 use super::contents::{self, RootContents};
-use super::finding::{Finding, FindingKind};
 use super::object::{ObjectProof, ObjectProver};
 use super::observation::ObjectObservation;
 use super::receipts::ExpectedObject;
-use super::recheck::{self, ArchiveReading, Recheck, RootReading};
+use super::recheck::{self, ArchiveReading, Recheck};
 use super::report::VerifyReport;
-use super::signature::{self, PublicKey};
+use crate::archive::coverage::Expectation;
+use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::ArchiveRoot;
+use crate::archive::manifest::chain::{Document, Receipts, SignedDocument};
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
-use crate::archive::records::{self, RECORD_MAX_BYTES, Receipt};
-use crate::export::spec::ExportSpec;
-use crate::pipeline::proof::hex;
+use crate::archive::manifest::signature::{self, PublicKey};
+use crate::archive::read::{get_document, per_document};
+use crate::archive::receipt::read_receipt;
+use crate::archive::records::{ArchiveRecord as _, RECORD_MAX_BYTES, Receipt, RecordError};
 use crate::storage::{ObjectSummary, Store, StoreError};
 
 /// Maximum concurrent reads of documents.
@@ -46,8 +46,10 @@ pub struct VerifyOptions {
     pub store: Arc<dyn Store>,
     /// Prefix of its keys: empty, or ends with `/`.
     pub prefix: String,
-    /// Export that writes the archive; the prefix is then its root.
-    pub export: Option<ExportSpec>,
+    /// Content that the archive should have; the prefix is then its root. `None`: what its manifests state.
+    pub expectation: Option<Expectation>,
+    /// The only hour of each day that the archive should have, if an expectation is given.
+    pub hour: Option<u8>,
     /// True: compare checksums of the store without reading objects.
     pub quick: bool,
     /// Public keys. One of them must verify each signature.
@@ -58,8 +60,6 @@ pub struct VerifyOptions {
     pub since: Option<Date>,
     /// Last day to verify.
     pub until: Option<Date>,
-    /// Current time.
-    pub now: Timestamp,
     /// Further listings before a file is reported missing.
     pub recheck: Recheck,
 }
@@ -82,8 +82,8 @@ pub struct VerifyProgress {
 pub struct RootDocuments {
     /// Every receipt.
     pub receipts: Receipts,
-    /// Every manifest.
-    pub manifests: Manifests,
+    /// Every manifest, by number.
+    pub manifests: BTreeMap<u64, SignedDocument>,
 }
 
 /// Verifies an archive. Fails only on errors of the store.
@@ -96,29 +96,20 @@ pub async fn verify(
         roots: Vec::new(),
         findings,
     };
-    let mut work = Vec::new();
-    for root in roots {
-        let RootReading {
-            contents,
-            documents: _,
-            chain,
-            expectations,
-        } = root;
-        let present = expectations
+    for root in &roots {
+        let present = root
+            .expectations
             .objects
             .iter()
-            .filter_map(|expected| contents.objects.get(&expected.window));
+            .filter_map(|expected| root.contents.objects.get(&expected.window));
         for listed in present {
             progress.objects.fetch_add(1, Ordering::Relaxed);
             progress.bytes.fetch_add(listed.size, Ordering::Relaxed);
         }
-        work.push((contents, chain, expectations));
     }
-    for (contents, chain, expectations) in work {
-        let seen = check_objects(options, &contents, &expectations.objects, progress).await;
-        report
-            .roots
-            .push(build_report(options, &contents, &chain, expectations, &seen));
+    for root in roots {
+        let seen = check_objects(options, &root.contents, &root.expectations.objects, progress).await;
+        report.roots.push(build_report(options, root, &seen));
     }
     Ok(report.conclude(&options.prefix))
 }
@@ -127,13 +118,11 @@ pub async fn verify(
 pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, Vec<Finding>), StoreError> {
     let listing = contents::group_by_root(&options.prefix, options.store.list(&options.prefix).await?);
     let mut roots = listing.roots;
-    if roots.is_empty() && options.export.is_some() {
+    if roots.is_empty() && options.expectation.is_some() {
         roots.push(RootContents::new(ArchiveRoot::from_prefix(&options.prefix)));
     }
     for contents in &mut roots {
-        contents
-            .objects
-            .retain(|window, _| options.includes(window.date()));
+        contents.retain_objects(|_, window| options.includes(window.date()));
     }
     let foreign = listing
         .outside
@@ -144,9 +133,9 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
 }
 
 impl VerifyOptions {
-    /// Returns the source of the export, if one is given. Receipts of other sources cover nothing then.
+    /// Returns the expected source, if one is given. Receipts of other sources cover nothing then.
     pub fn source(&self) -> Option<&str> {
-        self.export.as_ref().map(|export| export.source.as_str())
+        self.expectation.as_ref()?.source.as_deref()
     }
 
     /// Returns true if a day is in the range to verify.
@@ -163,10 +152,7 @@ pub async fn read_documents(
     contents: &RootContents,
     known: Option<(RootContents, RootDocuments)>,
 ) -> Result<RootDocuments, StoreError> {
-    let get = async |listed: &ObjectSummary, limit: u64| match options.store.get(&listed.key, limit).await {
-        Err(error @ (StoreError::LimitExceeded { .. } | StoreError::Archived { .. })) => Ok(Some(Err(error))),
-        other => other.map(|bytes| bytes.map(Ok)),
-    };
+    let store = &*options.store;
     let mut out = known.map_or_else(RootDocuments::default, |(old, documents)| {
         documents.retain_unchanged(&old, contents)
     });
@@ -176,11 +162,15 @@ pub async fn read_documents(
         .filter(|(window, _)| !out.receipts.contains_key(window));
     let receipts: Vec<_> = stream::iter(unread.collect::<Vec<_>>())
         .map(async |(window, listed)| {
-            let bytes = get(listed, RECORD_MAX_BYTES).await?;
-            Ok::<_, StoreError>(bytes.map(|bytes| {
-                let document = parse_document(bytes, |bytes| records::decode::<Receipt>(&listed.key, bytes));
-                (*window, document)
-            }))
+            let bytes = get_document(store, &listed.key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
+            let document = match per_document(bytes)? {
+                Ok(None) => return Ok(None),
+                Ok(Some(bytes)) => {
+                    Document::new(&bytes, |bytes| read_receipt(&contents.root, *window, bytes))
+                }
+                Err(error) => Document::unreadable(error),
+            };
+            Ok::<_, StoreError>(Some((*window, document)))
         })
         .buffer_unordered(DOCUMENT_CONCURRENCY)
         .try_collect()
@@ -190,27 +180,48 @@ pub async fn read_documents(
         if out.manifests.contains_key(number) {
             continue;
         }
-        let Some(bytes) = get(listed, MANIFEST_MAX_BYTES).await? else {
-            continue;
-        };
-        let signature = match contents.signatures.get(number) {
-            Some(listed) => get(listed, SIGNATURE_MAX_BYTES).await?,
-            None => None,
-        };
-        let (bytes, signature) = match signature {
-            Some(Err(error @ StoreError::Archived { .. })) => (Err(error), None),
-            signature => (bytes, signature.map(Result::unwrap_or_default)),
-        };
-        let signature = match &bytes {
-            Ok(bytes) => signature::check(bytes, signature.as_deref(), &options.keys),
-            Err(_) => signature::SignatureStatus::Absent,
-        };
-        let document = parse_document(bytes, |bytes| {
-            document::parse_manifest::<Manifest>(&listed.key, *number, bytes)
-        });
-        out.manifests.insert(*number, (document, signature));
+        let signature = contents.signatures.get(number);
+        if let Some(document) = read_manifest(options, *number, listed, signature).await? {
+            out.manifests.insert(*number, document);
+        }
     }
     Ok(out)
+}
+
+/// Reads a manifest and its signature; `None` if the manifest does not exist.
+async fn read_manifest(
+    options: &VerifyOptions,
+    number: u64,
+    listed: &ObjectSummary,
+    signature: Option<&ObjectSummary>,
+) -> Result<Option<SignedDocument>, StoreError> {
+    let store = &*options.store;
+    let get = async |key: &str, limit| per_document(get_document(store, key, limit, Manifest::SCHEMA).await);
+    let bytes = match get(&listed.key, MANIFEST_MAX_BYTES).await? {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => bytes,
+        Err(error) => {
+            let status = signature::SignatureStatus::Absent;
+            return Ok(Some((Document::unreadable(error), status)));
+        }
+    };
+    let signature = match signature {
+        None => None,
+        Some(listed) => match get(&listed.key, SIGNATURE_MAX_BYTES).await? {
+            Ok(signature) => signature,
+            Err(error @ RecordError::Archived { .. }) => {
+                let status = signature::SignatureStatus::Absent;
+                return Ok(Some((Document::unreadable(error), status)));
+            }
+            // A file of this size is no signature.
+            Err(_) => Some(bytes::Bytes::new()),
+        },
+    };
+    let status = signature::check(&bytes, signature.as_deref(), &options.keys);
+    let document = Document::new(&bytes, |bytes| {
+        document::parse_manifest::<Manifest>(&listed.key, number, bytes)
+    });
+    Ok(Some((document, status)))
 }
 
 impl RootDocuments {
@@ -223,24 +234,6 @@ impl RootDocuments {
                 && old.signatures.get(number) == new.signatures.get(number)
         });
         self
-    }
-}
-
-fn parse_document<T, E: ToString>(
-    bytes: Result<bytes::Bytes, StoreError>,
-    read: impl FnOnce(&[u8]) -> Result<T, E>,
-) -> Document<T> {
-    match bytes {
-        Ok(bytes) => Document {
-            sha256: hex(&Sha256::digest(&bytes)),
-            parsed: read(&bytes).map_err(|error| error.to_string()),
-            archived: false,
-        },
-        Err(error) => Document {
-            sha256: String::new(),
-            parsed: Err(error.to_string()),
-            archived: matches!(error, StoreError::Archived { .. }),
-        },
     }
 }
 

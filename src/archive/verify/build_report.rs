@@ -1,17 +1,22 @@
 //! Combination of the results for a root to its report. No I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::archive::VerifyOptions;
-use super::chain::ChainAudit;
 use super::contents::RootContents;
-use super::coverage::{self, ExpectedRange};
-use super::finding::{Finding, FindingKind};
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
-use super::receipts::Expectations;
+use super::receipts::{ExpectedObject, coverage_findings, uncounted_remarks};
+use super::recheck::RootReading;
 use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals};
+use crate::archive::coverage::{self, Coverage, Damage};
+use crate::archive::finding::{Finding, FindingKind};
+use crate::archive::layout::Key;
+use crate::archive::manifest::chain::ChainAudit;
 use crate::archive::window::{HourSet, Window};
 use crate::storage::StoreError;
+
+/// Maximum number of reported gaps of one cause. The last finding states the number of omitted gaps.
+const GAPS_MAX: usize = 1000;
 
 /// Maximum number of merged ranges in a list: 1,000. One more entry states the number of omitted ranges.
 const RUNS_MAX: usize = 1000;
@@ -19,53 +24,37 @@ const RUNS_MAX: usize = 1000;
 /// Builds the report for a root.
 pub fn build_report(
     options: &VerifyOptions,
-    contents: &RootContents,
-    chain: &ChainAudit,
-    expectations: Expectations,
+    reading: RootReading,
     seen: &[Option<Result<ObjectObservation, StoreError>>],
 ) -> RootReport {
+    let RootReading {
+        mut contents,
+        chain,
+        expectations,
+        range,
+        coverage,
+        ..
+    } = reading;
     let index = DigestIndex::new(&expectations.objects);
     let mut findings = chain.findings.clone();
     let mut totals = RootTotals::default();
     let mut checked = Vec::new();
-    // Windows with an error are neither counted nor covered, and are no gap beside it.
-    let mut faulty: BTreeSet<Window> = expectations
-        .findings
-        .iter()
-        .filter_map(|finding| finding.window)
-        .collect();
-    findings.extend(expectations.findings);
+    // Findings of windows: they are neither counted nor covered, and are no gap beside it.
+    let mut faulty: BTreeMap<Window, FindingKind> = BTreeMap::new();
+    let mut add = |findings: &mut Vec<Finding>, finding: Finding| {
+        if let Some(window) = finding.window {
+            faulty.entry(window).or_insert(finding.kind);
+        }
+        findings.push(finding);
+    };
+    for finding in expectations.findings {
+        add(&mut findings, finding);
+    }
     for (expected, seen) in expectations.objects.iter().zip(seen) {
-        let (method, size, wrong) = match seen {
-            None => {
-                let missing = Finding::new(FindingKind::ObjectMissing, expected.key.clone())
-                    .with_window(expected.window);
-                let stated = format!("{} bytes, by {}", expected.bytes, expected.stated_by);
-                (CheckMethod::Nothing, 0, vec![missing.expected(stated)])
-            }
-            Some(Err(error)) => {
-                let kind = match error {
-                    StoreError::Archived { .. } => FindingKind::ObjectArchived,
-                    _ => FindingKind::ObjectUnreadable,
-                };
-                let unreadable = Finding::new(kind, expected.key.clone()).with_window(expected.window);
-                (CheckMethod::Nothing, 0, vec![unreadable.found(error.to_string())])
-            }
-            Some(Ok(seen)) => (seen.method, seen.bytes, evaluate(expected, seen, &index)),
-        };
+        let (method, size, wrong) = check_object(expected, seen.as_ref(), &index);
         let good = wrong.is_empty();
         totals.objects += 1;
-        if good {
-            totals.proved += 1;
-            totals.bytes = totals.bytes.saturating_add(size);
-            totals.decompressed = totals.decompressed.saturating_add(expected.decompressed);
-        } else {
-            faulty.insert(expected.window);
-        }
-        if !faulty.contains(&expected.window) {
-            totals.windows += 1;
-            totals.events = totals.events.saturating_add(expected.events);
-        }
+        totals.proved += u64::from(good);
         checked.push(CheckedObject {
             key: expected.key.clone(),
             window: expected.window,
@@ -73,38 +62,36 @@ pub fn build_report(
             bytes: size,
             proved: good,
         });
-        findings.extend(wrong);
-    }
-    totals.empty = expectations.empty.difference(&faulty).count() as u64;
-    totals.windows += totals.empty;
-    let range = range_to_prove(options, chain, &expectations.covering);
-    let short: HourSet = expectations.short.iter().map(|(window, _)| *window).collect();
-    let covered: HourSet = expectations.covering.difference(&faulty).copied().collect();
-    let covered = covered.difference(&short);
-    let explained: HourSet = faulty.into_iter().collect();
-    let unproved = expectations.uncounted.iter();
-    let unproved: HourSet = unproved
-        .filter(|(_, finding)| finding.kind == FindingKind::EventsUnproved)
-        .map(|(window, _)| *window)
-        .collect();
-    let covered = covered.difference(&unproved);
-    let explained = explained.union(&short).union(&unproved);
-    findings.extend(range.gaps(contents, &covered, &explained));
-    let short = expectations.short.into_iter();
-    findings.extend(
-        short
-            .filter(|(window, _)| !range.accepted.contains(*window))
-            .map(|(_, finding)| finding),
-    );
-    findings.extend(expectations.uncounted.into_iter().map(|(window, mut finding)| {
-        if range.accepted.contains(window) {
-            finding.kind = FindingKind::EventsUncounted;
+        for finding in wrong {
+            add(&mut findings, finding);
         }
-        finding
-    }));
+    }
+    for window in faulty.keys() {
+        if let Some(facts) = contents.journal.receipts.get_mut(window) {
+            *facts = None;
+        }
+    }
+    let proved = coverage::assess(&range.expectation(options.source()), &contents.journal);
+    for (_, facts) in coverage::all_counted_receipts(&contents.journal, &proved) {
+        totals.windows += 1;
+        totals.empty += u64::from(facts.summary.sha256.is_none());
+        totals.events = totals.events.saturating_add(facts.summary.events);
+        totals.bytes = totals.bytes.saturating_add(facts.summary.bytes);
+        totals.decompressed = totals.decompressed.saturating_add(facts.proof.decompressed_bytes);
+    }
+    findings.extend(
+        coverage_findings(&contents, &coverage)
+            .into_iter()
+            .filter(|finding| {
+                let window = finding.window;
+                window.is_none_or(|window| !faulty.contains_key(&window))
+            }),
+    );
+    findings.extend(gaps(&contents, &coverage, &proved, &faulty));
+    findings.extend(uncounted_remarks(&contents, &proved));
     findings.extend(build_remarks(
-        contents,
-        chain,
+        &contents,
+        &chain,
         &expectations.not_in_manifest,
         &expectations.sources,
         options.source(),
@@ -116,8 +103,8 @@ pub fn build_report(
         scope,
         basis: range.basis,
         wanted: range.wanted.ranges(RUNS_MAX),
-        missing: range.missing(&covered).ranges(RUNS_MAX),
-        accepted: range.accepted.ranges(RUNS_MAX),
+        missing: proved.missing.ranges(RUNS_MAX),
+        accepted: proved.accepted.ranges(RUNS_MAX),
         totals,
         manifests: ManifestTotals {
             manifests: chain.manifests,
@@ -132,18 +119,66 @@ pub fn build_report(
     }
 }
 
-/// Returns the range that a root must cover.
-pub fn range_to_prove(
-    options: &VerifyOptions,
-    chain: &ChainAudit,
-    covering: &BTreeSet<Window>,
-) -> ExpectedRange {
-    let export = options.export.as_ref();
-    let named: HourSet = covering.iter().copied().collect();
-    let mut range = coverage::expected_range(export, options.now, chain, &named);
-    let hour = coverage::hour_of_day(export, chain);
-    range.assert_days((options.since, options.until), hour);
-    range
+/// Compares an object with its receipt or manifest. Returns the method, the size in bytes and the errors.
+fn check_object(
+    expected: &ExpectedObject,
+    seen: Option<&Result<ObjectObservation, StoreError>>,
+    index: &DigestIndex,
+) -> (CheckMethod, u64, Vec<Finding>) {
+    let finding = |kind| Finding::new(kind, expected.key.clone()).with_window(expected.window);
+    match seen {
+        None => {
+            let missing = finding(FindingKind::ObjectMissing);
+            let stated = format!("{} bytes, by {}", expected.bytes, expected.stated_by);
+            (CheckMethod::Nothing, 0, vec![missing.expected(stated)])
+        }
+        Some(Err(error)) => {
+            let kind = match error {
+                StoreError::Archived { .. } => FindingKind::ObjectArchived,
+                _ => FindingKind::ObjectUnreadable,
+            };
+            let unreadable = finding(kind).found(error.to_string());
+            (CheckMethod::Nothing, 0, vec![unreadable])
+        }
+        Some(Ok(seen)) => (seen.method, seen.bytes, evaluate(expected, seen, index)),
+    }
+}
+
+/// Returns a finding for each merged range of missing hours that no other finding explains.
+fn gaps(
+    contents: &RootContents,
+    coverage: &Coverage,
+    proved: &Coverage,
+    faulty: &BTreeMap<Window, FindingKind>,
+) -> Vec<Finding> {
+    let mut others: BTreeMap<&str, HourSet> = BTreeMap::new();
+    let mut explained: HourSet = faulty.keys().copied().collect();
+    for (window, damage) in &coverage.damaged {
+        if let Damage::OtherSource(source) = damage {
+            others.entry(source).or_default().insert(*window);
+        } else {
+            explained.insert(*window);
+        }
+    }
+    let mut missing = proved.missing.difference(&explained);
+    let mut causes: Vec<(HourSet, String)> = others
+        .into_iter()
+        .map(|(source, hours)| (hours, format!("a receipt of another source, {source}")))
+        .collect();
+    let lost = "no receipt; the service no longer had the events";
+    causes.push((coverage.expired.clone(), lost.to_owned()));
+    causes.push((missing.clone(), "no receipt".to_owned()));
+    let mut findings = Vec::new();
+    for (hours, found) in causes {
+        let hours = hours.intersection(&missing);
+        missing = missing.difference(&hours);
+        findings.extend(hours.ranges(GAPS_MAX).into_iter().map(|run| {
+            Finding::new(FindingKind::Gap, contents.root.as_str())
+                .expected(run)
+                .found(found.clone())
+        }));
+    }
+    findings
 }
 
 fn build_remarks(
@@ -163,9 +198,10 @@ fn build_remarks(
         };
         remarks.push(Finding::new(FindingKind::NotInManifest, contents.root.as_str()).found(found));
     }
-    for (id, session, key) in &contents.sessions {
+    for (id, session) in contents.journal.sessions() {
+        let key = contents.key(&Key::Session(id, session.clone()));
         remarks.push(
-            Finding::new(FindingKind::SessionOpen, key.clone())
+            Finding::new(FindingKind::SessionOpen, key)
                 .with_window(id.window)
                 .found(format!("session {session}")),
         );

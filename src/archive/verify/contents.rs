@@ -1,34 +1,28 @@
 //! Keys below a prefix, grouped by root and by kind. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
+use crate::archive::listing::Journal;
+use crate::archive::manifest::chain::Receipts;
+use crate::archive::receipt::ReceiptFacts;
 use crate::archive::window::Window;
 use crate::storage::ObjectSummary;
 
-/// Internal folder of a directory store. A copy of a directory to a bucket may contain it.
-const INTERNAL_DIR: &str = ".eventexport-tmp";
-
 /// All keys of one space and scope.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RootContents {
     /// The root.
     pub root: ArchiveRoot,
-    /// Objects with events.
+    /// The keys by their meaning.
+    pub journal: Journal,
+    /// Rows of the objects with events.
     pub objects: BTreeMap<Window, ObjectSummary>,
-    /// Receipts.
+    /// Rows of the receipts.
     pub receipts: BTreeMap<Window, ObjectSummary>,
-    /// Windows that had expired in the service.
-    pub expired: BTreeSet<Window>,
-    /// Days that are exported by the hour.
-    pub split: BTreeSet<Window>,
-    /// Windows with an attempt in the journal. Such keys remain in stores without permission to delete.
-    pub attempts: BTreeSet<Window>,
-    /// Open sessions of the journal: the attempt, the session id and the key.
-    pub sessions: Vec<(AttemptId, String, String)>,
-    /// Manifests by number.
+    /// Rows of the manifests, by number.
     pub manifests: BTreeMap<u64, ObjectSummary>,
-    /// Signatures by the number of their manifest.
+    /// Rows of the signatures, by the number of their manifest.
     pub signatures: BTreeMap<u64, ObjectSummary>,
     /// Unexpected files in `date=` folders.
     pub strays: Vec<ObjectSummary>,
@@ -51,19 +45,10 @@ pub fn group_by_root(prefix: &str, listed: Vec<ObjectSummary>) -> ArchiveListing
     let mut roots: BTreeMap<String, RootContents> = BTreeMap::new();
     let mut outside = Vec::new();
     for row in listed {
-        if row.key.split('/').any(|folder| folder == INTERNAL_DIR) {
+        if ArchiveRoot::is_internal(&row.key) {
             continue;
         }
-        let below = row.key.strip_prefix(prefix).unwrap_or(&row.key);
-        let direct = ["date=", "_journal/", "_manifests/"]
-            .iter()
-            .any(|folder| below.starts_with(folder));
-        let root = if direct {
-            Some(ArchiveRoot::from_prefix(prefix))
-        } else {
-            ArchiveRoot::containing(&row.key)
-        };
-        match root {
+        match ArchiveRoot::of(prefix, &row.key) {
             Some(root) => roots
                 .entry(root.as_str().to_owned())
                 .or_insert_with(|| RootContents::new(root))
@@ -79,15 +64,12 @@ pub fn group_by_root(prefix: &str, listed: Vec<ObjectSummary>) -> ArchiveListing
 
 impl RootContents {
     /// Creates an empty root.
-    pub const fn new(root: ArchiveRoot) -> Self {
+    pub fn new(root: ArchiveRoot) -> Self {
         Self {
             root,
+            journal: Journal::default(),
             objects: BTreeMap::new(),
             receipts: BTreeMap::new(),
-            expired: BTreeSet::new(),
-            split: BTreeSet::new(),
-            attempts: BTreeSet::new(),
-            sessions: Vec::new(),
             manifests: BTreeMap::new(),
             signatures: BTreeMap::new(),
             strays: Vec::new(),
@@ -97,42 +79,62 @@ impl RootContents {
 
     /// Adds a row of a listing.
     pub fn add(&mut self, row: ObjectSummary) {
+        self.journal.add(&self.root, &row);
         match self.root.parse(&row.key) {
-            Key::Events(window) => {
-                self.objects.insert(window, row);
-            }
-            Key::Receipt(window) => {
-                self.receipts.insert(window, row);
-            }
-            Key::Expired(window) => {
-                self.expired.insert(window);
-            }
-            Key::Split(window) => {
-                self.split.insert(window);
-            }
-            Key::Session(id, session) => self.sessions.push((id, session, row.key)),
-            Key::Attempt(id) | Key::Prepared(id) => {
-                self.attempts.insert(id.window);
-            }
-            Key::Manifest(number) => {
-                self.manifests.insert(number, row);
-            }
-            Key::Signature(number) => {
-                self.signatures.insert(number, row);
-            }
+            Key::Events(window) => drop(self.objects.insert(window, row)),
+            Key::Receipt(window) => drop(self.receipts.insert(window, row)),
+            Key::Manifest(number) => drop(self.manifests.insert(number, row)),
+            Key::Signature(number) => drop(self.signatures.insert(number, row)),
             Key::Other if self.relative_key(&row.key).starts_with("date=") => self.strays.push(row),
             Key::Other => self.foreign.push(row),
+            _ => {}
         }
     }
 
-    /// Removes the objects without a receipt that an earlier listing did not have: an export is about to write theirs.
-    pub fn retain_objects(&mut self, earlier: Option<&BTreeSet<Window>>) {
-        let Self {
-            objects, receipts, ..
-        } = self;
-        objects.retain(|window, _| {
-            receipts.contains_key(window) || earlier.is_some_and(|earlier| earlier.contains(window))
-        });
+    /// Adds the content of receipts to the journal.
+    pub fn add_receipts(&mut self, receipts: &Receipts) {
+        for (window, document) in receipts {
+            match &document.parsed {
+                Ok(receipt) => {
+                    let facts = ReceiptFacts::new(receipt, document.sha256.parse().unwrap_or_default());
+                    self.journal.receipts.insert(*window, Some(facts));
+                }
+                Err(error) => {
+                    self.journal.unreadable.insert(*window, error.clone());
+                }
+            }
+        }
+    }
+
+    /// Removes the objects of some windows.
+    pub fn retain_objects(&mut self, keep: impl Fn(&Self, Window) -> bool) {
+        let drop: Vec<Window> = self
+            .objects
+            .keys()
+            .copied()
+            .filter(|window| !keep(self, *window))
+            .collect();
+        for window in drop {
+            self.objects.remove(&window);
+            self.journal.objects.remove(&window);
+        }
+    }
+
+    /// Returns true if both listings have the same files.
+    pub fn has_same_files(&self, other: &Self) -> bool {
+        let attempts =
+            |contents: &Self| -> Vec<AttemptId> { contents.journal.attempts.keys().copied().collect() };
+        self.objects == other.objects
+            && self.receipts == other.receipts
+            && self.manifests == other.manifests
+            && self.signatures == other.signatures
+            && attempts(self) == attempts(other)
+    }
+
+    /// Returns the highest number of a manifest or signature; 0 without one.
+    pub fn last_manifest(&self) -> u64 {
+        let numbers = self.manifests.keys().chain(self.signatures.keys());
+        numbers.max().copied().unwrap_or(0)
     }
 
     /// Returns a key relative to the root, as in its documents.

@@ -2,21 +2,15 @@
 //! manifests, and the manifests against each other. It needs neither the service nor the exporter.
 //!
 //! I/O and checks are separate. `archive` is the entry point and reads the objects; `recheck` reads listing and documents,
-//! and looks again before a file is reported missing. The rest is pure: `contents` groups keys, `chain` and `consistency` check manifests, `receipts` derives the expected objects,
-//! `object` checks bytes, `observation` compares, `coverage` finds gaps, and `build_report` combines the results. Each
-//! problem is a [`finding::Finding`].
+//! and looks again before a file is reported missing. The rest is pure: `contents` groups keys by root, `receipts` derives
+//! the expected objects, `object` checks bytes, `observation` compares, and `build_report` combines the results with the
+//! coverage of the archive. Each problem is a [`Finding`](super::finding::Finding).
 
 pub mod archive;
 pub mod build_report;
-pub mod chain;
-mod consistency;
 pub mod contents;
-pub mod coverage;
-pub mod finding;
-pub mod inspect;
 pub mod object;
 pub mod observation;
 pub mod receipts;
 pub mod recheck;
 pub mod report;
-pub mod signature;

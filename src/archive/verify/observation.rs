@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::finding::{Finding, FindingKind};
 use super::object::{GzipStats, ObjectProof};
 use super::receipts::ExpectedObject;
+use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::records::UncountedRecord;
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectInfo};

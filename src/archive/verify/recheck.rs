@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::archive::{RootDocuments, VerifyOptions, list_roots, read_documents};
-use super::build_report::range_to_prove;
-use super::chain::{self, ChainAudit, Receipts};
 use super::contents::RootContents;
-use super::finding::{Finding, FindingKind};
 use super::receipts::{self, Expectations};
+use crate::archive::coverage::{self, Coverage};
+use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
+use crate::archive::manifest::chain::{self, ChainAudit, Receipts};
 use crate::archive::presence::{HEADS_MAX, find_unlisted};
+use crate::archive::range::{self, ExpectedRange};
+use crate::archive::read::read_negative_records;
 use crate::archive::window::{HourSet, Window};
 use crate::storage::StoreError;
 
@@ -56,6 +58,10 @@ pub struct RootReading {
     pub chain: ChainAudit,
     /// Objects that must exist.
     pub expectations: Expectations,
+    /// The range that the root must cover.
+    pub range: ExpectedRange,
+    /// State of its windows, by keys and receipts.
+    pub coverage: Coverage,
 }
 
 /// Windows with an object in the first listing, by root.
@@ -80,7 +86,7 @@ pub async fn read_archive(options: &VerifyOptions) -> Result<ArchiveReading, Sto
         })
         .collect();
     for listing in 0..options.recheck.listings {
-        if reading.is_complete(options) {
+        if reading.is_complete() {
             return Ok(reading);
         }
         if listing > 0 {
@@ -112,10 +118,18 @@ impl ArchiveReading {
         for mut contents in listed {
             let key = contents.root.as_str().to_owned();
             let known = known.remove(&key);
-            changed |= known.as_ref().is_none_or(|known| known.contents != contents);
+            changed |= known
+                .as_ref()
+                .is_none_or(|known| !known.contents.has_same_files(&contents));
             if let Some(first) = first {
-                contents.retain_objects(first.get(&key));
+                // An export is about to write the receipts of objects that an earlier listing did not have.
+                let first = first.get(&key);
+                contents.retain_objects(|contents, window| {
+                    contents.receipts.contains_key(&window)
+                        || first.is_some_and(|first| first.contains(&window))
+                });
             }
+            let known = known.map(|known| (known.contents, known.documents));
             self.roots
                 .push(RootReading::read(options, contents, known).await?);
         }
@@ -124,17 +138,18 @@ impl ArchiveReading {
     }
 
     /// Returns true if nothing is missing.
-    fn is_complete(&self, options: &VerifyOptions) -> bool {
+    fn is_complete(&self) -> bool {
         self.roots
             .iter()
-            .all(|root| root.absences().is_empty() && !root.has_gaps(options))
+            .all(|root| root.absences().is_empty() && root.coverage.missing.is_empty())
     }
 
     /// Returns true if an attempt is at work on a window of a missing file.
     fn is_being_written(&self) -> bool {
         let at_work = |root: &RootReading, absence: &Absence| {
             let window = absence.window.as_ref();
-            window.is_some_and(|window| root.contents.attempts.contains(window))
+            let mut attempts = root.contents.journal.attempts.keys();
+            window.is_some_and(|window| attempts.any(|id| id.window == *window))
         };
         self.roots
             .iter()
@@ -156,48 +171,44 @@ impl ArchiveReading {
             for row in found {
                 contents.add(row);
             }
-            let old = std::mem::replace(root, RootReading::empty(contents.clone()));
-            *root = RootReading::read(options, contents, Some(old)).await?;
+            let documents = std::mem::take(&mut root.documents);
+            let known = (root.contents.clone(), documents);
+            *root = RootReading::read(options, contents, Some(known)).await?;
         }
         Ok(())
     }
 }
 
 impl RootReading {
-    fn empty(contents: RootContents) -> Self {
-        Self {
-            contents,
-            documents: RootDocuments::default(),
-            chain: ChainAudit::default(),
-            expectations: Expectations::default(),
-        }
-    }
-
     async fn read(
         options: &VerifyOptions,
-        contents: RootContents,
-        known: Option<Self>,
+        mut contents: RootContents,
+        known: Option<(RootContents, RootDocuments)>,
     ) -> Result<Self, StoreError> {
-        let known = known.map(|known| (known.contents, known.documents));
         let documents = read_documents(options, &contents, known).await?;
+        let includes = |window: Window| options.includes(window.date());
+        let (root, journal) = (&contents.root, &mut contents.journal);
+        read_negative_records(&*options.store, root, journal, includes).await?;
         let mut chain = chain::validate(
-            &contents,
+            &contents.root,
+            contents.last_manifest(),
             &documents.manifests,
             &documents.receipts,
             options.require_signature,
         );
-        chain.ledger.retain(|window, _| options.includes(window.date()));
-        let expectations = receipts::expected_objects(
-            &contents,
-            &receipts_in_range(options, &documents.receipts),
-            &chain,
-            options.source(),
-        );
+        chain.ledger.retain(|window, _| includes(*window));
+        let receipts = receipts_in_range(options, &documents.receipts);
+        contents.add_receipts(&receipts);
+        let expectations = receipts::expected_objects(&contents, &receipts, &chain);
+        let range = expected_range(options, &contents, &chain);
+        let coverage = coverage::assess(&range.expectation(options.source()), &contents.journal);
         Ok(Self {
             contents,
             documents,
             chain,
             expectations,
+            range,
+            coverage,
         })
     }
 
@@ -208,7 +219,10 @@ impl RootReading {
             documents,
             chain,
             expectations,
+            coverage,
+            ..
         } = self;
+        let orphaned = receipts::coverage_findings(contents, coverage);
         let objects = expectations
             .objects
             .iter()
@@ -217,7 +231,11 @@ impl RootReading {
                 key: expected.key.clone(),
                 window: Some(expected.window),
             });
-        let findings = expectations.findings.iter().chain(&chain.findings);
+        let findings = expectations
+            .findings
+            .iter()
+            .chain(&chain.findings)
+            .chain(&orphaned);
         let documents = findings.filter_map(|finding| {
             let absent = |key| {
                 Some(Absence {
@@ -243,14 +261,20 @@ impl RootReading {
         });
         objects.chain(documents).collect()
     }
+}
 
-    /// Returns true if an expected hour is not covered: its receipt may be younger than the listing.
-    fn has_gaps(&self, options: &VerifyOptions) -> bool {
-        let covering = &self.expectations.covering;
-        let covered: HourSet = covering.iter().copied().collect();
-        let range = range_to_prove(options, &self.chain, covering);
-        !range.missing(&covered).is_empty()
-    }
+/// Returns the range that a root must cover.
+fn expected_range(options: &VerifyOptions, contents: &RootContents, chain: &ChainAudit) -> ExpectedRange {
+    let stored: HourSet = contents
+        .journal
+        .read_receipts()
+        .map(|(window, _)| window)
+        .collect();
+    let expectation = options.expectation.as_ref();
+    let mut range = range::expected_range(expectation, &chain.sealed, &stored);
+    let hour = expectation.map_or_else(|| range::sealed_hour(&chain.sealed), |_| options.hour);
+    range.assert_days((options.since, options.until), hour);
+    range
 }
 
 fn receipts_in_range<'a>(options: &VerifyOptions, receipts: &'a Receipts) -> Cow<'a, Receipts> {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::coverage::RangeBasis;
-use super::finding::{Finding, FindingKind};
 use super::observation::CheckMethod;
+use crate::archive::finding::{Finding, FindingKind};
+use crate::archive::range::RangeBasis;
 use crate::archive::window::Window;
 
 /// Result of the verification of an archive.

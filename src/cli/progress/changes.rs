@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::Reason;
-use crate::archive::listing::WindowFacts;
+use crate::archive::receipt::WindowFacts;
 use crate::archive::window::Window;
 use crate::export::failure::Problem;
 use crate::export::snapshot::Snapshot;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::changes::SnapshotChange;
-use crate::archive::listing::WindowFacts;
+use crate::archive::receipt::WindowFacts;
 use crate::cli::exit::CliError;
 use crate::cli::output::write_stdout;
 use crate::export::failure::Problem;
@@ -68,7 +68,7 @@ pub fn window_json(facts: &WindowFacts) -> Value {
         sha256,
         stored_now: _,
     } = facts;
-    json!({"events": events, "reported": reported, "bytes": bytes, "verdict": format!("{verdict:?}"), "uncounted": uncounted, "sha256": sha256.as_deref()})
+    json!({"events": events, "reported": reported, "bytes": bytes, "verdict": format!("{verdict:?}"), "uncounted": uncounted, "sha256": sha256.map(|digest| digest.to_string())})
 }
 
 /// Returns the fields of a problem.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::changes::SnapshotChange;
 use crate::archive::counts::Verdict;
-use crate::archive::listing::WindowFacts;
+use crate::archive::receipt::WindowFacts;
 use crate::archive::window::Window;
 use crate::cli::human;
 use crate::export::snapshot::Snapshot;

@@ -13,9 +13,9 @@ use super::{RunDecision, RunObservation, decide};
 use crate::api::{Reason, Scope, SettingNames};
 use crate::archive::counts::Verdict;
 use crate::archive::layout::{ArchiveRoot, AttemptId};
-use crate::archive::listing::WindowFacts;
-use crate::archive::listing::{AttemptFacts, ExpiredFacts, Journal, ReceiptFacts, ReceiptProof};
+use crate::archive::listing::{AttemptFacts, ExpiredFacts, Journal};
 use crate::archive::manifest::document::GapEntry;
+use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
 use crate::archive::records::{ArchiveRecord as _, AttemptRecord};
 use crate::archive::window::Window;
 use crate::export::failure::{Failure, RetryClass};
@@ -76,11 +76,11 @@ pub(super) fn receipt(bytes: u64, events: u64, source: &str, day_reported: Optio
         reported: None,
         verdict: Verdict::Matched,
         uncounted: None,
-        sha256: (bytes > 0).then(|| "".into()),
+        sha256: (bytes > 0).then(Sha256Digest::default),
         stored_now: false,
     };
     ReceiptFacts {
-        source: source.to_owned(),
+        source: source.into(),
         day_reported,
         stored_at: Timestamp::UNIX_EPOCH,
         summary,

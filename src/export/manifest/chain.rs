@@ -11,8 +11,8 @@ use super::sign::Signing;
 use super::statement::{Statement, StatementId};
 use crate::api::Reason;
 use crate::archive::layout::{ArchiveRoot, Key};
-use crate::archive::manifest::ChainListing;
-use crate::archive::manifest::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest, ManifestHeader};
+use crate::archive::manifest::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest};
+use crate::archive::manifest::{ChainListing, ManifestLink};
 use crate::archive::records;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::journal_io::record_options;
@@ -35,6 +35,15 @@ const SEQUENCE_MAX: u64 = 99_999_999;
 pub(in crate::export) struct ChainLink {
     statement_id: StatementId,
     sha256: String,
+}
+
+impl From<ManifestLink> for ChainLink {
+    fn from(link: ManifestLink) -> Self {
+        Self {
+            statement_id: link.header.statement_id(),
+            sha256: link.sha256,
+        }
+    }
 }
 
 /// Manifests that a run has read or written, by sequence number.
@@ -176,12 +185,9 @@ async fn load_link(ctx: &RunContext, number: u64) -> Result<Option<ChainLink>, F
     let (key, Some(bytes)) = read_manifest(ctx, number).await? else {
         return Ok(None);
     };
-    let header: ManifestHeader =
-        document::parse_manifest(&key, number, &bytes).map_err(|error| Failure::from(&error))?;
-    let link = ChainLink {
-        statement_id: header.statement_id(),
-        sha256: hex(&Sha256::digest(&bytes)),
-    };
+    let header = document::parse_manifest(&key, number, &bytes).map_err(|error| Failure::from(&error))?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    let link = ChainLink::from(ManifestLink { header, sha256 });
     lock(&ctx.chain_cache).insert(number, link.clone());
     Ok(Some(link))
 }

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::archive::records::RangeRecord;
-use crate::archive::window::Window;
 use crate::export::spec::ExportSpec;
 
 /// Maximum number of days in a manifest. A longer finite range has one manifest per calendar year, so that no document
@@ -40,26 +39,12 @@ fn days_between(start: Date, end: Date) -> i32 {
     start.until(end).map_or(i32::MAX, |span| span.get_days())
 }
 
-/// Returns the days of a period.
-pub fn days(period: RangeRecord) -> impl Iterator<Item = Date> {
-    let mut next = Some(period.start);
-    std::iter::from_fn(move || {
-        let day = next.filter(|day| *day <= period.end)?;
-        next = day.tomorrow().ok();
-        Some(day)
-    })
-}
-
-/// Returns true if the day of a window lies in a period.
-pub fn period_contains(period: RangeRecord, window: Window) -> bool {
-    (period.start..=period.end).contains(&window.date())
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::archive::window::Window;
     use crate::export::manifest::tests::export;
 
     fn texts(export: &ExportSpec, now: Date) -> Vec<String> {

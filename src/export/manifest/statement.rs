@@ -7,18 +7,17 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 
-use super::periods::days;
 use crate::archive::coverage::{day_shortfalls, valid_receipt};
 use crate::archive::layout::Key;
-use crate::archive::listing::{Journal, ReceiptFacts};
+use crate::archive::listing::Journal;
 use crate::archive::manifest::document::{
     DayEntry, DayEvidence, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry, PeriodTotals,
     RootDigest, WindowEntry, root_digest,
 };
+use crate::archive::receipt::ReceiptFacts;
 use crate::archive::records::{ArchiveRecord as _, RangeRecord, SOFTWARE};
 use crate::archive::window::Window;
 use crate::export::spec::ExportSpec;
-use crate::pipeline::proof::hex;
 
 /// The content of the manifest of a period.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +54,7 @@ impl StatementId {
 pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeRecord) -> Option<Statement> {
     let short = day_shortfalls(journal, Some(&export.source));
     let (mut windows, mut day_entries) = (Vec::new(), Vec::new());
-    for date in days(period) {
+    for date in period.days() {
         let receipts = covering_receipts(export, journal, date);
         let entries = receipts
             .iter()
@@ -125,13 +124,13 @@ fn window_entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
         window: window.to_string(),
         receipt: FileDigest {
             key: key(Key::Receipt(window)),
-            sha256: hex(&proof.sha256),
+            sha256: proof.sha256.to_string(),
         },
         object: facts.sha256.as_ref().map(|sha256| ObjectEntry {
             key: key(Key::Events(window)),
             bytes: facts.bytes,
             sha256: sha256.to_string(),
-            version_id: proof.version_id.clone(),
+            version_id: proof.version_id.as_deref().map(ToOwned::to_owned),
         }),
         events: facts.events,
         decompressed_bytes: proof.decompressed_bytes,

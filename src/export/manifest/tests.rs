@@ -1,5 +1,7 @@
 //! Properties of manifests over generated journals.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use jiff::Timestamp;
 use jiff::ToSpan as _;
@@ -8,27 +10,24 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::periods::days;
 use super::statement::build_statement;
 use crate::api::{Scope, SettingNames};
 use crate::archive::counts::Verdict;
 use crate::archive::coverage::{self, Expectation};
+use crate::archive::finding::Finding;
 use crate::archive::layout::ArchiveRoot;
-use crate::archive::listing::WindowFacts;
-use crate::archive::listing::{Journal, ReceiptFacts, ReceiptProof};
+use crate::archive::listing::Journal;
+use crate::archive::manifest::chain::{self, Document, Receipts};
 use crate::archive::manifest::document::{
     DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest,
 };
+use crate::archive::manifest::signature::SignatureStatus;
+use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
 use crate::archive::records::{RangeRecord, encode};
-use crate::archive::verify::chain::{self, Document, Manifests, Receipts};
-use crate::archive::verify::contents::RootContents;
-use crate::archive::verify::finding::Finding;
-use crate::archive::verify::signature::SignatureStatus;
 use crate::archive::window::{HourSet, Window};
 use crate::export::shard::Shard;
 use crate::export::spec::{ExportSpec, RetryPolicy};
 use crate::pipeline::proof::hex;
-use crate::storage::ObjectSummary;
 
 const SOURCE: &str = "https://a";
 
@@ -82,21 +81,21 @@ impl StoredWindow {
             reported: self.reported,
             verdict,
             uncounted: None,
-            sha256: (self.events > 0).then(|| hex(&Sha256::digest(self.window.to_string())).into()),
+            sha256: (self.events > 0).then(|| Sha256Digest::of(self.window.to_string().as_bytes())),
             stored_now: false,
         };
         if self.object && self.events > 0 {
             journal.objects.insert(self.window, summary.bytes);
         }
         let proof = ReceiptProof {
-            sha256: Sha256::digest(format!("{self:?}")).into(),
+            sha256: Sha256Digest::of(format!("{self:?}").as_bytes()),
             reported_before: self.reported,
             reported_after: self.reported,
             decompressed_bytes: self.events * 700,
             version_id: None,
         };
         let facts = ReceiptFacts {
-            source: self.source.to_owned(),
+            source: self.source.into(),
             day_reported: self.day_reported.filter(|_| self.window.hour_of_day().is_some()),
             stored_at: Timestamp::UNIX_EPOCH,
             summary,
@@ -205,7 +204,7 @@ proptest! {
     #[test]
     fn a_manifest_needs_every_wanted_hour_covered_or_accepted((export, stored) in cases()) {
         let journal = journal(&stored);
-        let wanted: HourSet = days(period(&export)).filter_map(|day| export.window_of(day)).collect();
+        let wanted: HourSet = period(&export).days().filter_map(|day| export.window_of(day)).collect();
         let short = coverage::day_shortfalls(&journal, Some(SOURCE)).into_keys().map(Window::day);
         let short: HourSet = short.collect();
         let held = coverage::assess(&Expectation::of_source(SOURCE), &journal).covered;
@@ -265,21 +264,13 @@ proptest! {
 
 /// Returns what the verification finds wrong in a manifest, without any receipt.
 fn contradictions(manifest: &Manifest) -> Vec<Finding> {
-    let mut contents = RootContents::new(ArchiveRoot::new("p", "s", "space"));
-    let listed = ObjectSummary {
-        key: "k".to_owned(),
-        size: 1,
-        etag: None,
-        last_modified: None,
-    };
-    contents.manifests.insert(1, listed);
+    let root = ArchiveRoot::new("p", "s", "space");
     let document = Document {
         sha256: String::new(),
-        archived: false,
         parsed: Ok(manifest.clone()),
     };
-    let manifests = Manifests::from([(1, (document, SignatureStatus::Absent))]);
-    chain::validate(&contents, &manifests, &Receipts::new(), false).findings
+    let manifests = BTreeMap::from([(1, (document, SignatureStatus::Absent))]);
+    chain::validate(&root, 1, &manifests, &Receipts::new(), false).findings
 }
 
 proptest! {
@@ -362,7 +353,7 @@ fn a_manifest_of_another_schema_sequence_or_algorithm_is_rejected() {
 fn the_largest_manifest_stays_within_the_size_limit() {
     let mut export = export(30);
     export.end = export.start.checked_add(365.days()).ok();
-    let all = days(period(&export)).flat_map(Window::split);
+    let all = period(&export).days().flat_map(Window::split);
     let stored: Vec<StoredWindow> = all
         .map(|window| StoredWindow {
             window,
@@ -375,7 +366,7 @@ fn the_largest_manifest_stays_within_the_size_limit() {
         .collect();
     let mut journal = journal(&stored);
     for facts in journal.receipts.values_mut().flatten() {
-        facts.proof.version_id = Some("v".repeat(1_024));
+        facts.proof.version_id = Some("v".repeat(1_024).into());
     }
     let manifest = manifest(&export, &journal).unwrap();
     let bytes = encode(&manifest);

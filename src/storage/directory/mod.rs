@@ -146,9 +146,14 @@ impl Store for DirectoryStore {
         self.object_path(key).ok()
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+    async fn list_pages(
+        &self,
+        prefix: &str,
+        on_page: &mut (dyn FnMut(Vec<ObjectSummary>) + Send),
+    ) -> Result<(), StoreError> {
         let prefix = prefix.to_owned();
-        self.run_blocking(move |store| store.files.list(&prefix)).await
+        on_page(self.run_blocking(move |store| store.files.list(&prefix)).await?);
+        Ok(())
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {

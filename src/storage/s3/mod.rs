@@ -210,9 +210,13 @@ impl Store for S3Store {
         self.read_object(key, Some(&range), etag, limit).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+    async fn list_pages(
+        &self,
+        prefix: &str,
+        on_page: &mut (dyn FnMut(Vec<ObjectSummary>) + Send),
+    ) -> Result<(), StoreError> {
         let context = self.context(S3Operation::List, prefix);
-        let mut all: Vec<ObjectSummary> = Vec::new();
+        let mut listed = 0;
         let mut token = None;
         for _ in 0..PAGES_MAX {
             let (page, next) = self
@@ -239,7 +243,10 @@ impl Store for S3Store {
                 )
                 .await?;
             let encoded = page.encoding_type == Some(EncodingType::Url);
-            for object in page.contents.unwrap_or_default() {
+            let contents = page.contents.unwrap_or_default();
+            listed += contents.len();
+            let mut rows = Vec::with_capacity(contents.len());
+            for object in contents {
                 let key = object.key.map(|key| decode_key(key, encoded));
                 let key = key
                     .filter(|key| key.len() <= KEY_MAX_BYTES)
@@ -247,21 +254,20 @@ impl Store for S3Store {
                 let size = object.size.unwrap_or(0);
                 let size = u64::try_from(size)
                     .map_err(|_| self.invalid_response(context, "listed object with a negative size"))?;
-                all.push(ObjectSummary {
+                rows.push(ObjectSummary {
                     key,
                     size,
                     etag: object.e_tag.filter(|etag| is_usable_id(etag)),
                     last_modified: object.last_modified.and_then(timestamp),
                 });
             }
-            if all.len() > LIST_MAX {
+            if listed > LIST_MAX {
                 return Err(self.limit_exceeded(prefix, LIST_MAX, "keys"));
             }
+            on_page(rows);
             token = next;
             if token.is_none() {
-                // Not every store lists in order.
-                all.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-                return Ok(all);
+                return Ok(());
             }
         }
         Err(self.limit_exceeded(prefix, PAGES_MAX, "pages"))

@@ -291,7 +291,11 @@ impl Store for FaultyStore {
         self.call(format!("read {}", short_key(key)), work).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+    async fn list_pages(
+        &self,
+        prefix: &str,
+        on_page: &mut (dyn FnMut(Vec<ObjectSummary>) + Send),
+    ) -> Result<(), StoreError> {
         let work = async {
             let listing = self.listings.fetch_add(1, Ordering::SeqCst) + 1;
             let mut rows = self.inner.list(prefix).await?;
@@ -302,7 +306,8 @@ impl Store for FaultyStore {
             });
             Ok(rows)
         };
-        self.call(format!("list {}", short_key(prefix)), work).await
+        on_page(self.call(format!("list {}", short_key(prefix)), work).await?);
+        Ok(())
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {

@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::chain::Receipts;
-use super::contents::RootContents;
+use super::document::{DayEntry, DayEvidence, DayStatement, FileDigest, Manifest, WindowEntry, root_digest};
 use crate::archive::counts::Verdict;
-use crate::archive::layout::Key;
-use crate::archive::manifest::document::{
-    DayEntry, DayEvidence, DayStatement, FileDigest, Manifest, WindowEntry, root_digest,
-};
+use crate::archive::layout::{ArchiveRoot, Key};
 use crate::archive::records::Receipt;
 use crate::archive::window::Window;
-use crate::export::manifest::periods::{days, period_contains};
 
 /// A value in a manifest that differs from its other values or from receipts.
 pub(super) struct Contradiction {
@@ -21,7 +17,7 @@ pub(super) struct Contradiction {
 }
 
 /// Returns the entries of a manifest whose windows are valid.
-pub(super) fn windows(manifest: &Manifest) -> impl Iterator<Item = (Window, &WindowEntry)> {
+pub(in crate::archive) fn windows(manifest: &Manifest) -> impl Iterator<Item = (Window, &WindowEntry)> {
     manifest
         .windows
         .iter()
@@ -30,7 +26,7 @@ pub(super) fn windows(manifest: &Manifest) -> impl Iterator<Item = (Window, &Win
 
 /// Finds all contradictions of one manifest.
 pub(super) fn contradictions(
-    contents: &RootContents,
+    root: &ArchiveRoot,
     number: u64,
     manifest: &Manifest,
     receipts: &Receipts,
@@ -45,7 +41,7 @@ pub(super) fn contradictions(
             });
         }
     };
-    if let Some((space, scope)) = contents.root.space_and_scope() {
+    if let Some((space, scope)) = root.space_and_scope() {
         check_equal(None, "space", space, manifest.space.clone());
         check_equal(None, "scope", scope, manifest.scope.to_lowercase());
     }
@@ -108,7 +104,7 @@ pub(super) fn contradictions(
             );
         }
         earlier = Some(window);
-        if !period_contains(manifest.period, window) {
+        if !manifest.period.contains(window) {
             check_equal(
                 Some(window),
                 "windows",
@@ -171,7 +167,7 @@ fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, S
     for (window, entry) in windows(manifest) {
         by_day.entry(window.date()).or_default().push((window, entry));
     }
-    let dates: Vec<_> = days(manifest.period).collect();
+    let dates: Vec<_> = manifest.period.days().collect();
     let stated: Vec<_> = manifest.days.iter().map(|day| day.date).collect();
     if dates != stated {
         let (day, count) = (Window::day(manifest.period.start), stated.len());

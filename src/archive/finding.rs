@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::archive::window::Window;
+use super::window::Window;
 
 /// Kind of an error or remark. The names are part of the JSON format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,17 +1,17 @@
-//! Coverage of an archive and problems of its counts, from keys, receipts and manifests without objects. No I/O.
+//! Inspection of an archive: its coverage and remarks on its counts, from keys, receipts and manifests without objects.
+//! No I/O.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::archive::RootDocuments;
-use super::chain;
-use super::contents::RootContents;
-use super::coverage::{self, RangeBasis};
-use crate::archive::counts::{DayListing, DayLookup, SplitDay, Verdict, split_days};
-use crate::archive::window::{HourSet, Window};
-use crate::export::spec::ExportSpec;
+use super::counts::{DayListing, DayLookup, SplitDay, Verdict, compare_counts, split_days};
+use super::coverage::{self, Coverage, Expectation, WindowState};
+use super::listing::Journal;
+use super::manifest::chain::SealedPeriods;
+use super::range::{self, RangeBasis};
+use super::window::{HourSet, Window};
 
 /// Maximum number of merged ranges in a list: 1,000. One more entry states the number of omitted ranges.
 const RUNS_MAX: usize = 1000;
@@ -31,9 +31,11 @@ pub struct Inspection {
     pub accepted: Vec<String>,
     /// Windows that had expired in the service and are not covered, merged.
     pub expired: Vec<String>,
+    /// Windows, expected or with data, that are not covered, with their states.
+    pub uncovered: Vec<(Window, WindowState)>,
     /// Days that are stored by the hour.
     pub split: Vec<Date>,
-    /// Readable receipts with their object, if they name one.
+    /// Receipts that cover a window, each hour once.
     pub windows: u64,
     /// Those of empty windows.
     pub empty: u64,
@@ -43,8 +45,6 @@ pub struct Inspection {
     pub events: u64,
     /// Size of their objects in bytes.
     pub bytes: u64,
-    /// Windows with an unreadable receipt.
-    pub unreadable: Vec<Window>,
     /// Windows that were stored late.
     pub late: Vec<LateWindow>,
     /// Windows with a count that differs from a report of the service.
@@ -125,108 +125,91 @@ impl MismatchKind {
     }
 }
 
-/// Inspects one root. A window is late if it was stored more than `late_after` days after its end.
+/// Inspects one root: against an expectation or, without one, against its manifests. A window is late if it was stored
+/// more than `late_after` days after its end.
 pub fn inspect(
-    contents: &RootContents,
-    documents: &RootDocuments,
-    export: Option<&ExportSpec>,
-    now: Timestamp,
+    journal: &Journal,
+    sealed: &SealedPeriods,
+    expectation: Option<&Expectation>,
     late_after: u32,
 ) -> Inspection {
-    let chain = chain::validate(contents, &documents.manifests, &documents.receipts, false);
-    let (mut covered, mut stored) = (HourSet::default(), Vec::new());
+    let stored: HourSet = journal.read_receipts().map(|(window, _)| window).collect();
+    let range = range::expected_range(expectation, sealed, &stored);
+    let source = expectation.and_then(|expectation| expectation.source.as_deref());
+    let coverage = coverage::assess(&range.expectation(source), journal);
     let mut out = Inspection {
-        basis: RangeBasis::FirstToLast,
-        wanted: Vec::new(),
-        covered: Vec::new(),
-        missing: Vec::new(),
-        accepted: Vec::new(),
-        expired: Vec::new(),
+        basis: range.basis,
+        wanted: range.wanted.ranges(RUNS_MAX),
+        covered: coverage.covered.ranges(RUNS_MAX),
+        missing: coverage.missing.ranges(RUNS_MAX),
+        accepted: coverage.accepted.ranges(RUNS_MAX),
+        expired: coverage.expired.ranges(RUNS_MAX),
+        uncovered: coverage.uncovered(&range.wanted),
         split: Vec::new(),
         windows: 0,
         empty: 0,
         uncounted: 0,
         events: 0,
         bytes: 0,
-        unreadable: Vec::new(),
         late: Vec::new(),
         mismatches: Vec::new(),
-        sessions: contents
-            .sessions
-            .iter()
-            .map(|(id, session, _)| (id.window, session.clone()))
+        sessions: journal
+            .sessions()
+            .map(|(id, session)| (id.window, session.clone()))
             .collect(),
-        manifests: contents.manifests.len() as u64,
+        manifests: journal.chain.manifests.len() as u64,
         grown: None,
     };
-    for (window, document) in &documents.receipts {
-        let Ok(receipt) = &document.parsed else {
-            out.unreadable.push(*window);
-            continue;
-        };
-        let complete = match &receipt.object {
-            None => true,
-            Some(object) => contents
-                .objects
-                .get(window)
-                .is_some_and(|listed| listed.size == object.bytes),
-        };
-        if complete {
-            out.windows += 1;
-            out.events = out.events.saturating_add(receipt.events);
-            out.bytes = out
-                .bytes
-                .saturating_add(receipt.object.as_ref().map_or(0, |object| object.bytes));
-            out.empty += u64::from(receipt.object.is_none());
-            out.uncounted += u64::from(receipt.verdict == Verdict::Unknown);
-            // The rule of the engine: the source of the export, an existing object, and enough events in it.
-            if receipt.is_sufficient() && export.is_none_or(|export| export.source == receipt.source) {
-                covered.insert(*window);
-            }
-            stored.push((*window, receipt.events, receipt.reported_of_day));
-        }
-        let days = receipt.stored_at.duration_since(window.end()).as_hours() / 24;
-        if days > i64::from(late_after) {
-            out.late.push(LateWindow {
-                window: *window,
-                stored_at: receipt.stored_at,
-                days,
-            });
-        }
-        let (before, after) = (receipt.reported_before, receipt.reported_after);
-        let kind = match receipt.verdict {
-            Verdict::Over => Some(MismatchKind::Over),
-            Verdict::Short => Some(MismatchKind::Short),
-            _ => before
-                .zip(after)
-                .and_then(|(before, after)| (before != after).then_some(MismatchKind::Moved)),
-        };
-        if let Some(kind) = kind {
-            out.mismatches.push(CountMismatch {
-                window: *window,
-                events: receipt.events,
-                before,
-                after,
-                kind,
-            });
-        }
-    }
-    // A window whose object is gone still belongs to the range.
-    let named: HourSet = documents.receipts.keys().copied().collect();
-    let range = coverage::expected_range(export, now, &chain, &named);
-    let missing = range.missing(&covered);
-    let expired: HourSet = contents.expired.iter().copied().collect();
-    out.basis = range.basis;
-    out.wanted = range.wanted.ranges(RUNS_MAX);
-    out.missing = missing.ranges(RUNS_MAX);
-    out.accepted = range.accepted.ranges(RUNS_MAX);
-    out.expired = expired.difference(&covered).ranges(RUNS_MAX);
-    out.covered = covered.ranges(RUNS_MAX);
-    out.check_split_days(split_days(stored));
+    out.add_totals(journal, &coverage);
+    out.add_remarks(journal, late_after);
     out
 }
 
 impl Inspection {
+    fn add_totals(&mut self, journal: &Journal, coverage: &Coverage) {
+        for (_, facts) in coverage::all_counted_receipts(journal, coverage) {
+            let summary = &facts.summary;
+            self.windows += 1;
+            self.events = self.events.saturating_add(summary.events);
+            self.bytes = self.bytes.saturating_add(summary.bytes);
+            self.empty += u64::from(summary.sha256.is_none());
+            self.uncounted += u64::from(summary.verdict.recorded() == Verdict::Unknown);
+        }
+    }
+
+    fn add_remarks(&mut self, journal: &Journal, late_after: u32) {
+        for (window, facts) in journal.read_receipts() {
+            let days = facts.stored_at.duration_since(window.end()).as_hours() / 24;
+            if days > i64::from(late_after) {
+                self.late.push(LateWindow {
+                    window,
+                    stored_at: facts.stored_at,
+                    days,
+                });
+            }
+            let (before, after) = (facts.proof.reported_before, facts.proof.reported_after);
+            let kind = match compare_counts(facts.summary.events, before, after) {
+                Verdict::Short => Some(MismatchKind::Short),
+                Verdict::Over => Some(MismatchKind::Over),
+                _ => before
+                    .zip(after)
+                    .and_then(|(before, after)| (before != after).then_some(MismatchKind::Moved)),
+            };
+            if let Some(kind) = kind {
+                self.mismatches.push(CountMismatch {
+                    window,
+                    events: facts.summary.events,
+                    before,
+                    after,
+                    kind,
+                });
+            }
+        }
+        let stored = journal.read_receipts();
+        let stored = stored.map(|(window, facts)| (window, facts.summary.events, facts.day_reported));
+        self.check_split_days(split_days(stored));
+    }
+
     /// Compares the sums of days that are stored by the hour with the service's counts for the days.
     fn check_split_days(&mut self, days: BTreeMap<Date, SplitDay>) {
         for (date, sum) in days {
@@ -248,24 +231,22 @@ impl Inspection {
     }
 
     /// Finds days for which the service now lists more events than are stored.
-    pub fn compare_listing(&mut self, documents: &RootDocuments, listing: &DayListing) {
+    pub fn compare_listing(&mut self, journal: &Journal, listing: &DayListing) {
         let mut stored: BTreeMap<Date, u64> = BTreeMap::new();
-        let is_day = |window: &Window| window.hour_of_day().is_none();
-        for (window, document) in documents.receipts.iter().filter(|(window, _)| is_day(window)) {
-            if let Ok(receipt) = &document.parsed {
-                stored.insert(window.date(), receipt.events);
+        for (window, facts) in journal.read_receipts() {
+            let events = facts.summary.events;
+            if window.hour_of_day().is_none() {
+                stored.insert(window.date(), events);
+            } else if !journal.receipts.contains_key(&Window::day(window.date())) {
+                let sum = stored.entry(window.date()).or_default();
+                *sum = sum.saturating_add(events);
             }
         }
-        for date in &self.split {
-            let hours = documents
-                .receipts
-                .iter()
-                .filter(|(window, _)| window.date() == *date && !is_day(window));
-            let events = hours.filter_map(|(_, document)| Some(document.parsed.as_ref().ok()?.events));
-            stored
-                .entry(*date)
-                .or_insert_with(|| events.fold(0, u64::saturating_add));
-        }
+        // Some hours of a day say nothing about its sum.
+        stored.retain(|date, _| {
+            let by_day = journal.receipts.contains_key(&Window::day(*date));
+            by_day || self.split.contains(date)
+        });
         let grown = stored
             .into_iter()
             .filter_map(|(date, stored)| match listing.lookup(date) {
@@ -279,9 +260,10 @@ impl Inspection {
         self.grown = Some(grown.collect());
     }
 
-    /// Returns true if an expected window is missing, unreadable or has grown.
+    /// Returns true if an expected window is missing, data does not count, or a day has grown.
     pub fn is_incomplete(&self) -> bool {
         let grown = self.grown.as_ref().is_some_and(|grown| !grown.is_empty());
-        !self.missing.is_empty() || !self.unreadable.is_empty() || grown
+        let bad = |state: &WindowState| !matches!(state, WindowState::Accepted);
+        grown || self.uncovered.iter().any(|(_, state)| bad(state))
     }
 }

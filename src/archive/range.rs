@@ -1,16 +1,11 @@
-//! Expected range of an archive, and its gaps. No I/O.
+//! Expected range of an archive: of a spec, of its manifests, or of the user. No I/O.
 
+use jiff::Span;
 use jiff::civil::Date;
-use jiff::{Span, Timestamp};
 
-use super::chain::ChainAudit;
-use super::contents::RootContents;
-use super::finding::{Finding, FindingKind};
-use crate::archive::window::{HourSet, Window};
-use crate::export::spec::ExportSpec;
-
-/// Maximum number of reported gaps. The last finding states the number of omitted gaps.
-const GAPS_MAX: usize = 1000;
+use super::coverage::Expectation;
+use super::manifest::chain::SealedPeriods;
+use super::window::{HourSet, Window};
 
 /// Origin of the expected range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,51 +53,45 @@ impl RangeBasis {
     }
 }
 
-/// Returns the expected range of a root.
+/// Returns the expected range of a root: the due windows of an expectation or, without one, the sealed periods and what
+/// is `stored` after them.
 pub fn expected_range(
-    export: Option<&ExportSpec>,
-    now: Timestamp,
-    chain: &ChainAudit,
-    covered: &HourSet,
+    expectation: Option<&Expectation>,
+    sealed: &SealedPeriods,
+    stored: &HourSet,
 ) -> ExpectedRange {
-    if let Some(export) = export {
-        let wanted: HourSet = export
-            .windows(now)
-            .filter(|window| export.due_at(*window) <= now)
-            .collect();
+    if let Some(expectation) = expectation {
+        let wanted = expectation.wanted.difference(&expectation.not_due);
         return ExpectedRange {
             basis: RangeBasis::Spec,
-            accepted: export.accepted_hours(&wanted),
+            accepted: expectation.accepted.intersection(&wanted),
             wanted,
         };
     }
     // The range continues after the latest manifest without a gap.
-    let open = covered.difference(&chain.wanted);
+    let open = stored.difference(&sealed.wanted);
     let first = open.days().next().map(|(day, _)| day);
     let after = first.and_then(|first| {
-        let ends = chain.periods.iter().map(|period| period.end);
+        let ends = sealed.periods.iter().map(|period| period.end);
         ends.filter(|end| *end < first).max()?.tomorrow().ok()
     });
-    let wanted = first_to_last(&open, after).union(&chain.wanted);
+    let wanted = first_to_last(&open, after).union(&sealed.wanted);
     ExpectedRange {
-        basis: if chain.wanted.is_empty() {
+        basis: if sealed.wanted.is_empty() {
             RangeBasis::FirstToLast
         } else {
             RangeBasis::Manifests
         },
-        accepted: chain.accepted.clone(),
+        accepted: sealed.accepted.clone(),
         wanted,
     }
 }
 
-/// Returns the only hour of each day that the export, or every valid manifest, covers; `None` for complete days. The receipts
-/// do not tell: an archive with the same hour of each day may have lost the others.
-pub fn hour_of_day(export: Option<&ExportSpec>, chain: &ChainAudit) -> Option<u8> {
-    if let Some(export) = export {
-        return export.hour;
-    }
-    let hour = chain.periods.first()?.hour?;
-    let same = chain.periods.iter().all(|period| period.hour == Some(hour));
+/// Returns the only hour of each day that every valid manifest covers; `None` for complete days. The receipts do not
+/// tell: an archive with the same hour of each day may have lost the others.
+pub fn sealed_hour(sealed: &SealedPeriods) -> Option<u8> {
+    let hour = sealed.periods.first()?.hour?;
+    let same = sealed.periods.iter().all(|period| period.hour == Some(hour));
     same.then_some(hour)
 }
 
@@ -165,28 +154,14 @@ impl ExpectedRange {
         self.basis = RangeBasis::Asserted;
     }
 
-    /// Returns the expected hours that are neither covered nor accepted as missing.
-    pub fn missing(&self, covered: &HourSet) -> HourSet {
-        self.wanted.difference(covered).difference(&self.accepted)
-    }
-
-    /// Returns a finding for each merged range of missing hours that no other finding explains.
-    pub fn gaps(&self, contents: &RootContents, covered: &HourSet, explained: &HourSet) -> Vec<Finding> {
-        let missing = self.missing(covered).difference(explained);
-        let expired: HourSet = contents.expired.iter().copied().collect();
-        let lost = missing.intersection(&expired);
-        let mut findings = Vec::new();
-        for (cells, found) in [
-            (missing.difference(&lost), "no receipt"),
-            (lost, "no receipt; the service no longer had the events"),
-        ] {
-            findings.extend(cells.ranges(GAPS_MAX).into_iter().map(|run| {
-                Finding::new(FindingKind::Gap, contents.root.as_str())
-                    .expected(run)
-                    .found(found)
-            }));
+    /// Returns the expectation of an archive of this source.
+    pub fn expectation(&self, source: Option<&str>) -> Expectation {
+        Expectation {
+            source: source.map(ToOwned::to_owned),
+            wanted: self.wanted.clone(),
+            accepted: self.accepted.clone(),
+            ..Expectation::default()
         }
-        findings
     }
 }
 
@@ -205,9 +180,9 @@ mod tests {
     fn the_range_without_a_manifest_is_from_the_first_to_the_last_window() {
         let missing = |windows: &[&str]| {
             let covered = cells(windows);
-            let range = expected_range(None, Timestamp::UNIX_EPOCH, &ChainAudit::default(), &covered);
+            let range = expected_range(None, &SealedPeriods::default(), &covered);
             assert_eq!(range.basis, RangeBasis::FirstToLast);
-            range.missing(&covered).ranges(9)
+            range.wanted.difference(&covered).ranges(9)
         };
         assert!(missing(&[]).is_empty());
         assert_eq!(missing(&["2018-06-01", "2018-06-03"]), ["2018-06-02"]);
@@ -222,10 +197,13 @@ mod tests {
     fn given_days_are_asserted_whatever_the_archive_has() {
         let range = |windows: &[&str], days: [Option<&str>; 2], hour| {
             let covered = cells(windows);
-            let mut range = expected_range(None, Timestamp::UNIX_EPOCH, &ChainAudit::default(), &covered);
+            let mut range = expected_range(None, &SealedPeriods::default(), &covered);
             let [first, last] = days.map(|day| day.map(|day| day.parse().unwrap()));
             range.assert_days((first, last), hour);
-            (range.wanted.ranges(9), range.missing(&covered).ranges(9))
+            (
+                range.wanted.ranges(9),
+                range.wanted.difference(&covered).ranges(9),
+            )
         };
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let week = ["2018-06-02", "2018-06-03"];

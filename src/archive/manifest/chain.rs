@@ -1,0 +1,309 @@
+//! Check of the chain of manifests of a root. Only unchanged manifests are evidence. No I/O.
+//!
+//! The check starts at the end of the chain: a valid manifest proves the digest of the previous one. An invalid
+//! manifest is evidence of nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest as _, Sha256};
+
+use super::consistency::{contradictions, windows};
+use super::document::{DayStatement, FileDigest, Manifest, WindowEntry};
+use super::signature::SignatureStatus;
+use crate::archive::finding::{Finding, FindingKind};
+use crate::archive::layout::{ArchiveRoot, Key};
+use crate::archive::records::{RangeRecord, Receipt, RecordError};
+use crate::archive::window::{HourSet, Window};
+use crate::pipeline::proof::hex;
+
+/// Maximum number of reported contradictions of one manifest.
+const CONTRADICTIONS_MAX: usize = 20;
+
+/// Maximum number of reported missing manifests, the latest first. Those that another manifest refers to are always
+/// reported.
+const MISSING_REPORTED_MAX: usize = 1000;
+
+/// A stored document.
+#[derive(Clone, Debug)]
+pub struct Document<T> {
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+    /// Its contents, or the reason that it cannot be used.
+    pub parsed: Result<T, RecordError>,
+}
+
+impl<T> Document<T> {
+    /// Reads a document from its bytes.
+    pub fn new(bytes: &[u8], read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Self {
+        Self {
+            sha256: hex(&Sha256::digest(bytes)),
+            parsed: read(bytes),
+        }
+    }
+
+    /// Returns the document of a file that cannot be read.
+    pub const fn unreadable(error: RecordError) -> Self {
+        Self {
+            sha256: String::new(),
+            parsed: Err(error),
+        }
+    }
+}
+
+/// Receipts by window.
+pub type Receipts = BTreeMap<Window, Document<Receipt>>;
+
+/// A manifest, with the status of its signature.
+pub type SignedDocument = (Document<Manifest>, SignatureStatus);
+
+/// Entry of a valid manifest for a window.
+#[derive(Clone, Debug)]
+pub struct LedgerEntry {
+    /// Key of the manifest.
+    pub manifest: String,
+    /// The entry.
+    pub entry: WindowEntry,
+}
+
+/// Statements of the valid manifests of a root.
+#[derive(Clone, Debug, Default)]
+pub struct SealedPeriods {
+    /// Hours in the periods of valid manifests.
+    pub wanted: HourSet,
+    /// Accepted gaps among them.
+    pub accepted: HourSet,
+    /// Periods of the valid manifests, oldest first.
+    pub periods: Vec<RangeRecord>,
+}
+
+/// Result of the check of a chain of manifests.
+#[derive(Clone, Debug, Default)]
+pub struct ChainAudit {
+    /// Errors and remarks.
+    pub findings: Vec<Finding>,
+    /// Entry of the latest valid manifest for each window.
+    pub ledger: BTreeMap<Window, LedgerEntry>,
+    /// Windows in any readable manifest.
+    pub named: BTreeSet<Window>,
+    /// Statements of the valid manifests.
+    pub sealed: SealedPeriods,
+    /// Existing manifests.
+    pub manifests: u64,
+    /// Manifests without an error.
+    pub valid: u64,
+    /// Existing signatures.
+    pub signatures: u64,
+    /// Signatures that one of the given keys verifies.
+    pub verified: u64,
+}
+
+/// Check of a chain in progress, from its end to its beginning.
+#[derive(Debug)]
+pub struct ChainWalk<'a> {
+    root: &'a ArchiveRoot,
+    require_signature: bool,
+    /// Digest of the next document, by the manifest after it, if that is valid.
+    stated: Option<FileDigest>,
+    missing_reported: usize,
+    unchecked: bool,
+    audit: ChainAudit,
+}
+
+/// Checks all manifests of a root. `last`: highest number of a manifest or signature.
+pub fn validate(
+    root: &ArchiveRoot,
+    last: u64,
+    manifests: &BTreeMap<u64, SignedDocument>,
+    receipts: &Receipts,
+    require_signature: bool,
+) -> ChainAudit {
+    let mut walk = ChainWalk::new(root, require_signature);
+    for number in (1..=last).rev() {
+        let found = manifests.get(&number);
+        let valid = walk.step(number, found, receipts);
+        let Some(manifest) = found.and_then(|(document, _)| document.parsed.as_ref().ok()) else {
+            continue;
+        };
+        for (window, entry) in windows(manifest) {
+            walk.audit.named.insert(window);
+            if valid {
+                walk.audit.ledger.entry(window).or_insert_with(|| LedgerEntry {
+                    manifest: full_key(root, &Key::Manifest(number)),
+                    entry: entry.clone(),
+                });
+            }
+        }
+    }
+    walk.finish()
+}
+
+impl<'a> ChainWalk<'a> {
+    /// Starts a check at the end of the chain.
+    pub fn new(root: &'a ArchiveRoot, require_signature: bool) -> Self {
+        Self {
+            root,
+            require_signature,
+            stated: None,
+            missing_reported: 0,
+            unchecked: false,
+            audit: ChainAudit::default(),
+        }
+    }
+
+    /// Checks the manifest with a number; `None` if it does not exist. The numbers descend by one. Returns true if the
+    /// manifest is valid.
+    pub fn step(&mut self, number: u64, found: Option<&SignedDocument>, receipts: &Receipts) -> bool {
+        let stated = self.stated.take();
+        let key = full_key(self.root, &Key::Manifest(number));
+        let Some((document, signature)) = found else {
+            // A foreign file can have the number 99,999,999.
+            self.missing_reported += 1;
+            if stated.is_some() || self.missing_reported <= MISSING_REPORTED_MAX {
+                let missing = Finding::new(FindingKind::ManifestMissing, key);
+                self.audit.findings.push(match stated {
+                    Some(stated) => missing.expected(format!("sha256 {}", stated.sha256)),
+                    None => missing,
+                });
+            }
+            return false;
+        };
+        let findings = manifest_findings(self.root, number, document, stated.as_ref(), receipts);
+        let consistent = findings.is_empty();
+        self.audit.manifests += 1;
+        self.audit.findings.extend(findings);
+        let valid = self.check_signature(number, *signature) && consistent;
+        let Ok(manifest) = &document.parsed else {
+            return false;
+        };
+        if valid {
+            self.audit.valid += 1;
+            self.audit.sealed.add(manifest);
+            self.stated.clone_from(&manifest.previous);
+        }
+        valid
+    }
+
+    /// Returns false if the signature is invalid.
+    fn check_signature(&mut self, number: u64, signature: SignatureStatus) -> bool {
+        let audit = &mut self.audit;
+        audit.signatures += u64::from(signature != SignatureStatus::Absent);
+        match signature {
+            SignatureStatus::Absent if self.require_signature => {
+                let key = full_key(self.root, &Key::Manifest(number));
+                audit.findings.push(
+                    Finding::new(FindingKind::SignatureMissing, key).expected("a signature of the manifest"),
+                );
+            }
+            SignatureStatus::Absent => {}
+            SignatureStatus::Unchecked => self.unchecked = true,
+            SignatureStatus::Valid => audit.verified += 1,
+            SignatureStatus::Invalid => {
+                let key = full_key(self.root, &Key::Signature(number));
+                audit.findings.push(
+                    Finding::new(FindingKind::SignatureInvalid, key)
+                        .expected("a signature of the manifest by one of the given keys"),
+                );
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns the result after the first manifest.
+    pub fn finish(self) -> ChainAudit {
+        let Self {
+            root,
+            require_signature,
+            unchecked,
+            mut audit,
+            ..
+        } = self;
+        if require_signature && audit.manifests == 0 {
+            let missing = Finding::new(FindingKind::SignatureMissing, root.manifests_prefix());
+            audit
+                .findings
+                .push(missing.expected("a signed manifest").found("no manifest"));
+        }
+        audit.findings.reverse();
+        audit.sealed.periods.reverse();
+        if unchecked {
+            audit.findings.push(
+                Finding::new(FindingKind::SignatureUnchecked, root.manifests_prefix())
+                    .found(format!("{} signatures", audit.signatures)),
+            );
+        }
+        audit
+    }
+}
+
+impl SealedPeriods {
+    /// Adds the statements of a valid manifest. Those of later manifests, which were added before, take precedence.
+    fn add(&mut self, manifest: &Manifest) {
+        self.periods.push(manifest.period);
+        let wanted: HourSet = manifest
+            .period
+            .days()
+            .filter_map(|day| match manifest.period.hour {
+                None => Some(Window::day(day)),
+                Some(hour) => Window::hour(day, hour),
+            })
+            .collect();
+        let accepted: HourSet = manifest
+            .days
+            .iter()
+            .filter(|day| day.statement == DayStatement::AcceptedGap)
+            .map(|day| Window::day(day.date))
+            .collect();
+        let accepted = accepted.intersection(&wanted).difference(&self.wanted);
+        self.accepted = self.accepted.union(&accepted);
+        self.wanted = self.wanted.union(&wanted);
+    }
+}
+
+fn full_key(root: &ArchiveRoot, key: &Key) -> String {
+    root.key(key).unwrap_or_default()
+}
+
+/// Checks one manifest by itself, by its successor, and by the receipts that match its digests.
+fn manifest_findings(
+    root: &ArchiveRoot,
+    number: u64,
+    document: &Document<Manifest>,
+    stated: Option<&FileDigest>,
+    receipts: &Receipts,
+) -> Vec<Finding> {
+    let key = full_key(root, &Key::Manifest(number));
+    if let Err(error @ RecordError::Archived { .. }) = &document.parsed {
+        return vec![Finding::new(FindingKind::ObjectArchived, key).found(error.to_string())];
+    }
+    let contradictions = match &document.parsed {
+        Ok(manifest) => contradictions(root, number, manifest, receipts),
+        Err(_) => Vec::new(),
+    };
+    if let Some(stated) = stated.filter(|stated| stated.sha256 != document.sha256) {
+        let mut found = format!("sha256 {}", document.sha256);
+        if let Err(why) = &document.parsed {
+            found = format!("{found} ({why})");
+        } else if let Some(first) = contradictions.first() {
+            found = format!("{found} ({} instead of {})", first.found, first.expected);
+        }
+        return vec![
+            Finding::new(FindingKind::ManifestChanged, key)
+                .expected(format!("sha256 {}, by the next manifest", stated.sha256))
+                .found(found),
+        ];
+    }
+    if let Err(why) = &document.parsed {
+        return vec![Finding::new(FindingKind::ManifestUnreadable, key).found(why.to_string())];
+    }
+    let findings = contradictions
+        .into_iter()
+        .take(CONTRADICTIONS_MAX)
+        .map(|contradiction| Finding {
+            window: contradiction.window,
+            ..Finding::new(FindingKind::ManifestInconsistent, key.clone())
+                .expected(contradiction.expected)
+                .found(contradiction.found)
+        });
+    findings.collect()
+}

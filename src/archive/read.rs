@@ -1,0 +1,479 @@
+//! Reads the journal of a root: its listing, and the records that decisions need. Reads the store.
+//!
+//! Windows of sealed periods are read from their manifests, one request for each period instead of one for each window.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+
+use super::layout::{ArchiveRoot, AttemptId, Key};
+use super::listing::{ExpiredFacts, Journal};
+use super::manifest::ManifestLink;
+use super::manifest::chain::{ChainWalk, Document, Receipts, SealedPeriods, SignedDocument};
+use super::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
+use super::manifest::signature::SignatureStatus;
+use super::presence::find_unlisted;
+use super::receipt::{ReceiptFacts, Sha256Digest, read_receipt};
+use super::records::{
+    self, ArchiveRecord, AttemptRecord, ExpiredRecord, RECORD_MAX_BYTES, Receipt, RecordError, SplitRecord,
+};
+use super::window::Window;
+use crate::storage::{ObjectSummary, Store, StoreError};
+
+/// Maximum concurrent reads of records.
+const READ_CONCURRENCY: usize = 16;
+
+/// Maximum concurrent reads of manifests, which are larger.
+const MANIFEST_CONCURRENCY: usize = 2;
+
+/// Precision of the times in a listing: 1 s.
+const LISTED_TIME_PRECISION: SignedDuration = SignedDuration::from_secs(1);
+
+/// Error of reading a document of the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordReadError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The document exists but cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Windows to read.
+#[derive(Clone, Debug, Default)]
+pub struct ReadOptions {
+    /// Days whose records are read; `None`: all.
+    pub days: Option<RangeInclusive<Date>>,
+    /// True: read every manifest. False: only those that save requests for receipts.
+    pub all_manifests: bool,
+}
+
+/// Times at which the store accepted receipts and manifests, by its listing.
+#[derive(Debug, Default)]
+struct ListedTimes {
+    receipts: BTreeMap<Window, Timestamp>,
+    manifests: BTreeMap<u64, Timestamp>,
+}
+
+/// Listing of a root.
+#[derive(Debug, Default)]
+struct ListedRoot {
+    journal: Journal,
+    times: ListedTimes,
+}
+
+impl ListedRoot {
+    fn add(&mut self, root: &ArchiveRoot, row: &ObjectSummary) {
+        let key = root.parse(&row.key);
+        self.times.add(&key, row);
+        self.journal.insert(key, row.size);
+    }
+}
+
+impl ReadOptions {
+    fn includes(&self, window: Window) -> bool {
+        self.days
+            .as_ref()
+            .is_none_or(|days| days.contains(&window.date()))
+    }
+}
+
+/// Lists all keys of a root, and reads its records except those of attempts. Returns the journal and the statements of
+/// the manifests that were read.
+pub async fn read_journal(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    options: &ReadOptions,
+) -> Result<(Journal, SealedPeriods), StoreError> {
+    let mut listed = ListedRoot::default();
+    store
+        .list_pages(root.as_str(), &mut |page| {
+            for row in page {
+                listed.add(root, &row);
+            }
+        })
+        .await?;
+    read_listed(store, root, listed, options).await
+}
+
+/// Lists all keys below a prefix, and reads the records of each root as [`read_journal`] does.
+pub async fn read_roots(
+    store: &dyn Store,
+    prefix: &str,
+    options: &ReadOptions,
+) -> Result<Vec<(ArchiveRoot, Journal, SealedPeriods)>, StoreError> {
+    let mut roots: BTreeMap<String, (ArchiveRoot, ListedRoot)> = BTreeMap::new();
+    store
+        .list_pages(prefix, &mut |page| {
+            for row in page {
+                let root = ArchiveRoot::of(prefix, &row.key);
+                let Some(root) = root.filter(|_| !ArchiveRoot::is_internal(&row.key)) else {
+                    continue;
+                };
+                let name = root.as_str().to_owned();
+                let (root, listed) = roots.entry(name).or_insert_with(|| (root, ListedRoot::default()));
+                listed.add(root, &row);
+            }
+        })
+        .await?;
+    let mut read = Vec::with_capacity(roots.len());
+    for (root, listed) in roots.into_values() {
+        let (journal, sealed) = read_listed(store, &root, listed, options).await?;
+        read.push((root, journal, sealed));
+    }
+    Ok(read)
+}
+
+async fn read_listed(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    listed: ListedRoot,
+    options: &ReadOptions,
+) -> Result<(Journal, SealedPeriods), StoreError> {
+    let ListedRoot { mut journal, times } = listed;
+    let wanted = |window| options.includes(window);
+    let sealed = read_manifests(store, root, &mut journal, &times, options).await?;
+    drop(times);
+    read_receipts(store, root, &mut journal, wanted).await?;
+    read_negative_records(store, root, &mut journal, wanted).await?;
+    Ok((journal, sealed))
+}
+
+/// Lists the keys of one day, and reads its records except those of attempts.
+pub async fn read_day(store: &dyn Store, root: &ArchiveRoot, window: Window) -> Result<Journal, StoreError> {
+    let mut rows = store.list(&root.day_journal_prefix(window)).await?;
+    rows.extend(store.list(&root.day_objects_prefix(window)).await?);
+    let mut journal = Journal::from_listing(root, &rows);
+    read_receipts(store, root, &mut journal, |_| true).await?;
+    read_negative_records(store, root, &mut journal, |_| true).await?;
+    Ok(journal)
+}
+
+impl ListedTimes {
+    fn add(&mut self, key: &Key, row: &ObjectSummary) {
+        let Some(time) = row.last_modified else { return };
+        match key {
+            Key::Receipt(window) => {
+                self.receipts.insert(*window, time);
+            }
+            Key::Manifest(number) => {
+                self.manifests.insert(*number, time);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reads manifests, the newest first, and takes from the valid ones the facts of receipts that are older than the
+/// manifest. Without [`ReadOptions::all_manifests`], reads no more manifests than there are unread receipts.
+async fn read_manifests(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    times: &ListedTimes,
+    options: &ReadOptions,
+) -> Result<SealedPeriods, StoreError> {
+    let mut unread = journal
+        .unread_receipts()
+        .into_iter()
+        .filter(|window| options.includes(*window))
+        .count();
+    let limit = if options.all_manifests { usize::MAX } else { unread };
+    let numbers: Vec<u64> = journal
+        .chain
+        .manifests
+        .iter()
+        .rev()
+        .copied()
+        .take(limit)
+        .collect();
+    let reads = stream::iter(numbers)
+        .map(async |number| Ok::<_, StoreError>((number, get_manifest(store, root, number).await?)));
+    let mut reads = reads.buffered(MANIFEST_CONCURRENCY);
+    let mut walk = ChainWalk::new(root, false);
+    let mut last = None;
+    while options.all_manifests || unread > 0 {
+        let Some((number, found)) = reads.try_next().await? else {
+            break;
+        };
+        if last.is_some_and(|last| last != number + 1) {
+            walk.step(number + 1, None, &Receipts::new());
+        }
+        last = Some(number);
+        let valid = walk.step(number, found.as_ref(), &Receipts::new());
+        let Some((document, _)) = found else { continue };
+        let Ok(manifest) = document.parsed else { continue };
+        if valid {
+            let written = times
+                .manifests
+                .get(&number)
+                .copied()
+                .unwrap_or(manifest.written_at);
+            let written = written.min(manifest.written_at);
+            unread -= take_sealed(journal, &manifest, written, times, options);
+        }
+        let link = ManifestLink::new(manifest, document.sha256);
+        journal.chain.links.insert(number, link);
+    }
+    Ok(walk.finish().sealed)
+}
+
+async fn get_manifest(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    number: u64,
+) -> Result<Option<SignedDocument>, StoreError> {
+    let key = root.key(&Key::Manifest(number)).unwrap_or_default();
+    let read = get_document(store, &key, MANIFEST_MAX_BYTES, Manifest::SCHEMA).await;
+    let parse = |bytes: &[u8]| document::parse_manifest::<Manifest>(&key, number, bytes);
+    let document = match per_document(read)? {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => Document::new(&bytes, parse),
+        Err(error) => Document::unreadable(error),
+    };
+    Ok(Some((document, SignatureStatus::Absent)))
+}
+
+/// Takes the facts of unread receipts from a valid manifest. A receipt that the store accepted after the manifest was
+/// written, or in the same second, is read itself. Returns the number of receipts.
+fn take_sealed(
+    journal: &mut Journal,
+    manifest: &Manifest,
+    written: Timestamp,
+    times: &ListedTimes,
+    options: &ReadOptions,
+) -> usize {
+    let source: Arc<str> = manifest.source.as_str().into();
+    let days: BTreeMap<Date, _> = manifest.days.iter().map(|day| (day.date, day)).collect();
+    let mut taken = 0;
+    for entry in &manifest.windows {
+        let Ok(window) = entry.window.parse::<Window>() else {
+            continue;
+        };
+        let Some(unread @ None) = journal.receipts.get_mut(&window) else {
+            continue;
+        };
+        let Some(stored_at) = times.receipts.get(&window) else {
+            continue;
+        };
+        let older = written.duration_since(*stored_at) >= LISTED_TIME_PRECISION;
+        if !older || !options.includes(window) {
+            continue;
+        }
+        let Some(day) = days.get(&window.date()) else {
+            continue;
+        };
+        let split = manifest.period.hour.is_none() && window.hour_of_day().is_some();
+        if let Some(facts) = ReceiptFacts::from_manifest(&source, entry, day, split, *stored_at) {
+            *unread = Some(facts);
+            taken += 1;
+        }
+    }
+    taken
+}
+
+/// Reads the wanted attempts that are not read yet.
+pub async fn read_attempts(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(AttemptId) -> bool,
+) -> Result<(), StoreError> {
+    let attempts = journal.unread_attempts().into_iter().filter(|id| wanted(*id));
+    let reads = stream::iter(attempts.collect::<Vec<_>>().into_iter().map(|id| async move {
+        let record = get_record::<AttemptRecord>(store, root, &Key::Attempt(id)).await;
+        Ok::<_, StoreError>((id, per_document(record)?))
+    }));
+    let found: Vec<_> = reads.buffer_unordered(READ_CONCURRENCY).try_collect().await?;
+    for (id, record) in found {
+        let Some(facts) = journal.attempts.get_mut(&id) else {
+            continue;
+        };
+        match record {
+            Ok(Some(record)) => facts.record = Some(record),
+            // Deleted by its writer since the listing.
+            Ok(None) => {
+                journal.attempts.remove(&id);
+            }
+            Err(error) => {
+                tracing::warn!(attempt = %id, %error, "cannot read attempt");
+                facts.unreadable = Some(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the receipts of the wanted windows that are not read yet. One that cannot be used is marked as such.
+async fn read_receipts(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let mut windows = journal.unread_receipts();
+    windows.retain(|window| wanted(*window));
+    let reads = stream::iter(windows).map(async |window| {
+        let key = root.key(&Key::Receipt(window)).unwrap_or_default();
+        let bytes = get_document(store, &key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
+        // Only the facts are kept: an archive of years has more receipts than fit into memory.
+        let facts = bytes.and_then(|bytes| {
+            let read = |bytes: Bytes| {
+                let receipt = read_receipt(root, window, &bytes)?;
+                Ok::<_, RecordError>(ReceiptFacts::new(&receipt, Sha256Digest::of(&bytes)))
+            };
+            Ok(bytes.map(read).transpose()?)
+        });
+        Ok::<_, StoreError>((window, per_document(facts)?))
+    });
+    let mut reads = reads.buffer_unordered(READ_CONCURRENCY);
+    let mut sources = BTreeSet::new();
+    while let Some((window, facts)) = reads.try_next().await? {
+        match facts {
+            Ok(Some(mut facts)) => {
+                facts.source = shared(&mut sources, facts.source);
+                journal.receipts.insert(window, Some(facts));
+            }
+            // Deleted since the listing.
+            Ok(None) => {
+                journal.receipts.remove(&window);
+            }
+            Err(error) => {
+                tracing::warn!(%window, %error, "cannot use receipt");
+                journal.unreadable.insert(window, error);
+            }
+        }
+    }
+    add_unlisted_objects(store, root, journal, wanted).await
+}
+
+/// Returns the text that is equal and in use already, so that it is in memory once.
+fn shared(known: &mut BTreeSet<Arc<str>>, text: Arc<str>) -> Arc<str> {
+    if let Some(known) = known.get(&text) {
+        return Arc::clone(known);
+    }
+    known.insert(Arc::clone(&text));
+    text
+}
+
+/// Adds the objects that receipts of the wanted windows name and that exist although the listing leaves them out.
+async fn add_unlisted_objects(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let absent = journal
+        .absent_objects()
+        .filter(|window| wanted(*window))
+        .filter_map(|window| root.key(&Key::Events(window)));
+    let found = find_unlisted(store, absent.collect::<Vec<_>>()).await?;
+    for row in found {
+        journal.add(root, &row);
+    }
+    Ok(())
+}
+
+/// Reads the records of the wanted windows that state why a window is not stored as a whole: expired, split. A record
+/// that cannot be read is removed from the journal: its key alone proves nothing.
+pub async fn read_negative_records(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let unread = journal.expired.iter().filter(|(_, facts)| facts.is_none());
+    let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
+    let reads = windows.map(|window| async move {
+        let record = read_negative::<ExpiredRecord>(store, root, &Key::Expired(window)).await?;
+        Ok::<_, StoreError>((window, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (window, record) in found {
+        match record {
+            Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
+            None => journal.expired.remove(&window),
+        };
+    }
+    let days = journal.splits.iter().copied().filter(|day| wanted(*day));
+    let reads = days.map(|day| async move {
+        let record = read_negative::<SplitRecord>(store, root, &Key::Split(day)).await?;
+        Ok::<_, StoreError>((day, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (day, _) in found.into_iter().filter(|(_, record)| record.is_none()) {
+        journal.splits.remove(&day);
+    }
+    Ok(())
+}
+
+/// Reads a record; `None`, with a warning, if it is not valid.
+async fn read_negative<R: ArchiveRecord>(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    key: &Key,
+) -> Result<Option<R>, StoreError> {
+    match get_record(store, root, key).await {
+        Ok(record) => Ok(record),
+        Err(RecordReadError::Record(error)) => {
+            tracing::warn!(%error, "ignoring journal entry");
+            Ok(None)
+        }
+        Err(RecordReadError::Store(error)) => Err(error),
+    }
+}
+
+/// Separates a document that cannot be read, which concerns its window only, from a failure of the store.
+pub(super) fn per_document<T>(
+    read: Result<T, RecordReadError>,
+) -> Result<Result<T, RecordError>, StoreError> {
+    match read {
+        Ok(document) => Ok(Ok(document)),
+        Err(RecordReadError::Record(error)) => Ok(Err(error)),
+        Err(RecordReadError::Store(error)) => Err(error),
+    }
+}
+
+/// Reads one record; `None` if it does not exist.
+pub async fn get_record<R: ArchiveRecord>(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    key: &Key,
+) -> Result<Option<R>, RecordReadError> {
+    let Some(key) = root.key(key) else { return Ok(None) };
+    let bytes = get_document(store, &key, RECORD_MAX_BYTES, R::SCHEMA).await?;
+    Ok(bytes.map(|bytes| records::decode(&key, &bytes)).transpose()?)
+}
+
+/// Reads the bytes of a document; `None` if it does not exist.
+pub(super) async fn get_document(
+    store: &dyn Store,
+    key: &str,
+    limit: u64,
+    schema: &'static str,
+) -> Result<Option<Bytes>, RecordReadError> {
+    match store.get(key, limit).await {
+        // It concerns this document, not the store.
+        Err(StoreError::Archived { key, .. }) => Err(RecordError::Archived { key }.into()),
+        // A document of this size is none of ours.
+        Err(StoreError::LimitExceeded { key, limit, .. }) => Err(RecordError::Unreadable {
+            key,
+            schema,
+            message: format!("it is larger than {limit}"),
+        }
+        .into()),
+        other => Ok(other?),
+    }
+}
