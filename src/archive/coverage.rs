@@ -148,9 +148,7 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
         accepted,
         not_due,
     } = expectation;
-    let expired: HourSet = journal
-        .expired_windows(source.unwrap_or_default(), *oldest_listed)
-        .collect();
+    let expired: HourSet = journal.expired_windows(source, *oldest_listed).collect();
     let accepted = accepted.intersection(wanted).difference(&covered);
     let not_due = not_due
         .intersection(wanted)
@@ -313,11 +311,11 @@ impl Coverage {
     /// Returns the windows that are not covered, with their states: expected ones, a day at a time, and others with data
     /// that does not count.
     pub fn uncovered(&self, wanted: &HourSet) -> Vec<(Window, WindowState)> {
-        let days = wanted.days().flat_map(|(date, hours)| {
+        let days = wanted.days().map(|(date, hours)| {
             let day = Window::day(date);
             // Of an export of one hour of each day: that hour.
             let hour = Window::split(date).find(|hour| hour.hours() == hours);
-            hour.or(Some(day))
+            hour.unwrap_or(day)
         });
         let expected: BTreeMap<Window, WindowState> =
             days.map(|window| (window, self.state(window))).collect();
@@ -411,6 +409,14 @@ impl fmt::Display for Damage {
 }
 
 impl WindowState {
+    /// Returns the explanation of damage.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Self::Damaged(damage) => Some(damage.to_string()),
+            _ => None,
+        }
+    }
+
     /// The name in JSON output.
     pub const fn as_str(&self) -> &'static str {
         match self {

@@ -2,11 +2,12 @@
 //!
 //! Windows of sealed periods are read from their manifests, one request for each period instead of one for each window.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -156,6 +157,12 @@ pub async fn read_day(store: &dyn Store, root: &ArchiveRoot, window: Window) -> 
 }
 
 impl ListedTimes {
+    /// Returns true if the store accepted the receipt of a window before a time, and not in the same second.
+    fn is_older(&self, window: Window, time: Timestamp) -> bool {
+        let stored_at = self.receipts.get(&window);
+        stored_at.is_some_and(|stored_at| time.duration_since(*stored_at) >= LISTED_TIME_PRECISION)
+    }
+
     fn add(&mut self, key: &Key, row: &ObjectSummary) {
         let Some(time) = row.last_modified else { return };
         match key {
@@ -179,47 +186,46 @@ async fn read_manifests(
     times: &ListedTimes,
     options: &ReadOptions,
 ) -> Result<SealedPeriods, StoreError> {
-    let mut unread = journal
-        .unread_receipts()
-        .into_iter()
-        .filter(|window| options.includes(*window))
-        .count();
-    let limit = if options.all_manifests { usize::MAX } else { unread };
-    let numbers: Vec<u64> = journal
-        .chain
-        .manifests
-        .iter()
-        .rev()
-        .copied()
-        .take(limit)
-        .collect();
-    let reads = stream::iter(numbers)
-        .map(async |number| Ok::<_, StoreError>((number, get_manifest(store, root, number).await?)));
-    let mut reads = reads.buffered(MANIFEST_CONCURRENCY);
+    let unread = |journal: &Journal, before: Timestamp| {
+        let windows = journal.unread_receipts().into_iter();
+        let older = |window: &Window| times.is_older(*window, before);
+        windows
+            .filter(|window| options.includes(*window))
+            .filter(older)
+            .count()
+    };
+    let mut useful = unread(journal, Timestamp::MAX);
+    let limit = if options.all_manifests { usize::MAX } else { useful };
+    let manifests = journal.chain.manifests.iter().rev().copied();
+    let mut numbers: VecDeque<u64> = manifests.take(limit).collect();
     let mut walk = ChainWalk::new(root, false);
     let mut last = None;
-    while options.all_manifests || unread > 0 {
-        let Some((number, found)) = reads.try_next().await? else {
-            break;
-        };
-        if last.is_some_and(|last| last != number + 1) {
-            walk.step(number + 1, None, &Receipts::new());
+    while !numbers.is_empty() && (options.all_manifests || useful > 0) {
+        // The newest may be enough.
+        let at_once = if last.is_none() { 1 } else { MANIFEST_CONCURRENCY };
+        let next: Vec<u64> = numbers.drain(..at_once.min(numbers.len())).collect();
+        let reads = next.into_iter().map(async |number| {
+            let found = get_manifest(store, root, number).await?;
+            Ok::<_, StoreError>((number, found))
+        });
+        for (number, found) in try_join_all(reads).await? {
+            if last.is_some_and(|last| last != number + 1) {
+                walk.step(number + 1, None, &Receipts::new());
+            }
+            last = Some(number);
+            let valid = walk.step(number, found.as_ref(), &Receipts::new());
+            let Some((document, _)) = found else { continue };
+            let Ok(manifest) = document.parsed else { continue };
+            if valid {
+                let listed = times.manifests.get(&number).copied();
+                let written = listed.map_or(manifest.written_at, |listed| listed.min(manifest.written_at));
+                take_sealed(journal, &manifest, written, times, options);
+                // Earlier manifests know only earlier receipts.
+                useful = unread(journal, written);
+            }
+            let link = ManifestLink::new(manifest, document.sha256);
+            journal.chain.links.insert(number, link);
         }
-        last = Some(number);
-        let valid = walk.step(number, found.as_ref(), &Receipts::new());
-        let Some((document, _)) = found else { continue };
-        let Ok(manifest) = document.parsed else { continue };
-        if valid {
-            let written = times
-                .manifests
-                .get(&number)
-                .copied()
-                .unwrap_or(manifest.written_at);
-            let written = written.min(manifest.written_at);
-            unread -= take_sealed(journal, &manifest, written, times, options);
-        }
-        let link = ManifestLink::new(manifest, document.sha256);
-        journal.chain.links.insert(number, link);
     }
     Ok(walk.finish().sealed)
 }
@@ -241,17 +247,16 @@ async fn get_manifest(
 }
 
 /// Takes the facts of unread receipts from a valid manifest. A receipt that the store accepted after the manifest was
-/// written, or in the same second, is read itself. Returns the number of receipts.
+/// written, or in the same second, is read itself.
 fn take_sealed(
     journal: &mut Journal,
     manifest: &Manifest,
     written: Timestamp,
     times: &ListedTimes,
     options: &ReadOptions,
-) -> usize {
+) {
     let source: Arc<str> = manifest.source.as_str().into();
     let days: BTreeMap<Date, _> = manifest.days.iter().map(|day| (day.date, day)).collect();
-    let mut taken = 0;
     for entry in &manifest.windows {
         let Ok(window) = entry.window.parse::<Window>() else {
             continue;
@@ -262,8 +267,7 @@ fn take_sealed(
         let Some(stored_at) = times.receipts.get(&window) else {
             continue;
         };
-        let older = written.duration_since(*stored_at) >= LISTED_TIME_PRECISION;
-        if !older || !options.includes(window) {
+        if !times.is_older(window, written) || !options.includes(window) {
             continue;
         }
         let Some(day) = days.get(&window.date()) else {
@@ -272,10 +276,8 @@ fn take_sealed(
         let split = manifest.period.hour.is_none() && window.hour_of_day().is_some();
         if let Some(facts) = ReceiptFacts::from_manifest(&source, entry, day, split, *stored_at) {
             *unread = Some(facts);
-            taken += 1;
         }
     }
-    taken
 }
 
 /// Reads the wanted attempts that are not read yet.

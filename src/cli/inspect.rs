@@ -188,11 +188,7 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
 
 /// Returns the JSON object of a window that is not covered.
 fn window_json((window, state): &(Window, WindowState)) -> Value {
-    let reason = match state {
-        WindowState::Damaged(damage) => Some(damage.to_string()),
-        _ => None,
-    };
-    json!({"window": window.to_string(), "state": state.as_str(), "reason": reason})
+    json!({"window": window.to_string(), "state": state.as_str(), "message": state.message()})
 }
 
 fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> String {

@@ -8,6 +8,8 @@ use super::exit::Exit;
 use super::totals::ExportTotals;
 use crate::api::Reason;
 use crate::archive::counts::Verdict;
+use crate::archive::coverage::Damage;
+use crate::archive::listing::overlap;
 use crate::archive::receipt::{Sha256Digest, WindowFacts};
 use crate::archive::window::{HourSet, Window};
 use crate::export::failure::{Problem, RetryClass};
@@ -81,6 +83,8 @@ pub enum WindowState {
     Accepted,
     /// Not over, or `settleAfter` has not passed; due at this time.
     NotDue(Timestamp),
+    /// The archive has data of it that does not count.
+    Damaged(Damage),
     /// The service no longer has it.
     Expired,
     /// Waits for an external condition.
@@ -96,7 +100,19 @@ impl WindowState {
     pub const fn is_missing(&self) -> bool {
         match self {
             Self::StoredNow | Self::AlreadyStored | Self::Accepted | Self::NotDue(_) => false,
-            Self::Expired | Self::Waiting(_) | Self::Failed(_) | Self::NotTried => true,
+            Self::Damaged(_) | Self::Expired | Self::Waiting(_) | Self::Failed(_) | Self::NotTried => true,
+        }
+    }
+
+    /// The name in JSON output.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::StoredNow | Self::AlreadyStored => "Covered",
+            Self::Accepted => "Accepted",
+            Self::NotDue(_) => "NotDue",
+            Self::Damaged(damage) => damage.as_str(),
+            Self::Expired => "Expired",
+            Self::Waiting(_) | Self::Failed(_) | Self::NotTried => "Missing",
         }
     }
 }
@@ -219,6 +235,10 @@ fn missing_state(export: &ExportSpec, window: Window, snapshot: &Snapshot, now: 
     let due = export.due_at(window);
     if due > now {
         return WindowState::NotDue(due);
+    }
+    let mut damaged = snapshot.damaged.range(window.same_day());
+    if let Some((_, damage)) = damaged.find(|(part, _)| overlap(**part, window)) {
+        return WindowState::Damaged(damage.clone());
     }
     if snapshot.expired.intersects(window) {
         return WindowState::Expired;

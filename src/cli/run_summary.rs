@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::job::PreparedExport;
-use super::outcome::ExportOutcome;
+use super::outcome::{ExportOutcome, WindowState};
 use super::output::write_stdout;
 use super::progress::{ProgressMode, events};
 use super::simulation::Simulation;
@@ -196,6 +196,7 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "exitCode": outcome.exit().code(),
         "totals": totals_json(&outcome.totals),
         "missing": outcome.missing(RANGES_LISTED),
+        "uncovered": uncovered_json(outcome),
         "manifestDue": outcome.manifest_due,
         "sessionsLeft": outcome.sessions,
         "openAttempts": outcome.open_attempts.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -203,6 +204,24 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "problems": outcome.problems.iter().map(events::problem).collect::<Vec<_>>(),
         "nextDueAt": outcome.next_run_at,
     })
+}
+
+/// Returns the windows that are not covered with their states, at most [`RANGES_LISTED`].
+fn uncovered_json(outcome: &ExportOutcome) -> Vec<Value> {
+    let uncovered = outcome
+        .rows
+        .iter()
+        .filter(|row| !matches!(row.state, WindowState::StoredNow | WindowState::AlreadyStored));
+    uncovered
+        .take(RANGES_LISTED)
+        .map(|row| {
+            let message = match &row.state {
+                WindowState::Damaged(damage) => Some(damage.to_string()),
+                _ => None,
+            };
+            json!({"window": row.window.to_string(), "state": row.state.as_str(), "message": message})
+        })
+        .collect()
 }
 
 fn totals_json(totals: &ExportTotals) -> Value {

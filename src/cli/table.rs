@@ -168,6 +168,7 @@ fn state_text(state: &WindowState) -> (String, Color) {
         WindowState::AlreadyStored => ("already stored".to_owned(), Color::Green),
         WindowState::Accepted => ("accepted gap".to_owned(), Color::DarkGrey),
         WindowState::NotDue(due) => (format!("not due before {due}"), Color::DarkGrey),
+        WindowState::Damaged(damage) => (format!("{}: {damage}", damage.as_str()), Color::Red),
         WindowState::Expired => ("EXPIRED at the service".to_owned(), Color::Red),
         WindowState::Waiting(reason) => (format!("waiting: {reason}"), Color::Yellow),
         WindowState::Failed(reason) => (format!("FAILED: {reason}"), Color::Red),

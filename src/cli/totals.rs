@@ -43,7 +43,8 @@ impl ExportTotals {
             WindowState::AlreadyStored => self.already_stored += 1,
             WindowState::Accepted => self.accepted += 1,
             WindowState::NotDue(_) => self.not_due += 1,
-            WindowState::Expired
+            WindowState::Damaged(_)
+            | WindowState::Expired
             | WindowState::Waiting(_)
             | WindowState::Failed(_)
             | WindowState::NotTried => self.missing += 1,

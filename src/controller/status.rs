@@ -353,6 +353,7 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) 
         windows: _,
         transfers: _,
         last_stored: _,
+        damaged: _,
         retention: _,
     } = snapshot;
     let small = |count: &u64| u32::try_from(*count).unwrap_or(u32::MAX);

@@ -8,7 +8,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -101,6 +101,8 @@ pub struct CoverageSummary {
     pub missing: HourSet,
     /// Missing cells that the service no longer has.
     pub expired: HourSet,
+    /// Wanted windows with data that does not count and that are not accepted as a gap.
+    pub damaged: BTreeMap<Window, Damage>,
 }
 
 /// Returns the next actions for an observation.
@@ -509,6 +511,11 @@ impl<'a> DecisionBuilder<'a> {
         coverage.missing = self.coverage.missing.clone();
         coverage.expired = self.coverage.expired.intersection(&coverage.missing);
         coverage.covered = self.coverage.covered.intersection(&self.wanted);
+        let damaged = self.coverage.damaged.iter();
+        coverage.damaged = damaged
+            .filter(|(window, _)| coverage.missing.intersects(**window))
+            .map(|(window, damage)| (*window, damage.clone()))
+            .collect();
         if !coverage.expired.is_empty() {
             let ranges = coverage.expired.ranges(8).join(", ");
             let message = format!(

@@ -640,6 +640,15 @@ impl ExportRun {
             });
         }
         problems.truncate(PROBLEMS_MAX);
+        // Each hour once: a day may be stored beside its hours.
+        let counted = || {
+            let of_day = |window: &Window| window.hour_of_day().is_none();
+            let by_day = |window: &Window| windows.contains_key(&Window::day(window.date()));
+            let counts = windows
+                .iter()
+                .filter(move |(window, _)| of_day(window) || !by_day(window));
+            counts.map(|(_, facts)| facts)
+        };
         Snapshot {
             observed: self.journal.is_some(),
             wanted: coverage.wanted,
@@ -647,11 +656,12 @@ impl ExportRun {
             active: self.active_windows().len() as u64,
             waiting: coverage.waiting,
             failed: coverage.failed,
-            events: windows.values().map(|facts| facts.events).sum(),
-            bytes: windows.values().map(|facts| facts.bytes).sum(),
+            events: counted().map(|facts| facts.events).sum(),
+            bytes: counted().map(|facts| facts.bytes).sum(),
             covered: coverage.covered.clone(),
             missing: coverage.missing.clone(),
             expired: coverage.expired.clone(),
+            damaged: coverage.damaged.clone(),
             sessions: sessions
                 .into_iter()
                 .map(|(id, window)| SessionFacts { id, window })

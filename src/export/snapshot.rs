@@ -8,6 +8,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Problem;
+use crate::archive::coverage::Damage;
 use crate::archive::receipt::WindowFacts;
 use crate::archive::window::{HourSet, Window};
 
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub missing: HourSet,
     /// Cells that the service no longer has and that are not accepted as a gap.
     pub expired: HourSet,
+    /// Wanted windows with data that does not count and that are not accepted as a gap.
+    pub damaged: BTreeMap<Window, Damage>,
     /// Sessions of this export that are open or may be open.
     pub sessions: Vec<SessionFacts>,
     /// Problems and waits, the worst first; at most [`PROBLEMS_MAX`].

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+mod archives;
 mod contexts;
 mod fixture;
 mod locations;

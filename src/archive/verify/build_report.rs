@@ -7,11 +7,12 @@ use super::contents::RootContents;
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
 use super::receipts::{ExpectedObject, coverage_findings, uncounted_remarks};
 use super::recheck::RootReading;
-use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals};
+use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals, UncoveredWindow};
 use crate::archive::coverage::{self, Coverage, Damage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
 use crate::archive::manifest::chain::ChainAudit;
+use crate::archive::range::ExpectedRange;
 use crate::archive::window::{HourSet, Window};
 use crate::storage::StoreError;
 
@@ -87,6 +88,7 @@ pub fn build_report(
                 window.is_none_or(|window| !faulty.contains_key(&window))
             }),
     );
+    let uncovered = uncovered_windows(&coverage, &proved, &range, &faulty);
     findings.extend(gaps(&contents, &coverage, &proved, &faulty));
     findings.extend(uncounted_remarks(&contents, &proved));
     findings.extend(build_remarks(
@@ -105,6 +107,7 @@ pub fn build_report(
         wanted: range.wanted.ranges(RUNS_MAX),
         missing: proved.missing.ranges(RUNS_MAX),
         accepted: proved.accepted.ranges(RUNS_MAX),
+        uncovered,
         totals,
         manifests: ManifestTotals {
             manifests: chain.manifests,
@@ -117,6 +120,36 @@ pub fn build_report(
         objects: checked,
         findings,
     }
+}
+
+/// Returns the windows that are not proved: those that are not covered by keys and receipts, and those with findings.
+fn uncovered_windows(
+    coverage: &Coverage,
+    proved: &Coverage,
+    range: &ExpectedRange,
+    faulty: &BTreeMap<Window, FindingKind>,
+) -> Vec<UncoveredWindow> {
+    let by_receipts = coverage.uncovered(&range.wanted).into_iter();
+    let mut all: BTreeMap<Window, UncoveredWindow> = by_receipts
+        .map(|(window, state)| {
+            let uncovered = UncoveredWindow {
+                window,
+                state: state.as_str().to_owned(),
+                message: state.message(),
+            };
+            (window, uncovered)
+        })
+        .collect();
+    for (window, kind) in faulty {
+        if coverage.covered.contains(*window) && !proved.covered.contains(*window) {
+            all.entry(*window).or_insert_with(|| UncoveredWindow {
+                window: *window,
+                state: kind.as_str(),
+                message: Some(kind.explanation().to_owned()),
+            });
+        }
+    }
+    all.into_values().collect()
 }
 
 /// Compares an object with its receipt or manifest. Returns the method, the size in bytes and the errors.

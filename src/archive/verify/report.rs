@@ -39,12 +39,25 @@ pub struct RootReport {
     pub missing: Vec<String>,
     /// Accepted gaps, merged.
     pub accepted: Vec<String>,
+    /// Windows, expected or with data, that are not proved.
+    pub uncovered: Vec<UncoveredWindow>,
     /// Sums.
     pub totals: RootTotals,
     /// The chain of manifests.
     pub manifests: ManifestTotals,
     /// Checked objects.
     pub objects: Vec<CheckedObject>,
+}
+
+/// A window that is not proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UncoveredWindow {
+    /// The window.
+    pub window: Window,
+    /// The state that every command shows or, if only the bytes or the manifests contradict it, the kind of a finding.
+    pub state: String,
+    /// Explanation of damage.
+    pub message: Option<String>,
 }
 
 /// A checked object.
@@ -192,6 +205,9 @@ impl RootReport {
                 "missing": self.missing,
                 "acceptedGaps": self.accepted,
             },
+            "uncovered": self.uncovered.iter().map(|one| json!({
+                "window": one.window.to_string(), "state": one.state, "message": one.message,
+            })).collect::<Vec<_>>(),
             "totals": {
                 "windows": self.totals.windows,
                 "empty": self.totals.empty,

@@ -15,6 +15,7 @@ mod control_plane;
 mod fixture;
 mod flaky_store;
 mod flux;
+mod look;
 mod operator;
 mod results;
 mod soak;

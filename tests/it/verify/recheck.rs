@@ -4,11 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventexport::archive::finding::FindingKind;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
-use eventexport::archive::verify::finding::FindingKind;
 use eventexport::archive::verify::recheck::Recheck;
 use eventexport::storage::{DirectoryStore, Store};
-use jiff::Timestamp;
 use jiff::civil::date;
 use tempfile::TempDir;
 
@@ -23,13 +22,13 @@ fn options(store: Arc<dyn Store>) -> VerifyOptions {
     VerifyOptions {
         store,
         prefix: String::new(),
-        export: None,
+        expectation: None,
+        hour: None,
         quick: false,
         keys: Vec::new(),
         require_signature: false,
         since: None,
         until: None,
-        now: Timestamp::now(),
         recheck: Recheck {
             pause: Duration::from_millis(200),
             ..Recheck::default()
