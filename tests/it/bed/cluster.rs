@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -21,6 +22,9 @@ use super::{PORT_TAKEN, control_plane, free_ports, program};
 
 /// Generous, because a machine that also compiles is slow; a start usually takes seconds.
 const START_LIMIT: Duration = Duration::from_mins(2);
+
+/// Maximum time of one request of [`Cluster::get`].
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Output of `kubectl`.
 #[derive(Debug)]
@@ -104,10 +108,7 @@ impl Cluster {
         let api_server = cluster.watchdog.start(&server)?;
         cluster
             .watchdog
-            .ready("kube-apiserver", START_LIMIT, async || {
-                // Probe the port first: it costs less than a process.
-                accepts(port).await && cluster.is_ready().await
-            })
+            .ready("kube-apiserver", START_LIMIT, async || cluster.is_ready().await)
             .await?;
 
         // Before the controllers start: they discover new kinds only every half minute, and until then dependents of
@@ -125,8 +126,8 @@ impl Cluster {
             .watchdog
             .ready("kube-controller-manager", START_LIMIT, async || {
                 // First visible effect of its controllers.
-                let account = ["get", "serviceaccount", "default", "-n", "default"];
-                cluster.kubectl(&account, None).await.status.success()
+                let account = "/api/v1/namespaces/default/serviceaccounts/default";
+                matches!(cluster.get(account).await, Ok(Some(_)))
             })
             .await?;
 
@@ -271,11 +272,25 @@ impl Cluster {
         name
     }
 
+    /// Returns an object or a list of the API server; `None` if it does not exist. For tests that poll: it costs a
+    /// fraction of a kubectl process.
+    pub(crate) async fn get(&self, path: &str) -> Result<Option<Value>> {
+        let response = self.request(path).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(response.error_for_status()?.json().await?))
+    }
+
+    async fn request(&self, path: &str) -> Result<Response> {
+        let url = format!("{}{path}", self.server_url());
+        let request = self.http_client()?.get(url).timeout(REQUEST_TIMEOUT);
+        Ok(request.send().await?)
+    }
+
     async fn is_ready(&self) -> bool {
-        let readyz = ["get", "--raw", "/readyz", "--request-timeout=5s"];
-        self.try_kubectl(&readyz, None)
-            .await
-            .is_ok_and(|output| output.status.success())
+        let answer = self.request("/readyz").await;
+        answer.is_ok_and(|response| response.status().is_success())
     }
 
     /// Returns a safe, unique file name for a user.

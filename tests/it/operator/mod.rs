@@ -209,21 +209,17 @@ pub(crate) async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {
 
 /// Returns `None` if it does not exist.
 pub(crate) async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Value>> {
-    let args = [
-        "get",
-        "eventexport",
-        name,
-        "-n",
-        namespace,
-        "-o",
-        "json",
-        "--ignore-not-found",
-    ];
-    let text = cluster.kubectl(&args, None).await.success()?;
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(serde_json::from_str(&text)?))
+    let exports = "/apis/eventexport.io/v1alpha1/namespaces";
+    cluster
+        .get(&format!("{exports}/{namespace}/eventexports/{name}"))
+        .await
+}
+
+/// Returns the Events that match a field selector.
+pub(crate) async fn events(cluster: &Cluster, namespace: &str, selector: &str) -> Result<Vec<Value>> {
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events?fieldSelector={selector}");
+    let list = cluster.get(&path).await?.context("no list")?;
+    Ok(list["items"].as_array().context("no items")?.clone())
 }
 
 /// Formats a condition as `True/Reason`.
@@ -271,20 +267,8 @@ pub(crate) async fn kubectl(cluster: &Cluster, args: &[&str]) -> Result<String> 
 
 /// Returns the reasons of the Events about a resource.
 pub(crate) async fn event_reasons(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<String>> {
-    let field = format!("regarding.name={name}");
-    let args = [
-        "get",
-        "events.events.k8s.io",
-        "-n",
-        namespace,
-        "--field-selector",
-        &field,
-        "-o",
-        "json",
-    ];
-    let events: Value = serde_json::from_str(&kubectl(cluster, &args).await?)?;
-    let items = events["items"].as_array().context("no items")?;
-    Ok(items
+    let found = events(cluster, namespace, &format!("regarding.name={name}")).await?;
+    Ok(found
         .iter()
         .map(|event| event["reason"].as_str().unwrap_or_default().to_owned())
         .collect())

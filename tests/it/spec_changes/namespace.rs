@@ -98,8 +98,8 @@ async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
     );
     moving.set_faults(Vec::new());
     eventually("the namespace is gone", async || {
-        let get = ["get", "namespace", &namespace, "--ignore-not-found", "-o", "name"];
-        Ok(kubectl(fixture.operators.cluster, &get).await?.trim().is_empty())
+        let path = format!("/api/v1/namespaces/{namespace}");
+        Ok(fixture.operators.cluster.get(&path).await?.is_none())
     })
     .await?;
     invariants::no_session_left(&moving)?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::fixture::{ResourceParams, SplitBrainFixture, eventually, kill, requests_since, wait_receipts};
 use crate::bed::Cluster;
 use crate::operator::process::OperatorProcess;
-use crate::operator::{condition, get, kubectl};
+use crate::operator::{condition, events, get, kubectl};
 
 const DAYS: [&str; 2] = ["2018-06-01", "2018-06-20"];
 
@@ -45,20 +45,10 @@ async fn annotation(cluster: &Cluster, namespace: &str, name: &str) -> Result<St
 
 /// Returns the notes of the Events with that reason.
 async fn event_notes(cluster: &Cluster, namespace: &str, reason: &str) -> Result<Vec<String>> {
-    let field = format!("regarding.name=june,reason={reason}");
-    let args = [
-        "get",
-        "events.events.k8s.io",
-        "-n",
-        namespace,
-        "--field-selector",
-        &field,
-        "-o",
-        "json",
-    ];
-    let events: Value = serde_json::from_str(&kubectl(cluster, &args).await?)?;
-    let notes = events["items"].as_array().context("no items")?.iter();
-    Ok(notes
+    let selector = format!("regarding.name=june,reason={reason}");
+    let found = events(cluster, namespace, &selector).await?;
+    Ok(found
+        .iter()
         .map(|event| event["note"].as_str().unwrap_or_default().to_owned())
         .collect())
 }
