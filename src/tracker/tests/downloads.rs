@@ -450,9 +450,8 @@ async fn a_401_during_a_download_renews_the_token_once() {
 #[tokio::test]
 async fn nothing_is_read_ahead() {
     const TOTAL: usize = 64 * 1024 * 1024;
-    let server =
-        ScriptedServer::new(|_, _| ScriptedReply::new(200, [&[0x1f, 0x8b][..], &vec![0; TOTAL]].concat()))
-            .await;
+    let body = [&[0x1f, 0x8b][..], &vec![0; TOTAL]].concat();
+    let server = ScriptedServer::new(move |_, _| ScriptedReply::new(200, body.clone())).await;
     let DownloadResponse::Body(mut download) = tracker(&server).download(SPACE, "id-1").await.unwrap() else {
         panic!()
     };
