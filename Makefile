@@ -19,7 +19,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the program for release: target/release/eventexport
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features jemalloc
 
 image: prerequisites ## Build the image for ARCH (amd64, arm64) without a daemon: target/image/eventexport-ARCH.tar
 	sh image/build $(ARCH)
@@ -69,7 +69,7 @@ bench: build bed ## Measure the byte path against other tools (15 min on an idle
 
 # Settings: EVENTEXPORT_SOAK_EXPORTS (2000), _SPACES (4), _SECONDS with kills (600), _LIFE of a leader in seconds (14), _ROUNDS (4).
 soak: bed ## Run 2,000 exports through service and store faults and operator kills; 15 to 25 minutes
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features jemalloc
 	mkdir -p bench/results
 	EVENTEXPORT_PROGRAM=$(CURDIR)/target/release/eventexport EVENTEXPORT_BENCH_CSV=$(CURDIR)/bench/results/soak.csv \
 	  $(CARGO) test --locked --test it -- --ignored --nocapture --exact scale::soak::thousands_of_exports_complete_despite_kills_and_faults

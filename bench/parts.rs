@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 type BenchResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// The allocator of the program.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "jemalloc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

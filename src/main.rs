@@ -6,7 +6,7 @@ use eventexport::cli::{
     self, Command, context, download, inspect, plan, plugin, run, session, shell, status, verify,
 };
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "jemalloc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
