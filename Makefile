@@ -1,4 +1,4 @@
-# `make help` lists the targets. Needs Rust, Go, a C compiler and make; everything else is built.
+# `make help` lists the targets. Needs Rust, Go, a C compiler, make, jq and openssl; everything else is built.
 
 CARGO ?= cargo
 # Architecture of the image; by default that of this machine.
@@ -10,10 +10,22 @@ DENY := .bed/tools/bin/cargo-deny
 FUZZ_VERSION := 0.13.2
 FUZZ := .bed/tools/bin/cargo-fuzz
 
+# Tests that need more than the test bed, by what they need: prefixes of their names. `make test` leaves them out and lists
+# them; `make test-NEED` runs those of one need, `make test-all` all tests. A test checks that each prefix names a test.
+NEED_HELM := operator::chart:: operator::manifests::every_install_method operator::rbac::a_namespace_admin
+NEED_PROMETHEUS := operator::monitoring::each_alert_fires operator::monitoring::a_real_prometheus
+NEED_GITOPS := gitops::
+NEED_CONSUMERS := download::consumers::elasticsearch verify::duckdb::
+NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS)
+
+# Features of dependencies that the tests enable, so that the program and the tests share one build of them.
+TEST_FEATURES := --features tokio/test-util,rustix/fs
+
 .DEFAULT_GOAL := help
 .PHONY: help build image quickstart bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites \
-	test e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
-	chart-generated chart-check chart-test lint format generated check-generated deny ci clean
+	test test-all test-helm test-prometheus test-gitops test-consumers \
+	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
+	chart-generated chart-check lint format generated check-generated deny ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +36,8 @@ build: ## Build the program for release: target/release/eventexport
 image: prerequisites ## Build the image for ARCH (amd64, arm64) without a daemon: target/image/eventexport-ARCH.tar
 	sh image/build $(ARCH)
 
-quickstart: ## Export from the built-in simulator to ./export
-	$(CARGO) run --release --locked -- run -f examples/quickstart.yaml --simulate --to ./export
+quickstart: ## Export from the built-in simulator to ./export, with a build for development
+	$(CARGO) run --locked $(TEST_FEATURES) -- run -f examples/quickstart.yaml --simulate --to ./export
 
 bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
 	$(MAKE) -C tests/bed
@@ -68,14 +80,29 @@ bench: build bed ## Measure the byte path against other tools (15 min on an idle
 	.bed/bench/venv/bin/python bench/report
 
 # Settings: EVENTEXPORT_SOAK_EXPORTS (2000), _SPACES (4), _SECONDS with kills (600), _LIFE of a leader in seconds (14), _ROUNDS (4).
-soak: bed ## Run 2,000 exports through service and store faults and operator kills; 15 to 25 minutes
-	$(CARGO) build --release --locked --features jemalloc
+soak: build bed ## Run 2,000 exports through service and store faults and operator kills; 15 to 25 minutes
 	mkdir -p bench/results
 	EVENTEXPORT_PROGRAM=$(CURDIR)/target/release/eventexport EVENTEXPORT_BENCH_CSV=$(CURDIR)/bench/results/soak.csv \
 	  $(CARGO) test --locked --test it -- --ignored --nocapture --exact scale::soak::thousands_of_exports_complete_despite_kills_and_faults
 
-test: bed bed-charts bed-gitops bed-prometheus ## Run all tests on the test bed
+test: bed ## Run the tests that need only the test bed, and list the others
+	$(CARGO) test --locked -- $(addprefix --skip ,$(NEED_MORE))
+	@printf 'test: not run, because they need more tools (make test-all): %s\n' '$(NEED_MORE)'
+
+test-all: bed bed-charts bed-gitops bed-prometheus consumers ## Run all tests, those that need further tools too
 	$(CARGO) test --locked
+
+test-helm: bed bed-charts ## Run the tests that install the chart with Helm
+	$(CARGO) test --locked --test it -- $(NEED_HELM)
+
+test-prometheus: bed bed-prometheus ## Run the tests that need Prometheus
+	$(CARGO) test --locked --test it -- $(NEED_PROMETHEUS)
+
+test-gitops: bed bed-charts bed-gitops ## Run the tests that need Flux, Argo CD's health checks and kstatus
+	$(CARGO) test --locked --test it -- $(NEED_GITOPS)
+
+test-consumers: bed consumers ## Run the tests that need Elasticsearch and DuckDB
+	$(CARGO) test --locked --test it -- $(NEED_CONSUMERS)
 
 split-brain: bed ## Freeze a leader at each request of an export, let another one take over, and resume the first; minutes
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact split_brain::frozen_leader::a_leader_frozen_at_any_point_sends_and_corrupts_nothing
@@ -83,16 +110,14 @@ split-brain: bed ## Freeze a leader at each request of an export, let another on
 chart-generated: bed bed-charts ## Generate the chart's CRD copy, its README and deploy/
 	tests/chart/generate
 
-chart-check: bed bed-charts bed-gitops ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, kube-score
+chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, kube-score
 	tests/chart/check
 
-chart-test: chart-check ## Check the chart and install it on a real API server
-	$(CARGO) test --locked --test it -- operator::chart operator::manifests operator::rbac operator::end_to_end
-
-lint: ## Check formatting, lints and naming; warnings are errors
+lint: ## Check formatting, lints, naming and unused dependencies; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	tests/naming --check
+	tests/dependencies
 
 format: ## Format the sources
 	$(CARGO) fmt
@@ -101,9 +126,8 @@ generated: bed bed-charts bed-gitops ## Regenerate crds/, the generated parts of
 	UPDATE_DOCS=1 $(CARGO) test --locked --test it -- api:: cli::tutorial docs:: export::fault_presets operator::kubectl_output gitops::reasons day_two::policy
 	tests/chart/generate
 
-check-generated: ## Check that crds/ is what `eventexport crd` prints
-	@$(CARGO) run --quiet --locked -- crd | diff -u crds/eventexports.yaml - \
-	  && echo 'crds/eventexports.yaml is up to date'
+check-generated: ## Check crds/ and the parts of docs/ that are generated without a test bed; part of `make test`
+	$(CARGO) test --locked --test it -- api::the_committed_crd docs::
 
 $(DENY):
 	$(CARGO) install --quiet --locked --root .bed/tools cargo-deny --version $(DENY_VERSION)
@@ -120,7 +144,8 @@ fuzz: $(FUZZ) ## Run each fuzz target for FUZZ_SECONDS (60) from the seeds in fu
 decompression-bombs: ## Measure the program's memory on days that grow from 10 MiB to 10 GiB; minutes
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact malicious_peers::memory::decompression_bombs_of_ten_gib_use_bounded_memory
 
-ci: lint check-generated deny chart-check test ## Run all checks of CI
+ci: ## Run all checks of CI
+	.ci/run
 
 clean: ## Remove build output and the test bed
 	$(CARGO) clean

@@ -47,7 +47,7 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
         .join(name);
     ensure!(
         path.is_file(),
-        "the test bed's {name} is missing: run `make bed bed-charts` first ({} does not exist)",
+        "the test bed's {name} is missing: run `make bed` first, or the bed-* target that builds it ({} does not exist)",
         path.display()
     );
     Ok(path)
