@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use super::{TIMEOUT, last_object, manifest, program, run, simulator};
 
+/// Number of runs that are killed, each with a session that it does not know.
+const KILLS: usize = 25;
+
 fn open_ids(simulator: &Simulator) -> Vec<String> {
     let mut ids: Vec<String> = simulator
         .open_sessions()
@@ -75,7 +78,7 @@ async fn a_run_after_repeated_kills_names_the_sessions_and_fails() {
         "--output",
         "json",
     ];
-    for kills in 1..=4 {
+    for kills in 1..=KILLS {
         simulator.add_preset("create-reply-hangs").unwrap();
         let mut child = program(folder.path(), &arguments).spawn().unwrap();
         let opened = async {
@@ -91,7 +94,7 @@ async fn a_run_after_repeated_kills_names_the_sessions_and_fails() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let export = unfinished_export(&last_object(&output));
     assert_eq!(export["sessionsLeft"], json!(open_ids(&simulator)));
-    assert_eq!(export["openAttempts"].as_array().unwrap().len(), 4);
+    assert_eq!(export["openAttempts"].as_array().unwrap().len(), KILLS);
     let manifests = to.join("space=c1/scope=space/_manifests");
     assert_eq!(fs::read_dir(manifests).map_or(0, Iterator::count), 0);
 }
