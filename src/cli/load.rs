@@ -6,6 +6,7 @@ use super::documents::ManifestInput;
 use super::exit::CliError;
 use super::job;
 use super::manifest::{self, ResourceManifest};
+use super::output::write_stderr;
 
 /// Reads all files as one manifest, and lists the skipped objects on standard error.
 pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
@@ -24,10 +25,10 @@ pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
     let manifest =
         manifest::from_documents(documents).map_err(|errors| job::invalid_manifest(&origin, &errors))?;
     if !manifest.skipped.is_empty() {
-        eprintln!(
+        write_stderr(&format!(
             "{origin}: ignoring objects of other kinds: {}",
             manifest.skipped.join(", ")
-        );
+        ));
     }
     Ok(manifest)
 }

@@ -41,6 +41,7 @@ pub mod totals;
 pub mod verify;
 pub mod verify_text;
 
+use self::output::write_stderr;
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -141,6 +142,6 @@ pub fn print_crd() -> ExitCode {
 }
 
 fn report_error(error: &CliError) -> ExitCode {
-    eprintln!("eventexport: {error}");
+    write_stderr(&format!("eventexport: {error}"));
     error.exit().into()
 }

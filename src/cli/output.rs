@@ -51,7 +51,7 @@ impl OutputArgs {
     /// Prints a note to standard error, for text output only: the JSON document has the same information.
     pub fn note(&self, text: impl Display) {
         if !self.quiet && !self.is_json() {
-            eprintln!("{text}");
+            write_stderr(&format!("{text}"));
         }
     }
 
@@ -91,6 +91,12 @@ pub fn write_stdout(text: &str) -> Result<(), CliError> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Writes a line to standard error: the only way to print a note. Ignores errors: a closed terminal must not keep a command
+/// from deleting its sessions.
+pub fn write_stderr(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Returns a table in the style of the service's command line, no wider than the terminal. Without a terminal the width

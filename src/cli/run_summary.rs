@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::exit::{CliError, Exit};
 use super::job::PreparedExport;
 use super::outcome::{ExportOutcome, WindowState};
-use super::output::write_stdout;
+use super::output::{write_stderr, write_stdout};
 use super::progress::{ProgressMode, events};
 use super::simulation::Simulation;
 use super::summary_text::{self, SessionCount};
@@ -69,7 +69,7 @@ pub fn print(summary: &RunSummary<'_>) -> Result<Exit, CliError> {
             .zip(summary.jobs)
             .for_each(|(result, job)| {
                 for line in &result.left {
-                    eprintln!("{}: {line}", job.export.name);
+                    write_stderr(&format!("{}: {line}", job.export.name));
                 }
             }),
     }

@@ -13,7 +13,7 @@ use self::view::{Archive, rows, status_json, status_table};
 use super::archived;
 use super::exit::{CliError, Exit};
 use super::location::{ArchiveLocation, LocationArgs, OpenArchive, S3Args};
-use super::output::OutputArgs;
+use super::output::{OutputArgs, write_stderr};
 use super::session::create::{date, today};
 use super::source::{SourceArgs, SourceConnection};
 use crate::archive::layout::ArchiveRoot;
@@ -147,7 +147,7 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
         .and_then(|archive| archive.journal.as_ref().err());
     if !args.output.is_json() {
         for error in warning.iter().chain(journal_error) {
-            eprintln!("eventexport: {error}");
+            write_stderr(&format!("eventexport: {error}"));
         }
     }
     Ok(if warning.is_some() || journal_error.is_some() {

@@ -1,6 +1,7 @@
-//! Shutdown by Ctrl-C or SIGTERM: the first signal is graceful, the second immediate. Listens for signals.
+//! Shutdown by Ctrl-C, SIGTERM or SIGHUP (a closed terminal): the first signal is graceful, the second immediate. Listens
+//! for signals.
 
-use std::io;
+use std::{fs, io};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,14 +23,39 @@ pub fn listen() -> io::Result<ShutdownSignals> {
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = if is_ignored(SignalKind::hangup()) {
+        None
+    } else {
+        Some(signal(SignalKind::hangup())?)
+    };
     let signals = stop.clone();
     tokio::spawn(async move {
-        next_signal(&mut interrupt, &mut terminate).await;
+        tokio::select! {
+            () = next_signal(&mut interrupt, &mut terminate) => {}
+            () = next_hangup(hangup.as_mut()) => {}
+        }
         signals.graceful.cancel();
+        // A closed terminal sends SIGHUP more than once: by the kernel and by the shell.
         next_signal(&mut interrupt, &mut terminate).await;
         signals.immediate.cancel();
     });
     Ok(stop)
+}
+
+/// Returns true if the process was started with a signal ignored, as `nohup` does with SIGHUP.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = u32::try_from(kind.as_raw_value() - 1).unwrap_or(u32::MAX);
+    mask.is_some_and(|mask| mask.checked_shr(bit).is_some_and(|rest| rest & 1 == 1))
+}
+
+async fn next_hangup(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 async fn next_signal(interrupt: &mut Signal, terminate: &mut Signal) {

@@ -15,7 +15,7 @@ use super::exit::{CliError, Exit};
 use super::human;
 use super::location::{ArchiveLocation, LocationArgs, OpenArchive};
 use super::logs;
-use super::output::OutputArgs;
+use super::output::{OutputArgs, write_stderr};
 use super::progress::{ProgressMode, events};
 use super::session::create::today;
 use super::verify_text;
@@ -214,14 +214,14 @@ async fn show_progress(
         ProgressMode::Lines => loop {
             tokio::time::sleep(LINE_INTERVAL).await;
             let ((done, all), (bytes, of)) = read();
-            eprintln!(
+            write_stderr(&format!(
                 "{}: {} of {} objects, {} of {}",
                 location.name,
                 human::count(done),
                 human::count(all),
                 human::bytes(bytes),
                 human::bytes(of)
-            );
+            ));
         },
         ProgressMode::Bars => {
             let bar = screen

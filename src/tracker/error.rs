@@ -75,6 +75,8 @@ pub enum TrackerError {
         names_capacity: bool,
         /// Text of the reply.
         message: String,
+        /// Wait that `Retry-After` asks for.
+        after: Option<Duration>,
     },
     /// 429 for any request but a new session.
     #[error("{host} throttles requests (status 429){}", quoted(message))]

@@ -91,12 +91,14 @@ impl ErrorReply<'_> {
                 status: code,
                 names_capacity: code == 429 || mentions_capacity(&message),
                 message,
+                after,
             },
             (ApiOperation::CreateSession, 500) if mentions_capacity(&message) => TrackerError::Capacity {
                 space: space.to_owned(),
                 status: code,
                 names_capacity: true,
                 message,
+                after,
             },
             (_, 429) => TrackerError::Throttled { host, message, after },
             // Other replies may pass.

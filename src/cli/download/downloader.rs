@@ -29,6 +29,12 @@ use crate::tracker::{ResumePoint, Session, SessionRequest, TrackerError};
 /// Maximum number of times the bytes of a session are downloaded from the start: 3.
 const TRIES_MAX: u32 = 3;
 
+/// Maximum number of requests for one session while the service answers with `Retry-After`: 5.
+const CREATE_TRIES_MAX: u32 = 5;
+
+/// Maximum wait for a session that `Retry-After` can ask for: 5 min.
+const CREATE_WAIT_MAX: Duration = Duration::from_mins(5);
+
 /// Maximum time to delete a session when the download ends: 30 s.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -437,7 +443,7 @@ impl Downloader<'_> {
         if self.stop.graceful.is_cancelled() {
             return Err(DownloadError::Stopped);
         }
-        let session = match source.tracker.create_session(&source.space, request).await {
+        let session = match self.create_session(request).await {
             Ok(session) => session,
             Err(error) if error.may_have_executed() => {
                 return Err(DownloadError::SessionUnknown {
@@ -462,6 +468,34 @@ impl Downloader<'_> {
         match mismatch(request, &session) {
             Some(difference) => Err(DownloadError::SessionMismatch(difference)),
             None => Ok(current),
+        }
+    }
+
+    /// Sends the request. While the service asks to wait, repeats it, at most [`CREATE_TRIES_MAX`] times in all.
+    async fn create_session(&self, request: &SessionRequest) -> Result<Session, TrackerError> {
+        let (tracker, space) = (&self.source.tracker, &self.source.space);
+        let mut tries = 1;
+        loop {
+            let error = match tracker.create_session(space, request).await {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            let after = match &error {
+                TrackerError::Capacity {
+                    after: Some(after), ..
+                } if tries < CREATE_TRIES_MAX => (*after).min(CREATE_WAIT_MAX),
+                _ => return Err(error),
+            };
+            tries += 1;
+            self.meter.println(&format!(
+                "{}; will try again in {} s",
+                self.source.error_text(&error),
+                after.as_secs()
+            ));
+            tokio::select! {
+                () = self.stop.graceful.cancelled() => return Err(error),
+                () = tokio::time::sleep(after) => {}
+            }
         }
     }
 

@@ -114,6 +114,8 @@ impl DownloadError {
             Self::CannotResume(_) => true,
             Self::Proof { error, .. } => !matches!(error, ProofError::Interrupted | ProofError::ReaderClosed),
             Self::SessionGone { .. } => owned,
+            // The service answers no request to resume.
+            Self::Transfer(StreamError::Cut { at, .. }) => *at > 0,
             Self::Stopped
             | Self::StdoutClosed
             | Self::StdoutWrite(_)

@@ -1,5 +1,6 @@
 //! Progress of a download: a bar with rate and remaining time on a terminal, and lines. Writes to standard error.
 
+use crate::cli::output::write_stderr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar};
@@ -80,7 +81,7 @@ impl ProgressMeter {
         match self.mode {
             // A closed terminal is not an error.
             ProgressMode::Bars => drop(self.screen.println(text)),
-            ProgressMode::Lines => eprintln!("{text}"),
+            ProgressMode::Lines => write_stderr(text),
             ProgressMode::Json | ProgressMode::Quiet => {}
         }
     }

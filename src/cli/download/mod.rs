@@ -35,7 +35,7 @@ use self::request::{DAYS_MAX, DownloadRequest};
 use self::sink::DownloadSink;
 use super::exit::{CliError, Exit};
 use super::logs;
-use super::output::{OutputArgs, write_stdout};
+use super::output::{OutputArgs, write_stderr, write_stdout};
 use super::progress::ProgressMode;
 use super::source::SourceArgs;
 use super::stop::{self, ShutdownSignals};
@@ -129,7 +129,7 @@ pub async fn run(args: DownloadArgs) -> Result<Exit, CliError> {
         print(&args, &report.document().to_string())?;
     } else {
         if let Some(failure) = &report.failure {
-            eprintln!("eventexport: {failure}");
+            write_stderr(&format!("eventexport: {failure}"));
         }
         let text = report.text();
         if !args.output.quiet || !report.succeeded() {
@@ -314,7 +314,7 @@ async fn announce_stop(stop: &ShutdownSignals, args: &DownloadArgs, screen: &Mul
         let text = "Stopping. Press Ctrl-C again to exit immediately.";
         // Without a terminal no bars are drawn, and `println` prints nothing.
         if screen.println(text).is_err() || screen.is_hidden() {
-            eprintln!("{text}");
+            write_stderr(text);
         }
     }
     std::future::pending::<()>().await;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::super::exit::{CliError, Exit};
 use super::super::human;
-use super::super::output::OutputArgs;
+use super::super::output::{OutputArgs, write_stderr};
 use super::super::source::{SourceArgs, SourceConnection};
 use super::{SESSIONS_PER_SPACE, view};
 use crate::archive::window::parse_date;
@@ -87,7 +87,7 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
     if !args.output.is_json() {
         // A warning, not a note: printed also with --quiet.
         for warning in &warnings {
-            eprintln!("eventexport: warning: {warning}");
+            write_stderr(&format!("eventexport: warning: {warning}"));
         }
     }
     printed.map_err(|error| anyhow::anyhow!("{error}; session {} is open", session.id))?;
@@ -151,6 +151,7 @@ async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliErr
             space,
             status,
             names_capacity: _,
+            after: _,
             message,
         } => {
             let message = if message.is_empty() {

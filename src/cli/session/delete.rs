@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::exit::{CliError, Exit};
 use super::super::human;
-use super::super::output::{OutputArgs, table};
+use super::super::output::{OutputArgs, table, write_stderr};
 use super::super::source::{SourceArgs, SourceConnection};
 use super::cleanup::{self, CleanupDecision};
 use super::view;
@@ -214,7 +214,7 @@ async fn select_sessions(
     }
     if !args.output.is_json() && rows.row_count() > 0 {
         // Printed before the confirmation and the result, wherever the result goes.
-        eprintln!("{rows}");
+        write_stderr(&rows.to_string());
     }
     Ok(selection)
 }

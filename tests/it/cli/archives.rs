@@ -164,7 +164,7 @@ fn cases() -> Vec<Case> {
         Case {
             after_run: "Covered",
             ..case("nothing of the day", "Missing", [0, 1, 1, 0], |root| {
-                root.remove(DAY)
+                root.remove(DAY);
             })
         },
         Case {
@@ -320,7 +320,7 @@ fn cases() -> Vec<Case> {
             )
         },
         case("a spent attempt", "Covered", [0, 0, 0, 0], |root| {
-            root.attempt(DAY)
+            root.attempt(DAY);
         }),
         Case {
             after_run: "Covered",

@@ -359,3 +359,53 @@ async fn invalid_days_exit_with_2_and_open_no_session() {
     assert_eq!(fixture.simulator.ledger().opened, 0);
     assert_eq!(fixture.files(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_terminal_leaves_no_session() {
+    let mut slow = settings();
+    slow.bandwidth = Some(60_000);
+    let fixture = DownloadFixture::new(slow).await;
+    let mut command = fixture.command(&with(&["--days-per-session", "1"]));
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    fixture.until("events.json.gz.part", 8_000).await;
+    // Nobody reads what it prints from now on, and the shell repeats the signal.
+    drop(child.stderr.take());
+    drop(child.stdout.take());
+    for _ in 0..2 {
+        signal(&child, "HUP").await;
+    }
+    assert_eq!(child.wait().await.unwrap().code(), Some(1));
+    assert_eq!(fixture.simulator.ledger().open_now, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_cannot_be_resumed_is_downloaded_three_times_at_most() {
+    let fixture = DownloadFixture::new(settings()).await;
+    fixture.set_faults(&["resume-error", "cut-always"]);
+    let day = ["--start", "2018-06-25", "-o", FILE];
+    let output = fixture.download(&day).await.expect_exit(1);
+    let restarts = output.err.matches("Downloading the session again from its start");
+    assert_eq!(restarts.count(), 2, "{}", output.err);
+    let ledger = fixture.simulator.ledger();
+    assert_eq!((ledger.opened, ledger.open_now), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_asks_to_wait_is_asked_for_the_session_again() {
+    let fixture = DownloadFixture::new(settings()).await;
+    fixture.set_faults(&["fullx2"]);
+    let day = ["--start", "2018-06-25", "-o", FILE];
+    let output = fixture.download(&day).await.expect_exit(0);
+    assert!(output.err.contains("will try again in 1 s"), "{}", output.err);
+    // Not for ever.
+    fs::remove_file(fixture.path(FILE)).unwrap();
+    fixture.set_faults(&["full"]);
+    let refused = fixture.download(&day).await.expect_exit(1);
+    assert_eq!(
+        refused.err.matches("will try again").count(),
+        4,
+        "{}",
+        refused.err
+    );
+    assert_eq!(fixture.simulator.ledger().opened, 1);
+}

@@ -19,13 +19,11 @@ enum ResumeOutcome {
     Compared,
     /// The download restarts.
     Restarted,
-    /// The download fails; the same command continues once the service behaves.
-    Stopped,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_download_completes_for_any_resume_response() {
-    use ResumeOutcome::{Compared, Restarted, Resumed, Stopped};
+    use ResumeOutcome::{Compared, Restarted, Resumed};
     for (preset, outcome) in [
         ("cut", Resumed),
         ("cut-reset", Resumed),
@@ -40,25 +38,13 @@ async fn a_cut_download_completes_for_any_resume_response() {
         ("resume-remainder", Restarted),
         ("resume-416", Restarted),
         ("resume-other-bytes", Resumed),
-        ("resume-error", Stopped),
+        ("resume-error", Restarted),
     ] {
         let fixture = DownloadFixture::new(settings()).await;
         fixture.set_faults(&[preset]);
         let day = date(2018, 6, 28);
         let id = fixture.session(day).await;
-        let ended = fixture
-            .download(&["-o", FILE, &id])
-            .await
-            .expect_exit(i32::from(outcome == Stopped));
-        if outcome == Stopped {
-            assert!(
-                ended.err.contains("run the same command to resume"),
-                "{preset}: {}",
-                ended.err
-            );
-            fixture.set_faults(&[]);
-            fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
-        }
+        let ended = fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
         assert_eq!(fixture.files(), [FILE], "{preset}");
         let bytes = fs::read(fixture.path(FILE)).unwrap();
         let served = fixture.served(day);
@@ -77,7 +63,7 @@ async fn a_cut_download_completes_for_any_resume_response() {
                 assert_eq!(downloads.resumed, 1, "{preset}");
                 assert!((whole..2 * whole).contains(&downloads.bytes), "{downloads:?}");
             }
-            Resumed | Stopped => assert_eq!((downloads.resumed, downloads.bytes), (1, whole), "{preset}"),
+            Resumed => assert_eq!((downloads.resumed, downloads.bytes), (1, whole), "{preset}"),
             Compared => assert_eq!(downloads.replies, 2, "{preset}"),
             Restarted => assert!(
                 ended.err.contains("again from its start"),
@@ -95,7 +81,7 @@ async fn a_cut_download_completes_for_any_resume_response() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_download_completes_for_any_resume_response() {
-    use ResumeOutcome::{Compared, Restarted, Resumed, Stopped};
+    use ResumeOutcome::{Compared, Restarted, Resumed};
     for (how, outcome) in [
         (RangeReply::Right, Resumed),
         (RangeReply::Whole, Compared),
@@ -104,7 +90,7 @@ async fn a_killed_download_completes_for_any_resume_response() {
         (RangeReply::Remainder, Restarted),
         (RangeReply::Status(416), Restarted),
         (RangeReply::Status(403), Restarted),
-        (RangeReply::Status(500), Stopped),
+        (RangeReply::Status(500), Restarted),
     ] {
         let mut slow = settings();
         slow.bandwidth = Some(60_000);
@@ -121,14 +107,7 @@ async fn a_killed_download_completes_for_any_resume_response() {
         let fault = Fault::new("resume", Effect::ResumeAs { how }, &[RequestKind::Download]);
         fixture.simulator.set_faults(vec![fault]);
         let before = fixture.simulator.ledger().downloads_of("2018-06-28");
-        let ended = fixture
-            .download(&["-o", FILE, &id])
-            .await
-            .expect_exit(i32::from(outcome == Stopped));
-        if outcome == Stopped {
-            fixture.set_faults(&[]);
-            fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
-        }
+        let ended = fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
         assert!(
             fs::read(fixture.path(FILE)).unwrap() == fixture.served(day),
             "{how:?}"
@@ -138,7 +117,7 @@ async fn a_killed_download_completes_for_any_resume_response() {
         let sent = after.bytes - before.bytes;
         let whole = fixture.served(day).len() as u64;
         match outcome {
-            Resumed | Stopped => assert_eq!(sent, whole - had, "{how:?}"),
+            Resumed => assert_eq!(sent, whole - had, "{how:?}"),
             Compared => assert_eq!(sent, whole, "{how:?}"),
             Restarted => assert!(
                 ended.err.contains("again from its start"),

@@ -106,15 +106,12 @@ async fn answer(
         return store.list(&query);
     }
     let path = percent_encoding::percent_decode_str(uri.path()).decode_utf8_lossy();
-    match store.objects.get(path.trim_start_matches("/audit/")) {
-        Some(Stored::Content(bytes, _)) => {
-            store.gets.fetch_add(1, Ordering::Relaxed);
-            Bytes::from(bytes.clone()).into_response()
-        }
-        _ => {
-            store.others.fetch_add(1, Ordering::Relaxed);
-            StatusCode::NOT_FOUND.into_response()
-        }
+    if let Some(Stored::Content(bytes, _)) = store.objects.get(path.trim_start_matches("/audit/")) {
+        store.gets.fetch_add(1, Ordering::Relaxed);
+        Bytes::from(bytes.clone()).into_response()
+    } else {
+        store.others.fetch_add(1, Ordering::Relaxed);
+        StatusCode::NOT_FOUND.into_response()
     }
 }
 
@@ -180,9 +177,10 @@ impl Archive {
             hour: None,
         };
         for day in range.days() {
-            let windows: Vec<Window> = match self.by_hour {
-                true => Window::split(day).collect(),
-                false => vec![Window::day(day)],
+            let windows: Vec<Window> = if self.by_hour {
+                Window::split(day).collect()
+            } else {
+                vec![Window::day(day)]
             };
             for window in windows {
                 let receipt = receipt(window, self.by_hour);
@@ -367,8 +365,8 @@ async fn a_look_at_ten_years_costs_hundreds_of_requests() {
         eprintln!(
             "{}: {lists} lists, {gets} reads, {:.1} MiB more than the {:.1} MiB of an empty archive",
             archive.name,
-            grown as f64 / 1048576.0,
-            base as f64 / 1048576.0
+            grown as f64 / 1_048_576.0,
+            base as f64 / 1_048_576.0
         );
         assert_eq!(others, 0, "{}", archive.name);
         assert!(
