@@ -26,8 +26,10 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Limits of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Memory for parts in flight of all transfers, in MiB: at least 8. Default 96.
+    /// Memory for parts in flight of all transfers, in MiB: at least one part. Default 96.
     pub pool_mib: u32,
+    /// Minimum size of a part, in MiB. S3 takes parts of 5 MiB and more. Default 8.
+    pub part_mib: u32,
     /// Concurrent windows of all exports. Default 32.
     pub windows: usize,
     /// Maximum sessions that this process holds in one space, 1–29. Default 28.
@@ -49,6 +51,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             pool_mib: 96,
+            part_mib: 8,
             windows: 32,
             sessions_per_space: 28,
             session_quiet: Duration::from_mins(10),
@@ -100,7 +103,7 @@ impl Engine {
         let shared = SharedResources {
             limits,
             now,
-            pool: PartPool::new(limits.pool_mib),
+            pool: PartPool::new(limits.pool_mib, limits.part_mib),
             proofs: ProverPool::new(processors),
             window_slots: WindowSemaphore::new(limits.windows.max(1)),
             budgets: SessionBudgets::new(limits.sessions_per_space),

@@ -10,9 +10,6 @@ use super::semaphore::{PriorityPermit, PrioritySemaphore};
 /// Bytes in a MiB.
 const MIB: u64 = 1024 * 1024;
 
-/// Minimum size of a part: 8 MiB.
-const PART_MIB_MIN: u32 = 8;
-
 /// Planned number of parts of a transfer. Stores accept at most 10,000; the size hint may be too low.
 const PARTS_TARGET: u64 = 5_000;
 
@@ -21,6 +18,7 @@ const PARTS_TARGET: u64 = 5_000;
 pub struct PartPool {
     permits: Arc<Semaphore>,
     mib: u32,
+    part_mib: u32,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -29,23 +27,24 @@ pub struct PartPool {
 pub struct PartReservation(#[allow(dead_code)] OwnedSemaphorePermit);
 
 impl PartPool {
-    /// Creates a pool of `mib` MiB, at least the size of one part.
-    pub fn new(mib: u32) -> Self {
-        let mib = mib.max(PART_MIB_MIN);
+    /// Creates a pool of `mib` MiB, at least the size of one part, which is `part_mib` or more.
+    pub fn new(mib: u32, part_mib: u32) -> Self {
+        let mib = mib.max(part_mib);
         Self {
             permits: Arc::new(Semaphore::new(mib as usize)),
             mib,
+            part_mib,
             waiting: Arc::default(),
         }
     }
 
-    /// Returns the part size of a transfer in bytes: 8 MiB; more if the size hint of the service exceeds 5,000 parts of
+    /// Returns the part size of a transfer in bytes: the minimum; more if the size hint of the service exceeds 5,000 parts of
     /// that size; at most the size of the pool.
     pub fn part_bytes(&self, size_hint: Option<u64>) -> u64 {
         let wanted = size_hint.unwrap_or(0).div_ceil(PARTS_TARGET).div_ceil(MIB);
         let mib = u32::try_from(wanted)
             .unwrap_or(u32::MAX)
-            .clamp(PART_MIB_MIN, self.mib.max(PART_MIB_MIN));
+            .clamp(self.part_mib, self.mib);
         u64::from(mib) * MIB
     }
 
@@ -110,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn parts_stay_within_the_pool_and_below_ten_thousand() {
-        let pool = PartPool::new(20);
+        let pool = PartPool::new(20, 8);
         assert_eq!(pool.part_bytes(None), 8 * MIB);
         assert_eq!(pool.part_bytes(Some(60 * 1024 * MIB)), 13 * MIB);
         assert_eq!(pool.part_bytes(Some(u64::MAX)), 20 * MIB);

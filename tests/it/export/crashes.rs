@@ -18,6 +18,8 @@ use super::fixture::{EngineFixture, gap, settings};
 
 /// Concurrent exports, which mostly wait for timers.
 const CONCURRENCY: usize = 24;
+/// Uncompressed events of a day with two parts of a MiB.
+const PARTS_EVENTS: u64 = 1_400;
 /// Maximum runs until recovery is complete.
 const RUNS: usize = 4;
 
@@ -26,8 +28,9 @@ const RUNS: usize = 4;
 async fn two_days() -> EngineFixture {
     let mut settings = settings();
     settings.gzip.level = 0;
-    settings.volume.days.insert(date(2018, 6, 2), 10_000);
+    settings.volume.days.insert(date(2018, 6, 2), PARTS_EVENTS);
     let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 2)).await;
+    fixture.limits.part_mib = 1;
     fixture.export.parallelism = 1;
     fixture.signing = signing();
     // The first manifest states a lost day; the chain continues from there.
@@ -334,8 +337,9 @@ async fn a_stop_at_any_moment_releases_everything() {
         let mut settings = settings();
         settings.latency = Duration::from_millis(20);
         settings.gzip.level = 0;
-        settings.volume.days.insert(date(2018, 6, 2), 10_000);
-        let fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
+        settings.volume.days.insert(date(2018, 6, 2), PARTS_EVENTS);
+        let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 4)).await;
+        fixture.limits.part_mib = 1;
         let created = Arc::new(CreationLog::default());
         let store = FaultyStore::new(fixture.store(), &created, at, StoreFault::Notify);
         let stop = CancellationToken::new();
