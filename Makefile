@@ -130,7 +130,7 @@ check-generated: ## Check crds/ and the parts of docs/ that are generated withou
 	$(CARGO) test --locked --test it -- api::the_committed_crd docs::
 
 $(DENY):
-	$(CARGO) install --quiet --locked --root .bed/tools cargo-deny --version $(DENY_VERSION)
+	$(CARGO) install --quiet --locked --debug --root .bed/tools cargo-deny --version $(DENY_VERSION)
 
 deny: $(DENY) ## Check licenses, sources and duplicates of the dependencies
 	$(DENY) --locked check bans licenses sources
