@@ -13,7 +13,7 @@ use super::commit::{ATTEMPT_METADATA, CountComparison, ReceiptWrite, commit_empt
 use super::failure::{Failure, Observed, RetryClass};
 use super::journal_io::{delete_keys, put_record};
 use super::observer::WindowResult;
-use super::open::{OpenAttempt, OpenOutcome, open_session, stopped};
+use super::open::{OpenAttempt, OpenOutcome, open_session, session_request, stopped};
 use super::pool::PartReservation;
 use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
@@ -280,27 +280,13 @@ impl Attempt<'_> {
     /// Checks that the session has the requested range, hour and scope. The service may answer with others, and
     /// events of another day must never be stored under the requested day.
     fn check_session_matches(&self) -> Result<(), Failure> {
-        let (session, window) = (&self.opened.session, self.window());
-        let date = window.date();
-        let range = session.range.is_none_or(|range| range == (date, date));
-        let account = session
-            .account
-            .is_none_or(|account| account == self.ctx.is_account_scope());
-        let hour = session.hour.is_none_or(|hour| hour == window.hour_of_day());
-        if range && account && hour {
+        let window = self.window();
+        let request = session_request(window, self.ctx.is_account_scope());
+        let differences = request.differences(&self.opened.session);
+        let Some(difference) = differences.first() else {
             return Ok(());
-        }
-        let answered = session.range.map_or_else(
-            || "an unknown range".to_owned(),
-            |(start, end)| format!("{start} to {end}"),
-        );
-        let scope = session.account.map_or("an unknown scope", |account| {
-            if account { "the account" } else { "the space" }
-        });
-        let message = format!(
-            "requested {window} of the {}, but the service opened a session for {answered} of {scope}; nothing was stored",
-            self.ctx.export.scope.as_key()
-        );
+        };
+        let message = format!("{difference}; nothing was stored");
         Err(Failure::manual(Reason::RangeMismatch, message))
     }
 

@@ -195,12 +195,7 @@ async fn create_session(
             }));
         }
     }
-    let request = SessionRequest {
-        start: window.date(),
-        end: window.date(),
-        hour: window.hour_of_day(),
-        account: ctx.is_account_scope(),
-    };
+    let request = session_request(window, ctx.is_account_scope());
     let session = match ctx.peers.tracker.create_session(&export.space, &request).await {
         Ok(session) => session,
         Err(error) => {
@@ -235,6 +230,16 @@ async fn create_session(
         return Err((Failure::from(&error), OpenLeftover::DeletedSession(session.id)));
     }
     Ok(Some((session, support)))
+}
+
+/// Returns the request for the session of a window.
+pub(super) fn session_request(window: Window, account: bool) -> SessionRequest {
+    SessionRequest {
+        start: window.date(),
+        end: window.date(),
+        hour: window.hour_of_day(),
+        account,
+    }
 }
 
 /// Classifies the failure of a request for a session, with the number of open sessions that the service listed before.

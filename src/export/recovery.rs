@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, write_receipt};
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{delete_keys, list_attempts, load_day};
-use super::open::abort_matching_uploads;
+use super::open::{abort_matching_uploads, session_request};
 use super::run_context::{RunContext, lock};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
@@ -466,23 +466,19 @@ async fn tracker_user(
 
 /// Returns true if the user, scope and hour match and the range is within a day of the window; unknown values match.
 fn matches_window(session: &Session, window: Window, account: bool, user: Option<&str>) -> bool {
-    let date = window.date();
     let near = |day: jiff::civil::Date| {
-        let apart = date
-            .since(day)
-            .map_or(i64::MAX, |span| i64::from(span.get_days()).abs());
-        apart <= 1
+        let days = window.date().since(day);
+        days.is_ok_and(|span| span.get_days().abs() <= 1)
     };
     let user = session
         .username
         .as_deref()
         .is_none_or(|session_user| user.is_none_or(|expected_user| expected_user == session_user));
-    let scope = session
-        .account
-        .is_none_or(|session_account| session_account == account);
-    let hour = session.hour.is_none_or(|hour| hour == window.hour_of_day());
-    let range = session.range.is_none_or(|(start, end)| near(start) && near(end));
-    user && scope && hour && range
+    let mut request = session_request(window, account);
+    if let Some((start, end)) = session.range.filter(|(start, end)| near(*start) && near(*end)) {
+        (request.start, request.end) = (start, end);
+    }
+    user && request.answer_matches(session)
 }
 
 fn recovery_pending(message: String, until: Timestamp) -> Failure {

@@ -1,6 +1,7 @@
 //! Client of the Activity Tracker v3: tokens, sessions, the daily listing, and downloads that resume. Knows nothing
 //! about S3 or Kubernetes.
 
+mod answer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
 mod client;

@@ -15,7 +15,7 @@ use super::meter::ProgressMeter;
 use super::part_state::{CompletedSession, CurrentSession, RecordedEnd};
 use super::replay::replay;
 use super::report::DownloadReport;
-use super::request::{DownloadRequest, format_days, mismatch};
+use super::request::{DownloadRequest, format_days};
 use super::sink::DownloadSink;
 use crate::archive::counts::{DayListing, EmptyAnswer, listing_range};
 use crate::cli::human;
@@ -465,8 +465,8 @@ impl Downloader<'_> {
         let days = format_days(request.start, request.end, request.hour);
         self.meter
             .println(&format!("Session {} opened for {days}.", session.id));
-        match mismatch(request, &session) {
-            Some(difference) => Err(DownloadError::SessionMismatch(difference)),
+        match request.differences(&session).first() {
+            Some(difference) => Err(DownloadError::SessionMismatch(difference.to_string())),
             None => Ok(current),
         }
     }
@@ -542,9 +542,7 @@ impl Downloader<'_> {
             .unwrap_or_default();
         let ids: Vec<_> = found
             .iter()
-            .filter(|session| {
-                !known_ids.contains(session.id.as_str()) && mismatch(request, session).is_none()
-            })
+            .filter(|session| !known_ids.contains(session.id.as_str()) && request.answer_matches(session))
             .map(|session| session.id.as_str())
             .take(NAMED_MAX)
             .collect();

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::window::Window;
-use crate::tracker::{Session, SessionRequest};
+use crate::tracker::SessionRequest;
 
 /// Maximum number of days of a session (API page).
 pub const SESSION_DAYS_MAX: u8 = 15;
@@ -102,49 +102,6 @@ pub fn format_days(start: Date, end: Date, hour: Option<u8>) -> String {
     text
 }
 
-/// Describes how the opened session differs from the request. `None` if it does not, or if the service omits the field.
-pub fn mismatch(requested: &SessionRequest, session: &Session) -> Option<String> {
-    let SessionRequest {
-        start,
-        end,
-        hour,
-        account,
-    } = *requested;
-    if let Some((first, last)) = session.range
-        && (first, last) != (start, end)
-    {
-        return Some(format!(
-            "requested {}, but the session is for {}",
-            format_days(start, end, None),
-            format_days(first, last, None)
-        ));
-    }
-    if let Some(other) = session.hour
-        && other != hour
-    {
-        let name =
-            |hour: Option<u8>| hour.map_or_else(|| "all hours".to_owned(), |hour| format!("hour {hour}"));
-        return Some(format!(
-            "requested {}, but the session is for {}",
-            name(hour),
-            name(other)
-        ));
-    }
-    let other = session.account.filter(|other| *other != account)?;
-    let name = |account| {
-        if account {
-            "events of the account"
-        } else {
-            "events of the space"
-        }
-    };
-    Some(format!(
-        "requested {}, but the session is for {}",
-        name(account),
-        name(other)
-    ))
-}
-
 /// Returns one window for each day.
 pub fn windows(start: Date, end: Date, hour: Option<u8>) -> impl Iterator<Item = Window> {
     std::iter::successors(Some(start), |day| day.tomorrow().ok())
@@ -192,54 +149,5 @@ mod tests {
                 .session_requests()
                 .is_empty()
         );
-    }
-
-    #[test]
-    fn a_session_with_other_days_or_scope_is_a_mismatch() {
-        let request = days_request(3, 15).session_requests()[0];
-        let session = Session {
-            id: "s".to_owned(),
-            space: None,
-            username: None,
-            created: None,
-            accessed: None,
-            range: Some((request.start, request.end)),
-            account: Some(true),
-            hour: Some(None),
-        };
-        assert_eq!(mismatch(&request, &session), None);
-        let without_details = Session {
-            range: None,
-            account: None,
-            hour: None,
-            ..session.clone()
-        };
-        assert_eq!(mismatch(&request, &without_details), None);
-        for (other, expected) in [
-            (
-                Session {
-                    range: Some((date(2018, 5, 31), date(2018, 6, 2))),
-                    ..session.clone()
-                },
-                "for 2018-05-31 to 2018-06-02",
-            ),
-            (
-                Session {
-                    hour: Some(Some(7)),
-                    ..session.clone()
-                },
-                "for hour 7",
-            ),
-            (
-                Session {
-                    account: Some(false),
-                    ..session
-                },
-                "for events of the space",
-            ),
-        ] {
-            let text = mismatch(&request, &other).unwrap();
-            assert!(text.contains(expected), "{text}");
-        }
     }
 }

@@ -75,7 +75,8 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
         Ok(session) => session,
         Err(error) => return Err(create_error(&source, &error).await),
     };
-    let warnings = mismatches(&request, &session);
+    let differences = request.differences(&session).into_iter();
+    let warnings: Vec<String> = differences.map(|difference| difference.to_string()).collect();
     let document = json!({
         "session": view::to_json(&session),
         "requested": {"start": start, "end": end, "hour": request.hour, "account": request.account},
@@ -108,40 +109,6 @@ fn date_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Da
         )));
     }
     Ok((start, end))
-}
-
-/// Describes how the opened session differs from the request.
-fn mismatches(request: &SessionRequest, session: &Session) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if let Some((start, end)) = session.range
-        && (start, end) != (request.start, request.end)
-    {
-        warnings.push(format!(
-            "requested {} to {}, but the session is for {start} to {end}: a download returns the days of the session",
-            request.start, request.end
-        ));
-    }
-    if let Some(hour) = session.hour
-        && hour != request.hour
-    {
-        let text = |hour: Option<u8>| hour.map_or("all hours".to_owned(), |hour| format!("hour {hour}"));
-        warnings.push(format!(
-            "requested {}, but the session is for {}",
-            text(request.hour),
-            text(hour)
-        ));
-    }
-    if let Some(account) = session.account
-        && account != request.account
-    {
-        let text = |account| if account { "the account" } else { "the space" };
-        warnings.push(format!(
-            "requested events of {}, but the session is for events of {}",
-            text(request.account),
-            text(account)
-        ));
-    }
-    warnings
 }
 
 /// Returns the error of a failed request, with the remedy.
@@ -239,33 +206,5 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("16 days"), "{error}");
-    }
-
-    #[test]
-    fn a_session_that_differs_from_the_request_is_reported() {
-        let request = SessionRequest {
-            start: date(2018, 6, 28),
-            end: date(2018, 6, 28),
-            hour: None,
-            account: true,
-        };
-        let mut session = Session {
-            id: "i".to_owned(),
-            space: None,
-            username: None,
-            created: None,
-            accessed: None,
-            range: None,
-            account: None,
-            hour: None,
-        };
-        assert_eq!(mismatches(&request, &session), Vec::<String>::new());
-        session.range = Some((date(2018, 6, 27), date(2018, 6, 27)));
-        session.account = Some(false);
-        session.hour = Some(Some(3));
-        let text = mismatches(&request, &session).join("\n");
-        for words in ["for 2018-06-27", "hour 3", "events of the space"] {
-            assert!(text.contains(words), "{text}");
-        }
     }
 }
