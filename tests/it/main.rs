@@ -22,6 +22,7 @@ mod export;
 mod faults;
 mod fixture_archive;
 mod gitops;
+mod layers;
 mod malicious_peers;
 mod node;
 mod operator;
