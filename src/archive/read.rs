@@ -213,6 +213,7 @@ async fn read_manifests(
                 walk.step(number + 1, None, &Receipts::new());
             }
             last = Some(number);
+            let found = found.map(|bytes| parse_manifest(root, number, bytes));
             let valid = walk.step(number, found.as_ref(), &Receipts::new());
             let Some((document, _)) = found else { continue };
             let Ok(manifest) = document.parsed else { continue };
@@ -230,20 +231,24 @@ async fn read_manifests(
     Ok(walk.finish().sealed)
 }
 
+/// Reads the bytes of a manifest, or the reason that it cannot be read; `None` if it does not exist.
 async fn get_manifest(
     store: &dyn Store,
     root: &ArchiveRoot,
     number: u64,
-) -> Result<Option<SignedDocument>, StoreError> {
+) -> Result<Option<Result<Bytes, RecordError>>, StoreError> {
     let key = root.key(&Key::Manifest(number)).unwrap_or_default();
     let read = get_document(store, &key, MANIFEST_MAX_BYTES, Manifest::SCHEMA).await;
-    let parse = |bytes: &[u8]| document::parse_manifest::<Manifest>(&key, number, bytes);
-    let document = match per_document(read)? {
-        Ok(None) => return Ok(None),
-        Ok(Some(bytes)) => Document::new(&bytes, parse),
+    Ok(per_document(read)?.transpose())
+}
+
+fn parse_manifest(root: &ArchiveRoot, number: u64, bytes: Result<Bytes, RecordError>) -> SignedDocument {
+    let key = root.key(&Key::Manifest(number)).unwrap_or_default();
+    let document = match bytes {
+        Ok(bytes) => Document::new(&bytes, |bytes| document::parse_manifest(&key, number, bytes)),
         Err(error) => Document::unreadable(error),
     };
-    Ok(Some((document, SignatureStatus::Absent)))
+    (document, SignatureStatus::Absent)
 }
 
 /// Takes the facts of unread receipts from a valid manifest. A receipt that the store accepted after the manifest was
@@ -274,7 +279,8 @@ fn take_sealed(
             continue;
         };
         let split = manifest.period.hour.is_none() && window.hour_of_day().is_some();
-        if let Some(facts) = ReceiptFacts::from_manifest(&source, entry, day, split, *stored_at) {
+        let day_reported = day.reported.filter(|_| split);
+        if let Some(facts) = ReceiptFacts::from_manifest(&source, entry, day_reported, *stored_at) {
             *unread = Some(facts);
         }
     }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::counts::{Verdict, compare_counts, latest_count};
 use super::layout::{ArchiveRoot, Key};
-use super::manifest::document::{DayEntry, DayStatement, WindowEntry};
+use super::manifest::document::WindowEntry;
 use super::records::{self, Receipt, RecordError, UncountedRecord};
 use super::window::Window;
 use crate::api::sanitize;
@@ -156,22 +156,14 @@ impl ReceiptFacts {
         }
     }
 
-    /// Extracts the facts of a receipt from an entry of a manifest and the entry of its day. `stored_at`: time at which
-    /// the store accepted the receipt. Returns `None` if the entry leaves something open: whether the content could be
-    /// counted to its end.
+    /// Extracts the facts of a receipt from an entry of a manifest. `day_reported`: for an hour of a split day, the report
+    /// for the day. `stored_at`: time at which the store accepted the receipt. Returns `None` if a digest is invalid.
     pub fn from_manifest(
         source: &Arc<str>,
         entry: &WindowEntry,
-        day: &DayEntry,
-        by_hour: bool,
+        day_reported: Option<u64>,
         stored_at: Timestamp,
     ) -> Option<Self> {
-        // The sum of a split day is compared only if each of its hours could be counted.
-        let counted = entry.verdict != Verdict::Unknown
-            || by_hour && matches!(day.statement, DayStatement::Matched | DayStatement::Over);
-        if !counted {
-            return None;
-        }
         let object = entry.object.as_ref();
         let sha256 = match object {
             None => None,
@@ -179,14 +171,17 @@ impl ReceiptFacts {
         };
         Some(Self {
             source: Arc::clone(source),
-            day_reported: if by_hour { day.reported } else { None },
+            day_reported,
             stored_at,
             summary: WindowFacts {
                 bytes: object.map_or(0, |object| object.bytes),
                 events: entry.events,
                 reported: latest_count(entry.reported_before, entry.reported_after),
-                verdict: entry.verdict,
-                uncounted: None,
+                verdict: match &entry.uncounted {
+                    Some(_) => Verdict::Uncounted,
+                    None => entry.verdict,
+                },
+                uncounted: entry.uncounted.clone().map(Box::new),
                 sha256,
                 stored_now: false,
             },

@@ -6,7 +6,7 @@ use super::chain::Receipts;
 use super::document::{DayEntry, DayEvidence, DayStatement, FileDigest, Manifest, WindowEntry, root_digest};
 use crate::archive::counts::Verdict;
 use crate::archive::layout::{ArchiveRoot, Key};
-use crate::archive::records::Receipt;
+use crate::archive::records::{Receipt, UncountedRecord};
 use crate::archive::window::Window;
 
 /// A value in a manifest that differs from its other values or from receipts.
@@ -197,7 +197,6 @@ fn inconsistent_days(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, S
             reported_of_day: reported_of_day(day.reported, entries, receipts),
             // A manifest about one hour a day does not list the other hours, whose sum may be short.
             short: manifest.period.hour.is_some() && day.statement == DayStatement::AcceptedGap,
-            uncounted: is_uncounted(day.statement, entries, receipts),
             accepted: manifest
                 .accepted_gaps
                 .iter()
@@ -235,20 +234,6 @@ fn describe_day(day: &DayEntry) -> String {
     )
 }
 
-/// Returns true if the content of a window could be counted only in part, by its receipt. Where a receipt is missing,
-/// changed or unreadable, the stated comparison is all there is.
-fn is_uncounted(stated: DayStatement, entries: &[(Window, &WindowEntry)], receipts: &Receipts) -> bool {
-    entries.iter().any(|(window, entry)| {
-        receipts
-            .get(window)
-            .filter(|there| there.sha256 == entry.receipt.sha256)
-            .and_then(|document| document.parsed.as_ref().ok())
-            .map_or(stated == DayStatement::Unknown, |receipt| {
-                receipt.uncounted.is_some()
-            })
-    })
-}
-
 /// Returns the highest report for a day in the receipts of its windows. Where a receipt is missing, changed or
 /// unreadable, the stated report is all there is.
 fn reported_of_day(
@@ -277,7 +262,7 @@ fn describe_receipt(receipt: &Receipt) -> String {
         receipt.events,
         object.map_or(0, |object| object.decompressed_bytes),
         (receipt.reported_before, receipt.reported_after),
-        receipt.verdict,
+        (receipt.verdict, receipt.uncounted.as_ref()),
     )
 }
 
@@ -288,7 +273,7 @@ fn describe_entry(entry: &WindowEntry) -> String {
         entry.events,
         entry.decompressed_bytes,
         (entry.reported_before, entry.reported_after),
-        entry.verdict,
+        (entry.verdict, entry.uncounted.as_ref()),
     )
 }
 
@@ -297,13 +282,14 @@ fn describe(
     events: u64,
     decompressed: u64,
     (before, after): (Option<u64>, Option<u64>),
-    verdict: Verdict,
+    (verdict, uncounted): (Verdict, Option<&UncountedRecord>),
 ) -> String {
     let object = object.map_or("no object".to_owned(), |(key, bytes, sha256)| {
         format!("{key}, {bytes} bytes, sha256 {sha256}")
     });
+    let counted = uncounted.map_or_else(String::new, |uncounted| format!(", counted up to {uncounted}"));
     format!(
-        "{object}, {decompressed} bytes decompressed, {events} events, reported {} and {}, {verdict:?}",
+        "{object}, {decompressed} bytes decompressed, {events} events, reported {} and {}, {verdict:?}{counted}",
         or_nothing(before.as_ref()),
         or_nothing(after.as_ref())
     )

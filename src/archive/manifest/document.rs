@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::api::sanitize;
 use crate::archive::counts::{SplitDay, Verdict};
-use crate::archive::records::{self, ArchiveRecord, RangeRecord, RecordError};
+use crate::archive::records::{self, ArchiveRecord, RangeRecord, RecordError, UncountedRecord};
 use crate::archive::window::Window;
 use crate::pipeline::proof::hex;
 
@@ -89,6 +89,9 @@ pub struct WindowEntry {
     pub reported_after: Option<u64>,
     /// Comparison of the counts.
     pub verdict: Verdict,
+    /// End of the count, if the content could be counted only in part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<UncountedRecord>,
 }
 
 /// A stored object.
@@ -135,8 +138,6 @@ pub struct DayEvidence<'a> {
     pub reported_of_day: Option<u64>,
     /// True if the archive has all hours of the day, with fewer events than the service reported.
     pub short: bool,
-    /// True if the content of some hours could be counted only in part: their sum is compared with nothing.
-    pub uncounted: bool,
     /// True if the day is in an accepted gap.
     pub accepted: bool,
 }
@@ -150,7 +151,6 @@ impl DayEntry {
             windows,
             reported_of_day,
             short,
-            uncounted,
             accepted,
         } = *evidence;
         let entries = || windows.iter().map(|(_, entry)| *entry);
@@ -168,6 +168,8 @@ impl DayEntry {
             entries().find_map(|entry| entry.reported_after.or(entry.reported_before))
         };
         let sum = SplitDay { events, reported }.verdict();
+        // Content that could be counted only in part is compared with nothing.
+        let uncounted = entries().any(|entry| entry.uncounted.is_some());
         let verdict = if split && !entries().all(|entry| entry.verdict == Verdict::Empty) {
             Some(if uncounted { Verdict::Unknown } else { sum })
         } else {

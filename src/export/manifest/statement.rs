@@ -68,7 +68,6 @@ pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeReco
                 .collect::<Vec<_>>(),
             reported_of_day: receipts.values().filter_map(|facts| facts.day_reported).max(),
             short: short.contains_key(&date),
-            uncounted: receipts.values().any(|facts| facts.summary.uncounted.is_some()),
             accepted: export.in_accepted_gap(date),
         })?);
         windows.extend(entries.into_iter().map(|(_, entry)| entry));
@@ -137,6 +136,7 @@ fn window_entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
         reported_before: proof.reported_before,
         reported_after: proof.reported_after,
         verdict: facts.verdict.recorded(),
+        uncounted: facts.uncounted.as_deref().cloned(),
     }
 }
 

@@ -115,10 +115,26 @@ async fn answer(
     }
 }
 
+/// Windows of an archive.
+#[derive(Clone, Copy, PartialEq)]
+enum Windows {
+    /// Days.
+    Days,
+    /// Days for which the service gives no count.
+    UncountedDays,
+    /// Every hour.
+    Hours,
+    /// The same hour of each day.
+    OneHour,
+}
+
+/// Hour of [`Windows::OneHour`].
+const HOUR: u8 = 7;
+
 /// Archive of ten years.
 struct Archive {
     name: &'static str,
-    by_hour: bool,
+    windows: Windows,
     continuous: bool,
     sealed: bool,
     days: i64,
@@ -138,7 +154,7 @@ impl Archive {
             scope: Scope::Space,
             start: FIRST,
             end: (!self.continuous).then(|| self.last()),
-            hour: None,
+            hour: (self.windows == Windows::OneHour).then_some(HOUR),
             source: SOURCE.to_owned(),
             root: ArchiveRoot::new("t", SPACE, "space"),
             shard: Shard::SINGLE,
@@ -154,11 +170,14 @@ impl Archive {
     }
 
     fn manifest(&self) -> String {
-        let end = if self.continuous {
+        let mut end = if self.continuous {
             String::new()
         } else {
             format!(", end: {}", self.last())
         };
+        if self.windows == Windows::OneHour {
+            let _ = write!(end, ", hour: {HOUR}");
+        }
         format!(
             "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
              space: {SPACE}\n  dateRange: {{start: {FIRST}{end}}}\n  \
@@ -177,13 +196,13 @@ impl Archive {
             hour: None,
         };
         for day in range.days() {
-            let windows: Vec<Window> = if self.by_hour {
-                Window::split(day).collect()
-            } else {
-                vec![Window::day(day)]
+            let windows: Vec<Window> = match self.windows {
+                Windows::Days | Windows::UncountedDays => vec![Window::day(day)],
+                Windows::Hours => Window::split(day).collect(),
+                Windows::OneHour => Window::hour(day, HOUR).into_iter().collect(),
             };
             for window in windows {
-                let receipt = receipt(window, self.by_hour);
+                let receipt = receipt(window, self.windows);
                 let bytes = records::encode(&receipt);
                 let facts = ReceiptFacts::new(&receipt, Sha256Digest::of(&bytes));
                 journal.objects.insert(window, facts.summary.bytes);
@@ -223,7 +242,8 @@ impl Archive {
     }
 }
 
-fn receipt(window: Window, by_hour: bool) -> Receipt {
+fn receipt(window: Window, windows: Windows) -> Receipt {
+    let counted = windows == Windows::Days;
     let stored_at: Timestamp = STORED_AT.parse().unwrap();
     let events = 240;
     let range = RangeRecord {
@@ -253,13 +273,13 @@ fn receipt(window: Window, by_hour: bool) -> Receipt {
         empty_answer: None,
         events,
         uncounted: None,
-        reported_before: (!by_hour).then_some(events),
-        reported_after: (!by_hour).then_some(events),
-        reported_of_day: by_hour.then_some(24 * events),
-        verdict: if by_hour {
-            Verdict::Unknown
-        } else {
+        reported_before: counted.then_some(events),
+        reported_after: counted.then_some(events),
+        reported_of_day: window.hour_of_day().map(|_| 24 * events),
+        verdict: if counted {
             Verdict::Matched
+        } else {
+            Verdict::Unknown
         },
         transfer_end: Some("Length".to_owned()),
         resumes: 0,
@@ -331,27 +351,44 @@ fn peak_memory(id: u32) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_at_ten_years_costs_hundreds_of_requests() {
-    let archive = |name, by_hour, continuous, sealed, days, requests_max| Archive {
+    use Windows::{Days, Hours, OneHour, UncountedDays};
+    let archive = |name, windows, continuous, sealed, days, requests_max| Archive {
         name,
-        by_hour,
+        windows,
         continuous,
         sealed,
         days,
         requests_max,
     };
     let archives = [
-        archive("3,650 days, one range", false, false, true, 3650, 200),
-        archive("3,650 days, continuous", false, true, true, 3650, 200),
-        archive("3,650 days in hours, one range", true, false, true, 3650, 500),
+        archive("3,650 days, one range", Days, false, true, 3650, 200),
+        archive("3,650 days, continuous", Days, true, true, 3650, 200),
+        archive(
+            "3,650 days without counts, one range",
+            UncountedDays,
+            false,
+            true,
+            3650,
+            200,
+        ),
+        archive(
+            "one hour of each of 3,650 days, one range",
+            OneHour,
+            false,
+            true,
+            3650,
+            200,
+        ),
+        archive("3,650 days in hours, one range", Hours, false, true, 3650, 500),
         archive(
             "3,653 days in hours, continuous, all months closed",
-            true,
+            Hours,
             true,
             true,
             3653,
             500,
         ),
-        archive("365 days without a manifest", false, false, false, 365, 400),
+        archive("365 days without a manifest", Days, false, false, 365, 400),
     ];
     let mut table = "| archive | keys | `ListObjectsV2` | `GetObject` |\n|---|---|---|---|\n".to_owned();
     let empty = Arc::new(MemoryStore::default());
