@@ -2,7 +2,7 @@
 //!
 //! Engine, status, plan and inspection show the result of [`assess`] and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::civil::Date;
@@ -148,7 +148,15 @@ pub fn assess(expectation: &Expectation, journal: &Journal) -> Coverage {
         accepted,
         not_due,
     } = expectation;
-    let expired: HourSet = journal.expired_windows(source, *oldest_listed).collect();
+    // Without an expected source, the receipts name those that count.
+    let named: BTreeSet<&str> = match source {
+        Some(source) => BTreeSet::from([source]),
+        None => journal.read_receipts().map(|(_, facts)| &*facts.source).collect(),
+    };
+    let expired: HourSet = named
+        .into_iter()
+        .flat_map(|source| journal.expired_windows(source, *oldest_listed))
+        .collect();
     let accepted = accepted.intersection(wanted).difference(&covered);
     let not_due = not_due
         .intersection(wanted)
@@ -302,7 +310,7 @@ impl Coverage {
         if self.covered.intersects(window) {
             return WindowState::Partial(HourSet::from_iter([window]).difference(&self.covered));
         }
-        if self.expired.intersects(window) {
+        if self.expired.contains(window) {
             return WindowState::Expired;
         }
         WindowState::Missing

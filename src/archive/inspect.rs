@@ -260,10 +260,11 @@ impl Inspection {
         self.grown = Some(grown.collect());
     }
 
-    /// Returns true if an expected window is missing, data does not count, or a day has grown.
+    /// Returns true if nothing is covered, an expected window is missing, data does not count, or a day has grown.
     pub fn is_incomplete(&self) -> bool {
         let grown = self.grown.as_ref().is_some_and(|grown| !grown.is_empty());
         let bad = |state: &WindowState| !matches!(state, WindowState::Accepted);
-        grown || self.uncovered.iter().any(|(_, state)| bad(state))
+        let nothing = self.windows == 0 && self.accepted.is_empty();
+        nothing || grown || self.uncovered.iter().any(|(_, state)| bad(state))
     }
 }

@@ -81,12 +81,17 @@ impl ArchiveRoot {
     /// Returns the root of a key below a prefix, which is empty or ends with `/`: the prefix contains several spaces and
     /// scopes, or is one root. `None`: the key is in no root.
     pub fn of(prefix: &str, key: &str) -> Option<Self> {
+        let named = Self::containing(prefix).filter(|root| root.as_str() == prefix);
+        if named.is_some() {
+            return named;
+        }
+        if let Some(root) = Self::containing(key) {
+            return Some(root);
+        }
         let below = key.strip_prefix(prefix).unwrap_or(key);
         let folders = ["date=", "_journal/", "_manifests/"];
-        if folders.iter().any(|folder| below.starts_with(folder)) {
-            return Some(Self::from_prefix(prefix));
-        }
-        Self::containing(key)
+        let direct = folders.iter().any(|folder| below.starts_with(folder));
+        direct.then(|| Self::from_prefix(prefix))
     }
 
     /// Returns true if a key belongs to the internal folder of a directory store.

@@ -166,11 +166,11 @@ impl Journal {
             .collect()
     }
 
-    /// Returns the windows that a source no longer has, by records of that source; `None`: of any source. `oldest_listed`: oldest day that the
+    /// Returns the windows that a source no longer has, by records of that source. `oldest_listed`: oldest day that the
     /// source lists now, if known; a window is not expired if that day is not later.
     pub fn expired_windows<'a>(
         &'a self,
-        source: Option<&'a str>,
+        source: &'a str,
         oldest_listed: Option<Date>,
     ) -> impl Iterator<Item = Window> + 'a {
         let read = self
@@ -179,9 +179,7 @@ impl Journal {
             .filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
         read.filter(move |(window, facts)| {
             let is_later = |oldest: Date| oldest > window.date();
-            source.is_none_or(|source| facts.source == source)
-                && is_later(facts.oldest_listed)
-                && oldest_listed.is_none_or(is_later)
+            facts.source == source && is_later(facts.oldest_listed) && oldest_listed.is_none_or(is_later)
         })
         .map(|(window, _)| window)
     }
@@ -303,7 +301,7 @@ mod tests {
         let day = window("2018-06-10");
         let date = |day| jiff::civil::date(2018, 6, day);
         let mut seen = journal(&[(Key::Expired(day), 1)]);
-        let expired = |seen: &Journal, oldest| seen.expired_windows(Some("https://a"), oldest).count();
+        let expired = |seen: &Journal, oldest| seen.expired_windows("https://a", oldest).count();
         assert_eq!(expired(&seen, None), 0, "not read yet");
         let facts = |source: &str, oldest| ExpiredFacts {
             source: source.to_owned(),

@@ -107,12 +107,16 @@ fn first_to_last(covered: &HourSet, from: Option<Date>) -> HourSet {
     let mut wanted = HourSet::default();
     let mut day = from.unwrap_or(first).min(first);
     loop {
-        for window in Window::split(day) {
-            let before = day == first && from.is_none() && window.hours() < lowest_bit(first_hours);
-            let after = day == last && window.hours() > highest_bit(last_hours);
-            let other = one_hour && window.hours() != first_hours;
-            if !(before || after || other) {
-                wanted.insert(window);
+        if first < day && day < last && !one_hour {
+            wanted.insert(Window::day(day));
+        } else {
+            for window in Window::split(day) {
+                let before = day == first && from.is_none() && window.hours() < lowest_bit(first_hours);
+                let after = day == last && window.hours() > highest_bit(last_hours);
+                let other = one_hour && window.hours() != first_hours;
+                if !(before || after || other) {
+                    wanted.insert(window);
+                }
             }
         }
         match day.tomorrow() {

@@ -35,6 +35,9 @@ const MANIFEST_CONCURRENCY: usize = 2;
 /// Precision of the times in a listing: 1 s.
 const LISTED_TIME_PRECISION: SignedDuration = SignedDuration::from_secs(1);
 
+/// Minimum size of a receipt in bytes: a smaller one is not taken from a manifest.
+const RECEIPT_MIN_BYTES: u64 = 200;
+
 /// Error of reading a document of the journal.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordReadError {
@@ -142,6 +145,7 @@ async fn read_listed(
     let sealed = read_manifests(store, root, &mut journal, &times, options).await?;
     drop(times);
     read_receipts(store, root, &mut journal, wanted).await?;
+    read_unlisted_receipts(store, root, &mut journal, wanted).await?;
     read_negative_records(store, root, &mut journal, wanted).await?;
     Ok((journal, sealed))
 }
@@ -152,6 +156,7 @@ pub async fn read_day(store: &dyn Store, root: &ArchiveRoot, window: Window) -> 
     rows.extend(store.list(&root.day_objects_prefix(window)).await?);
     let mut journal = Journal::from_listing(root, &rows);
     read_receipts(store, root, &mut journal, |_| true).await?;
+    read_unlisted_receipts(store, root, &mut journal, |_| true).await?;
     read_negative_records(store, root, &mut journal, |_| true).await?;
     Ok(journal)
 }
@@ -166,7 +171,8 @@ impl ListedTimes {
     fn add(&mut self, key: &Key, row: &ObjectSummary) {
         let Some(time) = row.last_modified else { return };
         match key {
-            Key::Receipt(window) => {
+            // A receipt of this size is damaged.
+            Key::Receipt(window) if row.size >= RECEIPT_MIN_BYTES => {
                 self.receipts.insert(*window, time);
             }
             Key::Manifest(number) => {
@@ -327,6 +333,7 @@ async fn read_receipts(
 ) -> Result<(), StoreError> {
     let mut windows = journal.unread_receipts();
     windows.retain(|window| wanted(*window));
+    let all = windows.clone();
     let reads = stream::iter(windows).map(async |window| {
         let key = root.key(&Key::Receipt(window)).unwrap_or_default();
         let bytes = get_document(store, &key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
@@ -358,7 +365,35 @@ async fn read_receipts(
             }
         }
     }
-    add_unlisted_objects(store, root, journal, wanted).await
+    // If the store refuses all of them, the permission is missing, and no window is damaged.
+    let refused =
+        |window: &Window| matches!(journal.unreadable.get(window), Some(RecordError::Refused { .. }));
+    if let [first, _, ..] = all[..]
+        && all.iter().all(refused)
+    {
+        let key = root.key(&Key::Receipt(first)).unwrap_or_default();
+        store.get(&key, RECORD_MAX_BYTES).await?;
+    }
+    add_unlisted_objects(store, root, journal, &wanted).await
+}
+
+/// Adds and reads the receipts of objects without one that exist although the listing leaves them out.
+async fn read_unlisted_receipts(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    journal: &mut Journal,
+    wanted: impl Fn(Window) -> bool,
+) -> Result<(), StoreError> {
+    let orphaned = journal.orphaned_objects().filter(|window| wanted(*window));
+    let keys = orphaned.filter_map(|window| root.key(&Key::Receipt(window)));
+    let found = find_unlisted(store, keys.collect::<Vec<_>>()).await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    for row in found {
+        journal.add(root, &row);
+    }
+    read_receipts(store, root, journal, wanted).await
 }
 
 /// Returns the text that is equal and in use already, so that it is in memory once.
@@ -433,13 +468,12 @@ async fn read_negative<R: ArchiveRecord>(
     root: &ArchiveRoot,
     key: &Key,
 ) -> Result<Option<R>, StoreError> {
-    match get_record(store, root, key).await {
+    match per_document(get_record(store, root, key).await)? {
         Ok(record) => Ok(record),
-        Err(RecordReadError::Record(error)) => {
+        Err(error) => {
             tracing::warn!(%error, "ignoring journal entry");
             Ok(None)
         }
-        Err(RecordReadError::Store(error)) => Err(error),
     }
 }
 
@@ -450,6 +484,11 @@ pub(super) fn per_document<T>(
     match read {
         Ok(document) => Ok(Ok(document)),
         Err(RecordReadError::Record(error)) => Ok(Err(error)),
+        // It concerns this document, for example by its encryption key.
+        Err(RecordReadError::Store(StoreError::Forbidden { store, action, key })) => {
+            let message = format!("{store} refuses {action}");
+            Ok(Err(RecordError::Refused { key, message }))
+        }
         Err(RecordReadError::Store(error)) => Err(error),
     }
 }

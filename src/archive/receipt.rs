@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::counts::{Verdict, compare_counts, latest_count};
 use super::layout::{ArchiveRoot, Key};
 use super::manifest::document::WindowEntry;
-use super::records::{self, Receipt, RecordError, UncountedRecord};
+use super::records::{self, RangeRecord, Receipt, RecordError, UncountedRecord};
 use super::window::Window;
 use crate::api::sanitize;
 use crate::pipeline::proof::hex;
@@ -201,6 +201,24 @@ fn misplaced(root: &ArchiveRoot, window: Window, receipt: &Receipt) -> Option<(S
     if receipt.window != window.to_string() {
         return Some((format!("window {window}"), format!("window {}", receipt.window)));
     }
+    let range = RangeRecord {
+        start: window.date(),
+        end: window.date(),
+        hour: window.hour_of_day(),
+    };
+    // A service may leave the hour out of its answer.
+    let answered = receipt.answered.map(|answered| RangeRecord {
+        hour: answered.hour.or(range.hour),
+        ..answered
+    });
+    for (name, found) in [("asked", Some(receipt.asked)), ("answered", answered)] {
+        if let Some(found) = found.filter(|found| *found != range) {
+            return Some((
+                format!("{name} {window}"),
+                format!("{name} {}", format_range(found)),
+            ));
+        }
+    }
     let (space, scope) = root.space_and_scope()?;
     if receipt.space != space {
         return Some((format!("space {space}"), format!("space {}", receipt.space)));
@@ -211,10 +229,20 @@ fn misplaced(root: &ArchiveRoot, window: Window, receipt: &Receipt) -> Option<(S
     None
 }
 
+fn format_range(range: RangeRecord) -> String {
+    let RangeRecord { start, end, hour } = range;
+    let hour = hour.map_or_else(String::new, |hour| format!(", hour {hour}"));
+    format!("{start} to {end}{hour}")
+}
+
 /// Checks a receipt for values that an export never writes. Returns the expected and the actual value.
 fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> {
     let differs = |expected: &str, found: String| Some((expected.to_owned(), found));
     match &receipt.object {
+        None if receipt.uncounted.is_some() => differs(
+            "no field uncounted without an object",
+            "a field uncounted".to_owned(),
+        ),
         None if receipt.events > 0 => {
             differs("0 events without an object", format!("{} events", receipt.events))
         }

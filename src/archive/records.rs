@@ -70,6 +70,14 @@ pub enum RecordError {
         /// Value in the document.
         found: String,
     },
+    /// The store refuses to return the document.
+    #[error("cannot read {key}: {message}")]
+    Refused {
+        /// The object key.
+        key: String,
+        /// Answer of the store.
+        message: String,
+    },
     /// The store keeps the document in an archive tier.
     #[error("{key} is in an archive tier of the store: restore it, then it can be read")]
     Archived {
@@ -82,9 +90,10 @@ impl RecordError {
     /// The reason, as conditions name it.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Unreadable { .. } | Self::Misplaced { .. } | Self::Inconsistent { .. } => {
-                Reason::ReceiptUnreadable
-            }
+            Self::Unreadable { .. }
+            | Self::Misplaced { .. }
+            | Self::Inconsistent { .. }
+            | Self::Refused { .. } => Reason::ReceiptUnreadable,
             Self::UnsupportedSchema { .. } => Reason::UnsupportedSchema,
             Self::Archived { .. } => Reason::ObjectArchived,
         }
@@ -93,7 +102,7 @@ impl RecordError {
     /// The name of the state of its window in JSON output.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } => "Unreadable",
+            Self::Unreadable { .. } | Self::Refused { .. } => "Unreadable",
             Self::Misplaced { .. } => "Misplaced",
             Self::Inconsistent { .. } => "Inconsistent",
             Self::UnsupportedSchema { .. } => "UnsupportedSchema",

@@ -57,26 +57,37 @@ pub fn assess(
     now: Timestamp,
 ) -> Coverage {
     let days = std::iter::successors(Some(start), |day| day.tomorrow().ok()).take_while(|day| *day <= end);
-    let wanted: HourSet = days.map(Window::day).collect();
-    let not_over = wanted
-        .days()
-        .map(|(day, _)| Window::day(day))
-        .filter(|day| day.end() > now);
+    let wanted: HourSet = days.filter_map(|day| window_of(export, day)).collect();
+    let due = |window: Window| export.map_or_else(|| window.end(), |export| export.due_at(window));
+    let windows = wanted.days().filter_map(|(day, _)| window_of(export, day));
     let expectation = Expectation {
         source: Some(source.to_owned()),
         oldest_listed: None,
         accepted: export.map_or_else(HourSet::default, |export| export.accepted_hours(&wanted)),
-        not_due: not_over.collect(),
+        not_due: windows.filter(|window| due(*window) > now).collect(),
         wanted,
     };
     coverage::assess(&expectation, journal)
 }
 
+/// Returns the window of a day: its hour, if the export is limited to one.
+fn window_of(export: Option<&ExportSpec>, day: Date) -> Option<Window> {
+    match export.and_then(|export| export.hour) {
+        Some(hour) => Window::hour(day, hour),
+        None => Some(Window::day(day)),
+    }
+}
+
 /// Returns a day of an assessed archive.
-pub fn archived_day(journal: &Journal, coverage: &Coverage, day: Date) -> ArchivedDay {
-    let full_day = Window::day(day);
+pub fn archived_day(
+    journal: &Journal,
+    coverage: &Coverage,
+    export: Option<&ExportSpec>,
+    day: Date,
+) -> ArchivedDay {
+    let window = window_of(export, day).unwrap_or(Window::day(day));
     let mut archived = ArchivedDay {
-        state: coverage.state(full_day),
+        state: coverage.state(window),
         events: 0,
         bytes: 0,
         verdict: None,
@@ -226,7 +237,7 @@ pub mod tests {
             (8, Some(3), "missing"),
             (9, Some(3), "not over"),
         ] {
-            let archived = archived_day(&journal, &coverage, date(2018, 6, number));
+            let archived = archived_day(&journal, &coverage, None, date(2018, 6, number));
             assert_eq!(archived.cell(listed), wanted, "day {number}");
             if number == 3 {
                 assert_eq!(archived.verdict, Some(Verdict::Over));

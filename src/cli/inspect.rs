@@ -22,6 +22,9 @@ use crate::tracker::TokenCache;
 /// Name and version of the JSON document.
 const SCHEMA: &str = "eventexport.io/inspect/v2";
 
+/// Maximum number of windows in `uncovered`: 1,000.
+const UNCOVERED_LISTED: usize = 1000;
+
 /// Maximum number of entries of a list in text output: 10. JSON output has all.
 const ENTRIES_SHOWN: usize = 10;
 
@@ -169,7 +172,7 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
         "events": inspection.events,
         "bytes": inspection.bytes,
         "manifests": inspection.manifests,
-        "uncovered": inspection.uncovered.iter().map(window_json).collect::<Vec<_>>(),
+        "uncovered": inspection.uncovered.iter().take(UNCOVERED_LISTED).map(window_json).collect::<Vec<_>>(),
         "late": inspection.late.iter().map(|late| json!({
             "window": late.window.to_string(), "storedAt": late.stored_at, "daysAfterEnd": late.days,
         })).collect::<Vec<_>>(),

@@ -53,6 +53,23 @@ pub struct WindowRow {
     pub stored: Option<StoredFacts>,
     /// State of the window.
     pub state: WindowState,
+    /// True if some of its hours are covered, and it is not covered itself.
+    pub partial: bool,
+}
+
+impl WindowRow {
+    /// Returns the state of the window in the archive, as every command names it.
+    pub const fn archive_state(&self) -> &'static str {
+        match &self.state {
+            WindowState::StoredNow | WindowState::AlreadyStored => "Covered",
+            WindowState::Accepted => "Accepted",
+            WindowState::NotDue(_) => "NotDue",
+            WindowState::Damaged(damage) => damage.as_str(),
+            _ if self.partial => "Partial",
+            WindowState::Expired => "Expired",
+            WindowState::Waiting(_) | WindowState::Failed(_) | WindowState::NotTried => "Missing",
+        }
+    }
 }
 
 /// Stored data of a window: one object, or the sum of the hours of a split day.
@@ -104,16 +121,9 @@ impl WindowState {
         }
     }
 
-    /// The name in JSON output.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::StoredNow | Self::AlreadyStored => "Covered",
-            Self::Accepted => "Accepted",
-            Self::NotDue(_) => "NotDue",
-            Self::Damaged(damage) => damage.as_str(),
-            Self::Expired => "Expired",
-            Self::Waiting(_) | Self::Failed(_) | Self::NotTried => "Missing",
-        }
+    /// True if a run stored the window.
+    pub const fn is_stored(&self) -> bool {
+        matches!(self, Self::StoredNow | Self::AlreadyStored)
     }
 }
 
@@ -137,10 +147,12 @@ pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> Exp
                 None => (None, missing_state(export, window, snapshot, now)),
             };
             totals.add(stored.as_ref(), &state);
+            let partial = snapshot.covered.intersects(window) && !snapshot.covered.contains(window);
             WindowRow {
                 window,
                 stored,
                 state,
+                partial,
             }
         })
         .collect();

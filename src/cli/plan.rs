@@ -213,7 +213,9 @@ fn render_text(
         lines.push(format!("    … and {more} more damaged windows"));
     }
     if plan.sessions.is_empty() {
-        let needed = if plan.needs_manual_action() {
+        let needed = if listing.warning(export).is_some() {
+            "none: see the destination above"
+        } else if plan.needs_manual_action() {
             "none: the windows above need manual action"
         } else {
             "none: nothing to do"

@@ -33,15 +33,16 @@ pub struct RunPlan {
     pub concurrency: usize,
     /// Estimated requests to the service if nothing fails.
     pub requests: u64,
+    /// True if the service no longer has some hours of a day that is missing.
+    pub expired_hours: bool,
 }
 
 impl RunPlan {
     /// True if a run needs manual action before it can complete: data in the destination does not count, or the service
     /// no longer has a window.
     pub fn needs_manual_action(&self) -> bool {
-        self.windows
-            .iter()
-            .any(|(_, state)| matches!(state, WindowState::Damaged(_) | WindowState::Expired))
+        let bad = |state: &WindowState| matches!(state, WindowState::Damaged(_) | WindowState::Expired);
+        self.expired_hours || self.windows.iter().any(|(_, state)| bad(state))
     }
 }
 
@@ -89,6 +90,7 @@ pub fn plan(export: &ExportSpec, listing: &DestinationListing, now: Timestamp) -
     RunPlan {
         windows,
         concurrency: sessions.len().min(export.parallelism),
+        expired_hours: !coverage.expired.intersection(&coverage.missing).is_empty(),
         requests,
         sessions,
     }
@@ -101,7 +103,7 @@ fn sessions_for(window: Window, coverage: &Coverage, journal: &Journal) -> Vec<W
         return vec![window];
     }
     Window::split(window.date())
-        .filter(|hour| !covered.contains(*hour))
+        .filter(|hour| !covered.contains(*hour) && !coverage.expired.contains(*hour))
         .collect()
 }
 

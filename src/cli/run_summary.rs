@@ -208,10 +208,7 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
 
 /// Returns the windows that are not covered with their states, at most [`RANGES_LISTED`].
 fn uncovered_json(outcome: &ExportOutcome) -> Vec<Value> {
-    let uncovered = outcome
-        .rows
-        .iter()
-        .filter(|row| !matches!(row.state, WindowState::StoredNow | WindowState::AlreadyStored));
+    let uncovered = outcome.rows.iter().filter(|row| !row.state.is_stored());
     uncovered
         .take(RANGES_LISTED)
         .map(|row| {
@@ -219,7 +216,7 @@ fn uncovered_json(outcome: &ExportOutcome) -> Vec<Value> {
                 WindowState::Damaged(damage) => Some(damage.to_string()),
                 _ => None,
             };
-            json!({"window": row.window.to_string(), "state": row.state.as_str(), "message": message})
+            json!({"window": row.window.to_string(), "state": row.archive_state(), "message": message})
         })
         .collect()
 }

@@ -483,7 +483,10 @@ impl<'a> DecisionBuilder<'a> {
             .filter(|(window, damage)| match damage {
                 // Reported above; adopted or reported as foreign.
                 Damage::OtherSource(_) | Damage::Orphaned => false,
-                _ => self.wanted.intersects(**window) && !self.is_accepted(**window),
+                _ => {
+                    let covered = self.coverage.covered.contains(**window);
+                    self.wanted.intersects(**window) && !covered && !self.is_accepted(**window)
+                }
             })
             .map(|(window, damage)| {
                 (
@@ -710,5 +713,6 @@ pub(super) fn other_hours_events(journal: &Journal, export: &ExportSpec, window:
     }
     let others = Window::split(window.date()).filter(|other| *other != window);
     let receipts = others.filter_map(|other| coverage::valid_receipt(journal, other, Some(&export.source)));
-    Some(receipts.map(|receipt| receipt.summary.events).sum())
+    let events = receipts.map(|receipt| receipt.summary.events);
+    Some(events.fold(0, u64::saturating_add))
 }

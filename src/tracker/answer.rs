@@ -110,8 +110,8 @@ mod tests {
         let texts = |range, hour, account| -> Vec<String> {
             let session = Session {
                 range,
-                hour,
                 account,
+                hour,
                 ..session.clone()
             };
             request

@@ -118,15 +118,17 @@ pub fn validate(
     require_signature: bool,
 ) -> ChainAudit {
     let mut walk = ChainWalk::new(root, require_signature);
-    for number in (1..=last).rev() {
+    for number in numbers_to_check(last, manifests) {
         let found = manifests.get(&number);
+        let later = walk.audit.sealed.wanted.clone();
         let valid = walk.step(number, found, receipts);
         let Some(manifest) = found.and_then(|(document, _)| document.parsed.as_ref().ok()) else {
             continue;
         };
         for (window, entry) in windows(manifest) {
             walk.audit.named.insert(window);
-            if valid {
+            // A later manifest of the same days supersedes this one: what it does not list need not exist any more.
+            if valid && !later.contains(window) {
                 walk.audit.ledger.entry(window).or_insert_with(|| LedgerEntry {
                     manifest: full_key(root, &Key::Manifest(number)),
                     entry: entry.clone(),
@@ -135,6 +137,28 @@ pub fn validate(
         }
     }
     walk.finish()
+}
+
+/// Returns the numbers from the highest one down to 1, without the rest of a gap of more than [`MISSING_REPORTED_MAX`]: a
+/// foreign file can have the number 99,999,999.
+fn numbers_to_check(last: u64, manifests: &BTreeMap<u64, SignedDocument>) -> impl Iterator<Item = u64> {
+    let mut next = Some(last).filter(|last| *last > 0);
+    let mut missing = 0;
+    std::iter::from_fn(move || {
+        let number = next?;
+        missing = if manifests.contains_key(&number) {
+            0
+        } else {
+            missing + 1
+        };
+        next = if missing > MISSING_REPORTED_MAX {
+            let before = manifests.range(..number).next_back();
+            before.map(|(number, _)| *number)
+        } else {
+            number.checked_sub(1).filter(|number| *number > 0)
+        };
+        Some(number)
+    })
 }
 
 impl<'a> ChainWalk<'a> {
@@ -275,6 +299,9 @@ fn manifest_findings(
     let key = full_key(root, &Key::Manifest(number));
     if let Err(error @ RecordError::Archived { .. }) = &document.parsed {
         return vec![Finding::new(FindingKind::ObjectArchived, key).found(error.to_string())];
+    }
+    if let Err(error @ RecordError::Refused { .. }) = &document.parsed {
+        return vec![Finding::new(FindingKind::ObjectUnreadable, key).found(error.to_string())];
     }
     let contradictions = match &document.parsed {
         Ok(manifest) => contradictions(root, number, manifest, receipts),

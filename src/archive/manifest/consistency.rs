@@ -118,11 +118,20 @@ pub(super) fn contradictions(
             or_nothing(Key::Receipt(window).relative().as_ref()),
             entry.receipt.key.clone(),
         );
+        if let Some((expected, found)) = impossible(window, entry) {
+            check_equal(Some(window), "entry", expected, found);
+        }
         if let Some(receipt) = receipts
             .get(&window)
             .filter(|receipt| receipt.sha256 == entry.receipt.sha256)
             .and_then(|receipt| receipt.parsed.as_ref().ok())
         {
+            check_equal(
+                Some(window),
+                "source",
+                receipt.source.clone(),
+                manifest.source.clone(),
+            );
             check_equal(
                 Some(window),
                 "entry",
@@ -135,6 +144,21 @@ pub(super) fn contradictions(
         check_equal(Some(window), "days", expected, found);
     }
     all
+}
+
+/// Checks an entry for values that no receipt has. Returns the expected and the actual value.
+fn impossible(window: Window, entry: &WindowEntry) -> Option<(String, String)> {
+    let key = Key::Events(window).relative().unwrap_or_default();
+    match &entry.object {
+        None if entry.events > 0 || entry.verdict != Verdict::Empty => Some((
+            "0 events and verdict Empty without an object".to_owned(),
+            format!("{} events and verdict {:?}", entry.events, entry.verdict),
+        )),
+        Some(object) if object.key != key => {
+            Some((format!("object {key}"), format!("object {}", object.key)))
+        }
+        _ => None,
+    }
 }
 
 /// Returns edited entries: the window, the digest of the receipt and the digest in the entry. Empty unless the root
@@ -285,7 +309,7 @@ fn describe(
     (verdict, uncounted): (Verdict, Option<&UncountedRecord>),
 ) -> String {
     let object = object.map_or("no object".to_owned(), |(key, bytes, sha256)| {
-        format!("{key}, {bytes} bytes, sha256 {sha256}")
+        format!("{key}, {bytes} bytes, sha256 {}", sha256.to_ascii_lowercase())
     });
     let counted = uncounted.map_or_else(String::new, |uncounted| format!(", counted up to {uncounted}"));
     format!(

@@ -94,6 +94,9 @@ impl Expectations {
             (Err(error @ RecordError::Archived { .. }), _) => {
                 Finding::new(FindingKind::ObjectArchived, key).found(error.to_string())
             }
+            (Err(error @ RecordError::Refused { .. }), _) => {
+                Finding::new(FindingKind::ObjectUnreadable, key).found(error.to_string())
+            }
             (parsed, Some(entry)) => Finding::new(FindingKind::ReceiptChanged, key)
                 .expected(format!(
                     "sha256 {}, by {}",

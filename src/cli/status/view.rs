@@ -60,9 +60,9 @@ pub(super) fn rows(
         rows.push(DayRow {
             date,
             day: days.next_if(|day| day.date == date),
-            archived_day: assessed
-                .as_ref()
-                .map(|(journal, coverage)| archived::archived_day(journal, coverage, date)),
+            archived_day: assessed.as_ref().map(|(journal, coverage)| {
+                archived::archived_day(journal, coverage, archive.export.as_ref(), date)
+            }),
         });
         next = date.tomorrow().ok();
     }

@@ -31,6 +31,8 @@ struct Case {
     after_run: &'static str,
     /// Exit codes of `plan`, `inspect`, `verify` and `run`.
     codes: [i32; 4],
+    /// Exit code of `verify` after `run`.
+    verified_after: i32,
 }
 
 /// Root of a copied archive.
@@ -125,6 +127,7 @@ const fn case(name: &'static str, state: &'static str, codes: [i32; 4], arrange:
         verified: state,
         after_run: state,
         codes,
+        verified_after: codes[3],
     }
 }
 
@@ -141,6 +144,7 @@ fn cases() -> Vec<Case> {
         }),
         Case {
             verified: "ObjectChanged",
+            verified_after: 1,
             ..case("the object has other bytes", "Covered", [0, 0, 1, 0], |root| {
                 let mut bytes = fs::read(root.object(DAY)).unwrap();
                 let middle = bytes.len() / 2;
@@ -239,6 +243,49 @@ fn cases() -> Vec<Case> {
                 [0, 0, 0, 0],
                 |root| {
                     root.edit(DAY, "/reportedAfter", json!(9_999));
+                },
+            )
+        },
+        Case {
+            accepted: true,
+            ..case(
+                "an accepted gap in a sealed period",
+                "Accepted",
+                [0, 0, 1, 0],
+                |root| {
+                    root.remove(DAY);
+                },
+            )
+        },
+        case("an answer with another day", "Misplaced", [1, 1, 1, 1], |root| {
+            root.edit(DAY, "/answered/start", json!("2018-06-20"));
+        }),
+        case(
+            "an empty day that could not be counted",
+            "Inconsistent",
+            [1, 1, 1, 1],
+            |root| {
+                fs::remove_file(root.object(DAY)).unwrap();
+                root.edit(DAY, "/object", Value::Null);
+                root.edit(DAY, "/events", json!(0));
+                root.edit(DAY, "/verdict", json!("Empty"));
+                root.edit(DAY, "/uncounted", json!({"reason": "NotAnObject", "atByte": 7}));
+            },
+        ),
+        Case {
+            day: SPLIT_DAY,
+            after_run: "Covered",
+            ..case(
+                "a day in hours that is exported as a day",
+                "Missing",
+                [0, 1, 1, 0],
+                |root| {
+                    for hour in 0..24 {
+                        let window = format!("{SPLIT_DAY}T{hour:02}");
+                        fs::remove_file(root.receipt(&window)).unwrap();
+                        let _ = fs::remove_file(root.object(&window));
+                    }
+                    fs::remove_file(root.journal(&format!("{SPLIT_DAY}.split.json"))).unwrap();
                 },
             )
         },
@@ -350,19 +397,25 @@ fn cases() -> Vec<Case> {
         case("a manifest without a byte", "Covered", [0, 0, 1, 1], |root| {
             fs::write(root.0.join("_manifests/00000001.json"), "").unwrap();
         }),
-        case(
-            "a manifest that states another number",
-            "Covered",
-            [0, 0, 1, 0],
-            |root| {
-                let path = root.0.join("_manifests/00000001.json");
-                let text = fs::read_to_string(&path).unwrap();
-                fs::write(path, text.replacen("\"events\":", "\"events\":1", 1)).unwrap();
-            },
-        ),
-        case("a file among the events", "Covered", [0, 0, 1, 0], |root| {
-            fs::write(root.0.join(format!("date={DAY}/part-0.json.gz")), "x").unwrap();
-        }),
+        Case {
+            verified_after: 1,
+            ..case(
+                "a manifest that states another number",
+                "Covered",
+                [0, 0, 1, 0],
+                |root| {
+                    let path = root.0.join("_manifests/00000001.json");
+                    let text = fs::read_to_string(&path).unwrap();
+                    fs::write(path, text.replacen("\"events\":", "\"events\":1", 1)).unwrap();
+                },
+            )
+        },
+        Case {
+            verified_after: 1,
+            ..case("a file among the events", "Covered", [0, 0, 1, 0], |root| {
+                fs::write(root.0.join(format!("date={DAY}/part-0.json.gz")), "x").unwrap();
+            })
+        },
         case("a file elsewhere", "Covered", [0, 0, 0, 0], |root| {
             fs::write(root.0.join("notes.txt"), "x").unwrap();
         }),
@@ -414,7 +467,7 @@ async fn observe(
     case: &Case,
     folder: &str,
     manifest: &str,
-) -> (BTreeMap<&'static str, String>, [i32; 4]) {
+) -> (BTreeMap<&'static str, String>, [i32; 4], i32) {
     let run = async |arguments: &[&str]| {
         let location = ["-f", manifest, "--to", folder, "--output", "json"];
         fixture.run(&[arguments, &location].concat()).await
@@ -446,7 +499,8 @@ async fn observe(
     let summary: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
     states.insert("run", uncovered(&summary["exports"][0]["uncovered"], case.day));
     let codes = [code(&plan), code(&inspect), code(&verify), code(&ran)];
-    (states, codes)
+    let again = run(&["verify"]).await;
+    (states, codes, code(&again))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -483,7 +537,7 @@ async fn every_command_shows_the_same_state_of_each_archive() {
             ("run", case.after_run),
         ];
         let expected = states.map(|(command, state)| (command, state.to_owned()));
-        let expected = (BTreeMap::from(expected), case.codes);
+        let expected = (BTreeMap::from(expected), case.codes, case.verified_after);
         if found != expected {
             wrong.push(format!(
                 "{}:\n  found    {found:?}\n  expected {expected:?}",
