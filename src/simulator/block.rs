@@ -18,6 +18,8 @@ use super::settings::JsonShape;
 const LARGE_BLOCK_BYTES: u64 = 1 << 20;
 /// Maximum size of the cache of own blocks, in compressed bytes: 8 MiB.
 const CACHE_BYTES: usize = 8 << 20;
+/// Maximum number of generators that simulators share; further ones belong to one simulator.
+const MAX_SHARED: usize = 8;
 /// Maximum number of cached sizes and checksums; when it is reached, all are removed.
 const MAX_CACHED_INFO: usize = 50_000;
 
@@ -142,6 +144,22 @@ impl Blocks {
             cache: Mutex::default(),
             info: Mutex::default(),
         }
+    }
+
+    /// Returns the generator of this seed and size. The simulators of a process share it, because blocks depend on
+    /// nothing else: tests start hundreds of simulators that serve the same days.
+    pub(super) fn shared(seed: u64, bytes_per_event: usize) -> Arc<Self> {
+        static SHARED: Mutex<Vec<Arc<Blocks>>> = Mutex::new(Vec::new());
+        let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |blocks: &&Arc<Self>| (blocks.seed, blocks.bytes_per_event) == (seed, bytes_per_event);
+        if let Some(blocks) = all.iter().find(same) {
+            return Arc::clone(blocks);
+        }
+        let blocks = Arc::new(Self::new(seed, bytes_per_event));
+        if all.len() < MAX_SHARED {
+            all.push(Arc::clone(&blocks));
+        }
+        blocks
     }
 
     /// Returns the number of events in the large template, enough for [`LARGE_BLOCK_BYTES`].

@@ -131,7 +131,7 @@ impl SimulatedService {
             ids: Random::new(settings.seed, &[0x5E55]),
         };
         Self {
-            blocks: Arc::new(Blocks::new(settings.seed, settings.volume.bytes_per_event)),
+            blocks: Blocks::shared(settings.seed, settings.volume.bytes_per_event),
             settings,
             authority,
             state: Mutex::new(state),
