@@ -92,8 +92,9 @@ async fn persistent_failures_are_retried_with_backoff() {
         fixture.timeouts.request = Duration::from_secs(1);
         fixture.simulator.add_preset(preset).unwrap();
         let seen = observe(&fixture, 0).await;
-        // Three days with two attempts each in this time, some requests per attempt, each tried three times.
-        let quiet = seen.snapshots < 60 && seen.calls < 150 && seen.requests < 120;
+        // Three days with two attempts each in this time, some requests per attempt, each tried three times. Each
+        // attempt reads the records of those before it whose session may be open: 170 calls unless the machine is busy.
+        let quiet = seen.snapshots < 60 && seen.calls < 220 && seen.requests < 120;
         assert!(quiet && !seen.snapshot.complete, "{preset}: {seen:#?}");
     });
     futures::future::join_all(watched).await;
