@@ -25,7 +25,7 @@ TEST_FEATURES := --features tokio/test-util,rustix/fs
 .PHONY: help build image quickstart bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites \
 	test test-all test-helm test-prometheus test-gitops test-consumers \
 	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
-	chart-generated chart-check lint format generated check-generated deny ci clean
+	chart-generated chart-check lint format generated check-generated deny advisories ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ fuzz: $(FUZZ) ## Run each fuzz target for FUZZ_SECONDS (60) from the seeds in fu
 
 decompression-bombs: ## Measure the program's memory on days that grow from 10 MiB to 10 GiB; minutes
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact malicious_peers::memory::decompression_bombs_of_ten_gib_use_bounded_memory
+
+advisories: $(DENY) ## Check the dependencies for known vulnerabilities; needs network access to the RustSec database
+	$(DENY) --locked check advisories
 
 ci: ## Run all checks of CI
 	.ci/run
