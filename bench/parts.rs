@@ -14,8 +14,8 @@ use bytes::Bytes;
 use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::pipeline::{events::EventCounter, gzip::GzipVerifier, proof::ProverPool};
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store,
-    S3Timeouts, Segments, Store,
+    ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store, S3Timeouts,
+    Segments, Store,
 };
 use eventexport::tracker::{
     Credentials, DownloadResponse, RetryConfig, SessionRequest, Timeouts, TokenCache, Tracker, TrackerConfig,
@@ -89,7 +89,7 @@ async fn move_all(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_o
         object_lock: None,
         checksum: ChecksumMode::Crc64Nvme,
         timeouts: S3Timeouts::default(),
-        hosts: Arc::new(AnyHost),
+        hosts: HostPolicy::any(),
         traffic: traffic(),
     };
     let store: Arc<dyn Store> = Arc::new(S3Store::connect(store).await?);

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::rules;
+
 /// Public region of the service.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[serde(rename_all = "kebab-case")]
@@ -80,6 +82,11 @@ pub fn parse_url(text: &str) -> Option<Url> {
     let path_is_valid = path.bytes().all(|byte| byte == b'/' || is_path_byte(byte));
     // Finally the parser of the HTTP client, which also rejects bad Punycode labels.
     (host && path_is_valid).then(|| Url::parse(text).ok())?
+}
+
+/// Parses a URL by [`parse_url`]. The error is the rule, and quotes nothing: the text may contain a password.
+pub fn parse_endpoint(text: &str) -> Result<Url, &'static str> {
+    parse_url(text).ok_or(rules::URL.message)
 }
 
 /// Returns true for the characters that a segment of a URL path allows unescaped (RFC 3986, `pchar` without `%`).

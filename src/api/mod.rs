@@ -24,7 +24,7 @@ mod spec;
 mod status;
 mod syntax;
 
-pub use address::{Region, UaaAddress, parse_url};
+pub use address::{Region, UaaAddress, parse_endpoint, parse_url};
 pub use checked::{CheckedGap, CheckedRange, CheckedSpec, MAX_REPORTED_ERRORS};
 pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find_condition, set_condition};
 pub use definition::{CATEGORY, definition};

@@ -16,13 +16,13 @@ use super::job::{self, RunOptions};
 use super::manifest::{ExportResource, ResourceManifest};
 use super::secrets;
 use super::{documents, load};
-use crate::api::{S3Destination, Setting, SettingNames};
+use crate::api::{self, S3Destination, Setting, SettingNames};
 use crate::archive::coverage::Expectation;
-use crate::egress::Traffic;
+use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect;
 use crate::export::spec::ExportSpec;
 use crate::storage::{
-    AnyHost, ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
+    ChecksumMode, DirectoryStore, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError,
 };
 use crate::tracker::TokenCache;
 
@@ -54,7 +54,8 @@ pub struct S3Args {
         id = "s3-endpoint",
         long = "s3-endpoint",
         value_name = "URL",
-        env = "AWS_ENDPOINT_URL_S3"
+        env = "AWS_ENDPOINT_URL_S3",
+        value_parser = api::parse_endpoint
     )]
     pub endpoint: Option<Url>,
     /// Region of the bucket (default: `AWS_DEFAULT_REGION` or us-east-1)
@@ -320,12 +321,9 @@ impl S3Args {
         let endpoint = match &self.endpoint {
             Some(endpoint) => Some(endpoint.clone()),
             None => env_string("AWS_ENDPOINT_URL")?
-                .map(|text| {
-                    text.parse().map_err(|error| {
-                        CliError::usage(format!("AWS_ENDPOINT_URL: {text:?} is not a URL: {error}"))
-                    })
-                })
-                .transpose()?,
+                .map(|text| api::parse_endpoint(&text))
+                .transpose()
+                .map_err(|rule| CliError::usage(format!("AWS_ENDPOINT_URL: {rule}")))?,
         };
         let region = match &self.region {
             Some(region) => region.clone(),
@@ -348,7 +346,7 @@ impl S3Args {
             object_lock: None,
             checksum: ChecksumMode::default(),
             timeouts: S3Timeouts::default(),
-            hosts: Arc::new(AnyHost),
+            hosts: HostPolicy::any(),
             traffic: Traffic::default(),
         })
     }

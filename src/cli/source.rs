@@ -11,7 +11,7 @@ use super::credentials::{self, ResolvedCredentials};
 use super::exit::CliError;
 use super::location::{ArchiveLocation, S3Args};
 use super::secrets::{self, EnvLookup};
-use crate::api::{Setting, SettingNames};
+use crate::api::{self, Setting, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
 use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError};
 
@@ -171,7 +171,7 @@ impl SourceConnection {
         if s3.endpoint.is_none()
             && let Some(text) = &context.s3_endpoint
         {
-            s3.endpoint = Some(text.parse().map_err(|error| wrong("s3-endpoint", &error))?);
+            s3.endpoint = Some(api::parse_endpoint(text).map_err(|rule| wrong("s3-endpoint", &rule))?);
         }
         s3.region = s3.region.or_else(|| context.s3_region.clone());
         s3.path_style = s3.path_style.or(context.s3_path_style);

@@ -221,7 +221,7 @@ pub async fn s3(
         object_lock: None,
         checksum: ChecksumMode::default(),
         timeouts: S3Timeouts::default(),
-        hosts: Arc::new(process_context.store_hosts.clone()),
+        hosts: process_context.store_hosts.clone(),
         traffic: process_context.traffic.clone(),
     };
     let store = S3Store::connect(with_object_attributes(settings, &spec.destination.s3))

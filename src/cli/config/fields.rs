@@ -68,14 +68,8 @@ impl ContextConfig {
             ("s3-endpoint", &self.s3_endpoint),
         ];
         for (field, value) in urls {
-            if value
-                .as_deref()
-                .is_some_and(|text| api::parse_url(text).is_none())
-            {
-                return Err(format!(
-                    "{field} must be a URL such as https://tracker.example.com (http only for 127.0.0.1, [::1] or localhost), \
-                     without user, query or fragment"
-                ));
+            if let Some(Err(rule)) = value.as_deref().map(api::parse_endpoint) {
+                return Err(format!("{field} {rule}"));
             }
         }
         if self

@@ -192,13 +192,7 @@ pub(super) fn env_text(lookup: EnvLookup<'_>, variable: &str) -> Result<Option<S
 }
 
 fn parse_endpoint(setting: &SettingLayers) -> Result<Url, CliError> {
-    api::parse_url(&setting.value).ok_or_else(|| {
-        CliError::usage(format!(
-            "{}: must be a URL such as https://tracker.example.com (http only for 127.0.0.1, [::1] or localhost), without \
-             user, query or fragment",
-            setting.origin
-        ))
-    })
+    api::parse_endpoint(&setting.value).map_err(|rule| CliError::usage(format!("{}: {rule}", setting.origin)))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Configuration of the SDK client: no retries, checksums or hosts of its own choice. Builds the client and inspects
 //! each request and reply; the SDK does the I/O.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_config::BehaviorVersion;
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_runtime::auth::SigV4OperationSigningConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::{
@@ -32,44 +34,15 @@ use url::Url;
 use super::limited::LimitedConnector;
 use super::metered::MeteredConnector;
 use super::{S3Credentials, S3Settings};
-use crate::api::{Remedy, Setting};
-use crate::egress::{CheckedResolver, HostDenied, HostPolicy, check_ca};
+use crate::api::{Remedy, Setting, parse_endpoint};
+use crate::egress::{CheckedResolver, HostPolicy, check_ca};
 use crate::storage::StoreError;
 
 /// Maximum age of the `Date` header from which the store's time is derived: a minute.
 const CLOCK_MAX_AGE: Duration = Duration::from_mins(1);
 
-/// Policy for the hosts that the client may contact. It checks the URL of each request, and each resolved address.
-pub trait HostCheck: fmt::Debug + Send + Sync {
-    /// Checks that requests to this URL are allowed.
-    fn check_url(&self, url: &Url) -> Result<(), HostDenied>;
-    /// Returns the resolver, which rejects addresses that are not allowed; `None`: the system's resolver, unchecked.
-    fn resolver(&self) -> Option<SharedDnsResolver>;
-}
-
-/// Policy that allows every host, for the command line: the user's own network is the limit.
-#[derive(Clone, Copy, Debug)]
-pub struct AnyHost;
-
-impl HostCheck for AnyHost {
-    fn check_url(&self, _: &Url) -> Result<(), HostDenied> {
-        Ok(())
-    }
-
-    fn resolver(&self) -> Option<SharedDnsResolver> {
-        None
-    }
-}
-
-impl HostCheck for HostPolicy {
-    fn check_url(&self, url: &Url) -> Result<(), HostDenied> {
-        Self::check_url(self, url)
-    }
-
-    fn resolver(&self) -> Option<SharedDnsResolver> {
-        Some(SharedDnsResolver::new(CheckedResolver::new(self.clone())))
-    }
-}
+/// Region of STS if neither the environment nor the profile of the process names one.
+const DEFAULT_STS_REGION: &str = "us-east-1";
 
 /// The store's clock: the `Date` of the latest reply plus the monotonic time since then.
 #[derive(Debug, Default)]
@@ -103,7 +76,7 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
     let mut config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .credentials_provider(
-            credentials(&settings.credentials, region.clone())
+            credentials(&settings.credentials)
                 .await
                 .map_err(invalid_settings)?,
         )
@@ -116,7 +89,7 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .force_path_style(settings.force_path_style)
         .interceptor(RequestInterceptor {
-            hosts: Arc::clone(&settings.hosts),
+            hosts: settings.hosts.clone(),
             clock,
         });
     config.set_endpoint_url(
@@ -129,10 +102,7 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
     Ok(Client::from_conf(config.build()))
 }
 
-async fn credentials(
-    wanted: &S3Credentials,
-    region: Region,
-) -> Result<SharedCredentialsProvider, (String, Option<Remedy>)> {
+async fn credentials(wanted: &S3Credentials) -> Result<SharedCredentialsProvider, (String, Option<Remedy>)> {
     match wanted {
         S3Credentials::Static {
             access_key_id,
@@ -147,19 +117,39 @@ async fn credentials(
             None,
             "Secret",
         ))),
-        // The pod's environment names the hosts (STS, metadata), not a tenant, so they are not checked.
-        S3Credentials::PodIdentity => aws_config::defaults(BehaviorVersion::latest())
-            .region(region)
-            .load()
-            .await
-            .credentials_provider()
-            .ok_or_else(|| {
+        // The environment of the process chooses the hosts (STS, metadata) that receive its identity, never a spec: the
+        // region of a bucket is not the region of STS. `AWS_ENDPOINT_URL_STS` wins over the region.
+        S3Credentials::PodIdentity => {
+            check_sts_endpoint()?;
+            let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+                .or_else(ProfileFileRegionProvider::new())
+                .or_else(Region::from_static(DEFAULT_STS_REGION));
+            let config = aws_config::defaults(BehaviorVersion::latest())
+                .region(region)
+                .load()
+                .await;
+            config.credentials_provider().ok_or_else(|| {
                 (
                     "the process has no identity for S3".to_owned(),
                     Some(Remedy::new(Setting::BucketCredentials, "set {}")),
                 )
-            }),
+            })
+        }
     }
+}
+
+/// Checks the variables from which the SDK takes the endpoint of STS.
+fn check_sts_endpoint() -> Result<(), (String, Option<Remedy>)> {
+    for name in ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"] {
+        if let Some(Err(rule)) = std::env::var(name)
+            .ok()
+            .filter(|url| !url.is_empty())
+            .map(|url| parse_endpoint(&url))
+        {
+            return Err((format!("{name}: {rule}"), None));
+        }
+    }
+    Ok(())
 }
 
 fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Option<Remedy>)> {
@@ -192,10 +182,8 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
         .proxy_config(ProxyConfig::from_env())
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
         .tls_context(context);
-    let connector = SharedHttpConnector::new(match settings.hosts.resolver() {
-        Some(resolver) => connector.build_with_resolver(resolver),
-        None => connector.build(),
-    });
+    let resolver = SharedDnsResolver::new(CheckedResolver::new(settings.hosts.clone()));
+    let connector = SharedHttpConnector::new(connector.build_with_resolver(resolver));
     let metered = SharedHttpConnector::new(MeteredConnector {
         inner: SharedHttpConnector::new(LimitedConnector(connector)),
         traffic: settings.traffic.clone(),
@@ -206,7 +194,7 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
 /// Checks the host of each request, and reads the `Date` of each reply.
 #[derive(Debug)]
 struct RequestInterceptor {
-    hosts: Arc<dyn HostCheck>,
+    hosts: HostPolicy,
     clock: Arc<StoreClock>,
 }
 

@@ -52,7 +52,6 @@ use super::{
 };
 use crate::api::is_printable;
 
-pub use self::client::{AnyHost, HostCheck};
 pub use self::settings::{
     ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts, Sse, SseAlgorithm,
 };

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use url::Url;
 
-use super::client::HostCheck;
-use crate::egress::Traffic;
+use crate::egress::{HostPolicy, Traffic};
 
 /// Configuration of an [`S3Store`](super::S3Store).
 #[derive(Clone, Debug)]
@@ -37,7 +35,7 @@ pub struct S3Settings {
     /// Maximum waits.
     pub timeouts: S3Timeouts,
     /// Hosts that requests may contact.
-    pub hosts: Arc<dyn HostCheck>,
+    pub hosts: HostPolicy,
     /// Fence and counters of requests.
     pub traffic: Traffic,
 }

@@ -2,6 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fixture::{CliFixture, KEY, wait_output, write};
 
@@ -180,5 +185,101 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
             command.env("EVENTEXPORT_ENDPOINT", &fixture.url);
         }
         wait_output(command).await.expect_failure(2, &[words]);
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_tls_is_refused_wherever_it_is_named() {
+    let fixture = CliFixture::start(&[]).await;
+    let plain = "http://store.example";
+    let rule = "http:// is allowed only for 127.0.0.1, [::1] and localhost";
+    let inspect = ["inspect", "s3://audit/t"];
+    let flag = fixture.command(&[&inspect[..], &["--s3-endpoint", plain]].concat());
+    let mut variables = vec![("--s3-endpoint", flag)];
+    for variable in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
+        let mut command = fixture.command(&inspect);
+        command.env(variable, plain);
+        variables.push((variable, command));
+    }
+    // The identity of the process is sent to STS.
+    for variable in ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"] {
+        let mut command =
+            fixture.command(&[&inspect[..], &["--s3-endpoint", "https://127.0.0.1:1"]].concat());
+        command.env(variable, plain);
+        variables.push((variable, command));
+    }
+    for (name, mut command) in variables {
+        if name != "AWS_ENDPOINT_URL_STS" && name != "AWS_ENDPOINT_URL" {
+            command.env("AWS_ACCESS_KEY_ID", "AKID");
+            command.env("AWS_SECRET_ACCESS_KEY", "k");
+        }
+        let output = wait_output(command).await;
+        output.expect_failure(2, &[rule, name]);
+        assert!(!output.err.contains("store.example: "), "{output:?}");
+    }
+    write(
+        &fixture.config(),
+        &format!("[contexts.prod]\ns3-endpoint = \"{plain}\"\n"),
+        0o600,
+    );
+    fixture
+        .run_without_env(&["context", "list"])
+        .await
+        .expect_failure(2, &[rule, "s3-endpoint"]);
+    fs::remove_file(fixture.config()).unwrap();
+    let manifest = fixture.path("export.yaml");
+    let text = format!(
+        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: a}}\nspec:\n  space: c1\n  \
+         dateRange: {{start: 2018-06-01, end: 2018-06-01}}\n  source: {{region: ng, credentialsSecretRef: {{name: s}}}}\n  \
+         destination: {{s3: {{bucket: audit, endpoint: '{plain}'}}}}\n"
+    );
+    write(&manifest, &text, 0o644);
+    fixture
+        .run_without_env(&["plan", "-f", "export.yaml"])
+        .await
+        .expect_failure(2, &[rule, "spec.destination.s3.endpoint"]);
+}
+
+#[tokio::test]
+async fn the_region_of_a_bucket_does_not_choose_the_sts() {
+    let fixture = CliFixture::start(&[]).await;
+    // A proxy that records the hosts it is asked for, and connects to none.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let log = asked.clone();
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).await.unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let host = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            log.lock().unwrap().push(host);
+            let _ = stream
+                .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                .await;
+        }
+    }));
+    fixture.write("token", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ.x", 0o600);
+    for (variables, expected) in [
+        (
+            &[("AWS_REGION", "eu-central-1")][..],
+            "sts.eu-central-1.amazonaws.com:443",
+        ),
+        (&[], "sts.us-east-1.amazonaws.com:443"),
+    ] {
+        let inspect = ["inspect", "s3://audit/t", "--s3-region", "tenants-choice-1"];
+        let mut command = fixture.command(&inspect);
+        command
+            .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/eventexport")
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", fixture.path("token"))
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("HTTPS_PROXY", &proxy)
+            .envs(variables.iter().copied());
+        let output = wait_output(command).await;
+        assert_eq!(output.code, Some(3), "{output:?}");
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        assert!(!asked.is_empty(), "{output:?}");
+        assert!(asked.iter().all(|host| host == expected), "{asked:?}");
     }
 }

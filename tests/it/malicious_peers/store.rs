@@ -1,14 +1,13 @@
 //! Malicious S3 server: hostile replies to listings, writes and reads, and XML attacks.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use eventexport::egress::Traffic;
+use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store,
-    S3Timeouts, Segments, Store as _, StoreError,
+    ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store, S3Timeouts,
+    Segments, Store as _, StoreError,
 };
 use futures::future::join_all;
 
@@ -54,7 +53,7 @@ async fn store(peer: &MaliciousPeer) -> S3Store {
             idle: IDLE,
             ..S3Timeouts::default()
         },
-        hosts: Arc::new(AnyHost),
+        hosts: HostPolicy::any(),
         traffic: Traffic::default(),
     };
     S3Store::connect(settings).await.unwrap()

@@ -1,14 +1,12 @@
 //! Errors and special features of a real S3 store.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
 use eventexport::api::SettingNames;
 use eventexport::egress::HostPolicy;
 use eventexport::storage::{
-    AnyHost, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
+    ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
     S3Settings, S3Store, S3Timeouts, Store, StoreError, probe,
 };
 
@@ -29,7 +27,7 @@ fn settings(gateway: &Gateway, bucket: &str) -> S3Settings {
         object_lock: None,
         checksum: ChecksumMode::default(),
         timeouts: S3Timeouts::default(),
-        hosts: Arc::new(AnyHost),
+        hosts: HostPolicy::any(),
         traffic: eventexport::egress::Traffic::default(),
     }
 }
@@ -267,7 +265,7 @@ async fn a_store_outage_is_a_network_error_until_recovery() {
 #[tokio::test]
 async fn no_request_goes_to_a_host_that_is_not_allowed() {
     let gateway = Gateway::shared().await;
-    let only = |host: &str| Arc::new(HostPolicy::allow(&[host.to_owned()]).unwrap());
+    let only = |host: &str| HostPolicy::allow(&[host.to_owned()]).unwrap();
     let mut elsewhere = settings(gateway, "bucket");
     elsewhere.hosts = only("s3.example");
     let refused = S3Store::connect(elsewhere).await.unwrap_err();

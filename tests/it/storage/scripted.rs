@@ -11,10 +11,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use eventexport::api::SettingNames;
+use eventexport::egress::HostPolicy;
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Crc64, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions,
-    S3Credentials, S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store as _, StoreError,
-    StoreErrorClass, Upload, UploadedPart,
+    ChecksumMode, Crc64, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
+    S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store as _, StoreError, StoreErrorClass, Upload,
+    UploadedPart,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -77,7 +78,7 @@ impl ScriptedStore {
             object_lock: None,
             checksum: ChecksumMode::default(),
             timeouts: S3Timeouts::default(),
-            hosts: Arc::new(AnyHost),
+            hosts: HostPolicy::any(),
             traffic: eventexport::egress::Traffic::default(),
         };
         change(&mut settings);

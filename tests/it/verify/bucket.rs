@@ -1,13 +1,12 @@
 //! Verification on a real S3 store, with and without reading the data.
 
 use std::fs;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use eventexport::egress::Traffic;
+use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::storage::{
-    AnyHost, ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store,
-    S3Timeouts, Store,
+    ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store, S3Timeouts,
+    Store,
 };
 
 use super::fixture::{ArchiveFixture, SPACE, VerifyOutput, simulator, text};
@@ -41,7 +40,7 @@ impl ArchiveBucket {
             checksum: ChecksumMode::default(),
             traffic: Traffic::default(),
             timeouts: S3Timeouts::default(),
-            hosts: Arc::new(AnyHost),
+            hosts: HostPolicy::any(),
         })
         .await
         .unwrap();

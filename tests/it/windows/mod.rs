@@ -16,7 +16,7 @@ use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
-use eventexport::storage::{AnyHost, ChecksumMode, S3Credentials, S3Settings, S3Store, S3Timeouts};
+use eventexport::storage::{ChecksumMode, S3Credentials, S3Settings, S3Store, S3Timeouts};
 use eventexport::tracker::{
     Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource,
 };
@@ -167,7 +167,7 @@ impl WindowFixture {
             object_lock: None,
             checksum: ChecksumMode::default(),
             timeouts: S3Timeouts::default(),
-            hosts: Arc::new(AnyHost),
+            hosts: HostPolicy::any(),
             traffic: traffic.clone(),
         };
         let peers = Peers {
