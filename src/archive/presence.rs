@@ -33,7 +33,7 @@ pub async fn find_unlisted(
     let found: Vec<ObjectSummary> = asked.into_iter().flatten().collect();
     if !found.is_empty() {
         tracing::warn!(
-            store = store.name(),
+            store = %store.identity(),
             keys = found.len(),
             "the store has keys that its listing leaves out"
         );

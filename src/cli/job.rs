@@ -65,7 +65,7 @@ pub struct PreparedExport {
 impl PreparedExport {
     /// Returns store and root; exports with the same identity run in sequence.
     pub fn identity(&self) -> String {
-        format!("{} {}", self.peers.store.name(), self.export.root.as_str())
+        format!("{} {}", self.peers.store.identity(), self.export.root.as_str())
     }
 }
 

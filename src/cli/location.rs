@@ -201,7 +201,7 @@ impl LocationArgs {
             prefix: export.root.as_str().to_owned(),
             name: format!(
                 "{}/{}",
-                location.map_or_else(|| store.name().to_owned(), ArchiveLocation::store_name),
+                location.map_or_else(|| store.location().to_owned(), ArchiveLocation::store_name),
                 export.root.as_str().trim_end_matches('/')
             ),
             store,

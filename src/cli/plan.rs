@@ -136,7 +136,7 @@ async fn list_destination(store: &dyn Store, names: &SettingNames, root: &Archiv
         Ok(Ok(listing)) => listing,
         Ok(Err(error)) => DestinationListing::Unavailable(error.describe(names)),
         Err(_) => {
-            DestinationListing::Unavailable(format!("{} did not answer within 2 minutes", store.name()))
+            DestinationListing::Unavailable(format!("{} did not answer within 2 minutes", store.identity()))
         }
     }
 }

@@ -120,7 +120,7 @@ fn print_text(summary: &RunSummary<'_>) -> Result<(), CliError> {
             "\n{}{}: {owner} → {}/{}\n",
             export.name,
             shard_suffix(export),
-            job.peers.store.name(),
+            job.peers.store.location(),
             export.root.as_str()
         );
         if outcome.observed {
@@ -191,7 +191,7 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "scope": export.scope.as_str(),
         "shard": (!export.shard.is_single()).then(|| export.shard.to_string()),
         "source": export.source,
-        "destination": job.peers.store.name(),
+        "destination": job.peers.store.location(),
         "root": export.root.as_str(),
         "exitCode": outcome.exit().code(),
         "totals": totals_json(&outcome.totals),

@@ -16,7 +16,7 @@ use crate::archive::listing::overlap;
 use crate::archive::records::{self, ArchiveRecord, AttemptRecord, SessionRecord};
 use crate::archive::window::Window;
 use crate::storage::conditional::{ConditionalSupport, probe};
-use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store};
+use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store, StoreIdentity};
 use crate::tracker::{Session, SessionRequest, TrackerError};
 
 /// Open session of this attempt, recorded in the journal.
@@ -283,8 +283,7 @@ async fn conditional_support(
     attempt: &AttemptRecord,
 ) -> Result<ConditionalSupport, Failure> {
     let store = &ctx.peers.store;
-    let cached = lock(&ctx.shared.support).get(store.name()).copied();
-    let support = if let Some(support) = cached {
+    let support = if let Some(support) = ctx.known_support() {
         support
     } else {
         let body = Segments::from(bytes::Bytes::from(records::encode(attempt)));
@@ -294,7 +293,7 @@ async fn conditional_support(
         // The reply to the probe's upload may have been lost; nothing else aborts that upload.
         abort_matching_uploads(&**store, &key, |_| true).await?;
         let support = probed.map_err(|error| Failure::from(&error))?;
-        lock(&ctx.shared.support).insert(store.name().to_owned(), support);
+        ctx.remember_support(support);
         support
     };
     if (support.put && support.complete) || ctx.export.single_writer {
@@ -302,12 +301,12 @@ async fn conditional_support(
     }
     Err(Failure {
         class: RetryClass::Manual,
-        ..conditional_writes_unsupported(store.name())
+        ..conditional_writes_unsupported(store.identity())
     })
 }
 
 /// Returns the failure of a store without conditional writes.
-pub(super) fn conditional_writes_unsupported(store: &str) -> Failure {
+pub(super) fn conditional_writes_unsupported(store: &StoreIdentity) -> Failure {
     let message = format!(
         "{store} ignores If-None-Match, so that two writers could overwrite each other: use a store that honors it, or make sure that nothing else writes to the prefix (run --single-writer)"
     );

@@ -175,7 +175,7 @@ fn embedded_receipt(found: &ObjectInfo) -> Option<Receipt> {
 }
 
 async fn write_adopted_receipt(ctx: &RunContext, window: Window, receipt: Receipt) -> Result<(), Failure> {
-    let support = lock(&ctx.shared.support).get(ctx.peers.store.name()).copied();
+    let support = ctx.known_support();
     let condition = if support.is_some_and(|support| !support.put) {
         PutMode::Overwrite
     } else {

@@ -625,12 +625,11 @@ impl ExportRun {
             sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
         }
         let mut problems = decision.problems.clone();
-        let support = lock(&self.ctx.shared.support)
-            .get(self.ctx.peers.store.name())
-            .copied();
+        let support = self.ctx.known_support();
         if support.is_some_and(|support| !(support.put && support.complete)) && self.ctx.export.single_writer
         {
-            let Failure { reason, message, .. } = conditional_writes_unsupported(self.ctx.peers.store.name());
+            let Failure { reason, message, .. } =
+                conditional_writes_unsupported(self.ctx.peers.store.identity());
             problems.push(Problem {
                 reason,
                 message,

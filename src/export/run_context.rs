@@ -21,7 +21,11 @@ use crate::api::Scope;
 use crate::archive::layout::AttemptId;
 use crate::archive::window::Window;
 use crate::pipeline::proof::ProverPool;
+use crate::storage::StoreIdentity;
 use crate::storage::conditional::ConditionalSupport;
+
+/// Maximum number of stores whose support is remembered: 1,024. Probing one again costs a few requests.
+const REMEMBERED_STORES_MAX: usize = 1024;
 
 /// Resources that all exports of a process share.
 pub(super) struct SharedResources {
@@ -31,8 +35,8 @@ pub(super) struct SharedResources {
     pub(super) proofs: ProverPool,
     pub(super) window_slots: WindowSemaphore,
     pub(super) budgets: SessionBudgets,
-    /// Conditional writes that each store supports, by its name.
-    pub(super) support: Mutex<HashMap<String, ConditionalSupport>>,
+    /// Conditional writes that each store supports.
+    pub(super) support: Mutex<HashMap<StoreIdentity, ConditionalSupport>>,
     /// Receiver of results.
     pub(super) observer: Arc<dyn EngineObserver>,
 }
@@ -141,6 +145,22 @@ impl RunContext {
     pub(super) fn recovery_span(&self, id: AttemptId) -> Span {
         let (window, attempt) = (id.window, id.ulid);
         tracing::error_span!(parent: None, "recovery", export = self.export.name, run = %self.id, %window, %attempt)
+    }
+
+    /// Returns the conditional writes that the store supports, if it was probed.
+    pub(super) fn known_support(&self) -> Option<ConditionalSupport> {
+        lock(&self.shared.support)
+            .get(self.peers.store.identity())
+            .copied()
+    }
+
+    /// Remembers the result of a probe for all exports to the store.
+    pub(super) fn remember_support(&self, support: ConditionalSupport) {
+        let mut known = lock(&self.shared.support);
+        if known.len() >= REMEMBERED_STORES_MAX {
+            known.clear();
+        }
+        known.insert(self.peers.store.identity().clone(), support);
     }
 
     /// Returns the store's clock minus the local clock; `store_now` must be current.

@@ -7,6 +7,7 @@ pub mod conditional;
 mod crc64;
 mod directory;
 mod error;
+mod identity;
 mod s3;
 
 use std::fmt;
@@ -20,6 +21,7 @@ pub use self::conditional::{ConditionalSupport, probe};
 pub use self::crc64::Crc64;
 pub use self::directory::DirectoryStore;
 pub use self::error::{StoreError, StoreErrorClass};
+pub use self::identity::StoreIdentity;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::s3::bad_input;
 pub use self::s3::{
@@ -149,8 +151,11 @@ pub struct UploadedPart {
 /// An object store. Keys are full keys, relative to the bucket or directory.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Returns the name of the store for messages: `s3://bucket` or a directory.
-    fn name(&self) -> &str;
+    /// Returns the location as users write it: `s3://bucket`, or a directory. Not unique: see
+    /// [`identity`](Store::identity).
+    fn location(&self) -> &str;
+    /// Returns the identity of the store, the key of everything that is remembered about it.
+    fn identity(&self) -> &StoreIdentity;
     /// Stores a small object in one request.
     async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError>;
     /// Reads an object of at most `limit` bytes; `None` if it does not exist.

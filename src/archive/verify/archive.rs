@@ -285,7 +285,7 @@ async fn prove_object(
     progress: &Arc<VerifyProgress>,
 ) -> Result<Option<ObjectProof>, StoreError> {
     let read_error = |message: String| StoreError::Io {
-        store: options.store.name().to_owned(),
+        store: options.store.identity().to_string(),
         key: listed.key.clone(),
         message,
     };

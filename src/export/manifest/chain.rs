@@ -291,11 +291,10 @@ async fn create_object(
     options: PutOptions,
 ) -> Result<bool, Failure> {
     let store = &*ctx.peers.store;
-    let name = store.name();
-    let conditional = lock(&ctx.shared.support).get(name).map(|support| support.put);
+    let conditional = ctx.known_support().map(|support| support.put);
     let unsupported = || Failure {
         class: RetryClass::Manual,
-        ..conditional_writes_unsupported(name)
+        ..conditional_writes_unsupported(store.identity())
     };
     let overwrite = PutOptions {
         mode: PutMode::Overwrite,

@@ -16,7 +16,7 @@ use super::sidecar::{Sidecar, mtime_nanos};
 use crate::api::{Remedy, Setting};
 use crate::storage::{
     Crc64, LIST_MAX, ObjectInfo, ObjectSummary, PutMode, PutOptions, PutResult, Segments, StoreError,
-    hex_encode,
+    StoreIdentity, hex_encode,
 };
 
 /// Age at which leftovers of interrupted writes are removed: a day.
@@ -37,6 +37,7 @@ const EPERM: i32 = 1;
 pub(super) struct ObjectFiles {
     root: Arc<Path>,
     name: Arc<str>,
+    identity: Arc<StoreIdentity>,
     /// False if the internal folder could not be created, as on a read-only medium.
     writable: bool,
 }
@@ -45,6 +46,7 @@ impl ObjectFiles {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let mut files = Self {
             name: path.display().to_string().into(),
+            identity: StoreIdentity::directory(path).into(),
             root: path.into(),
             writable: true,
         };
@@ -53,6 +55,7 @@ impl ObjectFiles {
             .canonicalize()
             .map_err(|error| files.io_error("", "opening the directory", &error))?
             .into();
+        files.identity = StoreIdentity::directory(&files.root).into();
         for folder in ["put", "uploads", "facts"] {
             match fs::create_dir_all(files.internal_path(folder)) {
                 Ok(()) => {}
@@ -74,6 +77,7 @@ impl ObjectFiles {
     pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let mut files = Self {
             name: path.display().to_string().into(),
+            identity: StoreIdentity::directory(path).into(),
             root: path.into(),
             writable: false,
         };
@@ -82,6 +86,7 @@ impl ObjectFiles {
             .canonicalize()
             .map_err(|error| files.io_error("", "opening the directory", &error))?
             .into();
+        files.identity = StoreIdentity::directory(&files.root).into();
         if !files.root.is_dir() {
             return Err(files.invalid_key("", "it is a file, not a directory"));
         }
@@ -92,6 +97,12 @@ impl ObjectFiles {
         &self.root
     }
 
+    /// Returns the identity, by the canonical path.
+    pub(super) fn identity(&self) -> &StoreIdentity {
+        &self.identity
+    }
+
+    /// Returns the path as given, for messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -27,8 +27,8 @@ use ulid::Ulid;
 use self::files::{ObjectFiles, file_crc64, is_not_found};
 use self::sidecar::Sidecar;
 use super::{
-    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError, Upload,
-    UploadedPart,
+    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError,
+    StoreIdentity, Upload, UploadedPart,
 };
 
 /// Folder below the root that holds no objects.
@@ -104,8 +104,12 @@ impl DirectoryStore {
 
 #[async_trait]
 impl Store for DirectoryStore {
-    fn name(&self) -> &str {
+    fn location(&self) -> &str {
         self.files.name()
+    }
+
+    fn identity(&self) -> &StoreIdentity {
+        self.files.identity()
     }
 
     async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {

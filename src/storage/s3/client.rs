@@ -64,7 +64,7 @@ impl StoreClock {
 /// Builds the client. Reads the pod's identity, which may contact the metadata service, only if so configured.
 pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Result<Client, StoreError> {
     let invalid_settings = |(message, remedy)| StoreError::InvalidSettings {
-        store: format!("s3://{}", settings.bucket),
+        store: settings.identity().to_string(),
         message,
         remedy,
     };

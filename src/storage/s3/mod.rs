@@ -48,7 +48,7 @@ use self::paging::next_page;
 use self::retry::{RetryClassifier, classify, classify_put, retry};
 use super::{
     Crc64, LIST_MAX, ObjectClass, ObjectInfo, ObjectSummary, OpenUpload, PutMode, PutOptions, PutResult,
-    Segments, Store, StoreError, Upload, UploadedPart,
+    Segments, Store, StoreError, StoreIdentity, Upload, UploadedPart,
 };
 use crate::api::is_printable;
 
@@ -79,6 +79,9 @@ const PAGES_MAX: usize = LIST_MAX / 100;
 #[derive(Debug)]
 pub struct S3Store {
     /// `s3://bucket`
+    location: String,
+    identity: StoreIdentity,
+    /// The identity, for messages.
     name: String,
     client: Client,
     settings: S3Settings,
@@ -107,8 +110,11 @@ impl S3Store {
     /// not allowed, or pod identity is configured and the pod has none.
     pub async fn connect(settings: S3Settings) -> Result<Self, StoreError> {
         let clock = Arc::new(StoreClock::default());
+        let identity = settings.identity();
         Ok(Self {
-            name: format!("s3://{}", settings.bucket),
+            location: format!("s3://{}", settings.bucket),
+            name: identity.to_string(),
+            identity,
             client: client::build(&settings, Arc::clone(&clock)).await?,
             redactor: Redactor::of(&settings.credentials),
             settings,
@@ -122,8 +128,12 @@ impl S3Store {
 
 #[async_trait]
 impl Store for S3Store {
-    fn name(&self) -> &str {
-        &self.name
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn identity(&self) -> &StoreIdentity {
+        &self.identity
     }
 
     async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::egress::{HostPolicy, Traffic};
+use crate::storage::StoreIdentity;
 
 /// Configuration of an [`S3Store`](super::S3Store).
 #[derive(Clone, Debug)]
@@ -126,6 +127,13 @@ pub struct S3Timeouts {
     pub idle: Duration,
     /// Time for the reply to the completion of an upload; some stores assemble the object only then.
     pub complete: Duration,
+}
+
+impl S3Settings {
+    /// Returns the identity of the bucket.
+    pub fn identity(&self) -> StoreIdentity {
+        StoreIdentity::bucket(self.endpoint.as_ref(), &self.region, &self.bucket)
+    }
 }
 
 impl Default for S3Timeouts {

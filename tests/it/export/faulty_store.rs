@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use eventexport::storage::{
-    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError, Upload,
-    UploadedPart,
+    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError,
+    StoreIdentity, Upload, UploadedPart,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
@@ -187,7 +187,7 @@ impl FaultyStore {
     fn check_tier(&self, key: &str) -> Result<(), StoreError> {
         let archived = self.archived.lock().unwrap();
         if archived.iter().any(|end| key.ends_with(end)) {
-            let (store, key) = (self.inner.name().to_owned(), key.to_owned());
+            let (store, key) = (self.inner.location().to_owned(), key.to_owned());
             return Err(StoreError::Archived { store, key });
         }
         Ok(())
@@ -195,7 +195,7 @@ impl FaultyStore {
 
     fn injected_error(&self) -> StoreError {
         StoreError::Network {
-            store: self.inner.name().to_owned(),
+            store: self.inner.location().to_owned(),
             message: "sabotage".to_owned(),
         }
     }
@@ -215,7 +215,7 @@ impl FaultyStore {
         match self.fault {
             StoreFault::Fail => Err(self.injected_error()),
             StoreFault::Forbid => Err(StoreError::Forbidden {
-                store: self.inner.name().to_owned(),
+                store: self.inner.location().to_owned(),
                 action: "s3:Any".to_owned(),
                 key: what,
             }),
@@ -245,8 +245,12 @@ fn short_key(key: &str) -> &str {
 
 #[async_trait]
 impl Store for FaultyStore {
-    fn name(&self) -> &str {
-        self.inner.name()
+    fn location(&self) -> &str {
+        self.inner.location()
+    }
+
+    fn identity(&self) -> &StoreIdentity {
+        self.inner.identity()
     }
 
     async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {

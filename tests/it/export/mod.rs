@@ -14,6 +14,7 @@ mod manifest;
 mod orphans;
 mod retry_backoff;
 mod shared_space;
+mod two_stores;
 mod volume;
 
 use eventexport::archive::counts::Verdict;
