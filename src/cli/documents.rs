@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::api::sanitize;
-
 /// Maximum size of a manifest, in bytes: 16 MiB (the limit of etcd for one object is 1.5 MiB).
 pub const MANIFEST_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -127,17 +125,20 @@ fn parse_json(text: &str) -> Result<Vec<Value>, String> {
     serde_json::Deserializer::from_str(text)
         .into_iter()
         .collect::<Result<_, serde_json::Error>>()
-        .map_err(|error| error.to_string())
+        .map_err(|error| format!("line {}, column {}: not valid JSON", error.line(), error.column()))
 }
 
+/// Parses YAML. Errors have the position only: the library quotes values in some.
 fn parse_yaml(text: &str) -> Result<Vec<Value>, String> {
-    // A snippet could reveal a Secret.
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
-}
-
-fn first_line(message: &str) -> String {
-    sanitize(message.lines().next().unwrap_or_default()).into_owned()
+    serde_saphyr::from_multiple(text).map_err(|error| {
+        let position = error
+            .location()
+            .map(|at| format!("line {}, column {}: ", at.line(), at.column()));
+        format!(
+            "{}a quote, bracket or indentation is wrong, a key is repeated, or a tag or alias cannot be used",
+            position.unwrap_or_default()
+        )
+    })
 }
 
 fn list_items(mut document: Value) -> Vec<Value> {
@@ -176,8 +177,23 @@ mod tests {
         let error = parse(text).unwrap_err();
         assert!(!error.contains("hunter2"), "{error}");
         assert!(error.contains("line"), "{error}");
-        let error = parse("{\"apiKey\": \"hunter2-is-secret\" \"x\"}").unwrap_err();
-        assert!(!error.contains("hunter2"), "{error}");
+        for value in [
+            "*hunter2",
+            "!!int hunter2",
+            "!hunter2 x",
+            "\"\\qhunter2\"",
+            "[hunter2",
+            "{hunter2: 1, hunter2: 2}",
+            "@hunter2",
+            "%hunter2",
+        ] {
+            for text in [format!("apiKey: {value}\n"), format!("{{\"apiKey\": {value}}}")] {
+                if let Err(error) = parse(&text) {
+                    assert!(!error.contains("hunter2"), "{text}: {error}");
+                    assert!(error.contains("line 1"), "{text}: {error}");
+                }
+            }
+        }
     }
 
     #[test]

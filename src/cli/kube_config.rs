@@ -1,11 +1,15 @@
 //! Client configuration for the API server: address, credentials, proxy. Reads kubeconfig files and the environment.
 
+use std::error::Error;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+
+use super::secret_file;
+use crate::api::find_cause;
 
 /// Loads the configuration from `--kubeconfig` and `--context`, else from `KUBECONFIG`, `~/.kube/config`, or the pod's
 /// service account.
@@ -16,16 +20,44 @@ pub(super) async fn kube_config(file: Option<&Path>, context: Option<&str>) -> R
     };
     let mut config = match (file, context) {
         (Some(file), _) => {
-            let kubeconfig =
-                Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {}", file.display()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &options).await?
+            if let Ok(metadata) = file.metadata() {
+                secret_file::warn_if_exposed(file, &metadata);
+            }
+            let context = || format!("--kubeconfig {}", file.display());
+            let kubeconfig = Kubeconfig::read_from(file)
+                .map_err(without_contents)
+                .with_context(context)?;
+            Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .map_err(without_contents)
+                .with_context(context)?
         }
-        (None, Some(_)) => Config::from_kubeconfig(&options).await?,
-        (None, None) => Config::infer().await?,
+        (None, Some(_)) => Config::from_kubeconfig(&options)
+            .await
+            .map_err(without_contents)?,
+        (None, None) => Config::infer().await.map_err(without_contents)?,
     };
     let environment = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).unwrap_or_default());
     apply_no_proxy(&mut config, &environment, &Matcher::from_env());
     Ok(config)
+}
+
+/// Replaces the text of a parser, which quotes the file and with it tokens and keys.
+fn without_contents<E: Error + Send + Sync + 'static>(error: E) -> anyhow::Error {
+    match find_cause::<KubeconfigError>(&error) {
+        Some(KubeconfigError::Parse(cause)) => match cause.location() {
+            Some(at) => anyhow!(
+                "line {}, column {}: not a valid kubeconfig",
+                at.line(),
+                at.column()
+            ),
+            None => anyhow!("not a valid kubeconfig"),
+        },
+        Some(KubeconfigError::ParseCertificates(_)) => {
+            anyhow!("the certificate authority of the kubeconfig is not PEM")
+        }
+        _ => error.into(),
+    }
 }
 
 /// Removes a proxy from the environment if `NO_PROXY` exempts the API server: the client compares `NO_PROXY` with the
@@ -43,6 +75,20 @@ fn apply_no_proxy(config: &mut Config, environment: &[String], proxies: &Matcher
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unreadable_kubeconfig_is_not_quoted() {
+        for text in [
+            "users:\n- name: a\n  user: {token: hunter2\n",
+            "users:\n- name: a\n  user: {token: [hunter2]}\n",
+            "users:\n- name: a\n  user: {token: *hunter2}\n",
+        ] {
+            let error = Kubeconfig::from_yaml(text).map_err(without_contents).unwrap_err();
+            let error = format!("{error:#}");
+            assert!(!error.contains("hunter2"), "{error}");
+            assert!(error.contains("line "), "{error}");
+        }
+    }
 
     #[test]
     fn no_proxy_exempts_the_api_server_from_the_environment_proxy_only() {

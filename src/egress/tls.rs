@@ -7,10 +7,25 @@ use rustls::pki_types::pem::PemObject;
 /// Largest bundle, in bytes: a Secret holds no more than 1 MiB.
 const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
 
-/// A bundle of certificate authorities that cannot be used. The caller knows the setting that names it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no usable certificate authority: {0}")]
-pub struct CaError(pub String);
+/// A bundle of certificate authorities that cannot be used. The message continues a sentence that names the bundle. It
+/// quotes nothing of the bundle or of a library: the bundle may be a private key, given by mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CaError {
+    /// Larger than [`MAX_BUNDLE_BYTES`].
+    #[error("is larger than 1 MiB")]
+    TooLarge,
+    /// The text has no PEM block of the required type, or a damaged one.
+    #[error(
+        "is not a PEM bundle: it must contain certificates, each from a line `-----BEGIN CERTIFICATE-----` to a line \
+         `-----END CERTIFICATE-----`"
+    )]
+    NotPem,
+    /// A block is damaged, or is no certificate of an authority.
+    #[error(
+        "has a certificate that cannot be used, number {0}: it must be an X.509 certificate; copy the file again"
+    )]
+    NotX509(usize),
+}
 
 /// Checks a PEM bundle: at least one certificate, and every one usable as an authority.
 pub fn check_ca(pem: &[u8]) -> Result<(), CaError> {
@@ -20,30 +35,19 @@ pub fn check_ca(pem: &[u8]) -> Result<(), CaError> {
 /// Parses a PEM bundle for reqwest.
 pub fn ca_certificates(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, CaError> {
     if pem.len() > MAX_BUNDLE_BYTES {
-        return Err(CaError(format!(
-            "the bundle is larger than {MAX_BUNDLE_BYTES} bytes"
-        )));
+        return Err(CaError::TooLarge);
     }
     let mut roots = RootCertStore::empty();
     let mut certificates = Vec::new();
     for (index, der) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        // The error of the library quotes the line.
+        let der = der.map_err(|_| CaError::NotPem)?;
         let number = index + 1;
-        let der = der.map_err(|error| {
-            CaError(format!(
-                "certificate {number} is not valid PEM ({error}); copy the file again"
-            ))
-        })?;
-        let certificate = reqwest::Certificate::from_der(&der)
-            .map_err(|_| CaError(format!("certificate {number} is not X.509; copy the file again")))?;
-        roots
-            .add(der)
-            .map_err(|error| CaError(format!("certificate {number} is rejected ({error})")))?;
-        certificates.push(certificate);
+        certificates.push(reqwest::Certificate::from_der(&der).map_err(|_| CaError::NotX509(number))?);
+        roots.add(der).map_err(|_| CaError::NotX509(number))?;
     }
     if certificates.is_empty() {
-        return Err(CaError(
-            "the bundle has no -----BEGIN CERTIFICATE-----; it must be PEM, not DER".to_owned(),
-        ));
+        return Err(CaError::NotPem);
     }
     Ok(certificates)
 }
@@ -61,8 +65,22 @@ mod tests {
         let two = format!("# comment\n{one}\n{one}");
         assert_eq!(ca_certificates(two.as_bytes()).unwrap().len(), 2);
         let broken = format!("{one}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-        for bad in ["", "not pem", "-----BEGIN CERTIFICATE-----\n!!", &broken] {
-            assert!(check_ca(bad.as_bytes()).is_err(), "{bad}");
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let on_one_line = key.replace('\n', " ");
+        for (bad, wanted) in [
+            ("", CaError::NotPem),
+            ("not pem", CaError::NotPem),
+            ("-----BEGIN CERTIFICATE-----\n!!", CaError::NotPem),
+            (
+                "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
+                CaError::NotPem,
+            ),
+            (&key, CaError::NotPem),
+            (&on_one_line, CaError::NotPem),
+            (&broken, CaError::NotX509(2)),
+            (&"x".repeat(MAX_BUNDLE_BYTES + 1), CaError::TooLarge),
+        ] {
+            assert_eq!(check_ca(bad.as_bytes()), Err(wanted), "{bad:.80}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::api::{
 };
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
-use crate::egress::{HostPolicy, Traffic};
+use crate::egress::{HostPolicy, Traffic, check_ca};
 use crate::storage::{
     ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts, Sse,
     SseAlgorithm, Store,
@@ -285,10 +285,12 @@ fn ca(
         return Ok(None);
     };
     let reference = SecretRef { name: name.clone() };
-    let pem = secret(secrets, &reference, setting)?.get(key);
-    pem.cloned()
-        .map(Some)
-        .ok_or_else(|| credentials_missing(format!("Secret {name} has no key {key}"), setting))
+    let pem = secret(secrets, &reference, setting)?
+        .get(key)
+        .ok_or_else(|| credentials_missing(format!("Secret {name} has no key {key}"), setting))?;
+    check_ca(pem)
+        .map_err(|error| credentials_missing(format!("key {key} of Secret {name} {error}"), setting))?;
+    Ok(Some(pem.clone()))
 }
 
 fn credentials_missing(message: String, setting: Setting) -> Failure {

@@ -189,7 +189,7 @@ pub enum TrackerError {
     #[error("cannot obtain a token: {0}")]
     NoToken(#[source] Box<TrackerError>),
     /// The certificate authorities of the user cannot be used.
-    #[error(transparent)]
+    #[error("the certificate authority {0}")]
     Ca(#[from] CaError),
     /// A setting has a value that the client cannot use.
     #[error("invalid value: {why}")]

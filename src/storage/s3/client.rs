@@ -163,7 +163,7 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
         // The TLS library of the SDK panics on certificates that it cannot parse.
         check_ca(pem).map_err(|error| {
             (
-                error.to_string(),
+                format!("the certificate authority {error}"),
                 Some(Remedy::new(Setting::BucketCa, "correct {}")),
             )
         })?;

@@ -41,6 +41,10 @@ fn export(name: &str, source: &Value, destination: &Value) -> Value {
     object
 }
 
+fn one_line_key() -> String {
+    format!("-----BEGIN PRIVATE KEY----- {SECRET_MARKER} -----END PRIVATE KEY-----")
+}
+
 fn message(object: &Value) -> String {
     object["status"]["lastError"]["message"]
         .as_str()
@@ -82,6 +86,8 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
             json!({ "token": format!("{SECRET_MARKER} \u{1b}[31m\nnext") }),
         ),
         ("mine", "good", json!({ "apiKey": SECRET_MARKER })),
+        // A private key where a certificate belongs: on one line, as some editors paste it, and as its bytes in decimal.
+        ("mine", "key", json!({ "tls.key": one_line_key() })),
     ] {
         apply(&cluster, &secret(namespace, name, &data)).await.unwrap();
     }
@@ -137,6 +143,7 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
         ("unprintable", named("unprintable")),
         ("ca", with_ca("database", "dsn")),
         ("ca-key", with_ca("database", "absent")),
+        ("ca-pem", with_ca("key", "tls.key")),
     ] {
         apply(&cluster, &export(name, &source, &bucket)).await.unwrap();
     }
@@ -193,7 +200,12 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
     ] {
         revealed.push_str(&blocked(name, reason).await["status"].to_string());
     }
-    revealed.push_str(&blocked("ca", "").await["status"].to_string());
+    for (name, secret, key) in [("ca", "database", "dsn"), ("ca-pem", "key", "tls.key")] {
+        let object = blocked(name, "CredentialsMissing").await;
+        let expected = format!("key {key} of Secret {secret} is not a PEM bundle");
+        assert!(message(&object).contains(&expected), "{object:#}");
+        revealed.push_str(&object["status"].to_string());
+    }
     revealed.push_str(
         &kubectl(
             &cluster,
@@ -209,12 +221,22 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
     let own = fs::read_to_string(&kubeconfig).unwrap();
     let own: Value = serde_json::from_str(&own).unwrap();
     let own = own["users"][0]["user"]["token"].as_str().unwrap();
-    for hidden in [SECRET_MARKER, "dsn", "apiKeys", "operators-own", own] {
-        // Foreign keys of a Secret are not revealed; those that the spec names are part of it.
-        let found = revealed
+    let decimal = |text: &str| format!("{:?}", text.as_bytes()).replace(['[', ']'], "");
+    for hidden in [
+        SECRET_MARKER,
+        "postgres",
+        "apiKeys",
+        "operators-own",
+        own,
+        "PRIVATE KEY",
+        &decimal("PRIVATE KEY"),
+        &decimal(SECRET_MARKER),
+    ] {
+        let found: Vec<&str> = revealed
             .lines()
-            .filter(|line| line.contains(hidden) && !line.contains("caSecretRef"));
-        let found: Vec<&str> = found.take(3).collect();
+            .filter(|line| line.contains(hidden))
+            .take(3)
+            .collect();
         assert!(found.is_empty(), "{hidden}: {found:#?}");
     }
 
