@@ -34,7 +34,10 @@ pub use destination::{
 pub use document::read_export;
 pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
 pub use reason::Reason;
-pub use redact::{MAX_SANITIZED_CHARS, escape, is_printable, sanitize};
+pub use redact::{
+    MAX_REDACTED_CHARS, MAX_SANITIZED_CHARS, REDACTED, causes, escape, find_cause, is_printable, redact,
+    redact_error, sanitize, sanitize_to,
+};
 pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::exit::CliError;
-use crate::telemetry::logs::{FILTER_VARIABLE, is_safe_to_log};
+use crate::telemetry::logs::{FILTER_VARIABLE, LineFields, is_safe_to_log};
 
 /// Default filter, without `EVENTEXPORT_LOG`. Progress and summary already show problems.
 const DEFAULT_FILTER: &str = "error";
@@ -48,6 +48,7 @@ pub fn start(screen: &MultiProgress, verbosity: Verbosity) -> Result<(), CliErro
         ))
     })?;
     let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(LineFields)
         .with_ansi(false)
         .with_writer(ScreenWriter(screen.clone()))
         .with_filter(filter.and(filter_fn(is_safe_to_log)));

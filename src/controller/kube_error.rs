@@ -2,8 +2,7 @@
 
 use kube::runtime::watcher;
 
-/// Maximum length of a quoted message, in characters: proxies answer with pages.
-const MAX_QUOTED_CHARS: usize = 300;
+use crate::api::{MAX_REDACTED_CHARS, redact, redact_error};
 
 /// Returns an error of the API server as one line.
 pub(super) fn describe_error(error: &kube::Error) -> String {
@@ -17,7 +16,10 @@ pub(super) fn describe_error(error: &kube::Error) -> String {
         | kube::Error::LinesCodecMaxLineLengthExceeded => {
             "unexpected response from the API server (is there a proxy in front of it?)".to_owned()
         }
-        other => format!("cannot send a request to the API server: {other}"),
+        other => format!(
+            "cannot send a request to the API server: {}",
+            redact_error(other, &[])
+        ),
     }
 }
 
@@ -40,16 +42,13 @@ fn describe_status(status: &kube::core::Status) -> String {
     if message.is_empty() || message.starts_with('<') {
         return format!("the API server, or a proxy in front of it, responded with status {code}");
     }
-    let line: String = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let quoted: String = line.chars().take(MAX_QUOTED_CHARS).collect();
+    // Proxies answer with pages.
+    let quoted = redact(message, &[], MAX_REDACTED_CHARS);
     format!("the API server: {quoted} ({code})")
 }
 
 fn describe_no_response(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut messages: Vec<String> = causes.map(ToString::to_string).collect();
-    messages.dedup();
-    format!("the API server did not answer: {}", messages.join(": "))
+    format!("the API server did not answer: {}", redact_error(error, &[]))
 }
 
 #[cfg(test)]
@@ -71,7 +70,7 @@ mod tests {
             page,
             "the API server, or a proxy in front of it, responded with status 502"
         );
-        assert!(api(&"long ".repeat(1000), 500).chars().count() < MAX_QUOTED_CHARS + 40);
+        assert!(api(&"long ".repeat(1000), 500).chars().count() < MAX_REDACTED_CHARS + 40);
         let silent = describe_error(&kube::Error::Service("timed out after 5 s".into()));
         assert_eq!(silent, "the API server did not answer: timed out after 5 s");
     }

@@ -1,5 +1,5 @@
 //! Outgoing requests: the allow-list of hosts, checked again after name resolution; trusted certificate authorities;
-//! metrics and the fence, which holds requests back; redaction of text from peers.
+//! metrics and the fence, which holds requests back.
 //!
 //! The allow-list belongs to the operator: tenants name endpoints, the operator decides about them.
 
@@ -7,7 +7,6 @@ mod allow_list;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
 mod proxy;
-mod redact;
 mod reserved;
 mod resolver;
 mod tls;
@@ -19,7 +18,6 @@ pub use tls::{CaError, ca_certificates, check_ca};
 pub use traffic::{Fence, Peer, RequestLabel, RequestMetrics, Traffic};
 
 pub(crate) use allow_list::is_loopback;
-pub(crate) use redact::{REDACTED, redact_tokens};
 
 /// A request that the allow-list forbids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,7 +12,9 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
+use super::logs::MAX_FIELD_CHARS;
 use super::traces::span_ids;
+use crate::api::sanitize_to;
 
 /// Formatter of one JSON object per line.
 pub(super) struct JsonLines;
@@ -56,13 +58,21 @@ where
         ];
         let mut separator = "{";
         for (name, value) in head {
-            write!(writer, "{separator}\"{name}\":{value}")?;
+            write!(writer, "{separator}\"{name}\":{}", printable(value))?;
             separator = ",";
         }
         for (name, value) in fields {
-            write!(writer, ",{}:{value}", Value::from(name))?;
+            write!(writer, ",{}:{}", Value::from(name), printable(value))?;
         }
         writeln!(writer, "}}")
+    }
+}
+
+/// Bounds a text, and escapes what JSON leaves to the terminal.
+fn printable(value: Value) -> Value {
+    match value {
+        Value::String(text) => sanitize_to(&text, MAX_FIELD_CHARS).into(),
+        other => other,
     }
 }
 

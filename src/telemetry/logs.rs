@@ -3,7 +3,10 @@
 
 use std::io::IsTerminal as _;
 
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::fmt::format::{FormatFields, Writer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
@@ -11,6 +14,7 @@ use url::Url;
 
 use super::json::JsonLines;
 use super::traces::{self, Traces, TracesError};
+use crate::api::sanitize_to;
 
 /// Environment variable with the log filter, in the syntax of `RUST_LOG`: `info,eventexport::export=debug`.
 pub const FILTER_VARIABLE: &str = "EVENTEXPORT_LOG";
@@ -30,10 +34,55 @@ pub enum LogFormat {
     Json,
 }
 
-/// Returns true if a line may be logged, independent of the filter: the S3 client writes requests with session tokens,
-/// and bodies of responses, below `info`.
+/// Maximum length of one value in a log line, in characters.
+pub(super) const MAX_FIELD_CHARS: usize = 4096;
+
+/// Returns true if a line may be logged, independent of the filter. The S3 client writes requests with session tokens,
+/// and bodies of responses, below `info`. The verifier of certificates writes each error that it returns as well,
+/// with all names of the peer's certificate; we report that error with its remedy.
 pub fn is_safe_to_log(metadata: &tracing::Metadata<'_>) -> bool {
-    !metadata.target().starts_with("aws") || *metadata.level() <= tracing::Level::INFO
+    let target = metadata.target();
+    !target.starts_with("rustls_platform_verifier")
+        && (!target.starts_with("aws") || *metadata.level() <= tracing::Level::INFO)
+}
+
+/// Fields of a text line, as the library formats them, but bounded and without control characters: libraries log text of
+/// their peers.
+#[derive(Clone, Copy, Debug)]
+pub struct LineFields;
+
+impl<'w> FormatFields<'w> for LineFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
+        let mut visitor = LineVisitor {
+            writer,
+            separator: "",
+            result: Ok(()),
+        };
+        fields.record(&mut visitor);
+        visitor.result
+    }
+}
+
+struct LineVisitor<'w> {
+    writer: Writer<'w>,
+    separator: &'static str,
+    result: std::fmt::Result,
+}
+
+impl Visit for LineVisitor<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let text = format!("{value:?}");
+        let text = sanitize_to(&text, MAX_FIELD_CHARS);
+        let (separator, name) = (self.separator, field.name());
+        let written = match name {
+            "message" => write!(self.writer, "{separator}{text}"),
+            // Target and position of a line of the `log` crate, which the line has already.
+            _ if name.starts_with("log.") => return,
+            _ => write!(self.writer, "{separator}{name}={text}"),
+        };
+        self.separator = " ";
+        self.result = self.result.and(written);
+    }
 }
 
 /// Error in setting up logs.
@@ -62,6 +111,7 @@ pub fn start(format: LogFormat, otlp: Option<&Url>) -> Result<Traces, LogsError>
         Err(std::env::VarError::NotUnicode(_)) => return Err(LogsError::NotUnicode),
     };
     let lines = fmt::layer()
+        .fmt_fields(LineFields)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let lines = match format {
@@ -80,4 +130,63 @@ pub fn start(format: LogFormat, otlp: Option<&Url>) -> Result<Traces, LogsError>
         .try_init()
         .map_err(|_| LogsError::AlreadyInitialized)?;
     Ok(traces)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::super::json::JsonLines;
+    use super::*;
+    use crate::api::is_printable;
+
+    #[derive(Clone, Default)]
+    struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for SharedBuffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_value_in_a_log_line_is_bounded_and_forges_no_other_line() {
+        let foreign = format!(
+            "a\u{1b}[2J\u{9b}31m\r\nforged line \u{202e}{}",
+            "x".repeat(25_000)
+        );
+        for json in [false, true] {
+            let written = SharedBuffer::default();
+            let out = written.clone();
+            let lines = fmt::layer().with_ansi(false).with_writer(move || out.clone());
+            let lines = if json {
+                lines
+                    .fmt_fields(fmt::format::JsonFields::new())
+                    .event_format(JsonLines)
+                    .boxed()
+            } else {
+                lines.fmt_fields(LineFields).boxed()
+            };
+            let subscriber =
+                tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_safe_to_log)));
+            tracing::subscriber::with_default(subscriber, || {
+                let _in = tracing::error_span!("span", inherited = %foreign).entered();
+                tracing::warn!(error = %foreign, quoted = foreign, "failed: {foreign}");
+                tracing::error!(target: "rustls_platform_verifier::verification", "{foreign}");
+            });
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            let line = text.strip_suffix('\n').unwrap();
+            assert!(line.chars().all(is_printable), "{line:.300}");
+            assert!(line.len() < 5 * MAX_FIELD_CHARS, "{} bytes", line.len());
+            assert!(
+                line.contains("forged line") && line.contains("failed: a"),
+                "{line:.300}"
+            );
+        }
+    }
 }

@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::error_reply;
-use super::error_text::{error_text, excerpt};
+use super::error_text::error_text;
 use super::resume::{BodyFraming, ResumeAction, ResumeState, classify, confirms_end, parse_head};
 use super::uaa::{TokenResponse, authorization_endpoint, user_name_claim};
 use super::{RetryConfig, Session, reply};
-use crate::api::is_printable;
+use crate::api::{is_printable, redact};
 use crate::fuzzing::{SECRET, assert_displayable, assert_no_secret, insert_secret};
 
 /// Maximum length of a name that is kept.
@@ -141,7 +141,7 @@ pub fn error_body(data: &[u8]) {
         assert_no_secret(&line);
         assert!(line.chars().count() <= 200, "{line}");
     }
-    let start = excerpt(&text, 120, &[SECRET]);
+    let start = redact(&text, &[SECRET], 120);
     assert_no_secret(&start);
     assert!(start.chars().count() <= 120, "{start}");
 }

@@ -12,11 +12,10 @@ use tokio::time::timeout;
 
 use super::client::RetryBudget;
 use super::error_reply::{ApiOperation, is_router_error};
-use super::error_text::excerpt;
-use super::http::{causes, find_cause};
 use super::resume::BodyFraming;
 use super::resume_request::{download_request, reply_head};
 use super::{StreamError, Tracker, TrackerError, TransferEnd};
+use crate::api::{find_cause, redact, redact_error};
 
 /// First bytes of every gzip member (RFC 1952 § 2.3.1).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -241,7 +240,7 @@ impl Download {
                     self.finish_body()?;
                 }
                 Ok(Err(error)) => {
-                    let why = causes(&error.without_url()).join(": ");
+                    let why = redact_error(&error.without_url(), &[]);
                     self.interrupt(why, false);
                 }
                 Err(_) => {
@@ -405,7 +404,7 @@ impl Download {
     fn not_gzip(&self, first: &[u8], content_type: Option<&str>) -> StreamError {
         let show = |text: &str| {
             self.tracker
-                .with_secrets(|secrets| excerpt(text, MAX_EXCERPT_CHARS, secrets))
+                .with_secrets(|secrets| redact(text, secrets, MAX_EXCERPT_CHARS))
         };
         StreamError::NotGzip {
             excerpt: show(&String::from_utf8_lossy(first)),

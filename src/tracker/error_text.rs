@@ -1,8 +1,8 @@
-//! Text of the service made safe to show: short, printable, and without secrets. No I/O.
+//! Text of error pages of the service. No I/O.
 
 use std::io::Read;
 
-use crate::egress::{REDACTED, redact_tokens};
+use crate::api::redact;
 
 /// Maximum number of bytes read of an error page.
 pub(super) const MAX_ERROR_PAGE_BYTES: usize = 64 * 1024;
@@ -42,31 +42,7 @@ pub(super) fn error_text(body: &[u8], gzip: bool, secrets: &[&str]) -> String {
             text.into_owned()
         }
     });
-    excerpt(&message, MAX_ERROR_TEXT_CHARS, secrets)
-}
-
-/// Returns the first `limit` printable characters, with white space collapsed and secrets replaced.
-pub(super) fn excerpt(text: &str, limit: usize, secrets: &[&str]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        let escaped: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-        let quoted = serde_json::to_string(secret).unwrap_or_default();
-        for form in [*secret, escaped.as_str(), quoted.trim_matches('"')] {
-            if text.contains(form) {
-                text = text.replace(form, REDACTED);
-            }
-        }
-    }
-    let redacted = redact_tokens(&text);
-    let printable = redacted
-        .chars()
-        .map(|c| if c == char::REPLACEMENT_CHARACTER { '.' } else { c });
-    let mut kept: String = printable.clone().take(limit).collect();
-    if printable.count() > limit {
-        kept.pop();
-        kept.push('…');
-    }
-    kept
+    redact(&message, secrets, MAX_ERROR_TEXT_CHARS)
 }
 
 fn find_message(json: &serde_json::Value, depth: u8) -> Option<String> {
@@ -104,6 +80,7 @@ fn without_tags(html: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::REDACTED;
     use std::io::Write;
 
     #[test]

@@ -1,8 +1,6 @@
 //! HTTP requests to the tracker, its UAA or its API: allowed hosts only, bounded replies, redirects to the same origin
 //! only. Network I/O; retries are up to the caller.
 
-use std::error::Error;
-use std::io;
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
@@ -12,7 +10,7 @@ use url::Url;
 
 use super::error_text::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
-use crate::api::{Setting, sanitize};
+use crate::api::{Setting, find_cause, redact_error, sanitize};
 use crate::egress::{
     CheckedResolver, HostDenied, HostPolicy, Peer, RequestLabel, Traffic, ca_certificates, is_loopback,
 };
@@ -26,8 +24,6 @@ const MAX_REDIRECTS: u32 = 3;
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of idle connections per host: the number of sessions in a space.
 const MAX_IDLE_PER_HOST: usize = 30;
-/// Maximum depth of the chain of causes.
-const MAX_CAUSES: usize = 16;
 
 /// HTTP client with its allow-list.
 #[derive(Debug)]
@@ -90,7 +86,7 @@ impl Transport {
         };
         let client = builder.build().map_err(|error| TrackerError::Config {
             setting: Setting::SourceCa,
-            why: causes(&error).join(": "),
+            why: redact_error(&error, &[]),
         })?;
         Ok(Self {
             client,
@@ -248,7 +244,7 @@ pub(super) fn transport_error(error: reqwest::Error, url: &Url) -> TrackerError 
     if let Some(tls) = find_cause::<rustls::Error>(&error) {
         return TrackerError::Tls {
             host,
-            why: tls.to_string(),
+            why: redact_error(tls, &[]),
         };
     }
     if error.is_timeout() {
@@ -256,37 +252,8 @@ pub(super) fn transport_error(error: reqwest::Error, url: &Url) -> TrackerError 
     }
     TrackerError::Network {
         host,
-        why: causes(&error).join(": "),
+        why: redact_error(&error, &[]),
         sent,
-    }
-}
-
-/// Returns the messages of an error and its causes, outermost first, without repetitions.
-pub(super) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
-    let mut messages: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next.filter(|_| messages.len() < MAX_CAUSES) {
-        let text = error.to_string();
-        if messages.last() != Some(&text) {
-            messages.push(text);
-        }
-        next = next_cause(error);
-    }
-    messages
-}
-
-/// Returns the first cause of a type.
-pub(super) fn find_cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(error), |error| next_cause(*error))
-        .take(MAX_CAUSES)
-        .find_map(|error| error.downcast_ref())
-}
-
-/// Returns the next cause; `get_ref` yields the one that an `io::Error` wraps.
-fn next_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
     }
 }
 

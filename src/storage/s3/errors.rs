@@ -10,13 +10,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::S3Credentials;
 use super::body::IdleTimeout;
-use crate::egress::{HostDenied, redact_tokens};
+use crate::api::{MAX_REDACTED_CHARS, find_cause, redact, redact_error};
+use crate::egress::HostDenied;
 use crate::storage::StoreError;
-
-/// Maximum length of a store's text in an error, in characters.
-const MESSAGE_MAX_CHARS: usize = 300;
-/// Maximum length of a chain of causes.
-const CAUSES_MAX: usize = 16;
 
 /// Error codes for wrong, unknown or expired credentials. Some have status 400.
 const BAD_CREDENTIALS: &[&str] = &[
@@ -139,15 +135,16 @@ impl Redactor {
 
     /// Returns a text on one line, shortened, without secrets.
     fn redact(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for secret in &self.0 {
-            text = text.replace(secret.expose_secret(), "…");
-        }
-        let line = redact_tokens(&text);
-        match line.char_indices().nth(MESSAGE_MAX_CHARS) {
-            Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
-            None => line,
-        }
+        redact(text, &self.secrets(), MAX_REDACTED_CHARS)
+    }
+
+    /// Returns an error and its causes, by the same rules.
+    fn redact_error(&self, error: &(dyn Error + 'static)) -> String {
+        redact_error(error, &self.secrets())
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        self.0.iter().map(SecretString::expose_secret).collect()
     }
 }
 
@@ -190,23 +187,23 @@ where
         );
     }
     let store = context.store.to_owned();
-    if let Some(denied) = find_source::<HostDenied>(error) {
+    if let Some(denied) = find_cause::<HostDenied>(error) {
         return StoreError::Egress(denied.clone());
     }
-    if let Some(missing) = find_source::<CredentialsError>(error) {
-        let code = redactor.redact(&source_messages(missing));
+    if let Some(missing) = find_cause::<CredentialsError>(error) {
+        let code = redactor.redact_error(missing);
         return StoreError::InvalidCredentials { store, code };
     }
     match error {
         // The SDK could not build the request, so a retry would fail too.
         SdkError::ConstructionFailure(_) => StoreError::InvalidSettings {
             store,
-            message: redactor.redact(&source_messages(error)),
+            message: redactor.redact_error(error),
             remedy: None,
         },
         _ => StoreError::Network {
             store,
-            message: redactor.redact(&source_messages(error)),
+            message: redactor.redact_error(error),
         },
     }
 }
@@ -345,26 +342,6 @@ pub(super) fn idle_timeout(context: RequestContext<'_>, IdleTimeout(idle): IdleT
     }
 }
 
-fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    sources(error).find_map(|cause| cause.downcast_ref())
-}
-
-/// Joins the texts of all causes, without repetitions.
-fn source_messages(error: &(dyn Error + 'static)) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for cause in sources(error) {
-        let text = cause.to_string();
-        if !texts.iter().any(|outer| outer.contains(&text)) {
-            texts.push(text);
-        }
-    }
-    texts.join(": ")
-}
-
-fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source()).take(CAUSES_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -459,10 +436,10 @@ mod tests {
             assert!(text.contains(word), "{text}");
         }
         let redactor = Redactor(vec!["hush".into()]);
-        assert_eq!(redactor.redact("token\n  hush  here"), "token … here");
+        assert_eq!(redactor.redact("token\n  hush  here"), "token [redacted] here");
         assert_eq!(
             redactor.redact(&"é".repeat(999)).chars().count(),
-            MESSAGE_MAX_CHARS + 1
+            MAX_REDACTED_CHARS
         );
     }
 

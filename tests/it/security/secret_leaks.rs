@@ -15,6 +15,7 @@ use tokio::process::Command;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bed::{Cluster, Gateway, http_client};
+use crate::malicious_peers::certificate::ForgingPeer;
 use crate::operator::end_to_end::{SPACE, simulator};
 use crate::operator::traces::collector;
 use crate::operator::{apply, condition, eventually, get, kubectl};
@@ -24,6 +25,9 @@ const SECRET_MARKER: &str = "hush";
 
 /// Terminal escapes and a line break.
 const INJECTED: &str = "\u{1b}[2J\u{9b}31m\r\nforged line \u{202e}";
+
+/// Maximum length of a text in the status: our sentence, an excerpt of a reply, and the remedy.
+const MAX_STATUS_CHARS: usize = 1500;
 
 /// Answers a request for the peer that its first path segment names.
 async fn answer(mut stream: TcpStream, seen: &Mutex<String>, elsewhere: &str) -> Option<()> {
@@ -205,11 +209,13 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
             tokio::spawn(async move { answer(stream, &heard, &elsewhere).await });
         }
     }));
+    let forging = ForgingPeer::start().await;
     let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": name }, "stringData": data });
     let key = format!("{SECRET_MARKER}-api key+\"&/");
     for document in [
         secret("malicious", json!({ "apiKey": key })),
         secret("good", json!({ "apiKey": DEFAULT_API_KEY })),
+        secret("authority", json!({ "ca.crt": forging.pem })),
         secret(
             "good-bucket",
             json!({ "accessKeyId": gateway.access_key(), "secretAccessKey": gateway.secret_key() }),
@@ -235,6 +241,21 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         let document = export(&namespace, mode, &good, &format!("{malicious}/{mode}"), "bucket");
         apply(cluster, &document).await.unwrap();
     }
+    let by_certificate = ["certificate", "s3certificate"];
+    let url = format!("https://127.0.0.1:{}", forging.port);
+    let authority = json!({ "name": "authority" });
+    let mut document = export(
+        &namespace,
+        "certificate",
+        &url,
+        &gateway.endpoint(),
+        "good-bucket",
+    );
+    document["spec"]["source"]["caSecretRef"] = authority.clone();
+    apply(cluster, &document).await.unwrap();
+    let mut document = export(&namespace, "s3certificate", &good, &url, "bucket");
+    document["spec"]["destination"]["s3"]["caSecretRef"] = authority;
+    apply(cluster, &document).await.unwrap();
 
     let (otlp, received, _collecting) = collector().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -266,7 +287,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         .unwrap();
     let process = Path::new("/proc").join(operator.id().unwrap().to_string());
     let mut visible = BTreeMap::new();
-    for mode in at_service.into_iter().chain(at_store) {
+    for mode in at_service.into_iter().chain(at_store).chain(by_certificate) {
         eventually(&format!("{mode} is said to fail"), async || {
             let object = get(cluster, &namespace, mode).await?.unwrap_or_default();
             let failed = object["status"]["lastError"]["message"].is_string();
@@ -281,6 +302,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
             let obeyed =
                 |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}');
             assert!(!text.contains(obeyed), "{mode}: {text:?}");
+            assert!(text.chars().count() <= MAX_STATUS_CHARS, "{mode}: {text:.300}");
         }
         visible.insert(format!("status of {mode}"), found.join("\n"));
     }
