@@ -24,7 +24,7 @@ use crate::controller::{
     DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig,
     WatchConfig, run_operator,
 };
-use crate::egress::{Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
+use crate::egress::{AWS_S3, Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
 use crate::export::engine::{Engine, Limits};
 use crate::telemetry::metrics::DEFAULT_DETAILED_RESOURCES;
 use crate::telemetry::{Health, LogFormat, Metrics, Telemetry, logs};
@@ -304,12 +304,9 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
 /// Keyword in `--allow-host` for the public regions of the service and AWS S3.
 const PUBLIC_KEYWORD: &str = "public-regions";
 
-/// Hosts of S3 for a spec without an endpoint.
-const AWS_HOSTS: &str = "*.amazonaws.com";
-
 /// Returns the host policies for trackers and UAAs, and for stores. Named hosts are in both. Of [`PUBLIC_KEYWORD`], the
 /// regions are in the first and AWS is in the second: anyone can get a host below amazonaws.com, and a service that
-/// names such a host as its UAA must not receive the API key there.
+/// names such a host as its UAA must not receive the API key there. Both on port 443 and with public addresses only.
 fn host_policies(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
     let named: Vec<String> = allowed
         .iter()
@@ -317,12 +314,11 @@ fn host_policies(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
         .cloned()
         .collect();
     let public = allowed.is_empty() || named.len() < allowed.len();
-    let policy = |public_hosts: &[&str]| {
-        let public_hosts = public_hosts.iter().filter(|_| public).map(ToString::to_string);
-        let hosts: Vec<String> = named.iter().cloned().chain(public_hosts).collect();
-        HostPolicy::allow(&hosts).context("--allow-host")
+    let policy = |defaults: &[&str]| {
+        let defaults = if public { defaults } else { &[] };
+        HostPolicy::allow_with_defaults(&named, defaults).context("--allow-host")
     };
-    Ok((policy(&PUBLIC_REGIONS)?, policy(&[AWS_HOSTS])?))
+    Ok((policy(&PUBLIC_REGIONS)?, policy(&AWS_S3)?))
 }
 
 fn read_grants(args: &OperatorArgs) -> Result<Vec<Grant>> {

@@ -49,6 +49,10 @@ pub struct SourceArgs {
     /// URL of the UAA, if `/v2/info` of the service does not name it (or `EVENTEXPORT_UAA_ENDPOINT`)
     #[arg(long, value_name = "URL")]
     pub uaa_endpoint: Option<String>,
+    /// UAA of another domain than the service that may receive the credentials if `/v2/info` names it; may be repeated:
+    /// HOST, HOST:PORT or *.SUFFIX (or `EVENTEXPORT_ALLOW_HOST`)
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub allow_host: Vec<String>,
     /// PEM file with the certificate authority of the service, if it is private
     /// (or `EVENTEXPORT_CA_FILE`)
     #[arg(id = "source_ca_file", long = "ca-file", value_name = "FILE")]
@@ -91,8 +95,9 @@ impl SourceArgs {
             uaa: resolved.uaa,
             credentials,
             ca_pem: resolved.ca.as_deref().map(read_ca_file).transpose()?,
-            // A user of the command line may send their own credentials to any host.
-            hosts: HostPolicy::any(),
+            // A user of the command line may send their own credentials to any host, but a service may not choose it.
+            hosts: HostPolicy::any_with(&resolved.allowed_hosts)
+                .map_err(|error| CliError::usage(format!("--allow-host: {error}")))?,
             timeouts: Timeouts::default(),
             retry: RetryConfig::default(),
             traffic: Traffic::default(),

@@ -7,7 +7,16 @@ use std::sync::Arc;
 use url::{Host, Url};
 
 use super::HostDenied;
-use super::reserved::reserved;
+use super::reserved::{is_private, reserved};
+
+/// Hosts of S3 for a spec without an endpoint.
+pub const AWS_S3: [&str; 1] = ["*.amazonaws.com"];
+
+/// Names of endpoints in a private network of AWS, which have private addresses.
+const VPC_ENDPOINTS: &str = ".vpce.amazonaws.com";
+
+/// Port of the default hosts.
+const HTTPS_PORT: u16 = 443;
 
 /// Hosts of the public service: the tracker, the API that names the UAA, and the UAA, in each region.
 pub const PUBLIC_REGIONS: [&str; 16] = [
@@ -34,7 +43,8 @@ pub const PUBLIC_REGIONS: [&str; 16] = [
 pub struct HostPolicy(Arc<HostRules>);
 
 enum HostRules {
-    Any,
+    /// Any host. A UAA that a service names must share the domain of the service, unless it is one of these.
+    Any(Vec<AllowedHost>),
     Allow(Vec<AllowedHost>),
 }
 
@@ -43,6 +53,8 @@ struct AllowedHost {
     host: HostPattern,
     /// `None`: any port.
     port: Option<u16>,
+    /// True for a default host: nobody named it, so it must have a public address.
+    public_only: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -68,22 +80,44 @@ pub struct InvalidHostEntry {
 impl HostPolicy {
     /// Allows any host, for the command line: the user chooses the hosts.
     pub fn any() -> Self {
-        Self(Arc::new(HostRules::Any))
+        Self(Arc::new(HostRules::Any(Vec::new())))
+    }
+
+    /// Allows any host, and these as a UAA that a service of another domain names. Entries as in
+    /// [`HostPolicy::allow`].
+    pub fn any_with(named: &[String]) -> Result<Self, InvalidHostEntry> {
+        Ok(Self(Arc::new(HostRules::Any(parse_all(named)?))))
     }
 
     /// Allows only these: `host`, `host:port`, `*.suffix` (one or more labels in front), or an IP address. An entry
     /// without a port allows all ports; an empty list allows nothing.
     pub fn allow(entries: &[String]) -> Result<Self, InvalidHostEntry> {
-        let entries = entries
-            .iter()
-            .map(|entry| {
-                AllowedHost::parse(entry).map_err(|why| InvalidHostEntry {
-                    entry: entry.clone(),
-                    why,
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        Self::allow_with_defaults(entries, &[])
+    }
+
+    /// As [`HostPolicy::allow`], and these default hosts, which nobody named: on port 443, with public addresses only.
+    /// Endpoints in a private network of AWS have private ones.
+    pub fn allow_with_defaults(named: &[String], defaults: &[&str]) -> Result<Self, InvalidHostEntry> {
+        let mut entries = parse_all(named)?;
+        let defaults: Vec<String> = defaults.iter().map(ToString::to_string).collect();
+        entries.extend(parse_all(&defaults)?.into_iter().map(|entry| AllowedHost {
+            port: Some(HTTPS_PORT),
+            public_only: true,
+            ..entry
+        }));
         Ok(Self(Arc::new(HostRules::Allow(entries))))
+    }
+
+    /// Returns true if credentials may be sent to a UAA that was not configured, but is named by the API of a service.
+    /// It must be on the list, if there is one. Otherwise it must belong to the same registrable domain (by the Public
+    /// Suffix List), be on this machine like the API, or be named by the user.
+    pub fn trusts_discovered(&self, api: &Url, uaa: &Url) -> bool {
+        match &*self.0 {
+            HostRules::Allow(_) => self.check_url(uaa).is_ok(),
+            HostRules::Any(named) => {
+                is_same_site(api, uaa) || named.iter().any(|entry| entry.matches_url(uaa))
+            }
+        }
     }
 
     /// Checks a URL: it must be `https` (or `http` for this machine), have no credentials, and name an allowed host and
@@ -114,12 +148,10 @@ impl HostPolicy {
             _ => return Err(denied(&shown, "only https is supported")),
         }
         match &*self.0 {
-            HostRules::Any => Ok(()),
+            HostRules::Any(_) => Ok(()),
             HostRules::Allow(entries) => entries
                 .iter()
-                .any(|entry| {
-                    entry.matches(&host) && entry.port.is_none_or(|p| url.port_or_known_default() == Some(p))
-                })
+                .any(|entry| entry.matches_url(url))
                 .then_some(())
                 .ok_or_else(|| denied(&shown, NOT_LISTED)),
         }
@@ -127,7 +159,7 @@ impl HostPolicy {
 
     /// Checks an address for a connection to `host`, a name or an address. With an allow-list, a name never resolves to
     /// this machine, or to a link-local, metadata or multicast address, regardless of DNS. `localhost` may be this
-    /// machine if the list contains `localhost`. Private ranges are allowed.
+    /// machine if the list contains `localhost`. Private ranges are allowed for the hosts that the operator names.
     pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), HostDenied> {
         let HostRules::Allow(entries) = &*self.0 else {
             return Ok(());
@@ -142,22 +174,31 @@ impl HostPolicy {
                 .ok_or_else(|| denied(host, NOT_LISTED));
         }
         let parsed = Host::Domain(name.as_str());
-        if !entries.iter().any(|entry| entry.matches(&parsed)) {
+        let mut matching = entries.iter().filter(|entry| entry.matches(&parsed)).peekable();
+        if matching.peek().is_none() {
             return Err(denied(host, NOT_LISTED));
         }
         let address = address.to_canonical();
         if name == "localhost" && address.is_loopback() {
             return Ok(());
         }
-        match reserved(address) {
-            None => Ok(()),
-            Some(what) => Err(denied(
+        if let Some(what) = reserved(address) {
+            return Err(denied(
                 host,
                 &format!(
                     "it resolves to {address} ({what}); if this is intended, the allow-list of the operator must contain the address itself"
                 ),
-            )),
+            ));
         }
+        if is_private(address) && matching.all(|entry| entry.public_only) && !name.ends_with(VPC_ENDPOINTS) {
+            return Err(denied(
+                host,
+                &format!(
+                    "it resolves to {address} (a private address), which is allowed only for hosts that the operator names (--allow-host)"
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -178,6 +219,31 @@ fn normalize_host(host: &str) -> String {
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(host);
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+fn parse_all(entries: &[String]) -> Result<Vec<AllowedHost>, InvalidHostEntry> {
+    let parse = |entry: &String| {
+        AllowedHost::parse(entry).map_err(|why| InvalidHostEntry {
+            entry: entry.clone(),
+            why,
+        })
+    };
+    entries.iter().map(parse).collect()
+}
+
+/// Returns true if both URLs are of one registrable domain, one address, or this machine.
+fn is_same_site(one: &Url, other: &Url) -> bool {
+    if is_loopback(one) || is_loopback(other) {
+        return is_loopback(one) && is_loopback(other);
+    }
+    match (one.host(), other.host()) {
+        (Some(Host::Domain(one)), Some(Host::Domain(other))) => {
+            let (one, other) = (normalize_host(one), normalize_host(other));
+            let domain = psl::domain_str(&one);
+            one == other || (domain.is_some() && domain == psl::domain_str(&other))
+        }
+        (one, other) => one.is_some() && one == other,
+    }
 }
 
 /// Returns true if the host of the URL is this machine, as an address or as `localhost`.
@@ -204,6 +270,7 @@ impl AllowedHost {
             return Ok(Self {
                 host: HostPattern::Address(address.to_canonical()),
                 port: None,
+                public_only: false,
             });
         }
         let (host, port) = match text.rsplit_once(':') {
@@ -234,7 +301,18 @@ impl AllowedHost {
             Host::Ipv4(address) => HostPattern::Address(IpAddr::V4(address)),
             Host::Ipv6(address) => HostPattern::Address(IpAddr::V6(address).to_canonical()),
         };
-        Ok(Self { host, port })
+        Ok(Self {
+            host,
+            port,
+            public_only: false,
+        })
+    }
+
+    fn matches_url(&self, url: &Url) -> bool {
+        url.host().is_some_and(|host| self.matches(&host))
+            && self
+                .port
+                .is_none_or(|port| url.port_or_known_default() == Some(port))
     }
 
     fn matches<S: AsRef<str>>(&self, host: &Host<S>) -> bool {
@@ -265,7 +343,7 @@ impl fmt::Display for AllowedHost {
 impl fmt::Debug for HostPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            HostRules::Any => f.write_str("HostPolicy(any)"),
+            HostRules::Any(_) => f.write_str("HostPolicy(any)"),
             HostRules::Allow(entries) => f
                 .debug_list()
                 .entries(entries.iter().map(ToString::to_string))
@@ -393,6 +471,113 @@ mod tests {
                 .check_address("a.example", "127.0.0.1".parse().unwrap())
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn default_hosts_have_port_443_and_public_addresses() {
+        let named = ["*.private.amazonaws.com".to_owned()];
+        let policy = HostPolicy::allow_with_defaults(&named, &AWS_S3).unwrap();
+        for (url, allowed) in [
+            ("https://audit.s3.eu-central-1.amazonaws.com/", true),
+            ("https://audit.s3.eu-central-1.amazonaws.com:443/", true),
+            ("https://x.elb.eu-central-1.amazonaws.com:8443/", false),
+            ("https://x.private.amazonaws.com:8443/", true),
+            ("https://amazonaws.com/", false),
+            ("http://audit.s3.eu-central-1.amazonaws.com/", false),
+        ] {
+            assert_eq!(policy.check_url(&url.parse().unwrap()).is_ok(), allowed, "{url}");
+        }
+        let public = "s3.eu-central-1.amazonaws.com";
+        let vpc = "bucket.vpce-1a2b-5e6f.s3.eu-central-1.vpce.amazonaws.com";
+        for (host, address, allowed) in [
+            (public, "52.219.1.1", true),
+            (public, "2a05:d07a::1", true),
+            (public, "10.0.0.1", false),
+            (public, "172.31.0.1", false),
+            (public, "192.168.1.1", false),
+            (public, "100.64.0.1", false),
+            (public, "fd12::1", false),
+            (public, "::ffff:10.0.0.1", false),
+            (public, "64:ff9b::a00:1", false),
+            (public, "169.254.169.254", false),
+            ("x.elb.eu-central-1.amazonaws.com", "10.0.0.1", false),
+            (vpc, "10.0.0.1", true),
+            (vpc, "127.0.0.1", false),
+            ("vpce.amazonaws.com", "10.0.0.1", false),
+            ("evilvpce.amazonaws.com", "10.0.0.1", false),
+            ("x.private.amazonaws.com", "10.0.0.1", true),
+        ] {
+            let checked = policy.check_address(host, address.parse().unwrap());
+            assert_eq!(checked.is_ok(), allowed, "{host} {address}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn a_discovered_uaa_shares_the_domain_or_is_named() {
+        let named = HostPolicy::any_with(&["login.other.example:8443".to_owned()]).unwrap();
+        for (api, uaa, trusted) in [
+            (
+                "https://api.ng.bluemix.net",
+                "https://login.ng.bluemix.net/UAALoginServerWAR",
+                true,
+            ),
+            ("https://tracker.example.com", "https://UAA.Example.com.", true),
+            (
+                "https://tracker.example.com",
+                "https://tracker.example.com:8443",
+                true,
+            ),
+            ("https://tracker.example.com", "https://uaa.example.org", false),
+            (
+                "https://tracker.example.com",
+                "https://example.com.evil.net",
+                false,
+            ),
+            ("https://tracker.example.com", "https://badexample.com", false),
+            // Public suffixes: anyone can have a name below them.
+            ("https://tracker.example.co.uk", "https://evil.co.uk", false),
+            ("https://one.github.io", "https://two.github.io", false),
+            (
+                "https://a.execute-api.us-east-1.amazonaws.com",
+                "https://b.execute-api.us-east-1.amazonaws.com",
+                false,
+            ),
+            ("https://tracker.corp", "https://uaa.corp", false),
+            ("https://tracker.corp", "https://tracker.corp:8443", true),
+            ("https://tracker", "https://uaa", false),
+            ("https://192.0.2.7", "https://192.0.2.7:8443", true),
+            ("https://192.0.2.7", "https://192.0.2.8", false),
+            ("https://tracker.example.com", "https://192.0.2.7", false),
+            ("http://127.0.0.1:1", "http://127.0.0.1:2", true),
+            ("http://127.0.0.1:1", "http://localhost:2", true),
+            ("https://tracker.example.com", "http://127.0.0.1:2", false),
+            ("http://127.0.0.1:1", "https://uaa.example.com", false),
+            (
+                "https://tracker.example.com",
+                "https://login.other.example:8443/x",
+                true,
+            ),
+            (
+                "https://tracker.example.com",
+                "https://login.other.example",
+                false,
+            ),
+        ] {
+            let (api, uaa) = (api.parse().unwrap(), uaa.parse().unwrap());
+            assert_eq!(named.trusts_discovered(&api, &uaa), trusted, "{api} {uaa}");
+        }
+        let listed = allow(&["uaa.example.org"]);
+        let api = "https://tracker.example.com".parse().unwrap();
+        for (uaa, trusted) in [
+            ("https://uaa.example.org", true),
+            ("https://uaa.example.com", false),
+        ] {
+            assert_eq!(
+                listed.trusts_discovered(&api, &uaa.parse().unwrap()),
+                trusted,
+                "{uaa}"
+            );
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod resolver;
 mod tls;
 mod traffic;
 
-pub use allow_list::{HostPolicy, InvalidHostEntry, PUBLIC_REGIONS};
+pub use allow_list::{AWS_S3, HostPolicy, InvalidHostEntry, PUBLIC_REGIONS};
 pub use resolver::CheckedResolver;
 pub use tls::{CaError, ca_certificates, check_ca};
 pub use traffic::{Fence, Peer, RequestLabel, RequestMetrics, Traffic};

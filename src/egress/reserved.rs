@@ -67,3 +67,26 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
         _ => None,
     }
 }
+
+/// Returns true for an address that is not reachable from the Internet, but may be in a private network (IANA's
+/// special-purpose address registries).
+pub(super) fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            v4.is_private()
+                || matches!(
+                    v4.octets(),
+                    [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18..=19, ..] | [240..=255, ..]
+                )
+        }
+        IpAddr::V6(v6) => {
+            // fc00::/7, and fec0::/10, which it replaced.
+            v6.is_unique_local()
+                || v6
+                    .segments()
+                    .first()
+                    .is_some_and(|first| first & 0xffc0 == 0xfec0)
+                || embedded_v4(v6).is_some_and(|inner| is_private(IpAddr::V4(inner)))
+        }
+    }
+}

@@ -155,7 +155,7 @@ impl From<&TrackerError> for Failure {
             TrackerError::Forbidden { .. } => Reason::RoleMissing,
             TrackerError::Capacity { .. } => Reason::SpaceFull,
             TrackerError::Throttled { .. } => Reason::Throttled,
-            TrackerError::Egress(_) => Reason::HostNotAllowed,
+            TrackerError::Egress(_) | TrackerError::ForeignUaa { .. } => Reason::HostNotAllowed,
             TrackerError::NoToken(cause) => {
                 return Self {
                     message: error.to_string(),

@@ -177,6 +177,14 @@ pub enum TrackerError {
         /// Host that replied.
         host: String,
     },
+    /// `/v2/info` names a UAA of another domain.
+    #[error("{host} names the UAA {uaa}, which is of another domain, so that no credentials are sent to it")]
+    ForeignUaa {
+        /// Host that replied.
+        host: String,
+        /// Host of the UAA.
+        uaa: String,
+    },
     /// The certificate of the peer is not trusted, or TLS failed.
     #[error("cannot establish a trusted connection to {host}: {why}")]
     Tls {
@@ -222,6 +230,10 @@ impl TrackerError {
                 "if the service is at that host, set {} to its address",
             ),
             Self::UaaUnknown { .. } => (Setting::UaaEndpoint, "set {}"),
+            Self::ForeignUaa { .. } => (
+                Setting::UaaEndpoint,
+                "if it is the UAA of the service, set {} to its URL",
+            ),
             Self::Tls { .. } => (
                 Setting::SourceCa,
                 "if the service has a private certificate authority, set {}",
@@ -267,6 +279,7 @@ impl TrackerError {
             | Self::Refused { .. }
             | Self::Redirected { .. }
             | Self::Egress(_)
+            | Self::ForeignUaa { .. }
             | Self::Tls { .. }
             | Self::Ca(_) => TrackerErrorClass::Wait,
             Self::ListingRefused { .. } | Self::Config { .. } | Self::InvalidSessionId { .. } => {
@@ -293,6 +306,7 @@ impl TrackerError {
             | Self::Tls { .. }
             | Self::NoToken(_)
             | Self::UaaUnknown { .. }
+            | Self::ForeignUaa { .. }
             | Self::Ca(_)
             | Self::Config { .. }
             | Self::InvalidSessionId { .. } => false,

@@ -143,6 +143,11 @@ impl Transport {
         })
     }
 
+    /// Returns the policy of hosts.
+    pub(super) fn hosts(&self) -> &HostPolicy {
+        &self.hosts
+    }
+
     /// Counts a repeated request.
     pub(super) fn record_retry(&self, peer: Peer) {
         self.traffic.record_retry(peer);

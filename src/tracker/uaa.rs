@@ -273,7 +273,8 @@ impl Account {
         Ok(token)
     }
 
-    /// Returns the UAA as configured, or as the API names it. The allow-list applies to a discovered UAA as well.
+    /// Returns the UAA as configured, or as the API names it. Credentials go to a discovered UAA only if the policy of
+    /// hosts trusts it.
     async fn discover_uaa(&self, context: &LoginContext<'_>) -> Result<Url, TrackerError> {
         let api = match &self.uaa {
             UaaSource::Endpoint(uaa) => return Ok(uaa.clone()),
@@ -289,7 +290,16 @@ impl Account {
         };
         let what = "the address of the UAA (/v2/info)";
         let reply = self.send_with_retry(context, &request, what).await?;
-        authorization_endpoint(&reply.body).ok_or_else(|| TrackerError::UaaUnknown { host: host_of(api) })
+        let uaa = authorization_endpoint(&reply.body)
+            .ok_or_else(|| TrackerError::UaaUnknown { host: host_of(api) })?;
+        context.transport.hosts().check_url(&uaa)?;
+        if !context.transport.hosts().trusts_discovered(api, &uaa) {
+            return Err(TrackerError::ForeignUaa {
+                host: host_of(api),
+                uaa: host_of(&uaa),
+            });
+        }
+        Ok(uaa)
     }
 
     /// Sends a request to UAA or API, with retries by policy. A login that runs twice is harmless.

@@ -16,6 +16,7 @@ use crate::tracker::{UaaSource, endpoint_of_region};
 pub(super) struct ResolvedSource {
     pub(super) endpoint: Url,
     pub(super) uaa: UaaSource,
+    pub(super) allowed_hosts: Vec<String>,
     pub(super) ca: Option<PathBuf>,
     pub(super) space: String,
     pub(super) account: bool,
@@ -106,9 +107,12 @@ pub(super) fn resolve(
         Some(setting) => UaaSource::Endpoint(parse_endpoint(&setting)?),
         None => UaaSource::Discover { api },
     };
+    let variable = env_text(lookup, "EVENTEXPORT_ALLOW_HOST")?.filter(|_| args.allow_host.is_empty());
+    let listed = variable.iter().flat_map(|hosts| hosts.split(','));
     Ok(ResolvedSource {
         endpoint,
         uaa,
+        allowed_hosts: listed.map(str::to_owned).chain(args.allow_host.clone()).collect(),
         ca,
         space: space.value,
         account,

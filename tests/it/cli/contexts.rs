@@ -283,3 +283,54 @@ async fn the_region_of_a_bucket_does_not_choose_the_sts() {
         assert!(asked.iter().all(|host| host == expected), "{asked:?}");
     }
 }
+
+#[tokio::test]
+async fn no_key_is_sent_to_a_uaa_of_another_domain() {
+    let fixture = CliFixture::start(&[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let received = Arc::<Mutex<String>>::default();
+    let log = received.clone();
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).await.unwrap_or(0);
+            log.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&request[..length]));
+            let body = r#"{"authorization_endpoint":"https://uaa.attacker.example/"}"#;
+            let reply = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(reply.as_bytes()).await;
+        }
+    }));
+    let list = ["session", "list", "--space", "c1", "--endpoint", &url];
+    let mut command = fixture.command(&list);
+    command.env("EVENTEXPORT_API_KEY", KEY);
+    wait_output(command).await.expect_failure(
+        1,
+        &[
+            "uaa.attacker.example, which is of another domain",
+            "--uaa-endpoint",
+        ],
+    );
+    let received = received.lock().unwrap().clone();
+    assert!(
+        received.starts_with("GET /v2/info ") && !received.contains(KEY),
+        "{received}"
+    );
+
+    for (arguments, words) in [
+        (
+            &["--allow-host", "https://uaa.example"][..],
+            "--allow-host: invalid allow-list entry",
+        ),
+        (&["--allow-host", "*"], "--allow-host: invalid allow-list entry"),
+    ] {
+        let mut command = fixture.command(&[&list[..], arguments].concat());
+        command.env("EVENTEXPORT_API_KEY", KEY);
+        wait_output(command).await.expect_failure(2, &[words]);
+    }
+}
