@@ -14,7 +14,7 @@ use super::secrets::{self, ResolvedSecrets, SecretPurpose};
 use super::simulation::{SIMULATED_SOURCE, Simulation};
 use crate::api::{FieldError, Reason, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
-use crate::export::connect::{self, ProcessContext, Secrets};
+use crate::export::connect::{self, PodIdentity, ProcessContext, Secrets};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
@@ -122,7 +122,7 @@ pub fn process_context(
         store_hosts: HostPolicy::any(),
         traffic: Traffic::default(),
         tokens: tokens.clone(),
-        pod_identity: true,
+        pod_identity: PodIdentity::Granted,
         holder: holder.to_owned(),
         holder_epoch: None,
         single_writer: options.single_writer,

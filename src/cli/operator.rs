@@ -61,7 +61,8 @@ pub struct OperatorArgs {
     pub allow_host: Vec<String>,
 
     /// Let a namespace use the operator's own bucket identity; may be repeated: NAMESPACE=BUCKET,
-    /// NAMESPACE=BUCKET/PREFIX, or NAMESPACE=BUCKET/PREFIX@https://HOST for a store other than AWS (default: none)
+    /// NAMESPACE=BUCKET/PREFIX, or NAMESPACE=BUCKET/PREFIX@https://HOST for a store other than AWS. Behind spaces, the
+    /// attributes of objects that it allows: objectLock=MODE:DAYS, kmsKeyId=ID, storageClass=NAME (default: none)
     #[arg(
         long,
         env = "EVENTEXPORT_GRANT_IDENTITY",
@@ -347,6 +348,11 @@ mod tests {
             assert!(!check(&service, third_party));
             assert!(check(&service, "https://login.ng.bluemix.net"));
             assert!(check(&stores, "https://audit.s3.eu-central-1.amazonaws.com"));
+            assert!(!check(
+                &stores,
+                "https://audit.s3.eu-central-1.amazonaws.com:8443"
+            ));
+            assert!(!check(&service, "https://login.ng.bluemix.net:8443"));
             assert!(!check(&stores, "https://login.ng.bluemix.net"));
             let named = "https://uaa.example.com";
             assert_eq!(

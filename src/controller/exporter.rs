@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::grants::{Grant, is_granted};
+use super::grants::{Grant, decide_grant};
 use crate::api::{EventExportSpec, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, ProcessContext, Secrets};
@@ -97,7 +97,7 @@ impl Exporter for EngineExporter {
             store_hosts: self.store_hosts.clone(),
             traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
-            pod_identity: is_granted(&self.grants, &owner.namespace, &spec.destination.s3),
+            pod_identity: decide_grant(&self.grants, &owner.namespace, &spec.destination.s3),
             // Not the UID: a resource that was deleted by force and recreated resumes at once.
             holder: format!("{}/{}/{}", self.cluster, owner.namespace, owner.name),
             holder_epoch: Some(HolderEpoch::new(self.process.clone(), owner.since)),

@@ -38,8 +38,8 @@ pub struct ProcessContext {
     pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
     pub tokens: TokenCache,
-    /// True if this export may use the identity of the process for its bucket.
-    pub pod_identity: bool,
+    /// Use of the identity of the process for the bucket of this export.
+    pub pod_identity: PodIdentity,
     /// Holder of attempts, stable over restarts.
     pub holder: String,
     /// The process behind the holder's name, and since when it alone has the name.
@@ -52,6 +52,17 @@ pub struct ProcessContext {
     pub shard: Shard,
     /// Names that the front end gives to settings.
     pub setting_names: SettingNames,
+}
+
+/// Use of the identity of the process by an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodIdentity {
+    /// The export may use it.
+    Granted,
+    /// No grant for its namespace, bucket, prefix and endpoint.
+    NotGranted,
+    /// The grant has no term for this attribute of objects; the text is the missing term.
+    TermMissing(String),
 }
 
 /// Names of the Secrets that a spec refers to, each once.
@@ -192,22 +203,12 @@ pub async fn s3(
         checksum: _,
     } = &spec.destination.s3;
     let setting = Setting::BucketCredentials;
-    let credentials = match credentials_secret_ref {
-        Some(reference) => S3Credentials::from_secret(secret(secrets, reference, setting)?)
-            .map_err(|error| credentials_missing(format!("Secret {}: {error}", reference.name), setting))?,
-        None if process_context.pod_identity => S3Credentials::PodIdentity,
-        None => {
-            let message = format!(
-                "the spec names no credentials for bucket {bucket}, and the operator does not grant its own identity to \
-                 this namespace"
-            );
-            let remedy = Remedy::new(
-                setting,
-                "set {}, or add a grant to the operator (--grant-identity)",
-            );
-            let failure = Failure::wait(api::Reason::IdentityNotGranted, message, None);
-            return Err(failure.with_remedy(remedy).export_wide());
-        }
+    let credentials = if let Some(reference) = credentials_secret_ref {
+        S3Credentials::from_secret(secret(secrets, reference, setting)?)
+            .map_err(|error| credentials_missing(format!("Secret {}: {error}", reference.name), setting))?
+    } else {
+        identity_granted(&process_context.pod_identity, bucket)?;
+        S3Credentials::PodIdentity
     };
     let settings = S3Settings {
         bucket: bucket.clone(),
@@ -256,6 +257,31 @@ pub fn with_object_attributes(settings: S3Settings, destination: &S3Destination)
         },
         ..settings
     }
+}
+
+fn identity_granted(identity: &PodIdentity, bucket: &str) -> Result<(), Failure> {
+    let (message, remedy) = match identity {
+        PodIdentity::Granted => return Ok(()),
+        PodIdentity::NotGranted => (
+            format!(
+                "the spec names no credentials for bucket {bucket}, and the operator does not grant its own identity to \
+                 this namespace"
+            ),
+            Remedy::new(
+                Setting::BucketCredentials,
+                "set {}, or add a grant to the operator (--grant-identity)",
+            ),
+        ),
+        PodIdentity::TermMissing(term) => (
+            format!("the operator grants its own identity for bucket {bucket} without the term {term}"),
+            Remedy::new(
+                Setting::ObjectAttributes,
+                "change {}, or add the term to the grant of the operator (--grant-identity)",
+            ),
+        ),
+    };
+    let failure = Failure::wait(api::Reason::IdentityNotGranted, message, None);
+    Err(failure.with_remedy(remedy).export_wide())
 }
 
 fn checked(spec: &EventExportSpec) -> Result<CheckedSpec, Failure> {
