@@ -32,8 +32,9 @@ const NAME_MAX_CHARS: usize = 63;
 /// Mode of the file: read and write for its owner only.
 const FILE_MODE: u32 = 0o600;
 
-/// Permission bits of group and others; the file must have none of them.
-const OTHERS_MASK: u32 = 0o077;
+/// Permission bits with which group and others change the file; it must have none of them. They may read it: it holds no
+/// secrets.
+const OTHERS_WRITE_MASK: u32 = 0o022;
 
 /// Fields with secrets, which users may add by mistake.
 const SECRET_FIELDS: [&str; 6] = [
@@ -80,7 +81,7 @@ pub fn locate(lookup: EnvLookup<'_>) -> Result<Option<PathBuf>, CliError> {
 }
 
 impl ConfigFile {
-    /// Reads the file; a missing file is empty. Fails if group or others have access to it.
+    /// Reads the file; a missing file is empty. Fails if group or others may change it.
     pub fn read(path: &Path) -> Result<Self, CliError> {
         let fault = |why: String| CliError::usage(format!("config file {}: {why}", path.display()));
         let mut text = String::new();
@@ -91,9 +92,9 @@ impl ConfigFile {
                     .map_err(|error| fault(format!("cannot be read: {error}")))?
                     .permissions()
                     .mode();
-                if mode & OTHERS_MASK != 0 {
+                if mode & OTHERS_WRITE_MASK != 0 {
                     return Err(fault(format!(
-                        "its mode is {:04o}, which gives other users access: run `chmod 600 {}`",
+                        "its mode is {:04o}, so that other users may change it: run `chmod 600 {}`",
                         mode & 0o7777,
                         path.display()
                     )));

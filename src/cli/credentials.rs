@@ -2,15 +2,14 @@
 //! Reads variables and files; prompts on a terminal.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
-use std::path::Path;
+use std::io::IsTerminal as _;
 
 use console::Term;
 
 use super::config::{ConfigFile, ContextConfig};
 use super::exit::CliError;
-use super::secrets::{EnvLookup, SECRET_FILE_MAX_BYTES};
+use super::secret_file;
+use super::secrets::EnvLookup;
 use crate::tracker::Credentials;
 
 /// Keys of a Secret, each with its environment variable and its context field.
@@ -99,7 +98,7 @@ fn from_context(
     let mut entries = BTreeMap::new();
     for (key, path, field) in files {
         if let Some(path) = path {
-            let bytes = read_secret_file(&file.resolve_path(path))
+            let bytes = secret_file::read(&file.resolve_path(path))
                 .map_err(|why| CliError::usage(format!("{field} of context {name}: {why}")))?;
             entries.insert(key.to_owned(), bytes);
         }
@@ -108,17 +107,6 @@ fn from_context(
         entries.insert("username".to_owned(), username.clone().into_bytes());
     }
     Ok(entries)
-}
-
-fn read_secret_file(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(SECRET_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    if bytes.len() as u64 > SECRET_FILE_MAX_BYTES {
-        return Err(format!("{} is larger than 1 MiB", path.display()));
-    }
-    Ok(bytes)
 }
 
 fn from_prompt(

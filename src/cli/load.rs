@@ -7,6 +7,7 @@ use super::exit::CliError;
 use super::job;
 use super::manifest::{self, ResourceManifest};
 use super::output::write_stderr;
+use super::secret_file;
 
 /// Reads all files as one manifest, and lists the skipped objects on standard error.
 pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
@@ -15,6 +16,11 @@ pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
         let parsed = ManifestInput::from_path(file)
             .read_documents()
             .map_err(|error| CliError::usage(format!("-f: {error}")))?;
+        if parsed.iter().any(|document| document["kind"] == "Secret")
+            && let Ok(metadata) = file.metadata()
+        {
+            secret_file::warn_if_exposed(file, &metadata);
+        }
         documents.extend(parsed);
     }
     let origin = files

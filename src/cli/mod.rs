@@ -27,6 +27,7 @@ pub mod plugin;
 pub mod progress;
 pub mod run;
 pub mod run_summary;
+pub mod secret_file;
 pub mod secrets;
 pub mod session;
 pub mod shell;

@@ -2,16 +2,12 @@
 //! for [`env_value`], which reads variables and the files that they name.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 
 use super::manifest::{ExportResource, ResourceManifest, SecretData};
+use super::secret_file;
 use crate::api::{Setting, SettingNames};
 use crate::export::connect::Secrets;
 use crate::export::manifest::sign::SIGNING_KEY;
-
-/// Largest file that a `…_FILE` variable may name, in bytes: 1 MiB, as a Secret.
-pub const SECRET_FILE_MAX_BYTES: u64 = 1024 * 1024;
 
 /// Reads a variable.
 pub type EnvLookup<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, String>;
@@ -80,13 +76,7 @@ pub fn env_value(variable: &str) -> Result<Option<Vec<u8>>, String> {
     let Some(path) = std::env::var_os(&by_file).filter(|path| !path.is_empty()) else {
         return Ok(None);
     };
-    let mut bytes = Vec::new();
-    File::open(&path)
-        .and_then(|file| file.take(SECRET_FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("{by_file}: cannot read {}: {error}", path.display()))?;
-    if bytes.len() as u64 > SECRET_FILE_MAX_BYTES {
-        return Err(format!("{by_file}: {} is larger than 1 MiB", path.display()));
-    }
+    let bytes = secret_file::read(path.as_ref()).map_err(|problem| format!("{by_file}: {problem}"))?;
     Ok(Some(bytes))
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::super::config::{self, ConfigFile};
 use super::super::exit::{CliError, Exit};
 use super::super::output::{OutputArgs, display_path};
+use super::super::secret_file;
 use super::{CHANGE_SCHEMA, config_path, to_json};
 
 /// Arguments of `context set`.
@@ -245,7 +246,6 @@ fn archive_value(to: &str) -> Result<toml_edit::Value, CliError> {
 
 /// Prints a note for each secret file that cannot be read, or that other users may read.
 fn warn_about_files(args: &ContextSetArgs) {
-    use std::os::unix::fs::PermissionsExt as _;
     let files = [
         ("--api-key-file", &args.api_key_file),
         ("--password-file", &args.password_file),
@@ -258,12 +258,11 @@ fn warn_about_files(args: &ContextSetArgs) {
             Err(error) => args
                 .output
                 .note(format!("{flag}: cannot read {}: {error}", path.display())),
-            Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => args.output.note(format!(
-                "{flag}: other users may read {}: run `chmod 600 {}`",
-                path.display(),
-                path.display()
-            )),
-            Ok(_) => {}
+            Ok(metadata) => {
+                if let Some(problem) = secret_file::exposure(path, &metadata) {
+                    args.output.note(format!("{flag}: {problem}"));
+                }
+            }
         }
     }
 }

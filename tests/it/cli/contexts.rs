@@ -88,10 +88,10 @@ async fn a_context_replaces_login_and_target() {
 }
 
 #[tokio::test]
-async fn a_config_file_readable_by_others_is_refused_with_a_remedy() {
+async fn a_config_file_that_others_may_change_is_refused_with_a_remedy() {
     let fixture = CliFixture::start(&[]).await;
-    write(&fixture.config(), "[contexts.prod]\nspace = \"c1\"\n", 0o644);
-    let words = ["config.toml", "mode is 0644", "chmod 600"];
+    write(&fixture.config(), "[contexts.prod]\nspace = \"c1\"\n", 0o664);
+    let words = ["config.toml", "mode is 0664", "chmod 600"];
     fixture.run(&["session", "list"]).await.expect_failure(2, &words);
     fixture
         .run_without_env(&["context", "list"])
@@ -101,8 +101,49 @@ async fn a_config_file_readable_by_others_is_refused_with_a_remedy() {
         .run_without_env(&["context", "set", "prod", "--space", "c2"])
         .await
         .expect_failure(2, &words);
-    write(&fixture.config(), "[contexts.prod]\nspace = \"c1\"\n", 0o600);
-    assert_eq!(fixture.run(&["session", "list"]).await.code, Some(0));
+    for mode in [0o600, 0o644] {
+        write(&fixture.config(), "[contexts.prod]\nspace = \"c1\"\n", mode);
+        assert_eq!(fixture.run(&["session", "list"]).await.code, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn each_file_with_secrets_is_private_or_warned_about_by_name() {
+    let fixture = CliFixture::start(&[]).await;
+    let key = fixture.path("api.key");
+    let context = format!(
+        "current-context = \"prod\"\n[contexts.prod]\nspace = \"c1\"\nendpoint = {:?}\napi-key-file = {:?}\n",
+        fixture.url,
+        key.display().to_string()
+    );
+    write(&fixture.config(), &context, 0o644);
+    let manifest = fixture.path("export.yaml");
+    let text = format!(
+        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: a}}\nspec:\n  space: c1\n  \
+         dateRange: {{start: 2018-06-01, end: 2018-06-01}}\n  source: {{endpoint: {:?}, credentialsSecretRef: {{name: s}}}}\n  \
+         destination: {{s3: {{bucket: audit}}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n\
+         stringData: {{apiKey: k}}\n",
+        fixture.url
+    );
+    for (mode, warned) in [(0o600, false), (0o644, true), (0o640, true)] {
+        write(&key, KEY, mode);
+        write(&manifest, &text, mode);
+        let by_variable = {
+            let mut command =
+                fixture.command(&["session", "list", "--space", "c1", "--endpoint", &fixture.url]);
+            command.env("EVENTEXPORT_API_KEY_FILE", &key);
+            wait_output(command).await
+        };
+        let by_context = fixture.run_without_env(&["session", "list", "--quiet"]).await;
+        let plan = ["plan", "--offline", "-f", manifest.to_str().unwrap()];
+        let by_manifest = fixture.run_without_env(&plan).await;
+        for (file, output) in [(&key, by_variable), (&key, by_context), (&manifest, by_manifest)] {
+            assert_eq!(output.code, Some(0), "{output:?}");
+            let warning = format!("run `chmod 600 {}`", file.display());
+            let lines = output.err.lines().filter(|line| line.contains(&warning)).count();
+            assert_eq!(lines, usize::from(warned), "{mode:o}: {output:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -184,6 +225,57 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
         if flag != "--region" && flag != "--endpoint" {
             command.env("EVENTEXPORT_ENDPOINT", &fixture.url);
         }
+        wait_output(command).await.expect_failure(2, &[words]);
+    }
+}
+
+#[tokio::test]
+async fn no_key_is_sent_to_a_uaa_of_another_domain() {
+    let fixture = CliFixture::start(&[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let received = Arc::<Mutex<String>>::default();
+    let log = received.clone();
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).await.unwrap_or(0);
+            log.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&request[..length]));
+            let body = r#"{"authorization_endpoint":"https://uaa.attacker.example/"}"#;
+            let reply = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(reply.as_bytes()).await;
+        }
+    }));
+    let list = ["session", "list", "--space", "c1", "--endpoint", &url];
+    let mut command = fixture.command(&list);
+    command.env("EVENTEXPORT_API_KEY", KEY);
+    wait_output(command).await.expect_failure(
+        1,
+        &[
+            "uaa.attacker.example, which is of another domain",
+            "--uaa-endpoint",
+        ],
+    );
+    let received = received.lock().unwrap().clone();
+    assert!(
+        received.starts_with("GET /v2/info ") && !received.contains(KEY),
+        "{received}"
+    );
+
+    for (arguments, words) in [
+        (
+            &["--allow-host", "https://uaa.example"][..],
+            "--allow-host: invalid allow-list entry",
+        ),
+        (&["--allow-host", "*"], "--allow-host: invalid allow-list entry"),
+    ] {
+        let mut command = fixture.command(&[&list[..], arguments].concat());
+        command.env("EVENTEXPORT_API_KEY", KEY);
         wait_output(command).await.expect_failure(2, &[words]);
     }
 }
@@ -281,56 +373,5 @@ async fn the_region_of_a_bucket_does_not_choose_the_sts() {
         let asked = std::mem::take(&mut *asked.lock().unwrap());
         assert!(!asked.is_empty(), "{output:?}");
         assert!(asked.iter().all(|host| host == expected), "{asked:?}");
-    }
-}
-
-#[tokio::test]
-async fn no_key_is_sent_to_a_uaa_of_another_domain() {
-    let fixture = CliFixture::start(&[]).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let received = Arc::<Mutex<String>>::default();
-    let log = received.clone();
-    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = [0; 4096];
-            let length = stream.read(&mut request).await.unwrap_or(0);
-            log.lock()
-                .unwrap()
-                .push_str(&String::from_utf8_lossy(&request[..length]));
-            let body = r#"{"authorization_endpoint":"https://uaa.attacker.example/"}"#;
-            let reply = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = stream.write_all(reply.as_bytes()).await;
-        }
-    }));
-    let list = ["session", "list", "--space", "c1", "--endpoint", &url];
-    let mut command = fixture.command(&list);
-    command.env("EVENTEXPORT_API_KEY", KEY);
-    wait_output(command).await.expect_failure(
-        1,
-        &[
-            "uaa.attacker.example, which is of another domain",
-            "--uaa-endpoint",
-        ],
-    );
-    let received = received.lock().unwrap().clone();
-    assert!(
-        received.starts_with("GET /v2/info ") && !received.contains(KEY),
-        "{received}"
-    );
-
-    for (arguments, words) in [
-        (
-            &["--allow-host", "https://uaa.example"][..],
-            "--allow-host: invalid allow-list entry",
-        ),
-        (&["--allow-host", "*"], "--allow-host: invalid allow-list entry"),
-    ] {
-        let mut command = fixture.command(&[&list[..], arguments].concat());
-        command.env("EVENTEXPORT_API_KEY", KEY);
-        wait_output(command).await.expect_failure(2, &[words]);
     }
 }
