@@ -8,10 +8,10 @@ use url::Url;
 /// Identity of a store. Two buckets with one name at two endpoints are different stores. Whatever is remembered about a
 /// store is keyed by this type.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StoreIdentity(Place);
+pub struct StoreIdentity(StorePlace);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Place {
+enum StorePlace {
     Bucket {
         /// URL without slashes at the end. `None`: AWS.
         endpoint: Option<String>,
@@ -25,7 +25,7 @@ enum Place {
 impl StoreIdentity {
     /// Returns the identity of a bucket; without an endpoint it is at AWS.
     pub fn bucket(endpoint: Option<&Url>, region: &str, bucket: &str) -> Self {
-        Self(Place::Bucket {
+        Self(StorePlace::Bucket {
             endpoint: endpoint.map(|url| url.as_str().trim_end_matches('/').to_owned()),
             region: region.to_owned(),
             bucket: bucket.to_owned(),
@@ -34,7 +34,7 @@ impl StoreIdentity {
 
     /// Returns the identity of a directory, by its canonical path.
     pub fn directory(path: &Path) -> Self {
-        Self(Place::Directory(path.to_owned()))
+        Self(StorePlace::Directory(path.to_owned()))
     }
 }
 
@@ -42,17 +42,17 @@ impl StoreIdentity {
 impl fmt::Display for StoreIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::Bucket {
+            StorePlace::Bucket {
                 endpoint: Some(endpoint),
                 region,
                 bucket,
             } => write!(f, "s3://{bucket} ({endpoint}, {region})"),
-            Place::Bucket {
+            StorePlace::Bucket {
                 endpoint: None,
                 region,
                 bucket,
             } => write!(f, "s3://{bucket} ({region})"),
-            Place::Directory(path) => path.display().fmt(f),
+            StorePlace::Directory(path) => path.display().fmt(f),
         }
     }
 }

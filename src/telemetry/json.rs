@@ -117,6 +117,11 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
     use tracing_subscriber::fmt::format::JsonFields;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::{Layer as _, filter::filter_fn};
+
+    use super::super::logs::{LineFields, is_safe_to_log};
+    use crate::api::is_printable;
 
     #[derive(Clone, Default)]
     struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
@@ -161,5 +166,43 @@ mod tests {
             (&"audit/june".into(), &"01AB".into())
         );
         assert_eq!(line["window"], "its own");
+    }
+
+    #[test]
+    fn a_value_in_a_log_line_is_bounded_and_forges_no_other_line() {
+        let foreign = format!(
+            "a\u{1b}[2J\u{9b}31m\r\nforged line \u{202e}{}",
+            "x".repeat(25_000)
+        );
+        for json in [false, true] {
+            let written = SharedBuffer::default();
+            let out = written.clone();
+            let lines = tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .with_writer(move || out.clone());
+            let lines = if json {
+                lines
+                    .fmt_fields(JsonFields::new())
+                    .event_format(JsonLines)
+                    .boxed()
+            } else {
+                lines.fmt_fields(LineFields).boxed()
+            };
+            let subscriber =
+                tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_safe_to_log)));
+            tracing::subscriber::with_default(subscriber, || {
+                let _in = tracing::error_span!("span", inherited = %foreign).entered();
+                tracing::warn!(error = %foreign, quoted = foreign, "failed: {foreign}");
+                tracing::error!(target: "rustls_platform_verifier::verification", "{foreign}");
+            });
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            let line = text.strip_suffix('\n').unwrap();
+            assert!(line.chars().all(is_printable), "{line:.300}");
+            assert!(line.len() < 5 * MAX_FIELD_CHARS, "{} bytes", line.len());
+            assert!(
+                line.contains("forged line") && line.contains("failed: a"),
+                "{line:.300}"
+            );
+        }
     }
 }

@@ -210,7 +210,7 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
         (
             "--endpoint",
             "http://tracker.example.com",
-            "--endpoint: must be a URL",
+            "--endpoint: must be https://HOST",
         ),
         (
             "--ca-file",
@@ -287,27 +287,28 @@ async fn a_store_without_tls_is_refused_wherever_it_is_named() {
     let rule = "http:// is allowed only for 127.0.0.1, [::1] and localhost";
     let inspect = ["inspect", "s3://audit/t"];
     let flag = fixture.command(&[&inspect[..], &["--s3-endpoint", plain]].concat());
-    let mut variables = vec![("--s3-endpoint", flag)];
-    for variable in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
+    let mut cases = vec![("--s3-endpoint", flag)];
+    for (name, variable) in [
+        ("--s3-endpoint", "AWS_ENDPOINT_URL_S3"),
+        ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL"),
+    ] {
         let mut command = fixture.command(&inspect);
         command.env(variable, plain);
-        variables.push((variable, command));
+        cases.push((name, command));
+    }
+    for (_, command) in &mut cases {
+        command.env("AWS_ACCESS_KEY_ID", "AKID");
+        command.env("AWS_SECRET_ACCESS_KEY", "k");
     }
     // The identity of the process is sent to STS.
     for variable in ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"] {
         let mut command =
             fixture.command(&[&inspect[..], &["--s3-endpoint", "https://127.0.0.1:1"]].concat());
         command.env(variable, plain);
-        variables.push((variable, command));
+        cases.push((variable, command));
     }
-    for (name, mut command) in variables {
-        if name != "AWS_ENDPOINT_URL_STS" && name != "AWS_ENDPOINT_URL" {
-            command.env("AWS_ACCESS_KEY_ID", "AKID");
-            command.env("AWS_SECRET_ACCESS_KEY", "k");
-        }
-        let output = wait_output(command).await;
-        output.expect_failure(2, &[rule, name]);
-        assert!(!output.err.contains("store.example: "), "{output:?}");
+    for (name, command) in cases {
+        wait_output(command).await.expect_failure(2, &[rule, name]);
     }
     write(
         &fixture.config(),
