@@ -26,6 +26,8 @@ mod layers;
 mod malicious_peers;
 mod node;
 mod operator;
+#[path = "../testkit/quirky_s3.rs"]
+mod quirky_s3;
 mod scale;
 mod security;
 mod spec_changes;
