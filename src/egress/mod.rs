@@ -18,6 +18,7 @@ pub use tls::{CaError, ca_certificates, check_ca};
 pub use traffic::{Fence, Peer, RequestLabel, RequestMetrics, Traffic};
 
 pub(crate) use allow_list::is_loopback;
+pub(crate) use proxy::{all_exempt, check_env as check_proxies, via_proxy};
 
 /// A request that the allow-list forbids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,9 @@
-//! Hosts of the operator's proxies, from the standard variables. Reads the environment.
+//! Proxies of the process, from the standard variables, by the rules of curl. Reads the environment.
 
+use hyper_util::client::proxy::matcher::Matcher;
 use url::Url;
+
+use crate::api::sanitize;
 
 /// Variables that reqwest and the AWS SDK read too, in either case.
 const VARIABLES: [&str; 6] = [
@@ -11,6 +14,65 @@ const VARIABLES: [&str; 6] = [
     "ALL_PROXY",
     "all_proxy",
 ];
+
+/// Variables that exempt hosts.
+const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
+/// A variable that names no proxy. Its value may hold a password, and is not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not the URL of a proxy: write it as http://proxy.example:3128, or unset it")]
+pub(crate) struct InvalidProxy(pub(crate) &'static str);
+
+/// Checks the variables. The HTTP clients ignore one that they cannot parse, and connect directly.
+pub(crate) fn check_env() -> Result<(), InvalidProxy> {
+    let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let mut set = VARIABLES.into_iter().filter(set);
+    let invalid = set.find(|name| !std::env::var(name).is_ok_and(|value| is_valid(&value)));
+    invalid.map_or(Ok(()), |name| Err(InvalidProxy(name)))
+}
+
+/// Returns true if `NO_PROXY` exempts every host, as for curl. The HTTP clients apply `*` to names, and not to addresses.
+pub(crate) fn all_exempt() -> bool {
+    let value = NO_PROXY.iter().find_map(|name| std::env::var(name).ok());
+    value.is_some_and(|value| exempts_all(&value))
+}
+
+fn exempts_all(no_proxy: &str) -> bool {
+    no_proxy.split(',').any(|entry| entry.trim() == "*")
+}
+
+/// Returns host and port of the proxy for a URL, as the end of a message: ` (through proxy host:port)`. Empty without
+/// proxy.
+pub(crate) fn via_proxy(url: &Url) -> String {
+    let proxy = (!all_exempt())
+        .then(Matcher::from_env)
+        .and_then(|proxies| proxies.intercept(&url.as_str().parse().ok()?));
+    proxy.map_or_else(String::new, |proxy| {
+        format!(" (through proxy {})", name_of(proxy.uri()))
+    })
+}
+
+/// Returns host and port of a proxy, without credentials, which may contain an `@` themselves.
+fn name_of(proxy: &http::Uri) -> String {
+    let host = sanitize(proxy.host().unwrap_or_default());
+    proxy
+        .port_u16()
+        .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
+}
+
+fn is_valid(value: &str) -> bool {
+    let proxies = Matcher::builder().all(value).build();
+    let Some(proxy) = proxies.intercept(&http::Uri::from_static("http://host.example")) else {
+        return false;
+    };
+    let scheme = matches!(proxy.uri().scheme_str(), Some("http" | "https"));
+    // A port that is no number is read as none.
+    let port = proxy
+        .uri()
+        .authority()
+        .is_some_and(|address| address.port_u16().is_some() || address.as_str().ends_with(address.host()));
+    scheme && port
+}
 
 /// Returns the host names of the configured proxies, in lower case.
 pub(super) fn hosts_from_env() -> Vec<String> {
@@ -35,7 +97,52 @@ fn host_of(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::host_of;
+    use super::*;
+
+    #[test]
+    fn a_value_that_names_no_proxy_is_invalid() {
+        for (value, valid) in [
+            ("http://proxy.example:3128", true),
+            ("proxy.example:3128", true),
+            ("https://user:secret@proxy.example", true),
+            ("socks5://proxy.example:1080", false),
+            (" http://proxy.example", false),
+            ("http://proxy.example:port", false),
+            ("htp//proxy.example", false),
+        ] {
+            assert_eq!(is_valid(value), valid, "{value}");
+        }
+        let shown = InvalidProxy("HTTPS_PROXY").to_string();
+        assert!(
+            shown.starts_with("HTTPS_PROXY is not the URL of a proxy"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn the_name_of_a_proxy_has_no_credentials() {
+        for value in [
+            "http://user:secret@proxy.example:3128",
+            "http://user:a@secret@proxy.example:3128",
+        ] {
+            let proxies = Matcher::builder().all(value).build();
+            let proxy = proxies.intercept(&http::Uri::from_static("http://host.example"));
+            let name = proxy.map_or_else(String::new, |proxy| name_of(proxy.uri()));
+            assert!(!name.contains("secret"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_star_exempts_every_host() {
+        for (no_proxy, all) in [
+            ("*", true),
+            ("a.example, *", true),
+            ("*.example", false),
+            ("", false),
+        ] {
+            assert_eq!(exempts_all(no_proxy), all, "{no_proxy}");
+        }
+    }
 
     #[test]
     fn the_host_of_a_proxy_setting_is_parsed() {
