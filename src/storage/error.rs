@@ -46,8 +46,10 @@ pub enum StoreError {
         /// Region of the bucket.
         region: String,
     },
-    /// The bucket rejects the object lock, encryption or storage class.
-    #[error("{store} rejects the object lock, encryption or storage class of objects ({code}): {message}")]
+    /// The bucket rejects the object lock, encryption, storage class or access control list.
+    #[error(
+        "{store} rejects the object lock, encryption, storage class or ACL of objects ({code}): {message}"
+    )]
     AttributesRejected {
         /// Name of the store.
         store: String,
@@ -234,6 +236,25 @@ impl StoreError {
             | Self::Rejected { .. } => return None,
         };
         Some(Remedy::new(setting, action))
+    }
+
+    /// True if the store answers a delete with a refusal, such as that of a retention policy: the key stays, whatever is
+    /// tried.
+    pub fn refuses_deletion(&self) -> bool {
+        match self {
+            Self::Forbidden { .. }
+            | Self::Unsupported { .. }
+            | Self::Conflict { .. }
+            | Self::AlreadyExists { .. }
+            | Self::Archived { .. }
+            | Self::AttributesRejected { .. } => true,
+            // The status of a single key in the reply to DeleteObjects is 200.
+            Self::Rejected { status, .. } => {
+                self.class() == StoreErrorClass::ActionRequired
+                    && (*status == 200 || (400..=499).contains(status))
+            }
+            _ => false,
+        }
     }
 
     /// The error and its remedy, in the names of a front end.

@@ -25,8 +25,8 @@ pub use self::identity::StoreIdentity;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::s3::bad_input;
 pub use self::s3::{
-    ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts, Sse,
-    SseAlgorithm,
+    CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts,
+    Sse, SseAlgorithm,
 };
 
 /// Bytes in segments that are never joined: reference-counted, cheap to clone, sent again on a retry.

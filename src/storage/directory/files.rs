@@ -155,7 +155,7 @@ impl ObjectFiles {
             return Err(self.corrupted(key));
         }
         self.check_exists()?;
-        // An early exit; the hard link decides.
+        // An early exit; the creation itself decides.
         if options.mode == PutMode::Create && target.is_file() {
             return Err(self.already_exists(key));
         }
@@ -194,11 +194,10 @@ impl ObjectFiles {
             .write_sidecar(key, sidecar)
             .map_err(|error| self.io_error(key, "writing its metadata", &error))?;
         let outcome = match mode {
-            PutMode::Create => {
-                fs::hard_link(temporary, &target).map_err(|error| self.link_error(key, &error))
-            }
+            PutMode::Create => create_exclusively(temporary, &target, |from, to| fs::hard_link(from, to))
+                .map_err(|error| self.create_error(key, &error)),
             PutMode::Overwrite => {
-                fs::rename(temporary, &target).map_err(|error| self.io_error(key, "renaming", &error))
+                fs::rename(temporary, &target).map_err(|error| self.create_error(key, &error))
             }
         };
         if let Err(error) = outcome {
@@ -571,23 +570,60 @@ impl ObjectFiles {
         }
     }
 
-    /// Converts an error of creating an object by a hard link.
-    fn link_error(&self, key: &str, error: &io::Error) -> StoreError {
+    /// Converts an error of moving a complete file to its key.
+    fn create_error(&self, key: &str, error: &io::Error) -> StoreError {
+        let unusable = |message: String| StoreError::InvalidSettings {
+            store: self.name().to_owned(),
+            message,
+            remedy: Some(Remedy::new(Setting::Bucket, "correct {}")),
+        };
         match error.kind() {
             ErrorKind::AlreadyExists => self.already_exists(key),
-            ErrorKind::Unsupported => self.hard_links_unsupported(),
-            _ if error.raw_os_error() == Some(EPERM) => self.hard_links_unsupported(),
-            _ => self.io_error(key, "linking", error),
+            ErrorKind::CrossesDevices => unusable(format!(
+                "the folder of {key} is on another file system than {INTERNAL_DIR}, so that no complete file can be moved there: a directory must be one file system, without mounts or links to others"
+            )),
+            _ if is_link_unsupported(error) => unusable(
+                "its file system has neither hard links nor renameat2 with RENAME_NOREPLACE, one of which is needed to create an object exactly once: choose another file system".to_owned(),
+            ),
+            _ => self.io_error(key, "creating", error),
         }
     }
+}
 
-    fn hard_links_unsupported(&self) -> StoreError {
-        StoreError::Unsupported {
-            store: self.name().to_owned(),
-            what: "hard links, which are needed to create an object exactly once: choose another file system"
-                .into(),
-        }
+/// Gives a complete file its final name, unless that exists. Both ways are atomic: another process sees the complete
+/// file or none. (Opening the target with `O_EXCL` and copying would show an incomplete file.)
+fn create_exclusively(
+    temporary: &Path,
+    target: &Path,
+    hard_link: impl Fn(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    match hard_link(temporary, target) {
+        Err(error) if is_link_unsupported(&error) => rename_exclusively(temporary, target),
+        outcome => outcome,
     }
+}
+
+#[cfg(target_os = "linux")]
+fn rename_exclusively(temporary: &Path, target: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(
+        CWD,
+        temporary,
+        CWD,
+        target,
+        RenameFlags::NOREPLACE,
+    )?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rename_exclusively(_: &Path, _: &Path) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+/// Returns true for the errors of file systems without hard links, and of those without an exclusive rename (EINVAL).
+fn is_link_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::InvalidInput)
+        || error.raw_os_error() == Some(EPERM)
 }
 
 /// Returns true if a path does not exist, also because a parent is a file.
@@ -648,7 +684,50 @@ mod tests {
             assert!(matches!(of(kind), StoreError::Forbidden { .. }));
         }
         assert_eq!(of(ErrorKind::TimedOut).class(), StoreErrorClass::Retry(None));
-        let link = files.link_error("key", &io::Error::from_raw_os_error(EPERM));
-        assert!(matches!(link, StoreError::Unsupported { .. }), "{link:?}");
+        let link = files.create_error("key", &io::Error::from_raw_os_error(EPERM));
+        let text = link.to_string();
+        assert!(
+            text.contains("hard links") && !text.contains("If-None-Match"),
+            "{text}"
+        );
+        assert_eq!(link.class(), StoreErrorClass::ActionRequired);
+    }
+
+    #[test]
+    fn without_hard_links_an_object_is_created_once_by_an_exclusive_rename() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two, target] = ["one", "two", "target"].map(|name| folder.path().join(name));
+        fs::write(&one, "1").unwrap();
+        fs::write(&two, "2").unwrap();
+        for errno in [EPERM, 95] {
+            let no_links = |_: &Path, _: &Path| Err(io::Error::from_raw_os_error(errno));
+            let outcome = create_exclusively(if errno == EPERM { &one } else { &two }, &target, no_links);
+            assert_eq!(outcome.is_ok(), errno == EPERM, "{outcome:?}");
+        }
+        assert_eq!(fs::read(&target).unwrap(), b"1");
+        assert!(two.exists());
+    }
+
+    #[test]
+    fn a_folder_on_another_file_system_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+            return;
+        };
+        std::os::unix::fs::symlink(other.path(), folder.path().join("a")).unwrap();
+        let files = ObjectFiles::open(folder.path()).unwrap();
+        let body = Segments::from(Bytes::from_static(b"x"));
+        for mode in [PutMode::Create, PutMode::Overwrite] {
+            let options = PutOptions {
+                mode,
+                crc64: Crc64::of(b"x"),
+                metadata: Vec::new(),
+                content_type: "text/plain",
+                class: crate::storage::ObjectClass::Journal,
+            };
+            let error = files.put("a/key", &body, &options).unwrap_err();
+            assert!(error.to_string().contains("another file system"), "{error}");
+            assert_eq!(error.class(), StoreErrorClass::ActionRequired);
+        }
     }
 }

@@ -46,6 +46,7 @@ pub(crate) fn check_error_responses(data: &[u8]) {
             operation,
             key: "tracker/k",
             upload: "",
+            via_proxy: "",
         };
         let error = error_from_response(
             context,
@@ -56,6 +57,7 @@ pub(crate) fn check_error_responses(data: &[u8]) {
                 message,
                 retry_after: (first & 1 == 1).then(|| Duration::from_secs(u64::MAX)),
                 bucket_region: (first & 2 == 2).then_some(message),
+                endpoint: (first & 4 == 4).then_some(message),
             },
         );
         assert_no_secret(&error.to_string());

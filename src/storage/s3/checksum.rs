@@ -2,9 +2,11 @@
 
 use aws_smithy_types::base64;
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
-use sha2::{Digest as _, Sha256};
+use md5::Md5;
+use sha2::Sha256;
 
 use super::ChecksumMode;
+use super::write_mode::WriteMode;
 use crate::storage::{Crc64, Segments, hex_encode};
 
 /// Checksum headers of one request.
@@ -16,12 +18,17 @@ pub(super) struct BodyChecksums {
     pub(super) crc32c: Option<String>,
     /// `x-amz-content-sha256`, in hexadecimal
     pub(super) sha256: Option<String>,
+    /// `Content-MD5`
+    pub(super) md5: Option<String>,
 }
 
 /// Returns the checksum headers for a body, with its SHA-256 if it is to be signed. `None` if `crc64` is wrong and the
 /// store might not check it.
 pub(super) fn body_checksums(
-    mode: ChecksumMode,
+    WriteMode {
+        checksum: mode,
+        content_md5,
+    }: WriteMode,
     body: &Segments,
     crc64: Crc64,
     sign: bool,
@@ -33,7 +40,8 @@ pub(super) fn body_checksums(
     Some(BodyChecksums {
         crc64: (mode == ChecksumMode::Crc64Nvme).then(|| encode_crc64(crc64)),
         crc32c: (mode == ChecksumMode::Crc32c).then(|| encode_crc32c(crc32c(body))),
-        sha256: sign.then(|| sha256(body)),
+        sha256: sign.then(|| hex_encode(&digest::<Sha256>(body))),
+        md5: content_md5.then(|| base64::encode(digest::<Md5>(body))),
     })
 }
 
@@ -84,12 +92,12 @@ const fn low_half(sum: u64) -> u32 {
     sum as u32
 }
 
-fn sha256(body: &Segments) -> String {
-    let mut digest = Sha256::new();
+fn digest<D: sha2::Digest>(body: &Segments) -> Vec<u8> {
+    let mut digest = D::new();
     for piece in body.pieces() {
         digest.update(piece);
     }
-    hex_encode(&digest.finalize())
+    digest.finalize().to_vec()
 }
 
 #[cfg(test)]
@@ -104,7 +112,11 @@ mod tests {
         let body = Segments::from(Bytes::from_static(b"123456789"));
         let crc64 = Crc64(0xae8b_1486_0a79_9888);
         assert_eq!(Crc64::of_segments(&body), crc64);
-        let of = |mode| body_checksums(mode, &body, crc64, mode == ChecksumMode::None).unwrap();
+        let with = |checksum| WriteMode {
+            checksum,
+            content_md5: checksum == ChecksumMode::None,
+        };
+        let of = |mode| body_checksums(with(mode), &body, crc64, mode == ChecksumMode::None).unwrap();
         assert_eq!(of(ChecksumMode::Crc64Nvme).crc64.as_deref(), Some("rosUhgp5mIg="));
         assert_eq!(decode_crc64("rosUhgp5mIg="), Some(crc64));
         assert_eq!(decode_crc64("rosUhgp5mIg=-2"), None);
@@ -114,12 +126,16 @@ mod tests {
             of(ChecksumMode::None).sha256.as_deref(),
             Some("15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225")
         );
-        assert_eq!(of(ChecksumMode::Crc64Nvme).sha256, None);
-        assert_eq!(body_checksums(ChecksumMode::None, &body, Crc64(1), true), None);
+        // `printf 123456789 | openssl md5 -binary | base64`
         assert_eq!(
-            body_checksums(ChecksumMode::Crc64Nvme, &body, Crc64(1), true),
-            None
+            of(ChecksumMode::None).md5.as_deref(),
+            Some("JfnnlDI7RTiF9RgfG2JNCw==")
         );
+        let unsigned = of(ChecksumMode::Crc64Nvme);
+        assert_eq!((unsigned.sha256, unsigned.md5), (None, None));
+        for mode in [ChecksumMode::None, ChecksumMode::Crc64Nvme] {
+            assert_eq!(body_checksums(with(mode), &body, Crc64(1), true), None);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use aws_config::profile::ProfileFileRegionProvider;
 use aws_runtime::auth::SigV4OperationSigningConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::{
-    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
     BeforeTransmitInterceptorContextRef,
 };
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -31,11 +31,12 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
+use super::errors::WebPage;
 use super::limited::LimitedConnector;
 use super::metered::MeteredConnector;
 use super::{S3Credentials, S3Settings};
 use crate::api::{Remedy, Setting, parse_endpoint};
-use crate::egress::{CheckedResolver, HostPolicy, check_ca};
+use crate::egress::{CheckedResolver, HostPolicy, all_exempt, check_ca, check_proxies};
 use crate::storage::StoreError;
 
 /// Maximum age of the `Date` header from which the store's time is derived: a minute.
@@ -43,6 +44,14 @@ const CLOCK_MAX_AGE: Duration = Duration::from_mins(1);
 
 /// Region of STS if neither the environment nor the profile of the process names one.
 const DEFAULT_STS_REGION: &str = "us-east-1";
+
+/// Headers of replies that this program does not use, and that the SDK rejects in unusual formats.
+const UNUSED_HEADERS: [&str; 4] = [
+    "expires",
+    "x-amz-object-lock-retain-until-date",
+    "x-amz-missing-meta",
+    "x-amz-mp-parts-count",
+];
 
 /// The store's clock: the `Date` of the latest reply plus the monotonic time since then.
 #[derive(Debug, Default)]
@@ -59,6 +68,12 @@ impl StoreClock {
         let since = at.elapsed();
         date.checked_add(since).ok().filter(|_| since < CLOCK_MAX_AGE)
     }
+}
+
+/// Returns the address of the store, which is that of S3 in the region if none is configured.
+pub(super) fn endpoint_of(settings: &S3Settings) -> Option<Url> {
+    let aws = || Url::parse(&format!("https://s3.{}.amazonaws.com", settings.region)).ok();
+    settings.endpoint.clone().or_else(aws)
 }
 
 /// Builds the client. Reads the pod's identity, which may contact the metadata service, only if so configured.
@@ -91,6 +106,7 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
         .interceptor(RequestInterceptor {
             hosts: settings.hosts.clone(),
             clock,
+            requester_pays: settings.requester_pays,
         });
     config.set_endpoint_url(
         settings
@@ -173,13 +189,20 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
         .with_trust_store(trust)
         .build()
         .map_err(|error| (format!("cannot set up TLS: {error}"), None))?;
+    let proxy = if all_exempt() {
+        ProxyConfig::disabled()
+    } else {
+        check_proxies()
+            .map_err(|error| (error.to_string(), Some(Remedy::new(Setting::Proxy, "correct {}"))))?;
+        ProxyConfig::from_env()
+    };
     let connector = Connector::builder()
         .connector_settings(
             HttpConnectorSettings::builder()
                 .connect_timeout(settings.timeouts.connect)
                 .build(),
         )
-        .proxy_config(ProxyConfig::from_env())
+        .proxy_config(proxy)
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
         .tls_context(context);
     let resolver = SharedDnsResolver::new(CheckedResolver::new(settings.hosts.clone()));
@@ -196,6 +219,7 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
 struct RequestInterceptor {
     hosts: HostPolicy,
     clock: Arc<StoreClock>,
+    requester_pays: bool,
 }
 
 impl Intercept for RequestInterceptor {
@@ -214,22 +238,58 @@ impl Intercept for RequestInterceptor {
         Ok(self.hosts.check_url(&url)?)
     }
 
-    fn read_before_deserialization(
+    fn modify_before_signing(
         &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(date) = context.response().headers().get("date").and_then(parse_date) {
+        if self.requester_pays {
+            let headers = context.request_mut().headers_mut();
+            headers.insert("x-amz-request-payer", "requester");
+        }
+        Ok(())
+    }
+
+    /// Repairs headers that the SDK would reject, together with the reply.
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        let headers = response.headers_mut();
+        if let Some(date) = headers.get("date").and_then(parse_date) {
             self.clock.set(date);
+        }
+        if let Some(modified) = headers.get("last-modified").map(parse_date) {
+            headers.remove("last-modified");
+            if let Some(modified) = modified {
+                headers.insert("last-modified", http_date(modified));
+            }
+        }
+        for unused in UNUSED_HEADERS {
+            headers.remove(unused);
+        }
+        let html = headers
+            .get("content-type")
+            .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"));
+        if html && response.status().is_success() {
+            return Err(WebPage.into());
         }
         Ok(())
     }
 }
 
+/// Parses a date of HTTP, or one in ISO 8601, which some stores send instead.
 fn parse_date(text: &str) -> Option<Timestamp> {
     let parser = jiff::fmt::rfc2822::DateTimeParser::new();
-    parser.parse_timestamp(text).ok()
+    parser.parse_timestamp(text).or_else(|_| text.parse()).ok()
+}
+
+fn http_date(time: Timestamp) -> String {
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// Signs the body of one request by this SHA-256 (hexadecimal). The SDK leaves a streamed body unsigned.
@@ -267,6 +327,8 @@ mod tests {
         assert_eq!(clock.now(), None);
         let date = parse_date("Thu, 28 Jun 2018 07:00:00 GMT").unwrap();
         assert_eq!(date.to_string(), "2018-06-28T07:00:00Z");
+        assert_eq!(parse_date("2018-06-28T07:00:00.000Z"), Some(date));
+        assert_eq!(http_date(date), "Thu, 28 Jun 2018 07:00:00 GMT");
         clock.set(date);
         let now = clock.now().unwrap();
         assert!(now >= date && now.as_second() - date.as_second() < 30);

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::S3Credentials;
 use super::body::IdleTimeout;
-use crate::api::{MAX_REDACTED_CHARS, find_cause, redact, redact_error};
+use crate::api::{MAX_REDACTED_CHARS, Remedy, Setting, find_cause, redact, redact_error};
 use crate::egress::HostDenied;
 use crate::storage::StoreError;
 
@@ -54,7 +54,7 @@ const FULL: &[&str] = &[
     "XMinioStorageFull",
 ];
 
-/// Error codes for a rejected encryption or storage class; those of the key management service begin with
+/// Error codes for a rejected encryption, storage class or access control list; those of the key management service begin with
 /// [`KMS_PREFIX`].
 const UNSUPPORTED_ATTRIBUTES: &[&str] = &[
     "InvalidStorageClass",
@@ -62,6 +62,7 @@ const UNSUPPORTED_ATTRIBUTES: &[&str] = &[
     "InvalidBucketState",
     "MissingObjectLockConfiguration",
     "ObjectLockConfigurationNotFoundError",
+    "AccessControlListNotSupported",
 ];
 /// Prefix of error codes of a key management service.
 const KMS_PREFIX: &str = "KMS.";
@@ -108,6 +109,8 @@ pub(super) struct RequestContext<'a> {
     pub(super) key: &'a str,
     /// Upload id; empty if the request belongs to no upload.
     pub(super) upload: &'a str,
+    /// The proxy on the way to the store, as the end of a message; empty without proxy.
+    pub(super) via_proxy: &'a str,
 }
 
 /// Removes secrets from texts of a store, which may echo them.
@@ -131,6 +134,16 @@ impl Redactor {
             .flatten()
             .collect(),
         })
+    }
+
+    /// Returns a code with the message of the store, if that says more.
+    fn quote(&self, code: &str, message: &str) -> String {
+        let letters = |text: &str| text.to_ascii_lowercase().replace([' ', '.'], "");
+        let message = self.redact(message);
+        if message.is_empty() || letters(&message) == letters(code) {
+            return code.to_owned();
+        }
+        format!("{code}: {message}")
     }
 
     /// Returns a text on one line, shortened, without secrets.
@@ -158,7 +171,14 @@ pub(super) struct S3ErrorResponse<'a> {
     pub(super) retry_after: Option<Duration>,
     /// Region of the bucket, if it is not the configured one.
     pub(super) bucket_region: Option<&'a str>,
+    /// Address of the bucket, if it is not the configured one.
+    pub(super) endpoint: Option<&'a str>,
 }
+
+/// A successful reply is a web page.
+#[derive(Debug, thiserror::Error)]
+#[error("the reply is a web page")]
+pub(super) struct WebPage;
 
 /// Converts an error of the SDK.
 pub(super) fn error_from_sdk<E>(
@@ -172,17 +192,23 @@ where
     if let SdkError::ServiceError(response) = error {
         let raw = response.raw();
         let header = |name: &str| raw.headers().get(name);
+        let body = String::from_utf8_lossy(raw.body().bytes().unwrap_or_default());
+        let message = match (response.err().message(), response.err().code()) {
+            (None, None) => page_text(&body),
+            (message, _) => message.unwrap_or_default().to_owned(),
+        };
         return error_from_response(
             context,
             redactor,
             S3ErrorResponse {
                 status: raw.status().as_u16(),
                 code: response.err().code().unwrap_or_default(),
-                message: response.err().message().unwrap_or_default(),
+                message: &message,
                 retry_after: header("retry-after")
                     .and_then(|text| text.parse().ok())
                     .map(Duration::from_secs),
                 bucket_region: header("x-amz-bucket-region"),
+                endpoint: element(&body, "Endpoint").or_else(|| header("location")),
             },
         );
     }
@@ -191,8 +217,16 @@ where
         return StoreError::Egress(denied.clone());
     }
     if let Some(missing) = find_cause::<CredentialsError>(error) {
-        let code = redactor.redact_error(missing);
+        let code = credentials_problem(redactor.redact_error(missing));
         return StoreError::InvalidCredentials { store, code };
+    }
+    if find_cause::<WebPage>(error).is_some() {
+        return StoreError::Rejected {
+            store,
+            status: 200,
+            code: "with a web page".to_owned(),
+            message: "the endpoint is not an S3 store, or a proxy or login page answers for it".to_owned(),
+        };
     }
     match error {
         // The SDK could not build the request, so a retry would fail too.
@@ -203,7 +237,7 @@ where
         },
         _ => StoreError::Network {
             store,
-            message: redactor.redact_error(error),
+            message: redactor.redact_error(error) + context.via_proxy,
         },
     }
 }
@@ -220,6 +254,7 @@ pub(super) fn error_from_response(
         message,
         retry_after,
         bucket_region,
+        endpoint,
     } = response;
     let store = context.store.to_owned();
     let key = context.key.to_owned();
@@ -234,7 +269,7 @@ pub(super) fn error_from_response(
         return StoreError::NoSuchUpload { store, key, id };
     }
     if is(BAD_CREDENTIALS) {
-        let code = code.to_owned();
+        let code = redactor.quote(code, message);
         return StoreError::InvalidCredentials { store, code };
     }
     // Status 403, but no permission is missing.
@@ -256,7 +291,7 @@ pub(super) fn error_from_response(
     if is(&["ConditionalRequestConflict"]) || (status == 409 && writes) {
         return StoreError::Conflict { store, key };
     }
-    if is(FULL) || status == 507 {
+    if is(FULL) || status == 507 || (status == 403 && names_quota(message)) {
         let message = redactor.redact(message);
         return StoreError::Full { store, message };
     }
@@ -275,11 +310,7 @@ pub(super) fn error_from_response(
     }
     // A wrong clock has status 403 too, but is not a missing permission.
     if status == 403 && code != "RequestTimeTooSkewed" {
-        let code = if code.is_empty() {
-            "403".to_owned()
-        } else {
-            code.to_owned()
-        };
+        let code = redactor.quote(if code.is_empty() { "403" } else { code }, message);
         let action = format!("{} ({code})", context.operation.iam_action());
         return StoreError::Forbidden { store, action, key };
     }
@@ -287,6 +318,15 @@ pub(super) fn error_from_response(
     if let Some(region) = redirect_region.or_else(|| expected_region(code, message)) {
         let region = redactor.redact(region);
         return StoreError::WrongRegion { store, region };
+    }
+    if let Some(endpoint) = endpoint.filter(|_| matches!(status, 300..=399)) {
+        let message = format!("it redirects to {}", redactor.redact(endpoint));
+        let remedy = Some(Remedy::new(Setting::BucketEndpoint, "correct {}"));
+        return StoreError::InvalidSettings {
+            store,
+            message,
+            remedy,
+        };
     }
     StoreError::Rejected {
         store,
@@ -308,6 +348,37 @@ fn expected_region<'a>(code: &str, message: &'a str) -> Option<&'a str> {
     }
     let (_, expected) = message.split_once("expecting ")?;
     expected.split(['\'', '"']).find(|word| !word.is_empty())
+}
+
+/// Returns true if the message of a refusal names a quota, which has no code of its own in S3.
+fn names_quota(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [
+        "cap exceeded",
+        "quota exceeded",
+        "exceeds the quota",
+        "exceeded the quota",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// Returns the text of an element of an error document.
+fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    (!text.is_empty()).then_some(text)
+}
+
+/// Returns the text of an error page that is no document of S3: its title, or all of it without tags.
+fn page_text(page: &str) -> String {
+    let text = element(page, "title").unwrap_or(page);
+    let pieces = text.split('<').enumerate();
+    let outside = pieces.map(|(number, piece)| match piece.split_once('>') {
+        Some((_, after)) if number > 0 => after,
+        _ => piece,
+    });
+    outside.collect::<Vec<_>>().join(" ")
 }
 
 /// Returns true if the bucket rejects the object lock, encryption or storage class. S3 has no error code for a bucket
@@ -335,11 +406,22 @@ pub(super) fn idle_timeout(context: RequestContext<'_>, IdleTimeout(idle): IdleT
     StoreError::Network {
         store: context.store.to_owned(),
         message: format!(
-            "no data for {} s during {}",
+            "no data for {} s during {}{}",
             idle.as_secs(),
-            context.operation.iam_action()
+            context.operation.iam_action(),
+            context.via_proxy
         ),
     }
+}
+
+/// Returns what to do about a profile of IAM Identity Center, for which the SDK only names a feature of its build.
+fn credentials_problem(message: String) -> String {
+    if message.contains("cargo feature") {
+        return "the AWS profile needs IAM Identity Center (aws sso), which this program does not speak: run `aws sso login` \
+                and `eval \"$(aws configure export-credentials --format env)\"` first"
+            .to_owned();
+    }
+    message
 }
 
 #[cfg(test)]
@@ -352,6 +434,7 @@ mod tests {
         operation: S3Operation::Write,
         key: "k",
         upload: "",
+        via_proxy: "",
     };
 
     fn error_of(status: u16, code: &str, message: &str) -> StoreError {
@@ -440,6 +523,28 @@ mod tests {
         assert_eq!(
             redactor.redact(&"é".repeat(999)).chars().count(),
             MAX_REDACTED_CHARS
+        );
+    }
+
+    #[test]
+    fn a_profile_of_identity_center_is_explained() {
+        let sdk = "This behavior requires following cargo feature(s) enabled: sso".to_owned();
+        assert!(credentials_problem(sdk).contains("aws configure export-credentials"));
+        assert_eq!(credentials_problem("expired".to_owned()), "expired");
+    }
+
+    #[test]
+    fn a_page_that_is_no_document_of_s3_is_quoted() {
+        assert_eq!(
+            page_text("<html><head><title>Blocked by ACME</title></head></html>"),
+            "Blocked by ACME"
+        );
+        assert_eq!(
+            page_text("upstream <b>down</b> now")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
+            "upstream down now"
         );
     }
 

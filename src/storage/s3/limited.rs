@@ -25,19 +25,26 @@ struct ResponseTooLarge;
 struct LimitedBody {
     inner: SdkBody,
     left: u64,
+    /// True once a byte other than white space has arrived. XML begins there: some stores send blanks before its
+    /// declaration, which XML does not allow.
+    begun: bool,
 }
 
 impl HttpConnector for LimitedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let object = request.method() == "GET" && is_object_request(request.uri());
+        let has_body = request.method() != "HEAD";
         let inner = self.0.clone();
         HttpConnectorFuture::new(async move {
             let mut reply = inner.call(request).await?;
-            if !(object && reply.status().is_success()) {
+            if has_body && !(object && reply.status().is_success()) {
+                // hyper has compared it; the body may lose its first blanks.
+                reply.headers_mut().remove("content-length");
                 let body = std::mem::replace(reply.body_mut(), SdkBody::taken());
                 *reply.body_mut() = SdkBody::from_body_1_x(LimitedBody {
                     inner: body,
                     left: RESPONSE_MAX_BYTES,
+                    begun: false,
                 });
             }
             Ok(reply)
@@ -70,6 +77,9 @@ impl Body for LimitedBody {
         match self.left.checked_sub(length) {
             Some(left) => {
                 self.left = left;
+                let begun = self.begun;
+                let frame = frame.map_data(|data| if begun { data } else { trim_start(&data) });
+                self.begun |= frame.data_ref().is_some_and(|data| !data.is_empty());
                 Poll::Ready(Some(Ok(frame)))
             }
             None => Poll::Ready(Some(Err(ResponseTooLarge.into()))),
@@ -81,6 +91,16 @@ impl Body for LimitedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        Body::size_hint(&self.inner)
+        let mut hint = SizeHint::default();
+        if let Some(upper) = Body::size_hint(&self.inner).upper() {
+            hint.set_upper(upper);
+        }
+        hint
     }
+}
+
+/// Removes white space and a byte order mark from the beginning.
+fn trim_start(data: &Bytes) -> Bytes {
+    let text = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
+    data.slice_ref(text.trim_ascii_start())
 }

@@ -13,12 +13,13 @@ mod metered;
 mod paging;
 mod retry;
 mod settings;
+mod write_mode;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,11 +27,13 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::list_multipart_uploads::ListMultipartUploadsOutput;
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode as SdkChecksumMode, ChecksumType, CompletedMultipartUpload,
-    CompletedPart, Delete, EncodingType, ObjectIdentifier, ObjectLockMode as LockMode, ServerSideEncryption,
-    StorageClass,
+    CompletedPart, Delete, EncodingType, MultipartUpload, Object, ObjectCannedAcl, ObjectIdentifier,
+    ObjectLockMode as LockMode, ServerSideEncryption, StorageClass,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
@@ -44,16 +47,19 @@ use self::client::{SignedBody, StoreClock};
 use self::errors::{
     Redactor, RequestContext, S3ErrorResponse, S3Operation, error_from_response, error_from_sdk, idle_timeout,
 };
-use self::paging::next_page;
+use self::paging::AcceptedPages;
 use self::retry::{RetryClassifier, classify, classify_put, retry};
+use self::write_mode::WriteMode;
 use super::{
     Crc64, LIST_MAX, ObjectClass, ObjectInfo, ObjectSummary, OpenUpload, PutMode, PutOptions, PutResult,
     Segments, Store, StoreError, StoreIdentity, Upload, UploadedPart,
 };
 use crate::api::is_printable;
+use crate::egress::via_proxy;
 
 pub use self::settings::{
-    ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts, Sse, SseAlgorithm,
+    CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts, Sse,
+    SseAlgorithm,
 };
 
 /// Initial buffer capacity for an object: 1 MiB at most.
@@ -85,10 +91,16 @@ pub struct S3Store {
     name: String,
     client: Client,
     settings: S3Settings,
+    /// The proxy on the way to the store, as the end of a message.
+    via_proxy: String,
     clock: Arc<StoreClock>,
     redactor: Redactor,
     /// True after the store refused `DeleteObjects`: keys are deleted one by one.
     single_deletes: AtomicBool,
+    /// True after the store refused `ListMultipartUploads`.
+    uploads_unlisted: AtomicBool,
+    /// Method of writes, which adapts to the store.
+    write_mode: Mutex<WriteMode>,
     /// True after a reply to `PutObject` stated the checksum that was sent.
     verifies_put: AtomicBool,
     /// True after a reply to `UploadPart` stated the checksum that was sent.
@@ -117,9 +129,12 @@ impl S3Store {
             identity,
             client: client::build(&settings, Arc::clone(&clock)).await?,
             redactor: Redactor::of(&settings.credentials),
+            write_mode: Mutex::new(WriteMode::of(&settings)),
+            via_proxy: client::endpoint_of(&settings).map_or_else(String::new, |url| via_proxy(&url)),
             settings,
             clock,
             single_deletes: AtomicBool::new(false),
+            uploads_unlisted: AtomicBool::new(false),
             verifies_put: AtomicBool::new(false),
             verifies_part: AtomicBool::new(false),
         })
@@ -138,41 +153,8 @@ impl Store for S3Store {
 
     async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {
         let attributes = self.write_attributes(options.class).await?;
-        let context = self.context(attributes.operation(), key);
-        let checksums = self
-            .body_checksums(context, &body, options.crc64, &self.verifies_put)
-            .await?;
-        let reply = self
-            .call_with(context, self.settings.timeouts.idle, classify_put, |progress| {
-                let mut request = self
-                    .client
-                    .put_object()
-                    .bucket(&self.settings.bucket)
-                    .key(key)
-                    .body(body_stream(&body, &progress))
-                    .content_type(options.content_type)
-                    .set_metadata(metadata(options))
-                    .set_if_none_match(if_none_match(options))
-                    .set_checksum_crc64_nvme(checksums.crc64.clone())
-                    .set_checksum_crc32_c(checksums.crc32c.clone())
-                    .set_storage_class(attributes.storage_class.clone())
-                    .set_server_side_encryption(attributes.encryption.clone())
-                    .set_ssekms_key_id(attributes.kms_key_id.clone())
-                    .set_object_lock_mode(attributes.lock_mode.clone())
-                    .set_object_lock_retain_until_date(attributes.retain_until)
-                    .customize();
-                if let Some(sha256) = &checksums.sha256 {
-                    request = request.interceptor(SignedBody(sha256.clone()));
-                }
-                request.send()
-            })
-            .await?;
-        let stated = (reply.checksum_crc64_nvme(), reply.checksum_crc32_c());
-        self.compare_checksum(context, &checksums, stated, &self.verifies_put)?;
-        Ok(PutResult {
-            etag: reply.e_tag,
-            version_id: reply.version_id.filter(|id| is_usable_id(id)),
-        })
+        self.adapt(|mode| self.try_put(key, &body, options, &attributes, mode))
+            .await
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
@@ -226,9 +208,10 @@ impl Store for S3Store {
     ) -> Result<(), StoreError> {
         let context = self.context(S3Operation::List, prefix);
         let mut listed = 0;
+        let mut pages = AcceptedPages::default();
         let mut token = None;
         for _ in 0..PAGES_MAX {
-            let (page, next) = self
+            let page = self
                 .call_page(
                     context,
                     |_| {
@@ -241,16 +224,26 @@ impl Store for S3Store {
                             .set_continuation_token(token.clone())
                             .send()
                     },
-                    |page| {
+                    |page: &ListObjectsV2Output| {
                         let next = page.next_continuation_token.clone();
-                        next_page(
-                            page.is_truncated,
-                            token.as_ref(),
-                            next.filter(|next| !next.is_empty()),
-                        )
+                        let next = next.filter(|next| !next.is_empty());
+                        let first_row = page.contents().first().and_then(Object::key);
+                        pages.next(page.is_truncated, first_row, next)
                     },
                 )
-                .await?;
+                .await;
+            let (page, next) = match page {
+                // Some stores answer so if no key begins with the prefix.
+                Err(StoreError::Rejected {
+                    status: 404,
+                    ref code,
+                    ..
+                }) if code == "NoSuchKey" && token.is_none() => {
+                    return self.check_bucket().await;
+                }
+                page => page?,
+            };
+            pages.accept(page.contents().first().and_then(Object::key), next.as_ref());
             let encoded = page.encoding_type == Some(EncodingType::Url);
             let contents = page.contents.unwrap_or_default();
             listed += contents.len();
@@ -291,18 +284,23 @@ impl Store for S3Store {
                         failed.extend(rejected);
                         continue;
                     }
-                    // Some stores reject the request, others reject each key.
+                    // A policy may allow DeleteObject only. One request shows it.
                     Err(StoreError::Forbidden { store, action, .. }) => {
-                        failed.extend(batch.iter().map(|key| {
-                            let (store, action) = (store.clone(), action.clone());
-                            let key = key.clone();
-                            (key.clone(), StoreError::Forbidden { store, action, key })
-                        }));
+                        let (one, others) = batch.split_at(1);
+                        if self.delete_one_by_one(one).await?.is_empty() {
+                            self.delete_singly_from_now(&action);
+                            failed.extend(self.delete_one_by_one(others).await?);
+                        } else {
+                            failed.extend(batch.iter().map(|key| {
+                                let (store, action) = (store.clone(), action.clone());
+                                let key = key.clone();
+                                (key.clone(), StoreError::Forbidden { store, action, key })
+                            }));
+                        }
                         continue;
                     }
                     Err(error) if is_batch_unsupported(&error) => {
-                        tracing::debug!(store = %self.name, %error, "batch delete not supported, deleting keys one by one");
-                        self.single_deletes.store(true, Ordering::Relaxed);
+                        self.delete_singly_from_now(&error.to_string());
                     }
                     Err(error) => return Err(error),
                 }
@@ -314,8 +312,239 @@ impl Store for S3Store {
 
     async fn begin_upload(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError> {
         let attributes = self.write_attributes(options.class).await?;
+        self.adapt(|mode| self.try_begin(key, options, &attributes, mode))
+            .await
+    }
+
+    async fn upload_part(
+        &self,
+        upload: &Upload,
+        number: u16,
+        body: Segments,
+        crc64: Crc64,
+    ) -> Result<UploadedPart, StoreError> {
+        self.adapt(|mode| self.try_part(upload, number, &body, crc64, mode))
+            .await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[UploadedPart],
+        options: &PutOptions,
+    ) -> Result<PutResult, StoreError> {
+        self.adapt(|mode| self.try_complete(upload, parts, options, mode.checksum))
+            .await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
+        let outcome = self
+            .call(self.upload_context(S3Operation::Abort, upload), |_| {
+                self.client
+                    .abort_multipart_upload()
+                    .bucket(&self.settings.bucket)
+                    .key(&upload.key)
+                    .upload_id(&upload.id)
+                    .send()
+            })
+            .await;
+        match outcome {
+            Ok(_) | Err(StoreError::NoSuchUpload { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let context = self.context(S3Operation::ListUploads, prefix);
+        let mut all: Vec<OpenUpload> = Vec::new();
+        let mut pages = AcceptedPages::default();
+        // A key, and an upload of that key.
+        let mut after: Option<(String, Option<String>)> = None;
+        for _ in 0..PAGES_MAX {
+            let (after_key, after_id) = after.clone().unzip();
+            let page = self
+                .call_page(
+                    context,
+                    |_| {
+                        self.client
+                            .list_multipart_uploads()
+                            .bucket(&self.settings.bucket)
+                            .prefix(prefix)
+                            .encoding_type(EncodingType::Url)
+                            .set_key_marker(after_key.clone())
+                            .set_upload_id_marker(after_id.clone().flatten())
+                            .send()
+                    },
+                    |page: &ListMultipartUploadsOutput| {
+                        let encoded = page.encoding_type == Some(EncodingType::Url);
+                        let key = page.next_key_marker.clone().filter(|key| !key.is_empty());
+                        let next =
+                            key.map(|key| (decode_key(key, encoded), page.next_upload_id_marker.clone()));
+                        let first_row = page.uploads().first().and_then(MultipartUpload::upload_id);
+                        // Some stores name a marker at the end of a complete listing.
+                        pages.next(Some(page.is_truncated.unwrap_or(false)), first_row, next)
+                    },
+                )
+                .await;
+            let (page, next) = match page {
+                Err(StoreError::Unsupported { .. }) => {
+                    if !self.uploads_unlisted.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            store = %self.name,
+                            "the store does not list unfinished uploads, so that those of interrupted attempts stay: let a lifecycle rule of the bucket abort them"
+                        );
+                    }
+                    return Ok(all);
+                }
+                page => page?,
+            };
+            let first_row = page.uploads().first().and_then(MultipartUpload::upload_id);
+            pages.accept(first_row, next.as_ref());
+            let encoded = page.encoding_type == Some(EncodingType::Url);
+            for upload in page.uploads.unwrap_or_default() {
+                let key = upload.key.map(|key| decode_key(key, encoded));
+                let key = key.filter(|key| key.len() <= KEY_MAX_BYTES);
+                let (Some(key), Some(id)) = (key, upload.upload_id.filter(|id| is_usable_id(id))) else {
+                    return Err(self.invalid_response(context, "listed upload without a valid key and id"));
+                };
+                // MinIO treats the prefix as a complete key.
+                if key.starts_with(prefix) {
+                    let initiated = upload.initiated.and_then(timestamp);
+                    all.push(OpenUpload {
+                        upload: Upload {
+                            key,
+                            id,
+                            retried: false,
+                        },
+                        initiated,
+                    });
+                }
+            }
+            if all.len() > LIST_MAX {
+                return Err(self.limit_exceeded(prefix, LIST_MAX, "uploads"));
+            }
+            after = next;
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
+        Err(self.limit_exceeded(prefix, PAGES_MAX, "pages"))
+    }
+
+    /// Returns the time of a recent reply, or of one requested now, which may be an error reply.
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        if let Some(now) = self.clock.now() {
+            return Ok(now);
+        }
+        let outcome = self.head_bucket().await;
+        if let Some(now) = self.clock.now() {
+            return Ok(now);
+        }
+        outcome?;
+        Err(self.unusable_reply(
+            "without a Date header",
+            "the time of the store is read from it; let the store, or the gateway before it, send one",
+        ))
+    }
+}
+
+impl S3Store {
+    /// Sends a write in the current mode. If the store refuses it as it was sent, sends it in another one, and keeps the
+    /// mode that the store understands.
+    async fn adapt<T, F>(&self, attempt: impl Fn(WriteMode) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let first_mode = *self.write_mode.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut mode, mut first_error) = (first_mode, None);
+        // Each step makes a mode that is refused less demanding, so this ends.
+        loop {
+            let error = match attempt(mode).await {
+                Err(error) if write_mode::is_refusal(&error) => error,
+                outcome => {
+                    let executed = matches!(
+                        outcome,
+                        Ok(_) | Err(StoreError::AlreadyExists { .. } | StoreError::Conflict { .. })
+                    );
+                    if let Some(cause) = first_error.filter(|_| executed) {
+                        self.keep_mode(mode, &cause);
+                    }
+                    return outcome;
+                }
+            };
+            let next = mode.after(&error);
+            let error = first_error.get_or_insert(error);
+            match next {
+                Some(next) => mode = next,
+                None => return Err(error.clone()),
+            }
+        }
+    }
+
+    fn keep_mode(&self, mode: WriteMode, cause: &StoreError) {
+        let mut kept = self.write_mode.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *kept, mode) != mode {
+            let setting = mode.setting();
+            tracing::warn!(store = %self.name, error = %cause, "the store refuses writes as they were sent, now with {setting}");
+        }
+    }
+
+    async fn try_put(
+        &self,
+        key: &str,
+        body: &Segments,
+        options: &PutOptions,
+        attributes: &WriteAttributes,
+        mode: WriteMode,
+    ) -> Result<PutResult, StoreError> {
         let context = self.context(attributes.operation(), key);
-        let algorithm = match self.settings.checksum {
+        let checksums = self
+            .body_checksums(context, mode, body, options.crc64, &self.verifies_put)
+            .await?;
+        let reply = self
+            .call_with(context, self.settings.timeouts.idle, classify_put, |progress| {
+                let mut request = self
+                    .client
+                    .put_object()
+                    .bucket(&self.settings.bucket)
+                    .key(key)
+                    .body(body_stream(body, &progress))
+                    .content_type(options.content_type)
+                    .set_metadata(metadata(options))
+                    .set_if_none_match(if_none_match(options))
+                    .set_acl(self.acl())
+                    .set_content_md5(checksums.md5.clone())
+                    .set_checksum_crc64_nvme(checksums.crc64.clone())
+                    .set_checksum_crc32_c(checksums.crc32c.clone())
+                    .set_storage_class(attributes.storage_class.clone())
+                    .set_server_side_encryption(attributes.encryption.clone())
+                    .set_ssekms_key_id(attributes.kms_key_id.clone())
+                    .set_object_lock_mode(attributes.lock_mode.clone())
+                    .set_object_lock_retain_until_date(attributes.retain_until)
+                    .customize();
+                if let Some(sha256) = &checksums.sha256 {
+                    request = request.interceptor(SignedBody(sha256.clone()));
+                }
+                request.send()
+            })
+            .await?;
+        let stated = (reply.checksum_crc64_nvme(), reply.checksum_crc32_c());
+        self.compare_checksum(context, &checksums, stated, &self.verifies_put)?;
+        Ok(PutResult {
+            etag: reply.e_tag,
+            version_id: reply.version_id.filter(|id| is_usable_id(id)),
+        })
+    }
+
+    async fn try_begin(
+        &self,
+        key: &str,
+        options: &PutOptions,
+        attributes: &WriteAttributes,
+        mode: WriteMode,
+    ) -> Result<Upload, StoreError> {
+        let context = self.context(attributes.operation(), key);
+        let algorithm = match mode.checksum {
             ChecksumMode::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
             ChecksumMode::Crc32c => Some(ChecksumAlgorithm::Crc32C),
             ChecksumMode::None => None,
@@ -330,6 +559,7 @@ impl Store for S3Store {
                     .key(key)
                     .content_type(options.content_type)
                     .set_metadata(metadata(options))
+                    .set_acl(self.acl())
                     .set_checksum_type(algorithm.as_ref().map(|_| ChecksumType::FullObject))
                     .set_checksum_algorithm(algorithm.clone())
                     .set_storage_class(attributes.storage_class.clone())
@@ -351,16 +581,17 @@ impl Store for S3Store {
         })
     }
 
-    async fn upload_part(
+    async fn try_part(
         &self,
         upload: &Upload,
         number: u16,
-        body: Segments,
+        body: &Segments,
         crc64: Crc64,
+        mode: WriteMode,
     ) -> Result<UploadedPart, StoreError> {
         let context = self.upload_context(S3Operation::Write, upload);
         let checksums = self
-            .body_checksums(context, &body, crc64, &self.verifies_part)
+            .body_checksums(context, mode, body, crc64, &self.verifies_part)
             .await?;
         let reply = self
             .call(context, |progress| {
@@ -371,7 +602,8 @@ impl Store for S3Store {
                     .key(&upload.key)
                     .upload_id(&upload.id)
                     .part_number(i32::from(number))
-                    .body(body_stream(&body, &progress))
+                    .body(body_stream(body, &progress))
+                    .set_content_md5(checksums.md5.clone())
                     .set_checksum_crc64_nvme(checksums.crc64.clone())
                     .set_checksum_crc32_c(checksums.crc32c.clone())
                     .customize();
@@ -383,10 +615,12 @@ impl Store for S3Store {
             .await?;
         let stated = (reply.checksum_crc64_nvme(), reply.checksum_crc32_c());
         self.compare_checksum(context, &checksums, stated, &self.verifies_part)?;
-        let etag = reply
-            .e_tag
-            .filter(|etag| is_usable_id(etag))
-            .ok_or_else(|| self.invalid_response(context, "part without a valid entity tag"))?;
+        let etag = reply.e_tag.filter(|etag| is_usable_id(etag)).ok_or_else(|| {
+            self.unusable_reply(
+                "a part without an ETag",
+                "the upload cannot be completed without it; a gateway before the store may remove it",
+            )
+        })?;
         Ok(UploadedPart {
             number,
             etag,
@@ -396,14 +630,14 @@ impl Store for S3Store {
         })
     }
 
-    async fn complete_upload(
+    async fn try_complete(
         &self,
         upload: &Upload,
         parts: &[UploadedPart],
         options: &PutOptions,
+        mode: ChecksumMode,
     ) -> Result<PutResult, StoreError> {
         let context = self.upload_context(S3Operation::Write, upload);
-        let mode = self.settings.checksum;
         let size: u64 = parts.iter().map(|part| part.size).sum();
         if mode != ChecksumMode::Crc64Nvme && Crc64::of_parts(parts) != options.crc64 {
             return Err(self.corrupted(context));
@@ -466,98 +700,6 @@ impl Store for S3Store {
         })
     }
 
-    async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
-        let outcome = self
-            .call(self.upload_context(S3Operation::Abort, upload), |_| {
-                self.client
-                    .abort_multipart_upload()
-                    .bucket(&self.settings.bucket)
-                    .key(&upload.key)
-                    .upload_id(&upload.id)
-                    .send()
-            })
-            .await;
-        match outcome {
-            Ok(_) | Err(StoreError::NoSuchUpload { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        let context = self.context(S3Operation::ListUploads, prefix);
-        let mut all: Vec<OpenUpload> = Vec::new();
-        // A key, and an upload of that key.
-        let mut after: Option<(String, Option<String>)> = None;
-        for _ in 0..PAGES_MAX {
-            let (after_key, after_id) = after.clone().unzip();
-            let (page, next) = self
-                .call_page(
-                    context,
-                    |_| {
-                        self.client
-                            .list_multipart_uploads()
-                            .bucket(&self.settings.bucket)
-                            .prefix(prefix)
-                            .encoding_type(EncodingType::Url)
-                            .set_key_marker(after_key.clone())
-                            .set_upload_id_marker(after_id.clone().flatten())
-                            .send()
-                    },
-                    |page| {
-                        let encoded = page.encoding_type == Some(EncodingType::Url);
-                        let key = page.next_key_marker.clone().filter(|key| !key.is_empty());
-                        let next =
-                            key.map(|key| (decode_key(key, encoded), page.next_upload_id_marker.clone()));
-                        next_page(page.is_truncated, after.as_ref(), next)
-                    },
-                )
-                .await?;
-            let encoded = page.encoding_type == Some(EncodingType::Url);
-            for upload in page.uploads.unwrap_or_default() {
-                let key = upload.key.map(|key| decode_key(key, encoded));
-                let key = key.filter(|key| key.len() <= KEY_MAX_BYTES);
-                let (Some(key), Some(id)) = (key, upload.upload_id.filter(|id| is_usable_id(id))) else {
-                    return Err(self.invalid_response(context, "listed upload without a valid key and id"));
-                };
-                // MinIO treats the prefix as a complete key.
-                if key.starts_with(prefix) {
-                    let initiated = upload.initiated.and_then(timestamp);
-                    all.push(OpenUpload {
-                        upload: Upload {
-                            key,
-                            id,
-                            retried: false,
-                        },
-                        initiated,
-                    });
-                }
-            }
-            if all.len() > LIST_MAX {
-                return Err(self.limit_exceeded(prefix, LIST_MAX, "uploads"));
-            }
-            after = next;
-            if after.is_none() {
-                return Ok(all);
-            }
-        }
-        Err(self.limit_exceeded(prefix, PAGES_MAX, "pages"))
-    }
-
-    /// Returns the time of a recent reply, or of one requested now, which may be an error reply.
-    async fn now(&self) -> Result<Timestamp, StoreError> {
-        if let Some(now) = self.clock.now() {
-            return Ok(now);
-        }
-        let outcome = self.head_bucket().await;
-        if let Some(now) = self.clock.now() {
-            return Ok(now);
-        }
-        outcome?;
-        Err(self.invalid_response(self.context(S3Operation::List, ""), "replies have no Date header"))
-    }
-}
-
-impl S3Store {
     /// Sends a request, and retries it while its errors are retryable. `send` builds the request for each attempt.
     async fn call<T, E, F>(
         &self,
@@ -641,6 +783,7 @@ impl S3Store {
             operation,
             key,
             upload: "",
+            via_proxy: &self.via_proxy,
         }
     }
 
@@ -755,7 +898,16 @@ impl S3Store {
 
     /// Returns the checksum mode of a read; `None` for stores that reject checksum headers.
     fn checksum_mode(&self) -> Option<SdkChecksumMode> {
-        (self.settings.checksum != ChecksumMode::None).then_some(SdkChecksumMode::Enabled)
+        let mode = *self.write_mode.lock().unwrap_or_else(PoisonError::into_inner);
+        (mode.checksum != ChecksumMode::None).then_some(SdkChecksumMode::Enabled)
+    }
+
+    fn acl(&self) -> Option<ObjectCannedAcl> {
+        self.settings.acl.map(|acl| match acl {
+            CannedAcl::Private => ObjectCannedAcl::Private,
+            CannedAcl::BucketOwnerRead => ObjectCannedAcl::BucketOwnerRead,
+            CannedAcl::BucketOwnerFullControl => ObjectCannedAcl::BucketOwnerFullControl,
+        })
     }
 
     async fn write_attributes(&self, class: ObjectClass) -> Result<WriteAttributes, StoreError> {
@@ -787,12 +939,12 @@ impl S3Store {
     async fn body_checksums(
         &self,
         context: RequestContext<'_>,
+        mode: WriteMode,
         body: &Segments,
         crc64: Crc64,
         verifies: &AtomicBool,
     ) -> Result<BodyChecksums, StoreError> {
-        let mode = self.settings.checksum;
-        let sign = mode == ChecksumMode::None || !verifies.load(Ordering::Relaxed);
+        let sign = mode.checksum == ChecksumMode::None || !verifies.load(Ordering::Relaxed);
         let checksums = if sign && body.len() >= BLOCKING_HASH_MIN_BYTES {
             let body = body.clone();
             tokio::task::spawn_blocking(move || checksum::body_checksums(mode, &body, crc64, sign))
@@ -885,6 +1037,11 @@ impl S3Store {
         Ok(rejected.collect())
     }
 
+    fn delete_singly_from_now(&self, error: &str) {
+        tracing::debug!(store = %self.name, error, "DeleteObjects is refused, deleting keys one by one");
+        self.single_deletes.store(true, Ordering::Relaxed);
+    }
+
     async fn delete_one_by_one(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {
         let mut failed = Vec::new();
         let mut outcomes = stream::iter(keys.iter().cloned())
@@ -925,6 +1082,16 @@ impl S3Store {
         StoreError::Network {
             store: self.name.clone(),
             message: format!("{problem}, for {}", context.key),
+        }
+    }
+
+    /// Returns the error for replies that a repetition does not improve.
+    fn unusable_reply(&self, problem: &str, message: &str) -> StoreError {
+        StoreError::Rejected {
+            store: self.name.clone(),
+            status: 200,
+            code: problem.to_owned(),
+            message: message.to_owned(),
         }
     }
 

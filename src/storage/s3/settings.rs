@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::api::key_text;
 use crate::egress::{HostPolicy, Traffic};
 use crate::storage::StoreIdentity;
 
@@ -33,6 +34,10 @@ pub struct S3Settings {
     pub object_lock: Option<ObjectRetention>,
     /// Verification of bytes on arrival.
     pub checksum: ChecksumMode,
+    /// Access control list of written objects.
+    pub acl: Option<CannedAcl>,
+    /// True if the account of the credentials pays for requests, not that of the bucket.
+    pub requester_pays: bool,
     /// Maximum waits.
     pub timeouts: S3Timeouts,
     /// Hosts that requests may contact.
@@ -63,9 +68,14 @@ pub enum SecretError {
     /// A key is missing or empty.
     #[error("{0} is missing: add the key")]
     Missing(&'static str),
-    /// A value cannot be sent in a header.
-    #[error("{0} is not printable ASCII: correct the value")]
-    Unprintable(&'static str),
+    /// A value cannot be used.
+    #[error("{name} {why}")]
+    Invalid {
+        /// The key.
+        name: &'static str,
+        /// The defect of the value; never the value.
+        why: &'static str,
+    },
 }
 
 /// Encryption by the store.
@@ -118,6 +128,17 @@ pub enum ChecksumMode {
     None,
 }
 
+/// Access control list of an object, as S3 names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CannedAcl {
+    /// Only the account that writes the object.
+    Private,
+    /// The owner of the bucket may read.
+    BucketOwnerRead,
+    /// The owner of the bucket may do everything.
+    BucketOwnerFullControl,
+}
+
 /// Maximum waits for an S3 store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct S3Timeouts {
@@ -147,8 +168,8 @@ impl Default for S3Timeouts {
 }
 
 impl S3Credentials {
-    /// Reads the data of a Secret: `accessKeyId`, `secretAccessKey`, optional `sessionToken`. Trims white space
-    /// around values, such as the final newline of a file.
+    /// Reads the data of a Secret: `accessKeyId`, `secretAccessKey`, optional `sessionToken`. Drops white space, quotes
+    /// and a byte order mark around values.
     pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SecretError> {
         let access_key_id = secret_value(data, "accessKeyId")?;
         let secret_access_key = secret_value(data, "secretAccessKey")?;
@@ -165,14 +186,8 @@ impl S3Credentials {
 }
 
 fn secret_value<'a>(data: &'a BTreeMap<String, Vec<u8>>, name: &'static str) -> Result<&'a str, SecretError> {
-    let bytes = data.get(name).ok_or(SecretError::Missing(name))?.trim_ascii();
-    if bytes.is_empty() {
-        return Err(SecretError::Missing(name));
-    }
-    str::from_utf8(bytes)
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
-        .ok_or(SecretError::Unprintable(name))
+    let bytes = data.get(name).filter(|bytes| !bytes.trim_ascii().is_empty());
+    key_text(bytes.ok_or(SecretError::Missing(name))?).map_err(|why| SecretError::Invalid { name, why })
 }
 
 impl fmt::Debug for S3Credentials {
@@ -217,7 +232,10 @@ mod tests {
             ),
             (
                 &[("accessKeyId", "AKID"), ("secretAccessKey", "hu\u{1}sh")],
-                SecretError::Unprintable("secretAccessKey"),
+                SecretError::Invalid {
+                    name: "secretAccessKey",
+                    why: key_text(b"hu\x01sh").unwrap_err(),
+                },
             ),
         ];
         for (pairs, expected) in cases {

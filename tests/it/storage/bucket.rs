@@ -6,8 +6,8 @@ use bytes::Bytes;
 use eventexport::api::SettingNames;
 use eventexport::egress::HostPolicy;
 use eventexport::storage::{
-    ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
-    S3Settings, S3Store, S3Timeouts, Store, StoreError, probe,
+    CannedAcl, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions,
+    S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError, probe,
 };
 
 use super::conformance::{self, bytes, options, put, segments};
@@ -26,6 +26,8 @@ fn settings(gateway: &Gateway, bucket: &str) -> S3Settings {
         server_side_encryption: None,
         object_lock: None,
         checksum: ChecksumMode::default(),
+        acl: None,
+        requester_pays: false,
         timeouts: S3Timeouts::default(),
         hosts: HostPolicy::any(),
         traffic: eventexport::egress::Traffic::default(),
@@ -294,4 +296,20 @@ async fn unreadable_certificates_are_reported_by_field() {
     let error = S3Store::connect(settings).await.unwrap_err();
     let text = error.describe(&SettingNames::default());
     assert!(text.contains("spec.destination.s3.caSecretRef"), "{text}");
+}
+
+#[tokio::test]
+async fn the_payer_and_an_acl_do_not_disturb_a_store_that_needs_neither() {
+    let gateway = Gateway::shared().await;
+    let bucket = fresh_bucket(gateway).await;
+    let both = S3Settings {
+        acl: Some(CannedAcl::Private),
+        requester_pays: true,
+        ..settings(gateway, &bucket)
+    };
+    let store = S3Store::connect(both).await.unwrap();
+    let body = bytes(1, 10);
+    put(&store, "key", PutMode::Create, &body).await.unwrap();
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+    assert!(store.delete(&["key".into()]).await.unwrap().is_empty());
 }

@@ -77,6 +77,8 @@ impl ScriptedStore {
             server_side_encryption: None,
             object_lock: None,
             checksum: ChecksumMode::default(),
+            acl: None,
+            requester_pays: false,
             timeouts: S3Timeouts::default(),
             hosts: HostPolicy::any(),
             traffic: eventexport::egress::Traffic::default(),
@@ -308,7 +310,8 @@ async fn a_failed_delete_names_the_key_and_the_reason() {
     let (key, why) = &kept[0];
     assert_eq!(key, "b");
     assert!(
-        why.to_string().contains("s3:DeleteObject (AccessDenied) on b"),
+        why.to_string()
+            .contains("s3:DeleteObject (AccessDenied: locked) on b"),
         "{why}"
     );
 }
