@@ -214,6 +214,8 @@ impl SpecErrors {
             // The schema covers these completely.
             object_lock: _,
             checksum: _,
+            acl: _,
+            request_payer: _,
         } = s3;
         let at = |field: &str| format!("spec.destination.s3.{field}");
         self.require(&at("bucket"), rules::BUCKET, syntax::is_bucket_name(bucket));

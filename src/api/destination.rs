@@ -94,6 +94,41 @@ pub struct S3Destination {
     /// stores that do not support it. Defaults to CRC64NVME.
     #[serde(default)]
     pub checksum: Checksum,
+
+    /// Access control list of written objects, for a bucket of another account: bucket-owner-full-control gives its owner
+    /// the objects. None of the lists makes them public. Defaults to none, as stores without such lists require.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl: Option<CannedAcl>,
+
+    /// Payer of the requests: requester if the bucket charges them to the account of the credentials (Requester Pays).
+    /// Defaults to the owner of the bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_payer: Option<RequestPayer>,
+}
+
+// The schema has the description of the type.
+/// Access control list of written objects, for a bucket of another account: bucket-owner-full-control gives its owner
+/// the objects. None of the lists makes them public. Defaults to none, as stores without such lists require.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CannedAcl {
+    /// Only the account that writes the object.
+    #[serde(rename = "private")]
+    Private,
+    /// The owner of the bucket may read the object.
+    #[serde(rename = "bucket-owner-read")]
+    BucketOwnerRead,
+    /// The owner of the bucket has full control of the object.
+    #[serde(rename = "bucket-owner-full-control")]
+    BucketOwnerFullControl,
+}
+
+/// Payer of the requests: requester if the bucket charges them to the account of the credentials (Requester Pays).
+/// Defaults to the owner of the bucket.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestPayer {
+    /// The account of the credentials.
+    #[serde(rename = "requester")]
+    Requester,
 }
 
 /// Server-side encryption of objects.

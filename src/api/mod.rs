@@ -18,6 +18,7 @@ pub mod reason;
 mod redact;
 pub mod rules;
 mod schema;
+mod secret_text;
 mod setting;
 mod source;
 mod spec;
@@ -29,7 +30,8 @@ pub use checked::{CheckedGap, CheckedRange, CheckedSpec, MAX_REPORTED_ERRORS};
 pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find_condition, set_condition};
 pub use definition::{CATEGORY, definition};
 pub use destination::{
-    Checksum, Destination, EncryptionType, LockMode, ObjectLock, S3Destination, ServerSideEncryption,
+    CannedAcl, Checksum, Destination, EncryptionType, LockMode, ObjectLock, RequestPayer, S3Destination,
+    ServerSideEncryption,
 };
 pub use document::read_export;
 pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
@@ -38,6 +40,7 @@ pub use redact::{
     MAX_REDACTED_CHARS, MAX_SANITIZED_CHARS, REDACTED, causes, escape, find_cause, is_printable, redact,
     redact_error, sanitize, sanitize_to,
 };
+pub use secret_text::{api_key_text, key_text, password_text};
 pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};

@@ -77,10 +77,11 @@ reasons! {
     BucketForbidden: "The credentials lack a required permission on the bucket.", "Grant the action that the message names, below the prefix.";
     BucketFull: "The store refuses more data: a quota is reached, or the disk is full.", "Free space, or raise the quota.";
     ConditionalWritesUnsupported: "The store ignores If-None-Match, so that two writers could overwrite each other.", "Use a store that honors If-None-Match; with `run`, pass --single-writer if nothing else writes to the prefix.";
-    ObjectAttributesRejected: "The bucket rejects the object lock, encryption or storage class of the spec.", "Create the bucket with object lock, or correct destination.s3.objectLock, serverSideEncryption or storageClass.";
+    ObjectAttributesRejected: "The bucket rejects the object lock, encryption, storage class or ACL of the spec.", "Create the bucket with object lock, or correct destination.s3.objectLock, serverSideEncryption, storageClass or acl.";
     // A peer is unreachable.
     SourceUnreachable: "The Activity Tracker or its UAA does not answer, or fails.", "Check the address, the proxy, the certificate authority and the network policy.";
     DestinationUnreachable: "The store does not answer, or fails.", "Check the address, the proxy, the certificate authority and the network policy.";
+    ListingIncomplete: "The listing of the bucket contradicts itself, or leaves out a key that exists.", "Nothing at first; if it persists, use a store that lists what it stores (docs/stores.md), and check caches and gateways before it.";
     // A peer rejects a request.
     SourceRefused: "The Activity Tracker or its UAA rejects a request, and no other reason fits.", "Read the reply that the message quotes; check the endpoint, and proxies and gateways in between.";
     DestinationRefused: "The store rejects a request, and no other reason fits.", "Read the reply that the message quotes; check the clock, the policy of the bucket, and proxies in between.";

@@ -33,6 +33,8 @@ pub enum Setting {
     ObjectAttributes,
     /// The key that signs manifests.
     SigningKey,
+    /// The proxy of the process, which is no field of the resource.
+    Proxy,
 }
 
 impl Setting {
@@ -50,9 +52,10 @@ impl Setting {
             Self::BucketCredentials => "spec.destination.s3.credentialsSecretRef",
             Self::BucketCa => "spec.destination.s3.caSecretRef",
             Self::ObjectAttributes => {
-                "spec.destination.s3 (objectLock, serverSideEncryption or storageClass)"
+                "spec.destination.s3 (objectLock, serverSideEncryption, storageClass or acl)"
             }
             Self::SigningKey => "spec.manifest.signingKeySecretRef",
+            Self::Proxy => "the proxy variables of the process",
         }
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
+use crate::api::{api_key_text, key_text, password_text};
+
 /// Credentials of an Activity Tracker user. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub enum Credentials {
@@ -80,7 +82,8 @@ pub enum CredentialsError {
 
 impl Credentials {
     /// Reads a Secret's data: exactly one of `apiKey`, `username` with `password`, `refreshToken`, `token`. Other
-    /// keys are ignored, one newline at a value's end is dropped, a token may come with the word `bearer`.
+    /// keys are ignored. White space, quotes and a byte order mark around a key are dropped, as are line breaks at the end
+    /// of a password. A token may come with the word `bearer`, an API key in the JSON file of IBM Cloud.
     pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, CredentialsError> {
         let has = |key: &str| data.contains_key(key);
         let kinds = [
@@ -96,21 +99,23 @@ impl Credentials {
             .collect();
         match found.as_slice() {
             [] => Err(CredentialsError::Missing),
-            ["apiKey"] => Ok(Self::ApiKey(secret(data, "apiKey")?)),
-            ["refreshToken"] => Ok(Self::RefreshToken(secret(data, "refreshToken")?)),
+            ["apiKey"] => Ok(Self::ApiKey(
+                value(data, "apiKey", api_key_text)?.into_owned().into(),
+            )),
+            ["refreshToken"] => Ok(Self::RefreshToken(value(data, "refreshToken", key_text)?.into())),
             ["token"] => {
-                let text = value(data, "token")?;
-                let token = match text.split_once(char::is_whitespace) {
-                    Some((word, rest)) if word.eq_ignore_ascii_case("bearer") => rest.trim(),
-                    _ => text.trim(),
+                let token = value(data, "token", password_text)?;
+                let (word, rest) = token
+                    .trim()
+                    .split_once(char::is_whitespace)
+                    .unwrap_or((token.trim(), ""));
+                let token = if word.eq_ignore_ascii_case("bearer") {
+                    rest
+                } else {
+                    token
                 };
-                if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                    return Err(CredentialsError::Invalid {
-                        key: "token",
-                        why: "is not a token: it must be one line of visible ASCII",
-                    });
-                }
-                Ok(Self::Token(token.into()))
+                let invalid = |why| CredentialsError::Invalid { key: "token", why };
+                Ok(Self::Token(key_text(token.as_bytes()).map_err(invalid)?.into()))
             }
             [_] if !has("username") => Err(CredentialsError::Incomplete {
                 has: "password",
@@ -121,8 +126,8 @@ impl Credentials {
                 lacks: "password",
             }),
             [_] => Ok(Self::Password {
-                username: value(data, "username")?.to_owned(),
-                password: secret(data, "password")?,
+                username: value(data, "username", password_text)?.trim().to_owned(),
+                password: value(data, "password", password_text)?.into(),
             }),
             several => Err(CredentialsError::Ambiguous {
                 keys: several.join(", "),
@@ -166,21 +171,13 @@ impl Credentials {
     }
 }
 
-fn value<'a>(data: &'a BTreeMap<String, Vec<u8>>, key: &'static str) -> Result<&'a str, CredentialsError> {
-    let unusable = |why| CredentialsError::Invalid { key, why };
-    let text = std::str::from_utf8(data.get(key).map_or(&[][..], Vec::as_slice))
-        .map_err(|_| unusable("is not UTF-8 text"))?;
-    let text = text
-        .strip_suffix('\n')
-        .map_or(text, |rest| rest.strip_suffix('\r').unwrap_or(rest));
-    if text.trim().is_empty() {
-        return Err(unusable("is empty"));
-    }
-    Ok(text)
-}
-
-fn secret(data: &BTreeMap<String, Vec<u8>>, key: &'static str) -> Result<SecretString, CredentialsError> {
-    Ok(value(data, key)?.into())
+fn value<'a, T>(
+    data: &'a BTreeMap<String, Vec<u8>>,
+    key: &'static str,
+    read: impl Fn(&'a [u8]) -> Result<T, &'static str>,
+) -> Result<T, CredentialsError> {
+    let bytes = data.get(key).map_or(&[][..], Vec::as_slice);
+    read(bytes).map_err(|why| CredentialsError::Invalid { key, why })
 }
 
 #[cfg(test)]
@@ -228,8 +225,12 @@ mod tests {
             (&[("username", "a")], "without password"),
             (&[("password", "a")], "without username"),
             (&[("apiKey", "\n")], "apiKey is empty"),
-            (&[("token", "bearer ")], "token is not a token"),
-            (&[("token", "a\nb")], "token is not a token"),
+            (&[("token", "bearer ")], "token is empty"),
+            (&[("token", "a\nb")], "token has blanks"),
+            (
+                &[("apiKey", "QWJDZEVmR2hJaktsTW5PcFFyU3RVdld4WVo=")],
+                "apiKey is the base64 of a text",
+            ),
         ] {
             let error = read(pairs).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

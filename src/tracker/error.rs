@@ -39,7 +39,7 @@ pub enum TrackerError {
         message: String,
     },
     /// The UAA rejects the credentials.
-    #[error("{host} rejects the {key}{}", quoted(message))]
+    #[error("{host} rejects the {key}{}{}", quoted(message), hint(*key))]
     CredentialsRefused {
         /// The UAA.
         host: String,
@@ -330,6 +330,16 @@ impl TrackerError {
             | Self::Refused { .. } => Self::NoToken(Box::new(self)),
             other => other,
         }
+    }
+}
+
+/// Returns what else may be wrong with credentials that were rejected.
+const fn hint(key: CredentialsKey) -> &'static str {
+    match key {
+        CredentialsKey::RefreshToken => {
+            " (a UAA that rotates refresh tokens accepts each once, also after a restart: an API key does not have this limit)"
+        }
+        CredentialsKey::ApiKey | CredentialsKey::Password | CredentialsKey::Token => "",
     }
 }
 

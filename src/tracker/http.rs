@@ -12,7 +12,8 @@ use super::error_text::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
 use crate::api::{Setting, find_cause, redact_error, sanitize};
 use crate::egress::{
-    CheckedResolver, HostDenied, HostPolicy, Peer, RequestLabel, Traffic, ca_certificates, is_loopback,
+    CheckedResolver, HostDenied, HostPolicy, Peer, RequestLabel, Traffic, all_exempt, ca_certificates,
+    check_proxies, is_loopback, via_proxy,
 };
 
 /// Maximum size of a JSON reply: 2 MiB. A session has less than 1 KiB and a day of the listing less than 200 bytes;
@@ -76,8 +77,13 @@ impl Transport {
             .connect_timeout(timeouts.connect)
             .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(CheckedResolver::new(hosts.clone()));
-        if urls.iter().all(|url| is_loopback(url)) {
+        if urls.iter().all(|url| is_loopback(url)) || all_exempt() {
             builder = builder.no_proxy();
+        } else {
+            check_proxies().map_err(|error| TrackerError::Config {
+                setting: Setting::Proxy,
+                why: error.to_string(),
+            })?;
         }
         builder = match ca_pem {
             Some(pem) => builder.tls_certs_merge(ca_certificates(pem)?),
@@ -257,7 +263,7 @@ pub(super) fn transport_error(error: reqwest::Error, url: &Url) -> TrackerError 
     }
     TrackerError::Network {
         host,
-        why: redact_error(&error, &[]),
+        why: redact_error(&error, &[]) + &via_proxy(url),
         sent,
     }
 }

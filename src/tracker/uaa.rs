@@ -7,7 +7,6 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderValue, Method, header};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
@@ -46,6 +45,8 @@ struct LoginState {
     uaa: Option<Url>,
     token: Option<CachedToken>,
     refresh: Option<SecretString>,
+    /// True if the UAA replaced the refresh token of the credentials.
+    rotated: bool,
     failure: Option<LoginFailure>,
 }
 
@@ -66,8 +67,7 @@ pub(super) struct LoginContext<'a> {
     pub retry: &'a RetryConfig,
 }
 
-/// Reply to a login.
-#[derive(Deserialize)]
+/// Reply to a login. Only the access token is required.
 pub(super) struct TokenResponse {
     pub(super) access_token: String,
     refresh_token: Option<String>,
@@ -78,7 +78,15 @@ impl TokenResponse {
     /// Parses the reply. Errors quote nothing of it.
     pub(super) fn parse(body: &[u8]) -> Result<Self, &'static str> {
         // The message of serde could quote the reply, and with it the token.
-        let response: Self = serde_json::from_slice(body).map_err(|_| "not JSON with an access_token")?;
+        let json: serde_json::Value = serde_json::from_slice(body).map_err(|_| "not JSON")?;
+        let text = |key: &str| json.get(key)?.as_str().map(str::to_owned);
+        let seconds =
+            |value: &serde_json::Value| value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        let response = Self {
+            access_token: text("access_token").ok_or("not JSON with an access_token")?,
+            refresh_token: text("refresh_token"),
+            expires_in: json.get("expires_in").and_then(seconds),
+        };
         let token = &response.access_token;
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES || HeaderValue::from_str(token).is_err() {
             return Err("the access_token has characters that HTTP headers do not allow, or is too long");
@@ -203,9 +211,8 @@ impl Account {
                 // The refresh token is used up; the credentials may still be valid.
                 Err(TrackerError::CredentialsRefused { .. }) => {}
                 other => {
-                    if other.is_err() {
-                        state.refresh = Some(refresh);
-                    }
+                    // Without a new one in the reply, the old one stays valid (RFC 6749, section 6).
+                    state.refresh.get_or_insert(refresh);
                     return other;
                 }
             }
@@ -266,6 +273,15 @@ impl Account {
             usable_until,
         });
         if let Some(refresh) = response.refresh_token.filter(|refresh| !refresh.is_empty()) {
+            if let Credentials::RefreshToken(sent) = &self.credentials
+                && sent.expose_secret() != refresh
+                && !std::mem::replace(&mut state.rotated, true)
+            {
+                tracing::warn!(
+                    host = host_of(url),
+                    "the UAA replaced the refresh token: this process keeps the new one in memory, and the one of the credentials may work no more after a restart; an API key does not have this limit"
+                );
+            }
             let refresh = SecretString::from(refresh);
             self.remember_token(&refresh);
             state.refresh = Some(refresh);
@@ -414,6 +430,32 @@ fn refresh_form(refresh: &SecretString) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_access_token_is_required_of_a_reply() {
+        for (more, seconds) in [
+            ("", 540),
+            (r#", "expires_in": 3600"#, 3540),
+            (r#", "expires_in": "3600""#, 3540),
+            (r#", "expires_in": 3600.5, "refresh_token": null"#, 3540),
+            (r#", "expires_in": "soon", "refresh_token": 7"#, 540),
+            (r#", "expires_in": -1, "scope": []"#, 540),
+            (r#", "expires_in": null"#, 540),
+        ] {
+            let reply = format!(r#"{{"access_token": "t"{more}}}"#);
+            let response = TokenResponse::parse(reply.as_bytes()).ok().unwrap();
+            assert_eq!(response.lifetime().as_secs(), seconds, "{reply}");
+        }
+        for bad in [
+            "",
+            "{}",
+            r#"{"access_token": 7}"#,
+            r#"{"access_token": ""}"#,
+            "<html>",
+        ] {
+            assert!(TokenResponse::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn user_name_is_read_from_the_token() {

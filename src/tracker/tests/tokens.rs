@@ -110,6 +110,40 @@ async fn a_refresh_token_rotates_and_a_spent_one_falls_back() {
 }
 
 #[tokio::test]
+async fn a_rotated_refresh_token_is_kept_and_its_limit_is_named() {
+    // Each refresh token works once; a reply may leave out the next one, then the last one stays valid.
+    let server = ScriptedServer::bare(|request| match (request.path.as_str(), request.body.as_str()) {
+        (LOGIN, "grant_type=refresh_token&refresh_token=refresh-0") => token_reply(1),
+        (LOGIN, "grant_type=refresh_token&refresh_token=refresh-1") => {
+            ScriptedReply::new(200, r#"{"access_token":"token-2","expires_in":"0"}"#)
+        }
+        (LOGIN, _) => ScriptedReply::new(401, r#"{"error":"invalid_token"}"#),
+        _ if request.token() == "bearer token-2" => ScriptedReply::new(200, "[]"),
+        _ => ScriptedReply::new(401, ""),
+    })
+    .await;
+    let mut by_refresh = config(&server);
+    by_refresh.credentials = Credentials::RefreshToken("refresh-0".into());
+    let tracker = Tracker::new(by_refresh, &TokenCache::new()).unwrap();
+    for _ in 0..3 {
+        tracker.list_sessions(SPACE).await.unwrap();
+    }
+    let mut spent = config(&server);
+    spent.credentials = Credentials::RefreshToken("refresh-9".into());
+    let error = Tracker::new(spent, &TokenCache::new())
+        .unwrap()
+        .list_sessions(SPACE)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("accepts each once, also after a restart"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn refused_credentials_are_named_and_not_retried_at_once() {
     let server = ScriptedServer::bare(|request| {
         ScriptedReply::new(
