@@ -11,10 +11,11 @@ use tracing::field::Empty;
 
 use super::commit::{ATTEMPT_METADATA, CountComparison, ReceiptWrite, commit_empty, commit_object};
 use super::failure::{Failure, Observed, RetryClass};
-use super::journal_io::{delete_keys, put_record};
+use super::journal_io::put_record;
 use super::observer::WindowResult;
 use super::open::{OpenAttempt, OpenOutcome, open_session, session_request, stopped};
 use super::pool::PartReservation;
+use super::recovery::delete_attempt_keys;
 use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
 use super::transfer::{StagedBody, StagedObject, TransferContext, TransferError, transfer};
@@ -159,8 +160,7 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
                 drop((session_guard, in_progress));
                 return;
             }
-            let obsolete = [Key::Session(id, session.id), Key::Prepared(id), Key::Attempt(id)];
-            match delete_keys(&*ctx.peers.store, &ctx.export.root, &obsolete).await {
+            match delete_attempt_keys(ctx, id, [&session.id]).await {
                 Ok(()) => {
                     lock(&ctx.stale_windows).remove(&id.window);
                 }

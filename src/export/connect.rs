@@ -16,8 +16,8 @@ use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
 use crate::egress::{HostPolicy, Traffic, check_ca};
 use crate::storage::{
-    ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts, Sse,
-    SseAlgorithm, Store,
+    CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts,
+    Sse, SseAlgorithm, Store,
 };
 use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource};
 
@@ -201,6 +201,8 @@ pub async fn s3(
         server_side_encryption: _,
         object_lock: _,
         checksum: _,
+        acl: _,
+        request_payer: _,
     } = &spec.destination.s3;
     let setting = Setting::BucketCredentials;
     let credentials = if let Some(reference) = credentials_secret_ref {
@@ -221,6 +223,8 @@ pub async fn s3(
         server_side_encryption: None,
         object_lock: None,
         checksum: ChecksumMode::default(),
+        acl: None,
+        requester_pays: false,
         timeouts: S3Timeouts::default(),
         hosts: process_context.store_hosts.clone(),
         traffic: process_context.traffic.clone(),
@@ -232,7 +236,7 @@ pub async fn s3(
 }
 
 /// Returns the settings with the attributes of written objects that a destination requires: storage class, encryption,
-/// object lock and checksum.
+/// object lock, checksum, access control list and payer.
 pub fn with_object_attributes(settings: S3Settings, destination: &S3Destination) -> S3Settings {
     S3Settings {
         storage_class: destination.storage_class.clone(),
@@ -255,6 +259,13 @@ pub fn with_object_attributes(settings: S3Settings, destination: &S3Destination)
             api::Checksum::Crc32c => ChecksumMode::Crc32c,
             api::Checksum::Sha256 => ChecksumMode::None,
         },
+        acl: destination.acl.map(|acl| match acl {
+            api::CannedAcl::Private => CannedAcl::Private,
+            api::CannedAcl::BucketOwnerRead => CannedAcl::BucketOwnerRead,
+            api::CannedAcl::BucketOwnerFullControl => CannedAcl::BucketOwnerFullControl,
+        }),
+        requester_pays: settings.requester_pays
+            || destination.request_payer == Some(api::RequestPayer::Requester),
         ..settings
     }
 }

@@ -108,6 +108,7 @@ impl Engine {
             window_slots: WindowSemaphore::new(limits.windows.max(1)),
             budgets: SessionBudgets::new(limits.sessions_per_space),
             support: std::sync::Mutex::default(),
+            spent_attempts: std::sync::Mutex::default(),
             observer,
         };
         Self {

@@ -212,16 +212,20 @@ impl From<&StoreError> for Failure {
             StoreError::Full { .. } => Reason::BucketFull,
             StoreError::Throttled { .. } => Reason::Throttled,
             StoreError::Egress(_) => Reason::HostNotAllowed,
-            StoreError::Unsupported { .. } => Reason::ConditionalWritesUnsupported,
+            StoreError::Unsupported { what, .. } if what.to_ascii_lowercase().contains("if-none-match") => {
+                Reason::ConditionalWritesUnsupported
+            }
             StoreError::InvalidSettings { .. } => Reason::InvalidSpec,
             StoreError::AlreadyExists { .. } => Reason::ForeignObject,
             StoreError::Rejected { .. } if error.class() == StoreErrorClass::ActionRequired => {
                 Reason::DestinationRefused
             }
-            StoreError::InvalidKey { .. } | StoreError::LimitExceeded { .. } => Reason::DestinationRefused,
+            StoreError::Unsupported { .. }
+            | StoreError::InvalidKey { .. }
+            | StoreError::LimitExceeded { .. } => Reason::DestinationRefused,
+            StoreError::IncompleteListing { .. } => Reason::ListingIncomplete,
             StoreError::Conflict { .. }
             | StoreError::NoSuchUpload { .. }
-            | StoreError::IncompleteListing { .. }
             | StoreError::Corrupted { .. }
             | StoreError::Network { .. }
             | StoreError::Io { .. }
@@ -313,5 +317,20 @@ mod tests {
         };
         assert_eq!(answered(400), Reason::DestinationRefused);
         assert_eq!(answered(500), Reason::DestinationUnreachable);
+        let unsupported = |what: &str| {
+            Failure::from(&StoreError::Unsupported {
+                store: "s3://b".to_owned(),
+                what: what.to_owned(),
+            })
+            .reason
+        };
+        assert_eq!(
+            unsupported("the header If-None-Match"),
+            Reason::ConditionalWritesUnsupported
+        );
+        assert_eq!(
+            unsupported("s3:PutObject (NotImplemented)"),
+            Reason::DestinationRefused
+        );
     }
 }

@@ -113,19 +113,22 @@ fn object_class<R: ArchiveRecord>() -> ObjectClass {
     }
 }
 
-/// Deletes obsolete keys. If the store forbids deletion, they stay without effect.
-pub(super) async fn delete_keys(store: &dyn Store, root: &ArchiveRoot, keys: &[Key]) -> Result<(), Failure> {
+/// Deletes obsolete keys. Returns false if the store refuses to delete some, which stay without effect.
+pub(super) async fn delete_keys(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    keys: &[Key],
+) -> Result<bool, Failure> {
     let keys: Vec<String> = keys.iter().filter_map(|key| root.key(key)).collect();
     let kept = match store.delete(&keys).await {
         Ok(kept) => kept,
         Err(error) => keys.into_iter().map(|key| (key, error.clone())).collect(),
     };
-    for (key, error) in kept {
-        if matches!(error, StoreError::Forbidden { .. }) {
-            tracing::info!(key, %error, "cannot delete obsolete journal key, ignoring");
-        } else {
-            return Err(Failure::from(&error));
+    for (key, error) in &kept {
+        if !error.refuses_deletion() {
+            return Err(Failure::from(error));
         }
+        tracing::info!(key, %error, "cannot delete obsolete journal key, ignoring");
     }
-    Ok(())
+    Ok(kept.is_empty())
 }

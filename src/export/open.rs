@@ -8,7 +8,8 @@ use ulid::Ulid;
 
 use super::budget::{SESSIONS_PER_SPACE, SessionCapacity, SessionGuard};
 use super::failure::{Failure, RetryClass};
-use super::journal_io::{delete_keys, load_conflicts, put_record, record_options};
+use super::journal_io::{load_conflicts, put_record, record_options};
+use super::recovery::delete_attempt_keys;
 use super::run_context::{InProgressGuard, RunContext, lock};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
@@ -16,7 +17,7 @@ use crate::archive::listing::overlap;
 use crate::archive::records::{self, ArchiveRecord, AttemptRecord, SessionRecord};
 use crate::archive::window::Window;
 use crate::storage::conditional::{ConditionalSupport, probe};
-use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store, StoreIdentity};
+use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store, StoreError, StoreIdentity};
 use crate::tracker::{Session, SessionRequest, TrackerError};
 
 /// Open session of this attempt, recorded in the journal.
@@ -166,12 +167,15 @@ async fn create_session(
     let support = conditional_support(ctx, id, attempt)
         .await
         .map_err(|failure| (failure, OpenLeftover::ProbeUpload))?;
-    let mut journal = load_conflicts(&*ctx.peers.store, &export.root, id)
-        .await
-        .map_err(without_leftover)?;
+    // A listing may lag behind, so that the receipt is also looked up by its key.
+    let (mut journal, has_receipt) = tokio::try_join!(
+        load_conflicts(&*ctx.peers.store, &export.root, id),
+        has_receipt(ctx, window)
+    )
+    .map_err(without_leftover)?;
     export.mark_foreign_attempts(&mut journal, ctx.clock_offset(attempt.started_at));
     let overlaps = |other: &Window| overlap(*other, window);
-    if journal.receipts.keys().any(overlaps) || journal.objects.keys().any(overlaps) {
+    if has_receipt || journal.receipts.keys().any(overlaps) || journal.objects.keys().any(overlaps) {
         return Ok(None);
     }
     let others = journal.attempts.iter().filter(|(other, facts)| {
@@ -239,6 +243,16 @@ pub(super) fn session_request(window: Window, account: bool) -> SessionRequest {
         end: window.date(),
         hour: window.hour_of_day(),
         account,
+    }
+}
+
+/// Returns true if the receipt of a window exists, readable or not.
+async fn has_receipt(ctx: &RunContext, window: Window) -> Result<bool, Failure> {
+    let key = ctx.export.root.key(&Key::Receipt(window)).unwrap_or_default();
+    match ctx.peers.store.get(&key, records::RECORD_MAX_BYTES).await {
+        Ok(found) => Ok(found.is_some()),
+        Err(StoreError::Archived { .. } | StoreError::LimitExceeded { .. }) => Ok(true),
+        Err(error) => Err(Failure::from(&error)),
     }
 }
 
@@ -335,13 +349,7 @@ pub(super) async fn abort_matching_uploads(
 /// Deletes the journal keys of an attempt without an open session. Recovery deletes the keys that are left.
 async fn discard_attempt(ctx: &RunContext, id: AttemptId, session: Option<String>) {
     lock(&ctx.closed_attempts).insert(id);
-    let store = &*ctx.peers.store;
-    let mut obsolete: Vec<Key> = session
-        .map(|session| Key::Session(id, session))
-        .into_iter()
-        .collect();
-    obsolete.push(Key::Attempt(id));
-    match delete_keys(store, &ctx.export.root, &obsolete).await {
+    match delete_attempt_keys(ctx, id, &session).await {
         Ok(()) => {
             lock(&ctx.stale_windows).remove(&id.window);
         }

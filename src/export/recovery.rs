@@ -37,8 +37,6 @@ pub(super) async fn recover_attempt(
     facts: &AttemptFacts,
 ) -> Result<(), Failure> {
     let _guard = ctx.mark_in_progress(id);
-    let export = &ctx.export;
-    let store = &*ctx.peers.store;
     if facts.prepared {
         finish_upload(ctx, id).await?;
     } else {
@@ -64,13 +62,24 @@ pub(super) async fn recover_attempt(
         delete_orphan_session(ctx, id, record).await?;
     }
     abort_uploads(ctx, id).await?;
-    let mut obsolete: Vec<Key> = facts
-        .sessions
-        .iter()
+    delete_attempt_keys(ctx, id, &facts.sessions).await
+}
+
+/// Deletes the journal keys of an attempt that left nothing else, and remembers those that the store refuses to delete.
+pub(super) async fn delete_attempt_keys<'a>(
+    ctx: &RunContext,
+    id: AttemptId,
+    sessions: impl IntoIterator<Item = &'a String>,
+) -> Result<(), Failure> {
+    let sessions = sessions.into_iter();
+    let mut obsolete: Vec<Key> = sessions
         .map(|session| Key::Session(id, session.clone()))
         .collect();
     obsolete.extend([Key::Prepared(id), Key::Attempt(id)]);
-    delete_keys(store, &export.root, &obsolete).await
+    if !delete_keys(&*ctx.peers.store, &ctx.export.root, &obsolete).await? {
+        ctx.record_spent_attempt(id);
+    }
+    Ok(())
 }
 
 /// Deletes a session that the journal assigns to this attempt, unless it was opened for another window, scope or user:

@@ -25,8 +25,9 @@ use super::run_context::{RunContext, lock};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
-use crate::archive::listing::Journal;
+use crate::archive::listing::{Journal, overlap};
 use crate::archive::manifest::ChainListing;
+use crate::archive::read::read_receipts;
 use crate::archive::receipt::{ReceiptFacts, Sha256Digest};
 use crate::archive::records::{ArchiveRecord, RangeRecord, SplitRecord, encode};
 use crate::archive::window::Window;
@@ -59,6 +60,11 @@ pub(super) struct ExportRun {
     tasks: JoinSet<RunTaskResult>,
     running: HashMap<Id, RunTask>,
     stored_now: BTreeSet<Window>,
+    /// Windows whose receipt this run wrote or found. A listing that leaves one out is behind: the receipt is then read
+    /// by its key.
+    known_receipts: BTreeSet<Window>,
+    /// True if this run has logged that a listing is behind.
+    lag_logged: bool,
     /// True if `export_backoff` exists because listing the bucket failed.
     listing_failed: bool,
     /// True once the tracker user is known, so that suspected orphan sessions are checked again.
@@ -104,6 +110,8 @@ impl ExportRun {
             tasks: JoinSet::new(),
             running: HashMap::new(),
             stored_now: BTreeSet::new(),
+            known_receipts: BTreeSet::new(),
+            lag_logged: false,
             listing_failed: false,
             user_known: false,
             listed_at: Timestamp::UNIX_EPOCH,
@@ -160,8 +168,19 @@ impl ExportRun {
         {
             return;
         }
-        let store = &*self.ctx.peers.store;
-        match load_journal(store, &self.ctx.export.root).await {
+        let ctx = Arc::clone(&self.ctx);
+        let store = &*ctx.peers.store;
+        let loaded = async {
+            let mut journal = load_journal(store, &ctx.export.root).await?;
+            self.add_unlisted_receipts(&mut journal, |_| true).await?;
+            Ok::<_, Failure>(journal)
+        };
+        let loaded = tokio::select! {
+            loaded = loaded => loaded,
+            // The loop ends the run.
+            () = ctx.stop.cancelled() => return,
+        };
+        match loaded {
             Ok(mut journal) => {
                 if let Ok(store_now) = store.now().await {
                     self.store_clock_offset = self.ctx.clock_offset(store_now);
@@ -172,6 +191,7 @@ impl ExportRun {
                 let links = std::mem::take(&mut journal.chain.links);
                 let links = links.into_iter().map(|(number, link)| (number, link.into()));
                 lock(&self.ctx.chain_cache).extend(links);
+                self.ctx.remove_spent_attempts(&mut journal);
                 self.journal = Some(journal);
                 self.retry_state.sealed.clear();
                 self.listed_at = self.now();
@@ -186,6 +206,37 @@ impl ExportRun {
                     .record_export_failure(failure.export_wide(), now, rand::random());
             }
         }
+    }
+
+    /// Adds the receipts of the wanted windows that exist although the listing leaves them out.
+    async fn add_unlisted_receipts(
+        &mut self,
+        journal: &mut Journal,
+        wanted: impl Fn(Window) -> bool,
+    ) -> Result<(), Failure> {
+        let known = self
+            .known_receipts
+            .iter()
+            .copied()
+            .filter(|window| wanted(*window));
+        let unlisted: Vec<Window> = known
+            .filter(|window| !journal.receipts.contains_key(window))
+            .collect();
+        let (Some(window), ctx) = (unlisted.first(), &self.ctx) else {
+            return Ok(());
+        };
+        if !std::mem::replace(&mut self.lag_logged, true) {
+            tracing::warn!(
+                %window, receipts = unlisted.len(), store = %ctx.peers.store.identity(),
+                "the listing of the bucket leaves out receipts that this run wrote or found, reading them by their keys"
+            );
+        }
+        journal
+            .receipts
+            .extend(unlisted.into_iter().map(|window| (window, None)));
+        read_receipts(&*ctx.peers.store, &ctx.export.root, journal, wanted)
+            .await
+            .map_err(|error| Failure::from(&error))
     }
 
     /// Makes a shard that stored something list the bucket once more before it ends: the shard that ends last sees the
@@ -499,6 +550,7 @@ impl ExportRun {
             Ok(WindowOutcome::Stored(receipt)) => {
                 self.retry_state.record_success(window);
                 self.stored_now.insert(window);
+                self.known_receipts.insert(window);
                 if let Some(journal) = &mut self.journal {
                     let facts = ReceiptFacts::new(&receipt, Sha256Digest::of(&encode(&*receipt)));
                     if receipt.object.is_some() {
@@ -508,8 +560,10 @@ impl ExportRun {
                 }
             }
             Ok(WindowOutcome::Covered) => {
-                self.retry_state.record_success(window);
-                needs_refresh = true;
+                self.known_receipts.insert(window);
+                self.refresh_day(window).await;
+                self.covered_by_other(window, now);
+                needs_refresh = false;
             }
             Ok(WindowOutcome::Expired(facts)) => {
                 self.retry_state.record_success(window);
@@ -530,12 +584,32 @@ impl ExportRun {
         }
     }
 
+    /// Checks that the bucket shows what an attempt found: that another holder stored the window, or part of it.
+    /// Otherwise the window is tried again after a pause, as after a failure.
+    fn covered_by_other(&mut self, window: Window, now: Timestamp) {
+        let shown = self.journal.as_ref().is_none_or(|journal| {
+            let mut evidence = journal.receipts.keys().chain(journal.objects.keys());
+            evidence.any(|other| overlap(*other, window))
+        });
+        if shown {
+            return self.retry_state.record_success(window);
+        }
+        let message = format!(
+            "{window} was found in {}, and the listing of the bucket leaves it out: the listing is behind, or another process deleted it",
+            self.ctx.peers.store.identity()
+        );
+        tracing::warn!(%window, error = message, "cannot take the window over, will retry");
+        let failure = Failure::retry(Reason::ListingIncomplete, message);
+        self.retry_state
+            .record_failure(window, failure, now, rand::random());
+    }
+
     async fn recover_done(&mut self, id: AttemptId, outcome: Result<(), Failure>, now: Timestamp) {
         match outcome {
             Ok(()) => {
                 self.retry_state.unrecovered.remove(&id);
                 self.refresh_day(id.window).await;
-                // Without permission to delete, the keys stay; they have no effect.
+                // A listing that is behind still shows it.
                 if let Some(journal) = &mut self.journal {
                     journal.attempts.remove(&id);
                 }
@@ -550,7 +624,10 @@ impl ExportRun {
 
     async fn adopt_done(&mut self, window: Window, outcome: Result<bool, Failure>, now: Timestamp) {
         match outcome {
-            Ok(true) => self.refresh_day(window).await,
+            Ok(true) => {
+                self.refresh_day(window).await;
+                self.check_adopted(window, now);
+            }
             Ok(false) => {
                 self.retry_state.foreign_objects.insert(window);
             }
@@ -558,6 +635,22 @@ impl ExportRun {
                 .retry_state
                 .record_failure(window, failure, now, rand::random()),
         }
+    }
+
+    /// Checks that the bucket shows the receipt of an adopted object. Otherwise the object is adopted again after a pause.
+    fn check_adopted(&mut self, window: Window, now: Timestamp) {
+        let mut orphaned = self.journal.iter().flat_map(Journal::orphaned_objects);
+        if !orphaned.any(|other| other == window) {
+            return;
+        }
+        let message = format!(
+            "the receipt of {window} exists in {}, and can neither be listed nor read: delete or restore it",
+            self.ctx.peers.store.identity()
+        );
+        tracing::warn!(%window, error = message, "cannot adopt object, will retry");
+        let failure = Failure::retry(Reason::ListingIncomplete, message);
+        self.retry_state
+            .record_failure(window, failure, now, rand::random());
     }
 
     fn seal_done(&mut self, period: RangeRecord, outcome: Result<ChainListing, Failure>, now: Timestamp) {
@@ -577,12 +670,27 @@ impl ExportRun {
 
     /// Lists one day again; on failure drops the journal, so that the complete bucket is listed later.
     async fn refresh_day(&mut self, window: Window) {
-        let refreshed = load_day(&*self.ctx.peers.store, &self.ctx.export.root, window).await;
+        let ctx = Arc::clone(&self.ctx);
+        let refreshed = async {
+            let mut day = load_day(&*ctx.peers.store, &ctx.export.root, window).await?;
+            let same_day = |known: Window| known.date() == window.date();
+            self.add_unlisted_receipts(&mut day, same_day).await?;
+            Ok::<_, Failure>(day)
+        };
+        let stopped = async {
+            ctx.stop.cancelled().await;
+            tokio::time::sleep(STOP_TIMEOUT).await;
+        };
+        let refreshed = tokio::select! {
+            refreshed = refreshed => refreshed,
+            () = stopped => return,
+        };
         match (refreshed, &mut self.journal) {
             (Ok(mut refreshed), Some(journal)) => {
                 self.ctx
                     .export
                     .mark_foreign_attempts(&mut refreshed, self.store_clock_offset);
+                self.ctx.remove_spent_attempts(&mut refreshed);
                 journal.replace_day(window, refreshed);
                 self.retry_state.sealed.retain(|period| !period.contains(window));
             }

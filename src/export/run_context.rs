@@ -19,6 +19,7 @@ use super::snapshot::TransferFacts;
 use super::spec::ExportSpec;
 use crate::api::Scope;
 use crate::archive::layout::AttemptId;
+use crate::archive::listing::Journal;
 use crate::archive::window::Window;
 use crate::pipeline::proof::ProverPool;
 use crate::storage::StoreIdentity;
@@ -26,6 +27,9 @@ use crate::storage::conditional::ConditionalSupport;
 
 /// Maximum number of stores whose support is remembered: 1,024. Probing one again costs a few requests.
 const REMEMBERED_STORES_MAX: usize = 1024;
+/// Maximum number of remembered attempts whose keys the store refuses to delete. Others are recovered again, which finds
+/// nothing.
+const SPENT_ATTEMPTS_MAX: usize = 10_000;
 
 /// Resources that all exports of a process share.
 pub(super) struct SharedResources {
@@ -37,6 +41,9 @@ pub(super) struct SharedResources {
     pub(super) budgets: SessionBudgets,
     /// Conditional writes that each store supports.
     pub(super) support: Mutex<HashMap<StoreIdentity, ConditionalSupport>>,
+    /// Attempts of which nothing is left but journal keys that the store refuses to delete, by store and root; at most
+    /// [`SPENT_ATTEMPTS_MAX`].
+    pub(super) spent_attempts: Mutex<BTreeSet<(String, AttemptId)>>,
     /// Receiver of results.
     pub(super) observer: Arc<dyn EngineObserver>,
 }
@@ -89,6 +96,29 @@ impl Drop for InProgressGuard<'_> {
 }
 
 impl RunContext {
+    /// Records an attempt of which nothing is left but keys that the store refuses to delete.
+    pub(super) fn record_spent_attempt(&self, id: AttemptId) {
+        let mut spent = lock(&self.shared.spent_attempts);
+        if spent.len() < SPENT_ATTEMPTS_MAX {
+            spent.insert((self.archive_name(), id));
+        }
+    }
+
+    /// Removes the attempts of which nothing is left but keys that the store refuses to delete.
+    pub(super) fn remove_spent_attempts(&self, journal: &mut Journal) {
+        let spent = lock(&self.shared.spent_attempts);
+        if !spent.is_empty() {
+            let name = self.archive_name();
+            journal
+                .attempts
+                .retain(|id, _| !spent.contains(&(name.clone(), *id)));
+        }
+    }
+
+    fn archive_name(&self) -> String {
+        format!("{}/{}", self.peers.store.identity(), self.export.root.as_str())
+    }
+
     pub(super) fn new(
         export: Arc<ExportSpec>,
         peers: Peers,

@@ -63,6 +63,7 @@ pub(in crate::export) async fn ensure_manifest(
         }
         // The listing may be hours old: list again before writing.
         chain = list_chain(ctx).await?;
+        add_unlisted_manifests(ctx, &mut chain).await?;
         if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain).await? {
             sign_manifest(ctx, number, bytes, &mut chain).await?;
             return Ok(chain);
@@ -92,6 +93,21 @@ async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
         chain.insert(&root.parse(&row.key));
     }
     Ok(chain)
+}
+
+/// Adds the manifests that this run wrote or read and that exist although the listing leaves them out.
+async fn add_unlisted_manifests(ctx: &RunContext, chain: &mut ChainListing) -> Result<(), Failure> {
+    let known: Vec<u64> = lock(&ctx.chain_cache).keys().copied().collect();
+    for number in known {
+        if !chain.manifests.contains(&number) {
+            if read_manifest(ctx, number).await?.1.is_some() {
+                chain.manifests.insert(number);
+            } else {
+                lock(&ctx.chain_cache).remove(&number);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns the newest manifest of the statement's period if it has the statement: an older one with it was superseded.
@@ -232,6 +248,8 @@ async fn write_manifest(
     let body = Segments::from(bytes.clone());
     let options = record_options(PutMode::Create, &body, ObjectClass::Proof);
     if !create_object(ctx, &key, body, options).await? {
+        // Read, so that it is known if the next listing leaves it out.
+        load_link(ctx, number).await?;
         return Ok(None);
     }
     let link = ChainLink {
