@@ -88,6 +88,8 @@ async fn move_all(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_o
         server_side_encryption: None,
         object_lock: None,
         checksum: ChecksumMode::Crc64Nvme,
+        acl: None,
+        requester_pays: false,
         timeouts: S3Timeouts::default(),
         hosts: HostPolicy::any(),
         traffic: traffic(),

@@ -325,7 +325,7 @@ pub async fn read_attempts(
 }
 
 /// Reads the receipts of the wanted windows that are not read yet. One that cannot be used is marked as such.
-async fn read_receipts(
+pub async fn read_receipts(
     store: &dyn Store,
     root: &ArchiveRoot,
     journal: &mut Journal,

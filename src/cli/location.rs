@@ -84,6 +84,9 @@ pub struct S3Args {
         env = "AWS_CA_BUNDLE"
     )]
     pub ca_file: Option<PathBuf>,
+    /// Pay for the requests to a bucket whose owner does not (`x-amz-request-payer: requester`)
+    #[arg(id = "s3-requester-pays", long = "s3-requester-pays")]
+    pub requester_pays: bool,
 }
 
 /// A location as typed.
@@ -345,6 +348,8 @@ impl S3Args {
             server_side_encryption: None,
             object_lock: None,
             checksum: ChecksumMode::default(),
+            acl: None,
+            requester_pays: self.requester_pays,
             timeouts: S3Timeouts::default(),
             hosts: HostPolicy::any(),
             traffic: Traffic::default(),

@@ -146,6 +146,11 @@ impl ResourceManifest {
         let namespace = meta("namespace");
         let mut data = BTreeMap::new();
         for (key, value) in take_map(document.get_mut("data"), "data")? {
+            // As kubectl: base64 may be wrapped.
+            let value = match value {
+                Value::String(text) => Value::String(text.replace(['\r', '\n'], "")),
+                other => other,
+            };
             let ByteString(bytes) = serde_json::from_value(value).map_err(|_| {
                 format!(
                     "data.{}: is not base64: encode it, or move it to stringData",
@@ -275,6 +280,14 @@ spec:
         assert!(problems("apiVersion: v1\nkind: ConfigMap\n").contains("holds no EventExport"));
         let duplicate = format!("{EXPORT}---{EXPORT}");
         assert!(problems(&duplicate).contains("document 2 (EventExport audit-2018): metadata.name"));
+    }
+
+    #[test]
+    fn wrapped_base64_is_read_as_kubectl_reads_it() {
+        let text =
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  apiKey: |\n    aHVz\n    aA==\n";
+        let manifest = from_documents(parse(&format!("{EXPORT}---\n{text}")).unwrap()).unwrap();
+        assert_eq!(manifest.secrets[&(None, "s".to_owned())].0["apiKey"], b"hush");
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod config;
 pub mod context;
 pub mod crd;
 pub mod credentials;
+pub mod day;
 pub mod documents;
 pub mod download;
 pub mod exit;

@@ -11,10 +11,11 @@ use jiff::civil::Date;
 
 use self::view::{Archive, rows, status_json, status_table};
 use super::archived;
+use super::day::day;
 use super::exit::{CliError, Exit};
 use super::location::{ArchiveLocation, LocationArgs, OpenArchive, S3Args};
 use super::output::{OutputArgs, write_stderr};
-use super::session::create::{date, today};
+use super::session::create::today;
 use super::source::{SourceArgs, SourceConnection};
 use crate::archive::layout::ArchiveRoot;
 use crate::tracker::Day;
@@ -36,7 +37,7 @@ const DAYS_MAX: i32 = 366;
 #[command(after_help = EXAMPLES)]
 pub struct StatusArgs {
     /// First UTC day (default: 13 days before the last)
-    #[arg(long, value_name = "DATE", alias = "start", value_parser = date)]
+    #[arg(long, value_name = "DATE", alias = "start", value_parser = day)]
     pub from: Option<Date>,
     /// Last UTC day (default: today), or the archive to compare with: a directory or `s3://bucket/prefix`; may be given
     /// once for each. Write a directory that is named like a day as ./2018-06-28
@@ -80,7 +81,7 @@ impl FromStr for ToArg {
                 }
             });
         if like_a_day {
-            return date(text).map(Self::Day);
+            return day(text).map(Self::Day);
         }
         let location = text.parse::<ArchiveLocation>();
         location.map(Self::Archive).map_err(|error| error.to_string())

@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
+use super::day::day;
 use super::documents;
 use super::exit::{CliError, Exit};
 use super::human;
@@ -23,7 +24,6 @@ use crate::archive::manifest::signature::PublicKey;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
 use crate::archive::verify::recheck::Recheck;
 use crate::archive::verify::report::VerifyReport;
-use crate::archive::window::parse_date;
 
 /// Refresh interval of bars.
 const TICK: Duration = Duration::from_millis(200);
@@ -85,11 +85,6 @@ Examples:
     eventexport verify s3://audit/tracker --start 2018-06-01 --end 2018-06-30
   A nightly check that does not read the data, with JSON output:
     eventexport verify -f audit.yaml --quick --output json";
-
-/// Parses `YYYY-MM-DD`.
-pub fn day(text: &str) -> Result<Date, String> {
-    parse_date(text).ok_or_else(|| "not a UTC day: write it as 2018-06-30".to_owned())
-}
 
 /// Verifies every given archive.
 pub async fn run(args: VerifyArgs) -> Result<Exit, CliError> {

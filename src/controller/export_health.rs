@@ -79,6 +79,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::OperatorConflict
         | Reason::SourceUnreachable
         | Reason::DestinationUnreachable
+        | Reason::ListingIncomplete
         | Reason::SourceRefused
         | Reason::DestinationRefused
         | Reason::NotGzip
@@ -126,6 +127,7 @@ const fn is_peer_failure(reason: Reason) -> bool {
         reason,
         Reason::SourceUnreachable
             | Reason::DestinationUnreachable
+            | Reason::ListingIncomplete
             | Reason::SourceRefused
             | Reason::SessionRefused
             | Reason::DestinationRefused

@@ -4,6 +4,7 @@
 
 mod archives;
 mod contexts;
+mod environment;
 mod fixture;
 mod locations;
 mod sessions;

@@ -6,6 +6,7 @@
 pub(crate) mod bucket;
 mod conformance;
 mod directory;
+pub(crate) mod quirks;
 mod scripted;
 
 /// Declares one test per promise, on a store that `$open` creates.
@@ -43,3 +44,4 @@ conforms!(
     std::future::ready(super::directory::open())
 );
 conforms!(conformance_of_a_bucket, super::bucket::open());
+conforms!(conformance_of_the_fake, super::quirks::open(&[]));

@@ -33,6 +33,7 @@ use self::part_state::DownloadIdentity;
 use self::report::DownloadReport;
 use self::request::{DAYS_MAX, DownloadRequest};
 use self::sink::DownloadSink;
+use super::day::day;
 use super::exit::{CliError, Exit};
 use super::logs;
 use super::output::{OutputArgs, write_stderr, write_stdout};
@@ -52,20 +53,16 @@ use crate::tracker::ResumePoint;
 #[command(after_help = EXAMPLES)]
 pub struct DownloadArgs {
     /// ID of an open session
-    #[arg(
-        value_name = "ID",
-        required_unless_present = "start",
-        conflicts_with = "start"
-    )]
+    #[arg(value_name = "ID", conflicts_with = "start")]
     pub session: Option<String>,
     /// Write to FILE, created only when the download is complete; `-` or unset: standard output
     #[arg(short = 'o', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// First day (UTC)
-    #[arg(long, value_name = "DATE")]
+    #[arg(long, value_name = "DATE", value_parser = day)]
     pub start: Option<Date>,
     /// Last day (UTC), inclusive (default: --start)
-    #[arg(long, value_name = "DATE", requires = "start", conflicts_with = "session")]
+    #[arg(long, value_name = "DATE", requires = "start", conflicts_with = "session", value_parser = day)]
     pub end: Option<Date>,
     /// Download only this hour of each day (UTC), 0 to 23
     #[arg(
@@ -171,6 +168,11 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
         ));
     }
     let days = date_range(args)?;
+    if args.session.is_none() && days.is_none() {
+        return Err(CliError::usage(
+            "no events are selected: give the ID of an open session, or --start for days in new sessions",
+        ));
+    }
     let screen = MultiProgress::new();
     logs::start(&screen, args.output.verbosity)?;
     let source = args.source.connect()?;

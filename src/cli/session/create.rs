@@ -4,12 +4,12 @@ use jiff::civil::Date;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::json;
 
+use super::super::day::day;
 use super::super::exit::{CliError, Exit};
 use super::super::human;
 use super::super::output::{OutputArgs, write_stderr};
 use super::super::source::{SourceArgs, SourceConnection};
 use super::{SESSIONS_PER_SPACE, view};
-use crate::archive::window::parse_date;
 use crate::tracker::{Session, SessionRequest, TrackerError};
 
 /// Schema version of the JSON document.
@@ -22,10 +22,10 @@ pub const DAYS_MAX: i32 = 15;
 #[derive(Debug, clap::Args)]
 pub struct SessionCreateArgs {
     /// First day (UTC), for example 2018-06-28 (default: --end, or the current day)
-    #[arg(short, long, value_name = "DATE", value_parser = date)]
+    #[arg(short, long, value_name = "DATE", value_parser = day)]
     pub start: Option<Date>,
     /// Last day (UTC), inclusive (default: --start, or the current day)
-    #[arg(short, long, value_name = "DATE", value_parser = date)]
+    #[arg(short, long, value_name = "DATE", value_parser = day)]
     pub end: Option<Date>,
     /// Select only this hour of each day (UTC), 0 to 23
     #[arg(long, value_name = "HOUR", value_parser = clap::value_parser!(u8).range(0..=23))]
@@ -49,11 +49,6 @@ Examples:
     eventexport session create --start 2018-06-28 --hour 7 --output json | jq -r .session.id
 
 A session has at most 15 days (UTC), including the first and the last. Delete the session when you no longer need it.";
-
-/// Parses a day: `2018-06-28`.
-pub fn date(text: &str) -> Result<Date, String> {
-    parse_date(text).ok_or_else(|| "expected a date such as 2018-06-28".to_owned())
-}
 
 /// Returns the current UTC day.
 pub fn today() -> Date {

@@ -28,11 +28,7 @@ const IDS_MAX: usize = 1000;
 #[derive(Debug, clap::Args)]
 pub struct SessionDeleteArgs {
     /// IDs of the sessions
-    #[arg(
-        value_name = "ID",
-        required_unless_present = "all_mine_older_than",
-        conflicts_with = "all_mine_older_than"
-    )]
+    #[arg(value_name = "ID", conflicts_with = "all_mine_older_than")]
     pub ids: Vec<String>,
     /// Delete all of your sessions that are older than DURATION, for example 2h or 90m
     #[arg(long, value_name = "DURATION", value_parser = age)]
@@ -86,6 +82,11 @@ enum DeleteResult {
 /// Deletes the given sessions, or the old sessions of the user.
 pub async fn delete(args: &SessionDeleteArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
+    if args.ids.is_empty() && args.all_mine_older_than.is_none() {
+        return Err(CliError::usage(
+            "no sessions are selected: give their IDs, or --all-mine-older-than",
+        ));
+    }
     if args.ids.len() > IDS_MAX {
         return Err(CliError::usage(format!(
             "ID: {} IDs given, but at most {IDS_MAX} are allowed",

@@ -97,7 +97,10 @@ async fn invalid_dates_are_refused_before_any_request() {
     let fixture = CliFixture::start(&[]).await;
     for (arguments, words) in [
         (&["--start", "2018-02-30"][..], "--start"),
-        (&["--start", "30.06.2018"], "expected a date such as 2018-06-28"),
+        (
+            &["--start", "30.06.2018"],
+            "expected a UTC day such as 2018-06-28",
+        ),
         (
             &["--start", "2018-06-30", "--end", "2018-06-28"],
             "--end: 2018-06-28 is before",

@@ -172,7 +172,7 @@ async fn a_window_is_taken_over_after_the_deadline_of_its_holder_and_its_session
     for (call, fault) in [
         (".session.", StoreFault::CrashAfter),
         (".session.", StoreFault::CrashBefore),
-        ("receipt.json", StoreFault::CrashBefore),
+        ("put _journal/2018-06-02.receipt.json", StoreFault::CrashBefore),
     ] {
         let mut fixture = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
         // Long enough for a reconcile before it ends, on a machine that also compiles.

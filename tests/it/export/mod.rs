@@ -12,6 +12,7 @@ pub(crate) mod fixture;
 mod holders;
 mod manifest;
 mod orphans;
+mod quirks;
 mod retry_backoff;
 mod shared_space;
 mod two_stores;

@@ -30,6 +30,8 @@ async fn store(gateway: &Gateway, endpoint: &str, bucket: &str) -> Arc<dyn Store
         server_side_encryption: None,
         object_lock: None,
         checksum: ChecksumMode::default(),
+        acl: None,
+        requester_pays: false,
         timeouts: S3Timeouts::default(),
         hosts: HostPolicy::any(),
         traffic: eventexport::egress::Traffic::default(),

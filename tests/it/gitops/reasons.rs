@@ -120,9 +120,10 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             ));
         }
         // Transient problems of all windows.
-        Reason::SourceUnreachable | Reason::DestinationUnreachable | Reason::Failed => {
-            problem(RetryClass::Retry(None), None)
-        }
+        Reason::SourceUnreachable
+        | Reason::DestinationUnreachable
+        | Reason::ListingIncomplete
+        | Reason::Failed => problem(RetryClass::Retry(None), None),
         // Problems of one window that is retried.
         Reason::NotGzip | Reason::DownloadIncomplete | Reason::RangeMismatch => {
             problem(RetryClass::Retry(None), Some(DAY))

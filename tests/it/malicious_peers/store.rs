@@ -48,6 +48,8 @@ async fn store(peer: &MaliciousPeer) -> S3Store {
         server_side_encryption: None,
         object_lock: None,
         checksum: ChecksumMode::default(),
+        acl: None,
+        requester_pays: false,
         timeouts: S3Timeouts {
             connect: IDLE,
             idle: IDLE,

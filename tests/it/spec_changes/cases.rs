@@ -351,6 +351,20 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             Store("x-amz-object-lock-mode: GOVERNANCE"),
         ),
         field(
+            "spec.destination.s3.acl",
+            "added",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "acl": "private" } } }),
+            Store("x-amz-acl: private"),
+        ),
+        field(
+            "spec.destination.s3.requestPayer",
+            "added",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "requestPayer": "requester" } } }),
+            Store("x-amz-request-payer: requester"),
+        ),
+        field(
             "spec.destination.s3.checksum",
             "CRC32C",
             no_patch,

@@ -38,6 +38,8 @@ impl ArchiveBucket {
             server_side_encryption: None,
             object_lock: None,
             checksum: ChecksumMode::default(),
+            acl: None,
+            requester_pays: false,
             traffic: Traffic::default(),
             timeouts: S3Timeouts::default(),
             hosts: HostPolicy::any(),

@@ -166,6 +166,8 @@ impl WindowFixture {
             server_side_encryption: None,
             object_lock: None,
             checksum: ChecksumMode::default(),
+            acl: None,
+            requester_pays: false,
             timeouts: S3Timeouts::default(),
             hosts: HostPolicy::any(),
             traffic: traffic.clone(),

@@ -23,6 +23,7 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
                         "endpoint": "https://[2001:db8::1]:9000", "forcePathStyle": false,
                         "credentialsSecretRef": { "name": "bucket" }, "caSecretRef": { "name": "ca.example", "key": "store_ca.pem" },
                         "storageClass": "STANDARD_IA", "checksum": "SHA256",
+                        "acl": "bucket-owner-full-control", "requestPayer": "requester",
                         "serverSideEncryption": { "type": "aws:kms", "kmsKeyId": "arn:aws:kms:eu-central-1:1:key/a-b" },
                         "objectLock": { "mode": "Governance", "retainDays": 36500 },
                     }),

@@ -156,5 +156,17 @@ pub(super) fn s3() -> Vec<ValidationCase> {
             "MD5",
             ("spec.destination.s3.checksum", "supported values"),
         ),
+        invalid_value(
+            "an ACL that makes events public",
+            "/destination/s3/acl",
+            "public-read",
+            ("spec.destination.s3.acl", "supported values"),
+        ),
+        invalid_value(
+            "a payer other than the requester",
+            "/destination/s3/requestPayer",
+            "owner",
+            ("spec.destination.s3.requestPayer", "supported values"),
+        ),
     ]
 }

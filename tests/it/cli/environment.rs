@@ -1,0 +1,121 @@
+//! Proxy variables, AWS profiles, and usage errors of commands.
+
+use std::process::{Output, Stdio};
+
+use tokio::process::Command;
+
+use crate::storage::quirks;
+
+/// Runs `eventexport` with these variables only.
+async fn run(arguments: &[&str], variables: &[(&str, &str)], stdout: Stdio) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
+    command
+        .args(arguments)
+        .env_clear()
+        .env("HOME", home.path())
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(Stdio::piped());
+    command.output().await.unwrap()
+}
+
+const KEYS: [(&str, &str); 2] = [
+    ("AWS_ACCESS_KEY_ID", "AKID"),
+    ("AWS_SECRET_ACCESS_KEY", "the-secret"),
+];
+
+/// Lists a bucket of the fake store; returns the exit code and the messages.
+async fn inspect(variables: &[(&str, &str)]) -> (i32, String) {
+    let fake = quirks::start(&[]).await;
+    let endpoint = fake.endpoint();
+    let output = run(
+        &["inspect", "s3://audit", "--s3-endpoint", &endpoint],
+        variables,
+        Stdio::piped(),
+    )
+    .await;
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+#[tokio::test]
+async fn proxy_variables_follow_curl_and_are_named() {
+    let dead = "http://user:hunter2@127.0.0.1:1";
+    let with = |more: &[(&'static str, &'static str)]| [&KEYS[..], &[("HTTP_PROXY", dead)], more].concat();
+    let (_, direct) = inspect(&KEYS).await;
+    for exempt in ["*", "127.0.0.1", "127.0.0.0/8", "a.example,127.0.0.1"] {
+        let exempted = with(&[("NO_PROXY", exempt)]);
+        let (_, text) = inspect(&exempted).await;
+        assert_eq!(text, direct, "{exempt}");
+    }
+    let (code, text) = inspect(&with(&[("NO_PROXY", "a.example")])).await;
+    assert_eq!(code, 3, "{text}");
+    assert!(
+        text.contains("through proxy 127.0.0.1:1") && !text.contains("hunter2"),
+        "{text}"
+    );
+    let invalid = [&KEYS[..], &[("HTTPS_PROXY", "htp//user:hunter2@x")]].concat();
+    let (code, text) = inspect(&invalid).await;
+    assert_eq!(code, 2, "{text}");
+    assert!(
+        text.contains("HTTPS_PROXY is not the URL of a proxy") && !text.contains("hunter2"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn aws_profiles_work_or_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config");
+    let keys = r#"{"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "the-secret"}"#;
+    let script = folder.path().join("keys.json");
+    std::fs::write(&script, keys).unwrap();
+    std::fs::write(
+        &config,
+        format!(
+            "[profile process]\ncredential_process = /bin/cat {}\n[profile sso]\nsso_start_url = https://a.example\n\
+             sso_region = us-east-1\nsso_account_id = 123456789012\nsso_role_name = reader\n",
+            script.display()
+        ),
+    )
+    .unwrap();
+    let path = config.to_str().unwrap();
+    let of = |profile: &'static str| [("AWS_CONFIG_FILE", path), ("AWS_PROFILE", profile)];
+    let (_, by_keys) = inspect(&KEYS).await;
+    let (_, text) = inspect(&of("process")).await;
+    assert_eq!(text, by_keys);
+    let (code, text) = inspect(&of("sso")).await;
+    assert_ne!(code, 0);
+    assert!(text.contains("aws configure export-credentials"), "{text}");
+}
+
+#[tokio::test]
+async fn a_usage_error_demands_no_exclusive_arguments() {
+    for (arguments, words, not) in [
+        (&["download"][..], "--start", "required"),
+        (&["download", "--end", "2018-06-30"], "--start <DATE>", "<ID>\n"),
+        (
+            &["download", "--start", "30.06.2018"],
+            "expected a UTC day such as 2018-06-28",
+            "jiff",
+        ),
+        (&["session", "delete"], "--all-mine-older-than", "required"),
+        (
+            &["session", "delete", "--dry-run"],
+            "--all-mine-older-than <DURATION>",
+            "<ID>...\n",
+        ),
+    ] {
+        let output = run(arguments, &[], Stdio::null()).await;
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(words), "{text}");
+        assert!(!text.contains(not), "{text}");
+    }
+}

@@ -1,0 +1,104 @@
+//! Exports into stores with peculiarities, imitated by the fake of `tests/testkit`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eventexport::export::snapshot::Snapshot;
+use eventexport::storage::{S3Store, Store};
+use jiff::civil::date;
+use tokio_util::sync::CancellationToken;
+
+use super::fixture::{EngineFixture, settings};
+use crate::quirky_s3::QuirkyS3;
+use crate::storage::quirks;
+
+async fn two_days() -> EngineFixture {
+    EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 2)).await
+}
+
+async fn run(fixture: &EngineFixture, fake: &QuirkyS3) -> Arc<Snapshot> {
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(quirks::settings(fake)).await.unwrap());
+    fixture
+        .run_with(fixture.peers(store), CancellationToken::new())
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_is_behind_costs_no_session_and_no_download() {
+    for lag in ["list-lag=3s", "list-lag=1d"] {
+        let fixture = two_days().await;
+        let fake = quirks::start(&[lag]).await;
+        let first = run(&fixture, &fake).await;
+        assert!(first.complete, "{lag}: {:#?}", first.problems);
+        let opened = fixture.simulator.ledger().opened;
+        assert_eq!(opened, 2, "{lag}: one session for each day");
+        // Another process, to which the listing shows nothing.
+        let second = run(&fixture, &fake).await;
+        assert!(second.complete, "{lag}: {:#?}", second.problems);
+        assert_eq!(second.stored, 2);
+        let ledger = fixture.simulator.ledger();
+        assert_eq!((ledger.opened, ledger.open_now), (2, 0), "{lag}");
+        assert!(
+            ledger.downloads.values().all(|download| download.replies == 1),
+            "{lag}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_completes_where_a_store_refuses_deletes() {
+    for refusal in [
+        "451:UnavailableForLegalReasons",
+        "405:MethodNotAllowed",
+        "403:ObjectLocked",
+    ] {
+        let fixture = two_days().await;
+        let fake = quirks::start(&[&format!("delete-refused={refusal}:under retention")]).await;
+        for round in 0..2 {
+            let snapshot = run(&fixture, &fake).await;
+            assert!(snapshot.complete, "{refusal}, {round}: {:#?}", snapshot.problems);
+            assert!(snapshot.open_attempts.is_empty(), "{refusal}, {round}");
+        }
+        assert_eq!(fixture.simulator.ledger().opened, 2, "{refusal}");
+        // The keys that stay are not deleted again and again.
+        let requests = fake.requests();
+        let deletes = requests
+            .iter()
+            .filter(|request| request.starts_with("POST") && request.contains("delete"));
+        assert!(deletes.count() <= 4, "{refusal}: {requests:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_adapts_to_a_store_with_few_features() {
+    let fixture = two_days().await;
+    let fake = quirks::start(&[
+        "no-crc64nvme",
+        "content-md5-required",
+        "no-list-uploads",
+        "empty-list-404",
+        "batch-delete-refused",
+        "iso-last-modified",
+        "blanks-before-xml",
+    ])
+    .await;
+    let snapshot = run(&fixture, &fake).await;
+    assert!(snapshot.complete, "{:#?}", snapshot.problems);
+    assert_eq!(fixture.simulator.ledger().opened, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_interrupts_a_listing() {
+    let fixture = two_days().await;
+    let fake = quirks::start(&["slow-list=1h"]).await;
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(quirks::settings(&fake)).await.unwrap());
+    let stop = CancellationToken::new();
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stopper.cancel();
+    });
+    let begun = Instant::now();
+    fixture.run_with(fixture.peers(store), stop).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
