@@ -301,6 +301,36 @@ mod tests {
     }
 
     #[test]
+    fn a_key_belongs_to_the_named_root_or_the_one_in_its_name() {
+        let root =
+            |prefix: &str, key: &str| ArchiveRoot::of(prefix, key).map(|root| root.as_str().to_owned());
+        for (prefix, key, expected) in [
+            (
+                "",
+                "p/space=a/scope=space/_journal/x",
+                Some("p/space=a/scope=space/"),
+            ),
+            ("", "date=2018-06-01/events.json.gz", Some("")),
+            ("x/", "x/_manifests/00000001.json", Some("x/")),
+            ("", "notes.txt", None),
+            // A folder below a root that is named is no root of its own.
+            (
+                "p/space=a/scope=space/",
+                "p/space=a/scope=space/notes/space=b/scope=space/readme",
+                Some("p/space=a/scope=space/"),
+            ),
+            // A backup in a folder that is named like a day.
+            (
+                "",
+                "date=2026-11-30/space=a/scope=space/_journal/x",
+                Some("date=2026-11-30/space=a/scope=space/"),
+            ),
+        ] {
+            assert_eq!(root(prefix, key).as_deref(), expected, "{prefix} {key}");
+        }
+    }
+
+    #[test]
     fn foreign_keys_are_ignored() {
         let root = ArchiveRoot::new("p", "x", "space");
         for below in [

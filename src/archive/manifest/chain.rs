@@ -334,3 +334,25 @@ fn manifest_findings(
         });
     findings.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_number_does_not_delay_the_check() {
+        let document = || {
+            let error = RecordError::Archived { key: "k".to_owned() };
+            (Document::unreadable(error), SignatureStatus::Absent)
+        };
+        let numbers = |last, present: &[u64]| -> Vec<u64> {
+            let manifests = present.iter().map(|number| (*number, document())).collect();
+            numbers_to_check(last, &manifests).collect()
+        };
+        assert_eq!(numbers(0, &[]), [0; 0]);
+        assert_eq!(numbers(4, &[2, 4]), [4, 3, 2, 1]);
+        let far = numbers(99_999_999, &[1, 2]);
+        assert_eq!(far.len(), MISSING_REPORTED_MAX + 3);
+        assert_eq!(far[MISSING_REPORTED_MAX + 1..], [2, 1]);
+    }
+}

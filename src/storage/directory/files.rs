@@ -304,8 +304,14 @@ impl ObjectFiles {
 
     /// Opens an object; `None` for a folder or a missing file.
     fn open_object(&self, key: &str) -> Result<Option<(File, Metadata)>, StoreError> {
-        let result = File::open(self.object_path(key)?)
-            .and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+        let path = self.object_path(key)?;
+        // Opening a named pipe waits for its writer.
+        let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
+        let result = match is_file {
+            Ok(false) => return Ok(None),
+            Ok(true) | Err(_) => File::open(&path),
+        };
+        let result = result.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
         match result {
             Ok((file, metadata)) if metadata.is_file() => Ok(Some((file, metadata))),
             Ok(_) => Ok(None),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::DayTwoFixture;
 use crate::docs::with_part;
-use crate::operator::{apply, condition, eventually, get, patch, wait_conditions};
+use crate::operator::{apply, condition, eventually, get};
 
 /// Name parts of temporary entries.
 const TEMPORARY_ENTRIES: [&str; 3] = [".attempt.", ".session.", ".prepared."];
@@ -96,13 +96,7 @@ async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Resul
 
     let mut table = "| action | what for | without it |\n|---|---|---|\n".to_owned();
     for (at, action) in actions.iter().enumerate() {
-        let (mut ready, mut message) = wait_settled(&fixture, &without(at)).await?;
-        if action == "s3:GetObject" {
-            // Only stored data have to be read.
-            ensure!(ready == "True/Complete", "{action}: {ready} {message}");
-            trigger_reconcile(&fixture, &without(at)).await?;
-            (ready, message) = wait_settled(&fixture, &without(at)).await?;
-        }
+        let (ready, message) = wait_settled(&fixture, &without(at)).await?;
         let says = if ready == "True/Complete" {
             "the export works".to_owned()
         } else {
@@ -117,9 +111,6 @@ async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Resul
         ensure!(works == (ready == "True/Complete"), "{action}: {ready} {message}");
         let says = match action.as_str() {
             "s3:DeleteObject" => "the export works; temporary entries stay and are ignored",
-            "s3:GetObject" => {
-                "the export works until it reads stored data again; then `BucketForbidden`, naming `s3:GetObject`"
-            }
             _ => &says,
         };
         ensure!(!purpose(action).is_empty(), "{action} has no purpose");
@@ -160,24 +151,6 @@ async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Resul
             "docs/credentials.md: policy is out of date: run `make generated`\n{table}"
         );
         std::fs::write(&path, wanted)?;
-    }
-    Ok(())
-}
-
-/// Suspends and resumes the export, as after a restart.
-async fn trigger_reconcile(fixture: &DayTwoFixture, name: &str) -> Result<()> {
-    for suspend in [true, false] {
-        let change = json!({ "spec": { "suspend": suspend } });
-        patch(fixture.cluster, &fixture.namespace, name, &change).await?;
-        if suspend {
-            wait_conditions(
-                fixture.cluster,
-                &fixture.namespace,
-                name,
-                ["False/Suspended", "", "", ""],
-            )
-            .await?;
-        }
     }
     Ok(())
 }
