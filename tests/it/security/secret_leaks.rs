@@ -211,7 +211,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
     }));
     let forging = ForgingPeer::start().await;
     let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": name }, "stringData": data });
-    let key = format!("{SECRET_MARKER}-api key+\"&/");
+    let key = format!("{SECRET_MARKER}-api-key+\"&/");
     for document in [
         secret("malicious", json!({ "apiKey": key })),
         secret("good", json!({ "apiKey": DEFAULT_API_KEY })),
