@@ -2,8 +2,8 @@
 //! sample of it runs with every test run.
 //!
 //! `make faults` runs the campaign. `EVENTEXPORT_FAULT='three-days/lose-reply #1 tracker: POST /v3/sessions' make
-//! faults` runs one case, as each failure prints it. Other variables: `EVENTEXPORT_FAULTS` (`single_faults`,
-//! `cluster`, `crash_pairs`, `random_pairs`; default all), `EVENTEXPORT_FAULTS_SEED`, `EVENTEXPORT_FAULTS_AT_ONCE`,
+//! faults` runs one case, as each failure prints it. Other variables: `EVENTEXPORT_FAULTS` (`singles`,
+//! `cluster`, `crashes`, `pairs`; default all), `EVENTEXPORT_FAULTS_SEED`, `EVENTEXPORT_FAULTS_AT_ONCE`,
 //! `EVENTEXPORT_FAULTS_ONLY` (part of the case's text), `EVENTEXPORT_FAULTS_REPORT` (file for the tables).
 
 use std::fmt::Write as _;
@@ -96,6 +96,9 @@ struct Campaign {
     at_once: usize,
     started: Instant,
 }
+
+/// Parts of the campaign.
+const PARTS: [&str; 4] = ["singles", "cluster", "crashes", "pairs"];
 
 fn env_or<T: std::str::FromStr>(name: &str, otherwise: T) -> Result<T> {
     match std::env::var(name) {
@@ -304,7 +307,13 @@ async fn every_fault_at_every_request_leaves_no_trace() -> Result<()> {
     }
     let seed = env_or("EVENTEXPORT_FAULTS_SEED", SEED)?;
     println!("EVENTEXPORT_FAULTS_SEED={seed}");
-    let wanted = env_or("EVENTEXPORT_FAULTS", "singles,cluster,crashes,pairs".to_owned())?;
+    let wanted = env_or("EVENTEXPORT_FAULTS", PARTS.join(","))?;
+    for part in wanted.split(',') {
+        ensure!(
+            PARTS.contains(&part),
+            "EVENTEXPORT_FAULTS: no part {part:?}: give some of {PARTS:?}"
+        );
+    }
     let mut report = String::new();
     if wanted.contains("singles") {
         let campaign = Campaign::start(SMALL).await?;
