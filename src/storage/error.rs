@@ -16,7 +16,7 @@ pub enum StoreError {
         /// The key.
         key: String,
     },
-    /// A conditional completion met a concurrent writer (409): all parts have to be uploaded again.
+    /// A conditional completion met a concurrent writer (409): all parts must be uploaded again.
     #[error("another writer completes {key} in {store} at the same time")]
     Conflict {
         /// Name of the store.

@@ -22,7 +22,7 @@ pub(super) struct BodyChecksums {
     pub(super) md5: Option<String>,
 }
 
-/// Returns the checksum headers for a body, with its SHA-256 if it is to be signed. `None` if `crc64` is wrong and the
+/// Returns the checksum headers for a body, with its SHA-256 if that is signed. `None` if `crc64` is wrong and the
 /// store might not check it.
 pub(super) fn body_checksums(
     WriteMode {
