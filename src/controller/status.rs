@@ -107,7 +107,7 @@ pub fn compute_status(
         }
         ExportPhase::Observed(snapshot, export) => {
             if snapshot.observed {
-                set_facts(&mut next, snapshot, subject.now);
+                set_facts(&mut next, snapshot);
             }
             let mut health = export_health::evaluate(snapshot, export, subject.created, subject.now);
             if !snapshot.observed {
@@ -329,7 +329,7 @@ fn put_condition(
 }
 
 /// Copies the fields of the snapshot that the status shows.
-fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) {
+fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
     let Snapshot {
         observed: _,
         wanted,
@@ -353,6 +353,7 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) 
         windows: _,
         transfers: _,
         last_stored: _,
+        first_transfer_at,
         damaged: _,
         retention: _,
     } = snapshot;
@@ -379,8 +380,9 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot, now: Timestamp) 
             window: session.window.to_string(),
         })
         .collect();
-    if *active > 0 || !sessions.is_empty() {
-        next.start_time.get_or_insert(Time(now));
+    // A short run ends before a status with a running transfer is written.
+    if let Some(at) = first_transfer_at {
+        next.start_time.get_or_insert(Time(truncate_to_second(*at)));
     }
     next.next_run_time = next_run_at
         .filter(|_| !complete && *active == 0)

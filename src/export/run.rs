@@ -79,6 +79,8 @@ pub(super) struct ExportRun {
     relisted_for_shards: bool,
     /// Clock of the store minus the local clock.
     store_clock_offset: SignedDuration,
+    /// Time at which this run started its first window.
+    first_transfer_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,7 @@ impl ExportRun {
             held_by_other: false,
             relisted_for_shards: false,
             store_clock_offset: SignedDuration::ZERO,
+            first_transfer_at: None,
         }
     }
 
@@ -362,6 +365,7 @@ impl ExportRun {
             self.seal(period);
         }
         for window in decision.start {
+            self.first_transfer_at.get_or_insert((self.ctx.shared.now)());
             let journal = self.journal.as_ref();
             let last = self.retry_state.windows.get(&window);
             let prior = PriorEvidence {
@@ -783,6 +787,7 @@ impl ExportRun {
             windows: Arc::new(windows),
             transfers: lock(&self.ctx.transfers).values().cloned().collect(),
             last_stored,
+            first_transfer_at: self.first_transfer_at,
             retention: self.ctx.listing_cache.retention(),
         }
     }

@@ -64,6 +64,8 @@ pub struct Snapshot {
     pub transfers: Vec<TransferFacts>,
     /// Time at which the last wanted window was stored, by the store's clock; `None`: none is stored.
     pub last_stored: Option<Timestamp>,
+    /// Time at which this run started its first window; `None`: it started none.
+    pub first_transfer_at: Option<Timestamp>,
     /// Last observed retention of the service; `None`: not requested, or the service does not list its days.
     pub retention: Option<ObservedRetention>,
 }

@@ -367,11 +367,24 @@ fn a_suspended_export_keeps_its_counts() {
 }
 
 #[test]
+fn a_run_that_ends_before_its_first_status_has_a_start_time() {
+    let began = subject().now - SignedDuration::from_secs(2);
+    let done = observed(&Snapshot {
+        complete: true,
+        first_transfer_at: Some(began),
+        ..snapshot()
+    });
+    assert_eq!(done.start_time, Some(Time(truncate_to_second(began))));
+}
+
+#[test]
 fn transition_times_change_only_with_the_status() {
     let running = observed(&Snapshot {
         active: 1,
+        first_transfer_at: Some(subject().now),
         ..snapshot()
     });
+    assert_eq!(running.start_time, Some(Time(truncate_to_second(subject().now))));
     let later = StatusContext {
         now: subject().now + SignedDuration::from_mins(5),
         ..subject()

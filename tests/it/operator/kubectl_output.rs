@@ -65,9 +65,16 @@ async fn kubectl_output_matches_the_documentation() -> Result<()> {
         std::fs::write(&path, &page)?;
     }
     let written = std::fs::read_to_string(&path)?;
+    let (now, before) = (settled(&page), settled(&written));
+    let only = |these: &[String], others: &[String]| {
+        let only = these.iter().filter(|line| !others.contains(line));
+        only.cloned().collect::<Vec<_>>()
+    };
     ensure!(
-        settled(&page) == settled(&written),
-        "docs/kubectl.md is out of date: run `make generated`\n{page}"
+        now == before,
+        "docs/kubectl.md is out of date: run `make generated`\n{page}\nonly now: {:#?}\nonly in the file: {:#?}",
+        only(&now, &before),
+        only(&before, &now)
     );
     Ok(())
 }
