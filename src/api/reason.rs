@@ -62,7 +62,7 @@ reasons! {
     SessionRefused: "The service refuses to open a session, and neither its reply nor its list of sessions shows that the space is full.", "Read the reply that the message quotes: grant the developer role to the user (for account events the permission of the account), or delete sessions of other users, which the list may omit.";
     HeldByOther: "Another process holds the window: an operator of another cluster, a run of the command, or a Pod.", "Nothing if that process is meant to run; otherwise stop it, or wait until its deadline has passed.";
     SessionsOpen: "Everything is stored, but a session is not deleted yet.", "Nothing; wait. If it persists, delete the session that status.sessions names.";
-    OperatorConflict: "Two operators of the cluster with different Leases select this export: one serves it, the other ignores it.", "Let one operator watch the namespace: the message names both. To hand the export over, stop the operator that serves it; the other one takes over within three minutes.";
+    OperatorConflict: "The scopes of two installations overlap in this export: one serves it, the other ignores it.", "Separate the scopes: --namespace, --exclude-namespace or --selector (chart: scope). The message names both Leases. If the serving operator ends, the other one takes over about a minute later.";
     // Manual action: the manifest and its permissions.
     InvalidSpec: "The spec breaks a rule that the definition in the cluster did not check.", "Correct the field that the message names, and apply the current crds/eventexports.yaml.";
     CredentialsMissing: "A Secret that the spec names, or a key in it, does not exist.", "Create the Secret in the namespace of the EventExport with the keys that the message names.";

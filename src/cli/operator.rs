@@ -20,6 +20,7 @@ use super::kube_config::kube_config;
 use crate::api::parse_duration;
 use crate::controller::election::LeaseTiming;
 use crate::controller::grants::{Grant, parse_grants};
+use crate::controller::watch_scope::{LabelQuery, WatchScope};
 use crate::controller::{
     DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig,
     WatchConfig, run_operator,
@@ -45,9 +46,27 @@ Examples:
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct OperatorArgs {
-    /// Watch only this namespace (default: all namespaces)
-    #[arg(long, env = "EVENTEXPORT_NAMESPACE", value_name = "NAME")]
-    pub namespace: Option<String>,
+    /// Serve only the exports of this namespace; may be repeated, at most 64 (default: all namespaces)
+    #[arg(
+        long,
+        env = "EVENTEXPORT_NAMESPACE",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub namespace: Vec<String>,
+
+    /// Do not serve the exports of this namespace; may be repeated, at most 64; not together with --namespace
+    #[arg(
+        long,
+        env = "EVENTEXPORT_EXCLUDE_NAMESPACE",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub exclude_namespace: Vec<String>,
+
+    /// Serve only the exports with these labels: a label selector as of kubectl, such as tier=gold or team in (a,b)
+    #[arg(long, short = 'l', env = "EVENTEXPORT_SELECTOR", value_name = "SELECTOR")]
+    pub selector: Option<LabelQuery>,
 
     /// Host that exports may connect to: tracker, UAA (also one that the tracker names) or store; may be repeated.
     /// HOST, HOST:PORT, *.SUFFIX, an IP address, or public-regions for the service's public regions and AWS S3
@@ -242,9 +261,14 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         !args.shutdown_timeout.is_zero(),
         "--shutdown-timeout must be greater than 0: the operator deletes its sessions in that time"
     );
-    let default_name = match &args.namespace {
-        Some(namespace) => format!("eventexport-operator-{namespace}"),
-        None => "eventexport-operator".to_owned(),
+    let scope = WatchScope::new(
+        args.namespace.iter().cloned(),
+        args.exclude_namespace.iter().cloned(),
+        args.selector.clone().unwrap_or_default(),
+    )?;
+    let lease_name = match &args.lease_name {
+        Some(name) => name.clone(),
+        None => default_lease_name(&scope)?,
     };
     let (hosts, store_hosts) = host_policies(&args.allow_host)?;
     let grants = read_grants(args)?;
@@ -283,9 +307,9 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
     };
     Ok(OperatorConfig {
         kubernetes,
-        namespace: args.namespace.clone(),
+        scope,
         lease: LeaseSettings {
-            name: args.lease_name.clone().unwrap_or(default_name),
+            name: lease_name,
             namespace: args.lease_namespace.clone(),
             timing,
         },
@@ -299,6 +323,20 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
             .source_retention_days
             .map(|days| SignedDuration::from_hours(24 * i64::from(days))),
         cluster: args.cluster_id.clone(),
+    })
+}
+
+/// Returns the name of the Lease. Operators with one Lease take turns, so they must serve the same exports.
+fn default_lease_name(scope: &WatchScope) -> Result<String> {
+    let named = scope.namespaces().len() > 1 || !scope.selector().to_string().is_empty();
+    ensure!(
+        !named,
+        "--lease-name: required with --selector or several --namespace: operators with one Lease take turns, and \
+         those with different scopes need different Leases"
+    );
+    Ok(match scope.single_namespace() {
+        Some(namespace) => format!("eventexport-operator-{namespace}"),
+        None => "eventexport-operator".to_owned(),
     })
 }
 

@@ -11,9 +11,9 @@ use super::decide::Action;
 use super::entry::{TaskState, has_finalizer, spec_digest};
 use super::exporter::{ExportRunner, Owner};
 use super::kube_error::describe_error;
+use super::runs::{PrepareFn, StartPriority, Task, TaskOutcome};
 use super::secrets::{self, FetchedSecrets};
-use super::supervise::{PrepareFn, StartPriority, Task};
-use super::{events, finalizer, registry};
+use super::{events, finalizer};
 use crate::api::{ConditionType, EventExport, Reason, SettingNames, find_condition};
 use crate::export::failure::Failure;
 use crate::telemetry::metrics::ReconcileResult;
@@ -84,10 +84,16 @@ async fn prepare(
 fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
     let priority = start_priority(object);
     let (uid, spec) = (owner.uid.clone(), spec_digest(&object.spec));
-    let (registry, context, object) = (context.registry.clone(), context.clone(), object.clone());
+    let (run_context, object) = (context.clone(), object.clone());
     let prepare: PrepareFn =
-        Box::new(move || Box::pin(async move { prepare_run(&context, &object, &owner).await }));
-    registry.start_task(&uid, spec, Task::Export(priority, prepare));
+        Box::new(move || Box::pin(async move { prepare_run(&run_context, &object, &owner).await }));
+    spawn(context, &uid, spec, Task::Export(priority, prepare));
+}
+
+fn spawn(context: &ReconcileContext, uid: &str, spec: u64, task: Task) {
+    context
+        .registry
+        .start_task(uid, task, |id, task| context.runs.spawn(id, spec, task));
 }
 
 /// Prepares an export: reads its Secrets, creates its runner, adds its finalizer.
@@ -95,7 +101,7 @@ async fn prepare_run(
     context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
-) -> Result<Arc<dyn ExportRunner>, registry::TaskOutcome> {
+) -> Result<Arc<dyn ExportRunner>, TaskOutcome> {
     let (export, started_at) = (full_name(owner), Instant::now());
     let not_started = |error: kube::Error| {
         warn!(
@@ -106,7 +112,7 @@ async fn prepare_run(
         context
             .metrics
             .reconciled(ReconcileResult::error, started_at.elapsed());
-        registry::TaskOutcome::NotStarted
+        TaskOutcome::NotStarted
     };
     let fetched = read_secrets(context, object, owner).await.map_err(not_started)?;
     context.registry.record_secrets(&owner.uid, &fetched);
@@ -115,7 +121,7 @@ async fn prepare_run(
         .map_err(|failure| {
             let error = failure.describe(&SettingNames::default());
             warn!(export, reason = %failure.reason, error, "cannot start the export");
-            registry::TaskOutcome::Blocked(failure)
+            TaskOutcome::Blocked(failure)
         })?;
     // The watch may lag behind: the resource is read again, so that no export starts for a deleted one. A complete
     // export is only verified; it gets the finalizer if it opens a session after all.
@@ -129,7 +135,7 @@ async fn prepare_run(
     }
     let Some(newest) = newest.filter(|newest| is_current(object, newest)) else {
         // The watch delivers the change or the deletion, which triggers a reconcile.
-        return Err(registry::TaskOutcome::NotStarted);
+        return Err(TaskOutcome::NotStarted);
     };
     context.registry.with(&owner.uid, |entry| {
         entry.sessions = Some(has_finalizer(&newest) || !verify_only);
@@ -212,9 +218,7 @@ async fn release(context: &ReconcileContext, object: &EventExport, owner: &Owner
         }
     };
     info!(export = %full_name(owner), "deleting sessions");
-    context
-        .registry
-        .start_task(&owner.uid, spec, Task::Release(runner));
+    spawn(context, &owner.uid, spec, Task::Release(runner));
     Ok(())
 }
 

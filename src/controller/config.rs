@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 
 use super::exporter::Exporter;
 use super::lease::LeaseSettings;
+use super::watch_scope::WatchScope;
 use crate::egress::Traffic;
 
 /// Configuration of the operator.
@@ -14,8 +15,8 @@ use crate::egress::Traffic;
 pub struct OperatorConfig {
     /// Address and credentials of the API server.
     pub kubernetes: kube::Config,
-    /// Namespace of the resources to serve. `None`: all namespaces.
-    pub namespace: Option<String>,
+    /// Exports to serve.
+    pub scope: WatchScope,
     /// Lease for leader election.
     pub lease: LeaseSettings,
     /// Maximum concurrent reconciles, 1–1,000. Default 16.

@@ -1,14 +1,15 @@
 //! State that all reconciles share.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::events::EventRecorder;
 use super::exporter::{Exporter, Owner};
+use super::installations::Installations;
 use super::registry::ExportRegistry;
+use super::runs::Runs;
 use crate::api::EventExport;
 use crate::telemetry::{Health, Metrics};
 
@@ -16,14 +17,12 @@ use crate::telemetry::{Health, Metrics};
 pub(super) struct ReconcileContext {
     pub(super) client: Client,
     pub(super) registry: Arc<ExportRegistry>,
+    pub(super) runs: Arc<Runs>,
+    pub(super) installations: Arc<Installations>,
     pub(super) exporter: Arc<dyn Exporter>,
     pub(super) recorder: EventRecorder,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
-    /// Namespace and name of the Lease, which identify this operator in the cluster.
-    pub(super) operator: String,
-    /// Time in which another operator must answer a probe.
-    pub(super) answer_timeout: Duration,
     /// Time since which this process leads.
     pub(super) since: Timestamp,
     /// Configured time for which the service keeps events.
@@ -40,10 +39,7 @@ impl ReconcileContext {
 
 pub(super) fn owner(context: &ReconcileContext, object: &EventExport) -> Owner {
     let uid = object.uid().unwrap_or_default();
-    let taken_over = context
-        .registry
-        .with(&uid, |entry| entry.contention.since())
-        .flatten();
+    let taken_over = context.registry.with(&uid, |entry| entry.taken_over_at).flatten();
     Owner {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),

@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::claim::OperatorContention;
 use super::decide::{FinishedTask, ObservedTask, ResourceObservation, deleting_since};
 use super::events::RateLimit;
 use super::exporter::ExportRunner;
+use super::installations::LeaseName;
 use super::secrets_in_use::SecretsInUse;
 use super::status::owned_status;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
@@ -62,8 +62,10 @@ pub(super) struct ExportEntry {
     /// Facts for metrics. `None`: not reconciled yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) rate_limit: RateLimit,
-    /// Contention with other operators.
-    pub(super) contention: OperatorContention,
+    /// Lease of the installation that serves the resource instead of this one.
+    pub(super) served_by: Option<Box<LeaseName>>,
+    /// Time when this installation took the resource over from another one, if it did.
+    pub(super) taken_over_at: Option<Timestamp>,
 }
 
 /// Status writes of this process.
@@ -74,6 +76,20 @@ pub(super) struct WrittenStatus {
     pub(super) at: Option<Instant>,
     /// Digest of the status of an idle resource. Another digest means that another writer changed it.
     pub(super) idle_digest: Option<u64>,
+    /// Digest of the status that was written last.
+    pub(super) digest: Option<u64>,
+    /// Bounds the writes that only restore what another writer changed. Two writers may never agree.
+    pub(super) corrections: Option<Box<RateLimit>>,
+}
+
+impl WrittenStatus {
+    /// Returns true if a write may restore what another writer changed.
+    pub(super) fn may_correct(&mut self) -> bool {
+        let limit = self
+            .corrections
+            .get_or_insert_with(|| Box::new(RateLimit::full(Instant::now())));
+        limit.take(Instant::now())
+    }
 }
 
 /// Written status that the watch has not delivered yet.
@@ -149,7 +165,8 @@ impl ExportEntry {
             written: WrittenStatus::default(),
             facts: None,
             rate_limit: RateLimit::full(Instant::now()),
-            contention: OperatorContention::default(),
+            served_by: None,
+            taken_over_at: None,
         }
     }
 
@@ -223,6 +240,11 @@ impl ExportEntry {
                 .written
                 .idle_digest
                 .is_some_and(|written| written != idle_status_digest(object.status.as_ref()))
+            && !self
+                .written
+                .corrections
+                .as_ref()
+                .is_some_and(|limit| limit.is_empty(Instant::now()))
     }
 }
 
@@ -255,7 +277,8 @@ pub(super) fn idle_status_digest(status: Option<&EventExportStatus>) -> u64 {
     digest(&status)
 }
 
-fn digest(value: &impl Serialize) -> u64 {
+/// Returns a digest of a value, valid within this process.
+pub(super) fn digest(value: &impl Serialize) -> u64 {
     let mut hasher = DefaultHasher::new();
     // Cannot fail: these types have string keys only.
     serde_json::to_vec(value).unwrap_or_default().hash(&mut hasher);

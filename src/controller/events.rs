@@ -9,6 +9,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tracing::{debug, warn};
 
+use super::installations::{LeaseName, overlap_message};
 use super::kube_error::describe_error;
 use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find_condition};
 use crate::telemetry::Metrics;
@@ -17,7 +18,7 @@ use crate::telemetry::Metrics;
 const BURST: u32 = 25;
 
 /// Time until an export may send one more Event (client-go's `defaultSpamQPS`).
-const REFILL_INTERVAL: Duration = Duration::from_mins(5);
+pub(super) const REFILL_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Maximum Events that the recorder keeps to count repetitions. It compares each new Event with all of them.
 const MAX_RECORDED_EVENTS: usize = 512;
@@ -116,11 +117,8 @@ pub fn leftover_sessions_event(ids: &[String], why: &str) -> StatusEvent {
 }
 
 /// Returns the Event for an export that another operator serves.
-pub fn served_elsewhere_event(other: &str, me: &str) -> StatusEvent {
-    let note = format!(
-        "the operator with Lease {other} serves this export; the operator with Lease {me} ignores it: let only one \
-         operator watch this namespace"
-    );
+pub(super) fn served_elsewhere_event(other: &LeaseName, me: &LeaseName) -> StatusEvent {
+    let note = overlap_message(other, me);
     new_event(true, "Export", Reason::OperatorConflict.as_str(), note)
 }
 
@@ -133,7 +131,7 @@ fn new_event(warning: bool, action: &'static str, reason: &str, note: String) ->
     }
 }
 
-/// Token bucket for the Events of one export.
+/// Token bucket for the Events of one export, or for the corrections of its status.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
     tokens: u32,
@@ -160,6 +158,11 @@ impl RateLimit {
         let available = self.tokens > 0;
         self.tokens = self.tokens.saturating_sub(1);
         available
+    }
+
+    /// Returns true if no token is left.
+    pub fn is_empty(&self, now: Instant) -> bool {
+        self.tokens == 0 && now.saturating_duration_since(self.refilled_at) < REFILL_INTERVAL
     }
 }
 

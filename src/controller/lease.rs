@@ -11,14 +11,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::PostParams;
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, ResourceExt as _};
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::election::{self, CandidateStep, LeaderStep, LeaseRecord, LeaseTiming, RenewalResult};
+use super::installations::{LEASE_LABEL, LeaseName, SCOPE_ANNOTATION};
 use super::kube_error::describe_error;
+use super::watch_scope::WatchScope;
 use super::{FENCE_MARGIN, metered};
 use crate::egress::{Fence, Traffic};
 use crate::telemetry::Health;
@@ -35,10 +37,13 @@ pub struct LeaseSettings {
 }
 
 impl LeaseSettings {
-    /// Returns `namespace/name`, which identifies an operator in the cluster.
-    pub(super) fn full_name(&self, client: &Client) -> String {
+    /// Returns namespace and name, which identify an installation in the cluster.
+    pub(super) fn full_name(&self, client: &Client) -> LeaseName {
         let namespace = self.namespace.as_deref().unwrap_or(client.default_namespace());
-        format!("{namespace}/{}", self.name)
+        LeaseName {
+            namespace: namespace.to_owned(),
+            name: self.name.clone(),
+        }
     }
 }
 
@@ -65,6 +70,8 @@ pub(super) fn identity(host: Option<&str>) -> String {
 pub(super) struct LeaseCandidate {
     api: Api<Lease>,
     name: String,
+    /// Scope of this operator, as JSON for the other installations.
+    scope: String,
     me: String,
     timing: LeaseTiming,
     fence: Fence,
@@ -76,6 +83,8 @@ pub(super) struct Leadership {
     resign: CancellationToken,
     /// Earliest time at which another process can lead.
     until: Arc<Mutex<Instant>>,
+    /// Creation of the Lease, as the API server recorded it.
+    created: Timestamp,
     renewing: AbortOnDropHandle<()>,
 }
 
@@ -87,7 +96,13 @@ struct ObservedLease {
 
 impl LeaseCandidate {
     /// Creates a candidate. It closes `fence` when the lease expires or is released.
-    pub(super) fn new(client: Client, settings: &LeaseSettings, me: String, fence: Fence) -> Self {
+    pub(super) fn new(
+        client: Client,
+        settings: &LeaseSettings,
+        scope: &WatchScope,
+        me: String,
+        fence: Fence,
+    ) -> Self {
         let api = match &settings.namespace {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::default_namespaced(client),
@@ -95,6 +110,8 @@ impl LeaseCandidate {
         Self {
             api,
             name: settings.name.clone(),
+            // Cannot fail: sets of names and a text.
+            scope: serde_json::to_string(scope).unwrap_or_default(),
             me,
             timing: settings.timing,
             fence,
@@ -126,10 +143,7 @@ impl LeaseCandidate {
                         .as_ref()
                         .and_then(|lease| lease_record(lease).holder);
                     if holder.is_some() && holder != logged_holder {
-                        info!(
-                            lease = self.name,
-                            holder, "another process holds the lease, standing by"
-                        );
+                        self.log_standby(observed.lease.as_ref(), holder.as_deref());
                         logged_holder = holder;
                     }
                     wait
@@ -190,8 +204,37 @@ impl LeaseCandidate {
         }
     }
 
+    /// Logs that another process leads. One with another scope does not stand in for this one.
+    fn log_standby(&self, lease: Option<&Lease>, holder: Option<&str>) {
+        let scope = lease.and_then(|lease| lease.annotations().get(SCOPE_ANNOTATION));
+        if let Some(scope) = scope.filter(|scope| **scope != self.scope) {
+            warn!(
+                lease = self.name,
+                holder,
+                scope,
+                own_scope = self.scope,
+                "another process holds the lease and serves other exports, standing by; unless this is a rollout, \
+                 give each installation its own --lease-name"
+            );
+        } else {
+            info!(
+                lease = self.name,
+                holder, "another process holds the lease, standing by"
+            );
+        }
+    }
+
+    /// Writes label and scope, by which other installations find the Lease.
+    fn describe(&self, lease: &mut Lease) {
+        let (label, value) = LEASE_LABEL;
+        lease.labels_mut().insert(label.to_owned(), value.to_owned());
+        let annotations = lease.annotations_mut();
+        annotations.insert(SCOPE_ANNOTATION.to_owned(), self.scope.clone());
+    }
+
     fn new_lease(&self) -> Lease {
         let mut lease = Lease::default();
+        self.describe(&mut lease);
         lease.metadata.name = Some(self.name.clone());
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(self.me.clone()),
@@ -207,6 +250,7 @@ impl LeaseCandidate {
     /// Writes `holder` into the Lease, only over the version that was read. An empty `holder` releases it.
     async fn replace(&self, read: &Lease, holder: &str) -> kube::Result<Lease> {
         let mut lease = read.clone();
+        self.describe(&mut lease);
         let now = MicroTime(Timestamp::now());
         let spec = lease.spec.get_or_insert_default();
         let resigns = holder.is_empty();
@@ -231,6 +275,7 @@ impl LeaseCandidate {
     fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
         let until = Arc::new(Mutex::new(sent + self.timing.duration));
+        let created = lease.creation_timestamp().map_or(Timestamp::MAX, |at| at.0);
         self.fence
             .close_at(sent + self.timing.duration.saturating_sub(FENCE_MARGIN));
         let renew = self.renew(lease, sent, health, lost.clone(), resign.clone(), until.clone());
@@ -239,6 +284,7 @@ impl LeaseCandidate {
             lost,
             resign,
             until,
+            created,
             renewing,
         }
     }
@@ -350,6 +396,11 @@ impl Leadership {
     /// Returns the token that is cancelled when this process stops leading.
     pub(super) fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// Returns the creation of the Lease.
+    pub(super) fn lease_created(&self) -> Timestamp {
+        self.created
     }
 
     /// Returns the time for which certainly no other process leads.

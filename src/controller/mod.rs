@@ -1,10 +1,10 @@
 //! Controller of `EventExport` resources: observe, decide, act, write the status, with finalizer and leader election.
 //!
-//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`gauges`], [`grants`], [`secrets_in_use`]. With
-//! effects: [`reconcile`] and its callees, [`lease`], and this file, which starts and stops the parts.
+//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`watch_scope`], [`gauges`], [`grants`],
+//! [`secrets_in_use`]. With effects: [`reconcile`] and its callees, [`runs`], [`lease`], [`installations`], and this file,
+//! which starts and stops the parts.
 
 mod act;
-mod claim;
 mod config;
 mod context;
 pub mod decide;
@@ -12,33 +12,35 @@ pub mod election;
 mod entry;
 pub mod events;
 pub mod export_health;
+mod export_watch;
 mod exporter;
 mod finalizer;
 mod gauges;
 pub mod grants;
+pub mod installations;
 mod kube_error;
 mod lease;
 mod metered;
 mod reconcile;
 mod registry;
+mod runs;
 mod secret_watch;
 mod secrets;
 mod secrets_in_use;
 pub mod status;
 mod status_writer;
-mod supervise;
+pub mod watch_scope;
 mod watch_stream;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
@@ -46,7 +48,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub use claim::{CONTENDER_ANNOTATION, OPERATOR_ANNOTATION};
 pub use config::{DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, OperatorConfig, WatchConfig};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, ExportRunner, Exporter, Owner};
@@ -58,17 +59,16 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::ResourceSource;
 use context::ReconcileContext;
 use events::EventRecorder;
+use installations::{Installation, Installations, LeaseWatch};
 use lease::{Leadership, LeaseCandidate};
 use registry::ExportRegistry;
+use runs::{RunEvent, Runs};
 
 /// Margin before another process may lead, in which the remaining tasks are aborted.
 const FENCE_MARGIN: Duration = Duration::from_secs(1);
 
 /// Interval between heartbeats of the controller.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Annotation in which `kubectl apply` stores the manifest.
-const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Delay between requests to the API server at startup.
 const START_RETRY: Duration = Duration::from_secs(2);
@@ -98,6 +98,7 @@ pub async fn run_operator(
     let candidate = LeaseCandidate::new(
         lease_client,
         &config.lease,
+        &config.scope,
         me.clone(),
         config.traffic.fence().clone(),
     );
@@ -126,14 +127,23 @@ async fn run_as_leader(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = telemetry.metrics.clone();
-    let (registry, woken) = ExportRegistry::new(metrics.clone(), Timestamp::now);
+    let (registry, woken) = ExportRegistry::new(Timestamp::now);
+    let (runs, run_events) = Runs::new(metrics.clone());
+    let installations = Arc::new(Installations::new(Installation {
+        lease: config.lease.full_name(&client),
+        created: leadership.lease_created(),
+        scope: config.scope.clone(),
+    }));
+    let mut leases = LeaseWatch::new(client.clone(), installations.clone(), &config.lease.timing);
+    // Before the first reconcile: an export of another installation must not start here.
+    leases.refresh().await;
     let context = Arc::new(ReconcileContext {
         client: client.clone(),
         registry: registry.clone(),
+        runs: runs.clone(),
+        installations,
         exporter: (config.exporter)(cluster, me.clone()),
         recorder: EventRecorder::new(client.clone(), me, metrics.clone()),
-        operator: config.lease.full_name(&client),
-        answer_timeout: claim::answer_timeout(&config.lease.timing),
         since: Timestamp::now(),
         metrics: metrics.clone(),
         health: telemetry.health.clone(),
@@ -144,26 +154,29 @@ async fn run_as_leader(
     metrics.resources.set_source(Arc::downgrade(&source));
     let end = CancellationToken::new();
     let _abort_guard = AbortOnDrop(registry.clone());
+    let (reader, writer) = reflector::store();
     let mut controller_task = AbortOnDropHandle::new(tokio::spawn(run_controller(
         config.clone(),
-        client.clone(),
         context,
+        (reader.clone(), writer),
         woken,
         end.clone(),
     )));
-    let namespace = config.namespace.clone();
+    let _reports = AbortOnDropHandle::new(tokio::spawn(apply_run_events(run_events, registry.clone())));
     let secrets = {
-        let (registry, times) = (registry.clone(), config.watch);
+        let (registry, times, scope) = (registry.clone(), config.watch, config.scope.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
-            secret_watch::watch(client, namespace.as_deref(), times, registry).await;
+            secret_watch::watch(&client, &scope, times, &registry).await;
         }))
     };
+    let overlaps = leases.run(reader, registry.wake_ups.clone());
+    let overlaps = AbortOnDropHandle::new(tokio::spawn(overlaps));
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
         () = leadership.lost().cancelled() => true,
         // The controller stops only when `end` is cancelled.
         ended = &mut controller_task => {
-            registry.stop_all(config.shutdown_timeout).await;
+            stop_all(&registry, &runs, config.shutdown_timeout).await;
             bail!("the controller stopped unexpectedly ({ended:?}): report this defect with the log lines above")
         }
     };
@@ -172,6 +185,7 @@ async fn run_as_leader(
     // Prevents new tasks before the running ones are stopped.
     end.cancel();
     secrets.abort();
+    overlaps.abort();
     controller_task.abort();
     let limit = if lost {
         leadership.time_left().saturating_sub(FENCE_MARGIN)
@@ -180,10 +194,10 @@ async fn run_as_leader(
     };
     info!(?limit, lost, "stopping exports and deleting sessions");
     tokio::select! {
-        () = registry.stop_all(limit) => {}
+        () = stop_all(&registry, &runs, limit) => {}
         // The shutdown may take longer than the lease, which can be lost meanwhile.
         () = leadership.lost().cancelled(), if !lost => {
-            registry.stop_all(leadership.time_left().saturating_sub(FENCE_MARGIN)).await;
+            stop_all(&registry, &runs, leadership.time_left().saturating_sub(FENCE_MARGIN)).await;
             bail!("the lease was lost during shutdown: all exports are stopped");
         }
     }
@@ -191,6 +205,30 @@ async fn run_as_leader(
         bail!("the lease was lost: all exports are stopped, and another process may lead");
     }
     Ok(())
+}
+
+/// Stops all tasks, which delete their sessions. Aborts those that have not ended after `limit`.
+async fn stop_all(registry: &ExportRegistry, runs: &Runs, limit: Duration) {
+    registry.stop_all();
+    let left = runs.ended(limit).await;
+    if left > 0 {
+        let exports = registry.running_names();
+        warn!(
+            left,
+            exports, "exports did not stop in time, aborting (the next start cleans up)"
+        );
+        registry.abort_all();
+    }
+}
+
+/// Records the events of the runs, and triggers the reconciles that they need.
+async fn apply_run_events(mut events: mpsc::Receiver<RunEvent>, registry: Arc<ExportRegistry>) {
+    while let Some(event) = events.recv().await {
+        if let Some(object) = registry.apply(event) {
+            // Fails only if the controller is gone.
+            let _ = registry.wake_ups.send(object).await;
+        }
+    }
 }
 
 /// Aborts all tasks when the future of [`run_operator`] is dropped: no export may run without the lease.
@@ -205,30 +243,20 @@ impl Drop for AbortOnDrop {
 /// Reconciles every resource when it changes, when it is due, and when its task reports a change.
 async fn run_controller(
     config: OperatorConfig,
-    client: Client,
     context: Arc<ReconcileContext>,
+    (reader, writer): (
+        reflector::Store<EventExport>,
+        reflector::store::Writer<EventExport>,
+    ),
     woken: mpsc::Receiver<reflector::ObjectRef<EventExport>>,
     end: CancellationToken,
 ) {
-    let api: Api<EventExport> = match &config.namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    };
-    let (reader, writer) = reflector::store();
-    let existing = Mutex::new(HashSet::new());
     let registry = context.registry.clone();
-    let objects = watch_stream::watch_stream(api, watcher::Config::default(), config.watch)
-        .default_backoff()
-        .modify(strip)
-        .inspect(move |event| match event {
-            Ok(event) => sync_registry(&registry, &existing, event),
-            Err(error) => {
-                let error = kube_error::describe_watch_error(error);
-                warn!(
-                    error,
-                    "cannot watch EventExports (is the CRD installed?), will retry"
-                );
-            }
+    let objects = export_watch::watch_exports(&context.client, &config.scope, config.watch, &reader)
+        .inspect_ok(move |event| match event {
+            Event::Apply(object) => registry.replace_recreated(object),
+            Event::Delete(object) => registry.remove(&object.uid().unwrap_or_default()),
+            Event::Init | Event::InitApply(_) | Event::InitDone => {}
         })
         .reflect(writer)
         .applied_objects();
@@ -258,25 +286,6 @@ async fn run_controller(
         // `error_policy` logs failed reconciles, and the watch logs its own errors.
         .for_each(|_| std::future::ready(()))
         .await;
-}
-
-/// Removes the metadata that the operator does not use: most of a resource's bytes.
-fn strip(object: &mut EventExport) {
-    object.metadata.managed_fields = None;
-    let annotations = object.metadata.annotations.as_mut();
-    annotations.and_then(|annotations| annotations.remove(LAST_APPLIED_ANNOTATION));
-}
-
-/// Removes deleted resources from the registry, including those that were deleted while the watch was down.
-fn sync_registry(registry: &ExportRegistry, existing: &Mutex<HashSet<String>>, event: &Event<EventExport>) {
-    let mut existing = existing.lock().unwrap_or_else(PoisonError::into_inner);
-    match event {
-        Event::Init => existing.clear(),
-        Event::InitApply(object) => existing.extend(object.uid()),
-        Event::InitDone => registry.retain_only(&std::mem::take(&mut *existing)),
-        Event::Apply(object) => registry.replace_recreated(object),
-        Event::Delete(object) => registry.remove(&object.uid().unwrap_or_default()),
-    }
 }
 
 /// Returns the name of this cluster in the journals of buckets. Retries until it is known; `None` after `shutdown`.

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 use tracing::{debug, warn};
 
 use super::act::act;
 use super::context::ReconcileContext;
-use super::decide::{self, decide};
-use super::entry::{TaskKind, TaskState, has_finalizer};
+use super::decide::{self, ReconcileDecision, ResourceObservation, decide};
+use super::entry::{ExportEntry, TaskKind, TaskState, has_finalizer};
+use super::installations::Ownership;
 use super::kube_error::describe_error;
 use super::status_writer::{WRITE_INTERVAL, update_status};
-use super::{claim, finalizer};
+use super::{events, finalizer};
 use crate::api::EventExport;
 use crate::telemetry::metrics::ReconcileResult;
 
@@ -85,53 +87,95 @@ pub(super) fn error_policy(
 }
 
 async fn reconcile_once(
-    object: &Arc<EventExport>,
+    watched: &Arc<EventExport>,
     context: &Arc<ReconcileContext>,
 ) -> Result<Action, ReconcileError> {
-    let Some(uid) = object.uid() else {
+    let Some(uid) = watched.uid() else {
         return Ok(Action::await_change());
     };
-    let Some(newest) = newest_version(object, &uid, context).await? else {
+    let Some(object) = newest_version(watched, &uid, context).await? else {
         // The watch delivers its deletion soon.
         return Ok(Action::requeue(WRITE_INTERVAL));
     };
+    if !serves(&object, &uid, context).await {
+        return Ok(Action::await_change());
+    }
     let now = (context.now)();
-    let object = &match claim::claim(context, &newest, &uid).await? {
-        Err(pause) => return Ok(Action::requeue(pause)),
-        Ok(None) => newest,
-        Ok(Some(claimed)) => Arc::new(claimed),
-    };
-    let observed = context
-        .registry
-        .with_or_insert(&uid, object, |entry| entry.observe(object, now));
+    let observed = observe(&object, &uid, now, context);
     let decision = decide(&observed);
     debug!(name = object.name_any(), ?observed, ?decision, "reconciling");
-    let mut read = act(context, object, decision.action).await?;
+    let mut written = act(context, &object, decision.action).await?;
     let mut pause = None;
     if observed.deleting.is_none() {
-        if let Some(finalized) = ensure_finalizer(object, &uid, context).await? {
-            read = Some(finalized);
+        if let Some(finalized) = ensure_finalizer(&object, &uid, context).await? {
+            written = Some(finalized);
         }
-        pause = update_status(object, read, &uid, context).await?;
+        pause = update_status(&object, written, &uid, context).await?;
     }
-    // The next action and its time, after this one.
-    let next = context
+    let next = decide(&observe(&object, &uid, now, context));
+    let pauses = [pause, decision.pause(now), follow_up(decision, next, now)];
+    let pause = pauses.into_iter().flatten().min();
+    Ok(pause.map_or_else(Action::await_change, Action::requeue))
+}
+
+fn observe(
+    object: &EventExport,
+    uid: &str,
+    now: Timestamp,
+    context: &ReconcileContext,
+) -> ResourceObservation {
+    context
         .registry
-        .with(&uid, |entry| decide(&entry.observe(object, now)));
-    let next = next.and_then(|next| match next.action {
+        .with_or_insert(uid, object, |entry| entry.observe(object, now))
+}
+
+/// Returns the delay of the next reconcile, for the action that follows `done`.
+fn follow_up(done: ReconcileDecision, next: ReconcileDecision, now: Timestamp) -> Option<Duration> {
+    match next.action {
         // The action had no effect: the resource has a newer version, and the watch may lag behind.
-        decide::Action::Start | decide::Action::AbandonCleanup if next.action == decision.action => {
+        decide::Action::Start | decide::Action::AbandonCleanup if next.action == done.action => {
             Some(WRITE_INTERVAL)
         }
         decide::Action::Start | decide::Action::AbandonCleanup => Some(IMMEDIATE_REQUEUE),
         _ => next.pause(now),
+    }
+}
+
+/// Returns true if this installation serves the export. Otherwise stops its task, and reports that once.
+async fn serves(object: &EventExport, uid: &str, context: &ReconcileContext) -> bool {
+    let serving = context
+        .installations
+        .with_ownership(object, |ownership| match ownership {
+            Ownership::Mine | Ownership::Contended(_) => None,
+            Ownership::Other(lease) => Some(Box::new(lease.clone())),
+        });
+    let Some(serving) = serving else {
+        context.registry.with_or_insert(uid, object, |entry| {
+            if entry.served_by.take().is_some() {
+                entry.restart_requested = true;
+                // Attempts that the other installation began until now are those of a former process.
+                entry.taken_over_at = Some((context.now)());
+            }
+        });
+        return true;
+    };
+    let was = context.registry.with_or_insert(uid, object, |entry| {
+        entry.restart_requested = true;
+        entry.served_by.replace(serving.clone())
     });
-    let contended = context
-        .registry
-        .with(&uid, |entry| entry.contention.contender().map(|(_, left)| left));
-    let pauses = [pause, decision.pause(now), next, contended.flatten()];
-    let pause = pauses.into_iter().flatten().min();
-    Ok(pause.map_or_else(Action::await_change, Action::requeue))
+    context.registry.stop(uid);
+    if was.as_ref() != Some(&serving) {
+        let me = context.installations.lease();
+        let export = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+        warn!(export, by = %serving, operator = %me, "another installation serves this export, ignoring it");
+        let allowed = || {
+            let take = |entry: &mut ExportEntry| entry.rate_limit.take(Instant::now());
+            context.registry.with(uid, take).unwrap_or(false)
+        };
+        let event = events::served_elsewhere_event(&serving, me);
+        context.recorder.record(object, vec![event], allowed).await;
+    }
+    false
 }
 
 /// Returns the watched resource, or reads it if a newer version was reconciled before: a watch may deliver an old

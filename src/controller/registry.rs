@@ -1,33 +1,22 @@
-//! Registry of resources and their tasks, keyed by UID. Tasks run outside `reconcile`, under [`super::supervise`].
-
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+//! Registry of resources and their tasks, keyed by UID. [`ExportRegistry::apply`] records what the tasks report.
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use super::decide::{FinishedTask, MAX_FAILURE_BACKOFF, MAX_RELEASE_BACKOFF, RESYNC_INTERVAL};
-use super::entry::{ExportEntry, TaskKind, TaskState};
-use super::exporter::ExportRunner;
+use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState};
+use super::finalizer;
+use super::runs::{RunEvent, RunEventKind, Task, TaskId, TaskOutcome};
 use super::secrets::FetchedSecrets;
-use super::supervise::{StartPriority, Task};
-use super::{finalizer, supervise};
 use crate::api::EventExport;
 use crate::export::engine::ReleaseReport;
 use crate::export::failure::{Failure, RetryClass};
-use crate::export::semaphore::PrioritySemaphore;
 use crate::export::snapshot::Snapshot;
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{NamedResource, ResourceSource};
-
-/// Maximum exports that list their bucket for the first time concurrently. A restart with thousands of resources must
-/// not send all requests at once.
-pub(super) const MAX_FIRST_LISTINGS: usize = 32;
 
 /// Capacity of the wake-up channel. Senders wait when it is full.
 const WAKE_UP_CAPACITY: usize = 1024;
@@ -56,11 +45,8 @@ pub(super) type WakeUps = mpsc::Sender<ObjectRef<EventExport>>;
 /// State and task of each resource.
 pub(super) struct ExportRegistry {
     entries: Mutex<RegistryState>,
-    pub(super) tasks: TaskTracker,
-    pub(super) start_queue: PrioritySemaphore<StartPriority>,
     pub(super) wake_ups: WakeUps,
-    pub(super) metrics: Metrics,
-    pub(super) now: fn() -> Timestamp,
+    now: fn() -> Timestamp,
 }
 
 #[derive(Default)]
@@ -94,32 +80,13 @@ fn object_ref(object: &EventExport) -> ObjectRef<EventExport> {
     }
 }
 
-/// Outcome of a task.
-pub(super) enum TaskOutcome {
-    Exported(Arc<Snapshot>),
-    Released(ReleaseReport),
-    /// The export could not start because of its spec, its Secrets or a peer.
-    Blocked(Failure),
-    /// The export could not start: the API server did not answer, or the resource changed or is gone.
-    NotStarted,
-    /// The task panicked or was aborted.
-    Crashed,
-}
-
 impl ExportRegistry {
     /// Creates an empty registry. The receiver gets the resources to reconcile.
-    pub(super) fn new(
-        metrics: Metrics,
-        now: fn() -> Timestamp,
-    ) -> (Arc<Self>, mpsc::Receiver<ObjectRef<EventExport>>) {
+    pub(super) fn new(now: fn() -> Timestamp) -> (Arc<Self>, mpsc::Receiver<ObjectRef<EventExport>>) {
         let (wake_ups, woken) = mpsc::channel(WAKE_UP_CAPACITY);
-        let (tasks, start_queue) = (TaskTracker::new(), PrioritySemaphore::new(MAX_FIRST_LISTINGS));
         let registry = Self {
             entries: Mutex::default(),
-            tasks,
-            start_queue,
             wake_ups,
-            metrics,
             now,
         };
         (Arc::new(registry), woken)
@@ -221,8 +188,8 @@ impl ExportRegistry {
         }
     }
 
-    /// Starts a task for a resource.
-    pub(super) fn start_task(self: &Arc<Self>, uid: &str, spec: u64, task: Task) {
+    /// Records the task that `spawn` starts for a resource.
+    pub(super) fn start_task(&self, uid: &str, task: Task, spawn: impl FnOnce(TaskId, Task) -> RunningTask) {
         let mut entries = self.lock();
         entries.serial += 1;
         let serial = entries.serial;
@@ -239,24 +206,28 @@ impl ExportRegistry {
             entry.runner = Some(runner.clone());
         }
         entry.failure = None;
-        let running = supervise::spawn(
-            self,
-            uid.into(),
-            ObjectRef::clone(&entry.object),
-            serial,
-            spec,
-            task,
-        );
-        entry.state = TaskState::Running(running);
+        let object = ObjectRef::clone(&entry.object);
+        let uid = uid.into();
+        entry.state = TaskState::Running(spawn(TaskId { uid, object, serial }, task));
     }
 
-    /// Stores the runner of the current task. It replaces the runner of the previous task and its credentials.
-    pub(super) fn attach_runner(&self, uid: &str, serial: u64, runner: &Arc<dyn ExportRunner>) {
-        if let Some(entry) = self.lock().by_uid.get_mut(uid)
-            && matches!(&entry.state, TaskState::Running(running) if running.serial == serial)
-        {
-            entry.runner = Some(runner.clone());
+    /// Records what a task reports, unless another task has started since. Returns the resource to reconcile.
+    pub(super) fn apply(&self, event: RunEvent) -> Option<ObjectRef<EventExport>> {
+        let RunEvent { task, kind } = event;
+        match kind {
+            RunEventKind::Changed => {}
+            RunEventKind::Prepared(runner) => {
+                let mut entries = self.lock();
+                let entry = entries.by_uid.get_mut(&task.uid)?;
+                if matches!(&entry.state, TaskState::Running(running) if running.serial == task.serial) {
+                    // It replaces the runner of the previous task and its credentials.
+                    entry.runner = Some(runner);
+                }
+                return None;
+            }
+            RunEventKind::Ended(outcome) => self.finish_task(&task.uid, task.serial, outcome),
         }
+        Some(task.object)
     }
 
     /// Asks the task to stop. Its end triggers a reconcile.
@@ -274,8 +245,7 @@ impl ExportRegistry {
         }
     }
 
-    /// Records the outcome of a task, unless another task has started since.
-    pub(super) fn finish_task(&self, uid: &str, serial: u64, outcome: TaskOutcome) {
+    fn finish_task(&self, uid: &str, serial: u64, outcome: TaskOutcome) {
         let now = (self.now)();
         let mut entries = self.lock();
         let Some(entry) = entries.by_uid.get_mut(uid) else {
@@ -340,41 +310,17 @@ impl ExportRegistry {
         }
     }
 
-    /// Removes all resources except these.
-    pub(super) fn retain_only(&self, existing: &HashSet<String>) {
-        let gone: Vec<_> = self
-            .lock()
-            .by_uid
-            .keys()
-            .filter(|uid| !existing.contains(&***uid))
-            .cloned()
-            .collect();
-        for uid in gone {
-            self.remove(&uid);
-        }
-    }
-
-    /// Stops all tasks, which delete their sessions. Aborts those that have not ended after `limit`.
-    pub(super) async fn stop_all(&self, limit: Duration) {
-        self.tasks.close();
+    /// Asks all tasks to stop. They delete their sessions.
+    pub(super) fn stop_all(&self) {
         for entry in self.lock().by_uid.values() {
             if let TaskState::Running(running) = &entry.state {
                 running.stop.cancel();
             }
         }
-        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
-            let left = self.tasks.len();
-            let exports = self.running_names();
-            warn!(
-                left,
-                exports, "exports did not stop in time, aborting (the next start cleans up)"
-            );
-            self.abort_all();
-        }
     }
 
     /// Returns the names of exports with a running task, at most [`MAX_LOGGED_NAMES`].
-    fn running_names(&self) -> String {
+    pub(super) fn running_names(&self) -> String {
         let entries = self.lock();
         let running = entries.by_uid.values().filter(|entry| match &entry.state {
             TaskState::Running(running) => !running.abort.is_finished(),
@@ -406,10 +352,7 @@ impl ResourceSource for ExportRegistry {
             (namespace.unwrap_or_default(), name, facts.unwrap_or_default())
         };
         let entries = self.lock();
-        let served = entries
-            .by_uid
-            .values()
-            .filter(|entry| !entry.contention.served_by_other());
+        let served = entries.by_uid.values().filter(|entry| entry.served_by.is_none());
         served.map(|entry| named(entry)).collect()
     }
 }

@@ -289,9 +289,9 @@ fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &Exp
     }
 }
 
-/// Sets the condition `Contended` if another operator selects the export, or removes it.
-pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, contender: Option<(&str, &str)>) {
-    let Some((other, me)) = contender else {
+/// Sets the condition `Contended` if another installation selects the export, or removes it.
+pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, message: Option<&str>) {
+    let Some(message) = message else {
         next.conditions
             .retain(|condition| condition.type_ != ConditionType::Contended.as_str());
         return;
@@ -300,17 +300,13 @@ pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, conte
         now: truncate_to_second(subject.now),
         ..subject
     };
-    let message = format!(
-        "the operator with Lease {me} serves this export; the operator with Lease {other} ignores it: let only one \
-         operator watch this namespace"
-    );
     put_condition(
         next,
         subject,
         ConditionType::Contended,
         Some(true),
         Reason::OperatorConflict,
-        &message,
+        message,
     );
 }
 

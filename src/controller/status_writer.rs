@@ -10,7 +10,11 @@ use serde_json::json;
 use tracing::warn;
 
 use super::context::ReconcileContext;
-use super::entry::{ExportEntry, PendingStatus, TaskKind, TaskState, idle_status_digest, spec_digest};
+use super::entry::{
+    ExportEntry, PendingStatus, TaskKind, TaskState, digest, idle_status_digest, spec_digest,
+};
+use super::events::REFILL_INTERVAL;
+use super::installations::{Ownership, overlap_message};
 use super::{events, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
@@ -164,13 +168,13 @@ async fn write_status(
         Some(phase) => status::compute_status(subject, phase, before),
         None => before.clone(),
     };
-    context.registry.with(uid, |entry| {
-        let contender = entry
-            .contention
-            .contender()
-            .map(|(name, _)| (name, context.operator.as_str()));
-        status::set_contended(&mut after, subject, contender);
-    });
+    let overlap = context
+        .installations
+        .with_ownership(object, |ownership| match ownership {
+            Ownership::Contended(other) => Some(overlap_message(context.installations.lease(), other)),
+            Ownership::Mine | Ownership::Other(_) => None,
+        });
+    status::set_contended(&mut after, subject, overlap.as_deref());
     if phase.is_none() && after == *before {
         return Ok(StatusWrite::Done(None));
     }
@@ -206,6 +210,19 @@ async fn write_status(
     if let Some(wait) = wait.flatten() {
         return Ok(StatusWrite::Done(Some(wait)));
     }
+    let written_digest = digest(&after);
+    let allowed = context.registry.with(uid, |entry| {
+        let restores = entry.written.digest == Some(written_digest);
+        !restores || entry.written.may_correct()
+    });
+    if allowed == Some(false) {
+        let export = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+        warn!(
+            export,
+            "another writer keeps changing the status, restoring it later"
+        );
+        return Ok(StatusWrite::Done(Some(REFILL_INTERVAL)));
+    }
     let Some(written) = apply_status(&base, object, context, &after).await? else {
         return Ok(StatusWrite::Conflict);
     };
@@ -218,6 +235,7 @@ async fn write_status(
             new_version: written.metadata.resource_version,
         }));
         entry.written.at = Some(Instant::now());
+        entry.written.digest = Some(written_digest);
     });
     let allowed = || {
         context

@@ -29,8 +29,10 @@
 {{- define "eventexport.leaseName" -}}
 {{- if .Values.leaderElection.leaseName -}}
 {{- .Values.leaderElection.leaseName -}}
-{{- else if .Values.watchNamespace -}}
-{{- printf "eventexport-operator-%s" .Values.watchNamespace -}}
+{{- else if or .Values.scope.selector (gt (len .Values.scope.namespaces) 1) -}}
+{{- include "eventexport.fullname" . -}}
+{{- else if .Values.scope.namespaces -}}
+{{- printf "eventexport-operator-%s" (first .Values.scope.namespaces) -}}
 {{- else -}}
 eventexport-operator
 {{- end -}}

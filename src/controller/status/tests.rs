@@ -468,7 +468,7 @@ fn the_status_size_is_bounded() {
 #[test]
 fn the_contended_condition_is_set_and_removed() {
     let mut status = EventExportStatus::default();
-    set_contended(&mut status, subject(), Some(("b/other", "a/me")));
+    set_contended(&mut status, subject(), Some("a/me serves it, b/other selects it"));
     assert_eq!(status.conditions.len(), 1);
     assert_eq!(owned_status(&status), status);
     set_contended(&mut status, subject(), None);

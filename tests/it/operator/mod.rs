@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::controller::election::LeaseTiming;
+use eventexport::controller::watch_scope::{LabelQuery, WatchScope};
 use eventexport::controller::{
     DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, WatchConfig, run_operator,
 };
@@ -88,7 +89,7 @@ impl Operator {
         let exports = exporter.clone();
         let config = OperatorConfig {
             kubernetes,
-            namespace: Some(namespace.to_owned()),
+            scope: WatchScope::new([namespace.to_owned()], [], LabelQuery::default())?,
             lease: LeaseSettings {
                 name: format!("lease-{namespace}"),
                 namespace: Some("default".to_owned()),

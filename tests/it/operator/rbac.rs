@@ -51,7 +51,7 @@ async fn a_namespace_admin_can_install_an_operator_for_it() -> Result<()> {
         .join("ci/namespaced-values.yaml")
         .display()
         .to_string();
-    let set = format!("watchNamespace={namespace},allowHosts={{127.0.0.1}}");
+    let set = format!("scope.namespaces={{{namespace}}},allowHosts={{127.0.0.1}}");
     let install = [
         "install",
         "eventexport",

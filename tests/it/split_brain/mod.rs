@@ -7,4 +7,4 @@ mod freeze_proxy;
 mod frozen_leader;
 mod operator_and_run;
 mod overlap;
-mod two_operators;
+mod scopes;

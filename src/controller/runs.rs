@@ -1,0 +1,241 @@
+//! Runs of exports: one task for each, outside `reconcile`. A run reports what it did as [`RunEvent`]s on a bounded
+//! channel and knows neither the registry nor the reconciles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use super::entry::{RunningTask, TaskKind};
+use super::exporter::ExportRunner;
+use crate::api::EventExport;
+use crate::export::engine::ReleaseReport;
+use crate::export::failure::Failure;
+use crate::export::semaphore::{PriorityPermit, PrioritySemaphore};
+use crate::export::snapshot::Snapshot;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::GaugeShare;
+
+/// Maximum exports that list their bucket for the first time concurrently. A restart with thousands of resources must
+/// not send all requests at once.
+pub(super) const MAX_FIRST_LISTINGS: usize = 32;
+
+/// Capacity of the channel of events. Runs wait when it is full.
+const EVENT_CAPACITY: usize = 1024;
+
+/// Minimum time between two changes that a run reports.
+pub(super) const CHANGE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Maximum time that an export keeps its permit for the first listing of its bucket.
+const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Priority of an export for the first listing of its bucket, highest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum StartPriority {
+    /// Windows are missing, as far as the status says.
+    Unfinished,
+    /// All settled windows were stored. A new day may be missing, which the service keeps for weeks.
+    CaughtUp,
+    /// Everything was stored; the export is only verified.
+    Complete,
+}
+
+/// Prepares the runner of an export. Called only when the export has a permit: the clients of thousands of waiting
+/// exports would use too much memory. Returns the outcome if the export cannot start.
+pub(super) type PrepareFn =
+    Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn ExportRunner>, TaskOutcome>> + Send>;
+
+/// Task before it starts.
+pub(super) enum Task {
+    Export(StartPriority, PrepareFn),
+    Release(Arc<dyn ExportRunner>),
+}
+
+impl Task {
+    pub(super) const fn kind(&self) -> TaskKind {
+        match self {
+            Self::Export(..) => TaskKind::Export,
+            Self::Release(_) => TaskKind::Release,
+        }
+    }
+}
+
+/// Identity of a task: its resource, and its number among all tasks of the process.
+#[derive(Clone, Debug)]
+pub(super) struct TaskId {
+    pub(super) uid: Arc<str>,
+    pub(super) object: ObjectRef<EventExport>,
+    pub(super) serial: u64,
+}
+
+/// Report of a task.
+pub(super) struct RunEvent {
+    pub(super) task: TaskId,
+    pub(super) kind: RunEventKind,
+}
+
+pub(super) enum RunEventKind {
+    /// The export has its runner, and starts.
+    Prepared(Arc<dyn ExportRunner>),
+    /// Its snapshot changed. Sent at most every [`CHANGE_INTERVAL`].
+    Changed,
+    /// The task ended. The last event of a task.
+    Ended(TaskOutcome),
+}
+
+/// Outcome of a task.
+pub(super) enum TaskOutcome {
+    Exported(Arc<Snapshot>),
+    Released(ReleaseReport),
+    /// The export could not start because of its spec, its Secrets or a peer.
+    Blocked(Failure),
+    /// The export could not start: the API server did not answer, or the resource changed or is gone.
+    NotStarted,
+    /// The task panicked or was aborted.
+    Crashed,
+}
+
+/// All runs of the process.
+pub(super) struct Runs {
+    tasks: TaskTracker,
+    start_queue: PrioritySemaphore<StartPriority>,
+    events: mpsc::Sender<RunEvent>,
+    metrics: Metrics,
+}
+
+impl Runs {
+    /// Creates the runs. The receiver gets the events of all tasks.
+    pub(super) fn new(metrics: Metrics) -> (Arc<Self>, mpsc::Receiver<RunEvent>) {
+        let (events, received) = mpsc::channel(EVENT_CAPACITY);
+        let runs = Self {
+            tasks: TaskTracker::new(),
+            start_queue: PrioritySemaphore::new(MAX_FIRST_LISTINGS),
+            events,
+            metrics,
+        };
+        (Arc::new(runs), received)
+    }
+
+    /// Starts a task for the spec with this digest.
+    pub(super) fn spawn(self: &Arc<Self>, id: TaskId, spec: u64, task: Task) -> RunningTask {
+        let (out, snapshots) = watch::channel(Arc::<Snapshot>::default());
+        let (admit, admitted) = oneshot::channel();
+        let (stop, kind, serial) = (CancellationToken::new(), task.kind(), id.serial);
+        let work = run_task(self.clone(), id.clone(), task, out, stop.clone(), admit);
+        let work = tokio::spawn(work);
+        let running = RunningTask {
+            serial,
+            kind,
+            spec,
+            stop,
+            abort: work.abort_handle(),
+            snapshots: snapshots.clone(),
+        };
+        self.tasks
+            .spawn(supervise(self.clone(), id, work, snapshots, admitted));
+        running
+    }
+
+    /// Waits until all tasks have ended, at most for `limit`. Returns the number of those that have not.
+    pub(super) async fn ended(&self, limit: Duration) -> usize {
+        self.tasks.close();
+        match tokio::time::timeout(limit, self.tasks.wait()).await {
+            Ok(()) => 0,
+            Err(_) => self.tasks.len(),
+        }
+    }
+
+    /// Sends an event. It is lost if the receiver is gone: then the process ends.
+    async fn report(&self, task: &TaskId, kind: RunEventKind) {
+        let task = task.clone();
+        let _ = self.events.send(RunEvent { task, kind }).await;
+    }
+}
+
+async fn run_task(
+    runs: Arc<Runs>,
+    id: TaskId,
+    task: Task,
+    out: watch::Sender<Arc<Snapshot>>,
+    stop: CancellationToken,
+    admit: oneshot::Sender<PriorityPermit<StartPriority>>,
+) -> TaskOutcome {
+    let (priority, prepare) = match task {
+        Task::Release(runner) => return TaskOutcome::Released(runner.release().await),
+        Task::Export(priority, prepare) => (priority, prepare),
+    };
+    let prepared = async {
+        let permit = runs.start_queue.acquire(priority).await;
+        // Without a supervisor, the permit is dropped.
+        let _ = admit.send(permit);
+        prepare().await
+    };
+    let runner = tokio::select! {
+        biased;
+        () = stop.cancelled() => return TaskOutcome::Exported(Arc::default()),
+        prepared = prepared => match prepared {
+            Ok(runner) => runner,
+            Err(outcome) => return outcome,
+        }
+    };
+    runs.report(&id, RunEventKind::Prepared(runner.clone())).await;
+    TaskOutcome::Exported(runner.run(&out, stop).await)
+}
+
+/// Reports the changes of a task, and its end or panic.
+async fn supervise(
+    runs: Arc<Runs>,
+    id: TaskId,
+    mut work: JoinHandle<TaskOutcome>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut admitted: oneshot::Receiver<PriorityPermit<StartPriority>>,
+) {
+    let (mut running, mut sessions) = (
+        GaugeShare::of(&runs.metrics.runs),
+        GaugeShare::of(&runs.metrics.sessions_open),
+    );
+    running.set(1);
+    let mut permit: Option<PriorityPermit<StartPriority>> = None;
+    let (mut queued, mut changed) = (true, false);
+    let (mut quiet_until, mut permit_until) = (Instant::now(), Instant::now());
+    let outcome = loop {
+        tokio::select! {
+            ended = &mut work => break ended,
+            Ok(()) = snapshots.changed() => {
+                let snapshot = snapshots.borrow_and_update().clone();
+                sessions.set(snapshot.sessions.len());
+                changed = true;
+                if snapshot.observed {
+                    permit = None;
+                }
+            }
+            () = sleep_until(quiet_until), if changed => {
+                changed = false;
+                quiet_until = Instant::now() + CHANGE_INTERVAL;
+                runs.report(&id, RunEventKind::Changed).await;
+            }
+            received = &mut admitted, if queued => {
+                queued = false;
+                permit = received.ok();
+                permit_until = Instant::now() + FIRST_LISTING_TIMEOUT;
+            }
+            () = sleep_until(permit_until), if permit.is_some() => permit = None,
+        }
+    };
+    drop(permit);
+    let outcome = outcome.unwrap_or_else(|failed| {
+        if failed.is_panic() {
+            runs.metrics.run_panics.inc();
+            error!(export = %id.object, "export panicked (a defect: report it with the lines above)");
+        }
+        TaskOutcome::Crashed
+    });
+    runs.report(&id, RunEventKind::Ended(outcome)).await;
+}
