@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use eventexport::egress::{HostPolicy, Traffic};
-use eventexport::pipeline::{events::EventCounter, gzip::GzipVerifier, proof::ProverPool};
+use eventexport::pipeline::{events::EventCounter, gzip::GzipVerifier, prover_pool::ProverPool};
 use eventexport::storage::{
     ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store, S3Timeouts,
     Segments, Store,
@@ -33,9 +33,9 @@ type BenchResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Size of a part in bytes, as in `export::transfer`.
+/// Size of a part in bytes, as in `pipeline::store_sink`.
 const PART_BYTES: u64 = 8 << 20;
-/// Concurrent part uploads, as in `export::transfer`.
+/// Concurrent part uploads, as in `pipeline::store_sink`.
 const IN_FLIGHT: usize = 4;
 /// Size of the chunks that are proved, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -204,7 +204,7 @@ fn prove(gzip: &[u8]) -> BenchResult {
                 for piece in gzip.chunks(CHUNK_BYTES) {
                     proof.push(Bytes::copy_from_slice(piece)).await?;
                 }
-                proof.finish().await?;
+                proof.finish_section().await?;
                 Ok(())
             })
         })?;

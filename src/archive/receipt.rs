@@ -13,7 +13,7 @@ use super::manifest::document::WindowEntry;
 use super::records::{self, RangeRecord, Receipt, RecordError, UncountedRecord};
 use super::window::Window;
 use crate::api::sanitize;
-use crate::pipeline::proof::hex;
+use crate::pipeline::prover::hex;
 
 /// A SHA-256 digest. Displays as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

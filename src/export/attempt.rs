@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::commit::{ATTEMPT_METADATA, CountComparison, ReceiptWrite, commit_empty, commit_object};
+use super::commit::{
+    ATTEMPT_METADATA, CountComparison, ReceiptWrite, StagedObject, commit_empty, commit_object,
+};
 use super::failure::{Failure, Observed, RetryClass};
 use super::journal_io::put_record;
 use super::observer::WindowResult;
 use super::open::{OpenAttempt, OpenOutcome, open_session, session_request, stopped};
-use super::pool::PartReservation;
 use super::recovery::delete_attempt_keys;
 use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
-use super::transfer::{StagedBody, StagedObject, TransferContext, TransferError, transfer};
 use crate::api::Reason;
 use crate::archive::counts::{
     self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, partial_count_suffices,
@@ -27,7 +27,10 @@ use crate::archive::layout::Key;
 use crate::archive::listing::ExpiredFacts;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
+use crate::pipeline::copy::{CopyControl, CopyError, CopyProgress, copy};
 use crate::pipeline::events::{EventCount, UncountedReason};
+use crate::pipeline::part_pool::PartReservation;
+use crate::pipeline::store_sink::{StagedBody, StoreSink, StoreSinkError, StoreTarget};
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
 use crate::tracker::{DownloadResponse, TransferEnd};
 
@@ -246,7 +249,8 @@ impl Attempt<'_> {
         };
         let key = self.key();
         let announced = download.announced();
-        let progress = |bytes| {
+        let progress = |progress: CopyProgress| {
+            let bytes = progress.bytes;
             let facts = TransferFacts {
                 window: self.window(),
                 bytes,
@@ -259,21 +263,25 @@ impl Attempt<'_> {
                 .observer
                 .bytes_downloaded(bytes.saturating_sub(before));
         };
-        let transfer_ctx = TransferContext {
+        let target = StoreTarget {
             store: &peers.store,
             key: &key,
             part_bytes: self.part_bytes,
             pool: &self.ctx.shared.pool,
-            progress: &progress,
             stop: &self.stop,
             needs_recovery: &self.opened.needs_recovery,
             options: self.options(Crc64::of(b"")),
         };
-        let proof = self.ctx.shared.proofs.begin();
-        let staged = transfer(*download, proof, reservation, &transfer_ctx)
+        let control = CopyControl {
+            stop: &self.stop,
+            progress: &progress,
+        };
+        let mut prover = self.ctx.shared.proofs.begin();
+        let mut sink = StoreSink::new(target, reservation);
+        let staged = copy(*download, &mut prover, &mut sink, &control)
             .instrument(tracing::info_span!("download"))
             .await
-            .map_err(|error| self.transfer_failure(error))?;
+            .map_err(|error| self.copy_failure(error))?;
         self.evaluate(staged).await
     }
 
@@ -494,23 +502,23 @@ impl Attempt<'_> {
         }
     }
 
-    fn transfer_failure(&self, error: TransferError) -> Failure {
+    fn copy_failure(&self, error: CopyError<StoreSinkError>) -> Failure {
         let window = self.window();
         match error {
-            TransferError::Download(error) => Failure::from_download(window, &error),
-            TransferError::Store(error) => Failure::from(&error),
-            TransferError::Proof(error) => Failure::from_proof(window, &error),
-            TransferError::TooLarge if window.hour_of_day().is_none() => Failure::retry(
+            CopyError::Download(error) => Failure::from_download(window, &error),
+            CopyError::Proof(error) => Failure::from_proof(window, &error),
+            CopyError::Sink(StoreSinkError::Store(error)) => Failure::from(&error),
+            CopyError::Sink(StoreSinkError::TooLarge) if window.hour_of_day().is_none() => Failure::retry(
                 Reason::TooLarge,
                 format!("{window} is larger than the store's maximum object size: it is split into hours"),
             ),
-            TransferError::TooLarge => Failure::manual(
+            CopyError::Sink(StoreSinkError::TooLarge) => Failure::manual(
                 Reason::TooLarge,
                 format!(
                     "{window} is larger than the store's maximum object size, and an hour cannot be split further"
                 ),
             ),
-            TransferError::Stopped => stopped(),
+            CopyError::Stopped => stopped(),
         }
     }
 

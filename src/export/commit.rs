@@ -9,13 +9,14 @@ use super::failure::Failure;
 use super::journal_io::put_record;
 use super::open::OpenAttempt;
 use super::run_context::RunContext;
-use super::transfer::{StagedBody, StagedObject};
 use crate::api::Reason;
 use crate::archive::counts::{EmptyAnswer, Verdict};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::read;
 use crate::archive::records::{ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE};
-use crate::pipeline::proof::ProofFacts;
+use crate::pipeline::copy::Copied;
+use crate::pipeline::prover_pool::ProofFacts;
+use crate::pipeline::store_sink::StagedBody;
 use crate::storage::{Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError};
 use crate::tracker::TransferEnd;
 
@@ -27,6 +28,9 @@ pub(super) const ATTEMPT_METADATA: &str = "eventexport-attempt";
 
 /// Maximum bytes of a receipt in metadata: S3 accepts 2 KiB including names.
 const METADATA_MAX: usize = 1_900;
+
+/// Transferred object that is not visible in the store yet.
+pub(super) type StagedObject = Copied<StagedBody>;
 
 /// Result of writing a receipt.
 pub(super) enum ReceiptWrite {
@@ -65,7 +69,7 @@ pub(super) async fn commit_object(
         version_id: None,
         bytes: staged.bytes,
         sha256: proof.sha256,
-        crc64nvme: staged.crc64.to_string(),
+        crc64nvme: proof.crc64.to_string(),
         gzip_members: proof.members,
         decompressed_bytes: proof.decompressed,
     };
@@ -79,7 +83,7 @@ pub(super) async fn commit_object(
         ..new_receipt(ctx, opened, Some(staged.end), comparison)
     };
     let upload_id = match &staged.body {
-        StagedBody::InMemory(_) => None,
+        StagedBody::InMemory(..) => None,
         StagedBody::Multipart(upload, _) => Some(upload.id.clone()),
     };
     let mut metadata = receipt_metadata(&receipt);
@@ -209,7 +213,7 @@ async fn publish_object(
     opened: &OpenAttempt<'_>,
 ) -> Result<PutResult, Failure> {
     let crc64 = staged.crc64;
-    let small = matches!(staged.body, StagedBody::InMemory(_));
+    let small = matches!(staged.body, StagedBody::InMemory(..));
     let conditional = if small {
         opened.support.put
     } else {
@@ -232,7 +236,7 @@ async fn publish_object(
         return check_same_object(&found, size, crc64, opened.id, key);
     }
     let committed = match &staged.body {
-        StagedBody::InMemory(body) => {
+        StagedBody::InMemory(body, _) => {
             let span = tracing::info_span!("upload", bytes = size);
             store.put(key, body.clone(), &options).instrument(span).await
         }

@@ -11,12 +11,13 @@ use tracing::Instrument as _;
 use super::budget::SessionBudgets;
 use super::manifest::sign::Signing;
 use super::observer::{EngineLoad, EngineObserver, NoopObserver};
-use super::pool::{PartPool, WindowSemaphore};
 use super::run::ExportRun;
 use super::run_context::{RunContext, SharedResources};
+use super::semaphore::WindowSemaphore;
 use super::snapshot::Snapshot;
 use super::spec::ExportSpec;
-use crate::pipeline::proof::ProverPool;
+use crate::pipeline::part_pool::PartPool;
+use crate::pipeline::prover_pool::ProverPool;
 use crate::storage::Store;
 use crate::tracker::Tracker;
 

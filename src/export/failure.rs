@@ -8,7 +8,7 @@ use crate::api::{Reason, Remedy, SettingNames};
 use crate::archive::records::RecordError;
 use crate::archive::window::Window;
 use crate::pipeline::gzip::GzipError;
-use crate::pipeline::proof::ProofError;
+use crate::pipeline::prover_pool::ProofError;
 use crate::storage::{StoreError, StoreErrorClass};
 use crate::tracker::{StreamError, TrackerError, TrackerErrorClass};
 

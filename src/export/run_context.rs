@@ -14,14 +14,15 @@ use super::engine::{Clock, Limits, Peers};
 use super::listing_cache::{ListedDays, ListingCache};
 use super::manifest::chain::ChainCache;
 use super::observer::EngineObserver;
-use super::pool::{PartPool, WindowSemaphore};
+use super::semaphore::WindowSemaphore;
 use super::snapshot::TransferFacts;
 use super::spec::ExportSpec;
 use crate::api::Scope;
 use crate::archive::layout::AttemptId;
 use crate::archive::listing::Journal;
 use crate::archive::window::Window;
-use crate::pipeline::proof::ProverPool;
+use crate::pipeline::part_pool::PartPool;
+use crate::pipeline::prover_pool::ProverPool;
 use crate::storage::StoreIdentity;
 use crate::storage::conditional::ConditionalSupport;
 

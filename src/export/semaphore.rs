@@ -8,6 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::archive::window::Window;
+
+/// Limits the concurrent windows of all exports; the oldest window is served first.
+pub type WindowSemaphore = PrioritySemaphore<Window>;
+
 /// A semaphore with a priority queue of waiters. Cheap to clone.
 #[derive(Debug)]
 pub struct PrioritySemaphore<P: Ord> {

@@ -36,6 +36,12 @@ pub enum GzipError {
         /// Complete members before them.
         members: u64,
     },
+    /// The stream inflates to more than it may.
+    #[error("the gzip inflates to more than the stated {limit} bytes")]
+    TooLarge {
+        /// Maximum size after decompression in bytes.
+        limit: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +82,8 @@ pub struct GzipVerifier {
     trailer: [u8; 8],
     members: u64,
     inflated: u64,
+    /// Maximum of `inflated`.
+    limit: u64,
 }
 
 impl std::fmt::Debug for GzipVerifier {
@@ -102,11 +110,20 @@ impl Default for GzipVerifier {
             trailer: [0; 8],
             members: 0,
             inflated: 0,
+            limit: u64::MAX,
         }
     }
 }
 
 impl GzipVerifier {
+    /// Creates a verifier that stops once the stream has inflated to more than `limit` bytes.
+    pub fn with_limit(limit: u64) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
     /// Verifies the next bytes, and passes the decompressed data to `sink` in chunks.
     pub fn push(&mut self, mut input: &[u8], sink: &mut impl FnMut(&[u8])) -> Result<(), GzipError> {
         while !input.is_empty() {
@@ -152,6 +169,9 @@ impl GzipVerifier {
         self.member_bytes += produced as u64;
         self.inflated += produced as u64;
         sink(chunk);
+        if self.inflated > self.limit {
+            return Err(GzipError::TooLarge { limit: self.limit });
+        }
         match status {
             Status::StreamEnd => self.state = GzipState::Trailer(0),
             Status::BufError if consumed == 0 && produced == 0 => return Err(broken),

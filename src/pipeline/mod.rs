@@ -1,5 +1,11 @@
-//! Proof of a body while its bytes pass: SHA-256, CRC-64, gzip members, count of events. No I/O.
+//! Copies a download to a sink and proves it while the bytes pass: SHA-256, CRC-64, gzip members, count of events.
+//!
+//! The prover does no I/O; verification of an archive uses it too. Sinks: an object store.
 
+pub mod copy;
 pub mod events;
 pub mod gzip;
-pub mod proof;
+pub mod part_pool;
+pub mod prover;
+pub mod prover_pool;
+pub mod store_sink;

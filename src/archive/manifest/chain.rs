@@ -14,7 +14,7 @@ use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, Key};
 use crate::archive::records::{RangeRecord, Receipt, RecordError};
 use crate::archive::window::{HourSet, Window};
-use crate::pipeline::proof::hex;
+use crate::pipeline::prover::hex;
 
 /// Maximum number of reported contradictions of one manifest.
 const CONTRADICTIONS_MAX: usize = 20;

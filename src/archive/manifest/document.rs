@@ -14,7 +14,7 @@ use crate::api::sanitize;
 use crate::archive::counts::{SplitDay, Verdict};
 use crate::archive::records::{self, ArchiveRecord, RangeRecord, RecordError, UncountedRecord};
 use crate::archive::window::Window;
-use crate::pipeline::proof::hex;
+use crate::pipeline::prover::hex;
 
 /// Maximum size of a manifest: 16 MiB. A period has at most 366 days, so at most 8,784 windows of some 500 bytes each,
 /// 2 KiB if the version ids of the bucket have the maximum length of S3.

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 
 use super::build_report::build_report;
 use super::contents::{self, RootContents};
-use super::object::{ObjectProof, ObjectProver};
 use super::observation::ObjectObservation;
 use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
@@ -26,6 +25,7 @@ use crate::archive::manifest::signature::{self, PublicKey};
 use crate::archive::read::{get_document, per_document};
 use crate::archive::receipt::read_receipt;
 use crate::archive::records::{ArchiveRecord as _, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::pipeline::prover::{Proof, Prover};
 use crate::storage::{ObjectSummary, Store, StoreError};
 
 /// Maximum concurrent reads of documents.
@@ -283,7 +283,7 @@ async fn prove_object(
     listed: &ObjectSummary,
     limit: u64,
     progress: &Arc<VerifyProgress>,
-) -> Result<Option<ObjectProof>, StoreError> {
+) -> Result<Option<Proof>, StoreError> {
     let read_error = |message: String| StoreError::Io {
         store: options.store.identity().to_string(),
         key: listed.key.clone(),
@@ -307,7 +307,7 @@ async fn prove_object(
     // One piece is checked, one waits, one is being read.
     let (pieces, mut queue) = mpsc::channel::<bytes::Bytes>(1);
     let prover = tokio::task::spawn_blocking(move || {
-        let mut prover = ObjectProver::new(limit);
+        let mut prover = Prover::with_limit(limit);
         while let Some(piece) = queue.blocking_recv() {
             prover.push(&piece);
         }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::object::{GzipStats, ObjectProof};
 use super::receipts::ExpectedObject;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::records::UncountedRecord;
 use crate::archive::window::Window;
+use crate::pipeline::prover::{GzipStats, Proof};
 use crate::storage::{Crc64, ObjectInfo};
 
 /// Method by which an object was checked.
@@ -59,14 +59,14 @@ impl CheckMethod {
     }
 }
 
-impl From<ObjectProof> for ObjectObservation {
-    fn from(proved: ObjectProof) -> Self {
+impl From<Proof> for ObjectObservation {
+    fn from(proved: Proof) -> Self {
         Self {
             method: CheckMethod::Data,
             bytes: proved.bytes,
             sha256: Some(proved.sha256),
             crc64: Some(proved.crc64),
-            stats: Some(proved.stats),
+            stats: Some(proved.stats.map_err(|error| error.to_string())),
         }
     }
 }

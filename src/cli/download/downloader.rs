@@ -23,7 +23,7 @@ use crate::cli::session::create::today;
 use crate::cli::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
 use crate::pipeline::events::EventCount;
-use crate::pipeline::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
+use crate::pipeline::prover_pool::{ProofError, ProofFacts, ProverPool, StreamProver};
 use crate::tracker::{ResumePoint, Session, SessionRequest, TrackerError};
 
 /// Maximum number of times the bytes of a session are downloaded from the start: 3.

@@ -6,7 +6,7 @@ use super::fetch::FetchError;
 use super::part::{PartError, io_error};
 use super::sink::DownloadSink;
 use crate::cli::source::SourceConnection;
-use crate::pipeline::proof::ProofError;
+use crate::pipeline::prover_pool::ProofError;
 use crate::tracker::StreamError;
 
 /// Failed download.

@@ -7,7 +7,7 @@ use super::meter::ProgressMeter;
 use super::part::PartError;
 use super::part_state::RecordedEnd;
 use crate::archive::counts::EmptyAnswer;
-use crate::pipeline::proof::{ProofError, StreamProver};
+use crate::pipeline::prover_pool::{ProofError, StreamProver};
 use crate::tracker::{DownloadResponse, ResumePoint, StreamError, Tracker, TrackerError, TransferEnd};
 
 /// Result of a transfer.

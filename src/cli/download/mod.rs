@@ -40,7 +40,7 @@ use super::output::{OutputArgs, write_stderr, write_stdout};
 use super::progress::ProgressMode;
 use super::source::SourceArgs;
 use super::stop::{self, ShutdownSignals};
-use crate::pipeline::proof::ProverPool;
+use crate::pipeline::prover_pool::ProverPool;
 use crate::tracker::ResumePoint;
 
 /// Download the events of a session or of a range of days, and verify that they are complete.

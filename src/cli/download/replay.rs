@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::meter::ProgressMeter;
 use super::part::{PartError, PartFile, io_error};
-use crate::pipeline::proof::{ProofError, ProofFacts, ProverPool, StreamProver};
+use crate::pipeline::prover_pool::{ProofError, ProofFacts, ProverPool, StreamProver};
 use crate::tracker::ResumePoint;
 
 /// Size of a read: 256 KiB.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use super::blocking_writer::BlockingWriter;
 use super::part::PartFile;
-use crate::pipeline::proof::{ProverPool, StreamProver};
+use crate::pipeline::prover_pool::{ProverPool, StreamProver};
 
 /// Gzip of no data (RFC 1952), written if the service sent no byte and the range is proved to have no events: gzip
 /// readers reject an empty input.

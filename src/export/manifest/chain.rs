@@ -18,7 +18,7 @@ use crate::export::failure::{Failure, RetryClass};
 use crate::export::journal_io::record_options;
 use crate::export::open::conditional_writes_unsupported;
 use crate::export::run_context::{RunContext, lock};
-use crate::pipeline::proof::hex;
+use crate::pipeline::prover::hex;
 use crate::storage::{ObjectClass, PutMode, PutOptions, Segments, Store, StoreError};
 
 /// Maximum number of attempts to get the next number against concurrent writers.

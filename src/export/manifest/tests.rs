@@ -27,7 +27,7 @@ use crate::archive::records::{RangeRecord, encode};
 use crate::archive::window::{HourSet, Window};
 use crate::export::shard::Shard;
 use crate::export::spec::{ExportSpec, RetryPolicy};
-use crate::pipeline::proof::hex;
+use crate::pipeline::prover::hex;
 
 const SOURCE: &str = "https://a";
 

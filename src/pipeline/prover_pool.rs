@@ -1,19 +1,19 @@
-//! The proof of a transfer: SHA-256, complete gzip and event count, computed while bytes pass.
+//! Proofs of bodies while their bytes pass, on the blocking threads of the runtime.
 //!
-//! The reference-counted chunks that are uploaded are also proved, in batches, on the blocking threads of the
-//! runtime; a pool with one permit per processor keeps proofs from starving other work. A transfer has at most one
-//! batch being proved and one being filled, so a slow processor slows the download. If a processor is free, a batch is
-//! hashed and inflated in parallel; otherwise in sequence.
+//! The reference-counted chunks that a sink takes are also proved, in batches; a pool with one permit per processor keeps
+//! proofs from starving other work. A copy has at most one batch being proved and one being filled, so a slow processor
+//! slows the download. If a processor is free, a batch is hashed and inflated in parallel; otherwise in sequence.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::events::{EventCount, EventCounter};
-use super::gzip::{GzipError, GzipVerifier};
+use super::events::EventCount;
+use super::gzip::GzipError;
+use super::prover::{BodyDigests, GzipStats, Prover};
+use crate::storage::Crc64;
 
 /// Size of a batch: 512 KiB, some milliseconds of work.
 const BATCH_BYTES: usize = 512 * 1024;
@@ -21,8 +21,10 @@ const BATCH_BYTES: usize = 512 * 1024;
 /// Facts that a proof establishes about a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProofFacts {
-    /// SHA-256 of the bytes, hexadecimal.
+    /// SHA-256 of all bytes, hexadecimal.
     pub sha256: String,
+    /// CRC-64/NVME of all bytes.
+    pub crc64: Crc64,
     /// Number of gzip members.
     pub members: u64,
     /// Bytes after decompression.
@@ -60,19 +62,15 @@ impl ProverPool {
         self.begin_into(None)
     }
 
-    /// Starts a proof that sends the decompressed bytes to a reader; a slow reader slows the proof.
+    /// Starts a proof that sends the decompressed bytes to a reader. A slow reader slows the proof, which holds its
+    /// permit meanwhile: only for a pool that serves one copy.
     pub fn begin_into(&self, inflated: Option<mpsc::Sender<Bytes>>) -> StreamProver {
-        let contents = ContentState {
-            inflated,
-            ..ContentState::default()
-        };
-        let state = ProverState {
-            contents,
-            ..ProverState::default()
-        };
         StreamProver {
             pool: self.clone(),
-            state: Some(Box::new(state)),
+            state: Some(Box::new(ProverState {
+                prover: Prover::default(),
+                inflated,
+            })),
             running: None,
             batch: Vec::new(),
             filled: 0,
@@ -80,33 +78,19 @@ impl ProverPool {
     }
 }
 
-#[derive(Default)]
 struct ProverState {
-    sha: Sha256,
-    contents: ContentState,
-}
-
-/// State of the decompression and of the event count.
-#[derive(Default)]
-struct ContentState {
-    gzip: GzipVerifier,
-    events: EventCounter,
+    prover: Prover,
     /// Reader of the decompressed bytes.
     inflated: Option<mpsc::Sender<Bytes>>,
 }
 
-impl ContentState {
-    /// Runs on a blocking thread: waits for the reader.
-    fn push(&mut self, bytes: &[u8]) -> Result<(), ProofError> {
-        let Self {
-            gzip,
-            events,
-            inflated,
-        } = self;
+impl ProverState {
+    /// Proves the contents. Runs on a blocking thread: waits for the reader.
+    fn push_contents(&mut self, bytes: &[u8]) -> Result<(), ProofError> {
         let mut closed = false;
-        gzip.push(bytes, &mut |data| {
-            events.push(data);
-            if let Some(reader) = inflated.as_ref().filter(|_| !closed && !data.is_empty()) {
+        let reader = self.inflated.as_ref();
+        self.prover.contents.push(bytes, &mut |data| {
+            if let Some(reader) = reader.filter(|_| !closed && !data.is_empty()) {
                 closed = reader.blocking_send(Bytes::copy_from_slice(data)).is_err();
             }
         })?;
@@ -116,16 +100,18 @@ impl ContentState {
             Ok(())
         }
     }
-}
 
-impl ProverState {
-    /// Returns the facts of the bytes since the last section; the hash covers all bytes.
+    /// Returns the facts of the bytes since the last section; the digests cover all bytes.
     fn finish_section(&mut self) -> Result<ProofFacts, ProofError> {
-        let (members, decompressed) = std::mem::take(&mut self.contents.gzip).finish()?;
-        let events = std::mem::take(&mut self.contents.events).finish();
-        let sha256 = hex(&self.sha.clone().finalize());
+        let proof = self.prover.finish();
+        let GzipStats {
+            members,
+            decompressed,
+            events,
+        } = proof.stats?;
         Ok(ProofFacts {
-            sha256,
+            sha256: proof.sha256,
+            crc64: proof.crc64,
             members,
             decompressed,
             events,
@@ -135,19 +121,10 @@ impl ProverState {
 
 /// A batch that is being proved.
 struct RunningBatch {
-    /// The contents, and the hash unless it is made aside.
+    /// The contents, and the digests unless they are made aside.
     state: JoinHandle<Result<Box<ProverState>, ProofError>>,
-    /// The hash, on a processor of its own.
-    hash_task: Option<JoinHandle<Sha256>>,
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
+    /// The digests, on a processor of their own.
+    digest_task: Option<JoinHandle<BodyDigests>>,
 }
 
 /// A proof under way. Exactly one of `state` and `running` is there between calls.
@@ -171,12 +148,7 @@ impl StreamProver {
         }
     }
 
-    /// Returns the facts after the last byte.
-    pub async fn finish(mut self) -> Result<ProofFacts, ProofError> {
-        self.finish_section().await
-    }
-
-    /// Ends one of several concatenated streams and returns its facts; the next one begins. The hash covers all bytes
+    /// Ends one of several concatenated streams and returns its facts; the next one begins. The digests cover all bytes
     /// since the beginning.
     pub async fn finish_section(&mut self) -> Result<ProofFacts, ProofError> {
         self.flush().await?;
@@ -195,8 +167,8 @@ impl StreamProver {
     async fn join_batch(&mut self) -> Result<(), ProofError> {
         if let Some(running) = self.running.take() {
             let mut state = running.state.await.map_err(|_| ProofError::Interrupted)??;
-            if let Some(hash_task) = running.hash_task {
-                state.sha = hash_task.await.map_err(|_| ProofError::Interrupted)?;
+            if let Some(digest_task) = running.digest_task {
+                state.prover.digests = digest_task.await.map_err(|_| ProofError::Interrupted)?;
             }
             self.state = Some(state);
         }
@@ -213,37 +185,41 @@ impl StreamProver {
             .acquire_owned()
             .await
             .map_err(|_| ProofError::Interrupted)?;
-        let hash_task = pool().try_acquire_owned().ok().map(|permit| {
-            let (batch, mut sha) = (batch.clone(), std::mem::take(&mut state.sha));
+        let digest_task = pool().try_acquire_owned().ok().map(|permit| {
+            let (batch, mut digests) = (batch.clone(), std::mem::take(&mut state.prover.digests));
             tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 for bytes in &batch {
-                    sha.update(bytes);
+                    digests.push(bytes);
                 }
-                sha
+                digests
             })
         });
-        let hashed = hash_task.is_some();
+        let digested = digest_task.is_some();
         let state = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             for bytes in &batch {
-                if !hashed {
-                    state.sha.update(bytes);
+                if !digested {
+                    state.prover.digests.push(bytes);
                 }
-                state.contents.push(bytes)?;
+                state.push_contents(bytes)?;
             }
             Ok(state)
         });
-        self.running = Some(RunningBatch { state, hash_task });
+        self.running = Some(RunningBatch { state, digest_task });
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fmt::Write as _;
     use std::io::Write as _;
+
+    use sha2::{Digest as _, Sha256};
+
+    use super::super::prover::hex;
+    use super::*;
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -261,6 +237,7 @@ mod tests {
         let sha256 = hex(&Sha256::digest(&bytes));
         let expected = ProofFacts {
             sha256,
+            crc64: Crc64::of(&bytes),
             members: 2,
             decompressed: lines.len() as u64 + 8,
             events: EventCount {
@@ -275,7 +252,7 @@ mod tests {
                 proof.push(Bytes::copy_from_slice(chunk)).await.unwrap();
             }
             assert_eq!(
-                proof.finish().await.as_ref(),
+                proof.finish_section().await.as_ref(),
                 Ok(&expected),
                 "{processors} processors"
             );

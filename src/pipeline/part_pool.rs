@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::semaphore::{PriorityPermit, PrioritySemaphore};
-
 /// Bytes in a MiB.
 const MIB: u64 = 1024 * 1024;
 
@@ -96,12 +94,6 @@ impl Drop for WaitingGuard<'_> {
 fn permits_for(part_bytes: u64) -> u32 {
     u32::try_from(part_bytes.div_ceil(MIB)).unwrap_or(u32::MAX)
 }
-
-/// Limits the concurrent windows of all exports; the oldest window is served first.
-pub type WindowSemaphore = PrioritySemaphore<crate::archive::window::Window>;
-
-/// Permit for one window.
-pub type WindowPermit = PriorityPermit<crate::archive::window::Window>;
 
 #[cfg(test)]
 mod tests {
