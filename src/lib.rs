@@ -2,7 +2,7 @@
 //! and deletes the sessions. The operator and the command line share one engine.
 //!
 //! Modules depend only on those to their right; every module may use `api`:
-//! `cli`, `controller` → `telemetry` → `export` → `archive` → `pipeline` → `tracker`, `storage` → `egress`.
+//! `cli`, `controller` → `telemetry` → `export` → `session` → `archive` → `pipeline` → `tracker`, `storage` → `egress`.
 //! `archive::verify` still reads `export::spec`.
 
 pub mod api;
@@ -15,6 +15,7 @@ pub mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod pipeline;
+pub mod session;
 pub mod simulator;
 pub mod storage;
 pub mod telemetry;

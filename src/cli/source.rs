@@ -13,6 +13,7 @@ use super::location::{ArchiveLocation, S3Args};
 use super::secrets::{self, EnvLookup};
 use crate::api::{self, Setting, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
+use crate::session::guard::SpaceSessions;
 use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError};
 
 /// Largest file of certificates, in bytes: 1 MiB.
@@ -184,6 +185,16 @@ impl SourceConnection {
             .ca_file
             .or_else(|| context.s3_ca_file.as_deref().map(|path| file.resolve_path(path)));
         Ok((place, s3))
+    }
+
+    /// Returns the sessions of the space.
+    pub fn sessions(&self) -> SpaceSessions<'_> {
+        SpaceSessions::new(&self.tracker, &self.space)
+    }
+
+    /// Returns the names of settings on the command line.
+    pub const fn setting_names(&self) -> &SettingNames {
+        &self.setting_names
     }
 
     /// Converts an error of the service, in the names of the command line.

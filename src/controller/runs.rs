@@ -18,8 +18,8 @@ use super::exporter::ExportRunner;
 use crate::api::EventExport;
 use crate::export::engine::ReleaseReport;
 use crate::export::failure::Failure;
-use crate::export::semaphore::{PriorityPermit, PrioritySemaphore};
 use crate::export::snapshot::Snapshot;
+use crate::session::semaphore::{PriorityPermit, PrioritySemaphore};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::GaugeShare;
 

@@ -15,7 +15,7 @@ use super::commit::{
 use super::failure::{Failure, Observed, RetryClass};
 use super::journal_io::put_record;
 use super::observer::WindowResult;
-use super::open::{OpenAttempt, OpenOutcome, open_session, session_request, stopped};
+use super::open::{JournaledSessions, OpenAttempt, OpenOutcome, open_session, stopped};
 use super::recovery::delete_attempt_keys;
 use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
@@ -49,7 +49,7 @@ pub(super) enum WindowOutcome {
 }
 
 /// Evidence from outside an attempt.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PriorEvidence {
     /// For an hour: events of the other hours of its day (see [`EmptyEvidence`]).
     pub(super) other_hours: Option<u64>,
@@ -57,6 +57,8 @@ pub(super) struct PriorEvidence {
     pub(super) before_oldest_since: Option<Timestamp>,
     /// True if the last attempt failed because the data ended inside an event.
     pub(super) uncounted_before: bool,
+    /// Sessions that the journal names, for the message of a full space.
+    pub(super) journaled_sessions: Arc<JournaledSessions>,
 }
 
 /// Exports one window when a slot is free, and reports the result to the observer.
@@ -117,7 +119,10 @@ async fn run_attempt(
         () = ctx.stop.cancelled() => return Err(stopped()),
     };
     let span = tracing::info_span!("session", attempt = Empty);
-    let opened = match open_session(ctx, window).instrument(span).await? {
+    let opened = match open_session(ctx, window, &prior.journaled_sessions)
+        .instrument(span)
+        .await?
+    {
         OpenOutcome::Opened(opened) => opened,
         OpenOutcome::Covered => return Ok(WindowOutcome::Covered),
     };
@@ -147,23 +152,19 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
         started_at: _,
         deadline: _,
         support: _,
-        session_guard,
+        held,
         in_progress,
     } = opened;
-    let deleted = ctx
-        .peers
-        .tracker
-        .delete_session(&ctx.export.space, &session.id)
-        .await;
-    match deleted {
+    let session = session.id();
+    match ctx.space_sessions().close(session).await {
         Ok(()) => {
-            lock(&ctx.sessions).remove(&session.id);
+            lock(&ctx.sessions).remove(session);
             lock(&ctx.closed_attempts).insert(id);
             if needs_recovery.into_inner() {
-                drop((session_guard, in_progress));
+                drop((held, in_progress));
                 return;
             }
-            match delete_attempt_keys(ctx, id, [&session.id]).await {
+            match delete_attempt_keys(ctx, id, &[session.to_owned()]).await {
                 Ok(()) => {
                     lock(&ctx.stale_windows).remove(&id.window);
                 }
@@ -173,10 +174,10 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
             }
         }
         Err(error) => {
-            tracing::warn!(session = session.id, %error, "cannot delete session, will retry");
+            tracing::warn!(session, %error, "cannot delete session, will retry");
         }
     }
-    drop((session_guard, in_progress));
+    drop((held, in_progress));
 }
 
 struct Attempt<'a> {
@@ -236,10 +237,13 @@ impl Attempt<'_> {
     }
 
     async fn download(&self, reservation: PartReservation) -> Result<WindowOutcome, Failure> {
-        self.check_session_matches()?;
+        self.opened
+            .session
+            .check()
+            .map_err(|mismatch| Failure::from(&mismatch))?;
         let RunContext { peers, export, .. } = self.ctx;
         let answer = tokio::select! {
-            answer = peers.tracker.download(&export.space, &self.opened.session.id) => answer,
+            answer = peers.tracker.download(&export.space, self.opened.session.id()) => answer,
             () = self.stop.cancelled() => return Err(stopped()),
         };
         let download = match answer.map_err(|error| Failure::from_download_start(&error))? {
@@ -283,19 +287,6 @@ impl Attempt<'_> {
             .await
             .map_err(|error| self.copy_failure(error))?;
         self.evaluate(staged).await
-    }
-
-    /// Checks that the session has the requested range, hour and scope. The service may answer with others, and
-    /// events of another day must never be stored under the requested day.
-    fn check_session_matches(&self) -> Result<(), Failure> {
-        let window = self.window();
-        let request = session_request(window, self.ctx.is_account_scope());
-        let differences = request.differences(&self.opened.session);
-        let Some(difference) = differences.first() else {
-            return Ok(());
-        };
-        let message = format!("{difference}; nothing was stored");
-        Err(Failure::manual(Reason::RangeMismatch, message))
     }
 
     async fn evaluate(&self, staged: StagedObject) -> Result<WindowOutcome, Failure> {
@@ -410,7 +401,7 @@ impl Attempt<'_> {
         }
         let session = peers
             .tracker
-            .get_session(&export.space, &self.opened.session.id)
+            .get_session(&export.space, self.opened.session.id())
             .await;
         let session_readable = session.map_err(|error| Failure::from(&error))?.is_some();
         let listing = self.ctx.listing_cache.all_since(Instant::now()).await?;

@@ -146,7 +146,7 @@ fn new_receipt(
         verdict,
     } = comparison;
     let window = opened.id.window;
-    let session = &opened.session;
+    let session = opened.session.session();
     let asked = RangeRecord {
         start: window.date(),
         end: window.date(),

@@ -8,16 +8,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::budget::SessionBudgets;
 use super::manifest::sign::Signing;
 use super::observer::{EngineLoad, EngineObserver, NoopObserver};
 use super::run::ExportRun;
 use super::run_context::{RunContext, SharedResources};
-use super::semaphore::WindowSemaphore;
 use super::snapshot::Snapshot;
 use super::spec::ExportSpec;
 use crate::pipeline::part_pool::PartPool;
 use crate::pipeline::prover_pool::ProverPool;
+use crate::session::budget::SessionBudgets;
+use crate::session::semaphore::WindowSemaphore;
 use crate::storage::Store;
 use crate::tracker::Tracker;
 

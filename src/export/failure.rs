@@ -9,6 +9,7 @@ use crate::archive::records::RecordError;
 use crate::archive::window::Window;
 use crate::pipeline::gzip::GzipError;
 use crate::pipeline::prover_pool::ProofError;
+use crate::session::guard::{AnswerMismatch, CloseError, OpenError};
 use crate::storage::{StoreError, StoreErrorClass};
 use crate::tracker::{StreamError, TrackerError, TrackerErrorClass};
 
@@ -196,6 +197,35 @@ impl From<&TrackerError> for Failure {
             timed_out: false,
             observed: None,
         }
+    }
+}
+
+/// Classifies the failure to open a session.
+impl From<&OpenError> for Failure {
+    fn from(error: &OpenError) -> Self {
+        let reason = match error {
+            OpenError::Full(_) | OpenError::OwnLimit { .. } => Reason::SpaceFull,
+            OpenError::Refused { .. } => Reason::SessionRefused,
+            OpenError::Failed(error) | OpenError::PossiblyOpen(error) => return Self::from(error),
+        };
+        Self::wait(reason, error.to_string(), None).export_wide()
+    }
+}
+
+/// Classifies the failure to delete a session.
+impl From<&CloseError> for Failure {
+    fn from(error: &CloseError) -> Self {
+        match error {
+            CloseError::Service(error) => Self::from(error),
+            CloseError::Timeout(_) => Self::retry(Reason::SourceUnreachable, error.to_string()),
+        }
+    }
+}
+
+/// Classifies a session for something else than requested.
+impl From<&AnswerMismatch> for Failure {
+    fn from(mismatch: &AnswerMismatch) -> Self {
+        Self::manual(Reason::RangeMismatch, format!("{mismatch}; nothing was stored"))
     }
 }
 

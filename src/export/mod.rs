@@ -1,4 +1,4 @@
-//! The engine: windows → decide → transfer → receipt; the session budget, recovery, manifests.
+//! The engine: windows → decide → transfer → receipt; recovery, manifests.
 //!
 //! Reading order: `spec`, `retry_state`, `decide` (decisions, no
 //! I/O), `run` (the loop), `attempt` with `open`, `transfer`, `commit` (one window), `recovery` (after a crash),
@@ -7,7 +7,6 @@
 mod attempt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
-pub mod budget;
 mod commit;
 pub mod connect;
 pub mod decide;
@@ -23,7 +22,6 @@ mod release;
 pub mod retry_state;
 mod run;
 mod run_context;
-pub mod semaphore;
 pub mod shard;
 pub mod snapshot;
 pub mod spec;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::api::Reason;
+use crate::session::budget::SpaceLoad;
 
 /// Result of one attempt at a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,19 +64,4 @@ pub struct EngineLoad {
     pub pool_used_bytes: u64,
     /// Load of every space that is exported from.
     pub spaces: Vec<SpaceLoad>,
-}
-
-/// Sessions of one space at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpaceLoad {
-    /// Endpoint of the service, as receipts name it.
-    pub source: String,
-    /// Id of the space.
-    pub space: String,
-    /// Sessions that this process holds open.
-    pub held: usize,
-    /// Maximum sessions that this process may hold.
-    pub budget: usize,
-    /// Sessions of all users at the last listing; `None`: not listed yet.
-    pub listed: Option<usize>,
 }

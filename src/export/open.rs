@@ -1,12 +1,12 @@
 //! Opens a session for a window: records the attempt in the journal first, the session right after. I/O.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
 
-use super::budget::{SESSIONS_PER_SPACE, SessionCapacity, SessionGuard};
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{load_conflicts, put_record, record_options};
 use super::recovery::delete_attempt_keys;
@@ -16,9 +16,12 @@ use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::overlap;
 use crate::archive::records::{self, ArchiveRecord, AttemptRecord, SessionRecord};
 use crate::archive::window::Window;
+use crate::session::budget::HeldSession;
+use crate::session::guard::{OpenError, OpenSessions, OpenedSession};
+use crate::session::occupancy::SessionHolder;
 use crate::storage::conditional::{ConditionalSupport, probe};
 use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store, StoreError, StoreIdentity};
-use crate::tracker::{Session, SessionRequest, TrackerError};
+use crate::tracker::SessionRequest;
 
 /// Open session of this attempt, recorded in the journal.
 pub(super) struct OpenAttempt<'a> {
@@ -26,12 +29,12 @@ pub(super) struct OpenAttempt<'a> {
     /// crash.
     pub(super) needs_recovery: AtomicBool,
     pub(super) id: AttemptId,
-    pub(super) session: Session,
+    pub(super) session: OpenedSession,
     pub(super) started_at: Timestamp,
     /// Time at which this process abandons the attempt, since others may then take the window over.
     pub(super) deadline: tokio::time::Instant,
     pub(super) support: ConditionalSupport,
-    pub(super) session_guard: SessionGuard,
+    pub(super) held: HeldSession,
     pub(super) in_progress: InProgressGuard<'a>,
 }
 
@@ -43,8 +46,15 @@ pub(super) enum OpenOutcome<'a> {
     Covered,
 }
 
+/// Sessions that the journal names, with their holders.
+pub(super) type JournaledSessions = BTreeMap<String, SessionHolder>;
+
 /// Opens a session, one at a time in each space, oldest window first.
-pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<OpenOutcome<'_>, Failure> {
+pub(super) async fn open_session<'a>(
+    ctx: &'a RunContext,
+    window: Window,
+    journaled: &JournaledSessions,
+) -> Result<OpenOutcome<'a>, Failure> {
     let _opening = tokio::select! {
         opening = ctx.budget.lock_opening(window) => opening,
         () = ctx.stop.cancelled() => return Err(stopped()),
@@ -53,14 +63,15 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
         return Err(stopped());
     }
     let export = &ctx.export;
-    let open_before = ctx
-        .peers
-        .tracker
-        .list_sessions(&export.space)
-        .await
+    let holder = |id: &str| match ctx.budget.holder(id, &export.name) {
+        SessionHolder::Unknown => journaled.get(id).copied().unwrap_or(SessionHolder::Unknown),
+        holder => holder,
+    };
+    let open_before = ctx.space_sessions().list(holder).await;
+    let open_before = open_before.map_err(|error| Failure::from(&error))?;
+    open_before
+        .check_capacity(&ctx.budget, &export.space, Instant::now())
         .map_err(|error| Failure::from(&error))?;
-    let listed = open_before.len();
-    check_capacity(ctx, listed)?;
 
     // Read before the store's clock, so that the deadline of this process is not later than the one in the journal.
     let started = tokio::time::Instant::now();
@@ -90,7 +101,7 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
         started_at,
         deadline: started_at.saturating_add(max_duration).unwrap_or(Timestamp::MAX),
         tracker_user: ctx.tracker_user.get().cloned(),
-        open_before: open_before.into_iter().map(|session| session.id).collect(),
+        open_before: open_before.ids.clone(),
     };
     lock(&ctx.stale_windows).insert(window);
     let written = put_record(
@@ -106,9 +117,9 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
         discard_attempt(ctx, id, None).await;
         return Err(Failure::from(&error));
     }
-    match create_session(ctx, id, &attempt, listed).await {
+    match create_session(ctx, id, &attempt, &open_before).await {
         Ok(Some((session, support))) => {
-            let session_guard = ctx.budget.hold(&session.id);
+            let held = ctx.budget.hold(session.id(), &export.name);
             Ok(OpenOutcome::Opened(Box::new(OpenAttempt {
                 needs_recovery: AtomicBool::new(false),
                 id,
@@ -116,7 +127,7 @@ pub(super) async fn open_session(ctx: &RunContext, window: Window) -> Result<Ope
                 started_at,
                 deadline,
                 support,
-                session_guard,
+                held,
                 in_progress,
             })))
         }
@@ -154,13 +165,13 @@ enum OpenLeftover {
     PossibleSession,
 }
 
-type CreatedSession = Option<(Session, ConditionalSupport)>;
+type CreatedSession = Option<(OpenedSession, ConditionalSupport)>;
 
 async fn create_session(
     ctx: &RunContext,
     id: AttemptId,
     attempt: &AttemptRecord,
-    listed: usize,
+    open_before: &OpenSessions,
 ) -> Result<CreatedSession, (Failure, OpenLeftover)> {
     let (export, window) = (&ctx.export, id.window);
     let without_leftover = |failure: Failure| (failure, OpenLeftover::Nothing);
@@ -200,17 +211,18 @@ async fn create_session(
         }
     }
     let request = session_request(window, ctx.is_account_scope());
-    let session = match ctx.peers.tracker.create_session(&export.space, &request).await {
-        Ok(session) => session,
+    let sessions = ctx.space_sessions();
+    let opened = match sessions.create(&request, open_before).await {
+        Ok(opened) => opened,
         Err(error) => {
-            let leftover = if error.may_have_executed() {
-                OpenLeftover::PossibleSession
-            } else {
-                OpenLeftover::Nothing
+            let leftover = match error {
+                OpenError::PossiblyOpen(_) => OpenLeftover::PossibleSession,
+                _ => OpenLeftover::Nothing,
             };
-            return Err((create_failure(&error, listed), leftover));
+            return Err((Failure::from(&error), leftover));
         }
     };
+    let session = opened.session();
     if let Some(user) = &session.username {
         // The first reply names the user; later replies name the same one.
         let _ = ctx.tracker_user.set(user.clone());
@@ -226,14 +238,16 @@ async fn create_session(
     let key = Key::Session(id, session.id.clone());
     if let Err(error) = put_record(&*ctx.peers.store, &export.root, &key, &record, PutMode::Overwrite).await {
         // Without its key, recovery could not prove that this attempt opened the session.
-        let deleted = ctx.peers.tracker.delete_session(&export.space, &session.id).await;
-        if deleted.is_err() {
+        if sessions.close(&session.id).await.is_err() {
             return Err((Failure::from(&error), OpenLeftover::PossibleSession));
         }
         lock(&ctx.sessions).remove(&session.id);
-        return Err((Failure::from(&error), OpenLeftover::DeletedSession(session.id)));
+        return Err((
+            Failure::from(&error),
+            OpenLeftover::DeletedSession(session.id.clone()),
+        ));
     }
-    Ok(Some((session, support)))
+    Ok(Some((opened, support)))
 }
 
 /// Returns the request for the session of a window.
@@ -254,40 +268,6 @@ async fn has_receipt(ctx: &RunContext, window: Window) -> Result<bool, Failure> 
         Err(StoreError::Archived { .. } | StoreError::LimitExceeded { .. }) => Ok(true),
         Err(error) => Err(Failure::from(&error)),
     }
-}
-
-/// Classifies the failure of a request for a session, with the number of open sessions that the service listed before.
-/// A refusal means a full space only if the reply or the list says so.
-fn create_failure(error: &TrackerError, listed: usize) -> Failure {
-    let failure = Failure::from(error);
-    let TrackerError::Capacity { names_capacity, .. } = error else {
-        return failure;
-    };
-    let message = format!("{error}. Before that, the service listed {listed} open sessions of the space");
-    if *names_capacity || listed + 1 >= SESSIONS_PER_SPACE {
-        return Failure { message, ..failure };
-    }
-    Failure {
-        reason: Reason::SessionRefused,
-        message: format!(
-            "{message}: the role is missing, or sessions of others that it does not list fill the space"
-        ),
-        ..failure
-    }
-}
-
-fn check_capacity(ctx: &RunContext, open: usize) -> Result<(), Failure> {
-    let space = &ctx.export.space;
-    let message = match ctx.budget.capacity(open, Instant::now()) {
-        SessionCapacity::Available => return Ok(()),
-        SessionCapacity::SpaceFull => format!(
-            "space {space} has {open} of 30 sessions open: waiting for a free session (list them with `eventexport session list`)"
-        ),
-        SessionCapacity::OwnLimit => format!(
-            "this process holds its maximum number of sessions in space {space}: waiting for one to close"
-        ),
-    };
-    Err(Failure::wait(Reason::SpaceFull, message, None).export_wide())
 }
 
 /// Returns the conditional writes that the store supports; probes each store once, with the attempt's own bytes.

@@ -90,13 +90,14 @@ async fn delete_journaled_session(
     facts: &AttemptFacts,
     session: &str,
 ) -> Result<(), Failure> {
-    let (tracker, space) = (&ctx.peers.tracker, &ctx.export.space);
     let user = facts
         .record
         .as_ref()
         .and_then(|record| record.tracker_user.as_deref());
-    let listed = tracker
-        .get_session(space, session)
+    let listed = ctx
+        .peers
+        .tracker
+        .get_session(&ctx.export.space, session)
         .await
         .map_err(|error| Failure::from(&error))?;
     if let Some(listed) = listed
@@ -109,8 +110,8 @@ async fn delete_journaled_session(
         ));
     }
     // Also if the session is not listed: a service may list fewer sessions than it keeps.
-    tracker
-        .delete_session(space, session)
+    ctx.space_sessions()
+        .close(session)
         .await
         .map_err(|error| Failure::from(&error))
 }
@@ -278,9 +279,8 @@ async fn delete_orphan_session(
         }
         OrphanVerdict::Delete(session) => {
             tracing::info!(session = session.id, window = %id.window, "deleting orphaned session");
-            ctx.peers
-                .tracker
-                .delete_session(&export.space, &session.id)
+            ctx.space_sessions()
+                .close(&session.id)
                 .await
                 .map_err(|error| Failure::from(&error))?;
             lock(&ctx.sessions).remove(&session.id);

@@ -18,7 +18,7 @@ use super::failure::{Failure, Problem, RetryClass};
 use super::journal_io::{load_day, load_journal, put_record};
 use super::manifest::chain::ensure_manifest;
 use super::manifest::statement::build_statement;
-use super::open::{conditional_writes_unsupported, stopped};
+use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
 use super::recovery::{adopt_object, recover_attempt};
 use super::retry_state::RetryState;
 use super::run_context::{RunContext, lock};
@@ -31,6 +31,7 @@ use crate::archive::read::read_receipts;
 use crate::archive::receipt::{ReceiptFacts, Sha256Digest};
 use crate::archive::records::{ArchiveRecord, RangeRecord, SplitRecord, encode};
 use crate::archive::window::Window;
+use crate::session::occupancy::SessionHolder;
 use crate::storage::{PutMode, StoreError};
 
 /// Time until the days of the service are listed again after a failure: 5 min.
@@ -364,6 +365,7 @@ impl ExportRun {
         if let Some(period) = decision.seal {
             self.seal(period);
         }
+        let journaled_sessions = Arc::new(self.journaled_sessions());
         for window in decision.start {
             self.first_transfer_at.get_or_insert((self.ctx.shared.now)());
             let journal = self.journal.as_ref();
@@ -373,12 +375,32 @@ impl ExportRun {
                     .and_then(|journal| other_hours_events(journal, &self.ctx.export, window)),
                 before_oldest_since: self.retry_state.before_oldest_since(window),
                 uncounted_before: last.is_some_and(|last| last.failure.reason == Reason::EventsUncounted),
+                journaled_sessions: Arc::clone(&journaled_sessions),
             };
             self.spawn(RunTask::Window(window), move |ctx| async move {
                 RunTaskResult::Window(window, export_window(&ctx, window, prior).await)
             });
         }
         changed
+    }
+
+    /// Returns the sessions that the journal names, with their holders.
+    fn journaled_sessions(&self) -> JournaledSessions {
+        let attempts = self.journal.iter().flat_map(|journal| journal.attempts.values());
+        let sessions = attempts.flat_map(|facts| {
+            let record = facts.record.as_ref();
+            let own = record.is_none_or(|record| record.holder == self.ctx.export.holder);
+            let holder = if own {
+                SessionHolder::Own
+            } else {
+                SessionHolder::Known
+            };
+            facts
+                .sessions
+                .iter()
+                .map(move |session| (session.clone(), holder))
+        });
+        sessions.collect()
     }
 
     fn spawn<F>(&mut self, task: RunTask, work: impl FnOnce(Arc<RunContext>) -> F)

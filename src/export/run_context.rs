@@ -9,12 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use ulid::Ulid;
 
-use super::budget::{SessionBudget, SessionBudgets};
 use super::engine::{Clock, Limits, Peers};
 use super::listing_cache::{ListedDays, ListingCache};
 use super::manifest::chain::ChainCache;
 use super::observer::EngineObserver;
-use super::semaphore::WindowSemaphore;
 use super::snapshot::TransferFacts;
 use super::spec::ExportSpec;
 use crate::api::Scope;
@@ -23,6 +21,9 @@ use crate::archive::listing::Journal;
 use crate::archive::window::Window;
 use crate::pipeline::part_pool::PartPool;
 use crate::pipeline::prover_pool::ProverPool;
+use crate::session::budget::{SessionBudget, SessionBudgets};
+use crate::session::guard::SpaceSessions;
+use crate::session::semaphore::WindowSemaphore;
 use crate::storage::StoreIdentity;
 use crate::storage::conditional::ConditionalSupport;
 
@@ -202,6 +203,11 @@ impl RunContext {
     pub(super) fn mark_in_progress(&self, id: AttemptId) -> InProgressGuard<'_> {
         lock(&self.in_progress).insert(id);
         InProgressGuard { ctx: self, id }
+    }
+
+    /// Returns the sessions of the export's space.
+    pub(super) fn space_sessions(&self) -> SpaceSessions<'_> {
+        SpaceSessions::new(&self.peers.tracker, &self.export.space)
     }
 
     pub(super) fn is_account_scope(&self) -> bool {

@@ -62,10 +62,7 @@ pub enum TrackerError {
         message: String,
     },
     /// No session was opened: the space is full, or the role is missing; the status does not tell them apart.
-    #[error(
-        "cannot open a session in space {space} (status {status}){}: at most 30 may be open at once, and the user needs the developer role (for account events the permission of the account)",
-        quoted(message)
-    )]
+    #[error("cannot open a session in space {space} (status {status}){}", quoted(message))]
     Capacity {
         /// The space.
         space: String,

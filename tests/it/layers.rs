@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders from the bottom to the top. `main.rs`, `lib.rs` and `fuzzing` use all of them.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 12] = [
     "api",
     "egress",
     "storage",
     "tracker",
     "pipeline",
     "archive",
+    "session",
     "export",
     "telemetry",
     "simulator",

@@ -1,7 +1,6 @@
 //! State machine of a download: opens each session, transfers and verifies its events, and deletes the sessions that it
 //! opened. Network I/O through the tracker client and `fetch`; writes to the sink.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +23,9 @@ use crate::cli::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
 use crate::pipeline::events::EventCount;
 use crate::pipeline::prover_pool::{ProofError, ProofFacts, ProverPool, StreamProver};
-use crate::tracker::{ResumePoint, Session, SessionRequest, TrackerError};
+use crate::session::guard::{OpenError, OpenSessions, OpenedSession};
+use crate::session::occupancy::SessionHolder;
+use crate::tracker::{ResumePoint, SessionRequest};
 
 /// Maximum number of times the bytes of a session are downloaded from the start: 3.
 const TRIES_MAX: u32 = 3;
@@ -37,9 +38,6 @@ const CREATE_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// Maximum time to delete a session when the download ends: 30 s.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Maximum number of session IDs in a hint about a session that may have been opened.
-const NAMED_MAX: usize = 5;
 
 /// A download in progress.
 pub struct Downloader<'a> {
@@ -434,25 +432,34 @@ impl Downloader<'_> {
     /// unknown ID could stay open.
     async fn open_session(&mut self, request: &SessionRequest) -> Result<CurrentSession, DownloadError> {
         let source = self.source;
-        let service_error = |error: &TrackerError| DownloadError::Service(source.error_text(error));
-        let open_before = tokio::select! {
+        let sessions = source.sessions();
+        let own = |id: &str| self.leftover_sessions.iter().any(|(own, _)| own == id);
+        let holder = |id: &str| {
+            if own(id) {
+                SessionHolder::Own
+            } else {
+                SessionHolder::Unknown
+            }
+        };
+        let before = tokio::select! {
             biased;
             () = self.stop.graceful.cancelled() => return Err(DownloadError::Stopped),
-            listed = source.tracker.list_sessions(&source.space) => listed.map_err(|error| service_error(&error))?,
+            listed = sessions.list(holder) => listed.map_err(|error| DownloadError::Service(source.error_text(&error)))?,
         };
         if self.stop.graceful.is_cancelled() {
             return Err(DownloadError::Stopped);
         }
-        let session = match self.create_session(request).await {
-            Ok(session) => session,
-            Err(error) if error.may_have_executed() => {
+        let opened = match self.create_session(request, &before).await {
+            Ok(opened) => opened,
+            Err(error @ OpenError::PossiblyOpen(_)) => {
                 return Err(DownloadError::SessionUnknown {
-                    reason: source.error_text(&error),
-                    hint: self.orphan_hint(request, &open_before).await,
+                    reason: error.describe(source.setting_names()),
+                    hint: sessions.orphan_hint(request, &before).await,
                 });
             }
-            Err(error) => return Err(service_error(&error)),
+            Err(error) => return Err(DownloadError::Service(error.describe(source.setting_names()))),
         };
+        let session = opened.session();
         self.set_open_session(Some(session.id.clone()));
         let current = CurrentSession {
             session: session.id.clone(),
@@ -465,33 +472,30 @@ impl Downloader<'_> {
         let days = format_days(request.start, request.end, request.hour);
         self.meter
             .println(&format!("Session {} opened for {days}.", session.id));
-        match request.differences(&session).first() {
-            Some(difference) => Err(DownloadError::SessionMismatch(difference.to_string())),
-            None => Ok(current),
-        }
+        let checked = opened.check();
+        checked.map_err(|mismatch| DownloadError::SessionMismatch(mismatch.to_string()))?;
+        Ok(current)
     }
 
-    /// Sends the request. While the service asks to wait, repeats it, at most [`CREATE_TRIES_MAX`] times in all.
-    async fn create_session(&self, request: &SessionRequest) -> Result<Session, TrackerError> {
-        let (tracker, space) = (&self.source.tracker, &self.source.space);
+    /// Requests a session. While the service asks to wait, repeats the request, at most [`CREATE_TRIES_MAX`] times in all.
+    async fn create_session(
+        &self,
+        request: &SessionRequest,
+        before: &OpenSessions,
+    ) -> Result<OpenedSession, OpenError> {
         let mut tries = 1;
         loop {
-            let error = match tracker.create_session(space, request).await {
-                Ok(session) => return Ok(session),
+            let error = match self.source.sessions().create(request, before).await {
+                Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
-            let after = match &error {
-                TrackerError::Capacity {
-                    after: Some(after), ..
-                } if tries < CREATE_TRIES_MAX => (*after).min(CREATE_WAIT_MAX),
+            let after = match error.retry_after() {
+                Some(after) if tries < CREATE_TRIES_MAX => after.min(CREATE_WAIT_MAX),
                 _ => return Err(error),
             };
             tries += 1;
-            self.meter.println(&format!(
-                "{}; will try again in {} s",
-                self.source.error_text(&error),
-                after.as_secs()
-            ));
+            self.meter
+                .println(&format!("{error}; will try again in {} s", after.as_secs()));
             tokio::select! {
                 () = self.stop.graceful.cancelled() => return Err(error),
                 () = tokio::time::sleep(after) => {}
@@ -514,46 +518,14 @@ impl Downloader<'_> {
             return;
         }
         let source = self.source;
-        let deleted =
-            tokio::time::timeout(DELETE_TIMEOUT, source.tracker.delete_session(&source.space, &id)).await;
-        let why = match deleted {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(source.error_text(&error)),
-            Err(_) => Some(format!(
-                "no response from the service within {} s",
-                DELETE_TIMEOUT.as_secs()
-            )),
-        };
+        let deleted = source.sessions().close_within(&id, DELETE_TIMEOUT).await;
         self.set_open_session(None);
-        match why {
-            None => self.meter.println(&format!("Session {id} deleted.")),
-            Some(why) => self.leftover_sessions.push((id, why)),
-        }
-    }
-
-    /// Returns how to find or delete the session that a failed request may have opened.
-    async fn orphan_hint(&self, request: &SessionRequest, before: &[Session]) -> String {
-        let known_ids: BTreeSet<_> = before.iter().map(|session| session.id.as_str()).collect();
-        let found = self
-            .source
-            .tracker
-            .list_sessions(&self.source.space)
-            .await
-            .unwrap_or_default();
-        let ids: Vec<_> = found
-            .iter()
-            .filter(|session| !known_ids.contains(session.id.as_str()) && request.answer_matches(session))
-            .map(|session| session.id.as_str())
-            .take(NAMED_MAX)
-            .collect();
-        if ids.is_empty() {
-            "find it with `eventexport session list` and delete it with `eventexport session delete ID`"
-                .to_owned()
-        } else {
-            format!(
-                "unless another user has just opened it, delete it with `eventexport session delete {}`",
-                ids.join(" ")
-            )
+        match deleted {
+            Ok(()) => self.meter.println(&format!("Session {id} deleted.")),
+            Err(error) => {
+                let why = error.describe(source.setting_names());
+                self.leftover_sessions.push((id, why));
+            }
         }
     }
 

@@ -6,11 +6,12 @@ use serde_json::json;
 
 use super::super::day::day;
 use super::super::exit::{CliError, Exit};
-use super::super::human;
 use super::super::output::{OutputArgs, write_stderr};
 use super::super::source::{SourceArgs, SourceConnection};
-use super::{SESSIONS_PER_SPACE, view};
-use crate::tracker::{Session, SessionRequest, TrackerError};
+use super::view;
+use crate::session::guard::{OpenError, OpenedSession};
+use crate::session::occupancy::SessionHolder;
+use crate::tracker::SessionRequest;
 
 /// Schema version of the JSON document.
 pub const SCHEMA: &str = "eventexport.io/session-create/v2";
@@ -66,20 +67,19 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
         hour: args.hour,
         account: source.account,
     };
-    let session = match source.tracker.create_session(&source.space, &request).await {
-        Ok(session) => session,
-        Err(error) => return Err(create_error(&source, &error).await),
-    };
-    let differences = request.differences(&session).into_iter();
-    let warnings: Vec<String> = differences.map(|difference| difference.to_string()).collect();
+    let opened = open_session(&source, &request).await?;
+    let session = opened.session();
+    let warnings = opened
+        .check()
+        .map_or_else(|mismatch| mismatch.differences, |()| Vec::new());
     let document = json!({
-        "session": view::to_json(&session),
+        "session": view::to_json(session),
         "requested": {"start": start, "end": end, "hour": request.hour, "account": request.account},
         "warnings": warnings,
     });
     let printed = args
         .output
-        .print(SCHEMA, document, || view::detail_table(&session));
+        .print(SCHEMA, document, || view::detail_table(session));
     if !args.output.is_json() {
         // A warning, not a note: printed also with --quiet.
         for warning in &warnings {
@@ -106,75 +106,27 @@ fn date_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Da
     Ok((start, end))
 }
 
-/// Returns the error of a failed request, with the remedy.
-async fn create_error(source: &SourceConnection, error: &TrackerError) -> CliError {
+/// Opens a session that stays open.
+async fn open_session(
+    source: &SourceConnection,
+    request: &SessionRequest,
+) -> Result<OpenedSession, CliError> {
+    let sessions = source.sessions();
+    let before = sessions.list(|_| SessionHolder::Unknown).await;
+    let before = before.map_err(|error| source.tracker_error(&error))?;
+    let error = match sessions.create(request, &before).await {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    let message = error.describe(source.setting_names());
     let message = match error {
-        TrackerError::Capacity {
-            space,
-            status,
-            names_capacity: _,
-            after: _,
-            message,
-        } => {
-            let message = if message.is_empty() {
-                String::new()
-            } else {
-                format!(": “{message}”")
-            };
-            let open = match source.tracker.list_sessions(&source.space).await {
-                Ok(sessions) => open_sessions_text(&sessions),
-                Err(error) => format!("Cannot list sessions: {}.", source.error_text(&error)),
-            };
-            format!("cannot open a session in space {space} (status {status}){message}. {open}")
+        OpenError::PossiblyOpen(_) => {
+            let hint = sessions.orphan_hint(request, &before).await;
+            format!("{message}; the request may have opened a session: {hint}")
         }
-        error if error.may_have_executed() => format!(
-            "{}; the request may have opened a session: check with `eventexport session list`",
-            source.error_text(error)
-        ),
-        error => source.error_text(error),
+        _ => message,
     };
-    CliError::Failed(anyhow::anyhow!(message))
-}
-
-/// Describes the open sessions by user, and the remedy.
-fn open_sessions_text(sessions: &[Session]) -> String {
-    let mut users: Vec<(&str, u64)> = Vec::new();
-    for session in sessions {
-        let user = session.username.as_deref().unwrap_or("an unnamed user");
-        match users.iter_mut().find(|(known, _)| *known == user) {
-            Some((_, number)) => *number += 1,
-            None => users.push((user, 1)),
-        }
-    }
-    users.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
-    let by_user: Vec<String> = users
-        .iter()
-        .map(|(user, number)| format!("{} of {user}", human::count(*number)))
-        .collect();
-    let oldest = sessions.iter().filter_map(|session| session.created).min();
-    let oldest = oldest
-        .map(|at| format!(", the oldest created {at}"))
-        .unwrap_or_default();
-    let count = human::plural(sessions.len() as u64, "open session");
-    if sessions.is_empty() {
-        return format!(
-            "The service shows you no open sessions: the {SESSIONS_PER_SPACE} that a space can have belong to other users, or \
-             you lack the developer role in the space (with --account: the permission on the account)."
-        );
-    }
-    let intro = if sessions.len() >= SESSIONS_PER_SPACE {
-        format!("The space is full: {count}")
-    } else {
-        format!(
-            "The service shows you {count} of the {SESSIONS_PER_SPACE} that a space can have; the rest may belong to other \
-             users, or you lack a permission"
-        )
-    };
-    format!(
-        "{intro} ({}{oldest}). Delete unused sessions (`eventexport session list`, `eventexport session delete ID`, or \
-         `eventexport session delete --all-mine-older-than 2h`), or wait until other users delete theirs.",
-        by_user.join(", ")
-    )
+    Err(CliError::Failed(anyhow::anyhow!(message)))
 }
 
 #[cfg(test)]

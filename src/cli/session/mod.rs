@@ -8,6 +8,7 @@ pub mod view;
 use super::exit::{CliError, Exit};
 use super::output::{OutputArgs, table};
 use super::source::SourceArgs;
+use crate::session::SESSIONS_PER_SPACE;
 
 use serde_json::json;
 
@@ -88,9 +89,6 @@ Examples:
     eventexport session show 32c657c5-31c0-4a3c-a139-b380871c737a
   Show a session as JSON:
     eventexport session show 32c657c5-31c0-4a3c-a139-b380871c737a --output json";
-
-/// Maximum number of open sessions in a space (API page).
-pub const SESSIONS_PER_SPACE: usize = 30;
 
 /// Runs `eventexport session`.
 pub async fn run(args: SessionArgs) -> Result<Exit, CliError> {

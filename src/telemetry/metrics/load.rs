@@ -9,7 +9,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use crate::export::observer::{EngineLoad, SpaceLoad};
+use crate::export::observer::EngineLoad;
+use crate::session::budget::SpaceLoad;
 
 type SpaceValue = fn(&SpaceLoad) -> Option<usize>;
 

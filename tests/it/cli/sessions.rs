@@ -145,15 +145,15 @@ async fn a_full_space_error_counts_sessions_by_owner_and_gives_a_remedy() {
     refused.expect_failure(
         1,
         &[
-            "The space is full: 30 open sessions",
-            "28 of operator@example.com, 2 of person@example.com",
+            "listed 30 of 30 sessions open",
+            "30 unknown (28 of operator@example.com, 2 of person@example.com)",
             "--all-mine-older-than 2h",
         ],
     );
     // If only our own sessions are listed, the rest is not guessed.
     fixture.set_faults(&[]).await;
     let refused = fixture.run(&["session", "create", "--output", "json"]).await;
-    refused.expect_failure(1, &["shows you 28 open sessions of the 30"]);
+    refused.expect_failure(1, &["listed 28 of 30 sessions open", "the rest may be of users"]);
     assert_eq!(refused.json()["error"]["exitCode"], 1);
 }
 

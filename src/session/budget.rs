@@ -1,16 +1,14 @@
 //! Session budget of a space: sessions open one at a time, so that each listing shows the free ones, and never
 //! more than this process may hold. No I/O.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::observer::SpaceLoad;
+use super::SESSIONS_PER_SPACE;
+use super::occupancy::SessionHolder;
 use super::semaphore::{PriorityPermit, PrioritySemaphore};
 use crate::archive::window::Window;
-
-/// Open sessions that a space allows (the service's rule: 30 per space, shared by all its users).
-pub const SESSIONS_PER_SPACE: usize = 30;
 
 /// Time that a space must stay nearly full before a process that holds none of its sessions opens one: 15 s. The
 /// sessions may be its own, left by a crash, and about to be deleted.
@@ -30,7 +28,8 @@ pub struct SessionBudget {
     /// Windows that may hold a session.
     slots: PrioritySemaphore<Window>,
     opening: PrioritySemaphore<Window>,
-    held: Arc<Mutex<BTreeSet<String>>>,
+    /// Sessions that this process holds, with the export of each.
+    held: Arc<Mutex<BTreeMap<String, String>>>,
     /// Open sessions of all users at the last listing.
     listed: Arc<Mutex<Option<usize>>>,
     /// Time since which every listing showed the space nearly full.
@@ -39,9 +38,24 @@ pub struct SessionBudget {
 
 /// Session that this process holds; dropped when it is deleted or left to recovery.
 #[derive(Debug)]
-pub struct SessionGuard {
-    held: Arc<Mutex<BTreeSet<String>>>,
+pub struct HeldSession {
+    held: Arc<Mutex<BTreeMap<String, String>>>,
     id: String,
+}
+
+/// Sessions of one space at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpaceLoad {
+    /// Endpoint of the service, as receipts name it.
+    pub source: String,
+    /// Id of the space.
+    pub space: String,
+    /// Sessions that this process holds open.
+    pub held: usize,
+    /// Maximum sessions that this process may hold.
+    pub budget: usize,
+    /// Sessions of all users at the last listing; `None`: not listed yet.
+    pub listed: Option<usize>,
 }
 
 /// Capacity for another session.
@@ -147,10 +161,10 @@ impl SessionBudget {
         }
     }
 
-    /// Registers a session as held by this process until the guard is dropped.
-    pub fn hold(&self, id: &str) -> SessionGuard {
-        lock(&self.held).insert(id.to_owned());
-        SessionGuard {
+    /// Registers a session of an export as held by this process until the result is dropped.
+    pub fn hold(&self, id: &str, export: &str) -> HeldSession {
+        lock(&self.held).insert(id.to_owned(), export.to_owned());
+        HeldSession {
             held: Arc::clone(&self.held),
             id: id.to_owned(),
         }
@@ -158,11 +172,20 @@ impl SessionBudget {
 
     /// True if this process uses the session.
     pub fn holds(&self, id: &str) -> bool {
-        lock(&self.held).contains(id)
+        lock(&self.held).contains_key(id)
+    }
+
+    /// Returns the holder of a session from the view of an export, as far as this process knows.
+    pub fn holder(&self, id: &str, export: &str) -> SessionHolder {
+        match lock(&self.held).get(id) {
+            Some(holder) if holder == export => SessionHolder::Own,
+            Some(_) => SessionHolder::Known,
+            None => SessionHolder::Unknown,
+        }
     }
 }
 
-impl Drop for SessionGuard {
+impl Drop for HeldSession {
     fn drop(&mut self) {
         lock(&self.held).remove(&self.id);
     }
@@ -184,8 +207,14 @@ mod tests {
             (SessionCapacity::SpaceFull, SessionCapacity::Available)
         );
         assert_eq!(space.capacity(30, later), SessionCapacity::SpaceFull);
-        let one = spaces.for_space("e", "s").hold("a");
+        let one = spaces.for_space("e", "s").hold("a", "july");
         assert!(space.holds("a"));
+        let holders =
+            [("a", "july"), ("a", "june"), ("b", "july")].map(|(id, export)| space.holder(id, export));
+        assert_eq!(
+            holders,
+            [SessionHolder::Own, SessionHolder::Known, SessionHolder::Unknown]
+        );
         assert_eq!(space.capacity(28, now), SessionCapacity::Available);
         assert_eq!(space.capacity(29, later), SessionCapacity::SpaceFull);
         assert_eq!(space.capacity(5, now), SessionCapacity::Available);
@@ -206,7 +235,7 @@ mod tests {
     #[test]
     fn no_session_opens_beyond_the_own_limit() {
         let space = SessionBudgets::new(1).for_space("e", "s");
-        let _one = space.hold("a");
+        let _one = space.hold("a", "july");
         assert_eq!(space.capacity(5, Instant::now()), SessionCapacity::OwnLimit);
     }
 
