@@ -37,7 +37,7 @@ image: prerequisites ## Build the image for ARCH (amd64, arm64) without a daemon
 	sh image/build $(ARCH)
 
 quickstart: ## Export from the built-in simulator to ./export, with a build for development
-	$(CARGO) run --locked $(TEST_FEATURES) -- run -f examples/quickstart.yaml --simulate --to ./export
+	$(CARGO) run --locked $(TEST_FEATURES) -- run -f examples/quickstart.yaml --simulate --archive ./export
 
 bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
 	$(MAKE) -C tests/bed

@@ -112,7 +112,7 @@ pub fn config_file(data: &[u8]) {
         "endpoint",
         "region",
         "space",
-        "to",
+        "archive",
         "uaa-endpoint",
         "s3-path-style",
         "api-key",

@@ -172,9 +172,9 @@ fn list(output: OutputArgs) -> Result<Exit, CliError> {
                 scope(context).to_owned(),
                 secret_field(context).unwrap_or("-").to_owned(),
                 context
-                    .to
+                    .archive
                     .as_deref()
-                    .map_or_else(dash, |to| display_path(Path::new(to))),
+                    .map_or_else(dash, |location| display_path(Path::new(location))),
             ]);
         }
         rows.to_string()

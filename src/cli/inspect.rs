@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::exit::{CliError, Exit};
 use super::human;
 use super::job::{self, RunOptions};
-use super::location::{ArchiveLocation, LocationArgs, OpenArchive};
+use super::location::{LocationArgs, OpenArchive};
 use super::output::OutputArgs;
 use super::secrets::SecretPurpose;
 use crate::api::{Scope, escape};
@@ -37,9 +37,6 @@ const ENTRIES_SHOWN: usize = 10;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct InspectArgs {
-    /// Archive: a directory, or `s3://bucket/prefix`
-    #[arg(value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
-    pub archive: Option<ArchiveLocation>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub location: LocationArgs,
@@ -72,7 +69,7 @@ pub async fn run(args: InspectArgs) -> Result<Exit, CliError> {
 async fn inspect_all(args: &InspectArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
     let mut archives = Vec::new();
-    for location in args.location.open(args.archive.as_ref()).await? {
+    for location in args.location.open().await? {
         let roots = inspect_archive(args, &location).await?;
         archives.push((location, roots));
     }

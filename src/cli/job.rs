@@ -80,7 +80,7 @@ pub fn apply_options(
         simulation.redirect(&mut resource);
     }
     if options.to.is_some() {
-        // `--to` has its own credentials.
+        // `--archive` has its own credentials.
         let s3 = &mut resource.spec.destination.s3;
         (s3.credentials_secret_ref, s3.ca_secret_ref) = (None, None);
     }
@@ -91,7 +91,7 @@ pub fn apply_options(
     resource
 }
 
-/// Validates the spec of a resource. Keys begin with the prefix of `--to`.
+/// Validates the spec of a resource. Keys begin with the prefix of `--archive`.
 pub fn export_spec(
     resource: &ExportResource,
     process_context: &ProcessContext,
@@ -210,8 +210,8 @@ async fn open_bucket(
         .map_err(|failure| cli_error(resource, process_context, &failure))
 }
 
-/// Opens the destination of a resource for reading, and returns it with the names of its settings: the location of `--to`,
-/// or the bucket of the manifest, which needs only the credentials of the bucket.
+/// Opens the destination of a resource for reading, and returns it with the names of its settings: the location of
+/// `--archive`, or the bucket of the manifest, which needs only the credentials of the bucket.
 pub async fn open_for_reading(
     resource: &ExportResource,
     manifest: &ResourceManifest,

@@ -29,12 +29,18 @@ use crate::tracker::TokenCache;
 /// Default region of signatures; most stores with their own endpoint ignore it.
 const DEFAULT_REGION: &str = "us-east-1";
 
+/// Name of the value of `--archive`.
+pub const ARCHIVE_VALUE: &str = "DIR|s3://BUCKET/PREFIX";
+
 /// Location of the archive.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LocationArgs {
-    /// The archive: a directory, or `s3://bucket/prefix`
-    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
-    pub to: Option<ArchiveLocation>,
+    /// Archive: a directory, or `s3://bucket/prefix`
+    #[arg(value_name = "ARCHIVE", conflicts_with = "archive", value_parser = ArchiveLocation::parser())]
+    pub positional: Option<ArchiveLocation>,
+    /// The archive, as an option
+    #[arg(long, alias = "to", value_name = ARCHIVE_VALUE, value_parser = ArchiveLocation::parser())]
+    pub archive: Option<ArchiveLocation>,
     /// Manifest with `EventExport` resources and their Secrets, whose destination is the archive; `-` reads
     /// standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
@@ -103,7 +109,7 @@ pub enum ArchiveLocation {
     },
 }
 
-/// Location of `--to` that replaces the destination of a manifest.
+/// Location of `--archive` that replaces the destination of a manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct DestinationOverride<'a> {
     /// The location.
@@ -162,20 +168,13 @@ impl OpenArchive {
 }
 
 impl LocationArgs {
-    /// Opens every archive that is named: by a positional argument, `--to`, or `-f` with one for each of its exports (in
-    /// the bucket of the manifest, or under the same keys below `--to`).
-    pub async fn open(&self, positional: Option<&ArchiveLocation>) -> Result<Vec<OpenArchive>, CliError> {
-        let location = match (positional, &self.to) {
-            (Some(_), Some(_)) => {
-                return Err(CliError::usage(
-                    "--to: the archive is named twice: remove one of the two",
-                ));
-            }
-            (one, other) => one.or(other.as_ref()),
-        };
+    /// Opens every archive that is named: by a location, or by `-f` with one for each of its exports (in the bucket of the
+    /// manifest, or under the same keys below the location).
+    pub async fn open(&self) -> Result<Vec<OpenArchive>, CliError> {
+        let location = self.positional.as_ref().or(self.archive.as_ref());
         if self.files.is_empty() {
             let location = location.ok_or_else(|| {
-                CliError::usage("no archive is named: give --to DIR, --to s3://bucket/prefix or -f FILE")
+                CliError::usage("no archive is named: give ARCHIVE (DIR or s3://bucket/prefix), or -f FILE")
             })?;
             return Ok(vec![location.open(&self.s3).await?]);
         }
@@ -433,10 +432,10 @@ mod tests {
         let missing = folder.path().join("none");
         let open = async |path: &std::path::Path| {
             let args = LocationArgs {
-                to: Some(ArchiveLocation::Directory(path.to_owned())),
+                archive: Some(ArchiveLocation::Directory(path.to_owned())),
                 ..LocationArgs::default()
             };
-            args.open(None).await
+            args.open().await
         };
         let error = open(&missing).await.unwrap_err();
         assert!(

@@ -87,10 +87,10 @@ pub enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
-  eventexport run -f examples/quickstart.yaml --simulate --to ./export
+  eventexport run -f examples/quickstart.yaml --simulate --archive ./export
   eventexport plan -f audit.yaml
   eventexport context set prod --region us-south --space ID --api-key-file prod.key
-  eventexport status --to s3://audit/tracker
+  eventexport status --archive s3://audit/tracker
   eventexport session list
   eventexport download --start 2018-06-30 --end 2018-07-02 --account -o events.json.gz
   eventexport crd | kubectl apply -f -

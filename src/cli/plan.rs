@@ -11,7 +11,7 @@ use super::exit::{CliError, Exit};
 use super::human;
 use super::job::{self, RunOptions};
 use super::load;
-use super::location::{ArchiveLocation, DestinationOverride, S3Args};
+use super::location::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
 use super::manifest::ExportResource;
 use super::output::{OutputFormat, write_stdout};
 use super::planner::{DestinationListing, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan};
@@ -45,8 +45,8 @@ pub struct PlanArgs {
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// List this location instead of the bucket of the manifest: a directory, or `s3://bucket/prefix`
-    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
-    pub to: Option<ArchiveLocation>,
+    #[arg(long, alias = "to", value_name = ARCHIVE_VALUE, value_parser = ArchiveLocation::parser())]
+    pub archive: Option<ArchiveLocation>,
     /// Do not list the destination; plan as if nothing were stored
     #[arg(long)]
     pub offline: bool,
@@ -54,7 +54,7 @@ pub struct PlanArgs {
     #[arg(long, env = "EVENTEXPORT_SHARD", value_name = "I/N", default_value_t = Shard::SINGLE, hide_default_value = true)]
     pub shard: Shard,
     /// Output format: text for people, json for programs
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -74,7 +74,7 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
     let (mut objects, mut blocked) = (Vec::new(), false);
     for resource in &manifest.exports {
         let options = RunOptions {
-            to: args.to.as_ref().map(|location| DestinationOverride {
+            to: args.archive.as_ref().map(|location| DestinationOverride {
                 location,
                 s3: &args.s3,
             }),
@@ -87,12 +87,12 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
         let process_context = job::process_context(&adjusted, "plan", &TokenCache::new(), &options);
         let export = job::export_spec(&adjusted, &process_context, &options, false)?;
         let destination = args
-            .to
+            .archive
             .as_ref()
             .map_or_else(|| bucket_url(&adjusted), ArchiveLocation::store_name);
         let listing = if args.offline {
             DestinationListing::Unavailable("--offline was given".to_owned())
-        } else if is_missing_directory(args.to.as_ref()) {
+        } else if is_missing_directory(args.archive.as_ref()) {
             DestinationListing::Listed(Box::default())
         } else {
             match job::open_for_reading(&adjusted, &manifest, &process_context, &options).await {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::exit::{CliError, Exit};
 use super::job::{self, PreparedExport, RunOptions};
-use super::location::{ArchiveLocation, DestinationOverride, S3Args};
+use super::location::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
 use super::operator::duration;
 use super::outcome::{self, ExportOutcome};
 use super::output::OutputFormat;
@@ -49,13 +49,13 @@ pub struct RunArgs {
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Store here instead of in the bucket of the manifest, under the same keys: a directory, or `s3://bucket/prefix`
-    #[arg(long, value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
-    pub to: Option<ArchiveLocation>,
+    #[arg(long, alias = "to", value_name = ARCHIVE_VALUE, value_parser = ArchiveLocation::parser())]
+    pub archive: Option<ArchiveLocation>,
     /// Use a bundled fake Activity Tracker instead of the source of the manifest
-    #[arg(long, requires = "to")]
+    #[arg(long, requires = "archive")]
     pub simulate: bool,
     /// Output format: text for people, json for programs (one object per line on standard output)
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
     /// Print only what is missing and what to do about it
     #[arg(short, long)]
@@ -96,13 +96,13 @@ pub struct RunArgs {
 const EXAMPLES: &str = "\
 Examples:
   Try it without a service, bucket or cluster:
-    eventexport run -f examples/quickstart.yaml --simulate --to ./export
+    eventexport run -f examples/quickstart.yaml --simulate --archive ./export
   Export to the bucket of the manifest, with the API key from the environment:
     EVENTEXPORT_API_KEY=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… eventexport run -f audit.yaml
   The same, with JSON output:
     eventexport run -f audit.yaml --output json
   Export to another bucket:
-    eventexport run -f audit.yaml --to s3://audit-copy/tracker --s3-region eu-central-1
+    eventexport run -f audit.yaml --archive s3://audit-copy/tracker --s3-region eu-central-1
 
 Secrets are never arguments: pass them as documents of the manifest or in the environment (docs/cli.md).
 Ctrl-C deletes the open sessions and prints what is left; a second Ctrl-C exits immediately.";
@@ -127,7 +127,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = start_simulation(&args, &manifest.exports).await?;
     let options = RunOptions {
-        to: args.to.as_ref().map(|location| DestinationOverride {
+        to: args.archive.as_ref().map(|location| DestinationOverride {
             location,
             s3: &args.s3,
         }),

@@ -164,12 +164,12 @@ impl SourceConnection {
             CliError::usage(format!("{field} of context {name}: {why}"))
         };
         let place = context
-            .to
+            .archive
             .as_deref()
             .map(str::parse::<ArchiveLocation>)
             .transpose();
         let place = place
-            .map_err(|error| wrong("to", &error))?
+            .map_err(|error| wrong("archive", &error))?
             .map(|place| match place {
                 ArchiveLocation::Directory(path) => ArchiveLocation::Directory(file.resolve_path(&path)),
                 bucket @ ArchiveLocation::Bucket { .. } => bucket,

@@ -13,7 +13,7 @@ use self::view::{Archive, rows, status_json, status_table};
 use super::archived;
 use super::day::day;
 use super::exit::{CliError, Exit};
-use super::location::{ArchiveLocation, LocationArgs, OpenArchive, S3Args};
+use super::location::{ARCHIVE_VALUE, ArchiveLocation, LocationArgs, OpenArchive, S3Args};
 use super::output::{OutputArgs, write_stderr};
 use super::session::create::today;
 use super::source::{SourceArgs, SourceConnection};
@@ -30,18 +30,23 @@ const DAYS_MAX: i32 = 366;
 
 /// Show the days that the service has events for, and compare them with an archive.
 ///
-/// Prints the table of `cf at status` for the last two weeks or the given days. With an archive (--to, -f, or from the
+/// Prints the table of `cf at status` for the last two weeks or the given days. With an archive (--archive, -f, or from the
 /// context), the column ARCHIVED shows what is stored and proved of each day, or what is missing. COUNT, SIZE, TYPES and
 /// SEARCHABLE are values of the service; the unit of SIZE is unknown.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StatusArgs {
     /// First UTC day (default: 13 days before the last)
-    #[arg(long, value_name = "DATE", alias = "start", value_parser = day)]
-    pub from: Option<Date>,
-    /// Last UTC day (default: today), or the archive to compare with: a directory or `s3://bucket/prefix`; may be given
-    /// once for each. Write a directory that is named like a day as ./2018-06-28
-    #[arg(long, value_name = "DATE|DIR|S3-URL", alias = "end", value_parser = ToArg::from_str)]
+    #[arg(short, long, value_name = "DATE", alias = "from", value_parser = day)]
+    pub start: Option<Date>,
+    /// Last UTC day (default: today)
+    #[arg(short, long, value_name = "DATE", value_parser = day)]
+    pub end: Option<Date>,
+    /// Archive to compare with: a directory, or `s3://bucket/prefix` (default: the archive of the context)
+    #[arg(long, value_name = ARCHIVE_VALUE, value_parser = ArchiveLocation::parser())]
+    pub archive: Option<ArchiveLocation>,
+    /// Earlier spelling of --end with a day, and of --archive with a location
+    #[arg(long, hide = true, value_name = "DATE|DIR|S3-URL", value_parser = ToArg::from_str)]
     pub to: Vec<ToArg>,
     /// Manifest with `EventExport` resources and their Secrets; its destination is the archive; `-` reads standard
     /// input; may be repeated
@@ -58,12 +63,12 @@ pub struct StatusArgs {
     pub s3: S3Args,
 }
 
-/// Value of `--to`.
+/// Value of `--to`, the earlier spelling of two flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToArg {
-    /// Last day.
+    /// Value of `--end`.
     Day(Date),
-    /// Archive to compare with.
+    /// Value of `--archive`.
     Archive(ArchiveLocation),
 }
 
@@ -93,9 +98,9 @@ Examples:
   The last two weeks, as `cf at status`:
     eventexport status
   Days of the account, compared with an archive:
-    eventexport status --from 2018-06-01 --to 2018-06-30 --account --to s3://audit/tracker
+    eventexport status --start 2018-06-01 --end 2018-06-30 --account --archive s3://audit/tracker
   Days that are missing in the archive, for scripts:
-    eventexport status --to ./export --output json |
+    eventexport status --archive ./export --output json |
       jq -r '.days[] | select(.archived.state == \"Missing\") | .date'";
 
 /// Runs `eventexport status`.
@@ -105,8 +110,8 @@ pub async fn run(args: StatusArgs) -> Result<Exit, CliError> {
 
 async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     args.output.start_log()?;
-    let (last, location) = split_to_args(&args.to)?;
-    let (start, end) = day_range(args.from, last, today())?;
+    let (end, location) = with_to_args(args.end, args.archive.clone(), &args.to)?;
+    let (start, end) = day_range(args.start, end, today())?;
     let source = args.source.connect()?;
     let archive = match open_archive(args, location, &source).await? {
         Some(location) => {
@@ -158,33 +163,36 @@ async fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     })
 }
 
-/// Separates the day and the archive of `--to`.
-fn split_to_args(given: &[ToArg]) -> Result<(Option<Date>, Option<ArchiveLocation>), CliError> {
-    let (mut day, mut location) = (None, None);
-    for argument in given {
-        let repeated = match argument {
-            ToArg::Day(date) => day.replace(*date).is_some(),
-            ToArg::Archive(archive) => location.replace(archive.clone()).is_some(),
+/// Returns `--end` and `--archive` with the values of `--to`.
+fn with_to_args(
+    mut end: Option<Date>,
+    mut archive: Option<ArchiveLocation>,
+    to: &[ToArg],
+) -> Result<(Option<Date>, Option<ArchiveLocation>), CliError> {
+    for value in to {
+        let (flag, repeated) = match value {
+            ToArg::Day(day) => ("--end", end.replace(*day).is_some()),
+            ToArg::Archive(location) => ("--archive", archive.replace(location.clone()).is_some()),
         };
         if repeated {
-            return Err(CliError::usage(
-                "--to: use it at most twice, once for the last day and once for the archive",
-            ));
+            return Err(CliError::usage(format!(
+                "{flag}: is given twice (--to is an earlier spelling of it): remove one"
+            )));
         }
     }
-    Ok((day, location))
+    Ok((end, archive))
 }
 
-fn day_range(from: Option<Date>, to: Option<Date>, today: Date) -> Result<(Date, Date), CliError> {
-    let end = to.unwrap_or(today);
-    let start = from.unwrap_or_else(|| end.saturating_sub(Span::new().days(DEFAULT_DAYS - 1)));
+fn day_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Date, Date), CliError> {
+    let end = end.unwrap_or(today);
+    let start = start.unwrap_or_else(|| end.saturating_sub(Span::new().days(DEFAULT_DAYS - 1)));
     if end < start {
-        return Err(CliError::usage(format!("--to: {end} is before --from {start}")));
+        return Err(CliError::usage(format!("--end: {end} is before --start {start}")));
     }
     let days = (end - start).get_days() + 1;
     if days > DAYS_MAX {
         return Err(CliError::usage(format!(
-            "--from: {start} to {end} is {days} days; the maximum is {DAYS_MAX}"
+            "--start: {start} to {end} is {days} days; the maximum is {DAYS_MAX}"
         )));
     }
     Ok((start, end))
@@ -198,7 +206,8 @@ async fn open_archive(
 ) -> Result<Option<OpenArchive>, CliError> {
     let (context_location, s3) = source.archive(&args.s3)?;
     let named = LocationArgs {
-        to: if args.files.is_empty() {
+        positional: None,
+        archive: if args.files.is_empty() {
             location.or(context_location)
         } else {
             location
@@ -206,10 +215,10 @@ async fn open_archive(
         files: args.files.clone(),
         s3,
     };
-    if named.to.is_none() && named.files.is_empty() {
+    if named.archive.is_none() && named.files.is_empty() {
         return Ok(None);
     }
-    let mut found = named.open(None).await?;
+    let mut found = named.open().await?;
     if named.files.is_empty() {
         return Ok(found.pop());
     }
@@ -246,7 +255,7 @@ mod tests {
     fn to_accepts_one_day_and_one_archive() {
         let read = |texts: &[&str]| {
             let given: Result<Vec<ToArg>, _> = texts.iter().map(|text| text.parse()).collect();
-            given.and_then(|given| split_to_args(&given).map_err(|error| error.to_string()))
+            given.and_then(|given| with_to_args(None, None, &given).map_err(|error| error.to_string()))
         };
         let (day, location) = read(&["2018-06-28", "./2018-06-28"]).unwrap();
         assert_eq!(day, Some(date(2018, 6, 28)));

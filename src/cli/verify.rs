@@ -14,7 +14,7 @@ use super::day::day;
 use super::documents;
 use super::exit::{CliError, Exit};
 use super::human;
-use super::location::{ArchiveLocation, LocationArgs, OpenArchive};
+use super::location::{LocationArgs, OpenArchive};
 use super::logs;
 use super::output::{OutputArgs, write_stderr};
 use super::progress::{ProgressMode, events};
@@ -45,9 +45,6 @@ pub const SCHEMA: &str = "eventexport.io/verify/v2";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct VerifyArgs {
-    /// Archive: a directory, or `s3://bucket/prefix`
-    #[arg(value_name = "DIR|S3-URL", value_parser = ArchiveLocation::parser())]
-    pub archive: Option<ArchiveLocation>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub location: LocationArgs,
@@ -62,10 +59,10 @@ pub struct VerifyArgs {
     pub require_signature: bool,
     /// First UTC day to prove: every hour from it to the last day must be stored or an accepted gap; windows of earlier days
     /// are not verified
-    #[arg(long, value_name = "DAY", alias = "since", value_parser = day)]
+    #[arg(short, long, value_name = "DATE", alias = "since", value_parser = day)]
     pub start: Option<Date>,
     /// Last UTC day to prove; windows of later days are not verified
-    #[arg(long, value_name = "DAY", alias = "until", value_parser = day)]
+    #[arg(short, long, value_name = "DATE", alias = "until", value_parser = day)]
     pub end: Option<Date>,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -98,7 +95,7 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
     let keys = read_public_keys(&args.public_keys)?;
     check_days(args.start, args.end, today())?;
     let mut reports = Vec::new();
-    for location in args.location.open(args.archive.as_ref()).await? {
+    for location in args.location.open().await? {
         let options = VerifyOptions {
             store: Arc::clone(&location.store),
             prefix: location.prefix.clone(),

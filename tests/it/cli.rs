@@ -9,6 +9,7 @@ mod fixture;
 mod locations;
 mod sessions;
 mod shells;
+mod spellings;
 mod status;
 mod tutorial;
 mod unfinished;

@@ -48,7 +48,8 @@ pub struct ContextConfig {
     /// File with an access token.
     pub token_file: Option<PathBuf>,
     /// Archive: a directory or `s3://bucket/prefix`.
-    pub to: Option<String>,
+    #[serde(alias = "to")]
+    pub archive: Option<String>,
     /// URL of the store, if it is not AWS.
     pub s3_endpoint: Option<String>,
     /// Region of the bucket.
@@ -89,8 +90,8 @@ impl ContextConfig {
                     .to_owned(),
             );
         }
-        if let Some(Err(error)) = self.to.as_deref().map(str::parse::<ArchiveLocation>) {
-            return Err(format!("to: {error}"));
+        if let Some(Err(error)) = self.archive.as_deref().map(str::parse::<ArchiveLocation>) {
+            return Err(format!("archive: {error}"));
         }
         Ok(())
     }

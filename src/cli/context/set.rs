@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use super::super::config::{self, ConfigFile};
 use super::super::exit::{CliError, Exit};
+use super::super::location::ARCHIVE_VALUE;
 use super::super::output::{OutputArgs, display_path};
 use super::super::secret_file;
 use super::{CHANGE_SCHEMA, config_path, to_json};
@@ -52,8 +54,8 @@ pub struct ContextSetArgs {
     #[arg(long, value_name = "FILE", group = "secret")]
     pub token_file: Option<PathBuf>,
     /// Archive: a directory or `s3://bucket/prefix`
-    #[arg(long, value_name = "DIR|S3-URL")]
-    pub to: Option<String>,
+    #[arg(long, alias = "to", value_name = ARCHIVE_VALUE)]
+    pub archive: Option<String>,
     /// URL of an S3-compatible store (default: AWS)
     #[arg(long, value_name = "URL")]
     pub s3_endpoint: Option<String>,
@@ -68,7 +70,7 @@ pub struct ContextSetArgs {
     #[arg(long, value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
     /// Remove a field, for example `--unset uaa-endpoint`; can be repeated
-    #[arg(long, value_name = "FIELD", value_parser = FIELDS)]
+    #[arg(long, value_name = "FIELD", value_parser = fields())]
     pub unset: Vec<String>,
     /// Make this the current context; the first context always becomes current
     #[arg(long = "use")]
@@ -91,12 +93,24 @@ pub(super) const FIELDS: [&str; 16] = [
     "password-file",
     "refresh-token-file",
     "token-file",
-    "to",
+    "archive",
     "s3-endpoint",
     "s3-region",
     "s3-path-style",
     "s3-ca-file",
 ];
+
+/// Parser of the name of a field; `to` is an earlier name of `archive`.
+fn fields() -> impl TypedValueParser<Value = String> {
+    let names = FIELDS.map(|field| match field {
+        "archive" => PossibleValue::new(field).alias("to"),
+        _ => PossibleValue::new(field),
+    });
+    PossibleValuesParser::new(names).map(|field| match field.as_str() {
+        "to" => "archive".to_owned(),
+        _ => field,
+    })
+}
 
 /// Secret files, of which a context has one.
 pub(super) const SECRETS: [&str; 4] = [
@@ -112,7 +126,7 @@ Examples:
   Create a context for a space in a public region; without a secret file, commands prompt for the API key:
     eventexport context set prod --region eu-de --space c1234567-6d55-4193-a9de-378620d6fab5 --api-key-file prod.key
   Set the location of the archive, for `eventexport status`:
-    eventexport context set prod --to s3://audit/tracker --s3-region eu-central-1
+    eventexport context set prod --archive s3://audit/tracker --s3-region eu-central-1
   Create a context for another service:
     eventexport context set lab --endpoint https://tracker.example.com --ca-file ca.pem --space lab";
 
@@ -183,7 +197,7 @@ fn changes(args: &ContextSetArgs) -> Result<Vec<FieldChange>, CliError> {
             "token-file",
             absolute_path("--token-file", args.token_file.as_deref())?,
         ),
-        ("to", args.to.as_deref().map(archive_value).transpose()?),
+        ("archive", args.archive.as_deref().map(archive_value).transpose()?),
         ("s3-endpoint", text(&args.s3_endpoint)),
         ("s3-region", text(&args.s3_region)),
         ("s3-path-style", args.s3_path_style.map(Into::into)),
@@ -203,6 +217,10 @@ fn changes(args: &ContextSetArgs) -> Result<Vec<FieldChange>, CliError> {
         return Err(CliError::usage(format!(
             "--{field} and --unset {field} conflict: keep one of them"
         )));
+    }
+    // The earlier name of the field.
+    if changes.iter().any(|(field, _)| *field == "archive") {
+        changes.push(("to", None));
     }
     // A context has one service, and one kind of secret.
     let set = |name: &str, changes: &[FieldChange]| {
@@ -236,12 +254,12 @@ fn absolute_path(flag: &str, path: Option<&Path>) -> Result<Option<toml_edit::Va
     Ok(Some(absolute.into()))
 }
 
-fn archive_value(to: &str) -> Result<toml_edit::Value, CliError> {
-    if to.contains("://") || to.is_empty() {
-        return Ok(to.into());
+fn archive_value(location: &str) -> Result<toml_edit::Value, CliError> {
+    if location.contains("://") || location.is_empty() {
+        return Ok(location.into());
     }
-    let path = absolute_path("--to", Some(Path::new(to)))?;
-    path.ok_or_else(|| CliError::usage("--to: must be a directory or s3://bucket/prefix"))
+    let path = absolute_path("--archive", Some(Path::new(location)))?;
+    path.ok_or_else(|| CliError::usage("--archive: must be a directory or s3://bucket/prefix"))
 }
 
 /// Prints a note for each secret file that cannot be read, or that other users may read.

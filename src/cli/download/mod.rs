@@ -50,7 +50,8 @@ use crate::tracker::ResumePoint;
 /// as the service sends them. Exit codes: 0, the gzip is valid and has at least as many events as the service reports;
 /// 1, the download failed or is incomplete; 2, the arguments are invalid.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+// `-o` is the file here.
+#[command(after_help = EXAMPLES, mut_arg("output", |arg| arg.short(None::<char>)))]
 pub struct DownloadArgs {
     /// ID of an open session
     #[arg(value_name = "ID", conflicts_with = "start")]
@@ -59,10 +60,10 @@ pub struct DownloadArgs {
     #[arg(short = 'o', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// First day (UTC)
-    #[arg(long, value_name = "DATE", value_parser = day)]
+    #[arg(short, long, value_name = "DATE", value_parser = day)]
     pub start: Option<Date>,
     /// Last day (UTC), inclusive (default: --start)
-    #[arg(long, value_name = "DATE", requires = "start", conflicts_with = "session", value_parser = day)]
+    #[arg(short, long, value_name = "DATE", requires = "start", conflicts_with = "session", value_parser = day)]
     pub end: Option<Date>,
     /// Download only this hour of each day (UTC), 0 to 23
     #[arg(

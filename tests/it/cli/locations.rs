@@ -76,20 +76,20 @@ impl LocationFixture {
             self.manifest.as_str(),
             format!("{prefix}deep/space=c1/scope=space/"),
         );
-        let planned = self.json(&["plan", "-f", file, "--to", to]).await;
+        let planned = self.json(&["plan", "-f", file, "--archive", to]).await;
         assert_eq!(planned["exports"][0]["destinationListed"], true, "{planned}");
         assert_eq!(planned["exports"][0]["sessions"].as_array().unwrap().len(), 3);
-        let summary = self.json(&["run", "-f", file, "--to", to]).await;
+        let summary = self.json(&["run", "-f", file, "--archive", to]).await;
         assert_eq!(summary["exports"][0]["root"], root);
-        let again = self.json(&["plan", "-f", file, "--to", to]).await;
+        let again = self.json(&["plan", "-f", file, "--archive", to]).await;
         assert_eq!(again["exports"][0]["root"], root);
         let [from, first, until, last] = DAYS;
         assert_eq!((from, until), ("--start", "--end"));
-        let status = ["status", "--from", first, "--to", last, "-f", file, "--to", to];
+        let status = ["status", "-s", first, "-e", last, "-f", file, "--archive", to];
         let status = self.json(&status).await;
         assert_eq!(status["archive"]["root"], root);
         let named = self
-            .json(&[&["verify", "-f", file, "--to", to], &DAYS[..]].concat())
+            .json(&[&["verify", "-f", file, "--archive", to], &DAYS[..]].concat())
             .await;
         let found = self.json(&[&["verify", to], &DAYS[..]].concat()).await;
         let inspected = self.json(&["inspect", to]).await;
@@ -123,13 +123,26 @@ async fn every_command_agrees_on_a_directory_and_on_a_bucket() {
     }
     assert!(!fixture.cli.path("s3:").exists());
     let again = fixture
-        .json(&["run", "-f", &fixture.manifest, "--to", &fixture.url("copies/one")])
+        .json(&[
+            "run",
+            "-f",
+            &fixture.manifest,
+            "--archive",
+            &fixture.url("copies/one"),
+        ])
         .await;
     assert_eq!(again["totals"]["alreadyStored"], 3);
 
     let simulated = fixture.url("simulated");
     let summary = fixture
-        .json(&["run", "-f", &fixture.manifest, "--simulate", "--to", &simulated])
+        .json(&[
+            "run",
+            "-f",
+            &fixture.manifest,
+            "--simulate",
+            "--archive",
+            &simulated,
+        ])
         .await;
     assert_eq!(summary["totals"]["storedNow"], 3);
     let found = fixture.json(&["verify", &simulated]).await;
@@ -145,7 +158,7 @@ async fn what_is_not_there_is_not_proved_and_what_cannot_be_read_is_not_checked(
     let (empty, file) = (fixture.url("nothing"), fixture.manifest.as_str());
     for (arguments, finding) in [
         (&["verify", &empty][..], "NothingToProve"),
-        (&["verify", "-f", file, "--to", &empty], "Gap"),
+        (&["verify", "-f", file, "--archive", &empty], "Gap"),
     ] {
         let output = fixture.run(&[arguments, &["--output", "json"]].concat()).await;
         assert_eq!(output.code, Some(1), "{output:?}");
@@ -170,7 +183,9 @@ async fn what_is_not_there_is_not_proved_and_what_cannot_be_read_is_not_checked(
         output.expect_failure(2, &["names no bucket"]);
     }
 
-    let run = fixture.run(&["run", "-f", file, "--to", "export", "-q"]).await;
+    let run = fixture
+        .run(&["run", "-f", file, "--archive", "export", "-q"])
+        .await;
     assert_eq!(run.code, Some(0), "{run:?}");
     let proved = fixture
         .run(&[&["verify", "export", "-q"], &DAYS[..]].concat())
@@ -182,7 +197,7 @@ async fn what_is_not_there_is_not_proved_and_what_cannot_be_read_is_not_checked(
     );
     for (days, missing) in [
         (["--start", "2018-06-26", "--end", "2018-06-29"], "2018-06-26"),
-        (["--since", "2018-06-27", "--until", "2018-06-30"], "2018-06-30"),
+        (["-s", "2018-06-27", "-e", "2018-06-30"], "2018-06-30"),
     ] {
         let output = fixture
             .run(&[&["verify", "export", "--output", "json"], &days[..]].concat())
@@ -200,16 +215,21 @@ async fn what_is_not_there_is_not_proved_and_what_cannot_be_read_is_not_checked(
 async fn a_result_that_cannot_be_written_fails_the_command() {
     let fixture = LocationFixture::start().await;
     let file = fixture.manifest.as_str();
-    let run = fixture.run(&["run", "-f", file, "--to", "export", "-q"]).await;
+    let run = fixture
+        .run(&["run", "-f", file, "--archive", "export", "-q"])
+        .await;
     assert_eq!(run.code, Some(0), "{run:?}");
     for (arguments, code) in [
         (&["verify", "export", "--output", "json"][..], 3),
         (&["verify", "export"], 3),
         (&["inspect", "export", "--output", "json"], 3),
-        (&["plan", "-f", file, "--to", "export"], 1),
-        (&["plan", "-f", file, "--to", "export", "--output", "json"], 1),
-        (&["run", "-f", file, "--to", "export"], 1),
-        (&["run", "-f", file, "--to", "export", "--output", "json"], 1),
+        (&["plan", "-f", file, "--archive", "export"], 1),
+        (
+            &["plan", "-f", file, "--archive", "export", "--output", "json"],
+            1,
+        ),
+        (&["run", "-f", file, "--archive", "export"], 1),
+        (&["run", "-f", file, "--archive", "export", "--output", "json"], 1),
         (&["status", "--output", "json"], 1),
         (&["session", "list", "--output", "json"], 1),
         (&["context", "list"], 1),

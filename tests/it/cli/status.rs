@@ -23,7 +23,7 @@ fn manifest(fixture: &CliFixture) -> String {
 #[tokio::test]
 async fn status_shows_the_sessions_beside_the_archive() {
     let fixture = CliFixture::start(&["--today", "2018-07-02"]).await;
-    let days = ["status", "--from", "2018-06-28", "--to", "2018-07-02"];
+    let days = ["status", "--start", "2018-06-28", "--end", "2018-07-02"];
     let table = fixture.run(&days).await;
     assert_eq!(table.code, Some(0), "{table:?}");
     let header: Vec<&str> = table
@@ -40,7 +40,9 @@ async fn status_shows_the_sessions_beside_the_archive() {
     assert!(table.err.contains("the unit of SIZE is unknown"), "{table:?}");
 
     let audit = manifest(&fixture);
-    let run = fixture.run(&["run", "-f", &audit, "--to", "export", "-q"]).await;
+    let run = fixture
+        .run(&["run", "-f", &audit, "--archive", "export", "-q"])
+        .await;
     assert_eq!(run.code, Some(0), "{run:?}");
     let root = "export/deep/space=c1/scope=space";
     fs::remove_file(fixture.path(&format!("{root}/date=2018-06-27/events.json.gz"))).unwrap();
@@ -48,11 +50,11 @@ async fn status_shows_the_sessions_beside_the_archive() {
 
     let archive = [
         "status",
-        "--from",
+        "--start",
         "2018-06-26",
-        "--to",
+        "--end",
         "2018-07-02",
-        "--to",
+        "--archive",
         "export/deep",
     ];
     let both = fixture.run(&archive).await;
@@ -89,11 +91,11 @@ async fn status_shows_the_sessions_beside_the_archive() {
     let by_manifest = fixture
         .run(&[
             "status",
-            "--from",
+            "--start",
             "2018-06-26",
-            "--to",
+            "--end",
             "2018-07-02",
-            "--to",
+            "--archive",
             "export",
             "-f",
             &audit,
@@ -107,7 +109,7 @@ async fn status_shows_the_sessions_beside_the_archive() {
         "context",
         "set",
         "c",
-        "--to",
+        "--archive",
         "export/deep",
         "--space",
         "c1",
@@ -115,7 +117,7 @@ async fn status_shows_the_sessions_beside_the_archive() {
         &fixture.url,
     ];
     assert_eq!(fixture.run_without_env(&set).await.code, Some(0));
-    let mut by_context = fixture.command(&["status", "--from", "2018-06-26", "--to", "2018-07-02"]);
+    let mut by_context = fixture.command(&["status", "--start", "2018-06-26", "--end", "2018-07-02"]);
     by_context.env("EVENTEXPORT_API_KEY", KEY);
     let by_context = wait_output(by_context).await;
     assert!(by_context.out.contains("3 of 7 days complete"), "{by_context:?}");
@@ -124,25 +126,25 @@ async fn status_shows_the_sessions_beside_the_archive() {
 #[tokio::test]
 async fn status_reports_an_unavailable_listing_or_archive() {
     let fixture = CliFixture::start(&["--today", "2018-07-02", "--fault", "events-403"]).await;
-    let days = ["status", "--from", "2018-06-28", "--to", "2018-07-02"];
+    let days = ["status", "--start", "2018-06-28", "--end", "2018-07-02"];
     fixture
         .run(&days)
         .await
         .expect_failure(1, &["provides no daily listing"]);
     fs::create_dir(fixture.path("export")).unwrap();
-    let beside = fixture.run(&[&days[..], &["--to", "export"]].concat()).await;
+    let beside = fixture.run(&[&days[..], &["--archive", "export"]].concat()).await;
     beside.expect_failure(1, &["provides no daily listing"]);
     assert!(beside.out.contains("| 2018-06-28 |     ? |"), "{beside:?}");
     fixture
-        .run(&[&days[..], &["--to", "none"]].concat())
+        .run(&[&days[..], &["--archive", "none"]].concat())
         .await
         .expect_failure(2, &["none does not exist"]);
     fixture
-        .run(&["status", "--from", "2018-06-31"])
+        .run(&["status", "--start", "2018-06-31"])
         .await
-        .expect_failure(2, &["--from"]);
+        .expect_failure(2, &["--start"]);
     fixture
-        .run(&["status", "--to", "2018-06-31"])
+        .run(&["status", "--end", "2018-06-31"])
         .await
-        .expect_failure(2, &["--to"]);
+        .expect_failure(2, &["--end"]);
 }
