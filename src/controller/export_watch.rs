@@ -1,6 +1,7 @@
 //! Watches the exports of a scope: one watch for each namespace, or one for all. Sends requests to the API server.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, stream};
@@ -15,6 +16,7 @@ use super::kube_error::describe_watch_error;
 use super::watch_scope::WatchScope;
 use super::watch_stream::watch_stream;
 use crate::api::EventExport;
+use crate::telemetry::metrics::ResourceView;
 
 /// Annotation in which `kubectl apply` stores the manifest.
 const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -46,6 +48,7 @@ pub(super) fn watch_exports(
     scope: &WatchScope,
     times: WatchConfig,
     known: &Store<EventExport>,
+    view: &ResourceView,
 ) -> impl Stream<Item = watcher::Result<Event<EventExport>>> + Send + use<> {
     let mut config = watcher::Config::default();
     if let Some(fields) = scope.field_selector() {
@@ -61,7 +64,8 @@ pub(super) fn watch_exports(
             let events = watch_stream(api, config.clone(), times)
                 .default_backoff()
                 .modify(strip);
-            changes(events.boxed(), namespace, known.clone()).boxed()
+            view.start(namespace.as_deref().unwrap_or_default(), Instant::now());
+            changes(events.boxed(), namespace, known.clone(), view.clone()).boxed()
         });
     let empty_list = stream::iter([Ok(Event::Init), Ok(Event::InitDone)]);
     empty_list.chain(stream::select_all(watches))
@@ -74,9 +78,17 @@ fn changes(
     events: Events,
     namespace: Option<String>,
     known: Store<EventExport>,
+    view: ResourceView,
 ) -> impl Stream<Item = watcher::Result<Event<EventExport>>> + Send {
     let mut listed = HashSet::new();
     events.flat_map(move |event| {
+        let (watched, now) = (namespace.as_deref().unwrap_or_default(), Instant::now());
+        match &event {
+            Ok(Event::Init | Event::InitApply(_)) => {}
+            Ok(Event::InitDone) => view.listed(watched, now),
+            Ok(Event::Apply(_) | Event::Delete(_)) => view.changed(watched, now),
+            Err(_) => view.failed(watched, now),
+        }
         let changes = match event {
             Ok(Event::Init) => {
                 listed.clear();
@@ -144,7 +156,12 @@ mod tests {
         let mut seen = Vec::new();
         let mut feed = |namespace: Option<&str>, events: Vec<Event<EventExport>>| {
             let events = stream::iter(events.into_iter().map(Ok)).boxed();
-            let changed = changes(events, namespace.map(str::to_owned), known.clone());
+            let changed = changes(
+                events,
+                namespace.map(str::to_owned),
+                known.clone(),
+                ResourceView::default(),
+            );
             let mut changed = changed.boxed();
             seen.clear();
             while let Some(event) = changed.next().now_or_never().flatten() {

@@ -108,6 +108,7 @@ pub async fn run_operator(
     telemetry.metrics.leader.set(1);
     let outcome = run_as_leader(&config, client, cluster, me, &telemetry, &leadership, &shutdown).await;
     telemetry.metrics.leader.set(0);
+    telemetry.metrics.view.end();
     telemetry.health.set_ready(false);
     if outcome.is_ok() {
         leadership.resign().await;
@@ -252,14 +253,20 @@ async fn run_controller(
     end: CancellationToken,
 ) {
     let registry = context.registry.clone();
-    let objects = export_watch::watch_exports(&context.client, &config.scope, config.watch, &reader)
-        .inspect_ok(move |event| match event {
-            Event::Apply(object) => registry.replace_recreated(object),
-            Event::Delete(object) => registry.remove(&object.uid().unwrap_or_default()),
-            Event::Init | Event::InitApply(_) | Event::InitDone => {}
-        })
-        .reflect(writer)
-        .applied_objects();
+    let objects = export_watch::watch_exports(
+        &context.client,
+        &config.scope,
+        config.watch,
+        &reader,
+        &context.metrics.view,
+    )
+    .inspect_ok(move |event| match event {
+        Event::Apply(object) => registry.replace_recreated(object),
+        Event::Delete(object) => registry.remove(&object.uid().unwrap_or_default()),
+        Event::Init | Event::InitApply(_) | Event::InitDone => {}
+    })
+    .reflect(writer)
+    .applied_objects();
     let settings = controller::Config::default()
         .concurrency(config.concurrency)
         .debounce(config.debounce);

@@ -161,7 +161,8 @@ async fn livez(State(telemetry): State<Telemetry>) -> Response {
 
 async fn readyz(State(telemetry): State<Telemetry>) -> Response {
     let ready = telemetry.health.ready().then_some(());
-    probe_response(ready.ok_or("not ready: starting or shutting down"))
+    let ready = ready.ok_or("not ready: starting or shutting down");
+    probe_response(ready.and_then(|()| telemetry.metrics.view.check(Instant::now())))
 }
 
 async fn metrics(State(telemetry): State<Telemetry>) -> Response {

@@ -6,6 +6,7 @@ mod engine;
 mod load;
 mod process;
 mod resources;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use resources::{
     DEFAULT_DETAILED_RESOURCES, NamedResource, REDUCED_SERIES, ResourceFacts, ResourceSeries, ResourceSource,
     SERIES_PER_RESOURCE,
 };
+pub use view::{MAX_VIEW_AGE, ResourceView};
 
 /// Buckets of the duration of a reconcile, in seconds.
 const RECONCILE_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
@@ -75,12 +77,16 @@ pub struct Metrics {
     pub leader: Gauge,
     /// Kubernetes Events that were not sent because a resource exceeded its rate limit.
     pub events_suppressed: Counter,
+    /// Age of the view of the resources.
+    pub view: ResourceView,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut all = Registry::default();
         all.register_collector(Box::new(process::ProcessCollector::new()));
+        let view = ResourceView::default();
+        all.register_collector(Box::new(view.clone()));
         let registry = all.sub_registry_with_prefix("eventexport");
         let reconciles = Family::default();
         let reconcile_duration = Histogram::new(RECONCILE_SECONDS);
@@ -163,6 +169,7 @@ impl Default for Metrics {
             deletions_abandoned,
             leader,
             events_suppressed,
+            view,
         }
     }
 }
@@ -189,6 +196,7 @@ impl Metrics {
         metrics.engine.sample();
         metrics.load.sample();
         metrics.resources.sample();
+        metrics.view.start("", std::time::Instant::now());
         metrics
     }
 }

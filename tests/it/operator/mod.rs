@@ -4,6 +4,7 @@
 // Needed outside of `#[test]` functions: fixtures panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod blind;
 mod chart;
 mod deletion;
 pub(crate) mod end_to_end;
