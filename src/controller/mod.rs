@@ -27,6 +27,7 @@ mod runs;
 mod secret_watch;
 mod secrets;
 mod secrets_in_use;
+mod shutdown;
 pub mod status;
 mod status_writer;
 pub mod watch_scope;
@@ -158,26 +159,28 @@ async fn run_as_leader(
     let (reader, writer) = reflector::store();
     let mut controller_task = AbortOnDropHandle::new(tokio::spawn(run_controller(
         config.clone(),
-        context,
+        context.clone(),
         (reader.clone(), writer),
         woken,
         end.clone(),
     )));
-    let _reports = AbortOnDropHandle::new(tokio::spawn(apply_run_events(run_events, registry.clone())));
+    let ended = CancellationToken::new();
+    let reports = apply_run_events(run_events, registry.clone(), ended.clone());
+    let mut reports = AbortOnDropHandle::new(tokio::spawn(reports));
     let secrets = {
         let (registry, times, scope) = (registry.clone(), config.watch, config.scope.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
             secret_watch::watch(&client, &scope, times, &registry).await;
         }))
     };
-    let overlaps = leases.run(reader, registry.wake_ups.clone());
+    let overlaps = leases.run(reader.clone(), registry.wake_ups.clone());
     let overlaps = AbortOnDropHandle::new(tokio::spawn(overlaps));
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
         () = leadership.lost().cancelled() => true,
         // The controller stops only when `end` is cancelled.
         ended = &mut controller_task => {
-            stop_all(&registry, &runs, config.shutdown_timeout).await;
+            shutdown::stop_runs(&registry, &runs, config.shutdown_timeout).await;
             bail!("the controller stopped unexpectedly ({ended:?}): report this defect with the log lines above")
         }
     };
@@ -194,37 +197,41 @@ async fn run_as_leader(
         config.shutdown_timeout
     };
     info!(?limit, lost, "stopping exports and deleting sessions");
+    if lost {
+        shutdown::stop_runs(&registry, &runs, limit).await;
+        bail!("the lease was lost: all exports are stopped, and another process may lead");
+    }
+    let reported = async {
+        ended.cancel();
+        // A panic of that task was logged.
+        let _ = (&mut reports).await;
+    };
     tokio::select! {
-        () = stop_all(&registry, &runs, limit) => {}
+        () = shutdown::finish(&context, &reader, limit, reported) => {}
         // The shutdown may take longer than the lease, which can be lost meanwhile.
-        () = leadership.lost().cancelled(), if !lost => {
-            stop_all(&registry, &runs, leadership.time_left().saturating_sub(FENCE_MARGIN)).await;
+        () = leadership.lost().cancelled() => {
+            let left = leadership.time_left().saturating_sub(FENCE_MARGIN);
+            shutdown::stop_runs(&registry, &runs, left).await;
             bail!("the lease was lost during shutdown: all exports are stopped");
         }
-    }
-    if lost {
-        bail!("the lease was lost: all exports are stopped, and another process may lead");
     }
     Ok(())
 }
 
-/// Stops all tasks, which delete their sessions. Aborts those that have not ended after `limit`.
-async fn stop_all(registry: &ExportRegistry, runs: &Runs, limit: Duration) {
-    registry.stop_all();
-    let left = runs.ended(limit).await;
-    if left > 0 {
-        let exports = registry.running_names();
-        warn!(
-            left,
-            exports, "exports did not stop in time, aborting (the next start cleans up)"
-        );
-        registry.abort_all();
-    }
-}
-
-/// Records the events of the runs, and triggers the reconciles that they need.
-async fn apply_run_events(mut events: mpsc::Receiver<RunEvent>, registry: Arc<ExportRegistry>) {
-    while let Some(event) = events.recv().await {
+/// Records the events of the runs, and triggers the reconciles that they need. Ends when `ended` is cancelled and no
+/// event is left.
+async fn apply_run_events(
+    mut events: mpsc::Receiver<RunEvent>,
+    registry: Arc<ExportRegistry>,
+    ended: CancellationToken,
+) {
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            () = ended.cancelled() => return,
+        };
+        let Some(event) = event else { return };
         if let Some(object) = registry.apply(event) {
             // Fails only if the controller is gone.
             let _ = registry.wake_ups.send(object).await;

@@ -310,6 +310,16 @@ impl ExportRegistry {
         }
     }
 
+    /// Returns the resources with a running task.
+    pub(super) fn running_exports(&self) -> Vec<ObjectRef<EventExport>> {
+        let entries = self.lock();
+        let running = entries
+            .by_uid
+            .values()
+            .filter(|entry| matches!(entry.state, TaskState::Running(_)));
+        running.map(|entry| ObjectRef::clone(&entry.object)).collect()
+    }
+
     /// Asks all tasks to stop. They delete their sessions.
     pub(super) fn stop_all(&self) {
         for entry in self.lock().by_uid.values() {

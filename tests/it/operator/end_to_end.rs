@@ -225,6 +225,15 @@ async fn sigterm_deletes_the_sessions_and_a_restart_completes() -> Result<()> {
         fixture.simulator.open_sessions().is_empty(),
         "no session outlives an orderly end"
     );
+    let left = get(fixture.cluster, &fixture.namespace, "june")
+        .await?
+        .context("it is gone")?;
+    ensure!(
+        left["status"]["windows"]["active"] == 0 && left["status"]["sessions"].is_null(),
+        "{}",
+        left["status"]
+    );
+    ensure!(!has_finalizer(&left), "a stopped operator left its finalizer");
     fixture.operator = operator(fixture.cluster, &fixture.namespace).await?;
     fixture.wait_complete().await?;
     ensure!(fixture.simulator.open_sessions().is_empty());

@@ -1,0 +1,89 @@
+//! Orderly end of the operator: stops the runs, which delete their sessions, and writes what they left into the
+//! resources, while this process still holds the Lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Resource as _, ResourceExt as _};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::context::ReconcileContext;
+use super::entry::has_finalizer;
+use super::finalizer;
+use super::kube_error::describe_error;
+use super::registry::ExportRegistry;
+use super::runs::Runs;
+use super::status_writer::update_status;
+use crate::api::EventExport;
+
+/// Maximum resources that are written at the same time.
+const MAX_CONCURRENT_WRITES: usize = 16;
+
+/// Share of the time limit that the runs get; the rest is for the resources.
+const RUNS_SHARE: f64 = 0.8;
+
+/// Stops all tasks, which delete their sessions. Aborts those that have not ended after `limit`.
+pub(super) async fn stop_runs(registry: &ExportRegistry, runs: &Runs, limit: Duration) {
+    registry.stop_all();
+    let left = runs.ended(limit).await;
+    if left > 0 {
+        let exports = registry.running_names();
+        warn!(
+            left,
+            exports, "exports did not stop in time, aborting (the next start cleans up)"
+        );
+        registry.abort_all();
+    }
+}
+
+/// Stops all runs, and writes the final status of their resources. Removes the finalizer where no session is left:
+/// without an operator nobody else would. `reported` waits until the registry knows how the runs ended.
+pub(super) async fn finish(
+    context: &Arc<ReconcileContext>,
+    known: &Store<EventExport>,
+    limit: Duration,
+    reported: impl Future<Output = ()>,
+) {
+    let until = Instant::now() + limit;
+    let stopped = context.registry.running_exports();
+    stop_runs(&context.registry, &context.runs, limit.mul_f64(RUNS_SHARE)).await;
+    reported.await;
+    let writes =
+        futures::stream::iter(stopped).for_each_concurrent(MAX_CONCURRENT_WRITES, |object| async move {
+            let Some(object) = known.get(&object) else { return };
+            if let Err(error) = write_end(context, &object).await {
+                let export = ObjectRef::from_obj(&*object).to_string();
+                warn!(
+                    export,
+                    error = describe_error(&error),
+                    "cannot write the status at the end"
+                );
+            }
+        });
+    if tokio::time::timeout_at(until, writes).await.is_err() {
+        warn!("the time for the shutdown is over, some statuses are those of running exports");
+    }
+}
+
+/// Writes the status of a run that ended, and removes the finalizer if it left no session.
+async fn write_end(context: &ReconcileContext, watched: &EventExport) -> kube::Result<()> {
+    let api = context.api(watched);
+    let newest = api.get_opt(&watched.name_any()).await?;
+    let Some(object) = newest.filter(|newest| newest.meta().uid == watched.meta().uid) else {
+        return Ok(());
+    };
+    let uid = object.uid().unwrap_or_default();
+    if object.metadata.deletion_timestamp.is_none() {
+        // There is no later write that could wait for the interval.
+        context.registry.with(&uid, |entry| entry.written.at = None);
+        update_status(&object, None, &uid, context).await?;
+    }
+    let sessions = context.registry.with(&uid, |entry| entry.sessions);
+    if sessions == Some(Some(false)) && has_finalizer(&object) {
+        finalizer::remove(&api, &object).await?;
+    }
+    Ok(())
+}
