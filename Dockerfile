@@ -13,7 +13,7 @@ ARG RUST_IMAGE=rust:1.95-bookworm
 FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
 ARG TARGETARCH
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates musl-tools python3-pip \
+ && apt-get install --yes --no-install-recommends ca-certificates jq musl-tools python3-pip \
  && python3 -m pip install --no-cache-dir --break-system-packages ziglang==0.17.1 \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
