@@ -14,11 +14,10 @@ FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
 ARG TARGETARCH
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates jq musl-tools python3-pip \
- && python3 -m pip install --no-cache-dir --break-system-packages ziglang==0.17.1 \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY image/tools image/
-RUN sh image/tools /usr/local
+RUN sh image/tools /usr/local "${TARGETARCH:-}"
 COPY Cargo.toml Cargo.lock LICENSE ./
 COPY .cargo .cargo
 COPY image image
