@@ -22,6 +22,7 @@ COPY Cargo.toml Cargo.lock LICENSE ./
 COPY .cargo .cargo
 COPY image image
 COPY src src
+ARG REVISION=
 # Cargo requires the files of the test and the benchmark in Cargo.toml, even if they are not built.
 RUN mkdir -p tests/it bench && touch tests/it/main.rs bench/parts.rs \
  && sh image/rootfs "${TARGETARCH:-$(dpkg --print-architecture)}" /rootfs

@@ -53,9 +53,15 @@ pub use exit::{CliError, Exit};
 /// Maximum time that the runtime waits at exit for background tasks: 1 s.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Version with the commit, which release builds set (`image/rootfs`); other builds show the version only.
+const VERSION: &str = match option_env!("EVENTEXPORT_BUILD_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// Export Activity Tracker events to object storage, with proof that nothing is missing.
 #[derive(Debug, clap::Parser)]
-#[command(name = "eventexport", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "eventexport", version = VERSION, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Cli {
     /// Subcommand to run.
     #[command(subcommand)]
