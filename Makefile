@@ -16,14 +16,15 @@ NEED_HELM := operator::chart:: operator::manifests::every_install_method operato
 NEED_PROMETHEUS := operator::monitoring::each_alert_fires operator::monitoring::a_real_prometheus
 NEED_GITOPS := gitops::
 NEED_CONSUMERS := download::consumers::elasticsearch verify::duckdb::
-NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS)
+NEED_RELEASE := release::
+NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(NEED_RELEASE)
 
 # Features of dependencies that the tests enable, so that the program and the tests share one build of them.
 TEST_FEATURES := --features tokio/test-util,rustix/fs
 
 .DEFAULT_GOAL := help
-.PHONY: help build image quickstart bed bed-charts bed-gitops bed-node bed-prometheus consumers prerequisites \
-	test test-all test-helm test-prometheus test-gitops test-consumers \
+.PHONY: help build image release quickstart bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers prerequisites \
+	test test-all test-helm test-prometheus test-gitops test-consumers test-release \
 	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
 	chart-generated chart-check lint format generated check-generated deny advisories ci clean
 
@@ -35,6 +36,9 @@ build: ## Build the program for release: target/release/eventexport
 
 image: prerequisites ## Build the image for ARCH (amd64, arm64) without a daemon: target/image/eventexport-ARCH.tar
 	sh image/build $(ARCH)
+
+release: prerequisites bed-release ## Build and sign target/release-VERSION; DRY_RUN=1 with a key for the run (docs/releases.md)
+	sh release/build
 
 quickstart: ## Export from the built-in simulator to ./export, with a build for development
 	$(CARGO) run --locked $(TEST_FEATURES) -- run -f examples/quickstart.yaml --simulate --archive ./export
@@ -70,6 +74,9 @@ mutations: bed ## Apply each mutation patch and check that a test fails; an hour
 bed-prometheus: ## Build Prometheus and promtool for the monitoring tests; cached
 	$(MAKE) -C tests/bed prometheus
 
+bed-release: ## Build the tools that make a release (cosign, helm); cached
+	$(MAKE) -C tests/bed release
+
 consumers: ## Fetch Elasticsearch (Maven) and DuckDB (pip) for the consumer tests; reports what is unavailable
 	tests/bed/elasticsearch
 	tests/bed/duckdb
@@ -89,7 +96,7 @@ test: bed ## Run the tests that need only the test bed, and list the others
 	$(CARGO) test --locked -- $(addprefix --skip ,$(NEED_MORE))
 	@printf 'test: not run, because they need more tools (make test-all): %s\n' '$(NEED_MORE)'
 
-test-all: bed bed-charts bed-gitops bed-prometheus consumers ## Run all tests, those that need further tools too
+test-all: bed bed-charts bed-gitops bed-prometheus bed-release consumers ## Run all tests, those that need further tools too
 	$(CARGO) test --locked
 
 test-helm: bed bed-charts ## Run the tests that install the chart with Helm
@@ -103,6 +110,9 @@ test-gitops: bed bed-charts bed-gitops ## Run the tests that need Flux, Argo CD'
 
 test-consumers: bed consumers ## Run the tests that need Elasticsearch and DuckDB
 	$(CARGO) test --locked --test it -- $(NEED_CONSUMERS)
+
+test-release: bed-release ## Check target/release-VERSION; without it, `make release DRY_RUN=1` makes it, in an hour
+	$(CARGO) test --locked --test it -- $(NEED_RELEASE)
 
 split-brain: bed ## Freeze a leader at each request of an export, let another one take over, and resume the first; minutes
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact split_brain::frozen_leader::a_leader_frozen_at_any_point_sends_and_corrupts_nothing

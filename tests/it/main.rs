@@ -28,6 +28,7 @@ mod node;
 mod operator;
 #[path = "../testkit/quirky_s3.rs"]
 mod quirky_s3;
+mod release;
 mod scale;
 mod security;
 mod spec_changes;
