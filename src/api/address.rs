@@ -28,6 +28,19 @@ impl Region {
     /// All regions.
     pub const ALL: [Self; 5] = [Self::Ng, Self::UsSouth, Self::EuDe, Self::AuSyd, Self::EuGb];
 
+    /// Returns the region of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|region| region.name() == name)
+    }
+
+    /// Returns the name of the region in a spec.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UsSouth => "us-south",
+            Self::Ng | Self::EuDe | Self::AuSyd | Self::EuGb => self.label(),
+        }
+    }
+
     /// Returns the label of the region in host names: `ng` for US South.
     pub const fn label(self) -> &'static str {
         match self {
@@ -132,6 +145,16 @@ fn is_ipv6(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_region_has_the_name_of_the_schema() {
+        for region in Region::ALL {
+            assert_eq!(serde_json::to_value(region).unwrap(), region.name());
+            assert_eq!(Region::from_name(region.name()), Some(region));
+        }
+        assert_eq!(Region::from_name("mars"), None);
+        assert_eq!(Region::UsSouth.tracker_host(), Region::Ng.tracker_host());
+    }
 
     #[test]
     fn plain_http_is_for_loopback_only() {

@@ -99,6 +99,30 @@ impl EventExportSpec {
     }
 }
 
+impl Source {
+    /// Applies the rules of `spec.source` alone. Returns the base URL of the Activity Tracker, and the UAA.
+    pub fn checked(&self) -> Result<(Url, UaaAddress), Vec<FieldError>> {
+        let mut errors = SpecErrors(Vec::new());
+        match (errors.source(self), errors.0.is_empty()) {
+            ((Some(tracker), Some(uaa)), true) => Ok((tracker, uaa)),
+            _ => Err(errors.sorted()),
+        }
+    }
+}
+
+impl S3Destination {
+    /// Returns the URL of the store; `None`: AWS.
+    pub fn checked_endpoint(&self) -> Result<Option<Url>, Vec<FieldError>> {
+        let mut errors = SpecErrors(Vec::new());
+        let url = errors.url("spec.destination.s3.endpoint", self.endpoint.as_deref());
+        if errors.0.is_empty() {
+            Ok(url)
+        } else {
+            Err(errors.sorted())
+        }
+    }
+}
+
 /// Violations found so far.
 struct SpecErrors(Vec<FieldError>);
 

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::human;
-use super::location::OpenArchive;
+use super::settings::archive::OpenArchive;
 use crate::archive::counts::Verdict;
 use crate::archive::coverage::{self, Coverage, Expectation, WindowState};
 use crate::archive::layout::ArchiveRoot;

@@ -14,7 +14,7 @@ use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
 pub use self::fields::{CliConfig, ContextConfig};
 use super::exit::CliError;
-use super::secrets::EnvLookup;
+use super::settings::environment::EnvLookup;
 use crate::api::sanitize;
 
 /// Environment variable with the path of the config file.

@@ -3,6 +3,7 @@
 
 pub mod set;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -11,7 +12,8 @@ use self::set::{FIELDS, SECRETS};
 use super::config::{self, ConfigFile, ContextConfig};
 use super::exit::{CliError, Exit};
 use super::output::{OutputArgs, display_path, table};
-use super::secrets;
+use super::settings::environment::env_value;
+use super::settings::layers::overriding_variable;
 
 /// Manage named contexts: the service, space, secret files and archive that commands use.
 ///
@@ -130,7 +132,7 @@ pub fn run(args: ContextArgs) -> Result<Exit, CliError> {
 const CHANGE_SCHEMA: &str = "eventexport.io/context-change/v2";
 
 fn config_path() -> Result<PathBuf, CliError> {
-    config::locate(&secrets::env_value)?.ok_or_else(|| {
+    config::locate(&env_value)?.ok_or_else(|| {
         CliError::usage(format!(
             "cannot locate the config file: set HOME, XDG_CONFIG_HOME or {}",
             config::FILE_VARIABLE
@@ -211,6 +213,12 @@ fn show(args: &ContextShowArgs) -> Result<Exit, CliError> {
             ))
         })?;
     let context = file.context(&name)?;
+    let mut overridden = BTreeMap::new();
+    for (field, _) in set_fields(context) {
+        if let Some(variable) = overriding_variable(&field, &env_value)? {
+            overridden.insert(field, variable);
+        }
+    }
     args.output.print(
         "eventexport.io/context/v1",
         to_json(&file, &name, context),
@@ -223,6 +231,9 @@ fn show(args: &ContextShowArgs) -> Result<Exit, CliError> {
                 let mut text = display_path(Path::new(&value));
                 if field.ends_with("-file") && !file.resolve_path(Path::new(&value)).is_file() {
                     text.push_str(" (no such file)");
+                }
+                if let Some(variable) = overridden.get(&field) {
+                    text.push_str(&format!(" ({variable} overrides it)"));
                 }
                 rows.add_row([field, text]);
             }

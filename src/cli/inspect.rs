@@ -5,17 +5,15 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::human;
-use super::job::{self, RunOptions};
-use super::location::{LocationArgs, OpenArchive};
 use super::output::OutputArgs;
-use super::secrets::SecretPurpose;
+use super::settings;
+use super::settings::archive::{LocationArgs, OpenArchive};
 use crate::api::{Scope, escape};
 use crate::archive::counts::DayListing;
 use crate::archive::coverage::WindowState;
 use crate::archive::inspect::{Inspection, inspect};
 use crate::archive::read::{ReadOptions, read_roots};
 use crate::archive::window::Window;
-use crate::export::connect;
 use crate::storage::StoreError;
 use crate::tracker::TokenCache;
 
@@ -132,18 +130,15 @@ async fn listing(
             "--ask-service: use -f FILE to give a manifest with the service",
         ));
     };
-    let options = RunOptions::read_only(None);
-    let resolved = job::resolve_secrets(resource, manifest, &[SecretPurpose::Source])?;
-    let names = &resolved.setting_names;
-    let process_context = job::process_context(resource, "reader", &TokenCache::new(), &options);
-    let tracker =
-        connect::tracker(&resource.spec, &resolved.secrets, &process_context).map_err(|failure| {
-            CliError::usage(format!(
-                "EventExport {}: {}",
-                export.name,
-                failure.describe(names)
-            ))
-        })?;
+    let source = settings::source_of(resource, manifest)?;
+    let names = &source.names;
+    let tracker = source.connect(&TokenCache::new()).map_err(|failure| {
+        CliError::usage(format!(
+            "EventExport {}: {}",
+            export.name,
+            failure.describe(names)
+        ))
+    })?;
     let days = tracker
         .list_days(&export.space, first, last, export.scope == Scope::Account)
         .await

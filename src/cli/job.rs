@@ -8,13 +8,12 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use super::exit::CliError;
-use super::location::{Access, DestinationOverride};
 use super::manifest::{ExportResource, ManifestError, ResourceManifest};
-use super::secrets::{self, ResolvedSecrets, SecretPurpose};
+use super::settings::archive::{Access, DestinationOverride, ResolvedDestination};
+use super::settings::{self, ExportSettings};
 use super::simulation::{SIMULATED_SOURCE, Simulation};
-use crate::api::{FieldError, Reason, SettingNames};
-use crate::egress::{HostPolicy, Traffic};
-use crate::export::connect::{self, PodIdentity, ProcessContext, Secrets};
+use crate::api::{FieldError, SettingNames};
+use crate::export::connect::{self, ProcessContext};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
@@ -29,7 +28,7 @@ const ATTEMPTS_MAX: u32 = 5;
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions<'a> {
     /// Destination to use instead of that of the manifest.
-    pub to: Option<DestinationOverride<'a>>,
+    pub archive: Option<DestinationOverride<'a>>,
     /// Maximum number of concurrent windows, instead of `spec.parallelism`.
     pub parallelism: Option<u8>,
     /// Shard of each export to run.
@@ -42,9 +41,9 @@ pub struct RunOptions<'a> {
 
 impl<'a> RunOptions<'a> {
     /// Returns the options of a command that only reads an archive.
-    pub const fn read_only(to: Option<DestinationOverride<'a>>) -> Self {
+    pub const fn read_only(archive: Option<DestinationOverride<'a>>) -> Self {
         Self {
-            to,
+            archive,
             parallelism: None,
             shard: Shard::SINGLE,
             max_sessions: 1,
@@ -79,11 +78,6 @@ pub fn apply_options(
     if let Some(simulation) = simulation {
         simulation.redirect(&mut resource);
     }
-    if options.to.is_some() {
-        // `--archive` has its own credentials.
-        let s3 = &mut resource.spec.destination.s3;
-        (s3.credentials_secret_ref, s3.ca_secret_ref) = (None, None);
-    }
     if let Some(parallelism) = options.parallelism {
         resource.spec.parallelism = parallelism;
     }
@@ -99,9 +93,9 @@ pub fn export_spec(
     simulated: bool,
 ) -> Result<ExportSpec, CliError> {
     let mut export = connect::export_spec(&resource.spec, process_context)
-        .map_err(|failure| cli_error(resource, process_context, &failure))?;
-    if let Some(to) = options.to {
-        export.root = export.root.under(&to.location.key_prefix());
+        .map_err(|failure| connect_error(resource, &process_context.setting_names, &failure))?;
+    if let Some(archive) = options.archive {
+        export.root = export.root.under(&archive.location.key_prefix());
     }
     if simulated {
         SIMULATED_SOURCE.clone_into(&mut export.source);
@@ -117,18 +111,12 @@ pub fn process_context(
     options: &RunOptions<'_>,
 ) -> ProcessContext {
     ProcessContext {
-        name: resource.full_name(),
-        hosts: HostPolicy::any(),
-        store_hosts: HostPolicy::any(),
-        traffic: Traffic::default(),
         tokens: tokens.clone(),
-        pod_identity: PodIdentity::Granted,
         holder: holder.to_owned(),
-        holder_epoch: None,
         single_writer: options.single_writer,
         retry_policy: RetryPolicy::MaxAttempts(ATTEMPTS_MAX),
         shard: options.shard,
-        setting_names: SettingNames::default(),
+        ..settings::process_context(resource.full_name())
     }
 }
 
@@ -150,103 +138,32 @@ pub async fn prepare_all(
             ));
         }
         let resource = apply_options(resource, options, simulation);
-        let ResolvedSecrets {
-            secrets,
-            mut setting_names,
-        } = match simulation {
-            Some(_) => {
-                let mut resolved = resolve_secrets(&resource, manifest, &[SecretPurpose::Signing])?;
-                resolved.secrets.0.extend(Simulation::secrets().0);
-                resolved
-            }
-            None => resolve_secrets(
-                &resource,
-                manifest,
-                &[
-                    SecretPurpose::Source,
-                    SecretPurpose::Bucket,
-                    SecretPurpose::Signing,
-                ],
-            )?,
-        };
-        if let Some(to) = options.to {
-            setting_names = setting_names.merge(to.location.setting_names());
-        }
+        let settings = ExportSettings::resolve(&resource, manifest, options.archive, simulation)?;
         let process_context = ProcessContext {
             holder_epoch: Some(holder_epoch.clone()),
-            setting_names,
+            setting_names: settings.names(),
             ..process_context(&resource, holder, &tokens, options)
         };
         let export = export_spec(&resource, &process_context, options, simulation.is_some())?;
-        let tracker = connect::tracker(&resource.spec, &secrets, &process_context)
-            .map_err(|failure| cli_error(&resource, &process_context, &failure))?;
-        let store = match options.to {
-            Some(to) => {
-                let access = Access::Write(&resource.spec.destination.s3);
-                to.location.store(to.s3, access).await?
-            }
-            None => open_bucket(&resource, &secrets, &process_context).await?,
-        };
+        let peers = settings.connect(&tokens).await;
         jobs.push(PreparedExport {
             export: Arc::new(export),
-            peers: Peers {
-                tracker,
-                store,
-                signing: connect::signing(&resource.spec, &secrets),
-            },
+            peers: peers
+                .map_err(|failure| connect_error(&resource, &process_context.setting_names, &failure))?,
         });
     }
     Ok(jobs)
 }
 
-/// Opens the bucket of a resource.
-async fn open_bucket(
-    resource: &ExportResource,
-    secrets: &Secrets,
-    process_context: &ProcessContext,
-) -> Result<Arc<dyn Store>, CliError> {
-    connect::s3(&resource.spec, secrets, process_context)
-        .await
-        .map_err(|failure| cli_error(resource, process_context, &failure))
-}
-
-/// Opens the destination of a resource for reading, and returns it with the names of its settings: the location of
-/// `--archive`, or the bucket of the manifest, which needs only the credentials of the bucket.
+/// Opens the destination of a resource for reading.
 pub async fn open_for_reading(
     resource: &ExportResource,
-    manifest: &ResourceManifest,
-    process_context: &ProcessContext,
-    options: &RunOptions<'_>,
-) -> Result<(Arc<dyn Store>, SettingNames), CliError> {
-    if let Some(to) = options.to {
-        let store = to.location.store(to.s3, Access::Read).await?;
-        return Ok((store, to.location.setting_names()));
-    }
-    let ResolvedSecrets {
-        secrets,
-        setting_names,
-    } = resolve_secrets(resource, manifest, &[SecretPurpose::Bucket])?;
-    let process_context = ProcessContext {
-        setting_names,
-        ..process_context.clone()
-    };
-    let store = open_bucket(resource, &secrets, &process_context).await?;
-    Ok((store, process_context.setting_names))
-}
-
-/// Returns the Secrets of a resource for these purposes, from the manifest or the environment.
-pub fn resolve_secrets(
-    resource: &ExportResource,
-    manifest: &ResourceManifest,
-    purposes: &[SecretPurpose],
-) -> Result<ResolvedSecrets, CliError> {
-    secrets::resolve(resource, manifest, purposes, &secrets::env_value).map_err(|errors| {
-        let lines: Vec<String> = errors
-            .iter()
-            .map(|error| format!("{}: {error}", resource.full_name()))
-            .collect();
-        CliError::usage(lines.join("\n"))
-    })
+    destination: &ResolvedDestination,
+) -> Result<Arc<dyn Store>, CliError> {
+    destination
+        .open(Access::Read)
+        .await
+        .map_err(|failure| connect_error(resource, &destination.names, &failure))
 }
 
 /// Groups the jobs by identity. Groups may run concurrently; the jobs of a group run in sequence.
@@ -260,16 +177,9 @@ pub fn group_by_destination(jobs: &[PreparedExport]) -> Vec<(String, Vec<usize>)
     groups
 }
 
-/// Maps an invalid spec or missing credentials to a usage error, and other failures to a runtime error.
-fn cli_error(resource: &ExportResource, process_context: &ProcessContext, failure: &Failure) -> CliError {
-    let message = failure.describe(&process_context.setting_names);
-    match failure.reason {
-        Reason::InvalidSpec | Reason::CredentialsMissing => usage_error(resource, &message),
-        reason => CliError::from(anyhow::anyhow!(
-            "EventExport {}: {reason}: {message}",
-            resource.full_name(),
-        )),
-    }
+/// Converts a failure to build the clients: no request was sent.
+fn connect_error(resource: &ExportResource, names: &SettingNames, failure: &Failure) -> CliError {
+    usage_error(resource, &failure.describe(names))
 }
 
 fn usage_error(resource: &ExportResource, message: &str) -> CliError {

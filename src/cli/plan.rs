@@ -2,6 +2,7 @@
 //! are in [`planner`](super::planner), without I/O.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,12 +12,13 @@ use super::exit::{CliError, Exit};
 use super::human;
 use super::job::{self, RunOptions};
 use super::load;
-use super::location::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
-use super::manifest::ExportResource;
+use super::manifest::{ExportResource, ResourceManifest};
 use super::output::{OutputFormat, write_stdout};
 use super::planner::{DestinationListing, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan};
 use super::progress::events;
 use super::run_summary;
+use super::settings;
+use super::settings::archive::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
 use crate::api::SettingNames;
 use crate::archive::coverage::WindowState;
 use crate::archive::layout::ArchiveRoot;
@@ -74,9 +76,10 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
     let (mut objects, mut blocked) = (Vec::new(), false);
     for resource in &manifest.exports {
         let options = RunOptions {
-            to: args.archive.as_ref().map(|location| DestinationOverride {
+            archive: args.archive.as_ref().map(|location| DestinationOverride {
                 location,
                 s3: &args.s3,
+                context: None,
             }),
             parallelism: None,
             single_writer: false,
@@ -95,7 +98,7 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
         } else if is_missing_directory(args.archive.as_ref()) {
             DestinationListing::Listed(Box::default())
         } else {
-            match job::open_for_reading(&adjusted, &manifest, &process_context, &options).await {
+            match open(&adjusted, &manifest, &options).await {
                 Ok((store, names)) => list_destination(&*store, &names, &export.root).await,
                 Err(error) => DestinationListing::Unavailable(error.to_string()),
             }
@@ -116,6 +119,17 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
         write_stdout(&format!("{document}\n"))?;
     }
     Ok(if blocked { Exit::Failed } else { Exit::Done })
+}
+
+/// Opens the destination, and returns it with the names of its settings.
+async fn open(
+    resource: &ExportResource,
+    manifest: &ResourceManifest,
+    options: &RunOptions<'_>,
+) -> Result<(Arc<dyn Store>, SettingNames), CliError> {
+    let destination = settings::destination_of(resource, manifest, options.archive)?;
+    let store = job::open_for_reading(resource, &destination).await?;
+    Ok((store, destination.names))
 }
 
 fn bucket_url(resource: &ExportResource) -> String {

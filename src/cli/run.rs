@@ -12,12 +12,12 @@ use tokio::sync::watch;
 
 use super::exit::{CliError, Exit};
 use super::job::{self, PreparedExport, RunOptions};
-use super::location::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
 use super::operator::duration;
 use super::outcome::{self, ExportOutcome};
 use super::output::OutputFormat;
 use super::progress::{ProgressMode, RunProgress};
 use super::run_summary::{self, ExportResult};
+use super::settings::archive::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
 use super::simulation::Simulation;
 use super::state::Holder;
 use super::stop::{self, ShutdownSignals};
@@ -127,9 +127,10 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = start_simulation(&args, &manifest.exports).await?;
     let options = RunOptions {
-        to: args.archive.as_ref().map(|location| DestinationOverride {
+        archive: args.archive.as_ref().map(|location| DestinationOverride {
             location,
             s3: &args.s3,
+            context: None,
         }),
         parallelism: args.parallelism,
         single_writer: args.single_writer,

@@ -13,10 +13,10 @@ use self::view::{Archive, rows, status_json, status_table};
 use super::archived;
 use super::day::day;
 use super::exit::{CliError, Exit};
-use super::location::{ARCHIVE_VALUE, ArchiveLocation, LocationArgs, OpenArchive, S3Args};
 use super::output::{OutputArgs, write_stderr};
 use super::session::create::today;
-use super::source::{SourceArgs, SourceConnection};
+use super::settings::archive::{ARCHIVE_VALUE, ArchiveLocation, OpenArchive, S3Args, open_archives};
+use super::settings::source::{SourceArgs, SourceConnection};
 use crate::archive::layout::ArchiveRoot;
 use crate::tracker::Day;
 
@@ -204,22 +204,9 @@ async fn open_archive(
     location: Option<ArchiveLocation>,
     source: &SourceConnection,
 ) -> Result<Option<OpenArchive>, CliError> {
-    let (context_location, s3) = source.archive(&args.s3)?;
-    let named = LocationArgs {
-        positional: None,
-        archive: if args.files.is_empty() {
-            location.or(context_location)
-        } else {
-            location
-        },
-        files: args.files.clone(),
-        s3,
-    };
-    if named.archive.is_none() && named.files.is_empty() {
-        return Ok(None);
-    }
-    let mut found = named.open().await?;
-    if named.files.is_empty() {
+    let context = source.context.as_ref();
+    let mut found = open_archives(location.as_ref(), &args.files, &args.s3, context).await?;
+    if args.files.is_empty() {
         return Ok(found.pop());
     }
     let fits = |location: &OpenArchive| {

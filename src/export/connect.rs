@@ -10,7 +10,8 @@ use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
 use super::shard::Shard;
 use super::spec::{ExportSpec, HolderEpoch, RetryPolicy};
 use crate::api::{
-    self, CaSecretRef, CheckedSpec, EventExportSpec, Remedy, S3Destination, SecretRef, Setting, SettingNames,
+    self, CaSecretRef, CheckedSpec, EventExportSpec, FieldError, Remedy, S3Destination, SecretRef, Setting,
+    SettingNames, Source,
 };
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
@@ -119,8 +120,8 @@ pub async fn peers(
     secrets: &Secrets,
     process_context: &ProcessContext,
 ) -> Result<Peers, Failure> {
-    let tracker = tracker(spec, secrets, process_context)?;
-    let store = s3(spec, secrets, process_context).await?;
+    let tracker = tracker(&spec.source, secrets, process_context)?;
+    let store = s3(&spec.destination.s3, secrets, process_context).await?;
     Ok(Peers {
         tracker,
         store,
@@ -156,23 +157,23 @@ pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
 
 /// Builds the client of the service.
 pub fn tracker(
-    spec: &EventExportSpec,
+    source: &Source,
     secrets: &Secrets,
     process_context: &ProcessContext,
 ) -> Result<Tracker, Failure> {
-    let checked = checked(spec)?;
+    let (endpoint, uaa) = source.checked().map_err(|errors| invalid_spec(&errors))?;
     let setting = Setting::SourceCredentials;
-    let reference = &spec.source.credentials_secret_ref;
+    let reference = &source.credentials_secret_ref;
     let credentials = Credentials::from_secret(secret(secrets, reference, setting)?)
         .map_err(|error| credentials_missing(format!("Secret {}: {error}", reference.name), setting))?;
     let config = TrackerConfig {
-        endpoint: checked.tracker,
-        uaa: match checked.uaa {
+        endpoint,
+        uaa: match uaa {
             api::UaaAddress::Endpoint(url) => UaaSource::Endpoint(url),
             api::UaaAddress::DiscoverFrom(api) => UaaSource::Discover { api },
         },
         credentials,
-        ca_pem: ca(secrets, spec.source.ca_secret_ref.as_ref(), Setting::SourceCa)?,
+        ca_pem: ca(secrets, source.ca_secret_ref.as_ref(), Setting::SourceCa)?,
         hosts: process_context.hosts.clone(),
         timeouts: Timeouts::default(),
         retry: RetryConfig::default(),
@@ -183,11 +184,10 @@ pub fn tracker(
 
 /// Builds the client of the store.
 pub async fn s3(
-    spec: &EventExportSpec,
+    destination: &S3Destination,
     secrets: &Secrets,
     process_context: &ProcessContext,
 ) -> Result<Arc<dyn Store>, Failure> {
-    let checked = checked(spec)?;
     let S3Destination {
         bucket,
         prefix: _,
@@ -203,7 +203,7 @@ pub async fn s3(
         checksum: _,
         acl: _,
         request_payer: _,
-    } = &spec.destination.s3;
+    } = destination;
     let setting = Setting::BucketCredentials;
     let credentials = if let Some(reference) = credentials_secret_ref {
         S3Credentials::from_secret(secret(secrets, reference, setting)?)
@@ -215,7 +215,9 @@ pub async fn s3(
     let settings = S3Settings {
         bucket: bucket.clone(),
         region: region.clone(),
-        endpoint: checked.s3_endpoint,
+        endpoint: destination
+            .checked_endpoint()
+            .map_err(|errors| invalid_spec(&errors))?,
         force_path_style: force_path_style.unwrap_or(endpoint.is_some()),
         credentials,
         ca_pem: ca(secrets, ca_secret_ref.as_ref(), Setting::BucketCa)?,
@@ -229,7 +231,7 @@ pub async fn s3(
         hosts: process_context.store_hosts.clone(),
         traffic: process_context.traffic.clone(),
     };
-    let store = S3Store::connect(with_object_attributes(settings, &spec.destination.s3))
+    let store = S3Store::connect(with_object_attributes(settings, destination))
         .await
         .map_err(|error| Failure::from(&error).export_wide())?;
     Ok(Arc::new(store))
@@ -237,7 +239,7 @@ pub async fn s3(
 
 /// Returns the settings with the attributes of written objects that a destination requires: storage class, encryption,
 /// object lock, checksum, access control list and payer.
-pub fn with_object_attributes(settings: S3Settings, destination: &S3Destination) -> S3Settings {
+fn with_object_attributes(settings: S3Settings, destination: &S3Destination) -> S3Settings {
     S3Settings {
         storage_class: destination.storage_class.clone(),
         server_side_encryption: destination.server_side_encryption.as_ref().map(|sse| Sse {
@@ -296,10 +298,12 @@ fn identity_granted(identity: &PodIdentity, bucket: &str) -> Result<(), Failure>
 }
 
 fn checked(spec: &EventExportSpec) -> Result<CheckedSpec, Failure> {
-    spec.checked().map_err(|errors| {
-        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Failure::manual(api::Reason::InvalidSpec, errors.join("; ")).export_wide()
-    })
+    spec.checked().map_err(|errors| invalid_spec(&errors))
+}
+
+fn invalid_spec(errors: &[FieldError]) -> Failure {
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    Failure::manual(api::Reason::InvalidSpec, errors.join("; ")).export_wide()
 }
 
 fn secret<'a>(

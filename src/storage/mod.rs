@@ -26,7 +26,7 @@ pub use self::identity::StoreIdentity;
 pub(crate) use self::s3::bad_input;
 pub use self::s3::{
     CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts,
-    Sse, SseAlgorithm,
+    SecretError, Sse, SseAlgorithm,
 };
 
 /// Bytes in segments that are never joined: reference-counted, cheap to clone, sent again on a retry.

@@ -62,19 +62,6 @@ impl Default for Timeouts {
     }
 }
 
-/// Returns the Activity Tracker of a public region, and the API that names its UAA. `us-south` is also called `ng`.
-pub fn endpoint_of_region(region: &str) -> Option<(Url, Url)> {
-    let name = match region {
-        "us-south" | "ng" => "ng",
-        "eu-de" => "eu-de",
-        "au-syd" => "au-syd",
-        "eu-gb" => "eu-gb",
-        _ => return None,
-    };
-    let url = |service| Url::parse(&format!("https://{service}.{name}.bluemix.net")).ok();
-    Some((url("activity-tracker")?, url("api")?))
-}
-
 /// Returns the URL with `segments` appended to its path, each escaped.
 pub(super) fn join_path(base: &Url, segments: &[&str]) -> Url {
     let mut url = base.clone();
@@ -105,15 +92,7 @@ pub(super) fn source_name(endpoint: &Url) -> Result<String, TrackerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn us_south_and_ng_are_the_same_region() {
-        assert_eq!(endpoint_of_region("us-south"), endpoint_of_region("ng"));
-        let (tracker, api) = endpoint_of_region("eu-gb").unwrap();
-        assert_eq!(tracker.as_str(), "https://activity-tracker.eu-gb.bluemix.net/");
-        assert_eq!(api.as_str(), "https://api.eu-gb.bluemix.net/");
-        assert_eq!(endpoint_of_region("mars"), None);
-    }
+    use crate::api::Region;
 
     #[test]
     fn the_default_allow_list_contains_every_public_region() {
@@ -122,10 +101,12 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         let policy = HostPolicy::allow(&list).unwrap();
-        for region in ["ng", "eu-de", "au-syd", "eu-gb"] {
-            let (tracker, api) = endpoint_of_region(region).unwrap();
-            policy.check_url(&tracker).unwrap();
-            policy.check_url(&api).unwrap();
+        for region in Region::ALL {
+            for host in [region.tracker_host(), region.api_host()] {
+                policy
+                    .check_url(&format!("https://{host}").parse().unwrap())
+                    .unwrap();
+            }
         }
     }
 

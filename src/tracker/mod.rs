@@ -26,7 +26,7 @@ mod uaa;
 mod tests;
 
 pub use client::Tracker;
-pub use config::{Timeouts, TrackerConfig, UaaSource, endpoint_of_region};
+pub use config::{Timeouts, TrackerConfig, UaaSource};
 pub use credentials::{Credentials, CredentialsError, CredentialsKey};
 pub use days::LISTING_DAYS_MAX;
 pub use download::{Download, DownloadResponse};

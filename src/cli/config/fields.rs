@@ -5,9 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::location::ArchiveLocation;
+use super::super::settings::archive::ArchiveLocation;
 use crate::api;
-use crate::tracker::endpoint_of_region;
 
 /// Contents of the config file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -76,7 +75,7 @@ impl ContextConfig {
         if self
             .region
             .as_deref()
-            .is_some_and(|region| endpoint_of_region(region).is_none())
+            .is_some_and(|region| api::Region::from_name(region).is_none())
         {
             return Err("region must be us-south (or ng), eu-de, au-syd or eu-gb".to_owned());
         }

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::super::config::{self, ConfigFile};
 use super::super::exit::{CliError, Exit};
-use super::super::location::ARCHIVE_VALUE;
 use super::super::output::{OutputArgs, display_path};
 use super::super::secret_file;
+use super::super::settings::archive::ARCHIVE_VALUE;
 use super::{CHANGE_SCHEMA, config_path, to_json};
 
 /// Arguments of `context set`.

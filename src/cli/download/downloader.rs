@@ -19,7 +19,7 @@ use super::sink::DownloadSink;
 use crate::archive::counts::{DayListing, EmptyAnswer, listing_range};
 use crate::cli::human;
 use crate::cli::session::create::today;
-use crate::cli::source::SourceConnection;
+use crate::cli::settings::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
 use crate::pipeline::events::EventCount;
 use crate::pipeline::prover_pool::{ProofError, ProofFacts, ProverPool, StreamProver};

@@ -5,7 +5,7 @@ use std::io;
 use super::fetch::FetchError;
 use super::part::{PartError, io_error};
 use super::sink::DownloadSink;
-use crate::cli::source::SourceConnection;
+use crate::cli::settings::source::SourceConnection;
 use crate::pipeline::prover_pool::ProofError;
 use crate::tracker::StreamError;
 

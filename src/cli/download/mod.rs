@@ -38,7 +38,7 @@ use super::exit::{CliError, Exit};
 use super::logs;
 use super::output::{OutputArgs, write_stderr, write_stdout};
 use super::progress::ProgressMode;
-use super::source::SourceArgs;
+use super::settings::source::SourceArgs;
 use super::stop::{self, ShutdownSignals};
 use crate::pipeline::prover_pool::ProverPool;
 use crate::tracker::ResumePoint;

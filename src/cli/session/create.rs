@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::day::day;
 use super::super::exit::{CliError, Exit};
 use super::super::output::{OutputArgs, write_stderr};
-use super::super::source::{SourceArgs, SourceConnection};
+use super::super::settings::source::{SourceArgs, SourceConnection};
 use super::view;
 use crate::session::guard::{OpenError, OpenedSession};
 use crate::session::occupancy::SessionHolder;

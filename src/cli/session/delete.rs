@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::exit::{CliError, Exit};
 use super::super::human;
 use super::super::output::{OutputArgs, table, write_stderr};
-use super::super::source::{SourceArgs, SourceConnection};
+use super::super::settings::source::{SourceArgs, SourceConnection};
 use super::cleanup::{self, CleanupDecision};
 use super::view;
 use crate::api::parse_duration;

@@ -7,7 +7,7 @@ pub mod view;
 
 use super::exit::{CliError, Exit};
 use super::output::{OutputArgs, table};
-use super::source::SourceArgs;
+use super::settings::source::SourceArgs;
 use crate::session::SESSIONS_PER_SPACE;
 
 use serde_json::json;

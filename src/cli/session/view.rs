@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::exit::CliError;
 use super::super::output::table;
-use super::super::source::SourceConnection;
+use super::super::settings::source::SourceConnection;
 use crate::tracker::{Session, TrackerError};
 
 /// Returns the JSON of a session; fields that the service omits are null.

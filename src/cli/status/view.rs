@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::archived::{self, ArchivedDay};
 use super::super::human;
 use super::super::output::{display_path, table};
-use super::super::source::SourceConnection;
+use super::super::settings::source::SourceConnection;
 use crate::archive::coverage::WindowState;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;

@@ -58,8 +58,8 @@ use crate::api::is_printable;
 use crate::egress::via_proxy;
 
 pub use self::settings::{
-    CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts, Sse,
-    SseAlgorithm,
+    CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts,
+    SecretError, Sse, SseAlgorithm,
 };
 
 /// Initial buffer capacity for an object: 1 MiB at most.

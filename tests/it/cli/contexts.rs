@@ -73,6 +73,11 @@ async fn a_context_replaces_login_and_target() {
 
     let shown = fixture.run_without_env(&["context", "show", "prod"]).await;
     assert!(shown.out.contains("| api-key-file | ~/key "), "{shown:?}");
+    let mut overridden = fixture.command(&["context", "show", "prod"]);
+    overridden.env("EVENTEXPORT_SPACE", "c3");
+    let overridden = wait_output(overridden).await;
+    let row = "| space        | c1 (EVENTEXPORT_SPACE overrides it) ";
+    assert!(overridden.out.contains(row), "{overridden:?}");
     assert!(!shown.out.contains(KEY));
     assert_eq!(
         fixture
@@ -212,11 +217,7 @@ async fn connection_errors_name_the_setting_and_the_remedy() {
             "http://tracker.example.com",
             "--endpoint: must be https://HOST",
         ),
-        (
-            "--ca-file",
-            "none.pem",
-            "--ca-file: none.pem: cannot read the file",
-        ),
+        ("--ca-file", "none.pem", "--ca-file: cannot read none.pem"),
     ] {
         let mut command = fixture.command(&["session", "list", flag, value]);
         command
@@ -289,7 +290,7 @@ async fn a_store_without_tls_is_refused_wherever_it_is_named() {
     let flag = fixture.command(&[&inspect[..], &["--s3-endpoint", plain]].concat());
     let mut cases = vec![("--s3-endpoint", flag)];
     for (name, variable) in [
-        ("--s3-endpoint", "AWS_ENDPOINT_URL_S3"),
+        ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_S3"),
         ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL"),
     ] {
         let mut command = fixture.command(&inspect);

@@ -1,0 +1,49 @@
+//! The context of a command: the named one, or the current one of the config file. Reads the file.
+
+use std::path::{Path, PathBuf};
+
+use super::super::config::{self, ConfigFile, ContextConfig};
+use super::super::exit::CliError;
+use super::environment::{EnvLookup, env_text};
+use super::layers::CONTEXT;
+
+/// Context in use.
+#[derive(Clone, Debug)]
+pub struct SelectedContext {
+    /// Name of the context.
+    pub name: String,
+    /// Its content.
+    pub config: ContextConfig,
+    /// File that holds it.
+    pub file: ConfigFile,
+}
+
+impl SelectedContext {
+    /// Returns the context that `--context` or `EVENTEXPORT_CONTEXT` names, or the current one if there is one.
+    pub fn find(flag: Option<&str>, lookup: EnvLookup<'_>) -> Result<Option<Self>, CliError> {
+        let named = match flag {
+            Some(name) => Some(name.to_owned()),
+            None => env_text(lookup, CONTEXT.variables[0])?,
+        };
+        let Some(path) = config::locate(lookup)? else {
+            return match named {
+                None => Ok(None),
+                Some(name) => Err(CliError::usage(format!(
+                    "cannot find context {name:?} without a config file: set HOME, XDG_CONFIG_HOME or {}",
+                    config::FILE_VARIABLE
+                ))),
+            };
+        };
+        let file = ConfigFile::read(&path)?;
+        let Some(name) = named.or_else(|| file.config.current_context.clone()) else {
+            return Ok(None);
+        };
+        let config = file.context(&name)?.clone();
+        Ok(Some(Self { name, config, file }))
+    }
+
+    /// Returns a path of the context, relative to the directory of the file.
+    pub fn path(&self, path: Option<&Path>) -> Option<PathBuf> {
+        path.map(|path| self.file.resolve_path(path))
+    }
+}
