@@ -51,8 +51,8 @@ pub struct WindowRow {
     pub window: Window,
     /// Facts of the stored data.
     pub stored: Option<StoredFacts>,
-    /// State of the window.
-    pub state: WindowState,
+    /// Result of the run for it.
+    pub state: WindowOutcome,
     /// True if some of its hours are covered, and it is not covered itself.
     pub partial: bool,
 }
@@ -61,13 +61,13 @@ impl WindowRow {
     /// Returns the state of the window in the archive, as every command names it.
     pub const fn archive_state(&self) -> &'static str {
         match &self.state {
-            WindowState::StoredNow | WindowState::AlreadyStored => "Covered",
-            WindowState::Accepted => "Accepted",
-            WindowState::NotDue(_) => "NotDue",
-            WindowState::Damaged(damage) => damage.as_str(),
+            WindowOutcome::StoredNow | WindowOutcome::AlreadyStored => "Covered",
+            WindowOutcome::Accepted => "Accepted",
+            WindowOutcome::NotDue(_) => "NotDue",
+            WindowOutcome::Damaged(damage) => damage.as_str(),
             _ if self.partial => "Partial",
-            WindowState::Expired => "Expired",
-            WindowState::Waiting(_) | WindowState::Failed(_) | WindowState::NotTried => "Missing",
+            WindowOutcome::Expired => "Expired",
+            WindowOutcome::Waiting(_) | WindowOutcome::Failed(_) | WindowOutcome::NotTried => "Missing",
         }
     }
 }
@@ -89,9 +89,9 @@ pub struct StoredFacts {
     pub receipts: usize,
 }
 
-/// State of a window.
+/// Result of a run for a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WindowState {
+pub enum WindowOutcome {
     /// This run stored it.
     StoredNow,
     /// An earlier run stored it.
@@ -112,7 +112,7 @@ pub enum WindowState {
     NotTried,
 }
 
-impl WindowState {
+impl WindowOutcome {
     /// True if the window is due and neither stored nor accepted.
     pub const fn is_missing(&self) -> bool {
         match self {
@@ -141,9 +141,9 @@ pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> Exp
         .map(|window| {
             let stored = stored_facts(window, snapshot);
             let (stored, state) = match stored {
-                Some((facts, true)) => (facts, WindowState::StoredNow),
-                Some((facts, false)) => (facts, WindowState::AlreadyStored),
-                None if accepts(window) => (None, WindowState::Accepted),
+                Some((facts, true)) => (facts, WindowOutcome::StoredNow),
+                Some((facts, false)) => (facts, WindowOutcome::AlreadyStored),
+                None if accepts(window) => (None, WindowOutcome::Accepted),
                 None => (None, missing_state(export, window, snapshot, now)),
             };
             totals.add(stored.as_ref(), &state);
@@ -243,26 +243,26 @@ fn stored_facts(window: Window, snapshot: &Snapshot) -> Option<(Option<StoredFac
     Some((sum, now))
 }
 
-fn missing_state(export: &ExportSpec, window: Window, snapshot: &Snapshot, now: Timestamp) -> WindowState {
+fn missing_state(export: &ExportSpec, window: Window, snapshot: &Snapshot, now: Timestamp) -> WindowOutcome {
     let due = export.due_at(window);
     if due > now {
-        return WindowState::NotDue(due);
+        return WindowOutcome::NotDue(due);
     }
     let mut damaged = snapshot.damaged.range(window.same_day());
     if let Some((_, damage)) = damaged.find(|(part, _)| overlap(**part, window)) {
-        return WindowState::Damaged(damage.clone());
+        return WindowOutcome::Damaged(damage.clone());
     }
     if snapshot.expired.intersects(window) {
-        return WindowState::Expired;
+        return WindowOutcome::Expired;
     }
     let of_day = |problem: &&Problem| problem.window.is_some_and(|other| other.date() == window.date());
     let own = snapshot.problems.iter().find(of_day);
     // A problem of the whole export explains a window without an attempt.
     match own.or_else(|| snapshot.problems.iter().find(|problem| problem.window.is_none())) {
-        None => WindowState::NotTried,
+        None => WindowOutcome::NotTried,
         Some(problem) => match problem.class {
-            RetryClass::Wait(_) => WindowState::Waiting(problem.reason),
-            RetryClass::Retry(_) | RetryClass::Manual => WindowState::Failed(problem.reason),
+            RetryClass::Wait(_) => WindowOutcome::Waiting(problem.reason),
+            RetryClass::Retry(_) | RetryClass::Manual => WindowOutcome::Failed(problem.reason),
         },
     }
 }
@@ -442,16 +442,16 @@ pub(crate) mod tests {
         )];
         let now: Timestamp = "2018-06-07T05:00:00Z".parse().unwrap();
         let outcome = evaluate(&export, &seen, now);
-        let states: Vec<WindowState> = outcome.rows.iter().map(|row| row.state.clone()).collect();
-        let due = |text: &str| WindowState::NotDue(text.parse().unwrap());
+        let states: Vec<WindowOutcome> = outcome.rows.iter().map(|row| row.state.clone()).collect();
+        let due = |text: &str| WindowOutcome::NotDue(text.parse().unwrap());
         assert_eq!(
             states,
             [
-                WindowState::StoredNow,
-                WindowState::Expired,
-                WindowState::Failed(Reason::Short),
-                WindowState::Accepted,
-                WindowState::Waiting(Reason::SpaceFull),
+                WindowOutcome::StoredNow,
+                WindowOutcome::Expired,
+                WindowOutcome::Failed(Reason::Short),
+                WindowOutcome::Accepted,
+                WindowOutcome::Waiting(Reason::SpaceFull),
                 due("2018-06-07T06:00:00Z"),
                 due("2018-06-08T06:00:00Z"),
             ]

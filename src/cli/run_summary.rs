@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::job::PreparedExport;
-use super::outcome::{ExportOutcome, WindowState};
+use super::outcome::{ExportOutcome, WindowOutcome};
 use super::output::{write_stderr, write_stdout};
 use super::progress::{ProgressMode, events};
 use super::simulation::Simulation;
@@ -213,7 +213,7 @@ fn uncovered_json(outcome: &ExportOutcome) -> Vec<Value> {
         .take(RANGES_LISTED)
         .map(|row| {
             let message = match &row.state {
-                WindowState::Damaged(damage) => Some(damage.to_string()),
+                WindowOutcome::Damaged(damage) => Some(damage.to_string()),
                 _ => None,
             };
             json!({"window": row.window.to_string(), "state": row.archive_state(), "message": message})

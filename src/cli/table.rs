@@ -6,7 +6,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Color, Table};
 
 use super::human;
-use super::outcome::{ExportOutcome, StoredFacts, WindowRow, WindowState};
+use super::outcome::{ExportOutcome, StoredFacts, WindowOutcome, WindowRow};
 use crate::archive::counts::Verdict;
 
 /// Number of stored windows to show: the first 10 and the last 5.
@@ -63,8 +63,8 @@ struct HiddenRows {
 impl HiddenRows {
     fn add(&mut self, row: &WindowRow, table: &mut Table) {
         let label = match &row.state {
-            WindowState::StoredNow | WindowState::AlreadyStored => "stored".to_owned(),
-            WindowState::NotDue(_) => "not due yet".to_owned(),
+            WindowOutcome::StoredNow | WindowOutcome::AlreadyStored => "stored".to_owned(),
+            WindowOutcome::NotDue(_) => "not due yet".to_owned(),
             other => state_text(other).0,
         };
         if label != self.label {
@@ -104,11 +104,11 @@ impl HiddenRows {
 /// Returns true for each row to show: the first and last stored windows, and windows that are not stored.
 fn visible_rows(rows: &[WindowRow]) -> Vec<bool> {
     let is_routine = |row: &WindowRow| {
-        matches!(row.state, WindowState::StoredNow | WindowState::AlreadyStored) && !is_weak(row)
+        matches!(row.state, WindowOutcome::StoredNow | WindowOutcome::AlreadyStored) && !is_weak(row)
     };
     let all = rows.iter().filter(|row| is_routine(row)).count();
     let (mut seen, mut others) = (0, 0);
-    let mut alike: Option<(Discriminant<WindowState>, usize)> = None;
+    let mut alike: Option<(Discriminant<WindowOutcome>, usize)> = None;
     rows.iter()
         .map(|row| {
             if is_routine(row) {
@@ -162,17 +162,17 @@ fn digest(facts: &StoredFacts) -> String {
 }
 
 /// Returns the text of a state, and its color: green for success, gray if expected, yellow if pending, red for failure.
-fn state_text(state: &WindowState) -> (String, Color) {
+fn state_text(state: &WindowOutcome) -> (String, Color) {
     match state {
-        WindowState::StoredNow => ("stored now".to_owned(), Color::Green),
-        WindowState::AlreadyStored => ("already stored".to_owned(), Color::Green),
-        WindowState::Accepted => ("accepted gap".to_owned(), Color::DarkGrey),
-        WindowState::NotDue(due) => (format!("not due before {due}"), Color::DarkGrey),
-        WindowState::Damaged(damage) => (format!("{}: {damage}", damage.as_str()), Color::Red),
-        WindowState::Expired => ("EXPIRED at the service".to_owned(), Color::Red),
-        WindowState::Waiting(reason) => (format!("waiting: {reason}"), Color::Yellow),
-        WindowState::Failed(reason) => (format!("FAILED: {reason}"), Color::Red),
-        WindowState::NotTried => ("not stored".to_owned(), Color::Yellow),
+        WindowOutcome::StoredNow => ("stored now".to_owned(), Color::Green),
+        WindowOutcome::AlreadyStored => ("already stored".to_owned(), Color::Green),
+        WindowOutcome::Accepted => ("accepted gap".to_owned(), Color::DarkGrey),
+        WindowOutcome::NotDue(due) => (format!("not due before {due}"), Color::DarkGrey),
+        WindowOutcome::Damaged(damage) => (format!("{}: {damage}", damage.as_str()), Color::Red),
+        WindowOutcome::Expired => ("EXPIRED at the service".to_owned(), Color::Red),
+        WindowOutcome::Waiting(reason) => (format!("waiting: {reason}"), Color::Yellow),
+        WindowOutcome::Failed(reason) => (format!("FAILED: {reason}"), Color::Red),
+        WindowOutcome::NotTried => ("not stored".to_owned(), Color::Yellow),
     }
 }
 

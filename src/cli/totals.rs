@@ -1,6 +1,6 @@
 //! Totals over the windows of one or more exports. No I/O.
 
-use super::outcome::{StoredFacts, WindowState};
+use super::outcome::{StoredFacts, WindowOutcome};
 use crate::archive::counts::Verdict;
 
 /// Totals over the windows of one or more exports.
@@ -36,24 +36,24 @@ pub struct ExportTotals {
 
 impl ExportTotals {
     /// Adds a window.
-    pub(super) fn add(&mut self, stored: Option<&StoredFacts>, state: &WindowState) {
+    pub(super) fn add(&mut self, stored: Option<&StoredFacts>, state: &WindowOutcome) {
         self.wanted += 1;
         match state {
-            WindowState::StoredNow => self.stored_now += 1,
-            WindowState::AlreadyStored => self.already_stored += 1,
-            WindowState::Accepted => self.accepted += 1,
-            WindowState::NotDue(_) => self.not_due += 1,
-            WindowState::Damaged(_)
-            | WindowState::Expired
-            | WindowState::Waiting(_)
-            | WindowState::Failed(_)
-            | WindowState::NotTried => self.missing += 1,
+            WindowOutcome::StoredNow => self.stored_now += 1,
+            WindowOutcome::AlreadyStored => self.already_stored += 1,
+            WindowOutcome::Accepted => self.accepted += 1,
+            WindowOutcome::NotDue(_) => self.not_due += 1,
+            WindowOutcome::Damaged(_)
+            | WindowOutcome::Expired
+            | WindowOutcome::Waiting(_)
+            | WindowOutcome::Failed(_)
+            | WindowOutcome::NotTried => self.missing += 1,
         }
-        self.expired += u64::from(*state == WindowState::Expired);
+        self.expired += u64::from(*state == WindowOutcome::Expired);
         let Some(facts) = stored else { return };
         self.events = self.events.saturating_add(facts.events);
         self.bytes = self.bytes.saturating_add(facts.bytes);
-        if *state == WindowState::StoredNow {
+        if *state == WindowOutcome::StoredNow {
             self.bytes_now = self.bytes_now.saturating_add(facts.bytes);
         }
         match facts.verdict {
