@@ -1,5 +1,7 @@
 //! Verdicts on a download: comparison of its event count with the reports, and the evaluation of empty answers. No I/O.
 
+pub mod days;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::window::{HourSet, Window};
 use crate::pipeline::events::EventCount;
-use crate::tracker::Day;
+use crate::tracker::{Day, TransferEnd};
 
 /// Comparison of the counted events with the latest count that the service reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +70,45 @@ pub fn compare_counts(events: u64, before: Option<u64>, after: Option<u64>) -> V
 /// counted, and not fewer than the service reports. Without a report, they are as good as any count without one.
 pub fn partial_count_suffices(events: u64, before: Option<u64>, after: Option<u64>) -> bool {
     events > 0 && compare_counts(events, before, after) != Verdict::Short
+}
+
+/// Reason why received events do not cover what was requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortfall {
+    /// There are fewer events than the service reports.
+    Short {
+        /// Latest count of the service.
+        reported: u64,
+    },
+    /// The content could be counted only in part: less than the service reports, or nothing.
+    Uncounted {
+        /// Latest count of the service.
+        reported: Option<u64>,
+    },
+    /// The connection closed without an end marker, and neither a further request nor the count confirms the end.
+    EndUnconfirmed,
+}
+
+/// Evaluates received events by the reports before and after their transfer: returns the verdict, and why they do not
+/// cover what was requested; empty if they do.
+pub fn evaluate_transfer(
+    count: EventCount,
+    end: TransferEnd,
+    before: Option<u64>,
+    after: Option<u64>,
+) -> (Verdict, Vec<Shortfall>) {
+    let (verdict, reported) = (evaluate_count(count, before, after), latest_count(before, after));
+    let mut shortfalls = Vec::new();
+    if verdict == Verdict::Uncounted && !partial_count_suffices(count.events, before, after) {
+        shortfalls.push(Shortfall::Uncounted { reported });
+    }
+    if let Some(reported) = reported.filter(|_| verdict == Verdict::Short) {
+        shortfalls.push(Shortfall::Short { reported });
+    }
+    if end == TransferEnd::CloseUnconfirmed && verdict != Verdict::Matched {
+        shortfalls.push(Shortfall::EndUnconfirmed);
+    }
+    (verdict, shortfalls)
 }
 
 /// Days listed before and after a range, so that the edges of the listing show retention and not the requested range:

@@ -21,7 +21,7 @@ use super::run_context::{RunContext, lock};
 use super::snapshot::TransferFacts;
 use crate::api::Reason;
 use crate::archive::counts::{
-    self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Verdict, partial_count_suffices,
+    self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Shortfall, Verdict,
 };
 use crate::archive::layout::Key;
 use crate::archive::listing::ExpiredFacts;
@@ -32,7 +32,7 @@ use crate::pipeline::events::{EventCount, UncountedReason};
 use crate::pipeline::part_pool::PartReservation;
 use crate::pipeline::store_sink::{StagedBody, StoreSink, StoreSinkError, StoreTarget};
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
-use crate::tracker::{DownloadResponse, TransferEnd};
+use crate::tracker::DownloadResponse;
 
 /// Time until a window is tried again whose day, and every later one, the service does not list yet: 30 min.
 const LISTING_POLL: SignedDuration = SignedDuration::from_mins(30);
@@ -292,7 +292,9 @@ impl Attempt<'_> {
     async fn evaluate(&self, staged: StagedObject) -> Result<WindowOutcome, Failure> {
         let window = self.window();
         let proof = match &staged.proof {
-            Some(proof) if proof.events.events > 0 || proof.events.uncounted.is_some() => proof.clone(),
+            Some(proof) if proof.stats.events.events > 0 || proof.stats.events.uncounted.is_some() => {
+                proof.clone()
+            }
             Some(_) => {
                 return self
                     .evaluate_empty(EmptyAnswer::GzipOfNothing, Some(staged))
@@ -308,38 +310,21 @@ impl Attempt<'_> {
                 return Err(failure);
             }
         };
-        let comparison = self.compare_counts(proof.events, after.as_deref());
-        if comparison.verdict == Verdict::Short {
-            self.discard(staged).await;
-            let reported = counts::latest_count(comparison.before, comparison.after).unwrap_or(0);
-            let message = format!(
-                "{window}: downloaded {} events, but the service reports {reported}",
-                proof.events.events
-            );
-            return Err(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)));
-        }
-        // A transfer that ended early looks the same: once more, then the bytes are stored as they are.
-        if let Some(uncounted) = proof.events.uncounted
-            && uncounted.reason == UncountedReason::Unfinished
-            && !self.prior.uncounted_before
-            && !partial_count_suffices(proof.events.events, comparison.before, comparison.after)
-        {
-            self.discard(staged).await;
-            let message = format!("{window}: {uncounted}; it is downloaded once more");
-            return Err(Failure::retry(Reason::EventsUncounted, message));
-        }
-        if staged.end == TransferEnd::CloseUnconfirmed && comparison.verdict != Verdict::Matched {
-            self.discard(staged).await;
-            let message = format!(
-                "{window}: the connection closed before the end of the data was confirmed, and the service neither confirms it nor reports a matching event count"
-            );
-            return Err(Failure::retry(Reason::DownloadIncomplete, message));
-        }
-        if let Err(failure) = self.check_deadline() {
+        let comparison = self.compare_counts(proof.stats.events, after.as_deref());
+        let (_, shortfalls) = counts::evaluate_transfer(
+            proof.stats.events,
+            staged.end,
+            comparison.before,
+            comparison.after,
+        );
+        let refused = shortfalls
+            .into_iter()
+            .find_map(|shortfall| self.refusal(shortfall, proof.stats.events));
+        if let Some(failure) = refused.or_else(|| self.check_deadline().err()) {
             self.discard(staged).await;
             return Err(failure);
         }
-        let span = tracing::info_span!("commit", events = proof.events.events, bytes = staged.bytes);
+        let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
         let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
         match committed.instrument(span).await {
             Ok(ReceiptWrite::Written(receipt)) => Ok(WindowOutcome::Stored(receipt)),
@@ -348,6 +333,34 @@ impl Attempt<'_> {
                 // The object may exist without its receipt.
                 self.opened.needs_recovery.store(true, Ordering::Relaxed);
                 Err(failure)
+            }
+        }
+    }
+
+    /// Returns the failure of a body that does not cover the window; `None` if it is stored all the same.
+    fn refusal(&self, shortfall: Shortfall, count: EventCount) -> Option<Failure> {
+        let window = self.window();
+        match shortfall {
+            Shortfall::Short { reported } => {
+                let message = format!(
+                    "{window}: downloaded {} events, but the service reports {reported}",
+                    count.events
+                );
+                Some(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)))
+            }
+            // A transfer that ended early looks the same: once more, then the bytes are stored as they are.
+            Shortfall::Uncounted { reported: _ } => {
+                let uncounted = count.uncounted.filter(|uncounted| {
+                    uncounted.reason == UncountedReason::Unfinished && !self.prior.uncounted_before
+                })?;
+                let message = format!("{window}: {uncounted}; it is downloaded once more");
+                Some(Failure::retry(Reason::EventsUncounted, message))
+            }
+            Shortfall::EndUnconfirmed => {
+                let message = format!(
+                    "{window}: the connection closed before the end of the data was confirmed, and the service neither confirms it nor reports a matching event count"
+                );
+                Some(Failure::retry(Reason::DownloadIncomplete, message))
             }
         }
     }

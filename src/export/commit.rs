@@ -70,14 +70,14 @@ pub(super) async fn commit_object(
         bytes: staged.bytes,
         sha256: proof.sha256,
         crc64nvme: proof.crc64.to_string(),
-        gzip_members: proof.members,
-        decompressed_bytes: proof.decompressed,
+        gzip_members: proof.stats.members,
+        decompressed_bytes: proof.stats.decompressed,
     };
     let stored_at = store.now().await.map_err(|error| Failure::from(&error))?;
     let mut receipt = Receipt {
         object: Some(object),
-        events: proof.events.events,
-        uncounted: proof.events.uncounted.map(Into::into),
+        events: proof.stats.events.events,
+        uncounted: proof.stats.events.uncounted.map(Into::into),
         resumes: staged.resumes,
         stored_at,
         ..new_receipt(ctx, opened, Some(staged.end), comparison)

@@ -44,6 +44,11 @@ pub enum GzipError {
     },
 }
 
+/// Gzip of no data (RFC 1952), for a body without a byte: gzip readers reject an empty input.
+pub const EMPTY_GZIP: [u8; 20] = [
+    0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GzipState {
     /// Fixed part of the header, with the number of its 10 bytes read.
@@ -368,5 +373,6 @@ mod tests {
         );
         assert_eq!(verify(b"<html>", 5), Err(GzipError::NotGzip));
         assert_eq!(verify(b"", 5), Err(GzipError::NotGzip));
+        assert_eq!(verify(&EMPTY_GZIP, 5), Ok((Vec::new(), 1)));
     }
 }

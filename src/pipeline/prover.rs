@@ -9,7 +9,7 @@ use super::gzip::{GzipError, GzipVerifier};
 use crate::storage::Crc64;
 
 /// Contents of a complete gzip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GzipStats {
     /// Members of the gzip.
     pub members: u64,

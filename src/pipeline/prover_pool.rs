@@ -10,7 +10,6 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::events::EventCount;
 use super::gzip::GzipError;
 use super::prover::{BodyDigests, GzipStats, Prover};
 use crate::storage::Crc64;
@@ -25,12 +24,8 @@ pub struct ProofFacts {
     pub sha256: String,
     /// CRC-64/NVME of all bytes.
     pub crc64: Crc64,
-    /// Number of gzip members.
-    pub members: u64,
-    /// Bytes after decompression.
-    pub decompressed: u64,
-    /// Events counted.
-    pub events: EventCount,
+    /// Contents.
+    pub stats: GzipStats,
 }
 
 /// A stream that cannot be proved.
@@ -104,17 +99,10 @@ impl ProverState {
     /// Returns the facts of the bytes since the last section; the digests cover all bytes.
     fn finish_section(&mut self) -> Result<ProofFacts, ProofError> {
         let proof = self.prover.finish();
-        let GzipStats {
-            members,
-            decompressed,
-            events,
-        } = proof.stats?;
         Ok(ProofFacts {
             sha256: proof.sha256,
             crc64: proof.crc64,
-            members,
-            decompressed,
-            events,
+            stats: proof.stats?,
         })
     }
 }
@@ -218,6 +206,7 @@ mod tests {
 
     use sha2::{Digest as _, Sha256};
 
+    use super::super::events::EventCount;
     use super::super::prover::hex;
     use super::*;
 
@@ -238,11 +227,13 @@ mod tests {
         let expected = ProofFacts {
             sha256,
             crc64: Crc64::of(&bytes),
-            members: 2,
-            decompressed: lines.len() as u64 + 8,
-            events: EventCount {
-                events: 50_001,
-                uncounted: None,
+            stats: GzipStats {
+                members: 2,
+                decompressed: lines.len() as u64 + 8,
+                events: EventCount {
+                    events: 50_001,
+                    uncounted: None,
+                },
             },
         };
         // With one processor hashing and inflating run in sequence, with more in parallel.

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 pub use self::conditional::{ConditionalSupport, probe};
 pub use self::crc64::Crc64;
 pub use self::directory::DirectoryStore;
+pub(crate) use self::directory::publish_file;
 pub use self::error::{StoreError, StoreErrorClass};
 pub use self::identity::StoreIdentity;
 #[cfg(any(test, feature = "fuzzing"))]

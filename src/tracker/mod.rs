@@ -36,6 +36,7 @@ pub use retry::RetryConfig;
 pub use token_cache::TokenCache;
 
 use jiff::{Timestamp, civil::Date};
+use serde::{Deserialize, Serialize};
 
 /// Parameters of a session to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ pub struct Day {
 }
 
 /// End of a transfer, by the means of HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TransferEnd {
     /// All bytes that `Content-Length` announced were received.
     Length,

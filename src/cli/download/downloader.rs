@@ -1,31 +1,32 @@
-//! State machine of a download: opens each session, transfers and verifies its events, and deletes the sessions that it
-//! opened. Network I/O through the tracker client and `fetch`; writes to the sink.
+//! State machine of a download: opens each session, copies its events to the sink, and deletes the sessions that it
+//! opened. Network I/O through the tracker client; writes to the sink.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::civil::Date;
 
-use super::blocking_writer::BlockingWriter;
 use super::error::DownloadError;
-use super::evaluate::{self, DayCounts, evaluate};
-use super::fetch::{FetchError, FetchOutcome, FetchTarget, SessionRef, fetch};
-use super::meter::ProgressMeter;
-use super::part_state::{CompletedSession, CurrentSession, RecordedEnd};
-use super::replay::replay;
-use super::report::DownloadReport;
+use super::part_state::{CompletedSession, CurrentSession, PartState};
+use super::replay::{Position, replay};
+use super::report::{DownloadReport, SessionReport};
 use super::request::{DownloadRequest, format_days};
 use super::sink::DownloadSink;
-use crate::archive::counts::{DayListing, EmptyAnswer, listing_range};
+use crate::archive::counts::days::{DaysEvidence, day_counts, evaluate_days};
+use crate::archive::counts::{DayListing, listing_range};
 use crate::cli::human;
+use crate::cli::progress::meter::ProgressMeter;
 use crate::cli::session::create::today;
 use crate::cli::settings::source::SourceConnection;
 use crate::cli::stop::ShutdownSignals;
+use crate::pipeline::copy::{Copied, CopyControl, CopyError, copy};
 use crate::pipeline::events::EventCount;
-use crate::pipeline::prover_pool::{ProofError, ProofFacts, ProverPool, StreamProver};
+use crate::pipeline::file_sink::FileSink;
+use crate::pipeline::prover::GzipStats;
+use crate::pipeline::prover_pool::{ProofError, ProverPool, StreamProver};
 use crate::session::guard::{OpenError, OpenSessions, OpenedSession};
 use crate::session::occupancy::SessionHolder;
-use crate::tracker::{ResumePoint, SessionRequest};
+use crate::tracker::{Download, DownloadResponse, ResumePoint, SessionRequest, TransferEnd};
 
 /// Maximum number of times the bytes of a session are downloaded from the start: 3.
 const TRIES_MAX: u32 = 3;
@@ -42,12 +43,13 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A download in progress.
 pub struct Downloader<'a> {
     pub(super) source: &'a SourceConnection,
-    pub(super) request: &'a DownloadRequest,
     /// True if the events are those of the account instead of the space.
     pub(super) account: bool,
     /// True if sessions that this download opens stay open.
     pub(super) keep_sessions: bool,
     pub(super) sink: DownloadSink,
+    /// Complete sessions and the current one; also in the partial file, for the next process.
+    pub(super) state: PartState,
     pub(super) meter: ProgressMeter,
     pub(super) stop: &'a ShutdownSignals,
     pub(super) pool: ProverPool,
@@ -55,16 +57,12 @@ pub struct Downloader<'a> {
     pub(super) open_session_id: Arc<Mutex<Option<String>>>,
     /// IDs of owned sessions that stay open, and why.
     pub(super) leftover_sessions: Vec<(String, String)>,
-    pub(super) sections: Vec<CompletedSession>,
-    pub(super) before: DayCounts,
-    /// SHA-256 of all verified bytes, hexadecimal.
-    pub(super) sha256: Option<String>,
-    pub(super) proof: Option<StreamProver>,
-    pub(super) resume_point: ResumePoint,
-    pub(super) current: Option<CurrentSession>,
+    pub(super) position: Position,
+    /// Prover of all bytes; `None` before the first one and after the last one.
+    pub(super) prover: Option<StreamProver>,
     /// Bytes that an earlier process downloaded.
     pub(super) resumed_bytes: u64,
-    /// Bytes of the current session that were written to standard output.
+    /// Bytes of the current session that were received.
     pub(super) transferred: u64,
 }
 
@@ -72,15 +70,16 @@ impl Downloader<'_> {
     /// Downloads all requested sessions. Call [`Downloader::close`] afterwards, also after an error.
     pub async fn run(&mut self) -> Result<(), DownloadError> {
         self.resume_part().await?;
-        match self.request.clone() {
-            DownloadRequest::Session { id } if self.sections.is_empty() => {
+        match self.state.identity.asked.clone() {
+            DownloadRequest::Session { id } if self.state.sections.is_empty() => {
                 self.run_existing_session(&id).await
             }
             DownloadRequest::Session { .. } => Ok(()),
-            DownloadRequest::Days { start, end, .. } => {
+            request @ DownloadRequest::Days { start, end, .. } => {
                 self.fetch_counts_before(Some((start, end))).await?;
-                for request in self.request.session_requests().iter().skip(self.sections.len()) {
-                    self.download_session(Some(request)).await?;
+                let sessions = request.session_requests();
+                for session in sessions.iter().skip(self.state.sections.len()) {
+                    self.download_session(Some(session)).await?;
                 }
                 Ok(())
             }
@@ -88,14 +87,8 @@ impl Downloader<'_> {
     }
 
     /// Deletes the session of a partial file that `--force` discarded, if that download opened it.
-    pub async fn delete_discarded_session(&mut self) {
-        let DownloadSink::File(part) = &mut self.sink else {
-            return;
-        };
-        let discarded = part
-            .discarded
-            .take()
-            .and_then(|state| Some((state.current?, state.identity)));
+    pub async fn delete_discarded_session(&mut self, discarded: Option<PartState>) {
+        let discarded = discarded.and_then(|state| Some((state.current?, state.identity)));
         let Some((current, identity)) = discarded.filter(|(current, _)| current.ours) else {
             return;
         };
@@ -114,28 +107,28 @@ impl Downloader<'_> {
     /// which the same command can resume, or that were written to standard output.
     pub async fn close(&mut self) -> u64 {
         self.meter.finish();
-        let owned = self.current.as_ref().is_some_and(|current| current.ours);
+        let owned = self.state.current.as_ref().is_some_and(|current| current.ours);
         let leftover_before = self.leftover_sessions.len();
         self.close_session().await;
         let deleted = owned && self.leftover_sessions.len() == leftover_before;
-        // The prover may hold a sender of the writer, which ends when all senders are dropped.
-        self.proof = None;
-        let DownloadSink::File(part) = &mut self.sink else {
-            return self.sections.iter().map(|section| section.bytes).sum::<u64>() + self.transferred;
-        };
+        // It may hold a sender of the writer, which ends when all senders are dropped.
+        self.prover = None;
+        let boundary = self.state.boundary();
         if deleted {
-            let boundary = part.state().boundary();
             // If this fails, the next run detects the damage.
-            let _ = part.truncate(boundary);
-            let _ = part.update_state(|state| state.current = None);
+            let _ = self.sink.truncate(boundary);
+            let _ = self.set_current(None);
         }
-        let _ = part.sync().await;
-        part.bytes().unwrap_or(0)
+        let _ = self.sink.sync().await;
+        match &self.sink {
+            DownloadSink::File(part) => part.bytes().unwrap_or(0),
+            DownloadSink::Stdout(_) => boundary.saturating_add(self.transferred),
+        }
     }
 
     /// Returns the report; a complete download is compared with the current listing of the service.
     pub async fn report(&mut self, complete: bool) -> DownloadReport {
-        let ranges = || self.sections.iter().filter_map(|section| section.range);
+        let ranges = || self.state.sections.iter().filter_map(|section| section.range);
         let (start, end) = (
             ranges().map(|range| range.0).min(),
             ranges().map(|range| range.1).max(),
@@ -144,22 +137,33 @@ impl Downloader<'_> {
             Some((start, end)) => self.fetch_listing(start, end).await,
             None => None,
         };
-        let sessions: Vec<_> = std::mem::take(&mut self.sections)
-            .into_iter()
-            .map(|section| {
-                let evaluation = evaluate(&section, &self.before, after.as_ref());
-                (section, evaluation)
+        let sections = std::mem::take(&mut self.state.sections).into_iter();
+        let sessions: Vec<_> = sections
+            .zip(&self.position.stats)
+            .map(|(session, stats)| SessionReport {
+                verdict: evaluate_days(&DaysEvidence {
+                    range: session.range,
+                    hour: session.hour,
+                    count: stats.events,
+                    end: session.end,
+                    session_readable: session.readable,
+                    before: &self.state.before,
+                    after: after.as_ref(),
+                }),
+                stats: *stats,
+                session,
             })
             .collect();
-        let warnings = sessions
-            .iter()
-            .flat_map(|(_, evaluation)| evaluation.warnings.clone());
         DownloadReport {
             file: None,
             decompressed: false,
-            warnings: if complete { warnings.collect() } else { Vec::new() },
+            warnings: if complete {
+                sessions.iter().flat_map(SessionReport::warnings).collect()
+            } else {
+                Vec::new()
+            },
             sessions,
-            sha256: self.sha256.take(),
+            sha256: self.position.sha256.take(),
             resumed_bytes: self.resumed_bytes,
             leftover_sessions: std::mem::take(&mut self.leftover_sessions),
             sessions_kept: self.keep_sessions,
@@ -167,38 +171,40 @@ impl Downloader<'_> {
         }
     }
 
-    /// Verifies the partial file of an earlier process and restores the state from it.
+    /// Continues after the partial file of an earlier process.
     async fn resume_part(&mut self) -> Result<(), DownloadError> {
-        let DownloadSink::File(part) = &mut self.sink else {
-            self.proof = Some(self.sink.proof(&self.pool));
-            return Ok(());
-        };
-        let sections = part.state().sections.len();
-        let replayed = tokio::select! {
-            biased;
-            () = self.stop.graceful.cancelled() => return Err(DownloadError::Stopped),
-            replayed = replay(part, &self.pool, &mut self.meter) => replayed?,
-        };
-        self.resumed_bytes = part.bytes()?;
-        let state = part.state();
-        let sections_lost = state.sections.len() < sections;
-        (self.sections, self.current) = (state.sections.clone(), state.current.clone());
-        self.before.clone_from(&state.before);
-        (self.proof, self.resume_point, self.sha256) =
-            (Some(replayed.proof), replayed.resume_point, replayed.sha256);
-        if let Some(current) = self.current.clone().filter(|current| current.ours) {
+        let sections = self.state.sections.len();
+        self.replay().await?;
+        self.resumed_bytes = self
+            .state
+            .boundary()
+            .saturating_add(self.position.resume_point.bytes());
+        if let Some(current) = self.state.current.clone().filter(|current| current.ours) {
             self.set_open_session(Some(current.session));
-            if sections_lost {
+            if self.state.sections.len() < sections {
                 // The session is for other days than the first missing section.
                 self.abandon_session().await?;
             }
         }
         if self.resumed_bytes > 0 {
-            self.meter.println(&format!(
-                "Resuming after {} of an earlier run.",
-                human::bytes(self.resumed_bytes)
-            ));
+            let bytes = human::bytes(self.resumed_bytes);
+            self.meter
+                .println(&format!("Resuming after {bytes} of an earlier run."));
         }
+        Ok(())
+    }
+
+    /// Proves the bytes of the partial file, and sets the position after them. Standard output has none.
+    async fn replay(&mut self) -> Result<(), DownloadError> {
+        let (position, prover) = match &self.sink {
+            DownloadSink::File(part) => tokio::select! {
+                biased;
+                () = self.stop.graceful.cancelled() => return Err(DownloadError::Stopped),
+                replayed = replay(part, &mut self.state, &self.pool, &mut self.meter) => replayed?,
+            },
+            DownloadSink::Stdout(stdout) => (Position::start(), stdout.begin_proof(&self.pool)),
+        };
+        (self.position, self.prover) = (position, Some(prover));
         Ok(())
     }
 
@@ -210,7 +216,7 @@ impl Downloader<'_> {
             () = self.stop.graceful.cancelled() => return Err(DownloadError::Stopped),
             session = source.tracker.get_session(&source.space, id) => session,
         };
-        let session = session.map_err(|error| DownloadError::Service(source.error_text(&error)))?;
+        let session = session.map_err(|error| DownloadError::from_service(&error, source))?;
         let Some(session) = session else {
             return Err(DownloadError::SessionNotFound {
                 id: id.to_owned(),
@@ -218,7 +224,7 @@ impl Downloader<'_> {
             });
         };
         self.account = session.account.unwrap_or(self.account);
-        let total = self.current.as_ref().and_then(|current| current.total);
+        let total = self.state.current.as_ref().and_then(|current| current.total);
         self.set_current(Some(CurrentSession {
             session: id.to_owned(),
             range: session.range,
@@ -251,7 +257,7 @@ impl Downloader<'_> {
 
     /// Downloads one session, opening it if none is current.
     async fn try_once(&mut self, request: Option<&SessionRequest>) -> Result<(), DownloadError> {
-        let current = match (&self.current, request) {
+        let current = match (&self.state.current, request) {
             (Some(current), _) => current.clone(),
             (None, Some(request)) => self.open_session(request).await?,
             (None, None) => return Err(DownloadError::Stopped),
@@ -260,171 +266,139 @@ impl Downloader<'_> {
             || format!("session {}", current.session),
             |(start, end)| format_days(start, end, current.hour),
         );
-        self.meter.begin(&name, self.resume_point.bytes());
-        let (fetched, section) = self.transfer(&current).await?;
-        self.meter.finish();
-        self.sha256 = section
-            .as_ref()
-            .map(|facts| facts.sha256.clone())
-            .or(self.sha256.take());
-        let section = match (fetched, section) {
-            (FetchOutcome::Bytes { bytes, end, resumes }, Some(facts)) => CompletedSession {
-                bytes,
-                events: facts.events.events,
-                uncounted: facts.events.uncounted.map(Into::into),
-                members: facts.members,
-                decompressed: facts.decompressed,
-                end,
-                resumes,
-                empty: (facts.events == EventCount::default()).then_some(EmptyAnswer::GzipOfNothing),
-                ..empty_session(&current)
-            },
-            (FetchOutcome::Empty(answer), _) => CompletedSession {
-                empty: Some(answer),
-                ..empty_session(&current)
-            },
-            (FetchOutcome::Bytes { .. }, None) => return Err(DownloadError::Stopped),
+        self.meter.begin(&name, self.position.resume_point.bytes());
+        let (copied, not_found) = match self.begin_download(&current.session).await? {
+            DownloadResponse::Body(download) => (Some(self.copy_session(*download, &current).await?), false),
+            DownloadResponse::NoContent => (None, false),
+            DownloadResponse::NotFound => (None, true),
         };
-        let readable = section.empty.is_none() || self.session_exists(&current.session).await?;
-        if !readable && section.empty == Some(EmptyAnswer::NotFound) {
+        self.meter.finish();
+        let (bytes, end, resumes) = copied.as_ref().map_or((0, TransferEnd::Length, 0), |copied| {
+            (copied.bytes, copied.end, copied.resumes)
+        });
+        let proof = copied.and_then(|copied| copied.proof);
+        let stats = proof
+            .as_ref()
+            .map_or_else(GzipStats::default, |proof| proof.stats);
+        let readable = stats.events != EventCount::default() || self.session_exists(&current.session).await?;
+        if not_found && !readable {
             return Err(DownloadError::SessionGone { id: current.session });
         }
-        self.complete_session(CompletedSession { readable, ..section })
-            .await
+        self.position.stats.push(stats);
+        self.position.resume_point = ResumePoint::new(None);
+        if let Some(proof) = proof {
+            self.position.sha256 = Some(proof.sha256);
+        }
+        self.complete_session(CompletedSession {
+            session: current.session,
+            range: current.range,
+            hour: current.hour,
+            bytes,
+            end,
+            resumes,
+            readable,
+        })
+        .await
     }
 
-    /// Transfers the bytes of a session and verifies them.
-    async fn transfer(
+    /// Requests the bytes of a session after those that are there.
+    async fn begin_download(&self, session: &str) -> Result<DownloadResponse, DownloadError> {
+        let (tracker, space) = (&self.source.tracker, &self.source.space);
+        let resume_point = &self.position.resume_point;
+        let begun = if resume_point.bytes() > 0 {
+            tracker
+                .resume_download(space, session, resume_point)
+                .map(DownloadResponse::Body)
+        } else {
+            tokio::select! {
+                biased;
+                () = self.stop.graceful.cancelled() => return Err(DownloadError::Stopped),
+                begun = tracker.download(space, session) => begun,
+            }
+        };
+        begun.map_err(|error| DownloadError::from_service(&error, self.source))
+    }
+
+    /// Copies the bytes of a session to the sink.
+    async fn copy_session(
         &mut self,
+        download: Download,
         current: &CurrentSession,
-    ) -> Result<(FetchOutcome, Option<ProofFacts>), DownloadError> {
-        let source = self.source;
-        let mut proof = match self.proof.take() {
-            Some(proof) => proof,
-            None => self.sink.proof(&self.pool),
+    ) -> Result<Copied<()>, DownloadError> {
+        let total = download.total();
+        self.set_current(Some(CurrentSession {
+            total,
+            ..current.clone()
+        }))?;
+        let Some(prover) = &mut self.prover else {
+            return Err(DownloadError::Stopped);
         };
-        let from = SessionRef {
-            tracker: &source.tracker,
-            space: &source.space,
-            session: &current.session,
+        let meter = &self.meter;
+        let control = CopyControl {
+            stop: &self.stop.graceful,
+            progress: &|progress| meter.update(progress),
         };
-        let fetched = match &mut self.sink {
+        let copied = match &mut self.sink {
             DownloadSink::File(part) => {
-                let mut writer = BlockingWriter::new(part.writer()?);
-                let mut on_total = |total| {
-                    part.update_state(|state| {
-                        if let Some(current) = &mut state.current {
-                            current.total = Some(total);
-                        }
-                    })
-                };
-                let target = FetchTarget {
-                    writer: &mut writer,
-                    fed_by_proof: false,
-                };
-                let fetched = tokio::select! {
-                    biased;
-                    () = self.stop.graceful.cancelled() => None,
-                    fetched = fetch(from, &self.resume_point, &mut proof, target, &self.meter, &mut on_total) => Some(fetched),
-                };
-                // Also after a failure: the next run resumes after these bytes.
-                let written = writer.finish().await;
-                match (fetched, written) {
-                    (Some(Ok(_)) | None, Err(error)) => Some(Err(FetchError::Write(error))),
-                    (fetched, _) => fetched,
-                }
+                copy(download, prover, &mut FileSink::new(part.writer()?), &control).await
             }
-            DownloadSink::Stdout(stdout) => {
-                let target = FetchTarget {
-                    fed_by_proof: stdout.decompress,
-                    writer: &mut stdout.writer,
-                };
-                let mut on_total = |_| Ok(());
-                let resume_point = ResumePoint::new(None);
-                tokio::select! {
-                    biased;
-                    () = self.stop.graceful.cancelled() => None,
-                    fetched = fetch(from, &resume_point, &mut proof, target, &self.meter, &mut on_total) => Some(fetched),
-                }
-            }
+            DownloadSink::Stdout(stdout) => copy(download, prover, stdout, &control).await,
         };
         self.transferred = self.meter.position();
-        let fetched = fetched.ok_or(DownloadError::Stopped)?;
-        let fetched = fetched
-            .map_err(|error| DownloadError::from_fetch(error, source, &current.session, &self.sink))?;
-        let facts = match fetched {
-            FetchOutcome::Bytes { .. } => Some(proof.finish_section().await),
-            FetchOutcome::Empty(_) => None,
+        let error = match copied {
+            Ok(copied) => return Ok(copied),
+            Err(error) => error,
         };
-        let facts = match facts {
-            Some(Err(ProofError::ReaderClosed)) => {
-                let DownloadSink::Stdout(stdout) = &mut self.sink else {
-                    return Err(DownloadError::StdoutClosed);
-                };
-                let error = stdout.writer.failure().await;
-                return Err(DownloadError::from_write(error, &self.sink));
+        Err(match (error, &mut self.sink) {
+            (CopyError::Stopped, _) => DownloadError::Stopped,
+            (CopyError::Download(error), _) => DownloadError::from_stream(error, self.source),
+            (CopyError::Sink(error), DownloadSink::File(part)) => part.error("write", error).into(),
+            (CopyError::Sink(error), DownloadSink::Stdout(_)) => DownloadError::from_stdout(error),
+            (CopyError::Proof(ProofError::ReaderClosed), DownloadSink::Stdout(stdout)) => {
+                DownloadError::from_stdout(stdout.failure().await)
             }
-            Some(facts) => Some(facts.map_err(|error| DownloadError::Proof {
+            (CopyError::Proof(error), _) => DownloadError::Proof {
                 session: current.session.clone(),
                 error,
-            })?),
-            None => None,
-        };
-        self.proof = Some(proof);
-        Ok((fetched, facts))
+            },
+        })
     }
 
     /// Syncs the bytes of a complete session, deletes the session, and records it as complete.
     async fn complete_session(&mut self, section: CompletedSession) -> Result<(), DownloadError> {
-        if let DownloadSink::File(part) = &self.sink {
-            part.sync().await?;
-        }
-        if self.current.as_ref().is_some_and(|current| current.ours) {
+        self.sink.sync().await?;
+        if self.state.current.as_ref().is_some_and(|current| current.ours) {
             self.close_session().await;
         }
-        self.sections.push(section);
-        (self.current, self.resume_point, self.transferred) = (None, ResumePoint::new(None), 0);
-        if let DownloadSink::File(part) = &mut self.sink {
-            let sections = self.sections.clone();
-            part.update_state(|state| {
-                state.sections = sections;
-                state.current = None;
-            })?;
-        }
-        Ok(())
+        self.state.sections.push(section);
+        self.transferred = 0;
+        self.set_current(None)
     }
 
     /// Returns to the start of the current session; a session that this download opened is replaced by a new one.
     async fn rewind(&mut self, owned: bool) -> Result<(), DownloadError> {
         if owned {
             self.abandon_session().await?;
-        } else if let Some(current) = &self.current {
-            let restarted = CurrentSession {
+        } else if let Some(current) = self.state.current.clone() {
+            self.sink.truncate(self.state.boundary())?;
+            self.set_current(Some(CurrentSession {
                 total: None,
-                ..current.clone()
-            };
-            self.set_current(Some(restarted))?;
+                ..current
+            }))?;
         }
-        (self.resume_point, self.transferred) = (ResumePoint::new(None), 0);
-        self.proof = Some(match &mut self.sink {
-            DownloadSink::File(part) => {
-                let boundary = part.state().boundary();
-                part.truncate(boundary)?;
-                replay(part, &self.pool, &mut self.meter).await?.proof
-            }
-            DownloadSink::Stdout(_) => self.sink.proof(&self.pool),
-        });
+        self.transferred = 0;
+        // Nothing was written to standard output: its prover goes on.
+        if matches!(self.sink, DownloadSink::File(_)) {
+            self.replay().await?;
+        }
         Ok(())
     }
 
     /// Deletes the current session and discards its bytes.
     async fn abandon_session(&mut self) -> Result<(), DownloadError> {
         self.close_session().await;
-        if let DownloadSink::File(part) = &mut self.sink {
-            let boundary = part.state().boundary();
-            part.truncate(boundary)?;
-        }
-        self.resume_point = ResumePoint::new(None);
+        self.sink.truncate(self.state.boundary())?;
+        self.position.resume_point = ResumePoint::new(None);
         self.set_current(None)
     }
 
@@ -444,7 +418,7 @@ impl Downloader<'_> {
         let before = tokio::select! {
             biased;
             () = self.stop.graceful.cancelled() => return Err(DownloadError::Stopped),
-            listed = sessions.list(holder) => listed.map_err(|error| DownloadError::Service(source.error_text(&error)))?,
+            listed = sessions.list(holder) => listed.map_err(|error| DownloadError::from_service(&error, source))?,
         };
         if self.stop.graceful.is_cancelled() {
             return Err(DownloadError::Stopped);
@@ -533,16 +507,13 @@ impl Downloader<'_> {
         let found = self.source.tracker.get_session(&self.source.space, session).await;
         found
             .map(|session| session.is_some())
-            .map_err(|error| DownloadError::Service(self.source.error_text(&error)))
+            .map_err(|error| DownloadError::from_service(&error, self.source))
     }
 
     /// Sets the current session, for this process and in the partial file for the next one.
     fn set_current(&mut self, current: Option<CurrentSession>) -> Result<(), DownloadError> {
-        self.current.clone_from(&current);
-        if let DownloadSink::File(part) = &mut self.sink {
-            part.update_state(|state| state.current = current)?;
-        }
-        Ok(())
+        self.state.current = current;
+        self.sink.save(&self.state)
     }
 
     fn set_open_session(&self, session: Option<String>) {
@@ -554,18 +525,14 @@ impl Downloader<'_> {
 
     /// Stores the event counts that the service reports before the first byte, unless an earlier process stored them.
     async fn fetch_counts_before(&mut self, range: Option<(Date, Date)>) -> Result<(), DownloadError> {
-        let Some((start, end)) = range.filter(|_| self.before.is_empty()) else {
+        let Some((start, end)) = range.filter(|_| self.state.before.is_empty()) else {
             return Ok(());
         };
         let Some(listing) = self.fetch_listing(start, end).await else {
             return Ok(());
         };
-        self.before = evaluate::day_counts(&listing, start, end);
-        if let DownloadSink::File(part) = &mut self.sink {
-            let before = self.before.clone();
-            part.update_state(|state| state.before = before)?;
-        }
-        Ok(())
+        self.state.before = day_counts(&listing, start, end);
+        self.sink.save(&self.state)
     }
 
     /// Lists the days of a range. A failed listing is printed and does not stop the download.
@@ -584,22 +551,5 @@ impl Downloader<'_> {
                 }
             },
         }
-    }
-}
-
-fn empty_session(current: &CurrentSession) -> CompletedSession {
-    CompletedSession {
-        session: current.session.clone(),
-        range: current.range,
-        hour: current.hour,
-        bytes: 0,
-        events: 0,
-        uncounted: None,
-        members: 0,
-        decompressed: 0,
-        end: RecordedEnd::Length,
-        resumes: 0,
-        empty: None,
-        readable: false,
     }
 }

@@ -2,12 +2,10 @@
 
 use std::io;
 
-use super::fetch::FetchError;
-use super::part::{PartError, io_error};
-use super::sink::DownloadSink;
+use super::part::PartError;
 use crate::cli::settings::source::SourceConnection;
 use crate::pipeline::prover_pool::ProofError;
-use crate::tracker::StreamError;
+use crate::tracker::{StreamError, TrackerError};
 
 /// Failed download.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +39,7 @@ pub enum DownloadError {
         /// Session ID.
         id: String,
     },
-    /// The service cannot resume the session at the required byte.
-    #[error("{0}")]
-    CannotResume(StreamError),
-    /// The transfer was cut, or its body is not gzip.
+    /// The transfer was cut or cannot be resumed, or its body is not gzip.
     #[error("{0}")]
     Transfer(StreamError),
     /// The received bytes failed verification.
@@ -72,46 +67,32 @@ pub enum DownloadError {
 }
 
 impl DownloadError {
+    /// Converts the error of a request.
+    pub fn from_service(error: &TrackerError, source: &SourceConnection) -> Self {
+        Self::Service(source.error_text(error))
+    }
+
     /// Converts the error of a transfer.
-    pub fn from_fetch(
-        error: FetchError,
-        source: &SourceConnection,
-        session: &str,
-        sink: &DownloadSink,
-    ) -> Self {
+    pub fn from_stream(error: StreamError, source: &SourceConnection) -> Self {
         match error {
-            FetchError::Tracker(error) | FetchError::Download(StreamError::Tracker(error)) => {
-                Self::Service(source.error_text(&error))
-            }
-            FetchError::Download(StreamError::SessionGone { session, .. }) => {
-                Self::SessionGone { id: session }
-            }
-            FetchError::Download(error @ StreamError::CannotResume { .. }) => Self::CannotResume(error),
-            FetchError::Download(error @ (StreamError::NotGzip { .. } | StreamError::Cut { .. })) => {
-                Self::Transfer(error)
-            }
-            FetchError::Proof(error) => Self::Proof {
-                session: session.to_owned(),
-                error,
-            },
-            FetchError::Part(error) => Self::Part(error),
-            FetchError::Write(error) => Self::from_write(error, sink),
+            StreamError::Tracker(error) => Self::from_service(&error, source),
+            StreamError::SessionGone { session, .. } => Self::SessionGone { id: session },
+            error => Self::Transfer(error),
         }
     }
 
-    /// Converts the error of a write to the sink.
-    pub fn from_write(error: io::Error, sink: &DownloadSink) -> Self {
-        match sink {
-            DownloadSink::File(part) => Self::Part(io_error(&part.paths.part, "write", error)),
-            DownloadSink::Stdout(_) if error.kind() == io::ErrorKind::BrokenPipe => Self::StdoutClosed,
-            DownloadSink::Stdout(_) => Self::StdoutWrite(error),
+    /// Converts the error of a write to standard output.
+    pub fn from_stdout(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::StdoutClosed,
+            _ => Self::StdoutWrite(error),
         }
     }
 
     /// True if downloading the session again from its start, or in a new session if it is `owned`, may succeed.
     pub fn is_restartable(&self, owned: bool) -> bool {
         match self {
-            Self::CannotResume(_) => true,
+            Self::Transfer(StreamError::CannotResume { .. }) => true,
             Self::Proof { error, .. } => !matches!(error, ProofError::Interrupted | ProofError::ReaderClosed),
             Self::SessionGone { .. } => owned,
             // The service answers no request to resume.

@@ -1,14 +1,8 @@
 //! `eventexport download`: downloads the events of a session or of a range of days to a file or to standard output.
 //! Parses the arguments, prints the report and sets the exit code; `downloader` does the work.
 
-pub mod blocking_writer;
-pub mod commit;
 pub mod downloader;
 pub mod error;
-pub mod evaluate;
-pub mod fetch;
-pub mod finish;
-pub mod meter;
 pub mod part;
 pub mod part_state;
 pub mod replay;
@@ -26,10 +20,9 @@ use jiff::civil::Date;
 
 use self::downloader::Downloader;
 use self::error::DownloadError;
-use self::finish::{finish, finish_failed};
-use self::meter::ProgressMeter;
 use self::part::{PartError, PartFile};
-use self::part_state::DownloadIdentity;
+use self::part_state::{DownloadIdentity, PartState};
+use self::replay::Position;
 use self::report::DownloadReport;
 use self::request::{DAYS_MAX, DownloadRequest};
 use self::sink::DownloadSink;
@@ -38,10 +31,11 @@ use super::exit::{CliError, Exit};
 use super::logs;
 use super::output::{OutputArgs, write_stderr, write_stdout};
 use super::progress::ProgressMode;
+use super::progress::meter::ProgressMeter;
 use super::settings::source::SourceArgs;
 use super::stop::{self, ShutdownSignals};
 use crate::pipeline::prover_pool::ProverPool;
-use crate::tracker::ResumePoint;
+use crate::pipeline::stdout_sink::StdoutSink;
 
 /// Download the events of a session or of a range of days, and verify that they are complete.
 ///
@@ -188,43 +182,39 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
         },
         (None, None) => return Err(CliError::usage("no session: give an ID, or use --start")),
     };
-    let sink = match file {
-        Some(file) => {
-            let identity = DownloadIdentity {
-                endpoint: source.tracker.endpoint().to_owned(),
-                space: source.space.clone(),
-                asked: request.clone(),
-            };
-            DownloadSink::File(Box::new(
-                PartFile::open(file, args.force, identity).map_err(part_fault)?,
-            ))
-        }
-        None => DownloadSink::stdout(args.decompress).map_err(anyhow::Error::from)?,
+    let identity = DownloadIdentity {
+        endpoint: source.tracker.endpoint().to_owned(),
+        space: source.space.clone(),
+        asked: request,
+    };
+    let stop = stop::listen().map_err(anyhow::Error::from)?;
+    let (sink, state, discarded) = if let Some(file) = file {
+        let opened = PartFile::open(file, args.force, identity).map_err(part_fault)?;
+        (DownloadSink::File(opened.part), opened.state, opened.discarded)
+    } else {
+        let stdout = StdoutSink::open(args.decompress, stop.graceful.clone());
+        let stdout = stdout.map_err(anyhow::Error::from)?;
+        (DownloadSink::Stdout(stdout), PartState::new(identity), None)
     };
     let mode = match ProgressMode::detect(args.output.is_json(), args.output.quiet) {
         // A bar would be mixed with the events on the terminal.
         ProgressMode::Bars if to_terminal => ProgressMode::Lines,
         mode => mode,
     };
-    let stop = stop::listen().map_err(anyhow::Error::from)?;
     let open = Arc::new(Mutex::new(None));
     let downloader = Downloader {
         account: source.account,
         source: &source,
-        request: &request,
         keep_sessions: args.keep_session,
         sink,
+        state,
         meter: ProgressMeter::new(mode, &screen),
         stop: &stop,
         pool: ProverPool::new(available_parallelism().map_or(1, usize::from)),
         open_session_id: Arc::clone(&open),
         leftover_sessions: Vec::new(),
-        sections: Vec::new(),
-        before: evaluate::DayCounts::new(),
-        sha256: None,
-        proof: None,
-        resume_point: ResumePoint::new(None),
-        current: None,
+        position: Position::start(),
+        prover: None,
         resumed_bytes: 0,
         transferred: 0,
     };
@@ -237,7 +227,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
             });
             Err(anyhow::anyhow!("interrupted{left}").into())
         }
-        report = run_to_completion(downloader, args, &screen) => report,
+        report = run_to_completion(downloader, discarded, args, &screen) => report,
     }
 }
 
@@ -273,10 +263,11 @@ fn part_fault(error: PartError) -> CliError {
 /// Downloads, deletes the session in any case, and returns the report.
 async fn run_to_completion(
     mut downloader: Downloader<'_>,
+    discarded: Option<PartState>,
     args: &DownloadArgs,
     screen: &MultiProgress,
 ) -> Result<Option<DownloadReport>, CliError> {
-    downloader.delete_discarded_session().await;
+    downloader.delete_discarded_session(discarded).await;
     let stop = downloader.stop;
     let result = tokio::select! {
         biased;
@@ -289,23 +280,21 @@ async fn run_to_completion(
     report.decompressed = args.decompress;
     let Downloader { sink, .. } = downloader;
     let outcome = match result {
-        Ok(()) => finish(sink, &report, args.decompress).await.map_err(|error| {
-            let message = error.to_string();
-            (error, message)
-        }),
-        Err(error) => {
-            let message = finish_failed(sink, &error, bytes_kept);
-            Err((error, message))
+        Ok(()) => {
+            let (no_bytes, proved) = (report.sha256.is_none(), report.warnings.is_empty());
+            let finished = sink.finish(no_bytes, proved, args.decompress).await;
+            finished.map_err(|error| (error.to_string(), error))
         }
+        Err(error) => Err((sink.finish_failed(&error, bytes_kept), error)),
     };
     match outcome {
         Ok(()) => {}
-        Err((DownloadError::StdoutClosed, _))
+        Err((_, DownloadError::StdoutClosed))
             if report.leftover_sessions.is_empty() || report.sessions_kept =>
         {
             return Ok(None);
         }
-        Err((_, message)) => report.failure = Some(message),
+        Err((message, _)) => report.failure = Some(message),
     }
     Ok(Some(report))
 }

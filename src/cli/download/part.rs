@@ -8,6 +8,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::part_state::{DownloadIdentity, PART_STATE_MAX_BYTES, PartState};
+use crate::pipeline::file_sink::inflate;
+use crate::pipeline::gzip::EMPTY_GZIP;
+use crate::storage::publish_file;
 
 /// Maximum attempts to open the partial file while other processes complete it: 3.
 const OPEN_TRIES_MAX: usize = 3;
@@ -47,106 +50,93 @@ pub enum PartError {
     },
 }
 
-/// Paths of an output file.
-#[derive(Clone, Debug)]
-pub struct PartPaths {
-    /// `FILE`, as given by the user.
-    pub file: PathBuf,
-    /// `FILE.part`: bytes of an incomplete download.
-    pub part: PathBuf,
-    /// `FILE.part.json`: state of the download.
-    pub state: PathBuf,
-}
-
 /// Partial file, locked by this process.
 #[derive(Debug)]
 pub struct PartFile {
-    /// Paths of the file.
-    pub paths: PartPaths,
+    /// `FILE.part`: bytes of an incomplete download.
+    pub path: PathBuf,
+    /// `FILE`, as given by the user.
+    file: PathBuf,
     data: File,
-    state: PartState,
     replace: bool,
+}
+
+/// Partial file of this download.
+#[derive(Debug)]
+pub struct OpenedPart {
+    /// The file.
+    pub part: PartFile,
+    /// Its state.
+    pub state: PartState,
     /// State of a partial file that `--force` discarded.
     pub discarded: Option<PartState>,
 }
 
-impl PartPaths {
-    /// Returns the paths for a file.
-    pub fn for_file(file: &Path) -> Self {
-        Self {
-            file: file.to_owned(),
-            part: with_suffix(file, ".part"),
-            state: with_suffix(file, ".part.json"),
-        }
-    }
-}
-
 impl PartFile {
     /// Opens the partial file of this download, or creates one.
-    pub fn open(file: &Path, replace: bool, identity: DownloadIdentity) -> Result<Self, PartError> {
-        let paths = PartPaths::for_file(file);
+    pub fn open(file: &Path, replace: bool, identity: DownloadIdentity) -> Result<OpenedPart, PartError> {
         match fs::metadata(file) {
-            Ok(metadata) if !metadata.is_file() => return Err(PartError::NotAFile(paths.file)),
-            Ok(_) if !replace => return Err(PartError::Exists(paths.file)),
+            Ok(metadata) if !metadata.is_file() => return Err(PartError::NotAFile(file.to_owned())),
+            Ok(_) if !replace => return Err(PartError::Exists(file.to_owned())),
             _ => {}
         }
-        let data = open_locked(&paths.part)?;
-        let length = data
-            .metadata()
-            .map_err(|error| io_error(&paths.part, "read", error))?
-            .len();
-        let stored = match read_state(&paths.state)? {
-            StoredState::Valid(state) => Some(*state),
-            StoredState::Missing => None,
-            StoredState::Unreadable if replace => None,
-            StoredState::Unreadable => return Err(PartError::Unidentified(paths.part)),
-        };
-        let mut part = Self {
-            paths,
-            data,
-            state: PartState::new(identity),
+        let path = with_suffix(file, ".part");
+        let part = Self {
+            data: open_locked(&path)?,
+            path,
+            file: file.to_owned(),
             replace,
-            discarded: None,
         };
-        match stored {
-            Some(state) if state.identity == part.state.identity => {
-                part.state = state;
-                return Ok(part);
-            }
-            Some(state) if replace => part.discarded = Some(state),
-            // The other download has no bytes and no open session.
-            Some(state) if length == 0 && state.current.is_none() => {}
-            Some(state) => {
-                return Err(PartError::Foreign {
-                    part: part.paths.part.clone(),
-                    download: format!("{} at {}", state.identity.asked, state.identity.endpoint),
+        let (length, stored, new) = (part.bytes()?, part.read_state()?, PartState::new(identity));
+        let discarded = match stored {
+            Ok(Some(state)) if state.identity == new.identity => {
+                return Ok(OpenedPart {
+                    part,
+                    state,
+                    discarded: None,
                 });
             }
-            None if length > 0 && !replace => return Err(PartError::Unidentified(part.paths.part.clone())),
-            None => {}
-        }
+            Ok(discarded) if replace => discarded,
+            // The other download has no bytes and no open session.
+            Ok(Some(state)) if length == 0 && state.current.is_none() => None,
+            Ok(Some(state)) => {
+                let download = format!("{} at {}", state.identity.asked, state.identity.endpoint);
+                return Err(PartError::Foreign {
+                    part: part.path,
+                    download,
+                });
+            }
+            Ok(None) if length == 0 => None,
+            Err(Unreadable) if replace => None,
+            Ok(None) | Err(Unreadable) => return Err(PartError::Unidentified(part.path)),
+        };
         part.truncate(0)?;
-        Ok(part)
+        Ok(OpenedPart {
+            part,
+            state: new,
+            discarded,
+        })
     }
 
-    /// Returns the state.
-    pub fn state(&self) -> &PartState {
-        &self.state
+    fn read_state(&self) -> Result<Result<Option<PartState>, Unreadable>, PartError> {
+        let (path, mut bytes) = (self.state_path(), Vec::new());
+        match File::open(&path).and_then(|file| file.take(PART_STATE_MAX_BYTES).read_to_end(&mut bytes)) {
+            Ok(_) => Ok(PartState::parse(&bytes).map(Some).ok_or(Unreadable)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
+            Err(error) => Err(io_error(&path, "read", error)),
+        }
     }
 
-    /// Changes the state and writes it durably.
-    pub fn update_state(&mut self, change: impl FnOnce(&mut PartState)) -> Result<(), PartError> {
-        change(&mut self.state);
-        let part_error = |error| io_error(&self.paths.state, "write", error);
-        let text = serde_json::to_vec_pretty(&self.state).map_err(|error| part_error(error.into()))?;
-        let temporary = with_suffix(&self.paths.state, ".new");
-        let written = File::create(&temporary).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        });
-        written
-            .and_then(|()| fs::rename(&temporary, &self.paths.state))
-            .map_err(part_error)
+    /// Writes the state durably.
+    pub fn save(&self, state: &PartState) -> Result<(), PartError> {
+        let (path, temporary) = (self.state_path(), with_suffix(&self.path, ".json.new"));
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec_pretty(state)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|error| io_error(&path, "write", error))
     }
 
     /// Returns the length of the partial file.
@@ -154,19 +144,19 @@ impl PartFile {
         let metadata = self.data.metadata();
         metadata
             .map(|metadata| metadata.len())
-            .map_err(|error| self.part_error("read", error))
+            .map_err(|error| self.error("read", error))
     }
 
     /// Truncates the partial file to a length.
-    pub fn truncate(&mut self, bytes: u64) -> Result<(), PartError> {
+    pub fn truncate(&self, bytes: u64) -> Result<(), PartError> {
         self.data
             .set_len(bytes)
-            .map_err(|error| self.part_error("truncate", error))
+            .map_err(|error| self.error("truncate", error))
     }
 
     /// Opens the partial file for reading from its start.
     pub fn reader(&self) -> Result<File, PartError> {
-        File::open(&self.paths.part).map_err(|error| self.part_error("read", error))
+        File::open(&self.path).map_err(|error| self.error("read", error))
     }
 
     /// Opens the partial file for appending.
@@ -176,41 +166,58 @@ impl PartFile {
             file.seek(SeekFrom::End(0))?;
             Ok(file)
         };
-        at_end().map_err(|error| self.part_error("write", error))
+        at_end().map_err(|error| self.error("write", error))
     }
 
     /// Syncs the partial file to the disk.
     pub async fn sync(&self) -> Result<(), PartError> {
-        let synced = match self.data.try_clone() {
-            Ok(file) => match tokio::task::spawn_blocking(move || file.sync_all()).await {
-                Ok(synced) => synced,
-                Err(error) => Err(io::Error::other(error)),
-            },
-            Err(error) => Err(error),
-        };
-        synced.map_err(|error| self.part_error("sync", error))
+        let data = self.data.try_clone().map_err(|error| self.error("sync", error))?;
+        block(move || data.sync_all())
+            .await
+            .map_err(|error| self.error("sync", error))
     }
 
-    /// Renames the partial file to FILE. Fails if FILE exists by now, unless it may be replaced.
-    pub fn commit(self) -> Result<(), PartError> {
-        let part = self.paths.part.clone();
-        self.commit_as(&part)
-    }
-
-    /// Renames `contents` to FILE and removes the partial file.
-    pub fn commit_as(self, contents: &Path) -> Result<(), PartError> {
-        let PartPaths { file, part, state } = &self.paths;
-        if self.replace {
-            fs::rename(contents, file).map_err(|error| io_error(file, "write", error))?;
-        } else {
-            link_or_rename(contents, file).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => PartError::Exists(file.clone()),
-                _ => io_error(file, "write", error),
-            })?;
+    /// Turns the complete and verified partial file into FILE, atomically, decompressed if requested. Fails if FILE
+    /// exists by now, unless it may be replaced.
+    pub async fn commit(self, decompress: bool) -> Result<(), PartError> {
+        if self.bytes()? == 0 && !decompress {
+            let written = self.writer()?.write_all(&EMPTY_GZIP);
+            written.map_err(|error| self.error("write", error))?;
         }
-        sync_parent_dir(file);
+        self.sync().await?;
+        if !decompress {
+            return self.publish(&self.path);
+        }
+        let (source, target) = (self.reader()?, with_suffix(&self.path, ".out"));
+        let created = target.clone();
+        let inflated = block(move || {
+            let mut out = File::create(created)?;
+            inflate(source, &mut out)?;
+            out.sync_all()
+        });
+        if let Err(error) = inflated.await {
+            // Frees the disk space; the partial file is complete and stays.
+            let _ = fs::remove_file(&target);
+            return Err(io_error(&target, "write", error));
+        }
+        self.publish(&target)
+    }
+
+    fn publish(&self, contents: &Path) -> Result<(), PartError> {
+        let published = if self.replace {
+            fs::rename(contents, &self.file)
+        } else {
+            publish_file(contents, &self.file)
+        };
+        published.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => PartError::Exists(self.file.clone()),
+            _ => io_error(&self.file, "write", error),
+        })?;
+        // Best effort: not all file systems can sync a directory.
+        let parent = self.file.parent().filter(|parent| *parent != Path::new(""));
+        let _ = File::open(parent.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all());
         // FILE is complete; leftover files do no harm.
-        for path in [contents, part, state] {
+        for path in [contents, &self.path, &self.state_path()] {
             let _ = fs::remove_file(path);
         }
         Ok(())
@@ -218,42 +225,31 @@ impl PartFile {
 
     /// Renames the partial file to `FILE.broken` and returns that path.
     pub fn quarantine(self) -> Result<PathBuf, PartError> {
-        let broken = with_suffix(&self.paths.file, ".broken");
-        fs::rename(&self.paths.part, &broken).map_err(|error| io_error(&broken, "write", error))?;
-        let _ = fs::remove_file(&self.paths.state);
+        let broken = with_suffix(&self.file, ".broken");
+        fs::rename(&self.path, &broken).map_err(|error| io_error(&broken, "write", error))?;
+        let _ = fs::remove_file(self.state_path());
         Ok(broken)
     }
 
     /// Deletes the partial file and its state.
     pub fn discard(self) {
         // The next download discards or reports files that cannot be deleted.
-        let _ = fs::remove_file(&self.paths.state);
-        let _ = fs::remove_file(&self.paths.part);
+        let _ = fs::remove_file(self.state_path());
+        let _ = fs::remove_file(&self.path);
     }
 
-    fn part_error(&self, operation: &'static str, error: io::Error) -> PartError {
-        io_error(&self.paths.part, operation, error)
+    /// Returns an error of the partial file.
+    pub fn error(&self, operation: &'static str, error: io::Error) -> PartError {
+        io_error(&self.path, operation, error)
+    }
+
+    fn state_path(&self) -> PathBuf {
+        with_suffix(&self.path, ".json")
     }
 }
 
-enum StoredState {
-    Valid(Box<PartState>),
-    Missing,
-    Unreadable,
-}
-
-fn read_state(path: &Path) -> Result<StoredState, PartError> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(PART_STATE_MAX_BYTES).read_to_end(&mut bytes)) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StoredState::Missing),
-        Err(error) => return Err(io_error(path, "read", error)),
-    }
-    Ok(match PartState::parse(&bytes) {
-        Some(state) => StoredState::Valid(Box::new(state)),
-        None => StoredState::Unreadable,
-    })
-}
+/// State that is not one of this version.
+struct Unreadable;
 
 /// Opens and locks a partial file. Tries again if another process renames it at the same time.
 fn open_locked(path: &Path) -> Result<File, PartError> {
@@ -281,42 +277,20 @@ fn open_locked(path: &Path) -> Result<File, PartError> {
     Err(PartError::Locked(path.to_owned()))
 }
 
-/// Links `contents` to `file` if `file` does not exist. On file systems without hard links, checks and renames.
-fn link_or_rename(contents: &Path, file: &Path) -> io::Result<()> {
-    match fs::hard_link(contents, file) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
-            ) =>
-        {
-            if fs::symlink_metadata(file).is_ok() {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            fs::rename(contents, file)
-        }
-        linked => linked,
-    }
-}
-
-/// Syncs the parent directory, so that the rename survives a crash. Best effort: some file systems do not support it.
-fn sync_parent_dir(file: &Path) {
-    let directory = match file.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+/// Runs blocking I/O on a thread of its own.
+async fn block(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Appends a suffix to a file name.
-pub fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(file);
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// Returns an I/O error with the path and the failed operation, a verb.
-pub fn io_error(path: &Path, operation: &'static str, source: io::Error) -> PartError {
+fn io_error(path: &Path, operation: &'static str, source: io::Error) -> PartError {
     PartError::Io {
         path: path.to_owned(),
         operation,
@@ -338,46 +312,51 @@ mod tests {
         }
     }
 
+    /// Opens the partial file of a download, and writes bytes and state.
+    fn written(file: &Path, replace: bool, bytes: &[u8]) -> PartFile {
+        let OpenedPart { part, state, .. } = PartFile::open(file, replace, identity("a")).unwrap();
+        part.writer().unwrap().write_all(bytes).unwrap();
+        part.save(&state).unwrap();
+        part
+    }
+
+    fn gzip(text: &str) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
     #[test]
     fn only_the_same_download_resumes_a_part() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
-        let mut part = PartFile::open(&file, false, identity("a")).unwrap();
+        let OpenedPart { part, mut state, .. } = PartFile::open(&file, false, identity("a")).unwrap();
         assert!(matches!(
             PartFile::open(&file, false, identity("a")),
             Err(PartError::Locked(_))
         ));
         part.writer().unwrap().write_all(b"half").unwrap();
-        let current = CurrentSession {
+        state.current = Some(CurrentSession {
             session: "a".to_owned(),
             range: None,
             hour: None,
             ours: false,
             total: Some(8),
-        };
-        part.update_state(|state| state.current = Some(current.clone()))
-            .unwrap();
+        });
+        part.save(&state).unwrap();
         drop(part);
 
         let again = PartFile::open(&file, false, identity("a")).unwrap();
-        assert_eq!(
-            (again.bytes().unwrap(), again.state().current.clone()),
-            (4, Some(current))
-        );
-        drop(again);
+        assert_eq!((again.part.bytes().unwrap(), again.state), (4, state));
+        drop(again.part);
         let other = PartFile::open(&file, false, identity("b")).unwrap_err();
         assert!(
             matches!(&other, PartError::Foreign { download, .. } if download.contains("session a")),
             "{other}"
         );
         let forced = PartFile::open(&file, true, identity("b")).unwrap();
-        assert_eq!(forced.bytes().unwrap(), 0);
-        assert!(
-            forced
-                .discarded
-                .as_ref()
-                .is_some_and(|state| state.current.is_some())
-        );
+        assert_eq!(forced.part.bytes().unwrap(), 0);
+        assert!(forced.discarded.is_some_and(|state| state.current.is_some()));
     }
 
     #[test]
@@ -398,36 +377,46 @@ mod tests {
         assert!(PartFile::open(&file, true, identity("a")).is_ok());
     }
 
-    #[test]
-    fn commit_is_atomic_and_replaces_only_with_force() {
+    #[tokio::test]
+    async fn commit_is_atomic_and_replaces_only_with_force() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
-        let write = |replace, text: &[u8]| {
-            let mut part = PartFile::open(&file, replace, identity("a")).unwrap();
-            part.writer().unwrap().write_all(text).unwrap();
-            part.update_state(|_| {}).unwrap();
-            part
-        };
-        let part = write(false, b"one");
+        let part = written(&file, false, b"one");
         assert!(!file.exists());
-        part.commit().unwrap();
+        part.commit(false).await.unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(matches!(
             PartFile::open(&file, false, identity("a")),
             Err(PartError::Exists(_))
         ));
-        write(true, b"two").commit().unwrap();
+        written(&file, true, b"two").commit(false).await.unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
 
         fs::remove_file(&file).unwrap();
-        let part = write(false, b"three");
+        let part = written(&file, false, b"three");
         fs::write(&file, "other").unwrap();
-        assert!(matches!(part.commit(), Err(PartError::Exists(_))));
+        assert!(matches!(part.commit(false).await, Err(PartError::Exists(_))));
         assert_eq!(fs::read(&file).unwrap(), b"other");
         assert!(matches!(
             PartFile::open(folder.path(), true, identity("a")),
             Err(PartError::NotAFile(_))
         ));
+    }
+
+    #[tokio::test]
+    async fn members_are_decompressed_in_order_and_no_bytes_become_an_empty_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = [gzip("{\"a\":1}\n"), gzip("{\"a\":2}\n")].concat();
+        for (name, bytes, decompress, expected) in [
+            ("a.json", &bytes[..], true, &b"{\"a\":1}\n{\"a\":2}\n"[..]),
+            ("b.gz", b"", false, &EMPTY_GZIP),
+            ("c.json", b"", true, b""),
+        ] {
+            let file = folder.path().join(name);
+            written(&file, false, bytes).commit(decompress).await.unwrap();
+            assert_eq!(fs::read(&file).unwrap(), expected, "{name}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

@@ -1,13 +1,11 @@
-//! Contents of `FILE.part.json`: the download that `FILE.part` belongs to, and the state to resume it. No I/O.
-
-use std::collections::BTreeMap;
+//! Contents of `FILE.part.json`: the download that `FILE.part` belongs to, and what is needed to resume it. The bytes are
+//! proved again, so nothing that the proof shows is recorded. No I/O.
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::request::DownloadRequest;
-use crate::archive::counts::EmptyAnswer;
-use crate::archive::records::UncountedRecord;
+use crate::archive::counts::days::DayCounts;
 use crate::tracker::TransferEnd;
 
 /// Maximum size of `FILE.part.json`: 1 MiB.
@@ -33,12 +31,12 @@ pub struct PartState {
     pub schema: String,
     /// Download that the file belongs to.
     pub identity: DownloadIdentity,
-    /// Complete and verified sessions, in order.
+    /// Complete sessions, in order.
     pub sections: Vec<CompletedSession>,
     /// Session in transfer; its bytes follow those of the complete sessions.
     pub current: Option<CurrentSession>,
     /// Event counts that the service reported for each day before the first byte.
-    pub before: BTreeMap<Date, u64>,
+    pub before: DayCounts,
 }
 
 /// Completely downloaded session.
@@ -53,21 +51,10 @@ pub struct CompletedSession {
     pub hour: Option<u8>,
     /// Compressed bytes.
     pub bytes: u64,
-    /// Number of events.
-    pub events: u64,
-    /// End of the count, if the content could be counted only in part.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uncounted: Option<UncountedRecord>,
-    /// Number of gzip members.
-    pub members: u64,
-    /// Decompressed bytes.
-    pub decompressed: u64,
     /// End of the transfer.
-    pub end: RecordedEnd,
+    pub end: TransferEnd,
     /// Number of times the transfer was cut and resumed, in the process that completed it.
     pub resumes: u32,
-    /// Answer of the service, if there were no events.
-    pub empty: Option<EmptyAnswer>,
     /// True if the session was still readable after an empty answer.
     pub readable: bool,
 }
@@ -88,30 +75,6 @@ pub struct CurrentSession {
     pub total: Option<u64>,
 }
 
-/// End of a transfer, as in receipts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RecordedEnd {
-    /// All bytes of `Content-Length` arrived.
-    Length,
-    /// The final chunk arrived.
-    Chunked,
-    /// The connection closed, and another request confirmed that no bytes follow.
-    CloseConfirmed,
-    /// The connection closed, and no request could confirm the end.
-    CloseUnconfirmed,
-}
-
-impl From<TransferEnd> for RecordedEnd {
-    fn from(end: TransferEnd) -> Self {
-        match end {
-            TransferEnd::Length => Self::Length,
-            TransferEnd::Chunked => Self::Chunked,
-            TransferEnd::CloseConfirmed => Self::CloseConfirmed,
-            TransferEnd::CloseUnconfirmed => Self::CloseUnconfirmed,
-        }
-    }
-}
-
 impl PartState {
     /// Schema version of the document.
     pub const SCHEMA: &'static str = "eventexport.io/part/v1";
@@ -123,7 +86,7 @@ impl PartState {
             identity,
             sections: Vec::new(),
             current: None,
-            before: BTreeMap::new(),
+            before: DayCounts::new(),
         }
     }
 

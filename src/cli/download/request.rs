@@ -6,7 +6,6 @@ use jiff::ToSpan as _;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::archive::window::Window;
 use crate::tracker::SessionRequest;
 
 /// Maximum number of days of a session (API page).
@@ -100,16 +99,6 @@ pub fn format_days(start: Date, end: Date, hour: Option<u8>) -> String {
         let _ = write!(text, ", hour {hour}");
     }
     text
-}
-
-/// Returns one window for each day.
-pub fn windows(start: Date, end: Date, hour: Option<u8>) -> impl Iterator<Item = Window> {
-    std::iter::successors(Some(start), |day| day.tomorrow().ok())
-        .take_while(move |day| *day <= end)
-        .filter_map(move |day| match hour {
-            Some(hour) => Window::hour(day, hour),
-            None => Some(Window::day(day)),
-        })
 }
 
 #[cfg(test)]

@@ -1,67 +1,90 @@
 //! Destination of a download: a partial file, which can be resumed, or standard output, which cannot. Writes.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd as _;
-
-use super::blocking_writer::BlockingWriter;
+use super::error::DownloadError;
 use super::part::PartFile;
-use crate::pipeline::prover_pool::{ProverPool, StreamProver};
-
-/// Gzip of no data (RFC 1952), written if the service sent no byte and the range is proved to have no events: gzip
-/// readers reject an empty input.
-pub const EMPTY_GZIP: [u8; 20] = [
-    0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-];
+use super::part_state::PartState;
+use crate::cli::human;
+use crate::pipeline::stdout_sink::StdoutSink;
 
 /// Destination of a download.
 #[derive(Debug)]
 pub enum DownloadSink {
     /// Partial file, renamed to FILE when it is complete.
-    File(Box<PartFile>),
+    File(PartFile),
     /// Standard output.
     Stdout(StdoutSink),
 }
 
-/// Standard output.
-#[derive(Debug)]
-pub struct StdoutSink {
-    /// Writer on its own thread.
-    pub writer: BlockingWriter,
-    /// True if the decompressed bytes are written.
-    pub decompress: bool,
-}
-
 impl DownloadSink {
-    /// Opens standard output, for the received or the decompressed bytes.
-    pub fn stdout(decompress: bool) -> io::Result<Self> {
-        // A separate handle: the standard output of Rust is line-buffered.
-        let out = io::stdout().as_fd().try_clone_to_owned()?;
-        Ok(Self::Stdout(StdoutSink {
-            writer: BlockingWriter::new(File::from(out)),
-            decompress,
-        }))
-    }
-
-    /// Starts a prover, which sends the decompressed bytes to standard output if these are written.
-    pub fn proof(&self, pool: &ProverPool) -> StreamProver {
+    /// Records the state for the next process; standard output has none.
+    pub fn save(&self, state: &PartState) -> Result<(), DownloadError> {
         match self {
-            Self::Stdout(stdout) if stdout.decompress => pool.begin_into(stdout.writer.sender()),
-            Self::File(_) | Self::Stdout(_) => pool.begin(),
+            Self::File(part) => Ok(part.save(state)?),
+            Self::Stdout(_) => Ok(()),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pipeline::gzip::GzipVerifier;
+    /// Discards the bytes after an offset; standard output keeps them.
+    pub fn truncate(&self, bytes: u64) -> Result<(), DownloadError> {
+        match self {
+            Self::File(part) => Ok(part.truncate(bytes)?),
+            Self::Stdout(_) => Ok(()),
+        }
+    }
 
-    #[test]
-    fn the_empty_gzip_is_complete() {
-        let mut gzip = GzipVerifier::default();
-        gzip.push(&EMPTY_GZIP, &mut |data| assert!(data.is_empty()))
-            .unwrap();
-        assert_eq!(gzip.finish(), Ok((1, 0)));
+    /// Writes the bytes durably; standard output cannot.
+    pub async fn sync(&self) -> Result<(), DownloadError> {
+        match self {
+            Self::File(part) => Ok(part.sync().await?),
+            Self::Stdout(_) => Ok(()),
+        }
+    }
+
+    /// Finishes a complete download: creates FILE, or flushes standard output. Without a byte, nothing is written if it
+    /// is not `proved` that there are no events.
+    pub async fn finish(self, no_bytes: bool, proved: bool, decompress: bool) -> Result<(), DownloadError> {
+        match self {
+            Self::File(part) if no_bytes && !proved => part.discard(),
+            Self::File(part) => return Ok(part.commit(decompress).await?),
+            Self::Stdout(_) if no_bytes && !proved => {}
+            Self::Stdout(mut stdout) => {
+                return stdout.close(no_bytes).await.map_err(DownloadError::from_stdout);
+            }
+        }
+        Err(DownloadError::NoBytes)
+    }
+
+    /// Finishes a failed download: keeps the partial file if it can be resumed or inspected, and returns the error message
+    /// with the remedy. `bytes_kept`: bytes in the partial file or on standard output.
+    pub fn finish_failed(self, cause: &DownloadError, bytes_kept: u64) -> String {
+        let part = match self {
+            Self::Stdout(_) if bytes_kept > 0 => {
+                return format!("{cause}; the data on standard output is incomplete: do not use it");
+            }
+            Self::Stdout(_) => return cause.to_string(),
+            Self::File(part) => part,
+        };
+        let (bytes, path) = (human::bytes(bytes_kept), part.path.display().to_string());
+        match cause {
+            DownloadError::Proof { .. } => match part.quarantine() {
+                Ok(broken) => format!(
+                    "{cause}; the received data is kept in {}: `gzip -dc` decompresses its readable part",
+                    broken.display()
+                ),
+                Err(error) => format!("{cause}; {error}"),
+            },
+            DownloadError::SessionMismatch(_) => {
+                part.discard();
+                cause.to_string()
+            }
+            _ if bytes_kept == 0 => {
+                part.discard();
+                cause.to_string()
+            }
+            DownloadError::SessionGone { .. } | DownloadError::SessionNotFound { .. } => format!(
+                "{cause}; {path} holds {bytes} of it: delete that file, or start another download with --force"
+            ),
+            _ => format!("{cause}; {bytes} are kept in {path}: run the same command to resume"),
+        }
     }
 }

@@ -5,6 +5,7 @@ pub mod bars;
 pub mod changes;
 pub mod events;
 pub mod lines;
+pub mod meter;
 
 use std::io::IsTerminal as _;
 

@@ -194,8 +194,9 @@ impl ObjectFiles {
             .write_sidecar(key, sidecar)
             .map_err(|error| self.io_error(key, "writing its metadata", &error))?;
         let outcome = match mode {
-            PutMode::Create => create_exclusively(temporary, &target, |from, to| fs::hard_link(from, to))
-                .map_err(|error| self.create_error(key, &error)),
+            PutMode::Create => {
+                publish_file(temporary, &target).map_err(|error| self.create_error(key, &error))
+            }
             PutMode::Overwrite => {
                 fs::rename(temporary, &target).map_err(|error| self.create_error(key, &error))
             }
@@ -598,6 +599,12 @@ impl ObjectFiles {
 
 /// Gives a complete file its final name, unless that exists. Both ways are atomic: another process sees the complete
 /// file or none. (Opening the target with `O_EXCL` and copying would show an incomplete file.)
+/// Gives a complete file its name, if nothing has this name yet; fails with `AlreadyExists` otherwise. The old name may
+/// stay.
+pub(crate) fn publish_file(complete: &Path, target: &Path) -> io::Result<()> {
+    create_exclusively(complete, target, |from, to| fs::hard_link(from, to))
+}
+
 fn create_exclusively(
     temporary: &Path,
     target: &Path,

@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+pub(crate) use self::files::publish_file;
 use self::files::{ObjectFiles, file_crc64, is_not_found};
 use self::sidecar::Sidecar;
 use super::{

@@ -1,13 +1,14 @@
 //! Progress of a download: a bar with rate and remaining time on a terminal, and lines. Writes to standard error.
 
-use crate::cli::output::write_stderr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar};
 
+use super::ProgressMode;
+use super::bars::bar_style;
 use crate::cli::human;
-use crate::cli::progress::ProgressMode;
-use crate::cli::progress::bars::bar_style;
+use crate::cli::output::write_stderr;
+use crate::pipeline::copy::CopyProgress;
 
 /// Bar with a known total: bytes, rate and remaining time.
 const TEMPLATE_WITH_TOTAL: &str = "{prefix} [{bar:28}] {percent:>3}% {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
@@ -21,7 +22,10 @@ pub struct ProgressMeter {
     screen: MultiProgress,
     mode: ProgressMode,
     bar: ProgressBar,
+    /// Position at which the bar started.
+    start: u64,
     position: AtomicU64,
+    resumes: AtomicU32,
 }
 
 impl ProgressMeter {
@@ -31,14 +35,18 @@ impl ProgressMeter {
             screen: screen.clone(),
             mode,
             bar: ProgressBar::hidden(),
+            start: 0,
             position: AtomicU64::new(0),
+            resumes: AtomicU32::new(0),
         }
     }
 
     /// Starts a bar at byte `at`; the rate counts bytes from now on.
     pub fn begin(&mut self, name: &str, at: u64) {
         self.finish();
+        self.start = at;
         self.position.store(at, Ordering::Relaxed);
+        self.resumes.store(0, Ordering::Relaxed);
         if self.mode == ProgressMode::Bars {
             self.bar = self.screen.add(ProgressBar::no_length());
             self.bar.set_style(bar_style(TEMPLATE_WITHOUT_TOTAL));
@@ -46,6 +54,22 @@ impl ProgressMeter {
             self.bar.set_position(at);
             self.bar.reset_eta();
         }
+    }
+
+    /// Shows the progress of a copy. Prints if its transfer was cut and resumed.
+    pub fn update(&self, progress: CopyProgress) {
+        let CopyProgress {
+            bytes,
+            total,
+            resumes,
+        } = progress;
+        let at = self.position();
+        // The first request of a resumed download is not a cut.
+        if resumes > self.resumes.swap(resumes, Ordering::Relaxed) && at > self.start {
+            let received = human::bytes(at);
+            self.println(&format!("The transfer was cut after {received} and resumed."));
+        }
+        self.set_position(bytes, total);
     }
 
     /// Sets the number of bytes, and the total if it is known.
@@ -66,14 +90,6 @@ impl ProgressMeter {
     /// Returns the last number of bytes.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)
-    }
-
-    /// Prints that a transfer was cut and resumed.
-    pub fn resumed(&self, at: u64) {
-        self.println(&format!(
-            "The transfer was cut after {} and resumed.",
-            human::bytes(at)
-        ));
     }
 
     /// Prints a line, except in JSON mode: the document has the same facts.
