@@ -16,7 +16,7 @@ use super::attempt::{PriorEvidence, WindowOutcome, export_window};
 use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
 use super::failure::{Failure, Problem, RetryClass};
 use super::journal_io::{load_day, load_journal, put_record};
-use super::manifest::chain::ensure_manifest;
+use super::manifest::chain::{ChainCache, ensure_manifest};
 use super::manifest::statement::build_statement;
 use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
 use super::recovery::{adopt_object, recover_attempt};
@@ -58,6 +58,8 @@ pub(super) struct ExportRun {
     /// `None`: the bucket must be listed first.
     journal: Option<Journal>,
     retry_state: RetryState,
+    /// Manifests that this run has read or written.
+    chain_cache: ChainCache,
     tasks: JoinSet<RunTaskResult>,
     running: HashMap<Id, RunTask>,
     stored_now: BTreeSet<Window>,
@@ -97,7 +99,8 @@ enum RunTaskResult {
     Window(Window, Result<WindowOutcome, Failure>),
     Recover(AttemptId, Result<(), Failure>),
     Adopt(Window, Result<bool, Failure>),
-    Seal(RangeRecord, Result<ChainListing, Failure>),
+    /// Also after a failure with the manifests that the task read or wrote.
+    Seal(RangeRecord, Result<ChainListing, Failure>, ChainCache),
     ListDays(Result<(), Failure>),
 }
 
@@ -110,6 +113,7 @@ impl ExportRun {
             },
             ctx,
             journal: None,
+            chain_cache: ChainCache::new(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
             stored_now: BTreeSet::new(),
@@ -194,7 +198,7 @@ impl ExportRun {
                     .mark_foreign_attempts(&mut journal, self.store_clock_offset);
                 let links = std::mem::take(&mut journal.chain.links);
                 let links = links.into_iter().map(|(number, link)| (number, link.into()));
-                lock(&self.ctx.chain_cache).extend(links);
+                self.chain_cache.extend(links);
                 self.ctx.remove_spent_attempts(&mut journal);
                 self.journal = Some(journal);
                 self.retry_state.sealed.clear();
@@ -468,8 +472,10 @@ impl ExportRun {
             return self.retry_state.record_seal_failure(failure, now, rand::random());
         };
         let chain = journal.chain.clone();
+        let mut cache = self.chain_cache.clone();
         self.spawn(RunTask::Seal(period), move |ctx| async move {
-            RunTaskResult::Seal(period, ensure_manifest(&ctx, statement, chain).await)
+            let sealed = ensure_manifest(&ctx, statement, chain, &mut cache).await;
+            RunTaskResult::Seal(period, sealed, cache)
         });
     }
 
@@ -531,7 +537,10 @@ impl ExportRun {
                     RunTaskResult::Window(window, outcome) => self.window_done(window, outcome, now).await,
                     RunTaskResult::Recover(id, outcome) => self.recover_done(id, outcome, now).await,
                     RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
-                    RunTaskResult::Seal(period, outcome) => self.seal_done(period, outcome, now),
+                    RunTaskResult::Seal(period, outcome, cache) => {
+                        self.chain_cache = cache;
+                        self.seal_done(period, outcome, now);
+                    }
                     RunTaskResult::ListDays(outcome) => self.list_days_done(outcome),
                 }
             }

@@ -11,7 +11,6 @@ use ulid::Ulid;
 
 use super::engine::{Clock, Limits, Peers};
 use super::listing_cache::{ListedDays, ListingCache};
-use super::manifest::chain::ChainCache;
 use super::observer::EngineObserver;
 use super::snapshot::TransferFacts;
 use super::spec::ExportSpec;
@@ -76,8 +75,6 @@ pub(super) struct RunContext {
     pub(super) stale_windows: Mutex<BTreeSet<Window>>,
     /// Transfers in progress.
     pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
-    /// Manifests that this run has read or written.
-    pub(super) chain_cache: Mutex<ChainCache>,
 }
 
 /// Locks a mutex and ignores poisoning: the data stays valid after a panic elsewhere.
@@ -156,7 +153,6 @@ impl RunContext {
             closed_attempts: Mutex::default(),
             stale_windows: Mutex::default(),
             transfers: Mutex::default(),
-            chain_cache: Mutex::default(),
         }
     }
 

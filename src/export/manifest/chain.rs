@@ -17,7 +17,7 @@ use crate::archive::records;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::journal_io::record_options;
 use crate::export::open::conditional_writes_unsupported;
-use crate::export::run_context::{RunContext, lock};
+use crate::export::run_context::RunContext;
 use crate::pipeline::prover::hex;
 use crate::storage::{ObjectClass, PutMode, PutOptions, Segments, Store, StoreError};
 
@@ -50,27 +50,28 @@ impl From<ManifestLink> for ChainLink {
 pub(in crate::export) type ChainCache = BTreeMap<u64, ChainLink>;
 
 /// Ensures that the chain has a manifest of the statement, with a signature if signing is enabled. Returns the updated
-/// listing of the chain.
+/// listing of the chain; what was read or written is added to `cache`.
 pub(in crate::export) async fn ensure_manifest(
     ctx: &RunContext,
     statement: Statement,
     mut chain: ChainListing,
+    cache: &mut ChainCache,
 ) -> Result<ChainListing, Failure> {
     for _ in 0..ROUNDS_MAX {
-        if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain).await? {
+        if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain, cache).await? {
             sign_manifest(ctx, number, bytes, &mut chain).await?;
             return Ok(chain);
         }
         // The listing may be hours old: list again before writing.
         chain = list_chain(ctx).await?;
-        add_unlisted_manifests(ctx, &mut chain).await?;
-        if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain).await? {
+        add_unlisted_manifests(ctx, &mut chain, cache).await?;
+        if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain, cache).await? {
             sign_manifest(ctx, number, bytes, &mut chain).await?;
             return Ok(chain);
         }
         // Without a usable signing key, no manifest is written.
         signing_key(ctx)?;
-        if let Some((number, bytes)) = write_manifest(ctx, &statement, &chain).await? {
+        if let Some((number, bytes)) = write_manifest(ctx, &statement, &chain, cache).await? {
             chain.manifests.insert(number);
             sign_manifest(ctx, number, bytes, &mut chain).await?;
             return Ok(chain);
@@ -96,14 +97,18 @@ async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
 }
 
 /// Adds the manifests that this run wrote or read and that exist although the listing leaves them out.
-async fn add_unlisted_manifests(ctx: &RunContext, chain: &mut ChainListing) -> Result<(), Failure> {
-    let known: Vec<u64> = lock(&ctx.chain_cache).keys().copied().collect();
+async fn add_unlisted_manifests(
+    ctx: &RunContext,
+    chain: &mut ChainListing,
+    cache: &mut ChainCache,
+) -> Result<(), Failure> {
+    let known: Vec<u64> = cache.keys().copied().collect();
     for number in known {
         if !chain.manifests.contains(&number) {
             if read_manifest(ctx, number).await?.1.is_some() {
                 chain.manifests.insert(number);
             } else {
-                lock(&ctx.chain_cache).remove(&number);
+                cache.remove(&number);
             }
         }
     }
@@ -117,11 +122,12 @@ async fn find_manifest(
     ctx: &RunContext,
     statement: &Statement,
     chain: &mut ChainListing,
+    cache: &mut ChainCache,
 ) -> Result<Option<(u64, Bytes)>, Failure> {
     let wanted = statement.statement_id();
     let mut newest = None;
     for number in chain.manifests.clone().into_iter().rev() {
-        match load_link(ctx, number).await? {
+        match load_link(ctx, number, cache).await? {
             Some(link) if link.statement_id.has_same_period(&wanted) => {
                 newest = Some((number, link.statement_id));
                 break;
@@ -142,7 +148,7 @@ async fn find_manifest(
         return Ok(Some((number, Bytes::new())));
     }
     let (key, bytes) = read_manifest(ctx, number).await?;
-    let previous = previous_digest(ctx, chain, number).await?;
+    let previous = previous_digest(ctx, chain, number, cache).await?;
     let unsigned = bytes.filter(|bytes| matches_statement(statement, &key, number, previous, bytes));
     if unsigned.is_none() {
         tracing::warn!(
@@ -182,19 +188,24 @@ async fn previous_digest(
     ctx: &RunContext,
     chain: &ChainListing,
     number: u64,
+    cache: &mut ChainCache,
 ) -> Result<Option<FileDigest>, Failure> {
     let Some(last) = chain.manifests.range(..number).next_back().copied() else {
         return Ok(None);
     };
-    let Some(ChainLink { sha256, .. }) = load_link(ctx, last).await? else {
+    let Some(ChainLink { sha256, .. }) = load_link(ctx, last, cache).await? else {
         return Ok(None);
     };
     let key = Key::Manifest(last).relative().unwrap_or_default();
     Ok(Some(FileDigest { key, sha256 }))
 }
 
-async fn load_link(ctx: &RunContext, number: u64) -> Result<Option<ChainLink>, Failure> {
-    let known = lock(&ctx.chain_cache).get(&number).cloned();
+async fn load_link(
+    ctx: &RunContext,
+    number: u64,
+    cache: &mut ChainCache,
+) -> Result<Option<ChainLink>, Failure> {
+    let known = cache.get(&number).cloned();
     if known.is_some() {
         return Ok(known);
     }
@@ -204,7 +215,7 @@ async fn load_link(ctx: &RunContext, number: u64) -> Result<Option<ChainLink>, F
     let header = document::parse_manifest(&key, number, &bytes).map_err(|error| Failure::from(&error))?;
     let sha256 = hex(&Sha256::digest(&bytes));
     let link = ChainLink::from(ManifestLink { header, sha256 });
-    lock(&ctx.chain_cache).insert(number, link.clone());
+    cache.insert(number, link.clone());
     Ok(Some(link))
 }
 
@@ -220,12 +231,13 @@ async fn write_manifest(
     ctx: &RunContext,
     statement: &Statement,
     chain: &ChainListing,
+    cache: &mut ChainCache,
 ) -> Result<Option<(u64, Bytes)>, Failure> {
     let store = &*ctx.peers.store;
     let last = chain.manifests.last().copied();
     let number = last.unwrap_or(0) + 1;
     let key = full_key(&ctx.export.root, &Key::Manifest(number));
-    let previous = previous_digest(ctx, chain, number).await?;
+    let previous = previous_digest(ctx, chain, number, cache).await?;
     if previous.is_none() && last.is_some() {
         // Deleted after the listing.
         return Ok(None);
@@ -249,14 +261,14 @@ async fn write_manifest(
     let options = record_options(PutMode::Create, &body, ObjectClass::Proof);
     if !create_object(ctx, &key, body, options).await? {
         // Read, so that it is known if the next listing leaves it out.
-        load_link(ctx, number).await?;
+        load_link(ctx, number, cache).await?;
         return Ok(None);
     }
     let link = ChainLink {
         statement_id: statement.statement_id(),
         sha256: hex(&Sha256::digest(&bytes)),
     };
-    lock(&ctx.chain_cache).insert(number, link);
+    cache.insert(number, link);
     tracing::info!(key, start = %statement.period.start, end = %statement.period.end, "wrote manifest");
     Ok(Some((number, bytes)))
 }
