@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -15,15 +16,15 @@ use super::commit::{
 use super::failure::{Failure, Observed, RetryClass};
 use super::journal_io::put_record;
 use super::observer::WindowResult;
-use super::open::{JournaledSessions, OpenAttempt, OpenOutcome, open_session, stopped};
+use super::open::{JournaledSessions, OpenAttempt, OpenFailure, OpenOutcome, open_session, stopped};
 use super::recovery::delete_attempt_keys;
-use super::run_context::{RunContext, lock};
-use super::snapshot::TransferFacts;
+use super::run_context::RunContext;
+use super::task_events::TaskEvent;
 use crate::api::Reason;
 use crate::archive::counts::{
     self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Shortfall, Verdict,
 };
-use crate::archive::layout::Key;
+use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::ExpiredFacts;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
@@ -48,6 +49,34 @@ pub(super) enum WindowOutcome {
     Expired(ExpiredFacts),
 }
 
+/// State that an attempt leaves in the journal and at the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leftover {
+    /// The attempt.
+    pub(super) id: AttemptId,
+    /// True if it certainly has no session open.
+    pub(super) closed: bool,
+    /// True if keys of it may be left in the journal: recovery deletes them, and what they name.
+    pub(super) journaled: bool,
+}
+
+/// Result of an attempt, with what it left.
+#[derive(Debug)]
+pub(super) struct AttemptReport {
+    pub(super) outcome: Result<WindowOutcome, Failure>,
+    /// `None`: the attempt was never in the journal.
+    pub(super) leftover: Option<Leftover>,
+}
+
+impl From<Failure> for AttemptReport {
+    fn from(failure: Failure) -> Self {
+        Self {
+            outcome: Err(failure),
+            leftover: None,
+        }
+    }
+}
+
 /// Evidence from outside an attempt.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PriorEvidence {
@@ -62,11 +91,7 @@ pub(super) struct PriorEvidence {
 }
 
 /// Exports one window when a slot is free, and reports the result to the observer.
-pub(super) async fn export_window(
-    ctx: &RunContext,
-    window: Window,
-    prior: PriorEvidence,
-) -> Result<WindowOutcome, Failure> {
+pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: PriorEvidence) -> AttemptReport {
     // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
     let permits = async {
         let slot = ctx.budget.acquire_slot(window).await;
@@ -74,11 +99,11 @@ pub(super) async fn export_window(
     };
     let _permits = tokio::select! {
         permits = permits => permits,
-        () = ctx.stop.cancelled() => return Err(stopped()),
+        () = ctx.stop.cancelled() => return stopped().into(),
     };
     let (span, started) = (ctx.window_span(window), Instant::now());
-    let outcome = run_attempt(ctx, window, prior).instrument(span).await;
-    let end = match &outcome {
+    let report = run_attempt(ctx, window, prior).instrument(span).await;
+    let end = match &report.outcome {
         Ok(WindowOutcome::Stored(receipt)) => match &receipt.object {
             Some(object) => WindowResult::Stored {
                 events: receipt.events,
@@ -92,59 +117,88 @@ pub(super) async fn export_window(
         Err(failure) => WindowResult::Failed(failure.reason),
     };
     ctx.shared.observer.window_finished(end, started.elapsed());
-    outcome
+    report
 }
 
-async fn run_attempt(
-    ctx: &RunContext,
-    window: Window,
-    prior: PriorEvidence,
-) -> Result<WindowOutcome, Failure> {
-    let before = ctx.listing_cache.before(window.date()).await?;
-    let (settled_at, now) = (ctx.export.due_at(window), (ctx.shared.now)());
-    let not_listed_yet =
-        |listing: &Arc<DayListing>| listing.is_not_listed_yet(window.date(), settled_at, now);
-    if before.as_ref().is_some_and(not_listed_yet) {
-        let message = format!("{window}: the service lists neither this day nor a later one yet");
-        let until = now.checked_add(LISTING_POLL).ok();
-        return Err(Failure::wait(Reason::NotListedYet, message, until));
-    }
-    let hint = before
-        .as_ref()
-        .and_then(|listing| listing.size_hint(window.date()));
-    let part_bytes = ctx.shared.pool.part_bytes(hint);
-    // Memory for one part before the session: a window with a session never waits for memory.
-    let reservation = tokio::select! {
-        reservation = ctx.shared.pool.reserve(part_bytes) => reservation.ok_or_else(stopped)?,
-        () = ctx.stop.cancelled() => return Err(stopped()),
+/// Takes a window through the steps: prepare, open, download, evaluate, commit, close.
+async fn run_attempt(ctx: &RunContext, window: Window, prior: PriorEvidence) -> AttemptReport {
+    let prepared = match prepare(ctx, window).await {
+        Ok(prepared) => prepared,
+        Err(failure) => return failure.into(),
     };
     let span = tracing::info_span!("session", attempt = Empty);
-    let opened = match open_session(ctx, window, &prior.journaled_sessions)
-        .instrument(span)
-        .await?
-    {
-        OpenOutcome::Opened(opened) => opened,
-        OpenOutcome::Covered => return Ok(WindowOutcome::Covered),
+    let opened = open_session(ctx, window, &prior.journaled_sessions);
+    let opened = match opened.instrument(span).await {
+        Ok(OpenOutcome::Opened(opened)) => opened,
+        Ok(OpenOutcome::Covered(leftover)) => {
+            return AttemptReport {
+                outcome: Ok(WindowOutcome::Covered),
+                leftover: Some(leftover),
+            };
+        }
+        Err(OpenFailure { failure, leftover }) => {
+            return AttemptReport {
+                outcome: Err(failure),
+                leftover,
+            };
+        }
     };
     tracing::Span::current().record("attempt", opened.id.ulid.to_string());
     let attempt = Attempt {
         ctx,
         opened: &opened,
-        before: before.as_deref(),
+        before: prepared.listing.as_deref(),
         prior,
-        part_bytes,
+        part_bytes: prepared.part_bytes,
         stop: ctx.stop.child_token(),
     };
-    let outcome = attempt.run_until_deadline(reservation).await;
-    lock(&ctx.transfers).remove(&window);
+    let outcome = attempt.run_until_deadline(prepared.reservation).await;
     let span = tracing::info_span!("close");
-    close_session(ctx, *opened).instrument(span).await;
-    outcome
+    let leftover = close_session(ctx, *opened).instrument(span).await;
+    AttemptReport {
+        outcome,
+        leftover: Some(leftover),
+    }
 }
 
-/// Deletes the session, then its journal keys. A failure is logged and never replaces the outcome: recovery
-/// deletes the keys that are left.
-async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
+/// Evidence and memory that a window needs before its session.
+struct Prepared {
+    /// Listing from before the download; `None`: the service gives none.
+    listing: Option<Arc<DayListing>>,
+    part_bytes: u64,
+    /// Memory for one part: a window with a session never waits for memory.
+    reservation: PartReservation,
+}
+
+/// Lists the day and reserves memory for one part.
+async fn prepare(ctx: &RunContext, window: Window) -> Result<Prepared, Failure> {
+    let listing = ctx.listing_cache.before(window.date()).await?;
+    let (settled_at, now) = (ctx.export.due_at(window), (ctx.shared.now)());
+    let not_listed_yet =
+        |listing: &Arc<DayListing>| listing.is_not_listed_yet(window.date(), settled_at, now);
+    if listing.as_ref().is_some_and(not_listed_yet) {
+        let message = format!("{window}: the service lists neither this day nor a later one yet");
+        let until = now.checked_add(LISTING_POLL).ok();
+        return Err(Failure::wait(Reason::NotListedYet, message, until));
+    }
+    let hint = listing
+        .as_ref()
+        .and_then(|listing| listing.size_hint(window.date()));
+    let part_bytes = ctx.shared.pool.part_bytes(hint);
+    let reservation = tokio::select! {
+        reservation = ctx.shared.pool.reserve(part_bytes) => reservation.ok_or_else(stopped)?,
+        () = ctx.stop.cancelled() => return Err(stopped()),
+    };
+    Ok(Prepared {
+        listing,
+        part_bytes,
+        reservation,
+    })
+}
+
+/// Deletes the session, then its journal keys. A failure is logged and never replaces the outcome: recovery deletes what
+/// is left.
+async fn close_session(ctx: &RunContext, opened: OpenAttempt) -> Leftover {
     let OpenAttempt {
         needs_recovery,
         id,
@@ -152,37 +206,33 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt<'_>) {
         started_at: _,
         deadline: _,
         support: _,
-        held,
-        in_progress,
+        // Held until the end: recovery leaves the session alone until then.
+        held: _held,
     } = opened;
-    let session = session.id();
-    match ctx.space_sessions().close(session).await {
-        Ok(()) => {
-            lock(&ctx.sessions).remove(session);
-            lock(&ctx.closed_attempts).insert(id);
-            if needs_recovery.into_inner() {
-                drop((held, in_progress));
-                return;
-            }
-            match delete_attempt_keys(ctx, id, &[session.to_owned()]).await {
-                Ok(()) => {
-                    lock(&ctx.stale_windows).remove(&id.window);
-                }
-                Err(failure) => {
-                    tracing::warn!(attempt = %id, error = failure.message, "cannot delete obsolete journal keys, recovery will retry");
-                }
-            }
-        }
-        Err(error) => {
-            tracing::warn!(session, %error, "cannot delete session, will retry");
-        }
+    let session = session.id().to_owned();
+    let leftover = |closed, journaled| Leftover {
+        id,
+        closed,
+        journaled,
+    };
+    if let Err(error) = ctx.space_sessions().close(&session).await {
+        tracing::warn!(session, %error, "cannot delete session, will retry");
+        return leftover(false, true);
     }
-    drop((held, in_progress));
+    ctx.events.send(TaskEvent::SessionClosed(session.clone())).await;
+    if needs_recovery.into_inner() {
+        return leftover(true, true);
+    }
+    let deleted = delete_attempt_keys(ctx, id, &[session]).await;
+    if let Err(failure) = &deleted {
+        tracing::warn!(attempt = %id, error = failure.message, "cannot delete obsolete journal keys, recovery will retry");
+    }
+    leftover(true, deleted.is_err())
 }
 
 struct Attempt<'a> {
     ctx: &'a RunContext,
-    opened: &'a OpenAttempt<'a>,
+    opened: &'a OpenAttempt,
     before: Option<&'a DayListing>,
     prior: PriorEvidence,
     part_bytes: u64,
@@ -253,19 +303,19 @@ impl Attempt<'_> {
         };
         let key = self.key();
         let announced = download.announced();
+        let (received, shown) = watch::channel(0);
+        let event = TaskEvent::TransferStarted {
+            window: self.window(),
+            announced,
+            bytes: shown,
+        };
+        self.ctx.events.send(event).await;
         let progress = |progress: CopyProgress| {
-            let bytes = progress.bytes;
-            let facts = TransferFacts {
-                window: self.window(),
-                bytes,
-                announced,
-            };
-            let before = lock(&self.ctx.transfers).insert(self.window(), facts);
-            let before = before.map_or(0, |before| before.bytes);
+            let before = received.send_replace(progress.bytes);
             self.ctx
                 .shared
                 .observer
-                .bytes_downloaded(bytes.saturating_sub(before));
+                .bytes_downloaded(progress.bytes.saturating_sub(before));
         };
         let target = StoreTarget {
             store: &peers.store,

@@ -53,7 +53,7 @@ pub(super) struct CountComparison {
 /// Commits a window with events.
 pub(super) async fn commit_object(
     ctx: &RunContext,
-    opened: &OpenAttempt<'_>,
+    opened: &OpenAttempt,
     staged: StagedObject,
     proof: ProofFacts,
     comparison: CountComparison,
@@ -118,7 +118,7 @@ pub(super) async fn commit_object(
 /// Commits a window that is proved to have no events.
 pub(super) async fn commit_empty(
     ctx: &RunContext,
-    opened: &OpenAttempt<'_>,
+    opened: &OpenAttempt,
     answer: EmptyAnswer,
     end: Option<TransferEnd>,
     comparison: CountComparison,
@@ -135,7 +135,7 @@ pub(super) async fn commit_empty(
 
 fn new_receipt(
     ctx: &RunContext,
-    opened: &OpenAttempt<'_>,
+    opened: &OpenAttempt,
     end: Option<TransferEnd>,
     comparison: CountComparison,
 ) -> Receipt {
@@ -210,7 +210,7 @@ async fn publish_object(
     key: &str,
     staged: StagedObject,
     metadata: Vec<(String, String)>,
-    opened: &OpenAttempt<'_>,
+    opened: &OpenAttempt,
 ) -> Result<PutResult, Failure> {
     let crc64 = staged.crc64;
     let small = matches!(staged.body, StagedBody::InMemory(..));
@@ -262,7 +262,7 @@ async fn publish_object(
     Err(Failure::from(&error))
 }
 
-async fn abort_multipart(store: &dyn Store, opened: &OpenAttempt<'_>, body: &StagedBody) {
+async fn abort_multipart(store: &dyn Store, opened: &OpenAttempt, body: &StagedBody) {
     if let StagedBody::Multipart(upload, _) = body
         && let Err(error) = store.abort_upload(upload).await
     {
@@ -307,7 +307,7 @@ pub(super) fn is_same_object(found: &ObjectInfo, size: u64, crc64: Crc64, id: At
 async fn put_receipt(
     store: &dyn Store,
     ctx: &RunContext,
-    opened: &OpenAttempt<'_>,
+    opened: &OpenAttempt,
     receipt: Receipt,
 ) -> Result<ReceiptWrite, Failure> {
     let key = Key::Receipt(opened.id.window);

@@ -128,10 +128,10 @@ impl Engine {
         out: &watch::Sender<Arc<Snapshot>>,
         stop: CancellationToken,
     ) -> Arc<Snapshot> {
-        let ctx = RunContext::new(export, peers, Arc::clone(&self.shared), stop);
+        let (ctx, inbox) = RunContext::new(export, peers, Arc::clone(&self.shared), stop);
         let span = ctx.span();
         // On the heap, since callers hold it next to other futures.
-        Box::pin(ExportRun::new(Arc::new(ctx)).run(out))
+        Box::pin(ExportRun::new(Arc::new(ctx), inbox).run(out))
             .instrument(span)
             .await
     }
@@ -140,7 +140,8 @@ impl Engine {
     /// Reports the sessions that are left.
     pub async fn release(&self, export: &ExportSpec, peers: &Peers) -> ReleaseReport {
         let stop = CancellationToken::new();
-        let ctx = RunContext::new(
+        // Without a loop, nobody reads events; the inbox is dropped, so that nobody waits to send one.
+        let (ctx, _) = RunContext::new(
             Arc::new(export.clone()),
             peers.clone(),
             Arc::clone(&self.shared),

@@ -1,9 +1,10 @@
 //! The engine: windows → decide → transfer → receipt; recovery, manifests.
 //!
 //! Reading order: `spec`, `retry_state`, `decide` (decisions, no
-//! I/O), `run` (the loop), `attempt` with `open`, `transfer`, `commit` (one window), `recovery` (after a crash),
+//! I/O), `run` (the loop, with `active_work` and `task_events`), `attempt` with `open`, `transfer`, `commit` (one window), `recovery` (after a crash),
 //! `manifest` (the statement of a period), `engine` (the public entrance).
 
+mod active_work;
 mod attempt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
@@ -25,3 +26,4 @@ mod run_context;
 pub mod shard;
 pub mod snapshot;
 pub mod spec;
+mod task_events;

@@ -7,10 +7,12 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
 
+use super::attempt::Leftover;
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{load_conflicts, put_record, record_options};
 use super::recovery::delete_attempt_keys;
-use super::run_context::{InProgressGuard, RunContext, lock};
+use super::run_context::RunContext;
+use super::task_events::TaskEvent;
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::overlap;
@@ -24,7 +26,7 @@ use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store, StoreErr
 use crate::tracker::SessionRequest;
 
 /// Open session of this attempt, recorded in the journal.
-pub(super) struct OpenAttempt<'a> {
+pub(super) struct OpenAttempt {
     /// True if the store may have leftovers of this attempt: then its keys stay, and it is recovered as after a
     /// crash.
     pub(super) needs_recovery: AtomicBool,
@@ -35,32 +37,47 @@ pub(super) struct OpenAttempt<'a> {
     pub(super) deadline: tokio::time::Instant,
     pub(super) support: ConditionalSupport,
     pub(super) held: HeldSession,
-    pub(super) in_progress: InProgressGuard<'a>,
 }
 
 /// Result of opening a session.
-pub(super) enum OpenOutcome<'a> {
+pub(super) enum OpenOutcome {
     /// The session is open.
-    Opened(Box<OpenAttempt<'a>>),
+    Opened(Box<OpenAttempt>),
     /// Another holder stored the window, or part of it, meanwhile: list the bucket again.
-    Covered,
+    Covered(Leftover),
+}
+
+/// Failure to open a session, with what the attempt left.
+pub(super) struct OpenFailure {
+    pub(super) failure: Failure,
+    /// `None`: the attempt is not in the journal.
+    pub(super) leftover: Option<Leftover>,
+}
+
+impl From<Failure> for OpenFailure {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            leftover: None,
+        }
+    }
 }
 
 /// Sessions that the journal names, with their holders.
 pub(super) type JournaledSessions = BTreeMap<String, SessionHolder>;
 
 /// Opens a session, one at a time in each space, oldest window first.
-pub(super) async fn open_session<'a>(
-    ctx: &'a RunContext,
+pub(super) async fn open_session(
+    ctx: &RunContext,
     window: Window,
     journaled: &JournaledSessions,
-) -> Result<OpenOutcome<'a>, Failure> {
+) -> Result<OpenOutcome, OpenFailure> {
     let _opening = tokio::select! {
         opening = ctx.budget.lock_opening(window) => opening,
-        () = ctx.stop.cancelled() => return Err(stopped()),
+        () = ctx.stop.cancelled() => return Err(stopped().into()),
     };
     if ctx.stop.is_cancelled() {
-        return Err(stopped());
+        return Err(stopped().into());
     }
     let export = &ctx.export;
     let holder = |id: &str| match ctx.budget.holder(id, &export.name) {
@@ -86,7 +103,7 @@ pub(super) async fn open_session<'a>(
         ulid: ulid_at(started_at),
     };
     tracing::Span::current().record("attempt", id.ulid.to_string());
-    let in_progress = ctx.mark_in_progress(id);
+    ctx.events.send(TaskEvent::AttemptStarted(id)).await;
     let max_duration =
         SignedDuration::try_from(ctx.shared.limits.attempt).unwrap_or(SignedDuration::from_hours(6));
     let deadline = started + max_duration.unsigned_abs();
@@ -100,10 +117,9 @@ pub(super) async fn open_session<'a>(
         source: export.source.clone(),
         started_at,
         deadline: started_at.saturating_add(max_duration).unwrap_or(Timestamp::MAX),
-        tracker_user: ctx.tracker_user.get().cloned(),
+        tracker_user: ctx.tracker_user(),
         open_before: open_before.ids.clone(),
     };
-    lock(&ctx.stale_windows).insert(window);
     let written = put_record(
         &*ctx.peers.store,
         &export.root,
@@ -114,13 +130,15 @@ pub(super) async fn open_session<'a>(
     .await;
     if let Err(error) = written {
         // The store may have written it although the reply was lost.
-        discard_attempt(ctx, id, None).await;
-        return Err(Failure::from(&error));
+        return Err(OpenFailure {
+            failure: Failure::from(&error),
+            leftover: Some(discard_attempt(ctx, id, None).await),
+        });
     }
-    match create_session(ctx, id, &attempt, &open_before).await {
+    let (failure, left) = match create_session(ctx, id, &attempt, &open_before).await {
         Ok(Some((session, support))) => {
             let held = ctx.budget.hold(session.id(), &export.name);
-            Ok(OpenOutcome::Opened(Box::new(OpenAttempt {
+            return Ok(OpenOutcome::Opened(Box::new(OpenAttempt {
                 needs_recovery: AtomicBool::new(false),
                 id,
                 session,
@@ -128,29 +146,28 @@ pub(super) async fn open_session<'a>(
                 deadline,
                 support,
                 held,
-                in_progress,
-            })))
+            })));
         }
-        Ok(None) => {
-            discard_attempt(ctx, id, None).await;
-            Ok(OpenOutcome::Covered)
-        }
-        Err((failure, OpenLeftover::Nothing)) => {
-            discard_attempt(ctx, id, None).await;
-            Err(failure)
-        }
-        Err((failure, OpenLeftover::DeletedSession(session))) => {
-            discard_attempt(ctx, id, Some(session)).await;
-            Err(failure)
-        }
+        Ok(None) => return Ok(OpenOutcome::Covered(discard_attempt(ctx, id, None).await)),
+        Err(failed) => failed,
+    };
+    let in_journal = |closed| Leftover {
+        id,
+        closed,
+        journaled: true,
+    };
+    let leftover = match left {
+        OpenLeftover::Nothing => discard_attempt(ctx, id, None).await,
+        OpenLeftover::DeletedSession(session) => discard_attempt(ctx, id, Some(session)).await,
         // The attempt stays in the journal: recovery aborts its uploads.
-        Err((failure, OpenLeftover::ProbeUpload)) => {
-            lock(&ctx.closed_attempts).insert(id);
-            Err(failure)
-        }
+        OpenLeftover::ProbeUpload => in_journal(true),
         // The attempt stays in the journal: recovery searches for its session.
-        Err((failure, OpenLeftover::PossibleSession)) => Err(failure),
-    }
+        OpenLeftover::PossibleSession => in_journal(false),
+    };
+    Err(OpenFailure {
+        failure,
+        leftover: Some(leftover),
+    })
 }
 
 /// Leftover of a failed attempt to open a session.
@@ -223,12 +240,11 @@ async fn create_session(
         }
     };
     let session = opened.session();
-    if let Some(user) = &session.username {
-        // The first reply names the user; later replies name the same one.
-        let _ = ctx.tracker_user.set(user.clone());
-    }
-    lock(&ctx.sessions).insert(session.id.clone(), window);
-    ctx.session_opened.notify_one();
+    let event = TaskEvent::SessionOpened {
+        session: session.id.clone(),
+        window,
+        user: session.username.clone(),
+    };
     let record = SessionRecord {
         schema: SessionRecord::SCHEMA.to_owned(),
         session_id: session.id.clone(),
@@ -236,12 +252,19 @@ async fn create_session(
         created_at: session.created,
     };
     let key = Key::Session(id, session.id.clone());
-    if let Err(error) = put_record(&*ctx.peers.store, &export.root, &key, &record, PutMode::Overwrite).await {
+    // At once: a loop that is busy delays no record.
+    let ((), recorded) = tokio::join!(
+        ctx.events.send(event),
+        put_record(&*ctx.peers.store, &export.root, &key, &record, PutMode::Overwrite)
+    );
+    if let Err(error) = recorded {
         // Without its key, recovery could not prove that this attempt opened the session.
         if sessions.close(&session.id).await.is_err() {
             return Err((Failure::from(&error), OpenLeftover::PossibleSession));
         }
-        lock(&ctx.sessions).remove(&session.id);
+        ctx.events
+            .send(TaskEvent::SessionClosed(session.id.clone()))
+            .await;
         return Err((
             Failure::from(&error),
             OpenLeftover::DeletedSession(session.id.clone()),
@@ -327,15 +350,15 @@ pub(super) async fn abort_matching_uploads(
 }
 
 /// Deletes the journal keys of an attempt without an open session. Recovery deletes the keys that are left.
-async fn discard_attempt(ctx: &RunContext, id: AttemptId, session: Option<String>) {
-    lock(&ctx.closed_attempts).insert(id);
-    match delete_attempt_keys(ctx, id, &session).await {
-        Ok(()) => {
-            lock(&ctx.stale_windows).remove(&id.window);
-        }
-        Err(failure) => {
-            tracing::warn!(error = failure.message, attempt = %id, "cannot delete obsolete attempt, recovery will retry");
-        }
+async fn discard_attempt(ctx: &RunContext, id: AttemptId, session: Option<String>) -> Leftover {
+    let deleted = delete_attempt_keys(ctx, id, &session).await;
+    if let Err(failure) = &deleted {
+        tracing::warn!(error = failure.message, attempt = %id, "cannot delete obsolete attempt, recovery will retry");
+    }
+    Leftover {
+        id,
+        closed: true,
+        journaled: deleted.is_err(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! Idempotent; "not found" counts as done. I/O.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +11,8 @@ use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, write_receip
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{delete_keys, list_attempts, load_day};
 use super::open::{abort_matching_uploads, session_request};
-use super::run_context::{RunContext, lock};
+use super::run_context::RunContext;
+use super::task_events::TaskEvent;
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal};
@@ -29,14 +31,29 @@ const OPENING_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// Interval between checks of a session that this process uses: 5 s.
 const IN_USE_RECHECK_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 
+/// Attempt that an interrupted task left, with what the run knows.
+#[derive(Clone, Debug)]
+pub(super) struct InterruptedAttempt {
+    /// The attempt.
+    pub(super) id: AttemptId,
+    /// State of the attempt in the journal.
+    pub(super) facts: AttemptFacts,
+    /// Attempts of this run that certainly have no session open.
+    pub(super) closed: Arc<BTreeSet<AttemptId>>,
+    /// Attempts of this holder that no task works on. Any other may have begun meanwhile.
+    pub(super) idle: Arc<BTreeSet<AttemptId>>,
+}
+
 /// Recovers one leftover attempt: finishes or adopts its object, deletes its sessions, uploads and journal keys.
 /// After success, only keys that the store refuses to delete are left.
 pub(super) async fn recover_attempt(
     ctx: &RunContext,
-    id: AttemptId,
-    facts: &AttemptFacts,
+    interrupted: &InterruptedAttempt,
 ) -> Result<(), Failure> {
-    let _guard = ctx.mark_in_progress(id);
+    let InterruptedAttempt {
+        id, facts, closed, ..
+    } = interrupted;
+    let id = *id;
     if facts.prepared {
         finish_upload(ctx, id).await?;
     } else {
@@ -52,16 +69,16 @@ pub(super) async fn recover_attempt(
             ));
         }
         delete_journaled_session(ctx, id, facts, session).await?;
-        lock(&ctx.sessions).remove(session);
+        ctx.events.send(TaskEvent::SessionClosed(session.clone())).await;
     }
     if facts.sessions.is_empty()
         && !facts.prepared
-        && !lock(&ctx.closed_attempts).contains(&id)
+        && !closed.contains(&id)
         && let Some(record) = &facts.record
     {
-        delete_orphan_session(ctx, id, record).await?;
+        delete_orphan_session(ctx, id, record, closed).await?;
     }
-    abort_uploads(ctx, id).await?;
+    abort_uploads(ctx, interrupted).await?;
     delete_attempt_keys(ctx, id, &facts.sessions).await
 }
 
@@ -211,6 +228,7 @@ async fn delete_orphan_session(
     ctx: &RunContext,
     id: AttemptId,
     attempt: &AttemptRecord,
+    closed: &BTreeSet<AttemptId>,
 ) -> Result<(), Failure> {
     let export = &ctx.export;
     // Meanwhile this process opens no session that is not in the journal yet.
@@ -238,7 +256,8 @@ async fn delete_orphan_session(
             .filter(|session| !known(session))
             .collect()
     };
-    name_suspects(ctx, &mut journal, &unassigned, store_now).await;
+    let suspects = find_suspects(ctx, &mut journal, &unassigned, store_now, closed).await;
+    ctx.events.send(TaskEvent::SessionsSuspected(suspects)).await;
     let user = tracker_user(ctx, id.window, attempt).await?;
     let search = OrphanSearch {
         attempt,
@@ -283,8 +302,8 @@ async fn delete_orphan_session(
                 .close(&session.id)
                 .await
                 .map_err(|error| Failure::from(&error))?;
-            lock(&ctx.sessions).remove(&session.id);
-            lock(&ctx.suspected_sessions).remove(&session.id);
+            let closed = TaskEvent::SessionClosed(session.id.clone());
+            ctx.events.send(closed).await;
             Ok(())
         }
         OrphanVerdict::Report(doubt) => {
@@ -322,32 +341,34 @@ fn candidates<'a>(
     unassigned.iter().filter(fits).copied().collect()
 }
 
-/// Records the sessions that interrupted attempts may have left open, for the report. The names are incomplete if an
-/// attempt cannot be read.
-async fn name_suspects(
+/// Returns the sessions that interrupted attempts may have left open, for the report. They are incomplete if an attempt
+/// cannot be read.
+async fn find_suspects(
     ctx: &RunContext,
     journal: &mut Journal,
     unassigned: &[&Session],
     store_now: Timestamp,
-) {
+    closed: &BTreeSet<AttemptId>,
+) -> BTreeSet<String> {
     if let Err(error) = read_attempts(&*ctx.peers.store, &ctx.export.root, journal, |_| true).await {
         tracing::debug!(%error, "cannot read attempts");
     }
     ctx.export
         .mark_foreign_attempts(journal, ctx.clock_offset(store_now));
+    let known_user = ctx.tracker_user();
     let mut suspects = BTreeSet::new();
     for (id, facts) in &journal.attempts {
         let record = facts.record.as_ref().filter(|record| {
             facts.sessions.is_empty()
                 && (record.holder == ctx.export.holder || record.deadline <= store_now)
-                && !lock(&ctx.closed_attempts).contains(id)
+                && !closed.contains(id)
         });
         let Some(record) = record else { continue };
-        let user = record.tracker_user.as_ref().or_else(|| ctx.tracker_user.get());
+        let user = record.tracker_user.as_ref().or(known_user.as_ref());
         let found = candidates(ctx, unassigned, id.window, record, user.map(String::as_str));
         suspects.extend(found.into_iter().map(|session| session.id.clone()));
     }
-    *lock(&ctx.suspected_sessions) = suspects;
+    suspects
 }
 
 /// Evidence about the session of an attempt whose creation got no reply.
@@ -462,9 +483,9 @@ async fn tracker_user(
     window: Window,
     attempt: &AttemptRecord,
 ) -> Result<Option<String>, Failure> {
-    let known = attempt.tracker_user.as_ref().or_else(|| ctx.tracker_user.get());
-    if let Some(user) = known {
-        return Ok(Some(user.clone()));
+    let known = attempt.tracker_user.clone().or_else(|| ctx.tracker_user());
+    if known.is_some() {
+        return Ok(known);
     }
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
     let receipt = get_record::<Receipt>(store, root, &Key::Receipt(window)).await?;
@@ -504,7 +525,8 @@ fn orphan_suspected(window: Window, ids: &[&str], why: &str) -> Failure {
 
 /// Aborts uploads that will not be completed. Only this software writes below the root, so an upload of the window's
 /// object belongs to this attempt, to an earlier one, or to a later one that is in progress.
-async fn abort_uploads(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
+async fn abort_uploads(ctx: &RunContext, interrupted: &InterruptedAttempt) -> Result<(), Failure> {
+    let id = interrupted.id;
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
     // The probe of conditional writes uploads over the attempt's own key.
     let probed = root.key(&Key::Attempt(id)).unwrap_or_default();
@@ -517,7 +539,7 @@ async fn abort_uploads(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
     if open.is_empty() {
         return Ok(());
     }
-    let later_start = earliest_in_progress(ctx, id).await?;
+    let later_start = earliest_in_progress(ctx, interrupted).await?;
     abort_matching_uploads(store, &key, |open| {
         later_start
             .is_none_or(|later_start| open.initiated.is_some_and(|started_at| started_at < later_start))
@@ -527,19 +549,23 @@ async fn abort_uploads(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
 
 /// Returns the start of the earliest other attempt at the window that is in progress, in this process or elsewhere; in
 /// full seconds, like the start of an upload in S3.
-async fn earliest_in_progress(ctx: &RunContext, id: AttemptId) -> Result<Option<Timestamp>, Failure> {
+async fn earliest_in_progress(
+    ctx: &RunContext,
+    interrupted: &InterruptedAttempt,
+) -> Result<Option<Timestamp>, Failure> {
+    let InterruptedAttempt { id, idle, .. } = interrupted;
     let store = &*ctx.peers.store;
     let now = store.now().await.map_err(|error| Failure::from(&error))?;
     let mut journal = load_day(store, &ctx.export.root, id.window).await?;
+    ctx.remove_spent_attempts(&mut journal);
     ctx.export
         .mark_foreign_attempts(&mut journal, ctx.clock_offset(now));
-    let own_in_progress = lock(&ctx.in_progress).clone();
     let attempts = journal.attempts.iter().filter(|(other, facts)| {
         let held_by_other = facts
             .record
             .as_ref()
             .is_some_and(|record| record.holder != ctx.export.holder && record.deadline > now);
-        **other != id && other.window == id.window && (held_by_other || own_in_progress.contains(other))
+        *other != id && other.window == id.window && (held_by_other || !idle.contains(other))
     });
     let start_times = attempts.filter_map(|(other, _)| {
         let seconds = i64::try_from(other.ulid.timestamp_ms() / 1000).ok()?;

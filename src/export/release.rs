@@ -1,11 +1,15 @@
 //! Deletes everything that an export may have open, for the finalizer. I/O.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::engine::ReleaseReport;
 use super::failure::{Failure, RetryClass};
 use super::journal_io::load_journal;
-use super::recovery::recover_attempt;
+use super::recovery::{InterruptedAttempt, recover_attempt};
 use super::run_context::RunContext;
 use crate::api::Reason;
+use crate::archive::layout::AttemptId;
 
 /// Recovers every attempt that this holder owns or that is past its deadline, and reports leftovers.
 pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
@@ -30,6 +34,8 @@ pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
     };
     ctx.export
         .mark_foreign_attempts(&mut journal, ctx.clock_offset(now));
+    // No task of this export runs.
+    let idle: Arc<BTreeSet<AttemptId>> = Arc::new(journal.attempts.keys().copied().collect());
     let mut retryable = false;
     for (id, facts) in &journal.attempts {
         let held_by_other = facts
@@ -39,7 +45,13 @@ pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
         if held_by_other || !ctx.export.shard.contains(id.window.date()) {
             continue;
         }
-        if let Err(failure) = recover_attempt(ctx, *id, facts).await {
+        let interrupted = InterruptedAttempt {
+            id: *id,
+            facts: facts.clone(),
+            closed: Arc::default(),
+            idle: Arc::clone(&idle),
+        };
+        if let Err(failure) = recover_attempt(ctx, &interrupted).await {
             retryable |= !is_permanent(&failure);
             released.leftover_sessions.extend(
                 facts

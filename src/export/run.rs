@@ -12,17 +12,19 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::attempt::{PriorEvidence, WindowOutcome, export_window};
+use super::active_work::{ActiveWork, EventEffect};
+use super::attempt::{AttemptReport, PriorEvidence, WindowOutcome, export_window};
 use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
 use super::failure::{Failure, Problem, RetryClass};
 use super::journal_io::{load_day, load_journal, put_record};
 use super::manifest::chain::{ChainCache, ensure_manifest};
 use super::manifest::statement::build_statement;
 use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
-use super::recovery::{adopt_object, recover_attempt};
+use super::recovery::{InterruptedAttempt, adopt_object, recover_attempt};
 use super::retry_state::RetryState;
-use super::run_context::{RunContext, lock};
+use super::run_context::{RunContext, RunInbox};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
+use super::task_events::TaskEvent;
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{Journal, overlap};
@@ -60,6 +62,9 @@ pub(super) struct ExportRun {
     retry_state: RetryState,
     /// Manifests that this run has read or written.
     chain_cache: ChainCache,
+    /// Attempts, sessions and transfers.
+    work: ActiveWork,
+    inbox: RunInbox,
     tasks: JoinSet<RunTaskResult>,
     running: HashMap<Id, RunTask>,
     stored_now: BTreeSet<Window>,
@@ -70,8 +75,6 @@ pub(super) struct ExportRun {
     lag_logged: bool,
     /// True if `export_backoff` exists because listing the bucket failed.
     listing_failed: bool,
-    /// True once the tracker user is known, so that suspected orphan sessions are checked again.
-    user_known: bool,
     /// Time of the last complete listing of the bucket.
     listed_at: Timestamp,
     /// Earliest time of the next listing of the service's days.
@@ -96,7 +99,7 @@ enum RunTask {
 }
 
 enum RunTaskResult {
-    Window(Window, Result<WindowOutcome, Failure>),
+    Window(Window, AttemptReport),
     Recover(AttemptId, Result<(), Failure>),
     Adopt(Window, Result<bool, Failure>),
     /// Also after a failure with the manifests that the task read or wrote.
@@ -105,7 +108,7 @@ enum RunTaskResult {
 }
 
 impl ExportRun {
-    pub(super) fn new(ctx: Arc<RunContext>) -> Self {
+    pub(super) fn new(ctx: Arc<RunContext>, inbox: RunInbox) -> Self {
         Self {
             retry_state: RetryState {
                 session_wait: ctx.shared.limits.session_wait,
@@ -114,13 +117,14 @@ impl ExportRun {
             ctx,
             journal: None,
             chain_cache: ChainCache::new(),
+            work: ActiveWork::default(),
+            inbox,
             tasks: JoinSet::new(),
             running: HashMap::new(),
             stored_now: BTreeSet::new(),
             known_receipts: BTreeSet::new(),
             lag_logged: false,
             listing_failed: false,
-            user_known: false,
             listed_at: Timestamp::UNIX_EPOCH,
             list_days_at: Instant::now(),
             held_by_other: false,
@@ -259,7 +263,8 @@ impl ExportRun {
         relist
     }
 
-    fn decide(&self) -> RunDecision {
+    fn decide(&mut self) -> RunDecision {
+        self.apply_events();
         let Some(journal) = &self.journal else {
             return self.decide_unlisted();
         };
@@ -348,18 +353,7 @@ impl ExportRun {
         for day in decision.split {
             changed |= self.split_day(day).await;
         }
-        for id in decision.recover {
-            let facts = self
-                .journal
-                .as_ref()
-                .and_then(|journal| journal.attempts.get(&id))
-                .cloned()
-                .unwrap_or_default();
-            self.spawn(RunTask::Recover(id), move |ctx| async move {
-                let span = ctx.recovery_span(id);
-                RunTaskResult::Recover(id, recover_attempt(&ctx, id, &facts).instrument(span).await)
-            });
-        }
+        self.recover(decision.recover);
         for window in decision.adopt {
             self.spawn(RunTask::Adopt(window), move |ctx| async move {
                 let span = ctx.window_span(window);
@@ -386,6 +380,33 @@ impl ExportRun {
             });
         }
         changed
+    }
+
+    /// Starts the recovery of interrupted attempts.
+    fn recover(&mut self, attempts: Vec<AttemptId>) {
+        let (Some(journal), false) = (&self.journal, attempts.is_empty()) else {
+            return;
+        };
+        let closed = Arc::new(self.work.closed_attempts().clone());
+        let known = journal.attempts.keys().chain(&*closed).copied();
+        let idle = known.filter(|id| !self.work.attempts().contains(id));
+        let idle = Arc::new(idle.collect::<BTreeSet<AttemptId>>());
+        let interrupted: Vec<InterruptedAttempt> = attempts
+            .into_iter()
+            .map(|id| InterruptedAttempt {
+                id,
+                facts: journal.attempts.get(&id).cloned().unwrap_or_default(),
+                closed: Arc::clone(&closed),
+                idle: Arc::clone(&idle),
+            })
+            .collect();
+        for interrupted in interrupted {
+            let id = interrupted.id;
+            self.spawn(RunTask::Recover(id), move |ctx| async move {
+                let recovered = recover_attempt(&ctx, &interrupted);
+                RunTaskResult::Recover(id, recovered.instrument(ctx.recovery_span(id)).await)
+            });
+        }
     }
 
     /// Returns the sessions that the journal names, with their holders.
@@ -484,21 +505,50 @@ impl ExportRun {
         let until = wake.map_or(SLEEP_MAX, |at| {
             Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
         });
-        let transferring = !lock(&self.ctx.transfers).is_empty();
-        let sleep = until
-            .min(SLEEP_MAX)
-            .min(if transferring { PUBLISH_INTERVAL } else { SLEEP_MAX })
-            .max(SLEEP_MIN);
+        let (started, until) = (Instant::now(), until.min(SLEEP_MAX).max(SLEEP_MIN));
         let stop = self.ctx.stop.clone();
-        let done = tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(sleep) => return,
-            () = self.ctx.session_opened.notified() => return,
-            Some(done) = self.tasks.join_next_with_id() => done,
+        let done = loop {
+            let publish = if self.work.is_transferring() {
+                PUBLISH_INTERVAL
+            } else {
+                SLEEP_MAX
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(started + until.min(publish)) => return,
+                Some(event) = self.inbox.events.recv() => {
+                    if self.apply(event) != EventEffect::Noted {
+                        return;
+                    }
+                }
+                Some(done) = self.tasks.join_next_with_id() => break done,
+            }
         };
         self.process_result(done).await;
         while let Some(done) = self.tasks.try_join_next_with_id() {
             self.process_result(done).await;
+        }
+    }
+
+    /// Applies an event of a task.
+    fn apply(&mut self, event: TaskEvent) -> EventEffect {
+        let effect = self.work.apply(event);
+        if effect == EventEffect::UserKnown {
+            self.inbox
+                .tracker_user
+                .send_replace(self.work.tracker_user().cloned());
+            // Sessions that could not be attributed without the user can be checked now.
+            self.retry_state
+                .unrecovered
+                .retain(|_, entry| entry.failure.reason != Reason::OrphanSessionSuspected);
+        }
+        effect
+    }
+
+    /// Applies the events that are there.
+    fn apply_events(&mut self) {
+        while let Ok(event) = self.inbox.events.try_recv() {
+            self.apply(event);
         }
     }
 
@@ -514,8 +564,14 @@ impl ExportRun {
 
     async fn stop(mut self, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
         let finish = async {
-            while let Some(done) = self.tasks.join_next_with_id().await {
-                self.process_result(done).await;
+            loop {
+                tokio::select! {
+                    Some(event) = self.inbox.events.recv() => drop(self.apply(event)),
+                    done = self.tasks.join_next_with_id() => match done {
+                        Some(done) => self.process_result(done).await,
+                        None => break,
+                    },
+                }
             }
         };
         if tokio::time::timeout(STOP_TIMEOUT, finish).await.is_err() {
@@ -529,12 +585,14 @@ impl ExportRun {
     }
 
     async fn process_result(&mut self, done: Result<(Id, RunTaskResult), JoinError>) {
+        // A task sends its events before it ends.
+        self.apply_events();
         let now = self.now();
         match done {
             Ok((id, done)) => {
                 self.running.remove(&id);
                 match done {
-                    RunTaskResult::Window(window, outcome) => self.window_done(window, outcome, now).await,
+                    RunTaskResult::Window(window, report) => self.window_done(window, report, now).await,
                     RunTaskResult::Recover(id, outcome) => self.recover_done(id, outcome, now).await,
                     RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
                     RunTaskResult::Seal(period, outcome, cache) => {
@@ -556,8 +614,7 @@ impl ExportRun {
                             .record_recovery_failure(id, failure, now, rand::random());
                     }
                     Some(RunTask::Window(window) | RunTask::Adopt(window)) => {
-                        lock(&self.ctx.in_progress).retain(|id| id.window != window);
-                        lock(&self.ctx.transfers).remove(&window);
+                        self.work.end_attempt(window, None);
                         self.retry_state
                             .record_failure(window, failure, now, rand::random());
                         self.refresh_day(window).await;
@@ -572,15 +629,10 @@ impl ExportRun {
         }
     }
 
-    async fn window_done(&mut self, window: Window, outcome: Result<WindowOutcome, Failure>, now: Timestamp) {
-        let mut needs_refresh = lock(&self.ctx.stale_windows).remove(&window);
-        if !self.user_known && self.ctx.tracker_user.get().is_some() {
-            self.user_known = true;
-            // Sessions that could not be attributed without the user can be checked now.
-            self.retry_state
-                .unrecovered
-                .retain(|_, entry| entry.failure.reason != Reason::OrphanSessionSuspected);
-        }
+    async fn window_done(&mut self, window: Window, report: AttemptReport, now: Timestamp) {
+        let AttemptReport { outcome, leftover } = report;
+        self.work.end_attempt(window, leftover);
+        let mut needs_refresh = leftover.is_some_and(|leftover| leftover.journaled);
         match outcome {
             Ok(WindowOutcome::Stored(receipt)) => {
                 self.retry_state.record_success(window);
@@ -642,6 +694,7 @@ impl ExportRun {
     async fn recover_done(&mut self, id: AttemptId, outcome: Result<(), Failure>, now: Timestamp) {
         match outcome {
             Ok(()) => {
+                self.work.mark_closed(id);
                 self.retry_state.unrecovered.remove(&id);
                 self.refresh_day(id.window).await;
                 // A listing that is behind still shows it.
@@ -757,7 +810,7 @@ impl ExportRun {
                 windows.insert(*window, facts);
             }
         }
-        let mut sessions: BTreeMap<String, Window> = lock(&self.ctx.sessions).clone();
+        let mut sessions: BTreeMap<String, Window> = self.work.sessions().clone();
         let export = &self.ctx.export;
         let own_attempts = journal.attempts.iter().filter(|(id, facts)| {
             let record = facts.record.as_ref();
@@ -810,13 +863,13 @@ impl ExportRun {
                 .collect(),
             problems,
             open_attempts: decision.open_attempts.iter().map(|id| id.window).collect(),
-            suspected_sessions: lock(&self.ctx.suspected_sessions).iter().cloned().collect(),
+            suspected_sessions: self.work.suspected_sessions().iter().cloned().collect(),
             finished: decision.finished,
             complete: decision.complete,
             manifest_due: decision.sealing,
             next_run_at: decision.wake,
             windows: Arc::new(windows),
-            transfers: lock(&self.ctx.transfers).values().cloned().collect(),
+            transfers: self.work.transfers(),
             last_stored,
             first_transfer_at: self.first_transfer_at,
             retention: self.ctx.listing_cache.retention(),
@@ -833,7 +886,7 @@ impl ExportRun {
 
     /// Returns the attempts that tasks of this process work on.
     fn attempts_in_progress(&self) -> BTreeSet<AttemptId> {
-        let mut in_progress = lock(&self.ctx.in_progress).clone();
+        let mut in_progress = self.work.attempts().clone();
         in_progress.extend(self.running.values().filter_map(|task| match task {
             RunTask::Recover(id) => Some(*id),
             RunTask::Window(_) | RunTask::Adopt(_) | RunTask::Seal(_) | RunTask::ListDays => None,

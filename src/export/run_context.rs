@@ -1,10 +1,10 @@
 //! Context of one run: the export, its peers, the shared resources of the process, the stop signal.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use ulid::Ulid;
@@ -12,8 +12,8 @@ use ulid::Ulid;
 use super::engine::{Clock, Limits, Peers};
 use super::listing_cache::{ListedDays, ListingCache};
 use super::observer::EngineObserver;
-use super::snapshot::TransferFacts;
 use super::spec::ExportSpec;
+use super::task_events::{TaskEvent, TaskEvents};
 use crate::api::Scope;
 use crate::archive::layout::AttemptId;
 use crate::archive::listing::Journal;
@@ -49,7 +49,7 @@ pub(super) struct SharedResources {
     pub(super) observer: Arc<dyn EngineObserver>,
 }
 
-/// Context of one run.
+/// Context of one run: its tasks read it, and tell the loop of the run what happens.
 pub(super) struct RunContext {
     /// Id of the run in logs and traces.
     pub(super) id: Ulid,
@@ -59,39 +59,23 @@ pub(super) struct RunContext {
     pub(super) budget: SessionBudget,
     pub(super) listing_cache: ListingCache,
     pub(super) stop: CancellationToken,
-    /// Tracker user, once a reply named it.
-    pub(super) tracker_user: OnceLock<String>,
-    /// Attempts that this run works on.
-    pub(super) in_progress: Mutex<BTreeSet<AttemptId>>,
-    /// Sessions of this run that are not known to be deleted.
-    pub(super) sessions: Mutex<BTreeMap<String, Window>>,
-    /// Sessions that interrupted attempts may have left open, at the last search.
-    pub(super) suspected_sessions: Mutex<BTreeSet<String>>,
-    /// Signals that a session was opened, so that the snapshot is published.
-    pub(super) session_opened: Notify,
-    /// Attempts of this run that certainly have no session open: never requested, or deleted.
-    pub(super) closed_attempts: Mutex<BTreeSet<AttemptId>>,
-    /// Windows whose attempt may have left something in the journal.
-    pub(super) stale_windows: Mutex<BTreeSet<Window>>,
-    /// Transfers in progress.
-    pub(super) transfers: Mutex<BTreeMap<Window, TransferFacts>>,
+    /// Receiver of the events of tasks: the loop of the run.
+    pub(super) events: TaskEvents,
+    /// Tracker user, once the loop knows it.
+    tracker_user: watch::Receiver<Option<String>>,
+}
+
+/// Counterpart of a context: the ends of its channels that belong to the loop of the run.
+pub(super) struct RunInbox {
+    /// Events of tasks.
+    pub(super) events: mpsc::Receiver<TaskEvent>,
+    /// Tracker user, for the tasks.
+    pub(super) tracker_user: watch::Sender<Option<String>>,
 }
 
 /// Locks a mutex and ignores poisoning: the data stays valid after a panic elsewhere.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Marks an attempt as in progress until it is dropped.
-pub(super) struct InProgressGuard<'a> {
-    ctx: &'a RunContext,
-    id: AttemptId,
-}
-
-impl Drop for InProgressGuard<'_> {
-    fn drop(&mut self) {
-        lock(&self.ctx.in_progress).remove(&self.id);
-    }
 }
 
 impl RunContext {
@@ -123,7 +107,7 @@ impl RunContext {
         peers: Peers,
         shared: Arc<SharedResources>,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> (Self, RunInbox) {
         let budget = shared.budgets.for_space(&export.source, &export.space);
         let days = ListedDays {
             space: export.space.clone(),
@@ -137,7 +121,13 @@ impl RunContext {
             Arc::clone(&shared.now),
             shared.limits.listing_max_age,
         );
-        Self {
+        let (events, received) = TaskEvents::channel();
+        let (user, tracker_user) = watch::channel(None);
+        let inbox = RunInbox {
+            events: received,
+            tracker_user: user,
+        };
+        let ctx = Self {
             id: Ulid::generate(),
             export,
             peers,
@@ -145,15 +135,10 @@ impl RunContext {
             budget,
             listing_cache,
             stop,
-            tracker_user: OnceLock::new(),
-            in_progress: Mutex::default(),
-            sessions: Mutex::default(),
-            suspected_sessions: Mutex::default(),
-            session_opened: Notify::new(),
-            closed_attempts: Mutex::default(),
-            stale_windows: Mutex::default(),
-            transfers: Mutex::default(),
-        }
+            events,
+            tracker_user,
+        };
+        (ctx, inbox)
     }
 
     // Spans that identify the subject of a log line have the highest level, so that no filter removes them.
@@ -196,9 +181,9 @@ impl RunContext {
         store_now.duration_since((self.shared.now)())
     }
 
-    pub(super) fn mark_in_progress(&self, id: AttemptId) -> InProgressGuard<'_> {
-        lock(&self.in_progress).insert(id);
-        InProgressGuard { ctx: self, id }
+    /// Returns the tracker user, once a reply named it.
+    pub(super) fn tracker_user(&self) -> Option<String> {
+        self.tracker_user.borrow().clone()
     }
 
     /// Returns the sessions of the export's space.
