@@ -1,8 +1,12 @@
-//! Export of one window, from a free slot to its receipt: the steps in order. I/O.
+//! Attempt at one window, from a free slot to its receipt: a state machine that returns its outcome and what it left. I/O.
+//!
+//! Prepare and open (`open`), then one [`Step`] after another: transfer, evaluate (`evaluate`), commit (`commit`); close
+//! always.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,27 +17,26 @@ use tracing::field::Empty;
 use super::commit::{
     ATTEMPT_METADATA, CountComparison, ReceiptWrite, StagedObject, commit_empty, commit_object,
 };
-use super::failure::{Failure, Observed, RetryClass};
+use super::failure::Failure;
 use super::journal_io::put_record;
 use super::observer::WindowResult;
-use super::open::{JournaledSessions, OpenAttempt, OpenFailure, OpenOutcome, open_session, stopped};
-use super::recovery::delete_attempt_keys;
+use super::open::{
+    JournaledSessions, OpenAttempt, OpenFailure, OpenOutcome, discard_attempt, open_session, stopped,
+};
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
 use crate::api::Reason;
-use crate::archive::counts::{
-    self, DayListing, EmptyAnswer, EmptyEvidence, EmptyVerdict, Shortfall, Verdict,
-};
+use crate::archive::counts::{DayListing, EmptyAnswer};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::ExpiredFacts;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
 use crate::pipeline::copy::{CopyControl, CopyError, CopyProgress, copy};
-use crate::pipeline::events::{EventCount, UncountedReason};
 use crate::pipeline::part_pool::PartReservation;
+use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::{StagedBody, StoreSink, StoreSinkError, StoreTarget};
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
-use crate::tracker::DownloadResponse;
+use crate::tracker::{DownloadResponse, TransferEnd};
 
 /// Time until a window is tried again whose day, and every later one, the service does not list yet: 30 min.
 const LISTING_POLL: SignedDuration = SignedDuration::from_mins(30);
@@ -210,34 +213,60 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt) -> Leftover {
         held: _held,
     } = opened;
     let session = session.id().to_owned();
-    let leftover = |closed, journaled| Leftover {
+    let in_journal = |closed| Leftover {
         id,
         closed,
-        journaled,
+        journaled: true,
     };
     if let Err(error) = ctx.space_sessions().close(&session).await {
         tracing::warn!(session, %error, "cannot delete session, will retry");
-        return leftover(false, true);
+        return in_journal(false);
     }
     ctx.events.send(TaskEvent::SessionClosed(session.clone())).await;
     if needs_recovery.into_inner() {
-        return leftover(true, true);
+        in_journal(true)
+    } else {
+        discard_attempt(ctx, id, Some(session)).await
     }
-    let deleted = delete_attempt_keys(ctx, id, &[session]).await;
-    if let Err(failure) = &deleted {
-        tracing::warn!(attempt = %id, error = failure.message, "cannot delete obsolete journal keys, recovery will retry");
-    }
-    leftover(true, deleted.is_err())
 }
 
-struct Attempt<'a> {
-    ctx: &'a RunContext,
-    opened: &'a OpenAttempt,
-    before: Option<&'a DayListing>,
-    prior: PriorEvidence,
+/// Attempt with an open session.
+pub(super) struct Attempt<'a> {
+    pub(super) ctx: &'a RunContext,
+    pub(super) opened: &'a OpenAttempt,
+    /// Listing from before the download.
+    pub(super) before: Option<&'a DayListing>,
+    pub(super) prior: PriorEvidence,
     part_bytes: u64,
     /// Cancelled when the run stops, and at the deadline.
     stop: CancellationToken,
+}
+
+/// Next step of an attempt with an open session. A step that fails leaves nothing in the store, or sets
+/// [`OpenAttempt::needs_recovery`].
+pub(super) enum Step {
+    /// Download the session into the store.
+    Transfer(PartReservation),
+    /// Compare what arrived with the counts of the service.
+    Evaluate(Box<StagedObject>),
+    /// Find out why nothing arrived.
+    EvaluateEmpty(NoEvents),
+    /// Publish the object, then write the receipt.
+    Commit(Box<StagedObject>, ProofFacts, CountComparison),
+    /// Write the receipt of a window without events.
+    CommitEmpty(NoEvents, CountComparison),
+    /// Record that the service no longer has the window.
+    RecordExpired(NoEvents, Date),
+    /// The attempt succeeded.
+    Done(WindowOutcome),
+}
+
+/// Answer without events.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoEvents {
+    pub(super) answer: EmptyAnswer,
+    /// End of the transfer; `None`: there was none.
+    pub(super) end: Option<TransferEnd>,
 }
 
 impl Attempt<'_> {
@@ -250,7 +279,7 @@ impl Attempt<'_> {
             std::future::pending().await
         };
         let outcome = tokio::select! {
-            outcome = self.download(reservation) => outcome,
+            outcome = self.run(Step::Transfer(reservation)) => outcome,
             never = deadline => never,
         };
         match outcome {
@@ -258,6 +287,23 @@ impl Attempt<'_> {
                 Err(self.past_deadline())
             }
             outcome => outcome,
+        }
+    }
+
+    /// Takes the steps one after another.
+    async fn run(&self, mut step: Step) -> Result<WindowOutcome, Failure> {
+        loop {
+            step = match step {
+                Step::Transfer(reservation) => self.transfer(reservation).await?,
+                Step::Evaluate(staged) => self.evaluate(staged).await?,
+                Step::EvaluateEmpty(no_events) => self.evaluate_empty(no_events).await?,
+                Step::Commit(staged, proof, comparison) => self.commit(*staged, proof, comparison).await?,
+                Step::CommitEmpty(no_events, comparison) => self.commit_empty(no_events, comparison).await?,
+                Step::RecordExpired(no_events, oldest_listed) => {
+                    self.record_expired(no_events.answer, oldest_listed).await?
+                }
+                Step::Done(outcome) => return Ok(outcome),
+            };
         }
     }
 
@@ -275,18 +321,18 @@ impl Attempt<'_> {
     }
 
     /// Fails if the attempt must not store anything any more.
-    fn check_deadline(&self) -> Result<(), Failure> {
+    pub(super) fn check_deadline(&self) -> Result<(), Failure> {
         if Instant::now() >= self.opened.deadline {
             return Err(self.past_deadline());
         }
         Ok(())
     }
 
-    fn window(&self) -> Window {
+    pub(super) fn window(&self) -> Window {
         self.opened.id.window
     }
 
-    async fn download(&self, reservation: PartReservation) -> Result<WindowOutcome, Failure> {
+    async fn transfer(&self, reservation: PartReservation) -> Result<Step, Failure> {
         self.opened
             .session
             .check()
@@ -297,8 +343,8 @@ impl Attempt<'_> {
             () = self.stop.cancelled() => return Err(stopped()),
         };
         let download = match answer.map_err(|error| Failure::from_download_start(&error))? {
-            DownloadResponse::NotFound => return self.evaluate_empty(EmptyAnswer::NotFound, None).await,
-            DownloadResponse::NoContent => return self.evaluate_empty(EmptyAnswer::NoContent, None).await,
+            DownloadResponse::NotFound => return Ok(without_transfer(EmptyAnswer::NotFound)),
+            DownloadResponse::NoContent => return Ok(without_transfer(EmptyAnswer::NoContent)),
             DownloadResponse::Body(download) => download,
         };
         let key = self.key();
@@ -336,218 +382,50 @@ impl Attempt<'_> {
             .instrument(tracing::info_span!("download"))
             .await
             .map_err(|error| self.copy_failure(error))?;
-        self.evaluate(staged).await
+        Ok(Step::Evaluate(Box::new(staged)))
     }
 
-    async fn evaluate(&self, staged: StagedObject) -> Result<WindowOutcome, Failure> {
-        let window = self.window();
-        let proof = match &staged.proof {
-            Some(proof) if proof.stats.events.events > 0 || proof.stats.events.uncounted.is_some() => {
-                proof.clone()
-            }
-            Some(_) => {
-                return self
-                    .evaluate_empty(EmptyAnswer::GzipOfNothing, Some(staged))
-                    .await;
-            }
-            None => return self.evaluate_empty(EmptyAnswer::ZeroBytes, Some(staged)).await,
-        };
-        let listing_cache = &self.ctx.listing_cache;
-        let after = match listing_cache.day_since(window.date(), Instant::now()).await {
-            Ok(after) => after,
-            Err(failure) => {
-                self.discard(staged).await;
-                return Err(failure);
-            }
-        };
-        let comparison = self.compare_counts(proof.stats.events, after.as_deref());
-        let (_, shortfalls) = counts::evaluate_transfer(
-            proof.stats.events,
-            staged.end,
-            comparison.before,
-            comparison.after,
-        );
-        let refused = shortfalls
-            .into_iter()
-            .find_map(|shortfall| self.refusal(shortfall, proof.stats.events));
-        if let Some(failure) = refused.or_else(|| self.check_deadline().err()) {
-            self.discard(staged).await;
-            return Err(failure);
-        }
+    async fn commit(
+        &self,
+        staged: StagedObject,
+        proof: ProofFacts,
+        comparison: CountComparison,
+    ) -> Result<Step, Failure> {
         let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
         let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
-        match committed.instrument(span).await {
-            Ok(ReceiptWrite::Written(receipt)) => Ok(WindowOutcome::Stored(receipt)),
-            Ok(ReceiptWrite::WrittenByOther) => Ok(WindowOutcome::Covered),
-            Err(failure) => {
-                // The object may exist without its receipt.
-                self.opened.needs_recovery.store(true, Ordering::Relaxed);
-                Err(failure)
-            }
+        let committed = committed.instrument(span).await;
+        if committed.is_err() {
+            // The object may exist without its receipt.
+            self.opened.needs_recovery.store(true, Ordering::Relaxed);
         }
+        committed.map(receipt_written)
     }
 
-    /// Returns the failure of a body that does not cover the window; `None` if it is stored all the same.
-    fn refusal(&self, shortfall: Shortfall, count: EventCount) -> Option<Failure> {
-        let window = self.window();
-        match shortfall {
-            Shortfall::Short { reported } => {
-                let message = format!(
-                    "{window}: downloaded {} events, but the service reports {reported}",
-                    count.events
-                );
-                Some(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)))
-            }
-            // A transfer that ended early looks the same: once more, then the bytes are stored as they are.
-            Shortfall::Uncounted { reported: _ } => {
-                let uncounted = count.uncounted.filter(|uncounted| {
-                    uncounted.reason == UncountedReason::Unfinished && !self.prior.uncounted_before
-                })?;
-                let message = format!("{window}: {uncounted}; it is downloaded once more");
-                Some(Failure::retry(Reason::EventsUncounted, message))
-            }
-            Shortfall::EndUnconfirmed => {
-                let message = format!(
-                    "{window}: the connection closed before the end of the data was confirmed, and the service neither confirms it nor reports a matching event count"
-                );
-                Some(Failure::retry(Reason::DownloadIncomplete, message))
-            }
-        }
+    async fn commit_empty(&self, no_events: NoEvents, comparison: CountComparison) -> Result<Step, Failure> {
+        let NoEvents { answer, end } = no_events;
+        let committed = commit_empty(self.ctx, self.opened, answer, end, comparison).await;
+        committed.map(receipt_written)
     }
 
-    /// Compares the counted events with the listings before and after the download.
-    fn compare_counts(&self, events: EventCount, after: Option<&DayListing>) -> CountComparison {
-        let window = self.window();
-        let count = |listing: Option<&DayListing>| listing.and_then(|listing| listing.count(window));
-        let of_day =
-            |listing: Option<&DayListing>| listing.and_then(|listing| listing.count_of_day(window.date()));
-        let by_hour = window.hour_of_day().is_some();
-        let (before, after, of_day) = (
-            count(self.before),
-            count(after),
-            of_day(self.before).max(of_day(after)).filter(|_| by_hour),
-        );
-        CountComparison {
-            before,
-            after,
-            of_day,
-            verdict: counts::evaluate_count(events, before, after),
-        }
-    }
-
-    /// Returns the counts of a window that is proved to have no events: a day that the listing omits has 0.
-    fn counts_of_empty(&self, after: Option<&DayListing>) -> CountComparison {
-        let window = self.window();
-        let comparison = self.compare_counts(EventCount::default(), after);
-        let omitted = |listing: Option<&DayListing>| {
-            let omits = listing.is_some_and(|listing| listing.omits(window.date()));
-            (omits && window.hour_of_day().is_none()).then_some(0)
-        };
-        CountComparison {
-            before: comparison.before.or_else(|| omitted(self.before)),
-            after: comparison.after.or_else(|| omitted(after)),
-            verdict: Verdict::Empty,
-            ..comparison
-        }
-    }
-
-    /// Evaluates an answer without events: writes a receipt only if it is proved that there were none.
-    async fn evaluate_empty(
-        &self,
-        answer: EmptyAnswer,
-        staged: Option<StagedObject>,
-    ) -> Result<WindowOutcome, Failure> {
+    async fn record_expired(&self, answer: EmptyAnswer, oldest_listed: Date) -> Result<Step, Failure> {
         let RunContext { peers, export, .. } = self.ctx;
-        let end = staged.as_ref().map(|staged| staged.end);
-        if let Some(staged) = staged {
-            self.discard(staged).await;
-        }
-        let session = peers
-            .tracker
-            .get_session(&export.space, self.opened.session.id())
-            .await;
-        let session_readable = session.map_err(|error| Failure::from(&error))?.is_some();
-        let listing = self.ctx.listing_cache.all_since(Instant::now()).await?;
-        let evidence = EmptyEvidence {
-            window: self.window(),
-            session_readable,
-            listing: listing.as_deref(),
-            other_hours: self.prior.other_hours,
+        let record = ExpiredRecord {
+            schema: ExpiredRecord::SCHEMA.to_owned(),
+            source: export.source.clone(),
+            oldest_listed,
+            answer,
+            seen_at: self.opened.started_at,
+            software: SOFTWARE.to_owned(),
         };
-        let window = self.window();
-        self.check_deadline()?;
-        match counts::evaluate_empty(&evidence) {
-            EmptyVerdict::Proved => {
-                let comparison = self.counts_of_empty(listing.as_deref());
-                commit_empty(self.ctx, self.opened, answer, end, comparison)
-                    .await
-                    .map(|committed| match committed {
-                        ReceiptWrite::Written(receipt) => WindowOutcome::Stored(receipt),
-                        ReceiptWrite::WrittenByOther => WindowOutcome::Covered,
-                    })
-            }
-            EmptyVerdict::BeforeOldest(oldest) if !self.is_second_look() => {
-                let message = format!(
-                    "{window}: the service returned no events ({answer:?}), and the oldest day that it lists is {oldest}: the window is expired if a second look shows the same"
-                );
-                Err(Failure {
-                    class: RetryClass::Retry(Some(self.ctx.shared.limits.second_look)),
-                    ..Failure::retry(Reason::EmptyUnproved, message).with_observed(Observed::BeforeOldest)
-                })
-            }
-            EmptyVerdict::BeforeOldest(oldest_listed) => {
-                let record = ExpiredRecord {
-                    schema: ExpiredRecord::SCHEMA.to_owned(),
-                    source: export.source.clone(),
-                    oldest_listed,
-                    answer,
-                    seen_at: self.opened.started_at,
-                    software: SOFTWARE.to_owned(),
-                };
-                put_record(
-                    &*peers.store,
-                    &export.root,
-                    &Key::Expired(window),
-                    &record,
-                    PutMode::Overwrite,
-                )
-                .await
-                .map_err(|error| Failure::from(&error))?;
-                Ok(WindowOutcome::Expired(ExpiredFacts::new(record)))
-            }
-            EmptyVerdict::Short(reported) => {
-                let message = format!("{window}: downloaded no events, but the service reports {reported}");
-                Err(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)))
-            }
-            EmptyVerdict::ShortOfDay {
-                other_hours,
-                reported,
-            } => {
-                let message = format!(
-                    "{window}: the service returned no events ({answer:?}), but the other hours have only {other_hours} of the {reported} events that it reports for the day: wait for the retry, or accept the gap in spec.acceptedGaps"
-                );
-                Err(Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported)))
-            }
-            // A lost session or one refused listing proves nothing about the day; a retry may.
-            EmptyVerdict::Unproved(reason) => {
-                let message = format!(
-                    "{window}: the service returned no events ({answer:?}), and {reason}: wait for the retry, or accept the gap in spec.acceptedGaps"
-                );
-                Err(Failure::retry(Reason::EmptyUnproved, message))
-            }
-        }
-    }
-
-    /// Returns true if an earlier attempt, long enough ago, found the window before the oldest listed day too.
-    fn is_second_look(&self) -> bool {
-        let shared = &self.ctx.shared;
-        let interval = SignedDuration::try_from(shared.limits.second_look).unwrap_or(SignedDuration::MAX);
-        let first = self.prior.before_oldest_since;
-        first.is_some_and(|first| (shared.now)().duration_since(first) >= interval)
+        let key = Key::Expired(self.window());
+        put_record(&*peers.store, &export.root, &key, &record, PutMode::Overwrite)
+            .await
+            .map_err(|error| Failure::from(&error))?;
+        Ok(Step::Done(WindowOutcome::Expired(ExpiredFacts::new(record))))
     }
 
     /// Aborts the upload of a body that will not be committed.
-    async fn discard(&self, staged: StagedObject) {
+    pub(super) async fn discard(&self, staged: StagedObject) {
         if let StagedBody::Multipart(upload, _) = staged.body
             && let Err(error) = self.ctx.peers.store.abort_upload(&upload).await
         {
@@ -599,4 +477,15 @@ impl Attempt<'_> {
             class: ObjectClass::Events,
         }
     }
+}
+
+const fn without_transfer(answer: EmptyAnswer) -> Step {
+    Step::EvaluateEmpty(NoEvents { answer, end: None })
+}
+
+fn receipt_written(written: ReceiptWrite) -> Step {
+    Step::Done(match written {
+        ReceiptWrite::Written(receipt) => WindowOutcome::Stored(receipt),
+        ReceiptWrite::WrittenByOther => WindowOutcome::Covered,
+    })
 }

@@ -1,8 +1,8 @@
 //! The engine: windows → decide → transfer → receipt; recovery, manifests.
 //!
-//! Reading order: `spec`, `retry_state`, `decide` (decisions, no
-//! I/O), `run` (the loop, with `active_work` and `task_events`), `attempt` with `open`, `transfer`, `commit` (one window), `recovery` (after a crash),
-//! `manifest` (the statement of a period), `engine` (the public entrance).
+//! Reading order: `spec`, `retry_state`, `decide` (decisions, no I/O), `run` (the loop, with `active_work` and
+//! `task_events`), `attempt` with `open`, `evaluate`, `commit` (one window), `recovery` (after a crash), `manifest` (the
+//! statement of a period), `engine` (the public entrance).
 
 mod active_work;
 mod attempt;
@@ -12,6 +12,7 @@ mod commit;
 pub mod connect;
 pub mod decide;
 pub mod engine;
+mod evaluate;
 pub mod failure;
 pub(crate) mod journal_io;
 mod listing_cache;

@@ -350,7 +350,7 @@ pub(super) async fn abort_matching_uploads(
 }
 
 /// Deletes the journal keys of an attempt without an open session. Recovery deletes the keys that are left.
-async fn discard_attempt(ctx: &RunContext, id: AttemptId, session: Option<String>) -> Leftover {
+pub(super) async fn discard_attempt(ctx: &RunContext, id: AttemptId, session: Option<String>) -> Leftover {
     let deleted = delete_attempt_keys(ctx, id, &session).await;
     if let Err(failure) = &deleted {
         tracing::warn!(error = failure.message, attempt = %id, "cannot delete obsolete attempt, recovery will retry");
