@@ -163,7 +163,7 @@ impl fmt::Display for FullSpace {
                 None => "; no more are opened for now, so that others find a free one",
             })?;
         }
-        write!(f, ". Remedy: {REMEDY}")
+        write!(f, "; {REMEDY}")
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
         assert!(unasked.starts_with("the service listed 1 of 30"), "{unasked}");
         for text in [refused, unasked] {
             assert!(
-                text.contains("1 of this export") && text.ends_with(&format!("Remedy: {REMEDY}")),
+                text.contains("1 of this export") && text.ends_with(&format!("; {REMEDY}")),
                 "{text}"
             );
         }
