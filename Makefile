@@ -16,7 +16,7 @@ NEED_HELM := operator::chart:: operator::manifests::every_install_method operato
 NEED_PROMETHEUS := operator::monitoring::each_alert_fires operator::monitoring::a_real_prometheus
 NEED_GITOPS := gitops::
 NEED_CONSUMERS := download::consumers::elasticsearch verify::duckdb::
-NEED_RELEASE := release::
+NEED_RELEASE := release_files::
 NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(NEED_RELEASE)
 
 # Features of dependencies that the tests enable, so that the program and the tests share one build of them.

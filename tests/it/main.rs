@@ -28,7 +28,7 @@ mod node;
 mod operator;
 #[path = "../testkit/quirky_s3.rs"]
 mod quirky_s3;
-mod release;
+mod release_files;
 mod scale;
 mod security;
 mod spec_changes;
