@@ -44,7 +44,9 @@ pub use secret_text::{api_key_text, key_text, password_text};
 pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
-pub use status::{EventExportStatus, LastError, MAX_RANGES, MAX_SESSIONS, OpenSession, WindowCounts};
+pub use status::{
+    EventExportStatus, LastError, MAX_RANGES, MAX_REQUEST_CHARS, MAX_SESSIONS, OpenSession, WindowCounts,
+};
 pub use syntax::is_space_id;
 
 /// Violation of a rule by one field of a manifest. Never contains the value, so that it can be displayed anywhere.

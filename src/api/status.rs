@@ -19,6 +19,9 @@ pub const MAX_RANGES: usize = 64;
 /// Maximum number of entries in `sessions`: the service allows 30 per space.
 pub const MAX_SESSIONS: usize = 30;
 
+/// Maximum length of the value of a requested look, in characters; the rest of a longer value is ignored.
+pub const MAX_REQUEST_CHARS: usize = 64;
+
 /// Observed state of the export. It can be lost at any time and is then rebuilt from the bucket.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +106,16 @@ pub struct EventExportStatus {
     )]
     pub next_run_time: Option<Time>,
 
+    /// Value of the annotation `eventexport.io/requestedAt` (or Flux's `reconcile.fluxcd.io/requestedAt`) that was
+    /// answered last: the operator has listed the bucket after it saw that value.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(length(max = MAX_REQUEST_CHARS))]
+    pub last_handled_reconcile_at: Option<String>,
+
     /// Most recent error that is not resolved.
     #[serde(
         default,
@@ -127,6 +140,7 @@ impl Default for EventExportStatus {
             start_time: None,
             completion_time: None,
             next_run_time: None,
+            last_handled_reconcile_at: None,
             last_error: None,
         }
     }

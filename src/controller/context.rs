@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client, ResourceExt as _};
 
+use super::entry::Handover;
 use super::events::EventRecorder;
 use super::exporter::{Exporter, Owner};
 use super::installations::Installations;
@@ -39,7 +40,13 @@ impl ReconcileContext {
 
 pub(super) fn owner(context: &ReconcileContext, object: &EventExport) -> Owner {
     let uid = object.uid().unwrap_or_default();
-    let taken_over = context.registry.with(&uid, |entry| entry.taken_over_at).flatten();
+    let taken_over = context
+        .registry
+        .with(&uid, |entry| match entry.handover.as_deref() {
+            Some(Handover::TakenOver(at)) => Some(*at),
+            Some(Handover::ServedBy(_)) | None => None,
+        });
+    let taken_over = taken_over.flatten();
     Owner {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),

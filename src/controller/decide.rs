@@ -17,7 +17,7 @@ pub const MAX_FAILURE_BACKOFF: SignedDuration = SignedDuration::from_mins(10);
 pub const MAX_RELEASE_BACKOFF: SignedDuration = SignedDuration::from_mins(1);
 
 /// Maximum time between two listings of the bucket of an idle export.
-pub const RESYNC_INTERVAL: SignedDuration = SignedDuration::from_hours(24);
+pub const RESYNC_INTERVAL: SignedDuration = SignedDuration::from_hours(25);
 
 /// Interval between reconciles of a running export that reports no change.
 pub const ACTIVE_RESYNC_INTERVAL: SignedDuration = SignedDuration::from_hours(1);

@@ -15,6 +15,7 @@ use super::decide::{FinishedTask, ObservedTask, ResourceObservation, deleting_si
 use super::events::RateLimit;
 use super::exporter::ExportRunner;
 use super::installations::LeaseName;
+use super::look_request::{LookRequest, requested};
 use super::secrets_in_use::SecretsInUse;
 use super::status::owned_status;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
@@ -62,10 +63,18 @@ pub(super) struct ExportEntry {
     /// Facts for metrics. `None`: not reconciled yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) rate_limit: RateLimit,
-    /// Lease of the installation that serves the resource instead of this one.
-    pub(super) served_by: Option<Box<LeaseName>>,
-    /// Time when this installation took the resource over from another one, if it did.
-    pub(super) taken_over_at: Option<Timestamp>,
+    /// Look that a user requested and that no status has answered yet.
+    pub(super) look: Option<Box<LookRequest>>,
+    /// Handover from or to another installation. Empty for almost all resources.
+    pub(super) handover: Option<Box<Handover>>,
+}
+
+/// Handover of a resource between installations.
+pub(super) enum Handover {
+    /// The installation with this Lease serves the resource.
+    ServedBy(LeaseName),
+    /// This installation took the resource over then.
+    TakenOver(Timestamp),
 }
 
 /// Status writes of this process.
@@ -133,6 +142,8 @@ pub(super) struct RunningTask {
     pub(super) kind: TaskKind,
     pub(super) spec: u64,
     pub(super) stop: CancellationToken,
+    /// Number of the last look that was requested from it.
+    pub(super) look: watch::Sender<u64>,
     pub(super) abort: AbortHandle,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
 }
@@ -165,8 +176,8 @@ impl ExportEntry {
             written: WrittenStatus::default(),
             facts: None,
             rate_limit: RateLimit::full(Instant::now()),
-            served_by: None,
-            taken_over_at: None,
+            look: None,
+            handover: None,
         }
     }
 
@@ -188,6 +199,36 @@ impl ExportEntry {
     /// Returns true if `object` is older than the newest reconciled version.
     pub(super) fn is_newer_than(&self, object: &EventExport) -> bool {
         version(object).is_some_and(|version| version < self.newest_version)
+    }
+
+    /// Returns true if another installation serves the resource.
+    pub(super) fn served_by_other(&self) -> bool {
+        matches!(self.handover.as_deref(), Some(Handover::ServedBy(_)))
+    }
+
+    /// Takes a request to look now: a running export lists its bucket again, and an idle one starts.
+    pub(super) fn take_request(&mut self, object: &EventExport) {
+        let Some(value) = requested(object).filter(|_| !object.spec.suspend) else {
+            self.look = None;
+            return;
+        };
+        if self.look.as_ref().is_some_and(|known| *known.value == *value) {
+            return;
+        }
+        let mut number = 0;
+        match &self.state {
+            TaskState::Running(running) if running.kind == TaskKind::Export => {
+                running.look.send_modify(|last| {
+                    *last += 1;
+                    number = *last;
+                });
+            }
+            _ => (self.restart_requested, self.failures) = (true, 0),
+        }
+        self.look = Some(Box::new(LookRequest {
+            value: value.into(),
+            number,
+        }));
     }
 
     /// Returns the input of the decision.

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::grants::{Grant, decide_grant};
 use crate::api::{EventExportSpec, SettingNames};
 use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, ProcessContext, Secrets};
-use crate::export::engine::{Engine, Peers, ReleaseReport};
+use crate::export::engine::{Engine, Peers, ReleaseReport, RunControl};
 use crate::export::failure::Failure;
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
@@ -51,7 +50,7 @@ pub trait ExportRunner: Send + Sync + 'static {
     fn export(&self) -> &Arc<ExportSpec>;
 
     /// Runs the export, see [`Engine::run`].
-    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot>;
+    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, control: RunControl) -> Arc<Snapshot>;
 
     /// Deletes the sessions of the export, see [`Engine::release`].
     async fn release(&self) -> ReleaseReport;
@@ -123,9 +122,9 @@ impl ExportRunner for EngineRunner {
         &self.export
     }
 
-    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot> {
+    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, control: RunControl) -> Arc<Snapshot> {
         self.engine
-            .run(self.export.clone(), self.peers.clone(), out, stop)
+            .run(self.export.clone(), self.peers.clone(), out, control)
             .await
     }
 

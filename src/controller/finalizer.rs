@@ -1,9 +1,6 @@
 //! Adds the finalizer to a resource before sessions are opened. Removes it when no session is left, or when they cannot
 //! be deleted (no bucket, service or credentials, or ten minutes passed). Writes the metadata of resources.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
-use jiff::SignedDuration;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
@@ -115,37 +112,4 @@ pub(super) fn leftover_sessions(released: Option<&ReleaseReport>) -> (Vec<String
         .clone()
         .or_else(|| leftover_sessions.first().map(|(_, why)| why.clone()));
     (ids, why.unwrap_or_else(|| TIMED_OUT.to_owned()))
-}
-
-/// Returns a duration between 75 % and 100 % of `most`, always the same for one resource: spreads resources without
-/// random numbers.
-pub(super) fn jittered(most: SignedDuration, uid: &str) -> SignedDuration {
-    const STEPS: u64 = 1 << 16;
-    let mut hasher = DefaultHasher::new();
-    uid.hash(&mut hasher);
-    let share = i128::from(hasher.finish() % STEPS);
-    let quarter = most.as_millis() / 4;
-    let extra = quarter * share / i128::from(STEPS);
-    SignedDuration::from_millis(i64::try_from(quarter * 3 + extra).unwrap_or(i64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn daily_resyncs_are_spread_over_six_hours() {
-        let day = SignedDuration::from_hours(24);
-        let resyncs: Vec<_> = (0..1000).map(|n| jittered(day, &n.to_string())).collect();
-        assert!(
-            resyncs
-                .iter()
-                .all(|resync| (SignedDuration::from_hours(18)..day).contains(resync))
-        );
-        let early = resyncs
-            .iter()
-            .filter(|resync| **resync < SignedDuration::from_hours(21))
-            .count();
-        assert!((400..600).contains(&early), "{early}");
-    }
 }

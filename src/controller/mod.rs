@@ -20,6 +20,7 @@ pub mod grants;
 pub mod installations;
 mod kube_error;
 mod lease;
+mod look_request;
 mod metered;
 mod reconcile;
 mod registry;
@@ -53,6 +54,7 @@ pub use config::{DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, OperatorConfig, WatchCon
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, ExportRunner, Exporter, Owner};
 pub use lease::LeaseSettings;
+pub use look_request::REQUEST_ANNOTATIONS;
 pub use status_writer::FIELD_MANAGER;
 
 use crate::api::EventExport;

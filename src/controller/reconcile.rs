@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::act::act;
 use super::context::ReconcileContext;
 use super::decide::{self, ReconcileDecision, ResourceObservation, decide};
-use super::entry::{ExportEntry, TaskKind, TaskState, has_finalizer};
+use super::entry::{ExportEntry, Handover, TaskKind, TaskState, has_finalizer};
 use super::installations::Ownership;
 use super::kube_error::describe_error;
 use super::status_writer::{WRITE_INTERVAL, update_status};
@@ -100,6 +100,9 @@ async fn reconcile_once(
     if !serves(&object, &uid, context).await {
         return Ok(Action::await_change());
     }
+    context
+        .registry
+        .with_or_insert(&uid, &object, |entry| entry.take_request(&object));
     let now = (context.now)();
     let observed = observe(&object, &uid, now, context);
     let decision = decide(&observed);
@@ -147,24 +150,27 @@ async fn serves(object: &EventExport, uid: &str, context: &ReconcileContext) -> 
         .installations
         .with_ownership(object, |ownership| match ownership {
             Ownership::Mine | Ownership::Contended(_) => None,
-            Ownership::Other(lease) => Some(Box::new(lease.clone())),
+            Ownership::Other(lease) => Some(lease.clone()),
         });
     let Some(serving) = serving else {
         context.registry.with_or_insert(uid, object, |entry| {
-            if entry.served_by.take().is_some() {
+            if entry.served_by_other() {
                 entry.restart_requested = true;
                 // Attempts that the other installation began until now are those of a former process.
-                entry.taken_over_at = Some((context.now)());
+                entry.handover = Some(Box::new(Handover::TakenOver((context.now)())));
             }
         });
         return true;
     };
     let was = context.registry.with_or_insert(uid, object, |entry| {
         entry.restart_requested = true;
-        entry.served_by.replace(serving.clone())
+        entry
+            .handover
+            .replace(Box::new(Handover::ServedBy(serving.clone())))
     });
     context.registry.stop(uid);
-    if was.as_ref() != Some(&serving) {
+    let known = matches!(was.as_deref(), Some(Handover::ServedBy(known)) if *known == serving);
+    if !known {
         let me = context.installations.lease();
         let export = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
         warn!(export, by = %serving, operator = %me, "another installation serves this export, ignoring it");

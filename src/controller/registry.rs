@@ -4,12 +4,12 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
-use super::decide::{FinishedTask, MAX_FAILURE_BACKOFF, MAX_RELEASE_BACKOFF, RESYNC_INTERVAL};
+use super::decide::{FinishedTask, MAX_FAILURE_BACKOFF, MAX_RELEASE_BACKOFF};
 use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState};
-use super::finalizer;
 use super::runs::{RunEvent, RunEventKind, Task, TaskId, TaskOutcome};
 use super::secrets::FetchedSecrets;
 use crate::api::EventExport;
@@ -362,19 +362,24 @@ impl ResourceSource for ExportRegistry {
             (namespace.unwrap_or_default(), name, facts.unwrap_or_default())
         };
         let entries = self.lock();
-        let served = entries.by_uid.values().filter(|entry| entry.served_by.is_none());
+        let served = entries.by_uid.values().filter(|entry| !entry.served_by_other());
         served.map(|entry| named(entry)).collect()
     }
 }
 
 /// Returns the result of a run that ended, with the time of the next one.
 fn after_export(entry: &mut ExportEntry, uid: &str, snapshot: Arc<Snapshot>, now: Timestamp) -> FinishedTask {
-    let daily = later(now, finalizer::jittered(RESYNC_INTERVAL, uid));
+    let daily = daily_run(now, uid);
     let next = match snapshot.next_run_at {
         Some(next) => next.min(daily),
         None if snapshot.observed => daily,
         None => later(now, UNOBSERVED_IDLE),
     };
+    // The run ended before it saw the request: the next one answers it.
+    if let Some(look) = entry.look.as_mut().filter(|look| look.number > snapshot.looked) {
+        look.number = 0;
+        entry.restart_requested = true;
+    }
     if snapshot.observed {
         entry.failures = 0;
         entry.sessions = Some(!snapshot.sessions.is_empty());
@@ -382,6 +387,18 @@ fn after_export(entry: &mut ExportEntry, uid: &str, snapshot: Arc<Snapshot>, now
     let export = entry.runner.as_ref().map(|runner| runner.export().clone());
     entry.last_run = export.map(|export| (snapshot, export));
     FinishedTask::Idle(next.max(later(now, MIN_IDLE)))
+}
+
+/// Returns the time of the daily run of an idle export: its own time of day, between 1 and 25 h from `now`. It does not
+/// depend on when a process started, so a restart changes no status.
+fn daily_run(now: Timestamp, uid: &str) -> Timestamp {
+    const DAY: i64 = 24 * 3600;
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    let offset = i64::try_from(hasher.finish() % DAY.unsigned_abs()).unwrap_or(0);
+    let earliest = now.as_second().saturating_add(3600);
+    let wait = (offset - earliest).rem_euclid(DAY);
+    Timestamp::from_second(earliest.saturating_add(wait)).unwrap_or(Timestamp::MAX)
 }
 
 fn after_blocked(entry: &mut ExportEntry, failure: Failure, now: Timestamp) -> FinishedTask {
@@ -435,4 +452,26 @@ fn backoff(failures: u32, most: SignedDuration) -> SignedDuration {
 
 fn later(now: Timestamp, pause: SignedDuration) -> Timestamp {
     now.saturating_add(pause).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_exports_run_at_their_own_time_of_day() {
+        let now = Timestamp::from_second(1_528_500_000).unwrap();
+        let runs: Vec<Timestamp> = (0..1000).map(|n| daily_run(now, &n.to_string())).collect();
+        let in_hours = |at: &Timestamp| at.duration_since(now).as_hours();
+        assert!(runs.iter().all(|at| (1..=25).contains(&in_hours(at))));
+        let early = runs.iter().filter(|at| in_hours(at) < 13).count();
+        assert!((400..600).contains(&early), "{early}");
+        // A process that starts later states the same time, until it has passed.
+        for (n, at) in runs.iter().enumerate() {
+            let later = at.checked_sub(SignedDuration::from_hours(1)).unwrap();
+            assert_eq!(daily_run(later, &n.to_string()), *at);
+            let next = at.checked_add(SignedDuration::from_hours(24)).unwrap();
+            assert_eq!(daily_run(*at, &n.to_string()), next);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use tracing::error;
 use super::entry::{RunningTask, TaskKind};
 use super::exporter::ExportRunner;
 use crate::api::EventExport;
-use crate::export::engine::ReleaseReport;
+use crate::export::engine::{ReleaseReport, RunControl};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
 use crate::session::semaphore::{PriorityPermit, PrioritySemaphore};
@@ -128,13 +128,19 @@ impl Runs {
         let (out, snapshots) = watch::channel(Arc::<Snapshot>::default());
         let (admit, admitted) = oneshot::channel();
         let (stop, kind, serial) = (CancellationToken::new(), task.kind(), id.serial);
-        let work = run_task(self.clone(), id.clone(), task, out, stop.clone(), admit);
+        let (look, looks) = watch::channel(0);
+        let control = RunControl {
+            stop: stop.clone(),
+            look: looks,
+        };
+        let work = run_task(self.clone(), id.clone(), task, out, control, admit);
         let work = tokio::spawn(work);
         let running = RunningTask {
             serial,
             kind,
             spec,
             stop,
+            look,
             abort: work.abort_handle(),
             snapshots: snapshots.clone(),
         };
@@ -164,7 +170,7 @@ async fn run_task(
     id: TaskId,
     task: Task,
     out: watch::Sender<Arc<Snapshot>>,
-    stop: CancellationToken,
+    control: RunControl,
     admit: oneshot::Sender<PriorityPermit<StartPriority>>,
 ) -> TaskOutcome {
     let (priority, prepare) = match task {
@@ -179,14 +185,14 @@ async fn run_task(
     };
     let runner = tokio::select! {
         biased;
-        () = stop.cancelled() => return TaskOutcome::Exported(Arc::default()),
+        () = control.stop.cancelled() => return TaskOutcome::Exported(Arc::default()),
         prepared = prepared => match prepared {
             Ok(runner) => runner,
             Err(outcome) => return outcome,
         }
     };
     runs.report(&id, RunEventKind::Prepared(runner.clone())).await;
-    TaskOutcome::Exported(runner.run(&out, stop).await)
+    TaskOutcome::Exported(runner.run(&out, control).await)
 }
 
 /// Reports the changes of a task, and its end or panic.

@@ -351,6 +351,7 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
         last_stored: _,
         first_transfer_at,
         damaged: _,
+        looked: _,
         retention: _,
     } = snapshot;
     let small = |count: &u64| u32::try_from(*count).unwrap_or(u32::MAX);
@@ -394,7 +395,7 @@ fn last_error(reason: Reason, message: &str, window: Option<String>) -> LastErro
 }
 
 /// Truncates to seconds, as Kubernetes stores times: a stored status must equal the written one.
-fn truncate_to_second(at: Timestamp) -> Timestamp {
+pub(super) fn truncate_to_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 

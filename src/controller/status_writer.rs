@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tracing::warn;
 
 use super::context::ReconcileContext;
+use super::decide::FinishedTask;
 use super::entry::{
     ExportEntry, PendingStatus, TaskKind, TaskState, digest, idle_status_digest, spec_digest,
 };
 use super::events::REFILL_INTERVAL;
 use super::installations::{Ownership, overlap_message};
+use super::status::truncate_to_second;
 use super::{events, gauges, status};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
@@ -59,6 +62,17 @@ fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
         },
         TaskState::NotStarted | TaskState::Running(_) | TaskState::Finished { .. } => KnownState::Starting,
     }
+}
+
+/// Returns the value of a requested look if the bucket was listed since, or the export failed to start again.
+fn answered_look(entry: &ExportEntry, known: &KnownState) -> Option<String> {
+    let look = entry.look.as_ref().filter(|_| !entry.restart_requested)?;
+    let answered = match known {
+        KnownState::Observed(snapshot, _) => snapshot.observed && snapshot.looked >= look.number,
+        KnownState::Blocked(_) => true,
+        KnownState::Unknown | KnownState::Starting | KnownState::Suspended { .. } => false,
+    };
+    answered.then(|| look.value.to_string())
 }
 
 /// Version of a resource over which its status is written.
@@ -175,6 +189,16 @@ async fn write_status(
             Ownership::Mine | Ownership::Other(_) => None,
         });
     status::set_contended(&mut after, subject, overlap.as_deref());
+    context.registry.with(uid, |entry| {
+        if let Some(value) = answered_look(entry, known) {
+            after.last_handled_reconcile_at = Some(value);
+        }
+        if let (KnownState::Observed(..), TaskState::Finished { result, .. }) = (known, &entry.state)
+            && let FinishedTask::Idle(next) = result
+        {
+            after.next_run_time = Some(Time(truncate_to_second(*next)));
+        }
+    });
     if phase.is_none() && after == *before {
         return Ok(StatusWrite::Done(None));
     }

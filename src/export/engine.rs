@@ -92,6 +92,24 @@ pub struct Engine {
     shared: Arc<SharedResources>,
 }
 
+/// Signals to a run.
+#[derive(Clone, Debug)]
+pub struct RunControl {
+    /// Stops the run.
+    pub stop: CancellationToken,
+    /// Number of requests to look again: a change ends all waits and lists the bucket and the service again. Transfers
+    /// go on.
+    pub look: watch::Receiver<u64>,
+}
+
+impl From<CancellationToken> for RunControl {
+    fn from(stop: CancellationToken) -> Self {
+        // Nobody requests anything.
+        let (_, look) = watch::channel(0);
+        Self { stop, look }
+    }
+}
+
 impl Engine {
     /// Creates an engine with these limits; `now` is the clock.
     pub fn new(limits: Limits, now: Clock) -> Self {
@@ -118,7 +136,7 @@ impl Engine {
     }
 
     /// Exports until nothing can be done before [`Snapshot::next_run_at`] (complete, or continuous and up to
-    /// date), until the retry policy of the export is exhausted, or until `stop`: then it abandons transfers,
+    /// date), until the retry policy of the export is exhausted, or until it is stopped: then it abandons transfers,
     /// aborts uploads and deletes sessions before it returns (about a second; at most 20 s). Dropping the future
     /// leaves that to the next run. Publishes changes at most once a second.
     pub async fn run(
@@ -126,12 +144,13 @@ impl Engine {
         export: Arc<ExportSpec>,
         peers: Peers,
         out: &watch::Sender<Arc<Snapshot>>,
-        stop: CancellationToken,
+        control: impl Into<RunControl>,
     ) -> Arc<Snapshot> {
+        let RunControl { stop, look } = control.into();
         let (ctx, inbox) = RunContext::new(export, peers, Arc::clone(&self.shared), stop);
         let span = ctx.span();
         // On the heap, since callers hold it next to other futures.
-        Box::pin(ExportRun::new(Arc::new(ctx), inbox).run(out))
+        Box::pin(ExportRun::new(Arc::new(ctx), inbox, look).run(out))
             .instrument(span)
             .await
     }

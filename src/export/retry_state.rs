@@ -99,6 +99,18 @@ impl RetryState {
         }
     }
 
+    /// Ends all waits for retries, because a user asks to look now. What failed stays recorded.
+    pub fn retry_all(&mut self, now: Timestamp) {
+        self.export_backoff = None;
+        self.foreign_objects.clear();
+        self.sealed.clear();
+        let windows = self.windows.values_mut();
+        let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
+        for entry in windows.chain(others) {
+            entry.retry_at = entry.retry_at.min(now);
+        }
+    }
+
     /// Returns true if an hour had no events although the other hours do not account for the reported count of the day.
     pub fn is_short_hour(&self, window: Window) -> bool {
         let entry = self.windows.get(&window);

@@ -87,6 +87,10 @@ pub(super) struct ExportRun {
     store_clock_offset: SignedDuration,
     /// Time at which this run started its first window.
     first_transfer_at: Option<Timestamp>,
+    /// Requests to look again.
+    look: watch::Receiver<u64>,
+    /// Number of the last request that was answered.
+    looked: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +112,7 @@ enum RunTaskResult {
 }
 
 impl ExportRun {
-    pub(super) fn new(ctx: Arc<RunContext>, inbox: RunInbox) -> Self {
+    pub(super) fn new(ctx: Arc<RunContext>, inbox: RunInbox, look: watch::Receiver<u64>) -> Self {
         Self {
             retry_state: RetryState {
                 session_wait: ctx.shared.limits.session_wait,
@@ -131,6 +135,8 @@ impl ExportRun {
             relisted_for_shards: false,
             store_clock_offset: SignedDuration::ZERO,
             first_transfer_at: None,
+            look,
+            looked: 0,
         }
     }
 
@@ -140,6 +146,7 @@ impl ExportRun {
             if self.ctx.stop.is_cancelled() {
                 return self.stop(out).await;
             }
+            self.look_again();
             self.refresh_journal().await;
             let decide_started = Instant::now();
             let decision = self.decide();
@@ -167,6 +174,19 @@ impl ExportRun {
         }
     }
 
+    /// Ends all waits if a user asks to look now. The bucket and the days of the service are then listed again.
+    fn look_again(&mut self) {
+        // An error means that nobody can ask.
+        if self.look.has_changed().unwrap_or(false) {
+            self.look.mark_unchanged();
+            self.journal = None;
+            self.list_days_at = Instant::now();
+            let now = self.now();
+            self.retry_state.retry_all(now);
+            tracing::info!("looking again as requested");
+        }
+    }
+
     /// Lists the bucket if the journal is missing or stale, unless the export is backing off.
     async fn refresh_journal(&mut self) {
         let age = self.now().duration_since(self.listed_at);
@@ -182,6 +202,7 @@ impl ExportRun {
         }
         let ctx = Arc::clone(&self.ctx);
         let store = &*ctx.peers.store;
+        let looking = *self.look.borrow();
         let loaded = async {
             let mut journal = load_journal(store, &ctx.export.root).await?;
             self.add_unlisted_receipts(&mut journal, |_| true).await?;
@@ -207,6 +228,7 @@ impl ExportRun {
                 self.journal = Some(journal);
                 self.retry_state.sealed.clear();
                 self.listed_at = self.now();
+                self.looked = looking;
                 if std::mem::take(&mut self.listing_failed) {
                     self.retry_state.export_backoff = None;
                 }
@@ -515,6 +537,10 @@ impl ExportRun {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
+                Ok(()) = self.look.changed() => {
+                    self.look.mark_changed();
+                    return;
+                }
                 () = tokio::time::sleep_until(started + until.min(publish)) => return,
                 Some(event) = self.inbox.events.recv() => {
                     if self.apply(event) != EventEffect::Noted {
@@ -872,6 +898,7 @@ impl ExportRun {
             transfers: self.work.transfers(),
             last_stored,
             first_transfer_at: self.first_transfer_at,
+            looked: self.looked,
             retention: self.ctx.listing_cache.retention(),
         }
     }

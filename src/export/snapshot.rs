@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub last_stored: Option<Timestamp>,
     /// Time at which this run started its first window; `None`: it started none.
     pub first_transfer_at: Option<Timestamp>,
+    /// Number of the last request to look again that was answered by a complete listing.
+    pub looked: u64,
     /// Last observed retention of the service; `None`: not requested, or the service does not list its days.
     pub retention: Option<ObservedRetention>,
 }

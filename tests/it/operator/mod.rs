@@ -13,6 +13,7 @@ mod helm;
 mod kubectl_output;
 mod leader_election;
 mod lifecycle;
+mod look_now;
 mod manifests;
 mod monitoring;
 mod pod;

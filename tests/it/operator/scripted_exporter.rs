@@ -10,7 +10,7 @@ use eventexport::archive::layout::ArchiveRoot;
 use eventexport::archive::window::Window;
 use eventexport::controller::{ExportRunner, Exporter, Owner};
 use eventexport::export::connect::Secrets;
-use eventexport::export::engine::ReleaseReport;
+use eventexport::export::engine::{ReleaseReport, RunControl};
 use eventexport::export::failure::Failure;
 use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
@@ -140,7 +140,8 @@ impl ExportRunner for ScriptedJob {
         &self.export
     }
 
-    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, stop: CancellationToken) -> Arc<Snapshot> {
+    async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, control: RunControl) -> Arc<Snapshot> {
+        let stop = control.stop;
         self.exporter.record(&self.name, |seen| {
             seen.started_with.push(self.key.clone());
             seen.running += 1;
