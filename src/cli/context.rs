@@ -233,7 +233,7 @@ fn show(args: &ContextShowArgs) -> Result<Exit, CliError> {
                     text.push_str(" (no such file)");
                 }
                 if let Some(variable) = overridden.get(&field) {
-                    text.push_str(&format!(" ({variable} overrides it)"));
+                    text = format!("{text} ({variable} overrides it)");
                 }
                 rows.add_row([field, text]);
             }

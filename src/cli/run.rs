@@ -110,7 +110,7 @@ Ctrl-C deletes the open sessions and prints what is left; a second Ctrl-C exits 
 /// Runs the command. With `--output json`, an early error is printed as a JSON line too.
 pub async fn run(args: RunArgs) -> Result<Exit, CliError> {
     let json = args.output == OutputFormat::Json;
-    let result = run_exports(args).await;
+    let result = Box::pin(run_exports(args)).await;
     if let (Err(error), true) = (&result, json) {
         run_summary::print_error(error);
     }

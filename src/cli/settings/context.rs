@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::config::{self, ConfigFile, ContextConfig};
 use super::super::exit::CliError;
-use super::environment::{EnvLookup, env_text};
-use super::layers::CONTEXT;
+use super::environment::EnvLookup;
+use super::layers::{CONTEXT, Layers};
 
 /// Context in use.
 #[derive(Clone, Debug)]
@@ -20,11 +20,12 @@ pub struct SelectedContext {
 
 impl SelectedContext {
     /// Returns the context that `--context` or `EVENTEXPORT_CONTEXT` names, or the current one if there is one.
-    pub fn find(flag: Option<&str>, lookup: EnvLookup<'_>) -> Result<Option<Self>, CliError> {
-        let named = match flag {
-            Some(name) => Some(name.to_owned()),
-            None => env_text(lookup, CONTEXT.variables[0])?,
+    pub fn find(flag: Option<&String>, lookup: EnvLookup<'_>) -> Result<Option<Self>, CliError> {
+        let layers = Layers {
+            lookup,
+            context: None,
         };
+        let named = layers.text(&CONTEXT, flag, |_| None)?.map(|named| named.value);
         let Some(path) = config::locate(lookup)? else {
             return match named {
                 None => Ok(None),

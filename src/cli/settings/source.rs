@@ -104,7 +104,7 @@ pub struct SourceConnection {
 impl SourceArgs {
     /// Builds the client. May prompt for the secret on the terminal: call it before installing signal handlers.
     pub fn connect(&self) -> Result<SourceConnection, CliError> {
-        let context = SelectedContext::find(self.context.as_deref(), &env_value)?;
+        let context = SelectedContext::find(self.context.as_ref(), &env_value)?;
         let layers = Layers {
             lookup: &env_value,
             context: context.as_ref(),
@@ -139,10 +139,8 @@ impl SourceSettings {
                  space (`eventexport context set NAME --space ID`)",
             )
         })?;
-        let space = space.parse(|space| match api::is_space_id(&space) {
-            true => Ok(space),
-            false => Err("must be the ID of the space, as printed by `cf space NAME --guid`, not its name"),
-        })?;
+        let rule = "must be the ID of the space, as printed by `cf space NAME --guid`, not its name";
+        let space = space.parse(|space| Some(space).filter(|space| api::is_space_id(space)).ok_or(rule))?;
         let account = layers.flag(&layers::ACCOUNT, args.account, |context| context.config.account)?;
         let region = layers.text(&layers::REGION, args.region.as_ref(), |context| {
             context.config.region.as_ref()
