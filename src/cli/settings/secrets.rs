@@ -119,7 +119,7 @@ pub struct FoundSecret {
 enum SecretOrigin {
     /// Document of the manifest.
     Manifest,
-    /// Variables by key.
+    /// Variables by key, also of keys that are not set.
     Variables(BTreeMap<String, String>),
     /// Context of this name.
     Context(String),
@@ -158,6 +158,13 @@ pub fn of_resource(
             })),
             None => required.in_variables(lookup),
         };
+        let found = found.and_then(|found| match &found {
+            // The keys of a Secret of the manifest are named by the Secret, not by variables.
+            Some(secret) if secret.origin != SecretOrigin::Manifest => {
+                secret.validate(required.setting).map(|()| found)
+            }
+            _ => Ok(found),
+        });
         match found {
             Ok(Some(found)) => {
                 if let Some(names) = found.describe(required.setting) {
@@ -170,7 +177,7 @@ pub fn of_resource(
                 let missing = missing_secret(required, resource, manifest);
                 errors.push(format!("{}: {missing}", required.setting.field()));
             }
-            Err(error) => errors.push(format!("{}: {error}", required.setting.field())),
+            Err(error) => errors.push(error.to_string()),
         }
     }
     if errors.is_empty() {
@@ -204,34 +211,17 @@ pub fn source_credentials(
     if matches!(found.origin, SecretOrigin::Context(_)) && !found.data.contains_key("password") {
         found.data.remove("username");
     }
-    match Credentials::from_secret(&found.data) {
-        Ok(_) => Ok(found),
-        Err(error) => Err(found.usage_error(&error)),
-    }
+    found.validate(Setting::SourceCredentials)?;
+    Ok(found)
 }
 
 /// Resolves the keys of a bucket that no manifest describes, of the common variables; `None`: the default chain of the SDK.
 pub fn bucket_credentials(lookup: EnvLookup<'_>) -> Result<Option<FoundSecret>, CliError> {
-    let Some(found) = common(&BUCKET_KEYS, lookup)? else {
-        return Ok(None);
-    };
-    let variable = |key: &str| found.name_of(key);
-    match S3Credentials::from_secret(&found.data) {
-        Ok(_) => Ok(Some(found)),
-        Err(SecretError::Missing(lacks)) => {
-            let has = found
-                .data
-                .keys()
-                .map(|key| variable(key))
-                .next()
-                .unwrap_or_default();
-            Err(CliError::usage(format!(
-                "{} is not set, though {has} is: set both",
-                variable(lacks)
-            )))
-        }
-        Err(SecretError::Invalid { name, why }) => Err(CliError::usage(format!("{} {why}", variable(name)))),
+    let found = common(&BUCKET_KEYS, lookup)?;
+    if let Some(found) = &found {
+        found.validate(Setting::BucketCredentials)?;
     }
+    Ok(found)
 }
 
 /// Prompts on the terminal without echo. Returns `None` unless standard error and standard input are terminals.
@@ -329,8 +319,8 @@ fn in_variables<'k>(
         let Some(variable) = variable else { continue };
         if let Some(value) = lookup(&variable).map_err(CliError::usage)? {
             data.insert(key.to_owned(), value);
-            names.insert(key.to_owned(), variable);
         }
+        names.insert(key.to_owned(), variable);
     }
     let origin = SecretOrigin::Variables(names);
     Ok((!data.is_empty()).then_some(FoundSecret { data, origin }))
@@ -449,7 +439,8 @@ impl FoundSecret {
         match &self.origin {
             SecretOrigin::Manifest => None,
             SecretOrigin::Variables(variables) => {
-                let names: Vec<&str> = variables.values().map(String::as_str).collect();
+                let set = variables.iter().filter(|(key, _)| has(key.as_str()));
+                let names: Vec<&str> = set.map(|(_, variable)| variable.as_str()).collect();
                 Some(match setting {
                     // The user before the password.
                     Setting::SourceCredentials => {
@@ -494,23 +485,49 @@ impl FoundSecret {
         }
     }
 
-    /// Converts an error, with the names of the variables or fields that the user set.
-    fn usage_error(&self, error: &CredentialsError) -> CliError {
-        match error {
-            CredentialsError::Missing => missing_credentials(),
-            CredentialsError::Incomplete { has, lacks } => CliError::usage(format!(
+    /// Checks that the values can be used. The error names the variables or fields that the user set.
+    fn validate(&self, setting: Setting) -> Result<(), CliError> {
+        let checked = match setting {
+            Setting::SourceCredentials => Credentials::from_secret(&self.data)
+                .map(drop)
+                .map_err(|error| self.credentials_problem(&error)),
+            Setting::BucketCredentials => S3Credentials::from_secret(&self.data)
+                .map(drop)
+                .map_err(|error| Some(self.keys_problem(&error))),
+            _ => Ok(()),
+        };
+        checked.map_err(|problem| problem.map_or_else(missing_credentials, CliError::usage))
+    }
+
+    /// Describes unusable credentials of the source; `None` if there are none.
+    fn credentials_problem(&self, error: &CredentialsError) -> Option<String> {
+        Some(match error {
+            CredentialsError::Missing => return None,
+            CredentialsError::Incomplete { has, lacks } => format!(
                 "{} is set but {} is not: both are required",
                 self.name_of(has),
                 self.name_of(lacks)
-            )),
+            ),
             CredentialsError::Ambiguous { keys: _ } => {
                 let all: Vec<String> = self.data.keys().map(|key| self.name_of(key)).collect();
-                CliError::usage(format!(
+                format!(
                     "more than one kind of credentials is set ({}): keep one of them",
                     all.join(", ")
-                ))
+                )
             }
-            CredentialsError::Invalid { key, why } => CliError::usage(format!("{} {why}", self.name_of(key))),
+            CredentialsError::Invalid { key, why } => format!("{} {why}", self.name_of(key)),
+        })
+    }
+
+    /// Describes unusable keys of a bucket.
+    fn keys_problem(&self, error: &SecretError) -> String {
+        match error {
+            SecretError::Missing(lacks) => {
+                let has = self.data.keys().find(|key| key.as_str() != *lacks);
+                let has = has.map(|key| self.name_of(key)).unwrap_or_default();
+                format!("{} is not set, though {has} is: set both", self.name_of(lacks))
+            }
+            SecretError::Invalid { name, why } => format!("{} {why}", self.name_of(name)),
         }
     }
 }
@@ -596,6 +613,33 @@ spec:
             secrets["tracker.ng"],
             BTreeMap::from([("apiKey".to_owned(), b"written".to_vec())])
         );
+    }
+
+    #[test]
+    fn unusable_variables_of_a_manifest_are_named() {
+        let signing = ("EVENTEXPORT_SIGNING_KEY", "pem");
+        let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
+        for (variables, named) in [
+            (
+                [&keys[..], &[signing, ("EVENTEXPORT_PASSWORD", "hunter2")]].concat(),
+                "audit/a: EVENTEXPORT_PASSWORD is set but EVENTEXPORT_USERNAME is not",
+            ),
+            (
+                [
+                    &keys[..],
+                    &[signing, ("EVENTEXPORT_SECRET_TRACKER_NG_PASSWORD", "hunter2")],
+                ]
+                .concat(),
+                "EVENTEXPORT_SECRET_TRACKER_NG_USERNAME is not",
+            ),
+            (
+                [&keys[..1], &[signing, ("EVENTEXPORT_API_KEY", "k")]].concat(),
+                "AWS_SECRET_ACCESS_KEY is not set, though AWS_ACCESS_KEY_ID is",
+            ),
+        ] {
+            let error = resolve_text(MANIFEST, &variables).err().unwrap();
+            assert!(error.contains(named) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]
