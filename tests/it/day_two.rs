@@ -38,7 +38,7 @@ impl DayTwoFixture {
         Ok(Self {
             simulator: Simulator::start(settings).await?,
             _operator: operator(cluster, &namespace).await?,
-            s3: crate::storage::bucket::sdk(gateway),
+            s3: crate::testkit::bucket::sdk(gateway),
             cluster,
             gateway,
             namespace,

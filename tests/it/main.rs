@@ -26,13 +26,13 @@ mod layers;
 mod malicious_peers;
 mod node;
 mod operator;
-#[path = "../testkit/quirky_s3.rs"]
-mod quirky_s3;
 mod release_files;
 mod scale;
 mod security;
 mod spec_changes;
 mod split_brain;
 mod storage;
+#[path = "../testkit/mod.rs"]
+mod testkit;
 mod verify;
 mod windows;

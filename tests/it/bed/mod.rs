@@ -13,14 +13,11 @@ mod control_plane;
 mod elasticsearch;
 mod flux;
 mod gateway;
-mod latency_proxy;
 mod node;
 mod prometheus;
 mod selftest;
-mod signature;
-mod strip_header;
+pub(crate) mod signature;
 mod watchdog;
-mod wiretap;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -33,11 +30,8 @@ pub(crate) use self::{
     elasticsearch::Elasticsearch,
     flux::Flux,
     gateway::Gateway,
-    latency_proxy::LatencyProxy,
     node::Node,
     prometheus::{Prometheus, promtool},
-    strip_header::StripHeader,
-    wiretap::{TappedRequest, Wiretap},
 };
 
 /// Returns the path of a program of the test bed, or an error that says how to build it.

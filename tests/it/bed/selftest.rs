@@ -13,7 +13,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use serde_json::json;
 
-use super::{Cluster, Gateway, StripHeader};
+use super::{Cluster, Gateway};
+use crate::testkit::proxy::Proxy;
 
 /// Environment variable that enables [`holds_a_bed_until_killed`].
 const HOLD: &str = "BED_SELFTEST_HOLD";
@@ -87,7 +88,7 @@ async fn the_gateway_enforces_conditional_writes() -> Result<()> {
 async fn conditional_writes_through_the_proxy_overwrite() -> Result<()> {
     let gateway = Gateway::shared().await;
     gateway.create_bucket("weak").await?;
-    let proxy = StripHeader::start(gateway).await?;
+    let (proxy, stripped) = Proxy::weak_store(gateway).await?;
     let s3 = root(gateway, proxy.endpoint());
 
     let folder = tempfile::tempdir()?;
@@ -103,7 +104,7 @@ async fn conditional_writes_through_the_proxy_overwrite() -> Result<()> {
             assert_eq!(read(&s3, "weak", "date=1/a b+c").await?, content, "{how}");
         }
     }
-    assert_eq!(proxy.stripped(), 8);
+    assert_eq!(stripped.hits(), 8);
     Ok(())
 }
 
@@ -111,7 +112,7 @@ async fn conditional_writes_through_the_proxy_overwrite() -> Result<()> {
 async fn a_conditional_multipart_upload_through_the_proxy_overwrites() -> Result<()> {
     let gateway = Gateway::shared().await;
     gateway.create_bucket("weak-parts").await?;
-    let proxy = StripHeader::start(gateway).await?;
+    let (proxy, _stripped) = Proxy::weak_store(gateway).await?;
     let direct = root(gateway, gateway.endpoint());
     let through = root(gateway, proxy.endpoint());
 

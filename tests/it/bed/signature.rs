@@ -13,10 +13,10 @@ use axum::body::Bytes;
 use axum::http::{Request, header};
 
 /// Region of the gateway.
-pub(super) const REGION: &str = "us-east-1";
+pub(crate) const REGION: &str = "us-east-1";
 
 /// Signs a request with a complete body and replaces any existing signature.
-pub(super) fn sign(request: &mut Request<Bytes>, access_key: &str, secret_key: &str) -> Result<()> {
+pub(crate) fn sign(request: &mut Request<Bytes>, access_key: &str, secret_key: &str) -> Result<()> {
     let headers = request.headers_mut();
     for replaced in ["authorization", "x-amz-date", "x-amz-content-sha256"] {
         headers.remove(replaced);

@@ -5,9 +5,10 @@ use eventexport::simulator::Settings;
 use jiff::civil::date;
 
 use super::equivalence::run;
-use super::fixture::{CrashFixture, ManifestParams, ROOT};
-use super::versioned_bucket::VersionedBucket;
-use crate::bed::StripHeader;
+use super::{ROOT, check_archive, environment, june, operator};
+use crate::testkit::bucket::Bucket;
+use crate::testkit::environment::no_session_left;
+use crate::testkit::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<()> {
@@ -15,19 +16,13 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
         today: Some(date(2018, 6, 9)),
         ..Settings::default()
     };
-    let fixture = CrashFixture::start("weak", settings).await?;
-    let proxy = StripHeader::start(fixture.gateway).await?;
-    let source = fixture.simulator.url().to_string();
-    let params = ManifestParams {
-        start: "2018-06-04",
-        end: "2018-06-06",
-        parallelism: 2,
-        source: source.trim_end_matches('/'),
-        store: &proxy.endpoint(),
-    };
-    fixture.apply(&params).await?;
-    let operator = fixture.operator()?;
-    let status = fixture.wait_complete().await?;
+    let fixture = environment("weak", settings).await?;
+    let (proxy, stripped) = Proxy::weak_store(fixture.gateway).await?;
+    let june = june(&fixture, "2018-06-04", "2018-06-06", 2).set("destination.s3.endpoint", proxy.endpoint());
+    fixture.apply(&june).await?;
+    let operator = operator(&fixture)?;
+    let object = fixture.wait_complete("june").await?;
+    let status = &object["status"];
     let named = status["conditions"]
         .as_array()
         .into_iter()
@@ -41,16 +36,15 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
         "by the operator: {} is {}: {}",
         named["type"], named["status"], named["message"]
     );
-    ensure!(proxy.stripped() > 0, "nothing was conditional");
-    fixture
-        .check_archive(&[date(2018, 6, 4), date(2018, 6, 5), date(2018, 6, 6)])
-        .await?;
+    ensure!(stripped.hits() > 0, "nothing was conditional");
+    check_archive(&fixture, &[date(2018, 6, 4), date(2018, 6, 5), date(2018, 6, 6)]).await?;
     operator.kill().await?;
 
-    let name = format!("{}-run", fixture.namespace());
-    let bucket = VersionedBucket::create(fixture.gateway, &name).await?;
+    let name = format!("{}-run", fixture.namespace);
+    let bucket = Bucket::create_versioned(fixture.gateway, &name).await?;
+    let june = june.set("destination.s3.bucket", name.as_str());
     let opened = fixture.simulator.ledger().opened;
-    let refused = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
+    let refused = run(&fixture, &june, &[]).await?;
     let printed =
         String::from_utf8_lossy(&refused.stdout).into_owned() + &String::from_utf8_lossy(&refused.stderr);
     println!("by run: {printed}");
@@ -64,7 +58,7 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
     );
     ensure!(bucket.keys().await?.is_empty(), "{:?}", bucket.keys().await?);
 
-    let alone = run(&fixture, &fixture.manifest(&params, &name), &["--single-writer"]).await?;
+    let alone = run(&fixture, &june, &["--single-writer"]).await?;
     ensure!(alone.status.success(), "{alone:?}");
     ensure!(bucket.keys().await?.len() == 7, "{:?}", bucket.keys().await?);
 
@@ -72,10 +66,10 @@ async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<
     let manifest = format!("{ROOT}_manifests/00000001.json");
     bucket.delete(&manifest).await?;
     for _ in 0..2 {
-        let second = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
+        let second = run(&fixture, &june, &[]).await?;
         ensure!(second.status.success(), "{second:?}");
     }
     let versions = bucket.versions().await?;
     ensure!(versions.get(&manifest) == Some(&3), "{versions:#?}");
-    fixture.no_session_left()
+    no_session_left(&fixture.simulator)
 }

@@ -15,11 +15,11 @@ use futures::{StreamExt as _, stream};
 use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
-use super::fixture::{CrashFixture, ManifestParams, ROOT, TIMEOUT};
-use crate::faults::{
-    FaultInjector, FaultPlan, FaultProxy, InjectedFault, ProxiedPeer, RecordedRequest, RequestMatcher,
-    wait_injected,
-};
+use super::{ROOT, check_archive, environment, june, operator};
+use crate::faults::InjectedFault;
+use crate::operator::TIMEOUT;
+use crate::testkit::environment::Environment;
+use crate::testkit::proxy::{ProxiedPeer, RecordedRequest, RequestMatcher, wait_injected};
 
 /// Concurrent exports; more would only wait for the processor.
 const CONCURRENCY: usize = 6;
@@ -130,30 +130,19 @@ async fn an_operator_killed_at_any_point_resumes() -> Result<()> {
 impl CrashPoint {
     /// Checks the promise; returns a one-line summary.
     async fn run(&self) -> Result<String> {
-        let fixture = CrashFixture::start("kill", settings()).await?;
-        let injector = FaultInjector::new();
-        let source =
-            FaultProxy::start(ProxiedPeer::Tracker, fixture.simulator.url().as_str(), &injector).await?;
-        let store = FaultProxy::store(fixture.gateway, &injector).await?;
+        let fixture = environment("kill", settings()).await?;
         let (parts, nth) = self.request;
-        let killed = injector.arm(FaultPlan {
-            matcher: RequestMatcher::LineContains(self.peer, parts.to_vec()),
-            nth,
-            fault: self.fault,
-        });
-        injector.set_target(&fixture.operator()?);
-        let params = ManifestParams {
-            start: "2018-06-04",
-            end: &self.end.to_string(),
-            parallelism: 1,
-            source: &source.endpoint(),
-            store: &store.endpoint(),
-        };
-        fixture.apply(&params).await?;
+        let request = RequestMatcher::LineContains(self.peer, parts.to_vec());
+        let killed = fixture.rules.arm(self.fault.rule(request, nth));
+        fixture.rules.set_target(&operator(&fixture)?);
+        let june = june(&fixture, "2018-06-04", &self.end.to_string(), 1)
+            .set("source.endpoint", fixture.tracker.endpoint())
+            .set("destination.s3.endpoint", fixture.store.endpoint());
+        fixture.apply(&june).await?;
         let killed = wait_injected(TIMEOUT, killed)
             .await
             .with_context(|| fixture.log())?;
-        let killed = killed.replace(&format!("/{}/{ROOT}", fixture.namespace()), "…/");
+        let killed = killed.replace(&format!("/{}/{ROOT}", fixture.namespace), "…/");
         let leftovers = self.leftovers(&fixture).await?;
         let expected: BTreeSet<_> = self.leftovers.iter().copied().collect();
         ensure!(
@@ -161,18 +150,18 @@ impl CrashPoint {
             "killed {killed}; left behind: {leftovers:?}, not {expected:?}"
         );
 
-        let before = injector.requests().len();
+        let before = fixture.rules.requests().len();
         let restarted = Instant::now();
-        let _operator = fixture.operator()?;
+        let _operator = operator(&fixture)?;
         fixture
-            .wait_complete()
+            .wait_complete("june")
             .await
             .with_context(|| format!("killed {killed}"))?;
         let took = restarted.elapsed();
         let days: Vec<Date> = FIRST.series(1.day()).take_while(|day| *day <= self.end).collect();
-        let whole = fixture.check_archive(&days).await;
+        let whole = check_archive(&fixture, &days).await;
         whole.with_context(|| format!("killed {killed}"))?;
-        created_once(&days, &injector.requests_to(ProxiedPeer::Store))?;
+        created_once(&days, &fixture.rules.requests_to(ProxiedPeer::Store))?;
         let downloads = fixture
             .simulator
             .ledger()
@@ -183,7 +172,7 @@ impl CrashPoint {
             "{} was downloaded {downloads} times",
             self.day
         );
-        let did = summary(&injector.requests().split_off(before));
+        let did = summary(&fixture.rules.requests().split_off(before));
         let leftovers: Vec<_> = leftovers.into_iter().collect();
         Ok(format!(
             "killed {killed}; left {}; then {did} in {}",
@@ -193,7 +182,7 @@ impl CrashPoint {
     }
 
     /// Lists the leftovers of the window.
-    async fn leftovers(&self, fixture: &CrashFixture) -> Result<BTreeSet<&'static str>> {
+    async fn leftovers(&self, fixture: &Environment) -> Result<BTreeSet<&'static str>> {
         let mut leftovers = BTreeSet::new();
         let journal = format!("{ROOT}_journal/{}.", self.day);
         let object = format!("{ROOT}date={}/events.json.gz", self.day);

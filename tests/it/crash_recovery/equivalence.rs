@@ -11,17 +11,18 @@ use jiff::civil::date;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::fixture::{CrashFixture, ManifestParams};
-use super::versioned_bucket::VersionedBucket;
+use super::{environment, june, operator};
+use crate::testkit::bucket::Bucket;
+use crate::testkit::environment::{Environment, no_session_left};
+use crate::testkit::manifest::Manifest;
 
 /// Fields of a receipt that differ between runs: time, session and place in the bucket.
 const VOLATILE_FIELDS: [&str; 3] = ["sessionId", "startedAt", "storedAt"];
 
 /// Runs `eventexport run` with a manifest.
-pub(super) async fn run(fixture: &CrashFixture, manifest: &str, more: &[&str]) -> Result<Output> {
+pub(super) async fn run(fixture: &Environment, manifest: &Manifest, more: &[&str]) -> Result<Output> {
     let folder = fixture.folder.path();
-    let file = folder.join("manifest.yaml");
-    std::fs::write(&file, manifest)?;
+    let file = manifest.write(folder.join("manifest.yaml"));
     let output = Command::new(env!("CARGO_BIN_EXE_eventexport"))
         .args(["run", "-f"])
         .arg(&file)
@@ -80,7 +81,7 @@ fn manifest(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec_pretty(&manifest)?)
 }
 
-pub(crate) async fn read_bucket(bucket: &VersionedBucket) -> Result<ArchiveContents> {
+pub(crate) async fn read_bucket(bucket: &Bucket) -> Result<ArchiveContents> {
     let mut archive = ArchiveContents::new();
     for key in bucket.keys().await? {
         let object = normalized(&key, bucket.get(&key).await?)?;
@@ -136,50 +137,36 @@ async fn every_way_to_run_a_manifest_gives_the_same_archive() -> Result<()> {
     // Two parts per day; 2 and 3 June are a weekend without events.
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 5), 10_000);
-    let fixture = CrashFixture::start("same", settings).await?;
-    let source = fixture.simulator.url().to_string();
-    let params = ManifestParams {
-        start: "2018-06-01",
-        end: "2018-06-05",
-        parallelism: 3,
-        source: source.trim_end_matches('/'),
-        store: &fixture.gateway.endpoint(),
-    };
-    fixture.apply(&params).await?;
-    let _operator = fixture.operator()?;
-    fixture.wait_complete().await?;
+    let fixture = environment("same", settings).await?;
+    let june = june(&fixture, "2018-06-01", "2018-06-05", 3);
+    fixture.apply(&june).await?;
+    let _operator = operator(&fixture)?;
+    fixture.wait_complete("june").await?;
     let operated = read_bucket(&fixture.bucket).await?;
     ensure!(operated.len() == 5 + 3 + 1, "{:?}", operated.keys());
 
-    let name = format!("{}-run", fixture.namespace());
-    let bucket = VersionedBucket::create(fixture.gateway, &name).await?;
-    let ran = run(&fixture, &fixture.manifest(&params, &name), &[]).await?;
+    let name = format!("{}-run", fixture.namespace);
+    let bucket = Bucket::create_versioned(fixture.gateway, &name).await?;
+    let other = june.clone().set("destination.s3.bucket", name);
+    let ran = run(&fixture, &other, &[]).await?;
     ensure!(ran.status.success(), "{ran:?}");
     ensure_same(&operated, &read_bucket(&bucket).await?)?;
 
     let folder = fixture.folder.path().join("archive");
     let to = folder.to_str().context("not UTF-8")?;
-    let ran = run(&fixture, &fixture.manifest(&params, &name), &["--to", to]).await?;
+    let ran = run(&fixture, &other, &["--to", to]).await?;
     ensure!(ran.status.success(), "{ran:?}");
     ensure_same(&operated, &read_folder(&folder)?)?;
 
     // Existing days are not downloaded again by another resource or another way to run.
     let opened = fixture.simulator.ledger().opened;
     ensure!(opened == 15, "{opened} sessions for five days, three times");
-    let delete = [
-        "delete",
-        "eventexport",
-        "june",
-        "-n",
-        fixture.namespace(),
-        "--timeout=60s",
-    ];
-    fixture.kubectl(&delete, None).await?;
-    fixture.apply(&params).await?;
-    fixture.wait_complete().await?;
-    let ran = run(&fixture, &fixture.manifest(&params, fixture.namespace()), &[]).await?;
+    fixture.delete("june").await?;
+    fixture.apply(&june).await?;
+    fixture.wait_complete("june").await?;
+    let ran = run(&fixture, &june, &[]).await?;
     ensure!(ran.status.success(), "{ran:?}");
     ensure!(fixture.simulator.ledger().opened == opened, "downloaded again");
     ensure!(read_bucket(&fixture.bucket).await? == operated);
-    fixture.no_session_left()
+    no_session_left(&fixture.simulator)
 }

@@ -5,7 +5,8 @@ use eventexport::simulator::{DEFAULT_PERSON, SESSION_LIMIT, Settings};
 use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
-use super::fixture::{CrashFixture, ManifestParams, SPACE};
+use super::{check_archive, environment, june, operator};
+use crate::testkit::manifest::SPACE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_days_are_exported_while_a_user_holds_28_of_30_sessions() -> Result<()> {
@@ -14,22 +15,17 @@ async fn thirty_days_are_exported_while_a_user_holds_28_of_30_sessions() -> Resu
         ..Settings::default()
     };
     settings.volume.quiet.clear();
-    let fixture = CrashFixture::start("full", settings).await?;
+    let fixture = environment("full", settings).await?;
     let manual_sessions = fixture.simulator.open_sessions_as(DEFAULT_PERSON, SPACE, 28);
-    let source = fixture.simulator.url().to_string();
-    let params = ManifestParams {
-        start: "2018-06-01",
-        end: "2018-06-30",
-        parallelism: 4,
-        source: source.trim_end_matches('/'),
-        store: &fixture.gateway.endpoint(),
-    };
-    fixture.apply(&params).await?;
-    let _operator = fixture.operator()?;
-    let status = fixture.wait_complete().await?;
+    fixture
+        .apply(&june(&fixture, "2018-06-01", "2018-06-30", 4))
+        .await?;
+    let _operator = operator(&fixture)?;
+    let object = fixture.wait_complete("june").await?;
+    let status = &object["status"];
     ensure!(status["windows"]["stored"] == 30, "{status:#}");
     let days: Vec<Date> = date(2018, 6, 1).series(1.day()).take(30).collect();
-    fixture.check_archive(&days).await?;
+    check_archive(&fixture, &days).await?;
 
     let open: Vec<String> = fixture
         .simulator

@@ -6,10 +6,10 @@ use eventexport::simulator::Settings;
 use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
-use super::fixture::{CrashFixture, ManifestParams, TIMEOUT};
-use crate::faults::{
-    FaultInjector, FaultPlan, FaultProxy, InjectedFault, ProxiedPeer, RequestMatcher, wait_injected,
-};
+use super::{check_archive, environment, june, operator};
+use crate::faults::InjectedFault;
+use crate::operator::TIMEOUT;
+use crate::testkit::proxy::{ProxiedPeer, RequestMatcher, wait_injected};
 
 /// Number of store requests after which each process dies, and whether before or after the store acted.
 const KILLS: [(usize, InjectedFault); 6] = [
@@ -29,32 +29,21 @@ async fn an_operator_killed_repeatedly_completes() -> Result<()> {
     };
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 5), 10_000);
-    let fixture = CrashFixture::start("again", settings).await?;
-    let injector = FaultInjector::new();
-    let store = FaultProxy::store(fixture.gateway, &injector).await?;
-    let source = fixture.simulator.url().to_string();
-    let params = ManifestParams {
-        start: "2018-06-04",
-        end: "2018-06-15",
-        parallelism: 3,
-        source: source.trim_end_matches('/'),
-        store: &store.endpoint(),
-    };
-    fixture.apply(&params).await?;
+    let fixture = environment("again", settings).await?;
+    let june = june(&fixture, "2018-06-04", "2018-06-15", 3)
+        .set("destination.s3.endpoint", fixture.store.endpoint());
+    fixture.apply(&june).await?;
     for (nth, fault) in KILLS {
-        let killed = injector.arm(FaultPlan {
-            matcher: RequestMatcher::Peers(vec![ProxiedPeer::Store]),
-            nth,
-            fault,
-        });
-        injector.set_target(&fixture.operator()?);
+        let requests = RequestMatcher::Peers(vec![ProxiedPeer::Store]);
+        let killed = fixture.rules.arm(fault.rule(requests, nth));
+        fixture.rules.set_target(&operator(&fixture)?);
         let killed = wait_injected(TIMEOUT, killed)
             .await
             .with_context(|| format!("complete before request {nth}: {}", fixture.log()))?;
         println!("killed {killed}");
     }
-    let _operator = fixture.operator()?;
-    fixture.wait_complete().await?;
+    let _operator = operator(&fixture)?;
+    fixture.wait_complete("june").await?;
     let days: Vec<Date> = date(2018, 6, 4).series(1.day()).take(12).collect();
-    fixture.check_archive(&days).await
+    check_archive(&fixture, &days).await
 }

@@ -12,6 +12,5 @@ mod days;
 mod file;
 mod fixture;
 mod pipe;
-mod proxy;
 mod resume;
 mod volume;

@@ -9,7 +9,7 @@ use jiff::civil::date;
 use sha2::{Digest as _, Sha256};
 
 use super::fixture::{DownloadFixture, SPACE, settings, wait_output};
-use super::proxy::{CutPoint, CuttingProxy};
+use crate::testkit::proxy::{Action, ProxiedPeer, Proxy, RequestMatcher, Rule, Rules, wait_injected};
 
 const FILE: &str = "events.json.gz";
 const MIB: u64 = 1024 * 1024;
@@ -34,6 +34,11 @@ impl RandomSequence {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % end
     }
+}
+
+/// Every third cut is a `kill -9`.
+const fn is_kill(number: usize) -> bool {
+    number % 3 == 2
 }
 
 /// Downloads at least this many bytes through ten cuts, every third of which is a `kill -9`.
@@ -66,28 +71,37 @@ async fn cut_ten_times(bytes: u64) {
             places.insert(place);
         }
     }
-    let cuts: Vec<_> = places
+    println!("{whole} bytes, {events} events, cuts after: {places:?}");
+    // Each request of a download passes the bytes up to its cut; every third cut holds the connection for a kill.
+    let downloads = RequestMatcher::LineContains(ProxiedPeer::Tracker, vec!["GET /v3/events/download"]);
+    let starts = [0].into_iter().chain(places.iter().copied());
+    let cuts = starts.zip(&places).enumerate().map(|(number, (from, to))| {
+        let bytes = usize::try_from(to - from).unwrap();
+        let cut = if is_kill(number) {
+            Action::HangReplyAfter(bytes)
+        } else {
+            Action::CutReply(bytes, &[])
+        };
+        Rule::new(downloads.clone(), cut)
+    });
+    let service = fixture.simulator.url().as_str();
+    let proxy = Proxy::start(ProxiedPeer::Tracker, service, &Rules::new())
+        .await
+        .unwrap();
+    let cuts = proxy.arm_sequence(cuts.collect());
+    let (kills, cuts): (Vec<_>, Vec<_>) = cuts
         .into_iter()
         .enumerate()
-        .map(|(number, after)| CutPoint {
-            after,
-            hold: number % 3 == 2,
-        })
-        .collect();
-    println!("{whole} bytes, {events} events, cuts: {cuts:?}");
-    let kills = cuts.iter().filter(|cut| cut.hold).count();
-    let to = fixture.simulator.url().socket_addrs(|| None).unwrap()[0];
-    let mut proxy = CuttingProxy::start(to, cuts).await;
-    fixture.endpoint = Some(proxy.url.clone());
+        .partition(|(number, _)| is_kill(*number));
+    fixture.endpoint = Some(proxy.endpoint());
 
     let id = fixture.session(day).await;
     let arguments = ["-o", FILE, &id, "--output", "json"];
     let begun = Instant::now();
-    for _ in 0..kills {
+    for (_, held) in kills {
         let mut child = fixture.command(&arguments).spawn().unwrap();
-        let held = tokio::time::timeout(TIMEOUT, proxy.held.recv());
         tokio::select! {
-            held = held => assert!(held.unwrap().is_some()),
+            held = wait_injected(TIMEOUT, held) => drop(held.unwrap()),
             ended = child.wait() => panic!("it ended before it was killed: {ended:?}"),
         }
         child.kill().await.unwrap();
@@ -96,13 +110,12 @@ async fn cut_ten_times(bytes: u64) {
         .await
         .expect_exit(0)
         .document();
-    println!(
-        "{:.1} s, {} bytes passed",
-        begun.elapsed().as_secs_f64(),
-        proxy.passed()
-    );
+    let passed: u64 = proxy.requests().iter().map(|request| request.reply_bytes).sum();
+    println!("{:.1} s, {passed} bytes passed", begun.elapsed().as_secs_f64());
 
-    assert_eq!(proxy.left(), 0, "every cut came to pass");
+    for (_, mut cut) in cuts {
+        assert!(cut.try_recv().is_ok(), "every cut came to pass");
+    }
     let mut file = File::open(fixture.path(FILE)).unwrap();
     let (mut sum, mut piece) = (Sha256::new(), vec![0; 1024 * 1024]);
     loop {
@@ -126,10 +139,9 @@ async fn cut_ten_times(bytes: u64) {
     );
     let most = whole + 10 * MAX_IN_FLIGHT_BYTES;
     assert!(
-        downloads.bytes <= most && proxy.passed() <= most,
-        "{} sent, {} passed of {whole}",
+        downloads.bytes <= most && passed <= most,
+        "{} sent, {passed} passed of {whole}",
         downloads.bytes,
-        proxy.passed()
     );
     assert_eq!(fixture.simulator.ledger().violations, Vec::<String>::new());
 }

@@ -9,8 +9,8 @@ use jiff::civil::date;
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{EngineFixture, settings};
-use crate::quirky_s3::QuirkyS3;
 use crate::storage::quirks;
+use crate::testkit::quirky_s3::QuirkyS3;
 
 async fn two_days() -> EngineFixture {
     EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 2)).await

@@ -4,47 +4,28 @@ use std::sync::Arc;
 
 use eventexport::api::Reason;
 use eventexport::archive::layout::ArchiveRoot;
-use eventexport::egress::HostPolicy;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::storage::{ChecksumMode, S3Credentials, S3Settings, S3Store, S3Timeouts, Store};
+use eventexport::storage::{S3Store, Store};
 use jiff::civil::date;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{EngineFixture, SPACE, settings};
-use crate::bed::{Gateway, StripHeader};
+use crate::bed::Gateway;
+use crate::testkit::bucket::{fresh_bucket, s3_settings};
+use crate::testkit::proxy::Proxy;
 
 async fn store(gateway: &Gateway, endpoint: &str, bucket: &str) -> Arc<dyn Store> {
-    let settings = S3Settings {
-        bucket: bucket.into(),
-        region: Gateway::REGION.into(),
-        endpoint: Some(endpoint.parse().unwrap()),
-        force_path_style: true,
-        credentials: S3Credentials::Static {
-            access_key_id: gateway.access_key().into(),
-            secret_access_key: gateway.secret_key().to_owned().into(),
-            session_token: None,
-        },
-        ca_pem: None,
-        storage_class: None,
-        server_side_encryption: None,
-        object_lock: None,
-        checksum: ChecksumMode::default(),
-        acl: None,
-        requester_pays: false,
-        timeouts: S3Timeouts::default(),
-        hosts: HostPolicy::any(),
-        traffic: eventexport::egress::Traffic::default(),
-    };
+    let keys = (gateway.access_key(), gateway.secret_key());
+    let settings = s3_settings(endpoint, bucket, keys);
     Arc::new(S3Store::connect(settings).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_about_a_store_is_not_used_for_another_with_the_same_bucket() {
     let gateway = Gateway::shared().await;
-    let bucket = format!("one-name-{:016x}", rand::random::<u64>());
-    gateway.create_bucket(&bucket).await.unwrap();
-    let weak = StripHeader::start(gateway).await.unwrap();
+    let bucket = fresh_bucket(gateway, "one-name").await.unwrap();
+    let (weak, _stripped) = Proxy::weak_store(gateway).await.unwrap();
     let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 2)).await;
     let engine = fixture.engine();
     let run = async |prefix: &str, endpoint: &str| -> Arc<Snapshot> {

@@ -6,9 +6,8 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, ensure};
 use rand::prelude::*;
 
-use super::{
-    ErrorStatus, FaultPlan, InjectedFault, ProxiedPeer, RecordedRequest, RequestKey, RequestMatcher,
-};
+use super::{ErrorStatus, InjectedFault, ProxiedPeer, RecordedRequest, RequestKey};
+use crate::testkit::proxy::{RequestMatcher, Rule};
 
 /// Peers whose requests are counted after a first fault.
 pub(crate) const COUNTED_PEERS: [ProxiedPeer; 3] =
@@ -163,21 +162,15 @@ pub(crate) fn random_pairs(
 }
 
 impl FaultCase {
-    /// Converts the case for the injector.
-    pub(crate) fn plans(&self) -> Vec<FaultPlan> {
+    /// Returns the rules of the proxies, in sequence.
+    pub(crate) fn rules(&self) -> Vec<Rule> {
         self.0
             .iter()
             .map(|injection| match injection {
-                Injection::At { fault, nth, request } => FaultPlan {
-                    matcher: RequestMatcher::Key(request.clone()),
-                    nth: *nth,
-                    fault: *fault,
-                },
-                Injection::After { fault, nth } => FaultPlan {
-                    matcher: RequestMatcher::Peers(COUNTED_PEERS.to_vec()),
-                    nth: *nth,
-                    fault: *fault,
-                },
+                Injection::At { fault, nth, request } => fault.rule(request.matcher(), *nth),
+                Injection::After { fault, nth } => {
+                    fault.rule(RequestMatcher::Peers(COUNTED_PEERS.to_vec()), *nth)
+                }
             })
             .collect()
     }

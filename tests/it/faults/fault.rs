@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 
-use super::request::{ProxiedPeer, RequestKey};
+use super::request::RequestKey;
+use crate::testkit::proxy::{Action, ErrorStatus, ProxiedPeer, RequestMatcher, Rule};
 
 /// Fault of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,55 +34,6 @@ pub(crate) enum InjectedFault {
     ErrorReply(ErrorStatus),
 }
 
-/// Reply of an intermediary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum ErrorStatus {
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    Conflict,
-    Gone,
-    /// 429 with `Retry-After`.
-    TooManyRequests,
-    InternalServerError,
-    /// 502 with an HTML page.
-    BadGateway,
-    /// 503; for a store `SlowDown`.
-    ServiceUnavailable,
-    /// 504 without a body.
-    GatewayTimeout,
-}
-
-impl ErrorStatus {
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Unauthorized,
-        Self::Forbidden,
-        Self::NotFound,
-        Self::Conflict,
-        Self::Gone,
-        Self::TooManyRequests,
-        Self::InternalServerError,
-        Self::BadGateway,
-        Self::ServiceUnavailable,
-        Self::GatewayTimeout,
-    ];
-
-    pub(crate) const fn status(self) -> u16 {
-        match self {
-            Self::Unauthorized => 401,
-            Self::Forbidden => 403,
-            Self::NotFound => 404,
-            Self::Conflict => 409,
-            Self::Gone => 410,
-            Self::TooManyRequests => 429,
-            Self::InternalServerError => 500,
-            Self::BadGateway => 502,
-            Self::ServiceUnavailable => 503,
-            Self::GatewayTimeout => 504,
-        }
-    }
-}
-
 impl InjectedFault {
     /// Returns the faults that the campaign tries at each request.
     pub(crate) fn all() -> Vec<Self> {
@@ -97,6 +49,22 @@ impl InjectedFault {
         own.into_iter()
             .chain(ErrorStatus::ALL.map(Self::ErrorReply))
             .collect()
+    }
+
+    /// Returns the rule that injects it into the `nth` of these requests.
+    pub(crate) fn rule(self, matcher: RequestMatcher, nth: usize) -> Rule {
+        let action = match self {
+            Self::KillBefore | Self::DropBefore => Action::DropRequest,
+            Self::KillAfter | Self::LoseReply => Action::LoseReply,
+            Self::KillSending(bytes) => Action::CutRequest(bytes),
+            Self::KillReceiving(bytes, parts) => Action::CutReply(bytes, parts),
+            Self::HangReply => Action::HangReply,
+            Self::CutBody => Action::HalveReply,
+            Self::TrickleBody => Action::TrickleReply,
+            Self::ErrorReply(status) => Action::ErrorReply(status),
+        };
+        let rule = Rule::new(matcher, action).nth(nth).named(&self);
+        if self.kills() { rule.kill() } else { rule }
     }
 
     /// True if it kills the operator.

@@ -1,9 +1,6 @@
 //! Fixture of one case: a namespace, a bucket, a service, proxies before them, and the operator as a process.
 
-use std::ffi::OsString;
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,11 +11,12 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::{FaultInjector, FaultProxy, ProxiedPeer, TargetProcess};
 use crate::bed::{Cluster, Gateway};
-use crate::crash_recovery::versioned_bucket::VersionedBucket;
-
-pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+use crate::testkit::bucket::Bucket;
+use crate::testkit::manifest::{Manifest, SPACE};
+use crate::testkit::operator::OperatorCommand;
+use crate::testkit::process::{Process, program, read_log};
+use crate::testkit::proxy::{ProxiedPeer, Proxy, Rules};
 
 /// Manually opened sessions in the space: of another user, and of the operator's user.
 pub(crate) const USER_SESSIONS: usize = 2;
@@ -46,25 +44,20 @@ pub(crate) enum ApiServerRoute {
     Proxied,
 }
 
-/// Returns the program under test: that of this build, or another one, such as a release build.
-fn program() -> OsString {
-    std::env::var_os("EVENTEXPORT_FAULTS_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_eventexport").into())
-}
-
 pub(crate) struct FaultFixture {
     cluster: &'static Cluster,
     pub(crate) gateway: &'static Gateway,
     client: reqwest::Client,
     pub(crate) simulator: Simulator,
     /// Bucket; also the name of the namespace.
-    pub(crate) bucket: VersionedBucket,
-    pub(crate) injector: Arc<FaultInjector>,
+    pub(crate) bucket: Bucket,
+    pub(crate) rules: Arc<Rules>,
     /// Manually opened sessions.
     pub(crate) user_sessions: Vec<String>,
-    tracker: FaultProxy,
-    _uaa: FaultProxy,
-    store: FaultProxy,
-    kubernetes: Option<FaultProxy>,
+    tracker: Proxy,
+    _uaa: Proxy,
+    store: Proxy,
+    kubernetes: Option<Proxy>,
     folder: tempfile::TempDir,
 }
 
@@ -76,21 +69,21 @@ impl FaultFixture {
         let simulator = Simulator::start(spec.service.clone()).await?;
         let mut user_sessions = simulator.open_sessions_as(DEFAULT_PERSON, SPACE, USER_SESSIONS - 1);
         user_sessions.extend(simulator.open_sessions_as(DEFAULT_USER, SPACE, 1));
-        let injector = FaultInjector::new();
-        let uaa = FaultProxy::start(ProxiedPeer::Uaa, simulator.url().as_str(), &injector).await?;
+        let rules = Rules::new();
+        let uaa = Proxy::start(ProxiedPeer::Uaa, simulator.url().as_str(), &rules).await?;
         let fixture = Self {
             cluster,
             gateway,
             client: cluster.http_client()?,
-            bucket: VersionedBucket::create(gateway, &name).await?,
-            tracker: FaultProxy::tracker(simulator.url().as_str(), &uaa, &injector).await?,
-            store: FaultProxy::store(gateway, &injector).await?,
+            bucket: Bucket::create_versioned(gateway, &name).await?,
+            tracker: Proxy::tracker(simulator.url().as_str(), &uaa, &rules).await?,
+            store: Proxy::store(gateway, &rules).await?,
             kubernetes: match route {
                 ApiServerRoute::Direct => None,
-                ApiServerRoute::Proxied => Some(FaultProxy::cluster(cluster, &injector).await?),
+                ApiServerRoute::Proxied => Some(Proxy::cluster(cluster, &rules).await?),
             },
             simulator,
-            injector,
+            rules,
             user_sessions,
             _uaa: uaa,
             folder: tempfile::tempdir()?,
@@ -134,32 +127,20 @@ impl FaultFixture {
             });
             self.bucket.put(&key, split.to_string().into_bytes()).await?;
         }
+        let manifest = Manifest::new("june", &self.source())
+            .days(&spec.start.to_string(), &spec.end.to_string())
+            .bucket(&self.bucket.name, "tracker", &self.store.endpoint())
+            .set("parallelism", spec.parallelism)
+            .secrets(self.gateway);
         let secrets = format!("/api/v1/namespaces/{}/secrets", self.namespace());
-        let (key, hidden) = (self.gateway.access_key(), self.gateway.secret_key());
-        for (name, data) in [
-            ("tracker", json!({ "apiKey": DEFAULT_API_KEY })),
-            ("bucket", json!({ "accessKeyId": key, "secretAccessKey": hidden })),
-        ] {
-            let secret = json!({ "metadata": { "name": name }, "stringData": data });
-            self.api_request(Method::POST, &secrets, Some(secret)).await?;
+        for document in manifest.documents() {
+            let path = if document["kind"] == "Secret" {
+                secrets.clone()
+            } else {
+                self.exports()
+            };
+            self.api_request(Method::POST, &path, Some(document)).await?;
         }
-        let export = json!({
-            "apiVersion": "eventexport.io/v1alpha1",
-            "kind": "EventExport",
-            "metadata": { "name": "june" },
-            "spec": {
-                "space": SPACE,
-                "dateRange": { "start": spec.start, "end": spec.end },
-                "source": { "endpoint": self.source(), "credentialsSecretRef": { "name": "tracker" } },
-                "destination": { "s3": {
-                    "bucket": self.bucket.name, "prefix": "tracker", "endpoint": self.store.endpoint(),
-                    "credentialsSecretRef": { "name": "bucket" },
-                }},
-                "parallelism": spec.parallelism,
-            },
-        });
-        self.api_request(Method::POST, &self.exports(), Some(export))
-            .await?;
         Ok(())
     }
 
@@ -183,18 +164,10 @@ impl FaultFixture {
     }
 
     fn kubeconfig(&self) -> Result<PathBuf> {
-        let Some(proxy) = &self.kubernetes else {
-            return Ok(self.cluster.kubeconfig_path());
-        };
-        let path = self.folder.path().join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "bed",
-            "clusters": [{ "name": "bed", "cluster": { "server": proxy.endpoint() } }],
-            "users": [{ "name": "bed", "user": {} }],
-            "contexts": [{ "name": "bed", "context": { "cluster": "bed", "user": "bed" } }],
-        });
-        std::fs::write(&path, config.to_string())?;
-        Ok(path)
+        match &self.kubernetes {
+            None => Ok(self.cluster.kubeconfig_path()),
+            Some(proxy) => proxy.write_kubeconfig(self.folder.path()),
+        }
     }
 
     /// True if a proxy is before the API server.
@@ -216,32 +189,25 @@ impl FaultFixture {
 
     /// Starts an operator process as the target of faults. Its lease identity is constant, and the lease is long,
     /// because a machine that pauses for seconds is not part of this test.
-    pub(crate) fn operator(&self) -> Result<Arc<TargetProcess>> {
-        let log = self.folder.path().join("log");
-        let log = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(program())
-            .args(["operator", "--namespace", self.namespace()])
-            .args(["--lease-namespace", self.namespace(), "--lease-duration", "2m"])
-            .args(["--lease-deadline", "1m", "--lease-renew", "5s"])
-            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
-            .args(["--session-quiet", "1s", "--log-format", "json"])
-            .args(["--sessions-per-space", &SESSION_LIMIT.to_string(), "--kubeconfig"])
-            .arg(self.kubeconfig()?)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
-        let target = TargetProcess::new(child);
-        self.injector.set_target(&target);
-        Ok(target)
+    pub(crate) fn operator(&self) -> Result<Arc<Process>> {
+        let process = OperatorCommand::new(self.cluster)
+            .namespace(self.namespace())
+            .lease(["2m", "1m", "5s"])
+            .args(&[
+                "--session-quiet",
+                "1s",
+                "--sessions-per-space",
+                &SESSION_LIMIT.to_string(),
+            ])
+            .kubeconfig(&self.kubeconfig()?)
+            .spawn(&self.folder.path().join("log"))?;
+        self.rules.set_target(&process);
+        Ok(process)
     }
 
     /// Returns the logs of all operator processes.
     pub(crate) fn log(&self) -> String {
-        std::fs::read(self.folder.path().join("log"))
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        read_log(&self.folder.path().join("log"))
     }
 
     /// Runs `verify` on the archive; returns whether it succeeds, and its output.
@@ -254,7 +220,6 @@ impl FaultFixture {
             .env("AWS_REGION", Gateway::REGION)
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
             .await
@@ -269,7 +234,7 @@ impl FaultFixture {
     /// Values that must not appear in a log, Event or status.
     pub(crate) fn secrets(&self) -> Vec<String> {
         let own = [DEFAULT_API_KEY, self.gateway.secret_key()].map(str::to_owned);
-        self.injector.secrets().into_iter().chain(own).collect()
+        self.rules.secrets().into_iter().chain(own).collect()
     }
 }
 

@@ -3,25 +3,18 @@
 // Proxies may offer more than today's campaigns use.
 #![allow(dead_code)]
 
-mod body;
 mod campaign;
 mod case;
-mod error_replies;
 mod fault;
 mod fixture;
-mod injector;
 mod invariants;
 mod observation;
-mod proxy;
 mod report;
 mod request;
 mod run_case;
 mod watch_faults;
-mod watch_proxy;
+mod watch_rules;
 
-pub(crate) use self::fault::{ErrorStatus, InjectedFault};
-pub(crate) use self::injector::{
-    FaultInjector, FaultPlan, InjectionReceiver, RequestMatcher, TargetProcess, wait_injected,
-};
-pub(crate) use self::proxy::FaultProxy;
-pub(crate) use self::request::{ProxiedPeer, RecordedRequest, RequestKey};
+pub(crate) use self::fault::InjectedFault;
+pub(crate) use self::request::RequestKey;
+pub(crate) use crate::testkit::proxy::{ErrorStatus, InjectionReceiver, ProxiedPeer, RecordedRequest};

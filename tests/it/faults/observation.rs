@@ -78,7 +78,7 @@ impl CaseObservation {
             archive,
             versions: fixture.bucket.versions().await?,
             uploads: fixture.bucket.uploads().await?,
-            requests: fixture.injector.requests(),
+            requests: fixture.rules.requests(),
             ledger: fixture.simulator.ledger(),
             deleted_user_sessions: fixture
                 .user_sessions

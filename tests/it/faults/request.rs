@@ -3,38 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use axum::http::StatusCode;
-use percent_encoding::percent_decode_str;
+use axum::http::Method;
 use regex::Regex;
 
-use super::fault::InjectedFault;
-
-/// Peer behind a proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum ProxiedPeer {
-    /// Kubernetes API server.
-    ApiServer,
-    /// Activity Tracker.
-    Tracker,
-    /// UAA, which issues tokens.
-    Uaa,
-    /// Object store.
-    Store,
-}
-
-impl fmt::Display for ProxiedPeer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ApiServer => "API server",
-            Self::Tracker => "tracker",
-            Self::Uaa => "UAA",
-            Self::Store => "store",
-        })
-    }
-}
+use crate::testkit::proxy::{ProxiedPeer, RecordedRequest, RequestMatcher, request_line};
 
 /// Identity of a request across runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,31 +18,7 @@ pub(crate) struct RequestKey {
     pub(crate) name: String,
 }
 
-/// Recorded request.
-#[derive(Clone, Debug)]
-pub(crate) struct RecordedRequest {
-    pub(crate) peer: ProxiedPeer,
-    /// `METHOD /path?query`, percent-decoded.
-    pub(crate) line: String,
-    pub(crate) at: Instant,
-    /// Status of the peer's reply, even if the operator never got it.
-    pub(crate) status: Option<StatusCode>,
-    /// Bytes of the reply's body that passed.
-    pub(crate) reply_bytes: u64,
-    /// Injected fault.
-    pub(crate) fault: Option<InjectedFault>,
-}
-
 impl RecordedRequest {
-    pub(crate) fn succeeded(&self) -> bool {
-        self.status.is_some_and(|status| status.is_success())
-    }
-
-    /// True if the line contains all parts.
-    pub(crate) fn contains(&self, parts: &[&str]) -> bool {
-        parts.iter().all(|part| self.line.contains(part))
-    }
-
     pub(crate) fn key(&self) -> RequestKey {
         RequestKey {
             peer: self.peer,
@@ -109,6 +59,12 @@ impl RequestKey {
             peer,
             name: normalized(peer, line),
         }
+    }
+
+    /// Matches the requests with this key.
+    pub(crate) fn matcher(&self) -> RequestMatcher {
+        let key = self.clone();
+        RequestMatcher::when(move |peer, line, _| peer == key.peer && Self::new(peer, line) == key)
     }
 
     pub(crate) fn method(&self) -> &str {
@@ -208,17 +164,12 @@ impl FromStr for RequestKey {
     }
 }
 
-/// Method, path and query, as in [`RecordedRequest`].
-pub(super) fn request_line(method: &str, path: &str) -> String {
-    format!("{method} {}", percent_decode_str(path).decode_utf8_lossy())
-}
-
 #[test]
 fn a_request_has_the_same_key_in_every_run() {
     let root = "tracker/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space";
     let attempt = |bucket: &str, ulid: &str| {
         let line = request_line(
-            "PUT",
+            &Method::PUT,
             &format!("/{bucket}/{root}/_journal/2018-06-04.{ulid}.attempt.json?x-id=PutObject"),
         );
         RequestKey::new(ProxiedPeer::Store, &line)

@@ -10,7 +10,8 @@ use super::case::{FaultCase, ReferenceRequest, api_server_requests, reference_re
 use super::fixture::{ApiServerRoute, CampaignSpec, FaultFixture};
 use super::invariants::is_temporary_entry;
 use super::observation::{CaseObservation, CaseOutcome};
-use super::{InjectedFault, InjectionReceiver, ProxiedPeer, RecordedRequest, TargetProcess};
+use super::{InjectedFault, InjectionReceiver, ProxiedPeer, RecordedRequest};
+use crate::testkit::process::Process;
 
 /// Interval at which the state is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
@@ -60,8 +61,8 @@ pub(crate) async fn run_case(
     let fixture = FaultFixture::start(spec, route).await?;
     let mut runner = CaseRunner {
         pending: fixture
-            .injector
-            .arm_sequence(case.map(FaultCase::plans).unwrap_or_default()),
+            .rules
+            .arm_sequence(case.map(FaultCase::rules).unwrap_or_default()),
         completion_hangs: case.is_some_and(completion_hangs),
         waiting_for_cleanup_since: None,
         restarted_for_cleanup: false,
@@ -87,8 +88,8 @@ pub(crate) async fn run_case(
     let fixture = &runner.fixture;
     Ok(CaseRun {
         observed: CaseObservation::collect(fixture, ending, stopped).await?,
-        requests: reference_requests(&fixture.injector.requests()),
-        api_server_requests: api_server_requests(&fixture.injector.requests()),
+        requests: reference_requests(&fixture.rules.requests()),
+        api_server_requests: api_server_requests(&fixture.rules.requests()),
         injected: runner.injected,
         restarts: runner.restarts,
         took: runner.started.elapsed(),
@@ -102,7 +103,7 @@ fn completion_hangs(case: &FaultCase) -> bool {
 
 struct CaseRunner {
     fixture: FaultFixture,
-    operator: Arc<TargetProcess>,
+    operator: Arc<Process>,
     /// Faults that are not injected yet.
     pending: Vec<InjectionReceiver>,
     /// True if the completion of an upload hangs.
@@ -202,7 +203,7 @@ impl CaseRunner {
 
     /// True if no requests are sent and all temporary entries are gone, or will stay.
     async fn is_idle(&mut self) -> Result<bool> {
-        let seen = self.fixture.injector.requests();
+        let seen = self.fixture.rules.requests();
         let asks =
             |seen: &RecordedRequest| seen.peer != ProxiedPeer::ApiServer && seen.at.elapsed() < QUIET_PERIOD;
         if seen.iter().any(asks) {

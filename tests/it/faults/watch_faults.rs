@@ -3,20 +3,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use axum::http::Method;
 use eventexport::controller::WatchConfig;
 use serde_json::{Value, json};
 
-use super::watch_proxy::{ApiRequest, WatchProxy, WatchedKind, list_exports};
+use super::watch_rules::{WatchProxy, WatchedKind, list_exports};
 use crate::bed::Cluster;
 use crate::operator::scripted_exporter::ScriptedExporter;
 use crate::operator::{
     Operator, apply, event_reasons, eventually, get, has_finalizer, kubectl, manifest, patch, secret,
     wait_conditions,
 };
+use crate::testkit::environment::COMPLETE;
+use crate::testkit::proxy::{Action, Gate, ProxiedPeer, RecordedRequest, RequestMatcher, Rule};
 
 /// Time without writes at the end.
 const QUIET_PERIOD: Duration = Duration::from_secs(10);
@@ -27,10 +29,9 @@ const SHORT_WATCH: WatchConfig = WatchConfig {
     relist_interval: Duration::from_hours(12),
 };
 
-/// Conditions of an export that is running, suspended, and complete.
+/// Conditions of an export that is running, and of a suspended one.
 const BUSY: [&str; 4] = ["True/Exporting", "False", "False/Accepted", "False"];
 const SUSPENDED: [&str; 4] = ["False/Suspended", "", "False/Suspended", "False"];
-const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
 struct WatchFixture {
     cluster: &'static Cluster,
@@ -121,11 +122,11 @@ impl WatchFixture {
         }
         ensure_generations_increase(&self.proxy.writes())?;
         // The operator deletes nothing in the cluster; Events are merged by patches.
-        let deleted: Vec<ApiRequest> = self
+        let deleted: Vec<RecordedRequest> = self
             .proxy
             .writes()
             .into_iter()
-            .filter(|write| write.method == Method::DELETE)
+            .filter(|write| write.method() == "DELETE")
             .collect();
         ensure!(deleted.is_empty(), "{deleted:#?}");
         Ok(())
@@ -133,11 +134,11 @@ impl WatchFixture {
 }
 
 /// Checks that no accepted status is of an older generation than an earlier one.
-fn ensure_generations_increase(writes: &[ApiRequest]) -> Result<()> {
+fn ensure_generations_increase(writes: &[RecordedRequest]) -> Result<()> {
     let mut last: HashMap<String, i64> = HashMap::new();
     for write in writes {
         let generation = write.body["status"]["observedGeneration"].as_i64();
-        let Some(generation) = generation.filter(|_| write.status == 200) else {
+        let Some(generation) = generation.filter(|_| write.succeeded()) else {
             continue;
         };
         let uid = write.body["metadata"]["uid"]
@@ -147,7 +148,7 @@ fn ensure_generations_increase(writes: &[ApiRequest]) -> Result<()> {
         ensure!(
             before <= generation,
             "{}: a status of generation {generation} over one of {before}",
-            write.path
+            write.path()
         );
     }
     Ok(())
@@ -164,9 +165,8 @@ async fn a_stalled_watch_is_detected_and_no_change_is_missed() -> Result<()> {
     fixture.export("june", "busy").await?;
     let operator = fixture.operator(SHORT_WATCH)?;
     fixture.wait_conditions("june", BUSY).await?;
-    for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        fixture.proxy.freeze(kind);
-    }
+    // Their connections stay open.
+    let _frozen = WatchedKind::ALL.map(|kind| fixture.proxy.proxy.hold_bodies(kind.watches(), true));
     // Unnoticed by the operator.
     fixture.export("july", "complete").await?;
     apply(fixture.cluster, &secret(&fixture.namespace, "two")).await?;
@@ -184,10 +184,9 @@ async fn a_stalled_watch_is_detected_and_no_change_is_missed() -> Result<()> {
 async fn an_unanswered_list_is_retried() -> Result<()> {
     let fixture = WatchFixture::start("unanswered").await?;
     fixture.export("june", "busy").await?;
-    for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        fixture
-            .proxy
-            .update_rules(kind, |rules| rules.unanswered_lists = 2);
+    for kind in WatchedKind::ALL {
+        let unanswered = Rule::new(kind.lists(), Action::HangRequest).times(2);
+        drop(fixture.proxy.proxy.arm(unanswered));
     }
     let operator = fixture.operator(SHORT_WATCH)?;
     fixture.wait_conditions("june", BUSY).await?;
@@ -206,22 +205,22 @@ async fn a_broken_watch_is_restarted() -> Result<()> {
     fixture.export("june", "busy").await?;
     let operator = fixture.operator(WatchConfig::default())?;
     fixture.wait_conditions("june", BUSY).await?;
-    let kinds = [WatchedKind::Exports, WatchedKind::Secrets];
+    let kinds = WatchedKind::ALL;
+    let mut failing = Vec::new();
     for (round, key) in ["two", "three", "four", "five", "six"].into_iter().enumerate() {
-        let each = |does: &dyn Fn(WatchedKind)| kinds.into_iter().for_each(does);
+        let proxy = &fixture.proxy;
+        let each = |does: &mut dyn FnMut(WatchedKind)| kinds.into_iter().for_each(does);
         match round {
             // By the status of the reply, as long as the same version is requested.
-            0 => each(&|kind| {
-                fixture
-                    .proxy
-                    .update_rules(kind, |rules| rules.watch_error = Some(410));
-                fixture.proxy.cut(kind);
+            0 => each(&mut |kind| {
+                failing.push(proxy.fail_watches(kind));
+                proxy.proxy.break_replies(kind.watches());
             }),
             // The event before the end is lost, see below.
-            1 => each(&|kind| fixture.proxy.update_rules(kind, |rules| rules.events_to_drop = 1)),
-            2 => each(&|kind| fixture.proxy.send_error(kind, 500)),
-            3 => each(&|kind| fixture.proxy.send_text(kind, "{\"type\": \"MODIF")),
-            _ => each(&|kind| fixture.proxy.cut(kind)),
+            1 => each(&mut |kind| proxy.events(kind).to_drop.store(1, SeqCst)),
+            2 => each(&mut |kind| proxy.send_error(kind, 500)),
+            3 => each(&mut |kind| proxy.proxy.send_line(kind.watches(), "{\"type\": \"MODIF")),
+            _ => each(&mut |kind| proxy.proxy.break_replies(kind.watches())),
         }
         let suspend = round % 2 == 0;
         fixture.suspend("june", suspend).await?;
@@ -230,11 +229,11 @@ async fn a_broken_watch_is_restarted() -> Result<()> {
             eventually("it is lost", async || {
                 Ok(kinds
                     .into_iter()
-                    .all(|kind| fixture.proxy.events_to_drop(kind) == 0))
+                    .all(|kind| proxy.events(kind).to_drop.load(SeqCst) == 0))
             })
             .await?;
             // In the stream, as the API server sends it.
-            each(&|kind| fixture.proxy.send_error(kind, 410));
+            each(&mut |kind| proxy.send_error(kind, 410));
         }
         let states = if suspend { SUSPENDED } else { BUSY };
         fixture.wait_conditions("june", states).await?;
@@ -264,22 +263,18 @@ async fn a_resource_replaced_between_events_leaves_no_stale_run() -> Result<()> 
     let first = uid(&fixture.wait_conditions("june", BUSY).await?)?;
     // A list suffices to start runs; the events below are lost on a watch.
     eventually("the watch has caught up", async || {
-        let heard = fixture.proxy.received_events(WatchedKind::Exports);
+        let heard = fixture.proxy.exports.received();
         Ok(heard.iter().any(|event| event["type"] == "MODIFIED"))
     })
     .await?;
-    fixture
-        .proxy
-        .update_rules(WatchedKind::Exports, |rules| rules.events_to_drop = usize::MAX);
+    fixture.proxy.exports.to_drop.store(usize::MAX, SeqCst);
     fixture.force_delete("june").await?;
     eventually("its deletion is lost", async || {
-        let heard = fixture.proxy.received_events(WatchedKind::Exports);
+        let heard = fixture.proxy.exports.received();
         Ok(heard.iter().any(|event| event["type"] == "DELETED"))
     })
     .await?;
-    fixture
-        .proxy
-        .update_rules(WatchedKind::Exports, |rules| rules.events_to_drop = 0);
+    fixture.proxy.exports.to_drop.store(0, SeqCst);
     fixture.export("june", "busy").await?;
     let second = uid(&fixture.wait_conditions("june", BUSY).await?)?;
     ensure!(first != second);
@@ -304,10 +299,8 @@ async fn lost_events_are_recovered_by_relisting() -> Result<()> {
     for name in ["june", "july", "august"] {
         fixture.wait_conditions(name, BUSY).await?;
     }
-    for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        fixture
-            .proxy
-            .update_rules(kind, |rules| rules.events_to_drop = usize::MAX);
+    for kind in WatchedKind::ALL {
+        fixture.proxy.events(kind).to_drop.store(usize::MAX, SeqCst);
     }
     fixture.suspend("june", true).await?;
     fixture.force_delete("july").await?;
@@ -331,14 +324,15 @@ async fn a_delayed_status_does_not_overwrite_a_newer_one() -> Result<()> {
     fixture.export("june", "busy").await?;
     let operator = fixture.operator(SHORT_WATCH)?;
     fixture.wait_conditions("june", BUSY).await?;
-    fixture
-        .proxy
-        .update_rules(WatchedKind::Exports, |rules| rules.hold_status_writes = true);
+    let gate = Arc::<Gate>::default();
+    let status_writes = RequestMatcher::LineContains(
+        ProxiedPeer::ApiServer,
+        vec!["PATCH ", "/eventexports/", "/status"],
+    );
+    let hold = Rule::new(status_writes, Action::HoldRequest(Arc::clone(&gate)));
+    let _held = fixture.proxy.proxy.keep(hold);
     fixture.suspend("june", true).await?;
-    eventually("its status is on the way", async || {
-        Ok(fixture.proxy.held_status_writes(WatchedKind::Exports) > 0)
-    })
-    .await?;
+    eventually("its status is on the way", async || Ok(gate.waiting() > 0)).await?;
 
     // Meanwhile another writer, as the next leader would, writes the status of a later generation.
     fixture.suspend("june", false).await?;
@@ -357,9 +351,7 @@ async fn a_delayed_status_does_not_overwrite_a_newer_one() -> Result<()> {
         &[&write[..], &["--type=merge", "-p", &later]].concat(),
     )
     .await?;
-    fixture
-        .proxy
-        .update_rules(WatchedKind::Exports, |rules| rules.hold_status_writes = false);
+    gate.open();
     let of_second = || {
         let mut writes = fixture.proxy.writes();
         writes.retain(|write| write.body["status"]["observedGeneration"] == 2);
@@ -370,7 +362,7 @@ async fn a_delayed_status_does_not_overwrite_a_newer_one() -> Result<()> {
     fixture.ensure_quiet().await?;
     let accepted: Vec<_> = of_second()
         .into_iter()
-        .filter(|write| write.status == 200)
+        .filter(RecordedRequest::succeeded)
         .collect();
     ensure!(accepted.is_empty(), "a status was taken back: {accepted:#?}");
     operator.stop().await
@@ -397,10 +389,11 @@ async fn a_stale_view_reverts_nothing() -> Result<()> {
     // The same process gets all events again from the start.
     let begun = |name: &str| fixture.exporter.activity(name).started_with.len();
     let before = (begun("june"), begun("july"));
-    let heard = fixture.proxy.received_events(WatchedKind::Exports);
+    let heard = fixture.proxy.exports.received();
     for half in heard.chunks(heard.len().div_ceil(2)) {
         for event in half {
-            fixture.proxy.send_event(WatchedKind::Exports, event);
+            let watches = WatchedKind::Exports.watches();
+            fixture.proxy.proxy.send_line(watches, &event.to_string());
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
@@ -418,22 +411,23 @@ async fn a_stale_view_reverts_nothing() -> Result<()> {
     // A new process starts from a stale list and gets no events for a while.
     for view in [past, finalized] {
         let before = (begun("june"), begun("july"));
-        fixture.proxy.update_rules(WatchedKind::Exports, |rules| {
-            rules.canned_lists.push_back(view);
-            rules.paused = true;
-        });
-        let (written, asked) = (fixture.proxy.writes().len(), fixture.proxy.requests().len());
+        let proxy = &fixture.proxy.proxy;
+        drop(proxy.arm(Rule::new(WatchedKind::Exports.lists(), Action::JsonReply(view))));
+        let paused = proxy.hold_bodies(WatchedKind::Exports.watches(), false);
+        let (written, asked) = (fixture.proxy.writes().len(), proxy.requests().len());
         let operator = fixture.operator(WatchConfig::default())?;
         eventually("it acts", async || {
-            let asked = fixture.proxy.requests().split_off(asked);
-            let is_about = |name: &str| asked.iter().any(|asked| asked.path.ends_with(name));
+            let asked = proxy.requests().split_off(asked);
+            let is_about = |name: &str| asked.iter().any(|asked| asked.path().ends_with(name));
             Ok(is_about("/eventexports/june") && is_about("/eventexports/july"))
         })
         .await?;
         tokio::time::sleep(Duration::from_secs(5)).await;
         let refused = fixture.proxy.writes().split_off(written);
         ensure!(
-            refused.iter().all(|write| matches!(write.status, 404 | 409)),
+            refused.iter().all(|write| write
+                .status
+                .is_some_and(|status| matches!(status.as_u16(), 404 | 409))),
             "written by an old view: {refused:#?}"
         );
         ensure!(refused.len() < 30, "{} writes in vain", refused.len());
@@ -445,9 +439,7 @@ async fn a_stale_view_reverts_nothing() -> Result<()> {
             .await?
             .context("july")?;
         ensure!(uid(&object)? == third && !has_finalizer(&object), "{object:#}");
-        fixture
-            .proxy
-            .update_rules(WatchedKind::Exports, |rules| rules.paused = false);
+        drop(paused);
         fixture.ensure_quiet().await?;
         fixture.wait_conditions("june", SUSPENDED).await?;
         fixture.wait_conditions("july", COMPLETE).await?;
@@ -462,8 +454,8 @@ async fn a_stale_view_reverts_nothing() -> Result<()> {
 #[tokio::test]
 async fn duplicate_and_late_events_are_handled_once() -> Result<()> {
     let fixture = WatchFixture::start("twice").await?;
-    for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        fixture.proxy.update_rules(kind, |rules| rules.duplicates = 2);
+    for kind in WatchedKind::ALL {
+        fixture.proxy.events(kind).duplicates.store(2, SeqCst);
     }
     let operator = fixture.operator(SHORT_WATCH)?;
     fixture.export("june", "complete").await?;
@@ -471,9 +463,7 @@ async fn duplicate_and_late_events_are_handled_once() -> Result<()> {
     fixture.wait_conditions("june", COMPLETE).await?;
     fixture.wait_conditions("july", BUSY).await?;
     // Late: several changes arrive at once at the end.
-    for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        fixture.proxy.update_rules(kind, |rules| rules.paused = true);
-    }
+    let paused = WatchedKind::ALL.map(|kind| fixture.proxy.proxy.hold_bodies(kind.watches(), false));
     for suspend in [true, false, true] {
         fixture.suspend("july", suspend).await?;
     }
@@ -482,9 +472,7 @@ async fn duplicate_and_late_events_are_handled_once() -> Result<()> {
         fixture.exporter.activity("july").running == 1,
         "no stop request yet"
     );
-    for kind in [WatchedKind::Exports, WatchedKind::Secrets] {
-        fixture.proxy.update_rules(kind, |rules| rules.paused = false);
-    }
+    drop(paused);
     fixture.wait_conditions("july", SUSPENDED).await?;
     fixture.ensure_quiet().await?;
     let (june, july) = (

@@ -4,16 +4,15 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::storage::{
-    ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store, S3Timeouts,
-    Segments, Store as _, StoreError,
+    Crc64, ObjectClass, PutMode, PutOptions, S3Store, S3Timeouts, Segments, Store as _, StoreError,
 };
 use futures::future::join_all;
 
 use super::assert_displayable;
 use super::payloads::malicious_payloads;
 use super::peer::{MaliciousPeer, Payload, PeerAction};
+use crate::testkit::bucket::s3_settings;
 
 const SECRET: &str = "the-secret-that-nobody-may-see";
 /// Idle timeout of an attempt.
@@ -33,30 +32,11 @@ enum StoreCall {
 }
 
 async fn store(peer: &MaliciousPeer) -> S3Store {
-    let settings = S3Settings {
-        bucket: "audit".into(),
-        region: "us-east-1".into(),
-        endpoint: Some(peer.url().parse().unwrap()),
-        force_path_style: true,
-        credentials: S3Credentials::Static {
-            access_key_id: "AKID".into(),
-            secret_access_key: SECRET.to_owned().into(),
-            session_token: None,
-        },
-        ca_pem: None,
-        storage_class: None,
-        server_side_encryption: None,
-        object_lock: None,
-        checksum: ChecksumMode::default(),
-        acl: None,
-        requester_pays: false,
-        timeouts: S3Timeouts {
-            connect: IDLE,
-            idle: IDLE,
-            ..S3Timeouts::default()
-        },
-        hosts: HostPolicy::any(),
-        traffic: Traffic::default(),
+    let mut settings = s3_settings(&peer.url(), "audit", ("AKID", SECRET));
+    settings.timeouts = S3Timeouts {
+        connect: IDLE,
+        idle: IDLE,
+        ..S3Timeouts::default()
     };
     S3Store::connect(settings).await.unwrap()
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::process::{OperatorFixture, OperatorProcess, SHORT_LEASE};
 use super::{eventually, wait_conditions};
-use crate::bed::{TappedRequest, Wiretap};
+use crate::testkit::proxy::{Proxy, RecordedRequest, Rules};
 
 /// Starts long exports of a slow service, so that the old leader always has requests to send.
 async fn fixture(name: &str) -> Result<OperatorFixture> {
@@ -47,7 +47,7 @@ async fn wait_standby(process: &OperatorProcess) -> Result<()> {
 
 async fn wait_busy(fixture: &OperatorFixture, process: &OperatorProcess) -> Result<()> {
     eventually("it has stored a day", async || {
-        let puts = |request: &TappedRequest| {
+        let puts = |request: &RecordedRequest| {
             request.line.starts_with("PUT ") && request.line.contains("receipt.json")
         };
         Ok(fixture.store.requests_from(process.id).iter().any(puts))
@@ -78,10 +78,7 @@ fn ensure_no_overlap(fixture: &OperatorFixture, old: u32, new: u32) -> Result<()
 }
 
 fn first_of(fixture: &OperatorFixture, process: u32) -> Option<Instant> {
-    let lines = [&fixture.tracker, &fixture.store];
-    let requests = lines
-        .into_iter()
-        .flat_map(|line: &Wiretap| line.requests_from(process));
+    let requests = fixture.rules.requests_from(process).into_iter();
     requests.map(|request| request.at).min()
 }
 
@@ -95,16 +92,10 @@ async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<
             .export(space, ["2018-06-01", "2018-06-30"], &change)
             .await?;
     }
-    let (mut first, second) = pair(&fixture, &SHORT_LEASE).await?;
+    let (first, second) = pair(&fixture, &SHORT_LEASE).await?;
     // Idle except for awaited replies: no request is in flight when it is stopped.
-    let lines = [&fixture.tracker, &fixture.store];
-    for line in lines {
-        line.hold_replies(true);
-    }
-    let request_count = || {
-        let count = |line: &&Wiretap| line.requests_from(first.id).len();
-        lines.iter().map(count).sum::<usize>()
-    };
+    let held = fixture.rules.hold_replies();
+    let request_count = || fixture.rules.requests_from(first.id).len();
     let mut quiet = (request_count(), Instant::now());
     eventually("all of the first waits", async || {
         if request_count() != quiet.0 {
@@ -114,16 +105,14 @@ async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<
     })
     .await?;
     first.signal("-STOP").await?;
-    for line in lines {
-        line.hold_replies(false);
-    }
+    drop(held);
     eventually("the second exports", async || {
         Ok(first_of(&fixture, second.id).is_some())
     })
     .await?;
     // Replies wait for it, its timers have expired, and it believes that it leads.
     first.signal("-CONT").await?;
-    let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
+    let ended = first.wait(Duration::from_mins(1)).await?;
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
     wait_busy(&fixture, &second).await?;
     ensure_no_overlap(&fixture, first.id, second.id)
@@ -132,22 +121,16 @@ async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<
 #[tokio::test]
 async fn a_leader_cut_off_from_the_api_server_stops_before_another_starts() -> Result<()> {
     let fixture = fixture("cut-off").await?;
-    let port = fixture.cluster.server_url();
-    let port = port.rsplit(':').next().unwrap_or_default().parse()?;
-    let cable = Wiretap::start(port).await?;
-    let kubeconfig = std::fs::read_to_string(fixture.cluster.kubeconfig_path())?;
-    let through = kubeconfig.replace(&format!(":{port}"), &format!(":{}", cable.port()));
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("kubeconfig");
-    std::fs::write(&path, through)?;
+    let cable = Proxy::cluster(fixture.cluster, &Rules::new()).await?;
+    let path = cable.write_kubeconfig(fixture.folder.path())?;
 
-    let mut first = fixture.operator_with(&path, &SHORT_LEASE, &[]).await?;
+    let first = fixture.operator_with(&path, &SHORT_LEASE, &[]).await?;
     eventually("the first leads", async || Ok(first.leads().await)).await?;
     let second = fixture.operator(&SHORT_LEASE, &[]).await?;
     wait_standby(&second).await?;
     wait_busy(&fixture, &first).await?;
-    cable.cut();
-    let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
+    let _cut = cable.stop_traffic();
+    let ended = first.wait(Duration::from_mins(1)).await?;
     ensure!(ended.code() == Some(1), "to be started again: {ended}");
     wait_busy(&fixture, &second).await?;
     ensure_no_overlap(&fixture, first.id, second.id)
@@ -157,7 +140,7 @@ async fn a_leader_cut_off_from_the_api_server_stops_before_another_starts() -> R
 #[tokio::test]
 async fn an_orderly_shutdown_hands_over_within_five_seconds_with_nothing_left_open() -> Result<()> {
     let fixture = fixture("orderly").await?;
-    let (mut first, second) = pair(&fixture, &[]).await?;
+    let (first, second) = pair(&fixture, &[]).await?;
     let begun = Instant::now();
     first.signal("-TERM").await?;
     while !second.leads().await {
@@ -167,7 +150,7 @@ async fn an_orderly_shutdown_hands_over_within_five_seconds_with_nothing_left_op
     let took = begun.elapsed();
     println!("from SIGTERM to the other's leadership: {took:?}");
     ensure!(took < Duration::from_secs(5), "{took:?}");
-    let ended = tokio::time::timeout(Duration::from_mins(1), first.child.wait()).await??;
+    let ended = first.wait(Duration::from_mins(1)).await?;
     ensure!(ended.success(), "{ended}");
     wait_busy(&fixture, &second).await?;
     ensure_no_overlap(&fixture, first.id, second.id)?;

@@ -205,7 +205,8 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
     let (week, month) = (days_ago(5).to_string(), days_ago(30).to_string());
     let (lost, damaged) = (days_ago(20).to_string(), days_ago(7).to_string());
     fixture.simulator.add_preset(&format!("wrong-crc@{damaged}"))?;
-    let nobody = json!({ "endpoint": fixture.tracker.url(), "credentialsSecretRef": { "name": "nobody" } });
+    let nobody =
+        json!({ "endpoint": fixture.tracker.endpoint(), "credentialsSecretRef": { "name": "nobody" } });
     fixture.export("well", [&week, ""], &json!({})).await?;
     fixture.export("late", [&month, &lost], &json!({})).await?;
     fixture.export("stuck", [&damaged, &damaged], &json!({})).await?;
@@ -220,7 +221,7 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
     let operator = fixture.operator(&arguments, &[]).await?;
     let second = fixture.operator(&arguments, &[]).await?;
     let rules = without_delays(&chart("files/rules.yaml"));
-    let prometheus = Prometheus::start(&[&operator.address, &second.address], &rules).await?;
+    let prometheus = Prometheus::start(&[operator.address(), second.address()], &rules).await?;
 
     wait_conditions(fixture.cluster, &fixture.namespace, "well", ["True/", "", "", ""]).await?;
     eventually("it has stored what is over", async || {
@@ -291,7 +292,7 @@ async fn resource_metrics_survive_a_restart_and_end_with_the_resource() -> Resul
     fixture
         .export("june", ["2018-06-03", "2018-06-07"], &json!({}))
         .await?;
-    let mut operator = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let operator = fixture.operator(&SHORT_LEASE, &[]).await?;
     let complete = ["True/Complete", "True/Complete", "", ""];
     wait_conditions(fixture.cluster, &fixture.namespace, "june", complete).await?;
     let settled = async |operator: &OperatorProcess| {
@@ -323,7 +324,7 @@ async fn resource_metrics_survive_a_restart_and_end_with_the_resource() -> Resul
     }
 
     operator.signal("-TERM").await?;
-    operator.child.wait().await?;
+    operator.wait(super::TIMEOUT).await?;
     let again = fixture.operator(&SHORT_LEASE, &[]).await?;
     let after = settled(&again).await?;
     ensure!(before == after, "{before:#?}\n{after:#?}");

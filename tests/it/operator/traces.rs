@@ -95,7 +95,7 @@ async fn a_window_is_a_trace_and_its_log_lines_carry_the_trace_id() -> Result<()
     let (url, received, _serving) = collector().await?;
     let args = [&SHORT_LEASE[..], &["--otlp-endpoint", &url]].concat();
     let log = ("EVENTEXPORT_LOG", "warn,eventexport=debug");
-    let mut operator = fixture.operator(&args, &[log]).await?;
+    let operator = fixture.operator(&args, &[log]).await?;
     wait_conditions(
         fixture.cluster,
         &fixture.namespace,
@@ -104,7 +104,7 @@ async fn a_window_is_a_trace_and_its_log_lines_carry_the_trace_id() -> Result<()
     )
     .await?;
     operator.signal("-TERM").await?;
-    operator.child.wait().await?;
+    operator.wait(super::TIMEOUT).await?;
 
     let name = format!("{}/june", fixture.namespace);
     let spans = received.spans();
@@ -182,7 +182,7 @@ async fn a_window_is_a_trace_and_its_log_lines_carry_the_trace_id() -> Result<()
     ensure!(!format!("{spans:?}").contains(DEFAULT_API_KEY));
     for request in fixture.tracker.requests() {
         ensure!(
-            !request.head.to_ascii_lowercase().contains("traceparent"),
+            !request.headers.to_ascii_lowercase().contains("traceparent"),
             "{}",
             request.line
         );
@@ -204,7 +204,7 @@ async fn a_missing_collector_delays_nothing() -> Result<()> {
         .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await?;
     let args = [&SHORT_LEASE[..], &["--otlp-endpoint", "http://127.0.0.1:1"]].concat();
-    let mut operator = fixture.operator(&args, &[]).await?;
+    let operator = fixture.operator(&args, &[]).await?;
     wait_conditions(
         fixture.cluster,
         &fixture.namespace,
@@ -213,7 +213,7 @@ async fn a_missing_collector_delays_nothing() -> Result<()> {
     )
     .await?;
     operator.signal("-TERM").await?;
-    let ended = tokio::time::timeout(std::time::Duration::from_mins(1), operator.child.wait()).await??;
+    let ended = operator.wait(super::TIMEOUT).await?;
     ensure!(ended.success(), "{ended}");
     Ok(())
 }

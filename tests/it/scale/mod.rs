@@ -13,7 +13,6 @@
 mod bucket;
 mod control_plane;
 mod fixture;
-mod flaky_store;
 mod flux;
 mod look;
 mod operator;

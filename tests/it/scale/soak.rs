@@ -16,9 +16,9 @@ use tokio::time::sleep;
 
 use super::bucket::PagedBucket;
 use super::fixture::{ExportParams, LoadFixture, program};
-use super::flaky_store::FlakyStore;
 use super::operator::MeasuredOperator;
 use super::results::{LoadResults, setting};
+use crate::testkit::proxy::{Action, ErrorStatus, KeptRule, Proxy, RequestMatcher, Rule, Rules};
 
 const BUCKET: &str = "audit";
 
@@ -123,11 +123,17 @@ fn day(number: usize) -> String {
     today.saturating_sub(ago.days()).to_string()
 }
 
+/// Failing requests to the store.
+const FAILED_PER_MILLE: u32 = 51;
+
 /// Peers, cluster and resources of the soak test.
 struct SoakFixture {
     fixture: LoadFixture,
     bucket: PagedBucket,
-    store: FlakyStore,
+    store: Proxy,
+    /// Refused requests, and those carried out but answered with an error.
+    refused: [KeptRule; 2],
+    denied: KeptRule,
     spaces: usize,
 }
 
@@ -193,7 +199,13 @@ async fn soak(plan: &SoakPlan) -> Result<()> {
     let mut results = LoadResults::new();
     let fixture = LoadFixture::start(&["--retention", "30", "--events-per-day", "40"]).await?;
     let bucket = PagedBucket::create(&fixture.gateway, BUCKET, true).await?;
-    let store = FlakyStore::start(&fixture.gateway.endpoint(), 50).await?;
+    let store = Proxy::store(&fixture.gateway, &Rules::new()).await?;
+    let flaky = |action| store.keep(Rule::new(RequestMatcher::Any, action).per_mille(FAILED_PER_MILLE / 3));
+    let refused = [
+        flaky(Action::ErrorReply(ErrorStatus::ServiceUnavailable)),
+        flaky(Action::ErrorReply(ErrorStatus::InternalServerError)),
+    ];
+    let denied = flaky(Action::ReplaceReply(ErrorStatus::InternalServerError));
     let mut manual_sessions = BTreeSet::new();
     for number in 0..plan.spaces {
         fixture.namespace(&namespace(number)).await?;
@@ -214,6 +226,8 @@ async fn soak(plan: &SoakPlan) -> Result<()> {
         fixture,
         bucket,
         store,
+        refused,
+        denied,
         spaces: plan.spaces,
     };
     let outcome = run(plan, &fixture, &manual_sessions, &mut results).await;
@@ -361,7 +375,9 @@ async fn check_results(
     add: &mut impl FnMut(&str, &str, f64),
 ) -> Result<()> {
     let ledger = fixture.fixture.service.ledger().await?;
-    let [asked, refused, denied] = fixture.store.counts();
+    let refused: usize = fixture.refused.iter().map(KeptRule::hits).sum();
+    let [asked, refused, denied] =
+        [fixture.store.count(), refused, fixture.denied.hits()].map(|count| count as u64);
     let Ledger {
         opened,
         deleted,

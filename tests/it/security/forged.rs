@@ -154,7 +154,7 @@ async fn a_forged_status_triggers_no_action_and_is_corrected() {
         .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await
         .unwrap();
-    let mut operator = operator_fixture.operator(&SHORT_LEASE, &[]).await.unwrap();
+    let operator = operator_fixture.operator(&SHORT_LEASE, &[]).await.unwrap();
     let complete = ["True/Complete", "True/Complete", "", ""];
     wait_conditions(
         operator_fixture.cluster,
@@ -204,5 +204,5 @@ async fn a_forged_status_triggers_no_action_and_is_corrected() {
         .any(|request| request.line.contains("foreign"));
     assert!(!deleted, "a session was deleted that only the status names");
     operator.signal("-TERM").await.unwrap();
-    operator.child.wait().await.unwrap();
+    operator.wait(crate::operator::TIMEOUT).await.unwrap();
 }

@@ -70,7 +70,7 @@ async fn export(fixture: &ChangeFixture, simulator: &Simulator, change: &Value) 
         "space": NAME,
         "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": "tracker" } },
         "destination": { "s3": {
-            "bucket": fixture.namespace(), "prefix": NAME, "endpoint": fixture.operators.store.url(),
+            "bucket": fixture.namespace(), "prefix": NAME, "endpoint": fixture.operators.store.endpoint(),
             "credentialsSecretRef": { "name": "bucket" },
         }},
     });

@@ -68,7 +68,7 @@ impl ChangeFixture {
         let operators = OperatorFixture::start(name, service_settings()).await?;
         let gateway = Gateway::shared().await;
         let namespace = operators.namespace.clone();
-        let s3 = crate::storage::bucket::sdk(gateway);
+        let s3 = crate::testkit::bucket::sdk(gateway);
         let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
         let keep = s3.put_bucket_versioning().bucket(&namespace);
         keep.versioning_configuration(versions.build()).send().await?;

@@ -34,7 +34,7 @@ fn spec(fixture: &ChangeFixture, name: &str, bucket: &str, simulator: &Simulator
             "space": name,
             "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": "tracker" } },
             "destination": { "s3": {
-                "bucket": bucket, "prefix": name, "endpoint": fixture.operators.store.url(),
+                "bucket": bucket, "prefix": name, "endpoint": fixture.operators.store.endpoint(),
                 "credentialsSecretRef": { "name": "bucket" },
             }},
         }),

@@ -11,8 +11,8 @@ use super::cases::{CaseContext, ChangeCase, Expectation, ResourceChange, base};
 use super::fixture::{ChangeFixture, other_credentials, service_settings};
 use super::phases::{LifecyclePhase, is_at_rest};
 use super::{invariants, merge};
-use crate::bed::Wiretap;
 use crate::operator::{condition, has_finalizer};
+use crate::testkit::proxy::{ProxiedPeer, Proxy, Rules};
 
 /// Delay of a download that has to be in progress for a while: shorter than the client's timeout.
 const DOWNLOAD_DELAY_MS: u64 = 25_000;
@@ -29,7 +29,7 @@ pub(super) struct ChangeCaseRunner<'a> {
     phase: LifecyclePhase,
     pub(super) name: String,
     pub(super) simulator: Simulator,
-    other_endpoint: Wiretap,
+    other_endpoint: Proxy,
     /// Initial spec.
     spec: Value,
 }
@@ -44,15 +44,15 @@ impl<'a> ChangeCaseRunner<'a> {
     ) -> Result<Self> {
         let name = format!("{}-{index}", phase.name_part());
         let simulator = Simulator::start(service_settings()).await?;
-        let port = simulator.url().port().context("no port")?;
-        let other_endpoint = Wiretap::start(port).await?;
+        let service = simulator.url().as_str();
+        let other_endpoint = Proxy::start(ProxiedPeer::Tracker, service, &Rules::new()).await?;
         let url = simulator.url().as_str().trim_end_matches('/').to_owned();
         let mut spec = base(fixture.days);
         let own = json!({
             "space": name,
             "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": format!("own-{name}") } },
             "destination": { "s3": {
-                "bucket": fixture.namespace(), "prefix": name, "endpoint": fixture.operators.store.url(),
+                "bucket": fixture.namespace(), "prefix": name, "endpoint": fixture.operators.store.endpoint(),
                 "credentialsSecretRef": { "name": "bucket" },
             }},
         });
@@ -67,7 +67,7 @@ impl<'a> ChangeCaseRunner<'a> {
             other_endpoint,
             spec,
         };
-        let before = (case.setup)(&runner.context(&runner.other_endpoint.url()));
+        let before = (case.setup)(&runner.context(&runner.other_endpoint.endpoint()));
         merge(&mut runner.spec, &before);
         if phase.downloads() {
             let late = Effect::Delay {
@@ -232,7 +232,7 @@ impl<'a> ChangeCaseRunner<'a> {
         let (fixture, name) = (self.fixture, &self.name);
         match self.case.change {
             ResourceChange::Spec(after) => {
-                let url = self.other_endpoint.url();
+                let url = self.other_endpoint.endpoint();
                 let patch = json!({ "spec": after(&self.context(&url)) });
                 match (fixture.patch(name, &patch).await?, self.case.expected) {
                     (Err(words), Expectation::Rejected(field)) => {
@@ -435,7 +435,7 @@ impl<'a> ChangeCaseRunner<'a> {
 
     /// If the change stalls it, checks the message and the recovery after the fix.
     async fn unblock(&self) -> Result<Option<&'static str>> {
-        let url = self.other_endpoint.url();
+        let url = self.other_endpoint.endpoint();
         let (reason, words, patch) = match (self.resume_patch(), self.case.expected) {
             (Some(patch), _) => ("Suspended", "spec.suspend", patch),
             (None, Expectation::Blocks(reason, words, fix)) => (reason, words, fix(&self.context(&url))),
@@ -497,7 +497,7 @@ impl<'a> ChangeCaseRunner<'a> {
                 let requests = self.fixture.operators.store.requests();
                 requests.iter().any(|request| {
                     (request.line.contains(&own) || request.line.contains(&own.replace('/', "%2F")))
-                        && request.head.to_ascii_lowercase().contains(&text)
+                        && request.headers.to_ascii_lowercase().contains(&text)
                 })
             }
             Expectation::Receipt(pointer, value) => {

@@ -27,7 +27,7 @@ impl WriterFixture {
             "space": NAME, "parallelism": null,
             "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": "tracker" } },
             "destination": { "s3": {
-                "bucket": self.fixture.namespace(), "prefix": NAME, "endpoint": self.fixture.operators.store.url(),
+                "bucket": self.fixture.namespace(), "prefix": NAME, "endpoint": self.fixture.operators.store.endpoint(),
                 "credentialsSecretRef": { "name": "bucket" },
             }},
         });

@@ -12,11 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::{GzipSettings, Settings};
 use futures::{StreamExt as _, stream};
 use jiff::civil::{Date, date};
-use tokio::sync::Notify;
 
 use super::fixture::{ResourceParams, SplitBrainFixture, TIMEOUT, eventually, requests_since, wait_exit};
-use super::freeze_proxy::{FreezePoint, FreezeProxy, FreezeTarget, FreezeTrigger};
 use crate::bed::Cluster;
+use crate::testkit::proxy::{Action, Gate, ProxiedPeer, RequestMatcher, Rule};
 
 /// Concurrent exports; more would only wait for the processor.
 const CONCURRENCY: usize = 6;
@@ -24,12 +23,6 @@ const CONCURRENCY: usize = 6;
 const DAYS: [&str; 2] = ["2018-06-04", "2018-06-06"];
 const LARGE: Date = date(2018, 6, 5);
 const MIB: usize = 1 << 20;
-
-#[derive(Clone, Copy, PartialEq)]
-enum FrozenPeer {
-    TappedService,
-    Store,
-}
 
 #[derive(Clone, Copy, PartialEq)]
 enum FreezeTiming {
@@ -45,7 +38,7 @@ enum FreezeTiming {
 
 struct FreezeCase {
     name: &'static str,
-    peer: FrozenPeer,
+    peer: ProxiedPeer,
     /// Request: parts of its line, and its ordinal.
     request: (&'static [&'static str], usize),
     timing: FreezeTiming,
@@ -55,23 +48,23 @@ struct FreezeCase {
 
 #[rustfmt::skip]
 const CASES: &[FreezeCase] = &[
-    FreezeCase { name: "a session is opened", peer: FrozenPeer::TappedService, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Answered, always: true },
-    FreezeCase { name: "the request for a session arrives late", peer: FrozenPeer::TappedService, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Meanwhile, always: true },
-    FreezeCase { name: "the session's key is written", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), timing: FreezeTiming::Answered, always: false },
-    FreezeCase { name: "in the middle of the download", peer: FrozenPeer::TappedService, request: (&["GET /v3/events/download"], 2), timing: FreezeTiming::Receiving(12 * MIB, &["PUT ", "date=2018-06-05/", "partNumber=1"]), always: true },
-    FreezeCase { name: "an upload is begun", peer: FrozenPeer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), timing: FreezeTiming::Answered, always: false },
-    FreezeCase { name: "in the middle of a part", peer: FrozenPeer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), timing: FreezeTiming::Sending(MIB), always: false },
-    FreezeCase { name: "a part arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), timing: FreezeTiming::Late, always: false },
-    FreezeCase { name: "the upload is completed late", peer: FrozenPeer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), timing: FreezeTiming::Late, always: true },
-    FreezeCase { name: "a small object arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "date=2018-06-04/"], 1), timing: FreezeTiming::Late, always: true },
-    FreezeCase { name: "between object and receipt", peer: FrozenPeer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), timing: FreezeTiming::Answered, always: false },
-    FreezeCase { name: "a receipt arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), timing: FreezeTiming::Late, always: true },
-    FreezeCase { name: "between receipt and session", peer: FrozenPeer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), timing: FreezeTiming::Answered, always: false },
-    FreezeCase { name: "the session is deleted late", peer: FrozenPeer::TappedService, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Late, always: false },
-    FreezeCase { name: "the session is deleted", peer: FrozenPeer::TappedService, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Answered, always: false },
-    FreezeCase { name: "temporary keys are deleted late", peer: FrozenPeer::Store, request: (&["POST ", "?delete"], 2), timing: FreezeTiming::Late, always: false },
-    FreezeCase { name: "a manifest arrives late", peer: FrozenPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Late, always: true },
-    FreezeCase { name: "between manifest and status", peer: FrozenPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Answered, always: true },
+    FreezeCase { name: "a session is opened", peer: ProxiedPeer::Tracker, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Answered, always: true },
+    FreezeCase { name: "the request for a session arrives late", peer: ProxiedPeer::Tracker, request: (&["POST /v3/sessions"], 2), timing: FreezeTiming::Meanwhile, always: true },
+    FreezeCase { name: "the session's key is written", peer: ProxiedPeer::Store, request: (&["PUT ", "2018-06-05.", ".session."], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "in the middle of the download", peer: ProxiedPeer::Tracker, request: (&["GET /v3/events/download"], 2), timing: FreezeTiming::Receiving(12 * MIB, &["PUT ", "date=2018-06-05/", "partNumber=1"]), always: true },
+    FreezeCase { name: "an upload is begun", peer: ProxiedPeer::Store, request: (&["POST ", "date=2018-06-05/", "?uploads"], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "in the middle of a part", peer: ProxiedPeer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), timing: FreezeTiming::Sending(MIB), always: false },
+    FreezeCase { name: "a part arrives late", peer: ProxiedPeer::Store, request: (&["PUT ", "date=2018-06-05/", "partNumber=2"], 1), timing: FreezeTiming::Late, always: false },
+    FreezeCase { name: "the upload is completed late", peer: ProxiedPeer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "a small object arrives late", peer: ProxiedPeer::Store, request: (&["PUT ", "date=2018-06-04/"], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "between object and receipt", peer: ProxiedPeer::Store, request: (&["POST ", "date=2018-06-05/", "uploadId="], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "a receipt arrives late", peer: ProxiedPeer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "between receipt and session", peer: ProxiedPeer::Store, request: (&["PUT ", "2018-06-05.receipt.json"], 1), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "the session is deleted late", peer: ProxiedPeer::Tracker, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Late, always: false },
+    FreezeCase { name: "the session is deleted", peer: ProxiedPeer::Tracker, request: (&["DELETE /v3/sessions/"], 2), timing: FreezeTiming::Answered, always: false },
+    FreezeCase { name: "temporary keys are deleted late", peer: ProxiedPeer::Store, request: (&["POST ", "?delete"], 2), timing: FreezeTiming::Late, always: false },
+    FreezeCase { name: "a manifest arrives late", peer: ProxiedPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Late, always: true },
+    FreezeCase { name: "between manifest and status", peer: ProxiedPeer::Store, request: (&["PUT ", "_manifests/00000001.json"], 1), timing: FreezeTiming::Answered, always: true },
 ];
 
 fn settings() -> Settings {
@@ -131,23 +124,19 @@ impl FreezeCase {
             "1s"
         };
         let args = ["--session-quiet", quiet];
-        let mut first = fixture.operator(cluster, &namespace, &args).await?;
+        let first = fixture.operator(cluster, &namespace, &args).await?;
         eventually("the first leads", async || Ok(first.leads().await)).await?;
         let second = fixture.operator(cluster, &namespace, &args).await?;
-        let delivery = Arc::new(Notify::new());
-        let frozen = self.peer(&fixture).arm(FreezeTrigger {
-            parts: self.request.0.to_vec(),
-            nth: self.request.1,
-            point: match self.timing {
-                FreezeTiming::Answered => FreezePoint::AfterReply,
-                FreezeTiming::Late | FreezeTiming::Meanwhile => FreezePoint::DelayRequest(delivery.clone()),
-                FreezeTiming::Sending(bytes) => FreezePoint::Sending(bytes),
-                FreezeTiming::Receiving(bytes, until) => {
-                    FreezePoint::Receiving(bytes, fixture.store.clone(), until)
-                }
-            },
-            target: FreezeTarget::new(first.id),
-        });
+        let delivery = Arc::<Gate>::default();
+        let request = RequestMatcher::LineContains(self.peer, self.request.0.to_vec());
+        let action = match self.timing {
+            FreezeTiming::Answered => Action::Pass,
+            FreezeTiming::Late | FreezeTiming::Meanwhile => Action::HoldRequest(delivery.clone()),
+            FreezeTiming::Sending(bytes) => Action::CutRequest(bytes),
+            FreezeTiming::Receiving(bytes, until) => Action::CutReply(bytes, until),
+        };
+        let freeze = Rule::new(request, action).named(&"at").nth(self.request.1);
+        let frozen = fixture.store.arm(freeze.freeze(&first));
         let params = ResourceParams {
             namespace: &namespace,
             name: "june",
@@ -163,16 +152,16 @@ impl FreezeCase {
         if self.timing == FreezeTiming::Meanwhile {
             let begun = async || Ok(!requests_since(&fixture, second.id, since).is_empty());
             eventually("the second exports", begun).await?;
-            delivery.notify_one();
+            delivery.open();
         }
         fixture.wait_complete(cluster, &params).await?;
         let took = since.elapsed();
-        delivery.notify_one();
+        delivery.open();
         // The released request arrives.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let awake = Instant::now();
         first.signal("-CONT").await?;
-        let code = wait_exit(&mut first).await?;
+        let code = wait_exit(&first).await?;
         ensure!(code == Some(1), "to be started again, not {code:?}; {frozen}");
         let requests = requests_since(&fixture, first.id, awake);
         ensure!(
@@ -198,13 +187,6 @@ impl FreezeCase {
             took.as_secs_f32()
         ))
     }
-
-    fn peer<'a>(&self, fixture: &'a SplitBrainFixture) -> &'a FreezeProxy {
-        match self.peer {
-            FrozenPeer::TappedService => &fixture.source.proxy,
-            FrozenPeer::Store => &fixture.store,
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +201,7 @@ async fn a_leader_frozen_while_idle_exits_and_repeats_nothing() -> Result<()> {
         prefix: "tracker",
         parallelism: 3,
     };
-    let mut first = fixture.operator(cluster, &namespace, &[]).await?;
+    let first = fixture.operator(cluster, &namespace, &[]).await?;
     fixture.apply(cluster, &params).await?;
     fixture.wait_complete(cluster, &params).await?;
     first.signal("-STOP").await?;
@@ -227,7 +209,7 @@ async fn a_leader_frozen_while_idle_exits_and_repeats_nothing() -> Result<()> {
     eventually("the second leads", async || Ok(second.leads().await)).await?;
     let awake = Instant::now();
     first.signal("-CONT").await?;
-    ensure!(wait_exit(&mut first).await? == Some(1));
+    ensure!(wait_exit(&first).await? == Some(1));
     let requests = requests_since(&fixture, first.id, awake);
     ensure!(requests.is_empty(), "{requests:#?}");
     fixture.wait_complete(cluster, &params).await?;

@@ -3,7 +3,6 @@
 
 mod clusters;
 mod fixture;
-mod freeze_proxy;
 mod frozen_leader;
 mod operator_and_run;
 mod overlap;

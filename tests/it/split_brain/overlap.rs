@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::fixture::{ResourceParams, SplitBrainFixture, TappedService, wait_receipts};
 use crate::bed::Cluster;
-use crate::crash_recovery::fixture::SPACE;
 use crate::operator::{patch, wait_conditions};
+use crate::testkit::manifest::SPACE;
+use crate::testkit::proxy::Rules;
 
 fn settings() -> Settings {
     Settings {
@@ -64,7 +65,7 @@ async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = cluster.namespace("sources").await;
     let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
-    let other = TappedService::start(settings()).await?;
+    let other = TappedService::start(settings(), &Rules::new()).await?;
     let params = |name, days| ResourceParams {
         namespace: &namespace,
         name,
@@ -92,8 +93,8 @@ async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
         let object = wait_conditions(cluster, &namespace, name, states).await?;
         let conditions = object["status"]["conditions"].to_string();
         for part in [
-            fixture.source.tap.url(),
-            other.tap.url(),
+            fixture.source.proxy.endpoint(),
+            other.proxy.endpoint(),
             "another source".to_owned(),
         ] {
             ensure!(

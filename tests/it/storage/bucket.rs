@@ -1,38 +1,18 @@
 //! Errors and special features of a real S3 store.
 
 use anyhow::Result;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
 use eventexport::api::SettingNames;
 use eventexport::egress::HostPolicy;
 use eventexport::storage::{
     CannedAcl, ChecksumMode, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions,
-    S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError, probe,
+    S3Credentials, S3Settings, S3Store, Store, StoreError, probe,
 };
 
 use super::conformance::{self, bytes, options, put, segments};
-use crate::bed::{Gateway, StripHeader};
-
-/// Settings with the root keys of the gateway.
-fn settings(gateway: &Gateway, bucket: &str) -> S3Settings {
-    S3Settings {
-        bucket: bucket.into(),
-        region: Gateway::REGION.into(),
-        endpoint: Some(gateway.endpoint().parse().unwrap()),
-        force_path_style: true,
-        credentials: keys(gateway.access_key(), gateway.secret_key()),
-        ca_pem: None,
-        storage_class: None,
-        server_side_encryption: None,
-        object_lock: None,
-        checksum: ChecksumMode::default(),
-        acl: None,
-        requester_pays: false,
-        timeouts: S3Timeouts::default(),
-        hosts: HostPolicy::any(),
-        traffic: eventexport::egress::Traffic::default(),
-    }
-}
+use crate::bed::Gateway;
+use crate::testkit::bucket::{fresh_bucket, gateway_settings, sdk};
+use crate::testkit::proxy::Proxy;
 
 fn keys(access_key_id: &str, secret_access_key: &str) -> S3Credentials {
     S3Credentials::Static {
@@ -42,29 +22,16 @@ fn keys(access_key_id: &str, secret_access_key: &str) -> S3Credentials {
     }
 }
 
-async fn fresh_bucket(gateway: &Gateway) -> String {
-    let name = format!("bucket-{:016x}", rand::random::<u64>());
-    gateway.create_bucket(&name).await.unwrap();
-    name
-}
-
 /// Opens a store on its own bucket.
 pub(super) async fn open() -> (S3Store, ()) {
     let gateway = Gateway::shared().await;
-    let bucket = fresh_bucket(gateway).await;
-    (S3Store::connect(settings(gateway, &bucket)).await.unwrap(), ())
-}
-
-/// Returns an SDK client for operations that the store does not offer.
-pub(crate) fn sdk(gateway: &Gateway) -> aws_sdk_s3::Client {
-    let keys = Credentials::new(gateway.access_key(), gateway.secret_key(), None, None, "test");
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .credentials_provider(keys)
-        .region(Region::new(Gateway::REGION))
-        .endpoint_url(gateway.endpoint())
-        .force_path_style(true);
-    aws_sdk_s3::Client::from_conf(config.build())
+    let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
+    (
+        S3Store::connect(gateway_settings(gateway, &bucket))
+            .await
+            .unwrap(),
+        (),
+    )
 }
 
 /// Sends all kinds of requests to a store that must refuse them.
@@ -84,11 +51,11 @@ async fn refusals(store: &S3Store) -> Vec<StoreError> {
 #[tokio::test]
 async fn wrong_keys_are_reported_as_such() {
     let gateway = Gateway::shared().await;
-    let bucket = fresh_bucket(gateway).await;
+    let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
     let unknown = keys("AKIDNOBODY", "not-the-secret");
     let wrong = keys(gateway.access_key(), "not-the-secret");
     for (credentials, code) in [(unknown, "InvalidAccessKeyId"), (wrong, "SignatureDoesNotMatch")] {
-        let mut settings = settings(gateway, &bucket);
+        let mut settings = gateway_settings(gateway, &bucket);
         settings.credentials = credentials;
         let store = S3Store::connect(settings).await.unwrap();
         for error in refusals(&store).await {
@@ -110,7 +77,7 @@ async fn wrong_keys_are_reported_as_such() {
 #[tokio::test]
 async fn a_wrong_bucket_is_reported_as_such() {
     let gateway = Gateway::shared().await;
-    let store = S3Store::connect(settings(gateway, "no-such-bucket"))
+    let store = S3Store::connect(gateway_settings(gateway, "no-such-bucket"))
         .await
         .unwrap();
     for error in refusals(&store).await {
@@ -122,12 +89,12 @@ async fn a_wrong_bucket_is_reported_as_such() {
 #[tokio::test]
 async fn a_missing_permission_is_reported_by_name() {
     let gateway = Gateway::shared().await;
-    let bucket = fresh_bucket(gateway).await;
+    let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
     gateway
         .add_user("foreign", "foreign-secret", "user")
         .await
         .unwrap();
-    let mut settings = settings(gateway, &bucket);
+    let mut settings = gateway_settings(gateway, &bucket);
     settings.credentials = keys("foreign", "foreign-secret");
     let store = S3Store::connect(settings).await.unwrap();
     for error in refusals(&store).await {
@@ -147,8 +114,10 @@ async fn a_missing_permission_is_reported_by_name() {
 #[tokio::test]
 async fn a_bucket_deleted_midway_is_reported_as_such() {
     let gateway = Gateway::shared().await;
-    let bucket = fresh_bucket(gateway).await;
-    let store = S3Store::connect(settings(gateway, &bucket)).await.unwrap();
+    let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
+    let store = S3Store::connect(gateway_settings(gateway, &bucket))
+        .await
+        .unwrap();
     let body = bytes(1, 10);
     let once = options(PutMode::Create, &body);
     put(&store, "key", PutMode::Create, &body).await.unwrap();
@@ -177,9 +146,9 @@ async fn a_bucket_deleted_midway_is_reported_as_such() {
 #[tokio::test]
 async fn a_store_that_ignores_conditions_is_detected() -> Result<()> {
     let gateway = Gateway::shared().await;
-    let proxy = StripHeader::start(gateway).await?;
-    let bucket = fresh_bucket(gateway).await;
-    let mut settings = settings(gateway, &bucket);
+    let (proxy, _stripped) = Proxy::weak_store(gateway).await?;
+    let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
+    let mut settings = gateway_settings(gateway, &bucket);
     settings.endpoint = Some(proxy.endpoint().parse()?);
     let store = S3Store::connect(settings).await?;
     let body = bytes(1, 700);
@@ -196,8 +165,8 @@ async fn a_store_that_ignores_conditions_is_detected() -> Result<()> {
 async fn other_checksums_keep_the_same_promises() {
     let gateway = Gateway::shared().await;
     for checksum in [ChecksumMode::Crc32c, ChecksumMode::None] {
-        let bucket = fresh_bucket(gateway).await;
-        let mut settings = settings(gateway, &bucket);
+        let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
+        let mut settings = gateway_settings(gateway, &bucket);
         settings.checksum = checksum;
         let store = S3Store::connect(settings).await.unwrap();
         conformance::bytes_that_changed_on_the_way_are_refused(&store).await;
@@ -216,7 +185,7 @@ async fn only_evidence_is_locked() -> Result<()> {
         .object_lock_enabled_for_bucket(true)
         .send()
         .await?;
-    let mut settings = settings(gateway, &bucket);
+    let mut settings = gateway_settings(gateway, &bucket);
     settings.object_lock = Some(ObjectRetention {
         mode: ObjectLockMode::Governance,
         retain_days: 3,
@@ -252,8 +221,10 @@ async fn only_evidence_is_locked() -> Result<()> {
 #[tokio::test]
 async fn a_store_outage_is_a_network_error_until_recovery() {
     let mut gateway = Gateway::start().await.unwrap();
-    let bucket = fresh_bucket(&gateway).await;
-    let store = S3Store::connect(settings(&gateway, &bucket)).await.unwrap();
+    let bucket = fresh_bucket(&gateway, "bucket").await.unwrap();
+    let store = S3Store::connect(gateway_settings(&gateway, &bucket))
+        .await
+        .unwrap();
     let body = bytes(1, 6 << 20);
     put(&store, "before", PutMode::Create, &body).await.unwrap();
     gateway.stop().unwrap();
@@ -268,13 +239,13 @@ async fn a_store_outage_is_a_network_error_until_recovery() {
 async fn no_request_goes_to_a_host_that_is_not_allowed() {
     let gateway = Gateway::shared().await;
     let only = |host: &str| HostPolicy::allow(&[host.to_owned()]).unwrap();
-    let mut elsewhere = settings(gateway, "bucket");
+    let mut elsewhere = gateway_settings(gateway, "bucket");
     elsewhere.hosts = only("s3.example");
     let refused = S3Store::connect(elsewhere).await.unwrap_err();
     assert!(matches!(refused, StoreError::Egress(_)), "{refused:?}");
 
     // The SDK puts the bucket before the host; the check uses that host.
-    let mut before = settings(gateway, "bucket");
+    let mut before = gateway_settings(gateway, "bucket");
     before.endpoint = Some("https://s3.example:1".parse().unwrap());
     before.force_path_style = false;
     before.hosts = only("s3.example");
@@ -291,7 +262,7 @@ async fn no_request_goes_to_a_host_that_is_not_allowed() {
 #[tokio::test]
 async fn unreadable_certificates_are_reported_by_field() {
     let gateway = Gateway::shared().await;
-    let mut settings = settings(gateway, "bucket");
+    let mut settings = gateway_settings(gateway, "bucket");
     settings.ca_pem = Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec());
     let error = S3Store::connect(settings).await.unwrap_err();
     let text = error.describe(&SettingNames::default());
@@ -301,11 +272,11 @@ async fn unreadable_certificates_are_reported_by_field() {
 #[tokio::test]
 async fn the_payer_and_an_acl_do_not_disturb_a_store_that_needs_neither() {
     let gateway = Gateway::shared().await;
-    let bucket = fresh_bucket(gateway).await;
+    let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
     let both = S3Settings {
         acl: Some(CannedAcl::Private),
         requester_pays: true,
-        ..settings(gateway, &bucket)
+        ..gateway_settings(gateway, &bucket)
     };
     let store = S3Store::connect(both).await.unwrap();
     let body = bytes(1, 10);

@@ -1,37 +1,17 @@
 //! Peculiarities of stores that users report, imitated by the fake of `tests/testkit`: each is overcome or named.
 
 use eventexport::api::SettingNames;
-use eventexport::egress::HostPolicy;
 use eventexport::storage::{
     CannedAcl, ChecksumMode, ConditionalSupport, Crc64, ObjectClass, ObjectLockMode, ObjectRetention,
-    PutMode, S3Credentials, S3Settings, S3Store, S3Timeouts, Store, StoreError, StoreErrorClass, probe,
+    PutMode, S3Settings, S3Store, Store, StoreError, StoreErrorClass, probe,
 };
 
 use super::conformance::{bytes, options, put, segments};
-use crate::quirky_s3::QuirkyS3;
+use crate::testkit::bucket::s3_settings;
+use crate::testkit::quirky_s3::QuirkyS3;
 
 pub(crate) fn settings(fake: &QuirkyS3) -> S3Settings {
-    S3Settings {
-        bucket: "audit".into(),
-        region: "us-east-1".into(),
-        endpoint: Some(fake.endpoint().parse().unwrap()),
-        force_path_style: true,
-        credentials: S3Credentials::Static {
-            access_key_id: "AKID".into(),
-            secret_access_key: "the-secret".to_owned().into(),
-            session_token: None,
-        },
-        ca_pem: None,
-        storage_class: None,
-        server_side_encryption: None,
-        object_lock: None,
-        checksum: ChecksumMode::default(),
-        acl: None,
-        requester_pays: false,
-        timeouts: S3Timeouts::default(),
-        hosts: HostPolicy::any(),
-        traffic: eventexport::egress::Traffic::default(),
-    }
+    s3_settings(&fake.endpoint(), "audit", ("AKID", "the-secret"))
 }
 
 /// Starts a store with these quirks.
@@ -338,11 +318,18 @@ async fn the_acl_is_sent_with_each_object_and_the_payer_with_each_request() {
 
 #[test]
 fn each_quirk_of_the_help_can_be_used() {
-    for (name, _) in crate::quirky_s3::QUIRKS {
+    for (name, _) in crate::testkit::quirky_s3::QUIRKS {
         let name = name.split('[').next().unwrap();
         let example = name.replace("DURATION", "1s").replace("ENDPOINT", "s3.example");
-        assert!(example.parse::<crate::quirky_s3::Quirk>().is_ok(), "{example}");
+        assert!(
+            example.parse::<crate::testkit::quirky_s3::Quirk>().is_ok(),
+            "{example}"
+        );
     }
-    assert!("list-lag=soon".parse::<crate::quirky_s3::Quirk>().is_err());
-    assert!("no-date=1".parse::<crate::quirky_s3::Quirk>().is_err());
+    assert!(
+        "list-lag=soon"
+            .parse::<crate::testkit::quirky_s3::Quirk>()
+            .is_err()
+    );
+    assert!("no-date=1".parse::<crate::testkit::quirky_s3::Quirk>().is_err());
 }

@@ -11,16 +11,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use eventexport::api::SettingNames;
-use eventexport::egress::HostPolicy;
 use eventexport::storage::{
-    ChecksumMode, Crc64, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials,
-    S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store as _, StoreError, StoreErrorClass, Upload,
-    UploadedPart,
+    Crc64, ObjectClass, ObjectLockMode, ObjectRetention, PutMode, PutOptions, S3Credentials, S3Settings,
+    S3Store, Sse, SseAlgorithm, Store as _, StoreError, StoreErrorClass, Upload, UploadedPart,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::conformance::{bytes, options, segments};
+use crate::testkit::bucket::s3_settings;
 
 /// Recorded request.
 #[derive(Debug)]
@@ -62,26 +61,11 @@ impl ScriptedStore {
         let server = tokio::spawn(async move {
             let _ = axum::serve(listener, router).await;
         });
-        let mut settings = S3Settings {
-            bucket: "audit".into(),
-            region: "us-east-1".into(),
-            endpoint: Some(endpoint.parse().unwrap()),
-            force_path_style: true,
-            credentials: S3Credentials::Static {
-                access_key_id: "AKID".into(),
-                secret_access_key: "the-secret".to_owned().into(),
-                session_token: Some("the-token".to_owned().into()),
-            },
-            ca_pem: None,
-            storage_class: None,
-            server_side_encryption: None,
-            object_lock: None,
-            checksum: ChecksumMode::default(),
-            acl: None,
-            requester_pays: false,
-            timeouts: S3Timeouts::default(),
-            hosts: HostPolicy::any(),
-            traffic: eventexport::egress::Traffic::default(),
+        let mut settings = s3_settings(&endpoint, "audit", ("AKID", "the-secret"));
+        settings.credentials = S3Credentials::Static {
+            access_key_id: "AKID".into(),
+            secret_access_key: "the-secret".to_owned().into(),
+            session_token: Some("the-token".to_owned().into()),
         };
         change(&mut settings);
         let store = S3Store::connect(settings).await.unwrap();

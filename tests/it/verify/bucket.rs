@@ -3,14 +3,11 @@
 use std::fs;
 
 use bytes::Bytes;
-use eventexport::egress::{HostPolicy, Traffic};
-use eventexport::storage::{
-    ChecksumMode, Crc64, ObjectClass, PutMode, PutOptions, S3Credentials, S3Settings, S3Store, S3Timeouts,
-    Store,
-};
+use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, S3Store, Store};
 
 use super::fixture::{ArchiveFixture, SPACE, VerifyOutput, simulator, text};
 use crate::bed::Gateway;
+use crate::testkit::bucket::{fresh_bucket, gateway_settings};
 
 struct ArchiveBucket {
     gateway: &'static Gateway,
@@ -21,31 +18,8 @@ struct ArchiveBucket {
 impl ArchiveBucket {
     async fn create() -> Self {
         let gateway = Gateway::shared().await;
-        let name = format!("verify-{:016x}", rand::random::<u64>());
-        gateway.create_bucket(&name).await.unwrap();
-        let store = S3Store::connect(S3Settings {
-            bucket: name.clone(),
-            region: Gateway::REGION.into(),
-            endpoint: Some(gateway.endpoint().parse().unwrap()),
-            force_path_style: true,
-            credentials: S3Credentials::Static {
-                access_key_id: gateway.access_key().into(),
-                secret_access_key: gateway.secret_key().to_owned().into(),
-                session_token: None,
-            },
-            ca_pem: None,
-            storage_class: None,
-            server_side_encryption: None,
-            object_lock: None,
-            checksum: ChecksumMode::default(),
-            acl: None,
-            requester_pays: false,
-            traffic: Traffic::default(),
-            timeouts: S3Timeouts::default(),
-            hosts: HostPolicy::any(),
-        })
-        .await
-        .unwrap();
+        let name = fresh_bucket(gateway, "verify").await.unwrap();
+        let store = S3Store::connect(gateway_settings(gateway, &name)).await.unwrap();
         Self { gateway, name, store }
     }
 

@@ -8,8 +8,8 @@ use eventexport::simulator::Settings;
 use jiff::civil::date;
 
 use super::{PeerAddresses, WindowFixture};
-use crate::bed::LatencyProxy;
 use crate::export::fixture::settings;
+use crate::testkit::proxy::Wire;
 
 /// Added latency per direction; 0 shows the time of this machine.
 const ROUND_TRIPS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(50)];
@@ -37,20 +37,9 @@ async fn measured(rows: &mut String, round_trip: Duration, tls: bool, days: bool
         WindowFixture::start(late, date(2018, 6, 1), date(2018, 6, 1), None).await
     };
     windows.export.parallelism = parallelism;
-    let service = windows.simulator.url().port().unwrap();
-    let store = windows.gateway.port();
-    let (service, store) = (
-        LatencyProxy::start(service, round_trip, tls).await,
-        LatencyProxy::start(store, round_trip, tls).await,
-    );
-    let peers = PeerAddresses {
-        remote: true,
-        tracker: service.url(),
-        store: store.url(),
-        tracker_ca: service.ca_pem.clone(),
-        store_ca: store.ca_pem.clone(),
-    };
-    let (snapshot, took, count) = windows.run(&peers).await;
+    let peers = windows.remote(|| Wire::new(round_trip, tls)).await;
+    let addresses = PeerAddresses::of(&peers);
+    let (snapshot, took, count) = windows.run(&addresses).await;
     assert!(snapshot.complete, "{name}: {:#?}", snapshot.problems);
     let windows = u32::try_from(snapshot.wanted).unwrap();
     let asked = |store: bool| -> u32 {
@@ -65,8 +54,8 @@ async fn measured(rows: &mut String, round_trip: Duration, tls: bool, days: bool
         ("per window", "s", each),
         ("requests to the service", "1", f64::from(asked(false))),
         ("requests to the store", "1", f64::from(asked(true))),
-        ("connections to the service", "1", number(service.connections())),
-        ("connections to the store", "1", number(store.connections())),
+        ("connections to the service", "1", number(peers[0].connections())),
+        ("connections to the store", "1", number(peers[1].connections())),
     ] {
         let _ = writeln!(rows, "{name},{metric},{unit},{value:.3}");
     }

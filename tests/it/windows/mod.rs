@@ -16,7 +16,7 @@ use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
-use eventexport::storage::{ChecksumMode, S3Credentials, S3Settings, S3Store, S3Timeouts};
+use eventexport::storage::S3Store;
 use eventexport::tracker::{
     Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource,
 };
@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bed::Gateway;
 use crate::export::fixture::SPACE;
-use crate::storage::bucket::sdk;
+use crate::testkit::bucket::{fresh_bucket, s3_settings, sdk};
+use crate::testkit::proxy::{ProxiedPeer, Proxy, Wire};
 
 /// Requests as they are sent, by peer and operation.
 #[derive(Debug, Default)]
@@ -66,6 +67,18 @@ struct PeerAddresses {
     store_ca: Option<String>,
 }
 
+impl PeerAddresses {
+    fn of([service, store]: &[Proxy; 2]) -> Self {
+        Self {
+            remote: true,
+            tracker: service.endpoint(),
+            store: store.endpoint(),
+            tracker_ca: service.ca_pem.clone(),
+            store_ca: store.ca_pem.clone(),
+        }
+    }
+}
+
 /// One export from a simulator into a real bucket, by a new process.
 struct WindowFixture {
     simulator: Simulator,
@@ -79,8 +92,7 @@ struct WindowFixture {
 impl WindowFixture {
     async fn start(settings: Settings, start: Date, end: Date, hour: Option<u8>) -> Self {
         let gateway = gateway().await;
-        let bucket = format!("windows-{:016x}", rand::random::<u64>());
-        gateway.create_bucket(&bucket).await.unwrap();
+        let bucket = fresh_bucket(gateway, "windows").await.unwrap();
         Self {
             simulator: Simulator::start(settings).await.unwrap(),
             gateway,
@@ -113,6 +125,19 @@ impl WindowFixture {
         let key = format!("{}{key}", self.export.root.as_str());
         let put = sdk(self.gateway).put_object().bucket(&self.bucket).key(key);
         put.body(text.as_bytes().to_vec().into()).send().await.unwrap();
+    }
+
+    /// Returns proxies before service and store, as far away as the wires say.
+    async fn remote(&self, wire: impl Fn() -> Wire) -> [Proxy; 2] {
+        let service = self.simulator.url().as_str();
+        [
+            Proxy::remote(ProxiedPeer::Tracker, service, wire())
+                .await
+                .unwrap(),
+            Proxy::remote(ProxiedPeer::Store, &self.gateway.endpoint(), wire())
+                .await
+                .unwrap(),
+        ]
     }
 
     /// Returns the addresses of the peers themselves.
@@ -151,27 +176,10 @@ impl WindowFixture {
         let gateway = self.gateway;
         let count = Arc::<RequestCounter>::default();
         let traffic = Traffic::new(count.clone(), Fence::default());
-        let store = S3Settings {
-            bucket: self.bucket.clone(),
-            region: Gateway::REGION.to_owned(),
-            endpoint: Some(peers.store.parse().unwrap()),
-            force_path_style: true,
-            credentials: S3Credentials::Static {
-                access_key_id: gateway.access_key().to_owned(),
-                secret_access_key: gateway.secret_key().to_owned().into(),
-                session_token: None,
-            },
-            ca_pem: peers.store_ca.clone().map(String::into_bytes),
-            storage_class: None,
-            server_side_encryption: None,
-            object_lock: None,
-            checksum: ChecksumMode::default(),
-            acl: None,
-            requester_pays: false,
-            timeouts: S3Timeouts::default(),
-            hosts: HostPolicy::any(),
-            traffic: traffic.clone(),
-        };
+        let keys = (gateway.access_key(), gateway.secret_key());
+        let mut store = s3_settings(&peers.store, &self.bucket, keys);
+        store.ca_pem = peers.store_ca.clone().map(String::into_bytes);
+        store.traffic = traffic.clone();
         let peers = Peers {
             tracker: Self::tracker(peers, traffic.clone()),
             store: Arc::new(S3Store::connect(store).await.unwrap()),

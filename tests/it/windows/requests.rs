@@ -11,8 +11,8 @@ use eventexport::simulator::Settings;
 use jiff::civil::{Date, date};
 
 use super::{PeerAddresses, WindowFixture};
-use crate::bed::LatencyProxy;
 use crate::export::fixture::{SPACE, settings};
+use crate::testkit::proxy::Wire;
 
 /// Runs the export of a column of the table.
 async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
@@ -120,16 +120,9 @@ async fn every_request_that_is_sent_is_documented() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_reused_at_once_but_not_after_idling() {
     let windows = WindowFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2), None).await;
-    let service = windows.simulator.url().port().unwrap();
-    let service = LatencyProxy::start(service, Duration::ZERO, false).await;
-    let store = LatencyProxy::start(windows.gateway.port(), Duration::ZERO, false).await;
-    let peers = PeerAddresses {
-        remote: true,
-        tracker: service.url(),
-        store: store.url(),
-        tracker_ca: None,
-        store_ca: None,
-    };
+    let proxies = windows.remote(|| Wire::new(Duration::ZERO, false)).await;
+    let peers = PeerAddresses::of(&proxies);
+    let [service, store] = proxies;
     let (snapshot, _, _) = windows.run(&peers).await;
     assert!(snapshot.complete, "{:#?}", snapshot.problems);
     // Seven requests and sixteen; on a slow machine one connection may time out.

@@ -1,11 +1,59 @@
-//! Replies of an intermediary in the peer's format. No I/O.
+//! Error replies of an intermediary, in the format of the peer behind it. No I/O.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
 use serde_json::json;
 
-use super::fault::ErrorStatus;
-use super::request::ProxiedPeer;
+use super::rules::ProxiedPeer;
+
+/// Reply of an intermediary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ErrorStatus {
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    Conflict,
+    Gone,
+    /// 429 with `Retry-After`.
+    TooManyRequests,
+    InternalServerError,
+    /// 502 with an HTML page.
+    BadGateway,
+    /// 503; for a store `SlowDown`.
+    ServiceUnavailable,
+    /// 504 without a body.
+    GatewayTimeout,
+}
+
+impl ErrorStatus {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Gone,
+        Self::TooManyRequests,
+        Self::InternalServerError,
+        Self::BadGateway,
+        Self::ServiceUnavailable,
+        Self::GatewayTimeout,
+    ];
+
+    pub(crate) const fn status(self) -> u16 {
+        match self {
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::Gone => 410,
+            Self::TooManyRequests => 429,
+            Self::InternalServerError => 500,
+            Self::BadGateway => 502,
+            Self::ServiceUnavailable => 503,
+            Self::GatewayTimeout => 504,
+        }
+    }
+}
 
 /// HTML pages of gateways must never appear in a log.
 const HTML_PAGE: &str = "<html><head><title>502 Bad Gateway</title></head><body>\n<center><h1>502 Bad Gateway</h1></center>\n\

@@ -1,0 +1,256 @@
+//! What a test needs, from one builder: a simulator, a bucket, a namespace, proxies before the peers, a folder, and
+//! operators. Cluster and gateway are those of the test process, and start with the first test that asks for them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use jiff::civil::{Date, date};
+use serde_json::Value;
+
+use super::bucket::Bucket;
+use super::manifest::{Manifest, SPACE, bucket_keys, secret, tracker_keys};
+use super::operator::OperatorCommand;
+use super::process::read_log;
+use super::proxy::{ProxiedPeer, Proxy, Rules};
+use crate::bed::{Cluster, Gateway};
+use crate::operator::{apply, eventually, get, has_finalizer, kubectl, wait_conditions};
+
+/// Conditions `Ready`, `Complete`, `Reconciling` and `Stalled` of a complete export.
+pub(crate) const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
+
+/// Environment to start.
+pub(crate) struct EnvironmentBuilder {
+    name: String,
+    settings: Settings,
+    presets: Vec<String>,
+    bucket: bool,
+    versioned: bool,
+    secrets: bool,
+}
+
+impl EnvironmentBuilder {
+    /// Sets the service; by default it is 9 June 2018.
+    pub(crate) fn service(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Adds faults of the service.
+    pub(crate) fn presets(mut self, presets: &[&str]) -> Self {
+        self.presets.extend(presets.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Creates no bucket.
+    pub(crate) fn without_bucket(mut self) -> Self {
+        self.bucket = false;
+        self
+    }
+
+    /// Keeps all versions of the bucket's objects, which makes an overwritten one visible.
+    pub(crate) fn versioned(mut self) -> Self {
+        self.versioned = true;
+        self
+    }
+
+    /// Creates no Secrets.
+    pub(crate) fn without_secrets(mut self) -> Self {
+        self.secrets = false;
+        self
+    }
+
+    pub(crate) async fn start(self) -> Result<Environment> {
+        let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
+        let namespace = cluster.namespace(&self.name).await;
+        if self.bucket {
+            gateway.create_bucket(&namespace).await?;
+        }
+        let bucket = Bucket::of(gateway, &namespace);
+        if self.versioned {
+            bucket.keep_versions().await?;
+        }
+        let simulator = Simulator::start(self.settings).await?;
+        for preset in &self.presets {
+            simulator.add_preset(preset)?;
+        }
+        let rules = Rules::new();
+        let environment = Environment {
+            tracker: Proxy::start(ProxiedPeer::Tracker, simulator.url().as_str(), &rules).await?,
+            store: Proxy::store(gateway, &rules).await?,
+            cluster,
+            gateway,
+            simulator,
+            namespace,
+            bucket,
+            rules,
+            folder: tempfile::tempdir()?,
+        };
+        if self.secrets {
+            environment.secret("tracker", &tracker_keys()).await?;
+            environment.secret("bucket", &bucket_keys(gateway)).await?;
+        }
+        Ok(environment)
+    }
+}
+
+/// One namespace with its service, bucket and proxies.
+pub(crate) struct Environment {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) gateway: &'static Gateway,
+    pub(crate) simulator: Simulator,
+    /// Name of the namespace and of the bucket.
+    pub(crate) namespace: String,
+    pub(crate) bucket: Bucket,
+    /// Rules of both proxies, and the requests that they saw.
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) tracker: Proxy,
+    pub(crate) store: Proxy,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Environment {
+    /// Returns a builder; the name begins that of the namespace.
+    pub(crate) fn builder(name: &str) -> EnvironmentBuilder {
+        EnvironmentBuilder {
+            name: name.to_owned(),
+            settings: Settings {
+                today: Some(date(2018, 6, 9)),
+                ..Settings::default()
+            },
+            presets: Vec::new(),
+            bucket: true,
+            versioned: false,
+            secrets: true,
+        }
+    }
+
+    /// Returns an export of 3 to 7 June 2018, without proxies.
+    pub(crate) fn export(&self, name: &str) -> Manifest {
+        Manifest::new(name, self.simulator.url().as_str())
+            .namespace(&self.namespace)
+            .days("2018-06-03", "2018-06-07")
+            .bucket(&self.namespace, "tracker", &self.gateway.endpoint())
+    }
+
+    /// Returns the same export through the proxies.
+    pub(crate) fn proxied_export(&self, name: &str) -> Manifest {
+        self.export(name)
+            .set("source.endpoint", self.tracker.endpoint())
+            .uaa()
+            .set("destination.s3.endpoint", self.store.endpoint())
+    }
+
+    /// Creates or changes the objects of the manifest.
+    pub(crate) async fn apply(&self, manifest: &Manifest) -> Result<()> {
+        for document in manifest.documents() {
+            apply(self.cluster, &document).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates or changes a Secret.
+    pub(crate) async fn secret(&self, name: &str, data: &Value) -> Result<()> {
+        apply(self.cluster, &secret(&self.namespace, name, data)).await
+    }
+
+    /// Returns an operator of this namespace, with short pauses, and watched by the proxies.
+    pub(crate) fn operator(&self) -> OperatorCommand {
+        OperatorCommand::new(self.cluster)
+            .namespace(&self.namespace)
+            .args(&["--session-quiet", "1s"])
+            .watched_by(&self.rules)
+    }
+
+    /// File for the logs of operators that are killed and replaced.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        read_log(&self.log_path())
+    }
+
+    /// Returns an existing export.
+    pub(crate) async fn object(&self, name: &str) -> Result<Value> {
+        let found = get(self.cluster, &self.namespace, name).await?;
+        found.with_context(|| format!("{name} is gone"))
+    }
+
+    /// Waits until the export is complete; returns it.
+    pub(crate) async fn wait_complete(&self, name: &str) -> Result<Value> {
+        wait_conditions(self.cluster, &self.namespace, name, COMPLETE).await
+    }
+
+    pub(crate) async fn wait_finalizer_removed(&self, name: &str) -> Result<()> {
+        eventually("the finalizer goes", async || {
+            Ok(!has_finalizer(&self.object(name).await?))
+        })
+        .await
+    }
+
+    /// Deletes an export and waits until it is gone.
+    pub(crate) async fn delete(&self, name: &str) -> Result<()> {
+        let namespace = ["-n", &self.namespace, "--timeout=60s"];
+        kubectl(
+            self.cluster,
+            &[&["delete", "eventexport", name][..], &namespace].concat(),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Waits until a fault of the service has hit a request.
+    pub(crate) async fn wait_fault(&self) -> Result<()> {
+        eventually("a fault hits a request", async || {
+            Ok(!self.simulator.ledger().faults.is_empty())
+        })
+        .await
+    }
+
+    /// Folder of the space's objects in the gateway.
+    pub(crate) fn stored(&self) -> PathBuf {
+        let bucket = self.gateway.folder().join("objects").join(&self.namespace);
+        bucket.join("tracker").join(format!("space={SPACE}"))
+    }
+
+    /// Returns the bytes that the service sends for a day.
+    pub(crate) fn served(&self, day: Date) -> Vec<u8> {
+        served(&self.simulator, day)
+    }
+
+    /// Checks that no key of the service or the store is in the log.
+    pub(crate) fn no_secret_logged(&self) -> Result<()> {
+        let log = self.log();
+        let secrets = [DEFAULT_API_KEY, self.gateway.secret_key()];
+        let leak = log
+            .lines()
+            .find(|line| secrets.iter().any(|secret| line.contains(secret)));
+        ensure!(leak.is_none(), "a secret was logged: {leak:?}");
+        Ok(())
+    }
+}
+
+/// Returns the bytes that the service sends for a day.
+pub(crate) fn served(simulator: &Simulator, day: Date) -> Vec<u8> {
+    let body = simulator.body_of(SPACE, false, day, None);
+    body.flat_map(|piece| piece.to_vec()).collect()
+}
+
+/// Checks that all opened sessions except manual ones are deleted, and that all requests followed the protocol.
+pub(crate) fn no_session_left(simulator: &Simulator) -> Result<()> {
+    let ledger = simulator.ledger();
+    ensure!(
+        ledger.open_now == 0 && ledger.opened == ledger.deleted + ledger.vanished,
+        "{ledger:#?}"
+    );
+    ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+    ensure!(ledger.other_users_deleted == 0, "{ledger:#?}");
+    ensure!(ledger.max_open <= 30, "{ledger:#?}");
+    Ok(())
+}
+
+/// Time that an operator may take to stop.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(40);

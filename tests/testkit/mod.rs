@@ -1,0 +1,14 @@
+//! The one harness of the integration tests: [`environment`] builds what a test needs, [`manifest`] writes exports,
+//! [`operator`] and [`process`] run the program, and [`proxy`] stands before its peers with faults. CONTRIBUTING.md
+//! shows a test.
+
+// The kit may offer more than today's tests use.
+#![allow(dead_code)]
+
+pub(crate) mod bucket;
+pub(crate) mod environment;
+pub(crate) mod manifest;
+pub(crate) mod operator;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod quirky_s3;

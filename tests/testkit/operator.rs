@@ -1,0 +1,99 @@
+//! `eventexport operator` as a process: one builder of its command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::process::Command;
+
+use super::process::{Process, program};
+use super::proxy::Rules;
+use crate::bed::Cluster;
+
+/// Operator to start. Without further calls: of all namespaces, with all rights, on 127.0.0.1, with JSON logs.
+pub(crate) struct OperatorCommand {
+    command: Command,
+    kubeconfig: PathBuf,
+    rules: Vec<Arc<Rules>>,
+}
+
+impl OperatorCommand {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        let mut command = Command::new(program());
+        command
+            .args([
+                "operator",
+                "--allow-host",
+                "127.0.0.1",
+                "--metrics-listen",
+                "127.0.0.1:0",
+            ])
+            .args(["--log-format", "json"])
+            .env("NO_COLOR", "1");
+        Self {
+            command,
+            kubeconfig: cluster.kubeconfig_path(),
+            rules: Vec::new(),
+        }
+    }
+
+    /// Uses this kubeconfig.
+    pub(crate) fn kubeconfig(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.kubeconfig);
+        self
+    }
+
+    /// Operates exports of that namespace, and holds its Lease there.
+    pub(crate) fn namespace(self, namespace: &str) -> Self {
+        self.args(&["--namespace", namespace, "--lease-namespace", namespace])
+    }
+
+    /// Sets duration, deadline and renewal of the Lease.
+    pub(crate) fn lease(self, [duration, deadline, renew]: [&str; 3]) -> Self {
+        self.args(&[
+            "--lease-duration",
+            duration,
+            "--lease-deadline",
+            deadline,
+            "--lease-renew",
+            renew,
+        ])
+    }
+
+    pub(crate) fn args(mut self, args: &[&str]) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Identifies its requests to these proxies.
+    pub(crate) fn watched_by(mut self, rules: &Arc<Rules>) -> Self {
+        self.rules.push(Arc::clone(rules));
+        self
+    }
+
+    /// Starts it and returns when it says where it can be watched. Its log is shown if the test fails.
+    pub(crate) async fn start(self) -> Result<Arc<Process>> {
+        let (command, rules) = self.finish();
+        let process = Process::spawn_verbose(command)?;
+        for rules in rules {
+            rules.watch(process.id);
+        }
+        process.ready().await?;
+        Ok(process)
+    }
+
+    /// Starts it; its log is added to that file.
+    pub(crate) fn spawn(self, log: &Path) -> Result<Arc<Process>> {
+        Process::spawn(self.finish().0, log)
+    }
+
+    fn finish(mut self) -> (Command, Vec<Arc<Rules>>) {
+        self.command.arg("--kubeconfig").arg(&self.kubeconfig);
+        (self.command, self.rules)
+    }
+}
